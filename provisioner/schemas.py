@@ -1,0 +1,25 @@
+"""The published JSON Schemas: of the two input files and of every JSON output."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+NAMES = ("environments", "manifest", "plan", "result", "problems", "keys")
+"""What `provision schema NAME` takes; each stands in `schemas/NAME.schema.json`."""
+
+_HERE = Path(__file__).parent
+
+
+def text(name: str) -> str:
+    """The schema as published, from the wheel or from the checkout beside the package."""
+    installed = _HERE / "_schemas"
+    folder = installed if installed.is_dir() else _HERE.parent / "schemas"
+    return (folder / f"{name}.schema.json").read_text(encoding="utf-8")
+
+
+def load(name: str) -> dict[str, Any]:
+    """The schema as a JSON object."""
+    schema: dict[str, Any] = json.loads(text(name))
+    return schema
