@@ -1,0 +1,82 @@
+"""What a workspace holds: keys and roles, as frozen values of one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from provisioner.desired import Generation
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedKey:
+    """One key that the workspace has.
+
+    Attributes:
+        expires_at: with the milliseconds that the server keeps.
+        revoked_at: None while it was not revoked.
+        role: the label of its role, or None where none is seen.
+    """
+
+    id: str
+    name: str
+    expires_at: datetime
+    revoked_at: datetime | None
+    created_at: datetime
+    role: str | None = None
+    role_id: str | None = None
+
+    def live(self, now: datetime) -> bool:
+        """Whether the key is neither revoked nor expired at `now`, the server's time."""
+        return self.revoked_at is None and self.expires_at > now
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role of a core workspace; `assignable` says whether API keys may have it."""
+
+    id: str
+    label: str
+    assignable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoles:
+    """The legacy generation: keys have no roles."""
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenRoles:
+    """A core workspace whose roles the credential may not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRoles:
+    """A core workspace and all its roles."""
+
+    roles: tuple[Role, ...]
+
+
+Roles = NoRoles | HiddenRoles | KnownRoles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One look at a workspace.
+
+    Attributes:
+        workspace: the workspace id in the credential, or None where it shows none.
+        keys: every key that the server lists; core never lists revoked ones.
+        server_time: the server's own clock when it answered; it judges what is live.
+        requests: how many requests the look took, detection and sign-in included.
+    """
+
+    generation: Generation
+    workspace: str | None
+    keys: tuple[ObservedKey, ...]
+    roles: Roles
+    server_time: datetime
+    requests: int

@@ -1,0 +1,259 @@
+"""The diff: desired and observed go in, a plan comes out; no I/O, the clock is an argument."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.failure import Failure
+from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.plan.estimate import estimate
+from provisioner.plan.model import (
+    Action,
+    Create,
+    Drift,
+    Duplicate,
+    Expiring,
+    Finding,
+    Planned,
+    Unmanaged,
+)
+from provisioner.times import ExpiresAt, due, format_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from provisioner.desired import DesiredKey, Environment
+    from provisioner.observed import Observation, ObservedKey, Role, Roles
+
+SOON = timedelta(days=14)
+"""A key that ends within this time is the finding `expiring`."""
+
+_HIDDEN = (
+    "roles cannot be seen with this credential, so a role must be written as an id and drift of "
+    "roles stays unknown"
+)
+
+
+def plan_environment(
+    environment: Environment,
+    desired: Iterable[DesiredKey],
+    observation: Observation,
+    now: datetime,
+    only: tuple[str, ...] = (),
+) -> Planned:
+    """What turns the observed keys of one workspace into the desired ones.
+
+    Args:
+        environment: whose workspace was observed.
+        desired: its desired keys, names unique, in the order of the manifests.
+        observation: one look at the workspace.
+        now: the moment of the plan, from which durations count.
+        only: globs of key names; with any, all other names are left out of actions and findings.
+    """
+    by_name = _by_name(observation.keys, only)
+    choose = _RoleChoice(environment, observation.roles)
+    actions: list[Action] = []
+    kept: list[str] = []
+    findings: list[Finding] = []
+    wanted: set[str] = set()
+    for key in desired:
+        if only and not _matches(key.name, only):
+            continue
+        wanted.add(key.name)
+        same_name = by_name.get(key.name, ())
+        live = [one for one in same_name if one.live(observation.server_time)]
+        if live:
+            kept.append(key.name)
+            findings += _findings(key, live, choose, observation.server_time)
+        else:
+            actions.append(_create(key, bool(same_name), choose, observation.server_time, now))
+    findings += _unmanaged(by_name, wanted, observation.server_time)
+    return Planned(
+        environment=environment.name,
+        url=environment.url,
+        generation=observation.generation,
+        workspace=observation.workspace,
+        actions=tuple(actions),
+        kept=tuple(kept),
+        findings=tuple(findings),
+        notes=choose.notes(),
+        estimate=estimate(environment.limits, observation, actions),
+    )
+
+
+def _matches(name: str, globs: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _by_name(keys: Iterable[ObservedKey], only: tuple[str, ...]) -> Mapping[str, list[ObservedKey]]:
+    by_name: dict[str, list[ObservedKey]] = {}
+    for key in sorted(keys, key=lambda one: (one.created_at, one.id)):
+        if not only or _matches(key.name, only):
+            by_name.setdefault(key.name, []).append(key)
+    return by_name
+
+
+def _create(
+    key: DesiredKey,
+    dead: bool,  # noqa: FBT001 - the one fact that tells the two reasons apart
+    choose: _RoleChoice,
+    server_time: datetime,
+    now: datetime,
+) -> Create:
+    end = due(key.expiry, now)
+    role, role_id, blocked = choose.role_of(key)
+    if end <= server_time:
+        blocked = Failure(
+            "expiry_past",
+            f"{key.name!r} would end at {format_moment(end)}, which has passed. "
+            f"Write a later date in {key.place.file} line {key.place.line}.",
+        )
+    return Create(
+        name=key.name,
+        reason="dead" if dead else "missing",
+        depth=key.depth,
+        expires_at=end,
+        expires=key.expiry.written,
+        role=role,
+        role_id=role_id,
+        place=key.place,
+        blocked=blocked,
+    )
+
+
+def _findings(
+    key: DesiredKey, live: list[ObservedKey], choose: _RoleChoice, server_time: datetime
+) -> Iterable[Finding]:
+    """What is worth telling of a kept key; of several live ones the oldest is the key."""
+    if len(live) > 1:
+        yield Duplicate(key.name, tuple(one.id for one in live))
+    oldest = live[0]
+    if isinstance(key.expiry, ExpiresAt):
+        was, wanted = format_moment(oldest.expires_at), format_moment(key.expiry.moment)
+        if was != wanted:
+            yield Drift(key.name, (oldest.id,), "expires", was, wanted)
+    role = choose.drift(key, oldest)
+    if role is not None:
+        yield Drift(key.name, (oldest.id,), "role", oldest.role, role)
+    newest_end = max(one.expires_at for one in live)
+    if newest_end <= server_time + SOON:
+        ids = tuple(one.id for one in live)
+        yield Expiring(key.name, ids, format_moment(newest_end))
+
+
+def _unmanaged(
+    by_name: Mapping[str, list[ObservedKey]], wanted: set[str], server_time: datetime
+) -> Iterable[Finding]:
+    for name in sorted(by_name.keys() - wanted):
+        ids = tuple(one.id for one in by_name[name] if one.live(server_time))
+        if ids:
+            yield Unmanaged(name, ids)
+
+
+class _RoleChoice:
+    """Which role a key is to have: the nearest one written, found among the workspace's."""
+
+    def __init__(self, environment: Environment, roles: Roles) -> None:
+        self._environment = environment
+        self._roles = roles
+        self._ignored = 0
+
+    def role_of(self, key: DesiredKey) -> tuple[str | None, str | None, Failure | None]:
+        """The role as written, its id, and why the key cannot be made."""
+        written = key.role or self._environment.role
+        match self._roles:
+            case NoRoles():
+                self._ignored += key.role is not None
+                return written, None, None
+            case HiddenRoles():
+                return self._unseen(key, written)
+            case KnownRoles(roles=roles):
+                return self._among(key, written, roles)
+            case _:
+                assert_never(self._roles)
+
+    def drift(self, key: DesiredKey, observed: ObservedKey) -> str | None:
+        """The role that a live key ought to have and has not, or None."""
+        written = key.role or self._environment.role
+        if written is None or not isinstance(self._roles, KnownRoles):
+            return None
+        return None if written in (observed.role, observed.role_id) else written
+
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of the roles here."""
+        match self._roles:
+            case HiddenRoles():
+                return (_HIDDEN,)
+            case NoRoles() if self._ignored:
+                count = f"{self._ignored} key{'s' if self._ignored != 1 else ''}"
+                return (f"the roles of {count} are ignored: keys of this generation have none",)
+            case NoRoles() | KnownRoles():
+                return ()
+            case _:
+                assert_never(self._roles)
+
+    def _unseen(
+        self, key: DesiredKey, written: str | None
+    ) -> tuple[str | None, str | None, Failure | None]:
+        if written is None:
+            return (
+                None,
+                None,
+                self._missing(key, "as an id, because this credential cannot see them"),
+            )
+        if _is_uuid(written):
+            return written, written, None
+        return (
+            written,
+            None,
+            Failure(
+                "role_unknown",
+                f"{self._environment.name} does not show its roles to this credential, so "
+                f"{written!r} of {key.name!r} cannot be looked up. Give the credential's role the "
+                "permission to read roles, or write the role's id.",
+            ),
+        )
+
+    def _among(
+        self, key: DesiredKey, written: str | None, roles: tuple[Role, ...]
+    ) -> tuple[str | None, str | None, Failure | None]:
+        offer = _offer(roles)
+        if written is None:
+            return None, None, self._missing(key, f"one of {offer}")
+        found = [role for role in roles if written == role.id] or [
+            role for role in roles if written == role.label
+        ]
+        where = f"{self._environment.name}, asked for by {key.name!r}"
+        if not found:
+            reason = f"There is no role {written!r} in {where}. Roles for keys: {offer}."
+            return written, None, Failure("role_unknown", reason)
+        if len(found) > 1:
+            ids = ", ".join(role.id for role in found)
+            reason = f"Several roles are called {written!r} in {where}. Write one of the ids {ids}."
+            return written, None, Failure("role_unknown", reason)
+        if not found[0].assignable:
+            reason = f"Keys may not have the role {written!r} in {where}. Roles for keys: {offer}."
+            return written, None, Failure("role_not_assignable", reason)
+        return written, found[0].id, None
+
+    def _missing(self, key: DesiredKey, advice: str) -> Failure:
+        return Failure(
+            "role_missing",
+            f"{key.name!r} names no role, and keys of {self._environment.name} need one. Write "
+            f"`role:` on the key, in the manifest's defaults or in the environment: {advice}.",
+        )
+
+
+def _offer(roles: tuple[Role, ...]) -> str:
+    labels = sorted(role.label for role in roles if role.assignable)
+    return ", ".join(repr(label) for label in labels) if labels else "none at all"
+
+
+def _is_uuid(text: str) -> bool:
+    parts = text.split("-")
+    return [len(part) for part in parts] == [8, 4, 4, 4, 12] and all(
+        char in "0123456789abcdefABCDEF" for part in parts for char in part
+    )

@@ -1,0 +1,179 @@
+"""The values of a plan, all frozen: what crosses from the diff to execution and report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from provisioner.desired import Depth, Generation
+    from provisioner.failure import Failure
+    from provisioner.problem import Place
+
+Reason = Literal["missing", "dead"]
+"""Why a key is created: no key has its name, or only revoked and expired ones have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Create:
+    """A key to be made.
+
+    Attributes:
+        expires_at: its end in whole seconds, counted from the plan's moment for a duration.
+        expires: the expiry as the manifest writes it.
+        role: the role as written nearest to the key, None where none is.
+        role_id: the workspace's id for that role, None on legacy and where it is blocked.
+        blocked: why it cannot be made; the key fails alone and nothing is sent for it.
+    """
+
+    name: str
+    reason: Reason
+    depth: Depth
+    expires_at: datetime
+    expires: str
+    role: str | None
+    role_id: str | None
+    place: Place
+    blocked: Failure | None = None
+
+
+Action = Create
+
+
+@dataclass(frozen=True, slots=True)
+class Unmanaged:
+    """Live keys of a name that no manifest wants in this environment."""
+
+    name: str
+    ids: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """What it means, in one sentence."""
+        many = len(self.ids) != 1
+        return f"{len(self.ids)} live key{'s' if many else ''} of a name that no manifest lists"
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Several live keys of one wanted name, the first of them the oldest."""
+
+    name: str
+    ids: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """What it means, in one sentence."""
+        return f"{len(self.ids)} live keys share this name; the oldest counts as the key"
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A live key whose end or role differs from what its manifest writes.
+
+    Attributes:
+        what: which of the two differs.
+        was: what the workspace has.
+        wanted: what the manifest writes.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    what: Literal["expires", "role"]
+    was: str | None
+    wanted: str
+
+    @property
+    def message(self) -> str:
+        """What it means, in one sentence."""
+        label = "expiry" if self.what == "expires" else "role"
+        return f"{label} is {self.was or 'none'}, the manifest says {self.wanted}"
+
+
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    """A wanted key that ends within 14 days."""
+
+    name: str
+    ids: tuple[str, ...]
+    expires_at: str
+
+    @property
+    def message(self) -> str:
+        """What it means, in one sentence."""
+        return f"ends at {self.expires_at}, within 14 days"
+
+
+Finding = Unmanaged | Duplicate | Drift | Expiring
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What applying the plan costs: all its requests, its own look included, and the time."""
+
+    requests: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """The plan of one environment that could be observed.
+
+    Attributes:
+        workspace: the workspace id in the credential, where it shows one.
+        actions: in the order of the manifests.
+        kept: names that need nothing, in the order of the manifests.
+        notes: sentences for people, as that roles are ignored on legacy.
+    """
+
+    environment: str
+    url: str
+    generation: Generation
+    workspace: str | None
+    actions: tuple[Action, ...]
+    kept: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Unobserved:
+    """An environment that could not be looked at."""
+
+    environment: str
+    url: str
+    failure: Failure
+
+
+EnvironmentPlan = Planned | Unobserved
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The plan of a run.
+
+    Attributes:
+        created_at: the moment that durations are counted from.
+        digest: `sha256:…` over what would be done, not over when it was computed.
+    """
+
+    created_at: datetime
+    digest: str
+    environments: tuple[EnvironmentPlan, ...]
+
+    @property
+    def changes(self) -> int:
+        """How many actions there are in all environments."""
+        planned = (part for part in self.environments if isinstance(part, Planned))
+        return sum(len(part.actions) for part in planned)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether an environment could not be looked at, or an action cannot be done."""
+        return any(
+            isinstance(part, Unobserved) or any(action.blocked for action in part.actions)
+            for part in self.environments
+        )
