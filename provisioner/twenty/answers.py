@@ -1,0 +1,263 @@
+"""What a server's answer means, read from its texts and codes rather than from its status.
+
+Twenty says the same thing with different statuses in different versions, and GraphQL says
+nearly everything with 200 (docs/twenty-api.md, "Errors").
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from provisioner.twenty.pacing import Rate
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from provisioner.twenty.workspace import Json
+
+_QUOTED = 300
+_LIMIT_TEXT = re.compile(r"Limit reached \((\d+) tokens per (\d+) ms\)")
+_THROTTLED_TEXTS = ("Limit reached", "Too many requests")
+_STATUS_OK = 200
+_STATUS_UNAUTHORIZED = 401
+_STATUS_TOO_MANY = 429
+_STATUS_UNAVAILABLE = 503
+_SERVER_ERRORS = 500
+_REQUEST_TIMEOUT = 408
+
+# Texts that stand for one meaning in every recorded version (docs/twenty-api.md, "Errors").
+_NO_CREDENTIAL = ("Missing authentication token", "Forbidden resource")
+_EXPIRED = ("Token has expired.", "This API Key is expired")
+_REVOKED = ("This API Key is revoked",)
+_INVALID = ("Token invalid.", "No payload")
+_SESSION_NEEDED = (
+    "This endpoint requires a session access token",
+    "This endpoint is not available to this caller",
+)
+_NO_PERMISSION = (
+    "Entity performing the request does not have permission",
+    "User does not have permission",
+)
+
+
+class Unreadable:
+    """The body is not JSON: HTML from a proxy, nothing at all, or cut short."""
+
+    def __repr__(self) -> str:
+        return "UNREADABLE"
+
+
+UNREADABLE = Unreadable()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One complete answer of a server.
+
+    Attributes:
+        body: the decoded JSON, or UNREADABLE.
+        excerpt: the beginning of the body as text without control characters, for messages.
+        moment: the server's `Date`, to the second, where it sent one.
+        retry_after: seconds that the server asks to wait, where it does.
+        location: where a redirect points.
+    """
+
+    status: int
+    body: Json | Unreadable
+    excerpt: str
+    moment: datetime | None = None
+    retry_after: float | None = None
+    location: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is a success."""
+        return _STATUS_OK <= self.status < 300  # noqa: PLR2004 - the end of the 2xx range
+
+    @property
+    def server_failed(self) -> bool:
+        """Whether the server itself, or a proxy in front of it, gave up."""
+        return self.status >= _SERVER_ERRORS or self.status == _REQUEST_TIMEOUT
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """The error texts in the body, whatever shape they have."""
+        body = self.body
+        if isinstance(body, str):
+            return (clean(body),)
+        if not isinstance(body, dict):
+            return ()
+        if isinstance(found := body.get("errors"), list):
+            texts = [entry.get("message") for entry in found if isinstance(entry, dict)]
+            return tuple(clean(str(text)) for text in texts) or ("an error without a text",)
+        if self.ok:
+            return ()
+        messages = body.get("messages")
+        texts = messages if isinstance(messages, list) else [body.get("message")]
+        return tuple(clean(str(text)) for text in texts if text)
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """The error codes in the body: `code`, `error` and GraphQL's `extensions`."""
+        found: set[str] = set()
+        if isinstance(self.body, dict):
+            holders: list[Json] = [self.body]
+            if isinstance(entries := self.body.get("errors"), list):
+                holders += [e.get("extensions") for e in entries if isinstance(e, dict)]
+            for holder in holders:
+                if isinstance(holder, dict):
+                    values = (holder.get(name) for name in ("code", "subCode", "error"))
+                    found.update(value for value in values if isinstance(value, str))
+        return frozenset(found)
+
+    @property
+    def data(self) -> dict[str, Json] | None:
+        """GraphQL's `data`, or None where it is missing or null."""
+        data = self.body.get("data") if isinstance(self.body, dict) else None
+        return data if isinstance(data, dict) else None
+
+    def says(self, texts: tuple[str, ...]) -> bool:
+        """Whether one of the error texts begins like one of these."""
+        return any(error.startswith(texts) for error in self.errors)
+
+    @property
+    def quote(self) -> str:
+        """The server's own words, short, for a message to people."""
+        words = "; ".join(self.errors) or self.excerpt or "no body"
+        return words if len(words) <= _QUOTED else words[:_QUOTED] + "…"
+
+
+def clean(text: str) -> str:
+    """Text of a server without line breaks, control characters and terminal escapes."""
+    return "".join(char if char.isprintable() else " " for char in text).strip()
+
+
+def decode(raw: bytes) -> tuple[Json | Unreadable, str]:
+    """A body's JSON, or UNREADABLE, and the beginning of its text."""
+    excerpt = clean(raw[:_QUOTED].decode("utf-8", "replace"))
+    try:
+        body: Json = json.loads(raw)
+    except (ValueError, RecursionError):
+        return UNREADABLE, excerpt
+    return body, excerpt
+
+
+def throttling(answer: Answer) -> tuple[float | None, Rate | None] | None:
+    """Whether the request was refused for its speed, before it was handled.
+
+    Returns:
+        None, or the seconds to wait and the rate, each where the server says it.
+    """
+    refused = (
+        answer.status == _STATUS_TOO_MANY
+        or "LIMIT_REACHED" in answer.codes
+        or ((not answer.ok or answer.data is None) and answer.says(_THROTTLED_TEXTS))
+        or (answer.status == _STATUS_UNAVAILABLE and answer.retry_after is not None)
+    )
+    if not refused:
+        return None
+    found = next(filter(None, (_LIMIT_TEXT.search(text) for text in answer.errors)), None)
+    rate = Rate(max(1, int(found[1])), max(1, int(found[2])) / 1000) if found else None
+    wait = answer.retry_after
+    if wait is None and isinstance(answer.body, dict):
+        seconds = answer.body.get("retryAfterSeconds")
+        wait = float(seconds) if isinstance(seconds, (int, float)) and seconds >= 0 else None
+    return wait, rate
+
+
+def session_ended(answer: Answer) -> bool:
+    """Whether the credential was refused as expired or unknown, before anything was done."""
+    return (
+        answer.status == _STATUS_UNAUTHORIZED
+        or (answer.data is None and "UNAUTHENTICATED" in answer.codes)
+        or answer.says(("Token has expired.",))
+    )
+
+
+RefusalCode = Literal[
+    "credential_missing",
+    "credential_expired",
+    "credential_revoked",
+    "credential_invalid",
+    "session_required",
+    "permission_denied",
+    "rate_limited",
+    "server_error",
+    "unexpected_answer",
+    "rejected",
+]
+
+
+def refusal_code(answer: Answer) -> RefusalCode:  # noqa: PLR0911 - one line for each meaning
+    """Why an answer that is no success is none; texts and codes before statuses."""
+    if throttling(answer) is not None:
+        return "rate_limited"
+    if answer.says(_NO_CREDENTIAL):
+        return "credential_missing"
+    if answer.says(_EXPIRED):
+        return "credential_expired"
+    if answer.says(_REVOKED):
+        return "credential_revoked"
+    if answer.says(_SESSION_NEEDED):
+        return "session_required"
+    if "PERMISSION_DENIED" in answer.codes or answer.says(_NO_PERMISSION):
+        return "permission_denied"
+    if answer.says(_INVALID) or session_ended(answer):
+        return "credential_invalid"
+    if answer.server_failed:
+        return "server_error"
+    if answer.errors:
+        return "rejected"
+    return "unexpected_answer"
+
+
+_ADVICE: dict[RefusalCode, tuple[str, str]] = {
+    "credential_missing": (
+        "got no credential from this request",
+        "Check whether a proxy in front removes the Authorization header",
+    ),
+    "credential_expired": (
+        "says that the credential has expired",
+        "Put a new token into the variable or file that `auth` names",
+    ),
+    "credential_revoked": (
+        "says that the API key of this credential is revoked",
+        "Put the token of a live key into the variable or file that `auth` names",
+    ),
+    "credential_invalid": (
+        "does not accept the credential",
+        "Check that the variable or file that `auth` names holds a token of this very workspace",
+    ),
+    "session_required": (
+        "lets only a signed-in user do this, not an API key",
+        "Give `auth` an email and a password, or a session_token",
+    ),
+    "permission_denied": (
+        "does not permit this to the role of the credential",
+        "Give that role the permissions for API keys and webhooks and for roles",
+    ),
+    "rate_limited": (
+        "goes on refusing requests for their speed",
+        "Write limits.requests_per_minute for this environment, or run again later",
+    ),
+    "server_error": ("failed", "Run again; if it stays, look into the server's log"),
+    "unexpected_answer": (
+        "answered with something that Twenty does not say",
+        "Check that `url` is the address of Twenty itself and that no proxy answers in its place",
+    ),
+    "rejected": ("rejected the request", "Run `provision doctor` or ask with --log-level debug"),
+}
+
+
+def explain(environment: str, answer: Answer) -> tuple[RefusalCode, str, str]:
+    """The code, what happened in which environment, and what to do about it."""
+    code = refusal_code(answer)
+    happened, remedy = _ADVICE[code]
+    if answer.location is not None:
+        happened = f"redirects to {answer.location}, which is not followed"
+        remedy = "Write the final address as `url`"
+    said = f"{answer.status}: {answer.quote}" if answer.location is None else f"{answer.status}"
+    return code, f"{environment} {happened} ({said}).", f"{remedy}."

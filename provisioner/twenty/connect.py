@@ -1,0 +1,89 @@
+"""From an environment to its workspace: the generation is found by one read, never guessed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.errors import RefusedError
+from provisioner.twenty.core import CoreWorkspace
+from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace
+from provisioner.twenty.signin import pass_for
+from provisioner.twenty.transport import Transport
+from provisioner.twenty.wire import Wire
+
+if TYPE_CHECKING:
+    from provisioner.desired import Credential, Environment
+    from provisioner.twenty.answers import Answer
+    from provisioner.twenty.workspace import Workspace
+
+
+def connect(environment: Environment, address: str, credential: Credential) -> Workspace:
+    """The workspace of an environment, signed in to and with its generation known.
+
+    Args:
+        environment: its limits, headers, pin and declared generation.
+        address: where its server listens; the embedded one's differs from its url.
+        credential: what opens it.
+
+    Raises:
+        WorkspaceError: when the server cannot be reached or does not let us in.
+        RefusedError: when the credential belongs to another workspace than the pinned one.
+    """
+    transport = Transport(environment, address)
+    try:
+        wire = Wire(transport, pass_for(credential, transport))
+        _hold_pin(environment, wire)
+        return _of_generation(environment, wire)
+    except BaseException:
+        transport.close()
+        raise
+
+
+def _of_generation(environment: Environment, wire: Wire) -> Workspace:
+    match environment.generation:
+        case "legacy":
+            return LegacyWorkspace(wire, environment.limits)
+        case "core":
+            return CoreWorkspace(wire, environment.limits)
+        case None:
+            answer = wire.read(FIRST_PAGE)
+            if _shows_legacy(answer):
+                return LegacyWorkspace(wire, environment.limits, answer)
+            if _shows_core(answer):
+                return CoreWorkspace(wire, environment.limits)
+            raise wire.refused(answer)
+        case _:
+            assert_never(environment.generation)
+
+
+def _shows_legacy(answer: Answer) -> bool:
+    """An object with `data.apiKeys` (legacy-0.60 `910-list-detect`)."""
+    return answer.ok and answer.data is not None and "apiKeys" in answer.data
+
+
+def _shows_core(answer: Answer) -> bool:
+    """A bare array, or a page of one (1.10 and 2.21 `911-list-detect`)."""
+    body = answer.body
+    paged = isinstance(body, dict) and isinstance(body.get("data"), list)
+    return answer.ok and (isinstance(body, list) or paged)
+
+
+def _hold_pin(environment: Environment, wire: Wire) -> None:
+    """Compares the pinned workspace with the one in the credential's own claims."""
+    if environment.workspace is None:
+        return
+    actual = wire.workspace()
+    if actual is None:
+        raise RefusedError(
+            "workspace_unknown",
+            f"{environment.name} is pinned to workspace {environment.workspace}, and its "
+            "credential does not show which workspace it belongs to.",
+            remedy="Use a token of Twenty itself, or remove the pin.",
+        )
+    if actual.lower() != environment.workspace.lower():
+        raise RefusedError(
+            "workspace_mismatch",
+            f"{environment.name} is pinned to workspace {environment.workspace}, and its "
+            f"credential belongs to {actual}.",
+            remedy="Use a credential of the pinned workspace, or correct the pin.",
+        )

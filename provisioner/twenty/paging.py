@@ -1,0 +1,72 @@
+"""All keys of a list, page by page, in every shape that servers give it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from provisioner.twenty.answers import Unreadable
+from provisioner.twenty.records import HalfRecordError, listed, read_key
+
+if TYPE_CHECKING:
+    from provisioner.observed import ObservedKey
+    from provisioner.twenty.answers import Answer
+    from provisioner.twenty.wire import Wire
+    from provisioner.twenty.workspace import Json
+
+
+def list_keys(wire: Wire, path: str, first: Answer) -> tuple[ObservedKey, ...]:
+    """Follows the cursors from the first page to the last.
+
+    Args:
+        wire: where to read.
+        path: of the first page, with its query.
+        first: the answer of the first page; its shape decides: `data.apiKeys` with `pageInfo` on
+            legacy, a bare array on core, `data` with `pageInfo` on core since about 2.4x.
+
+    Returns:
+        Every key once, though it may have moved between two pages.
+
+    Raises:
+        WorkspaceError: when a page is refused, half, or leads in a circle.
+    """
+    keys: dict[str, ObservedKey] = {}
+    cursors: set[str] = set()
+    answer = first
+    while True:
+        if not answer.ok:
+            raise wire.refused(answer)
+        try:
+            for key in map(read_key, _entries(answer.body)):
+                keys[key.id] = key
+            cursor = _next(answer.body, cursors)
+        except HalfRecordError as half:
+            raise wire.strange(answer, str(half)) from None
+        if cursor is None:
+            return tuple(keys.values())
+        cursors.add(cursor)
+        answer = wire.read(f"{path}&starting_after={quote(cursor, safe='')}")
+
+
+def _entries(body: Json | Unreadable) -> list[Json]:
+    if isinstance(body, Unreadable):
+        raise HalfRecordError("something that is not JSON")
+    found = body.get("data") if isinstance(body, dict) else body
+    return listed(found.get("apiKeys") if isinstance(found, dict) else found)
+
+
+def _next(body: Json | Unreadable, seen: set[str]) -> str | None:
+    """The cursor of the next page; a page that says it is not the last must have one."""
+    if isinstance(body, list):
+        return None
+    info = body.get("pageInfo") if isinstance(body, dict) else None
+    if not isinstance(info, dict) or not isinstance(info.get("hasNextPage"), bool):
+        raise HalfRecordError("a page that does not say whether it is the last")
+    if not info["hasNextPage"]:
+        return None
+    cursor = info.get("endCursor")
+    if not isinstance(cursor, str):
+        raise HalfRecordError("a page without the cursor of the next")
+    if cursor in seen:
+        raise HalfRecordError("the same page again and again")
+    return cursor

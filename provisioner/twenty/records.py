@@ -1,0 +1,101 @@
+"""Key records of every dialect, read strictly: half a key is an error, never a guess."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.observed import ObservedKey, Role
+from provisioner.times import parse_moment
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from provisioner.twenty.workspace import Json, Record
+
+
+class HalfRecordError(Exception):
+    """A record that lacks what every server sends."""
+
+
+def listed(entries: Json) -> list[Json]:
+    """The entries of a list.
+
+    Raises:
+        HalfRecordError: when it is none.
+    """
+    if not isinstance(entries, list):
+        raise HalfRecordError("no list of keys")
+    return entries
+
+
+def read_key(entry: Json, roles: dict[str, Role] | None = None) -> ObservedKey:
+    """A key from its record.
+
+    Args:
+        entry: the record as listed.
+        roles: the role of each key id, where the workspace shows them.
+
+    Raises:
+        HalfRecordError: when a field is missing or is not what it should be.
+    """
+    if not isinstance(entry, dict):
+        raise HalfRecordError("a key that is no object")
+    id_ = _text(entry, "id")
+    role = (roles or {}).get(id_)
+    revoked = entry.get("revokedAt")
+    return ObservedKey(
+        id=id_,
+        name=_text(entry, "name"),
+        expires_at=_moment(entry, "expiresAt"),
+        revoked_at=None if revoked is None else _moment(entry, "revokedAt"),
+        created_at=_moment(entry, "createdAt"),
+        role=role.label if role else None,
+        role_id=role.id if role else None,
+    )
+
+
+def read_roles(entries: Json) -> tuple[tuple[Role, ...], dict[str, Role]]:
+    """All roles, and the role of each key id.
+
+    Raises:
+        HalfRecordError: when a field is missing or is not what it should be.
+    """
+    if not isinstance(entries, list):
+        raise HalfRecordError("roles that are no list")
+    roles: list[Role] = []
+    of_key: dict[str, Role] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(keys := entry.get("apiKeys"), list):
+            raise HalfRecordError("a role without its keys")
+        role = Role(
+            id=_text(entry, "id"),
+            label=_text(entry, "label"),
+            assignable=entry.get("canBeAssignedToApiKeys") is True,
+        )
+        roles.append(role)
+        for key in keys:
+            if not isinstance(key, dict):
+                raise HalfRecordError("a role's key that is no object")
+            of_key[_text(key, "id")] = role
+    return tuple(roles), of_key
+
+
+def record_id(entry: Json) -> tuple[str, Record] | None:
+    """A created record and its id, or None when it is not one."""
+    if isinstance(entry, dict) and isinstance(id_ := entry.get("id"), str) and id_:
+        return id_, entry
+    return None
+
+
+def _text(entry: Record, field: str) -> str:
+    value = entry.get(field)
+    if not isinstance(value, str):
+        raise HalfRecordError(f"a record without a text in {field!r}")
+    return value
+
+
+def _moment(entry: Record, field: str) -> datetime:
+    try:
+        return parse_moment(_text(entry, field))
+    except ValueError:
+        raise HalfRecordError(f"a record without a date in {field!r}") from None

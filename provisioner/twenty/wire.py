@@ -1,0 +1,107 @@
+"""Signed-in requests to one server: REST and GraphQL, the session renewed when it runs out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from provisioner.errors import WorkspaceError
+from provisioner.twenty.answers import UNREADABLE, explain, session_ended
+from provisioner.twenty.signin import workspace_of
+from provisioner.twenty.transport import LostAnswerError
+
+if TYPE_CHECKING:
+    from provisioner.twenty.answers import Answer
+    from provisioner.twenty.signin import Pass
+    from provisioner.twenty.transport import Transport
+    from provisioner.twenty.workspace import Json
+
+
+class Wire:
+    """A server and what opens it."""
+
+    def __init__(self, transport: Transport, key: Pass) -> None:
+        self._transport = transport
+        self._pass = key
+
+    @property
+    def environment(self) -> str:
+        """The environment's name, for messages."""
+        return self._transport.name
+
+    @property
+    def requests_sent(self) -> int:
+        """How many requests went out so far."""
+        return self._transport.requests_sent
+
+    def workspace(self) -> str | None:
+        """The workspace id that the credential shows; signs in where that is needed."""
+        return workspace_of(self._pass.token())
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._transport.close()
+
+    def rest(self, method: str, path: str, body: Json = None, *, repeatable: bool) -> Answer:
+        """One REST exchange; see `Transport.send` for what it raises."""
+        used: list[str] = []
+
+        def token() -> str:
+            used.append(self._pass.token())
+            return used[-1]
+
+        answer = self._transport.send(method, path, body=body, token=token, repeatable=repeatable)
+        # A refused credential means that nothing was done, so even a write may be sent again.
+        if session_ended(answer) and self._pass.renew(used[-1]):
+            answer = self._transport.send(
+                method, path, body=body, token=token, repeatable=repeatable
+            )
+        return answer
+
+    def graphql(
+        self, document: str, variables: dict[str, Json] | None = None, *, repeatable: bool
+    ) -> Answer:
+        """One GraphQL exchange on `/metadata`, where the core generation has the keys."""
+        body: Json = {"query": document, "variables": variables or {}}
+        return self.rest("POST", "/metadata", body, repeatable=repeatable)
+
+    def read(self, path: str) -> Answer:
+        """A REST read that must come back, whatever it says.
+
+        Raises:
+            WorkspaceError: when no complete answer comes back.
+        """
+        try:
+            return self.rest("GET", path, repeatable=True)
+        except LostAnswerError as lost:
+            raise WorkspaceError(lost.slug, lost.message, remedy=lost.remedy) from None
+
+    def query(self, document: str) -> Answer:
+        """A GraphQL read that must come back, whatever it says.
+
+        Raises:
+            WorkspaceError: when no complete answer comes back.
+        """
+        try:
+            return self.graphql(document, repeatable=True)
+        except LostAnswerError as lost:
+            raise WorkspaceError(lost.slug, lost.message, remedy=lost.remedy) from None
+
+    def refused(self, answer: Answer) -> WorkspaceError:
+        """The error of a workspace that gave this answer."""
+        code, happened, remedy = explain(self.environment, answer)
+        return WorkspaceError(code, happened, remedy=remedy)
+
+    def strange(self, answer: Answer, what: str) -> WorkspaceError:
+        """The error of a list that is a success by its status and no list by its content."""
+        what = "something that is not JSON" if answer.body is UNREADABLE else what
+        return WorkspaceError(
+            "unexpected_answer",
+            f"{self.environment} answered the list of keys with {what}.",
+            remedy="Check that `url` is Twenty itself; look with --log-level debug.",
+        )
+
+
+def moment_of(answer: Answer) -> datetime:
+    """The server's clock; ours where a proxy removed the `Date` header."""
+    return answer.moment or datetime.now(UTC)
