@@ -1,0 +1,173 @@
+"""The whole run: every environment observed and planned, guarded together, then executed.
+
+Each environment is an independent unit of work that goes through an executor; only the guards
+see them all at once, between the last look and the first write.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+from urllib.parse import urlsplit
+
+from provisioner.errors import RefusedError, WorkspaceError
+from provisioner.execution import Executed, Mark, RunResult, execute, skip
+from provisioner.failure import failure_of
+from provisioner.plan import Plan, Planned, Unobserved, digest, plan_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Executor
+    from datetime import datetime
+    from types import TracebackType
+
+    from provisioner.desired import DesiredKey, Environment
+    from provisioner.observed import Observation
+    from provisioner.twenty import Workspace
+
+
+class Connect(Protocol):
+    """Opens the workspace of an environment and has the stack close it."""
+
+    def __call__(self, environment: Environment, stack: ExitStack) -> Workspace:
+        """The workspace, signed in to.
+
+        Raises:
+            WorkspaceError: when it cannot be opened.
+            RefusedError: when a guard forbids to use it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    environment: Environment
+    workspace: Workspace
+    observation: Observation
+
+
+class Fleet:
+    """The environments of one run, and the workspaces that were opened for them.
+
+    Args:
+        environments: in the order of environments.yaml.
+        connect: opens a workspace.
+        executor: runs one unit of work for each environment.
+    """
+
+    def __init__(
+        self, environments: tuple[Environment, ...], connect: Connect, executor: Executor
+    ) -> None:
+        self._environments = environments
+        self._connect = connect
+        self._executor = executor
+        self._stack = ExitStack()
+        self._workspaces: dict[str, Workspace] = {}
+        self.refusal: RefusedError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def observe(self) -> tuple[tuple[Environment, Observation | Unobserved], ...]:
+        """Looks at every workspace; one that fails does not stop the others.
+
+        A guard that forbids an environment is kept in `refusal` for the whole run.
+        """
+        looks = tuple(self._executor.map(self._look, self._environments))
+        found = [look for look in looks if isinstance(look, _Look)]
+        refusals = [look for look in looks if isinstance(look, RefusedError)]
+        self.refusal = next(iter(refusals), None) or _one_workspace_twice(found)
+        self._workspaces = {look.environment.name: look.workspace for look in found}
+        return tuple(
+            (environment, _seen(environment, look))
+            for environment, look in zip(self._environments, looks, strict=True)
+        )
+
+    def plan(
+        self, desired: Mapping[str, tuple[DesiredKey, ...]], now: datetime, only: tuple[str, ...]
+    ) -> Plan:
+        """Observes and plans every environment.
+
+        Args:
+            desired: the desired keys by environment.
+            now: the moment of the plan.
+            only: globs of key names that bound the plan; none means all.
+        """
+        plans = tuple(
+            seen
+            if isinstance(seen, Unobserved)
+            else plan_environment(environment, desired.get(environment.name, ()), seen, now, only)
+            for environment, seen in self.observe()
+        )
+        return Plan(now, digest(plans, desired), plans)
+
+    def apply(self, plan: Plan, settled: Callable[[int], None]) -> RunResult:
+        """Carries out a plan that this fleet made; with a refusal, nothing of it.
+
+        Args:
+            plan: what `plan` returned.
+            settled: called with the number of actions whose outcome has become known.
+        """
+        mark = Mark.random()
+        refusal = self.refusal
+
+        def one(part: Planned | Unobserved) -> Executed | Unobserved:
+            if isinstance(part, Unobserved):
+                return part
+            if refusal is not None:
+                return skip(part, failure_of(refusal))
+            return execute(part, self._workspaces[part.environment], mark, settled)
+
+        results = tuple(self._executor.map(one, plan.environments))
+        return RunResult(plan.created_at, plan.digest, results)
+
+    def open(self, environment: Environment) -> Workspace:
+        """The workspace of one environment, not looked at.
+
+        Raises:
+            WorkspaceError: when it cannot be opened.
+            RefusedError: when a guard forbids to use it.
+        """
+        return self._connect(environment, self._stack)
+
+    def _look(self, environment: Environment) -> _Look | WorkspaceError | RefusedError:
+        try:
+            workspace = self._connect(environment, self._stack)
+            return _Look(environment, workspace, workspace.observe())
+        except (WorkspaceError, RefusedError) as error:
+            return error
+
+
+def _seen(
+    environment: Environment, look: _Look | WorkspaceError | RefusedError
+) -> Observation | Unobserved:
+    if isinstance(look, _Look):
+        return look.observation
+    return Unobserved(environment.name, environment.url, failure_of(look))
+
+
+def _one_workspace_twice(looks: list[_Look]) -> RefusedError | None:
+    """Two environments of one workspace would fight over each other's keys."""
+    names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for look in looks:
+        if look.observation.workspace is not None:
+            server = urlsplit(look.environment.url).netloc
+            names[server, look.observation.workspace].append(look.environment.name)
+    for (_, workspace), shared in names.items():
+        if len(shared) > 1:
+            return RefusedError(
+                "workspace_shared",
+                f"{' and '.join(shared)} turn out to be one workspace, {workspace}.",
+                remedy="Point each at a workspace of its own, or merge them into one.",
+            )
+    return None
