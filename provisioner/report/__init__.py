@@ -1,0 +1,1 @@
+"""Reports: plans, results, observed keys and problems, as JSON documents or text for people."""

@@ -1,0 +1,211 @@
+"""The JSON documents on stdout, each by its schema in `schemas/`; no secret is in any."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.execution import Done, Executed, Failed, Skipped
+from provisioner.plan import Drift, Duplicate, Expiring, Planned, Unmanaged, Unobserved
+from provisioner.times import format_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from provisioner.execution import Result, RunResult
+    from provisioner.failure import Failure
+    from provisioner.observed import ObservedKey
+    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
+    from provisioner.problem import Problem
+
+Document = dict[str, object]
+
+
+def plan_document(plan: Plan) -> Document:
+    """`provision/plan/v1`."""
+    return {
+        "format": "provision/plan/v1",
+        "created_at": format_moment(plan.created_at),
+        "digest": plan.digest,
+        "environments": [_environment_plan(part) for part in plan.environments],
+    }
+
+
+def result_document(result: RunResult) -> Document:
+    """`provision/result/v1`."""
+    return {
+        "format": "provision/result/v1",
+        "created_at": format_moment(result.created_at),
+        "digest": result.digest,
+        "environments": [_environment_result(part) for part in result.environments],
+    }
+
+
+def problems_document(problems: Iterable[Problem]) -> Document:
+    """`provision/problems/v1`."""
+    return {
+        "format": "provision/problems/v1",
+        "problems": [
+            {
+                "file": problem.place.file,
+                "line": problem.place.line,
+                "column": problem.place.column,
+                "code": problem.code,
+                "message": problem.message,
+            }
+            for problem in problems
+        ],
+    }
+
+
+def key_document(environment: str, key: ObservedKey, now: datetime) -> Document:
+    """One entry of `list --format json`; `now` is the server's time."""
+    return {
+        "environment": environment,
+        "id": key.id,
+        "name": key.name,
+        "live": key.live(now),
+        "expires_at": format_moment(key.expires_at),
+        "revoked_at": None if key.revoked_at is None else format_moment(key.revoked_at),
+        "created_at": format_moment(key.created_at),
+        "role": key.role,
+    }
+
+
+def plan_summary(plan: EnvironmentPlan) -> dict[str, int]:
+    """How many actions of each kind, kept keys and findings."""
+    creates, kept, findings = 0, 0, 0
+    if isinstance(plan, Planned):
+        creates, kept, findings = len(plan.actions), len(plan.kept), len(plan.findings)
+    return {
+        "create": creates,
+        "update": 0,
+        "rotate": 0,
+        "deliver": 0,
+        "revoke": 0,
+        "keep": kept,
+        "findings": findings,
+    }
+
+
+def result_summary(result: Executed | Unobserved) -> dict[str, int]:
+    """How many actions of each kind were done, failed or skipped, and kept keys."""
+    kinds: Counter[type[object]] = Counter()
+    kept = 0
+    if isinstance(result, Executed):
+        kinds.update(type(one) for one in result.results)
+        kept = len(result.planned.kept)
+    return {
+        "created": kinds[Done],
+        "updated": 0,
+        "rotated": 0,
+        "delivered": 0,
+        "revoked": 0,
+        "kept": kept,
+        "failed": kinds[Failed],
+        "skipped": kinds[Skipped],
+    }
+
+
+def _environment_plan(plan: EnvironmentPlan) -> Document:
+    match plan:
+        case Planned():
+            actions = [
+                _action(action) | ({"error": _error(action.blocked)} if action.blocked else {})
+                for action in plan.actions
+            ]
+            return _head(plan, plan_summary(plan)) | {"actions": actions} | _tail(plan)
+        case Unobserved():
+            return _head(plan, plan_summary(plan)) | {"actions": []} | _tail(plan)
+        case _:
+            assert_never(plan)
+
+
+def _environment_result(result: Executed | Unobserved) -> Document:
+    match result:
+        case Executed(planned=planned):
+            results = [_result(one) for one in result.results]
+            return _head(planned, result_summary(result)) | {"results": results} | _tail(planned)
+        case Unobserved():
+            return _head(result, result_summary(result)) | {"results": []} | _tail(result)
+        case _:
+            assert_never(result)
+
+
+def _head(plan: EnvironmentPlan, summary: dict[str, int]) -> Document:
+    match plan:
+        case Planned(generation=generation):
+            seen: Document = {"generation": generation, "error": None}
+        case Unobserved(failure=failure):
+            seen = {"generation": None, "error": _error(failure)}
+        case _:
+            assert_never(plan)
+    return {"environment": plan.environment, "url": plan.url, **seen, "summary": summary}
+
+
+def _tail(plan: EnvironmentPlan) -> Document:
+    if isinstance(plan, Unobserved):
+        return {"findings": [], "estimate": {"requests": 0, "seconds": 0.0}}
+    return {
+        "findings": [_finding(finding) for finding in plan.findings],
+        "estimate": {"requests": plan.estimate.requests, "seconds": plan.estimate.seconds},
+    }
+
+
+def _action(action: Action) -> Document:
+    return {
+        "action": "create",
+        "name": action.name,
+        "reason": action.reason,
+        "depth": action.depth,
+        "expires_at": format_moment(action.expires_at),
+        "role": action.role,
+        "manifest": action.place.file,
+        "line": action.place.line,
+    }
+
+
+def _result(result: Result) -> Document:
+    match result:
+        case Done():
+            ending: Document = {"status": "done", "id": result.id, "record": result.record}
+            ending["error"] = None
+        case Failed() | Skipped():
+            status = "failed" if isinstance(result, Failed) else "skipped"
+            ending = {"status": status, "id": None, "record": None}
+            ending["error"] = _error(result.failure)
+        case _:
+            assert_never(result)
+    return _action(result.action) | ending
+
+
+def _finding(finding: Finding) -> Document:
+    head: Document = {
+        "finding": finding_kind(finding),
+        "name": finding.name,
+        "ids": list(finding.ids),
+        "message": finding.message,
+    }
+    if isinstance(finding, Drift):
+        head |= {"from": finding.was, "to": finding.wanted}
+    return head
+
+
+def finding_kind(finding: Finding) -> str:
+    """The word for a finding, as in docs/errors.md."""
+    match finding:
+        case Unmanaged():
+            return "unmanaged"
+        case Duplicate():
+            return "duplicate"
+        case Drift():
+            return "drift"
+        case Expiring():
+            return "expiring"
+        case _:
+            assert_never(finding)
+
+
+def _error(failure: Failure) -> dict[str, str]:
+    return {"code": failure.code, "message": failure.message}

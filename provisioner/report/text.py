@@ -1,0 +1,228 @@
+"""Text for people: aligned, marked `+ ~ - =`, coloured where a terminal shows it.
+
+Names come from servers and files, so what is not printable is escaped before it is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.execution import Done, Executed, Failed, Skipped
+from provisioner.plan import Planned, Unobserved
+from provisioner.report.documents import finding_kind, plan_summary, result_summary
+from provisioner.times import format_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from provisioner.execution import Result, RunResult
+    from provisioner.observed import ObservedKey
+    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
+    from provisioner.problem import Problem
+
+_WIDEST = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """The escape sequences of a terminal, or nothing."""
+
+    good: str = ""
+    bad: str = ""
+    warn: str = ""
+    dim: str = ""
+    strong: str = ""
+    off: str = ""
+
+    def paint(self, colour: str, text: str) -> str:
+        """The text in a colour of this palette."""
+        return f"{colour}{text}{self.off}"
+
+
+PLAIN = Palette()
+COLOUR = Palette("\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[1m", "\x1b[0m")
+
+
+def plan_text(plan: Plan, palette: Palette) -> str:
+    """What would change, one environment after the other, and a summary line."""
+    parts = ["\n".join(_planned(part, palette)) for part in plan.environments]
+    return "\n\n".join([*parts, _plan_summary_line(plan, palette)]) + "\n"
+
+
+def result_text(result: RunResult, palette: Palette) -> str:
+    """What became of it, one environment after the other, and a summary line."""
+    parts = ["\n".join(_executed(part, palette)) for part in result.environments]
+    return "\n\n".join([*parts, _result_summary_line(result, palette)]) + "\n"
+
+
+def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palette) -> str:
+    """The observed keys as a table; each with its environment and the server's time."""
+    rows = [
+        (
+            environment,
+            visible(key.name),
+            _state(key, now),
+            format_moment(key.expires_at),
+            visible(key.role or "-"),
+            key.id,
+        )
+        for environment, key, now in keys
+    ]
+    if not rows:
+        return "no keys\n"
+    head = ("ENVIRONMENT", "NAME", "STATE", "EXPIRES", "ROLE", "ID")
+    first, *rest = _aligned([head, *rows])
+    return "\n".join([palette.paint(palette.strong, first), *rest]) + "\n"
+
+
+def problems_text(problems: Sequence[Problem], palette: Palette) -> str:
+    """One line a problem, as compilers write them, and how many there are."""
+    lines = [
+        f"{palette.paint(palette.strong, str(problem.place))}: "
+        f"{palette.paint(palette.bad, problem.code)}: {visible(problem.message)}"
+        for problem in problems
+    ]
+    count = f"{len(lines)} problem{'' if len(lines) == 1 else 's'}; nothing was sent."
+    return "\n".join([*lines, count]) + "\n"
+
+
+def visible(text: str) -> str:
+    """The text with everything that could draw on a terminal escaped."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _planned(part: EnvironmentPlan, palette: Palette) -> Iterator[str]:
+    yield _heading(part, palette)
+    if isinstance(part, Unobserved):
+        yield _failure_line(part.failure.message, palette)
+        return
+    for action, line in zip(part.actions, _action_lines(part.actions), strict=True):
+        yield palette.paint(palette.good, f"  + {line}")
+        if action.blocked is not None:
+            yield _failure_line(action.blocked.message, palette)
+    yield from _kept_and_findings(part, palette)
+
+
+def _executed(part: Executed | Unobserved, palette: Palette) -> Iterator[str]:
+    if isinstance(part, Unobserved):
+        yield from _planned(part, palette)
+        return
+    yield _heading(part.planned, palette)
+    lines = _action_lines([result.action for result in part.results])
+    for result, line in zip(part.results, lines, strict=True):
+        yield from _result_lines(result, line, palette)
+    yield from _kept_and_findings(part.planned, palette)
+
+
+def _result_lines(result: Result, line: str, palette: Palette) -> Iterator[str]:
+    match result:
+        case Done():
+            yield palette.paint(palette.good, f"  + {line}")
+        case Failed(failure=failure):
+            yield palette.paint(palette.bad, f"  ! {line}")
+            yield _failure_line(f"{failure.code}: {failure.message}", palette)
+        case Skipped():
+            yield palette.paint(palette.dim, f"    {line}  skipped")
+        case _:
+            assert_never(result)
+
+
+def _heading(part: EnvironmentPlan, palette: Palette) -> str:
+    kind = f"  {part.generation}" if isinstance(part, Planned) else ""
+    return palette.paint(palette.strong, part.environment) + f"  {visible(part.url)}{kind}"
+
+
+def _action_lines(actions: Sequence[Action]) -> list[str]:
+    return _aligned(
+        [
+            (
+                visible(action.name),
+                f"depth {action.depth}",
+                f"ends {format_moment(action.expires_at)}",
+                f"role {visible(action.role)}" if action.role else "no role",
+                f"{visible(action.place.file)}:{action.place.line}",
+            )
+            for action in actions
+        ]
+    )
+
+
+def _kept_and_findings(part: Planned, palette: Palette) -> Iterator[str]:
+    if part.kept:
+        yield palette.paint(palette.dim, f"  = {_count(len(part.kept), 'key')} as declared")
+    for finding in part.findings:
+        yield palette.paint(palette.warn, f"  ? {_finding_line(finding)}")
+    if not part.actions and not part.kept and not part.findings:
+        yield palette.paint(palette.dim, "  = no keys declared")
+
+
+def _finding_line(finding: Finding) -> str:
+    return f"{finding_kind(finding)}  {visible(finding.name)}  {visible(finding.message)}"
+
+
+def _failure_line(message: str, palette: Palette) -> str:
+    return palette.paint(palette.bad, f"    {visible(message)}")
+
+
+def _plan_summary_line(plan: Plan, palette: Palette) -> str:
+    totals = _totals(plan_summary(part) for part in plan.environments)
+    planned = [part for part in plan.environments if isinstance(part, Planned)]
+    blocked = sum(action.blocked is not None for part in planned for action in part.actions)
+    words = [f"{totals['create']} to create", f"{totals['keep']} as declared"]
+    words += [f"{blocked} that cannot be made"] if blocked else []
+    words += [_count(totals["findings"], "finding")] if totals["findings"] else []
+    words += _failed_environments(plan.environments)
+    line = f"Plan: {', '.join(words)}."
+    if totals["create"]:
+        requests = sum(part.estimate.requests for part in planned)
+        seconds = max((part.estimate.seconds for part in planned), default=0.0)
+        line += f" About {_count(requests, 'request')} and {seconds:.1f} s."
+    return palette.paint(palette.strong, line)
+
+
+def _result_summary_line(result: RunResult, palette: Palette) -> str:
+    totals = _totals(result_summary(part) for part in result.environments)
+    words = [f"{totals['created']} created", f"{totals['kept']} as declared"]
+    words += [f"{totals['failed']} failed"] if totals["failed"] else []
+    words += [f"{totals['skipped']} skipped"] if totals["skipped"] else []
+    words += _failed_environments(result.environments)
+    verdict = "Incomplete" if len(words) > 2 else "Done"  # noqa: PLR2004 - the two that always stand
+    return palette.paint(palette.strong, f"{verdict}: {', '.join(words)}.")
+
+
+def _failed_environments(parts: Iterable[object]) -> list[str]:
+    failed = sum(isinstance(part, Unobserved) for part in parts)
+    return [f"{_count(failed, 'environment')} not reached"] if failed else []
+
+
+def _totals(summaries: Iterable[dict[str, int]]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for summary in summaries:
+        for word, count in summary.items():
+            totals[word] = totals.get(word, 0) + count
+    return totals
+
+
+def _state(key: ObservedKey, now: datetime) -> str:
+    if key.live(now):
+        return "live"
+    return "expired" if key.revoked_at is None else "revoked"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The columns of a table, padded; one very long cell does not push the others away."""
+    if not rows:
+        return []
+    widths = [min(_WIDEST, max(map(len, column))) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
