@@ -1,0 +1,27 @@
+"""The embedded Twenty: a real HTTP server that behaves like three recorded ones.
+
+It is what `sandbox:` means in an environment, what `provision sandbox` runs, and what the
+tests are held against. `tests/test_sandbox_contract.py` replays the recordings of the real
+servers against it; what no recording covers says so where it is imitated.
+"""
+
+from provisioner.sandbox.dialect import Dialect, dialect_of
+from provisioner.sandbox.embedded import OWN_KEY, Sandbox
+from provisioner.sandbox.exchange import Exchange, Json
+from provisioner.sandbox.seeds import API_KEYS_FLAG, ROLES_FLAG, Role, role
+from provisioner.sandbox.store import ApiKey, User
+
+__all__ = [
+    "API_KEYS_FLAG",
+    "OWN_KEY",
+    "ROLES_FLAG",
+    "ApiKey",
+    "Dialect",
+    "Exchange",
+    "Json",
+    "Role",
+    "Sandbox",
+    "User",
+    "dialect_of",
+    "role",
+]

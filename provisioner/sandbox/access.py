@@ -1,0 +1,111 @@
+"""Who calls: read from the `Authorization` header, checked against the workspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.sandbox import moments, tokens
+from provisioner.sandbox.dialect import Dialect
+from provisioner.sandbox.tokens import TokenKind, Unusable
+
+if TYPE_CHECKING:
+    from provisioner.sandbox.seeds import Role
+    from provisioner.sandbox.store import ApiKey, Store, User
+
+
+@dataclass(frozen=True, slots=True)
+class Anonymous:
+    """No bearer token: nothing, or another scheme (`006-rest-metadata-list-basic`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCaller:
+    """The token of an API key; without a role until one arrives."""
+
+    key: ApiKey
+    role: Role | None
+
+
+@dataclass(frozen=True, slots=True)
+class UserCaller:
+    """The session of a signed-in user."""
+
+    user: User
+    role: Role | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A bearer token that opens nothing.
+
+    Attributes:
+        status: of the answer of REST; GraphQL answers 200 (`145`, `212`).
+        error: `UNAUTHENTICATED` or `FORBIDDEN_EXCEPTION`.
+    """
+
+    status: int
+    error: str
+    message: str
+
+
+Caller = Anonymous | KeyCaller | UserCaller | Refused
+
+
+def caller_of(authorization: str, store: Store, dialect: Dialect) -> Caller:
+    """Who sent this `Authorization` header."""
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        return Anonymous()
+    claims = tokens.read(token.strip(), store.secret)
+    if isinstance(claims, Unusable):
+        return _unauthenticated(unusable_text(claims, dialect))
+    match claims.kind:
+        case TokenKind.API_KEY:
+            return _key_caller(claims.key or "", store, dialect)
+        case TokenKind.ACCESS:
+            user = store.user(claims.subject)
+            if user is not None:
+                return UserCaller(user, store.role(user.role_id))
+            return _unauthenticated("User not found")
+        case TokenKind.LOGIN | TokenKind.REFRESH:
+            # Not recorded: what the servers say to these in the place of an access token.
+            return _unauthenticated("Token invalid.")
+        case _:
+            assert_never(claims.kind)
+
+
+def unusable_text(why: Unusable, dialect: Dialect) -> str:
+    """What a server says about a token that it cannot use (`004`, `005`, `909`).
+
+    The text for a token with a foreign signature is not recorded on legacy and core-1.
+    """
+    match why:
+        case Unusable.EXPIRED:
+            return "Token has expired."
+        case Unusable.FORGED:
+            return "Token invalid."
+        case Unusable.NOT_A_TOKEN:
+            return "Token invalid." if dialect is Dialect.CORE else "No payload"
+        case _:
+            assert_never(why)
+
+
+def _key_caller(key_id: str, store: Store, dialect: Dialect) -> KeyCaller | Refused:
+    key = store.key(key_id)
+    if key is None or key.revoked_at is not None:
+        # A deleted key reads the same (legacy `165`, `918`), and its token comes back to life
+        # with a new row of the same id (legacy `920`).
+        return _forbidden("This API Key is revoked")
+    if dialect is Dialect.CORE and key.expires_at <= moments.now():
+        # 0.60 and 1.10 look at the token's own date alone (legacy `929`, core-1 `923`).
+        return _forbidden("This API Key is expired")
+    return KeyCaller(key, store.role(key.role_id))
+
+
+def _unauthenticated(message: str) -> Refused:
+    return Refused(401, "UNAUTHENTICATED", message)
+
+
+def _forbidden(message: str) -> Refused:
+    return Refused(403, "FORBIDDEN_EXCEPTION", message)

@@ -1,0 +1,210 @@
+"""One running GraphQL request: who calls, the refusals, the sign-in and the tokens."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from graphql import GraphQLError
+
+from provisioner.sandbox import moments, tokens
+from provisioner.sandbox.access import Anonymous, Caller, Refused, unusable_text
+from provisioner.sandbox.dialect import Dialect
+from provisioner.sandbox.tokens import Claims, TokenKind, Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from graphql import GraphQLResolveInfo
+
+    from provisioner.sandbox.exchange import Json, JsonObject
+    from provisioner.sandbox.seeds import Role
+    from provisioner.sandbox.store import User
+    from provisioner.sandbox.workspace import Rejected, Workspace
+
+    Info: TypeAlias = "GraphQLResolveInfo[Call]"
+
+ANY_ERROR = "An error occurred."
+
+_LOGIN_SECONDS = 15 * 60
+_REFRESH_SECONDS = 60 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the resolvers of one request know."""
+
+    workspace: Workspace
+    caller: Caller
+    _roles: list[dict[str, Role]] = field(default_factory=list)
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect of the workspace."""
+        return self.workspace.dialect
+
+    def roles(self) -> dict[str, Role]:
+        """The roles by id, read once a request."""
+        if not self._roles:
+            self._roles.append({role.id: role for role in self.workspace.store.roles()})
+        return self._roles[0]
+
+    def failure(
+        self, message: str, code: str, *, sub_code: str | None = None, friendly: str = ANY_ERROR
+    ) -> GraphQLError:
+        """A refusal; legacy answers with the code alone."""
+        extensions: JsonObject = {"code": code}
+        if self.dialect is not Dialect.LEGACY:
+            if sub_code is not None:
+                extensions["subCode"] = sub_code
+            extensions["userFriendlyMessage"] = friendly
+        return GraphQLError(message, extensions=extensions)
+
+    def internal(self, rejection: Rejected, friendly: str = ANY_ERROR) -> GraphQLError:
+        """A refusal that GraphQL passes on as an error of its own (`153`, `159`)."""
+        return self.failure(rejection.message, "INTERNAL_SERVER_ERROR", friendly=friendly)
+
+    def no_permission(self) -> GraphQLError:
+        """`137` and `216` of core-2.21, `201` and `221` of core-1, `150` of legacy."""
+        if self.dialect is Dialect.LEGACY:
+            return self.failure("User does not have permission", "FORBIDDEN")
+        return self.failure(
+            "Entity performing the request does not have permission",
+            "FORBIDDEN",
+            sub_code="PERMISSION_DENIED",
+            friendly="User does not have permission.",
+        )
+
+    def role_of_caller(self) -> Role | None:
+        """The role of whoever calls.
+
+        Raises:
+            GraphQLError: nobody is signed in (`134`, `151`).
+        """
+        if isinstance(self.caller, Anonymous | Refused):
+            if self.dialect is not Dialect.CORE:
+                raise self.failure("Forbidden resource", "INTERNAL_SERVER_ERROR")
+            answer: JsonObject = {
+                "message": "Forbidden resource",
+                "error": "Forbidden",
+                "statusCode": 403,
+            }
+            raise GraphQLError(
+                "Forbidden resource",
+                extensions={
+                    "code": "FORBIDDEN",
+                    "response": answer,
+                    "userFriendlyMessage": ANY_ERROR,
+                },
+            )
+        return self.caller.role
+
+    def mint(self, key_id: str, expires_at: str) -> JsonObject:
+        """A token for a key, with the date of the argument and not of the row (`191`, `192`)."""
+        moment = moments.javascript_date(expires_at)
+        if moment is None:
+            raise self.failure(
+                '"expiresIn" should be a number of seconds or string representing a timespan',
+                "INTERNAL_SERVER_ERROR",
+            )
+        store = self.workspace.store
+        claims = Claims(
+            TokenKind.API_KEY,
+            store.workspace_id,
+            store.workspace_id,
+            int(moments.seconds_of(moment)),
+            key=key_id,
+        )
+        return {"token": tokens.sign(claims, store.secret)}
+
+    def login_token(self, email: str, password: str) -> JsonObject:
+        """The first step of a sign-in; the origin is not looked at (`906`)."""
+        if not (email and password):
+            if self.dialect is Dialect.LEGACY:
+                return {"loginToken": None}  # legacy `905` finds no token to return
+            wrong = [] if email else ["email must be an email", "email should not be empty"]
+            wrong += [] if password else ["password should not be empty"]
+            raise self.failure(", ".join(wrong), "BAD_USER_INPUT")
+        user = next((user for user in self.workspace.store.users() if user.email == email), None)
+        newest = self.dialect is Dialect.CORE
+        if user is None:
+            raise self.failure(
+                "User not found",
+                "UNAUTHENTICATED",
+                sub_code="USER_NOT_FOUND",
+                friendly="User not found." if newest else ANY_ERROR,
+            )
+        if user.password != password:
+            raise self.failure(
+                "Wrong password",
+                "FORBIDDEN",
+                sub_code="FORBIDDEN_EXCEPTION",
+                friendly="Wrong password." if newest else "Wrong password",
+            )
+        return {"loginToken": self._token(TokenKind.LOGIN, user, _LOGIN_SECONDS)}
+
+    def session(self, login_token: str) -> JsonObject:
+        """The second step; the access token has another name on legacy (`907`, `908`)."""
+        store = self.workspace.store
+        claims = tokens.read(login_token, store.secret)
+        user = None
+        if not isinstance(claims, Unusable) and claims.kind is TokenKind.LOGIN:
+            user = store.user(claims.subject)
+        if user is None:
+            why = claims if isinstance(claims, Unusable) else Unusable.FORGED
+            raise self.failure(
+                unusable_text(why, self.dialect),
+                "UNAUTHENTICATED",
+                sub_code="UNAUTHENTICATED",
+                friendly="You must be authenticated to perform this action.",
+            )
+        access = self._token(TokenKind.ACCESS, user, self.workspace.session_seconds)
+        name = "accessToken" if self.dialect is Dialect.LEGACY else "accessOrWorkspaceAgnosticToken"
+        refresh = self._token(TokenKind.REFRESH, user, _REFRESH_SECONDS)
+        return {"tokens": {name: access, "refreshToken": refresh}}
+
+    def _token(self, kind: TokenKind, user: User, seconds: float) -> Json:
+        store = self.workspace.store
+        expires = time.time() + seconds
+        claims = Claims(kind, store.workspace_id, user.id, int(expires))
+        return {
+            "token": tokens.sign(claims, store.secret),
+            "expiresAt": moments.text_of(expires),
+        }
+
+
+def token_refused(refusal: Refused, dialect: Dialect) -> JsonObject:
+    """What the middleware says of a token that opens nothing (`135`, `212`, `924`)."""
+    unauthenticated = refusal.error == "UNAUTHENTICATED"
+    extensions: JsonObject = {"code": "UNAUTHENTICATED" if unauthenticated else "FORBIDDEN"}
+    if dialect is not Dialect.LEGACY:
+        extensions["subCode"] = refusal.error
+        if unauthenticated:
+            extensions["userFriendlyMessage"] = {
+                "id": "z+7x/s",
+                "message": "You must be authenticated to perform this action.",
+            }
+        elif dialect is Dialect.CORE:  # 1.10 has none here (core-1 `217`)
+            extensions["userFriendlyMessage"] = {
+                "id": "q5OVn+",
+                "message": "You do not have permission to perform this action.",
+            }
+    return {"message": refusal.message, "extensions": extensions}
+
+
+def _login(_source: None, info: Info, email: str, password: str, **_origin: str) -> JsonObject:
+    call = info.context
+    return call.login_token(email, password)
+
+
+def _session(_source: None, info: Info, login_token: str, **_origin: str) -> JsonObject:
+    call = info.context
+    return call.session(login_token)
+
+
+SIGN_IN: Mapping[str, Callable[..., Any]] = {
+    "Mutation.getLoginTokenFromCredentials": _login,
+    "Mutation.getAuthTokensFromLoginToken": _session,
+}
+"""The resolvers of the sign-in, the same in every dialect."""

@@ -1,0 +1,187 @@
+"""The resolvers of the core dialects.
+
+Recorded refusals are those of `apiKeys`, `createApiKey`, `revokeApiKey`, `generateApiKeyToken`
+and `getRoles`; that `apiKey`, `updateApiKey` and `assignRoleToApiKey` refuse alike is assumed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from provisioner.sandbox import keys_core, moments, seeds
+from provisioner.sandbox.access import KeyCaller
+from provisioner.sandbox.dialect import Dialect
+from provisioner.sandbox.graphql_call import SIGN_IN
+from provisioner.sandbox.store import Condition
+from provisioner.sandbox.workspace import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from provisioner.sandbox.exchange import JsonObject
+    from provisioner.sandbox.graphql_call import Call, Info
+    from provisioner.sandbox.store import ApiKey
+
+Source = dict[str, Any]
+"""What a parent resolver answered: JSON, besides the role of a key (`_role`)."""
+
+_HIDDEN = ("permissionFlags", "objectPermissions", "fieldPermissions")
+_NO_PERMISSION = "Entity performing the request does not have permission"
+_NO_ACCESS = (
+    "You do not have permission to access this feature. Please contact your workspace"
+    " administrator for access."
+)
+
+
+def _api_keys(_source: None, info: Info) -> list[Source]:
+    call = _reader(info)
+    return [_record(key) for key in call.workspace.store.select(keys_core.LISTED)]
+
+
+def _api_key(_source: None, info: Info, fields: JsonObject) -> Source | None:
+    call = _reader(info)
+    key = call.workspace.store.key(str(fields["id"]).lower())
+    return None if key is None else _record(key)
+
+
+def _get_roles(_source: None, info: Info) -> list[Source]:
+    call = info.context
+    role = call.role_of_caller()
+    if role is None or not role.permits(seeds.ROLES_FLAG):
+        raise call.no_permission()
+    return [role.wire for role in call.roles().values()]
+
+
+def _create(_source: None, info: Info, fields: JsonObject) -> Source:
+    call = _writer(info)
+    made = keys_core.create(call.workspace, fields, time.time())
+    if isinstance(made, Rejected):
+        raise call.internal(made)
+    return _record(made)
+
+
+def _update(_source: None, info: Info, fields: JsonObject) -> Source | None:
+    call = _writer(info)
+    changed = keys_core.update(call.workspace, str(fields["id"]).lower(), fields)
+    if isinstance(changed, Rejected):
+        raise call.internal(changed)
+    return None if changed is None else _record(changed)
+
+
+def _revoke(_source: None, info: Info, fields: JsonObject) -> Source | None:
+    call = _writer(info)
+    key = keys_core.revoke(call.workspace, str(fields["id"]).lower())
+    return None if key is None else _record(key)
+
+
+def _assign(_source: None, info: Info, key_id: str, role_id: str) -> bool:
+    call = _writer(info)
+    failed = keys_core.assign_role(call.workspace, key_id.lower(), role_id.lower())
+    if failed is None:
+        return True
+    friendly = "An error occurred."
+    if failed.code == "BAD_USER_INPUT" and call.dialect is Dialect.CORE:  # `204`; not core-1 `209`
+        friendly = "This role cannot be assigned to API keys."
+    raise call.failure(failed.message, failed.code or "", friendly=friendly)
+
+
+def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonObject:
+    call = info.context
+    role = call.role_of_caller()
+    if call.dialect is Dialect.CORE_1 and not (role and role.permits(seeds.API_KEYS_FLAG)):
+        raise call.no_permission()  # core-1 `201`, worded unlike its other refusals
+    _writer(info)
+    key_id = key_id.lower()
+    key = call.workspace.store.key(key_id)
+    if key is None:  # `194`, core-1 `199`
+        friendly = "API key not found." if call.dialect is Dialect.CORE else "An error occurred."
+        raise call.internal(Rejected(f"API Key with id {key_id} not found"), friendly)
+    if key.revoked_at is not None:  # `213`
+        raise call.internal(
+            Rejected("This API Key is revoked"),
+            "This API Key has been revoked and can no longer be used.",
+        )
+    if key.expires_at <= moments.now():  # `925-mint-for-expired-row`
+        raise call.internal(
+            Rejected("This API Key has expired"),
+            "This API Key has expired. Please create a new one.",
+        )
+    return call.mint(key_id, expires_at)
+
+
+def _reader(info: Info) -> Call:
+    """The call, if its caller may see keys.
+
+    Raises:
+        GraphQLError: nobody is signed in, or the role lacks the permission (`134`, `137`).
+    """
+    call = info.context
+    role = call.role_of_caller()
+    if role is not None and role.permits(seeds.API_KEYS_FLAG):
+        return call
+    if call.dialect is Dialect.CORE_1:  # core-1 `137`, `140`
+        raise call.failure(_NO_PERMISSION, "INTERNAL_SERVER_ERROR", friendly=_NO_ACCESS)
+    raise call.no_permission()
+
+
+def _writer(info: Info) -> Call:
+    """The call, if its caller may change keys: on 2.21 a session alone (`139`, `195`, `207`).
+
+    Raises:
+        GraphQLError: as `_reader`, or the caller is an API key.
+    """
+    call = info.context
+    if call.dialect is Dialect.CORE and isinstance(call.caller, KeyCaller):
+        raise call.failure(
+            "This endpoint requires a session access token",
+            "FORBIDDEN",
+            sub_code="FORBIDDEN_EXCEPTION",
+            friendly="You do not have permission to perform this action.",
+        )
+    return _reader(info)
+
+
+def _record(key: ApiKey) -> Source:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "expiresAt": key.expires_at,
+        "revokedAt": key.revoked_at,
+        "createdAt": key.created_at,
+        "updatedAt": key.updated_at,
+        "_role": key.role_id,
+    }
+
+
+def _role(source: Source, info: Info) -> Source:
+    """The role inside a key, its permissions null (`915-create-selection-depth-2`)."""
+    call = info.context
+    role = call.roles().get(source["_role"])
+    if role is None:
+        # Not recorded: known from the server's source.
+        raise call.internal(Rejected(f"API key {source['id']} has no role assigned"))
+    return {**role.wire, **dict.fromkeys(_HIDDEN)}
+
+
+def _keys_of_role(source: Source, info: Info) -> list[Source]:
+    """The keys that have a role: as everywhere on core, without the revoked ones (`910`)."""
+    call = info.context
+    having = Condition(f"{keys_core.LISTED.sql} AND role_id = ?", (source["id"],))
+    return [_record(key) for key in call.workspace.store.select(having)]
+
+
+RESOLVERS: Mapping[str, Callable[..., Any]] = {
+    "Query.apiKeys": _api_keys,
+    "Query.apiKey": _api_key,
+    "Query.getRoles": _get_roles,
+    "Mutation.createApiKey": _create,
+    "Mutation.updateApiKey": _update,
+    "Mutation.revokeApiKey": _revoke,
+    "Mutation.assignRoleToApiKey": _assign,
+    "Mutation.generateApiKeyToken": _generate,
+    **SIGN_IN,
+    "ApiKey.role": _role,
+    "Role.apiKeys": _keys_of_role,
+}
+"""By type and field; every other field is read from what its parent answered."""

@@ -1,0 +1,149 @@
+"""Changes to the keys of the core dialects, behind both REST and GraphQL."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING
+
+from provisioner.sandbox import moments
+from provisioner.sandbox.dialect import Dialect
+from provisioner.sandbox.store import ApiKey, Condition
+from provisioner.sandbox.workspace import (
+    Rejected,
+    bad_timestamp,
+    bad_uuid,
+    nul_byte,
+    null_column,
+    stored_name,
+)
+
+if TYPE_CHECKING:
+    from provisioner.sandbox.exchange import Json, JsonObject
+    from provisioner.sandbox.workspace import Workspace
+
+LISTED = Condition("revoked_at IS NULL")
+"""Core lists what is not revoked, expired keys included (`120-rest-list-after-revoke`)."""
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID in its usual form."""
+    return _UUID.fullmatch(text) is not None
+
+
+def create(workspace: Workspace, fields: JsonObject, started: float) -> ApiKey | Rejected:
+    """Makes one key; an `id` of the client is ignored (`065-rest-create-client-id`).
+
+    The checks come in the order of the recordings: dates and texts when the row is written
+    (`040`, `063`), then its nulls (`043`), then the role (`054` to `058`).
+    """
+    columns = _columns(fields)
+    if isinstance(columns, Rejected):
+        return columns
+    if "expires_at" not in columns:
+        return bad_timestamp(moments.NOT_A_DATE)
+    if columns.get("name") is None:
+        return null_column("name")
+    role = _role(workspace, fields)
+    if isinstance(role, Rejected):
+        return role
+    created = moments.text_of(started)
+    key = ApiKey(
+        id=str(uuid.uuid4()),
+        name=columns["name"] or "",
+        expires_at=columns["expires_at"],
+        revoked_at=columns.get("revoked_at"),
+        created_at=created,
+        updated_at=created,
+        role_id=role,
+    )
+    workspace.work()
+    workspace.store.insert([key])
+    return key
+
+
+def update(workspace: Workspace, key_id: str, fields: JsonObject) -> ApiKey | Rejected | None:
+    """Changes one key; None for an unknown id (`122`, `203`).
+
+    A null changes nothing, so nothing un-revokes (`121`); a role is ignored (`117`); the
+    date of the change moves even when nothing else does (`116`).
+    """
+    given: JsonObject = {name: value for name, value in fields.items() if value is not None}
+    columns = _columns(given)
+    if isinstance(columns, Rejected):
+        return columns
+    return workspace.store.update(key_id, **columns, updated_at=moments.now())
+
+
+def revoke(workspace: Workspace, key_id: str) -> ApiKey | None:
+    """Revokes one key; again moves the date (`128`); None for an unknown id (`129`)."""
+    now = moments.now()
+    return workspace.store.update(key_id, revoked_at=now, updated_at=now)
+
+
+def assign_role(workspace: Workspace, key_id: str, role_id: str) -> Rejected | None:
+    """Gives a key another role (`204`, `930` to `932`); both core servers look at the label."""
+    store = workspace.store
+    if store.key(key_id) is None:
+        return Rejected(f"API Key with id {key_id} not found in workspace", code="NOT_FOUND")
+    role = store.role(role_id)
+    if role is None:
+        return Rejected(f"Role with id {role_id} not found in workspace", code="NOT_FOUND")
+    if not role.assignable:
+        return Rejected(
+            f'Role "{role.label}" cannot be assigned to API keys', code="BAD_USER_INPUT"
+        )
+    store.update(key_id, role_id=role_id)
+    return None
+
+
+def _columns(fields: JsonObject) -> dict[str, str] | Rejected:
+    """The columns that a body sets, read as the server's JavaScript and its database do."""
+    columns: dict[str, str] = {}
+    for name, column in (("expiresAt", "expires_at"), ("revokedAt", "revoked_at")):
+        if name not in fields or (column == "revoked_at" and fields[name] is None):
+            continue
+        moment = moments.javascript_date(fields[name])
+        if moment is None:
+            return bad_timestamp(moments.NOT_A_DATE)
+        columns[column] = moment
+    if fields.get("name") is not None:
+        columns["name"] = stored_name(fields["name"])
+        if "\0" in columns["name"]:
+            return nul_byte()
+    return columns
+
+
+def _role(workspace: Workspace, fields: JsonObject) -> str | Rejected:
+    """The role of a new key, or why it cannot have it."""
+    asked = fields.get("roleId")
+    role = workspace.store.role(asked) if isinstance(asked, str) else None
+    if workspace.dialect is Dialect.CORE_1:
+        # Any role will do, even Member, which may not be assigned later (core-1 `058`, `209`).
+        return _unusable_text(asked) if role is None else role.id
+    if role is None:  # core-2.21 `054` to `057`
+        return Rejected(
+            "Could not find role for given roleId",
+            error="Error",
+            code="RELATION_UNIVERSAL_IDENTIFIER_NOT_FOUND",
+        )
+    if not role.assignable:  # core-2.21 `058`
+        return Rejected(
+            "Multiple validation errors occurred while creating role targets",
+            error="WorkspaceMigrationBuilderException",
+        )
+    return role.id
+
+
+def _unusable_text(role_id: Json) -> Rejected:
+    """What the database of 1.10 says of a role that is none (core-1 `054` to `057`)."""
+    if role_id is None:
+        return null_column("roleId", "roleTargets")
+    if not isinstance(role_id, str) or not is_uuid(role_id):
+        return bad_uuid(str(role_id))
+    return Rejected(
+        'insert or update on table "roleTargets" violates foreign key constraint'
+        ' "FK_d5838ba43033ee6266d8928d7d7"'
+    )

@@ -1,0 +1,149 @@
+"""Changes to the keys of legacy, where an apiKey is a record like any other."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from typing import TYPE_CHECKING
+
+from provisioner.sandbox import moments
+from provisioner.sandbox.keys_core import is_uuid
+from provisioner.sandbox.store import ApiKey, Condition
+from provisioner.sandbox.workspace import (
+    Rejected,
+    bad_timestamp,
+    bad_uuid,
+    nul_byte,
+    null_column,
+    stored_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provisioner.sandbox.exchange import Json, JsonObject
+    from provisioner.sandbox.workspace import Workspace
+
+VISIBLE = Condition("deleted_at IS NULL")
+"""A soft-deleted key is in no list; a revoked one is (`114`, `922`)."""
+
+ALREADY_EXISTS = Rejected("Record already exists")
+"""`053-rest-batch-client-id-again`."""
+
+_COLUMNS = {"id": "id", "name": "name", "expiresAt": "expires_at", "revokedAt": "revoked_at"}
+_KEPT_BY_SERVER = frozenset({"createdAt", "updatedAt", "deletedAt"})
+
+
+def create(
+    workspace: Workspace, records: Sequence[Json], started: float
+) -> tuple[ApiKey | None, ...] | Rejected:
+    """Makes keys in one transaction: one bad record and none is made (`045`, `047`, `049`).
+
+    An `id` of the client is honoured (`052`). A row that is there makes the whole batch fail
+    (`053`), and so does one that appears meanwhile, with the text of the database (`925`, and
+    seen in races). An id whose row was soft-deleted gives None in its place while the others
+    are made (`924`).
+    """
+    created = moments.text_of(started)
+    keys: list[ApiKey] = []
+    for record in records:
+        columns = _columns(_as_object(record))
+        if isinstance(columns, Rejected):
+            return columns
+        if columns.get("name", "") is None:
+            return null_column("name")
+        expires_at = columns.get("expires_at")
+        if expires_at is None:
+            return null_column("expiresAt")
+        keys.append(
+            ApiKey(
+                id=columns.get("id") or str(uuid.uuid4()),
+                name=columns.get("name") or "",
+                expires_at=expires_at,
+                revoked_at=columns.get("revoked_at"),
+                created_at=created,
+                updated_at=created,
+            )
+        )
+    if any(workspace.store.key(key.id) for key in keys):
+        return ALREADY_EXISTS
+    workspace.work()
+    try:
+        return workspace.store.insert_new(keys)
+    except sqlite3.IntegrityError:
+        return Rejected(
+            'duplicate key value violates unique constraint "PK_2ae3a5e8e04fb402b2dc8d6ce4b"'
+        )
+
+
+def update(workspace: Workspace, key_id: str, fields: Json) -> ApiKey | Rejected:
+    """Changes one key; a null un-revokes (`115`)."""
+    columns = _columns(_as_object(fields))
+    if isinstance(columns, Rejected):
+        return columns
+    columns.pop("id", None)  # not recorded: a change of the id
+    for name in ("name", "expiresAt"):
+        if columns.get(_COLUMNS[name], "") is None:
+            return null_column(name)
+    changed = workspace.store.update(key_id, **columns, updated_at=moments.now())
+    return unknown(key_id) if changed is None else changed
+
+
+def delete(workspace: Workspace, key_id: str) -> Rejected | None:
+    """Removes the row, as REST does (`118`, `120`)."""
+    if workspace.store.key(key_id) is None:
+        return unknown(key_id)
+    workspace.store.delete([key_id])
+    return None
+
+
+def soft_delete(workspace: Workspace, key_id: str) -> ApiKey | Rejected:
+    """Hides the row, as GraphQL does (`153`, `921`)."""
+    now = moments.now()
+    key = workspace.store.update(key_id, deleted_at=now, updated_at=now)
+    return unknown(key_id) if key is None else key
+
+
+def unknown(key_id: str) -> Rejected:
+    """TypeORM's text for a row that is not there (`116`, `120`)."""
+    return Rejected(
+        'Could not find any entity of type "apiKey" matching: {\n    "where": {\n'
+        f'        "id": "{key_id}"\n    }}\n}}',
+        error="EntityNotFoundError",
+    )
+
+
+def _as_object(record: Json) -> JsonObject:
+    """An array is an object whose fields are its places (`074-rest-create-array`)."""
+    if isinstance(record, list):
+        return {str(place): value for place, value in enumerate(record)}
+    return record if isinstance(record, dict) else {}
+
+
+def _columns(record: JsonObject) -> dict[str, str | None] | Rejected:
+    """The columns that a record sets, checked as the server and its database do."""
+    for name in record:
+        if name not in _COLUMNS and name not in _KEPT_BY_SERVER:
+            return Rejected(
+                f'Field metadata for field "{name}" is missing in object metadata', error="Error"
+            )
+    columns: dict[str, str | None] = {}
+    for name, column in _COLUMNS.items():
+        if name not in record:
+            continue
+        value = record[name]
+        if value is None:
+            columns[column] = None
+            continue
+        text = stored_name(value)
+        if "\0" in text:
+            return nul_byte()
+        if column == "id" and not is_uuid(text):
+            return bad_uuid(text)
+        if column in ("expires_at", "revoked_at"):
+            moment = moments.postgres_date(text)
+            if moment is None:
+                return bad_timestamp(text)
+            text = moment
+        columns[column] = text.lower() if column == "id" else text
+    return columns

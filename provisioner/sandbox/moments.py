@@ -1,0 +1,107 @@
+"""Dates as the recorded servers read them: JavaScript's `new Date` and PostgreSQL's input.
+
+Inside the sandbox a moment is the text that Twenty answers, `2031-01-01T00:00:00.417Z`: it
+keeps its milliseconds and sorts as text.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from provisioner.sandbox.exchange import Json
+
+NOT_A_DATE = "0NaN-NaN-NaNTNaN:NaN:NaN.NaN+NaN:NaN"
+"""What the core servers hand to their database for an unreadable date (core-1 `050`)."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ISO = re.compile(
+    r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?"
+    r"(?:[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,9}))?)?"
+    r" ?([Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)?)?"
+)
+_NAMED_DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
+
+
+def text_of(seconds: float) -> str:
+    """The text of a moment that is given in seconds since 1970."""
+    return _text(_EPOCH + timedelta(milliseconds=int(seconds * 1000)))
+
+
+def now() -> str:
+    """The text of this moment."""
+    return text_of(time.time())
+
+
+def seconds_of(text: str) -> float:
+    """Seconds since 1970 of a text that this module made."""
+    return (datetime.fromisoformat(text) - _EPOCH).total_seconds()
+
+
+def javascript_date(value: Json) -> str | None:
+    """Reads a date as `new Date(value)` does, or None where that gives `Invalid Date`.
+
+    Recorded on both core servers: ISO texts, days (`052`), offsets (`053`), milliseconds
+    since 1970 (`051`), `null` as 1970 (`048`), an absent value as invalid (`047`). Years
+    beyond 9999 and the many other formats of V8 are not imitated: they are invalid here.
+    """
+    if value is None:
+        return _text(_EPOCH)
+    if isinstance(value, int | float):
+        try:
+            return _text(_EPOCH + timedelta(milliseconds=value))
+        except (OverflowError, ValueError):
+            return None
+    return _iso(value) if isinstance(value, str) else None
+
+
+def postgres_date(value: str) -> str | None:
+    """Reads a date as PostgreSQL does, or None where it reports a syntax error.
+
+    Recorded on legacy: ISO texts (`062`, `064`, `065`), `tomorrow` (`063`), and the error for
+    `not-a-date` (`047`). The other words for days and `now` are PostgreSQL's own and not
+    recorded; its further formats are not imitated.
+    """
+    word = value.strip().lower()
+    if word == "now":
+        return now()
+    if word in _NAMED_DAYS:
+        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return _text(midnight + timedelta(days=_NAMED_DAYS[word]))
+    return _iso(value)
+
+
+def _iso(value: str) -> str | None:
+    found = _ISO.fullmatch(value.strip())
+    if found is None:
+        return None
+    year, month, day, hour, minute, second, fraction, zone = found.groups()
+    try:
+        moment = datetime(
+            int(year),
+            int(month or 1),
+            int(day or 1),
+            int(hour or 0),
+            int(minute or 0),
+            int(second or 0),
+            int(f"{fraction or 0:0<3}"[:3]) * 1000,
+            tzinfo=UTC,
+        )
+        return _text(moment - _offset(zone or "Z"))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _offset(zone: str) -> timedelta:
+    if zone in "Zz":
+        return timedelta(0)
+    digits = zone[1:].replace(":", "")
+    offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:] or 0))
+    return -offset if zone[0] == "-" else offset
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,175 @@
+"""What the REST of all dialects shares: bodies, paths, records and the shapes of errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provisioner.sandbox.access import Refused
+from provisioner.sandbox.dialect import Dialect
+from provisioner.sandbox.exchange import Answer, Json, JsonObject, Request, json_answer
+from provisioner.sandbox.keys_core import is_uuid
+
+if TYPE_CHECKING:
+    from provisioner.sandbox.store import ApiKey
+    from provisioner.sandbox.workspace import Rejected
+
+MISSING_TOKEN = Refused(403, "FORBIDDEN_EXCEPTION", "Missing authentication token")
+"""`004-rest-metadata-list-noauth`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A body as the server's parser hands it on.
+
+    Attributes:
+        value: an empty object where there was no body, or none that says it is JSON.
+        absent: nothing at all was sent; 2.21 tells that from an empty object (`041`, `042`).
+    """
+
+    value: Json
+    absent: bool
+
+
+def read_body(request: Request) -> Body | Answer:
+    """The body of a request, or the answer of the server's parser when it cannot be read."""
+    if not request.body or request.content_type != "application/json":
+        return Body({}, absent=not request.body)
+    try:
+        text = request.body.decode()
+        value = json.loads(text)
+    except UnicodeDecodeError:
+        return framework_error("Unexpected token '\N{REPLACEMENT CHARACTER}' in JSON")
+    except json.JSONDecodeError as error:
+        return framework_error(_v8_text(error))
+    if isinstance(value, dict | list):
+        return Body(value, absent=False)
+    # The parser takes objects and arrays alone (legacy `040-rest-batch-null`).
+    return framework_error(_unexpected(text, len(text) - len(text.lstrip())))
+
+
+def framework_error(message: str, *, status: int = 400, error: str = "Bad Request") -> Answer:
+    """The shape of what the framework refuses: `message`, not `messages` (`039`, `220`)."""
+    return json_answer(status, {"statusCode": status, "message": message, "error": error})
+
+
+def not_found(request: Request) -> Answer:
+    """`220-root-unknown`."""
+    return framework_error(
+        f"Cannot {request.method} {request.path or '/'}", status=404, error="Not Found"
+    )
+
+
+def refused(refusal: Refused) -> Answer:
+    """The shape of what the authentication refuses (`004`, `005`, `211`)."""
+    return json_answer(
+        refusal.status,
+        {
+            "statusCode": refusal.status,
+            "messages": [refusal.message],
+            "error": refusal.error,
+        },
+        plain=True,
+    )
+
+
+def rejected(rejection: Rejected) -> Answer:
+    """The shape of what a handler refuses (`040`, `054`)."""
+    value: JsonObject = {
+        "statusCode": 400,
+        "error": rejection.error,
+        "messages": [rejection.message],
+    }
+    if rejection.code is not None:
+        value["code"] = rejection.code
+    return json_answer(400, value)
+
+
+def bad_request(message: str) -> Answer:
+    """The commonest refusal of a handler."""
+    return json_answer(
+        400, {"statusCode": 400, "error": "BadRequestException", "messages": [message]}
+    )
+
+
+def bad_depth(request: Request, allowed: tuple[int, ...]) -> Answer | None:
+    """The refusal of a depth, if it is one to refuse; empty counts as absent (legacy `026`)."""
+    depth = request.query.get("depth", "")
+    if not depth or depth in map(str, allowed):
+        return None
+    values = ", ".join(map(str, allowed))
+    return bad_request(f"'depth={depth}' parameter invalid. Allowed values are {values}")
+
+
+def bad_path(request: Request, dialect: Dialect) -> Answer | None:
+    """The refusal of a path that no object can have, if it is one."""
+    parts = request.path.split("/")[2:]
+    if parts[0] == "metadata" and dialect is not Dialect.CORE and len(parts) > 1:
+        return framework_error(
+            f"Query path '{request.path}' invalid. Metadata path \"{parts[1]}\" does not exist."
+            " Valid examples: /rest/metadata/fields or /rest/metadata/objects"
+        )
+    match parts:
+        case ["batch", *_]:
+            return None
+        case [_, _, _, *_]:
+            return bad_request(
+                f"Query path '{request.path}' invalid. Valid examples: /rest/companies/id or"
+                " /rest/companies or /rest/batch/companies"
+            )
+        case [_, key_id] if not is_uuid(key_id):
+            return bad_request(f"'{key_id}' is not a valid UUID")
+        case _:
+            return None
+
+
+def unknown_object(request: Request, dialect: Dialect) -> Answer:
+    """`109-rest-unknown-object`; only legacy has an object of a near name (legacy `108`)."""
+    parts = request.path.split("/")[2:]
+    name = parts[1] if parts[0] == "batch" and len(parts) > 1 else parts[0]
+    near = dialect is Dialect.LEGACY and name == "apiKey"
+    hint = "Did you mean 'apiKeys'?" if near else "eg: companies"
+    return bad_request(f"object '{name}' not found. {hint}")
+
+
+def legacy_record(key: ApiKey) -> JsonObject:
+    """A key as the REST of legacy shows it (legacy `013`)."""
+    return {
+        "name": key.name,
+        "expiresAt": key.expires_at,
+        "revokedAt": key.revoked_at,
+        "id": key.id,
+        "createdAt": key.created_at,
+        "updatedAt": key.updated_at,
+        "deletedAt": key.deleted_at,
+    }
+
+
+def core_record(key: ApiKey, workspace_id: str) -> JsonObject:
+    """A key as the REST of core shows it: never its role (`003`, `017`)."""
+    return {
+        "workspaceId": workspace_id,
+        "id": key.id,
+        "name": key.name,
+        "expiresAt": key.expires_at,
+        "revokedAt": key.revoked_at,
+        "createdAt": key.created_at,
+        "updatedAt": key.updated_at,
+    }
+
+
+def _v8_text(error: json.JSONDecodeError) -> str:
+    """The text of Node.js for the same mistake; recorded are `039`, legacy `041` and `056`."""
+    place = f"in JSON at position {error.pos} (line {error.lineno} column {error.colno})"
+    if "property name" in error.msg:
+        return f"Expected double-quoted property name {place}"
+    if "Unterminated string" in error.msg:
+        return f"Unterminated string {place}"
+    if error.pos >= len(error.doc.rstrip()):
+        return "Unexpected end of JSON input"
+    return _unexpected(error.doc, error.pos)
+
+
+def _unexpected(text: str, position: int) -> str:
+    return f"Unexpected token '{text[position]}', \"{text}\" is not valid JSON"

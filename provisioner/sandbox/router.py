@@ -1,0 +1,53 @@
+"""From a request to its answer: the one seam that every exchange passes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.sandbox import graphql_api, rest, rest_core, rest_legacy
+from provisioner.sandbox.access import Anonymous, Caller, KeyCaller, Refused, UserCaller, caller_of
+from provisioner.sandbox.dialect import Dialect
+from provisioner.sandbox.exchange import Answer, Request, json_answer
+
+if TYPE_CHECKING:
+    from provisioner.sandbox.workspace import Workspace
+
+
+class Router:
+    """Answers requests for one workspace."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._endpoints = graphql_api.endpoints_of(workspace.dialect)
+
+    def answer(self, request: Request) -> Answer:
+        """The answer to one request."""
+        workspace = self._workspace
+        if request.method == "OPTIONS":  # `131-rest-options`: the answer to a browser's question
+            return Answer(204)
+        endpoint = self._endpoints.get(request.path)
+        if endpoint is None and not request.path.startswith("/rest/"):
+            if request.method == "GET" and request.path == "/healthz":  # `221-healthz`
+                return json_answer(200, {"status": "ok", "info": {}, "error": {}, "details": {}})
+            return rest.not_found(request)
+        caller = caller_of(request.authorization, workspace.store, workspace.dialect)
+        if endpoint is not None:
+            return endpoint.answer(workspace, caller, request)
+        return self._rest(caller, request)
+
+    def _rest(self, caller: Caller, request: Request) -> Answer:
+        workspace = self._workspace
+        match caller:
+            case Anonymous():
+                return rest.refused(rest.MISSING_TOKEN)
+            case Refused():
+                return rest.refused(caller)
+            case KeyCaller() | UserCaller():
+                body = rest.read_body(request)
+                if isinstance(body, Answer):
+                    return body
+                if workspace.dialect is Dialect.LEGACY:
+                    return rest_legacy.answer(workspace, request, body)
+                return rest_core.answer(workspace, caller, request, body)
+            case _:
+                assert_never(caller)

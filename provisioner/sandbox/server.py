@@ -1,0 +1,166 @@
+"""The HTTP server: reads a request, has it answered, writes the answer, keeps a journal."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from typing import TYPE_CHECKING, cast
+from urllib.parse import parse_qs, urlsplit
+
+from provisioner.sandbox.exchange import Answer, Exchange, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STOP_SECONDS = 10.0
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """Serves one function on a loopback port.
+
+    Args:
+        port: 0 for any free one.
+        answer: the seam: from a request to its answer.
+        journal: where finished exchanges are noted.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        answer: Callable[[Request], Answer],
+        journal: list[Exchange] | None,
+    ) -> None:
+        self._http = _HttpServer(port, answer, journal)
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:PORT`."""
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def stop(self) -> None:
+        """Stops listening, ends idle connections, and waits for exchanges that are under way."""
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+        self._http.end_connections()
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        port: int,
+        answer: Callable[[Request], Answer],
+        journal: list[Exchange] | None,
+    ) -> None:
+        self.answer = answer
+        self.journal = journal
+        self._lock = threading.Lock()
+        self._live: dict[socket.socket, threading.Thread] = {}
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def server_bind(self) -> None:
+        """Binds without asking a name server who 127.0.0.1 is, as `HTTPServer` would."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
+
+    def process_request(self, request: object, client_address: object) -> None:
+        """Answers a connection in a thread of its own, which `end_connections` can find."""
+        connection = cast("socket.socket", request)  # socketserver knows datagrams too
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(connection, client_address), daemon=True
+        )
+        with self._lock:
+            self._live[connection] = thread
+        thread.start()
+
+    def shutdown_request(self, request: object) -> None:
+        """Ends a connection."""
+        connection = cast("socket.socket", request)  # socketserver knows datagrams too
+        with self._lock:
+            self._live.pop(connection, None)
+        super().shutdown_request(connection)
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002  # the base's arguments
+        """A client that goes away in the middle is no news; a mistake of the sandbox is."""
+        if not isinstance(sys.exception(), ConnectionError):
+            _log.exception("the sandbox failed to answer")
+
+    def end_connections(self) -> None:
+        """Lets no connection begin another exchange."""
+        with self._lock:
+            live = dict(self._live)
+            for connection in live:
+                # Under the lock: the descriptor of a closed socket may be another's by now.
+                connection.shutdown(socket.SHUT_RD)
+        deadline = time.monotonic() + _STOP_SECONDS
+        for thread in live.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "Twenty"
+    sys_version = ""
+    wbufsize = -1
+    disable_nagle_algorithm = True
+    server: _HttpServer
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's name
+        """Says nothing: whoever serves keeps a journal."""
+
+    def exchange(self) -> None:
+        """One request and its answer."""
+        started = time.monotonic()
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            self.close_connection = True
+            self.send_error(HTTPStatus.LENGTH_REQUIRED)
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        target = urlsplit(self.path)
+        answer = self.server.answer(
+            Request(
+                method=self.command,
+                path=target.path.rstrip("/"),
+                query={
+                    name: values[0]
+                    for name, values in parse_qs(target.query, keep_blank_values=True).items()
+                },
+                authorization=self.headers.get("Authorization", ""),
+                content_type=self.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
+                body=body,
+                started=time.time(),
+            )
+        )
+        if self.server.journal is not None:
+            # Before the client can know the answer, so that it finds its exchange noted.
+            self.server.journal.append(
+                Exchange(self.command, self.path, body, answer.status, started, time.monotonic())
+            )
+        self._write(answer)
+
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = do_OPTIONS = exchange  # noqa: N815  # the base's names
+
+    def _write(self, answer: Answer) -> None:
+        self.send_response(answer.status)  # with the `Date` that every recorded server sends
+        for name, value in answer.headers:
+            self.send_header(name, value)
+        if answer.status != HTTPStatus.NO_CONTENT:
+            self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+        self.wfile.flush()

@@ -1,0 +1,387 @@
+"""The state of one workspace: one SQLite file that several processes may serve at once.
+
+Reads see what was committed; a write is one short IMMEDIATE transaction. The file is made
+whole under another name and then linked into place, so two processes that start together
+agree on one workspace. It holds a signing secret and a password, so it is private.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import tempfile
+import threading
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from provisioner.errors import WorkspaceError
+from provisioner.sandbox import seeds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from provisioner.sandbox.dialect import Dialect
+
+_SCHEMA = """
+CREATE TABLE workspace (          -- one row
+    id       TEXT NOT NULL,
+    dialect  TEXT NOT NULL,
+    secret   TEXT NOT NULL        -- signs every token
+);
+CREATE TABLE role (
+    position INTEGER PRIMARY KEY, -- the order in which Twenty lists them
+    id       TEXT NOT NULL UNIQUE,
+    wire     TEXT NOT NULL        -- JSON, by the names of the GraphQL fields
+);
+CREATE TABLE user (
+    id       TEXT PRIMARY KEY,
+    name     TEXT NOT NULL UNIQUE,
+    email    TEXT NOT NULL UNIQUE,
+    password TEXT NOT NULL,
+    role_id  TEXT NOT NULL
+);
+CREATE TABLE api_key (
+    position   INTEGER PRIMARY KEY, -- core lists in the order of creation
+    id         TEXT NOT NULL UNIQUE, -- legacy lists in the order of ids
+    name       TEXT NOT NULL,
+    expires_at TEXT NOT NULL,
+    revoked_at TEXT,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    deleted_at TEXT,                -- a soft deletion of legacy
+    role_id    TEXT                 -- NULL: the key whose role has not arrived
+);
+"""
+_COLUMNS = "id, name, expires_at, revoked_at, created_at, updated_at, deleted_at, role_id"
+_INSERT = f"INSERT INTO api_key ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # constant
+_SELECT = f"SELECT {_COLUMNS} FROM api_key"  # noqa: S608  # constant
+_BUSY_MILLISECONDS = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """One row; moments are texts as Twenty answers them, `2031-01-01T00:00:00.417Z`.
+
+    Attributes:
+        deleted_at: a soft deletion through the GraphQL of legacy.
+        role_id: None on legacy, and on core for a key whose role has not arrived.
+    """
+
+    id: str
+    name: str
+    expires_at: str
+    revoked_at: str | None = None
+    created_at: str
+    updated_at: str
+    deleted_at: str | None = None
+    role_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Someone who signs in."""
+
+    id: str
+    name: str
+    email: str
+    password: str
+    role_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A part of a WHERE clause and what stands in its place holders."""
+
+    sql: str
+    values: tuple[str, ...] = ()
+
+
+class Store:
+    """The rows of one workspace.
+
+    Args:
+        file: None for a workspace that ends with the store.
+        dialect: what the file is made for, or must have been made for.
+
+    Raises:
+        WorkspaceError: the file is not a workspace of that dialect.
+    """
+
+    def __init__(self, file: Path | None, dialect: Dialect) -> None:
+        self._passing = None
+        if file is None:
+            self._passing = tempfile.TemporaryDirectory(prefix="twenty-")
+            file = Path(self._passing.name, "workspace")
+        self._file = file
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+        self._lock = threading.Lock()
+        self._writer = threading.Lock()
+        if not self._file.exists():
+            _create(self._file, dialect)
+        try:
+            with self._connection() as connection:
+                found = connection.execute("SELECT id, dialect, secret FROM workspace").fetchone()
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise WorkspaceError(
+                "sandbox_unusable",
+                f"{self._file} is not a workspace of the embedded Twenty: {error}.",
+                remedy="Move the file away; a new workspace is made in its place.",
+            ) from error
+        self.workspace_id: str = found[0]
+        self.secret: bytes = bytes.fromhex(found[2])
+        if found[1] != dialect:
+            self.close()
+            raise WorkspaceError(
+                "sandbox_unusable",
+                f"{self._file} holds a workspace of sandbox:{found[1]}, not of sandbox:{dialect}.",
+                remedy="Use the url that the file was made with, or move the file away.",
+            )
+
+    def close(self) -> None:
+        """Closes every connection; SQLite then folds its log back into the one file."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+        if self._passing:
+            self._passing.cleanup()
+
+    def key(self, key_id: str) -> ApiKey | None:
+        """One key, unless it was deleted, softly or not."""
+        with self._connection() as connection:
+            row = connection.execute(
+                f"{_SELECT} WHERE id = ? AND deleted_at IS NULL", (key_id,)
+            ).fetchone()
+        return _key(row) if row else None
+
+    def select(
+        self,
+        condition: Condition | None = None,
+        *,
+        order: str = "position",
+        limit: int | None = None,
+    ) -> tuple[ApiKey, ...]:
+        """The keys that meet a condition, in an order, as many as `limit` says."""
+        where = condition or Condition("TRUE")
+        with self._connection() as connection:
+            rows = connection.execute(
+                f"{_SELECT} WHERE {where.sql} ORDER BY {order} LIMIT ?",
+                (*where.values, -1 if limit is None else limit),
+            ).fetchall()
+        return tuple(_key(row) for row in rows)
+
+    def count(self, condition: Condition) -> int:
+        """How many keys meet a condition."""
+        with self._connection() as connection:
+            (count,) = connection.execute(
+                f"SELECT count(*) FROM api_key WHERE {condition.sql}",  # noqa: S608  # from rest_legacy, values bound
+                condition.values,
+            ).fetchone()
+        return int(count)
+
+    def insert(self, keys: Iterable[ApiKey]) -> None:
+        """Adds keys, all or none.
+
+        Raises:
+            sqlite3.IntegrityError: one of the ids is taken.
+        """
+        with self._transaction() as connection:
+            connection.executemany(_INSERT, map(_row, keys))
+
+    def insert_new(self, keys: Iterable[ApiKey]) -> tuple[ApiKey | None, ...]:
+        """Adds keys, all or none; None in place of a key whose id a soft-deleted row holds.
+
+        Raises:
+            sqlite3.IntegrityError: one of the ids is taken.
+        """
+        added: list[ApiKey | None] = []
+        with self._transaction() as connection:
+            for key in keys:
+                buried = connection.execute(
+                    "SELECT 1 FROM api_key WHERE id = ? AND deleted_at IS NOT NULL", (key.id,)
+                ).fetchone()
+                if not buried:
+                    connection.execute(_INSERT, _row(key))
+                added.append(None if buried else key)
+        return tuple(added)
+
+    def update(self, key_id: str, **columns: str | None) -> ApiKey | None:
+        """Changes columns of one key that was not deleted, and answers how it is then."""
+        changes = ", ".join(f"{column} = ?" for column in columns)
+        with self._transaction() as connection:
+            row = connection.execute(
+                f"UPDATE api_key SET {changes} WHERE id = ? AND deleted_at IS NULL"  # noqa: S608  # column names from code
+                f" RETURNING {_COLUMNS}",
+                (*columns.values(), key_id),
+            ).fetchone()
+        return _key(row) if row else None
+
+    def delete(self, key_ids: Iterable[str]) -> int:
+        """Removes rows for good, soft-deleted ones too; says how many."""
+        with self._transaction() as connection:
+            return sum(
+                connection.execute("DELETE FROM api_key WHERE id = ?", (key_id,)).rowcount
+                for key_id in key_ids
+            )
+
+    def roles(self) -> tuple[seeds.Role, ...]:
+        """Every role, in Twenty's order."""
+        with self._connection() as connection:
+            rows = connection.execute("SELECT wire FROM role ORDER BY position").fetchall()
+        return tuple(seeds.Role(json.loads(wire)) for (wire,) in rows)
+
+    def role(self, role_id: str | None) -> seeds.Role | None:
+        """One role."""
+        with self._connection() as connection:
+            row = connection.execute("SELECT wire FROM role WHERE id = ?", (role_id,)).fetchone()
+        return seeds.Role(json.loads(row[0])) if row else None
+
+    def put_role(self, role: seeds.Role) -> None:
+        """Adds a role, or replaces the one of that id."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO role (id, wire) VALUES (?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET wire = excluded.wire",
+                (role.id, json.dumps(role.wire)),
+            )
+
+    def users(self) -> tuple[User, ...]:
+        """Everyone who can sign in."""
+        with self._connection() as connection:
+            rows = connection.execute("SELECT id, name, email, password, role_id FROM user")
+            return tuple(User(*row) for row in rows.fetchall())
+
+    def user(self, user_id: str) -> User | None:
+        """One user."""
+        return next((user for user in self.users() if user.id == user_id), None)
+
+    def put_user(self, user: User) -> None:
+        """Replaces the user of that id."""
+        with self._transaction() as connection:
+            _insert_user(connection, user)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection that nobody else uses meanwhile."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        connection = connection or _connect(self._file)
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                keep = not self._closed
+                if keep:
+                    self._idle.append(connection)
+            if not keep:
+                connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        # SQLite's own wait between writers sleeps in steps; a lock hands over at once.
+        with self._writer, self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+def _create(file: Path, dialect: Dialect) -> None:
+    if not file.parent.exists():
+        file.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        (file.parent / ".gitignore").write_text("*\n", encoding="ascii")
+    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        connection = _connect(draft)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN")
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            _seed(connection, dialect)
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+        with suppress(FileExistsError):  # another process was first: its workspace is the one
+            os.link(draft, file)
+    finally:
+        draft.unlink()
+
+
+def _seed(connection: sqlite3.Connection, dialect: Dialect) -> None:
+    connection.execute(
+        "INSERT INTO workspace VALUES (?, ?, ?)",
+        (str(uuid.uuid4()), dialect, secrets.token_hex(32)),
+    )
+    roles = seeds.roles_of(dialect)
+    connection.executemany(
+        "INSERT INTO role (id, wire) VALUES (?, ?)",
+        ((role.id, json.dumps(role.wire)) for role in roles),
+    )
+    by_label = {role.label: role for role in roles}
+    for label in (seeds.ADMIN, seeds.MEMBER, seeds.GUEST):
+        name = label.lower()
+        _insert_user(
+            connection,
+            User(
+                id=str(uuid.uuid4()),
+                name=name,
+                email=f"{name}@sandbox.test",
+                password=secrets.token_urlsafe(18),
+                # 2.21 has no Guest role (core-2.21 `214`).
+                role_id=by_label.get(label, by_label[seeds.MEMBER]).id,
+            ),
+        )
+
+
+def _insert_user(connection: sqlite3.Connection, user: User) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO user VALUES (?, ?, ?, ?, ?)",
+        (user.id, user.name, user.email, user.password, user.role_id),
+    )
+
+
+def _row(key: ApiKey) -> tuple[str | None, ...]:
+    return (
+        key.id,
+        key.name,
+        key.expires_at,
+        key.revoked_at,
+        key.created_at,
+        key.updated_at,
+        key.deleted_at,
+        key.role_id,
+    )
+
+
+def _key(row: tuple[str | None, ...]) -> ApiKey:
+    key_id, name, expires_at, revoked_at, created_at, updated_at, deleted_at, role_id = row
+    return ApiKey(
+        id=cast("str", key_id),
+        name=cast("str", name),
+        expires_at=cast("str", expires_at),
+        revoked_at=revoked_at,
+        created_at=cast("str", created_at),
+        updated_at=cast("str", updated_at),
+        deleted_at=deleted_at,
+        role_id=role_id,
+    )

@@ -1,0 +1,104 @@
+"""Real JSON Web Tokens, HS256, with the claims that Twenty's own tokens carry.
+
+`sub`, `workspaceId`, `type`, `jti` and `exp` are as observed on the recorded servers; who
+checks what, and with which text, is `provisioner.sandbox.access`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import hashlib
+import hmac
+import json
+import time
+from dataclasses import dataclass
+
+_HEADER = b'{"alg":"HS256","typ":"JWT"}'
+
+
+class TokenKind(enum.StrEnum):
+    """The claim `type`."""
+
+    API_KEY = "API_KEY"
+    ACCESS = "ACCESS"
+    LOGIN = "LOGIN"
+    REFRESH = "REFRESH"
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says.
+
+    Attributes:
+        subject: the workspace for an API key, the user for every other kind.
+        expires: seconds since 1970.
+        key: the id of the API key, the claim `jti`; None for every other kind.
+    """
+
+    kind: TokenKind
+    workspace: str
+    subject: str
+    expires: int
+    key: str | None = None
+
+
+class Unusable(enum.Enum):
+    """Why a token says nothing."""
+
+    NOT_A_TOKEN = enum.auto()
+    FORGED = enum.auto()
+    EXPIRED = enum.auto()
+
+
+def sign(claims: Claims, secret: bytes) -> str:
+    """The token that says so."""
+    payload: dict[str, str | int] = {
+        "sub": claims.subject,
+        "workspaceId": claims.workspace,
+        "type": claims.kind,
+        "iat": int(time.time()),
+        "exp": claims.expires,
+    }
+    if claims.key is None:
+        payload["userId"] = claims.subject
+    else:
+        payload["jti"] = claims.key
+    signed = f"{_encode(_HEADER)}.{_encode(json.dumps(payload).encode())}"
+    return f"{signed}.{_encode(_signature(signed, secret))}"
+
+
+def read(token: str, secret: bytes) -> Claims | Unusable:
+    """What a token says, if this workspace signed it and it has not expired."""
+    signed, _, signature = token.rpartition(".")
+    try:
+        payload = json.loads(_decode(signed.partition(".")[2]))
+        claims = Claims(
+            kind=TokenKind(payload["type"]),
+            workspace=payload["workspaceId"],
+            subject=payload["sub"],
+            expires=payload["exp"],
+            key=payload.get("jti"),
+        )
+        sealed = _decode(signature)
+    except (ValueError, KeyError, TypeError):
+        return Unusable.NOT_A_TOKEN
+    if not hmac.compare_digest(sealed, _signature(signed, secret)):
+        return Unusable.FORGED
+    return Unusable.EXPIRED if claims.expires <= time.time() else claims
+
+
+def _signature(signed: str, secret: bytes) -> bytes:
+    return hmac.new(secret, signed.encode(), hashlib.sha256).digest()
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error as error:
+        raise ValueError("not base64") from error
