@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from provisioner.desired import Limits
 
+# A little less than one, since a wait as long as floats can say may gain a token but for dust.
+_ONE = 1.0 - 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -84,7 +87,7 @@ class Pace:
             gained = max(0.0, now - self._filled_at) * per_second
             self._tokens = min(float(self._rate.requests), self._tokens + gained)
             self._filled_at = max(self._filled_at, now)
-            if self._tokens >= 1.0:
+            if self._tokens >= _ONE:
                 self._tokens -= 1.0
                 return 0.0
             return (1.0 - self._tokens) / per_second

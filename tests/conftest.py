@@ -1,0 +1,213 @@
+"""What the tests share: the embedded Twenty, servers that misbehave, and no network."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from provisioner.desired import ApiToken, Environment, Limits, SessionToken, SignIn
+from provisioner.sandbox import Dialect, Exchange, Sandbox
+from provisioner.secret import Secret
+from provisioner.twenty import Workspace, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+DIALECTS = tuple(Dialect)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1", None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def only_loopback() -> Iterator[None]:
+    """No test reaches the network: other names and addresses fail at once."""
+    real_connect, real_lookup = socket.socket.connect, socket.getaddrinfo
+
+    def connect_(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in _LOOPBACK:
+            raise OSError(f"a test tried to reach {address}")
+        real_connect(self, address)
+
+    def lookup(host: Any, *rest: Any, **named: Any) -> Any:
+        if host not in _LOOPBACK:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real_lookup(host, *rest, **named)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", connect_)
+    patch.setattr(socket, "getaddrinfo", lookup)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the machine changes what a test sees."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("PROVISION_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name in ("NO_COLOR", "FORCE_COLOR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+
+
+@dataclass
+class Served:
+    """A running sandbox, its journal, and ways to its workspace."""
+
+    sandbox: Sandbox
+    journal: list[Exchange]
+    stack: ExitStack
+
+    def environment(self, **changes: Any) -> Environment:
+        limits = changes.pop("limits", Limits())
+        return Environment(name="shop", url=self.sandbox.url, limits=limits, **changes)
+
+    def credential(self, kind: str = "session") -> ApiToken | SessionToken | SignIn:
+        match kind:
+            case "session":
+                return SessionToken(Secret(self.sandbox.session_token()))
+            case "token":
+                return ApiToken(Secret(self.sandbox.api_token()))
+            case _:
+                return SignIn(Secret(self.sandbox.email), Secret(self.sandbox.password))
+
+    def workspace(self, kind: str = "session", **changes: Any) -> Workspace:
+        environment = self.environment(**changes)
+        opened = connect(environment, self.sandbox.url, self.credential(kind))
+        self.stack.callback(opened.close)
+        return opened
+
+    def writes(self) -> list[Exchange]:
+        return [one for one in self.journal if is_write(one)]
+
+    def most_in_flight(self) -> int:
+        edges = sorted(
+            [(one.started, 1) for one in self.journal] + [(one.ended, -1) for one in self.journal]
+        )
+        flying = most = 0
+        for _, step in edges:
+            flying += step
+            most = max(most, flying)
+        return most
+
+
+def is_write(exchange: Exchange) -> bool:
+    """Whether an exchange may have changed the workspace."""
+    if exchange.method != "POST":
+        return exchange.method not in ("GET", "OPTIONS")
+    if exchange.path.startswith("/rest/"):
+        return True
+    signs_in = b"getLoginToken" in exchange.body or b"getAuthTokens" in exchange.body
+    return b"mutation" in exchange.body and not signs_in
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Starts sandboxes that end with the test."""
+    with ExitStack() as stack:
+
+        def start(dialect: Dialect = Dialect.CORE, **options: Any) -> Served:
+            journal: list[Exchange] = []
+            file = tmp_path / f"state-{dialect}" / "twenty.sqlite3"
+            sandbox = stack.enter_context(Sandbox(file, dialect, journal=journal, **options))
+            return Served(sandbox, journal, stack)
+
+        yield start
+
+
+@dataclass
+class Scripted:
+    """A server that says exactly what its script says, one entry for each request.
+
+    An entry is bytes to send before the connection closes, or None to close without a word, or
+    an event to wait for before that.
+    """
+
+    script: list[bytes | threading.Event | None]
+    requests: list[bytes] = field(default_factory=list)
+    _socket: socket.socket = field(default_factory=socket.socket)
+
+    def __enter__(self) -> Scripted:
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(16)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(5)
+
+    @property
+    def url(self) -> str:
+        host, port = self._socket.getsockname()
+        return f"http://{host}:{port}"
+
+    def _serve(self) -> None:
+        for entry in self.script:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                self.requests.append(_read_request(connection))
+                if isinstance(entry, threading.Event):
+                    entry.wait(5)
+                elif entry is not None:
+                    connection.sendall(entry)
+
+
+_TLS_HELLO = b"\x16\x03"
+
+
+def _read_request(connection: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = connection.recv(65536)
+        data += more
+        if not more or data.startswith(_TLS_HELLO):
+            return data
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = 0
+    for line in head.split(b"\r\n"):
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def http(status: int, body: bytes | str = b"", **headers: str) -> bytes:
+    """A whole HTTP answer; header names take underscores for dashes."""
+    raw = body.encode() if isinstance(body, str) else body
+    fields = {"Content_Length": str(len(raw)), "Connection": "close"} | headers
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode() + raw
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[..., Scripted]]:
+    """Starts servers that say what their script says."""
+    with ExitStack() as stack:
+        yield lambda *script: stack.enter_context(Scripted(list(script)))
+
+
+@pytest.fixture
+def answer() -> Callable[..., bytes]:
+    """Builds a whole HTTP answer."""
+    return http
+
+
+@pytest.fixture
+def writes() -> Callable[[list[Exchange]], list[Exchange]]:
+    """Picks the exchanges that may have changed the workspace."""
+    return lambda journal: [one for one in journal if is_write(one)]

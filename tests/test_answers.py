@@ -1,0 +1,172 @@
+"""What servers answer, held against every recorded error and the unrecorded ones of the docs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.twenty.answers import (
+    UNREADABLE,
+    Answer,
+    clean,
+    decode,
+    explain,
+    refusal_code,
+    session_ended,
+    throttling,
+)
+from provisioner.twenty.pacing import Rate
+
+RECORDINGS = Path(__file__).parent / "recordings"
+
+
+def recorded(server: str, name: str) -> Answer:
+    for line in (RECORDINGS / f"{server}.jsonl").read_text("utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["name"] == name:
+            response = entry["response"]
+            return answer(response["status"], response["body"])
+    raise AssertionError(f"no recording {server} {name}")
+
+
+def answer(status: int, body: str = "", **more: object) -> Answer:
+    decoded, excerpt = decode(body.encode())
+    return Answer(status, decoded, excerpt, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("server", "name", "code"),
+    [
+        ("legacy-0.60", "001-rest-list-noauth", "credential_missing"),
+        ("legacy-0.60", "002-rest-list-garbage-token", "credential_invalid"),
+        ("legacy-0.60", "004-rest-list-expired-token", "credential_expired"),
+        ("legacy-0.60", "163-rest-list-revoked-token", "credential_revoked"),
+        ("legacy-0.60", "127-gql-list-member", "permission_denied"),
+        ("legacy-0.60", "038-rest-batch-empty-array", "rejected"),
+        ("legacy-0.60", "041-rest-batch-malformed-json", "rejected"),
+        ("legacy-0.60", "053-rest-batch-client-id-again", "rejected"),
+        ("core-1", "005-rest-metadata-list-garbage", "credential_invalid"),
+        ("core-1", "134-gql-metadata-list-noauth", "credential_missing"),
+        ("core-1", "135-gql-metadata-list-garbage", "credential_invalid"),
+        ("core-1", "136-gql-metadata-list-expired", "credential_expired"),
+        ("core-1", "137-gql-metadata-list-member", "permission_denied"),
+        ("core-1", "217-gql-list-with-revoked-token", "credential_revoked"),
+        ("core-1", "072-rest-batch-depth-0", "rejected"),
+        ("core-1", "225-root-unknown", "rejected"),
+        ("core-2.21", "005-rest-metadata-list-garbage", "credential_invalid"),
+        ("core-2.21", "010-rest-metadata-list-member", "permission_denied"),
+        ("core-2.21", "015-rest-metadata-create-apikey", "session_required"),
+        ("core-2.21", "139-gql-metadata-create-apikey", "session_required"),
+        ("core-2.21", "140-gql-metadata-create-member", "permission_denied"),
+        ("core-2.21", "134-gql-metadata-list-noauth", "credential_missing"),
+        ("core-2.21", "923-use-token-of-expired-row", "credential_expired"),
+        ("core-2.21", "153-gql-create-unknown-role", "rejected"),
+        ("core-2.21", "161-gql-create-unknown-field", "rejected"),
+    ],
+)
+def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> None:
+    """Texts and codes decide, whatever status a version gives them."""
+    found = recorded(server, name)
+    assert refusal_code(found) == code
+    told, happened, remedy = explain("shop", found)
+    assert told == code
+    assert happened.startswith("shop ")
+    assert remedy.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "more", "wait", "rate"),
+    [
+        (429, '{"messages":["Limit reached (100 tokens per 60000 ms)"]}', {}, None, Rate(100, 60)),
+        (429, "<html>slow down</html>", {}, None, None),
+        (429, "{}", {"retry_after": 7.0}, 7.0, None),
+        (429, '{"retryAfterSeconds": 3}', {}, 3.0, None),
+        (200, '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}', {}, None, None),
+        (200, '{"errors":[{"message":"Too many requests."}],"data":null}', {}, None, None),
+        (503, "", {"retry_after": 1.0}, 1.0, None),
+    ],
+)
+def test_throttling_is_known_in_every_form(
+    status: int, body: str, more: dict[str, float], wait: float | None, rate: Rate | None
+) -> None:
+    """429 with and without a wait, GraphQL's two texts, and 503 with one (not recorded)."""
+    found = answer(status, body, **more)
+    assert throttling(found) == (wait, rate)
+    assert refusal_code(found) == "rate_limited"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (503, ""),
+        (500, '{"messages":["x"]}'),
+        (200, '{"data":{"createApiKey":{"name":"Too many requests."}}}'),
+        (400, '{"messages":["no limit here"]}'),
+    ],
+)
+def test_other_answers_are_no_throttling(status: int, body: str) -> None:
+    """A failure without a wait, and data that only reads like the text, are not refusals."""
+    assert throttling(answer(status, body)) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (200, "<html>hello</html>", "unexpected_answer"),
+        (200, "", "unexpected_answer"),
+        (404, "<html>", "unexpected_answer"),
+        (502, "<html>bad gateway</html>", "server_error"),
+        (408, "", "server_error"),
+        (400, '"bad request"', "rejected"),
+        (200, '{"errors":[{}]}', "rejected"),
+        (200, '{"errors":[]}', "rejected"),
+        (400, '{"message":"x","statusCode":400}', "rejected"),
+        (401, "", "credential_invalid"),
+    ],
+)
+def test_html_empty_and_half_answers_are_errors(status: int, body: str, code: str) -> None:
+    """Nothing that cannot be read as Twenty's own answer counts as a success."""
+    assert refusal_code(answer(status, body)) == code
+
+
+def test_a_redirect_says_where_to_and_is_not_followed() -> None:
+    """The remedy is to write the final address."""
+    _, happened, remedy = explain("shop", answer(302, location="https://login.example.com/x"))
+    assert "https://login.example.com/x" in happened
+    assert "url" in remedy
+
+
+def test_messages_carry_no_escapes_and_no_flood() -> None:
+    """A server's words cannot draw on the terminal and are cut."""
+    found = answer(400, json.dumps({"messages": ["\x1b[2Jgone\r\n" + "x" * 9999]}))
+    _, happened, _ = explain("shop", found)
+    assert "\x1b" not in happened
+    assert "\n" not in happened
+    assert len(happened) < 500
+
+
+def test_an_ended_session_is_told_from_other_refusals() -> None:
+    """Only what was refused before anything was done may be sent again with a new session."""
+    assert session_ended(recorded("core-2.21", "136-gql-metadata-list-expired"))
+    assert session_ended(recorded("legacy-0.60", "004-rest-list-expired-token"))
+    assert not session_ended(recorded("core-2.21", "140-gql-metadata-create-member"))
+    assert not session_ended(recorded("core-2.21", "138-gql-metadata-create"))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_decoded_or_unreadable(raw: bytes) -> None:
+    """No body makes reading it fail; what it shows is printable."""
+    body, excerpt = decode(raw)
+    assert excerpt.isprintable()
+    assert refusal_code(Answer(500, body, excerpt))
+
+
+def test_a_bottomless_body_is_unreadable() -> None:
+    """Nesting beyond Python's own limit is no crash."""
+    assert decode(b"[" * 500_000)[0] is UNREADABLE
+    assert repr(UNREADABLE) == "UNREADABLE"
+    assert clean("a\x00b\u202e") == "a b"

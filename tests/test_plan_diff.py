@@ -1,0 +1,365 @@
+"""The diff is a pure function of desired, observed and the clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.desired import DesiredKey, Environment, Limits
+from provisioner.observed import (
+    HiddenRoles,
+    KnownRoles,
+    NoRoles,
+    Observation,
+    ObservedKey,
+    Role,
+    Roles,
+)
+from provisioner.plan import (
+    Drift,
+    Duplicate,
+    Expiring,
+    Plan,
+    Planned,
+    Unmanaged,
+    Unobserved,
+    digest,
+    plan_environment,
+)
+from provisioner.failure import Failure
+from provisioner.problem import Place
+from provisioner.times import parse_expiry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
+SHOP = Environment(name="shop", url="https://crm.example.com", role="Worker")
+WORKER = Role("11111111-1111-4111-8111-111111111111", "Worker", assignable=True)
+ADMIN = Role("22222222-2222-4222-8222-222222222222", "Admin", assignable=True)
+GUEST = Role("33333333-3333-4333-8333-333333333333", "Guest", assignable=False)
+ROLES = KnownRoles((WORKER, ADMIN, GUEST))
+
+
+def desired(name: str, **changes: object) -> DesiredKey:
+    fields = {"environment": "shop", "depth": 1, "expiry": "90d", "role": None, "line": 7} | changes
+    return DesiredKey(
+        environment=str(fields["environment"]),
+        name=name,
+        depth=fields["depth"],  # type: ignore[arg-type]
+        expiry=parse_expiry(str(fields["expiry"])),
+        role=fields["role"],  # type: ignore[arg-type]
+        place=Place("manifests/a.yaml", int(str(fields["line"])), 3),
+    )
+
+
+def key(name: str, number: int = 1, **changes: object) -> ObservedKey:
+    fields: dict[str, object] = {
+        "id": f"id-{name}-{number}",
+        "name": name,
+        "expires_at": NOW + timedelta(days=90),
+        "revoked_at": None,
+        "created_at": NOW - timedelta(days=1) + timedelta(seconds=number),
+        "role": "Worker",
+        "role_id": WORKER.id,
+    }
+    return ObservedKey(**(fields | changes))  # type: ignore[arg-type]
+
+
+def look(*keys: ObservedKey, roles: Roles = ROLES, at: datetime = NOW) -> Observation:
+    return Observation(
+        generation="legacy" if isinstance(roles, NoRoles) else "core",
+        workspace="w",
+        keys=keys,
+        roles=roles,
+        server_time=at,
+        requests=2,
+    )
+
+
+def planned(
+    wanted: Iterable[DesiredKey], seen: Observation, *, only: tuple[str, ...] = ()
+) -> Planned:
+    return plan_environment(SHOP, wanted, seen, NOW, only)
+
+
+def test_a_missing_key_is_created_with_what_its_manifest_says() -> None:
+    """The action carries name, depth, role, place, and the end counted from the plan."""
+    [action] = planned([desired("a", depth=2, role="Admin")], look()).actions
+    assert (action.name, action.reason, action.depth) == ("a", "missing", 2)
+    assert (action.role, action.role_id, action.blocked) == ("Admin", ADMIN.id, None)
+    assert action.expires_at == NOW + timedelta(days=90)
+    assert action.place.line == 7
+
+
+def test_a_live_key_is_kept_and_a_dead_one_made_anew() -> None:
+    """Revoked and expired keys do not satisfy a manifest; the server's clock decides."""
+    seen = look(
+        key("live"),
+        key("revoked", revoked_at=NOW),
+        key("expired", expires_at=NOW),
+        key("by-its-clock", expires_at=NOW + timedelta(hours=1)),
+        at=NOW + timedelta(hours=2),
+    )
+    names = ["live", "revoked", "expired", "by-its-clock"]
+    plan = planned([desired(name) for name in names], seen)
+    assert plan.kept == ("live",)
+    assert [(one.name, one.reason) for one in plan.actions] == [
+        (name, "dead") for name in names[1:]
+    ]
+
+
+def test_names_are_compared_by_code_points() -> None:
+    """Neither case nor unicode normalisation makes two names one."""
+    seen = look(key("Key"), key("e\u0301"))
+    assert [one.name for one in planned([desired("key"), desired("\u00e9")], seen).actions] == [
+        "key",
+        "\u00e9",
+    ]
+
+
+def test_live_keys_that_no_manifest_lists_are_unmanaged() -> None:
+    """One finding a name, dead keys not among them."""
+    seen = look(key("x", 1), key("x", 2), key("gone", revoked_at=NOW), key("a"))
+    plan = planned([desired("a")], seen)
+    assert plan.findings == (Unmanaged("x", ("id-x-1", "id-x-2")),)
+    assert plan.actions == ()
+
+
+def test_several_live_keys_of_a_name_are_a_duplicate_with_the_oldest_first() -> None:
+    """The first by createdAt, then id, leads the ids."""
+    older = key("a", 5, created_at=NOW - timedelta(days=9))
+    seen = look(key("a", 2), older, key("a", 1))
+    [finding] = planned([desired("a")], seen).findings
+    assert finding == Duplicate("a", (older.id, "id-a-1", "id-a-2"))
+
+
+def test_drift_of_an_absolute_end_is_seen_to_the_second() -> None:
+    """Milliseconds, the mark of a run, are no drift; a second is."""
+    end = datetime(2027, 6, 30, tzinfo=UTC)
+    wanted = [desired("a", expiry="2027-06-30")]
+    same = look(key("a", expires_at=end + timedelta(milliseconds=417)))
+    assert planned(wanted, same).findings == ()
+    other = look(key("a", expires_at=end + timedelta(seconds=1)))
+    [finding] = planned(wanted, other).findings
+    assert finding == Drift(
+        "a", ("id-a-1",), "expires", "2027-06-30T00:00:01Z", "2027-06-30T00:00:00Z"
+    )
+
+
+def test_a_duration_never_drifts() -> None:
+    """A live key whose manifest has a duration keeps the end it was made with."""
+    far = look(key("a", expires_at=NOW + timedelta(days=4000)))
+    assert planned([desired("a", expiry="30d")], far).findings == ()
+
+
+@pytest.mark.parametrize("written", ["Admin", ADMIN.id])
+def test_drift_of_a_role_says_from_and_to(written: str) -> None:
+    """A label or an id that the key does not have is drift."""
+    [finding] = planned([desired("a", role=written)], look(key("a"))).findings
+    assert finding == Drift("a", ("id-a-1",), "role", "Worker", written)
+    assert planned([desired("a", role=WORKER.id)], look(key("a"))).findings == ()
+
+
+def test_a_key_that_ends_within_14_days_is_expiring() -> None:
+    """The newest end of a name counts, by the server's clock."""
+    soon = NOW + timedelta(days=14)
+    assert planned([desired("a")], look(key("a", expires_at=soon))).findings == (
+        Expiring("a", ("id-a-1",), "2026-12-07T04:00:00Z"),
+    )
+    later = look(key("a", expires_at=soon + timedelta(seconds=1)))
+    assert planned([desired("a")], later).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("role", "code"),
+    [("Nobody", "role_unknown"), ("Guest", "role_not_assignable"), ("worker", "role_unknown")],
+)
+def test_a_wrong_role_fails_its_key_alone_and_offers_the_right_ones(role: str, code: str) -> None:
+    """The failure names the roles that keys may have; other keys go on."""
+    bad, good = planned([desired("a", role=role), desired("b")], look()).actions
+    assert bad.blocked is not None
+    assert bad.blocked.code == code
+    assert "'Admin', 'Worker'" in bad.blocked.message
+    assert good.blocked is None
+
+
+def test_roles_of_one_label_are_told_apart_by_id() -> None:
+    """An ambiguous label is refused with the ids; an id is not ambiguous."""
+    twin = Role("44444444-4444-4444-8444-444444444444", "Worker", assignable=True)
+    seen = look(roles=KnownRoles((WORKER, twin)))
+    by_label, by_id = planned([desired("a"), desired("b", role=twin.id)], seen).actions
+    assert by_label.blocked is not None
+    assert twin.id in by_label.blocked.message
+    assert by_id.role_id == twin.id
+
+
+def test_a_key_without_any_role_is_blocked_on_core_and_fine_on_legacy() -> None:
+    """`role_missing` is a matter of the core generation alone."""
+    shop = Environment(name="shop", url="https://crm.example.com")
+    [action] = plan_environment(shop, [desired("a")], look(), NOW).actions
+    assert action.blocked is not None
+    assert action.blocked.code == "role_missing"
+    [hidden] = plan_environment(shop, [desired("a")], look(roles=HiddenRoles()), NOW).actions
+    assert hidden.blocked is not None
+    assert hidden.blocked.code == "role_missing"
+    legacy = plan_environment(shop, [desired("a")], look(roles=NoRoles()), NOW)
+    assert legacy.actions[0].blocked is None
+    assert legacy.notes == ()
+
+
+def test_legacy_ignores_roles_with_a_note() -> None:
+    """The note says how many keys ask for a role."""
+    plan = planned([desired("a", role="Admin"), desired("b")], look(roles=NoRoles()))
+    assert [one.role_id for one in plan.actions] == [None, None]
+    assert plan.notes == ("the roles of 1 key are ignored: keys of this generation have none",)
+
+
+def test_hidden_roles_take_ids_and_refuse_labels() -> None:
+    """Where roles cannot be seen an id is taken at its word; a label cannot be looked up."""
+    seen = look(roles=HiddenRoles())
+    by_id, by_label = planned([desired("a", role=ADMIN.id), desired("b")], seen).actions
+    assert (by_id.role_id, by_id.blocked) == (ADMIN.id, None)
+    assert by_label.blocked is not None
+    assert by_label.blocked.code == "role_unknown"
+    assert "cannot be seen" in planned([], seen).notes[0]
+
+
+def test_an_end_that_has_passed_blocks_its_key_alone() -> None:
+    """`expiry_past` names the manifest and the line."""
+    old, fine = planned([desired("a", expiry="2020-01-01"), desired("b")], look()).actions
+    assert old.blocked is not None
+    assert old.blocked.code == "expiry_past"
+    assert "manifests/a.yaml line 7" in old.blocked.message
+    assert fine.blocked is None
+
+
+def test_only_bounds_actions_and_findings() -> None:
+    """Names that no glob matches are neither created nor reported; globs mind the case."""
+    seen = look(key("svc-old"), key("other"))
+    plan = planned([desired("svc-a"), desired("SVC-b"), desired("web")], seen, only=("svc-*",))
+    assert [one.name for one in plan.actions] == ["svc-a"]
+    assert plan.findings == (Unmanaged("svc-old", ("id-svc-old-1",)),)
+
+
+@pytest.mark.parametrize(
+    ("roles", "depths", "requests"),
+    [
+        (NoRoles(), {0: 20, 1: 57, 2: 60}, 2 + 3),
+        (NoRoles(), {0: 61}, 2 + 2),
+        (ROLES, {0: 20, 1: 57, 2: 60}, 2 + 137 + 1),
+        (ROLES, {}, 2),
+    ],
+)
+def test_the_estimate_counts_requests_exactly(
+    roles: Roles, depths: dict[int, int], requests: int
+) -> None:
+    """Batches on legacy; a request a key on core, and one for the permissions of depth 2."""
+    wanted = [desired(f"k{d}-{n}", depth=d) for d, count in depths.items() for n in range(count)]
+    assert planned(wanted, look(roles=roles)).estimate.requests == requests
+
+
+def test_the_estimate_knows_the_declared_rate() -> None:
+    """Beyond the first burst each minute lets so many through."""
+    shop = Environment(name="shop", url="x", role="Worker", limits=Limits(requests_per_minute=10))
+    plan = plan_environment(shop, [desired(f"k{n}") for n in range(68)], look(), NOW)
+    assert plan.estimate.seconds == 360.0
+
+
+NAMES = st.sampled_from([f"name-{n}" for n in range(6)])
+KEYS = st.lists(
+    st.builds(
+        key,
+        NAMES,
+        st.integers(1, 10**6),
+        revoked_at=st.sampled_from([None, NOW]),
+        expires_at=st.sampled_from([NOW, NOW + timedelta(days=1), NOW + timedelta(days=99)]),
+    ),
+    max_size=12,
+    unique_by=lambda one: one.id,
+)
+
+
+@given(wanted=st.lists(NAMES, unique=True), seen=KEYS)
+def test_every_desired_key_is_either_kept_or_created_and_nothing_else(
+    wanted: list[str], seen: list[ObservedKey]
+) -> None:
+    """Each wanted name once, created exactly where no live key has it; order as written."""
+    plan = planned([desired(name) for name in wanted], look(*seen))
+    live = {one.name for one in seen if one.live(NOW)}
+    assert [one.name for one in plan.actions] == [name for name in wanted if name not in live]
+    assert list(plan.kept) == [name for name in wanted if name in live]
+    unmanaged = {one.name for one in plan.findings if isinstance(one, Unmanaged)}
+    assert unmanaged == live - set(wanted)
+
+
+@given(wanted=st.lists(NAMES, unique=True), seen=KEYS, seed=st.randoms())
+def test_the_plan_does_not_depend_on_the_order_of_the_list(
+    wanted: list[str], seen: list[ObservedKey], seed: object
+) -> None:
+    """Core lists keys in no fixed order; the plan is the same for every order."""
+    shuffled = list(seen)
+    seed.shuffle(shuffled)  # type: ignore[attr-defined]
+    keys = [desired(name) for name in wanted]
+    assert planned(keys, look(*seen)) == planned(keys, look(*shuffled))
+
+
+@given(wanted=st.lists(NAMES, unique=True), seen=KEYS)
+def test_a_plan_that_was_carried_out_leaves_nothing_to_do(
+    wanted: list[str], seen: list[ObservedKey]
+) -> None:
+    """Creating what the plan asks for makes the next plan empty."""
+    keys = [desired(name) for name in wanted]
+    first = planned(keys, look(*seen))
+    made = [key(one.name, 10**7, expires_at=one.expires_at) for one in first.actions]
+    assert planned(keys, look(*seen, *made)).actions == ()
+
+
+def test_the_digest_covers_what_would_be_done_and_nothing_else() -> None:
+    """Not time, places or order; but names, depths, roles, expiries, urls and workspaces."""
+
+    def of(*keys: DesiredKey, at: datetime = NOW, url: str = SHOP.url) -> str:
+        shop = Environment(name="shop", url=url, role="Worker")
+        return digest((plan_environment(shop, keys, look(), at),), {"shop": keys})
+
+    a, b = desired("a"), desired("b")
+    first = of(a, b)
+    assert first.startswith("sha256:")
+    assert of(b, a) == first
+    assert of(a, b, at=NOW + timedelta(days=1)) == first
+    assert of(desired("a", line=99), b) == first
+    different = [
+        of(a),
+        of(a, desired("c")),
+        of(a, desired("b", depth=2)),
+        of(a, desired("b", role="Admin")),
+        of(a, desired("b", expiry="91d")),
+        of(a, b, url="https://other.example.com"),
+        digest((Unobserved("shop", SHOP.url, Failure("timeout", "x")),), {"shop": (a, b)}),
+    ]
+    assert len({first, *different}) == len(different) + 1
+
+
+def test_a_plan_knows_whether_it_changes_anything_and_is_whole() -> None:
+    """`changes` counts actions; blocked keys and unobserved environments are incomplete."""
+    whole = planned([desired("a")], look())
+    blocked = planned([desired("a", role="Nobody")], look())
+    lost = Unobserved("shop", SHOP.url, Failure("timeout", "x"))
+    assert (Plan(NOW, "", (whole,)).changes, Plan(NOW, "", (whole,)).incomplete) == (1, False)
+    assert Plan(NOW, "", (blocked,)).incomplete
+    assert Plan(NOW, "", (lost,)).incomplete
+    assert Plan(NOW, "", (lost,)).changes == 0
+
+
+def test_findings_say_what_they_mean() -> None:
+    """Each finding's sentence holds what a person needs to act on it."""
+    assert Unmanaged("a", ("1",)).message.startswith("1 live key of")
+    assert "2 live keys share" in Duplicate("a", ("1", "2")).message
+    assert Drift("a", ("1",), "role", None, "Admin").message == (
+        "role is none, the manifest says Admin"
+    )
+    assert "within 14 days" in Expiring("a", ("1",), "2026-12-01T00:00:00Z").message

@@ -1,0 +1,295 @@
+"""HTTP against servers that misbehave, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from provisioner import __version__
+from provisioner.desired import Environment, Limits
+from provisioner.errors import WorkspaceError
+from provisioner.secret import Secret
+from provisioner.twenty import transport as transport_module
+from provisioner.twenty.transport import LostAnswerError, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between repeats are counted elsewhere; here they only take time."""
+    monkeypatch.setattr(transport_module, "_FIRST_WAIT", 0.001)
+
+
+@pytest.fixture
+def to() -> Iterator[Callable[..., Transport]]:
+    opened: list[Transport] = []
+
+    def make(url: str, **changes: object) -> Transport:
+        environment = Environment(name="shop", url=url, **changes)  # type: ignore[arg-type]
+        opened.append(Transport(environment, url))
+        return opened[-1]
+
+    yield make
+    for transport in opened:
+        transport.close()
+
+
+def test_a_request_says_who_asks_and_carries_its_headers(scripted, answer, to) -> None:
+    """User-Agent, the environment's own headers, JSON, and the bearer token."""
+    server = scripted(answer(200, '{"a": 1}', Date="Mon, 23 Nov 2026 04:00:00 GMT"))
+    transport = to(server.url, headers=(("X-Gate", Secret("open")),))
+    got = transport.send("POST", "/x?y=1", body={"k": "v"}, token=lambda: "tok", repeatable=False)
+    assert (got.status, got.body) == (200, {"a": 1})
+    assert got.moment == datetime(2026, 11, 23, 4, tzinfo=UTC)
+    [request] = server.requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /x?y=1 HTTP/1.1")
+    for line in (
+        f"User-Agent: twenty-provisioner/{__version__}".encode(),
+        b"X-Gate: open",
+        b"Authorization: Bearer tok",
+        b"Content-Type: application/json",
+    ):
+        assert line in head
+    assert body == b'{"k": "v"}'
+
+
+def test_netrc_does_not_replace_the_credential(scripted, answer, to, tmp_path, monkeypatch) -> None:
+    """A ~/.netrc entry for the host is not what the environment says."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password canary\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    server = scripted(answer(200, "{}"), answer(200, "{}"))
+    to(server.url).send("GET", "/", token=lambda: "tok", repeatable=True)
+    to(server.url).send("GET", "/", repeatable=True)
+    assert b"Bearer tok" in server.requests[0]
+    assert b"Authorization" not in server.requests[1]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+        b"garbage\r\n\r\n",
+    ],
+    ids=["closed", "truncated", "half-chunk", "broken-gzip", "no-http"],
+)
+def test_a_lost_answer_of_a_write_is_told_and_never_repeated(scripted, to, entry) -> None:
+    """Whatever breaks after the request went out: one request, and the word that it is lost."""
+    server = scripted(entry, entry)
+    with pytest.raises(LostAnswerError) as caught:
+        to(server.url).send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "connection_lost"
+    assert len(server.requests) == 1
+
+
+def test_a_lost_answer_of_a_read_is_asked_for_again(scripted, answer, to) -> None:
+    """Reads are repeated after a reset and after a failure of the server."""
+    server = scripted(None, answer(502, "<html>"), answer(500, "{}"), answer(200, "[]"))
+    transport = to(server.url)
+    assert transport.send("GET", "/", repeatable=True).body == []
+    assert transport.requests_sent == 4
+
+
+def test_reads_are_not_repeated_for_ever(scripted, answer, to) -> None:
+    """After four tries the last answer, or the loss of it, is what the caller gets."""
+    server = scripted(*[answer(500, "{}")] * 9)
+    assert to(server.url).send("GET", "/", repeatable=True).status == 500
+    assert len(server.requests) == 4
+    gone = scripted(*[None] * 9)
+    with pytest.raises(LostAnswerError):
+        to(gone.url).send("GET", "/", repeatable=True)
+    assert len(gone.requests) == 4
+
+
+def test_a_failure_of_the_server_is_no_reason_to_repeat_a_write(scripted, answer, to) -> None:
+    """A 500 may come after the commit."""
+    server = scripted(answer(500, "{}"), answer(200, "{}"))
+    assert to(server.url).send("POST", "/", body={}, repeatable=False).status == 500
+    assert len(server.requests) == 1
+
+
+def test_a_silent_server_times_out(scripted, to) -> None:
+    """The limit is named in the message."""
+    release = threading.Event()
+    server = scripted(release)
+    with pytest.raises(LostAnswerError) as caught:
+        to(server.url, limits=Limits(timeout=0.1)).send("POST", "/", body={}, repeatable=False)
+    release.set()
+    assert caught.value.slug == "timeout"
+    assert "0.1 s" in caught.value.message
+
+
+def test_a_write_that_was_refused_for_its_speed_is_sent_again(scripted, answer, to) -> None:
+    """A throttled request was not handled, so even a write may go out again."""
+    server = scripted(
+        answer(429, "{}", Retry_After="0"),
+        answer(200, '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}'),
+        answer(429, '{"messages":["Limit reached (1000 tokens per 10 ms)"]}'),
+        answer(201, "{}"),
+    )
+    assert to(server.url).send("POST", "/", body={}, repeatable=False).status == 201
+    assert len(server.requests) == 4
+
+
+def test_endless_throttling_ends(scripted, answer, to, monkeypatch) -> None:
+    """When the wait passes all patience the refusal itself is the answer."""
+    monkeypatch.setattr(transport_module, "_PATIENCE", 1.0)
+    server = scripted(answer(429, "{}", Retry_After="3600"))
+    assert to(server.url).send("POST", "/", body={}, repeatable=False).status == 429
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [("5", 5, 5), ("Fri, 01 Jan 2100 00:00:00 GMT", 10**8, 10**11), ("soon", None, None)]
+    + [("Mon, 01 Jan 2001 00:00:00 GMT", 0, 0)],
+)
+def test_retry_after_is_read_in_both_forms(scripted, answer, to, header, least, most) -> None:
+    """Seconds or a date; anything else is no wait at all."""
+    server = scripted(answer(200, "{}", Retry_After=header, Date="nonsense"))
+    got = to(server.url).send("GET", "/", repeatable=True)
+    assert got.moment is None
+    if least is None:
+        assert got.retry_after is None
+    else:
+        assert least <= got.retry_after <= most
+
+
+def test_a_redirect_is_not_followed(scripted, answer, to) -> None:
+    """The credential goes nowhere else, and the query of the target is not shown."""
+    server = scripted(answer(302, Location="https://other.example.com/login?token=canary"))
+    got = to(server.url).send("GET", "/", token=lambda: "tok", repeatable=True)
+    assert (got.status, got.location) == (302, "https://other.example.com/login")
+    local = scripted(answer(302, Location="/login?x=1"))
+    assert to(local.url).send("GET", "/", repeatable=True).location == "/login"
+
+
+def test_cookies_are_not_kept(scripted, answer, to) -> None:
+    """A server's cookie does not come back with the next request."""
+    server = scripted(answer(200, "{}", Set_Cookie="a=b; Path=/"), answer(200, "{}"))
+    transport = to(server.url)
+    for _ in range(2):
+        transport.send("GET", "/", repeatable=True)
+    assert b"Cookie" not in server.requests[1]
+
+
+def test_an_endless_body_is_cut_off(scripted, to, monkeypatch) -> None:
+    """More than the limit is an error, not a full memory."""
+    monkeypatch.setattr(transport_module, "_BODY_LIMIT", 1024)
+    server = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096)
+    with pytest.raises(LostAnswerError) as caught:
+        to(server.url).send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "unexpected_answer"
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        (lambda: f"http://127.0.0.1:{closed_port()}", "nothing listens there"),
+        (lambda: "http://no-such-host.example.com", "its name is not known"),
+    ],
+    ids=["refused", "unknown-name"],
+)
+def test_a_server_that_was_never_reached_is_unreachable(to, url, word) -> None:
+    """Nothing went out, so even a write certainly did nothing."""
+    with pytest.raises(WorkspaceError) as caught:
+        to(url()).send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "unreachable"
+    assert word in caught.value.message
+    assert "shop" in caught.value.message
+
+
+def test_a_dead_proxy_is_named_and_no_proxy_is_honoured(scripted, answer, to, monkeypatch) -> None:
+    """Proxies come from the environment, and NO_PROXY says where not."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("no_proxy", "")
+    server = scripted(answer(200, "{}"))
+    with pytest.raises(WorkspaceError) as caught:
+        to(server.url).send("GET", "/", repeatable=True)
+    assert "proxy" in caught.value.message
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert to(server.url).send("GET", "/", repeatable=True).status == 200
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1 and its key in one file."""
+    folder = tmp_path_factory.mktemp("tls")
+    made = folder / "server.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        + ["-nodes", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+        + ["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )
+    made.write_bytes((folder / "key.pem").read_bytes() + (folder / "cert.pem").read_bytes())
+    return made
+
+
+@pytest.fixture
+def tls_server(certificate: Path, answer) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def serve() -> None:
+        while not ended.is_set():
+            try:
+                connection, _ = listener.accept()
+                with connection, context.wrap_socket(connection, server_side=True) as secure:
+                    secure.recv(65536)
+                    secure.sendall(answer(200, "{}"))
+            except OSError:
+                continue
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+    ended.set()
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(5)
+
+
+def test_certificates_are_checked_against_the_named_authority(
+    to, tls_server, certificate, monkeypatch, tmp_path
+) -> None:
+    """Unknown ones are refused; ca_file or the usual variables make them trusted."""
+    with pytest.raises(WorkspaceError) as caught:
+        to(tls_server).send("GET", "/", repeatable=True)
+    assert caught.value.slug == "tls_failed"
+    assert "ca_file" in caught.value.remedy
+    assert to(tls_server, ca_file=certificate).send("GET", "/", repeatable=True).status == 200
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert to(tls_server).send("GET", "/", repeatable=True).status == 200
+    with pytest.raises(WorkspaceError) as caught:
+        to(tls_server, ca_file=tmp_path / "gone.pem").send("GET", "/", repeatable=True)
+    assert caught.value.slug == "tls_failed"
+
+
+def test_https_to_a_plain_server_says_so(scripted, answer, to) -> None:
+    """The connection fails before anything is said."""
+    server = scripted(answer(200), answer(200), answer(200), answer(200))
+    with pytest.raises(LostAnswerError) as caught:
+        to(server.url.replace("http:", "https:")).send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "tls_failed"
