@@ -1,0 +1,60 @@
+"""The command `provision`: the only place that reads argv, prints or exits.
+
+Modules of commands import click alone at their top; what a command needs besides is imported
+when it runs, so that `--help` stays as fast as click itself.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from provisioner import __version__
+from provisioner.cli.group import CommandGroup
+
+_USAGE = 64
+_INTERRUPTED = 130
+_UNEXPECTED = 1
+
+
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="provision %(version)s")
+def provision() -> None:
+    """Keep the API keys of Twenty CRM workspaces as declared in YAML manifests.
+
+    Manifests in git list the keys that each environment should have; `provision apply` creates
+    the missing ones. `provision init` writes first files to begin with.
+    """
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code; never raises."""
+    try:
+        code = provision.main(arguments, prog_name="provision", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        error.show()
+        return _USAGE
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); nobody is left to tell.
+        sys.stdout = None
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence, it names the bug
+        return _ended_by(error)
+    return code if isinstance(code, int) else 0
+
+
+def _ended_by(error: Exception) -> int:
+    from provisioner.cli.ending import tell  # noqa: PLC0415 - only when something went wrong
+
+    return tell(error) or _UNEXPECTED

@@ -1,0 +1,45 @@
+"""`provision apply`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.options import output_options, selection_options
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Output, Selection
+
+_INCOMPLETE = 4
+
+
+@click.command()
+@selection_options
+@output_options("text", "json")
+@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
+def apply(selection: Selection, output: Output, *, yes: bool) -> int:
+    """Create the keys that are missing.
+
+    Looks at every environment, compares its keys with the manifests and creates the missing
+    ones with the depth of their manifest. Without a terminal nothing asks; on one, `apply`
+    shows the plan and asks before it changes anything but the embedded Twenty.
+    """
+    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.show import agreed, show_result  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    with console.problems_as_data():
+        prepared = prepare(selection)
+    with fleet_of(prepared) as fleet:
+        made = fleet.plan(prepared.manifests.desired, prepared.now, selection.only)
+        if fleet.refusal is None and not yes and not agreed(made, prepared, console):
+            return 0
+        with console.progress(made.changes, "creating keys") as settled:
+            result = fleet.apply(made, settled)
+        refusal = fleet.refusal
+    show_result(result, console)
+    if refusal is not None:
+        raise refusal
+    return _INCOMPLETE if result.incomplete else 0

@@ -1,0 +1,122 @@
+"""Where a command speaks: data on stdout, everything else on stderr, colour where it shows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from provisioner.errors import InvalidInputError
+from provisioner.report.documents import problems_document
+from provisioner.report.text import COLOUR, PLAIN, Palette, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from provisioner.cli.options import Output
+
+
+class Console:
+    """The two streams of a command and how to write on them."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        _set_up_log(output)
+
+    @property
+    def json(self) -> bool:
+        """Whether the data on stdout is JSON."""
+        return self.output.format == "json"
+
+    @property
+    def palette(self) -> Palette:
+        """The colours of text on stdout."""
+        return COLOUR if _coloured(self.output.color, sys.stdout) else PLAIN
+
+    @property
+    def error_palette(self) -> Palette:
+        """The colours of text on stderr."""
+        return COLOUR if _coloured(self.output.color, sys.stderr) else PLAIN
+
+    def document(self, document: object) -> None:
+        """Writes a JSON document on stdout."""
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+    @contextmanager
+    def problems_as_data(self) -> Iterator[None]:
+        """With JSON, problems that end the command are its data too."""
+        try:
+            yield
+        except InvalidInputError as error:
+            if self.json:
+                self.document(problems_document(error.problems))
+            raise
+
+    def text(self, text: str) -> None:
+        """Writes text on stdout as it is."""
+        click.echo(text, nl=False, color=True)
+
+    def aside(self, text: str) -> None:
+        """Writes text on stderr, for people alone."""
+        click.echo(text, err=True, nl=False, color=True)
+
+    @contextmanager
+    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
+        """A bar on stderr while keys are created on a terminal; elsewhere nothing."""
+        if total == 0 or self.output.quiet or not sys.stderr.isatty():
+            yield lambda _: None
+            return
+        # Only here: rich takes as long to import as the rest of a small run.
+        from rich.console import Console as RichConsole  # noqa: PLC0415 - as said above
+        from rich.progress import (  # noqa: PLC0415 - as said above
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        no_color = not _coloured(self.output.color, sys.stderr)
+        stderr = RichConsole(stderr=True, no_color=no_color)
+        with Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%SZ"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        return json.dumps(entry, ensure_ascii=False)
+
+
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {visible(record.getMessage())}"
+
+
+def _set_up_log(output: Output) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = _JsonLines() if output.log_format == "json" else _Line()
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=output.log_level.upper(), handlers=[handler], force=True)
+
+
+def _coloured(choice: str, stream: TextIO) -> bool:
+    if choice != "auto":
+        return choice == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()

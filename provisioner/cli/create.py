@@ -1,0 +1,78 @@
+"""`provision create`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.options import Selection, manifests_option, output_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from provisioner.cli.options import Output
+
+_INCOMPLETE = 4
+
+
+@click.command()
+@manifests_option
+@click.option(
+    "-e",
+    "--environment",
+    envvar="PROVISION_ENVIRONMENT",
+    metavar="NAME",
+    help="The environment; needless where there is but one.",
+)
+@click.option(
+    "--depth",
+    type=click.Choice(["0", "1", "2"]),
+    default="1",
+    show_default=True,
+    envvar="PROVISION_DEPTH",
+    help="How much of each created key comes back.",
+)
+@click.option(
+    "--body",
+    required=True,
+    envvar="PROVISION_BODY",
+    metavar="FILE",
+    help="JSON object or array of records; - is standard input.",
+)
+@output_options()
+def create(manifests: Path, environment: str | None, depth: str, body: str, output: Output) -> int:
+    """Post a JSON body of keys to one environment.
+
+    The bulk operation itself, for scripts that bring their own list: records have a name, an
+    expiresAt, and where they are wanted a revokedAt and, on the core generation, a roleId. The
+    created records are printed in the shape of the body. Each request is sent once and never
+    repeated; nothing is compared with what exists.
+    """
+    from provisioner.bulk import create_records  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
+    from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.source import read_source  # noqa: PLC0415 - as above
+    from provisioner.desired import depth_of  # noqa: PLC0415 - as above
+    from provisioner.report.text import visible  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    selection = Selection(manifests, (environment,) if environment else ())
+    with console.problems_as_data():
+        prepared = prepare(selection, keys_matter=False)
+        if len(prepared.environments) != 1:
+            names = ", ".join(one.name for one in prepared.environments)
+            raise click.UsageError(f"Name one environment with -e: {names}.")
+        source = read_source(body, sys.stdin)
+    with (
+        fleet_of(prepared) as fleet,
+        console.progress(len(source.records), "creating keys") as settled,
+    ):
+        workspace = fleet.open(prepared.environments[0])
+        made = create_records(workspace, source, depth_of(int(depth)), settled)
+    if made.output is not None:
+        console.document(made.output)
+    for failure in made.failures:
+        console.aside(f"{failure.code}: {visible(failure.message)}\n")
+    return _INCOMPLETE if made.failures else 0

@@ -1,0 +1,56 @@
+"""`provision list`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.options import output_options, selection_options
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Output, Selection
+
+_INCOMPLETE = 4
+
+
+@click.command("list")
+@selection_options
+@output_options("text", "json")
+def list_keys(selection: Selection, output: Output) -> int:
+    """List the keys that the environments really have.
+
+    Needs environments.yaml alone. Revoked keys are shown where the server lists them, which
+    only the legacy generation does.
+    """
+    from fnmatch import fnmatchcase  # noqa: PLC0415 - keeps --help fast
+
+    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
+    from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.observed import Observation  # noqa: PLC0415 - as above
+    from provisioner.report.documents import key_document  # noqa: PLC0415 - as above
+    from provisioner.report.text import keys_text, visible  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    with console.problems_as_data():
+        prepared = prepare(selection, keys_matter=False)
+    with fleet_of(prepared) as fleet:
+        seen = fleet.observe()
+        refusal = fleet.refusal
+    found = [
+        (place.name, key, look.server_time)
+        for place, look in seen
+        if isinstance(look, Observation)
+        for key in sorted(look.keys, key=lambda one: (one.name, one.created_at, one.id))
+        if not selection.only or any(fnmatchcase(key.name, glob) for glob in selection.only)
+    ]
+    if console.json:
+        console.document([key_document(*one) for one in found])
+    else:
+        console.text(keys_text(found, console.palette))
+    failures = [look for _, look in seen if not isinstance(look, Observation)]
+    for failed in failures:
+        console.aside(f"{failed.failure.code}: {visible(failed.failure.message)}\n")
+    if refusal is not None:
+        raise refusal
+    return _INCOMPLETE if failures else 0

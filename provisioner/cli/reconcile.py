@@ -1,0 +1,102 @@
+"""How every reconciling command begins: manifests loaded, environments chosen and resolved."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from provisioner.connection import opener
+from provisioner.desired import Environment
+from provisioner.errors import InvalidInputError, WrongUsageError
+from provisioner.fleet import Fleet
+from provisioner.manifests import Manifests, load, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provisioner.cli.options import Selection
+    from provisioner.problem import Problem
+
+_FLEET_WIDTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a reconciling command works with.
+
+    Attributes:
+        now: the moment of the run, from which durations count.
+    """
+
+    manifests: Manifests
+    environments: tuple[Environment, ...]
+    now: datetime
+
+
+def prepare(selection: Selection, *, keys_matter: bool = True) -> Prepared:
+    """Loads and resolves; with problems nothing goes on and nothing is sent.
+
+    Args:
+        selection: what was asked for.
+        keys_matter: False for commands that need no manifest but environments.yaml.
+
+    Raises:
+        InvalidInputError: when anything is wrong in manifests, variables or secret files.
+        WrongUsageError: when an environment was asked for that is not declared.
+    """
+    manifests = load(selection.manifests)
+    problems: tuple[Problem, ...] = manifests.problems
+    if not keys_matter:
+        declared = (selection.manifests / "environments.yaml").as_posix()
+        about_environments = tuple(p for p in problems if p.place.file == declared)
+        problems = about_environments or (() if manifests.environments else problems)
+    if not problems:
+        environments, problems = _resolved(manifests, selection)
+    if problems:
+        raise InvalidInputError(problems)
+    return Prepared(manifests, environments, datetime.now(UTC))
+
+
+@contextmanager
+def fleet_of(prepared: Prepared) -> Iterator[Fleet]:
+    """The fleet of the chosen environments, one unit of work each."""
+    # Here, because `validate` and `list` of nothing need no threads.
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as said above
+
+    width = max(1, min(_FLEET_WIDTH, len(prepared.environments)))
+    with (
+        ThreadPoolExecutor(max_workers=width) as executor,
+        Fleet(prepared.environments, opener(prepared.manifests.root), executor) as fleet,
+    ):
+        yield fleet
+
+
+def _resolved(
+    manifests: Manifests, selection: Selection
+) -> tuple[tuple[Environment, ...], tuple[Problem, ...]]:
+    names = [declared.name for declared in manifests.environments]
+    for asked in selection.environments:
+        if asked not in names:
+            close = get_close_matches(asked, names, n=1)
+            guess = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(names)}."
+            raise WrongUsageError(
+                "environment_unknown", f"There is no environment {asked!r}.", remedy=guess
+            )
+    environments: list[Environment] = []
+    problems: list[Problem] = []
+    for declared in manifests.environments:
+        if selection.environments and declared.name not in selection.environments:
+            continue
+        found = resolve(declared, os.environ, manifests.root)
+        if isinstance(found, Environment):
+            if selection.parallel is not None:
+                limits = replace(found.limits, parallel=selection.parallel)
+                found = replace(found, limits=limits)
+            environments.append(found)
+        else:
+            problems += found
+    return tuple(environments), tuple(problems)

@@ -1,0 +1,23 @@
+"""`provision schema`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("name", required=False)
+def schema(name: str | None) -> None:
+    """Print a JSON Schema (draft 2020-12), or the names of all.
+
+    Names: environments and manifest, the files that you write; plan, result, problems and
+    keys, what `--format json` prints.
+    """
+    from provisioner import schemas  # noqa: PLC0415 - keeps --help fast
+
+    if name is None:
+        click.echo("\n".join(schemas.NAMES))
+    elif name in schemas.NAMES:
+        click.echo(schemas.text(name), nl=False)
+    else:
+        raise click.BadParameter(f"{name!r} is none of {', '.join(schemas.NAMES)}.")

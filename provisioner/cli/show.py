@@ -1,0 +1,66 @@
+"""Plans and results as the chosen format shows them, and the question before a change."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.execution import Executed
+from provisioner.plan import Planned
+from provisioner.report.documents import plan_document, result_document
+from provisioner.report.text import plan_text, result_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from provisioner.cli.console import Console
+    from provisioner.cli.reconcile import Prepared
+    from provisioner.execution import RunResult
+    from provisioner.plan import Plan, Unobserved
+
+_LOG = logging.getLogger("provisioner")
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Prints a plan."""
+    _note(plan.environments)
+    if console.json:
+        console.document(plan_document(plan))
+    elif not console.output.quiet or plan.changes or plan.incomplete:
+        console.text(plan_text(plan, console.palette))
+
+
+def show_result(result: RunResult, console: Console) -> None:
+    """Prints what became of a plan."""
+    _note(part.planned if isinstance(part, Executed) else part for part in result.environments)
+    if console.json:
+        console.document(result_document(result))
+    elif not console.output.quiet or result.incomplete:
+        console.text(result_text(result, console.palette))
+
+
+def agreed(plan: Plan, prepared: Prepared, console: Console) -> bool:
+    """Whether to go on: asks on a terminal where something real would change."""
+    embedded = {one.name for one in prepared.environments if one.embedded}
+    real = [
+        part.environment
+        for part in plan.environments
+        if isinstance(part, Planned) and part.actions and part.environment not in embedded
+    ]
+    if not real or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    console.aside(plan_text(plan, console.error_palette))
+    question = f"Apply this to {', '.join(real)}?"
+    if click.confirm(question, default=False, err=True):
+        return True
+    console.aside("Nothing was changed.\n")
+    return False
+
+
+def _note(parts: Iterable[Planned | Unobserved]) -> None:
+    for part in parts:
+        for note in part.notes if isinstance(part, Planned) else ():
+            _LOG.warning("%s: %s", part.environment, note)

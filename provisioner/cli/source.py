@@ -1,0 +1,31 @@
+"""Where the body of `create` comes from: a file or standard input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provisioner.body import Body, read_body
+from provisioner.errors import InvalidInputError
+from provisioner.problem import Place, Problem
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+
+def read_source(name: str, stdin: TextIO) -> Body:
+    """The records of a file, or of standard input for `-`.
+
+    Raises:
+        InvalidInputError: when it cannot be read or is no body.
+    """
+    try:
+        raw = stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        text = raw.decode("utf-8-sig")
+    except OSError as error:
+        reason = f"Cannot be read: {error.strerror}."
+    except UnicodeDecodeError:
+        reason = "This is not UTF-8."
+    else:
+        return read_body(text, name)
+    raise InvalidInputError((Problem(Place(name), "body_invalid", reason),))

@@ -1,0 +1,787 @@
+"""The command as people and pipelines meet it: streams, exit codes, files."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from provisioner import __version__, schemas
+from provisioner.cli import main
+from provisioner.sandbox import Dialect, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "manifests"
+
+ENVIRONMENTS = "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin}\n"
+KEYS = "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys: [{name: a}, {name: b}]\n"
+
+
+@pytest.fixture(autouse=True)
+def quiet_log() -> Iterator[None]:
+    """The log that a command sets up ends with the test."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process: exit code, stdout, stderr."""
+
+    def run_(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run_
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes files of a manifests directory."""
+
+    def write_(**files: str) -> Path:
+        folder = tmp_path / "manifests"
+        folder.mkdir(exist_ok=True)
+        for name, text in files.items():
+            (folder / f"{name}.yaml").write_text(text)
+        return folder
+
+    return write_
+
+
+@pytest.fixture
+def small(write: Callable[..., Path]) -> Path:
+    return write(environments=ENVIRONMENTS, keys=KEYS)
+
+
+def valid(name: str, text: str) -> Any:
+    document = json.loads(text)
+    Draft202012Validator(
+        schemas.load(name), format_checker=Draft202012Validator.FORMAT_CHECKER
+    ).validate(document)
+    return document
+
+
+def copy_examples(tmp_path: Path) -> Path:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    for file in EXAMPLES.glob("*.yaml"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def within(days: int) -> str:
+    """A moment so many days from now, as Twenty writes it."""
+    return f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT%H:%M:%S.000Z}"
+
+
+# The first README command
+
+
+def test_the_examples_are_created_once_and_never_again(run, tmp_path) -> None:
+    """Three environments of three generations, three depths; the second run changes nothing."""
+    folder = copy_examples(tmp_path)
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    document = valid("result", out)
+    assert code == 0
+    results = {one["environment"]: one["results"] for one in document["environments"]}
+    assert set(results) == {"development", "staging", "production"}
+    everything = [one for found in results.values() for one in found]
+    assert len(everything) >= 10
+    assert {one["status"] for one in everything} == {"done"}
+    assert {one["depth"] for one in everything} == {0, 1, 2}
+    assert {one["generation"] for one in document["environments"]} == {"core", "legacy"}
+    assert all(one["record"]["id"] == one["id"] for one in everything)
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    again = valid("result", out)
+    assert code == 0
+    assert [one["results"] for one in again["environments"]] == [[], [], []]
+    assert sum(one["summary"]["kept"] for one in again["environments"]) == len(everything)
+    code, out, _ = run("plan", "-m", folder, "--detailed-exitcode")
+    assert (code, "Plan: 0 to create" in out) == (0, True)
+    state = sorted(path.name for path in (tmp_path / ".provision").iterdir())
+    assert state == [".gitignore"] + [f"{name}.sqlite3" for name in sorted(results)]
+    assert (tmp_path / ".provision" / ".gitignore").read_text().strip() == "*"
+
+
+def test_the_records_come_back_at_the_depth_of_their_manifest(run, tmp_path) -> None:
+    """Depth 0 has no role, 1 has it, 2 has its permissions; legacy has none at any depth."""
+    _, out, _ = run("apply", "-m", copy_examples(tmp_path), "--format", "json")
+    for environment in json.loads(out)["environments"]:
+        for one in environment["results"]:
+            role = one["record"].get("role", {})
+            deep = environment["generation"] == "core"
+            assert bool(role) == (deep and one["depth"] >= 1)
+            assert ("permissionFlags" in role) == (deep and one["depth"] == 2)
+
+
+# plan
+
+
+def test_plan_changes_nothing_and_its_json_follows_the_schema(run, small, tmp_path) -> None:
+    """Two plans are equal but for the moment; the workspace stays empty."""
+    code, out, _ = run("plan", "-m", small, "--format", "json")
+    first = valid("plan", out)
+    assert code == 0
+    [environment] = first["environments"]
+    assert environment["summary"]["create"] == len(environment["actions"]) == 2
+    action = environment["actions"][0]
+    assert set(action) == {"action", "name", "reason", "depth", "expires_at", "role"} | {
+        "manifest",
+        "line",
+    }
+    assert action["manifest"] == (small / "keys.yaml").as_posix()
+    assert action["line"] == 4
+    second = valid("plan", run("plan", "-m", small, "--format", "json")[1])
+    assert second["digest"] == first["digest"]
+    with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
+        assert sandbox.keys() == ()
+
+
+def test_detailed_exitcode_tells_whether_there_are_changes(run, small) -> None:
+    """2 with changes, 0 without, and 0 with changes when it was not asked for."""
+    assert run("plan", "-m", small)[0] == 0
+    assert run("plan", "-m", small, "--detailed-exitcode")[0] == 2
+    assert run("apply", "-m", small)[0] == 0
+    assert run("plan", "-m", small, "--detailed-exitcode")[0] == 0
+
+
+def test_a_plan_shows_findings_with_from_and_to(run, small, tmp_path) -> None:
+    """Unmanaged, duplicate, drift and expiring keys, in text and in JSON."""
+    (small / "keys.yaml").write_text(
+        "version: 1\nenvironment: dev\nkeys:\n"
+        "  - {name: dated, expires: 2030-01-01, role: Integrations}\n"
+        "  - {name: twice, expires: 9d}\n  - {name: soon, expires: 90d}\n"
+    )
+    (tmp_path / ".provision").mkdir()
+    with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
+        sandbox.seed(["dated", "twice", "twice", "stranger\x1b[2J"])
+        sandbox.seed(["soon"], expires_at=within(days=7))
+    code, out, _ = run("plan", "-m", small, "--format", "json")
+    [environment] = valid("plan", out)["environments"]
+    assert code == 0
+    kinds = {(one["finding"], one["name"]) for one in environment["findings"]}
+    assert kinds == {("drift", "dated"), ("duplicate", "twice"), ("expiring", "soon")} | {
+        ("unmanaged", "stranger\x1b[2J")
+    }
+    drifts = [one for one in environment["findings"] if one["finding"] == "drift"]
+    assert {(one["from"], one["to"]) for one in drifts} >= {
+        ("2031-01-01T00:00:00Z", "2030-01-01T00:00:00Z"),
+        ("Admin", "Integrations"),
+    }
+    text = run("plan", "-m", small)[1]
+    assert "? drift" in text
+    assert "\x1b" not in text
+
+
+def test_a_key_that_cannot_be_made_fails_alone(run, small) -> None:
+    """A past date and an unknown role fail their keys; the others are created; exit 4."""
+    (small / "keys.yaml").write_text(
+        "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys:\n  - {name: good}\n"
+        "  - {name: old, expires: 2020-01-01}\n  - {name: odd, role: Nobody}\n"
+    )
+    code, out, _ = run("plan", "-m", small, "--format", "json")
+    [environment] = valid("plan", out)["environments"]
+    assert code == 4
+    errors = {one["name"]: one.get("error", {}).get("code") for one in environment["actions"]}
+    assert errors == {"good": None, "old": "expiry_past", "odd": "role_unknown"}
+    code, out, _ = run("plan", "-m", small)
+    assert "2 that cannot be made" in out
+    code, out, _ = run("apply", "-m", small, "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    assert code == 4
+    assert environment["summary"]["created"] == 1
+    assert environment["summary"]["failed"] == 2
+    code, out, _ = run("apply", "-m", small)
+    assert code == 4
+    assert "! old" in out
+    assert "Incomplete: 0 created, 1 as declared, 2 failed." in out
+
+
+def test_only_bounds_what_is_created(run, small) -> None:
+    """`--only` leaves every other name alone."""
+    code, out, _ = run("apply", "-m", small, "--only", "a*", "--format", "json")
+    [environment] = json.loads(out)["environments"]
+    assert (code, [one["name"] for one in environment["results"]]) == (0, ["a"])
+
+
+def test_an_environment_without_keys_says_so(run, write) -> None:
+    """Nothing declared is no error and no silence."""
+    code, out, _ = run("plan", "-m", write(environments=ENVIRONMENTS))
+    assert (code, "no keys declared" in out) == (0, True)
+
+
+# apply
+
+
+def test_one_environment_down_does_not_stop_the_others(run, write, serve, monkeypatch) -> None:
+    """Down, bad credential, fine: the fine one is finished; exit 4; each error has a remedy."""
+    served = serve(Dialect.CORE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("GOOD", served.sandbox.session_token())
+    monkeypatch.setenv("BAD", "abc.def.ghi")
+    folder = write(
+        environments=f"""\
+version: 1
+environments:
+  down: {{url: "http://127.0.0.1:{port}", auth: {{session_token: "${{GOOD}}"}}, role: Admin}}
+  locked: {{url: "{served.sandbox.url}", auth: {{token: "${{BAD}}"}}, role: Admin}}
+  fine: {{url: "{served.sandbox.url}", auth: {{session_token: "${{GOOD}}"}}, role: Admin}}
+""",
+        keys=KEYS.replace("environment: dev", "environments: [down, locked, fine]"),
+    )
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    document = valid("result", out)
+    assert code == 4
+    found = {one["environment"]: one for one in document["environments"]}
+    assert found["fine"]["summary"]["created"] == 2
+    assert found["down"]["error"]["code"] == "unreachable"
+    assert found["locked"]["error"]["code"] == "credential_invalid"
+    assert all(found[name]["results"] == [] for name in ("down", "locked"))
+    assert "Check `url`" in found["down"]["error"]["message"]
+    assert "`auth`" in found["locked"]["error"]["message"]
+    assert "abc.def.ghi" not in out
+    code, out, _ = run("apply", "-m", folder)
+    assert code == 4
+    assert "2 environments not reached" in out
+    code, out, err = run("list", "-m", folder, "--format", "json")
+    assert code == 4
+    assert len(valid("keys", out)) == 2
+    assert "unreachable" in err
+
+
+def test_a_guard_changes_nothing_anywhere(run, write, serve, monkeypatch) -> None:
+    """A pinned workspace that is another, or one workspace twice, stops every environment."""
+    served = serve(Dialect.CORE)
+    other = "20202020-1c25-4d02-bf25-6aeccf7ea419"
+    monkeypatch.setenv("TOKEN", served.sandbox.session_token())
+    real = f'url: "{served.sandbox.url}", auth: {{session_token: "${{TOKEN}}"}}, role: Admin'
+    pinned = f"version: 1\nenvironments:\n  one: {{{real}, workspace: {other}}}\n  two: {{url: 'sandbox:', role: Admin}}\n"
+    twice = f"version: 1\nenvironments:\n  one: {{{real}}}\n  two: {{{real}}}\n"
+    keys = KEYS.replace("environment: dev", "environments: [one, two]")
+    for text, slug in ((pinned, "workspace_mismatch"), (twice, "workspace_shared")):
+        folder = write(environments=text, keys=keys)
+        code, out, err = run("apply", "-m", folder, "--format", "json")
+        assert code == 5
+        assert slug in err
+        results = [r for one in valid("result", out)["environments"] for r in one["results"]]
+        assert results
+        assert {one["status"] for one in results} == {"skipped"}
+        assert {one["error"]["code"] for one in results} == {slug}
+        assert served.sandbox.keys() == ()
+        code, out, _ = run("apply", "-m", folder)
+        assert (code, "skipped" in out) == (5, True)
+        assert run("plan", "-m", folder)[0] == 5
+        assert run("list", "-m", folder)[0] == 5
+
+
+def test_notes_of_a_legacy_workspace_go_to_the_log(run, write) -> None:
+    """Roles that are ignored are said on stderr, as text or as JSON lines."""
+    folder = write(
+        environments="version: 1\nenvironments:\n  dev: {url: 'sandbox:legacy'}\n",
+        keys=KEYS.replace("{name: a}", "{name: a, role: Admin}"),
+    )
+    _, _, err = run("plan", "-m", folder)
+    assert "warning: dev: the roles of 1 key are ignored" in err
+    _, _, err = run("plan", "-m", folder, "--log-format", "json")
+    entry = json.loads(err)
+    assert (entry["level"], "1 key" in entry["message"]) == ("warning", True)
+    _, _, err = run("apply", "-m", folder, "--log-level", "debug", "--quiet")
+    assert "POST /rest/batch/apiKeys?depth=1 -> 201" in err
+
+
+def test_quiet_says_nothing_of_what_went_well(run, small) -> None:
+    """Data in JSON stays; text of success does not."""
+    assert run("apply", "-m", small, "-q")[:2] == (0, "")
+    assert run("plan", "-m", small, "-q")[:2] == (0, "")
+    assert run("validate", "-m", small, "-q")[:2] == (0, "")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Terminal]:
+    """Makes stdin and stderr a terminal on which someone types."""
+
+    def make(typed: str) -> Terminal:
+        err = Terminal()
+        monkeypatch.setattr("sys.stdin", Terminal(typed))
+        monkeypatch.setattr("sys.stderr", err)
+        return err
+
+    return make
+
+
+def test_a_terminal_is_asked_before_a_real_workspace_changes(
+    write, serve, monkeypatch, terminal, capsys
+) -> None:
+    """The question names the real environments; no means no; `--yes` and none real ask not."""
+    served = serve(Dialect.CORE)
+    monkeypatch.setenv("TOKEN", served.sandbox.session_token())
+    folder = write(
+        environments=ENVIRONMENTS
+        + f'  real: {{url: "{served.sandbox.url}", auth: {{session_token: "${{TOKEN}}"}}, role: Admin}}\n',
+        keys=KEYS.replace("environment: dev", "environments: [dev, real]"),
+    )
+    err = terminal("n\n")
+    assert main(["apply", "-m", str(folder)]) == 0
+    assert "Apply this to real?" in err.getvalue()
+    assert "+ a" in err.getvalue()
+    assert "Nothing was changed" in err.getvalue()
+    assert served.sandbox.keys() == ()
+    err = terminal("")
+    assert main(["apply", "-m", str(folder), "-e", "dev"]) == 0
+    assert "Apply" not in err.getvalue()
+    err = terminal("y\n")
+    assert main(["apply", "-m", str(folder), "--only", "a"]) == 0
+    assert [key.name for key in served.sandbox.keys()] == ["a"]  # noqa: SIM118 - rows, no dict
+    err = terminal("")
+    assert main(["apply", "-m", str(folder), "--yes"]) == 0
+    assert len(served.sandbox.keys()) == 2
+    assert "creating keys" in err.getvalue()
+    err = terminal("")
+    (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: c"))
+    assert main(["apply", "-m", str(folder)]) == 130
+    assert "interrupted" in err.getvalue()
+    capsys.readouterr()
+
+
+def test_colour_follows_option_variables_and_terminal(run, small, monkeypatch) -> None:
+    """always and never win; NO_COLOR and FORCE_COLOR count for auto."""
+    assert "\x1b[" not in run("plan", "-m", small)[1]
+    assert "\x1b[32m" in run("plan", "-m", small, "--color", "always")[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[32m" in run("plan", "-m", small)[1]
+    assert "\x1b[" not in run("plan", "-m", small, "--color", "never")[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in run("plan", "-m", small)[1]
+
+
+# bad input
+
+
+@pytest.mark.parametrize("command", ["plan", "apply"])
+def test_problems_are_all_told_and_nothing_is_sent(run, small, tmp_path, command) -> None:
+    """Exit 3, each problem with its place on stderr, in JSON on stdout; no state appears."""
+    (small / "keys.yaml").write_text("version: 1\nenvironment: devv\nkeys: [{name: 7}]\n")
+    code, out, err = run(command, "-m", small)
+    assert (code, out) == (3, "")
+    assert f"{(small / 'keys.yaml').as_posix()}:2:14: environment_unknown:" in err
+    assert "Did you mean" in err or "did you mean" in err
+    code, out, _ = run(command, "-m", small, "--format", "json")
+    document = valid("problems", out)
+    assert code == 3
+    assert len(document["problems"]) >= 2
+    assert not (tmp_path / ".provision").exists()
+
+
+def test_a_missing_variable_is_a_problem_of_the_chosen_environments(run, write) -> None:
+    """Only environments of the run need their variables; validate needs none."""
+    folder = write(
+        environments=ENVIRONMENTS
+        + '  far: {url: "https://crm.example.com", auth: {token: "${FAR_TOKEN}"}}\n',
+        keys=KEYS,
+    )
+    assert run("validate", "-m", folder)[0] == 0
+    assert run("plan", "-m", folder, "-e", "dev")[0] == 0
+    code, _, err = run("plan", "-m", folder)
+    assert code == 3
+    assert "FAR_TOKEN" in err
+    assert "environments.yaml:4:" in err
+
+
+def test_an_unknown_environment_is_wrong_usage_with_a_guess(run, small) -> None:
+    """Exit 64 and what was probably meant."""
+    code, _, err = run("plan", "-m", small, "-e", "deb")
+    assert (code, "Did you mean 'dev'?" in err) == (64, True)
+    code, _, err = run("plan", "-m", small, "-e", "zzz")
+    assert (code, "There are dev." in err) == (64, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["aply"], "Did you mean 'apply'?"),
+        (["zzz"], "No such command 'zzz'"),
+        (["plan", "--nope"], "No such option"),
+        (["plan", "--format", "xml"], "xml"),
+        (["plan", "--parallel", "0"], "0"),
+        (["create"], "--body"),
+        (["schema", "nope"], "manifest"),
+    ],
+)
+def test_wrong_usage_is_64_and_says_what_is_right(run, arguments, word) -> None:
+    """Commands, options and values that do not exist."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (64, "")
+    assert word in err
+
+
+def test_no_manifests_at_all_points_to_init(run, tmp_path) -> None:
+    """A wrong -m is a problem, not an empty fleet."""
+    code, _, err = run("apply", "-m", tmp_path / "gone")
+    assert (code, "manifests_missing" in err, "provision init" in err) == (3, True, True)
+
+
+def test_every_option_reads_its_variable_and_the_flag_wins(run, small, monkeypatch) -> None:
+    """PROVISION_<OPTION> for pipelines."""
+    monkeypatch.setenv("PROVISION_MANIFESTS", str(small))
+    monkeypatch.setenv("PROVISION_FORMAT", "json")
+    monkeypatch.setenv("PROVISION_ENVIRONMENT", "dev")
+    monkeypatch.setenv("PROVISION_ONLY", "a")
+    monkeypatch.setenv("PROVISION_PARALLEL", "2")
+    code, out, _ = run("plan")
+    assert code == 0
+    assert [one["name"] for one in valid("plan", out)["environments"][0]["actions"]] == ["a"]
+    assert run("plan", "--format", "text")[1].startswith("dev")
+
+
+# validate
+
+
+def test_validate_judges_directories_and_single_files(run, small, tmp_path) -> None:
+    """A file is read in the context of its directory; only its own problems are shown."""
+    code, out, _ = run("validate", small)
+    assert (code, out) == (0, "2 keys in 1 environments, no problems.\n")
+    bad = small / "team" / "bad.yaml"
+    bad.parent.mkdir()
+    bad.write_text(KEYS.replace("{name: a}", "{nam: a}"))
+    assert run("validate", small / "keys.yaml")[0] == 3  # b stands in both files
+    bad.write_text("version: 1\nenvironment: dev\nkeys: [{name: c, expire: 1d}]\n")
+    assert run("validate", small / "keys.yaml")[0] == 0
+    code, out, _ = run("validate", bad, "--format", "json")
+    document = valid("problems", out)
+    assert code == 3
+    assert [one["code"] for one in document["problems"]] == ["unknown_key"]
+    assert run("validate", small, bad)[0] == 3
+    lonely = tmp_path / "lonely.yaml"
+    lonely.write_text(KEYS)
+    assert run("validate", lonely)[0] == 3
+
+
+def test_validate_finds_expiries_that_have_passed(run, small) -> None:
+    """Offline, an old date is a problem; plan and apply fail its key alone."""
+    (small / "keys.yaml").write_text(KEYS.replace("90d", "2020-01-01"))
+    code, out, _ = run("validate", "-m", small)
+    assert (code, "expiry_past" in out) == (3, True)
+
+
+# list
+
+
+def test_list_shows_what_is_there(run, small, tmp_path) -> None:
+    """As a table and as JSON, revoked and expired keys told apart, by --only if wanted."""
+    (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", "sandbox:legacy"))
+    assert run("list", "-m", small)[:2] == (0, "no keys\n")
+    with Sandbox(tmp_path / ".provision" / "dev.sqlite3", Dialect.LEGACY) as sandbox:
+        sandbox.seed(["x", "y"])
+        sandbox.seed(["dead"], revoked_at="2026-01-01T00:00:00.000Z")
+        sandbox.seed(["past"], expires_at="2020-01-01T00:00:00.000Z")
+    code, out, _ = run("list", "-m", small, "--format", "json")
+    found = {one["name"]: one for one in valid("keys", out)}
+    assert code == 0
+    assert {name: one["live"] for name, one in found.items()} == {
+        "x": True,
+        "y": True,
+        "dead": False,
+        "past": False,
+    }
+    assert found["dead"]["revoked_at"] == "2026-01-01T00:00:00Z"
+    text = run("list", "-m", small)[1]
+    assert "revoked" in text
+    assert "expired" in text
+    assert len(json.loads(run("list", "-m", small, "--only", "x", "--format", "json")[1])) == 1
+
+
+def test_list_and_create_need_environments_alone(run, small) -> None:
+    """A broken manifest does not stop them; a broken environments.yaml does."""
+    (small / "keys.yaml").write_text("version: 2")
+    assert run("list", "-m", small)[0] == 0
+    (small / "environments.yaml").write_text("version: 2")
+    assert run("list", "-m", small)[0] == 3
+
+
+# create
+
+
+@pytest.mark.parametrize("dialect", ["core", "core-1", "legacy"])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_create_prints_the_records_in_the_shape_of_the_body(
+    run, small, tmp_path, dialect, depth
+) -> None:
+    """An object gives an object, an array an array, just as the server gave them."""
+    (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", f"sandbox:{dialect}"))
+    run("plan", "-m", small)
+    with Sandbox(tmp_path / ".provision" / "dev.sqlite3", Dialect(dialect)) as sandbox:
+        role = {} if dialect == "legacy" else {"roleId": sandbox.role("Admin").id}
+    record = {"name": "x", "expiresAt": "2031-01-01T00:00:00Z"} | role
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps(record))
+    code, out, _ = run("create", "-m", small, "--body", body, "--depth", depth)
+    made = json.loads(out)
+    assert code == 0
+    assert made["name"] == "x"
+    assert ("role" in made) == (depth > 0 and dialect != "legacy")
+    body.write_text(json.dumps([record, record | {"name": "y"}]))
+    code, out, _ = run("create", "-m", small, "-e", "dev", "--body", body, "--depth", depth)
+    assert (code, [one["name"] for one in json.loads(out)]) == (0, ["x", "y"])
+
+
+def test_create_reads_standard_input(run, small, monkeypatch) -> None:
+    """`--body -`."""
+    (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", "sandbox:legacy"))
+    raw = io.BytesIO(b'\xef\xbb\xbf[{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}]')
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(raw))
+    code, out, _ = run("create", "-m", small, "--body", "-")
+    assert (code, json.loads(out)[0]["name"]) == (0, "x")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "word"),
+    [
+        ("{", 3, "body.json:1:2: body_invalid"),
+        ('[{"name": ""}]', 3, "body.json:1:2: record_invalid"),
+        ('{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}', 4, "role_missing"),
+        (
+            '{"name": "x", "expiresAt": "2031-01-01T00:00:00Z", "roleId": "zzz"}',
+            4,
+            "rejected",
+        ),
+    ],
+)
+def test_create_with_a_bad_body_is_a_clear_error(run, small, tmp_path, body, code, word) -> None:
+    """Malformed JSON, bad records, a missing role: place and remedy, nothing printed as data."""
+    file = tmp_path / "body.json"
+    file.write_text(body)
+    found, out, err = run("create", "-m", small, "--body", file)
+    assert found == code
+    assert word in err
+    if code == 3:
+        assert valid("problems", out)["problems"]
+
+
+def test_create_says_what_it_could_not_use(run, small, tmp_path, monkeypatch) -> None:
+    """Bad depth, unreadable and foreign bodies, no credential, several environments."""
+    assert run("create", "-m", small, "--body", "x", "--depth", "3")[0] == 64
+    code, _, err = run("create", "-m", small, "--body", tmp_path / "gone.json")
+    assert (code, "No such file" in err) == (3, True)
+    (tmp_path / "latin.json").write_bytes(b'{"name": "\xe4"}')
+    code, _, err = run("create", "-m", small, "--body", tmp_path / "latin.json")
+    assert (code, "UTF-8" in err) == (3, True)
+    monkeypatch.delenv("FAR_TOKEN", raising=False)
+    (small / "environments.yaml").write_text(
+        ENVIRONMENTS + '  far: {url: "https://crm.example.com", auth: {token: "${FAR_TOKEN}"}}\n'
+    )
+    (tmp_path / "b.json").write_text('{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}')
+    code, _, err = run("create", "-m", small, "-e", "far", "--body", tmp_path / "b.json")
+    assert (code, "FAR_TOKEN" in err) == (3, True)
+    monkeypatch.setenv("FAR_TOKEN", "t.o.k")
+    code, _, err = run("create", "-m", small, "--body", tmp_path / "b.json")
+    assert (code, "-e: dev, far" in err) == (64, True)
+
+
+def test_create_on_legacy_refuses_roles_and_reports_a_rate_limit(
+    run, write, scripted, answer, tmp_path, monkeypatch
+) -> None:
+    """A role where there are none sends no write; endless throttling is `rate_limited`."""
+    from provisioner.twenty import transport
+
+    monkeypatch.setattr(transport, "_PATIENCE", 1.0)
+    monkeypatch.setenv("TOKEN", "t.o.k")
+    server = scripted(answer(429, "{}", Retry_After="3600"), answer(500, "{}"))
+    folder = write(
+        environments=f'version: 1\nenvironments:\n  dev: {{url: "{server.url}", '
+        'auth: {token: "${TOKEN}"}, generation: legacy}\n'
+    )
+    body = tmp_path / "body.json"
+    body.write_text('{"name": "x", "expiresAt": "2031-01-01T00:00:00Z", "roleId": "r"}')
+    code, _, err = run("create", "-m", folder, "--body", body)
+    assert (code, "role_unsupported" in err, server.requests) == (4, True, [])
+    body.write_text('{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}')
+    code, out, err = run("create", "-m", folder, "--body", body)
+    assert (code, out, "rate_limited" in err) == (4, "", True)
+    code, _, err = run("create", "-m", folder, "--body", body)
+    assert (code, "outcome_unknown" in err) == (4, True)
+    assert len(server.requests) == 2
+
+
+# init and schema
+
+
+def test_what_init_writes_works_at_once(run, tmp_path) -> None:
+    """The example is valid, can be applied, and its schema comments lead somewhere."""
+    folder = tmp_path / "new place" / "manifests"
+    code, out, err = run("init", "-m", folder)
+    assert (code, out.count("wrote ")) == (0, 4)
+    assert "provision plan -m" in err
+    for name in ("environments", "manifest"):
+        assert (folder.parent / "schemas" / f"{name}.schema.json").is_file()
+    assert run("validate", "-m", folder)[0] == 0
+    assert run("apply", "-m", folder)[0] == 0
+    code, _, err = run("init", "-m", folder)
+    assert (code, "overwrites nothing" in err) == (64, True)
+    file = tmp_path / "file"
+    file.write_text("")
+    code, _, err = run("init", "-m", file / "manifests")
+    assert (code, "not_writable" in err) == (64, True)
+
+
+def test_schemas_are_printed_as_published(run) -> None:
+    """Without a name their names, with one the very text of the file."""
+    code, out, _ = run("schema")
+    assert (code, tuple(out.split())) == (0, schemas.NAMES)
+    for name in schemas.NAMES:
+        text = (ROOT / "schemas" / f"{name}.schema.json").read_text()
+        assert run("schema", name)[1] == text
+        Draft202012Validator.check_schema(json.loads(text))
+
+
+# real processes
+
+
+def provision(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "provisioner", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_the_command_as_a_process(small) -> None:
+    """Version, streams and exit codes from the outside."""
+    assert provision("--version").stdout == f"provision {__version__}\n"
+    done = provision("apply", "-m", small)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Done: 2 created" in done.stdout
+    assert provision("nope").returncode == 64
+    short = provision("plan", "-m", small, env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"})
+    assert short.returncode == 0
+
+
+def test_a_closed_reader_ends_the_command_quietly(small) -> None:
+    """`| head` is no error and no traceback."""
+    command = f"'{sys.executable}' -m provisioner schema result | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() == "{"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "forbidden"),
+    [
+        (["--help"], {"yaml", "jsonschema", "requests", "rich", "graphql", "sqlite3"}),
+        (["plan", "--help"], {"yaml", "jsonschema", "requests", "rich", "graphql", "sqlite3"}),
+        (["validate", "-q"], {"jsonschema", "rich", "graphql", "sqlite3"}),
+    ],
+)
+def test_what_a_command_does_not_need_is_not_imported(small, arguments, forbidden) -> None:
+    """Start-up stays short because imports do."""
+    program = (
+        "import sys; from provisioner.cli import main; code = main(sys.argv[1:]);"
+        "print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})),"
+        " file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=small.parent,
+    )
+    assert not forbidden & set(done.stderr.split())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_sandbox_is_served_until_a_signal(tmp_path, number, code) -> None:
+    """`provision sandbox` prints where and how, answers, and ends with the signal's code."""
+    import requests
+
+    command = [sys.executable, "-m", "provisioner", "sandbox", "core-1", "--format", "json"]
+    command += ["--file", str(tmp_path / "state" / "s.sqlite3")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+        assert facts["dialect"] == "core-1"
+        token = {"Authorization": f"Bearer {facts['session_token']}"}
+        with requests.Session() as session:
+            got = session.get(f"{facts['url']}/rest/apiKeys", headers=token, timeout=10)
+        assert got.json() == []
+        process.send_signal(number)
+        assert process.wait(20) == code
+
+
+def test_the_sandbox_in_text_and_on_a_taken_port(tmp_path) -> None:
+    """Aligned facts on stdout; a port that is taken is said, not raised."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = provision("sandbox", "--port", port, "--file", tmp_path / "s" / "a.sqlite3")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "cannot serve" in done.stderr
+    command = [sys.executable, "-m", "provisioner", "sandbox", "legacy"]
+    command += ["--file", str(tmp_path / "t" / "b.sqlite3")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("url:           http://127.0.0.1:")
+        process.terminate()
+        assert process.wait(20) == 143
+
+
+def test_a_bug_is_told_as_one(run, small, monkeypatch, capsys) -> None:
+    """An unexpected error exits with 1 and asks for a report, without values of variables."""
+    from provisioner.cli import checking
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("".join(("can", "ary")))
+
+    monkeypatch.setattr(checking, "load", broken)
+    assert main(["validate", "-m", str(small)]) == 1
+    err = capsys.readouterr().err
+    assert "This is a bug of provision" in err
+    assert "RuntimeError" in err
+    assert "canary" not in err
+
+
+def test_a_state_file_that_is_none_fails_its_environment_alone(run, small, tmp_path) -> None:
+    """A file of another dialect, a foreign file, a folder in its place: exit 4 and a remedy."""
+    state = tmp_path / ".provision" / "dev.sqlite3"
+    state.parent.mkdir()
+    state.mkdir()
+    code, out, _ = run("plan", "-m", small)
+    assert (code, "dev.sqlite3" in out) == (4, True)
+    state.rmdir()
+    with Sandbox(state, Dialect.LEGACY):
+        pass
+    code, out, _ = run("plan", "-m", small, "--format", "json")
+    assert code == 4
+    assert valid("plan", out)["environments"][0]["error"]["code"] == "sandbox_unusable"
