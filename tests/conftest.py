@@ -6,7 +6,7 @@ import socket
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -135,7 +135,7 @@ class Scripted:
     requests: list[bytes] = field(default_factory=list)
     _socket: socket.socket = field(default_factory=socket.socket)
 
-    def __enter__(self) -> Scripted:
+    def __enter__(self) -> Self:
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(16)
         self._thread = threading.Thread(target=self._serve, daemon=True)

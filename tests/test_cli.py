@@ -277,8 +277,9 @@ def test_a_guard_changes_nothing_anywhere(run, write, serve, monkeypatch) -> Non
     other = "20202020-1c25-4d02-bf25-6aeccf7ea419"
     monkeypatch.setenv("TOKEN", served.sandbox.session_token())
     real = f'url: "{served.sandbox.url}", auth: {{session_token: "${{TOKEN}}"}}, role: Admin'
-    pinned = f"version: 1\nenvironments:\n  one: {{{real}, workspace: {other}}}\n  two: {{url: 'sandbox:', role: Admin}}\n"
-    twice = f"version: 1\nenvironments:\n  one: {{{real}}}\n  two: {{{real}}}\n"
+    begin = f"version: 1\nenvironments:\n  one: {{{real}"
+    pinned = f"{begin}, workspace: {other}}}\n  two: {{url: 'sandbox:', role: Admin}}\n"
+    twice = f"{begin}}}\n  two: {{{real}}}\n"
     keys = KEYS.replace("environment: dev", "environments: [one, two]")
     for text, slug in ((pinned, "workspace_mismatch"), (twice, "workspace_shared")):
         folder = write(environments=text, keys=keys)
@@ -345,8 +346,8 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
     served = serve(Dialect.CORE)
     monkeypatch.setenv("TOKEN", served.sandbox.session_token())
     folder = write(
-        environments=ENVIRONMENTS
-        + f'  real: {{url: "{served.sandbox.url}", auth: {{session_token: "${{TOKEN}}"}}, role: Admin}}\n',
+        environments=f"{ENVIRONMENTS}  real: {{url: '{served.sandbox.url}', "
+        "auth: {session_token: '${TOKEN}'}, role: Admin}\n",
         keys=KEYS.replace("environment: dev", "environments: [dev, real]"),
     )
     err = terminal("n\n")
@@ -360,7 +361,7 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
     assert "Apply" not in err.getvalue()
     err = terminal("y\n")
     assert main(["apply", "-m", str(folder), "--only", "a"]) == 0
-    assert [key.name for key in served.sandbox.keys()] == ["a"]  # noqa: SIM118 - rows, no dict
+    assert [key.name for key in served.sandbox.keys()] == ["a"]
     err = terminal("")
     assert main(["apply", "-m", str(folder), "--yes"]) == 0
     assert len(served.sandbox.keys()) == 2
@@ -373,7 +374,7 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
 
 
 def test_colour_follows_option_variables_and_terminal(run, small, monkeypatch) -> None:
-    """always and never win; NO_COLOR and FORCE_COLOR count for auto."""
+    """Always and never win; NO_COLOR and FORCE_COLOR count for auto."""
     assert "\x1b[" not in run("plan", "-m", small)[1]
     assert "\x1b[32m" in run("plan", "-m", small, "--color", "always")[1]
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -667,7 +668,8 @@ def test_schemas_are_printed_as_published(run) -> None:
 
 def provision(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "provisioner", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    options |= {"capture_output": True, "text": True, "timeout": 60}
+    return subprocess.run(command, check=False, **options)
 
 
 def test_the_command_as_a_process(small) -> None:
@@ -684,27 +686,24 @@ def test_the_command_as_a_process(small) -> None:
 def test_a_closed_reader_ends_the_command_quietly(small) -> None:
     """`| head` is no error and no traceback."""
     command = f"'{sys.executable}' -m provisioner schema result | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60
-    )
+    shell = ["bash", "-o", "pipefail", "-c", command]
+    done = subprocess.run(shell, check=False, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout.strip() == "{"
 
 
+HEAVY = ("yaml", "jsonschema", "requests", "rich", "graphql", "provisioner.sandbox")
+
+
 @pytest.mark.parametrize(
-    ("arguments", "forbidden"),
-    [
-        (["--help"], {"yaml", "jsonschema", "requests", "rich", "graphql", "sqlite3"}),
-        (["plan", "--help"], {"yaml", "jsonschema", "requests", "rich", "graphql", "sqlite3"}),
-        (["validate", "-q"], {"jsonschema", "rich", "graphql", "sqlite3"}),
-    ],
+    ("arguments", "needed"),
+    [(["--help"], ()), (["plan", "--help"], ()), (["validate", "-q"], ("yaml", "requests"))],
 )
-def test_what_a_command_does_not_need_is_not_imported(small, arguments, forbidden) -> None:
+def test_what_a_command_does_not_need_is_not_imported(small, arguments, needed) -> None:
     """Start-up stays short because imports do."""
     program = (
         "import sys; from provisioner.cli import main; code = main(sys.argv[1:]);"
-        "print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})),"
-        " file=sys.stderr); sys.exit(code)"
+        "print(*sys.modules, file=sys.stderr); sys.exit(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
@@ -714,7 +713,7 @@ def test_what_a_command_does_not_need_is_not_imported(small, arguments, forbidde
         check=True,
         cwd=small.parent,
     )
-    assert not forbidden & set(done.stderr.split())
+    assert not (set(HEAVY) - set(needed)) & set(done.stderr.split())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -761,8 +760,10 @@ def test_a_bug_is_told_as_one(run, small, monkeypatch, capsys) -> None:
     """An unexpected error exits with 1 and asks for a report, without values of variables."""
     from provisioner.cli import checking
 
+    value = "canary"
+
     def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("".join(("can", "ary")))
+        raise RuntimeError(value)
 
     monkeypatch.setattr(checking, "load", broken)
     assert main(["validate", "-m", str(small)]) == 1

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from graphql import build_schema, parse, validate
 
@@ -198,7 +199,8 @@ def test_no_more_requests_are_in_flight_than_the_limit(serve, parallel: int) -> 
     workspace.observe()
     role = served.sandbox.role("Admin").id
     workspace.create_many([new(f"k{n}", 2, role_id=role) for n in range(24)], silent)
-    assert served.most_in_flight() == parallel
+    assert served.most_in_flight() <= parallel
+    assert served.most_in_flight() > 1 or parallel == 1
     assert len(served.writes()) == 24
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.desired import DesiredKey, Environment, Limits
+from provisioner.failure import Failure
 from provisioner.observed import (
     HiddenRoles,
     KnownRoles,
@@ -30,7 +31,6 @@ from provisioner.plan import (
     digest,
     plan_environment,
 )
-from provisioner.failure import Failure
 from provisioner.problem import Place
 from provisioner.times import parse_expiry
 
