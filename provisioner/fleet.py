@@ -76,6 +76,8 @@ class Fleet:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # Nothing new begins, and no workspace is closed under a unit that is still at work.
+        self._executor.shutdown(wait=True, cancel_futures=True)
         self._stack.close()
 
     def observe(self) -> tuple[tuple[Environment, Observation | Unobserved], ...]:
@@ -158,10 +160,10 @@ def _seen(
 
 def _one_workspace_twice(looks: list[_Look]) -> RefusedError | None:
     """Two environments of one workspace would fight over each other's keys."""
-    names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    names: dict[tuple[_Server, str], list[str]] = defaultdict(list)
     for look in looks:
         if look.observation.workspace is not None:
-            server = urlsplit(look.environment.url).netloc
+            server = _server(look.environment.url)
             names[server, look.observation.workspace].append(look.environment.name)
     for (_, workspace), shared in names.items():
         if len(shared) > 1:
@@ -171,3 +173,12 @@ def _one_workspace_twice(looks: list[_Look]) -> RefusedError | None:
                 remedy="Point each at a workspace of its own, or merge them into one.",
             )
     return None
+
+
+_Server = tuple[str | None, int | None]
+
+
+def _server(url: str) -> _Server:
+    """Host and port of a url, so that a port may be written or left out."""
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)

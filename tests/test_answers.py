@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from provisioner.twenty.answers import (
     UNREADABLE,
     Answer,
+    Throttling,
     clean,
     decode,
     explain,
@@ -95,8 +96,8 @@ def test_throttling_is_known_in_every_form(
 ) -> None:
     """429 with and without a wait, GraphQL's two texts, and 503 with one (not recorded)."""
     found = answer(status, body, **more)
-    assert throttling(found) == (wait, rate)
-    assert refusal_code(found) == "rate_limited"
+    assert throttling(found) == Throttling(wait, rate, unhandled=status != 503)
+    assert refusal_code(found) == ("rate_limited" if status != 503 else "server_error")
 
 
 @pytest.mark.parametrize(

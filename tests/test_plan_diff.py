@@ -210,13 +210,14 @@ def test_a_key_without_any_role_is_blocked_on_core_and_fine_on_legacy() -> None:
     legacy = plan_environment(shop, [desired("a")], look(roles=NoRoles()), NOW)
     assert legacy.actions[0].blocked is None
     assert legacy.notes == ()
+    assert legacy.actions[0].role is None
 
 
 def test_legacy_ignores_roles_with_a_note() -> None:
     """The note says how many keys ask for a role."""
     plan = planned([desired("a", role="Admin"), desired("b")], look(roles=NoRoles()))
     assert [one.role_id for one in plan.actions] == [None, None]
-    assert plan.notes == ("the roles of 1 key are ignored: keys of this generation have none",)
+    assert plan.notes == ("the roles of 2 keys are ignored: keys of this generation have none",)
 
 
 def test_hidden_roles_take_ids_and_refuse_labels() -> None:
@@ -351,6 +352,7 @@ def test_a_plan_knows_whether_it_changes_anything_and_is_whole() -> None:
     lost = Unobserved("shop", SHOP.url, Failure("timeout", "x"))
     assert (Plan(NOW, "", (whole,)).changes, Plan(NOW, "", (whole,)).incomplete) == (1, False)
     assert Plan(NOW, "", (blocked,)).incomplete
+    assert Plan(NOW, "", (blocked,)).changes == 0
     assert Plan(NOW, "", (lost,)).incomplete
     assert Plan(NOW, "", (lost,)).changes == 0
 

@@ -143,6 +143,17 @@ def test_a_write_that_was_refused_for_its_speed_is_sent_again(scripted, answer, 
     assert len(server.requests) == 4
 
 
+def test_a_503_slows_everyone_down_and_is_no_reason_to_repeat_a_write(scripted, answer, to) -> None:
+    """It may come from a proxy whose server went on; a read is asked for again."""
+    server = scripted(answer(503, "", Retry_After="0"), answer(200, "{}"))
+    transport = to(server.url)
+    assert transport.send("POST", "/", body={}, repeatable=False).status == 503
+    assert len(server.requests) == 1
+    assert transport.send("GET", "/", repeatable=True).status == 200
+    again = scripted(answer(503, "", Retry_After="0"), answer(200, "{}"))
+    assert to(again.url).send("GET", "/", repeatable=True).status == 200
+
+
 def test_endless_throttling_ends(scripted, answer, to, monkeypatch) -> None:
     """When the wait passes all patience the refusal itself is the answer."""
     monkeypatch.setattr(transport_module, "_PATIENCE", 1.0)

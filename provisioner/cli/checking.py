@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioner.manifests import load
+from provisioner.report.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +50,7 @@ def check(paths: Iterable[Path], now: datetime) -> Checked:
         problems += [one for one in manifests.problems if _concerns(one, files, manifests)]
         keys += sum(map(len, manifests.desired.values()))
         environments += len(manifests.environments)
-    summary = f"{keys} keys in {environments} environments, no problems."
+    summary = f"{count(keys, 'key')} in {count(environments, 'environment')}, no problems."
     return Checked(tuple(dict.fromkeys(problems)), summary)
 
 

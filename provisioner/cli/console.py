@@ -112,6 +112,9 @@ def _set_up_log(output: Output) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=output.log_level.upper(), handlers=[handler], force=True)
+    if output.log_level != "debug":
+        # What we make of a broken connection is told; its retries are noise.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def _coloured(choice: str, stream: TextIO) -> bool:

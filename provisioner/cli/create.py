@@ -60,10 +60,7 @@ def create(manifests: Path, environment: str | None, depth: str, body: str, outp
     console = Console(output)
     selection = Selection(manifests, (environment,) if environment else ())
     with console.problems_as_data():
-        prepared = prepare(selection, keys_matter=False)
-        if len(prepared.environments) != 1:
-            names = ", ".join(one.name for one in prepared.environments)
-            raise click.UsageError(f"Name one environment with -e: {names}.")
+        prepared = prepare(selection, keys_matter=False, one=True)
         source = read_source(body, sys.stdin)
     with (
         fleet_of(prepared) as fleet,

@@ -99,7 +99,7 @@ def selection_options(command: Command) -> Command:
         ),
         click.option(
             "--parallel",
-            type=click.IntRange(1, 64),
+            type=click.IntRange(1, 100),
             envvar="PROVISION_PARALLEL",
             metavar="N",
             help="Requests in flight in each environment, instead of limits.parallel.",

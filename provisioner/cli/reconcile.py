@@ -37,16 +37,18 @@ class Prepared:
     now: datetime
 
 
-def prepare(selection: Selection, *, keys_matter: bool = True) -> Prepared:
+def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False) -> Prepared:
     """Loads and resolves; with problems nothing goes on and nothing is sent.
 
     Args:
         selection: what was asked for.
         keys_matter: False for commands that need no manifest but environments.yaml.
+        one: whether it must be exactly one environment.
 
     Raises:
         InvalidInputError: when anything is wrong in manifests, variables or secret files.
-        WrongUsageError: when an environment was asked for that is not declared.
+        WrongUsageError: when an environment was asked for that is not declared, or when one
+            must be asked for and was not.
     """
     manifests = load(selection.manifests)
     problems: tuple[Problem, ...] = manifests.problems
@@ -55,6 +57,11 @@ def prepare(selection: Selection, *, keys_matter: bool = True) -> Prepared:
         about_environments = tuple(p for p in problems if p.place.file == declared)
         problems = about_environments or (() if manifests.environments else problems)
     if not problems:
+        if one and not selection.environments and len(manifests.environments) != 1:
+            names = ", ".join(declared.name for declared in manifests.environments)
+            raise WrongUsageError(
+                "environment_unnamed", "There are several environments.", remedy=f"-e: {names}."
+            )
         environments, problems = _resolved(manifests, selection)
     if problems:
         raise InvalidInputError(problems)

@@ -45,6 +45,7 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
     import json  # noqa: PLC0415 - keeps --help fast
 
     from provisioner.cli.serving import stop_signal  # noqa: PLC0415 - as above
+    from provisioner.errors import WrongUsageError  # noqa: PLC0415 - as above
     from provisioner.sandbox import Dialect, Sandbox  # noqa: PLC0415 - as above
 
     try:
@@ -63,4 +64,8 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
                 click.echo("Serving until interrupted.", err=True)
             return wait()
     except OSError as error:
-        raise click.ClickException(f"cannot serve: {error.strerror or error}") from None
+        raise WrongUsageError(
+            "not_servable",
+            f"The sandbox cannot be served: {error.strerror or error}.",
+            remedy="Choose another --port or --file.",
+        ) from None

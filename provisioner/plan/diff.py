@@ -166,8 +166,8 @@ class _RoleChoice:
         written = key.role or self._environment.role
         match self._roles:
             case NoRoles():
-                self._ignored += key.role is not None
-                return written, None, None
+                self._ignored += written is not None
+                return None, None, None
             case HiddenRoles():
                 return self._unseen(key, written)
             case KnownRoles(roles=roles):

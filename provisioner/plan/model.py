@@ -166,9 +166,9 @@ class Plan:
 
     @property
     def changes(self) -> int:
-        """How many actions there are in all environments."""
+        """How many actions can be carried out, in all environments."""
         planned = (part for part in self.environments if isinstance(part, Planned))
-        return sum(len(part.actions) for part in planned)
+        return sum(action.blocked is None for part in planned for action in part.actions)
 
     @property
     def incomplete(self) -> bool:

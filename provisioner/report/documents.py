@@ -74,10 +74,11 @@ def key_document(environment: str, key: ObservedKey, now: datetime) -> Document:
 
 
 def plan_summary(plan: EnvironmentPlan) -> dict[str, int]:
-    """How many actions of each kind, kept keys and findings."""
+    """How many actions of each kind can be carried out, kept keys and findings."""
     creates, kept, findings = 0, 0, 0
     if isinstance(plan, Planned):
-        creates, kept, findings = len(plan.actions), len(plan.kept), len(plan.findings)
+        creates = sum(action.blocked is None for action in plan.actions)
+        kept, findings = len(plan.kept), len(plan.findings)
     return {
         "create": creates,
         "update": 0,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.execution import Result, RunResult
+    from provisioner.failure import Failure
     from provisioner.observed import ObservedKey
     from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
     from provisioner.problem import Problem
@@ -84,8 +85,7 @@ def problems_text(problems: Sequence[Problem], palette: Palette) -> str:
         f"{palette.paint(palette.bad, problem.code)}: {visible(problem.message)}"
         for problem in problems
     ]
-    count = f"{len(lines)} problem{'' if len(lines) == 1 else 's'}; nothing was sent."
-    return "\n".join([*lines, count]) + "\n"
+    return "\n".join([*lines, f"{count(len(lines), 'problem')}; nothing was sent."]) + "\n"
 
 
 def visible(text: str) -> str:
@@ -98,12 +98,14 @@ def visible(text: str) -> str:
 def _planned(part: EnvironmentPlan, palette: Palette) -> Iterator[str]:
     yield _heading(part, palette)
     if isinstance(part, Unobserved):
-        yield _failure_line(part.failure.message, palette)
+        yield _failure_line(part.failure, palette)
         return
     for action, line in zip(part.actions, _action_lines(part.actions), strict=True):
-        yield palette.paint(palette.good, f"  + {line}")
-        if action.blocked is not None:
-            yield _failure_line(action.blocked.message, palette)
+        if action.blocked is None:
+            yield palette.paint(palette.good, f"  + {line}")
+        else:
+            yield palette.paint(palette.bad, f"  ! {line}")
+            yield _failure_line(action.blocked, palette)
     yield from _kept_and_findings(part, palette)
 
 
@@ -124,7 +126,7 @@ def _result_lines(result: Result, line: str, palette: Palette) -> Iterator[str]:
             yield palette.paint(palette.good, f"  + {line}")
         case Failed(failure=failure):
             yield palette.paint(palette.bad, f"  ! {line}")
-            yield _failure_line(f"{failure.code}: {failure.message}", palette)
+            yield _failure_line(failure, palette)
         case Skipped():
             yield palette.paint(palette.dim, f"    {line}  skipped")
         case _:
@@ -153,7 +155,7 @@ def _action_lines(actions: Sequence[Action]) -> list[str]:
 
 def _kept_and_findings(part: Planned, palette: Palette) -> Iterator[str]:
     if part.kept:
-        yield palette.paint(palette.dim, f"  = {_count(len(part.kept), 'key')} as declared")
+        yield palette.paint(palette.dim, f"  = {count(len(part.kept), 'key')} as declared")
     for finding in part.findings:
         yield palette.paint(palette.warn, f"  ? {_finding_line(finding)}")
     if not part.actions and not part.kept and not part.findings:
@@ -164,8 +166,8 @@ def _finding_line(finding: Finding) -> str:
     return f"{finding_kind(finding)}  {visible(finding.name)}  {visible(finding.message)}"
 
 
-def _failure_line(message: str, palette: Palette) -> str:
-    return palette.paint(palette.bad, f"    {visible(message)}")
+def _failure_line(failure: Failure, palette: Palette) -> str:
+    return palette.paint(palette.bad, f"    {failure.code}: {visible(failure.message)}")
 
 
 def _plan_summary_line(plan: Plan, palette: Palette) -> str:
@@ -174,13 +176,13 @@ def _plan_summary_line(plan: Plan, palette: Palette) -> str:
     blocked = sum(action.blocked is not None for part in planned for action in part.actions)
     words = [f"{totals['create']} to create", f"{totals['keep']} as declared"]
     words += [f"{blocked} that cannot be made"] if blocked else []
-    words += [_count(totals["findings"], "finding")] if totals["findings"] else []
+    words += [count(totals["findings"], "finding")] if totals["findings"] else []
     words += _failed_environments(plan.environments)
     line = f"Plan: {', '.join(words)}."
     if totals["create"]:
         requests = sum(part.estimate.requests for part in planned)
         seconds = max((part.estimate.seconds for part in planned), default=0.0)
-        line += f" About {_count(requests, 'request')} and {seconds:.1f} s."
+        line += f" About {count(requests, 'request')} and {seconds:.1f} s."
     return palette.paint(palette.strong, line)
 
 
@@ -196,7 +198,7 @@ def _result_summary_line(result: RunResult, palette: Palette) -> str:
 
 def _failed_environments(parts: Iterable[object]) -> list[str]:
     failed = sum(isinstance(part, Unobserved) for part in parts)
-    return [f"{_count(failed, 'environment')} not reached"] if failed else []
+    return [f"{count(failed, 'environment')} not reached"] if failed else []
 
 
 def _totals(summaries: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -213,7 +215,8 @@ def _state(key: ObservedKey, now: datetime) -> str:
     return "expired" if key.revoked_at is None else "revoked"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number of things in words: `1 key`, `2 keys`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

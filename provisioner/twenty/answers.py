@@ -145,19 +145,32 @@ def decode(raw: bytes) -> tuple[Json | Unreadable, str]:
     return body, excerpt
 
 
-def throttling(answer: Answer) -> tuple[float | None, Rate | None] | None:
-    """Whether the request was refused for its speed, before it was handled.
+@dataclass(frozen=True, slots=True)
+class Throttling:
+    """A refusal of a request for its speed.
 
-    Returns:
-        None, or the seconds to wait and the rate, each where the server says it.
+    Attributes:
+        wait: seconds that the server asks for, where it does.
+        rate: what the server says that it allows, where it does.
+        unhandled: whether the request was certainly refused before it was handled. A 503 may
+            come from a proxy whose server went on with it.
     """
-    refused = (
+
+    wait: float | None
+    rate: Rate | None
+    unhandled: bool
+
+
+def throttling(answer: Answer) -> Throttling | None:
+    """How the request was refused for its speed, or None where it was not."""
+    unhandled = (
         answer.status == _STATUS_TOO_MANY
         or "LIMIT_REACHED" in answer.codes
         or ((not answer.ok or answer.data is None) and answer.says(_THROTTLED_TEXTS))
-        or (answer.status == _STATUS_UNAVAILABLE and answer.retry_after is not None)
     )
-    if not refused:
+    if not unhandled and not (
+        answer.status == _STATUS_UNAVAILABLE and answer.retry_after is not None
+    ):
         return None
     found = next(filter(None, (_LIMIT_TEXT.search(text) for text in answer.errors)), None)
     rate = Rate(max(1, int(found[1])), max(1, int(found[2])) / 1000) if found else None
@@ -165,7 +178,7 @@ def throttling(answer: Answer) -> tuple[float | None, Rate | None] | None:
     if wait is None and isinstance(answer.body, dict):
         seconds = answer.body.get("retryAfterSeconds")
         wait = float(seconds) if isinstance(seconds, (int, float)) and seconds >= 0 else None
-    return wait, rate
+    return Throttling(wait, rate, unhandled)
 
 
 def session_ended(answer: Answer) -> bool:
@@ -193,7 +206,8 @@ RefusalCode = Literal[
 
 def refusal_code(answer: Answer) -> RefusalCode:  # noqa: PLR0911 - one line for each meaning
     """Why an answer that is no success is none; texts and codes before statuses."""
-    if throttling(answer) is not None:
+    slow = throttling(answer)
+    if slow is not None and slow.unhandled:
         return "rate_limited"
     if answer.says(_NO_CREDENTIAL):
         return "credential_missing"
@@ -248,7 +262,7 @@ _ADVICE: dict[RefusalCode, tuple[str, str]] = {
         "answered with something that Twenty does not say",
         "Check that `url` is the address of Twenty itself and that no proxy answers in its place",
     ),
-    "rejected": ("rejected the request", "Run `provision doctor` or ask with --log-level debug"),
+    "rejected": ("rejected the request", "The words in brackets are the server's own"),
 }
 
 

@@ -41,7 +41,6 @@ _BODY_LIMIT = 64 * 1024 * 1024
 _CHUNK = 64 * 1024
 _TRIES = 4
 _FIRST_WAIT = 0.2
-_LONGEST_WAIT = 60.0
 _PATIENCE = 180.0
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -116,17 +115,17 @@ class Transport:
                     raise
                 time.sleep(_pause(tries))
                 continue
-            limit = throttling(answer)
-            if limit is not None:
+            slow = throttling(answer)
+            if slow is not None:
                 throttled += 1
-                asked, rate = limit
-                wait = min(_pause(throttled) * 5 if asked is None else asked, _LONGEST_WAIT)
-                if rate is not None and asked is None:
-                    wait = rate.seconds / rate.requests
-                if time.monotonic() + wait > deadline:
+                wait = slow.wait
+                if wait is None:
+                    rate = slow.rate
+                    wait = rate.seconds / rate.requests if rate else 5 * _pause(throttled)
+                self._pace.throttled(min(wait, _PATIENCE), slow.rate)
+                if time.monotonic() + wait > deadline or not (slow.unhandled or repeatable):
                     return answer
                 _LOG.info("%s asks to slow down, waiting %.1f s", self.name, wait)
-                self._pace.throttled(wait, rate)
                 continue
             if answer.server_failed and repeatable and tries + 1 < _TRIES:
                 tries += 1
