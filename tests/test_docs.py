@@ -1,0 +1,487 @@
+"""The documentation says what the code does: codes, options, links, citations, sample output."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import re
+import shlex
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from provisioner import schemas
+from provisioner.cli import main, provision
+from provisioner.errors import InvalidInputError
+from provisioner.manifests import CODES, load
+from provisioner.plan import Finding
+from provisioner.plan.model import Reason
+from provisioner.twenty.answers import RefusalCode
+
+ROOT = Path(__file__).parents[1]
+PAGES = tuple(
+    sorted(
+        path.relative_to(ROOT).as_posix()
+        for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"))
+    )
+)
+COMMANDS = (
+    "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/provision apply",
+    "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
+)
+BODY_CODES = {"body_invalid", "record_invalid"}
+RAISERS = {"WorkspaceError", "RefusedError", "WrongUsageError", "Failure", "LostAnswerError"}
+NEVER_IN_JSON = {"bulk.py", "cli"}
+"""Modules of `create` and of the command line: what they raise ends in text on stderr."""
+
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CITED = re.compile(r"`(legacy-0\.60|core-1|core-2\.21) (\d{3}-[\w.-]+)`")
+BARE = re.compile(r"`(\d{3})(-[A-Za-z][\w.-]*|-…)?`")
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def text(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def prose(page):
+    """A page without its fenced blocks."""
+    return FENCE.sub("", text(page))
+
+
+def blocks(page, language):
+    return [found[3] for found in FENCE.finditer(text(page)) if found[2] == language]
+
+
+def anchors(page):
+    """The anchors of a page's headings, as code hosts make them."""
+    words = [re.sub(r"[^\w\- ]", "", title.lower()) for _, title in HEADING.findall(prose(page))]
+    return {word.replace(" ", "-") for word in words}
+
+
+def section(page, title):
+    """The text under a heading, up to the next of its level."""
+    pattern = rf"^(#+) {re.escape(title)}\n(.*?)(?=^\1 |\Z)"
+    found = re.search(pattern, text(page), re.MULTILINE | re.DOTALL)
+    assert found, f"{page} has no section {title!r}"
+    return found[2]
+
+
+def rows(table):
+    """The cells of the rows of all tables in a text, heads left out."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [
+        row
+        for row, below in zip(cells, [*lines[1:], ""], strict=True)
+        if not set("".join(row)) <= set("-|") and not below.startswith("|---")
+    ]
+
+
+def spans(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def documented_codes():
+    return re.findall(r"^### `(\w+)`$", text("docs/errors.md"), re.MULTILINE)
+
+
+@cache
+def recordings():
+    found = {}
+    for file in (ROOT / "tests" / "recordings").glob("*.jsonl"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            found[file.stem, entry["name"]] = entry["response"]
+    return found
+
+
+@cache
+def sources():
+    return {
+        path.relative_to(ROOT / "provisioner").as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted((ROOT / "provisioner").glob("**/*.py"))
+    }
+
+
+@cache
+def raised():
+    """Every code that a source file writes where it raises or makes a failure, with the file."""
+    found = set()
+    for file, source in sources().items():
+        for node in ast.walk(ast.parse(source)):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in RAISERS
+                and node.args
+                and isinstance(node.args[0], ast.Constant)
+            ):
+                found.add((node.args[0].value, file))
+    return frozenset(found)
+
+
+def error_codes(name):
+    return schemas.load(name)["$defs"]["errorCode"]["enum"]
+
+
+def finding_kinds():
+    return {kind.__name__.lower() for kind in get_args(Finding)}
+
+
+def cli_commands():
+    context = click.Context(provision)
+    return {name: provision.get_command(context, name) for name in provision.list_commands(context)}
+
+
+# Codes
+
+
+def test_every_code_has_one_paragraph_and_no_paragraph_is_of_a_code_that_is_not():
+    """Whoever sees a code finds it in docs/errors.md, and finds nothing there that is gone."""
+    documented = documented_codes()
+    known = {
+        *error_codes("plan"),
+        *CODES,
+        *BODY_CODES,
+        *finding_kinds(),
+        *get_args(Reason),
+        *(code for code, _ in raised()),
+        *get_args(RefusalCode),
+        InvalidInputError(()).slug,
+    }
+    assert set(documented) - known == set()
+    assert known - set(documented) == set()
+    assert len(documented) == len(set(documented))
+
+
+def test_every_code_says_something():
+    """No heading of a code stands there without a sentence."""
+    parts = re.split(r"^### `(\w+)`$", text("docs/errors.md"), flags=re.MULTILINE)[1:]
+    for code, words in zip(parts[::2], parts[1::2], strict=True):
+        assert len(re.sub(r"^#.*", "", words, flags=re.MULTILINE).split()) > 5, code
+
+
+def test_codes_of_the_body_are_those_that_the_source_writes():
+    """The two codes of `create`'s body are the ones in the source, and no third is."""
+    written = {
+        node.value
+        for node in ast.walk(ast.parse(sources()["body.py"] + sources()["cli/source.py"]))
+        if isinstance(node, ast.Constant) and str(node.value).endswith("_invalid")
+    }
+    assert written == BODY_CODES
+
+
+def test_schemas_publish_exactly_the_errors_that_can_occur():
+    """A program that knows the `errorCode` enum meets no other code, and none is there in vain."""
+    can_occur = {code for code, file in raised() if file.split("/")[0] not in NEVER_IN_JSON}
+    can_occur |= set(get_args(RefusalCode))
+    assert set(error_codes("plan")) == can_occur
+
+
+def test_both_schemas_agree_on_errors_and_findings():
+    """A plan and its result use the same words for the same things."""
+    plan, result = (schemas.load(name)["$defs"] for name in ("plan", "result"))
+    for part in ("errorCode", "finding", "error", "nullableError", "estimate"):
+        assert plan[part] == result[part]
+
+
+def test_schemas_publish_exactly_the_findings_and_reasons_of_the_code():
+    """The closed lists in the schemas are the unions in the code."""
+    plan = schemas.load("plan")
+    action = plan["properties"]["environments"]["items"]["properties"]["actions"]["items"]
+    assert set(plan["$defs"]["finding"]["properties"]["finding"]["enum"]) == finding_kinds()
+    assert set(action["properties"]["reason"]["enum"]) == set(get_args(Reason))
+
+
+def test_exit_codes_of_the_readme_are_those_of_the_errors_page():
+    """Both tables list the same codes."""
+
+    def codes(page):
+        table = rows(section(page, "Exit codes"))
+        return {int(code) for first, *_ in table for code in re.findall(r"\d+", first)}
+
+    assert codes("README.md") == codes("docs/errors.md") == {0, 1, 2, 3, 4, 5, 64, 130, 143}
+
+
+# Schemas
+
+
+@pytest.mark.parametrize("name", schemas.NAMES)
+def test_schemas_are_valid_schemas(name):
+    """Each published schema is a schema of draft 2020-12, and says so."""
+    schema = schemas.load(name)
+    assert schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
+    Draft202012Validator.check_schema(schema)
+
+
+def test_no_schema_file_is_left_unpublished():
+    """`provision schema` gives every schema in schemas/."""
+    files = {path.name.removesuffix(".schema.json") for path in (ROOT / "schemas").iterdir()}
+    assert files == set(schemas.NAMES)
+
+
+def input_properties():
+    for name in ("environments", "manifest"):
+        document = schemas.load(name)
+        todo = [("", document)]
+        while todo:
+            where, schema = todo.pop()
+            for key, part in schema.get("properties", {}).items():
+                yield pytest.param(document, key, part, id=f"{name}{where}/{key}")
+            for word in ("properties", "$defs"):
+                todo += [(f"{where}/{key}", part) for key, part in schema.get(word, {}).items()]
+            for word in ("items", "additionalProperties"):
+                if isinstance(schema.get(word), dict):
+                    todo.append((f"{where}/*", schema[word]))
+
+
+@pytest.mark.parametrize(("document", "key", "part"), tuple(input_properties()))
+def test_every_key_of_the_input_files_is_described(document, key, part):
+    """An editor explains every key of the two files, and docs/manifests.md has it too."""
+    target = document["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else {}
+    assert part.get("description") or target.get("description")
+    assert re.search(rf"`{key}\b", text("docs/manifests.md"))
+
+
+# Commands and options
+
+
+def test_readme_has_the_two_commands():
+    """The commands that start the tool and its tests stand in the README as they are run."""
+    for command in COMMANDS:
+        assert command in text("README.md").splitlines()
+
+
+def test_every_command_is_listed():
+    """The README and docs/commands.md list all commands and no other."""
+    names = set(cli_commands())
+    readme = {
+        span.split()[1] for row in rows(section("README.md", "Commands")) for span in spans(row[0])
+    }
+    page = text("docs/commands.md").partition("## Options")[0]
+    assert readme == names
+    assert {spans(row[0])[0].split()[0] for row in rows(page)} == names
+
+
+def test_every_option_is_listed_with_its_variable_and_commands():
+    """docs/commands.md has every option of every command, as it really is, and no other."""
+    documented = set()
+    for options, variable, commands, _ in rows(section("docs/commands.md", "Options")):
+        names = frozenset(span.split()[0] for span in spans(options))
+        documented |= {(names, *spans(variable), command) for command in spans(commands)}
+    real = {
+        (frozenset(parameter.opts), parameter.envvar, name)
+        for name, command in cli_commands().items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+    }
+    assert documented == real
+
+
+def test_choices_and_defaults_of_options_are_listed():
+    """What an option takes, and takes by default, stands beside it."""
+    table = {
+        spans(row[0])[-1].split()[0]: row[3] for row in rows(section("docs/commands.md", "Options"))
+    }
+    for name, command in cli_commands().items():
+        for parameter in command.params:
+            if not isinstance(parameter, click.Option):
+                continue
+            words = spans(table[parameter.opts[-1]])
+            if isinstance(parameter.type, click.Choice):
+                assert set(parameter.type.choices) <= set(words), (name, parameter.name)
+            if parameter.show_default:
+                assert str(parameter.default) in words, (name, parameter.name)
+
+
+def test_options_of_the_program_itself_are_listed():
+    """`--help` and `--version` are told of too."""
+    for option in ("`-h`", "`--help`", "`provision --version`"):
+        assert option in text("docs/commands.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_examples_exist(page):
+    """Whoever copies a command from a block meets no command or option that is not there."""
+    commands = cli_commands()
+    examples = [block for language in ("sh", "console", "yaml") for block in blocks(page, language)]
+    for block in examples:
+        for words in re.findall(r"(?:^|[ /])provision( [^\n|&;]*)", block):
+            name, *rest = shlex.split(words, comments=True)
+            if name == "COMMAND":
+                continue
+            assert name in commands
+            known = {opt for parameter in commands[name].params for opt in parameter.opts}
+            assert {word for word in rest if re.match("--?[a-z]", word)} <= known
+
+
+# Links and citations
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_resolve(page):
+    """Every relative link leads to a file that is there, and to a heading that is on it."""
+    for target in LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path.resolve().relative_to(ROOT).as_posix()), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_cited_recordings_exist(page):
+    """Every recording that a page names is in tests/recordings/."""
+    assert set(CITED.findall(text(page))) <= set(recordings())
+
+
+def test_the_citations_are_found():
+    """The pattern of a citation fits the page that lives on them."""
+    assert len(set(CITED.findall(text("docs/twenty-api.md")))) > 80
+    assert re.findall(r"`\S+ \d{3}-", CITED.sub("", text("docs/twenty-api.md"))) == []
+
+
+def test_recordings_say_what_the_table_of_errors_says():
+    """Each cited exchange has the status, the text and the code that stand beside it."""
+    table = rows(section("docs/twenty-api.md", "Errors"))
+    assert len(table) > 15
+    for case, answer, shown in table:
+        cited = CITED.findall(shown)
+        assert cited, case
+        for recording in cited:
+            response = recordings()[recording]
+            assert response["status"] == int(answer.split()[0]), (case, recording)
+            assert all(span in response["body"] for span in spans(answer)), (case, recording)
+
+
+def test_recordings_cited_in_the_source_exist():
+    """A recording that a docstring or comment names, in full or by its number, is there."""
+    names = {name for _, name in recordings()}
+    numbers = {name[:3] for name in names}
+    cited = {
+        (number, rest.removesuffix("…"))
+        for source in sources().values()
+        for number, rest in BARE.findall(source)
+    }
+    assert cited
+    for number, rest in cited:
+        assert number in numbers
+        assert len(rest) < 2 or f"{number}{rest}" in names
+
+
+def test_sections_that_the_source_refers_to_exist():
+    """A docstring that sends its reader to a section of a page sends them to a real one."""
+    found = {
+        reference
+        for source in sources().values()
+        for reference in re.findall(r'(docs/[\w-]+\.md), "([^"]+)"', source)
+    }
+    assert len(found) >= 5
+    for page, title in found:
+        section(page, title)
+
+
+def test_no_page_shows_a_path_of_the_machine_it_was_written_on():
+    """Pages are for everyone: no home or work directories."""
+    for page in PAGES:
+        assert re.search(r"/(?:home|Users|work|root|tmp)/", text(page)) is None, page
+
+
+# Examples
+
+
+def mask(output):
+    return UUID.sub("<id>", MOMENT.sub("<moment>", output))
+
+
+@pytest.fixture
+def at_root(tmp_path, monkeypatch):
+    """A fresh clone, as far as the commands of the README look at it."""
+    shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    # The log that a command sets up ends with the test.
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("at_root")
+def test_sample_output_of_the_readme_is_what_the_program_prints(capsys):
+    """Run one after the other in a fresh clone, the commands print the lines of the README."""
+    shown = re.split(r"^\$ (.+)\n", "".join(blocks("README.md", "console")), flags=re.MULTILINE)
+    assert shown[0] == ""
+    assert len(shown) >= 7
+    for command, output in zip(shown[1::2], shown[2::2], strict=True):
+        program, *arguments = shlex.split(command)
+        assert program == "provision"
+        assert main([*arguments, "-m", "manifests"]) == 0
+        printed = capsys.readouterr()
+        assert mask(printed.out) == mask(output)
+        assert printed.err == ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_json_examples_are_json_and_documents_are_valid(page):
+    """A block of JSON parses, and one that shows a whole output is valid by its schema."""
+    by_format = {f"provision/{name}/v1": name for name in ("plan", "result", "problems")}
+    for block in blocks(page, "json"):
+        example = json.loads(block)
+        if isinstance(example, dict) and "format" in example:
+            Draft202012Validator(schemas.load(by_format[example["format"]])).validate(example)
+        elif isinstance(example, list) and "environment" in example[0]:
+            Draft202012Validator(schemas.load("keys")).validate(example)
+
+
+def test_json_examples_are_found():
+    """The page of the commands shows a result and problems."""
+    formats = {json.loads(block)["format"] for block in blocks("docs/commands.md", "json")}
+    assert formats == {"provision/result/v1", "provision/problems/v1"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_yaml_examples_are_yaml(page):
+    """Every block of YAML parses, those of pipelines included."""
+    for block in blocks(page, "yaml"):
+        yaml.safe_load(block)
+
+
+def test_manifests_of_the_readme_have_no_problem(tmp_path):
+    """The two example files stand as they are in a directory that `validate` accepts."""
+    for block in blocks("README.md", "yaml"):
+        kind = re.search(r"schemas/(\w+)\.schema\.json", block)
+        if kind:
+            name = "environments.yaml" if kind[1] == "environments" else "keys.yaml"
+            (tmp_path / name).write_text(block, encoding="utf-8")
+    manifests = load(tmp_path)
+    assert manifests.problems == ()
+    assert {name: len(keys) for name, keys in manifests.desired.items()} == {
+        "staging": 5,
+        "production": 5,
+    }
+
+
+def test_pipelines_set_every_variable_that_the_example_needs():
+    """The pipeline of the README gives its commands the variables of its environments.yaml."""
+    environments, _, actions, _ = blocks("README.md", "yaml")
+    needed = set(re.findall(r"\$\{(\w+)\}", environments))
+    jobs = yaml.safe_load(actions)["jobs"].values()
+    ours = re.compile(r"provision (?:plan|apply)$")
+    steps = [step for job in jobs for step in job["steps"] if ours.search(step.get("run", ""))]
+    assert len(steps) == 2
+    for step in steps:
+        assert set(step["env"]) == needed
