@@ -1,0 +1,11 @@
+"""Manifests: YAML files to environments and desired keys, with the place of every problem.
+
+`load` reads a directory offline and collects everything that is wrong; `resolve` then makes one
+environment of its declaration with the variables of the run.
+"""
+
+from provisioner.manifests.codes import CODES
+from provisioner.manifests.environments import DeclaredEnvironment, resolve
+from provisioner.manifests.load import Manifests, load
+
+__all__ = ["CODES", "DeclaredEnvironment", "Manifests", "load", "resolve"]

@@ -1,0 +1,525 @@
+"""environments.yaml: what it declares, what can be said offline, and what a run makes of it.
+
+One walk over the values serves both: offline it leaves out what hangs on a variable or a file,
+for a run it has the variables and reads the files. No message shows a value that came from a
+variable, for a secret may be in the wrong one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from provisioner.desired import (
+    ApiToken,
+    Credential,
+    Environment,
+    Limits,
+    SessionToken,
+    SignIn,
+)
+from provisioner.manifests import variables
+from provisioner.manifests.document import Document, Mapping, Mark, Sequence
+from provisioner.manifests.schema import published
+from provisioner.manifests.shape import environments_problems
+from provisioner.manifests.text import MAX_BYTES, read_bytes, reason
+from provisioner.manifests.variables import Template, Variable
+from provisioner.problem import Place, Problem
+from provisioner.secret import Secret
+
+if TYPE_CHECKING:
+    import collections.abc
+    from pathlib import Path
+
+    from provisioner.desired import Generation
+
+SANDBOX = ("sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:legacy")
+"""The URLs of the embedded Twenty."""
+
+MAX_ENVIRONMENTS = 10_000
+"""Environments in one file; the schema says so too."""
+
+MAX_SECRET_BYTES = 64 * 2**10
+"""How large a token or password file may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A value as written, and where."""
+
+    template: Template
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A value under a name: a header, a part of `auth`, a limit."""
+
+    name: str
+    name_place: Place
+    value: Written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredEnvironment:
+    """An environment as environments.yaml declares it: nothing expanded, no file read.
+
+    Attributes:
+        place: where its name stands.
+        auth: the parts of `auth`, in one of the forms that the schema allows; None without it.
+        auth_place: where `auth` stands, else where the mapping starts that lacks it.
+        limits: by the names in the file; numbers as text.
+    """
+
+    name: str
+    place: Place
+    url: Written
+    auth: tuple[Named, ...] | None = None
+    auth_place: Place
+    headers: tuple[Named, ...] = ()
+    ca_file: Written | None = None
+    owns: tuple[Written, ...] = ()
+    role: Written | None = None
+    generation: Written | None = None
+    workspace: Written | None = None
+    insecure: bool = False
+    limits: tuple[Named, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Declarations:
+    """What one environments file holds.
+
+    Attributes:
+        names: of all environments, those with problems too; None when they cannot be known.
+        environments: those that are sound, in the order of the file.
+        problems: all that can be said offline.
+    """
+
+    names: tuple[str, ...] | None
+    environments: tuple[DeclaredEnvironment, ...]
+    problems: tuple[Problem, ...]
+
+
+def declare(document: Document) -> Declarations:
+    """Reads the document of an environments file and says all that needs no variable."""
+    schema = published("environments")
+    problems = [] if schema.check()(document.root) else environments_problems(document)
+    root = document.root
+    listed = root.get("environments") if isinstance(root, Mapping) else None
+    if not isinstance(listed, Mapping):
+        return Declarations(None, (), tuple(problems))
+    check = schema.check("environment")
+    told = {(problem.place, problem.code) for problem in problems}
+    environments: list[DeclaredEnvironment] = []
+    for (name, body), mark in zip(listed.items(), listed.marks[::2], strict=True):
+        if not isinstance(body, Mapping) or len(listed) > MAX_ENVIRONMENTS:
+            continue
+        declared, faults = _declared(document, name, document.place(mark), body)
+        faults += _check(declared)
+        # What its schema turns down is looked at all the same, for all problems at once.
+        problems += (fault for fault in faults if (fault.place, fault.code) not in told)
+        if check(body) and not faults:
+            environments.append(declared)
+    # A mapping that lost a key to a problem may have held any name.
+    known = listed and listed.mark.index not in document.partial
+    return Declarations(tuple(listed) if known else None, tuple(environments), tuple(problems))
+
+
+def resolve(
+    declared: DeclaredEnvironment, values: collections.abc.Mapping[str, str], root: Path
+) -> Environment | tuple[Problem, ...]:
+    """Makes an environment of its declaration, or says everything that is in the way.
+
+    Args:
+        declared: what `load` gave.
+        values: of the variables, usually `os.environ`.
+        root: where relative paths stand, the parent of the manifests directory.
+    """
+    walk = _Walk(values, root)
+    environment = walk.environment(declared)
+    return tuple(walk.problems) if environment is None or walk.problems else environment
+
+
+def _check(declared: DeclaredEnvironment) -> list[Problem]:
+    """What is wrong whatever the variables hold."""
+    walk = _Walk(None, None)
+    walk.environment(declared)
+    for part in declared.auth or ():
+        if part.name in _VARIABLES and part.value.template.literal:
+            walk.problem(
+                part.value.place,
+                "secret_literal",
+                f"`{part.name}` stands in the file itself: put it into a variable and write "
+                f"${{{_VARIABLES[part.name]}}}, without a default",
+            )
+    for header in declared.headers:
+        if _SECRET_HEADER.search(header.name) and _literal_header(header.value.template):
+            walk.problem(
+                header.value.place,
+                "secret_literal",
+                "by its name this header holds a secret, and it stands in the file itself: put "
+                "the whole value into a variable, without a default",
+            )
+    return walk.problems
+
+
+_UNKNOWN = Template((Variable(""),))
+"""Stands in for a value that a problem was told about: offline it is like any variable."""
+
+_VARIABLES = {
+    "token": "TWENTY_TOKEN",
+    "session_token": "TWENTY_SESSION_TOKEN",
+    "email": "TWENTY_EMAIL",
+    "password": "TWENTY_PASSWORD",
+}
+_SECRET_HEADER = re.compile(r"auth|token|secret|key|cookie|passw|credential|session", re.IGNORECASE)
+_SCHEME = re.compile(r"(?:Basic|Bearer|Token) ", re.IGNORECASE)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_TIMEOUT = re.compile(r"([0-9]{1,9})(ms|s|m|h)", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NEVER_IN_URLS = re.compile(r"[\\\s\x00-\x20\x7f-\x9f]")
+_COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
+_MOST = {"requests_per_minute": 1_000_000, "parallel": 100, "batch": 60}
+
+
+def _literal_header(template: Template) -> bool:
+    """Whether a secret may stand in the file: anything but variables, and `Bearer ` before."""
+    first, *others = template.parts
+    if isinstance(first, str) and _SCHEME.fullmatch(first) and others:
+        return Template(tuple(others)).literal
+    return template.literal
+
+
+def _declared(
+    document: Document, name: str, place: Place, body: Mapping
+) -> tuple[DeclaredEnvironment, list[Problem]]:
+    """The declaration of one environment, as far as its types are right, and broken variables."""
+    problems: list[Problem] = []
+
+    def written(value: object, mark: Mark) -> Written:
+        template = _UNKNOWN
+        at = document.place(mark)
+        if isinstance(value, str):
+            try:
+                template = variables.parse(value)
+            except ValueError as error:
+                problems.append(Problem(at, "variable_invalid", str(error)))
+        return Written(template, at)
+
+    def one(key: str) -> Written | None:
+        return written(body[key], body.value_mark(key)) if key in body else None
+
+    def several(key: str) -> tuple[Named, ...]:
+        node = body.get(key)
+        if not isinstance(node, Mapping):
+            return ()
+        places = map(document.place, node.marks[::2])
+        values = map(written, map(_text_of, node.values()), node.marks[1::2])
+        return tuple(map(Named, node, places, values))
+
+    owns = body.get("owns")
+    declared = DeclaredEnvironment(
+        name=name,
+        place=place,
+        url=one("url") or Written(_UNKNOWN, place),
+        auth=several("auth") if "auth" in body else None,
+        auth_place=document.place(body.key_mark("auth") if "auth" in body else body.mark),
+        headers=several("headers"),
+        ca_file=one("ca_file"),
+        owns=tuple(map(written, owns, owns.marks)) if isinstance(owns, Sequence) else (),
+        role=one("role"),
+        generation=one("generation"),
+        workspace=one("workspace"),
+        insecure=body.get("insecure") is True,
+        limits=several("limits"),
+    )
+    return declared, problems
+
+
+def _text_of(value: object) -> object:
+    """A number of `limits` as text, for a variable gives it as text too."""
+    return str(value) if type(value) is int else value
+
+
+class _Walk:
+    """One walk over a declaration.
+
+    Args:
+        values: of the variables; None offline, where whatever needs one is left out.
+        root: where relative paths stand; None offline, where no file is read.
+    """
+
+    def __init__(self, values: collections.abc.Mapping[str, str] | None, root: Path | None) -> None:
+        self.problems: list[Problem] = []
+        self._values = values
+        self._root = root
+
+    def environment(self, declared: DeclaredEnvironment) -> Environment | None:
+        """The environment; None where something is missing or wrong."""
+        url = self._url(declared)
+        credential = self._credential(declared, url)
+        headers = self._headers(declared.headers)
+        ca_file = self._ca_file(declared.ca_file)
+        owns = tuple(filter(None, map(self._nonblank, declared.owns)))
+        role = self._nonblank(declared.role)
+        generation = self._generation(declared.generation)
+        workspace = self._workspace(declared.workspace)
+        limits = self._limits(declared.limits)
+        if url is None:
+            return None
+        return Environment(
+            name=declared.name,
+            url=url,
+            credential=credential,
+            headers=headers,
+            ca_file=ca_file,
+            owns=owns,
+            role=role,
+            generation=generation,
+            workspace=workspace,
+            limits=limits,
+        )
+
+    def problem(self, place: Place, code: str, message: str) -> None:
+        """Notes a problem."""
+        self.problems.append(Problem(place, code, message))
+
+    def _text(self, written: Written | None) -> str | None:
+        """The value; None where there is none, or none yet, or a variable is missing."""
+        if written is None:
+            return None
+        if self._values is None:
+            expanded = written.template.expand({}) if not written.template.variables else ()
+        else:
+            expanded = written.template.expand(self._values)
+        if isinstance(expanded, str):
+            return expanded
+        for missing in expanded:
+            self.problem(written.place, "variable_missing", str(missing))
+        return None
+
+    def _nonblank(self, written: Written | None) -> str | None:
+        text = self._text(written)
+        if written is not None and text is not None and not text.strip():
+            self.problem(
+                written.place, "invalid_value", "this is empty: write text, or leave it out"
+            )
+            return None
+        return text
+
+    def _url(self, declared: DeclaredEnvironment) -> str | None:
+        text = self._text(declared.url)
+        if text is None:
+            return None
+        found = _url(text, declared.url.place, insecure=declared.insecure)
+        if isinstance(found, str):
+            return found
+        self.problems.append(found)
+        return None
+
+    def _credential(self, declared: DeclaredEnvironment, url: str | None) -> Credential | None:
+        parts = {part.name: part.value for part in declared.auth or ()}
+        if url in SANDBOX and declared.auth is not None:
+            message = "the embedded Twenty needs none: remove `auth`"
+            self.problem(declared.auth_place, "auth_invalid", message)
+            parts = {}
+        elif url is not None and url not in SANDBOX and declared.auth is None:
+            message = (
+                '`auth` is missing: write `auth: {token: "${TWENTY_TOKEN}"}` and put the token of '
+                "an API key into that variable"
+            )
+            self.problem(declared.auth_place, "auth_missing", message)
+        match parts:
+            case {"token": written}:
+                return self._token(ApiToken, written, self._text(written))
+            case {"token_file": written}:
+                return self._token(ApiToken, written, self._file(written))
+            case {"session_token": written}:
+                return self._token(SessionToken, written, self._text(written))
+            case {"email": email, "password": written}:
+                return _sign_in(self._text(email), self._text(written))
+            case {"email": email, "password_file": written}:
+                return _sign_in(self._text(email), self._file(written))
+            case _:
+                return None
+
+    def _token(
+        self, kind: type[ApiToken | SessionToken], written: Written, text: str | None
+    ) -> ApiToken | SessionToken | None:
+        if text is None:
+            return None
+        # Tokens come with a line break at the end from many a shell and many a file.
+        token = text.strip()
+        if token and all("!" <= sign <= "~" for sign in token):
+            return kind(Secret(token))
+        message = (
+            "this is not a token: it is empty, or holds blanks or signs that no token has; "
+            "give the token alone, without `Bearer`"
+        )
+        self.problem(written.place, "auth_invalid", message)
+        return None
+
+    def _file(self, written: Written) -> str | None:
+        """What a secret file holds, without the line break at its end."""
+        name = self._text(written)
+        if name is None or self._root is None:
+            return None
+        # A name from a variable is not shown: it may be the secret itself, in the wrong place.
+        called = "the file" if written.template.variables else f"the file {name}"
+        try:
+            data = read_bytes(self._root / name, MAX_SECRET_BYTES)
+            text = None if data is None else data.decode().removesuffix("\n").removesuffix("\r")
+        except OSError as error:
+            fault = f"cannot be read: {reason(error)}"
+        except UnicodeDecodeError:
+            fault = "is not UTF-8 text"
+        else:
+            if text:
+                return text
+            fault = "is empty" if text is not None else f"has more than {MAX_SECRET_BYTES} bytes"
+        self.problem(written.place, "secret_file_unreadable", f"{called} {fault}")
+        return None
+
+    def _headers(self, headers: tuple[Named, ...]) -> tuple[tuple[str, Secret], ...]:
+        found: dict[str, tuple[str, Secret]] = {}
+        for header in headers:
+            name = header.name.lower()
+            if not _HEADER_NAME.fullmatch(name):
+                message = "the name of a header holds letters, digits and - only"
+                self.problem(header.name_place, "header_invalid", message)
+            elif name == "authorization":
+                message = "`Authorization` is made of `auth`: remove this header"
+                self.problem(header.name_place, "header_invalid", message)
+            elif name in found:
+                message = f"`{header.name}` stands here twice, headers know no case: keep one"
+                self.problem(header.name_place, "header_invalid", message)
+            value = self._text(header.value)
+            if value is not None and not _sendable(value):
+                message = "the value is empty, or holds line breaks or signs no header can have"
+                self.problem(header.value.place, "header_invalid", message)
+            found[name] = (header.name, Secret((value or "").strip()))
+        return tuple(found.values())
+
+    def _ca_file(self, written: Written | None) -> Path | None:
+        name = self._text(written)
+        if written is None or name is None or self._root is None:
+            return None
+        path = self._root / name
+        called = "the file" if written.template.variables else f"the file {name}"
+        try:
+            if read_bytes(path, MAX_BYTES):
+                return path
+            fault = "is empty or too large"
+        except OSError as error:
+            fault = f"cannot be read: {reason(error)}"
+        self.problem(written.place, "ca_file_unreadable", f"{called} {fault}")
+        return None
+
+    def _generation(self, written: Written | None) -> Generation | None:
+        text = self._text(written)
+        if written is None or text is None or text == "auto":
+            return None
+        if text not in ("legacy", "core"):
+            self.problem(written.place, "invalid_value", "write auto, legacy or core")
+            return None
+        return cast("Generation", text)
+
+    def _workspace(self, written: Written | None) -> str | None:
+        text = self._text(written)
+        if written is None or text is None:
+            return None
+        if not _UUID.fullmatch(text.lower()):
+            self.problem(written.place, "invalid_value", "write the id of the workspace, a UUID")
+            return None
+        return text.lower()
+
+    def _limits(self, limits: tuple[Named, ...]) -> Limits:
+        found: dict[str, Any] = {}
+        for limit in limits:
+            text = self._text(limit.value)
+            if text is None or limit.name not in (*_MOST, "timeout"):
+                continue
+            if limit.name == "timeout":
+                parsed = _TIMEOUT.fullmatch(text)
+                seconds = int(parsed[1]) * _SECONDS[parsed[2]] if parsed else 0.0
+                if 0 < seconds <= _SECONDS["h"]:
+                    found["timeout"] = seconds
+                    continue
+                want = "write it with its unit, up to 1h: 500ms, 30s, 2m"
+            else:
+                most = _MOST[limit.name]
+                if _COUNT.fullmatch(text) and 1 <= int(text) <= most:
+                    found[limit.name] = int(text)
+                    continue
+                want = f"write a whole number from 1 to {most}"
+            self.problem(limit.value.place, "invalid_value", f"`{limit.name}`: {want}")
+        return replace(Limits(), **found)
+
+
+def _sign_in(email: str | None, password: str | None) -> SignIn | None:
+    if email is None or password is None:
+        return None
+    return SignIn(Secret(email.strip()), Secret(password))
+
+
+def _url(text: str, place: Place, *, insecure: bool) -> str | Problem:
+    """The URL as `Environment` has it, or what is wrong with it, without showing it."""
+    if text in SANDBOX:
+        return text
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return Problem(place, "url_invalid", "the URL's host or port cannot be: check it")
+    if "@" in parts.netloc:
+        message = "credentials stand inside the URL: remove them, and use `auth` with variables"
+        return Problem(place, "url_credentials", message)
+    for wrong, message in (
+        (
+            text.startswith("sandbox:"),
+            f"the URL of the embedded Twenty is one of {', '.join(SANDBOX)}",
+        ),
+        (
+            _NEVER_IN_URLS.search(text),
+            "the URL holds a blank, a backslash or a control character: remove it",
+        ),
+        ("://" not in text, "the URL has no scheme: write https:// in front of the host"),
+        (parts.scheme not in ("https", "http"), "the URL's scheme is not known: write https://"),
+        (not host, "the URL has no host: write it like https://crm.example.com"),
+        (
+            "?" in text or "#" in text,
+            "the URL has a query or a fragment: remove everything from the ? or # on",
+        ),
+    ):
+        if wrong:
+            return Problem(place, "url_invalid", message)
+    if parts.scheme == "http" and not insecure and not _is_loopback(host):
+        message = (
+            "over plain http everyone on the way can read the credentials: write https://, or "
+            "`insecure: true` if the network is yours"
+        )
+        return Problem(place, "url_insecure", message)
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _sendable(value: str) -> bool:
+    """Whether a header can have this value; blanks around it are not sent."""
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return bool(value.strip()) and all(sign.isprintable() or sign == "\t" for sign in value)

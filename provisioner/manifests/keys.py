@@ -1,0 +1,275 @@
+"""Manifests to desired keys: defaults, matrix, placeholders, and who named a key first."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field
+from itertools import product, repeat
+from math import prod
+from sys import intern
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from provisioner.desired import Depth, DesiredKey
+from provisioner.manifests.document import Document, Mapping, Mark, Sequence
+from provisioner.manifests.schema import is_expiry, published
+from provisioner.manifests.shape import manifest_problems, show
+from provisioner.problem import Place, Problem
+from provisioner.times import ExpiresAt, ExpiresNever, Expiry, parse_expiry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Sequence as SequenceOf
+    from datetime import datetime
+
+MAX_MATRIX = 10_000
+"""Keys that one matrix may give in one environment."""
+
+MAX_KEYS = 1_000_000
+"""Keys that all manifests together may give."""
+
+MAX_ENVIRONMENTS = 10_000
+"""Environments that one manifest may name; the schema says so too."""
+
+_BRACES = re.compile(r"(?P<left>\{\{)|(?P<right>\}\})|\{(?P<name>[^{}]*)\}|(?P<lone>[{}])")
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """One environment of a manifest, and its keys so far by name."""
+
+    name: str
+    keys: dict[str, DesiredKey]
+
+
+@dataclass(slots=True)
+class Collection:
+    """The desired keys of all manifests, and what is wrong with them.
+
+    Attributes:
+        declared: the names of the environments; None when environments.yaml could not be read,
+            and every name is taken as it is.
+        now: an expiry that is not after it is a problem; None where that is not looked at.
+        keys: by environment and by name, in the order of the files and lines.
+        problems: in the order found.
+    """
+
+    declared: frozenset[str] | None
+    now: datetime | None
+    keys: dict[str, dict[str, DesiredKey]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, document: Document) -> None:
+        """Takes up one manifest."""
+        schema = published("manifest")
+        root: Any = document.root
+        entries: Any = root.get("keys") if isinstance(root, Mapping) else None
+        sound: list[int] | None = None
+        if not schema.check()(root):
+            check = schema.check("key")
+            listed = entries if isinstance(entries, Sequence) else ()
+            failing = [index for index, entry in enumerate(listed) if not check(entry)]
+            self.problems += manifest_problems(document, failing)
+            if not isinstance(root, Mapping) or not isinstance(entries, Sequence):
+                return
+            left_out = set(failing)
+            sound = [index for index in range(len(entries)) if index not in left_out]
+        _Manifest(self, document, root, self._targets(document, root)).expand(
+            entries if sound is None else [entries[index] for index in sound]
+        )
+
+    def desired(self, names: tuple[str, ...]) -> dict[str, tuple[DesiredKey, ...]]:
+        """The keys of each environment, in the order of the files and lines."""
+        return {name: tuple(self.keys.get(name, {}).values()) for name in names}
+
+    def _targets(self, document: Document, root: Mapping) -> list[_Target]:
+        """The environments that a manifest names and that are declared, each once."""
+        named: list[tuple[object, Mark]] = []
+        if "environment" in root:
+            named.append((root["environment"], root.value_mark("environment")))
+        listed = root.get("environments")
+        if isinstance(listed, Sequence):
+            named += zip(listed[:MAX_ENVIRONMENTS], listed.marks, strict=False)
+        targets: dict[str, _Target] = {}
+        for name, mark in named:
+            if not isinstance(name, str) or not name or name in targets:
+                continue
+            if self.declared is not None and name not in self.declared:
+                self.problems.append(_unknown_environment(document, name, mark, self.declared))
+                continue
+            targets[name] = _Target(name, self.keys.setdefault(name, {}))
+        return list(targets.values())
+
+
+class _Manifest:
+    """The expansion of one manifest."""
+
+    def __init__(
+        self, collection: Collection, document: Document, root: Mapping, targets: list[_Target]
+    ) -> None:
+        self._collection = collection
+        self._document = document
+        self._targets = targets
+        depth = root.get("depth", 1)
+        # A wrong depth is a problem already; the keys are still looked at.
+        self._depth = cast("Depth", depth if type(depth) is int and depth in get_args(Depth) else 1)
+        defaults = root.get("defaults")
+        self._defaults = defaults if isinstance(defaults, Mapping) else Mapping()
+        role = self._defaults.get("role")
+        self._role = intern(role) if isinstance(role, str) else None
+        self._expiries: dict[str | None, Expiry] = {}
+
+    def expand(self, entries: SequenceOf[Mapping]) -> None:
+        """Takes up keys that the schema accepts."""
+        file, depth, targets, expiries = (
+            self._document.file, self._depth, self._targets, self._expiries
+        )  # fmt: skip
+        if entries and not self._room(len(entries), self._document.mark):
+            return
+        for entry in entries:
+            name = entry["name"]
+            mark = entry.marks[1] if next(iter(entry)) == "name" else entry.value_mark("name")
+            place = Place(file, mark.line + 1, mark.column + 1)
+            expiry = expiries.get(entry.get("expires")) or self._expiry(entry)
+            role = entry.get("role")
+            role = self._role if role is None else intern(role)
+            named: Iterable[tuple[_Target, str]] = zip(targets, repeat(name))
+            if "{" in name or "}" in name or "matrix" in entry:
+                named = self._expanded(entry, name, place)
+            for target, each in named:
+                key = DesiredKey(target.name, each, depth, expiry, role, place)
+                first = target.keys.setdefault(each, key)
+                if first is not key:
+                    self._named_twice(key, first)
+
+    def _expiry(self, entry: Mapping) -> Expiry:
+        """The key's own expiry or the default; one without a problem is kept for the next key."""
+        own = entry.get("expires")
+        node = self._defaults if own is None else entry
+        written = node.get("expires")
+        if "expires" not in node:
+            # A mapping that lost a key to a problem may have had it.
+            if entry.mark.index not in self._document.partial:
+                self._problem(
+                    entry.mark,
+                    "expiry_missing",
+                    "a key needs `expires`, its own or from `defaults`: 90d, 2027-06-30, never …",
+                )
+            return _NO_EXPIRY
+        if not isinstance(written, str) or not is_expiry(written):
+            return _NO_EXPIRY
+        expiry = parse_expiry(written)
+        now = self._collection.now
+        if now is not None and isinstance(expiry, ExpiresAt) and expiry.moment <= now:
+            message = f"{show(written)} has passed: write a later date, or remove the key"
+            self._problem(node.value_mark("expires"), "expiry_past", message)
+            # A default is told of once, however many keys it holds for.
+            if own is not None:
+                return expiry
+        self._expiries[own] = expiry
+        return expiry
+
+    def _room(self, count: int, mark: Mark) -> bool:
+        """Whether that many keys more in each environment are not too many."""
+        taken = sum(map(len, self._collection.keys.values()))
+        if taken + count * len(self._targets) <= MAX_KEYS:
+            return True
+        message = f"more than {MAX_KEYS} keys in all manifests: leave some out"
+        self._problem(mark, "matrix_too_large", message)
+        return False
+
+    def _expanded(self, entry: Mapping, name: str, place: Place) -> Iterator[tuple[_Target, str]]:
+        """The names that a key with placeholders or a matrix gives in each environment."""
+        matrix = entry.get("matrix", Mapping())
+        if matrix and matrix.mark.index in self._document.partial:
+            return  # the axis that it lost to a problem may be any
+        parts = self._parts(name, matrix, place)
+        used = set(matrix if parts is None else parts[1::2])
+        for axis in matrix:
+            if axis not in used:
+                self._problem(
+                    matrix.key_mark(axis),
+                    "matrix_collision",
+                    f"the name does not hold {{{axis}}}, so every value of `{axis}` gives the "
+                    "same names: put it into the name, or remove the axis",
+                )
+                parts = None
+        size = prod(len(values) for values in matrix.values())
+        if size > MAX_MATRIX:
+            message = f"the matrix gives {size} keys, more than {MAX_MATRIX}: split it"
+            self._problem(entry.key_mark("matrix"), "matrix_too_large", message)
+            parts = None
+        if parts is None or not self._room(size, entry.mark):
+            return
+        for target in self._targets:
+            for each in self._names(parts, matrix, target, place):
+                yield target, each
+
+    def _names(
+        self, parts: list[str], matrix: dict[str, list[str]], target: _Target, place: Place
+    ) -> Iterable[str]:
+        given: dict[str, tuple[str, ...]] = {}
+        for values in product(*matrix.values()):
+            known = dict(zip(matrix, values, strict=True), environment=target.name)
+            name = "".join(known[part] if index % 2 else part for index, part in enumerate(parts))
+            earlier = given.setdefault(name, values)
+            if earlier is not values:
+                both = f"{', '.join(map(show, earlier))} and {', '.join(map(show, values))}"
+                message = f"{both} both give the name {show(name)}: put a sign between the axes"
+                self._collection.problems.append(Problem(place, "matrix_collision", message))
+                break
+        return given
+
+    def _parts(self, name: str, matrix: dict[str, list[str]], place: Place) -> list[str] | None:
+        """The name in turns of text and placeholder; None after a problem."""
+        parts = [""]
+        known = ("environment", *matrix)
+        sound = True
+        start = 0
+        for found in _BRACES.finditer(name):
+            parts[-1] += name[start : found.start()]
+            start = found.end()
+            match found.lastgroup, found["name"]:
+                case ("left" | "right", _):
+                    parts[-1] += found[0][0]
+                case ("name", str() as placeholder) if placeholder in known:
+                    parts += [placeholder, ""]
+                case ("name", str() as placeholder) if placeholder.strip():
+                    sound = False
+                    close = difflib.get_close_matches(placeholder[:64], known, n=1)
+                    advice = f"did you mean {{{close[0]}}}?" if close else "add it to `matrix`,"
+                    message = f"the placeholder {show(placeholder)} is not known: {advice}"
+                    self._collection.problems.append(
+                        Problem(
+                            place, "placeholder_unknown", f"{message} or write {{{{ for a brace"
+                        )
+                    )
+                case _:
+                    sound = False
+                    message = "a brace stands alone: write {{ or }} for the brace itself"
+                    self._collection.problems.append(Problem(place, "placeholder_invalid", message))
+        parts[-1] += name[start:]
+        return parts if sound else None
+
+    def _named_twice(self, key: DesiredKey, first: DesiredKey) -> None:
+        message = (
+            f"{show(key.name)} is named twice in {key.environment}, first in "
+            f"{first.place.file} line {first.place.line}: a name stands for one key"
+        )
+        self._collection.problems.append(Problem(key.place, "name_duplicate", message, first.place))
+
+    def _problem(self, mark: Mark, code: str, message: str) -> None:
+        self._collection.problems.append(Problem(self._document.place(mark), code, message))
+
+
+def _unknown_environment(
+    document: Document, name: str, mark: Mark, declared: frozenset[str]
+) -> Problem:
+    close = difflib.get_close_matches(name[:64], sorted(declared), n=1)
+    advice = f"did you mean {close[0]}?" if close else "declare it there"
+    message = f"environments.yaml has no environment {show(name)}: {advice}"
+    return Problem(document.place(mark), "environment_unknown", message)
+
+
+_NO_EXPIRY = ExpiresNever()
+"""Stands in for an expiry that a problem was told about; such keys leave `load` never."""

@@ -1,0 +1,164 @@
+"""A manifests directory to environments and desired keys, with every problem of the run."""
+
+from __future__ import annotations
+
+import gc
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from provisioner.manifests import document, text
+from provisioner.manifests.environments import Declarations, DeclaredEnvironment, declare
+from provisioner.manifests.keys import Collection
+from provisioner.problem import Place, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+
+    from provisioner.desired import DesiredKey
+
+ENVIRONMENTS = "environments.yaml"
+"""The name of the environments file; every other YAML file is a manifest."""
+
+_MISNAMED = "environments.yml"
+_SUFFIXES = (".yaml", ".yml")
+_DATES = frozenset({"expires"})
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """What a manifests directory asks for.
+
+    Attributes:
+        directory: as given.
+        root: its parent, where relative paths stand; absolute.
+        environments: in the order of environments.yaml.
+        desired: the keys of every environment, in the order of the files and lines; an
+            environment that no manifest names has none. Empty when there is any problem, so
+            that half a fleet is never taken for the whole.
+        problems: all of them; environments.yaml first, then by file, line and column.
+        sources: the files read, environments.yaml included, as the user would type them.
+    """
+
+    directory: Path
+    root: Path
+    environments: tuple[DeclaredEnvironment, ...]
+    desired: Mapping[str, tuple[DesiredKey, ...]]
+    problems: tuple[Problem, ...]
+    sources: tuple[str, ...]
+
+
+def load(directory: Path, *, now: datetime | None = None) -> Manifests:
+    """Reads every file of a manifests directory; bad input gives problems, never an exception.
+
+    Args:
+        directory: the manifests directory, as the user typed it.
+        now: when given, an absolute expiry that is not after it is the problem `expiry_past`.
+    """
+    root = Path(os.path.normpath(directory.absolute())).parent
+    shown = _shown(directory)
+    if not directory.is_dir():
+        state = "is not a directory" if directory.exists() else "is not there"
+        message = f"the manifests directory {state}: name one with -m, or run `provision init`"
+        problem = Problem(Place(shown), "manifests_missing", message)
+        return Manifests(directory, root, (), MappingProxyType({}), (problem,), ())
+    first = _shown(directory / ENVIRONMENTS)
+    sources = []
+    with _without_collector():
+        declarations, problems = _environments(directory)
+        names = None if declarations is None else declarations.names
+        collection = Collection(None if names is None else frozenset(names), now, problems=problems)
+        if declarations is not None:
+            sources.append(first)
+        for path in sorted(_files(directory, problems), key=_shown):
+            sources.append(_shown(path))
+            manifest = _document(path, problems)
+            if manifest is not None:
+                collection.add(manifest)
+    problems.sort(key=lambda problem: (problem.place.file != first, problem.place, problem.code))
+    return Manifests(
+        directory,
+        root,
+        () if declarations is None else declarations.environments,
+        MappingProxyType({} if problems else collection.desired(names or ())),
+        tuple(problems),
+        tuple(sources),
+    )
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keeps the garbage collector out: documents hold no cycles, and it takes a quarter more."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _environments(directory: Path) -> tuple[Declarations | None, list[Problem]]:
+    """What environments.yaml declares, None when it cannot be read, and its problems."""
+    path, misnamed = directory / ENVIRONMENTS, directory / _MISNAMED
+    problems: list[Problem] = []
+    if not os.path.lexists(path):
+        if os.path.lexists(misnamed):
+            message = f"there is {_MISNAMED} in its place: rename it to {ENVIRONMENTS}"
+        else:
+            message = "the file is not there: `provision init` writes a first one"
+        return None, [Problem(Place(_shown(path)), "environments_missing", message)]
+    if os.path.lexists(misnamed):
+        message = f"only {ENVIRONMENTS} is read, and it is there: remove this one"
+        problems.append(Problem(Place(_shown(misnamed)), "environments_misnamed", message))
+    found = _document(path, problems)
+    if found is None:
+        return None, problems
+    declarations = declare(found)
+    problems += declarations.problems
+    return declarations, problems
+
+
+def _document(path: Path, problems: list[Problem]) -> document.Document | None:
+    shown = _shown(path)
+    content = text.read(path, shown)
+    if isinstance(content, Problem):
+        problems.append(content)
+        return None
+    found, faults = document.read(content, shown, dates=_DATES)
+    problems += faults
+    return found
+
+
+def _files(directory: Path, problems: list[Problem]) -> Iterator[Path]:
+    """Every manifest below the directory, in no order; hidden ones and linked folders not."""
+    folders = [directory]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as listing:
+                entries = list(listing)
+        except OSError as error:
+            message = f"the folder cannot be read: {text.reason(error)}"
+            problems.append(Problem(Place(_shown(folder)), "file_unreadable", message))
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = folder / entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif entry.name.endswith(_SUFFIXES) and not (
+                (entry.is_symlink() and path.is_dir())
+                or (folder == directory and entry.name in (ENVIRONMENTS, _MISNAMED))
+            ):
+                yield path
+
+
+def _shown(path: Path) -> str:
+    """A path as the user would type it; bytes that are not UTF-8 are replaced."""
+    return os.fsencode(path.as_posix()).decode(errors="replace")

@@ -1,0 +1,437 @@
+"""What a document's schema turns down, as problems: where it stands and what to write.
+
+jsonschema says which rule failed at which path. What that means to a person depends on the
+path, and is looked up here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from provisioner.manifests.document import (
+    MAX_PROBLEMS,
+    Document,
+    Hole,
+    Mapping,
+    Mark,
+    Odd,
+    Sequence,
+)
+from provisioner.manifests.schema import published
+from provisioner.problem import Place, Problem
+from provisioner.times import parse_expiry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from jsonschema import ValidationError
+
+Path = tuple[str | int, ...]
+
+
+def manifest_problems(document: Document, failing: list[int]) -> list[Problem]:
+    """What is wrong with a manifest that its schema turns down.
+
+    Args:
+        document: the manifest.
+        failing: which keys are turned down. Only these are handed to jsonschema, so that one
+            wrong key among 100 000 costs no more than one.
+    """
+    value: Any = document.root
+    if isinstance(value, Mapping) and isinstance(value.get("keys"), Sequence):
+        # Where only the rest is wrong one good key stays, for a list without one is wrong too.
+        failing = failing or [0][: len(value["keys"])]
+        value = {**value, "keys": [value["keys"][index] for index in failing]}
+
+    def where(path: Path) -> Path:
+        match path:
+            case ("keys", int() as index, *rest):
+                return ("keys", failing[index], *rest)
+            case _:
+                return path
+
+    return _problems(document, "manifest", value, where)
+
+
+def environments_problems(document: Document) -> list[Problem]:
+    """What is wrong with an environments file that its schema turns down."""
+    return _problems(document, "environments", document.root, lambda path: path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What is said about a value that is turned down.
+
+    Attributes:
+        code: when it is of the right type but not allowed.
+        want: what to write.
+        mistyped: when it is of another type; empty for `yaml_surprise` or `wrong_type`.
+        shown: whether the value may stand in the message.
+    """
+
+    code: str
+    want: str
+    mistyped: str = ""
+    shown: bool = True
+
+
+_EXPIRY = _Rule(
+    "expiry_invalid",
+    "write a date (2027-06-30), a date-time (2027-06-30T12:00:00Z), hours, days or weeks "
+    "(36h, 90d, 12w) or never",
+    mistyped="expiry_invalid",
+)
+_ROLE = _Rule("invalid_value", "write the label or the id of a role, or leave `role` out")
+_VERSION = _Rule("invalid_value", "write `version: 1`")
+_CLEAN = "of 1 to 1000 signs, without blanks at its ends and control characters"
+_ENVIRONMENT = _Rule("invalid_value", "write the name of an environment")
+
+
+_AUTH_FORMS = (
+    "write one of `token`, `token_file`, `session_token`, or `email` with `password` or "
+    "`password_file`"
+)
+_SECRET = _Rule(
+    "auth_invalid",
+    "a secret is a variable, as in ${TWENTY_TOKEN}",
+    mistyped="secret_literal",
+    shown=False,
+)
+_SECRET_FILE = _Rule("auth_invalid", "write the path of a file, in quotes", shown=False)
+
+
+def _count(most: int) -> _Rule:
+    return _Rule("invalid_value", f"write a whole number from 1 to {most}", "invalid_value")
+
+
+_RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
+    "manifest": {
+        (): _Rule("", "a manifest is a mapping: start it with `version: 1`"),
+        ("version",): _VERSION,
+        ("environment",): _ENVIRONMENT,
+        ("environments",): _Rule("invalid_value", "list 1 to 10000: [staging, production]"),
+        ("environments", "*"): _ENVIRONMENT,
+        ("depth",): _Rule("depth_invalid", "write 0, 1 or 2, without quotes", "depth_invalid"),
+        ("defaults",): _Rule("", "write a mapping with `expires`, `role` or both"),
+        ("defaults", "expires"): _EXPIRY,
+        ("defaults", "role"): _ROLE,
+        ("keys",): _Rule("invalid_value", "list at least one key: `- name: svc-billing`"),
+        ("keys", "*"): _Rule("", "a key is a mapping: write `- name: svc-billing`"),
+        ("keys", "*", "name"): _Rule("name_invalid", f"write a name {_CLEAN}"),
+        ("keys", "*", "description"): _Rule("", "write text"),
+        ("keys", "*", "expires"): _EXPIRY,
+        ("keys", "*", "role"): _ROLE,
+        ("keys", "*", "matrix"): _Rule("matrix_empty", "write 1 to 100 axes: {region: [eu, us]}"),
+        ("keys", "*", "matrix", "*"): _Rule("matrix_empty", "list at least one value: [eu, us]"),
+        ("keys", "*", "matrix", "*", "*"): _Rule("invalid_value", f"write text {_CLEAN}"),
+    },
+    "environments": {
+        (): _Rule("", "this file is a mapping: start it with `version: 1`"),
+        ("version",): _VERSION,
+        ("environments",): _Rule("invalid_value", "declare 1 to 10000 under their names"),
+        ("environments", "*"): _Rule("", "an environment is a mapping with a `url`"),
+        ("environments", "*", "url"): _Rule(
+            "url_invalid", "write it like https://crm.example.com, or `sandbox:`", shown=False
+        ),
+        ("environments", "*", "auth"): _Rule("auth_invalid", _AUTH_FORMS, shown=False),
+        ("environments", "*", "auth", "token_file"): _SECRET_FILE,
+        ("environments", "*", "auth", "password_file"): _SECRET_FILE,
+        ("environments", "*", "auth", "*"): _SECRET,
+        ("environments", "*", "headers"): _Rule(
+            "", "write a mapping of header names and values", shown=False
+        ),
+        ("environments", "*", "headers", "*"): _Rule(
+            "header_invalid",
+            "write text that is not empty, in quotes",
+            mistyped="header_invalid",
+            shown=False,
+        ),
+        ("environments", "*", "ca_file"): _Rule("invalid_value", "write the path of a PEM file"),
+        ("environments", "*", "owns"): _Rule("invalid_value", 'list globs: ["svc-*"]'),
+        ("environments", "*", "owns", "*"): _Rule("invalid_value", "write a glob: svc-*"),
+        ("environments", "*", "role"): _ROLE,
+        ("environments", "*", "generation"): _Rule(
+            "invalid_value", "write auto, legacy or core", "invalid_value"
+        ),
+        ("environments", "*", "workspace"): _Rule(
+            "invalid_value", "write the id of the workspace, a UUID"
+        ),
+        ("environments", "*", "insecure"): _Rule(
+            "invalid_value", "write true or false, without quotes", "invalid_value"
+        ),
+        ("environments", "*", "limits"): _Rule("", "write a mapping: {parallel: 4, timeout: 30s}"),
+        ("environments", "*", "limits", "requests_per_minute"): _count(1_000_000),
+        ("environments", "*", "limits", "parallel"): _count(100),
+        ("environments", "*", "limits", "batch"): _count(60),
+        ("environments", "*", "limits", "timeout"): _Rule(
+            "invalid_value", "write it with its unit, up to 1h: 500ms, 30s, 2m", "invalid_value"
+        ),
+    },
+}
+"""What is said of the value at a path; `*` is any name or index, the first match counts."""
+
+
+def _rule(kind: str, path: Path) -> _Rule:
+    return next(
+        rule
+        for pattern, rule in _RULES[kind].items()
+        if len(pattern) == len(path)
+        and all(want in ("*", step) for want, step in zip(pattern, path, strict=True))
+    )
+
+
+def _problems(
+    document: Document, kind: str, value: object, where: Callable[[Path], Path]
+) -> list[Problem]:
+    # One fault can break several rules that say the same about it.
+    found: dict[Problem, None] = {}
+    for error in published(kind).errors(value):
+        for problem in _explain(document, kind, where(tuple(error.absolute_path)), error):
+            if len(found) == MAX_PROBLEMS:
+                message = f"more than {MAX_PROBLEMS} problems: the rest is not told"
+                return [*found, Problem(problem.place, "too_many_problems", message)]
+            found[problem] = None
+    return list(found)
+
+
+def _explain(
+    document: Document, kind: str, path: Path, error: ValidationError
+) -> Iterator[Problem]:
+    """The problems behind one error of jsonschema."""
+    node = value_at(document, path)
+    if isinstance(node, Hole) or _may_be_lost(document, node, error):
+        return
+    if "propertyNames" in error.absolute_schema_path:
+        yield _misnamed(document, kind, node, str(error.instance))
+        return
+    rule = _rule(kind, path)
+    wanted: Any = error.validator_value
+    match str(error.validator):
+        case "additionalProperties":
+            yield from _unknown(document, kind, node, error.schema)
+        case "required":
+            yield from _missing(document, node, wanted)
+        case "oneOf" if kind == "manifest":
+            yield from _environment_or_environments(document, node)
+        case "uniqueItems":
+            yield from _repeated(document, path, node)
+        case "type":
+            yield _mistyped(document, path, rule, node, wants_text=wanted == "string")
+        case "anyOf" if not isinstance(node, (str, int)):
+            yield _mistyped(document, path, rule, node, wants_text=False)
+        case _:
+            yield _disallowed(path, rule, document.place(_mark_at(document, path)), node)
+
+
+def _may_be_lost(document: Document, node: object, error: ValidationError) -> bool:
+    """Whether the error follows from another: what is lacking was lost, or the type is wrong."""
+    if error.validator not in ("required", "oneOf", "minProperties"):
+        return False
+    return not isinstance(node, Mapping) or node.mark.index in document.partial
+
+
+def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem:
+    place = document.place(node.key_mark(key))
+    if kind == "manifest":
+        code = "matrix_axis_invalid"
+        message = (
+            "the name of an axis starts with a letter, goes on with letters, digits, - or _, "
+            "up to 64 of them, and is not `environment` or `name`"
+        )
+    else:
+        code = "environment_name_invalid"
+        message = (
+            "the name of an environment starts with a letter or digit and goes on with up to 63 "
+            "letters, digits, dots, - or _: it becomes the name of a file"
+        )
+    return Problem(place, code, message)
+
+
+_LEVELS = {
+    "manifest": {
+        "the manifest itself": ("version", "environment", "environments", "depth", "defaults"),
+        "a key": ("name", "description", "matrix"),
+        "a key or to `defaults`": ("expires", "role"),
+    },
+    "environments": {
+        "the file itself": ("version", "environments"),
+        "an environment": ("url", "auth", "headers", "ca_file", "owns", "role", "generation",
+                           "workspace", "insecure", "limits"),
+        "`auth`": ("token", "token_file", "session_token", "email", "password", "password_file"),
+        "`limits`": ("requests_per_minute", "parallel", "batch", "timeout"),
+    },
+}  # fmt: skip
+_SHOWABLE = re.compile(r"[A-Za-z_-]{1,40}", re.ASCII)
+"""What may be shown of an unknown key: `{token:eyJ…}` without a blank is one long key."""
+
+
+def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Iterator[Problem]:
+    known = list(schema["properties"])
+    for key, mark in zip(node, node.marks[::2], strict=True):
+        if key in known:
+            continue
+        home = next((level for level, keys in _LEVELS[kind].items() if key in keys), None)
+        if not _SHOWABLE.fullmatch(key):
+            message = f"this key is not known here: write {', '.join(known)}"
+        elif home is not None:
+            message = f"`{key}` is not known here: it belongs to {home}"
+        elif close := difflib.get_close_matches(key, known, n=1):
+            message = f"`{key}` is not known here: did you mean `{close[0]}`?"
+        else:
+            message = f"`{key}` is not known here: write {', '.join(known)}"
+        yield Problem(document.place(mark), "unknown_key", message)
+
+
+_MISSING = {
+    "version": "start the file with `version: 1`",
+    "keys": "list the keys under `keys:`",
+    "name": "write `- name: svc-billing`",
+    "environment": "write `environment: NAME` or `environments: [NAME]`",
+    "environments": "declare them under `environments:`",
+    "url": "write where the workspace is served: `url: https://crm.example.com`",
+}
+
+
+def _missing(document: Document, node: Mapping, wanted: list[str]) -> Iterator[Problem]:
+    for key in wanted:
+        if key not in node:
+            message = f"`{key}` is missing: {_MISSING[key]}"
+            yield Problem(document.place(node.mark), "missing_key", message)
+
+
+def _environment_or_environments(document: Document, node: Mapping) -> Iterator[Problem]:
+    if "environment" in node and "environments" in node:
+        marks = sorted(
+            (node.key_mark("environment"), node.key_mark("environments")),
+            key=lambda mark: mark.index,
+        )
+        yield Problem(
+            document.place(marks[1]),
+            "environment_both",
+            "`environment` and `environments` in one manifest: keep one of them",
+            document.place(marks[0]),
+        )
+    else:
+        yield from _missing(document, node, ["environment"])
+
+
+def _repeated(document: Document, path: Path, node: Sequence) -> Iterator[Problem]:
+    first: dict[str, Mark] = {}
+    for item, mark in zip(node, node.marks, strict=True):
+        if not isinstance(item, str):
+            continue
+        earlier = first.setdefault(item, mark)
+        if earlier is mark:
+            continue
+        if path == ("environments",):
+            code, message = "environment_duplicate", f"the environment {show(item)} is named twice"
+        else:
+            code, message = "matrix_collision", f"the value {show(item)} is listed twice"
+        yield Problem(document.place(mark), code, f"{message}: remove one", document.place(earlier))
+
+
+def _mistyped(
+    document: Document, path: Path, rule: _Rule, node: Any, *, wants_text: bool
+) -> Problem:
+    """A value of another type than is wanted."""
+    mark = _mark_at(document, path)
+    place = document.place(mark)
+    subject = _subject(path)
+    scalar = isinstance(node, (Odd, bool, int))
+    if rule.mistyped and not (
+        rule.mistyped == "secret_literal" and isinstance(node, (Mapping, Sequence))
+    ):
+        return Problem(place, rule.mistyped, f"{subject} is {_kind(node)}: {rule.want}")
+    if scalar and wants_text and rule.shown:
+        text = _written(document, mark, node)
+        message = f'`{text}` is {_kind(node)} in YAML: write "{text}" to mean the text'
+        return Problem(place, "yaml_surprise", message)
+    if scalar and wants_text:
+        message = f"{subject} is {_kind(node)} in YAML: put it in quotes to mean the text"
+        return Problem(place, "yaml_surprise", message)
+    return Problem(place, "wrong_type", f"{subject} is {_kind(node)}: {rule.want}")
+
+
+def _disallowed(path: Path, rule: _Rule, place: Place, node: Any) -> Problem:
+    """A value of the right type that is not allowed."""
+    if rule is _EXPIRY and isinstance(node, str) and len(node) <= _SHOWN:
+        try:
+            parse_expiry(node)
+        except ValueError as error:
+            return Problem(place, rule.code, str(error))
+    shown = f" {show(node)}" if rule.shown and isinstance(node, (str, int)) else ""
+    state = " is empty" if node in ("", [], {}) else f"{shown} is not allowed"
+    # A matrix has one code for none of a thing and one for too many.
+    code = "matrix_too_large" if rule.code == "matrix_empty" and node else rule.code
+    return Problem(place, code, f"{_subject(path)}{state}: {rule.want}")
+
+
+def show(value: str | int) -> str:
+    """A value for a message: on one line, and not too much of it."""
+    text = value if isinstance(value, str) else str(value).lower()
+    if len(text) > _SHOWN:
+        text = text[: _SHOWN - 1] + "…"
+    if not isinstance(value, str):
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def value_at(document: Document, path: Path) -> Any:
+    """The value at a path of keys and indexes."""
+    node: Any = document.root
+    for step in path:
+        node = node[step]
+    return node
+
+
+def _mark_at(document: Document, path: Path) -> Mark:
+    if not path:
+        return document.mark
+    parent = value_at(document, path[:-1])
+    step: Any = path[-1]
+    mark: Mark = parent.value_mark(step) if isinstance(parent, Mapping) else parent.marks[step]
+    return mark
+
+
+def _subject(path: Path) -> str:
+    match path:
+        case ():
+            return "the file"
+        case (*_, "matrix", str()):
+            return "this axis"
+        case (*_, "environments", str()):
+            return "this environment"
+        case (*_, "headers", str()):
+            return "this header"
+        case (*_, str() as name):
+            return f"`{name}`" if _SHOWABLE.fullmatch(name) else "this value"
+        case _:
+            return "this item"
+
+
+def _kind(node: object) -> str:
+    return node.kind if isinstance(node, Odd) else _KINDS[type(node)]
+
+
+_KINDS: dict[type, str] = {
+    type(None): "empty",
+    bool: "a boolean",
+    int: "a number",
+    str: "text",
+    Mapping: "a mapping",
+    Sequence: "a list",
+}
+
+
+def _written(document: Document, mark: Mark, node: Odd | int) -> str:
+    """A scalar as it stands in the file."""
+    if isinstance(node, Odd):
+        return node.text if len(node.text) <= _SHOWN else node.text[: _SHOWN - 1] + "…"
+    return document.text[mark.index : mark.index + len(str(node))]
+
+
+_SHOWN = 60

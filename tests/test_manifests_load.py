@@ -1,0 +1,543 @@
+"""A directory to desired keys: which files are read, hostile ones too, and nothing ever raised."""
+
+import gc
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+from provisioner.manifests import CODES, Manifests, document, keys, load, text
+from provisioner.problem import Place
+
+ENVIRONMENTS = (
+    'version: 1\nenvironments:\n  production: {url: "sandbox:"}\n  staging: {url: "sandbox:"}\n'
+)
+HEAD = "version: 1\nenvironment: production\n"
+ONE = f"{HEAD}keys:\n  - {{name: svc-a, expires: 90d}}\n"
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Makes a manifests directory of files and their contents."""
+
+    def write(files: dict[str, str | bytes], *, environments: str | None = ENVIRONMENTS) -> Path:
+        directory = tmp_path / "manifests"
+        directory.mkdir(exist_ok=True)
+        if environments is not None:
+            files = {"environments.yaml": environments, **files}
+        for name, content in files.items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return directory
+
+    return write
+
+
+def told(manifests: Manifests) -> list[str]:
+    return [
+        f"{Path(p.place.file).relative_to(manifests.directory)}:{p.place.line}:{p.place.column}"
+        f" {p.code}"
+        for p in manifests.problems
+    ]
+
+
+def names(manifests: Manifests, environment: str = "production") -> list[str]:
+    return [key.name for key in manifests.desired.get(environment, ())]
+
+
+def manifest(*named: str) -> str:
+    return f"{HEAD}defaults: {{expires: 90d}}\nkeys: {json.dumps([{'name': n} for n in named])}\n"
+
+
+# Which files are read
+
+
+def test_every_yaml_file_below_the_directory_is_a_manifest(write: Write) -> None:
+    """Recursively, in the order of their paths, both suffixes, hidden and other files not."""
+    directory = write(
+        {
+            "b.yaml": manifest("b"),
+            "a/z.yml": manifest("z"),
+            "a/b/c.yaml": manifest("c"),
+            "looks.yaml/in.yaml": manifest("in"),
+            ".hidden.yaml": "[",
+            ".git/x.yaml": "[",
+            "a/.cache/x.yaml": "[",
+            "README.md": "[",
+            "x.yaml~": "[",
+        }
+    )
+    manifests = load(directory)
+    assert told(manifests) == []
+    assert names(manifests) == ["c", "z", "b", "in"]
+    assert [Path(source).relative_to(directory).as_posix() for source in manifests.sources] == [
+        "environments.yaml", "a/b/c.yaml", "a/z.yml", "b.yaml", "looks.yaml/in.yaml",
+    ]  # fmt: skip
+
+
+def test_linked_files_are_read_and_linked_folders_are_not(write: Write, tmp_path: Path) -> None:
+    """Kubernetes mounts files as links; a linked folder could lead in circles."""
+    directory = write({"a.yaml": manifest("a")})
+    (tmp_path / "elsewhere.yaml").write_text(manifest("linked"))
+    (directory / "linked.yaml").symlink_to(tmp_path / "elsewhere.yaml")
+    (directory / "circle").symlink_to(directory)
+    (directory / "folder.yaml").symlink_to(directory)
+    manifests = load(directory)
+    assert told(manifests) == []
+    assert names(manifests) == ["a", "linked"]
+
+
+def test_places_are_what_the_user_would_type(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative to the working directory when the directory was given so; `root` is absolute."""
+    directory = write({"team/x.yaml": "- 1\n"})
+    monkeypatch.chdir(directory.parent)
+    manifests = load(Path("manifests"))
+    assert manifests.problems[0].place == Place("manifests/team/x.yaml", 1, 1)
+    assert manifests.root == directory.parent
+    monkeypatch.chdir(directory)
+    manifests = load(Path())
+    assert manifests.problems[0].place == Place("team/x.yaml", 1, 1)
+    assert manifests.root == directory.parent
+
+
+def test_without_a_directory_there_is_one_problem(tmp_path: Path) -> None:
+    """A directory that is not there, or is a file, is named with what to do."""
+    (tmp_path / "file").write_text("")
+    for name, state in (("none", "is not there"), ("file", "is not a directory")):
+        (problem,) = load(tmp_path / name).problems
+        assert (problem.code, problem.place) == (
+            "manifests_missing",
+            Place(str(tmp_path / name)),
+        )
+        assert state in problem.message
+        assert "provision init" in problem.message
+
+
+def test_a_missing_environments_file_says_how_to_get_one(write: Write) -> None:
+    """`provision init` writes one; one with the other suffix is to be renamed."""
+    directory = write({"a.yaml": ONE}, environments=None)
+    (problem,) = load(directory).problems
+    assert (problem.code, Path(problem.place.file).name) == (
+        "environments_missing",
+        "environments.yaml",
+    )
+    assert "provision init" in problem.message
+    write({"environments.yml": ENVIRONMENTS}, environments=None)
+    (problem,) = load(directory).problems
+    assert problem.code == "environments_missing"
+    assert "rename" in problem.message
+    assert told(load(write({}))) == ["environments.yml:1:1 environments_misnamed"]
+
+
+def test_no_manifest_at_all_is_no_problem_here(write: Write) -> None:
+    """Later guards decide what an empty directory means."""
+    manifests = load(write({}))
+    assert (manifests.problems, manifests.desired) == ((), {"production": (), "staging": ()})
+    assert [environment.name for environment in manifests.environments] == [
+        "production",
+        "staging",
+    ]
+
+
+@pytest.mark.parametrize(
+    "broken", ["environments: [", "version: 1\n", "[]", "version: 1\nenvironments: {no: {}}"]
+)
+def test_names_are_not_called_unknown_when_nobody_knows_them(write: Write, broken: str) -> None:
+    """A broken environments file does not make every manifest wrong."""
+    codes = {problem.code for problem in load(write({"a.yaml": ONE}, environments=broken)).problems}
+    assert codes
+    assert "environment_unknown" not in codes
+
+
+def test_an_environment_with_a_problem_is_still_known(write: Write) -> None:
+    """Its manifests are not wrong as well."""
+    broken = ENVIRONMENTS.replace('production: {url: "sandbox:"}', "production: {url: 7}")
+    assert told(load(write({"a.yaml": ONE}, environments=broken))) == [
+        "environments.yaml:3:21 yaml_surprise"
+    ]
+
+
+# Several manifests
+
+
+def test_a_name_stands_for_one_key_over_all_files(write: Write) -> None:
+    """Twice in an environment is a problem with both places; once in each of two is none."""
+    both = manifest("svc-b").replace(
+        "environment: production", "environments: [staging, production]"
+    )
+    directory = write(
+        {
+            "a.yaml": manifest("svc-a", "svc-b"),
+            "b.yaml": manifest("svc-a").replace("production", "staging"),
+            "c.yaml": both,
+        }
+    )
+    (problem,) = load(directory).problems
+    assert problem.code == "name_duplicate"
+    assert problem.place == Place(str(directory / "c.yaml"), 4, 17)
+    assert problem.related == Place(str(directory / "a.yaml"), 4, 36)
+    assert "production" in problem.message
+    assert "a.yaml line 4" in problem.message
+
+
+def test_each_manifest_has_its_own_depth_and_defaults(write: Write) -> None:
+    """Several manifests for one environment do not touch each other."""
+    manifests = load(
+        write(
+            {
+                "a.yaml": f"{HEAD}depth: 0\ndefaults: {{expires: 1d, role: A}}\nkeys: [name: a]\n",
+                "b.yaml": f"{HEAD}depth: 2\nkeys: [{{name: b, expires: 2d}}]\n",
+                "c.yaml": f"{HEAD}defaults: {{expires: 3d}}\nkeys: [{{name: c, role: C}}]\n",
+            }
+        )
+    )
+    assert [
+        (key.name, key.depth, key.expiry.written, key.role)
+        for key in manifests.desired["production"]
+    ] == [("a", 0, "1d", "A"), ("b", 2, "2d", None), ("c", 1, "3d", "C")]
+
+
+def test_problems_come_in_the_order_of_files_and_lines(write: Write) -> None:
+    """The environments file first, then by path, line and column, whatever found them."""
+    directory = write(
+        {
+            "a.yaml": f"{HEAD}depth: 7\nkeys:\n  - name: b\n  - {{name: b, expires: 1d, x: 1}}\n",
+            "A.yaml": "",
+            "z/z.yaml": "]",
+        },
+        environments="version: 2\nenvironments: {production: {}}\n",
+    )
+    assert told(load(directory)) == [
+        "environments.yaml:1:10 invalid_value",
+        "environments.yaml:2:28 missing_key",
+        "A.yaml:1:1 file_empty",
+        "a.yaml:3:8 depth_invalid",
+        "a.yaml:5:5 expiry_missing",
+        "a.yaml:6:28 unknown_key",
+        "z/z.yaml:1:1 yaml_syntax",
+    ]
+
+
+def test_nothing_is_desired_when_anything_is_wrong(write: Write) -> None:
+    """Half a fleet is never taken for the whole."""
+    manifests = load(write({"a.yaml": ONE, "b.yaml": "]"}))
+    assert dict(manifests.desired) == {}
+
+
+def test_an_expiry_is_past_only_for_those_who_ask(write: Write) -> None:
+    """`validate` asks; `plan` and `apply` fail that key alone, later."""
+    directory = write({"a.yaml": ONE.replace("90d", "2020-01-01")})
+    assert names(load(directory)) == ["svc-a"]
+    assert told(load(directory, now=datetime(2019, 12, 31, tzinfo=UTC))) == []
+    assert told(load(directory, now=datetime(2020, 1, 1, tzinfo=UTC))) == [
+        "a.yaml:4:28 expiry_past"
+    ]
+
+
+def test_too_many_keys_are_refused_before_they_are_made(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one manifest, by a matrix, and over all files and environments together."""
+    monkeypatch.setattr(keys, "MAX_KEYS", 3)
+    matrix = f"{HEAD}keys: [{{name: 'm-{{k}}', expires: 1d, matrix: {{k: [a, b]}}}}]\n"
+    assert told(load(write({"a.yaml": manifest("a", "b", "c")}))) == []
+    assert told(load(write({"b.yaml": manifest("d")}))) == ["b.yaml:1:1 matrix_too_large"]
+    twice = manifest("a", "b").replace(
+        "environment: production", "environments: [staging, production]"
+    )
+    assert told(load(write({"a.yaml": twice, "b.yaml": "{}"})))[0] == "a.yaml:1:1 matrix_too_large"
+    write({"a.yaml": manifest("a", "b"), "b.yaml": matrix})
+    assert told(load(write({}))) == ["b.yaml:3:8 matrix_too_large"]
+
+
+# Hostile files
+
+
+def lasting(seconds: float, directory: Path) -> list[str]:
+    start = time.process_time()
+    found = told(load(directory))
+    assert time.process_time() - start < seconds
+    return found
+
+
+def test_deep_nesting_does_not_take_the_process_down(write: Write) -> None:
+    """50 000 brackets crash libyaml's own loader; here they are a problem of one line."""
+    directory = write({"a.yaml": "[" * 50_000, "b.yaml": "- " * 50_000, "c.yaml": "{a: " * 50_000})
+    assert lasting(2, directory) == [
+        "a.yaml:1:65 yaml_too_deep",
+        "b.yaml:1:129 yaml_too_deep",
+        "c.yaml:1:257 yaml_too_deep",
+    ]
+
+
+def test_sixty_four_levels_are_read(write: Write) -> None:
+    """The limit is the limit: one level more is too deep, one less is a matter of types."""
+    directory = write({"a.yaml": "[" * 64 + "]" * 64, "b.yaml": "[" * 65 + "]" * 65})
+    assert told(load(directory)) == ["a.yaml:1:1 wrong_type", "b.yaml:1:65 yaml_too_deep"]
+
+
+def test_an_alias_bomb_stays_small(write: Write) -> None:
+    """Nothing is ever expanded, and the problems end at ten thousand."""
+    lines = ['a0: &a0 "x"']
+    lines += [f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]" for n in range(1000)]
+    found = lasting(2, write({"a.yaml": "\n".join(lines)}))
+    assert len(found) == 10_001
+    assert found[-1].endswith("too_many_problems")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "- 1\n" * 200_000,
+        f"{HEAD}keys:\n" + "- 1\n" * 200_000,
+        HEAD + "".join(f"k{n}: 1\n" for n in range(100_000)),
+        f"{HEAD}keys: [{{name: {'{a}' * 100_000}}}]\n",
+        f"{HEAD}keys: [{{name: a, matrix: {{{', '.join(f'a{n}: [b]' for n in range(25_000))}}}}}]",
+        f"version: 1\nenvironments: [{', '.join(f'e{n}' for n in range(50_000))}]\nkeys: [a]\n",
+    ],
+    ids=["list", "keys", "unknown", "placeholders", "axes", "environments"],
+)
+def test_wide_files_end_in_time(write: Write, content: str) -> None:
+    """However much of it is wrong, what is said is bounded, and so is the time for it."""
+    found = lasting(15, write({"a.yaml": content}))
+    assert 1 <= len(found) <= 20_002
+
+
+@pytest.mark.parametrize("body", ['{url: "sandbox:"}', "7", "{url: $}"])
+def test_ten_thousand_environments_are_enough(write: Write, body: str) -> None:
+    """More are refused, in a time that does not grow with the square of their number."""
+    listed = "".join(f"  e{n}: {body}\n" for n in range(12_000))
+    found = lasting(15, write({}, environments=f"version: 1\nenvironments:\n{listed}"))
+    assert "environments.yaml:3:3 invalid_value" in found
+    assert len(found) <= 10_001
+
+
+def test_columns_are_counted_after_a_byte_order_mark(write: Write) -> None:
+    """An editor does not show it, so it is no column."""
+    directory = write({"a.yaml": "\ufeffx: ]", "b.yaml": f"\ufeff{ONE.replace('1', '2', 1)}"})
+    assert told(load(directory)) == ["a.yaml:1:4 yaml_syntax", "b.yaml:1:10 invalid_value"]
+
+
+def test_a_huge_file_is_not_read(write: Write) -> None:
+    """One byte more than 16 MiB is refused; reading stops there."""
+    directory = write({"a.yaml": b"#" * (text.MAX_BYTES + 1), "b.yaml": b"#" * text.MAX_BYTES})
+    assert lasting(2, directory) == ["a.yaml:1:1 file_too_large", "b.yaml:1:1 file_empty"]
+
+
+def test_a_file_of_too_many_values_is_given_up(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen MiB of `[],` would take a gigabyte: the count of values is bounded too."""
+    monkeypatch.setattr(document, "MAX_EVENTS", 1000)
+    directory = write({"a.yaml": f"{HEAD}keys: [{'[],' * 1000}]\n"})
+    assert told(load(directory)) == ["a.yaml:3:1493 file_too_large"]
+
+
+def test_what_is_no_regular_file_is_not_opened(write: Write) -> None:
+    """A FIFO that nobody writes to does not hang the run; a broken link is told."""
+    directory = write({})
+    os.mkfifo(directory / "fifo.yaml")
+    (directory / "broken.yaml").symlink_to("nowhere")
+    (directory / "device.yaml").symlink_to("/dev/zero")
+    manifests = load(directory)
+    assert told(manifests) == [
+        "broken.yaml:1:1 file_unreadable",
+        "device.yaml:1:1 file_unreadable",
+        "fifo.yaml:1:1 file_unreadable",
+    ]
+    assert "no such file" in manifests.problems[0].message
+    assert "not a regular file" in manifests.problems[2].message
+
+
+@pytest.mark.parametrize("name", ["environments.yaml", "a.yaml"])
+def test_a_fifo_for_any_file_is_a_problem(write: Write, name: str) -> None:
+    """Also in the place of the environments file."""
+    directory = write({"a.yaml": ONE})
+    (directory / name).unlink()
+    os.mkfifo(directory / name)
+    assert told(load(directory)) == [f"{name}:1:1 file_unreadable"]
+
+
+def test_what_cannot_be_opened_is_a_problem(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and folders without permission; simulated, for root may read everything."""
+    directory = write({"a.yaml": ONE, "b.yaml": ONE.replace("svc-a", "svc-b"), "c/c.yaml": ONE})
+    real_open, real_scan = os.open, os.scandir
+
+    def refuse(path: Path) -> None:
+        if Path(path).name in {"a.yaml", "c"}:
+            raise PermissionError(13, "Permission denied")
+
+    def open_(path: Path, flags: int) -> int:
+        refuse(path)
+        return real_open(path, flags)
+
+    def scan(path: Path) -> object:
+        refuse(path)
+        return real_scan(path)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "scandir", scan)
+    manifests = load(directory)
+    assert told(manifests) == ["a.yaml:1:1 file_unreadable", "c:1:1 file_unreadable"]
+    assert all("permission denied" in problem.message for problem in manifests.problems)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_a_problem(write: Write) -> None:
+    """The same with real modes."""
+    directory = write({"a.yaml": ONE})
+    (directory / "a.yaml").chmod(0)
+    assert told(load(directory)) == ["a.yaml:1:1 file_unreadable"]
+
+
+def test_a_file_name_that_is_not_utf_8_can_be_shown(write: Write) -> None:
+    """Its bytes are replaced, so that printing the problem cannot fail."""
+    directory = write({})
+    Path(os.fsdecode(os.fsencode(directory) + b"/\xff.yaml")).write_text("]")
+    (problem,) = load(directory).problems
+    assert problem.place.file.endswith("/�.yaml")
+    str(problem).encode()
+
+
+def test_one_wrong_key_among_many_costs_no_more_than_one(write: Write) -> None:
+    """Only what the compiled check turns down is handed to jsonschema."""
+    listed = [f"  - {{name: svc-{n}, expires: 90d}}\n" for n in range(20_000)]
+    good = write({"a.yaml": f"{HEAD}keys:\n{''.join(listed)}"})
+    start = time.process_time()
+    assert told(load(good)) == []
+    usual = time.process_time() - start
+    listed[15_000] = "  - {nam: svc, expires: 90d}\n"
+    bad = write({"a.yaml": f"{HEAD}keys:\n{''.join(listed)}"})
+    start = time.process_time()
+    assert told(load(bad)) == ["a.yaml:15004:5 missing_key", "a.yaml:15004:6 unknown_key"]
+    assert time.process_time() - start < 2 * usual + 0.5
+
+
+def test_the_garbage_collector_is_left_as_it_was(write: Write) -> None:
+    """It is off while documents are read, and on again after, or off if it was."""
+    directory = write({"a.yaml": ONE})
+    assert gc.isenabled()
+    load(directory)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        load(directory)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+# Anything at all
+
+relaxed = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+_LINES = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+yamlish = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["version", "keys", "name", ": ", ":", "\n", "\n  ", "- ", "[", "]", "{", "}", ", ",
+             '"', "'", "&a ", "*a", "!t ", "<<", "---\n", "...\n", "|\n ", ">-\n ", "#", "? ", "%",
+             "no", "1", "~", "2027-01-01", "é", "🗼", "\r\n", "\t", "\x85", "\u2028", "\ufeff",
+             "\x00", "environment", "production", "matrix", "expires", "${", "@", "\\u",
+             "environments",
+             "url", "auth", "token"]
+        ),
+        st.text(max_size=3),
+    ),
+    max_size=40,
+).map("".join)  # fmt: skip
+
+
+def assert_told_well(manifests: Manifests, contents: dict[str, str]) -> None:
+    for problem in manifests.problems:
+        assert problem.code in CODES
+        assert problem.message
+        lines = _LINES.split(contents[Path(problem.place.file).name].removeprefix("\ufeff"))
+        line, column = problem.place.line, problem.place.column
+        assert 1 <= line <= len(lines), problem
+        assert 1 <= column <= len(lines[line - 1]) + 1, problem
+
+
+@relaxed
+@given(content=yamlish, name=st.sampled_from(["a.yaml", "environments.yaml"]))
+@example(content="a: [", name="a.yaml")
+@example(content='"abc', name="a.yaml")
+@example(content="x: 1\n\x85? ", name="a.yaml")
+@example(content="&a", name="a.yaml")
+@example(content="key:\n  - [\n", name="a.yaml")
+def test_no_text_raises_and_every_place_is_in_the_file(
+    write: Write, content: str, name: str
+) -> None:
+    """Whatever is in a file, `load` gives problems, and each stands inside it."""
+    content = content.encode(errors="replace").decode()
+    manifests = load(write({"a.yaml": ONE, name: content}))
+    assert_told_well(manifests, {"a.yaml": ONE, name: content})
+
+
+@relaxed
+@given(content=st.binary(max_size=200))
+@example(content=b"\xff\xfe")
+@example(content=b"\xef\xbb\xbf\xef\xbb\xbf")
+@example(content=b"a: b\n\xc3")
+def test_no_bytes_raise(write: Write, content: bytes) -> None:
+    """The same for what is no text at all."""
+    manifests = load(write({"a.yaml": content}))
+    assert manifests.problems
+    assert_told_well(manifests, {"a.yaml": content.decode(errors="replace")})
+
+
+printable = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp", "Cn", "Co"]),
+    min_size=1,
+    max_size=12,
+).filter(lambda name: name == name.strip() and "\ufeff" not in name)
+wanted = st.lists(
+    st.fixed_dictionaries(
+        {"name": printable, "expires": st.sampled_from(["90d", "P12W", "never"])},
+        optional={"role": printable, "description": printable},
+    ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda key: key["name"],
+)
+
+
+@relaxed
+@given(wanted=wanted, depth=st.integers(0, 2), form=st.sampled_from(["json", "block", "flow"]))
+def test_what_is_written_is_what_is_wanted(
+    write: Write, wanted: list[dict], depth: int, form: str
+) -> None:
+    """Any keys, dumped as YAML or JSON by somebody else's library, come back equal."""
+    if form != "json":
+        # PyYAML writes `y` and `1e3` without quotes, for it reads them as text.
+        assume(
+            all(
+                isinstance(document.resolve(value), str) for key in wanted for value in key.values()
+            )
+        )
+    braced = [{**key, "name": key["name"].replace("{", "{{").replace("}", "}}")} for key in wanted]
+    content = {"version": 1, "environment": "production", "depth": depth, "keys": braced}
+    if form == "json":
+        dumped = json.dumps(content, ensure_ascii=False)
+    else:
+        dumped = yaml.safe_dump(content, allow_unicode=True, default_flow_style=form == "flow")
+    manifests = load(write({"a.yaml": dumped}))
+    assert told(manifests) == []
+    assert [
+        (key.name, key.expiry.written, key.role, key.depth)
+        for key in manifests.desired["production"]
+    ] == [(key["name"], key["expires"], key.get("role"), depth) for key in wanted]
