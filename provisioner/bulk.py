@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure
-from provisioner.twenty import Created, NewKey
+from provisioner.twenty.workspace import Created, NewKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.body import Body, BodyRecord
     from provisioner.desired import Depth
-    from provisioner.twenty import Outcome, Workspace
-    from provisioner.twenty.workspace import Record
+    from provisioner.twenty.workspace import Outcome, Record, Workspace
 
 
 @dataclass(frozen=True, slots=True)

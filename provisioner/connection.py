@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from provisioner.desired import SessionToken
 from provisioner.errors import WorkspaceError
 from provisioner.secret import Secret
-from provisioner.twenty import connect
+from provisioner.twenty.connect import connect
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from provisioner.desired import Environment
     from provisioner.fleet import Connect
-    from provisioner.twenty import Workspace
+    from provisioner.twenty.workspace import Workspace
 
 _A_DAY = 86_400.0
 

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.twenty import Created, NewKey, NotCreated, Unknown
+from provisioner.twenty.workspace import Created, NewKey, NotCreated, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from provisioner.desired import DesiredKey, Environment
     from provisioner.observed import Observation
-    from provisioner.twenty import Workspace
+    from provisioner.twenty.workspace import Workspace
 
 
 class Connect(Protocol):

@@ -13,11 +13,13 @@ import pytest
 from provisioner.desired import ApiToken, Environment, Limits, SessionToken, SignIn
 from provisioner.sandbox import Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
-from provisioner.twenty import Workspace, connect
+from provisioner.twenty.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from provisioner.twenty.workspace import Workspace
 
 DIALECTS = tuple(Dialect)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", None)

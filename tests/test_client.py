@@ -15,8 +15,9 @@ from provisioner.errors import RefusedError, WorkspaceError
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.sandbox import API_KEYS_FLAG, Dialect
 from provisioner.secret import Secret
-from provisioner.twenty import Created, NewKey, NotCreated, Unknown, connect
 from provisioner.twenty import transport as transport_module
+from provisioner.twenty.connect import connect
+from provisioner.twenty.workspace import Created, NewKey, NotCreated, Unknown
 
 CORES = [Dialect.CORE_1, Dialect.CORE]
 END = "2031-01-01T00:00:00.417Z"

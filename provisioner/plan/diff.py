@@ -6,6 +6,7 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.collector import without_collector
 from provisioner.failure import Failure
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan.estimate import estimate
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from provisioner.desired import DesiredKey, Environment
     from provisioner.observed import Observation, ObservedKey, Role, Roles
+    from provisioner.plan.model import Reason
 
 SOON = timedelta(days=14)
 """A key that ends within this time is the finding `expiring`."""
@@ -37,6 +39,7 @@ _HIDDEN = (
 )
 
 
+@without_collector()
 def plan_environment(
     environment: Environment,
     desired: Iterable[DesiredKey],
@@ -55,22 +58,29 @@ def plan_environment(
     """
     by_name = _by_name(observation.keys, only)
     choose = _RoleChoice(environment, observation.roles)
+    ends: dict[str, datetime] = {}
     actions: list[Action] = []
     kept: list[str] = []
     findings: list[Finding] = []
     wanted: set[str] = set()
+    server_time = observation.server_time
     for key in desired:
-        if only and not _matches(key.name, only):
+        name = key.name
+        if only and not _matches(name, only):
             continue
-        wanted.add(key.name)
-        same_name = by_name.get(key.name, ())
-        live = [one for one in same_name if one.live(observation.server_time)]
+        wanted.add(name)
+        same_name = by_name.get(name, ())
+        live = [one for one in same_name if one.live(server_time)]
         if live:
-            kept.append(key.name)
-            findings += _findings(key, live, choose, observation.server_time)
-        else:
-            actions.append(_create(key, bool(same_name), choose, observation.server_time, now))
-    findings += _unmanaged(by_name, wanted, observation.server_time)
+            kept.append(name)
+            findings += _findings(key, live, choose, server_time)
+            continue
+        written = key.expiry.written
+        if written not in ends:
+            ends[written] = due(key.expiry, now)
+        reason: Reason = "dead" if same_name else "missing"
+        actions.append(_create(key, reason, ends[written], choose, server_time))
+    findings += _unmanaged(by_name, wanted, server_time)
     return Planned(
         environment=environment.name,
         url=environment.url,
@@ -97,13 +107,8 @@ def _by_name(keys: Iterable[ObservedKey], only: tuple[str, ...]) -> Mapping[str,
 
 
 def _create(
-    key: DesiredKey,
-    dead: bool,  # noqa: FBT001 - the one fact that tells the two reasons apart
-    choose: _RoleChoice,
-    server_time: datetime,
-    now: datetime,
+    key: DesiredKey, reason: Reason, end: datetime, choose: _RoleChoice, server_time: datetime
 ) -> Create:
-    end = due(key.expiry, now)
     role, role_id, blocked = choose.role_of(key)
     if end <= server_time:
         blocked = Failure(
@@ -113,7 +118,7 @@ def _create(
         )
     return Create(
         name=key.name,
-        reason="dead" if dead else "missing",
+        reason=reason,
         depth=key.depth,
         expires_at=end,
         expires=key.expiry.written,
@@ -126,22 +131,27 @@ def _create(
 
 def _findings(
     key: DesiredKey, live: list[ObservedKey], choose: _RoleChoice, server_time: datetime
-) -> Iterable[Finding]:
+) -> list[Finding]:
     """What is worth telling of a kept key; of several live ones the oldest is the key."""
-    if len(live) > 1:
-        yield Duplicate(key.name, tuple(one.id for one in live))
+    findings: list[Finding] = []
     oldest = live[0]
+    newest_end = oldest.expires_at
+    if len(live) > 1:
+        findings.append(Duplicate(key.name, tuple(one.id for one in live)))
+        newest_end = max(one.expires_at for one in live)
     if isinstance(key.expiry, ExpiresAt):
-        was, wanted = format_moment(oldest.expires_at), format_moment(key.expiry.moment)
-        if was != wanted:
-            yield Drift(key.name, (oldest.id,), "expires", was, wanted)
+        wanted = key.expiry.moment
+        if oldest.expires_at.replace(microsecond=0) != wanted:
+            was = format_moment(oldest.expires_at)
+            drift = Drift(key.name, (oldest.id,), "expires", was, format_moment(wanted))
+            findings.append(drift)
     role = choose.drift(key, oldest)
     if role is not None:
-        yield Drift(key.name, (oldest.id,), "role", oldest.role, role)
-    newest_end = max(one.expires_at for one in live)
+        findings.append(Drift(key.name, (oldest.id,), "role", oldest.role, role))
     if newest_end <= server_time + SOON:
         ids = tuple(one.id for one in live)
-        yield Expiring(key.name, ids, format_moment(newest_end))
+        findings.append(Expiring(key.name, ids, format_moment(newest_end)))
+    return findings
 
 
 def _unmanaged(
@@ -160,20 +170,28 @@ class _RoleChoice:
         self._environment = environment
         self._roles = roles
         self._ignored = 0
+        self._found: dict[str, str] = {}
 
     def role_of(self, key: DesiredKey) -> tuple[str | None, str | None, Failure | None]:
         """The role as written, its id, and why the key cannot be made."""
         written = key.role or self._environment.role
+        if written in self._found:
+            return written, self._found[written], None
         match self._roles:
             case NoRoles():
                 self._ignored += written is not None
                 return None, None, None
             case HiddenRoles():
-                return self._unseen(key, written)
+                found = self._unseen(key, written)
             case KnownRoles(roles=roles):
-                return self._among(key, written, roles)
+                found = self._among(key, written, roles)
             case _:
                 assert_never(self._roles)
+        if isinstance(found, Failure):
+            return written, None, found
+        if written is not None:
+            self._found[written] = found
+        return written, found, None
 
     def drift(self, key: DesiredKey, observed: ObservedKey) -> str | None:
         """The role that a live key ought to have and has not, or None."""
@@ -195,49 +213,40 @@ class _RoleChoice:
             case _:
                 assert_never(self._roles)
 
-    def _unseen(
-        self, key: DesiredKey, written: str | None
-    ) -> tuple[str | None, str | None, Failure | None]:
+    def _unseen(self, key: DesiredKey, written: str | None) -> str | Failure:
+        """The id that is written; a label cannot be looked up."""
         if written is None:
-            return (
-                None,
-                None,
-                self._missing(key, "as an id, because this credential cannot see them"),
-            )
+            return self._missing(key, "as an id, because this credential cannot see them")
         if _is_uuid(written):
-            return written, written, None
-        return (
-            written,
-            None,
-            Failure(
-                "role_unknown",
-                f"{self._environment.name} does not show its roles to this credential, so "
-                f"{written!r} of {key.name!r} cannot be looked up. Give the credential's role the "
-                "permission to read roles, or write the role's id.",
-            ),
+            return written
+        return Failure(
+            "role_unknown",
+            f"{self._environment.name} does not show its roles to this credential, so "
+            f"{written!r} of {key.name!r} cannot be looked up. Give the credential's role the "
+            "permission to read roles, or write the role's id.",
         )
 
     def _among(
         self, key: DesiredKey, written: str | None, roles: tuple[Role, ...]
-    ) -> tuple[str | None, str | None, Failure | None]:
-        offer = _offer(roles)
+    ) -> str | Failure:
+        """The id of the role that is written, by id or else by label."""
         if written is None:
-            return None, None, self._missing(key, f"one of {offer}")
+            return self._missing(key, f"one of {_offer(roles)}")
         found = [role for role in roles if written == role.id] or [
             role for role in roles if written == role.label
         ]
         where = f"{self._environment.name}, asked for by {key.name!r}"
         if not found:
-            reason = f"There is no role {written!r} in {where}. Roles for keys: {offer}."
-            return written, None, Failure("role_unknown", reason)
+            reason = f"There is no role {written!r} in {where}. Roles for keys: {_offer(roles)}."
+            return Failure("role_unknown", reason)
         if len(found) > 1:
             ids = ", ".join(role.id for role in found)
             reason = f"Several roles are called {written!r} in {where}. Write one of the ids {ids}."
-            return written, None, Failure("role_unknown", reason)
+            return Failure("role_unknown", reason)
         if not found[0].assignable:
-            reason = f"Keys may not have the role {written!r} in {where}. Roles for keys: {offer}."
-            return written, None, Failure("role_not_assignable", reason)
-        return written, found[0].id, None
+            reason = f"Keys may not have the role {written!r} in {where}. "
+            return Failure("role_not_assignable", f"{reason}Roles for keys: {_offer(roles)}.")
+        return found[0].id
 
     def _missing(self, key: DesiredKey, advice: str) -> Failure:
         return Failure(

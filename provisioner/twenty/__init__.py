@@ -1,14 +1,5 @@
-"""Twenty's wire, known here alone: one interface over both generations of servers."""
+"""Twenty's wire, known here alone: `connect` gives one interface over all generations.
 
-from provisioner.twenty.connect import connect
-from provisioner.twenty.workspace import Created, NewKey, NotCreated, Outcome, Unknown, Workspace
-
-__all__ = [
-    "Created",
-    "NewKey",
-    "NotCreated",
-    "Outcome",
-    "Unknown",
-    "Workspace",
-    "connect",
-]
+`provisioner.twenty.workspace` is that interface, with nothing of HTTP, so that reports and
+`validate` need not wait for an HTTP library.
+"""
