@@ -62,7 +62,7 @@ def read_body(text: str, file: str) -> Body:
     try:
         values = list(_values(text, start, file))
     except _BadJsonError as bad:
-        problem = Problem(_place(text, bad.offset, file), "body_invalid", bad.message)
+        problem = Problem(_Places(text, file).at(bad.offset), "body_invalid", bad.message)
         raise InvalidInputError((problem,)) from None
     for value, place in values:
         found = _record(value, place)
@@ -86,17 +86,18 @@ class _BadJsonError(Exception):
 
 def _values(text: str, start: int, file: str) -> Iterator[tuple[object, Place]]:
     """The object, or each element of the array, with where it begins."""
+    place = _Places(text, file).at
     decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
     if not text.startswith("[", start):
         value, end = _decode(decoder, text, start)
         _end_of_text(text, end)
-        yield value, _place(text, start, file)
+        yield value, place(start)
         return
     at = _skip_space(text, start + 1)
     if not text.startswith("]", at):
         while True:
             value, end = _decode(decoder, text, at)
-            yield value, _place(text, at, file)
+            yield value, place(at)
             end = _skip_space(text, end)
             if text.startswith("]", end):
                 at = end
@@ -132,13 +133,15 @@ def _record(value: object, place: Place) -> BodyRecord | list[Problem]:
     name = value.get("name")
     if not isinstance(name, str) or not name.strip():
         problems.append(problem("The name is missing, empty or no text."))
-    elif any(ord(char) < ord(" ") or char == "\x7f" for char in name):
+    elif any(ord(char) < ord(" ") or "\x7f" <= char <= "\x9f" for char in name):
         problems.append(problem("The name holds control characters."))
+    elif any("\ud800" <= char <= "\udfff" for char in name):
+        problems.append(problem("The name holds half a character (a lone surrogate)."))
     for field, needed in (("expiresAt", True), ("revokedAt", False)):
         problems += [problem(text) for text in _moment_problems(value, field, needed=needed)]
     role = value.get("roleId")
-    if role is not None and not isinstance(role, str):
-        problems.append(problem("The roleId is no text."))
+    if role is not None and (not isinstance(role, str) or not role.strip()):
+        problems.append(problem("The roleId is empty or no text."))
     if problems:
         return problems
     return BodyRecord(value["name"], value["expiresAt"], value.get("revokedAt"), role, place)
@@ -180,6 +183,18 @@ def _end_of_text(text: str, at: int) -> None:
         raise _BadJsonError("This is not JSON: something stands after its end.", at)
 
 
-def _place(text: str, offset: int, file: str) -> Place:
-    line = text.count("\n", 0, offset) + 1
-    return Place(file, line, offset - (text.rfind("\n", 0, offset) + 1) + 1)
+class _Places:
+    """Places in a text, each asked for further on than the one before."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self._text = text
+        self._file = file
+        self._line = 1
+        self._line_start = 0
+
+    def at(self, offset: int) -> Place:
+        """The place of an offset."""
+        while (end := self._text.find("\n", self._line_start, offset)) >= 0:
+            self._line += 1
+            self._line_start = end + 1
+        return Place(self._file, self._line, offset - self._line_start + 1)

@@ -58,3 +58,7 @@ class WorkspaceError(ProvisionError):
     """One workspace cannot be used as a whole; other environments go on."""
 
     exit_code = 4
+
+
+class OutputError(ProvisionError):
+    """The report could not be written, whatever was done."""

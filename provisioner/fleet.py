@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
 from provisioner.errors import RefusedError, WorkspaceError
-from provisioner.execution import Executed, Mark, RunResult, execute, skip
+from provisioner.execution import Executed, Failed, Mark, RunResult, execute, skip
 from provisioner.failure import failure_of
 from provisioner.plan import Plan, Planned, Unobserved, digest, plan_environment
 
@@ -51,6 +51,10 @@ class _Look:
 class Fleet:
     """The environments of one run, and the workspaces that were opened for them.
 
+    Attributes:
+        refusal: a guard that stops the whole run, known after the look.
+        surprise: the first bug that an environment met; the others went on.
+
     Args:
         environments: in the order of environments.yaml.
         connect: opens a workspace.
@@ -66,6 +70,7 @@ class Fleet:
         self._stack = ExitStack()
         self._workspaces: dict[str, Workspace] = {}
         self.refusal: RefusedError | None = None
+        self.surprise: Exception | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +133,11 @@ class Fleet:
                 return part
             if refusal is not None:
                 return skip(part, failure_of(refusal))
-            return execute(part, self._workspaces[part.environment], mark, settled)
+            try:
+                return execute(part, self._workspaces[part.environment], mark, settled)
+            except Exception as error:  # noqa: BLE001 - it must not stop the other environments
+                why = failure_of(self._surprised(part.environment, error))
+                return Executed(part, tuple(Failed(action, why) for action in part.actions))
 
         results = tuple(self._executor.map(one, plan.environments))
         return RunResult(plan.created_at, plan.digest, results)
@@ -148,6 +157,17 @@ class Fleet:
             return _Look(environment, workspace, workspace.observe())
         except (WorkspaceError, RefusedError) as error:
             return error
+        except Exception as error:  # noqa: BLE001 - it must not stop the other environments
+            return self._surprised(environment.name, error)
+
+    def _surprised(self, name: str, error: Exception) -> WorkspaceError:
+        """A bug of ours: kept for the end of the run, a failure of this environment meanwhile."""
+        self.surprise = self.surprise or error
+        return WorkspaceError(
+            "internal_error",
+            f"{name} could not be finished because of a bug ({type(error).__name__}).",
+            remedy="Please report it; `provision list` shows what is there.",
+        )
 
 
 def _seen(
@@ -179,6 +199,7 @@ _Server = tuple[str | None, int | None]
 
 
 def _server(url: str) -> _Server:
-    """Host and port of a url, so that a port may be written or left out."""
+    """Host and port of a url, however they are written."""
     parts = urlsplit(url)
-    return parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    host = "127.0.0.1" if parts.hostname in ("localhost", "::1") else parts.hostname
+    return host, parts.port or {"https": 443, "http": 80}.get(parts.scheme)

@@ -73,7 +73,7 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
     """Texts and codes decide, whatever status a version gives them."""
     found = recorded(server, name)
     assert refusal_code(found) == code
-    told, happened, remedy = explain("shop", found)
+    told, happened, remedy = explain("shop", found, found.quote)
     assert told == code
     assert happened.startswith("shop ")
     assert remedy.endswith(".")
@@ -86,6 +86,8 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
         (429, "<html>slow down</html>", {}, None, None),
         (429, "{}", {"retry_after": 7.0}, 7.0, None),
         (429, '{"retryAfterSeconds": 3}', {}, 3.0, None),
+        (429, '{"retryAfterSeconds": 1%s}' % ("0" * 400), {}, None, None),
+        (429, '{"messages":["Limit reached (%s tokens per 1 ms)"]}' % ("9" * 400), {}, None, None),
         (200, '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}', {}, None, None),
         (200, '{"errors":[{"message":"Too many requests."}],"data":null}', {}, None, None),
         (503, "", {"retry_after": 1.0}, 1.0, None),
@@ -107,6 +109,7 @@ def test_throttling_is_known_in_every_form(
         (500, '{"messages":["x"]}'),
         (200, '{"data":{"createApiKey":{"name":"Too many requests."}}}'),
         (400, '{"messages":["no limit here"]}'),
+        (200, '{"data":{"a":{}},"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}'),
     ],
 )
 def test_other_answers_are_no_throttling(status: int, body: str) -> None:
@@ -124,7 +127,9 @@ def test_other_answers_are_no_throttling(status: int, body: str) -> None:
         (408, "", "server_error"),
         (400, '"bad request"', "rejected"),
         (200, '{"errors":[{}]}', "rejected"),
-        (200, '{"errors":[]}', "rejected"),
+        (200, '{"errors":[7]}', "rejected"),
+        (200, '{"errors":[]}', "unexpected_answer"),
+        (200, '{"a": NaN}', "unexpected_answer"),
         (400, '{"message":"x","statusCode":400}', "rejected"),
         (401, "", "credential_invalid"),
     ],
@@ -136,7 +141,7 @@ def test_html_empty_and_half_answers_are_errors(status: int, body: str, code: st
 
 def test_a_redirect_says_where_to_and_is_not_followed() -> None:
     """The remedy is to write the final address."""
-    _, happened, remedy = explain("shop", answer(302, location="https://login.example.com/x"))
+    _, happened, remedy = explain("shop", answer(302, location="https://login.example.com/x"), "x")
     assert "https://login.example.com/x" in happened
     assert "url" in remedy
 
@@ -144,7 +149,7 @@ def test_a_redirect_says_where_to_and_is_not_followed() -> None:
 def test_messages_carry_no_escapes_and_no_flood() -> None:
     """A server's words cannot draw on the terminal and are cut."""
     found = answer(400, json.dumps({"messages": ["\x1b[2Jgone\r\n" + "x" * 9999]}))
-    _, happened, _ = explain("shop", found)
+    _, happened, _ = explain("shop", found, found.quote)
     assert "\x1b" not in happened
     assert "\n" not in happened
     assert len(happened) < 500
@@ -156,6 +161,8 @@ def test_an_ended_session_is_told_from_other_refusals() -> None:
     assert session_ended(recorded("legacy-0.60", "004-rest-list-expired-token"))
     assert not session_ended(recorded("core-2.21", "140-gql-metadata-create-member"))
     assert not session_ended(recorded("core-2.21", "138-gql-metadata-create"))
+    both = '{"data":{"createApiKey":{"id":"1"}},"errors":[{"message":"Token has expired."}]}'
+    assert not session_ended(answer(200, both))
 
 
 @given(st.binary(max_size=200))

@@ -73,6 +73,8 @@ def test_what_is_no_json_is_one_problem_with_its_place(text: str, line: int, col
         ({"expiresAt": 1924992000000}, "expiresAt"),
         ({"revokedAt": "x"}, "revokedAt"),
         ({"roleId": 1}, "roleId"),
+        ({"roleId": " "}, "roleId"),
+        ({"name": "a\ud800"}, "surrogate"),
         ({"id": "x"}, "'id'"),
     ],
 )

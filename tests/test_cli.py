@@ -464,10 +464,60 @@ def test_every_option_reads_its_variable_and_the_flag_wins(run, small, monkeypat
     assert run("plan", "--format", "text")[1].startswith("dev")
 
 
+def test_a_glob_that_matches_nothing_is_said(run, small) -> None:
+    """A typing error in --only must not look like a finished job."""
+    for command in ("plan", "apply"):
+        code, _, err = run(command, "-m", small, "--only", "nomatch*")
+        assert code == 0
+        assert "no declared key matches --only nomatch*" in err
+
+
+def test_a_bug_in_one_environment_leaves_the_others_and_their_report(
+    run, write, monkeypatch
+) -> None:
+    """The report comes first, then the bug with exit 1, whether it met the look or the create."""
+    from provisioner.twenty.core import CoreWorkspace
+    from provisioner.twenty.legacy import LegacyWorkspace
+
+    folder = write(
+        environments=ENVIRONMENTS + "  old: {url: 'sandbox:legacy'}\n",
+        keys=KEYS.replace("environment: dev", "environments: [dev, old]"),
+    )
+
+    def broken(*_: object) -> None:
+        raise RuntimeError
+
+    for method in ("observe", "create_many"):
+        with monkeypatch.context() as patch:
+            patch.setattr(LegacyWorkspace, method, broken)
+            code = main(["apply", "-m", str(folder), "--format", "json"])
+        assert code == 1
+    monkeypatch.setattr(CoreWorkspace, "observe", broken)
+    assert main(["plan", "-m", str(folder)]) == 1
+    assert main(["list", "-m", str(folder)]) == 1
+
+
+def test_the_report_of_a_run_with_a_bug_is_whole(write, monkeypatch, capsys) -> None:
+    """Done where it was done, `internal_error` where the bug was."""
+    from provisioner.twenty.legacy import LegacyWorkspace
+
+    folder = write(
+        environments=ENVIRONMENTS + "  old: {url: 'sandbox:legacy'}\n",
+        keys=KEYS.replace("environment: dev", "environments: [dev, old]"),
+    )
+    monkeypatch.setattr(LegacyWorkspace, "create_many", None)
+    assert main(["apply", "-m", str(folder), "--format", "json"]) == 1
+    out, err = capsys.readouterr()
+    found = {one["environment"]: one for one in valid("result", out)["environments"]}
+    assert found["dev"]["summary"]["created"] == 2
+    assert {one["error"]["code"] for one in found["old"]["results"]} == {"internal_error"}
+    assert "This is a bug of provision" in err
+
+
 # validate
 
 
-def test_validate_judges_directories_and_single_files(run, small, tmp_path) -> None:
+def test_validate_judges_directories_and_single_files(run, small, tmp_path, monkeypatch) -> None:
     """A file is read in the context of its directory; only its own problems are shown."""
     code, out, _ = run("validate", small)
     assert (code, out) == (0, "2 keys in 1 environment, no problems.\n")
@@ -482,6 +532,14 @@ def test_validate_judges_directories_and_single_files(run, small, tmp_path) -> N
     assert code == 3
     assert [one["code"] for one in document["problems"]] == ["unknown_key"]
     assert run("validate", small, bad)[0] == 3
+    (small / "notes.txt").write_text("version: 7")
+    code, out, _ = run("validate", small / "notes.txt", "--format", "json")
+    assert code == 3
+    assert [one["code"] for one in valid("problems", out)["problems"]] == ["file_unread"]
+    monkeypatch.chdir(small / "team")
+    assert run("validate", "bad.yaml")[0] == 3
+    bad.write_text("version: 1\nenvironment: dev\nkeys: [{name: c, expires: 1d}]\n")
+    assert run("validate", "bad.yaml")[0] == 0
     lonely = tmp_path / "lonely.yaml"
     lonely.write_text(KEYS)
     assert run("validate", lonely)[0] == 3
@@ -682,6 +740,59 @@ def test_the_command_as_a_process(small) -> None:
     assert provision("nope").returncode == 64
     short = provision("plan", "-m", small, env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"})
     assert short.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("apply -e dev", 0), ("list", 0), ("--help", 0), ("schema result", 0), ("apply -e odd", 4)],
+)
+def test_a_reader_that_goes_away_does_not_change_the_exit_code(small, arguments, code) -> None:
+    """`| true`: what was to be done is done, and the code still says how it went."""
+    (small / "environments.yaml").write_text(ENVIRONMENTS + "  odd: {url: 'sandbox:'}\n")
+    (small / "odd.yaml").write_text(KEYS.replace("dev", "odd"))
+    command = f"'{sys.executable}' -m provisioner {arguments} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=small.parent,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+
+
+@pytest.mark.parametrize("redirect", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_stop_nothing(small, redirect) -> None:
+    """No stdin is no terminal; no stdout is nobody to tell."""
+    command = f"exec '{sys.executable}' -m provisioner apply -m '{small}' {redirect}"
+    done = subprocess.run(["bash", "-c", command], check=False, timeout=60)
+    assert done.returncode == 0
+
+
+def test_a_full_disk_is_told(small) -> None:
+    """The keys are made; that the report is lost is an error of its own, no bug."""
+    command = f"'{sys.executable}' -m provisioner apply -m '{small}' >/dev/full"
+    done = subprocess.run(
+        ["bash", "-c", command], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "output_failed" in done.stderr
+    assert "bug" not in done.stderr
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_narrow_encoding_loses_no_report(small, form) -> None:
+    """Names that the terminal cannot show are escaped, and JSON stays JSON."""
+    (small / "keys.yaml").write_text(KEYS.replace("name: a", 'name: "k\U0001f511"'), "utf-8")
+    narrow = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = provision("apply", "-m", small, "--format", form, env=narrow)
+    assert done.returncode == 0
+    if form == "json":
+        names = [one["name"] for one in json.loads(done.stdout)["environments"][0]["results"]]
+        assert names == ["k\U0001f511", "b"]
+    else:
+        assert r"k\U0001f511" in done.stdout
 
 
 def test_a_closed_reader_ends_the_command_quietly(small) -> None:

@@ -247,6 +247,168 @@ def test_a_session_that_runs_out_in_the_middle_is_renewed_once_for_all(serve, mo
     assert len(served.sandbox.keys()) == 12
 
 
+@pytest.mark.parametrize("parallel", [1, 2, 4])
+def test_signing_in_never_waits_for_a_slot_that_waits_for_it(serve, parallel: int) -> None:
+    """At the start, and when the session runs out under many threads, with any few slots."""
+    served = serve(Dialect.CORE, create_seconds=0.005, session_seconds=2.0)
+    workspace = served.workspace("sign-in", limits=Limits(parallel=parallel))
+    role = served.sandbox.role("Admin").id
+    session = workspace._wire._pass
+    seen: list[int] = []
+
+    def run_out(count: int) -> None:
+        seen.append(count)
+        if len(seen) % 5 == 0:
+            session._ends = 0.0
+
+    with ThreadPoolExecutor(1) as pool:
+        keys = [new(f"k{n}", role_id=role) for n in range(30)]
+        outcomes = pool.submit(workspace.create_many, keys, run_out).result(timeout=30)
+    assert all(isinstance(outcome, Created) for outcome in outcomes)
+    assert sum(b"getLoginToken" in one.body for one in served.journal) > 3
+    assert served.most_in_flight() <= parallel
+
+
+ECHOES = [
+    (500, '{"messages":["no row for canary@example.com"]}'),
+    (400, "<html>canary@example.com canary-password</html>"),
+    (200, '{"data":{"getLoginTokenFromCredentials":{"loginToken":"eyJhbGciOi.canary'),
+    (200, '{"errors":[{"message":"User canary@example.com is not verified"}]}'),
+    (200, '{"errors":[{"message":"x","extensions":{"code":"UNAUTHENTICATED"}}]}'),
+    (403, '{"messages":["canary-password"]}'),
+]
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+def test_the_answer_to_a_sign_in_is_never_shown(scripted, answer, echo) -> None:
+    """Servers and proxies echo what they got; e-mail, password and tokens stay unseen."""
+    server = scripted(*[answer(*echo)] * 4)
+    credential = SignIn(Secret("canary@example.com"), Secret("canary-password"))
+    with pytest.raises(WorkspaceError) as caught:
+        connect(Environment(name="shop", url=server.url), server.url, credential)
+    assert "canary" not in f"{caught.value.message} {caught.value.remedy}"
+
+
+def test_what_a_server_echoes_of_our_secrets_is_masked(scripted, answer) -> None:
+    """Token, headers, and whatever looks like a token, in errors, bodies and redirects."""
+    token = "secret-token-canary"
+    jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJjYW5hcnkifQ.canary"
+    headers = (("X-Gate", Secret("gate-canary")),)
+    echoes = [
+        (400, f'{{"messages":["got {token} and gate-canary and {jwt}"]}}', {}),
+        (404, f"<html>Authorization: Bearer {token} X-Gate: gate-canary {jwt[:-30]}", {}),
+        (302, "", {"Location": "https://user:canary@host.example.com/x?token=canary"}),
+    ]
+    for status, body, more in echoes:
+        server = scripted(answer(status, body, **more))
+        environment = Environment(name="shop", url=server.url, headers=headers)
+        with pytest.raises(WorkspaceError) as caught:
+            connect(environment, server.url, ApiToken(Secret(token))).observe()
+        assert "canary" not in caught.value.message
+        assert "eyJ" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"message":"x","extensions":{"code":"LIMIT_REACHED"}}',
+        '{"message":"Token has expired."}',
+    ],
+)
+def test_an_answer_with_data_is_never_asked_for_again(scripted, answer, body) -> None:
+    """Errors beside data do not undo what was made: one request, and an unknown outcome."""
+    body = '{"data":{"createApiKey":{"id":"1","name":"a"}},"errors":[' + body + "]}"
+    server = scripted(answer(200, body), answer(200, body))
+    environment = Environment(name="shop", url=server.url, generation="core")
+    workspace = connect(environment, server.url, ApiToken(Secret("t")))
+    [outcome] = workspace.create_many([new("a", role_id="r")], silent)
+    assert isinstance(outcome, Unknown)
+    assert len(server.requests) == 1
+
+
+def test_a_wait_beyond_all_patience_fails_everything_at_once(scripted, answer) -> None:
+    """An hour of Retry-After is not waited for once a key: one request, and the rest is told."""
+    server = scripted(answer(429, "{}", Retry_After="3600"))
+    environment = Environment(
+        name="shop", url=server.url, generation="core", limits=Limits(parallel=1)
+    )
+    workspace = connect(environment, server.url, ApiToken(Secret("t")))
+    outcomes = workspace.create_many([new(f"k{n}", role_id="r") for n in range(9)], silent)
+    assert {one.failure.code for one in outcomes if isinstance(one, NotCreated)} == {"rate_limited"}
+    assert len(outcomes) == 9
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        ['{"id":"1","name":"k0"}', '{"id":"1","name":"k1"}'],
+        ['{"id":"1","name":"other"}', '{"id":"2"}'],
+    ],
+)
+def test_an_answer_about_another_key_is_no_proof(scripted, answer, records) -> None:
+    """The created record must be of this name, and no id may stand for two keys."""
+    bodies = ['{"data":{"createApiKey":' + record + "}}" for record in records]
+    server = scripted(*[answer(200, body) for body in bodies])
+    environment = Environment(
+        name="shop", url=server.url, generation="core", limits=Limits(parallel=1)
+    )
+    workspace = connect(environment, server.url, ApiToken(Secret("t")))
+    outcomes = workspace.create_many([new("k0", role_id="r"), new("k1", role_id="r")], silent)
+    assert [type(one) for one in outcomes] == [Unknown, Unknown]
+
+
+def test_a_refusal_of_the_whole_request_is_not_split(scripted, answer) -> None:
+    """What is wrong with every record alike is asked once, not once for each half."""
+    said = '{"statusCode":400,"messages":["object \'apiKeys\' not found. eg: companies"]}'
+    server = scripted(*[answer(400, said)] * 9)
+    environment = Environment(name="shop", url=server.url, generation="legacy")
+    workspace = connect(environment, server.url, ApiToken(Secret("t")))
+    outcomes = workspace.create_many([new(f"k{n}") for n in range(8)], silent)
+    assert {type(one) for one in outcomes} == {NotCreated}
+    assert len(server.requests) == 1
+
+
+def test_a_generation_that_is_declared_wrong_is_found_before_anything_is_written(serve) -> None:
+    """`legacy` for a core server, and `core` for a legacy one."""
+    with pytest.raises(WorkspaceError) as caught:
+        serve(Dialect.CORE).workspace(generation="legacy").observe()
+    assert "generation: core" in caught.value.remedy
+    with pytest.raises(WorkspaceError):
+        serve(Dialect.LEGACY).workspace(generation="core").observe()
+
+
+def test_a_key_of_the_far_future_does_not_stop_the_look(scripted, answer) -> None:
+    """JavaScript writes years from 10 000 on with a plus; such a key just lives."""
+    far = (KEY % 1).replace("2031-01-01", "+010000-01-01")
+    server = scripted(answer(200, PAGE % (far, "false", "null")))
+    environment = Environment(name="shop", url=server.url)
+    [key] = connect(environment, server.url, ApiToken(Secret("t"))).observe().keys
+    assert key.expires_at.year == 9999
+
+
+def test_half_a_key_is_named(scripted, answer) -> None:
+    """Which of thousands of keys cannot be read stands in the message."""
+    bad = (KEY % "the-id").replace("2031-01-01", "soon")
+    server = scripted(answer(200, PAGE % (bad, "false", "null")))
+    environment = Environment(name="shop", url=server.url)
+    with pytest.raises(WorkspaceError) as caught:
+        connect(environment, server.url, ApiToken(Secret("t"))).observe()
+    assert "the-id" in caught.value.message
+
+
+def test_a_core_list_is_judged_by_its_status_too(scripted, answer) -> None:
+    """A 500 with a list in it is no list; a key listed twice is one key."""
+    body = '{"data":{"apiKeys":[%s],"getRoles":[]}}'
+    server = scripted(*[answer(500, body % "")] * 4)
+    environment = Environment(name="shop", url=server.url, generation="core")
+    with pytest.raises(WorkspaceError):
+        connect(environment, server.url, ApiToken(Secret("t"))).observe()
+    again = scripted(answer(200, body % f"{KEY % 1},{KEY % 1}"))
+    environment = Environment(name="shop", url=again.url, generation="core")
+    assert len(connect(environment, again.url, ApiToken(Secret("t"))).observe().keys) == 1
+
+
 def test_a_session_near_its_end_is_renewed_before_it_is_used(serve) -> None:
     """A token with less than a moment to live is not sent at all."""
     served = serve(Dialect.CORE, session_seconds=2.0)
@@ -399,6 +561,8 @@ KEY = (
         ([PAGE % ('{"id":"1"}', "false", "null")], "unexpected_answer"),
         ([PAGE % (KEY % 1, "true", '"x"')] * 2, "unexpected_answer"),
         ([PAGE % (KEY % 1, "true", '"x"'), "<html>"], "unexpected_answer"),
+        ([PAGE % (KEY % 1, "true", '"x"'), PAGE % (KEY % 1, "true", '"y"')], "unexpected_answer"),
+        ([(PAGE % (KEY % 1, "false", "null")).replace(":1}", ":2}")], "unexpected_answer"),
         ([PAGE % ((KEY % 1).replace("2031", "never"), "false", "null")], "unexpected_answer"),
     ],
 )

@@ -37,7 +37,10 @@ COMMANDS = (
     "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
 )
 BODY_CODES = {"body_invalid", "record_invalid"}
-RAISERS = {"WorkspaceError", "RefusedError", "WrongUsageError", "Failure", "LostAnswerError"}
+CHECKING_CODES = {"file_unread"}
+RAISERS = {"WorkspaceError", "RefusedError", "WrongUsageError", "Failure", "LostAnswerError"} | {
+    "OutputError"
+}
 NEVER_IN_JSON = {"bulk.py", "cli"}
 """Modules of `create` and of the command line: what they raise ends in text on stderr."""
 
@@ -154,6 +157,7 @@ def test_every_code_has_one_paragraph_and_no_paragraph_is_of_a_code_that_is_not(
         *error_codes("plan"),
         *CODES,
         *BODY_CODES,
+        *CHECKING_CODES,
         *finding_kinds(),
         *get_args(Reason),
         *(code for code, _ in raised()),

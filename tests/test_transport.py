@@ -205,6 +205,50 @@ def test_an_endless_body_is_cut_off(scripted, to, monkeypatch) -> None:
     assert caught.value.slug == "unexpected_answer"
 
 
+def test_a_body_that_drips_is_given_up(to) -> None:
+    """The timeout is for the whole answer, not for each of its bytes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not ended.wait(0.05):
+                connection.sendall(b" ")
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    port = listener.getsockname()[1]
+    slow = to(f"http://127.0.0.1:{port}", limits=Limits(timeout=0.3))
+    with pytest.raises(LostAnswerError) as caught:
+        slow.send("POST", "/", body={}, repeatable=False)
+    ended.set()
+    thread.join(5)
+    listener.close()
+    assert caught.value.slug == "timeout"
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[::1", "https://user:canary@h.example.com/", "\xff\xfe"]
+)
+def test_a_strange_redirect_is_an_answer_like_any_other(scripted, answer, to, location) -> None:
+    """No address, one with a password, bytes that are no text: told, not raised."""
+    raw = answer(302).replace(b"\r\n\r\n", f"\r\nLocation: {location}\r\n\r\n".encode("latin-1"))
+    got = to(scripted(raw).url).send("GET", "/", repeatable=True)
+    assert got.status == 302
+    assert "canary" not in str(got.location)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example.com"])
+def test_a_host_that_cannot_be_one_is_unreachable(to, host) -> None:
+    """A typing error in `url` is told as that."""
+    with pytest.raises(WorkspaceError) as caught:
+        to(f"http://{host}").send("GET", "/", repeatable=True)
+    assert caught.value.slug == "unreachable"
+
+
 def closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -6,16 +6,11 @@ when it runs, so that `--help` stays as fast as click itself.
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from provisioner import __version__
+from provisioner.cli.exit_codes import INTERRUPTED, UNEXPECTED, USAGE
 from provisioner.cli.group import CommandGroup
-
-_USAGE = 64
-_INTERRUPTED = 130
-_UNEXPECTED = 1
 
 
 @click.group(
@@ -35,19 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; never raises."""
     try:
         code = provision.main(arguments, prog_name="provision", standalone_mode=False)
-        sys.stdout.flush()
     except click.UsageError as error:
         error.show()
-        return _USAGE
+        return USAGE
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough (`| head`); nobody is left to tell.
-        sys.stdout = None
+        return INTERRUPTED
+    except SystemExit:
+        # How click ends when the reader of its help or of a schema went away (`| head`).
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence, it names the bug
         return _ended_by(error)
@@ -57,4 +50,4 @@ def main(arguments: list[str] | None = None) -> int:
 def _ended_by(error: Exception) -> int:
     from provisioner.cli.ending import tell  # noqa: PLC0415 - only when something went wrong
 
-    return tell(error) or _UNEXPECTED
+    return tell(error) or UNEXPECTED

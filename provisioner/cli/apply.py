@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import output_options, selection_options
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output, Selection
-
-_INCOMPLETE = 4
 
 
 @click.command()
@@ -27,19 +26,20 @@ def apply(selection: Selection, output: Output, *, yes: bool) -> int:
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
-    from provisioner.cli.show import agreed, show_result  # noqa: PLC0415 - as above
+    from provisioner.cli.show import agreed, show_result, warn_of_nothing  # noqa: PLC0415 - as above
 
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection)
     with fleet_of(prepared) as fleet:
         made = fleet.plan(prepared.manifests.desired, prepared.now, selection.only)
+        warn_of_nothing(made, selection)
         if fleet.refusal is None and not yes and not agreed(made, prepared, console):
-            return 0
+            return INCOMPLETE if made.incomplete else 0
         with console.progress(made.changes, "creating keys") as settled:
             result = fleet.apply(made, settled)
-        refusal = fleet.refusal
+        ending = fleet.surprise or fleet.refusal
     show_result(result, console)
-    if refusal is not None:
-        raise refusal
-    return _INCOMPLETE if result.incomplete else 0
+    if ending is not None:
+        raise ending
+    return INCOMPLETE if result.incomplete else 0

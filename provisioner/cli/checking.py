@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioner.manifests import load
+from provisioner.problem import Place, Problem
 from provisioner.report.text import count
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.manifests import Manifests
-    from provisioner.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +38,46 @@ def check(paths: Iterable[Path], now: datetime) -> Checked:
     """
     chosen: dict[Path, set[str] | None] = {}
     for path in paths:
-        directory = _directory_of(path)
-        if path == directory:
+        directory, file = _in_its_directory(path)
+        if file is None:
             chosen[directory] = None
         elif (files := chosen.setdefault(directory, set())) is not None:
-            files.add(path.as_posix())
+            files.add(file)
     problems: list[Problem] = []
     keys = environments = 0
     for directory, files in chosen.items():
         manifests = load(directory, now=now)
         problems += [one for one in manifests.problems if _concerns(one, files, manifests)]
+        problems += _unread(files or set(), manifests)
         keys += sum(map(len, manifests.desired.values()))
         environments += len(manifests.environments)
     summary = f"{count(keys, 'key')} in {count(environments, 'environment')}, no problems."
     return Checked(tuple(dict.fromkeys(problems)), summary)
 
 
-def _directory_of(path: Path) -> Path:
-    """The manifests directory that a file belongs to: the nearest with an environments.yaml."""
+def _in_its_directory(path: Path) -> tuple[Path, str | None]:
+    """The manifests directory of a path, and the file in it where the path is one.
+
+    It is the nearest above the file with an environments.yaml, also above where we stand.
+    """
     if not path.is_file():
-        return path
-    for folder in path.parents:
-        if (folder / "environments.yaml").is_file():
-            return folder
-    return path.parent
+        return path, None
+    for file in (path, path.absolute()):
+        for folder in file.parents:
+            if (folder / "environments.yaml").is_file():
+                return folder, file.as_posix()
+    return path.parent, path.as_posix()
+
+
+def _unread(files: set[str], manifests: Manifests) -> Iterable[Problem]:
+    """Files that were asked about and that no run would read."""
+    known = {*manifests.sources, *(problem.place.file for problem in manifests.problems)}
+    message = (
+        "this file is no manifest: only *.yaml and *.yml below the manifests directory are read, "
+        "not hidden ones and not through linked folders"
+    )
+    for file in sorted(files - known):
+        yield Problem(Place(file), "file_unread", message)
 
 
 def _concerns(problem: Problem, files: set[str] | None, manifests: Manifests) -> bool:

@@ -10,9 +10,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-import click
-
-from provisioner.errors import InvalidInputError
+from provisioner.errors import InvalidInputError, OutputError
 from provisioner.report.documents import problems_document
 from provisioner.report.text import COLOUR, PLAIN, Palette, visible
 
@@ -45,8 +43,8 @@ class Console:
         return COLOUR if _coloured(self.output.color, sys.stderr) else PLAIN
 
     def document(self, document: object) -> None:
-        """Writes a JSON document on stdout."""
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        """Writes a JSON document on stdout, in ASCII: every encoding can carry it."""
+        self.text(json.dumps(document, indent=2) + "\n")
 
     @contextmanager
     def problems_as_data(self) -> Iterator[None]:
@@ -59,17 +57,21 @@ class Console:
             raise
 
     def text(self, text: str) -> None:
-        """Writes text on stdout as it is."""
-        click.echo(text, nl=False, color=True)
+        """Writes text on stdout as it is.
+
+        Raises:
+            OutputError: when stdout takes no more, but for a reader that went away.
+        """
+        _write(sys.stdout, text)
 
     def aside(self, text: str) -> None:
         """Writes text on stderr, for people alone."""
-        click.echo(text, err=True, nl=False, color=True)
+        _write(sys.stderr, text)
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
         """A bar on stderr while keys are created on a terminal; elsewhere nothing."""
-        if total == 0 or self.output.quiet or not sys.stderr.isatty():
+        if total == 0 or self.output.quiet or not (sys.stderr and sys.stderr.isatty()):
             yield lambda _: None
             return
         # Only here: rich takes as long to import as the rest of a small run.
@@ -106,6 +108,25 @@ class _Line(logging.Formatter):
         return f"{record.levelname.lower()}: {visible(record.getMessage())}"
 
 
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:  # closed before we began
+        return
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); the work and its exit code go on.
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - no path of ours
+            os.dup2(nowhere.fileno(), stream.fileno())
+    except OSError as error:
+        raise OutputError(
+            "output_failed",
+            f"The output could not be written: {error.strerror}.",
+            remedy="What was done is done; `provision list` shows what is there.",
+        ) from None
+
+
 def _set_up_log(output: Output) -> None:
     handler = logging.StreamHandler(sys.stderr)
     formatter = _JsonLines() if output.log_format == "json" else _Line()
@@ -117,9 +138,9 @@ def _set_up_log(output: Output) -> None:
         logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
-def _coloured(choice: str, stream: TextIO) -> bool:
+def _coloured(choice: str, stream: TextIO | None) -> bool:
     if choice != "auto":
         return choice == "always"
     if os.environ.get("NO_COLOR"):
         return False
-    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+    return bool(os.environ.get("FORCE_COLOR")) or bool(stream and stream.isatty())

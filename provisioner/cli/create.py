@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import Selection, manifests_option, output_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.cli.options import Output
-
-_INCOMPLETE = 4
 
 
 @click.command()
@@ -72,4 +71,4 @@ def create(manifests: Path, environment: str | None, depth: str, body: str, outp
         console.document(made.output)
     for failure in made.failures:
         console.aside(f"{failure.code}: {visible(failure.message)}\n")
-    return _INCOMPLETE if made.failures else 0
+    return INCOMPLETE if made.failures else 0

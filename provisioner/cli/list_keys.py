@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import output_options, selection_options
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output, Selection
-
-_INCOMPLETE = 4
 
 
 @click.command("list")
@@ -36,7 +35,7 @@ def list_keys(selection: Selection, output: Output) -> int:
         prepared = prepare(selection, keys_matter=False)
     with fleet_of(prepared) as fleet:
         seen = fleet.observe()
-        refusal = fleet.refusal
+        ending = fleet.surprise or fleet.refusal
     found = [
         (place.name, key, look.server_time)
         for place, look in seen
@@ -51,6 +50,6 @@ def list_keys(selection: Selection, output: Output) -> int:
     failures = [look for _, look in seen if not isinstance(look, Observation)]
     for failed in failures:
         console.aside(f"{failed.failure.code}: {visible(failed.failure.message)}\n")
-    if refusal is not None:
-        raise refusal
-    return _INCOMPLETE if failures else 0
+    if ending is not None:
+        raise ending
+    return INCOMPLETE if failures else 0

@@ -153,7 +153,7 @@ _MANNERS = (
     ),
     click.option(
         "--log-level",
-        type=click.Choice(_LEVELS),
+        type=click.Choice(_LEVELS, case_sensitive=False),
         default="warning",
         show_default=True,
         envvar="PROVISION_LOG_LEVEL",

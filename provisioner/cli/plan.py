@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import output_options, selection_options
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output, Selection
-
-_CHANGES = 2
-_INCOMPLETE = 4
 
 
 @click.command()
@@ -32,17 +30,18 @@ def plan(selection: Selection, output: Output, *, detailed_exitcode: bool) -> in
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
-    from provisioner.cli.show import show_plan  # noqa: PLC0415 - as above
+    from provisioner.cli.show import show_plan, warn_of_nothing  # noqa: PLC0415 - as above
 
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection)
     with fleet_of(prepared) as fleet:
         made = fleet.plan(prepared.manifests.desired, prepared.now, selection.only)
-        refusal = fleet.refusal
+        ending = fleet.surprise or fleet.refusal
     show_plan(made, console)
-    if refusal is not None:
-        raise refusal
+    warn_of_nothing(made, selection)
+    if ending is not None:
+        raise ending
     if made.incomplete:
-        return _INCOMPLETE
-    return _CHANGES if detailed_exitcode and made.changes else 0
+        return INCOMPLETE
+    return CHANGES if detailed_exitcode and made.changes else 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from provisioner.cli.console import Console
+    from provisioner.cli.options import Selection
     from provisioner.cli.reconcile import Prepared
     from provisioner.execution import RunResult
     from provisioner.plan import Plan, Unobserved
@@ -48,9 +49,12 @@ def agreed(plan: Plan, prepared: Prepared, console: Console) -> bool:
     real = [
         part.environment
         for part in plan.environments
-        if isinstance(part, Planned) and part.actions and part.environment not in embedded
+        if isinstance(part, Planned)
+        and part.environment not in embedded
+        and any(action.blocked is None for action in part.actions)
     ]
-    if not real or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    # Either stream is None when it was closed before we began.
+    if not real or not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         return True
     console.aside(plan_text(plan, console.error_palette))
     question = f"Apply this to {', '.join(real)}?"
@@ -58,6 +62,13 @@ def agreed(plan: Plan, prepared: Prepared, console: Console) -> bool:
         return True
     console.aside("Nothing was changed.\n")
     return False
+
+
+def warn_of_nothing(plan: Plan, selection: Selection) -> None:
+    """A glob that matches no name is more likely a typing error than meant."""
+    planned = [part for part in plan.environments if isinstance(part, Planned)]
+    if selection.only and planned and not any(part.actions or part.kept for part in planned):
+        _LOG.warning("no declared key matches --only %s", " ".join(selection.only))
 
 
 def _note(parts: Iterable[Planned | Unobserved]) -> None:

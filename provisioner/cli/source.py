@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
-def read_source(name: str, stdin: TextIO) -> Body:
+def read_source(name: str, stdin: TextIO | None) -> Body:
     """The records of a file, or of standard input for `-`.
 
     Raises:
         InvalidInputError: when it cannot be read or is no body.
     """
     try:
-        raw = stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        text = raw.decode("utf-8-sig")
+        text = _bytes_of(name, stdin).decode("utf-8-sig")
     except OSError as error:
         reason = f"Cannot be read: {error.strerror}."
     except UnicodeDecodeError:
@@ -29,3 +28,9 @@ def read_source(name: str, stdin: TextIO) -> Body:
     else:
         return read_body(text, name)
     raise InvalidInputError((Problem(Place(name), "body_invalid", reason),))
+
+
+def _bytes_of(name: str, stdin: TextIO | None) -> bytes:
+    if name != "-":
+        return Path(name).read_bytes()
+    return stdin.buffer.read() if stdin else b""

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.exit_codes import INVALID
 from provisioner.cli.options import manifests_option, output_options
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output
-
-_INVALID = 3
 
 
 @click.command()
@@ -40,4 +39,4 @@ def validate(paths: tuple[Path, ...], manifests: Path, output: Output) -> int:
         console.text(problems_text(checked.problems, console.palette))
     elif not output.quiet:
         console.text(f"{checked.summary}\n")
-    return _INVALID if checked.problems else 0
+    return INVALID if checked.problems else 0

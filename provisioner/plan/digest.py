@@ -34,7 +34,10 @@ def _environment(
             seen: dict[str, object] = {
                 "workspace": plan.workspace,
                 "actions": sorted(
-                    [("create", a.name, a.depth, a.role, a.expires) for a in plan.actions],
+                    [
+                        ("create", a.name, a.depth, a.role, a.expires, a.blocked and a.blocked.code)
+                        for a in plan.actions
+                    ],
                     key=lambda entry: entry[1],
                 ),
             }

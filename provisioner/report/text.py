@@ -67,7 +67,7 @@ def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palett
             _state(key, now),
             format_moment(key.expires_at),
             visible(key.role or "-"),
-            key.id,
+            visible(key.id),
         )
         for environment, key, now in keys
     ]
@@ -81,7 +81,7 @@ def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palett
 def problems_text(problems: Sequence[Problem], palette: Palette) -> str:
     """One line a problem, as compilers write them, and how many there are."""
     lines = [
-        f"{palette.paint(palette.strong, str(problem.place))}: "
+        f"{palette.paint(palette.strong, visible(str(problem.place)))}: "
         f"{palette.paint(palette.bad, problem.code)}: {visible(problem.message)}"
         for problem in problems
     ]

@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.send_error(HTTPStatus.LENGTH_REQUIRED)
             return
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.rfile.read(max(0, int(self.headers.get("Content-Length") or 0)))
         target = urlsplit(self.path)
         answer = self.server.answer(
             Request(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Json
 
 _QUOTED = 300
-_LIMIT_TEXT = re.compile(r"Limit reached \((\d+) tokens per (\d+) ms\)")
+_LONGEST = 1e9
+_LIMIT_TEXT = re.compile(r"Limit reached \(([0-9]{1,9}) tokens per ([0-9]{1,9}) ms\)")
 _THROTTLED_TEXTS = ("Limit reached", "Too many requests")
 _STATUS_OK = 200
 _STATUS_UNAUTHORIZED = 401
@@ -91,8 +92,11 @@ class Answer:
         if not isinstance(body, dict):
             return ()
         if isinstance(found := body.get("errors"), list):
-            texts = [entry.get("message") for entry in found if isinstance(entry, dict)]
-            return tuple(clean(str(text)) for text in texts) or ("an error without a text",)
+            texts = [
+                entry.get("message") if isinstance(entry, dict) else "an error without a text"
+                for entry in found
+            ]
+            return tuple(clean(str(text)) for text in texts)
         if self.ok:
             return ()
         messages = body.get("messages")
@@ -119,6 +123,11 @@ class Answer:
         data = self.body.get("data") if isinstance(self.body, dict) else None
         return data if isinstance(data, dict) else None
 
+    @property
+    def holds_data(self) -> bool:
+        """Whether GraphQL gave any data, so that something was done whatever the errors say."""
+        return any(value is not None for value in (self.data or {}).values())
+
     def says(self, texts: tuple[str, ...]) -> bool:
         """Whether one of the error texts begins like one of these."""
         return any(error.startswith(texts) for error in self.errors)
@@ -139,10 +148,14 @@ def decode(raw: bytes) -> tuple[Json | Unreadable, str]:
     """A body's JSON, or UNREADABLE, and the beginning of its text."""
     excerpt = clean(raw[:_QUOTED].decode("utf-8", "replace"))
     try:
-        body: Json = json.loads(raw)
+        body: Json = json.loads(raw, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return UNREADABLE, excerpt
     return body, excerpt
+
+
+def _no_constant(name: str) -> Json:
+    raise ValueError(f"{name} is no JSON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +176,10 @@ class Throttling:
 
 def throttling(answer: Answer) -> Throttling | None:
     """How the request was refused for its speed, or None where it was not."""
-    unhandled = (
+    unhandled = not answer.holds_data and (
         answer.status == _STATUS_TOO_MANY
         or "LIMIT_REACHED" in answer.codes
-        or ((not answer.ok or answer.data is None) and answer.says(_THROTTLED_TEXTS))
+        or answer.says(_THROTTLED_TEXTS)
     )
     if not unhandled and not (
         answer.status == _STATUS_UNAVAILABLE and answer.retry_after is not None
@@ -177,15 +190,16 @@ def throttling(answer: Answer) -> Throttling | None:
     wait = answer.retry_after
     if wait is None and isinstance(answer.body, dict):
         seconds = answer.body.get("retryAfterSeconds")
-        wait = float(seconds) if isinstance(seconds, (int, float)) and seconds >= 0 else None
+        if isinstance(seconds, (int, float)) and 0 <= seconds <= _LONGEST:
+            wait = float(seconds)
     return Throttling(wait, rate, unhandled)
 
 
 def session_ended(answer: Answer) -> bool:
     """Whether the credential was refused as expired or unknown, before anything was done."""
-    return (
+    return not answer.holds_data and (
         answer.status == _STATUS_UNAUTHORIZED
-        or (answer.data is None and "UNAUTHENTICATED" in answer.codes)
+        or "UNAUTHENTICATED" in answer.codes
         or answer.says(("Token has expired.",))
     )
 
@@ -266,12 +280,19 @@ _ADVICE: dict[RefusalCode, tuple[str, str]] = {
 }
 
 
-def explain(environment: str, answer: Answer) -> tuple[RefusalCode, str, str]:
-    """The code, what happened in which environment, and what to do about it."""
+def explain(environment: str, answer: Answer, words: str) -> tuple[RefusalCode, str, str]:
+    """The code, what happened in which environment, and what to do about it.
+
+    Args:
+        environment: its name.
+        answer: what it said.
+        words: the server's own words, free of secrets, or empty to leave them out.
+    """
     code = refusal_code(answer)
     happened, remedy = _ADVICE[code]
     if answer.location is not None:
         happened = f"redirects to {answer.location}, which is not followed"
         remedy = "Write the final address as `url`"
-    said = f"{answer.status}: {answer.quote}" if answer.location is None else f"{answer.status}"
+    quoted = words and answer.location is None
+    said = f"{answer.status}: {words}" if quoted else f"{answer.status}"
     return code, f"{environment} {happened} ({said}).", f"{remedy}."

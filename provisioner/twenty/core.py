@@ -6,13 +6,15 @@ much comes back (docs/twenty-api.md, "Generations").
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure, failure_of
 from provisioner.observed import HiddenRoles, KnownRoles, Observation
-from provisioner.twenty.answers import explain
+from provisioner.twenty.answers import refusal_code
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import HalfRecordError, listed, read_key, read_roles, record_id
 from provisioner.twenty.transport import LostAnswerError
@@ -53,23 +55,8 @@ _KEYS_ALONE = "/rest/metadata/apiKeys?limit=200"
 """A bare array on 1.10 and 2.21; pages of at most 200 since about 2.4x (not recorded)."""
 
 # Said before a create runs, in every recorded version: the key was certainly not made.
-_BEFORE_RUNNING = frozenset(
-    {"GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "BAD_USER_INPUT", "UNAUTHENTICATED"}
-    | {"FORBIDDEN", "PERMISSION_DENIED", "FORBIDDEN_EXCEPTION"}
-)
-_REFUSED_TEXTS = (
-    "Cannot query field",
-    "Unknown type",
-    "Unknown argument",
-    "Syntax Error",
-    "Forbidden resource",
-    "Entity performing the request does not have permission",
-    "This endpoint",
-    "Token has expired.",
-    "Token invalid.",
-    "No payload",
-    "This API Key is",
-)
+_REFUSED_CODES = frozenset({"GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "BAD_USER_INPUT"})
+_REFUSED_TEXTS = ("Cannot query field", "Unknown type", "Unknown argument", "Syntax Error")
 
 
 class CoreWorkspace:
@@ -92,9 +79,9 @@ class CoreWorkspace:
         """
         for source in ("getRoles", "getApiKeyRoles"):
             answer = self._wire.query(_LIST % (_KEY, source))
-            if answer.data is not None and not answer.errors:
+            if answer.ok and answer.data is not None and not answer.errors:
                 return self._observed(answer, answer.data.get(source))
-            code = explain(self._wire.environment, answer)[0]
+            code = self._wire.explain(answer)[0]
             if code != "permission_denied" and not answer.says(("Cannot query field",)):
                 raise self._refused(answer)
         return self._keys_alone()
@@ -117,13 +104,22 @@ class CoreWorkspace:
             return outcome
 
         with ThreadPoolExecutor(max_workers=self._limits.parallel) as pool:
-            return tuple(pool.map(create, keys))
+            return self._told_apart(tuple(pool.map(create, keys)))
+
+    def _told_apart(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        """One id for two keys is no proof of either."""
+        times = Counter(one.id for one in outcomes if isinstance(one, Created))
+        lost = unknown(f"{self._wire.environment} showed one id for several keys.")
+        return tuple(
+            lost if isinstance(one, Created) and times[one.id] > 1 else one for one in outcomes
+        )
 
     def _observed(self, answer: Answer, role_entries: Json) -> Observation:
         try:
             roles, of_key = read_roles(role_entries)
             entries = answer.data.get("apiKeys") if answer.data else None
-            keys = tuple(read_key(entry, of_key) for entry in listed(entries))
+            found = (read_key(entry, of_key) for entry in listed(entries))
+            keys = tuple({key.id: key for key in found}.values())
         except HalfRecordError as half:
             raise self._wire.strange(answer, str(half)) from None
         return self._observation(keys, KnownRoles(roles), answer)
@@ -154,7 +150,7 @@ class CoreWorkspace:
             return failure_of(error)
         entries = answer.data.get("getRoles") if answer.data else None
         if answer.errors or not isinstance(entries, list):
-            code, happened, remedy = explain(self._wire.environment, answer)
+            code, happened, remedy = self._wire.explain(answer)
             return Failure(code, f"{happened} Depth 2 needs the roles' permissions. {remedy}")
         found = dict(filter(None, map(record_id, entries)))
         return {
@@ -176,9 +172,11 @@ class CoreWorkspace:
             return NotCreated(failure_of(error))
         found = record_id((answer.data or {}).get("createApiKey"))
         if answer.ok and found is not None and not answer.errors:
-            return Created(*found)
-        code, happened, remedy = explain(self._wire.environment, answer)
-        if code == "rate_limited" or _certainly_refused(answer):
+            if found[1].get("name") == key.name:
+                return Created(*found)
+            return unknown(f"{self._wire.environment} showed another key than {key.name!r}.")
+        code, happened, remedy = self._wire.explain(answer)
+        if _certainly_refused(answer):
             return NotCreated(Failure(code, f"{happened} {remedy}"))
         return unknown(happened)
 
@@ -191,7 +189,8 @@ class CoreWorkspace:
 def _joined(outcome: Outcome, permissions: dict[str, Record]) -> Outcome:
     """The created record with the permissions of its role, which only `getRoles` shows."""
     if isinstance(outcome, Created) and isinstance(role := outcome.record.get("role"), dict):
-        role |= permissions.get(str(role.get("id")), {})
+        whole = role | permissions.get(str(role.get("id")), {})
+        return replace(outcome, record=outcome.record | {"role": whole})
     return outcome
 
 
@@ -201,10 +200,8 @@ def _certainly_refused(answer: Answer) -> bool:
     Anything else that is no success is unknown: on 2.x a key is stored before its role, so an
     error of the role may come after the commit.
     """
-    if not answer.ok:
-        return not answer.server_failed
-    if answer.data is not None and any(value is not None for value in answer.data.values()):
+    if answer.holds_data or answer.server_failed:
         return False
-    return bool(answer.errors) and (
-        bool(answer.codes & _BEFORE_RUNNING) or answer.says(_REFUSED_TEXTS)
-    )
+    if not answer.ok or refusal_code(answer) not in ("rejected", "unexpected_answer"):
+        return True
+    return bool(answer.codes & _REFUSED_CODES) or answer.says(_REFUSED_TEXTS)

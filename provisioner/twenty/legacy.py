@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure, failure_of
 from provisioner.observed import NoRoles, Observation
-from provisioner.twenty.answers import explain
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import record_id
 from provisioner.twenty.transport import LostAnswerError
@@ -32,6 +31,8 @@ FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"
 """60 is the documented most a page; on core the same read answers in another shape."""
 
 _BAD_REQUEST = 400
+# Refusals of the request itself, whatever its records are (`025`, core-1 `072`).
+_OF_THE_WHOLE = ("object 'apiKeys' not found", "'depth=")
 # The row is there already, in one of the two texts that servers have for it (`053`, `925`).
 _EXISTS = ("Record already exists", "duplicate key value")
 
@@ -58,6 +59,12 @@ class LegacyWorkspace:
         """Reads all pages; revoked keys are among them."""
         answer = self._first_page or self._wire.read(FIRST_PAGE)
         self._first_page = None
+        if answer.ok and isinstance(answer.body, list):
+            raise WorkspaceError(
+                "unexpected_answer",
+                f"{self._wire.environment} is of the core generation.",
+                remedy="Write `generation: core`, or leave it out.",
+            )
         keys = list_keys(self._wire, FIRST_PAGE, answer)
         return Observation(
             generation="legacy",
@@ -97,10 +104,11 @@ class LegacyWorkspace:
     def _refused(
         self, batch: tuple[NewKey, ...], answer: Answer, settled: Callable[[int], None]
     ) -> dict[str, Outcome]:
-        code, happened, remedy = explain(self._wire.environment, answer)
+        code, happened, remedy = self._wire.explain(answer)
         if code == "server_error" or answer.says(_EXISTS):
             return _all(batch, unknown(f"{happened} {remedy}"), settled)
-        if answer.status == _BAD_REQUEST and code == "rejected" and len(batch) > 1:
+        splits = answer.status == _BAD_REQUEST and not answer.says(_OF_THE_WHOLE)
+        if splits and code == "rejected" and len(batch) > 1:
             # All or nothing: halves until the bad record stands alone.
             middle = len(batch) // 2
             first = self._create(batch[:middle], settled)

@@ -36,16 +36,32 @@ def list_keys(wire: Wire, path: str, first: Answer) -> tuple[ObservedKey, ...]:
     while True:
         if not answer.ok:
             raise wire.refused(answer)
+        known = len(keys)
         try:
             for key in map(read_key, _entries(answer.body)):
                 keys[key.id] = key
             cursor = _next(answer.body, cursors)
+            if cursor is None:
+                _hold_count(first.body, len(keys))
+            elif len(keys) == known:
+                _stuck()
         except HalfRecordError as half:
             raise wire.strange(answer, str(half)) from None
         if cursor is None:
             return tuple(keys.values())
         cursors.add(cursor)
         answer = wire.read(f"{path}&starting_after={quote(cursor, safe='')}")
+
+
+def _hold_count(body: Json | Unreadable, found: int) -> None:
+    """The first page counts all keys; fewer at the end would look like missing ones."""
+    total = body.get("totalCount") if isinstance(body, dict) else None
+    if isinstance(total, int) and found < total:
+        raise HalfRecordError(f"{found} keys where it counts {total}")
+
+
+def _stuck() -> None:
+    raise HalfRecordError("a page that adds nothing and is not the last")
 
 
 def _entries(body: Json | Unreadable) -> list[Json]:

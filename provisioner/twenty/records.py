@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from provisioner.observed import ObservedKey, Role
 from provisioner.times import parse_moment
+from provisioner.twenty.answers import clean
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from provisioner.twenty.workspace import Json, Record
+
+
+_FAR = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 class HalfRecordError(Exception):
@@ -41,7 +44,13 @@ def read_key(entry: Json, roles: dict[str, Role] | None = None) -> ObservedKey:
     if not isinstance(entry, dict):
         raise HalfRecordError("a key that is no object")
     id_ = _text(entry, "id")
-    role = (roles or {}).get(id_)
+    try:
+        return _key(entry, id_, (roles or {}).get(id_))
+    except HalfRecordError as half:
+        raise HalfRecordError(f"{half} (key {clean(id_)})") from None
+
+
+def _key(entry: Record, id_: str, role: Role | None) -> ObservedKey:
     revoked = entry.get("revokedAt")
     return ObservedKey(
         id=id_,
@@ -95,7 +104,10 @@ def _text(entry: Record, field: str) -> str:
 
 
 def _moment(entry: Record, field: str) -> datetime:
+    text = _text(entry, field)
+    if text.startswith("+"):
+        return _FAR  # the year 10 000 and later, as JavaScript writes it
     try:
-        return parse_moment(_text(entry, field))
+        return parse_moment(text)
     except ValueError:
         raise HalfRecordError(f"a record without a date in {field!r}") from None

@@ -14,7 +14,6 @@ from provisioner.desired import ApiToken, SessionToken, SignIn
 from provisioner.errors import WorkspaceError
 from provisioner.secret import Secret
 from provisioner.times import parse_moment
-from provisioner.twenty.answers import explain
 from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
@@ -83,6 +82,8 @@ class Session:
         self._lock = threading.Lock()
         self._token: Secret | None = None
         self._ends = 0.0
+        transport.keep_secret(credential.email.reveal())
+        transport.keep_secret(credential.password.reveal())
         parts = urlsplit(transport.address)
         self._origin = f"{parts.scheme}://{parts.netloc}"
 
@@ -103,51 +104,57 @@ class Session:
         return True
 
     def _sign_in(self) -> None:
-        login = self._login_token()
+        endpoint, login = self._login_token()
         for field in _TOKEN_FIELDS:
             variables: dict[str, Json] = {"login": login, "origin": self._origin}
-            answer = self._post(self._endpoint, _TOKENS % field, variables)
+            answer = self._post(endpoint, _TOKENS % field, variables)
             if answer.says((_UNKNOWN_FIELD,)) and field != _TOKEN_FIELDS[-1]:
                 continue
             found = _dig(answer, "getAuthTokensFromLoginToken", "tokens", field)
-            if isinstance(found, dict) and isinstance(token := found.get("token"), str):
-                self._token = Secret(token)
-                self._ends = time.monotonic() + self._lifetime(found.get("expiresAt"), answer)
-                return
-            raise self._refused(answer)
+            token = found.get("token") if isinstance(found, dict) else None
+            if not isinstance(found, dict) or not isinstance(token, str) or not token:
+                raise self._refused(answer)
+            self._transport.keep_secret(token)
+            self._token = Secret(token)
+            self._ends = time.monotonic() + self._lifetime(found.get("expiresAt"), answer)
+            return
 
-    def _login_token(self) -> str:
+    def _login_token(self) -> tuple[str, str]:
+        """Where this server signs in, and the login token that it gave."""
         variables: dict[str, Json] = {
             "email": self._credential.email.reveal(),
             "password": self._credential.password.reveal(),
             "origin": self._origin,
         }
-        for self._endpoint in _ENDPOINTS:
-            answer = self._post(self._endpoint, _LOGIN, variables)
-            if not answer.says((_UNKNOWN_FIELD,)):
+        for endpoint in _ENDPOINTS:
+            answer = self._post(endpoint, _LOGIN, variables)
+            if answer.says((_UNKNOWN_FIELD,)) and endpoint != _ENDPOINTS[-1]:
+                continue
+            found = _dig(answer, "getLoginTokenFromCredentials", "loginToken", "token")
+            if not isinstance(found, str) or not found:
                 break
-        found = _dig(answer, "getLoginTokenFromCredentials", "loginToken", "token")
-        if not isinstance(found, str):
-            raise self._refused(answer)
-        return found
+            self._transport.keep_secret(found)
+            return endpoint, found
+        raise self._refused(answer)
 
     def _post(self, endpoint: str, document: str, variables: dict[str, Json]) -> Answer:
         body: Json = {"query": document, "variables": variables}
         try:
             return self._transport.send("POST", endpoint, body=body, repeatable=True)
         except LostAnswerError as lost:
-            raise WorkspaceError(lost.slug, lost.message, remedy=lost.remedy) from None
+            raise lost.of_workspace() from None
 
     def _refused(self, answer: Answer) -> WorkspaceError:
-        """Never quotes what the server says of the e-mail; its reason is one of few."""
+        """Never quotes the server: the answer to a sign-in may hold e-mail, password and tokens."""
         name = self._transport.name
-        if answer.says(("Wrong password", "User not found")) or "must be an email" in answer.quote:
+        code, happened, remedy = self._transport.explain(answer, quoted=False)
+        known = answer.says(("Wrong password", "User not found"))
+        if known or any("must be an email" in text for text in answer.errors):
             reason = "the e-mail or the password is not right"
-        else:
-            code, happened, remedy = explain(name, answer)
-            if code != "rejected":
-                return WorkspaceError(code, happened, remedy=remedy)
+        elif code in ("rejected", "credential_invalid", "permission_denied"):
             reason = "the workspace may demand single sign-on, a second factor or a captcha"
+        else:
+            return WorkspaceError(code, f"The sign-in failed: {happened}", remedy=remedy)
         return WorkspaceError(
             "sign_in_failed",
             f"{name} refused the sign-in: {reason}.",
@@ -170,6 +177,7 @@ def pass_for(credential: Credential, transport: Transport) -> Pass:
     """What opens the workspace with this credential."""
     match credential:
         case ApiToken(token=token) | SessionToken(token=token):
+            transport.keep_secret(token.reveal())
             return FixedToken(token)
         case SignIn():
             return Session(transport, credential)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import threading
 import time
 from datetime import UTC, datetime
@@ -22,12 +23,26 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 from urllib3 import Retry
-from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    LocationParseError,
+    MaxRetryError,
+    NewConnectionError,
+)
+from urllib3.exceptions import HTTPError as PoolError
 from urllib3.exceptions import ProxyError as PoolProxyError
 
 from provisioner import __version__
 from provisioner.errors import WorkspaceError
-from provisioner.twenty.answers import Answer, clean, decode, throttling
+from provisioner.twenty.answers import (
+    Answer,
+    RefusalCode,
+    Throttling,
+    clean,
+    decode,
+    explain,
+    throttling,
+)
 from provisioner.twenty.pacing import Pace
 
 if TYPE_CHECKING:
@@ -42,6 +57,11 @@ _CHUNK = 64 * 1024
 _TRIES = 4
 _FIRST_WAIT = 0.2
 _PATIENCE = 180.0
+_SHORTEST_SECRET = 4
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)*")
+"""How every token of Twenty begins, also one that was cut short."""
+
+_SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
@@ -53,6 +73,10 @@ class LostAnswerError(Exception):
         self.slug = slug
         self.message = message
         self.remedy = remedy
+
+    def of_workspace(self) -> WorkspaceError:
+        """The same of a read, which changed nothing and can only be given up."""
+        return WorkspaceError(self.slug, self.message, remedy=self.remedy)
 
 
 class Transport:
@@ -68,6 +92,12 @@ class Transport:
         self.address = address
         self._pace = Pace(environment.limits)
         self._timeout = environment.limits.timeout
+        self._host = clean(urlsplit(address).netloc)
+        self._secrets: set[str] = set()
+        for _, value in environment.headers:
+            self.keep_secret(value.reveal())
+        self._told_until: tuple[float, Answer] | None = None
+        self._was_throttled = False
         self._count = 0
         self._count_lock = threading.Lock()
         self._session = _session(environment, address)
@@ -107,8 +137,12 @@ class Transport:
         throttled = 0
         deadline = time.monotonic() + _PATIENCE
         while True:
+            # Before a slot is taken: whoever signs in needs one for itself.
+            bearer = token() if token else None
+            if (told := self._told_to_wait_beyond(deadline)) is not None:
+                return told
             try:
-                answer = self._exchange(method, path, body, token)
+                answer = self._exchange(method, path, body, bearer)
             except LostAnswerError:
                 tries += 1
                 if not repeatable or tries >= _TRIES:
@@ -118,14 +152,9 @@ class Transport:
             slow = throttling(answer)
             if slow is not None:
                 throttled += 1
-                wait = slow.wait
-                if wait is None:
-                    rate = slow.rate
-                    wait = rate.seconds / rate.requests if rate else 5 * _pause(throttled)
-                self._pace.throttled(min(wait, _PATIENCE), slow.rate)
+                wait = self._slow_down(slow, answer, throttled)
                 if time.monotonic() + wait > deadline or not (slow.unhandled or repeatable):
                     return answer
-                _LOG.info("%s asks to slow down, waiting %.1f s", self.name, wait)
                 continue
             if answer.server_failed and repeatable and tries + 1 < _TRIES:
                 tries += 1
@@ -133,9 +162,48 @@ class Transport:
                 continue
             return answer
 
-    def _exchange(
-        self, method: str, path: str, body: Json, token: Callable[[], str] | None
-    ) -> Answer:
+    def explain(self, answer: Answer, *, quoted: bool = True) -> tuple[RefusalCode, str, str]:
+        """What an answer that is no success means, without any secret that it may echo.
+
+        Args:
+            answer: of this environment.
+            quoted: whether the server's own words may stand in the message.
+        """
+        return explain(self.name, answer, self.conceal(answer.quote) if quoted else "")
+
+    def keep_secret(self, value: str) -> None:
+        """Has a value masked in whatever is quoted from now on."""
+        if len(value) >= _SHORTEST_SECRET:
+            self._secrets.add(value)
+
+    def conceal(self, text: str) -> str:
+        """The text with every known secret masked, and whatever looks like a token."""
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return _TOKEN.sub("***", text)
+
+    def _slow_down(self, slow: Throttling, answer: Answer, times: int) -> float:
+        """Makes everyone wait, or give up where the server asks for more than our patience."""
+        wait = slow.wait
+        if wait is None:
+            rate = slow.rate
+            wait = rate.seconds / rate.requests if rate else 5 * _pause(times)
+        if wait > _PATIENCE:
+            self._told_until = (time.monotonic() + wait, answer)
+            return wait
+        self._pace.throttled(wait, slow.rate)
+        level = logging.INFO if self._was_throttled else logging.WARNING
+        self._was_throttled = True
+        _LOG.log(level, "%s asks to slow down; going on in %.1f s", self.name, wait)
+        return wait
+
+    def _told_to_wait_beyond(self, deadline: float) -> Answer | None:
+        """The answer that asked for more patience than there is, while it holds."""
+        if self._told_until is not None and self._told_until[0] > deadline:
+            return self._told_until[1]
+        return None
+
+    def _exchange(self, method: str, path: str, body: Json, bearer: str | None) -> Answer:
         with self._pace.slot():
             with self._count_lock:
                 self._count += 1
@@ -145,13 +213,13 @@ class Transport:
                     method,
                     self.address + path,
                     json=body,
-                    auth=_Bearer(token()) if token else _anonymous,
+                    auth=_anonymous if bearer is None else _Bearer(bearer),
                     timeout=self._timeout,
                     allow_redirects=False,
                     stream=True,
                 ) as response:
-                    raw = self._read(response)
-            except requests.RequestException as error:
+                    answer = _answer(response, self._read(response, started + self._timeout))
+            except (requests.RequestException, PoolError, ValueError) as error:
                 raise self._translated(error) from None
             except OSError as error:  # an unreadable ca_file: requests checks it as it connects
                 raise WorkspaceError(
@@ -160,24 +228,14 @@ class Transport:
                     remedy="Check ca_file, REQUESTS_CA_BUNDLE and SSL_CERT_FILE.",
                 ) from None
         spent = 1000 * (time.monotonic() - started)
-        _LOG.debug(
-            "%s %s %s -> %d in %.0f ms", self.name, method, path, response.status_code, spent
-        )
-        decoded, excerpt = decode(raw)
-        redirect = response.headers.get("Location") if response.is_redirect else None
-        return Answer(
-            status=response.status_code,
-            body=decoded,
-            excerpt=excerpt,
-            moment=_moment(response.headers.get("Date")),
-            retry_after=_retry_after(response.headers.get("Retry-After")),
-            location=_origin(redirect) if redirect else None,
-        )
+        _LOG.debug("%s %s %s -> %d in %.0f ms", self.name, method, path, answer.status, spent)
+        return answer
 
-    def _read(self, response: requests.Response) -> bytes:
+    def _read(self, response: requests.Response, deadline: float) -> bytes:
+        """The whole body, of which neither size nor time may grow without bounds."""
         parts: list[bytes] = []
         size = 0
-        for chunk in response.iter_content(_CHUNK):
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):
             size += len(chunk)
             if size > _BODY_LIMIT:
                 raise LostAnswerError(
@@ -185,12 +243,27 @@ class Transport:
                     f"{self.name} answered with more than {_BODY_LIMIT >> 20} MiB.",
                     "Check that `url` is the address of Twenty itself.",
                 )
+            if time.monotonic() > deadline:
+                raise self._timed_out()
             parts.append(chunk)
         return b"".join(parts)
 
-    def _translated(self, error: requests.RequestException) -> Exception:
+    def _timed_out(self) -> LostAnswerError:
+        return LostAnswerError(
+            "timeout",
+            f"{self.name} ({self._host}) did not answer within {self._timeout:g} s.",
+            "Run again, or raise limits.timeout.",
+        )
+
+    def _translated(self, error: Exception) -> Exception:  # noqa: PLR0911 - one for each cause
         """Ours for theirs: whether it reached the server, what happened, what to do."""
-        host = urlsplit(self.address).netloc
+        host = self._host
+        if isinstance(error, (LocationParseError, requests.exceptions.InvalidURL)):
+            return WorkspaceError(
+                "unreachable",
+                f"{self.name} cannot be reached: {host} is no host name.",
+                remedy="Check `url`.",
+            )
         if isinstance(error, requests.exceptions.SSLError):
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 return WorkspaceError(
@@ -216,16 +289,25 @@ class Transport:
                 remedy="Check `url`, the network and that the server runs.",
             )
         if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
-            return LostAnswerError(
-                "timeout",
-                f"{self.name} ({host}) did not answer within {self._timeout:g} s.",
-                "Run again, or raise limits.timeout.",
-            )
+            return self._timed_out()
         return LostAnswerError(
             "connection_lost",
             f"The connection to {self.name} ({host}) broke before the answer was complete.",
             "Run again; if it stays, look into the logs of the server and of proxies in between.",
         )
+
+
+def _answer(response: requests.Response, raw: bytes) -> Answer:
+    decoded, excerpt = decode(raw)
+    redirect = response.headers.get("Location") if response.is_redirect else None
+    return Answer(
+        status=response.status_code,
+        body=decoded,
+        excerpt=excerpt,
+        moment=_moment(response.headers.get("Date")),
+        retry_after=_retry_after(response.headers.get("Retry-After")),
+        location=_origin(redirect) if redirect else None,
+    )
 
 
 class _Bearer(requests.auth.AuthBase):
@@ -243,9 +325,18 @@ def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
+class _Session(requests.Session):
+    """A session that does not even look where a redirect leads, nor read its body for that."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Nowhere."""
+        del resp
+        return None
+
+
 def _session(environment: Environment, address: str) -> requests.Session:
     """A session that asks the process environment once instead of at every request."""
-    session = requests.Session()
+    session = _Session()
     session.trust_env = False
     if not environment.embedded:
         session.proxies.update(get_environ_proxies(address))
@@ -270,14 +361,14 @@ def _pause(attempt: int) -> float:
     return min(_FIRST_WAIT * 2.0**attempt, 5.0) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
-def _never_connected(error: requests.RequestException) -> bool:
+def _never_connected(error: Exception) -> bool:
     cause = error.args[0] if error.args else None
     reason = cause.reason if isinstance(cause, MaxRetryError) else cause
     never = (NewConnectionError, ConnectTimeoutError, PoolProxyError)
     return isinstance(error, requests.exceptions.ConnectTimeout) or isinstance(reason, never)
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: Exception) -> str:
     text = str(error)
     for phrase, meaning in (
         ("Connection refused", "nothing listens there"),
@@ -292,9 +383,13 @@ def _reason(error: requests.RequestException) -> str:
 
 
 def _origin(location: str) -> str:
-    """Where a redirect leads, without its query, which may hold anything."""
-    parts = urlsplit(location)
-    return clean(f"{parts.scheme}://{parts.netloc}{parts.path}" if parts.netloc else parts.path)
+    """Where a redirect leads, without user name, password and query, which may hold anything."""
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return "no address"
+    host = parts.netloc.rpartition("@")[2]
+    return clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path)
 
 
 def _moment(header: str | None) -> datetime | None:
@@ -309,7 +404,7 @@ def _moment(header: str | None) -> datetime | None:
 def _retry_after(header: str | None) -> float | None:
     if header is None:
         return None
-    if header.strip().isdecimal():
+    if _SECONDS.fullmatch(header.strip()):
         return float(header)
     moment = _moment(header)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds()) if moment else None

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
-from provisioner.twenty.answers import UNREADABLE, explain, session_ended
+from provisioner.twenty.answers import UNREADABLE, session_ended
 from provisioner.twenty.signin import workspace_of
 from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
-    from provisioner.twenty.answers import Answer
+    from provisioner.twenty.answers import Answer, RefusalCode
     from provisioner.twenty.signin import Pass
     from provisioner.twenty.transport import Transport
     from provisioner.twenty.workspace import Json
@@ -74,7 +74,7 @@ class Wire:
         try:
             return self.rest("GET", path, repeatable=True)
         except LostAnswerError as lost:
-            raise WorkspaceError(lost.slug, lost.message, remedy=lost.remedy) from None
+            raise lost.of_workspace() from None
 
     def query(self, document: str) -> Answer:
         """A GraphQL read that must come back, whatever it says.
@@ -85,12 +85,16 @@ class Wire:
         try:
             return self.graphql(document, repeatable=True)
         except LostAnswerError as lost:
-            raise WorkspaceError(lost.slug, lost.message, remedy=lost.remedy) from None
+            raise lost.of_workspace() from None
 
     def refused(self, answer: Answer) -> WorkspaceError:
         """The error of a workspace that gave this answer."""
-        code, happened, remedy = explain(self.environment, answer)
+        code, happened, remedy = self.explain(answer)
         return WorkspaceError(code, happened, remedy=remedy)
+
+    def explain(self, answer: Answer) -> tuple[RefusalCode, str, str]:
+        """The code, what happened, and what to do, without any secret that the server echoes."""
+        return self._transport.explain(answer)
 
     def strange(self, answer: Answer, what: str) -> WorkspaceError:
         """The error of a list that is a success by its status and no list by its content."""

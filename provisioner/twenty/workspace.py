@@ -73,7 +73,7 @@ def unknown(reason: str) -> Unknown:
     return Unknown(
         Failure(
             "outcome_unknown",
-            f"{reason} Whether the key was made is unknown; `provision plan` shows what is there.",
+            f"{reason} Whether the key was made is unknown; `provision list` shows what is there.",
         )
     )
 
@@ -97,7 +97,9 @@ class Workspace(Protocol):
     def create_many(
         self, keys: Sequence[NewKey], settled: Callable[[int], None]
     ) -> tuple[Outcome, ...]:
-        """Creates keys in as few requests as the server takes, each request sent once.
+        """Creates keys in as few requests as the server takes.
+
+        A request is sent once; again only where the server certainly refused it unhandled.
 
         Args:
             keys: what to create; each carries its own depth.
