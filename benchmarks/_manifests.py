@@ -1,0 +1,91 @@
+"""Manifests to measure with: three small ones of every depth, and fleets of any size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ENVIRONMENT = "production"
+TOKEN_VARIABLE = "BENCHMARK_TWENTY_TOKEN"
+ROLE = "Integrations"
+COUNTS = {0: 20, 1: 57, 2: 60}
+"""Keys of the three small manifests by depth; 137 together."""
+
+_EMBEDDED = "sandbox:"
+_KEYS_PER_FILE = 1000
+
+
+def environment(directory: Path, url: str = _EMBEDDED) -> None:
+    """Writes an environments.yaml with one environment."""
+    lines = ["version: 1", "environments:", f"  {ENVIRONMENT}:", f'    url: "{url}"']
+    if url != _EMBEDDED:
+        lines.append(f'    auth: {{session_token: "${{{TOKEN_VARIABLE}}}"}}')
+    lines.append(f"    role: {ROLE}")
+    directory.mkdir(exist_ok=True)
+    _write(directory / "environments.yaml", lines)
+
+
+def of_every_depth(directory: Path) -> None:
+    """Writes one manifest for each depth, with the keys of `COUNTS`."""
+    for depth, count in COUNTS.items():
+        head = ["version: 1", f"environment: {ENVIRONMENT}", f"depth: {depth}"]
+        keys = [f"  - name: svc-{depth}-{number:03d}" for number in range(count)]
+        _write(
+            directory / f"depth-{depth}.yaml", [*head, "defaults: {expires: 90d}", "keys:", *keys]
+        )
+
+
+def names_of_every_depth() -> list[str]:
+    """The names in the manifests of `of_every_depth`."""
+    return [
+        f"svc-{depth}-{number:03d}" for depth, count in COUNTS.items() for number in range(count)
+    ]
+
+
+def fleet(directory: Path, count: int, *, lean: bool = False) -> None:
+    """Writes manifests of 1000 keys each, and the environments.yaml that they need.
+
+    Args:
+        directory: where to.
+        count: how many keys, in thousands.
+        lean: a name and an expiry alone; else a description and a role too, some 250 bytes.
+    """
+    environment(directory)
+    head = ["version: 1", f"environment: {ENVIRONMENT}", "depth: 1", "keys:"]
+    for start in range(0, count, _KEYS_PER_FILE):
+        lines = [*head]
+        for number in range(start, start + _KEYS_PER_FILE):
+            lines += _lean(number) if lean else _full(number)
+        _write(directory / f"team-{start // _KEYS_PER_FILE:03d}.yaml", lines)
+
+
+def name(number: int) -> str:
+    """The name of one key of a fleet."""
+    return f"svc-integration-{number:06d}-eu-central"
+
+
+def _lean(number: int) -> Iterator[str]:
+    yield f"  - name: {name(number)}"
+    yield f"    expires: {end(number)}"
+
+
+def _full(number: int) -> Iterator[str]:
+    yield f"  - name: {name(number)}"
+    yield (
+        "    description: Nightly export of invoices and credit notes from the billing service "
+        f"to the data warehouse, team {number % 97:02d}, ticket OPS-{number:06d}, owner on call"
+    )
+    yield f"    expires: {end(number)}"
+    yield f"    role: {ROLE}"
+
+
+def end(number: int) -> str:
+    """When one key of a fleet ends: one of 672 days."""
+    return f"{2035 + number // 336 % 2}-{1 + number % 12:02d}-{1 + number % 28:02d}"
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")

@@ -1,0 +1,140 @@
+"""The embedded Twenty in a process of its own, so that it shares no interpreter with a client.
+
+`provision sandbox` serves likewise, but takes neither the time of a create nor orders; run as
+a program this file does both, with JSON lines on stdin and stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from _manifests import ROLE
+
+from provisioner.sandbox import Dialect, Exchange, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+DIALECTS = tuple(str(dialect) for dialect in Dialect)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a client has to know.
+
+    Attributes:
+        token: of a signed-in session.
+        role_id: of the role that the manifests name; None on legacy, which has no roles.
+    """
+
+    dialect: str
+    url: str
+    token: str
+    role_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One request as the server's journal has it."""
+
+    method: str
+    path: str
+    write: bool
+
+
+class Served:
+    """A sandbox that is started, reset and asked from here.
+
+    Args:
+        dialect: legacy, core-1 or core.
+        create_seconds: what one create takes on the server, beyond its own work.
+    """
+
+    def __init__(self, dialect: str, *, create_seconds: float = 0.0) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, dialect, str(create_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.facts = Facts(**self._line())
+
+    def reset(self, names: Iterable[str] = ()) -> None:
+        """Leaves these keys alone in the workspace, and an empty journal."""
+        self._ask("reset", list(names))
+
+    def names(self) -> list[str]:
+        """The names of all keys, in the order of creation."""
+        names: list[str] = self._ask("names")
+        return names
+
+    def journal(self) -> list[Seen]:
+        """The requests since the last time it was asked for, in the order they were finished."""
+        return [Seen(**entry) for entry in self._ask("journal")]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.communicate()
+
+    def _ask(self, what: str, argument: object = None) -> Any:
+        assert self._process.stdin is not None
+        print(json.dumps([what, argument]), file=self._process.stdin, flush=True)
+        return self._line()
+
+    def _line(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+
+def _serve(dialect: str, create_seconds: float) -> None:
+    """Serves until stdin ends; one line out for the facts, and one for each line in."""
+    journal: list[Exchange] = []
+    with Sandbox(
+        None,
+        Dialect(dialect),
+        create_seconds=create_seconds,
+        session_seconds=86_400.0,
+        journal=journal,
+    ) as sandbox:
+        roles = {role.label: role.id for role in sandbox.roles()}
+        facts = Facts(dialect, sandbox.url, sandbox.session_token(), roles.get(ROLE))
+        _say(asdict(facts))
+        for line in sys.stdin:
+            match json.loads(line):
+                case ["reset", names]:
+                    sandbox.forget()
+                    sandbox.seed(names, role=ROLE)
+                    journal.clear()
+                    _say(None)
+                case ["names", _]:
+                    _say([key.name for key in sandbox.keys()])  # noqa: SIM118 - no mapping
+                case ["journal", _]:
+                    _say([asdict(_seen(exchange)) for exchange in journal])
+                    journal.clear()
+
+
+def _seen(exchange: Exchange) -> Seen:
+    write = exchange.method != "GET" and not (
+        exchange.path == "/metadata" and b"mutation" not in exchange.body
+    )
+    return Seen(exchange.method, exchange.path, write)
+
+
+def _say(value: object) -> None:
+    print(json.dumps(value), flush=True)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], float(sys.argv[2]))

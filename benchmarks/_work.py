@@ -1,0 +1,147 @@
+"""What `load_validate_diff.py` measures, each in a fresh process: `_work.py WORK MANIFESTS`.
+
+Prints a JSON object with the seconds of CPU time of each part of the work, imports left out, and
+the most memory that was resident, in MB of 10**6 bytes, imports included.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import yaml
+from _manifests import ENVIRONMENT, ROLE, end, name
+
+from provisioner import schemas
+from provisioner.desired import Environment
+from provisioner.manifests import document, load
+from provisioner.manifests.schema import published, reference
+from provisioner.observed import KnownRoles, Observation, ObservedKey, Role
+from provisioner.plan import plan_environment
+
+Parts = tuple[float, ...]
+"""Seconds of CPU time of each part of a work."""
+
+_BYTES_PER_KIB = 1024
+_NOW = datetime(2026, 11, 23, tzinfo=UTC)
+_ROLE = Role(str(uuid.uuid4()), ROLE, assignable=True)
+
+
+def events(manifests: Path) -> Parts:
+    """The bare loop of libyaml, which looks at no event."""
+    started = process_time()
+    for file in sorted(manifests.glob("*.yaml")):
+        loader = yaml.CSafeLoader(file.read_text(encoding="utf-8"))
+        while not isinstance(loader.get_event(), yaml.StreamEndEvent):
+            pass
+    return (process_time() - started,)
+
+
+def none_observed(manifests: Path) -> Parts:
+    """Load, validate and diff against an empty workspace: every key is an action."""
+    return _load_and_diff(manifests, everything=False)
+
+
+def all_observed(manifests: Path) -> Parts:
+    """The same against a workspace that has every key; to make those up is not counted."""
+    return _load_and_diff(manifests, everything=True)
+
+
+def compiled_check(manifests: Path) -> Parts:
+    """The schema as it is compiled, on every manifest."""
+    check = published("manifest").check()
+    roots = _roots(manifests)
+    started = process_time()
+    if not all(check(root) for root in roots):
+        raise SystemExit("the check turns a manifest down")
+    return (process_time() - started,)
+
+
+def jsonschema_check(manifests: Path) -> Parts:
+    """The schema as jsonschema sees it, on every manifest."""
+    validator = reference(schemas.load("manifest"))
+    roots = _roots(manifests)
+    started = process_time()
+    if not all(validator.is_valid(root) for root in roots):
+        raise SystemExit("jsonschema turns a manifest down")
+    return (process_time() - started,)
+
+
+WORKS = {
+    "events": events,
+    "none": none_observed,
+    "all": all_observed,
+    "compiled": compiled_check,
+    "jsonschema": jsonschema_check,
+}
+
+
+def main() -> None:
+    """Does one work and prints what it took."""
+    work, manifests = sys.argv[1:]
+    parts = WORKS[work](Path(manifests))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_KIB / 1e6
+    print(json.dumps({"parts": parts, "peak": peak}))
+
+
+def _load_and_diff(manifests: Path, *, everything: bool) -> Parts:
+    started = process_time()
+    loaded = load(manifests, now=_NOW)
+    loading = process_time() - started
+    if loaded.problems:
+        raise SystemExit(str(loaded.problems[0]))
+    desired = loaded.desired[ENVIRONMENT]
+    there = len(desired) if everything else 0
+    observation = Observation(
+        generation="core",
+        workspace=None,
+        keys=_observed(there),
+        roles=KnownRoles((_ROLE,)),
+        server_time=_NOW,
+        requests=2,
+    )
+    environment = Environment(name=ENVIRONMENT, url="https://crm.example.com", role=ROLE)
+    started = process_time()
+    planned = plan_environment(environment, desired, observation, _NOW)
+    diffing = process_time() - started
+    if (len(planned.actions), len(planned.kept)) != (len(desired) - there, there):
+        raise SystemExit("the plan is not the one that was to be measured")
+    return loading, diffing
+
+
+def _observed(count: int) -> tuple[ObservedKey, ...]:
+    """The keys of a fleet as the list of core has them: in no order, nothing shared."""
+    keys = [
+        ObservedKey(
+            id=str(uuid.uuid4()),
+            name=name(number),
+            expires_at=datetime.fromisoformat(f"{end(number)}T00:00:00.417+00:00"),
+            revoked_at=None,
+            created_at=_NOW - timedelta(seconds=count - number),
+            role=_ROLE.label,
+            role_id=_ROLE.id,
+        )
+        for number in range(count)
+    ]
+    random.Random(count).shuffle(keys)
+    return tuple(keys)
+
+
+def _roots(manifests: Path) -> list[Any]:
+    """What the manifests hold, before anything is checked."""
+    found = [
+        document.read(file.read_text(encoding="utf-8"), file.name, dates=frozenset({"expires"}))[0]
+        for file in sorted(manifests.glob("team-*.yaml"))
+    ]
+    return [one.root for one in found if one is not None]
+
+
+if __name__ == "__main__":
+    main()
