@@ -6,7 +6,6 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure
 from provisioner.twenty.workspace import Created, NewKey
 
@@ -42,11 +41,12 @@ def create_records(
         depth: how much of each created key comes back.
         settled: called with the number of records whose outcome has become known.
 
-    Raises:
-        WorkspaceError: when a record does not fit the generation; then nothing is created.
+    Returns:
+        What was made; nothing where any record does not fit the generation.
     """
-    for record in body.records:
-        _fit(workspace, record)
+    unfit = tuple(filter(None, (_unfit(workspace, record) for record in body.records)))
+    if unfit:
+        return Made(None if body.single else [], unfit)
     keys = [
         NewKey(
             id=str(uuid.uuid4()),
@@ -70,19 +70,21 @@ def create_records(
     return Made(records, failures)
 
 
-def _fit(workspace: Workspace, record: BodyRecord) -> None:
+def _unfit(workspace: Workspace, record: BodyRecord) -> Failure | None:
+    """Why the generation cannot take a record; known before anything is sent."""
     if workspace.generation == "core" and record.role_id is None:
-        raise WorkspaceError(
+        return Failure(
             "role_missing",
-            f"{record.place}: {record.name!r} has no roleId, and keys of this workspace need one.",
-            remedy="Write the roleId of a role that may be given to keys.",
+            f"{record.place}: {record.name!r} has no roleId, and keys of this workspace need one. "
+            "Write the roleId of a role that may be given to keys.",
         )
     if workspace.generation == "legacy" and record.role_id is not None:
-        raise WorkspaceError(
+        return Failure(
             "role_unsupported",
-            f"{record.place}: {record.name!r} has a roleId, and keys of this generation have none.",
-            remedy="Leave the roleId out.",
+            f"{record.place}: {record.name!r} has a roleId, and keys of this generation have none. "
+            "Leave the roleId out.",
         )
+    return None
 
 
 def _failure(record: BodyRecord, outcome: Outcome) -> Failure:

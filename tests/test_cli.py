@@ -629,6 +629,14 @@ def test_create_reads_standard_input(run, small, monkeypatch) -> None:
         ('[{"name": ""}]', 3, "body.json:1:2: record_invalid"),
         ('{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}', 4, "role_missing"),
         (
+            (
+                '[{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"},\n'
+                '{"name": "y", "expiresAt": "2031-01-01T00:00:00Z"}]'
+            ),
+            4,
+            "body.json:2:1: 'y'",
+        ),
+        (
             '{"name": "x", "expiresAt": "2031-01-01T00:00:00Z", "roleId": "zzz"}',
             4,
             "rejected",
