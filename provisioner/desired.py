@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,9 +100,10 @@ class Environment:
         return self.url.startswith("sandbox:")
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredKey:
+class DesiredKey(NamedTuple):
     """One key that a manifest asks for in one environment.
+
+    A named tuple, as all that there may be 100 000 of: it is made in a third of the time.
 
     Attributes:
         role: the key's or its manifest's; None leaves it to the environment.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """A position in a file.
+    """A position in a file; a named tuple because there may be 100 000 of them.
 
     Attributes:
         file: the path as the user would type it.

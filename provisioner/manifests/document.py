@@ -244,6 +244,8 @@ class _Reader:
             _StopReadingError: the rest is not to be read.
         """
         get_event = CSafeLoader(self._text).get_event
+        # Two looks at every event are saved where the text cannot hold an anchor or a tag.
+        adorned = "&" in self._text or "!" in self._text
         keys = self._keys
         awaits_key, awaits_item, dropped = _State.KEY, _State.ITEM, _State.DROPPED
         holder = Sequence()
@@ -265,7 +267,9 @@ class _Reader:
                 value = event.value
                 if key is awaits_key:
                     known = keys.get(value)
-                    if known is None or event.anchor is not None or event.tag is not None:
+                    if known is None or (
+                        adorned and (event.anchor is not None or event.tag is not None)
+                    ):
                         known = self._key(event, node)
                     if known is None:
                         key = dropped
@@ -275,7 +279,7 @@ class _Reader:
                     else:
                         key, key_mark = known, mark
                     continue
-                if event.anchor is not None or event.tag is not None:
+                if adorned and (event.anchor is not None or event.tag is not None):
                     value = self._adorned(event)
                 elif value[:1] in _SUSPECT and not event.style:
                     value = resolve(value)
@@ -286,7 +290,7 @@ class _Reader:
                 continue
             elif kind is MappingStartEvent or kind is SequenceStartEvent:
                 mark = event.start_mark
-                if event.anchor is not None or event.tag is not None:
+                if adorned and (event.anchor is not None or event.tag is not None):
                     self._adorned(event)
                 if len(stack) == MAX_DEPTH:
                     self._stop(mark, "yaml_too_deep", f"nested deeper than {MAX_DEPTH} levels")

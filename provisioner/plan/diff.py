@@ -99,10 +99,14 @@ def _matches(name: str, globs: tuple[str, ...]) -> bool:
 
 
 def _by_name(keys: Iterable[ObservedKey], only: tuple[str, ...]) -> Mapping[str, list[ObservedKey]]:
+    """The keys of each name, the oldest first."""
     by_name: dict[str, list[ObservedKey]] = {}
-    for key in sorted(keys, key=lambda one: (one.created_at, one.id)):
+    for key in keys:
         if not only or _matches(key.name, only):
             by_name.setdefault(key.name, []).append(key)
+    for same_name in by_name.values():
+        if len(same_name) > 1:
+            same_name.sort(key=lambda one: (one.created_at, one.id))
     return by_name
 
 

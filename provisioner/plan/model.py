@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,9 +16,8 @@ Reason = Literal["missing", "dead"]
 """Why a key is created: no key has its name, or only revoked and expired ones have."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Create:
-    """A key to be made.
+class Create(NamedTuple):
+    """A key to be made; a named tuple because there may be 100 000 of them.
 
     Attributes:
         expires_at: its end in whole seconds, counted from the plan's moment for a duration.
