@@ -220,4 +220,5 @@ def test_jsonschema_is_imported_for_errors_only() -> None:
         "sys.exit('jsonschema' in sys.modules or 'requests' in sys.modules)"
     )
     example = Path(__file__).parent / "examples" / "directory"
-    subprocess.run([sys.executable, "-c", code, str(example)], check=True)
+    done = subprocess.run([sys.executable, "-c", code, str(example)], check=False)
+    assert done.returncode == 0

@@ -265,7 +265,7 @@ def test_before_the_start_there_is_nothing_to_ask():
 def test_naming_a_dialect_does_not_load_graphql():
     """Commands that only read `sandbox:` do not wait for graphql-core."""
     script = "import sys, provisioner.sandbox; sys.exit('graphql' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True)
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 # --- Tokens
