@@ -64,6 +64,7 @@ def plan_environment(
     findings: list[Finding] = []
     wanted: set[str] = set()
     server_time = observation.server_time
+    soon = server_time + SOON
     for key in desired:
         name = key.name
         if only and not _matches(name, only):
@@ -73,7 +74,7 @@ def plan_environment(
         live = [one for one in same_name if one.live(server_time)]
         if live:
             kept.append(name)
-            findings += _findings(key, live, choose, server_time)
+            findings += _findings(key, live, choose, soon)
             continue
         written = key.expiry.written
         if written not in ends:
@@ -134,25 +135,26 @@ def _create(
 
 
 def _findings(
-    key: DesiredKey, live: list[ObservedKey], choose: _RoleChoice, server_time: datetime
+    key: DesiredKey, live: list[ObservedKey], choose: _RoleChoice, soon: datetime
 ) -> list[Finding]:
     """What is worth telling of a kept key; of several live ones the oldest is the key."""
     findings: list[Finding] = []
     oldest = live[0]
-    newest_end = oldest.expires_at
+    newest_end = end = oldest.expires_at
     if len(live) > 1:
         findings.append(Duplicate(key.name, tuple(one.id for one in live)))
         newest_end = max(one.expires_at for one in live)
     if isinstance(key.expiry, ExpiresAt):
         wanted = key.expiry.moment
-        if oldest.expires_at.replace(microsecond=0) != wanted:
-            was = format_moment(oldest.expires_at)
+        gap = end - wanted
+        if gap.days or gap.seconds:  # milliseconds are the mark of a run
+            was = format_moment(end)
             drift = Drift(key.name, (oldest.id,), "expires", was, format_moment(wanted))
             findings.append(drift)
     role = choose.drift(key, oldest)
     if role is not None:
         findings.append(Drift(key.name, (oldest.id,), "role", oldest.role, role))
-    if newest_end <= server_time + SOON:
+    if newest_end <= soon:
         ids = tuple(one.id for one in live)
         findings.append(Expiring(key.name, ids, format_moment(newest_end)))
     return findings
