@@ -189,10 +189,11 @@ _MOST = {"requests_per_minute": 1_000_000, "parallel": 100, "batch": 60}
 
 def _literal_header(template: Template) -> bool:
     """Whether a secret may stand in the file: anything but variables, and `Bearer ` before."""
-    first, *others = template.parts
-    if isinstance(first, str) and _SCHEME.fullmatch(first) and others:
-        return Template(tuple(others)).literal
-    return template.literal
+    match template.parts:
+        case (str() as first, _, *_) if _SCHEME.fullmatch(first):
+            return Template(template.parts[1:]).literal
+        case _:
+            return template.literal
 
 
 def _declared(
