@@ -7,7 +7,7 @@ servers against it; what no recording covers says so where it is imitated.
 
 from provisioner.sandbox.dialect import Dialect, dialect_of
 from provisioner.sandbox.embedded import OWN_KEY, Sandbox
-from provisioner.sandbox.exchange import Exchange, Json
+from provisioner.sandbox.exchange import Answer, Around, Exchange, Json, Request, json_answer
 from provisioner.sandbox.seeds import API_KEYS_FLAG, ROLES_FLAG, Role, role
 from provisioner.sandbox.store import ApiKey, User
 
@@ -15,13 +15,17 @@ __all__ = [
     "API_KEYS_FLAG",
     "OWN_KEY",
     "ROLES_FLAG",
+    "Answer",
     "ApiKey",
+    "Around",
     "Dialect",
     "Exchange",
     "Json",
+    "Request",
     "Role",
     "Sandbox",
     "User",
     "dialect_of",
+    "json_answer",
     "role",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -36,11 +37,23 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer, ready to be written; `Date` and `Content-Length` are the server's to add."""
+    """One answer, ready to be written.
+
+    `Date` is the server's to add, and so is `Content-Length` unless it stands in `headers`: an
+    answer may promise another length than it has. `Connection: close` there ends the connection.
+    """
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+
+
+Around: TypeAlias = Callable[[Request, Callable[[Request], Answer]], Answer]
+"""What stands in front of the answers: given a request and the function that answers it.
+
+It may answer by itself, change what comes back, or raise a `ConnectionError`, which closes the
+connection without an answer. Raised after the inner call, that is after the commit.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +62,10 @@ class Exchange:
 
     Attributes:
         path: with the query, as it was asked for.
+        status: of HTTP; 0 when the connection was closed without an answer.
         started: `time.monotonic()` when the request line had been read.
-        ended: `time.monotonic()` when the answer was ready to be written.
+        ended: `time.monotonic()` when the answer was ready to be written, or just before the
+            connection was closed without one.
     """
 
     method: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import uuid
 from typing import TYPE_CHECKING
@@ -37,7 +38,8 @@ def create(workspace: Workspace, fields: JsonObject, started: float) -> ApiKey |
     """Makes one key; an `id` of the client is ignored (`065-rest-create-client-id`).
 
     The checks come in the order of the recordings: dates and texts when the row is written
-    (`040`, `063`), then its nulls (`043`), then the role (`054` to `058`).
+    (`040`, `063`), then its nulls (`043`), then the role (`054` to `058`). On 2.21 the row is
+    there before its role (seen, not recorded): with `role_seconds` others can see it so.
     """
     columns = _columns(fields)
     if isinstance(columns, Rejected):
@@ -60,7 +62,12 @@ def create(workspace: Workspace, fields: JsonObject, started: float) -> ApiKey |
         role_id=role,
     )
     workspace.work()
-    workspace.store.insert([key])
+    if workspace.dialect is Dialect.CORE and workspace.role_seconds:
+        workspace.store.insert([dataclasses.replace(key, role_id=None)])
+        workspace.work_on_role()
+        workspace.store.update(key.id, role_id=role)
+    else:
+        workspace.store.insert([key])
     return key
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -27,7 +28,8 @@ class Server:
 
     Args:
         port: 0 for any free one.
-        answer: the seam: from a request to its answer.
+        answer: the seam: from a request to its answer; a `ConnectionError` from it closes the
+            connection without one.
         journal: where finished exchanges are noted.
     """
 
@@ -106,7 +108,8 @@ class _HttpServer(ThreadingHTTPServer):
             live = dict(self._live)
             for connection in live:
                 # Under the lock: the descriptor of a closed socket may be another's by now.
-                connection.shutdown(socket.SHUT_RD)
+                with suppress(OSError):  # a client that was killed has ended it already
+                    connection.shutdown(socket.SHUT_RD)
         deadline = time.monotonic() + _STOP_SECONDS
         for thread in live.values():
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -132,34 +135,41 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(max(0, int(self.headers.get("Content-Length") or 0)))
         target = urlsplit(self.path)
-        answer = self.server.answer(
-            Request(
-                method=self.command,
-                path=target.path.rstrip("/"),
-                query={
-                    name: values[0]
-                    for name, values in parse_qs(target.query, keep_blank_values=True).items()
-                },
-                authorization=self.headers.get("Authorization", ""),
-                content_type=self.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
-                body=body,
-                started=time.time(),
-            )
+        request = Request(
+            method=self.command,
+            path=target.path.rstrip("/"),
+            query={
+                name: values[0]
+                for name, values in parse_qs(target.query, keep_blank_values=True).items()
+            },
+            authorization=self.headers.get("Authorization", ""),
+            content_type=self.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
+            body=body,
+            started=time.time(),
         )
-        if self.server.journal is not None:
-            # Before the client can know the answer, so that it finds its exchange noted.
-            self.server.journal.append(
-                Exchange(self.command, self.path, body, answer.status, started, time.monotonic())
-            )
+        try:
+            answer = self.server.answer(request)
+        except ConnectionError:
+            self._note(body, 0, started)
+            raise
+        self._note(body, answer.status, started)
         self._write(answer)
 
     do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = do_OPTIONS = exchange  # noqa: N815  # the base's names
+
+    def _note(self, body: bytes, status: int, started: float) -> None:
+        """Before the client can know the outcome, so that it finds its exchange noted."""
+        if self.server.journal is not None:
+            self.server.journal.append(
+                Exchange(self.command, self.path, body, status, started, time.monotonic())
+            )
 
     def _write(self, answer: Answer) -> None:
         self.send_response(answer.status)  # with the `Date` that every recorded server sends
         for name, value in answer.headers:
             self.send_header(name, value)
-        if answer.status != HTTPStatus.NO_CONTENT:
+        promised = any(name.lower() == "content-length" for name, _ in answer.headers)
+        if answer.status != HTTPStatus.NO_CONTENT and not promised:
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         self.wfile.write(answer.body)

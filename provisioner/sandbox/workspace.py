@@ -19,6 +19,7 @@ class Workspace:
     Attributes:
         create_seconds: what one create takes: a REST create, a batch as a whole, each aliased
             `createApiKey`.
+        role_seconds: how long after its row a key of 2.21 gets its role.
         session_seconds: the life of the access token of a sign-in.
         page_core_list: whether `/rest/metadata/apiKeys` answers in pages.
     """
@@ -26,6 +27,7 @@ class Workspace:
     store: Store
     dialect: Dialect
     create_seconds: float
+    role_seconds: float
     session_seconds: float
     page_core_list: bool
 
@@ -33,6 +35,10 @@ class Workspace:
         """Lets the time of one create pass, holding nothing that others need."""
         if self.create_seconds:
             time.sleep(self.create_seconds)
+
+    def work_on_role(self) -> None:
+        """Lets the time pass in which a key has no role yet, holding nothing that others need."""
+        time.sleep(self.role_seconds)
 
 
 @dataclass(frozen=True, slots=True)

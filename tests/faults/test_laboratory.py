@@ -1,0 +1,843 @@
+"""The laboratory itself: each fault as a bare client sees it, and what the store holds then."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPConnection, IncompleteRead, RemoteDisconnected
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
+
+import laboratory as module
+import pytest
+from laboratory import (
+    FAULTS,
+    PASSING,
+    BadGateway,
+    ClosedAfter,
+    ClosedBefore,
+    Empty,
+    ExpiredSession,
+    Failed,
+    Hang,
+    HtmlPage,
+    Laboratory,
+    Slow,
+    Throttled,
+    TokenBucket,
+    Truncated,
+    Unavailable,
+    every,
+    first_of,
+    handles,
+    is_write,
+    scripted,
+    seeded,
+)
+
+from provisioner.sandbox import Answer, Dialect, Request, Sandbox
+from provisioner.sandbox import workspace as workspace_module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DATE = "2031-01-01T00:00:00.417Z"
+TRUTH = object()
+DIALECTS = tuple(Dialect)
+REST = {
+    Dialect.LEGACY: "/rest/batch/apiKeys",
+    Dialect.CORE_1: "/rest/metadata/apiKeys",
+    Dialect.CORE: "/rest/metadata/apiKeys",
+}
+LIST = {**REST, Dialect.LEGACY: "/rest/apiKeys"}
+GRAPHQL = {Dialect.LEGACY: "/graphql", Dialect.CORE_1: "/metadata", Dialect.CORE: "/metadata"}
+QUESTION = {"query": "{__typename}"}
+SIGN_IN = (
+    "mutation($e:String!,$p:String!,$o:String!)"
+    "{getLoginTokenFromCredentials(email:$e,password:$p,origin:$o){loginToken{token}}}"
+)
+
+
+@dataclass
+class Told:
+    """An answer as it came over the socket."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """One connection that repeats nothing."""
+
+    def __init__(self, url: str, token: str | None, timeout: float = 30.0) -> None:
+        self.connection = HTTPConnection(url.removeprefix("http://"), timeout=timeout)
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def __call__(self, method: str, path: str, body: Any = None) -> Told:
+        raw = None if body is None else json.dumps(body)
+        headers = {**self.headers, "Content-Type": "application/json"}
+        self.connection.request(method, path, raw, headers)
+        answer = self.connection.getresponse()
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        assert len(headers) == len(answer.getheaders()), "a header came twice"
+        return Told(answer.status, headers, answer.read())
+
+
+class Bench:
+    """A laboratory and the requests that a test sends to it."""
+
+    def __init__(self, dialect: Dialect, **options: Any) -> None:
+        self.dialect = dialect
+        self.laboratory = Laboratory(dialect, **options)
+        self.clients: list[Client] = []
+
+    def __enter__(self) -> Self:
+        self.laboratory.__enter__()
+        self.token = self.laboratory.sandbox.session_token()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.laboratory.close()
+        for client in self.clients:
+            client.connection.close()
+
+    def client(self, token: str | None = "", **options: Any) -> Client:
+        client = Client(self.laboratory.url, self.token if token == "" else token, **options)
+        self.clients.append(client)
+        return client
+
+    def create(self, client: Client | None = None, name: str = "svc", *, rest: bool = True) -> Told:
+        """Sends one create, by REST or by GraphQL."""
+        record = {"name": name, "expiresAt": DATE}
+        if self.dialect is not Dialect.LEGACY:
+            record["roleId"] = self.laboratory.sandbox.role("Admin").id
+        client = client or self.client()
+        if rest:
+            body = [record] if self.dialect is Dialect.LEGACY else record
+            return client("POST", REST[self.dialect], body)
+        fields = ",".join(f"{key}:{json.dumps(value)}" for key, value in record.items())
+        argument = "data" if self.dialect is Dialect.LEGACY else "input"
+        query = f"mutation{{createApiKey({argument}:{{{fields}}}){{id}}}}"
+        return client("POST", GRAPHQL[self.dialect], {"query": query})
+
+    def look(self, client: Client | None = None) -> Told:
+        return (client or self.client())("GET", LIST[self.dialect])
+
+    def names(self) -> list[str]:
+        return [key.name for key in self.laboratory.sandbox.keys()]
+
+
+@pytest.fixture(params=DIALECTS)
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    with Bench(request.param) as found:
+        yield found
+
+
+@pytest.fixture
+def core() -> Iterator[Bench]:
+    with Bench(Dialect.CORE) as found:
+        yield found
+
+
+def said(bench: Bench, *, rest: bool) -> Told | type[Exception]:
+    """What one create is told, or how it failed."""
+    try:
+        return bench.create(rest=rest)
+    except (RemoteDisconnected, IncompleteRead) as error:
+        return type(error)
+
+
+def graphql_error(dialect: Dialect, message: str, code: str) -> Any:
+    extensions = {"code": code}
+    if dialect is not Dialect.LEGACY:
+        extensions["userFriendlyMessage"] = "An error occurred."
+    return {"errors": [{"message": message, "extensions": extensions}], "data": None}
+
+
+@pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
+@pytest.mark.parametrize("fault", PASSING, ids=repr)
+def test_only_a_fault_after_the_commit_leaves_the_key_made(bench, fault, rest):
+    """Whether a create was handled under each fault is what `handles` says of it."""
+    bench.laboratory.use(scripted({0: fault}))
+    said(bench, rest=rest)
+    bench.laboratory.quiet()
+    assert bench.names() == ["svc"] * handles(fault)
+    assert bench.laboratory.injected == {0: fault}
+
+
+def test_handled_faults_are_those_that_say_so():
+    """`handles` is right about each kind of fault."""
+    unhandled = {
+        ClosedBefore(),
+        BadGateway(),
+        Throttled("text"),
+        Throttled("headers"),
+        Throttled("graphql"),
+        Unavailable(),
+        Hang(committed=False),
+        ExpiredSession(),
+    }
+    assert {fault for fault in FAULTS if not handles(fault)} == unhandled
+    assert handles(None)
+
+
+@pytest.mark.parametrize("fault", [ClosedBefore(), ClosedAfter()], ids=repr)
+def test_a_closed_connection_carries_no_answer(bench, fault):
+    """The client finds the connection closed, and the journal notes an exchange of status 0."""
+    bench.laboratory.use(scripted({0: fault}))
+    assert said(bench, rest=True) is RemoteDisconnected
+    assert [one.status for one in bench.laboratory.journal] == [0]
+
+
+def test_an_error_after_the_commit_has_the_shape_of_its_endpoint(bench):
+    """REST answers 500 with `messages`, GraphQL with `errors` and the status that is asked for."""
+    bench.laboratory.use(scripted({0: Failed(), 1: Failed(), 2: Failed(graphql_status=200)}))
+    told = bench.create(rest=True)
+    assert told.status == 500
+    assert told.json == {
+        "statusCode": 500,
+        "error": "Error",
+        "messages": ["Query read timeout"],
+    }
+    for status in (500, 200):
+        told = bench.create(rest=False)
+        expected = graphql_error(bench.dialect, "Query read timeout", "INTERNAL_SERVER_ERROR")
+        assert (told.status, told.json) == (status, expected)
+
+
+@pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
+@pytest.mark.parametrize(
+    ("fault", "status", "wait"),
+    [
+        (BadGateway(), 502, None),
+        (BadGateway(committed=True), 502, None),
+        (Unavailable(retry_after=3), 503, "3"),
+        (Unavailable(committed=True, retry_after=4), 503, "4"),
+        (HtmlPage(), 200, None),
+    ],
+    ids=repr,
+)
+def test_a_proxy_answers_a_page(core, fault, status, wait, rest):
+    """Such an answer is HTML; only 503 names a wait."""
+    core.laboratory.use(scripted({0: fault}))
+    told = core.create(rest=rest)
+    assert told.status == status
+    assert told.headers["content-type"] == "text/html"
+    assert told.body.startswith(b"<html>")
+    assert told.headers.get("retry-after") == wait
+
+
+def test_an_empty_answer_is_a_whole_one(bench):
+    """HTTP 200, no content type and nothing in the body, on a connection that stays open."""
+    bench.laboratory.use(scripted({0: Empty()}))
+    client = bench.client()
+    told = bench.create(client)
+    assert (told.status, told.body, told.headers["content-length"]) == (200, b"", "0")
+    assert "content-type" not in told.headers
+    assert bench.look(client).status == 200
+
+
+def test_a_truncated_answer_promises_more_than_it_sends(bench):
+    """The length is that of the true answer, half of which arrives before the connection ends."""
+    bench.laboratory.use(scripted({0: Truncated()}))
+    with pytest.raises(IncompleteRead) as caught:
+        bench.create()
+    sent, missing = len(caught.value.partial), caught.value.expected
+    assert (b'"' in caught.value.partial, sent) == (True, (sent + missing) // 2)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(caught.value.partial)
+
+
+def test_a_truncated_empty_answer_promises_more_than_it_sends(core):
+    """Also an answer with nothing in it is cut: one byte is promised that never comes."""
+    core.laboratory.use(scripted({0: Truncated()}))
+    with pytest.raises(IncompleteRead) as caught:
+        core.client()("DELETE", f"/rest/metadata/apiKeys/{'0' * 8}-0000-4000-8000-{'0' * 12}")
+    assert (caught.value.partial, caught.value.expected) == (b"", 1)
+
+
+@pytest.mark.parametrize("form", ["text", "graphql"])
+def test_too_fast_on_rest_names_the_limit_in_the_text_alone(bench, form):
+    """Both forms without a header are the same on REST, which has no GraphQL errors."""
+    bench.laboratory.use(every(Throttled(form, requests=100, milliseconds=60_000)))
+    told = bench.create(rest=True)
+    assert told.status == 429
+    assert told.json == {
+        "statusCode": 429,
+        "error": "Error",
+        "messages": ["Limit reached (100 tokens per 60000 ms)"],
+    }
+    assert not [name for name in told.headers if "rate" in name or "retry" in name]
+
+
+@pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
+def test_too_fast_with_headers_names_the_wait_four_times(bench, rest):
+    """Header and body say the same seconds, and the reset lies as far ahead."""
+    bench.laboratory.use(every(Throttled("headers", retry_after=7, requests=50)))
+    before = time.time()
+    told = bench.create(rest=rest)
+    assert told.status == 429
+    assert told.json["messages"] == ["Limit reached (50 tokens per 1000 ms)"]
+    assert told.json["retryAfterSeconds"] == 7
+    names = ("retry-after", "x-ratelimit-limit", "x-ratelimit-remaining")
+    assert [told.headers[name] for name in names] == ["7", "50", "0"]
+    assert before + 7 <= int(told.headers["x-ratelimit-reset"]) <= time.time() + 8
+
+
+def test_too_fast_in_graphql_is_a_200(bench):
+    """Core says it by its code, legacy by a text alone."""
+    bench.laboratory.use(every(Throttled("graphql", requests=9, milliseconds=500)))
+    told = bench.create(rest=False)
+    expected = graphql_error(bench.dialect, "Limit reached (9 tokens per 500 ms)", "LIMIT_REACHED")
+    if bench.dialect is Dialect.LEGACY:
+        expected = {"errors": [{"message": "Too many requests."}], "data": None}
+    assert (told.status, told.json) == (200, expected)
+
+
+@pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
+def test_an_expired_session_reads_like_a_real_one(bench, rest):
+    """The answer is byte for byte that to a session that did expire."""
+    bench.laboratory.use(scripted({0: ExpiredSession()}))
+    told = bench.create(rest=rest)
+    expired = bench.laboratory.sandbox.session_token(seconds=-60)
+    real = bench.create(bench.client(expired), rest=rest)
+    assert (told.status, told.body) == (real.status, real.body)
+    assert told.headers["content-type"] == real.headers["content-type"]
+    assert b"Token has expired." in told.body
+    assert bench.names() == []
+    bench.create(rest=rest)
+    assert bench.names() == ["svc"]
+
+
+def test_a_session_may_expire_for_good(core):
+    """One credential is refused from then on; a new one works, and so does signing in."""
+    core.laboratory.use(scripted({1: ExpiredSession(for_good=True)}))
+    statuses = [core.look().status for _ in range(4)]
+    assert statuses == [200, 401, 401, 401]
+    assert sorted(core.laboratory.injected) == [1, 2, 3]
+    other = core.laboratory.sandbox.session_token("admin", seconds=1000)
+    assert core.look(core.client(other)).status == 200
+    core.laboratory.heal()
+    assert core.look().status == 200
+
+
+def test_a_sign_in_has_no_session_to_expire(bench):
+    """Where every request meets an expired session, one without a credential is handled."""
+    sandbox = bench.laboratory.sandbox
+    bench.laboratory.use(every(ExpiredSession()))
+    variables = {"e": sandbox.email, "p": sandbox.password, "o": sandbox.url}
+    told = bench.client(None)(
+        "POST", GRAPHQL[bench.dialect], {"query": SIGN_IN, "variables": variables}
+    )
+    path = "/metadata" if bench.dialect is not Dialect.LEGACY else "/graphql"
+    assert path == GRAPHQL[bench.dialect]
+    assert told.json["data"]["getLoginTokenFromCredentials"]["loginToken"]["token"]
+    assert bench.laboratory.injected == {}
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_slow_answer_takes_its_time_and_is_true(core, before):
+    """The answer comes that much later; the key is made before or after the wait, as asked."""
+    core.laboratory.use(scripted({0: Slow(30.0, before=before)}))
+    committed = threading.Event()
+    insert = core.laboratory.sandbox._store.insert
+
+    def noticed(keys):
+        insert(keys)
+        committed.set()
+
+    core.laboratory.sandbox._store.insert = noticed
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(core.create)
+        if before:
+            assert not committed.wait(0.1)
+        else:
+            assert committed.wait(5)
+        assert not answer.done()
+        core.laboratory.heal()
+        assert answer.result(5).status == 201
+    assert core.names() == ["svc"]
+    core.laboratory.use(scripted({1: Slow(0.05)}))
+    started = time.monotonic()
+    assert core.create().status == 201
+    assert time.monotonic() - started >= 0.05
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_hang_lasts_longer_than_its_client(core, committed):
+    """The client gives up and finds its key made or not; letting go makes no second one."""
+    core.laboratory.use(scripted({0: Hang(committed=committed)}))
+    with pytest.raises(TimeoutError):
+        core.create(core.client(timeout=0.2))
+    assert core.names() == ["svc"] * committed
+    assert core.laboratory.journal == []
+    with pytest.raises(TimeoutError):
+        core.laboratory.quiet(0.01)
+    core.laboratory.heal()
+    core.laboratory.quiet()
+    assert core.names() == ["svc"] * committed
+    assert [one.status for one in core.laboratory.journal] == [201 if committed else 0]
+
+
+def test_healing_answers_what_hangs_and_was_handled(core):
+    """A client that waits on gets the true answer in the end; one not handled a closed line."""
+    core.laboratory.use(scripted({0: Hang(), 1: Hang(committed=False)}))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(core.create)
+        while core.laboratory.arrived < 1:
+            assert not first.done()
+        second = pool.submit(core.create)
+        while core.laboratory.arrived < 2:
+            assert not second.done()
+        core.laboratory.heal()
+        assert first.result(5).status == 201
+        with pytest.raises(RemoteDisconnected):
+            second.result(5)
+
+
+def test_closing_leaves_no_thread_behind():
+    """A laboratory that ends while requests hang takes their threads with it, and at once."""
+    before = set(threading.enumerate())
+    with Bench(Dialect.CORE, plan=every(Hang())) as bench:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                bench.create(bench.client(timeout=0.1))
+        started = time.monotonic()
+    assert time.monotonic() - started < 5
+    assert set(threading.enumerate()) <= before
+
+
+def test_stopping_bears_a_client_that_was_killed():
+    """A connection that was reset while its request is under way does not upset the end."""
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def around(request: Request, inner: Any) -> Answer:
+        arrived.set()
+        assert go_on.wait(10)
+        return inner(request)
+
+    journal: list[Any] = []
+    with Sandbox(None, journal=journal, around=around) as sandbox:
+        client = Client(sandbox.url, None)
+        client.connection.request("GET", "/healthz")
+        assert arrived.wait(5)
+        linger = struct.pack("ii", 1, 0)  # a reset in place of an orderly end
+        client.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        client.connection.close()
+        # Only once the sandbox waits for it does the request go on.
+        threading.Timer(0.1, go_on.set).start()
+    assert [one.status for one in journal] == [200]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+def test_a_fault_can_be_pasted_into_a_test(fault):
+    """The `repr` of a fault is its source."""
+    assert eval(repr(fault), vars(module)) == fault
+
+
+def test_every_kind_of_fault_has_an_example():
+    """Whoever draws from `FAULTS` meets each kind, those that hold a request too."""
+    assert {type(fault) for fault in FAULTS} == set(module.Fault.__args__)
+    assert set(FAULTS) - set(PASSING) == {Hang(), Hang(committed=False)}
+
+
+def request(method: str = "POST", path: str = "/rest/apiKeys", body: bytes = b"") -> Request:
+    return Request(method, path, {}, "", "", body, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "write"),
+    [
+        (request("GET"), False),
+        (request("OPTIONS"), False),
+        (request("POST"), True),
+        (request("PATCH"), True),
+        (request("DELETE"), True),
+        (request("POST", "/metadata", b'{"query":"{apiKeys{id}}"}'), False),
+        (request("POST", "/metadata", b'{"query":"mutation{createApiKey}"}'), True),
+        (request("POST", "/graphql", b'{"query":"mutation{getLoginToken}"}'), False),
+        (request("POST", "/graphql", b'{"query":"mutation{getAuthTokens}"}'), False),
+    ],
+)
+def test_writes_are_told_from_the_rest(asked, write):
+    """REST by its method, GraphQL by its document; a sign-in changes nothing."""
+    assert is_write(asked) is write
+
+
+def drawn(plan: Any, numbers: range) -> dict[int, Any]:
+    return {number: plan(number, request()) for number in numbers}
+
+
+def test_a_seed_gives_the_same_faults_at_the_same_numbers():
+    """In whatever order requests are asked for, and another seed gives others."""
+    numbers = range(200)
+    one = drawn(seeded(7, 0.3), numbers)
+    assert drawn(seeded(7, 0.3), numbers[::-1]) == one
+    assert drawn(seeded(8, 0.3), numbers) != one
+    met = [fault for fault in one.values() if fault]
+    assert 30 <= len(met) <= 90
+    assert len(set(met)) > 8
+
+
+def test_a_seed_that_was_played_can_be_played_again_as_a_script(core):
+    """What `injected` holds is a script of the same faults at the same places."""
+
+    def play() -> list[Any]:
+        results: list[Any] = []
+        for _ in range(30):
+            told = said(core, rest=True)
+            results.append(told.status if isinstance(told, Told) else told)
+        return results
+
+    plan = seeded(3, 0.5, [fault for fault in PASSING if not isinstance(fault, Slow)])
+    core.laboratory.reset(plan)
+    first, script, made = play(), core.laboratory.injected, len(core.names())
+    assert 5 < len(script) < 25
+    core.laboratory.reset(scripted(eval(repr(script), vars(module))))
+    assert (play(), core.laboratory.injected, len(core.names())) == (first, script, made)
+
+
+def test_the_seed_is_blind_to_how_threads_run(core):
+    """Sixteen threads meet exactly the faults that one would: the numbers decide."""
+    plan = seeded(5, 0.4, [BadGateway(), Empty(), ClosedBefore()])
+    core.laboratory.use(plan)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: said(core, rest=True), range(64)))
+    expected = {number: fault for number, fault in drawn(plan, range(64)).items() if fault}
+    assert core.laboratory.injected == expected
+    assert core.laboratory.arrived == 64
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        scripted({1: BadGateway()}, only_writes=True),
+        seeded(0, 1.0, [BadGateway()], only_writes=True),
+        every(BadGateway(), only_writes=True),
+    ],
+    ids=["scripted", "seeded", "every"],
+)
+def test_a_plan_for_writes_lets_reads_through(core, plan):
+    """Reads meet nothing and are not counted, so that more of them move no fault."""
+    core.laboratory.use(plan)
+    assert [core.look().status for _ in range(3)] == [200] * 3
+    core.create()
+    assert core.look().status == 200
+    assert core.create().status == 502
+    assert 4 not in core.laboratory.injected
+
+
+def test_a_share_of_all_requests_meets_the_one_fault():
+    """`every` without a share spares no request, with one about that part of them."""
+    assert set(drawn(every(Empty()), range(50)).values()) == {Empty()}
+    assert 20 <= Counter(drawn(every(Empty(), 0.5), range(80)).values())[Empty()] <= 60
+
+
+def test_the_first_plan_that_has_a_fault_decides():
+    """Plans stand in a row, and one behind a fault is not asked: its bucket loses no token."""
+    bucket = TokenBucket(1, 60.0, clock=lambda: 0.0)
+    plan = first_of(scripted({0: Empty()}), bucket)
+    found = [plan(number, request()) for number in range(3)]
+    assert found[:2] == [Empty(), None]
+    assert isinstance(found[2], Throttled)
+    assert (bucket.admitted, bucket.refused) == (1, 1)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_client_can_be_killed_at_a_request(core, when):
+    """The kill happens before the request is handled or after its commit, without an answer.
+
+    Nothing is handled from then on until the laboratory is healed.
+    """
+    seen = []
+    core.laboratory.kill_at(1, when, lambda: seen.append(core.names()))
+    assert core.create().status == 201
+    made = ["svc", "svc"] if when == "after" else ["svc"]
+    for _ in range(3):
+        assert said(core, rest=True) is RemoteDisconnected
+        assert core.names() == made
+    assert seen == [made]
+    core.laboratory.heal()
+    assert core.create().status == 201
+    assert [one.status for one in core.laboratory.journal] == [201, 0, 0, 0, 201]
+
+
+def test_a_kill_may_count_writes_alone(core):
+    """The second write is the one, however many reads came before it."""
+    killed = []
+    core.laboratory.kill_at(1, "before", lambda: killed.append(True), only_writes=True)
+    assert [core.look().status, core.create().status, core.look().status] == [200, 201, 200]
+    assert not killed
+    assert said(core, rest=False) is RemoteDisconnected
+    assert killed
+    assert core.names() == ["svc"]
+
+
+def test_what_is_under_way_at_the_kill_goes_on(core):
+    """A create that a killed client had sent before is committed, as on a real server."""
+    core.laboratory.use(scripted({0: Slow(30.0, before=True)}))
+    core.laboratory.kill_at(1, "before", lambda: None)
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(core.create)
+        while core.laboratory.arrived < 1:
+            assert not under_way.done()
+        assert said(core, rest=True) is RemoteDisconnected
+        assert core.names() == []
+        core.laboratory.heal()
+        assert under_way.result(5).status == 201
+
+
+@pytest.mark.parametrize(("when", "made"), [("before", []), ("after", ["svc"])])
+def test_a_call_at_a_request_lets_it_go_on(core, when, made):
+    """The function sees the store of that moment, and the client gets its answer."""
+    seen = []
+    core.laboratory.call_at(0, when, lambda: seen.append(core.names()))
+    assert [core.create().status, core.create().status] == [201, 201]
+    assert seen == [made]
+
+
+def test_a_full_bucket_lets_a_burst_through_and_then_refills():
+    """Of 10 requests in 5 s: ten at once, then one every half second, never more than ten."""
+    clock = SimpleNamespace(now=100.0)
+    bucket = TokenBucket(10, 5.0, clock=lambda: clock.now)
+
+    def let_through(count: int) -> int:
+        return sum(bucket(0, request()) is None for _ in range(count))
+
+    assert let_through(15) == 10
+    assert (bucket.admitted, bucket.refused) == (10, 5)
+    clock.now += 0.499
+    assert let_through(1) == 0
+    clock.now += 0.001
+    assert let_through(3) == 1
+    clock.now += 1.75
+    assert let_through(9) == 3
+    clock.now += 0.25
+    assert let_through(9) == 1
+    clock.now += 3600
+    assert let_through(99) == 10
+
+
+@pytest.mark.parametrize("form", ["text", "headers", "graphql"])
+def test_an_empty_bucket_names_its_limit_and_the_whole_seconds_to_the_next_token(form):
+    """100 a minute are 100 tokens per 60000 ms; a wait of 0.6 s is named as one second."""
+    bucket = TokenBucket(100, 60.0, form, clock=lambda: 0.0)
+    found = [bucket(0, request()) for _ in range(101)]
+    assert found == [None] * 100 + [Throttled(form, 1, 100, 60_000)]
+
+
+@pytest.mark.parametrize(("requests", "seconds", "wait"), [(1, 3.0, 3), (2, 3.0, 2), (4, 1.0, 1)])
+def test_waits_are_rounded_up(requests, seconds, wait):
+    """A client that waits as long as it is told to finds a token, and waits no second more."""
+    clock = SimpleNamespace(now=0.0)
+    bucket = TokenBucket(requests, seconds, "headers", clock=lambda: clock.now)
+    found = [bucket(0, request()) for _ in range(requests + 1)]
+    assert found[-1].retry_after == wait
+    clock.now += wait
+    assert bucket(0, request()) is None
+
+
+def test_a_refill_in_many_steps_adds_up():
+    """Ten tenths of a second are a second: rounding of floats costs no token."""
+    clock = SimpleNamespace(now=0.0)
+    bucket = TokenBucket(1, 1.0, clock=lambda: clock.now)
+    assert bucket(0, request()) is None
+    for _ in range(9):
+        clock.now += 0.1
+        assert bucket(0, request()) is not None
+    clock.now += 0.1
+    assert bucket(0, request()) is None
+
+
+def test_a_bucket_looks_and_takes_in_one_step():
+    """No two threads are in it at once, whoever calls it."""
+    inside: list[int] = []
+    seen = []
+
+    def clock() -> float:
+        inside.append(1)
+        time.sleep(0.001)  # lets another thread in, if there is a way in
+        seen.append(len(inside))
+        inside.pop()
+        return 0.0
+
+    bucket = TokenBucket(5, 60.0, clock=clock)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: bucket(number, request()), range(40)))
+    assert set(seen) == {1}
+    assert found.count(None) == 5
+
+
+def test_a_bucket_counts_right_under_many_threads(core):
+    """Of 80 requests of 16 threads exactly as many pass as there are tokens."""
+    bucket = TokenBucket(30, 60.0, clock=lambda: 0.0)
+    core.laboratory.use(bucket)
+    with ThreadPoolExecutor(16) as pool:
+        statuses = Counter(pool.map(lambda _: core.look().status, range(80)))
+    assert statuses == {200: 30, 429: 50}
+    assert (bucket.admitted, bucket.refused) == (30, 50)
+
+
+@dataclass
+class Held:
+    """Stands for the clock of a sandbox: a wait for a role ends when the test says so."""
+
+    began: threading.Event
+    go_on: threading.Event
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds == 0.1
+        self.began.set()
+        assert self.go_on.wait(10)
+
+
+@pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
+def test_a_role_appears_after_its_key(monkeypatch, rest):
+    """On 2.21 others see the key before its role: no role has it, and asking for it fails."""
+    held = Held(threading.Event(), threading.Event())
+    monkeypatch.setattr(workspace_module, "time", held)
+    with Bench(Dialect.CORE, role_seconds=0.1) as bench, ThreadPoolExecutor(1) as pool:
+        watcher = bench.client()
+
+        def ask(query: str) -> Any:
+            return watcher("POST", "/metadata", {"query": query}).json
+
+        answer = pool.submit(bench.create, rest=rest)
+        assert held.began.wait(5)
+        both = ask("{apiKeys{id name} getRoles{label apiKeys{id}}}")["data"]
+        [key] = both["apiKeys"]
+        assert [role["apiKeys"] for role in both["getRoles"]] == [[]] * len(both["getRoles"])
+        failed = ask("{apiKeys{id role{label}}}")
+        assert failed["data"] is None
+        assert failed["errors"][0]["message"] == f"API key {key['id']} has no role assigned"
+        assert not answer.done()
+        held.go_on.set()
+        assert answer.result(5).status == (201 if rest else 200)
+        found = ask("{apiKeys{name role{label}}}")["data"]["apiKeys"]
+        assert found == [{"name": "svc", "role": {"label": "Admin"}}]
+
+
+@pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE_1])
+def test_older_servers_make_a_key_and_its_role_at_once(monkeypatch, dialect):
+    """`role_seconds` says nothing to the dialects that do not have that moment."""
+    monkeypatch.setattr(workspace_module, "time", None)
+    with Bench(dialect, role_seconds=5.0) as bench:
+        assert bench.create().status == 201
+        assert bench.names() == ["svc"]
+
+
+def test_a_role_that_does_not_exist_leaves_no_key_behind(monkeypatch):
+    """On 2.21 too the role is looked at before a row is written, and nothing is waited for."""
+    monkeypatch.setattr(workspace_module, "time", None)
+    with Bench(Dialect.CORE, role_seconds=0.1) as bench:
+        record = {
+            "name": "svc",
+            "expiresAt": DATE,
+            "roleId": str(uuid.uuid4()),
+        }
+        told = bench.client()("POST", REST[Dialect.CORE], record)
+        assert told.json["messages"] == ["Could not find role for given roleId"]
+        assert bench.names() == []
+
+
+def test_a_laboratory_is_as_new_after_a_reset(bench):
+    """Keys, journal, numbers, faults and hooks are gone; sessions and the kept names stay."""
+    laboratory = bench.laboratory
+    laboratory.use(scripted({1: BadGateway(), 2: ExpiredSession(for_good=True)}))
+    laboratory.kill_at(9, "before", lambda: None)
+    bench.create(name="one")
+    bench.create(name="two")
+    bench.create(name="three")
+    laboratory.sandbox.seed(["kept"])
+    laboratory.reset(scripted({0: Empty()}), keep=["kept"])
+    assert bench.names() == ["kept"]
+    assert (laboratory.journal, laboratory.arrived, laboratory.injected) == ([], 0, {})
+    assert bench.create(name="four").body == b""
+    for _ in range(9):
+        assert bench.create(name="five").status in {200, 201}
+    assert len(laboratory.journal) == 10
+
+
+def test_a_reset_waits_for_the_last_scenario():
+    """A create that is committed only after its client left puts no key into the next one."""
+    with Bench(Dialect.CORE, plan=every(Slow(30.0, before=True)), create_seconds=0.1) as bench:
+        committed = threading.Event()
+        bench.laboratory.call_at(0, "after", committed.set)
+        with pytest.raises(TimeoutError):
+            bench.create(bench.client(timeout=0.1))
+        assert not committed.is_set()
+        bench.laboratory.reset()
+        assert committed.is_set()
+        assert (bench.names(), bench.laboratory.journal) == ([], [])
+        assert bench.laboratory.arrived == 0
+
+
+def test_live_keys_are_neither_revoked_nor_deleted_nor_expired(bench):
+    """Those that live are found by their names, twins together."""
+    sandbox = bench.laboratory.sandbox
+    twins = sandbox.seed(["twin", "twin"])
+    sandbox.seed(["revoked"], revoked_at=DATE)
+    sandbox.seed(["expired"], expires_at="2020-01-01T00:00:00.000Z")
+    sandbox.seed(["alone"])
+    if bench.dialect is Dialect.LEGACY:
+        [gone] = sandbox.seed(["deleted"])
+        document = {"query": f'mutation{{deleteApiKey(id:"{gone}"){{id}}}}'}
+        assert bench.client()("POST", "/graphql", document).status == 200
+    live = bench.laboratory.live()
+    assert {name: len(keys) for name, keys in live.items()} == {"twin": 2, "alone": 1}
+    assert {key.id for key in live["twin"]} == set(twins)
+
+
+def test_numbers_count_in_the_order_of_arrival(core):
+    """A request that waits keeps its number: later ones have later ones."""
+    core.laboratory.use(scripted({0: Hang(), 2: BadGateway()}))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(core.create)
+        while core.laboratory.arrived < 1:
+            assert not first.done()
+        assert [core.look().status, core.look().status] == [200, 502]
+        core.laboratory.heal()
+        assert first.result(5).status == 201
+
+
+def test_what_stands_around_may_change_an_answer_and_is_served_as_it_says():
+    """The seam of the sandbox: an own `Content-Length` is no second one, `close` closes."""
+
+    def around(request: Request, inner: Any) -> Answer:
+        answer = inner(request)
+        headers = (*answer.headers, ("content-length", "2"), ("Connection", "close"))
+        return Answer(299, b"{}", headers)
+
+    with Sandbox(None, around=around) as sandbox:
+        client = Client(sandbox.url, None)
+        told = client("GET", "/healthz")
+        assert (told.status, told.body) == (299, b"{}")
+        assert told.headers["content-length"] == "2"
+        assert client.connection.sock is None
+
+
+def test_a_mistake_around_is_no_closed_connection_by_design(caplog):
+    """Only a `ConnectionError` is a fault; any other exception is logged and not noted."""
+
+    def around(request: Request, inner: Any) -> Answer:
+        raise LookupError("a mistake")
+
+    journal: list[Any] = []
+    with Sandbox(None, journal=journal, around=around) as sandbox:
+        client = Client(sandbox.url, None)
+        with pytest.raises(RemoteDisconnected):
+            client("GET", "/healthz")
+    assert journal == []
+    assert "the sandbox failed to answer" in caplog.text
