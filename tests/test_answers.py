@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provisioner.twenty import transport
 from provisioner.twenty.answers import (
     UNREADABLE,
     Answer,
@@ -85,21 +88,44 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
         (429, '{"messages":["Limit reached (100 tokens per 60000 ms)"]}', {}, None, Rate(100, 60)),
         (429, "<html>slow down</html>", {}, None, None),
         (429, "{}", {"retry_after": 7.0}, 7.0, None),
+        (429, "{}", {"retry_after": 7.0, "limit": 100}, 7.0, Rate(100, 60)),
+        (429, '{"retryAfterSeconds": 2}', {"limit": 50}, 2.0, Rate(50, 60)),
+        (429, '{"messages":["Limit reached (9 tokens per 1000 ms)"]}', {"limit": 100}, None)
+        + (Rate(9, 1),),
+        (429, "{}", {"limit": 0}, None, None),
         (429, '{"retryAfterSeconds": 3}', {}, 3.0, None),
         (429, '{"retryAfterSeconds": 1%s}' % ("0" * 400), {}, None, None),
         (429, '{"messages":["Limit reached (%s tokens per 1 ms)"]}' % ("9" * 400), {}, None, None),
         (200, '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}', {}, None, None),
         (200, '{"errors":[{"message":"Too many requests."}],"data":null}', {}, None, None),
         (503, "", {"retry_after": 1.0}, 1.0, None),
+        (503, "", {"retry_after": 1.0, "limit": 100}, 1.0, None),
     ],
 )
 def test_throttling_is_known_in_every_form(
     status: int, body: str, more: dict[str, float], wait: float | None, rate: Rate | None
 ) -> None:
-    """429 with and without a wait, GraphQL's two texts, and 503 with one (not recorded)."""
+    """429 with and without numbers, GraphQL's two texts, and 503 with a wait (not recorded)."""
     found = answer(status, body, **more)
     assert throttling(found) == Throttling(wait, rate, unhandled=status != 503)
     assert refusal_code(found) == ("rate_limited" if status != 503 else "server_error")
+
+
+@pytest.mark.parametrize(
+    ("header", "limit"),
+    [("100", 100), (" 50 ", 50), ("100;w=60", None), ("-1", None), ("9" * 10, None), ("", None)],
+)
+def test_the_limit_is_read_from_its_header(header: str, limit: int | None) -> None:
+    """Newest servers say how many requests a minute they allow; what is no number says nothing."""
+    response = requests.Response()
+    response.status_code = 429
+    response.headers["X-RateLimit-Limit"] = header
+    response.headers["Retry-After"] = "2"
+    response.elapsed = timedelta(milliseconds=250)
+    found = transport._answer(response, b"{}")
+    assert (found.limit, found.retry_after, found.took) == (limit, 2.0, 0.25)
+    del response.headers["X-RateLimit-Limit"]
+    assert transport._answer(response, b"{}").limit is None
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _QUOTED = 300
 _LONGEST = 1e9
+_MINUTE = 60.0
 _LIMIT_TEXT = re.compile(r"Limit reached \(([0-9]{1,9}) tokens per ([0-9]{1,9}) ms\)")
 _THROTTLED_TEXTS = ("Limit reached", "Too many requests")
 _STATUS_OK = 200
@@ -63,6 +64,8 @@ class Answer:
         excerpt: the beginning of the body as text without control characters, for messages.
         moment: the server's `Date`, to the second, where it sent one.
         retry_after: seconds that the server asks to wait, where it does.
+        limit: requests a minute that the server says it allows, where it does.
+        took: seconds from when the request left until the answer began.
         location: where a redirect points.
     """
 
@@ -71,6 +74,8 @@ class Answer:
     excerpt: str
     moment: datetime | None = None
     retry_after: float | None = None
+    limit: int | None = None
+    took: float = 0.0
     location: str | None = None
 
     @property
@@ -82,6 +87,11 @@ class Answer:
     def server_failed(self) -> bool:
         """Whether the server itself, or a proxy in front of it, gave up."""
         return self.status >= _SERVER_ERRORS or self.status == _REQUEST_TIMEOUT
+
+    @property
+    def lost(self) -> bool:
+        """Whether what the request came to is not in it: a failed server, or no JSON."""
+        return self.server_failed or (self.ok and self.body is UNREADABLE)
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -122,6 +132,14 @@ class Answer:
         """GraphQL's `data`, or None where it is missing or null."""
         data = self.body.get("data") if isinstance(self.body, dict) else None
         return data if isinstance(data, dict) else None
+
+    @property
+    def begun(self) -> bool:
+        """Whether GraphQL began to carry out the document: only then is there any `data`, or null.
+
+        What is refused before has none (`135`, `165` of core-2.21; `185` of core-1 has null).
+        """
+        return isinstance(self.body, dict) and "data" in self.body
 
     @property
     def holds_data(self) -> bool:
@@ -186,7 +204,11 @@ def throttling(answer: Answer) -> Throttling | None:
     ):
         return None
     found = next(filter(None, (_LIMIT_TEXT.search(text) for text in answer.errors)), None)
-    rate = Rate(max(1, int(found[1])), max(1, int(found[2])) / 1000) if found else None
+    rate: Rate | None = None
+    if found:
+        rate = Rate(max(1, int(found[1])), max(1, int(found[2])) / 1000)
+    elif unhandled and answer.limit:
+        rate = Rate(answer.limit, _MINUTE)
     wait = answer.retry_after
     if wait is None and isinstance(answer.body, dict):
         seconds = answer.body.get("retryAfterSeconds")
@@ -240,6 +262,15 @@ def refusal_code(answer: Answer) -> RefusalCode:  # noqa: PLR0911 - one line for
     if answer.errors:
         return "rejected"
     return "unexpected_answer"
+
+
+def may_pass(answer: Answer) -> bool:
+    """Whether what changes nothing may be sent again, because the server stumbled over itself.
+
+    GraphQL says with 200 and `INTERNAL_SERVER_ERROR` what REST says with 500.
+    """
+    stumbled = answer.ok and "INTERNAL_SERVER_ERROR" in answer.codes
+    return answer.lost or (stumbled and refusal_code(answer) == "rejected")
 
 
 _ADVICE: dict[RefusalCode, tuple[str, str]] = {
