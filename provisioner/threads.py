@@ -1,0 +1,79 @@
+"""Work done side by side in threads that do not keep the process alive."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Executor, Future
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Threads(Executor):
+    """Runs what is submitted, so many at a time; a stopped run may leave it behind at work.
+
+    The executor of the standard library has the interpreter wait for its threads at the end,
+    however long a server keeps them.
+
+    Args:
+        most: threads at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], None]] | None] = SimpleQueue()
+        self._closed = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Has a thread call the function.
+
+        Raises:
+            RuntimeError: after the shutdown.
+        """
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - whoever asks the future gets it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("submitted after the shutdown")
+            self._work.put((future, run))
+            if len(self._threads) < self._most:
+                thread = threading.Thread(target=self._serve, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the base's
+        """Takes no more work; waits for what was submitted unless told otherwise."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                while cancel_futures and not self._work.empty():
+                    work = self._work.get()
+                    if work is not None:
+                        work[0].cancel()
+                for _ in self._threads:
+                    self._work.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, run = work
+            if future.set_running_or_notify_cancel():
+                run()
