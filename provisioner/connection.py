@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
     from provisioner.desired import Environment
     from provisioner.fleet import Connect
+    from provisioner.stop import Stop
     from provisioner.twenty.workspace import Workspace
 
 _A_DAY = 86_400.0
 
 
-def opener(root: Path) -> Connect:
+def opener(root: Path, stop: Stop) -> Connect:
     """What opens workspaces; the embedded Twenty keeps its state in `.provision/` under root."""
 
     def open_workspace(environment: Environment, stack: ExitStack) -> Workspace:
         if environment.embedded:
             address, token = _start_embedded(environment, root, stack)
-            workspace = connect(environment, address, SessionToken(token))
+            workspace = connect(environment, address, SessionToken(token), stop)
         elif environment.credential is None:
             raise WorkspaceError(
                 "auth_missing",
@@ -34,7 +35,7 @@ def opener(root: Path) -> Connect:
                 remedy="Write `auth:` for this environment.",
             )
         else:
-            workspace = connect(environment, environment.url, environment.credential)
+            workspace = connect(environment, environment.url, environment.credential, stop)
         stack.callback(workspace.close)
         return workspace
 

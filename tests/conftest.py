@@ -6,6 +6,7 @@ import socket
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from provisioner.desired import ApiToken, Environment, Limits, SessionToken, SignIn
 from provisioner.sandbox import Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
+from provisioner.stop import Stop
 from provisioner.twenty.connect import connect
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Workspace
 
 DIALECTS = tuple(Dialect)
+HURRY = 50.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", None)
 
 
@@ -60,6 +63,25 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
 
 
+class Hurried(Stop):
+    """A stop whose waits are a fiftieth, by a clock that runs as fast.
+
+    How long they are is asked where that is the promise.
+    """
+
+    def now(self) -> float:
+        return HURRY * super().now()
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds / HURRY)
+
+
+@pytest.fixture
+def hurried() -> type[Hurried]:
+    """The stop of runs in which nobody counts the seconds."""
+    return Hurried
+
+
 @dataclass
 class Served:
     """A running sandbox, its journal, and ways to its workspace."""
@@ -82,8 +104,9 @@ class Served:
                 return SignIn(Secret(self.sandbox.email), Secret(self.sandbox.password))
 
     def workspace(self, kind: str = "session", **changes: Any) -> Workspace:
+        stop = changes.pop("stop", None) or Hurried()
         environment = self.environment(**changes)
-        opened = connect(environment, self.sandbox.url, self.credential(kind))
+        opened = connect(environment, self.sandbox.url, self.credential(kind), stop)
         self.stack.callback(opened.close)
         return opened
 
@@ -130,7 +153,8 @@ class Scripted:
     """A server that says exactly what its script says, one entry for each request.
 
     An entry is bytes to send before the connection closes, or None to close without a word, or
-    an event to wait for before that.
+    an event to wait for before that. After the script every connection is closed without a word,
+    and its request is noted all the same.
     """
 
     script: list[bytes | threading.Event | None]
@@ -155,7 +179,7 @@ class Scripted:
         return f"http://{host}:{port}"
 
     def _serve(self) -> None:
-        for entry in self.script:
+        for entry in chain(self.script, repeat(None)):
             try:
                 connection, _ = self._socket.accept()
             except OSError:

@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,26 +17,23 @@ from provisioner.desired import Environment, Limits
 from provisioner.errors import WorkspaceError
 from provisioner.secret import Secret
 from provisioner.twenty import transport as transport_module
+from provisioner.twenty.answers import UNREADABLE
 from provisioner.twenty.transport import LostAnswerError, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between repeats are counted elsewhere; here they only take time."""
-    monkeypatch.setattr(transport_module, "_FIRST_WAIT", 0.001)
+    from provisioner.stop import Stop
 
 
 @pytest.fixture
-def to() -> Iterator[Callable[..., Transport]]:
+def to(hurried) -> Iterator[Callable[..., Transport]]:
     opened: list[Transport] = []
 
-    def make(url: str, **changes: object) -> Transport:
+    def make(url: str, stop: Stop | None = None, **changes: object) -> Transport:
         environment = Environment(name="shop", url=url, **changes)  # type: ignore[arg-type]
-        opened.append(Transport(environment, url))
+        opened.append(Transport(environment, url, stop or hurried()))
         return opened[-1]
 
     yield make
@@ -113,11 +111,83 @@ def test_reads_are_not_repeated_for_ever(scripted, answer, to) -> None:
     assert len(gone.requests) == 4
 
 
-def test_a_failure_of_the_server_is_no_reason_to_repeat_a_write(scripted, answer, to) -> None:
-    """A 500 may come after the commit."""
-    server = scripted(answer(500, "{}"), answer(200, "{}"))
-    assert to(server.url).send("POST", "/", body={}, repeatable=False).status == 500
+@pytest.mark.parametrize("body", ["", "<html>", '{"data":', "\xff"])
+def test_an_answer_that_is_no_json_is_asked_for_again_by_a_reader(
+    scripted, answer, to, body
+) -> None:
+    """A 200 of a proxy, or one cut short: a reader asks again, four times in all."""
+    server = scripted(answer(200, body), answer(201, body), answer(200, "[]"))
+    assert to(server.url).send("GET", "/", repeatable=True).body == []
+    assert len(server.requests) == 3
+    stubborn = scripted(*[answer(200, body)] * 9)
+    assert to(stubborn.url).send("GET", "/", repeatable=True).body is UNREADABLE
+    assert len(stubborn.requests) == 4
+
+
+@pytest.mark.parametrize("status", [302, 400, 404])
+def test_a_refusal_that_is_no_json_is_not_asked_for_again(scripted, answer, to, status) -> None:
+    """It says what it says by its status."""
+    server = scripted(answer(status, "<html>"))
+    assert to(server.url).send("GET", "/", repeatable=True).status == status
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("said", [(500, "{}"), (408, ""), (200, "<html>"), (201, "")])
+def test_a_failure_of_the_server_is_no_reason_to_repeat_a_write(scripted, answer, to, said) -> None:
+    """A 500 may come after the commit, and so may an answer that nobody can read."""
+    server = scripted(answer(*said), answer(200, "{}"))
+    assert to(server.url).send("POST", "/", body={}, repeatable=False).status == said[0]
+    assert len(server.requests) == 1
+
+
+def test_after_a_stop_nothing_goes_out_that_must_not_be_repeated(scripted, answer, to, hurried):
+    """What only looks, and what may be made twice, still does: the run must learn how it ends."""
+    stop = hurried()
+    server = scripted(None, answer(200, "[]"))
+    transport = to(server.url, stop)
+    stop.ask()
+    with pytest.raises(WorkspaceError) as caught:
+        transport.send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "stopped"
+    assert server.requests == []
+    assert transport.send("GET", "/", repeatable=True).body == []
+    assert len(server.requests) == transport.requests_sent == 2
+
+
+def test_a_write_that_waits_for_its_turn_is_not_sent_after_a_stop(scripted, answer, to, hurried):
+    """Told to slow down and then to stop: it was refused unhandled, and it does not wait on."""
+    asleep = threading.Event()
+
+    class Telling(hurried):
+        def sleep(self, seconds: float) -> None:
+            asleep.set()
+            super().sleep(seconds)
+
+    stop = Telling()
+    server = scripted(answer(429, "{}", Retry_After="170"))
+    transport = to(server.url, stop)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(transport.send, "POST", "/", body={}, repeatable=False)
+        assert asleep.wait(5)
+        stop.ask()
+        with pytest.raises(WorkspaceError) as caught:
+            sent.result(1)
+    assert caught.value.slug == "stopped"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("several", [True, False])
+def test_a_document_of_several_is_not_sent_again_once_it_began(
+    scripted, answer, to, begun, several
+) -> None:
+    """Refused for its speed in the middle, with `data` in the answer: part of it may be done."""
+    said = '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]%s}'
+    said = said % (',"data":null' if begun else "")
+    server = scripted(answer(200, said), answer(201, "{}"))
+    got = to(server.url).send("POST", "/", body={}, repeatable=False, several=several)
+    again = not (begun and several)
+    assert (got.status, len(server.requests)) == ((201, 2) if again else (200, 1))
 
 
 def test_a_silent_server_times_out(scripted, to) -> None:

@@ -13,23 +13,27 @@ from provisioner.twenty.wire import Wire
 
 if TYPE_CHECKING:
     from provisioner.desired import Credential, Environment
+    from provisioner.stop import Stop
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.workspace import Workspace
 
 
-def connect(environment: Environment, address: str, credential: Credential) -> Workspace:
+def connect(
+    environment: Environment, address: str, credential: Credential, stop: Stop
+) -> Workspace:
     """The workspace of an environment, signed in to and with its generation known.
 
     Args:
         environment: its limits, headers, pin and declared generation.
         address: where its server listens; the embedded one's differs from its url.
         credential: what opens it.
+        stop: once it is asked for, no key is begun.
 
     Raises:
         WorkspaceError: when the server cannot be reached or does not let us in.
         RefusedError: when the credential belongs to another workspace than the pinned one.
     """
-    transport = Transport(environment, address)
+    transport = Transport(environment, address, stop)
     try:
         wire = Wire(transport, pass_for(credential, transport))
         _hold_pin(environment, wire)

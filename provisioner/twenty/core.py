@@ -6,44 +6,29 @@ much comes back (docs/twenty-api.md, "Generations").
 
 from __future__ import annotations
 
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.errors import WorkspaceError
-from provisioner.failure import Failure, failure_of
 from provisioner.observed import HiddenRoles, KnownRoles, Observation
-from provisioner.twenty.answers import refusal_code
+from provisioner.twenty.core_creation import KEY, SELECTION, Creation
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import HalfRecordError, listed, read_key, read_roles, record_id
-from provisioner.twenty.transport import LostAnswerError
+from provisioner.twenty.sending import read_each, unsent
 from provisioner.twenty.wire import moment_of
-from provisioner.twenty.workspace import WITH_PERMISSIONS, Created, NotCreated, unknown
+from provisioner.twenty.workspace import WITH_PERMISSIONS, NotCreated, NotSent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from provisioner.desired import Depth, Limits
     from provisioner.observed import ObservedKey, Roles
     from provisioner.twenty.answers import Answer
+    from provisioner.twenty.core_creation import Join
     from provisioner.twenty.wire import Wire
-    from provisioner.twenty.workspace import Json, NewKey, Outcome, Record
+    from provisioner.twenty.workspace import Json, Ledger, NewKey, Record
 
-_KEY = "id name expiresAt revokedAt createdAt updatedAt"
-_ROLE = "id label description icon isEditable canBeAssignedToApiKeys canUpdateAllSettings"
-_FLAGS = (
-    "canAccessAllTools canReadAllObjectRecords canUpdateAllObjectRecords "
-    "canSoftDeleteAllObjectRecords canDestroyAllObjectRecords"
-)
-_SELECTION: dict[Depth, str] = {
-    0: _KEY,
-    1: f"{_KEY} role{{{_ROLE}}}",
-    2: f"{_KEY} role{{{_ROLE} {_FLAGS}}}",
-}
-"""Fields that 1.10 and 2.21 fill inside `ApiKey.role` (`913` to `915`)."""
-
-_CREATE = "mutation($input:CreateApiKeyInput!){createApiKey(input:$input){%s}}"
+_ONE = "query($input:GetApiKeyInput!){apiKey(input:$input){%s}}"
+_REVOKE = "mutation($input:RevokeApiKeyInput!){revokeApiKey(input:$input){id revokedAt}}"
 _LIST = "{apiKeys{%s} %s{id label canBeAssignedToApiKeys apiKeys{id}}}"
 _PERMISSIONS = (
     "{getRoles{id permissionFlags{id flag} "
@@ -54,9 +39,11 @@ _PERMISSIONS = (
 _KEYS_ALONE = "/rest/metadata/apiKeys?limit=200"
 """A bare array on 1.10 and 2.21; pages of at most 200 since about 2.4x (not recorded)."""
 
-# Said before a create runs, in every recorded version: the key was certainly not made.
-_REFUSED_CODES = frozenset({"GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "BAD_USER_INPUT"})
-_REFUSED_TEXTS = ("Cannot query field", "Unknown type", "Unknown argument", "Syntax Error")
+_NO_ROLE_YET = "has no role assigned"
+"""Said of a list that met a key which is just being created elsewhere (not recorded)."""
+
+_LOOKS = 10
+_BETWEEN_LOOKS = 0.3
 
 
 class CoreWorkspace:
@@ -67,6 +54,9 @@ class CoreWorkspace:
     def __init__(self, wire: Wire, limits: Limits) -> None:
         self._wire = wire
         self._limits = limits
+        self._takes_several: bool | None = None
+        self._sources: tuple[str, ...] = ("getRoles", "getApiKeyRoles")
+        self._known_permissions: dict[str, Record] | None = None
 
     def close(self) -> None:
         """Closes all connections."""
@@ -77,42 +67,69 @@ class CoreWorkspace:
 
         Never `role` inside the list: one key without a role makes that fail as a whole.
         """
-        for source in ("getRoles", "getApiKeyRoles"):
-            answer = self._wire.query(_LIST % (_KEY, source))
+        while self._sources:
+            source = self._sources[0]
+            answer = self._listed(_LIST % (KEY, source))
             if answer.ok and answer.data is not None and not answer.errors:
                 return self._observed(answer, answer.data.get(source))
             code = self._wire.explain(answer)[0]
             if code != "permission_denied" and not answer.says(("Cannot query field",)):
                 raise self._refused(answer)
+            self._sources = self._sources[1:]
         return self._keys_alone()
 
-    def create_many(
-        self, keys: Sequence[NewKey], settled: Callable[[int], None]
-    ) -> tuple[Outcome, ...]:
-        """One request a key, as many at a time as the limits allow."""
-        needed = any(key.depth == WITH_PERMISSIONS for key in keys)
-        permissions = self._permissions() if needed else {}
-
-        def create(key: NewKey) -> Outcome:
-            if key.depth != WITH_PERMISSIONS:
-                outcome = self._create(key)
-            elif isinstance(permissions, Failure):
-                outcome = NotCreated(permissions)
+    def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
+        """Documents of several creates where the server takes them, else one request a key."""
+        ready = list(keys)
+        join: Join = _as_it_is
+        if any(key.depth == WITH_PERMISSIONS for key in ready):
+            permissions = self._permissions()
+            if isinstance(permissions, dict):
+                join = _with_permissions(permissions)
             else:
-                outcome = _joined(self._create(key), permissions)
-            settled(1)
-            return outcome
-
-        with ThreadPoolExecutor(max_workers=self._limits.parallel) as pool:
-            return self._told_apart(tuple(pool.map(create, keys)))
-
-    def _told_apart(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """One id for two keys is no proof of either."""
-        times = Counter(one.id for one in outcomes if isinstance(one, Created))
-        lost = unknown(f"{self._wire.environment} showed one id for several keys.")
-        return tuple(
-            lost if isinstance(one, Created) and times[one.id] > 1 else one for one in outcomes
+                for key in ready:
+                    if key.depth == WITH_PERMISSIONS:
+                        ledger.settle(key, permissions)
+                ready = [key for key in ready if key.depth != WITH_PERMISSIONS]
+        creation = Creation(
+            self._wire, self._limits, ledger, join=join, takes_several=self._takes_several
         )
+        creation.send_all(ready)
+        self._takes_several = creation.takes_several
+
+    def records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
+        """One query a key, and one for the permissions (`200`, core-1 `205`)."""
+        join: Join = _as_it_is
+        if WITH_PERMISSIONS in wanted.values():
+            permissions = self._permissions()
+            if isinstance(permissions, dict):
+                join = _with_permissions(permissions)
+
+        def read(key_id: str, depth: Depth) -> Record | None:
+            answer = self._wire.query(_ONE % SELECTION[depth], {"input": {"id": key_id}})
+            found = record_id((answer.data or {}).get("apiKey"))
+            if found is None or answer.errors:
+                return None
+            return join(found[1]) if depth == WITH_PERMISSIONS else found[1]
+
+        return read_each(wanted, read, self._limits.parallel)
+
+    def revoke(self, key_id: str) -> None:
+        """One mutation; again moves the date (`208`, `209`)."""
+        answer = self._wire.mutate(_REVOKE, {"input": {"id": key_id}})
+        # Null for an id that is no more (`210`), which is as good as revoked.
+        if answer.errors or "revokeApiKey" not in (answer.data or {}):
+            raise self._wire.refused(answer)
+
+    def _listed(self, document: str) -> Answer:
+        """The answer to a list, asked for again while it fails for a key that is being created."""
+        answer = self._wire.query(document)
+        for _ in range(_LOOKS):
+            if not any(_NO_ROLE_YET in text for text in answer.errors):
+                break
+            self._wire.stop.sleep(_BETWEEN_LOOKS)
+            answer = self._wire.query(document)
+        return answer
 
     def _observed(self, answer: Answer, role_entries: Json) -> Observation:
         try:
@@ -142,43 +159,25 @@ class CoreWorkspace:
             requests=self._wire.requests_sent,
         )
 
-    def _permissions(self) -> dict[str, Record] | Failure:
+    def _permissions(self) -> dict[str, Record] | NotCreated | NotSent:
         """The permissions of each role id, read once for all keys of depth 2."""
+        if self._known_permissions is not None:
+            return self._known_permissions
         try:
             answer = self._wire.query(_PERMISSIONS)
         except WorkspaceError as error:
-            return failure_of(error)
+            return unsent(error)
         entries = answer.data.get("getRoles") if answer.data else None
         if answer.errors or not isinstance(entries, list):
             code, happened, remedy = self._wire.explain(answer)
-            return Failure(code, f"{happened} Depth 2 needs the roles' permissions. {remedy}")
+            needed = "Depth 2 needs the roles' permissions."
+            return unsent(WorkspaceError(code, f"{happened} {needed}", remedy=remedy))
         found = dict(filter(None, map(record_id, entries)))
-        return {
+        self._known_permissions = {
             id_: {name: value for name, value in entry.items() if name != "id"}
             for id_, entry in found.items()
         }
-
-    def _create(self, key: NewKey) -> Outcome:
-        fields: dict[str, Json] = {"name": key.name, "expiresAt": key.expires_at}
-        fields |= {"roleId": key.role_id} if key.role_id is not None else {}
-        fields |= {"revokedAt": key.revoked_at} if key.revoked_at is not None else {}
-        try:
-            answer = self._wire.graphql(
-                _CREATE % _SELECTION[key.depth], {"input": fields}, repeatable=False
-            )
-        except LostAnswerError as lost:
-            return unknown(f"{lost.message} {lost.remedy}")
-        except WorkspaceError as error:
-            return NotCreated(failure_of(error))
-        found = record_id((answer.data or {}).get("createApiKey"))
-        if answer.ok and found is not None and not answer.errors:
-            if found[1].get("name") == key.name:
-                return Created(*found)
-            return unknown(f"{self._wire.environment} showed another key than {key.name!r}.")
-        code, happened, remedy = self._wire.explain(answer)
-        if _certainly_refused(answer):
-            return NotCreated(Failure(code, f"{happened} {remedy}"))
-        return unknown(happened)
+        return self._known_permissions
 
     def _refused(self, answer: Answer) -> WorkspaceError:
         if answer.ok and not answer.errors:
@@ -186,22 +185,17 @@ class CoreWorkspace:
         return self._wire.refused(answer)
 
 
-def _joined(outcome: Outcome, permissions: dict[str, Record]) -> Outcome:
-    """The created record with the permissions of its role, which only `getRoles` shows."""
-    if isinstance(outcome, Created) and isinstance(role := outcome.record.get("role"), dict):
-        whole = role | permissions.get(str(role.get("id")), {})
-        return replace(outcome, record=outcome.record | {"role": whole})
-    return outcome
+def _as_it_is(record: Record) -> Record:
+    return record
 
 
-def _certainly_refused(answer: Answer) -> bool:
-    """Whether the server said no before it ran the create.
+def _with_permissions(permissions: dict[str, Record]) -> Join:
+    """Joins the permissions of a key's role, which only `getRoles` shows, into its record."""
 
-    Anything else that is no success is unknown: on 2.x a key is stored before its role, so an
-    error of the role may come after the commit.
-    """
-    if answer.holds_data or answer.server_failed:
-        return False
-    if not answer.ok or refusal_code(answer) not in ("rejected", "unexpected_answer"):
-        return True
-    return bool(answer.codes & _REFUSED_CODES) or answer.says(_REFUSED_TEXTS)
+    def join(record: Record) -> Record:
+        role = record.get("role")
+        if not isinstance(role, dict):
+            return record
+        return record | {"role": role | permissions.get(str(role.get("id")), {})}
+
+    return join

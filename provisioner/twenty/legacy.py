@@ -6,26 +6,29 @@ The client chooses the ids, a batch is one transaction, keys have no roles
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
 from provisioner.errors import WorkspaceError
-from provisioner.failure import Failure, failure_of
+from provisioner.failure import Failure
 from provisioner.observed import NoRoles, Observation
+from provisioner.times import format_moment
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import record_id
+from provisioner.twenty.sending import Sending, company, read_each, split
 from provisioner.twenty.transport import LostAnswerError
 from provisioner.twenty.wire import moment_of
-from provisioner.twenty.workspace import Created, NotCreated, unknown
+from provisioner.twenty.workspace import Created, NotCreated, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from provisioner.desired import Limits
+    from provisioner.desired import Depth, Limits
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.wire import Wire
-    from provisioner.twenty.workspace import Json, NewKey, Outcome
+    from provisioner.twenty.workspace import Json, Ledger, NewKey, Outcome, Record
 
 FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"
 """60 is the documented most a page; on core the same read answers in another shape."""
@@ -33,8 +36,8 @@ FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"
 _BAD_REQUEST = 400
 # Refusals of the request itself, whatever its records are (`025`, core-1 `072`).
 _OF_THE_WHOLE = ("object 'apiKeys' not found", "'depth=")
-# The row is there already, in one of the two texts that servers have for it (`053`, `925`).
-_EXISTS = ("Record already exists", "duplicate key value")
+# The row is there already, or was buried: the texts that servers have for it (`053`, `923`, `925`).
+_EXISTS = ("Record already exists", "duplicate key value", "Created record not found")
 
 
 class LegacyWorkspace:
@@ -75,67 +78,98 @@ class LegacyWorkspace:
             requests=self._wire.requests_sent,
         )
 
-    def create_many(
-        self, keys: Sequence[NewKey], settled: Callable[[int], None]
-    ) -> tuple[Outcome, ...]:
+    def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
         """One POST for each batch of one depth, several of them at a time."""
-        outcomes: dict[str, Outcome] = {}
-        batches = list(_batches(keys, self._limits.batch))
-        with ThreadPoolExecutor(max_workers=self._limits.parallel) as pool:
-            for found in pool.map(lambda batch: self._create(batch, settled), batches):
-                outcomes.update(found)
-        return tuple(outcomes[key.id] for key in keys)
+        limits = self._limits
+        sending = Sending(self._wire.environment, limits.parallel, self._wire.stop, ledger)
+        sending.all(
+            _batches(keys, limits.batch), lambda batch: self._create(batch, sending, ledger)
+        )
 
-    def _create(
-        self, batch: tuple[NewKey, ...], settled: Callable[[int], None]
-    ) -> dict[str, Outcome]:
+    def records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
+        """One GET a key (`104`)."""
+        return read_each(wanted, self._record, self._limits.parallel)
+
+    def revoke(self, key_id: str) -> None:
+        """One PATCH (`112`)."""
+        body: Json = {"revokedAt": format_moment(datetime.now(UTC))}
+        answer = self._wire.change("PATCH", f"/rest/apiKeys/{quote(key_id, safe='')}", body)
+        found = record_id((answer.data or {}).get("updateApiKey"))
+        if not answer.ok or found is None or found[1].get("revokedAt") is None:
+            raise self._wire.refused(answer)
+
+    def _record(self, key_id: str, depth: Depth) -> Record | None:
+        answer = self._wire.read(f"/rest/apiKeys/{quote(key_id, safe='')}?depth={depth}")
+        found = record_id((answer.data or {}).get("apiKey"))
+        return found[1] if answer.ok and found else None
+
+    def _create(self, batch: tuple[NewKey, ...], sending: Sending, ledger: Ledger) -> None:
         path = f"/rest/batch/apiKeys?depth={batch[0].depth}"
         body: Json = [_body(key) for key in batch]
         try:
             answer = self._wire.rest("POST", path, body, repeatable=False)
         except LostAnswerError as lost:
-            return _all(batch, unknown(f"{lost.message} {lost.remedy}"), settled)
+            sending.lost()
+            _settle(batch, Unknown(lost.cause), ledger)
+            return
         except WorkspaceError as error:
-            return _all(batch, NotCreated(failure_of(error)), settled)
+            _settle(batch, sending.never_arrived(error), ledger)
+            return
+        if answer.lost:
+            sending.lost()
+        else:
+            sending.heard()
         if answer.ok:
-            return self._created(batch, answer, settled)
-        return self._refused(batch, answer, settled)
+            self._created(batch, answer, ledger)
+        else:
+            self._refused(batch, answer, sending, ledger)
 
     def _refused(
-        self, batch: tuple[NewKey, ...], answer: Answer, settled: Callable[[int], None]
-    ) -> dict[str, Outcome]:
+        self, batch: tuple[NewKey, ...], answer: Answer, sending: Sending, ledger: Ledger
+    ) -> None:
         code, happened, remedy = self._wire.explain(answer)
-        if code == "server_error" or answer.says(_EXISTS):
-            return _all(batch, unknown(f"{happened} {remedy}"), settled)
+        cause = Failure(code, f"{happened} {remedy}")
         splits = answer.status == _BAD_REQUEST and not answer.says(_OF_THE_WHOLE)
-        if splits and code == "rejected" and len(batch) > 1:
+        if answer.says(_EXISTS):
+            _settle(batch, Unknown(cause, "taken"), ledger)
+        elif answer.server_failed:
+            _settle(batch, Unknown(cause), ledger)
+        elif splits and code == "rejected" and len(batch) > 1:
             # All or nothing: halves until the bad record stands alone.
             middle = len(batch) // 2
-            first = self._create(batch[:middle], settled)
-            return first | self._create(batch[middle:], settled)
-        return _all(batch, NotCreated(Failure(code, f"{happened} {remedy}")), settled)
+            for half in (batch[:middle], batch[middle:]):
+                sending.one(half, lambda half: self._create(half, sending, ledger))
+        else:
+            _settle(batch, NotCreated(cause), ledger)
 
-    def _created(
-        self, batch: tuple[NewKey, ...], answer: Answer, settled: Callable[[int], None]
-    ) -> dict[str, Outcome]:
+    def _created(self, batch: tuple[NewKey, ...], answer: Answer, ledger: Ledger) -> None:
         """Every key that the answer shows under its own id; the others are unknown."""
-        data = answer.data or {}
-        entries = data.get("createApiKeys")
-        found = dict(filter(None, map(record_id, entries if isinstance(entries, list) else [])))
-        lost = unknown(f"{self._wire.environment} said {answer.status} and did not show the key.")
-        settled(len(batch))
-        return {
-            key.id: Created(key.id, found[key.id]) if key.id in found else lost for key in batch
-        }
+        entries = (answer.data or {}).get("createApiKeys")
+        listed = entries if isinstance(entries, list) else []
+        found = dict(filter(None, map(record_id, listed)))
+        cause = Failure(
+            "unexpected_answer",
+            f"{self._wire.environment} said {answer.status} and did not show the key.",
+        )
+        # A null in place of a record is how a batch says that the id is buried (`924`).
+        buried = len(listed) == len(batch)
+        for place, key in enumerate(batch):
+            if key.id in found:
+                ledger.settle(key, Created(key.id, found[key.id]))
+            else:
+                taken = buried and listed[place] is None
+                ledger.settle(key, Unknown(cause, "taken" if taken else "lost"))
 
 
 def _batches(keys: Sequence[NewKey], most: int) -> Iterator[tuple[NewKey, ...]]:
-    """Groups of one depth, none larger than a batch may be."""
-    by_depth = sorted(keys, key=lambda key: key.depth)
-    for _, group in groupby(by_depth, key=lambda key: key.depth):
-        same = tuple(group)
-        for start in range(0, len(same), most):
-            yield same[start : start + most]
+    """Groups of one depth that were tried as often, none larger than a batch may be."""
+    together = sorted(keys, key=_alike)
+    for (_, tries), group in groupby(together, key=_alike):
+        yield from split(tuple(group), company(most, tries))
+
+
+def _alike(key: NewKey) -> tuple[int, int]:
+    return key.depth, key.tries
 
 
 def _body(key: NewKey) -> Json:
@@ -145,8 +179,6 @@ def _body(key: NewKey) -> Json:
     return body
 
 
-def _all(
-    batch: tuple[NewKey, ...], outcome: Outcome, settled: Callable[[int], None]
-) -> dict[str, Outcome]:
-    settled(len(batch))
-    return {key.id: outcome for key in batch}
+def _settle(batch: tuple[NewKey, ...], outcome: Outcome, ledger: Ledger) -> None:
+    for key in batch:
+        ledger.settle(key, outcome)

@@ -34,6 +34,8 @@ from urllib3.exceptions import ProxyError as PoolProxyError
 
 from provisioner import __version__
 from provisioner.errors import WorkspaceError
+from provisioner.failure import Failure
+from provisioner.stop import STOPPED
 from provisioner.twenty.answers import (
     Answer,
     RefusalCode,
@@ -41,14 +43,16 @@ from provisioner.twenty.answers import (
     clean,
     decode,
     explain,
+    may_pass,
     throttling,
 )
-from provisioner.twenty.pacing import Pace
+from provisioner.twenty.pacing import NotWantedError, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.desired import Environment
+    from provisioner.stop import Stop
     from provisioner.twenty.workspace import Json
 
 _LOG = logging.getLogger(__name__)
@@ -61,7 +65,7 @@ _SHORTEST_SECRET = 4
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)*")
 """How every token of Twenty begins, also one that was cut short."""
 
-_SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
+_DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
@@ -74,6 +78,11 @@ class LostAnswerError(Exception):
         self.message = message
         self.remedy = remedy
 
+    @property
+    def cause(self) -> Failure:
+        """The same of a create, which may have been made."""
+        return Failure(self.slug, f"{self.message} {self.remedy}")
+
     def of_workspace(self) -> WorkspaceError:
         """The same of a read, which changed nothing and can only be given up."""
         return WorkspaceError(self.slug, self.message, remedy=self.remedy)
@@ -85,12 +94,14 @@ class Transport:
     Args:
         environment: its limits, headers and trusted authorities.
         address: where the server listens, `http(s)://host[:port][/prefix]`.
+        stop: once it is asked for, nothing goes out that must not be repeated.
     """
 
-    def __init__(self, environment: Environment, address: str) -> None:
+    def __init__(self, environment: Environment, address: str, stop: Stop) -> None:
         self.name = environment.name
         self.address = address
-        self._pace = Pace(environment.limits)
+        self.stop = stop
+        self._pace = Pace(environment.limits, clock=stop.now, sleep=stop.sleep)
         self._timeout = environment.limits.timeout
         self._host = clean(urlsplit(address).netloc)
         self._secrets: set[str] = set()
@@ -111,7 +122,7 @@ class Transport:
         """Closes all connections."""
         self._session.close()
 
-    def send(
+    def send(  # noqa: PLR0913 - what there is to say of a request
         self,
         method: str,
         path: str,
@@ -119,6 +130,7 @@ class Transport:
         body: Json = None,
         token: Callable[[], str] | None = None,
         repeatable: bool,
+        several: bool = False,
     ) -> Answer:
         """Sends one request and reads its whole answer.
 
@@ -128,37 +140,41 @@ class Transport:
             body: sent as JSON, unless None.
             token: asked for the bearer token just before the request goes out.
             repeatable: whether sending it twice changes nothing.
+            several: whether it does several things, some of which may be done when it fails.
 
         Raises:
             LostAnswerError: the request may have been handled.
-            WorkspaceError: the server could not be reached, nothing was handled.
+            WorkspaceError: the server could not be reached, or the run is to stop; nothing was
+                handled.
         """
         tries = 0
-        throttled = 0
-        deadline = time.monotonic() + _PATIENCE
+        patience = _PATIENCE  # for the waits that the server asks for, not for our turn
         while True:
             # Before a slot is taken: whoever signs in needs one for itself.
             bearer = token() if token else None
-            if (told := self._told_to_wait_beyond(deadline)) is not None:
+            if (told := self._told_to_wait_beyond(patience)) is not None:
                 return told
             try:
-                answer = self._exchange(method, path, body, bearer)
+                answer = self._exchange(method, path, body, bearer, begins=not repeatable)
+            except NotWantedError:
+                raise WorkspaceError(STOPPED.code, STOPPED.message) from None
             except LostAnswerError:
                 tries += 1
                 if not repeatable or tries >= _TRIES:
                     raise
-                time.sleep(_pause(tries))
+                self.stop.sleep(_pause(tries))
                 continue
             slow = throttling(answer)
             if slow is not None:
-                throttled += 1
-                wait = self._slow_down(slow, answer, throttled)
-                if time.monotonic() + wait > deadline or not (slow.unhandled or repeatable):
+                wait = self._slow_down(slow, answer)
+                unhandled = slow.unhandled and not (several and answer.begun)
+                if wait > patience or not (repeatable or unhandled):
                     return answer
+                patience -= wait
                 continue
-            if answer.server_failed and repeatable and tries + 1 < _TRIES:
+            if repeatable and tries + 1 < _TRIES and may_pass(answer):
                 tries += 1
-                time.sleep(_pause(tries))
+                self.stop.sleep(_pause(tries))
                 continue
             return answer
 
@@ -182,29 +198,30 @@ class Transport:
             text = text.replace(secret, "***")
         return _TOKEN.sub("***", text)
 
-    def _slow_down(self, slow: Throttling, answer: Answer, times: int) -> float:
+    def _slow_down(self, slow: Throttling, answer: Answer) -> float:
         """Makes everyone wait, or give up where the server asks for more than our patience."""
-        wait = slow.wait
-        if wait is None:
-            rate = slow.rate
-            wait = rate.seconds / rate.requests if rate else 5 * _pause(times)
+        wait = slow.rate.interval if slow.wait is None and slow.rate else slow.wait or 0.0
         if wait > _PATIENCE:
-            self._told_until = (time.monotonic() + wait, answer)
+            self._told_until = (self.stop.now() + wait, answer)
             return wait
-        self._pace.throttled(wait, slow.rate)
+        wait = self._pace.throttled(
+            slow.wait, slow.rate, took=answer.took, for_speed=slow.unhandled
+        )
         level = logging.INFO if self._was_throttled else logging.WARNING
         self._was_throttled = True
         _LOG.log(level, "%s asks to slow down; going on in %.1f s", self.name, wait)
         return wait
 
-    def _told_to_wait_beyond(self, deadline: float) -> Answer | None:
+    def _told_to_wait_beyond(self, patience: float) -> Answer | None:
         """The answer that asked for more patience than there is, while it holds."""
-        if self._told_until is not None and self._told_until[0] > deadline:
+        if self._told_until is not None and self._told_until[0] > self.stop.now() + patience:
             return self._told_until[1]
         return None
 
-    def _exchange(self, method: str, path: str, body: Json, bearer: str | None) -> Answer:
-        with self._pace.slot():
+    def _exchange(
+        self, method: str, path: str, body: Json, bearer: str | None, *, begins: bool
+    ) -> Answer:
+        with self._pace.slot(wanted=lambda: not (begins and self.stop.asked)):
             with self._count_lock:
                 self._count += 1
             started = time.monotonic()
@@ -306,6 +323,8 @@ def _answer(response: requests.Response, raw: bytes) -> Answer:
         excerpt=excerpt,
         moment=_moment(response.headers.get("Date")),
         retry_after=_retry_after(response.headers.get("Retry-After")),
+        limit=_number(response.headers.get("X-RateLimit-Limit")),
+        took=response.elapsed.total_seconds(),
         location=_origin(redirect) if redirect else None,
     )
 
@@ -349,7 +368,16 @@ def _session(environment: Environment, address: str) -> requests.Session:
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update({name: value.reveal() for name, value in environment.headers})
     # Connections that never came up are the one thing below us that is safe for every method.
-    retry = Retry(connect=2, read=False, redirect=False, status=0, other=0, backoff_factor=0.2)
+    # An answer with Retry-After is ours to read: urllib3 would make an error of it.
+    retry = Retry(
+        connect=2,
+        read=False,
+        redirect=False,
+        status=0,
+        other=0,
+        backoff_factor=0.2,
+        respect_retry_after_header=False,
+    )
     adapter = HTTPAdapter(pool_maxsize=environment.limits.parallel, max_retries=retry)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
@@ -401,10 +429,14 @@ def _moment(header: str | None) -> datetime | None:
         return None
 
 
+def _number(header: str | None) -> int | None:
+    return int(header) if header and _DIGITS.fullmatch(header.strip()) else None
+
+
 def _retry_after(header: str | None) -> float | None:
     if header is None:
         return None
-    if _SECONDS.fullmatch(header.strip()):
-        return float(header)
+    if (seconds := _number(header)) is not None:
+        return float(seconds)
     moment = _moment(header)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds()) if moment else None

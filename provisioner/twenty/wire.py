@@ -11,6 +11,9 @@ from provisioner.twenty.signin import workspace_of
 from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from provisioner.stop import Stop
     from provisioner.twenty.answers import Answer, RefusalCode
     from provisioner.twenty.signin import Pass
     from provisioner.twenty.transport import Transport
@@ -42,28 +45,50 @@ class Wire:
         """Closes all connections."""
         self._transport.close()
 
-    def rest(self, method: str, path: str, body: Json = None, *, repeatable: bool) -> Answer:
-        """One REST exchange; see `Transport.send` for what it raises."""
+    @property
+    def stop(self) -> Stop:
+        """Whether the run is to stop."""
+        return self._transport.stop
+
+    def rest(
+        self,
+        method: str,
+        path: str,
+        body: Json = None,
+        *,
+        repeatable: bool,
+        several: bool = False,
+    ) -> Answer:
+        """One REST exchange; see `Transport.send` for the arguments and what it raises."""
         used: list[str] = []
 
         def token() -> str:
             used.append(self._pass.token())
             return used[-1]
 
-        answer = self._transport.send(method, path, body=body, token=token, repeatable=repeatable)
-        # A refused credential means that nothing was done, so even a write may be sent again.
-        if session_ended(answer) and self._pass.renew(used[-1]):
-            answer = self._transport.send(
-                method, path, body=body, token=token, repeatable=repeatable
+        def send() -> Answer:
+            return self._transport.send(
+                method, path, body=body, token=token, repeatable=repeatable, several=several
             )
+
+        answer = send()
+        # A refused credential means that nothing was done, so even a write may be sent again.
+        untouched = not (several and answer.begun)
+        if session_ended(answer) and untouched and self._pass.renew(used[-1]):
+            answer = send()
         return answer
 
     def graphql(
-        self, document: str, variables: dict[str, Json] | None = None, *, repeatable: bool
+        self,
+        document: str,
+        variables: dict[str, Json] | None = None,
+        *,
+        repeatable: bool,
+        several: bool = False,
     ) -> Answer:
         """One GraphQL exchange on `/metadata`, where the core generation has the keys."""
         body: Json = {"query": document, "variables": variables or {}}
-        return self.rest("POST", "/metadata", body, repeatable=repeatable)
+        return self.rest("POST", "/metadata", body, repeatable=repeatable, several=several)
 
     def read(self, path: str) -> Answer:
         """A REST read that must come back, whatever it says.
@@ -71,21 +96,31 @@ class Wire:
         Raises:
             WorkspaceError: when no complete answer comes back.
         """
-        try:
-            return self.rest("GET", path, repeatable=True)
-        except LostAnswerError as lost:
-            raise lost.of_workspace() from None
+        return _come_back(lambda: self.rest("GET", path, repeatable=True))
 
-    def query(self, document: str) -> Answer:
+    def query(self, document: str, variables: dict[str, Json] | None = None) -> Answer:
         """A GraphQL read that must come back, whatever it says.
 
         Raises:
             WorkspaceError: when no complete answer comes back.
         """
-        try:
-            return self.graphql(document, repeatable=True)
-        except LostAnswerError as lost:
-            raise lost.of_workspace() from None
+        return _come_back(lambda: self.graphql(document, variables, repeatable=True))
+
+    def change(self, method: str, path: str, body: Json) -> Answer:
+        """A REST change that may be made twice, and must come back, whatever it says.
+
+        Raises:
+            WorkspaceError: when no complete answer comes back.
+        """
+        return _come_back(lambda: self.rest(method, path, body, repeatable=True))
+
+    def mutate(self, document: str, variables: dict[str, Json]) -> Answer:
+        """A GraphQL change that may be made twice, and must come back, whatever it says.
+
+        Raises:
+            WorkspaceError: when no complete answer comes back.
+        """
+        return _come_back(lambda: self.graphql(document, variables, repeatable=True))
 
     def refused(self, answer: Answer) -> WorkspaceError:
         """The error of a workspace that gave this answer."""
@@ -104,6 +139,13 @@ class Wire:
             f"{self.environment} answered the list of keys with {what}.",
             remedy="Check that `url` is Twenty itself; look with --log-level debug.",
         )
+
+
+def _come_back(exchange: Callable[[], Answer]) -> Answer:
+    try:
+        return exchange()
+    except LostAnswerError as lost:
+        raise lost.of_workspace() from None
 
 
 def moment_of(answer: Answer) -> datetime:

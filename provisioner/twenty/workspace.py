@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from provisioner.failure import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from provisioner.desired import Depth, Generation
     from provisioner.observed import Observation
@@ -30,6 +30,8 @@ class NewKey:
         revoked_at: RFC 3339, for a key that is born revoked.
         role_id: required by core, refused by legacy.
         depth: how much of the created key comes back.
+        tries: how often it was sent before without becoming known; the more often, the fewer
+            keys share its request, so that one that always fails stands alone in the end.
     """
 
     id: str
@@ -38,6 +40,7 @@ class NewKey:
     depth: Depth
     role_id: str | None = None
     revoked_at: str | None = None
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +58,55 @@ class NotCreated:
     failure: Failure
 
 
+Doubt = Literal["lost", "refused", "taken"]
+"""Why it is unknown whether a key was made: no readable answer came, or an error that may come
+after the commit, or the server says that the id is taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The request went out and no readable answer came: the key may or may not exist."""
+    """The request went out and its answer does not tell: the key may or may not exist."""
+
+    cause: Failure
+    doubt: Doubt = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """Nothing reached the server, so that the key may be sent for again."""
 
     failure: Failure
 
 
-Outcome = Created | NotCreated | Unknown
+Outcome = Created | NotCreated | Unknown | NotSent
 
 WITH_PERMISSIONS: Depth = 2
 """The depth whose records hold the role's permissions."""
 
 
-def unknown(reason: str) -> Unknown:
-    """The outcome of a create whose answer was lost or cannot be read."""
-    return Unknown(
-        Failure(
-            "outcome_unknown",
-            f"{reason} Whether the key was made is unknown; `provision list` shows what is there.",
-        )
+IN_FLIGHT = Failure("timeout", "The request was still under way when the run had to end.")
+"""The cause where a stop's grace ended before the answer came."""
+
+
+def outcome_unknown(cause: Failure) -> Failure:
+    """The failure of a key that may or may not exist, and of which no more could be learnt."""
+    return Failure(
+        "outcome_unknown",
+        f"{cause.message} Whether the key was made is unknown; `provision list` shows what is "
+        "there.",
     )
+
+
+class Ledger(Protocol):
+    """Is told what becomes of each key when it becomes known, by several threads."""
+
+    def sending(self, key: NewKey) -> None:
+        """The key is about to be sent: from now on it may exist."""
+        ...
+
+    def settle(self, key: NewKey, outcome: Outcome) -> None:
+        """The outcome of the key is known."""
+        ...
 
 
 class Workspace(Protocol):
@@ -94,19 +125,34 @@ class Workspace(Protocol):
         """
         ...
 
-    def create_many(
-        self, keys: Sequence[NewKey], settled: Callable[[int], None]
-    ) -> tuple[Outcome, ...]:
+    def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
         """Creates keys in as few requests as the server takes.
 
         A request is sent once; again only where the server certainly refused it unhandled.
+        When a stop is asked for, or the server loses answer after answer, the rest is not sent.
 
         Args:
             keys: what to create; each carries its own depth.
-            settled: called with the number of keys whose outcome has become known.
+            ledger: is told the outcome of every key.
+        """
+        ...
+
+    def records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
+        """Keys that exist, each at a depth, as creating them would have shown them.
+
+        Args:
+            wanted: the depth of each key id.
 
         Returns:
-            One outcome for each key, in the order given.
+            The record of each id; without those that could not be read.
+        """
+        ...
+
+    def revoke(self, key_id: str) -> None:
+        """Ends the life of a key; once more is once.
+
+        Raises:
+            WorkspaceError: when it was not revoked, or may not have been.
         """
         ...
 
