@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from provisioner.failure import Failure
-from provisioner.twenty.workspace import Created, NewKey
+from provisioner.stop import STOPPED
+from provisioner.threads import Threads
+from provisioner.twenty.workspace import (
+    IN_FLIGHT,
+    Created,
+    NewKey,
+    NotCreated,
+    NotSent,
+    Unknown,
+    outcome_unknown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.body import Body, BodyRecord
     from provisioner.desired import Depth
+    from provisioner.stop import Stop
     from provisioner.twenty.workspace import Outcome, Record, Workspace
 
 
@@ -31,7 +42,7 @@ class Made:
 
 
 def create_records(
-    workspace: Workspace, body: Body, depth: Depth, settled: Callable[[int], None]
+    workspace: Workspace, body: Body, depth: Depth, stop: Stop, settled: Callable[[int], None]
 ) -> Made:
     """Creates the records of a body.
 
@@ -39,6 +50,7 @@ def create_records(
         workspace: where to.
         body: its records.
         depth: how much of each created key comes back.
+        stop: once it is asked for, no record is begun, and what is in flight has its grace.
         settled: called with the number of records whose outcome has become known.
 
     Returns:
@@ -58,7 +70,14 @@ def create_records(
         )
         for record in body.records
     ]
-    outcomes = workspace.create_many(keys, settled)
+    ledger = _Ledger(settled)
+    threads = Threads(1)  # which a stop leaves behind at work
+    work = threads.submit(workspace.create_many, keys, ledger)
+    threads.shutdown(wait=False)
+    stop.wait_for((work,), graceful=True)
+    if work.done():
+        work.result()
+    outcomes = [ledger.outcome(key) for key in keys]
     records = [outcome.record for outcome in outcomes if isinstance(outcome, Created)]
     failures = tuple(
         _failure(record, outcome)
@@ -68,6 +87,27 @@ def create_records(
     if body.single:
         return Made(records[0] if records else None, failures)
     return Made(records, failures)
+
+
+class _Ledger:
+    """Keeps the outcomes by the id that this run gave each key."""
+
+    def __init__(self, settled: Callable[[int], None]) -> None:
+        self._settled = settled
+        self._outcomes: dict[str, Outcome] = {}
+
+    def sending(self, key: NewKey) -> None:
+        """Notes a key that may exist from now on."""
+        self._outcomes[key.id] = Unknown(IN_FLIGHT)
+
+    def settle(self, key: NewKey, outcome: Outcome) -> None:
+        """Keeps one outcome."""
+        self._outcomes[key.id] = outcome
+        self._settled(1)
+
+    def outcome(self, key: NewKey) -> Outcome:
+        """What is known now of a key."""
+        return self._outcomes.get(key.id, NotSent(STOPPED))
 
 
 def _unfit(workspace: Workspace, record: BodyRecord) -> Failure | None:
@@ -88,6 +128,13 @@ def _unfit(workspace: Workspace, record: BodyRecord) -> Failure | None:
 
 
 def _failure(record: BodyRecord, outcome: Outcome) -> Failure:
-    assert not isinstance(outcome, Created)  # noqa: S101 - the caller has sorted these out
-    reason = outcome.failure
+    match outcome:
+        case NotCreated(failure=reason) | NotSent(failure=reason):
+            pass
+        case Unknown(cause=cause):
+            reason = outcome_unknown(cause)
+        case Created():
+            raise AssertionError(record)  # the caller has sorted these out
+        case _:
+            assert_never(outcome)
     return Failure(reason.code, f"{record.place}: {record.name!r}: {reason.message}")

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
 from provisioner.errors import RefusedError, WorkspaceError
-from provisioner.execution import Executed, Failed, Mark, RunResult, execute, skip
+from provisioner.execution import Executed, Execution, Mark, RunResult
 from provisioner.failure import failure_of
 from provisioner.plan import Plan, Planned, Unobserved, digest, plan_environment
+from provisioner.stop import STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from provisioner.desired import DesiredKey, Environment
+    from provisioner.failure import Failure
     from provisioner.observed import Observation
+    from provisioner.stop import Stop
     from provisioner.twenty.workspace import Workspace
 
 
@@ -59,16 +62,22 @@ class Fleet:
         environments: in the order of environments.yaml.
         connect: opens a workspace.
         executor: runs one unit of work for each environment.
+        stop: ends the run early.
     """
 
     def __init__(
-        self, environments: tuple[Environment, ...], connect: Connect, executor: Executor
+        self,
+        environments: tuple[Environment, ...],
+        connect: Connect,
+        executor: Executor,
+        stop: Stop,
     ) -> None:
         self._environments = environments
         self._connect = connect
         self._executor = executor
+        self._stop = stop
         self._stack = ExitStack()
-        self._workspaces: dict[str, Workspace] = {}
+        self._looks: dict[str, _Look] = {}
         self.refusal: RefusedError | None = None
         self.surprise: Exception | None = None
 
@@ -81,8 +90,8 @@ class Fleet:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Nothing new begins, and no workspace is closed under a unit that is still at work.
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        # No workspace is closed under a unit that is still at work, but for one left behind.
+        self._executor.shutdown(wait=not self._stop.asked, cancel_futures=True)
         self._stack.close()
 
     def observe(self) -> tuple[tuple[Environment, Observation | Unobserved], ...]:
@@ -90,11 +99,13 @@ class Fleet:
 
         A guard that forbids an environment is kept in `refusal` for the whole run.
         """
-        looks = tuple(self._executor.map(self._look, self._environments))
+        futures = [self._executor.submit(self._look, one) for one in self._environments]
+        self._stop.wait_for(futures, graceful=False)
+        looks = tuple(future.result() if future.done() else None for future in futures)
         found = [look for look in looks if isinstance(look, _Look)]
         refusals = [look for look in looks if isinstance(look, RefusedError)]
         self.refusal = next(iter(refusals), None) or _one_workspace_twice(found)
-        self._workspaces = {look.environment.name: look.workspace for look in found}
+        self._looks = {look.environment.name: look for look in found}
         return tuple(
             (environment, _seen(environment, look))
             for environment, look in zip(self._environments, looks, strict=True)
@@ -125,31 +136,54 @@ class Fleet:
             plan: what `plan` returned.
             settled: called with the number of actions whose outcome has become known.
         """
+        if self.refusal is not None:
+            return RunResult(plan.created_at, plan.digest, _skipped(plan, self.refusal))
         mark = Mark.random()
-        refusal = self.refusal
+        executions = {
+            part.environment: self._execution(part, mark, settled)
+            for part in plan.environments
+            if isinstance(part, Planned)
+        }
+        futures = {
+            name: self._executor.submit(self._carry_out, name, execution)
+            for name, execution in executions.items()
+        }
+        self._stop.wait_for(futures.values(), graceful=True)
 
-        def one(part: Planned | Unobserved) -> Executed | Unobserved:
+        def ended(part: Planned | Unobserved) -> Executed | Unobserved:
             if isinstance(part, Unobserved):
                 return part
-            if refusal is not None:
-                return skip(part, failure_of(refusal))
-            try:
-                return execute(part, self._workspaces[part.environment], mark, settled)
-            except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-                why = failure_of(self._surprised(part.environment, error))
-                return Executed(part, tuple(Failed(action, why) for action in part.actions))
+            future = futures[part.environment]
+            return executions[part.environment].result(future.result() if future.done() else None)
 
-        results = tuple(self._executor.map(one, plan.environments))
+        results = tuple(map(ended, plan.environments))
         return RunResult(plan.created_at, plan.digest, results)
 
-    def open(self, environment: Environment) -> Workspace:
-        """The workspace of one environment, not looked at.
+    def _execution(self, planned: Planned, mark: Mark, settled: Callable[[int], None]) -> Execution:
+        look = self._looks[planned.environment]
+        before = frozenset(key.id for key in look.observation.keys)
+        return Execution(
+            planned, before, look.workspace, mark=mark, stop=self._stop, settled=settled
+        )
+
+    def _carry_out(self, name: str, execution: Execution) -> Failure | None:
+        """Runs one environment's actions; the failure of what a bug leaves open."""
+        try:
+            execution.run()
+        except Exception as error:  # noqa: BLE001 - it must not stop the other environments
+            return failure_of(self._surprised(name, error))
+        return None
+
+    def open(self, environment: Environment) -> Workspace | None:
+        """The workspace of one environment, not looked at; None when a stop came first.
 
         Raises:
             WorkspaceError: when it cannot be opened.
             RefusedError: when a guard forbids to use it.
         """
-        return self._connect(environment, self._stack)
+        opening = self._executor.submit(self._connect, environment, self._stack)
+        self._stop.wait_for((opening,), graceful=False)
+        return opening.result() if opening.done() else None
 
     def _look(self, environment: Environment) -> _Look | WorkspaceError | RefusedError:
         try:
@@ -170,12 +204,20 @@ class Fleet:
         )
 
 
+def _skipped(plan: Plan, why: RefusedError) -> tuple[Executed | Unobserved, ...]:
+    return tuple(
+        part if isinstance(part, Unobserved) else Executed.skipped(part, failure_of(why))
+        for part in plan.environments
+    )
+
+
 def _seen(
-    environment: Environment, look: _Look | WorkspaceError | RefusedError
+    environment: Environment, look: _Look | WorkspaceError | RefusedError | None
 ) -> Observation | Unobserved:
     if isinstance(look, _Look):
         return look.observation
-    return Unobserved(environment.name, environment.url, failure_of(look))
+    why = STOPPED if look is None else failure_of(look)
+    return Unobserved(environment.name, environment.url, why)
 
 
 def _one_workspace_twice(looks: list[_Look]) -> RefusedError | None:

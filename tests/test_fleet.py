@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,13 @@ from provisioner.plan import Plan, Planned, Unobserved
 from provisioner.problem import Place
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
+from provisioner.threads import Threads
 from provisioner.times import format_moment, parse_expiry
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
+
+    from provisioner.sandbox import Answer, Around, Exchange, Request
 
 NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
 COUNTS = {0: 20, 1: 57, 2: 60}
@@ -44,13 +46,24 @@ def wanted(role: str | None = "Integrations") -> tuple[DesiredKey, ...]:
     )
 
 
-def run(environment: Environment, root: Path, keys: Any = None) -> tuple[Plan, RunResult]:
-    with (
-        ThreadPoolExecutor(4) as executor,
-        Fleet((environment,), opener(root), executor) as fleet,
-    ):
-        plan = fleet.plan({"shop": wanted() if keys is None else keys}, NOW, ())
-        return plan, fleet.apply(plan, lambda _: None)
+@pytest.fixture
+def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
+    """Plans and applies one environment, in a hurry."""
+
+    def run_(environment: Environment, keys: Any = None) -> tuple[Plan, RunResult]:
+        stop = hurried()
+        connect = opener(tmp_path, stop)
+        with Fleet((environment,), connect, Threads(4), stop) as fleet:
+            plan = fleet.plan({"shop": wanted() if keys is None else keys}, NOW, ())
+            return plan, fleet.apply(plan, lambda _: None)
+
+    return run_
+
+
+def executed(result: RunResult) -> Executed:
+    [part] = result.environments
+    assert isinstance(part, Executed)
+    return part
 
 
 def environment(served: Any, credential: Any, **limits: Any) -> Environment:
@@ -63,58 +76,71 @@ def sign_in(served: Any) -> SignIn:
     return SignIn(Secret(served.sandbox.email), Secret(served.sandbox.password))
 
 
-def test_legacy_takes_three_posts_for_137_keys_and_none_the_second_time(serve, tmp_path) -> None:
-    """200 existing keys are four pages; detection is the first of them; three batches."""
+def test_legacy_takes_three_posts_for_137_keys_and_none_the_second_time(serve, run) -> None:
+    """Four pages of 200 keys, the first by detection; three batches; a look at 337 keys."""
     served = serve(Dialect.LEGACY)
     served.sandbox.seed(f"old-{number}" for number in range(200))
     shop = environment(served, SessionToken(Secret(served.sandbox.session_token())))
-    plan, result = run(shop, tmp_path)
-    reads = [one for one in served.journal if one.method == "GET"]
-    posts = [one for one in served.journal if one.method == "POST"]
-    assert len(reads) == 4
-    assert {one.path: len(json.loads(one.body)) for one in posts} == {
+    plan, result = run(shop)
+    methods = [one.method for one in served.journal]
+    assert methods == ["GET"] * 4 + ["POST"] * 3 + ["GET"] * 6
+    assert {one.path: len(json.loads(one.body)) for one in served.writes()} == {
         f"/rest/batch/apiKeys?depth={depth}": count for depth, count in COUNTS.items()
     }
-    assert len(served.journal) == 7
-    [planned] = plan.environments
-    assert isinstance(planned, Planned)
-    assert planned.estimate.requests == 7
-    assert all(isinstance(one, Done) for part in result.environments for one in part.results)
-    served.journal.clear()
-    again, _ = run(shop, tmp_path)
-    assert again.changes == 0
-    assert {one.method for one in served.journal} == {"GET"}
-
-
-@pytest.mark.parametrize("dialect", [Dialect.CORE_1, Dialect.CORE])
-def test_core_takes_a_request_a_key_and_looks_once(serve, tmp_path, dialect) -> None:
-    """With a session: sign-in, detection, one list, one read of permissions, 137 creates."""
-    served = serve(dialect)
-    served.sandbox.seed(f"old-{number}" for number in range(200))
-    shop = environment(served, sign_in(served), parallel=3)
-    plan, result = run(shop, tmp_path)
-    bodies = [one.body for one in served.journal]
-    assert sum(b"createApiKey(" in body for body in bodies) == 137
-    assert sum(b"{apiKeys{" in body for body in bodies) == 1
-    assert sum(b"getRoles" in body for body in bodies) == 2
-    assert sum(one.method == "GET" for one in served.journal) == 1
-    assert len(served.journal) == 2 + 1 + 1 + 1 + 137
-    assert served.most_in_flight() <= 3
     [planned] = plan.environments
     assert isinstance(planned, Planned)
     assert planned.estimate.requests == len(served.journal)
-    [executed] = result.environments
-    assert isinstance(executed, Executed)
-    assert [type(one) for one in executed.results] == [Done] * 137
+    assert [type(one) for one in executed(result).results] == [Done] * 137
     served.journal.clear()
-    assert run(shop, tmp_path)[0].changes == 0
+    again, _ = run(shop)
+    assert again.changes == 0
+    assert [one.method for one in served.journal] == ["GET"] * 6
+
+
+@pytest.mark.parametrize(("dialect", "creates"), [(Dialect.CORE_1, 8), (Dialect.CORE, 138)])
+def test_core_takes_few_requests_besides_the_creates(serve, run, dialect, creates) -> None:
+    """With a session: sign-in, detection, list, permissions, the creates, and one more list.
+
+    1.x takes two creates and then 20 a request; 2.x refuses the two and takes 137 single ones.
+    """
+    served = serve(dialect)
+    served.sandbox.seed(f"old-{number}" for number in range(200))
+    shop = environment(served, sign_in(served), parallel=3)
+    plan, result = run(shop)
+    bodies = [one.body for one in served.journal]
+    assert sum(b"createApiKey(" in body for body in bodies) == creates
+    assert sum(b"{apiKeys{" in body for body in bodies) == 2
+    assert sum(b"getRoles" in body for body in bodies) == 3
+    assert sum(one.method == "GET" for one in served.journal) == 1
+    assert b"{apiKeys{" in max(served.journal, key=lambda one: one.started).body
+    assert len(served.journal) == 2 + 1 + 1 + 1 + creates + 1
+    assert served.most_in_flight() <= 3
+    [planned] = plan.environments
+    assert isinstance(planned, Planned)
+    assert planned.estimate.requests == 2 + 1 + 1 + 1 + 138 + 1
+    assert [type(one) for one in executed(result).results] == [Done] * 137
+    assert len(served.sandbox.keys()) == 337
+    served.journal.clear()
+    assert run(shop)[0].changes == 0
     assert not served.writes()
 
 
-def test_a_run_marks_its_keys_with_its_own_milliseconds(serve, tmp_path) -> None:
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_run_without_anything_to_do_looks_once_and_waits_for_nothing(serve, run, dialect) -> None:
+    """No second look, no write, where nothing is missing."""
+    served = serve(dialect)
+    served.sandbox.seed(["key-0-0"])
+    shop = environment(served, SessionToken(Secret(served.sandbox.session_token())))
+    plan, result = run(shop, wanted()[:1])
+    assert plan.changes == 0
+    assert executed(result).results == ()
+    assert len(served.journal) == (1 if dialect is Dialect.LEGACY else 2)
+
+
+def test_a_run_marks_its_keys_with_its_own_milliseconds(serve, run) -> None:
     """All ends of a run carry the same 001 to 999, and the plan shows whole seconds."""
     served = serve(Dialect.LEGACY)
-    run(environment(served, SessionToken(Secret(served.sandbox.session_token()))), tmp_path)
+    run(environment(served, SessionToken(Secret(served.sandbox.session_token()))))
     marks = {key.expires_at[-5:-1] for key in served.sandbox.keys()}
     assert len(marks) == 1
     assert marks.pop() != ".000"
@@ -124,24 +150,81 @@ def test_a_run_marks_its_keys_with_its_own_milliseconds(serve, tmp_path) -> None
     assert len(drawn) > 500
 
 
-def test_a_lost_create_is_a_failure_with_that_word_and_sent_once(scripted, answer, tmp_path):
-    """The answer of the only create never comes: failed, `outcome_unknown`, no second POST."""
+def lost(dialect: Dialect, *, commits: bool) -> Around:
+    """What loses the answer of the first request that creates, before or after the commit."""
+    first = iter([True])
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if creates(dialect, request) and next(first, False):
+            if commits:
+                inner(request)
+            raise ConnectionError
+        return inner(request)
+
+    return around
+
+
+def creates(dialect: Dialect, request: Request | Exchange) -> bool:
+    """Whether a request may make keys; 2.x makes none of a document of several."""
+    if dialect is Dialect.LEGACY:
+        return request.path.startswith("/rest/batch")
+    several = request.body.count(b":createApiKey(")
+    return several == 1 or (several > 1 and dialect is Dialect.CORE_1)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_create_whose_answer_is_lost_is_resolved_within_the_run(
+    serve, run, dialect, commits
+) -> None:
+    """What was made is found and not made again, what was not is made: one key a name.
+
+    Each result has its key's id, and its record at its depth.
+    """
+    served = serve(dialect, around=lost(dialect, commits=commits))
+    shop = environment(served, SessionToken(Secret(served.sandbox.session_token())), parallel=1)
+    keys = [key for key in wanted() if key.name.endswith(("-1", "-2"))]
+    role = {} if dialect is Dialect.LEGACY else {"role": "Integrations"}
+    _, result = run(shop, tuple(keys))
+    rows = {key.name: key for key in served.sandbox.keys()}
+    assert len(rows) == len(served.sandbox.keys()) == len(keys) == 6
+    for one in executed(result).results:
+        assert isinstance(one, Done)
+        assert one.id == rows[one.action.name].id
+        assert one.record is not None
+        assert (one.record["id"], one.record["name"]) == (one.id, one.action.name)
+        shown = one.record.get("role")
+        assert bool(shown) == (bool(role) and one.action.depth > 0)
+        assert ("permissionFlags" in (shown or {})) == (bool(role) and one.action.depth == 2)
+    assert not result.incomplete
+    bodies = [one.body.decode() for one in served.writes() if creates(dialect, one)]
+    times = [sum(f'"name": "{name}"' in body for body in bodies) for name in rows]
+    assert set(times) == ({1} if commits else {1, 2})
+    if dialect is Dialect.LEGACY:
+        sent = {(key["name"], key["id"]) for body in bodies for key in json.loads(body)}
+        assert len(sent) == len(keys)
+
+
+def test_a_create_is_not_sent_again_before_a_look_at_it_succeeded(scripted, answer, run) -> None:
+    """The server is silent from the create on: one POST, many looks, and the word for it."""
     page = '{"data":{"apiKeys":[]},"pageInfo":{"hasNextPage":false}}'
-    server = scripted(answer(200, page), None, None)
+    server = scripted(answer(200, page))
     shop = Environment(name="shop", url=server.url, credential=SessionToken(Secret("t")))
-    _, result = run(shop, tmp_path, wanted()[:1])
-    [executed] = result.environments
-    assert isinstance(executed, Executed)
-    [failed] = executed.results
+    _, result = run(shop, wanted()[:1])
+    [failed] = executed(result).results
     assert isinstance(failed, Failed)
     assert failed.failure.code == "outcome_unknown"
+    assert "provision list" in failed.failure.message
     assert result.incomplete
-    assert len(server.requests) == 2
+    methods = [request.split()[0] for request in server.requests]
+    assert methods.count(b"POST") == 1
+    assert methods[:2] == [b"GET", b"POST"]
+    assert len(methods) > 2 + 8
 
 
-def test_an_environment_without_a_credential_is_not_reached(tmp_path) -> None:
+def test_an_environment_without_a_credential_is_not_reached(run) -> None:
     """The manifests refuse it; whoever builds an environment by hand is told too."""
-    plan, result = run(Environment(name="shop", url="http://127.0.0.1:9"), tmp_path)
+    plan, result = run(Environment(name="shop", url="http://127.0.0.1:9"))
     [part] = plan.environments
     assert isinstance(part, Unobserved)
     assert part.failure.code == "auth_missing"
@@ -149,11 +232,11 @@ def test_an_environment_without_a_credential_is_not_reached(tmp_path) -> None:
 
 
 @time_machine.travel(NOW, tick=False)
-def test_durations_count_from_the_moment_of_the_plan(serve, tmp_path) -> None:
+def test_durations_count_from_the_moment_of_the_plan(serve, run) -> None:
     """Plan and keys agree on the end to the second, on a clock that stands still."""
     served = serve(Dialect.LEGACY)
     shop = environment(served, SessionToken(Secret(served.sandbox.session_token())))
-    plan, _ = run(shop, tmp_path, wanted()[:1])
+    plan, _ = run(shop, wanted()[:1])
     [key] = served.sandbox.keys()
     [planned] = plan.environments
     assert isinstance(planned, Planned)
@@ -162,16 +245,36 @@ def test_durations_count_from_the_moment_of_the_plan(serve, tmp_path) -> None:
 
 
 @responses.activate
-@pytest.mark.parametrize("status", [299, 400, 404, 418, 451, 500, 507, 511, 520, 599])
-def test_no_status_that_a_proxy_may_invent_is_taken_for_a_success(tmp_path, status) -> None:
-    """Answers seen once in a blue moon: nothing created is claimed, nothing is sent twice."""
-    url = "https://crm.example.com"
-    page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}}
-    responses.get(f"{url}/rest/apiKeys", json=page)
-    posted = responses.post(f"{url}/rest/batch/apiKeys", body="<html>", status=status)
-    shop = Environment(name="shop", url=url, credential=SessionToken(Secret("t")))
-    _, result = run(shop, tmp_path, wanted()[:3])
-    [executed] = result.environments
-    assert isinstance(executed, Executed)
-    assert [type(one) for one in executed.results] == [Failed] * 3
+@pytest.mark.parametrize("status", [400, 404, 418, 451])
+def test_a_refusal_that_twenty_does_not_say_is_no_success_and_sent_once(run, status) -> None:
+    """A proxy in front refuses: nothing created is claimed, and nothing is tried again."""
+    posted = responses.post(f"{URL}/rest/batch/apiKeys", body="<html>", status=status)
+    _, result = run(empty_shop(), wanted()[:3])
+    failures = [one.failure.code for one in executed(result).results if isinstance(one, Failed)]
+    assert failures == ["unexpected_answer"] * 3
     assert posted.call_count == 1
+
+
+@responses.activate
+@pytest.mark.parametrize("status", [200, 201, 299, 408, 500, 507, 511, 520, 599])
+def test_no_answer_that_a_proxy_may_invent_is_taken_for_a_success(run, status) -> None:
+    """Unreadable or failed: looked at before every repeat, the same ids in each, never claimed."""
+    posted = responses.post(f"{URL}/rest/batch/apiKeys", body="<html>", status=status)
+    _, result = run(empty_shop(), wanted()[:3])
+    failures = [one.failure.code for one in executed(result).results if isinstance(one, Failed)]
+    assert failures == ["outcome_unknown"] * 3
+    methods = [str(call.request.method) for call in responses.calls]
+    assert methods[:4] == ["GET", "POST", "GET", "POST"]
+    assert methods.count("GET") >= 1 + 8
+    sent = [json.loads(call.request.body or "") for call in posted.calls]
+    assert len({(key["name"], key["id"]) for keys in sent for key in keys}) == 3
+    assert [len(keys) for keys in sent[:4]] == [3, 3, 3, 1]
+
+
+URL = "https://crm.example.com"
+
+
+def empty_shop() -> Environment:
+    page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}}
+    responses.get(f"{URL}/rest/apiKeys", json=page)
+    return Environment(name="shop", url=URL, credential=SessionToken(Secret("t")))

@@ -1,4 +1,4 @@
-"""What a plan will cost: requests exactly, seconds from speeds measured on real servers."""
+"""What a plan will cost where nothing goes wrong: requests, and seconds by measured speeds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # docs/twenty-api.md, "Speed": seconds on a small server, the slower one where versions differ.
 _LOOK = 0.05
+_PAGE = 60
+_BREATH = 0.3
 _BATCH = 0.06
 _BATCHED_KEY = 0.002
 _SINGLE = 0.16
@@ -24,18 +26,27 @@ _PERMISSIONS: Depth = 2
 
 
 def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]) -> Estimate:
-    """The requests of applying these actions, its own look included, and their time."""
+    """The requests of applying these actions, both looks included, and their time.
+
+    On core the most that it may be: 1.x takes several creates in one request, and whether a
+    server does is asked with the first.
+    """
     depths = Counter(action.depth for action in actions if action.blocked is None)
     creates = depths.total()
     match observation.generation:
         case "legacy":
             writes = sum(-(-count // limits.batch) for count in depths.values())
+            looks = -(-(len(observation.keys) + creates) // _PAGE)
             working = writes * _BATCH + creates * _BATCHED_KEY
         case "core":
-            writes = creates + (depths[_PERMISSIONS] > 0)
+            writes = creates + (creates > 1) + (depths[_PERMISSIONS] > 0)
+            looks = 1
             working = creates * _SINGLE
         case _:
             assert_never(observation.generation)
+    if creates:
+        writes += looks
+        working += looks * _LOOK + _BREATH
     requests = observation.requests + writes
     seconds = observation.requests * _LOOK + working
     if limits.requests_per_minute is not None:

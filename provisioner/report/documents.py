@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.execution import Done, Executed, Failed, Skipped
+from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped
 from provisioner.plan import Drift, Duplicate, Expiring, Planned, Unmanaged, Unobserved
 from provisioner.times import format_moment
 
@@ -96,7 +96,7 @@ def result_summary(result: Executed | Unobserved) -> dict[str, int]:
     kept = 0
     if isinstance(result, Executed):
         kinds.update(type(one) for one in result.results)
-        kept = len(result.planned.kept)
+        kept = len(result.planned.kept) + kinds[MadeElsewhere]
     return {
         "created": kinds[Done],
         "updated": 0,
@@ -169,7 +169,7 @@ def _action(action: Action) -> Document:
 
 def _result(result: Result) -> Document:
     match result:
-        case Done():
+        case Done() | MadeElsewhere():
             ending: Document = {"status": "done", "id": result.id, "record": result.record}
             ending["error"] = None
         case Failed() | Skipped():

@@ -1,0 +1,25 @@
+"""Execution: the actions of one environment are carried out, and every outcome is kept."""
+
+from provisioner.execution.execution import Execution
+from provisioner.execution.mark import Mark
+from provisioner.execution.result import (
+    Done,
+    Executed,
+    Failed,
+    MadeElsewhere,
+    Result,
+    RunResult,
+    Skipped,
+)
+
+__all__ = [
+    "Done",
+    "Executed",
+    "Execution",
+    "Failed",
+    "MadeElsewhere",
+    "Mark",
+    "Result",
+    "RunResult",
+    "Skipped",
+]

@@ -1,0 +1,91 @@
+"""What became of actions, environments and whole runs, as frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from provisioner.failure import Failure
+    from provisioner.plan import Action, Planned, Unobserved
+    from provisioner.twenty.workspace import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The action was carried out: the key is live on the server.
+
+    Attributes:
+        record: the key as the server returned it at the manifest's depth; None where the answer
+            was lost, a look found the key, and its record could not be read.
+    """
+
+    action: Action
+    id: str
+    record: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class MadeElsewhere:
+    """Another run made the key at the same moment, and its key is the one that stays.
+
+    Attributes:
+        id: of the key that stays, live on the server.
+        record: as of `Done`.
+    """
+
+    action: Action
+    id: str
+    record: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The action was not carried out, or whether it was is unknown."""
+
+    action: Action
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The action was not begun."""
+
+    action: Action
+    failure: Failure
+
+
+Result = Done | MadeElsewhere | Failed | Skipped
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What became of one environment's plan; one result for each action, in its order."""
+
+    planned: Planned
+    results: tuple[Result, ...]
+
+    @classmethod
+    def skipped(cls, planned: Planned, why: Failure) -> Executed:
+        """The result of a plan of which nothing was begun."""
+        return cls(planned, tuple(Skipped(action, why) for action in planned.actions))
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What became of a plan: the moment and digest of that plan, and each environment."""
+
+    created_at: datetime
+    digest: str
+    environments: tuple[Executed | Unobserved, ...]
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether an environment could not be looked at, or an action was not done."""
+        return any(
+            not isinstance(part, Executed)
+            or any(isinstance(result, Failed | Skipped) for result in part.results)
+            for part in self.environments
+        )
