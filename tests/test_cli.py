@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,13 @@ from jsonschema import Draft202012Validator
 
 from provisioner import __version__, schemas
 from provisioner.cli import main
-from provisioner.sandbox import Dialect, Sandbox
+from provisioner.sandbox import ApiKey, Dialect, Sandbox, json_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from provisioner.sandbox import Answer, Around, Request
+    from provisioner.stop import Stop
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "manifests"
@@ -383,6 +387,157 @@ def test_colour_follows_option_variables_and_terminal(run, small, monkeypatch) -
     assert "\x1b[" not in run("plan", "-m", small, "--color", "never")[1]
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[" not in run("plan", "-m", small)[1]
+
+
+# what a run meets
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch, hurried: type[Stop]) -> None:
+    """Commands of this process wait but a fiftieth."""
+    monkeypatch.setattr("provisioner.cli.signals.Stop", hurried)
+
+
+def is_create(request: Request) -> bool:
+    return request.path.startswith("/rest/batch") or b":createApiKey(" in request.body
+
+
+def is_revoke(request: Request) -> bool:
+    return request.method == "PATCH" or b"revokeApiKey(" in request.body
+
+
+@pytest.fixture
+def shop(write, serve, monkeypatch) -> Callable[..., tuple[Path, Any]]:
+    """A server that something stands in front of, and manifests for it."""
+
+    def make(dialect: Dialect, around: Around, names: Iterable[str] = "ab") -> tuple[Path, Any]:
+        served = serve(dialect, around=around)
+        monkeypatch.setenv("TOKEN", served.sandbox.session_token())
+        role = "" if dialect is Dialect.LEGACY else ", role: Admin"
+        keys = ", ".join(f"{{name: {name}}}" for name in names)
+        folder = write(
+            environments="version: 1\nenvironments:\n  shop: {limits: {parallel: 1, batch: 1}, "
+            f"url: '{served.sandbox.url}', auth: {{session_token: '${{TOKEN}}'}}{role}}}\n",
+            keys=f"version: 1\nenvironment: shop\ndefaults: {{expires: 90d}}\nkeys: [{keys}]\n",
+        )
+        return folder, served
+
+    return make
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_key_that_was_found_may_lack_its_record(run, shop, dialect) -> None:
+    """Its answer was lost and its record cannot be read: done, with the id of the live key."""
+    lost = iter([True])
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if is_create(request) and request.body.count(b"createApiKey(") < 2 and next(lost, False):
+            inner(request)
+            raise ConnectionError
+        if b"apiKey(input" in request.body or request.path.startswith("/rest/apiKeys/"):
+            raise ConnectionError
+        return inner(request)
+
+    folder, served = shop(dialect, around, "a")
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    [key] = served.sandbox.keys()
+    [result] = environment["results"]
+    assert (code, result["status"], result["id"]) == (0, "done", key.id)
+    assert result["record"] is None
+    assert environment["summary"]["created"] == 1
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("revocable", [True, False])
+def test_a_key_that_another_run_made_first_is_the_one_that_stays(
+    run, shop, dialect, revocable
+) -> None:
+    """Ours goes, and the result names theirs; where ours cannot go, that is an error."""
+    theirs: list[ApiKey] = []
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if is_revoke(request) and not revocable:
+            raise ConnectionError
+        if is_create(request) and not theirs:
+            admin = None if dialect is Dialect.LEGACY else served.sandbox.role("Admin").id
+            theirs.append(stranger("a", admin))
+            served.sandbox.put(*theirs)
+        return inner(request)
+
+    folder, served = shop(dialect, around)
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    results = {one["name"]: one for one in environment["results"]}
+    live = {key.id: key.name for key in served.sandbox.keys() if key.revoked_at is None}
+    assert results["b"]["status"] == "done"
+    if revocable:
+        assert code == 0
+        assert (results["a"]["status"], results["a"]["id"]) == ("done", theirs[0].id)
+        assert results["a"]["record"]["id"] == theirs[0].id
+        assert (environment["summary"]["created"], environment["summary"]["kept"]) == (1, 1)
+        assert sorted(live.values()) == ["a", "b"]
+        assert live[theirs[0].id] == "a"
+    else:
+        assert code == 4
+        assert results["a"]["error"]["code"] == "duplicate_left"
+        [loser] = [id_ for id_, name in live.items() if name == "a" and id_ != theirs[0].id]
+        assert loser in results["a"]["error"]["message"]
+        assert theirs[0].id in results["a"]["error"]["message"]
+
+
+def stranger(name: str, role_id: str | None) -> ApiKey:
+    """A key that another run made a moment ago."""
+    return ApiKey(
+        id="00000000-0000-4000-8000-000000000001",
+        name=name,
+        expires_at="2031-01-01T00:00:00.000Z",
+        revoked_at=None,
+        created_at="2026-01-01T00:00:00.000Z",
+        updated_at="2026-01-01T00:00:00.000Z",
+        role_id=role_id,
+    )
+
+
+@pytest.mark.usefixtures("hurry")
+def test_a_key_made_elsewhere_is_shown_to_people_as_that(run, shop) -> None:
+    """Neither created nor failed."""
+    seen = iter([True])
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if is_create(request) and next(seen, False):
+            served.sandbox.put(stranger("a", None))
+        return inner(request)
+
+    folder, served = shop(Dialect.LEGACY, around)
+    code, out, _ = run("apply", "-m", folder)
+    assert code == 0
+    [line] = [line for line in out.splitlines() if "made by another run at this moment" in line]
+    assert line.startswith("  = a ")
+    assert "Done: 1 created, 1 as declared." in out
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_server_that_loses_every_create_is_told_key_by_key(run, shop, dialect) -> None:
+    """Sent and unknown is one error, never sent another; both are in the published list."""
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        return json_answer(500, {}) if is_create(request) else inner(request)
+
+    names = [f"k{number}" for number in range(120)]
+    folder, served = shop(dialect, around, names)
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    assert code == 4
+    assert {one["status"] for one in environment["results"]} == {"failed"}
+    codes = Counter(one["error"]["code"] for one in environment["results"])
+    assert set(codes) == {"outcome_unknown", "server_error"}
+    sent = {name for name in names for one in served.writes() if f'"{name}"'.encode() in one.body}
+    assert codes["outcome_unknown"] == len(sent)
+    assert served.sandbox.keys() == ()
 
 
 # bad input

@@ -27,19 +27,26 @@ def apply(selection: Selection, output: Output, *, yes: bool) -> int:
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.show import agreed, show_result, warn_of_nothing  # noqa: PLC0415 - as above
+    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
 
     console = Console(output)
+    signals = Signals()
     with console.problems_as_data():
         prepared = prepare(selection)
-    with fleet_of(prepared) as fleet:
-        made = fleet.plan(prepared.manifests.desired, prepared.now, selection.only)
+    with fleet_of(prepared, signals.stop) as fleet:
+        with signals.caught():
+            made = fleet.plan(prepared.manifests.desired, prepared.now, selection.only)
         warn_of_nothing(made, selection)
-        if fleet.refusal is None and not yes and not agreed(made, prepared, console):
+        going_on = fleet.refusal is not None or yes or signals.stop.asked
+        if not going_on and not agreed(made, prepared, console):
             return INCOMPLETE if made.incomplete else 0
-        with console.progress(made.changes, "creating keys") as settled:
-            result = fleet.apply(made, settled)
+        with signals.caught():
+            with console.progress(made.changes, "creating keys") as settled:
+                result = fleet.apply(made, settled)
+            show_result(result, console)
         ending = fleet.surprise or fleet.refusal
-    show_result(result, console)
+    if fleet.surprise is None and signals.exit_code is not None:
+        return signals.exit_code
     if ending is not None:
         raise ending
     return INCOMPLETE if result.incomplete else 0

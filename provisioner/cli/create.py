@@ -52,23 +52,34 @@ def create(manifests: Path, environment: str | None, depth: str, body: str, outp
     from provisioner.bulk import create_records  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.cli.source import read_source  # noqa: PLC0415 - as above
     from provisioner.desired import depth_of  # noqa: PLC0415 - as above
     from provisioner.report.text import visible  # noqa: PLC0415 - as above
+    from provisioner.stop import STOPPED  # noqa: PLC0415 - as above
 
     console = Console(output)
     selection = Selection(manifests, (environment,) if environment else ())
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False, one=True)
         source = read_source(body, sys.stdin)
+    signals = Signals()
     with (
-        fleet_of(prepared) as fleet,
+        signals.caught(),
+        fleet_of(prepared, signals.stop) as fleet,
         console.progress(len(source.records), "creating keys") as settled,
     ):
         workspace = fleet.open(prepared.environments[0])
-        made = create_records(workspace, source, depth_of(int(depth)), settled)
+        made = None
+        if workspace is not None:
+            made = create_records(workspace, source, depth_of(int(depth)), signals.stop, settled)
+    if made is None:
+        console.aside(f"{STOPPED.code}: {STOPPED.message}\n")
+        return signals.exit_code or INCOMPLETE
     if made.output is not None:
         console.document(made.output)
     for failure in made.failures:
         console.aside(f"{failure.code}: {visible(failure.message)}\n")
+    if signals.exit_code is not None:
+        return signals.exit_code
     return INCOMPLETE if made.failures else 0

@@ -26,6 +26,7 @@ def list_keys(selection: Selection, output: Output) -> int:
 
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.observed import Observation  # noqa: PLC0415 - as above
     from provisioner.report.documents import key_document  # noqa: PLC0415 - as above
     from provisioner.report.text import keys_text, visible  # noqa: PLC0415 - as above
@@ -33,7 +34,8 @@ def list_keys(selection: Selection, output: Output) -> int:
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
-    with fleet_of(prepared) as fleet:
+    signals = Signals()
+    with signals.caught(), fleet_of(prepared, signals.stop) as fleet:
         seen = fleet.observe()
         ending = fleet.surprise or fleet.refusal
     found = [
@@ -50,6 +52,8 @@ def list_keys(selection: Selection, output: Output) -> int:
     failures = [look for _, look in seen if not isinstance(look, Observation)]
     for failed in failures:
         console.aside(f"{failed.failure.code}: {visible(failed.failure.message)}\n")
+    if fleet.surprise is None and signals.exit_code is not None:
+        return signals.exit_code
     if ending is not None:
         raise ending
     return INCOMPLETE if failures else 0

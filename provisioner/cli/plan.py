@@ -31,15 +31,20 @@ def plan(selection: Selection, output: Output, *, detailed_exitcode: bool) -> in
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.show import show_plan, warn_of_nothing  # noqa: PLC0415 - as above
+    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
 
     console = Console(output)
+    signals = Signals()
     with console.problems_as_data():
         prepared = prepare(selection)
-    with fleet_of(prepared) as fleet:
-        made = fleet.plan(prepared.manifests.desired, prepared.now, selection.only)
-        ending = fleet.surprise or fleet.refusal
-    show_plan(made, console)
+    with signals.caught():
+        with fleet_of(prepared, signals.stop) as fleet:
+            made = fleet.plan(prepared.manifests.desired, prepared.now, selection.only)
+            ending = fleet.surprise or fleet.refusal
+        show_plan(made, console)
     warn_of_nothing(made, selection)
+    if fleet.surprise is None and signals.exit_code is not None:
+        return signals.exit_code
     if ending is not None:
         raise ending
     if made.incomplete:

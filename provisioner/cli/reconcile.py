@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from provisioner.cli.options import Selection
     from provisioner.problem import Problem
+    from provisioner.stop import Stop
 
 _FLEET_WIDTH = 16
 
@@ -69,16 +70,14 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
 
 
 @contextmanager
-def fleet_of(prepared: Prepared) -> Iterator[Fleet]:
+def fleet_of(prepared: Prepared, stop: Stop) -> Iterator[Fleet]:
     """The fleet of the chosen environments, one unit of work each."""
     # Here, because `validate` and `list` of nothing need no threads.
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as said above
+    from provisioner.threads import Threads  # noqa: PLC0415 - as said above
 
     width = max(1, min(_FLEET_WIDTH, len(prepared.environments)))
-    with (
-        ThreadPoolExecutor(max_workers=width) as executor,
-        Fleet(prepared.environments, opener(prepared.manifests.root), executor) as fleet,
-    ):
+    connect = opener(prepared.manifests.root, stop)
+    with Fleet(prepared.environments, connect, Threads(width), stop) as fleet:
         yield fleet
 
 

@@ -44,12 +44,13 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
     """
     import json  # noqa: PLC0415 - keeps --help fast
 
-    from provisioner.cli.serving import stop_signal  # noqa: PLC0415 - as above
+    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.errors import WrongUsageError  # noqa: PLC0415 - as above
     from provisioner.sandbox import Dialect, Sandbox  # noqa: PLC0415 - as above
 
+    signals = Signals()
     try:
-        with stop_signal() as wait, Sandbox(file, Dialect(dialect), port=port) as server:
+        with signals.caught(), Sandbox(file, Dialect(dialect), port=port) as server:
             facts = {
                 "url": server.url,
                 "dialect": dialect,
@@ -62,10 +63,11 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
             else:
                 click.echo("".join(f"{name + ':':15}{value}\n" for name, value in facts.items()))
                 click.echo("Serving until interrupted.", err=True)
-            return wait()
+            signals.stop.wait()
     except OSError as error:
         raise WrongUsageError(
             "not_servable",
             f"The sandbox cannot be served: {error.strerror or error}.",
             remedy="Choose another --port or --file.",
         ) from None
+    return signals.exit_code or 0

@@ -1,0 +1,566 @@
+"""Runs that are told to stop: real processes, real signals, a server that holds its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from provisioner import schemas
+from provisioner.sandbox import Answer, Dialect, Exchange, Request, Sandbox, json_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+PARALLEL = 2
+GRACE = 5.0
+AT_ONCE = 3.0
+"""Seconds in which a process surely ends that waits for nothing; most of them are the machine's."""
+
+HEARD = 0.3
+"""Seconds in which a process surely hears a signal; nothing tells from outside that it did."""
+
+
+def creates(request: Request | Exchange) -> int:
+    """How many keys a request may make."""
+    if request.path.startswith("/rest/batch"):
+        return len(json.loads(request.body))
+    return request.body.count(b":createApiKey(")
+
+
+class Server:
+    """The embedded Twenty, whose answers to chosen requests can be held.
+
+    Args:
+        dialect: the server to be.
+        holds: which requests wait until `let_go`, before they are handled.
+        commits: whether they are handled first and only their answers wait.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        holds: Callable[[Request], object] = lambda _: False,
+        *,
+        commits: bool = False,
+    ) -> None:
+        self._holds = holds
+        self._commits = commits
+        self._free = threading.Event()
+        self._held = threading.Semaphore(0)
+        self._done = threading.Semaphore(0)
+        self.begun: list[tuple[float, Request]] = []
+        self.sandbox = Sandbox(None, dialect, around=self._around)
+
+    def _around(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        self.begun.append((time.monotonic(), request))
+        if self._free.is_set() or not self._holds(request):
+            return inner(request)
+        answer = inner(request) if self._commits else None
+        self._held.release()
+        self._free.wait(30)
+        answer = answer or inner(request)
+        self._done.release()
+        return answer
+
+    def held(self, count: int) -> None:
+        """Waits until so many requests are held."""
+        for _ in range(count):
+            assert self._held.acquire(timeout=30)
+
+    def let_go(self, count: int = 0) -> None:
+        """Answers what is held and holds nothing more; waits until so many were handled."""
+        self._free.set()
+        for _ in range(count):
+            assert self._done.acquire(timeout=30)
+
+    def creates_since(self, moment: float) -> list[Request]:
+        return [request for at, request in self.begun if at > moment and creates(request)]
+
+    def live(self) -> Counter[str]:
+        return Counter(key.name for key in self.sandbox.keys() if key.revoked_at is None)
+
+    def __enter__(self) -> Self:
+        self.sandbox.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+        self.sandbox.stop()
+
+
+@dataclass
+class Run:
+    """A process of the command."""
+
+    process: subprocess.Popen[str]
+    told: float = field(default=0.0)
+
+    def tell(self, number: int) -> float:
+        """Sends a signal; the moment of the first one counts."""
+        now = time.monotonic()
+        self.told = self.told or now
+        self.process.send_signal(number)
+        return now
+
+    def end(self) -> tuple[int, str, str, float]:
+        """Exit code, stdout, stderr, and seconds since the first signal."""
+        out, err = self.process.communicate(timeout=30)
+        assert "Traceback" not in err
+        return self.process.returncode, out, err, time.monotonic() - self.told
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Starts commands for the keys of one server; ends what is left of them with the test."""
+    running: list[subprocess.Popen[str]] = []
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+
+    def start_(server: Server, names: list[str], *arguments: str, **more: int) -> Run:
+        auth = {"session_token": "${TOKEN}"}
+        limits = {"parallel": PARALLEL, "batch": 2} | more
+        shop = {"url": server.sandbox.url, "auth": auth, "limits": limits}
+        if server.sandbox.dialect is not Dialect.LEGACY:
+            shop["role"] = "Admin"
+        environments = {"version": 1, "environments": {"shop": shop}}
+        keys: dict[str, Any] = {"version": 1, "environment": "shop", "depth": 1}
+        keys |= {"defaults": {"expires": "90d"}, "keys": [{"name": name} for name in names]}
+        (folder / "environments.yaml").write_text(json.dumps(environments))
+        (folder / "keys.yaml").write_text(json.dumps(keys))
+        command, *options = arguments
+        process = subprocess.Popen(
+            [sys.executable, "-m", "provisioner", command, "-m", str(folder), *options],
+            env=os.environ | {"TOKEN": server.sandbox.session_token()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        return Run(process)
+
+    yield start_
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def valid(name: str, text: str) -> Any:
+    document = json.loads(text)
+    Draft202012Validator(
+        schemas.load(name), format_checker=Draft202012Validator.FORMAT_CHECKER
+    ).validate(document)
+    return document
+
+
+def results(text: str) -> dict[str, Any]:
+    """The results of the one environment of a run, by name."""
+    [environment] = valid("result", text)["environments"]
+    assert environment["error"] is None
+    counted = Counter(one["status"] for one in environment["results"])
+    summary = environment["summary"]
+    assert summary["created"] == counted["done"]
+    assert (summary["failed"], summary["skipped"]) == (counted["failed"], counted["skipped"])
+    return {one["name"]: one for one in environment["results"]}
+
+
+def names_for(dialect: Dialect) -> list[str]:
+    """As many as are several requests: of 2 keys, of 20, of one."""
+    return [f"svc-{number:02d}" for number in range(62 if dialect is Dialect.CORE_1 else 12)]
+
+
+SIZES = {Dialect.LEGACY: 2, Dialect.CORE_1: 20, Dialect.CORE: 1}
+FIRST = {Dialect.LEGACY: 0, Dialect.CORE_1: 2, Dialect.CORE: 2}
+"""Keys of which core is asked whether it takes several; no others are in flight meanwhile."""
+
+
+def in_bulk(dialect: Dialect) -> Callable[[Request], bool]:
+    """Which requests make keys, several at a time, once that is known."""
+    asked = [f"svc-{number:02d}".encode() for number in range(FIRST[dialect])]
+
+    def matches(request: Request) -> bool:
+        alone = not any(name in request.body for name in asked)
+        return creates(request) == SIZES[dialect] and alone
+
+    return matches
+
+
+def converges(server: Server, start: Callable[..., Run], names: list[str]) -> None:
+    """A later run finishes the work, and the one after it finds nothing to do."""
+    server.let_go()
+    before = server.live()
+    run = start(server, names, "apply", "--format", "json")
+    code, out, err, _ = run.end()
+    assert code == 0, (out, err)
+    assert set(results(out)) == set(names) - set(before)
+    assert server.live() == Counter(names)
+    moment = time.monotonic()
+    assert start(server, names, "apply").end()[0] == 0
+    assert server.creates_since(moment) == []
+
+
+# while looking
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE])
+def test_a_look_that_hangs_is_left_at_once(start, number, code, dialect) -> None:
+    """Nothing was begun, so nothing is waited for; the document says what was not looked at."""
+    with Server(dialect, lambda _: True) as server:
+        run = start(server, ["a"], "apply", "--format", "json")
+        server.held(1)
+        run.tell(number)
+        found, out, err, seconds = run.end()
+        assert found == code
+        assert seconds < AT_ONCE
+        [environment] = valid("result", out)["environments"]
+        assert environment["error"]["code"] == "stopped"
+        assert environment["results"] == []
+        assert "Traceback" not in err
+        assert not any(creates(request) for _, request in server.begun)
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize("command", ["plan", "list", "apply"])
+def test_every_command_that_looks_says_what_it_did_not_see(
+    start, number, code, form, command
+) -> None:
+    """The code of the signal before that of the incomplete, data on stdout, a reason somewhere."""
+    with Server(Dialect.CORE, lambda request: b"{apiKeys{" in request.body) as server:
+        run = start(server, ["a"], command, "--format", form)
+        server.held(1)
+        run.tell(number)
+        found, out, err, seconds = run.end()
+        assert found == code
+        assert seconds < AT_ONCE
+        if form == "text":
+            assert "stopped: The run was told to stop" in (err if command == "list" else out)
+        elif command == "list":
+            assert valid("keys", out) == []
+            assert "stopped: " in err
+        else:
+            [environment] = valid("plan" if command == "plan" else "result", out)["environments"]
+            assert environment["error"]["code"] == "stopped"
+
+
+def test_a_wait_that_the_server_ordered_ends_with_the_signal_while_looking(start) -> None:
+    """`Retry-After: 60` to the first read keeps no cancelled job for a minute."""
+    told = threading.Event()
+
+    def slow(_: Request) -> Answer:
+        told.set()
+        return json_answer(429, {"messages": ["no"]}, headers=(("Retry-After", "60"),))
+
+    with answering(Dialect.CORE, lambda _: True, slow) as server:
+        run = start(server, ["a"], "plan", "--format", "json")
+        assert told.wait(30)
+        time.sleep(HEARD)
+        run.tell(signal.SIGTERM)
+        found, out, _, seconds = run.end()
+        assert (found, seconds < AT_ONCE) == (143, True)
+        assert valid("plan", out)["environments"][0]["error"]["code"] == "stopped"
+
+
+def answering(
+    dialect: Dialect, which: Callable[[Request], object], say: Callable[[Request], Answer]
+) -> Server:
+    """A server that answers chosen requests by itself, without handling them."""
+
+    class Answering(Server):
+        def _around(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
+            if self._free.is_set() or not which(request):
+                return super()._around(request, inner)
+            self.begun.append((time.monotonic(), request))
+            return say(request)
+
+    return Answering(dialect)
+
+
+# while creating
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("dialect", Dialect)
+def test_what_is_in_flight_is_finished_and_the_rest_is_not_begun(
+    start, number, code, dialect
+) -> None:
+    """After the signal no create goes out; held ones are `done` with their ids, others skipped."""
+    names = names_for(dialect)
+    with Server(dialect, in_bulk(dialect)) as server:
+        run = start(server, names, "apply", "--format", "json")
+        server.held(PARALLEL)
+        moment = run.tell(number)
+        time.sleep(HEARD)
+        server.let_go(PARALLEL)
+        found, out, _, seconds = run.end()
+        assert found == code
+        assert seconds < GRACE
+        assert server.creates_since(moment) == []
+        reported = results(out)
+        assert set(reported) == set(names)
+        made = {key.name: key.id for key in server.sandbox.keys()}
+        assert len(made) == FIRST[dialect] + PARALLEL * SIZES[dialect] < len(names)
+        done = {name: one["id"] for name, one in reported.items() if one["status"] == "done"}
+        assert done == made
+        assert all(reported[name]["record"]["id"] == id_ for name, id_ in made.items())
+        others = [one for name, one in reported.items() if name not in made]
+        assert {(one["status"], one["error"]["code"]) for one in others} == {("skipped", "stopped")}
+        converges(server, start, names)
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_people_are_told_what_was_done_and_what_was_left(start, number, code) -> None:
+    """The text of a stopped run has the same outcomes as its document."""
+    names = names_for(Dialect.CORE)
+    with Server(Dialect.CORE, in_bulk(Dialect.CORE)) as server:
+        run = start(server, names, "apply")
+        server.held(PARALLEL)
+        run.tell(number)
+        time.sleep(HEARD)
+        server.let_go(PARALLEL)
+        found, out, err, _ = run.end()
+        assert (found, err) == (code, "")
+        made = {key.name for key in server.sandbox.keys()}
+        lines = {line.split()[1]: line for line in out.splitlines() if line.startswith("  + ")}
+        assert set(lines) == made
+        skipped = [line for line in out.splitlines() if line.endswith("  skipped")]
+        assert {line.split()[0] for line in skipped} == set(names) - made
+        left = len(names) - len(made)
+        assert f"Incomplete: {len(made)} created, 0 as declared, {left} skipped." in out
+
+
+@pytest.mark.parametrize(
+    ("dialect", "commits"),
+    [(Dialect.LEGACY, False), (Dialect.LEGACY, True), (Dialect.CORE_1, True)]
+    + [(Dialect.CORE, False), (Dialect.CORE, True)],
+)
+def test_a_request_that_outlives_the_grace_is_reported_as_unknown(start, dialect, commits) -> None:
+    """The process ends with the grace, says which keys may exist, and a later run converges."""
+    names = names_for(dialect)
+    with Server(dialect, in_bulk(dialect), commits=commits) as server:
+        run = start(server, names, "apply", "--format", "json")
+        server.held(PARALLEL)
+        run.tell(signal.SIGINT)
+        found, out, _, seconds = run.end()
+        assert found == 130
+        assert GRACE - 0.5 < seconds < GRACE + AT_ONCE
+        reported = results(out)
+        held = [request for _, request in server.begun if in_bulk(dialect)(request)]
+        in_flight = {name for name in names for one in held if name.encode() in one.body}
+        assert len(held) == PARALLEL
+        unknown = {name for name, one in reported.items() if one["status"] == "failed"}
+        assert unknown == in_flight
+        assert {reported[name]["error"]["code"] for name in unknown} == {"outcome_unknown"}
+        rest = [one for one in reported.values() if one["status"] == "skipped"]
+        assert rest
+        assert {one["error"]["code"] for one in rest} == {"stopped"}
+        server.let_go(PARALLEL)
+        converges(server, start, names)
+
+
+def test_a_second_signal_of_the_pipeline_changes_nothing(start) -> None:
+    """A cancelled job gets SIGINT and then SIGTERM: still in order, by the code of the first."""
+    names = names_for(Dialect.CORE)
+    with Server(Dialect.CORE, in_bulk(Dialect.CORE)) as server:
+        run = start(server, names, "apply", "--format", "json")
+        server.held(PARALLEL)
+        moment = run.tell(signal.SIGINT)
+        time.sleep(0.5)
+        run.tell(signal.SIGTERM)
+        time.sleep(HEARD)
+        server.let_go(PARALLEL)
+        code, out, _, _ = run.end()
+        assert code == 130
+        assert server.creates_since(moment) == []
+        statuses = Counter(one["status"] for one in results(out).values())
+        done = FIRST[Dialect.CORE] + PARALLEL
+        assert statuses == {"done": done, "skipped": len(names) - done}
+
+
+@pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE])
+def test_a_third_signal_ends_the_process_at_once(start, dialect) -> None:
+    """Whoever asks three times does not want to wait; what a request did, the next run finds."""
+    names = names_for(dialect)
+    with Server(dialect, in_bulk(dialect)) as server:
+        run = start(server, names, "apply", "--format", "json")
+        server.held(PARALLEL)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            run.tell(number)
+            time.sleep(HEARD)
+        assert run.process.poll() is None
+        last = run.tell(signal.SIGTERM)
+        code, out, _, _ = run.end()
+        assert (code, out) == (143, "")
+        assert time.monotonic() - last < AT_ONCE
+        server.let_go(PARALLEL)
+        converges(server, start, names)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_wait_that_the_server_ordered_ends_with_the_signal(start, dialect) -> None:
+    """`Retry-After: 60` to every create: nothing was made, and the process does not stay for it."""
+    told = threading.Event()
+
+    def slow(_: Request) -> Answer:
+        told.set()
+        return json_answer(429, {"messages": ["no"]}, headers=(("Retry-After", "60"),))
+
+    names = names_for(dialect)
+    with answering(dialect, creates, slow) as server:
+        run = start(server, names, "apply", "--format", "json")
+        assert told.wait(30)
+        time.sleep(HEARD)
+        moment = run.tell(signal.SIGINT)
+        code, out, _, seconds = run.end()
+        assert code == 130
+        assert seconds < AT_ONCE
+        assert server.creates_since(moment) == []
+        reported = results(out)
+        assert {one["status"] for one in reported.values()} == {"skipped"}
+        assert {one["error"]["code"] for one in reported.values()} == {"stopped"}
+        assert server.live() == Counter()
+
+
+@pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE])
+def test_a_create_that_waits_for_its_turn_is_not_begun_after_the_signal(start, dialect) -> None:
+    """Under a declared limit: what had not left yet is skipped at once, and not `unknown`."""
+    names = names_for(dialect)
+    burst = 4 + FIRST[dialect]
+    with Server(dialect) as server:
+        options = ("apply", "--format", "json")
+        run = start(server, names, *options, requests_per_minute=burst)
+        while len(server.begun) < burst:
+            assert run.process.poll() is None
+            time.sleep(0.01)
+        time.sleep(HEARD)
+        moment = run.tell(signal.SIGTERM)
+        code, out, _, seconds = run.end()
+        assert code == 143
+        assert server.creates_since(moment) == []
+        made = {key.name: key.id for key in server.sandbox.keys()}
+        reported = results(out)
+        done = {name: one["id"] for name, one in reported.items() if one["status"] == "done"}
+        assert done == made != {}
+        others = [one for name, one in reported.items() if name not in made]
+        assert {(one["status"], one["error"]["code"]) for one in others} == {("skipped", "stopped")}
+        assert seconds < GRACE + AT_ONCE
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_signal_ends_the_search_for_a_lost_create(start, dialect) -> None:
+    """Between two looks: no create follows, one last look settles, what it shows is reported."""
+    lost = threading.Semaphore(0)
+    looked = threading.Semaphore(0)
+
+    class Losing(Server):
+        def _around(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
+            if creates(request) and not self._free.is_set():
+                self.begun.append((time.monotonic(), request))
+                lost.release()
+                raise ConnectionError
+            answer = super()._around(request, inner)
+            looked.release()
+            return answer
+
+    names = ["a", "b", "c"]
+    with Losing(dialect) as server:
+        run = start(server, names, "apply", "--format", "json")
+        assert lost.acquire(timeout=30)
+        while looked.acquire(blocking=False):
+            pass
+        assert looked.acquire(timeout=30)
+        moment = run.tell(signal.SIGTERM)
+        code, out, _, seconds = run.end()
+        assert code == 143
+        assert seconds < GRACE + AT_ONCE
+        assert len(server.creates_since(moment + HEARD)) == 0
+        reported = results(out)
+        assert {one["status"] for one in reported.values()} <= {"failed", "skipped"}
+        failed = [one for one in reported.values() if one["status"] == "failed"]
+        assert {one["error"]["code"] for one in failed} == {"outcome_unknown"}
+        converges(server, start, names)
+
+
+# create
+
+
+RECORD = {"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}
+
+
+def body_for(server: Server, count: int) -> list[dict[str, str]]:
+    legacy = server.sandbox.dialect is Dialect.LEGACY
+    role = {} if legacy else {"roleId": server.sandbox.role("Admin").id}
+    return [RECORD | role | {"name": f"svc-{number:02d}"} for number in range(count)]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE])
+def test_create_finishes_what_it_has_begun(start, tmp_path, number, code, dialect) -> None:
+    """The records that were made are printed, every other one is named with its reason."""
+    with Server(dialect, in_bulk(dialect)) as server:
+        file = tmp_path / "body.json"
+        file.write_text(json.dumps(body_for(server, 12)))
+        run = start(server, ["unused"], "create", "--body", str(file))
+        server.held(PARALLEL)
+        moment = run.tell(number)
+        time.sleep(HEARD)
+        server.let_go(PARALLEL)
+        found, out, err, seconds = run.end()
+        assert (found, seconds < GRACE) == (code, True)
+        assert server.creates_since(moment) == []
+        made = {key.id for key in server.sandbox.keys()}
+        assert {one["id"] for one in json.loads(out)} == made
+        assert len(made) == FIRST[dialect] + PARALLEL * SIZES[dialect] < 12
+        lines = err.splitlines()
+        assert len(lines) == 12 - len(made)
+        assert all(line.startswith("stopped: ") for line in lines)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_create_says_which_record_may_exist(start, tmp_path, single) -> None:
+    """A request that outlives the grace: `outcome_unknown` for it, and the process has ended."""
+    with Server(Dialect.LEGACY, in_bulk(Dialect.LEGACY) if not single else creates) as server:
+        file = tmp_path / "body.json"
+        body = body_for(server, 12)
+        file.write_text(json.dumps(body[0] if single else body))
+        run = start(server, ["unused"], "create", "--body", str(file))
+        server.held(1 if single else PARALLEL)
+        run.tell(signal.SIGINT)
+        code, out, err, seconds = run.end()
+        assert code == 130
+        assert GRACE - 0.5 < seconds < GRACE + AT_ONCE
+        codes = Counter(line.partition(":")[0] for line in err.splitlines())
+        if single:
+            assert (out, codes) == ("", {"outcome_unknown": 1})
+        else:
+            assert json.loads(out) == []
+            assert codes == {"outcome_unknown": 2 * PARALLEL, "stopped": 12 - 2 * PARALLEL}
+
+
+def test_create_is_stopped_while_it_connects(start, tmp_path) -> None:
+    """A server that hangs at the first read is left at once, and nothing was made."""
+    with Server(Dialect.CORE, lambda _: True) as server:
+        file = tmp_path / "body.json"
+        file.write_text(json.dumps(body_for(server, 1)))
+        run = start(server, ["unused"], "create", "--body", str(file))
+        server.held(1)
+        run.tell(signal.SIGTERM)
+        code, out, err, seconds = run.end()
+        assert (code, out) == (143, "")
+        assert err.startswith("stopped: ")
+        assert seconds < AT_ONCE
