@@ -1,0 +1,103 @@
+"""Five hundred keys while three answers in ten are lost after the commit, on every dialect."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from laboratory import (
+    BadGateway,
+    ClosedAfter,
+    Empty,
+    Failed,
+    HtmlPage,
+    Laboratory,
+    Truncated,
+    Unavailable,
+    seeded,
+)
+
+from provisioner.connection import opener
+from provisioner.desired import DesiredKey, Environment, Limits, SessionToken
+from provisioner.execution import Done, Executed
+from provisioner.fleet import Fleet
+from provisioner.problem import Place
+from provisioner.sandbox import Dialect
+from provisioner.secret import Secret
+from provisioner.threads import Threads
+from provisioner.times import parse_expiry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from laboratory import Fault
+
+    from provisioner.execution import RunResult
+    from provisioner.stop import Stop
+
+KEYS = 500
+LOST = 0.3
+# Every way that an answer is lost whose request was committed.
+AFTER: tuple[Fault, ...] = (
+    ClosedAfter(),
+    Failed(),
+    Failed(graphql_status=200),
+    BadGateway(committed=True),
+    Unavailable(committed=True, retry_after=0),
+    Truncated(),
+    HtmlPage(),
+    Empty(),
+)
+
+
+def apply(laboratory: Laboratory, root: Path, stop: Stop) -> RunResult:
+    environment = Environment(
+        name="shop",
+        url=laboratory.url,
+        credential=SessionToken(Secret(laboratory.sandbox.session_token())),
+        limits=Limits(),
+    )
+    role = None if laboratory.sandbox.dialect is Dialect.LEGACY else "Admin"
+    wanted = tuple(
+        DesiredKey(
+            environment="shop",
+            name=f"svc-{number:03d}",
+            depth=(0, 1, 2)[number % 3],
+            expiry=parse_expiry("90d"),
+            role=role,
+            place=Place("keys.yaml", number + 1),
+        )
+        for number in range(KEYS)
+    )
+    with Fleet((environment,), opener(root, stop), Threads(1), stop) as fleet:
+        plan = fleet.plan({"shop": wanted}, datetime.now(UTC), ())
+        result = fleet.apply(plan, lambda _: None)
+        assert fleet.surprise is None
+        return result
+
+
+@pytest.mark.parametrize("fault", [*((one,) for one in AFTER), AFTER], ids=str)
+@pytest.mark.parametrize("dialect", Dialect)
+def test_lost_answers_neither_double_a_key_nor_lose_one(
+    dialect: Dialect, fault: tuple[Fault, ...], tmp_path: Path, hurried
+) -> None:
+    """The run itself converges: each key is made once, and the report has its id and record."""
+    with Laboratory(dialect, plan=seeded(7, LOST, fault)) as laboratory:
+        result = apply(laboratory, tmp_path, hurried())
+        lost, sent = len(laboratory.injected), laboratory.arrived
+        rows = {key.id: key for key in laboratory.sandbox.keys()}
+    assert lost > 0.2 * sent
+    assert Counter(key.name for key in rows.values()) == Counter(
+        f"svc-{number:03d}" for number in range(KEYS)
+    )
+    assert all(key.revoked_at is None for key in rows.values())
+    [part] = result.environments
+    assert isinstance(part, Executed)
+    assert len(part.results) == KEYS
+    for one in part.results:
+        assert isinstance(one, Done)
+        assert rows[one.id].name == one.action.name
+        assert one.record is not None
+        assert one.record["id"] == one.id

@@ -1,0 +1,104 @@
+"""Two pipelines at the same moment: real processes, one workspace, the same fifty keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from provisioner.sandbox import Answer, Dialect, Request, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+RACES = int(os.environ.get("RACES", "4"))
+"""Races of each dialect; the figure in docs/reliability.md is of 50."""
+
+NAMES = [f"svc-{number:02d}" for number in range(50)]
+ROLE_SECONDS = 0.1
+
+
+class StartingLine:
+    """Holds the first create of each process until both have sent one, so that they do race."""
+
+    def __init__(self) -> None:
+        self._line = threading.Barrier(2)
+        self._marks: set[bytes] = set()
+        self._lock = threading.Lock()
+        self.raced = False
+
+    def __call__(self, request: Request, answer: Callable[[Request], Answer]) -> Answer:
+        if request.method == "POST" and b"svc-" in request.body:
+            # The end of the first key; the runs differ in its milliseconds.
+            mark = request.body.partition(b'expiresAt": "')[2][:24]
+            with self._lock:
+                first = mark not in self._marks and len(self._marks) < 2
+                self._marks.add(mark)
+            if first:
+                # A run that saw the other's keys has nothing to create: it is not waited for.
+                with suppress(threading.BrokenBarrierError):
+                    self._line.wait(10.0)
+                    self.raced = True
+        return answer(request)
+
+
+def write_manifests(folder: Path, url: str, *, role: bool) -> None:
+    folder.mkdir()
+    given = {"url": url, "auth": {"token": "${TOKEN}"}}
+    environments = {"version": 1, "environments": {"shop": given}}
+    manifest = {
+        "version": 1,
+        "environment": "shop",
+        "depth": 1,
+        "defaults": {"expires": "2030-01-01"} | ({"role": "Admin"} if role else {}),
+        "keys": [{"name": name} for name in NAMES],
+    }
+    (folder / "environments.yaml").write_text(json.dumps(environments))
+    (folder / "keys.yaml").write_text(json.dumps(manifest))
+
+
+def start(folder: Path, token: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "provisioner", "apply", "-m", str(folder), "--format", "json"],
+        env={**os.environ, "TOKEN": token},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("race", range(RACES))
+@pytest.mark.parametrize("dialect", Dialect)
+def test_two_runs_at_once_leave_one_live_key_a_name_and_both_say_so(
+    dialect: Dialect, race: int, tmp_path: Path
+) -> None:
+    """Of each name exactly one key lives after both ended, and both reports name that very key."""
+    line = StartingLine()
+    with Sandbox(None, dialect, around=line, role_seconds=ROLE_SECONDS) as sandbox:
+        token = sandbox.session_token()
+        write_manifests(tmp_path / "manifests", sandbox.url, role=dialect is not Dialect.LEGACY)
+        runs = [start(tmp_path / "manifests", token) for _ in range(2)]
+        reports = [run.communicate(timeout=50) for run in runs]
+        live = {key.id: key.name for key in sandbox.keys() if key.revoked_at is None}
+    assert line.raced
+    assert [run.returncode for run in runs] == [0, 0], reports
+    assert Counter(live.values()) == Counter(NAMES), reports
+    made = 0
+    for out, _ in reports:
+        [environment] = json.loads(out)["environments"]
+        results, summary = environment["results"], environment["summary"]
+        assert environment["findings"] == []
+        assert {one["id"]: one["name"] for one in results}.items() <= live.items()
+        assert {one["record"]["id"] for one in results} == {one["id"] for one in results}
+        assert all(one["status"] == "done" for one in results)
+        assert summary["created"] + summary["kept"] == len(NAMES)
+        made += summary["created"]
+    assert made == len(NAMES), reports
