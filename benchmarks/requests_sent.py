@@ -22,14 +22,18 @@ _PAGE = _BATCH = 60
 _WITH_PERMISSIONS = 2
 """The depth whose records hold the permissions of the role, which core lists apart."""
 
+_DOCUMENT = 20
+"""Aliased creates in one document, where the server takes several (1.x)."""
+
 REASONS = f"""
 The fewest possible, for a client that is told nothing but the URL and sees all keys first:
   legacy  the pages of {_PAGE} keys that there are (the first one shows the generation too),
           and one bulk create of at most {_BATCH} keys for each {_BATCH} begun of a depth
-  core    one read that shows the generation, one list of keys and roles, one create a key
-          (2.x refuses a document with two), one read of permissions when a key has depth 2
-  core-1  the same at one create a request; 1.x would take aliased creates in one document
-Reads after the last write are a look at what came of it: its own column, at most one list."""
+  core    one read that shows the generation, one list of keys and roles, one document of two
+          that asks whether several are taken, one create a key because they are not, and one
+          read of permissions when a key has depth 2
+  core-1  the same, but the document of two makes two keys, and the others go {_DOCUMENT} at a time
+Reads after the last write are the look at what came of it: its own column, at most one list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,11 @@ def _fewest(dialect: str, run: str) -> int:
     present = _EXISTING + (0 if missing else sum(COUNTS.values()))
     if dialect == "legacy":
         return _list(dialect, present) + sum(ceil(count / _BATCH) for count in missing.values())
-    return 1 + _list(dialect, present) + sum(missing.values()) + (_WITH_PERMISSIONS in missing)
+    reads = 1 + _list(dialect, present) + (_WITH_PERMISSIONS in missing)
+    keys = sum(missing.values())
+    if not keys:
+        return reads
+    return reads + 1 + (keys if dialect == "core" else ceil((keys - 2) / _DOCUMENT))
 
 
 def _list(dialect: str, keys: int) -> int:

@@ -17,12 +17,14 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from provisioner import schemas
-from provisioner.cli import main, provision
+from provisioner import schemas, stop
+from provisioner.cli import main, provision, signals
 from provisioner.errors import InvalidInputError
+from provisioner.execution import execution
 from provisioner.manifests import CODES, load
 from provisioner.plan import Finding
 from provisioner.plan.model import Reason
+from provisioner.twenty import core_creation
 from provisioner.twenty.answers import RefusalCode
 
 ROOT = Path(__file__).parents[1]
@@ -216,6 +218,15 @@ def test_exit_codes_of_the_readme_are_those_of_the_errors_page():
         return {int(code) for first, *_ in table for code in re.findall(r"\d+", first)}
 
     assert codes("README.md") == codes("docs/errors.md") == {0, 1, 2, 3, 4, 5, 64, 130, 143}
+
+
+def test_figures_of_stopping_and_of_looking_again_are_those_of_the_code():
+    """Whoever sets a pipeline's grace by the page gets what the page says."""
+    words = " ".join(text("docs/errors.md").split())
+    assert f"has {stop.GRACE:g} seconds" in words
+    assert (signals._PATIENCE, "A third signal ends it at once" in words) == (3, True)
+    assert (execution.ROUNDS, "eight looks" in words) == (8, True)
+    assert f"up to {core_creation._SEVERAL} a document" in text("docs/twenty-api.md")
 
 
 # Schemas
