@@ -324,8 +324,14 @@ def test_quiet_says_nothing_of_what_went_well(run, small) -> None:
     assert run("validate", "-m", small, "-q")[:2] == (0, "")
 
 
-class Terminal(io.StringIO):
+class Terminal(io.TextIOWrapper):
     """A stream that says it is a terminal."""
+
+    def __init__(self, typed: str = "") -> None:
+        super().__init__(io.BytesIO(typed.encode()), encoding="utf-8", write_through=True)
+
+    def getvalue(self) -> str:
+        return self.buffer.getvalue().decode()
 
     def isatty(self) -> bool:
         return True

@@ -542,6 +542,36 @@ def test_a_refused_sign_in_names_neither_email_nor_password(serve, dialect, wron
     assert email not in told
 
 
+def test_a_refused_sign_in_is_not_tried_for_every_key(serve, connect) -> None:
+    """A user whose password changed in the middle is not locked out by the keys that are left."""
+    served = serve(Dialect.CORE)
+    credential = SignIn(Secret(served.sandbox.email), Secret(served.sandbox.password))
+    workspace = connect(served.environment(), served.sandbox.url, credential)
+    workspace.observe()
+    user = served.sandbox.user()
+    served.sandbox.put_user(replace(user, password="another"))
+    workspace._wire._pass._ends = 0.0
+    role = served.sandbox.role("Admin").id
+    outcomes = create(workspace, [new(f"k{n}", role_id=role) for n in range(50)])
+    assert {one.failure.code for one in outcomes if isinstance(one, NotCreated)} == {
+        "sign_in_failed"
+    }
+    assert len(outcomes) == 50
+    assert sum(b"getLoginToken" in one.body for one in served.journal) == 2
+
+
+def test_a_credential_that_may_not_write_is_not_tried_for_every_key(serve, connect) -> None:
+    """Those in flight are refused, and the rest is told the same without being sent."""
+    served = serve(Dialect.CORE)
+    credential = ApiToken(Secret(served.sandbox.api_token()))
+    workspace = connect(served.environment(), served.sandbox.url, credential)
+    role = served.sandbox.role("Admin").id
+    outcomes = create(workspace, [new(f"k{n}", role_id=role) for n in range(50)])
+    assert {type(one) for one in outcomes} == {NotCreated}
+    assert {one.failure.code for one in outcomes} == {"session_required"}
+    assert len(served.journal) < 10
+
+
 def test_a_sign_in_that_the_workspace_forbids_points_to_a_session_token(
     scripted, answer, connect
 ) -> None:

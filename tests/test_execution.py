@@ -28,7 +28,9 @@ from provisioner.execution import (
     Mark,
     Result,
     Skipped,
+    Unfinished,
 )
+from provisioner.execution.work import NOT_SETTLED
 from provisioner.failure import Failure
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
 from provisioner.plan import Create, Estimate, Planned
@@ -284,7 +286,8 @@ class Server:
         most = self.readings[len(self.read)] if len(self.read) < len(self.readings) else NEVER
         self.read.append(dict(wanted))
         rows = {row.id: row for row in self.rows}
-        assert all(DEPTHS[rows[id_].name] == depth for id_, depth in wanted.items())
+        asked = all(DEPTHS[rows[id_].name] == depth for id_, depth in wanted.items())
+        assert asked or (self.roles_hidden and set(wanted.values()) == {1})
         return {id_: self.record(rows[id_]) for id_ in list(wanted)[:most]}
 
     def revoke(self, key_id: str) -> None:
@@ -471,7 +474,8 @@ def test_a_server_that_shows_nothing_any_more_is_asked_eight_times_and_left() ->
     server = Server(fates=[LOST_AFTER, MADE], blind=frozenset(range(1, 99)))
     first, second = server.run("a", "b")
     assert first == Failed(action("a"), unknown(LOST))
-    assert isinstance(second, Done)
+    assert isinstance(second, Unfinished)
+    assert (second.failure.code, second.id) == ("not_settled", server.made("b")[0].id)
     assert server.looks == 8
     assert len(server.stop.seconds) == 8
 
@@ -677,11 +681,12 @@ def test_the_first_look_that_comes_to_an_end_is_the_first_of_two() -> None:
 
 
 def test_settling_ends_after_eight_looks_whatever_they_show(caplog) -> None:
-    """Where no look succeeds, the answers are the report, and the log says what to do."""
+    """Where no look succeeds nothing is done: another run may have made the key too."""
     server = Server(blind=frozenset(range(1, 99)))
     with caplog.at_level(logging.INFO, "provisioner"):
         [result] = server.run("a")
-    assert isinstance(result, Done)
+    [row] = server.made("a")
+    assert result == Unfinished(action("a"), row.id, server.record(row), NOT_SETTLED)
     assert server.looks == 8
     *looks, end = [(one.levelno, one.getMessage()) for one in caplog.records]
     assert looks == [(logging.INFO, "shop: shop hangs. Wait.")] * 8
@@ -778,8 +783,10 @@ def test_a_key_whose_role_never_comes_is_not_reported_as_done() -> None:
     """The message names the key that is to be repaired."""
     server = Server(fates=[Fate(0, "created", role=NEVER)])
     assert server.run("a") == (
-        Failed(
+        Unfinished(
             action("a"),
+            "core-00",
+            None,
             Failure(
                 "outcome_unknown",
                 "'a' was made as core-00, and has no role after several looks. Assign it by hand, "
@@ -791,6 +798,29 @@ def test_a_key_whose_role_never_comes_is_not_reported_as_done() -> None:
     hidden = Server(fates=[Fate(0, "created", role=NEVER)], roles_hidden=True)
     assert isinstance(hidden.run("a")[0], Done)
     assert hidden.looks == 1
+
+
+def test_a_whole_key_never_gives_way_to_one_without_a_role() -> None:
+    """One whose server died half-way is of no use to anyone: ours stays, and both are named."""
+    server = Server(rows=[Row("~a-1", "a", 1, role_from=NEVER)])
+    [result] = server.run("a")
+    assert isinstance(result, Unfinished)
+    assert result.failure.code == "outcome_unknown"
+    [ours] = server.made("a")
+    assert all(id_ in result.failure.message for id_ in ("~a-1", ours.id))
+    assert server.revoked == []
+
+
+@pytest.mark.parametrize("depth", DEPTHS.values())
+def test_where_roles_are_hidden_a_found_key_is_done_only_if_it_reads_with_its_role(depth) -> None:
+    """Its record cannot be read with the role while it has none."""
+    name = next(name for name, its in DEPTHS.items() if its == depth)
+    server = Server(fates=[LOST_AFTER], roles_hidden=True)
+    assert isinstance(server.run(name)[0], Done)
+    half = Server(fates=[LOST_AFTER], roles_hidden=True, readings=[0, 0, 0])
+    [result] = half.run(name)
+    assert isinstance(result, Unfinished)
+    assert result.failure.code == "outcome_unknown"
 
 
 def test_a_loser_is_revoked_as_patiently_as_looks_are_taken() -> None:
@@ -808,15 +838,30 @@ def test_a_loser_that_cannot_be_revoked_is_reported() -> None:
     """The message names both keys; the other actions are what they are."""
     server = Server(rows=[theirs(1, "a")], revoking=["refused"] * 8)
     first, second = server.run("a", "b")
-    assert first == Failed(
+    assert first == Unfinished(
         action("a"),
+        "~a-1",
+        None,
         Failure(
             "duplicate_left",
-            "Another run made the key at the same moment: ~a-1 stays, and core-01, which this "
-            "run made, could not be revoked. shop hangs. Wait.",
+            "~a-1 stays, and core-01, which this run made for the same name, was not revoked. "
+            "shop hangs. Wait.",
         ),
     )
     assert isinstance(second, Done)
+
+
+def test_a_run_that_ends_before_its_loser_is_revoked_says_so() -> None:
+    """Asked in the middle of settling, the report has the surplus key, and never `done`."""
+    server = Server(rows=[theirs(1)], revoking=["refused"] * 8)
+    execution = server.execution("a")
+    seen: list[Result] = []
+    server.watch = lambda: seen.extend(execution.result().results) if server.revoked else None
+    execution.run()
+    assert seen
+    for result in seen:
+        assert isinstance(result, Unfinished)
+        assert result.failure.code == "duplicate_left"
 
 
 # --- Stopping ------------------------------------------------------------------------------------
@@ -881,7 +926,7 @@ def test_a_bug_that_ends_a_run_is_the_failure_of_what_is_still_open() -> None:
     execution = server.execution("a", "b", "c")
     execution.run()
     first, second, third = execution.result(bug).results
-    assert isinstance(first, Done)
+    assert isinstance(first, Unfinished)
     assert second == Failed(action("b"), REFUSED)
     assert third == Failed(action("c"), bug)
     assert server.execution("a").result(bug).results == (Failed(action("a"), bug),)
@@ -904,6 +949,9 @@ def check_so_far(server: Server, executed: Executed) -> None:
             case Skipped(failure=why):
                 assert why == STOPPED
                 assert not server.made(name)
+            case Unfinished(id=id_, failure=why):
+                assert rows[id_].name == name
+                assert why.code in ("outcome_unknown", "duplicate_left", "not_settled")
             case Failed(failure=why) if why == REFUSED:
                 refusals = [
                     key.tries >= 4
@@ -913,7 +961,7 @@ def check_so_far(server: Server, executed: Executed) -> None:
                 rejected = (name, "rejected") in {(key.name, f.says) for key, f in server.sent}
                 assert rejected or sum(refusals) >= 2
             case Failed(failure=why):
-                assert why.code in ("outcome_unknown", "duplicate_left", "unreachable")
+                assert why.code in ("outcome_unknown", "unreachable")
 
 
 def check_at_the_end(server: Server, executed: Executed) -> None:
@@ -923,7 +971,8 @@ def check_at_the_end(server: Server, executed: Executed) -> None:
         says = {fate.says for key, fate in server.sent if key.name == name}
         new = server.new(name)
         ours = [row for row in new if row.owner is server]
-        left = isinstance(result, Failed) and result.failure.code == "duplicate_left"
+        code = result.failure.code if isinstance(result, Unfinished) else None
+        left = code == "duplicate_left"
         whole = not new or new[0].role_from <= server.seen or server.generation == "legacy"
         sent = bool(says - {"rejected", "not sent"})
         if isinstance(result, Done | MadeElsewhere):
@@ -931,10 +980,10 @@ def check_at_the_end(server: Server, executed: Executed) -> None:
             assert whole
             assert result.record is not None or len(server.read) == 3
         else:
-            assert left or not new or not whole or not sent
+            assert left or not new or not whole or not sent or code == "not_settled"
         if left:
-            assert server.revoking == REVOKING_FAILS
-        else:
+            assert server.revoking == REVOKING_FAILS or server.stop.asked
+        elif whole and code != "not_settled":
             assert [row for row in ours if row.revoked_from == NEVER] in ([], new[:1])
         if isinstance(result, Failed) and result.failure.code == "outcome_unknown":
             assert server.looks >= 8 or server.stop.asked

@@ -592,6 +592,28 @@ def test_a_server_that_is_down_is_asked_by_one_and_then_by_all(declared: int | N
     assert clock.now <= (12.7 if declared is None else 12.7 + 45)
 
 
+def test_a_request_that_hangs_does_not_hold_the_others_for_long() -> None:
+    """What left before a refusal is waited for two seconds beyond the pause, and no longer."""
+    clock = Threads()
+    pace = Pace(Limits(parallel=4), clock=clock, sleep=clock.sleep)
+    left: list[float] = []
+
+    def hang() -> None:
+        with pace.slot():
+            clock.sleep(30.0)
+
+    def refused() -> None:
+        clock.sleep(0.5)
+        with pace.slot():
+            clock.sleep(0.1)
+        pace.throttled(1.0, Rate(100, 60.0), took=0.1)
+        with pace.slot():
+            left.append(clock.now)
+
+    clock.run(hang, refused)
+    assert left == [pytest.approx(0.6 + 1.0 + 2.0, abs=0.1)]
+
+
 # Real threads.
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections import Counter
@@ -157,6 +160,43 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["apply", "create"])
+def test_a_signal_while_the_report_is_printed_does_not_cut_it_short(
+    start, tmp_path, monkeypatch, command, unbuffered
+) -> None:
+    """A slow reader gets all of it, whether Python buffers or not."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    names = names_of(1000)
+    body = [{"name": name, "expiresAt": "2031-01-01T00:00:00.000Z"} for name in names]
+    (tmp_path / "body.json").write_text(json.dumps(body))
+    options = {"apply": ["--format", "json"], "create": ["--body", str(tmp_path / "body.json")]}
+    with Server(Dialect.LEGACY, lambda _: False) as server:
+        run = start(server, names, command, *options[command], batch=60)
+        assert run.process.stdout is not None
+        until_full(run.process.stdout.fileno())
+        run.tell(signal.SIGTERM)
+        time.sleep(HEARD)
+        found, out, _, _ = run.end()
+        assert found == 143
+        document = json.loads(out)
+        records = document if command == "create" else document["environments"][0]["results"]
+        assert [one["name"] for one in records] == names
+
+
+def names_of(count: int) -> list[str]:
+    return [f"svc-{number:04d}" for number in range(count)]
+
+
+def until_full(pipe: int) -> None:
+    """Waits until a pipe that nobody reads takes no more."""
+    size = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    end = time.monotonic() + 30
+    while struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0] < size:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def valid(name: str, text: str) -> Any:

@@ -235,7 +235,7 @@ def test_endless_throttling_ends(scripted, answer, to, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("header", "least", "most"),
     [("5", 5, 5), ("Fri, 01 Jan 2100 00:00:00 GMT", 10**8, 10**11), ("soon", None, None)]
-    + [("Mon, 01 Jan 2001 00:00:00 GMT", 0, 0)],
+    + [("Mon, 01 Jan 2001 00:00:00 GMT", 0, 0), ("1.5", 1.5, 1.5), ("1.", None, None)],
 )
 def test_retry_after_is_read_in_both_forms(scripted, answer, to, header, least, most) -> None:
     """Seconds or a date; anything else is no wait at all."""
@@ -246,6 +246,16 @@ def test_retry_after_is_read_in_both_forms(scripted, answer, to, header, least, 
         assert got.retry_after is None
     else:
         assert least <= got.retry_after <= most
+
+
+def test_a_moment_to_retry_at_is_one_of_the_servers_clock(scripted, answer, to) -> None:
+    """However wrong that is: both moments are of the same answer."""
+    dates = {
+        "Retry_After": "Mon, 01 Jan 2001 00:01:30 GMT",
+        "Date": "Mon, 01 Jan 2001 00:00:00 GMT",
+    }
+    server = scripted(answer(200, "{}", **dates))
+    assert to(server.url).send("GET", "/", repeatable=True).retry_after == 90.0
 
 
 def test_a_redirect_is_not_followed(scripted, answer, to) -> None:
@@ -352,6 +362,30 @@ def test_a_dead_proxy_is_named_and_no_proxy_is_honoured(scripted, answer, to, mo
     assert "proxy" in caught.value.message
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert to(server.url).send("GET", "/", repeatable=True).status == 200
+
+
+@pytest.mark.parametrize(("repeatable", "sent"), [(False, 1), (True, 4)])
+def test_what_a_proxy_took_and_never_answered_is_lost(
+    scripted, to, monkeypatch, repeatable, sent
+) -> None:
+    """A proxy that goes away after the request may have passed it on: no `unreachable`."""
+    proxy = scripted()
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(LostAnswerError):
+        to("http://shop.example:9").send("POST", "/", body={}, repeatable=repeatable)
+    assert len(proxy.requests) == sent
+
+
+def test_a_tunnel_that_a_proxy_refuses_is_no_lost_answer(scripted, answer, to, monkeypatch) -> None:
+    """Nothing of the request itself went out."""
+    proxy = scripted(*[answer(403)] * 9)
+    monkeypatch.setenv("https_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(WorkspaceError) as caught:
+        to("https://shop.example:9").send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "unreachable"
+    assert "proxy" in caught.value.message
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -33,8 +34,9 @@ def apply(selection: Selection, output: Output, *, yes: bool) -> int:
     signals = Signals()
     with console.problems_as_data():
         prepared = prepare(selection)
-    with fleet_of(prepared, signals.stop) as fleet:
+    with ExitStack() as stack:
         with signals.caught():
+            fleet = stack.enter_context(fleet_of(prepared, signals.stop))
             made = fleet.plan(prepared.manifests.desired, prepared.now, selection.only)
         warn_of_nothing(made, selection)
         going_on = fleet.refusal is not None or yes or signals.stop.asked
@@ -44,7 +46,8 @@ def apply(selection: Selection, output: Output, *, yes: bool) -> int:
             with console.progress(made.changes, "creating keys") as settled:
                 result = fleet.apply(made, settled)
             show_result(result, console)
-        ending = fleet.surprise or fleet.refusal
+            ending = fleet.surprise or fleet.refusal
+            stack.close()
     if fleet.surprise is None and signals.exit_code is not None:
         return signals.exit_code
     if ending is not None:

@@ -112,8 +112,12 @@ def _write(stream: TextIO | None, text: str) -> None:
     if stream is None:  # closed before we began
         return
     encoding = stream.encoding or "utf-8"
+    rest = memoryview(text.encode(encoding, "backslashreplace"))
     try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+        while rest:
+            # An unbuffered stream writes less than it was given when a signal comes in between.
+            rest = rest[stream.buffer.write(rest) or 0 :]
         stream.flush()
     except BrokenPipeError:
         # The reader has seen enough (`| head`); the work and its exit code go on.

@@ -64,22 +64,23 @@ def create(manifests: Path, environment: str | None, depth: str, body: str, outp
         prepared = prepare(selection, keys_matter=False, one=True)
         source = read_source(body, sys.stdin)
     signals = Signals()
-    with (
-        signals.caught(),
-        fleet_of(prepared, signals.stop) as fleet,
-        console.progress(len(source.records), "creating keys") as settled,
-    ):
-        workspace = fleet.open(prepared.environments[0])
-        made = None
-        if workspace is not None:
-            made = create_records(workspace, source, depth_of(int(depth)), signals.stop, settled)
-    if made is None:
-        console.aside(f"{STOPPED.code}: {STOPPED.message}\n")
-        return signals.exit_code or INCOMPLETE
-    if made.output is not None:
-        console.document(made.output)
-    for failure in made.failures:
-        console.aside(f"{failure.code}: {visible(failure.message)}\n")
+    with signals.caught():
+        with (
+            fleet_of(prepared, signals.stop) as fleet,
+            console.progress(len(source.records), "creating keys") as settled,
+        ):
+            workspace = fleet.open(prepared.environments[0])
+            made = None
+            if workspace is not None:
+                depth_asked = depth_of(int(depth))
+                made = create_records(workspace, source, depth_asked, signals.stop, settled)
+        if made is None:
+            console.aside(f"{STOPPED.code}: {STOPPED.message}\n")
+            return signals.exit_code or INCOMPLETE
+        if made.output is not None:
+            console.document(made.output)
+        for failure in made.failures:
+            console.aside(f"{failure.code}: {visible(failure.message)}\n")
     if signals.exit_code is not None:
         return signals.exit_code
     return INCOMPLETE if made.failures else 0

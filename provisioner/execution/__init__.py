@@ -10,6 +10,7 @@ from provisioner.execution.result import (
     Result,
     RunResult,
     Skipped,
+    Unfinished,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "Result",
     "RunResult",
     "Skipped",
+    "Unfinished",
 ]

@@ -10,14 +10,16 @@ from provisioner.errors import WorkspaceError
 from provisioner.execution.result import Executed, Failed
 from provisioner.execution.standing import Look, Sent, Stands
 from provisioner.execution.work import Work
-from provisioner.failure import Failure, failure_of
+from provisioner.failure import failure_of
 from provisioner.threads import Threads
 from provisioner.twenty.workspace import NewKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from provisioner.desired import Depth
     from provisioner.execution.mark import Mark
+    from provisioner.failure import Failure
     from provisioner.plan import Planned
     from provisioner.stop import Stop
     from provisioner.twenty.workspace import Outcome, Record, Workspace
@@ -36,6 +38,9 @@ _BREATH = 0.3
 
 _LATER = 1.0
 """Seconds to the second one, where the first saw another run at work."""
+
+_WITH_ROLE: Depth = 1
+"""The depth whose records show the role."""
 
 _READINGS = 3
 """Times that a record is asked for before a result goes without."""
@@ -86,8 +91,12 @@ class Execution:
             return
         self._create(self._works)
         self._resolve()
-        if any(work.touched for work in self._works) and not (self._blind and self._open()):
-            self._settle()
+        if any(work.touched for work in self._works):
+            look = None if self._blind and self._open() else self._last_look()
+            if look is None:
+                self._leave_unsettled()
+            else:
+                self._settle(look)
 
     def result(self, otherwise: Failure | None = None) -> Executed:
         """What is known now of every action.
@@ -154,24 +163,28 @@ class Execution:
             if not work.open:
                 self._settled(1)
 
-    def _settle(self) -> None:
-        """Looks at what came of it all, ends this run's duplicates, and reads the records."""
-        self._stop.sleep(_BREATH)
-        look = self._settled_look()
-        if look is None:
-            _LOG.warning(
-                "%s could not be looked at after creating; run again", self._planned.environment
-            )
-            return
+    def _settle(self, look: Look) -> None:
+        """Takes in what came of it all, ends this run's duplicates, and reads the records."""
         for work in self._works:
             if work.touched:
                 self._settled(int(work.open))
                 work.conclude(look.standing(self._sent(work)))
         self._give_way()
-        self._read_records()
+        self._read_records(roles_hidden=look.roles_hidden)
 
-    def _settled_look(self) -> Look | None:
+    def _leave_unsettled(self) -> None:
+        """Says of every key that it is not known to be the only one of its name."""
+        if self._stop.asked:
+            return  # which says so itself
+        for work in self._works:
+            work.unsettled = True
+        _LOG.warning(
+            "%s could not be looked at after creating; run again", self._planned.environment
+        )
+
+    def _last_look(self) -> Look | None:
         """A look after which nothing is to be expected, or the last of several."""
+        self._stop.sleep(_BREATH)
         last: Look | None = None
         for rounds in range(ROUNDS):
             look = self._look()
@@ -191,15 +204,10 @@ class Execution:
 
     def _give_way(self) -> None:
         """Revokes this run's keys that another key of their name made needless."""
-        losers = {
-            loser: (work, work.found)
-            for work in self._works
-            if work.found is not None
-            for loser in work.found.losers
-        }
-        for loser, error in self._revoke(tuple(losers)).items():
-            work, stands = losers[loser]
-            work.result = Failed(work.action, _left(stands.key.id, loser, error))
+        errors = self._revoke(tuple(loser for work in self._works for loser in work.losers))
+        for work in self._works:
+            failed = tuple(loser for loser in work.losers if loser in errors)
+            work.gave_way(failed, failure_of(errors[failed[0]]) if failed else None)
 
     def _revoke(self, key_ids: tuple[str, ...]) -> dict[str, WorkspaceError]:
         """Revokes keys as patiently as it looks; the errors of those that it could not."""
@@ -221,17 +229,30 @@ class Execution:
             return error
         return None
 
-    def _read_records(self) -> None:
-        """The records of keys that a look found."""
+    def _read_records(self, *, roles_hidden: bool) -> None:
+        """The records of keys that a look found.
+
+        Where roles are hidden a look cannot tell that a key has none yet; its record can, for
+        with its role it cannot be read then.
+        """
         unread = {id_: work for work in self._works if (id_ := work.unread) is not None}
+        if roles_hidden:
+            whole = self._records(dict.fromkeys(unread, _WITH_ROLE))
+            for id_ in unread.keys() - whole.keys():
+                unread.pop(id_).half()
+        records = self._records({id_: work.action.depth for id_, work in unread.items()})
+        for id_, work in unread.items():
+            work.read(records.get(id_))
+
+    def _records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
+        """Records of keys that exist, each asked for a few times."""
         records: dict[str, Record] = {}
         for _ in range(_READINGS):
-            without = {id_: unread[id_].action.depth for id_ in unread if id_ not in records}
+            without = {id_: depth for id_, depth in wanted.items() if id_ not in records}
             if not without:
                 break
             records |= self._workspace.records(without)
-        for id_, work in unread.items():
-            work.read(records.get(id_))
+        return records
 
     def _sent(self, work: Work) -> Sent:
         # Where ids are the server's choice, the mark tells a key whose answer was lost.
@@ -266,14 +287,6 @@ class Execution:
             return None
         self._blind = False
         return look
-
-
-def _left(stays: str, loser: str, error: WorkspaceError) -> Failure:
-    return Failure(
-        "duplicate_left",
-        f"Another run made the key at the same moment: {stays} stays, and {loser}, which this run "
-        f"made, could not be revoked. {failure_of(error).message}",
-    )
 
 
 def _growing(rounds: int) -> float:

@@ -42,6 +42,21 @@ class MadeElsewhere:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfinished:
+    """The key is made, and what belongs to it is not done: the next run does it.
+
+    Attributes:
+        id: of the key.
+        record: as of `Done`.
+    """
+
+    action: Action
+    id: str
+    record: Record | None
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The action was not carried out, or whether it was is unknown."""
 
@@ -57,7 +72,7 @@ class Skipped:
     failure: Failure
 
 
-Result = Done | MadeElsewhere | Failed | Skipped
+Result = Done | MadeElsewhere | Unfinished | Failed | Skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +101,6 @@ class RunResult:
         """Whether an environment could not be looked at, or an action was not done."""
         return any(
             not isinstance(part, Executed)
-            or any(isinstance(result, Failed | Skipped) for result in part.results)
+            or any(isinstance(result, Unfinished | Failed | Skipped) for result in part.results)
             for part in self.environments
         )

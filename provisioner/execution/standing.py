@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.observed import KnownRoles
+from provisioner.observed import HiddenRoles, KnownRoles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -72,6 +72,9 @@ Standing = Missing | Stands
 class Look:
     """The live keys of one observation that were not there before the run.
 
+    Attributes:
+        roles_hidden: whether keys have roles that this credential may not see.
+
     Args:
         observation: what the workspace holds now.
         before: the ids of all keys that it held when the plan was made.
@@ -79,6 +82,7 @@ class Look:
 
     def __init__(self, observation: Observation, before: frozenset[str]) -> None:
         self._roles = isinstance(observation.roles, KnownRoles)
+        self.roles_hidden = isinstance(observation.roles, HiddenRoles)
         self._new = _by_name(
             key
             for key in observation.keys

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.execution.result import Done, Failed, MadeElsewhere, Skipped
+from provisioner.execution.result import Done, Failed, MadeElsewhere, Skipped, Unfinished
 from provisioner.execution.standing import Missing
 from provisioner.failure import Failure
 from provisioner.stop import STOPPED
@@ -49,6 +49,7 @@ class Work:
         refusal: why it will not be made, once that is certain.
         shown: what an answer showed of it.
         found: what a look showed of it.
+        unsettled: whether no look after creating said which key of the name stays.
         result: once nothing can change it.
     """
 
@@ -65,6 +66,7 @@ class Work:
     refusal: Failure | None = None
     shown: Created | None = None
     found: Stands | None = None
+    unsettled: bool = False
     result: Result | None = None
 
     @property
@@ -132,7 +134,19 @@ class Work:
             return
         self.found = standing
         if not standing.whole:
-            self.result = Failed(self.action, _no_role(self.action, standing.key.id))
+            self.result = self._half(standing)
+
+    @property
+    def losers(self) -> tuple[str, ...]:
+        """The ids of this run's keys that are to go; none for a key that is not whole itself."""
+        return self.found.losers if self.found is not None and self.found.whole else ()
+
+    def gave_way(self, failed: tuple[str, ...], why: Failure | None) -> None:
+        """Takes in which of its losers could not be revoked, and why."""
+        if self.found is not None:
+            self.found = replace(self.found, losers=failed)
+            if why is not None:
+                self.result = self._left(self.found, why.message)
 
     @property
     def unread(self) -> str | None:
@@ -140,6 +154,11 @@ class Work:
         if self.result is not None or self.found is None or self._shows(self.found):
             return None
         return self.found.key.id
+
+    def half(self) -> None:
+        """Takes in that the key that a look showed cannot be read with its role: it has none."""
+        if self.found is not None:
+            self.result = self._half(self.found)
 
     def read(self, record: Record | None) -> None:
         """Takes in the record of the key that a look showed, if it could be read."""
@@ -150,6 +169,8 @@ class Work:
         """The result as far as it is known; a failure where a bug ended the run."""
         if self.result is not None:
             return self.result
+        if (unfinished := self._unfinished()) is not None:
+            return unfinished
         if self.shown is not None and (self.found is None or self._shows(self.found)):
             return Done(self.action, self.shown.id, self.shown.record)
         if self.found is not None:
@@ -173,6 +194,38 @@ class Work:
         kind = Done if stands.ours else MadeElsewhere
         return kind(self.action, stands.key.id, record)
 
+    def _unfinished(self) -> Result | None:
+        """What is known of a key that was made, or seen, and not settled."""
+        found = self.found
+        if found is not None and not found.whole:
+            return self._half(found)
+        if found is not None and found.losers:
+            return self._left(found, "The run had to end before it was.")
+        if self.unsettled and self.shown is not None:
+            return Unfinished(self.action, self.shown.id, self.shown.record, NOT_SETTLED)
+        if self.unsettled and found is not None:
+            return Unfinished(self.action, found.key.id, None, NOT_SETTLED)
+        return None
+
+    def _half(self, stands: Stands) -> Result:
+        name, id_ = self.action.name, stands.key.id
+        also = f" Besides, this run made {', '.join(stands.losers)}." if stands.losers else ""
+        why = Failure(
+            "outcome_unknown",
+            f"{name!r} was made as {id_}, and has no role after several looks.{also} Assign it by "
+            "hand, or revoke the key and run again.",
+        )
+        return Unfinished(self.action, id_, None, why)
+
+    def _left(self, stands: Stands, why: str) -> Result:
+        stays, losers = stands.key.id, ", ".join(stands.losers)
+        failure = Failure(
+            "duplicate_left",
+            f"{stays} stays, and {losers}, which this run made for the same name, was not "
+            f"revoked. {why}",
+        )
+        return Unfinished(self.action, stays, None, failure)
+
     def _why_missing(self) -> Failure:
         if self.shown is not None or self.found is not None:
             return Failure(
@@ -183,9 +236,8 @@ class Work:
         return self.refusal or outcome_unknown(self.cause or IN_FLIGHT)
 
 
-def _no_role(action: Action, key_id: str) -> Failure:
-    return Failure(
-        "outcome_unknown",
-        f"{action.name!r} was made as {key_id}, and has no role after several looks. Assign it by "
-        "hand, or revoke the key and run again.",
-    )
+NOT_SETTLED = Failure(
+    "not_settled",
+    "The key was made, and the workspace could not be looked at afterwards: whether another run "
+    "made one of this name at the same moment is unknown. Run again.",
+)

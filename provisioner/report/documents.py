@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped
+from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
 from provisioner.plan import Drift, Duplicate, Expiring, Planned, Unmanaged, Unobserved
 from provisioner.times import format_moment
 
@@ -104,7 +104,7 @@ def result_summary(result: Executed | Unobserved) -> dict[str, int]:
         "delivered": 0,
         "revoked": 0,
         "kept": kept,
-        "failed": kinds[Failed],
+        "failed": kinds[Failed] + kinds[Unfinished],
         "skipped": kinds[Skipped],
     }
 
@@ -172,6 +172,9 @@ def _result(result: Result) -> Document:
         case Done() | MadeElsewhere():
             ending: Document = {"status": "done", "id": result.id, "record": result.record}
             ending["error"] = None
+        case Unfinished(failure=failure):
+            ending = {"status": "failed", "id": result.id, "record": result.record}
+            ending["error"] = _error(failure)
         case Failed() | Skipped():
             status = "failed" if isinstance(result, Failed) else "skipped"
             ending = {"status": status, "id": None, "record": None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped
+from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
 from provisioner.plan import Planned, Unobserved
 from provisioner.report.documents import finding_kind, plan_summary, result_summary
 from provisioner.times import format_moment
@@ -126,7 +126,7 @@ def _result_lines(result: Result, line: str, palette: Palette) -> Iterator[str]:
             yield palette.paint(palette.good, f"  + {line}")
         case MadeElsewhere():
             yield palette.paint(palette.dim, f"  = {line}  made by another run at this moment")
-        case Failed(failure=failure):
+        case Unfinished(failure=failure) | Failed(failure=failure):
             yield palette.paint(palette.bad, f"  ! {line}")
             yield _failure_line(failure, palette)
         case Skipped():

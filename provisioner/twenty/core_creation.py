@@ -148,7 +148,10 @@ class Creation:
             for key in group:
                 self._sending.one((key,), self._send)
         else:
-            self._settle(group, self._refused(answer, several=several))
+            outcome = self._refused(answer, several=several)
+            if isinstance(outcome, NotCreated):
+                self._sending.refused(outcome.failure)
+            self._settle(group, outcome)
 
     def _settle(self, group: tuple[NewKey, ...], outcome: Outcome) -> None:
         for key in group:

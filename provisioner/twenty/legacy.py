@@ -140,6 +140,7 @@ class LegacyWorkspace:
             for half in (batch[:middle], batch[middle:]):
                 sending.one(half, lambda half: self._create(half, sending, ledger))
         else:
+            sending.refused(cause)
             _settle(batch, NotCreated(cause), ledger)
 
     def _created(self, batch: tuple[NewKey, ...], answer: Answer, ledger: Ledger) -> None:

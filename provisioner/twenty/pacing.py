@@ -26,6 +26,9 @@ _LONGEST_GUESS = 10.0
 _GLANCE = 0.02
 """Seconds after which those who wait for another's answer look again."""
 
+_FLIGHT = 2.0
+"""Seconds beyond a pause for which others wait for an answer: one that hangs must not hold all."""
+
 # Twenty's own bucket forgets the begun token whenever it lets a request through, and whoever comes
 # a moment too early is refused. So a refused client leaves a little more than the interval, and
 # more each time that this was not enough.
@@ -235,7 +238,7 @@ class Pace:
             now = self._clock()
             if now < self._not_before:
                 return self._not_before - now
-            if self._recovering and self._flying:
+            if self._recovering and self._flying and now < self._not_before + _FLIGHT:
                 return _GLANCE
             if (wait := self._token(now)) > 0:
                 return wait

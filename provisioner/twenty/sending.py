@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from provisioner.desired import Depth
     from provisioner.stop import Stop
-    from provisioner.twenty.workspace import Ledger, NewKey, Record
+    from provisioner.twenty.workspace import Ledger, NewKey, Outcome, Record
 
     Group = tuple[NewKey, ...]  # the keys of one request
 
@@ -27,10 +27,26 @@ _SILENT = 4
 _PASSING = frozenset({"unreachable", "stopped", "timeout", "connection_lost", "server_error"})
 
 
+# What is refused to a credential or a connection is refused to every key.
+_OF_ALL = frozenset(
+    {
+        "credential_expired",
+        "credential_invalid",
+        "credential_missing",
+        "credential_revoked",
+        "permission_denied",
+        "session_required",
+        "sign_in_failed",
+        "tls_failed",
+    }
+)
+
+
 class Sending:
     """Sends the groups of one bulk create.
 
-    A server that loses answer after answer is not sent the rest: whoever creates looks first.
+    A server that loses answer after answer is not sent the rest: whoever creates looks first. Nor
+    is one that turned the credential down, which many refusals might lock out.
 
     Args:
         environment: its name, for messages.
@@ -47,6 +63,7 @@ class Sending:
         self._lock = threading.Lock()
         self._lost = 0
         self._silence: Failure | None = None
+        self._refusal: Failure | None = None
 
     def all(self, groups: Iterable[Group], send: Callable[[Group], None]) -> None:
         """Sends every group; `send` tells the ledger of each of its keys."""
@@ -56,14 +73,20 @@ class Sending:
 
     def one(self, group: Group, send: Callable[[Group], None]) -> None:
         """Sends one group, unless nothing is to be sent any more."""
-        reason = STOPPED if self._stop.asked else self._silence
-        if reason is not None:
+        if (outcome := self._in_vain()) is not None:
             for key in group:
-                self._ledger.settle(key, NotSent(reason))
+                self._ledger.settle(key, outcome)
             return
         for key in group:
             self._ledger.sending(key)
         send(group)
+
+    def _in_vain(self) -> Outcome | None:
+        """The outcome of keys that need not be sent any more."""
+        if self._refusal is not None:
+            return NotCreated(self._refusal)
+        reason = STOPPED if self._stop.asked else self._silence
+        return None if reason is None else NotSent(reason)
 
     def heard(self) -> None:
         """The server answered, whatever it said."""
@@ -81,12 +104,19 @@ class Sending:
                     "not sent. Run again; if it stays, look into the server's log.",
                 )
 
+    def refused(self, why: Failure) -> None:
+        """The server refused a key; where it did so for the credential, none is sent any more."""
+        if why.code in _OF_ALL:
+            self._refusal = why
+
     def never_arrived(self, error: WorkspaceError) -> NotSent | NotCreated:
         """The outcome of keys whose request was not sent at all, and the silence that follows."""
         outcome = unsent(error)
         if isinstance(outcome, NotSent):
             with self._lock:
                 self._silence = outcome.failure
+        else:
+            self.refused(outcome.failure)
         return outcome
 
 

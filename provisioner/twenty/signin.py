@@ -82,6 +82,7 @@ class Session:
         self._lock = threading.Lock()
         self._token: Secret | None = None
         self._ends = 0.0
+        self._refusal: WorkspaceError | None = None
         transport.keep_secret(credential.email.reveal())
         transport.keep_secret(credential.password.reveal())
         parts = urlsplit(transport.address)
@@ -90,6 +91,8 @@ class Session:
     def token(self) -> str:
         """The session's token, signed in for anew shortly before it runs out."""
         with self._lock:
+            if self._refusal is not None:
+                raise self._refusal  # many refused sign-ins may lock the user out
             if self._token is None or time.monotonic() >= self._ends:
                 self._sign_in()
             assert self._token is not None  # noqa: S101 - _sign_in sets it or raises
@@ -155,11 +158,12 @@ class Session:
             reason = "the workspace may demand single sign-on, a second factor or a captcha"
         else:
             return WorkspaceError(code, f"The sign-in failed: {happened}", remedy=remedy)
-        return WorkspaceError(
+        self._refusal = WorkspaceError(
             "sign_in_failed",
             f"{name} refused the sign-in: {reason}.",
             remedy="Check the variables that `auth` names, or use a session_token.",
         )
+        return self._refusal
 
     def _lifetime(self, expires_at: Json, answer: Answer) -> float:
         """Seconds this session may be used, by the server's own clock at both ends."""

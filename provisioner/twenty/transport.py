@@ -65,6 +65,7 @@ _SHORTEST_SECRET = 4
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)*")
 """How every token of Twenty begins, also one that was cut short."""
 
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -293,7 +294,8 @@ class Transport:
                 f"The encrypted connection to {self.name} ({host}) failed.",
                 "Check that this address speaks https.",
             )
-        if isinstance(error, requests.exceptions.ProxyError):
+        # A proxy that went away after the request is told like one that was never reached.
+        if isinstance(error, requests.exceptions.ProxyError) and _never_connected(error):
             return WorkspaceError(
                 "unreachable",
                 f"{self.name} ({host}) cannot be reached through the proxy.",
@@ -317,12 +319,13 @@ class Transport:
 def _answer(response: requests.Response, raw: bytes) -> Answer:
     decoded, excerpt = decode(raw)
     redirect = response.headers.get("Location") if response.is_redirect else None
+    moment = _moment(response.headers.get("Date"))
     return Answer(
         status=response.status_code,
         body=decoded,
         excerpt=excerpt,
-        moment=_moment(response.headers.get("Date")),
-        retry_after=_retry_after(response.headers.get("Retry-After")),
+        moment=moment,
+        retry_after=_retry_after(response.headers.get("Retry-After"), moment or datetime.now(UTC)),
         limit=_number(response.headers.get("X-RateLimit-Limit")),
         took=response.elapsed.total_seconds(),
         location=_origin(redirect) if redirect else None,
@@ -392,8 +395,12 @@ def _pause(attempt: int) -> float:
 def _never_connected(error: Exception) -> bool:
     cause = error.args[0] if error.args else None
     reason = cause.reason if isinstance(cause, MaxRetryError) else cause
-    never = (NewConnectionError, ConnectTimeoutError, PoolProxyError)
-    return isinstance(error, requests.exceptions.ConnectTimeout) or isinstance(reason, never)
+    if isinstance(reason, PoolProxyError):
+        reason = reason.original_error
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return True
+    no_tunnel = isinstance(reason, OSError) and str(reason).startswith("Tunnel connection failed")
+    return no_tunnel or isinstance(reason, (NewConnectionError, ConnectTimeoutError))
 
 
 def _reason(error: Exception) -> str:
@@ -433,10 +440,11 @@ def _number(header: str | None) -> int | None:
     return int(header) if header and _DIGITS.fullmatch(header.strip()) else None
 
 
-def _retry_after(header: str | None) -> float | None:
+def _retry_after(header: str | None, now: datetime) -> float | None:
+    """Seconds to wait; a moment is one of the server's own clock, as `now` is."""
     if header is None:
         return None
-    if (seconds := _number(header)) is not None:
-        return float(seconds)
+    if _SECONDS.fullmatch(header.strip()):
+        return float(header)
     moment = _moment(header)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds()) if moment else None
+    return max(0.0, (moment - now).total_seconds()) if moment else None
