@@ -858,10 +858,50 @@ def test_a_run_that_ends_before_its_loser_is_revoked_says_so() -> None:
     seen: list[Result] = []
     server.watch = lambda: seen.extend(execution.result().results) if server.revoked else None
     execution.run()
-    assert seen
-    for result in seen:
-        assert isinstance(result, Unfinished)
-        assert result.failure.code == "duplicate_left"
+    [ours] = server.made("a")
+    assert seen[0] == Unfinished(
+        action("a"),
+        "~a-1",
+        None,
+        Failure(
+            "duplicate_left",
+            f"~a-1 stays, and {ours.id}, which this run made for the same name, was not revoked. "
+            "The run had to end before it was.",
+        ),
+    )
+    assert {one.failure.code for one in seen if isinstance(one, Unfinished)} == {"duplicate_left"}
+
+
+def test_a_surplus_key_that_is_gone_leaves_the_shown_one_done() -> None:
+    """A create that was committed late is revoked; the key that the answer showed is the key."""
+    server = Server(fates=[LATE, MADE])
+    # The server began the first create after the second one.
+    server.watch = lambda: [setattr(row, "second", 99) for row in server.made("a")[:1]]
+    [result] = server.run("a")
+    late, made = server.made("a")
+    assert result == Done(action("a"), made.id, server.record(made))
+    assert server.revoked == [late.id]
+
+
+def test_a_key_that_a_look_found_is_not_done_when_no_later_look_succeeds() -> None:
+    """Its id is told, for nobody can know whether another run's key came before it."""
+    server = Server(fates=[LOST_AFTER], blind=frozenset(range(2, 99)))
+    [result] = server.run("a")
+    [row] = server.made("a")
+    assert result == Unfinished(action("a"), row.id, None, NOT_SETTLED)
+
+
+@pytest.mark.parametrize("role_from", [0, NEVER])
+def test_every_surplus_key_is_named(role_from) -> None:
+    """Those of this run that are left, beside a whole key of another run or a half one."""
+    fates = [Fate(3, "lost"), Fate(2, "lost"), MADE]
+    server = Server(fates=fates, rows=[theirs(1, role_from=role_from)], revoking=["refused"] * 99)
+    server.rows[0].seen_from = 3
+    [result] = server.run("a")
+    ids = ", ".join(row.id for row in server.made("a"))
+    assert isinstance(result, Unfinished)
+    assert len(server.made("a")) == 3
+    assert ids in result.failure.message
 
 
 # --- Stopping ------------------------------------------------------------------------------------
