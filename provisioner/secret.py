@@ -1,19 +1,39 @@
-"""A value that must never be seen: it hides itself wherever it is printed."""
+"""A value that must never be seen: it hides itself, and is masked wherever it turns up."""
 
 from __future__ import annotations
+
+import base64
+import json
+import threading
+from urllib.parse import quote, quote_plus
+
+MASK = "***"
+
+_SHORTEST = 4
+"""Signs of the shortest value that is masked in a text; shorter ones are in every text."""
+
+_TAIL = 8
+"""Signs by whose equality a form is looked for: the end of a token is unlike any other's."""
+
+_FEW = 200
+"""Forms up to which it is faster to look for each of them in the whole text."""
+
+_NONE: dict[str, int] = {}
 
 
 class Secret:
     """A token, a password or a sign-in e-mail.
 
     Only `reveal()` gives the value, so that a search for that word finds every place where a
-    secret leaves its wrapping. `str`, `repr` and formatting show a mask.
+    secret leaves its wrapping. `str`, `repr` and formatting show a mask, and `masked` knows the
+    value from the moment that it is wrapped.
     """
 
     __slots__ = ("__value",)
 
     def __init__(self, value: str) -> None:
         self.__value = value
+        _KNOWN.add(value)
 
     def reveal(self) -> str:
         """The value itself, for the one call that sends it."""
@@ -26,3 +46,100 @@ class Secret:
 
     def __format__(self, spec: str) -> str:
         return format(repr(self), spec)
+
+
+def masked(text: str, *, shortest: int = _SHORTEST) -> str:
+    """The text with every secret of this process masked, whatever way it is written.
+
+    As it is, URL-encoded, base64 at any offset of a larger value, escaped as in JSON or in a
+    Python literal.
+
+    Args:
+        text: what is to be shown.
+        shortest: signs of the shortest secret that is masked; never less than four.
+    """
+    return _KNOWN.mask(text, max(shortest, _SHORTEST))
+
+
+class _Known:
+    """Every secret that this process has wrapped.
+
+    One for the process, because a log line or a traceback may show a secret of any part of it,
+    through libraries that nobody can hand a list to. Looking for 100 000 tokens costs no more than
+    looking for a few: a text is searched by the last signs of each form.
+    """
+
+    def __init__(self, few: int = _FEW) -> None:
+        self._few = few
+        self._lock = threading.Lock()
+        self._values: set[str] = set()
+        self._new: list[str] = []
+        self._short: dict[str, int] = {}
+        self._by_tail: dict[str, dict[str, int]] = {}
+
+    def add(self, value: str) -> None:
+        with self._lock:
+            if len(value) >= _SHORTEST and value not in self._values:
+                self._values.add(value)
+                self._new.append(value)
+
+    def mask(self, text: str, shortest: int) -> str:
+        with self._lock:
+            for value in self._new:
+                for form in _forms(value):
+                    home = self._by_tail.setdefault(form[-_TAIL:], {})
+                    (home if len(form) >= _TAIL else self._short)[form] = len(value)
+            self._new.clear()
+            found = sorted(self._found(text, shortest))
+        shown: list[str] = []
+        end = 0
+        for first, last in found:
+            if first >= end:
+                shown += (text[end:first], MASK)
+            end = max(end, last)
+        return "".join((*shown, text[end:])) if found else text
+
+    def _found(self, text: str, shortest: int) -> list[tuple[int, int]]:
+        """Where secrets stand in the text, first and behind the last sign; they may overlap."""
+        found: list[tuple[int, int]] = []
+        few = self._short
+        if len(self._by_tail) <= self._few:
+            for forms in self._by_tail.values():
+                few = few | forms
+        else:
+            for end in range(_TAIL, len(text) + 1):
+                for form, length in self._by_tail.get(text[end - _TAIL : end], _NONE).items():
+                    if length >= shortest and text.endswith(form, 0, end):
+                        found.append((end - len(form), end))
+        for form, length in few.items():
+            start = text.find(form) if length >= shortest else -1
+            while start >= 0:
+                found.append((start, start + len(form)))
+                start = text.find(form, start + 1)
+        return found
+
+
+def _forms(value: str) -> set[str]:
+    """The ways in which a value may be written."""
+    raw = value.encode(errors="surrogatepass")
+    forms = {
+        value,
+        quote(raw, safe=""),
+        quote(raw),
+        quote_plus(raw),
+        json.dumps(value)[1:-1],
+        json.dumps(value, ensure_ascii=False)[1:-1],
+        repr(value)[1:-1],
+        repr(raw)[2:-1],
+    }
+    forms |= {json.dumps(form)[1:-1] for form in tuple(forms)}
+    for offset in range(3):
+        # The first and the last sign hold bits of what stands beside the value in a larger one.
+        first = -(-8 * offset // 6)
+        last = 8 * (offset + len(raw)) // 6
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            forms.add(encode(bytes(offset) + raw).decode()[first:last])
+    return {form for form in forms if len(form) >= _SHORTEST}
+
+
+_KNOWN = _Known()

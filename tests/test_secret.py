@@ -1,9 +1,16 @@
 """Secrets hide."""
 
+import base64
+import json
 import traceback
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from provisioner.desired import ApiToken, Environment, SignIn
-from provisioner.secret import Secret
+from provisioner.secret import MASK, Secret, _Known, masked
 
 CANARY = "canary-5f1c"
 
@@ -23,3 +30,59 @@ def test_a_secret_shows_itself_nowhere_but_when_revealed() -> None:
         shown.append(traceback.format_exc())
     assert not [text for text in shown if CANARY in text]
     assert secret.reveal() == CANARY
+
+
+def _ways(value: str) -> dict[str, str]:
+    """A value as it turns up in requests, logs and tracebacks."""
+    raw = value.encode()
+    return {
+        "plain": value,
+        "url": quote(value, safe=""),
+        "path": quote(value),
+        "form": quote_plus(value),
+        "json": json.dumps({"token": value}),
+        "json, unicode": json.dumps({"token": value}, ensure_ascii=False),
+        "json in json": json.dumps(json.dumps({"token": value})),
+        "repr": repr({"token": value}),
+        "bytes": repr(raw),
+        "basic": base64.b64encode(b"user:" + raw).decode(),
+        "base64": base64.b64encode(raw).decode(),
+        "base64, offset 1": base64.b64encode(b"x" + raw + b"yz").decode(),
+        "base64, offset 2": base64.urlsafe_b64encode(b"xy" + raw + b"z").decode(),
+    }
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=12, max_size=60), st.text(max_size=20))
+def test_a_secret_is_masked_whatever_way_it_is_written(value: str, beside: str) -> None:
+    """No way of writing a secret survives in a masked text, and the text beside it does."""
+    Secret(value)
+    for way, written in _ways(value).items():
+        shown = masked(f"{beside} <{written}> {beside}")
+        assert written not in shown, way
+        assert MASK in shown, way
+
+
+@pytest.mark.parametrize("few", [0, 200])
+@given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=4, max_size=9), max_size=4))
+def test_nothing_but_secrets_is_masked(few: int, text: str, values: list[str]) -> None:
+    """What is no part of a secret stays, where secrets overlap too, few of them or many."""
+    known = _Known(few)
+    for value in values:
+        known.add(value)
+    hidden = {
+        place
+        for value in values
+        for start in range(len(text))
+        if text.startswith(value, start)
+        for place in range(start, start + len(value))
+    }
+    kept = "".join(sign for place, sign in enumerate(text) if place not in hidden)
+    assert known.mask(text, 4).replace(MASK, "") == kept
+
+
+def test_a_short_secret_stays_in_data() -> None:
+    """A text that asks for long secrets alone keeps a short one, which may be a word of it."""
+    Secret("production-9")
+    Secret("production-token-0123456789")
+    shown = masked("production-9 production-token-0123456789", shortest=16)
+    assert shown == f"production-9 {MASK}"

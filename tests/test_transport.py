@@ -45,7 +45,9 @@ def test_a_request_says_who_asks_and_carries_its_headers(scripted, answer, to) -
     """User-Agent, the environment's own headers, JSON, and the bearer token."""
     server = scripted(answer(200, '{"a": 1}', Date="Mon, 23 Nov 2026 04:00:00 GMT"))
     transport = to(server.url, headers=(("X-Gate", Secret("open")),))
-    got = transport.send("POST", "/x?y=1", body={"k": "v"}, token=lambda: "tok", repeatable=False)
+    got = transport.send(
+        "POST", "/x?y=1", body={"k": "v"}, token=lambda: Secret("tok"), repeatable=False
+    )
     assert (got.status, got.body) == (200, {"a": 1})
     assert got.moment == datetime(2026, 11, 23, 4, tzinfo=UTC)
     [request] = server.requests
@@ -66,7 +68,7 @@ def test_netrc_does_not_replace_the_credential(scripted, answer, to, tmp_path, m
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password canary\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     server = scripted(answer(200, "{}"), answer(200, "{}"))
-    to(server.url).send("GET", "/", token=lambda: "tok", repeatable=True)
+    to(server.url).send("GET", "/", token=lambda: Secret("tok"), repeatable=True)
     to(server.url).send("GET", "/", repeatable=True)
     assert b"Bearer tok" in server.requests[0]
     assert b"Authorization" not in server.requests[1]
@@ -261,7 +263,7 @@ def test_a_moment_to_retry_at_is_one_of_the_servers_clock(scripted, answer, to) 
 def test_a_redirect_is_not_followed(scripted, answer, to) -> None:
     """The credential goes nowhere else, and the query of the target is not shown."""
     server = scripted(answer(302, Location="https://other.example.com/login?token=canary"))
-    got = to(server.url).send("GET", "/", token=lambda: "tok", repeatable=True)
+    got = to(server.url).send("GET", "/", token=lambda: Secret("tok"), repeatable=True)
     assert (got.status, got.location) == (302, "https://other.example.com/login")
     local = scripted(answer(302, Location="/login?x=1"))
     assert to(local.url).send("GET", "/", repeatable=True).location == "/login"

@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, TextIO
 from provisioner.errors import InvalidInputError, OutputError
 from provisioner.report.documents import problems_document
 from provisioner.report.text import COLOUR, PLAIN, Palette, visible
+from provisioner.secret import masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from provisioner.cli.options import Output
+
+_NO_WORD = 16
+"""Signs of a secret that is masked in data too: a shorter one, as a password that is the name of
+an environment, would spoil what other programs read."""
 
 
 class Console:
@@ -57,16 +62,16 @@ class Console:
             raise
 
     def text(self, text: str) -> None:
-        """Writes text on stdout as it is.
+        """Writes text on stdout, as it is but for secrets that no word of it can be by chance.
 
         Raises:
             OutputError: when stdout takes no more, but for a reader that went away.
         """
-        _write(sys.stdout, text)
+        _write(sys.stdout, masked(text, shortest=_NO_WORD))
 
     def aside(self, text: str) -> None:
         """Writes text on stderr, for people alone."""
-        _write(sys.stderr, text)
+        _write(sys.stderr, masked(text))
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
@@ -98,14 +103,20 @@ class _JsonLines(logging.Formatter):
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%SZ"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": masked(_told(self, record)),
         }
         return json.dumps(entry, ensure_ascii=False)
 
 
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {visible(record.getMessage())}"
+        return f"{record.levelname.lower()}: {visible(masked(_told(self, record)))}"
+
+
+def _told(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """The message, and the traceback where a library logs one."""
+    told = record.getMessage()
+    return f"{told}\n{formatter.formatException(record.exc_info)}" if record.exc_info else told
 
 
 def _write(stream: TextIO | None, text: str) -> None:
@@ -140,6 +151,8 @@ def _set_up_log(output: Output) -> None:
     if output.log_level != "debug":
         # What we make of a broken connection is told; its retries are noise.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
+    # On debug it tells whole answers, with secrets that nobody has wrapped yet.
+    logging.getLogger("botocore").setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 def _coloured(choice: str, stream: TextIO | None) -> bool:

@@ -11,16 +11,18 @@ import click
 from provisioner import __version__
 from provisioner.errors import InvalidInputError, ProvisionError
 from provisioner.report.text import PLAIN, problems_text, visible
+from provisioner.secret import masked
 
 
 def tell(error: Exception) -> int:
     """Says on stderr why the command ended, and returns its exit code."""
     match error:
         case InvalidInputError():
-            click.echo(problems_text(error.problems, PLAIN), err=True, nl=False)
+            click.echo(masked(problems_text(error.problems, PLAIN)), err=True, nl=False)
             return error.exit_code
         case ProvisionError():
-            click.echo(f"{error.slug}: {visible(error.message)} {visible(error.remedy)}", err=True)
+            told = f"{error.slug}: {visible(error.message)} {visible(error.remedy)}"
+            click.echo(masked(told), err=True)
             return error.exit_code
         case _:
             where = "".join(traceback.format_tb(error.__traceback__))

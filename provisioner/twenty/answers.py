@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from provisioner.secret import MASK, masked
 from provisioner.twenty.pacing import Rate
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Json
 
 _QUOTED = 300
+_SEARCHED = 8192
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)*")
+"""How every token of Twenty begins, also one that was cut short or is not ours."""
+
 _LONGEST = 1e9
 _MINUTE = 60.0
 _LIMIT_TEXT = re.compile(r"Limit reached \(([0-9]{1,9}) tokens per ([0-9]{1,9}) ms\)")
@@ -61,7 +66,7 @@ class Answer:
 
     Attributes:
         body: the decoded JSON, or UNREADABLE.
-        excerpt: the beginning of the body as text without control characters, for messages.
+        excerpt: the beginning of the body as text without control characters and secrets.
         moment: the server's `Date`, to the second, where it sent one.
         retry_after: seconds that the server asks to wait, where it does.
         limit: requests a minute that the server says it allows, where it does.
@@ -152,8 +157,8 @@ class Answer:
 
     @property
     def quote(self) -> str:
-        """The server's own words, short, for a message to people."""
-        words = "; ".join(self.errors) or self.excerpt or "no body"
+        """The server's own words, short and without secrets, for a message to people."""
+        words = _TOKEN.sub(MASK, masked("; ".join(self.errors))) or self.excerpt or "no body"
         return words if len(words) <= _QUOTED else words[:_QUOTED] + "…"
 
 
@@ -164,7 +169,9 @@ def clean(text: str) -> str:
 
 def decode(raw: bytes) -> tuple[Json | Unreadable, str]:
     """A body's JSON, or UNREADABLE, and the beginning of its text."""
-    excerpt = clean(raw[:_QUOTED].decode("utf-8", "replace"))
+    # Masked before it is cut, for half a secret is not known again.
+    text = masked(clean(raw[:_SEARCHED].decode("utf-8", "replace")))
+    excerpt = _TOKEN.sub(MASK, text)[:_QUOTED]
     try:
         body: Json = json.loads(raw, parse_constant=_no_constant)
     except (ValueError, RecursionError):

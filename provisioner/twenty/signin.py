@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import threading
 import time
 from typing import TYPE_CHECKING, Protocol, assert_never
@@ -41,7 +38,7 @@ _UNKNOWN_FIELD = "Cannot query field"
 class Pass(Protocol):
     """What opens the workspace: gives the bearer token, and a new one where it can."""
 
-    def token(self) -> str:
+    def token(self) -> Secret:
         """The token to send with the next request; signs in first where that is needed.
 
         Raises:
@@ -49,7 +46,7 @@ class Pass(Protocol):
         """
         ...
 
-    def renew(self, stale: str) -> bool:
+    def renew(self, stale: Secret) -> bool:
         """Replaces a token that the server just refused; False where there is no other."""
         ...
 
@@ -60,11 +57,11 @@ class FixedToken:
     def __init__(self, token: Secret) -> None:
         self._token = token
 
-    def token(self) -> str:
+    def token(self) -> Secret:
         """The token."""
-        return self._token.reveal()
+        return self._token
 
-    def renew(self, stale: str) -> bool:
+    def renew(self, stale: Secret) -> bool:
         """There is no other."""
         del stale
         return False
@@ -83,12 +80,10 @@ class Session:
         self._token: Secret | None = None
         self._ends = 0.0
         self._refusal: WorkspaceError | None = None
-        transport.keep_secret(credential.email.reveal())
-        transport.keep_secret(credential.password.reveal())
         parts = urlsplit(transport.address)
         self._origin = f"{parts.scheme}://{parts.netloc}"
 
-    def token(self) -> str:
+    def token(self) -> Secret:
         """The session's token, signed in for anew shortly before it runs out."""
         with self._lock:
             if self._refusal is not None:
@@ -96,12 +91,12 @@ class Session:
             if self._token is None or time.monotonic() >= self._ends:
                 self._sign_in()
             assert self._token is not None  # noqa: S101 - _sign_in sets it or raises
-            return self._token.reveal()
+            return self._token
 
-    def renew(self, stale: str) -> bool:
+    def renew(self, stale: Secret) -> bool:
         """Signs in again, unless another thread has done so meanwhile."""
         with self._lock:
-            if self._token is not None and self._token.reveal() == stale:
+            if self._token is stale:
                 self._token = None
         self.token()
         return True
@@ -109,7 +104,7 @@ class Session:
     def _sign_in(self) -> None:
         endpoint, login = self._login_token()
         for field in _TOKEN_FIELDS:
-            variables: dict[str, Json] = {"login": login, "origin": self._origin}
+            variables: dict[str, Json] = {"login": login.reveal(), "origin": self._origin}
             answer = self._post(endpoint, _TOKENS % field, variables)
             if answer.says((_UNKNOWN_FIELD,)) and field != _TOKEN_FIELDS[-1]:
                 continue
@@ -117,12 +112,11 @@ class Session:
             token = found.get("token") if isinstance(found, dict) else None
             if not isinstance(found, dict) or not isinstance(token, str) or not token:
                 raise self._refused(answer)
-            self._transport.keep_secret(token)
             self._token = Secret(token)
             self._ends = time.monotonic() + self._lifetime(found.get("expiresAt"), answer)
             return
 
-    def _login_token(self) -> tuple[str, str]:
+    def _login_token(self) -> tuple[str, Secret]:
         """Where this server signs in, and the login token that it gave."""
         variables: dict[str, Json] = {
             "email": self._credential.email.reveal(),
@@ -136,8 +130,7 @@ class Session:
             found = _dig(answer, "getLoginTokenFromCredentials", "loginToken", "token")
             if not isinstance(found, str) or not found:
                 break
-            self._transport.keep_secret(found)
-            return endpoint, found
+            return endpoint, Secret(found)
         raise self._refused(answer)
 
     def _post(self, endpoint: str, document: str, variables: dict[str, Json]) -> Answer:
@@ -181,28 +174,11 @@ def pass_for(credential: Credential, transport: Transport) -> Pass:
     """What opens the workspace with this credential."""
     match credential:
         case ApiToken(token=token) | SessionToken(token=token):
-            transport.keep_secret(token.reveal())
             return FixedToken(token)
         case SignIn():
             return Session(transport, credential)
         case _:
             assert_never(credential)
-
-
-def workspace_of(token: str) -> str | None:
-    """The workspace id in a token's own claims, unverified; None where it shows none.
-
-    Every token of Twenty is a JWT with `workspaceId` (docs/twenty-api.md, "Tokens").
-    """
-    parts = token.split(".")
-    if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature
-        return None
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    found = claims.get("workspaceId") if isinstance(claims, dict) else None
-    return found if isinstance(found, str) else None
 
 
 def _dig(answer: Answer, *names: str) -> Json:

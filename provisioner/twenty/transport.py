@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.desired import Environment
+    from provisioner.secret import Secret
     from provisioner.stop import Stop
     from provisioner.twenty.workspace import Json
 
@@ -61,10 +62,6 @@ _CHUNK = 64 * 1024
 _TRIES = 4
 _FIRST_WAIT = 0.2
 _PATIENCE = 180.0
-_SHORTEST_SECRET = 4
-_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)*")
-"""How every token of Twenty begins, also one that was cut short."""
-
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -105,9 +102,6 @@ class Transport:
         self._pace = Pace(environment.limits, clock=stop.now, sleep=stop.sleep)
         self._timeout = environment.limits.timeout
         self._host = clean(urlsplit(address).netloc)
-        self._secrets: set[str] = set()
-        for _, value in environment.headers:
-            self.keep_secret(value.reveal())
         self._told_until: tuple[float, Answer] | None = None
         self._was_throttled = False
         self._count = 0
@@ -129,7 +123,7 @@ class Transport:
         path: str,
         *,
         body: Json = None,
-        token: Callable[[], str] | None = None,
+        token: Callable[[], Secret] | None = None,
         repeatable: bool,
         several: bool = False,
     ) -> Answer:
@@ -186,18 +180,7 @@ class Transport:
             answer: of this environment.
             quoted: whether the server's own words may stand in the message.
         """
-        return explain(self.name, answer, self.conceal(answer.quote) if quoted else "")
-
-    def keep_secret(self, value: str) -> None:
-        """Has a value masked in whatever is quoted from now on."""
-        if len(value) >= _SHORTEST_SECRET:
-            self._secrets.add(value)
-
-    def conceal(self, text: str) -> str:
-        """The text with every known secret masked, and whatever looks like a token."""
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return _TOKEN.sub("***", text)
+        return explain(self.name, answer, answer.quote if quoted else "")
 
     def _slow_down(self, slow: Throttling, answer: Answer) -> float:
         """Makes everyone wait, or give up where the server asks for more than our patience."""
@@ -220,7 +203,7 @@ class Transport:
         return None
 
     def _exchange(
-        self, method: str, path: str, body: Json, bearer: str | None, *, begins: bool
+        self, method: str, path: str, body: Json, bearer: Secret | None, *, begins: bool
     ) -> Answer:
         with self._pace.slot(wanted=lambda: not (begins and self.stop.asked)):
             with self._count_lock:
@@ -335,11 +318,11 @@ def _answer(response: requests.Response, raw: bytes) -> Answer:
 class _Bearer(requests.auth.AuthBase):
     """Puts the token on; an auth object, because `~/.netrc` overrides a session's header."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: Secret) -> None:
         self._token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
+        request.headers["Authorization"] = f"Bearer {self._token.reveal()}"
         return request
 
 

@@ -6,14 +6,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
+from provisioner.token import claims_of
 from provisioner.twenty.answers import UNREADABLE, session_ended
-from provisioner.twenty.signin import workspace_of
 from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.secret import Secret
     from provisioner.stop import Stop
+    from provisioner.token import Claims
     from provisioner.twenty.answers import Answer, RefusalCode
     from provisioner.twenty.signin import Pass
     from provisioner.twenty.transport import Transport
@@ -37,9 +39,14 @@ class Wire:
         """How many requests went out so far."""
         return self._transport.requests_sent
 
+    def claims(self) -> Claims | None:
+        """What the credential says of itself; signs in where that is needed."""
+        return claims_of(self._pass.token())
+
     def workspace(self) -> str | None:
         """The workspace id that the credential shows; signs in where that is needed."""
-        return workspace_of(self._pass.token())
+        claims = self.claims()
+        return None if claims is None else claims.workspace
 
     def close(self) -> None:
         """Closes all connections."""
@@ -60,9 +67,9 @@ class Wire:
         several: bool = False,
     ) -> Answer:
         """One REST exchange; see `Transport.send` for the arguments and what it raises."""
-        used: list[str] = []
+        used: list[Secret] = []
 
-        def token() -> str:
+        def token() -> Secret:
             used.append(self._pass.token())
             return used[-1]
 
@@ -105,6 +112,19 @@ class Wire:
             WorkspaceError: when no complete answer comes back.
         """
         return _come_back(lambda: self.graphql(document, variables, repeatable=True))
+
+    def query_as(self, token: Secret, document: str) -> Answer:
+        """A GraphQL read with another token than the environment's own.
+
+        Raises:
+            WorkspaceError: when no complete answer comes back.
+        """
+        body: Json = {"query": document, "variables": {}}
+        return _come_back(
+            lambda: self._transport.send(
+                "POST", "/metadata", body=body, token=lambda: token, repeatable=True
+            )
+        )
 
     def change(self, method: str, path: str, body: Json) -> Answer:
         """A REST change that may be made twice, and must come back, whatever it says.
