@@ -60,5 +60,11 @@ class WorkspaceError(ProvisionError):
     exit_code = 4
 
 
+class SinkError(ProvisionError):
+    """One sink cannot be used; keys with other sinks go on."""
+
+    exit_code = 4
+
+
 class OutputError(ProvisionError):
     """The report could not be written, whatever was done."""

@@ -1,0 +1,476 @@
+"""One careful HTTP client for the sinks that are REST interfaces: what a token's way there needs.
+
+Whatever these sinks send may be sent again, since a repeat changes nothing more; so every
+request is tried again when its answer is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import ssl
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
+from urllib3.exceptions import HTTPError as PoolError
+
+from provisioner import __version__
+from provisioner.loopback import is_loopback
+from provisioner.sinks.sink import failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from provisioner.address import Address
+    from provisioner.errors import SinkError
+    from provisioner.secret import Secret
+
+V = TypeVar("V")
+
+TRIES = 4
+"""How often one request is sent at most."""
+
+_LONGEST_WAIT = 60.0
+_FIRST_WAIT = 0.5
+_TIMEOUTS = (10.0, 30.0)  # to connect, and between two reads; the second bounds the body too
+_BODY_LIMIT = 8 * 1024 * 1024
+_CHUNK = 64 * 1024
+_CONNECTIONS = 32
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_DIGITS = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a server stands, and what proves that it is the one.
+
+    Attributes:
+        base: `https://host[:port][/prefix]`; http for loopback alone.
+        authority: path of a PEM file, or of a folder of them; None for the usual authorities.
+        authority_text: the same as PEM text.
+        server_name: the name in the certificate, where it is not that of the base.
+        verified: whether the certificate is checked; may be False for loopback alone.
+        proxy: the URL of a proxy; None for what the process environment says.
+    """
+
+    base: str
+    authority: str | None = None
+    authority_text: str | None = None
+    server_name: str | None = None
+    verified: bool = True
+    proxy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What proves to the server who asks.
+
+    Attributes:
+        headers: added to each request.
+        identity: a client certificate with its chain and key, as PEM text.
+    """
+
+    headers: Mapping[str, Secret]
+    identity: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer that is neither a refusal of the credential nor a passing failure.
+
+    Attributes:
+        body: the JSON object; empty where the answer is none. It may hold secrets.
+    """
+
+    status: int
+    body: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why there is no answer to use."""
+
+    reason: str
+    remedy: str = "Run again; if it stays, check the address, the network and the server."
+    passes: bool = True
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    raw: bytes = field(repr=False)
+
+
+def route_of(base: str, environment: Mapping[str, str]) -> Route:
+    """The way to a server that the authorities of the environment vouch for."""
+    return Route(base, next(filter(None, map(environment.get, _CA_VARIABLES)), None))
+
+
+def segment(text: str) -> str:
+    """A name as one segment of a path."""
+    return quote(text, safe="")
+
+
+def unexpected(address: Address, reply: Reply) -> SinkError:
+    """The error for an answer that nothing foresees."""
+    return failed(
+        "sink_failed",
+        f"{address} was refused with status {reply.status}.",
+        "Look for this status in the vendor's documentation, then run again.",
+    )
+
+
+class Api:
+    """The REST interface of one server, for any number of threads.
+
+    Args:
+        route: where the server stands.
+        grant: asked before every request; its errors are passed on.
+        fixed: headers that are no secrets.
+        wait: waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        grant: Callable[[Address], Grant],
+        fixed: Mapping[str, str],
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._route = route
+        self._scheme, self._host = _origin(route.base)
+        self._grant = grant
+        self._fixed = {"User-Agent": f"twenty-provisioner/{__version__}", **fixed}
+        self._wait = wait
+        self._lock = threading.Lock()
+        self._session: tuple[Secret | None, requests.Session] | None = None
+
+    def call(  # noqa: PLR0913 - what there is to say of a request
+        self,
+        address: Address,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        kind: str = "application/json",
+        again: frozenset[int] = frozenset(),
+    ) -> Reply:
+        """Sends a request, again while that may help, and reads the whole answer.
+
+        Args:
+            address: the sink, for messages.
+            method: the HTTP method.
+            path: with its query, beginning with a slash; names in it have gone through `segment`.
+            body: sent as JSON, unless None.
+            kind: the media type of the body.
+            again: further statuses after which the request is sent again.
+
+        Raises:
+            SinkError: `sink_unavailable` without a whole answer, after a redirect, and while the
+                server has no time for us; `sink_denied` after 401 and 403; `sink_unsuitable`
+                where the connection could be overheard.
+        """
+        self._check(address, path)
+        payload = None if body is None else json.dumps(body).encode()
+        tries = 1
+        while True:
+            answer = self._exchange(address, method, path, payload, kind)
+            trouble = _trouble(answer) if isinstance(answer, _Answer) else answer
+            if isinstance(answer, _Answer) and trouble is None:
+                if answer.status not in again or tries == TRIES:
+                    return self._judged(address, answer)
+            elif trouble is not None and (
+                tries == TRIES or not trouble.passes or trouble.wait > _LONGEST_WAIT
+            ):
+                message = f"{address} cannot be used: {self._host} {trouble.reason}."
+                raise failed("sink_unavailable", message, trouble.remedy)
+            self._wait(max(trouble.wait if trouble else 0.0, _pause(tries)))
+            tries += 1
+
+    def _check(self, address: Address, path: str) -> None:
+        """Nothing may be overheard, and no name may lead elsewhere."""
+        if not self._host:
+            raise failed(
+                "sink_unavailable",
+                f"{address} cannot be used: the address of its server is none.",
+                "Write it as https://host.",
+            )
+        secure = self._scheme == "https" and self._route.verified
+        if not secure and not is_loopback(self._host):
+            raise failed(
+                "sink_unsuitable",
+                f"{address} cannot be used: the connection to {self._host} could be overheard.",
+                "Use https with a certificate that is checked.",
+            )
+        if {".", ".."} & set(path.partition("?")[0].split("/")):
+            raise failed(
+                "sink_unsuitable",
+                f"{address} cannot be used: a name of nothing but dots is no name.",
+                "Write another name in the manifest.",
+            )
+
+    def _judged(self, address: Address, answer: _Answer) -> Reply:
+        if answer.status in (401, 403):
+            raise failed(
+                "sink_denied",
+                f"{address} cannot be used: {self._host} refuses the credential "
+                f"with status {answer.status}.",
+                "Check that it is right, has not expired and may read and write there.",
+            )
+        body, readable = _decoded(answer.raw)
+        if not readable and answer.status < 300:  # noqa: PLR2004 - the successes
+            raise failed(
+                "sink_unavailable",
+                f"{address} cannot be used: {self._host} answers with something that is no JSON.",
+                "Check that the address is that of the vendor's interface.",
+            )
+        return Reply(answer.status, body)
+
+    def _exchange(
+        self, address: Address, method: str, path: str, payload: bytes | None, kind: str
+    ) -> _Answer | _Trouble:
+        grant = self._grant(address)
+        for value in grant.headers.values():
+            if not (value.reveal().isascii() and value.reveal().isprintable()):
+                raise failed(
+                    "sink_denied",
+                    f"{address} cannot be used: the credential has characters "
+                    "that no header can carry.",
+                    "Set the credential anew, as one line.",
+                )
+        session = self._opened(address, grant.identity)
+        try:
+            with session.request(
+                method,
+                self._route.base + path,
+                data=payload,
+                headers={
+                    **({} if payload is None else {"Content-Type": kind}),
+                    **{name: value.reveal() for name, value in grant.headers.items()},
+                },
+                auth=_as_it_is,
+                timeout=_TIMEOUTS,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                return _read(response)
+        except (requests.RequestException, PoolError, ValueError, OSError) as error:
+            return _translated(error)
+
+    def _opened(self, address: Address, identity: Secret | None) -> requests.Session:
+        """The session for a client certificate; a new one ends what the old one was for."""
+        with self._lock:
+            if self._session is None or self._session[0] is not identity:
+                try:
+                    session = _session(self._route, identity, self._fixed)
+                except (OSError, ValueError):
+                    session = None
+                if session is None:
+                    raise failed(
+                        "sink_unavailable",
+                        f"{address} cannot be used: the certificates for {self._host} "
+                        "cannot be read.",
+                        "Check the files of the authority and of the client certificate.",
+                    )
+                self._session = (identity, session)
+            return self._session[1]
+
+
+class Once(Generic[V]):
+    """What is looked up once, however many threads ask for it; a failure is not kept."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._turns: dict[Hashable, threading.Lock] = {}
+        self._values: dict[Hashable, V] = {}
+
+    def get(self, key: Hashable, look: Callable[[], V]) -> V:
+        """The value of a key, by a look where there is none yet."""
+        with self._lock:
+            turn = self._turns.setdefault(key, threading.Lock())
+        with turn:
+            if key not in self._values:
+                self._values[key] = look()
+            return self._values[key]
+
+    def forget(self, key: Hashable, value: V) -> None:
+        """Has the next one look again, unless someone did so already."""
+        with self._lock:
+            turn = self._turns.setdefault(key, threading.Lock())
+        with turn:
+            if self._values.get(key) is value:
+                del self._values[key]
+
+
+class _Adapter(HTTPAdapter):
+    """Connections with a TLS context of our own, to which requests adds nothing."""
+
+    def __init__(self, **tls: Any) -> None:
+        self._tls = tls
+        super().__init__(pool_maxsize=_CONNECTIONS)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Theirs, with our context."""
+        super().init_poolmanager(*args, **(kwargs | self._tls))
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """Theirs, with our context behind the proxy too."""
+        return super().proxy_manager_for(proxy, **(kwargs | self._tls))
+
+    def cert_verify(self, *_: Any) -> None:
+        """Nothing: theirs would trust the usual authorities beside the one that was named."""
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Nowhere."""
+
+
+def _session(route: Route, identity: Secret | None, fixed: Mapping[str, str]) -> requests.Session:
+    session = _Session()
+    session.trust_env = False
+    session.verify = route.verified
+    proxies = get_environ_proxies(route.base)
+    session.proxies.update({"http": route.proxy, "https": route.proxy} if route.proxy else proxies)
+    session.headers.update(fixed)
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    tls: dict[str, Any] = {"ssl_context": _context(route, identity)}
+    if route.server_name:
+        tls["server_hostname"] = route.server_name
+    session.mount("https://", _Adapter(**tls))
+    return session
+
+
+def _context(route: Route, identity: Secret | None) -> ssl.SSLContext:
+    named = route.authority or DEFAULT_CA_BUNDLE_PATH
+    if route.authority_text is not None:
+        context = ssl.create_default_context(cadata=route.authority_text)
+    elif os.path.isdir(named):  # noqa: PTH112 - the text of a variable, passed on as it is
+        context = ssl.create_default_context(capath=named)
+    else:
+        context = ssl.create_default_context(cafile=named)
+    # Python 3.13 sets it, and authorities of older clusters have no key identifier.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if not route.verified:
+        context.check_hostname = False
+    if identity is not None:
+        # OpenSSL reads files only; this one has mode 0600 and lives for the next line.
+        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+            file.write(identity.reveal())
+            file.flush()
+            # A password, though it has none, so that an encrypted key fails instead of asking.
+            context.load_cert_chain(file.name, password=b"")
+    return context
+
+
+def _origin(base: str) -> tuple[str, str]:
+    """Scheme and host name of an address, both empty where it is none."""
+    try:
+        parts = urlsplit(base)
+    except ValueError:
+        return "", ""
+    return parts.scheme, parts.hostname or ""
+
+
+def _read(response: requests.Response) -> _Answer | _Trouble:
+    """The whole body, of which neither size nor time may grow without bounds."""
+    deadline = time.monotonic() + _TIMEOUTS[1]
+    raw = bytearray()
+    while chunk := response.raw.read1(_CHUNK, decode_content=True):
+        raw += chunk
+        if len(raw) > _BODY_LIMIT:
+            return _Trouble(f"answers with more than {_BODY_LIMIT >> 20} MiB", passes=False)
+        if time.monotonic() > deadline:
+            return _Trouble("does not come to the end of its answer")
+    return _Answer(response.status_code, response.headers, bytes(raw))
+
+
+def _decoded(raw: bytes) -> tuple[Mapping[str, Any], bool]:
+    """The JSON object, empty where it is none, and whether it is JSON at all or nothing."""
+    try:
+        body = json.loads(raw) if raw.strip() else None
+    except (ValueError, RecursionError):
+        return {}, False
+    return body if isinstance(body, dict) else {}, True
+
+
+def _trouble(answer: _Answer) -> _Trouble | None:
+    """What keeps an answer from being one; None where there is nothing."""
+    status = answer.status
+    if 300 <= status < 400:  # noqa: PLR2004 - the redirects
+        return _Trouble(
+            f"answers with a redirect ({status}), which no token follows",
+            "Write the name or the address that it has now.",
+            passes=False,
+        )
+    asked = _asked(answer.headers)
+    # GitHub: "Rate limits for the REST API", a 403 with one of these headers is no denial.
+    if status == 429 or (status == 403 and asked is not None):  # noqa: PLR2004 - as named
+        wait = asked or 0.0
+        told = f" and asks for {wait:.0f} s of patience" if wait else ""
+        return _Trouble(f"has had too many requests{told}", "Run again later.", wait=wait)
+    if status >= 500:  # noqa: PLR2004 - the server's own failures
+        return _Trouble(f"answers with status {status}", wait=asked or 0.0)
+    return None
+
+
+def _asked(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a server asks us to wait; None where it does not."""
+    now = _moment(headers.get("Date")) or datetime.now(UTC)
+    after = headers.get("Retry-After")
+    if after is not None and _DIGITS.fullmatch(after):
+        return float(after)
+    if (moment := _moment(after)) is not None:
+        return max(0.0, (moment - now).total_seconds())
+    if headers.get("X-RateLimit-Remaining") == "0":
+        reset = headers.get("X-RateLimit-Reset", "")
+        return max(1.0, float(reset) - now.timestamp()) if _DIGITS.fullmatch(reset) else 1.0
+    return None
+
+
+def _moment(header: str | None) -> datetime | None:
+    try:
+        return parsedate_to_datetime(header).astimezone(UTC) if header else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _pause(tries: int) -> float:
+    """Seconds that grow and are never the same for two runs at once."""
+    return _FIRST_WAIT * 2.0 ** (tries - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+def _translated(error: Exception) -> _Trouble:
+    """What happened, without their text: it may show the request."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return _Trouble(
+            "shows a certificate that is not trusted",
+            "Name its authority, for example in REQUESTS_CA_BUNDLE.",
+            passes=False,
+        )
+    if "timed out" in str(error):
+        return _Trouble("does not answer in time")
+    if isinstance(error, ValueError):
+        return _Trouble("is no address", "Check the address of the server.", passes=False)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return _Trouble("cannot be reached through the proxy", "Check HTTPS_PROXY and NO_PROXY.")
+    return _Trouble("cannot be reached, or breaks the connection off")
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps requests from taking a user name out of the address."""
+    return request

@@ -1,0 +1,108 @@
+"""GitHub's secrets interface as its documentation has it, with real sealed boxes.
+
+After "REST API endpoints for GitHub Actions Secrets" and "Rate limits for the REST API". What a
+write is answered that names another key than today's is not documented: here 422.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from nacl.public import PrivateKey, SealedBox
+from tls_server import Asked, TlsServer, Told
+
+
+@dataclass
+class Kept:
+    """A secret as GitHub keeps it."""
+
+    value: str
+    updated_at: datetime
+    visibility: str | None = None
+    repositories: list[int] = field(default_factory=list)
+
+
+class GithubServer(TlsServer):
+    """One organisation `acme`, its repositories, and one token.
+
+    Attributes:
+        containers: the paths under which secrets stand, with their secrets by upper-case name.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.token = "ghp_credentialCanary0123456789abcdef"
+        self.allowed = True
+        self.containers: dict[tuple[str, ...], dict[str, Kept]] = {
+            ("orgs", "acme", "actions"): {},
+            ("repos", "acme", "billing", "actions"): {},
+            ("repos", "acme", "billing", "environments", "production"): {},
+            ("repos", "acme", "billing", "environments", "eu/west é 1"): {},
+        }
+        self.change_key()
+
+    def change_key(self) -> None:
+        """From now on secrets are sealed with another key."""
+        self._key = PrivateKey.generate()
+        self.key_id = str(int.from_bytes(bytes(self._key.public_key)[:6], "big"))
+
+    def answer(self, asked: Asked) -> Told:  # noqa: PLR0911 - one for each refusal
+        if asked.headers.get("Authorization") != f"Bearer {self.token}":
+            return Told(401, {"message": "Bad credentials"})
+        if not self.allowed:
+            return Told(403, {"message": "Resource not accessible by personal access token"})
+        where, _, rest = _split(asked.names)
+        if (secrets := self.containers.get(where)) is None or not rest:
+            return Told(404, {"message": "Not Found"})
+        if rest == ("public-key",):
+            public = base64.b64encode(bytes(self._key.public_key)).decode()
+            return Told(200, {"key_id": self.key_id, "key": public})
+        name = rest[0].upper()
+        if asked.method == "PUT":
+            return self._put(where, secrets, name, asked.body)
+        if name not in secrets:
+            return Told(404, {"message": "Not Found"})
+        if rest[1:] == ("repositories",):
+            return _repositories(secrets[name], asked.query)
+        return Told(200, _shown(name, secrets[name]))
+
+    def _put(
+        self, where: tuple[str, ...], secrets: dict[str, Kept], name: str, body: dict[str, Any]
+    ) -> Told:
+        if body["key_id"] != self.key_id:
+            return Told(422, {"message": "Validation Failed"})
+        if where[0] == "orgs" and body.get("visibility") not in ("all", "private", "selected"):
+            return Told(422, {"message": "Invalid request"})
+        if "selected_repository_ids" in body and body["visibility"] != "selected":
+            return Told(422, {"message": "Invalid request"})
+        value = SealedBox(self._key).decrypt(base64.b64decode(body["encrypted_value"])).decode()
+        kept = Kept(
+            value,
+            datetime.now(UTC).replace(microsecond=0),
+            body.get("visibility"),
+            body.get("selected_repository_ids", []),
+        )
+        status = 204 if name in secrets else 201
+        secrets[name] = kept
+        return Told(status, None if status == 204 else {})
+
+
+def _split(names: tuple[str, ...]) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+    at = names.index("secrets") if "secrets" in names else len(names)
+    return names[:at], "secrets", names[at + 1 :]
+
+
+def _shown(name: str, kept: Kept) -> dict[str, Any]:
+    moment = kept.updated_at.isoformat().replace("+00:00", "Z")
+    shown = {"name": name, "created_at": moment, "updated_at": moment}
+    return shown | ({"visibility": kept.visibility} if kept.visibility else {})
+
+
+def _repositories(kept: Kept, query: dict[str, str]) -> Told:
+    size, page = int(query.get("per_page", 30)), int(query.get("page", 1))
+    some = kept.repositories[(page - 1) * size : page * size]
+    found = [{"id": id_, "name": f"repository-{id_}"} for id_ in some]
+    return Told(200, {"total_count": len(kept.repositories), "repositories": found})

@@ -1,0 +1,96 @@
+"""GitLab's CI/CD variables interface as its documentation has it.
+
+After "Project-level CI/CD variables API", "Group-level Variables API" and "Mask a CI/CD variable".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tls_server import Asked, TlsServer, Told
+
+_MASKABLE = re.compile(r"[A-Za-z0-9_+=/@:.~-]{8,}", re.ASCII)
+_KEY = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
+_ATTRIBUTES = {
+    "variable_type": "env_var",
+    "protected": False,
+    "masked": False,
+    "hidden": False,
+    "raw": False,
+    "environment_scope": "*",
+    "description": None,
+}
+
+
+class GitlabServer(TlsServer):
+    """One project and one group, and the token of a maintainer of both.
+
+    Attributes:
+        variables: of each project and group, in the order in which they were created.
+        filters_groups: whether `filter` is heeded for groups; older servers do not.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.token = "glpat-credentialCanary012345"
+        self.allowed = True
+        self.filters_groups = True
+        self.variables: dict[tuple[str, str], list[dict[str, Any]]] = {
+            ("projects", "acme/billing"): [],
+            ("groups", "acme/all-of-it"): [],
+        }
+
+    def answer(self, asked: Asked) -> Told:  # noqa: PLR0911 - one for each refusal
+        if asked.headers.get("PRIVATE-TOKEN") != self.token:
+            return Told(401, {"message": "401 Unauthorized"})
+        api, version, kind, path, *rest = asked.names
+        if (api, version) != ("api", "v4") or (kind, path) not in self.variables:
+            return Told(404, {"message": f"404 {kind[:-1].title()} Not Found"})
+        variables = self.variables[kind, path]
+        if not rest:
+            return Told(200, {"id": 1, "path": path})
+        if not self.allowed:
+            return Told(403, {"message": "403 Forbidden"})
+        if asked.method == "POST":
+            return _create(variables, asked.body)
+        scope = asked.query.get("filter[environment_scope]")
+        if kind == "groups" and not self.filters_groups:
+            scope = None
+        found = [
+            one
+            for one in variables
+            if one["key"] == rest[1] and scope in (None, one["environment_scope"])
+        ]
+        if not found:
+            return Told(404, {"message": "404 Variable Not Found"})
+        if len(found) > 1 and kind == "projects":
+            return Told(409, {"message": {"base": ["There are multiple variables"]}})
+        if asked.method == "PUT":
+            return _save(found[0], asked.body, 200)
+        return Told(200, _shown(found[0]))
+
+
+def _create(variables: list[dict[str, Any]], body: dict[str, Any]) -> Told:
+    scope = body.get("environment_scope", "*")
+    if any((one["key"], one["environment_scope"]) == (body["key"], scope) for one in variables):
+        return Told(400, {"message": {"key": [f"({body['key']}) has already been taken"]}})
+    if not _KEY.fullmatch(body["key"]):
+        return Told(400, {"message": {"key": ["can contain only letters, digits and '_'."]}})
+    new = dict(_ATTRIBUTES)
+    told = _save(new, body, 201)
+    if told.status == 201:
+        variables.append(new)
+    return told
+
+
+def _save(variable: dict[str, Any], changes: dict[str, Any], status: int) -> Told:
+    after = variable | changes
+    if after["masked"] and not _MASKABLE.fullmatch(after["value"]):
+        return Told(400, {"message": {"value": ["is invalid"]}})
+    variable.update(after)
+    return Told(status, _shown(variable))
+
+
+def _shown(variable: dict[str, Any]) -> dict[str, Any]:
+    return variable | ({"value": None} if variable["hidden"] else {})

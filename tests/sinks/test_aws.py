@@ -1,0 +1,447 @@
+"""Secrets of AWS Secrets Manager, against moto's server, which also enforces IAM."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import botocore.endpoint
+import pytest
+import requests
+from compliance import FIRST, SECOND, Compliance, Stand
+from moto.backends import get_backend
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.server import ThreadedMotoServer
+
+from provisioner.address import AwsAddress
+from provisioner.errors import SinkError
+from provisioner.secret import Secret
+from provisioner.sinks.aws import SecretsManager
+from provisioner.sinks.sink import Holds, Nothing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REGION = "eu-central-1"
+SECRET_KEY = "aws-secret-key-canary-7c31"
+SVC = AwsAddress("twenty/shop/svc", REGION)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def aws(server, monkeypatch, tmp_path) -> Iterator[str]:
+    """An empty AWS, and an environment with a credential for it and for nothing else."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": server,
+        "BOTO_CONFIG": str(tmp_path / "no-boto"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    requests.post(f"{server}/moto-api/reset", timeout=30)
+    yield server
+    requests.post(f"{server}/moto-api/reset-auth", data="inf", timeout=30)
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch) -> list[float]:
+    """The seconds that Boto3 waited for between its tries, which took no time."""
+    waited: list[float] = []
+    monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=waited.append))
+    return waited
+
+
+@pytest.fixture
+def vendor(aws) -> Any:
+    """The vendor's own client, of somebody else."""
+    return _client(aws, "secretsmanager")
+
+
+def _client(url: str, service: str) -> Any:
+    return boto3.session.Session().client(service, region_name=REGION, endpoint_url=url)
+
+
+def _manager() -> SecretsManager:
+    return SecretsManager(os.environ)
+
+
+def _versions(vendor: Any, name: str = SVC.secret) -> list[str]:
+    """The texts of all versions, the current one first."""
+    found = vendor.list_secret_version_ids(SecretId=name, IncludeDeprecated=True)["Versions"]
+    found.sort(key=lambda one: "AWSCURRENT" not in one.get("VersionStages", []))
+    return [
+        vendor.get_secret_value(SecretId=name, VersionId=one["VersionId"])["SecretString"]
+        for one in found
+    ]
+
+
+class AwsStand(Stand):
+    credential = SECRET_KEY
+
+    def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.url = url
+        self.monkeypatch = monkeypatch
+
+    def sink(self, place=0):
+        return _manager().sink(AwsAddress(f"twenty/shop/place-{place}", REGION))
+
+    def held(self, place=0):
+        # Not by a request, which would be refused while IAM is enforced.
+        found = get_backend("secretsmanager")[DEFAULT_ACCOUNT_ID][REGION].secrets.get(
+            f"twenty/shop/place-{place}"
+        )
+        return found and found.versions[found.default_version_id]["secret_string"]
+
+    def strange_names(self):
+        names = ("a/_+=.@-Z9", "a" * 512, "/with/slashes/", "-AbCdEf")
+        return tuple(_manager().sink(AwsAddress(name, REGION)) for name in names)
+
+    @contextmanager
+    def denied(self):
+        iam = _client(self.url, "iam")
+        iam.create_user(UserName="nobody")
+        key = iam.create_access_key(UserName="nobody")["AccessKey"]
+        with self._as(key["AccessKeyId"], key["SecretAccessKey"]):
+            yield
+
+    @contextmanager
+    def unreachable(self):
+        with socket.socket() as bound, self.monkeypatch.context() as patch:
+            bound.bind(("127.0.0.1", 0))
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
+            yield
+
+    @contextmanager
+    def wrong_credential(self):
+        with self._as("AKIAUNKNOWN", SECRET_KEY):
+            yield
+
+    @contextmanager
+    def _as(self, key: str, secret: str) -> Iterator[None]:
+        with self.monkeypatch.context() as patch:
+            patch.setenv("AWS_ACCESS_KEY_ID", key)
+            patch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+            requests.post(f"{self.url}/moto-api/reset-auth", data="0", timeout=30)
+            yield
+        requests.post(f"{self.url}/moto-api/reset-auth", data="inf", timeout=30)
+
+
+class TestAws(Compliance):
+    @pytest.fixture
+    def stand(self, aws, monkeypatch) -> Stand:
+        return AwsStand(aws, monkeypatch)
+
+
+def _refused(act: Callable[[], object], address: AwsAddress = SVC) -> SinkError:
+    with pytest.raises(SinkError) as caught:
+        act()
+    assert str(address) in caught.value.message
+    assert SECRET_KEY not in f"{caught.value.message}{caught.value.remedy}"
+    return caught.value
+
+
+def test_the_former_token_stays_as_the_previous_version(vendor) -> None:
+    """One version a write, staged as AWS stages them, so that a write can be taken back."""
+    _manager().sink(SVC).write(Secret(FIRST))
+    _manager().sink(SVC).write(Secret(SECOND))
+    assert _versions(vendor) == [SECOND, FIRST]
+    previous = vendor.get_secret_value(SecretId=SVC.secret, VersionStage="AWSPREVIOUS")
+    assert previous["SecretString"] == FIRST
+
+
+def test_what_else_a_secret_has_is_kept(vendor) -> None:
+    """Its description and tags are not the tool's."""
+    tags = [{"Key": "team", "Value": "shop"}]
+    vendor.create_secret(Name=SVC.secret, SecretString="x", Description="by hand", Tags=tags)
+    _manager().sink(SVC).write(Secret(FIRST))
+    described = vendor.describe_secret(SecretId=SVC.secret)
+    assert (described["Description"], described["Tags"]) == ("by hand", tags)
+
+
+@contextmanager
+def _forgetful(behind: str) -> Iterator[tuple[str, list[str]]]:
+    """A server before another that drops the first answer to a write that was made.
+
+    Yields:
+        Its URL, and the operations whose answers it dropped.
+    """
+    dropped: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            answer = requests.post(behind, body, headers=dict(self.headers), timeout=30)
+            operation = self.headers["X-Amz-Target"].rpartition(".")[2]
+            if answer.ok and operation.startswith(("Put", "Create")) and not dropped:
+                dropped.append(operation)
+                return
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", dropped
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_write_whose_answer_is_lost_is_made_once(aws, vendor, monkeypatch, there) -> None:
+    """Boto3 repeats it with the same version id, so that AWS knows it again."""
+    if there:
+        vendor.create_secret(Name=SVC.secret, SecretString="before")
+    with _forgetful(aws) as (url, dropped):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        _manager().sink(SVC).write(Secret(FIRST))
+    assert dropped == ["PutSecretValue" if there else "CreateSecret"]
+    assert _versions(vendor) == [FIRST, *(["before"] if there else [])]
+
+
+def test_who_was_overtaken_in_creating_writes_all_the_same(
+    vendor, scripted, answer, monkeypatch
+) -> None:
+    """A secret that another run creates at the same moment gets this token as a version."""
+    script = scripted(
+        _error(answer, 400, "ResourceNotFoundException"),
+        _error(answer, 400, "ResourceExistsException"),
+        answer(200, "{}"),
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
+    _manager().sink(SVC).write(Secret(FIRST))
+    bodies = [json.loads(one.partition(b"\r\n\r\n")[2]) for one in script.requests]
+    assert [one.get("SecretId", one.get("Name")) for one in bodies] == [SVC.secret] * 3
+    assert len({one["ClientRequestToken"] for one in bodies}) == 1
+    assert {one["SecretString"] for one in bodies} == {FIRST}
+
+
+def test_each_write_has_an_id_of_its_own(vendor) -> None:
+    """The same token written twice is two versions, neither refused as a repeat of the other."""
+    sink = _manager().sink(SVC)
+    sink.write(Secret(FIRST))
+    sink.write(Secret(SECOND))
+    sink.write(Secret(FIRST))
+    assert _versions(vendor)[0] == FIRST
+    assert len(_versions(vendor)) == 3
+
+
+def test_bytes_are_something_else_than_a_token(vendor) -> None:
+    """A binary secret is there, and is replaced by a text."""
+    vendor.create_secret(Name=SVC.secret, SecretBinary=b"\x00\xff")
+    content = _manager().sink(SVC).read()
+    assert isinstance(content, Holds)
+    assert content.value.reveal() == "AP8="
+    _manager().sink(SVC).write(Secret(FIRST))
+    assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
+
+
+def test_a_secret_without_a_value_holds_nothing(vendor) -> None:
+    """A container that was created empty is ready for its first token."""
+    vendor.create_secret(Name=SVC.secret)
+    sink = _manager().sink(SVC)
+    sink.prepare()
+    assert sink.read() == Nothing()
+    sink.write(Secret(FIRST))
+    assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
+
+
+def test_a_secret_scheduled_for_deletion_is_no_place(vendor) -> None:
+    """It is told when prepared or read, with the way to take the deletion back."""
+    vendor.create_secret(Name=SVC.secret, SecretString="x")
+    vendor.delete_secret(SecretId=SVC.secret)
+    sink = _manager().sink(SVC)
+    error = _refused(sink.prepare)
+    assert error.slug == "sink_unsuitable"
+    assert "restore-secret" in error.remedy
+    assert _refused(sink.read).slug == "sink_unsuitable"
+
+
+def test_a_replica_is_no_place(vendor) -> None:
+    """What can only be read is told before a token is made."""
+    replicas = [{"Region": "eu-west-1"}]
+    vendor.create_secret(Name=SVC.secret, SecretString="x", AddReplicaRegions=replicas)
+    _manager().sink(SVC).prepare()
+    replica = AwsAddress(SVC.secret, "eu-west-1")
+    assert _refused(_manager().sink(replica).prepare, replica).slug == "sink_unsuitable"
+
+
+def test_regions_are_apart(vendor, monkeypatch) -> None:
+    """The address's region wins over the environment's."""
+    monkeypatch.setenv("AWS_REGION", REGION)
+    _manager().sink(AwsAddress(SVC.secret, "us-east-1")).write(Secret(FIRST))
+    assert _manager().sink(SVC).read() == Nothing()
+
+
+@pytest.mark.parametrize("name", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_the_environment_may_name_the_region(vendor, monkeypatch, name) -> None:
+    """Both variables are known."""
+    monkeypatch.setenv(name, REGION)
+    _manager().sink(AwsAddress(SVC.secret)).write(Secret(FIRST))
+    assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
+
+
+def test_a_profile_may_name_region_and_credential(vendor, monkeypatch, tmp_path) -> None:
+    """The configuration of the AWS tools is used as it is."""
+    file = tmp_path / "config"
+    file.write_text(
+        f"[profile shop]\nregion = {REGION}\naws_access_key_id = A\naws_secret_access_key = B\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
+    monkeypatch.setenv("AWS_PROFILE", "shop")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    _manager().sink(AwsAddress(SVC.secret)).write(Secret(FIRST))
+    assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
+
+
+def test_no_region_is_told(aws) -> None:
+    """Without a region the two ways to name one are told."""
+    nowhere = AwsAddress(SVC.secret)
+    error = _refused(_manager().sink(nowhere).prepare, nowhere)
+    assert error.slug == "sink_missing"
+    assert "region:" in error.remedy
+    assert "AWS_REGION" in error.remedy
+
+
+@pytest.mark.parametrize("half", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_no_credential_is_told(aws, monkeypatch, half) -> None:
+    """Without a credential, or with half of one, nothing is asked."""
+    monkeypatch.delenv(half)
+    error = _refused(_manager().sink(SVC).prepare)
+    assert error.slug == "sink_denied"
+    assert "AWS_ACCESS_KEY_ID" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "slug"),
+    [
+        ({"AWS_PROFILE": "nobody"}, "sink_denied"),
+        ({"AWS_ENDPOINT_URL": "no url"}, "sink_denied"),
+        ({"AWS_ENDPOINT_URL": "http://secrets.example.com"}, "sink_unsuitable"),
+        ({"AWS_ENDPOINT_URL_SECRETS_MANAGER": "http://10.0.0.1"}, "sink_unsuitable"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_told(aws, monkeypatch, changes, slug) -> None:
+    """What Boto3 cannot use, and what would send tokens in the clear, ends before a request."""
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    assert _refused(lambda: _manager().sink(SVC).write(Secret(FIRST))).slug == slug
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ü", "a:b", "x" * 513, "a\n", "arn"])
+def test_names_that_aws_has_not_are_refused(aws, name) -> None:
+    """Before anything is asked; a plain word that looks like the start of an ARN is a name."""
+    address = AwsAddress(name, REGION)
+    sink = _manager().sink(address)
+    if name == "arn":
+        sink.prepare()
+    else:
+        assert _refused(sink.prepare, address).slug == "sink_unsuitable"
+
+
+def test_an_arn_is_written_but_not_created(vendor) -> None:
+    """A secret may be named by its ARN once it is there."""
+    arn = vendor.create_secret(Name=SVC.secret, SecretString="x")["ARN"]
+    address = AwsAddress(arn, REGION)
+    _manager().sink(address).prepare()
+    _manager().sink(address).write(Secret(FIRST))
+    assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
+    other = AwsAddress(f"{arn[:-13]}other-AbCdEf", REGION)
+    assert _refused(_manager().sink(other).prepare, other).slug == "sink_missing"
+    write = _manager().sink(other).write
+    assert _refused(lambda: write(Secret(FIRST)), other).slug == "sink_missing"
+
+
+def _error(answer: Callable[..., bytes], status: int, code: str) -> bytes:
+    body = json.dumps({"__type": code, "message": f"{FIRST} {SECRET_KEY}"})
+    return answer(status, body, Content_Type="application/x-amz-json-1.1")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "slug"),
+    [
+        (400, "UnrecognizedClientException", "sink_denied"),
+        (400, "ExpiredTokenException", "sink_denied"),
+        (403, "SignatureDoesNotMatch", "sink_denied"),
+        (400, "AccessDeniedException", "sink_denied"),
+        (400, "EncryptionFailure", "sink_unsuitable"),
+        (400, "InvalidRequestException", "sink_unsuitable"),
+        (400, "PublicPolicyException", "sink_failed"),
+        (400, FIRST, "sink_failed"),
+        (403, FIRST, "sink_denied"),
+    ],
+)
+def test_each_refusal_has_its_meaning(
+    aws, scripted, answer, monkeypatch, waits, status, code, slug
+) -> None:
+    """At once, by the code alone: what else the service says is not repeated."""
+    script = scripted(_error(answer, status, code))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
+    error = _refused(lambda: _manager().sink(SVC).write(Secret(FIRST)))
+    assert error.slug == slug
+    assert FIRST not in f"{error.message}{error.remedy}"
+    assert not waits
+
+
+@pytest.mark.parametrize(
+    "kind", [(500, "InternalServiceError"), (400, "ThrottlingException"), None]
+)
+def test_what_passes_is_tried_four_times(aws, scripted, answer, monkeypatch, waits, kind) -> None:
+    """A fault, a brake or a lost answer is waited for, and told when it stays."""
+    script = scripted(*[kind and _error(answer, *kind)] * 4, answer(200, "{}"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
+    assert _refused(_manager().sink(SVC).read).slug == "sink_unavailable"
+    assert len(script.requests) == 4
+    assert len(waits) == 3
+
+
+def test_one_manager_serves_many_threads_and_regions(vendor) -> None:
+    """Its clients are shared: one for each region, whoever comes first."""
+    manager = _manager()
+    places = [AwsAddress(f"many/{n}", ("eu-central-1", "us-east-1")[n % 2]) for n in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda place: manager.sink(place).write(Secret(place.secret)), places))
+    for place in places:
+        content = manager.sink(place).read()
+        assert isinstance(content, Holds)
+        assert content.value.reveal() == place.secret
+    assert set(manager._clients) == {"eu-central-1", "us-east-1"}
+
+
+@pytest.mark.parametrize("library", ["boto3", "botocore.exceptions"])
+def test_without_the_library_the_extra_is_named(aws, monkeypatch, library) -> None:
+    """Who has not installed the extra is told how."""
+    monkeypatch.setitem(sys.modules, library, None)
+    error = _refused(_manager().sink(SVC).prepare)
+    assert error.slug == "sink_extra_missing"
+    assert "twenty-provisioner[aws]" in error.remedy

@@ -1,0 +1,426 @@
+"""Tokens on the standard input of programs, good, bad and never ending."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from compliance import FIRST, SECOND, Compliance, Stand
+
+from provisioner.address import CommandAddress
+from provisioner.errors import SinkError
+from provisioner.secret import Secret
+from provisioner.sinks import command as module
+from provisioner.sinks.command import CommandSink
+from provisioner.sinks.sink import Holds, Nothing, Unread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from provisioner.sinks.sink import Sink
+
+STORE = """
+import os, sys, time
+from pathlib import Path
+hang, place = Path("hang"), Path("held", sys.argv[2])
+if hang.exists(): time.sleep(60)
+if sys.argv[1] == "get": sys.exit(print(place.read_text()) if place.exists() else "nothing there")
+token = sys.stdin.read()
+aside = place.with_name(f"{place.name}-{os.getpid()}")
+aside.write_text(token)
+aside.replace(place)
+print(token)
+print(token, file=sys.stderr)
+"""
+
+
+class CommandStand(Stand):
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, *, check: bool) -> None:
+        self.root = root
+        self.monkeypatch = monkeypatch
+        self.readable = check
+        (root / "store.py").write_text(STORE)
+        (root / "held").mkdir()
+
+    def named(self, name: str) -> Sink:
+        program = (sys.executable, "store.py")
+        check = (*program, "get", name) if self.readable else ()
+        return CommandSink(CommandAddress((*program, "put", name), check), self.root)
+
+    def sink(self, place: int = 0) -> Sink:
+        return self.named(f"KEY_{place}")
+
+    def held(self, place: int = 0) -> str | None:
+        path = self.root / "held" / f"KEY_{place}"
+        return path.read_text() if path.exists() else None
+
+    def strange_names(self) -> tuple[Sink, ...]:
+        return tuple(map(self.named, ("a b", "$(id)", "'\"", "-n", "ö🗝", "line\nend", "*", "\\")))
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        (self.root / "hang").touch()
+        with self.monkeypatch.context() as patch:
+            patch.setattr(module, "_PATIENCE", 0.2)
+            yield
+        (self.root / "hang").unlink()
+
+
+class TestCommand(Compliance):
+    @pytest.fixture
+    def stand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+        return CommandStand(tmp_path, monkeypatch, check=True)
+
+
+class TestCommandWithoutCheck(Compliance):
+    @pytest.fixture
+    def stand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+        return CommandStand(tmp_path, monkeypatch, check=False)
+
+
+def shell(root: Path, script: str, check: str = "") -> CommandSink:
+    address = CommandAddress(("sh", "-c", script), ("sh", "-c", check) if check else ())
+    return CommandSink(address, root)
+
+
+def refused(act: Callable[[], object]) -> SinkError:
+    with pytest.raises(SinkError) as raised:
+        act()
+    assert raised.value.remedy
+    return raised.value
+
+
+# Programs
+
+
+def test_the_token_is_the_whole_input_and_nothing_else(tmp_path: Path) -> None:
+    """Without a line end; in no argument and no variable; the root is the working folder."""
+    inner = (
+        "import os, sys; print([os.getcwd(), sys.argv, dict(os.environ)], file=open('seen','w'))"
+    )
+    script = f'cat > got; exec "{sys.executable}" -c "{inner}" one two'
+    shell(tmp_path, script).write(Secret(FIRST))
+    assert (tmp_path / "got").read_bytes() == FIRST.encode()
+    seen = (tmp_path / "seen").read_text()
+    assert "'one', 'two'" in seen
+    assert repr(str(tmp_path)) in seen
+    assert FIRST not in seen
+
+
+def test_arguments_reach_no_shell(tmp_path: Path) -> None:
+    """They arrive as they are written."""
+    words = ("$(touch made)", "; touch made", "a  b", "")
+    script = "import sys; open('seen', 'w').write(repr(tuple(sys.argv[1:])))"
+    address = CommandAddress((sys.executable, "-c", script, *words))
+    CommandSink(address, tmp_path).write(Secret(FIRST))
+    assert (tmp_path / "seen").read_text() == repr(words)
+    assert not (tmp_path / "made").exists()
+
+
+def executable(path: Path, text: str = "#!/bin/sh\ncat > held\n", mode: int = 0o700) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+@pytest.mark.parametrize("name", ["./store", "bin/store", "bin/../bin/store"])
+def test_a_name_with_a_slash_leads_from_the_root(tmp_path: Path, monkeypatch, name: str) -> None:
+    """Wherever this process stands, and whatever is on the PATH."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    executable(root / "store")
+    executable(root / "bin" / "store")
+    monkeypatch.chdir(elsewhere)
+    sink = CommandSink(CommandAddress((name,)), root)
+    sink.prepare()
+    sink.write(Secret(FIRST))
+    assert (root / "held").read_text() == FIRST
+
+
+def test_a_bare_name_is_looked_for_on_the_path_alone(tmp_path: Path, monkeypatch) -> None:
+    """Also by a relative entry of the PATH, which counts from where this process stands."""
+    root = tmp_path / "root"
+    root.mkdir()
+    executable(tmp_path / "bin" / "store")
+    executable(root / "other")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"bin:{os.environ['PATH']}")
+    sink = CommandSink(CommandAddress(("store",)), root)
+    sink.prepare()
+    sink.write(Secret(FIRST))
+    assert (root / "held").read_text() == FIRST
+    assert refused(CommandSink(CommandAddress(("other",)), root).prepare).slug == "sink_missing"
+
+
+@pytest.mark.parametrize("name", ["no-such-program", "./none", "./plain", "./folder", ""])
+@pytest.mark.parametrize("which", ["argv", "check"])
+def test_a_program_that_is_not_there_is_missed(tmp_path: Path, name: str, which: str) -> None:
+    """Not there, a plain file or a folder; the check as well as the program itself."""
+    executable(tmp_path / "plain", mode=0o600)
+    (tmp_path / "folder").mkdir()
+    good, bad = ("sh", "-c", "exit 0"), (name, "argument-canary")
+    address = CommandAddress(bad) if which == "argv" else CommandAddress(good, bad)
+    sink = CommandSink(address, tmp_path)
+    error = refused(sink.prepare)
+    assert error.slug == "sink_missing"
+    assert "argument-canary" not in error.message
+    act = (lambda: sink.write(Secret(FIRST))) if which == "argv" else sink.read
+    assert refused(act).slug == "sink_missing"
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [(("./odd",), "no program"), (("./odd",), "#!/no/such/shell\n"), (("sh", "a\0b"), "")],
+)
+def test_a_program_that_cannot_be_started_is_told(tmp_path: Path, argv, text: str) -> None:
+    """What the system refuses to run is an error of the sink."""
+    executable(tmp_path / "odd", text)
+    sink = CommandSink(CommandAddress(argv, argv), tmp_path)
+    assert refused(lambda: sink.write(Secret(FIRST))).slug == "sink_failed"
+    assert refused(sink.read).slug == "sink_failed"
+
+
+# Ends
+
+
+@pytest.mark.parametrize(
+    ("script", "ending"),
+    [
+        ("cat >&2; exit 3", "exit code 3"),
+        ("cat; exit 255", "exit code 255"),
+        ("kill -TERM $$", "SIGTERM"),
+        (f"kill -{signal.SIGRTMIN + 3} $$", f"signal {signal.SIGRTMIN + 3}"),
+    ],
+)
+def test_a_failing_program_is_told(tmp_path: Path, capfd, caplog, script: str, ending: str) -> None:
+    """By how it ended, and by nothing of what it said or was told on its command line."""
+    caplog.set_level(logging.DEBUG)
+    sink = shell(tmp_path, f"{script} # argument-canary")
+    error = refused(lambda: sink.write(Secret(FIRST)))
+    assert error.slug == "sink_failed"
+    assert error.message == f"command sh ended with {ending}."
+    shown = repr((error.args, error.remedy, error.__cause__, sink, capfd.readouterr(), caplog.text))
+    assert FIRST not in shown
+    assert "argument-canary" not in shown
+
+
+@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("way", ["exec <&-; sleep 0.1", "sleep 0.1", ""])
+def test_unread_input_is_no_trouble(tmp_path: Path, code: int, way: str) -> None:
+    """A program that closes its input, or never reads it, is believed by its exit code."""
+    sink = shell(tmp_path, f"{way}\nexit {code}")
+    for token in (FIRST, "x" * 1_000_000):
+        if code:
+            assert refused(lambda token=token: sink.write(Secret(token))).slug == "sink_failed"
+        else:
+            sink.write(Secret(token))
+
+
+def running(path: Path) -> bool:
+    """Whether the process whose id a file has is alive; one that nobody waits for is not."""
+    try:
+        status = Path(f"/proc/{path.read_text().strip()}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def until_over(path: Path) -> bool:
+    end = time.monotonic() + 5
+    while running(path) and time.monotonic() < end:
+        os.sched_yield()
+    return not running(path)
+
+
+HANG = "sleep 60 & echo $! > child; echo $$ > pid; {}wait"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+@pytest.mark.parametrize("way", ["", "trap '' TERM INT HUP; ", "exec >&-; "])
+@pytest.mark.parametrize("step", ["read", "write"])
+def test_a_program_without_end_is_ended(tmp_path: Path, monkeypatch, way: str, step: str) -> None:
+    """After the time all of its session is killed, whatever signals it ignores."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.5)
+    script = HANG.format(way)
+    sink = shell(tmp_path, script, script)
+    error = refused(sink.read if step == "read" else lambda: sink.write(Secret(FIRST)))
+    assert error.slug == "sink_unavailable"
+    assert until_over(tmp_path / "pid")
+    assert until_over(tmp_path / "child")
+
+
+@pytest.mark.parametrize("step", ["read", "write"])
+def test_what_a_program_leaves_running_is_not_waited_for(tmp_path: Path, step: str) -> None:
+    """Its own end counts, though a child of its own holds the pipes open, and goes on."""
+    script = "sleep 60 & echo $! > child; printf held"
+    sink = shell(tmp_path, script, script)
+    before = time.monotonic()
+    if step == "read":
+        content = sink.read()
+        assert isinstance(content, Holds)
+        assert content.value.reveal() == "held"
+    else:
+        sink.write(Secret(FIRST))
+    assert time.monotonic() - before < 30
+    child = int((tmp_path / "child").read_text())
+    os.kill(child, signal.SIGKILL)
+
+
+def test_endless_output_is_dropped(tmp_path: Path) -> None:
+    """What a program prints fills no memory and stops nothing."""
+    sink = shell(tmp_path, "head -c 300000000 /dev/zero; cat > held", "cat /dev/zero")
+    sink.write(Secret(FIRST))
+    assert (tmp_path / "held").read_text() == FIRST
+    content = sink.read()
+    assert isinstance(content, Holds)
+    assert len(content.value.reveal()) <= 2 * module._MOST
+
+
+def test_signals_are_as_a_program_expects(tmp_path: Path) -> None:
+    """SIGPIPE ends it, as in a shell, though Python itself ignores that signal."""
+    sink = shell(tmp_path, "(yes; echo $? > code) | head -n 1; cat > held")
+    sink.write(Secret(FIRST))
+    assert int((tmp_path / "code").read_text()) == 128 + signal.SIGPIPE
+
+
+def test_programs_run_side_by_side(tmp_path: Path) -> None:
+    """Each write is a process of its own: two that wait for one another both end."""
+    script = "cat > held-{0}; until [ -e held-{1} ]; do sleep 0.01; done"
+    sinks = [shell(tmp_path, script.format(*pair)) for pair in (("a", "b"), ("b", "a"))]
+    threads = [threading.Thread(target=sink.write, args=(Secret(FIRST),)) for sink in sinks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+# Checks
+
+
+@pytest.mark.parametrize(
+    ("check", "value"),
+    [
+        ("printf token", "token"),
+        ("echo token", "token"),
+        ("printf 'token\\r\\n'", "token"),
+        ("printf 'token\\n\\n'", "token\n"),
+        ("printf 'token\\r'", "token\r"),
+        ("printf ' token '", " token "),
+        ("printf '\\377'", "\udcff"),
+        ("echo token >&2", None),
+        ("echo", None),
+        ("printf '\\r\\n'", None),
+        ("true", None),
+        ("cat", None),
+        ("echo token; exit 1", None),
+    ],
+)
+def test_a_check_prints_what_is_there(tmp_path: Path, check: str, value: str | None) -> None:
+    """One line end is the printer's; nothing, or an exit code, is no token; there is no input."""
+    content = shell(tmp_path, "cat", check).read()
+    assert isinstance(content, Nothing if value is None else Holds)
+    if isinstance(content, Holds):
+        assert content.value.reveal() == value
+
+
+def test_an_exit_code_of_a_check_is_logged(tmp_path: Path, caplog) -> None:
+    """So that one sees why tokens are delivered again; without what it printed."""
+    caplog.set_level(logging.INFO)
+    shell(tmp_path, "cat", f"echo {FIRST}; echo {FIRST} >&2; exit 7").read()
+    assert [one.getMessage() for one in caplog.records] == [
+        "sh, a check, ended with exit code 7: no token"
+    ]
+
+
+def test_a_check_that_breaks_down_is_an_error(tmp_path: Path) -> None:
+    """A signal is no answer."""
+    error = refused(shell(tmp_path, "cat", "kill -SEGV $$").read)
+    assert (error.slug, error.message) == ("sink_failed", "command sh ended with SIGSEGV.")
+
+
+def test_without_a_check_nothing_is_read(tmp_path: Path) -> None:
+    """And nothing is run for it."""
+    assert shell(tmp_path, "touch made").read() == Unread(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Real programs
+
+
+def test_age_encrypts_a_token(tmp_path: Path) -> None:
+    """The documented line for age: the file that it makes opens to the token."""
+    if not (shutil.which("age") and shutil.which("age-keygen")):
+        pytest.skip("age is not installed (Debian: age)")
+    quietly("age-keygen", "-o", str(tmp_path / "id"))
+    told = subprocess.run(
+        ["age-keygen", "-y", tmp_path / "id"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    recipient = told.stdout.strip()
+    sink = CommandSink(
+        CommandAddress(
+            ("age", "--encrypt", "--recipient", recipient, "--output", "key.age"),
+            ("age", "--decrypt", "--identity", "id", "key.age"),
+        ),
+        tmp_path,
+    )
+    sink.prepare()
+    assert isinstance(sink.read(), Nothing)
+    for token in (FIRST, SECOND):
+        sink.write(Secret(token))
+        assert token.encode() not in (tmp_path / "key.age").read_bytes()
+        content = sink.read()
+        assert isinstance(content, Holds)
+        assert content.value.reveal() == token
+
+
+def quietly(*argv: str) -> None:
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def password_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A new password store with a key of its own."""
+    if not (shutil.which("pass") and shutil.which("gpg") and shutil.which("gpgconf")):
+        pytest.skip("pass is not installed (Debian: pass, gnupg)")
+    # The agent's socket stands there, and the path of a socket is short.
+    with tempfile.TemporaryDirectory(prefix="gpg-") as home:
+        monkeypatch.setenv("GNUPGHOME", home)
+        monkeypatch.setenv("PASSWORD_STORE_DIR", str(tmp_path / "store"))
+        monkeypatch.delenv("PASSWORD_STORE_GPG_OPTS", raising=False)
+        gpg = ("gpg", "--batch", "--pinentry-mode", "loopback", "--passphrase", "")
+        quietly(*gpg, "--quick-generate-key", "twenty@localhost", "default", "default", "never")
+        quietly("pass", "init", "twenty@localhost")
+        yield
+        quietly("gpgconf", "--kill", "all")
+
+
+@pytest.mark.usefixtures("password_store")
+def test_pass_keeps_a_token(tmp_path: Path) -> None:
+    """The documented lines for pass: a new entry, and the same entry again."""
+    sink = CommandSink(
+        CommandAddress(
+            ("pass", "insert", "--multiline", "--force", "twenty/key"),
+            ("pass", "show", "twenty/key"),
+        ),
+        tmp_path,
+    )
+    sink.prepare()
+    assert isinstance(sink.read(), Nothing)
+    for token in (FIRST, SECOND):
+        sink.write(Secret(token))
+        content = sink.read()
+        assert isinstance(content, Holds)
+        assert content.value.reveal() == token

@@ -1,0 +1,880 @@
+"""Tokens in dotenv and JSON files: kept whole, kept private, and kept out of git."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from compliance import FIRST, SECOND, Compliance, Stand
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provisioner.address import FileAddress
+from provisioner.errors import SinkError
+from provisioner.secret import Secret
+from provisioner.sinks import file as module
+from provisioner.sinks.file import Files
+from provisioner.sinks.file_text import UnfitTextError, entries_of, quoted, values_of, with_value
+from provisioner.sinks.sink import Holds, Nothing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from provisioner.sinks.sink import Sink
+
+NOBODY = 65534
+
+
+class FileStand(Stand):
+    def __init__(self, root: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.form = form
+        self.monkeypatch = monkeypatch
+        self.path = root / "secrets" / f"shop.{form}"
+
+    def sink(self, place: int = 0) -> Sink:
+        address = FileAddress(f"secrets/shop.{self.form}", f"KEY_{place}", self.form)
+        return Files(self.root).sink(address)
+
+    def held(self, place: int = 0) -> str | None:
+        with as_user(os.getuid()):
+            if not self.path.exists():
+                return None
+            assert stat.S_IMODE(self.path.stat().st_mode) == 0o600
+            if self.form == "json":
+                return json.loads(self.path.read_text()).get(f"KEY_{place}")
+            shell = f'. "$1"; printf %s "$KEY_{place}"'
+            told = subprocess.run(
+                ["sh", "-c", shell, "sh", self.path], stdout=subprocess.PIPE, check=True
+            )
+        return told.stdout.decode() or None
+
+    def strange_names(self) -> tuple[Sink, ...]:
+        paths = ("a b/ö.env", "'quoted' \"twice\".env", "-n.env", "line\nend.env", "*.env", "🗝.env")
+        names = ("KEY", "lower.dots-dashes_9", "9")
+        if self.form == "json":
+            names += ("a b", "ключ", 'quote"', "", "back\\slash", "🗝")
+        files = Files(self.root)
+        addresses = [FileAddress(path, names[0], self.form) for path in paths]
+        addresses += [FileAddress("names", name, self.form) for name in names]
+        return tuple(files.sink(address) for address in addresses)
+
+    @contextmanager
+    def denied(self) -> Iterator[None]:
+        self.root.chmod(0o500)
+        with as_user(os.getuid() or NOBODY):
+            yield
+        self.root.chmod(0o700)
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        self.monkeypatch.setattr(module, "_PATIENCE", 0.1)
+        self.path.parent.mkdir(exist_ok=True)
+        with locked(self.path.parent):
+            yield
+
+
+@contextmanager
+def as_user(user: int) -> Iterator[None]:
+    """As another user, whom a test that runs as root can be for a while."""
+    before = os.geteuid()
+    if before != user:
+        os.seteuid(0 if before else user)
+        os.seteuid(user)
+    try:
+        yield
+    finally:
+        if before != user:
+            os.seteuid(0 if user else before)
+            os.seteuid(before)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class TestDotenvFile(Compliance):
+    @pytest.fixture
+    def stand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+        return FileStand(tmp_path, "dotenv", monkeypatch)
+
+
+class TestJsonFile(Compliance):
+    @pytest.fixture
+    def stand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+        return FileStand(tmp_path, "json", monkeypatch)
+
+
+def sink_of(path: Path, variable: str = "KEY", form: str = "dotenv") -> Sink:
+    return Files(path.parent).sink(FileAddress(path.name, variable, form))
+
+
+def value_of(sink: Sink) -> str | None:
+    content = sink.read()
+    return content.value.reveal() if isinstance(content, Holds) else None
+
+
+def everything_refused(sink: Sink, code: str) -> SinkError:
+    """Neither looked at ahead nor written; the error of the write."""
+    with pytest.raises(SinkError) as ahead:
+        sink.prepare()
+    with pytest.raises(SinkError) as refused:
+        sink.write(Secret(FIRST))
+    assert ahead.value.slug == refused.value.slug == code
+    assert refused.value.remedy
+    return refused.value
+
+
+# Texts of dotenv files
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", b"KEY=new\n"),
+        (b"A=1\n", b"A=1\nKEY=new\n"),
+        (b"A=1", b"A=1\nKEY=new\n"),
+        (b"A=1\r\nB=2", b"A=1\r\nB=2\r\nKEY=new\r\n"),
+        (b"# KEY=old\nMY_KEY=old\nKEY2=old\n", b"# KEY=old\nMY_KEY=old\nKEY2=old\nKEY=new\n"),
+        (b"A=1\nKEY=old\nB=2", b"A=1\nKEY=new\nB=2"),
+        (b"A=1\r\nKEY=old\r\nB=2\r\n", b"A=1\r\nKEY=new\r\nB=2\r\n"),
+        (b"KEY=old", b"KEY=new"),
+        (b"KEY=", b"KEY=new"),
+        (b"KEY=\r\n", b"KEY=new\r\n"),
+        (b"  export\tKEY = 'o l d' # why\n", b"  export\tKEY = new # why\n"),
+        (b"KEY= # why\n", b"KEY=new # why\n"),
+        (b"KEY=#old\n", b"KEY=new\n"),
+        (b"KEY=old#er  \n", b"KEY=new\n"),
+        (b'KEY="old"#er\n', b"KEY=new\n"),
+        (b'KEY="o\nl\\"\nd" # why\nB=2\n', b"KEY=new # why\nB=2\n"),
+        (b"KEY=1\nKEY=2\nB=3\n", b"KEY=1\nKEY=new\nB=3\n"),
+        (b'A="\nKEY=inner\n"\nKEY=old\n', b'A="\nKEY=inner\n"\nKEY=new\n'),
+        (b"A='\nKEY=inner\n'\n", b"A='\nKEY=inner\n'\nKEY=new\n"),
+        (b"A=`\nKEY=inner\n`\n", b"A=`\nKEY=inner\n`\nKEY=new\n"),
+        (b'A="never closed\nKEY=old\n', b'A="never closed\nKEY=new\n'),
+        (b"A=\xff\xfe\n\xc3KEY=1\nKEY=\xff", b"A=\xff\xfe\n\xc3KEY=1\nKEY=new"),
+        (b"\xef\xbb\xbfKEY=old\n", b"\xef\xbb\xbfKEY=old\nKEY=new\n"),
+    ],
+)
+def test_one_assignment_of_a_dotenv_file_changes(tmp_path: Path, before: bytes, after: bytes):
+    """The line that counts takes the token where it stands; all other bytes stay."""
+    path = tmp_path / ".env"
+    path.write_bytes(before)
+    sink_of(path).write(Secret("new"))
+    assert path.read_bytes() == after
+    assert value_of(sink_of(path)) == "new"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("KEY=bare", "bare"),
+        ("KEY=two words # and why", "two words"),
+        ("KEY=fra#ment", "fra#ment"),
+        ("KEY='a \"b\" \\n $c'", 'a "b" \\n $c'),
+        ('KEY="a \\"b\\"\\n\\$c \\q"', 'a "b"\n$c \\q'),
+        ("KEY=`a'b`", "a'b"),
+        ("KEY='two\nlines'", "two\nlines"),
+        ("KEY=first\nKEY=last\n", "last"),
+        ("export KEY=old\r\n", "old"),
+        ("KEY=", None),
+        ("KEY=''", None),
+        ("KEY", None),
+        ("", None),
+    ],
+)
+def test_a_dotenv_value_is_read_as_its_readers_do(tmp_path: Path, text: str, value: str | None):
+    """Bare or quoted, with a comment behind it or not; an empty value is none."""
+    path = tmp_path / ".env"
+    path.write_bytes(text.encode())
+    assert value_of(sink_of(path)) == value
+
+
+@pytest.mark.parametrize("name", ["", "A B", "A=B", "A\nB", "ö", "A'", "#A", "$A"])
+def test_a_name_that_no_dotenv_file_has_is_refused(tmp_path: Path, name: str) -> None:
+    """It would make a line that means something else."""
+    path = tmp_path / ".env"
+    with pytest.raises(SinkError) as refused:
+        sink_of(path, name)
+    assert refused.value.slug == "sink_unsuitable"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_open_quote_swallows_nothing(tmp_path: Path) -> None:
+    """A value that would close a quote of another line is refused, and the file is as it was."""
+    path = tmp_path / ".env"
+    path.write_text("A='\nKEY=old\n")
+    with pytest.raises(SinkError) as refused:
+        sink_of(path).write(Secret("' #"))
+    assert refused.value.slug == "sink_unsuitable"
+    assert path.read_text() == "A='\nKEY=old\n"
+
+
+VALUES = st.text(min_size=1).filter(lambda text: not re.search("[\ud800-\udfff]", text))
+NAMES = st.sampled_from(["A", "B", "KEY", "KEY_2"])
+LINES = st.one_of(
+    st.binary(max_size=12),
+    st.builds(
+        lambda name, value: f"{name}={quoted(value)}".encode(), NAMES, st.text("a'\"\\ #\n")
+    ),
+    st.sampled_from([b"", b"# KEY=x", b"export KEY=1", b"KEY='", b'A="', b" KEY = `"]),
+)
+
+
+@settings(deadline=None)
+@given(
+    lines=st.lists(LINES, max_size=8),
+    end=st.sampled_from([b"\n", b"\r\n"]),
+    final=st.booleans(),
+    value=VALUES,
+)
+def test_any_dotenv_text_keeps_its_other_bytes(lines, end, final, value) -> None:
+    """Whatever the file is, one stretch of it changes, and all other variables keep their values.
+
+    Or the write is refused.
+    """
+    text = (end.join(lines) + (end if final else b"")).decode("utf-8", "surrogateescape")
+    before = entries_of(text, "dotenv")
+    try:
+        new = with_value(text, "KEY", Secret(value), "dotenv")
+    except UnfitTextError:
+        assert re.search("['\"`]", text), "only an open quote is to blame"
+        return
+    after = values_of(entries_of(new, "dotenv"))
+    assert after.pop("KEY") == [*(one.value for one in before.get("KEY", ())[:-1]), value]
+    assert after == {name: found for name, found in values_of(before).items() if name != "KEY"}
+    if "KEY" in before:
+        old = before["KEY"][-1]
+        assert new.startswith(text[: old.start])
+        assert new.endswith(text[old.end :])
+        changed = new[old.start : len(new) - len(text) + old.end]
+        assert changed == quoted(value)
+    else:
+        assert new.startswith(text)
+        assert new[len(text) :].strip("\r\n") == f"KEY={quoted(value)}"
+
+
+@settings(deadline=None)
+@given(value=VALUES)
+def test_any_value_comes_back_from_a_dotenv_file(value: str) -> None:
+    """Quotes are written such that they are read as the same value, on a line of its own."""
+    text = with_value("A=1\nKEY=old\nB=2\n", "KEY", Secret(value), "dotenv")
+    assert text.count("\n") == 3
+    found = values_of(entries_of(text, "dotenv"))
+    assert found == {"A": ["1"], "KEY": [value], "B": ["2"]}
+
+
+# Texts of JSON files
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", '{\n  "KEY": "new"\n}\n'),
+        (" \n", '{\n  "KEY": "new"\n}\n'),
+        ("{}", '{\n  "KEY": "new"\n}'),
+        ('{"a":1}', '{"a":1,"KEY":"new"}'),
+        ('{\n\t"a" : 1\n}\n', '{\n\t"a" : 1,\n\t"KEY" : "new"\n}\n'),
+        ('{"KEY":"old","b":[]}', '{"KEY":"new","b":[]}'),
+        ('{"KEY": null}', '{"KEY": "new"}'),
+        ('{"K\\u0045Y": 1}', '{"K\\u0045Y": "new"}'),
+        ('{"a": {"KEY": 1}, "b": "}"}', '{"a": {"KEY": 1}, "b": "}", "KEY": "new"}'),
+        ('{"n": 1.10, "m": 1e400,\r\n "i": ', None),
+    ],
+)
+def test_one_member_of_a_json_file_changes(tmp_path: Path, before: str, after: str | None) -> None:
+    """The member takes the token where it stands, in the file's own layout; numbers stay exact."""
+    if after is None:
+        before += "9" * 6000 + "}"
+        after = before[:-1] + ',\r\n "KEY": "new"}'
+    path = tmp_path / "keys.json"
+    path.write_bytes(before.encode())
+    sink_of(path, form="json").write(Secret("new"))
+    assert path.read_bytes() == after.encode()
+    assert value_of(sink_of(path, form="json")) == "new"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '"KEY"',
+        "{",
+        '{"KEY": "a"} {}',
+        '{"KEY": "a",}',
+        '{"KEY": "secret", "KEY": "b"}',
+        '{"KEY": {}}',
+        '{"KEY": [1]}',
+        '{"a": ' + "[" * 100_000 + "}",
+        "KEY=secret",
+    ],
+)
+def test_a_file_that_is_not_such_an_object_is_left_alone(tmp_path: Path, text: str) -> None:
+    """What is no JSON object, or has the member twice or as a container, is refused as it is."""
+    path = tmp_path / "keys.json"
+    path.write_text(text)
+    refused = everything_refused(sink_of(path, form="json"), "sink_unsuitable")
+    assert "secret" not in repr(refused.args) + refused.message
+    assert path.read_text() == text
+    with pytest.raises(SinkError):
+        sink_of(path, form="json").read()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(
+    members=st.dictionaries(st.text() | st.just("KEY"), JSON, max_size=6),
+    indent=st.sampled_from([None, 0, 2, "\t"]),
+    ascii_=st.booleans(),
+    value=st.text(min_size=1),
+)
+def test_any_json_object_keeps_its_other_members(members, indent, ascii_, value) -> None:
+    """Their values, their order and every character of their text."""
+    text = json.dumps(members, indent=indent, ensure_ascii=ascii_)
+    if isinstance(members.get("KEY"), list | dict):
+        with pytest.raises(UnfitTextError):
+            with_value(text, "KEY", Secret(value), "json")
+        return
+    new = with_value(text, "KEY", Secret(value), "json")
+    assert list(json.loads(new).items()) == list((members | {"KEY": value}).items())
+    before, after = entries_of(text, "json"), entries_of(new, "json")
+    for name in members.keys() - {"KEY"}:
+        old, now = before[name][0], after[name][0]
+        assert text[old.start : old.end] == new[now.start : now.end]
+    if members:
+        place = before["KEY"][0] if "KEY" in members else None
+        start = place.start if place else before[list(members)[-1]][0].end
+        assert new.startswith(text[:start])
+        assert new.endswith(text[place.end if place else start :])
+
+
+# Files
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o666, 0o400, 0o755])
+def test_an_existing_file_becomes_private(tmp_path: Path, mode: int) -> None:
+    """A file that others could read is theirs no more once a token is in it."""
+    path = tmp_path / ".env"
+    path.touch()
+    path.chmod(mode)
+    sink_of(path).write(Secret(FIRST))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_refused_folder_is_told_ahead() -> None:
+    """Before anything is made for a token that could not be delivered."""
+    # Another user could not even enter the folders of `tmp_path`.
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o555)
+        sink = Files(Path(name)).sink(FileAddress("new/keys.env", "KEY"))
+        with as_user(os.getuid() or NOBODY), pytest.raises(SinkError) as refused:
+            sink.prepare()
+    assert refused.value.slug == "sink_denied"
+
+
+def test_missing_folders_are_made_for_the_user_alone(tmp_path: Path) -> None:
+    """Looking ahead makes none; the write makes each of them with mode 0700."""
+    sink = Files(tmp_path).sink(FileAddress("a/b/c.env", "KEY"))
+    sink.prepare()
+    assert list(tmp_path.iterdir()) == []
+    sink.write(Secret(FIRST))
+    assert [stat.S_IMODE((tmp_path / made).stat().st_mode) for made in ("a", "a/b")] == [0o700] * 2
+    assert [one.name for one in (tmp_path / "a/b").iterdir()] == ["c.env"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path, there: bool) -> None:
+    """A symbolic link is followed to the file, also to one that is still to be made."""
+    link, target = tmp_path / "link.env", tmp_path / "far" / "real.env"
+    target.parent.mkdir()
+    if there:
+        target.write_text("A=1\n")
+    link.symlink_to("far/real.env")
+    sink_of(link).prepare()
+    sink_of(link).write(Secret(FIRST))
+    assert link.is_symlink()
+    assert target.read_text() == ("A=1\n" if there else "") + f"KEY={FIRST}\n"
+    assert not target.is_symlink()
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def make_device(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [make_folder, make_fifo, make_socket, make_loop, make_device],
+)
+def test_what_is_no_regular_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A folder, a pipe, a socket, a device, a link to itself: nothing is read or written."""
+    path = tmp_path / "odd"
+    make(path)
+    everything_refused(sink_of(path), "sink_unsuitable")
+    with pytest.raises(SinkError):
+        sink_of(path).read()
+    assert os.path.lexists(path)
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/../dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_is_no_file(tmp_path: Path, path: str) -> None:
+    """Also where it leads to a regular file, whose other output would be lost."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from provisioner.address import FileAddress; from provisioner.errors import SinkError\n"
+        "from provisioner.secret import Secret; from provisioner.sinks.file import Files\n"
+        "try: Files(Path()).sink(FileAddress(sys.argv[1], 'KEY')).write(Secret('token'))\n"
+        "except SinkError as error: print(error.slug)\n"
+    )
+    out = tmp_path / "out"
+    with out.open("w") as file:
+        subprocess.run([sys.executable, "-c", script, path], stdout=file, check=True)
+    assert out.read_text() == "sink_unsuitable\n"
+
+
+@pytest.mark.parametrize("path", ["no\0path", "no\ud800path", "x" * 300])
+def test_a_path_that_cannot_be_is_refused(tmp_path: Path, path: str) -> None:
+    """It is an error of the sink like any other."""
+    with pytest.raises(SinkError) as refused:
+        Files(tmp_path).sink(FileAddress(path, "KEY")).write(Secret(FIRST))
+    assert refused.value.slug == "sink_unsuitable"
+
+
+def test_a_value_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Half a character has no bytes; the error does not hold it."""
+    with pytest.raises(SinkError) as refused:
+        sink_of(tmp_path / ".env").write(Secret("half\ud800"))
+    assert refused.value.slug == "sink_unsuitable"
+    assert "half" not in refused.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
+    """The path cannot be, and what is in the way stays."""
+    (tmp_path / "way").write_text("mine")
+    sink = Files(tmp_path).sink(FileAddress("way/keys.env", "KEY"))
+    everything_refused(sink, "sink_unsuitable")
+    assert (tmp_path / "way").read_text() == "mine"
+
+
+def test_a_file_of_another_user_stays_that_users(tmp_path: Path) -> None:
+    """Root writes the token for whom the file is, and takes nothing away."""
+    if os.getuid() != 0:
+        pytest.skip("only root may give files away")
+    path = tmp_path / ".env"
+    path.touch()
+    os.chown(path, NOBODY, NOBODY)
+    sink_of(path).write(Secret(FIRST))
+    assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
+
+
+WRITES = (
+    "import resource, sys; from pathlib import Path\n"
+    "from provisioner.address import FileAddress; from provisioner.errors import SinkError\n"
+    "from provisioner.secret import Secret; from provisioner.sinks.file import Files\n"
+    "path, limit, number, times = Path(sys.argv[1]), *map(int, sys.argv[2:])\n"
+    "if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+    "sinks = [Files(path.parent).sink(FileAddress(path.name, f'KEY_{number}_{n}'))"
+    " for n in range(times)]\n"
+    "print('ready', flush=True)\n"
+    "try:\n"
+    "    for n, sink in enumerate(sinks): sink.write(Secret(f'token-{number}-{n}-' + 'x' * 400))\n"
+    "except SinkError as error: print(error.slug, '|', error.message)\n"
+)
+
+
+# Writes in a new child for each line of the input, and says how that ended.
+FORKS = (
+    "import os, sys; import provisioner.sinks.file\n"
+    "for _ in sys.stdin:\n"
+    "    if not (child := os.fork()): break\n"
+    "    print(child, flush=True)\n"
+    "    print(os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)\n"
+    "else: sys.exit()\n"
+)
+
+
+def test_a_disk_without_space_loses_nothing(tmp_path: Path) -> None:
+    """A write that breaks off in the middle fails, leaves the file as it was, and no other."""
+    path = tmp_path / ".env"
+    path.write_text("A=1\n")
+    told = subprocess.run(
+        [sys.executable, "-c", WRITES, path, "200", "0", "1"], stdout=subprocess.PIPE, check=True
+    )
+    assert b"sink_failed | " in told.stdout
+    assert os.strerror(errno.EFBIG).encode() in told.stdout
+    assert path.read_text() == "A=1\n"
+    assert [one.name for one in tmp_path.iterdir()] == [".env"]
+
+
+# Many sinks, many writers
+
+
+def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
+    """Two thousand variables of one file, however its path is spelled, cost one look into it."""
+    monkeypatch.setattr(module, "_TICK", -1)
+    parsed: list[str] = []
+    entries = module.entries_of
+    monkeypatch.setattr(module, "entries_of", lambda *text: parsed.append("") or entries(*text))
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "b.env"
+    path.write_text("".join(f"KEY_{n}={n}\n" for n in range(2000)))
+    (tmp_path / "link").symlink_to("b.env")
+    files = Files(tmp_path)
+    spellings = ("b.env", "./b.env", "a/../b.env", str(path), "link")
+    sinks = [files.sink(FileAddress(spellings[n % 5], f"KEY_{n}")) for n in range(2000)]
+    for sink in sinks:
+        sink.prepare()
+    assert [value_of(sink) for sink in sinks] == [str(n) for n in range(2000)]
+    assert len(parsed) == 1
+    path.write_text(path.read_text().replace("KEY_7=7\n", "KEY_7=8\n"))
+    assert value_of(sinks[7]) == "8"
+    path.write_text("KEY_7=8\n")
+    assert isinstance(sinks[8].read(), Nothing)
+    assert len(parsed) == 3
+
+
+def test_a_file_that_changes_at_once_is_seen(tmp_path: Path) -> None:
+    """A change of the same size right after a look is not missed, whatever the clock's ticks."""
+    path = tmp_path / ".env"
+    path.write_text("KEY=0000\n")
+    sink = sink_of(path)
+    for number in range(200):
+        path.write_text(f"KEY={number:04}\n")
+        assert value_of(sink) == f"{number:04}"
+
+
+def started(path: Path, number: int, times: int, limit: int = 0) -> subprocess.Popen[bytes]:
+    arguments = [sys.executable, "-c", WRITES, path, str(limit), str(number), str(times)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+WHOLE = re.compile(rb"# first\nA='\n1'\n(?:KEY_\d+_\d+=token-\d+-\d+-x{400}\n)*")
+
+
+def assert_whole(path: Path) -> None:
+    with path.open("rb") as file:
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+        assert WHOLE.fullmatch(file.read())
+
+
+def test_processes_that_write_at_once_lose_no_line(tmp_path: Path) -> None:
+    """Every line of each arrives; whoever looks meanwhile sees a whole file with mode 0600."""
+    path = tmp_path / ".env"
+    path.write_text("# first\nA='\n1'\n")
+    path.chmod(0o600)
+    processes = [started(path, number, 100) for number in range(2)]
+    looks = 0
+    while any(process.poll() is None for process in processes):
+        assert_whole(path)
+        looks += 1
+    assert looks > 10
+    assert [process.communicate()[0] for process in processes] == [b"", b""]
+    text = path.read_text()
+    for number in range(2):
+        for n in range(100):
+            assert f"KEY_{number}_{n}=token-{number}-{n}-{'x' * 400}\n" in text
+    assert text.count("\n") == 203
+    assert [one.name for one in tmp_path.iterdir()] == [".env"]
+
+
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+    """Killed at any moment, what is there is one of the versions; the next write tidies up."""
+    path = tmp_path / ".env"
+    path.write_text("# first\nA='\n1'\n")
+    path.chmod(0o600)
+    chance = random.Random(1)
+    left = 0
+    forks = subprocess.Popen(
+        [sys.executable, "-c", FORKS + WRITES, path, "0", "0", "1000"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert forks.stdin is not None
+    assert forks.stdout is not None
+    for _ in range(50):
+        forks.stdin.write(b"go on\n")
+        forks.stdin.flush()
+        child = int(forks.stdout.readline())
+        assert forks.stdout.readline() == b"ready\n"
+        threading.Event().wait(chance.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        assert forks.stdout.readline() == f"{signal.SIGKILL}\n".encode()
+        assert_whole(path)
+        for aside in set(tmp_path.iterdir()) - {path}:
+            left += 1
+            assert stat.S_IMODE(aside.stat().st_mode) == 0o700
+            names = {one.name for one in aside.iterdir()}
+            assert names <= {".gitignore", "new"}
+            assert "new" not in names or (aside / ".gitignore").read_text() == "*\n"
+    forks.communicate()
+    assert left > 0
+    sink_of(path).write(Secret(FIRST))
+    assert [one.name for one in tmp_path.iterdir()] == [".env"]
+
+
+def test_a_writer_waits_for_its_turn(tmp_path: Path) -> None:
+    """A lock that is given back in time is waited for, and no error."""
+    path = tmp_path / ".env"
+    with locked(tmp_path):
+        writer = threading.Thread(target=sink_of(path).write, args=(Secret(FIRST),))
+        writer.start()
+        writer.join(0.2)
+        assert writer.is_alive()
+        assert not path.exists()
+    writer.join(10)
+    assert value_of(sink_of(path)) == FIRST
+
+
+def test_a_writer_that_gave_up_keeps_no_lock(tmp_path: Path, monkeypatch) -> None:
+    """After a wait in vain the next writer finds the way free."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    path = tmp_path / ".env"
+    with locked(tmp_path):
+        with pytest.raises(SinkError) as refused:
+            sink_of(path).write(Secret(FIRST))
+        assert refused.value.slug == "sink_unavailable"
+    monkeypatch.setattr(module, "_PATIENCE", 10)
+    sink_of(path).write(Secret(SECOND))
+    assert value_of(sink_of(path)) == SECOND
+
+
+# Git
+
+
+@pytest.fixture
+def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs git in a new repository, with nobody's configuration."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    tree = tmp_path / "tree"
+
+    def run(*arguments: str, folder: Path = tree) -> None:
+        who = ("-c", "user.name=x", "-c", "user.email=x@localhost")
+        subprocess.run(
+            ["git", *who, "-C", folder, *arguments], check=True, stdout=subprocess.DEVNULL
+        )
+
+    tree.mkdir()
+    run("init", "--quiet")
+    return run
+
+
+STRANGE = (
+    "a b.env",
+    "-q",
+    "--.env",
+    ":(top)x.env",
+    ":!x.env",
+    "*.env",
+    "'\".env",
+    "ö🗝.env",
+    "line\nend.env",
+    "new/folder/x.env",
+)
+
+
+@pytest.mark.usefixtures("git")
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_git_would_publish_is_refused(tmp_path: Path, name: str) -> None:
+    """A path in a work tree that is not ignored holds no token, whatever its name."""
+    sink = Files(tmp_path / "tree").sink(FileAddress(name, "KEY"))
+    refused = everything_refused(sink, "sink_unsuitable")
+    assert ".gitignore" in refused.remedy
+    assert not (tmp_path / "tree" / name).exists()
+    assert not (tmp_path / "tree" / "new").exists()
+
+
+@pytest.mark.usefixtures("git")
+@pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.parametrize("rule", ["/secrets/", "secrets/**", "*"])
+def test_what_git_ignores_holds_tokens(tmp_path: Path, name: str, rule: str) -> None:
+    """Also where the folder that is ignored is still to be made."""
+    (tmp_path / "tree" / ".gitignore").write_text(f"{rule}\n")
+    sink = Files(tmp_path / "tree").sink(FileAddress(f"secrets/{name}", "KEY"))
+    sink.prepare()
+    sink.write(Secret(FIRST))
+    assert value_of(sink) == FIRST
+
+
+def test_another_file_of_the_same_pattern_counts_for_nothing(tmp_path: Path, git) -> None:
+    """A name is a name: neither what git tracks nor what it ignores is looked up as a pattern."""
+    tree = tmp_path / "tree"
+    (tree / "x.env").touch()
+    git("add", "x.env")
+    (tree / ".gitignore").write_text("\\*.txt\n")
+    sink_of(tree / "*.txt").prepare()
+    everything_refused(sink_of(tree / "y.txt"), "sink_unsuitable")
+    refused = everything_refused(sink_of(tree / "*.env"), "sink_unsuitable")
+    assert "does not ignore" in refused.message
+
+
+def test_a_tracked_file_is_refused_though_ignored(tmp_path: Path, git) -> None:
+    """Git goes on to publish what it once took in."""
+    tree = tmp_path / "tree"
+    (tree / ".env").touch()
+    git("add", ".env")
+    (tree / ".gitignore").write_text(".env\n")
+    refused = everything_refused(sink_of(tree / ".env"), "sink_unsuitable")
+    assert "git rm --cached" in refused.remedy
+
+
+def test_a_link_is_judged_by_its_target(tmp_path: Path, git) -> None:
+    """A link out of the tree is fine, one into it is not."""
+    tree = tmp_path / "tree"
+    (tree / "out.env").symlink_to(tmp_path / "far.env")
+    git("add", "out.env")
+    sink_of(tree / "out.env").prepare()
+    (tmp_path / "in.env").symlink_to(tree / "x.env")
+    everything_refused(sink_of(tmp_path / "in.env"), "sink_unsuitable")
+
+
+@pytest.mark.usefixtures("git")
+def test_the_folder_of_git_itself_is_refused(tmp_path: Path) -> None:
+    """A token among the files of git is as good as lost."""
+    everything_refused(sink_of(tmp_path / "tree" / ".git" / "x.env"), "sink_unsuitable")
+
+
+def test_a_worktree_is_a_work_tree(tmp_path: Path, git) -> None:
+    """Where `.git` is a file, as in linked work trees and submodules."""
+    git("commit", "--quiet", "--allow-empty", "-m", "x")
+    git("worktree", "add", "--quiet", str(tmp_path / "linked"))
+    (tmp_path / "linked" / ".gitignore").write_text("ok.env\n")
+    everything_refused(sink_of(tmp_path / "linked" / "x.env"), "sink_unsuitable")
+    sink_of(tmp_path / "linked" / "ok.env").prepare()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"GIT_DIR": "other/.git"},
+        {"GIT_DIR": "other/.git", "GIT_WORK_TREE": "tree"},
+        {"GIT_CEILING_DIRECTORIES": "."},
+        {"GIT_CONFIG_PARAMETERS": "'core.worktree'='/'"},
+    ],
+)
+def test_no_variable_leads_git_elsewhere(tmp_path: Path, git, monkeypatch, variables) -> None:
+    """A hook's variables, for one, would have another repository answer."""
+    other = tmp_path / "other"
+    other.mkdir()
+    git("init", "--quiet", folder=other)
+    (other / ".git" / "info" / "exclude").write_text("*\n")
+    for name, value in variables.items():
+        leads = value if "=" in value else str(tmp_path / value)
+        monkeypatch.setenv(name, leads)
+    refused = everything_refused(sink_of(tmp_path / "tree" / "x.env"), "sink_unsuitable")
+    assert ".gitignore" in refused.remedy
+
+
+@pytest.mark.usefixtures("git")
+def test_a_repository_that_git_does_not_trust_is_refused(tmp_path: Path) -> None:
+    """No answer is no permission: another user's repository may ignore the file or not."""
+    tree = tmp_path / "tree"
+    (tree / ".gitignore").write_text("*\n")
+    sink_of(tree / "x.env").prepare()
+    if os.getuid() != 0:
+        pytest.skip("only root may give a repository away")
+    for path in (tree, tree / ".git"):
+        os.chown(path, NOBODY, NOBODY)
+    assert (
+        "git check-ignore" in everything_refused(sink_of(tree / "x.env"), "sink_unsuitable").remedy
+    )
+
+
+@pytest.mark.usefixtures("git")
+def test_without_git_a_work_tree_is_refused(tmp_path: Path, monkeypatch) -> None:
+    """Nobody is there to say what is ignored; outside of work trees that does not matter."""
+    tree = tmp_path / "tree"
+    (tree / ".gitignore").write_text("*\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    everything_refused(sink_of(tree / "x.env"), "sink_unsuitable")
+    sink_of(tmp_path / "x.env").prepare()
+
+
+def test_git_is_asked_once_for_a_file(tmp_path: Path, git, monkeypatch) -> None:
+    """However many variables of it are prepared and written."""
+    assert git
+    asked = tmp_path / "asked"
+    wrapper = tmp_path / "bin" / "git"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\necho x >> "{asked}"\nexec {shutil.which("git")} "$@"\n')
+    wrapper.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    (tmp_path / "tree" / ".gitignore").write_text("*\n")
+    files = Files(tmp_path / "tree")
+    sinks = [files.sink(FileAddress("x.env", f"KEY_{n}")) for n in range(2000)]
+    for sink in sinks:
+        sink.prepare()
+    sinks[0].write(Secret(FIRST))
+    assert asked.read_text() == "x\n"
+
+
+def test_what_a_kill_leaves_behind_is_invisible_to_git(tmp_path: Path, git) -> None:
+    """Where only the file itself is ignored, `git add` takes in no copy of it."""
+    tree = tmp_path / "tree"
+    (tree / ".gitignore").write_text("/.env\n")
+    for _ in range(50):
+        process = started(tree / ".env", 0, 10_000)
+        while process.poll() is None:
+            if any(tree.glob(".provision-*/new")):
+                process.kill()
+                break
+        process.communicate()
+        if any(tree.glob(".provision-*/new")):
+            break
+    assert any(tree.glob(".provision-*/new"))
+    git("add", "--all")
+    told = subprocess.run(
+        ["git", "-C", tree, "ls-files"], stdout=subprocess.PIPE, check=True, text=True
+    )
+    assert told.stdout.split() == [".gitignore"]

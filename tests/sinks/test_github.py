@@ -1,0 +1,275 @@
+"""GitHub Actions secrets, against a server that opens the sealed boxes."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from compliance import FIRST, SECOND, Compliance, Stand
+from github_server import GithubServer
+from tls_server import Told
+
+from provisioner.address import GithubAddress
+from provisioner.errors import SinkError
+from provisioner.secret import Secret
+from provisioner.sinks.github import Github
+from provisioner.sinks.sink import Nothing, Unread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provisioner.sinks.sink import Sink
+
+REPOSITORY = ("repos", "acme", "billing", "actions")
+ORGANISATION = ("orgs", "acme", "actions")
+
+
+class GithubStand(Stand):
+    readable = False
+
+    def __init__(self, server: GithubServer) -> None:
+        self.server = server
+        self.credential = server.token
+        self.waits: list[float] = []
+        self.environment = {
+            "GH_TOKEN": server.token,
+            "GITHUB_TOKEN": "another",
+            "GITHUB_API_URL": server.url,
+            "REQUESTS_CA_BUNDLE": server.ca_file,
+        }
+
+    def opened(self, address: GithubAddress) -> Sink:
+        return Github(self.environment, self.waits.append).sink(address)
+
+    def sink(self, place: int = 0) -> Sink:
+        return self.opened(GithubAddress("acme", f"TWENTY_KEY_{place}", "billing"))
+
+    def held(self, place: int = 0) -> str | None:
+        kept = self.server.containers[REPOSITORY].get(f"TWENTY_KEY_{place}")
+        return kept and kept.value
+
+    def strange_names(self) -> tuple[Sink, ...]:
+        return (
+            self.opened(GithubAddress("acme", "_twenty9", "billing", "eu/west é 1")),
+            self.opened(GithubAddress("acme", "T" * 200, "billing", "production")),
+        )
+
+    @contextmanager
+    def denied(self) -> Iterator[None]:
+        self.server.allowed = False
+        yield
+        self.server.allowed = True
+
+    def unreachable(self):
+        return self.server.silent()
+
+    @contextmanager
+    def wrong_credential(self) -> Iterator[None]:
+        self.environment["GH_TOKEN"] = self.credential = "ghp_wrongCanary"
+        yield
+
+
+@pytest.fixture
+def server() -> Iterator[GithubServer]:
+    with GithubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def stand(server: GithubServer) -> GithubStand:
+    return GithubStand(server)
+
+
+class TestGithub(Compliance):
+    """What every sink promises."""
+
+
+def code_of(sink: Sink, step: str = "prepare") -> str:
+    with pytest.raises(SinkError) as caught:
+        sink.write(Secret(FIRST)) if step == "write" else getattr(sink, step)()
+    return caught.value.slug
+
+
+def test_the_places_are_told_apart(stand: GithubStand) -> None:
+    """A repository, its environment and the organisation each have a secret of the name."""
+    addresses = [
+        GithubAddress("acme", "KEY", "billing"),
+        GithubAddress("acme", "KEY", "billing", "eu/west é 1"),
+        GithubAddress("acme", "KEY"),
+    ]
+    for number, address in enumerate(addresses):
+        stand.opened(address).prepare()
+        stand.opened(address).write(Secret(f"token-{number}"))
+    held = {
+        path: secrets["KEY"].value for path, secrets in stand.server.containers.items() if secrets
+    }
+    assert held == {
+        REPOSITORY: "token-0",
+        ("repos", "acme", "billing", "environments", "eu/west é 1"): "token-1",
+        ORGANISATION: "token-2",
+    }
+
+
+def test_a_new_secret_of_an_organisation_is_for_private_repositories(stand: GithubStand) -> None:
+    """The narrower of what needs no list of repositories."""
+    stand.opened(GithubAddress("acme", "KEY")).write(Secret(FIRST))
+    assert stand.server.containers[ORGANISATION]["KEY"].visibility == "private"
+
+
+@pytest.mark.parametrize(
+    ("visibility", "repositories"),
+    [("all", []), ("private", []), ("selected", []), ("selected", list(range(1, 251)))],
+)
+def test_who_sees_a_secret_of_an_organisation_is_kept(
+    stand: GithubStand, visibility: str, repositories: list[int]
+) -> None:
+    """A write changes neither the visibility nor which repositories were selected."""
+    stand.opened(GithubAddress("acme", "KEY")).write(Secret(FIRST))
+    kept = stand.server.containers[ORGANISATION]["KEY"]
+    kept.visibility, kept.repositories = visibility, repositories
+    stand.opened(GithubAddress("acme", "KEY")).write(Secret(SECOND))
+    kept = stand.server.containers[ORGANISATION]["KEY"]
+    assert (kept.value, kept.visibility, kept.repositories) == (SECOND, visibility, repositories)
+
+
+@pytest.mark.parametrize(
+    "page", [Told(404), Told(200, {"total_count": 2, "repositories": []}), Told(200, [])]
+)
+def test_repositories_that_are_not_shown_lose_nothing(stand: GithubStand, page: Told) -> None:
+    """Where the list of who sees a secret is not whole, it is not written back."""
+    sink = stand.opened(GithubAddress("acme", "KEY"))
+    sink.write(Secret(FIRST))
+    kept = stand.server.containers[ORGANISATION]["KEY"]
+    kept.visibility, kept.repositories = "selected", [1, 2]
+    stand.server.turns = [Told(200, {"visibility": "selected"}), page]
+    assert code_of(sink, "write") == "sink_denied"
+    assert stand.server.containers[ORGANISATION]["KEY"] is kept
+
+
+@pytest.mark.parametrize("step", ["prepare", "read", "write"])
+def test_an_answer_that_nothing_foresees_is_told(stand: GithubStand, step: str) -> None:
+    """Its status is named."""
+    stand.server.turns = [Told(418, {"message": FIRST})]
+    assert code_of(stand.sink(), step) == "sink_failed"
+
+
+def test_a_key_that_was_changed_meanwhile_is_read_again(stand: GithubStand) -> None:
+    """GitHub's answer to an old key costs one more look, not the token."""
+    sink = stand.sink()
+    sink.prepare()
+    stand.server.change_key()
+    sink.write(Secret(FIRST))
+    assert stand.held() == FIRST
+
+
+def test_a_write_that_stays_refused_is_told(stand: GithubStand) -> None:
+    """A refusal that no new key helps is an error that names the status."""
+    sink = stand.sink()
+    sink.prepare()
+    stand.server.turns = [Told(422), Told(200, {"key_id": "1", "key": "C" * 43 + "="}), Told(422)]
+    assert code_of(sink, "write") == "sink_failed"
+    assert (stand.server.turns, stand.held()) == ([], None)
+
+
+@pytest.mark.parametrize("key", ["A" * 43 + "=", "short", "no base64"])
+def test_a_key_that_is_none_is_told(stand: GithubStand, key: str) -> None:
+    """What cannot seal a token is found out beforehand."""
+    stand.server.turns = [Told(200, {"key_id": "1", "key": key})]
+    assert code_of(stand.sink()) == "sink_unavailable"
+
+
+def test_the_key_of_a_place_is_read_once(stand: GithubStand) -> None:
+    """Many secrets of one repository cost one look at its key in a run."""
+    github = Github(stand.environment, stand.waits.append)
+    for number in range(5):
+        sink = github.sink(GithubAddress("acme", f"KEY_{number}", "billing"))
+        sink.prepare()
+        sink.write(Secret(FIRST))
+    looks = [one for one in stand.server.asked if one.target.endswith("/public-key")]
+    assert len(looks) == 1
+
+
+@pytest.mark.parametrize("name", ["GITHUB_KEY", "github_key", "9KEY", "A-B", "A B", "", "É"])
+def test_names_that_github_refuses_are_told_beforehand(stand: GithubStand, name: str) -> None:
+    """Nothing is sent for a name that no secret can have."""
+    assert code_of(stand.opened(GithubAddress("acme", name, "billing"))) == "sink_unsuitable"
+    assert stand.server.asked == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        GithubAddress("acme", "KEY", "nowhere"),
+        GithubAddress("nobody", "KEY"),
+        GithubAddress("acme", "KEY", "billing", "nowhere"),
+    ],
+)
+def test_a_place_that_is_not_there_is_told(stand: GithubStand, address: GithubAddress) -> None:
+    """A repository, environment or organisation that is missing is found out beforehand."""
+    assert code_of(stand.opened(address)) == "sink_missing"
+    assert code_of(stand.opened(address), "write") == "sink_missing"
+
+
+def test_a_missing_token_is_told(stand: GithubStand) -> None:
+    """Without a token nothing is sent, and the error says which variable to set."""
+    stand.environment.update(GH_TOKEN="", GITHUB_TOKEN=" ")
+    with pytest.raises(SinkError) as caught:
+        stand.sink().prepare()
+    assert (caught.value.slug, "GH_TOKEN" in caught.value.remedy) == ("sink_denied", True)
+    assert stand.server.asked == []
+
+
+def test_a_missing_extra_is_told(stand: GithubStand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PyNaCl the error names what to install, before any key is made."""
+    monkeypatch.setitem(sys.modules, "nacl.public", None)
+    with pytest.raises(SinkError) as caught:
+        stand.sink().prepare()
+    assert caught.value.slug == "sink_extra_missing"
+    assert "twenty-provisioner[github]" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("variables", "host"),
+    [
+        ({}, "api.github.com"),
+        ({"GH_HOST": "github.com", "GITHUB_API_URL": "https://elsewhere"}, "api.github.com"),
+        ({"GH_HOST": "acme.ghe.com"}, "api.acme.ghe.com"),
+        ({"GH_HOST": "git.acme.example", "GH_ENTERPRISE_TOKEN": "x"}, "git.acme.example"),
+        ({"GITHUB_API_URL": "https://git.acme.example/api/v3"}, "git.acme.example"),
+    ],
+)
+def test_the_server_is_the_one_that_gh_would_use(variables: dict[str, str], host: str) -> None:
+    """Enterprise servers are named by the variables of gh, or of a runner."""
+    github = Github({"GH_TOKEN": "x"} | variables, lambda _: None)
+    with pytest.raises(SinkError, match=f": {host} cannot be reached"):
+        github.sink(GithubAddress("acme", "KEY", "billing")).prepare()
+
+
+def test_an_enterprise_server_gets_no_token_of_github_com() -> None:
+    """GH_TOKEN is never sent to a server of one's own that GH_HOST names."""
+    github = Github({"GH_TOKEN": "x", "GH_HOST": "git.acme.example"}, lambda _: None)
+    with pytest.raises(SinkError) as caught:
+        github.sink(GithubAddress("acme", "KEY", "billing")).prepare()
+    assert "GH_ENTERPRISE_TOKEN" in caught.value.remedy
+
+
+def test_a_rate_limit_is_waited_for(stand: GithubStand) -> None:
+    """A 403 for speed is no denial: it is waited for as long as GitHub says."""
+    stand.server.turns = [
+        Told(403, {"message": "secondary rate limit"}, {"Retry-After": "7"}),
+        Told(429, {"message": "secondary rate limit"}, {"Retry-After": "9"}),
+    ]
+    stand.sink().prepare()
+    assert stand.waits == [7.0, 9.0]
+
+
+def test_what_is_there_tells_when_it_was_written(stand: GithubStand) -> None:
+    """The time is the server's own; a time that cannot be read is none."""
+    stand.sink().write(Secret(FIRST))
+    kept = stand.server.containers[REPOSITORY]["TWENTY_KEY_0"]
+    assert stand.sink().read() == Unread(kept.updated_at)
+    assert stand.sink(1).read() == Nothing()
+    stand.server.turns = [Told(200, {"updated_at": "yesterday"})]
+    assert stand.sink().read() == Unread(None)

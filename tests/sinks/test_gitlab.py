@@ -1,0 +1,251 @@
+"""GitLab CI/CD variables, against a server that keeps GitLab's rules."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from compliance import FIRST, SECOND, Compliance, Stand
+from gitlab_server import GitlabServer
+from tls_server import Told
+
+from provisioner.address import GitlabAddress
+from provisioner.errors import SinkError
+from provisioner.secret import Secret
+from provisioner.sinks.gitlab import Gitlab
+from provisioner.sinks.sink import Holds, Nothing, Unread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provisioner.sinks.sink import Sink
+
+PROJECT = ("projects", "acme/billing")
+GROUP = ("groups", "acme/all-of-it")
+
+
+class GitlabStand(Stand):
+    def __init__(self, server: GitlabServer) -> None:
+        self.server = server
+        self.credential = server.token
+        self.environment = {
+            "GITLAB_TOKEN": server.token,
+            "CI_API_V4_URL": f"{server.url}/api/v4",
+            "REQUESTS_CA_BUNDLE": server.ca_file,
+        }
+
+    def opened(self, address: GitlabAddress) -> Sink:
+        return Gitlab(self.environment, lambda _: None).sink(address)
+
+    def sink(self, place: int = 0) -> Sink:
+        return self.opened(GitlabAddress("acme/billing", f"TWENTY_KEY_{place}"))
+
+    def variable(self, key: str, where: tuple[str, str] = PROJECT, scope: str = "*") -> Any:
+        wanted = (key, scope)
+        found = self.server.variables[where]
+        return next((x for x in found if (x["key"], x["environment_scope"]) == wanted), None)
+
+    def held(self, place: int = 0) -> str | None:
+        found = self.variable(f"TWENTY_KEY_{place}")
+        return found and found["value"]
+
+    def strange_names(self) -> tuple[Sink, ...]:
+        self.server.variables["projects", "acme/é 1/../😀"] = []
+        return (
+            self.opened(GitlabAddress("acme/é 1/../😀", "_9")),
+            self.opened(GitlabAddress("acme/all-of-it", "K" * 255)),
+        )
+
+    @contextmanager
+    def denied(self) -> Iterator[None]:
+        self.server.allowed = False
+        yield
+        self.server.allowed = True
+
+    def unreachable(self):
+        return self.server.silent()
+
+    @contextmanager
+    def wrong_credential(self) -> Iterator[None]:
+        self.environment["GITLAB_TOKEN"] = self.credential = "glpat-wrongCanary"
+        yield
+
+
+@pytest.fixture
+def stand() -> Iterator[GitlabStand]:
+    with GitlabServer() as server:
+        yield GitlabStand(server)
+
+
+class TestGitlab(Compliance):
+    """What every sink promises."""
+
+
+def add(stand: GitlabStand, where: tuple[str, str] = PROJECT, **attributes: Any) -> dict[str, Any]:
+    variable = {
+        "key": "KEY",
+        "value": "theirs",
+        "variable_type": "env_var",
+        "protected": False,
+        "masked": False,
+        "hidden": False,
+        "raw": False,
+        "environment_scope": "*",
+        "description": "by hand",
+    } | attributes
+    stand.server.variables[where].append(variable)
+    return variable
+
+
+def code_of(sink: Sink, step: str = "prepare", token: str = FIRST) -> str:
+    with pytest.raises(SinkError) as caught:
+        sink.write(Secret(token)) if step == "write" else getattr(sink, step)()
+    assert token not in f"{caught.value.message}{caught.value.remedy}"
+    return caught.value.slug
+
+
+def test_a_variable_is_masked_protected_and_raw(stand: GitlabStand) -> None:
+    """A new one is, and one that was made by hand becomes so; what else it had is kept."""
+    add(stand)
+    stand.sink().write(Secret(FIRST))
+    stand.opened(GitlabAddress("acme/billing", "KEY")).write(Secret(SECOND))
+    new, old = stand.variable("TWENTY_KEY_0"), stand.variable("KEY")
+    for variable in (new, old):
+        assert [variable[name] for name in ("masked", "protected", "raw")] == [True, True, True]
+    assert (old["value"], old["description"]) == (SECOND, "by hand")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_cannot_be_masked_is_not_written(stand: GitlabStand, there: bool) -> None:
+    """GitLab's refusal is told as such, and nothing stands there unmasked."""
+    if there:
+        stand.sink().write(Secret(FIRST))
+    assert code_of(stand.sink(), "write", "short") == "sink_unsuitable"
+    assert stand.held() == (FIRST if there else None)
+
+
+@pytest.mark.parametrize("where", [PROJECT, GROUP])
+def test_variables_of_one_environment_are_left_alone(
+    stand: GitlabStand, where: tuple[str, str]
+) -> None:
+    """Of several variables of a key the one for all environments is meant, there or not."""
+    add(stand, where, environment_scope="production")
+    sink = stand.opened(GitlabAddress(where[1], "KEY"))
+    sink.prepare()
+    assert sink.read() == Nothing()
+    for token in (FIRST, SECOND):
+        sink.write(Secret(token))
+        assert stand.variable("KEY", where)["value"] == token
+    assert stand.variable("KEY", where, "production")["value"] == "theirs"
+
+
+def test_a_server_that_cannot_tell_variables_apart_is_not_trusted(stand: GitlabStand) -> None:
+    """Where the filter is not heeded, another environment's value is not overwritten."""
+    stand.server.filters_groups = False
+    add(stand, GROUP, environment_scope="production")
+    sink = stand.opened(GitlabAddress(GROUP[1], "KEY"))
+    assert code_of(sink) == "sink_unsuitable"
+    assert code_of(sink, "write") == "sink_unsuitable"
+    assert stand.variable("KEY", GROUP, "production")["value"] == "theirs"
+
+
+def test_a_path_that_is_no_project_is_a_group(stand: GitlabStand) -> None:
+    """The group is found, and looked for once in a run."""
+    gitlab = Gitlab(stand.environment, lambda _: None)
+    for key in ("A", "B"):
+        sink = gitlab.sink(GitlabAddress("acme/all-of-it", key))
+        sink.prepare()
+        sink.write(Secret(FIRST))
+        assert stand.variable(key, GROUP)["value"] == FIRST
+    looks = [one.names[2] for one in stand.server.asked if len(one.names) == 4]
+    assert looks == ["projects", "groups"]
+
+
+def test_a_path_that_is_nothing_is_told(stand: GitlabStand) -> None:
+    """Neither project nor group: found out beforehand."""
+    assert code_of(stand.opened(GitlabAddress("acme/nowhere", "KEY"))) == "sink_missing"
+
+
+@pytest.mark.parametrize("key", ["A-B", "A B", "", "K" * 256, "É"])
+def test_keys_that_gitlab_refuses_are_told_beforehand(stand: GitlabStand, key: str) -> None:
+    """Nothing is sent for a key that no variable can have."""
+    assert code_of(stand.opened(GitlabAddress("acme/billing", key))) == "sink_unsuitable"
+    assert stand.server.asked == []
+
+
+def test_a_hidden_variable_cannot_be_read_and_can_be_written(stand: GitlabStand) -> None:
+    """GitLab shows no value of it, so neither do we say that there is none."""
+    variable = add(stand, hidden=True, masked=True, value=FIRST)
+    sink = stand.opened(GitlabAddress("acme/billing", "KEY"))
+    sink.prepare()
+    assert sink.read() == Unread()
+    sink.write(Secret(SECOND))
+    assert variable["value"] == SECOND
+
+
+def test_a_create_whose_answer_was_lost_is_one_variable(stand: GitlabStand) -> None:
+    """The repeat finds the key taken, and sets the value of what is there."""
+    sink = stand.sink()
+    sink.prepare()
+    stand.server.turns = [Told(404), "lose"]
+    sink.write(Secret(FIRST))
+    assert [one["value"] for one in stand.server.variables[PROJECT]] == [FIRST]
+    assert [one.method for one in stand.server.asked][-3:] == ["POST", "POST", "PUT"]
+
+
+def test_another_refusal_is_told(stand: GitlabStand) -> None:
+    """A status that nothing foresees is named, and none of GitLab's words."""
+    sink = stand.sink()
+    sink.prepare()
+    stand.server.turns = [Told(404), Told(400, {"message": {"base": [f"no more of {FIRST}"]}})]
+    assert code_of(sink, "write") == "sink_failed"
+
+
+@pytest.mark.parametrize("before", [[], [Told(200, {})]])
+@pytest.mark.parametrize("step", ["prepare", "read", "write"])
+def test_an_answer_that_nothing_foresees_is_told(
+    stand: GitlabStand, step: str, before: list[Told]
+) -> None:
+    """Its status is named, whether it concerns the project or the variable."""
+    stand.server.turns = [*before, Told(418, {"message": FIRST})]
+    assert code_of(stand.sink(), step) == "sink_failed"
+
+
+def test_a_missing_token_is_told(stand: GitlabStand) -> None:
+    """Without a token nothing is sent, and the error says which variable to set."""
+    del stand.environment["GITLAB_TOKEN"]
+    with pytest.raises(SinkError) as caught:
+        stand.sink().prepare()
+    assert (caught.value.slug, "GITLAB_TOKEN" in caught.value.remedy) == ("sink_denied", True)
+    assert stand.server.asked == []
+
+
+def test_a_value_of_another_kind_is_read_as_it_is(stand: GitlabStand) -> None:
+    """What someone wrote by hand is shown to whoever compares, token or not."""
+    add(stand, value="theirs")
+    content = stand.opened(GitlabAddress("acme/billing", "KEY")).read()
+    assert isinstance(content, Holds)
+    assert content.value.reveal() == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("variables", "host"),
+    [
+        ({}, "gitlab.com"),
+        ({"GITLAB_HOST": "git.acme.example"}, "git.acme.example"),
+        ({"GITLAB_URI": "https://git.acme.example/"}, "git.acme.example"),
+        ({"GL_HOST": "git.acme.example", "GITLAB_HOST": ""}, "git.acme.example"),
+        ({"GITLAB_API_URL": "https://api.acme.example", "GL_HOST": "no"}, "api.acme.example"),
+        ({"CI_API_V4_URL": "https://ci.acme.example/api/v4"}, "ci.acme.example"),
+        (
+            {"CI_API_V4_URL": "https://no.example", "GL_HOST": "git.acme.example"},
+            "git.acme.example",
+        ),
+    ],
+)
+def test_the_server_is_the_one_that_glab_would_use(variables: dict[str, str], host: str) -> None:
+    """One's own servers are named by the variables of glab, or of a job."""
+    gitlab = Gitlab({"GITLAB_TOKEN": "x"} | variables, lambda _: None)
+    with pytest.raises(SinkError, match=f": {host} cannot be reached"):
+        gitlab.sink(GitlabAddress("acme/billing", "KEY")).prepare()
