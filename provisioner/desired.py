@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from provisioner.address import Address
     from provisioner.problem import Place
     from provisioner.secret import Secret
     from provisioner.times import Expiry
@@ -108,6 +109,8 @@ class DesiredKey(NamedTuple):
     Attributes:
         role: the key's or its manifest's; None leaves it to the environment.
         place: where the manifest says so.
+        deliver: where its token goes, with every placeholder filled in; no two keys of a
+            manifests directory have an address of one place.
     """
 
     environment: str
@@ -116,3 +119,4 @@ class DesiredKey(NamedTuple):
     expiry: Expiry
     role: str | None
     place: Place
+    deliver: tuple[Address, ...] = ()

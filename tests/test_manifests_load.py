@@ -14,6 +14,15 @@ import yaml
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from provisioner.address import (
+    AwsAddress,
+    CommandAddress,
+    FileAddress,
+    GithubAddress,
+    GitlabAddress,
+    KubernetesAddress,
+    VaultAddress,
+)
 from provisioner.manifests import CODES, Manifests, document, keys, load, text
 from provisioner.problem import Place
 
@@ -261,6 +270,147 @@ def test_too_many_keys_are_refused_before_they_are_made(
     assert told(load(write({}))) == ["b.yaml:3:8 matrix_too_large"]
 
 
+# Delivery
+
+
+def delivering(deliver: list[dict], /, *named: str, **key: object) -> str:
+    listed = [{"name": name, **key} for name in named]
+    defaults = json.dumps({"expires": "90d", "deliver": deliver}, ensure_ascii=False)
+    return f"{HEAD}defaults: {defaults}\nkeys: {json.dumps(listed, ensure_ascii=False)}\n"
+
+
+def test_every_kind_of_sink_becomes_its_address(write: Write) -> None:
+    """With every option, and with the defaults of those that have one."""
+    deliver = [
+        {"file": "a/{name}.env", "variable": "A"},
+        {"file": "a.json", "format": "json"},
+        {"command": ["set", "{name}", ""], "check": ["get", "{environment}"]},
+        {"command": ["set"]},
+        {"vault": "kv/a/{name}", "field": "f"},
+        {"vault": "kv/b"},
+        {"aws": "a/{environment}", "region": "eu-central-1"},
+        {"aws": "b"},
+        {"github": "acme/x", "secret": "A", "environment": "e"},
+        {"github": "acme"},
+        {"gitlab": "acme/group/x", "variable": "A"},
+        {"gitlab": "acme"},
+        {"kubernetes": "n/s.t", "key": "k"},
+        {"kubernetes": "n/s"},
+    ]
+    manifests = load(write({"a.yaml": delivering(deliver, "1-é.b")}))
+    assert told(manifests) == []
+    (key,) = manifests.desired["production"]
+    assert key.deliver == (
+        FileAddress("a/1-é.b.env", "A"),
+        FileAddress("a.json", "_1___B", "json"),
+        CommandAddress(("set", "1-é.b", ""), ("get", "production")),
+        CommandAddress(("set",)),
+        VaultAddress("kv", "a/1-é.b", "f"),
+        VaultAddress("kv", "b"),
+        AwsAddress("a/production", "eu-central-1"),
+        AwsAddress("b"),
+        GithubAddress("acme", "A", "x", "e"),
+        GithubAddress("acme", "_1___B"),
+        GitlabAddress("acme/group/x", "A"),
+        GitlabAddress("acme", "_1___B"),
+        KubernetesAddress("n", "s.t", "k"),
+        KubernetesAddress("n", "s"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sink", "option", "most"),
+    [
+        ({}, "aws", 512),
+        ({}, "file", 4096),
+        ({"gitlab": "acme"}, "variable", 255),
+        ({"kubernetes": "n/s"}, "key", 253),
+        ({"kubernetes": "n/{}"}, "kubernetes", 253),
+        ({"kubernetes": "{}/s"}, "kubernetes", 63),
+    ],
+)
+def test_what_a_vendor_limits_is_limited_here(
+    write: Write, sink: dict, option: str, most: int
+) -> None:
+    """As long as it may be is fine, one sign more is not."""
+
+    def of(length: int) -> str:
+        value = str(sink.get(option, "{}")).replace("{}", "a" * length)
+        return delivering([{**sink, option: value}], "svc-a")
+
+    assert told(load(write({"a.yaml": of(most)}))) == []
+    assert [p.code for p in load(write({"a.yaml": of(most + 1)})).problems] == ["sink_invalid"]
+
+
+def test_one_place_holds_one_token_over_all_files(write: Write) -> None:
+    """However the path is written; both keys are named with their environments and places."""
+    directory = write(
+        {
+            "a.yaml": delivering([{"file": "a.env", "variable": "A"}], "svc-a"),
+            "b.yaml": delivering([{"file": "./x/../a.env", "variable": "A"}], "svc-b").replace(
+                "production", "staging"
+            ),
+            "c.yaml": delivering([{"file": "a.env", "variable": "B"}], "svc-c"),
+        }
+    )
+    (problem,) = load(directory).problems
+    assert problem.code == "sink_collision"
+    assert problem.place == Place(str(directory / "b.yaml"), 3, 42)
+    assert problem.related == Place(str(directory / "a.yaml"), 4, 17)
+    for part in ('"svc-b" of staging', '"svc-a" of production', "a.yaml line 4", "{environment}"):
+        assert part in problem.message
+
+
+def test_a_sink_that_is_listed_twice_is_called_that(write: Write) -> None:
+    """It is no matter of two keys, and no placeholder would help."""
+    twice = [{"aws": "{name}"}, {"aws": "svc-a"}]
+    (problem,) = load(write({"a.yaml": delivering(twice, "svc-a")})).problems
+    assert problem.code == "sink_collision"
+    assert "listed twice" in problem.message
+
+
+def test_a_file_has_one_format_over_all_files(write: Write) -> None:
+    """A dotenv file cannot be JSON too, for another variable either."""
+    json_too = [{"file": "./a.env", "variable": "B", "format": "json"}]
+    directory = write(
+        {
+            "a.yaml": delivering([{"file": "a.env", "variable": "A"}], "svc-a"),
+            "b.yaml": delivering(json_too, "svc-b"),
+        }
+    )
+    (problem,) = load(directory).problems
+    assert (problem.code, problem.related) == (
+        "sink_collision",
+        Place(str(directory / "a.yaml"), 4, 17),
+    )
+    assert "dotenv" in problem.message
+
+
+def test_a_fault_of_a_default_is_told_once(write: Write) -> None:
+    """However many keys it holds for; a key with a list of its own has nothing to do with it."""
+    deliver = [{"aws": "a"}, {"file": "{name}.env"}, {"vault": "{region}/x"}]
+    other = delivering([{"aws": "a"}], "svc-own", deliver=[])
+    directory = write(
+        {"a.yaml": delivering(deliver, *(f"team/{n}" for n in range(100))), "b.yaml": other}
+    )
+    assert told(load(directory)) == [
+        "a.yaml:3:42 sink_collision",
+        "a.yaml:3:65 sink_invalid",
+        "a.yaml:3:90 placeholder_unknown",
+    ]
+
+
+def test_a_default_costs_little_for_many_keys(write: Write) -> None:
+    """It is taken apart once, and filled in for each key."""
+    named = [f"svc-{number}" for number in range(20_000)]
+    plain = write({"a.yaml": manifest(*named)})
+    start = time.process_time()
+    assert told(load(plain)) == []
+    usual = time.process_time() - start
+    directory = write({"a.yaml": delivering([{"file": "{environment}.env"}], *named)})
+    assert lasting(5 * usual + 0.5, directory) == []
+
+
 # Hostile files
 
 
@@ -453,7 +603,7 @@ yamlish = st.lists(
              '"', "'", "&a ", "*a", "!t ", "<<", "---\n", "...\n", "|\n ", ">-\n ", "#", "? ", "%",
              "no", "1", "~", "2027-01-01", "é", "🗼", "\r\n", "\t", "\x85", "\u2028", "\ufeff",
              "\x00", "environment", "production", "matrix", "expires", "${", "@", "\\u",
-             "environments",
+             "environments", "deliver", "defaults", "file", "command", "github",
              "url", "auth", "token"]
         ),
         st.text(max_size=3),
@@ -498,6 +648,19 @@ def test_no_bytes_raise(write: Write, content: bytes) -> None:
     manifests = load(write({"a.yaml": content}))
     assert manifests.problems
     assert_told_well(manifests, {"a.yaml": content.decode(errors="replace")})
+
+
+@relaxed
+@given(data=st.data(), form=st.sampled_from(["dotenv", "json"]))
+def test_any_name_has_a_variable(write: Write, data: st.DataObject, form: str) -> None:
+    """The variable that is made of a name can stand in a dotenv file."""
+    escaped = data.draw(printable).replace("{", "{{").replace("}", "}}")
+    sink = {"file": "a", "format": form}
+    manifests = load(write({"a.yaml": delivering([sink], escaped)}))
+    assert told(manifests) == []
+    ((address,),) = [key.deliver for key in manifests.desired["production"]]
+    assert isinstance(address, FileAddress)
+    assert re.fullmatch(r"[A-Z_][A-Z0-9_]*", address.variable)
 
 
 printable = st.text(

@@ -21,6 +21,7 @@ texts = st.one_of(
         "", " ", "a", " a", "a ", "a\n", "90d", "never", "2027-06-30", "soon", "${A}", "${A",
         "a${B}", "30s", "x" * 65, "production", "auto", "legacy", "environment", "name", "n-1",
         "1", "\x7f", "20202020-1c25-4d02-bf25-6aeccf7ea419", "sandbox:", "12m\n", "\u2028",
+        "eyJhbGciOi.x", "keyJsonExport", "a eyJhbGciOi", "dotenv", "json", "x" * 4097,
     ]),
     st.text(max_size=6),
 )  # fmt: skip
@@ -46,7 +47,9 @@ def names_of(schema: Any) -> list[str]:
     return found
 
 
-def values_of(schema: dict, root: dict) -> st.SearchStrategy:  # noqa: PLR0911 - one a keyword
+def values_of(  # noqa: C901, PLR0911 - one a keyword
+    schema: dict, root: dict
+) -> st.SearchStrategy:
     """Values that are mostly valid, so that single faults are met as often as wild ones."""
     if "$ref" in schema:
         return values_of(root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root)
@@ -65,12 +68,27 @@ def values_of(schema: dict, root: dict) -> st.SearchStrategy:  # noqa: PLR0911 -
                 if name in schema.get("required", ())
             }
             free = {n: values_of(p, root) for n, p in properties.items() if n not in fixed}
+            if alternatives := [
+                name for part in schema.get("oneOf", ()) for name in part["required"]
+            ]:
+                return st.sampled_from(alternatives).flatmap(
+                    lambda chosen: st.fixed_dictionaries(
+                        fixed | {chosen: free[chosen]},
+                        optional={n: p for n, p in free.items() if n not in alternatives},
+                    )
+                )
             if properties:
                 return st.fixed_dictionaries(fixed, optional=free)
             others = values_of(schema["additionalProperties"], root)
-            return st.dictionaries(st.sampled_from(["a", "b-1", "c_2"]), others, max_size=3)
+            axes = st.sampled_from(["a", "b-1", "c_2"])
+            least = schema.get("minProperties", 0)
+            return st.dictionaries(axes, others, min_size=least, max_size=3)
         case {"type": "array"}:
-            return st.lists(values_of(schema["items"], root), max_size=3)
+            items, least = values_of(schema["items"], root), schema.get("minItems", 0)
+            unique = schema.get("uniqueItems", False)
+            return st.lists(items, min_size=least, max_size=3, unique=unique)
+        case {"format": "expiry"}:
+            return st.sampled_from(["90d", "never", "2027-06-30", "PT36H"])
         case {"type": "integer"}:
             return st.integers(schema["minimum"], schema["maximum"])
         case {"type": "boolean"}:

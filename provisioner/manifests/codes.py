@@ -49,8 +49,11 @@ CODES: Mapping[str, str] = MappingProxyType(
         "matrix_empty": "A matrix without an axis, or an axis without a value.",
         "matrix_collision": "Two combinations of a matrix give one name.",
         "matrix_too_large": "A matrix, or all manifests together, give too many keys.",
-        "placeholder_invalid": "A brace in a name that is no placeholder.",
-        "placeholder_unknown": "A placeholder in a name that neither matrix nor tool knows.",
+        "placeholder_invalid": "A brace in a name or sink that is no placeholder.",
+        "placeholder_unknown": "A placeholder in a name or sink that nothing knows.",
+        # delivery
+        "sink_invalid": "A sink of no kind or of several, or a value that it cannot have.",
+        "sink_collision": "Two keys, or two sinks of one key, deliver to one place.",
         # environments
         "environment_name_invalid": "The name of an environment cannot be a file name.",
         "url_invalid": "A URL without scheme or host, with a query, or one nothing can be sent to.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ from provisioner.desired import (
     SessionToken,
     SignIn,
 )
+from provisioner.loopback import is_loopback
 from provisioner.manifests import variables
 from provisioner.manifests.document import Document, Mapping, Mark, Sequence
 from provisioner.manifests.schema import published
@@ -499,22 +499,13 @@ def _url(text: str, place: Place, *, insecure: bool) -> str | Problem:
     ):
         if wrong:
             return Problem(place, "url_invalid", message)
-    if parts.scheme == "http" and not insecure and not _is_loopback(host):
+    if parts.scheme == "http" and not insecure and not is_loopback(host):
         message = (
             "over plain http everyone on the way can read the credentials: write https://, or "
             "`insecure: true` if the network is yours"
         )
         return Problem(place, "url_insecure", message)
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _sendable(value: str) -> bool:

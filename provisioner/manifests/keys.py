@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import dataclass, field
 from itertools import product, repeat
 from math import prod
 from sys import intern
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from provisioner.address import Address, FileAddress
 from provisioner.desired import Depth, DesiredKey
+from provisioner.manifests.delivery import ADDRESSES, Filled, SinkTemplate, Template, parts_of
 from provisioner.manifests.document import Document, Mapping, Mark, Sequence
 from provisioner.manifests.schema import is_expiry, published
 from provisioner.manifests.shape import manifest_problems, show
@@ -31,8 +32,6 @@ MAX_KEYS = 1_000_000
 MAX_ENVIRONMENTS = 10_000
 """Environments that one manifest may name; the schema says so too."""
 
-_BRACES = re.compile(r"(?P<left>\{\{)|(?P<right>\}\})|\{(?P<name>[^{}]*)\}|(?P<lone>[{}])")
-
 
 @dataclass(frozen=True, slots=True)
 class _Target:
@@ -52,12 +51,16 @@ class Collection:
         now: an expiry that is not after it is a problem; None where that is not looked at.
         keys: by environment and by name, in the order of the files and lines.
         problems: in the order found.
+        holders: of each place that holds one token, the key that is delivered there.
+        formats: of each file that is delivered to, its format and the key that says so first.
     """
 
     declared: frozenset[str] | None
     now: datetime | None
     keys: dict[str, dict[str, DesiredKey]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    holders: dict[tuple[str, ...], DesiredKey] = field(default_factory=dict)
+    formats: dict[str, tuple[str, DesiredKey]] = field(default_factory=dict)
 
     def add(self, document: Document) -> None:
         """Takes up one manifest."""
@@ -118,12 +121,20 @@ class _Manifest:
         role = self._defaults.get("role")
         self._role = intern(role) if isinstance(role, str) else None
         self._expiries: dict[str | None, Expiry] = {}
+        deliver = self._defaults.get("deliver")
+        # One with a problem is told of already, and delivers nowhere.
+        sound = deliver and published("manifest").check("deliver")(deliver)
+        self._deliver: Sequence | None = deliver if sound else None
+        self._default_sinks: dict[tuple[str, ...], tuple[SinkTemplate, ...]] = {}
+        self._told: set[tuple[Place, str]] = set()
 
     def expand(self, entries: SequenceOf[Mapping]) -> None:
         """Takes up keys that the schema accepts."""
-        file, depth, targets, expiries = (
-            self._document.file, self._depth, self._targets, self._expiries
+        file, depth, targets, expiries, default_role, delivers = (
+            self._document.file, self._depth, self._targets, self._expiries, self._role,
+            self._deliver is not None,
         )  # fmt: skip
+        no_values: repeat[SequenceOf[str]] = repeat(())
         if entries and not self._room(len(entries), self._document.mark):
             return
         for entry in entries:
@@ -132,15 +143,23 @@ class _Manifest:
             place = Place(file, mark.line + 1, mark.column + 1)
             expiry = expiries.get(entry.get("expires")) or self._expiry(entry)
             role = entry.get("role")
-            role = self._role if role is None else intern(role)
-            named: Iterable[tuple[_Target, str]] = zip(targets, repeat(name))
+            role = default_role if role is None else intern(role)
+            named: Iterable[tuple[_Target, str, SequenceOf[str]]]
             if "{" in name or "}" in name or "matrix" in entry:
                 named = self._expanded(entry, name, place)
-            for target, each in named:
+            else:
+                named = zip(targets, repeat(name), no_values)
+            sinks = self._sinks(entry) if delivers or "deliver" in entry else ()
+            for target, each, values in named:
                 key = DesiredKey(target.name, each, depth, expiry, role, place)
+                if sinks:
+                    found = self._addresses(sinks, entry, key, values)
+                    key = key._replace(deliver=tuple(found.values()))
                 first = target.keys.setdefault(each, key)
                 if first is not key:
                     self._named_twice(key, first)
+                elif sinks:
+                    self._hold(key, found)
 
     def _expiry(self, entry: Mapping) -> Expiry:
         """The key's own expiry or the default; one without a problem is kept for the next key."""
@@ -178,12 +197,18 @@ class _Manifest:
         self._problem(mark, "matrix_too_large", message)
         return False
 
-    def _expanded(self, entry: Mapping, name: str, place: Place) -> Iterator[tuple[_Target, str]]:
-        """The names that a key with placeholders or a matrix gives in each environment."""
+    def _expanded(
+        self, entry: Mapping, name: str, place: Place
+    ) -> Iterator[tuple[_Target, str, SequenceOf[str]]]:
+        """The names that placeholders or a matrix give in each environment, and their values."""
         matrix = entry.get("matrix", Mapping())
         if matrix and matrix.mark.index in self._document.partial:
             return  # the axis that it lost to a problem may be any
-        parts = self._parts(name, matrix, place)
+        parts: list[str] | None
+        parts, problems = parts_of(name, ("environment", *matrix), place)
+        self._collection.problems += problems
+        if problems:
+            parts = None
         used = set(matrix if parts is None else parts[1::2])
         for axis in matrix:
             if axis not in used:
@@ -202,12 +227,12 @@ class _Manifest:
         if parts is None or not self._room(size, entry.mark):
             return
         for target in self._targets:
-            for each in self._names(parts, matrix, target, place):
-                yield target, each
+            for each, values in self._names(parts, matrix, target, place).items():
+                yield target, each, values
 
     def _names(
         self, parts: list[str], matrix: dict[str, list[str]], target: _Target, place: Place
-    ) -> Iterable[str]:
+    ) -> dict[str, tuple[str, ...]]:
         given: dict[str, tuple[str, ...]] = {}
         for values in product(*matrix.values()):
             known = dict(zip(matrix, values, strict=True), environment=target.name)
@@ -220,36 +245,90 @@ class _Manifest:
                 break
         return given
 
-    def _parts(self, name: str, matrix: dict[str, list[str]], place: Place) -> list[str] | None:
-        """The name in turns of text and placeholder; None after a problem."""
-        parts = [""]
-        known = ("environment", *matrix)
-        sound = True
-        start = 0
-        for found in _BRACES.finditer(name):
-            parts[-1] += name[start : found.start()]
-            start = found.end()
-            match found.lastgroup, found["name"]:
-                case ("left" | "right", _):
-                    parts[-1] += found[0][0]
-                case ("name", str() as placeholder) if placeholder in known:
-                    parts += [placeholder, ""]
-                case ("name", str() as placeholder) if placeholder.strip():
-                    sound = False
-                    close = difflib.get_close_matches(placeholder[:64], known, n=1)
-                    advice = f"did you mean {{{close[0]}}}?" if close else "add it to `matrix`,"
-                    message = f"the placeholder {show(placeholder)} is not known: {advice}"
-                    self._collection.problems.append(
-                        Problem(
-                            place, "placeholder_unknown", f"{message} or write {{{{ for a brace"
-                        )
+    def _sinks(self, entry: Mapping) -> tuple[SinkTemplate, ...]:
+        """Where the key is delivered; what `defaults` say is taken apart once for one matrix."""
+        if entry.mark.index in self._document.partial:
+            return ()  # the list that it lost to a problem may be any
+        axes = tuple(entry.get("matrix", ()))
+        if "deliver" in entry:
+            return self._taken_apart(entry["deliver"], axes, entry)
+        if axes not in self._default_sinks:
+            self._default_sinks[axes] = self._taken_apart(self._deliver or (), axes, entry)
+        return self._default_sinks[axes]
+
+    def _taken_apart(
+        self, deliver: SequenceOf[Mapping], axes: tuple[str, ...], entry: Mapping
+    ) -> tuple[SinkTemplate, ...]:
+        """The sinks of a list; one with a problem is left out."""
+        known = ("environment", "name", *axes)
+        sinks = []
+        for sink in deliver:
+            texts: dict[str, tuple[Template, ...]] = {}
+            faults: list[Problem] = []
+            for option, value in sink.items():
+                alone = isinstance(value, str)
+                marks = [sink.value_mark(option)] if alone else value.marks
+                templates = []
+                for text, mark in zip([value] if alone else value, marks, strict=True):
+                    place = self._document.place(mark)
+                    parts, problems = parts_of(text, known, place, f" to {show(entry['name'])}")
+                    templates.append(Template(tuple(parts), place))
+                    faults += problems
+                texts[option] = tuple(templates)
+            for fault in faults:
+                self._tell_once(fault)
+            if not faults and sink.mark.index not in self._document.partial:
+                kind = next(kind for kind in ADDRESSES if kind in sink)
+                sinks.append(SinkTemplate(kind, texts, self._document.place(sink.mark)))
+        return tuple(sinks)
+
+    def _addresses(
+        self,
+        sinks: tuple[SinkTemplate, ...],
+        entry: Mapping,
+        key: DesiredKey,
+        axes: SequenceOf[str],
+    ) -> dict[Place, Address]:
+        """Where one key is delivered, by the place of the sink; one with a problem is left out."""
+        values = dict(zip(entry.get("matrix", ()), axes, strict=True))
+        values |= {"environment": key.environment, "name": key.name}
+        addresses = {}
+        for sink in sinks:
+            filled = Filled(sink, values)
+            address = ADDRESSES[sink.kind](filled)
+            for fault in filled.faults:
+                self._tell_once(fault)
+            if not filled.faults:
+                addresses[sink.place] = address
+        return addresses
+
+    def _hold(self, key: DesiredKey, addresses: dict[Place, Address]) -> None:
+        """Notes what holds the key's token, and tells of what holds another already."""
+        holders, formats = self._collection.holders, self._collection.formats
+        for written, address in addresses.items():
+            place = address.place
+            if isinstance(address, FileAddress):
+                form, first = formats.setdefault(address.file, (address.format, key))
+                if form != address.format:
+                    message = (
+                        f"the file {show(address.file)} is {form} for {_whose(first)}, and "
+                        f"{address.format} here: a file has one format"
                     )
-                case _:
-                    sound = False
-                    message = "a brace stands alone: write {{ or }} for the brace itself"
-                    self._collection.problems.append(Problem(place, "placeholder_invalid", message))
-        parts[-1] += name[start:]
-        return parts if sound else None
+                    self._tell_once(Problem(written, "sink_collision", message, first.place))
+                    continue
+            if place not in holders:
+                holders[place] = key
+                continue
+            first = holders[place]
+            what = show(str(address))
+            if first is key:
+                message = f"{what} is listed twice for {show(key.name)}: remove one"
+            else:
+                message = (
+                    f"{what} is where {show(key.name)} of {key.environment} goes, and "
+                    f"{_whose(first)}: put {{environment}} or {{name}} into it"
+                )
+            self._tell_once(Problem(written, "sink_collision", message, first.place))
 
     def _named_twice(self, key: DesiredKey, first: DesiredKey) -> None:
         message = (
@@ -258,8 +337,18 @@ class _Manifest:
         )
         self._collection.problems.append(Problem(key.place, "name_duplicate", message, first.place))
 
+    def _tell_once(self, problem: Problem) -> None:
+        """Tells of a fault of a sink once, however many keys it holds for."""
+        if (problem.place, problem.code) not in self._told:
+            self._told.add((problem.place, problem.code))
+            self._collection.problems.append(problem)
+
     def _problem(self, mark: Mark, code: str, message: str) -> None:
         self._collection.problems.append(Problem(self._document.place(mark), code, message))
+
+
+def _whose(key: DesiredKey) -> str:
+    return f"{show(key.name)} of {key.environment} ({key.place.file} line {key.place.line})"
 
 
 def _unknown_environment(

@@ -104,6 +104,21 @@ _SECRET = _Rule(
 _SECRET_FILE = _Rule("auth_invalid", "write the path of a file, in quotes", shown=False)
 
 
+_PROGRAM = _Rule(
+    "sink_invalid", "list a program and its arguments, up to 100 of them: [gh, secret, set, KEY]"
+)
+_SINKS: dict[tuple[str, ...], _Rule] = {
+    (): _Rule("invalid_value", "list up to 20 sinks: `- file: secrets/{environment}.env`"),
+    ("*",): _Rule("", "a sink is a mapping: write `- file: secrets/{environment}.env`"),
+    ("*", "format"): _Rule("invalid_value", "write dotenv or json", "invalid_value", shown=False),
+    ("*", "command"): _PROGRAM,
+    ("*", "check"): _PROGRAM,
+    ("*", "*"): _Rule("sink_invalid", "write text of 1 to 4096 signs"),
+    ("*", "*", "*"): _Rule("sink_invalid", "write text of up to 4096 signs"),
+}
+"""The rules of a `deliver`, on a key and in `defaults`."""
+
+
 def _count(most: int) -> _Rule:
     return _Rule("invalid_value", f"write a whole number from 1 to {most}", "invalid_value")
 
@@ -116,7 +131,7 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ("environments",): _Rule("invalid_value", "list 1 to 10000: [staging, production]"),
         ("environments", "*"): _ENVIRONMENT,
         ("depth",): _Rule("depth_invalid", "write 0, 1 or 2, without quotes", "depth_invalid"),
-        ("defaults",): _Rule("", "write a mapping with `expires`, `role` or both"),
+        ("defaults",): _Rule("", "write a mapping with `expires`, `role` or `deliver`"),
         ("defaults", "expires"): _EXPIRY,
         ("defaults", "role"): _ROLE,
         ("keys",): _Rule("invalid_value", "list at least one key: `- name: svc-billing`"),
@@ -128,6 +143,8 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ("keys", "*", "matrix"): _Rule("matrix_empty", "write 1 to 100 axes: {region: [eu, us]}"),
         ("keys", "*", "matrix", "*"): _Rule("matrix_empty", "list at least one value: [eu, us]"),
         ("keys", "*", "matrix", "*", "*"): _Rule("invalid_value", f"write text {_CLEAN}"),
+        **{("defaults", "deliver", *path): rule for path, rule in _SINKS.items()},
+        **{("keys", "*", "deliver", *path): rule for path, rule in _SINKS.items()},
     },
     "environments": {
         (): _Rule("", "this file is a mapping: start it with `version: 1`"),
@@ -221,6 +238,8 @@ def _explain(
             yield from _repeated(document, path, node)
         case "type":
             yield _mistyped(document, path, rule, node, wants_text=wanted == "string")
+        case "anyOf" | "pattern" if kind == "manifest" and "deliver" in path[1:3]:
+            yield from _delivery(document, path, node, error)
         case "anyOf" if not isinstance(node, (str, int)):
             yield _mistyped(document, path, rule, node, wants_text=False)
         case _:
@@ -253,9 +272,19 @@ def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem
 
 _LEVELS = {
     "manifest": {
-        "the manifest itself": ("version", "environment", "environments", "depth", "defaults"),
+        "the manifest itself": ("version", "environments", "depth", "defaults"),
+        "the manifest itself or a `github` sink": ("environment",),
         "a key": ("name", "description", "matrix"),
-        "a key or to `defaults`": ("expires", "role"),
+        "a key or to `defaults`": ("expires", "role", "deliver"),
+        "an item of `deliver`": ("file", "command", "vault", "aws", "github", "gitlab",
+                                 "kubernetes"),
+        "a `file` sink": ("format",),
+        "a `file` or `gitlab` sink": ("variable",),
+        "a `command` sink": ("check",),
+        "a `vault` sink": ("field",),
+        "an `aws` sink": ("region",),
+        "a `github` sink": ("secret",),
+        "a `kubernetes` sink": ("key",),
     },
     "environments": {
         "the file itself": ("version", "environments"),
@@ -317,6 +346,36 @@ def _environment_or_environments(document: Document, node: Mapping) -> Iterator[
         )
     else:
         yield from _missing(document, node, ["environment"])
+
+
+def _delivery(
+    document: Document, path: Path, node: Any, error: ValidationError
+) -> Iterator[Problem]:
+    """A token in a text, a sink of no kind or several, or what the schema of its kind says."""
+    if isinstance(node, str) and error.validator == "pattern":
+        message = "a token stands in the file itself: remove it, and replace that token"
+        yield Problem(document.place(_mark_at(document, path)), "secret_literal", message)
+    if not isinstance(node, Mapping):
+        return  # that a sink is none is told of by its type
+    branches: Any = error.validator_value
+    kinds = [branch["$ref"].rpartition("/")[2] for branch in branches]
+    written = [key for key in node if key in kinds]
+    if len(written) == 1:
+        for inner in error.context or ():
+            if inner.relative_schema_path[0] == kinds.index(written[0]):
+                yield from _explain(document, "manifest", (*path, *inner.relative_path), inner)
+        return
+    if written:
+        mark, found = node.key_mark(written[1]), " and ".join(f"`{key}`" for key in written)
+    elif node.mark.index not in document.partial:
+        first = next(iter(node), "")[:64]
+        close = difflib.get_close_matches(first, kinds, n=1)
+        mark, found = node.mark, f"none, did you mean `{close[0]}`?" if close else "none"
+    else:
+        return  # it may have lost the one that it had
+    listed = ", ".join(f"`{name}`" for name in kinds)
+    message = f"a sink has one of {listed}: this one has {found}"
+    yield Problem(document.place(mark), "sink_invalid", message)
 
 
 def _repeated(document: Document, path: Path, node: Sequence) -> Iterator[Problem]:
