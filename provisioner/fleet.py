@@ -15,11 +15,22 @@ from urllib.parse import urlsplit
 from provisioner.errors import RefusedError, WorkspaceError
 from provisioner.execution import Executed, Execution, Mark, RunResult
 from provisioner.failure import failure_of
-from provisioner.plan import Plan, Planned, Unobserved, digest, plan_environment
+from provisioner.plan import (
+    Holdings,
+    Plan,
+    Planned,
+    Unobserved,
+    block,
+    digest,
+    plan_environment,
+    to_prepare,
+    to_read,
+)
+from provisioner.sinks.survey import look_ahead, look_into
 from provisioner.stop import STOPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Executor
     from datetime import datetime
     from types import TracebackType
@@ -27,6 +38,8 @@ if TYPE_CHECKING:
     from provisioner.desired import DesiredKey, Environment
     from provisioner.failure import Failure
     from provisioner.observed import Observation
+    from provisioner.plan import EnvironmentPlan
+    from provisioner.sinks.sink import OpenSink
     from provisioner.stop import Stop
     from provisioner.twenty.workspace import Workspace
 
@@ -61,6 +74,7 @@ class Fleet:
     Args:
         environments: in the order of environments.yaml.
         connect: opens a workspace.
+        open_sink: opens a sink.
         executor: runs one unit of work for each environment.
         stop: ends the run early.
     """
@@ -69,11 +83,13 @@ class Fleet:
         self,
         environments: tuple[Environment, ...],
         connect: Connect,
+        open_sink: OpenSink,
         executor: Executor,
         stop: Stop,
     ) -> None:
         self._environments = environments
         self._connect = connect
+        self._open_sink = open_sink
         self._executor = executor
         self._stop = stop
         self._stack = ExitStack()
@@ -104,7 +120,9 @@ class Fleet:
         looks = tuple(future.result() if future.done() else None for future in futures)
         found = [look for look in looks if isinstance(look, _Look)]
         refusals = [look for look in looks if isinstance(look, RefusedError)]
-        self.refusal = next(iter(refusals), None) or _one_workspace_twice(found)
+        workspaces = ((look.environment, look.observation.workspace) for look in found)
+        refusals += [error for _, error in one_workspace_twice(workspaces)]
+        self.refusal = next(iter(refusals), None)
         self._looks = {look.environment.name: look for look in found}
         return tuple(
             (environment, _seen(environment, look))
@@ -112,21 +130,53 @@ class Fleet:
         )
 
     def plan(
-        self, desired: Mapping[str, tuple[DesiredKey, ...]], now: datetime, only: tuple[str, ...]
+        self,
+        desired: Mapping[str, tuple[DesiredKey, ...]],
+        now: datetime,
+        only: tuple[str, ...],
+        *,
+        redeliver: bool = False,
     ) -> Plan:
-        """Observes and plans every environment.
+        """Observes and plans every environment, and looks ahead into the sinks of its keys.
 
         Args:
             desired: the desired keys by environment.
             now: the moment of the plan.
             only: globs of key names that bound the plan; none means all.
+            redeliver: whether live keys get new tokens whatever their sinks hold.
         """
-        plans = tuple(
-            seen
-            if isinstance(seen, Unobserved)
-            else plan_environment(environment, desired.get(environment.name, ()), seen, now, only)
-            for environment, seen in self.observe()
-        )
+        looks = self.observe()
+
+        def planned(environment: Environment, observation: Observation) -> EnvironmentPlan:
+            wanted = desired.get(environment.name, ())
+            read = () if redeliver else to_read(wanted, observation, only)
+            try:
+                held = look_into(read, self._open_sink, self._stop)
+                holdings = Holdings(held, redeliver)
+                part = plan_environment(
+                    environment, wanted, observation, now, only, holdings=holdings
+                )
+                return block(part, look_ahead(to_prepare(part), self._open_sink, self._stop))
+            except Exception as error:  # noqa: BLE001 - it must not stop the other environments
+                why = failure_of(self._surprised(environment.name, error))
+                return Unobserved(environment.name, environment.url, why)
+
+        futures = {
+            environment.name: self._executor.submit(planned, environment, seen)
+            for environment, seen in looks
+            if not isinstance(seen, Unobserved)
+        }
+        self._stop.wait_for(futures.values(), graceful=False)
+
+        def ended(environment: Environment, seen: Observation | Unobserved) -> EnvironmentPlan:
+            if isinstance(seen, Unobserved):
+                return seen
+            future = futures[environment.name]
+            if future.done():
+                return future.result()
+            return Unobserved(environment.name, environment.url, STOPPED)
+
+        plans = tuple(ended(environment, seen) for environment, seen in looks)
         return Plan(now, digest(plans, desired), plans)
 
     def apply(self, plan: Plan, settled: Callable[[int], None]) -> RunResult:
@@ -163,7 +213,14 @@ class Fleet:
         look = self._looks[planned.environment]
         before = frozenset(key.id for key in look.observation.keys)
         return Execution(
-            planned, before, look.workspace, mark=mark, stop=self._stop, settled=settled
+            planned,
+            before,
+            look.workspace,
+            self._open_sink,
+            parallel=look.environment.limits.parallel,
+            mark=mark,
+            stop=self._stop,
+            settled=settled,
         )
 
     def _carry_out(self, name: str, execution: Execution) -> Failure | None:
@@ -220,21 +277,26 @@ def _seen(
     return Unobserved(environment.name, environment.url, why)
 
 
-def _one_workspace_twice(looks: list[_Look]) -> RefusedError | None:
-    """Two environments of one workspace would fight over each other's keys."""
+def one_workspace_twice(
+    workspaces: Iterable[tuple[Environment, str | None]],
+) -> Iterator[tuple[tuple[str, ...], RefusedError]]:
+    """Environments of one workspace, which would fight over each other's keys, and why not.
+
+    Args:
+        workspaces: each environment with its workspace id, None where that is not known.
+    """
     names: dict[tuple[_Server, str], list[str]] = defaultdict(list)
-    for look in looks:
-        if look.observation.workspace is not None:
-            server = _server(look.environment.url)
-            names[server, look.observation.workspace].append(look.environment.name)
+    for environment, workspace in workspaces:
+        if workspace is not None:
+            names[_server(environment.url), workspace].append(environment.name)
     for (_, workspace), shared in names.items():
         if len(shared) > 1:
-            return RefusedError(
+            error = RefusedError(
                 "workspace_shared",
                 f"{' and '.join(shared)} turn out to be one workspace, {workspace}.",
                 remedy="Point each at a workspace of its own, or merge them into one.",
             )
-    return None
+            yield tuple(shared), error
 
 
 _Server = tuple[str | None, int | None]

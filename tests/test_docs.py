@@ -20,10 +20,11 @@ from jsonschema import Draft202012Validator
 from provisioner import schemas, stop
 from provisioner.cli import main, provision, signals
 from provisioner.errors import InvalidInputError
-from provisioner.execution import execution
+from provisioner.execution import creation
 from provisioner.manifests import CODES, load
 from provisioner.plan import Finding
-from provisioner.plan.model import Reason
+from provisioner.plan.model import DeliverReason, Reason
+from provisioner.sinks.sink import SinkCode
 from provisioner.twenty import core_creation
 from provisioner.twenty.answers import RefusalCode
 
@@ -43,8 +44,8 @@ CHECKING_CODES = {"file_unread"}
 RAISERS = {"WorkspaceError", "RefusedError", "WrongUsageError", "Failure", "LostAnswerError"} | {
     "OutputError"
 }
-NEVER_IN_JSON = {"bulk.py", "cli"}
-"""Modules of `create` and of the command line: what they raise ends in text on stderr."""
+NEVER_IN_JSON = {"bulk.py", "cli", "handover.py"}
+"""Modules of `create`, `token` and of the command line: what they raise ends in text on stderr."""
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
@@ -141,7 +142,8 @@ def error_codes(name):
 
 
 def finding_kinds():
-    return {kind.__name__.lower() for kind in get_args(Finding)}
+    names = (kind.__name__ for kind in get_args(Finding))
+    return {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in names}
 
 
 def cli_commands():
@@ -162,6 +164,8 @@ def test_every_code_has_one_paragraph_and_no_paragraph_is_of_a_code_that_is_not(
         *CHECKING_CODES,
         *finding_kinds(),
         *get_args(Reason),
+        *get_args(DeliverReason),
+        *get_args(SinkCode),
         *(code for code, _ in raised()),
         *get_args(RefusalCode),
         InvalidInputError(()).slug,
@@ -191,7 +195,7 @@ def test_codes_of_the_body_are_those_that_the_source_writes():
 def test_schemas_publish_exactly_the_errors_that_can_occur():
     """A program that knows the `errorCode` enum meets no other code, and none is there in vain."""
     can_occur = {code for code, file in raised() if file.split("/")[0] not in NEVER_IN_JSON}
-    can_occur |= set(get_args(RefusalCode))
+    can_occur |= {*get_args(RefusalCode), *get_args(SinkCode)}
     assert set(error_codes("plan")) == can_occur
 
 
@@ -207,7 +211,8 @@ def test_schemas_publish_exactly_the_findings_and_reasons_of_the_code():
     plan = schemas.load("plan")
     action = plan["properties"]["environments"]["items"]["properties"]["actions"]["items"]
     assert set(plan["$defs"]["finding"]["properties"]["finding"]["enum"]) == finding_kinds()
-    assert set(action["properties"]["reason"]["enum"]) == set(get_args(Reason))
+    reasons = {*get_args(Reason), *get_args(DeliverReason)}
+    assert set(action["properties"]["reason"]["enum"]) == reasons
 
 
 def test_exit_codes_of_the_readme_are_those_of_the_errors_page():
@@ -225,7 +230,7 @@ def test_figures_of_stopping_and_of_looking_again_are_those_of_the_code():
     words = " ".join(text("docs/errors.md").split())
     assert f"has {stop.GRACE:g} seconds" in words
     assert (signals._PATIENCE, "A third signal ends it at once" in words) == (3, True)
-    assert (execution.ROUNDS, "eight looks" in words) == (8, True)
+    assert (creation.ROUNDS, "eight looks" in words) == (8, True)
     assert f"up to {core_creation._SEVERAL} a document" in text("docs/twenty-api.md")
 
 

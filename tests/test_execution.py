@@ -41,7 +41,9 @@ from provisioner.twenty.workspace import IN_FLIGHT, Created, NewKey, NotCreated,
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from provisioner.address import Address
     from provisioner.desired import Depth
+    from provisioner.sinks.sink import Sink
     from provisioner.twenty.workspace import Ledger, Outcome, Record
 
 NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
@@ -176,7 +178,14 @@ class Server:
 
         actions = tuple(action(name, BLOCKED if name in blocked else None) for name in names)
         return Execution(
-            plan(actions), self._before, self, mark=self.mark, stop=self.stop, settled=count
+            plan(actions),
+            self._before,
+            self,
+            no_sink,
+            parallel=1,
+            mark=self.mark,
+            stop=self.stop,
+            settled=count,
         )
 
     def run(self, *names: str) -> tuple[Result, ...]:
@@ -307,6 +316,10 @@ class Server:
         raise AssertionError("whoever opened the workspace closes it")
 
 
+def no_sink(address: Address) -> Sink:
+    raise AssertionError(f"nothing here goes to {address}")
+
+
 def action(name: str, blocked: Failure | None = None) -> Create:
     return Create(
         name=name,
@@ -395,10 +408,10 @@ def test_blocked_actions_are_not_sent_and_keep_their_place_in_the_report() -> No
     assert isinstance(second, Done)
     assert third == Failed(action("c", BLOCKED), BLOCKED)
     assert server.calls == [("b",)]
-    assert server.settled == 3
+    assert server.settled == 1
     idle = Server()
     idle.execution("a", blocked=["a"]).run()
-    assert (idle.events, idle.settled) == (0, 1)
+    assert (idle.events, idle.settled) == (0, 0)
 
 
 @BOTH

@@ -18,6 +18,7 @@ from provisioner.plan import Plan, Planned, Unobserved
 from provisioner.problem import Place
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
+from provisioner.sinks.opening import Sinks
 from provisioner.threads import Threads
 from provisioner.times import format_moment, parse_expiry
 
@@ -53,7 +54,9 @@ def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
     def run_(environment: Environment, keys: Any = None) -> tuple[Plan, RunResult]:
         stop = hurried()
         connect = opener(tmp_path, stop)
-        with Fleet((environment,), connect, Threads(4), stop) as fleet:
+        with Fleet(
+            (environment,), connect, Sinks(tmp_path, {}, stop).open, Threads(4), stop
+        ) as fleet:
             plan = fleet.plan({"shop": wanted() if keys is None else keys}, NOW, ())
             return plan, fleet.apply(plan, lambda _: None)
 

@@ -281,7 +281,7 @@ def test_a_key_without_any_role_is_blocked_on_core_and_fine_on_legacy() -> None:
     assert action.blocked.code == "role_missing"
     legacy = plan_environment(shop, [desired("a")], look(roles=NoRoles()), NOW)
     assert legacy.actions[0].blocked is None
-    assert legacy.notes == ()
+    assert not [note for note in legacy.notes if "role" in note]
     assert legacy.actions[0].role is None
 
 
@@ -289,9 +289,9 @@ def test_legacy_ignores_roles_with_a_note() -> None:
     """The note says how many keys ask for a role."""
     plan = planned([desired("a", role="Admin"), desired("b")], look(roles=NoRoles()))
     assert [one.role_id for one in plan.actions] == [None, None]
-    assert plan.notes == ("the roles of 2 keys are ignored: keys of this generation have none",)
+    assert plan.notes[0] == "the roles of 2 keys are ignored: keys of this generation have none"
     one = planned([desired("a")], look(roles=NoRoles()))
-    assert one.notes == ("the roles of 1 key are ignored: keys of this generation have none",)
+    assert one.notes[0] == "the roles of 1 key are ignored: keys of this generation have none"
 
 
 def test_hidden_roles_take_ids_and_refuse_labels() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.options import output_options, redeliver_option, selection_options
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output, Selection
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 @selection_options
 @output_options("text", "json")
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
-def apply(selection: Selection, output: Output, *, yes: bool) -> int:
-    """Create the keys that are missing.
+@redeliver_option
+def apply(selection: Selection, output: Output, *, yes: bool, redeliver: bool) -> int:
+    """Create the keys that are missing, and deliver the tokens that are.
 
-    Looks at every environment, compares its keys with the manifests and creates the missing
-    ones with the depth of their manifest. Without a terminal nothing asks; on one, `apply`
-    shows the plan and asks before it changes anything but the embedded Twenty.
+    Looks at every environment, compares its keys with the manifests, creates the missing ones
+    with the depth of their manifest, and delivers a token of each to its sinks. A sink that lost
+    its token gets a new one. Without a terminal nothing asks; on one, `apply` shows the plan and
+    asks before it changes anything but the embedded Twenty.
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
@@ -37,13 +39,14 @@ def apply(selection: Selection, output: Output, *, yes: bool) -> int:
     with ExitStack() as stack:
         with signals.caught():
             fleet = stack.enter_context(fleet_of(prepared, signals.stop))
-            made = fleet.plan(prepared.manifests.desired, prepared.now, selection.only)
+            desired = prepared.manifests.desired
+            made = fleet.plan(desired, prepared.now, selection.only, redeliver=redeliver)
         warn_of_nothing(made, selection)
         going_on = fleet.refusal is not None or yes or signals.stop.asked
         if not going_on and not agreed(made, prepared, console):
             return INCOMPLETE if made.incomplete else 0
         with signals.caught():
-            with console.progress(made.changes, "creating keys") as settled:
+            with console.progress(made.steps, "creating keys") as settled:
                 result = fleet.apply(made, settled)
             show_result(result, console)
             ending = fleet.surprise or fleet.refusal

@@ -35,6 +35,8 @@ environments: [development]
 depth: 1                     # how much of a created key is reported: 0, 1 or 2
 defaults:
   expires: 90d               # a date, a date-time, hours, days or weeks, or never
+  # deliver:                 # where the tokens go; git has to ignore the file
+  #   - file: secrets/{environment}.env
 keys:
   - name: svc-billing
     description: Nightly billing export

@@ -65,6 +65,13 @@ manifests_option = click.option(
     help="Directory of environments.yaml and the manifests.",
 )
 
+redeliver_option = click.option(
+    "--redeliver",
+    is_flag=True,
+    envvar="PROVISION_REDELIVER",
+    help="Deliver new tokens of all keys with sinks, whatever those hold.",
+)
+
 
 def selection_options(command: Command) -> Command:
     """The options of `Selection`, gathered into the argument `selection`."""

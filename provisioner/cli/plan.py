@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
-from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.options import output_options, redeliver_option, selection_options
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output, Selection
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     envvar="PROVISION_DETAILED_EXITCODE",
     help="Exit with 2 when there are changes.",
 )
-def plan(selection: Selection, output: Output, *, detailed_exitcode: bool) -> int:
+@redeliver_option
+def plan(selection: Selection, output: Output, *, detailed_exitcode: bool, redeliver: bool) -> int:
     """Show what would change; change nothing.
 
-    Looks at every environment and compares its keys with the manifests. Exits with 4 when an
-    environment could not be looked at or a key cannot be made.
+    Looks at every environment and compares its keys with the manifests, and what the sinks hold
+    with the keys. Exits with 4 when an environment could not be looked at, a key cannot be made
+    or its token not be delivered.
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
@@ -39,7 +41,8 @@ def plan(selection: Selection, output: Output, *, detailed_exitcode: bool) -> in
         prepared = prepare(selection)
     with signals.caught():
         with fleet_of(prepared, signals.stop) as fleet:
-            made = fleet.plan(prepared.manifests.desired, prepared.now, selection.only)
+            desired = prepared.manifests.desired
+            made = fleet.plan(desired, prepared.now, selection.only, redeliver=redeliver)
             ending = fleet.surprise or fleet.refusal
         show_plan(made, console)
     warn_of_nothing(made, selection)

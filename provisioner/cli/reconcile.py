@@ -14,6 +14,7 @@ from provisioner.desired import Environment
 from provisioner.errors import InvalidInputError, WrongUsageError
 from provisioner.fleet import Fleet
 from provisioner.manifests import Manifests, load, resolve
+from provisioner.sinks.opening import Sinks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,8 +77,9 @@ def fleet_of(prepared: Prepared, stop: Stop) -> Iterator[Fleet]:
     from provisioner.threads import Threads  # noqa: PLC0415 - as said above
 
     width = max(1, min(_FLEET_WIDTH, len(prepared.environments)))
-    connect = opener(prepared.manifests.root, stop)
-    with Fleet(prepared.environments, connect, Threads(width), stop) as fleet:
+    root = prepared.manifests.root
+    connect, open_sink = opener(root, stop), Sinks(root, os.environ, stop).open
+    with Fleet(prepared.environments, connect, open_sink, Threads(width), stop) as fleet:
         yield fleet
 
 

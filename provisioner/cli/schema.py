@@ -10,8 +10,8 @@ import click
 def schema(name: str | None) -> None:
     """Print a JSON Schema (draft 2020-12), or the names of all.
 
-    Names: environments and manifest, the files that you write; plan, result, problems and
-    keys, what `--format json` prints.
+    Names: environments and manifest, the files that you write; plan, result, problems,
+    keys and doctor, what `--format json` prints.
     """
     from provisioner import schemas  # noqa: PLC0415 - keeps --help fast
 

@@ -1,5 +1,6 @@
 """Execution: the actions of one environment are carried out, and every outcome is kept."""
 
+from provisioner.execution.delivery import mint
 from provisioner.execution.execution import Execution
 from provisioner.execution.mark import Mark
 from provisioner.execution.result import (
@@ -24,4 +25,5 @@ __all__ = [
     "RunResult",
     "Skipped",
     "Unfinished",
+    "mint",
 ]

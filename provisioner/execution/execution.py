@@ -1,52 +1,25 @@
-"""One environment's plan carried out: create, look, create what is missing, settle, report."""
+"""One environment's plan carried out: keys are made, then tokens are delivered, then reported."""
 
 from __future__ import annotations
 
-import logging
-import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
-from provisioner.errors import WorkspaceError
-from provisioner.execution.result import Executed, Failed
-from provisioner.execution.standing import Look, Sent, Stands
-from provisioner.execution.work import Work
-from provisioner.failure import failure_of
-from provisioner.threads import Threads
-from provisioner.twenty.workspace import NewKey
+from provisioner.execution.creation import Creation
+from provisioner.execution.delivery import Delivery, Parcel
+from provisioner.execution.result import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
+from provisioner.failure import Failure
+from provisioner.plan import Create, Deliver
+from provisioner.stop import STOPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from provisioner.desired import Depth
     from provisioner.execution.mark import Mark
-    from provisioner.failure import Failure
-    from provisioner.plan import Planned
+    from provisioner.execution.result import Result
+    from provisioner.plan import Action, Planned
+    from provisioner.sinks.sink import OpenSink
     from provisioner.stop import Stop
-    from provisioner.twenty.workspace import Outcome, Record, Workspace
-
-_LOG = logging.getLogger(__name__)
-
-ROUNDS = 8
-"""Looks in a row that may bring nothing new before a run gives up."""
-
-_SHORTEST = 0.25
-_LONGEST = 5.0
-"""Seconds between two looks, growing from the one to the other."""
-
-_BREATH = 0.3
-"""Seconds before the look that settles: creates of another run that began before ours show."""
-
-_LATER = 1.0
-"""Seconds to the second one, where the first saw another run at work."""
-
-_WITH_ROLE: Depth = 1
-"""The depth whose records show the role."""
-
-_READINGS = 3
-"""Times that a record is asked for before a result goes without."""
-
-_SIDE_BY_SIDE = 8
-"""Revocations at once; the workspace's own limit holds besides."""
+    from provisioner.twenty.workspace import Workspace
 
 
 class Execution:
@@ -56,9 +29,12 @@ class Execution:
         planned: the environment's plan.
         before: the ids of all keys that the workspace held when it was planned.
         workspace: where to carry it out.
+        open_sink: opens the sinks of the actions.
+        parallel: deliveries at once.
         mark: of this run.
-        stop: once it is asked for, no create begins.
-        settled: called with the number of actions whose outcome has become known.
+        stop: once it is asked for, no create and no delivery begins.
+        settled: called with the number of steps whose outcome has become known; a plan's `steps`
+            are all of them.
     """
 
     def __init__(  # noqa: PLR0913 - what a run knows of one environment
@@ -66,37 +42,41 @@ class Execution:
         planned: Planned,
         before: frozenset[str],
         workspace: Workspace,
+        open_sink: OpenSink,
         *,
+        parallel: int,
         mark: Mark,
         stop: Stop,
         settled: Callable[[int], None],
     ) -> None:
         self._planned = planned
-        self._before = before
-        self._workspace = workspace
-        self._mark = mark
         self._stop = stop
-        self._settled = settled
-        chooses_ids = workspace.generation == "legacy"
-        self._works = [
-            Work(action, chooses_ids) for action in planned.actions if action.blocked is None
-        ]
-        self._by_id: dict[str, Work] = {}
-        self._blind = False
+        creates = [one for one in planned.unblocked if isinstance(one, Create)]
+        self._creation = Creation(
+            planned.environment,
+            creates,
+            before,
+            workspace,
+            mark=mark,
+            stop=stop,
+            settled=settled,
+        )
+        self._delivery = Delivery(workspace, open_sink, parallel, stop, settled)
 
     def run(self) -> None:
-        """Makes every key exactly once, or learns as well as it can what became of it."""
-        self._settled(len(self._planned.actions) - len(self._works))
-        if not self._works or self._stop.asked:
-            return
-        self._create(self._works)
-        self._resolve()
-        if any(work.touched for work in self._works):
-            look = None if self._blind and self._open() else self._last_look()
-            if look is None:
-                self._leave_unsettled()
-            else:
-                self._settle(look)
+        """Makes every key exactly once, and delivers its token and those that sinks lack."""
+        self._creation.run()
+        parcels = [
+            Parcel(one.action.name, one.id, one.ends, one.action.sinks)
+            for one in self._creation.made()
+            if one.action.sinks
+        ]
+        parcels += [
+            Parcel(one.name, one.key_id, one.expires_at, one.sinks)
+            for one in self._planned.unblocked
+            if isinstance(one, Deliver)
+        ]
+        self._delivery.run(parcels)
 
     def result(self, otherwise: Failure | None = None) -> Executed:
         """What is known now of every action.
@@ -104,191 +84,39 @@ class Execution:
         Args:
             otherwise: the failure of actions that are still open, where a bug ended the run.
         """
-        works = iter(self._works)
-        return Executed(
-            self._planned,
-            tuple(
-                next(works).known(otherwise)
-                if action.blocked is None
-                else Failed(action, action.blocked)
-                for action in self._planned.actions
-            ),
-        )
+        made = iter(self._creation.results(otherwise))
 
-    def sending(self, key: NewKey) -> None:
-        """Notes that a key may exist from now on."""
-        self._by_id[key.id].sent = True
+        def known(action: Action) -> Result:
+            if action.blocked is not None:
+                return Failed(action, action.blocked)
+            match action:
+                case Create():
+                    return self._delivered(next(made), otherwise)
+                case Deliver():
+                    return self._redelivered(action, otherwise)
+                case _:
+                    assert_never(action)
 
-    def settle(self, key: NewKey, outcome: Outcome) -> None:
-        """Notes what a request said of a key."""
-        work = self._by_id[key.id]
-        work.note(outcome)
-        if not work.open:
-            self._settled(1)
+        return Executed(self._planned, tuple(map(known, self._planned.actions)))
 
-    def _create(self, works: list[Work]) -> None:
-        for work in works:
-            work.doubt = None
-        self._workspace.create_many([self._new_key(work) for work in works], self)
+    def _delivered(self, result: Result, otherwise: Failure | None) -> Result:
+        """What became of a create, its delivery included."""
+        if not isinstance(result, Done | MadeElsewhere) or not isinstance(result.action, Create):
+            return result
+        if not result.action.sinks or self._delivery.delivered(result.action.name):
+            return result
+        why = self._delivery.failure(result.action.name, otherwise) or _NOT_BEGUN
+        return Unfinished(result.action, result.id, result.record, why)
 
-    def _resolve(self) -> None:
-        """Looks for the keys whose outcome is unknown, and creates what is still missing."""
-        rounds = 0
-        while (still := self._open()) and rounds < ROUNDS and not self._stop.asked:
-            _LOG.info(
-                "%s: the outcome of %d creates is unknown; looking again",
-                self._planned.environment,
-                len(still),
-            )
-            self._stop.sleep(_growing(rounds))
-            look = self._look()
-            if look is not None:
-                self._match(still, look)
-                missing = [work for work in still if work.open]
-                if missing and not self._stop.asked:
-                    self._create(missing)
-            rounds = 0 if len(self._open()) < len(still) else rounds + 1
-
-    def _open(self) -> list[Work]:
-        return [work for work in self._works if work.open]
-
-    def _match(self, works: list[Work], look: Look) -> None:
-        """Holds a look against what is still open."""
-        for work in works:
-            standing = look.standing(self._sent(work))
-            if isinstance(standing, Stands):
-                work.found = standing
-            else:
-                work.missed()
-            if not work.open:
-                self._settled(1)
-
-    def _settle(self, look: Look) -> None:
-        """Takes in what came of it all, ends this run's duplicates, and reads the records."""
-        for work in self._works:
-            if work.touched:
-                self._settled(int(work.open))
-                work.conclude(look.standing(self._sent(work)))
-        self._give_way()
-        self._read_records(roles_hidden=look.roles_hidden)
-
-    def _leave_unsettled(self) -> None:
-        """Says of every key that it is not known to be the only one of its name."""
-        if self._stop.asked:
-            return  # which says so itself
-        for work in self._works:
-            work.unsettled = True
-        _LOG.warning(
-            "%s could not be looked at after creating; run again", self._planned.environment
-        )
-
-    def _last_look(self) -> Look | None:
-        """A look after which nothing is to be expected, or the last of several."""
-        self._stop.sleep(_BREATH)
-        last: Look | None = None
-        for rounds in range(ROUNDS):
-            look = self._look()
-            if look is not None:
-                if self._calm(look, first=last is None):
-                    return look
-                last = look
-            self._stop.sleep(max(_LATER, _growing(rounds)))
-        return last
-
-    def _calm(self, look: Look, *, first: bool) -> bool:
-        """Whether all that this run touched has arrived whole, and no other run meddles."""
-        touched = [work for work in self._works if work.touched]
-        if first and look.strangers(map(self._sent, touched)):
-            return False
-        return all(work.arrived(look.standing(self._sent(work)), first=first) for work in touched)
-
-    def _give_way(self) -> None:
-        """Revokes this run's keys that another key of their name made needless."""
-        errors = self._revoke(tuple(loser for work in self._works for loser in work.losers))
-        for work in self._works:
-            failed = tuple(loser for loser in work.losers if loser in errors)
-            work.gave_way(failed, failure_of(errors[failed[0]]) if failed else None)
-
-    def _revoke(self, key_ids: tuple[str, ...]) -> dict[str, WorkspaceError]:
-        """Revokes keys as patiently as it looks; the errors of those that it could not."""
-        errors: dict[str, WorkspaceError] = {}
-        for rounds in range(ROUNDS):
-            with Threads(_SIDE_BY_SIDE) as threads:
-                tried = zip(key_ids, threads.map(self._revoked, key_ids), strict=True)
-                errors = {key_id: error for key_id, error in tried if error is not None}
-            if not errors:
-                break
-            key_ids = tuple(errors)
-            self._stop.sleep(_growing(rounds))
-        return errors
-
-    def _revoked(self, key_id: str) -> WorkspaceError | None:
-        try:
-            self._workspace.revoke(key_id)
-        except WorkspaceError as error:
-            return error
-        return None
-
-    def _read_records(self, *, roles_hidden: bool) -> None:
-        """The records of keys that a look found.
-
-        Where roles are hidden a look cannot tell that a key has none yet; its record can, for
-        with its role it cannot be read then.
-        """
-        unread = {id_: work for work in self._works if (id_ := work.unread) is not None}
-        if roles_hidden:
-            whole = self._records(dict.fromkeys(unread, _WITH_ROLE))
-            for id_ in unread.keys() - whole.keys():
-                unread.pop(id_).half()
-        records = self._records({id_: work.action.depth for id_, work in unread.items()})
-        for id_, work in unread.items():
-            work.read(records.get(id_))
-
-    def _records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
-        """Records of keys that exist, each asked for a few times."""
-        records: dict[str, Record] = {}
-        for _ in range(_READINGS):
-            without = {id_: depth for id_, depth in wanted.items() if id_ not in records}
-            if not without:
-                break
-            records |= self._workspace.records(without)
-        return records
-
-    def _sent(self, work: Work) -> Sent:
-        # Where ids are the server's choice, the mark tells a key whose answer was lost.
-        unseen = not work.chooses_ids and work.expected > len(work.ids)
-        return Sent(
-            name=work.action.name,
-            ids=frozenset(work.ids),
-            end=self._mark.on(work.action.expires_at) if unseen else None,
-            expected=work.expected,
-        )
-
-    def _new_key(self, work: Work) -> NewKey:
-        self._by_id[work.id] = work
-        if work.chooses_ids:
-            work.ids.add(work.id)
-        action = work.action
-        return NewKey(
-            id=work.id,
-            name=action.name,
-            expires_at=self._mark.write(action.expires_at),
-            depth=action.depth,
-            role_id=action.role_id,
-            tries=work.tries,
-        )
-
-    def _look(self) -> Look | None:
-        try:
-            look = Look(self._workspace.observe(), self._before)
-        except WorkspaceError as error:
-            self._blind = True
-            _LOG.info("%s: %s", self._planned.environment, failure_of(error).message)
-            return None
-        self._blind = False
-        return look
+    def _redelivered(self, action: Deliver, otherwise: Failure | None) -> Result:
+        if self._delivery.delivered(action.name):
+            return Done(action, action.key_id, None)
+        why = self._delivery.failure(action.name, otherwise)
+        return Skipped(action, STOPPED) if why is None else Failed(action, why)
 
 
-def _growing(rounds: int) -> float:
-    """Seconds, jittered, so that several runs do not look at the same moment."""
-    return min(_SHORTEST * 2.0**rounds, _LONGEST) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+_NOT_BEGUN = Failure(
+    "stopped",
+    "The key is made, and the run was told to stop before its token was delivered. The next run "
+    "delivers it.",
+)

@@ -9,17 +9,17 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.failure import Failure
-    from provisioner.plan import Action, Planned, Unobserved
+    from provisioner.plan import Action, Create, Planned, Unobserved
     from provisioner.twenty.workspace import Record
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The action was carried out: the key is live on the server.
+    """The action was carried out: the key is live on the server, its token in every sink.
 
     Attributes:
         record: the key as the server returned it at the manifest's depth; None where the answer
-            was lost, a look found the key, and its record could not be read.
+            was lost, a look found the key, and its record could not be read; None for a delivery.
     """
 
     action: Action
@@ -36,7 +36,7 @@ class MadeElsewhere:
         record: as of `Done`.
     """
 
-    action: Action
+    action: Create
     id: str
     record: Record | None
 
@@ -50,7 +50,7 @@ class Unfinished:
         record: as of `Done`.
     """
 
-    action: Action
+    action: Create
     id: str
     record: Record | None
     failure: Failure

@@ -20,9 +20,12 @@ from provisioner.twenty.workspace import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from provisioner.execution.mark import Mark
     from provisioner.execution.result import Result
     from provisioner.execution.standing import Standing, Stands
-    from provisioner.plan import Action
+    from provisioner.plan import Create
     from provisioner.twenty.workspace import Outcome, Record
 
 _ALONE = 4
@@ -30,6 +33,19 @@ _ALONE = 4
 
 _REFUSALS = 2
 """Refusals of a key by itself, each followed by a look without it, that make it certain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The live key that stands for a create, made by this run or by another.
+
+    Attributes:
+        ends: of the key, as the workspace has it.
+    """
+
+    action: Create
+    id: str
+    ends: datetime
 
 
 @dataclass(slots=True)
@@ -53,7 +69,7 @@ class Work:
         result: once nothing can change it.
     """
 
-    action: Action
+    action: Create
     chooses_ids: bool
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     ids: set[str] = field(default_factory=set)
@@ -164,6 +180,17 @@ class Work:
         """Takes in the record of the key that a look showed, if it could be read."""
         if self.found is not None:
             self.result = self._stands(self.found, record)
+
+    def made(self, mark: Mark) -> Made | None:
+        """The key that stands for it, where one does."""
+        match self.known(None):
+            case Done(id=id_) | MadeElsewhere(id=id_):
+                ends = mark.on(self.action.expires_at)
+                if self.found is not None:
+                    ends = self.found.key.expires_at
+                return Made(self.action, id_, ends)
+            case _:
+                return None
 
     def known(self, otherwise: Failure | None) -> Result:
         """The result as far as it is known; a failure where a bug ended the run."""

@@ -1,10 +1,13 @@
 """The plan: the actions that turn observed into desired, and what else is true."""
 
-from provisioner.plan.diff import plan_environment
+from provisioner.plan.delivery import SHORTER, Holdings, block, to_prepare
+from provisioner.plan.diff import plan_environment, to_read
 from provisioner.plan.digest import digest
 from provisioner.plan.model import (
     Action,
     Create,
+    Deliver,
+    DeliveryUnknown,
     Drift,
     Duplicate,
     EnvironmentPlan,
@@ -18,18 +21,25 @@ from provisioner.plan.model import (
 )
 
 __all__ = [
+    "SHORTER",
     "Action",
     "Create",
+    "Deliver",
+    "DeliveryUnknown",
     "Drift",
     "Duplicate",
     "EnvironmentPlan",
     "Estimate",
     "Expiring",
     "Finding",
+    "Holdings",
     "Plan",
     "Planned",
     "Unmanaged",
     "Unobserved",
+    "block",
     "digest",
     "plan_environment",
+    "to_prepare",
+    "to_read",
 ]

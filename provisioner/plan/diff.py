@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.collector import without_collector
 from provisioner.failure import Failure
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.plan.delivery import Holdings, delivery
 from provisioner.plan.estimate import estimate
 from provisioner.plan.model import (
     Action,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
+    from provisioner.address import Address
     from provisioner.desired import DesiredKey, Environment
     from provisioner.observed import Observation, ObservedKey, Role, Roles
     from provisioner.plan.model import Reason
@@ -33,19 +35,36 @@ if TYPE_CHECKING:
 SOON = timedelta(days=14)
 """A key that ends within this time is the finding `expiring`."""
 
+_NO_HOLDINGS = Holdings()
+
 _HIDDEN = (
     "roles cannot be seen with this credential, so a role must be written as an id and drift of "
     "roles stays unknown"
 )
 
 
+def to_read(
+    desired: Iterable[DesiredKey], observation: Observation, only: tuple[str, ...] = ()
+) -> tuple[Address, ...]:
+    """The sinks whose content decides whether a live key needs a new token."""
+    live = {key.name for key in observation.keys if key.live(observation.server_time)}
+    return tuple(
+        address
+        for key in desired
+        if key.deliver and key.name in live and (not only or _matches(key.name, only))
+        for address in key.deliver
+    )
+
+
 @without_collector()
-def plan_environment(
+def plan_environment(  # noqa: PLR0913 - all that a plan follows from
     environment: Environment,
     desired: Iterable[DesiredKey],
     observation: Observation,
     now: datetime,
     only: tuple[str, ...] = (),
+    *,
+    holdings: Holdings = _NO_HOLDINGS,
 ) -> Planned:
     """What turns the observed keys of one workspace into the desired ones.
 
@@ -55,6 +74,7 @@ def plan_environment(
         observation: one look at the workspace.
         now: the moment of the plan, from which durations count.
         only: globs of key names; with any, all other names are left out of actions and findings.
+        holdings: what the sinks of live keys hold.
     """
     by_name = _by_name(observation.keys, only)
     choose = _RoleChoice(environment, observation.roles)
@@ -73,8 +93,15 @@ def plan_environment(
         same_name = by_name.get(name, ())
         live = [one for one in same_name if one.live(server_time)]
         if live:
-            kept.append(name)
             findings += _findings(key, live, choose, soon)
+            action = None
+            if key.deliver:
+                action, unknown = delivery(key, live, holdings)
+                findings += [] if unknown is None else [unknown]
+            if action is None:
+                kept.append(name)
+            else:
+                actions.append(action)
             continue
         written = key.expiry.written
         if written not in ends:
@@ -90,7 +117,7 @@ def plan_environment(
         actions=tuple(actions),
         kept=tuple(kept),
         findings=tuple(findings),
-        notes=choose.notes(),
+        notes=(*choose.notes(), *_nowhere(actions)),
         estimate=estimate(environment.limits, observation, actions),
     )
 
@@ -130,8 +157,20 @@ def _create(
         role=role,
         role_id=role_id,
         place=key.place,
+        sinks=key.deliver,
         blocked=blocked,
     )
+
+
+def _nowhere(actions: list[Action]) -> Iterable[str]:
+    """What people should know of keys that are made and whose tokens go nowhere."""
+    count = sum(not action.sinks and action.blocked is None for action in actions)
+    if count:
+        yield (
+            f"no sink takes the token{'s' if count != 1 else ''} of {count} "
+            f"key{'s' if count != 1 else ''}: name one under `deliver`, or mint a token with "
+            "`provision token NAME --to FILE`"
+        )
 
 
 def _findings(

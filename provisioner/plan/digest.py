@@ -6,20 +6,20 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.plan.model import Planned, Unobserved
+from provisioner.plan.model import Create, Deliver, Planned, Unobserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from provisioner.desired import DesiredKey
-    from provisioner.plan.model import EnvironmentPlan
+    from provisioner.plan.model import Action, EnvironmentPlan
 
 
 def digest(plans: Iterable[EnvironmentPlan], desired: Mapping[str, tuple[DesiredKey, ...]]) -> str:
     """`sha256:` over URLs, workspaces, the desired keys as parsed, and the actions.
 
-    Neither the order of files and keys nor comments, the time, estimates or dates counted from
-    a duration take part: those are written as the manifest writes them.
+    Neither the order of files, keys and sinks nor comments, the time, estimates or dates counted
+    from a duration take part: those are written as the manifest writes them.
     """
     content = sorted((_environment(plan, desired) for plan in plans), key=json.dumps)
     text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
@@ -33,21 +33,29 @@ def _environment(
         case Planned():
             seen: dict[str, object] = {
                 "workspace": plan.workspace,
-                "actions": sorted(
-                    [
-                        ("create", a.name, a.depth, a.role, a.expires, a.blocked and a.blocked.code)
-                        for a in plan.actions
-                    ],
-                    key=lambda entry: entry[1],
-                ),
+                "actions": sorted(map(_action, plan.actions), key=lambda entry: entry[1]),
             }
         case Unobserved(failure=failure):
             seen = {"error": failure.code}
         case _:
             assert_never(plan)
     keys = [
-        (key.name, key.depth, key.role, key.expiry.written)
+        (key.name, key.depth, key.role, key.expiry.written, sorted(map(repr, key.deliver)))
         for key in desired.get(plan.environment, ())
     ]
     wanted = sorted(keys, key=lambda entry: entry[0])
     return {"environment": plan.environment, "url": plan.url, "desired": wanted, **seen}
+
+
+def _action(action: Action) -> tuple[str, str, *tuple[object, ...]]:
+    """What is done and to which name, first, and then how."""
+    blocked = action.blocked and action.blocked.code
+    sinks = sorted(map(repr, action.sinks))
+    match action:
+        case Create():
+            how = (action.depth, action.role, action.expires)
+            return "create", action.name, *how, sinks, blocked
+        case Deliver():
+            return "deliver", action.name, action.key_id, sinks, blocked
+        case _:
+            assert_never(action)

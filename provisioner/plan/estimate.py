@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.plan.model import Estimate
+from provisioner.plan.model import Create, Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +21,9 @@ _BREATH = 0.3
 _BATCH = 0.06
 _BATCHED_KEY = 0.002
 _SINGLE = 0.16
+_OF_A_DELIVERY = 2
+"""Requests to mint a token and to prove it."""
+
 _PERMISSIONS: Depth = 2
 """The depth whose records join the roles' permissions, one more request on core."""
 
@@ -31,8 +34,10 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
     On core the most that it may be: 1.x takes several creates in one request, and whether a
     server does is asked with the first.
     """
-    depths = Counter(action.depth for action in actions if action.blocked is None)
+    doable = [action for action in actions if action.blocked is None]
+    depths = Counter(action.depth for action in doable if isinstance(action, Create))
     creates = depths.total()
+    deliveries = sum(bool(action.sinks) for action in doable)
     match observation.generation:
         case "legacy":
             writes = sum(-(-count // limits.batch) for count in depths.values())
@@ -44,6 +49,8 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
             working = creates * _SINGLE
         case _:
             assert_never(observation.generation)
+    writes += deliveries * _OF_A_DELIVERY
+    working += deliveries * _OF_A_DELIVERY * _LOOK
     if creates:
         writes += looks
         working += looks * _LOOK + _BREATH

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from provisioner.address import Address
     from provisioner.desired import Depth, Generation
     from provisioner.failure import Failure
     from provisioner.problem import Place
@@ -24,6 +25,7 @@ class Create(NamedTuple):
         expires: the expiry as the manifest writes it.
         role: the role as written nearest to the key, None where none is.
         role_id: the workspace's id for that role, None on legacy and where it is blocked.
+        sinks: where its token is to go.
         blocked: why it cannot be made; the key fails alone and nothing is sent for it.
     """
 
@@ -35,10 +37,48 @@ class Create(NamedTuple):
     role: str | None
     role_id: str | None
     place: Place
+    sinks: tuple[Address, ...] = ()
     blocked: Failure | None = None
 
 
-Action = Create
+DeliverReason = Literal[
+    "token_missing",
+    "token_dead",
+    "token_expiring",
+    "token_invalid",
+    "token_outdated",
+    "sink_unusable",
+    "redeliver",
+]
+"""Why a new token is delivered: a sink holds none; the token of a key that is not live; one that
+ends more than a minute before its key; something that is no token of a key; the sink was last
+written before the key was made; the sink could not be looked into, which blocks the action; or it
+was asked for."""
+
+
+class Deliver(NamedTuple):
+    """A new token for a live key, for sinks that do not hold a good one.
+
+    Attributes:
+        expires_at: the end of the key, as the workspace has it.
+        role: of the key, as the workspace has it.
+        key_id: the key.
+        sinks: those that are to be written.
+        blocked: why it cannot be delivered; nothing is minted for it.
+    """
+
+    name: str
+    reason: DeliverReason
+    depth: Depth
+    expires_at: datetime
+    role: str | None
+    key_id: str
+    sinks: tuple[Address, ...]
+    place: Place
+    blocked: Failure | None = None
+
+
+Action = Create | Deliver
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +145,26 @@ class Expiring:
         return f"ends at {self.expires_at}, within 14 days"
 
 
-Finding = Unmanaged | Duplicate | Drift | Expiring
+@dataclass(frozen=True, slots=True)
+class DeliveryUnknown:
+    """A wanted key of which nothing tells whether its token arrived.
+
+    Attributes:
+        sinks: those that can neither be read back nor tell when they were written.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    sinks: tuple[Address, ...]
+
+    @property
+    def message(self) -> str:
+        """What it means, in one sentence."""
+        sinks = ", ".join(map(str, self.sinks))
+        return f"nothing tells whether its token is in {sinks}; --redeliver delivers a new one"
+
+
+Finding = Unmanaged | Duplicate | Drift | Expiring | DeliveryUnknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +196,11 @@ class Planned:
     notes: tuple[str, ...]
     estimate: Estimate
 
+    @property
+    def unblocked(self) -> tuple[Action, ...]:
+        """The actions that can be carried out."""
+        return tuple(action for action in self.actions if action.blocked is None)
+
 
 @dataclass(frozen=True, slots=True)
 class Unobserved:
@@ -167,7 +231,17 @@ class Plan:
     def changes(self) -> int:
         """How many actions can be carried out, in all environments."""
         planned = (part for part in self.environments if isinstance(part, Planned))
-        return sum(action.blocked is None for part in planned for action in part.actions)
+        return sum(len(part.unblocked) for part in planned)
+
+    @property
+    def steps(self) -> int:
+        """How many steps carrying them out takes: a create whose token is delivered takes two."""
+        planned = (part for part in self.environments if isinstance(part, Planned))
+        return sum(
+            1 + (isinstance(action, Create) and bool(action.sinks))
+            for part in planned
+            for action in part.unblocked
+        )
 
     @property
     def incomplete(self) -> bool:

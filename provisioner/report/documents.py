@@ -6,7 +6,17 @@ from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
-from provisioner.plan import Drift, Duplicate, Expiring, Planned, Unmanaged, Unobserved
+from provisioner.plan import (
+    Create,
+    Deliver,
+    DeliveryUnknown,
+    Drift,
+    Duplicate,
+    Expiring,
+    Planned,
+    Unmanaged,
+    Unobserved,
+)
 from provisioner.times import format_moment
 
 if TYPE_CHECKING:
@@ -75,15 +85,16 @@ def key_document(environment: str, key: ObservedKey, now: datetime) -> Document:
 
 def plan_summary(plan: EnvironmentPlan) -> dict[str, int]:
     """How many actions of each kind can be carried out, kept keys and findings."""
-    creates, kept, findings = 0, 0, 0
+    kinds: Counter[type[Action]] = Counter()
+    kept, findings = 0, 0
     if isinstance(plan, Planned):
-        creates = sum(action.blocked is None for action in plan.actions)
+        kinds.update(type(action) for action in plan.unblocked)
         kept, findings = len(plan.kept), len(plan.findings)
     return {
-        "create": creates,
+        "create": kinds[Create],
         "update": 0,
         "rotate": 0,
-        "deliver": 0,
+        "deliver": kinds[Deliver],
         "revoke": 0,
         "keep": kept,
         "findings": findings,
@@ -92,16 +103,18 @@ def plan_summary(plan: EnvironmentPlan) -> dict[str, int]:
 
 def result_summary(result: Executed | Unobserved) -> dict[str, int]:
     """How many actions of each kind were done, failed or skipped, and kept keys."""
-    kinds: Counter[type[object]] = Counter()
+    done: Counter[type[Action]] = Counter()
+    kinds: Counter[type[Result]] = Counter()
     kept = 0
     if isinstance(result, Executed):
+        done.update(type(one.action) for one in result.results if isinstance(one, Done))
         kinds.update(type(one) for one in result.results)
         kept = len(result.planned.kept) + kinds[MadeElsewhere]
     return {
-        "created": kinds[Done],
+        "created": done[Create],
         "updated": 0,
         "rotated": 0,
-        "delivered": 0,
+        "delivered": done[Deliver],
         "revoked": 0,
         "kept": kept,
         "failed": kinds[Failed] + kinds[Unfinished],
@@ -155,8 +168,15 @@ def _tail(plan: EnvironmentPlan) -> Document:
 
 
 def _action(action: Action) -> Document:
+    match action:
+        case Create():
+            kind = "create"
+        case Deliver():
+            kind = "deliver"
+        case _:
+            assert_never(action)
     return {
-        "action": "create",
+        "action": kind,
         "name": action.name,
         "reason": action.reason,
         "depth": action.depth,
@@ -164,6 +184,7 @@ def _action(action: Action) -> Document:
         "role": action.role,
         "manifest": action.place.file,
         "line": action.place.line,
+        "sinks": list(map(str, action.sinks)),
     }
 
 
@@ -207,6 +228,8 @@ def finding_kind(finding: Finding) -> str:
             return "drift"
         case Expiring():
             return "expiring"
+        case DeliveryUnknown():
+            return "delivery_unknown"
         case _:
             assert_never(finding)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
-from provisioner.plan import Planned, Unobserved
+from provisioner.plan import Create, Deliver, Planned, Unobserved
 from provisioner.report.documents import finding_kind, plan_summary, result_summary
 from provisioner.times import format_moment
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
+    from provisioner.address import Address
     from provisioner.execution import Result, RunResult
     from provisioner.failure import Failure
     from provisioner.observed import ObservedKey
@@ -102,7 +103,7 @@ def _planned(part: EnvironmentPlan, palette: Palette) -> Iterator[str]:
         return
     for action, line in zip(part.actions, _action_lines(part.actions), strict=True):
         if action.blocked is None:
-            yield palette.paint(palette.good, f"  + {line}")
+            yield palette.paint(palette.good, f"  {_mark(action)} {line}")
         else:
             yield palette.paint(palette.bad, f"  ! {line}")
             yield _failure_line(action.blocked, palette)
@@ -122,8 +123,8 @@ def _executed(part: Executed | Unobserved, palette: Palette) -> Iterator[str]:
 
 def _result_lines(result: Result, line: str, palette: Palette) -> Iterator[str]:
     match result:
-        case Done():
-            yield palette.paint(palette.good, f"  + {line}")
+        case Done(action=action):
+            yield palette.paint(palette.good, f"  {_mark(action)} {line}")
         case MadeElsewhere():
             yield palette.paint(palette.dim, f"  = {line}  made by another run at this moment")
         case Unfinished(failure=failure) | Failed(failure=failure):
@@ -141,18 +142,36 @@ def _heading(part: EnvironmentPlan, palette: Palette) -> str:
 
 
 def _action_lines(actions: Sequence[Action]) -> list[str]:
-    return _aligned(
-        [
-            (
-                visible(action.name),
-                f"depth {action.depth}",
-                f"ends {format_moment(action.expires_at)}",
-                f"role {visible(action.role)}" if action.role else "no role",
-                f"{visible(action.place.file)}:{action.place.line}",
-            )
-            for action in actions
-        ]
-    )
+    rows = [
+        (
+            visible(action.name),
+            _what(action),
+            f"ends {format_moment(action.expires_at)}",
+            f"role {visible(action.role)}" if action.role else "no role",
+            *((_where_to(action.sinks),) if any(one.sinks for one in actions) else ()),
+            f"{visible(action.place.file)}:{action.place.line}",
+        )
+        for action in actions
+    ]
+    return _aligned(rows)
+
+
+def _mark(action: Action) -> str:
+    return "+" if isinstance(action, Create) else ">"
+
+
+def _what(action: Action) -> str:
+    match action:
+        case Create(depth=depth):
+            return f"depth {depth}"
+        case Deliver(reason=reason):
+            return reason.replace("_", " ")
+        case _:
+            assert_never(action)
+
+
+def _where_to(sinks: tuple[Address, ...]) -> str:
+    return visible(", ".join(map(str, sinks))) if sinks else "no sink"
 
 
 def _kept_and_findings(part: Planned, palette: Palette) -> Iterator[str]:
@@ -176,12 +195,14 @@ def _plan_summary_line(plan: Plan, palette: Palette) -> str:
     totals = _totals(plan_summary(part) for part in plan.environments)
     planned = [part for part in plan.environments if isinstance(part, Planned)]
     blocked = sum(action.blocked is not None for part in planned for action in part.actions)
-    words = [f"{totals['create']} to create", f"{totals['keep']} as declared"]
-    words += [f"{blocked} that cannot be made"] if blocked else []
+    words = [f"{totals['create']} to create"]
+    words += [f"{totals['deliver']} to deliver"] if totals["deliver"] else []
+    words += [f"{totals['keep']} as declared"]
+    words += [f"{blocked} that cannot be done"] if blocked else []
     words += [count(totals["findings"], "finding")] if totals["findings"] else []
     words += _failed_environments(plan.environments)
     line = f"Plan: {', '.join(words)}."
-    if totals["create"]:
+    if totals["create"] or totals["deliver"]:
         requests = sum(part.estimate.requests for part in planned)
         seconds = max((part.estimate.seconds for part in planned), default=0.0)
         line += f" About {count(requests, 'request')} and {seconds:.1f} s."
@@ -190,11 +211,13 @@ def _plan_summary_line(plan: Plan, palette: Palette) -> str:
 
 def _result_summary_line(result: RunResult, palette: Palette) -> str:
     totals = _totals(result_summary(part) for part in result.environments)
-    words = [f"{totals['created']} created", f"{totals['kept']} as declared"]
+    words = [f"{totals['created']} created"]
+    words += [f"{totals['delivered']} delivered"] if totals["delivered"] else []
+    words += [f"{totals['kept']} as declared"]
     words += [f"{totals['failed']} failed"] if totals["failed"] else []
     words += [f"{totals['skipped']} skipped"] if totals["skipped"] else []
     words += _failed_environments(result.environments)
-    verdict = "Incomplete" if len(words) > 2 else "Done"  # noqa: PLR2004 - the two that always stand
+    verdict = "Incomplete" if result.incomplete else "Done"
     return palette.paint(palette.strong, f"{verdict}: {', '.join(words)}.")
 
 

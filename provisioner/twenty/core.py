@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING, Literal
 from provisioner.errors import WorkspaceError
 from provisioner.observed import HiddenRoles, KnownRoles, Observation
 from provisioner.twenty.core_creation import KEY, SELECTION, Creation
+from provisioner.twenty.minting import mint, prove
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import HalfRecordError, listed, read_key, read_roles, record_id
 from provisioner.twenty.sending import read_each, unsent
+from provisioner.twenty.terms import core_terms
 from provisioner.twenty.wire import moment_of
 from provisioner.twenty.workspace import WITH_PERMISSIONS, NotCreated, NotSent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from provisioner.desired import Depth, Limits
     from provisioner.observed import ObservedKey, Roles
+    from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.core_creation import Join
+    from provisioner.twenty.terms import Terms
     from provisioner.twenty.wire import Wire
     from provisioner.twenty.workspace import Json, Ledger, NewKey, Record
 
@@ -78,6 +83,10 @@ class CoreWorkspace:
             self._sources = self._sources[1:]
         return self._keys_alone()
 
+    def terms(self) -> Terms:
+        """Two queries, whose answers tell 1.x from 2.x and what the role permits."""
+        return core_terms(self._wire)
+
     def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
         """Documents of several creates where the server takes them, else one request a key."""
         ready = list(keys)
@@ -113,6 +122,14 @@ class CoreWorkspace:
             return join(found[1]) if depth == WITH_PERMISSIONS else found[1]
 
         return read_each(wanted, read, self._limits.parallel)
+
+    def mint(self, key_id: str, ends: datetime) -> Secret:
+        """One mutation; again mints another (`914`, `190`)."""
+        return mint(self._wire, key_id, ends)
+
+    def prove(self, token: Secret) -> None:
+        """One query with the token itself."""
+        prove(self._wire, token)
 
     def revoke(self, key_id: str) -> None:
         """One mutation; again moves the date (`208`, `209`)."""

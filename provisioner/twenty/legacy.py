@@ -15,9 +15,11 @@ from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure
 from provisioner.observed import NoRoles, Observation
 from provisioner.times import format_moment
+from provisioner.twenty.minting import mint, prove
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import record_id
 from provisioner.twenty.sending import Sending, company, read_each, split
+from provisioner.twenty.terms import legacy_terms
 from provisioner.twenty.transport import LostAnswerError
 from provisioner.twenty.wire import moment_of
 from provisioner.twenty.workspace import Created, NotCreated, Unknown
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from provisioner.desired import Depth, Limits
+    from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
+    from provisioner.twenty.terms import Terms
     from provisioner.twenty.wire import Wire
     from provisioner.twenty.workspace import Json, Ledger, NewKey, Outcome, Record
 
@@ -78,6 +82,10 @@ class LegacyWorkspace:
             requests=self._wire.requests_sent,
         )
 
+    def terms(self) -> Terms:
+        """One query that does nothing."""
+        return legacy_terms(self._wire)
+
     def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
         """One POST for each batch of one depth, several of them at a time."""
         limits = self._limits
@@ -89,6 +97,14 @@ class LegacyWorkspace:
     def records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
         """One GET a key (`104`)."""
         return read_each(wanted, self._record, self._limits.parallel)
+
+    def mint(self, key_id: str, ends: datetime) -> Secret:
+        """One mutation; again mints another (`914`, `190`)."""
+        return mint(self._wire, key_id, ends)
+
+    def prove(self, token: Secret) -> None:
+        """One query with the token itself."""
+        prove(self._wire, token)
 
     def revoke(self, key_id: str) -> None:
         """One PATCH (`112`)."""

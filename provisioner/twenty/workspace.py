@@ -9,9 +9,12 @@ from provisioner.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from provisioner.desired import Depth, Generation
     from provisioner.observed import Observation
+    from provisioner.secret import Secret
+    from provisioner.twenty.terms import Terms
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 """A decoded JSON value."""
@@ -125,6 +128,14 @@ class Workspace(Protocol):
         """
         ...
 
+    def terms(self) -> Terms:
+        """Asks what `observe` does not tell: release, permission, clock, limit, credential.
+
+        Raises:
+            WorkspaceError: when no complete answer comes back.
+        """
+        ...
+
     def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
         """Creates keys in as few requests as the server takes.
 
@@ -153,6 +164,27 @@ class Workspace(Protocol):
 
         Raises:
             WorkspaceError: when it was not revoked, or may not have been.
+        """
+        ...
+
+    def mint(self, key_id: str, ends: datetime) -> Secret:
+        """A new token of a live key; tokens minted before go on working.
+
+        Args:
+            key_id: the key.
+            ends: when the token ends; it is the token's own end, whatever becomes of the key's.
+
+        Raises:
+            WorkspaceError: when none was minted, or its answer was lost: whoever asks again gets
+                another, and nobody has the first.
+        """
+        ...
+
+    def prove(self, token: Secret) -> None:
+        """Has the server accept a token, by one request that does nothing.
+
+        Raises:
+            WorkspaceError: when it does not accept it, as `token_refused`, or when no answer came.
         """
         ...
 

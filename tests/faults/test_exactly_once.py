@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -32,6 +33,7 @@ from provisioner.plan import Duplicate, Plan, Planned
 from provisioner.problem import Place
 from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
+from provisioner.sinks.opening import Sinks
 from provisioner.stop import Stop
 from provisioner.threads import Threads
 from provisioner.times import parse_expiry
@@ -337,9 +339,10 @@ class ExactlyOnce(RuleBasedStateMachine):
             stack.callback(workspace.close)
             return workspace
 
+        no_sinks = Sinks(Path(), {}, stop).open
         wanted = {name: tuple(key._replace(environment=name) for key in self.wanted)}
         try:
-            with Fleet((environment,), open_workspace, Threads(1), stop) as fleet:
+            with Fleet((environment,), open_workspace, no_sinks, Threads(1), stop) as fleet:
                 plan = fleet.plan(wanted, datetime.now(UTC).replace(microsecond=0), ())
                 with marked(process.mark):
                     result = fleet.apply(plan, lambda _: None)

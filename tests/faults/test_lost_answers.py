@@ -26,6 +26,7 @@ from provisioner.fleet import Fleet
 from provisioner.problem import Place
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
+from provisioner.sinks.opening import Sinks
 from provisioner.threads import Threads
 from provisioner.times import parse_expiry
 
@@ -71,7 +72,9 @@ def apply(laboratory: Laboratory, root: Path, stop: Stop) -> RunResult:
         )
         for number in range(KEYS)
     )
-    with Fleet((environment,), opener(root, stop), Threads(1), stop) as fleet:
+    with Fleet(
+        (environment,), opener(root, stop), Sinks(root, {}, stop).open, Threads(1), stop
+    ) as fleet:
         plan = fleet.plan({"shop": wanted}, datetime.now(UTC), ())
         result = fleet.apply(plan, lambda _: None)
         assert fleet.surprise is None

@@ -1,0 +1,68 @@
+"""`provision token`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.options import Selection, manifests_option, output_options
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Output
+
+
+@click.command()
+@click.argument("name")
+@manifests_option
+@click.option(
+    "-e",
+    "--environment",
+    envvar="PROVISION_ENVIRONMENT",
+    metavar="NAME",
+    help="The environment; needless where there is but one.",
+)
+@click.option(
+    "--to",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path),
+    envvar="PROVISION_TO",
+    metavar="FILE",
+    help="Where the token goes: a file of its own, for this user alone.",
+)
+@output_options()
+def token(name: str, manifests: Path, environment: str | None, file: Path, output: Output) -> int:
+    """Mint a token of a live key into a file.
+
+    For a key that no sink takes, or once more for one that has its tokens already: those go on
+    working. The token is proven and then written to FILE, which nobody else may read (mode 0600);
+    it never goes to a terminal.
+    """
+    from provisioner.address import FileAddress  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
+    from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
+    from provisioner.errors import WorkspaceError  # noqa: PLC0415 - as above
+    from provisioner.handover import hand_over  # noqa: PLC0415 - as above
+    from provisioner.report.text import visible  # noqa: PLC0415 - as above
+    from provisioner.sinks.file import Files  # noqa: PLC0415 - as above
+    from provisioner.stop import STOPPED  # noqa: PLC0415 - as above
+    from provisioner.times import format_moment  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    selection = Selection(manifests, (environment,) if environment else ())
+    prepared = prepare(selection, keys_matter=False, one=True)
+    signals = Signals()
+    with signals.caught(), fleet_of(prepared, signals.stop) as fleet:
+        address = FileAddress(str(file), "", "bare")
+        sink = Files(Path.cwd()).sink(address)
+        workspace = fleet.open(prepared.environments[0])
+        if workspace is None:
+            raise WorkspaceError(STOPPED.code, STOPPED.message)
+        key = hand_over(workspace, name, sink, address)
+        if not output.quiet:
+            ends = format_moment(key.expires_at)
+            console.text(f"{file} holds a token of {visible(name)} ({key.id}) until {ends}.\n")
+    return signals.exit_code or 0

@@ -1,0 +1,163 @@
+"""Tokens on their way: minted with the key's own end, proven, written, read back.
+
+A token is held by nothing but this process until it is in its sinks. Whatever ends the run before
+that loses no more than a token that nobody has: the next run mints another for the same key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provisioner.errors import SinkError, WorkspaceError
+from provisioner.failure import Failure, failure_of
+from provisioner.plan import SHORTER
+from provisioner.sinks.sink import Holds, Unread, failed
+from provisioner.threads import Threads
+from provisioner.token import claims_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from provisioner.address import Address
+    from provisioner.secret import Secret
+    from provisioner.sinks.sink import OpenSink, Sink
+    from provisioner.stop import Stop
+    from provisioner.twenty.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A key whose token is to reach some sinks.
+
+    Attributes:
+        name: of the key, unique in the environment.
+        ends: of the key, as the workspace has it; its token ends then too.
+    """
+
+    name: str
+    key_id: str
+    ends: datetime
+    sinks: tuple[Address, ...]
+
+
+class Delivery:
+    """The deliveries of one environment.
+
+    Args:
+        workspace: where tokens are minted.
+        open_sink: opens the sink of an address.
+        parallel: deliveries at once.
+        stop: once it is asked for, no delivery begins.
+        settled: called with 1 for each delivery that ended.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        open_sink: OpenSink,
+        parallel: int,
+        stop: Stop,
+        settled: Callable[[int], None],
+    ) -> None:
+        self._workspace = workspace
+        self._open_sink = open_sink
+        self._parallel = parallel
+        self._stop = stop
+        self._settled = settled
+        self._ends: dict[str, Failure | None] = {}
+
+    def run(self, parcels: Sequence[Parcel]) -> None:
+        """Delivers every parcel; one that fails does not keep another from arriving."""
+        if parcels:
+            with Threads(self._parallel) as threads:
+                for _ in threads.map(self._one, parcels):
+                    pass
+
+    def delivered(self, name: str) -> bool:
+        """Whether the token of this key is in all sinks of its parcel."""
+        return name in self._ends and self._ends[name] is None
+
+    def failure(self, name: str, otherwise: Failure | None) -> Failure | None:
+        """Why the token of this key is not in all sinks; `otherwise`, if any, while it is open."""
+        why = self._ends.get(name)
+        return otherwise or why if why in (None, _IN_FLIGHT) else why
+
+    def _one(self, parcel: Parcel) -> None:
+        if self._stop.asked:
+            return
+        self._ends[parcel.name] = _IN_FLIGHT
+        try:
+            token = mint(self._workspace, parcel.key_id, parcel.ends)
+        except WorkspaceError as error:
+            self._ends[parcel.name] = failure_of(error)
+        else:
+            failures = [self._write(address, token, parcel) for address in parcel.sinks]
+            self._ends[parcel.name] = next(filter(None, failures), None)
+        self._settled(1)
+
+    def _write(self, address: Address, token: Secret, parcel: Parcel) -> Failure | None:
+        """Writes to one sink and reads it back."""
+        try:
+            sink = self._open_sink(address)
+            sink.write(token)
+            _read_back(sink, address, token, parcel)
+        except SinkError as error:
+            return failure_of(error)
+        return None
+
+
+def mint(workspace: Workspace, key_id: str, ends: datetime) -> Secret:
+    """A token of a live key that the server has been seen to accept.
+
+    Args:
+        workspace: of the key.
+        key_id: the key.
+        ends: when the token is to end.
+
+    Raises:
+        WorkspaceError: when none was minted, or when the one that was does not work.
+    """
+    token = workspace.mint(key_id, ends)
+    if not good(token, key_id, ends):
+        raise WorkspaceError(
+            "token_refused",
+            f"The token that was minted for the key {key_id} does not say that it is for this key "
+            "until its end.",
+            remedy="Nothing was delivered; look at the key in Twenty itself.",
+        )
+    workspace.prove(token)
+    return token
+
+
+def good(token: Secret, key_id: str, ends: datetime) -> bool:
+    """Whether a token says that it is for this key, until the key's end."""
+    claims = claims_of(token)
+    if claims is None or (claims.key or "").lower() != key_id.lower():
+        return False
+    return claims.ends is None or claims.ends >= ends - SHORTER
+
+
+def _read_back(sink: Sink, address: Address, token: Secret, parcel: Parcel) -> None:
+    """Reads what was written; another run's token of the same key is as good."""
+    match sink.read():
+        case Unread():
+            return
+        case Holds(value=value) if value.reveal() == token.reveal() or good(
+            value, parcel.key_id, parcel.ends
+        ):
+            return
+        case _:
+            raise failed(
+                "sink_failed",
+                f"{address} took the token, and does not hold it when it is read back.",
+                "Look for what else writes there, and run again.",
+            )
+
+
+_IN_FLIGHT = Failure(
+    "not_delivered",
+    "The key is made, and the run had to end while its token was being delivered. The next run "
+    "delivers it.",
+)

@@ -1,0 +1,54 @@
+"""One key's token handed over to a file, on demand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.errors import WorkspaceError
+from provisioner.execution import mint
+from provisioner.sinks.sink import Holds, failed
+from provisioner.token import claims_of
+
+if TYPE_CHECKING:
+    from provisioner.address import FileAddress
+    from provisioner.observed import ObservedKey
+    from provisioner.sinks.sink import Sink
+    from provisioner.twenty.workspace import Workspace
+
+
+def hand_over(workspace: Workspace, name: str, sink: Sink, address: FileAddress) -> ObservedKey:
+    """Mints a token of a live key and writes it to a file that holds nothing else.
+
+    Args:
+        workspace: of the key.
+        name: of the key; of several live ones the oldest is the key, as in a plan.
+        sink: the file.
+        address: of the file, for messages.
+
+    Returns:
+        The key.
+
+    Raises:
+        WorkspaceError: when there is no such key, or no token of it.
+        SinkError: when the file cannot hold a token, or holds something else.
+    """
+    sink.prepare()
+    content = sink.read()
+    claims = claims_of(content.value) if isinstance(content, Holds) else None
+    if isinstance(content, Holds) and (claims is None or claims.key is None):
+        raise failed(
+            "sink_unsuitable",
+            f"{address} is there and holds something that is no token of a key.",
+            "Name a file that is not there yet.",
+        )
+    look = workspace.observe()
+    live = [key for key in look.keys if key.name == name and key.live(look.server_time)]
+    if not live:
+        raise WorkspaceError(
+            "key_missing",
+            f"There is no live key {name!r}.",
+            remedy="`provision list` shows the keys that are there.",
+        )
+    key = min(live, key=lambda one: (one.created_at, one.id))
+    sink.write(mint(workspace, key.id, key.expires_at))
+    return key

@@ -1,0 +1,91 @@
+"""On what terms a server works with a credential, as far as reading alone tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from provisioner.twenty.minting import HARMLESS
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from provisioner.token import Claims
+    from provisioner.twenty.answers import Answer
+    from provisioner.twenty.wire import Wire
+
+Release = Literal["1.x", "2.x"]
+"""The two of the core generation; only 1.x lets an API key write (docs/twenty-api.md,
+"Generations")."""
+
+_FIELD_OF_2 = "universalIdentifier"
+_RELEASE = "{getRoles{%s}}" % _FIELD_OF_2  # noqa: UP031 - braces are GraphQL's
+"""Its field is of 2.x alone (core-2.21 `214`; that 1.10 does not know it was not recorded)."""
+
+_USE = "{apiKeys{id}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a server and a credential say of themselves.
+
+    Attributes:
+        claims: what the credential says of itself; None where it is no token of Twenty.
+        release: of the core generation, None where it was not told, and on legacy.
+        permitted: whether the role of the credential may use keys, None where it was not told, and
+            on legacy. To list them by REST proves nothing: 1.10 asks for no permission there
+            (core-1 `010`), and where keys are written it does (core-1 `137`, `140`).
+        ahead: how far the server's clock is ahead of ours, to the second; None where it sent no
+            `Date`.
+        limit: requests a minute that the server says it allows, where it does.
+    """
+
+    claims: Claims | None
+    release: Release | None
+    permitted: bool | None
+    ahead: timedelta | None
+    limit: int | None
+
+
+def legacy_terms(wire: Wire) -> Terms:
+    """By one query that does nothing.
+
+    Raises:
+        WorkspaceError: when no complete answer comes back.
+    """
+    return _terms(wire, wire.query(HARMLESS), None, permitted=None)
+
+
+def core_terms(wire: Wire) -> Terms:
+    """By a query of roles, which tells the release even where they are hidden, and one of keys.
+
+    Raises:
+        WorkspaceError: when no complete answer comes back.
+    """
+    answer = wire.query(_RELEASE)
+    permitted = _permitted(wire, wire.query(_USE))
+    return _terms(wire, answer, _release(wire, answer), permitted=permitted)
+
+
+def _terms(wire: Wire, answer: Answer, release: Release | None, *, permitted: bool | None) -> Terms:
+    ahead = None if answer.moment is None else answer.moment - datetime.now(UTC)
+    return Terms(wire.claims(), release, permitted, ahead, answer.limit)
+
+
+def _release(wire: Wire, answer: Answer) -> Release | None:
+    """A document is validated before it is run, so a refusal to run it tells as much as roles do.
+
+    Refused for the role that asks, it has `data`, as what is begun has (core-1 `221`, `216`).
+    """
+    unknown = (text for text in answer.errors if text.startswith("Cannot query field"))
+    if any(_FIELD_OF_2 in text for text in unknown):
+        return "1.x"
+    return "2.x" if answer.begun and _permitted(wire, answer) is not None else None
+
+
+def _permitted(wire: Wire, answer: Answer) -> bool | None:
+    """Whether the role lets the credential ask this; None where something else was in the way."""
+    if answer.data is not None and not answer.errors:
+        return True
+    return False if wire.explain(answer)[0] == "permission_denied" else None

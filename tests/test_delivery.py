@@ -1,0 +1,1215 @@
+"""Tokens on their way: minted, proven, written and read back, and reported as what became of them.
+
+The model is a workspace and some sinks. Each says what its script says of a key or of a sink, and
+everything that happens is an event, at which the run may be stopped and its result is asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from provisioner import schemas, secret
+from provisioner.address import FileAddress, VaultAddress
+from provisioner.connection import opener
+from provisioner.desired import ApiToken, DesiredKey, Environment, SessionToken
+from provisioner.errors import SinkError, WorkspaceError
+from provisioner.execution import (
+    Done,
+    Executed,
+    Execution,
+    Failed,
+    MadeElsewhere,
+    Mark,
+    RunResult,
+    Skipped,
+    Unfinished,
+    mint,
+)
+from provisioner.failure import Failure
+from provisioner.fleet import Fleet
+from provisioner.observed import KnownRoles, Observation, ObservedKey
+from provisioner.plan import (
+    Create,
+    Deliver,
+    DeliveryUnknown,
+    Estimate,
+    Plan,
+    Planned,
+    Unobserved,
+)
+from provisioner.problem import Place
+from provisioner.report.documents import result_document
+from provisioner.report.text import PLAIN, result_text
+from provisioner.sandbox import Dialect
+from provisioner.secret import Secret
+from provisioner.sinks.opening import Sinks
+from provisioner.sinks.sink import Holds, Nothing, Unread
+from provisioner.stop import STOPPED, Stop
+from provisioner.threads import Threads
+from provisioner.times import parse_expiry
+from provisioner.token import claims_of
+from provisioner.twenty.workspace import Created, NotCreated, NotSent, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from provisioner.address import Address
+    from provisioner.execution import Result
+    from provisioner.plan import Action
+    from provisioner.sinks.sink import Content, Sink
+    from provisioner.twenty.workspace import Ledger, NewKey, Record
+
+NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
+END = datetime(2027, 2, 21, 4, 0, 0, tzinfo=UTC)
+THEIR_END = END + timedelta(milliseconds=9)
+OLD_END = END + timedelta(days=30, milliseconds=5)
+MARK = Mark(417)
+OUR_END = END + timedelta(milliseconds=417)
+
+FILE = FileAddress("secrets/a.env", "A")
+VAULT = VaultAddress("secret", "a")
+DOWN = Failure("sink_unavailable", "The sink did not answer. Run again.")
+LATER = Failure("sink_denied", "The sink refused it. Ask for more.")
+HANGS = Failure("timeout", "shop hangs. Wait.")
+NO_MORE = Failure("rate_limited", "shop is busy. Wait.")
+BUG = Failure("internal_error", "A bug. Report it.")
+NOT_BEGUN = Failure(
+    "stopped",
+    "The key is made, and the run was told to stop before its token was delivered. The next run "
+    "delivers it.",
+)
+IN_FLIGHT = Failure(
+    "not_delivered",
+    "The key is made, and the run had to end while its token was being delivered. The next run "
+    "delivers it.",
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten() -> Iterator[None]:
+    """What is wrapped here is masked in no other test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secret, "_KNOWN", secret._Known())
+        yield
+
+
+def token(key_id: str, ends: datetime | None, number: int = 0) -> Secret:
+    claims = {"workspaceId": "w", "type": "API_KEY", "jti": key_id, "number": number}
+    if ends is not None:
+        claims["exp"] = int(ends.timestamp())
+    head, body = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+        for part in ({"alg": "HS256", "typ": "JWT"}, claims)
+    )
+    return Secret(f"{head}.{body}.{'x' * 43}")
+
+
+def sink_error(why: Failure) -> SinkError:
+    return SinkError(why.code, why.message)
+
+
+class Waits(Stop):
+    """A stop that waits for nothing."""
+
+    def sleep(self, seconds: float) -> None:
+        """Nobody counts the seconds here."""
+
+
+@dataclass
+class Row:
+    """A key on the server; `second` is when it was made."""
+
+    id: str
+    name: str
+    end: datetime
+    second: int
+    revoked: bool = False
+    ours: bool = False
+
+    @property
+    def observed(self) -> ObservedKey:
+        made = NOW + timedelta(seconds=self.second)
+        revoked = NOW if self.revoked else None
+        return ObservedKey(self.id, self.name, self.end, revoked, made, "Worker", "role-1")
+
+
+@dataclass
+class World:
+    """A workspace and its sinks, to one run.
+
+    Attributes:
+        rows: the keys; those of a negative second were there before the run.
+        creates: by name, what becomes of a create: `rejected`, or `lost` but made.
+        mints: by name, what is minted: `other key`, `early`, `forever`, `upper`, `junk`, `just`,
+            or the failure instead.
+        proofs: by name, the failure of the proof.
+        sinks: by address, what becomes of it: a failure to `open`, `write` or `read`, or what is
+            read back: `nothing`, `other`, `early`, `theirs`, `unread`.
+        blind: whether no look comes to an end.
+        stuck: whether nothing can be revoked.
+        stop_at: the number of the event at which the run is told to stop.
+        watch: called at every event.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    creates: Mapping[str, str] = field(default_factory=dict)
+    mints: Mapping[str, str | Failure] = field(default_factory=dict)
+    proofs: Mapping[str, Failure] = field(default_factory=dict)
+    sinks: Mapping[Address, str | tuple[str, Failure]] = field(default_factory=dict)
+    blind: bool = False
+    stuck: bool = False
+    stop_at: int | None = None
+    watch: Callable[[], None] = lambda: None
+
+    generation = "core"
+
+    def __post_init__(self) -> None:
+        self.stop = Waits()
+        self.events: list[tuple[Any, ...]] = []
+        self.held: dict[Address, Secret] = {}
+        self.minted: dict[str, str] = {}
+        self.proven: set[str] = set()
+        self.settled = 0
+
+    def execution(self, *actions: Action, parallel: int = 1) -> Execution:
+        def settled(count: int) -> None:
+            self.settled += count
+
+        before = frozenset(row.id for row in self.rows if row.second < 0)
+        return Execution(
+            plan(*actions),
+            before,
+            self,
+            self.open,
+            parallel=parallel,
+            mark=MARK,
+            stop=self.stop,
+            settled=settled,
+        )
+
+    def run(self, *actions: Action, parallel: int = 1) -> tuple[Result, ...]:
+        execution = self.execution(*actions, parallel=parallel)
+        execution.run()
+        return execution.result().results
+
+    def note(self, *event: Any) -> None:
+        self.events.append(event)
+        if len(self.events) == self.stop_at:
+            self.stop.ask()
+        self.watch()
+
+    def of(self, *kinds: str) -> list[tuple[Any, ...]]:
+        """The events of some kinds, in their order."""
+        return [event for event in self.events if event[0] in kinds]
+
+    def row(self, key_id: str) -> Row:
+        [row] = [row for row in self.rows if row.id.lower() == key_id.lower()]
+        return row
+
+    # The workspace
+
+    def observe(self) -> Observation:
+        self.note("look")
+        if self.blind:
+            raise WorkspaceError(HANGS.code, HANGS.message)
+        return Observation(
+            generation="core",
+            workspace="w",
+            keys=tuple(row.observed for row in self.rows if not row.revoked),
+            roles=KnownRoles(()),
+            server_time=NOW,
+            requests=1,
+        )
+
+    def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
+        for key in keys:
+            if self.stop.asked:
+                ledger.settle(key, NotSent(STOPPED))
+                continue
+            ledger.sending(key)
+            self.note("create", key.name)
+            fate = self.creates.get(key.name)
+            if fate == "rejected":
+                ledger.settle(key, NotCreated(LATER))
+                continue
+            end = datetime.fromisoformat(key.expires_at)
+            row = Row(f"id-{key.name}", key.name, end, 10 + len(self.rows), ours=True)
+            self.rows.append(row)
+            shown = Created(row.id, {"id": row.id})
+            ledger.settle(key, Unknown(HANGS) if fate == "lost" else shown)
+
+    def records(self, wanted: Mapping[str, Any]) -> dict[str, Record]:
+        return {id_: {"id": id_} for id_ in wanted}
+
+    def revoke(self, key_id: str) -> None:
+        self.note("revoke", key_id)
+        assert self.row(key_id).ours
+        if self.stuck:
+            raise WorkspaceError(HANGS.code, HANGS.message)
+        self.row(key_id).revoked = True
+
+    def terms(self) -> Any:
+        raise AssertionError("nobody asks here")
+
+    def mint(self, key_id: str, ends: datetime) -> Secret:
+        assert not self.stop.asked, "a delivery began after the stop was asked for"
+        row = self.row(key_id)
+        live = [one for one in self.rows if one.name == row.name and not one.revoked]
+        assert row is min(live, key=lambda one: one.second), "not the key that stays"
+        assert ends == row.end
+        self.note("mint", key_id)
+        fate = self.mints.get(row.name, "good")
+        if isinstance(fate, Failure):
+            raise WorkspaceError(fate.code, fate.message)
+        number = len(self.events)
+        made = {
+            "good": lambda: token(key_id, ends, number),
+            "upper": lambda: token(key_id.upper(), ends, number),
+            "forever": lambda: token(key_id, None, number),
+            "just": lambda: token(key_id, ends + timedelta(seconds=-59), number),
+            "other key": lambda: token("other", ends, number),
+            "early": lambda: token(key_id, ends - timedelta(seconds=61), number),
+            "junk": lambda: Secret("no-token-at-all"),
+        }[fate]()
+        self.minted[made.reveal()] = key_id
+        return made
+
+    def prove(self, token: Secret) -> None:
+        key_id = self.minted[token.reveal()]
+        self.note("prove", key_id)
+        if why := self.proofs.get(self.row(key_id).name):
+            raise WorkspaceError(why.code, why.message)
+        self.proven.add(token.reveal())
+
+    def close(self) -> None:
+        raise AssertionError("whoever opened the workspace closes it")
+
+    # The sinks
+
+    def open(self, address: Address) -> Sink:
+        self.note("open", address)
+        self.trouble(address, "open")
+        return Shelf(self, address)
+
+    def trouble(self, address: Address, moment: str) -> None:
+        fate = self.sinks.get(address)
+        if isinstance(fate, tuple) and fate[0] == moment:
+            raise sink_error(fate[1])
+        if fate == f"bug at {moment}":
+            raise ZeroDivisionError
+
+
+@dataclass
+class Shelf:
+    """One sink of a world."""
+
+    world: World
+    address: Address
+
+    def prepare(self) -> None:
+        raise AssertionError("a plan looks ahead, and a run does not")
+
+    def read(self) -> Content:
+        self.world.note("read", self.address)
+        self.world.trouble(self.address, "read")
+        key_id = self.world.minted[self.world.held[self.address].reveal()]
+        end = self.world.row(key_id).end
+        match self.world.sinks.get(self.address):
+            case "nothing":
+                return Nothing()
+            case "other":
+                return Holds(token("other", end, 999))
+            case "early":
+                return Holds(token(key_id, end - timedelta(seconds=61), 999))
+            case "theirs":
+                return Holds(token(key_id, end, 999))
+            case "unread":
+                return Unread(NOW)
+            case _:
+                return Holds(Secret(self.world.held[self.address].reveal()))
+
+    def write(self, token: Secret) -> None:
+        assert token.reveal() in self.world.proven, "written before it was proven"
+        self.world.note("write", self.address)
+        self.world.trouble(self.address, "write")
+        self.world.held[self.address] = token
+
+
+def create(name: str, *sinks: Address, blocked: Failure | None = None) -> Create:
+    return Create(
+        name=name,
+        reason="missing",
+        depth=0,
+        expires_at=END,
+        expires="90d",
+        role="Worker",
+        role_id="role-1",
+        place=Place("manifests/a.yaml", 7, 3),
+        sinks=sinks,
+        blocked=blocked,
+    )
+
+
+def deliver(name: str, *sinks: Address, blocked: Failure | None = None) -> Deliver:
+    return Deliver(
+        name=name,
+        reason="token_missing",
+        depth=0,
+        expires_at=OLD_END,
+        role="Worker",
+        key_id=f"old-{name}",
+        sinks=sinks,
+        place=Place("manifests/a.yaml", 8, 3),
+        blocked=blocked,
+    )
+
+
+def old(name: str) -> Row:
+    """A key that was there before the run."""
+    return Row(f"old-{name}", name, OLD_END, -1)
+
+
+def theirs(name: str) -> Row:
+    """A key that another run made at the same moment, earlier than ours."""
+    return Row(f"their-{name}", name, THEIR_END, 1)
+
+
+def plan(*actions: Action) -> Planned:
+    return Planned(
+        environment="shop",
+        url="https://crm.example.com",
+        generation="core",
+        workspace="w",
+        actions=actions,
+        kept=(),
+        findings=(),
+        notes=(),
+        estimate=Estimate(0, 0.0),
+    )
+
+
+def steps(*actions: Action) -> int:
+    return Plan(NOW, "", (plan(*actions),)).steps
+
+
+def sinks_of(name: str) -> tuple[Address, Address]:
+    return FileAddress("a.env", name), VaultAddress("secret", name)
+
+
+REFUSED = (
+    "The token that was minted for the key {} does not say that it is for this key until its end. "
+    "Nothing was delivered; look at the key in Twenty itself."
+)
+
+
+# --- The order -----------------------------------------------------------------------------------
+
+
+def test_a_token_is_minted_proven_written_and_read_back_in_this_order() -> None:
+    """After the key is made and a look has settled it; sink by sink, one token for all of them."""
+    world = World()
+    results = world.run(create("a", FILE, VAULT))
+    assert results == (Done(create("a", FILE, VAULT), "id-a", {"id": "id-a"}),)
+    assert world.events == [
+        ("create", "a"),
+        ("look",),
+        ("mint", "id-a"),
+        ("prove", "id-a"),
+        ("open", FILE),
+        ("write", FILE),
+        ("read", FILE),
+        ("open", VAULT),
+        ("write", VAULT),
+        ("read", VAULT),
+    ]
+    assert world.held[FILE].reveal() == world.held[VAULT].reveal()
+
+
+def test_every_key_is_made_before_any_token_is_minted() -> None:
+    """New keys first, in the order of the plan, then those that were there."""
+    world = World([old("x"), old("y")])
+    actions = (
+        deliver("x", *sinks_of("x")),
+        create("b", *sinks_of("b")),
+        create("bare"),
+        deliver("y", *sinks_of("y")),
+        create("a", *sinks_of("a")),
+    )
+    results = world.run(*actions)
+    assert [type(one) for one in results] == [Done] * 5
+    assert [one.action for one in results] == list(actions)
+    assert results[0] == Done(actions[0], "old-x", None)
+    assert [event[1] for event in world.of("create", "mint")] == [
+        *["b", "bare", "a"],
+        *["id-b", "id-a", "old-x", "old-y"],
+    ]
+    assert "look" not in [
+        event[0] for event in world.events[world.events.index(("mint", "id-b")) :]
+    ]
+
+
+@pytest.mark.parametrize("fate", [None, "lost"])
+def test_a_token_ends_when_its_key_does(fate: str | None) -> None:
+    """To the millisecond of the run's mark; also of a key that only a look showed."""
+    world = World(creates={"a": fate} if fate else {})
+    world.run(create("a", FILE))
+    [row] = world.rows
+    assert row.end == OUR_END
+    claims = claims_of(world.held[FILE])
+    assert claims is not None
+    assert (claims.key, claims.ends) == ("id-a", END)
+
+
+def test_a_run_without_sinks_mints_nothing_and_opens_nothing() -> None:
+    """Keys are made as they always were."""
+    world = World()
+    [result] = world.run(create("a"))
+    assert isinstance(result, Done)
+    assert world.of("mint", "prove", "open", "write", "read") == []
+    assert world.settled == 1
+
+
+def test_blocked_deliveries_are_failed_and_nothing_is_minted_for_them() -> None:
+    """With the failure of the plan, in their place."""
+    world = World([old("x"), old("y")])
+    blocked = deliver("x", FILE, blocked=DOWN)
+    closed = create("a", VAULT, blocked=LATER)
+    results = world.run(blocked, deliver("y", *sinks_of("y")), closed)
+    assert results[0] == Failed(blocked, DOWN)
+    assert isinstance(results[1], Done)
+    assert results[2] == Failed(closed, LATER)
+    assert world.of("create", "mint") == [("mint", "old-y")]
+    assert world.settled == 1
+
+
+# --- Tokens that go nowhere ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fate", ["other key", "early", "junk"])
+def test_a_token_that_is_not_for_its_key_until_its_end_goes_nowhere(fate: str) -> None:
+    """Neither proven nor written; the key that was made is named."""
+    world = World([old("x")], mints={"a": fate, "x": fate})
+    first, second = world.run(create("a", FILE), deliver("x", VAULT))
+    why = Failure("token_refused", REFUSED.format("id-a"))
+    assert first == Unfinished(create("a", FILE), "id-a", {"id": "id-a"}, why)
+    assert second == Failed(deliver("x", VAULT), Failure("token_refused", REFUSED.format("old-x")))
+    assert world.of("prove", "open") == []
+
+
+@pytest.mark.parametrize("fate", ["upper", "forever", "just"])
+def test_a_token_may_write_its_key_in_capitals_and_end_later_or_just_before(fate: str) -> None:
+    """Ids have no case, a minute is no difference, and a token without an end outlives its key."""
+    world = World(mints={"a": fate})
+    [result] = world.run(create("a", FILE))
+    assert isinstance(result, Done)
+    assert world.held[FILE].reveal() in world.proven
+
+
+def test_a_token_that_was_not_minted_or_not_accepted_goes_nowhere() -> None:
+    """The failure is the server's; other keys get theirs."""
+    actions = [create("a", *sinks_of("a")), create("b", *sinks_of("b")), create("c", FILE)]
+    world = World(mints={"a": HANGS}, proofs={"b": NO_MORE})
+    results = world.run(*actions)
+    assert results[0] == Unfinished(actions[0], "id-a", {"id": "id-a"}, HANGS)
+    assert results[1] == Unfinished(actions[1], "id-b", {"id": "id-b"}, NO_MORE)
+    assert isinstance(results[2], Done)
+    assert world.of("open") == [("open", FILE)]
+    assert world.settled == steps(*actions) == 6
+
+
+# --- Sinks that fail -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["open", "write", "read"])
+def test_a_sink_that_fails_does_not_keep_the_token_from_the_others(moment: str) -> None:
+    """The first failure is told; a made key is unfinished with its id and its record."""
+    third = FileAddress("b.env", "B")
+    world = World([old("x")], sinks={FILE: (moment, DOWN), VAULT: (moment, LATER)})
+    made = create("a", FILE, VAULT, third)
+    there = deliver("x", *sinks_of("x"), VAULT)
+    results = world.run(made, there)
+    assert results == (
+        Unfinished(made, "id-a", {"id": "id-a"}, DOWN),
+        Failed(there, LATER),
+    )
+    assert {third, *sinks_of("x")} <= world.held.keys()
+    assert (FILE in world.held) == (moment == "read")
+    assert RunResult(NOW, "", (Executed(plan(made, there), results),)).incomplete
+    assert world.settled == steps(made, there) == 3
+
+
+@pytest.mark.parametrize("fate", ["nothing", "other", "early"])
+def test_a_sink_that_does_not_hold_what_it_took_has_failed(fate: str) -> None:
+    """It holds nothing, the token of another key, or one that ends too early."""
+    world = World(sinks={FILE: fate})
+    [result] = world.run(create("a", FILE))
+    assert isinstance(result, Unfinished)
+    assert result.failure == Failure(
+        "sink_failed",
+        "file secrets/a.env A took the token, and does not hold it when it is read back. "
+        "Look for what else writes there, and run again.",
+    )
+
+
+@pytest.mark.parametrize("fate", ["theirs", "unread"])
+def test_another_good_token_of_the_key_is_as_good_and_so_is_a_sink_that_cannot_be_read(
+    fate: str,
+) -> None:
+    """Of two runs at once the one that wrote last is read by both."""
+    world = World(sinks={FILE: fate})
+    [result] = world.run(create("a", FILE))
+    assert isinstance(result, Done)
+
+
+def test_what_fails_names_no_token(caplog) -> None:
+    """Neither results nor the log hold one."""
+    world = World([old("x")], sinks={FILE: "other", VAULT: ("write", DOWN)}, mints={"b": "junk"})
+    with caplog.at_level("DEBUG"):
+        results = world.run(create("a", FILE, VAULT), create("b", FILE), deliver("x", FILE))
+    shown = repr(results) + json.dumps(result_document(result_of(*results))) + caplog.text
+    assert len(world.minted) == 3
+    assert not [one for one in world.minted if one in shown]
+
+
+# --- Keys that get no token, or another's --------------------------------------------------------
+
+
+def test_a_key_that_gave_way_delivers_the_key_that_stays() -> None:
+    """The token is for the other run's key, until its end; ours is revoked before."""
+    world = World([theirs("a")])
+    [result] = world.run(create("a", FILE))
+    assert result == MadeElsewhere(create("a", FILE), "their-a", {"id": "their-a"})
+    claims = claims_of(world.held[FILE])
+    assert claims is not None
+    assert claims.key == "their-a"
+    assert world.of("revoke", "mint") == [("revoke", "id-a"), ("mint", "their-a")]
+
+
+def test_a_key_of_another_run_that_cannot_be_delivered_is_unfinished() -> None:
+    """With the id of the key that stays."""
+    world = World([theirs("a")], sinks={FILE: ("write", DOWN)})
+    assert world.run(create("a", FILE)) == (
+        Unfinished(create("a", FILE), "their-a", {"id": "their-a"}, DOWN),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fate", "code"),
+    [
+        ({"blind": True}, "not_settled"),
+        ({"stuck": True}, "duplicate_left"),
+        ({"creates": {"a": "rejected"}}, "sink_denied"),
+    ],
+)
+def test_a_key_that_is_not_settled_gets_no_token(fate: Any, code: str) -> None:
+    """Which key of the name stays is not known, or there is none; the failure says so."""
+    world = World([old("x"), *([theirs("a")] if "stuck" in fate else [])], **fate)
+    result, other = world.run(create("a", FILE), deliver("x", VAULT))
+    assert isinstance(result, Unfinished | Failed)
+    assert result.failure.code == code
+    assert isinstance(other, Done)
+    assert world.of("mint") == [("mint", "old-x")]
+
+
+# --- Stopping ------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_stopped_before_it_begins_delivers_nothing() -> None:
+    """Deliveries are skipped as creates are."""
+    world = World([old("x")])
+    world.stop.ask()
+    actions = (create("a", FILE), deliver("x", VAULT))
+    assert world.run(*actions) == tuple(Skipped(one, STOPPED) for one in actions)
+    assert world.events == []
+
+
+def test_a_key_that_was_made_before_the_stop_says_that_its_token_is_missing() -> None:
+    """The run that made it ends without its delivery: unfinished, with its id; not done."""
+    world = World([old("x")], stop_at=1)
+    actions = (create("a", FILE), create("bare"), deliver("x", VAULT))
+    assert world.run(*actions) == (
+        Unfinished(actions[0], "id-a", {"id": "id-a"}, NOT_BEGUN),
+        Skipped(actions[1], STOPPED),
+        Skipped(actions[2], STOPPED),
+    )
+    assert world.of("mint") == []
+
+
+def test_a_delivery_under_way_is_brought_to_its_end_and_none_begins_after_it() -> None:
+    """The stop comes while the first token is minted."""
+    world = World([old("x"), old("y")])
+    world.watch = lambda: world.stop.ask() if world.events[-1] == ("mint", "old-x") else None
+    first, second = deliver("x", *sinks_of("x")), deliver("y", VAULT)
+    assert world.run(first, second) == (Done(first, "old-x", None), Skipped(second, STOPPED))
+    assert set(world.held) == set(sinks_of("x"))
+    assert world.settled == 1
+
+
+def test_a_result_can_be_asked_for_while_a_token_is_on_its_way() -> None:
+    """Never done before the last sink was read back; then at once."""
+    world = World([old("x")])
+    made, there = create("a", FILE, VAULT), deliver("x", *sinks_of("x"))
+    execution = world.execution(made, there)
+    seen: list[tuple[str, tuple[Result, ...]]] = []
+    world.watch = lambda: seen.append((world.events[-1][0], execution.result().results))
+    record = {"id": "id-a"}
+    execution.run()
+    on_its_way = Unfinished(made, "id-a", record, IN_FLIGHT)
+    done = Done(made, "id-a", record)
+    skipped = Skipped(there, STOPPED)
+    moments = ["mint", "prove", *["open", "write", "read"] * 2]
+    assert seen[1:] == [
+        ("look", (Unfinished(made, "id-a", record, NOT_BEGUN), skipped)),
+        *[(moment, (on_its_way, skipped)) for moment in moments],
+        *[(moment, (done, Failed(there, IN_FLIGHT))) for moment in moments],
+    ]
+    assert execution.result().results == (done, Done(there, "old-x", None))
+
+
+# --- Bugs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["open", "write", "read"])
+def test_a_bug_in_a_sink_is_the_failure_of_what_is_open(moment: str) -> None:
+    """The run ends; what was delivered stays so, and nothing else is said to be."""
+    world = World([old("x"), old("y")], sinks={VAULT: f"bug at {moment}"})
+    actions = (create("a", FILE), create("b", VAULT), deliver("x", VAULT), deliver("y", VAULT))
+    execution = world.execution(*actions)
+    with pytest.raises(ZeroDivisionError):
+        execution.run()
+    first, *rest = execution.result(BUG).results
+    assert first == Done(actions[0], "id-a", {"id": "id-a"})
+    assert rest == [
+        Unfinished(actions[1], "id-b", {"id": "id-b"}, BUG),
+        Failed(actions[2], BUG),
+        Failed(actions[3], BUG),
+    ]
+
+
+def test_what_failed_before_a_bug_keeps_its_own_failure() -> None:
+    """The bug is the failure of the others alone."""
+    world = World([old("x")], sinks={FILE: ("write", DOWN), VAULT: "bug at write"})
+    execution = world.execution(create("a", FILE), deliver("x", VAULT))
+    with pytest.raises(ZeroDivisionError):
+        execution.run()
+    first, second = execution.result(BUG).results
+    assert first == Unfinished(create("a", FILE), "id-a", {"id": "id-a"}, DOWN)
+    assert second == Failed(deliver("x", VAULT), BUG)
+
+
+def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(tmp_path) -> None:
+    """It is kept for the end of the run, and the key that was made is told with its id."""
+    stop = Waits()
+    sinks = Sinks(tmp_path, {}, stop)
+
+    def open_sink(address: Address) -> Sink:
+        return Broken() if address == VAULT else sinks.open(address)
+
+    environments = tuple(Environment(name=name, url="sandbox:", role="Admin") for name in "ab")
+    desired = {"a": (desired_key("a", "x", VAULT),), "b": (desired_key("b", "x", FILE),)}
+    with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
+        made = fleet.plan(desired, NOW, ())
+        first, second = (
+            part.results[0]
+            for part in fleet.apply(made, lambda _: None).environments
+            if isinstance(part, Executed)
+        )
+        again = fleet.plan(desired, NOW, (), redeliver=True)
+        assert isinstance(fleet.surprise, ZeroDivisionError)
+    assert isinstance(first, Unfinished)
+    assert (first.failure.code, bool(first.id)) == ("internal_error", True)
+    assert isinstance(second, Done)
+    assert (tmp_path / "secrets" / "a.env").read_text().startswith("A=ey")
+    assert [type(part) for part in again.environments] == [Planned, Planned]
+
+
+def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path) -> None:
+    """The environment counts as not looked at; the other one is planned."""
+    stop = Waits()
+
+    def open_sink(address: Address) -> Sink:
+        if address == VAULT:
+            raise ZeroDivisionError
+        return Sinks(tmp_path, {}, stop).open(address)
+
+    environments = tuple(Environment(name=name, url="sandbox:", role="Admin") for name in "ab")
+    desired = {"a": (desired_key("a", "x", VAULT),), "b": (desired_key("b", "x", FILE),)}
+    with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
+        first, second = fleet.plan(desired, NOW, ()).environments
+        assert isinstance(fleet.surprise, ZeroDivisionError)
+    assert isinstance(first, Unobserved)
+    assert first.failure.code == "internal_error"
+    assert isinstance(second, Planned)
+    assert [one.name for one in second.unblocked] == ["x"]
+
+
+class Broken:
+    """A sink with a bug that shows when it is written."""
+
+    def prepare(self) -> None:
+        """Sees nothing."""
+
+    def read(self) -> Content:
+        return Nothing()
+
+    def write(self, _: Secret) -> None:
+        raise ZeroDivisionError
+
+
+def desired_key(environment: str, name: str, *sinks: Address) -> DesiredKey:
+    return DesiredKey(
+        environment=environment,
+        name=name,
+        depth=0,
+        expiry=parse_expiry("90d"),
+        role=None,
+        place=Place("manifests/a.yaml", 7, 3),
+        deliver=sinks,
+    )
+
+
+# --- How many at once, and how far it is ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 5])
+def test_so_many_deliveries_are_under_way_at_once_and_no_more(parallel: int) -> None:
+    """The sinks wait for each other: fewer would never meet, and the most is counted."""
+    names = [f"k{number}" for number in range(2 * parallel)]
+    together = threading.Barrier(parallel)
+    lock = threading.Lock()
+    flying = most = 0
+
+    class Meeting(World):
+        def open(self, address: Address) -> Sink:
+            nonlocal flying, most
+            with lock:
+                flying += 1
+                most = max(most, flying)
+            together.wait(10)
+            with lock:
+                flying -= 1
+            return super().open(address)
+
+    world = Meeting([old(name) for name in names])
+    actions = [deliver(name, sinks_of(name)[0]) for name in names]
+    results = world.run(*actions, parallel=parallel)
+    assert [type(one) for one in results] == [Done] * len(names)
+    assert most == parallel
+    assert world.settled == steps(*actions)
+
+
+def test_progress_counts_the_steps_of_the_plan() -> None:
+    """A step for each key that is made and each delivery that ended, well or not."""
+    actions = [
+        create("bare"),
+        create("a", *sinks_of("a")),
+        create("b", FILE),
+        create("odd", FILE, blocked=DOWN),
+        deliver("x", *sinks_of("x")),
+        deliver("y", VAULT),
+        deliver("z", VAULT, blocked=DOWN),
+    ]
+    fates: list[dict[str, Any]] = [
+        {},
+        {"mints": {"a": HANGS, "x": "early"}, "proofs": {"b": HANGS}},
+        {"sinks": {FILE: ("write", DOWN), VAULT: "other"}},
+    ]
+    for fate in fates:
+        world = World([old("x"), old("y"), old("z")], **fate)
+        world.run(*actions)
+        assert world.settled == steps(*actions) == 7
+
+
+# --- Whatever happens ----------------------------------------------------------------------------
+
+
+def check(world: World, executed: Executed) -> None:
+    """What a report says at any moment is true of the server and of the sinks."""
+    for result in executed.results:
+        action = result.action
+        ids = {row.id for row in world.rows if row.name == action.name and not row.revoked}
+        minted = [event for event in world.of("mint") if event[1] in ids]
+        match result:
+            case Done(id=id_) | MadeElsewhere(id=id_):
+                assert id_ in ids
+                for sink in action.sinks:
+                    assert world.minted[world.held[sink].reveal()] == id_
+                    assert world.held[sink].reveal() in world.proven
+            case Unfinished(id=id_):
+                assert id_ in ids
+            case Skipped(failure=why):
+                assert why == STOPPED
+                assert not minted
+                assert not [row for row in world.rows if row.name == action.name and row.ours]
+            case Failed(failure=why):
+                assert why != STOPPED
+
+
+def check_at_the_end(world: World, executed: Executed) -> None:
+    """What was to be delivered is exactly what no script kept from it."""
+    written = {event[1] for event in world.of("write")}
+    for result in executed.results:
+        action, name = result.action, result.action.name
+        fates = [world.sinks.get(sink) for sink in action.sinks]
+        proven = name not in world.mints and name not in world.proofs
+        sound = proven and all(fate in (None, "theirs", "unread") for fate in fates)
+        gives_way = any(row.id == f"their-{name}" for row in world.rows)
+        unsettled = world.blind or (world.stuck and gives_way) or name in world.creates
+        if isinstance(action, Create) and unsettled:
+            assert isinstance(result, Unfinished | Failed)
+            assert written.isdisjoint(action.sinks)
+        elif sound or not fates:
+            assert isinstance(result, Done | MadeElsewhere)
+        else:
+            assert isinstance(result, Unfinished if isinstance(action, Create) else Failed)
+            for sink, fate in zip(action.sinks, fates, strict=True):
+                opened = not (isinstance(fate, tuple) and fate[0] == "open")
+                assert (sink in written) == (proven and opened)
+
+
+SINK_FATES = st.sampled_from(
+    [
+        *[None, None, None, "theirs", "unread", "nothing", "other", "early"],
+        *[("open", DOWN), ("write", DOWN), ("read", LATER)],
+    ]
+)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[World, list[Action]]:
+    names = draw(st.lists(st.sampled_from("abcxyz"), unique=True, min_size=1))
+    rows: list[Row] = []
+    actions: list[Action] = []
+    fates: dict[Address, Any] = {}
+    for name in names:
+        sinks = sinks_of(name)[: draw(st.integers(0 if name in "abc" else 1, 2))]
+        fates |= {sink: fate for sink in sinks if (fate := draw(SINK_FATES)) is not None}
+        if name in "xyz":
+            rows.append(old(name))
+            actions.append(deliver(name, *sinks))
+        else:
+            rows += [theirs(name)] if draw(st.booleans()) else []
+            actions.append(create(name, *sinks))
+    bad = st.sampled_from(["other key", "early", "junk", HANGS])
+    some = st.sampled_from(names)
+    world = World(
+        rows,
+        creates=draw(st.dictionaries(some, st.just("rejected"), max_size=1)),
+        mints=draw(st.dictionaries(some, bad, max_size=2)),
+        proofs=draw(st.dictionaries(some, st.just(NO_MORE), max_size=2)),
+        sinks=fates,
+        blind=draw(st.booleans()) and draw(st.booleans()),
+        stuck=draw(st.booleans()) and draw(st.booleans()),
+        stop_at=draw(st.none() | st.integers(1, 30)),
+    )
+    return world, actions
+
+
+@settings(max_examples=300, deadline=None)
+@given(case=runs())
+def test_whatever_happens_reports_are_true_at_every_moment(case: Any) -> None:
+    """Over random scripts and stops; the model refuses what a run must never do.
+
+    That is: to mint after the stop, or for a key that does not stay, or with another end, and to
+    write what was not proven.
+    """
+    world, actions = case
+    execution = world.execution(*actions)
+    world.watch = lambda: check(world, execution.result())
+    execution.run()
+    executed = execution.result()
+    check(world, executed)
+    assert [one.action for one in executed.results] == actions
+    assert world.settled <= steps(*actions)
+    if not world.stop.asked:
+        check_at_the_end(world, executed)
+
+
+# --- Documents and text --------------------------------------------------------------------------
+
+
+def result_of(*results: Result) -> RunResult:
+    actions = tuple(one.action for one in results)
+    finding = DeliveryUnknown("blind", ("id-blind",), (VAULT,))
+    part = Planned(
+        environment="shop",
+        url="https://crm.example.com",
+        generation="core",
+        workspace="w",
+        actions=actions,
+        kept=("blind",),
+        findings=(finding,),
+        notes=(),
+        estimate=Estimate(9, 1.5),
+    )
+    return RunResult(NOW, f"sha256:{'0' * 64}", (Executed(part, results),))
+
+
+def mixed() -> tuple[Result, ...]:
+    return (
+        Done(create("made", FILE), "id-made", {"id": "id-made"}),
+        Unfinished(create("half", FILE, VAULT), "id-half", {"id": "id-half"}, DOWN),
+        MadeElsewhere(create("theirs", VAULT), "their-id", None),
+        Done(deliver("there", VAULT), "old-there", None),
+        Failed(deliver("lost", FILE), LATER),
+        Skipped(deliver("late\x1b[2J", VAULT), STOPPED),
+    )
+
+
+def test_the_document_of_a_result_with_deliveries_follows_its_schema() -> None:
+    """A key that was made and not delivered is failed, and has its id and its record."""
+    document = json.loads(json.dumps(result_document(result_of(*mixed()))))
+    Draft202012Validator(
+        schemas.load("result"), format_checker=Draft202012Validator.FORMAT_CHECKER
+    ).validate(document)
+    [environment] = document["environments"]
+    told = [
+        (
+            one["action"],
+            one["status"],
+            one["id"],
+            one["record"],
+            one["error"] and one["error"]["code"],
+        )
+        for one in environment["results"]
+    ]
+    assert told == [
+        ("create", "done", "id-made", {"id": "id-made"}, None),
+        ("create", "failed", "id-half", {"id": "id-half"}, "sink_unavailable"),
+        ("create", "done", "their-id", None, None),
+        ("deliver", "done", "old-there", None, None),
+        ("deliver", "failed", None, None, "sink_denied"),
+        ("deliver", "skipped", None, None, "stopped"),
+    ]
+    assert environment["results"][1]["sinks"] == ["file secrets/a.env A", "vault secret/a token"]
+    assert environment["results"][3]["reason"] == "token_missing"
+    assert environment["summary"] == {
+        "created": 1,
+        "updated": 0,
+        "rotated": 0,
+        "delivered": 1,
+        "revoked": 0,
+        "kept": 2,
+        "failed": 2,
+        "skipped": 1,
+    }
+    assert [one["finding"] for one in environment["findings"]] == ["delivery_unknown"]
+
+
+def test_the_text_of_a_result_tells_what_was_delivered_and_what_was_not() -> None:
+    """One line each, the failure below it."""
+    lines = result_text(result_of(*mixed()), PLAIN).splitlines()
+    shown = [" ".join(line.split()) for line in lines]
+    elsewhere = "made by another run at this moment"
+    ends, later = "ends 2027-02-21T04:00:00Z role Worker", "ends 2027-03-23T04:00:00Z role Worker"
+    assert shown[1:10] == [
+        f"+ made depth 0 {ends} file secrets/a.env A manifests/a.yaml:7",
+        f"! half depth 0 {ends} file secrets/a.env A, vault secret/a token manifests/a.yaml:7",
+        f"{DOWN.code}: {DOWN.message}",
+        f"= theirs depth 0 {ends} vault secret/a token manifests/a.yaml:7 {elsewhere}",
+        f"> there token missing {later} vault secret/a token manifests/a.yaml:8",
+        f"! lost token missing {later} file secrets/a.env A manifests/a.yaml:8",
+        f"{LATER.code}: {LATER.message}",
+        f"late\\x1b[2J token missing {later} vault secret/a token manifests/a.yaml:8 skipped",
+        "= 1 key as declared",
+    ]
+    assert shown[-1] == "Incomplete: 1 created, 1 delivered, 2 as declared, 2 failed, 1 skipped."
+    fine = result_text(result_of(mixed()[3]), PLAIN).splitlines()
+    assert fine[-1] == "Done: 0 created, 1 delivered, 1 as declared."
+
+
+# --- Tokens of the embedded Twenty ---------------------------------------------------------------
+
+DIALECTS = pytest.mark.parametrize("dialect", Dialect)
+ENDS = "2031-01-01T00:00:00.417Z"
+NOBODY = "7b6f2c1e-0000-4000-8000-000000000000"
+
+
+def is_mint(body: bytes) -> bool:
+    return b"generateApiKeyToken" in body
+
+
+@DIALECTS
+def test_a_minted_token_opens_the_workspace_until_its_key_ends(serve, dialect: Dialect) -> None:
+    """It is for this key; a second one does not end the first."""
+    served = serve(dialect)
+    [key_id] = served.sandbox.seed(["a"], expires_at=ENDS)
+    workspace = served.workspace()
+    ends = datetime.fromisoformat(ENDS)
+    tokens = [mint(workspace, key_id, ends) for _ in range(2)]
+    for one in tokens:
+        claims = claims_of(one)
+        assert claims is not None
+        assert (claims.key, claims.workspace) == (key_id, served.sandbox.workspace_id)
+        assert claims.ends == ends.replace(microsecond=0)
+        environment = Environment(name="shop", url=served.sandbox.url)
+        with_it = opened(served, environment, ApiToken(one))
+        assert key_id in {key.id for key in with_it.observe().keys}
+    assert [key.id for key in served.sandbox.keys()] == [key_id]
+
+
+def opened(served: Any, environment: Environment, credential: ApiToken | SessionToken) -> Any:
+    from provisioner.twenty.connect import connect
+
+    workspace = connect(environment, served.sandbox.url, credential, Waits())
+    served.stack.callback(workspace.close)
+    return workspace
+
+
+@DIALECTS
+def test_no_token_of_a_key_that_is_revoked_or_not_there_goes_anywhere(
+    serve, dialect: Dialect
+) -> None:
+    """Legacy mints one and does not accept it; core mints none. The word is the same."""
+    served = serve(dialect)
+    [dead] = served.sandbox.seed(["a"], revoked_at="2026-01-01T00:00:00.000Z")
+    workspace = served.workspace()
+    for key_id in (dead, NOBODY):
+        with pytest.raises(WorkspaceError) as caught:
+            mint(workspace, key_id, datetime.fromisoformat(ENDS))
+        assert caught.value.slug == "token_refused"
+        assert caught.value.remedy
+        assert "eyJ" not in str(caught.value)
+    if dialect is not Dialect.LEGACY:
+        with pytest.raises(WorkspaceError) as caught:
+            workspace.mint(dead, datetime.fromisoformat(ENDS))
+        assert (dead in caught.value.message, "is revoked" in caught.value.message) == (True, True)
+
+
+@DIALECTS
+def test_a_mint_whose_answer_was_lost_is_repeated(serve, dialect: Dialect) -> None:
+    """The first token is nobody's; the second one is proven."""
+    lost = iter([True])
+
+    def around(request: Any, inner: Callable[[Any], Any]) -> Any:
+        answer = inner(request)
+        if is_mint(request.body) and next(lost, False):
+            raise ConnectionError
+        return answer
+
+    served = serve(dialect, around=around)
+    [key_id] = served.sandbox.seed(["a"], expires_at=ENDS)
+    minted = mint(served.workspace(), key_id, datetime.fromisoformat(ENDS))
+    claims = claims_of(minted)
+    assert claims is not None
+    assert claims.key == key_id
+    assert sum(is_mint(one.body) for one in served.journal) == 2
+
+
+@pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE_1])
+def test_a_credential_that_may_not_mint_is_told_so(serve, dialect: Dialect) -> None:
+    """A member of the workspace sees its keys, or none, and mints nothing."""
+    served = serve(dialect)
+    [key_id] = served.sandbox.seed(["a"], expires_at=ENDS)
+    member = SessionToken(Secret(served.sandbox.session_token("member")))
+    environment = Environment(
+        name="shop",
+        url=served.sandbox.url,
+        generation="legacy" if dialect is Dialect.LEGACY else "core",
+    )
+    with pytest.raises(WorkspaceError) as caught:
+        opened(served, environment, member).mint(key_id, datetime.fromisoformat(ENDS))
+    assert caught.value.slug == "permission_denied"
+
+
+@DIALECTS
+def test_a_token_that_is_not_accepted_is_refused(serve, dialect: Dialect) -> None:
+    """Revoked, expired, forged or none at all; the code of the server is told, the token is not."""
+    served = serve(dialect)
+    sandbox, workspace = served.sandbox, served.workspace()
+    [live] = sandbox.seed(["a"])
+    [dead] = sandbox.seed(["a"], revoked_at="2026-01-01T00:00:00.000Z")
+    good = sandbox.token_of(live)
+    workspace.prove(Secret(good))
+    cases = {
+        sandbox.token_of(dead): "credential_revoked",
+        sandbox.token_of(live, seconds=-5): "credential_expired",
+        good[:-10] + "A" * 10: "credential_invalid",
+        "abc.def.ghi": "credential_invalid",
+    }
+    for bad, code in cases.items():
+        with pytest.raises(WorkspaceError) as caught:
+            workspace.prove(Secret(bad))
+        assert (caught.value.slug, f"({code})" in caught.value.message) == ("token_refused", True)
+        assert bad not in caught.value.message + caught.value.remedy
+
+
+LEGACY = '{"data":{"apiKeys":[]},"pageInfo":{"hasNextPage":false}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ('{"data":{"generateApiKeyToken":{"token":""}}}', "unexpected_answer"),
+        ('{"data":{"generateApiKeyToken":{"token":7}}}', "unexpected_answer"),
+        ('{"data":{"generateApiKeyToken":{}}}', "unexpected_answer"),
+        ('{"data":{"generateApiKeyToken":null}}', "unexpected_answer"),
+        ('{"data":null}', "unexpected_answer"),
+        ("<html>", "unexpected_answer"),
+        ('{"errors":[{"message":"No such field."}],"data":null}', "rejected"),
+        (
+            '{"errors":[{"message":"Late."}],"data":{"generateApiKeyToken":{"token":"eyJ"}}}',
+            "rejected",
+        ),
+    ],
+)
+def test_an_answer_without_a_token_is_no_token(scripted, answer, body: str, code: str) -> None:
+    """Half an answer is not taken for one, nor is a token beside an error."""
+    server = scripted(*[answer(200, body)] * 9)
+    with pytest.raises(WorkspaceError) as caught:
+        scripted_workspace(server).mint("id-a", END)
+    assert caught.value.slug == code
+
+
+def test_a_token_is_asked_for_with_the_milliseconds_of_its_key(scripted, answer) -> None:
+    """As the server writes them; the id is a string of the document."""
+    minted = '{"data":{"generateApiKeyToken":{"token":"eyJhbGciOiJIUzI1NiJ9.e30.x"}}}'
+    server = scripted(answer(200, minted))
+    workspace = scripted_workspace(server)
+    got = workspace.mint('id-"a"', END.replace(microsecond=7000))
+    assert got.reveal() == "eyJhbGciOiJIUzI1NiJ9.e30.x"
+    document = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])["query"]
+    assert '(apiKeyId:"id-\\"a\\"",expiresAt:"2027-02-21T04:00:00.007Z")' in document
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(500, "server_error"), (429, "rate_limited"), (403, "token_refused")]
+)
+def test_a_server_in_trouble_says_nothing_of_a_token(scripted, answer, status, code) -> None:
+    """Only a refusal is one; a server that fails or is busy is told as that."""
+    server = scripted(*[answer(status, '{"message":"No."}', Retry_After="30")] * 99)
+    with pytest.raises(WorkspaceError) as caught:
+        scripted_workspace(server, clocked=True).prove(token("id-a", END))
+    assert caught.value.slug == code
+
+
+class Clocked(Waits):
+    """A stop whose clock runs as its waits ask for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seconds = 0.0
+
+    def now(self) -> float:
+        return self._seconds
+
+    def sleep(self, seconds: float) -> None:
+        self._seconds += seconds
+
+
+def scripted_workspace(server: Any, *, clocked: bool = False) -> Any:
+    from provisioner.twenty.connect import connect
+
+    environment = Environment(name="shop", url=server.url, generation="legacy")
+    stop = Clocked() if clocked else Waits()
+    return connect(environment, server.url, SessionToken(Secret("session")), stop)
