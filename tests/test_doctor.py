@@ -625,11 +625,11 @@ def test_no_sink_is_asked_after_a_stop(serve, tmp_path) -> None:
         stop.ask()
         return sinks.open(address)
 
-    from provisioner.doctor import _Places
+    from provisioner.doctor.places import Places
 
     shop = served.environment(limits=Limits(parallel=1))
     keys = [key(f"k{n}", file(f"{n}.env")) for n in range(5)]
-    checks = list(_Places(shop, open_sink, stop).checks(keys))
+    checks = list(Places(shop, open_sink, stop).checks(keys))
     assert asked == [file("0.env")]
     assert [one.code for one in checks if isinstance(one, Broken)] == ["stopped"]
 
@@ -773,7 +773,7 @@ def test_the_schema_has_the_checks_of_the_code() -> None:
 
 def test_a_bug_is_told_after_the_diagnosis(run, write, monkeypatch, capsys) -> None:
     """Exit 1, with all that was found printed before."""
-    from provisioner import doctor
+    from provisioner.doctor import server as doctor
 
     monkeypatch.setattr(doctor, "_clock", lambda _: 1 / 0)
     code = main(["doctor", "-m", str(write(environments=DEV))])

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.core_creation import Join
-    from provisioner.twenty.terms import Terms
     from provisioner.twenty.wire import Wire
-    from provisioner.twenty.workspace import Json, Ledger, NewKey, Record
+    from provisioner.twenty.workspace import Json, Ledger, NewKey, Record, Terms
 
 _ONE = "query($input:GetApiKeyInput!){apiKey(input:$input){%s}}"
 _REVOKE = "mutation($input:RevokeApiKeyInput!){revokeApiKey(input:$input){id revokedAt}}"

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from provisioner.desired import Depth, Limits
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.terms import Terms
     from provisioner.twenty.wire import Wire
-    from provisioner.twenty.workspace import Json, Ledger, NewKey, Outcome, Record
+    from provisioner.twenty.workspace import Json, Ledger, NewKey, Outcome, Record, Terms
 
 FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"
 """60 is the documented most a page; on core the same read answers in another shape."""

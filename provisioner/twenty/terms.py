@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from provisioner.twenty.minting import HARMLESS
+from provisioner.twenty.workspace import Release, Terms
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
-    from provisioner.token import Claims
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.wire import Wire
-
-Release = Literal["1.x", "2.x"]
-"""The two of the core generation; only 1.x lets an API key write (docs/twenty-api.md,
-"Generations")."""
 
 _FIELD_OF_2 = "universalIdentifier"
 _RELEASE = "{getRoles{%s}}" % _FIELD_OF_2  # noqa: UP031 - braces are GraphQL's
 """Its field is of 2.x alone (core-2.21 `214`; that 1.10 does not know it was not recorded)."""
 
 _USE = "{apiKeys{id}}"
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a server and a credential say of themselves.
-
-    Attributes:
-        claims: what the credential says of itself; None where it is no token of Twenty.
-        release: of the core generation, None where it was not told, and on legacy.
-        permitted: whether the role of the credential may use keys, None where it was not told, and
-            on legacy. To list them by REST proves nothing: 1.10 asks for no permission there
-            (core-1 `010`), and where keys are written it does (core-1 `137`, `140`).
-        ahead: how far the server's clock is ahead of ours, to the second; None where it sent no
-            `Date`.
-        limit: requests a minute that the server says it allows, where it does.
-    """
-
-    claims: Claims | None
-    release: Release | None
-    permitted: bool | None
-    ahead: timedelta | None
-    limit: int | None
 
 
 def legacy_terms(wire: Wire) -> Terms:

@@ -9,12 +9,12 @@ from provisioner.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from provisioner.desired import Depth, Generation
     from provisioner.observed import Observation
     from provisioner.secret import Secret
-    from provisioner.twenty.terms import Terms
+    from provisioner.token import Claims
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 """A decoded JSON value."""
@@ -98,6 +98,33 @@ def outcome_unknown(cause: Failure) -> Failure:
         f"{cause.message} Whether the key was made is unknown; `provision list` shows what is "
         "there.",
     )
+
+
+Release = Literal["1.x", "2.x"]
+"""The two of the core generation; only 1.x lets an API key write (docs/twenty-api.md,
+"Generations")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a server and a credential say of themselves.
+
+    Attributes:
+        claims: what the credential says of itself; None where it is no token of Twenty.
+        release: of the core generation, None where it was not told, and on legacy.
+        permitted: whether the role of the credential may use keys, None where it was not told, and
+            on legacy. To list them by REST proves nothing: 1.10 asks for no permission there
+            (core-1 `010`), and where keys are written it does (core-1 `137`, `140`).
+        ahead: how far the server's clock is ahead of ours, to the second; None where it sent no
+            `Date`.
+        limit: requests a minute that the server says it allows, where it does.
+    """
+
+    claims: Claims | None
+    release: Release | None
+    permitted: bool | None
+    ahead: timedelta | None
+    limit: int | None
 
 
 class Ledger(Protocol):
