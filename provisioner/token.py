@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from provisioner.secret import Secret
 
-_SIGNATURE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_PART = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+"""What each of the three parts is made of; the decoder of base64 passes over anything else."""
+
 _LENGTHS = {"HS256": 43, "HS384": 64, "HS512": 86, "ES256": 86}
 """Signs of the signature by the algorithm, so that one that was cut short is noticed."""
 
@@ -42,7 +44,7 @@ def claims_of(token: Secret) -> Claims | None:
     header, _, rest = token.reveal().partition(".")
     payload, _, signature = rest.partition(".")
     head, claims = _decoded(header), _decoded(payload)
-    if head is None or claims is None or not _SIGNATURE.fullmatch(signature):
+    if head is None or claims is None or not _PART.fullmatch(signature):
         return None
     if len(signature) != _LENGTHS.get(str(head.get("alg")), len(signature)):
         return None
@@ -56,6 +58,8 @@ def claims_of(token: Secret) -> Claims | None:
 
 def _decoded(part: str) -> dict[str, object] | None:
     """A part of a token, a JSON object in unpadded base64; None where it is no such thing."""
+    if not _PART.fullmatch(part):
+        return None
     try:
         found = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (ValueError, RecursionError):

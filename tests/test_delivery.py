@@ -35,6 +35,7 @@ from provisioner.execution import (
     Unfinished,
     mint,
 )
+from provisioner.execution.delivery import good
 from provisioner.failure import Failure
 from provisioner.fleet import Fleet
 from provisioner.observed import KnownRoles, Observation, ObservedKey
@@ -513,6 +514,14 @@ def test_a_token_may_write_its_key_in_capitals_and_end_later_or_just_before(fate
     [result] = world.run(create("a", FILE))
     assert isinstance(result, Done)
     assert world.held[FILE].reveal() in world.proven
+
+
+def test_a_token_may_end_60_seconds_before_its_key_and_not_a_second_earlier() -> None:
+    """Where its key ends at a whole second; the same boundary as that of a plan."""
+    last = END - timedelta(seconds=60)
+    assert good(token("id-a", last), "id-a", END)
+    assert not good(token("id-a", last - timedelta(seconds=1)), "id-a", END)
+    assert not good(token("id-a", last), "id-a", OUR_END)
 
 
 def test_a_token_that_was_not_minted_or_not_accepted_goes_nowhere() -> None:
@@ -1083,7 +1092,9 @@ def test_no_token_of_a_key_that_is_revoked_or_not_there_goes_anywhere(
     if dialect is not Dialect.LEGACY:
         with pytest.raises(WorkspaceError) as caught:
             workspace.mint(dead, datetime.fromisoformat(ENDS))
-        assert (dead in caught.value.message, "is revoked" in caught.value.message) == (True, True)
+        assert dead in caught.value.message
+        assert "is revoked" in caught.value.message
+        assert caught.value.remedy == ("Someone ended the key, or the credential's own: run again.")
 
 
 @DIALECTS
@@ -1191,6 +1202,31 @@ def test_a_server_in_trouble_says_nothing_of_a_token(scripted, answer, status, c
     with pytest.raises(WorkspaceError) as caught:
         scripted_workspace(server, clocked=True).prove(token("id-a", END))
     assert caught.value.slug == code
+    assert caught.value.message
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, '{"data":null}'),
+        (200, "{}"),
+        (200, '{"data":{"__typename":"Query"},"errors":[{"message":"Late."}]}'),
+        (404, '{"data":{"__typename":"Query"}}'),
+        (404, ""),
+    ],
+)
+def test_only_a_whole_answer_proves_a_token(scripted, answer, status: int, body: str) -> None:
+    """Data beside an error, or with the status of a failure, is no proof."""
+    server = scripted(*[answer(status, body)] * 9)
+    with pytest.raises(WorkspaceError) as caught:
+        scripted_workspace(server).prove(token("id-a", END))
+    assert (caught.value.slug, caught.value.remedy) == (
+        "token_refused",
+        "Nothing was delivered; look at the key in Twenty itself.",
+    )
+    fine = scripted(answer(200, '{"data":{"__typename":"Query"}}'))
+    scripted_workspace(fine).prove(token("id-a", END))
 
 
 class Clocked(Waits):

@@ -193,6 +193,10 @@ def test_a_session_token_is_not_taken_for_the_token_of_a_key(run, shop, root) ->
     assert run("token", "svc", "--to", "session")[0] == 4
     assert file.read_text() == before
     assert mints(served.journal) == 0
+    assert run("token", "svc", "--to", "session")[2] == (
+        "sink_unsuitable: file session is there and holds something that is no token of a key. "
+        "Name a file that is not there yet.\n"
+    )
 
 
 @pytest.mark.parametrize("place", ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/dev/null", "."])

@@ -534,6 +534,27 @@ def test_the_digest_covers_where_tokens_go() -> None:
     assert len({first, *different}) == len(different) + 1
 
 
+def test_the_digest_covers_where_tokens_of_kept_keys_are() -> None:
+    """A plan that does nothing for a key was reviewed with its sinks all the same."""
+
+    def of(*wanted: DesiredKey) -> str:
+        good = TokenOf("id-live-1", None)
+        held = {address: good for one in wanted for address in one.deliver}
+        part = planned(wanted, look(key("live")), held)
+        assert part.actions == ()
+        return digest((part, Unobserved("lab", "https://lab", DOWN)), {"shop": wanted})
+
+    first = of(desired("live", FILE, VAULT))
+    assert of(desired("live", VAULT, FILE)) == first
+    different = [
+        of(),
+        of(desired("live")),
+        of(desired("live", FILE)),
+        of(desired("live", FileAddress(FILE.path, "A", "json"), VAULT)),
+    ]
+    assert len({first, *different}) == len(different) + 1
+
+
 def test_the_digest_covers_what_is_delivered() -> None:
     """To which sinks, for which key, and whether it can be; not why."""
     wanted = desired("live", FILE, VAULT)

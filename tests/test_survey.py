@@ -259,3 +259,60 @@ def test_a_library_that_is_missing_is_told_when_it_is_needed(
     assert look_ahead([address, file(1)], open_sink, stop) == {address: lacking.failure}
     with pytest.raises(SinkError):
         open_sink(address).write(Secret("token-1"))
+
+
+@pytest.mark.parametrize("address", [one for one in ADDRESSES if not isinstance(one, AwsAddress)])
+def test_a_vendor_without_a_credential_is_told_with_the_sinks_own_name(
+    address: Address, tmp_path: Path
+) -> None:
+    """What opens it comes from the variables of the run alone; a file needs none."""
+    stop = Stop()
+    found = look_ahead([address], Sinks(tmp_path, {}, stop).open, stop)
+    if isinstance(address, FileAddress):
+        assert found == {}
+    else:
+        assert str(address) in found[address].message
+
+
+class Noted(Stop):
+    """A stop that notes its waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+KUBECONFIG = """\
+clusters: [{{name: c, cluster: {{server: "{url}"}}}}]
+users: [{{name: u, user: {{token: credential}}}}]
+contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
+current-context: x
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "variables"),
+    [
+        (VaultAddress("secret", "a"), {"VAULT_ADDR": "{url}", "VAULT_TOKEN": "credential"}),
+        (GithubAddress("acme", "A"), {"GITHUB_API_URL": "{url}", "GITHUB_TOKEN": "credential"}),
+        (GitlabAddress("acme", "A"), {"GITLAB_API_URL": "{url}", "GITLAB_TOKEN": "credential"}),
+        (KubernetesAddress("web", "a"), {"KUBECONFIG": "{root}/config"}),
+    ],
+)
+def test_a_vendor_that_is_busy_is_waited_for_as_long_as_the_run_may_wait(
+    address: Address, variables: dict[str, str], tmp_path: Path, scripted, answer
+) -> None:
+    """Its waits are those of the run, so that a stop ends them; then it is told as busy."""
+    server = scripted(*[answer(503, "{}", Retry_After="1")] * 50)
+    (tmp_path / "config").write_text(KUBECONFIG.format(url=server.url))
+    environ = {name: text.format(url=server.url, root=tmp_path) for name, text in variables.items()}
+    stop = Noted()
+    found = look_into([address], Sinks(tmp_path, environ, stop).open, stop)
+    assert isinstance(found[address], Unusable)
+    assert found[address].failure.code == "sink_unavailable"
+    assert len(server.requests) > 1
+    assert stop.waits
+    assert max(stop.waits) >= 1

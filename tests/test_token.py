@@ -110,12 +110,24 @@ def test_a_signature_of_an_algorithm_that_is_not_known_may_have_any_length_but_n
         f"{part(b'')}.{part(SAID)}.abc",
         f"{part({})}.{part(bytes([0xFF, 0xFE, 0x80]))}.abc",
         f"A.{part(SAID)}.abc",
+        f"{part({})}.{part(SAID)}..abc",
+        f"{part({})}..{part(SAID)}.abc",
+        f"{part({})}.{part(SAID)}=.abc",
         f"Bearer {part({})}.{part(SAID)}",
     ],
 )
 def test_what_is_no_token_says_nothing(text: str) -> None:
     """Junk, broken parts, missing and surplus ones."""
     assert said(text) is None
+
+
+@ALGORITHMS
+@pytest.mark.parametrize("stray", ["\n", " ", "*", ".", "=", "\u00e9"])
+def test_a_token_with_a_stray_sign_anywhere_says_nothing(algorithm: str, stray: str) -> None:
+    """As one that was wrapped into lines: no server takes it, so it is not whole."""
+    whole = token(SAID, algorithm)
+    spoilt = (whole[:at] + stray + whole[at:] for at in range(len(whole) + 1))
+    assert [text for text in spoilt if said(text) is not None] == []
 
 
 @pytest.mark.parametrize("value", [None, True, 7, "text", [SAID], [[SAID]]])

@@ -50,7 +50,6 @@ class Execution:
         settled: Callable[[int], None],
     ) -> None:
         self._planned = planned
-        self._stop = stop
         creates = [one for one in planned.unblocked if isinstance(one, Create)]
         self._creation = Creation(
             planned.environment,
