@@ -236,9 +236,7 @@ VALUES = st.text(min_size=1).filter(lambda text: not re.search("[\ud800-\udfff]"
 NAMES = st.sampled_from(["A", "B", "KEY", "KEY_2"])
 LINES = st.one_of(
     st.binary(max_size=12),
-    st.builds(
-        lambda name, value: f"{name}={quoted(value)}".encode(), NAMES, st.text("a'\"\\ #\n")
-    ),
+    st.builds(lambda name, value: f"{name}={quoted(value)}".encode(), NAMES, st.text("a'\"\\ #\n")),
     st.sampled_from([b"", b"# KEY=x", b"export KEY=1", b"KEY='", b'A="', b" KEY = `"]),
 )
 
