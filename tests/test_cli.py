@@ -378,7 +378,7 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
     err = terminal("")
     assert main(["apply", "-m", str(folder), "--yes"]) == 0
     assert len(served.sandbox.keys()) == 2
-    assert "creating keys" in err.getvalue()
+    assert "keys and tokens" in err.getvalue()
     err = terminal("")
     (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: c"))
     assert main(["apply", "-m", str(folder)]) == 130

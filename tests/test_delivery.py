@@ -690,14 +690,16 @@ def test_a_result_can_be_asked_for_while_a_token_is_on_its_way() -> None:
 
 @pytest.mark.parametrize("moment", ["open", "write", "read"])
 def test_a_bug_in_a_sink_is_the_failure_of_what_is_open(moment: str) -> None:
-    """The run ends; what was delivered stays so, and nothing else is said to be."""
-    world = World([old("x"), old("y")], sinks={VAULT: f"bug at {moment}"})
+    """The others are delivered, whether they come before it or after."""
+    world = World([old("x"), old("y"), old("z")], sinks={VAULT: f"bug at {moment}"})
     actions = (create("a", FILE), create("b", VAULT), deliver("x", VAULT), deliver("y", VAULT))
-    execution = world.execution(*actions)
+    last = deliver("z", FILE)
+    execution = world.execution(*actions, last)
     with pytest.raises(ZeroDivisionError):
         execution.run()
-    first, *rest = execution.result(BUG).results
+    first, *rest, after = execution.result(BUG).results
     assert first == Done(actions[0], "id-a", {"id": "id-a"})
+    assert after == Done(last, "old-z", None)
     assert rest == [
         Unfinished(actions[1], "id-b", {"id": "id-b"}, BUG),
         Failed(actions[2], BUG),

@@ -46,7 +46,7 @@ def apply(selection: Selection, output: Output, *, yes: bool, redeliver: bool) -
         if not going_on and not agreed(made, prepared, console):
             return INCOMPLETE if made.incomplete else 0
         with signals.caught():
-            with console.progress(made.steps, "creating keys") as settled:
+            with console.progress(made.steps, "keys and tokens") as settled:
                 result = fleet.apply(made, settled)
             show_result(result, console)
             ending = fleet.surprise or fleet.refusal

@@ -51,6 +51,8 @@ def token(name: str, manifests: Path, environment: str | None, file: Path, outpu
     from provisioner.stop import STOPPED  # noqa: PLC0415 - as above
     from provisioner.times import format_moment  # noqa: PLC0415 - as above
 
+    if str(file) == "-":
+        raise click.UsageError("A token is never printed: name a file with --to.")
     console = Console(output)
     selection = Selection(manifests, (environment,) if environment else ())
     prepared = prepare(selection, keys_matter=False, one=True)

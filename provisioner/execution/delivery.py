@@ -69,11 +69,16 @@ class Delivery:
         self._ends: dict[str, Failure | None] = {}
 
     def run(self, parcels: Sequence[Parcel]) -> None:
-        """Delivers every parcel; one that fails does not keep another from arriving."""
+        """Delivers every parcel; one that fails does not keep another from arriving.
+
+        Raises:
+            Exception: a bug that a parcel met, when all the others have ended.
+        """
         if parcels:
             with Threads(self._parallel) as threads:
-                for _ in threads.map(self._one, parcels):
-                    pass
+                works = [threads.submit(self._one, parcel) for parcel in parcels]
+            for work in works:
+                work.result()
 
     def delivered(self, name: str) -> bool:
         """Whether the token of this key is in all sinks of its parcel."""
