@@ -27,7 +27,9 @@ class FileAddress:
     @property
     def file(self) -> str:
         """The path without detours, equal for all ways to write it but links and the root."""
-        return posixpath.normpath(self.path)
+        normal = posixpath.normpath(self.path)
+        # POSIX leaves two leading slashes to each system; here they are one.
+        return f"/{normal.lstrip('/')}" if normal.startswith("/") else normal
 
     @property
     def place(self) -> tuple[str, ...]:

@@ -34,21 +34,23 @@ def hand_over(workspace: Workspace, name: str, sink: Sink, address: FileAddress)
     """
     sink.prepare()
     content = sink.read()
-    claims = claims_of(content.value) if isinstance(content, Holds) else None
-    if isinstance(content, Holds) and (claims is None or claims.key is None):
-        raise failed(
-            "sink_unsuitable",
-            f"{address} is there and holds something that is no token of a key.",
-            "Name a file that is not there yet.",
-        )
     look = workspace.observe()
-    live = [key for key in look.keys if key.name == name and key.live(look.server_time)]
+    same_name = [key for key in look.keys if key.name == name]
+    live = [key for key in same_name if key.live(look.server_time)]
     if not live:
         raise WorkspaceError(
             "key_missing",
             f"There is no live key {name!r}.",
             remedy="`provision list` shows the keys that are there.",
         )
+    if isinstance(content, Holds):
+        claims = claims_of(content.value)
+        if claims is None or claims.key not in {key.id for key in same_name}:
+            raise failed(
+                "sink_unsuitable",
+                f"{address} is there and holds something that is no token of {name!r}.",
+                "Name a file that is not there yet.",
+            )
     key = min(live, key=lambda one: (one.created_at, one.id))
     sink.write(mint(workspace, key.id, key.expires_at))
     return key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 from urllib.parse import quote, quote_plus
 
@@ -17,6 +18,9 @@ _TAIL = 8
 
 _FEW = 200
 """Forms up to which it is faster to look for each of them in the whole text."""
+
+_SCHEME = re.compile(r"(?:basic|bearer|token)\s+", re.IGNORECASE)
+"""What may stand before a secret in a header, and is no part of it."""
 
 _NONE: dict[str, int] = {}
 
@@ -78,10 +82,12 @@ class _Known:
         self._by_tail: dict[str, dict[str, int]] = {}
 
     def add(self, value: str) -> None:
+        scheme = _SCHEME.match(value)
         with self._lock:
-            if len(value) >= _SHORTEST and value not in self._values:
-                self._values.add(value)
-                self._new.append(value)
+            for part in (value, value[scheme.end() :] if scheme else ""):
+                if len(part) >= _SHORTEST and part not in self._values:
+                    self._values.add(part)
+                    self._new.append(part)
 
     def mask(self, text: str, shortest: int) -> str:
         with self._lock:

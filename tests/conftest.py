@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
+from provisioner import secret
 from provisioner.desired import ApiToken, Environment, Limits, SessionToken, SignIn
 from provisioner.sandbox import Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
@@ -218,6 +219,12 @@ def http(status: int, body: bytes | str = b"", **headers: str) -> bytes:
     fields = {"Content_Length": str(len(raw)), "Connection": "close"} | headers
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
     return f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode() + raw
+
+
+@pytest.fixture(autouse=True)
+def strangers_secrets_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test has its output masked for the secrets of another one in the same process."""
+    monkeypatch.setattr(secret, "_KNOWN", secret._Known())
 
 
 @pytest.fixture

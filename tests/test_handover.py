@@ -142,9 +142,8 @@ def test_a_token_that_is_there_is_replaced_and_goes_on_working(run, shop, root) 
     assert run("token", "svc", "--to", "svc.token")[0] == 0
     first = file.read_text()
     file.chmod(0o644)
-    [other] = served.sandbox.seed(["other"])
-    assert run("token", "other", "--to", str(file))[0] == 0
-    assert key_of(file) == other
+    assert run("token", "svc", "--to", str(file))[0] == 0
+    assert key_of(file) == served.key_id
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert works(served, first)
     assert works(served, file.read_text())
@@ -194,9 +193,19 @@ def test_a_session_token_is_not_taken_for_the_token_of_a_key(run, shop, root) ->
     assert file.read_text() == before
     assert mints(served.journal) == 0
     assert run("token", "svc", "--to", "session")[2] == (
-        "sink_unsuitable: file session is there and holds something that is no token of a key. "
+        "sink_unsuitable: file session is there and holds something that is no token of 'svc'. "
         "Name a file that is not there yet.\n"
     )
+
+
+def test_the_token_of_another_key_stays(run, shop, root) -> None:
+    """It may be the very credential of the run, which nobody can fetch again."""
+    served = shop()
+    served.sandbox.seed(["other"])
+    assert run("token", "other", "--to", "credential")[0] == 0
+    before = (root / "credential").read_text()
+    assert run("token", "svc", "--to", "credential")[0] == 4
+    assert (root / "credential").read_text() == before
 
 
 @pytest.mark.parametrize("place", ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/dev/null", "."])

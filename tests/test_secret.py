@@ -80,6 +80,13 @@ def test_nothing_but_secrets_is_masked(few: int, text: str, values: list[str]) -
     assert known.mask(text, 4).replace(MASK, "") == kept
 
 
+@pytest.mark.parametrize("scheme", ["Bearer", "basic", "Token"])
+def test_a_secret_is_known_without_the_scheme_before_it(scheme: str) -> None:
+    """A server that echoes the value of a header alone tells nothing either."""
+    Secret(f"{scheme} {scheme}-canary-1f2e")
+    assert masked(f"unknown token {scheme}-canary-1f2e") == f"unknown token {MASK}"
+
+
 def test_a_short_secret_stays_in_data() -> None:
     """A text that asks for long secrets alone keeps a short one, which may be a word of it."""
     Secret("production-9")

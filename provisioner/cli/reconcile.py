@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -78,8 +78,11 @@ def fleet_of(prepared: Prepared, stop: Stop) -> Iterator[Fleet]:
 
     width = max(1, min(_FLEET_WIDTH, len(prepared.environments)))
     root = prepared.manifests.root
-    connect, open_sink = opener(root, stop), Sinks(root, os.environ, stop).open
-    with Fleet(prepared.environments, connect, open_sink, Threads(width), stop) as fleet:
+    connect, sinks = opener(root, stop), Sinks(root, os.environ, stop)
+    with (
+        closing(sinks),
+        Fleet(prepared.environments, connect, sinks.open, Threads(width), stop) as fleet,
+    ):
         yield fleet
 
 

@@ -60,11 +60,17 @@ def token(name: str, manifests: Path, environment: str | None, file: Path, outpu
     with signals.caught(), fleet_of(prepared, signals.stop) as fleet:
         address = FileAddress(str(file), "", "bare")
         sink = Files(Path.cwd()).sink(address)
-        workspace = fleet.open(prepared.environments[0])
-        if workspace is None:
-            raise WorkspaceError(STOPPED.code, STOPPED.message)
-        key = hand_over(workspace, name, sink, address)
-        if not output.quiet:
+        try:
+            workspace = fleet.open(prepared.environments[0])
+            key = None if workspace is None else hand_over(workspace, name, sink, address)
+        except WorkspaceError as error:
+            if signals.exit_code is None:
+                raise
+            console.aside(f"{error.slug}: {visible(error.message)}\n")
+            return signals.exit_code
+        if key is None:
+            console.aside(f"{STOPPED.code}: {STOPPED.message}\n")
+        elif not output.quiet:
             ends = format_moment(key.expires_at)
             console.text(f"{file} holds a token of {visible(name)} ({key.id}) until {ends}.\n")
     return signals.exit_code or 0

@@ -7,8 +7,11 @@ that loses no more than a token that nobody has: the next run mints another for 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from glob import escape
+from shlex import quote
 from typing import TYPE_CHECKING
 
+from provisioner.address import CommandAddress
 from provisioner.errors import SinkError, WorkspaceError
 from provisioner.failure import Failure, failure_of
 from provisioner.plan import SHORTER
@@ -109,8 +112,18 @@ class Delivery:
             sink.write(token)
             _read_back(sink, address, token, parcel)
         except SinkError as error:
-            return failure_of(error)
+            silent = isinstance(address, CommandAddress) and not address.check
+            return _unseen(failure_of(error), parcel) if silent else failure_of(error)
         return None
+
+
+def _unseen(failure: Failure, parcel: Parcel) -> Failure:
+    again = f"--redeliver --only {quote(escape(parcel.name))}"
+    return Failure(
+        failure.code,
+        f"{failure.message} No later run can see that this sink has no token: run "
+        f"`provision apply {again}`.",
+    )
 
 
 def mint(workspace: Workspace, key_id: str, ends: datetime) -> Secret:

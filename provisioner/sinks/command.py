@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -27,8 +28,45 @@ _LOG = logging.getLogger(__name__)
 _PATIENCE = 60.0
 """Seconds for one program to end."""
 
+_DYING = 1.0
+"""Seconds for a program that was killed to be gone."""
+
 _MOST = 65_536
 """Bytes to read of what `check` prints; no token is as long."""
+
+
+class Commands:
+    """The programs of one run.
+
+    Args:
+        root: the folder in which they run, and from which a name with a slash leads.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._running: set[int] = set()
+
+    def sink(self, address: CommandAddress) -> CommandSink:
+        """The sink of an address; nothing is run yet."""
+        return CommandSink(address, self._root, self)
+
+    @contextmanager
+    def running(self, session: int) -> Iterator[None]:
+        """Notes a program for as long as it runs."""
+        with self._lock:
+            self._running.add(session)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(session)
+
+    def end(self) -> None:
+        """Ends the programs that are still running, with what they started."""
+        with self._lock:
+            for session in self._running:
+                _kill(session)
 
 
 class CommandSink:
@@ -43,7 +81,10 @@ class CommandSink:
         root: the folder in which the programs run, and from which a name with a slash leads.
     """
 
-    def __init__(self, address: CommandAddress, root: Path) -> None:
+    def __init__(
+        self, address: CommandAddress, root: Path, commands: Commands | None = None
+    ) -> None:
+        self._commands = commands or Commands(root)
         self._argv = address.argv
         self._check = address.check
         self._root = root.absolute()
@@ -129,9 +170,10 @@ class CommandSink:
                 f"{_named(argv)} could not be started: {why}.",
                 "Mend the program or its arguments.",
             ) from None
-        with process:
+        try:
             try:
-                yield process
+                with self._commands.running(process.pid):
+                    yield process
             except subprocess.TimeoutExpired:
                 raise failed(
                     "sink_unavailable",
@@ -140,8 +182,19 @@ class CommandSink:
                 ) from None
             finally:
                 if process.poll() is None:
-                    with suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
+                    _kill(process.pid)
+        finally:
+            for pipe in filter(None, (process.stdin, process.stdout)):
+                with suppress(OSError):
+                    pipe.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_DYING)
+
+
+def _kill(session: int) -> None:
+    # One that is gone needs no end, and one that has become another user's is left behind.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(session, signal.SIGKILL)
 
 
 def _output(process: subprocess.Popen[bytes]) -> bytes:

@@ -67,6 +67,7 @@ class Files:
         self._root = root.absolute()
         self._lock = threading.Lock()
         self._files: dict[tuple[Path, Form], _File] = {}
+        self._folders: dict[Path, threading.Lock] = {}
 
     def sink(self, address: FileAddress) -> FileSink:
         """The sink of an address; symbolic links are followed now.
@@ -78,10 +79,13 @@ class Files:
             if "\0" in address.path:
                 raise _FileError("sink_unsuitable", "has a NUL in its path", "Choose another path.")
             demand_name(address.variable, address.format)
-            path = self._root / address.path
+            path = self._root / address.file
             real = Path(os.path.realpath(path))
         with self._lock:
-            file = self._files.setdefault((real, address.format), _File(path, real, address.format))
+            # The threads of a run wait here for their turn, and only one of them for others' locks.
+            turn = self._folders.setdefault(real.parent, threading.Lock())
+            new = _File(path, real, address.format, turn)
+            file = self._files.setdefault((real, address.format), new)
         return FileSink(address, file)
 
 
@@ -174,13 +178,14 @@ class _File:
     Args:
         written: its path as a manifest writes it, absolute.
         path: the same without symbolic links, so that a link stays and its target is replaced.
+        turn: held while a file of its folder is written.
     """
 
-    def __init__(self, written: Path, path: Path, form: Form) -> None:
+    def __init__(self, written: Path, path: Path, form: Form, turn: threading.Lock) -> None:
         self._written = written
         self._path = path
         self._form = form
-        self._writing = threading.Lock()
+        self._turn = turn
         self._looking = threading.Lock()
         self._seen: _Seen | None = None
 
@@ -201,7 +206,7 @@ class _File:
 
     def put(self, variable: str, value: Secret) -> None:
         """Gives a variable its value, in place of the one that it has."""
-        with self._writing:
+        with self._turn:
             self._keep_from_git()
             self._status()
             folder = self._path.parent

@@ -74,6 +74,7 @@ def entries_of(text: str, form: Form) -> Entries:
     pairs: Iterable[tuple[str, Entry]]
     match form:
         case "dotenv":
+            _demand_dotenv(text)
             pairs = _assignments(text)
         case "bare":
             pairs = (("", Entry(text.strip(), 0, len(text))),)
@@ -145,6 +146,25 @@ _ASSIGNMENT = re.compile(
     """,
     re.MULTILINE | re.VERBOSE,
 )
+
+
+_OF_NO_VARIABLE = re.compile(r"[ \t]*(?:\#.*|(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*)?[ \t]*\r?")
+"""A line of a dotenv file that assigns nothing: blank, a comment or a name alone."""
+
+
+def _demand_dotenv(text: str) -> None:
+    """Refuses a text of another kind, which an appended line would spoil.
+
+    It has a NUL, or says something and assigns nothing, or begins as JSON, PEM or a script do.
+    """
+    said = [line for line in text.split("\n") if not _OF_NO_VARIABLE.fullmatch(line)]
+    first = said[0].lstrip("\ufeff \t") if said else ""
+    assigns = _ASSIGNMENT.search(text) is not None
+    if "\0" in text or (said and not assigns) or first.startswith(("{", "[", "<", "-----", "---")):
+        raise UnfitTextError(
+            "stands in a file that is no dotenv file",
+            "Choose another file, or write `format: json` where it is a JSON object.",
+        )
 
 
 def _assignments(text: str) -> Iterator[tuple[str, Entry]]:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -78,7 +79,9 @@ def cluster_of(environment: Mapping[str, str], service_account: Path = SERVICE_A
     if not named and host and port and (service_account / "token").is_file():
         base = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         route = Route(base, authority=str(service_account / "ca.crt"))
-        return Cluster(route, lambda: _bearer(_text(service_account / "token")))
+        return Cluster(
+            route, lambda: _bearer(_text(service_account / "token", "the token of the pod"))
+        )
     home = Path(environment.get("HOME") or Path.home())
     files = named.split(os.pathsep) if named else [str(home / ".kube" / "config")]
     try:
@@ -162,7 +165,7 @@ def _granting(
     identity = Secret(f"{certificate}\n{key}\n") if certificate and key else None
     if user.get("tokenFile"):
         file = folder / str(user["tokenFile"])
-        return lambda: _bearer(_text(file), identity)
+        return lambda: _bearer(_text(file, "the file that `tokenFile` names"), identity)
     if user.get("token"):
         grant = _bearer(str(user["token"]), identity)
     elif user.get("username"):
@@ -253,7 +256,8 @@ class _Plugin:
                     printed, _ = process.communicate(timeout=_PLUGIN_SECONDS)
                 except BaseException:
                     # With what it started, which would hold its output open.
-                    os.killpg(process.pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.killpg(process.pid, signal.SIGKILL)
                     raise
         except subprocess.TimeoutExpired:
             raise self._useless(f"takes longer than {_PLUGIN_SECONDS:.0f} s") from None
@@ -295,20 +299,23 @@ def _data(members: Mapping[str, Any], name: str, folder: Path) -> str | None:
     except ValueError:
         data = None
     else:
-        return _text(folder / str(members[name])) if members.get(name) else None
+        if not members.get(name):
+            return None
+        return _text(folder / str(members[name]), f"the file that `{name}` names")
     raise ClusterConfigError(f"its kubeconfig has a wrong `{name}-data`", "Correct the kubeconfig.")
 
 
-def _text(file: Path) -> str:
+def _text(file: Path, what: str) -> str:
+    """The text of a file; its path is not shown, for a secret may stand in its place by mistake."""
     try:
         return file.read_text()
     except (OSError, ValueError):
-        reason = f"{file} cannot be read"
+        reason = f"{what} cannot be read"
     raise ClusterConfigError(reason, "Check that it is there and readable.")
 
 
 def _yaml(file: Path) -> Mapping[str, Any]:
-    text = _text(file)
+    text = _text(file, str(file))
     try:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError):

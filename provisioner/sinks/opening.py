@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.address import Address
+    from provisioner.sinks.command import Commands
     from provisioner.sinks.sink import Sink
     from provisioner.stop import Stop
 
@@ -44,6 +45,7 @@ class Sinks:
         self._wait = stop.sleep
         self._lock = threading.Lock()
         self._vendors: dict[type, object] = {}
+        self._at_end: list[Callable[[], None]] = []
 
     def open(self, address: Address) -> Sink:  # noqa: PLR0911 - one for each vendor
         """The sink of an address.
@@ -57,9 +59,9 @@ class Sinks:
 
                 return self._vendor(Files, lambda: Files(self._root)).sink(address)
             case CommandAddress():
-                from provisioner.sinks.command import CommandSink  # noqa: PLC0415 - see above
+                from provisioner.sinks.command import Commands  # noqa: PLC0415 - see above
 
-                return CommandSink(address, self._root)
+                return self._vendor(Commands, self._commands).sink(address)
             case VaultAddress():
                 from provisioner.sinks.vault import VaultServer  # noqa: PLC0415 - see above
 
@@ -87,6 +89,18 @@ class Sinks:
                 )
             case _:
                 assert_never(address)
+
+    def _commands(self) -> Commands:
+        from provisioner.sinks.command import Commands  # noqa: PLC0415 - see above
+
+        commands = Commands(self._root)
+        self._at_end.append(commands.end)
+        return commands
+
+    def close(self) -> None:
+        """Ends what sinks have left running, where a stop left them no more time."""
+        for end in self._at_end:
+            end()
 
     def _vendor(self, kind: type[_Vendor], make: Callable[[], _Vendor]) -> _Vendor:
         """What all sinks of a vendor share; one that cannot be made is tried again."""

@@ -425,6 +425,7 @@ def _wrong_with(address: str) -> _Trouble | None:
     try:
         parts = urlsplit(address)
         host = parts.hostname or ""
+        _ = parts.port  # which raises where it is no number
     except ValueError:
         host = ""
     if not host or parts.scheme not in ("http", "https"):

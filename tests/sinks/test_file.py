@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -232,7 +233,7 @@ def test_an_open_quote_swallows_nothing(tmp_path: Path) -> None:
     assert path.read_text() == "A='\nKEY=old\n"
 
 
-VALUES = st.text(min_size=1).filter(lambda text: not re.search("[\ud800-\udfff]", text))
+VALUES = st.text(min_size=1).filter(lambda text: not re.search("[\0\ud800-\udfff]", text))
 NAMES = st.sampled_from(["A", "B", "KEY", "KEY_2"])
 LINES = st.one_of(
     st.binary(max_size=12),
@@ -254,7 +255,12 @@ def test_any_dotenv_text_keeps_its_other_bytes(lines, end, final, value) -> None
     Or the write is refused.
     """
     text = (end.join(lines) + (end if final else b"")).decode("utf-8", "surrogateescape")
-    before = entries_of(text, "dotenv")
+    try:
+        before = entries_of(text, "dotenv")
+    except UnfitTextError:
+        first = text.lstrip("\ufeff \t\r\n")[:1]
+        assert "\0" in text or "=" not in text or first in "{[<-", "a dotenv file is one"
+        return
     try:
         new = with_value(text, "KEY", Secret(value), "dotenv")
     except UnfitTextError:
@@ -282,6 +288,52 @@ def test_any_value_comes_back_from_a_dotenv_file(value: str) -> None:
     assert text.count("\n") == 3
     found = values_of(entries_of(text, "dotenv"))
     assert found == {"A": ["1"], "KEY": [value], "B": ["2"]}
+
+
+FOREIGN = {
+    "json": '{"db": "postgres://x?a=b"}\n',
+    "list": '[\n"a=b"\n]\n',
+    "pem": "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIIrY=\n-----END EC PRIVATE KEY-----\n",
+    "token": "eyJhbGciOiJIUzI1NiJ9.eyJqdGkiOiIxIn0.c2lnbmF0dXJl\n",
+    "yaml": "version: 1\nkeys:\n  - name: a\n",
+    "database": "SQLite format 3\0=1\n",
+    "html": "<a href=b>\n",
+}
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+def test_a_file_of_another_kind_is_refused_and_left(tmp_path: Path, text: str) -> None:
+    """A forgotten `format: json`, a key, a manifest: nothing is appended to them."""
+    path = tmp_path / "other"
+    path.write_text(text)
+    for step in ("prepare", "read", "write"):
+        sink = sink_of(path)
+        with pytest.raises(SinkError) as refused:
+            {"prepare": sink.prepare, "read": sink.read, "write": partial(sink.write, Secret("x"))}[
+                step
+            ]()
+        assert refused.value.slug == "sink_unsuitable"
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# only this\n", "export\nNAME\n", "A=1\nB\n"])
+def test_a_dotenv_file_without_values_is_one(tmp_path: Path, text: str) -> None:
+    """Comments and bare names are no other kind."""
+    path = tmp_path / "a.env"
+    path.write_text(text)
+    sink_of(path).write(Secret("x"))
+    assert path.read_text().startswith(text)
+
+
+@pytest.mark.parametrize("spelled", ["nope/../a.env", "//{root}/a.env", "./a.env"])
+def test_one_file_has_one_address_however_it_is_spelled(tmp_path: Path, spelled: str) -> None:
+    """Through a folder that is not there too, and with two slashes."""
+    address = FileAddress(spelled.format(root=tmp_path), "KEY")
+    straight = FileAddress("a.env", "KEY")
+    files = Files(tmp_path)
+    files.sink(address).write(Secret("x"))
+    assert value_of(files.sink(address)) == value_of(files.sink(straight)) == "x"
+    assert FileAddress("//x/y", "A").place == FileAddress("/x/y", "A").place
 
 
 # Texts of JSON files
