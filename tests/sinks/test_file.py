@@ -258,8 +258,9 @@ def test_any_dotenv_text_keeps_its_other_bytes(lines, end, final, value) -> None
     try:
         before = entries_of(text, "dotenv")
     except UnfitTextError:
-        first = text.lstrip("\ufeff \t\r\n")[:1]
-        assert "\0" in text or "=" not in text or first in "{[<-", "a dotenv file is one"
+        other = re.search(r"(?m)^[\ufeff \t]*[{\[<-]", text)
+        assigns = re.search(r"(?m)^[ \t]*(?:export[ \t]+)?[^\s=#'\"`]+[ \t]*=", text)
+        assert "\0" in text or not assigns or other, "a dotenv file is one"
         return
     try:
         new = with_value(text, "KEY", Secret(value), "dotenv")
