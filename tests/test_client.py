@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -1373,3 +1374,62 @@ def test_the_documents_are_valid_against_what_the_servers_know(dialect) -> None:
     for document in documents():
         assert validate(schema, parse(document)) == []
     assert not any(re.search(r"apiKeys\{[^}]*role", document) for document in documents())
+
+
+# Changing
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_key_gets_another_end_with_its_milliseconds(serve, dialect) -> None:
+    """Moved there and back, and nothing else of the key changes."""
+    served = serve(dialect)
+    [key] = served.sandbox.seed(["a"])
+    before = served.sandbox.keys()[0]
+    workspace = served.workspace()
+    workspace.observe()
+    for ends in (datetime(2040, 1, 2, 3, 4, 5, 678000, UTC), datetime(2032, 1, 1, tzinfo=UTC)):
+        workspace.move_end(key, ends)
+        [seen] = workspace.observe().keys
+        assert seen.expires_at == ends
+    after = served.sandbox.keys()[0]
+    assert replace(after, expires_at=before.expires_at, updated_at=before.updated_at) == before
+
+
+@pytest.mark.parametrize("dialect", CORES)
+def test_a_key_gets_a_role_whether_it_has_one_or_not(serve, dialect) -> None:
+    """`assignRoleToApiKey` repairs a key that was left half made."""
+    served = serve(dialect)
+    served.sandbox.seed(["half"], role=None)
+    served.sandbox.seed(["whole"], role="Admin")
+    workspace = served.workspace()
+    role = served.sandbox.role("Integrations")
+    for key in workspace.observe().keys:
+        workspace.assign_role(key.id, role.id)
+    assert {key.role for key in workspace.observe().keys} == {"Integrations"}
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_change_of_a_key_that_is_gone_is_an_error(serve, dialect) -> None:
+    """Servers answer null or nothing for an id that they do not know."""
+    workspace = serve(dialect).workspace()
+    nobody = "20202020-1c25-4d02-bf25-6aeccf7ea419"
+    with pytest.raises(WorkspaceError):
+        workspace.move_end(nobody, datetime(2032, 1, 1, tzinfo=UTC))
+    if dialect is not Dialect.LEGACY:
+        with pytest.raises(WorkspaceError):
+            workspace.assign_role(nobody, nobody)
+
+
+@pytest.mark.parametrize("said", [(500, "{}"), (200, "{}"), (200, '{"data":{}}'), None])
+@pytest.mark.parametrize("generation", ["legacy", "core"])
+def test_a_change_that_is_not_known_to_be_made_is_an_error(
+    scripted, answer, to, generation, said
+) -> None:
+    """No success without the server's word."""
+    key = "20202020-1c25-4d02-bf25-6aeccf7ea419"
+    server = scripted(*[answer(*said) if said else None] * 8)
+    with pytest.raises(WorkspaceError):
+        to(server.url, generation).move_end(key, datetime(2032, 1, 1, tzinfo=UTC))
+    if generation == "core":
+        with pytest.raises(WorkspaceError):
+            to(server.url, generation).assign_role(key, key)

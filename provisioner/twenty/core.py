@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from provisioner.errors import WorkspaceError
 from provisioner.observed import HiddenRoles, KnownRoles, Observation
 from provisioner.twenty.core_creation import KEY, SELECTION, Creation
-from provisioner.twenty.minting import mint, prove
+from provisioner.twenty.minting import mint, prove, written
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import HalfRecordError, listed, read_key, read_roles, record_id
 from provisioner.twenty.sending import read_each, unsent
 from provisioner.twenty.terms import core_terms
-from provisioner.twenty.wire import moment_of
+from provisioner.twenty.wire import ahead, moment_of
 from provisioner.twenty.workspace import WITH_PERMISSIONS, NotCreated, NotSent
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _ONE = "query($input:GetApiKeyInput!){apiKey(input:$input){%s}}"
 _REVOKE = "mutation($input:RevokeApiKeyInput!){revokeApiKey(input:$input){id revokedAt}}"
+_UPDATE = "mutation($input:UpdateApiKeyInput!){updateApiKey(input:$input){id expiresAt}}"
+_ASSIGN = "mutation($key:UUID!,$role:UUID!){assignRoleToApiKey(apiKeyId:$key,roleId:$role)}"
 _LIST = "{apiKeys{%s} %s{id label canBeAssignedToApiKeys apiKeys{id}}}"
 _PERMISSIONS = (
     "{getRoles{id permissionFlags{id flag} "
@@ -122,6 +124,19 @@ class CoreWorkspace:
 
         return read_each(wanted, read, self._limits.parallel)
 
+    def move_end(self, key_id: str, ends: datetime) -> None:
+        """One mutation (`922`, `926`)."""
+        answer = self._wire.mutate(_UPDATE, {"input": {"id": key_id, "expiresAt": written(ends)}})
+        # Null for an id that is no more (`203`).
+        if answer.errors or (answer.data or {}).get("updateApiKey") is None:
+            raise self._wire.refused(answer)
+
+    def assign_role(self, key_id: str, role_id: str) -> None:
+        """One mutation (`930`)."""
+        answer = self._wire.mutate(_ASSIGN, {"key": key_id, "role": role_id})
+        if answer.errors or (answer.data or {}).get("assignRoleToApiKey") is not True:
+            raise self._wire.refused(answer)
+
     def mint(self, key_id: str, ends: datetime) -> Secret:
         """One mutation; again mints another (`914`, `190`)."""
         return mint(self._wire, key_id, ends)
@@ -173,6 +188,8 @@ class CoreWorkspace:
             roles=roles,
             server_time=moment_of(answer),
             requests=self._wire.requests_sent,
+            ahead=ahead(answer),
+            own_key=self._wire.own_key(),
         )
 
     def _permissions(self) -> dict[str, Record] | NotCreated | NotSent:

@@ -15,13 +15,13 @@ from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure
 from provisioner.observed import NoRoles, Observation
 from provisioner.times import format_moment
-from provisioner.twenty.minting import mint, prove
+from provisioner.twenty.minting import mint, prove, written
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import record_id
 from provisioner.twenty.sending import Sending, company, read_each, split
 from provisioner.twenty.terms import legacy_terms
 from provisioner.twenty.transport import LostAnswerError
-from provisioner.twenty.wire import moment_of
+from provisioner.twenty.wire import ahead, moment_of
 from provisioner.twenty.workspace import Created, NotCreated, Unknown
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class LegacyWorkspace:
             roles=NoRoles(),
             server_time=moment_of(answer),
             requests=self._wire.requests_sent,
+            ahead=ahead(answer),
+            own_key=self._wire.own_key(),
         )
 
     def terms(self) -> Terms:
@@ -96,6 +98,17 @@ class LegacyWorkspace:
     def records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
         """One GET a key (`104`)."""
         return read_each(wanted, self._record, self._limits.parallel)
+
+    def move_end(self, key_id: str, ends: datetime) -> None:
+        """One PATCH (`928`)."""
+        body: Json = {"expiresAt": written(ends)}
+        answer = self._wire.change("PATCH", f"/rest/apiKeys/{quote(key_id, safe='')}", body)
+        if not answer.ok or record_id((answer.data or {}).get("updateApiKey")) is None:
+            raise self._wire.refused(answer)
+
+    def assign_role(self, key_id: str, role_id: str) -> None:
+        """Never: keys of this generation have no roles, and a plan asks for none."""
+        raise AssertionError(f"no role {role_id} for {key_id}")
 
     def mint(self, key_id: str, ends: datetime) -> Secret:
         """One mutation; again mints another (`914`, `190`)."""

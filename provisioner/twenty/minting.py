@@ -31,8 +31,7 @@ def mint(wire: Wire, key_id: str, ends: datetime) -> Secret:
     Raises:
         WorkspaceError: when none was minted, or its answer was lost.
     """
-    moment = f"{ends:%Y-%m-%dT%H:%M:%S}.{ends.microsecond // 1000:03d}Z"
-    answer = wire.mutate(_MINT % (json.dumps(key_id), json.dumps(moment)), {})
+    answer = wire.mutate(_MINT % (json.dumps(key_id), json.dumps(written(ends))), {})
     found = (answer.data or {}).get("generateApiKeyToken")
     token = found.get("token") if isinstance(found, dict) else None
     if answer.says(_KEY_IS_DEAD):
@@ -44,6 +43,11 @@ def mint(wire: Wire, key_id: str, ends: datetime) -> Secret:
     if answer.errors or not isinstance(token, str) or not token:
         raise wire.refused(answer)
     return Secret(token)
+
+
+def written(moment: datetime) -> str:
+    """RFC 3339 with milliseconds, as every server keeps the ends of keys."""
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
 def prove(wire: Wire, token: Secret) -> None:

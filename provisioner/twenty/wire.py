@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
@@ -47,6 +47,11 @@ class Wire:
         """The workspace id that the credential shows; signs in where that is needed."""
         claims = self.claims()
         return None if claims is None else claims.workspace
+
+    def own_key(self) -> str | None:
+        """The id of the key whose token the credential is, None where it is no key's."""
+        claims = self.claims()
+        return claims.key if claims is not None and claims.kind == "API_KEY" else None
 
     def close(self) -> None:
         """Closes all connections."""
@@ -171,3 +176,8 @@ def _come_back(exchange: Callable[[], Answer]) -> Answer:
 def moment_of(answer: Answer) -> datetime:
     """The server's clock; ours where a proxy removed the `Date` header."""
     return answer.moment or datetime.now(UTC)
+
+
+def ahead(answer: Answer) -> timedelta | None:
+    """How far the server's clock is ahead of ours, to the second; None without a `Date`."""
+    return None if answer.moment is None else answer.moment - datetime.now(UTC)

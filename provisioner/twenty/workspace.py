@@ -194,6 +194,26 @@ class Workspace(Protocol):
         """
         ...
 
+    def move_end(self, key_id: str, ends: datetime) -> None:
+        """Gives a key another end; tokens that are out keep theirs.
+
+        Args:
+            key_id: the key.
+            ends: its new end, with the milliseconds that it is to have.
+
+        Raises:
+            WorkspaceError: when it was not moved, or may not have been.
+        """
+        ...
+
+    def assign_role(self, key_id: str, role_id: str) -> None:
+        """Gives a key a role in place of the one that it has, if any; on core alone.
+
+        Raises:
+            WorkspaceError: when it was not assigned, or may not have been.
+        """
+        ...
+
     def mint(self, key_id: str, ends: datetime) -> Secret:
         """A new token of a live key; tokens minted before go on working.
 
