@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from pathlib import Path
 
     from provisioner.address import Address
@@ -69,6 +70,64 @@ class Limits:
     timeout: float = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of the owned live keys.
+
+    Attributes:
+        percent: 0 to 100.
+    """
+
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What a run may at most do to an environment without being told to.
+
+    Attributes:
+        max_revoke: live keys that one run may revoke.
+    """
+
+    max_revoke: Share | int = Share(30)
+
+    def limit(self, owned_live: int) -> int:
+        """How many keys one run may revoke where so many owned keys are live.
+
+        A share of few keys would be none at all, so that every share but 0 % allows three.
+        """
+        match self.max_revoke:
+            case Share(percent=percent):
+                return max(3, owned_live * percent // 100) if percent else 0
+            case int() as count:
+                return count
+            case _:
+                assert_never(self.max_revoke)
+
+
+SinkKind = Literal["file", "command", "vault", "aws", "github", "gitlab", "kubernetes"]
+"""A kind of sink, as `deliver` writes it and the place of an address starts with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What every key of an environment must be like; `provisioner.policy` judges one key.
+
+    Attributes:
+        max_lifetime: the longest lifetime, None for any.
+        rotation: whether every key must be rotated.
+        roles: the roles that keys may have, as manifests write them; empty for any.
+        names: globs of which every name must match one; empty for any name.
+        sinks: kinds of sinks of which every key needs at least one; empty for none.
+    """
+
+    max_lifetime: timedelta | None = None
+    rotation: bool = False
+    roles: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    sinks: tuple[SinkKind, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """One Twenty workspace, with every variable expanded and every secret read.
@@ -82,6 +141,8 @@ class Environment:
         role: the role of keys that name none, a label or an id.
         generation: None to find it out with one read.
         workspace: the only workspace id that the credential may belong to.
+        protect: whether no key of it is ever revoked unless a run is told to.
+        policy: its own over that of the file, rule by rule; None where neither is written.
     """
 
     name: str
@@ -94,11 +155,29 @@ class Environment:
     generation: Generation | None = None
     workspace: str | None = None
     limits: Limits = field(default_factory=Limits)
+    protect: bool = False
+    guards: Guards = field(default_factory=Guards)
+    policy: Policy | None = None
 
     @property
     def embedded(self) -> bool:
         """Whether this is the embedded Twenty."""
         return self.url.startswith("sandbox:")
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """When a key gets a successor, and for how long both are live.
+
+    Attributes:
+        before: how long before the key's end its successor is made.
+        overlap: how long after that the key is revoked, unless it has ended by itself.
+        written: both as the manifest has them.
+    """
+
+    before: timedelta
+    overlap: timedelta
+    written: str
 
 
 class DesiredKey(NamedTuple):
@@ -111,6 +190,8 @@ class DesiredKey(NamedTuple):
         place: where the manifest says so.
         deliver: where its token goes, with every placeholder filled in; no two keys of a
             manifests directory have an address of one place.
+        rotation: None for a key that just ends; else `before` is shorter than the key's lifetime.
+        protect: whether it is never revoked unless a run is told to.
     """
 
     environment: str
@@ -120,3 +201,5 @@ class DesiredKey(NamedTuple):
     role: str | None
     place: Place
     deliver: tuple[Address, ...] = ()
+    rotation: Rotation | None = None
+    protect: bool = False

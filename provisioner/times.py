@@ -23,6 +23,7 @@ _DATE_TIME = re.compile(
 _SHORT = re.compile(r"([0-9]+)([hdw])", re.ASCII)
 _ISO = re.compile(r"P(?:([0-9]+)W|(?:([0-9]+)D)?(?:T(?:([0-9]+)H)?)?)", re.ASCII)
 _HOURS = {"h": 1, "d": 24, "w": 168}
+_MOST_HOURS = NEVER // timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,23 @@ def parse_expiry(text: str) -> Expiry:
     return ExpiresAfter(_parse_lifetime(text), text)
 
 
+@lru_cache(maxsize=4096)
+def parse_duration(text: str) -> timedelta:
+    """Reads `36h`, `90d`, `12w`, `P90D`, `PT36H`: at least an hour, at most 100 years.
+
+    Raises:
+        ValueError: with a sentence that says what to write instead.
+    """
+    hours = _hours(text)
+    if hours is None:
+        raise ValueError(
+            f"{text!r} is not a duration: write hours, days or weeks (36h, 90d, 12w, P90D, PT36H)"
+        )
+    if not 0 < hours <= _MOST_HOURS:
+        raise ValueError(f"{text!r} is not between 1h and 100 years")
+    return timedelta(hours=hours)
+
+
 def parse_moment(text: str) -> datetime:
     """Reads an RFC 3339 date-time as servers and JSON bodies write it.
 
@@ -116,19 +134,25 @@ def _parse_end(text: str) -> datetime:
         raise ValueError(f"{text!r} is not a day that exists") from None
 
 
-def _parse_lifetime(text: str) -> timedelta:
+def _hours(text: str) -> int | None:
+    """The hours of a duration, None for what is none."""
     if found := _SHORT.fullmatch(text):
-        hours = int(found[1]) * _HOURS[found[2]]
-    elif (found := _ISO.fullmatch(text)) and any(found.groups()):
+        return int(found[1]) * _HOURS[found[2]]
+    if (found := _ISO.fullmatch(text)) and any(found.groups()):
         weeks, days, rest = (int(part or 0) for part in found.groups())
-        hours = weeks * 168 + days * 24 + rest
-    else:
+        return weeks * 168 + days * 24 + rest
+    return None
+
+
+def _parse_lifetime(text: str) -> timedelta:
+    hours = _hours(text)
+    if hours is None:
         raise ValueError(
             f"{text!r} is not an expiry: write a date (2027-06-30), a date-time "
             "(2027-06-30T12:00:00Z), hours, days or weeks (36h, 90d, 12w, P90D, PT36H), or never"
         )
     if hours == 0:
         raise ValueError(f"{text!r} is no lifetime at all: write at least 1h")
-    if hours > NEVER // timedelta(hours=1):
+    if hours > _MOST_HOURS:
         raise ValueError(f"{text!r} is longer than 100 years: write never")
     return timedelta(hours=hours)

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.desired import ApiToken, Environment, Limits, SessionToken, SignIn
+from provisioner.desired import (
+    ApiToken,
+    Environment,
+    Guards,
+    Limits,
+    Policy,
+    SessionToken,
+    Share,
+    SignIn,
+)
 from provisioner.manifests import DeclaredEnvironment, load, resolve
 from provisioner.manifests.text import MAX_BYTES
 from provisioner.manifests.variables import Missing, Template, Variable, parse
@@ -57,6 +66,8 @@ def test_an_environment_has_the_documented_defaults(declare, tmp_path: Path) -> 
     )
     assert (environment.headers, environment.ca_file, environment.owns) == ((), None, ())
     assert (environment.role, environment.generation, environment.workspace) == (None, None, None)
+    assert (environment.protect, environment.guards) == (False, Guards(Share(30)))
+    assert environment.policy is None
 
 
 def test_every_key_of_an_environment_arrives(declare, tmp_path: Path) -> None:
@@ -73,6 +84,9 @@ def test_every_key_of_an_environment_arrives(declare, tmp_path: Path) -> None:
     generation: ${GENERATION:-legacy}
     workspace: 20202020-1C25-4d02-bf25-6aeccf7ea419
     limits: {requests_per_minute: "${RATE}", parallel: 8, batch: "${BATCH:-30}", timeout: 500ms}
+    protect: true
+    guards: {max_revoke: 5%}
+    policy: {rotation: required}
 """
     )
     environment = resolved(
@@ -92,6 +106,23 @@ def test_every_key_of_an_environment_arrives(declare, tmp_path: Path) -> None:
     assert environment.generation == "legacy"
     assert environment.workspace == "20202020-1c25-4d02-bf25-6aeccf7ea419"
     assert environment.limits == Limits(requests_per_minute=100, parallel=8, batch=30, timeout=0.5)
+    assert environment.protect
+    assert environment.guards == Guards(Share(5))
+    assert environment.policy == Policy(rotation=True)
+
+
+@pytest.mark.parametrize(
+    ("guards", "expected"),
+    [("{max_revoke: 0}", Guards(0)), ("{max_revoke: 12}", Guards(12)), ("{}", Guards())]
+    + [('{max_revoke: "0%"}', Guards(Share(0))), ("{max_revoke: 100%}", Guards(Share(100)))],
+)
+def test_a_guard_is_a_number_or_a_share(
+    declare, tmp_path: Path, guards: str, expected: Guards
+) -> None:
+    """With quotes or without."""
+    declared = declare(f"{URL}{TOKEN}    protect: false\n    guards: {guards}\n")
+    environment = resolved(declared, tmp_path)
+    assert (environment.guards, environment.protect) == (expected, False)
 
 
 @pytest.mark.parametrize(

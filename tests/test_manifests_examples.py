@@ -118,6 +118,8 @@ def test_a_valid_manifest_gives_exactly_its_keys(path: Path, tmp_path: Path) -> 
     assert [
         f"{key.environment} {key.name} depth={key.depth} expires={key.expiry.written}"
         f" role={key.role} {key.place.line}:{key.place.column}"
+        f"{f' rotate={key.rotation.written}' if key.rotation else ''}"
+        f"{' protect' if key.protect else ''}"
         f"{''.join(f' -> {address}' for address in key.deliver)}"
         for keys in manifests.desired.values()
         for key in keys

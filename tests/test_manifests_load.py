@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,8 @@ from provisioner.address import (
     KubernetesAddress,
     VaultAddress,
 )
-from provisioner.manifests import CODES, Manifests, document, keys, load, text
+from provisioner.desired import DesiredKey, Environment, Policy
+from provisioner.manifests import CODES, Manifests, document, keys, load, resolve, text
 from provisioner.problem import Place
 
 ENVIRONMENTS = (
@@ -268,6 +269,211 @@ def test_too_many_keys_are_refused_before_they_are_made(
     assert told(load(write({"a.yaml": twice, "b.yaml": "{}"})))[0] == "a.yaml:1:1 matrix_too_large"
     write({"a.yaml": manifest("a", "b"), "b.yaml": matrix})
     assert told(load(write({}))) == ["b.yaml:3:8 matrix_too_large"]
+
+
+# What environments demand of their keys
+
+POLICY = """\
+version: 1
+policy:
+  max_lifetime: 100d
+  roles: [Reader]
+  names: "svc-*"
+  sinks: [vault, file]
+environments:
+  production:
+    url: "sandbox:"
+    policy: {max_lifetime: 200d, names: [svc-*, "$$*"], rotation: required}
+    owns: [svc-*]
+  staging:
+    url: "sandbox:"
+    role: Admin
+    policy: {roles: any, sinks: optional}
+  open:
+    url: "sandbox:"
+    policy: {max_lifetime: never, roles: any, names: "*", sinks: optional, rotation: optional}
+  common: {url: "sandbox:"}
+"""
+
+
+def wanting(environments: str, **key: object) -> str:
+    wanted = {"name": "svc-a", "expires": "90d", **key}
+    return f"version: 1\nenvironments: {environments}\nkeys: {json.dumps([wanted])}\n"
+
+
+def test_the_policy_of_an_environment_wins_rule_by_rule(write: Write) -> None:
+    """What it does not speak of is as the file has it; each rule can be switched off."""
+    directory = write({}, environments=POLICY)
+    declared = {each.name: each.policy for each in load(directory).environments}
+    policies = {name: each.policy for name, each in declared.items() if each is not None}
+    assert policies == {
+        "production": Policy(
+            max_lifetime=timedelta(days=200),
+            rotation=True,
+            roles=("Reader",),
+            names=("svc-*", "$*"),
+            sinks=("vault", "file"),
+        ),
+        "staging": Policy(max_lifetime=timedelta(days=100), names=("svc-*",)),
+        "open": Policy(names=("*",)),
+        "common": Policy(
+            max_lifetime=timedelta(days=100),
+            roles=("Reader",),
+            names=("svc-*",),
+            sinks=("vault", "file"),
+        ),
+    }
+
+
+def test_a_key_is_held_to_the_policy_of_each_of_its_environments(write: Write) -> None:
+    """One problem an environment, at the name, with the rule's own place beside."""
+    text = wanting("[production, staging, open, common]", expires="never", deliver=[{"aws": "a"}])
+    directory = write({"a.yaml": text.replace('"a"}', '"{environment}"}')}, environments=POLICY)
+    manifests = load(directory)
+    assert {problem.place for problem in manifests.problems} == {
+        Place(str(directory / "a.yaml"), 3, 17)
+    }
+    environments = str(directory / "environments.yaml")
+    assert [(p.code, p.related, p.message.split()[3]) for p in manifests.problems] == [
+        ("policy_lifetime", Place(environments, 10, 14), "production"),
+        ("policy_lifetime", Place(environments, 3, 3), "staging"),
+        ("policy_lifetime", Place(environments, 3, 3), "common"),
+        ("policy_rotation", Place(environments, 10, 57), "production"),
+        ("policy_sink", Place(environments, 6, 3), "production"),
+        ("policy_sink", Place(environments, 6, 3), "common"),
+    ]
+    for part in ("environments.yaml line 10", "200d", '"svc-a"', '"never"'):
+        assert part in manifests.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("key", "defaults", "code"),
+    [
+        ({}, {}, "policy_role"),
+        ({"role": "Reader"}, {}, None),
+        ({}, {"role": "Reader"}, None),
+        ({"role": "Admin"}, {"role": "Reader"}, "policy_role"),
+        ({"role": "reader"}, {}, "policy_role"),
+    ],
+)
+def test_the_nearest_role_is_judged(
+    write: Write, key: dict, defaults: dict, code: str | None
+) -> None:
+    """The key's, else the manifest's, else the environment's."""
+    environments = (
+        "version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n    role: Admin\n"
+        "    policy: {roles: [Reader]}\n"
+    )
+    text = wanting("[production]", **key) + f"defaults: {json.dumps(defaults)}\n"
+    problems = load(write({"a.yaml": text}, environments=environments)).problems
+    assert [problem.code for problem in problems] == ([] if code is None else [code])
+
+
+def test_a_role_that_nobody_wrote_breaks_no_policy(write: Write) -> None:
+    """Keys of the legacy generation have none."""
+    environments = ENVIRONMENTS.replace("{url", "{policy: {roles: [A]}, url")
+    assert told(load(write({"a.yaml": ONE}, environments=environments))) == []
+
+
+def test_a_date_is_held_to_the_policy_from_now(write: Write) -> None:
+    """Only for those who say when that is; a duration needs no clock."""
+    environments = ENVIRONMENTS.replace("{url", "{policy: {max_lifetime: 10d}, url")
+    directory = write({"a.yaml": ONE.replace("90d", "2027-01-11")}, environments=environments)
+    assert told(load(directory)) == []
+    assert told(load(directory, now=datetime(2027, 1, 1, tzinfo=UTC))) == []
+    late = load(directory, now=datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC))
+    assert told(late) == ["a.yaml:4:12 policy_lifetime"]
+    directory = write({"a.yaml": ONE}, environments=environments)
+    assert told(load(directory)) == ["a.yaml:4:12 policy_lifetime"]
+
+
+ROTATED = wanting("[production]", rotate={"before": "14d"})
+
+
+@pytest.mark.parametrize(
+    ("owns", "codes"),
+    [
+        ("[svc-*]", []),
+        ("[x, 'svc-?']", []),
+        ("[SVC-*]", ["rotation_unowned"]),
+        ("[]", ["rotation_unowned"]),
+        ("['svc']", ["rotation_unowned"]),
+        ("['$$svc-*']", ["rotation_unowned"]),
+        ("['${PREFIX}-*']", []),
+        ("[x, '${PREFIX:-x}']", []),
+    ],
+)
+def test_a_rotated_key_is_owned_as_far_as_that_is_known(
+    write: Write, owns: str, codes: list[str]
+) -> None:
+    """`owns` without a variable decides offline, and is pointed to."""
+    environments = (
+        f"version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n    owns: {owns}\n"
+    )
+    directory = write({"a.yaml": ROTATED}, environments=environments)
+    problems = load(directory).problems
+    assert [problem.code for problem in problems] == codes
+    where = Place(str(directory / "environments.yaml"), *((3, 3) if owns == "[]" else (5, 12)))
+    assert all(problem.related == where for problem in problems if "[" in owns[:1])
+
+
+def test_what_hangs_on_variables_is_judged_when_they_are_known(write: Write) -> None:
+    """`owns` and the role of the environment, for the keys of the run."""
+    environments = (
+        "version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n"
+        "    owns: ['${PREFIX}-*']\n    role: ${ROLE}\n    policy: {roles: [Reader]}\n"
+    )
+    manifests = load(write({"a.yaml": ROTATED}, environments=environments))
+    assert told(manifests) == []
+    (declared,) = manifests.environments
+    wanted = manifests.desired["production"]
+
+    def found(desired: tuple[DesiredKey, ...] = wanted, **values: str) -> list[str]:
+        made = resolve(declared, values, manifests.root, desired)
+        return [made.name] if isinstance(made, Environment) else [p.code for p in made]
+
+    assert found(PREFIX="svc", ROLE="Reader") == ["production"]
+    assert found(PREFIX="etl", ROLE="Reader") == ["rotation_unowned"]
+    assert found(PREFIX="svc", ROLE="Admin") == ["policy_role"]
+    assert found((), PREFIX="etl", ROLE="Admin") == ["production"]
+    assert found(PREFIX="etl") == ["variable_missing"]
+
+
+def test_a_broken_environment_demands_nothing(write: Write) -> None:
+    """Its own problem is told, and its keys are not blamed for a policy that may be mended."""
+    environments = ENVIRONMENTS.replace("{url", "{policy: {names: x, sinks: []}, url", 1)
+    assert told(load(write({"a.yaml": ROTATED}, environments=environments))) == [
+        "environments.yaml:3:42 invalid_value"
+    ]
+    environments = f"{ENVIRONMENTS}policy: {{names: x, roles: []}}\n"
+    assert told(load(write({"a.yaml": ONE}, environments=environments))) == [
+        "environments.yaml:5:27 invalid_value"
+    ]
+
+
+def test_messages_stay_short_however_long_a_policy_is(write: Write) -> None:
+    """The first few items of a list are shown."""
+    listed = json.dumps([f"role-{n}-{'x' * 200}" for n in range(100)])
+    environments = ENVIRONMENTS.replace("{url", f"{{policy: {{roles: {listed}}}, url")
+    text = wanting("[production]", role="y" * 500)
+    (problem,) = load(write({"a.yaml": text}, environments=environments)).problems
+    assert "role-2" in problem.message
+    assert "role-3" not in problem.message
+    assert len(problem.message) < 450
+
+
+def test_a_fault_of_the_default_rotation_is_told_once(write: Write) -> None:
+    """However many keys and environments it holds for."""
+    environments = ENVIRONMENTS.replace("{url", "{owns: ['*'], url")
+    text = manifest("a", "b").replace("90d}", "90d, rotate: {before: 90d}}")
+    text = text.replace("environment: production", "environments: [staging, production]")
+    directory = write({"a.yaml": text}, environments=environments)
+    (problem,) = load(directory).problems
+    assert (problem.code, problem.place) == (
+        "rotation_expiry",
+        Place(str(directory / "a.yaml"), 3, 34),
+    )
+    assert problem.related == Place(str(directory / "a.yaml"), 3, 21)
 
 
 # Delivery
@@ -603,6 +809,7 @@ yamlish = st.lists(
              '"', "'", "&a ", "*a", "!t ", "<<", "---\n", "...\n", "|\n ", ">-\n ", "#", "? ", "%",
              "no", "1", "~", "2027-01-01", "é", "🗼", "\r\n", "\t", "\x85", "\u2028", "\ufeff",
              "\x00", "environment", "production", "matrix", "expires", "${", "@", "\\u",
+             "rotate", "before", "policy", "names",
              "environments", "deliver", "defaults", "file", "command", "github",
              "url", "auth", "token"]
         ),
@@ -629,6 +836,7 @@ def assert_told_well(manifests: Manifests, contents: dict[str, str]) -> None:
 @example(content="x: 1\n\x85? ", name="a.yaml")
 @example(content="&a", name="a.yaml")
 @example(content="key:\n  - [\n", name="a.yaml")
+@example(content="? version", name="a.yaml")
 def test_no_text_raises_and_every_place_is_in_the_file(
     write: Write, content: str, name: str
 ) -> None:

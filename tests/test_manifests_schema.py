@@ -22,6 +22,7 @@ texts = st.one_of(
         "a${B}", "30s", "x" * 65, "production", "auto", "legacy", "environment", "name", "n-1",
         "1", "\x7f", "20202020-1c25-4d02-bf25-6aeccf7ea419", "sandbox:", "12m\n", "\u2028",
         "eyJhbGciOi.x", "keyJsonExport", "a eyJhbGciOi", "dotenv", "json", "x" * 4097,
+        "30%", "100%", "101%", "01%", "0%\n", "any", "optional", "required", "vault", "12w",
     ]),
     st.text(max_size=6),
 )  # fmt: skip
@@ -87,15 +88,24 @@ def values_of(  # noqa: C901, PLR0911 - one a keyword
             items, least = values_of(schema["items"], root), schema.get("minItems", 0)
             unique = schema.get("uniqueItems", False)
             return st.lists(items, min_size=least, max_size=3, unique=unique)
-        case {"format": "expiry"}:
-            return st.sampled_from(["90d", "never", "2027-06-30", "PT36H"])
+        case {"format": name}:
+            dates = ["never", "2027-06-30"] if name == "expiry" else ["12w"]
+            return st.sampled_from(["90d", "PT36H", *dates])
         case {"type": "integer"}:
             return st.integers(schema["minimum"], schema["maximum"])
         case {"type": "boolean"}:
             return st.booleans()
         case _:
             return st.sampled_from(
-                ["90d", "${A}", "30s", "production", "20202020-1c25-4d02-bf25-6aeccf7ea419", "a{b}"]
+                [
+                    "90d",
+                    "${A}",
+                    "30s",
+                    "production",
+                    "20202020-1c25-4d02-bf25-6aeccf7ea419",
+                    "a{b}",
+                    "30%",
+                ]
             )
 
 

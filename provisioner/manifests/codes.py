@@ -51,9 +51,19 @@ CODES: Mapping[str, str] = MappingProxyType(
         "matrix_too_large": "A matrix, or all manifests together, give too many keys.",
         "placeholder_invalid": "A brace in a name or sink that is no placeholder.",
         "placeholder_unknown": "A placeholder in a name or sink that nothing knows.",
+        # rotation
+        "rotation_invalid": "A `rotate` that is not `never` or two durations.",
+        "rotation_expiry": "A rotated key that ends at a date, never, or sooner than `before`.",
+        "rotation_unowned": "A rotated key whose name `owns` of its environment does not match.",
         # delivery
         "sink_invalid": "A sink of no kind or of several, or a value that it cannot have.",
         "sink_collision": "Two keys, or two sinks of one key, deliver to one place.",
+        # policy
+        "policy_lifetime": "A key lives longer than the policy of its environment allows.",
+        "policy_rotation": "A key is not rotated, and the policy of its environment wants it.",
+        "policy_role": "A key has a role that the policy of its environment does not list.",
+        "policy_name": "A key has a name that the policy of its environment does not allow.",
+        "policy_sink": "A key has none of the sinks that the policy of its environment wants.",
         # environments
         "environment_name_invalid": "The name of an environment cannot be a file name.",
         "url_invalid": "A URL without scheme or host, with a query, or one nothing can be sent to.",
@@ -65,7 +75,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "secret_literal": "A secret stands in the file itself.",
         "secret_file_unreadable": "A token or password file cannot be used.",
         "ca_file_unreadable": "The file of certificate authorities cannot be used.",
-        "variable_invalid": "A `$` that starts no variable.",
+        "variable_invalid": "A `$` that starts no variable, or a variable in a policy.",
         "variable_missing": "A variable is not set, or is empty.",
     }
 )

@@ -139,6 +139,9 @@ class Document:
 
     def place(self, mark: Mark) -> Place:
         """A mark as people count."""
+        # libyaml ends a text without a line break with one of its own, and counts that line.
+        if mark.index >= len(self.text):
+            return place_at(self.text, len(self.text), self.file)
         return Place(self.file, mark.line + 1, mark.column + 1)
 
 

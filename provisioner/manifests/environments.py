@@ -8,7 +8,7 @@ variable, for a secret may be in the wrong one.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -16,12 +16,15 @@ from provisioner.desired import (
     ApiToken,
     Credential,
     Environment,
+    Guards,
     Limits,
     SessionToken,
+    Share,
     SignIn,
 )
 from provisioner.loopback import is_loopback
 from provisioner.manifests import variables
+from provisioner.manifests.demands import DeclaredPolicy, Demands, policy_of, rules_of
 from provisioner.manifests.document import Document, Mapping, Mark, Sequence
 from provisioner.manifests.schema import published
 from provisioner.manifests.shape import environments_problems
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
     import collections.abc
     from pathlib import Path
 
-    from provisioner.desired import Generation
+    from provisioner.desired import DesiredKey, Generation
+    from provisioner.manifests.demands import Rule
 
 SANDBOX = ("sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:legacy")
 """The URLs of the embedded Twenty."""
@@ -72,6 +76,7 @@ class DeclaredEnvironment:
         auth: the parts of `auth`, in one of the forms that the schema allows; None without it.
         auth_place: where `auth` stands, else where the mapping starts that lacks it.
         limits: by the names in the file; numbers as text.
+        policy: its own over that of the file, rule by rule; None where neither is written.
     """
 
     name: str
@@ -87,6 +92,26 @@ class DeclaredEnvironment:
     workspace: Written | None = None
     insecure: bool = False
     limits: tuple[Named, ...] = ()
+    protect: bool = False
+    guards: Guards = field(default_factory=Guards)
+    policy: DeclaredPolicy | None = None
+
+    @property
+    def demands(self) -> Demands:
+        """What it demands of its keys, as far as no variable has a say."""
+        known = all(not glob.template.variables for glob in self.owns)
+        return Demands(
+            environment=self.name,
+            owns=tuple(_plain(glob) or "" for glob in self.owns) if known else None,
+            owns_place=self.owns[0].place if self.owns else self.place,
+            role=_plain(self.role),
+            policy=self.policy,
+        )
+
+    @property
+    def demands_vary(self) -> bool:
+        """Whether what it demands of its keys hangs on variables."""
+        return any(written and written.template.variables for written in (*self.owns, self.role))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +134,13 @@ def declare(document: Document) -> Declarations:
     schema = published("environments")
     problems = [] if schema.check()(document.root) else environments_problems(document)
     root = document.root
-    listed = root.get("environments") if isinstance(root, Mapping) else None
+    listed, policy = (
+        (root.get("environments"), root.get("policy"))
+        if isinstance(root, Mapping)
+        else (None, None)
+    )
+    common, faults = _rules(document, policy)
+    problems += faults
     if not isinstance(listed, Mapping):
         return Declarations(None, (), tuple(problems))
     check = schema.check("environment")
@@ -118,7 +149,7 @@ def declare(document: Document) -> Declarations:
     for (name, body), mark in zip(listed.items(), listed.marks[::2], strict=True):
         if not isinstance(body, Mapping) or len(listed) > MAX_ENVIRONMENTS:
             continue
-        declared, faults = _declared(document, name, document.place(mark), body)
+        declared, faults = _declared(document, name, document.place(mark), body, common)
         faults += _check(declared)
         # What its schema turns down is looked at all the same, for all problems at once.
         problems += (fault for fault in faults if (fault.place, fault.code) not in told)
@@ -130,7 +161,10 @@ def declare(document: Document) -> Declarations:
 
 
 def resolve(
-    declared: DeclaredEnvironment, values: collections.abc.Mapping[str, str], root: Path
+    declared: DeclaredEnvironment,
+    values: collections.abc.Mapping[str, str],
+    root: Path,
+    desired: collections.abc.Iterable[DesiredKey] = (),
 ) -> Environment | tuple[Problem, ...]:
     """Makes an environment of its declaration, or says everything that is in the way.
 
@@ -138,10 +172,19 @@ def resolve(
         declared: what `load` gave.
         values: of the variables, usually `os.environ`.
         root: where relative paths stand, the parent of the manifests directory.
+        desired: its keys, held to what it demands as soon as the variables are known.
     """
     walk = _Walk(values, root)
     environment = walk.environment(declared)
-    return tuple(walk.problems) if environment is None or walk.problems else environment
+    if environment is None or walk.problems:
+        return tuple(walk.problems)
+    if declared.demands_vary:
+        demands = replace(declared.demands, owns=environment.owns, role=environment.role)
+        # Dates were held to the policy by whoever loads with a clock.
+        found = [problem for key in desired for problem in demands.problems(key, None)]
+        if found:
+            return tuple(found)
+    return environment
 
 
 def _check(declared: DeclaredEnvironment) -> list[Problem]:
@@ -183,6 +226,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _TIMEOUT = re.compile(r"([0-9]{1,9})(ms|s|m|h)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NEVER_IN_URLS = re.compile(r"[\\\s\x00-\x20\x7f-\x9f]")
+_SHARE = re.compile(r"([0-9]{1,3})%", re.ASCII)
 _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 _MOST = {"requests_per_minute": 1_000_000, "parallel": 100, "batch": 60}
 
@@ -196,8 +240,31 @@ def _literal_header(template: Template) -> bool:
             return template.literal
 
 
+def _rules(document: Document, node: object) -> tuple[dict[str, Rule], list[Problem]]:
+    """The rules of a `policy`; none where there is none, or one with a problem."""
+    if isinstance(node, Mapping) and published("environments").check("policy")(node):
+        return rules_of(document, node)
+    return {}, []
+
+
+def _guards(node: object) -> Guards:
+    match node.get("max_revoke") if isinstance(node, Mapping) else None:
+        case int() as count:
+            return Guards(count)
+        case str() as text if found := _SHARE.fullmatch(text):
+            return Guards(Share(int(found[1])))
+        case _:
+            return Guards()
+
+
+def _plain(written: Written | None) -> str | None:
+    """The value of what needs no variable."""
+    text = None if written is None else written.template.expand({})
+    return text if isinstance(text, str) and written and not written.template.variables else None
+
+
 def _declared(
-    document: Document, name: str, place: Place, body: Mapping
+    document: Document, name: str, place: Place, body: Mapping, common: dict[str, Rule]
 ) -> tuple[DeclaredEnvironment, list[Problem]]:
     """The declaration of one environment, as far as its types are right, and broken variables."""
     problems: list[Problem] = []
@@ -224,6 +291,8 @@ def _declared(
         return tuple(map(Named, node, places, values))
 
     owns = body.get("owns")
+    rules, faults = _rules(document, body.get("policy"))
+    problems += faults
     declared = DeclaredEnvironment(
         name=name,
         place=place,
@@ -238,6 +307,9 @@ def _declared(
         workspace=one("workspace"),
         insecure=body.get("insecure") is True,
         limits=several("limits"),
+        protect=body.get("protect") is True,
+        guards=_guards(body.get("guards")),
+        policy=policy_of({**common, **rules}),
     )
     return declared, problems
 
@@ -284,6 +356,9 @@ class _Walk:
             generation=generation,
             workspace=workspace,
             limits=limits,
+            protect=declared.protect,
+            guards=declared.guards,
+            policy=None if declared.policy is None else declared.policy.policy,
         )
 
     def problem(self, place: Place, code: str, message: str) -> None:

@@ -7,27 +7,39 @@ from dataclasses import dataclass, field
 from itertools import product, repeat
 from math import prod
 from sys import intern
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
 
 from provisioner.address import Address, FileAddress
-from provisioner.desired import Depth, DesiredKey
+from provisioner.desired import Depth, DesiredKey, Rotation
 from provisioner.manifests.delivery import ADDRESSES, Filled, SinkTemplate, Template, parts_of
 from provisioner.manifests.document import Document, Mapping, Mark, Sequence
 from provisioner.manifests.schema import is_expiry, published
 from provisioner.manifests.shape import manifest_problems, show
 from provisioner.problem import Place, Problem
-from provisioner.times import ExpiresAt, ExpiresNever, Expiry, parse_expiry
+from provisioner.times import (
+    ExpiresAfter,
+    ExpiresAt,
+    ExpiresNever,
+    Expiry,
+    parse_duration,
+    parse_expiry,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from collections.abc import Sequence as SequenceOf
     from datetime import datetime
 
+    from provisioner.manifests.demands import Demands
+
 MAX_MATRIX = 10_000
 """Keys that one matrix may give in one environment."""
 
 MAX_KEYS = 1_000_000
 """Keys that all manifests together may give."""
+
+OVERLAP = "48h"
+"""How long a rotated key lives on beside its successor; the schema says so too."""
 
 MAX_ENVIRONMENTS = 10_000
 """Environments that one manifest may name; the schema says so too."""
@@ -39,6 +51,7 @@ class _Target:
 
     name: str
     keys: dict[str, DesiredKey]
+    demands: Demands | None
 
 
 @dataclass(slots=True)
@@ -49,6 +62,7 @@ class Collection:
         declared: the names of the environments; None when environments.yaml could not be read,
             and every name is taken as it is.
         now: an expiry that is not after it is a problem; None where that is not looked at.
+        demands: of the environments without a problem, by their names.
         keys: by environment and by name, in the order of the files and lines.
         problems: in the order found.
         holders: of each place that holds one token, the key that is delivered there.
@@ -57,6 +71,7 @@ class Collection:
 
     declared: frozenset[str] | None
     now: datetime | None
+    demands: dict[str, Demands] = field(default_factory=dict)
     keys: dict[str, dict[str, DesiredKey]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     holders: dict[tuple[str, ...], DesiredKey] = field(default_factory=dict)
@@ -100,7 +115,7 @@ class Collection:
             if self.declared is not None and name not in self.declared:
                 self.problems.append(_unknown_environment(document, name, mark, self.declared))
                 continue
-            targets[name] = _Target(name, self.keys.setdefault(name, {}))
+            targets[name] = _Target(name, self.keys.setdefault(name, {}), self.demands.get(name))
         return list(targets.values())
 
 
@@ -125,14 +140,29 @@ class _Manifest:
         # One with a problem is told of already, and delivers nowhere.
         sound = deliver and published("manifest").check("deliver")(deliver)
         self._deliver: Sequence | None = deliver if sound else None
+        rotate = self._defaults.get("rotate")
+        # As with `deliver`.
+        self._rotation = (
+            _rotation(rotate)
+            if rotate is not None and published("manifest").check("rotate")(rotate)
+            else None
+        )
+        self._whole = root.mark.index not in document.partial and (
+            "defaults" not in root
+            or (
+                isinstance(defaults, Mapping)
+                and defaults.mark.index not in document.partial
+                and published("manifest").check("defaults")(defaults)
+            )
+        )
         self._default_sinks: dict[tuple[str, ...], tuple[SinkTemplate, ...]] = {}
         self._told: set[tuple[Place, str]] = set()
 
     def expand(self, entries: SequenceOf[Mapping]) -> None:
         """Takes up keys that the schema accepts."""
-        file, depth, targets, expiries, default_role, delivers = (
+        file, depth, targets, expiries, default_role, delivers, default_rotation = (
             self._document.file, self._depth, self._targets, self._expiries, self._role,
-            self._deliver is not None,
+            self._deliver is not None, self._rotation,
         )  # fmt: skip
         no_values: repeat[SequenceOf[str]] = repeat(())
         if entries and not self._room(len(entries), self._document.mark):
@@ -150,16 +180,26 @@ class _Manifest:
             else:
                 named = zip(targets, repeat(name), no_values)
             sinks = self._sinks(entry) if delivers or "deliver" in entry else ()
+            rotation = _rotation(entry["rotate"]) if "rotate" in entry else default_rotation
+            if rotation is not None:
+                self._fit(entry, rotation, expiry)
+            protect = entry.get("protect", False)
             for target, each, values in named:
-                key = DesiredKey(target.name, each, depth, expiry, role, place)
+                key = DesiredKey(
+                    target.name, each, depth, expiry, role, place, (), rotation, protect
+                )
                 if sinks:
                     found = self._addresses(sinks, entry, key, values)
                     key = key._replace(deliver=tuple(found.values()))
                 first = target.keys.setdefault(each, key)
                 if first is not key:
                     self._named_twice(key, first)
-                elif sinks:
+                    continue
+                if sinks:
                     self._hold(key, found)
+                demands = target.demands
+                if demands is not None and (rotation is not None or demands.policy is not None):
+                    self._hold_to(demands, entry, key)
 
     def _expiry(self, entry: Mapping) -> Expiry:
         """The key's own expiry or the default; one without a problem is kept for the next key."""
@@ -187,6 +227,54 @@ class _Manifest:
                 return expiry
         self._expiries[own] = expiry
         return expiry
+
+    def _fit(self, entry: Mapping, rotation: Rotation, expiry: Expiry) -> None:
+        """Tells of a rotation that cannot go with the expiry of the key."""
+        match expiry:
+            case ExpiresAfter(lifetime=lifetime) if rotation.before < lifetime:
+                return
+            case ExpiresAfter(written=written):
+                message = (
+                    f"`before` is not shorter than {written}, the lifetime, so that each successor "
+                    "would be due for the next at once: write less"
+                )
+            case ExpiresAt(written=written):
+                message = (
+                    f"{show(written)} is a date, and each successor would end then too: write a "
+                    "lifetime, as in `expires: 90d`"
+                )
+            case ExpiresNever():
+                if expiry is _NO_EXPIRY:
+                    return
+                message = (
+                    "a key that never ends is never due for rotation: write `expires: 90d` or so"
+                )
+            case _:
+                assert_never(expiry)
+        own = [word for word in ("rotate", "expires") if word in entry]
+        node = entry if own else self._defaults
+        other = self._defaults if len(own) == 1 else node
+        word, counterpart = ("expires", "rotate") if own == ["expires"] else ("rotate", "expires")
+        self._tell_once(
+            Problem(
+                self._document.place(node.value_mark(word)),
+                "rotation_expiry",
+                f"{message}, or `rotate: never`",
+                self._document.place(other.value_mark(counterpart)),
+            )
+        )
+
+    def _hold_to(self, demands: Demands, entry: Mapping, key: DesiredKey) -> None:
+        """Tells of what an environment demands of a key and does not get."""
+        wanted = entry.get("deliver", self._deliver or ())
+        # What a problem was told about may be as it must be when that is mended.
+        if (
+            self._whole
+            and key.expiry is not _NO_EXPIRY
+            and len(key.deliver) == len(wanted)
+            and entry.mark.index not in self._document.partial
+        ):
+            self._collection.problems += demands.problems(key, self._collection.now)
 
     def _room(self, count: int, mark: Mark) -> bool:
         """Whether that many keys more in each environment are not too many."""
@@ -345,6 +433,16 @@ class _Manifest:
 
     def _problem(self, mark: Mark, code: str, message: str) -> None:
         self._collection.problems.append(Problem(self._document.place(mark), code, message))
+
+
+def _rotation(node: Mapping | str) -> Rotation | None:
+    """The rotation that is written; None for `never`."""
+    if isinstance(node, str):
+        return None
+    before, overlap = node["before"], node.get("overlap", OVERLAP)
+    return Rotation(
+        parse_duration(before), parse_duration(overlap), f"before {before}, overlap {overlap}"
+    )
 
 
 def _whose(key: DesiredKey) -> str:

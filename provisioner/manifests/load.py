@@ -70,7 +70,14 @@ def load(directory: Path, *, now: datetime | None = None) -> Manifests:
     with without_collector():
         declarations, problems = _environments(directory)
         names = None if declarations is None else declarations.names
-        collection = Collection(None if names is None else frozenset(names), now, problems=problems)
+        collection = Collection(
+            None if names is None else frozenset(names),
+            now,
+            demands={each.name: each.demands for each in declarations.environments}
+            if declarations is not None
+            else {},
+            problems=problems,
+        )
         if declarations is not None:
             sources.append(first)
         for path in sorted(_files(directory, problems), key=_shown):

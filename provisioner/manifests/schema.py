@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from provisioner import schemas
-from provisioner.times import parse_expiry
+from provisioner.times import parse_duration, parse_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -67,15 +67,23 @@ def reference(document: Mapping[str, Any]) -> Validator:
     return Draft202012Validator(document, format_checker=formats)
 
 
-def is_expiry(value: object) -> bool:
-    """Whether a text is an expiry; anything but text is left to `type`."""
-    if not isinstance(value, str):
+def _readable(read: Callable[[str], object]) -> Check:
+    """Whether a text can be read; anything but text is left to `type`."""
+
+    def readable(value: Any) -> bool:
+        if not isinstance(value, str):
+            return True
+        try:
+            read(value)
+        except ValueError:
+            return False
         return True
-    try:
-        parse_expiry(value)
-    except ValueError:
-        return False
-    return True
+
+    return readable
+
+
+is_expiry = _readable(parse_expiry)
+is_duration = _readable(parse_duration)
 
 
 def compile_check(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Check:
@@ -287,7 +295,7 @@ def _never(_: object) -> bool:
 
 _INFINITE = float("inf")
 _OF_TEXT = {"type", "minLength", "maxLength", "pattern"} | {"title", "description", "examples"}
-_FORMATS: dict[str, Check] = {"expiry": is_expiry}
+_FORMATS: dict[str, Check] = {"expiry": is_expiry, "lifetime": is_duration}
 _ASSERTIONS: dict[str, Callable[[Any], Check]] = {
     "type": _type,
     "const": lambda value: _one_of([value]),

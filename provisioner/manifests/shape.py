@@ -104,6 +104,39 @@ _SECRET = _Rule(
 _SECRET_FILE = _Rule("auth_invalid", "write the path of a file, in quotes", shown=False)
 
 
+_ROTATION: dict[tuple[str, ...], _Rule] = {
+    (): _Rule(
+        "rotation_invalid",
+        "write {before: 14d, overlap: 48h}, or never to switch it off",
+        "rotation_invalid",
+    ),
+    ("*",): _Rule(
+        "rotation_invalid", "write hours, days or weeks: 36h, 14d, 2w", "rotation_invalid"
+    ),
+}
+"""The rules of a `rotate`, on a key and in `defaults`."""
+
+_BOOLEAN = _Rule("invalid_value", "write true or false, without quotes", "invalid_value")
+_GLOB = _Rule("invalid_value", "write a glob: svc-*")
+_POLICY: dict[tuple[str, ...], _Rule] = {
+    (): _Rule("", "write a mapping: {max_lifetime: 365d, rotation: required}"),
+    ("max_lifetime",): _Rule(
+        "invalid_value", "write hours, days or weeks: 36h, 90d, 12w; or never", "invalid_value"
+    ),
+    ("rotation",): _Rule("invalid_value", "write required or optional", "invalid_value"),
+    ("roles",): _Rule("invalid_value", "list roles: [Integrations], or write any"),
+    ("roles", "*"): _Rule("invalid_value", "write the label or the id of a role"),
+    ("names",): _Rule("invalid_value", "write a glob or a list of globs: svc-*"),
+    ("names", "*"): _GLOB,
+    ("sinks",): _Rule("invalid_value", "list kinds of sinks: [vault, github], or write optional"),
+    ("sinks", "*"): _Rule(
+        "invalid_value",
+        "write file, command, vault, aws, github, gitlab or kubernetes",
+        "invalid_value",
+    ),
+}
+"""The rules of a `policy`, of the file and of an environment."""
+
 _PROGRAM = _Rule(
     "sink_invalid", "list a program and its arguments, up to 100 of them: [gh, secret, set, KEY]"
 )
@@ -131,7 +164,7 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ("environments",): _Rule("invalid_value", "list 1 to 10000: [staging, production]"),
         ("environments", "*"): _ENVIRONMENT,
         ("depth",): _Rule("depth_invalid", "write 0, 1 or 2, without quotes", "depth_invalid"),
-        ("defaults",): _Rule("", "write a mapping with `expires`, `role` or `deliver`"),
+        ("defaults",): _Rule("", "write a mapping: {expires: 90d, role: Integrations}"),
         ("defaults", "expires"): _EXPIRY,
         ("defaults", "role"): _ROLE,
         ("keys",): _Rule("invalid_value", "list at least one key: `- name: svc-billing`"),
@@ -140,11 +173,14 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ("keys", "*", "description"): _Rule("", "write text"),
         ("keys", "*", "expires"): _EXPIRY,
         ("keys", "*", "role"): _ROLE,
+        ("keys", "*", "protect"): _BOOLEAN,
         ("keys", "*", "matrix"): _Rule("matrix_empty", "write 1 to 100 axes: {region: [eu, us]}"),
         ("keys", "*", "matrix", "*"): _Rule("matrix_empty", "list at least one value: [eu, us]"),
         ("keys", "*", "matrix", "*", "*"): _Rule("invalid_value", f"write text {_CLEAN}"),
         **{("defaults", "deliver", *path): rule for path, rule in _SINKS.items()},
         **{("keys", "*", "deliver", *path): rule for path, rule in _SINKS.items()},
+        **{("defaults", "rotate", *path): rule for path, rule in _ROTATION.items()},
+        **{("keys", "*", "rotate", *path): rule for path, rule in _ROTATION.items()},
     },
     "environments": {
         (): _Rule("", "this file is a mapping: start it with `version: 1`"),
@@ -169,7 +205,7 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ),
         ("environments", "*", "ca_file"): _Rule("invalid_value", "write the path of a PEM file"),
         ("environments", "*", "owns"): _Rule("invalid_value", 'list globs: ["svc-*"]'),
-        ("environments", "*", "owns", "*"): _Rule("invalid_value", "write a glob: svc-*"),
+        ("environments", "*", "owns", "*"): _GLOB,
         ("environments", "*", "role"): _ROLE,
         ("environments", "*", "generation"): _Rule(
             "invalid_value", "write auto, legacy or core", "invalid_value"
@@ -177,8 +213,13 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ("environments", "*", "workspace"): _Rule(
             "invalid_value", "write the id of the workspace, a UUID"
         ),
-        ("environments", "*", "insecure"): _Rule(
-            "invalid_value", "write true or false, without quotes", "invalid_value"
+        ("environments", "*", "insecure"): _BOOLEAN,
+        ("environments", "*", "protect"): _BOOLEAN,
+        ("environments", "*", "guards"): _Rule("", "write a mapping: {max_revoke: 30%}"),
+        ("environments", "*", "guards", "max_revoke"): _Rule(
+            "invalid_value",
+            "write a whole number of keys, or a share from 0% to 100%",
+            "invalid_value",
         ),
         ("environments", "*", "limits"): _Rule("", "write a mapping: {parallel: 4, timeout: 30s}"),
         ("environments", "*", "limits", "requests_per_minute"): _count(1_000_000),
@@ -187,6 +228,8 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ("environments", "*", "limits", "timeout"): _Rule(
             "invalid_value", "write it with its unit, up to 1h: 500ms, 30s, 2m", "invalid_value"
         ),
+        **{("policy", *path): rule for path, rule in _POLICY.items()},
+        **{("environments", "*", "policy", *path): rule for path, rule in _POLICY.items()},
     },
 }
 """What is said of the value at a path; `*` is any name or index, the first match counts."""
@@ -240,10 +283,27 @@ def _explain(
             yield _mistyped(document, path, rule, node, wants_text=wanted == "string")
         case "anyOf" | "pattern" if kind == "manifest" and "deliver" in path[1:3]:
             yield from _delivery(document, path, node, error)
-        case "anyOf" if not isinstance(node, (str, int)):
-            yield _mistyped(document, path, rule, node, wants_text=False)
+        case "anyOf":
+            yield from _choice(document, kind, path, error)
         case _:
             yield _disallowed(path, rule, document.place(_mark_at(document, path)), node)
+
+
+def _choice(document: Document, kind: str, path: Path, error: ValidationError) -> Iterator[Problem]:
+    """What the branches say that want a value of this kind, or that none does."""
+    node, inner, rule = value_at(document, path), error.context or (), _rule(kind, path)
+    other = {
+        each.relative_schema_path[0]
+        for each in inner
+        if not each.relative_path and each.validator in ("type", "const", "enum")
+    }
+    fitting = [each for each in inner if each.relative_schema_path[0] not in other]
+    for each in fitting:
+        yield from _explain(document, kind, (*path, *each.relative_path), each)
+    if not fitting and isinstance(node, (str, int)):
+        yield _disallowed(path, rule, document.place(_mark_at(document, path)), node)
+    elif not fitting:
+        yield _mistyped(document, path, rule, node, wants_text=False)
 
 
 def _may_be_lost(document: Document, node: object, error: ValidationError) -> bool:
@@ -274,8 +334,9 @@ _LEVELS = {
     "manifest": {
         "the manifest itself": ("version", "environments", "depth", "defaults"),
         "the manifest itself or a `github` sink": ("environment",),
-        "a key": ("name", "description", "matrix"),
-        "a key or to `defaults`": ("expires", "role", "deliver"),
+        "a key": ("name", "description", "protect", "matrix"),
+        "a key or to `defaults`": ("expires", "role", "deliver", "rotate"),
+        "`rotate`": ("before", "overlap"),
         "an item of `deliver`": ("file", "command", "vault", "aws", "github", "gitlab",
                                  "kubernetes"),
         "a `file` sink": ("format",),
@@ -288,8 +349,11 @@ _LEVELS = {
     },
     "environments": {
         "the file itself": ("version", "environments"),
+        "the file itself or an environment": ("policy",),
         "an environment": ("url", "auth", "headers", "ca_file", "owns", "role", "generation",
-                           "workspace", "insecure", "limits"),
+                           "workspace", "insecure", "limits", "protect", "guards"),
+        "`guards`": ("max_revoke",),
+        "`policy`": ("max_lifetime", "rotation", "roles", "names", "sinks"),
         "`auth`": ("token", "token_file", "session_token", "email", "password", "password_file"),
         "`limits`": ("requests_per_minute", "parallel", "batch", "timeout"),
     },
@@ -321,6 +385,7 @@ _MISSING = {
     "name": "write `- name: svc-billing`",
     "environment": "write `environment: NAME` or `environments: [NAME]`",
     "environments": "declare them under `environments:`",
+    "before": "write how long before its end a key gets a successor: `before: 14d`",
     "url": "write where the workspace is served: `url: https://crm.example.com`",
 }
 
