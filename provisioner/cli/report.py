@@ -1,0 +1,155 @@
+"""`provision report`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
+from provisioner.cli.options import output_options, selection_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+
+    from provisioner.address import Address
+    from provisioner.cli.console import Console
+    from provisioner.cli.options import Output, Selection
+    from provisioner.cli.reconcile import Prepared
+    from provisioner.desired import Environment
+    from provisioner.held import Held
+    from provisioner.hygiene import FleetHygiene
+    from provisioner.observed import Observation
+    from provisioner.plan import Unobserved
+    from provisioner.stop import Stop
+
+    Seen = tuple[tuple[Environment, Observation | Unobserved], ...]
+
+
+def _duration(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> timedelta | None:
+    from provisioner.times import parse_duration  # noqa: PLC0415 - keeps --help fast
+
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", context, option) from None
+
+
+@click.command()
+@selection_options
+@click.option(
+    "--expiring-within",
+    callback=_duration,
+    envvar="PROVISION_EXPIRING_WITHIN",
+    metavar="DURATION",
+    help="Exit with 2 when a key is due within 36h, 14d, 12w or P14D, or missing.",
+)
+@output_options("text", "json", "markdown", "html")
+def report(selection: Selection, expiring_within: timedelta | None, output: Output) -> int:
+    """Report expiry and hygiene of every live key; write nothing.
+
+    Looks at every environment, and into the sinks of its declared keys. Says of each key when it
+    ends, whether its token is where it belongs, and what else is worth knowing. Exits with 4 when
+    an environment could not be looked at.
+    """
+    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
+    from provisioner.hygiene import Look, inspect  # noqa: PLC0415 - as above
+    from provisioner.observed import Observation  # noqa: PLC0415 - as above
+    from provisioner.plan.diff import SOON  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    signals = Signals()
+    with console.problems_as_data():
+        prepared = prepare(selection)
+    desired = prepared.manifests.desired
+    with signals.caught():
+        with fleet_of(prepared, signals.stop) as fleet:
+            seen = fleet.observe()
+            held, bug = _survey(prepared, seen, selection.only, signals.stop)
+        looks = (
+            Look(environment, desired.get(environment.name, ()), look, held)
+            if isinstance(look, Observation)
+            else look
+            for environment, look in seen
+        )
+        found = inspect(looks, prepared.now, expiring_within or SOON, selection.only)
+        _show(found, console)
+    surprise = fleet.surprise or bug
+    if surprise is None and signals.exit_code is not None:
+        return signals.exit_code
+    if (ending := surprise or fleet.refusal) is not None:
+        raise ending
+    if found.unobserved:
+        return INCOMPLETE
+    overdue = found.due or found.missing
+    return CHANGES if expiring_within is not None and overdue else 0
+
+
+def _survey(
+    prepared: Prepared, seen: Seen, only: tuple[str, ...], stop: Stop
+) -> tuple[Mapping[Address, Held], Exception | None]:
+    """What the sinks of live keys hold, and the bug that kept them from being looked into."""
+    import logging  # noqa: PLC0415 - keeps --help fast
+    import os  # noqa: PLC0415 - as above
+
+    from provisioner.held import Unusable  # noqa: PLC0415 - as above
+    from provisioner.observed import Observation  # noqa: PLC0415 - as above
+    from provisioner.plan import Wishes, to_read  # noqa: PLC0415 - as above
+    from provisioner.report.text import count  # noqa: PLC0415 - as above
+    from provisioner.sinks.opening import Sinks  # noqa: PLC0415 - as above
+    from provisioner.sinks.survey import look_into  # noqa: PLC0415 - as above
+    from provisioner.threads import Threads  # noqa: PLC0415 - as above
+
+    addresses = tuple(
+        address
+        for environment, look in seen
+        if isinstance(look, Observation)
+        for address in to_read(
+            prepared.manifests.desired.get(environment.name, ()), look, Wishes(only=only)
+        )
+    )
+    open_sink = Sinks(prepared.manifests.root, os.environ, stop).open
+    # In a thread, so that a stop need not wait for a sink that hangs.
+    threads = Threads(1)
+    asked = threads.submit(look_into, addresses, open_sink, stop)
+    stop.wait_for((asked,), graceful=False)
+    threads.shutdown(wait=False)
+    if not asked.done():
+        return {}, None
+    try:
+        held = asked.result()
+    except Exception as error:  # noqa: BLE001 - what was observed is reported all the same
+        return {}, error
+    if unusable := sum(isinstance(one, Unusable) for one in held.values()):
+        logging.getLogger("provisioner").warning(
+            "%s could not be looked into; `provision doctor` says why", count(unusable, "sink")
+        )
+    return held, None
+
+
+def _show(found: FleetHygiene, console: Console) -> None:
+    from provisioner.report.hygiene import (  # noqa: PLC0415 - keeps --help fast
+        hygiene_document,
+        hygiene_markdown,
+        hygiene_page,
+        hygiene_text,
+    )
+    from provisioner.report.text import visible  # noqa: PLC0415 - as above
+
+    match console.output.format:
+        case "json":
+            console.document(hygiene_document(found))
+        case "markdown":
+            console.text(hygiene_markdown(found))
+        case "html":
+            console.text(hygiene_page(found))
+        case _:
+            console.text(hygiene_text(found, console.palette, quiet=console.output.quiet))
+    for one in found.unobserved:
+        told = f"{one.environment}: {one.failure.code}: {one.failure.message}"
+        console.aside(visible(told) + "\n")
