@@ -10,11 +10,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,33 +21,29 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from laboratory import PASSING, Failed, Fault, Laboratory, Slow, seeded
+from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, Process, marked
 
 from provisioner.desired import DesiredKey, Environment, Limits, SessionToken, SignIn
 from provisioner.execution import Done, Executed, MadeElsewhere, Mark, Skipped
 from provisioner.execution import Failed as FailedAction
 from provisioner.fleet import Fleet
-from provisioner.plan import Duplicate, Plan, Planned
+from provisioner.plan import Duplicate, Plan, Planned, Wishes
 from provisioner.problem import Place
 from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
-from provisioner.stop import Stop
 from provisioner.threads import Threads
 from provisioner.times import parse_expiry
 from provisioner.twenty import connect as connect_module
-from provisioner.twenty.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import ExitStack
 
     from provisioner.execution import RunResult
-    from provisioner.twenty.answers import Answer
     from provisioner.twenty.workspace import Workspace
 
 SCENARIOS = int(os.environ.get("SCENARIOS", "300"))
-HURRY = 200
-"""How many times faster the waits of a run go by here."""
 
 # A fault that ends by itself within the client's time limit. What a server commits after the
 # client gave up is beyond the guarantee, and is tried in tests/test_execution.py.
@@ -61,92 +54,7 @@ FAULTS: tuple[Fault, ...] = (
     Slow(0.01, before=True),
 )
 
-Moment = Literal["before", "after"]
 State = Literal["live", "expired", "revoked", "no role"]
-
-
-class Hurried(Stop):
-    """A stop whose clock runs fast, so that waits end soon and are still as long as they were."""
-
-    def now(self) -> float:
-        return super().now() * HURRY
-
-    def sleep(self, seconds: float) -> None:
-        super().sleep(seconds / HURRY)
-
-
-class Killed(BaseException):
-    """The process is gone: nothing that it would do afterwards happens."""
-
-
-@dataclass(frozen=True)
-class Kill:
-    """Where a run is killed: before or after so many of its requests, if it sends as many."""
-
-    number: int
-    moment: Moment
-
-
-@dataclass
-class Process:
-    """One run as the server sees it: what it sends until it ends or is killed.
-
-    Attributes:
-        mark: the milliseconds that it writes into its keys.
-        looked_at: when its last look that was answered arrived, by `time.monotonic`.
-        written: ids of the keys that it wrote to, besides creating them.
-    """
-
-    kill: Kill | None
-    mark: int
-    looked_at: float = 0.0
-    written: set[str] = field(default_factory=set)
-    killed: bool = False
-    _sent: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def passes(self, exchange: Any) -> Answer:
-        """Lets one exchange happen, unless the process is gone before or after it."""
-        with self._lock:
-            number = self._sent
-            self._sent += 1
-            if self.kill == Kill(number, "before"):
-                self.killed = True
-            if self.killed:
-                raise Killed
-        answer: Answer = exchange()
-        with self._lock:
-            if self.kill == Kill(number, "after"):
-                self.killed = True
-            if self.killed:
-                raise Killed
-        return answer
-
-
-PROCESSES: dict[str, Process] = {}
-"""The runs under way, by the name of their environment."""
-
-
-class Mortal(Transport):
-    """A transport whose process may be killed."""
-
-    def _exchange(
-        self, method: str, path: str, body: Any, bearer: str | None, *, begins: bool
-    ) -> Answer:
-        process = PROCESSES[self.name]
-        started = time.monotonic()
-        if method == "PATCH":
-            process.written.add(path.rpartition("/")[2])
-        if isinstance(body, dict) and "revokeApiKey" in body.get("query", ""):
-            process.written.add(body["variables"]["input"]["id"])
-        answer = process.passes(
-            lambda: super(Mortal, self)._exchange(method, path, body, bearer, begins=begins)
-        )
-        document = body.get("query", "") if isinstance(body, dict) else ""
-        listed = path.startswith("/rest/apiKeys?") or "{apiKeys{" in document
-        if listed and answer.ok and not answer.lost:
-            process.looked_at = started
-        return answer
 
 
 LABORATORIES: dict[Dialect, Laboratory] = {}
@@ -343,7 +251,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         wanted = {name: tuple(key._replace(environment=name) for key in self.wanted)}
         try:
             with Fleet((environment,), open_workspace, no_sinks, Threads(1), stop) as fleet:
-                plan = fleet.plan(wanted, datetime.now(UTC).replace(microsecond=0), ())
+                plan = fleet.plan(wanted, datetime.now(UTC).replace(microsecond=0), Wishes())
                 with marked(process.mark):
                     result = fleet.apply(plan, lambda _: None)
                 assert fleet.surprise is None, fleet.surprise
@@ -435,21 +343,6 @@ def writes(exchange: Exchange) -> bool:
         or b"createApiKey" in exchange.body
         or b"revokeApiKey" in exchange.body
     )
-
-
-class marked:  # noqa: N801 - a context manager
-    """The next mark that a run in this thread draws, so that every run is known by its own."""
-
-    current = threading.local()
-
-    def __init__(self, milliseconds: int) -> None:
-        self._milliseconds = milliseconds
-
-    def __enter__(self) -> None:
-        self.current.mark = self._milliseconds
-
-    def __exit__(self, *_: object) -> None:
-        del self.current.mark
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -23,6 +23,7 @@ from provisioner.connection import opener
 from provisioner.desired import DesiredKey, Environment, Limits, SessionToken
 from provisioner.execution import Done, Executed
 from provisioner.fleet import Fleet
+from provisioner.plan import Wishes
 from provisioner.problem import Place
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
@@ -75,7 +76,7 @@ def apply(laboratory: Laboratory, root: Path, stop: Stop) -> RunResult:
     with Fleet(
         (environment,), opener(root, stop), Sinks(root, {}, stop).open, Threads(1), stop
     ) as fleet:
-        plan = fleet.plan({"shop": wanted}, datetime.now(UTC), ())
+        plan = fleet.plan({"shop": wanted}, datetime.now(UTC), Wishes())
         result = fleet.apply(plan, lambda _: None)
         assert fleet.surprise is None
         return result

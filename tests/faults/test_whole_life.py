@@ -1,0 +1,369 @@
+"""The whole life of keys: random manifests, wishes, faults, kills, races and days that pass.
+
+What `test_exactly_once` promises of creates holds for rotating, changing, pruning and deduping,
+and besides: what `owns` does not match is never touched, what ends has a reason to, and no run
+takes a working token away. LIVES random lives are played (150 where nothing is said), a third of
+them on each dialect.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import pytest
+import time_machine
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from laboratory import PASSING, Failed, Fault, Laboratory, Slow, seeded
+from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, MortalSink, Process, marked
+
+from provisioner.address import FileAddress
+from provisioner.desired import DesiredKey, Environment, Limits, Rotation, SessionToken
+from provisioner.execution import Mark
+from provisioner.fleet import Fleet
+from provisioner.guards import Leave
+from provisioner.plan import Wishes
+from provisioner.plan.wishes import matches
+from provisioner.problem import Place
+from provisioner.sandbox import ApiKey, Dialect, Exchange
+from provisioner.secret import Secret
+from provisioner.sinks.opening import Sinks
+from provisioner.threads import Threads
+from provisioner.times import ExpiresAfter, parse_expiry
+from provisioner.token import claims_of
+from provisioner.twenty import connect as connect_module
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from provisioner.execution import RunResult
+    from provisioner.twenty.workspace import Workspace
+
+LIVES = int(os.environ.get("LIVES", "150"))
+OWNS = ("svc-*",)
+OWNED = ("svc-a", "svc-b", "svc-c")
+OTHERS = ("zapier", "Svc-a")
+NEW_YEAR = datetime(2027, 1, 1, 4, 0, 0, tzinfo=UTC)
+TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+FAULTS: tuple[Fault, ...] = (
+    *(fault for fault in PASSING if not isinstance(fault, Slow)),
+    Failed(graphql_status=200),
+    Slow(0.01),
+)
+
+
+class Wish(NamedTuple):
+    """What a manifest says of one key."""
+
+    expires: str
+    rotates: bool
+    sinks: int
+
+
+wishes = st.builds(
+    Wish,
+    st.sampled_from(("30d", "90d", "2027-09-01", "2028-01-01")),
+    st.booleans(),
+    st.integers(0, 2),
+)
+manifests = st.dictionaries(st.sampled_from((*OWNED, *OTHERS)), wishes, min_size=1)
+kills = st.none() | st.builds(Kill, st.integers(0, 24), st.sampled_from(("before", "after")))
+faults = st.tuples(st.integers(0, 2**16), st.sampled_from((0.0, 0.0, 0.1, 0.3)))
+asks = st.builds(
+    lambda prune, dedupe, redeliver: Wishes(prune=prune, dedupe=dedupe, redeliver=redeliver),
+    *(st.sampled_from((False, False, True)) for _ in range(3)),
+)
+LABORATORIES: dict[Dialect, Laboratory] = {}
+
+
+def laboratory(dialect: Dialect) -> Laboratory:
+    """One for all lives on a dialect: each begins with an empty workspace."""
+    if dialect not in LABORATORIES:
+        LABORATORIES[dialect] = Laboratory(dialect).__enter__()
+    return LABORATORIES[dialect]
+
+
+class WholeLife(RuleBasedStateMachine):
+    """A workspace, its manifests and sinks, and runs that meet every kind of fault."""
+
+    dialect: Dialect
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.laboratory = laboratory(self.dialect)
+        self.laboratory.reset()
+        self.sandbox = self.laboratory.sandbox
+        self.clock = time_machine.travel(NEW_YEAR, tick=True)
+        self.traveller = self.clock.start()
+        self.folder = tempfile.TemporaryDirectory()
+        self.root = Path(self.folder.name)
+        self.wanted: tuple[DesiredKey, ...] = ()
+        self.by_hand: set[str] = set()
+        self.excused: set[str] = set()
+        self.broken = False
+        self.marks = itertools.count(1)
+
+    @initialize(wanted=manifests, found=st.lists(st.sampled_from((*OWNED, *OTHERS)), max_size=3))
+    def begin(self, wanted: dict[str, Wish], found: list[str]) -> None:
+        self.want(wanted)
+        for name in found:
+            self.someone_makes(name, "live")
+
+    @rule(wanted=manifests)
+    def want(self, wanted: dict[str, Wish]) -> None:
+        """Somebody merges other manifests."""
+        self.wanted = tuple(
+            DesiredKey(
+                environment="",
+                name=name,
+                depth=1,
+                expiry=parse_expiry(wish.expires),
+                role=None if self.dialect is Dialect.LEGACY else "Admin",
+                place=Place("keys.yaml", line),
+                deliver=(
+                    FileAddress(f"{name}.json", "token", "json"),
+                    FileAddress(f"{name}.env", "TOKEN"),
+                )[: wish.sinks],
+                rotation=Rotation(timedelta(days=10), timedelta(hours=48), "10d, 48h")
+                if wish.rotates
+                and name in OWNED
+                and wish.sinks
+                and isinstance(parse_expiry(wish.expires), ExpiresAfter)
+                else None,
+            )
+            for line, (name, wish) in enumerate(wanted.items(), 1)
+        )
+
+    @rule(name=st.sampled_from((*OWNED, *OTHERS)), state=st.sampled_from(("live", "expired")))
+    def someone_makes(self, name: str, state: Literal["live", "expired"]) -> None:
+        """Somebody makes a key by hand."""
+        year = 2020 if state == "expired" else 2031
+        self.by_hand.update(self.sandbox.seed([name], expires_at=f"{year}-01-01T00:00:00.000Z"))
+
+    @rule(name=st.sampled_from(OWNED), form=st.sampled_from(("json", "env")))
+    def someone_loses_a_sink(self, name: str, form: str) -> None:
+        """A file is gone."""
+        (self.root / f"{name}.{form}").unlink(missing_ok=True)
+
+    @rule(days=st.sampled_from((1, 3, 9, 18, 25)))
+    def days_pass(self, days: int) -> None:
+        """Nobody runs anything."""
+        self.traveller.shift(timedelta(days=days))
+
+    @rule(faults=faults, kill=kills, asked=asks)
+    def run(self, faults: tuple[int, float], kill: Kill | None, asked: Wishes) -> None:
+        """One pipeline."""
+        self._observed(faults, (kill,), asked)
+
+    @rule(faults=faults, first=kills, second=kills, asked=asks)
+    def race(
+        self, faults: tuple[int, float], first: Kill | None, second: Kill | None, asked: Wishes
+    ) -> None:
+        """Two pipelines at once."""
+        self._observed(faults, (first, second), asked)
+
+    @invariant()
+    def no_name_has_a_third_live_key(self) -> None:
+        """Beside those that people made by hand."""
+        live = Counter(
+            row.name
+            for row in self._rows().values()
+            if self._live(row, datetime.now(UTC)) and row.id not in self.by_hand
+        )
+        most = {name for name, count in live.items() if count > 2}
+        self._demand(not most - self.excused, most)
+
+    def teardown(self) -> None:
+        """When the faults end three more runs converge, and the one after them sends no write."""
+        try:
+            if not self.broken and self.wanted:
+                self._converge()
+        finally:
+            self.clock.stop()
+            self.folder.cleanup()
+
+    def _converge(self) -> None:
+        for _ in range(3):
+            [result] = self._observed((0, 0.0), (None,), Wishes())
+            assert result is not None
+            assert not result.incomplete, result
+        before = len(self.laboratory.journal)
+        self._observed((0, 0.0), (None,), Wishes())
+        assert not any(map(writes, self.laboratory.journal[before:]))
+        now = datetime.now(UTC)
+        rows = self._rows()
+        live = {row.name for row in rows.values() if self._live(row, now)}
+        assert {key.name for key in self.wanted} <= live
+        assert self._working(rows) == {address for key in self.wanted for address in key.deliver}
+
+    def _observed(
+        self, faults: tuple[int, float], fates: tuple[Kill | None, ...], asked: Wishes
+    ) -> list[RunResult | None]:
+        """Runs at once, and what must hold of all that they changed."""
+        before = self._rows()
+        worked = self._working(before)
+        self.laboratory.use(seeded(*faults, FAULTS))
+        processes = [Process(kill, next(self.marks)) for kill in fates]
+        try:
+            with ThreadPoolExecutor(len(fates)) as pool:
+                results = list(pool.map(lambda one: self._run(one, asked), processes))
+        finally:
+            self.laboratory.heal()
+            self.laboratory.quiet()
+        after = self._rows()
+        if len(fates) > 1:
+            self._excuse(after)
+        self._nothing_else_was_touched(before, after, asked)
+        lost = worked - self._working(after)
+        self._demand(not lost, ("a working token was taken away", lost, asked))
+        return results
+
+    def _nothing_else_was_touched(
+        self, before: dict[str, ApiKey], after: dict[str, ApiKey], asked: Wishes
+    ) -> None:
+        """What `owns` does not match stays as it is, and the rest ends for a reason alone."""
+        wanted = {key.name: key for key in self.wanted}
+        for id_, row in before.items():
+            owned = matches(row.name, OWNS)
+            now = after[id_]
+            self._demand(owned or row == now, ("touched", row, now))
+            if now.revoked_at != row.revoked_at:
+                key = wanted.get(row.name)
+                reason = asked.prune if key is None else bool(asked.dedupe or key.rotation)
+                self._demand(reason, ("ended without a reason", row, asked))
+                if key is not None:
+                    others = (one for one in after.values() if one.name == row.name)
+                    another = any(self._live(one, datetime.now(UTC)) for one in others)
+                    self._demand(another, ("the last key of a name ended", row, asked))
+
+    def _excuse(self, after: dict[str, ApiKey]) -> None:
+        """Twins that the guarantee leaves where two runs meet: a finding of the next plan."""
+        now = datetime.now(UTC)
+        live = Counter(row.name for row in after.values() if self._live(row, now))
+        self.excused |= {name for name, count in live.items() if count > 2}
+
+    def _working(self, rows: dict[str, ApiKey]) -> set[FileAddress]:
+        """The sinks of wanted keys that hold a token which the server accepts now."""
+        now = datetime.now(UTC)
+        found = set()
+        for key in self.wanted:
+            for address in key.deliver:
+                assert isinstance(address, FileAddress)
+                file = self.root / address.path
+                token = TOKEN.search(file.read_text()) if file.exists() else None
+                claims = claims_of(Secret(token[0])) if token else None
+                row = rows.get((claims and claims.key) or "")
+                if claims and claims.ends and claims.ends > now and row and self._live(row, now):
+                    assert row.name == key.name
+                    found.add(address)
+        return found
+
+    def _run(self, process: Process, asked: Wishes) -> RunResult | None:
+        name = f"run-{process.mark}"
+        PROCESSES[name] = process
+        stop = Hurried()
+        credential = SessionToken(Secret(self.sandbox.session_token()))
+        environment = Environment(
+            name=name,
+            url=self.sandbox.url,
+            credential=credential,
+            owns=OWNS,
+            limits=Limits(parallel=4, batch=3, timeout=5.0),
+        )
+
+        def open_workspace(environment: Environment, stack: ExitStack) -> Workspace:
+            workspace = connect_module.connect(environment, environment.url, credential, stop)
+            stack.callback(workspace.close)
+            return workspace
+
+        sinks = Sinks(self.root, {}, stop)
+        wanted = {name: tuple(key._replace(environment=name) for key in self.wanted)}
+        try:
+            with Fleet(
+                (environment,),
+                open_workspace,
+                lambda address: MortalSink(sinks.open(address), process),
+                Threads(1),
+                stop,
+            ) as fleet:
+                now = datetime.now(UTC).replace(microsecond=0)
+                plan = fleet.plan(wanted, now, asked, Leave(max_revoke=100))
+                assert fleet.refusal is None, fleet.refusal
+                with marked(process.mark):
+                    result = fleet.apply(plan, lambda _: None)
+                assert fleet.surprise is None, fleet.surprise
+        except Killed:
+            return None
+        finally:
+            del PROCESSES[name]
+        return result
+
+    def _rows(self) -> dict[str, ApiKey]:
+        return {row.id: row for row in self.sandbox.keys()}
+
+    @staticmethod
+    def _live(row: ApiKey, now: datetime) -> bool:
+        return not row.revoked_at and datetime.fromisoformat(row.expires_at) > now
+
+    def _demand(self, holds: bool, told: object) -> None:
+        """Notes that a promise was broken, so that the end does not hide which one was first."""
+        self.broken = self.broken or not holds
+        assert holds, told
+
+
+def writes(exchange: Exchange) -> bool:
+    """Whether an exchange may have changed a key, or minted a token."""
+    words = (b"createApiKey", b"revokeApiKey", b"updateApiKey", b"assignRole", b"generateApiKey")
+    batch = exchange.path.startswith("/rest/batch")
+    return exchange.method == "PATCH" or batch or any(word in exchange.body for word in words)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def mortal_runs() -> Any:
+    """Runs can be killed, and draw the marks that they are given."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(connect_module, "Transport", Mortal)
+    patch.setattr(Mark, "random", classmethod(lambda cls: cls(marked.current.mark)))
+    yield
+    patch.undo()
+    for one in LABORATORIES.values():
+        one.close()
+    LABORATORIES.clear()
+
+
+SETTINGS = settings(
+    max_examples=-(-LIVES // 3),
+    stateful_step_count=8,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+
+
+class OnLegacy(WholeLife):
+    dialect = Dialect.LEGACY
+
+
+class OnCore1(WholeLife):
+    dialect = Dialect.CORE_1
+
+
+class OnCore(WholeLife):
+    dialect = Dialect.CORE
+
+
+for lives in (OnLegacy, OnCore1, OnCore):
+    lives.TestCase.settings = SETTINGS
+
+TestLegacy = OnLegacy.TestCase
+TestCore1 = OnCore1.TestCase
+TestCore = OnCore.TestCase

@@ -1,0 +1,301 @@
+"""What a run must not do by mistake: refused for all environments, before the first write."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.cli import main
+from provisioner.desired import DesiredKey, Environment, Guards, Share
+from provisioner.failure import Failure
+from provisioner.guards import Leave, refusals
+from provisioner.observed import NoRoles, Observation, ObservedKey
+from provisioner.plan import Planned, Revoke, Rotate, Wishes, plan_environment
+from provisioner.problem import Place
+from provisioner.sandbox import Dialect
+from provisioner.times import parse_expiry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
+SHOP = Environment(name="shop", url="https://crm.example.com", owns=("svc-*",))
+PRUNE = Wishes(prune=True)
+
+
+def key(name: str, number: int = 1, **changes: Any) -> ObservedKey:
+    fields: dict[str, Any] = {
+        "id": f"id-{name}-{number}",
+        "name": name,
+        "expires_at": NOW + timedelta(days=90),
+        "revoked_at": None,
+        "created_at": NOW - timedelta(days=1) + timedelta(seconds=number),
+    }
+    return ObservedKey(**(fields | changes))
+
+
+def desired(name: str, **changes: Any) -> DesiredKey:
+    key = DesiredKey("shop", name, 1, parse_expiry("90d"), None, Place("keys.yaml", 1))
+    return key._replace(**changes)
+
+
+def many(count: int) -> list[ObservedKey]:
+    return [key(f"svc-{number}") for number in range(count)]
+
+
+def look_at(keys: Iterable[ObservedKey], ahead: timedelta | None = None) -> Observation:
+    return Observation(
+        generation="legacy",
+        workspace="w",
+        keys=tuple(keys),
+        roles=NoRoles(),
+        server_time=NOW,
+        requests=1,
+        ahead=ahead,
+    )
+
+
+def refused(
+    seen: Iterable[ObservedKey],
+    wanted: tuple[DesiredKey, ...] = (desired("svc-wanted"),),
+    environment: Environment = SHOP,
+    *,
+    wishes: Wishes = PRUNE,
+    ahead: timedelta | None = None,
+    alter: Callable[[Planned], Planned] = lambda planned: planned,
+    **leave: Any,
+) -> list[str]:
+    """The slugs of what stops a run."""
+    look = look_at(seen, ahead)
+    plan = alter(plan_environment(environment, wanted, look, NOW, wishes))
+    return [error.slug for error in refusals(environment, wanted, look, plan, Leave(**leave))]
+
+
+@pytest.mark.parametrize(
+    ("live", "ending", "stops"),
+    [(100, 30, False), (100, 31, True), (4, 3, False), (4, 4, True), (9, 3, False), (11, 4, True)],
+)
+def test_a_run_may_end_three_in_ten_owned_keys_but_always_three(live, ending, stops) -> None:
+    """The share is of the owned live keys, rounded down; three may always end."""
+    wanted = tuple(desired(f"svc-{number}") for number in range(ending, live))
+    assert refused(many(live), wanted or (desired("svc-other"),)) == (
+        ["too_many_revocations"] if stops else []
+    )
+
+
+def test_dead_and_foreign_keys_do_not_raise_what_may_end() -> None:
+    """Only live keys that `owns` matches count: ten of each others and 4 of 10 are too many."""
+    others = [key(f"their-{number}") for number in range(10)]
+    dead = [key(f"svc-dead-{number}", revoked_at=NOW) for number in range(10)]
+    old = [key(f"svc-old-{number}", expires_at=NOW) for number in range(10)]
+    wanted = tuple(desired(f"svc-{number}") for number in range(4, 10))
+    assert refused([*many(10), *others, *dead, *old], wanted) == ["too_many_revocations"]
+    assert refused([*many(10), *others, *dead, *old], (*wanted, desired("svc-3"))) == []
+
+
+@pytest.mark.parametrize(
+    ("guards", "leave", "stops"),
+    [
+        (Guards(Share(50)), None, False),
+        (Guards(Share(40)), None, True),
+        (Guards(Share(0)), None, True),
+        (Guards(5), None, False),
+        (Guards(4), None, True),
+        (Guards(0), None, True),
+        (Guards(0), 5, False),
+        (Guards(Share(100)), 4, True),
+        (Guards(Share(100)), 0, True),
+    ],
+)
+def test_guards_say_how_many_and_max_revoke_overrides_them(guards, leave, stops) -> None:
+    """5 of 10 owned keys are to end: a share, a number, and the word of the one who runs it."""
+    wanted = tuple(desired(f"svc-{number}") for number in range(5))
+    shop = replace(SHOP, guards=guards)
+    assert refused(many(10), wanted, shop, max_revoke=leave) == (
+        ["too_many_revocations"] if stops else []
+    )
+
+
+@given(st.integers(0, 100), st.integers(0, 10_000))
+def test_a_share_allows_three_or_its_part_and_none_of_0_percent(percent, live) -> None:
+    """Never less than three but for 0 %, never more than the part of them all."""
+    most = Guards(Share(percent)).limit(live)
+    assert most == (max(3, live * percent // 100) if percent else 0)
+    assert most <= max(3, live)
+
+
+def test_an_environment_all_of_whose_manifests_vanished_ends_nothing() -> None:
+    """Not even with a word for so many keys: it is a wrong -m, or a deleted folder."""
+    assert refused(many(1), ()) == ["manifests_vanished"]
+    assert refused(many(1), (), max_revoke=100, protected=True) == ["manifests_vanished"]
+    assert refused(many(1), (), wishes=Wishes()) == []
+    assert refused([key("their")], ()) == []
+
+
+def test_what_is_protected_ends_with_a_word_for_it_alone() -> None:
+    """A key that is protected, or any key of a protected environment."""
+    twins = [key("svc-a", 1), key("svc-a", 2)]
+    wanted = (desired("svc-a", protect=True),)
+    assert refused(twins, wanted, wishes=Wishes(dedupe=True)) == ["protected"]
+    assert refused(twins, wanted, wishes=Wishes(dedupe=True), protected=True) == []
+    assert refused(twins, (desired("svc-a"),), wishes=Wishes(dedupe=True)) == []
+    safe = replace(SHOP, protect=True)
+    assert refused(many(1), environment=safe) == ["protected"]
+    assert refused(many(1), environment=safe, protected=True) == []
+    assert refused([key("svc-wanted")], environment=safe) == []
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_clocks_more_than_a_minute_apart_stop_whatever_would_change(sign) -> None:
+    """Ends are counted by ours and judged by the server's; what changes nothing may go on."""
+    assert refused([], ahead=sign * timedelta(seconds=61)) == ["clock_off"]
+    assert refused([], ahead=sign * timedelta(seconds=60)) == []
+    assert refused([key("svc-wanted")], ahead=sign * timedelta(days=1)) == []
+
+
+def test_all_that_speaks_against_a_plan_is_told() -> None:
+    """One after the other, so that nobody finds the next only when the first is mended."""
+    slugs = refused(many(4), (), replace(SHOP, protect=True), ahead=timedelta(hours=1))
+    assert slugs == ["clock_off", "manifests_vanished", "too_many_revocations", "protected"]
+
+
+def test_blocked_actions_and_keys_that_live_on_for_an_overlap_do_not_count() -> None:
+    """What a plan does not do needs no leave; a successor with an overlap ends nothing now."""
+
+    def block(planned: Planned) -> Planned:
+        why = Failure("not_owned", "No.")
+        actions = [one._replace(blocked=why) for one in planned.actions if isinstance(one, Revoke)]
+        assert len(actions) == 4
+        return replace(planned, actions=tuple(actions))
+
+    assert refused(many(4)) == ["too_many_revocations"]
+    assert refused(many(4), alter=block) == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_predecessors_that_end_at_once_count(at_once) -> None:
+    """`rotate --now` of four keys of four is as much as revoking them."""
+    shop = replace(SHOP, guards=Guards(3))
+    wanted = tuple(desired(f"svc-{number}") for number in range(4))
+
+    def follow(planned: Planned) -> Planned:
+        found = plan_environment(shop, wanted, look_at([]), NOW, Wishes()).unblocked
+        rotates = tuple(
+            Rotate("asked", one, (f"id-{one.name}-1",), at_once=at_once)  # type: ignore[arg-type]
+            for one in found
+        )
+        return replace(planned, actions=rotates)
+
+    assert refused(many(4), wanted, shop, alter=follow) == (
+        ["too_many_revocations"] if at_once else []
+    )
+
+
+@pytest.fixture
+def shop(tmp_path: Path, serve, monkeypatch) -> Callable[[Dialect], tuple[Path, Any]]:
+    """A workspace of keys that `owns` matches, and a folder whose one environment it is."""
+
+    def make(dialect: Dialect) -> tuple[Path, Any]:
+        served = serve(dialect)
+        served.sandbox.seed(["svc-a", "svc-b", "other"])
+        monkeypatch.setenv("TOKEN", served.sandbox.session_token())
+        folder = tmp_path / "manifests"
+        folder.mkdir()
+        auth = {"session_token": "${TOKEN}"}
+        shop = {"url": served.sandbox.url, "auth": auth, "owns": ["svc-*"], "role": "Admin"}
+        document = {"version": 1, "environments": {"shop": shop}}
+        (folder / "environments.yaml").write_text(json.dumps(document))
+        return folder, served
+
+    return make
+
+
+def keys_of(folder: Path, *names: str, file: str = "keys.yaml") -> None:
+    manifest = {
+        "version": 1,
+        "environment": "shop",
+        "defaults": {"expires": "90d"},
+        "keys": [{"name": name} for name in names],
+    }
+    (folder / file).write_text(json.dumps(manifest))
+
+
+def pruned(folder: Path, *more: str) -> int:
+    return main(["apply", "-m", str(folder), "--prune", "--max-revoke", "100", *more])
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_manifests_that_are_not_there_end_no_key(shop, tmp_path, dialect) -> None:
+    """An empty directory and a wrong -m are exit 3, manifests that vanished exit 5."""
+    folder, served = shop(dialect)
+    before = served.sandbox.keys()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert pruned(empty) == 3
+    assert pruned(tmp_path / "nowhere") == 3
+    assert pruned(folder / "environments.yaml") == 3
+    assert served.journal == []
+    assert pruned(folder) == 5
+    assert pruned(folder, "--allow-protected") == 5
+    assert served.sandbox.keys() == before
+    assert served.writes() == []
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_prune_ends_what_owns_matches_and_no_manifest_wants(shop, dialect) -> None:
+    """The very same keys end when a manifest is there, so that the guards are what kept them."""
+    folder, served = shop(dialect)
+    keys_of(folder, "svc-a")
+    assert pruned(folder) == 0
+    ended = {row.name for row in served.sandbox.keys() if row.revoked_at}
+    assert ended == {"svc-b"}
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_glob_that_matches_nothing_ends_no_key(shop, dialect) -> None:
+    """`--only` bounds revoking too, and a typing error in it touches nothing."""
+    folder, served = shop(dialect)
+    keys_of(folder, "svc-a")
+    before = served.sandbox.keys()
+    pruned(folder, "--only", "scv-*")
+    assert served.sandbox.keys() == before
+    assert served.writes() == []
+
+
+def test_a_refusal_changes_nothing_in_any_environment(tmp_path, serve, monkeypatch) -> None:
+    """The other environment has a key to make, and it is not made."""
+    served = {dialect: serve(dialect) for dialect in (Dialect.LEGACY, Dialect.CORE)}
+    environments = {}
+    for dialect, one in served.items():
+        name = dialect.name.lower()
+        monkeypatch.setenv(f"{name.upper()}_TOKEN", one.sandbox.session_token())
+        environments[name] = {
+            "url": one.sandbox.url,
+            "auth": {"session_token": f"${{{name.upper()}_TOKEN}}"},
+            "owns": ["svc-*"],
+            "role": "Admin",
+        }
+        one.sandbox.seed([f"svc-{number}" for number in range(4)])
+    document = {"version": 1, "environments": environments}
+    (tmp_path / "environments.yaml").write_text(json.dumps(document))
+    kept = {"legacy": ["new", *(f"svc-{number}" for number in range(4))], "core": ["new"]}
+    for name, names in kept.items():
+        manifest = {
+            "version": 1,
+            "environment": name,
+            "defaults": {"expires": "90d"},
+            "keys": [{"name": each} for each in names],
+        }
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(manifest))
+    command = ["apply", "-m", str(tmp_path), "--prune"]
+    assert main(command) == 5
+    assert [one.writes() for one in served.values()] == [[], []]
+    assert main([*command, "--max-revoke", "4"]) == 0
+    assert [len(one.writes()) for one in served.values()] == [1, 5]

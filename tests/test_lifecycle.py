@@ -1,0 +1,610 @@
+"""What becomes of live keys: changed, followed, ended; who may be, when, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.address import FileAddress
+from provisioner.desired import DesiredKey, Environment, Rotation
+from provisioner.errors import SinkError, WorkspaceError
+from provisioner.execution import Done, Execution, Failed, Mark, Skipped, Unfinished
+from provisioner.failure import Failure
+from provisioner.held import Held, NotAToken, NoToken, TokenOf, Untold, Unusable
+from provisioner.observed import KnownRoles, Observation, ObservedKey, Role
+from provisioner.plan import (
+    Change,
+    Deliver,
+    Drift,
+    Duplicate,
+    Planned,
+    Revoke,
+    Rotate,
+    Unmanaged,
+    Update,
+    Wishes,
+    plan_environment,
+)
+from provisioner.plan.wishes import matches
+from provisioner.problem import Place
+from provisioner.sandbox.tokens import Claims, TokenKind, sign
+from provisioner.secret import Secret
+from provisioner.sinks.sink import Holds, Nothing
+from provisioner.stop import STOPPED, Stop
+from provisioner.times import parse_expiry
+from provisioner.twenty.workspace import Created
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from provisioner.execution import Result
+    from provisioner.plan import Action
+    from provisioner.twenty.workspace import Ledger, NewKey
+
+NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
+WORKER = Role("11111111-1111-4111-8111-111111111111", "Worker", assignable=True)
+ADMIN = Role("22222222-2222-4222-8222-222222222222", "Admin", assignable=True)
+SHOP = Environment(name="shop", url="https://crm.example.com", role="Worker", owns=("svc-*",))
+SINK = FileAddress("a.env", "A")
+OTHER = FileAddress("b.env", "B")
+ROTATED = Rotation(10 * DAY, 2 * DAY, "10d, 48h")
+FAR = NOW + 90 * DAY + timedelta(milliseconds=417)
+WHY = Failure("sink_unavailable", "No.")
+
+
+def desired(name: str = "svc-a", expiry: str = "90d", **changes: Any) -> DesiredKey:
+    key = DesiredKey("shop", name, 1, parse_expiry(expiry), None, Place("keys.yaml", 1), (SINK,))
+    return key._replace(**changes)
+
+
+def key(number: int = 1, name: str = "svc-a", **changes: Any) -> ObservedKey:
+    fields: dict[str, Any] = {
+        "id": f"{name}-{number}",
+        "name": name,
+        "expires_at": FAR,
+        "revoked_at": None,
+        "created_at": NOW - 30 * DAY + number * DAY,
+        "role": "Worker",
+        "role_id": WORKER.id,
+    }
+    return ObservedKey(**(fields | changes))
+
+
+def planned(
+    wanted: Sequence[DesiredKey],
+    seen: Sequence[ObservedKey],
+    held: Mapping[FileAddress, Held] | None = None,
+    *,
+    environment: Environment = SHOP,
+    own_key: str | None = None,
+    **wishes: Any,
+) -> Planned:
+    look = Observation(
+        generation="core",
+        workspace="w",
+        keys=tuple(seen),
+        roles=KnownRoles((WORKER, ADMIN)),
+        server_time=NOW,
+        requests=1,
+        own_key=own_key,
+    )
+    return plan_environment(environment, wanted, look, NOW, Wishes(**wishes), held=dict(held or {}))
+
+
+def token(of: ObservedKey) -> TokenOf:
+    return TokenOf(of.id, of.expires_at.replace(microsecond=0))
+
+
+def revoked(plan: Planned) -> list[tuple[str, str]]:
+    return [(one.key_id, one.reason) for one in plan.actions if isinstance(one, Revoke)]
+
+
+def test_a_changed_end_moves_the_key_and_delivers_a_token_with_the_new_one() -> None:
+    """From and to are shown, the run's mark stays, and the sinks are written once."""
+    one = key()
+    wanted = desired(expiry="2027-06-30")
+    plan = planned([wanted], [one], {SINK: token(one)})
+    [update] = plan.actions
+    assert isinstance(update, Update)
+    assert update.changes == (Change("expires", "2027-02-21T04:00:00Z", "2027-06-30T00:00:00Z"),)
+    assert update.expires_at == datetime(2027, 6, 30, 0, 0, 0, 417_000, tzinfo=UTC)
+    assert (update.key_id, update.moves_end, update.role_id) == (one.id, True, None)
+    assert (update.sinks, update.blocked) == ((SINK,), None)
+    assert plan.kept == ()
+
+
+def test_a_changed_role_is_assigned_and_needs_no_new_token() -> None:
+    """A role is the key's, not the token's; a key without one gets it."""
+    for was, role_id in (("Worker", WORKER.id), (None, None)):
+        one = key(role=was, role_id=role_id)
+        [update] = planned([desired(role="Admin")], [one], {SINK: token(one)}).actions
+        assert isinstance(update, Update)
+        assert update.changes == (Change("role", was, "Admin"),)
+        assert (update.role_id, update.moves_end, update.sinks) == (ADMIN.id, False, ())
+        assert update.expires_at == one.expires_at
+
+
+def test_a_sink_is_healed_beside_a_changed_role() -> None:
+    """One action for the role and one for the token, of the same key."""
+    update, deliver = planned([desired(role="Admin")], [key()], {SINK: NoToken()}).actions
+    assert isinstance(update, Update)
+    assert isinstance(deliver, Deliver)
+    assert update.key_id == deliver.key_id
+
+
+def test_what_is_not_owned_is_told_and_never_changed() -> None:
+    """Both differences are findings; without one the key is kept."""
+    one = key(name="their")
+    wanted = desired("their", "2027-06-30", role="Admin", deliver=())
+    plan = planned([wanted], [one])
+    assert plan.actions == ()
+    assert {one.what for one in plan.findings if isinstance(one, Drift)} == {"expires", "role"}
+    assert plan.kept == ("their",)
+
+
+def test_an_end_that_has_passed_changes_nothing() -> None:
+    """A live key is never moved into the past; the action is blocked and says why."""
+    [update] = planned([desired(expiry="2026-11-23T04:00:00Z")], [key()]).actions
+    assert update.blocked is not None
+    assert update.blocked.code == "expiry_past"
+
+
+@pytest.mark.parametrize("rotation", [None, ROTATED])
+def test_a_duration_moves_no_live_key(rotation) -> None:
+    """A shorter one is a finding, a longer one nothing at all."""
+    one = key()
+    plan = planned([desired(expiry="30d", rotation=rotation)], [one], {SINK: token(one)})
+    assert plan.actions == ()
+    [drift] = plan.findings
+    assert isinstance(drift, Drift)
+    plan = planned([desired(expiry="180d", rotation=rotation)], [one], {SINK: token(one)})
+    assert (plan.actions, plan.findings) == ((), ())
+
+
+def test_a_key_is_due_when_it_ends_within_before_and_no_second_earlier() -> None:
+    """By the server's clock."""
+    for end, due in ((NOW + 10 * DAY, True), (NOW + 10 * DAY + SECOND, False)):
+        one = key(expires_at=end)
+        plan = planned([desired(rotation=ROTATED)], [one], {SINK: token(one)})
+        assert [type(action) for action in plan.actions] == [Rotate] * due
+
+
+def test_a_successor_is_made_like_any_key_and_delivered_everywhere() -> None:
+    """Whole lifetime, own role, every sink; the old key is named and lives on."""
+    one = key(expires_at=NOW + DAY)
+    wanted = desired(rotation=ROTATED, role="Admin", deliver=(SINK, OTHER))
+    plan = planned([wanted], [one], {SINK: token(one), OTHER: NoToken()})
+    [rotate] = [action for action in plan.actions if isinstance(action, Rotate)]
+    assert (rotate.reason, rotate.predecessors, rotate.at_once) == ("due", (one.id,), False)
+    assert (rotate.expires_at, rotate.sinks) == (NOW + 90 * DAY, (SINK, OTHER))
+    assert rotate.successor.role_id == ADMIN.id
+    assert not any(isinstance(action, Deliver) for action in plan.actions)
+    assert revoked(plan) == []
+
+
+def test_no_successor_is_made_while_a_predecessor_lives() -> None:
+    """Two live keys of a name are the most, however soon the newer one ends."""
+    old, new = key(1), key(2, expires_at=NOW + DAY)
+    plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
+    assert not any(isinstance(action, Rotate) for action in plan.actions)
+
+
+@pytest.mark.parametrize(
+    ("age", "ends"), [(2 * DAY, True), (2 * DAY - SECOND, False), (20 * DAY, True)]
+)
+def test_predecessors_end_when_the_overlap_is_over(age, ends) -> None:
+    """Counted from when the successor was made, to the second."""
+    old, new = key(1), key(2, created_at=NOW - age)
+    plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
+    assert revoked(plan) == ([(old.id, "superseded")] if ends else [])
+    assert plan.kept == ("svc-a",)
+
+
+@pytest.mark.parametrize(
+    ("held", "ends"),
+    [
+        (token(key(2)), True),
+        (TokenOf("SVC-A-2", None), True),
+        (token(key(1)), False),
+        (TokenOf("svc-a-2", FAR - timedelta(minutes=2)), False),
+        (NoToken(), False),
+        (NotAToken(), False),
+        (Unusable(WHY), False),
+        (Untold(None), False),
+        (Untold(key(2).created_at - SECOND), False),
+        (Untold(key(2).created_at), True),
+    ],
+)
+def test_predecessors_end_only_when_every_sink_is_known_to_have_the_successor(held, ends) -> None:
+    """What cannot be read counts by the time of its last write, and without one not at all."""
+    old, new = key(1), key(2)
+    wanted = desired(rotation=ROTATED, deliver=(SINK, OTHER))
+    for sinks in ({SINK: held, OTHER: token(new)}, {SINK: token(new), OTHER: held}):
+        assert bool(revoked(planned([wanted], [old, new], sinks))) is ends
+
+
+def test_without_a_sink_no_predecessor_ends() -> None:
+    """Nobody has the token of its successor."""
+    assert revoked(planned([desired(rotation=ROTATED, deliver=())], [key(1), key(2)])) == []
+
+
+def test_a_run_that_died_before_it_delivered_is_finished() -> None:
+    """The newest key is the one that sinks get, and the old one lives until the next look."""
+    old, new = key(1), key(2)
+    plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(old)})
+    [deliver] = plan.actions
+    assert isinstance(deliver, Deliver)
+    assert (deliver.key_id, deliver.reason) == (new.id, "token_dead")
+
+
+def test_all_predecessors_end_whoever_made_them() -> None:
+    """A twin that a killed run left goes with the old key."""
+    keys = [key(1), key(2), key(3)]
+    plan = planned([desired(rotation=ROTATED)], keys, {SINK: token(keys[2])})
+    assert [id_ for id_, _ in revoked(plan)] == [keys[0].id, keys[1].id]
+
+
+def test_prune_ends_live_keys_that_no_manifest_wants_within_owns() -> None:
+    """Every live key of such a name; never without being asked, and never anybody else's."""
+    seen = [
+        key(1, "svc-old"),
+        key(2, "svc-old"),
+        key(1, "svc-dead", revoked_at=NOW),
+        key(1, "Svc-a"),
+        key(1, "their"),
+        key(1),
+    ]
+    sinks = {SINK: token(key(1))}
+    plan = planned([desired()], seen, sinks, prune=True)
+    assert revoked(plan) == [("svc-old-1", "undeclared"), ("svc-old-2", "undeclared")]
+    assert {one.name for one in plan.findings} == {"Svc-a", "their"}
+    plan = planned([desired()], seen, sinks)
+    assert revoked(plan) == []
+    assert {one.name for one in plan.findings if isinstance(one, Unmanaged)} == {
+        "svc-old",
+        "Svc-a",
+        "their",
+    }
+    assert revoked(planned([desired()], seen, sinks, prune=True, only=("svc-a",))) == []
+    nothing = Environment(name="shop", url="https://crm.example.com", role="Worker")
+    assert revoked(planned([desired()], seen, sinks, prune=True, environment=nothing)) == []
+
+
+@pytest.mark.parametrize("wishes", [{"prune": True}, {"dedupe": True}, {}])
+def test_the_key_that_opens_the_workspace_is_never_revoked(wishes) -> None:
+    """Neither as undeclared, nor as a duplicate, nor as a predecessor; a note says so."""
+    rotation = None if wishes else ROTATED
+    wanted = [desired("svc-else")] if "prune" in wishes else [desired(rotation=rotation)]
+    own, other = key(1), key(2)
+    sinks = {SINK: token(other)}
+    assert (own.id, "superseded") in revoked(planned(wanted, [own, other], sinks)) or wishes
+    plan = planned(wanted, [own, other], sinks, own_key=own.id, **wishes)
+    assert own.id not in [id_ for id_, _ in revoked(plan)]
+    assert any("signed in with" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize(
+    ("held", "stays"),
+    [
+        ({SINK: token(key(2))}, 2),
+        ({SINK: NoToken()}, 1),
+        ({SINK: token(key(9))}, 1),
+        ({SINK: NotAToken()}, 1),
+        ({SINK: NoToken(), OTHER: token(key(3))}, 3),
+    ],
+)
+def test_dedupe_keeps_the_key_whose_token_is_out_and_else_the_oldest(held, stays) -> None:
+    """The others end, and the sinks get a token of the one that stays where they lack it."""
+    keys = [key(1), key(2), key(3)]
+    wanted = desired(deliver=tuple(held))
+    plan = planned([wanted], keys, held, dedupe=True)
+    ended = [id_ for id_, reason in revoked(plan) if reason == "duplicate"]
+    assert ended == [one.id for one in keys if one.id != f"svc-a-{stays}"]
+    for action in plan.actions:
+        if isinstance(action, Deliver):
+            assert action.key_id == f"svc-a-{stays}"
+    written = {sink for action in plan.actions for sink in action.sinks}
+    assert written == {sink for sink, found in held.items() if found != token(keys[stays - 1])}
+
+
+def test_duplicates_are_a_finding_unless_dedupe_may_end_them() -> None:
+    """Without being asked, or outside `owns`, all of them live on."""
+    for name, wishes in (("svc-a", {}), ("their", {"dedupe": True})):
+        keys = [key(1, name), key(2, name)]
+        plan = planned([desired(name)], keys, {SINK: token(keys[0])}, **wishes)
+        assert plan.actions == ()
+        assert plan.findings == (Duplicate(name, (keys[0].id, keys[1].id)),)
+
+
+NAMES = ("svc-a", "svc-b", "their")
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[list[DesiredKey], list[ObservedKey], dict[Any, Held], Any]:
+    wanted: list[DesiredKey] = []
+    seen: list[ObservedKey] = []
+    held: dict[Any, Held] = {}
+    hours = st.integers(0, 100 * 24).map(lambda count: timedelta(hours=count))
+    for name in NAMES:
+        keys = [
+            key(
+                number,
+                name,
+                expires_at=NOW - 2 * DAY + draw(hours),
+                created_at=NOW - draw(hours),
+                revoked_at=draw(st.sampled_from((None, None, None, NOW))),
+            )
+            for number in range(draw(st.integers(0, 3)))
+        ]
+        seen += keys
+        if not draw(st.booleans()):
+            continue
+        sinks = (FileAddress(f"{name}.env", "A"), FileAddress(f"{name}.env", "B"))
+        deliver = sinks[: draw(st.integers(0, 2))]
+        fixed = (NoToken(), NotAToken(), Unusable(WHY), Untold(None), Untold(NOW - DAY))
+        for sink in deliver:
+            held[sink] = draw(st.sampled_from((*fixed, *map(token, keys), *map(token, keys))))
+        rotated = name != "their" and draw(st.booleans())
+        expiry = draw(st.sampled_from(("90d", "20d") if rotated else ("90d", "2027-01-01")))
+        wanted.append(desired(name, expiry, deliver=deliver, rotation=ROTATED if rotated else None))
+    flags = {flag: draw(st.booleans()) for flag in ("prune", "dedupe", "redeliver")}
+    return wanted, seen, held, flags
+
+
+@given(worlds(), st.sampled_from((None, "svc-a-0", "svc-b-1")))
+def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
+    """Only live owned keys end, never our own; a wanted name keeps one that its sinks know."""
+    wanted, seen, held, wishes = world
+    plan = planned(wanted, seen, held, own_key=own_key, **wishes)
+    by_name = {one.name: one for one in wanted}
+    live = {one.id: one for one in seen if one.live(NOW)}
+    ended = dict(revoked(plan))
+    assert len(ended) == len(revoked(plan))
+    for id_, reason in ended.items():
+        name = live[id_].name
+        assert matches(name, SHOP.owns)
+        assert id_ != own_key
+        if reason == "undeclared":
+            assert name not in by_name
+            assert wishes["prune"]
+            continue
+        left = [one for one in live.values() if one.name == name and one.id not in ended]
+        assert left
+        if reason == "superseded":
+            newest = max(left, key=lambda one: (one.created_at, one.id))
+            assert by_name[name].rotation is not None
+            assert newest.created_at + ROTATED.overlap <= NOW
+            assert by_name[name].deliver
+            for sink in by_name[name].deliver:
+                found = held[sink]
+                told = isinstance(found, Untold) and found.updated_at is not None
+                assert told or (isinstance(found, TokenOf) and found.key == newest.id)
+        else:
+            assert (reason, wishes["dedupe"]) == ("duplicate", True)
+            assert by_name[name].rotation is None
+    for action in plan.actions:
+        if isinstance(action, Rotate):
+            assert [one.id for one in live.values() if one.name == action.name] == [
+                *action.predecessors
+            ]
+        if isinstance(action, Update):
+            assert matches(action.name, SHOP.owns)
+        if isinstance(action, Deliver | Update):
+            assert action.key_id in live
+            assert action.key_id not in ended
+
+
+@dataclass
+class Server:
+    """A workspace and sinks that note what happens, and refuse what they are told to refuse."""
+
+    refuses: frozenset[str] = frozenset()
+    stops_at: str = ""
+    generation: str = "core"
+    events: list[str] = field(default_factory=list)
+    keys: list[ObservedKey] = field(default_factory=list)
+    values: dict[Any, Secret] = field(default_factory=dict)
+    settled: int = 0
+
+    def __post_init__(self) -> None:
+        server = self
+
+        class Patient(Stop):
+            def sleep(self, seconds: float) -> None:  # noqa: ARG002 - the base's
+                server.events.append("wait")
+
+        self.stop = Patient()
+
+    def note(self, event: str) -> None:
+        self.events.append(event)
+        if event == self.stops_at:
+            self.stop.ask()
+        if self.refuses & {event, event.partition(" ")[0]}:
+            raise WorkspaceError("rejected", f"No {event}.", remedy="Mend it.")
+
+    def observe(self) -> Observation:
+        self.note("look")
+        roles = KnownRoles((WORKER, ADMIN))
+        return Observation(
+            generation="core",
+            workspace="w",
+            keys=tuple(self.keys),
+            roles=roles,
+            server_time=NOW,
+            requests=1,
+        )
+
+    def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
+        for one in keys:
+            ledger.sending(one)
+            self.note(f"create {one.name}")
+            made = key(99, one.name, expires_at=datetime.fromisoformat(one.expires_at))
+            self.keys.append(made)
+            ledger.settle(one, Created(made.id, {"id": made.id}))
+
+    def move_end(self, key_id: str, ends: datetime) -> None:
+        self.note(f"move {key_id} {ends:%Y-%m-%d}")
+
+    def assign_role(self, key_id: str, role_id: str) -> None:
+        self.note(f"assign {key_id} {role_id[:1]}")
+
+    def mint(self, key_id: str, ends: datetime) -> Secret:
+        self.note(f"mint {key_id}")
+        said = Claims(TokenKind.API_KEY, "w", "w", int(ends.timestamp()), key_id)
+        return Secret(sign(said, b"x"))
+
+    def prove(self, token: Secret) -> None:  # noqa: ARG002 - the interface's
+        self.note("prove")
+
+    def revoke(self, key_id: str) -> None:
+        self.note(f"revoke {key_id}")
+
+    def open(self, address: Any) -> Any:
+        server = self
+
+        class Sink:
+            def read(self) -> Any:
+                found = server.values.get(address)
+                return Holds(found) if found else Nothing()
+
+            def write(self, token: Secret) -> None:
+                try:
+                    server.note(f"write {address.path}")
+                except WorkspaceError:
+                    raise SinkError("sink_denied", "No.", remedy="Mend it.") from None
+                server.values[address] = token
+
+        return Sink()
+
+    def run(self, plan: Planned) -> tuple[Result, ...]:
+        def count(number: int) -> None:
+            self.settled += number
+
+        before = frozenset(one.id for one in self.keys)
+        execution = Execution(
+            plan, before, self, self.open, parallel=1, mark=Mark(417), stop=self.stop, settled=count
+        )  # type: ignore[arg-type]
+        execution.run()
+        return execution.result().results
+
+
+def plan_of(*actions: Action) -> Planned:
+    return replace(planned([], []), actions=actions)
+
+
+def rotation_of(*, at_once: bool) -> Rotate:
+    one = key(1, expires_at=NOW + DAY)
+    [rotate] = planned([desired(rotation=ROTATED)], [one], {SINK: token(one)}).actions
+    assert isinstance(rotate, Rotate)
+    return rotate._replace(at_once=at_once)
+
+
+def test_nothing_ends_before_what_takes_its_place_is_delivered() -> None:
+    """Keys are made and changed, then tokens delivered, and only then keys revoked."""
+    [update] = planned(
+        [desired("svc-b", "2027-06-30", deliver=(OTHER,))], [key(1, "svc-b")]
+    ).actions
+    [prune] = planned([], [key(1, "svc-old")], prune=True).actions
+    server = Server()
+    results = server.run(plan_of(prune, rotation_of(at_once=True), update))
+    assert [type(one) for one in results] == [Done] * 3
+    events = [event for event in server.events if event not in ("wait", "look")]
+    first_mint = events.index("mint svc-a-99")
+    assert events[0] == "create svc-a"
+    assert events[1] == "move svc-b-1 2027-06-30"
+    assert first_mint >= 2
+    assert set(events[-2:]) == {"revoke svc-old-1", "revoke svc-a-1"}
+    assert {"write a.env", "write b.env"} <= set(events[:-2])
+    assert server.settled == 6
+
+
+def test_a_rotation_with_an_overlap_revokes_nothing() -> None:
+    """The predecessor lives on until a later run."""
+    server = Server()
+    [result] = server.run(plan_of(rotation_of(at_once=False)))
+    assert isinstance(result, Done)
+    assert not any(event.startswith("revoke") for event in server.events)
+
+
+@pytest.mark.parametrize("refused", ["create", "mint", "prove", "write"])
+def test_a_successor_that_is_not_delivered_ends_no_predecessor(refused) -> None:
+    """Not even with `--now`: whatever fails, the old token goes on working."""
+    server = Server(refuses=frozenset({refused}))
+    if refused == "create":
+        with pytest.raises(WorkspaceError):
+            server.run(plan_of(rotation_of(at_once=True)))
+    else:
+        [result] = server.run(plan_of(rotation_of(at_once=True)))
+        assert isinstance(result, Unfinished)
+        assert result.id == "svc-a-99"
+    assert any(event.startswith(refused) for event in server.events)
+    assert not any(event.startswith("revoke") for event in server.events)
+
+
+def test_a_predecessor_that_cannot_be_revoked_is_told() -> None:
+    """After several tries; the successor stands, and the action is not done."""
+    server = Server(refuses=frozenset({"revoke"}))
+    [result] = server.run(plan_of(rotation_of(at_once=True)))
+    assert isinstance(result, Unfinished)
+    assert (result.id, result.failure.code) == ("svc-a-99", "rejected")
+    assert server.events.count("revoke svc-a-1") > 1
+
+
+def test_a_change_that_fails_delivers_no_token_and_keeps_nobody_else() -> None:
+    """A token with an end that the key does not have would be a lie."""
+    wanted = [desired("svc-a", "2027-06-30"), desired("svc-b", "2027-06-30", deliver=(OTHER,))]
+    plan = planned(wanted, [key(1), key(1, "svc-b")])
+    server = Server(refuses=frozenset({"move svc-a-1 2027-06-30"}))
+    failed, done = server.run(plan)
+    assert isinstance(failed, Failed)
+    assert failed.failure.code == "rejected"
+    assert isinstance(done, Done)
+    assert [event for event in server.events if event.startswith("mint")] == ["mint svc-b-1"]
+
+
+def test_a_change_whose_token_is_not_delivered_is_unfinished() -> None:
+    """The key has its new end, and the next run delivers."""
+    [update] = planned([desired(expiry="2027-06-30")], [key()]).actions
+    [result] = Server(refuses=frozenset({"write"})).run(plan_of(update))
+    assert isinstance(result, Unfinished)
+    assert (result.id, result.failure.code) == ("svc-a-1", "sink_denied")
+
+
+def test_a_role_is_assigned_and_nothing_is_minted() -> None:
+    """The tokens that are out go on working with the new role."""
+    one = key()
+    plan = planned([desired(role="Admin")], [one], {SINK: token(one)})
+    server = Server()
+    [result] = server.run(plan)
+    assert isinstance(result, Done)
+    assert server.events == ["assign svc-a-1 2"]
+
+
+@pytest.mark.parametrize("at", ["move svc-a-1 2027-06-30", "mint svc-a-1", "write a.env"])
+def test_a_stop_before_the_revoking_revokes_nothing(at) -> None:
+    """What has begun is finished, and what would end lives on."""
+    [update] = planned([desired(expiry="2027-06-30")], [key()]).actions
+    [prune] = planned([], [key(1, "svc-old")], prune=True).actions
+    server = Server(stops_at=at)
+    changed, ended = server.run(plan_of(update, prune))
+    assert ended == Skipped(prune, STOPPED)
+    assert isinstance(changed, Done if at != "move svc-a-1 2027-06-30" else Unfinished)
+    assert not any(event.startswith("revoke") for event in server.events)
+
+
+def test_one_key_that_cannot_be_revoked_keeps_no_other() -> None:
+    """It alone has failed, with the server's own reason."""
+    plan = planned([], [key(1, "svc-x"), key(1, "svc-y")], prune=True)
+    server = Server(refuses=frozenset({"revoke svc-x-1"}))
+    failed, done = server.run(plan)
+    assert isinstance(failed, Failed)
+    assert failed.failure.code == "rejected"
+    assert isinstance(done, Done)
+    assert server.events.count("revoke svc-y-1") == 1
