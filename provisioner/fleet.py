@@ -15,14 +15,15 @@ from urllib.parse import urlsplit
 from provisioner.errors import RefusedError, WorkspaceError
 from provisioner.execution import Executed, Execution, Mark, RunResult
 from provisioner.failure import failure_of
+from provisioner.guards import Leave, nothing_selected, refusals
 from provisioner.plan import (
-    Holdings,
     Plan,
     Planned,
     Unobserved,
     block,
     digest,
     plan_environment,
+    plan_revocations,
     to_prepare,
     to_read,
 )
@@ -38,10 +39,13 @@ if TYPE_CHECKING:
     from provisioner.desired import DesiredKey, Environment
     from provisioner.failure import Failure
     from provisioner.observed import Observation
-    from provisioner.plan import EnvironmentPlan
+    from provisioner.plan import EnvironmentPlan, Wishes
     from provisioner.sinks.sink import OpenSink
     from provisioner.stop import Stop
     from provisioner.twenty.workspace import Workspace
+
+
+_NO_LEAVE = Leave()
 
 
 class Connect(Protocol):
@@ -133,29 +137,25 @@ class Fleet:
         self,
         desired: Mapping[str, tuple[DesiredKey, ...]],
         now: datetime,
-        only: tuple[str, ...],
-        *,
-        redeliver: bool = False,
+        wishes: Wishes,
+        leave: Leave = _NO_LEAVE,
     ) -> Plan:
         """Observes and plans every environment, and looks ahead into the sinks of its keys.
 
         Args:
             desired: the desired keys by environment.
             now: the moment of the plan.
-            only: globs of key names that bound the plan; none means all.
-            redeliver: whether live keys get new tokens whatever their sinks hold.
+            wishes: what else is asked for.
+            leave: what the guards may let pass; what they do not is kept in `refusal`.
         """
         looks = self.observe()
 
         def planned(environment: Environment, observation: Observation) -> EnvironmentPlan:
             wanted = desired.get(environment.name, ())
-            read = () if redeliver else to_read(wanted, observation, only)
+            read = () if wishes.redeliver else to_read(wanted, observation, wishes)
             try:
                 held = look_into(read, self._open_sink, self._stop)
-                holdings = Holdings(held, redeliver)
-                part = plan_environment(
-                    environment, wanted, observation, now, only, holdings=holdings
-                )
+                part = plan_environment(environment, wanted, observation, now, wishes, held=held)
                 return block(part, look_ahead(to_prepare(part), self._open_sink, self._stop))
             except Exception as error:  # noqa: BLE001 - it must not stop the other environments
                 why = failure_of(self._surprised(environment.name, error))
@@ -177,7 +177,50 @@ class Fleet:
             return Unobserved(environment.name, environment.url, STOPPED)
 
         plans = tuple(ended(environment, seen) for environment, seen in looks)
+        self._guard(looks, plans, desired, leave)
+        self.refusal = self.refusal or nothing_selected(plans, wishes)
         return Plan(now, digest(plans, desired), plans)
+
+    def plan_revocations(
+        self,
+        desired: Mapping[str, tuple[DesiredKey, ...]],
+        now: datetime,
+        asked: frozenset[str],
+        wishes: Wishes,
+        leave: Leave = _NO_LEAVE,
+    ) -> Plan:
+        """Plans the end of the live keys that someone names.
+
+        Args:
+            desired: the desired keys by environment, for what is protected.
+            now: the moment of the plan.
+            asked: names and ids of keys.
+            wishes: what bounds the plan.
+            leave: what the guards may let pass; what they do not is kept in `refusal`.
+        """
+        looks = self.observe()
+        plans = tuple(
+            seen
+            if isinstance(seen, Unobserved)
+            else plan_revocations(environment, seen, asked, wishes)
+            for environment, seen in looks
+        )
+        self._guard(looks, plans, desired, leave)
+        return Plan(now, digest(plans, {}), plans)
+
+    def _guard(
+        self,
+        looks: Iterable[tuple[Environment, Observation | Unobserved]],
+        plans: Iterable[EnvironmentPlan],
+        desired: Mapping[str, tuple[DesiredKey, ...]],
+        leave: Leave,
+    ) -> None:
+        """Keeps the first reason why nothing of the plans must be carried out."""
+        for (environment, seen), part in zip(looks, plans, strict=True):
+            if isinstance(part, Planned) and not isinstance(seen, Unobserved):
+                wanted = desired.get(environment.name, ())
+                found = refusals(environment, wanted, seen, part, leave)
+                self.refusal = self.refusal or next(found, None)
 
     def apply(self, plan: Plan, settled: Callable[[int], None]) -> RunResult:
         """Carries out a plan that this fleet made; with a refusal, nothing of it.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from provisioner.desired import Generation
 
@@ -72,6 +72,8 @@ class Observation:
         keys: every key that the server lists; core never lists revoked ones.
         server_time: the server's own clock when it answered; it judges what is live.
         requests: how many requests the look took, detection and sign-in included.
+        ahead: how far the server's clock is ahead of ours; None where it sent no `Date`.
+        own_key: the id of the key whose token opens the workspace, None where it is no key's.
     """
 
     generation: Generation
@@ -80,3 +82,5 @@ class Observation:
     roles: Roles
     server_time: datetime
     requests: int
+    ahead: timedelta | None = None
+    own_key: str | None = None

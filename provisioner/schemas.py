@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-NAMES = ("environments", "manifest", "plan", "result", "problems", "keys", "doctor")
+NAMES = ("environments", "manifest", "plan", "result", "problems", "keys", "doctor", "report")
 """What `provision schema NAME` takes; each stands in `schemas/NAME.schema.json`."""
 
 _HERE = Path(__file__).parent

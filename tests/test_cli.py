@@ -153,6 +153,7 @@ def test_plan_changes_nothing_and_its_json_follows_the_schema(run, small, tmp_pa
         "manifest",
         "line",
         "sinks",
+        "ids",
     }
     assert action["manifest"] == (small / "keys.yaml").as_posix()
     assert action["line"] == 4
@@ -175,7 +176,7 @@ def test_a_plan_shows_findings_with_from_and_to(run, small, tmp_path) -> None:
     (small / "keys.yaml").write_text(
         "version: 1\nenvironment: dev\nkeys:\n"
         "  - {name: dated, expires: 2030-01-01, role: Integrations}\n"
-        "  - {name: twice, expires: 9d}\n  - {name: soon, expires: 90d}\n"
+        "  - {name: twice, expires: 3650d}\n  - {name: soon, expires: 90d}\n"
     )
     (tmp_path / ".provision").mkdir()
     with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:

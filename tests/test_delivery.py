@@ -47,6 +47,7 @@ from provisioner.plan import (
     Plan,
     Planned,
     Unobserved,
+    Wishes,
 )
 from provisioner.problem import Place
 from provisioner.report.documents import result_document
@@ -729,13 +730,13 @@ def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(tmp_p
     environments = tuple(Environment(name=name, url="sandbox:", role="Admin") for name in "ab")
     desired = {"a": (desired_key("a", "x", VAULT),), "b": (desired_key("b", "x", FILE),)}
     with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
-        made = fleet.plan(desired, NOW, ())
+        made = fleet.plan(desired, NOW, Wishes())
         first, second = (
             part.results[0]
             for part in fleet.apply(made, lambda _: None).environments
             if isinstance(part, Executed)
         )
-        again = fleet.plan(desired, NOW, (), redeliver=True)
+        again = fleet.plan(desired, NOW, Wishes(redeliver=True))
         assert isinstance(fleet.surprise, ZeroDivisionError)
     assert isinstance(first, Unfinished)
     assert (first.failure.code, bool(first.id)) == ("internal_error", True)
@@ -756,7 +757,7 @@ def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path) -> No
     environments = tuple(Environment(name=name, url="sandbox:", role="Admin") for name in "ab")
     desired = {"a": (desired_key("a", "x", VAULT),), "b": (desired_key("b", "x", FILE),)}
     with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
-        first, second = fleet.plan(desired, NOW, ()).environments
+        first, second = fleet.plan(desired, NOW, Wishes()).environments
         assert isinstance(fleet.surprise, ZeroDivisionError)
     assert isinstance(first, Unobserved)
     assert first.failure.code == "internal_error"

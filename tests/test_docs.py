@@ -23,7 +23,7 @@ from provisioner.errors import InvalidInputError
 from provisioner.execution import creation
 from provisioner.manifests import CODES, load
 from provisioner.plan import Finding
-from provisioner.plan.model import DeliverReason, Reason
+from provisioner.plan.model import DeliverReason, Reason, RevokeReason
 from provisioner.sinks.sink import SinkCode
 from provisioner.twenty import core_creation
 from provisioner.twenty.answers import RefusalCode
@@ -165,6 +165,8 @@ def test_every_code_has_one_paragraph_and_no_paragraph_is_of_a_code_that_is_not(
         *finding_kinds(),
         *get_args(Reason),
         *get_args(DeliverReason),
+        *get_args(RevokeReason),
+        "due",
         *get_args(SinkCode),
         *(code for code, _ in raised()),
         *get_args(RefusalCode),
@@ -211,7 +213,7 @@ def test_schemas_publish_exactly_the_findings_and_reasons_of_the_code():
     plan = schemas.load("plan")
     action = plan["properties"]["environments"]["items"]["properties"]["actions"]["items"]
     assert set(plan["$defs"]["finding"]["properties"]["finding"]["enum"]) == finding_kinds()
-    reasons = {*get_args(Reason), *get_args(DeliverReason)}
+    reasons = {*get_args(Reason), *get_args(DeliverReason), *get_args(RevokeReason), "due", "drift"}
     assert set(action["properties"]["reason"]["enum"]) == reasons
 
 

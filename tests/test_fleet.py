@@ -14,7 +14,7 @@ from provisioner.connection import opener
 from provisioner.desired import DesiredKey, Environment, Limits, SessionToken, SignIn
 from provisioner.execution import Done, Executed, Failed, Mark, RunResult
 from provisioner.fleet import Fleet
-from provisioner.plan import Plan, Planned, Unobserved
+from provisioner.plan import Plan, Planned, Unobserved, Wishes
 from provisioner.problem import Place
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
@@ -57,7 +57,7 @@ def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
         with Fleet(
             (environment,), connect, Sinks(tmp_path, {}, stop).open, Threads(4), stop
         ) as fleet:
-            plan = fleet.plan({"shop": wanted() if keys is None else keys}, NOW, ())
+            plan = fleet.plan({"shop": wanted() if keys is None else keys}, NOW, Wishes())
             return plan, fleet.apply(plan, lambda _: None)
 
     return run_

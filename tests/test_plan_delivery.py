@@ -33,11 +33,11 @@ from provisioner.plan import (
     Drift,
     Duplicate,
     Expiring,
-    Holdings,
     Plan,
     Planned,
     Unmanaged,
     Unobserved,
+    Wishes,
     block,
     digest,
     plan_environment,
@@ -115,8 +115,8 @@ def planned(
     redeliver: bool = False,
     only: tuple[str, ...] = (),
 ) -> Planned:
-    holdings = Holdings(held or {}, redeliver)
-    return plan_environment(SHOP, wanted, seen, NOW, only, holdings=holdings)
+    wishes = Wishes(only=only, redeliver=redeliver)
+    return plan_environment(SHOP, wanted, seen, NOW, wishes, held=held or {})
 
 
 def delivery_of(
@@ -383,8 +383,8 @@ def test_only_bounds_what_is_read_and_what_is_delivered() -> None:
     """Sinks of names that no glob matches are not asked; globs mind the case."""
     wanted = [desired("svc-a", FILE), desired("SVC-b", GITHUB), desired("web", VAULT)]
     seen = look(key("svc-a"), key("SVC-b"), key("web"))
-    assert to_read(wanted, seen, ("svc-*", "w?b")) == (FILE, VAULT)
-    assert to_read(wanted, seen, ("x",)) == ()
+    assert to_read(wanted, seen, Wishes(only=("svc-*", "w?b"))) == (FILE, VAULT)
+    assert to_read(wanted, seen, Wishes(only=("x",))) == ()
     held = dict.fromkeys((FILE, GITHUB, VAULT), NoToken())
     assert [one.name for one in planned(wanted, seen, held, only=("svc-*",)).actions] == ["svc-a"]
     again = planned(wanted, seen, only=("SVC-*",), redeliver=True)
@@ -500,7 +500,7 @@ def test_deliveries_count_against_the_declared_rate() -> None:
     shop = replace(SHOP, limits=Limits(requests_per_minute=10))
     wanted = [desired(f"k{n}", FileAddress("a.env", f"K{n}")) for n in range(34)]
     seen = look(*(key(one.name) for one in wanted))
-    part = plan_environment(shop, wanted, seen, NOW, holdings=Holdings({}, redeliver=True))
+    part = plan_environment(shop, wanted, seen, NOW, Wishes(redeliver=True))
     assert part.estimate.requests == 70
     assert part.estimate.seconds == 360.0
 
@@ -615,6 +615,7 @@ def test_the_document_of_a_plan_with_deliveries_follows_its_schema() -> None:
         "manifest": "manifests/a.yaml",
         "line": 3,
         "sinks": ["vault secret/a\x1b[2J token"],
+        "ids": ["id-lost\x1b[2J-1"],
     }
     assert closed["error"] == {"code": DENIED.code, "message": DENIED.message}
     assert environment["summary"] == {

@@ -28,6 +28,7 @@ from provisioner.plan import (
     Planned,
     Unmanaged,
     Unobserved,
+    Wishes,
     digest,
     plan_environment,
 )
@@ -84,7 +85,7 @@ def look(*keys: ObservedKey, roles: Roles = ROLES, at: datetime = NOW) -> Observ
 def planned(
     wanted: Iterable[DesiredKey], seen: Observation, *, only: tuple[str, ...] = ()
 ) -> Planned:
-    return plan_environment(SHOP, wanted, seen, NOW, only)
+    return plan_environment(SHOP, wanted, seen, NOW, Wishes(only=only))
 
 
 def test_a_missing_key_is_created_with_what_its_manifest_says() -> None:
@@ -170,10 +171,14 @@ def test_drift_of_an_absolute_end_is_seen_to_the_second() -> None:
     )
 
 
-def test_a_duration_never_drifts() -> None:
-    """A live key whose manifest has a duration keeps the end it was made with."""
-    far = look(key("a", expires_at=NOW + timedelta(days=4000)))
-    assert planned([desired("a", expiry="30d")], far).findings == ()
+def test_a_shortened_duration_is_told_and_touches_no_live_key() -> None:
+    """One that was made for longer than its manifest says now; any other keeps its end."""
+    far = look(key("a", expires_at=NOW + timedelta(days=30, seconds=1)))
+    [finding] = planned([desired("a", expiry="30d")], far).findings
+    assert isinstance(finding, Drift)
+    assert finding.what == "expires"
+    near = look(key("a", expires_at=NOW + timedelta(days=30)))
+    assert planned([desired("a", expiry="30d")], near).findings == ()
 
 
 @pytest.mark.parametrize("written", ["Admin", ADMIN.id])

@@ -15,6 +15,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.guards import Leave
+
     Command = Callable[..., int]
 
 _LEVELS = ("debug", "info", "warning", "error")
@@ -65,7 +67,87 @@ manifests_option = click.option(
     help="Directory of environments.yaml and the manifests.",
 )
 
-redeliver_option = click.option(
+
+class Reconciling(NamedTuple):
+    """What a run may do beyond making what is missing.
+
+    Attributes:
+        prune: whether owned keys that no manifest wants are revoked.
+        dedupe: whether surplus owned keys of a name are revoked.
+        redeliver: whether new tokens of all keys with sinks are delivered.
+    """
+
+    prune: bool
+    dedupe: bool
+    redeliver: bool
+
+
+class Leaving(NamedTuple):
+    """What guards may let pass.
+
+    Attributes:
+        max_revoke: keys that may be revoked in each environment; None leaves it to the guards.
+        allow_protected: whether what is protected may be revoked.
+    """
+
+    max_revoke: int | None
+    allow_protected: bool
+
+    def leave(self) -> Leave:
+        """The same for the guards."""
+        from provisioner.guards import Leave  # noqa: PLC0415 - keeps --help fast
+
+        return Leave(max_revoke=self.max_revoke, protected=self.allow_protected)
+
+
+def reconciling_options(command: Command) -> Command:
+    """The options of `Reconciling`, gathered into the argument `reconciling`."""
+
+    @wraps(command)
+    def gathered(*, prune: bool, dedupe: bool, redeliver: bool, **others: object) -> int:
+        return command(reconciling=Reconciling(prune, dedupe, redeliver), **others)
+
+    return _with(gathered, _prune_option, _dedupe_option, _redeliver_option)
+
+
+def guard_options(command: Command) -> Command:
+    """The options of `Leaving`, gathered into the argument `leaving`."""
+
+    @wraps(command)
+    def gathered(*, max_revoke: int | None, allow_protected: bool, **others: object) -> int:
+        return command(leaving=Leaving(max_revoke, allow_protected), **others)
+
+    return _with(gathered, *_guard_options)
+
+
+_prune_option = click.option(
+    "--prune",
+    is_flag=True,
+    envvar="PROVISION_PRUNE",
+    help="Revoke owned keys that no manifest wants.",
+)
+_dedupe_option = click.option(
+    "--dedupe",
+    is_flag=True,
+    envvar="PROVISION_DEDUPE",
+    help="Revoke surplus owned keys of a name.",
+)
+_guard_options = (
+    click.option(
+        "--max-revoke",
+        type=click.IntRange(0),
+        envvar="PROVISION_MAX_REVOKE",
+        metavar="N",
+        help="Keys that may be revoked in each environment, instead of guards.max_revoke.",
+    ),
+    click.option(
+        "--allow-protected",
+        is_flag=True,
+        envvar="PROVISION_ALLOW_PROTECTED",
+        help="Revoke even what is protected.",
+    ),
+)
+_redeliver_option = click.option(
     "--redeliver",
     is_flag=True,
     envvar="PROVISION_REDELIVER",

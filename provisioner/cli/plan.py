@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
-from provisioner.cli.options import output_options, redeliver_option, selection_options
+from provisioner.cli.options import (
+    guard_options,
+    output_options,
+    reconciling_options,
+    selection_options,
+)
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Output, Selection
+    from provisioner.cli.options import Leaving, Output, Reconciling, Selection
 
 
 @click.command()
@@ -22,8 +27,16 @@ if TYPE_CHECKING:
     envvar="PROVISION_DETAILED_EXITCODE",
     help="Exit with 2 when there are changes.",
 )
-@redeliver_option
-def plan(selection: Selection, output: Output, *, detailed_exitcode: bool, redeliver: bool) -> int:
+@reconciling_options
+@guard_options
+def plan(
+    selection: Selection,
+    output: Output,
+    reconciling: Reconciling,
+    leaving: Leaving,
+    *,
+    detailed_exitcode: bool,
+) -> int:
     """Show what would change; change nothing.
 
     Looks at every environment and compares its keys with the manifests, and what the sinks hold
@@ -31,7 +44,7 @@ def plan(selection: Selection, output: Output, *, detailed_exitcode: bool, redel
     or its token not be delivered.
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.reconcile import fleet_of, prepare, wishes_of  # noqa: PLC0415 - as above
     from provisioner.cli.show import show_plan, warn_of_nothing  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
 
@@ -42,7 +55,8 @@ def plan(selection: Selection, output: Output, *, detailed_exitcode: bool, redel
     with signals.caught():
         with fleet_of(prepared, signals.stop) as fleet:
             desired = prepared.manifests.desired
-            made = fleet.plan(desired, prepared.now, selection.only, redeliver=redeliver)
+            wishes = wishes_of(selection, reconciling)
+            made = fleet.plan(desired, prepared.now, wishes, leaving.leave())
             ending = fleet.surprise or fleet.refusal
         show_plan(made, console)
     warn_of_nothing(made, selection)

@@ -14,12 +14,13 @@ from provisioner.desired import Environment
 from provisioner.errors import InvalidInputError, WrongUsageError
 from provisioner.fleet import Fleet
 from provisioner.manifests import Manifests, load, resolve
+from provisioner.plan import Wishes
 from provisioner.sinks.opening import Sinks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from provisioner.cli.options import Selection
+    from provisioner.cli.options import Reconciling, Selection
     from provisioner.problem import Problem
     from provisioner.stop import Stop
 
@@ -70,6 +71,16 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
     return Prepared(manifests, environments, datetime.now(UTC))
 
 
+def wishes_of(selection: Selection, reconciling: Reconciling) -> Wishes:
+    """What a run is asked for beside the manifests."""
+    return Wishes(
+        only=selection.only,
+        prune=reconciling.prune,
+        dedupe=reconciling.dedupe,
+        redeliver=reconciling.redeliver,
+    )
+
+
 @contextmanager
 def fleet_of(prepared: Prepared, stop: Stop) -> Iterator[Fleet]:
     """The fleet of the chosen environments, one unit of work each."""
@@ -102,7 +113,8 @@ def _resolved(
     for declared in manifests.environments:
         if selection.environments and declared.name not in selection.environments:
             continue
-        found = resolve(declared, os.environ, manifests.root)
+        wanted = manifests.desired.get(declared.name, ())
+        found = resolve(declared, os.environ, manifests.root, wanted)
         if isinstance(found, Environment):
             if selection.parallel is not None:
                 limits = replace(found.limits, parallel=selection.parallel)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.execution import Executed
-from provisioner.plan import Planned
+from provisioner.plan import Planned, Revoke, Rotate
 from provisioner.report.documents import plan_document, result_document
 from provisioner.report.text import plan_text, result_text
 
@@ -62,6 +62,26 @@ def agreed(plan: Plan, prepared: Prepared, console: Console) -> bool:
         return True
     console.aside("Nothing was changed.\n")
     return False
+
+
+def announce(plan: Plan) -> None:
+    """Says of every key that is about to end that it is, where a log shows it."""
+    for part in plan.environments:
+        for action in part.unblocked if isinstance(part, Planned) else ():
+            match action:
+                case Revoke(key_id=key_id, reason=reason):
+                    _LOG.warning(
+                        "%s: revoking %s (%s), %s", part.environment, action.name, key_id, reason
+                    )
+                case Rotate(at_once=True, predecessors=ids):
+                    _LOG.warning(
+                        "%s: revoking %s (%s) once its successor is delivered",
+                        part.environment,
+                        action.name,
+                        ", ".join(ids),
+                    )
+                case _:
+                    pass
 
 
 def warn_of_nothing(plan: Plan, selection: Selection) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import random
 from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
+from provisioner.execution.patience import ROUNDS, growing
+from provisioner.execution.revoking import revoke_all
 from provisioner.execution.standing import Look, Sent, Stands
 from provisioner.execution.work import Work
 from provisioner.failure import failure_of
-from provisioner.threads import Threads
 from provisioner.twenty.workspace import NewKey
 
 if TYPE_CHECKING:
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-ROUNDS = 8
-"""Looks in a row that may bring nothing new before a run gives up."""
-
-_SHORTEST = 0.25
-_LONGEST = 5.0
-"""Seconds between two looks, growing from the one to the other."""
-
 _BREATH = 0.3
 """Seconds before the look that settles: creates of another run that began before ours show."""
 
@@ -45,9 +38,6 @@ _WITH_ROLE: Depth = 1
 
 _READINGS = 3
 """Times that a record is asked for before a result goes without."""
-
-_SIDE_BY_SIDE = 8
-"""Revocations at once; the workspace's own limit holds besides."""
 
 
 class Creation:
@@ -136,7 +126,7 @@ class Creation:
                 self._environment,
                 len(still),
             )
-            self._stop.sleep(_growing(rounds))
+            self._stop.sleep(growing(rounds))
             look = self._look()
             if look is not None:
                 self._match(still, look)
@@ -186,7 +176,7 @@ class Creation:
                 if self._calm(look, first=last is None):
                     return look
                 last = look
-            self._stop.sleep(max(_LATER, _growing(rounds)))
+            self._stop.sleep(max(_LATER, growing(rounds)))
         return last
 
     def _calm(self, look: Look, *, first: bool) -> bool:
@@ -198,30 +188,11 @@ class Creation:
 
     def _give_way(self) -> None:
         """Revokes this run's keys that another key of their name made needless."""
-        errors = self._revoke(tuple(loser for work in self._works for loser in work.losers))
+        losers = tuple(loser for work in self._works for loser in work.losers)
+        errors = revoke_all(self._workspace, losers, self._stop)
         for work in self._works:
             failed = tuple(loser for loser in work.losers if loser in errors)
             work.gave_way(failed, failure_of(errors[failed[0]]) if failed else None)
-
-    def _revoke(self, key_ids: tuple[str, ...]) -> dict[str, WorkspaceError]:
-        """Revokes keys as patiently as it looks; the errors of those that it could not."""
-        errors: dict[str, WorkspaceError] = {}
-        for rounds in range(ROUNDS):
-            with Threads(_SIDE_BY_SIDE) as threads:
-                tried = zip(key_ids, threads.map(self._revoked, key_ids), strict=True)
-                errors = {key_id: error for key_id, error in tried if error is not None}
-            if not errors:
-                break
-            key_ids = tuple(errors)
-            self._stop.sleep(_growing(rounds))
-        return errors
-
-    def _revoked(self, key_id: str) -> WorkspaceError | None:
-        try:
-            self._workspace.revoke(key_id)
-        except WorkspaceError as error:
-            return error
-        return None
 
     def _read_records(self, *, roles_hidden: bool) -> None:
         """The records of keys that a look found.
@@ -281,8 +252,3 @@ class Creation:
             return None
         self._blind = False
         return look
-
-
-def _growing(rounds: int) -> float:
-    """Seconds, jittered, so that several runs do not look at the same moment."""
-    return min(_SHORTEST * 2.0**rounds, _LONGEST) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

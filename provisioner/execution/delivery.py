@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from provisioner.address import Address
     from provisioner.secret import Secret
-    from provisioner.sinks.sink import OpenSink, Sink
+    from provisioner.sinks.sink import Content, OpenSink, Sink
     from provisioner.stop import Stop
     from provisioner.twenty.workspace import Workspace
 
@@ -37,12 +37,14 @@ class Parcel:
     Attributes:
         name: of the key, unique in the environment.
         ends: of the key, as the workspace has it; its token ends then too.
+        former: ids of keys whose tokens are kept where the sinks show them, to be proven dead.
     """
 
     name: str
     key_id: str
     ends: datetime
     sinks: tuple[Address, ...]
+    former: tuple[str, ...] = ()
 
 
 class Delivery:
@@ -70,6 +72,7 @@ class Delivery:
         self._stop = stop
         self._settled = settled
         self._ends: dict[str, Failure | None] = {}
+        self._former: dict[str, Secret] = {}
 
     def run(self, parcels: Sequence[Parcel]) -> None:
         """Delivers every parcel; one that fails does not keep another from arriving.
@@ -86,6 +89,10 @@ class Delivery:
     def delivered(self, name: str) -> bool:
         """Whether the token of this key is in all sinks of its parcel."""
         return name in self._ends and self._ends[name] is None
+
+    def former(self, key_id: str) -> Secret | None:
+        """The token of a key that a sink held before, where one did."""
+        return self._former.get(key_id)
 
     def failure(self, name: str, otherwise: Failure | None) -> Failure | None:
         """Why the token of this key is not in all sinks; `otherwise`, if any, while it is open."""
@@ -109,12 +116,21 @@ class Delivery:
         """Writes to one sink and reads it back."""
         try:
             sink = self._open_sink(address)
+            if parcel.former:
+                self._keep(sink.read(), parcel)
             sink.write(token)
             _read_back(sink, address, token, parcel)
         except SinkError as error:
             silent = isinstance(address, CommandAddress) and not address.check
             return _unseen(failure_of(error), parcel) if silent else failure_of(error)
         return None
+
+    def _keep(self, content: Content, parcel: Parcel) -> None:
+        """Keeps the token of a former key, if that is what the sink holds."""
+        if isinstance(content, Holds):
+            claims = claims_of(content.value)
+            if claims is not None and claims.key in parcel.former:
+                self._former[claims.key] = content.value
 
 
 def _unseen(failure: Failure, parcel: Parcel) -> Failure:

@@ -1,18 +1,22 @@
-"""One environment's plan carried out: keys are made, then tokens are delivered, then reported."""
+"""One environment's plan carried out: keys made, changed, delivered, ended, and reported."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.errors import WorkspaceError
+from provisioner.execution.change import Changing
 from provisioner.execution.creation import Creation
 from provisioner.execution.delivery import Delivery, Parcel
 from provisioner.execution.result import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
-from provisioner.failure import Failure
-from provisioner.plan import Create, Deliver
+from provisioner.execution.revoking import revoke_all
+from provisioner.failure import Failure, failure_of
+from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
 from provisioner.stop import STOPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from provisioner.execution.mark import Mark
     from provisioner.execution.result import Result
@@ -25,14 +29,17 @@ if TYPE_CHECKING:
 class Execution:
     """The actions of one environment on their way; what became of them can be asked at any time.
 
+    Nothing ends before what takes its place is delivered: keys are made and changed first, then
+    tokens are delivered, and only then are keys revoked.
+
     Args:
         planned: the environment's plan.
         before: the ids of all keys that the workspace held when it was planned.
         workspace: where to carry it out.
         open_sink: opens the sinks of the actions.
-        parallel: deliveries at once.
+        parallel: deliveries and changes at once.
         mark: of this run.
-        stop: once it is asked for, no create and no delivery begins.
+        stop: once it is asked for, nothing begins.
         settled: called with the number of steps whose outcome has become known; a plan's `steps`
             are all of them.
     """
@@ -50,32 +57,29 @@ class Execution:
         settled: Callable[[int], None],
     ) -> None:
         self._planned = planned
-        creates = [one for one in planned.unblocked if isinstance(one, Create)]
+        self._workspace = workspace
+        self._stop = stop
+        self._settled = settled
         self._creation = Creation(
             planned.environment,
-            creates,
+            tuple(_creates(planned)),
             before,
             workspace,
             mark=mark,
             stop=stop,
             settled=settled,
         )
+        self._changing = Changing(workspace, parallel, stop, settled)
         self._delivery = Delivery(workspace, open_sink, parallel, stop, settled)
+        self._ended: dict[str, Failure | None] = {}
 
     def run(self) -> None:
-        """Makes every key exactly once, and delivers its token and those that sinks lack."""
+        """Carries out every action that is not blocked."""
+        actions = self._planned.unblocked
         self._creation.run()
-        parcels = [
-            Parcel(one.action.name, one.id, one.ends, one.action.sinks)
-            for one in self._creation.made()
-            if one.action.sinks
-        ]
-        parcels += [
-            Parcel(one.name, one.key_id, one.expires_at, one.sinks)
-            for one in self._planned.unblocked
-            if isinstance(one, Deliver)
-        ]
-        self._delivery.run(parcels)
+        self._changing.run([one for one in actions if isinstance(one, Update)])
+        self._delivery.run(tuple(self._parcels()))
+        self._revoke(tuple(self._ending()))
 
     def result(self, otherwise: Failure | None = None) -> Executed:
         """What is known now of every action.
@@ -91,12 +95,80 @@ class Execution:
             match action:
                 case Create():
                     return self._delivered(next(made), otherwise)
+                case Rotate():
+                    return self._rotated(action, next(made), otherwise)
+                case Update():
+                    return self._updated(action, otherwise)
                 case Deliver():
                     return self._redelivered(action, otherwise)
+                case Revoke():
+                    return self._revoked(action, otherwise)
                 case _:
                     assert_never(action)
 
         return Executed(self._planned, tuple(map(known, self._planned.actions)))
+
+    def _parcels(self) -> Iterator[Parcel]:
+        """The tokens that are to reach sinks."""
+        former = {
+            one.name: one.predecessors
+            for one in self._planned.unblocked
+            if isinstance(one, Rotate) and one.at_once
+        }
+        for made in self._creation.made():
+            name, sinks = made.action.name, made.action.sinks
+            if sinks:
+                yield Parcel(name, made.id, made.ends, sinks, former.get(name, ()))
+        for one in self._planned.unblocked:
+            changed = isinstance(one, Update) and one.sinks and self._changing.changed(one.name)
+            if isinstance(one, Deliver) or (isinstance(one, Update) and changed):
+                yield Parcel(one.name, one.key_id, one.expires_at, one.sinks)
+
+    def _ending(self) -> Iterator[str]:
+        """The ids of keys that are to end now."""
+        for one in self._planned.unblocked:
+            match one:
+                case Revoke(key_id=key_id) if self._may_end(one):
+                    yield key_id
+                case Rotate(at_once=True) if self._delivery.delivered(one.name):
+                    yield from one.predecessors
+                case _:
+                    pass
+
+    def _may_end(self, action: Revoke) -> bool:
+        """Whether what is to take the place of a surplus key is delivered, where it has to be."""
+        if action.reason != "duplicate":
+            return True
+        return all(
+            self._delivery.delivered(one.name)
+            for one in self._planned.actions
+            if one.name == action.name and one.sinks
+        )
+
+    def _revoke(self, key_ids: tuple[str, ...]) -> None:
+        if self._stop.asked or not key_ids:
+            return
+        self._ended = dict.fromkeys(key_ids, _ENDING)
+        errors = revoke_all(self._workspace, key_ids, self._stop)
+        self._ended = {
+            id_: failure_of(errors[id_]) if id_ in errors else self._still_alive(id_)
+            for id_ in key_ids
+        }
+        self._settled(len(key_ids))
+
+    def _still_alive(self, key_id: str) -> Failure | None:
+        """What is wrong where the server still accepts the known token of a revoked key."""
+        token = self._delivery.former(key_id)
+        if token is None:
+            return None
+        try:
+            self._workspace.prove(token)
+        except WorkspaceError:
+            return None
+        return Failure(
+            "token_alive",
+            f"The key {key_id} was revoked, and its token is still accepted. Look at it in Twenty.",
+        )
 
     def _delivered(self, result: Result, otherwise: Failure | None) -> Result:
         """What became of a create, its delivery included."""
@@ -107,15 +179,65 @@ class Execution:
         why = self._delivery.failure(result.action.name, otherwise) or _NOT_BEGUN
         return Unfinished(result.action, result.id, result.record, why)
 
+    def _rotated(self, action: Rotate, made: Result, otherwise: Failure | None) -> Result:
+        result = self._delivered(made, otherwise)
+        if action.at_once and isinstance(result, Done | MadeElsewhere):
+            left = [id_ for id_ in action.predecessors if self._ended.get(id_, _NOT_ENDED)]
+            if left:
+                why = self._ended.get(left[0]) or otherwise or _NOT_ENDED
+                return Unfinished(action, result.id, result.record, why)
+        return replace(result, action=action)
+
+    def _updated(self, action: Update, otherwise: Failure | None) -> Result:
+        if not self._changing.changed(action.name):
+            why = self._changing.failure(action.name, otherwise)
+            return Skipped(action, STOPPED) if why is None else Failed(action, why)
+        if not action.sinks or self._delivery.delivered(action.name):
+            return Done(action, action.key_id, None)
+        why = self._delivery.failure(action.name, otherwise) or _NOT_BEGUN
+        return Unfinished(action, action.key_id, None, why)
+
     def _redelivered(self, action: Deliver, otherwise: Failure | None) -> Result:
         if self._delivery.delivered(action.name):
             return Done(action, action.key_id, None)
         why = self._delivery.failure(action.name, otherwise)
         return Skipped(action, STOPPED) if why is None else Failed(action, why)
 
+    def _revoked(self, action: Revoke, otherwise: Failure | None) -> Result:
+        if action.key_id not in self._ended and not self._stop.asked and otherwise is None:
+            return Failed(action, _NOT_REPLACED)
+        if action.key_id not in self._ended:
+            return Skipped(action, STOPPED) if otherwise is None else Failed(action, otherwise)
+        why = self._ended[action.key_id]
+        return Done(action, action.key_id, None) if why is None else Failed(action, why)
+
+
+def _creates(planned: Planned) -> Iterator[Create]:
+    """The keys that are to be made, in the order of the plan."""
+    for one in planned.unblocked:
+        match one:
+            case Create():
+                yield one
+            case Rotate(successor=successor):
+                yield successor
+            case _:
+                pass
+
 
 _NOT_BEGUN = Failure(
     "stopped",
     "The key is made, and the run was told to stop before its token was delivered. The next run "
     "delivers it.",
+)
+_NOT_ENDED = Failure(
+    "stopped",
+    "The successor is delivered, and the run was told to stop before the old key was revoked.",
+)
+_NOT_REPLACED = Failure(
+    "not_delivered",
+    "The key stays, because the token of the one that stays could not be delivered first.",
+)
+_ENDING = Failure(
+    "outcome_unknown",
+    "The run had to end while the key was being revoked. `provision list` shows whether it was.",
 )

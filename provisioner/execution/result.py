@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.failure import Failure
-    from provisioner.plan import Action, Create, Planned, Unobserved
+    from provisioner.plan import Action, Create, Planned, Rotate, Unobserved, Update
     from provisioner.twenty.workspace import Record
 
 
@@ -36,7 +36,7 @@ class MadeElsewhere:
         record: as of `Done`.
     """
 
-    action: Create
+    action: Create | Rotate
     id: str
     record: Record | None
 
@@ -50,7 +50,7 @@ class Unfinished:
         record: as of `Done`.
     """
 
-    action: Create
+    action: Create | Rotate | Update
     id: str
     record: Record | None
     failure: Failure

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.plan.model import Create, Deliver, Planned, Unobserved
+from provisioner.plan.model import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,7 +55,15 @@ def _action(action: Action) -> tuple[str, str, *tuple[object, ...]]:
         case Create():
             how = (action.depth, action.role, action.expires)
             return "create", action.name, *how, sinks, blocked
+        case Update(changes=changes):
+            what = [(one.what, one.wanted) for one in changes]
+            return "update", action.name, action.key_id, what, sinks, blocked
+        case Rotate(successor=made):
+            how = (made.depth, made.role, made.expires)
+            return "rotate", made.name, *how, action.predecessors, action.at_once, sinks, blocked
         case Deliver():
             return "deliver", action.name, action.key_id, sinks, blocked
+        case Revoke():
+            return "revoke", action.name, action.key_id, blocked
         case _:
             assert_never(action)

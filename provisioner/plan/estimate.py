@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.plan.model import Create, Estimate
+from provisioner.plan.model import Create, Deliver, Estimate, Revoke, Rotate, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +35,7 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
     server does is asked with the first.
     """
     doable = [action for action in actions if action.blocked is None]
-    depths = Counter(action.depth for action in doable if isinstance(action, Create))
+    depths = Counter(one.depth for one in doable if isinstance(one, Create | Rotate))
     creates = depths.total()
     deliveries = sum(bool(action.sinks) for action in doable)
     match observation.generation:
@@ -51,6 +51,9 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
             assert_never(observation.generation)
     writes += deliveries * _OF_A_DELIVERY
     working += deliveries * _OF_A_DELIVERY * _LOOK
+    changes = sum(_writes_of(action) for action in doable)
+    writes += changes
+    working += changes * _LOOK
     if creates:
         writes += looks
         working += looks * _LOOK + _BREATH
@@ -60,3 +63,18 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
         beyond_burst = max(0, requests - limits.requests_per_minute)
         seconds = max(seconds, beyond_burst * 60 / limits.requests_per_minute)
     return Estimate(requests, round(seconds, 2))
+
+
+def _writes_of(action: Action) -> int:
+    """The requests of an action that makes no key and delivers no token."""
+    match action:
+        case Update(role_id=role_id, moves_end=moves_end):
+            return (role_id is not None) + moves_end
+        case Rotate(at_once=at_once, predecessors=predecessors):
+            return len(predecessors) if at_once else 0
+        case Revoke():
+            return 1
+        case Create() | Deliver():
+            return 0
+        case _:
+            assert_never(action)

@@ -78,7 +78,134 @@ class Deliver(NamedTuple):
     blocked: Failure | None = None
 
 
-Action = Create | Deliver
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing of a live key that is to be otherwise.
+
+    Attributes:
+        what: its end or its role.
+        was: what the workspace has.
+        wanted: what the manifest writes.
+    """
+
+    what: Literal["expires", "role"]
+    was: str | None
+    wanted: str
+
+
+class Update(NamedTuple):
+    """A live key that this tool owns is to be otherwise than it is.
+
+    Attributes:
+        expires_at: the end of the key when it is done.
+        role: of the key when it is done, None where it has none.
+        key_id: the key.
+        changes: what is to be otherwise.
+        moves_end: whether its end is among that.
+        role_id: the role to assign, None where that stays.
+        sinks: where a token with the new end goes; the tokens that are out keep theirs.
+        blocked: why it cannot be done; nothing is sent for it.
+    """
+
+    name: str
+    reason: Literal["drift"]
+    depth: Depth
+    expires_at: datetime
+    role: str | None
+    key_id: str
+    changes: tuple[Change, ...]
+    moves_end: bool
+    role_id: str | None
+    place: Place
+    sinks: tuple[Address, ...] = ()
+    blocked: Failure | None = None
+
+
+class Rotate(NamedTuple):
+    """A live key is to have a successor of the same name.
+
+    Attributes:
+        reason: its end is near, or someone asked for it.
+        successor: the key to be made, with the sinks of its token.
+        predecessors: the ids of the live keys of the name.
+        at_once: whether they end as soon as the successor is delivered, without an overlap.
+    """
+
+    reason: Literal["due", "asked"]
+    successor: Create
+    predecessors: tuple[str, ...]
+    at_once: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of both keys."""
+        return self.successor.name
+
+    @property
+    def depth(self) -> Depth:
+        """How much of the successor comes back."""
+        return self.successor.depth
+
+    @property
+    def expires_at(self) -> datetime:
+        """The end of the successor."""
+        return self.successor.expires_at
+
+    @property
+    def role(self) -> str | None:
+        """Of the successor."""
+        return self.successor.role
+
+    @property
+    def place(self) -> Place:
+        """Where the manifest names the key."""
+        return self.successor.place
+
+    @property
+    def sinks(self) -> tuple[Address, ...]:
+        """Where the token of the successor goes."""
+        return self.successor.sinks
+
+    @property
+    def blocked(self) -> Failure | None:
+        """Why it cannot be done."""
+        return self.successor.blocked
+
+
+RevokeReason = Literal["undeclared", "superseded", "duplicate", "asked"]
+"""Why a key ends: no manifest wants its name; its successor took over; another key has its name;
+someone asked for it."""
+
+
+class Revoke(NamedTuple):
+    """A live key is to end.
+
+    Attributes:
+        key_id: the key.
+        place: where a manifest names it, None where none does.
+        blocked: why it cannot be done; nothing is sent for it.
+    """
+
+    name: str
+    reason: RevokeReason
+    key_id: str
+    expires_at: datetime
+    role: str | None
+    place: Place | None
+    blocked: Failure | None = None
+
+    @property
+    def depth(self) -> None:
+        """None: nothing comes back."""
+        return
+
+    @property
+    def sinks(self) -> tuple[Address, ...]:
+        """None: what ends is taken from nowhere."""
+        return ()
+
+
+Action = Create | Update | Rotate | Deliver | Revoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +365,7 @@ class Plan:
         """How many steps carrying them out takes: a create whose token is delivered takes two."""
         planned = (part for part in self.environments if isinstance(part, Planned))
         return sum(
-            1 + (isinstance(action, Create) and bool(action.sinks))
+            1 + (isinstance(action, Create | Rotate) and bool(action.sinks))
             for part in planned
             for action in part.unblocked
         )

@@ -14,8 +14,11 @@ from provisioner.plan import (
     Duplicate,
     Expiring,
     Planned,
+    Revoke,
+    Rotate,
     Unmanaged,
     Unobserved,
+    Update,
 )
 from provisioner.times import format_moment
 
@@ -92,10 +95,10 @@ def plan_summary(plan: EnvironmentPlan) -> dict[str, int]:
         kept, findings = len(plan.kept), len(plan.findings)
     return {
         "create": kinds[Create],
-        "update": 0,
-        "rotate": 0,
+        "update": kinds[Update],
+        "rotate": kinds[Rotate],
         "deliver": kinds[Deliver],
-        "revoke": 0,
+        "revoke": kinds[Revoke],
         "keep": kept,
         "findings": findings,
     }
@@ -112,10 +115,10 @@ def result_summary(result: Executed | Unobserved) -> dict[str, int]:
         kept = len(result.planned.kept) + kinds[MadeElsewhere]
     return {
         "created": done[Create],
-        "updated": 0,
-        "rotated": 0,
+        "updated": done[Update],
+        "rotated": done[Rotate],
         "delivered": done[Deliver],
-        "revoked": 0,
+        "revoked": done[Revoke],
         "kept": kept,
         "failed": kinds[Failed] + kinds[Unfinished],
         "skipped": kinds[Skipped],
@@ -168,24 +171,50 @@ def _tail(plan: EnvironmentPlan) -> Document:
 
 
 def _action(action: Action) -> Document:
-    match action:
-        case Create():
-            kind = "create"
-        case Deliver():
-            kind = "deliver"
-        case _:
-            assert_never(action)
-    return {
-        "action": kind,
+    place = action.place
+    document: Document = {
+        "action": action_kind(action),
         "name": action.name,
         "reason": action.reason,
         "depth": action.depth,
         "expires_at": format_moment(action.expires_at),
         "role": action.role,
-        "manifest": action.place.file,
-        "line": action.place.line,
+        "manifest": None if place is None else place.file,
+        "line": None if place is None else place.line,
         "sinks": list(map(str, action.sinks)),
     }
+    match action:
+        case Update(key_id=key_id, changes=changes):
+            document["ids"] = [key_id]
+            document["changes"] = [
+                {"what": one.what, "from": one.was, "to": one.wanted} for one in changes
+            ]
+        case Rotate(predecessors=ids):
+            document["ids"] = list(ids)
+        case Revoke(key_id=key_id) | Deliver(key_id=key_id):
+            document["ids"] = [key_id]
+        case Create():
+            document["ids"] = []
+        case _:
+            assert_never(action)
+    return document
+
+
+def action_kind(action: Action) -> str:
+    """The word for an action."""
+    match action:
+        case Create():
+            return "create"
+        case Update():
+            return "update"
+        case Rotate():
+            return "rotate"
+        case Deliver():
+            return "deliver"
+        case Revoke():
+            return "revoke"
+        case _:
+            assert_never(action)
 
 
 def _result(result: Result) -> Document:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
-from provisioner.plan import Create, Deliver, Planned, Unobserved
+from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
 from provisioner.report.documents import finding_kind, plan_summary, result_summary
 from provisioner.times import format_moment
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from provisioner.failure import Failure
     from provisioner.observed import ObservedKey
     from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
-    from provisioner.problem import Problem
+    from provisioner.problem import Place, Problem
 
 _WIDEST = 60
 
@@ -149,7 +149,7 @@ def _action_lines(actions: Sequence[Action]) -> list[str]:
             f"ends {format_moment(action.expires_at)}",
             f"role {visible(action.role)}" if action.role else "no role",
             *((_where_to(action.sinks),) if any(one.sinks for one in actions) else ()),
-            f"{visible(action.place.file)}:{action.place.line}",
+            _where(action.place),
         )
         for action in actions
     ]
@@ -157,17 +157,41 @@ def _action_lines(actions: Sequence[Action]) -> list[str]:
 
 
 def _mark(action: Action) -> str:
-    return "+" if isinstance(action, Create) else ">"
+    match action:
+        case Create():
+            return "+"
+        case Update() | Rotate():
+            return "~"
+        case Deliver():
+            return ">"
+        case Revoke():
+            return "-"
+        case _:
+            assert_never(action)
 
 
 def _what(action: Action) -> str:
     match action:
         case Create(depth=depth):
             return f"depth {depth}"
+        case Update(changes=changes):
+            told = (
+                f"{one.what} {visible(one.was or 'none')} to {visible(one.wanted)}"
+                for one in changes
+            )
+            return ", ".join(told)
+        case Rotate(reason=reason, at_once=at_once):
+            return f"rotate, {reason}" + (", the old one ends at once" if at_once else "")
         case Deliver(reason=reason):
             return reason.replace("_", " ")
+        case Revoke(reason=reason, key_id=key_id):
+            return f"revoke {visible(key_id)}, {reason}"
         case _:
             assert_never(action)
+
+
+def _where(place: Place | None) -> str:
+    return "in no manifest" if place is None else f"{visible(place.file)}:{place.line}"
 
 
 def _where_to(sinks: tuple[Address, ...]) -> str:
@@ -196,13 +220,17 @@ def _plan_summary_line(plan: Plan, palette: Palette) -> str:
     planned = [part for part in plan.environments if isinstance(part, Planned)]
     blocked = sum(action.blocked is not None for part in planned for action in part.actions)
     words = [f"{totals['create']} to create"]
-    words += [f"{totals['deliver']} to deliver"] if totals["deliver"] else []
+    words += [
+        f"{totals[kind]} to {kind}"
+        for kind in ("update", "rotate", "deliver", "revoke")
+        if totals[kind]
+    ]
     words += [f"{totals['keep']} as declared"]
     words += [f"{blocked} that cannot be done"] if blocked else []
     words += [count(totals["findings"], "finding")] if totals["findings"] else []
     words += _failed_environments(plan.environments)
     line = f"Plan: {', '.join(words)}."
-    if totals["create"] or totals["deliver"]:
+    if any(part.unblocked for part in planned):
         requests = sum(part.estimate.requests for part in planned)
         seconds = max((part.estimate.seconds for part in planned), default=0.0)
         line += f" About {count(requests, 'request')} and {seconds:.1f} s."
@@ -212,7 +240,11 @@ def _plan_summary_line(plan: Plan, palette: Palette) -> str:
 def _result_summary_line(result: RunResult, palette: Palette) -> str:
     totals = _totals(result_summary(part) for part in result.environments)
     words = [f"{totals['created']} created"]
-    words += [f"{totals['delivered']} delivered"] if totals["delivered"] else []
+    words += [
+        f"{totals[kind]} {kind}"
+        for kind in ("updated", "rotated", "delivered", "revoked")
+        if totals[kind]
+    ]
     words += [f"{totals['kept']} as declared"]
     words += [f"{totals['failed']} failed"] if totals["failed"] else []
     words += [f"{totals['skipped']} skipped"] if totals["skipped"] else []

@@ -1,0 +1,43 @@
+"""`provision revoke`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.options import guard_options, output_options, selection_options
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Leaving, Output, Selection
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME|ID…")
+@selection_options
+@output_options("text", "json")
+@guard_options
+@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
+def revoke(
+    names: tuple[str, ...], selection: Selection, output: Output, leaving: Leaving, *, yes: bool
+) -> int:
+    """End live keys, now.
+
+    Each by its name, which ends all live keys of that name, or by its id. Only keys that the
+    `owns` of their environment match, and never the one that this run is signed in with. A key
+    that a manifest declares is made anew by the next `apply`.
+    """
+    from provisioner.cli.carry_out import carry_out  # noqa: PLC0415 - keeps --help fast
+    from provisioner.plan import Wishes  # noqa: PLC0415 - as above
+
+    asked = frozenset(names)
+    wishes = Wishes(only=selection.only)
+    return carry_out(
+        selection,
+        output,
+        lambda fleet, prepared: fleet.plan_revocations(
+            prepared.manifests.desired, prepared.now, asked, wishes, leaving.leave()
+        ),
+        yes=yes,
+        named=names,
+    )

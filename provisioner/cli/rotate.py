@@ -1,0 +1,55 @@
+"""`provision rotate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.options import guard_options, output_options, selection_options
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Leaving, Output, Selection
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@selection_options
+@output_options("text", "json")
+@guard_options
+@click.option(
+    "--now",
+    "at_once",
+    is_flag=True,
+    envvar="PROVISION_NOW",
+    help="Revoke the old keys as soon as the new tokens are delivered: for a leaked key.",
+)
+@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
+def rotate(  # noqa: PLR0913 - what there is to say of a rotation
+    names: tuple[str, ...],
+    selection: Selection,
+    output: Output,
+    leaving: Leaving,
+    *,
+    at_once: bool,
+    yes: bool,
+) -> int:
+    """Give keys successors of the same name, now.
+
+    Each NAME has to be declared, owned, and delivered somewhere. The successor is made, its token
+    is proven and delivered, and the old key is revoked when the overlap of its `rotate` is over,
+    by a later `apply`; with --now as soon as the delivery is done.
+    """
+    from provisioner.cli.carry_out import carry_out  # noqa: PLC0415 - keeps --help fast
+    from provisioner.plan import Wishes  # noqa: PLC0415 - as above
+
+    wishes = Wishes(only=selection.only, rotate=frozenset(names), at_once=at_once)
+    return carry_out(
+        selection,
+        output,
+        lambda fleet, prepared: fleet.plan(
+            prepared.manifests.desired, prepared.now, wishes, leaving.leave()
+        ),
+        yes=yes,
+        named=names,
+    )

@@ -1,0 +1,122 @@
+"""What a run must not do by mistake: looked at for all environments, before the first write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from provisioner.errors import RefusedError
+from provisioner.plan import Planned, Revoke, Rotate
+from provisioner.plan.wishes import matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from provisioner.desired import DesiredKey, Environment
+    from provisioner.observed import Observation
+    from provisioner.plan import EnvironmentPlan, Wishes
+
+_MOST_APART = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """What a run was told that it may do.
+
+    Attributes:
+        max_revoke: keys that it may revoke in each environment; None leaves it to the
+            environment's guards.
+        protected: whether it may revoke what is protected.
+    """
+
+    max_revoke: int | None = None
+    protected: bool = False
+
+
+def refusals(
+    environment: Environment,
+    desired: tuple[DesiredKey, ...],
+    observation: Observation,
+    planned: Planned,
+    leave: Leave,
+) -> Iterator[RefusedError]:
+    """Why the plan of one environment must not be carried out.
+
+    Args:
+        environment: whose plan it is.
+        desired: all of its desired keys, whatever bounds the plan.
+        observation: the look that the plan follows from.
+        planned: the plan.
+        leave: what the run was told that it may do.
+    """
+    name = environment.name
+    ending = tuple(_ending(planned))
+    if planned.unblocked and observation.ahead is not None:
+        apart = abs(observation.ahead)
+        if apart > _MOST_APART:
+            yield RefusedError(
+                "clock_off",
+                f"This machine's clock and that of {name} are {apart.total_seconds():.0f} s apart.",
+                remedy="Set the clock that is wrong: ends of keys are counted by it.",
+            )
+    if not ending:
+        return
+    undeclared = (one for one in planned.unblocked if isinstance(one, Revoke))
+    if not desired and any(one.reason == "undeclared" for one in undeclared):
+        yield RefusedError(
+            "manifests_vanished",
+            f"No manifest names {name} any more, and {len(ending)} of its keys would be revoked.",
+            remedy="Check -m and the manifests; to end the keys, use `provision revoke`.",
+        )
+    owned = sum(
+        key.live(observation.server_time) and matches(key.name, environment.owns)
+        for key in observation.keys
+    )
+    most = environment.guards.limit(owned) if leave.max_revoke is None else leave.max_revoke
+    # The successor of a superseded key is delivered, so that nobody is cut off.
+    lost = [id_ for id_, _, reason in ending if reason != "superseded"]
+    if len(lost) > most:
+        yield RefusedError(
+            "too_many_revocations",
+            f"{len(lost)} keys of {name} would be revoked, and at most {most} may be.",
+            remedy=f"Look at the plan; if it is meant, use --max-revoke {len(lost)}.",
+        )
+    if leave.protected:
+        return
+    guarded = {key.name for key in desired if key.protect}
+    ended = {each for _, each, reason in ending if reason != "superseded"}
+    held = sorted(each for each in ended if environment.protect or each in guarded)
+    if held:
+        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        yield RefusedError(
+            "protected",
+            f"{held[0]!r}{more} in {name} would be revoked, and is protected.",
+            remedy="If it is meant, use --allow-protected.",
+        )
+
+
+def nothing_selected(plans: Iterable[EnvironmentPlan], wishes: Wishes) -> RefusedError | None:
+    """Why a run that may revoke must not go on where its globs match nothing at all."""
+    planned = [part for part in plans if isinstance(part, Planned)]
+    met = any(part.actions or part.kept or part.findings for part in planned)
+    if not (wishes.prune or wishes.dedupe) or not wishes.only or not planned or met:
+        return None
+    return RefusedError(
+        "nothing_selected",
+        f"No key matches --only {' '.join(wishes.only)}.",
+        remedy="Correct the glob: a run that may revoke does not go on by a guess.",
+    )
+
+
+def _ending(planned: Planned) -> Iterator[tuple[str, str, str]]:
+    """The id and name of every key that the plan revokes, and why."""
+    for action in planned.unblocked:
+        match action:
+            case Revoke(key_id=key_id, name=name, reason=reason):
+                yield key_id, name, reason
+            case Rotate(at_once=True, predecessors=ids):
+                for key_id in ids:
+                    yield key_id, action.name, "replaced"
+            case _:
+                pass

@@ -1,0 +1,273 @@
+"""What becomes of the live keys of one wanted name: kept, changed, followed, delivered, ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from provisioner.failure import Failure
+from provisioner.held import TokenOf, Untold, Unusable
+from provisioner.plan.delivery import delivery, good
+from provisioner.plan.model import (
+    Change,
+    Drift,
+    Duplicate,
+    Expiring,
+    Revoke,
+    Rotate,
+    Update,
+)
+from provisioner.plan.roles import past
+from provisioner.plan.wishes import matches
+from provisioner.times import ExpiresAfter, ExpiresAt, due, format_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from provisioner.address import Address
+    from provisioner.desired import DesiredKey, Environment
+    from provisioner.held import Held
+    from provisioner.observed import ObservedKey
+    from provisioner.plan.model import Action, Create, Finding, RevokeReason
+    from provisioner.plan.roles import RoleChoice
+    from provisioner.plan.wishes import Wishes
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What a plan counts from.
+
+    Attributes:
+        now: the moment of the plan, from which durations count.
+        server_time: the server's own, which judges what is live.
+        soon: an end before it is a finding.
+    """
+
+    now: datetime
+    server_time: datetime
+    soon: datetime
+
+
+class Lifecycle:
+    """What becomes of the live keys of wanted names in one environment.
+
+    Of several live keys of a name the oldest is the key; with `rotate` the newest is, and the
+    others are its predecessors, which end when it is delivered and the overlap is over.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        choose: RoleChoice,
+        moments: Moments,
+        wishes: Wishes,
+        held: Mapping[Address, Held],
+    ) -> None:
+        self._environment = environment
+        self._choose = choose
+        self._moments = moments
+        self._wishes = wishes
+        self._held = held
+
+    def of(
+        self, key: DesiredKey, live: list[ObservedKey], end: datetime
+    ) -> tuple[list[Action], list[Finding]]:
+        """The actions and findings of one name; a key without an action is kept.
+
+        Args:
+            key: the desired key.
+            live: its live keys, the oldest first; one at least.
+            end: of a key that would be made now.
+        """
+        owned = matches(key.name, self._environment.owns)
+        current, others = self._current(key, live)
+        if self._wishes.rotate:
+            return [self._asked(key, live, end, owned=owned)], []
+        actions, findings = self._surplus(key, live, others, owned=owned)
+        changes, drift = self._changes(key, current, owned=owned)
+        actions += [*changes, *self._superseded(key, current, others, owned=owned)]
+        findings += drift
+        if self._due(key, current, others):
+            actions.append(Rotate("due", self._successor(key, end), (current.id,)))
+            return actions, findings
+        last = max(one.expires_at for one in live)
+        if last <= self._moments.soon:
+            findings.append(Expiring(key.name, tuple(one.id for one in live), format_moment(last)))
+        delivers = (one for one in actions if isinstance(one, Update) and one.blocked is None)
+        if not any(one.sinks for one in delivers):
+            acceptable = self._acceptable(key, current, live)
+            wishes = self._wishes
+            if any(isinstance(one, Revoke) and one.reason == "duplicate" for one in actions):
+                # Whose token a sink that cannot be read holds nobody knows.
+                untold = any(isinstance(one, Untold) for one in self._holdings(key))
+                wishes = replace(wishes, redeliver=wishes.redeliver or untold)
+            action, unknown = delivery(key, current, acceptable, self._held, wishes)
+            actions += [] if action is None else [action]
+            findings += [] if unknown is None else [unknown]
+        return actions, findings
+
+    def _asked(
+        self, key: DesiredKey, live: list[ObservedKey], end: datetime, *, owned: bool
+    ) -> Rotate:
+        """The successor that someone asked for, blocked where the old key could not end."""
+        successor = self._successor(key, end)
+        blocked = successor.blocked
+        if not owned:
+            blocked = Failure(
+                "not_owned",
+                f"{key.name!r} matches no pattern under `owns` of {self._environment.name}, so "
+                "that the key that it has could never be revoked. Add a pattern.",
+            )
+        elif not key.deliver:
+            blocked = Failure(
+                "rotation_undelivered",
+                f"{key.name!r} has no sink, so that nobody would get the token of its successor. "
+                "Name one under `deliver`.",
+            )
+        elif len(live) > 1 and not self._wishes.at_once:
+            blocked = Failure(
+                "rotation_running",
+                f"{key.name!r} has {len(live)} live keys: its last rotation is not over. Wait for "
+                "the next `apply`, or use --now.",
+            )
+        elif key.rotation is None and not self._wishes.at_once:
+            blocked = Failure(
+                "rotation_unsaid",
+                f"{key.name!r} has no `rotate`, so that nothing says when the old key ends. Write "
+                "one, or use --now.",
+            )
+        ids = tuple(one.id for one in live)
+        return Rotate("asked", successor._replace(blocked=blocked), ids, self._wishes.at_once)
+
+    def _due(self, key: DesiredKey, current: ObservedKey, others: list[ObservedKey]) -> bool:
+        """Whether the key is to have a successor; never while a predecessor lives."""
+        if key.rotation is None or others:
+            return False
+        return current.expires_at - key.rotation.before <= self._moments.server_time
+
+    def _successor(self, key: DesiredKey, end: datetime) -> Create:
+        return self._choose.create(key, "missing", end, self._moments.server_time)
+
+    def _current(
+        self, key: DesiredKey, live: list[ObservedKey]
+    ) -> tuple[ObservedKey, list[ObservedKey]]:
+        """The key of the name, and the others."""
+        if key.rotation is not None:
+            return live[-1], live[:-1]
+        if self._wishes.dedupe and len(live) > 1:
+            # The one whose token is out, so that nobody is cut off.
+            held = {
+                found.key.lower() for found in self._holdings(key) if isinstance(found, TokenOf)
+            }
+            chosen = next((one for one in live if one.id.lower() in held), live[0])
+            return chosen, [one for one in live if one is not chosen]
+        return live[0], live[1:]
+
+    def _acceptable(
+        self, key: DesiredKey, current: ObservedKey, live: list[ObservedKey]
+    ) -> list[ObservedKey]:
+        """The keys whose tokens a sink may hold."""
+        return [current] if key.rotation is not None or self._wishes.dedupe else live
+
+    def _holdings(self, key: DesiredKey) -> list[Held]:
+        return [self._held[address] for address in key.deliver if address in self._held]
+
+    def _changes(
+        self, key: DesiredKey, current: ObservedKey, *, owned: bool
+    ) -> tuple[list[Action], list[Finding]]:
+        """What of the key is to be otherwise: an action where it is owned, else a finding."""
+        changes: list[Change] = []
+        findings: list[Finding] = []
+        end = current.expires_at
+        if isinstance(key.expiry, ExpiresAt):
+            gap = end - key.expiry.moment
+            if gap.days or gap.seconds:  # milliseconds are the mark of a run
+                wanted = format_moment(key.expiry.moment)
+                changes.append(Change("expires", format_moment(end), wanted))
+        elif isinstance(key.expiry, ExpiresAfter):
+            longest = due(key.expiry, self._moments.now)
+            if end.replace(microsecond=0) > longest:
+                was, most = format_moment(end), format_moment(longest)
+                findings.append(Drift(key.name, (current.id,), "expires", was, most))
+        role = self._choose.drift(key, current)
+        if role is not None:
+            changes.append(Change("role", current.role, role))
+        if not changes:
+            return [], findings
+        if not owned:
+            findings += [
+                Drift(key.name, (current.id,), one.what, one.was, one.wanted) for one in changes
+            ]
+            return [], findings
+        return [self._update(key, current, tuple(changes))], findings
+
+    def _update(self, key: DesiredKey, current: ObservedKey, changes: tuple[Change, ...]) -> Update:
+        moves = any(one.what == "expires" for one in changes)
+        end = current.expires_at
+        if moves and isinstance(key.expiry, ExpiresAt):
+            # The milliseconds stay: they are the mark of the run that made the key.
+            end = key.expiry.moment.replace(microsecond=end.microsecond)
+        written, role_id, blocked = self._choose.role_of(key)
+        assigns = any(one.what == "role" for one in changes)
+        if end.replace(microsecond=0) <= self._moments.server_time:
+            blocked = blocked or past(key, end)
+        return Update(
+            name=key.name,
+            reason="drift",
+            depth=key.depth,
+            expires_at=end,
+            role=written if assigns else current.role,
+            key_id=current.id,
+            changes=changes,
+            moves_end=moves,
+            role_id=role_id if assigns else None,
+            place=key.place,
+            sinks=key.deliver if moves else (),
+            blocked=blocked,
+        )
+
+    def _surplus(
+        self,
+        key: DesiredKey,
+        live: list[ObservedKey],
+        others: list[ObservedKey],
+        *,
+        owned: bool,
+    ) -> tuple[list[Action], list[Finding]]:
+        """Several live keys of a name that knows no rotation."""
+        if not others or key.rotation is not None:
+            return [], []
+        looked_into = not any(isinstance(one, Unusable) for one in self._holdings(key))
+        if self._wishes.dedupe and owned and looked_into:
+            return [revoke(one, "duplicate", key) for one in others], []
+        return [], [Duplicate(key.name, tuple(one.id for one in live))]
+
+    def _superseded(
+        self, key: DesiredKey, current: ObservedKey, others: list[ObservedKey], *, owned: bool
+    ) -> list[Action]:
+        """The predecessors, when their successor is delivered and the overlap is over."""
+        if key.rotation is None or not others or not owned:
+            return []
+        over = current.created_at + key.rotation.overlap <= self._moments.server_time
+        if not over or self._wishes.redeliver or not self._delivered(key, current):
+            return []
+        return [revoke(one, "superseded", key) for one in others]
+
+    def _delivered(self, key: DesiredKey, current: ObservedKey) -> bool:
+        """Whether every sink is known to have the token of the key; without a sink nobody has."""
+        return bool(key.deliver) and all(
+            good(self._held.get(address, Untold(None)), current) for address in key.deliver
+        )
+
+
+def revoke(observed: ObservedKey, reason: RevokeReason, key: DesiredKey | None = None) -> Revoke:
+    """The end of one live key."""
+    return Revoke(
+        name=observed.name,
+        reason=reason,
+        key_id=observed.id,
+        expires_at=observed.expires_at,
+        role=observed.role,
+        place=None if key is None else key.place,
+    )

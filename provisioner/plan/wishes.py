@@ -1,0 +1,38 @@
+"""What a run is asked for beside the manifests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a run may do beyond making what is missing.
+
+    Attributes:
+        only: globs of key names that bound every action and finding; none means all.
+        prune: whether owned keys that no manifest wants are revoked.
+        dedupe: whether surplus owned keys of a name are revoked.
+        redeliver: whether live keys get new tokens, whatever their sinks hold.
+        rotate: names of keys that get a successor now; with any, nothing else is done.
+        at_once: whether their predecessors end as soon as the successor is delivered.
+    """
+
+    only: tuple[str, ...] = ()
+    prune: bool = False
+    dedupe: bool = False
+    redeliver: bool = False
+    rotate: frozenset[str] = frozenset()
+    at_once: bool = False
+
+    def concern(self, name: str) -> bool:
+        """Whether a key of this name is to be looked at."""
+        if self.rotate and name not in self.rotate:
+            return False
+        return not self.only or matches(name, self.only)
+
+
+def matches(name: str, globs: tuple[str, ...]) -> bool:
+    """Whether a name matches one of the globs; case counts."""
+    return any(fnmatchcase(name, glob) for glob in globs)
