@@ -280,7 +280,8 @@ def test_the_commands_agree_for_any_names(keys: Any, dialect: Dialect) -> None:
             for number, label in enumerate(["no", "Same", "Same", 'a: "b"']):
                 sandbox.put_role(role(label, api_keys=number != 3))
             put(sandbox, keys)
-        exported_and_planned(folder)
+        manifests = exported_and_planned(folder)
+        assert "always" in {key.name for key in manifests.desired["dev"]}
 
 
 def put(sandbox: Sandbox, keys: Iterable[tuple[str, datetime, int]]) -> None:

@@ -826,14 +826,20 @@ def test_a_link_is_judged_by_its_target(tmp_path: Path, git) -> None:
     (tree / "out.env").symlink_to(tmp_path / "far.env")
     git("add", "out.env")
     sink_of(tree / "out.env").prepare()
+    sink_of(tree / "out.env").write(Secret("x"))
+    assert (tmp_path / "far.env").read_text() == "KEY=x\n"
     (tmp_path / "in.env").symlink_to(tree / "x.env")
-    everything_refused(sink_of(tmp_path / "in.env"), "sink_unsuitable")
+    refused = everything_refused(sink_of(tmp_path / "in.env"), "sink_unsuitable")
+    assert "does not ignore" in refused.message
 
 
 @pytest.mark.usefixtures("git")
 def test_the_folder_of_git_itself_is_refused(tmp_path: Path) -> None:
     """A token among the files of git is as good as lost."""
-    everything_refused(sink_of(tmp_path / "tree" / ".git" / "x.env"), "sink_unsuitable")
+    path = tmp_path / "tree" / ".git" / "x.env"
+    refused = everything_refused(sink_of(path), "sink_unsuitable")
+    assert "a .git folder" in refused.message
+    assert not path.exists()
 
 
 def test_a_worktree_is_a_work_tree(tmp_path: Path, git) -> None:
@@ -841,8 +847,12 @@ def test_a_worktree_is_a_work_tree(tmp_path: Path, git) -> None:
     git("commit", "--quiet", "--allow-empty", "-m", "x")
     git("worktree", "add", "--quiet", str(tmp_path / "linked"))
     (tmp_path / "linked" / ".gitignore").write_text("ok.env\n")
-    everything_refused(sink_of(tmp_path / "linked" / "x.env"), "sink_unsuitable")
-    sink_of(tmp_path / "linked" / "ok.env").prepare()
+    refused = everything_refused(sink_of(tmp_path / "linked" / "x.env"), "sink_unsuitable")
+    assert "does not ignore" in refused.message
+    allowed = sink_of(tmp_path / "linked" / "ok.env")
+    allowed.prepare()
+    allowed.write(Secret("x"))
+    assert value_of(allowed) == "x"
 
 
 @pytest.mark.parametrize(
@@ -888,8 +898,12 @@ def test_without_git_a_work_tree_is_refused(tmp_path: Path, monkeypatch) -> None
     tree = tmp_path / "tree"
     (tree / ".gitignore").write_text("*\n")
     monkeypatch.setenv("PATH", str(tmp_path))
-    everything_refused(sink_of(tree / "x.env"), "sink_unsuitable")
-    sink_of(tmp_path / "x.env").prepare()
+    refused = everything_refused(sink_of(tree / "x.env"), "sink_unsuitable")
+    assert "git check-ignore" in refused.remedy
+    outside = sink_of(tmp_path / "x.env")
+    outside.prepare()
+    outside.write(Secret("x"))
+    assert value_of(outside) == "x"
 
 
 def test_git_is_asked_once_for_a_file(tmp_path: Path, git, monkeypatch) -> None:

@@ -457,7 +457,9 @@ def test_half_the_rights_are_refused_when_prepared(vault, opened, granted) -> No
 def test_enough_rights_are_accepted(vault, opened, granted) -> None:
     """Root, or reading with either kind of writing."""
     vault.policies[TOKEN] = {**DEFAULT_POLICY, "secret/*": granted}
-    opened().sink(SVC).prepare()
+    sink = opened().sink(SVC)
+    sink.prepare()
+    assert sink.read() == Nothing()
 
 
 def test_a_token_that_may_not_ask_for_its_rights_is_good_if_it_reads(vault, opened) -> None:
