@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shlex
 import signal
@@ -43,16 +42,6 @@ if TYPE_CHECKING:
 
 A_UUID = "20202020-1c25-4d02-bf25-6aeccf7ea419"
 CHECKS = ("reached", "generation", "credential", "keys", "roles", "writes", "clock", "limits")
-
-
-@pytest.fixture(autouse=True)
-def quiet_log() -> Iterator[None]:
-    """The log that a command sets up ends with the test."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
 
 
 @pytest.fixture

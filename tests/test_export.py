@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import random
 import signal
@@ -42,7 +41,7 @@ from provisioner.sandbox import ApiKey, Dialect, Sandbox, role
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from provisioner.manifests import Manifests
     from provisioner.observed import Roles
@@ -113,16 +112,6 @@ ROLES = tuple(
     )
 )
 ROLES += (Role("00000000-0000-4000-8000-000000000099", ROLES[0].id, assignable=True),)
-
-
-@pytest.fixture(autouse=True)
-def quiet_log() -> Iterator[None]:
-    """The log that a command sets up ends with the test."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
 
 
 @pytest.fixture

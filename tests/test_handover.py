@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pty
 import stat
@@ -19,7 +18,7 @@ from provisioner.secret import Secret
 from provisioner.token import claims_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from provisioner.sandbox import Exchange
@@ -28,16 +27,6 @@ TOKEN = "eyJhbGciOiJIUzI1NiJ9"
 """How every token of Twenty begins."""
 
 DIALECTS = pytest.mark.parametrize("dialect", Dialect)
-
-
-@pytest.fixture(autouse=True)
-def quiet_log() -> Iterator[None]:
-    """The log that a command sets up ends with the test."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -36,7 +35,7 @@ from provisioner.report.text import PLAIN
 from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 NOW = datetime(2026, 11, 23, 4, 0, tzinfo=UTC)
@@ -44,16 +43,6 @@ DAY = timedelta(days=1)
 SINK = FileAddress("secrets/shop.env", "A")
 OTHER = FileAddress("secrets/shop.env", "B")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(autouse=True)
-def quiet_log() -> Iterator[None]:
-    """The log that a command sets up ends with the test."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
 
 
 def live(name: str = "svc", left: float = 60, **changes: Any) -> ObservedKey:

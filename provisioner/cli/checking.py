@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.manifests import load
 from provisioner.problem import Place, Problem
-from provisioner.report.text import count
+from provisioner.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.options import Selection, manifests_option, output_options
+from provisioner.cli.options import (
+    Selection,
+    manifests_option,
+    one_environment_option,
+    output_options,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,13 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @manifests_option
-@click.option(
-    "-e",
-    "--environment",
-    envvar="PROVISION_ENVIRONMENT",
-    metavar="NAME",
-    help="The environment; needless where there is but one.",
-)
+@one_environment_option
 @click.option(
     "--depth",
     type=click.Choice(["0", "1", "2"]),

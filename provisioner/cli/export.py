@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.options import Selection, manifests_option, output_options
+from provisioner.cli.options import (
+    Selection,
+    manifests_option,
+    one_environment_option,
+    output_options,
+)
 from provisioner.errors import WorkspaceError, WrongUsageError
 
 if TYPE_CHECKING:
@@ -19,13 +24,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @manifests_option
-@click.option(
-    "-e",
-    "--environment",
-    envvar="PROVISION_ENVIRONMENT",
-    metavar="NAME",
-    help="The environment; needless where there is but one.",
-)
+@one_environment_option
 @click.option(
     "--only",
     multiple=True,
@@ -61,7 +60,8 @@ def export(
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.export import export as exported_from  # noqa: PLC0415 - as above
     from provisioner.plan import Unobserved  # noqa: PLC0415 - as above
-    from provisioner.report.text import count, visible  # noqa: PLC0415 - as above
+    from provisioner.report.text import visible  # noqa: PLC0415 - as above
+    from provisioner.words import count  # noqa: PLC0415 - as above
 
     console = Console(output)
     if str(file) == "-":

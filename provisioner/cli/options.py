@@ -67,6 +67,14 @@ manifests_option = click.option(
     help="Directory of environments.yaml and the manifests.",
 )
 
+one_environment_option = click.option(
+    "-e",
+    "--environment",
+    envvar="PROVISION_ENVIRONMENT",
+    metavar="NAME",
+    help="The environment; needless where there is but one.",
+)
+
 
 class Reconciling(NamedTuple):
     """What a run may do beyond making what is missing.

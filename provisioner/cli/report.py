@@ -100,10 +100,10 @@ def _survey(
     from provisioner.held import Unusable  # noqa: PLC0415 - as above
     from provisioner.observed import Observation  # noqa: PLC0415 - as above
     from provisioner.plan import Wishes, to_read  # noqa: PLC0415 - as above
-    from provisioner.report.text import count  # noqa: PLC0415 - as above
     from provisioner.sinks.opening import Sinks  # noqa: PLC0415 - as above
     from provisioner.sinks.survey import look_into  # noqa: PLC0415 - as above
     from provisioner.threads import Threads  # noqa: PLC0415 - as above
+    from provisioner.words import count  # noqa: PLC0415 - as above
 
     addresses = tuple(
         address

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.options import Selection, manifests_option, output_options
+from provisioner.cli.options import (
+    Selection,
+    manifests_option,
+    one_environment_option,
+    output_options,
+)
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output
@@ -16,13 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name")
 @manifests_option
-@click.option(
-    "-e",
-    "--environment",
-    envvar="PROVISION_ENVIRONMENT",
-    metavar="NAME",
-    help="The environment; needless where there is but one.",
-)
+@one_environment_option
 @click.option(
     "--to",
     "file",

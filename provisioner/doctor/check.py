@@ -84,8 +84,3 @@ class Diagnosis:
 def broken(check: CheckName, error: ProvisionError) -> Broken:
     """The check that an error of a workspace or a sink breaks."""
     return Broken(check, error.slug, error.message, error.remedy)
-
-
-def count(number: int, noun: str) -> str:
-    """A number of things in words."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

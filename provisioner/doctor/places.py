@@ -7,12 +7,13 @@ from glob import escape
 from shlex import quote
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from provisioner.doctor.check import Broken, Check, Doubtful, Fine, count
+from provisioner.doctor.check import Broken, Check, Doubtful, Fine
 from provisioner.errors import ProvisionError, SinkError, WorkspaceError
 from provisioner.sinks.sink import Holds, Nothing, Unread
 from provisioner.stop import STOPPED
 from provisioner.threads import Threads
 from provisioner.token import claims_of
+from provisioner.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.desired import ApiToken, SessionToken, SignIn
-from provisioner.doctor.check import Broken, Check, CheckName, Doubtful, Fine, broken, count
+from provisioner.doctor.check import Broken, Check, CheckName, Doubtful, Fine, broken
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan.diff import SOON
 from provisioner.times import format_moment
+from provisioner.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.doctor import Broken, Doubtful, Fine
-from provisioner.report.text import count, visible
+from provisioner.report.text import visible
+from provisioner.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

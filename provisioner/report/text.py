@@ -12,6 +12,7 @@ from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped
 from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
 from provisioner.report.documents import finding_kind, plan_summary, result_summary
 from provisioner.times import format_moment
+from provisioner.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -75,7 +76,7 @@ def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palett
     if not rows:
         return "no keys\n"
     head = ("ENVIRONMENT", "NAME", "STATE", "EXPIRES", "ROLE", "ID")
-    first, *rest = _aligned([head, *rows])
+    first, *rest = aligned([head, *rows])
     return "\n".join([palette.paint(palette.strong, first), *rest]) + "\n"
 
 
@@ -153,7 +154,7 @@ def _action_lines(actions: Sequence[Action]) -> list[str]:
         )
         for action in actions
     ]
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _mark(action: Action) -> str:
@@ -261,8 +262,8 @@ def _failed_environments(parts: Iterable[object]) -> list[str]:
 def _totals(summaries: Iterable[dict[str, int]]) -> dict[str, int]:
     totals: dict[str, int] = {}
     for summary in summaries:
-        for word, count in summary.items():
-            totals[word] = totals.get(word, 0) + count
+        for word, number in summary.items():
+            totals[word] = totals.get(word, 0) + number
     return totals
 
 
@@ -272,12 +273,7 @@ def _state(key: ObservedKey, now: datetime) -> str:
     return "expired" if key.revoked_at is None else "revoked"
 
 
-def count(number: int, noun: str) -> str:
-    """A number of things in words: `1 key`, `2 keys`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """The columns of a table, padded; one very long cell does not push the others away."""
     if not rows:
         return []

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from provisioner.plan import Unobserved
 from provisioner.report.hygiene.words import MEANINGS, day, left, note_word, totals
-from provisioner.report.text import count, visible
+from provisioner.report.text import visible
+from provisioner.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,8 +9,9 @@ from provisioner.plan import Unobserved
 from provisioner.report.hygiene.style import STYLE
 from provisioner.report.hygiene.timeline import timeline
 from provisioner.report.hygiene.words import MEANINGS, day, left, note_word, span, totals
-from provisioner.report.text import count, visible
+from provisioner.report.text import visible
 from provisioner.times import format_moment
+from provisioner.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 from provisioner.plan import Unobserved
 from provisioner.report.hygiene.words import day, left, note_word, totals
-from provisioner.report.text import visible
+from provisioner.report.text import aligned, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from provisioner.hygiene import EnvironmentHygiene, FleetHygiene, KeyHygiene
     from provisioner.report.text import Palette
 
 _HEAD = ("NAME", "AGE", "ENDS", "LEFT", "ROLE", "ROTATES", "TOKEN", "ID", "NOTES")
-_WIDEST = 60
 
 
 def hygiene_text(hygiene: FleetHygiene, palette: Palette, *, quiet: bool) -> str:
@@ -59,7 +58,7 @@ def _environment(
         )
     keys = [key for key in one.keys if key.notes or not quiet]
     if keys:
-        head, *lines = _aligned([_HEAD, *map(_cells, keys)])
+        head, *lines = aligned([_HEAD, *map(_cells, keys)])
         yield palette.paint(palette.dim, f"    {head}")
         for key, line in zip(keys, lines, strict=True):
             yield _painted(key, line, palette)
@@ -85,12 +84,3 @@ def _cells(key: KeyHygiene) -> tuple[str, ...]:
         visible(key.id),
         ", ".join(map(note_word, key.notes)),
     )
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """The columns padded; one very long cell does not push the others away."""
-    widths = [min(_WIDEST, max(map(len, column))) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]

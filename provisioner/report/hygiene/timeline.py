@@ -13,7 +13,8 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from provisioner.report.hygiene.words import span
-from provisioner.report.text import count, visible
+from provisioner.report.text import visible
+from provisioner.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

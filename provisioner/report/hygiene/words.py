@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from provisioner.report.text import count
+from provisioner.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
