@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.address import FileAddress
-from provisioner.desired import DesiredKey, Environment, Rotation
+from provisioner.desired import DesiredKey, Environment, Policy, Rotation
 from provisioner.errors import SinkError, WorkspaceError
 from provisioner.execution import Done, Execution, Failed, Mark, Skipped, Unfinished
 from provisioner.failure import Failure
@@ -19,6 +19,7 @@ from provisioner.held import Held, NotAToken, NoToken, TokenOf, Untold, Unusable
 from provisioner.observed import KnownRoles, Observation, ObservedKey, Role
 from provisioner.plan import (
     Change,
+    Create,
     Deliver,
     Drift,
     Duplicate,
@@ -36,7 +37,7 @@ from provisioner.sandbox.tokens import Claims, TokenKind, sign
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Holds, Nothing
 from provisioner.stop import STOPPED, Stop
-from provisioner.times import parse_expiry
+from provisioner.times import format_moment, parse_expiry
 from provisioner.twenty.workspace import Created
 
 if TYPE_CHECKING:
@@ -154,6 +155,34 @@ def test_an_end_that_has_passed_changes_nothing() -> None:
     [update] = planned([desired(expiry="2026-11-23T04:00:00Z")], [key()]).actions
     assert update.blocked is not None
     assert update.blocked.code == "expiry_past"
+
+
+def test_a_date_further_away_than_the_policy_allows_makes_and_moves_nothing() -> None:
+    """A date counts from the run; one that is near enough is taken to the second."""
+    longest = replace(SHOP, policy=Policy(max_lifetime=30 * DAY))
+    for seen in ((), (key(),)):
+        for seconds, code in ((0, None), (1, "policy_lifetime")):
+            date = format_moment(NOW + 30 * DAY + seconds * SECOND)
+            [action] = planned([desired(expiry=date)], seen, environment=longest).actions
+            assert isinstance(action, Update if seen else Create)
+            assert (action.blocked and action.blocked.code) == code
+
+
+def test_a_plan_says_what_becomes_of_tokens_that_are_out() -> None:
+    """Where an end moves, and nowhere else."""
+    said = "tokens of 1 key that are out keep the end that they were minted with"
+    moved = planned([desired(expiry="2027-06-30")], [key()])
+    past = planned([desired(expiry="2026-11-23T04:00:00Z")], [key()])
+    role = planned([desired(role="Admin")], [key()])
+    told = [sum(note.startswith(said) for note in one.notes) for one in (moved, past, role)]
+    assert told == [1, 0, 0]
+
+
+def test_a_plan_says_when_nobody_gets_the_token_of_a_successor() -> None:
+    """A rotation without a sink is carried out, and is told of."""
+    due = key(expires_at=NOW + DAY)
+    notes = planned([desired(rotation=ROTATED, deliver=())], [due]).notes
+    assert [note[:37] for note in notes] == ["no sink takes the token of 1 key: name"[:37]]
 
 
 @pytest.mark.parametrize("rotation", [None, ROTATED])

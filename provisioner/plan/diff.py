@@ -10,7 +10,7 @@ from provisioner.collector import without_collector
 from provisioner.failure import Failure
 from provisioner.plan.estimate import estimate
 from provisioner.plan.lifecycle import Lifecycle, Moments, revoke
-from provisioner.plan.model import Create, Planned, Revoke, Unmanaged
+from provisioner.plan.model import Create, Planned, Revoke, Rotate, Unmanaged, Update
 from provisioner.plan.roles import RoleChoice
 from provisioner.plan.wishes import Wishes, matches
 from provisioner.times import due
@@ -112,7 +112,12 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
         actions=(*actions, *(one for one in ending if one.key_id != observation.own_key)),
         kept=tuple(kept),
         findings=tuple(findings),
-        notes=(*choose.notes(), *_nowhere(actions), *_own(ending, observation.own_key)),
+        notes=(
+            *choose.notes(),
+            *_nowhere(actions),
+            *_moved(actions),
+            *_own(ending, observation.own_key),
+        ),
         estimate=estimate(environment.limits, observation, actions),
     )
 
@@ -138,13 +143,25 @@ def _by_name(keys: Iterable[ObservedKey], wishes: Wishes) -> Mapping[str, list[O
 
 def _nowhere(actions: list[Action]) -> Iterable[str]:
     """What people should know of keys that are made and whose tokens go nowhere."""
-    made = (action for action in actions if isinstance(action, Create))
+    made = (action for action in actions if isinstance(action, Create | Rotate))
     count = sum(not action.sinks and action.blocked is None for action in made)
     if count:
         yield (
             f"no sink takes the token{'s' if count != 1 else ''} of {count} "
             f"key{'s' if count != 1 else ''}: name one under `deliver`, or mint a token with "
             "`provision token NAME --to FILE`"
+        )
+
+
+def _moved(actions: list[Action]) -> Iterable[str]:
+    """What people should know of the tokens of keys whose end moves."""
+    moved = [one for one in actions if isinstance(one, Update) and one.moves_end]
+    count = sum(one.blocked is None for one in moved)
+    if count:
+        yield (
+            f"tokens of {count} key{'s' if count != 1 else ''} that are out keep the end that they "
+            "were minted with: a later end needs a new token, which the sinks get, and with an "
+            "earlier one a server before 2.x takes the old token until its own end"
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from provisioner.failure import Failure
 from provisioner.held import TokenOf, Untold, Unusable
 from provisioner.plan.delivery import delivery, good
+from provisioner.plan.ends import unfit
 from provisioner.plan.model import (
     Change,
     Drift,
@@ -17,7 +18,6 @@ from provisioner.plan.model import (
     Rotate,
     Update,
 )
-from provisioner.plan.roles import past
 from provisioner.plan.wishes import matches
 from provisioner.times import ExpiresAfter, ExpiresAt, due, format_moment
 
@@ -210,8 +210,7 @@ class Lifecycle:
             end = key.expiry.moment.replace(microsecond=end.microsecond)
         written, role_id, blocked = self._choose.role_of(key)
         assigns = any(one.what == "role" for one in changes)
-        if end.replace(microsecond=0) <= self._moments.server_time:
-            blocked = blocked or past(key, end)
+        blocked = blocked or unfit(self._environment, key, end, self._moments.server_time)
         return Update(
             name=key.name,
             reason="drift",

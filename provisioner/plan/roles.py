@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.failure import Failure
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.plan.ends import unfit
 from provisioner.plan.model import Create
-from provisioner.times import format_moment
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -43,8 +43,7 @@ class RoleChoice:
             server_time: which judges whether that has passed.
         """
         role, role_id, blocked = self.role_of(key)
-        if end <= server_time:
-            blocked = past(key, end)
+        blocked = unfit(self._environment, key, end, server_time) or blocked
         return Create(
             name=key.name,
             reason=reason,
@@ -140,15 +139,6 @@ class RoleChoice:
             f"{key.name!r} names no role, and keys of {self._environment.name} need one. Write "
             f"`role:` on the key, in the manifest's defaults or in the environment: {advice}.",
         )
-
-
-def past(key: DesiredKey, end: datetime) -> Failure:
-    """Why a key cannot be given an end that has passed."""
-    return Failure(
-        "expiry_past",
-        f"{key.name!r} would end at {format_moment(end)}, which has passed. "
-        f"Write a later date in {key.place.file} line {key.place.line}.",
-    )
 
 
 def _offer(roles: tuple[Role, ...]) -> str:
