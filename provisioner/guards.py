@@ -88,10 +88,11 @@ def refusals(
     ended = {each for _, each, reason in ending if reason != "superseded"}
     held = sorted(each for each in ended if environment.protect or each in guarded)
     if held:
-        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        alone = len(held) == 1
+        are = f"in {name} is" if alone else f"and {len(held) - 1} more in {name} are"
         yield RefusedError(
             "protected",
-            f"{held[0]!r}{more} in {name} would be revoked, and is protected.",
+            f"{held[0]!r} {are} protected, and would be revoked.",
             remedy="If it is meant, use --allow-protected.",
         )
 

@@ -14,9 +14,16 @@ from hypothesis import strategies as st
 from provisioner.cli import main
 from provisioner.desired import DesiredKey, Environment, Guards, Share
 from provisioner.failure import Failure
-from provisioner.guards import Leave, refusals
+from provisioner.guards import Leave, nothing_selected, refusals
 from provisioner.observed import NoRoles, Observation, ObservedKey
-from provisioner.plan import Planned, Revoke, Rotate, Wishes, plan_environment
+from provisioner.plan import (
+    Planned,
+    Revoke,
+    Rotate,
+    Unobserved,
+    Wishes,
+    plan_environment,
+)
 from provisioner.problem import Place
 from provisioner.sandbox import Dialect
 from provisioner.times import parse_expiry
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
 SHOP = Environment(name="shop", url="https://crm.example.com", owns=("svc-*",))
 PRUNE = Wishes(prune=True)
+WORD = Leave(max_revoke=9)
 
 
 def key(name: str, number: int = 1, **changes: Any) -> ObservedKey:
@@ -177,6 +185,75 @@ def test_blocked_actions_and_keys_that_live_on_for_an_overlap_do_not_count() -> 
 
     assert refused(many(4)) == ["too_many_revocations"]
     assert refused(many(4), alter=block) == []
+
+
+def test_predecessors_whose_successor_is_delivered_need_no_leave() -> None:
+    """Nobody is cut off by their end: neither a number nor a protection is for them."""
+    safe = replace(SHOP, guards=Guards(0), protect=True)
+
+    def supersede(planned: Planned) -> Planned:
+        actions = [one for one in planned.actions if isinstance(one, Revoke)]
+        assert len(actions) == 4
+        return replace(planned, actions=tuple(one._replace(reason="superseded") for one in actions))
+
+    assert refused(many(4), environment=safe) == ["too_many_revocations", "protected"]
+    assert refused(many(4), environment=safe, alter=supersede) == []
+
+
+def test_a_refusal_says_how_much_and_what_to_do() -> None:
+    """The clock's distance, the counts, the first name and how many more, and the way on."""
+    look = look_at(many(4), timedelta(seconds=90))
+    safe = replace(SHOP, protect=True, guards=Guards(1))
+    plan = plan_environment(safe, (), look, NOW, PRUNE)
+    clock, vanished, many_end, protected = refusals(safe, (), look, plan, Leave())
+    assert (clock.message, clock.remedy) == (
+        "This machine's clock and that of shop are 90 s apart.",
+        "Set the clock that is wrong: ends of keys are counted by it.",
+    )
+    assert (vanished.message, vanished.remedy) == (
+        "No manifest names shop any more, and 4 of its keys would be revoked.",
+        "Check -m and the manifests; to end the keys, use `provision revoke`.",
+    )
+    assert (many_end.message, many_end.remedy) == (
+        "4 keys of shop would be revoked, and at most 1 may be.",
+        "Look at the plan; if it is meant, use --max-revoke 4.",
+    )
+    assert (protected.message, protected.remedy) == (
+        "'svc-0' and 3 more in shop are protected, and would be revoked.",
+        "If it is meant, use --allow-protected.",
+    )
+    two, one = (
+        [*refusals(safe, (), look_at(many(4)), replace(plan, actions=plan.actions[:count]), WORD)]
+        for count in (2, 1)
+    )
+    assert two[-1].message == "'svc-0' and 1 more in shop are protected, and would be revoked."
+    assert one[-1].message == "'svc-0' in shop is protected, and would be revoked."
+
+
+@pytest.mark.parametrize(
+    ("wishes", "stops"),
+    [
+        (Wishes(prune=True, only=("x*",)), True),
+        (Wishes(dedupe=True, only=("x*", "y*")), True),
+        (Wishes(only=("x*",)), False),
+        (Wishes(prune=True), False),
+        (Wishes(prune=True, only=("svc-0",)), False),
+        (Wishes(prune=True, only=("svc-wanted",)), False),
+    ],
+)
+def test_globs_that_match_nothing_stop_a_run_that_may_revoke(wishes, stops) -> None:
+    """Neither a live key nor a wanted one: the glob is wrong, and says so."""
+    plan = plan_environment(SHOP, (desired("svc-wanted"),), look_at(many(2)), NOW, wishes)
+    away = Unobserved("away", "https://a", Failure("unreachable", "No."))
+    for plans in ((plan,), (away, plan)):
+        found = nothing_selected(plans, wishes)
+        assert (found is not None) is stops
+        if found is not None:
+            assert (found.slug, f"--only {' '.join(wishes.only)}." in str(found)) == (
+                "nothing_selected",
+                True,
+            )
+    assert nothing_selected((away,), wishes) is None
 
 
 @pytest.mark.parametrize("at_once", [True, False])

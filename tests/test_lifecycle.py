@@ -30,6 +30,7 @@ from provisioner.plan import (
     Update,
     Wishes,
     plan_environment,
+    plan_revocations,
 )
 from provisioner.plan.wishes import matches
 from provisioner.problem import Place
@@ -118,7 +119,8 @@ def test_a_changed_end_moves_the_key_and_delivers_a_token_with_the_new_one() -> 
     assert update.expires_at == datetime(2027, 6, 30, 0, 0, 0, 417_000, tzinfo=UTC)
     assert (update.key_id, update.moves_end, update.role_id) == (one.id, True, None)
     assert (update.sinks, update.blocked) == ((SINK,), None)
-    assert plan.kept == ()
+    assert (update.reason, update.depth, update.place) == ("drift", 1, wanted.place)
+    assert (update.role, plan.kept) == ("Worker", ())
 
 
 def test_a_changed_role_is_assigned_and_needs_no_new_token() -> None:
@@ -128,7 +130,8 @@ def test_a_changed_role_is_assigned_and_needs_no_new_token() -> None:
         [update] = planned([desired(role="Admin")], [one], {SINK: token(one)}).actions
         assert isinstance(update, Update)
         assert update.changes == (Change("role", was, "Admin"),)
-        assert (update.role_id, update.moves_end, update.sinks) == (ADMIN.id, False, ())
+        assert (update.role, update.role_id, update.moves_end) == ("Admin", ADMIN.id, False)
+        assert update.sinks == ()
         assert update.expires_at == one.expires_at
 
 
@@ -138,6 +141,33 @@ def test_a_sink_is_healed_beside_a_changed_role() -> None:
     assert isinstance(update, Update)
     assert isinstance(deliver, Deliver)
     assert update.key_id == deliver.key_id
+
+
+def test_a_sink_gets_one_token_beside_a_changed_end_and_its_own_where_that_is_blocked() -> None:
+    """The change brings the token with it; one that cannot be made does not keep it away."""
+    [update] = planned([desired(expiry="2027-06-30")], [key()], {SINK: NoToken()}).actions
+    assert isinstance(update, Update)
+    blocked, deliver = planned(
+        [desired(expiry="2026-11-23T04:00:00Z")], [key()], {SINK: NoToken()}
+    ).actions
+    assert isinstance(blocked, Update)
+    assert isinstance(deliver, Deliver)
+    assert deliver.reason == "token_missing"
+
+
+def test_deduping_gives_sinks_that_cannot_be_read_a_token_of_the_key_that_stays() -> None:
+    """Nobody knows whose token they hold, so that all its sinks get one; else good ones stay."""
+    twins = [key(1), key(2)]
+    wanted = [desired(deliver=(SINK, OTHER))]
+    for other, delivered in ((Untold(NOW), 1), (token(twins[0]), 0)):
+        held = {SINK: token(twins[0]), OTHER: other}
+        plan = planned(wanted, twins, held, dedupe=True)
+        assert revoked(plan) == [("svc-a-2", "duplicate")]
+        [ended] = [one for one in plan.actions if isinstance(one, Revoke)]
+        assert (ended.role, ended.place) == ("Worker", wanted[0].place)
+        found = [one for one in plan.actions if isinstance(one, Deliver)]
+        assert [one.key_id for one in found] == ["svc-a-1"] * delivered
+        assert planned(wanted, twins, held).actions == ()
 
 
 def test_what_is_not_owned_is_told_and_never_changed() -> None:
@@ -191,8 +221,8 @@ def test_a_duration_moves_no_live_key(rotation) -> None:
     one = key()
     plan = planned([desired(expiry="30d", rotation=rotation)], [one], {SINK: token(one)})
     assert plan.actions == ()
-    [drift] = plan.findings
-    assert isinstance(drift, Drift)
+    was, wanted = "2027-02-21T04:00:00Z", "2026-12-23T04:00:00Z"
+    assert plan.findings == (Drift("svc-a", ("svc-a-1",), "expires", was, wanted),)
     plan = planned([desired(expiry="180d", rotation=rotation)], [one], {SINK: token(one)})
     assert (plan.actions, plan.findings) == ((), ())
 
@@ -430,6 +460,92 @@ def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
             assert action.key_id not in ended
 
 
+def asked(wanted: DesiredKey, *seen: ObservedKey, now: bool = False) -> Rotate:
+    held = dict.fromkeys(wanted.deliver, token(seen[0]))
+    wishes = {"rotate": frozenset({wanted.name}), "at_once": now}
+    [rotate] = planned([desired("svc-z"), wanted], seen, held, **wishes).actions
+    assert isinstance(rotate, Rotate)
+    return rotate
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_a_successor_that_is_asked_for_follows_all_live_keys_of_its_name(now) -> None:
+    """It ends as a key that is made now, and nothing else of the plan is done."""
+    rotate = asked(desired(rotation=ROTATED), key(1), now=now)
+    assert (rotate.reason, rotate.predecessors, rotate.at_once) == ("asked", ("svc-a-1",), now)
+    assert (rotate.expires_at, rotate.blocked) == (NOW + 90 * DAY, None)
+    assert (rotate.depth, rotate.sinks) == (1, (SINK,))
+    leaked = asked(desired(rotation=ROTATED), key(1), key(2), now=True)
+    assert (leaked.predecessors, leaked.blocked) == (("svc-a-1", "svc-a-2"), None)
+    assert planned([desired()], [], rotate=frozenset({"svc-a"})).actions == ()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seen", "code"),
+    [
+        (desired("their", rotation=ROTATED), (key(1, "their"),), "not_owned"),
+        (desired(rotation=ROTATED, deliver=()), (key(1),), "rotation_undelivered"),
+        (desired(rotation=ROTATED), (key(1), key(2)), "rotation_running"),
+        (desired(), (key(1),), "rotation_unsaid"),
+        (desired(rotation=ROTATED, role="Nobody"), (key(1),), "role_unknown"),
+    ],
+)
+def test_a_successor_whose_predecessor_could_not_end_is_not_made(wanted, seen, code) -> None:
+    """Each case has its reason, with the name; `--now` needs no rotation, but owner and sink."""
+    blocked = asked(wanted, *seen).blocked
+    assert blocked is not None
+    assert blocked.code == code
+    assert repr(wanted.name) in blocked.message
+    at_once = asked(wanted, *seen, now=True).blocked
+    hastens = code in ("rotation_running", "rotation_unsaid")
+    assert (at_once is None) is hastens
+
+
+def ends_of(
+    *names: str, seen: Sequence[ObservedKey], own_key: str | None = None, **wishes: Any
+) -> list[tuple[str, str | None]]:
+    """The ids that a revocation is about, and what stands in its way."""
+    look = Observation(
+        generation="core",
+        workspace="w",
+        keys=tuple(seen),
+        roles=KnownRoles((WORKER, ADMIN)),
+        server_time=NOW,
+        requests=1,
+        own_key=own_key,
+    )
+    plan = plan_revocations(SHOP, look, frozenset(names), Wishes(**wishes))
+    assert all(isinstance(one, Revoke) and one.reason == "asked" for one in plan.actions)
+    assert (plan.kept, plan.findings, plan.workspace) == ((), (), "w")
+    assert (plan.environment, plan.url, plan.generation) == ("shop", SHOP.url, "core")
+    return [
+        (one.key_id, one.blocked and one.blocked.code)
+        for one in plan.actions
+        if isinstance(one, Revoke)
+    ]
+
+
+def test_revoke_ends_the_live_keys_of_a_name_or_the_one_of_an_id() -> None:
+    """In order of name and age; what is dead, bounded away or not named stays."""
+    seen = [key(2, "svc-b"), key(2), key(1), key(3, revoked_at=NOW), key(1, "svc-c")]
+    assert ends_of("svc-a", "svc-b-2", seen=seen) == [
+        ("svc-a-1", None),
+        ("svc-a-2", None),
+        ("svc-b-2", None),
+    ]
+    assert ends_of("svc-a", "svc-b", seen=seen, only=("*-b",)) == [("svc-b-2", None)]
+
+
+def test_revoke_ends_neither_its_own_key_nor_what_is_not_owned() -> None:
+    """Both are shown, blocked, and keep no other key."""
+    seen = [key(1, "their"), key(1), key(2)]
+    assert ends_of("svc-a", "their", seen=seen, own_key="svc-a-2") == [
+        ("svc-a-1", None),
+        ("svc-a-2", "own_key"),
+        ("their-1", "not_owned"),
+    ]
+
+
 @dataclass
 class Server:
     """A workspace and sinks that note what happens, and refuse what they are told to refuse."""
@@ -637,3 +753,14 @@ def test_one_key_that_cannot_be_revoked_keeps_no_other() -> None:
     assert failed.failure.code == "rejected"
     assert isinstance(done, Done)
     assert server.events.count("revoke svc-y-1") == 1
+
+
+def test_a_role_that_appears_while_the_run_looks_again_is_not_assigned() -> None:
+    """A key without a role may be one that another run is just making; one look serves all."""
+    bare = [key(1, name, role=None, role_id=None) for name in ("svc-a", "svc-b", "svc-c")]
+    wanted = [desired(name, deliver=()) for name in ("svc-a", "svc-b", "svc-c")]
+    server = Server(keys=[key(1, "svc-a"), key(1, "svc-b", role="Admin", role_id=ADMIN.id)])
+    results = server.run(planned(wanted, bare))
+    assert [type(one) for one in results] == [Done] * 3
+    assert server.events[:2] == ["wait", "look"]
+    assert sorted(server.events[2:]) == ["assign svc-b-1 1", "assign svc-c-1 1"]
