@@ -49,12 +49,14 @@ class Exported:
         text: YAML; keys that a manifest cannot hold are comments in it.
         keys: how many keys it asks for; without any it is no manifest.
         left_out: how many live keys are in comments only.
+        comments: one line for each name of those.
         fits: whether it is small enough to be loaded.
     """
 
     text: str
     keys: int
     left_out: int
+    comments: tuple[str, ...]
     fits: bool
 
 
@@ -106,6 +108,7 @@ def export(environment: str, observation: Observation, only: tuple[str, ...] = (
         manifest,
         keys=len(kept),
         left_out=sum(map(len, by_name.values())) - len(kept),
+        comments=tuple(comments),
         fits=len(manifest.encode()) <= text.MAX_BYTES and events <= document.MAX_EVENTS,
     )
 

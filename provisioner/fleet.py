@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from provisioner.errors import RefusedError, WorkspaceError
 from provisioner.execution import Executed, Execution, Mark, RunResult
 from provisioner.failure import failure_of
-from provisioner.guards import Leave, nothing_selected, refusals
+from provisioner.guards import Leave, nothing_selected, refusals, together
 from provisioner.plan import (
     Plan,
     Planned,
@@ -126,7 +126,7 @@ class Fleet:
         refusals = [look for look in looks if isinstance(look, RefusedError)]
         workspaces = ((look.environment, look.observation.workspace) for look in found)
         refusals += [error for _, error in one_workspace_twice(workspaces)]
-        self.refusal = next(iter(refusals), None)
+        self.refusal = together(refusals)
         self._looks = {look.environment.name: look for look in found}
         return tuple(
             (environment, _seen(environment, look))
@@ -202,7 +202,9 @@ class Fleet:
         plans = tuple(
             seen
             if isinstance(seen, Unobserved)
-            else plan_revocations(environment, seen, asked, wishes)
+            else plan_revocations(
+                environment, seen, asked, wishes, desired.get(environment.name, ())
+            )
             for environment, seen in looks
         )
         self._guard(looks, plans, desired, leave)
@@ -215,12 +217,13 @@ class Fleet:
         desired: Mapping[str, tuple[DesiredKey, ...]],
         leave: Leave,
     ) -> None:
-        """Keeps the first reason why nothing of the plans must be carried out."""
+        """Keeps the reasons why nothing of the plans must be carried out."""
+        found: list[RefusedError] = []
         for (environment, seen), part in zip(looks, plans, strict=True):
             if isinstance(part, Planned) and not isinstance(seen, Unobserved):
                 wanted = desired.get(environment.name, ())
-                found = refusals(environment, wanted, seen, part, leave)
-                self.refusal = self.refusal or next(found, None)
+                found += refusals(environment, wanted, seen, part, leave)
+        self.refusal = self.refusal or together(found)
 
     def apply(self, plan: Plan, settled: Callable[[int], None]) -> RunResult:
         """Carries out a plan that this fleet made; with a refusal, nothing of it.

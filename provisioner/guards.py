@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 from provisioner.errors import RefusedError
 from provisioner.plan import Planned, Revoke, Rotate
 from provisioner.plan.wishes import matches
+from provisioner.words import count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from provisioner.desired import DesiredKey, Environment
     from provisioner.observed import Observation
     from provisioner.plan import EnvironmentPlan, Wishes
 
 _MOST_APART = timedelta(minutes=1)
+
+_TOLD = 5
+"""Reasons that one message gives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,18 @@ def refusals(
             f"{held[0]!r} {are} protected, and would be revoked.",
             remedy="If it is meant, use --allow-protected.",
         )
+
+
+def together(found: Sequence[RefusedError]) -> RefusedError | None:
+    """All that speaks against a run as one, named by the first; None where nothing does."""
+    if len(found) < 2:  # noqa: PLR2004 - one speaks for itself
+        return next(iter(found), None)
+    told = [f"{one.message} {one.remedy}" for one in found[:_TOLD]]
+    more = len(found) - _TOLD
+    return RefusedError(
+        found[0].slug,
+        " ".join(told) + (f" And {count(more, 'more reason')}." if more > 0 else ""),
+    )
 
 
 def nothing_selected(plans: Iterable[EnvironmentPlan], wishes: Wishes) -> RefusedError | None:

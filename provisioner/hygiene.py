@@ -30,6 +30,7 @@ Note = Literal[
     "never_expires",
     "too_long",
     "duplicate",
+    "superseded",
     "unmanaged",
     "undelivered",
     "delivery_unknown",
@@ -38,8 +39,8 @@ Note = Literal[
 """What is worth knowing of a key; section "report" of docs/commands.md says what each means."""
 
 Delivery = Literal["yes", "no", "unknown", "none"]
-"""Whether the sinks of a key hold its token: all do, one does not, nobody can tell, or no manifest
-names a sink for it."""
+"""Whether the sinks of a key hold its token: all do, one does not, nobody can tell, or none is to:
+no manifest names a sink for it, or a rotation has given it a successor."""
 
 _FAR = timedelta(days=50 * 365)
 """An end further away than this is none: Twenty's own pages write 100 years for `never`."""
@@ -232,9 +233,10 @@ class _Judge:
     def _key(
         self, key: ObservedKey, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]
     ) -> KeyHygiene:
-        rotation = None
-        if wanted is not None and wanted.rotation is not None and key is same[-1]:
-            rotation = key.expires_at - wanted.rotation.before
+        rotation, newest = None, True
+        if wanted is not None and wanted.rotation is not None:
+            newest = key is same[-1]
+            rotation = key.expires_at - wanted.rotation.before if newest else None
         return KeyHygiene(
             name=key.name,
             id=key.id,
@@ -244,7 +246,7 @@ class _Judge:
             left=(key.expires_at - self._now).days,
             role=key.role,
             declared=wanted is not None,
-            delivery="none" if wanted is None else self._delivery(wanted, (key,)),
+            delivery=self._delivery(wanted, (key,)) if wanted is not None and newest else "none",
             rotation=rotation,
             notes=tuple(self._notes(key, wanted, same, rotation)),
         )
@@ -281,6 +283,8 @@ class _Judge:
         rotated = wanted.rotation is not None
         if len(same) > 1 and not rotated:
             yield "duplicate"
+        if rotated and key is not same[-1]:
+            yield "superseded"
         if key is same[-1 if rotated else 0]:
             match self._delivery(wanted, (key,) if rotated else same):
                 case "no":

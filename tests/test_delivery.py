@@ -1035,7 +1035,10 @@ def test_the_text_of_a_result_tells_what_was_delivered_and_what_was_not() -> Non
         f"late\\x1b[2J token missing {later} vault secret/a token manifests/a.yaml:8 skipped",
         "= 1 key as declared",
     ]
-    assert shown[-1] == "Incomplete: 1 created, 1 delivered, 2 as declared, 2 failed, 1 skipped."
+    assert (
+        shown[-1]
+        == "Incomplete: 1 created, 1 delivered, 2 as declared, 2 failed, 1 skipped (stopped)."
+    )
     fine = result_text(result_of(mixed()[3]), PLAIN).splitlines()
     assert fine[-1] == "Done: 0 created, 1 delivered, 1 as declared."
 

@@ -222,7 +222,7 @@ def test_a_duration_moves_no_live_key(rotation) -> None:
     plan = planned([desired(expiry="30d", rotation=rotation)], [one], {SINK: token(one)})
     assert plan.actions == ()
     was, wanted = "2027-02-21T04:00:00Z", "2026-12-23T04:00:00Z"
-    assert plan.findings == (Drift("svc-a", ("svc-a-1",), "expires", was, wanted),)
+    assert plan.findings == (Drift("svc-a", ("svc-a-1",), "expires", was, wanted, "lifetime"),)
     plan = planned([desired(expiry="180d", rotation=rotation)], [one], {SINK: token(one)})
     assert (plan.actions, plan.findings) == ((), ())
 
@@ -379,7 +379,9 @@ def test_duplicates_are_a_finding_unless_dedupe_may_end_them() -> None:
         keys = [key(1, name), key(2, name)]
         plan = planned([desired(name)], keys, {SINK: token(keys[0])}, **wishes)
         assert plan.actions == ()
-        assert plan.findings == (Duplicate(name, (keys[0].id, keys[1].id)),)
+        assert plan.findings == (
+            Duplicate(name, (keys[0].id, keys[1].id), matches(name, SHOP.owns)),
+        )
 
 
 NAMES = ("svc-a", "svc-b", "their")

@@ -146,9 +146,9 @@ def test_several_live_keys_of_a_name_are_a_duplicate_with_the_oldest_first() -> 
     older = key("a", 5, created_at=NOW - timedelta(days=9))
     seen = look(key("a", 2), older, key("a", 1))
     [finding] = planned([desired("a")], seen).findings
-    assert finding == Duplicate("a", (older.id, "id-a-1", "id-a-2"))
+    assert finding == Duplicate("a", (older.id, "id-a-1", "id-a-2"), owned=False)
     [finding] = planned([desired("a")], look(key("a", 2), key("a", 1))).findings
-    assert finding == Duplicate("a", ("id-a-1", "id-a-2"))
+    assert finding == Duplicate("a", ("id-a-1", "id-a-2"), owned=False)
 
 
 def test_findings_of_all_names_are_reported_those_of_wanted_ones_first() -> None:
@@ -167,7 +167,7 @@ def test_drift_of_an_absolute_end_is_seen_to_the_second() -> None:
     other = look(key("a", expires_at=end + timedelta(seconds=1)))
     [finding] = planned(wanted, other).findings
     assert finding == Drift(
-        "a", ("id-a-1",), "expires", "2027-06-30T00:00:01Z", "2027-06-30T00:00:00Z"
+        "a", ("id-a-1",), "expires", "2027-06-30T00:00:01Z", "2027-06-30T00:00:00Z", "not_owned"
     )
 
 
@@ -185,7 +185,7 @@ def test_a_shortened_duration_is_told_and_touches_no_live_key() -> None:
 def test_drift_of_a_role_says_from_and_to(written: str) -> None:
     """A label or an id that the key does not have is drift."""
     [finding] = planned([desired("a", role=written)], look(key("a"))).findings
-    assert finding == Drift("a", ("id-a-1",), "role", "Worker", written)
+    assert finding == Drift("a", ("id-a-1",), "role", "Worker", written, "not_owned")
     assert planned([desired("a", role=WORKER.id)], look(key("a"))).findings == ()
 
 
@@ -199,7 +199,7 @@ def test_roles_that_cannot_be_seen_do_not_drift() -> None:
 def test_a_key_without_its_role_drifts_from_nothing() -> None:
     """`from` is null where the key has no role at all."""
     [finding] = planned([desired("a")], look(key("a", role=None, role_id=None))).findings
-    assert finding == Drift("a", ("id-a-1",), "role", None, "Worker")
+    assert finding == Drift("a", ("id-a-1",), "role", None, "Worker", "not_owned")
 
 
 def test_a_key_that_ends_within_14_days_is_expiring() -> None:
@@ -211,7 +211,9 @@ def test_a_key_that_ends_within_14_days_is_expiring() -> None:
     later = key("a", 2, expires_at=soon + timedelta(seconds=1))
     assert planned([desired("a")], look(later)).findings == ()
     twins = look(key("a", 1, expires_at=soon), later)
-    assert planned([desired("a")], twins).findings == (Duplicate("a", ("id-a-1", "id-a-2")),)
+    assert planned([desired("a")], twins).findings == (
+        Duplicate("a", ("id-a-1", "id-a-2"), owned=False),
+    )
 
 
 ASKED = "in shop, asked for by 'a'. "
@@ -461,8 +463,16 @@ def test_a_plan_knows_whether_it_changes_anything_and_is_whole() -> None:
 def test_findings_say_what_they_mean() -> None:
     """Each finding's sentence holds what a person needs to act on it."""
     assert Unmanaged("a", ("1",)).message.startswith("1 live key of")
-    assert "2 live keys share" in Duplicate("a", ("1", "2")).message
-    assert Drift("a", ("1",), "role", None, "Admin").message == (
-        "role is none, the manifest says Admin"
+    for owned in (True, False):
+        told = Duplicate("a", ("1", "2"), owned).message
+        assert told.startswith("2 live keys share this name")
+        assert ("`owns` matches none" in told) is not owned
+    assert Drift("a", ("1",), "role", None, "Admin", "not_owned").message == (
+        "role is none, the manifest says Admin; it stays, as `owns` does not match the name"
+    )
+    long = Drift("a", ("1",), "expires", "2126-01-01T00:00:00Z", "2027-01-01T00:00:00Z", "lifetime")
+    assert long.message == (
+        "ends at 2126-01-01T00:00:00Z, later than a key that is made now; a lifetime shortens no "
+        "live key, and `provision rotate` makes a successor"
     )
     assert "within 14 days" in Expiring("a", ("1",), "2026-12-01T00:00:00Z").message

@@ -118,9 +118,12 @@ def test_of_several_keys_of_a_name_the_last_to_end_is_expiring() -> None:
     """A key whose successor lives on needs nobody; where both end, one of them is due."""
     old, new = live(left=2, age=80), live(left=80, age=1)
     desired = (wanted(before=14),)
-    assert notes(look(old, new, desired=desired)) == {old.id: (), new.id: ()}
+    assert notes(look(old, new, desired=desired)) == {old.id: ("superseded",), new.id: ()}
     short = live(left=5, age=1)
-    assert notes(look(old, short, desired=desired)) == {old.id: (), short.id: ("expiring",)}
+    assert notes(look(old, short, desired=desired)) == {
+        old.id: ("superseded",),
+        short.id: ("expiring",),
+    }
 
 
 @pytest.mark.parametrize(("left", "due"), [(30, True), (30.001, False)])
@@ -189,7 +192,7 @@ def test_a_token_of_a_twin_is_no_fault_but_one_of_a_predecessor_is() -> None:
     }
     held = {SINK: TokenOf(old.id, None)}
     assert notes(look(old, new, desired=(wanted("svc", SINK, before=14),), held=held)) == {
-        old.id: (),
+        old.id: ("superseded",),
         new.id: ("undelivered",),
     }
 

@@ -382,7 +382,7 @@ def test_people_are_told_what_was_done_and_what_was_left(start, number, code) ->
         skipped = [line for line in out.splitlines() if line.endswith("  skipped")]
         assert {line.split()[0] for line in skipped} == set(names) - made
         left = len(names) - len(made)
-        assert f"Incomplete: {len(made)} created, 0 as declared, {left} skipped." in out
+        assert f"Incomplete: {len(made)} created, 0 as declared, {left} skipped (stopped)." in out
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal
 
 from provisioner.cli.console import Console
 from provisioner.cli.exit_codes import INCOMPLETE
@@ -11,9 +13,10 @@ from provisioner.cli.reconcile import fleet_of, prepare
 from provisioner.cli.show import agreed, announce, show_result, warn_of_nothing
 from provisioner.cli.signals import Signals
 from provisioner.plan import Planned, Revoke
+from provisioner.report.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from provisioner.cli.options import Output, Selection
     from provisioner.cli.reconcile import Prepared
@@ -27,7 +30,7 @@ def carry_out(
     planned: Callable[[Fleet, Prepared], Plan],
     *,
     yes: bool,
-    named: tuple[str, ...] = (),
+    named: Named | None = None,
 ) -> int:
     """Plans, asks where that is needed, carries out and reports; returns the exit code.
 
@@ -36,7 +39,7 @@ def carry_out(
         output: how to speak.
         planned: makes the plan.
         yes: whether nothing is asked.
-        named: names and ids that the plan has to be about.
+        named: what the plan has to be about; None for whatever it is about.
     """
     console = Console(output)
     signals = Signals()
@@ -47,9 +50,14 @@ def carry_out(
             fleet = stack.enter_context(fleet_of(prepared, signals.stop))
             made = planned(fleet, prepared)
         warn_of_nothing(made, selection)
-        unknown = _not_met(named, made)
-        for name in unknown:
-            console.aside(f"key_missing: No key {name!r} is there to be worked on.\n")
+        unknown: tuple[str, ...] = ()
+        if named is not None:
+            unknown = named.not_met(made)
+            declared = {key.name for keys in prepared.manifests.desired.values() for key in keys}
+            for name in unknown:
+                console.aside(f"key_missing: {visible(named.missing(name, declared))}\n")
+            if unknown == named.names and not made.incomplete and fleet.refusal is None:
+                return signals.exit_code or INCOMPLETE
         going_on = fleet.refusal is not None or yes or signals.stop.asked
         if not going_on and not agreed(made, prepared, console):
             return INCOMPLETE if made.incomplete or unknown else 0
@@ -68,10 +76,33 @@ def carry_out(
     return INCOMPLETE if result.incomplete or unknown else 0
 
 
-def _not_met(named: tuple[str, ...], plan: Plan) -> list[str]:
-    """The names and ids that no action of the plan is about."""
-    parts = [part for part in plan.environments if isinstance(part, Planned)]
-    actions = [action for part in parts for action in part.actions]
-    met = {action.name for action in actions}
-    met |= {action.key_id for action in actions if isinstance(action, Revoke)}
-    return [name for name in named if name not in met]
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Keys that someone names.
+
+    Attributes:
+        names: names, or ids too.
+        what: the kind of key that they have to be.
+    """
+
+    names: tuple[str, ...]
+    what: Literal["declared", "live"]
+
+    def not_met(self, plan: Plan) -> tuple[str, ...]:
+        """The names and ids that no action of the plan is about."""
+        parts = [part for part in plan.environments if isinstance(part, Planned)]
+        actions = [action for part in parts for action in part.actions]
+        met = {action.name for action in actions}
+        met |= {action.key_id for action in actions if isinstance(action, Revoke)}
+        return tuple(name for name in self.names if name not in met)
+
+    def missing(self, name: str, declared: Collection[str]) -> str:
+        """Why a name is not met, and what may have been meant."""
+        if name in declared:
+            return f"{name!r} has no live key: `provision apply` makes it."
+        told = f"There is no {self.what} key {name!r}"
+        if close := get_close_matches(name, declared, n=1):
+            return f"{told}: did you mean {close[0]!r}?"
+        if set(name) & set("*?["):
+            return f"{told}: names are taken as they are, and not as globs."
+        return f"{told}; `provision list` shows the live ones."

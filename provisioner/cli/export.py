@@ -81,6 +81,8 @@ def export(
         console.aside(f"{look.failure.code}: {visible(look.failure.message)}\n")
         return signals.exit_code or INCOMPLETE
     exported = exported_from(place.name, look, only)
+    if not exported.keys:
+        console.aside("".join(exported.comments))
     _check(exported, place.name)
     if exported.left_out:
         logging.getLogger("provisioner").warning(
@@ -101,7 +103,10 @@ def _check(exported: Exported, environment: str) -> None:
         raise WorkspaceError(
             "key_missing",
             f"{environment} has no live key that a manifest could hold, of those asked for.",
-            remedy="`provision list` shows the keys that are there; --only may leave some out.",
+            remedy="`provision list` shows the keys that are there, and --only may leave some out."
+            if not exported.left_out
+            else "A name that several live keys have may be written into a manifest by hand, and "
+            "`apply --dedupe` keeps one of them; where a rotation is at work, wait for its end.",
         )
     if not exported.fits:
         raise WrongUsageError(

@@ -23,11 +23,12 @@ def revoke(
 ) -> int:
     """End live keys, now.
 
-    Each by its name, which ends all live keys of that name, or by its id. Only keys that the
-    `owns` of their environment match, and never the one that this run is signed in with. A key
-    that a manifest declares is made anew by the next `apply`.
+    Each by its name, which ends all live keys of that name in every environment (-e keeps to
+    one), or by its id. Only keys that the `owns` of their environment match, and never the one
+    that this run is signed in with. A key that a manifest declares is made anew by the next
+    `apply`.
     """
-    from provisioner.cli.carry_out import carry_out  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.carry_out import Named, carry_out  # noqa: PLC0415 - keeps --help fast
     from provisioner.plan import Wishes  # noqa: PLC0415 - as above
 
     asked = frozenset(names)
@@ -39,5 +40,5 @@ def revoke(
             prepared.manifests.desired, prepared.now, asked, wishes, leaving.leave()
         ),
         yes=yes,
-        named=names,
+        named=Named(names, "live"),
     )

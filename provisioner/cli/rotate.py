@@ -38,9 +38,10 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
 
     Each NAME has to be declared, owned, and delivered somewhere. The successor is made, its token
     is proven and delivered, and the old key is revoked when the overlap of its `rotate` is over,
-    by a later `apply`; with --now as soon as the delivery is done.
+    by a later `apply`; with --now as soon as the delivery is done. This is done in every
+    environment that has the name: -e keeps to one.
     """
-    from provisioner.cli.carry_out import carry_out  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.carry_out import Named, carry_out  # noqa: PLC0415 - keeps --help fast
     from provisioner.plan import Wishes  # noqa: PLC0415 - as above
 
     wishes = Wishes(only=selection.only, rotate=frozenset(names), at_once=at_once)
@@ -51,5 +52,5 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
             prepared.manifests.desired, prepared.now, wishes, leaving.leave()
         ),
         yes=yes,
-        named=names,
+        named=Named(names, "declared"),
     )

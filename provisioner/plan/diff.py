@@ -170,6 +170,7 @@ def plan_revocations(
     observation: Observation,
     asked: frozenset[str],
     wishes: Wishes = _NO_WISHES,
+    desired: Iterable[DesiredKey] = (),
 ) -> Planned:
     """The end of live keys that someone names, each by its name or its id.
 
@@ -178,12 +179,16 @@ def plan_revocations(
         observation: one look at the workspace.
         asked: names and ids.
         wishes: what bounds the plan.
+        desired: its desired keys, for where a manifest names a key that is to end.
     """
+    wanted = {key.name: key for key in desired}
     live = [one for one in observation.keys if one.live(observation.server_time)]
     named = [one for one in live if one.name in asked or one.id in asked]
     chosen = [one for one in named if wishes.concern(one.name)]
     actions = tuple(
-        revoke(one, "asked")._replace(blocked=_untouchable(environment, observation, one))
+        revoke(one, "asked", wanted.get(one.name))._replace(
+            blocked=_untouchable(environment, observation, one)
+        )
         for one in sorted(chosen, key=lambda one: (one.name, one.created_at, one.id))
     )
     return Planned(
@@ -194,9 +199,21 @@ def plan_revocations(
         actions=actions,
         kept=(),
         findings=(),
-        notes=(),
+        notes=tuple(_anew(actions)),
         estimate=estimate(environment.limits, observation, actions),
     )
+
+
+def _anew(actions: Iterable[Revoke]) -> Iterable[str]:
+    """What people should know of keys that end and that a manifest goes on to name."""
+    places = {
+        one.name: one.place for one in actions if one.blocked is None and one.place is not None
+    }
+    for name, place in places.items():
+        yield (
+            f"{place.file} line {place.line} goes on to name {name!r}: unless that is removed, the "
+            "next `apply` makes it anew"
+        )
 
 
 def _untouchable(

@@ -125,17 +125,18 @@ class Lifecycle:
                 f"{key.name!r} has no sink, so that nobody would get the token of its successor. "
                 "Name one under `deliver`.",
             )
-        elif len(live) > 1 and not self._wishes.at_once:
-            blocked = Failure(
-                "rotation_running",
-                f"{key.name!r} has {len(live)} live keys: its last rotation is not over. Wait for "
-                "the next `apply`, or use --now.",
-            )
         elif key.rotation is None and not self._wishes.at_once:
             blocked = Failure(
                 "rotation_unsaid",
                 f"{key.name!r} has no `rotate`, so that nothing says when the old key ends. Write "
                 "one, or use --now.",
+            )
+        elif key.rotation is not None and len(live) > 1 and not self._wishes.at_once:
+            over = format_moment(live[-1].created_at + key.rotation.overlap)
+            blocked = Failure(
+                "rotation_running",
+                f"{key.name!r} has {len(live)} live keys: its last rotation is not over. The next "
+                f"`apply` after {over} ends the older ones. Wait for it, or use --now.",
             )
         ids = tuple(one.id for one in live)
         return Rotate("asked", successor._replace(blocked=blocked), ids, self._wishes.at_once)
@@ -189,7 +190,8 @@ class Lifecycle:
             longest = due(key.expiry, self._moments.now)
             if end.replace(microsecond=0) > longest:
                 was, most = format_moment(end), format_moment(longest)
-                findings.append(Drift(key.name, (current.id,), "expires", was, most))
+                ids = (current.id,)
+                findings.append(Drift(key.name, ids, "expires", was, most, "lifetime"))
         role = self._choose.drift(key, current)
         if role is not None:
             changes.append(Change("role", current.role, role))
@@ -197,7 +199,8 @@ class Lifecycle:
             return [], findings
         if not owned:
             findings += [
-                Drift(key.name, (current.id,), one.what, one.was, one.wanted) for one in changes
+                Drift(key.name, (current.id,), one.what, one.was, one.wanted, "not_owned")
+                for one in changes
             ]
             return [], findings
         return [self._update(key, current, tuple(changes))], findings
@@ -240,7 +243,7 @@ class Lifecycle:
         looked_into = not any(isinstance(one, Unusable) for one in self._holdings(key))
         if self._wishes.dedupe and owned and looked_into:
             return [revoke(one, "duplicate", key) for one in others], []
-        return [], [Duplicate(key.name, tuple(one.id for one in live))]
+        return [], [Duplicate(key.name, tuple(one.id for one in live), owned)]
 
     def _superseded(
         self, key: DesiredKey, current: ObservedKey, others: list[ObservedKey], *, owned: bool

@@ -224,15 +224,21 @@ class Unmanaged:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Several live keys of one wanted name, the first of them the oldest."""
+    """Several live keys of one wanted name, the first of them the oldest.
+
+    Attributes:
+        owned: whether `--dedupe` may end the surplus ones.
+    """
 
     name: str
     ids: tuple[str, ...]
+    owned: bool
 
     @property
     def message(self) -> str:
         """What it means, in one sentence."""
-        return f"{len(self.ids)} live keys share this name; the oldest counts as the key"
+        told = f"{len(self.ids)} live keys share this name; the oldest counts as the key"
+        return told if self.owned else f"{told}, and --dedupe leaves all, as `owns` matches none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +248,9 @@ class Drift:
     Attributes:
         what: which of the two differs.
         was: what the workspace has.
-        wanted: what the manifest writes.
+        wanted: what the manifest writes; of a lifetime, the end that it gives to a key made now.
+        stays: why it is not changed: `owns` does not match the name, or a lifetime counts for keys
+            that are made and shortens none that is live.
     """
 
     name: str
@@ -250,12 +258,22 @@ class Drift:
     what: Literal["expires", "role"]
     was: str | None
     wanted: str
+    stays: Literal["not_owned", "lifetime"]
 
     @property
     def message(self) -> str:
         """What it means, in one sentence."""
+        if self.stays == "lifetime":
+            # The end that the lifetime gives is another at every run: no two messages would agree.
+            return (
+                f"ends at {self.was}, later than a key that is made now; a lifetime shortens no "
+                "live key, and `provision rotate` makes a successor"
+            )
         label = "expiry" if self.what == "expires" else "role"
-        return f"{label} is {self.was or 'none'}, the manifest says {self.wanted}"
+        return (
+            f"{label} is {self.was or 'none'}, the manifest says {self.wanted}; it stays, as "
+            "`owns` does not match the name"
+        )
 
 
 @dataclass(frozen=True, slots=True)

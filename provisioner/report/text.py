@@ -104,7 +104,7 @@ def _planned(part: EnvironmentPlan, palette: Palette) -> Iterator[str]:
         return
     for action, line in zip(part.actions, _action_lines(part.actions), strict=True):
         if action.blocked is None:
-            yield palette.paint(palette.good, f"  {_mark(action)} {line}")
+            yield palette.paint(_colour(action, palette), f"  {_mark(action)} {line}")
         else:
             yield palette.paint(palette.bad, f"  ! {line}")
             yield _failure_line(action.blocked, palette)
@@ -125,7 +125,7 @@ def _executed(part: Executed | Unobserved, palette: Palette) -> Iterator[str]:
 def _result_lines(result: Result, line: str, palette: Palette) -> Iterator[str]:
     match result:
         case Done(action=action):
-            yield palette.paint(palette.good, f"  {_mark(action)} {line}")
+            yield palette.paint(_colour(action, palette), f"  {_mark(action)} {line}")
         case MadeElsewhere():
             yield palette.paint(palette.dim, f"  = {line}  made by another run at this moment")
         case Unfinished(failure=failure) | Failed(failure=failure):
@@ -171,6 +171,18 @@ def _mark(action: Action) -> str:
             assert_never(action)
 
 
+def _colour(action: Action, palette: Palette) -> str:
+    match action:
+        case Create() | Deliver():
+            return palette.good
+        case Update() | Rotate():
+            return palette.warn
+        case Revoke():
+            return palette.bad
+        case _:
+            assert_never(action)
+
+
 def _what(action: Action) -> str:
     match action:
         case Create(depth=depth):
@@ -205,7 +217,7 @@ def _kept_and_findings(part: Planned, palette: Palette) -> Iterator[str]:
     for finding in part.findings:
         yield palette.paint(palette.warn, f"  ? {_finding_line(finding)}")
     if not part.actions and not part.kept and not part.findings:
-        yield palette.paint(palette.dim, "  = no keys declared")
+        yield palette.paint(palette.dim, "  = nothing to do")
 
 
 def _finding_line(finding: Finding) -> str:
@@ -248,10 +260,17 @@ def _result_summary_line(result: RunResult, palette: Palette) -> str:
     ]
     words += [f"{totals['kept']} as declared"]
     words += [f"{totals['failed']} failed"] if totals["failed"] else []
-    words += [f"{totals['skipped']} skipped"] if totals["skipped"] else []
+    words += [f"{totals['skipped']} skipped ({_reasons(result)})"] if totals["skipped"] else []
     words += _failed_environments(result.environments)
     verdict = "Incomplete" if result.incomplete else "Done"
     return palette.paint(palette.strong, f"{verdict}: {', '.join(words)}.")
+
+
+def _reasons(result: RunResult) -> str:
+    """Why actions were skipped, each reason once."""
+    parts = [part for part in result.environments if isinstance(part, Executed)]
+    skipped = (one for part in parts for one in part.results if isinstance(one, Skipped))
+    return ", ".join(dict.fromkeys(one.failure.code for one in skipped))
 
 
 def _failed_environments(parts: Iterable[object]) -> list[str]:

@@ -19,6 +19,7 @@ MEANINGS: Mapping[Note, str] = {
     "never_expires": "ends more than 50 years from now",
     "too_long": "lives longer than its environment's policy allows",
     "duplicate": "shares its declared name with another live key",
+    "superseded": "a rotation has given it a successor: an apply ends it when the overlap is over",
     "unmanaged": "no manifest lists its name",
     "undelivered": "a sink lacks its token: the next apply delivers one",
     "delivery_unknown": "nothing tells whether its token is in every sink",
