@@ -56,7 +56,8 @@ def refusals(
     """
     name = environment.name
     ending = tuple(_ending(planned))
-    if planned.unblocked and observation.ahead is not None:
+    asked = all(isinstance(one, Revoke) and one.reason == "asked" for one in planned.unblocked)
+    if not asked and observation.ahead is not None:
         apart = abs(observation.ahead)
         if apart > _MOST_APART:
             yield RefusedError(
@@ -78,8 +79,7 @@ def refusals(
         for key in observation.keys
     )
     most = environment.guards.limit(owned) if leave.max_revoke is None else leave.max_revoke
-    # The successor of a superseded key is delivered, so that nobody is cut off.
-    lost = [id_ for id_, _, reason in ending if reason != "superseded"]
+    lost = _lost(ending)
     if len(lost) > most:
         yield RefusedError(
             "too_many_revocations",
@@ -89,8 +89,7 @@ def refusals(
     if leave.protected:
         return
     guarded = {key.name for key in desired if key.protect}
-    ended = {each for _, each, reason in ending if reason != "superseded"}
-    held = sorted(each for each in ended if environment.protect or each in guarded)
+    held = sorted(each for each in set(lost.values()) if environment.protect or each in guarded)
     if held:
         alone = len(held) == 1
         are = f"in {name} is" if alone else f"and {len(held) - 1} more in {name} are"
@@ -124,6 +123,16 @@ def nothing_selected(plans: Iterable[EnvironmentPlan], wishes: Wishes) -> Refuse
         f"No key matches --only {' '.join(wishes.only)}.",
         remedy="Correct the glob: a run that may revoke does not go on by a guess.",
     )
+
+
+def _lost(ending: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """The names of the keys that leave is needed for, by their ids.
+
+    All but the predecessor of each name in a rotation, whose successor is delivered, so that nobody
+    is cut off. Of several the newest is the predecessor; older ones are of no rotation.
+    """
+    spared = {name: id_ for id_, name, reason in ending if reason == "superseded"}
+    return {id_: name for id_, name, _ in ending if spared.get(name) != id_}
 
 
 def _ending(planned: Planned) -> Iterator[tuple[str, str, str]]:

@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Workspace
 
 
-def hand_over(workspace: Workspace, name: str, sink: Sink, address: FileAddress) -> ObservedKey:
+def hand_over(
+    workspace: Workspace, name: str, sink: Sink, address: FileAddress, *, rotated: bool
+) -> ObservedKey:
     """Mints a token of a live key and writes it to a file that holds nothing else.
 
     Args:
         workspace: of the key.
-        name: of the key; of several live ones the oldest is the key, as in a plan.
+        name: of the key.
         sink: the file.
         address: of the file, for messages.
+        rotated: whether the newest of several live keys is the key, and not the oldest, as in a
+            plan.
 
     Returns:
         The key.
@@ -51,6 +55,7 @@ def hand_over(workspace: Workspace, name: str, sink: Sink, address: FileAddress)
                 f"{address} is there and holds something that is no token of {name!r}.",
                 "Name a file that is not there yet.",
             )
-    key = min(live, key=lambda one: (one.created_at, one.id))
+    oldest, *_, newest = sorted((*live, *live), key=lambda one: (one.created_at, one.id))
+    key = newest if rotated else oldest
     sink.write(mint(workspace, key.id, key.expires_at))
     return key

@@ -23,10 +23,12 @@ class TokenOf:
     Attributes:
         key: the id of the key that it says it is for.
         ends: when it ends; None where it never does.
+        issued: when it was minted; None where it does not tell.
     """
 
     key: str
     ends: datetime | None
+    issued: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from provisioner.held import Untold, Unusable
+from provisioner.held import TokenOf, Untold, Unusable
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan import Unobserved, Wishes
 from provisioner.plan.delivery import good
@@ -258,10 +258,9 @@ class _Judge:
         same: tuple[ObservedKey, ...],
         rotation: datetime | None,
     ) -> Iterator[Note]:
-        last = max(one.expires_at for one in same)
-        if key.expires_at <= self._horizon and key.expires_at == last:
+        if key.expires_at <= self._horizon and self._serves(key, wanted, same):
             yield "expiring"
-        if rotation is not None and rotation <= self._now and len(same) == 1:
+        if rotation is not None and rotation <= self._now:
             yield "rotation_due"
         if key.expires_at - self._now > _FAR:
             yield "never_expires"
@@ -275,6 +274,22 @@ class _Judge:
             yield from self._notes_of_declared(key, wanted, same)
         if key.name in self._shared and _may_do_all(self._look.observation.roles, key):
             yield "shared_admin"
+
+    def _serves(
+        self, key: ObservedKey, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]
+    ) -> bool:
+        """Whether someone may be cut off by the end of this key: the last of its name, or held."""
+        if wanted is not None and wanted.rotation is not None:
+            return key is same[-1]
+        held = {
+            found.key.lower()
+            for address in (() if wanted is None else wanted.deliver)
+            if isinstance(found := self._look.held.get(address), TokenOf)
+        }
+        serving = [one for one in same if one.id.lower() in held]
+        if serving:
+            return key in serving
+        return key.expires_at == max(one.expires_at for one in same)
 
     def _notes_of_declared(
         self, key: ObservedKey, wanted: DesiredKey, same: tuple[ObservedKey, ...]

@@ -6,7 +6,12 @@ import base64
 import json
 import re
 import threading
+from html import escape
+from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MASK = "***"
 
@@ -139,6 +144,7 @@ def _forms(value: str) -> set[str]:
         repr(raw)[2:-1],
     }
     forms |= {json.dumps(form)[1:-1] for form in tuple(forms)}
+    forms |= set(_in_markup(value))
     for offset in range(3):
         # The first and the last sign hold bits of what stands beside the value in a larger one.
         first = -(-8 * offset // 6)
@@ -146,6 +152,14 @@ def _forms(value: str) -> set[str]:
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             forms.add(encode(bytes(offset) + raw).decode()[first:last])
     return {form for form in forms if len(form) >= _SHORTEST}
+
+
+def _in_markup(value: str) -> Iterator[str]:
+    """As HTML and XML write it, and Markdown of ours with its references to characters."""
+    for text in (escape(value), escape(value, quote=False)):
+        yield text
+        yield text.encode("ascii", "xmlcharrefreplace").decode()
+    yield "".join(char if char.isalnum() or char in " -" else f"&#{ord(char)};" for char in value)
 
 
 _KNOWN = _Known()

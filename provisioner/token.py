@@ -28,12 +28,15 @@ class Claims:
         key: the id of the API key (`jti`), None for every other kind of token.
         kind: Twenty's word for the kind of token, as `API_KEY` or `ACCESS`.
         ends: when it ends, in whole seconds; None for a token that never does.
+        issued: when it was minted (`iat`, which every common library writes); None where it is
+            not told.
     """
 
     workspace: str | None
     key: str | None
     kind: str | None
     ends: datetime | None
+    issued: datetime | None
 
 
 def claims_of(token: Secret) -> Claims | None:
@@ -53,6 +56,7 @@ def claims_of(token: Secret) -> Claims | None:
         key=_text(claims.get("jti")),
         kind=_text(claims.get("type")),
         ends=_moment(claims.get("exp")),
+        issued=_moment(claims.get("iat")),
     )
 
 

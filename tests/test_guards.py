@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provisioner.address import FileAddress
 from provisioner.cli import main
-from provisioner.desired import DesiredKey, Environment, Guards, Share
+from provisioner.desired import DesiredKey, Environment, Guards, Rotation, Share
+from provisioner.errors import RefusedError
 from provisioner.failure import Failure
-from provisioner.guards import Leave, nothing_selected, refusals
+from provisioner.guards import Leave, nothing_selected, refusals, together
+from provisioner.held import TokenOf
 from provisioner.observed import NoRoles, Observation, ObservedKey
 from provisioner.plan import (
     Planned,
@@ -23,6 +26,7 @@ from provisioner.plan import (
     Unobserved,
     Wishes,
     plan_environment,
+    plan_revocations,
 )
 from provisioner.problem import Place
 from provisioner.sandbox import Dialect
@@ -36,6 +40,8 @@ NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
 SHOP = Environment(name="shop", url="https://crm.example.com", owns=("svc-*",))
 PRUNE = Wishes(prune=True)
 WORD = Leave(max_revoke=9)
+DAY = timedelta(days=1)
+SINK = FileAddress("a.env", "A")
 
 
 def key(name: str, number: int = 1, **changes: Any) -> ObservedKey:
@@ -168,6 +174,30 @@ def test_clocks_more_than_a_minute_apart_stop_whatever_would_change(sign) -> Non
     assert refused([key("svc-wanted")], ahead=sign * timedelta(days=1)) == []
 
 
+def test_an_emergency_is_stopped_by_no_clock() -> None:
+    """`revoke` counts no end, and nobody can mend the clock of a server that is not theirs."""
+    look = look_at(many(1), timedelta(hours=1))
+    plan = plan_revocations(SHOP, look, frozenset({"svc-0"}))
+    assert len(plan.unblocked) == 1
+    assert [*refusals(SHOP, (), look, plan, Leave())] == []
+
+
+def test_all_reasons_against_a_run_are_one_refusal() -> None:
+    """Named by the first; the sixth and later ones are counted."""
+    reasons = [RefusedError(f"slug_{n}", f"Because {n}.", remedy=f"Mend {n}.") for n in range(7)]
+    assert together([]) is None
+    assert together(reasons[:1]) is reasons[0]
+    both = together(reasons[:2])
+    assert both is not None
+    assert (both.slug, both.message) == ("slug_0", "Because 0. Mend 0. Because 1. Mend 1.")
+    many_more = together(reasons)
+    assert many_more is not None
+    assert many_more.message.endswith("Because 4. Mend 4. And 2 more reasons.")
+    five = together(reasons[:5])
+    assert five is not None
+    assert five.message.endswith("Mend 4.")
+
+
 def test_all_that_speaks_against_a_plan_is_told() -> None:
     """One after the other, so that nobody finds the next only when the first is mended."""
     slugs = refused(many(4), (), replace(SHOP, protect=True), ahead=timedelta(hours=1))
@@ -198,6 +228,23 @@ def test_predecessors_whose_successor_is_delivered_need_no_leave() -> None:
 
     assert refused(many(4), environment=safe) == ["too_many_revocations", "protected"]
     assert refused(many(4), environment=safe, alter=supersede) == []
+
+
+def test_of_several_older_keys_of_a_rotated_name_one_is_its_predecessor() -> None:
+    """The others were made by no rotation, and end by leave alone: the newest goes without."""
+    rotated = (desired("svc-a", rotation=Rotation(DAY, DAY, "1d"), deliver=(SINK,)),)
+    keys = [key("svc-a", number, created_at=NOW - (9 - number) * DAY) for number in range(4)]
+    look = look_at(keys)
+    held = {SINK: TokenOf(keys[3].id, None)}
+    safe = replace(SHOP, guards=Guards(1), protect=True)
+    plan = plan_environment(safe, rotated, look, NOW, Wishes(), held=held)
+    assert len(plan.unblocked) == 3
+    found = [error.slug for error in refusals(safe, rotated, look, plan, Leave())]
+    assert found == ["too_many_revocations", "protected"]
+    two = look_at(keys[2:])
+    plan = plan_environment(safe, rotated, two, NOW, Wishes(), held=held)
+    assert len(plan.unblocked) == 1
+    assert [*refusals(safe, rotated, two, plan, Leave())] == []
 
 
 def test_a_refusal_says_how_much_and_what_to_do() -> None:

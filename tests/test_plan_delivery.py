@@ -299,7 +299,7 @@ def test_a_sink_that_tells_nothing_is_a_finding_and_no_action() -> None:
     plan = planned(wanted, look(key("a"), key("a", 2)), held)
     assert (plan.actions, plan.kept) == ((), ("a",))
     unknown = DeliveryUnknown("a", ("id-a-1",), (COMMAND, FILE))
-    assert plan.findings == (Duplicate("a", ("id-a-1", "id-a-2"), owned=False), unknown)
+    assert plan.findings == (Duplicate("a", ("id-a-1", "id-a-2"), "not_owned"), unknown)
     assert unknown.message == (
         "nothing tells whether its token is in command store a, file secrets/shop.env A; "
         "--redeliver delivers a new one"

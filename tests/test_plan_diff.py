@@ -146,9 +146,9 @@ def test_several_live_keys_of_a_name_are_a_duplicate_with_the_oldest_first() -> 
     older = key("a", 5, created_at=NOW - timedelta(days=9))
     seen = look(key("a", 2), older, key("a", 1))
     [finding] = planned([desired("a")], seen).findings
-    assert finding == Duplicate("a", (older.id, "id-a-1", "id-a-2"), owned=False)
+    assert finding == Duplicate("a", (older.id, "id-a-1", "id-a-2"), "not_owned")
     [finding] = planned([desired("a")], look(key("a", 2), key("a", 1))).findings
-    assert finding == Duplicate("a", ("id-a-1", "id-a-2"), owned=False)
+    assert finding == Duplicate("a", ("id-a-1", "id-a-2"), "not_owned")
 
 
 def test_findings_of_all_names_are_reported_those_of_wanted_ones_first() -> None:
@@ -212,7 +212,7 @@ def test_a_key_that_ends_within_14_days_is_expiring() -> None:
     assert planned([desired("a")], look(later)).findings == ()
     twins = look(key("a", 1, expires_at=soon), later)
     assert planned([desired("a")], twins).findings == (
-        Duplicate("a", ("id-a-1", "id-a-2"), owned=False),
+        Duplicate("a", ("id-a-1", "id-a-2"), "not_owned"),
     )
 
 
@@ -463,10 +463,14 @@ def test_a_plan_knows_whether_it_changes_anything_and_is_whole() -> None:
 def test_findings_say_what_they_mean() -> None:
     """Each finding's sentence holds what a person needs to act on it."""
     assert Unmanaged("a", ("1",)).message.startswith("1 live key of")
-    for owned in (True, False):
-        told = Duplicate("a", ("1", "2"), owned).message
-        assert told.startswith("2 live keys share this name")
-        assert ("`owns` matches none" in told) is not owned
+    shared = "2 live keys share this name; the"
+    assert Duplicate("a", ("1", "2"), "owned").message == f"{shared} oldest counts as the key"
+    assert Duplicate("a", ("1", "2"), "not_owned").message == (
+        f"{shared} oldest counts as the key, and `owns` lets --dedupe end none"
+    )
+    assert Duplicate("a", ("1", "2"), "rotated").message == (
+        f"{shared} newest counts as the key, and the others end with its rotation"
+    )
     assert Drift("a", ("1",), "role", None, "Admin", "not_owned").message == (
         "role is none, the manifest says Admin; it stays, as `owns` does not match the name"
     )

@@ -122,17 +122,33 @@ def test_of_several_keys_of_a_name_the_last_to_end_is_expiring() -> None:
     short = live(left=5, age=1)
     assert notes(look(old, short, desired=desired)) == {
         old.id: ("superseded",),
-        short.id: ("expiring",),
+        short.id: ("expiring", "rotation_due"),
     }
 
 
 @pytest.mark.parametrize(("left", "due"), [(30, True), (30.001, False)])
 def test_a_rotation_is_due_from_its_moment_on(left, due) -> None:
-    """And not while a predecessor lives, as in a plan."""
+    """By the newest key of its name alone, as in a plan."""
     key, desired = live(left=left), (wanted(before=30),)
     assert notes(look(key, desired=desired)) == {key.id: ("rotation_due",) if due else ()}
     older = live(left=3, age=50)
-    assert notes(look(older, key, desired=desired))[key.id] == ()
+    assert notes(look(older, key, desired=desired)) == {
+        key.id: ("rotation_due",) if due else (),
+        older.id: ("superseded",),
+    }
+
+
+def test_what_a_sink_holds_is_due_when_that_ends() -> None:
+    """A later twin that nobody has the token of is no comfort."""
+    held, later = live(left=2, age=9), live(left=80, age=3)
+    desired = (wanted("svc", SINK),)
+    told = {SINK: TokenOf(held.id.upper(), None)}
+    assert notes(look(held, later, desired=desired, held=told)) == {
+        held.id: ("expiring", "duplicate"),
+        later.id: ("duplicate",),
+    }
+    told = {SINK: TokenOf(later.id, None)}
+    assert notes(look(held, later, desired=desired, held=told))[held.id] == ("duplicate",)
 
 
 def test_what_ends_in_more_than_fifty_years_never_expires() -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import traceback
+from html import escape
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -48,6 +49,12 @@ def _ways(value: str) -> dict[str, str]:
         "basic": base64.b64encode(b"user:" + raw).decode(),
         "base64": base64.b64encode(raw).decode(),
         "base64, offset 1": base64.b64encode(b"x" + raw + b"yz").decode(),
+        "HTML": escape(value),
+        "XML": escape(value, quote=False),
+        "HTML in ASCII": escape(value).encode("ascii", "xmlcharrefreplace").decode(),
+        "references": "".join(
+            char if char.isalnum() or char in " -" else f"&#{ord(char)};" for char in value
+        ),
         "base64, offset 2": base64.urlsafe_b64encode(b"xy" + raw + b"z").decode(),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,8 +52,10 @@ def said(text: str) -> Claims | None:
 @ALGORITHMS
 def test_a_token_says_its_workspace_its_key_its_kind_and_its_end(algorithm: str) -> None:
     """Whatever algorithm of Twenty signed it, HS256 as well as ES256."""
-    found = said(token(SAID | {"exp": int(END.timestamp())}, algorithm))
-    assert found == Claims(workspace=WORKSPACE, key=KEY, kind="API_KEY", ends=END)
+    moment = int(END.timestamp())
+    found = said(token(SAID | {"exp": moment, "iat": moment - 9}, algorithm))
+    issued = END - timedelta(seconds=9)
+    assert found == Claims(workspace=WORKSPACE, key=KEY, kind="API_KEY", ends=END, issued=issued)
 
 
 def test_tokens_of_the_embedded_twenty_are_read(tmp_path) -> None:
@@ -182,7 +184,7 @@ def test_a_number_that_python_refuses_to_read_makes_no_token() -> None:
 
 def test_a_token_without_claims_of_a_key_says_so() -> None:
     """Claims that are missing, or no text, are None."""
-    nothing = Claims(workspace=None, key=None, kind=None, ends=None)
+    nothing = Claims(workspace=None, key=None, kind=None, ends=None, issued=None)
     assert said(token({})) == nothing
     assert said(token({"workspaceId": 1, "jti": [KEY], "type": {}, "exp": None})) == nothing
 
@@ -222,7 +224,7 @@ def test_what_a_token_says_is_what_was_signed(algorithm: str, data: st.DataObjec
     texts = st.text(st.characters(codec="utf-8"))
     moment = data.draw(st.integers(0, 253402300799))
     claims = data.draw(st.fixed_dictionaries(dict.fromkeys(("workspaceId", "jti", "type"), texts)))
-    whole = token(claims | {"exp": moment}, algorithm)
+    whole = token(claims | {"exp": moment, "iat": moment}, algorithm)
     ends = datetime.fromtimestamp(moment, UTC)
-    assert said(whole) == Claims(claims["workspaceId"], claims["jti"], claims["type"], ends)
+    assert said(whole) == Claims(claims["workspaceId"], claims["jti"], claims["type"], ends, ends)
     assert said(whole[: data.draw(st.integers(0, len(whole) - 1))]) is None

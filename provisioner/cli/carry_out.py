@@ -63,7 +63,7 @@ def carry_out(
             return INCOMPLETE if made.incomplete or unknown else 0
         with signals.caught():
             if fleet.refusal is None:
-                announce(made)
+                announce(made, console)
             with console.progress(made.steps, "keys and tokens") as settled:
                 result = fleet.apply(made, settled)
             show_result(result, console)
@@ -93,8 +93,8 @@ class Named:
         parts = [part for part in plan.environments if isinstance(part, Planned)]
         actions = [action for part in parts for action in part.actions]
         met = {action.name for action in actions}
-        met |= {action.key_id for action in actions if isinstance(action, Revoke)}
-        return tuple(name for name in self.names if name not in met)
+        ids = {action.key_id.lower() for action in actions if isinstance(action, Revoke)}
+        return tuple(name for name in self.names if name not in met and name.lower() not in ids)
 
     def missing(self, name: str, declared: Collection[str]) -> str:
         """Why a name is not met, and what may have been meant."""

@@ -105,7 +105,7 @@ class _JsonLines(logging.Formatter):
             "logger": record.name,
             "message": masked(_told(self, record)),
         }
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps(entry)
 
 
 class _Line(logging.Formatter):

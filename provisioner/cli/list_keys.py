@@ -49,6 +49,9 @@ def list_keys(selection: Selection, output: Output) -> int:
         console.document([key_document(*one) for one in found])
     else:
         console.text(keys_text(found, console.palette))
+    if selection.only and not found:
+        told = f"No key matches --only {' '.join(selection.only)}."
+        console.aside(f"nothing_selected: {visible(told)}\n")
     failures = [look for _, look in seen if not isinstance(look, Observation)]
     for failed in failures:
         console.aside(f"{failed.failure.code}: {visible(failed.failure.message)}\n")

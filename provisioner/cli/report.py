@@ -58,9 +58,11 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
+    from provisioner.errors import RefusedError  # noqa: PLC0415 - as above
     from provisioner.hygiene import Look, inspect  # noqa: PLC0415 - as above
     from provisioner.observed import Observation  # noqa: PLC0415 - as above
     from provisioner.plan.diff import SOON  # noqa: PLC0415 - as above
+    from provisioner.report.text import visible  # noqa: PLC0415 - as above
 
     console = Console(output)
     signals = Signals()
@@ -84,6 +86,12 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
         return signals.exit_code
     if (ending := surprise or fleet.refusal) is not None:
         raise ending
+    empty = not any(one.keys or one.missing for one in found.observed)
+    if selection.only and empty:
+        told = f"No key matches --only {' '.join(selection.only)}."
+        if expiring_within is not None and not found.unobserved:
+            raise RefusedError("nothing_selected", told, remedy="Correct the glob.")
+        console.aside(f"nothing_selected: {visible(told)}\n")
     if found.unobserved:
         return INCOMPLETE
     overdue = found.due or found.missing

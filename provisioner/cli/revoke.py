@@ -31,6 +31,8 @@ def revoke(
     from provisioner.cli.carry_out import Named, carry_out  # noqa: PLC0415 - keeps --help fast
     from provisioner.plan import Wishes  # noqa: PLC0415 - as above
 
+    if not all(names):
+        raise click.UsageError("A NAME is empty: a variable may not be set. Name an id instead.")
     asked = frozenset(names)
     wishes = Wishes(only=selection.only)
     return carry_out(

@@ -11,10 +11,10 @@ import click
 from provisioner.execution import Executed
 from provisioner.plan import Planned, Revoke, Rotate
 from provisioner.report.documents import plan_document, result_document
-from provisioner.report.text import plan_text, result_text
+from provisioner.report.text import plan_text, result_text, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from provisioner.cli.console import Console
     from provisioner.cli.options import Selection
@@ -64,31 +64,32 @@ def agreed(plan: Plan, prepared: Prepared, console: Console) -> bool:
     return False
 
 
-def announce(plan: Plan) -> None:
-    """Says of every key that is about to end that it is, where a log shows it."""
-    for part in plan.environments:
-        for action in part.unblocked if isinstance(part, Planned) else ():
-            match action:
-                case Revoke(key_id=key_id, reason=reason):
-                    _LOG.warning(
-                        "%s: revoking %s (%s), %s", part.environment, action.name, key_id, reason
-                    )
-                case Rotate(at_once=True, predecessors=ids):
-                    _LOG.warning(
-                        "%s: revoking %s (%s) once its successor is delivered",
-                        part.environment,
-                        action.name,
-                        ", ".join(ids),
-                    )
-                case _:
-                    pass
+def announce(plan: Plan, console: Console) -> None:
+    """Says of every key that is about to end that it is: in the log, or where that is silent."""
+    parts = [part for part in plan.environments if isinstance(part, Planned)]
+    for told in (f"{part.environment}: {told}" for part in parts for told in _ending(part)):
+        if _LOG.isEnabledFor(logging.WARNING):
+            _LOG.warning("%s", told)
+        else:
+            console.aside(f"{visible(told)}\n")
+
+
+def _ending(part: Planned) -> Iterator[str]:
+    for action in part.unblocked:
+        match action:
+            case Revoke(key_id=key_id, reason=reason):
+                yield f"revoking {action.name} ({key_id}), {reason}"
+            case Rotate(at_once=True, predecessors=ids):
+                yield f"revoking {action.name} ({', '.join(ids)}) once its successor is delivered"
+            case _:
+                pass
 
 
 def warn_of_nothing(plan: Plan, selection: Selection) -> None:
     """A glob that matches no name is more likely a typing error than meant."""
     planned = [part for part in plan.environments if isinstance(part, Planned)]
     if selection.only and planned and not any(part.actions or part.kept for part in planned):
-        _LOG.warning("no declared key matches --only %s", " ".join(selection.only))
+        _LOG.warning("no key matches --only %s", " ".join(selection.only))
 
 
 def _note(parts: Iterable[Planned | Unobserved]) -> None:

@@ -60,8 +60,15 @@ def token(name: str, manifests: Path, environment: str | None, file: Path, outpu
         address = FileAddress(str(file), "", "bare")
         sink = Files(Path.cwd()).sink(address)
         try:
-            workspace = fleet.open(prepared.environments[0])
-            key = None if workspace is None else hand_over(workspace, name, sink, address)
+            place = prepared.environments[0]
+            wanted = prepared.manifests.desired.get(place.name, ())
+            rotated = any(one.name == name and one.rotation is not None for one in wanted)
+            workspace = fleet.open(place)
+            key = (
+                None
+                if workspace is None
+                else hand_over(workspace, name, sink, address, rotated=rotated)
+            )
         except WorkspaceError as error:
             if signals.exit_code is None:
                 raise

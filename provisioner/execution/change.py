@@ -43,35 +43,57 @@ class Changing:
         self._looking = threading.Lock()
         self._look: Observation | None = None
 
-    def run(self, updates: Sequence[Update]) -> None:
-        """Changes every key; one that fails does not keep another from being changed."""
-        if updates:
-            with Threads(self._parallel) as threads:
-                for _ in threads.map(self._one, updates):
-                    pass
+    def assign(self, updates: Sequence[Update]) -> None:
+        """Gives keys their roles; one that fails does not keep another from getting its own."""
+        self._each(self._assign, [one for one in updates if one.role_id is not None])
+
+    def move(self, updates: Sequence[Update]) -> None:
+        """Moves ends, but of keys whose role could not be assigned."""
+        moving = [one for one in updates if one.moves_end and self.open(one.name)]
+        self._each(self._move, moving)
+
+    def open(self, name: str) -> bool:
+        """Whether nothing has failed so far with the key of this name."""
+        return self._ends.get(name) in (None, _NOT_MOVED)
 
     def changed(self, name: str) -> bool:
         """Whether the key of this name is as its update wants it."""
         return name in self._ends and self._ends[name] is None
 
-    def failure(self, name: str, otherwise: Failure | None) -> Failure | None:
-        """Why the key of this name is not; `otherwise`, if any, while it is open."""
-        why = self._ends.get(name)
-        return otherwise or why if why in (None, _IN_FLIGHT) else why
+    def failure(self, name: str) -> Failure | None:
+        """Why the key of this name is not; None while nothing has been done for it."""
+        return self._ends.get(name)
 
-    def _one(self, update: Update) -> None:
-        if self._stop.asked:
-            return
-        self._ends[update.name] = _IN_FLIGHT
-        try:
-            if update.role_id is not None and self._needs_role(update):
-                self._workspace.assign_role(update.key_id, update.role_id)
-            if update.moves_end:
-                self._workspace.move_end(update.key_id, update.expires_at)
-        except WorkspaceError as error:
-            self._ends[update.name] = failure_of(error)
+    def _each(self, work: Callable[[Update], None], updates: Sequence[Update]) -> None:
+        def one(update: Update) -> None:
+            if self._stop.asked:
+                return
+            self._ends[update.name] = _IN_FLIGHT
+            try:
+                work(update)
+            except WorkspaceError as error:
+                self._ends[update.name] = failure_of(error)
+                self._settled(1)
+
+        if updates:
+            with Threads(self._parallel) as threads:
+                for _ in threads.map(one, updates):
+                    pass
+
+    def _assign(self, update: Update) -> None:
+        if update.role_id is not None and self._needs_role(update):
+            self._workspace.assign_role(update.key_id, update.role_id)
+        if update.moves_end:
+            self._ends[update.name] = _NOT_MOVED
         else:
-            self._ends[update.name] = None
+            self._done(update)
+
+    def _move(self, update: Update) -> None:
+        self._workspace.move_end(update.key_id, update.expires_at)
+        self._done(update)
+
+    def _done(self, update: Update) -> None:
+        self._ends[update.name] = None
         self._settled(1)
 
     def _needs_role(self, update: Update) -> bool:
@@ -91,6 +113,10 @@ class Changing:
             return self._look
 
 
+_NOT_MOVED = Failure(
+    "stopped",
+    "The key has its role, and the run had to end before its end was moved. The next run moves it.",
+)
 _IN_FLIGHT = Failure(
     "outcome_unknown",
     "The run had to end while the key was being changed. The next run looks and finishes it.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors import WorkspaceError
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 class Execution:
     """The actions of one environment on their way; what became of them can be asked at any time.
 
-    Nothing ends before what takes its place is delivered: keys are made and changed first, then
-    tokens are delivered, and only then are keys revoked.
+    Nothing ends before what takes its place is delivered: keys are made and get their roles first,
+    then tokens are delivered, and only then are ends moved and keys revoked. An end that is not yet
+    moved is seen by the next run, a token that did not arrive need not be.
 
     Args:
         planned: the environment's plan.
@@ -76,9 +78,13 @@ class Execution:
     def run(self) -> None:
         """Carries out every action that is not blocked."""
         actions = self._planned.unblocked
+        updates = [one for one in actions if isinstance(one, Update)]
         self._creation.run()
-        self._changing.run([one for one in actions if isinstance(one, Update)])
+        self._changing.assign(updates)
         self._delivery.run(tuple(self._parcels()))
+        self._changing.move(
+            [one for one in updates if not one.sinks or self._delivery.delivered(one.name)]
+        )
         self._revoke(tuple(self._ending()))
 
     def result(self, otherwise: Failure | None = None) -> Executed:
@@ -120,8 +126,8 @@ class Execution:
             if sinks:
                 yield Parcel(name, made.id, made.ends, sinks, former.get(name, ()))
         for one in self._planned.unblocked:
-            changed = isinstance(one, Update) and one.sinks and self._changing.changed(one.name)
-            if isinstance(one, Deliver) or (isinstance(one, Update) and changed):
+            goes_on = isinstance(one, Update) and one.sinks and self._changing.open(one.name)
+            if isinstance(one, Deliver) or (isinstance(one, Update) and goes_on):
                 yield Parcel(one.name, one.key_id, one.expires_at, one.sinks)
 
     def _ending(self) -> Iterator[str]:
@@ -185,17 +191,19 @@ class Execution:
             left = [id_ for id_ in action.predecessors if self._ended.get(id_, _NOT_ENDED)]
             if left:
                 why = self._ended.get(left[0]) or otherwise or _NOT_ENDED
-                return Unfinished(action, result.id, result.record, why)
+                result = Unfinished(action, result.id, result.record, why)
+        if action.at_once and isinstance(result, Unfinished):
+            result = replace(result, failure=_once_more(result.failure, action.name))
         return replace(result, action=action)
 
     def _updated(self, action: Update, otherwise: Failure | None) -> Result:
-        if not self._changing.changed(action.name):
-            why = self._changing.failure(action.name, otherwise)
-            return Skipped(action, STOPPED) if why is None else Failed(action, why)
-        if not action.sinks or self._delivery.delivered(action.name):
+        if self._changing.changed(action.name):
             return Done(action, action.key_id, None)
-        why = self._delivery.failure(action.name, otherwise) or _NOT_BEGUN
-        return Unfinished(action, action.key_id, None, why)
+        why = self._changing.failure(action.name)
+        if self._delivery.delivered(action.name):
+            return Unfinished(action, action.key_id, None, why or otherwise or _NOT_MOVED)
+        why = why or self._delivery.failure(action.name, otherwise)
+        return Skipped(action, STOPPED) if why is None else Failed(action, why)
 
     def _redelivered(self, action: Deliver, otherwise: Failure | None) -> Result:
         if self._delivery.delivered(action.name):
@@ -210,6 +218,12 @@ class Execution:
             return Skipped(action, STOPPED) if otherwise is None else Failed(action, otherwise)
         why = self._ended[action.key_id]
         return Done(action, action.key_id, None) if why is None else Failed(action, why)
+
+
+def _once_more(failure: Failure, name: str) -> Failure:
+    """A failure that leaves an old key alive that was to end at once: no `apply` sees that."""
+    again = f"provision rotate --now {quote(name)}"
+    return Failure(failure.code, f"{failure.message} The old key is still live: run `{again}`.")
 
 
 def _creates(planned: Planned) -> Iterator[Create]:
@@ -232,6 +246,11 @@ _NOT_BEGUN = Failure(
 _NOT_ENDED = Failure(
     "stopped",
     "The successor is delivered, and the run was told to stop before the old key was revoked.",
+)
+_NOT_MOVED = Failure(
+    "stopped",
+    "The token with the new end is delivered, and the run was told to stop before the key's own "
+    "end was moved. The next run moves it.",
 )
 _NOT_REPLACED = Failure(
     "not_delivered",

@@ -11,6 +11,7 @@ from provisioner.plan.model import Deliver, DeliveryUnknown, Rotate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from provisioner.address import Address
     from provisioner.desired import DesiredKey
@@ -97,6 +98,17 @@ def good(held: Held, key: ObservedKey) -> bool:
     """Whether a sink is known to have a token of this very key."""
     told = not isinstance(held, Untold) or held.updated_at is not None
     return told and _reason(held, key, [key]) is None
+
+
+def since(held: Held) -> datetime | None:
+    """When a sink got what it holds, where it or the token tells."""
+    match held:
+        case TokenOf(issued=moment) | Untold(updated_at=moment):
+            return moment
+        case NoToken() | NotAToken() | Unusable():
+            return None
+        case _:
+            assert_never(held)
 
 
 def _reason(

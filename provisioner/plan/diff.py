@@ -75,6 +75,7 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
     kept: list[str] = []
     findings: list[Finding] = []
     wanted: set[str] = set()
+    absent: list[str] = []
     for key in desired:
         name = key.name
         if not wishes.concern(name):
@@ -86,12 +87,14 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
         same_name = by_name.get(name, ())
         live = [one for one in same_name if one.live(server_time)]
         if not live and wishes.rotate:
+            absent.append(name)
             continue
         if not live:
             reason: Reason = "dead" if same_name else "missing"
             actions.append(choose.create(key, reason, ends[written], server_time))
             continue
         found, told = lifecycle.of(key, live, ends[written])
+        found = [_sparing(one, observation.own_key) for one in found]
         revokes = [one for one in found if isinstance(one, Revoke)]
         if len(revokes) == len(found):
             kept.append(name)
@@ -116,10 +119,27 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
             *choose.notes(),
             *_nowhere(actions),
             *_moved(actions),
+            *(f"{name!r} has no live key: `provision apply` makes it" for name in absent),
             *_own(ending, observation.own_key),
         ),
         estimate=estimate(environment.limits, observation, actions),
     )
+
+
+def _sparing(action: Action, own_key: str | None) -> Action:
+    """The action, blocked where it would lock this very run out of the workspace."""
+    if own_key is None:
+        return action
+    told = f"{action.name!r} ({own_key}) is the key that this run is signed in with. "
+    match action:
+        case Rotate(at_once=True, successor=successor, predecessors=ids) if own_key in ids:
+            why = Failure("own_key", f"{told}Rotate it without --now, or with another credential.")
+            return action._replace(successor=successor._replace(blocked=why))
+        case Update(key_id=key_id, role_id=role_id) if key_id == own_key and role_id is not None:
+            why = Failure("own_key", f"{told}Give it another role with another credential.")
+            return action._replace(blocked=why)
+        case _:
+            return action
 
 
 def _own(ending: list[Revoke], own_key: str | None) -> Iterable[str]:
@@ -182,8 +202,9 @@ def plan_revocations(
         desired: its desired keys, for where a manifest names a key that is to end.
     """
     wanted = {key.name: key for key in desired}
+    ids = {one.lower() for one in asked}
     live = [one for one in observation.keys if one.live(observation.server_time)]
-    named = [one for one in live if one.name in asked or one.id in asked]
+    named = [one for one in live if one.name in asked or one.id.lower() in ids]
     chosen = [one for one in named if wishes.concern(one.name)]
     actions = tuple(
         revoke(one, "asked", wanted.get(one.name))._replace(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.failure import Failure
 from provisioner.held import TokenOf, Untold, Unusable
-from provisioner.plan.delivery import delivery, good
+from provisioner.plan.delivery import delivery, good, since
 from provisioner.plan.ends import unfit
 from provisioner.plan.model import (
     Change,
@@ -88,10 +88,10 @@ class Lifecycle:
         changes, drift = self._changes(key, current, owned=owned)
         actions += [*changes, *self._superseded(key, current, others, owned=owned)]
         findings += drift
-        if self._due(key, current, others):
+        if self._due(key, current):
             actions.append(Rotate("due", self._successor(key, end), (current.id,)))
             return actions, findings
-        last = max(one.expires_at for one in live)
+        last = current.expires_at if key.rotation is not None else self._last(key, live)
         if last <= self._moments.soon:
             findings.append(Expiring(key.name, tuple(one.id for one in live), format_moment(last)))
         delivers = (one for one in actions if isinstance(one, Update) and one.blocked is None)
@@ -141,9 +141,9 @@ class Lifecycle:
         ids = tuple(one.id for one in live)
         return Rotate("asked", successor._replace(blocked=blocked), ids, self._wishes.at_once)
 
-    def _due(self, key: DesiredKey, current: ObservedKey, others: list[ObservedKey]) -> bool:
-        """Whether the key is to have a successor; never while a predecessor lives."""
-        if key.rotation is None or others:
+    def _due(self, key: DesiredKey, current: ObservedKey) -> bool:
+        """Whether the key is to have a successor, whatever older ones live on beside it."""
+        if key.rotation is None:
             return False
         return current.expires_at - key.rotation.before <= self._moments.server_time
 
@@ -170,6 +170,12 @@ class Lifecycle:
     ) -> list[ObservedKey]:
         """The keys whose tokens a sink may hold."""
         return [current] if key.rotation is not None or self._wishes.dedupe else live
+
+    def _last(self, key: DesiredKey, live: list[ObservedKey]) -> datetime:
+        """Until when the name serves: as its sinks hold it, or else as its keys live."""
+        held = {one.key.lower() for one in self._holdings(key) if isinstance(one, TokenOf)}
+        ends = [one.expires_at for one in live if one.id.lower() in held]
+        return min(ends) if ends else max(one.expires_at for one in live)
 
     def _holdings(self, key: DesiredKey) -> list[Held]:
         return [self._held[address] for address in key.deliver if address in self._held]
@@ -237,13 +243,17 @@ class Lifecycle:
         *,
         owned: bool,
     ) -> tuple[list[Action], list[Finding]]:
-        """Several live keys of a name that knows no rotation."""
-        if not others or key.rotation is not None:
+        """More live keys of a name than there should be."""
+        ids = tuple(one.id for one in live)
+        if key.rotation is not None:
+            extra = len(others) > 1
+            return [], [Duplicate(key.name, ids, "rotated")] if extra else []
+        if not others:
             return [], []
         looked_into = not any(isinstance(one, Unusable) for one in self._holdings(key))
         if self._wishes.dedupe and owned and looked_into:
             return [revoke(one, "duplicate", key) for one in others], []
-        return [], [Duplicate(key.name, tuple(one.id for one in live), owned)]
+        return [], [Duplicate(key.name, ids, "owned" if owned else "not_owned")]
 
     def _superseded(
         self, key: DesiredKey, current: ObservedKey, others: list[ObservedKey], *, owned: bool
@@ -251,16 +261,21 @@ class Lifecycle:
         """The predecessors, when their successor is delivered and the overlap is over."""
         if key.rotation is None or not others or not owned:
             return []
-        over = current.created_at + key.rotation.overlap <= self._moments.server_time
-        if not over or self._wishes.redeliver or not self._delivered(key, current):
+        delivered = self._delivered(key, current)
+        if delivered is None or self._wishes.redeliver:
             return []
-        return [revoke(one, "superseded", key) for one in others]
+        over = delivered + key.rotation.overlap <= self._moments.server_time
+        return [revoke(one, "superseded", key) for one in others] if over else []
 
-    def _delivered(self, key: DesiredKey, current: ObservedKey) -> bool:
-        """Whether every sink is known to have the token of the key; without a sink nobody has."""
-        return bool(key.deliver) and all(
-            good(self._held.get(address, Untold(None)), current) for address in key.deliver
-        )
+    def _delivered(self, key: DesiredKey, current: ObservedKey) -> datetime | None:
+        """Since when every sink has the token of the key, as far as they tell.
+
+        None where one is not known to have it; without a sink nobody has.
+        """
+        holdings = [self._held.get(address, Untold(None)) for address in key.deliver]
+        if not holdings or not all(good(one, current) for one in holdings):
+            return None
+        return max([current.created_at, *filter(None, map(since, holdings))])
 
 
 def revoke(observed: ObservedKey, reason: RevokeReason, key: DesiredKey | None = None) -> Revoke:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -227,18 +227,27 @@ class Duplicate:
     """Several live keys of one wanted name, the first of them the oldest.
 
     Attributes:
-        owned: whether `--dedupe` may end the surplus ones.
+        told: what `--dedupe` may do: end the surplus ones, or nothing, as they are not owned or
+            as a rotation goes on.
     """
 
     name: str
     ids: tuple[str, ...]
-    owned: bool
+    told: Literal["owned", "not_owned", "rotated"]
 
     @property
     def message(self) -> str:
         """What it means, in one sentence."""
-        told = f"{len(self.ids)} live keys share this name; the oldest counts as the key"
-        return told if self.owned else f"{told}, and --dedupe leaves all, as `owns` matches none"
+        shared = f"{len(self.ids)} live keys share this name; the"
+        match self.told:
+            case "owned":
+                return f"{shared} oldest counts as the key"
+            case "not_owned":
+                return f"{shared} oldest counts as the key, and `owns` lets --dedupe end none"
+            case "rotated":
+                return f"{shared} newest counts as the key, and the others end with its rotation"
+            case _:
+                assert_never(self.told)
 
 
 @dataclass(frozen=True, slots=True)

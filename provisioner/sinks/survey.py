@@ -48,7 +48,7 @@ def look_into(addresses: Iterable[Address], open_sink: OpenSink, stop: Stop) -> 
                 claims = claims_of(value)
                 if claims is None or claims.key is None:
                     return NotAToken()
-                return TokenOf(claims.key, claims.ends)
+                return TokenOf(claims.key, claims.ends, claims.issued)
             case _:
                 assert_never(content)
 

@@ -49,6 +49,7 @@ _LOG = logging.getLogger(__name__)
 KEYS = int(os.environ.get("YEAR_KEYS", "24"))
 DAYS = 365
 NEW_YEAR = datetime(2027, 1, 1, 4, 0, 0, tzinfo=UTC)
+DAWN = datetime.min.replace(tzinfo=UTC)
 SHOP = "shop"
 OWNS = "svc-*"
 FOREIGN = ("zapier", "old-svc", "Svc-billing", "svc", "provision")
@@ -257,9 +258,10 @@ class Year:
             if len(live[key.name]) > 1:
                 newest = live[key.name][-1]
                 held = [claims_of(Secret(token)) for token in self.tokens(key.name)]
-                age = datetime.now(UTC) - datetime.fromisoformat(newest.created_at)
                 delivered = all(claims is not None and claims.key == newest.id for claims in held)
-                if delivered and age >= key.rotation.overlap:
+                since = max(claims.issued or DAWN for claims in held if claims is not None)
+                since = max(since, datetime.fromisoformat(newest.created_at))
+                if delivered and datetime.now(UTC) - since >= key.rotation.overlap:
                     found.append(key.name)
         return found
 
@@ -289,8 +291,10 @@ class Year:
                 if kept is None or kept.id == row.id or kept.revoked_at is not None:
                     self.cut_off.append(f"{row.name} lost {row.id} while a sink had no other")
                     continue
-                age = datetime.now(UTC) - datetime.fromisoformat(kept.created_at)
-                if age < rotation.overlap:
+                assert claims is not None
+                assert claims.issued is not None
+                since = max(claims.issued, datetime.fromisoformat(kept.created_at))
+                if datetime.now(UTC) - since < rotation.overlap:
                     self.cut_off.append(f"{row.name} lost {row.id} before its overlap was over")
         return answer
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from provisioner.hygiene import FleetHygiene, KeyHygiene, Note
 
 MEANINGS: Mapping[Note, str] = {
-    "expiring": "ends soon, and no later key of its name is there",
+    "expiring": "ends soon, and nothing later takes its place",
     "rotation_due": "is to have a successor: the next apply makes it",
     "never_expires": "ends more than 50 years from now",
     "too_long": "lives longer than its environment's policy allows",
