@@ -29,6 +29,7 @@ from provisioner.plan import (
 )
 from provisioner.sinks.survey import look_ahead, look_into
 from provisioner.stop import STOPPED
+from provisioner.subject import bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -151,6 +152,10 @@ class Fleet:
         looks = self.observe()
 
         def planned(environment: Environment, observation: Observation) -> EnvironmentPlan:
+            with bound(environment=environment.name):
+                return part_of(environment, observation)
+
+        def part_of(environment: Environment, observation: Observation) -> EnvironmentPlan:
             wanted = desired.get(environment.name, ())
             read = () if wishes.redeliver else to_read(wanted, observation, wishes)
             try:
@@ -272,7 +277,8 @@ class Fleet:
     def _carry_out(self, name: str, execution: Execution) -> Failure | None:
         """Runs one environment's actions; the failure of what a bug leaves open."""
         try:
-            execution.run()
+            with bound(environment=name):
+                execution.run()
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             return failure_of(self._surprised(name, error))
         return None
@@ -290,8 +296,9 @@ class Fleet:
 
     def _look(self, environment: Environment) -> _Look | WorkspaceError | RefusedError:
         try:
-            workspace = self._connect(environment, self._stack)
-            return _Look(environment, workspace, workspace.observe())
+            with bound(environment=environment.name):
+                workspace = self._connect(environment, self._stack)
+                return _Look(environment, workspace, workspace.observe())
         except (WorkspaceError, RefusedError) as error:
             return error
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments

@@ -1,4 +1,4 @@
-"""The published JSON Schemas: of the two input files and of every JSON output."""
+"""The published JSON Schemas: of the two input files, of every JSON output, of a log line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-NAMES = ("environments", "manifest", "plan", "result", "problems", "keys", "doctor", "report")
+NAMES = (
+    "environments",
+    "manifest",
+    "plan",
+    "result",
+    "problems",
+    "keys",
+    "doctor",
+    "report",
+    "log",
+)
 """What `provision schema NAME` takes; each stands in `schemas/NAME.schema.json`."""
 
 _HERE = Path(__file__).parent

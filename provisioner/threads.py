@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Executor, Future
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -16,6 +17,8 @@ T = TypeVar("T")
 
 class Threads(Executor):
     """Runs what is submitted, so many at a time; a stopped run may leave it behind at work.
+
+    What is submitted runs in the context of whoever submitted it, as `asyncio` does it.
 
     The executor of the standard library has the interpreter wait for its threads at the end,
     however long a server keeps them.
@@ -38,10 +41,11 @@ class Threads(Executor):
             RuntimeError: after the shutdown.
         """
         future: Future[T] = Future()
+        context = copy_context()
 
         def run() -> None:
             try:
-                result = fn(*args, **kwargs)
+                result = context.run(fn, *args, **kwargs)
             except BaseException as error:  # noqa: BLE001 - whoever asks the future gets it
                 future.set_exception(error)
             else:

@@ -12,8 +12,8 @@ from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.reconcile import fleet_of, prepare
 from provisioner.cli.show import agreed, announce, show_result, warn_of_nothing
 from provisioner.cli.signals import Signals
+from provisioner.failure import Failure
 from provisioner.plan import Planned, Revoke
-from provisioner.report.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -55,7 +55,7 @@ def carry_out(
             unknown = named.not_met(made)
             declared = {key.name for keys in prepared.manifests.desired.values() for key in keys}
             for name in unknown:
-                console.aside(f"key_missing: {visible(named.missing(name, declared))}\n")
+                console.failed(Failure("key_missing", named.missing(name, declared)))
             if unknown == named.names and not made.incomplete and fleet.refusal is None:
                 return signals.exit_code or INCOMPLETE
         going_on = fleet.refusal is not None or yes or signals.stop.asked

@@ -6,19 +6,25 @@ import json
 import logging
 import os
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from provisioner.cli.log_lines import logs_json, set_up_log
+from provisioner.cli.run_id import new_run_id
 from provisioner.errors import InvalidInputError, OutputError
 from provisioner.report.documents import problems_document
 from provisioner.report.text import COLOUR, PLAIN, Palette, visible
 from provisioner.secret import masked
+from provisioner.subject import about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from provisioner.cli.options import Output
+    from provisioner.failure import Failure
+    from provisioner.subject import Subject
+
+_LOG = logging.getLogger("provisioner")
 
 _NO_WORD = 16
 """Signs of a secret that is masked in data too: a shorter one, as a password that is the name of
@@ -26,11 +32,16 @@ an environment, would spoil what other programs read."""
 
 
 class Console:
-    """The two streams of a command and how to write on them."""
+    """The two streams of a command and how to write on them.
+
+    Attributes:
+        run_id: of this run, in all that it tells programs about itself.
+    """
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        _set_up_log(output)
+        self.run_id = new_run_id()
+        set_up_log(output.log_level, output.log_format, self.run_id)
 
     @property
     def json(self) -> bool:
@@ -73,6 +84,22 @@ class Console:
         """Writes text on stderr, for people alone."""
         _write(sys.stderr, masked(text))
 
+    def failed(self, failure: Failure, environment: str | None = None) -> None:
+        """Tells on stderr what could not be done; a line of the log where that is JSON.
+
+        Args:
+            failure: of a key, or of an environment.
+            environment: where it was, in a command that has several.
+        """
+        if logs_json():
+            subject: Subject = {"code": failure.code}
+            if environment is not None:
+                subject["environment"] = environment
+            _LOG.error("%s", failure.message, extra=about(**subject))
+        else:
+            place = "" if environment is None else f"{environment}: "
+            self.aside(visible(f"{place}{failure.code}: {failure.message}") + "\n")
+
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
         """A bar on stderr while keys are created on a terminal; elsewhere nothing."""
@@ -97,28 +124,6 @@ class Console:
             yield lambda count: bar.advance(task, count)
 
 
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%SZ"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": masked(_told(self, record)),
-        }
-        return json.dumps(entry)
-
-
-class _Line(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {visible(masked(_told(self, record)))}"
-
-
-def _told(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    """The message, and the traceback where a library logs one."""
-    told = record.getMessage()
-    return f"{told}\n{formatter.formatException(record.exc_info)}" if record.exc_info else told
-
-
 def _write(stream: TextIO | None, text: str) -> None:
     if stream is None:  # closed before we began
         return
@@ -140,19 +145,6 @@ def _write(stream: TextIO | None, text: str) -> None:
             f"The output could not be written: {error.strerror}.",
             remedy="What was done is done; `provision list` shows what is there.",
         ) from None
-
-
-def _set_up_log(output: Output) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    formatter = _JsonLines() if output.log_format == "json" else _Line()
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=output.log_level.upper(), handlers=[handler], force=True)
-    if output.log_level != "debug":
-        # What we make of a broken connection is told; its retries are noise.
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
-    # On debug it tells whole answers, with secrets that nobody has wrapped yet.
-    logging.getLogger("botocore").setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 def _coloured(choice: str, stream: TextIO | None) -> bool:

@@ -54,8 +54,8 @@ def create(manifests: Path, environment: str | None, depth: str, body: str, outp
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.cli.source import read_source  # noqa: PLC0415 - as above
     from provisioner.desired import depth_of  # noqa: PLC0415 - as above
-    from provisioner.report.text import visible  # noqa: PLC0415 - as above
     from provisioner.stop import STOPPED  # noqa: PLC0415 - as above
+    from provisioner.subject import bound  # noqa: PLC0415 - as above
 
     console = Console(output)
     selection = Selection(manifests, (environment,) if environment else ())
@@ -63,23 +63,24 @@ def create(manifests: Path, environment: str | None, depth: str, body: str, outp
         prepared = prepare(selection, keys_matter=False, one=True)
         source = read_source(body, sys.stdin)
     signals = Signals()
-    with signals.caught():
+    (where,) = prepared.environments
+    with signals.caught(), bound(environment=where.name):
         with (
             fleet_of(prepared, signals.stop) as fleet,
             console.progress(len(source.records), "creating keys") as settled,
         ):
-            workspace = fleet.open(prepared.environments[0])
+            workspace = fleet.open(where)
             made = None
             if workspace is not None:
                 depth_asked = depth_of(int(depth))
                 made = create_records(workspace, source, depth_asked, signals.stop, settled)
         if made is None:
-            console.aside(f"{STOPPED.code}: {STOPPED.message}\n")
+            console.failed(STOPPED)
             return signals.exit_code or INCOMPLETE
         if made.output is not None:
             console.document(made.output)
         for failure in made.failures:
-            console.aside(f"{failure.code}: {visible(failure.message)}\n")
+            console.failed(failure)
     if signals.exit_code is not None:
         return signals.exit_code
     return INCOMPLETE if made.failures else 0

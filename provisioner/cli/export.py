@@ -61,6 +61,7 @@ def export(
     from provisioner.export import export as exported_from  # noqa: PLC0415 - as above
     from provisioner.plan import Unobserved  # noqa: PLC0415 - as above
     from provisioner.report.text import visible  # noqa: PLC0415 - as above
+    from provisioner.subject import about  # noqa: PLC0415 - as above
     from provisioner.words import count  # noqa: PLC0415 - as above
 
     console = Console(output)
@@ -78,7 +79,7 @@ def export(
     if fleet.refusal is not None and signals.exit_code is None:
         raise fleet.refusal
     if isinstance(look, Unobserved):
-        console.aside(f"{look.failure.code}: {visible(look.failure.message)}\n")
+        console.failed(look.failure)
         return signals.exit_code or INCOMPLETE
     exported = exported_from(place.name, look, only)
     if not exported.keys:
@@ -86,7 +87,10 @@ def export(
     _check(exported, place.name)
     if exported.left_out:
         logging.getLogger("provisioner").warning(
-            "%s: %s left out, with a comment each", place.name, count(exported.left_out, "live key")
+            "%s: %s left out, with a comment each",
+            place.name,
+            count(exported.left_out, "live key"),
+            extra=about(environment=place.name),
         )
     if file is None:
         console.text(exported.text)

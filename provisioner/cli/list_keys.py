@@ -29,7 +29,7 @@ def list_keys(selection: Selection, output: Output) -> int:
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.observed import Observation  # noqa: PLC0415 - as above
     from provisioner.report.documents import key_document  # noqa: PLC0415 - as above
-    from provisioner.report.text import keys_text, visible  # noqa: PLC0415 - as above
+    from provisioner.report.text import keys_text  # noqa: PLC0415 - as above
 
     console = Console(output)
     with console.problems_as_data():
@@ -54,7 +54,7 @@ def list_keys(selection: Selection, output: Output) -> int:
         console.aside(f"nothing_selected: {visible(told)}\n")
     failures = [look for _, look in seen if not isinstance(look, Observation)]
     for failed in failures:
-        console.aside(f"{failed.failure.code}: {visible(failed.failure.message)}\n")
+        console.failed(failed.failure, failed.environment)
     if fleet.surprise is None and signals.exit_code is not None:
         return signals.exit_code
     if ending is not None:

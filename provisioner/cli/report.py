@@ -147,7 +147,6 @@ def _show(found: FleetHygiene, console: Console) -> None:
         hygiene_page,
         hygiene_text,
     )
-    from provisioner.report.text import visible  # noqa: PLC0415 - as above
 
     match console.output.format:
         case "json":
@@ -159,5 +158,4 @@ def _show(found: FleetHygiene, console: Console) -> None:
         case _:
             console.text(hygiene_text(found, console.palette, quiet=console.output.quiet))
     for one in found.unobserved:
-        told = f"{one.environment}: {one.failure.code}: {one.failure.message}"
-        console.aside(visible(told) + "\n")
+        console.failed(one.failure, one.environment)

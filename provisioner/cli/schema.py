@@ -11,7 +11,7 @@ def schema(name: str | None) -> None:
     """Print a JSON Schema (draft 2020-12), or the names of all.
 
     Names: environments and manifest, the files that you write; plan, result, problems,
-    keys and doctor, what `--format json` prints.
+    keys, doctor and report, what `--format json` prints; log, a line of `--log-format json`.
     """
     from provisioner import schemas  # noqa: PLC0415 - keeps --help fast
 

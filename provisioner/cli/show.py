@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.log_lines import logs_json
 from provisioner.execution import Executed
 from provisioner.plan import Planned, Revoke, Rotate
 from provisioner.report.documents import plan_document, result_document
 from provisioner.report.text import plan_text, result_text, visible
+from provisioner.subject import about
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,20 +69,24 @@ def agreed(plan: Plan, prepared: Prepared, console: Console) -> bool:
 def announce(plan: Plan, console: Console) -> None:
     """Says of every key that is about to end that it is: in the log, or where that is silent."""
     parts = [part for part in plan.environments if isinstance(part, Planned)]
-    for told in (f"{part.environment}: {told}" for part in parts for told in _ending(part)):
-        if _LOG.isEnabledFor(logging.WARNING):
-            _LOG.warning("%s", told)
+    for part, name, told in ((part, *ending) for part in parts for ending in _ending(part)):
+        if _LOG.isEnabledFor(logging.WARNING) or logs_json():
+            level = max(logging.WARNING, _LOG.getEffectiveLevel())
+            extra = about(environment=part.environment, key=name)
+            _LOG.log(level, "%s: %s", part.environment, told, extra=extra)
         else:
-            console.aside(f"{visible(told)}\n")
+            console.aside(f"{visible(f'{part.environment}: {told}')}\n")
 
 
-def _ending(part: Planned) -> Iterator[str]:
+def _ending(part: Planned) -> Iterator[tuple[str, str]]:
+    """The name of each key that is about to end, and how it does."""
     for action in part.unblocked:
+        name = action.name
         match action:
             case Revoke(key_id=key_id, reason=reason):
-                yield f"revoking {action.name} ({key_id}), {reason}"
+                yield name, f"revoking {name} ({key_id}), {reason}"
             case Rotate(at_once=True, predecessors=ids):
-                yield f"revoking {action.name} ({', '.join(ids)}) once its successor is delivered"
+                yield name, f"revoking {name} ({', '.join(ids)}) once its successor is delivered"
             case _:
                 pass
 
@@ -95,4 +101,5 @@ def warn_of_nothing(plan: Plan, selection: Selection) -> None:
 def _note(parts: Iterable[Planned | Unobserved]) -> None:
     for part in parts:
         for note in part.notes if isinstance(part, Planned) else ():
-            _LOG.warning("%s: %s", part.environment, note)
+            extra = about(environment=part.environment)
+            _LOG.warning("%s: %s", part.environment, note, extra=extra)

@@ -44,10 +44,12 @@ def token(name: str, manifests: Path, environment: str | None, file: Path, outpu
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.errors import WorkspaceError  # noqa: PLC0415 - as above
+    from provisioner.failure import Failure  # noqa: PLC0415 - as above
     from provisioner.handover import hand_over  # noqa: PLC0415 - as above
     from provisioner.report.text import visible  # noqa: PLC0415 - as above
     from provisioner.sinks.file import Files  # noqa: PLC0415 - as above
     from provisioner.stop import STOPPED  # noqa: PLC0415 - as above
+    from provisioner.subject import bound  # noqa: PLC0415 - as above
     from provisioner.times import format_moment  # noqa: PLC0415 - as above
 
     if str(file) == "-":
@@ -56,14 +58,15 @@ def token(name: str, manifests: Path, environment: str | None, file: Path, outpu
     selection = Selection(manifests, (environment,) if environment else ())
     prepared = prepare(selection, keys_matter=False, one=True)
     signals = Signals()
-    with signals.caught(), fleet_of(prepared, signals.stop) as fleet:
+    (where,) = prepared.environments
+    working = bound(environment=where.name, key=name)
+    with signals.caught(), working, fleet_of(prepared, signals.stop) as fleet:
         address = FileAddress(str(file), "", "bare")
         sink = Files(Path.cwd()).sink(address)
         try:
-            place = prepared.environments[0]
-            wanted = prepared.manifests.desired.get(place.name, ())
+            wanted = prepared.manifests.desired.get(where.name, ())
             rotated = any(one.name == name and one.rotation is not None for one in wanted)
-            workspace = fleet.open(place)
+            workspace = fleet.open(where)
             key = (
                 None
                 if workspace is None
@@ -72,10 +75,10 @@ def token(name: str, manifests: Path, environment: str | None, file: Path, outpu
         except WorkspaceError as error:
             if signals.exit_code is None:
                 raise
-            console.aside(f"{error.slug}: {visible(error.message)}\n")
+            console.failed(Failure(error.slug, error.message))
             return signals.exit_code
         if key is None:
-            console.aside(f"{STOPPED.code}: {STOPPED.message}\n")
+            console.failed(STOPPED)
         elif not output.quiet:
             ends = format_moment(key.expires_at)
             console.text(f"{file} holds a token of {visible(name)} ({key.id}) until {ends}.\n")

@@ -13,6 +13,7 @@ from provisioner.doctor.server import checks_of_error, checks_of_server
 from provisioner.errors import ProvisionError, RefusedError, WorkspaceError
 from provisioner.fleet import one_workspace_twice
 from provisioner.stop import STOPPED
+from provisioner.subject import bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -92,7 +93,8 @@ class Doctor:
 
     def _examined(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
         try:
-            return self._examine(environment, keys)
+            with bound(environment=environment.name):
+                return self._examine(environment, keys)
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             self.surprise = self.surprise or error
             bug = WorkspaceError(

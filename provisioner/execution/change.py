@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure, failure_of
+from provisioner.subject import bound
 from provisioner.threads import Threads
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class Changing:
                 return
             self._ends[update.name] = _IN_FLIGHT
             try:
-                work(update)
+                with bound(key=update.name):
+                    work(update)
             except WorkspaceError as error:
                 self._ends[update.name] = failure_of(error)
                 self._settled(1)

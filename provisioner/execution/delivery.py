@@ -16,6 +16,7 @@ from provisioner.errors import SinkError, WorkspaceError
 from provisioner.failure import Failure, failure_of
 from provisioner.plan import SHORTER
 from provisioner.sinks.sink import Holds, Unread, failed
+from provisioner.subject import bound
 from provisioner.threads import Threads
 from provisioner.token import claims_of
 
@@ -103,14 +104,18 @@ class Delivery:
         if self._stop.asked:
             return
         self._ends[parcel.name] = _IN_FLIGHT
+        with bound(key=parcel.name):
+            self._ends[parcel.name] = self._deliver(parcel)
+        self._settled(1)
+
+    def _deliver(self, parcel: Parcel) -> Failure | None:
+        """Mints the token and writes it to all sinks; the first that went wrong."""
         try:
             token = mint(self._workspace, parcel.key_id, parcel.ends)
         except WorkspaceError as error:
-            self._ends[parcel.name] = failure_of(error)
-        else:
-            failures = [self._write(address, token, parcel) for address in parcel.sinks]
-            self._ends[parcel.name] = next(filter(None, failures), None)
-        self._settled(1)
+            return failure_of(error)
+        failures = [self._write(address, token, parcel) for address in parcel.sinks]
+        return next(filter(None, failures), None)
 
     def _write(self, address: Address, token: Secret, parcel: Parcel) -> Failure | None:
         """Writes to one sink and reads it back."""

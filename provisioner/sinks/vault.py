@@ -27,6 +27,7 @@ from urllib3.exceptions import HTTPError as PoolError
 from provisioner.loopback import is_loopback
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Holds, Nothing, failed
+from provisioner.subject import about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -484,7 +485,8 @@ def _exchange(
             "cannot be trusted: a file named for its TLS is not there or cannot be read",
             "Check VAULT_CACERT, VAULT_CAPATH, VAULT_CLIENT_CERT and VAULT_CLIENT_KEY.",
         )
-    _LOG.debug("vault %s %s -> %d", method, path, response.status_code)
+    what = about(method=method, path=path, status=response.status_code)
+    _LOG.debug("vault %s %s -> %d", method, path, response.status_code, extra=what)
     return _understood(response)
 
 

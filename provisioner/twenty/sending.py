@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure, failure_of
 from provisioner.stop import STOPPED
+from provisioner.subject import bound
 from provisioner.threads import Threads
 from provisioner.twenty.workspace import NotCreated, NotSent
 
@@ -79,7 +81,9 @@ class Sending:
             return
         for key in group:
             self._ledger.sending(key)
-        send(group)
+        # Of several keys in one request no line is about one of them.
+        with bound(key=group[0].name) if len(group) == 1 else nullcontext():
+            send(group)
 
     def _in_vain(self) -> Outcome | None:
         """The outcome of keys that need not be sent any more."""

@@ -36,6 +36,7 @@ from provisioner import __version__
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure
 from provisioner.stop import STOPPED
+from provisioner.subject import about, bound
 from provisioner.twenty.answers import (
     Answer,
     RefusalCode,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from provisioner.desired import Environment
     from provisioner.secret import Secret
     from provisioner.stop import Stop
+    from provisioner.subject import Subject
     from provisioner.twenty.workspace import Json
 
 _LOG = logging.getLogger(__name__)
@@ -142,15 +144,17 @@ class Transport:
             WorkspaceError: the server could not be reached, or the run is to stop; nothing was
                 handled.
         """
-        tries = 0
+        tries = attempt = 0
         patience = _PATIENCE  # for the waits that the server asks for, not for our turn
         while True:
             # Before a slot is taken: whoever signs in needs one for itself.
             bearer = token() if token else None
             if (told := self._told_to_wait_beyond(patience)) is not None:
                 return told
+            attempt += 1
             try:
-                answer = self._exchange(method, path, body, bearer, begins=not repeatable)
+                with bound(environment=self.name, attempt=attempt):
+                    answer = self._exchange(method, path, body, bearer, begins=not repeatable)
             except NotWantedError:
                 raise WorkspaceError(STOPPED.code, STOPPED.message) from None
             except LostAnswerError:
@@ -193,7 +197,8 @@ class Transport:
         )
         level = logging.INFO if self._was_throttled else logging.WARNING
         self._was_throttled = True
-        _LOG.log(level, "%s asks to slow down; going on in %.1f s", self.name, wait)
+        words = "%s asks to slow down; going on in %.1f s"
+        _LOG.log(level, words, self.name, wait, extra=about(environment=self.name))
         return wait
 
     def _told_to_wait_beyond(self, patience: float) -> Answer | None:
@@ -221,6 +226,7 @@ class Transport:
                 ) as response:
                     answer = _answer(response, self._read(response, started + self._timeout))
             except (requests.RequestException, PoolError, ValueError) as error:
+                self._log(method, path, started, None)
                 raise self._translated(error) from None
             except OSError as error:  # an unreadable ca_file: requests checks it as it connects
                 raise WorkspaceError(
@@ -228,9 +234,20 @@ class Transport:
                     f"{self.name} cannot be trusted: {clean(str(error))}.",
                     remedy="Check ca_file, REQUESTS_CA_BUNDLE and SSL_CERT_FILE.",
                 ) from None
-        spent = 1000 * (time.monotonic() - started)
-        _LOG.debug("%s %s %s -> %d in %.0f ms", self.name, method, path, answer.status, spent)
+        self._log(method, path, started, answer.status)
         return answer
+
+    def _log(self, method: str, path: str, started: float, status: int | None) -> None:
+        """Writes down one exchange, without a body."""
+        if not _LOG.isEnabledFor(logging.DEBUG):
+            return
+        spent = round(1000 * (time.monotonic() - started))
+        what: Subject = {"method": method, "path": path, "duration_ms": spent}
+        if status is not None:
+            what["status"] = status
+        came = "no answer" if status is None else status
+        words = "%s %s %s -> %s in %d ms"
+        _LOG.debug(words, self.name, method, path, came, spent, extra=about(**what))
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         """The whole body, of which neither size nor time may grow without bounds."""
