@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import os
+from pathlib import Path
 
 from provisioner import schemas
 from provisioner.errors import WrongUsageError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+_ADDRESS = "{schemas}"
 
 _ENVIRONMENTS = """\
-# yaml-language-server: $schema=../schemas/environments.schema.json
+# yaml-language-server: $schema={schemas}/environments.schema.json
 # The workspaces that the manifests in this directory speak of.
 version: 1
 environments:
@@ -28,7 +29,7 @@ environments:
 """
 
 _MANIFEST = """\
-# yaml-language-server: $schema=../schemas/manifest.schema.json
+# yaml-language-server: $schema={schemas}/manifest.schema.json
 # API keys that should exist. `provision apply` creates those that are missing.
 version: 1
 environments: [development]
@@ -50,17 +51,22 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
     """Writes the example, and the schemas that its comments point to.
 
     Args:
-        manifests: the directory to begin; schemas go to `schemas/` beside it.
+        manifests: the directory to begin; schemas go to `schemas/` beside it, or in it where it
+            is the working directory itself.
 
     Returns:
         What was written.
 
     Raises:
-        WrongUsageError: when one of the two files exists already, or nothing can be written.
+        WrongUsageError: when one of the two files exists already, another program's schema has the
+            name of ours, or nothing can be written.
     """
+    beside = manifests.parent / "schemas"
+    # What editors read it relative to is the file that it stands in.
+    address = Path(os.path.relpath(beside, manifests)).as_posix()
     own = {
-        manifests / "environments.yaml": _ENVIRONMENTS,
-        manifests / "keys.yaml": _MANIFEST,
+        manifests / "environments.yaml": _ENVIRONMENTS.replace(_ADDRESS, address),
+        manifests / "keys.yaml": _MANIFEST.replace(_ADDRESS, address),
     }
     for path in own:
         if path.exists():
@@ -69,11 +75,16 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
                 f"{path.as_posix()} exists already, and init overwrites nothing.",
                 remedy="Name another directory with -m.",
             )
-    beside = manifests.parent / "schemas"
     for name in ("environments", "manifest"):
         path = beside / f"{name}.schema.json"
         if not path.exists():
             own[path] = schemas.text(name)
+        elif not _is_ours(path, name):
+            raise WrongUsageError(
+                "file_exists",
+                f"{path.as_posix()} exists already and is no schema of provision.",
+                remedy="Name a directory in another place with -m, such as keys/manifests.",
+            )
     try:
         for path, text in own.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,3 +96,13 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
             remedy="Choose a directory that you may write to with -m.",
         ) from None
     return tuple(own)
+
+
+def _is_ours(path: Path, name: str) -> bool:
+    """Whether a file is this schema, in whatever version."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    own = schemas.load(name)["$id"].rpartition(":")[0]
+    return isinstance(found, dict) and str(found.get("$id")).rpartition(":")[0] == own
