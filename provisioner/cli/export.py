@@ -122,17 +122,20 @@ def _check(exported: Exported, environment: str) -> None:
 
 def _write_new(file: Path, text: str) -> None:
     """Writes a file for this user alone, whole or not at all, and never over another."""
-    from tempfile import NamedTemporaryFile  # noqa: PLC0415 - keeps --help fast
+    from tempfile import TemporaryDirectory  # noqa: PLC0415 - keeps --help fast
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Hidden, because no run reads hidden files: it may be left behind when we are killed.
-        with NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, prefix=".") as new:
-            new.write(text)
-            new.flush()
-            os.fsync(new.fileno())
+        # Hidden, because no run reads what is hidden: it may be left behind when we are killed.
+        with TemporaryDirectory(dir=file.parent, prefix=".") as aside:
+            new = Path(aside, "new")
+            new.touch(0o600)
+            with new.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
             try:
-                os.link(new.name, file)
+                os.link(new, file)
             except FileExistsError:
                 raise _exists(file) from None
     except OSError as error:

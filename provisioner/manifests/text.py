@@ -6,6 +6,7 @@ import codecs
 import os
 import re
 import stat
+import sys
 from typing import TYPE_CHECKING
 
 from provisioner.problem import Place, Problem
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 16 * 2**20
 """How large a manifest may be: some 60 000 keys."""
+
+if sys.platform == "win32":
+    _FLAGS = os.O_RDONLY | os.O_BINARY
+else:
+    # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
+    _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 """What ends a line for libyaml, so that every position counts alike."""
@@ -48,9 +55,8 @@ def read_bytes(path: Path, limit: int) -> bytes | None:
     Raises:
         OSError: it cannot be read, or is no regular file; `reason` says why.
     """
-    # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, _FLAGS)
     except ValueError:
         raise OSError(0, "its name holds a NUL character") from None
     with open(descriptor, "rb", buffering=0) as stream:  # noqa: PTH123 - a descriptor has no Path

@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -138,6 +139,13 @@ class CommandSink:
     def _program(self, argv: tuple[str, ...]) -> str:
         """The path of a program, from the root or on the PATH."""
         name = argv[0]
+        if sys.platform == "win32":
+            raise failed(
+                "sink_unsuitable",
+                f"{_named(argv)} cannot be used on Windows, where a program that hangs cannot be "
+                "ended together with what it started.",
+                "Use another sink, or run on Linux or macOS.",
+            )
         program = shutil.which(str(self._root / name) if os.path.dirname(name) else name)  # noqa: PTH120 - a Path forgets the dot of `./name`
         if program is None:
             raise failed(

@@ -36,8 +36,12 @@ from provisioner.sinks.file_text import (
 from provisioner.sinks.sink import Content, Holds, Nothing, failed
 from provisioner.threads import Threads
 
-if sys.platform != "win32":
+if sys.platform == "win32":
+    _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_BINARY
+else:
     import fcntl
+
+    _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -263,7 +267,7 @@ class _File:
             # What a killed process leaves behind is invisible to git, whatever else it ignores.
             Path(aside, ".gitignore").write_text("*\n", encoding="ascii")
             new = Path(aside, "new")
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            descriptor = os.open(new, _NEW, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()

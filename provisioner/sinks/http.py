@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -368,12 +369,14 @@ def _context(route: Route, identity: Secret | None) -> ssl.SSLContext:
     if not route.verified:
         context.check_hostname = False
     if identity is not None:
-        # OpenSSL reads files only; this one has mode 0600 and lives for the next line.
-        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
-            file.write(identity.reveal())
-            file.flush()
+        # OpenSSL reads files only, and Windows no file that is open twice; this one lives for the
+        # next lines, in a folder for this user alone.
+        with tempfile.TemporaryDirectory(prefix="provision-") as folder:
+            file = Path(folder, "identity.pem")
+            file.touch(0o600)
+            file.write_text(identity.reveal(), encoding="utf-8")
             # A password, though it has none, so that an encrypted key fails instead of asking.
-            context.load_cert_chain(file.name, password=b"")
+            context.load_cert_chain(file, password=b"")
     return context
 
 

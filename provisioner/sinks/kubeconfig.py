@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -82,13 +83,21 @@ def cluster_of(environment: Mapping[str, str], service_account: Path = SERVICE_A
         return Cluster(
             route, lambda: _bearer(_text(service_account / "token", "the token of the pod"))
         )
-    home = Path(environment.get("HOME") or Path.home())
-    files = named.split(os.pathsep) if named else [str(home / ".kube" / "config")]
+    files = named.split(os.pathsep) if named else [_at_home(environment)]
     try:
         return _Merged([Path(file) for file in files if file]).cluster(environment)
     except (AttributeError, KeyError, TypeError):
         reason = "the kubeconfig does not have the shape of one"
     raise ClusterConfigError(reason, "Correct the kubeconfig.")
+
+
+def _at_home(environment: Mapping[str, str]) -> str:
+    try:
+        home = Path(environment.get("HOME") or Path.home())
+    except RuntimeError:  # no HOME, and a user whom the system does not know, as in containers
+        reason = "there is no kubeconfig, because HOME is not set"
+        raise ClusterConfigError(reason, "Set KUBECONFIG, or HOME.") from None
+    return str(home / ".kube" / "config")
 
 
 class _Merged:
@@ -255,9 +264,7 @@ class _Plugin:
                 try:
                     printed, _ = process.communicate(timeout=_PLUGIN_SECONDS)
                 except BaseException:
-                    # With what it started, which would hold its output open.
-                    with suppress(ProcessLookupError, PermissionError):
-                        os.killpg(process.pid, signal.SIGKILL)
+                    _kill(process)
                     raise
         except subprocess.TimeoutExpired:
             raise self._useless(f"takes longer than {_PLUGIN_SECONDS:.0f} s") from None
@@ -272,6 +279,15 @@ class _Plugin:
             f"the credential plugin {self._program} {how}",
             "Run kubectl once to see what it says.",
         )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends a program, with what it started, which would hold its output open."""
+    if sys.platform == "win32":
+        process.kill()
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _cluster_info(members: Mapping[str, Any], folder: Path) -> dict[str, Any]:
