@@ -6,10 +6,12 @@ when it runs, so that `--help` stays as fast as click itself.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import click
 
 from provisioner import __version__
-from provisioner.cli.exit_codes import INTERRUPTED, UNEXPECTED, USAGE
+from provisioner.cli.exit_codes import INTERRUPTED, USAGE
 from provisioner.cli.group import CommandGroup
 
 
@@ -30,14 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; never raises."""
     try:
         code = provision.main(arguments, prog_name="provision", standalone_mode=False)
-    except click.UsageError as error:
-        error.show()
-        return USAGE
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        with suppress(OSError):  # where nobody can be told, the exit code still tells
+            error.show()
+        return USAGE if isinstance(error, click.UsageError) else error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        with suppress(OSError):  # as above
+            click.echo("interrupted", err=True)
         return INTERRUPTED
     except SystemExit:
         # How click ends when the reader of its help or of a schema went away (`| head`).
@@ -50,4 +51,4 @@ def main(arguments: list[str] | None = None) -> int:
 def _ended_by(error: Exception) -> int:
     from provisioner.cli.ending import tell  # noqa: PLC0415 - only when something went wrong
 
-    return tell(error) or UNEXPECTED
+    return tell(error)

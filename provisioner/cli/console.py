@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from provisioner.cli.log_lines import logs_json, set_up_log
@@ -81,8 +81,9 @@ class Console:
         _write(sys.stdout, masked(text, shortest=_NO_WORD))
 
     def aside(self, text: str) -> None:
-        """Writes text on stderr, for people alone."""
-        _write(sys.stderr, masked(text))
+        """Writes text on stderr, for people alone; where they cannot be told, work goes on."""
+        with suppress(OutputError):
+            _write(sys.stderr, masked(text))
 
     def failed(self, failure: Failure, environment: str | None = None) -> None:
         """Tells on stderr what could not be done; a line of the log where that is JSON.
@@ -140,11 +141,16 @@ def _write(stream: TextIO | None, text: str) -> None:
         with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - no path of ours
             os.dup2(nowhere.fileno(), stream.fileno())
     except OSError as error:
-        raise OutputError(
-            "output_failed",
-            f"The output could not be written: {error.strerror}.",
-            remedy="What was done is done; `provision list` shows what is there.",
-        ) from None
+        raise lost_output(error) from None
+
+
+def lost_output(error: OSError) -> OutputError:
+    """Stdout that takes no more, as the error of a command."""
+    return OutputError(
+        "output_failed",
+        f"The output could not be written: {error.strerror}.",
+        remedy="What was done is done; `provision list` shows what is there.",
+    )
 
 
 def _coloured(choice: str, stream: TextIO | None) -> bool:

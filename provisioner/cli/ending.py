@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import platform
 import sys
 import traceback
+from contextlib import suppress
 
 import click
 
 from provisioner import __version__
+from provisioner.cli.console import lost_output
+from provisioner.cli.exit_codes import UNEXPECTED
 from provisioner.cli.log_lines import logs_json
-from provisioner.errors import InvalidInputError, ProvisionError
+from provisioner.errors import InvalidInputError, ProvisionError, WrongUsageError
 from provisioner.failure import failure_of
 from provisioner.report.text import PLAIN, problems_text, visible
 from provisioner.secret import masked
@@ -20,23 +25,46 @@ from provisioner.subject import about
 _LOG = logging.getLogger("provisioner")
 
 
+_OUTPUT_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the device behind stdout says, which has no file name, when click writes on it."""
+
+
 def tell(error: Exception) -> int:
     """Says on stderr why the command ended, and returns its exit code."""
+    match error:
+        case FileNotFoundError() if not _stands_somewhere():
+            error = WrongUsageError(
+                "directory_gone",
+                "The working directory is not there any more.",
+                remedy="Change to one that is.",
+            )
+        case OSError(filename=None) if error.errno in _OUTPUT_LOST:
+            error = lost_output(error)
+    with suppress(OSError):  # where nobody can be told, the exit code still tells
+        _say(error)
+    return error.exit_code if isinstance(error, ProvisionError) else UNEXPECTED
+
+
+def _stands_somewhere() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 - asked whether there is one
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _say(error: Exception) -> None:
     match error:
         case InvalidInputError() if logs_json():
             for one in error.problems:
                 _LOG.error("%s: %s", one.place, one.message, extra=about(code=one.code))
-            return error.exit_code
         case InvalidInputError():
             click.echo(masked(problems_text(error.problems, PLAIN)), err=True, nl=False)
-            return error.exit_code
         case ProvisionError() if logs_json():
             _LOG.error("%s", failure_of(error).message, extra=about(code=error.slug))
-            return error.exit_code
         case ProvisionError():
             told = f"{error.slug}: {visible(error.message)} {visible(error.remedy)}"
             click.echo(masked(told), err=True)
-            return error.exit_code
         case _:
             where = "".join(traceback.format_tb(error.__traceback__))
             told = (
@@ -48,4 +76,3 @@ def tell(error: Exception) -> int:
                 _LOG.critical("%s", told, extra=about(code="internal_error"))
             else:
                 click.echo(told, err=True)
-            return 1

@@ -69,7 +69,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
         manifests / "keys.yaml": _MANIFEST.replace(_ADDRESS, address),
     }
     for path in own:
-        if path.exists():
+        if os.path.lexists(path):
             raise WrongUsageError(
                 "file_exists",
                 f"{path.as_posix()} exists already, and init overwrites nothing.",
@@ -77,7 +77,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
             )
     for name in ("environments", "manifest"):
         path = beside / f"{name}.schema.json"
-        if not path.exists():
+        if not os.path.lexists(path):
             own[path] = schemas.text(name)
         elif not _is_ours(path, name):
             raise WrongUsageError(

@@ -60,8 +60,8 @@ def load(directory: Path, *, now: datetime | None = None) -> Manifests:
     """
     root = Path(os.path.normpath(directory.absolute())).parent
     shown = _shown(directory)
-    if not directory.is_dir():
-        state = "is not a directory" if directory.exists() else "is not there"
+    if not os.path.isdir(directory):  # noqa: PTH112 - says no to names that no file can have
+        state = "is not a directory" if os.path.lexists(directory) else "is not there"
         message = f"the manifests directory {state}: name one with -m, or run `provision init`"
         problem = Problem(Place(shown), "manifests_missing", message)
         return Manifests(directory, root, (), MappingProxyType({}), (problem,), ())

@@ -123,7 +123,14 @@ class Store:
         self._lock = threading.Lock()
         self._writer = threading.Lock()
         if not self._file.exists():
-            _create(self._file, dialect)
+            try:
+                _create(self._file, dialect)
+            except sqlite3.Error as error:  # of a full disk, or of a path too long for SQLite
+                raise WorkspaceError(
+                    "sandbox_unusable",
+                    f"No workspace of the embedded Twenty can be made at {self._file}: {error}.",
+                    remedy="Choose another folder; its path may have some 500 characters.",
+                ) from error
         try:
             with self._connection() as connection:
                 found = connection.execute("SELECT id, dialect, secret FROM workspace").fetchone()
