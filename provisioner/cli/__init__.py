@@ -13,6 +13,7 @@ import click
 from provisioner import __version__
 from provisioner.cli.exit_codes import INTERRUPTED, USAGE
 from provisioner.cli.group import CommandGroup
+from provisioner.cli.streams import settle_streams
 
 
 @click.group(
@@ -30,6 +31,12 @@ def provision() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; never raises."""
+    code = _run(arguments)
+    settle_streams()
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         code = provision.main(arguments, prog_name="provision", standalone_mode=False)
     except click.ClickException as error:

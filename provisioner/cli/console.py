@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from provisioner.cli.log_lines import logs_json, set_up_log
 from provisioner.cli.run_id import new_run_id
+from provisioner.cli.streams import lead_nowhere
 from provisioner.errors import InvalidInputError, OutputError
 from provisioner.report.documents import problems_document
 from provisioner.report.text import COLOUR, PLAIN, Palette, visible
@@ -138,8 +139,7 @@ def _write(stream: TextIO | None, text: str) -> None:
         stream.flush()
     except BrokenPipeError:
         # The reader has seen enough (`| head`); the work and its exit code go on.
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - no path of ours
-            os.dup2(nowhere.fileno(), stream.fileno())
+        lead_nowhere(stream)
     except OSError as error:
         raise lost_output(error) from None
 
