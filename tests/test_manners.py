@@ -8,11 +8,13 @@ import json
 import os
 import pty
 import re
+import select
 import shutil
 import struct
 import subprocess
 import sys
 import termios
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,20 +80,21 @@ def on_terminal(
         stderr=theirs,
         env=bare() | {"TERM": "xterm"} | env,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call
     ) as process:
         os.close(theirs)
         shown = b""
-        while True:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            # Again after a while: a signal just before Python reads a line is seen after the line.
+            said = bool(select.select([ours], [], [], 0.5)[0])
             try:
-                part = os.read(ours, 65536)
+                shown += os.read(ours, 65536) if said else b""
             except OSError:  # how a terminal ends on Linux
                 break
-            shown += part
-            if typed and at in shown:
+            if typed and at in shown and (not said or shown.endswith(at)):
                 os.write(ours, typed)
-                typed = b""
-        code = process.wait(60)
+        code = process.wait(10)
     os.close(ours)
     return Done(code, shown.decode(), "")
 
@@ -125,10 +128,9 @@ PIPELINES = {
 
 def test_the_variables_of_a_pipeline_change_no_word(project: Path) -> None:
     """What a person sees at home is what the log of a pipeline shows."""
-    first = provision("apply", cwd=project)
-    assert (first.code, "Done: 2 created" in first.out) == (0, True)
-    for words in (["validate"], ["plan"], ["list"], ["apply"]):
-        assert provision(*words, cwd=project, env=PIPELINES) == provision(*words, cwd=project)
+    assert provision("apply", "-q", cwd=project).code == 0
+    for words in ("validate", "plan"):
+        assert provision(words, cwd=project, env=PIPELINES) == provision(words, cwd=project)
 
 
 def test_without_a_terminal_nothing_asks(project: Path, serve: Callable[..., Any]) -> None:
@@ -181,14 +183,15 @@ def test_a_terminal_is_asked_and_ctrl_c_is_a_no(project: Path, serve: Callable[.
 )
 def test_colour_on_a_terminal(project: Path, env: dict[str, str], coloured: bool) -> None:
     """Where it shows, unless it is not wanted; an empty NO_COLOR says nothing."""
-    done = on_terminal("plan", "-m", project / "manifests", **env)
-    assert (done.code, ESCAPE in done.out) == (0, coloured)
+    done = on_terminal("validate", "-m", project / "none", **env)
+    assert (done.code, ESCAPE in done.out) == (3, coloured)
 
 
 def test_colour_without_a_terminal_has_to_be_forced(project: Path) -> None:
     """A log file gets escape sequences only by FORCE_COLOR, as pipelines set it that show them."""
-    assert ESCAPE not in provision("plan", cwd=project, env={"TERM": "xterm"}).out
-    assert ESCAPE in provision("plan", cwd=project, env={"FORCE_COLOR": "1"}).out
+    words = ("validate", "-m", project / "none")
+    assert ESCAPE not in provision(*words, env={"TERM": "xterm"}).out
+    assert ESCAPE in provision(*words, env={"FORCE_COLOR": "1"}).out
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
@@ -203,12 +206,10 @@ def test_a_terminal_of_20_columns_is_enough(project: Path, term: str) -> None:
 # streams
 
 
-@pytest.mark.parametrize(
-    "words", ["--help", "--version", "schema plan", "init -m new/manifests", "plan", "validate"]
-)
+@pytest.mark.parametrize("words", ["--help", "schema plan", "init -m new/manifests", "validate"])
 def test_a_full_device_is_told_by_every_kind_of_output(project: Path, words: str) -> None:
     """Stdout that takes no more is `output_failed`, no bug, whoever writes on it."""
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             command(*words.split()),
             check=False,
@@ -223,10 +224,16 @@ def test_a_full_device_is_told_by_every_kind_of_output(project: Path, words: str
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
-    [("plan", 0), ("list -e zz", 64), ("plan -m zz", 3), ("revoke zz", 4), ("nope", 64)],
+    ("words", "code", "where"),
+    [
+        ("plan", 0, "/dev/full"),
+        ("list -e zz", 64, "/dev/full"),
+        ("plan -m zz", 3, "/dev/full"),
+        ("plan -m zz", 3, "&-"),
+        ("revoke zz", 4, "/dev/full"),
+        ("nope", 64, "/dev/full"),
+    ],
 )
-@pytest.mark.parametrize("where", ["/dev/full", "&-"])
 def test_an_exit_code_needs_no_stderr(project: Path, words: str, code: int, where: str) -> None:
     """Where nobody can be told what went wrong, the code still says it."""
     shell = f"exec {' '.join(command(words))} 2>{where}"
@@ -264,32 +271,19 @@ def without_root() -> None:
             assert drop == 0
 
 
-@pytest.fixture
-def read_only(project: Path) -> Any:
-    """The project, made, in a directory that nobody may write to."""
-    assert provision("apply", cwd=project).code == 0
-    shutil.rmtree(project / "secrets")
-    for folder in (project, project / ".provision", project / "manifests"):
-        folder.chmod(0o500)
-    yield project
-    for folder in (project, project / ".provision", project / "manifests"):
-        folder.chmod(0o700)
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "told"),
-    [
+def test_a_read_only_directory(project: Path) -> None:
+    """What needs no writing works; what does says where it cannot."""
+    project.chmod(0o500)
+    for words, code, told in (
         ("validate", 0, "2 keys"),
         ("schema", 0, "manifest"),
-        ("plan", 4, "sandbox_unusable"),
+        ("plan", 4, "The embedded Twenty of dev cannot use"),
         ("init -m new/manifests", 64, "not_writable"),
         ("sandbox", 64, "not_servable"),
-    ],
-)
-def test_a_read_only_directory(read_only: Path, words: str, code: int, told: str) -> None:
-    """What needs no writing works; what does says where it cannot."""
-    done = provision(*words.split(), cwd=read_only, preexec_fn=without_root)
-    assert (done.code, told in done.out + done.err or f"[{told}]" in done.out) == (code, True)
+    ):
+        done = provision(*words.split(), cwd=project, preexec_fn=without_root)
+        assert (done.code, told in done.out + done.err) == (code, True), (words, done)
+    project.chmod(0o700)
 
 
 def test_a_read_only_directory_keeps_no_key_from_being_made(
@@ -334,9 +328,10 @@ def test_a_working_directory_that_is_gone(project: Path) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "told"),
-    [
+def test_a_name_that_no_file_can_have(project: Path) -> None:
+    """Longer than a file system takes: said like any other wrong path."""
+    assert provision("apply", "-q", cwd=project).code == 0
+    for words, code, told in (
         ("plan -m {}", 3, "manifests_missing"),
         ("validate {}", 3, "manifests_missing"),
         ("init -m {}", 64, "not_writable"),
@@ -344,13 +339,9 @@ def test_a_working_directory_that_is_gone(project: Path) -> None:
         ("create --body {}", 3, "body_invalid"),
         ("token a --to {}", 4, "sink_unsuitable"),
         ("sandbox --file {}", 64, "not_servable"),
-    ],
-)
-def test_a_name_that_no_file_can_have(project: Path, words: str, code: int, told: str) -> None:
-    """Longer than a file system takes: said like any other wrong path."""
-    assert provision("apply", "-q", cwd=project).code == 0
-    done = provision(*words.format("n" * 300).split(), cwd=project)
-    assert (done.code, told in done.err) == (code, True)
+    ):
+        done = provision(*words.format("n" * 300).split(), cwd=project)
+        assert (done.code, told in done.out + done.err) == (code, True), (words, done)
 
 
 def test_a_path_too_long_for_the_embedded_twenty(tmp_path: Path) -> None:
@@ -358,21 +349,21 @@ def test_a_path_too_long_for_the_embedded_twenty(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["d" * 200] * 4)
     make_project(deep)
     done = provision("apply", "-m", deep / "manifests")
-    assert (done.code, "sandbox_unusable" in done.out or "No workspace of" in done.out) == (4, True)
+    assert (done.code, "No workspace of the embedded Twenty can be made" in done.out) == (4, True)
     assert provision("validate", "-m", deep / "manifests").code == 0
 
 
-@pytest.mark.parametrize("name", ["two words", "schlüssel 🔑", "quo'te\"$(x)", "-m"])
-def test_paths_of_every_kind(tmp_path: Path, name: str) -> None:
+def test_paths_of_every_kind(tmp_path: Path) -> None:
     """Blanks, signs beyond ASCII, quotes and a leading dash: written, read and shown."""
+    name = "-m schlüssel 🔑 quo'te\"$(x)"
     folder = make_project(tmp_path / name) / "manifests"
     keys = KEYS.replace("secrets/", f"{name}/".replace("'", "''"))
     (folder / "keys.yaml").write_text(keys, "utf-8")
-    done = provision("apply", f"--manifests={folder}", env={"LC_ALL": "C.UTF-8"})
+    done = provision("apply", f"--manifests={folder}")
     assert (done.code, "Done: 2 created" in done.out) == (0, True)
     assert (tmp_path / name / name / "dev.env").is_file()
     (folder / "keys.yaml").write_text("version: 2\n")
-    done = provision("validate", f"--manifests={folder}", env={"LC_ALL": "C.UTF-8"})
+    done = provision("validate", f"--manifests={folder}")
     assert (done.code, done.out.startswith(f"{folder.as_posix()}/keys.yaml:1:")) == (3, True)
 
 
@@ -380,63 +371,46 @@ def test_a_path_that_is_no_unicode(tmp_path: Path) -> None:
     """Bytes that no encoding explains are read all the same, and shown with what can be shown."""
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/man\xff"))
     shutil.copytree(make_project(tmp_path / "plain") / "manifests", odd)
-    assert provision("apply", "-m", odd).code == 0
-    done = provision("plan", "-m", odd, "--format", "json")
-    assert (done.code, json.loads(done.out)["environments"][0]["error"]) == (0, None)
+    done = provision("apply", "-m", odd, "--format", "json")
+    [environment] = json.loads(done.out)["environments"]
+    assert (done.code, environment["summary"]["created"]) == (0, 2)
+    assert environment["results"][0]["manifest"] == f"{tmp_path}/man\ufffd/keys.yaml"
 
 
-@pytest.mark.parametrize("umask", ["000", "077", "777"])
-def test_no_umask_opens_or_locks_what_is_secret(project: Path, umask: str) -> None:
-    """Tokens, the workspace and exported manifests are for this user alone, however files are made."""
-    shell = (
-        f"umask {umask}; {' '.join(command('apply -q'))} && {' '.join(command('token a --to t -q'))}"
-        f" && {' '.join(command('export --to e.yaml -q'))}"
+def test_no_umask_opens_what_is_secret(project: Path) -> None:
+    """Tokens, the workspace and exported manifests are for this user alone."""
+    run = " && ".join(
+        " ".join(command(words))
+        for words in ("apply -q", "token a --to t -q", "export --to e.yaml -q")
     )
-    done = subprocess.run(
-        ["bash", "-c", shell], check=False, cwd=project, env=bare(), capture_output=True, timeout=60
-    )
-    assert done.returncode == 0 or umask == "777", done.stderr.decode()
-    if umask == "777":
-        return
-    modes = {
-        path: (project / path).stat().st_mode & 0o777
-        for path in ("secrets/dev.env", "t", "e.yaml", ".provision/dev.sqlite3")
-    }
-    assert set(modes.values()) == {0o600}, modes
-    folders = {(project / path).stat().st_mode & 0o777 for path in ("secrets", ".provision")}
-    assert folders == {0o700}
+    shell = ["bash", "-c", f"umask 000; {run}"]
+    subprocess.run(shell, check=True, cwd=project, env=bare(), capture_output=True, timeout=60)
+    files = ("secrets/dev.env", "t", "e.yaml", ".provision/dev.sqlite3")
+    assert {(project / path).stat().st_mode & 0o777 for path in files} == {0o600}
+    folders = ("secrets", ".provision")
+    assert {(project / path).stat().st_mode & 0o777 for path in folders} == {0o700}
 
 
 # languages and machines
 
 
 UMLAUTS = KEYS.replace("{name: a}", "{name: schlüssel-🔑}").replace("secrets/", "gehäuse/")
-C_LOCALES = [
-    {"LC_ALL": "C"},
-    {"LC_ALL": "POSIX"},
-    {"LC_ALL": "C", "PYTHONUTF8": "0"},
-    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-]
+NO_UTF_8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-@pytest.mark.parametrize("env", C_LOCALES, ids=str)
-def test_a_c_locale_loses_no_name(tmp_path: Path, env: dict[str, str]) -> None:
-    """The workspace and JSON get names as they are; text shows what it can. Python's UTF-8 mode
-    lets files have such names too, and without it the one sink says that it cannot."""
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_a_c_locale_loses_no_name(tmp_path: Path, locale: str) -> None:
+    """Keys and files get names beyond ASCII, and they are shown."""
     project = make_project(tmp_path, UMLAUTS)
-    done = provision("apply", cwd=project, env=env, timeout=60)
-    ascii_files = "PYTHONUTF8" in env
-    assert done.code == (4 if ascii_files else 0)
-    listed = json.loads(provision("list", "--format", "json", cwd=project, env=env).out)
-    if ascii_files:
-        assert "no Unicode" in done.out
-        text = UMLAUTS.replace("gehäuse/", "box/")
-        (project / "manifests" / "keys.yaml").write_text(text, "utf-8")
-        assert provision("apply", cwd=project, env=env).code == 0
-        listed = json.loads(provision("list", "--format", "json", cwd=project, env=env).out)
-    else:
-        assert (project / "gehäuse" / "dev.env").is_file()
-    assert {one["name"] for one in listed} == {"schlüssel-🔑", "b"}
+    done = provision("apply", cwd=project, env={"LC_ALL": locale})
+    assert (done.code, "schlüssel-🔑" in done.out) == (0, True)
+    assert (project / "gehäuse" / "dev.env").is_file()
+
+
+def test_a_python_without_utf_8_says_which_path_it_cannot_write(tmp_path: Path) -> None:
+    """Told of the sink before its key is made, in signs that the terminal has."""
+    done = provision("apply", cwd=make_project(tmp_path, UMLAUTS), env=NO_UTF_8)
+    assert (done.code, "no Unicode" in done.out, done.out.isascii()) == (4, True, True)
 
 
 def test_log_lines_are_json_in_every_locale(tmp_path: Path) -> None:
@@ -444,22 +418,19 @@ def test_log_lines_are_json_in_every_locale(tmp_path: Path) -> None:
     keys = UMLAUTS.replace(", deliver: [{file: 'gehäuse/{environment}.env'}]", "")
     project = make_project(tmp_path, keys)
     words = ("apply", "-q", "--log-format", "json", "--log-level", "debug")
-    done = provision(*words, cwd=project, env=C_LOCALES[-1])
+    done = provision(*words, cwd=project, env=NO_UTF_8)
     lines = [json.loads(line) for line in done.err.splitlines()]
     assert "schlüssel-🔑" in {line.get("key") for line in lines}
 
 
 def test_line_ends_and_marks_of_windows(tmp_path: Path) -> None:
     """CRLF and a byte order mark change neither what is planned nor where a problem is."""
-    unix, windows = make_project(tmp_path / "unix"), make_project(tmp_path / "windows")
-    shutil.rmtree(windows)
-    assert provision("plan", "-q", cwd=unix).code == 0
+    unix, windows = make_project(tmp_path / "unix"), tmp_path / "windows"
+    plans = [json.loads(provision("plan", "--format", "json", cwd=unix).out)]
     shutil.copytree(unix, windows)  # with the same workspace
     for file in (windows / "manifests").iterdir():
         file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
-    plans = [
-        json.loads(provision("plan", "--format", "json", cwd=one).out) for one in (unix, windows)
-    ]
+    plans.append(json.loads(provision("plan", "--format", "json", cwd=windows).out))
     assert plans[0]["digest"] == plans[1]["digest"]
     assert [one["line"] for one in plans[1]["environments"][0]["actions"]] == [4, 4]
     for one in (unix, windows):
@@ -524,14 +495,12 @@ def test_nothing_but_posix_is_needed_for_a_run(project: Path) -> None:
     """With every call away that Windows lacks, all modules are imported and a run is whole."""
     done = as_on_windows("apply", cwd=project)
     assert (done.returncode, "Done: 2 created" in done.stdout) == (0, True), done.stderr
-    assert (project / "secrets" / "dev.env").is_file()
-    done = as_on_windows("token", "a", "--to", "t", "-q", cwd=project)
-    assert (done.returncode, (project / "t").is_file()) == (0, True), done.stderr
+    assert (project / "secrets" / "dev.env").read_text().startswith("A=")
 
 
 def test_a_program_as_a_sink_is_refused_on_windows(project: Path) -> None:
     """Before any key is made, in words, not by a call that is not there."""
-    keys = KEYS.replace("file: 'secrets/{environment}.env'", "command: ['true']")
+    keys = KEYS.replace("file: 'secrets/{environment}.env'", "command: ['true', '{name}']")
     (project / "manifests" / "keys.yaml").write_text(keys)
     done = as_on_windows("plan", cwd=project)
     assert (done.returncode, "cannot be used on Windows" in done.stdout) == (4, True), done.stderr
@@ -573,7 +542,7 @@ def test_schema_addresses_hold_after_an_installation(
         text = file.read_text("utf-8")
         [address] = re.findall(r"^# yaml-language-server: \$schema=(.*)$", text, re.MULTILINE)
         schema = json.loads(Path(os.path.normpath(file.parent / address)).read_text("utf-8"))
-        Draft202012Validator(schema).validate(yaml.load(text, yaml.BaseLoader) | {"version": 1})
+        Draft202012Validator(schema).validate(yaml.safe_load(text))
         kind = "environments" if name == "environments" else "manifest"
         assert schema == schemas.load(kind)
     assert provision("validate", *option, cwd=here).code == 0
@@ -599,8 +568,7 @@ def test_init_takes_no_other_schema_for_its_own(tmp_path: Path) -> None:
 def test_every_line_of_a_json_log_keeps_to_its_schema(
     project: Path, serve: Callable[..., Any]
 ) -> None:
-    """One run id for all, the environment and key of requests, even from libraries and threads;
-    errors too."""
+    """One run id, and environment and key even in the lines of libraries and threads and errors."""
     served = serve()
     with_real(project, served)
     env = {"TOKEN": served.sandbox.session_token(), "PROVISION_LOG_FORMAT": "json"}
@@ -620,7 +588,6 @@ def test_every_line_of_a_json_log_keeps_to_its_schema(
         ("plan -e zz", 64, "environment_unknown"),
         ("plan -m zz", 3, "manifests_missing"),
         ("revoke zz", 4, "key_missing"),
-        ("token zz --to t", 4, "key_missing"),
     ):
         failed = provision(*words.split(), cwd=project, env=env)
         told = [checked(line) for line in failed.err.splitlines()]
