@@ -67,11 +67,12 @@ def carry_out(
             with console.progress(made.steps, "keys and tokens") as settled:
                 result = fleet.apply(made, settled)
             show_result(result, console)
-            ending = fleet.surprise or fleet.refusal
             stack.close()
-    if fleet.surprise is None and signals.exit_code is not None:
+    # Asked last and once: a thread of a run that was stopped may meet a bug until now.
+    surprise = fleet.surprise
+    if surprise is None and signals.exit_code is not None:
         return signals.exit_code
-    if ending is not None:
+    if (ending := surprise or fleet.refusal) is not None:
         raise ending
     return INCOMPLETE if result.incomplete or unknown else 0
 

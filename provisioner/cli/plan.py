@@ -57,12 +57,13 @@ def plan(
             desired = prepared.manifests.desired
             wishes = wishes_of(selection, reconciling)
             made = fleet.plan(desired, prepared.now, wishes, leaving.leave())
-            ending = fleet.surprise or fleet.refusal
         show_plan(made, console)
     warn_of_nothing(made, selection)
-    if fleet.surprise is None and signals.exit_code is not None:
+    # Asked last and once: a thread of a run that was stopped may meet a bug until now.
+    surprise = fleet.surprise
+    if surprise is None and signals.exit_code is not None:
         return signals.exit_code
-    if ending is not None:
+    if (ending := surprise or fleet.refusal) is not None:
         raise ending
     if made.incomplete:
         return INCOMPLETE
