@@ -471,12 +471,14 @@ def test_json_examples_are_json_and_documents_are_valid(page):
             assert not errors_of(by_format[example["format"]], example)
         elif isinstance(example, list) and "environment" in example[0]:
             assert not errors_of("keys", example)
+        elif "logger" in example:
+            assert not errors_of("log", example)
 
 
 def test_json_examples_are_found():
-    """The page of the commands shows a result and problems."""
-    formats = {json.loads(block)["format"] for block in blocks("docs/commands.md", "json")}
-    assert formats == {"provision/result/v1", "provision/problems/v1"}
+    """The page of the commands shows a result, problems and a line of the log."""
+    formats = {json.loads(block).get("format") for block in blocks("docs/commands.md", "json")}
+    assert formats == {"provision/result/v1", "provision/problems/v1", None}
 
 
 @pytest.mark.parametrize("page", PAGES)
