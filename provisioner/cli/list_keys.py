@@ -27,6 +27,7 @@ def list_keys(selection: Selection, output: Output) -> int:
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
+    from provisioner.failure import Failure  # noqa: PLC0415 - as above
     from provisioner.observed import Observation  # noqa: PLC0415 - as above
     from provisioner.report.documents import key_document  # noqa: PLC0415 - as above
     from provisioner.report.text import keys_text  # noqa: PLC0415 - as above
@@ -50,7 +51,7 @@ def list_keys(selection: Selection, output: Output) -> int:
         console.text(keys_text(found, console.palette))
     if selection.only and not found:
         told = f"No key matches --only {' '.join(selection.only)}."
-        console.aside(f"nothing_selected: {visible(told)}\n")
+        console.failed(Failure("nothing_selected", told))
     failures = [look for _, look in seen if not isinstance(look, Observation)]
     for failed in failures:
         console.failed(failed.failure, failed.environment)

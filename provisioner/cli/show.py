@@ -69,13 +69,13 @@ def agreed(plan: Plan, prepared: Prepared, console: Console) -> bool:
 def announce(plan: Plan, console: Console) -> None:
     """Says of every key that is about to end that it is: in the log, or where that is silent."""
     parts = [part for part in plan.environments if isinstance(part, Planned)]
-    for part, name, told in ((part, *ending) for part in parts for ending in _ending(part)):
+    for place, name, told in ((part.environment, *one) for part in parts for one in _ending(part)):
         if _LOG.isEnabledFor(logging.WARNING) or logs_json():
             level = max(logging.WARNING, _LOG.getEffectiveLevel())
-            extra = about(environment=part.environment, key=name)
-            _LOG.log(level, "%s: %s", part.environment, told, extra=extra)
+            extra = about(environment=place, key=name)
+            _LOG.log(level, "%s: %s", place, told, extra=extra)
         else:
-            console.aside(f"{visible(f'{part.environment}: {told}')}\n")
+            console.aside(f"{visible(f'{place}: {told}')}\n")
 
 
 def _ending(part: Planned) -> Iterator[tuple[str, str]]:
