@@ -82,7 +82,14 @@ class Console:
         _write(sys.stdout, masked(text, shortest=_NO_WORD))
 
     def aside(self, text: str) -> None:
-        """Writes text on stderr, for people alone; where they cannot be told, work goes on."""
+        """Writes text on stderr, for people alone; where they cannot be told, work goes on.
+
+        Where the log is JSON, each line becomes one of it, whatever its least level.
+        """
+        if logs_json():
+            for line in text.splitlines():
+                _LOG.log(max(logging.WARNING, _LOG.getEffectiveLevel()), "%s", line)
+            return
         with suppress(OutputError):
             _write(sys.stderr, masked(text))
 

@@ -59,10 +59,10 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.errors import RefusedError  # noqa: PLC0415 - as above
+    from provisioner.failure import Failure  # noqa: PLC0415 - as above
     from provisioner.hygiene import Look, inspect  # noqa: PLC0415 - as above
     from provisioner.observed import Observation  # noqa: PLC0415 - as above
     from provisioner.plan.diff import SOON  # noqa: PLC0415 - as above
-    from provisioner.report.text import visible  # noqa: PLC0415 - as above
 
     console = Console(output)
     signals = Signals()
@@ -91,7 +91,7 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
         told = f"No key matches --only {' '.join(selection.only)}."
         if expiring_within is not None and not found.unobserved:
             raise RefusedError("nothing_selected", told, remedy="Correct the glob.")
-        console.aside(f"nothing_selected: {visible(told)}\n")
+        console.failed(Failure("nothing_selected", told))
     if found.unobserved:
         return INCOMPLETE
     overdue = found.due or found.missing
