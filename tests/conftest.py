@@ -65,6 +65,16 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def own_levels() -> Iterator[None]:
+    """A command sets the levels of libraries for its process; no other test sees that."""
+    loggers = [logging.getLogger(name) for name in (None, "urllib3", "botocore")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
 class Hurried(Stop):
     """A stop whose waits are a fiftieth, by a clock that runs as fast.
 
