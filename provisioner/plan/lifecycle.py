@@ -89,7 +89,7 @@ class Lifecycle:
         actions += [*changes, *self._superseded(key, current, others, owned=owned)]
         findings += drift
         if self._due(key, current):
-            actions.append(Rotate("due", self._successor(key, end), (current.id,)))
+            actions.append(Rotate("due", self._successor(key, end), tuple(one.id for one in live)))
             return actions, findings
         last = current.expires_at if key.rotation is not None else self._last(key, live)
         if last <= self._moments.soon:
