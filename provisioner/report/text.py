@@ -51,13 +51,14 @@ COLOUR = Palette("\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[1m", "\x1b
 def plan_text(plan: Plan, palette: Palette) -> str:
     """What would change, one environment after the other, and a summary line."""
     parts = ["\n".join(_planned(part, palette)) for part in plan.environments]
-    return "\n\n".join([*parts, _plan_summary_line(plan, palette)]) + "\n"
+    return "\n\n".join([*parts, palette.paint(palette.strong, plan_verdict(plan))]) + "\n"
 
 
 def result_text(result: RunResult, palette: Palette) -> str:
     """What became of it, one environment after the other, and a summary line."""
     parts = ["\n".join(_executed(part, palette)) for part in result.environments]
-    return "\n\n".join([*parts, _result_summary_line(result, palette)]) + "\n"
+    verdict = palette.paint(palette.strong, result_verdict(result))
+    return "\n\n".join([*parts, verdict]) + "\n"
 
 
 def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palette) -> str:
@@ -146,7 +147,7 @@ def _action_lines(actions: Sequence[Action]) -> list[str]:
     rows = [
         (
             visible(action.name),
-            _what(action),
+            what_is_done(action),
             f"ends {format_moment(action.expires_at)}",
             f"role {visible(action.role)}" if action.role else "no role",
             *((_where_to(action.sinks),) if any(one.sinks for one in actions) else ()),
@@ -183,7 +184,8 @@ def _colour(action: Action, palette: Palette) -> str:
             assert_never(action)
 
 
-def _what(action: Action) -> str:
+def what_is_done(action: Action) -> str:
+    """What an action does, in a few words."""
     match action:
         case Create(depth=depth):
             return f"depth {depth}"
@@ -228,7 +230,8 @@ def _failure_line(failure: Failure, palette: Palette) -> str:
     return palette.paint(palette.bad, f"    {failure.code}: {visible(failure.message)}")
 
 
-def _plan_summary_line(plan: Plan, palette: Palette) -> str:
+def plan_verdict(plan: Plan) -> str:
+    """What would change, in one line."""
     totals = _totals(plan_summary(part) for part in plan.environments)
     planned = [part for part in plan.environments if isinstance(part, Planned)]
     blocked = sum(action.blocked is not None for part in planned for action in part.actions)
@@ -247,10 +250,11 @@ def _plan_summary_line(plan: Plan, palette: Palette) -> str:
         requests = sum(part.estimate.requests for part in planned)
         seconds = max((part.estimate.seconds for part in planned), default=0.0)
         line += f" About {count(requests, 'request')} and {seconds:.1f} s."
-    return palette.paint(palette.strong, line)
+    return line
 
 
-def _result_summary_line(result: RunResult, palette: Palette) -> str:
+def result_verdict(result: RunResult) -> str:
+    """What became of it, in one line."""
     totals = _totals(result_summary(part) for part in result.environments)
     words = [f"{totals['created']} created"]
     words += [
@@ -263,7 +267,7 @@ def _result_summary_line(result: RunResult, palette: Palette) -> str:
     words += [f"{totals['skipped']} skipped ({_reasons(result)})"] if totals["skipped"] else []
     words += _failed_environments(result.environments)
     verdict = "Incomplete" if result.incomplete else "Done"
-    return palette.paint(palette.strong, f"{verdict}: {', '.join(words)}.")
+    return f"{verdict}: {', '.join(words)}."
 
 
 def _reasons(result: RunResult) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.plan import Unobserved
 from provisioner.report.hygiene.words import MEANINGS, day, left, note_word, totals
-from provisioner.report.text import visible
+from provisioner.report.inert import code, plain
 from provisioner.words import count
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ def hygiene_markdown(hygiene: FleetHygiene) -> str:
 
 
 def _environment(one: EnvironmentHygiene | Unobserved) -> Iterator[str]:
-    yield f"## {_plain(one.environment)}"
+    yield f"## {plain(one.environment)}"
     yield ""
     if isinstance(one, Unobserved):
-        yield f"**Not reached**, {_plain(one.failure.code)}: {_plain(one.failure.message)}"
+        yield f"**Not reached**, {plain(one.failure.code)}: {plain(one.failure.message)}"
         return
-    yield f"{count(len(one.keys), 'key')}, {one.due} due, {_plain(one.url)}, {one.generation}."
+    yield f"{count(len(one.keys), 'key')}, {one.due} due, {plain(one.url)}, {one.generation}."
     if one.missing:
         yield ""
-        yield f"**Missing**: {', '.join(map(_code, one.missing))}."
+        yield f"**Missing**: {', '.join(map(code, one.missing))}."
     noted = [key for key in one.keys if key.notes]
     if noted:
         yield ""
@@ -61,26 +61,14 @@ def _table(keys: Iterable[KeyHygiene]) -> Iterator[str]:
     for key in keys:
         cells = (
             "**!**" if key.due else "",
-            _code(key.name),
+            code(key.name),
             f"{key.age} d",
             day(key.expires_at),
             left(key),
-            _plain(key.role or "-"),
+            plain(key.role or "-"),
             "-" if key.rotation is None else day(key.rotation),
             "-" if key.delivery == "none" else key.delivery,
             ", ".join(map(note_word, key.notes)),
-            _code(key.id),
+            code(key.id),
         )
         yield f"| {' | '.join(cells)} |"
-
-
-def _code(text: str) -> str:
-    """Text as code, in which nothing is a mention or a link."""
-    return f"<code>{_plain(text)}</code>"
-
-
-def _plain(text: str) -> str:
-    """Text in which nothing is Markdown or HTML: references to characters are never either."""
-    return "".join(
-        char if char.isalnum() or char in " -" else f"&#{ord(char)};" for char in visible(text)
-    )

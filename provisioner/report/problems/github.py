@@ -1,0 +1,32 @@
+"""Problems as the commands by which a job tells GitHub's runner of errors on lines of files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.report.text import visible
+
+if TYPE_CHECKING:
+    from provisioner.report.problems.examined import Examined
+
+
+def problems_github(examined: Examined) -> str:
+    """One line for each problem, nothing where there is none.
+
+    GitHub shows ten of them for a step, and all in its log.
+    """
+    return "".join(
+        f"::error file={_property(problem.place.file)},line={problem.place.line},"
+        f"col={problem.place.column},title={_property(problem.code)}::{_data(problem.message)}\n"
+        for problem in examined.problems
+    )
+
+
+def _data(text: str) -> str:
+    """Text behind `::`, in which nothing else is escaped but signs that a terminal obeys."""
+    parts = text.replace("\r", "\n").split("\n")
+    return "%0A".join(visible(part).replace("%", "%25") for part in parts)
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

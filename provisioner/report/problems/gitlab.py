@@ -1,0 +1,31 @@
+"""Problems as GitLab's code quality report: a JSON array, shown beside the lines of a merge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.report.text import visible
+
+if TYPE_CHECKING:
+    from provisioner.report.documents import Document
+    from provisioner.report.problems.examined import Examined
+
+
+def problems_gitlab(examined: Examined) -> list[Document]:
+    """One entry for each problem; every problem keeps a run from beginning, so all block."""
+    return [
+        {
+            "description": visible(problem.message),
+            "check_name": problem.code,
+            "fingerprint": fingerprint,
+            "severity": "blocker",
+            "location": {
+                "path": problem.place.file,
+                "lines": {"begin": problem.place.line},
+                "positions": {
+                    "begin": {"line": problem.place.line, "column": problem.place.column}
+                },
+            },
+        }
+        for problem, fingerprint in zip(examined.problems, examined.fingerprints, strict=True)
+    ]
