@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
 from provisioner.errors import RefusedError, WorkspaceError
-from provisioner.execution import Executed, Execution, Mark, RunResult
+from provisioner.execution import (
+    ActionEnded,
+    EnvironmentFinished,
+    EnvironmentObserved,
+    Executed,
+    Execution,
+    Mark,
+    RunResult,
+    untold,
+)
 from provisioner.failure import failure_of
 from provisioner.guards import Leave, nothing_selected, refusals, together
 from provisioner.plan import (
@@ -38,7 +47,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from provisioner.desired import DesiredKey, Environment
-    from provisioner.failure import Failure
+    from provisioner.execution import Tell
     from provisioner.observed import Observation
     from provisioner.plan import EnvironmentPlan, Wishes
     from provisioner.sinks.sink import OpenSink
@@ -82,21 +91,25 @@ class Fleet:
         open_sink: opens a sink.
         executor: runs one unit of work for each environment.
         stop: ends the run early.
+        tell: is told what happens.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a run is made of
         self,
         environments: tuple[Environment, ...],
         connect: Connect,
         open_sink: OpenSink,
         executor: Executor,
         stop: Stop,
+        *,
+        tell: Tell = untold,
     ) -> None:
         self._environments = environments
         self._connect = connect
         self._open_sink = open_sink
         self._executor = executor
         self._stop = stop
+        self._tell = tell
         self._stack = ExitStack()
         self._looks: dict[str, _Look] = {}
         self.refusal: RefusedError | None = None
@@ -238,7 +251,10 @@ class Fleet:
             settled: called with the number of actions whose outcome has become known.
         """
         if self.refusal is not None:
-            return RunResult(plan.created_at, plan.digest, _skipped(plan, self.refusal))
+            skipped = _skipped(plan, self.refusal)
+            for part, outcome in zip(plan.environments, skipped, strict=True):
+                self._tell_finished(part.environment, outcome)
+            return RunResult(plan.created_at, plan.digest, skipped)
         mark = Mark.random()
         executions = {
             part.environment: self._execution(part, mark, settled)
@@ -253,9 +269,9 @@ class Fleet:
 
         def ended(part: Planned | Unobserved) -> Executed | Unobserved:
             if isinstance(part, Unobserved):
+                self._tell_finished(part.environment, part)
                 return part
-            future = futures[part.environment]
-            return executions[part.environment].result(future.result() if future.done() else None)
+            return executions[part.environment].end()
 
         results = tuple(map(ended, plan.environments))
         return RunResult(plan.created_at, plan.digest, results)
@@ -272,16 +288,24 @@ class Fleet:
             mark=mark,
             stop=self._stop,
             settled=settled,
+            tell=self._tell,
         )
 
-    def _carry_out(self, name: str, execution: Execution) -> Failure | None:
-        """Runs one environment's actions; the failure of what a bug leaves open."""
+    def _carry_out(self, name: str, execution: Execution) -> None:
+        """Runs one environment's actions; what a bug leaves open fails."""
         try:
             with bound(environment=name):
                 execution.run()
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-            return failure_of(self._surprised(name, error))
-        return None
+            execution.end(failure_of(self._surprised(name, error)))
+        else:
+            execution.end()
+
+    def _tell_finished(self, environment: str, outcome: Executed | Unobserved) -> None:
+        """Tells of an environment in which nothing was begun."""
+        for result in outcome.results if isinstance(outcome, Executed) else ():
+            self._tell(ActionEnded(environment, result))
+        self._tell(EnvironmentFinished(environment, outcome))
 
     def open(self, environment: Environment) -> Workspace | None:
         """The workspace of one environment, not looked at; None when a stop came first.
@@ -295,6 +319,11 @@ class Fleet:
         return opening.result() if opening.done() else None
 
     def _look(self, environment: Environment) -> _Look | WorkspaceError | RefusedError:
+        look = self._looked_at(environment)
+        self._tell(EnvironmentObserved(environment.name, _seen(environment, look)))
+        return look
+
+    def _looked_at(self, environment: Environment) -> _Look | WorkspaceError | RefusedError:
         try:
             with bound(environment=environment.name):
                 workspace = self._connect(environment, self._stack)

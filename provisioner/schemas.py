@@ -16,6 +16,7 @@ NAMES = (
     "doctor",
     "report",
     "log",
+    "events",
 )
 """What `provision schema NAME` takes; each stands in `schemas/NAME.schema.json`."""
 

@@ -1,6 +1,19 @@
 """Execution: the actions of one environment are carried out, and every outcome is kept."""
 
 from provisioner.execution.delivery import mint
+from provisioner.execution.events import (
+    ActionBegun,
+    ActionEnded,
+    EnvironmentFinished,
+    EnvironmentObserved,
+    Event,
+    PlanMade,
+    RunEnded,
+    RunStarted,
+    StepsSettled,
+    Tell,
+    untold,
+)
 from provisioner.execution.execution import Execution
 from provisioner.execution.mark import Mark
 from provisioner.execution.result import (
@@ -15,15 +28,26 @@ from provisioner.execution.result import (
 )
 
 __all__ = [
+    "ActionBegun",
+    "ActionEnded",
     "Done",
+    "EnvironmentFinished",
+    "EnvironmentObserved",
+    "Event",
     "Executed",
     "Execution",
     "Failed",
     "MadeElsewhere",
     "Mark",
+    "PlanMade",
     "Result",
+    "RunEnded",
     "RunResult",
+    "RunStarted",
     "Skipped",
+    "StepsSettled",
+    "Tell",
     "Unfinished",
     "mint",
+    "untold",
 ]

@@ -30,15 +30,23 @@ class Changing:
         workspace: of the keys.
         parallel: changes at once.
         stop: once it is asked for, no change begins.
-        settled: called with 1 for each change that ended.
+        begins: called with the name of each key whose change begins.
+        settled: called with the name of each key whose change ended.
     """
 
     def __init__(
-        self, workspace: Workspace, parallel: int, stop: Stop, settled: Callable[[int], None]
+        self,
+        workspace: Workspace,
+        parallel: int,
+        stop: Stop,
+        *,
+        begins: Callable[[str], None],
+        settled: Callable[[str], None],
     ) -> None:
         self._workspace = workspace
         self._parallel = parallel
         self._stop = stop
+        self._begins = begins
         self._settled = settled
         self._ends: dict[str, Failure | None] = {}
         self._looking = threading.Lock()
@@ -69,13 +77,14 @@ class Changing:
         def one(update: Update) -> None:
             if self._stop.asked:
                 return
+            self._begins(update.name)
             self._ends[update.name] = _IN_FLIGHT
             try:
                 with bound(key=update.name):
                     work(update)
             except WorkspaceError as error:
                 self._ends[update.name] = failure_of(error)
-                self._settled(1)
+                self._settled(update.name)
 
         if updates:
             with Threads(self._parallel) as threads:
@@ -96,7 +105,7 @@ class Changing:
 
     def _done(self, update: Update) -> None:
         self._ends[update.name] = None
-        self._settled(1)
+        self._settled(update.name)
 
     def _needs_role(self, update: Update) -> bool:
         """Whether the key is still without its role; one that had none may just be being made."""

@@ -50,6 +50,7 @@ class Creation:
         workspace: where to carry it out.
         mark: of this run.
         stop: once it is asked for, no create begins.
+        begins: called with the name of each key when it is about to be sent.
         settled: called with the number of keys whose outcome has become known.
     """
 
@@ -62,6 +63,7 @@ class Creation:
         *,
         mark: Mark,
         stop: Stop,
+        begins: Callable[[str], None],
         settled: Callable[[int], None],
     ) -> None:
         self._environment = environment
@@ -69,6 +71,7 @@ class Creation:
         self._workspace = workspace
         self._mark = mark
         self._stop = stop
+        self._begins = begins
         self._settled = settled
         chooses_ids = workspace.generation == "legacy"
         self._works = [Work(action, chooses_ids) for action in creates]
@@ -104,6 +107,7 @@ class Creation:
     def sending(self, key: NewKey) -> None:
         """Notes that a key may exist from now on."""
         self._by_id[key.id].sent = True
+        self._begins(key.name)
 
     def settle(self, key: NewKey, outcome: Outcome) -> None:
         """Notes what a request said of a key."""

@@ -56,21 +56,25 @@ class Delivery:
         open_sink: opens the sink of an address.
         parallel: deliveries at once.
         stop: once it is asked for, no delivery begins.
-        settled: called with 1 for each delivery that ended.
+        begins: called with the name of each key whose delivery begins.
+        settled: called with the name of each key whose delivery ended.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a delivery goes through
         self,
         workspace: Workspace,
         open_sink: OpenSink,
         parallel: int,
         stop: Stop,
-        settled: Callable[[int], None],
+        *,
+        begins: Callable[[str], None],
+        settled: Callable[[str], None],
     ) -> None:
         self._workspace = workspace
         self._open_sink = open_sink
         self._parallel = parallel
         self._stop = stop
+        self._begins = begins
         self._settled = settled
         self._ends: dict[str, Failure | None] = {}
         self._former: dict[str, Secret] = {}
@@ -103,10 +107,11 @@ class Delivery:
     def _one(self, parcel: Parcel) -> None:
         if self._stop.asked:
             return
+        self._begins(parcel.name)
         self._ends[parcel.name] = _IN_FLIGHT
         with bound(key=parcel.name):
             self._ends[parcel.name] = self._deliver(parcel)
-        self._settled(1)
+        self._settled(parcel.name)
 
     def _deliver(self, parcel: Parcel) -> Failure | None:
         """Mints the token and writes it to all sinks; the first that went wrong."""

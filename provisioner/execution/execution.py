@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors import WorkspaceError
 from provisioner.execution.change import Changing
+from provisioner.execution.chronicle import Chronicle
 from provisioner.execution.creation import Creation
 from provisioner.execution.delivery import Delivery, Parcel
+from provisioner.execution.events import untold
 from provisioner.execution.result import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
 from provisioner.execution.revoking import revoke_all
 from provisioner.failure import Failure, failure_of
@@ -17,8 +19,9 @@ from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
 from provisioner.stop import STOPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+    from provisioner.execution.events import Tell
     from provisioner.execution.mark import Mark
     from provisioner.execution.result import Result
     from provisioner.plan import Action, Planned
@@ -44,6 +47,7 @@ class Execution:
         stop: once it is asked for, nothing begins.
         settled: called with the number of steps whose outcome has become known; a plan's `steps`
             are all of them.
+        tell: is told what happens.
     """
 
     def __init__(  # noqa: PLR0913 - what a run knows of one environment
@@ -57,11 +61,12 @@ class Execution:
         mark: Mark,
         stop: Stop,
         settled: Callable[[int], None],
+        tell: Tell = untold,
     ) -> None:
         self._planned = planned
         self._workspace = workspace
         self._stop = stop
-        self._settled = settled
+        self._chronicle = Chronicle(planned, settled, tell)
         self._creation = Creation(
             planned.environment,
             tuple(_creates(planned)),
@@ -69,10 +74,16 @@ class Execution:
             workspace,
             mark=mark,
             stop=stop,
-            settled=settled,
+            begins=self._begins,
+            settled=self._chronicle.settles,
         )
-        self._changing = Changing(workspace, parallel, stop, settled)
-        self._delivery = Delivery(workspace, open_sink, parallel, stop, settled)
+        self._changing = Changing(
+            workspace, parallel, stop, begins=self._begins, settled=self._changed
+        )
+        self._delivery = Delivery(
+            workspace, open_sink, parallel, stop, begins=self._begins, settled=self._arrived
+        )
+        self._made: dict[str, Result] = {}
         self._ended: dict[str, Failure | None] = {}
 
     def run(self) -> None:
@@ -80,6 +91,7 @@ class Execution:
         actions = self._planned.unblocked
         updates = [one for one in actions if isinstance(one, Update)]
         self._creation.run()
+        self._tell_made()
         self._changing.assign(updates)
         self._delivery.run(tuple(self._parcels()))
         self._changing.move(
@@ -93,26 +105,60 @@ class Execution:
         Args:
             otherwise: the failure of actions that are still open, where a bug ended the run.
         """
-        made = iter(self._creation.results(otherwise))
+        made = {one.action.name: one for one in self._creation.results(otherwise)}
+        results = (self._known(action, made, otherwise) for action in self._planned.actions)
+        return Executed(self._planned, tuple(results))
 
-        def known(action: Action) -> Result:
-            if action.blocked is not None:
-                return Failed(action, action.blocked)
-            match action:
-                case Create():
-                    return self._delivered(next(made), otherwise)
-                case Rotate():
-                    return self._rotated(action, next(made), otherwise)
-                case Update():
-                    return self._updated(action, otherwise)
-                case Deliver():
-                    return self._redelivered(action, otherwise)
-                case Revoke():
-                    return self._revoked(action, otherwise)
-                case _:
-                    assert_never(action)
+    def end(self, otherwise: Failure | None = None) -> Executed:
+        """As `result`, and the last word: what happens afterwards is told to nobody."""
+        return self._chronicle.close(lambda: self.result(otherwise))
 
-        return Executed(self._planned, tuple(map(known, self._planned.actions)))
+    def _known(
+        self, action: Action, made: Mapping[str, Result], otherwise: Failure | None
+    ) -> Result:
+        """What is known now of an action, given what became of all creates."""
+        if action.blocked is not None:
+            return Failed(action, action.blocked)
+        match action:
+            case Create():
+                return self._delivered(made[action.name], otherwise)
+            case Rotate():
+                return self._rotated(action, made[action.name], otherwise)
+            case Update():
+                return self._updated(action, otherwise)
+            case Deliver():
+                return self._redelivered(action, otherwise)
+            case Revoke():
+                return self._revoked(action, otherwise)
+            case _:
+                assert_never(action)
+
+    def _begins(self, name: str) -> None:
+        self._chronicle.begins(self._chronicle.action(name))
+
+    def _tell_made(self) -> None:
+        """Tells of the creates that nothing more comes of: they failed, or go to no sink."""
+        self._made = {one.action.name: one for one in self._creation.results()}
+        for name, result in self._made.items():
+            going_on = isinstance(result, Done | MadeElsewhere) and result.action.sinks
+            if not (going_on or isinstance(self._chronicle.action(name), Rotate)):
+                self._chronicle.ends(result)
+
+    def _changed(self, name: str) -> None:
+        """Takes in that a change is done or failed; its token is delivered before that."""
+        self._chronicle.settles(1)
+        self._tell_of(self._chronicle.action(name))
+
+    def _arrived(self, name: str) -> None:
+        """Takes in that a delivery has ended; an end may still be to move, or a key to end."""
+        self._chronicle.settles(1)
+        action = self._chronicle.action(name)
+        going_on = isinstance(action, Update) or (isinstance(action, Rotate) and action.at_once)
+        if not (going_on and self._delivery.delivered(name)):
+            self._tell_of(action)
+
+    def _tell_of(self, action: Action) -> None:
+        self._chronicle.ends(self._known(action, self._made, None))
 
     def _parcels(self) -> Iterator[Parcel]:
         """The tokens that are to reach sinks."""
@@ -155,12 +201,15 @@ class Execution:
         if self._stop.asked or not key_ids:
             return
         self._ended = dict.fromkeys(key_ids, _ENDING)
+        for action in self._planned.unblocked:
+            if isinstance(action, Revoke) and action.key_id in self._ended:
+                self._chronicle.begins(action)
         errors = revoke_all(self._workspace, key_ids, self._stop)
         self._ended = {
             id_: failure_of(errors[id_]) if id_ in errors else self._still_alive(id_)
             for id_ in key_ids
         }
-        self._settled(len(key_ids))
+        self._chronicle.settles(len(key_ids))
 
     def _still_alive(self, key_id: str) -> Failure | None:
         """What is wrong where the server still accepts the known token of a revoked key."""

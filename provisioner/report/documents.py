@@ -183,20 +183,11 @@ def _action(action: Action) -> Document:
         "line": None if place is None else place.line,
         "sinks": list(map(str, action.sinks)),
     }
-    match action:
-        case Update(key_id=key_id, changes=changes):
-            document["ids"] = [key_id]
-            document["changes"] = [
-                {"what": one.what, "from": one.was, "to": one.wanted} for one in changes
-            ]
-        case Rotate(predecessors=ids):
-            document["ids"] = list(ids)
-        case Revoke(key_id=key_id) | Deliver(key_id=key_id):
-            document["ids"] = [key_id]
-        case Create():
-            document["ids"] = []
-        case _:
-            assert_never(action)
+    document["ids"] = action_head(action)["ids"]
+    if isinstance(action, Update):
+        document["changes"] = [
+            {"what": one.what, "from": one.was, "to": one.wanted} for one in action.changes
+        ]
     return document
 
 
@@ -217,7 +208,31 @@ def action_kind(action: Action) -> str:
             assert_never(action)
 
 
+def action_head(action: Action) -> Document:
+    """What tells one action of an environment from the others: its kind, name and known keys."""
+    match action:
+        case Create():
+            ids: tuple[str, ...] = ()
+        case Rotate(predecessors=predecessors):
+            ids = predecessors
+        case Update() | Deliver() | Revoke():
+            ids = (action.key_id,)
+        case _:
+            assert_never(action)
+    return {"action": action_kind(action), "name": action.name, "ids": list(ids)}
+
+
+def environment_error(outcome: EnvironmentPlan | Executed) -> dict[str, str] | None:
+    """Why an environment failed as a whole, where it did."""
+    return _error(outcome.failure) if isinstance(outcome, Unobserved) else None
+
+
 def _result(result: Result) -> Document:
+    return _action(result.action) | result_ending(result)
+
+
+def result_ending(result: Result) -> Document:
+    """What became of an action: status, id, record and error."""
     match result:
         case Done() | MadeElsewhere():
             ending: Document = {"status": "done", "id": result.id, "record": result.record}
@@ -231,7 +246,7 @@ def _result(result: Result) -> Document:
             ending["error"] = _error(result.failure)
         case _:
             assert_never(result)
-    return _action(result.action) | ending
+    return ending
 
 
 def _finding(finding: Finding) -> Document:
