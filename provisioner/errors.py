@@ -32,14 +32,20 @@ class ProvisionError(Exception):
 
 
 class InvalidInputError(ProvisionError):
-    """Manifests, configuration or a body cannot be used; nothing was sent to any server."""
+    """Manifests, configuration or a body cannot be used; nothing was sent to any server.
+
+    Attributes:
+        problems: why, in their order.
+        sources: the files that were read, those without a problem too.
+    """
 
     exit_code = 3
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[Problem, ...], sources: tuple[str, ...] = ()) -> None:
         count = len(problems)
         super().__init__("invalid_input", f"{count} problem{'s' if count != 1 else ''} found")
         self.problems = problems
+        self.sources = sources
 
 
 class WrongUsageError(ProvisionError):

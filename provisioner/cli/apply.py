@@ -11,21 +11,24 @@ from provisioner.cli.options import (
     output_options,
     reconciling_options,
     selection_options,
+    telling_options,
 )
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Leaving, Output, Reconciling, Selection
+    from provisioner.cli.options import Leaving, Output, Reconciling, Selection, Telling
 
 
 @click.command()
 @selection_options
-@output_options("text", "json")
+@output_options("text", "json", "markdown")
+@telling_options(events=True)
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
 @reconciling_options
 @guard_options
-def apply(
+def apply(  # noqa: PLR0913 - what there is to say of a run
     selection: Selection,
     output: Output,
+    telling: Telling,
     reconciling: Reconciling,
     leaving: Leaving,
     *,
@@ -43,8 +46,10 @@ def apply(
 
     wishes = wishes_of(selection, reconciling)
     return carry_out(
+        "apply",
         selection,
         output,
+        telling,
         lambda fleet, prepared: fleet.plan(
             prepared.manifests.desired, prepared.now, wishes, leaving.leave()
         ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from provisioner.cli.console import Console
 from provisioner.cli.exit_codes import INCOMPLETE
+from provisioner.cli.outlets import outlets
 from provisioner.cli.reconcile import fleet_of, prepare
 from provisioner.cli.show import agreed, announce, show_result, warn_of_nothing
 from provisioner.cli.signals import Signals
@@ -18,15 +19,17 @@ from provisioner.plan import Planned, Revoke
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from provisioner.cli.options import Output, Selection
+    from provisioner.cli.options import Output, Selection, Telling
     from provisioner.cli.reconcile import Prepared
     from provisioner.fleet import Fleet
     from provisioner.plan import Plan
 
 
-def carry_out(
+def carry_out(  # noqa: PLR0913 - what there is to say of a run
+    command: str,
     selection: Selection,
     output: Output,
+    telling: Telling,
     planned: Callable[[Fleet, Prepared], Plan],
     *,
     yes: bool,
@@ -35,20 +38,24 @@ def carry_out(
     """Plans, asks where that is needed, carries out and reports; returns the exit code.
 
     Args:
+        command: its name.
         selection: what to work on.
         output: how to speak.
+        telling: where else to speak.
         planned: makes the plan.
         yes: whether nothing is asked.
         named: what the plan has to be about; None for whatever it is about.
     """
     console = Console(output)
     signals = Signals()
-    with console.problems_as_data():
-        prepared = prepare(selection)
-    with ExitStack() as stack:
+    with outlets(command, telling, console) as out, ExitStack() as stack:
+        with out.problems():
+            prepared = prepare(selection)
+        out.begun(prepared.manifests.sources, prepared.environments)
         with signals.caught():
-            fleet = stack.enter_context(fleet_of(prepared, signals.stop))
+            fleet = stack.enter_context(fleet_of(prepared, signals.stop, out.tell))
             made = planned(fleet, prepared)
+        out.planned(made)
         warn_of_nothing(made, selection)
         unknown: tuple[str, ...] = ()
         if named is not None:
@@ -60,21 +67,23 @@ def carry_out(
                 return signals.exit_code or INCOMPLETE
         going_on = fleet.refusal is not None or yes or signals.stop.asked
         if not going_on and not agreed(made, prepared, console):
-            return INCOMPLETE if made.incomplete or unknown else 0
+            out.outcome(made, changes=made.changes)
+            return out.ends(INCOMPLETE if made.incomplete or unknown else 0)
         with signals.caught():
             if fleet.refusal is None:
                 announce(made, console)
             with console.progress(made.steps, "keys and tokens") as settled:
                 result = fleet.apply(made, settled)
             show_result(result, console)
+            out.outcome(result, changes=made.changes)
             stack.close()
-    # Asked last and once: a thread of a run that was stopped may meet a bug until now.
-    surprise = fleet.surprise
-    if surprise is None and signals.exit_code is not None:
-        return signals.exit_code
-    if (ending := surprise or fleet.refusal) is not None:
-        raise ending
-    return INCOMPLETE if result.incomplete or unknown else 0
+        # Asked last and once: a thread of a run that was stopped may meet a bug until now.
+        surprise = fleet.surprise
+        if surprise is None and signals.exit_code is not None:
+            return out.ends(signals.exit_code)
+        if (ending := surprise or fleet.refusal) is not None:
+            raise ending
+        return out.ends(INCOMPLETE if result.incomplete or unknown else 0)
 
 
 @dataclass(frozen=True, slots=True)

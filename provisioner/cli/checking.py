@@ -24,10 +24,12 @@ class Checked:
 
     Attributes:
         summary: one line that says how much was checked.
+        files: those that were looked at.
     """
 
     problems: tuple[Problem, ...]
     summary: str
+    files: tuple[str, ...]
 
 
 def check(paths: Iterable[Path], now: datetime) -> Checked:
@@ -45,15 +47,17 @@ def check(paths: Iterable[Path], now: datetime) -> Checked:
         elif (files := chosen.setdefault(directory, set())) is not None:
             files.add(file)
     problems: list[Problem] = []
+    sources: list[str] = []
     keys = environments = 0
     for directory, files in chosen.items():
         manifests = load(directory, now=now)
         problems += [one for one in manifests.problems if _concerns(one, files, manifests)]
         problems += _unread(files or set(), manifests)
+        sources += manifests.sources if files is None else sorted(files)
         keys += sum(map(len, manifests.desired.values()))
         environments += len(manifests.environments)
     summary = f"{count(keys, 'key')} in {count(environments, 'environment')}, no problems."
-    return Checked(tuple(dict.fromkeys(problems)), summary)
+    return Checked(tuple(dict.fromkeys(problems)), summary, tuple(dict.fromkeys(sources)))
 
 
 def _in_its_directory(path: Path) -> tuple[Path, str | None]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("provisioner")
 
-_NO_WORD = 16
+NO_WORD = 16
 """Signs of a secret that is masked in data too: a shorter one, as a password that is the name of
 an environment, would spoil what other programs read."""
 
@@ -79,7 +79,7 @@ class Console:
         Raises:
             OutputError: when stdout takes no more, but for a reader that went away.
         """
-        _write(sys.stdout, masked(text, shortest=_NO_WORD))
+        _write(sys.stdout, masked(text, shortest=NO_WORD))
 
     def aside(self, text: str) -> None:
         """Writes text on stderr, for people alone; where they cannot be told, work goes on.

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.guards import Leave
+    from provisioner.report.forms import Form
 
     Command = Callable[..., int]
+
+REPORT_FORMS = ("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
+"""The forms of `--report`: all that `provisioner.report.forms` knows."""
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -26,7 +30,7 @@ class Output(NamedTuple):
     """How a command speaks.
 
     Attributes:
-        format: of the data on stdout, `text` or `json`.
+        format: of the data on stdout, one of those that the command offers.
         quiet: whether successes stay silent.
         color: `auto`, `always` or `never`.
         log_level: least level of the log on stderr.
@@ -38,6 +42,20 @@ class Output(NamedTuple):
     color: str
     log_level: str
     log_format: str
+
+
+class Telling(NamedTuple):
+    """Where else a command speaks.
+
+    Attributes:
+        reports: the form and the file of each report.
+        events: the file of the events, None where nobody wants them.
+        ci: whether the runner of a pipeline is told what it can show.
+    """
+
+    reports: tuple[tuple[Form, str], ...]
+    events: str | None
+    ci: bool
 
 
 class Selection(NamedTuple):
@@ -203,6 +221,65 @@ def selection_options(command: Command) -> Command:
         ),
     )
     return _with(gathered, *options)
+
+
+def telling_options(*, events: bool) -> Callable[[Command], Command]:
+    """The options of `Telling`, gathered into the argument `telling`.
+
+    Args:
+        events: whether the command has any to tell of.
+    """
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def gathered(*, report: tuple[tuple[Form, str], ...], no_ci: bool, **others: object) -> int:
+            file = others.pop("events", None)
+            telling = Telling(report, None if file is None else str(file), not no_ci)
+            return command(telling=telling, **others)
+
+        return _with(gathered, *_TELLING[: 3 if events else 2])
+
+    return decorate
+
+
+def _report(
+    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """Forms and files of `FORMAT=FILE`."""
+    asked = []
+    for text in given:
+        form, _, file = text.partition("=")
+        if form not in REPORT_FORMS or not file:
+            known = ", ".join(REPORT_FORMS)
+            raise click.BadParameter(
+                f"{text!r} is not FORMAT=FILE with one of {known}.", context, option
+            )
+        asked.append((form, file))
+    return tuple(asked)
+
+
+_TELLING = (
+    click.option(
+        "--report",
+        multiple=True,
+        callback=_report,
+        envvar="PROVISION_REPORT",
+        metavar="FORMAT=FILE",
+        help=f"Write a report to a file too; repeatable. FORMAT: {', '.join(REPORT_FORMS)}.",
+    ),
+    click.option(
+        "--no-ci",
+        is_flag=True,
+        envvar="PROVISION_NO_CI",
+        help="Tell the runner of GitHub Actions nothing.",
+    ),
+    click.option(
+        "--events",
+        envvar="PROVISION_EVENTS",
+        metavar="FILE",
+        help="Write what happens to a file, one JSON object a line.",
+    ),
+)
 
 
 def output_options(*formats: str) -> Callable[[Command], Command]:

@@ -12,15 +12,17 @@ from provisioner.cli.options import (
     output_options,
     reconciling_options,
     selection_options,
+    telling_options,
 )
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Leaving, Output, Reconciling, Selection
+    from provisioner.cli.options import Leaving, Output, Reconciling, Selection, Telling
 
 
 @click.command()
 @selection_options
-@output_options("text", "json")
+@output_options("text", "json", "markdown")
+@telling_options(events=True)
 @click.option(
     "--detailed-exitcode",
     is_flag=True,
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 )
 @reconciling_options
 @guard_options
-def plan(
+def plan(  # noqa: PLR0913 - what there is to say of a plan
     selection: Selection,
     output: Output,
+    telling: Telling,
     reconciling: Reconciling,
     leaving: Leaving,
     *,
@@ -44,27 +47,32 @@ def plan(
     or its token not be delivered.
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.outlets import outlets  # noqa: PLC0415 - as above
     from provisioner.cli.reconcile import fleet_of, prepare, wishes_of  # noqa: PLC0415 - as above
     from provisioner.cli.show import show_plan, warn_of_nothing  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
 
     console = Console(output)
     signals = Signals()
-    with console.problems_as_data():
-        prepared = prepare(selection)
-    with signals.caught():
-        with fleet_of(prepared, signals.stop) as fleet:
-            desired = prepared.manifests.desired
-            wishes = wishes_of(selection, reconciling)
-            made = fleet.plan(desired, prepared.now, wishes, leaving.leave())
-        show_plan(made, console)
-    warn_of_nothing(made, selection)
-    # Asked last and once: a thread of a run that was stopped may meet a bug until now.
-    surprise = fleet.surprise
-    if surprise is None and signals.exit_code is not None:
-        return signals.exit_code
-    if (ending := surprise or fleet.refusal) is not None:
-        raise ending
-    if made.incomplete:
-        return INCOMPLETE
-    return CHANGES if detailed_exitcode and made.changes else 0
+    with outlets("plan", telling, console) as out:
+        with out.problems():
+            prepared = prepare(selection)
+        out.begun(prepared.manifests.sources, prepared.environments)
+        with signals.caught():
+            with fleet_of(prepared, signals.stop, out.tell) as fleet:
+                desired = prepared.manifests.desired
+                wishes = wishes_of(selection, reconciling)
+                made = fleet.plan(desired, prepared.now, wishes, leaving.leave())
+            out.planned(made)
+            show_plan(made, console, fleet.refusal)
+            out.outcome(made, changes=made.changes, refusal=fleet.refusal)
+        warn_of_nothing(made, selection)
+        # Asked last and once: a thread of a run that was stopped may meet a bug until now.
+        surprise = fleet.surprise
+        if surprise is None and signals.exit_code is not None:
+            return out.ends(signals.exit_code)
+        if (ending := surprise or fleet.refusal) is not None:
+            raise ending
+        if made.incomplete:
+            return out.ends(INCOMPLETE)
+        return out.ends(CHANGES if detailed_exitcode and made.changes else 0)

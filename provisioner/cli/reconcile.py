@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from provisioner.connection import opener
 from provisioner.desired import Environment
 from provisioner.errors import InvalidInputError, WrongUsageError
+from provisioner.execution import untold
 from provisioner.fleet import Fleet
 from provisioner.manifests import Manifests, load, resolve
 from provisioner.plan import Wishes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.cli.options import Reconciling, Selection
+    from provisioner.execution import Tell
     from provisioner.problem import Problem
     from provisioner.stop import Stop
 
@@ -67,7 +69,7 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
             )
         environments, problems = _resolved(manifests, selection)
     if problems:
-        raise InvalidInputError(problems)
+        raise InvalidInputError(problems, manifests.sources)
     return Prepared(manifests, environments, datetime.now(UTC))
 
 
@@ -82,8 +84,8 @@ def wishes_of(selection: Selection, reconciling: Reconciling) -> Wishes:
 
 
 @contextmanager
-def fleet_of(prepared: Prepared, stop: Stop) -> Iterator[Fleet]:
-    """The fleet of the chosen environments, one unit of work each."""
+def fleet_of(prepared: Prepared, stop: Stop, tell: Tell = untold) -> Iterator[Fleet]:
+    """The fleet of the chosen environments, one unit of work each; `tell` is told what happens."""
     # Here, because `validate` and `list` of nothing need no threads.
     from provisioner.threads import Threads  # noqa: PLC0415 - as said above
 
@@ -92,7 +94,7 @@ def fleet_of(prepared: Prepared, stop: Stop) -> Iterator[Fleet]:
     connect, sinks = opener(root, stop), Sinks(root, os.environ, stop)
     with (
         closing(sinks),
-        Fleet(prepared.environments, connect, sinks.open, Threads(width), stop) as fleet,
+        Fleet(prepared.environments, connect, sinks.open, Threads(width), stop, tell=tell) as fleet,
     ):
         yield fleet
 

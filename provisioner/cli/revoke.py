@@ -6,20 +6,32 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.options import guard_options, output_options, selection_options
+from provisioner.cli.options import (
+    guard_options,
+    output_options,
+    selection_options,
+    telling_options,
+)
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Leaving, Output, Selection
+    from provisioner.cli.options import Leaving, Output, Selection, Telling
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME|ID…")
 @selection_options
-@output_options("text", "json")
+@output_options("text", "json", "markdown")
+@telling_options(events=True)
 @guard_options
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
-def revoke(
-    names: tuple[str, ...], selection: Selection, output: Output, leaving: Leaving, *, yes: bool
+def revoke(  # noqa: PLR0913 - what there is to say of a revocation
+    names: tuple[str, ...],
+    selection: Selection,
+    output: Output,
+    telling: Telling,
+    leaving: Leaving,
+    *,
+    yes: bool,
 ) -> int:
     """End live keys, now.
 
@@ -36,8 +48,10 @@ def revoke(
     asked = frozenset(names)
     wishes = Wishes(only=selection.only)
     return carry_out(
+        "revoke",
         selection,
         output,
+        telling,
         lambda fleet, prepared: fleet.plan_revocations(
             prepared.manifests.desired, prepared.now, asked, wishes, leaving.leave()
         ),

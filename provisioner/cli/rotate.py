@@ -6,16 +6,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.options import guard_options, output_options, selection_options
+from provisioner.cli.options import (
+    guard_options,
+    output_options,
+    selection_options,
+    telling_options,
+)
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Leaving, Output, Selection
+    from provisioner.cli.options import Leaving, Output, Selection, Telling
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
 @selection_options
-@output_options("text", "json")
+@output_options("text", "json", "markdown")
+@telling_options(events=True)
 @guard_options
 @click.option(
     "--now",
@@ -29,6 +35,7 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
     names: tuple[str, ...],
     selection: Selection,
     output: Output,
+    telling: Telling,
     leaving: Leaving,
     *,
     at_once: bool,
@@ -46,8 +53,10 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
 
     wishes = Wishes(only=selection.only, rotate=frozenset(names), at_once=at_once)
     return carry_out(
+        "rotate",
         selection,
         output,
+        telling,
         lambda fleet, prepared: fleet.plan(
             prepared.manifests.desired, prepared.now, wishes, leaving.leave()
         ),

@@ -10,8 +10,10 @@ import click
 
 from provisioner.cli.log_lines import logs_json
 from provisioner.execution import Executed
+from provisioner.failure import failure_of
 from provisioner.plan import Planned, Revoke, Rotate
 from provisioner.report.documents import plan_document, result_document
+from provisioner.report.markdown import plan_markdown, result_markdown
 from provisioner.report.text import plan_text, result_text, visible
 from provisioner.subject import about
 
@@ -21,17 +23,20 @@ if TYPE_CHECKING:
     from provisioner.cli.console import Console
     from provisioner.cli.options import Selection
     from provisioner.cli.reconcile import Prepared
+    from provisioner.errors import RefusedError
     from provisioner.execution import RunResult
     from provisioner.plan import Plan, Unobserved
 
 _LOG = logging.getLogger("provisioner")
 
 
-def show_plan(plan: Plan, console: Console) -> None:
-    """Prints a plan."""
+def show_plan(plan: Plan, console: Console, refusal: RefusedError | None = None) -> None:
+    """Prints a plan; Markdown says too why none of it may be done."""
     _note(plan.environments)
     if console.json:
         console.document(plan_document(plan))
+    elif console.output.format == "markdown":
+        console.text(plan_markdown(plan, None if refusal is None else failure_of(refusal)))
     elif not console.output.quiet or plan.changes or plan.incomplete:
         console.text(plan_text(plan, console.palette))
 
@@ -41,6 +46,8 @@ def show_result(result: RunResult, console: Console) -> None:
     _note(part.planned if isinstance(part, Executed) else part for part in result.environments)
     if console.json:
         console.document(result_document(result))
+    elif console.output.format == "markdown":
+        console.text(result_markdown(result))
     elif not console.output.quiet or result.incomplete:
         console.text(result_text(result, console.palette))
 

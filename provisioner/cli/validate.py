@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from provisioner.cli.exit_codes import INVALID
-from provisioner.cli.options import manifests_option, output_options
+from provisioner.cli.options import manifests_option, output_options, telling_options
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Output
+    from provisioner.cli.options import Output, Telling
+    from provisioner.report.forms import Form
 
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @manifests_option
-@output_options("text", "json")
-def validate(paths: tuple[Path, ...], manifests: Path, output: Output) -> int:
+@output_options("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
+@telling_options(events=False)
+def validate(paths: tuple[Path, ...], manifests: Path, output: Output, telling: Telling) -> int:
     """Check manifests offline, without credentials.
 
     Looks at no variable and sends nothing. A PATH is a directory of manifests, or a file in one:
@@ -28,15 +30,14 @@ def validate(paths: tuple[Path, ...], manifests: Path, output: Output) -> int:
 
     from provisioner.cli.checking import check  # noqa: PLC0415 - as above
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.report.documents import problems_document  # noqa: PLC0415 - as above
-    from provisioner.report.text import problems_text  # noqa: PLC0415 - as above
+    from provisioner.cli.outlets import outlets  # noqa: PLC0415 - as above
+    from provisioner.report.forms import in_form  # noqa: PLC0415 - as above
 
     console = Console(output)
-    checked = check(paths or (manifests,), datetime.now(UTC))
-    if console.json:
-        console.document(problems_document(checked.problems))
-    elif checked.problems:
-        console.text(problems_text(checked.problems, console.palette))
-    elif not output.quiet:
-        console.text(f"{checked.summary}\n")
+    with outlets("validate", telling, console) as out:
+        checked = check(paths or (manifests,), datetime.now(UTC))
+        told = out.examined(checked.files, checked.problems, checked.summary)
+        if output.format != "text" or checked.problems or not output.quiet:
+            console.text(in_form(told, cast("Form", output.format), console.palette))
+        out.report(told)
     return INVALID if checked.problems else 0

@@ -1,0 +1,78 @@
+"""The stream of events: one JSON object a line, written as each happens."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import uuid
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from provisioner.cli.output_file import open_output, write_all
+from provisioner.report.events import event_document
+from provisioner.secret import masked
+
+if TYPE_CHECKING:
+    from provisioner.execution import Event
+
+_LOG = logging.getLogger("provisioner")
+
+_PATIENCE = 5.0
+"""Seconds that a reader may still take for what is written at the end."""
+
+
+class EventFile:
+    """A file of events; one that takes no more is left alone, and the run goes on.
+
+    A thread of its own writes, so that a reader who is slow holds up nobody.
+
+    Args:
+        file: as it was typed.
+        shortest: signs of the shortest secret that is masked in a line.
+
+    Raises:
+        WrongUsageError: when it cannot be written.
+    """
+
+    def __init__(self, file: str, shortest: int) -> None:
+        self._file = file
+        self._shortest = shortest
+        self._stream = open_output(file, "--events")
+        self._run = str(uuid.uuid4())
+        self._lock = threading.Lock()
+        self._count = 0
+        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+
+    def tell(self, event: Event, /) -> None:
+        """Takes in what happened; has it written soon."""
+        document = event_document(event)
+        with self._lock:
+            self._count += 1
+            head = {"seq": self._count, "time": _now(), "run": self._run}
+            line = json.dumps(head | document)
+            self._lines.put(f"{masked(line, shortest=self._shortest)}\n".encode())
+
+    def close(self) -> None:
+        """Waits until all is written, but not for ever."""
+        self._lines.put(None)
+        self._writer.join(_PATIENCE)
+        if self._writer.is_alive():
+            _LOG.warning("the events in %s are not all read, and the rest is lost", self._file)
+
+    def _write(self) -> None:
+        with self._stream as stream:
+            while (line := self._lines.get()) is not None:
+                try:
+                    write_all(stream, line)
+                except OSError as error:
+                    why = error.strerror
+                    _LOG.warning("the events in %s end here: %s", self._file, why)
+                    break
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
