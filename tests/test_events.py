@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from jsonschema import Draft202012Validator
 from provisioner import __version__, schemas
 from provisioner.cli import main
 from provisioner.cli.event_file import EventFile
-from provisioner.execution import RunEnded
+from provisioner.execution import Done, Event, Executed, Failed, RunEnded
+from provisioner.execution.chronicle import Chronicle
+from provisioner.failure import Failure
+from provisioner.plan import Create, Estimate, Planned
+from provisioner.problem import Place
 
 LINE = Draft202012Validator(
     schemas.load("events"), format_checker=Draft202012Validator.FORMAT_CHECKER
@@ -129,7 +134,6 @@ def run(tmp_path, monkeypatch, capfd):
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "environments.yaml").write_text(ENVIRONMENTS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
 
     def run_(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])
@@ -335,6 +339,40 @@ def test_a_reader_that_reads_nothing_holds_up_nobody(tmp_path, monkeypatch, capl
     events.close()
     assert "are not all read" in caplog.text
     os.close(reader)
+
+
+def test_what_is_said_after_the_end_is_not_told() -> None:
+    """A thread that was left behind may finish its key: the result does not know of it either."""
+    end = datetime(2026, 11, 23, tzinfo=UTC)
+    action = Create("a", "missing", 0, end, "9d", None, None, Place("a.yaml"))
+    planned = Planned(
+        environment="dev",
+        url="sandbox:",
+        generation="core",
+        workspace=None,
+        actions=(action,),
+        kept=(),
+        findings=(),
+        notes=(),
+        estimate=Estimate(1, 0.1),
+    )
+    told: list[Event] = []
+    settled: list[int] = []
+    chronicle = Chronicle(planned, settled.append, told.append)
+    chronicle.begins(action)
+    failed = Executed(planned, (Failed(action, Failure("outcome_unknown", "")),))
+    assert chronicle.close(lambda: failed) is failed
+    before = list(told)
+    assert [type(one).__name__ for one in before] == [
+        "ActionBegun",
+        "ActionEnded",
+        "EnvironmentFinished",
+    ]
+    chronicle.begins(action)
+    chronicle.settles(1)
+    chronicle.ends(Done(action, "id", None))
+    assert chronicle.close(lambda: Executed(planned, (Done(action, "id", None),))) is failed
+    assert (told, settled) == (before, [1])
 
 
 def test_stderr_takes_events(tmp_path, run) -> None:

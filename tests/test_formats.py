@@ -368,8 +368,12 @@ def tables_of(page: str) -> list[list[list[str]]]:
         if token.type == "inline":
             kinds = {child.type for child in token.children or ()}
             assert kinds <= {"text", "html_inline", "strong_open", "strong_close", "text_special"}
-            html = {c.content for c in token.children or () if c.type == "html_inline"}
-            assert html <= OURS
+            html = [c.content for c in token.children or () if c.type == "html_inline"]
+            assert set(html) <= OURS
+            assert "</code>" not in html[::2]
+            # Mentions and numbers of issues are looked for in all text but code.
+            prose = re.sub(r"<code>.*?</code>", "", "".join(c.content for c in token.children))
+            assert not re.search(r"[@#!~%$&^]\w|(?<!\d):\w", prose)
             if tables and token.level >= 3:
                 words = (c.content for c in token.children or () if c.type != "html_inline")
                 tables[-1][-1].append("".join(words).replace("\u200b", ""))
@@ -494,13 +498,6 @@ KEYS = "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys: [{name: a}
 TWICE = "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys:\n  - name: a\n  - name: a\n"
 
 
-@pytest.fixture(autouse=True)
-def no_runner(monkeypatch):
-    """The runner that the tests themselves may run under is not told anything."""
-    for name in ("GITHUB_ACTIONS", "GITHUB_WORKSPACE", "CI_PROJECT_DIR"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A directory with two sound manifests, where the test stands."""
@@ -617,6 +614,29 @@ def test_one_run_writes_several_reports(here, run) -> None:
     result = json.loads((here / "out.json").read_text())
     Draft202012Validator(schemas.load("result")).validate(result)
     assert suite_of((here / "out.junit").read_text()).tests == 2
+
+
+def test_a_variable_asks_for_reports_too(here, run, monkeypatch) -> None:
+    """`PROVISION_REPORT` has several, with blanks between them."""
+    monkeypatch.setenv("PROVISION_REPORT", "json=a text=b")
+    assert run("plan")[0] == 0
+    assert json.loads((here / "a").read_text())["format"] == "provision/plan/v1"
+    assert "2 to create" in (here / "b").read_text()
+
+
+def test_a_plan_that_a_guard_refuses_says_so_in_markdown(here, run) -> None:
+    """Whoever reads the comment sees that none of it may be done, and why; the code is 5."""
+    (here / "manifests" / "environments.yaml").write_text(
+        "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin, owns: ['*']}\n"
+    )
+    names = "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys:\n"
+    keys = here / "manifests" / "keys.yaml"
+    keys.write_text(f"{names}- {{name: 'k-{{part}}', matrix: {{part: [a, b, c, d, e]}}}}\n")
+    assert run("apply", "-q")[0] == 0
+    keys.write_text(f"{names}- {{name: other}}\n")
+    code, out, _ = run("plan", "--prune", "--format", "markdown")
+    assert code == 5
+    assert "**Refused**, <code>too_many_revocations</code>" in out
 
 
 def test_problems_that_end_a_plan_go_to_its_reports(here, run) -> None:
