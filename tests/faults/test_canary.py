@@ -423,7 +423,14 @@ class Stage:
         self.project = Project(self.root)
         for name in ("home", "tmp"):
             (self.root / name).mkdir()
+        told = self.root / "told"
+        told.mkdir()
         self.project.environ |= {
+            "GITHUB_ACTIONS": "true",
+            "GITHUB_OUTPUT": str(told / "outputs"),
+            "GITHUB_STEP_SUMMARY": str(told / "summary"),
+            "PROVISION_EVENTS": str(told / "events"),
+            "PROVISION_REPORT": " ".join(f"{form}={told / form}" for form in ("json", "markdown")),
             "HOME": str(self.root / "home"),
             "TMPDIR": str(self.root / "tmp"),
             "PROXY_KEY": HEADER,
