@@ -333,7 +333,7 @@ def test_a_reader_that_reads_nothing_holds_up_nobody(tmp_path, monkeypatch, capl
     monkeypatch.setattr("provisioner.cli.event_file._PATIENCE", 0.05)
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    events = EventFile(str(tmp_path / "pipe"), 16)
+    events = EventFile(str(tmp_path / "pipe"), "f" * 32, 16)
     for _ in range(3_000):
         events.tell(RunEnded(0))
     events.close()
@@ -396,7 +396,7 @@ def test_every_event_has_its_schema() -> None:
     good = {
         "seq": 1,
         "time": "2026-11-23T04:00:00.000Z",
-        "run": "84bdf360-cda3-40f0-aebc-5aafb7fbfb71",
+        "run": "84bdf360cda340f0aebc5aafb7fbfb71",
         "event": "run_ended",
         "exit_code": 0,
     }

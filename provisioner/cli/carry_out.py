@@ -64,7 +64,8 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
             for name in unknown:
                 console.failed(Failure("key_missing", named.missing(name, declared)))
             if unknown == named.names and not made.incomplete and fleet.refusal is None:
-                return signals.exit_code or INCOMPLETE
+                out.outcome(made, changes=made.changes)
+                return out.ends(signals.exit_code or INCOMPLETE)
         going_on = fleet.refusal is not None or yes or signals.stop.asked
         if not going_on and not agreed(made, prepared, console):
             out.outcome(made, changes=made.changes)

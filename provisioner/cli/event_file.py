@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import uuid
 from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -30,17 +29,18 @@ class EventFile:
 
     Args:
         file: as it was typed.
+        run_id: of the run, as its log has it.
         shortest: signs of the shortest secret that is masked in a line.
 
     Raises:
         WrongUsageError: when it cannot be written.
     """
 
-    def __init__(self, file: str, shortest: int) -> None:
+    def __init__(self, file: str, run_id: str, shortest: int) -> None:
         self._file = file
         self._shortest = shortest
         self._stream = open_output(file, "--events")
-        self._run = str(uuid.uuid4())
+        self._run = run_id
         self._lock = threading.Lock()
         self._count = 0
         self._lines: SimpleQueue[bytes | None] = SimpleQueue()

@@ -186,7 +186,7 @@ def outlets(command: str, telling: Telling, console: Console) -> Iterator[Outlet
             reports[file] = form, stack.enter_context(open_output(file, "--report"))
         events = None
         if telling.events is not None:
-            events = EventFile(telling.events, NO_WORD)
+            events = EventFile(telling.events, console.run_id, NO_WORD)
             stack.callback(events.close)
         opened = Outlets(command, console, reports, events, ci=telling.ci)
         try:
@@ -205,9 +205,12 @@ def outlets(command: str, telling: Telling, console: Console) -> Iterator[Outlet
 
 
 def _examined(files: Iterable[str], problems: Iterable[Problem]) -> Examined:
-    here = os.path.realpath(os.curdir)
     variables = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
-    root = os.path.realpath(next(filter(None, map(os.environ.get, variables)), here))
+    try:
+        here = os.path.realpath(os.curdir)
+        root = os.path.realpath(next(filter(None, map(os.environ.get, variables)), here))
+    except FileNotFoundError:  # no place that a path could count from
+        return Examined(tuple(files), tuple(problems), datetime.now(UTC))
 
     def placed(file: str) -> str:
         """The path from the root of the repository; as it is where the file is not below it."""
