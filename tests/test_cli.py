@@ -859,14 +859,19 @@ def test_what_init_writes_works_at_once(run, tmp_path) -> None:
     """The example is valid, can be applied, and its schema comments lead somewhere."""
     folder = tmp_path / "new place" / "manifests"
     code, out, err = run("init", "-m", folder)
-    assert (code, out.count("wrote ")) == (0, 4)
+    assert (code, out.count("wrote ")) == (0, 5)
     assert "provision plan -m" in err
     for name in ("environments", "manifest"):
         assert (folder.parent / "schemas" / f"{name}.schema.json").is_file()
+    ignored = folder.parent / ".gitignore"
+    assert {"/secrets/", "/.provision/"} <= set(ignored.read_text().splitlines())
     assert run("validate", "-m", folder)[0] == 0
     assert run("apply", "-m", folder)[0] == 0
     code, _, err = run("init", "-m", folder)
     assert (code, "overwrites nothing" in err) == (64, True)
+    ignored.write_text("mine\n")
+    assert run("init", "-m", folder.parent / "others")[0] == 0
+    assert ignored.read_text() == "mine\n"
     file = tmp_path / "file"
     file.write_text("")
     code, _, err = run("init", "-m", file / "manifests")

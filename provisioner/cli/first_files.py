@@ -47,8 +47,15 @@ keys:
 """
 
 
+_IGNORED = """\
+# Written by provision: where the embedded Twenty keeps its keys, and tokens that are delivered.
+/.provision/
+/secrets/
+"""
+
+
 def write_first_files(manifests: Path) -> tuple[Path, ...]:
-    """Writes the example, and the schemas that its comments point to.
+    """Writes the example, the schemas that its comments point to, and a .gitignore where none is.
 
     Args:
         manifests: the directory to begin; schemas go to `schemas/` beside it, or in it where it
@@ -75,6 +82,8 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
                 f"{path.as_posix()} exists already, and init overwrites nothing.",
                 remedy="Name another directory with -m.",
             )
+    if not os.path.lexists(ignored := manifests.parent / ".gitignore"):
+        own[ignored] = _IGNORED
     for name in ("environments", "manifest"):
         path = beside / f"{name}.schema.json"
         if not os.path.lexists(path):

@@ -18,7 +18,7 @@ def init(manifests: Path) -> int:
     """Write a first environments.yaml and manifest, with comments.
 
     Both work at once on the embedded Twenty. The JSON Schemas that editors read are written
-    beside the directory. Nothing that exists is overwritten.
+    beside the directory, and a .gitignore for tokens. Nothing that exists is overwritten.
     """
     from provisioner.cli.first_files import write_first_files  # noqa: PLC0415 - keeps --help fast
 

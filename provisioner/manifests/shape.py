@@ -362,6 +362,10 @@ _SHOWABLE = re.compile(r"[A-Za-z_-]{1,40}", re.ASCII)
 """What may be shown of an unknown key: `{token:eyJ…}` without a blank is one long key."""
 
 
+_SAME_WORD = 0.85
+"""Likeness from which a key is rather one of here than one of elsewhere: `role` and `roles`."""
+
+
 def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Iterator[Problem]:
     known = list(schema["properties"])
     for key, mark in zip(node, node.marks[::2], strict=True):
@@ -370,7 +374,7 @@ def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Itera
         home = next((level for level, keys in _LEVELS[kind].items() if key in keys), None)
         if not _SHOWABLE.fullmatch(key):
             message = f"this key is not known here: write {', '.join(known)}"
-        elif home is not None:
+        elif home is not None and not difflib.get_close_matches(key, known, 1, _SAME_WORD):
             message = f"`{key}` is not known here: it belongs to {home}"
         elif close := difflib.get_close_matches(key, known, n=1):
             message = f"`{key}` is not known here: did you mean `{close[0]}`?"
