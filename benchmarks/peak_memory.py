@@ -14,6 +14,8 @@ from _report import quick, table
 from _served import Served
 
 _COUNT, _QUICK_COUNT = 100_000, 1_000
+_PRESENT = 50_000
+"""Keys that one answer may hold; more than that is taken for a server that means harm."""
 
 
 def main() -> int:
@@ -31,7 +33,7 @@ def main() -> int:
             ("embedded", 0, "json"),
             ("apart", 0, "text"),
             ("apart", 0, "json"),
-            ("apart", count, "text"),
+            ("apart", min(count, _PRESENT), "text"),
         ):
             if server == "apart":
                 environment(manifests, served.facts.url)

@@ -219,7 +219,10 @@ class _Judge:
     ) -> EnvironmentHygiene:
         wanted = {key.name: key for key in self._look.desired if wishes.concern(key.name)}
         keys = [
-            self._key(one, wanted.get(name), same) for name, same in live.items() for one in same
+            self._key(one, wanted.get(name), same, serving)
+            for name, same in live.items()
+            for serving in (self._serving(wanted.get(name), same),)
+            for one in same
         ]
         return EnvironmentHygiene(
             environment=self._look.environment.name,
@@ -231,7 +234,11 @@ class _Judge:
         )
 
     def _key(
-        self, key: ObservedKey, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]
+        self,
+        key: ObservedKey,
+        wanted: DesiredKey | None,
+        same: tuple[ObservedKey, ...],
+        serving: frozenset[str],
     ) -> KeyHygiene:
         rotation, newest = None, True
         if wanted is not None and wanted.rotation is not None:
@@ -248,7 +255,7 @@ class _Judge:
             declared=wanted is not None,
             delivery=self._delivery(wanted, (key,)) if wanted is not None and newest else "none",
             rotation=rotation,
-            notes=tuple(self._notes(key, wanted, same, rotation)),
+            notes=tuple(self._notes(key, wanted, same, serving, rotation)),
         )
 
     def _notes(
@@ -256,9 +263,10 @@ class _Judge:
         key: ObservedKey,
         wanted: DesiredKey | None,
         same: tuple[ObservedKey, ...],
+        serving: frozenset[str],
         rotation: datetime | None,
     ) -> Iterator[Note]:
-        if key.expires_at <= self._horizon and self._serves(key, wanted, same):
+        if key.expires_at <= self._horizon and key.id in serving:
             yield "expiring"
         if rotation is not None and rotation <= self._now:
             yield "rotation_due"
@@ -275,21 +283,18 @@ class _Judge:
         if key.name in self._shared and _may_do_all(self._look.observation.roles, key):
             yield "shared_admin"
 
-    def _serves(
-        self, key: ObservedKey, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]
-    ) -> bool:
-        """Whether someone may be cut off by the end of this key: the last of its name, or held."""
+    def _serving(self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]) -> frozenset[str]:
+        """The ids of the keys whose end may cut someone off: the last of a name, or those held."""
         if wanted is not None and wanted.rotation is not None:
-            return key is same[-1]
+            return frozenset((same[-1].id,))
         held = {
             found.key.lower()
             for address in (() if wanted is None else wanted.deliver)
             if isinstance(found := self._look.held.get(address), TokenOf)
         }
-        serving = [one for one in same if one.id.lower() in held]
-        if serving:
-            return key in serving
-        return key.expires_at == max(one.expires_at for one in same)
+        last = max(one.expires_at for one in same)
+        serving = frozenset(one.id for one in same if one.id.lower() in held)
+        return serving or frozenset(one.id for one in same if one.expires_at == last)
 
     def _notes_of_declared(
         self, key: ObservedKey, wanted: DesiredKey, same: tuple[ObservedKey, ...]

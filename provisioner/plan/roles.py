@@ -21,6 +21,9 @@ _HIDDEN = (
     "roles stays unknown"
 )
 
+_SHOWN = 30
+_WIDEST = 200
+
 
 class RoleChoice:
     """Which role a key is to have: the nearest one written, found among the workspace's."""
@@ -125,7 +128,7 @@ class RoleChoice:
             reason = f"There is no role {written!r} in {where}. Roles for keys: {_offer(roles)}."
             return Failure("role_unknown", reason)
         if len(found) > 1:
-            ids = ", ".join(role.id for role in found)
+            ids = _few([role.id for role in found])
             reason = f"Several roles are called {written!r} in {where}. Write one of the ids {ids}."
             return Failure("role_unknown", reason)
         if not found[0].assignable:
@@ -143,7 +146,13 @@ class RoleChoice:
 
 def _offer(roles: tuple[Role, ...]) -> str:
     labels = sorted(role.label for role in roles if role.assignable)
-    return ", ".join(repr(label) for label in labels) if labels else "none at all"
+    return _few([repr(label) for label in labels]) if labels else "none at all"
+
+
+def _few(words: list[str]) -> str:
+    """The first of them: a message is for people, and stands at every key that it is true of."""
+    more = [f"{len(words) - _SHOWN} more"] if len(words) > _SHOWN else []
+    return ", ".join([word[:_WIDEST] for word in words[:_SHOWN]] + more)
 
 
 def _is_uuid(text: str) -> bool:

@@ -93,6 +93,8 @@ def problems_text(problems: Sequence[Problem], palette: Palette) -> str:
 
 def visible(text: str) -> str:
     """The text with everything that could draw on a terminal escaped."""
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )

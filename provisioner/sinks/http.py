@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3.exceptions import HTTPError as PoolError
 
 from provisioner import __version__
+from provisioner.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of, json_of
 from provisioner.loopback import is_loopback
 from provisioner.sinks.sink import failed
 
@@ -45,9 +45,8 @@ TRIES = 4
 
 _LONGEST_WAIT = 60.0
 _FIRST_WAIT = 0.5
-_TIMEOUTS = (10.0, 30.0)  # to connect, and between two reads; the second bounds the body too
+_TIMEOUTS = (10.0, 30.0)  # to connect, and for the whole answer
 _BODY_LIMIT = 8 * 1024 * 1024
-_CHUNK = 64 * 1024
 _CONNECTIONS = 32
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _DIGITS = re.compile(r"[0-9]{1,12}", re.ASCII)
@@ -268,7 +267,10 @@ class Api:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                return _read(response)
+                raw = body_of(response, _BODY_LIMIT)
+                return _Answer(response.status_code, response.headers, raw)
+        except TooMuchError:
+            return _Trouble(f"answers with more than {_BODY_LIMIT >> 20} MiB", passes=False)
         except (requests.RequestException, PoolError, ValueError, OSError) as error:
             return _translated(error)
 
@@ -317,12 +319,12 @@ class Once(Generic[V]):
                 del self._values[key]
 
 
-class _Adapter(HTTPAdapter):
+class _Adapter(BoundedAdapter):
     """Connections with a TLS context of our own, to which requests adds nothing."""
 
     def __init__(self, **tls: Any) -> None:
         self._tls = tls
-        super().__init__(pool_maxsize=_CONNECTIONS)
+        super().__init__(_BODY_LIMIT, pool_maxsize=_CONNECTIONS)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Theirs, with our context."""
@@ -347,12 +349,13 @@ def _session(route: Route, identity: Secret | None, fixed: Mapping[str, str]) ->
     session.verify = route.verified
     proxies = get_environ_proxies(route.base)
     session.proxies.update({"http": route.proxy, "https": route.proxy} if route.proxy else proxies)
-    session.headers.update(fixed)
+    session.headers.update({"Accept-Encoding": ACCEPTED, **fixed})
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     tls: dict[str, Any] = {"ssl_context": _context(route, identity)}
     if route.server_name:
         tls["server_hostname"] = route.server_name
     session.mount("https://", _Adapter(**tls))
+    session.mount("http://", BoundedAdapter(_BODY_LIMIT, pool_maxsize=_CONNECTIONS))
     return session
 
 
@@ -389,24 +392,11 @@ def _origin(base: str) -> tuple[str, str]:
     return parts.scheme, parts.hostname or ""
 
 
-def _read(response: requests.Response) -> _Answer | _Trouble:
-    """The whole body, of which neither size nor time may grow without bounds."""
-    deadline = time.monotonic() + _TIMEOUTS[1]
-    raw = bytearray()
-    while chunk := response.raw.read1(_CHUNK, decode_content=True):
-        raw += chunk
-        if len(raw) > _BODY_LIMIT:
-            return _Trouble(f"answers with more than {_BODY_LIMIT >> 20} MiB", passes=False)
-        if time.monotonic() > deadline:
-            return _Trouble("does not come to the end of its answer")
-    return _Answer(response.status_code, response.headers, bytes(raw))
-
-
 def _decoded(raw: bytes) -> tuple[Mapping[str, Any], bool]:
     """The JSON object, empty where it is none, and whether it is JSON at all or nothing."""
     try:
-        body = json.loads(raw) if raw.strip() else None
-    except (ValueError, RecursionError):
+        body = json_of(raw) if raw.strip() else None
+    except ValueError:
         return {}, False
     return body if isinstance(body, dict) else {}, True
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError as PoolError
 
+from provisioner.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of, json_of
 from provisioner.loopback import is_loopback
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Holds, Nothing, failed
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _TIMEOUT = (10.0, 30.0)
-"""Seconds to connect, and to wait for an answer or the next part of one."""
+"""Seconds to connect, and for the whole answer."""
+
+_BODY_LIMIT = 8 * 1024 * 1024
 
 _TRIES = 5
 _WRITES = 8
@@ -394,8 +396,10 @@ def _opened(environment: Mapping[str, str]) -> _Wire | _Trouble:
     session.trust_env = False  # ~/.netrc would add a credential of its own
     session.verify = trusted = _trusted(environment)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
-    session.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
+    session.stream = True  # read here, within bounds, and not by hvac
+    session.headers["Accept-Encoding"] = ACCEPTED
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, BoundedAdapter(_BODY_LIMIT, pool_maxsize=_CONNECTIONS))
     wire: _Wire = RawAdapter(
         base_uri=address,
         token=token.reveal(),
@@ -476,7 +480,10 @@ def _exchange(
     wire: _Wire, method: str, path: str, body: Mapping[str, object] | None
 ) -> _Answer | _Trouble:
     try:
-        response = wire.request(method, path, raise_exception=False, json=body)
+        with wire.request(method, path, raise_exception=False, json=body) as response:
+            raw = body_of(response, _BODY_LIMIT)
+    except TooMuchError:
+        return _unexpected(response.status_code)
     except (requests.RequestException, PoolError, ValueError) as error:
         return _unreachable(error)
     except OSError:  # files named for TLS that cannot be read: requests looks as it connects
@@ -487,7 +494,7 @@ def _exchange(
         )
     what = about(method=method, path=path, status=response.status_code)
     _LOG.debug("vault %s %s -> %d", method, path, response.status_code, extra=what)
-    return _understood(response)
+    return _understood(response, raw)
 
 
 def _unreachable(error: Exception) -> _Trouble:
@@ -516,15 +523,16 @@ def _unreachable(error: Exception) -> _Trouble:
     )
 
 
-def _understood(response: requests.Response) -> _Answer | _Trouble:
+def _understood(response: requests.Response, raw: bytes) -> _Answer | _Trouble:
     status = response.status_code
     if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        wait = _asked_wait(response.headers.get("Retry-After", ""))
         return _Trouble(
             "sink_unavailable",
             f"is out of order: Vault is sealed, a standby, or overloaded (status {status})",
             "Look after the server, and run again.",
-            passes=True,
-            wait=_asked_wait(response.headers.get("Retry-After", "")),
+            passes=wait <= _LONGEST_ASKED_WAIT,
+            wait=wait,
         )
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         return _Trouble(
@@ -534,14 +542,14 @@ def _understood(response: requests.Response) -> _Answer | _Trouble:
             "Set VAULT_ADDR (BAO_ADDR) to the active node or to a load balancer before it.",
         )
     try:
-        decoded = response.json() if response.content else {}
+        decoded = json_of(raw) if raw else {}
     except ValueError:
         decoded = None
     return _Answer(status, decoded) if isinstance(decoded, dict) else _unexpected(status)
 
 
 def _asked_wait(header: str) -> float:
-    return min(float(header), _LONGEST_ASKED_WAIT) if header.isdecimal() else 0.0
+    return float(header) if header.isdecimal() else 0.0
 
 
 def _unexpected(status: int) -> _Trouble:

@@ -6,11 +6,11 @@ nearly everything with 200 (docs/twenty-api.md, "Errors").
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from provisioner.bounded import json_of
 from provisioner.secret import MASK, masked
 from provisioner.twenty.pacing import Rate
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _QUOTED = 300
 _SEARCHED = 8192
+_MOST_ERRORS = 100
+"""Error texts of one answer that anyone looks at: more than any document of ours has parts."""
+
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)*")
 """How every token of Twenty begins, also one that was cut short or is not ours."""
 
@@ -70,7 +73,7 @@ class Answer:
         moment: the server's `Date`, to the second, where it sent one.
         retry_after: seconds that the server asks to wait, where it does.
         limit: requests a minute that the server says it allows, where it does.
-        took: seconds from when the request left until the answer began.
+        took: seconds from when the request left until the answer was whole.
         location: where a redirect points.
     """
 
@@ -103,20 +106,19 @@ class Answer:
         """The error texts in the body, whatever shape they have."""
         body = self.body
         if isinstance(body, str):
-            return (clean(body),)
+            return (_said(body),)
         if not isinstance(body, dict):
             return ()
         if isinstance(found := body.get("errors"), list):
-            texts = [
-                entry.get("message") if isinstance(entry, dict) else "an error without a text"
-                for entry in found
-            ]
-            return tuple(clean(str(text)) for text in texts)
+            return tuple(
+                _said(entry.get("message") if isinstance(entry, dict) else None)
+                for entry in found[:_MOST_ERRORS]
+            )
         if self.ok:
             return ()
         messages = body.get("messages")
         texts = messages if isinstance(messages, list) else [body.get("message")]
-        return tuple(clean(str(text)) for text in texts if text)
+        return tuple(_said(text) for text in texts[:_MOST_ERRORS] if text)
 
     @property
     def codes(self) -> frozenset[str]:
@@ -125,7 +127,8 @@ class Answer:
         if isinstance(self.body, dict):
             holders: list[Json] = [self.body]
             if isinstance(entries := self.body.get("errors"), list):
-                holders += [e.get("extensions") for e in entries if isinstance(e, dict)]
+                few = entries[:_MOST_ERRORS]
+                holders += [e.get("extensions") for e in few if isinstance(e, dict)]
             for holder in holders:
                 if isinstance(holder, dict):
                     values = (holder.get(name) for name in ("code", "subCode", "error"))
@@ -158,7 +161,7 @@ class Answer:
     @property
     def quote(self) -> str:
         """The server's own words, short and without secrets, for a message to people."""
-        words = _TOKEN.sub(MASK, masked("; ".join(self.errors))) or self.excerpt or "no body"
+        words = shown("; ".join(self.errors)) or self.excerpt or "no body"
         return words if len(words) <= _QUOTED else words[:_QUOTED] + "…"
 
 
@@ -169,18 +172,27 @@ def clean(text: str) -> str:
 
 def decode(raw: bytes) -> tuple[Json | Unreadable, str]:
     """A body's JSON, or UNREADABLE, and the beginning of its text."""
-    # Masked before it is cut, for half a secret is not known again.
-    text = masked(clean(raw[:_SEARCHED].decode("utf-8", "replace")))
-    excerpt = _TOKEN.sub(MASK, text)[:_QUOTED]
+    excerpt = shown(clean(raw[: _SEARCHED + 1].decode("utf-8", "replace")))[:_QUOTED]
     try:
-        body: Json = json.loads(raw, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        body: Json = json_of(raw)
+    except ValueError:
         return UNREADABLE, excerpt
     return body, excerpt
 
 
-def _no_constant(name: str) -> Json:
-    raise ValueError(f"{name} is no JSON")
+def _said(text: Json) -> str:
+    """An error's text, as much of it as may ever be shown."""
+    return clean(text[: _SEARCHED + 1]) if isinstance(text, str) else "an error without a text"
+
+
+def shown(text: str) -> str:
+    """The beginning of a server's text without secrets, which may fill all of it.
+
+    What is cut off may be the other half of a secret, and the half before it is not known as one:
+    so of a text that is cut, the last part is not shown either.
+    """
+    begun = _TOKEN.sub(MASK, masked(text[:_SEARCHED]))
+    return begun if len(text) <= _SEARCHED else begun[: -_SEARCHED // 2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +231,8 @@ def throttling(answer: Answer) -> Throttling | None:
     wait = answer.retry_after
     if wait is None and isinstance(answer.body, dict):
         seconds = answer.body.get("retryAfterSeconds")
-        if isinstance(seconds, (int, float)) and 0 <= seconds <= _LONGEST:
-            wait = float(seconds)
+        if isinstance(seconds, (int, float)) and seconds >= 0:
+            wait = float(min(seconds, _LONGEST))
     return Throttling(wait, rate, unhandled)
 
 

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Json
 
 
+_MOST_KEYS = 100_000
+_MOST_PAGES = 2_000
+"""What no list of keys has; a server that goes on beyond it would go on for ever."""
+
+_LONGEST_CURSOR = 8_000
+"""Signs that still fit into the address of the next page."""
+
+_PATIENCE = 5
+"""How many times the timeout of one answer those of all pages may take together."""
+
+
 def list_keys(wire: Wire, path: str, first: Answer) -> tuple[ObservedKey, ...]:
     """Follows the cursors from the first page to the last.
 
@@ -28,27 +39,31 @@ def list_keys(wire: Wire, path: str, first: Answer) -> tuple[ObservedKey, ...]:
         Every key once, though it may have moved between two pages.
 
     Raises:
-        WorkspaceError: when a page is refused, half, or leads in a circle.
+        WorkspaceError: when a page is refused, half, or leads in a circle, or when they do not end.
     """
     keys: dict[str, ObservedKey] = {}
     cursors: set[str] = set()
     answer = first
+    took = 0.0
     while True:
         if not answer.ok:
             raise wire.refused(answer)
         known = len(keys)
+        took += answer.took
         try:
             for key in map(read_key, _entries(answer.body)):
                 keys[key.id] = key
             cursor = _next(answer.body, cursors)
             if cursor is None:
                 _hold_count(first.body, len(keys))
-            elif len(keys) == known:
-                _stuck()
+            else:
+                _hold_end(len(keys) - known, len(keys), len(cursors))
         except HalfRecordError as half:
             raise wire.strange(answer, str(half)) from None
         if cursor is None:
             return tuple(keys.values())
+        if took > _PATIENCE * wire.timeout:
+            raise wire.endless()
         cursors.add(cursor)
         answer = wire.read(f"{path}&starting_after={quote(cursor, safe='')}")
 
@@ -57,11 +72,15 @@ def _hold_count(body: Json | Unreadable, found: int) -> None:
     """The first page counts all keys; fewer at the end would look like missing ones."""
     total = body.get("totalCount") if isinstance(body, dict) else None
     if isinstance(total, int) and found < total:
-        raise HalfRecordError(f"{found} keys where it counts {total}")
+        raise HalfRecordError(f"{found} keys where it counts {str(total)[:20]}")
 
 
-def _stuck() -> None:
-    raise HalfRecordError("a page that adds nothing and is not the last")
+def _hold_end(added: int, keys: int, pages: int) -> None:
+    """A page that is not the last adds something, and there is an end to what they add."""
+    if not added:
+        raise HalfRecordError("a page that adds nothing and is not the last")
+    if keys > _MOST_KEYS or pages >= _MOST_PAGES:
+        raise HalfRecordError("pages that do not end")
 
 
 def _entries(body: Json | Unreadable) -> list[Json]:
@@ -81,7 +100,7 @@ def _next(body: Json | Unreadable, seen: set[str]) -> str | None:
     if not info["hasNextPage"]:
         return None
     cursor = info.get("endCursor")
-    if not isinstance(cursor, str):
+    if not isinstance(cursor, str) or len(cursor) > _LONGEST_CURSOR:
         raise HalfRecordError("a page without the cursor of the next")
     if cursor in seen:
         raise HalfRecordError("the same page again and again")

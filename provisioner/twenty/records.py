@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from provisioner.observed import ObservedKey, Role
 from provisioner.times import parse_moment
-from provisioner.twenty.answers import clean
 
 if TYPE_CHECKING:
     from provisioner.twenty.workspace import Json, Record
 
+
+_LONGEST = 100_000
+"""Signs of a name or label. Servers keep names of any length (legacy-0.60 `068`)."""
+
+_LARGEST = 256 * 1024
+"""Signs of one record; a report holds those of all keys that a run made."""
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+"""What an id is made of, so that it stays one part of a path and one word of a text."""
 
 _FAR = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
@@ -43,11 +53,11 @@ def read_key(entry: Json, roles: dict[str, Role] | None = None) -> ObservedKey:
     """
     if not isinstance(entry, dict):
         raise HalfRecordError("a key that is no object")
-    id_ = _text(entry, "id")
+    id_ = _id(entry)
     try:
         return _key(entry, id_, (roles or {}).get(id_))
     except HalfRecordError as half:
-        raise HalfRecordError(f"{half} (key {clean(id_)})") from None
+        raise HalfRecordError(f"{half} (key {id_})") from None
 
 
 def _key(entry: Record, id_: str, role: Role | None) -> ObservedKey:
@@ -77,7 +87,7 @@ def read_roles(entries: Json) -> tuple[tuple[Role, ...], dict[str, Role]]:
         if not isinstance(entry, dict) or not isinstance(keys := entry.get("apiKeys"), list):
             raise HalfRecordError("a role without its keys")
         role = Role(
-            id=_text(entry, "id"),
+            id=_id(entry),
             label=_text(entry, "label"),
             assignable=entry.get("canBeAssignedToApiKeys") is True,
         )
@@ -85,22 +95,32 @@ def read_roles(entries: Json) -> tuple[tuple[Role, ...], dict[str, Role]]:
         for key in keys:
             if not isinstance(key, dict):
                 raise HalfRecordError("a role's key that is no object")
-            of_key[_text(key, "id")] = role
+            of_key[_id(key)] = role
     return tuple(roles), of_key
 
 
 def record_id(entry: Json) -> tuple[str, Record] | None:
-    """A created record and its id, or None when it is not one."""
-    if isinstance(entry, dict) and isinstance(id_ := entry.get("id"), str) and id_:
-        return id_, entry
-    return None
+    """A created record and its id, or None when it is not one, or one that is too large to keep."""
+    if not isinstance(entry, dict) or not isinstance(id_ := entry.get("id"), str):
+        return None
+    kept = _ID.fullmatch(id_) and len(json.dumps(entry)) <= _LARGEST
+    return (id_, entry) if kept else None
 
 
 def _text(entry: Record, field: str) -> str:
     value = entry.get(field)
     if not isinstance(value, str):
         raise HalfRecordError(f"a record without a text in {field!r}")
+    if len(value) > _LONGEST:
+        raise HalfRecordError(f"a record with more than {_LONGEST} signs in {field!r}")
     return value
+
+
+def _id(entry: Record) -> str:
+    id_ = _text(entry, "id")
+    if not _ID.fullmatch(id_):
+        raise HalfRecordError("a record whose id is none")
+    return id_
 
 
 def _moment(entry: Record, field: str) -> datetime:

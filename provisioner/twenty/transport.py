@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 from urllib3 import Retry
 from urllib3.exceptions import (
@@ -33,6 +32,7 @@ from urllib3.exceptions import HTTPError as PoolError
 from urllib3.exceptions import ProxyError as PoolProxyError
 
 from provisioner import __version__
+from provisioner.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure
 from provisioner.stop import STOPPED
@@ -45,6 +45,7 @@ from provisioner.twenty.answers import (
     decode,
     explain,
     may_pass,
+    shown,
     throttling,
 )
 from provisioner.twenty.pacing import NotWantedError, Pace
@@ -59,12 +60,13 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Json
 
 _LOG = logging.getLogger(__name__)
-_BODY_LIMIT = 64 * 1024 * 1024
-_CHUNK = 64 * 1024
+_BODY_LIMIT = 12 * 1024 * 1024
 _TRIES = 4
 _FIRST_WAIT = 0.2
 _PATIENCE = 180.0
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
+_SECONDS = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?", re.ASCII)
+_LONGEST_TARGET = 200
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -102,7 +104,7 @@ class Transport:
         self.address = address
         self.stop = stop
         self._pace = Pace(environment.limits, clock=stop.now, sleep=stop.sleep)
-        self._timeout = environment.limits.timeout
+        self.timeout = environment.limits.timeout
         self._host = clean(urlsplit(address).netloc)
         self._told_until: tuple[float, Answer] | None = None
         self._was_throttled = False
@@ -220,11 +222,19 @@ class Transport:
                     self.address + path,
                     json=body,
                     auth=_anonymous if bearer is None else _Bearer(bearer),
-                    timeout=self._timeout,
+                    timeout=self.timeout,
                     allow_redirects=False,
                     stream=True,
                 ) as response:
-                    answer = _answer(response, self._read(response, started + self._timeout))
+                    raw = body_of(response, _BODY_LIMIT)
+                    answer = _answer(response, raw, took=time.monotonic() - started)
+            except TooMuchError:
+                self._log(method, path, started, None)
+                raise LostAnswerError(
+                    "unexpected_answer",
+                    f"{self.name} answered with more than {_BODY_LIMIT >> 20} MiB.",
+                    "Check that `url` is the address of Twenty itself.",
+                ) from None
             except (requests.RequestException, PoolError, ValueError) as error:
                 self._log(method, path, started, None)
                 raise self._translated(error) from None
@@ -249,27 +259,10 @@ class Transport:
         words = "%s %s %s -> %s in %d ms"
         _LOG.debug(words, self.name, method, path, came, spent, extra=about(**what))
 
-    def _read(self, response: requests.Response, deadline: float) -> bytes:
-        """The whole body, of which neither size nor time may grow without bounds."""
-        parts: list[bytes] = []
-        size = 0
-        while chunk := response.raw.read1(_CHUNK, decode_content=True):
-            size += len(chunk)
-            if size > _BODY_LIMIT:
-                raise LostAnswerError(
-                    "unexpected_answer",
-                    f"{self.name} answered with more than {_BODY_LIMIT >> 20} MiB.",
-                    "Check that `url` is the address of Twenty itself.",
-                )
-            if time.monotonic() > deadline:
-                raise self._timed_out()
-            parts.append(chunk)
-        return b"".join(parts)
-
     def _timed_out(self) -> LostAnswerError:
         return LostAnswerError(
             "timeout",
-            f"{self.name} ({self._host}) did not answer within {self._timeout:g} s.",
+            f"{self.name} ({self._host}) did not answer within {self.timeout:g} s.",
             "Run again, or raise limits.timeout.",
         )
 
@@ -316,10 +309,10 @@ class Transport:
         )
 
 
-def _answer(response: requests.Response, raw: bytes) -> Answer:
+def _answer(response: requests.Response, raw: bytes, took: float) -> Answer:
     decoded, excerpt = decode(raw)
     redirect = response.headers.get("Location") if response.is_redirect else None
-    moment = _moment(response.headers.get("Date"))
+    moment = _clock(response.headers.get("Date"))
     return Answer(
         status=response.status_code,
         body=decoded,
@@ -327,7 +320,7 @@ def _answer(response: requests.Response, raw: bytes) -> Answer:
         moment=moment,
         retry_after=_retry_after(response.headers.get("Retry-After"), moment or datetime.now(UTC)),
         limit=_number(response.headers.get("X-RateLimit-Limit")),
-        took=response.elapsed.total_seconds(),
+        took=took,
         location=_origin(redirect) if redirect else None,
     )
 
@@ -366,7 +359,11 @@ def _session(environment: Environment, address: str) -> requests.Session:
     named = str(environment.ca_file) if environment.ca_file else next(filter(None, bundles), None)
     session.verify = named or True
     session.headers.update(
-        {"User-Agent": f"twenty-provisioner/{__version__}", "Accept": "application/json"}
+        {
+            "User-Agent": f"twenty-provisioner/{__version__}",
+            "Accept": "application/json",
+            "Accept-Encoding": ACCEPTED,
+        }
     )
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update({name: value.reveal() for name, value in environment.headers})
@@ -381,7 +378,8 @@ def _session(environment: Environment, address: str) -> requests.Session:
         backoff_factor=0.2,
         respect_retry_after_header=False,
     )
-    adapter = HTTPAdapter(pool_maxsize=environment.limits.parallel, max_retries=retry)
+    pool = environment.limits.parallel
+    adapter = BoundedAdapter(_BODY_LIMIT, pool_maxsize=pool, max_retries=retry)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
@@ -424,7 +422,8 @@ def _origin(location: str) -> str:
     except ValueError:
         return "no address"
     host = parts.netloc.rpartition("@")[2]
-    return clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path)
+    target = f"{parts.scheme}://{host}{parts.path}" if host else parts.path
+    return shown(clean(target))[:_LONGEST_TARGET]
 
 
 def _moment(header: str | None) -> datetime | None:
@@ -434,6 +433,12 @@ def _moment(header: str | None) -> datetime | None:
         return parsedate_to_datetime(header).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def _clock(header: str | None) -> datetime | None:
+    """The server's clock, None for one from which the ends of keys cannot be counted."""
+    moment = _moment(header)
+    return moment if moment is not None and _FIRST_YEAR <= moment.year <= _LAST_YEAR else None
 
 
 def _number(header: str | None) -> int | None:

@@ -53,6 +53,11 @@ class Wire:
         claims = self.claims()
         return claims.key if claims is not None and claims.kind == "API_KEY" else None
 
+    @property
+    def timeout(self) -> float:
+        """Seconds in which one answer has to come."""
+        return self._transport.timeout
+
     def close(self) -> None:
         """Closes all connections."""
         self._transport.close()
@@ -155,6 +160,14 @@ class Wire:
     def explain(self, answer: Answer) -> tuple[RefusalCode, str, str]:
         """The code, what happened, and what to do, without any secret that the server echoes."""
         return self._transport.explain(answer)
+
+    def endless(self) -> WorkspaceError:
+        """The error of a list whose pages each come in time, and never all of them."""
+        return WorkspaceError(
+            "timeout",
+            f"{self.environment} is too slow with the pages of the list of keys.",
+            remedy="Run again, or raise limits.timeout.",
+        )
 
     def strange(self, answer: Answer, what: str) -> WorkspaceError:
         """The error of a list that is a success by its status and no list by its content."""

@@ -262,13 +262,21 @@ def test_what_does_not_pass_is_told(vault, opened) -> None:
     assert not vault.faults
 
 
-@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("9999", 30), ("soon", 0.25)])
+@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("30", 30), ("soon", 0.25)])
 def test_a_wait_that_is_asked_for_is_kept(vault, opened, waits, asked, waited) -> None:
     """`Retry-After` is honoured up to half a minute."""
     vault.faults.append(Fault("GET", "secret/data/*", (429, {"Retry-After": asked})))
     opened().sink(SVC).read()
     assert len(waits) == 1
     assert waited / 2 <= waits[0] <= waited
+
+
+@pytest.mark.parametrize("asked", ["31", "1000000000", "9" * 400])
+def test_a_longer_wait_is_given_up_at_once(vault, opened, waits, asked) -> None:
+    """Four waits of any length would hold the run for as long as the server likes."""
+    vault.faults.append(Fault("GET", "secret/data/*", (503, {"Retry-After": asked})))
+    assert _refused(lambda: opened().sink(SVC).read()).slug == "sink_unavailable"
+    assert waits == []
 
 
 def test_a_redirect_does_not_get_the_token(vault, opened, authority) -> None:
