@@ -60,6 +60,12 @@ class RefusedError(ProvisionError):
     exit_code = 5
 
 
+class StalePlanError(RefusedError):
+    """What would be done is not what was reviewed; nothing was changed anywhere."""
+
+    exit_code = 6
+
+
 class WorkspaceError(ProvisionError):
     """One workspace cannot be used as a whole; other environments go on."""
 

@@ -30,6 +30,7 @@ from provisioner.plan import (
     Planned,
     Unobserved,
     block,
+    concerned,
     digest,
     plan_environment,
     plan_revocations,
@@ -197,7 +198,7 @@ class Fleet:
         plans = tuple(ended(environment, seen) for environment, seen in looks)
         self._guard(looks, plans, desired, leave)
         self.refusal = self.refusal or nothing_selected(plans, wishes)
-        return Plan(now, digest(plans, desired), plans)
+        return Plan(now, digest(plans, concerned(desired, wishes)), plans)
 
     def plan_revocations(
         self,
@@ -227,6 +228,15 @@ class Fleet:
         )
         self._guard(looks, plans, desired, leave)
         return Plan(now, digest(plans, {}), plans)
+
+    @property
+    def seen(self) -> tuple[tuple[Environment, Observation], ...]:
+        """The last look at every workspace that could be looked at."""
+        return tuple((look.environment, look.observation) for look in self._looks.values())
+
+    def refuse(self, why: RefusedError) -> None:
+        """Has nothing of the plans carried out, whatever the guards say of them."""
+        self.refusal = why
 
     def _guard(
         self,

@@ -10,6 +10,7 @@ NAMES = (
     "environments",
     "manifest",
     "plan",
+    "planfile",
     "result",
     "problems",
     "keys",

@@ -42,10 +42,11 @@ COMMANDS = (
 BODY_CODES = {"body_invalid", "record_invalid"}
 CHECKING_CODES = {"file_unread"}
 RAISERS = {"WorkspaceError", "RefusedError", "WrongUsageError", "Failure", "LostAnswerError"} | {
-    "OutputError"
+    *("OutputError", "StalePlanError", "Unreadable")
 }
-NEVER_IN_JSON = {"bulk.py", "cli", "handover.py"}
-"""Modules of `create`, `token` and of the command line: what they raise ends in text on stderr."""
+NEVER_IN_JSON = {"bulk.py", "cli", "handover.py", "planfile/reading.py"}
+"""Modules of `create`, `token`, of plan files that are none and of the command line: what they
+raise ends in text on stderr."""
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
@@ -196,7 +197,7 @@ def test_codes_of_the_body_are_those_that_the_source_writes():
 
 def test_schemas_publish_exactly_the_errors_that_can_occur():
     """A program that knows the `errorCode` enum meets no other code, and none is there in vain."""
-    can_occur = {code for code, file in raised() if file.split("/")[0] not in NEVER_IN_JSON}
+    can_occur = {code for code, file in raised() if not NEVER_IN_JSON & {file, file.split("/")[0]}}
     can_occur |= {*get_args(RefusalCode), *get_args(SinkCode)}
     assert set(error_codes("plan")) == can_occur
 
@@ -206,6 +207,20 @@ def test_both_schemas_agree_on_errors_and_findings():
     plan, result = (schemas.load(name)["$defs"] for name in ("plan", "result"))
     for part in ("errorCode", "finding", "error", "nullableError", "estimate"):
         assert plan[part] == result[part]
+
+
+def test_a_plan_file_has_the_words_of_a_plan():
+    """Whoever reads the one reads the other: its environments are those of a plan, and more."""
+    plan, file = schemas.load("plan"), schemas.load("planfile")
+    assert {**file["$defs"], "nullableError": plan["$defs"]["nullableError"]} == plan["$defs"]
+    ours, theirs = (
+        one["properties"]["environments"]["items"]["properties"] for one in (file, plan)
+    )
+    assert {name: ours[name] for name in theirs} == {
+        **theirs,
+        "error": ours["error"],
+        "generation": ours["generation"],
+    }
 
 
 def test_schemas_publish_exactly_the_findings_and_reasons_of_the_code():
@@ -224,7 +239,7 @@ def test_exit_codes_of_the_readme_are_those_of_the_errors_page():
         table = rows(section(page, "Exit codes"))
         return {int(code) for first, *_ in table for code in re.findall(r"\d+", first)}
 
-    assert codes("README.md") == codes("docs/errors.md") == {0, 1, 2, 3, 4, 5, 64, 130, 143}
+    assert codes("README.md") == codes("docs/errors.md") == {0, 1, 2, 3, 4, 5, 6, 64, 130, 143}
 
 
 def test_figures_of_stopping_and_of_looking_again_are_those_of_the_code():

@@ -102,8 +102,12 @@ TABLE["plan"] += (Row(2, "plan -m {missing} --detailed-exitcode"),)
 TABLE["report"] += (Row(2, "report -m {good} --expiring-within 36500d"),)
 for name in AT_WORK.keys() - {"doctor"}:  # which tells of a guard as of any failure
     TABLE[name] += (Row(5, f"{AT_WORK[name]} -m {{pinned}}"),)
-# Code 6 belongs here once `apply` takes plan files: docs/errors.md then lists it, and
-# `test_the_table_is_whole` asks for it.
+OTHER = f"--digest sha256:{'0' * 64}"
+TABLE["apply"] += (
+    Row(6, "apply {body} -m {good}"),  # which is no plan file
+    Row(6, f"apply -m {{missing}} {OTHER}"),
+    Row(64, "apply {tmp}/none -m {good}"),
+)
 
 PRECEDENCE = (
     # 4 before 2
@@ -113,11 +117,16 @@ PRECEDENCE = (
     Row(5, "plan -m {missing_down_pinned} --detailed-exitcode"),
     Row(5, "apply -m {missing_down_pinned}"),
     Row(5, "list -m {missing_down_pinned}"),
-    # 3 before 5 and 4
+    # 6 before 5 and 4
+    Row(6, f"apply -m {{missing_pinned}} {OTHER}"),
+    Row(6, f"apply -m {{missing_down}} {OTHER}"),
+    # 3 before 6, 5 and 4
     Row(3, "apply -m {invalid_down_pinned}"),
-    # 130 and 143 before 5, 4 and 2
+    Row(3, f"apply -m {{invalid_down_pinned}} {OTHER}"),
+    # 130 and 143 before 6, 5, 4 and 2
     Row(130, "plan -m {missing_down_pinned_hanging} --detailed-exitcode", ready="connects"),
     Row(143, "apply -m {missing_down_pinned_hanging}", ready="connects"),
+    Row(130, f"apply -m {{missing_down_pinned_hanging}} {OTHER}", ready="connects"),
     Row(143, "list -m {down_pinned_hanging}", ready="connects"),
     Row(130, "report -m {down_pinned_hanging} --expiring-within 36500d", ready="connects"),
     # 1 before all

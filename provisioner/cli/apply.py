@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,16 +19,39 @@ from provisioner.cli.options import (
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Leaving, Output, Reconciling, Selection, Telling
+    from provisioner.cli.reconcile import Prepared
+    from provisioner.fleet import Fleet
+    from provisioner.plan import Plan
+
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
+
+
+def _digest(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    del context, parameter
+    # A step of a pipeline that gave no digest leaves its variable empty, which is no consent.
+    value = os.environ.get("PROVISION_DIGEST") if value is None else value
+    if value is not None and not _DIGEST.fullmatch(value):
+        raise click.BadParameter("A digest is `sha256:` and 64 hexadecimal digits.")
+    return value
 
 
 @click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]")
 @selection_options
 @output_options("text", "json", "markdown")
 @telling_options(events=True)
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
+@click.option(
+    "--digest",
+    envvar="PROVISION_DIGEST",
+    metavar="sha256:…",
+    callback=_digest,
+    help="Change nothing where the plan has another digest than this.",
+)
 @reconciling_options
 @guard_options
-def apply(  # noqa: PLR0913 - what there is to say of a run
+def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
+    file: Path | None,
     selection: Selection,
     output: Output,
     telling: Telling,
@@ -33,6 +59,7 @@ def apply(  # noqa: PLR0913 - what there is to say of a run
     leaving: Leaving,
     *,
     yes: bool,
+    digest: str | None,
 ) -> int:
     """Create the keys that are missing, and deliver the tokens that are.
 
@@ -40,18 +67,37 @@ def apply(  # noqa: PLR0913 - what there is to say of a run
     with the depth of their manifest, and delivers a token of each to its sinks. A sink that lost
     its token gets a new one. Without a terminal nothing asks; on one, `apply` shows the plan and
     asks before it changes anything but the embedded Twenty.
-    """
-    from provisioner.cli.carry_out import carry_out  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.reconcile import wishes_of  # noqa: PLC0415 - as above
 
-    wishes = wishes_of(selection, reconciling)
-    return carry_out(
-        "apply",
-        selection,
-        output,
-        telling,
-        lambda fleet, prepared: fleet.plan(
-            prepared.manifests.desired, prepared.now, wishes, leaving.leave()
-        ),
-        yes=yes,
-    )
+    With a PLANFILE of `plan --out` it does exactly what was reviewed, counted from that moment,
+    or changes nothing and exits with 6 where manifests or workspaces moved.
+    """
+    from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.carry_out import carry_out  # noqa: PLC0415 - as above
+    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
+    from provisioner.planfile import not_of_digest  # noqa: PLC0415 - as above
+
+    asked = plan_file.asked_of(selection, reconciling, leaving)
+
+    def of_now(fleet: Fleet, prepared: Prepared) -> Plan:
+        made = fleet.plan(prepared.manifests.desired, prepared.now, asked.wishes, asked.leave)
+        why = None if digest is None else not_of_digest(digest, made)
+        if why is not None:
+            fleet.refuse(why)
+        return made
+
+    if file is None:
+        return carry_out("apply", selection, output, telling, of_now, yes=yes)
+    Console(output)  # so that a file that is none is told as the log is wanted
+    plan_file.check_alone(click.get_current_context())
+    reviewed = plan_file.load_plan(file)
+    plan_file.check_variables(reviewed.asked, asked)
+    plan_file.check_digest(file, reviewed, digest)
+    with plan_file.environments_gone(file):
+        return carry_out(
+            "apply",
+            plan_file.selection_of(selection, reviewed),
+            output,
+            telling,
+            lambda fleet, prepared: plan_file.plan_as_reviewed(file, reviewed, fleet, prepared),
+            yes=yes,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
     envvar="PROVISION_DETAILED_EXITCODE",
     help="Exit with 2 when there are changes.",
 )
+@click.option(
+    "--out",
+    "file",
+    type=click.Path(path_type=Path),
+    envvar="PROVISION_OUT",
+    metavar="FILE",
+    help="Write the plan to a file too, for `apply FILE`.",
+)
 @reconciling_options
 @guard_options
 def plan(  # noqa: PLR0913 - what there is to say of a plan
@@ -39,21 +48,27 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     leaving: Leaving,
     *,
     detailed_exitcode: bool,
+    file: Path | None,
 ) -> int:
     """Show what would change; change nothing.
 
     Looks at every environment and compares its keys with the manifests, and what the sinks hold
     with the keys. Exits with 4 when an environment could not be looked at, a key cannot be made
-    or its token not be delivered.
+    or its token not be delivered. With --out the plan is written to a file, which `apply FILE`
+    carries out where it still holds; not where it is refused or an environment is not reached.
     """
-    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.outlets import outlets  # noqa: PLC0415 - as above
-    from provisioner.cli.reconcile import fleet_of, prepare, wishes_of  # noqa: PLC0415 - as above
+    from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.show import show_plan, warn_of_nothing  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
 
     console = Console(output)
     signals = Signals()
+    if file is not None:
+        plan_file.check_free(file)
+    asked = plan_file.asked_of(selection, reconciling, leaving)
     with outlets("plan", telling, console) as out:
         with out.problems():
             prepared = prepare(selection)
@@ -61,12 +76,20 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
         with signals.caught():
             with fleet_of(prepared, signals.stop, out.tell) as fleet:
                 desired = prepared.manifests.desired
-                wishes = wishes_of(selection, reconciling)
-                made = fleet.plan(desired, prepared.now, wishes, leaving.leave())
+                made = fleet.plan(desired, prepared.now, asked.wishes, asked.leave)
             out.planned(made)
             show_plan(made, console, fleet.refusal)
-            out.outcome(made, changes=made.changes, refusal=fleet.refusal)
         warn_of_nothing(made, selection)
+        kept = None
+        if file is not None:
+            stopped = signals.exit_code is not None
+            why = plan_file.why_not_kept(made, fleet, stopped=stopped)
+            if why is None:
+                kept = file.as_posix()
+                plan_file.keep(file, plan_file.draft_of(made, asked, fleet, prepared), console)
+            else:
+                plan_file.drop(file, why, console)
+        out.outcome(made, changes=made.changes, refusal=fleet.refusal, plan_file=kept)
         # Asked last and once: a thread of a run that was stopped may meet a bug until now.
         surprise = fleet.surprise
         if surprise is None and signals.exit_code is not None:

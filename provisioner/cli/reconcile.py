@@ -15,13 +15,12 @@ from provisioner.errors import InvalidInputError, WrongUsageError
 from provisioner.execution import untold
 from provisioner.fleet import Fleet
 from provisioner.manifests import Manifests, load, resolve
-from provisioner.plan import Wishes
 from provisioner.sinks.opening import Sinks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from provisioner.cli.options import Reconciling, Selection
+    from provisioner.cli.options import Selection
     from provisioner.execution import Tell
     from provisioner.problem import Problem
     from provisioner.stop import Stop
@@ -71,16 +70,6 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
     if problems:
         raise InvalidInputError(problems, manifests.sources)
     return Prepared(manifests, environments, datetime.now(UTC))
-
-
-def wishes_of(selection: Selection, reconciling: Reconciling) -> Wishes:
-    """What a run is asked for beside the manifests."""
-    return Wishes(
-        only=selection.only,
-        prune=reconciling.prune,
-        dedupe=reconciling.dedupe,
-        redeliver=reconciling.redeliver,
-    )
 
 
 @contextmanager

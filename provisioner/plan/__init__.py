@@ -2,7 +2,7 @@
 
 from provisioner.plan.delivery import SHORTER, block, to_prepare
 from provisioner.plan.diff import plan_environment, plan_revocations, to_read
-from provisioner.plan.digest import digest
+from provisioner.plan.digest import digest, sealed, wanted
 from provisioner.plan.model import (
     Action,
     Change,
@@ -24,7 +24,7 @@ from provisioner.plan.model import (
     Unobserved,
     Update,
 )
-from provisioner.plan.wishes import Wishes
+from provisioner.plan.wishes import Wishes, concerned
 
 __all__ = [
     "SHORTER",
@@ -49,9 +49,12 @@ __all__ = [
     "Update",
     "Wishes",
     "block",
+    "concerned",
     "digest",
     "plan_environment",
     "plan_revocations",
+    "sealed",
     "to_prepare",
     "to_read",
+    "wanted",
 ]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.plan.model import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
+from provisioner.times import format_moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from provisioner.address import Address
     from provisioner.desired import DesiredKey
     from provisioner.plan.model import Action, EnvironmentPlan
+
+_ADDRESS = "Address"
 
 
 def digest(plans: Iterable[EnvironmentPlan], desired: Mapping[str, tuple[DesiredKey, ...]]) -> str:
@@ -21,49 +26,77 @@ def digest(plans: Iterable[EnvironmentPlan], desired: Mapping[str, tuple[Desired
     Neither the order of files, keys and sinks nor comments, the time, estimates or dates counted
     from a duration take part: those are written as the manifest writes them.
     """
-    content = sorted((_environment(plan, desired) for plan in plans), key=json.dumps)
+    content = [_environment(plan, desired.get(plan.environment, ())) for plan in plans]
+    return sealed(sorted(content, key=json.dumps))
+
+
+def sealed(content: object) -> str:
+    """`sha256:` over a JSON value, however its text is written."""
     text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _environment(
-    plan: EnvironmentPlan, desired: Mapping[str, tuple[DesiredKey, ...]]
-) -> dict[str, object]:
+def wanted(key: DesiredKey) -> dict[str, object]:
+    """All of a desired key that counts, as JSON; equal however and wherever it is written."""
+    return {
+        "name": key.name,
+        "depth": key.depth,
+        "role": key.role,
+        "expires": key.expiry.written,
+        "rotate": None if key.rotation is None else key.rotation.written,
+        "protect": key.protect,
+        "sinks": _sinks(key.deliver),
+    }
+
+
+def _environment(plan: EnvironmentPlan, desired: Iterable[DesiredKey]) -> dict[str, object]:
     match plan:
         case Planned():
             seen: dict[str, object] = {
                 "workspace": plan.workspace,
-                "actions": sorted(map(_action, plan.actions), key=lambda entry: entry[1]),
+                "actions": sorted(map(_action, plan.actions), key=json.dumps),
             }
         case Unobserved(failure=failure):
             seen = {"error": failure.code}
         case _:
             assert_never(plan)
-    keys = [
-        (key.name, key.depth, key.role, key.expiry.written, sorted(map(repr, key.deliver)))
-        for key in desired.get(plan.environment, ())
-    ]
-    wanted = sorted(keys, key=lambda entry: entry[0])
-    return {"environment": plan.environment, "url": plan.url, "desired": wanted, **seen}
+    keys = [wanted(key) for key in sorted(desired, key=lambda key: key.name)]
+    return {"environment": plan.environment, "url": plan.url, "desired": keys, **seen}
 
 
-def _action(action: Action) -> tuple[str, str, *tuple[object, ...]]:
+def _action(action: Action) -> tuple[object, ...]:
     """What is done and to which name, first, and then how."""
     blocked = action.blocked and action.blocked.code
-    sinks = sorted(map(repr, action.sinks))
+    sinks = _sinks(action.sinks)
     match action:
         case Create():
-            how = (action.depth, action.role, action.expires)
-            return "create", action.name, *how, sinks, blocked
+            return "create", action.name, *_making(action), sinks, blocked
         case Update(changes=changes):
             what = [(one.what, one.wanted) for one in changes]
-            return "update", action.name, action.key_id, what, sinks, blocked
+            return "update", action.name, action.key_id, what, action.role_id, sinks, blocked
         case Rotate(successor=made):
-            how = (made.depth, made.role, made.expires)
-            return "rotate", made.name, *how, action.predecessors, action.at_once, sinks, blocked
+            ids = sorted(action.predecessors)
+            return "rotate", made.name, *_making(made), ids, action.at_once, sinks, blocked
         case Deliver():
-            return "deliver", action.name, action.key_id, sinks, blocked
+            # The end of the key that is there: that of its new token, and no date of the plan's.
+            ends = format_moment(action.expires_at)
+            return "deliver", action.name, action.key_id, ends, sinks, blocked
         case Revoke():
             return "revoke", action.name, action.key_id, blocked
         case _:
             assert_never(action)
+
+
+def _making(create: Create) -> tuple[object, ...]:
+    """How a key is made; a role by its id too, because a label may come to mean another one."""
+    return create.depth, create.role, create.role_id, create.expires
+
+
+def _sinks(addresses: Iterable[Address]) -> list[dict[str, object]]:
+    """Every part of each address, in an order of its own."""
+    return sorted(map(_address, addresses), key=json.dumps)
+
+
+def _address(address: Address) -> dict[str, object]:
+    kind = type(address).__name__.removesuffix(_ADDRESS).lower()
+    return {"kind": kind} | {each.name: getattr(address, each.name) for each in fields(address)}

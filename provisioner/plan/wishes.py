@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from provisioner.desired import DesiredKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,18 @@ class Wishes:
         if self.rotate and name not in self.rotate:
             return False
         return not self.only or matches(name, self.only)
+
+
+def concerned(
+    desired: Mapping[str, tuple[DesiredKey, ...]], wishes: Wishes
+) -> Mapping[str, tuple[DesiredKey, ...]]:
+    """Those desired keys of every environment that a plan with these wishes is about."""
+    if not wishes.only and not wishes.rotate:
+        return desired
+    return {
+        environment: tuple(key for key in keys if wishes.concern(key.name))
+        for environment, keys in desired.items()
+    }
 
 
 def matches(name: str, globs: tuple[str, ...]) -> bool:

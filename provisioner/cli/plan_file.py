@@ -1,0 +1,256 @@
+"""The plan file on disk: written by `plan --out`, read and held to by `apply`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from provisioner.errors import StalePlanError, WrongUsageError
+from provisioner.manifests.text import read_bytes, reason
+from provisioner.plan import concerned
+from provisioner.planfile import (
+    MOST_BYTES,
+    Asked,
+    Draft,
+    Unreadable,
+    begins_as_ours,
+    document,
+    not_as_reviewed,
+    read,
+    text,
+    unwritable,
+)
+from provisioner.report.documents import plan_document
+from provisioner.report.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provisioner.cli.console import Console
+    from provisioner.cli.options import Leaving, Reconciling, Selection
+    from provisioner.cli.reconcile import Prepared
+    from provisioner.fleet import Fleet
+    from provisioner.plan import Plan
+    from provisioner.planfile import PlanFile
+
+_HEAD = 64
+"""Bytes by which a plan file is known."""
+
+_CARRIED = {
+    "environment": "--environment",
+    "only": "--only",
+    "prune": "--prune",
+    "dedupe": "--dedupe",
+    "redeliver": "--redeliver",
+    "max_revoke": "--max-revoke",
+    "allow_protected": "--allow-protected",
+}
+"""Options that a plan file carries, by the name of the parameter."""
+
+
+def asked_of(selection: Selection, reconciling: Reconciling, leaving: Leaving) -> Asked:
+    """What a run is asked for beside the manifests, as a plan file carries it."""
+    return Asked(
+        environments=selection.environments,
+        only=selection.only,
+        prune=reconciling.prune,
+        dedupe=reconciling.dedupe,
+        redeliver=reconciling.redeliver,
+        max_revoke=leaving.max_revoke,
+        allow_protected=leaving.allow_protected,
+    )
+
+
+def check_free(file: Path) -> None:
+    """Raises where something stands that is no plan file, which is not written over."""
+    if str(file) == "-":
+        raise click.UsageError("A plan is written to a file: name one with --out.")
+    if not os.path.lexists(file):
+        return
+    try:
+        ours = file.is_file() and begins_as_ours(_head_of(file))
+    except OSError as error:
+        raise _not_writable(file, error) from None
+    if not ours:
+        raise WrongUsageError(
+            "file_exists",
+            f"{file.as_posix()} exists already, and is no plan file, which alone is replaced.",
+            remedy="Name another file with --out.",
+        )
+
+
+def draft_of(made: Plan, asked: Asked, fleet: Fleet, prepared: Prepared) -> Draft:
+    """A plan that the fleet made, and what it follows from."""
+    desired = concerned(prepared.manifests.desired, asked.wishes)
+    return Draft(made, plan_document(made), asked, fleet.seen, desired)
+
+
+def keep(file: Path, draft: Draft, console: Console) -> None:
+    """Writes the plan file, whole or not at all, and says so with its digest.
+
+    Raises:
+        WrongUsageError: when it cannot be written; an earlier plan file stays as it was.
+    """
+    try:
+        _replace(Path(os.path.realpath(file)), text(document(draft)))
+    except OSError as error:
+        raise _not_writable(file, error) from None
+    if not console.output.quiet:
+        console.aside(f"wrote {visible(file.as_posix())}, {draft.plan.digest}\n")
+
+
+def drop(file: Path, why: str, console: Console) -> None:
+    """Says why no plan file is written, and takes away an earlier one: it is not of this plan."""
+    try:
+        Path(os.path.realpath(file)).unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_writable(file, error) from None
+    console.aside(f"{visible(file.as_posix())} is not written: {visible(why)}.\n")
+
+
+def why_not_kept(made: Plan, fleet: Fleet, *, stopped: bool) -> str | None:
+    """Why a plan cannot be reviewed as it is, None where it can."""
+    if stopped:
+        return "the run was stopped"
+    if fleet.surprise is not None:
+        return "a bug was met"
+    if fleet.refusal is not None:
+        return f"the plan is refused ({fleet.refusal.slug})"
+    return unwritable(made)
+
+
+def load_plan(file: Path) -> PlanFile:
+    """Reads a plan file.
+
+    Raises:
+        WrongUsageError: when it cannot be opened.
+        StalePlanError: when it is no plan file, or none that can be used.
+    """
+    shown = file.as_posix()
+    try:
+        data = read_bytes(file, MOST_BYTES)
+    except OSError as error:
+        raise WrongUsageError(
+            "plan_unreadable",
+            f"{shown} cannot be read: {reason(error)}.",
+            remedy="Name a file that `provision plan --out` wrote.",
+        ) from None
+    if data is None:
+        raise StalePlanError(
+            "plan_invalid",
+            f"{shown} is no plan file: it has more than {MOST_BYTES // 2**20} MiB.",
+            remedy="Name a file that `provision plan --out` wrote.",
+        )
+    found = read(data, datetime.now(UTC))
+    if isinstance(found, Unreadable):
+        raise StalePlanError(found.code, f"{shown} {found.why}.", remedy=found.remedy)
+    return found
+
+
+def check_alone(context: click.Context) -> None:
+    """Raises where an option is given on the command line that a plan file carries."""
+    for parameter, option in _CARRIED.items():
+        if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option} stands in the plan file: leave it out beside one.")
+
+
+def check_variables(carried: Asked, given: Asked) -> None:
+    """Raises where a variable says something else than the plan file.
+
+    One that says the same is let pass: it may be set for every command of a pipeline.
+    """
+    theirs, ours = _by_parameter(carried), _by_parameter(given)
+    for parameter, option in _CARRIED.items():
+        variable = f"PROVISION_{parameter.upper()}"
+        if variable in os.environ and theirs[parameter] != ours[parameter]:
+            raise click.UsageError(
+                f"{variable} says something else than the plan file, which carries its own "
+                f"{option}. Unset it, or plan with it."
+            )
+
+
+def check_digest(file: Path, reviewed: PlanFile, digest: str | None) -> None:
+    """Raises where the plan file is not the one of the digest that was passed on."""
+    if digest is not None and digest != reviewed.digest:
+        raise StalePlanError(
+            "digest_differs",
+            f"The digest of {file.as_posix()} is {reviewed.digest}, and not {digest}.",
+            remedy="This is not the plan that was reviewed: pass on the one that was.",
+        )
+
+
+def selection_of(selection: Selection, reviewed: PlanFile) -> Selection:
+    """What to work on: of the plan file what it carries, the rest as given."""
+    asked = reviewed.asked
+    return selection._replace(environments=asked.environments, only=asked.only)
+
+
+@contextmanager
+def environments_gone(file: Path) -> Iterator[None]:
+    """Has an environment that the plan file names and no manifest any more be what moved."""
+    try:
+        yield
+    except WrongUsageError as error:
+        if error.slug != "environment_unknown":
+            raise
+        raise StalePlanError(
+            "plan_stale",
+            f"{file.as_posix()} does not hold any more: {error.message}",
+            remedy="Plan anew, and review that.",
+        ) from None
+
+
+def plan_as_reviewed(file: Path, reviewed: PlanFile, fleet: Fleet, prepared: Prepared) -> Plan:
+    """Plans as the plan file was planned; what is not the same plan is refused by the fleet."""
+    desired, asked = prepared.manifests.desired, reviewed.asked
+    made = fleet.plan(desired, reviewed.created_at, asked.wishes, asked.leave)
+    if made.digest != reviewed.digest:
+        draft = draft_of(made, asked, fleet, prepared)
+        fleet.refuse(not_as_reviewed(file.as_posix(), reviewed, draft))
+    return made
+
+
+def _by_parameter(asked: Asked) -> dict[str, object]:
+    return {
+        "environment": frozenset(asked.environments),
+        "only": frozenset(asked.only),
+        "prune": asked.prune,
+        "dedupe": asked.dedupe,
+        "redeliver": asked.redeliver,
+        "max_revoke": asked.max_revoke,
+        "allow_protected": asked.allow_protected,
+    }
+
+
+def _head_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return stream.read(_HEAD).decode(errors="replace")
+
+
+def _not_writable(file: Path, error: OSError) -> WrongUsageError:
+    return WrongUsageError(
+        "not_writable",
+        f"{file.as_posix()} cannot be written: {reason(error)}.",
+        remedy="Name a file that you may write with --out.",
+    )
+
+
+def _replace(file: Path, content: str) -> None:
+    """Writes a file beside and puts it in place; readable as files are, no secret is in it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{secrets.token_hex(8)}.plan")
+    try:
+        with beside.open("x", encoding="ascii") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,27 @@
+"""The plan file: a plan to be reviewed, kept as JSON, and held against what is there later.
+
+`writing` makes the text of a plan, `reading` takes it in again, `moving` says what is otherwise
+than it was when the plan was made. All three are pure; the CLI opens and replaces the file.
+"""
+
+from provisioner.planfile.model import Asked, Document, Draft, PlanFile
+from provisioner.planfile.moving import not_as_reviewed, not_of_digest
+from provisioner.planfile.reading import MOST_BYTES, Unreadable, read
+from provisioner.planfile.writing import FORMAT, begins_as_ours, document, text, unwritable
+
+__all__ = [
+    "FORMAT",
+    "MOST_BYTES",
+    "Asked",
+    "Document",
+    "Draft",
+    "PlanFile",
+    "Unreadable",
+    "begins_as_ours",
+    "document",
+    "not_as_reviewed",
+    "not_of_digest",
+    "read",
+    "text",
+    "unwritable",
+]

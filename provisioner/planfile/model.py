@@ -1,0 +1,168 @@
+"""What stands in a plan file, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from provisioner.guards import Leave
+from provisioner.plan import Wishes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from provisioner.desired import DesiredKey, Environment
+    from provisioner.observed import Observation
+    from provisioner.plan import Plan
+
+Document = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a plan was asked for beside the manifests.
+
+    Attributes:
+        environments: names as given; none means all.
+        only: globs of key names; none means all.
+        prune: whether owned keys that no manifest wants are revoked.
+        dedupe: whether surplus owned keys of a name are revoked.
+        redeliver: whether live keys get new tokens, whatever their sinks hold.
+        max_revoke: keys that may be revoked in each environment; None leaves it to the guards.
+        allow_protected: whether what is protected may be revoked.
+    """
+
+    environments: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    prune: bool = False
+    dedupe: bool = False
+    redeliver: bool = False
+    max_revoke: int | None = None
+    allow_protected: bool = False
+
+    @property
+    def wishes(self) -> Wishes:
+        """The same for the plan."""
+        return Wishes(
+            only=self.only, prune=self.prune, dedupe=self.dedupe, redeliver=self.redeliver
+        )
+
+    @property
+    def leave(self) -> Leave:
+        """The same for the guards."""
+        return Leave(max_revoke=self.max_revoke, protected=self.allow_protected)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan made now, and what it follows from.
+
+    Attributes:
+        published: the plan as `provision/plan/v1`.
+        asked: what it was asked for.
+        seen: the looks that it follows from.
+        desired: the desired keys by environment, of those that it is about.
+    """
+
+    plan: Plan
+    published: Document
+    asked: Asked
+    seen: tuple[tuple[Environment, Observation], ...]
+    desired: Mapping[str, tuple[DesiredKey, ...]]
+
+
+class Wanted(NamedTuple):
+    """A desired key, all as the manifest writes it.
+
+    Attributes:
+        sinks: each address as JSON.
+    """
+
+    name: str
+    depth: int
+    role: str | None
+    expires: str
+    rotate: str | None
+    protect: bool
+    sinks: tuple[str, ...]
+
+
+class Live(NamedTuple):
+    """A live key of the workspace."""
+
+    id: str
+    name: str
+    expires_at: str
+    role: str | None
+
+
+class Doing(NamedTuple):
+    """An action, by all that must not be otherwise, and why.
+
+    Attributes:
+        kind: `create`, `update`, `rotate`, `deliver` or `revoke`.
+        ids: the live keys that it is about.
+        role: that it gives, None where it gives none.
+        error: the code of why it cannot be done, None where it can.
+    """
+
+    kind: str
+    name: str
+    ids: tuple[str, ...]
+    expires_at: str
+    role: str | None
+    sinks: tuple[str, ...]
+    error: str | None
+    reason: str
+
+    @property
+    def counts(self) -> tuple[object, ...]:
+        """What must be equal for the same to be done: all but why, and what a key that ends is."""
+        if self.kind == "revoke":
+            return self.kind, self.ids, self.error
+        return self[:-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reviewed:
+    """One environment of a plan, and what the plan follows from.
+
+    Attributes:
+        error: the code of why it could not be looked at, None where it could.
+        workspace: the workspace id in the credential, where it shows one.
+        observed_at: the server's time of the look.
+        role: of keys that name none.
+        roles: the ids of roles that are given, by the role as written.
+        observed: the live keys of the names that the plan is about.
+    """
+
+    name: str
+    url: str
+    error: str | None
+    generation: str | None
+    workspace: str | None
+    observed_at: str | None
+    owns: tuple[str, ...]
+    role: str | None
+    roles: Mapping[str, str]
+    desired: tuple[Wanted, ...]
+    observed: tuple[Live, ...]
+    actions: tuple[Doing, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFile:
+    """A plan as it was reviewed.
+
+    Attributes:
+        created_at: the moment that durations are counted from.
+        version: of the tool that made it.
+        digest: `sha256:…` over what would be done.
+    """
+
+    created_at: datetime
+    version: str
+    digest: str
+    asked: Asked
+    environments: tuple[Reviewed, ...]
