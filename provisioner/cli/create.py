@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.completing import files
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import (
     Selection,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     required=True,
     envvar="PROVISION_BODY",
     metavar="FILE",
+    shell_complete=files,
     help="JSON object or array of records; - is standard input.",
 )
 @output_options()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.completing import key_names
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import (
     Selection,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     multiple=True,
     envvar="PROVISION_ONLY",
     metavar="GLOB",
+    shell_complete=key_names,
     help="Write keys whose names match alone; repeatable.",
 )
 @click.option(

@@ -21,6 +21,7 @@ COMMANDS = {
     "create": ("create", "Post a JSON body of keys to one environment."),
     "schema": ("schema", "Print the JSON Schemas of the files and outputs."),
     "sandbox": ("sandbox", "Serve the embedded Twenty for other programs."),
+    "completion": ("completion", "Print the completion script of a shell."),
 }
 """Module and line of each command, in the order of a first use, not of the alphabet."""
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from provisioner.cli.completing import directories, environment_names, key_names
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -82,6 +84,7 @@ manifests_option = click.option(
     show_default=True,
     envvar="PROVISION_MANIFESTS",
     metavar="DIR",
+    shell_complete=directories,
     help="Directory of environments.yaml and the manifests.",
 )
 
@@ -90,6 +93,7 @@ one_environment_option = click.option(
     "--environment",
     envvar="PROVISION_ENVIRONMENT",
     metavar="NAME",
+    shell_complete=environment_names,
     help="The environment; needless where there is but one.",
 )
 
@@ -203,6 +207,7 @@ def selection_options(command: Command) -> Command:
             multiple=True,
             envvar="PROVISION_ENVIRONMENT",
             metavar="NAME",
+            shell_complete=environment_names,
             help="Work on this environment alone; repeatable.",
         ),
         click.option(
@@ -210,6 +215,7 @@ def selection_options(command: Command) -> Command:
             multiple=True,
             envvar="PROVISION_ONLY",
             metavar="GLOB",
+            shell_complete=key_names,
             help="Work on keys whose names match alone; repeatable.",
         ),
         click.option(

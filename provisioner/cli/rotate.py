@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.completing import key_names
 from provisioner.cli.options import (
     guard_options,
     output_options,
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@click.argument("names", nargs=-1, required=True, metavar="NAME…", shell_complete=key_names)
 @selection_options
 @output_options("text", "json", "markdown")
 @telling_options(events=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from provisioner.cli.completing import schema_names
+
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=schema_names)
 def schema(name: str | None) -> None:
     """Print a JSON Schema (draft 2020-12), or the names of all.
 

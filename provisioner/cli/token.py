@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.completing import key_names
 from provisioner.cli.options import (
     Selection,
     manifests_option,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=key_names)
 @manifests_option
 @one_environment_option
 @click.option(

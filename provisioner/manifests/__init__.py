@@ -6,6 +6,6 @@ environment of its declaration with the variables of the run.
 
 from provisioner.manifests.codes import CODES
 from provisioner.manifests.environments import DeclaredEnvironment, resolve
-from provisioner.manifests.load import Manifests, load
+from provisioner.manifests.load import Manifests, environment_names, load
 
-__all__ = ["CODES", "DeclaredEnvironment", "Manifests", "load", "resolve"]
+__all__ = ["CODES", "DeclaredEnvironment", "Manifests", "environment_names", "load", "resolve"]

@@ -96,6 +96,12 @@ def load(directory: Path, *, now: datetime | None = None) -> Manifests:
     )
 
 
+def environment_names(directory: Path) -> tuple[str, ...]:
+    """The names that environments.yaml alone declares; none where it cannot be read."""
+    declarations, _ = _environments(directory)
+    return () if declarations is None else declarations.names or ()
+
+
 def _environments(directory: Path) -> tuple[Declarations | None, list[Problem]]:
     """What environments.yaml declares, None when it cannot be read, and its problems."""
     path, misnamed = directory / ENVIRONMENTS, directory / _MISNAMED

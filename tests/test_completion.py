@@ -1,0 +1,306 @@
+"""Shell completion as a shell asks for it: in real shells, offline, and never with an error."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from provisioner import schemas
+from provisioner.cli import main
+from provisioner.cli.group import COMMANDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SHELLS = ("bash", "zsh", "fish")
+ENVIRONMENTS = """\
+version: 1
+environments:
+  staging:
+    url: https://crm.staging.example.com
+    auth: {token: "${NOWHERE_SET}"}
+  production:
+    url: https://crm.example.com
+    auth: {token: "${NOWHERE_SET}"}
+"""
+KEYS = """\
+version: 1
+environments: [staging, production]
+defaults: {expires: 90d, role: Admin}
+keys: [{name: svc-billing}, {name: svc-mail}, {name: report}]
+"""
+PRODUCTION = """\
+version: 1
+environment: production
+defaults: {expires: 90d, role: Admin}
+keys:
+  - name: only-here
+  - name: "svc-$(touch owned)"
+  - name: svc-a b
+  - name: svc-`touch owned`
+  - name: svc-x;touch owned
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with manifests, in which `provision` is on the path."""
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "environments.yaml").write_text(ENVIRONMENTS)
+    (folder / "keys.yaml").write_text(KEYS)
+    (folder / "production.yaml").write_text(PRODUCTION)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    program = programs / "provision"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m provisioner "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def ask(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., list[str]]:
+    """What is offered for the words of a command line, the last unfinished."""
+
+    def ask_(*words: str, **variables: str) -> list[str]:
+        asked = {
+            "_PROVISION_COMPLETE": "bash_complete",
+            "COMP_WORDS": shlex.join(["provision", *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+        with monkeypatch.context() as patch:
+            for name, value in {**asked, **variables}.items():
+                patch.setenv(name, value)
+            assert main([]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return [line.removeprefix("plain,") for line in printed.out.splitlines() if line]
+
+    return ask_
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_script_of_each_shell_is_one_that_it_can_read(shell, capsys, tmp_path) -> None:
+    """What `completion` prints is without a fault by the shell's own judgement."""
+    assert main(["completion", shell]) == 0
+    printed = capsys.readouterr()
+    assert "_PROVISION_COMPLETE" in printed.out
+    assert printed.err == ""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed: its script was printed and not read by it")
+    script = tmp_path / "script"
+    script.write_text(printed.out)
+    subprocess.run([shell, "-n", str(script)], check=True, timeout=60)
+
+
+BASH = """
+source ./script
+ask() {
+  COMP_WORDS=(provision "$@") COMP_CWORD=$# COMPREPLY=()
+  _provision_completion provision
+  echo "${COMPREPLY[*]}"
+}
+ask ""
+ask plan --color a
+ask plan -e stag
+ask rotate -e production svc-
+"""
+
+
+def test_a_real_bash_gets_its_answers(place, capsys) -> None:
+    """The script and the program together fill COMPREPLY: commands, choices, names."""
+    assert main(["completion", "bash"]) == 0
+    (place / "script").write_text(capsys.readouterr().out)
+    command = ["bash", "--norc", "-c", BASH]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        " ".join(COMMANDS),
+        "auto always",
+        "staging",
+        "svc-billing svc-mail",
+    ]
+    assert not (place / "owned").exists()
+
+
+def test_commands_options_and_choices_are_completed(ask) -> None:
+    """Every command is offered, the options of one, the choices of an option, schemas, shells."""
+    assert ask("") == list(COMMANDS)
+    assert ask("pl") == ["plan"]
+    assert ask("plan", "--pr") == ["--prune"]
+    assert ask("plan", "--color", "a") == ["auto", "always"]
+    assert ask("schema", "") == list(schemas.NAMES)
+    assert ask("completion", "") == list(SHELLS)
+
+
+def test_environments_are_those_of_the_manifests(ask, place) -> None:
+    """`-e` offers what the environments.yaml of -m declares, whatever variables are not set."""
+    assert ask("plan", "-e", "") == ["staging", "production"]
+    assert ask("token", "-e", "p") == ["production"]
+    assert ask("plan", "-e", "staging", "--environment", "") == ["production"]
+    (place / "manifests").rename(place / "else")
+    assert ask("plan", "-e", "") == []
+    assert ask("plan", "-m", "else", "-e", "s") == ["staging"]
+    assert ask("plan", "-e", "s", PROVISION_MANIFESTS="else") == ["staging"]
+
+
+@pytest.mark.parametrize("command", ["rotate", "revoke", "token"])
+def test_names_of_keys_are_those_of_the_manifests(command, ask) -> None:
+    """Commands that take a key's name offer those of the environments in question."""
+    assert ask(command, "-e", "staging", "") == ["svc-billing", "svc-mail", "report"]
+    assert ask(command, "o") == ["only-here"]
+
+
+def test_names_on_the_line_are_not_offered_again(ask) -> None:
+    """Names that may be repeated are offered once, and --only takes them too."""
+    assert ask("rotate", "svc-mail", "svc-") == ["svc-billing"]
+    assert ask("apply", "--only", "svc-mail", "--only", "svc-") == ["svc-billing"]
+
+
+def test_a_name_that_a_shell_would_run_is_not_offered(ask) -> None:
+    """Bash inserts completions as they are: names with blanks and signs of shells are left out."""
+    assert ask("rotate", "-e", "production", "svc-") == ["svc-billing", "svc-mail"]
+
+
+@pytest.mark.parametrize(
+    "broken", ["keys: [", "version: 1\nenvironments: nonsense\n", "\x00", "&a [*a]"]
+)
+def test_broken_manifests_are_silence(broken, ask, place) -> None:
+    """Where the manifests cannot be read nothing is offered, nothing said, and nothing fails."""
+    (place / "manifests" / "environments.yaml").write_text(broken)
+    assert ask("plan", "-e", "") == []
+    assert ask("rotate", "") == []
+
+
+def test_a_broken_manifest_does_not_hide_the_environments(ask, place) -> None:
+    """environments.yaml is read alone, whatever stands beside it."""
+    (place / "manifests" / "keys.yaml").write_text("keys: [")
+    assert ask("plan", "-e", "") == ["staging", "production"]
+
+
+def test_surprises_and_wrong_variables_are_silence(ask) -> None:
+    """A variable that no command would accept, or a file for a directory, stops no completion."""
+    assert ask("plan", "-e", "s", PROVISION_PARALLEL="many") == ["staging"]
+    assert ask("plan", "-e", "", PROVISION_MANIFESTS="manifests/keys.yaml") == []
+    assert ask("plan", "-e", "", PROVISION_MANIFESTS="x" * 5000) == []
+
+
+def test_completing_needs_neither_network_nor_heavy_imports(place) -> None:
+    """A key press waits for YAML at most."""
+    program = (
+        "import sys; from provisioner.cli import main; main([]);"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ
+        | {
+            "_PROVISION_COMPLETE": "bash_complete",
+            "COMP_WORDS": "provision rotate svc-b",
+            "COMP_CWORD": "2",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "plain,svc-billing\n"
+    heavy = {"requests", "rich", "graphql", "jsonschema", "sqlite3", "provisioner.twenty"}
+    assert not heavy & set(done.stderr.split())
+
+
+class Terminal:
+    """A shell on a terminal of its own, typed to and read from."""
+
+    def __init__(self, *command: str) -> None:
+        self.seen = ""
+        self.pid, self.file = pty.fork()
+        if self.pid == 0:  # pragma: no cover - the shell
+            os.environ |= {"TERM": "dumb", "PS1": "", "COLUMNS": "500"}
+            os.execvp(command[0], command)
+
+    def type(self, text: str) -> None:
+        os.write(self.file, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Reads until the text was printed, at most a minute."""
+        until = time.monotonic() + 60
+        while text not in self.seen:
+            ready, _, _ = select.select([self.file], [], [], max(0, until - time.monotonic()))
+            assert ready, f"{text!r} never came: {self.seen!r}"
+            self.seen += os.read(self.file, 4096).decode(errors="replace")
+        self.seen = self.seen.partition(text)[2]
+
+    def close(self) -> None:
+        os.kill(self.pid, 9)
+        os.waitpid(self.pid, 0)
+        os.close(self.file)
+
+
+START = {
+    "bash": ("bash", "--norc", "--noprofile", "-i"),
+    "zsh": ("zsh", "-f", "-i"),
+}
+READY = {
+    "bash": "",
+    "zsh": "autoload -U compinit; compinit -u -D; ",
+}
+
+
+@pytest.fixture
+def terminal(request: pytest.FixtureRequest, place: Path) -> Iterator[Terminal]:
+    shell = request.param
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    one = Terminal(*START[shell])
+    # The words are put together by the shell, so that their echo is not taken for its answer.
+    one.type(f'{READY[shell]}eval "$(provision completion {shell})"; echo rea""dy\n')
+    one.wait_for("ready")
+    yield one
+    one.close()
+
+
+@pytest.mark.parametrize("terminal", START, indirect=True)
+def test_the_tab_key_completes_on_a_terminal(terminal, place) -> None:
+    """Typed into an interactive shell, a tab finishes an environment, a key and a directory."""
+    terminal.type("echo provi''sion; provision plan -e stag\t")
+    terminal.wait_for("staging")
+    terminal.type("\x15provision rotate svc-b\t")
+    terminal.wait_for("svc-billing")
+    terminal.type("\x15provision plan -m mani\t")
+    terminal.wait_for("manifests/")
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("provision plan -e ", {"staging", "production"}),
+        ("provision rotate svc-", {"svc-billing", "svc-mail"}),
+        ("provision plan -m mani", {"manifests/"}),
+    ],
+)
+def test_fish_offers_the_same(line, offered, place) -> None:
+    """Fish, asked what it would offer, offers environments, keys and directories."""
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", f"provision completion fish | source; complete -C'{line}'"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert {line.split("\t")[0] for line in done.stdout.splitlines()} == offered
