@@ -1,0 +1,119 @@
+"""Runs one command of provision as the inputs of the action say.
+
+Outputs `command`, `exit-code` and `report`, the Markdown of a plan; provision itself outputs
+`changes`, `digest` and `plan-file`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+COMMANDS = ("validate", "plan", "apply", "report", "doctor")
+USAGE = 64
+
+
+def main() -> int:
+    """Runs the command; the exit code is its own."""
+    command = asked("COMMAND")
+    automatic = command == "auto"
+    if automatic:
+        command = fitting_the_event()
+        print(f"command: auto, here {command}", flush=True)
+    if command not in COMMANDS:
+        return wrong(f"`command` is {command!r}, and one of auto, {', '.join(COMMANDS)} is meant.")
+    if asked("PRUNE") not in ("true", "false", ""):
+        return wrong("`prune` is true or false.")
+    report = Path(tempfile.mkdtemp(dir=os.environ["RUNNER_TEMP"])) / "report.md"
+    code = carry_out([command, *arguments(command, report, automatic=automatic)])
+    outputs = {"command": command, "exit-code": code}
+    if report.is_file():
+        outputs["report"] = report
+    with Path(os.environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as file:
+        file.writelines(f"{name}={value}\n" for name, value in outputs.items())
+    return code
+
+
+def fitting_the_event() -> str:
+    """What `auto` means: apply what is on the default branch, plan everything else.
+
+    Only events that nobody but a maintainer brings about apply: `pull_request_target` and
+    `workflow_run` stand on the default branch too.
+    """
+    name = os.environ.get("GITHUB_EVENT_NAME", "")
+    event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
+    repository = event.get("repository") or {}
+    default = repository.get("default_branch")
+    if name == "schedule":
+        return "apply"  # runs on the default branch alone, and its event may not name it
+    if name in ("push", "workflow_dispatch"):
+        here = os.environ.get("GITHUB_REF") == f"refs/heads/{default}"
+        return "apply" if default and here else "plan"
+    if name == "pull_request":
+        head = (event.get("pull_request", {}).get("head") or {}).get("repo") or {}
+        fork = head.get("full_name") != os.environ.get("GITHUB_REPOSITORY")
+        if fork or os.environ.get("GITHUB_ACTOR") == "dependabot[bot]":
+            return "validate"
+    return "plan"
+
+
+def arguments(command: str, report: Path, *, automatic: bool) -> list[str]:
+    """The command line after the command."""
+    made = ["--manifests", asked("MANIFESTS") or "manifests"]
+    plan_file = asked("PLAN_FILE")
+    applied = command == "apply" and plan_file and not automatic
+    if command != "validate" and not applied:
+        for name in ("ENVIRONMENT", "ONLY"):
+            for value in asked(name).split():
+                made += [f"--{name.lower()}", value]
+    if command in ("plan", "apply"):
+        made += ["--report", f"markdown={report}"]
+        if asked("PRUNE") == "true" and not applied:
+            made.append("--prune")
+    if command == "validate":
+        made += ["--format", "github"]
+    if command == "plan" and plan_file:
+        made += ["--out", os.path.abspath(plan_file)]  # noqa: PTH100 - may not be there yet
+    if command == "apply" and asked("DIGEST"):
+        made += ["--digest", asked("DIGEST")]
+    if command == "report" and asked("EXPIRING_WITHIN"):
+        made += ["--expiring-within", asked("EXPIRING_WITHIN")]
+    made += filter(None, map(str.strip, asked("ARGUMENTS").splitlines()))
+    return [*made, "--", plan_file] if applied else made
+
+
+def carry_out(words: list[str]) -> int:
+    """Runs provision, and passes on the signals by which a runner ends a step."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _: object) -> None:
+        for process in running:
+            process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)
+    # -I: no file of the repository that is checked out here is taken for a module.
+    with subprocess.Popen([sys.executable, "-I", "-m", "provisioner", *words]) as process:
+        running.append(process)
+        code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def asked(name: str) -> str:
+    """An input of the action."""
+    return os.environ.get(f"INPUT_{name}", "").strip()
+
+
+def wrong(message: str) -> int:
+    """Wrong usage of the action."""
+    print(f"::error title=provision::{message}")
+    return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
