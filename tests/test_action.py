@@ -603,7 +603,7 @@ def test_a_strangers_comment_is_never_taken_for_ours(comment, github):
 
 
 def test_a_long_plan_is_cut_honestly(comment, github):
-    """The comment keeps below GitHub's limit, ends with a whole line, and counts what is missing."""
+    """The comment keeps below GitHub's limit, ends with a whole line, and says what is missing."""
     lines = [f"- {number} \N{KEY}" * 3 for number in range(9000)]
     comment("\n".join(lines))
     body = github.comments[0]["body"]

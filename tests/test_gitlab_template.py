@@ -1,0 +1,225 @@
+"""The GitLab CI template: its file, which pipeline runs which job, and the jobs in a real shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[1]
+TEMPLATE = ROOT / "templates" / "provision.yml"
+HEADER, BODY = TEMPLATE.read_text(encoding="utf-8").split("\n---\n")
+INPUTS = yaml.safe_load(HEADER)["spec"]["inputs"]
+
+
+def rendered(**inputs: str) -> dict[str, Any]:
+    """The jobs as GitLab makes them: inputs put in as text, `extends` merged."""
+    given = {name: one["default"] for name, one in INPUTS.items()}
+    given |= {name.replace("_", "-"): value for name, value in inputs.items()}
+
+    def value(found: re.Match[str]) -> str:
+        one = given[found[1]]
+        return str(one).lower() if isinstance(one, bool) else one
+
+    document = yaml.safe_load(re.sub(r"\$\[\[ inputs\.([\w-]+) \]\]", value, BODY))
+    jobs = {}
+    for name, job in document.items():
+        base = document.get(job.get("extends"), {})
+        jobs[name] = base | job
+        jobs[name]["variables"] = base.get("variables", {}) | job.get("variables", {})
+    return jobs
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with manifests for the embedded Twenty, and `provision` on the path."""
+    folder = tmp_path / "project" / "manifests"
+    folder.mkdir(parents=True)
+    (folder / "environments.yaml").write_text(
+        "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin, owns: ['*']}\n"
+        "  other: {url: 'sandbox:', role: Admin}\n"
+    )
+    (folder / "keys.yaml").write_text(
+        "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys: [{name: a}, {name: b}]\n"
+    )
+    program = tmp_path / "bin" / "provision"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m provisioner "$@"\n')
+    program.chmod(0o755)
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def run(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a job's scripts as a runner does, in `sh`."""
+
+    def run_(job: dict[str, Any], **more: str) -> subprocess.CompletedProcess[str]:
+        lines = ["set -e", *job["before_script"], *job["script"]]
+        return subprocess.run(
+            ["sh", "-c", "\n".join(lines)],
+            cwd=project,
+            env={
+                "PATH": f"{project.parent / 'bin'}{os.pathsep}{os.environ['PATH']}",
+                "CI": "true",
+                "GITLAB_CI": "true",
+                **job["variables"],
+                **more,
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run_
+
+
+def test_the_template_is_one_by_gitlabs_schema(tmp_path):
+    """Header and jobs are valid by the schema that GitLab publishes, with and without defaults."""
+    header = tmp_path / "header.yml"
+    header.write_text(HEADER)
+    files = [header]
+    for number, inputs in enumerate([{}, {"apply_when": "manual", "prefix": "keys"}]):
+        file = tmp_path / f"{number}.yml"
+        jobs = rendered(**inputs)
+        # The schema knows a header and jobs, not what inputs make of them.
+        file.write_text(json.dumps({name: one for name, one in jobs.items() if "script" in one}))
+        files.append(file)
+    program = Path(sys.executable).with_name("check-jsonschema")
+    command = [program, "--builtin-schema", "vendor.gitlab-ci", *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_inputs_are_explained_used_and_never_text_of_a_script():
+    """Every input is described and used, and reaches scripts as a variable alone."""
+    for name, one in INPUTS.items():
+        assert one["description"]
+        assert f"$[[ inputs.{name} ]]" in BODY, name
+    strange = {"manifests": "M$(x)", "environment": "E;x", "only": "O`x`", "install": "I'x"}
+    for job in rendered(**strange).values():
+        text = "\n".join(job.get("before_script", []) + job.get("script", []))
+        assert not [value for value in strange.values() if value in text]
+
+
+MERGE_REQUEST = {
+    "CI_PIPELINE_SOURCE": "merge_request_event",
+    "CI_MERGE_REQUEST_SOURCE_PROJECT_PATH": "acme/keys",
+}
+ON_MAIN = {"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_BRANCH": "main"}
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "jobs"),
+    [
+        (MERGE_REQUEST, {"validate", "plan"}),
+        (MERGE_REQUEST | {"CI_MERGE_REQUEST_SOURCE_PROJECT_PATH": "fork/keys"}, {"validate"}),
+        (ON_MAIN, {"validate", "plan", "apply"}),
+        (ON_MAIN | {"CI_PIPELINE_SOURCE": "schedule"}, {"validate", "plan", "apply", "report"}),
+        (ON_MAIN | {"CI_COMMIT_BRANCH": "feature"}, set()),
+        ({"CI_PIPELINE_SOURCE": "schedule", "CI_COMMIT_BRANCH": "feature"}, set()),
+        ({"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_TAG": "main"}, set()),
+    ],
+)
+def test_each_pipeline_runs_its_jobs(pipeline, jobs):
+    """Merge requests plan, forks validate, the default branch applies, and nights report."""
+    variables = {"CI_DEFAULT_BRANCH": "main", "CI_PROJECT_PATH": "acme/keys", **pipeline}
+
+    def holds(condition: str, own: dict[str, str]) -> bool:
+        known = variables | own
+        terms = [term.split(" == ") for term in condition.split(" && ")]
+        sides = [
+            [known.get(side[1:]) if side.startswith("$") else side.strip('"') for side in term]
+            for term in terms
+        ]
+        return all(left == right for left, right in sides)
+
+    for inputs, by_hand in (({}, []), ({"apply_when": "manual"}, ["provision-apply"])):
+        found, manual = set(), []
+        for name, job in rendered(**inputs).items():
+            rules = [rule for rule in job.get("rules", ()) if holds(rule["if"], job["variables"])]
+            if rules:
+                found.add(name.removeprefix("provision-"))
+                manual += [name] if rules[0].get("when") == "manual" else []
+        assert found == jobs
+        assert manual == (by_hand if "apply" in jobs else [])
+
+
+def test_the_plan_of_a_pipeline_is_what_it_applies(run, project):
+    """The plan file is the artifact that apply takes; one that no longer holds changes nothing."""
+    jobs = rendered(install="", environment="dev", prune="true")
+    plan, apply_ = jobs["provision-plan"], jobs["provision-apply"]
+    planned = run(plan)
+    assert planned.returncode == 0, planned.stderr
+    for artifact in plan["artifacts"]["paths"]:
+        assert (project / artifact).is_file()
+    assert "other" not in planned.stdout
+    applied = run(apply_)
+    assert applied.returncode == 0, applied.stderr
+    stale = run(apply_)
+    assert stale.returncode == 6, stale.stderr
+    assert apply_["resource_group"] == "provision"
+
+
+def test_validate_leaves_reports_that_gitlab_reads(run, project):
+    """Both reports are where the job says, with problems as without."""
+    job = rendered(install="")["provision-validate"]
+    reports = [project / name for name in job["artifacts"]["reports"].values()]
+    done = run(job)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(reports[0].read_text()) == []
+    (project / "manifests" / "keys.yaml").write_text("version: 2\n")
+    done = run(job)
+    assert done.returncode == 3
+    assert json.loads(reports[0].read_text())[0]["location"]["path"] == "manifests/keys.yaml"
+    assert reports[1].is_file()
+
+
+def test_the_nightly_report_fails_when_a_key_is_due(run):
+    """A key that ends within the time of the input ends the job with 2."""
+    jobs = rendered(install="", environment="dev")
+    report = jobs["provision-report"]
+    assert run(report).returncode == 2  # declared and not made yet
+    made = run({**report, "script": ["provision apply"], "variables": {"INSTALL": ""}})
+    assert made.returncode == 0, made.stderr
+    assert run(report).returncode == 0
+    later = rendered(install="", environment="dev", expiring_within="100d")
+    assert run(later["provision-report"]).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("install", "locked", "expected"),
+    [
+        ("provision @ https://example.com/a b", True, [["provision @ https://example.com/a b"]]),
+        (".", False, [["."]]),
+        (".", True, [["--require-hashes", "-r", "requirements.lock"], ["--no-deps", "."]]),
+    ],
+)
+def test_what_is_installed_is_what_the_input_says(install, locked, expected, run, project):
+    """Pip gets the input as one word, and a clone with a lock is installed by its hashes."""
+    lock = project / "requirements.lock"
+    if locked:
+        lock.write_text("")
+    # Stands in for venv: `pip` there writes down what it is asked for, and has a `provision`.
+    stand_in = project.parent / "bin" / "python3"
+    stand_in.write_text(
+        '#!/bin/sh\nmkdir -p "$3/bin"\n'
+        'echo \'for one; do echo "$one"; done >>asked; echo >>asked\' >"$3/bin/pip"\n'
+        'chmod +x "$3/bin/pip"\n'
+    )
+    stand_in.chmod(0o755)
+    job = rendered(install=install)["provision-validate"]
+    done = run({**job, "script": ["true"]})
+    assert done.returncode == 0, done.stderr
+    asked = [block.split("\n") for block in (project / "asked").read_text().strip().split("\n\n")]
+    assert asked == [["install", "--quiet", *words] for words in expected]
