@@ -200,7 +200,11 @@ def test_the_nightly_report_fails_when_a_key_is_due(run):
 @pytest.mark.parametrize(
     ("install", "locked", "expected"),
     [
-        ("provision @ https://example.com/a b", True, [["provision @ https://example.com/a b"]]),
+        (
+            "twenty-provisioner @ https://example.com/a b",
+            True,
+            [["twenty-provisioner @ https://example.com/a b"]],
+        ),
         (".", False, [["."]]),
         (".", True, [["--require-hashes", "-r", "requirements.lock"], ["--no-deps", "."]]),
     ],

@@ -36,7 +36,7 @@ def test_hadolint_finds_nothing():
 
 
 def test_both_stages_stand_on_one_image_pinned_by_digest():
-    """No build stands on another base than the one before, and the last stage has no build tools."""
+    """Both stages have the same pinned base, and the last one does not touch pip."""
     stages = [stage.partition(" AS ")[0] for stage in of("FROM")]
     assert len(stages) == 2
     assert len(set(stages)) == 1

@@ -87,9 +87,7 @@ def pre_commit(tmp_path: Path, repository: Path) -> Callable[..., subprocess.Com
 
 
 def test_pre_commit_installs_and_runs_the_hook(pre_commit, tmp_path):
-    """The hook is installed from the repository; it stops a commit that breaks the manifests, and
-    one that touches nothing of them is not held up.
-    """
+    """The hook is installed, skips what is no manifest, and stops what breaks the manifests."""
     manifests = tmp_path / "work" / "manifests"
     (tmp_path / "work" / "unrelated.yaml").write_text("a: [")
     skipped = pre_commit("run")

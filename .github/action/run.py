@@ -75,8 +75,6 @@ def arguments(command: str, report: Path, *, automatic: bool) -> list[str]:
         made += ["--report", f"markdown={report}"]
         if asked("PRUNE") == "true" and not applied:
             made.append("--prune")
-    if command == "validate":
-        made += ["--format", "github"]
     if command == "plan" and plan_file:
         made += ["--out", os.path.abspath(plan_file)]  # noqa: PTH100 - may not be there yet
     if command == "apply" and asked("DIGEST"):
