@@ -1,18 +1,24 @@
 # The digest is of the index of all architectures of this very tag: renew both together, in both stages.
 FROM python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-WORKDIR /build
-COPY . .
-RUN python -m venv /opt/provision \
- && /opt/provision/bin/pip install --require-hashes -r requirements.lock \
- && /opt/provision/bin/pip install --no-deps . \
- && /opt/provision/bin/pip uninstall --yes pip
+COPY requirements.lock /
+# The tool is found by a path and not built: no hash would hold what builds it.
+RUN python -m venv --without-pip /opt/provision \
+ && pip --python /opt/provision/bin/python --no-cache-dir --disable-pip-version-check \
+      install --require-hashes -r /requirements.lock \
+ && echo /opt/provision/tool >"$(echo /opt/provision/lib/python3*/site-packages)/provision.pth" \
+ && printf '%s\n' '#!/opt/provision/bin/python -I' 'import sys' 'from provisioner.cli import main' \
+      'sys.exit(main())' >/opt/provision/bin/provision \
+ && chmod 755 /opt/provision/bin/provision
+COPY provisioner /opt/provision/tool/provisioner
+COPY schemas /opt/provision/tool/schemas
+RUN /opt/provision/bin/python -m compileall -q /opt/provision/tool
 
 FROM python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 LABEL org.opencontainers.image.title="provision" \
       org.opencontainers.image.description="Keeps the API keys of Twenty CRM workspaces as declared in YAML manifests." \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/provision /opt/provision
+COPY LICENSE /opt/provision/
 ENV PATH=/opt/provision/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 RUN useradd --uid 10001 --create-home provision && install --directory --owner=provision /work
 USER 10001:10001

@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
+EXTRAS = {"aws", "github", "gitlab", "kubernetes", "vault"}
 
 
 def main() -> int:
@@ -24,14 +25,14 @@ def main() -> int:
             "actions/setup-python, or name one with the input `python`."
         )
     extras = sorted(set(os.environ.get("INPUT_EXTRAS", "").split()))
-    if not all(extra.isalnum() for extra in extras):
-        return wrong("`extras` takes names with blanks between them.")
+    if unknown := set(extras) - EXTRAS:
+        return wrong(f"`extras` has {sorted(unknown)}: {sorted(EXTRAS)} is what there is.")
     home = Path(os.environ["RUNNER_TEMP"]) / "-".join(["provision", version, *extras])
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     made_from = home / "made-from"
     if not made_from.is_file() or made_from.read_text(encoding="utf-8") != str(ROOT):
         # -I: no file of the repository that is checked out here is taken for a module.
-        run(sys.executable, "-I", "-m", "venv", str(home))
+        run(sys.executable, "-I", "-m", "venv", "--without-pip", str(home))
         install(python, extras)
         made_from.write_text(str(ROOT), encoding="utf-8")
     with Path(os.environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as outputs:
@@ -40,17 +41,25 @@ def main() -> int:
 
 
 def install(python: Path, extras: list[str]) -> None:
-    """Installs the locked packages by their hashes, and the tool as it stands in the checkout."""
-    pip = [str(python), "-I", "-m", "pip", "install", "--quiet", "--no-input"]
-    pip.append("--disable-pip-version-check")
-    if not LOCK.is_file():
-        run(*pip, f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT))
-        return
-    run(*pip, "--require-hashes", "-r", str(LOCK))
+    """Installs what the tool needs, and the tool as it stands in the checkout."""
+    # The pip that is there: one more of it in each job would take longer than all the rest.
+    pip = [sys.executable, "-I", "-m", "pip", "--python", str(python), "install", "--quiet"]
+    for packages in needed(extras):
+        run(*pip, "--no-input", "--disable-pip-version-check", *packages)
     # A path in place of a build, whose tools no hash would hold.
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = subprocess.check_output([str(python), "-I", "-c", where], text=True).strip()
-    Path(packages, "provision.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+    folder = subprocess.check_output([str(python), "-I", "-c", where], text=True).strip()
+    Path(folder, "provision.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+
+
+def needed(extras: list[str]) -> list[list[str]]:
+    """What pip is asked for, one list a call: the locked packages by their hashes, then extras."""
+    import tomllib  # noqa: PLC0415 - not there in a Python that is too old
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    first = ["--require-hashes", "-r", str(LOCK)] if LOCK.is_file() else project["dependencies"]
+    more = [one for extra in extras for one in project["optional-dependencies"][extra]]
+    return [first, more] if more else [first]
 
 
 def run(*command: str) -> None:
