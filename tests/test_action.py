@@ -473,7 +473,7 @@ def test_the_default_branch_is_applied_and_then_in_order(runner, github):
 
 
 def test_what_was_planned_is_applied(runner):
-    """A plan file of one step is applied by another, and refused when the manifests moved."""
+    """A plan file, or a digest alone, is held to by apply: what moved since is refused with 6."""
     planned = runner.run({"command": "plan", "plan-file": "p.json", "prune": "true"}, PUSH)
     assert planned.code == 0, planned.printed
     applying = {"command": "apply", "plan-file": planned.outputs["plan-file"], "prune": "true"}
@@ -483,6 +483,11 @@ def test_what_was_planned_is_applied(runner):
     manifest.write_text(manifest.read_text().replace("{name: b}", "{name: other}"))
     stale = runner.run(applying, PUSH, **ON_MAIN)
     assert (stale.code, stale.outputs["exit-code"]) == (6, "6"), stale.printed
+    by_digest = {"command": "apply", "prune": "true", "digest": planned.outputs["digest"]}
+    assert runner.run(by_digest, PUSH, **ON_MAIN).code == 6
+    again = runner.run({"command": "plan", "prune": "true"}, PUSH)
+    by_digest["digest"] = again.outputs["digest"]
+    assert runner.run(by_digest, PUSH, **ON_MAIN).code == 0
 
 
 def test_a_plan_that_fails_is_commented_and_fails(runner, github):
@@ -517,10 +522,11 @@ def test_a_fork_is_validated_without_secrets_or_comment(runner, github):
 def test_inputs_are_not_run_by_a_shell(runner, tmp_path):
     """Text with a shell's signs in every input that takes any is text, and nothing else."""
     bad = "$(touch owned) `touch owned`; touch owned \"' #"
-    texts = ("manifests", "environment", "only", "arguments", "digest", "command", "plan-file")
-    for name in texts:
-        ran = runner.run({"command": "plan", name: bad}, pull_request())
-        assert ran.names, name
+    texts = ("manifests", "environment", "only", "plan-file")
+    ran = runner.run({"command": "plan"} | dict.fromkeys(texts, bad), pull_request())
+    assert ran.names == ["Run provision", "Comment on the pull request"]
+    assert runner.run({"command": "apply", "digest": bad, "arguments": bad}, PUSH).code != 0
+    assert runner.run({"command": bad}, PUSH).code == 64
     assert not list(tmp_path.rglob("owned"))
 
 
