@@ -90,6 +90,11 @@ TABLE = {
         Row(1, "schema plan", broken="provisioner.schemas"),
         Row(64, "schema nope"),
     ),
+    "completion": (
+        Row(0, "completion bash"),
+        Row(1, "completion bash", broken="click.shell_completion"),
+        Row(64, "completion nope"),
+    ),
     "sandbox": (
         Row(1, "sandbox --file {tmp}/new", broken="graphql"),
         Row(4, "sandbox legacy --file {state}"),
