@@ -40,10 +40,11 @@ from provisioner.secret import Secret
 from provisioner.sinks.sink import Holds, Nothing
 from provisioner.stop import STOPPED, Stop
 from provisioner.times import format_moment, parse_expiry
+from provisioner.token import claims_of
 from provisioner.twenty.workspace import Created
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from provisioner.execution import Result
     from provisioner.plan import Action
@@ -340,6 +341,13 @@ def test_predecessors_end_only_when_every_sink_is_known_to_have_the_successor(he
         assert bool(revoked(planned([wanted], [old, new], sinks))) is ends
 
 
+def test_what_is_not_owned_ends_by_no_rotation() -> None:
+    """Manifests that want it are refused; a plan would not do it all the same."""
+    old, new = key(1, "their"), key(2, "their")
+    wanted = [desired("their", rotation=ROTATED)]
+    assert revoked(planned(wanted, [old, new], {SINK: token(new)})) == []
+
+
 def test_without_a_sink_no_predecessor_ends() -> None:
     """Nobody has the token of its successor."""
     assert revoked(planned([desired(rotation=ROTATED, deliver=())], [key(1), key(2)])) == []
@@ -553,6 +561,8 @@ def test_a_successor_whose_predecessor_could_not_end_is_not_made(wanted, seen, c
     assert blocked.code == code
     assert repr(wanted.name) in blocked.message
     at_once = asked(wanted, *seen, now=True).blocked
+    if code == "rotation_running":
+        assert "`apply` after 2026-10-28T04:00:00Z ends" in blocked.message
     hastens = code in ("rotation_running", "rotation_unsaid")
     assert (at_once is None) is hastens
 
@@ -574,6 +584,7 @@ def ends_of(
     assert all(isinstance(one, Revoke) and one.reason == "asked" for one in plan.actions)
     assert (plan.kept, plan.findings, plan.workspace) == ((), (), "w")
     assert (plan.environment, plan.url, plan.generation) == ("shop", SHOP.url, "core")
+    assert plan.estimate.requests >= 1
     return [
         (one.key_id, one.blocked and one.blocked.code)
         for one in plan.actions
@@ -590,6 +601,28 @@ def test_revoke_ends_the_live_keys_of_a_name_or_the_one_of_an_id() -> None:
         ("svc-b-2", None),
     ]
     assert ends_of("svc-a", "svc-b", seen=seen, only=("*-b",)) == [("svc-b-2", None)]
+
+
+def test_revoking_what_a_manifest_names_says_that_it_is_made_anew() -> None:
+    """With the place, which the action has too; not of what stays."""
+    look = Observation(
+        generation="core",
+        workspace="w",
+        keys=(key(1), key(2), key(1, "their"), key(1, "svc-z")),
+        roles=KnownRoles((WORKER, ADMIN)),
+        server_time=NOW,
+        requests=1,
+    )
+    wanted = [desired(), desired("their")]
+    names = frozenset({"svc-a", "their", "svc-z"})
+    plan = plan_revocations(SHOP, look, names, desired=wanted)
+    [note] = plan.notes
+    assert note == (
+        "keys.yaml line 1 goes on to name 'svc-a': unless that is removed, the next `apply` makes "
+        "it anew"
+    )
+    places = {one.name: one.place for one in plan.actions}
+    assert places == {"svc-a": wanted[0].place, "their": wanted[1].place, "svc-z": None}
 
 
 def test_revoke_ends_neither_its_own_key_nor_what_is_not_owned() -> None:
@@ -613,6 +646,9 @@ class Server:
     keys: list[ObservedKey] = field(default_factory=list)
     values: dict[Any, Secret] = field(default_factory=dict)
     settled: int = 0
+    undead: bool = False
+    ended: set[str] = field(default_factory=set)
+    at_revoking: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         server = self
@@ -661,11 +697,19 @@ class Server:
         said = Claims(TokenKind.API_KEY, "w", "w", int(ends.timestamp()), key_id)
         return Secret(sign(said, b"x"))
 
-    def prove(self, token: Secret) -> None:  # noqa: ARG002 - the interface's
+    def prove(self, token: Secret) -> None:
+        claims = claims_of(token)
+        assert claims is not None
         self.note("prove")
+        if claims.key in self.ended:
+            self.note(f"prove the ended {claims.key}")
+            if not self.undead:
+                raise WorkspaceError("token_refused", "It is revoked.", remedy="")
 
     def revoke(self, key_id: str) -> None:
+        self.at_revoking()
         self.note(f"revoke {key_id}")
+        self.ended.add(key_id)
 
     def open(self, address: Any) -> Any:
         server = self
@@ -684,16 +728,24 @@ class Server:
 
         return Sink()
 
-    def run(self, plan: Planned) -> tuple[Result, ...]:
+    def execution(self, plan: Planned) -> Execution:
         def count(number: int) -> None:
             self.settled += number
 
         before = frozenset(one.id for one in self.keys)
-        execution = Execution(
+        return Execution(
             plan, before, self, self.open, parallel=1, mark=Mark(417), stop=self.stop, settled=count
         )  # type: ignore[arg-type]
+
+    def run(self, plan: Planned) -> tuple[Result, ...]:
+        execution = self.execution(plan)
         execution.run()
-        return execution.result().results
+        results = execution.result().results
+        assert tuple(one.action for one in results) == plan.actions
+        for one in results:
+            if isinstance(one, Done) and isinstance(one.action, Update | Deliver | Revoke):
+                assert one.id == one.action.key_id
+        return results
 
 
 def plan_of(*actions: Action) -> Planned:
@@ -747,6 +799,93 @@ def test_a_successor_that_is_not_delivered_ends_no_predecessor(refused) -> None:
         assert result.failure.message.endswith("run `provision rotate --now svc-a`.")
     assert any(event.startswith(refused) for event in server.events)
     assert not any(event.startswith("revoke") for event in server.events)
+
+
+@pytest.mark.parametrize("undead", [False, True])
+def test_the_token_that_a_sink_held_is_proven_dead(undead) -> None:
+    """With `--now`, by a read with it; where the server still takes it, that is no success."""
+    server = Server(undead=undead)
+    server.values = {SINK: server.mint("svc-a-1", FAR), OTHER: Secret("no token at all")}
+    rotate = rotation_of(at_once=True)
+    rotate = rotate._replace(successor=rotate.successor._replace(sinks=(SINK, OTHER)))
+    [result] = server.run(plan_of(rotate))
+    assert server.events.index("revoke svc-a-1") < server.events.index("prove the ended svc-a-1")
+    assert result.id == "svc-a-99"
+    assert isinstance(result, Unfinished if undead else Done)
+    if isinstance(result, Unfinished):
+        assert result.failure.code == "token_alive"
+        assert result.failure.message.startswith("The key svc-a-1 was revoked, and its token is")
+
+
+def test_a_surplus_key_ends_only_when_the_token_of_the_one_that_stays_is_delivered() -> None:
+    """Of its own name, that is; what nobody waits for ends at once."""
+    twins = [key(1), key(2)]
+    others = [key(1, "svc-b"), key(2, "svc-b")]
+    wanted = [desired(deliver=(SINK,)), desired("svc-b", deliver=(OTHER,))]
+    held: dict[FileAddress, Held] = {SINK: NoToken(), OTHER: NoToken()}
+    plan = planned(wanted, [*twins, *others], held, dedupe=True)
+    server = Server(refuses=frozenset({"write a.env"}))
+    results = {(type(one.action), one.action.name): one for one in server.run(plan)}
+    assert isinstance(results[Revoke, "svc-b"], Done)
+    stays = results[Revoke, "svc-a"]
+    assert isinstance(stays, Failed)
+    assert stays.failure.code == "not_delivered"
+    assert [event for event in server.events if event.startswith("revoke")] == ["revoke svc-b-2"]
+
+
+def test_what_a_bug_leaves_open_fails_with_it_and_what_a_stop_does_is_skipped() -> None:
+    """Each action for itself: nothing of it was begun."""
+    changes = planned([desired(expiry="2027-06-30")], [key()], {SINK: NoToken()}).actions
+    roles = planned([desired("svc-b", role="Admin")], [key(1, "svc-b")]).actions
+    prune = planned([], [key(1, "svc-old")], prune=True).actions
+    rotate = rotation_of(at_once=True)
+    rotate = rotate._replace(successor=rotate.successor._replace(name="svc-r"))
+    plan = plan_of(*changes, *roles, rotate, *prune)
+    open_ = Server().execution(plan).result(WHY).results
+    assert [(type(one), one.action) for one in open_] == [(Failed, one) for one in plan.actions]
+    assert {one.failure for one in open_ if isinstance(one, Failed)} == {WHY}
+    stopped = Server()
+    stopped.stop.ask()
+    assert stopped.run(plan) == tuple(Skipped(one, STOPPED) for one in plan.actions)
+    assert stopped.events == []
+
+
+def test_a_revocation_under_way_is_of_unknown_outcome() -> None:
+    """A run that has to end meanwhile does not say that the key lives, nor that it ended."""
+    seen: list[Result] = []
+    server = Server()
+    execution = server.execution(planned([], [key(1, "svc-old")], prune=True))
+    server.at_revoking = lambda: seen.extend(execution.result().results)
+    execution.run()
+    [during] = seen
+    assert isinstance(during, Failed)
+    assert during.failure.code == "outcome_unknown"
+    assert [type(one) for one in execution.result().results] == [Done]
+
+
+def test_a_change_under_way_is_of_unknown_outcome() -> None:
+    """The same while a role is assigned, an end moved, or the second of both is still to come."""
+    seen: list[Result] = []
+    plan = planned([desired(expiry="2027-06-30", role="Admin")], [key()])
+    server = Server()
+    execution = server.execution(plan)
+    note = server.note
+
+    def watched(event: str) -> None:
+        seen.extend(execution.result().results)
+        note(event)
+
+    server.note = watched  # type: ignore[method-assign]
+    execution.run()
+    told = {event.partition(" ")[0]: one for event, one in zip(server.events, seen, strict=True)}
+    for step, code in (
+        ("assign", "outcome_unknown"),
+        ("mint", "stopped"),
+        ("move", "outcome_unknown"),
+    ):
+        one = told[step]
+        assert isinstance(one, Failed | Unfinished)
+        assert one.failure.code == code
 
 
 def test_a_predecessor_that_cannot_be_revoked_is_told() -> None:
