@@ -281,6 +281,8 @@ class Fleet:
             if isinstance(part, Unobserved):
                 self._tell_finished(part.environment, part)
                 return part
+            if (future := futures[part.environment]).done():
+                future.result()  # what is no exception of a run ends this one as well
             return executions[part.environment].end()
 
         results = tuple(map(ended, plan.environments))
