@@ -1,6 +1,6 @@
 """The promise itself: random manifests, random keys, random faults, random kills, every dialect.
 
-`pytest tests/faults/test_exactly_once.py` plays SCENARIOS random scenarios (300 where nothing is
+`pytest tests/faults/test_exactly_once.py` plays SCENARIOS random scenarios (200 where nothing is
 said), a third of them on each dialect; docs/reliability.md has the command for 10 000. A scenario
 that fails is printed by Hypothesis as a program of rules, ready to be pasted below as a test.
 """
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from provisioner.execution import RunResult
     from provisioner.twenty.workspace import Workspace
 
-SCENARIOS = int(os.environ.get("SCENARIOS", "300"))
+SCENARIOS = int(os.environ.get("SCENARIOS", "200"))
 
 # A fault that ends by itself within the client's time limit. What a server commits after the
 # client gave up is beyond the guarantee, and is tried in tests/test_execution.py.
