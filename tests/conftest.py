@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from provisioner import secret
+from provisioner.cli import main
 from provisioner.desired import ApiToken, Environment, Limits, SessionToken, SignIn
 from provisioner.sandbox import Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
@@ -74,6 +75,19 @@ def own_levels() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process: exit code, stdout, stderr."""
+
+    def run_(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run_
 
 
 class Hurried(Stop):

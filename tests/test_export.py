@@ -115,19 +115,6 @@ ROLES += (Role("00000000-0000-4000-8000-000000000099", ROLES[0].id, assignable=T
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command in this process: exit code, stdout, stderr."""
-
-    def run_(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run_
-
-
-@pytest.fixture
 def place(tmp_path: Path) -> Callable[..., Path]:
     """A manifests directory with one embedded Twenty, `dev`, and nothing else."""
 

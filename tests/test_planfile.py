@@ -23,7 +23,6 @@ from jsonschema import Draft202012Validator
 
 from provisioner import schemas
 from provisioner.address import CommandAddress, FileAddress, VaultAddress
-from provisioner.cli import main
 from provisioner.desired import DesiredKey, Environment, Rotation
 from provisioner.failure import Failure
 from provisioner.held import NotAToken, NoToken, TokenOf, Unusable
@@ -203,19 +202,6 @@ def valid(name: str, document: Any) -> Any:
         schemas.load(name), format_checker=Draft202012Validator.FORMAT_CHECKER
     ).validate(document)
     return document
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command in this process: exit code, stdout, stderr."""
-
-    def run_(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run_
 
 
 @pytest.fixture(scope="module")
