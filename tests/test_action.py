@@ -342,8 +342,12 @@ def test_every_input_and_output_is_used_and_explained():
         (ON_MAIN | {"GITHUB_REF": "refs/tags/main"}, PUSH, "plan"),
         (ON_MAIN | {"GITHUB_EVENT_NAME": "schedule"}, {"schedule": "0 4 * * *"}, "apply"),
         (ON_MAIN | {"GITHUB_EVENT_NAME": "workflow_dispatch"}, PUSH, "apply"),
-        (ON_MAIN | {"GITHUB_EVENT_NAME": "pull_request_target"}, pull_request("m/keys"), "plan"),
-        (ON_MAIN | {"GITHUB_EVENT_NAME": "workflow_run"}, PUSH, "plan"),
+        (
+            ON_MAIN | {"GITHUB_EVENT_NAME": "pull_request_target"},
+            pull_request("m/keys"),
+            "validate",
+        ),
+        (ON_MAIN | {"GITHUB_EVENT_NAME": "workflow_run"}, PUSH, "validate"),
         (ON_MAIN, {"repository": {}}, "plan"),
     ],
 )
@@ -389,8 +393,16 @@ SELECTION += ["--only", "svc-*", "--only", "$(x)"]
     [
         ("validate", {}, []),
         ("plan", {}, [*SELECTION, "--report", "markdown=R", "--prune"]),
-        ("apply", {}, [*SELECTION, "--report", "markdown=R", "--prune"]),
-        ("apply", {"INPUT_PLAN_FILE": "-p.json"}, ["--report", "markdown=R", "--", "-p.json"]),
+        (
+            "apply",
+            {"INPUT_DIGEST": "none"},
+            [*SELECTION, "--report", "markdown=R", "--prune"],
+        ),
+        (
+            "apply",
+            {"INPUT_DIGEST": "none", "INPUT_PLAN_FILE": "-p.json"},
+            ["--report", "markdown=R", "--", "-p.json"],
+        ),
         (
             "apply",
             {"INPUT_DIGEST": "sha256:0"},
@@ -752,11 +764,15 @@ def test_what_is_needed_is_the_lock_and_the_extras(tmp_path, monkeypatch):
     offered = project["optional-dependencies"]
     assert set(offered) - {"test"} == script.EXTRAS
     monkeypatch.setattr(script, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(script, "SINKS_LOCK", tmp_path / "sinks")
     assert script.needed([]) == [project["dependencies"]]
     assert script.needed(["gitlab"]) == [project["dependencies"]]
     (tmp_path / "lock").touch()
     locked = ["--require-hashes", "-r", str(tmp_path / "lock")]
     assert script.needed(["aws", "vault"]) == [locked, [*offered["aws"], *offered["vault"]]]
+    (tmp_path / "sinks").touch()
+    assert script.needed(["vault"]) == [["--require-hashes", "-r", str(tmp_path / "sinks")]]
+    assert script.needed([]) == [locked]
 
 
 def test_an_old_python_is_told_what_to_do(monkeypatch, capsys):

@@ -673,7 +673,7 @@ def test_a_file_that_cannot_be_written_is_found_out_first(here, run, option) -> 
 def test_two_reports_are_two_files(here, run) -> None:
     """One would write over the other."""
     code, _, err = run("plan", "--report", "json=x", "--report", "text=x")
-    assert (code, "cannot be two reports" in err) == (64, True)
+    assert (code, "cannot be two things at once" in err) == (64, True)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
@@ -684,6 +684,39 @@ def test_a_report_that_takes_no_more_is_said_and_the_others_are_written(here, ru
     assert "output_failed: The report '/dev/full' could not be written" in err
     assert "2 created" in out
     assert "2 created" in (here / "m.md").read_text()
+
+
+@pytest.mark.parametrize("other", ["./x", "{here}/x"])
+def test_one_file_is_not_two_things_however_it_is_written(here, run, other) -> None:
+    """Reports among themselves, and a report and the events."""
+    other = other.format(here=here)
+    for words in (("--report", f"text={other}"), ("--events", other)):
+        code, _, err = run("plan", "--report", "json=x", *words)
+        assert (code, "cannot be two things at once" in err) == (64, True)
+
+
+def test_names_give_no_commands_to_a_runner_that_reads_along(here, run, monkeypatch) -> None:
+    """Neither anywhere in a line nor at its beginning, on either stream; data stays what it is."""
+    name = "##[add-mask]production"
+    keys = here / "manifests" / "keys.yaml"
+    keys.write_text(f"version: 1\nenvironment: dev\nkeys: [{{name: '{name}', expires: 90d}}]\n")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    forms: tuple[tuple[str, ...], ...] = ((), ("--format", "json"), ("--format", "markdown"))
+    for form in (*forms, ("--log-format", "json", "--format", "json")):
+        code, out, err = run("plan", *form)
+        assert code == 0
+        assert "##[" not in out + err
+        assert "add-mask" in out
+        if form == ("--format", "json"):
+            assert json.loads(out)["environments"][0]["actions"][0]["name"] == name
+    strange = here / "manifests" / "::set-output name=digest::bad.yaml"
+    strange.write_text("[")
+    monkeypatch.chdir(here / "manifests")
+    code, out, err = run("validate", "-m", ".")
+    assert (code, "set-output" in out + err) == (3, True)
+    assert not any(line.lstrip().startswith("::set-output") for line in (out + err).splitlines())
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    assert "\n::set-output" in "\n" + run("validate", "-m", ".")[1]
 
 
 def test_a_report_may_go_to_a_stream(here) -> None:

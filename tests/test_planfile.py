@@ -771,6 +771,33 @@ def test_a_plan_file_that_cannot_be_written_is_told_and_leaves_nothing(
     assert list((tmp_path / "b").iterdir()) == []
 
 
+def test_invalid_manifests_are_told_before_a_plan_file_that_is_none(run, small, tmp_path) -> None:
+    """Exit 3 comes before 6: what is wrong there no other plan file would mend."""
+    file = tmp_path / "bad.json"
+    file.write_text("[]")
+    assert run("apply", file, "-m", small)[0] == 6
+    (small / "more.yaml").write_text("[")
+    assert run("apply", file, "-m", small)[0] == 3
+
+
+def test_a_large_file_that_begins_otherwise_is_not_read_on(run, small, tmp_path) -> None:
+    """Millions of values are nothing that a plan file could hold by chance."""
+    file = tmp_path / "bad.json"
+    file.write_bytes(b'{"x":[' + b"{}," * 2**20 + b"{}]}")
+    code, _, err = run("apply", file, "-m", small)
+    assert (code, "is no plan file" in err) == (6, True)
+
+
+def test_a_variable_that_is_empty_is_none_beside_a_plan_file(run, small, tmp_path) -> None:
+    """As a pipeline sets those that it has no value for."""
+    file = tmp_path / "plan.json"
+    assert run("plan", "-m", small, "-e", "dev", "--out", file)[0] == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROVISION_ENVIRONMENT", "")
+        patch.setenv("PROVISION_PRUNE", "")
+        assert run("apply", file, "-m", small)[0] == 0
+
+
 # --- Files that are none -------------------------------------------------------------------------
 
 

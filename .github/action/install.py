@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements.lock"
+SINKS_LOCK = ROOT / "requirements-sinks.lock"
 OLDEST = (3, 11)
 EXTRAS = {"aws", "github", "gitlab", "kubernetes", "vault"}
 
@@ -59,6 +60,8 @@ def needed(extras: list[str]) -> list[list[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     first = ["--require-hashes", "-r", str(LOCK)] if LOCK.is_file() else project["dependencies"]
     more = [one for extra in extras for one in project["optional-dependencies"][extra]]
+    if more and SINKS_LOCK.is_file():
+        return [["--require-hashes", "-r", str(SINKS_LOCK)]]
     return [first, more] if more else [first]
 
 

@@ -27,6 +27,10 @@ def main() -> int:
         print(f"command: auto, here {command}", flush=True)
     if command not in COMMANDS:
         return wrong(f"`command` is {command!r}, and one of auto, {', '.join(COMMANDS)} is meant.")
+    if command == "apply" and not asked("DIGEST"):
+        return wrong(
+            "`digest` is empty: a step that should have given one did not. `none` asks none."
+        )
     if asked("PRUNE") not in ("true", "false", ""):
         return wrong("`prune` is true or false.")
     report = Path(tempfile.mkdtemp(dir=os.environ["RUNNER_TEMP"])) / "report.md"
@@ -39,11 +43,16 @@ def main() -> int:
     return code
 
 
+_OF_STRANGERS = ("workflow_run", "issue_comment")
+"""Events that anybody can bring about, and whose jobs see secrets all the same."""
+
+
 def fitting_the_event() -> str:
     """What `auto` means: apply what is on the default branch, plan everything else.
 
     Only events that nobody but a maintainer brings about apply: `pull_request_target` and
-    `workflow_run` stand on the default branch too.
+    `workflow_run` stand on the default branch too. What a stranger can bring about is not even
+    planned: the manifests that were checked out may be theirs, and have programs as sinks.
     """
     name = os.environ.get("GITHUB_EVENT_NAME", "")
     event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
@@ -54,11 +63,13 @@ def fitting_the_event() -> str:
     if name in ("push", "workflow_dispatch"):
         here = os.environ.get("GITHUB_REF") == f"refs/heads/{default}"
         return "apply" if default and here else "plan"
-    if name == "pull_request":
+    if name in ("pull_request", "pull_request_target"):
         head = (event.get("pull_request", {}).get("head") or {}).get("repo") or {}
         fork = head.get("full_name") != os.environ.get("GITHUB_REPOSITORY")
         if fork or os.environ.get("GITHUB_ACTOR") == "dependabot[bot]":
             return "validate"
+    if name in _OF_STRANGERS:
+        return "validate"
     return "plan"
 
 
@@ -77,7 +88,7 @@ def arguments(command: str, report: Path, *, automatic: bool) -> list[str]:
             made.append("--prune")
     if command == "plan" and plan_file:
         made += ["--out", os.path.abspath(plan_file)]  # noqa: PTH100 - may not be there yet
-    if command == "apply" and asked("DIGEST"):
+    if command == "apply" and asked("DIGEST") != "none":
         made += ["--digest", asked("DIGEST")]
     if command == "report" and asked("EXPIRING_WITHIN"):
         made += ["--expiring-within", asked("EXPIRING_WITHIN")]

@@ -34,6 +34,7 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
     *,
     yes: bool,
     named: Named | None = None,
+    preparing: Callable[[], Prepared] | None = None,
 ) -> int:
     """Plans, asks where that is needed, carries out and reports; returns the exit code.
 
@@ -45,12 +46,13 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
         planned: makes the plan.
         yes: whether nothing is asked.
         named: what the plan has to be about; None for whatever it is about.
+        preparing: loads the manifests otherwise than as selected.
     """
     console = Console(output)
     signals = Signals()
     with outlets(command, telling, console) as out, ExitStack() as stack:
         with out.problems():
-            prepared = prepare(selection)
+            prepared = prepare(selection) if preparing is None else preparing()
         out.begun(prepared.manifests.sources, prepared.environments)
         with signals.caught():
             fleet = stack.enter_context(fleet_of(prepared, signals.stop, out.tell))
@@ -75,8 +77,10 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
                 announce(made, console)
             with console.progress(made.steps, "keys and tokens") as settled:
                 result = fleet.apply(made, settled)
-            show_result(result, console)
-            out.outcome(result, changes=made.changes)
+            try:
+                out.outcome(result, changes=made.changes)
+            finally:  # neither is lost where the other takes no more
+                show_result(result, console)
             stack.close()
         # Asked last and once: a thread of a run that was stopped may meet a bug until now.
         surprise = fleet.surprise

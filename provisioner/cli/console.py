@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
+from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log_lines import logs_json, set_up_log
 from provisioner.cli.run_id import new_run_id
 from provisioner.cli.streams import lead_nowhere
@@ -79,7 +80,8 @@ class Console:
         Raises:
             OutputError: when stdout takes no more, but for a reader that went away.
         """
-        _write(sys.stdout, masked(text, shortest=NO_WORD))
+        shown = masked(text, shortest=NO_WORD)
+        _write(sys.stdout, without_commands(shown, self.output.format))
 
     def aside(self, text: str) -> None:
         """Writes text on stderr, for people alone; where they cannot be told, work goes on.
@@ -90,6 +92,11 @@ class Console:
             for line in text.splitlines():
                 _LOG.log(max(logging.WARNING, _LOG.getEffectiveLevel()), "%s", line)
             return
+        with suppress(OutputError):
+            _write(sys.stderr, without_commands(masked(text)))
+
+    def commands(self, text: str) -> None:
+        """Writes what is meant for a runner that reads along on stderr, whatever the log is."""
         with suppress(OutputError):
             _write(sys.stderr, masked(text))
 

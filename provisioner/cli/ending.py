@@ -15,6 +15,7 @@ import click
 from provisioner import __version__
 from provisioner.cli.console import lost_output
 from provisioner.cli.exit_codes import UNEXPECTED
+from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log_lines import logs_json
 from provisioner.errors import InvalidInputError, ProvisionError, WrongUsageError
 from provisioner.failure import failure_of
@@ -59,12 +60,13 @@ def _say(error: Exception) -> None:
             for one in error.problems:
                 _LOG.error("%s: %s", one.place, one.message, extra=about(code=one.code))
         case InvalidInputError():
-            click.echo(masked(problems_text(error.problems, PLAIN)), err=True, nl=False)
+            told = masked(problems_text(error.problems, PLAIN))
+            click.echo(without_commands(told), err=True, nl=False)
         case ProvisionError() if logs_json():
             _LOG.error("%s", failure_of(error).message, extra=about(code=error.slug))
         case ProvisionError():
             told = f"{error.slug}: {visible(error.message)} {visible(error.remedy)}"
-            click.echo(masked(told), err=True)
+            click.echo(without_commands(masked(told)), err=True)
         case _:
             where = "".join(traceback.format_tb(error.__traceback__))
             told = (

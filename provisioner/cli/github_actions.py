@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,26 @@ _LOG = logging.getLogger("provisioner")
 
 _LARGEST = 1024 * 1024
 """Bytes of a step's summary; GitHub shows nothing at all of a longer one."""
+
+
+_MARKS = dict.fromkeys(("json", "sarif", "gitlab"), r"\u0023")
+_MARKS |= dict.fromkeys(("markdown", "html", "junit"), "&#35;")
+_COMMAND = re.compile(r"^(\s*)::", re.MULTILINE)
+
+
+def without_commands(text: str, form: str = "text") -> str:
+    """Text in which a runner that reads along finds no command; elsewhere as it is.
+
+    It takes `##[…` anywhere in a line, and `::` where a line begins, whatever program says it.
+
+    Args:
+        text: what a step prints.
+        form: of the text, by which a sign may be written otherwise.
+    """
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return text
+    text = text.replace("##[", _MARKS.get(form, r"\x23") + "#[")
+    return _COMMAND.sub(r"\1\\x3a:", text) if form == "text" else text
 
 
 class Runner:
@@ -50,7 +71,7 @@ class Runner:
         name = self._variables.get(variable)
         if not name:
             return
-        data = text.encode()
+        data = text.encode(errors="surrogateescape")
         try:
             with Path(name).open("ab") as file:
                 if largest is not None and os.fstat(file.fileno()).st_size + len(data) > largest:

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 
+from provisioner.cli.github_actions import without_commands
 from provisioner.report.text import visible
 from provisioner.secret import masked
 from provisioner.subject import subject_of
@@ -54,12 +55,13 @@ class _JsonLines(logging.Formatter):
         }
         for name, value in subject_of(record).items():
             entry[name] = masked(value) if isinstance(value, str) else value
-        return json.dumps(entry)
+        return without_commands(json.dumps(entry), "json")
 
 
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {visible(masked(_told(self, record)))}"
+        told = visible(masked(_told(self, record)))
+        return without_commands(f"{record.levelname.lower()}: {told}")
 
 
 def _told(formatter: logging.Formatter, record: logging.LogRecord) -> str:

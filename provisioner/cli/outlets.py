@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import click
+
 from provisioner import __version__
 from provisioner.cli.console import NO_WORD
 from provisioner.cli.event_file import EventFile
@@ -136,7 +138,7 @@ class Outlets:
                 self._runner.summarize(_data(in_form(told, "markdown")))
             if told.examined.problems and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
-                self._console.aside(problems_github(told.examined))
+                self._console.commands(problems_github(told.examined))
         failed = None
         for file, (form, stream) in self._reports.items():
             try:
@@ -176,13 +178,16 @@ def outlets(command: str, telling: Telling, console: Console) -> Iterator[Outlet
     """
     with ExitStack() as stack:
         reports: dict[str, tuple[Form, BinaryIO]] = {}
+        events_file = telling.events or "/dev/null"
+        taken = [] if events_file.startswith("/dev/") else [events_file]
         for form, file in telling.reports:
-            if file in reports:
+            if any(os.path.realpath(file) == os.path.realpath(one) for one in taken):
                 raise WrongUsageError(
                     "report_unwritable",
-                    f"{file!r} cannot be two reports.",
-                    remedy="Give each --report a file of its own. Nothing was done.",
+                    f"{file!r} cannot be two things at once.",
+                    remedy="Give each --report, and --events, a file of its own. Nothing was done.",
                 )
+            taken.append(file)
             reports[file] = form, stack.enter_context(open_output(file, "--report"))
         events = None
         if telling.events is not None:
@@ -193,6 +198,9 @@ def outlets(command: str, telling: Telling, console: Console) -> Iterator[Outlet
             yield opened
         except ProvisionError as error:
             opened.exit_code = error.exit_code
+            raise
+        except click.Abort:
+            opened.exit_code = INTERRUPTED
             raise
         except Exception:
             opened.exit_code = UNEXPECTED

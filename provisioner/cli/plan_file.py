@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from provisioner.errors import StalePlanError, WrongUsageError
+from provisioner.errors import InvalidInputError, StalePlanError, WrongUsageError
+from provisioner.manifests import load
 from provisioner.manifests.text import read_bytes, reason
 from provisioner.plan import concerned
 from provisioner.planfile import (
@@ -169,7 +170,7 @@ def check_variables(carried: Asked, given: Asked) -> None:
     theirs, ours = _by_parameter(carried), _by_parameter(given)
     for parameter, option in _CARRIED.items():
         variable = f"PROVISION_{parameter.upper()}"
-        if variable in os.environ and theirs[parameter] != ours[parameter]:
+        if os.environ.get(variable) and theirs[parameter] != ours[parameter]:
             raise click.UsageError(
                 f"{variable} says something else than the plan file, which carries its own "
                 f"{option}. Unset it, or plan with it."
@@ -190,6 +191,18 @@ def selection_of(selection: Selection, reviewed: PlanFile) -> Selection:
     """What to work on: of the plan file what it carries, the rest as given."""
     asked = reviewed.asked
     return selection._replace(environments=asked.environments, only=asked.only)
+
+
+@contextmanager
+def after_manifests(manifests: Path) -> Iterator[None]:
+    """Has what is wrong with the manifests told first: no plan file would mend that."""
+    try:
+        yield
+    except StalePlanError:
+        found = load(manifests)
+        if found.problems:
+            raise InvalidInputError(found.problems, sources=found.sources) from None
+        raise
 
 
 @contextmanager

@@ -98,7 +98,8 @@ def _all_done(then: Reviewed, now: Reviewed) -> bool:
     grounds = ((each.url, each.workspace, each.error, each.desired) for each in (then, now))
     if len(set(grounds)) > 1:
         return False
-    new = {key.name for key in set(now.observed) - set(then.observed)}
+    # One that another hand made in between has another end.
+    new = {(key.name, key.expires_at) for key in set(now.observed) - set(then.observed)}
     ids = {key.id for key in now.observed}
     left = dict(_by_name(now.actions))
     for name, actions in _by_name(then.actions).items():
@@ -108,7 +109,7 @@ def _all_done(then: Reviewed, now: Reviewed) -> bool:
             continue
         for one in actions:
             match one.kind:
-                case "create" | "rotate" if name not in new:
+                case "create" | "rotate" if (name, one.expires_at) not in new:
                     return False
                 case "revoke" if not ids.isdisjoint(one.ids):
                     return False

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from provisioner.manifests.schema import Schema
 
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 128 * 2**20
 """How large a plan file may be: some 500 000 keys."""
 
 _FAMILY = "provision/planfile/"
@@ -66,8 +66,15 @@ def read(data: bytes, now: datetime) -> PlanFile | Unreadable:
     return file
 
 
+_SMALL = 2**20
+_BEGINNING = b'{"format": "provision/planfile/'
+"""How every file begins that is worth being read whole; of a small one more can be said."""
+
+
 def _content(data: bytes) -> dict[str, Any] | Unreadable:
     """The JSON object of a plan file that is whole and keeps to the schema."""
+    if len(data) > _SMALL and not data.startswith(_BEGINNING):
+        return Unreadable("plan_invalid", "is no plan file", _ANEW)
     try:
         content = json.loads(data.decode("utf-8-sig"), parse_constant=_refused)
     except ValueError:

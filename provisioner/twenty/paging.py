@@ -19,6 +19,9 @@ _MOST_KEYS = 100_000
 _MOST_PAGES = 2_000
 """What no list of keys has; a server that goes on beyond it would go on for ever."""
 
+_MOST_SIGNS = 20_000_000
+"""Signs of all names and roles together, which stay while the pages are read."""
+
 _LONGEST_CURSOR = 8_000
 """Signs that still fit into the address of the next page."""
 
@@ -45,6 +48,7 @@ def list_keys(wire: Wire, path: str, first: Answer) -> tuple[ObservedKey, ...]:
     cursors: set[str] = set()
     answer = first
     took = 0.0
+    signs = 0
     while True:
         if not answer.ok:
             raise wire.refused(answer)
@@ -53,11 +57,12 @@ def list_keys(wire: Wire, path: str, first: Answer) -> tuple[ObservedKey, ...]:
         try:
             for key in map(read_key, _entries(answer.body)):
                 keys[key.id] = key
+                signs += len(key.name) + len(key.role or "")
             cursor = _next(answer.body, cursors)
             if cursor is None:
                 _hold_count(first.body, len(keys))
             else:
-                _hold_end(len(keys) - known, len(keys), len(cursors))
+                _hold_end(len(keys) - known, len(keys), len(cursors), signs)
         except HalfRecordError as half:
             raise wire.strange(answer, str(half)) from None
         if cursor is None:
@@ -75,11 +80,11 @@ def _hold_count(body: Json | Unreadable, found: int) -> None:
         raise HalfRecordError(f"{found} keys where it counts {str(total)[:20]}")
 
 
-def _hold_end(added: int, keys: int, pages: int) -> None:
+def _hold_end(added: int, keys: int, pages: int, signs: int) -> None:
     """A page that is not the last adds something, and there is an end to what they add."""
     if not added:
         raise HalfRecordError("a page that adds nothing and is not the last")
-    if keys > _MOST_KEYS or pages >= _MOST_PAGES:
+    if keys > _MOST_KEYS or pages >= _MOST_PAGES or signs > _MOST_SIGNS:
         raise HalfRecordError("pages that do not end")
 
 

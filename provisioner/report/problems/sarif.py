@@ -90,7 +90,7 @@ def _artifact(file: str) -> Document:
 
 def _message(text: str) -> str:
     """Text without what SARIF reads as a link or as a place for an argument."""
-    shown = visible(text)
+    shown = visible(text).replace("{", "{{").replace("}", "}}")
     if "](" in shown:
         shown = shown.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
     return shown
