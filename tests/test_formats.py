@@ -719,6 +719,17 @@ def test_names_give_no_commands_to_a_runner_that_reads_along(here, run, monkeypa
     assert "\n::set-output" in "\n" + run("validate", "-m", ".")[1]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
+@pytest.mark.parametrize("command", ["plan", "apply"])
+def test_reports_are_written_though_stdout_takes_no_more(here, command) -> None:
+    """What was done is told somewhere; exit 1 says that stdout lacks it."""
+    words = [sys.executable, "-m", "provisioner", command, "--report", "json=r.json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (done.returncode, b"output_failed" in done.stderr) == (1, True)
+    assert len(json.loads((here / "r.json").read_text())["environments"]) == 1
+
+
 def test_a_report_may_go_to_a_stream(here) -> None:
     """`/dev/stderr` that a shell appends to a file keeps what stands there."""
     log = here / "log"

@@ -77,10 +77,9 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
                 announce(made, console)
             with console.progress(made.steps, "keys and tokens") as settled:
                 result = fleet.apply(made, settled)
-            try:
-                out.outcome(result, changes=made.changes)
-            finally:  # neither is lost where the other takes no more
+            with out.shown():
                 show_result(result, console)
+            out.outcome(result, changes=made.changes)
             stack.close()
         # Asked last and once: a thread of a run that was stopped may meet a bug until now.
         surprise = fleet.surprise

@@ -67,6 +67,7 @@ class Outlets:
         self._runner = runner if ci and runner.there else None
         self._examined = Examined((), (), datetime.now(UTC))
         self._started = False
+        self._lost: OutputError | None = None
         self.tell: Tell = untold if events is None else events.tell
         self.exit_code = UNEXPECTED
 
@@ -100,6 +101,14 @@ class Outlets:
         """Tells that a plan is made."""
         self.tell(PlanMade(plan))
 
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Shows on stdout what `outcome` reports next, which is not lost where stdout fails."""
+        try:
+            yield
+        except OutputError as error:
+            self._lost = error
+
     def outcome(
         self,
         outcome: Plan | RunResult,
@@ -117,7 +126,8 @@ class Outlets:
             plan_file: where the plan was written, if it was.
 
         Raises:
-            OutputError: when a report takes no more; the others are written all the same.
+            OutputError: when a report, or stdout before it, takes no more; the others are written
+                all the same.
         """
         why = None if refusal is None else failure_of(refusal)
         if self._runner is not None:
@@ -126,6 +136,8 @@ class Outlets:
                 values["plan-file"] = plan_file
             self._runner.put_out(values)
         self.report(Told(self._examined, outcome=outcome, refusal=why))
+        if self._lost is not None:
+            raise self._lost
 
     def report(self, told: Told) -> None:
         """Writes the reports, and the summary of the step.

@@ -78,21 +78,19 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
                 desired = prepared.manifests.desired
                 made = fleet.plan(desired, prepared.now, asked.wishes, asked.leave)
             out.planned(made)
-        try:
-            kept = None
-            if file is not None:
-                stopped = signals.exit_code is not None
-                why = plan_file.why_not_kept(made, fleet, stopped=stopped)
-                if why is None:
-                    plan_file.keep(file, plan_file.draft_of(made, asked, fleet, prepared), console)
-                    kept = file.as_posix()
-                else:
-                    plan_file.drop(file, why, console)
-            out.outcome(made, changes=made.changes, refusal=fleet.refusal, plan_file=kept)
-        finally:  # neither is lost where the other takes no more
-            with signals.caught():
-                show_plan(made, console, fleet.refusal)
+        with signals.caught(), out.shown():
+            show_plan(made, console, fleet.refusal)
         warn_of_nothing(made, selection)
+        kept = None
+        if file is not None:
+            stopped = signals.exit_code is not None
+            why = plan_file.why_not_kept(made, fleet, stopped=stopped)
+            if why is None:
+                plan_file.keep(file, plan_file.draft_of(made, asked, fleet, prepared), console)
+                kept = file.as_posix()
+            else:
+                plan_file.drop(file, why, console)
+        out.outcome(made, changes=made.changes, refusal=fleet.refusal, plan_file=kept)
         # Asked last and once: a thread of a run that was stopped may meet a bug until now.
         surprise = fleet.surprise
         if surprise is None and signals.exit_code is not None:

@@ -535,6 +535,10 @@ def pages(make: Callable[[int], object], seconds: float = 0.0) -> Callable[[Aske
 
 PAGES: dict[str, tuple[Callable[[Asked], None], str]] = {
     "pages of one key, each new": (pages(lambda n: page(n, 1)), f"{STRANGE}|{TIMEOUT}"),
+    "names without end, each new": (
+        pages(lambda n: page(n, 100).replace(b'"name": "', b'"name": "' + b"n" * 90_000)),
+        STRANGE,
+    ),
     "large pages, each new": (pages(lambda n: page(n, 20_000)), STRANGE),
     "pages of one key, each slow": (pages(lambda n: page(n, 1), 0.1), TIMEOUT),
     "the same page": (says(page(0)), STRANGE),
