@@ -41,6 +41,7 @@ _FRAME = 400
 
 _PLAN_WORDS = {"keep": "as declared"}
 _RESULT_WORDS = {"kept": "as declared"}
+_ACTION_HEAD = ("name", "what", "ends", "role", "sinks", "manifest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
         _errors(errors),
         _Table(
             "Actions",
-            ("environment", "action", "name", "what", "ends", "role", "manifest"),
+            ("environment", "action", *_ACTION_HEAD),
             len(going),
             lambda: (
                 (_name(environment), action_kind(action), *_action_cells(action))
@@ -126,7 +127,7 @@ def result_markdown(result: RunResult) -> str:
         _errors([*_unreached(unobserved), *_failed(results), *_skipped(results)]),
         _Table(
             "Actions",
-            ("environment", "action", "status", "name", "what", "ends", "role", "manifest", "id"),
+            ("environment", "action", "status", *_ACTION_HEAD, "id"),
             len(results),
             lambda: (
                 (
@@ -281,6 +282,7 @@ def _action_cells(action: Action) -> tuple[str, ...]:
         _message(what_is_done(action)),
         format_moment(action.expires_at).replace("T", " ").removesuffix("Z"),
         _name(action.role) if action.role else "-",
+        _name(", ".join(map(str, action.sinks))) if action.sinks else "-",
         "-" if place is None else _name(f"{place.file}:{place.line}"),
     )
 
