@@ -3,7 +3,7 @@
 The steps are the requests of the run, before and after the server's commit, what a file sink asks
 of the system, and the programs of a command sink, which kill the run themselves.
 
-`KILLS=all` kills at every request, where before every second and after every third one is the rule:
+`KILLS=all` kills at every request, where before every third and after every fourth one is the rule:
 what a server has done after one request it has also done before the next.
 """
 
@@ -116,7 +116,7 @@ def test_a_run_killed_at_any_request_is_finished_by_the_next_one(
     sink = DotenvFile(project.root)
     deaths = 0
     with Laboratory(dialect) as laboratory:
-        every = 1 if os.environ.get("KILLS") == "all" else 2 if when == "before" else 3
+        every = 1 if os.environ.get("KILLS") == "all" else 3 if when == "before" else 4
         for number in range(0, MOST_REQUESTS, every):
             laboratory.reset()
             sink.clear()

@@ -2,7 +2,7 @@
 
 What `test_exactly_once` promises of creates holds for rotating, changing, pruning and deduping,
 and besides: what `owns` does not match is never touched, what ends has a reason to, and no run
-takes a working token away. LIVES random lives are played (75 where nothing is said), a third of
+takes a working token away. LIVES random lives are played (50 where nothing is said), a third of
 them on each dialect.
 """
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from provisioner.execution import RunResult
     from provisioner.twenty.workspace import Workspace
 
-LIVES = int(os.environ.get("LIVES", "75"))
+LIVES = int(os.environ.get("LIVES", "50"))
 OWNS = ("svc-*",)
 OWNED = ("svc-a", "svc-b", "svc-c")
 OTHERS = ("zapier", "Svc-a")

@@ -1,7 +1,7 @@
 """A year of rotations: a run a day, one in five killed somewhere, and nobody is ever cut off.
 
 Twice a month most of the sinks take no token for two days, so that deliveries fail. The clock of
-the embedded Twenty and of the runs is moved from day to day; a year of YEAR_KEYS keys (24 where
+the embedded Twenty and of the runs is moved from day to day; a year of YEAR_KEYS keys (16 where
 nothing is said) is played on each dialect. docs/reliability.md has the command for 200.
 """
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-KEYS = int(os.environ.get("YEAR_KEYS", "24"))
+KEYS = int(os.environ.get("YEAR_KEYS", "16"))
 DAYS = 365
 NEW_YEAR = datetime(2027, 1, 1, 4, 0, 0, tzinfo=UTC)
 DAWN = datetime.min.replace(tzinfo=UTC)
