@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
@@ -34,6 +34,7 @@ from provisioner.plan import (
     digest,
     plan_environment,
     plan_revocations,
+    premature,
     to_prepare,
     to_read,
 )
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
 
 
 _NO_LEAVE = Leave()
+
+_LATER = 2.0
+"""Seconds after which runs that met have settled which of their keys stays."""
 
 
 class Connect(Protocol):
@@ -167,18 +171,22 @@ class Fleet:
 
         def planned(environment: Environment, observation: Observation) -> EnvironmentPlan:
             with bound(environment=environment.name):
-                return part_of(environment, observation)
+                try:
+                    part = from_look(environment, observation)
+                    if premature(part, observation):
+                        part = from_look(environment, self._look_again(environment.name))
+                    return block(part, look_ahead(to_prepare(part), self._open_sink, self._stop))
+                except WorkspaceError as error:
+                    why = failure_of(error)
+                except Exception as error:  # noqa: BLE001 - it must not stop the others
+                    why = failure_of(self._surprised(environment.name, error))
+                return Unobserved(environment.name, environment.url, why)
 
-        def part_of(environment: Environment, observation: Observation) -> EnvironmentPlan:
+        def from_look(environment: Environment, observation: Observation) -> Planned:
             wanted = desired.get(environment.name, ())
             read = () if wishes.redeliver else to_read(wanted, observation, wishes)
-            try:
-                held = look_into(read, self._open_sink, self._stop)
-                part = plan_environment(environment, wanted, observation, now, wishes, held=held)
-                return block(part, look_ahead(to_prepare(part), self._open_sink, self._stop))
-            except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-                why = failure_of(self._surprised(environment.name, error))
-                return Unobserved(environment.name, environment.url, why)
+            held = look_into(read, self._open_sink, self._stop)
+            return plan_environment(environment, wanted, observation, now, wishes, held=held)
 
         futures = {
             environment.name: self._executor.submit(planned, environment, seen)
@@ -196,7 +204,7 @@ class Fleet:
             return Unobserved(environment.name, environment.url, STOPPED)
 
         plans = tuple(ended(environment, seen) for environment, seen in looks)
-        self._guard(looks, plans, desired, leave)
+        self._guard(plans, desired, leave)
         self.refusal = self.refusal or nothing_selected(plans, wishes)
         return Plan(now, digest(plans, concerned(desired, wishes)), plans)
 
@@ -226,7 +234,7 @@ class Fleet:
             )
             for environment, seen in looks
         )
-        self._guard(looks, plans, desired, leave)
+        self._guard(plans, desired, leave)
         return Plan(now, digest(plans, {}), plans)
 
     @property
@@ -240,17 +248,17 @@ class Fleet:
 
     def _guard(
         self,
-        looks: Iterable[tuple[Environment, Observation | Unobserved]],
         plans: Iterable[EnvironmentPlan],
         desired: Mapping[str, tuple[DesiredKey, ...]],
         leave: Leave,
     ) -> None:
         """Keeps the reasons why nothing of the plans must be carried out."""
         found: list[RefusedError] = []
-        for (environment, seen), part in zip(looks, plans, strict=True):
-            if isinstance(part, Planned) and not isinstance(seen, Unobserved):
-                wanted = desired.get(environment.name, ())
-                found += refusals(environment, wanted, seen, part, leave)
+        for part in plans:
+            if isinstance(part, Planned):
+                look = self._looks[part.environment]
+                wanted = desired.get(part.environment, ())
+                found += refusals(look.environment, wanted, look.observation, part, leave)
         self.refusal = self.refusal or together(found)
 
     def apply(self, plan: Plan, settled: Callable[[int], None]) -> RunResult:
@@ -344,6 +352,18 @@ class Fleet:
             return error
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             return self._surprised(environment.name, error)
+
+    def _look_again(self, name: str) -> Observation:
+        """Looks once more, in place of the first look, when runs that met have settled.
+
+        Raises:
+            WorkspaceError: when the workspace cannot be looked at any more.
+        """
+        self._stop.sleep(_LATER)
+        look = self._looks[name]
+        look = replace(look, observation=look.workspace.observe())
+        self._looks[name] = look
+        return look.observation
 
     def _surprised(self, name: str, error: Exception) -> WorkspaceError:
         """A bug of ours: kept for the end of the run, a failure of this environment meanwhile."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import responses
 import time_machine
 
+from provisioner.address import FileAddress
 from provisioner.connection import opener
-from provisioner.desired import DesiredKey, Environment, Limits, SessionToken, SignIn
+from provisioner.desired import DesiredKey, Environment, Limits, Rotation, SessionToken, SignIn
 from provisioner.execution import Done, Executed, Failed, Mark, RunResult
 from provisioner.fleet import Fleet
 from provisioner.plan import Plan, Planned, Unobserved, Wishes
@@ -21,11 +23,13 @@ from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
 from provisioner.threads import Threads
 from provisioner.times import format_moment, parse_expiry
+from provisioner.token import claims_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from provisioner.sandbox import Answer, Around, Exchange, Request
+    from provisioner.sandbox import Answer, ApiKey, Around, Exchange, Request
 
 NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
 COUNTS = {0: 20, 1: 57, 2: 60}
@@ -281,3 +285,82 @@ def empty_shop() -> Environment:
     page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}}
     responses.get(f"{URL}/rest/apiKeys", json=page)
     return Environment(name="shop", url=URL, credential=SessionToken(Secret("t")))
+
+
+def two_successors(served: Any, age: float) -> tuple[ApiKey, ApiKey]:
+    """Keys of two runs that met at a rotation, the first of which stays; `age` in seconds."""
+    served.sandbox.seed(["svc-a", "svc-a"])
+    made = datetime.now(UTC) - timedelta(seconds=age)
+    first, second = (
+        replace(key, created_at=f"{made + timedelta(seconds=later):%Y-%m-%dT%H:%M:%S.000Z}")
+        for key, later in zip(served.sandbox.keys(), (-1, 0), strict=True)
+    )
+    served.sandbox.put(first, second)
+    return first, second
+
+
+def meeting(served: Any, hurried: Any, root: Path, meanwhile: Callable[[], Any]) -> RunResult:
+    """A run of one rotated key, and what happens while it waits for the first time."""
+    waits: list[float] = []
+
+    class Meeting(hurried):  # type: ignore[misc]  # a fixture's class
+        def sleep(self, seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == 1:
+                meanwhile()
+            super().sleep(seconds)
+
+    stop = Meeting()
+    shop = environment(served, SessionToken(Secret(served.sandbox.session_token())))
+    shop = replace(shop, owns=("svc-*",))
+    rotated = Rotation(timedelta(days=10), timedelta(days=2), "10d, 48h")
+    key = wanted("Admin")[0]._replace(
+        name="svc-a", deliver=(FileAddress("token", "", "bare"),), rotation=rotated
+    )
+    sinks = Sinks(root, {}, stop)
+    with Fleet((shop,), opener(root, stop), sinks.open, Threads(4), stop) as fleet:
+        return fleet.apply(fleet.plan({"shop": (key,)}, NOW, Wishes()), lambda _: None)
+
+
+def delivered(root: Path, result: RunResult) -> str:
+    """The id of the key whose token the run delivered."""
+    [one] = executed(result).results
+    assert isinstance(one, Done), one
+    claims = claims_of(Secret((root / "token").read_text().strip()))
+    assert claims is not None
+    return str(claims.key)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_run_that_meets_two_at_a_rotation_delivers_the_key_that_stays(
+    serve, hurried, tmp_path, dialect
+) -> None:
+    """It looks again when the others have settled, and not at all once they long have."""
+    served = serve(dialect)
+    first, second = two_successors(served, age=0)
+
+    def give_way() -> None:
+        served.sandbox.put(replace(second, revoked_at=first.created_at))
+
+    result = meeting(served, hurried, tmp_path, give_way)
+    assert delivered(tmp_path, result) == first.id
+    served.sandbox.forget()
+    served.journal.clear()
+    (tmp_path / "token").unlink()
+    _, second = two_successors(served, age=10)
+
+    def never() -> None:
+        raise AssertionError
+
+    result = meeting(served, hurried, tmp_path, never)
+    assert delivered(tmp_path, result) == second.id
+
+
+def test_a_workspace_that_is_gone_at_the_second_look_is_told(serve, hurried, tmp_path) -> None:
+    """Nothing is delivered by a look that another run may have made old."""
+    served = serve(Dialect.CORE)
+    two_successors(served, age=0)
+    [part] = meeting(served, hurried, tmp_path, served.sandbox.stop).environments
+    assert isinstance(part, Unobserved)
+    assert part.failure.code == "unreachable"
+    assert not (tmp_path / "token").exists()

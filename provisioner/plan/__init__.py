@@ -1,6 +1,6 @@
 """The plan: the actions that turn observed into desired, and what else is true."""
 
-from provisioner.plan.delivery import SHORTER, block, to_prepare
+from provisioner.plan.delivery import SHORTER, block, premature, to_prepare
 from provisioner.plan.diff import plan_environment, plan_revocations, to_read
 from provisioner.plan.digest import digest, sealed, wanted
 from provisioner.plan.model import (
@@ -53,6 +53,7 @@ __all__ = [
     "digest",
     "plan_environment",
     "plan_revocations",
+    "premature",
     "sealed",
     "to_prepare",
     "to_read",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from provisioner.desired import DesiredKey
     from provisioner.failure import Failure
     from provisioner.held import Held
-    from provisioner.observed import ObservedKey
+    from provisioner.observed import Observation, ObservedKey
     from provisioner.plan.model import Action, DeliverReason, Finding, Planned
     from provisioner.plan.wishes import Wishes
 
 SHORTER = timedelta(seconds=60)
 """How much earlier than its key a token may end: its own end is in whole seconds."""
+
+_SETTLES = timedelta(seconds=5)
+"""For so long after it was made a key may give way to another run's; `Date` has whole seconds."""
 
 _NOT_ASKED = Untold(None)
 
@@ -30,6 +34,23 @@ _NOT_ASKED = Untold(None)
 def to_prepare(planned: Planned) -> tuple[Address, ...]:
     """The sinks that the plan wants to write."""
     return tuple(address for action in planned.unblocked for address in action.sinks)
+
+
+def premature(planned: Planned, observation: Observation) -> bool:
+    """Whether a token would go out of a key that another run may be about to end.
+
+    Of several runs that make a key of one name at the same moment all but the first give way, so
+    that the newest of several keys is not to be counted on while it is only just made.
+    """
+    delivered = {one.key_id for one in planned.unblocked if isinstance(one, Deliver)}
+    if not delivered:
+        return False
+    live = [key for key in observation.keys if key.live(observation.server_time)]
+    count = Counter(key.name for key in live)
+    since = observation.server_time - _SETTLES
+    return any(
+        key.id in delivered and count[key.name] > 1 and key.created_at > since for key in live
+    )
 
 
 def block(planned: Planned, failures: Mapping[Address, Failure]) -> Planned:
