@@ -628,13 +628,12 @@ def lasting(seconds: float, directory: Path) -> list[str]:
 
 
 def test_deep_nesting_does_not_take_the_process_down(write: Write) -> None:
-    """50 000 brackets crash libyaml's own loader; here they are a problem of one line."""
+    """50 000 brackets crash the loader of an older libyaml; here they are a problem of one line."""
     directory = write({"a.yaml": "[" * 50_000, "b.yaml": "- " * 50_000, "c.yaml": "{a: " * 50_000})
-    assert lasting(2, directory) == [
-        "a.yaml:1:65 yaml_too_deep",
-        "b.yaml:1:129 yaml_too_deep",
-        "c.yaml:1:257 yaml_too_deep",
-    ]
+    first, *others = lasting(2, directory)
+    # libyaml from 0.2.6 on reads ahead over brackets, and refuses the thousandth level itself.
+    assert first in ("a.yaml:1:65 yaml_too_deep", "a.yaml:1:1001 yaml_too_deep")
+    assert others == ["b.yaml:1:129 yaml_too_deep", "c.yaml:1:257 yaml_too_deep"]
 
 
 def test_sixty_four_levels_are_read(write: Write) -> None:
@@ -798,7 +797,6 @@ def test_the_garbage_collector_is_left_as_it_was(write: Write) -> None:
 
 relaxed = settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 _LINES = re.compile("\r\n|[\r\n\x85\u2028\u2029]")

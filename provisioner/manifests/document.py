@@ -32,7 +32,9 @@ from provisioner.manifests.text import place_at
 from provisioner.problem import Place, Problem
 
 MAX_DEPTH = 64
-"""Levels of nesting. Real manifests have 6; libyaml itself takes a process down at 50 000."""
+"""Levels of nesting. Real manifests have 6; libyaml before 0.2.6 takes a process down at 50 000."""
+
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 MAX_EVENTS = 2_000_000
 """Scalars, and starts and ends of mappings and lists: 300 000 keys; bounds memory and time."""
@@ -296,7 +298,7 @@ class _Reader:
                 if adorned and (event.anchor is not None or event.tag is not None):
                     self._adorned(event)
                 if len(stack) == MAX_DEPTH:
-                    self._stop(mark, "yaml_too_deep", f"nested deeper than {MAX_DEPTH} levels")
+                    self._stop(mark, "yaml_too_deep", _TOO_DEEP)
                 value = Mapping() if kind is MappingStartEvent else Sequence()
                 value.mark = mark
                 value.marks = []
@@ -454,9 +456,14 @@ def _syntax(error: YAMLError, text: str, file: str) -> Problem:
         mark = getattr(error, "problem_mark", None)
         index = len(text) if mark is None else mark.index
         said = str(getattr(error, "problem", "it cannot be read"))
+        if said == _TOO_DEEP_FOR_LIBYAML:
+            return Problem(place_at(text, index, file), "yaml_too_deep", _TOO_DEEP)
         message = f"{said}{_ADVICE.get(said, '')}"
     return Problem(place_at(text, index, file), "yaml_syntax", f"this is not YAML: {message}")
 
+
+_TOO_DEEP_FOR_LIBYAML = "exceeded maximum nesting depth"
+"""At 1000 levels, since 0.2.6; it reads ahead so far where brackets follow on each other."""
 
 _ADVICE = {
     "found character that cannot start any token": (
