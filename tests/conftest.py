@@ -11,6 +11,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from provisioner import secret
 from provisioner.cli import main
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 DIALECTS = tuple(Dialect)
 HURRY = 50.0
+# How long an example takes hangs on what else the machine does, which no test promises.
+settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shared machine")
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", None)
 
 

@@ -927,7 +927,7 @@ def runs(draw: st.DrawFn) -> tuple[World, list[Action]]:
     return world, actions
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(case=runs())
 def test_whatever_happens_reports_are_true_at_every_moment(case: Any) -> None:
     """Over random scripts and stops; the model refuses what a run must never do.

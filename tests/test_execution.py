@@ -1082,7 +1082,7 @@ def servers(generation: Literal["legacy", "core"], fates: list[Fate]) -> st.Sear
 SERVERS = servers("legacy", LEGACY_FATES) | servers("core", CORE_FATES)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(server=SERVERS, names=st.lists(st.sampled_from(NAMES), unique=True))
 def test_whatever_happens_reports_are_true_and_nothing_is_made_twice(server, names) -> None:
     """Over random scripts; the model itself refuses what a run must never do.
@@ -1105,7 +1105,7 @@ def test_whatever_happens_reports_are_true_and_nothing_is_made_twice(server, nam
     assert server.settled <= len(names)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(server=servers("legacy", LEGACY_FATES))
 def test_an_id_changes_only_when_it_was_taken_alone(server) -> None:
     """Never after a lost answer, nor after a refusal that may be the fault of the company."""
@@ -1123,7 +1123,7 @@ RACING = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     generation=st.sampled_from(["legacy", "core"]),
     fates=st.tuples(RACING, RACING),

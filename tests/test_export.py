@@ -196,7 +196,7 @@ def observations(draw: st.DrawFn) -> Observation:
 
 @given(observation=observations())
 @example(observation=seen([observed(name, ROLES[0]) for name in (*STRANGE, *UNFIT, "\udc80")]))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_the_plan_with_what_was_exported_is_empty(observation: Observation) -> None:
     """Whatever the names, ends and roles: no problem, no action, no drift; each key told once."""
     exported = export("dev", observation)
@@ -246,7 +246,7 @@ def test_the_plan_with_what_was_exported_is_empty(observation: Observation) -> N
     ),
     dialect=st.sampled_from(tuple(Dialect)),
 )
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_the_commands_agree_for_any_names(keys: Any, dialect: Dialect) -> None:
     """`export`, `validate` and `plan --detailed-exitcode`, over the wire of each dialect: 0."""
     with tempfile.TemporaryDirectory() as parent:

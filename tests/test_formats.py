@@ -136,7 +136,7 @@ problems = st.lists(st.builds(Problem, places, codes, names, st.none() | places)
 )
 
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=30)
 
 
 def examined(found: tuple[Problem, ...], *sound: str) -> Examined:

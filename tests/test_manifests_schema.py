@@ -140,7 +140,7 @@ def test_the_compiled_check_gives_the_verdict_of_jsonschema(name: str) -> None:
     check, slow = Schema(document).check(), reference(document)
     verdicts = set()
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.data())
     def equal(data: st.DataObject) -> None:
         value = data.draw(st.one_of(values_of(document, document), wild(names)))
@@ -169,7 +169,7 @@ def test_whatever_the_schema_turns_down_is_explained(name: str, tmp_path: Path) 
         'version: 1\nenvironments: {production: {url: "sandbox:"}}\n'
     )
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=120)
     @given(st.data())
     def explained(data: st.DataObject) -> None:
         value = data.draw(st.one_of(values_of(document, document), wild(names)))

@@ -399,7 +399,7 @@ SLOWEST = st.floats(0.0005, 0.3)
     slowest=SLOWEST,
     chance=CHANCE,
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_rate_that_is_said_is_kept_from_the_first_refusal_on(
     per_minute: int, parallel: int, more: int, form: Form, slowest: float, chance: random.Random
 ) -> None:
@@ -423,7 +423,7 @@ def test_a_rate_that_is_said_is_kept_from_the_first_refusal_on(
     slowest=SLOWEST,
     chance=CHANCE,
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_declared_rate_is_never_refused_by_a_bucket_that_was_full(
     per_minute: int, parallel: int, more: int, slowest: float, chance: random.Random
 ) -> None:
@@ -449,7 +449,7 @@ def test_a_declared_rate_is_never_refused_by_a_bucket_that_was_full(
     slowest=SLOWEST,
     chance=CHANCE,
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_end_of_a_window_is_waited_for_where_it_is_said(
     per_minute: int, parallel: int, more: int, slowest: float, chance: random.Random
 ) -> None:
@@ -473,7 +473,7 @@ def test_the_end_of_a_window_is_waited_for_where_it_is_said(
     slowest=st.floats(0.0005, 0.05),
     chance=CHANCE,
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_rate_that_is_not_said_is_known_from_what_got_through(
     per_minute: int, parallel: int, more: int, slowest: float, chance: random.Random
 ) -> None:

@@ -960,7 +960,7 @@ def loaded(one: Draft) -> PlanFile:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plans())
 def test_what_is_written_is_read_again(one: Draft) -> None:
     """Any plan: it keeps to the schema, comes back whole, and holds against itself."""
@@ -974,7 +974,7 @@ def test_what_is_written_is_read_again(one: Draft) -> None:
     assert against(one, found) is None
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(PAIRS)
 def test_another_plan_is_refused_with_a_reason_of_bounded_length(pair: tuple[Draft, Draft]) -> None:
     """Where and only where the digests differ; never without something that moved."""
@@ -988,7 +988,7 @@ def test_another_plan_is_refused_with_a_reason_of_bounded_length(pair: tuple[Dra
         assert "is handled otherwise" not in why.message
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_damaged_file_is_told_from_a_whole_one(data: st.DataObject) -> None:
     """Bytes changed, lost or added: it says the same as before, or it is not read at all."""
@@ -1017,7 +1017,7 @@ WILD = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_forged_file_never_breaks_the_command(data: st.DataObject) -> None:
     """Whatever stands in it under a right checksum: refused, or a plan that is compared."""
@@ -1041,7 +1041,7 @@ def test_a_forged_file_never_breaks_the_command(data: st.DataObject) -> None:
         assert found.why
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_any_bytes_are_no_plan_file(raw: bytes) -> None:
     """And no exception."""

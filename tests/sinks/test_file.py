@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from compliance import FIRST, SECOND, Compliance, Stand
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.address import FileAddress
@@ -242,7 +242,6 @@ LINES = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(
     lines=st.lists(LINES, max_size=8),
     end=st.sampled_from([b"\n", b"\r\n"]),
@@ -281,7 +280,6 @@ def test_any_dotenv_text_keeps_its_other_bytes(lines, end, final, value) -> None
         assert new[len(text) :].strip("\r\n") == f"KEY={quoted(value)}"
 
 
-@settings(deadline=None)
 @given(value=VALUES)
 def test_any_value_comes_back_from_a_dotenv_file(value: str) -> None:
     """Quotes are written such that they are read as the same value, on a line of its own."""
@@ -400,7 +398,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     members=st.dictionaries(st.text() | st.just("KEY"), JSON, max_size=6),
     indent=st.sampled_from([None, 0, 2, "\t"]),
