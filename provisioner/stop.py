@@ -49,9 +49,12 @@ class Stop:
         self._asked.result()
 
     def sleep(self, seconds: float) -> None:
-        """Waits; being asked to stop ends the wait, but not one that began afterwards."""
+        """Waits; being asked to stop ends the wait, but not one that began afterwards.
+
+        Such a one is of what is in flight, and ends with the grace.
+        """
         if self.asked:
-            time.sleep(seconds)
+            time.sleep(min(seconds, self._left()))
         else:
             wait((self._asked,), timeout=seconds)
 
@@ -67,5 +70,8 @@ class Stop:
         while running and not self.asked:
             running = wait({*running, ends}, return_when=FIRST_COMPLETED).not_done - {ends}
         if running and graceful:
-            left = self._asked.result() + self._grace - self.now()
-            wait(running, timeout=max(0.0, left))
+            wait(running, timeout=self._left())
+
+    def _left(self) -> float:
+        """Seconds of the grace that are left, once it has been asked for."""
+        return max(0.0, self._asked.result() + self._grace - self.now())
