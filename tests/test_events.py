@@ -358,7 +358,7 @@ def test_what_is_said_after_the_end_is_not_told() -> None:
     )
     told: list[Event] = []
     settled: list[int] = []
-    chronicle = Chronicle(planned, settled.append, told.append)
+    chronicle = Chronicle("dev", settled.append, told.append)
     chronicle.begins(action)
     failed = Executed(planned, (Failed(action, Failure("outcome_unknown", "")),))
     assert chronicle.close(lambda: failed) is failed

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from provisioner.address import FileAddress
 from provisioner.desired import DesiredKey, Environment, Policy, Rotation
 from provisioner.errors import SinkError, WorkspaceError
-from provisioner.execution import Done, Execution, Failed, Mark, Skipped, Unfinished
+from provisioner.execution import (
+    ActionBegun,
+    ActionEnded,
+    Done,
+    Execution,
+    Failed,
+    Mark,
+    Skipped,
+    Unfinished,
+)
 from provisioner.failure import Failure
 from provisioner.held import Held, NotAToken, NoToken, TokenOf, Untold, Unusable
 from provisioner.observed import KnownRoles, Observation, ObservedKey, Role
@@ -24,6 +33,7 @@ from provisioner.plan import (
     Drift,
     Duplicate,
     Expiring,
+    Plan,
     Planned,
     Revoke,
     Rotate,
@@ -46,7 +56,7 @@ from provisioner.twenty.workspace import Created
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from provisioner.execution import Result
+    from provisioner.execution import Event, Result
     from provisioner.plan import Action
     from provisioner.twenty.workspace import Ledger, NewKey
 
@@ -646,6 +656,7 @@ class Server:
     keys: list[ObservedKey] = field(default_factory=list)
     values: dict[Any, Secret] = field(default_factory=dict)
     settled: int = 0
+    told: list[Event] = field(default_factory=list)
     undead: bool = False
     ended: set[str] = field(default_factory=set)
     at_revoking: Callable[[], None] = lambda: None
@@ -732,15 +743,22 @@ class Server:
         def count(number: int) -> None:
             self.settled += number
 
-        before = frozenset(one.id for one in self.keys)
         return Execution(
-            plan, before, self, self.open, parallel=1, mark=Mark(417), stop=self.stop, settled=count
-        )  # type: ignore[arg-type]
+            plan,
+            frozenset(one.id for one in self.keys),
+            self,  # type: ignore[arg-type]  # as far as an execution needs one
+            self.open,
+            parallel=1,
+            mark=Mark(417),
+            stop=self.stop,
+            settled=count,
+            tell=self.told.append,
+        )
 
     def run(self, plan: Planned) -> tuple[Result, ...]:
         execution = self.execution(plan)
         execution.run()
-        results = execution.result().results
+        results = execution.end().results
         assert tuple(one.action for one in results) == plan.actions
         for one in results:
             if isinstance(one, Done) and isinstance(one.action, Update | Deliver | Revoke):
@@ -766,7 +784,8 @@ def test_nothing_ends_before_what_takes_its_place_is_delivered() -> None:
     ).actions
     [prune] = planned([], [key(1, "svc-old")], prune=True).actions
     server = Server()
-    results = server.run(plan_of(prune, rotation_of(at_once=True), update))
+    plan = plan_of(prune, rotation_of(at_once=True), update)
+    results = server.run(plan)
     assert [type(one) for one in results] == [Done] * 3
     events = [event for event in server.events if event not in ("wait", "look")]
     first_mint = events.index("mint svc-a-99")
@@ -774,7 +793,27 @@ def test_nothing_ends_before_what_takes_its_place_is_delivered() -> None:
     assert events.index("write b.env") < events.index("move svc-b-1 2027-06-30")
     assert set(events[-2:]) == {"revoke svc-old-1", "revoke svc-a-1"}
     assert {"write a.env", "write b.env"} <= set(events[:-2])
-    assert server.settled == 6
+    assert server.settled == Plan(NOW, "", (plan,)).steps == 6
+
+
+@pytest.mark.parametrize("ends", [NOW + DAY, FAR], ids=["due", "lost"])
+@pytest.mark.parametrize("refused", ["assign", "mint", ""])
+def test_each_action_on_a_name_is_told_as_it_ended(ends, refused) -> None:
+    """A role that is changed beside a successor, or beside a token that a sink lost."""
+    one = key(1, role="Admin", role_id=ADMIN.id, expires_at=ends)
+    held: Held = token(one) if ends < FAR else NoToken()
+    plan = planned([desired(rotation=ROTATED)], [one], {SINK: held})
+    assert {type(action) for action in plan.actions} == {Update, Rotate if ends < FAR else Deliver}
+    server = Server(refuses=frozenset({refused}), keys=[one])
+    results = server.run(plan)
+    assert sum(isinstance(one, Done) for one in results) == (1 if refused else 2)
+    begun = [event.action for event in server.told if isinstance(event, ActionBegun)]
+    ended = [event.result for event in server.told if isinstance(event, ActionEnded)]
+    assert sorted(map(repr, begun)) == sorted(map(repr, plan.actions))
+    assert sorted(map(repr, ended)) == sorted(map(repr, results))
+    assert server.settled == Plan(NOW, "", (plan,)).steps
+    failed = [one.failure.code for one in results if not isinstance(one, Done)]
+    assert failed == (["rejected"] if refused else [])
 
 
 def test_a_rotation_with_an_overlap_revokes_nothing() -> None:

@@ -11,14 +11,13 @@ from provisioner.execution.events import (
     EnvironmentFinished,
     StepsSettled,
 )
-from provisioner.plan import Revoke
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.execution.events import Tell
     from provisioner.execution.result import Executed, Result
-    from provisioner.plan import Action, Planned
+    from provisioner.plan import Action
 
 
 class Chronicle:
@@ -28,24 +27,19 @@ class Chronicle:
     does not say it either.
 
     Args:
-        planned: the environment's plan.
+        environment: its name.
         settled: called with the number of steps whose outcome has become known.
         tell: is told what happens.
     """
 
-    def __init__(self, planned: Planned, settled: Callable[[int], None], tell: Tell) -> None:
-        self._environment = planned.environment
-        self._by_name = {one.name: one for one in planned.actions if not isinstance(one, Revoke)}
+    def __init__(self, environment: str, settled: Callable[[int], None], tell: Tell) -> None:
+        self._environment = environment
         self._settled = settled
         self._tell = tell
         self._lock = threading.Lock()
         self._begun: set[int] = set()
         self._ended: set[int] = set()
         self._executed: Executed | None = None
-
-    def action(self, name: str) -> Action:
-        """The action on the key of this name, its revocations aside: there is but one."""
-        return self._by_name[name]
 
     def begins(self, action: Action) -> None:
         """The first request for it is about to go out."""

@@ -66,7 +66,13 @@ class Execution:
         self._planned = planned
         self._workspace = workspace
         self._stop = stop
-        self._chronicle = Chronicle(planned, settled, tell)
+        self._chronicle = Chronicle(planned.environment, settled, tell)
+        # Of one name there may be a change beside a successor or a delivery, and no two of a kind.
+        actions = planned.unblocked
+        self._makes = {one.name: one for one in actions if isinstance(one, Create | Rotate)}
+        self._changes = {one.name: one for one in actions if isinstance(one, Update)}
+        self._delivers = {one.name: one for one in actions if one.sinks}
+        self._sinking = frozenset(one.name for one in planned.actions if one.sinks)
         self._creation = Creation(
             planned.environment,
             tuple(_creates(planned)),
@@ -74,22 +80,26 @@ class Execution:
             workspace,
             mark=mark,
             stop=stop,
-            begins=self._begins,
+            begins=self._begins(self._makes),
             settled=self._chronicle.settles,
         )
         self._changing = Changing(
-            workspace, parallel, stop, begins=self._begins, settled=self._changed
+            workspace, parallel, stop, begins=self._begins(self._changes), settled=self._changed
         )
         self._delivery = Delivery(
-            workspace, open_sink, parallel, stop, begins=self._begins, settled=self._arrived
+            workspace,
+            open_sink,
+            parallel,
+            stop,
+            begins=self._begins(self._delivers),
+            settled=self._arrived,
         )
         self._made: dict[str, Result] = {}
         self._ended: dict[str, Failure | None] = {}
 
     def run(self) -> None:
         """Carries out every action that is not blocked."""
-        actions = self._planned.unblocked
-        updates = [one for one in actions if isinstance(one, Update)]
+        updates = tuple(self._changes.values())
         self._creation.run()
         self._tell_made()
         self._changing.assign(updates)
@@ -133,26 +143,27 @@ class Execution:
             case _:
                 assert_never(action)
 
-    def _begins(self, name: str) -> None:
-        self._chronicle.begins(self._chronicle.action(name))
+    def _begins(self, actions: Mapping[str, Action]) -> Callable[[str], None]:
+        """What tells that one of these actions begins, by its name."""
+        return lambda name: self._chronicle.begins(actions[name])
 
     def _tell_made(self) -> None:
         """Tells of the creates that nothing more comes of: they failed, or go to no sink."""
         self._made = {one.action.name: one for one in self._creation.results()}
         for name, result in self._made.items():
             going_on = isinstance(result, Done | MadeElsewhere) and result.action.sinks
-            if not (going_on or isinstance(self._chronicle.action(name), Rotate)):
+            if not (going_on or isinstance(self._makes[name], Rotate)):
                 self._chronicle.ends(result)
 
     def _changed(self, name: str) -> None:
         """Takes in that a change is done or failed; its token is delivered before that."""
         self._chronicle.settles(1)
-        self._tell_of(self._chronicle.action(name))
+        self._tell_of(self._changes[name])
 
     def _arrived(self, name: str) -> None:
         """Takes in that a delivery has ended; an end may still be to move, or a key to end."""
         self._chronicle.settles(1)
-        action = self._chronicle.action(name)
+        action = self._delivers[name]
         going_on = isinstance(action, Update) or (isinstance(action, Rotate) and action.at_once)
         if not (going_on and self._delivery.delivered(name)):
             self._tell_of(action)
@@ -189,13 +200,9 @@ class Execution:
 
     def _may_end(self, action: Revoke) -> bool:
         """Whether what is to take the place of a surplus key is delivered, where it has to be."""
-        if action.reason != "duplicate":
+        if action.reason != "duplicate" or action.name not in self._sinking:
             return True
-        return all(
-            self._delivery.delivered(one.name)
-            for one in self._planned.actions
-            if one.name == action.name and one.sinks
-        )
+        return self._delivery.delivered(action.name)
 
     def _revoke(self, key_ids: tuple[str, ...]) -> None:
         if self._stop.asked or not key_ids:
@@ -249,6 +256,9 @@ class Execution:
         if self._changing.changed(action.name):
             return Done(action, action.key_id, None)
         why = self._changing.failure(action.name)
+        if not action.sinks:
+            why = why or otherwise
+            return Skipped(action, STOPPED) if why is None else Failed(action, why)
         if self._delivery.delivered(action.name):
             return Unfinished(action, action.key_id, None, why or otherwise or _NOT_MOVED)
         why = why or self._delivery.failure(action.name, otherwise)

@@ -389,13 +389,9 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """How many steps carrying them out takes: a create whose token is delivered takes two."""
+        """How many steps carrying them out takes, where all goes well."""
         planned = (part for part in self.environments if isinstance(part, Planned))
-        return sum(
-            1 + (isinstance(action, Create | Rotate) and bool(action.sinks))
-            for part in planned
-            for action in part.unblocked
-        )
+        return sum(_steps(action) for part in planned for action in part.unblocked)
 
     @property
     def incomplete(self) -> bool:
@@ -404,3 +400,16 @@ class Plan:
             isinstance(part, Unobserved) or any(action.blocked for action in part.actions)
             for part in self.environments
         )
+
+
+def _steps(action: Action) -> int:
+    """A key made or changed, a token delivered and a key ended are a step each."""
+    match action:
+        case Create() | Update():
+            return 1 + bool(action.sinks)
+        case Rotate(at_once=at_once, predecessors=predecessors):
+            return 1 + bool(action.sinks) + (len(predecessors) if at_once else 0)
+        case Deliver() | Revoke():
+            return 1
+        case _:
+            assert_never(action)
