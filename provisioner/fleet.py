@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from provisioner.address import Address
     from provisioner.desired import DesiredKey, Environment
     from provisioner.execution import Tell
+    from provisioner.held import Held
     from provisioner.observed import Observation
     from provisioner.plan import EnvironmentPlan, Wishes
     from provisioner.sinks.sink import OpenSink
@@ -242,6 +244,25 @@ class Fleet:
         """The last look at every workspace that could be looked at."""
         return tuple((look.environment, look.observation) for look in self._looks.values())
 
+    def survey(
+        self, desired: Mapping[str, tuple[DesiredKey, ...]], wishes: Wishes
+    ) -> Mapping[Address, Held]:
+        """What the sinks of live keys hold, but of those that a stop or a bug came before.
+
+        Args:
+            desired: the desired keys by environment, of those that were observed.
+            wishes: what bounds the keys.
+        """
+        futures = [
+            self._executor.submit(self._surveyed, look, desired, wishes)
+            for look in self._looks.values()
+        ]
+        self._stop.wait_for(futures, graceful=False)
+        held: dict[Address, Held] = {}
+        for future in futures:
+            held |= future.result() if future.done() else {}
+        return held
+
     def refuse(self, why: RefusedError) -> None:
         """Has nothing of the plans carried out, whatever the guards say of them."""
         self.refusal = why
@@ -364,6 +385,18 @@ class Fleet:
         look = replace(look, observation=look.workspace.observe())
         self._looks[name] = look
         return look.observation
+
+    def _surveyed(
+        self, look: _Look, desired: Mapping[str, tuple[DesiredKey, ...]], wishes: Wishes
+    ) -> Mapping[Address, Held]:
+        name = look.environment.name
+        try:
+            with bound(environment=name):
+                read = to_read(desired.get(name, ()), look.observation, wishes)
+                return look_into(read, self._open_sink, self._stop)
+        except Exception as error:  # noqa: BLE001 - it must not stop the other environments
+            self._surprised(name, error)
+            return {}
 
     def _surprised(self, name: str, error: Exception) -> WorkspaceError:
         """A bug of ours: kept for the end of the run, a failure of this environment meanwhile."""

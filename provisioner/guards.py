@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from provisioner.observed import Observation
     from provisioner.plan import EnvironmentPlan, Wishes
 
-_MOST_APART = timedelta(minutes=1)
+MOST_APART = timedelta(minutes=1)
+"""How far our clock and a server's may differ where a run changes anything."""
 
 _TOLD = 5
 """Reasons that one message gives."""
@@ -59,7 +60,7 @@ def refusals(
     asked = all(isinstance(one, Revoke) and one.reason == "asked" for one in planned.unblocked)
     if not asked and observation.ahead is not None:
         apart = abs(observation.ahead)
-        if apart > _MOST_APART:
+        if apart > MOST_APART:
             yield RefusedError(
                 "clock_off",
                 f"This machine's clock and that of {name} are {apart.total_seconds():.0f} s apart.",

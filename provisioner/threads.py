@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from contextvars import copy_context
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -66,15 +67,19 @@ class Threads(Executor):
         with self._lock:
             if not self._closed:
                 self._closed = True
-                while cancel_futures and not self._work.empty():
-                    work = self._work.get()
-                    if work is not None:
-                        work[0].cancel()
+                if cancel_futures:
+                    self._cancel()
                 for _ in self._threads:
                     self._work.put(None)
         if wait:
             for thread in self._threads:
                 thread.join()
+
+    def _cancel(self) -> None:
+        """Cancels what no thread has taken; one may take it in this very moment."""
+        with suppress(Empty):
+            while (work := self._work.get_nowait()) is not None:
+                work[0].cancel()
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:

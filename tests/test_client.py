@@ -479,6 +479,16 @@ def test_a_generation_that_is_declared_wrong_is_found_before_anything_is_written
         serve(Dialect.LEGACY).workspace(generation="core").observe()
 
 
+def test_a_paged_core_list_is_not_taken_for_legacy(scripted, answer, connect) -> None:
+    """That of about 2.4x looks much like a page of legacy."""
+    page = {"data": [], "pageInfo": {"hasNextPage": False}, "totalCount": 0}
+    server = scripted(answer(200, json.dumps(page)))
+    environment = Environment(name="shop", url=server.url, generation="legacy")
+    with pytest.raises(WorkspaceError) as caught:
+        connect(environment, server.url, ApiToken(Secret("t"))).observe()
+    assert "generation: core" in caught.value.remedy
+
+
 def test_a_key_of_the_far_future_does_not_stop_the_look(scripted, answer, connect) -> None:
     """JavaScript writes years from 10 000 on with a plus; such a key just lives."""
     far = (KEY % 1).replace("2031-01-01", "+010000-01-01")

@@ -344,17 +344,18 @@ def legacy_page(answer: Callable[..., bytes], **headers: str) -> bytes:
 @pytest.mark.parametrize(
     ("seconds", "words"), [(-95, "ahead of"), (-40, None), (40, None), (95, "behind")]
 )
-def test_a_clock_that_is_off_by_more_than_a_minute_is_a_warning(
+def test_a_clock_that_is_off_by_more_than_a_minute_is_broken(
     scripted, answer, examine, seconds, words
 ) -> None:
-    """By the `Date` of the server, in both directions."""
+    """By the `Date` of the server, in both directions: a guard stops whatever would change."""
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
     harmless = answer(200, '{"data":{"__typename":"Query"}}', Date=date)
     server = scripted(legacy_page(answer, Date=date), harmless)
     shop = Environment(name="shop", url=server.url, credential=ApiToken(Secret("opaque-token")))
     clock = of(examine(shop), "clock")
-    assert isinstance(clock, Fine if words is None else Doubtful)
-    if words is not None:
+    assert isinstance(clock, Fine if words is None else Broken)
+    if isinstance(clock, Broken):
+        assert clock.code == "clock_off"
         assert f" s {words} the server's" in clock.message
 
 

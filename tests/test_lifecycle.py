@@ -1005,6 +1005,27 @@ def test_one_key_that_cannot_be_revoked_keeps_no_other() -> None:
     assert server.events.count("revoke svc-y-1") == 1
 
 
+def test_a_bug_in_one_change_keeps_nobody_elses(monkeypatch) -> None:
+    """The others are done, and the bug ends the execution afterwards."""
+    names = [f"svc-{number}" for number in range(5)]
+    seen = [key(1, name, role="Admin", role_id=ADMIN.id) for name in names]
+    plan = planned([desired(name, deliver=()) for name in names], seen)
+    server = Server(keys=seen)
+    assign = server.assign_role
+
+    def broken(key_id: str, role_id: str) -> None:
+        if key_id == "svc-0-1":
+            raise ZeroDivisionError
+        assign(key_id, role_id)
+
+    monkeypatch.setattr(server, "assign_role", broken)
+    execution = server.execution(plan)
+    with pytest.raises(ZeroDivisionError):
+        execution.run()
+    results = execution.end(WHY).results
+    assert [type(one) for one in results] == [Failed, *[Done] * 4]
+
+
 def test_a_role_that_appears_while_the_run_looks_again_is_not_assigned() -> None:
     """A key without a role may be one that another run is just making; one look serves all."""
     bare = [key(1, name, role=None, role_id=None) for name in ("svc-a", "svc-b", "svc-c")]

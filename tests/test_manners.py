@@ -377,6 +377,17 @@ def test_a_path_that_is_no_unicode(tmp_path: Path) -> None:
     assert environment["results"][0]["manifest"] == f"{tmp_path}/man\ufffd/keys.yaml"
 
 
+def test_problems_of_environments_end_a_command_that_needs_no_manifest(tmp_path: Path) -> None:
+    """Also where the path of the directory cannot be shown as it is."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/man\xff"))
+    shutil.copytree(make_project(tmp_path / "plain") / "manifests", odd)
+    text = (odd / "environments.yaml").read_text("utf-8")
+    (odd / "environments.yaml").write_text(text + "surplus: 1\n", "utf-8")
+    done = provision("list", "-m", odd)
+    assert (done.code, done.out) == (3, "")
+    assert "environments.yaml" in done.err
+
+
 def test_no_umask_opens_what_is_secret(project: Path) -> None:
     """Tokens, the workspace and exported manifests are for this user alone."""
     run = " && ".join(

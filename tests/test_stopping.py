@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -24,7 +25,6 @@ from provisioner.sandbox import Answer, Dialect, Exchange, Request, Sandbox, jso
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 PARALLEL = 2
@@ -605,3 +605,58 @@ def test_create_is_stopped_while_it_connects(start, tmp_path) -> None:
         assert (code, out) == (143, "")
         assert err.startswith("stopped: ")
         assert seconds < AT_ONCE
+
+
+CHECKED = """\
+version: 1
+environment: shop
+defaults: {expires: 90d}
+keys:
+  - name: a
+    deliver: [{command: [tee, token], check: [sh, check.sh]}]
+"""
+CHECK = """\
+if [ -e slow ]; then echo $$ > pid; exec sleep 300; fi
+if [ -e token ]; then cat token; fi
+"""
+
+
+@pytest.mark.parametrize("command", ["plan", "report", "doctor"])
+def test_a_check_that_runs_ends_with_the_command(tmp_path, command) -> None:
+    """A program that hangs is not left behind by a command that was told to stop."""
+    (tmp_path / "manifests").mkdir()
+    shop = "version: 1\nenvironments: {shop: {url: 'sandbox:', role: Admin}}\n"
+    (tmp_path / "manifests" / "environments.yaml").write_text(shop)
+    (tmp_path / "manifests" / "keys.yaml").write_text(CHECKED)
+    (tmp_path / "check.sh").write_text(CHECK)
+    program = [sys.executable, "-m", "provisioner"]
+    subprocess.run([*program, "apply", "-q"], cwd=tmp_path, check=True, timeout=60)
+    (tmp_path / "slow").touch()
+    process = subprocess.Popen([*program, command], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
+        check = int((tmp_path / "pid").read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: not alive(check))
+
+
+def alive(process_id: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Waits until something holds; for half a minute at most."""
+    for _ in range(3000):
+        if holds():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it does not come to hold")

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,27 @@ def test_a_shutdown_may_cancel_what_has_not_begun() -> None:
     go_on.set()
     threads.shutdown()
     assert running.result(0) == "held"
+
+
+def test_a_shutdown_does_not_wait_for_work_that_a_thread_takes_in_that_moment() -> None:
+    """What was waiting a moment ago may be in work now: it is neither cancelled nor awaited."""
+    taken = threading.Event()
+    threads = Threads(1)
+    queue = threads._work
+
+    class Contended:
+        """The queue as it is where a thread takes its last entry just before it is emptied."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("get", "get_nowait") and not taken.is_set():
+                taken.set()
+                queue.get(timeout=5)
+            return getattr(queue, name)
+
+    queue.put((Future(), lambda: None))
+    threads._work = Contended()  # type: ignore[assignment]  # a stand-in
+    threads.shutdown(wait=False, cancel_futures=True)
+    assert taken.is_set()
 
 
 def test_a_shutdown_need_not_wait() -> None:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.manifests import load
+from provisioner.manifests import ENVIRONMENTS, load
 from provisioner.problem import Place, Problem
 from provisioner.words import count
 
@@ -69,7 +69,7 @@ def _in_its_directory(path: Path) -> tuple[Path, str | None]:
         return path, None
     for file in (path, path.absolute()):
         for folder in file.parents:
-            if (folder / "environments.yaml").is_file():
+            if (folder / ENVIRONMENTS).is_file():
                 return folder, file.as_posix()
     return path.parent, path.as_posix()
 

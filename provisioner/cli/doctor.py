@@ -12,9 +12,6 @@ from provisioner.cli.options import output_options, selection_options
 if TYPE_CHECKING:
     from provisioner.cli.options import Output, Selection
 
-_WIDTH = 16
-"""Environments that are examined at once."""
-
 
 @click.command()
 @selection_options
@@ -25,32 +22,27 @@ def doctor(selection: Selection, output: Output) -> int:
     Says of each environment what works and what to change. Needs environments.yaml alone; with
     valid manifests it looks into the sinks of their keys too. Exits with 4 when anything failed.
     """
-    import os  # noqa: PLC0415 - keeps --help fast
-
-    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.reconcile import prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.reconcile import opened, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
-    from provisioner.connection import opener  # noqa: PLC0415 - as above
     from provisioner.doctor import Doctor  # noqa: PLC0415 - as above
     from provisioner.report.diagnosis import (  # noqa: PLC0415 - as above
         diagnosis_document,
         diagnosis_text,
     )
-    from provisioner.sinks.opening import Sinks  # noqa: PLC0415 - as above
-    from provisioner.threads import Threads  # noqa: PLC0415 - as above
 
     console = Console(output)
     signals = Signals()
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
-    manifests, environments = prepared.manifests, prepared.environments
-    connect = opener(manifests.root, signals.stop)
-    open_sink = Sinks(manifests.root, os.environ, signals.stop).open
-    threads = Threads(max(1, min(_WIDTH, len(environments))))
+    manifests = prepared.manifests
     with signals.caught():
-        with Doctor(connect, open_sink, threads, signals.stop) as examiner:
+        with (
+            opened(prepared, signals.stop) as (connect, open_sink, executor),
+            Doctor(connect, open_sink, executor, signals.stop) as examiner,
+        ):
             desired = None if manifests.problems else manifests.desired
-            found = examiner.examine(environments, desired, selection.only)
+            found = examiner.examine(prepared.environments, desired, selection.only)
             surprise = examiner.surprise
         if console.json:
             console.document(diagnosis_document(found))

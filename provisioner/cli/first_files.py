@@ -8,6 +8,7 @@ from pathlib import Path
 
 from provisioner import schemas
 from provisioner.errors import WrongUsageError
+from provisioner.manifests import ENVIRONMENTS
 
 _ADDRESS = "{schemas}"
 
@@ -72,7 +73,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
     # What editors read it relative to is the file that it stands in.
     address = Path(os.path.relpath(beside, manifests)).as_posix()
     own = {
-        manifests / "environments.yaml": _ENVIRONMENTS.replace(_ADDRESS, address),
+        manifests / ENVIRONMENTS: _ENVIRONMENTS.replace(_ADDRESS, address),
         manifests / "keys.yaml": _MANIFEST.replace(_ADDRESS, address),
     }
     for path in own:

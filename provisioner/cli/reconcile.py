@@ -16,16 +16,21 @@ from provisioner.execution import untold
 from provisioner.fleet import Fleet
 from provisioner.manifests import Manifests, load, resolve
 from provisioner.sinks.opening import Sinks
+from provisioner.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Executor
 
     from provisioner.cli.options import Selection
     from provisioner.execution import Tell
+    from provisioner.fleet import Connect
     from provisioner.problem import Problem
+    from provisioner.sinks.sink import OpenSink
     from provisioner.stop import Stop
 
-_FLEET_WIDTH = 16
+_WIDTH = 16
+"""Environments that are worked on at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,9 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
     manifests = load(selection.manifests)
     problems: tuple[Problem, ...] = manifests.problems
     if not keys_matter:
-        declared = (selection.manifests / "environments.yaml").as_posix()
-        about_environments = tuple(p for p in problems if p.place.file == declared)
-        problems = about_environments or (() if manifests.environments else problems)
+        problems = manifests.problems_of_environments or (
+            () if manifests.environments else problems
+        )
     if not problems:
         if one and not selection.environments and len(manifests.environments) != 1:
             names = ", ".join(declared.name for declared in manifests.environments)
@@ -75,17 +80,23 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
 @contextmanager
 def fleet_of(prepared: Prepared, stop: Stop, tell: Tell = untold) -> Iterator[Fleet]:
     """The fleet of the chosen environments, one unit of work each; `tell` is told what happens."""
-    # Here, because `validate` and `list` of nothing need no threads.
-    from provisioner.threads import Threads  # noqa: PLC0415 - as said above
-
-    width = max(1, min(_FLEET_WIDTH, len(prepared.environments)))
-    root = prepared.manifests.root
-    connect, sinks = opener(root, stop), Sinks(root, os.environ, stop)
     with (
-        closing(sinks),
-        Fleet(prepared.environments, connect, sinks.open, Threads(width), stop, tell=tell) as fleet,
+        opened(prepared, stop) as (connect, open_sink, executor),
+        Fleet(prepared.environments, connect, open_sink, executor, stop, tell=tell) as fleet,
     ):
         yield fleet
+
+
+@contextmanager
+def opened(prepared: Prepared, stop: Stop) -> Iterator[tuple[Connect, OpenSink, Executor]]:
+    """What opens workspaces and sinks, and what has room for the units of work.
+
+    What sinks left running, where a stop left them no more time, is ended afterwards.
+    """
+    root = prepared.manifests.root
+    with closing(Sinks(root, os.environ, stop)) as sinks:
+        width = max(1, min(_WIDTH, len(prepared.environments)))
+        yield opener(root, stop), sinks.open, Threads(width)
 
 
 def _resolved(

@@ -16,15 +16,8 @@ if TYPE_CHECKING:
     from provisioner.address import Address
     from provisioner.cli.console import Console
     from provisioner.cli.options import Output, Selection
-    from provisioner.cli.reconcile import Prepared
-    from provisioner.desired import Environment
     from provisioner.held import Held
     from provisioner.hygiene import FleetHygiene
-    from provisioner.observed import Observation
-    from provisioner.plan import Unobserved
-    from provisioner.stop import Stop
-
-    Seen = tuple[tuple[Environment, Observation | Unobserved], ...]
 
 
 def _duration(
@@ -62,6 +55,7 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
     from provisioner.failure import Failure  # noqa: PLC0415 - as above
     from provisioner.hygiene import Look, inspect  # noqa: PLC0415 - as above
     from provisioner.observed import Observation  # noqa: PLC0415 - as above
+    from provisioner.plan import Wishes  # noqa: PLC0415 - as above
     from provisioner.plan.diff import SOON  # noqa: PLC0415 - as above
 
     console = Console(output)
@@ -72,7 +66,8 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
     with signals.caught():
         with fleet_of(prepared, signals.stop) as fleet:
             seen = fleet.observe()
-            held, bug = _survey(prepared, seen, selection.only, signals.stop)
+            held = fleet.survey(desired, Wishes(only=selection.only))
+        _warn(held)
         looks = (
             Look(environment, desired.get(environment.name, ()), look, held)
             if isinstance(look, Observation)
@@ -81,7 +76,7 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
         )
         found = inspect(looks, prepared.now, expiring_within or SOON, selection.only)
         _show(found, console)
-    surprise = fleet.surprise or bug
+    surprise = fleet.surprise
     if surprise is None and signals.exit_code is not None:
         return signals.exit_code
     if (ending := surprise or fleet.refusal) is not None:
@@ -98,46 +93,17 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
     return CHANGES if expiring_within is not None and overdue else 0
 
 
-def _survey(
-    prepared: Prepared, seen: Seen, only: tuple[str, ...], stop: Stop
-) -> tuple[Mapping[Address, Held], Exception | None]:
-    """What the sinks of live keys hold, and the bug that kept them from being looked into."""
+def _warn(held: Mapping[Address, Held]) -> None:
+    """Says how many sinks nothing is known of."""
     import logging  # noqa: PLC0415 - keeps --help fast
-    import os  # noqa: PLC0415 - as above
 
     from provisioner.held import Unusable  # noqa: PLC0415 - as above
-    from provisioner.observed import Observation  # noqa: PLC0415 - as above
-    from provisioner.plan import Wishes, to_read  # noqa: PLC0415 - as above
-    from provisioner.sinks.opening import Sinks  # noqa: PLC0415 - as above
-    from provisioner.sinks.survey import look_into  # noqa: PLC0415 - as above
-    from provisioner.threads import Threads  # noqa: PLC0415 - as above
     from provisioner.words import count  # noqa: PLC0415 - as above
 
-    addresses = tuple(
-        address
-        for environment, look in seen
-        if isinstance(look, Observation)
-        for address in to_read(
-            prepared.manifests.desired.get(environment.name, ()), look, Wishes(only=only)
-        )
-    )
-    open_sink = Sinks(prepared.manifests.root, os.environ, stop).open
-    # In a thread, so that a stop need not wait for a sink that hangs.
-    threads = Threads(1)
-    asked = threads.submit(look_into, addresses, open_sink, stop)
-    stop.wait_for((asked,), graceful=False)
-    threads.shutdown(wait=False)
-    if not asked.done():
-        return {}, None
-    try:
-        held = asked.result()
-    except Exception as error:  # noqa: BLE001 - what was observed is reported all the same
-        return {}, error
     if unusable := sum(isinstance(one, Unusable) for one in held.values()):
         logging.getLogger("provisioner").warning(
             "%s could not be looked into; `provision doctor` says why", count(unusable, "sink")
         )
-    return held, None
 
 
 def _show(found: FleetHygiene, console: Console) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.desired import ApiToken, SessionToken, SignIn
 from provisioner.doctor.check import Broken, Check, CheckName, Doubtful, Fine, broken
+from provisioner.guards import MOST_APART
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan.diff import SOON
 from provisioner.times import format_moment
@@ -55,7 +55,7 @@ def checks_of_server(
     yield Fine("keys", f"{count(len(observation.keys), 'key')} listed, {live} live.")
     yield _roles(environment, observation.roles)
     yield _writes(observation, terms, session=session)
-    yield _clock(terms)
+    yield _clock(observation)
     yield _limits(environment.limits, terms)
 
 
@@ -200,23 +200,22 @@ def _writes(  # noqa: PLR0911 - one for each meaning
     return Fine("writes", "The role of the credential has the permission for API keys.")
 
 
-_MOST_APART = timedelta(minutes=1)
-
-
-def _clock(terms: Terms) -> Check:
+def _clock(observation: Observation) -> Check:
     """Durations count from our clock, and the server's judges what is live."""
-    if terms.ahead is None:
+    ahead = observation.ahead
+    if ahead is None:
         return Doubtful(
             "clock",
             "The server sends no Date, so that our clock judges which keys are live.",
             "Have the proxy in front pass the Date header on.",
         )
-    if abs(terms.ahead) <= _MOST_APART:
+    if abs(ahead) <= MOST_APART:
         return Fine("clock", "Ours and the server's agree to the minute.")
-    seconds = round(terms.ahead.total_seconds())
+    seconds = round(ahead.total_seconds())
     way = "behind" if seconds > 0 else "ahead of"
-    return Doubtful(
+    return Broken(
         "clock",
+        "clock_off",
         f"Ours is {abs(seconds)} s {way} the server's, and durations count from ours.",
         "Have this machine, or the server, set its clock by a time server.",
     )

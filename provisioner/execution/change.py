@@ -53,11 +53,19 @@ class Changing:
         self._look: Observation | None = None
 
     def assign(self, updates: Sequence[Update]) -> None:
-        """Gives keys their roles; one that fails does not keep another from getting its own."""
+        """Gives keys their roles; one that fails does not keep another from getting its own.
+
+        Raises:
+            Exception: a bug that one met, when all the others have ended.
+        """
         self._each(self._assign, [one for one in updates if one.role_id is not None])
 
     def move(self, updates: Sequence[Update]) -> None:
-        """Moves ends, but of keys whose role could not be assigned."""
+        """Moves ends, but of keys whose role could not be assigned.
+
+        Raises:
+            Exception: as `assign`.
+        """
         moving = [one for one in updates if one.moves_end and self.open(one.name)]
         self._each(self._move, moving)
 
@@ -88,8 +96,9 @@ class Changing:
 
         if updates:
             with Threads(self._parallel) as threads:
-                for _ in threads.map(one, updates):
-                    pass
+                changes = [threads.submit(one, update) for update in updates]
+            for change in changes:
+                change.result()
 
     def _assign(self, update: Update) -> None:
         if update.role_id is not None and self._needs_role(update):

@@ -6,6 +6,14 @@ environment of its declaration with the variables of the run.
 
 from provisioner.manifests.codes import CODES
 from provisioner.manifests.environments import DeclaredEnvironment, resolve
-from provisioner.manifests.load import Manifests, environment_names, load
+from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load
 
-__all__ = ["CODES", "DeclaredEnvironment", "Manifests", "environment_names", "load", "resolve"]
+__all__ = [
+    "CODES",
+    "ENVIRONMENTS",
+    "DeclaredEnvironment",
+    "Manifests",
+    "environment_names",
+    "load",
+    "resolve",
+]

@@ -50,6 +50,12 @@ class Manifests:
     problems: tuple[Problem, ...]
     sources: tuple[str, ...]
 
+    @property
+    def problems_of_environments(self) -> tuple[Problem, ...]:
+        """Those of environments.yaml alone."""
+        file = _shown(self.directory / ENVIRONMENTS)
+        return tuple(one for one in self.problems if one.place.file == file)
+
 
 def load(directory: Path, *, now: datetime | None = None) -> Manifests:
     """Reads every file of a manifests directory; bad input gives problems, never an exception.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors import RefusedError
 from provisioner.twenty.core import CoreWorkspace
-from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace
+from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace, shows_core
 from provisioner.twenty.signin import pass_for
 from provisioner.twenty.transport import Transport
 from provisioner.twenty.wire import Wire
@@ -53,7 +53,7 @@ def _of_generation(environment: Environment, wire: Wire) -> Workspace:
             answer = wire.read(FIRST_PAGE)
             if _shows_legacy(answer):
                 return LegacyWorkspace(wire, environment.limits, answer)
-            if _shows_core(answer):
+            if shows_core(answer):
                 return CoreWorkspace(wire, environment.limits)
             raise wire.refused(answer)
         case _:
@@ -63,13 +63,6 @@ def _of_generation(environment: Environment, wire: Wire) -> Workspace:
 def _shows_legacy(answer: Answer) -> bool:
     """An object with `data.apiKeys` (legacy-0.60 `910-list-detect`)."""
     return answer.ok and answer.data is not None and "apiKeys" in answer.data
-
-
-def _shows_core(answer: Answer) -> bool:
-    """A bare array, or a page of one (1.10 and 2.21 `911-list-detect`)."""
-    body = answer.body
-    paged = isinstance(body, dict) and isinstance(body.get("data"), list)
-    return answer.ok and (isinstance(body, list) or paged)
 
 
 def _hold_pin(environment: Environment, wire: Wire) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from provisioner.twenty.minting import HARMLESS
@@ -40,8 +39,7 @@ def core_terms(wire: Wire) -> Terms:
 
 
 def _terms(wire: Wire, answer: Answer, release: Release | None, *, permitted: bool | None) -> Terms:
-    ahead = None if answer.moment is None else answer.moment - datetime.now(UTC)
-    return Terms(wire.claims(), release, permitted, ahead, answer.limit)
+    return Terms(wire.claims(), release, permitted, answer.limit)
 
 
 def _release(wire: Wire, answer: Answer) -> Release | None:

@@ -9,7 +9,7 @@ from provisioner.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from provisioner.desired import Depth, Generation
     from provisioner.observed import Observation
@@ -115,15 +115,12 @@ class Terms:
         permitted: whether the role of the credential may use keys, None where it was not told, and
             on legacy. To list them by REST proves nothing: 1.10 asks for no permission there
             (core-1 `010`), and where keys are written it does (core-1 `137`, `140`).
-        ahead: how far the server's clock is ahead of ours, to the second; None where it sent no
-            `Date`.
         limit: requests a minute that the server says it allows, where it does.
     """
 
     claims: Claims | None
     release: Release | None
     permitted: bool | None
-    ahead: timedelta | None
     limit: int | None
 
 
@@ -156,7 +153,7 @@ class Workspace(Protocol):
         ...
 
     def terms(self) -> Terms:
-        """Asks what `observe` does not tell: release, permission, clock, limit, credential.
+        """Asks what `observe` does not tell: release, permission, limit, credential.
 
         Raises:
             WorkspaceError: when no complete answer comes back.
