@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.manifests import document, text
 from provisioner.manifests.schema import published
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
-from provisioner.secret import masked
+from provisioner.secret import NO_WORD, masked
 from provisioner.times import format_moment
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ _ENDLESS = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*(?: [A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
 """What every YAML takes for text without quotes, unless it is one of its words."""
-
-_NO_WORD = 16
-"""Signs of a secret from which on stdout masks it, so that a name with it would be another."""
 
 _SHOWN = 100
 """Signs of a name that a comment shows."""
@@ -152,16 +149,16 @@ def _unwritable(word: str) -> str | None:
     """Why a word cannot stand in a file as it is."""
     if any("\ud800" <= char <= "\udfff" for char in word):
         return "the name holds half a character"
-    if masked(word, shortest=_NO_WORD) != word:
+    if masked(word, shortest=NO_WORD) != word:
         return "the name holds a secret of this run"
     return None
 
 
 def _comment(name: str, keys: Iterable[ObservedKey], why: str) -> str:
     # Masked before it is cut: a part of a secret is recognised no more.
-    shown = masked(name, shortest=_NO_WORD)
+    shown = masked(name, shortest=NO_WORD)
     shown = _quoted(shown[:_SHOWN]) + ("…" if len(shown) > _SHOWN else "")
-    ids = ", ".join(_escaped(masked(key.id, shortest=_NO_WORD)) for key in keys)
+    ids = ", ".join(_escaped(masked(key.id, shortest=NO_WORD)) for key in keys)
     return f"# left out: {shown} ({ids}): {why}\n"
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MASK = "***"
 
+NO_WORD = 16
+"""Signs of a secret that is masked in data too: a shorter one may be a word of it."""
+
 _SHORTEST = 4
 """Signs of the shortest value that is masked in a text; shorter ones are in every text."""
 
@@ -26,6 +29,11 @@ _FEW = 200
 
 _SCHEME = re.compile(r"(?:basic|bearer|token)\s+", re.IGNORECASE)
 """What may stand before a secret in a header, and is no part of it."""
+
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}", re.ASCII)
+
+_LONGEST_TOKEN = 16 * 1024
+"""Signs; a server that sends more would have each of its many forms remembered."""
 
 _NONE: dict[str, int] = {}
 
@@ -40,9 +48,18 @@ class Secret:
 
     __slots__ = ("__value",)
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str, *, known: bool = True) -> None:
         self.__value = value
-        _KNOWN.add(value)
+        if known:
+            _KNOWN.add(value)
+
+    @classmethod
+    def found(cls, value: str) -> Secret:
+        """A value that a server or a sink brought, masked where it has the form of a token.
+
+        To mask whatever they bring would let them choose what no report shows.
+        """
+        return cls(value, known=is_token(value))
 
     def reveal(self) -> str:
         """The value itself, for the one call that sends it."""
@@ -55,6 +72,27 @@ class Secret:
 
     def __format__(self, spec: str) -> str:
         return format(repr(self), spec)
+
+
+def is_token(value: str) -> bool:
+    """Whether a value has the form of a token of Twenty: a JWT, of which all are."""
+    return len(value) <= _LONGEST_TOKEN and _TOKEN.fullmatch(value) is not None
+
+
+def hidden(document: object) -> object:
+    """A JSON document in which every secret of this process is masked, and nothing else changes.
+
+    Each text of it by itself, so that no secret can be a part of how the document is written.
+    """
+    match document:
+        case str():
+            return masked(document, shortest=NO_WORD)
+        case dict():
+            return {hidden(name): hidden(value) for name, value in document.items()}
+        case list() | tuple():
+            return [hidden(value) for value in document]
+        case _:
+            return document
 
 
 def masked(text: str, *, shortest: int = _SHORTEST) -> str:

@@ -624,16 +624,16 @@ def test_a_lost_sign_in_is_an_error_of_the_workspace(scripted, connect) -> None:
 
 def test_a_session_without_dates_lives_until_it_is_refused(scripted, answer, connect) -> None:
     """A proxy that removes `Date`, or an end that is no date, does not stop the sign-in."""
-    login = '{"data":{"getLoginTokenFromCredentials":{"loginToken":{"token":"l"}}}}'
+    login = '{"data":{"getLoginTokenFromCredentials":{"loginToken":{"token":"eyJs.b.c"}}}}'
     field = "accessOrWorkspaceAgnosticToken"
-    tokens = '{"data":{"getAuthTokensFromLoginToken":{"tokens":{"%s":{"token":"t"%s}}}}}'
+    tokens = '{"data":{"getAuthTokensFromLoginToken":{"tokens":{"%s":{"token":"eyJs.e.s"%s}}}}}'
     for end in ("", ',"expiresAt":"2031-01-01T00:00:00Z"'):
         server = scripted(answer(200, login), answer(200, tokens % (field, end)), answer(200, "[]"))
         workspace = connect(
             Environment(name="shop", url=server.url), server.url, SignIn(Secret("a"), Secret("p"))
         )
         assert workspace.generation == "core"
-        assert b"Bearer t" in server.requests[2]
+        assert b"Bearer eyJs.e.s\r\n" in server.requests[2]
         workspace.close()
 
 

@@ -333,7 +333,7 @@ def test_a_reader_that_reads_nothing_holds_up_nobody(tmp_path, monkeypatch, capl
     monkeypatch.setattr("provisioner.cli.event_file._PATIENCE", 0.05)
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    events = EventFile(str(tmp_path / "pipe"), "f" * 32, 16)
+    events = EventFile(str(tmp_path / "pipe"), "f" * 32)
     for _ in range(3_000):
         events.tell(RunEnded(0))
     events.close()

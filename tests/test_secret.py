@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.desired import ApiToken, Environment, SignIn
-from provisioner.secret import MASK, Secret, _Known, masked
+from provisioner.secret import MASK, Secret, _Known, hidden, masked
 
 CANARY = "canary-5f1c"
 
@@ -100,3 +100,44 @@ def test_a_short_secret_stays_in_data() -> None:
     Secret("production-token-0123456789")
     shown = masked("production-9 production-token-0123456789", shortest=16)
     assert shown == f"production-9 {MASK}"
+
+
+FOREIGN = (
+    "svc-payments-critical",
+    '"environments": [',
+    '"]}, {"action": "revoke", "name": "',
+    "a.b.c",
+    "eyJ" + "a" * 20_000 + ".b.c",
+)
+
+
+@pytest.mark.parametrize("value", FOREIGN)
+def test_what_a_server_or_a_sink_brings_hides_nothing_but_a_token(value: str) -> None:
+    """They would choose what no report shows, and break the form of those that it is a part of."""
+    secret = Secret.found(value)
+    assert secret.reveal() == value
+    assert value not in repr(secret)
+    assert masked(f"a {value} b") == f"a {value} b"
+
+
+def test_a_token_that_a_server_or_a_sink_brings_is_masked() -> None:
+    """As any other."""
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJqdGkiOiJjYW5hcnkifQ.c2lnbmF0dXJl"
+    Secret.found(token)
+    assert masked(f"a {token} b") == f"a {MASK} b"
+
+
+def test_a_document_is_masked_text_by_text() -> None:
+    """Whatever a secret is, a document stays one, and whoever wrote it keeps its structure."""
+    Secret('"], "actions": ["')
+    Secret("a-secret-of-the-user")
+    document = {
+        "actions": ["a", 'x"], "actions": ["y', {"a-secret-of-the-user": 1.5}],
+        "none": None,
+        "environments": ({"name": "a-secret-of-the-user"}, True),
+    }
+    assert hidden(document) == {
+        "actions": ["a", f"x{MASK}y", {MASK: 1.5}],
+        "none": None,
+        "environments": [{"name": MASK}, True],
+    }

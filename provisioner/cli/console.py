@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -14,9 +13,9 @@ from provisioner.cli.log_lines import logs_json, set_up_log
 from provisioner.cli.run_id import new_run_id
 from provisioner.cli.streams import lead_nowhere
 from provisioner.errors import InvalidInputError, OutputError
-from provisioner.report.documents import problems_document
+from provisioner.report.documents import as_json, problems_document
 from provisioner.report.text import COLOUR, PLAIN, Palette, visible
-from provisioner.secret import masked
+from provisioner.secret import NO_WORD, masked
 from provisioner.subject import about
 
 if TYPE_CHECKING:
@@ -24,13 +23,10 @@ if TYPE_CHECKING:
 
     from provisioner.cli.options import Output
     from provisioner.failure import Failure
+    from provisioner.report.forms import Form, Told
     from provisioner.subject import Subject
 
 _LOG = logging.getLogger("provisioner")
-
-NO_WORD = 16
-"""Signs of a secret that is masked in data too: a shorter one, as a password that is the name of
-an environment, would spoil what other programs read."""
 
 
 class Console:
@@ -61,8 +57,23 @@ class Console:
         return COLOUR if _coloured(self.output.color, sys.stderr) else PLAIN
 
     def document(self, document: object) -> None:
-        """Writes a JSON document on stdout, in ASCII: every encoding can carry it."""
-        self.text(json.dumps(document, indent=2) + "\n")
+        """Writes a JSON document on stdout.
+
+        Raises:
+            OutputError: as `text`.
+        """
+        _write(sys.stdout, without_commands(as_json(document), "json"))
+
+    def tell(self, told: Told, form: Form) -> None:
+        """Writes what a run has to tell on stdout, in a form of its own.
+
+        Raises:
+            OutputError: as `text`.
+        """
+        # Only here: its forms need YAML, without which an error is still told.
+        from provisioner.report.forms import in_form  # noqa: PLC0415 - as said above
+
+        _write(sys.stdout, without_commands(in_form(told, form, self.palette), form))
 
     @contextmanager
     def problems_as_data(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.cli.output_file import open_output, write_all
 from provisioner.report.events import event_document
-from provisioner.secret import masked
+from provisioner.secret import hidden
 
 if TYPE_CHECKING:
     from provisioner.execution import Event
@@ -30,15 +30,13 @@ class EventFile:
     Args:
         file: as it was typed.
         run_id: of the run, as its log has it.
-        shortest: signs of the shortest secret that is masked in a line.
 
     Raises:
         WrongUsageError: when it cannot be written.
     """
 
-    def __init__(self, file: str, run_id: str, shortest: int) -> None:
+    def __init__(self, file: str, run_id: str) -> None:
         self._file = file
-        self._shortest = shortest
         self._stream = open_output(file, "--events")
         self._run = run_id
         self._lock = threading.Lock()
@@ -53,8 +51,7 @@ class EventFile:
         with self._lock:
             self._count += 1
             head = {"seq": self._count, "time": _now(), "run": self._run}
-            line = json.dumps(head | document)
-            self._lines.put(f"{masked(line, shortest=self._shortest)}\n".encode())
+            self._lines.put(f"{json.dumps(hidden(head | document))}\n".encode())
 
     def close(self) -> None:
         """Waits until all is written, but not for ever."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from provisioner import __version__
-from provisioner.cli.console import NO_WORD
 from provisioner.cli.event_file import EventFile
 from provisioner.cli.exit_codes import INTERRUPTED, UNEXPECTED
 from provisioner.cli.github_actions import Runner
@@ -22,7 +21,6 @@ from provisioner.execution import PlanMade, RunEnded, RunStarted, untold
 from provisioner.failure import failure_of
 from provisioner.report.forms import Told, in_form
 from provisioner.report.problems import Examined, problems_github
-from provisioner.secret import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -81,7 +79,7 @@ class Outlets:
             form = cast("Form", self._console.output.format)
             # As text they are told on stderr, where the command ends.
             if form != "text":
-                self._console.text(in_form(told, form))
+                self._console.tell(told, form)
             self.report(told)
             raise
 
@@ -147,14 +145,14 @@ class Outlets:
         """
         if self._runner is not None:
             if told.outcome is not None or told.examined.problems:
-                self._runner.summarize(_data(in_form(told, "markdown")))
+                self._runner.summarize(in_form(told, "markdown"))
             if told.examined.problems and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
                 self._console.commands(problems_github(told.examined))
         failed = None
         for file, (form, stream) in self._reports.items():
             try:
-                write_all(stream, _data(in_form(told, form)).encode())
+                write_all(stream, in_form(told, form).encode())
             except OSError as error:
                 failed = failed or (file, error.strerror)
         if failed is not None:
@@ -203,7 +201,7 @@ def outlets(command: str, telling: Telling, console: Console) -> Iterator[Outlet
             reports[file] = form, stack.enter_context(open_output(file, "--report"))
         events = None
         if telling.events is not None:
-            events = EventFile(telling.events, console.run_id, NO_WORD)
+            events = EventFile(telling.events, console.run_id)
             stack.callback(events.close)
         opened = Outlets(command, console, reports, events, ci=telling.ci)
         try:
@@ -249,7 +247,3 @@ def _examined(files: Iterable[str], problems: Iterable[Problem]) -> Examined:
         ),
         datetime.now(UTC),
     )
-
-
-def _data(text: str) -> str:
-    return masked(text, shortest=NO_WORD)

@@ -23,6 +23,7 @@ from provisioner.planfile import (
     Unreadable,
     begins_as_ours,
     document,
+    edited,
     not_as_reviewed,
     read,
     text,
@@ -224,9 +225,17 @@ def plan_as_reviewed(file: Path, reviewed: PlanFile, fleet: Fleet, prepared: Pre
     """Plans as the plan file was planned; what is not the same plan is refused by the fleet."""
     desired, asked = prepared.manifests.desired, reviewed.asked
     made = fleet.plan(desired, reviewed.created_at, asked.wishes, asked.leave)
+    draft = draft_of(made, asked, fleet, prepared)
     if made.digest != reviewed.digest:
-        draft = draft_of(made, asked, fleet, prepared)
         fleet.refuse(not_as_reviewed(file.as_posix(), reviewed, draft))
+    elif edited(reviewed, draft):
+        fleet.refuse(
+            StalePlanError(
+                "plan_invalid",
+                f"{file.as_posix()} shows other actions than its digest stands for: it was edited.",
+                remedy="Write it anew with `provision plan --out`.",
+            )
+        )
     return made
 
 

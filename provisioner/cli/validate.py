@@ -31,13 +31,12 @@ def validate(paths: tuple[Path, ...], manifests: Path, output: Output, telling: 
     from provisioner.cli.checking import check  # noqa: PLC0415 - as above
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.outlets import outlets  # noqa: PLC0415 - as above
-    from provisioner.report.forms import in_form  # noqa: PLC0415 - as above
 
     console = Console(output)
     with outlets("validate", telling, console) as out:
         checked = check(paths or (manifests,), datetime.now(UTC))
         told = out.examined(checked.files, checked.problems, checked.summary)
         if output.format != "text" or checked.problems or not output.quiet:
-            console.text(in_form(told, cast("Form", output.format), console.palette))
+            console.tell(told, cast("Form", output.format))
         out.report(told)
     return INVALID if checked.problems else 0

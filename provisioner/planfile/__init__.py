@@ -5,7 +5,7 @@ than it was when the plan was made. All three are pure; the CLI opens and replac
 """
 
 from provisioner.planfile.model import Asked, Document, Draft, PlanFile
-from provisioner.planfile.moving import not_as_reviewed, not_of_digest
+from provisioner.planfile.moving import edited, not_as_reviewed, not_of_digest
 from provisioner.planfile.reading import MOST_BYTES, Unreadable, read
 from provisioner.planfile.writing import FORMAT, begins_as_ours, document, text, unwritable
 
@@ -19,6 +19,7 @@ __all__ = [
     "Unreadable",
     "begins_as_ours",
     "document",
+    "edited",
     "not_as_reviewed",
     "not_of_digest",
     "read",

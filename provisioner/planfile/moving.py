@@ -61,6 +61,18 @@ def not_as_reviewed(name: str, then: PlanFile, draft: Draft) -> StalePlanError:
     )  # fmt: skip
 
 
+def edited(then: PlanFile, draft: Draft) -> bool:
+    """Whether the actions that a plan file shows are others than those that its digest stands for.
+
+    Args:
+        then: a plan file.
+        draft: the plan of the same digest that was made now.
+    """
+    shown = {each.name: _counting(each.actions) for each in then.environments}
+    now = parsed(document(draft))
+    return shown != {each.name: _counting(each.actions) for each in now.environments}
+
+
 def not_of_digest(digest: str, made: Plan) -> StalePlanError | None:
     """Why a plan must not be carried out where only the digest of the reviewed one is known."""
     if made.digest == digest:

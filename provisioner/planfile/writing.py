@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from provisioner import __version__
 from provisioner.collector import without_collector
 from provisioner.plan import Create, Planned, Rotate, Unobserved, Update, sealed, wanted
-from provisioner.secret import masked
+from provisioner.secret import hidden
 from provisioner.times import format_moment
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 FORMAT = "provision/planfile/v1"
 
-_NO_WORD = 16
-"""Signs of a secret that is masked here too, as in all data: a shorter one may be a word."""
+_NEVER_MASKED = frozenset({"environment", "url"})
+"""By what an environment is known again, as manifests in git have it."""
 
 
 def unwritable(plan: Plan) -> str | None:
@@ -39,7 +39,7 @@ def unwritable(plan: Plan) -> str | None:
 
 @without_collector()
 def document(draft: Draft) -> Document:
-    """`provision/planfile/v1`, without its checksum."""
+    """`provision/planfile/v1`, without its checksum and without any secret of this process."""
     looks = {environment.name: (environment, look) for environment, look in draft.seen}
     asked = draft.asked
     return draft.published | {
@@ -55,22 +55,26 @@ def document(draft: Draft) -> Document:
             "allow_protected": asked.allow_protected,
         },
         "environments": [
-            entry | _grounds(part, looks.get(part.environment), draft.desired, asked.wishes)
+            _hidden(entry, _grounds(part, looks.get(part.environment), draft.desired, asked.wishes))
             for part, entry in zip(draft.plan.environments, _entries(draft.published), strict=True)
         ],
     }
 
 
 def text(document: Document) -> str:
-    """The text of a plan file: one line of ASCII, without any secret of this process."""
+    """The text of a plan file: one line of ASCII."""
     content = {name: part for name, part in document.items() if name != "checksum"}
-    plain = json.dumps(content)
-    shown = masked(plain, shortest=_NO_WORD)
-    if shown != plain:
-        content = json.loads(shown)
     # The format comes first, by which a plan file is known at a glance.
     head = {"format": content["format"], "checksum": sealed(content)}
     return json.dumps(head | content) + "\n"
+
+
+def _hidden(entry: Document, grounds: Document) -> Document:
+    """An environment without any secret of this process; the options hold none."""
+    return {
+        name: value if name in _NEVER_MASKED else hidden(value)
+        for name, value in (entry | grounds).items()
+    }
 
 
 def begins_as_ours(head: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
@@ -20,6 +21,7 @@ from provisioner.plan import (
     Unobserved,
     Update,
 )
+from provisioner.secret import hidden
 from provisioner.times import format_moment
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
     from provisioner.problem import Problem
 
 Document = dict[str, object]
+
+
+def as_json(document: object) -> str:
+    """A document without any secret of this process, in ASCII: every encoding can carry it."""
+    return json.dumps(hidden(document), indent=2) + "\n"
 
 
 def plan_document(plan: Plan) -> Document:

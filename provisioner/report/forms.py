@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, assert_never, get_args
 
 from provisioner.execution import RunResult
 from provisioner.plan import Plan
-from provisioner.report.documents import plan_document, problems_document, result_document
+from provisioner.report.documents import (
+    as_json,
+    plan_document,
+    problems_document,
+    result_document,
+)
 from provisioner.report.markdown import plan_markdown, problems_markdown, result_markdown
 from provisioner.report.problems import (
     problems_github,
@@ -17,6 +21,7 @@ from provisioner.report.problems import (
     problems_sarif,
 )
 from provisioner.report.text import PLAIN, plan_text, problems_text, result_text
+from provisioner.secret import NO_WORD, masked
 
 if TYPE_CHECKING:
     from provisioner.failure import Failure
@@ -46,21 +51,24 @@ class Told:
 
 
 def in_form(told: Told, form: Form, palette: Palette = PLAIN) -> str:
-    """All of it as text, JSON or Markdown; the problems of the manifests in the other forms."""
+    """All of it as text, JSON or Markdown; the problems of the manifests in the other forms.
+
+    No secret of this process is in it.
+    """
     examined = told.examined
     match form:
         case "text":
-            shown = _text(told, palette)
+            shown = _masked(_text(told, palette))
         case "json":
             shown = as_json(_document(told))
         case "markdown":
-            shown = _markdown(told)
+            shown = _masked(_markdown(told))
         case "github":
-            shown = problems_github(examined)
+            shown = _masked(problems_github(examined))
         case "gitlab":
             shown = as_json(problems_gitlab(examined))
         case "junit":
-            shown = problems_junit(examined)
+            shown = _masked(problems_junit(examined))
         case "sarif":
             shown = as_json(problems_sarif(examined))
         case _:
@@ -68,9 +76,8 @@ def in_form(told: Told, form: Form, palette: Palette = PLAIN) -> str:
     return shown
 
 
-def as_json(document: object) -> str:
-    """A document in ASCII: every encoding can carry it."""
-    return json.dumps(document, indent=2) + "\n"
+def _masked(text: str) -> str:
+    return masked(text, shortest=NO_WORD)
 
 
 def _text(told: Told, palette: Palette) -> str:

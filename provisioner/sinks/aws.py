@@ -143,9 +143,11 @@ class _WholeSecret:
                 return Nothing()
         text = answer.get("SecretString")
         if isinstance(text, str):
-            return Holds(Secret(text))
+            return Holds(Secret.found(text))
         raw = answer.get("SecretBinary")
-        return Holds(Secret(base64.b64encode(raw if isinstance(raw, bytes) else b"").decode()))
+        return Holds(
+            Secret.found(base64.b64encode(raw if isinstance(raw, bytes) else b"").decode())
+        )
 
     def write(self, token: Secret) -> None:
         """Makes a new current version; the former one stays as the previous version."""

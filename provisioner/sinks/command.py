@@ -122,7 +122,7 @@ class CommandSink:
         text = output.decode("utf-8", "surrogateescape")
         if text.endswith("\n"):
             text = text[:-1].removesuffix("\r")
-        return Holds(Secret(text)) if text else Nothing()
+        return Holds(Secret.found(text)) if text else Nothing()
 
     def write(self, token: Secret) -> None:
         """Runs the program with the token on its standard input.

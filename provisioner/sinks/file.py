@@ -123,7 +123,7 @@ class FileSink:
         """
         with _told(self._address):
             value = self._file.value(self._address.variable)
-        return Holds(Secret(value)) if value else Nothing()
+        return Holds(Secret.found(value)) if value else Nothing()
 
     def write(self, token: Secret) -> None:
         """Replaces the file by one that holds the token; folders that are missing are made.

@@ -86,7 +86,7 @@ class GitlabVariable:
         if reply is None:
             return Nothing()
         value = reply.body.get("value")
-        return Holds(Secret(value)) if isinstance(value, str) else Unread()
+        return Holds(Secret.found(value)) if isinstance(value, str) else Unread()
 
     def write(self, token: Secret) -> None:
         """Creates or updates the variable, masked and protected whatever it was."""

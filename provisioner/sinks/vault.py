@@ -214,7 +214,7 @@ class _Field:
         value = self._latest(self._data_path()).fields.get(self._address.field)
         if value is None:
             return Nothing()
-        return Holds(Secret(value if isinstance(value, str) else json.dumps(value)))
+        return Holds(Secret.found(value if isinstance(value, str) else json.dumps(value)))
 
     def write(self, token: Secret) -> None:
         """Makes a new version that differs from the latest in this field only."""

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
-from provisioner.secret import Secret
+from provisioner.secret import Secret, is_token
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -42,7 +42,13 @@ def mint(wire: Wire, key_id: str, ends: datetime) -> Secret:
         )
     if answer.errors or not isinstance(token, str) or not token:
         raise wire.refused(answer)
-    return Secret(token)
+    if not is_token(token):
+        raise WorkspaceError(
+            "token_refused",
+            f"What {wire.environment} minted for the key {key_id} is no token.",
+            remedy="Nothing was delivered; look at the key in Twenty itself.",
+        )
+    return Secret.found(token)
 
 
 def written(moment: datetime) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from provisioner.desired import ApiToken, SessionToken, SignIn
 from provisioner.errors import WorkspaceError
-from provisioner.secret import Secret
+from provisioner.secret import Secret, is_token
 from provisioner.times import parse_moment
 from provisioner.twenty.transport import LostAnswerError
 
@@ -110,9 +110,9 @@ class Session:
                 continue
             found = _dig(answer, "getAuthTokensFromLoginToken", "tokens", field)
             token = found.get("token") if isinstance(found, dict) else None
-            if not isinstance(found, dict) or not isinstance(token, str) or not token:
+            if not isinstance(found, dict) or not isinstance(token, str) or not is_token(token):
                 raise self._refused(answer)
-            self._token = Secret(token)
+            self._token = Secret.found(token)
             self._ends = time.monotonic() + self._lifetime(found.get("expiresAt"), answer)
             return
 
@@ -128,9 +128,9 @@ class Session:
             if answer.says((_UNKNOWN_FIELD,)) and endpoint != _ENDPOINTS[-1]:
                 continue
             found = _dig(answer, "getLoginTokenFromCredentials", "loginToken", "token")
-            if not isinstance(found, str) or not found:
+            if not isinstance(found, str) or not is_token(found):
                 break
-            return endpoint, Secret(found)
+            return endpoint, Secret.found(found)
         raise self._refused(answer)
 
     def _post(self, endpoint: str, document: str, variables: dict[str, Json]) -> Answer:

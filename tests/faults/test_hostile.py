@@ -657,6 +657,12 @@ SIGN_INS: dict[str, object] = {
     "a login token of a megabyte": {
         "data": {"getLoginTokenFromCredentials": {"loginToken": {"token": "a" * MIB}}}
     },
+    "a login token of a megabyte of signs that are written in many ways": {
+        "data": {"getLoginTokenFromCredentials": {"loginToken": {"token": "'<&" * (3 * MIB)}}}
+    },
+    "a login token that is text of a report": {
+        "data": {"getLoginTokenFromCredentials": {"loginToken": {"token": "sign_in_failed: "}}}
+    },
     "a login token that draws": {
         "data": {"getLoginTokenFromCredentials": {"loginToken": {"token": "\x1b[2J\r\nX: y"}}}
     },
@@ -687,6 +693,7 @@ def test_no_answer_to_a_sign_in_harms(tmp_path: Path, cases: list[str]) -> None:
             ran = held(place.run("list", "--log-level", "debug"), "passwordCanary")
             assert ran.code == 4
             assert not re.search("[cC]anary", ran.said)
+            assert re.search("sign_in_failed: |unexpected_answer: ", ran.said)
             assert not any(b"\r\nX-Evil" in one or b"\r\nX: y" in one for one in server.asked)
 
     beside(check, cases, tmp_path)
