@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import socket
@@ -477,6 +478,23 @@ def test_a_generation_that_is_declared_wrong_is_found_before_anything_is_written
     assert "generation: core" in caught.value.remedy
     with pytest.raises(WorkspaceError):
         serve(Dialect.LEGACY).workspace(generation="core").observe()
+
+
+@pytest.mark.parametrize(
+    ("claims", "own"), [({}, True), ({"type": "API_KEY"}, True), ({"type": "ACCESS"}, False)]
+)
+def test_a_token_that_tells_no_kind_counts_as_that_of_a_key(
+    scripted, answer, connect, claims, own
+) -> None:
+    """Old tokens of keys have neither a kind nor a workspace; theirs is never revoked."""
+    said = json.dumps({"sub": "w", "jti": "11111111-1111-4111-8111-111111111111"} | claims)
+    part = base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
+    page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}, "totalCount": 0}
+    server = scripted(answer(200, json.dumps(page)))
+    environment = Environment(name="shop", url=server.url)
+    token = ApiToken(Secret(f"eyJhbGciOiJIUzI1NiJ9.{part}.{'s' * 43}"))
+    found = connect(environment, server.url, token).observe().own_key
+    assert found == ("11111111-1111-4111-8111-111111111111" if own else None)
 
 
 def test_a_paged_core_list_is_not_taken_for_legacy(scripted, answer, connect) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -992,6 +993,29 @@ def test_a_stop_before_the_revoking_revokes_nothing(at) -> None:
     if isinstance(changed, Unfinished):
         assert changed.failure.message.endswith("The next run moves it.")
     assert not any(event.startswith("revoke") for event in server.events)
+
+
+def test_a_stop_amid_the_revoking_ends_no_more_than_what_is_in_flight() -> None:
+    """What has ended is done, and what was not begun is skipped and lives on."""
+    keys = [key(1, f"svc-{number}") for number in range(60)]
+    plan = planned([], keys, prune=True)
+    server = Server(keys=keys)
+    third = itertools.count(1)
+
+    def at_third() -> None:
+        if next(third) == 3:
+            server.stop.ask()
+
+    server.at_revoking = at_third
+    results = server.run(plan)
+    done = {one.id for one in results if isinstance(one, Done)}
+    skipped = [one for one in results if isinstance(one, Skipped)]
+    assert done == server.ended
+    assert 3 <= len(done) <= 3 + 8
+    assert len(done) + len(skipped) == 60
+    assert {one.failure for one in skipped} == {STOPPED}
+    begun = [event for event in server.told if isinstance(event, ActionBegun)]
+    assert len(begun) == len(done) == server.settled
 
 
 def test_one_key_that_cannot_be_revoked_keeps_no_other() -> None:

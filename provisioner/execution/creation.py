@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
 from provisioner.execution.patience import ROUNDS, growing
-from provisioner.execution.revoking import revoke_all
+from provisioner.execution.revoking import Revoking
 from provisioner.execution.standing import Look, Sent, Stands
 from provisioner.execution.work import Work
 from provisioner.failure import failure_of
@@ -192,11 +192,11 @@ class Creation:
 
     def _give_way(self) -> None:
         """Revokes this run's keys that another key of their name made needless."""
-        losers = tuple(loser for work in self._works for loser in work.losers)
-        errors = revoke_all(self._workspace, losers, self._stop)
+        revoking = Revoking(self._workspace, self._stop)
+        revoking.run(loser for work in self._works for loser in work.losers)
         for work in self._works:
-            failed = tuple(loser for loser in work.losers if loser in errors)
-            work.gave_way(failed, failure_of(errors[failed[0]]) if failed else None)
+            failed = tuple(loser for loser in work.losers if not revoking.ended(loser))
+            work.gave_way(failed, revoking.failure(failed[0]) if failed else None)
 
     def _read_records(self, *, roles_hidden: bool) -> None:
         """The records of keys that a look found.

@@ -13,8 +13,8 @@ from provisioner.execution.creation import Creation
 from provisioner.execution.delivery import Delivery, Parcel
 from provisioner.execution.events import untold
 from provisioner.execution.result import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
-from provisioner.execution.revoking import revoke_all
-from provisioner.failure import Failure, failure_of
+from provisioner.execution.revoking import Revoking
+from provisioner.failure import Failure
 from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
 from provisioner.stop import STOPPED
 
@@ -94,8 +94,12 @@ class Execution:
             begins=self._begins(self._delivers),
             settled=self._arrived,
         )
+        self._revokes = {one.key_id: one for one in actions if isinstance(one, Revoke)}
+        self._revoking = Revoking(
+            workspace, stop, may_begin=self._may_revoke, ended=self._has_ended
+        )
         self._made: dict[str, Result] = {}
-        self._ended: dict[str, Failure | None] = {}
+        self._alive: dict[str, Failure] = {}
 
     def run(self) -> None:
         """Carries out every action that is not blocked."""
@@ -205,18 +209,25 @@ class Execution:
         return self._delivery.delivered(action.name)
 
     def _revoke(self, key_ids: tuple[str, ...]) -> None:
-        if self._stop.asked or not key_ids:
-            return
-        self._ended = dict.fromkeys(key_ids, _ENDING)
-        for action in self._planned.unblocked:
-            if isinstance(action, Revoke) and action.key_id in self._ended:
-                self._chronicle.begins(action)
-        errors = revoke_all(self._workspace, key_ids, self._stop)
-        self._ended = {
-            id_: failure_of(errors[id_]) if id_ in errors else self._still_alive(id_)
-            for id_ in key_ids
-        }
-        self._chronicle.settles(len(key_ids))
+        self._revoking.run(key_ids)
+        self._chronicle.settles(sum(self._revoking.failure(one) is not None for one in key_ids))
+        for key_id in filter(self._revoking.ended, key_ids):
+            if (why := self._still_alive(key_id)) is not None:
+                self._alive[key_id] = why
+
+    def _may_revoke(self, key_id: str) -> bool:
+        """Whether a revocation may begin, which is told of then."""
+        if self._stop.asked:
+            return False
+        if (action := self._revokes.get(key_id)) is not None:
+            self._chronicle.begins(action)
+        return True
+
+    def _has_ended(self, key_id: str) -> None:
+        """Takes in that a key has ended; that of a rotation is told of when all have."""
+        self._chronicle.settles(1)
+        if (action := self._revokes.get(key_id)) is not None:
+            self._tell_of(action)
 
     def _still_alive(self, key_id: str) -> Failure | None:
         """What is wrong where the server still accepts the known token of a revoked key."""
@@ -244,13 +255,21 @@ class Execution:
     def _rotated(self, action: Rotate, made: Result, otherwise: Failure | None) -> Result:
         result = self._delivered(made, otherwise)
         if action.at_once and isinstance(result, Done | MadeElsewhere):
-            left = [id_ for id_ in action.predecessors if self._ended.get(id_, _NOT_ENDED)]
-            if left:
-                why = self._ended.get(left[0]) or otherwise or _NOT_ENDED
+            whys = [
+                self._alive.get(id_) or self._left(id_, otherwise) for id_ in action.predecessors
+            ]
+            why = next(filter(None, whys), None)
+            if why is not None:
                 result = Unfinished(action, result.id, result.record, why)
         if action.at_once and isinstance(result, Unfinished):
             result = replace(result, failure=_once_more(result.failure, action.name))
         return replace(result, action=action)
+
+    def _left(self, key_id: str, otherwise: Failure | None) -> Failure | None:
+        """Why a predecessor has not ended; None where it has."""
+        if self._revoking.ended(key_id):
+            return None
+        return self._revoking.failure(key_id) or otherwise or _NOT_ENDED
 
     def _updated(self, action: Update, otherwise: Failure | None) -> Result:
         if self._changing.changed(action.name):
@@ -271,12 +290,13 @@ class Execution:
         return Skipped(action, STOPPED) if why is None else Failed(action, why)
 
     def _revoked(self, action: Revoke, otherwise: Failure | None) -> Result:
-        if action.key_id not in self._ended and not self._stop.asked and otherwise is None:
-            return Failed(action, _NOT_REPLACED)
-        if action.key_id not in self._ended:
-            return Skipped(action, STOPPED) if otherwise is None else Failed(action, otherwise)
-        why = self._ended[action.key_id]
-        return Done(action, action.key_id, None) if why is None else Failed(action, why)
+        key_id = action.key_id
+        if self._revoking.ended(key_id):
+            return Done(action, key_id, None)
+        why = self._revoking.failure(key_id) or otherwise
+        if why is None and not self._stop.asked:
+            why = _NOT_REPLACED
+        return Skipped(action, STOPPED) if why is None else Failed(action, why)
 
 
 def _once_more(failure: Failure, name: str) -> Failure:
@@ -314,8 +334,4 @@ _NOT_MOVED = Failure(
 _NOT_REPLACED = Failure(
     "not_delivered",
     "The key stays, because the token of the one that stays could not be delivered first.",
-)
-_ENDING = Failure(
-    "outcome_unknown",
-    "The run had to end while the key was being revoked. `provision list` shows whether it was.",
 )

@@ -49,9 +49,12 @@ class Wire:
         return None if claims is None else claims.workspace
 
     def own_key(self) -> str | None:
-        """The id of the key whose token the credential is, None where it is no key's."""
+        """The id of the key whose token the credential is, None where it is no key's.
+
+        A token that tells no kind counts as a key's: to spare a key too many ends none too many.
+        """
         claims = self.claims()
-        return claims.key if claims is not None and claims.kind == "API_KEY" else None
+        return claims.key if claims is not None and claims.kind in (None, "API_KEY") else None
 
     @property
     def timeout(self) -> float:
