@@ -186,7 +186,9 @@ class Fleet:
 
         def from_look(environment: Environment, observation: Observation) -> Planned:
             wanted = desired.get(environment.name, ())
-            read = () if wishes.redeliver else to_read(wanted, observation, wishes)
+            # What sinks hold decides which of several keys stays, though all get new tokens.
+            needless = wishes.redeliver and not wishes.dedupe
+            read = () if needless else to_read(wanted, observation, wishes)
             held = look_into(read, self._open_sink, self._stop)
             return plan_environment(environment, wanted, observation, now, wishes, held=held)
 

@@ -284,14 +284,17 @@ class _Judge:
             yield "shared_admin"
 
     def _serving(self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]) -> frozenset[str]:
-        """The ids of the keys whose end may cut someone off: the last of a name, or those held."""
-        if wanted is not None and wanted.rotation is not None:
-            return frozenset((same[-1].id,))
+        """The ids of the keys whose end may cut someone off: the last of a name, or those held.
+
+        In a rotation the newest, and older ones that are held because it is not delivered yet.
+        """
         held = {
             found.key.lower()
             for address in (() if wanted is None else wanted.deliver)
             if isinstance(found := self._look.held.get(address), TokenOf)
         }
+        if wanted is not None and wanted.rotation is not None:
+            return frozenset(one.id for one in same if one is same[-1] or one.id.lower() in held)
         last = max(one.expires_at for one in same)
         serving = frozenset(one.id for one in same if one.id.lower() in held)
         return serving or frozenset(one.id for one in same if one.expires_at == last)

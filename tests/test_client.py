@@ -10,10 +10,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import time_machine
 from graphql import build_schema, parse, validate
 
 from provisioner.desired import ApiToken, Environment, Limits, SessionToken, SignIn
@@ -495,6 +497,24 @@ def test_a_token_that_tells_no_kind_counts_as_that_of_a_key(
     token = ApiToken(Secret(f"eyJhbGciOiJIUzI1NiJ9.{part}.{'s' * 43}"))
     found = connect(environment, server.url, token).observe().own_key
     assert found == ("11111111-1111-4111-8111-111111111111" if own else None)
+
+
+def test_pages_that_take_long_put_no_clock_off(scripted, answer, connect, monkeypatch) -> None:
+    """How far the clocks are apart is known when an answer comes, not when all have come."""
+    page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}, "totalCount": 0}
+    with time_machine.travel(datetime.now(UTC), tick=False) as clock:
+
+        def slow(*_: Any) -> tuple[()]:
+            clock.shift(timedelta(seconds=90))
+            return ()
+
+        monkeypatch.setattr("provisioner.twenty.legacy.list_keys", slow)
+        date = format_datetime(datetime.now(UTC), usegmt=True)
+        server = scripted(answer(200, json.dumps(page), Date=date))
+        environment = Environment(name="shop", url=server.url)
+        found = connect(environment, server.url, ApiToken(Secret("t"))).observe()
+    assert found.ahead is not None
+    assert abs(found.ahead) < timedelta(seconds=2)
 
 
 def test_a_paged_core_list_is_not_taken_for_legacy(scripted, answer, connect) -> None:

@@ -16,7 +16,7 @@ from provisioner.connection import opener
 from provisioner.desired import DesiredKey, Environment, Limits, Rotation, SessionToken, SignIn
 from provisioner.execution import Done, Executed, Failed, Mark, RunResult
 from provisioner.fleet import Fleet
-from provisioner.plan import Plan, Planned, Unobserved, Wishes
+from provisioner.plan import Deliver, Plan, Planned, Revoke, Unobserved, Wishes
 from provisioner.problem import Place
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
@@ -364,3 +364,23 @@ def test_a_workspace_that_is_gone_at_the_second_look_is_told(serve, hurried, tmp
     assert isinstance(part, Unobserved)
     assert part.failure.code == "unreachable"
     assert not (tmp_path / "token").exists()
+
+
+def test_the_key_whose_token_is_out_stays_though_all_get_new_ones(serve, hurried, tmp_path) -> None:
+    """Deduping and redelivering at once cut nobody off."""
+    served = serve(Dialect.CORE)
+    served.sandbox.seed(["svc-a"])
+    served.sandbox.seed(["svc-a"])
+    oldest, other = sorted(served.sandbox.keys(), key=lambda one: (one.created_at, one.id))
+    (tmp_path / "token").write_text(served.sandbox.token_of(other.id))
+    shop = environment(served, SessionToken(Secret(served.sandbox.session_token())))
+    shop = replace(shop, owns=("svc-*",))
+    key = wanted("Admin")[0]._replace(name="svc-a", deliver=(FileAddress("token", "", "bare"),))
+    wishes = Wishes(dedupe=True, redeliver=True)
+    stop = hurried()
+    sinks = Sinks(tmp_path, {}, stop)
+    with Fleet((shop,), opener(tmp_path, stop), sinks.open, Threads(4), stop) as fleet:
+        [part] = fleet.plan({"shop": (key,)}, NOW, wishes).environments
+    assert isinstance(part, Planned)
+    told = {type(one): one.key_id for one in part.actions if isinstance(one, Deliver | Revoke)}
+    assert told == {Deliver: other.id, Revoke: oldest.id}

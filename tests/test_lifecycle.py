@@ -26,7 +26,7 @@ from provisioner.execution import (
 )
 from provisioner.failure import Failure
 from provisioner.held import Held, NotAToken, NoToken, TokenOf, Untold, Unusable
-from provisioner.observed import KnownRoles, Observation, ObservedKey, Role
+from provisioner.observed import HiddenRoles, KnownRoles, Observation, ObservedKey, Role
 from provisioner.plan import (
     Change,
     Create,
@@ -292,6 +292,59 @@ def test_a_sink_that_got_its_token_late_has_the_whole_overlap() -> None:
         for found in (replace(token(new), issued=second), Untold(second)):
             held = {SINK: replace(token(new), issued=early), OTHER: found}
             assert bool(revoked(planned([wanted], [old, new], held))) is ends
+
+
+def test_a_predecessor_that_a_sink_still_holds_is_told_before_it_ends() -> None:
+    """Its successor lives long, and nobody has that one's token yet."""
+    old, new = key(1, expires_at=NOW + 2 * DAY), key(2)
+    plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(old)})
+    [ends] = [one for one in plan.findings if isinstance(one, Expiring)]
+    assert ends.expires_at == format_moment(old.expires_at)
+    later = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
+    assert not any(isinstance(one, Expiring) for one in later.findings)
+
+
+def test_a_successor_that_cannot_be_made_keeps_no_sink_from_being_healed() -> None:
+    """The live key serves on meanwhile, and its end is told."""
+    one = key(1, expires_at=NOW + DAY)
+    wanted = desired(rotation=ROTATED, role="Nobody")
+    plan = planned([wanted], [one], {SINK: NoToken()})
+    told = {type(action): action.blocked is None for action in plan.actions}
+    assert told == {Update: False, Rotate: False, Deliver: True}
+    assert [type(finding) for finding in plan.findings] == [Expiring]
+    results = Server(keys=[one]).run(plan)
+    assert [type(result) for result in results] == [Failed, Failed, Done]
+
+
+def test_a_role_that_a_predecessor_keeps_is_told() -> None:
+    """The successor gets the role, and the older key has the old one until it ends."""
+    old, new = (key(n, role="Admin", role_id=ADMIN.id) for n in (1, 2))
+    plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
+    assert [(one.key_id, type(one)) for one in plan.actions if isinstance(one, Update)] == [
+        (new.id, Update)
+    ]
+    [drift] = [one for one in plan.findings if isinstance(one, Drift)]
+    assert (drift.ids, drift.was, drift.wanted, drift.stays) == (
+        (old.id,),
+        "Admin",
+        "Worker",
+        "rotated",
+    )
+    assert "its rotation ends the key" in drift.message
+
+
+@pytest.mark.parametrize("roles", [HiddenRoles(), KnownRoles(())])
+def test_an_end_is_moved_whatever_is_known_of_roles(roles) -> None:
+    """No role is touched by it."""
+    one = key(1, role=None, role_id=None)
+    look = Observation(
+        generation="core", workspace="w", keys=(one,), roles=roles, server_time=NOW, requests=1
+    )
+    wanted = desired(expiry="2027-06-30", role=None)
+    environment = replace(SHOP, role=None)
+    [update] = plan_environment(environment, [wanted], look, NOW, Wishes(), held={}).actions
+    assert isinstance(update, Update)
+    assert update.blocked is None
 
 
 def test_the_end_of_what_a_sink_holds_is_told_though_a_later_twin_lives() -> None:

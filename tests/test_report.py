@@ -119,6 +119,12 @@ def test_of_several_keys_of_a_name_the_last_to_end_is_expiring() -> None:
     old, new = live(left=2, age=80), live(left=80, age=1)
     desired = (wanted(before=14),)
     assert notes(look(old, new, desired=desired)) == {old.id: ("superseded",), new.id: ()}
+    held = {SINK: TokenOf(old.id, None)}
+    undelivered = (wanted("svc", SINK, before=14),)
+    assert notes(look(old, new, desired=undelivered, held=held)) == {
+        old.id: ("expiring", "superseded"),
+        new.id: ("undelivered",),
+    }
     short = live(left=5, age=1)
     assert notes(look(old, short, desired=desired)) == {
         old.id: ("superseded",),

@@ -11,7 +11,7 @@ from provisioner.cli.console import Console
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.outlets import outlets
 from provisioner.cli.reconcile import fleet_of, prepare
-from provisioner.cli.show import agreed, announce, show_result, warn_of_nothing
+from provisioner.cli.show import agreed, announce, note, show_result, warn_of_nothing
 from provisioner.cli.signals import Signals
 from provisioner.failure import Failure
 from provisioner.plan import Planned, Revoke
@@ -58,6 +58,7 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
             fleet = stack.enter_context(fleet_of(prepared, signals.stop, out.tell))
             made = planned(fleet, prepared)
         out.planned(made)
+        note(made)
         warn_of_nothing(made, selection)
         unknown: tuple[str, ...] = ()
         if named is not None:
@@ -78,8 +79,8 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
             with console.progress(made.steps, "keys and tokens") as settled:
                 result = fleet.apply(made, settled)
             with out.shown():
-                show_result(result, console)
-            out.outcome(result, changes=made.changes)
+                show_result(result, console, fleet.refusal)
+            out.outcome(result, changes=made.changes, refusal=fleet.refusal)
             stack.close()
         # Asked last and once: a thread of a run that was stopped may meet a bug until now.
         surprise = fleet.surprise

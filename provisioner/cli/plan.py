@@ -61,7 +61,7 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.outlets import outlets  # noqa: PLC0415 - as above
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
-    from provisioner.cli.show import show_plan, warn_of_nothing  # noqa: PLC0415 - as above
+    from provisioner.cli.show import note, show_plan, warn_of_nothing  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
 
     console = Console(output)
@@ -78,6 +78,7 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
                 desired = prepared.manifests.desired
                 made = fleet.plan(desired, prepared.now, asked.wishes, asked.leave)
             out.planned(made)
+        note(made)
         with signals.caught(), out.shown():
             show_plan(made, console, fleet.refusal)
         warn_of_nothing(made, selection)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.log_lines import logs_json
-from provisioner.execution import Executed
 from provisioner.failure import failure_of
 from provisioner.plan import Planned, Revoke, Rotate
 from provisioner.report.documents import plan_document, result_document
@@ -18,21 +17,20 @@ from provisioner.report.text import plan_text, result_text, visible
 from provisioner.subject import about
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from provisioner.cli.console import Console
     from provisioner.cli.options import Selection
     from provisioner.cli.reconcile import Prepared
     from provisioner.errors import RefusedError
     from provisioner.execution import RunResult
-    from provisioner.plan import Plan, Unobserved
+    from provisioner.plan import Plan
 
 _LOG = logging.getLogger("provisioner")
 
 
 def show_plan(plan: Plan, console: Console, refusal: RefusedError | None = None) -> None:
     """Prints a plan; Markdown says too why none of it may be done."""
-    _note(plan.environments)
     if console.json:
         console.document(plan_document(plan))
     elif console.output.format == "markdown":
@@ -41,15 +39,15 @@ def show_plan(plan: Plan, console: Console, refusal: RefusedError | None = None)
         console.text(plan_text(plan, console.palette))
 
 
-def show_result(result: RunResult, console: Console) -> None:
-    """Prints what became of a plan."""
-    _note(part.planned if isinstance(part, Executed) else part for part in result.environments)
+def show_result(result: RunResult, console: Console, refusal: RefusedError | None = None) -> None:
+    """Prints what became of a plan; with a refusal, that it is nothing."""
     if console.json:
         console.document(result_document(result))
     elif console.output.format == "markdown":
-        console.text(result_markdown(result))
+        console.text(result_markdown(result, None if refusal is None else failure_of(refusal)))
     elif not console.output.quiet or result.incomplete:
-        console.text(result_text(result, console.palette))
+        # Why it is refused is told on stderr, where the command ends.
+        console.text(result_text(result, console.palette, refused=refusal is not None))
 
 
 def agreed(plan: Plan, prepared: Prepared, console: Console) -> bool:
@@ -105,8 +103,9 @@ def warn_of_nothing(plan: Plan, selection: Selection) -> None:
         _LOG.warning("no key matches --only %s", " ".join(selection.only))
 
 
-def _note(parts: Iterable[Planned | Unobserved]) -> None:
-    for part in parts:
+def note(plan: Plan) -> None:
+    """Says what people should know of a plan besides, before anything is done or asked."""
+    for part in plan.environments:
         for note in part.notes if isinstance(part, Planned) else ():
             extra = about(environment=part.environment)
             _LOG.warning("%s: %s", part.environment, note, extra=extra)

@@ -180,8 +180,8 @@ def _moved(actions: list[Action]) -> Iterable[str]:
     if count:
         yield (
             f"tokens of {count} key{'s' if count != 1 else ''} that are out keep the end that they "
-            "were minted with: a later end needs a new token, which the sinks get, and with an "
-            "earlier one a server before 2.x takes the old token until its own end"
+            "were minted with: a later end needs a new token, which its sinks get, if it has any, "
+            "and with an earlier one a server before 2.x takes the old token until its own end"
         )
 
 

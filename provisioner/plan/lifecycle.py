@@ -87,11 +87,13 @@ class Lifecycle:
         actions, findings = self._surplus(key, live, others, owned=owned)
         changes, drift = self._changes(key, current, owned=owned)
         actions += [*changes, *self._superseded(key, current, others, owned=owned)]
-        findings += drift
+        findings += [*drift, *self._left_behind(key, others)]
         if self._due(key, current):
-            actions.append(Rotate("due", self._successor(key, end), tuple(one.id for one in live)))
-            return actions, findings
-        last = current.expires_at if key.rotation is not None else self._last(key, live)
+            successor = self._successor(key, end)
+            actions.append(Rotate("due", successor, tuple(one.id for one in live)))
+            if successor.blocked is None:
+                return actions, findings
+        last = self._last(key, current, live)
         if last <= self._moments.soon:
             findings.append(Expiring(key.name, tuple(one.id for one in live), format_moment(last)))
         delivers = (one for one in actions if isinstance(one, Update) and one.blocked is None)
@@ -171,10 +173,12 @@ class Lifecycle:
         """The keys whose tokens a sink may hold."""
         return [current] if key.rotation is not None or self._wishes.dedupe else live
 
-    def _last(self, key: DesiredKey, live: list[ObservedKey]) -> datetime:
+    def _last(self, key: DesiredKey, current: ObservedKey, live: list[ObservedKey]) -> datetime:
         """Until when the name serves: as its sinks hold it, or else as its keys live."""
         held = {one.key.lower() for one in self._holdings(key) if isinstance(one, TokenOf)}
         ends = [one.expires_at for one in live if one.id.lower() in held]
+        if key.rotation is not None:
+            return min([current.expires_at, *ends])
         return min(ends) if ends else max(one.expires_at for one in live)
 
     def _holdings(self, key: DesiredKey) -> list[Held]:
@@ -211,15 +215,27 @@ class Lifecycle:
             return [], findings
         return [self._update(key, current, tuple(changes))], findings
 
+    def _left_behind(self, key: DesiredKey, others: list[ObservedKey]) -> list[Finding]:
+        """What predecessors in a rotation keep until they end."""
+        if key.rotation is None:
+            return []
+        roles = ((one, self._choose.drift(key, one)) for one in others)
+        return [
+            Drift(key.name, (one.id,), "role", one.role, role, "rotated")
+            for one, role in roles
+            if role is not None
+        ]
+
     def _update(self, key: DesiredKey, current: ObservedKey, changes: tuple[Change, ...]) -> Update:
         moves = any(one.what == "expires" for one in changes)
         end = current.expires_at
         if moves and isinstance(key.expiry, ExpiresAt):
             # The milliseconds stay: they are the mark of the run that made the key.
             end = key.expiry.moment.replace(microsecond=end.microsecond)
-        written, role_id, blocked = self._choose.role_of(key)
+        written, role_id, unassignable = self._choose.role_of(key)
         assigns = any(one.what == "role" for one in changes)
-        blocked = blocked or unfit(self._environment, key, end, self._moments.server_time)
+        unfitting = unfit(self._environment, key, end, self._moments.server_time)
+        blocked = (unassignable if assigns else None) or unfitting
         return Update(
             name=key.name,
             reason="drift",

@@ -241,7 +241,10 @@ class Duplicate:
         shared = f"{len(self.ids)} live keys share this name; the"
         match self.told:
             case "owned":
-                return f"{shared} oldest counts as the key"
+                return (
+                    f"{shared} oldest counts as the key; --dedupe keeps the one whose token the "
+                    "sinks hold, else the oldest"
+                )
             case "not_owned":
                 return f"{shared} oldest counts as the key, and `owns` lets --dedupe end none"
             case "rotated":
@@ -258,8 +261,8 @@ class Drift:
         what: which of the two differs.
         was: what the workspace has.
         wanted: what the manifest writes; of a lifetime, the end that it gives to a key made now.
-        stays: why it is not changed: `owns` does not match the name, or a lifetime counts for keys
-            that are made and shortens none that is live.
+        stays: why it is not changed: `owns` does not match the name, a lifetime counts for keys
+            that are made and shortens none that is live, or the key has a successor by rotation.
     """
 
     name: str
@@ -267,7 +270,7 @@ class Drift:
     what: Literal["expires", "role"]
     was: str | None
     wanted: str
-    stays: Literal["not_owned", "lifetime"]
+    stays: Literal["not_owned", "lifetime", "rotated"]
 
     @property
     def message(self) -> str:
@@ -279,10 +282,13 @@ class Drift:
                 "live key, and `provision rotate` makes a successor"
             )
         label = "expiry" if self.what == "expires" else "role"
-        return (
-            f"{label} is {self.was or 'none'}, the manifest says {self.wanted}; it stays, as "
-            "`owns` does not match the name"
+        why = (
+            "its rotation ends the key"
+            if self.stays == "rotated"
+            else "`owns` does not match the name"
         )
+        told = f"{label} is {self.was or 'none'}, the manifest says {self.wanted}"
+        return f"{told}; it stays, as {why}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from provisioner.report.problems import (
     problems_junit,
     problems_sarif,
 )
-from provisioner.report.text import PLAIN, plan_text, problems_text, result_text
+from provisioner.report.text import PLAIN, plan_text, problems_text, refusal_text, result_text
 from provisioner.secret import NO_WORD, masked
 
 if TYPE_CHECKING:
@@ -81,11 +81,13 @@ def _masked(text: str) -> str:
 
 
 def _text(told: Told, palette: Palette) -> str:
+    refused = told.refusal is not None
+    why = "" if told.refusal is None else refusal_text(told.refusal, palette)
     match told.outcome:
         case Plan():
-            return plan_text(told.outcome, palette)
+            return plan_text(told.outcome, palette) + why
         case RunResult():
-            return result_text(told.outcome, palette)
+            return result_text(told.outcome, palette, refused=refused) + why
         case None:
             if told.examined.problems:
                 return problems_text(told.examined.problems, palette)
@@ -111,7 +113,7 @@ def _markdown(told: Told) -> str:
         case Plan():
             return plan_markdown(told.outcome, told.refusal)
         case RunResult():
-            return result_markdown(told.outcome)
+            return result_markdown(told.outcome, told.refusal)
         case None:
             return problems_markdown(told.examined)
         case _:

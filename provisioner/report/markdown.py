@@ -36,6 +36,9 @@ _CELL = 100
 _MESSAGE = 400
 """Characters of a message."""
 
+_MOST_NOTES = 20
+"""Notes on environments that a page shows."""
+
 _FRAME = 400
 """Bytes for the heading of a table, and for the line that says what was left out of it."""
 
@@ -87,8 +90,7 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
     ]
     going = [(environment, action) for environment, action in actions if action.blocked is None]
     opening = [f"## {plan_verdict(plan)}"]
-    if refusal is not None:
-        opening += ["", f"**Refused**, {code(refusal.code)}: {_message(refusal.message)}"]
+    opening += _refused(refusal)
     tables = (
         summary,
         _errors(errors),
@@ -104,11 +106,11 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
         ),
         _findings(planned),
     )
-    return _page(opening, tables, plan.digest)
+    return _page(opening, tables, [*_notes(planned), "", f"Digest {code(plan.digest)}"])
 
 
-def result_markdown(result: RunResult) -> str:
-    """What became of a plan."""
+def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
+    """What became of a plan; with a refusal, why that is nothing."""
     parts = result.environments
     executed = [part for part in parts if isinstance(part, Executed)]
     results = [(part.planned.environment, one) for part in executed for one in part.results]
@@ -143,7 +145,9 @@ def result_markdown(result: RunResult) -> str:
         ),
         _findings([part.planned for part in executed]),
     )
-    return _page([f"## {result_verdict(result)}"], tables, result.digest)
+    opening = [f"## {result_verdict(result, refused=refusal is not None)}", *_refused(refusal)]
+    notes = _notes(part.planned for part in executed)
+    return _page(opening, tables, [*notes, "", f"Digest {code(result.digest)}"])
 
 
 def problems_markdown(examined: Examined) -> str:
@@ -166,10 +170,29 @@ def problems_markdown(examined: Examined) -> str:
     )
 
 
-def _page(opening: list[str], tables: tuple[_Table, _Table, _Table, _Table], digest: str) -> str:
+def _refused(refusal: Failure | None) -> list[str]:
+    """The lines that say why nothing may be done."""
+    if refusal is None:
+        return []
+    return ["", f"**Refused**, {code(refusal.code)}: {_message(refusal.message)}"]
+
+
+def _notes(planned: Iterable[Planned]) -> list[str]:
+    """The lines of what people should know besides, as many as a page has room for."""
+    told = [(part.environment, note) for part in planned for note in part.notes]
+    lines = [
+        f"- {_name(environment)}: {_message(note)}" for environment, note in told[:_MOST_NOTES]
+    ]
+    if more := len(told) - len(lines):
+        lines.append(f"- … and {count(more, 'more note')}, not shown here.")
+    return ["", *lines] if lines else []
+
+
+def _page(
+    opening: list[str], tables: tuple[_Table, _Table, _Table, _Table], closing: list[str]
+) -> str:
     """A page of four tables: the summary, what went wrong, the actions and the findings."""
     summary, errors, actions, findings = tables
-    closing = ["", f"Digest {code(digest)}"]
     left = LONGEST - _bytes([*opening, *closing]) - 4 * _FRAME
     # What went wrong may have half of the page at least, and the summary what that leaves.
     _, wrong = _shown(errors, left // 2)

@@ -54,10 +54,10 @@ def plan_text(plan: Plan, palette: Palette) -> str:
     return "\n\n".join([*parts, palette.paint(palette.strong, plan_verdict(plan))]) + "\n"
 
 
-def result_text(result: RunResult, palette: Palette) -> str:
+def result_text(result: RunResult, palette: Palette, *, refused: bool = False) -> str:
     """What became of it, one environment after the other, and a summary line."""
     parts = ["\n".join(_executed(part, palette)) for part in result.environments]
-    verdict = palette.paint(palette.strong, result_verdict(result))
+    verdict = palette.paint(palette.strong, result_verdict(result, refused=refused))
     return "\n\n".join([*parts, verdict]) + "\n"
 
 
@@ -79,6 +79,11 @@ def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palett
     head = ("ENVIRONMENT", "NAME", "STATE", "EXPIRES", "ROLE", "ID")
     first, *rest = aligned([head, *rows])
     return "\n".join([palette.paint(palette.strong, first), *rest]) + "\n"
+
+
+def refusal_text(refusal: Failure, palette: Palette) -> str:
+    """Why nothing may be done."""
+    return f"{_failure_line(refusal, palette)}\n"
 
 
 def problems_text(problems: Sequence[Problem], palette: Palette) -> str:
@@ -255,8 +260,13 @@ def plan_verdict(plan: Plan) -> str:
     return line
 
 
-def result_verdict(result: RunResult) -> str:
-    """What became of it, in one line."""
+def result_verdict(result: RunResult, *, refused: bool) -> str:
+    """What became of it, in one line.
+
+    Args:
+        result: of a run.
+        refused: whether nothing was done, because it must not be.
+    """
     totals = _totals(result_summary(part) for part in result.environments)
     words = [f"{totals['created']} created"]
     words += [
@@ -268,7 +278,7 @@ def result_verdict(result: RunResult) -> str:
     words += [f"{totals['failed']} failed"] if totals["failed"] else []
     words += [f"{totals['skipped']} skipped ({_reasons(result)})"] if totals["skipped"] else []
     words += _failed_environments(result.environments)
-    verdict = "Incomplete" if result.incomplete else "Done"
+    verdict = "Refused" if refused else "Incomplete" if result.incomplete else "Done"
     return f"{verdict}: {', '.join(words)}."
 
 

@@ -15,7 +15,7 @@ from provisioner.secret import MASK, masked
 from provisioner.twenty.pacing import Rate
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from provisioner.twenty.workspace import Json
 
@@ -71,6 +71,7 @@ class Answer:
         body: the decoded JSON, or UNREADABLE.
         excerpt: the beginning of the body as text without control characters and secrets.
         moment: the server's `Date`, to the second, where it sent one.
+        ahead: how far that was ahead of our clock when it came, to the second.
         retry_after: seconds that the server asks to wait, where it does.
         limit: requests a minute that the server says it allows, where it does.
         took: seconds from when the request left until the answer was whole.
@@ -81,6 +82,7 @@ class Answer:
     body: Json | Unreadable
     excerpt: str
     moment: datetime | None = None
+    ahead: timedelta | None = None
     retry_after: float | None = None
     limit: int | None = None
     took: float = 0.0

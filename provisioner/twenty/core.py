@@ -16,7 +16,7 @@ from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import HalfRecordError, listed, read_key, read_roles, record_id
 from provisioner.twenty.sending import read_each, unsent
 from provisioner.twenty.terms import core_terms
-from provisioner.twenty.wire import ahead, moment_of
+from provisioner.twenty.wire import moment_of
 from provisioner.twenty.workspace import WITH_PERMISSIONS, NotCreated, NotSent
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class CoreWorkspace:
             roles=roles,
             server_time=moment_of(answer),
             requests=self._wire.requests_sent,
-            ahead=ahead(answer),
+            ahead=answer.ahead,
             own_key=self._wire.own_key(),
         )
 

@@ -21,7 +21,7 @@ from provisioner.twenty.records import record_id
 from provisioner.twenty.sending import Sending, company, read_each, split
 from provisioner.twenty.terms import legacy_terms
 from provisioner.twenty.transport import LostAnswerError
-from provisioner.twenty.wire import ahead, moment_of
+from provisioner.twenty.wire import moment_of
 from provisioner.twenty.workspace import Created, NotCreated, Unknown
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class LegacyWorkspace:
             roles=NoRoles(),
             server_time=moment_of(answer),
             requests=self._wire.requests_sent,
-            ahead=ahead(answer),
+            ahead=answer.ahead,
             own_key=self._wire.own_key(),
         )
 

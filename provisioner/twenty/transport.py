@@ -312,13 +312,14 @@ class Transport:
 def _answer(response: requests.Response, raw: bytes, took: float) -> Answer:
     decoded, excerpt = decode(raw)
     redirect = response.headers.get("Location") if response.is_redirect else None
-    moment = _clock(response.headers.get("Date"))
+    moment, now = _clock(response.headers.get("Date")), datetime.now(UTC)
     return Answer(
         status=response.status_code,
         body=decoded,
         excerpt=excerpt,
         moment=moment,
-        retry_after=_retry_after(response.headers.get("Retry-After"), moment or datetime.now(UTC)),
+        ahead=None if moment is None else moment - now,
+        retry_after=_retry_after(response.headers.get("Retry-After"), moment or now),
         limit=_number(response.headers.get("X-RateLimit-Limit")),
         took=took,
         location=_origin(redirect) if redirect else None,

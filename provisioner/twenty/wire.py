@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
@@ -192,8 +192,3 @@ def _come_back(exchange: Callable[[], Answer]) -> Answer:
 def moment_of(answer: Answer) -> datetime:
     """The server's clock; ours where a proxy removed the `Date` header."""
     return answer.moment or datetime.now(UTC)
-
-
-def ahead(answer: Answer) -> timedelta | None:
-    """How far the server's clock is ahead of ours, to the second; None without a `Date`."""
-    return None if answer.moment is None else answer.moment - datetime.now(UTC)
