@@ -348,6 +348,14 @@ def test_every_input_and_output_is_used_and_explained():
             "validate",
         ),
         (ON_MAIN | {"GITHUB_EVENT_NAME": "workflow_run"}, PUSH, "validate"),
+        (ON_MAIN | {"GITHUB_EVENT_NAME": "issue_comment"}, PUSH, "validate"),
+        (ON_MAIN | {"GITHUB_EVENT_NAME": "issues"}, PUSH, "validate"),
+        (
+            ON_MAIN | {"GITHUB_EVENT_NAME": "pull_request_review"},
+            pull_request("m/keys"),
+            "validate",
+        ),
+        (ON_MAIN | {"GITHUB_EVENT_NAME": "merge_group"}, PUSH, "plan"),
         (ON_MAIN, {"repository": {}}, "plan"),
     ],
 )
@@ -669,6 +677,23 @@ def test_every_refusal_is_a_warning(refuse, word, comment, github):
     assert "::warning title=provision::" in ran.printed
     assert TOKEN not in ran.printed
     assert not github.comments
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+)
+def test_an_answer_that_is_none_is_a_warning(said, comment, runner, scripted):
+    """What a proxy makes of it fails no job."""
+    server = scripted(*[said] * 4)
+    runner.api = server.url
+    ran = comment("plan")
+    assert (ran.code, "Traceback" in ran.printed) == (0, False)
+    assert "::warning title=provision::" in ran.printed
 
 
 def test_without_token_network_or_trust_there_is_a_warning(comment, runner, github):

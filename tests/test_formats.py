@@ -686,6 +686,90 @@ def test_a_report_that_takes_no_more_is_said_and_the_others_are_written(here, ru
     assert "2 created" in (here / "m.md").read_text()
 
 
+def test_a_plan_file_is_no_report_besides(here, run) -> None:
+    """Neither the one that is written nor the one that is applied, which stays as it was."""
+    for words in (("--report", "json=p.json"), ("--events", "./p.json")):
+        code, _, err = run("plan", "--out", "p.json", *words)
+        assert (code, "cannot be two things at once" in err) == (64, True)
+    assert run("plan", "--out", "p.json")[0] == 0
+    before = (here / "p.json").read_bytes()
+    code, _, err = run("apply", "p.json", "--report", f"text={here}/p.json")
+    assert (code, "cannot be two things at once" in err) == (64, True)
+    assert (here / "p.json").read_bytes() == before
+
+
+def test_a_refused_apply_says_so_in_every_report(here, run) -> None:
+    """Also where the new plan would do nothing, so that there is nothing to skip."""
+    assert run("plan", "--out", "p.json")[0] == 0
+    assert run("apply")[0] == 0
+    reports = ("--report", "markdown=r.md", "--report", "text=r.txt")
+    code, out, _ = run("apply", "p.json", *reports)
+    assert (code, "Refused: 0 created" in out) == (6, True)
+    for name in ("r.md", "r.txt"):
+        text = (here / name).read_text()
+        assert "Refused: 0 created" in text
+        assert re.search("plan(&#95;|_)(stale|applied)", text)
+        assert "Done" not in text
+
+
+def test_bad_manifests_beside_a_bad_plan_file_are_in_the_reports(here, run) -> None:
+    """They come first: no plan file would mend them."""
+    (here / "bad.json").write_text("{")
+    (here / "manifests" / "keys.yaml").write_text(TWICE)
+    code, out, _ = run("apply", "bad.json", "--format", "json", "--report", "json=r.json")
+    assert code == 3
+    assert json.loads(out) == json.loads((here / "r.json").read_text())
+    assert [one["code"] for one in json.loads(out)["problems"]] == ["name_duplicate"]
+
+
+def test_a_plan_file_that_cannot_be_written_hides_nothing(here, run) -> None:
+    """The plan is in its reports, and a guard's refusal comes first."""
+    code, out, err = run("plan", "--out", "/proc/none/p.json", "--report", "json=r.json")
+    assert (code, "2 to create" in out, "not_writable: " in err) == (64, True, True)
+    assert json.loads((here / "r.json").read_text())["format"] == "provision/plan/v1"
+    environments = here / "manifests" / "environments.yaml"
+    text = environments.read_text().replace("role: Admin", "role: Admin, owns: ['*']")
+    environments.write_text(text)
+    assert run("apply")[0] == 0
+    (here / "manifests" / "keys.yaml").unlink()
+    code, _, err = run("plan", "--prune", "--out", "/proc/none/p.json")
+    assert (code, "manifests_vanished: " in err) == (5, True)
+
+
+def test_a_reader_of_a_report_may_go_away(here) -> None:
+    """As one of stdout: it has seen enough."""
+    words = f"'{sys.executable}' -m provisioner apply -q --report json=/dev/stdout | head -c 1"
+    shell = ["bash", "-o", "pipefail", "-c", words]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count("failed")) == (0, "{", 0)
+
+
+@pytest.mark.parametrize("file", ["/dev/fd/99999999999999999999", "/dev/fd/999"])
+def test_a_stream_that_there_is_not_is_wrong_usage(here, run, file) -> None:
+    """However large its number."""
+    code, _, err = run("plan", "--report", f"json={file}")
+    assert (code, "report_unwritable: " in err) == (64, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
+def test_problems_are_in_the_reports_though_stdout_takes_no_more(here) -> None:
+    """What is wrong is told somewhere."""
+    (here / "manifests" / "keys.yaml").write_text(TWICE)
+    for command in ("validate", "plan"):
+        words = [sys.executable, "-m", "provisioner", command, "--format", "json"]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [*words, "--report", "json=r.json"],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+                timeout=60,
+            )
+        assert (done.returncode, b"output_failed" in done.stderr) == (1, True)
+        assert len(json.loads((here / "r.json").read_text())["problems"]) == 1
+        (here / "r.json").unlink()
+
+
 @pytest.mark.parametrize("other", ["./x", "{here}/x"])
 def test_one_file_is_not_two_things_however_it_is_written(here, run, other) -> None:
     """Reports among themselves, and a report and the events."""
@@ -702,7 +786,8 @@ def test_names_give_no_commands_to_a_runner_that_reads_along(here, run, monkeypa
     keys.write_text(f"version: 1\nenvironment: dev\nkeys: [{{name: '{name}', expires: 90d}}]\n")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     forms: tuple[tuple[str, ...], ...] = ((), ("--format", "json"), ("--format", "markdown"))
-    for form in (*forms, ("--log-format", "json", "--format", "json")):
+    streams = (("--events", "/dev/stderr"), ("-q", "--report", "text=/dev/stdout"))
+    for form in (*forms, ("--log-format", "json", "--format", "json"), *streams):
         code, out, err = run("plan", *form)
         assert code == 0
         assert "##[" not in out + err

@@ -171,6 +171,22 @@ def test_the_plan_of_a_pipeline_is_what_it_applies(run, project):
     assert apply_["resource_group"] == "provision"
 
 
+def test_an_old_date_stops_its_key_and_no_other(run, project):
+    """`validate` says so, and `plan` and `apply` do the rest; the pipeline goes on from plan."""
+    keys = project / "manifests" / "keys.yaml"
+    keys.write_text(keys.read_text().replace("{name: b}", "{name: old, expires: 2020-01-01}"))
+    jobs = rendered(install="", environment="dev")
+    plan, apply_ = jobs["provision-plan"], jobs["provision-apply"]
+    assert run(jobs["provision-validate"]).returncode == 3
+    assert run(plan).returncode == 4
+    assert (plan["needs"], plan["allow_failure"]) == ([], {"exit_codes": [4]})
+    assert apply_["needs"] == ["provision-plan"]
+    applied = run(apply_)
+    assert (applied.returncode, "1 failed" in applied.stdout) == (4, True)
+    assert " 0 created" not in applied.stdout
+    assert [rule["when"] for rule in jobs["provision-report"]["rules"]] == ["always"]
+
+
 def test_validate_leaves_reports_that_gitlab_reads(run, project):
     """Both reports are where the job says, with problems as without."""
     job = rendered(install="")["provision-validate"]

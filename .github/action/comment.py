@@ -5,6 +5,7 @@ A comment that cannot be written is a warning: the plan stands in the job's summ
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import sys
@@ -78,6 +79,8 @@ def write(github: GitHub, number: int, mark: str) -> str:
     found = ours(github, number, mark)
     if found is None:
         made = github.ask("POST", f"/issues/{number}/comments", {"body": body})
+        if not isinstance(made, dict):
+            raise NotWrittenError("GitHub answered with no comment.")
         return f"Commented on #{number}: {made.get('html_url')}"
     if found.get("body", "").replace("\r\n", "\n") == body:
         return f"The comment on #{number} says so already: {found.get('html_url')}"
@@ -94,8 +97,10 @@ def ours(github: GitHub, number: int, mark: str) -> dict[str, Any] | None:
     for page in range(1, PAGES + 1):
         path = f"/issues/{number}/comments?per_page=100&page={page}"
         comments = github.ask("GET", path)
+        if not isinstance(comments, list) or not all(isinstance(one, dict) for one in comments):
+            raise NotWrittenError("GitHub answered with no list of comments.")
         for comment in comments:
-            if (comment.get("body") or "").startswith(mark):
+            if str(comment.get("body") or "").startswith(mark):
                 author = comment.get("user") or {}
                 if author.get("type") == "Bot" or author.get("login") == github.login():
                     return dict(comment)
@@ -195,8 +200,8 @@ class GitHub:
         except urllib.error.HTTPError as error:
             with error:
                 raise NotWrittenError(why(error.code)) from None
-        except (OSError, ValueError) as error:
-            raise NotWrittenError(f"{method} failed: {error}.") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise NotWrittenError(f"{method} failed: {error!r}.") from None
 
 
 def why(status: int) -> str:

@@ -43,16 +43,19 @@ def main() -> int:
     return code
 
 
-_OF_STRANGERS = ("workflow_run", "issue_comment")
-"""Events that anybody can bring about, and whose jobs see secrets all the same."""
+_OF_MAINTAINERS = ("push", "workflow_dispatch", "repository_dispatch", "merge_group")
+"""Events that nobody but who may write to the repository brings about."""
+
+_OF_PULL_REQUESTS = ("pull_request", "pull_request_target")
 
 
 def fitting_the_event() -> str:
     """What `auto` means: apply what is on the default branch, plan everything else.
 
     Only events that nobody but a maintainer brings about apply: `pull_request_target` and
-    `workflow_run` stand on the default branch too. What a stranger can bring about is not even
-    planned: the manifests that were checked out may be theirs, and have programs as sinks.
+    `workflow_run` stand on the default branch too. What a stranger can bring about, and what is
+    not known here, is not even planned: the manifests that were checked out may be theirs, and
+    have programs as sinks.
     """
     name = os.environ.get("GITHUB_EVENT_NAME", "")
     event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
@@ -63,14 +66,12 @@ def fitting_the_event() -> str:
     if name in ("push", "workflow_dispatch"):
         here = os.environ.get("GITHUB_REF") == f"refs/heads/{default}"
         return "apply" if default and here else "plan"
-    if name in ("pull_request", "pull_request_target"):
+    if name in _OF_PULL_REQUESTS:
         head = (event.get("pull_request", {}).get("head") or {}).get("repo") or {}
         fork = head.get("full_name") != os.environ.get("GITHUB_REPOSITORY")
-        if fork or os.environ.get("GITHUB_ACTOR") == "dependabot[bot]":
-            return "validate"
-    if name in _OF_STRANGERS:
-        return "validate"
-    return "plan"
+        dependabot = os.environ.get("GITHUB_ACTOR") == "dependabot[bot]"
+        return "validate" if fork or dependabot else "plan"
+    return "plan" if name in _OF_MAINTAINERS else "validate"
 
 
 def arguments(command: str, report: Path, *, automatic: bool) -> list[str]:

@@ -73,8 +73,6 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
     """
     from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.carry_out import carry_out  # noqa: PLC0415 - as above
-    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.reconcile import prepare  # noqa: PLC0415 - as above
     from provisioner.planfile import not_of_digest  # noqa: PLC0415 - as above
 
     asked = plan_file.asked_of(selection, reconciling, leaving)
@@ -88,24 +86,15 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
 
     if file is None:
         return carry_out("apply", selection, output, telling, of_now, yes=yes)
-    console = Console(output)  # so that a file that is none is told as the log is wanted
     plan_file.check_alone(click.get_current_context())
-    with console.problems_as_data(), plan_file.after_manifests(selection.manifests):
-        reviewed = plan_file.load_plan(file)
-        plan_file.check_digest(file, reviewed, digest)
-    plan_file.check_variables(reviewed.asked, asked)
-    chosen = plan_file.selection_of(selection, reviewed)
-
-    def preparing() -> Prepared:
-        with plan_file.environments_gone(file):
-            return prepare(chosen)
-
+    reviewed = plan_file.PlanOnDisk(file, digest, asked)
     return carry_out(
         "apply",
-        chosen,
+        selection,
         output,
         telling,
-        lambda fleet, prepared: plan_file.plan_as_reviewed(file, reviewed, fleet, prepared),
+        reviewed.plan,
         yes=yes,
-        preparing=preparing,
+        preparing=lambda: reviewed.prepare(selection),
+        taken=(file,),
     )

@@ -18,6 +18,7 @@ from provisioner.plan import Planned, Revoke
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from pathlib import Path
 
     from provisioner.cli.options import Output, Selection, Telling
     from provisioner.cli.reconcile import Prepared
@@ -35,6 +36,7 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
     yes: bool,
     named: Named | None = None,
     preparing: Callable[[], Prepared] | None = None,
+    taken: tuple[Path, ...] = (),
 ) -> int:
     """Plans, asks where that is needed, carries out and reports; returns the exit code.
 
@@ -47,10 +49,11 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
         yes: whether nothing is asked.
         named: what the plan has to be about; None for whatever it is about.
         preparing: loads the manifests otherwise than as selected.
+        taken: files that the command reads besides.
     """
     console = Console(output)
     signals = Signals()
-    with outlets(command, telling, console) as out, ExitStack() as stack:
+    with outlets(command, telling, console, taken=taken) as out, ExitStack() as stack:
         with out.problems():
             prepared = prepare(selection) if preparing is None else preparing()
         out.begun(prepared.manifests.sources, prepared.environments)
@@ -59,7 +62,7 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
             made = planned(fleet, prepared)
         out.planned(made)
         note(made)
-        warn_of_nothing(made, selection)
+        warn_of_nothing(made, prepared.selection)
         unknown: tuple[str, ...] = ()
         if named is not None:
             unknown = named.not_met(made)

@@ -130,7 +130,8 @@ class Console:
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
         """A bar on stderr while keys are created on a terminal; elsewhere nothing."""
-        if total == 0 or self.output.quiet or not (sys.stderr and sys.stderr.isatty()):
+        shown = sys.stderr and sys.stderr.isatty() and not logs_json()
+        if total == 0 or self.output.quiet or not shown:
             yield lambda _: None
             return
         # Only here: rich takes as long to import as the rest of a small run.

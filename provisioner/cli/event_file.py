@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from provisioner.cli.output_file import open_output, write_all
+from provisioner.cli.github_actions import without_commands
+from provisioner.cli.output_file import is_stream, open_output, write_all
 from provisioner.report.events import event_document
 from provisioner.secret import hidden
 
@@ -51,7 +52,9 @@ class EventFile:
         with self._lock:
             self._count += 1
             head = {"seq": self._count, "time": _now(), "run": self._run}
-            self._lines.put(f"{json.dumps(hidden(head | document))}\n".encode())
+            line = json.dumps(hidden(head | document))
+            line = without_commands(line, "json") if is_stream(self._file) else line
+            self._lines.put(f"{line}\n".encode())
 
     def close(self) -> None:
         """Waits until all is written, but not for ever."""

@@ -14,8 +14,8 @@ import click
 from provisioner import __version__
 from provisioner.cli.event_file import EventFile
 from provisioner.cli.exit_codes import INTERRUPTED, UNEXPECTED
-from provisioner.cli.github_actions import Runner
-from provisioner.cli.output_file import open_output, write_all
+from provisioner.cli.github_actions import Runner, without_commands
+from provisioner.cli.output_file import is_stream, open_output, write_all
 from provisioner.errors import InvalidInputError, OutputError, ProvisionError, WrongUsageError
 from provisioner.execution import PlanMade, RunEnded, RunStarted, untold
 from provisioner.failure import failure_of
@@ -79,7 +79,8 @@ class Outlets:
             form = cast("Form", self._console.output.format)
             # As text they are told on stderr, where the command ends.
             if form != "text":
-                self._console.tell(told, form)
+                with self.shown():
+                    self._console.tell(told, form)
             self.report(told)
             raise
 
@@ -124,8 +125,7 @@ class Outlets:
             plan_file: where the plan was written, if it was.
 
         Raises:
-            OutputError: when a report, or stdout before it, takes no more; the others are written
-                all the same.
+            OutputError: as `report`.
         """
         why = None if refusal is None else failure_of(refusal)
         if self._runner is not None:
@@ -134,14 +134,13 @@ class Outlets:
                 values["plan-file"] = plan_file
             self._runner.put_out(values)
         self.report(Told(self._examined, outcome=outcome, refusal=why))
-        if self._lost is not None:
-            raise self._lost
 
     def report(self, told: Told) -> None:
         """Writes the reports, and the summary of the step.
 
         Raises:
-            OutputError: when a report takes no more; the others are written all the same.
+            OutputError: when a report, or stdout before it, takes no more; the others are written
+                all the same.
         """
         if self._runner is not None:
             if told.outcome is not None or told.examined.problems:
@@ -152,7 +151,12 @@ class Outlets:
         failed = None
         for file, (form, stream) in self._reports.items():
             try:
-                write_all(stream, in_form(told, form).encode())
+                text = in_form(told, form)
+                write_all(
+                    stream, (without_commands(text, form) if is_stream(file) else text).encode()
+                )
+            except BrokenPipeError:
+                pass  # the reader has seen enough, as on stdout
             except OSError as error:
                 failed = failed or (file, error.strerror)
         if failed is not None:
@@ -162,6 +166,8 @@ class Outlets:
                 f"The report {file!r} could not be written: {reason}.",
                 remedy="What was done is done; `provision list` shows what is there.",
             )
+        if self._lost is not None:
+            raise self._lost
 
     def ends(self, exit_code: int) -> int:
         """The exit code, which is that of the run."""
@@ -180,30 +186,32 @@ class Outlets:
 
 
 @contextmanager
-def outlets(command: str, telling: Telling, console: Console) -> Iterator[Outlets]:
+def outlets(
+    command: str, telling: Telling, console: Console, *, taken: tuple[Path, ...] = ()
+) -> Iterator[Outlets]:
     """What a command speaks by, opened before anything is done.
+
+    Args:
+        command: its name.
+        telling: where it speaks beside its two streams.
+        console: where it speaks first of all.
+        taken: files that the command itself reads or writes.
 
     Raises:
         WrongUsageError: when a file cannot be written, or two reports are to be one.
     """
     with ExitStack() as stack:
         reports: dict[str, tuple[Form, BinaryIO]] = {}
-        events_file = telling.events or "/dev/null"
-        taken = [] if events_file.startswith("/dev/") else [events_file]
+        events = telling.events
+        beside = () if events is None or events.startswith("/dev/") else (events,)
+        _check_apart([*map(str, taken), *beside, *(file for _, file in telling.reports)])
         for form, file in telling.reports:
-            if any(os.path.realpath(file) == os.path.realpath(one) for one in taken):
-                raise WrongUsageError(
-                    "report_unwritable",
-                    f"{file!r} cannot be two things at once.",
-                    remedy="Give each --report, and --events, a file of its own. Nothing was done.",
-                )
-            taken.append(file)
             reports[file] = form, stack.enter_context(open_output(file, "--report"))
-        events = None
-        if telling.events is not None:
-            events = EventFile(telling.events, console.run_id)
-            stack.callback(events.close)
-        opened = Outlets(command, console, reports, events, ci=telling.ci)
+        event_file = None
+        if events is not None:
+            event_file = EventFile(events, console.run_id)
+            stack.callback(event_file.close)
+        opened = Outlets(command, console, reports, event_file, ci=telling.ci)
         try:
             yield opened
         except ProvisionError as error:
@@ -220,6 +228,20 @@ def outlets(command: str, telling: Telling, console: Console) -> Iterator[Outlet
             raise
         finally:
             opened.close()
+
+
+def _check_apart(files: list[str]) -> None:
+    """Raises where two of them are one file, of which one would be lost."""
+    seen: set[str] = set()
+    for file in files:
+        place = os.path.realpath(file)
+        if place in seen:
+            raise WrongUsageError(
+                "report_unwritable",
+                f"{file!r} cannot be two things at once.",
+                remedy="Give each --report, --events and the plan a file. Nothing was done.",
+            )
+        seen.add(place)
 
 
 def _examined(files: Iterable[str], problems: Iterable[Problem]) -> Examined:

@@ -11,6 +11,11 @@ from provisioner.errors import WrongUsageError
 _STREAM = re.compile(r"/dev/(?:fd/(\d+)|stdout|stderr)")
 
 
+def is_stream(file: str) -> bool:
+    """Whether it is a stream of this process, which a runner may read along."""
+    return _STREAM.fullmatch(file) is not None
+
+
 def open_output(file: str, option: str) -> BinaryIO:
     """The file, empty and open for writing; a stream of this process keeps what it has.
 
@@ -28,7 +33,7 @@ def open_output(file: str, option: str) -> BinaryIO:
         # To open a stream by its name would cut the file that a shell lets it append to.
         number = int(stream[1]) if stream[1] else 1 + (file == "/dev/stderr")
         return os.fdopen(os.dup(number), "wb", buffering=0)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise WrongUsageError(
             "report_unwritable",

@@ -63,13 +63,15 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.show import note, show_plan, warn_of_nothing  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
+    from provisioner.errors import WrongUsageError  # noqa: PLC0415 - as above
+    from provisioner.failure import failure_of  # noqa: PLC0415 - as above
 
     console = Console(output)
     signals = Signals()
     if file is not None:
         plan_file.check_free(file)
     asked = plan_file.asked_of(selection, reconciling, leaving)
-    with outlets("plan", telling, console) as out:
+    with outlets("plan", telling, console, taken=() if file is None else (file,)) as out:
         with out.problems():
             prepared = prepare(selection)
         out.begun(prepared.manifests.sources, prepared.environments)
@@ -82,21 +84,27 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
         with signals.caught(), out.shown():
             show_plan(made, console, fleet.refusal)
         warn_of_nothing(made, selection)
-        kept = None
+        kept = lost = None
         if file is not None:
             stopped = signals.exit_code is not None
             why = plan_file.why_not_kept(made, fleet, stopped=stopped)
-            if why is None:
-                plan_file.keep(file, plan_file.draft_of(made, asked, fleet, prepared), console)
-                kept = file.as_posix()
-            else:
-                plan_file.drop(file, why, console)
+            try:
+                if why is None:
+                    plan_file.keep(file, plan_file.draft_of(made, asked, fleet, prepared), console)
+                    kept = file.as_posix()
+                else:
+                    plan_file.drop(file, why, console)
+            except WrongUsageError as error:
+                lost = error
         out.outcome(made, changes=made.changes, refusal=fleet.refusal, plan_file=kept)
         # Asked last and once: a thread of a run that was stopped may meet a bug until now.
         surprise = fleet.surprise
+        graver = surprise or fleet.refusal
+        if lost is not None and (graver is not None or signals.exit_code is not None):
+            console.failed(failure_of(lost))
         if surprise is None and signals.exit_code is not None:
             return out.ends(signals.exit_code)
-        if (ending := surprise or fleet.refusal) is not None:
+        if (ending := graver or lost) is not None:
             raise ending
         if made.incomplete:
             return out.ends(INCOMPLETE)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from provisioner.cli.reconcile import prepare
 from provisioner.errors import InvalidInputError, StalePlanError, WrongUsageError
 from provisioner.manifests import load
 from provisioner.manifests.text import read_bytes, reason
@@ -221,22 +222,55 @@ def environments_gone(file: Path) -> Iterator[None]:
         ) from None
 
 
-def plan_as_reviewed(file: Path, reviewed: PlanFile, fleet: Fleet, prepared: Prepared) -> Plan:
-    """Plans as the plan file was planned; what is not the same plan is refused by the fleet."""
-    desired, asked = prepared.manifests.desired, reviewed.asked
-    made = fleet.plan(desired, reviewed.created_at, asked.wishes, asked.leave)
-    draft = draft_of(made, asked, fleet, prepared)
-    if made.digest != reviewed.digest:
-        fleet.refuse(not_as_reviewed(file.as_posix(), reviewed, draft))
-    elif edited(reviewed, draft):
-        fleet.refuse(
-            StalePlanError(
-                "plan_invalid",
-                f"{file.as_posix()} shows other actions than its digest stands for: it was edited.",
-                remedy="Write it anew with `provision plan --out`.",
+class PlanOnDisk:
+    """The plan file of one `apply`: read, held to what was passed on beside it, and planned again.
+
+    Args:
+        file: as it was typed.
+        digest: of the reviewed plan, where it was passed on.
+        given: what variables ask for beside the file.
+    """
+
+    def __init__(self, file: Path, digest: str | None, given: Asked) -> None:
+        self._file = file
+        self._digest = digest
+        self._given = given
+        self._reviewed: PlanFile | None = None
+
+    def prepare(self, selection: Selection) -> Prepared:
+        """Loads the manifests for what the file carries.
+
+        Raises:
+            InvalidInputError: when anything is wrong in manifests, variables or secret files.
+            WrongUsageError: when the file cannot be opened.
+            StalePlanError: when it is none that can be used, or of another digest.
+        """
+        with after_manifests(selection.manifests):
+            reviewed = load_plan(self._file)
+            check_digest(self._file, reviewed, self._digest)
+        check_variables(reviewed.asked, self._given)
+        self._reviewed = reviewed
+        with environments_gone(self._file):
+            return prepare(selection_of(selection, reviewed))
+
+    def plan(self, fleet: Fleet, prepared: Prepared) -> Plan:
+        """Plans as the file was planned; what is not the same plan is refused by the fleet."""
+        reviewed, name = self._reviewed, self._file.as_posix()
+        assert reviewed is not None  # noqa: S101 - for the type checker: it was prepared
+        desired, asked = prepared.manifests.desired, reviewed.asked
+        made = fleet.plan(desired, reviewed.created_at, asked.wishes, asked.leave)
+        draft = draft_of(made, asked, fleet, prepared)
+        if made.digest != reviewed.digest:
+            fleet.refuse(not_as_reviewed(name, reviewed, draft))
+        elif edited(reviewed, draft):
+            fleet.refuse(
+                StalePlanError(
+                    "plan_invalid",
+                    f"{name} shows other actions than its digest stands for: it was edited.",
+                    remedy="Write it anew with `provision plan --out`.",
+                )
             )
-        )
-    return made
+        return made
 
 
 def _by_parameter(asked: Asked) -> dict[str, object]:

@@ -38,9 +38,11 @@ class Prepared:
     """What a reconciling command works with.
 
     Attributes:
+        selection: what it works on.
         now: the moment of the run, from which durations count.
     """
 
+    selection: Selection
     manifests: Manifests
     environments: tuple[Environment, ...]
     now: datetime
@@ -74,7 +76,7 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
         environments, problems = _resolved(manifests, selection)
     if problems:
         raise InvalidInputError(problems, manifests.sources)
-    return Prepared(manifests, environments, datetime.now(UTC))
+    return Prepared(selection, manifests, environments, datetime.now(UTC))
 
 
 @contextmanager

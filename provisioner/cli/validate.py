@@ -37,6 +37,7 @@ def validate(paths: tuple[Path, ...], manifests: Path, output: Output, telling: 
         checked = check(paths or (manifests,), datetime.now(UTC))
         told = out.examined(checked.files, checked.problems, checked.summary)
         if output.format != "text" or checked.problems or not output.quiet:
-            console.tell(told, cast("Form", output.format))
+            with out.shown():
+                console.tell(told, cast("Form", output.format))
         out.report(told)
     return INVALID if checked.problems else 0

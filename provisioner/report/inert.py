@@ -26,9 +26,15 @@ _APART = "&#8203;"
 def plain(text: str) -> str:
     """Text in which nothing is Markdown or HTML: references to characters are never either."""
     return "".join(
-        f"{_sign(before, char, after)}{_APART if char in _CALLS and after.isalnum() else ''}"
+        f"{_sign(before, char, after)}{_APART if _calls(before, char, after) else ''}"
         for before, char, after in _neighbours(visible(text))
     )
+
+
+def _calls(before: str, char: str, after: str) -> bool:
+    """Whether a sign would make more than itself of the word behind it; `GH-1` is an issue too."""
+    numbered = char == "-" and before in "HhLl" and after.isdigit()
+    return numbered or (char in _CALLS and after.isalnum())
 
 
 def code(text: str) -> str:
