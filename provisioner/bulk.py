@@ -6,7 +6,9 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure
+from provisioner.observed import KnownRoles
 from provisioner.stop import STOPPED
 from provisioner.threads import Threads
 from provisioner.twenty.workspace import (
@@ -56,7 +58,10 @@ def create_records(
     Returns:
         What was made; nothing where any record does not fit the generation.
     """
-    unfit = tuple(filter(None, (_unfit(workspace, record) for record in body.records)))
+    offer = ""
+    if workspace.generation == "core" and any(one.role_id is None for one in body.records):
+        offer = _offer(workspace)
+    unfit = tuple(filter(None, (_unfit(workspace, record, offer) for record in body.records)))
     if unfit:
         return Made(None if body.single else [], unfit)
     keys = [
@@ -110,13 +115,24 @@ class _Ledger:
         return self._outcomes.get(key.id, NotSent(STOPPED))
 
 
-def _unfit(workspace: Workspace, record: BodyRecord) -> Failure | None:
+def _offer(workspace: Workspace) -> str:
+    """The roles that keys may have, with their ids; nothing where they cannot be seen."""
+    try:
+        roles = workspace.observe().roles
+    except WorkspaceError:
+        return ""
+    known = roles.roles if isinstance(roles, KnownRoles) else ()
+    found = sorted((role.label, role.id) for role in known if role.assignable)
+    return f": {', '.join(f'{id_} ({label})' for label, id_ in found)}" if found else ""
+
+
+def _unfit(workspace: Workspace, record: BodyRecord, offer: str) -> Failure | None:
     """Why the generation cannot take a record; known before anything is sent."""
     if workspace.generation == "core" and record.role_id is None:
         return Failure(
             "role_missing",
             f"{record.place}: {record.name!r} has no roleId, and keys of this workspace need one. "
-            "Write the roleId of a role that may be given to keys.",
+            f"Write the roleId of a role that may be given to keys{offer}.",
         )
     if workspace.generation == "legacy" and record.role_id is not None:
         return Failure(

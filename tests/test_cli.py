@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -356,6 +357,19 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
     assert main(["apply", "-m", str(folder), "--yes"]) == 0
     assert len(served.sandbox.keys()) == 2
     assert "keys and tokens" in err.getvalue()
+    err = terminal("y\n")
+    (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: b2"))
+    confirm = click.confirm
+
+    def meanwhile(*words: Any, **more: Any) -> bool:
+        served.sandbox.seed(["b2"])
+        return confirm(*words, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("click.confirm", meanwhile)
+        assert main(["apply", "-m", str(folder)]) == 6
+    assert "plan_stale: What would be done is no longer what you were shown" in err.getvalue()
+    assert len(served.sandbox.keys()) == 3
     err = terminal("")
     (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: c"))
     assert main(["apply", "-m", str(folder)]) == 130

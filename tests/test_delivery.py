@@ -820,6 +820,27 @@ def test_so_many_deliveries_are_under_way_at_once_and_no_more(parallel: int) -> 
     assert world.settled == steps(*actions)
 
 
+def test_a_token_that_took_long_to_its_sinks_is_proven_once_more(monkeypatch) -> None:
+    """Another run may have ended its key meanwhile, and put its own token there before ours."""
+    monkeypatch.setattr("provisioner.execution.delivery._LONG", -1.0)
+    world = World([old("x")])
+    assert [type(one) for one in world.run(deliver("x", FILE))] == [Done]
+    moments = [event[0] for event in world.events]
+    assert moments.count("prove") == 2
+    assert moments.index("write") < len(moments) - 1 - moments[::-1].index("prove")
+
+    class Ended(World):
+        def prove(self, token: Secret) -> None:
+            if token.reveal() in self.proven:
+                raise WorkspaceError("token_refused", "It is revoked.")
+            super().prove(token)
+
+    [failed] = Ended([old("x")]).run(deliver("x", FILE))
+    assert isinstance(failed, Failed)
+    assert failed.failure.code == "token_refused"
+    assert "is in its sinks, and is not accepted any more" in failed.failure.message
+
+
 def test_progress_counts_the_steps_of_the_plan() -> None:
     """A step for each key that is made and each delivery that ended, well or not."""
     actions = [

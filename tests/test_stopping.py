@@ -32,7 +32,7 @@ GRACE = 5.0
 AT_ONCE = 3.0
 """Seconds in which a process surely ends that waits for nothing; most of them are the machine's."""
 
-HEARD = 0.3
+HEARD = 0.5
 """Seconds in which a process surely hears a signal; nothing tells from outside that it did."""
 
 

@@ -11,8 +11,9 @@ from provisioner.cli.console import Console
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.outlets import outlets
 from provisioner.cli.reconcile import fleet_of, prepare
-from provisioner.cli.show import agreed, announce, note, show_result, warn_of_nothing
+from provisioner.cli.show import agreed, announce, note, show_result, to_ask_about, warn_of_nothing
 from provisioner.cli.signals import Signals
+from provisioner.errors import StalePlanError
 from provisioner.failure import Failure
 from provisioner.plan import Planned, Revoke
 
@@ -66,17 +67,26 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
         unknown: tuple[str, ...] = ()
         if named is not None:
             unknown = named.not_met(made)
-            declared = {key.name for keys in prepared.manifests.desired.values() for key in keys}
+            chosen = {one.name for one in prepared.environments}
+            declared = {
+                key.name
+                for environment, keys in prepared.manifests.desired.items()
+                if environment in chosen
+                for key in keys
+            }
             for name in unknown:
                 console.failed(Failure("key_missing", named.missing(name, declared)))
             if unknown == named.names and not made.incomplete and fleet.refusal is None:
                 out.outcome(made, changes=made.changes)
                 return out.ends(signals.exit_code or INCOMPLETE)
         going_on = fleet.refusal is not None or yes or signals.stop.asked
-        if not going_on and not agreed(made, prepared, console):
+        asking = () if going_on else to_ask_about(made, prepared)
+        if asking and not agreed(made, asking, console):
             out.outcome(made, changes=made.changes)
             return out.ends(INCOMPLETE if made.incomplete or unknown else 0)
         with signals.caught():
+            if asking:
+                made = _as_shown(made, planned(fleet, prepared), fleet)
             if fleet.refusal is None:
                 announce(made, console)
             with console.progress(made.steps, "keys and tokens") as settled:
@@ -92,6 +102,19 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
         if (ending := surprise or fleet.refusal) is not None:
             raise ending
         return out.ends(INCOMPLETE if result.incomplete or unknown else 0)
+
+
+def _as_shown(shown: Plan, now: Plan, fleet: Fleet) -> Plan:
+    """The plan made anew after a question, which may have stood for hours: refused if it moved."""
+    if now.digest != shown.digest:
+        fleet.refuse(
+            StalePlanError(
+                "plan_stale",
+                "What would be done is no longer what you were shown.",
+                remedy="Run again, and look at the new plan.",
+            )
+        )
+    return now
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +139,15 @@ class Named:
 
     def missing(self, name: str, declared: Collection[str]) -> str:
         """Why a name is not met, and what may have been meant."""
+        if name in declared and self.what == "live":
+            return f"{name!r} has no live key: there is nothing to revoke."
         if name in declared:
             return f"{name!r} has no live key: `provision apply` makes it."
         told = f"There is no {self.what} key {name!r}"
-        if close := get_close_matches(name, declared, n=1):
-            return f"{told}: did you mean {close[0]!r}?"
         if set(name) & set("*?["):
             return f"{told}: names are taken as they are, and not as globs."
+        if close := get_close_matches(name, declared, n=1):
+            return f"{told}: did you mean {close[0]!r}?"
+        if self.what == "declared":
+            return f"{told} in the environments of this run."
         return f"{told}; `provision list` shows the live ones."

@@ -13,8 +13,8 @@ def schema(name: str | None) -> None:
     """Print a JSON Schema (draft 2020-12), or the names of all.
 
     Names: environments and manifest, the files that you write; planfile, what `plan --out`
-    writes; plan, result, problems, keys, doctor and report, what `--format json` prints; log, a
-    line of `--log-format json`.
+    writes; plan, result, problems, keys, doctor and report, what `--format json` prints; events, a
+    line of `--events`; log, a line of `--log-format json`.
     """
     from provisioner import schemas  # noqa: PLC0415 - keeps --help fast
 

@@ -50,8 +50,8 @@ def show_result(result: RunResult, console: Console, refusal: RefusedError | Non
         console.text(result_text(result, console.palette, refused=refusal is not None))
 
 
-def agreed(plan: Plan, prepared: Prepared, console: Console) -> bool:
-    """Whether to go on: asks on a terminal where something real would change."""
+def to_ask_about(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
+    """The real environments that would change, where there is a terminal to ask on."""
     embedded = {one.name for one in prepared.environments if one.embedded}
     real = [
         part.environment
@@ -61,10 +61,14 @@ def agreed(plan: Plan, prepared: Prepared, console: Console) -> bool:
         and any(action.blocked is None for action in part.actions)
     ]
     # Either stream is None when it was closed before we began.
-    if not real or not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):
-        return True
+    terminal = all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    return tuple(real) if terminal else ()
+
+
+def agreed(plan: Plan, environments: tuple[str, ...], console: Console) -> bool:
+    """Shows the plan and asks whether to go on."""
     console.aside(plan_text(plan, console.error_palette))
-    question = f"Apply this to {', '.join(real)}?"
+    question = f"Apply this to {', '.join(environments)}?"
     if click.confirm(question, default=False, err=True):
         return True
     console.aside("Nothing was changed.\n")

@@ -6,6 +6,7 @@ that loses no more than a token that nobody has: the next run mints another for 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from glob import escape
 from shlex import quote
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from provisioner.sinks.sink import Content, OpenSink, Sink
     from provisioner.stop import Stop
     from provisioner.twenty.workspace import Workspace
+
+
+_LONG = 2.0
+"""Seconds on the way to its sinks after which a token is proven once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +124,24 @@ class Delivery:
             token = mint(self._workspace, parcel.key_id, parcel.ends)
         except WorkspaceError as error:
             return failure_of(error)
+        minted = time.monotonic()
         failures = [self._write(address, token, parcel) for address in parcel.sinks]
+        if time.monotonic() - minted > _LONG and not any(failures):
+            failures.append(self._still_good(token, parcel))
         return next(filter(None, failures), None)
+
+    def _still_good(self, token: Secret, parcel: Parcel) -> Failure | None:
+        """Why a token that took long to its sinks is good no more: another run ended its key."""
+        try:
+            self._workspace.prove(token)
+        except WorkspaceError as error:
+            why = failure_of(error)
+            return Failure(
+                why.code,
+                f"The token of {parcel.name!r} is in its sinks, and is not accepted any more: "
+                f"{why.message} Run again.",
+            )
+        return None
 
     def _write(self, address: Address, token: Secret, parcel: Parcel) -> Failure | None:
         """Writes to one sink and reads it back."""

@@ -53,7 +53,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "placeholder_unknown": "A placeholder in a name or sink that nothing knows.",
         # rotation
         "rotation_invalid": "A `rotate` that is not `never` or two durations.",
-        "rotation_expiry": "A rotated key that ends at a date, never, or sooner than `before`.",
+        "rotation_expiry": "A rotated key whose `expires` does not go with its `rotate`.",
         "rotation_unowned": "A rotated key whose name `owns` of its environment does not match.",
         # delivery
         "sink_invalid": "A sink of no kind or of several, or a value that it cannot have.",

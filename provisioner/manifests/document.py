@@ -472,6 +472,13 @@ _ADVICE = {
     "mapping values are not allowed in this context": (
         " (put text with a colon in quotes; check the indentation)"
     ),
+    "did not find expected key": (
+        " (put text that starts with a brace in quotes; check the indentation)"
+    ),
+    "found unexpected ':'": " (put text with a colon in quotes)",
+    "could not find expected ':'": " (is a colon missing in the line before?)",
+    "found unexpected end of stream": " (is a quote not closed in one of the lines before?)",
+    "did not find expected '-' indicator": " (check the indentation)",
     "found invalid Unicode character escape code": (
         " (write the character itself, not as two halves)"
     ),

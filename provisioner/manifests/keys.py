@@ -231,8 +231,14 @@ class _Manifest:
     def _fit(self, entry: Mapping, rotation: Rotation, expiry: Expiry) -> None:
         """Tells of a rotation that cannot go with the expiry of the key."""
         match expiry:
-            case ExpiresAfter(lifetime=lifetime) if rotation.before < lifetime:
-                return
+            case ExpiresAfter(lifetime=lifetime, written=written) if rotation.before < lifetime:
+                lives_on = min(rotation.before, rotation.overlap)
+                if rotation.before + lives_on <= lifetime:
+                    return
+                message = (
+                    f"with this `before` and `overlap` a key of {written} lives on until its "
+                    "successor has one itself, so that three are always live: write less"
+                )
             case ExpiresAfter(written=written):
                 message = (
                     f"`before` is not shorter than {written}, the lifetime, so that each successor "
@@ -414,7 +420,8 @@ class _Manifest:
             else:
                 message = (
                     f"{what} is where {show(key.name)} of {key.environment} goes, and "
-                    f"{_whose(first)}: put {{environment}} or {{name}} into it"
+                    f"{_whose(first)}: put {{environment}} or {{name}} into it, or name another "
+                    "place in one of them"
                 )
             self._tell_once(Problem(written, "sink_collision", message, first.place))
 

@@ -68,7 +68,9 @@ def load(directory: Path, *, now: datetime | None = None) -> Manifests:
     shown = _shown(directory)
     if not os.path.isdir(directory):  # noqa: PTH112 - says no to names that no file can have
         state = "is not a directory" if os.path.lexists(directory) else "is not there"
-        message = f"the manifests directory {state}: name one with -m, or run `provision init`"
+        message = (
+            f"the manifests directory {state}: name one, or a file in one, or run `provision init`"
+        )
         problem = Problem(Place(shown), "manifests_missing", message)
         return Manifests(directory, root, (), MappingProxyType({}), (problem,), ())
     first = _shown(directory / ENVIRONMENTS)
