@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.globs import matches
 from provisioner.manifests import document, text
 from provisioner.manifests.schema import published
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
@@ -67,9 +67,7 @@ def export(environment: str, observation: Observation, only: tuple[str, ...] = (
     """
     by_name: dict[str, list[ObservedKey]] = {}
     for key in observation.keys:
-        if key.live(observation.server_time) and (
-            not only or any(fnmatchcase(key.name, glob) for glob in only)
-        ):
+        if key.live(observation.server_time) and (not only or matches(key.name, only)):
             by_name.setdefault(key.name, []).append(key)
     words = _role_words(observation.roles)
     kept: list[tuple[ObservedKey, str | None]] = []

@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from provisioner.errors import RefusedError
+from provisioner.globs import matches
 from provisioner.plan import Planned, Revoke, Rotate
-from provisioner.plan.wishes import matches
 from provisioner.words import count
 
 if TYPE_CHECKING:

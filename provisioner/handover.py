@@ -55,7 +55,6 @@ def hand_over(
                 f"{address} is there and holds something that is no token of {name!r}.",
                 "Name a file that is not there yet.",
             )
-    oldest, *_, newest = sorted((*live, *live), key=lambda one: (one.created_at, one.id))
-    key = newest if rotated else oldest
+    key = sorted(live, key=lambda one: one.seniority)[-1 if rotated else 0]
     sink.write(mint(workspace, key.id, key.expires_at))
     return key

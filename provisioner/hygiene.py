@@ -5,13 +5,13 @@ A pure judgement of what was looked at; the clock is an argument, and nothing is
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from provisioner.held import TokenOf, Untold, Unusable
-from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.observed import HiddenRoles, KnownRoles, NoRoles, by_name
 from provisioner.plan import Unobserved, Wishes
 from provisioner.plan.delivery import good
 
@@ -330,14 +330,12 @@ class _Judge:
 
 def _live(observation: Observation, wishes: Wishes) -> Mapping[str, tuple[ObservedKey, ...]]:
     """The live keys of each name, the oldest first, as a plan has them."""
-    by_name: defaultdict[str, list[ObservedKey]] = defaultdict(list)
-    for key in observation.keys:
-        if key.live(observation.server_time) and wishes.concern(key.name):
-            by_name[key.name].append(key)
-    return {
-        name: tuple(sorted(keys, key=lambda one: (one.created_at, one.id)))
-        for name, keys in by_name.items()
-    }
+    found = by_name(
+        key
+        for key in observation.keys
+        if key.live(observation.server_time) and wishes.concern(key.name)
+    )
+    return {name: tuple(keys) for name, keys in found.items()}
 
 
 def _may_do_all(roles: Roles, key: ObservedKey) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime, timedelta
 
     from provisioner.desired import Generation
@@ -29,9 +30,25 @@ class ObservedKey:
     role: str | None = None
     role_id: str | None = None
 
+    @property
+    def seniority(self) -> tuple[datetime, str]:
+        """By which the keys of a name have an order that every run sees alike, the oldest first."""
+        return self.created_at, self.id
+
     def live(self, now: datetime) -> bool:
         """Whether the key is neither revoked nor expired at `now`, the server's time."""
         return self.revoked_at is None and self.expires_at > now
+
+
+def by_name(keys: Iterable[ObservedKey]) -> dict[str, list[ObservedKey]]:
+    """The keys of each name, the oldest first."""
+    found: dict[str, list[ObservedKey]] = {}
+    for key in keys:
+        found.setdefault(key.name, []).append(key)
+    for same_name in found.values():
+        if len(same_name) > 1:
+            same_name.sort(key=lambda one: one.seniority)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

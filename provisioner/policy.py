@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, assert_never
 
+from provisioner.globs import matches
 from provisioner.times import ExpiresAfter, ExpiresAt, ExpiresNever
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def breaches(
         yield "policy_rotation"
     if policy.roles and role is not None and role not in policy.roles:
         yield "policy_role"
-    if policy.names and not any(fnmatchcase(key.name, glob) for glob in policy.names):
+    if policy.names and not matches(key.name, policy.names):
         yield "policy_name"
     if policy.sinks and not any(address.place[0] in policy.sinks for address in key.deliver):
         yield "policy_sink"

@@ -119,6 +119,11 @@ def format_moment(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def format_milliseconds(moment: datetime) -> str:
+    """RFC 3339 in UTC, to the millisecond, as servers keep the ends of keys."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _parse_end(text: str) -> datetime:
     date = _DATE.fullmatch(text)
     if date is None:

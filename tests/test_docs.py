@@ -8,6 +8,7 @@ import logging
 import re
 import shlex
 import shutil
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -22,6 +23,7 @@ from provisioner.cli import main, provision, signals
 from provisioner.errors import InvalidInputError
 from provisioner.execution import creation
 from provisioner.manifests import CODES, load
+from provisioner.manifests.document import MAX_PROBLEMS
 from provisioner.plan import Finding
 from provisioner.plan.model import DeliverReason, Reason, RevokeReason
 from provisioner.sinks.sink import SinkCode
@@ -528,3 +530,28 @@ def test_pipelines_set_every_variable_that_the_example_needs():
     assert len(steps) == 2
     for step in steps:
         assert set(step["env"]) == needed
+
+
+def test_the_table_of_modules_is_that_of_the_layers():
+    """The page numbers the layers as the tool checks them, and leaves no module out."""
+    contracts = tomllib.loads(text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    [layers] = [one["layers"] for one in contracts if one["id"] == "layers"]
+    checked = {
+        name.strip(): number for number, layer in enumerate(layers, 1) for name in layer.split("|")
+    }
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", text("docs/architecture.md"), re.MULTILINE)
+    assert {name: int(number) for number, name in rows} == checked
+    assert [int(number) for number, _ in rows] == sorted(checked.values())
+
+
+def test_numbers_of_bounds_are_those_of_the_code():
+    """What a page says ends a look is what ends it."""
+    most = f"{MAX_PROBLEMS:,}".replace(",", " ")
+    assert f"A file has more than {most} problems" in text("docs/errors.md")
+
+
+def test_the_help_of_schema_names_every_schema():
+    """Whoever asks for help learns what there is."""
+    command = provision.get_command(click.Context(provision), "schema")
+    shown = command.get_help(click.Context(command))
+    assert [name for name in schemas.NAMES if not re.search(rf"\b{name}\b", shown)] == []

@@ -25,6 +25,7 @@ from provisioner.execution import (
     Unfinished,
 )
 from provisioner.failure import Failure
+from provisioner.globs import matches
 from provisioner.held import Held, NotAToken, NoToken, TokenOf, Untold, Unusable
 from provisioner.observed import HiddenRoles, KnownRoles, Observation, ObservedKey, Role
 from provisioner.plan import (
@@ -44,7 +45,6 @@ from provisioner.plan import (
     plan_environment,
     plan_revocations,
 )
-from provisioner.plan.wishes import matches
 from provisioner.problem import Place
 from provisioner.sandbox.tokens import Claims, TokenKind, sign
 from provisioner.secret import Secret

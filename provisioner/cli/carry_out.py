@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from provisioner.cli.console import Console
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.outlets import outlets
-from provisioner.cli.reconcile import fleet_of, prepare
+from provisioner.cli.reconcile import ended_early, fleet_of, prepare
 from provisioner.cli.show import agreed, announce, note, show_result, to_ask_about, warn_of_nothing
 from provisioner.cli.signals import Signals
 from provisioner.errors import StalePlanError
@@ -95,12 +95,9 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
                 show_result(result, console, fleet.refusal)
             out.outcome(result, changes=made.changes, refusal=fleet.refusal)
             stack.close()
-        # Asked last and once: a thread of a run that was stopped may meet a bug until now.
-        surprise = fleet.surprise
-        if surprise is None and signals.exit_code is not None:
-            return out.ends(signals.exit_code)
-        if (ending := surprise or fleet.refusal) is not None:
-            raise ending
+        code = ended_early(fleet, signals)
+        if code is not None:
+            return out.ends(code)
         return out.ends(INCOMPLETE if result.incomplete or unknown else 0)
 
 

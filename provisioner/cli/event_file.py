@@ -13,6 +13,7 @@ from provisioner.cli.github_actions import without_commands
 from provisioner.cli.output_file import is_stream, open_output, write_all
 from provisioner.report.events import event_document
 from provisioner.secret import hidden
+from provisioner.times import format_milliseconds
 
 if TYPE_CHECKING:
     from provisioner.execution import Event
@@ -51,7 +52,11 @@ class EventFile:
         document = event_document(event)
         with self._lock:
             self._count += 1
-            head = {"seq": self._count, "time": _now(), "run": self._run}
+            head = {
+                "seq": self._count,
+                "time": format_milliseconds(datetime.now(UTC)),
+                "run": self._run,
+            }
             line = json.dumps(hidden(head | document))
             line = without_commands(line, "json") if is_stream(self._file) else line
             self._lines.put(f"{line}\n".encode())
@@ -72,7 +77,3 @@ class EventFile:
                     why = error.strerror
                     _LOG.warning("the events in %s end here: %s", self._file, why)
                     break
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"

@@ -22,12 +22,11 @@ def list_keys(selection: Selection, output: Output) -> int:
     Needs environments.yaml alone. Revoked keys are shown where the server lists them, which
     only the legacy generation does.
     """
-    from fnmatch import fnmatchcase  # noqa: PLC0415 - keeps --help fast
-
-    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.reconcile import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.failure import Failure  # noqa: PLC0415 - as above
+    from provisioner.globs import matches  # noqa: PLC0415 - as above
     from provisioner.observed import Observation  # noqa: PLC0415 - as above
     from provisioner.report.documents import key_document  # noqa: PLC0415 - as above
     from provisioner.report.text import keys_text  # noqa: PLC0415 - as above
@@ -42,8 +41,8 @@ def list_keys(selection: Selection, output: Output) -> int:
         (place.name, key, look.server_time)
         for place, look in seen
         if isinstance(look, Observation)
-        for key in sorted(look.keys, key=lambda one: (one.name, one.created_at, one.id))
-        if not selection.only or any(fnmatchcase(key.name, glob) for glob in selection.only)
+        for key in sorted(look.keys, key=lambda one: (one.name, one.seniority))
+        if not selection.only or matches(key.name, selection.only)
     ]
     if console.json:
         console.document([key_document(*one) for one in found])
@@ -55,10 +54,7 @@ def list_keys(selection: Selection, output: Output) -> int:
     failures = [look for _, look in seen if not isinstance(look, Observation)]
     for failed in failures:
         console.failed(failed.failure, failed.environment)
-    # Asked last and once: a thread of a run that was stopped may meet a bug until now.
-    surprise = fleet.surprise
-    if surprise is None and signals.exit_code is not None:
-        return signals.exit_code
-    if (ending := surprise or fleet.refusal) is not None:
-        raise ending
+    code = ended_early(fleet, signals)
+    if code is not None:
+        return code
     return INCOMPLETE if failures else 0

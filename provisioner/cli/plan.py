@@ -60,7 +60,7 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.outlets import outlets  # noqa: PLC0415 - as above
-    from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.reconcile import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.show import note, show_plan, warn_of_nothing  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.errors import WrongUsageError  # noqa: PLC0415 - as above
@@ -97,15 +97,13 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
             except WrongUsageError as error:
                 lost = error
         out.outcome(made, changes=made.changes, refusal=fleet.refusal, plan_file=kept)
-        # Asked last and once: a thread of a run that was stopped may meet a bug until now.
-        surprise = fleet.surprise
-        graver = surprise or fleet.refusal
-        if lost is not None and (graver is not None or signals.exit_code is not None):
+        if lost is not None:
             console.failed(failure_of(lost))
-        if surprise is None and signals.exit_code is not None:
-            return out.ends(signals.exit_code)
-        if (ending := graver or lost) is not None:
-            raise ending
+        code = ended_early(fleet, signals)
+        if code is not None:
+            return out.ends(code)
+        if lost is not None:
+            return out.ends(lost.exit_code)
         if made.incomplete:
             return out.ends(INCOMPLETE)
         return out.ends(CHANGES if detailed_exitcode and made.changes else 0)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from provisioner.cli.options import Selection
+    from provisioner.cli.signals import Signals
     from provisioner.execution import Tell
     from provisioner.fleet import Connect
     from provisioner.problem import Problem
@@ -99,6 +100,23 @@ def opened(prepared: Prepared, stop: Stop) -> Iterator[tuple[Connect, OpenSink, 
     with closing(Sinks(root, os.environ, stop)) as sinks:
         width = max(1, min(_WIDTH, len(prepared.environments)))
         yield opener(root, stop), sinks.open, Threads(width)
+
+
+def ended_early(fleet: Fleet, signals: Signals) -> int | None:
+    """The exit code of a run that a signal ended; None where that goes by what was found and done.
+
+    Asked last and once: a thread of a run that was stopped may meet a bug until then.
+
+    Raises:
+        Exception: the bug that the run met.
+        RefusedError: why the run must not go on.
+    """
+    surprise = fleet.surprise
+    if surprise is None and signals.exit_code is not None:
+        return signals.exit_code
+    if (ending := surprise or fleet.refusal) is not None:
+        raise ending
+    return None
 
 
 def _resolved(

@@ -49,7 +49,7 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
     an environment could not be looked at.
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.reconcile import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.errors import RefusedError  # noqa: PLC0415 - as above
     from provisioner.failure import Failure  # noqa: PLC0415 - as above
@@ -76,11 +76,9 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
         )
         found = inspect(looks, prepared.now, expiring_within or SOON, selection.only)
         _show(found, console)
-    surprise = fleet.surprise
-    if surprise is None and signals.exit_code is not None:
-        return signals.exit_code
-    if (ending := surprise or fleet.refusal) is not None:
-        raise ending
+    code = ended_early(fleet, signals)
+    if code is not None:
+        return code
     empty = not any(one.keys or one.missing for one in found.observed)
     if selection.only and empty:
         told = f"No key matches --only {' '.join(selection.only)}."

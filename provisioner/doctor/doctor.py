@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 
 from provisioner.doctor.check import Diagnosis, broken
@@ -12,6 +11,7 @@ from provisioner.doctor.places import Places
 from provisioner.doctor.server import checks_of_error, checks_of_server
 from provisioner.errors import ProvisionError, RefusedError, WorkspaceError
 from provisioner.fleet import one_workspace_twice
+from provisioner.globs import matches
 from provisioner.stop import STOPPED
 from provisioner.subject import bound
 
@@ -80,7 +80,7 @@ class Doctor:
             if desired is None:
                 return None
             keys = desired.get(environment.name, ())
-            return tuple(key for key in keys if not only or _matches(key.name, only))
+            return tuple(key for key in keys if not only or matches(key.name, only))
 
         futures = [self._executor.submit(self._examined, one, keys_of(one)) for one in environments]
         self._stop.wait_for(futures, graceful=False)
@@ -134,10 +134,6 @@ def _told_of_shared(
     for one in diagnoses:
         fault = shared.get(one.environment)
         yield one if fault is None else replace(one, checks=(*one.checks, fault))
-
-
-def _matches(name: str, globs: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def _undone(environment: Environment, error: ProvisionError) -> Diagnosis:

@@ -6,6 +6,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from provisioner.times import format_milliseconds
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -32,4 +34,4 @@ class Mark:
 
     def write(self, moment: datetime) -> str:
         """RFC 3339 with this mark for its milliseconds."""
-        return f"{moment:%Y-%m-%dT%H:%M:%S}.{self.milliseconds:03d}Z"
+        return format_milliseconds(self.on(moment))

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.observed import HiddenRoles, KnownRoles
+from provisioner.observed import HiddenRoles, KnownRoles, by_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from datetime import datetime
 
     from provisioner.observed import Observation, ObservedKey
@@ -83,7 +83,7 @@ class Look:
     def __init__(self, observation: Observation, before: frozenset[str]) -> None:
         self._roles = isinstance(observation.roles, KnownRoles)
         self.roles_hidden = isinstance(observation.roles, HiddenRoles)
-        self._new = _by_name(
+        self._new = by_name(
             key
             for key in observation.keys
             if key.id not in before and key.live(observation.server_time)
@@ -111,13 +111,3 @@ class Look:
             name not in sent or not all(map(sent[name].made, keys))
             for name, keys in self._new.items()
         )
-
-
-def _by_name(keys: Iterable[ObservedKey]) -> Mapping[str, list[ObservedKey]]:
-    """The keys of each name, the first created first."""
-    found: dict[str, list[ObservedKey]] = {}
-    for key in keys:
-        found.setdefault(key.name, []).append(key)
-    for same_name in found.values():
-        same_name.sort(key=lambda key: (key.created_at, key.id))
-    return found

@@ -6,10 +6,10 @@ Both are judged offline, but for what hangs on a variable: `resolve` judges that
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from provisioner.desired import Policy
+from provisioner.globs import matches
 from provisioner.manifests import variables
 from provisioner.manifests.shape import show
 from provisioner.policy import breaches
@@ -110,11 +110,7 @@ class Demands:
             key: whole: nothing of it was lost to another problem.
             now: from which the lifetime of a key with a date counts; None leaves dates alone.
         """
-        if (
-            key.rotation is not None
-            and self.owns is not None
-            and not any(fnmatchcase(key.name, glob) for glob in self.owns)
-        ):
+        if key.rotation is not None and self.owns is not None and not matches(key.name, self.owns):
             message = (
                 f"{self.environment} does not own {show(key.name)}, so that its predecessor could "
                 f"never be revoked: add a glob to `owns` there, or write `rotate: never`"

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from provisioner.collector import without_collector
 from provisioner.failure import Failure
+from provisioner.globs import matches
+from provisioner.observed import by_name
 from provisioner.plan.estimate import estimate
 from provisioner.plan.lifecycle import Lifecycle, Moments, revoke
 from provisioner.plan.model import Create, Planned, Revoke, Rotate, Unmanaged, Update
 from provisioner.plan.roles import RoleChoice
-from provisioner.plan.wishes import Wishes, matches
+from provisioner.plan.wishes import Wishes
 from provisioner.times import due
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
         held: what the sinks of live keys hold; of an address that is not there nothing is known.
     """
     server_time = observation.server_time
-    by_name = _by_name(observation.keys, wishes)
+    there = by_name(key for key in observation.keys if wishes.concern(key.name))
     choose = RoleChoice(environment, observation.roles)
     moments = Moments(now, server_time, server_time + SOON)
     lifecycle = Lifecycle(environment, choose, moments, wishes, held)
@@ -84,7 +86,7 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
         written = key.expiry.written
         if written not in ends:
             ends[written] = due(key.expiry, now)
-        same_name = by_name.get(name, ())
+        same_name = there.get(name, ())
         live = [one for one in same_name if one.live(server_time)]
         if not live and wishes.rotate:
             absent.append(name)
@@ -101,8 +103,8 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
         actions += [one for one in found if not isinstance(one, Revoke)]
         ending += revokes
         findings += told
-    for name in () if wishes.rotate else sorted(by_name.keys() - wanted):
-        live = [one for one in by_name[name] if one.live(server_time)]
+    for name in () if wishes.rotate else sorted(there.keys() - wanted):
+        live = [one for one in there[name] if one.live(server_time)]
         if wishes.prune and matches(name, environment.owns):
             ending += [revoke(one, "undeclared") for one in live]
         elif live:
@@ -147,18 +149,6 @@ def _own(ending: list[Revoke], own_key: str | None) -> Iterable[str]:
     for one in ending:
         if one.key_id == own_key:
             yield f"{one.name!r} is the key that this run is signed in with, and is not revoked"
-
-
-def _by_name(keys: Iterable[ObservedKey], wishes: Wishes) -> Mapping[str, list[ObservedKey]]:
-    """The keys of each name, the oldest first."""
-    by_name: dict[str, list[ObservedKey]] = {}
-    for key in keys:
-        if wishes.concern(key.name):
-            by_name.setdefault(key.name, []).append(key)
-    for same_name in by_name.values():
-        if len(same_name) > 1:
-            same_name.sort(key=lambda one: (one.created_at, one.id))
-    return by_name
 
 
 def _nowhere(actions: list[Action]) -> Iterable[str]:
@@ -210,7 +200,7 @@ def plan_revocations(
         revoke(one, "asked", wanted.get(one.name))._replace(
             blocked=_untouchable(environment, observation, one)
         )
-        for one in sorted(chosen, key=lambda one: (one.name, one.created_at, one.id))
+        for one in sorted(chosen, key=lambda one: (one.name, one.seniority))
     )
     return Planned(
         environment=environment.name,

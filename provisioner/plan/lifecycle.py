@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from provisioner.failure import Failure
+from provisioner.globs import matches
 from provisioner.held import TokenOf, Untold, Unusable
 from provisioner.plan.delivery import delivery, good, since
 from provisioner.plan.ends import unfit
@@ -18,7 +19,6 @@ from provisioner.plan.model import (
     Rotate,
     Update,
 )
-from provisioner.plan.wishes import matches
 from provisioner.times import ExpiresAfter, ExpiresAt, due, format_moment
 
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
+
+from provisioner.globs import matches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,8 +50,3 @@ def concerned(
         environment: tuple(key for key in keys if wishes.concern(key.name))
         for environment, keys in desired.items()
     }
-
-
-def matches(name: str, globs: tuple[str, ...]) -> bool:
-    """Whether a name matches one of the globs; case counts."""
-    return any(fnmatchcase(name, glob) for glob in globs)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from provisioner.errors import WorkspaceError
 from provisioner.observed import HiddenRoles, KnownRoles, Observation
+from provisioner.times import format_milliseconds
 from provisioner.twenty.core_creation import KEY, SELECTION, Creation
-from provisioner.twenty.minting import mint, prove, written
+from provisioner.twenty.minting import mint, prove
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import HalfRecordError, listed, read_key, read_roles, record_id
 from provisioner.twenty.sending import read_each, unsent
@@ -126,7 +127,9 @@ class CoreWorkspace:
 
     def move_end(self, key_id: str, ends: datetime) -> None:
         """One mutation (`922`, `926`)."""
-        answer = self._wire.mutate(_UPDATE, {"input": {"id": key_id, "expiresAt": written(ends)}})
+        answer = self._wire.mutate(
+            _UPDATE, {"input": {"id": key_id, "expiresAt": format_milliseconds(ends)}}
+        )
         # Null for an id that is no more (`203`).
         if answer.errors or (answer.data or {}).get("updateApiKey") is None:
             raise self._wire.refused(answer)

@@ -14,8 +14,8 @@ from urllib.parse import quote
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure
 from provisioner.observed import NoRoles, Observation
-from provisioner.times import format_moment
-from provisioner.twenty.minting import mint, prove, written
+from provisioner.times import format_milliseconds, format_moment
+from provisioner.twenty.minting import mint, prove
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import record_id
 from provisioner.twenty.sending import Sending, company, read_each, split
@@ -111,7 +111,7 @@ class LegacyWorkspace:
 
     def move_end(self, key_id: str, ends: datetime) -> None:
         """One PATCH (`928`)."""
-        body: Json = {"expiresAt": written(ends)}
+        body: Json = {"expiresAt": format_milliseconds(ends)}
         answer = self._wire.change("PATCH", f"/rest/apiKeys/{quote(key_id, safe='')}", body)
         if not answer.ok or record_id((answer.data or {}).get("updateApiKey")) is None:
             raise self._wire.refused(answer)

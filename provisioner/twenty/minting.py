@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
 from provisioner.secret import Secret, is_token
+from provisioner.times import format_milliseconds
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,7 +32,7 @@ def mint(wire: Wire, key_id: str, ends: datetime) -> Secret:
     Raises:
         WorkspaceError: when none was minted, or its answer was lost.
     """
-    answer = wire.mutate(_MINT % (json.dumps(key_id), json.dumps(written(ends))), {})
+    answer = wire.mutate(_MINT % (json.dumps(key_id), json.dumps(format_milliseconds(ends))), {})
     found = (answer.data or {}).get("generateApiKeyToken")
     token = found.get("token") if isinstance(found, dict) else None
     if answer.says(_KEY_IS_DEAD):
@@ -49,11 +50,6 @@ def mint(wire: Wire, key_id: str, ends: datetime) -> Secret:
             remedy="Nothing was delivered; look at the key in Twenty itself.",
         )
     return Secret.found(token)
-
-
-def written(moment: datetime) -> str:
-    """RFC 3339 with milliseconds, as every server keeps the ends of keys."""
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
 def prove(wire: Wire, token: Secret) -> None:

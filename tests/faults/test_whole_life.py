@@ -30,9 +30,9 @@ from provisioner.address import FileAddress
 from provisioner.desired import DesiredKey, Environment, Limits, Rotation, SessionToken
 from provisioner.execution import Mark
 from provisioner.fleet import Fleet
+from provisioner.globs import matches
 from provisioner.guards import Leave
 from provisioner.plan import Wishes
-from provisioner.plan.wishes import matches
 from provisioner.problem import Place
 from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret

@@ -1,0 +1,14 @@
+"""Names held against globs."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def matches(name: str, globs: Iterable[str]) -> bool:
+    """Whether a name matches one of the globs; case counts."""
+    return any(fnmatchcase(name, glob) for glob in globs)
