@@ -37,6 +37,10 @@ ACCEPTED = "gzip, deflate"
 """What `Accept-Encoding` asks for: unpacked bit by bit, and never one within another."""
 
 
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+"""A decoded JSON value."""
+
+
 class TooMuchError(Exception):
     """An answer is larger than any that there is a use for."""
 
@@ -90,7 +94,7 @@ def body_of(response: Response, most: int) -> bytes:
     return bytes(raw)
 
 
-def json_of(raw: bytes) -> Any:
+def json_of(raw: bytes) -> Json:
     """The value of a JSON text in UTF-8.
 
     Raises:
@@ -100,7 +104,7 @@ def json_of(raw: bytes) -> Any:
     if sum(map(raw.count, (b"{", b"[", b","))) > _VALUES:
         raise ValueError("more values than there is a use for")
     try:
-        found = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
+        found: Json = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nested too deep") from None
     if _deeper(found, _DEPTH):
@@ -181,7 +185,7 @@ def _bind(manager: PoolManager, most: int) -> None:
     }
 
 
-def _deeper(value: Any, levels: int) -> bool:
+def _deeper(value: Json, levels: int) -> bool:
     """Whether containers stand within each other more often than that."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(levels + 1):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from provisioner import schemas
 from provisioner.times import parse_duration, parse_expiry, parse_moment
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jsonschema import ValidationError
     from jsonschema.protocols import Validator
 
-    Check = Callable[[Any], bool]
+    Check = Callable[[object], bool]
 
 
 class Schema:
@@ -43,11 +43,12 @@ class Schema:
             self._checks[part] = compile_check(schema, self._document["$defs"])
         return self._checks[part]
 
-    def errors(self, value: Any) -> Iterator[ValidationError]:
+    def errors(self, value: object) -> Iterator[ValidationError]:
         """What jsonschema finds wrong."""
         if self._validator is None:
             self._validator = reference(self._document)
-        return self._validator.iter_errors(value)
+        read: Any = value  # jsonschema asks for less than it takes
+        return self._validator.iter_errors(read)
 
 
 @lru_cache(maxsize=3)
@@ -232,7 +233,7 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -262,7 +262,7 @@ def _explain(
     document: Document, kind: str, path: Path, error: ValidationError
 ) -> Iterator[Problem]:
     """The problems behind one error of jsonschema."""
-    node = value_at(document, path)
+    node = _value_at(document, path)
     if isinstance(node, Hole) or _may_be_lost(document, node, error):
         return
     if "propertyNames" in error.absolute_schema_path:
@@ -291,7 +291,7 @@ def _explain(
 
 def _choice(document: Document, kind: str, path: Path, error: ValidationError) -> Iterator[Problem]:
     """What the branches say that want a value of this kind, or that none does."""
-    node, inner, rule = value_at(document, path), error.context or (), _rule(kind, path)
+    node, inner, rule = _value_at(document, path), error.context or (), _rule(kind, path)
     other = {
         each.relative_schema_path[0]
         for each in inner
@@ -508,7 +508,7 @@ def show(value: str | int) -> str:
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
-def value_at(document: Document, path: Path) -> Any:
+def _value_at(document: Document, path: Path) -> Any:
     """The value at a path of keys and indexes."""
     node: Any = document.root
     for step in path:
@@ -519,7 +519,7 @@ def value_at(document: Document, path: Path) -> Any:
 def _mark_at(document: Document, path: Path) -> Mark:
     if not path:
         return document.mark
-    parent = value_at(document, path[:-1])
+    parent = _value_at(document, path[:-1])
     step: Any = path[-1]
     mark: Mark = parent.value_mark(step) if isinstance(parent, Mapping) else parent.marks[step]
     return mark

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.manifests.schema import Schema
+    from provisioner.planfile.model import Document
 
 MOST_BYTES = 128 * 2**20
 """How large a plan file may be: some 500 000 keys."""
@@ -102,8 +103,12 @@ def _damaged(content: dict[str, Any], schema: Schema) -> Unreadable:
     return Unreadable("plan_invalid", why, _ANEW)
 
 
-def parsed(document: dict[str, Any]) -> PlanFile:
+def parsed(document: Document) -> PlanFile:
     """The values of a document that keeps to the schema."""
+    return _parsed(document)
+
+
+def _parsed(document: dict[str, Any]) -> PlanFile:
     options = document["options"]
     return PlanFile(
         created_at=parse_moment(document["created_at"]),

@@ -322,7 +322,7 @@ class _Answer:
     """What Vault itself said."""
 
     status: int
-    body: dict[str, object]
+    body: Mapping[str, object]
 
     def at(self, *names: str) -> object:
         """What stands in the body below these names; None for nothing."""

@@ -17,7 +17,7 @@ from provisioner.twenty.pacing import Rate
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-    from provisioner.twenty.workspace import Json
+    from provisioner.bounded import Json
 
 _QUOTED = 300
 _SEARCHED = 8192

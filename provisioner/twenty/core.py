@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from provisioner.bounded import Json
     from provisioner.desired import Depth, Limits
     from provisioner.observed import ObservedKey, Roles
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.core_creation import Join
     from provisioner.twenty.wire import Wire
-    from provisioner.twenty.workspace import Json, Ledger, NewKey, Record, Terms
+    from provisioner.twenty.workspace import Ledger, NewKey, Record, Terms
 
 _ONE = "query($input:GetApiKeyInput!){apiKey(input:$input){%s}}"
 _REVOKE = "mutation($input:RevokeApiKeyInput!){revokeApiKey(input:$input){id revokedAt}}"

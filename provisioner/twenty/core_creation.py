@@ -27,10 +27,11 @@ from provisioner.twenty.workspace import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from provisioner.bounded import Json
     from provisioner.desired import Depth, Limits
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.wire import Wire
-    from provisioner.twenty.workspace import Json, Ledger, NewKey, Outcome
+    from provisioner.twenty.workspace import Ledger, NewKey, Outcome
 
 KEY = "id name expiresAt revokedAt createdAt updatedAt"
 """The fields of a key alone."""

@@ -27,11 +27,12 @@ from provisioner.twenty.workspace import Created, NotCreated, Unknown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from provisioner.bounded import Json
     from provisioner.desired import Depth, Limits
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.wire import Wire
-    from provisioner.twenty.workspace import Json, Ledger, NewKey, Outcome, Record, Terms
+    from provisioner.twenty.workspace import Ledger, NewKey, Outcome, Record, Terms
 
 FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"
 """60 is the documented most a page; on core the same read answers in another shape."""

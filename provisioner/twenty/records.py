@@ -11,7 +11,8 @@ from provisioner.observed import ObservedKey, Role
 from provisioner.times import parse_moment
 
 if TYPE_CHECKING:
-    from provisioner.twenty.workspace import Json, Record
+    from provisioner.bounded import Json
+    from provisioner.twenty.workspace import Record
 
 
 _LONGEST = 100_000

@@ -14,10 +14,10 @@ from provisioner.times import parse_moment
 from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
+    from provisioner.bounded import Json
     from provisioner.desired import Credential
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.transport import Transport
-    from provisioner.twenty.workspace import Json
 
 _LOGIN = (
     "mutation($email:String!,$password:String!,$origin:String!){getLoginTokenFromCredentials"

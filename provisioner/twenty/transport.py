@@ -53,11 +53,11 @@ from provisioner.twenty.pacing import NotWantedError, Pace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.bounded import Json
     from provisioner.desired import Environment
     from provisioner.secret import Secret
     from provisioner.stop import Stop
     from provisioner.subject import Subject
-    from provisioner.twenty.workspace import Json
 
 _LOG = logging.getLogger(__name__)
 _BODY_LIMIT = 12 * 1024 * 1024

@@ -13,13 +13,13 @@ from provisioner.twenty.transport import LostAnswerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.bounded import Json
     from provisioner.secret import Secret
     from provisioner.stop import Stop
     from provisioner.token import Claims
     from provisioner.twenty.answers import Answer, RefusalCode
     from provisioner.twenty.signin import Pass
     from provisioner.twenty.transport import Transport
-    from provisioner.twenty.workspace import Json
 
 
 class Wire:

@@ -11,15 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from provisioner.bounded import Json
     from provisioner.desired import Depth, Generation
     from provisioner.observed import Observation
     from provisioner.secret import Secret
     from provisioner.token import Claims
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""A decoded JSON value."""
-
-Record = dict[str, Json]
+Record = dict[str, "Json"]
 """An API key as the server returned it; holds no secret."""
 
 
