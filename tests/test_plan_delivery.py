@@ -22,7 +22,7 @@ from provisioner.address import (
     KubernetesAddress,
     VaultAddress,
 )
-from provisioner.desired import DesiredKey, Environment, Limits
+from provisioner.desired import DesiredKey, Environment, Limits, Rotation
 from provisioner.failure import Failure
 from provisioner.held import NotAToken, NoToken, TokenOf, Untold, Unusable
 from provisioner.observed import KnownRoles, NoRoles, Observation, ObservedKey, Role, Roles
@@ -35,6 +35,7 @@ from provisioner.plan import (
     Expiring,
     Plan,
     Planned,
+    Rotate,
     Unmanaged,
     Unobserved,
     Wishes,
@@ -428,6 +429,24 @@ def test_a_sink_that_cannot_take_a_token_blocks_its_own_keys_alone() -> None:
     assert replace(blocked, actions=plan.actions) == plan
     assert block(plan, {}) == plan
     assert block(plan, {AwsAddress("other"): DENIED}) == plan
+
+
+@pytest.mark.parametrize(
+    ("asked", "away", "goes_on"),
+    [(False, (VAULT,), True), (False, (VAULT, FILE), False), (True, (VAULT,), False)],
+)
+def test_a_sink_that_is_away_keeps_no_successor_from_the_others(asked, away, goes_on) -> None:
+    """The old key ends in time whatever is away; who asks for a successor gets it whole or not."""
+    rotation = Rotation(timedelta(days=10), timedelta(days=2), "10d, 48h")
+    wanted = desired("a", FILE, VAULT)._replace(rotation=rotation)
+    old = key("a", expires_at=NOW + timedelta(days=5))
+    environment = replace(SHOP, owns=("*",))
+    wishes = Wishes(rotate=frozenset({"a"}) if asked else frozenset())
+    held = {FILE: TokenOf(old.id, None), VAULT: Unusable(DOWN)}
+    plan = plan_environment(environment, [wanted], look(old), NOW, wishes, held=held)
+    [rotate] = block(plan, dict.fromkeys(away, DOWN)).actions
+    assert isinstance(rotate, Rotate)
+    assert (rotate.blocked is None) == goes_on
 
 
 # --- What a plan says of itself ------------------------------------------------------------------

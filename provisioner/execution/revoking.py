@@ -58,10 +58,6 @@ class Revoking:
                 break
             self._stop.sleep(growing(rounds))
 
-    def begun(self, key_id: str) -> bool:
-        """Whether a request for the key went out."""
-        return key_id in self._ends
-
     def ended(self, key_id: str) -> bool:
         """Whether the key has been revoked."""
         return key_id in self._ends and self._ends[key_id] is None

@@ -54,11 +54,17 @@ def premature(planned: Planned, observation: Observation) -> bool:
 
 
 def block(planned: Planned, failures: Mapping[Address, Failure]) -> Planned:
-    """The plan with those actions blocked whose sinks could not take a token."""
+    """The plan with those actions blocked whose sinks could not take a token.
+
+    A successor that is due is made while one of its sinks can: the old key ends whatever becomes of
+    the others, and serves them until then.
+    """
 
     def blocked(action: Action) -> Action:
-        whys = (failures.get(address) for address in action.sinks)
-        why = next(filter(None, whys), None) if action.blocked is None else None
+        whys = [failures[address] for address in action.sinks if address in failures]
+        why = whys[0] if whys and action.blocked is None else None
+        if isinstance(action, Rotate) and action.reason == "due" and len(whys) < len(action.sinks):
+            why = None
         if why is None:
             return action
         if isinstance(action, Rotate):
