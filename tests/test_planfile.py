@@ -1202,6 +1202,23 @@ def test_the_digest_of_a_plan_says_all_that_is_reviewed() -> None:
     assert (told.slug, told.exit_code) == ("digest_differs", 6)
 
 
+def test_a_role_that_is_called_otherwise_changes_no_move_of_an_end() -> None:
+    """It is not given: the same is done, and the file that shows its old name was not edited."""
+    one = key(1, "sa")
+    renamed = KnownRoles((Role("r-1", "Owner", assignable=True), ROLES.roles[1]))
+    shop = dataclasses.replace(SHOP, role="r-1")
+    first = made(desired("sa", "2027-06-30"), keys=(one,), shop=shop)
+    now = made(
+        desired("sa", "2027-06-30"),
+        keys=(dataclasses.replace(one, role="Owner"),),
+        roles=renamed,
+        shop=shop,
+    )
+    assert first.plan.changes == 1
+    assert first.plan.digest == now.plan.digest
+    assert not edited(loaded(first), now)
+
+
 def test_secrets_are_masked_in_a_file_that_is_whole_all_the_same() -> None:
     """Its checksum is of what stands there, so that the mask is no damage."""
     Secret("a-secret-of-thirty-signs-or-so")

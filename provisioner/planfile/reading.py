@@ -150,7 +150,13 @@ def _wanted(key: dict[str, Any]) -> Wanted:
 
 
 def _doing(action: dict[str, Any]) -> Doing:
-    gives = action["action"] != "deliver"
+    match action["action"]:
+        case "deliver":
+            gives = False
+        case "update":
+            gives = any(one["what"] == "role" for one in action["changes"])
+        case _:
+            gives = True
     return Doing(
         kind=action["action"],
         name=action["name"],
