@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Outcome, Record, Workspace
 
 
+_OFFERED = 30
+_WIDEST = 100
+"""Roles that a message names, and signs of each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """What became of a body.
@@ -58,10 +63,9 @@ def create_records(
     Returns:
         What was made; nothing where any record does not fit the generation.
     """
-    offer = ""
-    if workspace.generation == "core" and any(one.role_id is None for one in body.records):
-        offer = _offer(workspace)
-    unfit = tuple(filter(None, (_unfit(workspace, record, offer) for record in body.records)))
+    unfit = tuple(filter(None, (_unfit(workspace, record) for record in body.records)))
+    if unfit and workspace.generation == "core":
+        unfit = (_with_offer(unfit[0], workspace, stop), *unfit[1:])
     if unfit:
         return Made(None if body.single else [], unfit)
     keys = [
@@ -115,24 +119,29 @@ class _Ledger:
         return self._outcomes.get(key.id, NotSent(STOPPED))
 
 
-def _offer(workspace: Workspace) -> str:
-    """The roles that keys may have, with their ids; nothing where they cannot be seen."""
+def _with_offer(failure: Failure, workspace: Workspace, stop: Stop) -> Failure:
+    """The failure with the roles that keys may have and their ids, where those can be seen."""
+    threads = Threads(1)  # which a stop leaves behind at work
+    look = threads.submit(workspace.observe)
+    threads.shutdown(wait=False)
+    stop.wait_for((look,), graceful=False)
     try:
-        roles = workspace.observe().roles
-    except WorkspaceError:
-        return ""
+        roles = look.result(0).roles
+    except (TimeoutError, WorkspaceError):
+        return failure
     known = roles.roles if isinstance(roles, KnownRoles) else ()
-    found = sorted((role.label, role.id) for role in known if role.assignable)
-    return f": {', '.join(f'{id_} ({label})' for label, id_ in found)}" if found else ""
+    found = sorted((role.label, role.id) for role in known if role.assignable)[:_OFFERED]
+    offer = ", ".join(f"{id_} ({label[:_WIDEST]})" for label, id_ in found)
+    return Failure(failure.code, f"{failure.message} There are {offer}.") if offer else failure
 
 
-def _unfit(workspace: Workspace, record: BodyRecord, offer: str) -> Failure | None:
+def _unfit(workspace: Workspace, record: BodyRecord) -> Failure | None:
     """Why the generation cannot take a record; known before anything is sent."""
     if workspace.generation == "core" and record.role_id is None:
         return Failure(
             "role_missing",
             f"{record.place}: {record.name!r} has no roleId, and keys of this workspace need one. "
-            f"Write the roleId of a role that may be given to keys{offer}.",
+            "Write the roleId of a role that may be given to keys.",
         )
     if workspace.generation == "legacy" and record.role_id is not None:
         return Failure(

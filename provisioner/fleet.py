@@ -386,6 +386,7 @@ class Fleet:
         look = self._looks[name]
         look = replace(look, observation=look.workspace.observe())
         self._looks[name] = look
+        self._tell(EnvironmentObserved(name, look.observation))
         return look.observation
 
     def _surveyed(

@@ -370,6 +370,10 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
         assert main(["apply", "-m", str(folder)]) == 6
     assert "plan_stale: What would be done is no longer what you were shown" in err.getvalue()
     assert len(served.sandbox.keys()) == 3
+    (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: b3"))
+    err = terminal("y\n")
+    assert main(["apply", "-m", str(folder)]) == 0
+    assert "b3" in {key.name for key in served.sandbox.keys()}
     err = terminal("")
     (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: c"))
     assert main(["apply", "-m", str(folder)]) == 130

@@ -829,16 +829,25 @@ def test_a_token_that_took_long_to_its_sinks_is_proven_once_more(monkeypatch) ->
     assert moments.count("prove") == 2
     assert moments.index("write") < len(moments) - 1 - moments[::-1].index("prove")
 
-    class Ended(World):
+    class Later(World):
+        slug = ""
+
         def prove(self, token: Secret) -> None:
             if token.reveal() in self.proven:
-                raise WorkspaceError("token_refused", "It is revoked.")
+                raise WorkspaceError(self.slug, "No.", remedy="Nothing was delivered.")
             super().prove(token)
 
-    [failed] = Ended([old("x")]).run(deliver("x", FILE))
+    world = Later([old("x")])
+    world.slug = "token_refused"
+    [failed] = world.run(deliver("x", FILE))
     assert isinstance(failed, Failed)
     assert failed.failure.code == "token_refused"
-    assert "is in its sinks, and is not accepted any more" in failed.failure.message
+    assert "another run ended its key meanwhile" in failed.failure.message
+    assert "Nothing was delivered" not in failed.failure.message
+    # That it cannot be proven just now says nothing of it: it was proven before.
+    world = Later([old("x")])
+    world.slug = "unreachable"
+    assert [type(one) for one in world.run(deliver("x", FILE))] == [Done]
 
 
 def test_progress_counts_the_steps_of_the_plan() -> None:

@@ -278,6 +278,17 @@ def test_a_run_that_does_not_begin_ends(run, tmp_path, text, code) -> None:
     assert lines[1]["exit_code"] == code
 
 
+def test_wrong_usage_that_the_plan_file_tells_ends_the_events_with_its_code(
+    run, tmp_path, monkeypatch
+) -> None:
+    """The last line and the process agree."""
+    assert run("plan", "--out", "p.json")[0] == 0
+    monkeypatch.setenv("PROVISION_ONLY", "zzz")
+    code, _, _ = run("apply", "p.json", "--events", "e.jsonl")
+    assert code == 64
+    assert read(tmp_path / "e.jsonl")[-1]["exit_code"] == 64
+
+
 def test_events_are_written_as_they_happen(tmp_path, run) -> None:
     """Whoever reads a pipe sees the plan while the keys are not yet made."""
     (tmp_path / "manifests" / "keys.yaml").write_text(

@@ -187,6 +187,19 @@ def test_an_old_date_stops_its_key_and_no_other(run, project):
     assert [rule["when"] for rule in jobs["provision-report"]["rules"]] == ["always"]
 
 
+def test_an_environment_that_is_not_reached_fails_the_plan(run, project):
+    """There is no plan file then, and nothing that apply could take."""
+    environments = project / "manifests" / "environments.yaml"
+    token = "auth: {session_token: '${TOKEN}'}"
+    environments.write_text(
+        f"version: 1\nenvironments: {{dev: {{url: 'http://127.0.0.1:1', {token}}}}}\n"
+    )
+    plan = rendered(install="")["provision-plan"]
+    plan["variables"] |= {"TOKEN": "eyJ.a.b"}
+    done = run(plan)
+    assert (done.returncode, (project / "provision-plan.json").exists()) == (1, False), done.stderr
+
+
 def test_validate_leaves_reports_that_gitlab_reads(run, project):
     """Both reports are where the job says, with problems as without."""
     job = rendered(install="")["provision-validate"]

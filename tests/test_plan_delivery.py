@@ -444,9 +444,11 @@ def test_a_sink_that_is_away_keeps_no_successor_from_the_others(asked, away, goe
     wishes = Wishes(rotate=frozenset({"a"}) if asked else frozenset())
     held = {FILE: TokenOf(old.id, None), VAULT: Unusable(DOWN)}
     plan = plan_environment(environment, [wanted], look(old), NOW, wishes, held=held)
-    [rotate] = block(plan, dict.fromkeys(away, DOWN)).actions
+    part = block(plan, dict.fromkeys(away, DOWN))
+    [rotate] = part.actions
     assert isinstance(rotate, Rotate)
     assert (rotate.blocked is None) == goes_on
+    assert any("sink_unavailable: vault" in note for note in part.notes) == goes_on
 
 
 # --- What a plan says of itself ------------------------------------------------------------------

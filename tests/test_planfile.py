@@ -29,6 +29,7 @@ from provisioner.held import NotAToken, NoToken, TokenOf, Unusable
 from provisioner.observed import KnownRoles, NoRoles, Observation, ObservedKey, Role
 from provisioner.plan import (
     Plan,
+    Revoke,
     Unobserved,
     Wishes,
     concerned,
@@ -865,8 +866,49 @@ def test_a_file_that_shows_other_actions_than_it_stands_for_is_refused(
         file.write_text(resealed(good | {"environments": [environment | {"actions": actions}]}))
         code, _, err = run("apply", file, "-m", small, "--digest", digest)
         assert (code, "plan_invalid: " in err, "it was edited" in err) == (6, True, True)
+    for changes in ({"url": "https://crm.example.com"}, {"workspace": "another"}):
+        file.write_text(resealed(good | {"environments": [environment | changes]}))
+        code, _, err = run("apply", file, "-m", small, "--digest", digest)
+        assert (code, "plan_invalid: " in err) == (6, True)
     file.write_text(resealed(good))
     assert run("apply", file, "-m", small, "--digest", digest)[0] == 0
+
+
+def test_a_file_that_calls_a_key_that_ends_otherwise_is_refused() -> None:
+    """Its id alone tells a reviewer nothing."""
+    one = made(keys=(key(1, "sa"),), asked=Asked(prune=True))
+    assert [type(action) for action in one.plan.environments[0].actions] == [Revoke]
+    content = document(one)
+    [environment] = content["environments"]
+    [revoke] = environment["actions"]
+    content["environments"] = [environment | {"actions": [revoke | {"name": "old-test"}]}]
+    found = read(text(content).encode(), NOW)
+    assert isinstance(found, PlanFile)
+    assert edited(found, one)
+    assert not edited(loaded(one), one)
+
+
+def test_an_end_that_somebody_moved_makes_no_change_of_a_role_an_edited_one() -> None:
+    """It is not given by it."""
+    first, now = (
+        made(
+            desired("sa", role="Worker"),
+            keys=(key(1, "sa", expires_at=NOW + timedelta(days=days)),),
+        )
+        for days in (60, 50)
+    )
+    assert first.plan.changes == 1
+    assert first.plan.digest == now.plan.digest
+    assert not edited(loaded(first), now)
+
+
+def test_what_is_masked_on_one_machine_alone_makes_no_file_an_edited_one() -> None:
+    """A variable of the one job may be a word of the other's plan."""
+    one = made(desired("acme-production-eu-1"))
+    before = loaded(one)
+    Secret("acme-production-eu-1")
+    assert loaded(one) != before
+    assert not edited(before, one)
 
 
 def test_a_header_that_is_the_name_of_an_environment_hides_none(

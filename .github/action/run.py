@@ -50,7 +50,7 @@ _OF_PULL_REQUESTS = ("pull_request", "pull_request_target")
 
 
 def fitting_the_event() -> str:
-    """What `auto` means: apply what is on the default branch, plan everything else.
+    """What `auto` means: apply what is on the default branch, plan what maintainers bring about.
 
     Only events that nobody but a maintainer brings about apply: `pull_request_target` and
     `workflow_run` stand on the default branch too. What a stranger can bring about, and what is

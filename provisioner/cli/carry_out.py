@@ -15,7 +15,7 @@ from provisioner.cli.show import agreed, announce, note, show_result, to_ask_abo
 from provisioner.cli.signals import Signals
 from provisioner.errors import StalePlanError
 from provisioner.failure import Failure
-from provisioner.plan import Planned, Revoke
+from provisioner.plan import Planned, Revoke, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -86,7 +86,9 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
             return out.ends(INCOMPLETE if made.incomplete or unknown else 0)
         with signals.caught():
             if asking:
-                made = _as_shown(made, planned(fleet, prepared), fleet)
+                shown, made = made, planned(fleet, prepared)
+                out.planned(made)
+                _hold_to(shown, made, fleet)
             if fleet.refusal is None:
                 announce(made, console)
             with console.progress(made.steps, "keys and tokens") as settled:
@@ -101,9 +103,17 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
         return out.ends(INCOMPLETE if result.incomplete or unknown else 0)
 
 
-def _as_shown(shown: Plan, now: Plan, fleet: Fleet) -> Plan:
-    """The plan made anew after a question, which may have stood for hours: refused if it moved."""
-    if now.digest != shown.digest:
+def _hold_to(shown: Plan, now: Plan, fleet: Fleet) -> None:
+    """Refuses a plan that was made anew after a question and moved: that may have stood for hours.
+
+    An environment that cannot be looked at any more is no move: nothing is done there.
+    """
+    seen = {part.environment for part in now.environments if isinstance(part, Planned)}
+    then, anew = (
+        digest((part for part in plan.environments if part.environment in seen), {})
+        for plan in (shown, now)
+    )
+    if then != anew and fleet.refusal is None:
         fleet.refuse(
             StalePlanError(
                 "plan_stale",
@@ -111,7 +121,6 @@ def _as_shown(shown: Plan, now: Plan, fleet: Fleet) -> Plan:
                 remedy="Run again, and look at the new plan.",
             )
         )
-    return now
 
 
 @dataclass(frozen=True, slots=True)

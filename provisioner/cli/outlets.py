@@ -13,7 +13,7 @@ import click
 
 from provisioner import __version__
 from provisioner.cli.event_file import EventFile
-from provisioner.cli.exit_codes import INTERRUPTED, UNEXPECTED
+from provisioner.cli.exit_codes import INTERRUPTED, UNEXPECTED, USAGE
 from provisioner.cli.github_actions import Runner, without_commands
 from provisioner.cli.output_file import is_stream, open_output, write_all
 from provisioner.errors import InvalidInputError, OutputError, ProvisionError, WrongUsageError
@@ -216,6 +216,9 @@ def outlets(
             yield opened
         except ProvisionError as error:
             opened.exit_code = error.exit_code
+            raise
+        except click.UsageError:
+            opened.exit_code = USAGE
             raise
         except click.Abort:
             opened.exit_code = INTERRUPTED

@@ -129,7 +129,7 @@ def why_not_kept(made: Plan, fleet: Fleet, *, stopped: bool) -> str | None:
     return unwritable(made)
 
 
-def load_plan(file: Path) -> PlanFile:
+def _load_plan(file: Path) -> PlanFile:
     """Reads a plan file.
 
     Raises:
@@ -164,7 +164,7 @@ def check_alone(context: click.Context) -> None:
             raise click.UsageError(f"{option} stands in the plan file: leave it out beside one.")
 
 
-def check_variables(carried: Asked, given: Asked) -> None:
+def _check_variables(carried: Asked, given: Asked) -> None:
     """Raises where a variable says something else than the plan file.
 
     One that says the same is let pass: it may be set for every command of a pipeline.
@@ -179,7 +179,7 @@ def check_variables(carried: Asked, given: Asked) -> None:
             )
 
 
-def check_digest(file: Path, reviewed: PlanFile, digest: str | None) -> None:
+def _check_digest(file: Path, reviewed: PlanFile, digest: str | None) -> None:
     """Raises where the plan file is not the one of the digest that was passed on."""
     if digest is not None and digest != reviewed.digest:
         raise StalePlanError(
@@ -189,14 +189,14 @@ def check_digest(file: Path, reviewed: PlanFile, digest: str | None) -> None:
         )
 
 
-def selection_of(selection: Selection, reviewed: PlanFile) -> Selection:
+def _selection_of(selection: Selection, reviewed: PlanFile) -> Selection:
     """What to work on: of the plan file what it carries, the rest as given."""
     asked = reviewed.asked
     return selection._replace(environments=asked.environments, only=asked.only)
 
 
 @contextmanager
-def after_manifests(manifests: Path) -> Iterator[None]:
+def _after_manifests(manifests: Path) -> Iterator[None]:
     """Has what is wrong with the manifests told first: no plan file would mend that."""
     try:
         yield
@@ -208,7 +208,7 @@ def after_manifests(manifests: Path) -> Iterator[None]:
 
 
 @contextmanager
-def environments_gone(file: Path) -> Iterator[None]:
+def _environments_gone(file: Path) -> Iterator[None]:
     """Has an environment that the plan file names and no manifest any more be what moved."""
     try:
         yield
@@ -243,15 +243,16 @@ class PlanOnDisk:
         Raises:
             InvalidInputError: when anything is wrong in manifests, variables or secret files.
             WrongUsageError: when the file cannot be opened.
+            UsageError: when a variable says something else than the file.
             StalePlanError: when it is none that can be used, or of another digest.
         """
-        with after_manifests(selection.manifests):
-            reviewed = load_plan(self._file)
-            check_digest(self._file, reviewed, self._digest)
-        check_variables(reviewed.asked, self._given)
+        with _after_manifests(selection.manifests):
+            reviewed = _load_plan(self._file)
+            _check_digest(self._file, reviewed, self._digest)
+        _check_variables(reviewed.asked, self._given)
         self._reviewed = reviewed
-        with environments_gone(self._file):
-            return prepare(selection_of(selection, reviewed))
+        with _environments_gone(self._file):
+            return prepare(_selection_of(selection, reviewed))
 
     def plan(self, fleet: Fleet, prepared: Prepared) -> Plan:
         """Plans as the file was planned; what is not the same plan is refused by the fleet."""

@@ -135,12 +135,12 @@ class Delivery:
         try:
             self._workspace.prove(token)
         except WorkspaceError as error:
-            why = failure_of(error)
-            return Failure(
-                why.code,
-                f"The token of {parcel.name!r} is in its sinks, and is not accepted any more: "
-                f"{why.message} Run again.",
-            )
+            if error.slug == "token_refused":
+                return Failure(
+                    error.slug,
+                    f"The token of {parcel.name!r} took long to its sinks, and the server does not "
+                    "accept it any more: another run ended its key meanwhile. Run again.",
+                )
         return None
 
     def _write(self, address: Address, token: Secret, parcel: Parcel) -> Failure | None:

@@ -57,21 +57,24 @@ def block(planned: Planned, failures: Mapping[Address, Failure]) -> Planned:
     """The plan with those actions blocked whose sinks could not take a token.
 
     A successor that is due is made while one of its sinks can: the old key ends whatever becomes of
-    the others, and serves them until then.
+    the others, and serves them until then. What it is not delivered to is noted.
     """
+    notes: list[str] = []
 
     def blocked(action: Action) -> Action:
         whys = [failures[address] for address in action.sinks if address in failures]
-        why = whys[0] if whys and action.blocked is None else None
-        if isinstance(action, Rotate) and action.reason == "due" and len(whys) < len(action.sinks):
-            why = None
-        if why is None:
+        if not whys or action.blocked is not None:
             return action
-        if isinstance(action, Rotate):
-            return action._replace(successor=action.successor._replace(blocked=why))
-        return action._replace(blocked=why)
+        if not isinstance(action, Rotate):
+            return action._replace(blocked=whys[0])
+        if action.reason == "due" and len(whys) < len(action.sinks):
+            told = "; ".join(f"{why.code}: {why.message}" for why in whys)
+            notes.append(f"the successor of {action.name!r} is not delivered everywhere: {told}")
+            return action
+        return action._replace(successor=action.successor._replace(blocked=whys[0]))
 
-    return replace(planned, actions=tuple(map(blocked, planned.actions))) if failures else planned
+    actions = tuple(map(blocked, planned.actions))
+    return replace(planned, actions=actions, notes=(*planned.notes, *notes))
 
 
 def delivery(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.guards import Leave
 from provisioner.plan import Wishes
+from provisioner.secret import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,14 +104,15 @@ class Doing(NamedTuple):
     Attributes:
         kind: `create`, `update`, `rotate`, `deliver` or `revoke`.
         ids: the live keys that it is about.
-        role: that it gives, None where it gives none.
+        expires_at: that it gives, None where it gives none.
+        role: likewise.
         error: the code of why it cannot be done, None where it can.
     """
 
     kind: str
     name: str
     ids: tuple[str, ...]
-    expires_at: str
+    expires_at: str | None
     role: str | None
     sinks: tuple[str, ...]
     error: str | None
@@ -122,6 +124,16 @@ class Doing(NamedTuple):
         if self.kind == "revoke":
             return self.kind, self.ids, self.error
         return self[:-1]
+
+    @property
+    def shown(self) -> tuple[object, ...]:
+        """What a reviewer is told of it: all that counts, and the name of a key that ends."""
+        return (self.name, *self.counts)
+
+    @property
+    def masked(self) -> bool:
+        """Whether a text of it was taken for a secret of the process that wrote it."""
+        return any(MASK in text for text in (self.name, *self.sinks, self.role or ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """What is otherwise than it was when a plan was made: in the manifests, and in the workspaces.
 
-The digest alone decides whether a plan still holds. What moved is worked out for people, from
-what the plan file says and from what a file of the new plan would say.
+The digest decides whether a plan still holds, and what the plan file shows has to be what the
+digest stands for. What moved is worked out for people, from what the plan file says and from what a
+file of the new plan would say.
 """
 
 from __future__ import annotations
@@ -62,15 +63,32 @@ def not_as_reviewed(name: str, then: PlanFile, draft: Draft) -> StalePlanError:
 
 
 def edited(then: PlanFile, draft: Draft) -> bool:
-    """Whether the actions that a plan file shows are others than those that its digest stands for.
+    """Whether a plan file shows something else than its digest stands for.
 
     Args:
         then: a plan file.
         draft: the plan of the same digest that was made now.
     """
-    shown = {each.name: _counting(each.actions) for each in then.environments}
-    now = parsed(document(draft))
-    return shown != {each.name: _counting(each.actions) for each in now.environments}
+    shown = {each.name: each for each in then.environments}
+    made = {each.name: each for each in parsed(document(draft)).environments}
+    return shown.keys() != made.keys() or any(
+        (each.url, each.workspace) != (made[name].url, made[name].workspace)
+        or _otherwise(each.actions, made[name].actions)
+        for name, each in shown.items()
+    )
+
+
+def _otherwise(shown: Iterable[Doing], made: Iterable[Doing]) -> bool:
+    """Whether actions are shown that are not done, or the other way round.
+
+    What is masked on one machine need not be on another: of that the ids and the kind count.
+    """
+    before, after = ({one.shown: one for one in actions} for actions in (shown, made))
+    odd = [before[key] for key in before.keys() - after.keys()]
+    even = [after[key] for key in after.keys() - before.keys()]
+    if odd and (all(one.masked for one in odd) or all(one.masked for one in even)):
+        return {(one.kind, one.ids) for one in odd} != {(one.kind, one.ids) for one in even}
+    return bool(odd or even)
 
 
 def not_of_digest(digest: str, made: Plan) -> StalePlanError | None:

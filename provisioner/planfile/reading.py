@@ -150,19 +150,16 @@ def _wanted(key: dict[str, Any]) -> Wanted:
 
 
 def _doing(action: dict[str, Any]) -> Doing:
-    match action["action"]:
-        case "deliver":
-            gives = False
-        case "update":
-            gives = any(one["what"] == "role" for one in action["changes"])
-        case _:
-            gives = True
+    kind = action["action"]
+    given = {"expires", "role"} - ({"role"} if kind == "deliver" else set())
+    if kind == "update":
+        given = {one["what"] for one in action["changes"]}
     return Doing(
-        kind=action["action"],
+        kind=kind,
         name=action["name"],
         ids=tuple(sorted(action["ids"])),
-        expires_at=action["expires_at"],
-        role=action["role"] if gives else None,
+        expires_at=action["expires_at"] if "expires" in given else None,
+        role=action["role"] if "role" in given else None,
         sinks=tuple(sorted(action["sinks"])),
         error=action["error"]["code"] if "error" in action else None,
         reason=action["reason"],
