@@ -44,6 +44,7 @@ from provisioner.plan import (
     Wishes,
     plan_environment,
     plan_revocations,
+    premature,
 )
 from provisioner.problem import Place
 from provisioner.sandbox.tokens import Claims, TokenKind, sign
@@ -324,12 +325,7 @@ def test_a_role_that_a_predecessor_keeps_is_told() -> None:
         (new.id, Update)
     ]
     [drift] = [one for one in plan.findings if isinstance(one, Drift)]
-    assert (drift.ids, drift.was, drift.wanted, drift.stays) == (
-        (old.id,),
-        "Admin",
-        "Worker",
-        "rotated",
-    )
+    assert drift == Drift("svc-a", (old.id,), "role", "Admin", "Worker", "rotated")
     assert "its rotation ends the key" in drift.message
 
 
@@ -345,6 +341,64 @@ def test_an_end_is_moved_whatever_is_known_of_roles(roles) -> None:
     [update] = plan_environment(environment, [wanted], look, NOW, Wishes(), held={}).actions
     assert isinstance(update, Update)
     assert update.blocked is None
+
+
+def test_a_moved_end_leaves_the_role_as_the_workspace_calls_it() -> None:
+    """Though the manifest writes it as an id."""
+    [update] = planned([desired(expiry="2027-06-30", role=WORKER.id)], [key(1)]).actions
+    assert isinstance(update, Update)
+    assert (update.role, update.role_id) == ("Worker", None)
+
+
+def test_all_that_drifts_and_stays_is_told() -> None:
+    """A lifetime that shortens no live key, and a role that is not owned."""
+    one = key(1, "other", role="Admin", role_id=ADMIN.id, expires_at=NOW + 200 * DAY)
+    plan = planned([desired("other", "90d", deliver=())], [one])
+    assert [(one.what, one.stays) for one in plan.findings if isinstance(one, Drift)] == [
+        ("expires", "lifetime"),
+        ("role", "not_owned"),
+    ]
+
+
+def test_a_sink_that_tells_when_it_was_written_gets_nothing_new_when_predecessors_end() -> None:
+    """It has the token of the successor since then, as far as anybody can know."""
+    old, new = key(1), key(2)
+    told = {SINK: Untold(new.created_at + DAY)}
+    [action] = planned([desired(rotation=ROTATED)], [old, new], told).actions
+    assert isinstance(action, Revoke)
+    assert (action.key_id, action.reason) == (old.id, "superseded")
+    assert action.place == Place("keys.yaml", 1)
+
+
+@pytest.mark.parametrize(
+    ("age", "name", "held", "early"),
+    [
+        (4.9, "svc-a", None, True),
+        (5.0, "svc-a", None, False),
+        (-1.0, "svc-a", None, True),
+        (0.0, "svc-b", None, False),
+        (0.0, "svc-a", "good", False),
+    ],
+    ids=["young", "old", "of this second", "alone", "delivered"],
+)
+def test_a_key_that_may_give_way_is_not_delivered_yet(age, name, held, early) -> None:
+    """One of several of its name, only just made, and a token of it would go out."""
+    first, second = key(1), key(2, name, created_at=NOW - timedelta(seconds=age))
+    look = Observation(
+        generation="core",
+        workspace="w",
+        keys=(first, second),
+        roles=KnownRoles((WORKER,)),
+        server_time=NOW,
+        requests=1,
+    )
+    wanted = [desired(name, rotation=ROTATED)]
+    holds: Held = token(second) if held else NoToken()
+    plan = plan_environment(SHOP, wanted, look, NOW, Wishes(), held={SINK: holds})
+    assert premature(plan, look) == early
+    dead = replace(look, keys=(replace(first, revoked_at=NOW), second))
+    plan = plan_environment(SHOP, wanted, dead, NOW, Wishes(), held={SINK: holds})
+    assert not premature(plan, dead)
 
 
 def test_the_end_of_what_a_sink_holds_is_told_though_a_later_twin_lives() -> None:
@@ -1069,6 +1123,20 @@ def test_a_stop_amid_the_revoking_ends_no_more_than_what_is_in_flight() -> None:
     assert {one.failure for one in skipped} == {STOPPED}
     begun = [event for event in server.told if isinstance(event, ActionBegun)]
     assert len(begun) == len(done) == server.settled
+
+
+def test_each_key_that_ended_is_told_of_at_once() -> None:
+    """Not when all have: whoever watches sees how far it is."""
+    keys = [key(1, f"svc-{number}") for number in range(30)]
+    plan = planned([], keys, prune=True)
+    server = Server(keys=keys)
+    ended: list[int] = []
+    server.at_revoking = lambda: ended.append(
+        sum(isinstance(event, ActionEnded) for event in server.told)
+    )
+    server.run(plan)
+    assert len(ended) == 30
+    assert ended[-1] >= 30 - 8
 
 
 def test_one_key_that_cannot_be_revoked_keeps_no_other() -> None:
