@@ -902,6 +902,11 @@ def test_nothing_ends_before_what_takes_its_place_is_delivered() -> None:
     assert set(events[-2:]) == {"revoke svc-old-1", "revoke svc-a-1"}
     assert {"write a.env", "write b.env"} <= set(events[:-2])
     assert server.settled == Plan(NOW, "", (plan,)).steps == 6
+    ended = [event.result for event in server.told if isinstance(event, ActionEnded)]
+    assert sorted(map(repr, ended)) == sorted(map(repr, results))
+    assert {event.environment for event in server.told if isinstance(event, ActionEnded)} == {
+        "shop"
+    }
 
 
 @pytest.mark.parametrize("ends", [NOW + DAY, FAR], ids=["due", "lost"])
@@ -1148,6 +1153,7 @@ def test_one_key_that_cannot_be_revoked_keeps_no_other() -> None:
     assert failed.failure.code == "rejected"
     assert isinstance(done, Done)
     assert server.events.count("revoke svc-y-1") == 1
+    assert server.settled == Plan(NOW, "", (plan,)).steps == 2
 
 
 def test_a_bug_in_one_change_keeps_nobody_elses(monkeypatch) -> None:
