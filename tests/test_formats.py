@@ -102,6 +102,7 @@ NASTY = (
     "[x](https://evil.example)",
     "@acme/admins",
     "acme/x#1",
+    "GH-12 gl-7",
     "www.evil.example",
     "https://evil.example",
     "me@evil.example",
@@ -373,7 +374,7 @@ def tables_of(page: str) -> list[list[list[str]]]:
             assert "</code>" not in html[::2]
             # Mentions and numbers of issues are looked for in all text but code.
             prose = re.sub(r"<code>.*?</code>", "", "".join(c.content for c in token.children))
-            assert not re.search(r"[@#!~%$&^]\w|(?<!\d):\w", prose)
+            assert not re.search(r"[@#!~%$&^]\w|(?<!\d):\w|(?i:g[hl])-\d", prose)
             if tables and token.level >= 3:
                 words = (c.content for c in token.children or () if c.type != "html_inline")
                 tables[-1][-1].append("".join(words).replace("\u200b", ""))

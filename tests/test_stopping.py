@@ -14,17 +14,18 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from jsonschema import Draft202012Validator
+from programs import until_begun, until_over
 
 from provisioner import schemas
 from provisioner.sandbox import Answer, Dialect, Exchange, Request, Sandbox, json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 PARALLEL = 2
@@ -634,29 +635,10 @@ def test_a_check_that_runs_ends_with_the_command(tmp_path, command) -> None:
     (tmp_path / "slow").touch()
     process = subprocess.Popen([*program, command], cwd=tmp_path, stdout=subprocess.DEVNULL)
     try:
-        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
-        check = int((tmp_path / "pid").read_text())
+        assert until_begun(tmp_path / "pid")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 143
     finally:
         process.kill()
         process.wait()
-    until(lambda: not alive(check))
-
-
-def alive(process_id: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        state = Path(f"/proc/{process_id}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state.rpartition(")")[2].split()[0] != "Z"
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Waits until something holds; for half a minute at most."""
-    for _ in range(3000):
-        if holds():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it does not come to hold")
+    assert until_over(tmp_path / "pid")

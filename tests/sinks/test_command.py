@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from compliance import FIRST, SECOND, Compliance, Stand
+from programs import until_over
 
 from provisioner.address import CommandAddress
 from provisioner.errors import SinkError
@@ -226,22 +227,6 @@ def test_unread_input_is_no_trouble(tmp_path: Path, code: int, way: str) -> None
             assert refused(lambda token=token: sink.write(Secret(token))).slug == "sink_failed"
         else:
             sink.write(Secret(token))
-
-
-def running(path: Path) -> bool:
-    """Whether the process whose id a file has is alive; one that nobody waits for is not."""
-    try:
-        status = Path(f"/proc/{path.read_text().strip()}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
-
-
-def until_over(path: Path) -> bool:
-    end = time.monotonic() + 5
-    while running(path) and time.monotonic() < end:
-        os.sched_yield()
-    return not running(path)
 
 
 HANG = "sleep 60 & echo $! > child; echo $$ > pid; {}wait"
