@@ -186,9 +186,7 @@ class Fleet:
 
         def from_look(environment: Environment, observation: Observation) -> Planned:
             wanted = desired.get(environment.name, ())
-            # What sinks hold decides which of several keys stays, though all get new tokens.
-            needless = wishes.redeliver and not wishes.dedupe
-            read = () if needless else to_read(wanted, observation, wishes)
+            read = to_read(wanted, observation, wishes)
             held = look_into(read, self._open_sink, self._stop)
             return plan_environment(environment, wanted, observation, now, wishes, held=held)
 
@@ -245,6 +243,10 @@ class Fleet:
     def seen(self) -> tuple[tuple[Environment, Observation], ...]:
         """The last look at every workspace that could be looked at."""
         return tuple((look.environment, look.observation) for look in self._looks.values())
+
+    def look_into(self, addresses: Iterable[Address]) -> Mapping[Address, Held]:
+        """What some sinks hold, without the tokens themselves."""
+        return look_into(addresses, self._open_sink, self._stop)
 
     def survey(
         self, desired: Mapping[str, tuple[DesiredKey, ...]], wishes: Wishes

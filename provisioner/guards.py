@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from provisioner.errors import RefusedError
 from provisioner.globs import matches
 from provisioner.plan import Planned, Revoke, Rotate
+from provisioner.times import CLOCKS_APART
 from provisioner.words import count
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from provisioner.desired import DesiredKey, Environment
     from provisioner.observed import Observation
     from provisioner.plan import EnvironmentPlan, Wishes
-
-MOST_APART = timedelta(minutes=1)
-"""How far our clock and a server's may differ where a run changes anything."""
 
 _TOLD = 5
 """Reasons that one message gives."""
@@ -60,7 +57,7 @@ def refusals(
     asked = all(isinstance(one, Revoke) and one.reason == "asked" for one in planned.unblocked)
     if not asked and observation.ahead is not None:
         apart = abs(observation.ahead)
-        if apart > MOST_APART:
+        if apart > CLOCKS_APART:
             yield RefusedError(
                 "clock_off",
                 f"This machine's clock and that of {name} are {apart.total_seconds():.0f} s apart.",

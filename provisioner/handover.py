@@ -6,18 +6,29 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors import WorkspaceError
 from provisioner.execution import mint
+from provisioner.plan import tell_apart
 from provisioner.sinks.sink import Holds, failed
 from provisioner.token import claims_of
 
 if TYPE_CHECKING:
-    from provisioner.address import FileAddress
+    from collections.abc import Callable, Iterable, Mapping
+
+    from provisioner.address import Address, FileAddress
+    from provisioner.desired import DesiredKey
+    from provisioner.held import Held
     from provisioner.observed import ObservedKey
     from provisioner.sinks.sink import Sink
     from provisioner.twenty.workspace import Workspace
 
 
-def hand_over(
-    workspace: Workspace, name: str, sink: Sink, address: FileAddress, *, rotated: bool
+def hand_over(  # noqa: PLR0913 - what a token by hand follows from
+    workspace: Workspace,
+    name: str,
+    sink: Sink,
+    address: FileAddress,
+    *,
+    wanted: DesiredKey | None,
+    look_into: Callable[[Iterable[Address]], Mapping[Address, Held]],
 ) -> ObservedKey:
     """Mints a token of a live key and writes it to a file that holds nothing else.
 
@@ -26,8 +37,8 @@ def hand_over(
         name: of the key.
         sink: the file.
         address: of the file, for messages.
-        rotated: whether the newest of several live keys is the key, and not the oldest, as in a
-            plan.
+        wanted: the desired key of that name; None where no manifest has one.
+        look_into: says what its sinks hold, which tells several live keys apart as in a plan.
 
     Returns:
         The key.
@@ -55,6 +66,8 @@ def hand_over(
                 f"{address} is there and holds something that is no token of {name!r}.",
                 "Name a file that is not there yet.",
             )
-    key = sorted(live, key=lambda one: one.seniority)[-1 if rotated else 0]
+    live.sort(key=lambda one: one.seniority)
+    held = look_into(wanted.deliver) if wanted is not None and len(live) > 1 else {}
+    key = tell_apart(wanted, live, held.values()).current
     sink.write(mint(workspace, key.id, key.expires_at))
     return key

@@ -41,10 +41,12 @@ class Untold:
     """The sink cannot be read back.
 
     Attributes:
-        updated_at: when it was last written, where the sink tells.
+        updated_at: when it last changed, by this machine's clock, where the sink tells.
+        only_writes: whether nothing but a write of the value moves that time.
     """
 
     updated_at: datetime | None
+    only_writes: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from provisioner.held import TokenOf, Untold, Unusable
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles, by_name
-from provisioner.plan import Unobserved, Wishes
-from provisioner.plan.delivery import good
+from provisioner.plan import Unobserved, Wishes, tell_apart
+from provisioner.plan.delivery import good, on_server_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from provisioner.desired import DesiredKey, Environment, Generation
     from provisioner.held import Held
     from provisioner.observed import Observation, ObservedKey, Roles
+    from provisioner.plan import LiveKeys
 
 Note = Literal[
     "expiring",
@@ -210,6 +211,7 @@ class _Judge:
 
     def __init__(self, look: Look, within: timedelta, shared: frozenset[str]) -> None:
         self._look = look
+        self._held = on_server_clock(look.held, look.observation.ahead)
         self._now = look.observation.server_time
         self._horizon = self._now + within
         self._shared = shared
@@ -219,9 +221,9 @@ class _Judge:
     ) -> EnvironmentHygiene:
         wanted = {key.name: key for key in self._look.desired if wishes.concern(key.name)}
         keys = [
-            self._key(one, wanted.get(name), same, serving)
+            self._key(one, wanted.get(name), same, told_apart)
             for name, same in live.items()
-            for serving in (self._serving(wanted.get(name), same),)
+            for told_apart in (self._told_apart(wanted.get(name), same),)
             for one in same
         ]
         return EnvironmentHygiene(
@@ -238,12 +240,12 @@ class _Judge:
         key: ObservedKey,
         wanted: DesiredKey | None,
         same: tuple[ObservedKey, ...],
-        serving: frozenset[str],
+        keys: LiveKeys,
     ) -> KeyHygiene:
-        rotation, newest = None, True
+        rotation, current = None, True
         if wanted is not None and wanted.rotation is not None:
-            newest = key is same[-1]
-            rotation = key.expires_at - wanted.rotation.before if newest else None
+            current = key is keys.current
+            rotation = key.expires_at - wanted.rotation.before if current else None
         return KeyHygiene(
             name=key.name,
             id=key.id,
@@ -253,9 +255,9 @@ class _Judge:
             left=(key.expires_at - self._now).days,
             role=key.role,
             declared=wanted is not None,
-            delivery=self._delivery(wanted, (key,)) if wanted is not None and newest else "none",
+            delivery=self._delivery(wanted, (key,)) if wanted is not None and current else "none",
             rotation=rotation,
-            notes=tuple(self._notes(key, wanted, same, serving, rotation)),
+            notes=tuple(self._notes(key, wanted, same, keys, rotation)),
         )
 
     def _notes(
@@ -263,10 +265,10 @@ class _Judge:
         key: ObservedKey,
         wanted: DesiredKey | None,
         same: tuple[ObservedKey, ...],
-        serving: frozenset[str],
+        keys: LiveKeys,
         rotation: datetime | None,
     ) -> Iterator[Note]:
-        if key.expires_at <= self._horizon and key.id in serving:
+        if key.expires_at <= self._horizon and key.id in self._serving(wanted, same, keys):
             yield "expiring"
         if rotation is not None and rotation <= self._now:
             yield "rotation_due"
@@ -279,36 +281,51 @@ class _Judge:
         if wanted is None:
             yield "unmanaged"
         else:
-            yield from self._notes_of_declared(key, wanted, same)
+            yield from self._notes_of_declared(key, wanted, same, keys)
         if key.name in self._shared and _may_do_all(self._look.observation.roles, key):
             yield "shared_admin"
 
-    def _serving(self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]) -> frozenset[str]:
-        """The ids of the keys whose end may cut someone off: the last of a name, or those held.
+    def _told_apart(self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]) -> LiveKeys:
+        """The live keys of a name as a plan has them."""
+        addresses = () if wanted is None else wanted.deliver
+        held = (self._held[address] for address in addresses if address in self._held)
+        return tell_apart(wanted, same, held)
 
-        In a rotation the newest, and older ones that are held because it is not delivered yet.
+    def _serving(
+        self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...], keys: LiveKeys
+    ) -> frozenset[str]:
+        """The ids of the keys whose end may cut someone off: those held, or the key of a name.
+
+        In a rotation both, as older ones may be held because it is not delivered yet. Of keys that
+        no manifest wants nobody knows which is in use: the last to end.
         """
+        if wanted is None:
+            last = max(one.expires_at for one in same)
+            return frozenset(one.id for one in same if one.expires_at == last)
         held = {
             found.key.lower()
-            for address in (() if wanted is None else wanted.deliver)
-            if isinstance(found := self._look.held.get(address), TokenOf)
+            for address in wanted.deliver
+            if isinstance(found := self._held.get(address), TokenOf)
         }
-        if wanted is not None and wanted.rotation is not None:
-            return frozenset(one.id for one in same if one is same[-1] or one.id.lower() in held)
-        last = max(one.expires_at for one in same)
         serving = frozenset(one.id for one in same if one.id.lower() in held)
-        return serving or frozenset(one.id for one in same if one.expires_at == last)
+        if wanted.rotation is not None or not serving:
+            return serving | {keys.current.id}
+        return serving
 
     def _notes_of_declared(
-        self, key: ObservedKey, wanted: DesiredKey, same: tuple[ObservedKey, ...]
+        self,
+        key: ObservedKey,
+        wanted: DesiredKey,
+        same: tuple[ObservedKey, ...],
+        keys: LiveKeys,
     ) -> Iterator[Note]:
         """Duplicates, and the delivery of the one key that counts as the key of its name."""
         rotated = wanted.rotation is not None
-        if len(same) > 1 and not rotated:
+        if key in keys.duplicates or (keys.duplicates and not rotated):
             yield "duplicate"
-        if rotated and key is not same[-1]:
+        if key in keys.predecessors:
             yield "superseded"
-        if key is same[-1 if rotated else 0]:
+        if key is keys.current:
             match self._delivery(wanted, (key,) if rotated else same):
                 case "no":
                     yield "undelivered"
@@ -321,7 +338,7 @@ class _Judge:
         """Whether every sink holds a token of one of these keys."""
         if not wanted.deliver:
             return "none"
-        held = [self._look.held.get(address, _NOT_ASKED) for address in wanted.deliver]
+        held = [self._held.get(address, _NOT_ASKED) for address in wanted.deliver]
         told = [one for one in held if not _blind(one)]
         if not all(any(good(one, key) for key in keys) for one in told):
             return "no"

@@ -15,6 +15,9 @@ from typing import assert_never
 NEVER = timedelta(days=36_500)
 """What Twenty's own pages write for a key without end (legacy-0.60 `910-list-detect`)."""
 
+CLOCKS_APART = timedelta(minutes=1)
+"""How far two clocks may differ: what they tell within it has no order."""
+
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})", re.ASCII)
 _DATE_TIME = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?) ?([Zz]|[+-]\d{2}:?\d{2})",

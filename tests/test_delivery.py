@@ -910,6 +910,9 @@ def check_at_the_end(world: World, executed: Executed) -> None:
         if isinstance(action, Create) and unsettled:
             assert isinstance(result, Unfinished | Failed)
             assert written.isdisjoint(action.sinks)
+        elif sound and world.blind and "unread" in fates:
+            assert isinstance(result, Failed)
+            assert result.failure.code == "not_settled"
         elif sound or not fates:
             assert isinstance(result, Done | MadeElsewhere)
         else:

@@ -232,8 +232,9 @@ def test_predecessors_whose_successor_is_delivered_need_no_leave() -> None:
 
 def test_of_several_older_keys_of_a_rotated_name_one_is_its_predecessor() -> None:
     """The others were made by no rotation, and end by leave alone: the newest goes without."""
-    rotated = (desired("svc-a", rotation=Rotation(DAY, DAY, "1d"), deliver=(SINK,)),)
+    rotated = (desired("svc-a", rotation=Rotation(49 * DAY, DAY, "49d"), deliver=(SINK,)),)
     keys = [key("svc-a", number, created_at=NOW - (9 - number) * DAY) for number in range(4)]
+    keys = [replace(one, expires_at=NOW + (5 + 15 * n) * DAY) for n, one in enumerate(keys)]
     look = look_at(keys)
     held = {SINK: TokenOf(keys[3].id, None)}
     safe = replace(SHOP, guards=Guards(1), protect=True)

@@ -71,7 +71,8 @@ SHOP = Environment(name="shop", url="https://crm.example.com", role="Worker", ow
 SINK = FileAddress("a.env", "A")
 OTHER = FileAddress("b.env", "B")
 ROTATED = Rotation(10 * DAY, 2 * DAY, "10d, 48h")
-FAR = NOW + 90 * DAY + timedelta(milliseconds=417)
+MARK = timedelta(milliseconds=417)
+FAR = NOW + 90 * DAY + MARK
 WHY = Failure("sink_unavailable", "No.")
 
 
@@ -91,6 +92,13 @@ def key(number: int = 1, name: str = "svc-a", **changes: Any) -> ObservedKey:
         "role_id": WORKER.id,
     }
     return ObservedKey(**(fields | changes))
+
+
+def successive(age: timedelta = 5 * DAY, name: str = "svc-a") -> tuple[ObservedKey, ObservedKey]:
+    """A key, and the successor that was made when it was due, so long ago."""
+    made = NOW - age
+    old = key(1, name, created_at=made - 80 * DAY, expires_at=made + ROTATED.before)
+    return old, key(2, name, created_at=made, expires_at=made + 90 * DAY + MARK)
 
 
 def planned(
@@ -263,32 +271,37 @@ def test_a_successor_is_made_like_any_key_and_delivered_everywhere() -> None:
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_a_name_is_due_by_its_newest_key_whatever_lives_on_beside_it(held) -> None:
+def test_a_name_is_due_by_its_key_whatever_lives_on_beside_it(held) -> None:
     """No moment is left without a token; the older one ends if it may, and lives on if not."""
-    old, new = key(1), key(2, expires_at=NOW + DAY)
+    old, new = successive()
+    new = replace(new, expires_at=NOW + DAY)
     found: Held = token(new) if held else Untold(None)
-    plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: found})
+    plan = planned([desired(rotation=ROTATED, expiry="6d")], [old, new], {SINK: found})
     rotate = plan.actions[0]
     assert isinstance(rotate, Rotate)
-    assert (rotate.reason, rotate.predecessors) == ("due", (old.id, new.id))
+    ids = (old.id, new.id) if held else (old.id,)
+    assert (rotate.reason, rotate.predecessors) == ("due", ids)
     assert revoked(plan) == ([(old.id, "superseded")] if held else [])
 
 
-def test_more_than_one_older_key_in_a_rotation_is_told() -> None:
-    """One is as it should be; what else lives was made by nobody's rotation."""
-    keys = [key(1), key(2), key(3, created_at=NOW)]
-    for seen, findings in ((keys[1:], ()), (keys, (tuple(one.id for one in keys),))):
-        plan = planned([desired(rotation=ROTATED)], seen, {SINK: token(keys[2])})
+def test_more_than_one_predecessor_is_told() -> None:
+    """One is as it should be; more of them wait for an evidence that does not come."""
+    oldest, old = successive(9 * DAY)
+    old = replace(old, expires_at=NOW + 9 * DAY + MARK)
+    new = key(3, created_at=NOW - DAY, expires_at=NOW + 89 * DAY + MARK)
+    for seen, findings in (((old, new), ()), ((oldest, old, new), (("svc-a-1", "svc-a-2"),))):
+        plan = planned([desired(rotation=ROTATED)], seen, {SINK: token(new)})
         assert plan.actions == ()
-        told = (Duplicate("svc-a", ids, "rotated") for ids in findings)
+        ids = tuple(one.id for one in seen)
+        told = (Duplicate("svc-a", ids, new.id, "superseded", rotated=True) for _ in findings)
         assert plan.findings == tuple(told)
 
 
 def test_a_sink_that_got_its_token_late_has_the_whole_overlap() -> None:
     """By what the token or the sink tells; the last of several sinks counts."""
-    old, new = key(1), key(2, created_at=NOW - 20 * DAY)
+    old, new = successive(9 * DAY)
     wanted = desired(rotation=ROTATED, deliver=(SINK, OTHER))
-    early, late, latest = NOW - 9 * DAY, NOW - 2 * DAY, NOW - 2 * DAY + SECOND
+    early, late, latest = NOW - 8 * DAY, NOW - 2 * DAY, NOW - 2 * DAY + SECOND
     for second, ends in ((early, True), (late, True), (latest, False)):
         for found in (replace(token(new), issued=second), Untold(second)):
             held = {SINK: replace(token(new), issued=early), OTHER: found}
@@ -297,7 +310,7 @@ def test_a_sink_that_got_its_token_late_has_the_whole_overlap() -> None:
 
 def test_a_predecessor_that_a_sink_still_holds_is_told_before_it_ends() -> None:
     """Its successor lives long, and nobody has that one's token yet."""
-    old, new = key(1, expires_at=NOW + 2 * DAY), key(2)
+    old, new = successive(8 * DAY)
     plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(old)})
     [ends] = [one for one in plan.findings if isinstance(one, Expiring)]
     assert ends.expires_at == format_moment(old.expires_at)
@@ -319,7 +332,7 @@ def test_a_successor_that_cannot_be_made_keeps_no_sink_from_being_healed() -> No
 
 def test_a_role_that_a_predecessor_keeps_is_told() -> None:
     """The successor gets the role, and the older key has the old one until it ends."""
-    old, new = (key(n, role="Admin", role_id=ADMIN.id) for n in (1, 2))
+    old, new = (replace(one, role="Admin", role_id=ADMIN.id) for one in successive())
     plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
     assert [(one.key_id, type(one)) for one in plan.actions if isinstance(one, Update)] == [
         (new.id, Update)
@@ -362,7 +375,7 @@ def test_all_that_drifts_and_stays_is_told() -> None:
 
 def test_a_sink_that_tells_when_it_was_written_gets_nothing_new_when_predecessors_end() -> None:
     """It has the token of the successor since then, as far as anybody can know."""
-    old, new = key(1), key(2)
+    old, new = successive()
     told = {SINK: Untold(new.created_at + DAY)}
     [action] = planned([desired(rotation=ROTATED)], [old, new], told).actions
     assert isinstance(action, Revoke)
@@ -383,7 +396,8 @@ def test_a_sink_that_tells_when_it_was_written_gets_nothing_new_when_predecessor
 )
 def test_a_key_that_may_give_way_is_not_delivered_yet(age, name, held, early) -> None:
     """One of several of its name, only just made, and a token of it would go out."""
-    first, second = key(1), key(2, name, created_at=NOW - timedelta(seconds=age))
+    first, second = successive(timedelta(seconds=age), name)
+    first = replace(first, name="svc-a", created_at=first.created_at - DAY)
     look = Observation(
         generation="core",
         workspace="w",
@@ -402,9 +416,9 @@ def test_a_key_that_may_give_way_is_not_delivered_yet(age, name, held, early) ->
 
 
 def test_the_end_of_what_a_sink_holds_is_told_though_a_later_twin_lives() -> None:
-    """Where no sink tells, the last to end counts; in a rotation the newest."""
+    """Where no sink tells, the key of the name counts, which is the oldest."""
     short, long = key(1, expires_at=NOW + DAY), key(2)
-    for held, told in ((token(short), True), (token(long), False), (Untold(NOW), False)):
+    for held, told in ((token(short), True), (token(long), False), (Untold(NOW), True)):
         findings = planned([desired()], [short, long], {SINK: held}).findings
         assert any(isinstance(one, Expiring) for one in findings) is told
 
@@ -426,65 +440,77 @@ def test_no_action_locks_the_run_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "ends"), [(2 * DAY, True), (2 * DAY - SECOND, False), (20 * DAY, True)]
+    ("age", "ends"), [(2 * DAY, True), (2 * DAY - SECOND, False), (9 * DAY, True)]
 )
 def test_predecessors_end_when_the_overlap_is_over(age, ends) -> None:
     """Counted from when the successor was made, to the second."""
-    old, new = key(1), key(2, created_at=NOW - age)
+    old, new = successive(age)
     plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
     assert revoked(plan) == ([(old.id, "superseded")] if ends else [])
     assert plan.kept == ("svc-a",)
 
 
+OLD, NEW = successive()
+MINUTE = timedelta(minutes=1)
+
+
 @pytest.mark.parametrize(
     ("held", "ends"),
     [
-        (token(key(2)), True),
+        (token(NEW), True),
         (TokenOf("SVC-A-2", None), True),
-        (token(key(1)), False),
-        (TokenOf("svc-a-2", FAR - timedelta(minutes=2)), False),
+        (token(OLD), False),
+        (TokenOf("svc-a-2", NEW.expires_at - timedelta(minutes=2)), False),
         (NoToken(), False),
         (NotAToken(), False),
         (Unusable(WHY), False),
         (Untold(None), False),
-        (Untold(key(2).created_at - SECOND), False),
-        (Untold(key(2).created_at), True),
+        (Untold(NEW.created_at - SECOND), False),
+        (Untold(NEW.created_at + MINUTE), False),
+        (Untold(NEW.created_at + MINUTE + SECOND), True),
+        (Untold(NOW, only_writes=False), False),
     ],
 )
-def test_predecessors_end_only_when_every_sink_is_known_to_have_the_successor(held, ends) -> None:
-    """What cannot be read counts by the time of its last write, and without one not at all."""
-    old, new = key(1), key(2)
+def test_predecessors_end_only_when_every_sink_is_proven_to_have_the_successor(held, ends) -> None:
+    """A time proves it that only a write moves, later than the minute by which clocks differ."""
     wanted = desired(rotation=ROTATED, deliver=(SINK, OTHER))
-    for sinks in ({SINK: held, OTHER: token(new)}, {SINK: token(new), OTHER: held}):
-        assert bool(revoked(planned([wanted], [old, new], sinks))) is ends
+    for sinks in ({SINK: held, OTHER: token(NEW)}, {SINK: token(NEW), OTHER: held}):
+        assert bool(revoked(planned([wanted], [OLD, NEW], sinks))) is ends
 
 
 def test_what_is_not_owned_ends_by_no_rotation() -> None:
     """Manifests that want it are refused; a plan would not do it all the same."""
-    old, new = key(1, "their"), key(2, "their")
+    old, new = successive(name="their")
     wanted = [desired("their", rotation=ROTATED)]
     assert revoked(planned(wanted, [old, new], {SINK: token(new)})) == []
 
 
 def test_without_a_sink_no_predecessor_ends() -> None:
     """Nobody has the token of its successor."""
-    assert revoked(planned([desired(rotation=ROTATED, deliver=())], [key(1), key(2)])) == []
+    assert revoked(planned([desired(rotation=ROTATED, deliver=())], successive())) == []
 
 
 def test_a_run_that_died_before_it_delivered_is_finished() -> None:
-    """The newest key is the one that sinks get, and the old one lives until the next look."""
-    old, new = key(1), key(2)
+    """The successor is the one that sinks get, and the old one lives until the next look."""
+    old, new = successive()
     plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(old)})
     [deliver] = plan.actions
     assert isinstance(deliver, Deliver)
     assert (deliver.key_id, deliver.reason) == (new.id, "token_dead")
 
 
-def test_all_predecessors_end_whoever_made_them() -> None:
-    """A twin that a killed run left goes with the old key."""
-    keys = [key(1), key(2), key(3)]
-    plan = planned([desired(rotation=ROTATED)], keys, {SINK: token(keys[2])})
-    assert [id_ for id_, _ in revoked(plan)] == [keys[0].id, keys[1].id]
+def test_what_is_no_predecessor_ends_with_no_rotation() -> None:
+    """A twin that a killed run left is a finding beside the key, and ends by --dedupe alone."""
+    old, new = successive()
+    twin = replace(new, id="svc-a-3", created_at=new.created_at + SECOND)
+    seen = [old, new, twin]
+    wanted, held = [desired(rotation=ROTATED)], {SINK: token(new)}
+    plan = planned(wanted, seen, held)
+    assert revoked(plan) == [(old.id, "superseded")]
+    ids = tuple(one.id for one in seen)
+    assert plan.findings == (Duplicate("svc-a", ids, new.id, "owned", rotated=True),)
+    plan = planned(wanted, seen, held, dedupe=True)
+    assert revoked(plan) == [(twin.id, "duplicate"), (old.id, "superseded")]
 
 
 def test_prune_ends_live_keys_that_no_manifest_wants_within_owns() -> None:
@@ -518,7 +544,7 @@ def test_the_key_that_opens_the_workspace_is_never_revoked(wishes) -> None:
     """Neither as undeclared, nor as a duplicate, nor as a predecessor; a note says so."""
     rotation = None if wishes else ROTATED
     wanted = [desired("svc-else")] if "prune" in wishes else [desired(rotation=rotation)]
-    own, other = key(1), key(2)
+    own, other = successive()
     sinks = {SINK: token(other)}
     assert (own.id, "superseded") in revoked(planned(wanted, [own, other], sinks)) or wishes
     plan = planned(wanted, [own, other], sinks, own_key=own.id, **wishes)
@@ -560,6 +586,7 @@ def test_duplicates_are_a_finding_unless_dedupe_may_end_them() -> None:
             Duplicate(
                 name,
                 (keys[0].id, keys[1].id),
+                keys[0].id,
                 "owned" if matches(name, SHOP.owns) else "not_owned",
             ),
         )
@@ -600,6 +627,20 @@ def worlds(draw: st.DrawFn) -> tuple[list[DesiredKey], list[ObservedKey], dict[A
     return wanted, seen, held, flags
 
 
+def follows(
+    newer: ObservedKey, older: ObservedKey, wanted: DesiredKey, held: Mapping[Any, Held]
+) -> bool:
+    """Whether a key took over from another one that was due, is delivered, and old enough."""
+    for sink in wanted.deliver:
+        found = held[sink]
+        told = isinstance(found, Untold) and found.updated_at is not None
+        dated = told and found.updated_at > newer.created_at + MINUTE
+        if not dated and not (isinstance(found, TokenOf) and found.key == newer.id):
+            return False
+    due = older.expires_at - ROTATED.before <= newer.created_at
+    return due and newer.created_at + ROTATED.overlap <= NOW
+
+
 @given(worlds(), st.sampled_from((None, "svc-a-0", "svc-b-1")))
 def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
     """Only live owned keys end, never our own; a wanted name keeps one that its sinks know."""
@@ -620,21 +661,19 @@ def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
         left = [one for one in live.values() if one.name == name and one.id not in ended]
         assert left
         if reason == "superseded":
-            newest = max(left, key=lambda one: (one.created_at, one.id))
+            newer = [one for one in left if one.seniority > live[id_].seniority]
             assert by_name[name].rotation is not None
-            assert newest.created_at + ROTATED.overlap <= NOW
             assert by_name[name].deliver
-            for sink in by_name[name].deliver:
-                found = held[sink]
-                told = isinstance(found, Untold) and found.updated_at is not None
-                assert told or (isinstance(found, TokenOf) and found.key == newest.id)
+            assert any(follows(one, live[id_], by_name[name], held) for one in newer)
         else:
             assert (reason, wishes["dedupe"]) == ("duplicate", True)
-            assert by_name[name].rotation is None
     for action in plan.actions:
         if isinstance(action, Rotate):
             same = {one.id for one in live.values() if one.name == action.name}
-            assert set(action.predecessors) == same
+            assert set(action.predecessors) <= same
+            assert not set(action.predecessors) & {
+                id_ for id_, reason in ended.items() if reason == "duplicate"
+            }
         if isinstance(action, Update):
             assert matches(action.name, SHOP.owns)
         if isinstance(action, Deliver | Update):
@@ -659,6 +698,9 @@ def test_a_successor_that_is_asked_for_follows_all_live_keys_of_its_name(now) ->
     assert (rotate.depth, rotate.sinks) == (1, (SINK,))
     leaked = asked(desired(rotation=ROTATED), key(1), key(2), now=True)
     assert (leaked.predecessors, leaked.blocked) == (("svc-a-1", "svc-a-2"), None)
+    assert rotate.due_at == (None if now else NOW + ROTATED.before + MARK)
+    soon = asked(desired(rotation=ROTATED), key(1, expires_at=NOW + ROTATED.before), now=now)
+    assert soon.due_at is None
     assert planned([desired()], [], rotate=frozenset({"svc-a"})).actions == ()
 
 
@@ -667,7 +709,7 @@ def test_a_successor_that_is_asked_for_follows_all_live_keys_of_its_name(now) ->
     [
         (desired("their", rotation=ROTATED), (key(1, "their"),), "not_owned"),
         (desired(rotation=ROTATED, deliver=()), (key(1),), "rotation_undelivered"),
-        (desired(rotation=ROTATED), (key(1), key(2)), "rotation_running"),
+        (desired(rotation=ROTATED), (OLD, NEW), "rotation_running"),
         (desired(), (key(1),), "rotation_unsaid"),
         (desired(rotation=ROTATED, role="Nobody"), (key(1),), "role_unknown"),
     ],
@@ -680,7 +722,7 @@ def test_a_successor_whose_predecessor_could_not_end_is_not_made(wanted, seen, c
     assert repr(wanted.name) in blocked.message
     at_once = asked(wanted, *seen, now=True).blocked
     if code == "rotation_running":
-        assert "`apply` after 2026-10-28T04:00:00Z ends" in blocked.message
+        assert "`apply` after 2026-11-20T04:00:00Z ends" in blocked.message
     hastens = code in ("rotation_running", "rotation_unsaid")
     assert (at_once is None) is hastens
 

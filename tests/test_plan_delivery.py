@@ -143,7 +143,7 @@ MINUTE = timedelta(seconds=60)
         (NotAToken(), "token_invalid", None),
         (TokenOf("id-b-1", None), "token_dead", None),
         (TokenOf("id-a-1", END - MINUTE - SECOND), "token_expiring", None),
-        (Untold(MADE), "token_outdated", None),
+        (Untold(MADE - MINUTE), "token_outdated", None),
         (Unusable(DOWN), "sink_unusable", DOWN),
     ],
 )
@@ -177,8 +177,9 @@ def test_a_sink_without_a_good_token_gets_one_of_the_key_that_is_there(
         TokenOf("id-a-1", END.replace(microsecond=0)),
         TokenOf("id-a-1", END + timedelta(days=9)),
         TokenOf("ID-A-1", None),
-        Untold(MADE + SECOND),
+        Untold(MADE + SECOND - MINUTE),
         Untold(NOW),
+        Untold(NOW, only_writes=False),
     ],
 )
 def test_a_sink_with_a_good_token_is_left_alone(held: Held) -> None:
@@ -196,13 +197,26 @@ def test_a_token_may_end_60_seconds_before_its_key_and_no_moment_earlier() -> No
     assert early.reason == "token_expiring"
 
 
-def test_the_time_of_a_write_is_compared_in_whole_seconds() -> None:
-    """A key is made at .9 of a second, and its token written at .95, which is told without both."""
+def test_the_time_of_a_write_counts_beyond_the_minute_by_which_clocks_may_differ() -> None:
+    """Whatever else moves it: what did not change since the key was made has no token of it."""
     made = key("a", created_at=MADE + timedelta(milliseconds=900))
-    assert delivery_of(Untold(MADE), seen=made) is None
-    before = delivery_of(Untold(MADE - timedelta(microseconds=1)), seen=made)
-    assert before is not None
-    assert before.reason == "token_outdated"
+    for only_writes in (True, False):
+        moment = made.created_at - MINUTE
+        assert delivery_of(Untold(moment, only_writes), seen=made) is None
+        before = delivery_of(Untold(moment - timedelta(microseconds=1), only_writes), seen=made)
+        assert before is not None
+        assert before.reason == "token_outdated"
+
+
+@pytest.mark.parametrize("apart", [-50, 0, 50])
+def test_the_time_of_a_write_is_compared_by_one_clock(apart) -> None:
+    """The sink's time comes by this machine's, and keys are dated by the server's."""
+    ahead = timedelta(seconds=apart)
+    seen = replace(look(key("a")), ahead=ahead)
+    made = MADE + SECOND - ahead  # by our clock
+    for early, reasons in ((MINUTE, []), (MINUTE + SECOND, ["token_outdated"])):
+        plan = planned([desired("a", GITHUB)], seen, {GITHUB: Untold(made - early)})
+        assert [one.reason for one in plan.actions] == reasons
 
 
 @pytest.mark.parametrize(
@@ -249,7 +263,7 @@ def test_a_sink_that_cannot_be_looked_into_blocks_its_key_with_its_own_failure()
 
 
 def test_a_token_of_any_live_key_of_the_name_is_good() -> None:
-    """Measured by the end of its own key; a new one is minted for the oldest."""
+    """Measured by the end of its own key; a new one is minted for what is delivered, or oldest."""
     oldest = key("a", 1)
     twin = key("a", 2, expires_at=NOW + timedelta(days=30))
     dead = key("a", 3, revoked_at=NOW)
@@ -265,12 +279,13 @@ def test_a_token_of_any_live_key_of_the_name_is_good() -> None:
     assert found(TokenOf(oldest.id, END)) == []
     assert found(TokenOf(twin.id, twin.expires_at)) == []
     assert found(TokenOf(twin.id, twin.expires_at - MINUTE - SECOND)) == [
-        ("token_expiring", oldest.id)
+        ("token_expiring", twin.id)
     ]
     assert found(TokenOf(oldest.id, twin.expires_at)) == [("token_expiring", oldest.id)]
     assert found(TokenOf(dead.id, END)) == [("token_dead", oldest.id)]
     assert found(Untold(oldest.created_at)) == []
-    assert found(Untold(oldest.created_at - SECOND)) == [("token_outdated", oldest.id)]
+    early = oldest.created_at - MINUTE - SECOND
+    assert found(Untold(early)) == [("token_outdated", oldest.id)]
 
 
 def test_a_key_that_is_made_anew_gets_all_of_its_sinks_whatever_they_hold() -> None:
@@ -300,9 +315,10 @@ def test_a_sink_that_tells_nothing_is_a_finding_and_no_action() -> None:
     plan = planned(wanted, look(key("a"), key("a", 2)), held)
     assert (plan.actions, plan.kept) == ((), ("a",))
     unknown = DeliveryUnknown("a", ("id-a-1",), (COMMAND, FILE))
-    assert plan.findings == (Duplicate("a", ("id-a-1", "id-a-2"), "not_owned"), unknown)
+    ids = ("id-a-1", "id-a-2")
+    assert plan.findings == (Duplicate("a", ids, "id-a-1", "not_owned"), unknown)
     assert unknown.message == (
-        "nothing tells whether its token is in command store a, file secrets/shop.env A; "
+        "nothing proves that its token is in command store a, file secrets/shop.env A; "
         "--redeliver delivers a new one"
     )
 
@@ -653,7 +669,7 @@ def test_the_document_of_a_plan_with_deliveries_follows_its_schema() -> None:
             "finding": "delivery_unknown",
             "name": "blind",
             "ids": ["id-blind-1"],
-            "message": "nothing tells whether its token is in command store a; --redeliver "
+            "message": "nothing proves that its token is in command store a; --redeliver "
             "delivers a new one",
         }
     ]
@@ -715,7 +731,9 @@ def sinks_of(name: str, kinds: Iterable[str]) -> tuple[Address, ...]:
     return tuple(sinks[kind] for kind in kinds)
 
 
-MOMENTS = st.sampled_from([MADE, MADE + SECOND, NOW, END - MINUTE - SECOND, END - MINUTE, END])
+MOMENTS = st.sampled_from(
+    [MADE - MINUTE, MADE + SECOND, NOW, END - MINUTE - SECOND, END - MINUTE, END]
+)
 IDS = st.sampled_from([f"id-{name}-{number}" for name in NAMES for number in (1, 2, 3)])
 TOLD = st.sampled_from([NoToken(), NotAToken(), Unusable(DOWN)])
 HELD = {
@@ -756,7 +774,16 @@ def worlds(
     return wanted, seen, held
 
 
-def is_good(held: Held, live: list[ObservedKey]) -> bool:
+def key_of(
+    wanted: DesiredKey, live: list[ObservedKey], held: Mapping[Address, Held]
+) -> ObservedKey:
+    """The newest key whose token a sink holds, or else the oldest."""
+    found = [held[sink] for sink in wanted.deliver]
+    shown = {one.key.lower() for one in found if isinstance(one, TokenOf)}
+    return next((one for one in reversed(live) if one.id in shown), live[0])
+
+
+def is_good(held: Held, live: list[ObservedKey], key: ObservedKey) -> bool:
     """What the docs promise of a good token, written once more in another way."""
     if isinstance(held, TokenOf):
         ends = {one.id.lower(): one.expires_at for one in live}
@@ -764,7 +791,7 @@ def is_good(held: Held, live: list[ObservedKey]) -> bool:
         never = datetime.max.replace(tzinfo=UTC)
         return key_ends is not None and (key_ends - (held.ends or never)) <= MINUTE
     if isinstance(held, Untold):
-        return held.updated_at is None or held.updated_at >= live[0].created_at
+        return held.updated_at is None or held.updated_at >= key.created_at - MINUTE
     return False
 
 
@@ -789,10 +816,11 @@ def test_a_good_token_is_never_replaced_and_every_other_is(world: Any) -> None:
             assert isinstance(action, Create)
             assert action.sinks == one.deliver
             continue
-        lacking = tuple(sink for sink in one.deliver if not is_good(held[sink], live))
+        current = key_of(one, live, held)
+        lacking = tuple(sink for sink in one.deliver if not is_good(held[sink], live, current))
         assert (action.sinks if action else ()) == lacking
         if isinstance(action, Deliver):
-            assert (action.key_id, action.expires_at) == (live[0].id, live[0].expires_at)
+            assert (action.key_id, action.expires_at) == (current.id, current.expires_at)
             unusable = any(isinstance(held[sink], Unusable) for sink in lacking)
             assert (action.blocked is not None) == unusable
 

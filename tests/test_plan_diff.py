@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provisioner.address import CommandAddress
 from provisioner.desired import DesiredKey, Environment, Limits
 from provisioner.failure import Failure
 from provisioner.observed import (
@@ -21,6 +22,7 @@ from provisioner.observed import (
     Roles,
 )
 from provisioner.plan import (
+    DeliveryUnknown,
     Drift,
     Duplicate,
     Expiring,
@@ -146,9 +148,9 @@ def test_several_live_keys_of_a_name_are_a_duplicate_with_the_oldest_first() -> 
     older = key("a", 5, created_at=NOW - timedelta(days=9))
     seen = look(key("a", 2), older, key("a", 1))
     [finding] = planned([desired("a")], seen).findings
-    assert finding == Duplicate("a", (older.id, "id-a-1", "id-a-2"), "not_owned")
+    assert finding == Duplicate("a", (older.id, "id-a-1", "id-a-2"), older.id, "not_owned")
     [finding] = planned([desired("a")], look(key("a", 2), key("a", 1))).findings
-    assert finding == Duplicate("a", ("id-a-1", "id-a-2"), "not_owned")
+    assert finding == Duplicate("a", ("id-a-1", "id-a-2"), "id-a-1", "not_owned")
 
 
 def test_findings_of_all_names_are_reported_those_of_wanted_ones_first() -> None:
@@ -203,7 +205,7 @@ def test_a_key_without_its_role_drifts_from_nothing() -> None:
 
 
 def test_a_key_that_ends_within_14_days_is_expiring() -> None:
-    """The newest end of a name counts, by the server's clock."""
+    """The end of the key of its name counts, by the server's clock."""
     soon = NOW + timedelta(days=14)
     assert planned([desired("a")], look(key("a", expires_at=soon))).findings == (
         Expiring("a", ("id-a-1",), "2026-12-07T04:00:00Z"),
@@ -211,8 +213,10 @@ def test_a_key_that_ends_within_14_days_is_expiring() -> None:
     later = key("a", 2, expires_at=soon + timedelta(seconds=1))
     assert planned([desired("a")], look(later)).findings == ()
     twins = look(key("a", 1, expires_at=soon), later)
+    ids = ("id-a-1", "id-a-2")
     assert planned([desired("a")], twins).findings == (
-        Duplicate("a", ("id-a-1", "id-a-2"), "not_owned"),
+        Duplicate("a", ids, "id-a-1", "not_owned"),
+        Expiring("a", ids, "2026-12-07T04:00:00Z"),
     )
 
 
@@ -463,14 +467,25 @@ def test_a_plan_knows_whether_it_changes_anything_and_is_whole() -> None:
 def test_findings_say_what_they_mean() -> None:
     """Each finding's sentence holds what a person needs to act on it."""
     assert Unmanaged("a", ("1",)).message.startswith("1 live key of")
-    shared = "2 live keys share this name; the"
-    owned = Duplicate("a", ("1", "2"), "owned").message
-    assert owned.startswith(f"{shared} oldest counts as the key; --dedupe keeps")
-    assert Duplicate("a", ("1", "2"), "not_owned").message == (
-        f"{shared} oldest counts as the key, and `owns` lets --dedupe end none"
+    shared = "2 live keys share this name; 1 counts as the key and the others"
+    ids = ("1", "2")
+    assert Duplicate("a", ids, "1", "owned").message == (
+        f"{shared} are delivered nowhere; `provision apply --dedupe` revokes the others"
     )
-    assert Duplicate("a", ("1", "2"), "rotated").message == (
-        f"{shared} newest counts as the key, and the others end with its rotation"
+    assert Duplicate("a", ids, "1", "not_owned").message == (
+        f"{shared} are delivered nowhere; `owns` does not match the name, so --dedupe revokes none"
+    )
+    assert Duplicate("a b", ids, "1", "owned", rotated=True).message == (
+        f"{shared} are delivered nowhere; if an interrupted `provision rotate 'a b'` made another, "
+        "run that again; `provision apply --dedupe` revokes the others"
+    )
+    assert Duplicate("a", ids, "2", "superseded").message == (
+        "2 live keys share this name; 2 counts as the key, and the others end with its rotation"
+    )
+    waiting = DeliveryUnknown("a", ("2",), (CommandAddress(("store",)),), ("1",))
+    assert waiting.message == (
+        "nothing proves that its token is in command store, so the older key 1 stays until it "
+        "expires; --redeliver delivers a new token, and `provision revoke 1` ends the older key"
     )
     assert Drift("a", ("1",), "role", None, "Admin", "not_owned").message == (
         "role is none, the manifest says Admin; it stays, as `owns` does not match the name"

@@ -279,7 +279,7 @@ MOVES: dict[str, tuple[Dialect, Callable[[Stage, Path], object], str]] = {
     ),
     "a key that is due has a successor": (
         CORE_1,
-        lambda stage, _: stage.sandbox.seed(["svc-due"]),
+        lambda stage, _: stage.sandbox.seed(["svc-due"], expires_at=f"{within(days=90)[:-4]}417Z"),
         "'svc-due' has another live key meanwhile",
     ),
     "another owned key that no manifest wants": (
@@ -1179,7 +1179,8 @@ def test_time_alone_makes_a_plan_stale_and_is_named() -> None:
     after = made(rotated, keys=(key(1, "sa"),), held=held, later=later)
     assert "'sa' is due for its successor meanwhile" in reason(before, after)
     rotated = rotated._replace(rotation=Rotation(timedelta(days=9), later, "9d 2d"))
-    both = (key(2, "sa", created_at=NOW - timedelta(days=50)), key(1, "sa", created_at=NOW))
+    old = key(2, "sa", created_at=NOW - timedelta(days=50), expires_at=NOW + timedelta(days=9))
+    both = (old, key(1, "sa", created_at=NOW))
     before = made(rotated, keys=both, held=held)
     after = made(rotated, keys=both, held=held, later=later)
     assert "'sa' has been followed by its successor for its overlap" in reason(before, after)

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any, get_args
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 NOW = datetime(2026, 11, 23, 4, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
+MARK = timedelta(milliseconds=417)
 SINK = FileAddress("secrets/shop.env", "A")
 OTHER = FileAddress("secrets/shop.env", "B")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -47,20 +49,23 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 def live(name: str = "svc", left: float = 60, **changes: Any) -> ObservedKey:
     age = changes.pop("age", 30)
+    end = NOW + left * DAY + changes.pop("mark", timedelta(0))
     fields: dict[str, Any] = {"id": f"id-{name}-{age}", "role": "Integrations"} | changes
     return ObservedKey(
         name=name,
-        expires_at=NOW + left * DAY,
+        expires_at=end,
         revoked_at=None,
         created_at=NOW - age * DAY,
         **fields,
     )
 
 
-def wanted(name: str = "svc", *deliver: FileAddress, before: float | None = None) -> DesiredKey:
-    place, expiry = Place("keys.yaml", 1), parse_expiry("90d")
+def wanted(
+    name: str = "svc", *deliver: FileAddress, before: float | None = None, expiry: str = "90d"
+) -> DesiredKey:
     rotation = None if before is None else Rotation(before * DAY, 2 * DAY, "")
-    return DesiredKey("shop", name, 0, expiry, None, place, deliver, rotation)
+    place = Place("keys.yaml", 1)
+    return DesiredKey("shop", name, 0, parse_expiry(expiry), None, place, deliver, rotation)
 
 
 def look(*keys: ObservedKey, desired: tuple[DesiredKey, ...] = (), **changes: Any) -> Look:
@@ -116,7 +121,7 @@ def test_a_key_that_ends_within_the_time_is_expiring(left, expires) -> None:
 
 def test_of_several_keys_of_a_name_the_last_to_end_is_expiring() -> None:
     """A key whose successor lives on needs nobody; where both end, one of them is due."""
-    old, new = live(left=2, age=80), live(left=80, age=1)
+    old, new = live(left=2, age=80), live(left=80, age=1, mark=MARK)
     desired = (wanted(before=14),)
     assert notes(look(old, new, desired=desired)) == {old.id: ("superseded",), new.id: ()}
     held = {SINK: TokenOf(old.id, None)}
@@ -125,17 +130,18 @@ def test_of_several_keys_of_a_name_the_last_to_end_is_expiring() -> None:
         old.id: ("expiring", "superseded"),
         new.id: ("undelivered",),
     }
-    short = live(left=5, age=1)
+    short = replace(new, expires_at=NOW + 5 * DAY + MARK)
+    desired = (wanted(before=14, expiry="6d"),)
     assert notes(look(old, short, desired=desired)) == {
         old.id: ("superseded",),
         short.id: ("expiring", "rotation_due"),
     }
 
 
-@pytest.mark.parametrize(("left", "due"), [(30, True), (30.001, False)])
+@pytest.mark.parametrize(("left", "due"), [(35, True), (35.0005, False)])
 def test_a_rotation_is_due_from_its_moment_on(left, due) -> None:
-    """By the newest key of its name alone, as in a plan."""
-    key, desired = live(left=left), (wanted(before=30),)
+    """By the key of its name, as in a plan."""
+    key, desired = live(left=left, mark=MARK), (wanted(before=35 + MARK / DAY, expiry="65d"),)
     assert notes(look(key, desired=desired)) == {key.id: ("rotation_due",) if due else ()}
     older = live(left=3, age=50)
     assert notes(look(older, key, desired=desired)) == {
@@ -213,7 +219,8 @@ def test_a_token_of_a_twin_is_no_fault_but_one_of_a_predecessor_is() -> None:
         new.id: ("duplicate",),
     }
     held = {SINK: TokenOf(old.id, None)}
-    assert notes(look(old, new, desired=(wanted("svc", SINK, before=14),), held=held)) == {
+    old, new = live(left=9, age=9), live(left=87, age=3, mark=MARK)
+    assert notes(look(old, new, desired=(wanted("svc", SINK, before=14),), held=held), days=5) == {
         old.id: ("superseded",),
         new.id: ("undelivered",),
     }

@@ -65,13 +65,15 @@ def token(name: str, manifests: Path, environment: str | None, file: Path, outpu
         address = FileAddress(str(file), "", "bare")
         sink = Files(Path.cwd()).sink(address)
         try:
-            wanted = prepared.manifests.desired.get(where.name, ())
-            rotated = any(one.name == name and one.rotation is not None for one in wanted)
+            desired = prepared.manifests.desired.get(where.name, ())
+            wanted = next((one for one in desired if one.name == name), None)
             workspace = fleet.open(where)
             key = (
                 None
                 if workspace is None
-                else hand_over(workspace, name, sink, address, rotated=rotated)
+                else hand_over(
+                    workspace, name, sink, address, wanted=wanted, look_into=fleet.look_into
+                )
             )
         except WorkspaceError as error:
             if signals.exit_code is None:

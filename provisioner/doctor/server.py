@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.desired import ApiToken, SessionToken, SignIn
 from provisioner.doctor.check import Broken, Check, CheckName, Doubtful, Fine, broken
-from provisioner.guards import MOST_APART
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan.diff import SOON
-from provisioner.times import format_moment
+from provisioner.times import CLOCKS_APART, format_moment
 from provisioner.words import count
 
 if TYPE_CHECKING:
@@ -209,7 +208,7 @@ def _clock(observation: Observation) -> Check:
             "The server sends no Date, so that our clock judges which keys are live.",
             "Have the proxy in front pass the Date header on.",
         )
-    if abs(ahead) <= MOST_APART:
+    if abs(ahead) <= CLOCKS_APART:
         return Fine("clock", "Ours and the server's agree to the minute.")
     seconds = round(ahead.total_seconds())
     way = "behind" if seconds > 0 else "ahead of"

@@ -6,16 +6,19 @@ that loses no more than a token that nobody has: the next run mints another for 
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from glob import escape
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from provisioner.address import CommandAddress
 from provisioner.errors import SinkError, WorkspaceError
+from provisioner.execution.patience import ROUNDS, growing
 from provisioner.failure import Failure, failure_of
-from provisioner.plan import SHORTER
+from provisioner.plan import SHORTER, Rotate
 from provisioner.sinks.sink import Holds, Unread, failed
 from provisioner.subject import bound
 from provisioner.threads import Threads
@@ -26,14 +29,25 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.address import Address
+    from provisioner.observed import Observation, ObservedKey
+    from provisioner.plan import Action
     from provisioner.secret import Secret
     from provisioner.sinks.sink import Content, OpenSink, Sink
     from provisioner.stop import Stop
     from provisioner.twenty.workspace import Workspace
 
 
+_LOG = logging.getLogger(__name__)
+
 _LONG = 2.0
 """Seconds on the way to its sinks after which a token is proven once more."""
+
+
+_SETTLES = 2.0
+"""Seconds after which runs that made a key of one name at the same moment have settled."""
+
+_WRITES = 4
+"""Times that a token is written where other runs go on making newer keys of its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,8 @@ class Parcel:
         name: of the key, unique in the environment.
         ends: of the key, as the workspace has it; its token ends then too.
         former: ids of keys whose tokens are kept where the sinks show them, to be proven dead.
+        again: what to do where the token does not arrive and no later run delivers it by itself;
+            empty where the next run does.
     """
 
     name: str
@@ -51,6 +67,7 @@ class Parcel:
     ends: datetime
     sinks: tuple[Address, ...]
     former: tuple[str, ...] = ()
+    again: str = ""
 
 
 class Delivery:
@@ -59,6 +76,7 @@ class Delivery:
     Args:
         workspace: where tokens are minted.
         open_sink: opens the sink of an address.
+        before: the ids of all keys that the workspace held when it was planned.
         parallel: deliveries at once.
         stop: once it is asked for, no delivery begins.
         begins: called with the name of each key whose delivery begins.
@@ -69,32 +87,40 @@ class Delivery:
         self,
         workspace: Workspace,
         open_sink: OpenSink,
+        before: frozenset[str],
+        *,
         parallel: int,
         stop: Stop,
-        *,
         begins: Callable[[str], None],
         settled: Callable[[str], None],
     ) -> None:
         self._workspace = workspace
         self._open_sink = open_sink
+        self._before = before
         self._parallel = parallel
         self._stop = stop
         self._begins = begins
         self._settled = settled
+        self._in_flight: set[str] = set()
         self._ends: dict[str, Failure | None] = {}
         self._former: dict[str, Secret] = {}
+        self._unread: dict[str, Parcel] = {}
 
     def run(self, parcels: Sequence[Parcel]) -> None:
         """Delivers every parcel; one that fails does not keep another from arriving.
 
+        A write to a sink that cannot be read counts when a look after it shows no newer key of the
+        name: a slow write may have put an older token over the one that another run delivered.
+
         Raises:
             Exception: a bug that a parcel met, when all the others have ended.
         """
-        if parcels:
-            with Threads(self._parallel) as threads:
-                works = [threads.submit(self._one, parcel) for parcel in parcels]
-            for work in works:
-                work.result()
+        self._each(self._one, parcels)
+        for number in range(_WRITES):
+            if not self._unread:
+                break
+            last = number == _WRITES - 1
+            self._each(self._once_more, self._overtaken(last=last))
 
     def delivered(self, name: str) -> bool:
         """Whether the token of this key is in all sinks of its parcel."""
@@ -107,15 +133,34 @@ class Delivery:
     def failure(self, name: str, otherwise: Failure | None) -> Failure | None:
         """Why the token of this key is not in all sinks; `otherwise`, if any, while it is open."""
         why = self._ends.get(name)
-        return otherwise or why if why in (None, _IN_FLIGHT) else why
+        return otherwise or why if why is None or name in self._in_flight else why
+
+    def _each(self, work: Callable[[Parcel], None], parcels: Sequence[Parcel]) -> None:
+        if parcels:
+            with Threads(self._parallel) as threads:
+                works = [threads.submit(work, parcel) for parcel in parcels]
+            for each in works:
+                each.result()
 
     def _one(self, parcel: Parcel) -> None:
         if self._stop.asked:
             return
         self._begins(parcel.name)
-        self._ends[parcel.name] = _IN_FLIGHT
+        self._in_flight.add(parcel.name)
+        self._ends[parcel.name] = in_flight(parcel.again)
+        self._once_more(parcel)
+
+    def _once_more(self, parcel: Parcel) -> None:
         with bound(key=parcel.name):
-            self._ends[parcel.name] = self._deliver(parcel)
+            failure = self._deliver(parcel)
+        if failure is not None:
+            self._unread.pop(parcel.name, None)
+        if parcel.name not in self._unread:
+            self._end(parcel, failure)
+
+    def _end(self, parcel: Parcel, failure: Failure | None) -> None:
+        self._ends[parcel.name] = failure
+        self._in_flight.discard(parcel.name)
         self._settled(parcel.name)
 
     def _deliver(self, parcel: Parcel) -> Failure | None:
@@ -123,7 +168,7 @@ class Delivery:
         try:
             token = mint(self._workspace, parcel.key_id, parcel.ends)
         except WorkspaceError as error:
-            return failure_of(error)
+            return _advised(failure_of(error), parcel)
         minted = time.monotonic()
         failures = [self._write(address, token, parcel) for address in parcel.sinks]
         if time.monotonic() - minted > _LONG and not any(failures):
@@ -132,6 +177,8 @@ class Delivery:
 
     def _still_good(self, token: Secret, parcel: Parcel) -> Failure | None:
         """Why a token that took long to its sinks is good no more: another run ended its key."""
+        if parcel.name in self._unread:
+            return None  # the look that follows shows it, and what to deliver instead
         try:
             self._workspace.prove(token)
         except WorkspaceError as error:
@@ -150,10 +197,71 @@ class Delivery:
             if parcel.former:
                 self._keep(sink.read(), parcel)
             sink.write(token)
-            _read_back(sink, address, token, parcel)
+            if not _read_back(sink, address, token, parcel):
+                self._unread[parcel.name] = parcel
         except SinkError as error:
-            silent = isinstance(address, CommandAddress) and not address.check
-            return _unseen(failure_of(error), parcel) if silent else failure_of(error)
+            return _advised(failure_of(error), parcel)
+        return None
+
+    def _overtaken(self, *, last: bool) -> list[Parcel]:
+        """Ends what no newer key overtook, and returns what to deliver in place of the rest.
+
+        Args:
+            last: whether nothing more is delivered.
+        """
+        parcels = tuple(self._unread.values())
+        self._unread.clear()
+        look = self._look()
+        if look is not None and self._unsettled(parcels, look):
+            self._stop.sleep(_SETTLES)
+            look = self._look()
+        again: list[Parcel] = []
+        for parcel in parcels:
+            newest = None if look is None else newest_of(look, self._before, parcel)
+            if look is None:
+                self._end(parcel, _not_settled(parcel))
+            elif newest is None:
+                self._end(parcel, _ended(parcel))
+            elif newest.id == parcel.key_id:
+                self._end(parcel, None)
+            elif last or not newest.expires_at.microsecond:  # without the mark of a run
+                self._end(parcel, _overtaken(parcel, newest))
+            else:
+                _LOG.warning(
+                    "%s: another run made %s while a token of %s was delivered, whose own is "
+                    "delivered in its place", parcel.name, newest.id, parcel.key_id,
+                )  # fmt: skip
+                again.append(
+                    replace(
+                        parcel,
+                        key_id=newest.id,
+                        ends=newest.expires_at,
+                        again=f"Run {_redelivery(parcel.name)}.",
+                    )
+                )
+        return again
+
+    def _unsettled(self, parcels: Sequence[Parcel], look: Observation) -> bool:
+        """Whether a newer key is so young that its run may still end it for another's."""
+        found = (newest_of(look, self._before, parcel) for parcel in parcels)
+        since = look.server_time - timedelta(seconds=_SETTLES)
+        others = (
+            one
+            for one, parcel in zip(found, parcels, strict=True)
+            if one is not None and one.id != parcel.key_id
+        )
+        return any(one.created_at > since for one in others)
+
+    def _look(self) -> Observation | None:
+        """The workspace after the writes; None where it could not be looked at."""
+        for rounds in range(ROUNDS):
+            try:
+                return self._workspace.observe()
+            except WorkspaceError as error:
+                _LOG.info("%s", failure_of(error).message)
+            if self._stop.asked:
+                break
+            self._stop.sleep(growing(rounds))
         return None
 
     def _keep(self, content: Content, parcel: Parcel) -> None:
@@ -164,12 +272,80 @@ class Delivery:
                 self._former[claims.key] = content.value
 
 
-def _unseen(failure: Failure, parcel: Parcel) -> Failure:
-    again = f"--redeliver --only {quote(escape(parcel.name))}"
+def newest_of(look: Observation, before: frozenset[str], parcel: Parcel) -> ObservedKey | None:
+    """Return the newest live key of a parcel's name, of its own and those that are new.
+
+    Args:
+        look: at the workspace, after the token was written.
+        before: the ids of all keys that it held when the run was planned.
+        parcel: what was delivered.
+    """
+    found = (
+        key
+        for key in look.keys
+        if key.name == parcel.name
+        and (key.id == parcel.key_id or key.id not in before)
+        and key.live(look.server_time)
+    )
+    return max(found, key=lambda key: key.seniority, default=None)
+
+
+def again(action: Action) -> str:
+    """Return what to do where a token does not arrive and the next run does not deliver it.
+
+    Empty where the next run does, and for a rotation that ends the old key at once, whose failure
+    says so itself.
+    """
+    if isinstance(action, Rotate) and action.reason == "asked":
+        told = f"The old key stays: run `provision rotate {quote(action.name)}` again."
+        return "" if action.at_once else told
+    silent = (isinstance(one, CommandAddress) and not one.check for one in action.sinks)
+    told = f"No later run can see that a sink has no token: run {_redelivery(action.name)}."
+    return told if any(silent) else ""
+
+
+def in_flight(again: str) -> Failure:
+    """Return why a token is not delivered that was on its way when the run had to end."""
     return Failure(
-        failure.code,
-        f"{failure.message} No later run can see that this sink has no token: run "
-        f"`provision apply {again}`.",
+        "not_delivered",
+        "The key is made, and the run had to end while its token was being delivered. "
+        f"{again or 'The next run delivers it.'}",
+    )
+
+
+def _redelivery(name: str) -> str:
+    return f"`provision apply --redeliver --only {quote(escape(name))}`"
+
+
+def _advised(failure: Failure, parcel: Parcel) -> Failure:
+    """The failure, with what to do where the next run does not make up for it."""
+    if not parcel.again:
+        return failure
+    return Failure(failure.code, f"{failure.message} {parcel.again}")
+
+
+def _not_settled(parcel: Parcel) -> Failure:
+    return Failure(
+        "not_settled",
+        f"The token of {parcel.name!r} was written, and the workspace could not be looked at "
+        "afterwards: another run may have delivered a newer key. Run "
+        f"{_redelivery(parcel.name)}.",
+    )
+
+
+def _ended(parcel: Parcel) -> Failure:
+    return Failure(
+        "token_refused",
+        f"The key {parcel.key_id} of {parcel.name!r} was ended while its token was being "
+        "delivered. Run again.",
+    )
+
+
+def _overtaken(parcel: Parcel, newest: ObservedKey) -> Failure:
+    return Failure(
+        "not_settled",
+        f"While a token of {parcel.name!r} was being delivered, someone made the newer key "
+        f"{newest.id}. Revoke the one that is not wanted, then run {_redelivery(parcel.name)}.",
     )
 
 
@@ -204,25 +380,21 @@ def good(token: Secret, key_id: str, ends: datetime) -> bool:
     return claims.ends is None or claims.ends >= ends - SHORTER
 
 
-def _read_back(sink: Sink, address: Address, token: Secret, parcel: Parcel) -> None:
-    """Reads what was written; another run's token of the same key is as good."""
+def _read_back(sink: Sink, address: Address, token: Secret, parcel: Parcel) -> bool:
+    """Reads what was written, where that is possible; returns whether it was.
+
+    Another run's token of the same key is as good.
+    """
     match sink.read():
         case Unread():
-            return
+            return False
         case Holds(value=value) if value.reveal() == token.reveal() or good(
             value, parcel.key_id, parcel.ends
         ):
-            return
+            return True
         case _:
             raise failed(
                 "sink_failed",
                 f"{address} took the token, and does not hold it when it is read back.",
                 "Look for what else writes there, and run again.",
             )
-
-
-_IN_FLIGHT = Failure(
-    "not_delivered",
-    "The key is made, and the run had to end while its token was being delivered. The next run "
-    "delivers it.",
-)

@@ -10,13 +10,15 @@ from provisioner.errors import WorkspaceError
 from provisioner.execution.change import Changing
 from provisioner.execution.chronicle import Chronicle
 from provisioner.execution.creation import Creation
-from provisioner.execution.delivery import Delivery, Parcel
+from provisioner.execution.delivery import Delivery, Parcel, again
 from provisioner.execution.events import untold
 from provisioner.execution.result import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
 from provisioner.execution.revoking import Revoking
-from provisioner.failure import Failure
+from provisioner.failure import Failure, failure_of
 from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
 from provisioner.stop import STOPPED
+from provisioner.subject import bound
+from provisioner.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -89,8 +91,9 @@ class Execution:
         self._delivery = Delivery(
             workspace,
             open_sink,
-            parallel,
-            stop,
+            before,
+            parallel=parallel,
+            stop=stop,
             begins=self._begins(self._delivers),
             settled=self._arrived,
         )
@@ -100,6 +103,8 @@ class Execution:
         )
         self._made: dict[str, Result] = {}
         self._alive: dict[str, Failure] = {}
+        self._parallel = parallel
+        self._marked: dict[str, Failure | None] = {}
 
     def run(self) -> None:
         """Carries out every action that is not blocked."""
@@ -111,6 +116,7 @@ class Execution:
         self._changing.move(
             [one for one in updates if not one.sinks or self._delivery.delivered(one.name)]
         )
+        self._mark_due()
         self._revoke(tuple(self._ending()))
 
     def result(self, otherwise: Failure | None = None) -> Executed:
@@ -168,7 +174,7 @@ class Execution:
         """Takes in that a delivery has ended; an end may still be to move, or a key to end."""
         self._chronicle.settles(1)
         action = self._delivers[name]
-        going_on = isinstance(action, Update) or (isinstance(action, Rotate) and action.at_once)
+        going_on = isinstance(action, Update) or (isinstance(action, Rotate) and action.endings)
         if not (going_on and self._delivery.delivered(name)):
             self._tell_of(action)
 
@@ -185,11 +191,38 @@ class Execution:
         for made in self._creation.made():
             name, sinks = made.action.name, made.action.sinks
             if sinks:
-                yield Parcel(name, made.id, made.ends, sinks, former.get(name, ()))
+                advice = again(self._makes[name])
+                yield Parcel(name, made.id, made.ends, sinks, former.get(name, ()), advice)
         for one in self._planned.unblocked:
             goes_on = isinstance(one, Update) and one.sinks and self._changing.open(one.name)
             if isinstance(one, Deliver) or (isinstance(one, Update) and goes_on):
-                yield Parcel(one.name, one.key_id, one.expires_at, one.sinks)
+                yield Parcel(one.name, one.key_id, one.expires_at, one.sinks, (), again(one))
+
+    def _mark_due(self) -> None:
+        """Has keys that were rotated on request end earlier, so that they were due for it.
+
+        By that a later run knows the successor for one, and may end the old key after its overlap.
+        """
+        delivered = [
+            one
+            for one in self._planned.unblocked
+            if isinstance(one, Rotate) and one.due_at and self._delivery.delivered(one.name)
+        ]
+        with Threads(self._parallel) as threads:
+            for work in [threads.submit(self._mark_one_due, one) for one in delivered]:
+                work.result()
+
+    def _mark_one_due(self, action: Rotate) -> None:
+        assert action.due_at is not None  # noqa: S101 - whoever asks has looked
+        try:
+            with bound(key=action.name):
+                for key_id in action.predecessors:
+                    self._workspace.move_end(key_id, action.due_at)
+            self._marked[action.name] = None
+        except WorkspaceError as error:
+            self._marked[action.name] = failure_of(error)
+        self._chronicle.settles(1)
+        self._tell_of(action)
 
     def _ending(self) -> Iterator[str]:
         """The ids of keys that are to end now."""
@@ -249,7 +282,8 @@ class Execution:
             return result
         if not result.action.sinks or self._delivery.delivered(result.action.name):
             return result
-        why = self._delivery.failure(result.action.name, otherwise) or _NOT_BEGUN
+        name = result.action.name
+        why = self._delivery.failure(name, otherwise) or _not_begun(again(self._makes[name]))
         return Unfinished(result.action, result.id, result.record, why)
 
     def _rotated(self, action: Rotate, made: Result, otherwise: Failure | None) -> Result:
@@ -260,6 +294,11 @@ class Execution:
             ]
             why = next(filter(None, whys), None)
             if why is not None:
+                result = Unfinished(action, result.id, result.record, why)
+        if action.due_at and isinstance(result, Done | MadeElsewhere):
+            why = self._marked.get(action.name, otherwise or _NOT_ENDED)
+            if why is not None:
+                why = _not_marked(why, action.predecessors)
                 result = Unfinished(action, result.id, result.record, why)
         if action.at_once and isinstance(result, Unfinished):
             result = replace(result, failure=_once_more(result.failure, action.name))
@@ -305,6 +344,24 @@ def _once_more(failure: Failure, name: str) -> Failure:
     return Failure(failure.code, f"{failure.message} The old key is still live: run `{again}`.")
 
 
+def _not_marked(failure: Failure, key_ids: tuple[str, ...]) -> Failure:
+    """A failure that leaves an old key as long a life as it had: no `apply` ends it."""
+    command = f"provision revoke {' '.join(key_ids)}"
+    return Failure(
+        failure.code,
+        f"{failure.message} The successor is delivered: run `{command}` when nothing uses the old "
+        "key any more.",
+    )
+
+
+def _not_begun(again: str) -> Failure:
+    return Failure(
+        "stopped",
+        "The key is made, and the run was told to stop before its token was delivered. "
+        f"{again or 'The next run delivers it.'}",
+    )
+
+
 def _creates(planned: Planned) -> Iterator[Create]:
     """The keys that are to be made, in the order of the plan."""
     for one in planned.unblocked:
@@ -317,11 +374,6 @@ def _creates(planned: Planned) -> Iterator[Create]:
                 pass
 
 
-_NOT_BEGUN = Failure(
-    "stopped",
-    "The key is made, and the run was told to stop before its token was delivered. The next run "
-    "delivers it.",
-)
 _NOT_ENDED = Failure(
     "stopped",
     "The successor is delivered, and the run was told to stop before the old key was revoked.",

@@ -24,6 +24,7 @@ from provisioner.plan.model import (
     Unobserved,
     Update,
 )
+from provisioner.plan.rotation import LiveKeys, tell_apart
 from provisioner.plan.wishes import Wishes, concerned
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Estimate",
     "Expiring",
     "Finding",
+    "LiveKeys",
     "Plan",
     "Planned",
     "Revoke",
@@ -55,6 +57,7 @@ __all__ = [
     "plan_revocations",
     "premature",
     "sealed",
+    "tell_apart",
     "to_prepare",
     "to_read",
     "wanted",

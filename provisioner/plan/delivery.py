@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.held import NotAToken, NoToken, TokenOf, Untold, Unusable
 from provisioner.plan.model import Deliver, DeliveryUnknown, Rotate
+from provisioner.times import CLOCKS_APART
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from provisioner.address import Address
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from provisioner.held import Held
     from provisioner.observed import Observation, ObservedKey
     from provisioner.plan.model import Action, DeliverReason, Finding, Planned
+    from provisioner.plan.rotation import LiveKeys
     from provisioner.plan.wishes import Wishes
 
 SHORTER = timedelta(seconds=60)
@@ -27,6 +29,9 @@ SHORTER = timedelta(seconds=60)
 
 _SETTLES = timedelta(seconds=5)
 """For so long after it was made a key may give way to another run's; `Date` has whole seconds."""
+
+_UNPROVEN = timedelta(minutes=10)
+"""For so long after its making the time of a sink need not show that a successor arrived."""
 
 _NOT_ASKED = Untold(None)
 
@@ -77,22 +82,46 @@ def block(planned: Planned, failures: Mapping[Address, Failure]) -> Planned:
     return replace(planned, actions=actions, notes=(*planned.notes, *notes))
 
 
-def delivery(
+def on_server_clock(
+    held: Mapping[Address, Held], ahead: timedelta | None
+) -> Mapping[Address, Held]:
+    """Return what sinks hold, with times by the clock that dates the keys of the workspace.
+
+    Args:
+        held: what sinks hold, with times by this machine's clock.
+        ahead: how far the server's clock is ahead of this machine's; None where it does not tell.
+    """
+    if not ahead:
+        return held
+    return {
+        address: replace(found, updated_at=found.updated_at + ahead)
+        if isinstance(found, Untold) and found.updated_at is not None
+        else found
+        for address, found in held.items()
+    }
+
+
+def delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
     key: DesiredKey,
-    current: ObservedKey,
-    acceptable: list[ObservedKey],
+    keys: LiveKeys,
+    acceptable: Sequence[ObservedKey],
     held: Mapping[Address, Held],
     wishes: Wishes,
+    server_time: datetime,
 ) -> tuple[Deliver | None, Finding | None]:
-    """What is to be delivered of a live key, and what cannot be known of it.
+    """Return what is to be delivered of a live key, and what cannot be known of it.
 
     Args:
         key: the desired key.
-        current: the live key.
-        acceptable: the live keys of its name whose tokens are as good as its own.
-        held: what its sinks hold; of an address that is not there nothing is known.
+        keys: its live keys.
+        acceptable: those whose tokens are as good as that of the current one.
+        held: what its sinks hold, by the server's clock; of an address that is not there nothing
+            is known.
         wishes: whether all of them get a new token whatever they hold.
+        server_time: of the plan.
     """
+    current, waiting = keys.current, keys.predecessors
+    old_enough = server_time - current.created_at > _UNPROVEN
     lacking: list[Address] = []
     unknown: list[Address] = []
     reasons: list[DeliverReason] = []
@@ -102,12 +131,19 @@ def delivery(
         reason = "redeliver" if wishes.redeliver else _reason(found, current, acceptable)
         if reason == "sink_unusable" and isinstance(found, Unusable):
             blocked = blocked or found.failure
+        if reason is None and waiting and old_enough and _undated(found, current):
+            reason = "token_unproven"
         if reason is not None:
             lacking.append(address)
             reasons.append(reason)
-        elif isinstance(found, Untold) and found.updated_at is None:
+        elif isinstance(found, Untold) and (
+            found.updated_at is None or (waiting and not found.only_writes)
+        ):
             unknown.append(address)
-    finding = DeliveryUnknown(key.name, (current.id,), tuple(unknown)) if unknown else None
+    finding = None
+    if unknown:
+        old = tuple(one.id for one in waiting)
+        finding = DeliveryUnknown(key.name, (current.id,), tuple(unknown), old)
     if not lacking:
         return None, finding
     action = Deliver(
@@ -125,13 +161,34 @@ def delivery(
 
 
 def good(held: Held, key: ObservedKey) -> bool:
-    """Whether a sink is known to have a token of this very key."""
+    """Return whether nothing speaks against a sink that tells anything: it needs no new token."""
     told = not isinstance(held, Untold) or held.updated_at is not None
     return told and _reason(held, key, [key]) is None
 
 
+def proven(held: Held, key: ObservedKey) -> bool:
+    """Return whether a sink is proven to hold a token of this very key, so that others may end.
+
+    A token that is read back proves it. So does a time that nothing but a write moves, more than a
+    minute after the making of the key: clocks may differ by that.
+    """
+    match held:
+        case TokenOf():
+            return _reason(held, key, [key]) is None
+        case Untold(updated_at=updated_at, only_writes=only_writes):
+            return (
+                only_writes
+                and updated_at is not None
+                and updated_at > key.created_at + CLOCKS_APART
+            )
+        case NoToken() | NotAToken() | Unusable():
+            return False
+        case _:
+            assert_never(held)
+
+
 def since(held: Held) -> datetime | None:
-    """When a sink got what it holds, where it or the token tells."""
+    """Return when a sink got what it holds, where it or the token tells."""
     match held:
         case TokenOf(issued=moment) | Untold(updated_at=moment):
             return moment
@@ -141,10 +198,16 @@ def since(held: Held) -> datetime | None:
             assert_never(held)
 
 
+def _undated(held: Held, key: ObservedKey) -> bool:
+    """Return whether another write would prove what the time of the last one does not."""
+    told = isinstance(held, Untold) and held.only_writes and held.updated_at is not None
+    return told and not proven(held, key)
+
+
 def _reason(
-    held: Held, current: ObservedKey, acceptable: list[ObservedKey]
+    held: Held, current: ObservedKey, acceptable: Sequence[ObservedKey]
 ) -> DeliverReason | None:
-    """Why a sink needs a new token; None where it needs none, or nobody can tell."""
+    """Return why a sink needs a new token; None where it needs none, or nobody can tell."""
     match held:
         case NoToken():
             return "token_missing"
@@ -157,8 +220,7 @@ def _reason(
             short = ends is not None and ends < key.expires_at - SHORTER
             return "token_expiring" if short else None
         case Untold(updated_at=updated_at):
-            # What tells the time of a write tells it in whole seconds.
-            made = current.created_at.replace(microsecond=0)
+            made = current.created_at - CLOCKS_APART
             return "token_outdated" if updated_at is not None and updated_at < made else None
         case Unusable():
             return "sink_unusable"

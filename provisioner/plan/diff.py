@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -36,12 +37,16 @@ _NO_WISHES = Wishes()
 def to_read(
     desired: Iterable[DesiredKey], observation: Observation, wishes: Wishes = _NO_WISHES
 ) -> tuple[Address, ...]:
-    """The sinks whose content decides whether a live key needs a new token, or may end."""
-    live = {key.name for key in observation.keys if key.live(observation.server_time)}
+    """Return the sinks whose content decides which live key is the key, or needs a new token.
+
+    Where all get new tokens that only matters where a name has several live keys.
+    """
+    live = Counter(key.name for key in observation.keys if key.live(observation.server_time))
+    several = 1 if wishes.redeliver else 0
     return tuple(
         address
         for key in desired
-        if key.deliver and key.name in live and wishes.concern(key.name)
+        if key.deliver and live[key.name] > several and wishes.concern(key.name)
         for address in key.deliver
     )
 
@@ -69,7 +74,7 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
     server_time = observation.server_time
     there = by_name(key for key in observation.keys if wishes.concern(key.name))
     choose = RoleChoice(environment, observation.roles)
-    moments = Moments(now, server_time, server_time + SOON)
+    moments = Moments(now, server_time, server_time + SOON, observation.ahead)
     lifecycle = Lifecycle(environment, choose, moments, wishes, held)
     ends: dict[str, datetime] = {}
     actions: list[Action] = []

@@ -70,8 +70,8 @@ def _writes_of(action: Action) -> int:
     match action:
         case Update(role_id=role_id, moves_end=moves_end):
             return (role_id is not None) + moves_end
-        case Rotate(at_once=at_once, predecessors=predecessors):
-            return len(predecessors) if at_once else 0
+        case Rotate(endings=endings):
+            return endings
         case Revoke():
             return 1
         case Create() | Deliver():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from provisioner.failure import Failure
 from provisioner.globs import matches
 from provisioner.held import TokenOf, Untold, Unusable
-from provisioner.plan.delivery import delivery, good, since
+from provisioner.plan.delivery import delivery, on_server_clock, proven, since
 from provisioner.plan.ends import unfit
 from provisioner.plan.model import (
     Change,
@@ -19,11 +19,12 @@ from provisioner.plan.model import (
     Rotate,
     Update,
 )
+from provisioner.plan.rotation import tell_apart
 from provisioner.times import ExpiresAfter, ExpiresAt, due, format_moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from provisioner.address import Address
     from provisioner.desired import DesiredKey, Environment
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from provisioner.observed import ObservedKey
     from provisioner.plan.model import Action, Create, Finding, RevokeReason
     from provisioner.plan.roles import RoleChoice
+    from provisioner.plan.rotation import LiveKeys
     from provisioner.plan.wishes import Wishes
 
 
@@ -42,18 +44,19 @@ class Moments:
         now: the moment of the plan, from which durations count.
         server_time: the server's own, which judges what is live.
         soon: an end before it is a finding.
+        ahead: how far the server's clock is ahead of ours; None where it does not tell.
     """
 
     now: datetime
     server_time: datetime
     soon: datetime
+    ahead: timedelta | None = None
 
 
 class Lifecycle:
     """What becomes of the live keys of wanted names in one environment.
 
-    Of several live keys of a name the oldest is the key; with `rotate` the newest is, and the
-    others are its predecessors, which end when it is delivered and the overlap is over.
+    `provisioner.plan.rotation` says which of several live keys of a name is the key.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class Lifecycle:
         self._choose = choose
         self._moments = moments
         self._wishes = wishes
-        self._held = held
+        self._held = on_server_clock(held, moments.ahead)
 
     def of(
         self, key: DesiredKey, live: list[ObservedKey], end: datetime
@@ -81,16 +84,18 @@ class Lifecycle:
             end: of a key that would be made now.
         """
         owned = matches(key.name, self._environment.owns)
-        current, others = self._current(key, live)
+        keys = tell_apart(key, live, self._holdings(key))
+        current = keys.current
         if self._wishes.rotate:
-            return [self._asked(key, live, end, owned=owned)], []
-        actions, findings = self._surplus(key, live, others, owned=owned)
+            return [self._asked(key, live, keys, end, owned=owned)], []
+        actions, findings = self._surplus(key, live, keys, owned=owned)
         changes, drift = self._changes(key, current, owned=owned)
-        actions += [*changes, *self._superseded(key, current, others, owned=owned)]
-        findings += [*drift, *self._left_behind(key, others)]
+        actions += [*changes, *self._superseded(key, keys, owned=owned)]
+        findings += [*drift, *self._left_behind(key, keys.predecessors)]
         if self._due(key, current):
             successor = self._successor(key, end)
-            actions.append(Rotate("due", successor, tuple(one.id for one in live)))
+            ids = tuple(one.id for one in (*keys.predecessors, current))
+            actions.append(Rotate("due", successor, ids))
             if successor.blocked is None:
                 return actions, findings
         last = self._last(key, current, live)
@@ -98,19 +103,27 @@ class Lifecycle:
             findings.append(Expiring(key.name, tuple(one.id for one in live), format_moment(last)))
         delivers = (one for one in actions if isinstance(one, Update) and one.blocked is None)
         if not any(one.sinks for one in delivers):
-            acceptable = self._acceptable(key, current, live)
+            acceptable = [current] if key.rotation is not None or self._wishes.dedupe else live
             wishes = self._wishes
             if any(isinstance(one, Revoke) and one.reason == "duplicate" for one in actions):
                 # Whose token a sink that cannot be read holds nobody knows.
                 untold = any(isinstance(one, Untold) for one in self._holdings(key))
                 wishes = replace(wishes, redeliver=wishes.redeliver or untold)
-            action, unknown = delivery(key, current, acceptable, self._held, wishes)
+            action, unknown = delivery(
+                key, keys, acceptable, self._held, wishes, self._moments.server_time
+            )
             actions += [] if action is None else [action]
             findings += [] if unknown is None else [unknown]
         return actions, findings
 
     def _asked(
-        self, key: DesiredKey, live: list[ObservedKey], end: datetime, *, owned: bool
+        self,
+        key: DesiredKey,
+        live: list[ObservedKey],
+        keys: LiveKeys,
+        end: datetime,
+        *,
+        owned: bool,
     ) -> Rotate:
         """The successor that someone asked for, blocked where the old key could not end."""
         successor = self._successor(key, end)
@@ -133,15 +146,24 @@ class Lifecycle:
                 f"{key.name!r} has no `rotate`, so that nothing says when the old key ends. Write "
                 "one, or use --now.",
             )
-        elif key.rotation is not None and len(live) > 1 and not self._wishes.at_once:
-            over = format_moment(live[-1].created_at + key.rotation.overlap)
+        elif key.rotation is not None and keys.predecessors and not self._wishes.at_once:
+            over = format_moment(keys.current.created_at + key.rotation.overlap)
             blocked = Failure(
                 "rotation_running",
                 f"{key.name!r} has {len(live)} live keys: its last rotation is not over. The next "
                 f"`apply` after {over} ends the older ones. Wait for it, or use --now.",
             )
-        ids = tuple(one.id for one in live)
-        return Rotate("asked", successor._replace(blocked=blocked), ids, self._wishes.at_once)
+        successor = successor._replace(blocked=blocked)
+        if self._wishes.at_once or key.rotation is None:
+            return Rotate("asked", successor, tuple(one.id for one in live), self._wishes.at_once)
+        due_at = self._moments.server_time + key.rotation.before
+        due_at = due_at.replace(microsecond=keys.current.expires_at.microsecond)
+        return Rotate(
+            "asked",
+            successor,
+            (keys.current.id,),
+            due_at=due_at if due_at < keys.current.expires_at else None,
+        )
 
     def _due(self, key: DesiredKey, current: ObservedKey) -> bool:
         """Whether the key is to have a successor, whatever older ones live on beside it."""
@@ -152,34 +174,13 @@ class Lifecycle:
     def _successor(self, key: DesiredKey, end: datetime) -> Create:
         return self._choose.create(key, "missing", end, self._moments.server_time)
 
-    def _current(
-        self, key: DesiredKey, live: list[ObservedKey]
-    ) -> tuple[ObservedKey, list[ObservedKey]]:
-        """The key of the name, and the others."""
-        if key.rotation is not None:
-            return live[-1], live[:-1]
-        if self._wishes.dedupe and len(live) > 1:
-            # The one whose token is out, so that nobody is cut off.
-            held = {
-                found.key.lower() for found in self._holdings(key) if isinstance(found, TokenOf)
-            }
-            chosen = next((one for one in live if one.id.lower() in held), live[0])
-            return chosen, [one for one in live if one is not chosen]
-        return live[0], live[1:]
-
-    def _acceptable(
-        self, key: DesiredKey, current: ObservedKey, live: list[ObservedKey]
-    ) -> list[ObservedKey]:
-        """The keys whose tokens a sink may hold."""
-        return [current] if key.rotation is not None or self._wishes.dedupe else live
-
     def _last(self, key: DesiredKey, current: ObservedKey, live: list[ObservedKey]) -> datetime:
         """Until when the name serves: as its sinks hold it, or else as its keys live."""
         held = {one.key.lower() for one in self._holdings(key) if isinstance(one, TokenOf)}
         ends = [one.expires_at for one in live if one.id.lower() in held]
         if key.rotation is not None:
             return min([current.expires_at, *ends])
-        return min(ends) if ends else max(one.expires_at for one in live)
+        return min(ends, default=current.expires_at)
 
     def _holdings(self, key: DesiredKey) -> list[Held]:
         return [self._held[address] for address in key.deliver if address in self._held]
@@ -215,11 +216,9 @@ class Lifecycle:
             return [], findings
         return [self._update(key, current, tuple(changes))], findings
 
-    def _left_behind(self, key: DesiredKey, others: list[ObservedKey]) -> list[Finding]:
+    def _left_behind(self, key: DesiredKey, predecessors: tuple[ObservedKey, ...]) -> list[Finding]:
         """What predecessors in a rotation keep until they end."""
-        if key.rotation is None:
-            return []
-        roles = ((one, self._choose.drift(key, one)) for one in others)
+        roles = ((one, self._choose.drift(key, one)) for one in predecessors)
         return [
             Drift(key.name, (one.id,), "role", one.role, role, "rotated")
             for one, role in roles
@@ -252,44 +251,38 @@ class Lifecycle:
         )
 
     def _surplus(
-        self,
-        key: DesiredKey,
-        live: list[ObservedKey],
-        others: list[ObservedKey],
-        *,
-        owned: bool,
+        self, key: DesiredKey, live: list[ObservedKey], keys: LiveKeys, *, owned: bool
     ) -> tuple[list[Action], list[Finding]]:
         """More live keys of a name than there should be."""
         ids = tuple(one.id for one in live)
-        if key.rotation is not None:
-            extra = len(others) > 1
-            return [], [Duplicate(key.name, ids, "rotated")] if extra else []
-        if not others:
-            return [], []
-        looked_into = not any(isinstance(one, Unusable) for one in self._holdings(key))
-        if self._wishes.dedupe and owned and looked_into:
-            return [revoke(one, "duplicate", key) for one in others], []
-        return [], [Duplicate(key.name, ids, "owned" if owned else "not_owned")]
+        current, rotated = keys.current.id, key.rotation is not None
+        if keys.duplicates:
+            looked_into = not any(isinstance(one, Unusable) for one in self._holdings(key))
+            if self._wishes.dedupe and owned and looked_into:
+                return [revoke(one, "duplicate", key) for one in keys.duplicates], []
+            told: Literal["owned", "not_owned"] = "owned" if owned else "not_owned"
+            return [], [Duplicate(key.name, ids, current, told, rotated)]
+        if len(keys.predecessors) > 1:
+            return [], [Duplicate(key.name, ids, current, "superseded", rotated)]
+        return [], []
 
-    def _superseded(
-        self, key: DesiredKey, current: ObservedKey, others: list[ObservedKey], *, owned: bool
-    ) -> list[Action]:
+    def _superseded(self, key: DesiredKey, keys: LiveKeys, *, owned: bool) -> list[Action]:
         """The predecessors, when their successor is delivered and the overlap is over."""
-        if key.rotation is None or not others or not owned:
+        if key.rotation is None or not keys.predecessors or not owned:
             return []
-        delivered = self._delivered(key, current)
+        delivered = self._delivered(key, keys.current)
         if delivered is None or self._wishes.redeliver:
             return []
         over = delivered + key.rotation.overlap <= self._moments.server_time
-        return [revoke(one, "superseded", key) for one in others] if over else []
+        return [revoke(one, "superseded", key) for one in keys.predecessors] if over else []
 
     def _delivered(self, key: DesiredKey, current: ObservedKey) -> datetime | None:
-        """Since when every sink has the token of the key, as far as they tell.
+        """Since when every sink is proven to have the token of the key.
 
-        None where one is not known to have it; without a sink nobody has.
+        None where one is not; without a sink nobody has it.
         """
         holdings = [self._held.get(address, Untold(None)) for address in key.deliver]
-        if not holdings or not all(good(one, current) for one in holdings):
+        if not holdings or not all(proven(one, current) for one in holdings):
             return None
         return max([current.created_at, *filter(None, map(since, holdings))])
 

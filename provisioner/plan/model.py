@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never
 
 if TYPE_CHECKING:
@@ -47,13 +48,14 @@ DeliverReason = Literal[
     "token_expiring",
     "token_invalid",
     "token_outdated",
+    "token_unproven",
     "sink_unusable",
     "redeliver",
 ]
-"""Why a new token is delivered: a sink holds none; the token of a key that is not live; one that
-ends more than a minute before its key; something that is no token of a key; the sink was last
-written before the key was made; the sink could not be looked into, which blocks the action; or it
-was asked for."""
+"""Why a new token is delivered: a sink holds none; the token of another key than the live one; one
+that ends more than a minute before its key; something that is no token of a key; the sink was last
+written before the key was made; nothing proves that the token of a successor arrived, for which an
+older key waits; the sink could not be looked into, which blocks the action; or it was asked for."""
 
 
 class Deliver(NamedTuple):
@@ -127,14 +129,23 @@ class Rotate(NamedTuple):
     Attributes:
         reason: its end is near, or someone asked for it.
         successor: the key to be made, with the sinks of its token.
-        predecessors: the ids of the live keys of the name.
+        predecessors: the ids of the keys that it takes over from; with `at_once` those of all live
+            keys of the name.
         at_once: whether they end as soon as the successor is delivered, without an overlap.
+        due_at: the earlier end that the predecessor gets once the successor is delivered, with
+            which it counts as due when that was made; None where its own end is early enough.
     """
 
     reason: Literal["due", "asked"]
     successor: Create
     predecessors: tuple[str, ...]
     at_once: bool = False
+    due_at: datetime | None = None
+
+    @property
+    def endings(self) -> int:
+        """How many keys it revokes, or gives an earlier end."""
+        return len(self.predecessors) if self.at_once else int(self.due_at is not None)
 
     @property
     def name(self) -> str:
@@ -224,33 +235,39 @@ class Unmanaged:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Several live keys of one wanted name, the first of them the oldest.
+    """More live keys of one wanted name than there should be.
 
     Attributes:
-        told: what `--dedupe` may do: end the surplus ones, or nothing, as they are not owned or
-            as a rotation goes on.
+        ids: of all of them, the oldest first.
+        key_id: the one that counts as the key of the name.
+        told: what becomes of the others: `--dedupe` may end them, or `owns` forbids it, or they are
+            predecessors, which end with their rotation.
+        rotated: whether the key is rotated, so that an interrupted `rotate` may have made one.
     """
 
     name: str
     ids: tuple[str, ...]
-    told: Literal["owned", "not_owned", "rotated"]
+    key_id: str
+    told: Literal["owned", "not_owned", "superseded"]
+    rotated: bool = False
 
     @property
     def message(self) -> str:
-        """What it means, in one sentence."""
-        shared = f"{len(self.ids)} live keys share this name; the"
+        """What it means, and what to do."""
+        counts = f"{len(self.ids)} live keys share this name; {self.key_id} counts as the key"
         match self.told:
             case "owned":
-                return (
-                    f"{shared} oldest counts as the key; --dedupe keeps the one whose token the "
-                    "sinks hold, else the oldest"
-                )
+                ending = "`provision apply --dedupe` revokes the others"
             case "not_owned":
-                return f"{shared} oldest counts as the key, and `owns` lets --dedupe end none"
-            case "rotated":
-                return f"{shared} newest counts as the key, and the others end with its rotation"
+                ending = "`owns` does not match the name, so --dedupe revokes none"
+            case "superseded":
+                return f"{counts}, and the others end with its rotation"
             case _:
                 assert_never(self.told)
+        if self.rotated:
+            again = f"provision rotate {quote(self.name)}"
+            ending = f"if an interrupted `{again}` made another, run that again; {ending}"
+        return f"{counts} and the others are delivered nowhere; {ending}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,21 +324,29 @@ class Expiring:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryUnknown:
-    """A wanted key of which nothing tells whether its token arrived.
+    """A wanted key of which nothing proves that its token arrived.
 
     Attributes:
-        sinks: those that can neither be read back nor tell when they were written.
+        sinks: those that can neither be read back nor prove by a time that they were written.
+        waiting: ids of older keys that are kept for that reason until they expire.
     """
 
     name: str
     ids: tuple[str, ...]
     sinks: tuple[Address, ...]
+    waiting: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
-        """What it means, in one sentence."""
-        sinks = ", ".join(map(str, self.sinks))
-        return f"nothing tells whether its token is in {sinks}; --redeliver delivers a new one"
+        """What it means, and what to do."""
+        told = f"nothing proves that its token is in {', '.join(map(str, self.sinks))}"
+        if not self.waiting:
+            return f"{told}; --redeliver delivers a new one"
+        old = " ".join(self.waiting)
+        return (
+            f"{told}, so the older key {old} stays until it expires; --redeliver delivers a new "
+            f"token, and `provision revoke {old}` ends the older key"
+        )
 
 
 Finding = Unmanaged | Duplicate | Drift | Expiring | DeliveryUnknown
@@ -413,8 +438,8 @@ def _steps(action: Action) -> int:
     match action:
         case Create() | Update():
             return 1 + bool(action.sinks)
-        case Rotate(at_once=at_once, predecessors=predecessors):
-            return 1 + bool(action.sinks) + (len(predecessors) if at_once else 0)
+        case Rotate():
+            return 1 + bool(action.sinks) + action.endings
         case Deliver() | Revoke():
             return 1
         case _:

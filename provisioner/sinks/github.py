@@ -89,9 +89,17 @@ class GithubSecret:
         self._get()
 
     def read(self) -> Content:
-        """Nothing, or when the secret was written."""
+        """Nothing, or when the secret last changed.
+
+        An organisation's secret also changes when other repositories may see it ("REST API
+        endpoints for GitHub Actions Secrets", "Set selected repositories").
+        """
         reply = self._get()
-        return Unread(_moment(reply.body.get("updated_at"))) if reply.status == 200 else Nothing()  # noqa: PLR2004 - found
+        if reply.status != 200:  # noqa: PLR2004 - found
+            return Nothing()
+        moment = _moment(reply.body.get("updated_at"))
+        ours = None if moment is None else moment - reply.ahead
+        return Unread(ours, only_writes=self._address.repository is not None)
 
     def write(self, token: Secret) -> None:
         """Seals the token for GitHub; of an organisation's secret it keeps who may see it."""

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -92,10 +92,13 @@ class Reply:
 
     Attributes:
         body: the JSON object; empty where the answer is none. It may hold secrets.
+        ahead: how far the server's clock was ahead of ours, to the second; zero where it sent
+            no `Date`.
     """
 
     status: int
     body: Mapping[str, Any] = field(repr=False)
+    ahead: timedelta = field(default=timedelta(0), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class _Answer:
     status: int
     headers: Mapping[str, str]
     raw: bytes = field(repr=False)
+    ahead: timedelta
 
 
 def route_of(base: str, environment: Mapping[str, str]) -> Route:
@@ -238,7 +242,7 @@ class Api:
                 f"{address} cannot be used: {self._host} answers with something that is no JSON.",
                 "Check that the address is that of the vendor's interface.",
             )
-        return Reply(answer.status, body)
+        return Reply(answer.status, body, answer.ahead)
 
     def _exchange(
         self, address: Address, method: str, path: str, payload: bytes | None, kind: str
@@ -268,7 +272,9 @@ class Api:
                 stream=True,
             ) as response:
                 raw = body_of(response, _BODY_LIMIT)
-                return _Answer(response.status_code, response.headers, raw)
+                moment = _moment(response.headers.get("Date"))
+                ahead = timedelta(0) if moment is None else moment - datetime.now(UTC)
+                return _Answer(response.status_code, response.headers, raw, ahead)
         except TooMuchError:
             return _Trouble(f"answers with more than {_BODY_LIMIT >> 20} MiB", passes=False)
         except (requests.RequestException, PoolError, ValueError, OSError) as error:

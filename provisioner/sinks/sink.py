@@ -43,11 +43,13 @@ class Unread:
     """What the sink holds cannot be read back.
 
     Attributes:
-        updated_at: when it was last written, by the sink's own clock; None where not even that
-            is told.
+        updated_at: when it last changed, by this machine's clock as far as the sink's `Date`
+            corrects its own; None where not even that is told.
+        only_writes: whether nothing but a write of the value moves that time.
     """
 
     updated_at: datetime | None = None
+    only_writes: bool = True
 
 
 Content = Nothing | Holds | Unread

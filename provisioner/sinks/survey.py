@@ -42,8 +42,8 @@ def look_into(addresses: Iterable[Address], open_sink: OpenSink, stop: Stop) -> 
         match content:
             case Nothing():
                 return NoToken()
-            case Unread(updated_at=updated_at):
-                return Untold(updated_at)
+            case Unread(updated_at=updated_at, only_writes=only_writes):
+                return Untold(updated_at, only_writes)
             case Holds(value=value):
                 claims = claims_of(value)
                 if claims is None or claims.key is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -266,10 +268,31 @@ def test_a_rate_limit_is_waited_for(stand: GithubStand) -> None:
 
 
 def test_what_is_there_tells_when_it_was_written(stand: GithubStand) -> None:
-    """The time is the server's own; a time that cannot be read is none."""
+    """By our clock, as far as its `Date` corrects its own; a time that cannot be read is none."""
     stand.sink().write(Secret(FIRST))
     kept = stand.server.containers[REPOSITORY]["TWENTY_KEY_0"]
-    assert stand.sink().read() == Unread(kept.updated_at)
+    content = stand.sink().read()
+    assert isinstance(content, Unread)
+    assert content.updated_at is not None
+    assert abs(content.updated_at - kept.updated_at) <= timedelta(seconds=1)
+    assert content.only_writes
     assert stand.sink(1).read() == Nothing()
     stand.server.turns = [Told(200, {"updated_at": "yesterday"})]
     assert stand.sink().read() == Unread(None)
+    ahead = datetime.now(UTC) + timedelta(seconds=50)
+    told = {"updated_at": ahead.isoformat()}
+    stand.server.turns = [Told(200, told, {"Date": format_datetime(ahead, usegmt=True)})]
+    content = stand.sink().read()
+    assert isinstance(content, Unread)
+    assert content.updated_at is not None
+    assert abs(content.updated_at - datetime.now(UTC)) < timedelta(seconds=5)
+
+
+def test_the_time_of_an_organisations_secret_proves_no_write(stand: GithubStand) -> None:
+    """It moves when other repositories may see the secret, too."""
+    address = GithubAddress("acme", "TWENTY_KEY")
+    sink = stand.opened(address)
+    sink.write(Secret(FIRST))
+    content = sink.read()
+    assert isinstance(content, Unread)
+    assert not content.only_writes

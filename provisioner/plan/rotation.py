@@ -1,0 +1,91 @@
+"""Which of several live keys of a name is the key: rule 0 of docs/reliability.md, without I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provisioner.held import TokenOf
+from provisioner.times import CLOCKS_APART, ExpiresAfter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import timedelta
+
+    from provisioner.desired import DesiredKey
+    from provisioner.held import Held
+    from provisioner.observed import ObservedKey
+
+
+@dataclass(frozen=True, slots=True)
+class LiveKeys:
+    """The live keys of one name, told apart.
+
+    Attributes:
+        current: the key of the name, whose token its sinks are to hold.
+        predecessors: the keys that it took over from, the oldest first; they end when it is
+            delivered and the overlap is over.
+        duplicates: every other, the oldest first: delivered nowhere, and ended by nothing but
+            `--dedupe` or `revoke`.
+    """
+
+    current: ObservedKey
+    predecessors: tuple[ObservedKey, ...]
+    duplicates: tuple[ObservedKey, ...]
+
+
+def tell_apart(
+    key: DesiredKey | None, live: Sequence[ObservedKey], held: Iterable[Held]
+) -> LiveKeys:
+    """Tell the key of a name from its predecessors and from duplicates.
+
+    The key is the newest one whose token a sink holds, else the oldest; after it comes each key
+    that was made as its successor. A predecessor is one that was due when the next was made.
+
+    Args:
+        key: the desired key; None for a name that no manifest wants.
+        live: its live keys, the oldest first; one at least.
+        held: what its sinks hold.
+    """
+    shown = {found.key.lower() for found in held if isinstance(found, TokenOf)}
+    delivered = [number for number, one in enumerate(live) if one.id.lower() in shown]
+    start = delivered[-1] if delivered else 0
+    chain = [live[start]]
+    if key is not None and key.rotation is not None:
+        before = key.rotation.before
+        chain = [one for one in live[:start] if _due(one, live[start], before)] + chain
+        for one in live[start + 1 :]:
+            if _due(chain[-1], one, before) and _planned_for(key, chain[-1], one, before):
+                chain.append(one)
+    chosen = {one.id for one in chain}
+    return LiveKeys(
+        chain[-1], tuple(chain[:-1]), tuple(one for one in live if one.id not in chosen)
+    )
+
+
+def _due(older: ObservedKey, newer: ObservedKey, before: timedelta) -> bool:
+    """Return whether a key was due for a successor when another one was made."""
+    return older.expires_at - before <= newer.created_at + CLOCKS_APART
+
+
+def _planned_for(
+    key: DesiredKey, older: ObservedKey, newer: ObservedKey, before: timedelta
+) -> bool:
+    """Return whether a key looks like the successor that a run planned for another one.
+
+    A run writes milliseconds into each end, and counts it from the moment of its plan: that lies
+    between the moment when the older key was due and the making of the newer one.
+    """
+    return newer.expires_at.microsecond != 0 and any(
+        older.expires_at - before - CLOCKS_APART
+        <= newer.expires_at - lifetime
+        <= newer.created_at + CLOCKS_APART
+        for lifetime in _lifetimes(key, older)
+    )
+
+
+def _lifetimes(key: DesiredKey, older: ObservedKey) -> Iterator[timedelta]:
+    """Return the lifetimes that a successor may have been given: the manifest may have changed."""
+    if isinstance(key.expiry, ExpiresAfter):
+        yield key.expiry.lifetime
+    yield older.expires_at - older.created_at
