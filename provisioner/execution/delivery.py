@@ -44,7 +44,13 @@ _LONG = 2.0
 
 
 _SETTLES = 2.0
-"""Seconds after which runs that made a key of one name at the same moment have settled."""
+"""Seconds after which a run that is about to end a key, its own or an older one, has done so."""
+
+_YOUNG = timedelta(minutes=1)
+"""For so long after its making the run that made a key may still be about to end another."""
+
+_EXACT = timedelta(seconds=2)
+"""How far two times of one sink may be apart for one write: each is corrected to the second."""
 
 _WRITES = 4
 """Times that a token is written where other runs go on making newer keys of its name."""
@@ -58,6 +64,8 @@ class Parcel:
         name: of the key, unique in the environment.
         ends: of the key, as the workspace has it; its token ends then too.
         former: ids of keys whose tokens are kept where the sinks show them, to be proven dead.
+        was: the end that the key had when the run looked, None where the run itself moves it.
+        ends_others: whether the run ends other keys for it, or has them end earlier.
         again: what to do where the token does not arrive and no later run delivers it by itself;
             empty where the next run does.
     """
@@ -67,6 +75,8 @@ class Parcel:
     ends: datetime
     sinks: tuple[Address, ...]
     former: tuple[str, ...] = ()
+    was: datetime | None = None
+    ends_others: bool = False
     again: str = ""
 
 
@@ -105,6 +115,7 @@ class Delivery:
         self._ends: dict[str, Failure | None] = {}
         self._former: dict[str, Secret] = {}
         self._unread: dict[str, Parcel] = {}
+        self._written: dict[Address, Unread] = {}
 
     def run(self, parcels: Sequence[Parcel]) -> None:
         """Delivers every parcel; one that fails does not keep another from arriving.
@@ -197,7 +208,9 @@ class Delivery:
             if parcel.former:
                 self._keep(sink.read(), parcel)
             sink.write(token)
-            if not _read_back(sink, address, token, parcel):
+            unread = _read_back(sink, address, token, parcel)
+            if unread is not None:
+                self._written[address] = unread
                 self._unread[parcel.name] = parcel
         except SinkError as error:
             return _advised(failure_of(error), parcel)
@@ -217,40 +230,53 @@ class Delivery:
             look = self._look()
         again: list[Parcel] = []
         for parcel in parcels:
-            newest = None if look is None else newest_of(look, self._before, parcel)
+            key = None if look is None else key_to_deliver(look, self._before, parcel)
             if look is None:
                 self._end(parcel, _not_settled(parcel))
-            elif newest is None:
+            elif key is None:
                 self._end(parcel, _ended(parcel))
-            elif newest.id == parcel.key_id:
+            elif key.id == parcel.key_id and not self._written_over(parcel):
                 self._end(parcel, None)
-            elif last or not newest.expires_at.microsecond:  # without the mark of a run
-                self._end(parcel, _overtaken(parcel, newest))
+            elif last or not key.expires_at.microsecond:  # without the mark of a run
+                self._end(parcel, _overtaken(parcel, key))
             else:
                 _LOG.warning(
-                    "%s: another run made %s while a token of %s was delivered, whose own is "
-                    "delivered in its place", parcel.name, newest.id, parcel.key_id,
+                    "%s: another run was at work while a token of %s was delivered; one of %s "
+                    "is delivered in its place", parcel.name, parcel.key_id, key.id,
                 )  # fmt: skip
                 again.append(
                     replace(
                         parcel,
-                        key_id=newest.id,
-                        ends=newest.expires_at,
+                        key_id=key.id,
+                        ends=key.expires_at,
+                        was=key.expires_at,
                         again=f"Run {_redelivery(parcel.name)}.",
                     )
                 )
         return again
 
     def _unsettled(self, parcels: Sequence[Parcel], look: Observation) -> bool:
-        """Whether a newer key is so young that its run may still end it for another's."""
-        found = (newest_of(look, self._before, parcel) for parcel in parcels)
-        since = look.server_time - timedelta(seconds=_SETTLES)
-        others = (
-            one
-            for one, parcel in zip(found, parcels, strict=True)
-            if one is not None and one.id != parcel.key_id
+        """Whether the run that made a newer key may still be about to end it, or an older one."""
+        since = look.server_time - _YOUNG
+        ours = {parcel.name: parcel.key_id for parcel in parcels}
+        return any(
+            key.created_at > since and key.id != ours[key.name] and key.live(look.server_time)
+            for key in look.keys
+            if key.name in ours
         )
-        return any(one.created_at > since for one in others)
+
+    def _written_over(self, parcel: Parcel) -> bool:
+        """Whether a sink tells of a write after this run's, where other keys are to end."""
+        if not parcel.ends_others:
+            return False
+        try:
+            return any(
+                _later(self._open_sink(address).read(), self._written[address])
+                for address in parcel.sinks
+                if address in self._written
+            )
+        except SinkError:
+            return True
 
     def _look(self) -> Observation | None:
         """The workspace after the writes; None where it could not be looked at."""
@@ -272,22 +298,23 @@ class Delivery:
                 self._former[claims.key] = content.value
 
 
-def newest_of(look: Observation, before: frozenset[str], parcel: Parcel) -> ObservedKey | None:
-    """Return the newest live key of a parcel's name, of its own and those that are new.
+def key_to_deliver(look: Observation, before: frozenset[str], parcel: Parcel) -> ObservedKey | None:
+    """Return the live key whose token the sinks of a parcel are to hold; None where none lives.
+
+    Its own, unless another run made a newer key meanwhile, or a newer one took over: its own key
+    ended, or was given an earlier end.
 
     Args:
         look: at the workspace, after the token was written.
         before: the ids of all keys that it held when the run was planned.
         parcel: what was delivered.
     """
-    found = (
-        key
-        for key in look.keys
-        if key.name == parcel.name
-        and (key.id == parcel.key_id or key.id not in before)
-        and key.live(look.server_time)
-    )
-    return max(found, key=lambda key: key.seniority, default=None)
+    live = [key for key in look.keys if key.name == parcel.name and key.live(look.server_time)]
+    own = next((key for key in live if key.id == parcel.key_id), None)
+    newer = [key for key in live if own is None or key.seniority > own.seniority]
+    if own is not None and (parcel.was is None or own.expires_at >= parcel.was):
+        newer = [key for key in newer if key.id not in before]
+    return max(newer, key=lambda key: key.seniority, default=own)
 
 
 def again(action: Action) -> str:
@@ -302,6 +329,13 @@ def again(action: Action) -> str:
     silent = (isinstance(one, CommandAddress) and not one.check for one in action.sinks)
     told = f"No later run can see that a sink has no token: run {_redelivery(action.name)}."
     return told if any(silent) else ""
+
+
+def _later(now: Content, then: Unread) -> bool:
+    """Whether a sink was written again, by its time as far as that is exact."""
+    if not isinstance(now, Unread) or now.updated_at is None or then.updated_at is None:
+        return False
+    return now.updated_at - then.updated_at > _EXACT
 
 
 def in_flight(again: str) -> Failure:
@@ -380,18 +414,18 @@ def good(token: Secret, key_id: str, ends: datetime) -> bool:
     return claims.ends is None or claims.ends >= ends - SHORTER
 
 
-def _read_back(sink: Sink, address: Address, token: Secret, parcel: Parcel) -> bool:
-    """Reads what was written, where that is possible; returns whether it was.
+def _read_back(sink: Sink, address: Address, token: Secret, parcel: Parcel) -> Unread | None:
+    """Reads what was written, where that is possible; what the sink tells where it is not.
 
     Another run's token of the same key is as good.
     """
     match sink.read():
-        case Unread():
-            return False
+        case Unread() as unread:
+            return unread
         case Holds(value=value) if value.reveal() == token.reveal() or good(
             value, parcel.key_id, parcel.ends
         ):
-            return True
+            return None
         case _:
             raise failed(
                 "sink_failed",

@@ -190,13 +190,24 @@ class Execution:
         }
         for made in self._creation.made():
             name, sinks = made.action.name, made.action.sinks
+            action = self._makes[name]
             if sinks:
-                advice = again(self._makes[name])
-                yield Parcel(name, made.id, made.ends, sinks, former.get(name, ()), advice)
+                yield Parcel(
+                    name,
+                    made.id,
+                    made.ends,
+                    sinks,
+                    former=former.get(name, ()),
+                    was=made.ends,
+                    ends_others=isinstance(action, Rotate) and bool(action.endings),
+                    again=again(action),
+                )
         for one in self._planned.unblocked:
-            goes_on = isinstance(one, Update) and one.sinks and self._changing.open(one.name)
-            if isinstance(one, Deliver) or (isinstance(one, Update) and goes_on):
-                yield Parcel(one.name, one.key_id, one.expires_at, one.sinks, (), again(one))
+            if isinstance(one, Deliver):
+                end = one.expires_at
+                yield Parcel(one.name, one.key_id, end, one.sinks, was=end, again=again(one))
+            elif isinstance(one, Update) and one.sinks and self._changing.open(one.name):
+                yield Parcel(one.name, one.key_id, one.expires_at, one.sinks, again=again(one))
 
     def _mark_due(self) -> None:
         """Has keys that were rotated on request end earlier, so that they were due for it.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 from delivering import (
+    ALL_KINDS,
     READ_BACK,
     Command,
     DotenvFile,
@@ -71,10 +72,71 @@ def stack() -> Iterator[ExitStack]:
 
 
 def open_shop(
-    project: Project, sandbox: Sandbox, keys: list[tuple[str, list[dict[str, Any]]]], **more: Any
+    project: Project,
+    sandbox: Sandbox,
+    keys: list[tuple[str, list[dict[str, Any]]]],
+    *,
+    defaults: dict[str, Any] | None = None,
+    **more: Any,
 ) -> None:
-    project.write(shop(sandbox, **more), {"shop": keys})
+    of_manifest = {} if defaults is None else {"defaults": defaults}
+    project.write(shop(sandbox, **more), {"shop": keys}, **of_manifest)
     project.environ["TOKEN"] = sandbox.session_token()
+
+
+APART = ((-50, 0), (50, 0), (0, -50), (0, 50), (-25, 25), (25, -25))
+"""Seconds by which the clocks of a run and of GitHub are ahead of Twenty's."""
+
+TRAVELLING = """
+import datetime, sys, time_machine
+moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds={ours})
+with time_machine.travel(moment, tick=True):
+    from provisioner.cli import main
+    sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("ours", "theirs"), APART)
+def test_a_run_right_after_a_complete_one_writes_nothing_whatever_the_clocks_say(
+    ours: int, theirs: int, project: Project, stack: ExitStack
+) -> None:
+    """Within the minute that the clock guard allows; for each kind of sink, made and rotated."""
+    dialect = list(Dialect)[(ours + theirs) % 3]
+    journal: list[Exchange] = []
+    sandbox = stack.enter_context(Sandbox(None, dialect, journal=journal))
+    places = {kind: place(kind, stack, project.root) for kind in ALL_KINDS}
+    github = places["github"].server
+    github.ahead = timedelta(seconds=ours + theirs)
+    keys = [(f"svc-{kind}", [one.item]) for kind, one in places.items()]
+    organisation = {"github": "acme", "secret": "OF_ALL"}
+    keys += [(f"due-{kind}", [one.item]) for kind, one in places.items()]
+    keys += [("svc-all", [organisation]), ("due-all", [organisation | {"secret": "DUE"}])]
+    soon = datetime.now(UTC) + timedelta(days=3)
+    sandbox.seed([name for name, _ in keys if name.startswith("due-")], expires_at=f"{soon:%FT%T}Z")
+    rotate = {"before": "10d", "overlap": "48h"}
+    open_shop(project, sandbox, keys, owns=["*"], defaults={"expires": "90d", "rotate": rotate})
+    for one in places.values():
+        project.environ |= one.environ
+    script = TRAVELLING.format(ours=ours)
+    first = project.run("apply", "--format", "json", script=script)
+    assert first.code == 0, first.err
+    assert {one["action"] for one in first.results.values()} == {"create", "rotate"}
+    written, sent = writes_of(github), len(journal)
+    held = {name: places[kind].held(name) for kind, name in names_of(keys)}
+    again = project.run("apply", "--format", "json", script=script)
+    assert (again.code, again.results) == (0, {}), again.err
+    assert not any(map(is_write, journal[sent:]))
+    assert writes_of(github) == written
+    assert {name: places[kind].held(name) for kind, name in names_of(keys)} == held
+
+
+def names_of(keys: list[tuple[str, list[dict[str, Any]]]]) -> list[tuple[str, str]]:
+    """The kind of sink and the name of each key, but of the organisation's."""
+    return [(name.partition("-")[2], name) for name, _ in keys if not name.endswith("-all")]
+
+
+def writes_of(server: Any) -> int:
+    return sum(asked.method == "PUT" for asked in server.asked)
 
 
 # What it costs, and in which order it goes

@@ -81,7 +81,7 @@ class GithubServer(TlsServer):
         value = SealedBox(self._key).decrypt(base64.b64decode(body["encrypted_value"])).decode()
         kept = Kept(
             value,
-            datetime.now(UTC).replace(microsecond=0),
+            (datetime.now(UTC) + self.ahead).replace(microsecond=0),
             body.get("visibility"),
             body.get("selected_repository_ids", []),
         )

@@ -8,6 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -69,6 +70,7 @@ class TlsServer(ABC):
         asked: every request so far.
         turns: what becomes of the next requests; then all are answered.
         down: while it is set, every connection is broken off.
+        ahead: how far its clock is ahead of that of this machine.
     """
 
     name = "localhost"
@@ -77,6 +79,7 @@ class TlsServer(ABC):
         self.asked: list[Asked] = []
         self.turns: list[Turn] = []
         self.down = False
+        self.ahead = timedelta(0)
         self._lock = threading.Lock()
         self._folder = TemporaryDirectory()
         self.authority = trustme.CA()
@@ -151,7 +154,8 @@ def _server(owner: TlsServer, context: ssl.SSLContext | None) -> ThreadingHTTPSe
                 self.close_connection = True
                 return
             self.send_response_only(told.status)
-            usual = {"Date": self.date_time_string(), "Content-Length": str(len(told.raw))}
+            date = self.date_time_string((datetime.now(UTC) + owner.ahead).timestamp())
+            usual = {"Date": date, "Content-Length": str(len(told.raw))}
             for name, value in (usual | dict(told.headers)).items():
                 self.send_header(name, value)
             self.end_headers()
