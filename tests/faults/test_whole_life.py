@@ -2,8 +2,9 @@
 
 What `test_exactly_once` promises of creates holds for rotating, changing, pruning and deduping,
 and besides: what `owns` does not match is never touched, what ends has a reason to, and no run
-takes a working token away. LIVES random lives are played (50 where nothing is said), a third of
-them on each dialect.
+takes a working token away. Somebody makes, renames, revokes and re-dates keys under wanted names
+by hand all the while: none of that displaces a reviewed key, and all of it is reported. LIVES
+random lives are played (50 where nothing is said), a third of them on each dialect.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import time_machine
@@ -25,21 +26,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from laboratory import PASSING, Failed, Fault, Laboratory, Slow, seeded
 from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, MortalSink, Process, marked
+from stranger import LIVES as BY_HAND
+from stranger import Stranger
 
 from provisioner.address import FileAddress
 from provisioner.desired import DesiredKey, Environment, Limits, Rotation, SessionToken
-from provisioner.execution import Mark
+from provisioner.execution import Executed, Mark
 from provisioner.fleet import Fleet
 from provisioner.globs import matches
 from provisioner.guards import Leave
-from provisioner.plan import Wishes
+from provisioner.plan import Revoke, Wishes
 from provisioner.problem import Place
 from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
 from provisioner.threads import Threads
 from provisioner.times import ExpiresAfter, parse_expiry
-from provisioner.token import claims_of
+from provisioner.token import Claims, claims_of
 from provisioner.twenty import connect as connect_module
 
 if TYPE_CHECKING:
@@ -107,7 +110,8 @@ class WholeLife(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.root = Path(self.folder.name)
         self.wanted: tuple[DesiredKey, ...] = ()
-        self.by_hand: set[str] = set()
+        self.stranger = Stranger(self.sandbox)
+        self.adopted: set[str] = set()
         self.excused: set[str] = set()
         self.broken = False
         self.marks = itertools.count(1)
@@ -116,7 +120,7 @@ class WholeLife(RuleBasedStateMachine):
     def begin(self, wanted: dict[str, Wish], found: list[str]) -> None:
         self.want(wanted)
         for name in found:
-            self.someone_makes(name, "live")
+            self.someone_makes(name, BY_HAND[1])
 
     @rule(wanted=manifests)
     def want(self, wanted: dict[str, Wish]) -> None:
@@ -143,11 +147,40 @@ class WholeLife(RuleBasedStateMachine):
             for line, (name, wish) in enumerate(wanted.items(), 1)
         )
 
-    @rule(name=st.sampled_from((*OWNED, *OTHERS)), state=st.sampled_from(("live", "expired")))
-    def someone_makes(self, name: str, state: Literal["live", "expired"]) -> None:
+    @rule(name=st.sampled_from((*OWNED, *OTHERS)), life=st.sampled_from(BY_HAND))
+    def someone_makes(self, name: str, life: timedelta) -> None:
         """Somebody makes a key by hand."""
-        year = 2020 if state == "expired" else 2031
-        self.by_hand.update(self.sandbox.seed([name], expires_at=f"{year}-01-01T00:00:00.000Z"))
+        self.stranger.makes(name, life)
+
+    @rule(name=st.sampled_from((*OWNED, *OTHERS)))
+    def someone_left_one_that_has_ended(self, name: str) -> None:
+        """Long ago somebody made a key by hand."""
+        self.stranger.keys.update(self.sandbox.seed([name], expires_at="2020-01-01T00:00:00.000Z"))
+
+    @rule(which=st.integers(0, 99), name=st.sampled_from((*OWNED, *OTHERS)))
+    def someone_renames(self, which: int, name: str) -> None:
+        """Somebody gives a live key another name, or its own."""
+        for row in self._one_live(which):
+            if row.name != name:
+                self.stranger.renames(row, name)
+
+    @rule(which=st.integers(0, 99))
+    def someone_revokes(self, which: int) -> None:
+        """Somebody ends a live key."""
+        for row in self._one_live(which):
+            self.stranger.revokes(row)
+
+    @rule(which=st.integers(0, 99), days=st.sampled_from((4, 20, 40)))
+    def someone_redates(self, which: int, days: int) -> None:
+        """Somebody gives a live key another end."""
+        for row in self._one_live(which):
+            self.stranger.redates(row, timedelta(days=days, hours=7))
+
+    def _one_live(self, which: int) -> list[ApiKey]:
+        """One of the live keys, if there is any."""
+        now = datetime.now(UTC)
+        rows = [row for row in self._rows().values() if self._live(row, now)]
+        return rows[which % len(rows) :][:1] if rows else []
 
     @rule(name=st.sampled_from(OWNED), form=st.sampled_from(("json", "env")))
     def someone_loses_a_sink(self, name: str, form: str) -> None:
@@ -177,7 +210,7 @@ class WholeLife(RuleBasedStateMachine):
         live = Counter(
             row.name
             for row in self._rows().values()
-            if self._live(row, datetime.now(UTC)) and row.id not in self.by_hand
+            if self._live(row, datetime.now(UTC)) and row.id not in self.stranger.keys
         )
         most = {name for name, count in live.items() if count > 2}
         self._demand(not most - self.excused, most)
@@ -211,6 +244,7 @@ class WholeLife(RuleBasedStateMachine):
         """Runs at once, and what must hold of all that they changed."""
         before = self._rows()
         worked = self._working(before)
+        shown = self._shown()
         self.laboratory.use(seeded(*faults, FAULTS))
         processes = [Process(kill, next(self.marks)) for kill in fates]
         try:
@@ -223,6 +257,9 @@ class WholeLife(RuleBasedStateMachine):
         if len(fates) > 1:
             self._excuse(after)
         self._nothing_else_was_touched(before, after, asked)
+        self._no_stranger_displaced_anything(before, after, shown)
+        for result in results:
+            self._strangers_are_reported(result, before)
         lost = worked - self._working(after)
         self._demand(not lost, ("a working token was taken away", lost, asked))
         return results
@@ -245,6 +282,60 @@ class WholeLife(RuleBasedStateMachine):
                     another = any(self._live(one, datetime.now(UTC)) for one in others)
                     self._demand(another, ("the last key of a name ended", row, asked))
 
+    def _shown(self) -> dict[str, set[str]]:
+        """The ids of the keys whose tokens the sinks hold, by the name that the sinks are of."""
+        found: dict[str, set[str]] = {}
+        for key in self.wanted:
+            for address in key.deliver:
+                assert isinstance(address, FileAddress)
+                claims = self._claims(address)
+                if claims is not None and claims.key is not None:
+                    found.setdefault(key.name, set()).add(claims.key)
+        return found
+
+    def _no_stranger_displaced_anything(
+        self, before: dict[str, ApiKey], after: dict[str, ApiKey], shown: dict[str, set[str]]
+    ) -> None:
+        """A key by hand is delivered only where it was the key: delivered, or none older lived.
+
+        And a reviewed key that was delivered ends only when the sinks hold one of another run.
+        """
+        now = datetime.now(UTC)
+        for name, ids in self._shown().items():
+            same = [row for row in before.values() if row.name == name and self._live(row, now)]
+            known = [row for row in same if row.id in shown.get(name, ())]
+            first = min(same, key=lambda row: (row.created_at, row.id), default=None)
+            for id_ in (ids - shown.get(name, set())) & self.stranger.keys:
+                adopted = not known and first is not None and first.id == id_
+                self._demand(adopted, ("a stranger's token was delivered", name, id_, same, shown))
+            self.adopted |= ids & self.stranger.keys
+            for row in known:
+                ended = after[row.id].revoked_at != row.revoked_at
+                if ended and row.id not in self.stranger.keys:
+                    follows = any(self._live(after[one], now) for one in ids if one in after)
+                    self._demand(follows, ("a reviewed key ended", row, ids))
+
+    def _strangers_are_reported(self, result: RunResult | None, before: dict[str, ApiKey]) -> None:
+        """Each key by hand beside another one of a wanted name is in a finding or an action."""
+        if result is None:
+            return
+        [part] = result.environments
+        if not isinstance(part, Executed):
+            return
+        now = datetime.now(UTC)
+        wanted = {key.name for key in self.wanted}
+        live = [row for row in before.values() if row.name in wanted and self._live(row, now)]
+        several = Counter(row.name for row in live)
+        told = {id_ for finding in part.planned.findings for id_ in finding.ids}
+        for action in part.planned.actions:
+            if isinstance(action, Revoke):
+                told.add(action.key_id)
+        for row in live:
+            if row.id in self.stranger.keys - self.adopted and several[row.name] > 1:
+                self._demand(
+                    row.id in told, ("a stranger's key is not reported", row, part.planned)
+                )
+
     def _excuse(self, after: dict[str, ApiKey]) -> None:
         """Twins that the guarantee leaves where two runs meet: a finding of the next plan."""
         now = datetime.now(UTC)
@@ -258,14 +349,18 @@ class WholeLife(RuleBasedStateMachine):
         for key in self.wanted:
             for address in key.deliver:
                 assert isinstance(address, FileAddress)
-                file = self.root / address.path
-                token = TOKEN.search(file.read_text()) if file.exists() else None
-                claims = claims_of(Secret(token[0])) if token else None
+                claims = self._claims(address)
                 row = rows.get((claims and claims.key) or "")
                 if claims and claims.ends and claims.ends > now and row and self._live(row, now):
-                    assert row.name == key.name
-                    found.add(address)
+                    # One that somebody renamed is not of this name any more.
+                    found |= {address} if row.name == key.name else set()
         return found
+
+    def _claims(self, address: FileAddress) -> Claims | None:
+        """What the token says that a sink holds, if it holds one."""
+        file = self.root / address.path
+        token = TOKEN.search(file.read_text()) if file.exists() else None
+        return claims_of(Secret(token[0])) if token else None
 
     def _run(self, process: Process, asked: Wishes) -> RunResult | None:
         name = f"run-{process.mark}"
