@@ -16,7 +16,7 @@ from provisioner.held import NoToken, TokenOf, Untold
 from provisioner.observed import KnownRoles, Observation, ObservedKey, Role
 from provisioner.plan import Deliver, Duplicate, Revoke, Rotate, plan_environment, tell_apart
 from provisioner.problem import Place
-from provisioner.times import ExpiresAfter
+from provisioner.times import ExpiresAfter, ExpiresAt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,6 +173,20 @@ def test_a_key_made_by_hand_lives_on_when_the_reviewed_one_is_followed() -> None
     plan = planned((*live, SUCCESSOR), TokenOf("successor", None))
     assert [one.key_id for one in plan.actions if isinstance(one, Revoke)] == ["due"]
     assert [type(one) for one in plan.findings] == [Duplicate]
+
+
+def test_of_several_older_keys_that_were_due_those_of_a_run_are_the_predecessors() -> None:
+    """One made by hand that is about to end is none beside them; alone it ends in its place."""
+    brief = key("brief", -10, 1)
+    assert apart((DUE, brief, SUCCESSOR), TokenOf("successor", None)) == (
+        "successor", ["due"], ["brief"],
+    )  # fmt: skip
+    assert apart((brief, SUCCESSOR), TokenOf("successor", None)) == ("successor", ["brief"], [])
+    dated = WANTED._replace(expiry=ExpiresAt(NOW + 90 * DAY, "2027-02-21"))
+    odd = (replace(DUE, expires_at=NOW + 5 * DAY), brief, SUCCESSOR)
+    for wanted in (dated, WANTED):
+        found = apart(odd, TokenOf("successor", None), wanted=wanted)
+        assert found == ("successor", ["due", "brief"], [])
 
 
 def test_a_key_rotated_on_request_is_a_finding_until_it_counts_as_due() -> None:

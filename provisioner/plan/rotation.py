@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from provisioner.held import TokenOf
@@ -10,11 +11,14 @@ from provisioner.times import CLOCKS_APART, ExpiresAfter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import timedelta
 
     from provisioner.desired import DesiredKey
     from provisioner.held import Held
     from provisioner.observed import ObservedKey
+
+
+_REVIEWED = timedelta(days=1)
+"""How long a plan may have been reviewed before the key that it counts the end of was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,10 @@ def tell_apart(
     chain = [live[start]]
     if key is not None and key.rotation is not None:
         before = key.rotation.before
-        chain = [one for one in live[:start] if _due(one, live[start], before)] + chain
+        older = [one for one in live[:start] if _due(one, live[start], before)]
+        if len(older) > 1:
+            older = [one for one in older if _made_by_run(key, one)] or older
+        chain = [*older, *chain]
         for one in live[start + 1 :]:
             if _due(chain[-1], one, before) and _planned_for(key, chain[-1], one, before):
                 chain.append(one)
@@ -82,6 +89,14 @@ def _planned_for(
         <= newer.created_at + CLOCKS_APART
         for lifetime in _lifetimes(key, older)
     )
+
+
+def _made_by_run(key: DesiredKey, one: ObservedKey) -> bool:
+    """Return whether a key lives as long, from its making on, as the manifest says."""
+    if not isinstance(key.expiry, ExpiresAfter) or not one.expires_at.microsecond:
+        return False
+    early = one.created_at - (one.expires_at - key.expiry.lifetime)
+    return -CLOCKS_APART <= early <= _REVIEWED
 
 
 def _lifetimes(key: DesiredKey, older: ObservedKey) -> Iterator[timedelta]:

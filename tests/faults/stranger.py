@@ -19,11 +19,13 @@ class Stranger:
 
     Attributes:
         keys: the ids of the keys that it made or renamed.
+        redated: the ids of the keys that it gave another end.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self.keys: set[str] = set()
+        self.redated: set[str] = set()
 
     def makes(self, name: str, life: timedelta) -> None:
         """Makes a key, with the milliseconds that a page writes into its end."""
@@ -38,6 +40,7 @@ class Stranger:
         self._sandbox.put(replace(key, revoked_at=_text(datetime.now(UTC))))
 
     def redates(self, key: ApiKey, left: timedelta) -> None:
+        self.redated.add(key.id)
         self._sandbox.put(replace(key, expires_at=_text(datetime.now(UTC) + left)))
 
 

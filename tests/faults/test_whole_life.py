@@ -210,7 +210,8 @@ class WholeLife(RuleBasedStateMachine):
         live = Counter(
             row.name
             for row in self._rows().values()
-            if self._live(row, datetime.now(UTC)) and row.id not in self.stranger.keys
+            if self._live(row, datetime.now(UTC))
+            and row.id not in self.stranger.keys | self.stranger.redated
         )
         most = {name for name, count in live.items() if count > 2}
         self._demand(not most - self.excused, most)
