@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from github_server import GithubServer
+from mortal import Hurried
 from tls_server import Told
 
 from provisioner.address import GithubAddress
 from provisioner.connection import opener
 from provisioner.desired import DesiredKey, Environment, Rotation, SessionToken
-from provisioner.execution import Executed
+from provisioner.execution import Executed, Failed, Unfinished
 from provisioner.fleet import Fleet
 from provisioner.guards import Leave
 from provisioner.plan import Duplicate, Wishes
 from provisioner.problem import Place
-from provisioner.sandbox import Dialect, Sandbox
+from provisioner.sandbox import Answer, Dialect, Request, Sandbox
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
 from provisioner.stop import Stop
@@ -37,11 +38,13 @@ from provisioner.times import ExpiresAfter
 from provisioner.token import claims_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tls_server import Asked
 
     from provisioner.execution import RunResult
+    from provisioner.failure import Failure
     from provisioner.sandbox import ApiKey
 
 PAIRS = int(os.environ.get("PAIRS", "12"))
@@ -68,13 +71,20 @@ class SlowGithub(GithubServer):
         self.chance = chance
         self.slow = False
         self.refuses = False
+        self.at_write: Callable[[], None] = lambda: None
 
     def respond(self, asked: Asked) -> Told | None:
         if asked.method == "PUT" and self.slow:
             time.sleep(self.chance.uniform(0, SLOWEST))
         if asked.method == "PUT" and self.refuses:
             return Told(403, {"message": "Resource not accessible by personal access token"})
+        if asked.method == "PUT":
+            self.at_write()
         return super().respond(asked)
+
+
+def unchanged(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+    return answer(request)
 
 
 class Shop:
@@ -84,12 +94,13 @@ class Shop:
         self.sandbox = sandbox
         self.github = github
         self.root = root
+        self.around: Callable[[Request, Callable[[Request], Answer]], Answer] = unchanged
         legacy = sandbox.dialect is Dialect.LEGACY
         self.wanted = WANTED if legacy else WANTED._replace(role="Admin")
 
-    def run(self, **wishes: Any) -> tuple[bool, RunResult]:
+    def run(self, stop: Stop | None = None, **wishes: Any) -> tuple[bool, RunResult]:
         """One pipeline; whether it ends with 0."""
-        stop = Stop()
+        stop = stop or Stop()
         environment = Environment(
             name="shop",
             url=self.sandbox.url,
@@ -233,6 +244,176 @@ def test_a_rotation_on_request_that_was_cut_short_is_a_finding(tmp_path) -> None
             assert shop.run()[0]
             assert shop.works
         assert len(live(sandbox)) == 1
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    """A delivered key that is not due for long, and a server that does what it is asked at once."""
+
+    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+        return shop.around(request, answer)
+
+    sandbox = Sandbox(None, Dialect.CORE, around=around)
+    with SlowGithub(random.Random(1)) as github, sandbox:
+        shop = Shop(sandbox, github, tmp_path)
+        assert shop.run()[0]
+        shop.days_pass(20)
+        yield shop
+
+
+def newer(shop: Shop, milliseconds: int = 417) -> str:
+    """Another run, or a person, makes a newer key; its id."""
+    end = datetime.now(UTC) + timedelta(days=90)
+    [id_] = shop.sandbox.seed(["svc-a"], expires_at=f"{end:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z")
+    return id_
+
+
+def held_by(shop: Shop) -> str | None:
+    claims = claims_of(Secret(shop.github.containers[REPOSITORY]["A"].value))
+    return claims and claims.key
+
+
+def failure_of(result: RunResult) -> Failure:
+    part = result.environments[0]
+    assert isinstance(part, Executed)
+    [one] = part.results
+    assert isinstance(one, Failed | Unfinished)
+    return one.failure
+
+
+def once(does: Callable[[], object]) -> Callable[[], None]:
+    """What happens at the first write and at no other."""
+    left = [does]
+    return lambda: left.pop()() and None if left else None
+
+
+def test_a_slow_write_is_made_good_by_the_token_of_the_newer_key(shop: Shop) -> None:
+    """Another run made it while the write was under way, and may have delivered it before."""
+    made: list[str] = []
+    shop.github.at_write = once(lambda: made.append(newer(shop)))
+    assert shop.run(Hurried(), redeliver=True)[0]
+    assert [held_by(shop)] == made
+    assert writes(shop) == 3
+
+
+def test_a_key_that_a_person_made_meanwhile_is_not_delivered(shop: Shop) -> None:
+    """The failure names it, and what was delivered before works on."""
+    made: list[str] = []
+    shop.github.at_write = once(lambda: made.append(newer(shop, 0)))
+    good, result = shop.run(Hurried(), redeliver=True)
+    assert not good
+    why = failure_of(result)
+    assert why.code == "not_settled"
+    assert made[0] in why.message
+    assert "`provision apply --redeliver --only svc-a`" in why.message
+    assert shop.works
+    assert held_by(shop) not in made
+
+
+def test_a_key_that_ended_meanwhile_is_a_failure(shop: Shop) -> None:
+    """Nobody is left to deliver; the next run makes a key."""
+    [key] = live(shop.sandbox)
+    ended = replace(key, revoked_at=key.created_at)
+    shop.github.at_write = once(lambda: shop.sandbox.put(ended))
+    good, result = shop.run(Hurried(), redeliver=True)
+    assert (good, failure_of(result).code) == (False, "token_refused")
+    assert shop.run(Hurried())[0]
+    assert shop.works
+
+
+def test_the_key_that_took_over_is_delivered_though_the_plan_knew_it(shop: Shop) -> None:
+    """As a duplicate then; the other run had not yet ended the older key, or marked it as due."""
+    [old] = live(shop.sandbox)
+    new = newer(shop)
+    soon = datetime.now(UTC) + timedelta(days=10)
+    marked = replace(old, expires_at=f"{soon:%Y-%m-%dT%H:%M:%S}.417Z")
+    shop.github.at_write = once(lambda: shop.sandbox.put(marked))
+    assert shop.run(Hurried(), redeliver=True)[0]
+    assert held_by(shop) == new
+
+
+def test_a_duplicate_that_takes_nothing_over_changes_nothing(shop: Shop) -> None:
+    """It was there when the run was planned, and the key of the name lives as long as before."""
+    [old] = live(shop.sandbox)
+    newer(shop)
+    assert shop.run(Hurried(), redeliver=True)[0]
+    assert held_by(shop) == old.id
+
+
+def test_a_workspace_that_cannot_be_looked_at_after_the_write_is_a_failure(shop: Shop) -> None:
+    """Nothing is done whose outcome nobody knows; the message says how to make sure."""
+    down: list[bool] = []
+
+    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+        return Answer(502) if down else answer(request)
+
+    shop.around = around
+    shop.github.at_write = lambda: down.append(True)
+    good, result = shop.run(Hurried(), redeliver=True)
+    why = failure_of(result)
+    assert (good, why.code) == (False, "not_settled")
+    assert why.message.endswith("Run `provision apply --redeliver --only svc-a`.")
+
+
+def test_a_run_gives_up_where_others_go_on_making_newer_keys(shop: Shop) -> None:
+    """After four writes, and says so."""
+    shop.github.at_write = lambda: newer(shop) and None
+    before = writes(shop)
+    good, result = shop.run(Hurried(), redeliver=True)
+    assert (good, failure_of(result).code) == (False, "not_settled")
+    assert writes(shop) == before + 4
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_rotation_writes_again_where_another_run_wrote_after_it(shop: Shop, at_once) -> None:
+    """Before it ends the older key, whose token that other run may have written."""
+    kept = shop.github.containers[REPOSITORY]
+
+    def late() -> None:
+        kept["A"].updated_at += timedelta(seconds=9)
+
+    looks: list[int] = []
+
+    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+        if b"apiKeys{id" in request.body.replace(b" ", b"") and writes(shop) == 2 and not looks:
+            looks.append(1)
+            late()
+        return answer(request)
+
+    shop.around = around
+    assert shop.run(Hurried(), rotate=frozenset({"svc-a"}), at_once=at_once)[0]
+    assert looks
+    assert writes(shop) == 3
+    assert shop.works
+
+
+def test_a_rotation_fails_where_the_sink_cannot_be_asked_again(shop: Shop) -> None:
+    """And the older key lives on."""
+
+    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+        if b"apiKeys{id" in request.body.replace(b" ", b"") and writes(shop) == 2:
+            shop.github.allowed = False
+        return answer(request)
+
+    shop.around = around
+    assert not shop.run(Hurried(), rotate=frozenset({"svc-a"}), at_once=True)[0]
+    assert len(live(shop.sandbox)) == 2
+    assert shop.works
+
+
+def test_an_old_key_whose_end_cannot_be_moved_is_told(shop: Shop) -> None:
+    """The successor is delivered, and the failure says how to end the older key by hand."""
+    [old] = live(shop.sandbox)
+
+    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+        moves = request.method == "PATCH" or b"updateApiKey" in request.body
+        return Answer(403, b'{"messages": ["no"]}') if moves else answer(request)
+
+    shop.around = around
+    good, result = shop.run(Hurried(), rotate=frozenset({"svc-a"}))
+    assert not good
+    assert f"`provision revoke {old.id}`" in failure_of(result).message
+    assert held_by(shop) != old.id
 
 
 def writes(shop: Shop) -> int:
