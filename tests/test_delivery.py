@@ -11,6 +11,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas, secret
-from provisioner.address import FileAddress, VaultAddress
+from provisioner.address import CommandAddress, FileAddress, VaultAddress
 from provisioner.connection import opener
 from provisioner.desired import ApiToken, DesiredKey, Environment, SessionToken
 from provisioner.errors import SinkError, WorkspaceError
@@ -46,6 +47,7 @@ from provisioner.plan import (
     Estimate,
     Plan,
     Planned,
+    Rotate,
     Unobserved,
     Wishes,
 )
@@ -978,6 +980,59 @@ def test_whatever_happens_reports_are_true_at_every_moment(case: Any) -> None:
     assert world.settled <= steps(*actions)
     if not world.stop.asked:
         check_at_the_end(world, executed)
+
+
+SILENT = CommandAddress(("store", "a b"))
+CHECKED = CommandAddress(("store",), ("show",))
+BY_HAND = "run `provision apply --redeliver --only 'a b'`."
+
+
+@pytest.mark.parametrize(
+    ("sink", "ends"), [(SILENT, BY_HAND), (CHECKED, "The next run delivers it."), (VAULT, None)]
+)
+def test_only_what_the_next_run_delivers_is_said_to_be(sink: Address, ends: str | None) -> None:
+    """No run sees that a program without `check` has no token, whatever went wrong before it."""
+    made = create("a b", sink)
+    stopped = World(stop_at=2)
+    [result] = stopped.run(made)
+    assert isinstance(result, Unfinished)
+    assert result.failure.code == "stopped"
+    assert result.failure.message.endswith(ends or "The next run delivers it.")
+    for world in (World(mints={"a b": DOWN}), World(sinks={sink: ("write", DOWN)})):
+        [result] = world.run(made)
+        assert isinstance(result, Unfinished)
+        assert result.failure.code == DOWN.code
+        assert result.failure.message.endswith(BY_HAND) is (sink is SILENT)
+
+
+def note(world: World, execution: Execution, seen: list[str]) -> None:
+    """Notes what a result says while its token is on its way."""
+    [result] = execution.result().results
+    if world.of("mint") and isinstance(result, Unfinished):
+        seen.append(result.failure.message)
+
+
+def test_a_token_on_its_way_when_the_run_has_to_end_is_told_of_likewise() -> None:
+    """The same sentence, for what was in flight."""
+    for sink, ends in ((SILENT, BY_HAND), (CHECKED, "The next run delivers it.")):
+        world = World()
+        execution = world.execution(create("a b", sink))
+        seen: list[str] = []
+
+        world.watch = partial(note, world, execution, seen)
+        execution.run()
+        assert seen
+        assert all(message.endswith(ends) for message in seen)
+
+
+def test_a_rotation_on_request_that_is_not_delivered_is_to_be_run_again() -> None:
+    """The key that it leaves is a duplicate for every later run, whatever its sinks tell."""
+    for at_once, command in ((False, "provision rotate svc"), (True, "provision rotate --now svc")):
+        one = create("svc", VAULT)
+        world = World(mints={"svc": DOWN})
+        [result] = world.run(Rotate("asked", one, ("old-svc",), at_once=at_once))
+        assert isinstance(result, Unfinished)
+        assert command in result.failure.message
 
 
 # --- Documents and text --------------------------------------------------------------------------
