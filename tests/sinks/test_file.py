@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import random
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from compliance import FIRST, SECOND, Compliance, Stand
+from files import NOBODY, as_user, locked
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +30,7 @@ from provisioner.address import FileAddress
 from provisioner.errors import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks import file as module
+from provisioner.sinks import file_disk
 from provisioner.sinks.file import Files
 from provisioner.sinks.file_text import UnfitTextError, entries_of, quoted, values_of, with_value
 from provisioner.sinks.sink import Holds, Nothing
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from provisioner.sinks.sink import Sink
-
-NOBODY = 65534
 
 
 class FileStand(Stand):
@@ -85,35 +84,10 @@ class FileStand(Stand):
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
-        self.monkeypatch.setattr(module, "_PATIENCE", 0.1)
+        self.monkeypatch.setattr(file_disk, "_PATIENCE", 0.1)
         self.path.parent.mkdir(exist_ok=True)
         with locked(self.path.parent):
             yield
-
-
-@contextmanager
-def as_user(user: int) -> Iterator[None]:
-    """As another user, whom a test that runs as root can be for a while."""
-    before = os.geteuid()
-    if before != user:
-        os.seteuid(0 if before else user)
-        os.seteuid(user)
-    try:
-        yield
-    finally:
-        if before != user:
-            os.seteuid(0 if user else before)
-            os.seteuid(before)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class TestDotenvFile(Compliance):
@@ -549,15 +523,18 @@ def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "way").read_text() == "mine"
 
 
-def test_a_file_of_another_user_stays_that_users(tmp_path: Path) -> None:
-    """Root writes the token for whom the file is, and takes nothing away."""
+def test_a_file_of_another_user_is_taken_over(tmp_path: Path) -> None:
+    """No secret is left in a file that someone else owns."""
     if os.getuid() != 0:
         pytest.skip("only root may give files away")
     path = tmp_path / ".env"
-    path.touch()
+    path.write_text("A=1\n")
     os.chown(path, NOBODY, NOBODY)
+    sink_of(path).prepare()
     sink_of(path).write(Secret(FIRST))
-    assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
+    assert (path.stat().st_uid, path.stat().st_gid) == (0, 0)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text() == f"A=1\nKEY={FIRST}\n"
 
 
 WRITES = (
@@ -723,13 +700,13 @@ def test_a_writer_waits_for_its_turn(tmp_path: Path) -> None:
 
 def test_a_writer_that_gave_up_keeps_no_lock(tmp_path: Path, monkeypatch) -> None:
     """After a wait in vain the next writer finds the way free."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(file_disk, "_PATIENCE", 0.1)
     path = tmp_path / ".env"
     with locked(tmp_path):
         with pytest.raises(SinkError) as refused:
             sink_of(path).write(Secret(FIRST))
         assert refused.value.slug == "sink_unavailable"
-    monkeypatch.setattr(module, "_PATIENCE", 10)
+    monkeypatch.setattr(file_disk, "_PATIENCE", 10)
     sink_of(path).write(Secret(SECOND))
     assert value_of(sink_of(path)) == SECOND
 

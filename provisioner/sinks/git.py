@@ -1,0 +1,87 @@
+"""What git would publish: files in a work tree that are tracked, or that it does not ignore."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from provisioner.sinks.file_disk import FileTrouble
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PATIENCE = 10.0
+"""Seconds to wait for an answer of git."""
+
+_INSIDE = FileTrouble("sink_unsuitable", "stands in a .git folder", "Choose a path outside of it.")
+_TRACKED = FileTrouble(
+    "sink_unsuitable",
+    "is tracked by git",
+    "Take it out of git with `git rm --cached`, and add it to .gitignore.",
+)
+_NOT_IGNORED = FileTrouble(
+    "sink_unsuitable",
+    "stands in a git work tree that does not ignore it",
+    "Add it to .gitignore, or choose a path outside the work tree.",
+)
+_NO_ANSWER = FileTrouble(
+    "sink_unsuitable",
+    "stands below a .git, and git (not trusting its owner?) tells no more",
+    "Have `git check-ignore` answer for it, or choose a path outside the work tree.",
+)
+
+
+class Git:
+    """What git says to the files of one run."""
+
+    def publishes(self, path: Path) -> FileTrouble | None:
+        """What is wrong with a file that git publishes; None where it does not.
+
+        A file that is tracked is never ignored: git-check-ignore(1), "DESCRIPTION".
+
+        Args:
+            path: absolute, without symbolic links.
+        """
+        if ".git" in path.parts:
+            return _INSIDE
+        if not any(os.path.lexists(parent / ".git") for parent in path.parents):
+            return None
+        match _git(path, "check-ignore", "--quiet"):
+            case 0:
+                return None
+            case 1 if _git(path, "--literal-pathspecs", "ls-files", "--error-unmatch") == 0:
+                return _TRACKED
+            case 1:
+                return _NOT_IGNORED
+            case _:
+                return _NO_ANSWER
+
+
+def _git(path: Path, *command: str) -> int | None:
+    """The exit code of a git command about one path; None where git does not run, or not end."""
+    program = shutil.which("git")
+    if program is None:
+        return None
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    # A hook, among others, has variables that lead to one repository wherever git is run.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_")
+        or (name.startswith("GIT_CONFIG_") and name != "GIT_CONFIG_PARAMETERS")
+    }
+    # With the dot before it a path has no magic, and check-ignore takes no other way to say so.
+    try:
+        return subprocess.run(  # noqa: S603 - a list, and a path after the dashes is no option
+            [program, "-C", str(folder), *command, "--", f"./{path.relative_to(folder)}"],
+            env=environment | {"GIT_DISCOVERY_ACROSS_FILESYSTEM": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_PATIENCE,
+            check=False,
+        ).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return None

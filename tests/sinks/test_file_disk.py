@@ -1,0 +1,527 @@
+"""Files that cannot be written or not be replaced: found before a token is minted, or written."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from compliance import FIRST, SECOND, Compliance, Stand
+from files import NOBODY, Step, as_user, locked, stepped
+
+from provisioner.address import FileAddress
+from provisioner.errors import SinkError
+from provisioner.secret import Secret
+from provisioner.sinks import file_disk
+from provisioner.sinks.file import Files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provisioner.sinks.sink import Sink
+
+FINE = Step("fine", "", "")
+FULL = 'mount -t tmpfs -o size=64k none "$1"\nhead -c 65536 /dev/zero >"$1/ballast" || true\n'
+READ_ONLY = 'mount --bind "$1" "$1"\nmount -o remount,ro,bind "$1"\n'
+
+
+def sink_of(path: Path) -> Sink:
+    return Files(path.parent).sink(FileAddress(path.name, "KEY"))
+
+
+def refused(sink: Sink) -> SinkError:
+    """What both looking ahead and the write of one run end in."""
+    with pytest.raises(SinkError) as ahead:
+        sink.prepare()
+    with pytest.raises(SinkError) as written:
+        sink.write(Secret(FIRST))
+    assert (ahead.value.slug, ahead.value.message) == (written.value.slug, written.value.message)
+    assert ahead.value.remedy == written.value.remedy
+    return ahead.value
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that other users can enter, unlike those of `tmp_path`."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+# What cannot be written is found beforehand
+
+
+@pytest.mark.parametrize("name", ["keys.env", "new/folder/keys.env"])
+def test_a_full_disk_is_found_beforehand(tmp_path: Path, name: str) -> None:
+    """Also where the folder is still to be made; the remedy is to free space."""
+    ahead, written = stepped(FULL, tmp_path, name, "prepare", FIRST)
+    assert ahead.code == written.code == "sink_failed"
+    assert os.strerror(errno.ENOSPC) in ahead.message
+    assert "Free disk space" in ahead.remedy
+
+
+def test_a_disk_with_too_little_room_for_the_file_is_found_beforehand(tmp_path: Path) -> None:
+    """As many bytes are tried as the file will have, and nothing of them is left."""
+    mounts = (
+        'mount -t tmpfs -o size=64k none "$1"\n'
+        '{ printf A=; head -c 40000 /dev/zero | tr "\\0" x; echo; } >"$1/keys.env"\n'
+    )
+    ahead, again, other = stepped(mounts, tmp_path, "keys.env", "prepare", "prepare", FIRST)
+    assert ahead == again
+    assert ahead.code == other.code == "sink_failed"
+    small = stepped(
+        'mount -t tmpfs -o size=64k none "$1"', tmp_path, "keys.env", "prepare", "prepare", FIRST
+    )
+    assert small == [FINE] * 3
+
+
+@pytest.mark.parametrize("name", ["keys.env", "new/folder/keys.env"])
+def test_a_read_only_mount_is_found_beforehand(tmp_path: Path, name: str) -> None:
+    """The remedy is another path, and no permission."""
+    (tmp_path / "other.env").touch()
+    ahead, written = stepped(READ_ONLY, tmp_path, name, "prepare", FIRST)
+    assert ahead.code == written.code == "sink_unsuitable"
+    assert "file system that can be written" in ahead.remedy
+
+
+def test_a_read_only_mount_with_the_file_is_found_beforehand(tmp_path: Path) -> None:
+    """It can neither be replaced nor written in place."""
+    (tmp_path / "keys.env").write_text("A=1\n")
+    ahead, written = stepped(READ_ONLY, tmp_path, "keys.env", "prepare", FIRST)
+    assert ahead.code == written.code == "sink_unsuitable"
+    assert (tmp_path / "keys.env").read_text() == "A=1\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+@pytest.mark.parametrize("name", ["keys.env", "new/folder/keys.env"])
+def test_a_folder_without_locks_is_found_beforehand(
+    tmp_path: Path, monkeypatch, number: int, name: str
+) -> None:
+    """NFS without a lock service, and some mounts of containers: no file system here is so."""
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    error = refused(Files(tmp_path).sink(FileAddress(name, "KEY")))
+    assert error.slug == "sink_unsuitable"
+    assert "cannot be locked" in error.message
+    assert "local disk" in error.remedy
+    assert not (tmp_path / "keys.env").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (errno.EDQUOT, "sink_failed", "quota"),
+        (errno.EMFILE, "sink_failed", "ulimit -n"),
+        (errno.EIO, "sink_failed", "file system"),
+    ],
+)
+def test_each_error_of_the_system_has_its_own_remedy(
+    tmp_path: Path, monkeypatch, number: int, code: str, word: str
+) -> None:
+    """Those that no file system gives on demand, at the moment when the bytes go to the disk."""
+
+    def fsync(_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    error = refused(sink_of(tmp_path / "keys.env"))
+    assert error.slug == code
+    assert word in error.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_become_another_users_are_refused(tmp_path: Path, monkeypatch) -> None:
+    """As on NFS that knows no root: a secret would lie in someone else's file."""
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    error = refused(sink_of(tmp_path / "keys.env"))
+    assert error.slug == "sink_unsuitable"
+    assert "another user" in error.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_immutable_file_is_found_beforehand(tmp_path: Path) -> None:
+    """Its attribute is named, since its mode says nothing of it."""
+    path = tmp_path / "keys.env"
+    path.write_text("A=1\n")
+    with immutable(path):
+        error = refused(sink_of(path))
+    assert error.slug == "sink_denied"
+    assert "lsattr" in error.remedy
+    assert path.read_text() == "A=1\n"
+
+
+@contextmanager
+def immutable(path: Path) -> Iterator[None]:
+    if shutil.which("chattr") is None:
+        pytest.skip("chattr is not installed")
+    if subprocess.run(["chattr", "+i", path], capture_output=True, check=False).returncode:
+        pytest.skip("this user or file system makes nothing immutable")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
+
+
+def test_looking_ahead_tries_one_folder_once_a_run(tmp_path: Path, monkeypatch) -> None:
+    """A thousand new files of it cost one probe, and a bigger one that is there one more."""
+    tried: list[int] = []
+    inner = file_disk._beside
+    monkeypatch.setattr(
+        file_disk, "_beside", lambda folder, data: tried.append(len(data)) or inner(folder, data)
+    )
+    files = Files(tmp_path)
+    for number in range(1000):
+        files.sink(FileAddress(f"new-{number % 7}/{number}.env", "KEY")).prepare()
+    assert len(tried) == 1
+    (tmp_path / "big.env").write_text("A=1\n" * 5000)
+    for number in range(50):
+        files.sink(FileAddress("big.env", f"KEY_{number}")).prepare()
+    assert len(tried) == 2
+    assert tried[1] > 20_000
+
+
+def test_a_folder_that_failed_is_not_tried_again(tmp_path: Path, monkeypatch) -> None:
+    """What the disk said to one file it says to every other of the folder."""
+    tried: list[object] = []
+
+    def fsync(descriptor: object) -> None:
+        tried.append(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files = Files(tmp_path)
+    for number in range(20):
+        with pytest.raises(SinkError) as caught:
+            files.sink(FileAddress(f"{number}.env", "KEY")).prepare()
+        assert caught.value.slug == "sink_failed"
+    assert len(tried) == 1
+
+
+def test_looking_ahead_tidies_up_after_the_killed(tmp_path: Path) -> None:
+    """What a killed process left is removed, also where the folder of the file is to be made."""
+    left = tmp_path / ".provision-abcdefgh.tmp"
+    left.mkdir()
+    (left / "new").write_text("token")
+    Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).prepare()
+    assert list(tmp_path.iterdir()) == []
+
+
+# Locks
+
+
+def test_a_locked_folder_is_waited_for_once_a_run(tmp_path: Path, monkeypatch) -> None:
+    """Later keys fail at once as the first did; when the lock is free again they are written."""
+    monkeypatch.setattr(file_disk, "_PATIENCE", 0.5)
+    files = Files(tmp_path)
+    sinks = [files.sink(FileAddress(f"{n % 3}.env", f"KEY_{n}")) for n in range(30)]
+    start = time.monotonic()
+    with locked(tmp_path):
+        for sink in sinks:
+            assert refused(sink).slug == "sink_unavailable"
+    assert 0.5 <= time.monotonic() - start < 2
+    sinks[0].write(Secret(FIRST))
+    assert (tmp_path / "0.env").read_text() == f"KEY_0={FIRST}\n"
+
+
+def test_the_lock_of_a_folder_above_is_no_hindrance(tmp_path: Path) -> None:
+    """Whoever runs this command under a lock of the project may have new folders made in it."""
+    with locked(tmp_path):
+        sink = Files(tmp_path).sink(FileAddress("new/keys.env", "KEY"))
+        sink.prepare()
+        assert list(tmp_path.iterdir()) == []
+        sink.write(Secret(FIRST))
+    assert (tmp_path / "new/keys.env").read_text() == f"KEY={FIRST}\n"
+
+
+def test_who_holds_the_lock_above_may_tidy_up_meanwhile(tmp_path: Path, monkeypatch) -> None:
+    """That a probe is gone before it ended says nothing against the folder."""
+
+    @contextmanager
+    def beside(folder: Path, _: bytes) -> Iterator[None]:
+        raise FileNotFoundError(errno.ENOENT, str(folder))
+        yield
+
+    monkeypatch.setattr(file_disk, "_beside", beside)
+    with locked(tmp_path):
+        Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).prepare()
+
+
+# Files that can be written and not be replaced
+
+
+class InPlaceStand(Stand):
+    """Files of a user who may not write their folder."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.monkeypatch = monkeypatch
+        self.path = root / "keys.env"
+
+    def sink(self, place: int = 0) -> Sink:
+        return Files(self.root).sink(FileAddress("keys.env", f"KEY_{place}"))
+
+    def held(self, place: int = 0) -> str | None:
+        text = self.path.read_text()
+        if text:
+            assert stat.S_IMODE(self.path.stat().st_mode) in (0o600, 0o400)
+        values = dict(line.split("=", 1) for line in text.splitlines())
+        return values.get(f"KEY_{place}")
+
+    def strange_names(self) -> tuple[Sink, ...]:
+        files = Files(self.root)
+        names = ("a b.env", "'ö' \"🗝\".env", "line\nend.env")
+        return tuple(files.sink(FileAddress(name, "KEY")) for name in names)
+
+    @contextmanager
+    def denied(self) -> Iterator[None]:
+        self.path.chmod(0o400)
+        yield
+        self.path.chmod(0o600)
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        self.monkeypatch.setattr(file_disk, "_PATIENCE", 0.1)
+        with locked(self.path):
+            yield
+
+
+class TestFileInPlace(Compliance):
+    @pytest.fixture
+    def stand(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+        stand = InPlaceStand(place, monkeypatch)
+        user = os.getuid() or NOBODY
+        for name in ("keys.env", "a b.env", "'ö' \"🗝\".env", "line\nend.env"):
+            (place / name).touch(0o644)
+            os.chown(place / name, user, -1)
+        place.chmod(0o555)
+        with as_user(user):
+            yield stand
+        place.chmod(0o755)
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o311])
+def test_a_folder_that_cannot_be_written_may_hold_a_file_that_can(
+    place: Path, caplog, mode: int
+) -> None:
+    """It is written in place, for this user alone, and a warning says so once."""
+    path = place / "keys.env"
+    path.write_text("A=1\nKEY=" + "x" * 500 + "\nB=2\n")
+    path.chmod(0o644)
+    os.chown(path, os.getuid() or NOBODY, -1)
+    number = path.stat().st_ino
+    place.chmod(0o111 if mode == 0o311 else mode)
+    caplog.set_level(logging.WARNING, "provisioner")
+    with as_user(os.getuid() or NOBODY):
+        sink = sink_of(path)
+        sink.prepare()
+        assert path.stat().st_mode & 0o777 == 0o644
+        for token in (FIRST, SECOND, FIRST * 20, FIRST):
+            sink.write(Secret(token))
+            assert path.read_text() == f"A=1\nKEY={token}\nB=2\n"
+        sink.prepare()
+    place.chmod(0o755)
+    assert path.stat().st_ino == number
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one.name for one in place.iterdir()] == ["keys.env"]
+    [warning] = caplog.records
+    assert "written in place: a reader may see half of it" in warning.getMessage()
+
+
+@pytest.mark.parametrize("name", ["keys.env", "a b\tc\\040.env"])
+def test_a_mounted_file_is_written_in_place(tmp_path: Path, name: str) -> None:
+    """As a container has it: no rename can replace it, whatever signs are in its name."""
+    (tmp_path / "host").write_text("A=1\n")
+    (tmp_path / name).touch()
+    mounts = f"mount --bind \"$1/host\" '{tmp_path / name}'"
+    warned, ahead, written, again = stepped(mounts, tmp_path, name, "prepare", FIRST, SECOND)
+    assert warned.code == "warning"
+    assert "written in place" in warned.message
+    assert ahead == written == again == FINE
+    assert (tmp_path / "host").read_text() == f"A=1\nKEY={SECOND}\n"
+    assert stat.S_IMODE((tmp_path / "host").stat().st_mode) == 0o600
+    assert {one.name for one in tmp_path.iterdir()} == {"host", name}
+
+
+def test_a_mount_that_nothing_shows_is_found_by_the_write(tmp_path: Path, monkeypatch) -> None:
+    """Where the system lists no mounts, the refused rename itself leads to the way in place."""
+    monkeypatch.setattr(file_disk, "_MOUNTS", tmp_path / "nothing")
+    path = tmp_path / "keys.env"
+    path.write_text("A=1\n")
+    number = path.stat().st_ino
+
+    def replace(*_: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(Path, "replace", replace)
+    sink_of(path).prepare()
+    sink_of(path).write(Secret(FIRST))
+    assert path.read_text() == f"A=1\nKEY={FIRST}\n"
+    assert path.stat().st_ino == number
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_mounted_file_in_a_read_only_container_is_written(tmp_path: Path) -> None:
+    """The mount of the file can be written, though nothing around it can."""
+    (tmp_path / "host").write_text("")
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "keys.env").touch()
+    mounts = f'{READ_ONLY}mount --bind "{tmp_path}/host" "$1/keys.env"'
+    _, ahead, written = stepped(mounts, folder, "keys.env", "prepare", FIRST)
+    assert ahead == written == FINE
+    assert (tmp_path / "host").read_text() == f"KEY={FIRST}\n"
+
+
+def test_a_full_disk_under_a_mounted_file_changes_nothing(tmp_path: Path) -> None:
+    """It is found beforehand, and by the write before anything of the file is lost."""
+    disk, app = tmp_path / "disk", tmp_path / "app"
+    disk.mkdir()
+    app.mkdir()
+    (app / "keys.env").touch()
+    text = "A=" + "x" * 4090
+    mounts = (
+        f'mount -t tmpfs -o size=64k none "{disk}"\n'
+        f'echo {text} >"{disk}/keys.env"\n'
+        f'head -c 65536 /dev/zero >"{disk}/ballast" 2>/dev/null || true\n'
+        f'mount --bind "{disk}/keys.env" "$1/keys.env"\n'
+    )
+    # What the file is afterwards is only seen in there.
+    mounts += 'root=$1\nshift\n"$@"\ncp "$root/keys.env" "$root/../after"\nset -- sh sh -c :'
+    _, ahead, written = stepped(mounts, app, "keys.env", "prepare", FIRST * 8)
+    assert ahead.code == written.code == "sink_failed"
+    assert "Free disk space" in ahead.remedy
+    assert (tmp_path / "after").read_text() == f"{text}\n"
+
+
+def test_a_mounted_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    """It cannot be taken over, so no secret is written into it."""
+    host = tmp_path / "host"
+    host.write_text("A=1\n")
+    host.chmod(0o666)
+    (tmp_path / "keys.env").touch()
+    mounts = f'mount --bind "$1/host" "$1/keys.env"\nchown {NOBODY} "$1/host"'
+    ahead, written = stepped(mounts, tmp_path, "keys.env", "prepare", FIRST)
+    assert ahead == written
+    assert ahead.code == "sink_unsuitable"
+    assert "another user" in ahead.message
+    assert "chown" in ahead.remedy
+    assert host.read_text() == "A=1\n"
+
+
+def test_another_users_file_in_a_sticky_folder_is_refused(place: Path) -> None:
+    """As in /tmp: it can be written, not be replaced, and its owner would read the token."""
+    if os.getuid() != 0:
+        pytest.skip("only root may be two users")
+    path = place / "keys.env"
+    path.write_text("A=1\n")
+    path.chmod(0o666)
+    place.chmod(0o1777)
+    with as_user(NOBODY):
+        error = refused(sink_of(path))
+    assert error.slug == "sink_unsuitable"
+    assert "chown" in error.remedy
+    assert path.read_text() == "A=1\n"
+    assert path.stat().st_uid == 0
+
+
+def test_ones_own_file_in_a_sticky_folder_is_replaced(place: Path) -> None:
+    """There nothing speaks against a rename."""
+    if os.getuid() != 0:
+        pytest.skip("only root may be two users")
+    place.chmod(0o1777)
+    with as_user(NOBODY):
+        (place / "keys.env").touch(0o400)
+        number = (place / "keys.env").stat().st_ino
+        sink_of(place / "keys.env").prepare()
+        sink_of(place / "keys.env").write(Secret(FIRST))
+        assert (place / "keys.env").stat().st_ino != number
+
+
+def test_an_immutable_folder_may_hold_a_file_that_can_be_written(tmp_path: Path) -> None:
+    """No file can be put beside it, so it is written in place."""
+    path = tmp_path / "keys.env"
+    path.touch()
+    with immutable(tmp_path):
+        sink_of(path).prepare()
+        sink_of(path).write(Secret(FIRST))
+    assert path.read_text() == f"KEY={FIRST}\n"
+
+
+# A write in place that breaks off
+
+
+@pytest.fixture
+def in_place(tmp_path: Path, monkeypatch) -> Path:
+    """A file that is written in place."""
+    path = tmp_path / "keys.env"
+    path.write_text("A=1\nKEY=old\n")
+
+    def refuse(_: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(file_disk.DiskFile, "_demand_no_mount", refuse)
+    return path
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("at", ["pwrite", "ftruncate", "fsync"])
+@pytest.mark.parametrize(("before", "token"), [("old", FIRST), ("x" * 900, FIRST)])
+def test_a_write_in_place_that_is_killed_is_made_good_by_the_next(
+    in_place: Path, monkeypatch, at: str, before: str, token: str
+) -> None:
+    """Between any two of its steps the file is one that the next write takes."""
+    in_place.write_text(f"A=1\nKEY={before}\n")
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, at, killed)
+        with pytest.raises(KilledError):
+            sink_of(in_place).write(Secret(token))
+    left = in_place.read_bytes()
+    assert left.startswith(b"A=1\nKEY=")
+    sink_of(in_place).prepare()
+    sink_of(in_place).write(Secret(SECOND))
+    assert in_place.read_text().rstrip("\n") == f"A=1\nKEY={SECOND}"
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, None])
+def test_room_that_cannot_be_reserved_is_done_without(
+    in_place: Path, monkeypatch, number: int | None
+) -> None:
+    """Not every file system can reserve any, and not every system."""
+
+    def reserve(*_: object) -> None:
+        raise OSError(number, "not here")
+
+    if number is None:
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", reserve)
+    sink_of(in_place).write(Secret(FIRST))
+    assert in_place.read_text() == f"A=1\nKEY={FIRST}\n"
+
+
+def test_a_write_in_place_goes_on_where_the_system_took_half(in_place: Path, monkeypatch) -> None:
+    """A short write is followed by the rest."""
+    inner = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: inner(descriptor, data[:7], at))
+    sink_of(in_place).write(Secret(FIRST))
+    assert in_place.read_text() == f"A=1\nKEY={FIRST}\n"
