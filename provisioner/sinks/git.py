@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 from provisioner.sinks.file_disk import FileTrouble
+from provisioner.sinks.gitignore import IgnoreFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
 
 _PATIENCE = 10.0
 """Seconds to wait for an answer of git."""
@@ -31,10 +36,21 @@ _NO_ANSWER = FileTrouble(
     "stands below a .git, and git (not trusting its owner?) tells no more",
     "Have `git check-ignore` answer for it, or choose a path outside the work tree.",
 )
+_UNREADABLE = FileTrouble(
+    "sink_unsuitable",
+    "stands in a git work tree with a .gitignore that cannot be read",
+    "Let the user of this run read it, or choose a path outside the work tree.",
+)
 
 
 class Git:
-    """What git says to the files of one run."""
+    """What git says to the files of one run, or its ignore files where there is no git."""
+
+    def __init__(self) -> None:
+        self._program = shutil.which("git")
+        self._ignore_files = IgnoreFiles()
+        self._lock = threading.Lock()
+        self._told = False
 
     def publishes(self, path: Path) -> FileTrouble | None:
         """What is wrong with a file that git publishes; None where it does not.
@@ -46,24 +62,42 @@ class Git:
         """
         if ".git" in path.parts:
             return _INSIDE
-        if not any(os.path.lexists(parent / ".git") for parent in path.parents):
+        tree = next((one for one in path.parents if os.path.lexists(one / ".git")), None)
+        if tree is None:
             return None
-        match _git(path, "check-ignore", "--quiet"):
-            case 0:
-                return None
-            case 1 if _git(path, "--literal-pathspecs", "ls-files", "--error-unmatch") == 0:
-                return _TRACKED
-            case 1:
-                return _NOT_IGNORED
-            case _:
-                return _NO_ANSWER
+        if self._program is None:
+            return self._by_files(path, tree)
+        return _by_program(self._program, path)
+
+    def _by_files(self, path: Path, tree: Path) -> FileTrouble | None:
+        with self._lock:
+            if not self._told:
+                self._told = True
+                _LOG.warning(
+                    "git is not installed, so only .gitignore files were read: whether a file is "
+                    "tracked all the same was not checked"
+                )
+        try:
+            return None if self._ignore_files.ignore(path, tree) else _NOT_IGNORED
+        except OSError:
+            return _UNREADABLE
 
 
-def _git(path: Path, *command: str) -> int | None:
+def _by_program(program: str, path: Path) -> FileTrouble | None:
+    match _exit_code(program, path, "check-ignore", "--quiet"):
+        case 0:
+            return None
+        case 1:
+            tracked = _exit_code(
+                program, path, "--literal-pathspecs", "ls-files", "--error-unmatch"
+            )
+            return _TRACKED if tracked == 0 else _NOT_IGNORED
+        case _:
+            return _NO_ANSWER
+
+
+def _exit_code(program: str, path: Path, *command: str) -> int | None:
     """The exit code of a git command about one path; None where git does not run, or not end."""
-    program = shutil.which("git")
-    if program is None:
-        return None
     folder = next(parent for parent in path.parents if parent.is_dir())
     # A hook, among others, has variables that lead to one repository wherever git is run.
     environment = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import random
 import re
@@ -866,18 +867,92 @@ def test_a_repository_that_git_does_not_trust_is_refused(tmp_path: Path) -> None
     )
 
 
-@pytest.mark.usefixtures("git")
-def test_without_git_a_work_tree_is_refused(tmp_path: Path, monkeypatch) -> None:
-    """Nobody is there to say what is ignored; outside of work trees that does not matter."""
-    tree = tmp_path / "tree"
-    (tree / ".gitignore").write_text("*\n")
+@pytest.fixture
+def without_git(tmp_path: Path, monkeypatch, caplog) -> Callable[[], int]:
+    """A work tree on a machine that has no git; counts the warnings."""
+    folder = tmp_path / "tree" / ".git" / "info"
+    folder.mkdir(parents=True)
     monkeypatch.setenv("PATH", str(tmp_path))
-    refused = everything_refused(sink_of(tree / "x.env"), "sink_unsuitable")
-    assert "git check-ignore" in refused.remedy
+    caplog.set_level(logging.WARNING, "provisioner")
+    return lambda: ["git is not installed" in one.getMessage() for one in caplog.records].count(
+        True
+    )
+
+
+def test_without_git_its_ignore_files_are_read(tmp_path: Path, without_git) -> None:
+    """As in a slim container: what they ignore holds tokens; one warning says what was not seen."""
+    tree = tmp_path / "tree"
+    (tree / ".gitignore").write_text("/secrets/\n!*.txt\n")
+    (tree / ".git" / "info" / "exclude").write_text("*.env\n*.txt\n")
+    files = Files(tree)
+    for number, name in enumerate(("secrets/x", "secrets/new/x.txt", "x.env", "y.env")):
+        sink = files.sink(FileAddress(name, "KEY"))
+        sink.prepare()
+        sink.write(Secret(f"{FIRST}{number}"))
+        assert value_of(sink) == f"{FIRST}{number}"
+    for name in ("x", "x.txt", "folder/secrets.txt"):
+        refused = everything_refused(files.sink(FileAddress(name, "KEY")), "sink_unsuitable")
+        assert ".gitignore" in refused.remedy
+        assert not (tree / name).exists()
+    assert without_git() == 1
+
+
+def test_without_git_a_file_outside_of_work_trees_is_no_matter(tmp_path: Path, without_git) -> None:
+    """Nothing is to be checked, and nothing is warned of."""
     outside = sink_of(tmp_path / "x.env")
     outside.prepare()
     outside.write(Secret("x"))
     assert value_of(outside) == "x"
+    assert without_git() == 0
+
+
+def test_without_git_a_linked_work_tree_has_the_rules_of_its_repository(
+    tmp_path: Path, without_git
+) -> None:
+    """Its `.git` is a file that leads to what all its work trees share; so of submodules."""
+    shared = tmp_path / "tree" / ".git"
+    (shared / "worktrees" / "linked").mkdir(parents=True)
+    (shared / "worktrees" / "linked" / "commondir").write_text("../..\n")
+    (shared / "modules" / "sub" / "info").mkdir(parents=True)
+    (shared / "modules" / "sub" / "info" / "exclude").write_text("sub.env\n")
+    (shared / "info" / "exclude").write_text("linked.env\n")
+    for name, leads in (
+        ("linked", shared / "worktrees/linked"),
+        ("sub", "../tree/.git/modules/sub"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".git").write_text(f"gitdir: {leads}\n")
+        sink_of(tmp_path / name / f"{name}.env").prepare()
+        everything_refused(sink_of(tmp_path / name / "x.env"), "sink_unsuitable")
+
+
+@pytest.mark.usefixtures("without_git")
+def test_without_git_rules_that_cannot_be_read_ignore_nothing(tmp_path: Path) -> None:
+    """Git follows no link to them; a folder of that name has none; those of others are told."""
+    tree = tmp_path / "tree"
+    (tmp_path / "rules").write_text("*\n")
+    (tree / ".gitignore").symlink_to("../rules")
+    assert "does not ignore" in everything_refused(sink_of(tree / "x"), "sink_unsuitable").message
+    (tree / ".gitignore").unlink()
+    (tree / ".gitignore").mkdir()
+    assert "does not ignore" in everything_refused(sink_of(tree / "x"), "sink_unsuitable").message
+    assert (
+        "does not ignore" in everything_refused(sink_of(tree / "x\ny"), "sink_unsuitable").message
+    )
+
+
+@pytest.mark.usefixtures("without_git")
+def test_without_git_rules_of_another_user_are_told(monkeypatch) -> None:
+    """Nobody knows whether they ignore the file."""
+    with tempfile.TemporaryDirectory() as name:
+        tree = Path(name)
+        (tree / ".git").mkdir()
+        (tree / ".gitignore").write_text("*\n")
+        (tree / ".gitignore").chmod(0)
+        tree.chmod(0o777)
+        with as_user(os.getuid() or NOBODY):
+            refused = everything_refused(sink_of(tree / "x.env"), "sink_unsuitable")
+    assert "cannot be read" in refused.message
 
 
 def test_git_is_asked_once_for_a_file(tmp_path: Path, git, monkeypatch) -> None:

@@ -1,0 +1,96 @@
+"""The rules of git's ignore files, held to git itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from provisioner.sinks.gitignore import IgnoreFiles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PATHS = (
+    "x.env",
+    "y.env",
+    "a/x.env",
+    "a/b/x.env",
+    "a/b/c/y.env",
+    "b/a/x.env",
+    "b/x.env",
+    "ab/x y.env",
+    "#x",
+    "!x",
+    "a/*",
+)
+
+NAMES = st.sampled_from(
+    ["a", "b", "c", "ab", "x.env", "y.env", "*", "*.env", "?.env", "**", "a*", "**b", "[ab]"]
+    + ["[!a]", "[]-]", "[b-a]", "\\*", "x y.env", "\\#x", "#x", "!x", "x.env\\ ", "", "\\", "."]
+)
+RULES = st.builds(
+    lambda negated, anchored, names, folder, blanks: (
+        f"{negated}{anchored}{'/'.join(names)}{folder}{blanks}"
+    ),
+    st.sampled_from(["", "", "!"]),
+    st.sampled_from(["", "", "/", "**/"]),
+    st.lists(NAMES, min_size=1, max_size=3),
+    st.sampled_from(["", "", "/", "/**", "/*", "/**/"]),
+    st.sampled_from(["", "", " ", "\r", "\t"]),
+)
+ODD = re.compile(r"\t|\[b-a\]|(?<!\\)\\(?:$|[ /\r])")
+"""Rules that pathspec and git understand differently: no file is taken for ignored by them."""
+
+FILES = st.dictionaries(
+    st.sampled_from([".gitignore", "a/.gitignore", "a/b/.gitignore", ".git/info/exclude"]),
+    st.lists(RULES, max_size=4),
+    min_size=1,
+)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    tree = tmp_path_factory.mktemp("tree")
+    subprocess.run(["git", "init", "--quiet", tree], check=True)
+    for path in PATHS:
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+    return tree
+
+
+def ignored_by_git(tree: Path) -> set[str]:
+    told = subprocess.run(
+        ["git", "-C", tree, "check-ignore", "--stdin", "-z"],
+        input="".join(f"./{path}\0" for path in PATHS),
+        env={"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "HOME": "/nowhere"},
+        stdout=subprocess.PIPE,
+        check=False,
+        text=True,
+    )
+    assert told.returncode in (0, 1)
+    return {path.removeprefix("./") for path in told.stdout.split("\0") if path}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(files=FILES, mark=st.booleans())
+def test_what_is_ignored_is_what_git_ignores(tree: Path, files, mark) -> None:
+    """In any mix of files and rules; what git would publish is never taken for ignored."""
+    for name in (".gitignore", "a/.gitignore", "a/b/.gitignore", ".git/info/exclude"):
+        (tree / name).unlink(missing_ok=True)
+    for name, rules in files.items():
+        text = ("\ufeff" if mark else "") + "".join(f"{rule}\n" for rule in rules)
+        (tree / name).write_bytes(text.encode())
+    rules = IgnoreFiles()
+    found = {path for path in PATHS if rules.ignore(tree / path, tree)}
+    wanted = ignored_by_git(tree)
+    assert found <= wanted
+    if not any(ODD.search(rule) for one in files.values() for rule in one):
+        assert found == wanted
