@@ -96,8 +96,9 @@ def opened(prepared: Prepared, stop: Stop) -> Iterator[tuple[Connect, OpenSink, 
 
     What sinks left running, where a stop left them no more time, is ended afterwards.
     """
-    root = prepared.manifests.root
-    with closing(Sinks(root, os.environ, stop)) as sinks:
+    root, desired = prepared.manifests.root, prepared.manifests.desired
+    declared = (address for keys in desired.values() for key in keys for address in key.deliver)
+    with closing(Sinks(root, os.environ, stop, declared)) as sinks:
         width = max(1, min(_WIDTH, len(prepared.environments)))
         yield opener(root, stop), sinks.open, Threads(width)
 

@@ -34,7 +34,7 @@ from provisioner.sinks.git import Git
 from provisioner.sinks.sink import Content, Holds, Nothing, failed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from provisioner.address import FileAddress
     from provisioner.errors import SinkError
@@ -53,10 +53,12 @@ class Files:
 
     Args:
         root: where relative paths stand; `~` is a name like any other.
+        declared: every address that a token may be delivered to, of this run or another one.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, declared: Iterable[FileAddress] = ()) -> None:
         self._root = root.absolute()
+        self._twins = _twins(self._root, declared)
         self._lock = threading.Lock()
         self._files: dict[tuple[Path, Form], _File] = {}
         self._folders = Folders()
@@ -66,7 +68,8 @@ class Files:
         """The sink of an address; symbolic links are followed now.
 
         Raises:
-            SinkError: when no file can have such a path, or no dotenv file such a variable.
+            SinkError: when no file can have such a path, no dotenv file such a variable, or when
+                another address leads to the same variable of the same file.
         """
         with _told(address):
             if "\0" in address.path:
@@ -74,6 +77,9 @@ class Files:
             demand_name(address.variable, address.format)
             path = self._root / address.file
             real = Path(os.path.realpath(path))
+            for twin in self._twins.get((str(real), address.variable), ()):
+                if twin.place != address.place:
+                    raise FileError(_twin_of(twin))
         with self._lock:
             file = self._files.get((real, address.format))
             if file is None:
@@ -123,6 +129,38 @@ class FileSink:
         """
         with _told(self._address):
             self._file.put(self._address.variable, token)
+
+
+def _twins(
+    root: Path, declared: Iterable[FileAddress]
+) -> dict[tuple[str, str], tuple[FileAddress, ...]]:
+    """The variables of files, by real path, that several addresses lead to by symbolic links."""
+    first: dict[tuple[str, str], FileAddress] = {}
+    several: dict[tuple[str, str], tuple[FileAddress, ...]] = {}
+    folders: dict[str, str] = {}
+    for address in declared:
+        folder, name = os.path.split(os.path.join(root, address.file))  # noqa: PTH118 - for many
+        try:
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            real = os.path.join(folders[folder], name)  # noqa: PTH118 - as above
+            if os.path.islink(real):  # noqa: PTH114 - as above
+                real = os.path.realpath(real)
+        except ValueError:  # no file can have such a path, which is told when it is opened
+            continue
+        place = (real, address.variable)
+        other = first.setdefault(place, address)
+        if other is not address and other.place != address.place:
+            several[place] = (*several.get(place, (other,)), address)
+    return several
+
+
+def _twin_of(other: FileAddress) -> FileTrouble:
+    return FileTrouble(
+        "sink_unsuitable",
+        f"is, by a symbolic link, the same place as {other}",
+        "Give each key a file or a variable of its own.",
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from provisioner.address import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from provisioner.address import Address
@@ -37,12 +37,21 @@ class Sinks:
         root: where relative paths stand.
         environ: the variables that vendors' credentials come from.
         stop: ends the waits between two tries.
+        declared: every address of the manifests, looked at when the first file is opened: two of
+            them may be one file.
     """
 
-    def __init__(self, root: Path, environ: Mapping[str, str], stop: Stop) -> None:
+    def __init__(
+        self,
+        root: Path,
+        environ: Mapping[str, str],
+        stop: Stop,
+        declared: Iterable[Address] = (),
+    ) -> None:
         self._root = root
         self._environ = environ
         self._wait = stop.sleep
+        self._declared = declared
         self._lock = threading.Lock()
         self._vendors: dict[type, object] = {}
         self._at_end: list[Callable[[], None]] = []
@@ -57,7 +66,7 @@ class Sinks:
             case FileAddress():
                 from provisioner.sinks.file import Files  # noqa: PLC0415 - see above
 
-                return self._vendor(Files, lambda: Files(self._root)).sink(address)
+                return self._vendor(Files, lambda: Files(self._root, self._files())).sink(address)
             case CommandAddress():
                 from provisioner.sinks.command import Commands  # noqa: PLC0415 - see above
 
@@ -89,6 +98,9 @@ class Sinks:
                 )
             case _:
                 assert_never(address)
+
+    def _files(self) -> Iterator[FileAddress]:
+        return (one for one in self._declared if isinstance(one, FileAddress))
 
     def _commands(self) -> Commands:
         from provisioner.sinks.command import Commands  # noqa: PLC0415 - see above

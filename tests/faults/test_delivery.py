@@ -500,3 +500,32 @@ def test_a_run_after_a_whole_one_mints_nothing(dialect: Dialect, project: Projec
         assert run("apply").code == 0
     assert journal
     assert not any(map(is_write, journal))
+
+
+# Sinks that cannot be written
+
+
+def minted_tokens(journal: list[Exchange]) -> int:
+    return sum(b"generateApiKeyToken" in one.body for one in journal)
+
+
+@DIALECTS
+def test_two_keys_with_one_file_by_a_link_are_refused_before_the_first_mint(
+    dialect: Dialect, project: Project, run
+) -> None:
+    """Neither key is made and neither token is minted; each names the other's address."""
+    (project.root / "real").mkdir()
+    (project.root / "link").symlink_to("real")
+    journal: list[Exchange] = []
+    keys = [(name, [{"file": f"{name}/keys.env", "variable": "KEY"}]) for name in ("real", "link")]
+    with Sandbox(None, dialect, journal=journal) as sandbox:
+        open_shop(project, sandbox, keys)
+        for chosen in ((), ("--only", "real")):
+            ran = run("apply", "--format", "json", *chosen)
+            assert ran.code == 4
+            told = ran.results["real"]["error"]
+            assert told["code"] == "sink_unsuitable"
+            assert "link/keys.env" in told["message"]
+        assert not sandbox.keys()
+        assert minted_tokens(journal) == 0
+    assert list((project.root / "real").iterdir()) == []

@@ -448,6 +448,48 @@ def test_a_link_stays_and_its_target_is_written(tmp_path: Path, there: bool) -> 
     assert not target.is_symlink()
 
 
+LINKED = (
+    FileAddress("real/a.env", "KEY"),
+    FileAddress("folder/a.env", "KEY"),
+    FileAddress("b.env", "KEY"),
+    FileAddress("real/a.env", "OTHER"),
+    FileAddress("c.env", "OTHER"),
+    FileAddress("no\0path", "KEY"),
+    FileAddress("no\ud800path", "KEY"),
+    FileAddress("real/new.env", "KEY"),
+    FileAddress("folder/new.env", "KEY"),
+)
+
+
+def test_two_addresses_that_are_one_place_by_a_link_are_both_refused(tmp_path: Path) -> None:
+    """Each names another; where files or variables are different nothing is wrong."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "b.env").symlink_to("folder/a.env")
+    files = Files(tmp_path, LINKED)
+    others = {0: "folder/a.env", 1: "real/a.env", 2: "real/a.env", 7: "folder/", 8: "real/new.env"}
+    for number, other in others.items():
+        with pytest.raises(SinkError) as refused:
+            files.sink(LINKED[number])
+        assert refused.value.slug == "sink_unsuitable"
+        assert other in refused.value.message
+        assert "of its own" in refused.value.remedy
+    for sound in (LINKED[3], LINKED[4]):
+        files.sink(sound).write(Secret(FIRST))
+    for _ in range(2):
+        same = FileAddress("./b.env", "KEY")
+        Files(tmp_path, [same, FileAddress("x/../b.env", "KEY")]).sink(same).write(Secret(FIRST))
+
+
+def test_links_are_looked_for_in_one_pass(tmp_path: Path, monkeypatch) -> None:
+    """Of many addresses each folder is resolved once, and each path costs one look."""
+    resolved: list[str] = []
+    inner = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: resolved.append(path) or inner(path))
+    Files(tmp_path, (FileAddress(f"{n % 10}/{n}.env", "KEY") for n in range(10_000)))
+    assert len(resolved) == 10
+
+
 def make_folder(path: Path) -> None:
     path.mkdir()
 
