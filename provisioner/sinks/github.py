@@ -1,7 +1,8 @@
 """GitHub Actions secrets: of repositories, of their environments and of organisations.
 
 Sources: "REST API endpoints for GitHub Actions Secrets", "Encrypting secrets for the REST API",
-"Using secrets in GitHub Actions" (names), "gh help environment" (variables).
+"Using secrets in GitHub Actions" (names), "REST API endpoints for repositories" (archived),
+"gh help environment" (variables).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from provisioner.errors import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks.http import Api, Grant, Once, Reply, route_of, segment, unexpected
 from provisioner.sinks.sink import Content, Nothing, Unread, failed
@@ -57,10 +59,11 @@ class Github:
         fixed = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
         self._api = Api(route_of(base, environment), self._grant, fixed, wait)
         self._keys: Once[_PublicKey] = Once()
+        self._archived: Once[bool] = Once()
 
     def sink(self, address: GithubAddress) -> GithubSecret:
         """The sink of an address; nothing is sent yet."""
-        return GithubSecret(self._api, self._keys, address)
+        return GithubSecret(self._api, self._keys, self._archived, address)
 
     def _grant(self, address: Address) -> Grant:
         if self._token is None:
@@ -75,18 +78,25 @@ class Github:
 class GithubSecret:
     """One secret; made by `Github`."""
 
-    def __init__(self, api: Api, keys: Once[_PublicKey], address: GithubAddress) -> None:
+    def __init__(
+        self, api: Api, keys: Once[_PublicKey], archived: Once[bool], address: GithubAddress
+    ) -> None:
         self._api = api
         self._keys = keys
+        self._archived = archived
         self._address = address
         self._container = _container(address)
         self._path = f"{self._container}/secrets/{segment(address.secret)}"
 
     def prepare(self) -> None:
-        """Reads the key that secrets are sealed with; that they may be written is not told."""
+        """Reads the key that secrets are sealed with, and whether the repository is archived.
+
+        That its secrets may be written is not told otherwise.
+        """
         self._check_names()
         self._seal(Secret(""), self._key())
         self._get()
+        self._refuse_archived()
 
     def read(self) -> Content:
         """Nothing, or when the secret last changed.
@@ -181,6 +191,25 @@ class GithubSecret:
                 "Check that GITHUB_API_URL or GH_HOST names GitHub.",
             ) from None
 
+    def _refuse_archived(self) -> None:
+        if self._address.repository is None:
+            return
+        repository = _repository(self._address.owner, self._address.repository)
+        if self._archived.get(repository, lambda: self._is_archived(repository)):
+            raise failed(
+                "sink_unsuitable",
+                f"{self._address} cannot be used: the repository is archived.",
+                "Unarchive the repository, or deliver elsewhere.",
+            )
+
+    def _is_archived(self, repository: str) -> bool:
+        """Whether GitHub says so; a token for secrets need not be shown the repository itself."""
+        try:
+            reply = self._api.call(self._address, "GET", repository)
+        except SinkError:
+            return False
+        return reply.status == 200 and reply.body.get("archived") is True  # noqa: PLR2004 - found
+
     def _check_names(self) -> None:
         address = self._address
         owners = [address.owner, *filter(None, [address.repository])]
@@ -206,10 +235,14 @@ def _server(environment: Mapping[str, str]) -> tuple[str, tuple[str, str]]:
     return f"https://{host}/api/v3", ("GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN")
 
 
+def _repository(owner: str, name: str) -> str:
+    return f"/repos/{segment(owner)}/{segment(name)}"
+
+
 def _container(address: GithubAddress) -> str:
     if address.repository is None:
         return f"/orgs/{segment(address.owner)}/actions"
-    repository = f"/repos/{segment(address.owner)}/{segment(address.repository)}"
+    repository = _repository(address.owner, address.repository)
     if address.environment is None:
         return f"{repository}/actions"
     return f"{repository}/environments/{segment(address.environment)}"

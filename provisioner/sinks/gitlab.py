@@ -1,13 +1,14 @@
 """GitLab CI/CD variables of projects and groups.
 
-Sources: "Project-level CI/CD variables API", "Group-level Variables API", "GitLab CI/CD
-variables" (masking, keys), the environment variables of `glab`.
+Sources: "Project-level CI/CD variables API", "Group-level Variables API", "Projects API"
+(archived), "GitLab CI/CD variables" (masking, keys), the environment variables of `glab`.
 """
 
 from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from provisioner.secret import Secret
@@ -23,6 +24,19 @@ _KEY = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 _EVERYWHERE = "*"
 _QUERY = f"?filter[environment_scope]={segment(_EVERYWHERE)}"
 _ON = {"masked": True, "protected": True, "raw": True}
+
+
+@dataclass(frozen=True, slots=True)
+class _Container:
+    """A project or group.
+
+    Attributes:
+        path: below the interface.
+        archived: whether GitLab says that nothing in it may be changed.
+    """
+
+    path: str
+    archived: bool
 
 
 class Gitlab:
@@ -46,7 +60,7 @@ class Gitlab:
         self._token = Secret(token) if token else None
         fixed = {"Accept": "application/json"}
         self._api = Api(_route(environment), self._grant, fixed, wait)
-        self._containers: Once[str] = Once()
+        self._containers: Once[_Container] = Once()
 
     def sink(self, address: GitlabAddress) -> GitlabVariable:
         """The sink of an address; nothing is sent yet."""
@@ -65,18 +79,27 @@ class Gitlab:
 class GitlabVariable:
     """One variable, for all environments; made by `Gitlab`."""
 
-    def __init__(self, api: Api, containers: Once[str], address: GitlabAddress) -> None:
+    def __init__(self, api: Api, containers: Once[_Container], address: GitlabAddress) -> None:
         self._api = api
         self._containers = containers
         self._address = address
 
     def prepare(self) -> None:
-        """Reads the variable; whether it may be written GitLab does not tell beforehand."""
+        """Reads the variable, and whether its project is archived.
+
+        Whether it may be written GitLab does not tell otherwise.
+        """
         if not _KEY.fullmatch(self._address.variable):
             raise failed(
                 "sink_unsuitable",
                 f"{self._address} cannot be used: GitLab takes no such key.",
                 "Name the variable with letters, digits and _, 255 at most.",
+            )
+        if self._container.archived:
+            raise failed(
+                "sink_unsuitable",
+                f"{self._address} cannot be used: the project is archived.",
+                "Unarchive the project, or deliver elsewhere.",
             )
         self._get()
 
@@ -126,25 +149,25 @@ class GitlabVariable:
             "variable_type": "env_var",
             **_ON,
         }
-        return self._api.call(self._address, "POST", f"{self._container}/variables", body)
+        return self._api.call(self._address, "POST", f"{self._container.path}/variables", body)
 
     def _put(self, token: Secret) -> Reply:
         return self._api.call(self._address, "PUT", self._path, {"value": token.reveal(), **_ON})
 
     @property
     def _path(self) -> str:
-        return f"{self._container}/variables/{segment(self._address.variable)}{_QUERY}"
+        return f"{self._container.path}/variables/{segment(self._address.variable)}{_QUERY}"
 
     @property
-    def _container(self) -> str:
+    def _container(self) -> _Container:
         return self._containers.get(self._address.project, self._find)
 
-    def _find(self) -> str:
+    def _find(self) -> _Container:
         for kind in ("projects", "groups"):
             path = f"/{kind}/{segment(self._address.project)}"
             reply = self._api.call(self._address, "GET", path)
             if reply.status == 200:  # noqa: PLR2004 - found
-                return path
+                return _Container(path, archived=reply.body.get("archived") is True)
             if reply.status != 404:  # noqa: PLR2004 - not found
                 raise unexpected(self._address, reply)
         raise failed(

@@ -172,6 +172,7 @@ class Api:
         *,
         kind: str = "application/json",
         again: frozenset[int] = frozenset(),
+        explained: frozenset[int] = frozenset(),
     ) -> Reply:
         """Sends a request, again while that may help, and reads the whole answer.
 
@@ -182,11 +183,12 @@ class Api:
             body: sent as JSON, unless None.
             kind: the media type of the body.
             again: further statuses after which the request is sent again.
+            explained: statuses of refusals that are returned, for the caller to explain.
 
         Raises:
             SinkError: `sink_unavailable` without a whole answer, after a redirect, and while the
-                server has no time for us; `sink_denied` after 401 and 403; `sink_unsuitable`
-                where the connection could be overheard.
+                server has no time for us; `sink_denied` after 401 and 403 that are not to be
+                explained; `sink_unsuitable` where the connection could be overheard.
         """
         self._check(address, path)
         payload = None if body is None else json.dumps(body).encode()
@@ -196,7 +198,7 @@ class Api:
             trouble = _trouble(answer) if isinstance(answer, _Answer) else answer
             if isinstance(answer, _Answer) and trouble is None:
                 if answer.status not in again or tries == TRIES:
-                    return self._judged(address, answer)
+                    return self._judged(address, answer, explained)
             elif trouble is not None and (
                 tries == TRIES or not trouble.passes or trouble.wait > _LONGEST_WAIT
             ):
@@ -227,8 +229,8 @@ class Api:
                 "Write another name in the manifest.",
             )
 
-    def _judged(self, address: Address, answer: _Answer) -> Reply:
-        if answer.status in (401, 403):
+    def _judged(self, address: Address, answer: _Answer, explained: frozenset[int]) -> Reply:
+        if answer.status in {401, 403} - explained:
             raise failed(
                 "sink_denied",
                 f"{address} cannot be used: {self._host} refuses the credential "

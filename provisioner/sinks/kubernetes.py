@@ -1,6 +1,7 @@
 """Kubernetes Secrets, by the REST interface of the cluster.
 
-Sources: "Server-Side Apply", "Secret v1", "SelfSubjectAccessReview v1", "Secrets" (immutable).
+Sources: "Server-Side Apply", "Kubernetes API Concepts" (dry run), "Secret v1", "Secrets"
+(immutable), "Resource Quotas", "Dynamic Admission Control", and the words of `apiserver`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from provisioner.errors import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks.http import Api, Grant, Once, Reply, segment, unexpected
 from provisioner.sinks.kubeconfig import SERVICE_ACCOUNT, ClusterConfigError, cluster_of
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.address import Address, KubernetesAddress
+    from provisioner.errors import SinkError
+    from provisioner.sinks.sink import SinkCode
 
 _OBJECT = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
@@ -31,7 +33,11 @@ _MANAGER = "twenty-provisioner"
 _MANAGER_LENGTH = 128
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _RACE = frozenset({409})  # another writer was between; with `force` no owner is in the way
-_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_REFUSALS = frozenset({403})
+_PLACEHOLDER = base64.b64encode(b"placeholder").decode()
+_NO_DRY_RUN = re.compile(r"dry.?run", re.IGNORECASE)
+_DENIED = re.compile(r"denied (the )?request")
+_VERB = re.compile(r" cannot (create|patch) ")
 
 
 class Kubernetes:
@@ -87,7 +93,7 @@ class KubernetesSecret:
         self._path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
 
     def prepare(self) -> None:
-        """Reads the Secret and asks the cluster whether it may be written."""
+        """Reads the Secret, and has the cluster try a write of another value as a dry run."""
         address = self._address
         names = (address.namespace, address.secret)
         if not (all(map(_OBJECT.fullmatch, names)) and _KEY.fullmatch(address.key)):
@@ -96,15 +102,11 @@ class KubernetesSecret:
                 f"{address} cannot be used: Kubernetes takes no such name.",
                 "Write names of a-z, 0-9, - and . alone, and keys of letters, digits, -, _ and .",
             )
-        found = self._get()
-        self._refuse_immutable(found)
-        for verb in ("patch",) if found else ("patch", "create"):
-            if not self._may(verb):
-                raise failed(
-                    "sink_denied",
-                    f"{address} cannot be used: the cluster does not allow us to {verb} it.",
-                    f"Give the role the verb {verb} on secrets in {address.namespace}.",
-                )
+        self._refuse_immutable(self._get())
+        reply = self._apply(_PLACEHOLDER, "&dryRun=All")
+        # A webhook that knows no dry run has it refused, and says nothing of a write.
+        if not _cannot_try(reply):
+            self._judge(reply)
 
     def read(self) -> Content:
         """What stands under the key."""
@@ -116,24 +118,73 @@ class KubernetesSecret:
 
     def write(self, token: Secret) -> None:
         """Applies the key, and the Secret where there is none; other keys are left alone."""
+        self._judge(self._apply(base64.b64encode(token.reveal().encode()).decode()))
+
+    def _apply(self, value: str, more: str = "") -> Reply:
         address = self._address
         body = {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"namespace": address.namespace, "name": address.secret},
-            "data": {address.key: base64.b64encode(token.reveal().encode()).decode()},
+            "data": {address.key: value},
         }
-        path = f"{self._path}?fieldManager={segment(_manager(address.key))}&force=true"
-        reply = self._api().call(address, "PATCH", path, body, kind=_APPLY, again=_RACE)
-        if reply.status == 404:  # noqa: PLR2004 - not found
-            raise failed(
-                "sink_missing",
-                f"{address} cannot be used: there is no namespace {address.namespace}.",
-                "Create the namespace.",
-            )
-        if reply.status not in (200, 201):
-            self._refuse_immutable(self._get())
-            raise unexpected(address, reply)
+        path = f"{self._path}?fieldManager={segment(_manager(address.key))}&force=true{more}"
+        return self._api().call(
+            address, "PATCH", path, body, kind=_APPLY, again=_RACE, explained=_REFUSALS
+        )
+
+    def _judge(self, reply: Reply) -> None:
+        """Explains why a write was refused, by what the cluster says; none of that is shown."""
+        said, namespace = _said(reply), self._address.namespace
+        match reply.status:
+            case 200 | 201:
+                return
+            case 404:
+                raise self._error(
+                    "sink_missing",
+                    f"there is no namespace {namespace}",
+                    "Create the namespace, or correct its name.",
+                )
+            case 415:
+                raise self._error(
+                    "sink_unsuitable",
+                    "this cluster knows no server-side apply",
+                    "Use a cluster of Kubernetes 1.22 or later.",
+                )
+            case 403 if "exceeded quota" in said:
+                raise self._error(
+                    "sink_failed",
+                    f"the quota of {namespace} is used up",
+                    "Have the quota of the namespace raised, or remove what nobody needs.",
+                )
+            case 403 if "being terminated" in said:
+                raise self._error(
+                    "sink_unsuitable",
+                    f"the namespace {namespace} is being deleted",
+                    "Create it again when it is gone, or name another one.",
+                )
+            case 400 | 403 | 422 if _DENIED.search(said):
+                raise self._error(
+                    "sink_denied",
+                    "an admission rule of the cluster refuses it",
+                    f"Look at the admission webhooks and policies for secrets in {namespace}.",
+                )
+            case 403:
+                verb = found[1] if (found := _VERB.search(said)) else "patch and create"
+                raise self._error(
+                    "sink_denied",
+                    f"the cluster does not allow us to {verb} it",
+                    f"Give the role the verb {verb} on secrets in {namespace}.",
+                )
+            case 422:
+                self._refuse_immutable(self._get())
+                raise self._error(
+                    "sink_unsuitable",
+                    "the cluster takes no such Secret",
+                    "Check its names, and that it stays below 1 MiB.",
+                )
+            case _:
+                raise unexpected(self._address, reply)
 
     def _get(self) -> Reply | None:
         reply = self._api().call(self._address, "GET", self._path)
@@ -141,34 +192,27 @@ class KubernetesSecret:
             raise unexpected(self._address, reply)
         return reply if reply.status == 200 else None  # noqa: PLR2004 - found
 
-    def _may(self, verb: str) -> bool:
-        """Whether the cluster says so; also where it does not want to be asked."""
-        attributes = {
-            "namespace": self._address.namespace,
-            "name": self._address.secret,
-            "resource": "secrets",
-            "verb": verb,
-        }
-        body = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
-        }
-        try:
-            reply = self._api().call(self._address, "POST", _REVIEWS, body)
-        except SinkError as error:
-            if error.slug == "sink_denied":
-                return True
-            raise
-        return bool((reply.body.get("status") or {}).get("allowed", True))
-
     def _refuse_immutable(self, found: Reply | None) -> None:
         if found is not None and found.body.get("immutable"):
-            raise failed(
+            raise self._error(
                 "sink_unsuitable",
-                f"{self._address} cannot be used: the Secret is immutable.",
+                "the Secret is immutable",
                 "Create a Secret without `immutable`, under this name or another.",
             )
+
+    def _error(self, code: SinkCode, what: str, remedy: str) -> SinkError:
+        return failed(code, f"{self._address} cannot be used: {what}.", remedy)
+
+
+def _cannot_try(reply: Reply) -> bool:
+    said = _said(reply)
+    unknown = reply.status == 400 and _NO_DRY_RUN.search(said)  # noqa: PLR2004 - refused
+    return bool(unknown and not _DENIED.search(said))
+
+
+def _said(reply: Reply) -> str:
+    """The words of a refusal, which may show a part of what was sent."""
+    return str(reply.body.get("message", ""))
 
 
 def _manager(key: str) -> str:

@@ -1,6 +1,7 @@
 """GitHub's secrets interface as its documentation has it, with real sealed boxes.
 
-After "REST API endpoints for GitHub Actions Secrets" and "Rate limits for the REST API". What a
+After "REST API endpoints for GitHub Actions Secrets", "REST API endpoints for repositories",
+"Archiving repositories" and "Rate limits for the REST API". What a
 write is answered that names another key than today's is not documented: here 422.
 """
 
@@ -30,12 +31,16 @@ class GithubServer(TlsServer):
 
     Attributes:
         containers: the paths under which secrets stand, with their secrets by upper-case name.
+        archived: the repositories that are, as owner and name.
+        repository: what is answered in place of a repository; None for the repository.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.token = "ghp_credentialCanary0123456789abcdef"
         self.allowed = True
+        self.archived: set[tuple[str, str]] = set()
+        self.repository: Told | None = None
         self.containers: dict[tuple[str, ...], dict[str, Kept]] = {
             ("orgs", "acme", "actions"): {},
             ("repos", "acme", "billing", "actions"): {},
@@ -54,6 +59,8 @@ class GithubServer(TlsServer):
             return Told(401, {"message": "Bad credentials"})
         if not self.allowed:
             return Told(403, {"message": "Resource not accessible by personal access token"})
+        if len(asked.names) == 3 and asked.names[0] == "repos":
+            return self.repository or self._repository(asked.names[1:])
         where, _, rest = _split(asked.names)
         if (secrets := self.containers.get(where)) is None or not rest:
             return Told(404, {"message": "Not Found"})
@@ -62,12 +69,20 @@ class GithubServer(TlsServer):
             return Told(200, {"key_id": self.key_id, "key": public})
         name = rest[0].upper()
         if asked.method == "PUT":
+            if where[1:3] in self.archived:
+                return Told(403, {"message": "Repository was archived so is read-only."})
             return self._put(where, secrets, name, asked.body)
         if name not in secrets:
             return Told(404, {"message": "Not Found"})
         if rest[1:] == ("repositories",):
             return _repositories(secrets[name], asked.query)
         return Told(200, _shown(name, secrets[name]))
+
+    def _repository(self, names: tuple[str, ...]) -> Told:
+        if not any(where[:3] == ("repos", *names) for where in self.containers):
+            return Told(404, {"message": "Not Found"})
+        archived = names in self.archived
+        return Told(200, {"id": 1, "full_name": "/".join(names), "archived": archived})
 
     def _put(
         self, where: tuple[str, ...], secrets: dict[str, Kept], name: str, body: dict[str, Any]

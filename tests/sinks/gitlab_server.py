@@ -1,6 +1,7 @@
 """GitLab's CI/CD variables interface as its documentation has it.
 
-After "Project-level CI/CD variables API", "Group-level Variables API" and "Mask a CI/CD variable".
+After "Project-level CI/CD variables API", "Group-level Variables API", "Projects API" and "Mask a
+CI/CD variable".
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class GitlabServer(TlsServer):
 
     Attributes:
         variables: of each project and group, in the order in which they were created.
+        archived: the paths of those that nobody may change.
         filters_groups: whether `filter` is heeded for groups; older servers do not.
     """
 
@@ -35,6 +37,7 @@ class GitlabServer(TlsServer):
         super().__init__(**options)
         self.token = "glpat-credentialCanary012345"
         self.allowed = True
+        self.archived: set[str] = set()
         self.filters_groups = True
         self.variables: dict[tuple[str, str], list[dict[str, Any]]] = {
             ("projects", "acme/billing"): [],
@@ -49,8 +52,8 @@ class GitlabServer(TlsServer):
             return Told(404, {"message": f"404 {kind[:-1].title()} Not Found"})
         variables = self.variables[kind, path]
         if not rest:
-            return Told(200, {"id": 1, "path": path})
-        if not self.allowed:
+            return Told(200, {"id": 1, "path": path, "archived": path in self.archived})
+        if not self.allowed or (path in self.archived and asked.method != "GET"):
             return Told(403, {"message": "403 Forbidden"})
         if asked.method == "POST":
             return _create(variables, asked.body)

@@ -1,15 +1,17 @@
 """The Secrets of a cluster as its documentation has them, with the owners of each key.
 
 After "Server-Side Apply" (ownership, conflicts, removal), "Secret v1", "Secrets" (immutable),
-"SelfSubjectAccessReview v1" and "Kubernetes API Concepts" (creation by apply needs `create`).
+"Kubernetes API Concepts" (creation by apply needs `create`; dry run), "Resource Quotas",
+"Namespaces" and "Dynamic Admission Control" (what refuses, with the words of `apiserver`).
 """
 
 from __future__ import annotations
 
 import base64
 import re
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tls_server import Asked, TlsServer, Told
 
@@ -53,7 +55,9 @@ class KubernetesServer(TlsServer):
     Attributes:
         credentials: the values of `Authorization` that open it; None stands for a certificate.
         verbs: what they may do with Secrets.
-        reviews: whether they may ask what they may.
+        quota: how many Secrets a namespace may have.
+        terminating: the namespaces that are being deleted.
+        webhook: what an admission webhook makes of every write.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -61,33 +65,53 @@ class KubernetesServer(TlsServer):
         self.token = "sa-credentialCanary.0123456789"
         self.credentials: set[str | None] = {f"Bearer {self.token}"}
         self.verbs = {"get", "patch", "create"}
-        self.reviews = True
+        self.quota = 100
+        self.terminating: set[str] = set()
+        self.webhook: Literal["allows", "denies", "knows no dry run"] = "allows"
         self.namespaces = {"shop", "crm.eu"}
         self.secrets: dict[tuple[str, str], Kept] = {}
 
     def answer(self, asked: Asked) -> Told:  # noqa: PLR0911 - one for each refusal
         if asked.headers.get("Authorization") not in self.credentials:
             return _refusal(401, "Unauthorized")
-        if asked.names[:3] == ("apis", "authorization.k8s.io", "v1"):
-            return self._review(asked.body)
         _, _, _, namespace, _, name = asked.names
         verb = {"GET": "get", "PATCH": "patch"}[asked.method]
         kept = self.secrets.get((namespace, name))
         if verb not in self.verbs:
-            return _refusal(403, "Forbidden")
+            return _forbidden(namespace, name, verb)
         if verb == "get":
             return _refusal(404, "NotFound") if kept is None else _shown(namespace, name, kept)
         if asked.headers["Content-Type"] != "application/apply-patch+yaml":
             return _refusal(415, "UnsupportedMediaType")
         if kept is None and "create" not in self.verbs:
-            return _refusal(403, "Forbidden")
+            return _forbidden(namespace, name, "create")
         if namespace not in self.namespaces:
-            return _refusal(404, "NotFound")
-        return self._apply(namespace, name, asked)
+            return _refusal(404, "NotFound", f'namespaces "{namespace}" not found')
+        return self._admitted(namespace, name, asked) or self._apply(namespace, name, asked)
+
+    def _admitted(self, namespace: str, name: str, asked: Asked) -> Told | None:
+        """What the rules of the cluster have against a write; None for nothing."""
+        forbidden = f'secrets "{name}" is forbidden: '
+        if (namespace, name) not in self.secrets:
+            if namespace in self.terminating:
+                text = f"unable to create new content in namespace {namespace} because it is "
+                return _refusal(403, "Forbidden", f"{forbidden}{text}being terminated")
+            if sum(one == namespace for one, _ in self.secrets) >= self.quota:
+                return _refusal(403, "Forbidden", f"{forbidden}exceeded quota: few, requested: ...")
+        webhook = 'admission webhook "policy.example.com"'
+        if self.webhook == "knows no dry run" and "dryRun" in asked.query:
+            return _refusal(400, "BadRequest", f"{webhook} does not support dry run")
+        if self.webhook == "denies":
+            return _refusal(
+                400, "BadRequest", f"{webhook} denied the request: no, not even dry run"
+            )
+        return None
 
     def _apply(self, namespace: str, name: str, asked: Asked) -> Told:
         body, manager = asked.body, asked.query.get("fieldManager", "")
         kept = self.secrets.get((namespace, name)) or Kept(type=body.get("type", "Opaque"))
+        if asked.query.get("dryRun") == "All":
+            kept = deepcopy(kept)
         right = (body["apiVersion"], body["kind"], body["metadata"]) == (
             "v1",
             "Secret",
@@ -101,15 +125,9 @@ class KubernetesServer(TlsServer):
         if refused is not None:
             return refused
         new = (namespace, name) not in self.secrets
-        self.secrets[namespace, name] = kept
+        if asked.query.get("dryRun") != "All":
+            self.secrets[namespace, name] = kept
         return _shown(namespace, name, kept, 201 if new else 200)
-
-    def _review(self, body: dict[str, Any]) -> Told:
-        wanted = body["spec"]["resourceAttributes"]
-        if not self.reviews:
-            return _refusal(403, "Forbidden")
-        allowed = wanted["resource"] == "secrets" and wanted["verb"] in self.verbs
-        return Told(201, body | {"status": {"allowed": allowed}})
 
 
 def _shown(namespace: str, name: str, kept: Kept, status: int = 200) -> Told:
@@ -121,6 +139,13 @@ def _shown(namespace: str, name: str, kept: Kept, status: int = 200) -> Told:
     return Told(status, shown | extra | ({"data": kept.data} if kept.data else {}))
 
 
-def _refusal(status: int, reason: str) -> Told:
-    failure = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
+def _refusal(status: int, reason: str, message: str = "") -> Told:
+    failure = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
     return Told(status, failure | {"reason": reason, "code": status})
+
+
+def _forbidden(namespace: str, name: str, verb: str) -> Told:
+    text = (
+        f'secrets "{name}" is forbidden: User "ci" cannot {verb} resource "secrets" in API group '
+    )
+    return _refusal(403, "Forbidden", f'{text}"" in the namespace "{namespace}"')

@@ -296,3 +296,41 @@ def test_the_time_of_an_organisations_secret_proves_no_write(stand: GithubStand)
     content = sink.read()
     assert isinstance(content, Unread)
     assert not content.only_writes
+
+
+@pytest.mark.parametrize("environment", [None, "production"])
+def test_an_archived_repository_is_told_beforehand(
+    stand: GithubStand, environment: str | None
+) -> None:
+    """A thousand secrets of it cost one look, and none is tried to be written."""
+    stand.server.archived = {("acme", "billing")}
+    github = Github(stand.environment, stand.waits.append)
+    for number in range(20):
+        sink = github.sink(GithubAddress("acme", f"KEY_{number}", "billing", environment))
+        with pytest.raises(SinkError) as caught:
+            sink.prepare()
+        assert caught.value.slug == "sink_unsuitable"
+        assert "archived" in caught.value.message
+        assert "Unarchive the repository" in caught.value.remedy
+    looks = [one for one in stand.server.asked if one.names == ("repos", "acme", "billing")]
+    assert len(looks) == 1
+    stand.opened(GithubAddress("acme", "KEY")).prepare()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Told(403, {"archived": True}),
+        Told(404, {"archived": True}),
+        Told(500),
+        Told(301),
+        Told(200, {"archived": "true"}),
+        Told(200, {}),
+    ],
+)
+def test_a_repository_that_is_not_shown_may_take_secrets(stand: GithubStand, told: Told) -> None:
+    """Only a plain answer that it is archived counts; nobody needs the right to see more."""
+    stand.server.repository = told
+    stand.sink().prepare()
+    stand.sink().write(Secret(FIRST))
+    assert stand.held() == FIRST

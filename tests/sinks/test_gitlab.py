@@ -249,3 +249,16 @@ def test_the_server_is_the_one_that_glab_would_use(variables: dict[str, str], ho
     gitlab = Gitlab({"GITLAB_TOKEN": "x"} | variables, lambda _: None)
     with pytest.raises(SinkError, match=f": {host} cannot be reached"):
         gitlab.sink(GitlabAddress("acme/billing", "KEY")).prepare()
+
+
+@pytest.mark.parametrize("path", ["acme/billing", "acme/all-of-it"])
+def test_an_archived_project_is_told_beforehand(stand: GitlabStand, path: str) -> None:
+    """Before a token is made for it; what it holds can still be read."""
+    stand.server.archived = {path}
+    sink = stand.opened(GitlabAddress(path, "KEY"))
+    with pytest.raises(SinkError) as caught:
+        sink.prepare()
+    assert caught.value.slug == "sink_unsuitable"
+    assert "archived" in caught.value.message
+    assert "Unarchive the project" in caught.value.remedy
+    assert isinstance(sink.read(), Nothing)

@@ -183,16 +183,97 @@ def test_an_immutable_secret_is_told(stand: KubernetesStand) -> None:
     assert code_of(stand.sink(), "write") == "sink_unsuitable"
 
 
+def refused(stand: KubernetesStand, address: KubernetesAddress = ADDRESS) -> SinkError:
+    """What looking ahead and the write both end in; nothing was written by either."""
+    before = dict(stand.server.secrets)
+    ahead, written = error_of(stand.opened(address)), error_of(stand.opened(address), "write")
+    assert (ahead.slug, ahead.message) == (written.slug, written.message)
+    assert ahead.remedy == written.remedy
+    assert stand.server.secrets == before
+    return ahead
+
+
+def test_a_dry_run_writes_nothing(stand: KubernetesStand) -> None:
+    """Looking ahead leaves a Secret that is there as it was, and sends no token."""
+    stand.sink().write(Secret(FIRST))
+    stand.sink().prepare()
+    assert stand.held() == FIRST
+    dry = [one for one in stand.server.asked if one.query.get("dryRun") == "All"]
+    assert len(dry) == 1
+    assert FIRST not in str(dry[0].body)
+
+
 def test_a_missing_namespace_is_told(stand: KubernetesStand) -> None:
-    """Only a write tells: a Secret that is not there looks the same as no namespace."""
-    sink = stand.opened(KubernetesAddress("nowhere", "twenty"))
-    sink.prepare()
-    assert code_of(sink, "write") == "sink_missing"
+    """Before a token is made, though a Secret that is not there looks the same."""
+    error = refused(stand, KubernetesAddress("nowhere", "twenty"))
+    assert error.slug == "sink_missing"
+    assert "Create the namespace" in error.remedy
+
+
+def test_a_namespace_that_is_being_deleted_is_told(stand: KubernetesStand) -> None:
+    """It takes nothing new; what is in it may still be written."""
+    stand.server.terminating = {"shop"}
+    error = refused(stand)
+    assert error.slug == "sink_unsuitable"
+    assert "being deleted" in error.message
+    stand.server.secrets[HELD] = Kept()
+    stand.sink().prepare()
+
+
+def test_a_quota_that_is_used_up_is_told(stand: KubernetesStand) -> None:
+    """It is no matter of rights, though the cluster answers as if it were."""
+    stand.server.quota = 0
+    error = refused(stand)
+    assert error.slug == "sink_failed"
+    assert "quota" in error.remedy
+
+
+def test_an_admission_rule_that_refuses_is_told(stand: KubernetesStand) -> None:
+    """Its words may be anything, those of a dry run too, and are not shown."""
+    stand.server.webhook = "denies"
+    error = refused(stand)
+    assert error.slug == "sink_denied"
+    assert "admission" in error.remedy
+    assert "policy.example.com" not in f"{error.message}{error.remedy}"
+
+
+def test_a_policy_of_the_cluster_that_refuses_is_told(stand: KubernetesStand) -> None:
+    """Validating policies answer as for an invalid object."""
+    message = "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"
+    stand.server.turns = [Told(404), Told(422, {"message": message})]
+    assert code_of(stand.sink()) == "sink_denied"
+
+
+def test_a_cluster_that_cannot_try_is_not_refused(stand: KubernetesStand) -> None:
+    """A webhook without dry runs has them refused, which says nothing of a write."""
+    stand.server.webhook = "knows no dry run"
+    stand.sink().prepare()
+    stand.sink().write(Secret(FIRST))
+    assert stand.held() == FIRST
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "word"),
+    [
+        (Told(415), "sink_unsuitable", "1.22"),
+        (Told(422), "sink_unsuitable", "1 MiB"),
+        (Told(403), "sink_denied", "patch and create"),
+        (Told(400, {"message": "no"}), "sink_failed", "400"),
+    ],
+)
+def test_other_refusals_of_a_write_are_explained(
+    stand: KubernetesStand, told: Told, code: str, word: str
+) -> None:
+    """Each with what to do about it."""
+    stand.server.turns = [Told(404), told]
+    error = error_of(stand.sink())
+    assert error.slug == code
+    assert word in f"{error.message}{error.remedy}"
 
 
 @pytest.mark.parametrize("verb", ["get", "patch", "create"])
 def test_a_verb_that_is_not_allowed_is_told_beforehand(stand: KubernetesStand, verb: str) -> None:
-    """The cluster is asked what may be done, since nothing is written to find out."""
+    """The verb is named, as the cluster names it."""
     stand.server.verbs.remove(verb)
     error = error_of(stand.sink())
     assert error.slug == "sink_denied"
@@ -209,13 +290,6 @@ def test_creating_need_not_be_allowed_where_the_secret_is(stand: KubernetesStand
     assert stand.held() == FIRST
 
 
-def test_a_cluster_that_does_not_want_to_be_asked_is_tried(stand: KubernetesStand) -> None:
-    """Without the right to ask, nothing certain is known against a write."""
-    stand.server.reviews = False
-    stand.sink().prepare()
-    assert [one.method for one in stand.server.asked] == ["GET", "POST", "POST"]
-
-
 @pytest.mark.parametrize("step", ["prepare", "read", "write"])
 def test_an_answer_that_nothing_foresees_is_told(stand: KubernetesStand, step: str) -> None:
     """Its status is named."""
@@ -224,7 +298,7 @@ def test_an_answer_that_nothing_foresees_is_told(stand: KubernetesStand, step: s
 
 
 def test_a_cluster_that_cannot_be_asked_is_told(stand: KubernetesStand) -> None:
-    """A question that is lost is no permission."""
+    """A dry run that is lost is no permission."""
     stand.server.turns = [Told(404), *[Told(500)] * 4]
     assert code_of(stand.sink()) == "sink_unavailable"
 
@@ -415,7 +489,7 @@ def plugin(stand: KubernetesStand) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
-@pytest.mark.parametrize(("hours", "runs"), [(None, 1), (1, 1), (-1, 3)])
+@pytest.mark.parametrize(("hours", "runs"), [(None, 1), (1, 1), (-1, 2)])
 def test_a_credential_plugin(
     stand: KubernetesStand, plugin: Callable[..., Path], version: str, hours: int | None, runs: int
 ) -> None:
@@ -425,7 +499,7 @@ def test_a_credential_plugin(
         status["expirationTimestamp"] = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
     ran = plugin(status, version)
     stand.sink().prepare()
-    assert len(stand.server.asked) == 3
+    assert len(stand.server.asked) == 2
     assert len(ran.read_text()) == runs
 
 
