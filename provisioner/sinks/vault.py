@@ -52,6 +52,8 @@ _CONNECTIONS = 32
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _PASSING = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.TOO_MANY_REQUESTS})
+_UPGRADING = "from non-versioned to versioned data"
+_NO_ROUTE = "no handler for route"
 _MISMATCH = "check-and-set parameter did not match"
 
 
@@ -349,6 +351,13 @@ class _Trouble:
     wait: float = 0.0
 
 
+_STARTING = _Trouble(
+    "sink_unavailable",
+    "is out of order: Vault is upgrading or mounting its engine",
+    "Wait until that is done, and run again.",
+    passes=True,
+)
+
 _OVERTAKEN = _Trouble(
     "sink_failed",
     f"was not written: others changed its secret {_WRITES} times meanwhile",
@@ -494,7 +503,27 @@ def _exchange(
         )
     what = about(method=method, path=path, status=response.status_code)
     _LOG.debug("vault %s %s -> %d", method, path, response.status_code, extra=what)
-    return _understood(response, raw)
+    understood = _understood(response, raw)
+    if isinstance(understood, _Answer) and _is_starting(understood, path):
+        return _STARTING
+    return understood
+
+
+def _is_starting(answer: _Answer, path: str) -> bool:
+    """Whether an engine has been mounted or upgraded a moment ago; nothing was done then.
+
+    Relied on: the words of the KV plugin while it upgrades, on the primary and on others, and of a
+    node that a new mount has not reached yet.
+    """
+    said = str(answer.at("errors"))
+    if answer.status == HTTPStatus.BAD_REQUEST:
+        return _UPGRADING in said
+    # Of what is asked about the engine itself it means that there is no such namespace.
+    return (
+        answer.status == HTTPStatus.NOT_FOUND
+        and not path.startswith("/v1/sys/")
+        and _NO_ROUTE in said
+    )
 
 
 def _unreachable(error: Exception) -> _Trouble:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 from compliance import FIRST, SECOND, Compliance, Stand
-from vault_server import ALL, DEFAULT_POLICY, Fault, VaultStandIn, Version
+from vault_server import (
+    ALL,
+    DEFAULT_POLICY,
+    UPGRADING,
+    WAITING,
+    Fault,
+    VaultStandIn,
+    Version,
+)
 
 from provisioner.address import VaultAddress
 from provisioner.errors import SinkError
@@ -260,6 +268,58 @@ def test_what_does_not_pass_is_told(vault, opened) -> None:
     assert error.slug == "sink_unavailable"
     assert "503" in error.message
     assert not vault.faults
+
+
+STARTING = [
+    (400, UPGRADING),
+    (400, WAITING),
+    (404, 'no handler for route "secret/data/twenty/shop". route entry not found.'),
+]
+"""What an engine answers that was upgraded or mounted a moment ago."""
+
+
+@pytest.mark.parametrize(("status", "says"), STARTING)
+def test_an_engine_that_is_starting_is_waited_for(vault, opened, waits, status, says) -> None:
+    """Read and written as soon as it answers; what it holds is not taken for nothing meanwhile."""
+    vault.put(PATH, {"svc": FIRST, "other": "x"})
+    vault.faults.extend(Fault("GET", "secret/*", (status, {}), says=says) for _ in range(4))
+    content = opened().sink(SVC).read()
+    assert isinstance(content, Holds)
+    assert len(waits) == 4
+    vault.faults.extend(Fault("POST", "secret/*", (status, {}), says=says) for _ in range(3))
+    opened().sink(SVC).write(Secret(SECOND))
+    assert vault.latest(PATH) == {"svc": SECOND, "other": "x"}
+    assert len(vault.kept(PATH).versions) == 2
+
+
+@pytest.mark.parametrize(("status", "says"), STARTING)
+@pytest.mark.parametrize(("step", "method"), [("read", "GET"), ("write", "POST")])
+def test_an_engine_that_does_not_start_is_told(vault, opened, step, method, status, says) -> None:
+    """As a server that stays sealed is; nothing was written."""
+    vault.put(PATH, {"svc": FIRST})
+    vault.faults.extend(Fault(method, "secret/*", (status, {}), says=says) for _ in range(8))
+    sink = opened().sink(SVC)
+    arguments = (Secret(SECOND),) if step == "write" else ()
+    error = _refused(lambda: getattr(sink, step)(*arguments))
+    assert error.slug == "sink_unavailable"
+    assert "upgrading or mounting" in error.message
+    assert vault.latest(PATH) == {"svc": FIRST}
+
+
+@pytest.mark.parametrize("path", ["sys/internal/*", "sys/capabilities-self"])
+def test_a_lookup_meets_an_engine_that_is_starting(vault, opened, waits, path) -> None:
+    """What is asked before a token is minted waits for it too."""
+    for method in ("GET", "POST"):
+        vault.faults.append(Fault(method, path, (400, {}), says=WAITING))
+    opened().sink(SVC).prepare()
+    assert len(waits) == 1
+
+
+def test_another_400_is_not_waited_for(vault, opened, waits) -> None:
+    """A refusal is one, whatever words of it are alike."""
+    vault.faults.append(Fault("POST", "secret/*", (400, {}), says="invalid: versioned data"))
+    assert _refused(lambda: opened().sink(SVC).write(Secret(FIRST))).slug == "sink_failed"
+    assert not waits
 
 
 @pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("30", 30), ("soon", 0.25)])

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+UPGRADING = (
+    "Upgrading from non-versioned to versioned data. This backend will be unavailable for a brief "
+    "period and will resume service shortly."
+)
+WAITING = (
+    "Waiting for the primary to upgrade from non-versioned to versioned data. This backend will be "
+    "unavailable for a brief period and will resume service when the primary is finished."
+)
+"""What the KV plugin says, with 400, while it upgrades an engine."""
+
 NOW = "2026-11-23T04:00:00.000000000Z"
 ALL = ("create", "read", "update", "delete", "list")
 DEFAULT_POLICY = {"auth/token/lookup-self": ("read",), "sys/capabilities-self": ("update",)}
@@ -49,6 +59,7 @@ class Fault:
     Attributes:
         answer: a status and headers in place of the real answer; None for no answer at all.
         handled: whether the request is carried out all the same.
+        says: the words of an answer that is none.
         first: done before anything else.
     """
 
@@ -56,6 +67,7 @@ class Fault:
     path: str = "*"
     answer: tuple[int, dict[str, str]] | None = None
     handled: bool = False
+    says: str = "told to"
     first: Callable[[], None] | None = None
     answered: bool = False
 
@@ -150,7 +162,7 @@ class VaultStandIn:
         elif fault.answer is None:
             handler.close_connection = True
         else:
-            _answer(handler, fault.answer[0], {"errors": ["told to"]}, fault.answer[1])
+            _answer(handler, fault.answer[0], {"errors": [fault.says]}, fault.answer[1])
 
     def _fault(self, method: str, path: str) -> Fault | None:
         for fault in self.faults:
