@@ -375,10 +375,8 @@ class Project:
         self, *arguments: str, script: str | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         """A process of the command; with a script, of one that is to end in `main()`."""
-        program = ["-m", "provisioner"] if script is None else ["-c", script]
-        command, *rest = arguments
         return subprocess.Popen(
-            [sys.executable, *program, command, "-m", str(self.manifests), *rest],
+            self.command(*arguments, script=script),
             env={**os.environ, **self.environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -386,6 +384,12 @@ class Project:
             text=True,
             **options,
         )
+
+    def command(self, *arguments: str, script: str | None = None) -> list[str]:
+        """What starts such a process."""
+        program = ["-m", "provisioner"] if script is None else ["-c", script]
+        command, *rest = arguments
+        return [sys.executable, *program, command, "-m", str(self.manifests), *rest]
 
     def run(self, *arguments: str, script: str | None = None) -> Ran:
         process = self.start(*arguments, script=script)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import subprocess
 import threading
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
@@ -28,6 +31,7 @@ from delivering import (
     shop,
     works,
 )
+from files import demand_mounts
 from tls_server import Told
 
 from provisioner.cli import main
@@ -529,3 +533,123 @@ def test_two_keys_with_one_file_by_a_link_are_refused_before_the_first_mint(
         assert not sandbox.keys()
         assert minted_tokens(journal) == 0
     assert list((project.root / "real").iterdir()) == []
+
+
+RUNS = 10
+
+FULL = 'mount -t tmpfs -o size=64k none "$1"; head -c 65536 /dev/zero >"$1/ballast" || true'
+READ_ONLY = 'mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"'
+
+
+def keys_delivered_to(item: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    return [(f"svc-{number}", [item]) for number in range(3)]
+
+
+def nothing_is_made(
+    sandbox: Sandbox, journal: list[Exchange], run: Callable[..., Ran], code: str, remedy: str
+) -> None:
+    """Ten runs end with 4 and the remedy, make no key and mint no token; doctor says the same."""
+    for _ in range(RUNS):
+        ran = run("apply", "--format", "json")
+        assert ran.code == 4
+        assert {one["error"]["code"] for one in ran.results.values()} == {code}
+        assert {one["status"] for one in ran.results.values()} == {"failed"}
+        assert len(ran.results) == 3
+        assert all(remedy in one["error"]["message"] for one in ran.results.values())
+    assert not sandbox.keys()
+    assert minted_tokens(journal) == 0
+    examined = run("doctor")
+    assert examined.code == 4
+    assert remedy in f"{examined.out}{examined.err}"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "code", "remedy"),
+    [(FULL, "sink_failed", "Free disk space"), (READ_ONLY, "sink_unsuitable", "can be written")],
+    ids=["full disk", "read-only folder"],
+)
+def test_a_folder_that_cannot_be_written_costs_no_token(
+    project: Project, mounts: str, code: str, remedy: str
+) -> None:
+    """With a disk that is really full, and a mount that is really read-only."""
+    demand_mounts()
+    (project.root / "secrets").mkdir()
+    journal: list[Exchange] = []
+
+    def run(*arguments: str) -> Ran:
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", f'set -e; {mounts}; shift; exec "$@"', "sh"]
+            + [str(project.root / "secrets"), *project.command(*arguments)],
+            env={**os.environ, **project.environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    with Sandbox(None, Dialect.CORE, journal=journal) as sandbox:
+        open_shop(project, sandbox, keys_delivered_to(DotenvFile.item))
+        nothing_is_made(sandbox, journal, run, code, remedy)
+    assert list((project.root / "secrets").iterdir()) == []
+
+
+@DIALECTS
+def test_a_folder_without_locks_costs_no_token(
+    dialect: Dialect, project: Project, run, monkeypatch
+) -> None:
+    """As on NFS without a lock service; no file system here is so."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    journal: list[Exchange] = []
+    with Sandbox(None, dialect, journal=journal) as sandbox:
+        open_shop(project, sandbox, keys_delivered_to(DotenvFile.item))
+        nothing_is_made(sandbox, journal, run, "sink_unsuitable", "local disk")
+    assert not (project.root / "secrets").exists()
+
+
+def archive_github(sinks: Any) -> None:
+    sinks.server.archived = {("acme", "billing")}
+
+
+def archive_gitlab(sinks: Any) -> None:
+    sinks.server.archived = {"acme/billing"}
+
+
+def delete_namespace(sinks: Any) -> None:
+    sinks.server.namespaces = set()
+
+
+@DIALECTS
+@pytest.mark.parametrize(
+    ("kind", "closes", "code", "remedy"),
+    [
+        ("github", archive_github, "sink_unsuitable", "Unarchive the repository"),
+        ("gitlab", archive_gitlab, "sink_unsuitable", "Unarchive the project"),
+        ("kubernetes", delete_namespace, "sink_missing", "Create the namespace"),
+    ],
+)
+def test_a_vendor_that_takes_nothing_costs_no_token(
+    dialect: Dialect,
+    project: Project,
+    run,
+    stack,
+    kind: str,
+    closes: Callable[[Any], None],
+    code: str,
+    remedy: str,
+) -> None:
+    """An archived repository, an archived project, a namespace that is not there."""
+    sinks = place(kind, stack, project.root)
+    closes(sinks)
+    project.environ |= sinks.environ
+    journal: list[Exchange] = []
+    with Sandbox(None, dialect, journal=journal) as sandbox:
+        open_shop(project, sandbox, keys_delivered_to(sinks.item))
+        nothing_is_made(sandbox, journal, run, code, remedy)
+    writes = {one.method for one in sinks.server.asked if not one.query.get("dryRun")}
+    assert writes == {"GET"}
