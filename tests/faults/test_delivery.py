@@ -31,7 +31,7 @@ from delivering import (
     shop,
     works,
 )
-from files import demand_mounts
+from files import NOBODY, demand_mounts
 from tls_server import Told
 
 from provisioner.cli import main
@@ -563,6 +563,22 @@ def nothing_is_made(
     assert remedy in f"{examined.out}{examined.err}"
 
 
+def run_with(project: Project, mounts: str, folder: Path, *arguments: str) -> Ran:
+    """Runs a command in a process with mounts of its own, made by a shell with `$1` a folder."""
+    demand_mounts()
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'set -e; {mounts}; shift; exec "$@"', "sh", str(folder)]
+        + project.command(*arguments),
+        env={**os.environ, **project.environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
 @pytest.mark.parametrize(
     ("mounts", "code", "remedy"),
     [(FULL, "sink_failed", "Free disk space"), (READ_ONLY, "sink_unsuitable", "can be written")],
@@ -572,22 +588,11 @@ def test_a_folder_that_cannot_be_written_costs_no_token(
     project: Project, mounts: str, code: str, remedy: str
 ) -> None:
     """With a disk that is really full, and a mount that is really read-only."""
-    demand_mounts()
     (project.root / "secrets").mkdir()
     journal: list[Exchange] = []
 
     def run(*arguments: str) -> Ran:
-        done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", f'set -e; {mounts}; shift; exec "$@"', "sh"]
-            + [str(project.root / "secrets"), *project.command(*arguments)],
-            env={**os.environ, **project.environ},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        return Ran(done.returncode, done.stdout, done.stderr)
+        return run_with(project, mounts, project.root / "secrets", *arguments)
 
     with Sandbox(None, Dialect.CORE, journal=journal) as sandbox:
         open_shop(project, sandbox, keys_delivered_to(DotenvFile.item))
@@ -653,3 +658,29 @@ def test_a_vendor_that_takes_nothing_costs_no_token(
         nothing_is_made(sandbox, journal, run, code, remedy)
     writes = {one.method for one in sinks.server.asked if not one.query.get("dryRun")}
     assert writes == {"GET"}
+
+
+@DIALECTS
+def test_a_token_by_hand_is_never_left_in_another_users_file(
+    dialect: Dialect, project: Project, run
+) -> None:
+    """One that can be replaced is taken over; for one that cannot, no token is even minted."""
+    if os.getuid() != 0:
+        pytest.skip("only root may give files away")
+    journal: list[Exchange] = []
+    theirs, mounted = project.root / "theirs.token", project.root / "mounted.token"
+    for file in (theirs, mounted, project.root / "host"):
+        file.touch(0o666)
+        os.chown(file, NOBODY, NOBODY)
+    with Sandbox(None, dialect, journal=journal) as sandbox:
+        open_shop(project, sandbox, [])
+        sandbox.seed(["svc"])
+        mount = 'mount --bind "$1/host" "$1/mounted.token"'
+        ran = run_with(project, mount, project.root, "token", "svc", "--to", str(mounted))
+        assert ran.code == 4
+        assert "belongs to another user" in ran.err
+        assert minted_tokens(journal) == 0
+        assert run("token", "svc", "--to", str(theirs)).code == 0
+        assert works(sandbox, theirs.read_text())
+    assert (project.root / "host").read_text() == ""
+    assert (theirs.stat().st_uid, theirs.stat().st_mode & 0o777) == (0, 0o600)
