@@ -41,6 +41,9 @@ _LOG = logging.getLogger(__name__)
 _PATIENCE = 10.0
 """Seconds to wait for another process that holds a lock, once a run for each lock."""
 
+_LESS_PATIENCE = 0.5
+"""The same for a lock that was waited for in vain, and has been free since then."""
+
 _ROOM = 8192
 """Bytes that a file may grow by when a token is put into it, generously."""
 
@@ -186,8 +189,6 @@ class Folder:
                 raise OSError(self._failed, os.strerror(self._failed))
             if size <= self._proven:
                 return
-            if not self.path.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             try:
                 if for_new and not self._is_free():
                     # Who holds the lock may tidy up meanwhile, which a write can only do as well.
@@ -335,7 +336,7 @@ class _Lock:
 
     def __init__(self) -> None:
         self.turn = threading.Lock()
-        self._waited = False
+        self._left: Future[None] | None = None
 
     @contextmanager
     def held(self, descriptor: int, *, patient: bool = True) -> Iterator[None]:
@@ -348,8 +349,10 @@ class _Lock:
         waiting: Future[None] | None = None
         try:
             with self.turn:
+                if self._left is not None and not self._left.done():
+                    raise FileError(_LOCKED)
                 if not _locked_at_once(descriptor):
-                    if self._waited or not patient:
+                    if not patient:
                         raise FileError(_LOCKED)
                     # flock(2) knows no time limit, so a thread waits in it and may be left there.
                     threads = Threads(1)
@@ -365,9 +368,9 @@ class _Lock:
 
     def _await(self, waiting: Future[None]) -> None:
         try:
-            waiting.result(_PATIENCE)
+            waiting.result(_PATIENCE if self._left is None else _LESS_PATIENCE)
         except TimeoutError:
-            self._waited = True
+            self._left = waiting
             raise FileError(_LOCKED) from None
 
 

@@ -81,10 +81,9 @@ class IgnoreFiles:
     @staticmethod
     def _files_about(path: Path, tree: Path) -> Iterator[tuple[Path, Path]]:
         """The ignore files for a path, each with the folder that its lines are relative to."""
-        for folder in path.parents:
+        above = path.parents
+        for folder in above[: above.index(tree) + 1]:
             yield folder, folder / ".gitignore"
-            if folder == tree:
-                break
         yield tree, _repository(tree) / "info" / "exclude"
 
     def _rules_of(self, file: Path) -> tuple[_Rule, ...]:

@@ -454,7 +454,7 @@ LINKED = (
     FileAddress("b.env", "KEY"),
     FileAddress("real/a.env", "OTHER"),
     FileAddress("c.env", "OTHER"),
-    FileAddress("no\0path", "KEY"),
+    FileAddress("no\0folder/path", "KEY"),
     FileAddress("no\ud800path", "KEY"),
     FileAddress("real/new.env", "KEY"),
     FileAddress("folder/new.env", "KEY"),
@@ -907,6 +907,17 @@ def test_a_repository_that_git_does_not_trust_is_refused(tmp_path: Path) -> None
     assert (
         "git check-ignore" in everything_refused(sink_of(tree / "x.env"), "sink_unsuitable").remedy
     )
+
+
+@pytest.mark.usefixtures("git")
+def test_a_git_that_does_not_run_is_no_permission(tmp_path: Path, monkeypatch) -> None:
+    """It is there, so its ignore files are not read in its place."""
+    (tmp_path / "git").write_bytes(b"\0")
+    (tmp_path / "git").chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "tree" / ".gitignore").write_text("*\n")
+    refused = everything_refused(sink_of(tmp_path / "tree" / "x.env"), "sink_unsuitable")
+    assert "git check-ignore" in refused.remedy
 
 
 @pytest.fixture
