@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -541,6 +542,115 @@ def test_a_server_that_loses_every_create_is_told_key_by_key(run, shop, dialect)
     sent = {name for name in names for one in served.writes() if f'"{name}"'.encode() in one.body}
     assert codes["outcome_unknown"] == len(sent)
     assert served.sandbox.keys() == ()
+
+
+def undeliverable(write, tmp_path, count: int) -> tuple[Path, Path]:
+    """Manifests of keys whose tokens a program takes, and that program, which refuses them."""
+    sink = {"command": ["./deliver", "{name}"]}
+    keys = [{"name": f"k-{number:02}", "deliver": [sink]} for number in range(count)]
+    manifest = {"version": 1, "environment": "dev", "defaults": {"expires": "90d"}, "keys": keys}
+    folder = write(environments=ENVIRONMENTS, keys=json.dumps(manifest))
+    program = tmp_path / "deliver"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    return folder, program
+
+
+def test_a_key_that_was_made_counts_as_made_whatever_became_of_its_token(
+    run, write, tmp_path
+) -> None:
+    """As created beside the failure, in text, Markdown, JSON and events."""
+    folder, program = undeliverable(write, tmp_path, 3)
+    files = [f"--report={form}={tmp_path / form}" for form in ("json", "markdown")]
+    code, out, _ = run("apply", "-m", folder, *files, "--events", tmp_path / "events")
+    assert code == 4
+    verdict = "Incomplete: 3 created (3 not delivered), 0 as declared, 3 failed."
+    assert out.splitlines()[-1] == verdict
+    page = (tmp_path / "markdown").read_text()
+    assert f"## {verdict}" in page
+    head, _, row = [line for line in page.splitlines() if line.startswith("|")][:3]
+    counts = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert (counts["created"], counts["not delivered"], counts["failed"]) == ("3", "3", "3")
+    [environment] = valid("result", (tmp_path / "json").read_text())["environments"]
+    summary = environment["summary"]
+    assert {word for word, count in summary.items() if count} == {
+        "created",
+        "undelivered",
+        "failed",
+    }
+    assert {summary[word] for word in ("created", "undelivered", "failed")} == {3}
+    ended = [
+        event
+        for event in map(json.loads, (tmp_path / "events").read_text().splitlines())
+        if event["event"] == "action_ended"
+    ]
+    assert {(one["status"], one["made"], one["undelivered"]) for one in ended} == {
+        ("failed", True, True)
+    }
+    # What is only to be delivered was made by no run of now.
+    code, out, _ = run("apply", "-m", folder, "--redeliver", "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    assert [environment["summary"][word] for word in ("created", "undelivered", "failed")] == [
+        0,
+        0,
+        3,
+    ]
+    program.write_text("#!/bin/sh\ncat > /dev/null\n")
+    code, out, _ = run("apply", "-m", folder, "--redeliver")
+    assert (code, out.splitlines()[-1]) == (0, "Done: 0 created, 3 delivered, 0 as declared.")
+
+
+def test_a_successor_that_was_made_counts_as_rotated_whatever_became_of_its_token(
+    run, write, tmp_path
+) -> None:
+    """And the old key stays."""
+    folder, program = undeliverable(write, tmp_path, 1)
+    (folder / "environments.yaml").write_text(ENVIRONMENTS.replace("Admin}", "Admin, owns: ['*']}"))
+    program.write_text("#!/bin/sh\ncat > /dev/null\n")
+    assert run("apply", "-m", folder)[0] == 0
+    program.write_text("#!/bin/sh\nexit 1\n")
+    code, out, _ = run("rotate", "k-00", "--now", "-m", folder)
+    assert code == 4
+    assert out.splitlines()[-1] == (
+        "Incomplete: 0 created, 1 rotated (1 not delivered), 0 as declared, 1 failed."
+    )
+    code, out, _ = run("rotate", "k-00", "--now", "-m", folder, "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    assert [environment["summary"][word] for word in ("rotated", "undelivered")] == [1, 1]
+
+
+def test_an_interrupted_run_says_how_many_keys_it_made(write, tmp_path, serve, monkeypatch) -> None:
+    """Ctrl-C while the first token is minted: every key is there, and counted."""
+    minting, over = threading.Event(), threading.Event()
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if b"generateApiKeyToken" in request.body:
+            minting.set()
+            over.wait(60)
+        return inner(request)
+
+    folder, _ = undeliverable(write, tmp_path, 18)
+    served = serve(Dialect.CORE, around=around)
+    monkeypatch.setenv("TOKEN", served.sandbox.session_token())
+    (folder / "environments.yaml").write_text(
+        "version: 1\nenvironments:\n  dev: {role: Admin, "
+        f"url: '{served.sandbox.url}', auth: {{session_token: '${{TOKEN}}'}}}}\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "provisioner", "apply", "-m", str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert minting.wait(20)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        over.set()
+    assert process.returncode == 130
+    assert len(served.sandbox.keys()) == 18
+    assert out.splitlines()[-1] == (
+        "Incomplete: 18 created (18 not delivered), 0 as declared, 18 failed."
+    )
 
 
 # bad input

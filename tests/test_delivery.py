@@ -611,7 +611,7 @@ def test_a_key_of_another_run_that_cannot_be_delivered_is_unfinished() -> None:
     """With the id of the key that stays."""
     world = World([theirs("a")], sinks={FILE: ("write", DOWN)})
     assert world.run(create("a", FILE)) == (
-        Unfinished(create("a", FILE), "their-a", {"id": "their-a"}, DOWN),
+        Unfinished(create("a", FILE), "their-a", {"id": "their-a"}, DOWN, made=False),
     )
 
 
@@ -1094,10 +1094,11 @@ def test_the_document_of_a_result_with_deliveries_follows_its_schema() -> None:
     assert environment["results"][1]["sinks"] == ["file secrets/a.env A", "vault secret/a token"]
     assert environment["results"][3]["reason"] == "token_missing"
     assert environment["summary"] == {
-        "created": 1,
+        "created": 2,
         "updated": 0,
         "rotated": 0,
         "delivered": 1,
+        "undelivered": 1,
         "revoked": 0,
         "kept": 2,
         "failed": 2,
@@ -1123,9 +1124,9 @@ def test_the_text_of_a_result_tells_what_was_delivered_and_what_was_not() -> Non
         f"late\\x1b[2J token missing {later} vault secret/a token manifests/a.yaml:8 skipped",
         "= 1 key as declared",
     ]
-    assert (
-        shown[-1]
-        == "Incomplete: 1 created, 1 delivered, 2 as declared, 2 failed, 1 skipped (stopped)."
+    assert shown[-1] == (
+        "Incomplete: 2 created (1 not delivered), 1 delivered, 2 as declared, 2 failed, "
+        "1 skipped (stopped)."
     )
     fine = result_text(result_of(mixed()[3]), PLAIN).splitlines()
     assert fine[-1] == "Done: 0 created, 1 delivered, 1 as declared."

@@ -53,7 +53,7 @@ PAST = {
 }
 
 
-def replay(  # noqa: C901 - a case for each event
+def replay(  # noqa: C901, PLR0912 - a case for each event
     lines: list[dict[str, Any]],
 ) -> tuple[dict[str, Drawn], int]:
     """A second program: draws every environment from the events alone; the exit code."""
@@ -79,8 +79,12 @@ def replay(  # noqa: C901 - a case for each event
                 assert not one.finished
                 one.running.discard((event["action"], event["name"]))
                 status = event["status"]
-                word = PAST[event["action"]] if status == "done" else status
-                one.counts["kept" if event["made_elsewhere"] else word] += 1
+                if event["made_elsewhere"]:
+                    one.counts["kept"] += 1
+                elif status == "done" or event["made"]:
+                    one.counts[PAST[event["action"]]] += 1
+                one.counts["undelivered"] += event["undelivered"]
+                one.counts[status] += status != "done"
             case "environment_finished":
                 assert one.running == set()
                 one.finished = True

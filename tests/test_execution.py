@@ -860,6 +860,7 @@ def test_a_loser_that_cannot_be_revoked_is_reported() -> None:
             "~a-1 stays, and core-01, which this run made for the same name, was not revoked. "
             "shop hangs. Wait.",
         ),
+        made=False,
     )
     assert isinstance(second, Done)
 
@@ -881,6 +882,7 @@ def test_a_run_that_ends_before_its_loser_is_revoked_says_so() -> None:
             f"~a-1 stays, and {ours.id}, which this run made for the same name, was not revoked. "
             "The run had to end before it was.",
         ),
+        made=False,
     )
     assert {one.failure.code for one in seen if isinstance(one, Unfinished)} == {"duplicate_left"}
 

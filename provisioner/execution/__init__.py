@@ -25,6 +25,8 @@ from provisioner.execution.result import (
     RunResult,
     Skipped,
     Unfinished,
+    made_by_this_run,
+    undelivered,
 )
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "StepsSettled",
     "Tell",
     "Unfinished",
+    "made_by_this_run",
     "mint",
+    "undelivered",
     "untold",
 ]

@@ -295,25 +295,33 @@ class Execution:
             return result
         name = result.action.name
         why = self._delivery.failure(name, otherwise) or _not_begun(again(self._makes[name]))
-        return Unfinished(result.action, result.id, result.record, why)
+        made = isinstance(result, Done)
+        return Unfinished(result.action, result.id, result.record, why, made=made)
 
     def _rotated(self, action: Rotate, made: Result, otherwise: Failure | None) -> Result:
         result = self._delivered(made, otherwise)
-        if action.at_once and isinstance(result, Done | MadeElsewhere):
-            whys = [
-                self._alive.get(id_) or self._left(id_, otherwise) for id_ in action.predecessors
-            ]
-            why = next(filter(None, whys), None)
+        if isinstance(result, Done | MadeElsewhere):
+            why = self._not_followed(action, otherwise)
             if why is not None:
-                result = Unfinished(action, result.id, result.record, why)
-        if action.due_at and isinstance(result, Done | MadeElsewhere):
-            why = self._marked.get(action.name, otherwise or _NOT_ENDED)
-            if why is not None:
-                why = _not_marked(why, action.predecessors)
-                result = Unfinished(action, result.id, result.record, why)
+                ours = isinstance(result, Done)
+                result = Unfinished(
+                    action, result.id, result.record, why, made=ours, delivered=True
+                )
         if action.at_once and isinstance(result, Unfinished):
             result = replace(result, failure=_once_more(result.failure, action.name))
         return replace(result, action=action)
+
+    def _not_followed(self, action: Rotate, otherwise: Failure | None) -> Failure | None:
+        """Why the older keys of a delivered successor live on longer than they are to."""
+        if action.at_once:
+            whys = (
+                self._alive.get(id_) or self._left(id_, otherwise) for id_ in action.predecessors
+            )
+            return next(filter(None, whys), None)
+        if action.due_at is None:
+            return None
+        why = self._marked.get(action.name, otherwise or _NOT_ENDED)
+        return why and _not_marked(why, action.predecessors)
 
     def _left(self, key_id: str, otherwise: Failure | None) -> Failure | None:
         """Why a predecessor has not ended; None where it has."""
@@ -329,7 +337,8 @@ class Execution:
             why = why or otherwise
             return Skipped(action, STOPPED) if why is None else Failed(action, why)
         if self._delivery.delivered(action.name):
-            return Unfinished(action, action.key_id, None, why or otherwise or _NOT_MOVED)
+            why = why or otherwise or _NOT_MOVED
+            return Unfinished(action, action.key_id, None, why, made=False, delivered=True)
         why = why or self._delivery.failure(action.name, otherwise)
         return Skipped(action, STOPPED) if why is None else Failed(action, why)
 

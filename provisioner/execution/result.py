@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from provisioner.plan import Create, Rotate
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.failure import Failure
-    from provisioner.plan import Action, Create, Planned, Rotate, Unobserved, Update
+    from provisioner.plan import Action, Planned, Unobserved, Update
     from provisioner.twenty.workspace import Record
 
 
@@ -48,12 +50,16 @@ class Unfinished:
     Attributes:
         id: of the key.
         record: as of `Done`.
+        made: whether this run made the key; another run's stands for it where not.
+        delivered: whether its token reached every sink.
     """
 
     action: Create | Rotate | Update
     id: str
     record: Record | None
     failure: Failure
+    made: bool = True
+    delivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,23 @@ class Skipped:
 
 
 Result = Done | MadeElsewhere | Unfinished | Failed | Skipped
+
+
+def made_by_this_run(result: Result) -> bool:
+    """Return whether this run made a key for the action, whatever became of it afterwards."""
+    if not isinstance(result.action, Create | Rotate):
+        return False
+    return isinstance(result, Done) or (isinstance(result, Unfinished) and result.made)
+
+
+def undelivered(result: Result) -> bool:
+    """Return whether this run made a key whose token did not reach every sink."""
+    return (
+        isinstance(result, Unfinished)
+        and made_by_this_run(result)
+        and bool(result.action.sinks)
+        and not result.delivered
+    )
 
 
 @dataclass(frozen=True, slots=True)

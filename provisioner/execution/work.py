@@ -231,7 +231,7 @@ class Work:
         if self.unsettled and self.shown is not None:
             return Unfinished(self.action, self.shown.id, self.shown.record, NOT_SETTLED)
         if self.unsettled and found is not None:
-            return Unfinished(self.action, found.key.id, None, NOT_SETTLED)
+            return Unfinished(self.action, found.key.id, None, NOT_SETTLED, made=found.ours)
         return None
 
     def _half(self, stands: Stands) -> Result:
@@ -242,7 +242,7 @@ class Work:
             f"{name!r} was made as {id_}, and has no role after several looks.{also} Assign it by "
             "hand, or revoke the key and run again.",
         )
-        return Unfinished(self.action, id_, None, why)
+        return Unfinished(self.action, id_, None, why, made=stands.ours)
 
     def _left(self, stands: Stands, why: str) -> Result:
         stays, losers = stands.key.id, ", ".join(stands.losers)
@@ -251,7 +251,7 @@ class Work:
             f"{stays} stays, and {losers}, which this run made for the same name, was not "
             f"revoked. {why}",
         )
-        return Unfinished(self.action, stays, None, failure)
+        return Unfinished(self.action, stays, None, failure, made=stands.ours)
 
     def _why_missing(self) -> Failure:
         if self.shown is not None or self.found is not None:

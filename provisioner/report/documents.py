@@ -6,7 +6,16 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
+from provisioner.execution import (
+    Done,
+    Executed,
+    Failed,
+    MadeElsewhere,
+    Skipped,
+    Unfinished,
+    made_by_this_run,
+    undelivered,
+)
 from provisioner.plan import (
     Create,
     Deliver,
@@ -112,12 +121,19 @@ def plan_summary(plan: EnvironmentPlan) -> dict[str, int]:
 
 
 def result_summary(result: Executed | Unobserved) -> dict[str, int]:
-    """How many actions of each kind were done, failed or skipped, and kept keys."""
+    """How many actions of each kind were done, failed or skipped, and kept keys.
+
+    A key that was made counts as that, also where its action failed afterwards.
+    """
     done: Counter[type[Action]] = Counter()
     kinds: Counter[type[Result]] = Counter()
     kept = 0
     if isinstance(result, Executed):
-        done.update(type(one.action) for one in result.results if isinstance(one, Done))
+        done.update(
+            type(one.action)
+            for one in result.results
+            if isinstance(one, Done) or made_by_this_run(one)
+        )
         kinds.update(type(one) for one in result.results)
         kept = len(result.planned.kept) + kinds[MadeElsewhere]
     return {
@@ -125,11 +141,18 @@ def result_summary(result: Executed | Unobserved) -> dict[str, int]:
         "updated": done[Update],
         "rotated": done[Rotate],
         "delivered": done[Deliver],
+        "undelivered": sum(undelivered_of(result).values()),
         "revoked": done[Revoke],
         "kept": kept,
         "failed": kinds[Failed] + kinds[Unfinished],
         "skipped": kinds[Skipped],
     }
+
+
+def undelivered_of(result: Executed | Unobserved) -> Counter[type[Action]]:
+    """The number of keys that were made and whose tokens did not arrive, by kind of action."""
+    results = result.results if isinstance(result, Executed) else ()
+    return Counter(type(one.action) for one in results if undelivered(one))
 
 
 def _environment_plan(plan: EnvironmentPlan) -> Document:

@@ -14,6 +14,8 @@ from provisioner.execution import (
     RunEnded,
     RunStarted,
     StepsSettled,
+    made_by_this_run,
+    undelivered,
 )
 from provisioner.plan import Unobserved
 from provisioner.report.documents import (
@@ -80,6 +82,8 @@ def event_document(event: Event) -> Document:
                 "environment": event.environment,
                 **action_head(result.action),
                 **ending,
+                "made": made_by_this_run(result),
+                "undelivered": undelivered(result),
                 "made_elsewhere": isinstance(result, MadeElsewhere),
             }
         case EnvironmentFinished(outcome=outcome):

@@ -43,7 +43,7 @@ _FRAME = 400
 """Bytes for the heading of a table, and for the line that says what was left out of it."""
 
 _PLAN_WORDS = {"keep": "as declared"}
-_RESULT_WORDS = {"kept": "as declared"}
+_RESULT_WORDS = {"kept": "as declared", "undelivered": "not delivered"}
 _ACTION_HEAD = ("name", "what", "ends", "role", "sinks", "manifest")
 
 

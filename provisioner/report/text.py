@@ -5,12 +5,13 @@ Names come from servers and files, so what is not printable is escaped before it
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
 from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
-from provisioner.report.documents import finding_kind, plan_summary, result_summary
+from provisioner.report.documents import finding_kind, plan_summary, result_summary, undelivered_of
 from provisioner.times import format_moment
 from provisioner.words import count
 
@@ -268,11 +269,12 @@ def result_verdict(result: RunResult, *, refused: bool) -> str:
         refused: whether nothing was done, because it must not be.
     """
     totals = _totals(result_summary(part) for part in result.environments)
-    words = [f"{totals['created']} created"]
-    words += [
-        f"{totals[kind]} {kind}"
-        for kind in ("updated", "rotated", "delivered", "revoked")
-        if totals[kind]
+    lost = sum(map(undelivered_of, result.environments), Counter())
+    without_token = {"created": lost[Create], "rotated": lost[Rotate]}
+    words = [
+        f"{totals[kind]} {kind}" + (f" ({number} not delivered)" if number else "")
+        for kind in ("created", "updated", "rotated", "delivered", "revoked")
+        if (number := without_token.get(kind, 0)) or totals[kind] or kind == "created"
     ]
     words += [f"{totals['kept']} as declared"]
     words += [f"{totals['failed']} failed"] if totals["failed"] else []
