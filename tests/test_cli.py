@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -268,18 +269,68 @@ def test_a_guard_changes_nothing_anywhere(run, write, serve, monkeypatch) -> Non
     keys = KEYS.replace("environment: dev", "environments: [one, two]")
     for text, slug in ((pinned, "workspace_mismatch"), (twice, "workspace_shared")):
         folder = write(environments=text, keys=keys)
-        code, out, err = run("apply", "-m", folder, "--format", "json")
+        events = folder.parent / "events"
+        code, out, err = run("apply", "-m", folder, "--format", "json", "--events", events)
         assert code == 5
         assert slug in err
-        results = [r for one in valid("result", out)["environments"] for r in one["results"]]
+        document = valid("result", out)
+        assert document["refusal"]["code"] == slug
+        assert err.endswith(f"{slug}: {document['refusal']['message']}\n")
+        last = json.loads(events.read_text().splitlines()[-1])
+        assert (last["event"], last["refusal"]) == ("run_ended", document["refusal"])
+        results = [r for one in document["environments"] for r in one["results"]]
         assert results
         assert {one["status"] for one in results} == {"skipped"}
         assert {one["error"]["code"] for one in results} == {slug}
         assert served.sandbox.keys() == ()
         code, out, _ = run("apply", "-m", folder)
         assert (code, "skipped" in out) == (5, True)
-        assert run("plan", "-m", folder)[0] == 5
+        report = folder.parent / "report.json"
+        code, out, _ = run("plan", "-m", folder, "--format", "json", f"--report=json={report}")
+        assert (code, valid("plan", out)["refusal"]) == (5, document["refusal"])
+        assert json.loads(report.read_text()) == json.loads(out)
         assert run("list", "-m", folder)[0] == 5
+
+
+def test_a_plan_and_a_result_without_a_refusal_say_so(run, small) -> None:
+    """Programs look at one field, and it is always there."""
+    assert valid("plan", run("plan", "-m", small, "--format", "json")[1])["refusal"] is None
+    assert valid("result", run("apply", "-m", small, "--format", "json")[1])["refusal"] is None
+
+
+def test_a_refusal_without_any_action_stands_in_the_result(run, small) -> None:
+    """No action carries it then."""
+    words = ("--only", "nomatch", "--prune", "-m", small, "--format", "json")
+    for command, schema in (("plan", "plan"), ("apply", "result")):
+        code, out, _ = run(command, *words)
+        document = valid(schema, out)
+        assert (code, document["refusal"]["code"]) == (5, "nothing_selected")
+        [environment] = document["environments"]
+        assert environment["actions" if command == "plan" else "results"] == []
+
+
+def test_only_what_makes_a_token_says_that_it_goes_to_no_sink(run, write) -> None:
+    """A changed role and a revocation leave the sinks of a key as they are."""
+    environments = ENVIRONMENTS.replace("Admin}", "Admin, owns: ['*']}")
+    keys = "version: 1\nenvironment: dev\ndefaults: {expires: 2031-01-01}\nkeys:\n"
+    kept = "  - {name: kept, deliver: [{file: out.env}]%s}\n"
+    folder = write(environments=environments, keys=f"{keys}{kept % ''}  - {{name: old}}\n")
+    assert run("apply", "-m", folder)[0] == 0
+    with Sandbox(folder.parent / ".provision" / "dev.sqlite3", Dialect.CORE) as sandbox:
+        other = next(one for one in sandbox.roles() if one.assignable and one.label != "Admin")
+    new = "  - {name: new}\n  - {name: sunk, deliver: [{file: out.env}]}\n"
+    write(keys=f"{keys}{kept % f', role: {other.label}'}{new}")
+    code, out, _ = run("plan", "-m", folder, "--prune")
+    lines = {line.split()[1]: line for line in out.splitlines() if line.startswith("  ")}
+    assert code == 0
+    told = {name: "no sink" in line for name, line in lines.items()}
+    assert told == {"kept": False, "new": True, "sunk": False, "old": False}
+    _, page, _ = run("plan", "-m", folder, "--prune", "--format", "markdown")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
+    [head] = [row for row in rows if "sinks" in row]
+    plain = [[re.sub("</?code>", "", cell) for cell in row] for row in rows[rows.index(head) + 2 :]]
+    shown = {row[2]: row[head.index("sinks")] for row in plain}
+    assert shown == {"kept": "", "new": "no sink", "sunk": "file out.env SUNK", "old": ""}
 
 
 def test_notes_of_a_legacy_workspace_go_to_the_log(run, write) -> None:

@@ -414,6 +414,7 @@ def test_every_event_has_its_schema() -> None:
         "run": "84bdf360cda340f0aebc5aafb7fbfb71",
         "event": "run_ended",
         "exit_code": 0,
+        "refusal": None,
     }
     LINE.validate(good)
     assert not LINE.is_valid(good | {"more": 1})

@@ -864,8 +864,9 @@ def test_a_file_that_shows_other_actions_than_it_stands_for_is_refused(
         [],
     ):
         file.write_text(resealed(good | {"environments": [environment | {"actions": actions}]}))
-        code, _, err = run("apply", file, "-m", small, "--digest", digest)
+        code, out, err = run("apply", file, "-m", small, "--digest", digest, "--format", "json")
         assert (code, "plan_invalid: " in err, "it was edited" in err) == (6, True, True)
+        assert valid("result", json.loads(out))["refusal"]["code"] == "plan_invalid"
     for changes in ({"url": "https://crm.example.com"}, {"workspace": "another"}):
         file.write_text(resealed(good | {"environments": [environment | changes]}))
         code, _, err = run("apply", file, "-m", small, "--digest", digest)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from provisioner.cli.options import Telling
     from provisioner.desired import Environment
     from provisioner.execution import RunResult, Tell
+    from provisioner.failure import Failure
     from provisioner.plan import Plan
     from provisioner.problem import Place, Problem
     from provisioner.report.forms import Form
@@ -66,6 +67,7 @@ class Outlets:
         self._examined = Examined((), (), datetime.now(UTC))
         self._started = False
         self._lost: OutputError | None = None
+        self._refusal: Failure | None = None
         self.tell: Tell = untold if events is None else events.tell
         self.exit_code = UNEXPECTED
 
@@ -127,13 +129,13 @@ class Outlets:
         Raises:
             OutputError: as `report`.
         """
-        why = None if refusal is None else failure_of(refusal)
+        self._refusal = None if refusal is None else failure_of(refusal)
         if self._runner is not None:
             values = {"changes": "true" if changes else "false", "digest": outcome.digest}
             if plan_file is not None:
                 values["plan-file"] = plan_file
             self._runner.put_out(values)
-        self.report(Told(self._examined, outcome=outcome, refusal=why))
+        self.report(Told(self._examined, outcome=outcome, refusal=self._refusal))
 
     def report(self, told: Told) -> None:
         """Writes the reports, and the summary of the step.
@@ -177,7 +179,7 @@ class Outlets:
     def close(self) -> None:
         """Tells that the run is over."""
         self._start(())
-        self.tell(RunEnded(self.exit_code))
+        self.tell(RunEnded(self.exit_code, self._refusal))
 
     def _start(self, environments: tuple[str, ...]) -> None:
         if not self._started:

@@ -30,21 +30,23 @@ _LOG = logging.getLogger("provisioner")
 
 
 def show_plan(plan: Plan, console: Console, refusal: RefusedError | None = None) -> None:
-    """Prints a plan; Markdown says too why none of it may be done."""
+    """Prints a plan; JSON and Markdown say too why none of it may be done."""
+    why = None if refusal is None else failure_of(refusal)
     if console.json:
-        console.document(plan_document(plan))
+        console.document(plan_document(plan, why))
     elif console.output.format == "markdown":
-        console.text(plan_markdown(plan, None if refusal is None else failure_of(refusal)))
+        console.text(plan_markdown(plan, why))
     elif not console.output.quiet or plan.changes or plan.incomplete:
         console.text(plan_text(plan, console.palette))
 
 
 def show_result(result: RunResult, console: Console, refusal: RefusedError | None = None) -> None:
     """Prints what became of a plan; with a refusal, that it is nothing."""
+    why = None if refusal is None else failure_of(refusal)
     if console.json:
-        console.document(result_document(result))
+        console.document(result_document(result, why))
     elif console.output.format == "markdown":
-        console.text(result_markdown(result, None if refusal is None else failure_of(refusal)))
+        console.text(result_markdown(result, why))
     elif not console.output.quiet or result.incomplete:
         # Why it is refused is told on stderr, where the command ends.
         console.text(result_text(result, console.palette, refused=refusal is not None))

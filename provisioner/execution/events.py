@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from provisioner.execution.result import Executed, Result
+    from provisioner.failure import Failure
     from provisioner.observed import Observation
     from provisioner.plan import Action, Plan, Unobserved
 
@@ -78,9 +79,11 @@ class RunEnded:
 
     Attributes:
         exit_code: of the process.
+        refusal: why nothing of the plan may be done, where that is so.
     """
 
     exit_code: int
+    refusal: Failure | None = None
 
 
 Event = (

@@ -42,8 +42,10 @@ def document(draft: Draft) -> Document:
     """`provision/planfile/v1`, without its checksum and without any secret of this process."""
     looks = {environment.name: (environment, look) for environment, look in draft.seen}
     asked = draft.asked
-    return draft.published | {
+    return {
         "format": FORMAT,
+        "created_at": draft.published["created_at"],
+        "digest": draft.published["digest"],
         "version": __version__,
         "options": {
             "environments": list(asked.environments) or None,

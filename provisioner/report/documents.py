@@ -51,22 +51,24 @@ def as_json(document: object) -> str:
     return json.dumps(hidden(document), indent=2) + "\n"
 
 
-def plan_document(plan: Plan) -> Document:
-    """`provision/plan/v1`."""
+def plan_document(plan: Plan, refusal: Failure | None = None) -> Document:
+    """`provision/plan/v1`; with a refusal, why none of it may be done."""
     return {
         "format": "provision/plan/v1",
         "created_at": format_moment(plan.created_at),
         "digest": plan.digest,
+        "refusal": refusal_document(refusal),
         "environments": [_environment_plan(part) for part in plan.environments],
     }
 
 
-def result_document(result: RunResult) -> Document:
-    """`provision/result/v1`."""
+def result_document(result: RunResult, refusal: Failure | None = None) -> Document:
+    """`provision/result/v1`; with a refusal, why nothing was done."""
     return {
         "format": "provision/result/v1",
         "created_at": format_moment(result.created_at),
         "digest": result.digest,
+        "refusal": refusal_document(refusal),
         "environments": [_environment_result(part) for part in result.environments],
     }
 
@@ -306,6 +308,11 @@ def finding_kind(finding: Finding) -> str:
             return "delivery_unknown"
         case _:
             assert_never(finding)
+
+
+def refusal_document(refusal: Failure | None) -> dict[str, str] | None:
+    """Why nothing of a plan may be done, where that is so."""
+    return None if refusal is None else _error(refusal)
 
 
 def _error(failure: Failure) -> dict[str, str]:

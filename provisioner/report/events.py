@@ -22,6 +22,7 @@ from provisioner.report.documents import (
     action_head,
     environment_error,
     plan_summary,
+    refusal_document,
     result_ending,
     result_summary,
 )
@@ -94,7 +95,11 @@ def event_document(event: Event) -> Document:
                 "error": environment_error(outcome),
             }
         case RunEnded():
-            document = {"event": "run_ended", "exit_code": event.exit_code}
+            document = {
+                "event": "run_ended",
+                "exit_code": event.exit_code,
+                "refusal": refusal_document(event.refusal),
+            }
         case _:
             assert_never(event)
     return document

@@ -99,9 +99,9 @@ def _text(told: Told, palette: Palette) -> str:
 def _document(told: Told) -> object:
     match told.outcome:
         case Plan():
-            return plan_document(told.outcome)
+            return plan_document(told.outcome, told.refusal)
         case RunResult():
-            return result_document(told.outcome)
+            return result_document(told.outcome, told.refusal)
         case None:
             return problems_document(told.examined.problems)
         case _:

@@ -14,7 +14,7 @@ from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped
 from provisioner.plan import Planned, Unobserved
 from provisioner.report.documents import action_kind, finding_kind, plan_summary, result_summary
 from provisioner.report.inert import code, plain, shortened
-from provisioner.report.text import plan_verdict, result_verdict, what_is_done
+from provisioner.report.text import plan_verdict, result_verdict, what_is_done, where_to
 from provisioner.times import format_moment
 from provisioner.words import count
 
@@ -305,7 +305,7 @@ def _action_cells(action: Action) -> tuple[str, ...]:
         _message(what_is_done(action)),
         format_moment(action.expires_at).replace("T", " ").removesuffix("Z"),
         _name(action.role) if action.role else "-",
-        _name(", ".join(map(str, action.sinks))) if action.sinks else "-",
+        _name(where_to(action)) if action.sinks else where_to(action),
         "-" if place is None else _name(f"{place.file}:{place.line}"),
     )
 

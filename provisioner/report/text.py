@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from provisioner.address import Address
     from provisioner.execution import Result, RunResult
     from provisioner.failure import Failure
     from provisioner.observed import ObservedKey
@@ -158,7 +157,7 @@ def _action_lines(actions: Sequence[Action]) -> list[str]:
             what_is_done(action),
             f"ends {format_moment(action.expires_at)}",
             f"role {visible(action.role)}" if action.role else "no role",
-            *((_where_to(action.sinks),) if any(one.sinks for one in actions) else ()),
+            *((visible(where_to(action)),) if any(one.sinks for one in actions) else ()),
             _where(action.place),
         )
         for action in actions
@@ -217,8 +216,15 @@ def _where(place: Place | None) -> str:
     return "in no manifest" if place is None else f"{visible(place.file)}:{place.line}"
 
 
-def _where_to(sinks: tuple[Address, ...]) -> str:
-    return visible(", ".join(map(str, sinks))) if sinks else "no sink"
+def where_to(action: Action) -> str:
+    """Where the token of an action goes, nothing where it makes none."""
+    match action:
+        case Create() | Rotate():
+            return ", ".join(map(str, action.sinks)) or "no sink"
+        case Update() | Deliver() | Revoke():
+            return ", ".join(map(str, action.sinks))
+        case _:
+            assert_never(action)
 
 
 def _kept_and_findings(part: Planned, palette: Palette) -> Iterator[str]:
