@@ -864,6 +864,43 @@ def test_validate_judges_directories_and_single_files(run, small, tmp_path, monk
     assert run("validate", lonely)[0] == 3
 
 
+def test_validate_without_any_manifest_is_a_problem(run, write, tmp_path) -> None:
+    """A wrong directory in a pipeline is no success, in whatever way it is wrong."""
+    (tmp_path / "empty").mkdir()
+    for words, code in (
+        (["-m", tmp_path / "gone"], "manifests_missing"),
+        ([tmp_path / "gone"], "manifests_missing"),
+        ([tmp_path / "gone" / "keys.yaml"], "manifests_missing"),
+        ([tmp_path / "empty"], "environments_missing"),
+    ):
+        exit_code, out, _ = run("validate", *words, "--format", "json")
+        found = [one["code"] for one in valid("problems", out)["problems"]]
+        assert (exit_code, found) == (3, [code]), words
+    folder = write(environments=ENVIRONMENTS)
+    (folder / ".hidden.yaml").write_text(KEYS)
+    (folder / "notes.txt").write_text(KEYS)
+    for path in (folder, folder / "environments.yaml"):
+        exit_code, out, _ = run("validate", path, "--format", "json")
+        [problem] = valid("problems", out)["problems"]
+        assert (exit_code, problem["code"]) == (3, "manifests_missing")
+        assert problem["file"] == (folder / "environments.yaml").as_posix()
+        assert run("validate", path)[0] == 3
+    # What needs no manifest goes on without one, and a plan says what it has to do.
+    for command in ("list", "doctor", "plan"):
+        assert run(command, "-m", folder)[0] == 0
+    assert run("export", "-m", folder)[0] == 4  # there is no key
+    write(environments=ENVIRONMENTS + "  dev: {}\n")
+    exit_code, out, _ = run("validate", folder, "--format", "json")
+    found = {one["code"] for one in valid("problems", out)["problems"]}
+    assert (exit_code, len(found)) == (3, 2)
+    assert "manifests_missing" in found
+    team = folder / "team"
+    team.mkdir()
+    (team / "keys.yml").write_text(KEYS)
+    write(environments=ENVIRONMENTS)
+    assert run("validate", folder)[0] == 0
+
+
 def test_validate_finds_expiries_that_have_passed(run, small) -> None:
     """Offline, an old date is a problem; plan and apply fail its key alone."""
     (small / "keys.yaml").write_text(KEYS.replace("90d", "2020-01-01"))

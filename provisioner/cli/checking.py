@@ -51,7 +51,8 @@ def check(paths: Iterable[Path], now: datetime) -> Checked:
     keys = environments = 0
     for directory, files in chosen.items():
         manifests = load(directory, now=now)
-        problems += [one for one in manifests.problems if _concerns(one, files, manifests)]
+        found = (*manifests.problems, *_no_manifest(manifests))
+        problems += [one for one in found if _concerns(one, files, manifests)]
         problems += _unread(files or set(), manifests)
         sources += manifests.sources if files is None else sorted(files)
         keys += sum(map(len, manifests.desired.values()))
@@ -72,6 +73,13 @@ def _in_its_directory(path: Path) -> tuple[Path, str | None]:
             if (folder / ENVIRONMENTS).is_file():
                 return folder, file.as_posix()
     return path.parent, path.as_posix()
+
+
+def _no_manifest(manifests: Manifests) -> Iterable[Problem]:
+    """The problem that nothing but environments.yaml was read: there is nothing to check."""
+    if manifests.none_read:
+        message = "no manifest stands beside this file: write one, or name another directory"
+        yield Problem(Place(manifests.sources[0]), "manifests_missing", message)
 
 
 def _unread(files: set[str], manifests: Manifests) -> Iterable[Problem]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 CODES: Mapping[str, str] = MappingProxyType(
     {
         # files
-        "manifests_missing": "The manifests directory is not there, or is not a directory.",
+        "manifests_missing": "The manifests directory is not there, or it holds no manifest.",
         "environments_missing": "There is no environments.yaml in the manifests directory.",
         "environments_misnamed": "environments.yml stands beside environments.yaml.",
         "file_unreadable": "A file or folder cannot be opened, or is not a regular file.",

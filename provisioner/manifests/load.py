@@ -56,6 +56,11 @@ class Manifests:
         file = _shown(self.directory / ENVIRONMENTS)
         return tuple(one for one in self.problems if one.place.file == file)
 
+    @property
+    def none_read(self) -> bool:
+        """Whether environments.yaml was read and no manifest beside it."""
+        return self.sources == (_shown(self.directory / ENVIRONMENTS),)
+
 
 def load(directory: Path, *, now: datetime | None = None) -> Manifests:
     """Reads every file of a manifests directory; bad input gives problems, never an exception.
