@@ -707,6 +707,56 @@ def test_an_interrupted_run_says_how_many_keys_it_made(write, tmp_path, serve, m
 # bad input
 
 
+@pytest.mark.parametrize(
+    ("words", "names", "remedy"),
+    [
+        ("c", "'c'", "Check the names, -m and -e."),
+        ("a svc-alpah", "'svc-alpah'", "Did you mean 'svc-alpha'?"),
+        ("zz svc-*", "'zz' or 'svc-*'", "Names are taken as they are, and not as globs."),
+        ("svc-alpha -e other", "'svc-alpha'", "Check the names, -m and -e."),
+    ],
+)
+def test_rotating_what_no_manifest_names_is_wrong_usage_and_sends_nothing(
+    run, shop, words, names, remedy
+) -> None:
+    """A typing error in an emergency: no part of the list is done, and nobody is asked anything."""
+    folder, served = shop(Dialect.CORE, lambda request, inner: inner(request), ("a", "svc-alpha"))
+    with (folder / "environments.yaml").open("a") as stream:
+        stream.write("  other: {url: 'sandbox:', role: Admin}\n")
+    events = folder.parent / "events"
+    where = ("-m", folder, "--format", "json", "--events", events)
+    code, out, err = run("rotate", *words.split(), "--now", *where)
+    told = f"No manifest names {names} in the environments of this run. {remedy}"
+    assert (code, out, err) == (64, "", f"key_missing: {told}\n")
+    assert served.journal == []
+    last = json.loads(events.read_text().splitlines()[-1])
+    assert (last["event"], last["exit_code"]) == ("run_ended", 64)
+    assert not (folder.parent / ".provision").exists()
+
+
+def test_rotating_a_declared_key_that_is_not_there_is_incomplete(run, shop) -> None:
+    """It takes a look to know that."""
+    folder, served = shop(Dialect.CORE, lambda request, inner: inner(request))
+    code, _, err = run("rotate", "a", "--now", "-m", folder)
+    assert (code, err.splitlines()[-1]) == (
+        4,
+        "key_missing: 'a' has no live key: `provision apply` makes it.",
+    )
+    assert served.writes() == []
+
+
+def test_revoking_what_is_not_there_says_what_may_have_been_meant(run, small) -> None:
+    """Which keys are live takes a look, so that it is no wrong usage."""
+    for name, told in (
+        ("c", "There is no live key 'c'. `provision list` shows the live ones."),
+        ("aa", "There is no live key 'aa'. Did you mean 'a'?"),
+        ("a*", "There is no live key 'a*'. Names are taken as they are, and not as globs."),
+        ("a", "'a' has no live key: there is nothing to revoke."),
+    ):
+        code, _, err = run("revoke", name, "-m", small)
+        assert (code, err.splitlines()[-1]) == (4, f"key_missing: {told}")
+
+
 @pytest.mark.parametrize("command", ["plan", "apply"])
 def test_problems_are_all_told_and_nothing_is_sent(run, small, tmp_path, command) -> None:
     """Exit 3, each problem with its place on stderr, in JSON on stdout; no state appears."""

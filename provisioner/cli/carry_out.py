@@ -13,7 +13,7 @@ from provisioner.cli.outlets import outlets
 from provisioner.cli.reconcile import ended_early, fleet_of, prepare
 from provisioner.cli.show import agreed, announce, note, show_result, to_ask_about, warn_of_nothing
 from provisioner.cli.signals import Signals
-from provisioner.errors import StalePlanError
+from provisioner.errors import StalePlanError, WrongUsageError
 from provisioner.failure import Failure
 from provisioner.plan import Planned, Revoke, digest
 
@@ -57,6 +57,8 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
     with outlets(command, telling, console, taken=taken) as out, ExitStack() as stack:
         with out.problems():
             prepared = prepare(selection) if preparing is None else preparing()
+        if named is not None:
+            named.check(prepared.names)
         out.begun(prepared.manifests.sources, prepared.environments)
         with signals.caught():
             fleet = stack.enter_context(fleet_of(prepared, signals.stop, out.tell))
@@ -67,15 +69,8 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
         unknown: tuple[str, ...] = ()
         if named is not None:
             unknown = named.not_met(made)
-            chosen = {one.name for one in prepared.environments}
-            declared = {
-                key.name
-                for environment, keys in prepared.manifests.desired.items()
-                if environment in chosen
-                for key in keys
-            }
             for name in unknown:
-                console.failed(Failure("key_missing", named.missing(name, declared)))
+                console.failed(Failure("key_missing", named.missing(name, prepared.names)))
             if unknown == named.names and not made.incomplete and fleet.refusal is None:
                 out.outcome(made, changes=made.changes)
                 return out.ends(signals.exit_code or INCOMPLETE)
@@ -143,17 +138,35 @@ class Named:
         ids = {action.key_id.lower() for action in actions if isinstance(action, Revoke)}
         return tuple(name for name in self.names if name not in met and name.lower() not in ids)
 
+    def check(self, declared: Collection[str]) -> None:
+        """Raise where a name has to be declared and is not, so that no part of a list is done.
+
+        Raises:
+            WrongUsageError: with what may have been meant.
+        """
+        unknown = tuple(name for name in self.names if name not in declared)
+        if self.what == "live" or not unknown:
+            return
+        guesses = tuple(dict.fromkeys(filter(None, (_guess(one, declared) for one in unknown))))
+        raise WrongUsageError(
+            "key_missing",
+            f"No manifest names {' or '.join(map(repr, unknown))} in the environments of this run.",
+            remedy=" ".join(guesses) or "Check the names, -m and -e.",
+        )
+
     def missing(self, name: str, declared: Collection[str]) -> str:
-        """Why a name is not met, and what may have been meant."""
+        """Why no action is about a name, and what may have been meant."""
         if name in declared and self.what == "live":
             return f"{name!r} has no live key: there is nothing to revoke."
         if name in declared:
             return f"{name!r} has no live key: `provision apply` makes it."
-        told = f"There is no {self.what} key {name!r}"
-        if set(name) & set("*?["):
-            return f"{told}: names are taken as they are, and not as globs."
-        if close := get_close_matches(name, declared, n=1):
-            return f"{told}: did you mean {close[0]!r}?"
-        if self.what == "declared":
-            return f"{told} in the environments of this run."
-        return f"{told}; `provision list` shows the live ones."
+        guess = _guess(name, declared) or "`provision list` shows the live ones."
+        return f"There is no live key {name!r}. {guess}"
+
+
+def _guess(name: str, declared: Collection[str]) -> str | None:
+    """What may have been meant by a name that is not there."""
+    if set(name) & set("*?["):
+        return "Names are taken as they are, and not as globs."
+    close = get_close_matches(name, declared, n=1)
+    return f"Did you mean {close[0]!r}?" if close else None

@@ -48,6 +48,12 @@ class Prepared:
     environments: tuple[Environment, ...]
     now: datetime
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the keys that manifests ask for in these environments."""
+        desired = self.manifests.desired
+        return frozenset(key.name for one in self.environments for key in desired.get(one.name, ()))
+
 
 def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False) -> Prepared:
     """Loads and resolves; with problems nothing goes on and nothing is sent.
