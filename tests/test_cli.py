@@ -833,6 +833,33 @@ def test_every_option_reads_its_variable_and_the_flag_wins(run, small, monkeypat
     assert run("plan", "--format", "text")[1].startswith("dev")
 
 
+@pytest.mark.parametrize("empty", ["", " ", " \t\n"])
+@pytest.mark.parametrize("words", ["apply --prune", "plan", "rotate svc-a", "revoke svc-a"])
+def test_a_variable_or_option_that_bounds_a_run_is_never_empty(
+    run, shop, words, empty, monkeypatch
+) -> None:
+    """A step of a pipeline that gave no value does not widen the run to all keys."""
+    folder, served = shop(Dialect.CORE, lambda request, inner: inner(request), ("svc-a",))
+    command = [*words.split(), "-m", folder]
+    for option in ("--environment", "--only"):
+        variable = f"PROVISION_{option.strip('-').upper()}"
+        for more in (["--only=svc-b"] if option == "--environment" else ["-e", "shop"], []):
+            code, out, err = run(*command, option, empty, *more)
+            assert (code, out, "A value is empty" in err) == (64, "", True)
+            with monkeypatch.context() as patch:
+                patch.setenv(variable, empty)
+                code, out, err = run(*command, *more)
+                assert (code, out, f"{variable} is empty" in err) == (64, "", True)
+    assert served.journal == []
+    # The option wins over the variable.
+    monkeypatch.setenv("PROVISION_ENVIRONMENT", empty)
+    monkeypatch.setenv("PROVISION_ONLY", empty)
+    assert run("plan", "-e", "shop", "--only", "svc-a", "-m", folder)[0] == 0
+    # What writes nothing works on all.
+    for command in ("list", "doctor", "report", "validate"):
+        assert run(command, "-m", folder)[0] == 0
+
+
 def test_a_glob_that_matches_nothing_is_said(run, small) -> None:
     """A typing error in --only must not look like a finished job."""
     for command in ("plan", "apply"):

@@ -171,6 +171,21 @@ def test_the_plan_of_a_pipeline_is_what_it_applies(run, project):
     assert apply_["resource_group"] == "provision"
 
 
+def test_inputs_that_are_empty_leave_their_variables_out(run):
+    """An empty variable is wrong usage; without the inputs the jobs work on everything."""
+    for inputs in ({}, {"environment": "dev"}, {"only": "a*"}, {"environment": "dev", "only": "a"}):
+        jobs = rendered(install="", **inputs)
+        planned = run(jobs["provision-plan"])
+        assert planned.returncode == 0, planned.stderr
+        assert ("other" in planned.stdout) == ("environment" not in inputs)
+        assert ("+ b" in planned.stdout) == ("only" not in inputs)
+    assert run(jobs["provision-apply"]).returncode == 0
+    shown = {"script": ["env"], "variables": rendered()["provision-plan"]["variables"]}
+    told = run(jobs["provision-plan"] | shown, INSTALL="").stdout
+    assert "PROVISION_ENVIRONMENT" not in told
+    assert "PROVISION_ONLY" not in told
+
+
 def test_an_old_date_stops_its_key_and_no_other(run, project):
     """`validate` says so, and `plan` and `apply` do the rest; the pipeline goes on from plan."""
     keys = project / "manifests" / "keys.yaml"

@@ -792,11 +792,13 @@ def test_a_large_file_that_begins_otherwise_is_not_read_on(run, small, tmp_path)
 
 
 def test_a_variable_that_is_empty_is_none_beside_a_plan_file(run, small, tmp_path) -> None:
-    """As a pipeline sets those that it has no value for."""
+    """As a pipeline sets those that it has no value for; those that bound a run never are."""
     file = tmp_path / "plan.json"
     assert run("plan", "-m", small, "-e", "dev", "--out", file)[0] == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROVISION_ENVIRONMENT", "")
+        assert run("apply", file, "-m", small)[0] == 64
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROVISION_PRUNE", "")
         assert run("apply", file, "-m", small)[0] == 0
 

@@ -37,7 +37,7 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]")
-@selection_options
+@selection_options(revokes=True)
 @output_options("text", "json", "markdown")
 @telling_options(events=True)
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@selection_options
+@selection_options(revokes=False)
 @output_options("text", "json")
 def doctor(selection: Selection, output: Output) -> int:
     """Examine credentials, permissions, limits and sinks; write nothing.

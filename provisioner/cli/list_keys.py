@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command("list")
-@selection_options
+@selection_options(revokes=False)
 @output_options("text", "json")
 def list_keys(selection: Selection, output: Output) -> int:
     """List the keys that the environments really have.

@@ -6,6 +6,7 @@ and how it speaks, not a dozen flags.
 
 from __future__ import annotations
 
+import os
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -185,26 +186,21 @@ _redeliver_option = click.option(
 )
 
 
-def selection_options(command: Command) -> Command:
-    """The options of `Selection`, gathered into the argument `selection`."""
+def selection_options(*, revokes: bool) -> Callable[[Command], Command]:
+    """The options of `Selection`, gathered into the argument `selection`.
 
-    @wraps(command)
-    def gathered(
-        manifests: Path,
-        environment: tuple[str, ...],
-        only: tuple[str, ...],
-        parallel: int | None,
-        **others: object,
-    ) -> int:
-        selection = Selection(manifests, environment, only, parallel)
-        return command(selection=selection, **others)
-
+    Args:
+        revokes: whether the command, or its plan file, may end keys: what bounds it is not empty
+            then, because a step of a pipeline that gave no value leaves its variable empty.
+    """
+    bound = _not_empty if revokes else None
     options = (
         manifests_option,
         click.option(
             "-e",
             "--environment",
             multiple=True,
+            callback=bound,
             envvar="PROVISION_ENVIRONMENT",
             metavar="NAME",
             shell_complete=environment_names,
@@ -213,6 +209,7 @@ def selection_options(command: Command) -> Command:
         click.option(
             "--only",
             multiple=True,
+            callback=bound,
             envvar="PROVISION_ONLY",
             metavar="GLOB",
             shell_complete=key_names,
@@ -226,7 +223,39 @@ def selection_options(command: Command) -> Command:
             help="Requests in flight in each environment, instead of limits.parallel.",
         ),
     )
-    return _with(gathered, *options)
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def gathered(
+            manifests: Path,
+            environment: tuple[str, ...],
+            only: tuple[str, ...],
+            parallel: int | None,
+            **others: object,
+        ) -> int:
+            selection = Selection(manifests, environment, only, parallel)
+            return command(selection=selection, **others)
+
+        return _with(gathered, *options)
+
+    return decorate
+
+
+def _not_empty(
+    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The values of an option that bounds a run, none of them empty, nor its variable."""
+    variable = str(option.envvar)
+    # Click takes an empty variable for none, and so would the run work on everything.
+    if not given and not os.environ.get(variable, "set").strip():
+        raise click.BadParameter(
+            f"{variable} is empty: give it a value, or unset it to work on all.", context, option
+        )
+    if not all(map(str.strip, given)):
+        raise click.BadParameter(
+            "A value is empty: give one, or leave the option out to work on all.", context, option
+        )
+    return given
 
 
 def telling_options(*, events: bool) -> Callable[[Command], Command]:

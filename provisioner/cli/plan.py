@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@selection_options
+@selection_options(revokes=True)
 @output_options("text", "json", "markdown")
 @telling_options(events=True)
 @click.option(

@@ -32,7 +32,7 @@ def _duration(
 
 
 @click.command()
-@selection_options
+@selection_options(revokes=False)
 @click.option(
     "--expiring-within",
     callback=_duration,

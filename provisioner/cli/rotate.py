@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME…", shell_complete=key_names)
-@selection_options
+@selection_options(revokes=True)
 @output_options("text", "json", "markdown")
 @telling_options(events=True)
 @guard_options
