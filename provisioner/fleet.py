@@ -6,11 +6,9 @@ see them all at once, between the last look and the first write.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self
-from urllib.parse import urlsplit
 
 from provisioner.errors import RefusedError, WorkspaceError
 from provisioner.execution import (
@@ -24,7 +22,13 @@ from provisioner.execution import (
     untold,
 )
 from provisioner.failure import failure_of
-from provisioner.guards import Leave, nothing_selected, refusals, together
+from provisioner.guards import (
+    Leave,
+    nothing_selected,
+    one_workspace_twice,
+    refusals,
+    together,
+)
 from provisioner.plan import (
     Plan,
     Planned,
@@ -43,7 +47,7 @@ from provisioner.stop import STOPPED
 from provisioner.subject import bound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
     from datetime import datetime
     from types import TracebackType
@@ -145,8 +149,8 @@ class Fleet:
         looks = tuple(future.result() if future.done() else None for future in futures)
         found = [look for look in looks if isinstance(look, _Look)]
         refusals = [look for look in looks if isinstance(look, RefusedError)]
-        workspaces = ((look.environment, look.observation.workspace) for look in found)
-        refusals += [error for _, error in one_workspace_twice(workspaces)]
+        seen = [(look.environment, look.observation) for look in found]
+        refusals += [error for _, error in one_workspace_twice(seen)]
         self.refusal = together(refusals)
         self._looks = {look.environment.name: look for look in found}
         return tuple(
@@ -427,35 +431,3 @@ def _seen(
         return look.observation
     why = STOPPED if look is None else failure_of(look)
     return Unobserved(environment.name, environment.url, why)
-
-
-def one_workspace_twice(
-    workspaces: Iterable[tuple[Environment, str | None]],
-) -> Iterator[tuple[tuple[str, ...], RefusedError]]:
-    """Environments of one workspace, which would fight over each other's keys, and why not.
-
-    Args:
-        workspaces: each environment with its workspace id, None where that is not known.
-    """
-    names: dict[tuple[_Server, str], list[str]] = defaultdict(list)
-    for environment, workspace in workspaces:
-        if workspace is not None:
-            names[_server(environment.url), workspace].append(environment.name)
-    for (_, workspace), shared in names.items():
-        if len(shared) > 1:
-            error = RefusedError(
-                "workspace_shared",
-                f"{' and '.join(shared)} turn out to be one workspace, {workspace}.",
-                remedy="Point each at a workspace of its own, or merge them into one.",
-            )
-            yield tuple(shared), error
-
-
-_Server = tuple[str | None, int | None]
-
-
-def _server(url: str) -> _Server:
-    """Host and port of a url, however they are written."""
-    parts = urlsplit(url)
-    host = "127.0.0.1" if parts.hostname in ("localhost", "::1") else parts.hostname
-    return host, parts.port or {"https": 443, "http": 80}.get(parts.scheme)

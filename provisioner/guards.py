@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from provisioner.errors import RefusedError
 from provisioner.globs import matches
+from provisioner.loopback import canonical
 from provisioner.plan import Planned, Revoke, Rotate
 from provisioner.times import CLOCKS_APART
 from provisioner.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from provisioner.desired import DesiredKey, Environment
     from provisioner.observed import Observation
     from provisioner.plan import EnvironmentPlan, Wishes
+
+_SEEDED = "20202020-"
+"""How the ids begin that a development server is seeded with, the same on every one."""
 
 _TOLD = 5
 """Reasons that one message gives."""
@@ -96,6 +102,64 @@ def refusals(
             f"{held[0]!r} {are} protected, and would be revoked.",
             remedy="If it is meant, use --allow-protected.",
         )
+
+
+def one_workspace_twice(
+    seen: Sequence[tuple[Environment, Observation]],
+) -> Iterator[tuple[tuple[str, ...], RefusedError]]:
+    """Yield the environments of one workspace, which would fight over its keys, and why not.
+
+    Workspaces of one id are one, whatever the addresses are: a server has many. Only development
+    servers share an id that they are seeded with; of those the address decides, and a key in both.
+
+    Args:
+        seen: each environment with the look at its workspace.
+    """
+    groups: list[list[tuple[Environment, Observation]]] = []
+    for one in seen:
+        same = [group for group in groups if any(_is_one_workspace(one, other) for other in group)]
+        groups = [group for group in groups if group not in same]
+        groups.append([*(member for group in same for member in group), one])
+    for group in groups:
+        if len(group) > 1:
+            names = tuple(environment.name for environment, _ in group)
+            error = RefusedError(
+                "workspace_shared",
+                f"{' and '.join(names)} turn out to be one workspace, {group[0][1].workspace}.",
+                remedy="Point each at a workspace of its own, or merge them into one; copies of one"
+                " workspace are run one at a time, with -e.",
+            )
+            yield names, error
+
+
+def _is_one_workspace(
+    one: tuple[Environment, Observation], other: tuple[Environment, Observation]
+) -> bool:
+    (first, mine), (second, theirs) = one, other
+    if mine.workspace is None or theirs.workspace is None:
+        return False
+    id_ = mine.workspace.lower()
+    if id_ != theirs.workspace.lower():
+        return False
+    if not id_.startswith(_SEEDED) or _server(first.url) == _server(second.url):
+        return True
+    return not _grown(mine).isdisjoint(_grown(theirs))
+
+
+def _grown(observation: Observation) -> frozenset[tuple[str, datetime]]:
+    """The keys that no other workspace has: those that were not seeded."""
+    return frozenset(
+        (key.id.lower(), key.created_at)
+        for key in observation.keys
+        if not key.id.lower().startswith(_SEEDED)
+    )
+
+
+def _server(url: str) -> tuple[str | None, int | None]:
+    """Host and port of a url, however they are written."""
+    parts = urlsplit(url)
+    host = None if parts.hostname is None else canonical(parts.hostname)
+    return host, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 def together(found: Sequence[RefusedError]) -> RefusedError | None:

@@ -808,7 +808,7 @@ def test_it_needs_no_network_for_the_embedded_twenty(write, run, tmp_path) -> No
 
 def test_environments_of_one_workspace_are_told_so(serve, hurried, tmp_path) -> None:
     """Each of the two is broken, and a third one is not."""
-    served, other = serve(Dialect.CORE), serve(Dialect.CORE)
+    served, other = serve(Dialect.CORE), serve(Dialect.CORE_1)
     one = replace(served.environment(), credential=served.credential())
     two = replace(one, name="twin")
     three = replace(other.environment(), name="third", credential=other.credential())

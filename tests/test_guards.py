@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import socketserver
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -16,7 +25,13 @@ from provisioner.cli import main
 from provisioner.desired import DesiredKey, Environment, Guards, Rotation, Share
 from provisioner.errors import RefusedError
 from provisioner.failure import Failure
-from provisioner.guards import Leave, nothing_selected, refusals, together
+from provisioner.guards import (
+    Leave,
+    nothing_selected,
+    one_workspace_twice,
+    refusals,
+    together,
+)
 from provisioner.held import TokenOf
 from provisioner.observed import NoRoles, Observation, ObservedKey
 from provisioner.plan import (
@@ -29,7 +44,7 @@ from provisioner.plan import (
     plan_revocations,
 )
 from provisioner.problem import Place
-from provisioner.sandbox import Dialect
+from provisioner.sandbox import Dialect, Sandbox
 from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
@@ -323,6 +338,100 @@ def test_predecessors_that_end_at_once_count(at_once) -> None:
     )
 
 
+# --- One workspace twice -------------------------------------------------------------------------
+
+SEEDED = "20202020-1c25-4d02-bf25-6aeccf7ea419"
+LOOPBACK = (
+    "http://127.0.0.1:3000",
+    "http://127.1:3000",
+    "http://0x7f.1:3000/",
+    "http://0177.0.0.1:3000",
+    "http://2130706433:3000",
+    "http://LOCALHOST:3000/api",
+    "http://localhost.:3000",
+    "http://crm.localhost:3000",
+    "http://[::1]:3000",
+    "http://[0:0:0:0:0:0:0:1]:3000",
+    "http://[::ffff:127.0.0.1]:3000",
+    "http://0.0.0.0:3000",
+    "http://[::]:3000",
+)
+
+
+def seen(
+    name: str, url: str, workspace: str | None, *keys: ObservedKey
+) -> tuple[Environment, Observation]:
+    environment = replace(SHOP, name=name, url=url)
+    return environment, replace(look_at(keys), workspace=workspace)
+
+
+def shared(*looks: tuple[Environment, Observation]) -> list[tuple[str, ...]]:
+    return [names for names, _ in one_workspace_twice(looks)]
+
+
+@pytest.mark.parametrize("url", LOOPBACK)
+def test_seeded_workspaces_of_one_server_are_one_however_it_is_written(url) -> None:
+    """An address has many spellings, and they all lead to the same keys."""
+    assert shared(seen("a", LOOPBACK[0], SEEDED), seen("b", url, SEEDED)) == [("a", "b")]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:3001",
+        "http://127.0.0.2:3000",
+        "http://[::2]:3000",
+        "http://192.168.0.7:3000",
+        "http://twenty:3000",
+        "http://localhost.example.com:3000",
+        "https://127.0.0.1",
+    ],
+)
+def test_seeded_workspaces_of_other_servers_are_others(url) -> None:
+    """Every development server has the same id: several are one setting up, and no mistake."""
+    assert shared(seen("a", LOOPBACK[0], SEEDED), seen("b", url, SEEDED.upper())) == []
+    assert shared(seen("a", LOOPBACK[0], "w"), seen("b", url, "w")) == [("a", "b")]
+
+
+def test_an_id_that_nobody_seeds_is_one_workspace_wherever_it_is() -> None:
+    """Two names of one server, and a copy of it, which would follow the same manifests."""
+    far, near = "https://crm.example.com", "https://crm.internal:8443"
+    assert shared(seen("a", far, "W-1"), seen("b", near, "w-1"), seen("c", far, "w-2")) == [
+        ("a", "b")
+    ]
+    assert shared(seen("a", far, None), seen("b", far, None), seen("c", far, "w")) == []
+    [(names, error)] = one_workspace_twice([seen("a", far, "w"), seen("b", near, "w")])
+    assert (names, error.slug, error.exit_code) == (("a", "b"), "workspace_shared", 5)
+    assert error.message == "a and b turn out to be one workspace, w."
+    assert error.remedy.endswith("copies of one workspace are run one at a time, with -e.")
+
+
+def test_seeded_workspaces_that_list_the_same_key_are_one() -> None:
+    """A name of DNS says nothing, and a key that was made is in no other workspace."""
+    one, two = "http://twenty:3000", "https://crm.test"
+    made = key("svc-a")
+    assert shared(seen("a", one, SEEDED, made), seen("b", two, SEEDED, made)) == [("a", "b")]
+    for other in (
+        replace(made, created_at=made.created_at + timedelta(milliseconds=1)),
+        replace(made, id="another"),
+    ):
+        assert shared(seen("a", one, SEEDED, made), seen("b", two, SEEDED, other)) == []
+    seeded = replace(made, id="20202020-aaaa-4d02-bf25-6aeccf7ea419")
+    assert shared(seen("a", one, SEEDED, seeded), seen("b", two, SEEDED, seeded)) == []
+
+
+def test_all_names_of_one_workspace_are_told_together() -> None:
+    """Also where two of them are one only by a third."""
+    first, second = key("svc-a"), key("svc-b")
+    looks = (
+        seen("a", "http://a:1", SEEDED, first),
+        seen("b", "http://b:1", SEEDED, second),
+        seen("c", "http://c:1", SEEDED),
+        seen("d", "http://d:1", SEEDED, first, second),
+    )
+    assert shared(*looks) == [("a", "b", "d")]
+
+
 @pytest.fixture
 def shop(tmp_path: Path, serve, monkeypatch) -> Callable[[Dialect], tuple[Path, Any]]:
     """A workspace of keys that `owns` matches, and a folder whose one environment it is."""
@@ -424,3 +533,112 @@ def test_a_refusal_changes_nothing_in_any_environment(tmp_path, serve, monkeypat
     assert [one.writes() for one in served.values()] == [[], []]
     assert main([*command, "--max-revoke", "4"]) == 0
     assert [len(one.writes()) for one in served.values()] == [1, 5]
+
+
+def forward(port: int, stack: ExitStack) -> int:
+    """The port of something that stands before a server, as a proxy with a name of its own does."""
+
+    class Forward(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as outer:
+                back = threading.Thread(target=pass_on, args=(outer, self.request))
+                back.start()
+                pass_on(self.request, outer)
+                back.join()
+
+    def pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    server = stack.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forward))
+    stack.callback(server.shutdown)
+    threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+    return int(server.server_address[1])
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("id_", ["seeded", "random"])
+@pytest.mark.parametrize("name", ["127.1", "localhost", "proxy"])
+def test_two_names_of_one_server_end_no_key(tmp_path, dialect, id_, name) -> None:
+    """By each of them `--prune` would end the keys that the manifests of the other one want."""
+    file = tmp_path / "server.sqlite3"
+    with Sandbox(file, dialect) as sandbox:
+        sandbox.seed(["svc-a", "svc-b"])
+    if id_ == "seeded":
+        with sqlite3.connect(file) as state:
+            state.execute("UPDATE workspace SET id = ?", (SEEDED,))
+        state.close()
+    with Sandbox(file, dialect) as sandbox, ExitStack() as stack:
+        port = urlsplit(sandbox.url).port
+        host = f"127.0.0.1:{forward(port, stack)}" if name == "proxy" else f"{name}:{port}"
+        urls = {"one": sandbox.url, "two": f"http://{host}"}
+        manifests = tmp_path / "manifests"
+        manifests.mkdir()
+        lines = [
+            f"  {each}: {{url: '{url}', insecure: true, owns: ['svc-*'], role: Admin, "
+            "auth: {session_token: '${TOKEN}'}}"
+            for each, url in urls.items()
+        ]
+        text = "\n".join(["version: 1", "environments:", *lines])
+        (manifests / "environments.yaml").write_text(text)
+        for each, wanted in (("one", "svc-a"), ("two", "svc-b")):
+            (manifests / f"{each}.yaml").write_text(
+                f"version: 1\nenvironment: {each}\ndefaults: {{expires: 90d}}\n"
+                f"keys: [{{name: {wanted}}}]\n"
+            )
+        before = sandbox.keys()
+
+        def provision(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "provisioner", *words],
+                env=os.environ | {"TOKEN": sandbox.session_token()},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                cwd=tmp_path,
+                check=False,
+            )
+
+        done = provision("apply", "--prune", "--max-revoke", "9")
+        assert (done.returncode, "workspace_shared: one and two" in done.stderr) == (5, True)
+        assert sandbox.keys() == before
+        told = provision("doctor")
+        assert (told.returncode, told.stdout.count("turn out to be one workspace")) == (4, 2)
+        assert provision("apply", "--prune", "-e", "one").returncode == 0
+
+
+def test_development_servers_that_share_their_seeded_id_are_worked_on_together(
+    tmp_path, serve, monkeypatch
+) -> None:
+    """Each has its own keys, which is how they are told apart."""
+    environments = {}
+    for number, dialect in enumerate((Dialect.LEGACY, Dialect.CORE)):
+        file = tmp_path / f"state-{dialect}" / "twenty.sqlite3"
+        with Sandbox(file, dialect) as sandbox:
+            sandbox.seed(["svc-a", "svc-b"])
+        with sqlite3.connect(file) as state:
+            state.execute("UPDATE workspace SET id = ?", (SEEDED,))
+        state.close()
+        served = serve(dialect)
+        monkeypatch.setenv(f"TOKEN{number}", served.sandbox.session_token())
+        environments[f"server-{number}"] = {
+            "url": served.sandbox.url,
+            "auth": {"session_token": f"${{TOKEN{number}}}"},
+            "owns": ["svc-*"],
+            "role": "Admin",
+        }
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    document = {"version": 1, "environments": environments}
+    (folder / "environments.yaml").write_text(json.dumps(document))
+    manifest = {
+        "version": 1,
+        "environments": list(environments),
+        "defaults": {"expires": "90d"},
+        "keys": [{"name": "svc-a"}, {"name": "svc-c"}],
+    }
+    (folder / "keys.yaml").write_text(json.dumps(manifest))
+    assert main(["apply", "-m", str(folder), "--prune"]) == 0

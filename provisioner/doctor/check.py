@@ -66,14 +66,12 @@ class Diagnosis:
 
     Attributes:
         generation: None where it was not reached.
-        workspace: its id, None where that is not known.
     """
 
     environment: str
     url: str
     generation: Generation | None
     checks: tuple[Check, ...]
-    workspace: str | None = None
 
     @property
     def failed(self) -> bool:

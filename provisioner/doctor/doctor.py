@@ -10,8 +10,8 @@ from provisioner.doctor.check import Diagnosis, broken
 from provisioner.doctor.places import Places
 from provisioner.doctor.server import checks_of_error, checks_of_server
 from provisioner.errors import ProvisionError, RefusedError, WorkspaceError
-from provisioner.fleet import one_workspace_twice
 from provisioner.globs import matches
+from provisioner.guards import one_workspace_twice
 from provisioner.stop import STOPPED
 from provisioner.subject import bound
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from provisioner.desired import DesiredKey, Environment
     from provisioner.fleet import Connect
+    from provisioner.observed import Observation
     from provisioner.sinks.sink import OpenSink
     from provisioner.stop import Stop
 
@@ -47,6 +48,7 @@ class Doctor:
         self._executor = executor
         self._stop = stop
         self._stack = ExitStack()
+        self._seen: dict[str, Observation] = {}
         self.surprise: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -89,7 +91,7 @@ class Doctor:
             future.result() if future.done() else _undone(environment, stopped)
             for environment, future in zip(environments, futures, strict=True)
         )
-        return tuple(_told_of_shared(environments, tuple(found)))
+        return tuple(self._told_of_shared(environments, tuple(found)))
 
     def _examined(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
         try:
@@ -107,7 +109,6 @@ class Doctor:
     def _examine(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
         places = Places(environment, self._open_sink, self._stop)
         generation = None
-        workspace_id = None
         try:
             workspace = self._connect(environment, self._stack)
             observation = workspace.observe()
@@ -115,25 +116,27 @@ class Doctor:
         except (WorkspaceError, RefusedError) as error:
             checks = list(checks_of_error(environment, error))
         else:
-            generation, workspace_id = workspace.generation, observation.workspace
+            generation = workspace.generation
+            self._seen[environment.name] = observation
             places.hold_against(workspace, observation)
         checks += places.checks(keys)
-        return Diagnosis(environment.name, environment.url, generation, tuple(checks), workspace_id)
+        return Diagnosis(environment.name, environment.url, generation, tuple(checks))
 
-
-def _told_of_shared(
-    environments: tuple[Environment, ...], diagnoses: tuple[Diagnosis, ...]
-) -> Iterator[Diagnosis]:
-    """The diagnoses, those of one workspace told so."""
-    workspaces = zip(environments, (one.workspace for one in diagnoses), strict=True)
-    shared = {
-        name: broken("credential", error)
-        for names, error in one_workspace_twice(workspaces)
-        for name in names
-    }
-    for one in diagnoses:
-        fault = shared.get(one.environment)
-        yield one if fault is None else replace(one, checks=(*one.checks, fault))
+    def _told_of_shared(
+        self, environments: tuple[Environment, ...], diagnoses: tuple[Diagnosis, ...]
+    ) -> Iterator[Diagnosis]:
+        """The diagnoses, those of one workspace told so."""
+        # A stop may have left units at work, which go on to look.
+        seen = dict(self._seen)
+        looks = [(one, seen[one.name]) for one in environments if one.name in seen]
+        shared = {
+            name: broken("credential", error)
+            for names, error in one_workspace_twice(looks)
+            for name in names
+        }
+        for one in diagnoses:
+            fault = shared.get(one.environment)
+            yield one if fault is None else replace(one, checks=(*one.checks, fault))
 
 
 def _undone(environment: Environment, error: ProvisionError) -> Diagnosis:
