@@ -363,6 +363,8 @@ class Fleet:
             WorkspaceError: when it cannot be opened.
             RefusedError: when a guard forbids to use it.
         """
+        if self._stop.asked:
+            return None
         opening = self._executor.submit(self._connect, environment, self._stack)
         self._stop.wait_for((opening,), graceful=False)
         return opening.result() if opening.done() else None
@@ -373,6 +375,8 @@ class Fleet:
         return look
 
     def _looked_at(self, environment: Environment) -> _Look | WorkspaceError | RefusedError:
+        if self._stop.asked:
+            return WorkspaceError(STOPPED.code, STOPPED.message)
         try:
             with bound(environment=environment.name):
                 workspace = self._connect(environment, self._stack)

@@ -134,6 +134,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     folder.mkdir()
 
     def start_(server: Server, names: list[str], *arguments: str, **more: int) -> Run:
+        stdin = more.pop("stdin", subprocess.DEVNULL)
         auth = {"session_token": "${TOKEN}"}
         limits = {"parallel": PARALLEL, "batch": 2} | more
         shop = {"url": server.sandbox.url, "auth": auth, "limits": limits}
@@ -148,7 +149,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         process = subprocess.Popen(
             [sys.executable, "-m", "provisioner", command, "-m", str(folder), *options],
             env=os.environ | {"TOKEN": server.sandbox.session_token()},
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -642,3 +643,179 @@ def test_a_check_that_runs_ends_with_the_command(tmp_path, command) -> None:
         process.kill()
         process.wait()
     assert until_over(tmp_path / "pid")
+
+
+# --- The first moments ---------------------------------------------------------------------------
+
+TOLD = """\
+import os, random, signal, sys, threading, time
+place, number, within = os.environ["TELL"].split()
+def tell(*_):
+    time.sleep(random.Random(int(os.environ["SEED"])).uniform(0, float(within)))
+    os.kill(os.getpid(), int(number))
+def hook(event, arguments):
+    global place
+    if place and event in ("open", "import") and str(arguments[0]).endswith(place):
+        place = ""
+        tell() if float(within) == 0 else threading.Thread(target=tell, daemon=True).start()
+sys.addaudithook(hook)
+"""
+"""What a process runs first: it gets a signal as it opens a file, or imports a module."""
+
+FIRST_MOMENTS = {
+    "imports": "provisioner.cli.console",
+    "environments": "manifests/environments.yaml",
+    "manifests": "manifests/keys.yaml",
+    "look": "provisioner.twenty.legacy",
+}
+
+EARLY = {
+    "plan": "plan",
+    "apply": "result",
+    "rotate a": "result",
+    "revoke a": "result",
+    "list": "keys",
+    "report": "report",
+    "doctor": "doctor",
+    "export": "",
+    "token a --to {tmp}/token": "",
+    "create --body {tmp}/body.json": "",
+}
+"""Commands that go to servers, and the schema of what they print."""
+
+
+def early(
+    tmp_path: Path, server: Server, words: str, place: str, number: int, **more: str
+) -> tuple[int, str, str]:
+    """What a process says that gets a signal at a place of its way."""
+    (tmp_path / "sitecustomize.py").write_text(TOLD)
+    folder = tmp_path / "manifests"
+    folder.mkdir(exist_ok=True)
+    real = f"url: '{server.sandbox.url}', auth: {{session_token: '${{TOKEN}}'}}, role: Admin"
+    (folder / "environments.yaml").write_text(
+        f"version: 1\nenvironments:\n  shop: {{{real}, owns: ['*']}}\n"
+    )
+    (folder / "keys.yaml").write_text(
+        "version: 1\nenvironment: shop\ndefaults: {expires: 90d}\n"
+        f"keys: [{{name: a, deliver: [{{file: a.env}}]}}{more.pop('keys', '')}]\n"
+    )
+    (tmp_path / "body.json").write_text(json.dumps(body_for(server, 1)))
+    within = more.pop("within", "0")
+    done = subprocess.run(
+        [sys.executable, "-m", "provisioner", *words.format(tmp=tmp_path).split()],
+        env=os.environ
+        | {"TOKEN": server.sandbox.session_token(), "PYTHONPATH": str(tmp_path)}
+        | {"TELL": f"{place} {number} {within}", "SEED": "0"}
+        | more,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("words", EARLY)
+@pytest.mark.parametrize("moment", FIRST_MOMENTS)
+def test_a_signal_in_the_first_moments_still_gives_a_report(tmp_path, words, moment) -> None:
+    """While modules or manifests are read: every environment is told as stopped, nothing is made.
+
+    The thread that hears the signal may be later than a first look, which is left then.
+    """
+    number, code = SIGNALS[len(words) % 2]
+    with Server(Dialect.CORE, lambda _: True) as server:
+        schema = EARLY[words]
+        form = "--format json" if schema else ""
+        found, out, err = early(tmp_path, server, f"{words} {form}", FIRST_MOMENTS[moment], number)
+        assert found == code, err
+        assert server.live() == Counter()
+    assert not (tmp_path / "token").exists()
+    if not schema:
+        assert (out, "stopped: The run was told to stop" in err) == ("", True)
+        return
+    document = json.loads(out)
+    Draft202012Validator(schemas.load(schema)).validate(document)
+    if schema == "keys":
+        assert (document, "shop: stopped: " in err) == ([], True)
+        return
+    [environment] = document["environments"]
+    assert environment["environment"] == "shop"
+    if schema == "doctor":
+        assert environment["checks"][0]["code"] == "stopped"
+    else:
+        assert environment["error"]["code"] == "stopped"
+    assert "key_missing" not in err
+
+
+def test_a_report_and_the_events_of_a_run_that_was_stopped_early_are_whole(tmp_path) -> None:
+    """They end with the code of the process, in every form."""
+    with Server(Dialect.CORE, lambda _: True) as server:
+        words = "apply --report markdown=run.md --report json=run.json --events events"
+        place = FIRST_MOMENTS["manifests"]
+        code, out, _ = early(tmp_path, server, words, place, signal.SIGTERM)
+    assert code == 143
+    verdict = "Incomplete: 0 created, 0 as declared, 1 environment not reached."
+    assert out.splitlines()[-1] == verdict
+    assert f"## {verdict}" in (tmp_path / "run.md").read_text()
+    [environment] = json.loads((tmp_path / "run.json").read_text())["environments"]
+    assert environment["error"]["code"] == "stopped"
+    last = json.loads((tmp_path / "events").read_text().splitlines()[-1])
+    assert (last["event"], last["exit_code"]) == ("run_ended", 143)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_problems_that_a_stopped_run_meets_are_told_with_the_code_of_the_signal(
+    tmp_path, form
+) -> None:
+    """The order of exit codes holds: 143 before 3."""
+    with Server(Dialect.CORE) as server:
+        words = f"apply --format {form} --events events"
+        place = FIRST_MOMENTS["environments"]
+        keys = ", {name: a}"
+        code, out, err = early(tmp_path, server, words, place, signal.SIGTERM, keys=keys)
+        assert (code, server.begun) == (143, [])
+    assert "name_duplicate" in err
+    if form == "json":
+        Draft202012Validator(schemas.load("problems")).validate(json.loads(out))
+    last = json.loads((tmp_path / "events").read_text().splitlines()[-1])
+    assert last["exit_code"] == 143
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_signal_at_any_moment_of_the_first_300_ms_gives_a_whole_report(tmp_path, seed) -> None:
+    """At random, from the first line of the command on, before a server that answers nothing."""
+    with Server(Dialect.CORE, lambda _: True) as server:
+        place = FIRST_MOMENTS["imports"]
+        code, out, err = early(
+            tmp_path,
+            server,
+            "apply --format json",
+            place,
+            signal.SIGTERM,
+            within="0.3",
+            SEED=str(seed),
+        )
+    assert code == 143, err
+    document = json.loads(out)
+    Draft202012Validator(schemas.load("result")).validate(document)
+    assert [one["error"]["code"] for one in document["environments"]] == ["stopped"]
+
+
+def test_a_body_that_somebody_types_can_be_left(start) -> None:
+    """Ctrl-C while `create` reads its standard input ends it at once."""
+    with Server(Dialect.CORE) as server:
+        ours, theirs = os.pipe()
+        run = start(server, ["unused"], "create", "--body", "-", stdin=ours)
+        os.write(theirs, b"[")
+        while int.from_bytes(fcntl.ioctl(ours, termios.FIONREAD, b"\0" * 4), sys.byteorder):
+            time.sleep(0.01)
+        run.tell(signal.SIGINT)
+        code, out, err, seconds = run.end()
+        os.close(ours)
+        os.close(theirs)
+        assert (code, out, err.strip()) == (130, "", "interrupted")
+        assert seconds < AT_ONCE
+        assert server.begun == []

@@ -16,10 +16,12 @@ from provisioner.cli.options import (
     selection_options,
     telling_options,
 )
+from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Leaving, Output, Reconciling, Selection, Telling
     from provisioner.cli.reconcile import Prepared
+    from provisioner.cli.signals import Signals
     from provisioner.fleet import Fleet
     from provisioner.plan import Plan
 
@@ -50,6 +52,7 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
 )
 @reconciling_options
 @guard_options
+@stoppable
 def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
     file: Path | None,
     selection: Selection,
@@ -58,6 +61,7 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
     reconciling: Reconciling,
     leaving: Leaving,
     *,
+    signals: Signals,
     yes: bool,
     digest: str | None,
 ) -> int:
@@ -85,7 +89,7 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
         return made
 
     if file is None:
-        return carry_out("apply", selection, output, telling, of_now, yes=yes)
+        return carry_out("apply", selection, output, telling, of_now, signals=signals, yes=yes)
     plan_file.check_alone(click.get_current_context())
     reviewed = plan_file.PlanOnDisk(file, digest, asked)
     return carry_out(
@@ -94,6 +98,7 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
         output,
         telling,
         reviewed.plan,
+        signals=signals,
         yes=yes,
         preparing=lambda: reviewed.prepare(selection),
         taken=(file,),

@@ -12,7 +12,6 @@ from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.outlets import outlets
 from provisioner.cli.reconcile import ended_early, fleet_of, prepare
 from provisioner.cli.show import agreed, announce, note, show_result, to_ask_about, warn_of_nothing
-from provisioner.cli.signals import Signals
 from provisioner.errors import StalePlanError, WrongUsageError
 from provisioner.failure import Failure
 from provisioner.plan import Planned, Revoke, digest
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from provisioner.cli.options import Output, Selection, Telling
     from provisioner.cli.reconcile import Prepared
+    from provisioner.cli.signals import Signals
     from provisioner.fleet import Fleet
     from provisioner.plan import Plan
 
@@ -34,6 +34,7 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
     telling: Telling,
     planned: Callable[[Fleet, Prepared], Plan],
     *,
+    signals: Signals,
     yes: bool,
     named: Named | None = None,
     preparing: Callable[[], Prepared] | None = None,
@@ -47,51 +48,54 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
         output: how to speak.
         telling: where else to speak.
         planned: makes the plan.
+        signals: caught while this goes on.
         yes: whether nothing is asked.
         named: what the plan has to be about; None for whatever it is about.
         preparing: loads the manifests otherwise than as selected.
         taken: files that the command reads besides.
     """
     console = Console(output)
-    signals = Signals()
-    with outlets(command, telling, console, taken=taken) as out, ExitStack() as stack:
+    with (
+        outlets(command, telling, console, signals, taken=taken) as out,
+        ExitStack() as stack,
+    ):
         with out.problems():
             prepared = prepare(selection) if preparing is None else preparing()
         if named is not None:
             named.check(prepared.names)
         out.begun(prepared.manifests.sources, prepared.environments)
-        with signals.caught():
-            fleet = stack.enter_context(fleet_of(prepared, signals.stop, out.tell))
-            made = planned(fleet, prepared)
+        fleet = stack.enter_context(fleet_of(prepared, signals.stop, out.tell))
+        made = planned(fleet, prepared)
         out.planned(made)
         note(made)
         warn_of_nothing(made, prepared.selection)
         unknown: tuple[str, ...] = ()
-        if named is not None:
+        if named is not None and not signals.stop.asked:
             unknown = named.not_met(made)
             for name in unknown:
                 console.failed(Failure("key_missing", named.missing(name, prepared.names)))
             if unknown == named.names and not made.incomplete and fleet.refusal is None:
                 out.outcome(made, changes=made.changes)
-                return out.ends(signals.exit_code or INCOMPLETE)
+                return out.ends(INCOMPLETE)
         going_on = fleet.refusal is not None or yes or signals.stop.asked
         asking = () if going_on else to_ask_about(made, prepared)
-        if asking and not agreed(made, asking, console):
-            out.outcome(made, changes=made.changes)
-            return out.ends(INCOMPLETE if made.incomplete or unknown else 0)
-        with signals.caught():
-            if asking:
-                shown, made = made, planned(fleet, prepared)
-                out.planned(made)
-                _hold_to(shown, made, fleet)
-            if fleet.refusal is None:
-                announce(made, console)
-            with console.progress(made.steps, "keys and tokens") as settled:
-                result = fleet.apply(made, settled)
-            with out.shown():
-                show_result(result, console, fleet.refusal)
-            out.outcome(result, changes=made.changes, refusal=fleet.refusal)
-            stack.close()
+        if asking:
+            with signals.let_through():
+                agrees = agreed(made, asking, console)
+            if not agrees:
+                out.outcome(made, changes=made.changes)
+                return out.ends(INCOMPLETE if made.incomplete or unknown else 0)
+            shown, made = made, planned(fleet, prepared)
+            out.planned(made)
+            _hold_to(shown, made, fleet)
+        if fleet.refusal is None:
+            announce(made, console)
+        with console.progress(made.steps, "keys and tokens") as settled:
+            result = fleet.apply(made, settled)
+        with out.shown():
+            show_result(result, console, fleet.refusal)
+        out.outcome(result, changes=made.changes, refusal=fleet.refusal)
+        stack.close()
         code = ended_early(fleet, signals)
         if code is not None:
             return out.ends(code)

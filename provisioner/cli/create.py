@@ -15,11 +15,13 @@ from provisioner.cli.options import (
     one_environment_option,
     output_options,
 )
+from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.cli.options import Output
+    from provisioner.cli.signals import Signals
 
 
 @click.command()
@@ -42,7 +44,16 @@ if TYPE_CHECKING:
     help="JSON object or array of records; - is standard input.",
 )
 @output_options()
-def create(manifests: Path, environment: str | None, depth: str, body: str, output: Output) -> int:
+@stoppable
+def create(  # noqa: PLR0913 - what there is to say of a body
+    manifests: Path,
+    environment: str | None,
+    depth: str,
+    body: str,
+    output: Output,
+    *,
+    signals: Signals,
+) -> int:
     """Post a JSON body of keys to one environment.
 
     The bulk operation itself, for scripts that bring their own list: records have a name, an
@@ -53,7 +64,6 @@ def create(manifests: Path, environment: str | None, depth: str, body: str, outp
     from provisioner.bulk import create_records  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
-    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.cli.source import read_source  # noqa: PLC0415 - as above
     from provisioner.desired import depth_of  # noqa: PLC0415 - as above
     from provisioner.stop import STOPPED  # noqa: PLC0415 - as above
@@ -63,10 +73,10 @@ def create(manifests: Path, environment: str | None, depth: str, body: str, outp
     selection = Selection(manifests, (environment,) if environment else ())
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False, one=True)
-        source = read_source(body, sys.stdin)
-    signals = Signals()
+        with signals.let_through():  # somebody may be typing it
+            source = read_source(body, sys.stdin)
     (where,) = prepared.environments
-    with signals.caught(), bound(environment=where.name):
+    with bound(environment=where.name):
         with (
             fleet_of(prepared, signals.stop) as fleet,
             console.progress(len(source.records), "creating keys") as settled,

@@ -8,15 +8,18 @@ import click
 
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output, Selection
+    from provisioner.cli.signals import Signals
 
 
 @click.command()
 @selection_options(revokes=False)
 @output_options("text", "json")
-def doctor(selection: Selection, output: Output) -> int:
+@stoppable
+def doctor(selection: Selection, output: Output, signals: Signals) -> int:
     """Examine credentials, permissions, limits and sinks; write nothing.
 
     Says of each environment what works and what to change. Needs environments.yaml alone; with
@@ -24,7 +27,6 @@ def doctor(selection: Selection, output: Output) -> int:
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.reconcile import opened, prepare  # noqa: PLC0415 - as above
-    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.doctor import Doctor  # noqa: PLC0415 - as above
     from provisioner.report.diagnosis import (  # noqa: PLC0415 - as above
         diagnosis_document,
@@ -32,22 +34,20 @@ def doctor(selection: Selection, output: Output) -> int:
     )
 
     console = Console(output)
-    signals = Signals()
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
     manifests = prepared.manifests
-    with signals.caught():
-        with (
-            opened(prepared, signals.stop) as (connect, open_sink, executor),
-            Doctor(connect, open_sink, executor, signals.stop) as examiner,
-        ):
-            desired = None if manifests.problems else manifests.desired
-            found = examiner.examine(prepared.environments, desired, selection.only)
-            surprise = examiner.surprise
-        if console.json:
-            console.document(diagnosis_document(found))
-        else:
-            console.text(diagnosis_text(found, console.palette, quiet=output.quiet))
+    with (
+        opened(prepared, signals.stop) as (connect, open_sink, executor),
+        Doctor(connect, open_sink, executor, signals.stop) as examiner,
+    ):
+        desired = None if manifests.problems else manifests.desired
+        found = examiner.examine(prepared.environments, desired, selection.only)
+        surprise = examiner.surprise
+    if console.json:
+        console.document(diagnosis_document(found))
+    else:
+        console.text(diagnosis_text(found, console.palette, quiet=output.quiet))
     if surprise is not None:
         raise surprise
     if signals.exit_code is not None:

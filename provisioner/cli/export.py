@@ -16,10 +16,12 @@ from provisioner.cli.options import (
     one_environment_option,
     output_options,
 )
+from provisioner.cli.stoppable import stoppable
 from provisioner.errors import WorkspaceError, WrongUsageError
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output
+    from provisioner.cli.signals import Signals
     from provisioner.export import Exported
 
 
@@ -43,12 +45,15 @@ if TYPE_CHECKING:
     help="Where the manifest goes, a file that is not there yet; by default to stdout.",
 )
 @output_options()
-def export(
+@stoppable
+def export(  # noqa: PLR0913 - what there is to say of an export
     manifests: Path,
     environment: str | None,
     only: tuple[str, ...],
     file: Path | None,
     output: Output,
+    *,
+    signals: Signals,
 ) -> int:
     """Write a manifest of what a workspace holds, to adopt it.
 
@@ -59,7 +64,6 @@ def export(
 
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
-    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.export import export as exported_from  # noqa: PLC0415 - as above
     from provisioner.plan import Unobserved  # noqa: PLC0415 - as above
     from provisioner.report.text import visible  # noqa: PLC0415 - as above
@@ -73,8 +77,7 @@ def export(
         raise _exists(file)
     selection = Selection(manifests, (environment,) if environment else (), only)
     prepared = prepare(selection, keys_matter=False, one=True)
-    signals = Signals()
-    with signals.caught(), fleet_of(prepared, signals.stop) as fleet:
+    with fleet_of(prepared, signals.stop) as fleet:
         ((place, look),) = fleet.observe()
     if fleet.surprise is not None:
         raise fleet.surprise

@@ -8,15 +8,18 @@ import click
 
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output, Selection
+    from provisioner.cli.signals import Signals
 
 
 @click.command("list")
 @selection_options(revokes=False)
 @output_options("text", "json")
-def list_keys(selection: Selection, output: Output) -> int:
+@stoppable
+def list_keys(selection: Selection, output: Output, signals: Signals) -> int:
     """List the keys that the environments really have.
 
     Needs environments.yaml alone. Revoked keys are shown where the server lists them, which
@@ -24,7 +27,6 @@ def list_keys(selection: Selection, output: Output) -> int:
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.reconcile import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
-    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.failure import Failure  # noqa: PLC0415 - as above
     from provisioner.globs import matches  # noqa: PLC0415 - as above
     from provisioner.observed import Observation  # noqa: PLC0415 - as above
@@ -34,8 +36,7 @@ def list_keys(selection: Selection, output: Output) -> int:
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
-    signals = Signals()
-    with signals.caught(), fleet_of(prepared, signals.stop) as fleet:
+    with fleet_of(prepared, signals.stop) as fleet:
         seen = fleet.observe()
     found = [
         (place.name, key, look.server_time)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from provisioner.cli.console import Console
     from provisioner.cli.options import Telling
+    from provisioner.cli.signals import Signals
     from provisioner.desired import Environment
     from provisioner.execution import RunResult, Tell
     from provisioner.failure import Failure
@@ -189,7 +190,12 @@ class Outlets:
 
 @contextmanager
 def outlets(
-    command: str, telling: Telling, console: Console, *, taken: tuple[Path, ...] = ()
+    command: str,
+    telling: Telling,
+    console: Console,
+    signals: Signals | None = None,
+    *,
+    taken: tuple[Path, ...] = (),
 ) -> Iterator[Outlets]:
     """What a command speaks by, opened before anything is done.
 
@@ -197,6 +203,7 @@ def outlets(
         command: its name.
         telling: where it speaks beside its two streams.
         console: where it speaks first of all.
+        signals: those that were caught, where it catches any.
         taken: files that the command itself reads or writes.
 
     Raises:
@@ -217,7 +224,8 @@ def outlets(
         try:
             yield opened
         except ProvisionError as error:
-            opened.exit_code = error.exit_code
+            told = None if signals is None else signals.exit_code
+            opened.exit_code = error.exit_code if told is None else told
             raise
         except click.UsageError:
             opened.exit_code = USAGE

@@ -15,9 +15,11 @@ from provisioner.cli.options import (
     selection_options,
     telling_options,
 )
+from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Leaving, Output, Reconciling, Selection, Telling
+    from provisioner.cli.signals import Signals
 
 
 @click.command()
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 )
 @reconciling_options
 @guard_options
+@stoppable
 def plan(  # noqa: PLR0913 - what there is to say of a plan
     selection: Selection,
     output: Output,
@@ -47,6 +50,7 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     reconciling: Reconciling,
     leaving: Leaving,
     *,
+    signals: Signals,
     detailed_exitcode: bool,
     file: Path | None,
 ) -> int:
@@ -62,26 +66,24 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     from provisioner.cli.outlets import outlets  # noqa: PLC0415 - as above
     from provisioner.cli.reconcile import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
     from provisioner.cli.show import note, show_plan, warn_of_nothing  # noqa: PLC0415 - as above
-    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.errors import WrongUsageError  # noqa: PLC0415 - as above
     from provisioner.failure import failure_of  # noqa: PLC0415 - as above
 
     console = Console(output)
-    signals = Signals()
     if file is not None:
         plan_file.check_free(file)
     asked = plan_file.asked_of(selection, reconciling, leaving)
-    with outlets("plan", telling, console, taken=() if file is None else (file,)) as out:
+    taken = () if file is None else (file,)
+    with outlets("plan", telling, console, signals, taken=taken) as out:
         with out.problems():
             prepared = prepare(selection)
         out.begun(prepared.manifests.sources, prepared.environments)
-        with signals.caught():
-            with fleet_of(prepared, signals.stop, out.tell) as fleet:
-                desired = prepared.manifests.desired
-                made = fleet.plan(desired, prepared.now, asked.wishes, asked.leave)
-            out.planned(made)
+        with fleet_of(prepared, signals.stop, out.tell) as fleet:
+            desired = prepared.manifests.desired
+            made = fleet.plan(desired, prepared.now, asked.wishes, asked.leave)
+        out.planned(made)
         note(made)
-        with signals.caught(), out.shown():
+        with out.shown():
             show_plan(made, console, fleet.refusal)
         warn_of_nothing(made, selection)
         kept = lost = None

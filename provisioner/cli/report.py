@@ -8,6 +8,7 @@ import click
 
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from provisioner.address import Address
     from provisioner.cli.console import Console
     from provisioner.cli.options import Output, Selection
+    from provisioner.cli.signals import Signals
     from provisioner.held import Held
     from provisioner.hygiene import FleetHygiene
 
@@ -41,7 +43,10 @@ def _duration(
     help="Exit with 2 when a key is due within 36h, 14d, 12w or P14D, or missing.",
 )
 @output_options("text", "json", "markdown", "html")
-def report(selection: Selection, expiring_within: timedelta | None, output: Output) -> int:
+@stoppable
+def report(
+    selection: Selection, expiring_within: timedelta | None, output: Output, signals: Signals
+) -> int:
     """Report expiry and hygiene of every live key; write nothing.
 
     Looks at every environment, and into the sinks of its declared keys. Says of each key when it
@@ -50,7 +55,6 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.reconcile import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
-    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
     from provisioner.errors import RefusedError  # noqa: PLC0415 - as above
     from provisioner.failure import Failure  # noqa: PLC0415 - as above
     from provisioner.hygiene import Look, inspect  # noqa: PLC0415 - as above
@@ -59,23 +63,21 @@ def report(selection: Selection, expiring_within: timedelta | None, output: Outp
     from provisioner.plan.diff import SOON  # noqa: PLC0415 - as above
 
     console = Console(output)
-    signals = Signals()
     with console.problems_as_data():
         prepared = prepare(selection)
     desired = prepared.manifests.desired
-    with signals.caught():
-        with fleet_of(prepared, signals.stop) as fleet:
-            seen = fleet.observe()
-            held = fleet.survey(desired, Wishes(only=selection.only))
-        _warn(held)
-        looks = (
-            Look(environment, desired.get(environment.name, ()), look, held)
-            if isinstance(look, Observation)
-            else look
-            for environment, look in seen
-        )
-        found = inspect(looks, prepared.now, expiring_within or SOON, selection.only)
-        _show(found, console)
+    with fleet_of(prepared, signals.stop) as fleet:
+        seen = fleet.observe()
+        held = fleet.survey(desired, Wishes(only=selection.only))
+    _warn(held)
+    looks = (
+        Look(environment, desired.get(environment.name, ()), look, held)
+        if isinstance(look, Observation)
+        else look
+        for environment, look in seen
+    )
+    found = inspect(looks, prepared.now, expiring_within or SOON, selection.only)
+    _show(found, console)
     code = ended_early(fleet, signals)
     if code is not None:
         return code

@@ -13,9 +13,11 @@ from provisioner.cli.options import (
     selection_options,
     telling_options,
 )
+from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Leaving, Output, Selection, Telling
+    from provisioner.cli.signals import Signals
 
 
 @click.command()
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 @telling_options(events=True)
 @guard_options
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
+@stoppable
 def revoke(  # noqa: PLR0913 - what there is to say of a revocation
     names: tuple[str, ...],
     selection: Selection,
@@ -32,6 +35,7 @@ def revoke(  # noqa: PLR0913 - what there is to say of a revocation
     telling: Telling,
     leaving: Leaving,
     *,
+    signals: Signals,
     yes: bool,
 ) -> int:
     """End live keys, now.
@@ -56,6 +60,7 @@ def revoke(  # noqa: PLR0913 - what there is to say of a revocation
         lambda fleet, prepared: fleet.plan_revocations(
             prepared.manifests.desired, prepared.now, asked, wishes, leaving.leave()
         ),
+        signals=signals,
         yes=yes,
         named=Named(names, "live"),
     )

@@ -13,9 +13,11 @@ from provisioner.cli.options import (
     selection_options,
     telling_options,
 )
+from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Leaving, Output, Selection, Telling
+    from provisioner.cli.signals import Signals
 
 
 @click.command()
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     help="Revoke the old keys as soon as the new tokens are delivered: for a leaked key.",
 )
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
+@stoppable
 def rotate(  # noqa: PLR0913 - what there is to say of a rotation
     names: tuple[str, ...],
     selection: Selection,
@@ -39,6 +42,7 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
     telling: Telling,
     leaving: Leaving,
     *,
+    signals: Signals,
     at_once: bool,
     yes: bool,
 ) -> int:
@@ -61,6 +65,7 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
         lambda fleet, prepared: fleet.plan(
             prepared.manifests.desired, prepared.now, wishes, leaving.leave()
         ),
+        signals=signals,
         yes=yes,
         named=Named(names, "declared"),
     )

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from provisioner.stop import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 _SIGNALED = 128
 _PATIENCE = 3
@@ -29,6 +32,7 @@ class Signals:
         self.stop = Stop()
         self._first: int | None = None
         self._count = 0
+        self._before: dict[signal.Signals, _Handler] = {}
 
     @property
     def exit_code(self) -> int | None:
@@ -44,18 +48,35 @@ class Signals:
         rung.setblocking(False)  # noqa: FBT003 - the socket's own argument
         listener = threading.Thread(target=self._listen, args=(heard,), daemon=True)
         listener.start()
-        handlers = {which: signal.signal(which, _nothing) for which in _WHICH}
+        # First, so that no signal is swallowed unheard.
         descriptor = signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
+        self._before = {which: signal.signal(which, self._note) for which in _WHICH}
         try:
             yield
         finally:
             signal.set_wakeup_fd(descriptor)
-            for which, handler in handlers.items():
+            for which, handler in self._before.items():
                 signal.signal(which, handler)
             rung.send(_ENOUGH)
             listener.join()
             heard.close()
             rung.close()
+
+    @contextmanager
+    def let_through(self) -> Iterator[None]:
+        """Have signals end the command at once to the end of the block, which waits for a person.
+
+        Only within `caught`, which goes on afterwards.
+        """
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
+        descriptor = signal.set_wakeup_fd(-1)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+            for which in _WHICH:
+                signal.signal(which, self._note)
 
     def _listen(self, heard: socket.socket) -> None:
         while (told := heard.recv(1)) != _ENOUGH:
@@ -67,6 +88,6 @@ class Signals:
             self._first = self._first or number
             self.stop.ask()
 
-
-def _nothing(*_: object) -> None:
-    """Keeps the signal from ending the process."""
+    def _note(self, number: int, _: FrameType | None) -> None:
+        """Keeps the signal from ending the process; the main thread knows of it from here on."""
+        self._first = self._first or number

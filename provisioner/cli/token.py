@@ -14,9 +14,11 @@ from provisioner.cli.options import (
     one_environment_option,
     output_options,
 )
+from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output
+    from provisioner.cli.signals import Signals
 
 
 @click.command()
@@ -33,7 +35,16 @@ if TYPE_CHECKING:
     help="Where the token goes: a file of its own, for this user alone.",
 )
 @output_options()
-def token(name: str, manifests: Path, environment: str | None, file: Path, output: Output) -> int:
+@stoppable
+def token(  # noqa: PLR0913 - what there is to say of a token
+    name: str,
+    manifests: Path,
+    environment: str | None,
+    file: Path,
+    output: Output,
+    *,
+    signals: Signals,
+) -> int:
     """Mint a token of a live key into a file.
 
     For a key that no sink takes, or once more for one that has its tokens already: those go on
@@ -43,9 +54,6 @@ def token(name: str, manifests: Path, environment: str | None, file: Path, outpu
     from provisioner.address import FileAddress  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.reconcile import fleet_of, prepare  # noqa: PLC0415 - as above
-    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
-    from provisioner.errors import WorkspaceError  # noqa: PLC0415 - as above
-    from provisioner.failure import Failure  # noqa: PLC0415 - as above
     from provisioner.handover import hand_over  # noqa: PLC0415 - as above
     from provisioner.report.text import visible  # noqa: PLC0415 - as above
     from provisioner.sinks.file import Files  # noqa: PLC0415 - as above
@@ -58,28 +66,21 @@ def token(name: str, manifests: Path, environment: str | None, file: Path, outpu
     console = Console(output)
     selection = Selection(manifests, (environment,) if environment else ())
     prepared = prepare(selection, keys_matter=False, one=True)
-    signals = Signals()
     (where,) = prepared.environments
     working = bound(environment=where.name, key=name)
-    with signals.caught(), working, fleet_of(prepared, signals.stop) as fleet:
+    with working, fleet_of(prepared, signals.stop) as fleet:
         address = FileAddress(str(file), "", "bare")
         sink = Files(Path.cwd()).sink(address)
-        try:
-            desired = prepared.manifests.desired.get(where.name, ())
-            wanted = next((one for one in desired if one.name == name), None)
-            workspace = fleet.open(where)
-            key = (
-                None
-                if workspace is None
-                else hand_over(
-                    workspace, name, sink, address, wanted=wanted, look_into=fleet.look_into
-                )
+        desired = prepared.manifests.desired.get(where.name, ())
+        wanted = next((one for one in desired if one.name == name), None)
+        workspace = fleet.open(where)
+        key = (
+            None
+            if workspace is None
+            else hand_over(
+                workspace, name, sink, address, wanted=wanted, look_into=fleet.look_into
             )
-        except WorkspaceError as error:
-            if signals.exit_code is None:
-                raise
-            console.failed(Failure(error.slug, error.message))
-            return signals.exit_code
+        )
         if key is None:
             console.failed(STOPPED)
         elif not output.quiet:

@@ -94,6 +94,8 @@ class Doctor:
         return tuple(self._told_of_shared(environments, tuple(found)))
 
     def _examined(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
+        if self._stop.asked:
+            return _undone(environment, WorkspaceError(STOPPED.code, STOPPED.message))
         try:
             with bound(environment=environment.name):
                 return self._examine(environment, keys)
