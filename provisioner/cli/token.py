@@ -77,9 +77,7 @@ def token(  # noqa: PLR0913 - what there is to say of a token
         key = (
             None
             if workspace is None
-            else hand_over(
-                workspace, name, sink, address, wanted=wanted, look_into=fleet.look_into
-            )
+            else hand_over(workspace, name, sink, address, wanted=wanted, look_into=fleet.look_into)
         )
         if key is None:
             console.failed(STOPPED)
