@@ -227,7 +227,7 @@ class _File:
         return None
 
     def value(self, variable: str) -> str:
-        """What a variable has, empty without it; an unchanged file is parsed once."""
+        """Return the value of a variable, empty without it; an unchanged file is parsed once."""
         entry = only_entry(self.entries_of().get(variable, ()), self._form)
         return "" if entry is None else entry.value
 

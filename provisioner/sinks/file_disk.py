@@ -1,7 +1,7 @@
-"""How a file of the sink `file` reaches the disk: replaced as a whole, or else written in place.
+"""Put a file of the sink `file` on the disk: replaced as a whole, or else written in place.
 
-What a write needs is tried beforehand, where a token is not minted yet: the lock of the folder, a
-file beside the old one with as many bytes, and that it belongs to the user of this run.
+Everything that a write needs is tried before a token is minted: the lock of the folder, a file
+beside the old one with as many bytes, and that it belongs to the user of this run.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno
 
 @dataclass(frozen=True, slots=True)
 class FileTrouble:
-    """Why a file cannot be used.
+    """The reason why a file cannot be used.
 
     Attributes:
         code: the kind of failure.
@@ -82,8 +82,8 @@ class FileError(Exception):
 
 _LOCKED = FileTrouble(
     "sink_unavailable",
-    "stands in a folder that another process keeps locked",
-    "Let that process end and run again.",
+    "is in a folder that another process keeps locked",
+    "Wait until that process has ended, then run again.",
 )
 _OF_ANOTHER_USER = FileTrouble(
     "sink_unsuitable",
@@ -92,7 +92,7 @@ _OF_ANOTHER_USER = FileTrouble(
 )
 _GIVEN_AWAY = FileTrouble(
     "sink_unsuitable",
-    "stands on a file system that gives new files to another user",
+    "is on a file system that gives new files to another user",
     "Choose a folder on a local disk.",
 )
 
@@ -204,7 +204,7 @@ class Folder:
                 raise
 
     def _is_free(self) -> bool:
-        """Whether nobody holds the lock; making a folder in here does not need it."""
+        """Return whether nobody holds the lock; making a folder in here does not need it."""
         try:
             with self.alone(patient=False):
                 return True
@@ -382,7 +382,7 @@ def _locked_at_once(descriptor: int) -> bool:
     except OSError as error:
         trouble = FileTrouble(
             "sink_unsuitable",
-            f"stands in a folder that cannot be locked ({error.strerror})",
+            f"is in a folder that cannot be locked ({error.strerror})",
             "Choose a folder on a local disk.",
         )
         raise FileError(trouble) from None

@@ -1,4 +1,4 @@
-"""What git would publish: files in a work tree that are tracked, or that it does not ignore."""
+"""Find what git would publish: files of a work tree that are tracked or not ignored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 _PATIENCE = 10.0
 """Seconds to wait for an answer of git."""
 
-_INSIDE = FileTrouble("sink_unsuitable", "stands in a .git folder", "Choose a path outside of it.")
+_INSIDE = FileTrouble("sink_unsuitable", "is in a .git folder", "Choose a path outside of it.")
 _TRACKED = FileTrouble(
     "sink_unsuitable",
     "is tracked by git",
@@ -28,23 +28,23 @@ _TRACKED = FileTrouble(
 )
 _NOT_IGNORED = FileTrouble(
     "sink_unsuitable",
-    "stands in a git work tree that does not ignore it",
+    "is in a git work tree that does not ignore it",
     "Add it to .gitignore, or choose a path outside the work tree.",
 )
 _NO_ANSWER = FileTrouble(
     "sink_unsuitable",
-    "stands below a .git, and git (not trusting its owner?) tells no more",
-    "Have `git check-ignore` answer for it, or choose a path outside the work tree.",
+    "is in a git work tree, and git does not say whether it ignores the file",
+    "Run `git check-ignore` on it to see why, or choose a path outside the work tree.",
 )
 _UNREADABLE = FileTrouble(
     "sink_unsuitable",
-    "stands in a git work tree with a .gitignore that cannot be read",
+    "is in a git work tree with a .gitignore that cannot be read",
     "Let the user of this run read it, or choose a path outside the work tree.",
 )
 
 
 class Git:
-    """What git says to the files of one run, or its ignore files where there is no git."""
+    """Asks git about the files of one run, or reads its ignore files where there is no git."""
 
     def __init__(self) -> None:
         self._program = shutil.which("git")
@@ -53,7 +53,7 @@ class Git:
         self._told = False
 
     def publishes(self, path: Path) -> FileTrouble | None:
-        """What is wrong with a file that git publishes; None where it does not.
+        """Return what is wrong with a file that git publishes; None where it does not.
 
         A file that is tracked is never ignored: git-check-ignore(1), "DESCRIPTION".
 
@@ -74,8 +74,8 @@ class Git:
             if not self._told:
                 self._told = True
                 _LOG.warning(
-                    "git is not installed, so only .gitignore files were read: whether a file is "
-                    "tracked all the same was not checked"
+                    "git is not installed, so only .gitignore files were read: nobody checked "
+                    "whether a file is tracked"
                 )
         try:
             return None if self._ignore_files.ignore(path, tree) else _NOT_IGNORED

@@ -203,7 +203,7 @@ class GithubSecret:
             )
 
     def _is_archived(self, repository: str) -> bool:
-        """Whether GitHub says so; a token for secrets need not be shown the repository itself."""
+        """Return whether GitHub says so; a token for secrets may not be shown the repository."""
         try:
             reply = self._api.call(self._address, "GET", repository)
         except SinkError:

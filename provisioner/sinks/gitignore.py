@@ -37,7 +37,7 @@ class _Rule:
     expression: re.Pattern[str]
 
     def is_about(self, path: str, *, is_folder: bool) -> bool:
-        """Whether it matches this very path, and not only a folder above it."""
+        """Return whether it matches this very path, and not only a folder above it."""
         if self.folders_only and not is_folder:
             return False
         found = self.expression.search(path)
@@ -52,7 +52,7 @@ class IgnoreFiles:
         self._rules: dict[Path, tuple[_Rule, ...]] = {}
 
     def ignore(self, path: Path, tree: Path) -> bool:
-        """Whether git ignores a file.
+        """Return whether git ignores a file.
 
         Args:
             path: absolute, without symbolic links; folders of it may be missing.
@@ -70,7 +70,7 @@ class IgnoreFiles:
         )
 
     def _rule_out(self, path: Path, tree: Path, *, is_folder: bool) -> bool:
-        """Whether the last rule about a path ignores it; the nearest file goes first."""
+        """Return whether the last rule about a path ignores it; the nearest file goes first."""
         for base, file in self._files_about(path, tree):
             relative = path.relative_to(base).as_posix()
             for rule in reversed(self._rules_of(file)):
@@ -129,7 +129,7 @@ def _rules(text: str) -> Iterator[_Rule]:
 
 
 def _expression(rule: str) -> re.Pattern[str] | None:
-    """What a rule matches, None where it is none or pathspec and git would not agree on it."""
+    """Return what a rule matches; None where pathspec and git would not agree on it."""
     from pathspec.patterns.gitignore.base import (  # noqa: PLC0415 - for machines without git
         GitIgnorePatternError,
     )

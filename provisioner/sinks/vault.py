@@ -510,7 +510,7 @@ def _exchange(
 
 
 def _is_starting(answer: _Answer, path: str) -> bool:
-    """Whether an engine has been mounted or upgraded a moment ago; nothing was done then.
+    """Return whether the engine is still being mounted or upgraded; nothing was done then.
 
     Relied on: the words of the KV plugin while it upgrades, on the primary and on others, and of a
     node that a new mount has not reached yet.
