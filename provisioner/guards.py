@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -115,35 +116,43 @@ def one_workspace_twice(
     Args:
         seen: each environment with the look at its workspace.
     """
-    groups: list[list[tuple[Environment, Observation]]] = []
-    for one in seen:
-        same = [group for group in groups if any(_is_one_workspace(one, other) for other in group)]
-        groups = [group for group in groups if group not in same]
-        groups.append([*(member for group in same for member in group), one])
-    for group in groups:
-        if len(group) > 1:
-            names = tuple(environment.name for environment, _ in group)
-            error = RefusedError(
-                "workspace_shared",
-                f"{' and '.join(names)} turn out to be one workspace, {group[0][1].workspace}.",
-                remedy="Point each at a workspace of its own, or merge them into one; copies of one"
-                " workspace are run one at a time, with -e.",
-            )
-            yield names, error
+    same_id: dict[str, list[tuple[Environment, Observation]]] = defaultdict(list)
+    for environment, observation in seen:
+        if observation.workspace is not None:
+            same_id[observation.workspace.lower()].append((environment, observation))
+    for id_, group in same_id.items():
+        for shared in _told_apart(group) if id_.startswith(_SEEDED) else [group]:
+            if len(shared) > 1:
+                names = tuple(environment.name for environment, _ in shared)
+                told = " and ".join(names)
+                error = RefusedError(
+                    "workspace_shared",
+                    f"{told} turn out to be one workspace, {shared[0][1].workspace}.",
+                    remedy="Point each at a workspace of its own, or merge them into one; copies of"
+                    " one workspace are run one at a time, with -e.",
+                )
+                yield names, error
 
 
-def _is_one_workspace(
-    one: tuple[Environment, Observation], other: tuple[Environment, Observation]
-) -> bool:
-    (first, mine), (second, theirs) = one, other
-    if mine.workspace is None or theirs.workspace is None:
-        return False
-    id_ = mine.workspace.lower()
-    if id_ != theirs.workspace.lower():
-        return False
-    if not id_.startswith(_SEEDED) or _server(first.url) == _server(second.url):
-        return True
-    return not _grown(mine).isdisjoint(_grown(theirs))
+def _told_apart(
+    group: Sequence[tuple[Environment, Observation]],
+) -> list[list[tuple[Environment, Observation]]]:
+    """Those of one seeded id, together where they have an address or a key in common."""
+    joined = list(range(len(group)))
+
+    def first(number: int) -> int:
+        while joined[number] != number:
+            number = joined[number]
+        return number
+
+    seen: dict[object, int] = {}
+    for number, (environment, observation) in enumerate(group):
+        for mark in (_server(environment.url), *_grown(observation)):
+            joined[first(number)] = first(seen.setdefault(mark, number))
+    found: dict[int, list[tuple[Environment, Observation]]] = defaultdict(list)
+    for number, one in enumerate(group):
+        found[first(number)].append(one)
+    return list(found.values())
 
 
 def _grown(observation: Observation) -> frozenset[tuple[str, datetime]]:

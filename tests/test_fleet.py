@@ -347,13 +347,13 @@ def test_a_run_that_meets_two_at_a_rotation_delivers_the_key_that_stays(
     served.sandbox.forget()
     served.journal.clear()
     (tmp_path / "token").unlink()
-    _, second = two_successors(served, age=10)
+    first, _ = two_successors(served, age=10)
 
     def never() -> None:
         raise AssertionError
 
     result = meeting(served, hurried, tmp_path, never)
-    assert delivered(tmp_path, result) == second.id
+    assert delivered(tmp_path, result) == first.id
 
 
 def test_a_workspace_that_is_gone_at_the_second_look_is_told(serve, hurried, tmp_path) -> None:
