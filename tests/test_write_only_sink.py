@@ -1,192 +1,83 @@
-"""Two runs and a sink that cannot be read: no dead token behind two good exit codes.
-
-One run delivers the token of the key that is there, another one rotates the key meanwhile, and
-GitHub takes up to 1.5 seconds for each write. PAIRS pairs are played (12 where nothing is said);
-after each pair two plain runs follow, each three days later.
-"""
+"""A sink that cannot be read: what a run does whose write another run may have overtaken."""
 
 from __future__ import annotations
 
-import os
 import random
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from github_server import GithubServer
 from mortal import Hurried
-from tls_server import Told
+from write_only import REPOSITORY, Shop, SlowGithub
 
-from provisioner.address import GithubAddress
-from provisioner.connection import opener
-from provisioner.desired import DesiredKey, Environment, Rotation, SessionToken
 from provisioner.execution import Executed, Failed, Unfinished
-from provisioner.fleet import Fleet
-from provisioner.guards import Leave
-from provisioner.plan import Duplicate, Wishes
-from provisioner.problem import Place
+from provisioner.plan import Duplicate
 from provisioner.sandbox import Answer, Dialect, Request, Sandbox
 from provisioner.secret import Secret
-from provisioner.sinks.opening import Sinks
-from provisioner.stop import Stop
-from provisioner.threads import Threads
-from provisioner.times import ExpiresAfter
 from provisioner.token import claims_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tls_server import Asked
-
     from provisioner.execution import RunResult
     from provisioner.failure import Failure
     from provisioner.sandbox import ApiKey
 
-PAIRS = int(os.environ.get("PAIRS", "12"))
-SLOWEST = 1.5
-AT_ONCE = 6
-REPOSITORY = ("repos", "acme", "billing", "actions")
-WANTED = DesiredKey(
-    environment="shop",
-    name="svc-a",
-    depth=1,
-    expiry=ExpiresAfter(timedelta(days=90), "90d"),
-    role=None,
-    place=Place("keys.yaml", 1),
-    deliver=(GithubAddress("acme", "A", "billing"),),
-    rotation=Rotation(timedelta(days=10), timedelta(days=2), "10d, 48h"),
-)
 
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    """A delivered key that is not due for long, and a server that does what it is asked at once."""
 
-class SlowGithub(GithubServer):
-    """Takes its time before it does what a write asks for, and dates it by a clock of its own."""
+    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+        return shop.around(request, answer)
 
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__(plain=True)
-        self.chance = chance
-        self.slow = False
-        self.refuses = False
-        self.at_write: Callable[[], None] = lambda: None
-
-    def respond(self, asked: Asked) -> Told | None:
-        if asked.method == "PUT" and self.slow:
-            time.sleep(self.chance.uniform(0, SLOWEST))
-        if asked.method == "PUT" and self.refuses:
-            return Told(403, {"message": "Resource not accessible by personal access token"})
-        if asked.method == "PUT":
-            self.at_write()
-        return super().respond(asked)
-
-
-def unchanged(request: Request, answer: Callable[[Request], Answer]) -> Answer:
-    return answer(request)
-
-
-class Shop:
-    """A workspace with one rotated key, whose token goes to one secret that cannot be read."""
-
-    def __init__(self, sandbox: Sandbox, github: SlowGithub, root: Path) -> None:
-        self.sandbox = sandbox
-        self.github = github
-        self.root = root
-        self.around: Callable[[Request, Callable[[Request], Answer]], Answer] = unchanged
-        legacy = sandbox.dialect is Dialect.LEGACY
-        self.wanted = WANTED if legacy else WANTED._replace(role="Admin")
-
-    def run(self, stop: Stop | None = None, **wishes: Any) -> tuple[bool, RunResult]:
-        """One pipeline; whether it ends with 0."""
-        stop = stop or Stop()
-        environment = Environment(
-            name="shop",
-            url=self.sandbox.url,
-            credential=SessionToken(Secret(self.sandbox.session_token())),
-            owns=("svc-*",),
-        )
-        environ = {"GH_TOKEN": self.github.token, "GITHUB_API_URL": self.github.url}
-        sinks = Sinks(self.root, environ, stop)
-        with Fleet((environment,), opener(self.root, stop), sinks.open, Threads(1), stop) as fleet:
-            now = datetime.now(UTC).replace(microsecond=0)
-            plan = fleet.plan({"shop": (self.wanted,)}, now, Wishes(**wishes), Leave(max_revoke=9))
-            result = fleet.apply(plan, lambda _: None)
-            assert fleet.surprise is None, fleet.surprise
-        return not result.incomplete and fleet.refusal is None, result
-
-    def days_pass(self, days: int) -> None:
-        """Everything that is there is so much older; a token ends no earlier than its key."""
-        past = timedelta(days=days)
-        self.sandbox.put(*(older(key, past) for key in self.sandbox.keys()))
-        for kept in self.github.containers[REPOSITORY].values():
-            kept.updated_at -= past
-
-    @property
-    def works(self) -> bool:
-        """Whether the key of the token in the secret is live."""
-        claims = claims_of(Secret(self.github.containers[REPOSITORY]["A"].value))
-        assert claims is not None
-        row = next(one for one in self.sandbox.keys() if one.id == claims.key)
-        return row.revoked_at is None and datetime.fromisoformat(row.expires_at) > datetime.now(UTC)
-
-
-def older(key: ApiKey, past: timedelta) -> ApiKey:
-    def moved(text: str) -> str:
-        return (datetime.fromisoformat(text) - past).isoformat(timespec="milliseconds")
-
-    return replace(
-        key,
-        created_at=moved(key.created_at).replace("+00:00", "Z"),
-        expires_at=moved(key.expires_at).replace("+00:00", "Z"),
-    )
-
-
-@pytest.mark.parametrize("dialect", Dialect)
-def test_no_dead_token_lies_behind_good_exit_codes(dialect, tmp_path) -> None:
-    """Whichever run writes last, and whether the old key ends at once, later, or never."""
-    pairs = range(-(-PAIRS // len(Dialect)))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = list(pool.map(lambda number: pair(dialect, number, tmp_path / f"{number}"), pairs))
-    assert found == [[] for _ in pairs]
-
-
-def pair(dialect: Dialect, number: int, root: Path) -> list[str]:
-    """What was wrong with one pair and the two plain runs after it."""
-    chance = random.Random(f"{dialect}/{number}")
-    root.mkdir()
-    wrong: list[str] = []
-    with SlowGithub(chance) as github, Sandbox(None, dialect) as sandbox:
-        shop = Shop(sandbox, github, root)
+    sandbox = Sandbox(None, Dialect.CORE, around=around)
+    with SlowGithub(random.Random(1)) as github, sandbox:
+        shop = Shop(sandbox, github, tmp_path)
         assert shop.run()[0]
         shop.days_pass(20)
-        github.slow = True
-        runs: list[dict[str, Any]] = [
-            {"redeliver": True},
-            {"rotate": frozenset({"svc-a"}), "at_once": chance.random() < 0.5},
-        ]
-        waits = [chance.uniform(0, 1.0), chance.uniform(0, 1.0)]
-        good: list[bool] = []
+        yield shop
 
-        def one(wait: float, wishes: dict[str, Any]) -> None:
-            time.sleep(wait)
-            good.append(shop.run(**wishes)[0])
 
-        threads = [threading.Thread(target=one, args=two) for two in zip(waits, runs, strict=True)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if all(good) and not shop.works:
-            wrong.append(f"pair {number}: dead at once, {runs}")
-        github.slow = False
-        for later in range(2):
-            shop.days_pass(3)
-            ends_well, _ = shop.run()
-            if ends_well and not shop.works:
-                wrong.append(f"pair {number}: dead after run {later}, {runs}")
-    return wrong
+def writes(shop: Shop) -> int:
+    return sum(asked.method == "PUT" for asked in shop.github.asked)
+
+
+def live(sandbox: Sandbox) -> list[ApiKey]:
+    now = datetime.now(UTC)
+    return [
+        one
+        for one in sandbox.keys()
+        if one.revoked_at is None and datetime.fromisoformat(one.expires_at) > now
+    ]
+
+
+def newer(shop: Shop, milliseconds: int = 417) -> str:
+    """Another run, or a person, makes a newer key; its id."""
+    end = datetime.now(UTC) + timedelta(days=90)
+    [id_] = shop.sandbox.seed(["svc-a"], expires_at=f"{end:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z")
+    return id_
+
+
+def held_by(shop: Shop) -> str | None:
+    claims = claims_of(Secret(shop.github.containers[REPOSITORY]["A"].value))
+    return claims and claims.key
+
+
+def failure_of(result: RunResult) -> Failure:
+    part = result.environments[0]
+    assert isinstance(part, Executed)
+    [one] = part.results
+    assert isinstance(one, Failed | Unfinished)
+    return one.failure
+
+
+def once(does: Callable[[], object]) -> Callable[[], None]:
+    """What happens at the first write and at no other."""
+    left = [does]
+    return lambda: left.pop()() and None if left else None
 
 
 def test_a_rotation_on_request_ends_the_old_key_behind_a_sink_that_cannot_be_read(tmp_path) -> None:
@@ -244,47 +135,6 @@ def test_a_rotation_on_request_that_was_cut_short_is_a_finding(tmp_path) -> None
             assert shop.run()[0]
             assert shop.works
         assert len(live(sandbox)) == 1
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    """A delivered key that is not due for long, and a server that does what it is asked at once."""
-
-    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
-        return shop.around(request, answer)
-
-    sandbox = Sandbox(None, Dialect.CORE, around=around)
-    with SlowGithub(random.Random(1)) as github, sandbox:
-        shop = Shop(sandbox, github, tmp_path)
-        assert shop.run()[0]
-        shop.days_pass(20)
-        yield shop
-
-
-def newer(shop: Shop, milliseconds: int = 417) -> str:
-    """Another run, or a person, makes a newer key; its id."""
-    end = datetime.now(UTC) + timedelta(days=90)
-    [id_] = shop.sandbox.seed(["svc-a"], expires_at=f"{end:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z")
-    return id_
-
-
-def held_by(shop: Shop) -> str | None:
-    claims = claims_of(Secret(shop.github.containers[REPOSITORY]["A"].value))
-    return claims and claims.key
-
-
-def failure_of(result: RunResult) -> Failure:
-    part = result.environments[0]
-    assert isinstance(part, Executed)
-    [one] = part.results
-    assert isinstance(one, Failed | Unfinished)
-    return one.failure
-
-
-def once(does: Callable[[], object]) -> Callable[[], None]:
-    """What happens at the first write and at no other."""
-    left = [does]
-    return lambda: left.pop()() and None if left else None
 
 
 def test_a_slow_write_is_made_good_by_the_token_of_the_newer_key(shop: Shop) -> None:
@@ -414,16 +264,3 @@ def test_an_old_key_whose_end_cannot_be_moved_is_told(shop: Shop) -> None:
     assert not good
     assert f"`provision revoke {old.id}`" in failure_of(result).message
     assert held_by(shop) != old.id
-
-
-def writes(shop: Shop) -> int:
-    return sum(asked.method == "PUT" for asked in shop.github.asked)
-
-
-def live(sandbox: Sandbox) -> list[ApiKey]:
-    now = datetime.now(UTC)
-    return [
-        one
-        for one in sandbox.keys()
-        if one.revoked_at is None and datetime.fromisoformat(one.expires_at) > now
-    ]

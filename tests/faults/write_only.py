@@ -1,0 +1,131 @@
+"""A shop whose one rotated key is delivered to a GitHub that cannot be read, and may be slow."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from github_server import GithubServer
+from tls_server import Told
+
+from provisioner.address import GithubAddress
+from provisioner.connection import opener
+from provisioner.desired import DesiredKey, Environment, Rotation, SessionToken
+from provisioner.fleet import Fleet
+from provisioner.guards import Leave
+from provisioner.plan import Wishes
+from provisioner.problem import Place
+from provisioner.sandbox import Answer, Dialect, Request, Sandbox
+from provisioner.secret import Secret
+from provisioner.sinks.opening import Sinks
+from provisioner.stop import Stop
+from provisioner.threads import Threads
+from provisioner.times import ExpiresAfter
+from provisioner.token import claims_of
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tls_server import Asked
+
+    from provisioner.execution import RunResult
+    from provisioner.sandbox import ApiKey
+
+SLOWEST = 1.5
+"""Seconds that GitHub takes for a write, at most."""
+
+REPOSITORY = ("repos", "acme", "billing", "actions")
+WANTED = DesiredKey(
+    environment="shop",
+    name="svc-a",
+    depth=1,
+    expiry=ExpiresAfter(timedelta(days=90), "90d"),
+    role=None,
+    place=Place("keys.yaml", 1),
+    deliver=(GithubAddress("acme", "A", "billing"),),
+    rotation=Rotation(timedelta(days=10), timedelta(days=2), "10d, 48h"),
+)
+
+
+class SlowGithub(GithubServer):
+    """Takes its time before it does what a write asks for, and dates it by a clock of its own."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(plain=True)
+        self.chance = chance
+        self.slow = False
+        self.refuses = False
+        self.at_write: Callable[[], None] = lambda: None
+
+    def respond(self, asked: Asked) -> Told | None:
+        if asked.method == "PUT" and self.slow:
+            time.sleep(self.chance.uniform(0, SLOWEST))
+        if asked.method == "PUT" and self.refuses:
+            return Told(403, {"message": "Resource not accessible by personal access token"})
+        if asked.method == "PUT":
+            self.at_write()
+        return super().respond(asked)
+
+
+def unchanged(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+    return answer(request)
+
+
+class Shop:
+    """A workspace with one rotated key, whose token goes to one secret that cannot be read."""
+
+    def __init__(self, sandbox: Sandbox, github: SlowGithub, root: Path) -> None:
+        self.sandbox = sandbox
+        self.github = github
+        self.root = root
+        self.around: Callable[[Request, Callable[[Request], Answer]], Answer] = unchanged
+        legacy = sandbox.dialect is Dialect.LEGACY
+        self.wanted = WANTED if legacy else WANTED._replace(role="Admin")
+
+    def run(self, stop: Stop | None = None, **wishes: Any) -> tuple[bool, RunResult]:
+        """One pipeline; whether it ends with 0."""
+        stop = stop or Stop()
+        environment = Environment(
+            name="shop",
+            url=self.sandbox.url,
+            credential=SessionToken(Secret(self.sandbox.session_token())),
+            owns=("svc-*",),
+        )
+        environ = {"GH_TOKEN": self.github.token, "GITHUB_API_URL": self.github.url}
+        sinks = Sinks(self.root, environ, stop)
+        with Fleet((environment,), opener(self.root, stop), sinks.open, Threads(1), stop) as fleet:
+            now = datetime.now(UTC).replace(microsecond=0)
+            plan = fleet.plan({"shop": (self.wanted,)}, now, Wishes(**wishes), Leave(max_revoke=9))
+            result = fleet.apply(plan, lambda _: None)
+            assert fleet.surprise is None, fleet.surprise
+        return not result.incomplete and fleet.refusal is None, result
+
+    def days_pass(self, days: int) -> None:
+        """Everything that is there is so much older; a token ends no earlier than its key."""
+        past = timedelta(days=days)
+        self.sandbox.put(*(older(key, past) for key in self.sandbox.keys()))
+        for kept in self.github.containers[REPOSITORY].values():
+            kept.updated_at -= past
+
+    @property
+    def works(self) -> bool:
+        """Whether the key of the token in the secret is live."""
+        claims = claims_of(Secret(self.github.containers[REPOSITORY]["A"].value))
+        assert claims is not None
+        row = next(one for one in self.sandbox.keys() if one.id == claims.key)
+        return row.revoked_at is None and datetime.fromisoformat(row.expires_at) > datetime.now(UTC)
+
+
+def older(key: ApiKey, past: timedelta) -> ApiKey:
+    def moved(text: str) -> str:
+        return (datetime.fromisoformat(text) - past).isoformat(timespec="milliseconds")
+
+    return replace(
+        key,
+        created_at=moved(key.created_at).replace("+00:00", "Z"),
+        expires_at=moved(key.expires_at).replace("+00:00", "Z"),
+    )
