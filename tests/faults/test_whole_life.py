@@ -246,6 +246,7 @@ class WholeLife(RuleBasedStateMachine):
         before = self._rows()
         worked = self._working(before)
         shown = self._shown()
+        self._adopt(before, shown)
         self.laboratory.use(seeded(*faults, FAULTS))
         processes = [Process(kill, next(self.marks)) for kill in fates]
         try:
@@ -293,6 +294,14 @@ class WholeLife(RuleBasedStateMachine):
                 if claims is not None and claims.key is not None:
                     found.setdefault(key.name, set()).add(claims.key)
         return found
+
+    def _adopt(self, before: dict[str, ApiKey], shown: dict[str, set[str]]) -> None:
+        """Notes the keys by hand that are the key of their name: the oldest, where none is held."""
+        now = datetime.now(UTC)
+        for key in self.wanted:
+            same = [row for row in before.values() if row.name == key.name and self._live(row, now)]
+            if same and not any(row.id in shown.get(key.name, ()) for row in same):
+                self.adopted.add(min(same, key=lambda row: (row.created_at, row.id)).id)
 
     def _no_stranger_displaced_anything(
         self, before: dict[str, ApiKey], after: dict[str, ApiKey], shown: dict[str, set[str]]
