@@ -132,9 +132,11 @@ def test_a_key_made_by_hand_while_another_is_due_is_no_successor() -> None:
 
 
 def test_a_successor_is_known_by_the_lifetime_before_a_change_of_the_manifest_too() -> None:
-    """What the older key lived counts as well as what the manifest says now."""
+    """What the older key lives counts as well as what the manifest says now, in whole hours."""
     shorter = WANTED._replace(expiry=ExpiresAfter(30 * DAY, "30d"))
     assert apart((DUE, SUCCESSOR), wanted=shorter) == ("successor", ["due"], [])
+    odd = replace(DUE, created_at=DUE.created_at + timedelta(minutes=30))
+    assert apart((odd, SUCCESSOR), wanted=shorter) == ("due", [], ["successor"])
     new = key("new", -4, 26)
     assert apart((DUE, new), wanted=shorter) == ("new", ["due"], [])
     assert apart((DUE, new)) == ("due", [], ["new"])

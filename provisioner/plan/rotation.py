@@ -21,6 +21,11 @@ _REVIEWED = timedelta(days=1)
 """How long a plan may have been reviewed before the key that it counts the end of was made."""
 
 
+_HOUR = timedelta(hours=1)
+_AT_WORK = timedelta(minutes=10)
+"""How long a run may take from its plan to the making of a key."""
+
+
 @dataclass(frozen=True, slots=True)
 class LiveKeys:
     """The live keys of one name, told apart.
@@ -100,7 +105,13 @@ def _made_by_run(key: DesiredKey, one: ObservedKey) -> bool:
 
 
 def _lifetimes(key: DesiredKey, older: ObservedKey) -> Iterator[timedelta]:
-    """Return the lifetimes that a successor may have been given: the manifest may have changed."""
+    """Yield the lifetimes that a successor may have been given: the manifest may have changed.
+
+    That of the older key counts too, where it is one that a manifest can write: in whole hours,
+    less what a run takes from its plan to the making of a key.
+    """
     if isinstance(key.expiry, ExpiresAfter):
         yield key.expiry.lifetime
-    yield older.expires_at - older.created_at
+    lived = older.expires_at - older.created_at
+    if -lived % _HOUR <= _AT_WORK or lived % _HOUR <= CLOCKS_APART:
+        yield lived

@@ -306,9 +306,10 @@ class WholeLife(RuleBasedStateMachine):
     def _no_stranger_displaced_anything(
         self, before: dict[str, ApiKey], after: dict[str, ApiKey], shown: dict[str, set[str]]
     ) -> None:
-        """A key by hand is delivered only where it was the key: delivered, or none older lived.
+        """A key by hand is delivered only where it was the key, or beside no reviewed one.
 
-        And a reviewed key that was delivered ends only when the sinks hold one of another run.
+        It was the key where it was delivered, or none older lived. And a reviewed key that was
+        delivered ends only when the sinks hold one of another run.
         """
         now = datetime.now(UTC)
         for name, ids in self._shown().items():
@@ -317,6 +318,7 @@ class WholeLife(RuleBasedStateMachine):
             first = min(same, key=lambda row: (row.created_at, row.id), default=None)
             for id_ in (ids - shown.get(name, set())) & self.stranger.keys:
                 adopted = not known and first is not None and first.id == id_
+                adopted = adopted or not self._reviewed(same)
                 self._demand(adopted, ("a stranger's token was delivered", name, id_, same, shown))
             self.adopted |= ids & self.stranger.keys
             for row in known:
@@ -324,6 +326,11 @@ class WholeLife(RuleBasedStateMachine):
                 if ended and row.id not in self.stranger.keys:
                     follows = any(self._live(after[one], now) for one in ids if one in after)
                     self._demand(follows, ("a reviewed key ended", row, ids))
+
+    def _reviewed(self, rows: list[ApiKey]) -> bool:
+        """Whether a key is among them that a run made and nobody touched."""
+        touched = self.stranger.keys | self.stranger.redated
+        return any(row.id not in touched for row in rows)
 
     def _strangers_are_reported(self, result: RunResult | None, before: dict[str, ApiKey]) -> None:
         """Each key by hand beside another one of a wanted name is in a finding or an action."""
@@ -335,13 +342,13 @@ class WholeLife(RuleBasedStateMachine):
         now = datetime.now(UTC)
         wanted = {key.name for key in self.wanted}
         live = [row for row in before.values() if row.name in wanted and self._live(row, now)]
-        several = Counter(row.name for row in live)
         told = {id_ for finding in part.planned.findings for id_ in finding.ids}
         for action in part.planned.actions:
             if isinstance(action, Revoke):
                 told.add(action.key_id)
         for row in live:
-            if row.id in self.stranger.keys - self.adopted and several[row.name] > 1:
+            beside = [one for one in live if one.name == row.name]
+            if row.id in self.stranger.keys - self.adopted and self._reviewed(beside):
                 self._demand(
                     row.id in told, ("a stranger's key is not reported", row, part.planned)
                 )
