@@ -2,6 +2,7 @@
 
 Sources: "REST API endpoints for GitHub Actions Secrets", "Encrypting secrets for the REST API",
 "Using secrets in GitHub Actions" (names), "REST API endpoints for repositories" (archived),
+"Rate limits for the REST API", "Best practices for using the REST API",
 "gh help environment" (variables).
 """
 
@@ -57,7 +58,8 @@ class Github:
         token = next(filter(None, map(environment.get, self._variables)), "").strip()
         self._token = Secret(f"Bearer {token}") if token else None
         fixed = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
-        self._api = Api(route_of(base, environment), self._grant, fixed, wait)
+        # "Best practices for using the REST API": requests that change something, one by one.
+        self._api = Api(route_of(base, environment), self._grant, fixed, wait, one_write=True)
         self._keys: Once[_PublicKey] = Once()
         self._archived: Once[bool] = Once()
 

@@ -7,6 +7,7 @@ request is tried again when its answer is lost.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import ssl
 import tempfile
 import threading
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -32,7 +34,7 @@ from provisioner.loopback import is_loopback
 from provisioner.sinks.sink import failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from provisioner.address import Address
     from provisioner.errors import SinkError
@@ -40,8 +42,26 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
+_LOG = logging.getLogger(__name__)
+
 TRIES = 4
-"""How often one request is sent at most."""
+"""How often one request is sent at most, but for those that are refused for their speed."""
+
+PATIENCE = 600.0
+"""Seconds that one request waits in all for a server that refuses it for its speed."""
+
+_SECONDARY = 60.0
+"""Seconds that GitHub has everyone wait at least after its secondary limit, where it says none."""
+
+_THROTTLED = 1.0
+_LONGEST_GUESS = 60.0
+"""Seconds before the next try where a server says only that there were too many requests."""
+
+_MARGIN = (0.1, 0.5)
+"""Seconds more than that, since servers count in whole seconds and others wait too."""
+
+_SECONDARY_TEXT = re.compile(rb"secondary rate limit|abuse detection", re.IGNORECASE)
+_TEXT_SEARCHED = 8192
 
 _LONGEST_WAIT = 60.0
 _FIRST_WAIT = 0.5
@@ -112,6 +132,21 @@ class _Trouble:
 
 
 @dataclass(frozen=True, slots=True)
+class _Throttling:
+    """A refusal of a request for its speed, which was not handled.
+
+    Attributes:
+        asked: seconds that the server asks for, where it does.
+        least: seconds to wait at first where it does not.
+        most: seconds to wait at most where it does not.
+    """
+
+    asked: float | None
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
     headers: Mapping[str, str]
@@ -146,6 +181,7 @@ class Api:
         grant: asked before every request; its errors are passed on.
         fixed: headers that are no secrets.
         wait: waits so many seconds.
+        one_write: whether no two requests that change something are sent at once.
     """
 
     def __init__(
@@ -154,12 +190,16 @@ class Api:
         grant: Callable[[Address], Grant],
         fixed: Mapping[str, str],
         wait: Callable[[float], None] = time.sleep,
+        *,
+        one_write: bool = False,
     ) -> None:
         self._route = route
         self._scheme, self._host = _origin(route.base)
         self._grant = grant
         self._fixed = {"User-Agent": f"twenty-provisioner/{__version__}", **fixed}
         self._wait = wait
+        self._gate = _Gate(self._host, wait)
+        self._one_write = one_write
         self._lock = threading.Lock()
         self._session: tuple[Secret | None, requests.Session] | None = None
 
@@ -174,7 +214,10 @@ class Api:
         again: frozenset[int] = frozenset(),
         explained: frozenset[int] = frozenset(),
     ) -> Reply:
-        """Sends a request, again while that may help, and reads the whole answer.
+        """Send a request, again while that may help, and read the whole answer.
+
+        A request that is refused for its speed makes all others wait too: they share the
+        credential, whose limit it is.
 
         Args:
             address: the sink, for messages.
@@ -192,9 +235,23 @@ class Api:
         """
         self._check(address, path)
         payload = None if body is None else json.dumps(body).encode()
+        alone = self._one_write and method != "GET"
         tries = 1
+        patience = PATIENCE
         while True:
-            answer = self._exchange(address, method, path, payload, kind)
+            with self._gate.turn(alone=alone) as turn:
+                if turn.left:
+                    raise self._too_many(address, turn.left)
+                answer = self._exchange(address, method, path, payload, kind)
+                slow = _throttling(answer) if isinstance(answer, _Answer) else None
+                pause = 0.0 if slow is None else self._gate.refused(turn, slow)
+                if slow is None and isinstance(answer, _Answer):
+                    self._gate.passed(turn)
+            if slow is not None:
+                if pause > patience:
+                    raise self._too_many(address, pause)
+                patience -= pause
+                continue
             trouble = _trouble(answer) if isinstance(answer, _Answer) else answer
             if isinstance(answer, _Answer) and trouble is None:
                 if answer.status not in again or tries == TRIES:
@@ -206,6 +263,14 @@ class Api:
                 raise failed("sink_unavailable", message, trouble.remedy)
             self._wait(max(trouble.wait if trouble else 0.0, _pause(tries)))
             tries += 1
+
+    def _too_many(self, address: Address, wait: float) -> SinkError:
+        return failed(
+            "sink_unavailable",
+            f"{address} cannot be used: {self._host} has had too many requests and asks for "
+            f"{wait:.0f} s of patience.",
+            "Run again later, or deliver fewer keys in one run.",
+        )
 
     def _check(self, address: Address, path: str) -> None:
         """Nothing may be overheard, and no name may lead elsewhere."""
@@ -299,6 +364,85 @@ class Api:
                     )
                 self._session = (identity, session)
             return self._session[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A request that may leave.
+
+    Attributes:
+        pauses: how many pauses there were before it.
+        left: seconds of a pause that is too long to be waited for; zero where there is none.
+    """
+
+    pauses: int
+    left: float = 0.0
+
+
+class _Gate:
+    """One pause for all requests that share a credential.
+
+    Every request waits until the pause is over. Then they go one by one, for the rest of the run.
+
+    Args:
+        host: for the log.
+        wait: waits so many seconds.
+    """
+
+    def __init__(self, host: str, wait: Callable[[float], None]) -> None:
+        self._host = host
+        self._wait = wait
+        self._lock = threading.Lock()
+        self._alone = threading.Lock()
+        self._not_before = self._waited_until = time.monotonic()
+        self._pauses = 0
+        self._in_a_row = 0
+
+    @contextmanager
+    def turn(self, *, alone: bool) -> Iterator[_Turn]:
+        """Wait for the end of a pause; let no other request of its kind leave meanwhile.
+
+        Args:
+            alone: whether this request shall be the only one of its kind on its way.
+        """
+        with self._alone if alone or self._pauses else nullcontext():
+            while 0 < (left := self._left()) <= PATIENCE:
+                until = self._not_before
+                self._wait(left)
+                with self._lock:
+                    self._waited_until = max(self._waited_until, until)
+            yield _Turn(self._pauses, left)
+
+    def refused(self, turn: _Turn, slow: _Throttling) -> float:
+        """Have everyone wait; return for how many seconds."""
+        with self._lock:
+            # Those that left before a pause did not know of it: they tell nothing new.
+            again = turn.pauses == self._pauses
+            if again:
+                self._pauses += 1
+                self._in_a_row += 1
+            guess = min(slow.least * 2.0 ** (self._in_a_row - 1), slow.most)
+            wait = guess if slow.asked is None else max(slow.asked, _pause(self._in_a_row))
+            wait += random.uniform(*_MARGIN)  # noqa: S311 - no secret
+            self._not_before = max(self._not_before, self._now() + wait)
+        if again:
+            level = logging.WARNING if self._pauses == 1 else logging.INFO
+            _LOG.log(level, "%s asks to slow down; going on in %.0f s", self._host, wait)
+        return wait
+
+    def passed(self, turn: _Turn) -> None:
+        """Begin to count again when a request got through that knew of the last pause."""
+        with self._lock:
+            if turn.pauses == self._pauses:
+                self._in_a_row = 0
+
+    def _left(self) -> float:
+        with self._lock:
+            return max(0.0, self._not_before - self._now())
+
+    def _now(self) -> float:
+        """Return the moment; what was waited for has come, whatever the clock says."""
+        return max(time.monotonic(), self._waited_until)
 
 
 class Once(Generic[V]):
@@ -418,14 +562,24 @@ def _trouble(answer: _Answer) -> _Trouble | None:
             "Write the name or the address that it has now.",
             passes=False,
         )
-    asked = _asked(answer.headers)
-    # GitHub: "Rate limits for the REST API", a 403 with one of these headers is no denial.
-    if status == 429 or (status == 403 and asked is not None):  # noqa: PLR2004 - as named
-        wait = asked or 0.0
-        told = f" and asks for {wait:.0f} s of patience" if wait else ""
-        return _Trouble(f"has had too many requests{told}", "Run again later.", wait=wait)
     if status >= 500:  # noqa: PLR2004 - the server's own failures
-        return _Trouble(f"answers with status {status}", wait=asked or 0.0)
+        return _Trouble(f"answers with status {status}", wait=_asked(answer.headers) or 0.0)
+    return None
+
+
+def _throttling(answer: _Answer) -> _Throttling | None:
+    """Return how a request was refused for its speed; None where it was not.
+
+    GitHub: "Rate limits for the REST API". A 403 with one of its headers, or whose text names the
+    secondary limit, is no denial; without `Retry-After` it asks for a minute, and then for more.
+    """
+    if answer.status not in (403, 429):
+        return None
+    asked = _asked(answer.headers)
+    if _SECONDARY_TEXT.search(answer.raw[:_TEXT_SEARCHED]):
+        return _Throttling(asked, _SECONDARY, PATIENCE)
+    if answer.status == 429 or asked is not None:  # noqa: PLR2004 - too many requests
+        return _Throttling(asked, _THROTTLED, _LONGEST_GUESS)
     return None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from compliance import FIRST, SECOND, Compliance, Stand
 from github_server import GithubServer
-from tls_server import Told
+from tls_server import Asked, Told
 
 from provisioner.address import GithubAddress
 from provisioner.errors import SinkError
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
     from provisioner.sinks.sink import Sink
 
+SECONDARY = {
+    "message": "You have exceeded a secondary rate limit. Please wait a few minutes before you "
+    "try again."
+}
 REPOSITORY = ("repos", "acme", "billing", "actions")
 ORGANISATION = ("orgs", "acme", "actions")
 
@@ -264,7 +270,7 @@ def test_a_rate_limit_is_waited_for(stand: GithubStand) -> None:
         Told(429, {"message": "secondary rate limit"}, {"Retry-After": "9"}),
     ]
     stand.sink().prepare()
-    assert stand.waits == [7.0, 9.0]
+    assert [int(wait) for wait in stand.waits] == [7, 9]
 
 
 def test_what_is_there_tells_when_it_was_written(stand: GithubStand) -> None:
@@ -334,3 +340,46 @@ def test_a_repository_that_is_not_shown_may_take_secrets(stand: GithubStand, tol
     stand.sink().prepare()
     stand.sink().write(Secret(FIRST))
     assert stand.held() == FIRST
+
+
+class Minutes(GithubServer):
+    """A GitHub with a secondary limit of 20 writes a minute, by a clock that waits drive."""
+
+    def __init__(self, **headers: str) -> None:
+        super().__init__()
+        self.now = self.since = 0.0
+        self.writes = self.puts = 0
+        self.headers = headers
+        self._waits = threading.Lock()
+
+    def wait(self, seconds: float) -> None:
+        until = self.now + seconds
+        with self._waits:
+            self.now = max(self.now, until)
+
+    def answer(self, asked: Asked) -> Told:
+        if asked.method == "PUT":
+            self.puts += 1
+            if self.now >= self.since + 60:
+                self.since, self.writes = self.now, 0
+            if self.writes == 20:
+                return Told(403, SECONDARY, self.headers)
+            self.writes += 1
+        return super().answer(asked)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "60"}])
+def test_a_secondary_limit_costs_no_token_and_hardly_a_request(headers: dict[str, str]) -> None:
+    """60 secrets by eight threads, 20 writes a minute: all delivered, with at most 63 writes."""
+    with Minutes(**headers) as server:
+        github = Github(GithubStand(server).environment, server.wait)
+        addresses = [GithubAddress("acme", f"KEY_{number}", "billing") for number in range(60)]
+        with ThreadPoolExecutor(8) as threads:
+            for address in addresses:
+                threads.submit(github.sink(address).write, Secret(f"token of {address.secret}"))
+        held = server.containers[REPOSITORY]
+        assert {name: kept.value for name, kept in held.items()} == {
+            address.secret: f"token of {address.secret}" for address in addresses
+        }
+        assert server.puts <= 63
+        assert server.now <= 180
