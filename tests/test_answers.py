@@ -24,6 +24,13 @@ from provisioner.twenty.answers import (
 )
 from provisioner.twenty.pacing import Rate
 
+NGINX = (
+    "<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n<body>\r\n"
+    "<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n"
+    "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+)
+"""What nginx answers where `limit_req` refuses, with its default settings."""
+
 RECORDINGS = Path(__file__).parent / "recordings"
 
 
@@ -99,14 +106,17 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
         (200, '{"errors":[{"message":"Too many requests."}],"data":null}', {}, None, None),
         (503, "", {"retry_after": 1.0}, 1.0, None),
         (503, "", {"retry_after": 1.0, "limit": 100}, 1.0, None),
+        (503, "", {}, None, None),
+        (503, "<html><center>nginx</center>", {}, None, None),
     ],
 )
 def test_throttling_is_known_in_every_form(
     status: int, body: str, more: dict[str, float], wait: float | None, rate: Rate | None
 ) -> None:
-    """429 with and without numbers, GraphQL's two texts, and 503 with a wait (not recorded)."""
+    """429 with and without numbers, GraphQL's two texts, and any 503 (not recorded)."""
     found = answer(status, body, **more)
-    assert throttling(found) == Throttling(wait, rate, unhandled=status != 503)
+    speed = status != 503
+    assert throttling(found) == Throttling(wait, rate, unhandled=speed, for_speed=speed)
     assert refusal_code(found) == ("rate_limited" if status != 503 else "server_error")
 
 
@@ -126,10 +136,36 @@ def test_the_limit_is_read_from_its_header(header: str, limit: int | None) -> No
     assert transport._answer(response, b"{}", took=0.0).limit is None
 
 
+@pytest.mark.parametrize("server", ["nginx", "nginx/1.27.3", "openresty/1.21.4.1"])
+@pytest.mark.parametrize("padding", ["", 6 * "<!-- a padding to disable MSIE -->\r\n"])
+def test_nginx_own_page_is_a_refusal_before_twenty(server: str, padding: str) -> None:
+    """`limit_req` answers with 503 before it asks Twenty: for its speed, and never handled."""
+    found = answer(503, NGINX.replace("nginx", server) + padding)
+    assert throttling(found) == Throttling(None, None, unhandled=True)
+    assert refusal_code(found) == "rate_limited"
+    assert throttling(answer(502, NGINX)) is None
+    assert not throttling(answer(503, f"x{NGINX}")).unhandled
+
+
+def test_a_page_of_html_is_never_shown() -> None:
+    """A message says that it is one."""
+    for page in (NGINX, "<!DOCTYPE html><html>canary", "<HTML lang=en>canary", " <body>canary"):
+        _, happened, _ = explain("shop", found := answer(502, page), found.quote)
+        assert "HTML" in happened
+        assert "canary" not in happened.lower()
+        assert "<" not in happened
+
+
+def test_a_request_that_is_too_large_says_what_to_raise() -> None:
+    """Whoever says 413, and however."""
+    code, happened, remedy = explain("shop", found := answer(413, "<html>"), found.quote)
+    assert (code, "this size" in happened) == ("rejected", True)
+    assert "client_max_body_size" in remedy
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        (503, ""),
         (500, '{"messages":["x"]}'),
         (200, '{"data":{"createApiKey":{"name":"Too many requests."}}}'),
         (400, '{"messages":["no limit here"]}'),

@@ -21,7 +21,7 @@ from graphql import build_schema, parse, validate
 from provisioner.desired import ApiToken, Environment, Limits, SessionToken, SignIn
 from provisioner.errors import RefusedError, WorkspaceError
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
-from provisioner.sandbox import API_KEYS_FLAG, Dialect, json_answer
+from provisioner.sandbox import API_KEYS_FLAG, Answer, Dialect, json_answer
 from provisioner.secret import Secret
 from provisioner.stop import Stop
 from provisioner.twenty import connect as connect_module
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from provisioner.desired import Credential
     from provisioner.failure import Failure
-    from provisioner.sandbox import Answer, Exchange, Request
+    from provisioner.sandbox import Exchange, Request
     from provisioner.twenty.workspace import Outcome, Workspace
 
 CORES = [Dialect.CORE_1, Dialect.CORE]
@@ -806,7 +806,7 @@ BAD_INPUT = '{"errors":[{"message":"x","extensions":{"code":"BAD_USER_INPUT"}}]}
         ((200, '{"errors":[{"message":"boom"}],"data":null}'), "refused", "rejected"),
         ((200, BAD_INPUT), NotCreated, "rejected"),
         ((200, '{"errors":[{"message":"Cannot query field \\"x\\""}]}'), NotCreated, "rejected"),
-        ((413, "<html>"), NotCreated, "unexpected_answer"),
+        ((413, "<html>"), NotCreated, "rejected"),
         ((302, ""), NotCreated, "unexpected_answer"),
         ((403, '{"messages":["This API Key is revoked"]}'), NotCreated, "credential_revoked"),
     ],
@@ -949,6 +949,100 @@ def made_and_lost(request: Request, inner: Callable[[Request], Answer]) -> Answe
 def of_core(served: Any, count: int, **more: object) -> list[NewKey]:
     role = served.sandbox.role("Admin").id
     return [new(f"k{number}", role_id=role, **more) for number in range(count)]
+
+
+NGINX = (
+    b"<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n<body>\r\n"
+    b"<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n"
+    b"<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+)
+CLOUD = b"<!DOCTYPE html><html><head><title>429</title></head><body>Too many canary</body></html>"
+
+
+@pytest.mark.parametrize(("status", "page"), [(503, NGINX), (429, CLOUD)])
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_a_limit_in_front_of_twenty_loses_and_doubles_no_create(
+    serve, caplog, dialect, status, page
+) -> None:
+    """A proxy that refuses every third request: one pause for all, then on."""
+    refused: list[Request] = []
+    lock = threading.Lock()
+    seen = iter(range(10_000))
+
+    def limit(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        with lock:
+            over = request.method == "POST" and next(seen) % 3 == 1
+            if over:
+                refused.append(request)
+        return Answer(status, page, (("Content-Type", "text/html"),)) if over else inner(request)
+
+    served = serve(dialect, around=limit)
+    workspace = served.workspace(limits=Limits(parallel=4, batch=3))
+    outcomes = create(workspace, of_core_or_legacy(served, dialect, 24))
+    assert [type(one) for one in outcomes] == [Created] * 24
+    assert len(served.sandbox.keys()) == 24
+    assert refused
+    assert sum("slow down" in one.message for one in caplog.records) >= 1
+
+
+def of_core_or_legacy(served: Any, dialect: Dialect, count: int) -> list[NewKey]:
+    if dialect is Dialect.LEGACY:
+        return [new(f"k{number}") for number in range(count)]
+    return of_core(served, count)
+
+
+def test_a_503_of_unknown_make_slows_down_and_keeps_the_doubt(scripted, answer, to) -> None:
+    """It may come from a proxy whose server went on: the create is unknown, and not repeated."""
+    server = scripted(answer(503, "<html>busy canary"), answer(503, ""))
+    workspace = to(server.url, "core")
+    [outcome] = create(workspace, [new("a", role_id="r")])
+    assert isinstance(outcome, Unknown)
+    assert "canary" not in failure(outcome).message
+    assert len(server.requests) == 1
+    assert workspace._wire._transport._pace._recovering
+
+
+@pytest.mark.parametrize(
+    ("dialect", "most", "count", "requests"),
+    [(Dialect.LEGACY, 17, 60, 7), (Dialect.CORE_1, 6, 42, 15), (Dialect.LEGACY, 1, 5, 9)],
+)
+def test_a_request_that_is_too_large_is_sent_in_halves(
+    serve, caplog, dialect, most, count, requests
+) -> None:
+    """As many keys in one request as the proxy takes; its page of HTML is told once, as words."""
+
+    def limit(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        keys = request.body.count(b'"name"')
+        page = b"<html><h1>413 canary</h1></html>"
+        return (
+            Answer(413, page, (("Content-Type", "text/html"),)) if keys > most else inner(request)
+        )
+
+    served = serve(dialect, around=limit)
+    outcomes = create(
+        served.workspace(limits=Limits(parallel=1)), of_core_or_legacy(served, dialect, count)
+    )
+    assert [type(one) for one in outcomes] == [Created] * count
+    assert len(served.sandbox.keys()) == count
+    assert sum(one.path.startswith(("/rest/batch", "/metadata")) for one in served.writes()) <= (
+        requests
+    )
+    told = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert len(told) == 1
+    assert "fewer" in told[0]
+    assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize("generation", ["legacy", "core"])
+def test_a_key_that_is_too_large_by_itself_says_what_to_raise(
+    scripted, answer, to, generation
+) -> None:
+    """It is certainly not made."""
+    server = scripted(answer(413, "<html>canary"))
+    [outcome] = create(to(server.url, generation), [new("a", role_id="r")])
+    assert isinstance(outcome, NotCreated)
+    assert "client_max_body_size" in failure(outcome).message
+    assert "canary" not in failure(outcome).message
 
 
 def test_core_1_takes_documents_of_20_after_one_of_two(serve) -> None:

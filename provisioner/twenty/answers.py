@@ -31,8 +31,20 @@ _LONGEST = 1e9
 _MINUTE = 60.0
 _LIMIT_TEXT = re.compile(r"Limit reached \(([0-9]{1,9}) tokens per ([0-9]{1,9}) ms\)")
 _THROTTLED_TEXTS = ("Limit reached", "Too many requests")
+_NGINX_BUSY = re.compile(
+    r"<html>\s*<head><title>503 Service Temporarily Unavailable</title></head>\s*<body[^>]*>\s*"
+    r"<center><h1>503 Service Temporarily Unavailable</h1></center>\s*"
+    r"<hr><center>(nginx|openresty)(/[0-9.]+)?</center>"
+)
+"""The page that nginx makes itself where `limit_req` refuses, before it asks Twenty (not recorded).
+
+What Twenty answers with 503 is passed on as it is, and a server that is gone is a 502 or 504.
+"""
+
+_MARKUP = re.compile(r"\s*<(!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
 _STATUS_OK = 200
 _STATUS_UNAUTHORIZED = 401
+_STATUS_TOO_LARGE = 413
 _STATUS_TOO_MANY = 429
 _STATUS_UNAVAILABLE = 503
 _SERVER_ERRORS = 500
@@ -156,6 +168,11 @@ class Answer:
         """Whether GraphQL gave any data, so that something was done whatever the errors say."""
         return any(value is not None for value in (self.data or {}).values())
 
+    @property
+    def too_large(self) -> bool:
+        """Whether a proxy or the server took the request for too large, before it handled it."""
+        return self.status == _STATUS_TOO_LARGE
+
     def says(self, texts: tuple[str, ...]) -> bool:
         """Whether one of the error texts begins like one of these."""
         return any(error.startswith(texts) for error in self.errors)
@@ -163,7 +180,8 @@ class Answer:
     @property
     def quote(self) -> str:
         """The server's own words, short and without secrets, for a message to people."""
-        words = shown("; ".join(self.errors)) or self.excerpt or "no body"
+        text = "a page of HTML" if _MARKUP.match(self.excerpt) else self.excerpt
+        words = shown("; ".join(self.errors)) or text or "no body"
         return words if len(words) <= _QUOTED else words[:_QUOTED] + "…"
 
 
@@ -205,37 +223,39 @@ class Throttling:
         wait: seconds that the server asks for, where it does.
         rate: what the server says that it allows, where it does.
         unhandled: whether the request was certainly refused before it was handled. A 503 may
-            come from a proxy whose server went on with it.
+            come from a proxy whose server went on with it, unless it is nginx's own page.
+        for_speed: whether it was refused for its speed, which a 503 does not say for certain.
     """
 
     wait: float | None
     rate: Rate | None
     unhandled: bool
+    for_speed: bool = True
 
 
 def throttling(answer: Answer) -> Throttling | None:
     """How the request was refused for its speed, or None where it was not."""
-    unhandled = not answer.holds_data and (
+    for_speed = not answer.holds_data and (
         answer.status == _STATUS_TOO_MANY
         or "LIMIT_REACHED" in answer.codes
         or answer.says(_THROTTLED_TEXTS)
     )
-    if not unhandled and not (
-        answer.status == _STATUS_UNAVAILABLE and answer.retry_after is not None
-    ):
+    if not for_speed and answer.status != _STATUS_UNAVAILABLE:
         return None
+    of_nginx = not for_speed and _NGINX_BUSY.match(answer.excerpt) is not None
+    unhandled = for_speed or of_nginx
     found = next(filter(None, (_LIMIT_TEXT.search(text) for text in answer.errors)), None)
     rate: Rate | None = None
     if found:
         rate = Rate(max(1, int(found[1])), max(1, int(found[2])) / 1000)
-    elif unhandled and answer.limit:
+    elif for_speed and answer.limit:
         rate = Rate(answer.limit, _MINUTE)
     wait = answer.retry_after
     if wait is None and isinstance(answer.body, dict):
         seconds = answer.body.get("retryAfterSeconds")
         if isinstance(seconds, (int, float)) and seconds >= 0:
             wait = float(min(seconds, _LONGEST))
-    return Throttling(wait, rate, unhandled)
+    return Throttling(wait, rate, unhandled, for_speed=for_speed or of_nginx)
 
 
 def session_ended(answer: Answer) -> bool:
@@ -280,7 +300,7 @@ def refusal_code(answer: Answer) -> RefusalCode:  # noqa: PLR0911 - one line for
         return "credential_invalid"
     if answer.server_failed:
         return "server_error"
-    if answer.errors:
+    if answer.errors or answer.too_large:
         return "rejected"
     return "unexpected_answer"
 
@@ -345,6 +365,9 @@ def explain(environment: str, answer: Answer, words: str) -> tuple[RefusalCode, 
     if answer.location is not None:
         happened = f"redirects to {answer.location}, which is not followed"
         remedy = "Write the final address as `url`"
+    if answer.too_large:
+        happened = "or a proxy in front of it takes no request of this size"
+        remedy = "Raise that limit (nginx: client_max_body_size)"
     quoted = words and answer.location is None
     said = f"{answer.status}: {words}" if quoted else f"{answer.status}"
     return code, f"{environment} {happened} ({said}).", f"{remedy}."

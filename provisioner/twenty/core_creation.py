@@ -140,14 +140,15 @@ class Creation:
         else:
             self._sending.heard()
         if answer.ok and not answer.errors and answer.data is not None:
-            if several:
-                self.takes_several = True
+            self.takes_several = several or self.takes_several
             for place, key in enumerate(group):
                 self._ledger.settle(key, self._outcome(key, answer.data.get(f"k{place}")))
         elif several and answer.says(_ONE_A_DOCUMENT):
             self.takes_several = False
             for key in group:
                 self._sending.one((key,), self._send)
+        elif several and answer.too_large:
+            self._sending.too_large(group, self._send)
         else:
             outcome = self._refused(answer, several=several)
             if isinstance(outcome, NotCreated):

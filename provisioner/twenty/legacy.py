@@ -169,15 +169,19 @@ class LegacyWorkspace:
         code, happened, remedy = self._wire.explain(answer)
         cause = Failure(code, f"{happened} {remedy}")
         splits = answer.status == _BAD_REQUEST and not answer.says(_OF_THE_WHOLE)
-        if answer.says(_EXISTS):
+
+        def send(half: tuple[NewKey, ...]) -> None:
+            self._create(half, sending, ledger)
+
+        if answer.too_large and len(batch) > 1:
+            sending.too_large(batch, send)
+        elif answer.says(_EXISTS):
             _settle(batch, Unknown(cause, "taken"), ledger)
         elif answer.server_failed:
             _settle(batch, Unknown(cause), ledger)
         elif splits and code == "rejected" and len(batch) > 1:
             # All or nothing: halves until the bad record stands alone.
-            middle = len(batch) // 2
-            for half in (batch[:middle], batch[middle:]):
-                sending.one(half, lambda half: self._create(half, sending, ledger))
+            sending.halves(batch, send)
         else:
             sending.refused(cause)
             _settle(batch, NotCreated(cause), ledger)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure, failure_of
 from provisioner.stop import STOPPED
-from provisioner.subject import bound
+from provisioner.subject import about, bound
 from provisioner.threads import Threads
 from provisioner.twenty.workspace import NotCreated, NotSent
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Ledger, NewKey, Outcome, Record
 
     Group = tuple[NewKey, ...]  # the keys of one request
+
+_LOG = logging.getLogger(__name__)
 
 _SILENT = 4
 """So many lost answers in a row, or two for each thread, are no accident."""
@@ -64,6 +67,7 @@ class Sending:
         self._ledger = ledger
         self._lock = threading.Lock()
         self._lost = 0
+        self._most: int | None = None
         self._silence: Failure | None = None
         self._refusal: Failure | None = None
 
@@ -74,7 +78,30 @@ class Sending:
                 pass
 
     def one(self, group: Group, send: Callable[[Group], None]) -> None:
-        """Sends one group, unless nothing is to be sent any more."""
+        """Send one group, in parts where it is too large, unless nothing is to be sent any more."""
+        for part in split(group, self._most or len(group)):
+            self._one(part, send)
+
+    def halves(self, group: Group, send: Callable[[Group], None]) -> None:
+        """Send the two halves of a group of several keys."""
+        middle = len(group) // 2
+        for half in (group[:middle], group[middle:]):
+            self.one(half, send)
+
+    def too_large(self, group: Group, send: Callable[[Group], None]) -> None:
+        """Send the halves of a group whose request was too large, and never so many keys again."""
+        with self._lock:
+            first = self._most is None
+            self._most = min(self._most or len(group), (len(group) + 1) // 2)
+        if first:
+            words = (
+                "%s or a proxy in front of it takes no request of %d keys; sending fewer at once"
+            )
+            extra = about(environment=self._environment)
+            _LOG.warning(words, self._environment, len(group), extra=extra)
+        self.halves(group, send)
+
+    def _one(self, group: Group, send: Callable[[Group], None]) -> None:
         if (outcome := self._in_vain()) is not None:
             for key in group:
                 self._ledger.settle(key, outcome)

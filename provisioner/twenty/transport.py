@@ -169,7 +169,8 @@ class Transport:
             if slow is not None:
                 wait = self._slow_down(slow, answer)
                 unhandled = slow.unhandled and not (several and answer.begun)
-                if wait > patience or not (repeatable or unhandled):
+                tries += slow.wait is None and not slow.for_speed
+                if wait > patience or not (repeatable or unhandled) or tries >= _TRIES:
                     return answer
                 patience -= wait
                 continue
@@ -195,7 +196,7 @@ class Transport:
             self._told_until = (self.stop.now() + wait, answer)
             return wait
         wait = self._pace.throttled(
-            slow.wait, slow.rate, took=answer.took, for_speed=slow.unhandled
+            slow.wait, slow.rate, took=answer.took, for_speed=slow.for_speed
         )
         level = logging.INFO if self._was_throttled else logging.WARNING
         self._was_throttled = True
