@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
+from provisioner.descriptors import spent
 from provisioner.errors import RefusedError, WorkspaceError
 from provisioner.execution import (
     ActionEnded,
@@ -349,6 +350,8 @@ class Fleet:
             execution.end(failure_of(self._surprised(name, error)))
         else:
             execution.end()
+        finally:
+            self._looks[name].workspace.release()
 
     def _tell_finished(self, environment: str, outcome: Executed | Unobserved) -> None:
         """Tells of an environment in which nothing was begun."""
@@ -380,7 +383,10 @@ class Fleet:
         try:
             with bound(environment=environment.name):
                 workspace = self._connect(environment, self._stack)
-                return _Look(environment, workspace, workspace.observe())
+                try:
+                    return _Look(environment, workspace, workspace.observe())
+                finally:
+                    workspace.release()
         except (WorkspaceError, RefusedError) as error:
             return error
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
@@ -412,7 +418,17 @@ class Fleet:
             return {}
 
     def _surprised(self, name: str, error: Exception) -> WorkspaceError:
-        """A bug of ours: kept for the end of the run, a failure of this environment meanwhile."""
+        """A bug of ours: kept for the end of the run, a failure of this environment meanwhile.
+
+        That no descriptor is left is none.
+        """
+        if spent(error):
+            return WorkspaceError(
+                "unreachable",
+                f"{name} could not be finished: this process may open no more files and "
+                "connections.",
+                remedy="Raise that limit (`ulimit -n`), or work on fewer environments at once.",
+            )
         self.surprise = self.surprise or error
         return WorkspaceError(
             "internal_error",

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from urllib3 import HTTPConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
 from provisioner import __version__
 from provisioner.desired import Environment, Limits
@@ -193,6 +195,42 @@ def test_a_silent_server_times_out(scripted, to) -> None:
     release.set()
     assert caught.value.slug == "timeout"
     assert "0.1 s" in caught.value.message
+
+
+def test_a_silent_server_is_asked_once_until_it_was_looked_at(scripted, answer, to) -> None:
+    """One that hangs holds the first writes of the others for its own timeout, and no longer."""
+    release = threading.Event()
+    server = scripted(release, release, answer(200, "[]"))
+    transport = to(server.url, limits=Limits(timeout=0.1))
+    with pytest.raises(LostAnswerError) as caught:
+        transport.send("GET", "/", repeatable=True)
+    assert (caught.value.slug, transport.requests_sent) == ("timeout", 1)
+    transport.release()
+    release.set()
+    transport.timeout = 5.0
+    assert transport.send("GET", "/", repeatable=True).body == []
+
+
+def test_connections_that_nothing_uses_are_closed_and_opened_again(serve, to) -> None:
+    """After a release none is left; the next request opens one."""
+    served = serve()
+    transport = to(served.sandbox.url)
+    transport.send("GET", "/", repeatable=True)
+    manager = transport._session.get_adapter(served.sandbox.url).poolmanager
+    assert len(manager.pools) == 1
+    transport.release()
+    assert len(manager.pools) == 0
+    assert transport.send("GET", "/", repeatable=True).status
+
+
+def test_a_connection_that_takes_its_whole_time_is_not_tried_again() -> None:
+    """Three of them would take three times the timeout; a refused one costs nothing."""
+    pool = HTTPConnectionPool("host")
+    retry = transport_module._Retry(connect=2, read=False)
+    with pytest.raises(MaxRetryError):
+        retry.increment("GET", "/", error=ConnectTimeoutError(), _pool=pool)
+    refused = NewConnectionError(None, "refused")  # type: ignore[arg-type]
+    assert retry.increment("GET", "/", error=refused, _pool=pool).connect == 1
 
 
 def test_a_write_that_was_refused_for_its_speed_is_sent_again(scripted, answer, to) -> None:

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from provisioner.connection import opener
+from provisioner.descriptors import raise_limit, room_for
 from provisioner.desired import Environment
 from provisioner.errors import InvalidInputError, WrongUsageError
 from provisioner.execution import untold
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _WIDTH = 16
 """Environments that are worked on at once."""
+
+_BESIDE = 12
+"""File descriptors of an environment beside its connections: of its sinks, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,10 @@ def opened(prepared: Prepared, stop: Stop) -> Iterator[tuple[Connect, OpenSink, 
     root, desired = prepared.manifests.root, prepared.manifests.desired
     declared = (address for keys in desired.values() for key in keys for address in key.deliver)
     with closing(Sinks(root, os.environ, stop, declared)) as sinks:
-        width = max(1, min(_WIDTH, len(prepared.environments)))
+        raise_limit()
+        parallel = max((one.limits.parallel for one in prepared.environments), default=1)
+        room = room_for(parallel + _BESIDE)
+        width = max(1, min(_WIDTH, len(prepared.environments), room))
         yield opener(root, stop), sinks.open, Threads(width)
 
 

@@ -112,6 +112,7 @@ _REMEDIES: dict[int, tuple[SinkCode, str]] = {
     errno.EDQUOT: ("sink_failed", "Free space within the user's quota, or have it raised."),
     errno.EFBIG: ("sink_failed", "Raise the limit on the size of files (`ulimit -f`)."),
     errno.EMFILE: ("sink_failed", "Raise the limit on open files (`ulimit -n`)."),
+    errno.ENFILE: ("sink_failed", "Raise the machine's limit on open files (`fs.file-max`)."),
 }
 _OTHER: tuple[SinkCode, str] = ("sink_failed", "Check the file system of the path, and run again.")
 

@@ -30,6 +30,7 @@ from urllib3.exceptions import HTTPError as PoolError
 
 from provisioner import __version__
 from provisioner.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of, json_of
+from provisioner.descriptors import spent
 from provisioner.loopback import is_loopback
 from provisioner.sinks.sink import failed
 
@@ -616,6 +617,11 @@ def _translated(error: Exception) -> _Trouble:
             "shows a certificate that is not trusted",
             "Name its authority, for example in REQUESTS_CA_BUNDLE.",
             passes=False,
+        )
+    if spent(error):
+        return _Trouble(
+            "cannot be reached, since this process may open no more files and connections",
+            "Raise that limit (`ulimit -n`), or work on fewer environments at once.",
         )
     if "timed out" in str(error):
         return _Trouble("does not answer in time")

@@ -66,6 +66,10 @@ class CoreWorkspace:
         self._sources: tuple[str, ...] = ("getRoles", "getApiKeyRoles")
         self._known_permissions: dict[str, Record] | None = None
 
+    def release(self) -> None:
+        """Close the connections that nothing uses now."""
+        self._wire.release()
+
     def close(self) -> None:
         """Closes all connections."""
         self._wire.close()

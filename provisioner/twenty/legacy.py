@@ -68,6 +68,10 @@ class LegacyWorkspace:
         self._limits = limits
         self._first_page = first_page
 
+    def release(self) -> None:
+        """Close the connections that nothing uses now."""
+        self._wire.release()
+
     def close(self) -> None:
         """Closes all connections."""
         self._wire.close()

@@ -16,7 +16,7 @@ import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 import requests
@@ -33,6 +33,7 @@ from urllib3.exceptions import ProxyError as PoolProxyError
 
 from provisioner import __version__
 from provisioner.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of
+from provisioner.descriptors import spent
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure
 from provisioner.stop import STOPPED
@@ -52,6 +53,10 @@ from provisioner.twenty.pacing import NotWantedError, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
+
+    from urllib3 import BaseHTTPResponse
+    from urllib3.connectionpool import ConnectionPool
 
     from provisioner.bounded import Json
     from provisioner.desired import Environment
@@ -108,6 +113,7 @@ class Transport:
         self._host = clean(urlsplit(address).netloc)
         self._told_until: tuple[float, Answer] | None = None
         self._was_throttled = False
+        self._looked = False
         self._count = 0
         self._count_lock = threading.Lock()
         self._session = _session(environment, address)
@@ -116,6 +122,14 @@ class Transport:
     def requests_sent(self) -> int:
         """How many requests went out so far, repeats included."""
         return self._count
+
+    def release(self) -> None:
+        """Close the connections that nothing uses now; the first look is over.
+
+        From then on a read that was not answered in time is repeated: no other environment waits.
+        """
+        self._looked = True
+        self._session.close()
 
     def close(self) -> None:
         """Closes all connections."""
@@ -159,9 +173,10 @@ class Transport:
                     answer = self._exchange(method, path, body, bearer, begins=not repeatable)
             except NotWantedError:
                 raise WorkspaceError(STOPPED.code, STOPPED.message) from None
-            except LostAnswerError:
+            except LostAnswerError as lost:
                 tries += 1
-                if not repeatable or tries >= _TRIES:
+                hangs = lost.slug == "timeout" and not self._looked
+                if not repeatable or hangs or tries >= _TRIES:
                     raise
                 self.stop.sleep(_pause(tries))
                 continue
@@ -239,7 +254,9 @@ class Transport:
             except (requests.RequestException, PoolError, ValueError) as error:
                 self._log(method, path, started, None)
                 raise self._translated(error) from None
-            except OSError as error:  # an unreadable ca_file: requests checks it as it connects
+            except OSError as error:  # no descriptor, or a ca_file that cannot be read
+                if spent(error):
+                    raise self._no_descriptor() from None
                 raise WorkspaceError(
                     "tls_failed",
                     f"{self.name} cannot be trusted: {clean(str(error))}.",
@@ -260,6 +277,13 @@ class Transport:
         words = "%s %s %s -> %s in %d ms"
         _LOG.debug(words, self.name, method, path, came, spent, extra=about(**what))
 
+    def _no_descriptor(self) -> WorkspaceError:
+        return WorkspaceError(
+            "unreachable",
+            f"{self.name} cannot be reached: this process may open no more files and connections.",
+            remedy="Raise that limit (`ulimit -n`), or work on fewer environments at once.",
+        )
+
     def _timed_out(self) -> LostAnswerError:
         return LostAnswerError(
             "timeout",
@@ -270,6 +294,8 @@ class Transport:
     def _translated(self, error: Exception) -> Exception:  # noqa: PLR0911 - one for each cause
         """Ours for theirs: whether it reached the server, what happened, what to do."""
         host = self._host
+        if _never_connected(error) and spent(error):
+            return self._no_descriptor()
         if isinstance(error, (LocationParseError, requests.exceptions.InvalidURL)):
             return WorkspaceError(
                 "unreachable",
@@ -351,6 +377,30 @@ class _Session(requests.Session):
         return None
 
 
+class _Retry(Retry):
+    """Tries of a connection, of which one that took the whole time limit is the last."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        _pool: ConnectionPool | None = None,
+        _stacktrace: TracebackType | None = None,
+    ) -> Self:
+        """Count a try.
+
+        Raises:
+            MaxRetryError: it was the last one.
+        """
+        # What could not be opened at all, as with nobody listening, is a subclass, and quick.
+        late = isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError)
+        if late and _pool is not None:
+            raise MaxRetryError(_pool, url or "", error) from error
+        return super().increment(method, url, response, error, _pool, _stacktrace)
+
+
 def _session(environment: Environment, address: str) -> requests.Session:
     """A session that asks the process environment once instead of at every request."""
     session = _Session()
@@ -371,7 +421,7 @@ def _session(environment: Environment, address: str) -> requests.Session:
     session.headers.update({name: value.reveal() for name, value in environment.headers})
     # Connections that never came up are the one thing below us that is safe for every method.
     # An answer with Retry-After is ours to read: urllib3 would make an error of it.
-    retry = Retry(
+    retry = _Retry(
         connect=2,
         read=False,
         redirect=False,

@@ -61,6 +61,10 @@ class Wire:
         """Seconds in which one answer has to come."""
         return self._transport.timeout
 
+    def release(self) -> None:
+        """Close the connections that nothing uses now."""
+        self._transport.release()
+
     def close(self) -> None:
         """Closes all connections."""
         self._transport.close()

@@ -230,6 +230,13 @@ class Workspace(Protocol):
         """
         ...
 
+    def release(self) -> None:
+        """Close the connections that nothing uses now; later requests open others.
+
+        Called after the first look. Until then a server that does not answer in time is asked once.
+        """
+        ...
+
     def close(self) -> None:
         """Lets go of the connections."""
         ...
