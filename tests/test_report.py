@@ -330,6 +330,17 @@ def test_markdown_has_a_row_for_each_key_and_names_are_no_markup() -> None:
     assert many.count("<details>") == many.count("</details>") == 3
 
 
+def test_markdown_stays_below_what_a_step_summary_takes() -> None:
+    """1 MiB; what does not fit is counted, and keys with a note go last."""
+    told = hygiene_markdown(fleet(30_000, name="svc-{}-" + "<ä" * 40))
+    assert 900_000 < len(told.encode()) < 1 << 20
+    assert "more keys, not shown here." in told
+    assert told.count("<details>") == told.count("</details>") == 3
+    many = hygiene_markdown(fleet(3_000, environments=1_500))
+    assert len(many.encode()) < 1 << 20
+    assert "more environments, not shown here." in many
+
+
 class Balanced(HTMLParser):
     """Every element that opens closes, in its place; nothing is fetched and nothing runs."""
 
