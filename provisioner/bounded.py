@@ -94,14 +94,14 @@ def body_of(response: Response, most: int) -> bytes:
     return bytes(raw)
 
 
-def json_of(raw: bytes) -> Json:
-    """The value of a JSON text in UTF-8.
+def json_of(raw: bytes, values: int = _VALUES) -> Json:
+    """The value of a JSON text in UTF-8, of no more than so many values.
 
     Raises:
         ValueError: it is none, or one that is too large or too deep to handle, or that has a text
             which is none in Unicode.
     """
-    if sum(map(raw.count, (b"{", b"[", b","))) > _VALUES:
+    if sum(map(raw.count, (b"{", b"[", b","))) > values:
         raise ValueError("more values than there is a use for")
     try:
         found: Json = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)

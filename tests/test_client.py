@@ -951,6 +951,22 @@ def of_core(served: Any, count: int, **more: object) -> list[NewKey]:
     return [new(f"k{number}", role_id=role, **more) for number in range(count)]
 
 
+def test_fifty_thousand_keys_of_core_are_listed(scripted, answer, to) -> None:
+    """Core lists all keys in one answer, which is larger than any other may be."""
+    ids = [f"20202020-1c25-4d02-bf25-{number:012d}" for number in range(50_000)]
+    moment = "2026-01-01T00:00:00.000Z"
+    common = {"expiresAt": "2036-01-01T00:00:00.000Z", "revokedAt": None}
+    common |= {"createdAt": moment, "updatedAt": moment}
+    keys = [{"id": id_, "name": f"service {id_} of a large fleet"} | common for id_ in ids]
+    role = {"id": "r", "label": "Admin", "canBeAssignedToApiKeys": True}
+    role["apiKeys"] = [{"id": id_} for id_ in ids]
+    body = json.dumps({"data": {"apiKeys": keys, "getRoles": [role]}})
+    assert len(body) > 12 << 20
+    seen = to(scripted(answer(200, body)).url, "core").observe()
+    assert len(seen.keys) == 50_000
+    assert {key.role for key in seen.keys} == {"Admin"}
+
+
 NGINX = (
     b"<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n<body>\r\n"
     b"<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n"

@@ -24,6 +24,9 @@ _SEARCHED = 8192
 _MOST_ERRORS = 100
 """Error texts of one answer that anyone looks at: more than any document of ours has parts."""
 
+_VALUES_OF_A_LIST = 1_000_000
+"""Values of a list of 100 000 keys, the most that one may have, and of the keys of their roles."""
+
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)*")
 """How every token of Twenty begins, also one that was cut short or is not ours."""
 
@@ -190,11 +193,16 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
-def decode(raw: bytes) -> tuple[Json | Unreadable, str]:
-    """A body's JSON, or UNREADABLE, and the beginning of its text."""
+def decode(raw: bytes, *, long: bool = False) -> tuple[Json | Unreadable, str]:
+    """Return a body's JSON, or UNREADABLE, and the beginning of its text.
+
+    Args:
+        raw: the body.
+        long: whether it may list all keys of a workspace.
+    """
     excerpt = shown(clean(raw[: _SEARCHED + 1].decode("utf-8", "replace")))[:_QUOTED]
     try:
-        body: Json = json_of(raw)
+        body: Json = json_of(raw, _VALUES_OF_A_LIST) if long else json_of(raw)
     except ValueError:
         return UNREADABLE, excerpt
     return body, excerpt

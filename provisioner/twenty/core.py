@@ -162,12 +162,12 @@ class CoreWorkspace:
 
     def _listed(self, document: str) -> Answer:
         """The answer to a list, asked for again while it fails for a key that is being created."""
-        answer = self._wire.query(document)
+        answer = self._wire.query_list(document)
         for _ in range(_LOOKS):
             if not any(_NO_ROLE_YET in text for text in answer.errors):
                 break
             self._wire.stop.sleep(_BETWEEN_LOOKS)
-            answer = self._wire.query(document)
+            answer = self._wire.query_list(document)
         return answer
 
     def _observed(self, answer: Answer, role_entries: Json) -> Observation:

@@ -66,6 +66,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _BODY_LIMIT = 12 * 1024 * 1024
+_LIST_LIMIT = 32 * 1024 * 1024
+"""Bytes of a list that no server gives in pages: those of core's keys."""
+
 _TRIES = 4
 _FIRST_WAIT = 0.2
 _PATIENCE = 180.0
@@ -144,6 +147,7 @@ class Transport:
         token: Callable[[], Secret] | None = None,
         repeatable: bool,
         several: bool = False,
+        long: bool = False,
     ) -> Answer:
         """Sends one request and reads its whole answer.
 
@@ -154,6 +158,7 @@ class Transport:
             token: asked for the bearer token just before the request goes out.
             repeatable: whether sending it twice changes nothing.
             several: whether it does several things, some of which may be done when it fails.
+            long: whether the answer may list all keys of a workspace.
 
         Raises:
             LostAnswerError: the request may have been handled.
@@ -170,7 +175,9 @@ class Transport:
             attempt += 1
             try:
                 with bound(environment=self.name, attempt=attempt):
-                    answer = self._exchange(method, path, body, bearer, begins=not repeatable)
+                    answer = self._exchange(
+                        method, path, body, bearer, begins=not repeatable, long=long
+                    )
             except NotWantedError:
                 raise WorkspaceError(STOPPED.code, STOPPED.message) from None
             except LostAnswerError as lost:
@@ -225,9 +232,17 @@ class Transport:
             return self._told_until[1]
         return None
 
-    def _exchange(
-        self, method: str, path: str, body: Json, bearer: Secret | None, *, begins: bool
+    def _exchange(  # noqa: PLR0913 - as `send`
+        self,
+        method: str,
+        path: str,
+        body: Json,
+        bearer: Secret | None,
+        *,
+        begins: bool,
+        long: bool,
     ) -> Answer:
+        limit = _LIST_LIMIT if long else _BODY_LIMIT
         with self._pace.slot(wanted=lambda: not (begins and self.stop.asked)):
             with self._count_lock:
                 self._count += 1
@@ -242,13 +257,13 @@ class Transport:
                     allow_redirects=False,
                     stream=True,
                 ) as response:
-                    raw = body_of(response, _BODY_LIMIT)
-                    answer = _answer(response, raw, took=time.monotonic() - started)
+                    raw = body_of(response, limit)
+                    answer = _answer(response, raw, time.monotonic() - started, long=long)
             except TooMuchError:
                 self._log(method, path, started, None)
                 raise LostAnswerError(
                     "unexpected_answer",
-                    f"{self.name} answered with more than {_BODY_LIMIT >> 20} MiB.",
+                    f"{self.name} answered with more than {limit >> 20} MiB.",
                     "Check that `url` is the address of Twenty itself.",
                 ) from None
             except (requests.RequestException, PoolError, ValueError) as error:
@@ -336,8 +351,8 @@ class Transport:
         )
 
 
-def _answer(response: requests.Response, raw: bytes, took: float) -> Answer:
-    decoded, excerpt = decode(raw)
+def _answer(response: requests.Response, raw: bytes, took: float, *, long: bool = False) -> Answer:
+    decoded, excerpt = decode(raw, long=long)
     redirect = response.headers.get("Location") if response.is_redirect else None
     moment, now = _clock(response.headers.get("Date")), datetime.now(UTC)
     return Answer(
@@ -431,7 +446,7 @@ def _session(environment: Environment, address: str) -> requests.Session:
         respect_retry_after_header=False,
     )
     pool = environment.limits.parallel
-    adapter = BoundedAdapter(_BODY_LIMIT, pool_maxsize=pool, max_retries=retry)
+    adapter = BoundedAdapter(_LIST_LIMIT, pool_maxsize=pool, max_retries=retry)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session

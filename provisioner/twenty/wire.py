@@ -74,7 +74,7 @@ class Wire:
         """Whether the run is to stop."""
         return self._transport.stop
 
-    def rest(
+    def rest(  # noqa: PLR0913 - as `Transport.send`
         self,
         method: str,
         path: str,
@@ -82,6 +82,7 @@ class Wire:
         *,
         repeatable: bool,
         several: bool = False,
+        long: bool = False,
     ) -> Answer:
         """One REST exchange; see `Transport.send` for the arguments and what it raises."""
         used: list[Secret] = []
@@ -92,7 +93,13 @@ class Wire:
 
         def send() -> Answer:
             return self._transport.send(
-                method, path, body=body, token=token, repeatable=repeatable, several=several
+                method,
+                path,
+                body=body,
+                token=token,
+                repeatable=repeatable,
+                several=several,
+                long=long,
             )
 
         answer = send()
@@ -120,7 +127,7 @@ class Wire:
         Raises:
             WorkspaceError: when no complete answer comes back.
         """
-        return _come_back(lambda: self.rest("GET", path, repeatable=True))
+        return _come_back(lambda: self.rest("GET", path, repeatable=True, long=True))
 
     def query(self, document: str, variables: dict[str, Json] | None = None) -> Answer:
         """A GraphQL read that must come back, whatever it says.
@@ -129,6 +136,15 @@ class Wire:
             WorkspaceError: when no complete answer comes back.
         """
         return _come_back(lambda: self.graphql(document, variables, repeatable=True))
+
+    def query_list(self, document: str) -> Answer:
+        """Send a GraphQL read of all keys, whose answer may be long, and must come back.
+
+        Raises:
+            WorkspaceError: when no complete answer comes back.
+        """
+        body: Json = {"query": document, "variables": {}}
+        return _come_back(lambda: self.rest("POST", "/metadata", body, repeatable=True, long=True))
 
     def query_as(self, token: Secret, document: str) -> Answer:
         """A GraphQL read with another token than the environment's own.
