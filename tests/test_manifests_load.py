@@ -3,9 +3,12 @@
 import gc
 import json
 import os
+import random
 import re
+import subprocess
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -793,13 +796,95 @@ def test_the_garbage_collector_is_left_as_it_was(write: Write) -> None:
         gc.enable()
 
 
+# Where a line ends
+
+STRANGE = [
+    *("\x85", "\u2028", "\u2029", "\v", "\f", "\x1c", "\x1e", "\r", "\u200b", "\u00ad", "\u202e"),
+    *("\ufeff", "\U000f0000", "🗼", "e\u0301", "\t", "word", "é"),
+]
+
+
+def strange_texts(count: int) -> Iterator[tuple[str, str]]:
+    """Manifests with strange characters in comments and texts, and one key that is not known."""
+    dice = random.Random(20261128)
+    for _ in range(count):
+        end = dice.choice(["\n", "\r\n"])
+        kind = dice.choice([STRANGE[:3], STRANGE[:3] + STRANGE[8:], STRANGE])
+
+        def words(kind: list[str] = kind) -> str:
+            return "".join(dice.choice([*kind, " ", "a"]) for _ in range(dice.randrange(9)))
+
+        lines = [*HEAD.splitlines(), "keys:"]
+        for number in range(dice.randrange(1, 6)):
+            lines += [f"# {words()}", f"  - name: svc-{number} # {words()}", "    expires: 90d"]
+            forms = [f"x{words()}x", f'"{words()}\\L\\U000F0000"', f"'{words()}'"]
+            lines += [f"    description: {dice.choice(forms)}"]
+        wrong = dice.choice([i for i, line in enumerate(lines) if line.startswith("    expires")])
+        lines.insert(wrong, f"    zzz: '{words()}'")
+        yield end.join(lines) + dice.choice(["", end]), "zzz"
+
+
+def shown_by_git(file: Path, text: str) -> dict[int, str]:
+    """The lines that hold a text, by the numbers that `git grep -n` gives them."""
+    command = ["git", "grep", "--no-index", "-n", "-a", "-h", "-F", "-e", text, "--", file.name]
+    found = subprocess.run(command, cwd=file.parent, capture_output=True, check=False).stdout
+    return {
+        int(number): line.decode()
+        for number, _, line in (line.partition(b":") for line in found.split(b"\n") if line)
+    }
+
+
+def test_a_problem_stands_in_the_line_that_git_shows(write: Write) -> None:
+    """Whatever 200 texts hold: git's line and column, or a refusal that names the character."""
+    refused = Counter[str]()
+    for content, wrong in strange_texts(200):
+        directory = write({"a.yaml": content})
+        (problem,) = load(directory).problems
+        if problem.code == "unknown_key":
+            ((number, line),) = shown_by_git(directory / "a.yaml", wrong).items()
+            assert (problem.place.line, problem.place.column) == (number, line.index(wrong) + 1)
+            continue
+        assert problem.code in ("yaml_syntax", "file_line_ends"), problem
+        (code,) = re.findall(r"U\+([0-9A-F]{4,6})", problem.message)
+        char = chr(int(code, 16))
+        assert char in "\v\f\x1c\x1e\r", problem
+        refused[char] += 1
+        line = shown_by_git(directory / "a.yaml", char)[problem.place.line]
+        assert line[problem.place.column - 1] == char
+    assert sum(refused.values()) < 100
+    assert len(refused) == len("\v\f\x1c\x1e\r")
+
+
+@pytest.mark.parametrize("char", ["\x85", "\u2028", "\u2029"])
+def test_what_only_old_yaml_takes_for_a_line_end_is_text(write: Write, char: str) -> None:
+    """It breaks no comment and no text, and comes back as itself beside its own stand-in."""
+    content = f"# one{char}two: [\n{HEAD}keys:\n  - name: svc-a\n    expires: 90d\n"
+    assert told(load(write({"a.yaml": content}))) == []
+    for written in (f"a{char}b\U000f0000", f'"a{char}b\U000f0000"', f"'a{char}b\\U000F0000'"):
+        found, problems = document.read(f"x: {written}\nz: 1\n", "a.yaml")
+        assert found is not None
+        assert isinstance(found.root, dict)
+        assert problems == []
+        assert found.root["x"] == written.strip("\"'")
+        assert found.place(found.root.key_mark("z")) == Place("a.yaml", 2, 1)
+    found, _ = document.read(f'x: "a{char}\\U000F0000"\n', "a.yaml")
+    assert found is not None
+    assert found.root == {"x": f"a{char}\U000f0000"}
+
+
+def test_a_carriage_return_alone_is_refused_by_its_name(write: Write) -> None:
+    """YAML ends a line there and git does not, so that no number would be right for both."""
+    (problem,) = load(write({"a.yaml": "version: 1\r\nkeys:\r  - 1\n"})).problems
+    assert (problem.code, problem.place.line, problem.place.column) == ("file_line_ends", 2, 6)
+    assert "U+000D" in problem.message
+
+
 # Anything at all
 
 relaxed = settings(
     max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-_LINES = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 yamlish = st.lists(
     st.one_of(
         st.sampled_from(
@@ -821,7 +906,7 @@ def assert_told_well(manifests: Manifests, contents: dict[str, str]) -> None:
     for problem in manifests.problems:
         assert problem.code in CODES
         assert problem.message
-        lines = _LINES.split(contents[Path(problem.place.file).name].removeprefix("\ufeff"))
+        lines = contents[Path(problem.place.file).name].removeprefix("\ufeff").split("\n")
         line, column = problem.place.line, problem.place.column
         assert 1 <= line <= len(lines), problem
         assert 1 <= column <= len(lines[line - 1]) + 1, problem

@@ -17,6 +17,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "file_unreadable": "A file or folder cannot be opened, or is not a regular file.",
         "file_too_large": "A file has more than 16 MiB, or more values than one file may hold.",
         "file_encoding": "A file is not UTF-8.",
+        "file_line_ends": "A carriage return ends a line without a line feed.",
         "file_empty": "A file holds nothing but comments, if that.",
         # YAML
         "yaml_syntax": "The file is not YAML.",

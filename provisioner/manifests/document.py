@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from itertools import repeat
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from yaml import CSafeLoader, YAMLError
 from yaml.events import (
@@ -30,6 +30,9 @@ from yaml.reader import ReaderError
 
 from provisioner.manifests.text import place_at
 from provisioner.problem import Place, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_DEPTH = 64
 """Levels of nesting. Real manifests have 6; libyaml before 0.2.6 takes a process down at 50 000."""
@@ -161,11 +164,12 @@ def read(
         The document, None when there is none or it could not be read to its end, and the
         problems in the order of the file.
     """
+    breakless, stand_ins = _breakless(text)
     reader = _Reader(text, file, dates)
     try:
-        document = reader.run()
+        document = reader.run(breakless, stand_ins)
     except YAMLError as error:
-        reader.problems.append(_syntax(error, text, file))
+        reader.problems.append(_syntax(error, breakless, file))
         document = None
     except _StopReadingError:
         document = None
@@ -241,14 +245,22 @@ class _Reader:
         self._partial: set[int] = set()
         self._keys: dict[str, str] = {}
 
-    def run(self) -> Document | None:  # noqa: C901, PLR0912, PLR0915 - one loop, or 30 % slower
+    def run(  # noqa: C901, PLR0912, PLR0915 - one loop, or 30 % slower
+        self, breakless: str, stand_ins: dict[int, str]
+    ) -> Document | None:
         """The document, or None for an empty file.
+
+        Args:
+            breakless: the text with stand-ins for what only libyaml takes for the end of a line.
+            stand_ins: what each of them stands for.
 
         Raises:
             YAMLError: the text is not YAML.
             _StopReadingError: the rest is not to be read.
         """
-        get_event = CSafeLoader(self._text).get_event
+        get_event = CSafeLoader(breakless).get_event
+        if stand_ins:
+            get_event = _restoring(get_event, stand_ins)
         # Two looks at every event are saved where the text cannot hold an anchor or a tag.
         adorned = "&" in self._text or "!" in self._text
         keys = self._keys
@@ -440,6 +452,41 @@ class _Reader:
             )
         place = Place(self._file, mark.line + 1, mark.column + 1)
         self.problems.append(Problem(place, code, message, related))
+
+
+_BREAKS = re.compile("[\x85\u2028\u2029]")
+"""What ends a line for YAML 1.1 and so for libyaml; YAML 1.2, git and editors go on with it."""
+
+_STAND_INS = range(0xF0000, 0xFFFFE)
+"""Characters for private use, which libyaml reads like letters."""
+
+_PRIVATE = re.compile("[\U000f0000-\U000ffffd]")
+_ESCAPED = re.compile(r"\\U(000[fF][0-9a-fA-F]{4})")
+
+
+def _breakless(text: str) -> tuple[str, dict[int, str]]:
+    """Return the text with a stand-in for each break of YAML 1.1, and what each stands for."""
+    breaks = sorted(set(_BREAKS.findall(text)))
+    if not breaks:
+        return text, {}
+    # One that is written as an escape would come back as a break.
+    taken = set(map(ord, _PRIVATE.findall(text)))
+    taken.update(int(digits, 16) for digits in _ESCAPED.findall(text))
+    free = (code for code in _STAND_INS if code not in taken)
+    stand_ins = dict(zip(free, breaks, strict=False))
+    return text.translate({ord(each): code for code, each in stand_ins.items()}), stand_ins
+
+
+def _restoring(get_event: Callable[[], Any], stand_ins: dict[int, str]) -> Callable[[], Any]:
+    """Return what gets events with the characters that stand-ins stand for in their scalars."""
+
+    def get() -> Any:
+        event = get_event()
+        if event.__class__ is ScalarEvent:
+            event.value = event.value.translate(stand_ins)
+        return event
+
+    return get
 
 
 _KIND_OF: dict[type, str] = {bool: "a boolean", int: "a number", type(None): "an empty value"}

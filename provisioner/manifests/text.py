@@ -23,8 +23,8 @@ else:
     # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
     _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
-_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
-"""What ends a line for libyaml, so that every position counts alike."""
+_LONE_RETURN = re.compile("\r(?!\n)")
+"""A line break for YAML and none for git, so that no line number would be right for both."""
 
 
 def read(path: Path, file: str) -> str | Problem:
@@ -75,10 +75,7 @@ def reason(error: OSError) -> str:
 
 def place_at(text: str, index: int, file: str) -> Place:
     """The position of a character, or of the end of the text."""
-    line, start = 1, 0
-    for found in _LINE_BREAK.finditer(text, 0, index):
-        line, start = line + 1, found.end()
-    return Place(file, line, index - start + 1)
+    return Place(file, text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index))
 
 
 def _decode(data: bytes, start: Place) -> str | Problem:
@@ -86,7 +83,7 @@ def _decode(data: bytes, start: Place) -> str | Problem:
         return Problem(start, "file_encoding", "the file is UTF-16: save it as UTF-8")
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
         before = data[: error.start].decode()
         return Problem(
@@ -94,3 +91,11 @@ def _decode(data: bytes, start: Place) -> str | Problem:
             "file_encoding",
             f"the byte 0x{data[error.start]:02X} is not UTF-8: save the file as UTF-8",
         )
+    if "\r" in text and (found := _LONE_RETURN.search(text)):
+        return Problem(
+            place_at(text, found.start(), start.file),
+            "file_line_ends",
+            "a carriage return (U+000D) without a line feed ends this line: save the file with "
+            "LF or CRLF line ends",
+        )
+    return text
