@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.globs import matches
-from provisioner.manifests import document, text
+from provisioner.manifests import characters, document, text
 from provisioner.manifests.schema import published
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.secret import NO_WORD, masked
@@ -118,7 +118,10 @@ def _role_words(roles: Roles) -> dict[str, str]:
                 role.id: word
                 for role in known
                 for word in (role.id, role.label)
-                if word.strip() and not _unwritable(word) and (word == role.id or uses[word] == 1)
+                if word.strip()
+                and not _unwritable(word)
+                and not _ambiguous(word)
+                and (word == role.id or uses[word] == 1)
             }
         case HiddenRoles() | NoRoles():
             return {}
@@ -140,7 +143,7 @@ def _why_not(name: str, live: list[ObservedKey]) -> str | None:
         if not is_key({"name": "a" * len(written)}):
             return "the name is too long"
         return "the name has control characters"
-    return "several live keys have this name" if len(live) > 1 else None
+    return _ambiguous(name) or ("several live keys have this name" if len(live) > 1 else None)
 
 
 def _unwritable(word: str) -> str | None:
@@ -149,6 +152,15 @@ def _unwritable(word: str) -> str | None:
         return "the name holds half a character"
     if masked(word, shortest=NO_WORD) != word:
         return "the name holds a secret of this run"
+    return None
+
+
+def _ambiguous(word: str) -> str | None:
+    """Why a word reads like another one."""
+    if characters.unseen(word) is not None:
+        return "the name has characters that cannot be seen"
+    if characters.advice("", word) is not None:
+        return "the name is not in its composed form (NFC)"
     return None
 
 

@@ -109,6 +109,8 @@ def parse_moment(text: str) -> datetime:
     if found is None:
         raise ValueError(f"{text!r} is not a date-time: write it like 2027-06-30T12:00:00Z")
     date, clock, zone = found.groups()
+    if len(zone) > 1 and (int(zone[1:3]) > 23 or int(zone[-2:]) > 59):  # noqa: PLR2004 - of a day, of an hour
+        raise ValueError(f"{text!r} has no offset that exists: write it from +00:00 to +23:59")
     head, _, fraction = clock.partition(".")
     try:
         moment = datetime.fromisoformat(f"{date}T{head}{zone.upper().replace('Z', '+00:00')}")

@@ -27,7 +27,7 @@ from provisioner.address import (
     VaultAddress,
 )
 from provisioner.desired import DesiredKey, Environment, Policy
-from provisioner.manifests import CODES, Manifests, document, keys, load, resolve, text
+from provisioner.manifests import CODES, Manifests, characters, document, keys, load, resolve, text
 from provisioner.problem import Place
 
 ENVIRONMENTS = (
@@ -879,6 +879,138 @@ def test_a_carriage_return_alone_is_refused_by_its_name(write: Write) -> None:
     assert "U+000D" in problem.message
 
 
+# Mistakes that people make
+
+MANIFEST = f"{HEAD}defaults: {{expires: 90d}}\n"
+COLON = "a colon and a space are missing"
+VARIABLE = 'put a variable inside {…} or […] in quotes: "${NAME}"'
+
+
+@pytest.mark.parametrize(
+    ("content", "places", "words"),
+    [
+        ("x: {token: ${TOKEN}}\n", "1:12 yaml_syntax", VARIABLE),
+        ("x: [a, ${TOKEN}]\n", "1:8 yaml_syntax", VARIABLE),
+        ("x: {url: https://${HOST:-a}/}\n", "1:18 yaml_syntax", VARIABLE),
+        ("x: {name: svc-{service}}\n", "1:15 yaml_syntax", "text with a brace inside {…}"),
+        ("keys:\n\t- name: a\n", "2:1 yaml_syntax", "a tab stands where spaces belong"),
+        ("keys:\n  - name: a\n  \tx: b\n", "3:3 yaml_syntax", "a tab stands where spaces belong"),
+        ("keys:\n  -\tname: a\n    x: b\n", "2:4 yaml_syntax", "a tab stands where spaces"),
+        ("a: 1\n<<<<<<< H\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "2:1 yaml_syntax", "`<<<<<<<` ma"),
+        ("a: x\n=======\nb: 2\n", "2:1 yaml_syntax", "`=======` marks a merge conflict"),
+        ("a: 1\r\n=======\r\nb: 2\r\n", "2:1 yaml_syntax", "`=======` marks a merge conflict"),
+        ("a: 1\n>>>>>>> topic\n", "2:1 yaml_syntax", "`>>>>>>>` marks a merge conflict"),
+        ("version 1\nenvironment: production\n", "1:1 yaml_syntax", COLON),
+        ("version: 1\nenvironment production\nkeys: []\n", "2:1 yaml_syntax", COLON),
+        ("version: 1\nenvironment:production\nkeys: []\n", "2:1 yaml_syntax", COLON),
+        ("keys\n  - name: a\n", "1:1 yaml_syntax", COLON),
+        ("keys:\n  - name svc-a\n    # c\n\n    expires: 90d\n", "2:5 yaml_syntax", COLON),
+        ("keys:\n  - name: a\n    expires 90d\n\n  - name: b\n", "3:5 yaml_syntax", COLON),
+        ("defaults\n  expires: 90d\nkeys: []\n", "1:1 yaml_syntax", COLON),
+        ("keys:\n  - name: a: b\n", "2:12 yaml_syntax", "put text with a colon in quotes"),
+        ("keys:\n  - name: a\n      x: b\n", "3:8 yaml_syntax", "check the indentation"),
+        (f"{MANIFEST}keys: [{{name a}}]\n", "4:8 missing_key 4:9 unknown_key", "after `name`"),
+        (f"{HEAD}defaults:\n  expires: 1d\n  keys:\n    - name: a\n", "5:3 unknown_key",
+         "`keys` is not known here: it belongs to the manifest itself"),
+    ],
+)  # fmt: skip
+def test_a_common_mistake_is_named_in_its_own_line(
+    write: Write, content: str, places: str, words: str
+) -> None:
+    """The message says which mistake it is, and stands where it was made."""
+    manifests = load(write({"a.yaml": content}))
+    assert " ".join(one.removeprefix("a.yaml:") for one in told(manifests)) == places
+    assert words in manifests.problems[-1].message
+
+
+def test_a_long_line_of_equal_signs_in_a_comment_or_text_is_no_merge_marker(write: Write) -> None:
+    """Only what git writes at the start of a line is one."""
+    text = f"# ======= <<<<<<< a\n{ONE}    # =======\n"
+    text += (
+        "  - name: svc-b\n    expires: 90d\n    description: |\n      =======\n      <<<<<<< a\n"
+    )
+    assert told(load(write({"a.yaml": text}))) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ("defaults: {expires: 90d}\nkeys: [name: 'svc-${HOME}']\n", "4:14"),
+        ("keys: [{name: a, expires: '${HOME:-90d}'}]\n", "3:27"),
+        ("keys: [{name: a, expires: 90d, role: '${HOME}'}]\n", "3:38"),
+        ("defaults: {expires: 90d, role: '${HOME}'}\nkeys: [name: a]\n", "3:32"),
+        ("keys: [{name: 'a{x}', expires: 9d, matrix: {x: [b, '${HOME}']}}]\n", "3:52"),
+        ("keys: [{name: a, expires: 9d, deliver: [{file: '${HOME}/x'}]}]\n", "3:48"),
+        ("keys: [{name: a, expires: 9d, deliver: [{command: [sh, '${HOME:?x}']}]}]\n", "3:56"),
+    ],
+)
+def test_a_variable_in_a_manifest_is_named(write: Write, content: str, place: str) -> None:
+    """Only environments.yaml reads variables, so that a manifest is what was reviewed."""
+    (problem,) = load(write({"a.yaml": HEAD + content})).problems
+    assert f"{problem.place.line}:{problem.place.column}" == place
+    assert problem.code == "variable_invalid"
+    assert "`${HOME}` is a variable, and only environments.yaml reads variables" in problem.message
+
+
+def test_a_variable_in_place_of_an_environment_is_named(write: Write) -> None:
+    """As in any other value of a manifest."""
+    text = ONE.replace("production", "${HOME}")
+    assert told(load(write({"a.yaml": text}))) == ["a.yaml:2:14 variable_invalid"]
+
+
+# Characters that are not seen
+
+UNSEEN = {
+    "a\u200bb": "U+200B (zero width space)",
+    "a\u202eb": "U+202E (right-to-left override)",
+    "a\u2066b": "U+2066 (left-to-right isolate)",
+    "a\u00adb": "U+00AD (soft hyphen)",
+    "a\ufeffb": "U+FEFF (zero width no-break space)",
+    "a\ufe0fb": "U+FE0F (variation selector-16)",
+    "a\U000e0041b": "U+E0041 (tag latin capital letter a)",
+    "a\u3164b": "U+3164 (hangul filler)",
+    "a\u00a0b": "U+00A0 (no-break space)",
+    "a\u3000b": "U+3000 (ideographic space)",
+    "cafe\u0301": '(NFC): write "caf\\u00e9"',
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN, ids=ascii)
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ("defaults: {{expires: 9d}}\nkeys: [name: '{}']\n", "4:14"),
+        ("keys: [{{name: a, expires: 9d, role: '{}'}}]\n", "3:37"),
+        ("defaults: {{expires: 9d, role: '{}'}}\nkeys: [name: a]\n", "3:31"),
+        ("keys: [{{name: 'a{{x}}', expires: 9d, matrix: {{x: ['{}']}}}}]\n", "3:49"),
+    ],
+)
+def test_a_character_that_is_not_seen_is_a_problem(
+    write: Write, name: str, content: str, place: str
+) -> None:
+    """The message names it and shows the text in ASCII, with escapes."""
+    (problem,) = load(write({"a.yaml": HEAD + content.format(name)})).problems
+    assert f"{problem.place.line}:{problem.place.column}" == place
+    assert problem.code == "character_unseen"
+    assert UNSEEN[name] in problem.message
+    assert ascii(name)[1:-1].replace("\\x", "\\u00") in problem.message
+    assert problem.message.isascii()
+
+
+def test_globs_and_roles_of_environments_are_seen(write: Write) -> None:
+    """A glob with such a character would match no key, and a role no role."""
+    environments = (
+        "version: 1\npolicy: {names: ['*\u200b'], roles: ['a\u200b']}\nenvironments:\n"
+        "  production: {url: 'sandbox:', owns: ['svc-\u200b*'], role: 'Ad\u00admin'}\n"
+    )
+    assert told(load(write({}, environments=environments))) == [
+        "environments.yaml:2:18 character_unseen",
+        "environments.yaml:2:33 character_unseen",
+        "environments.yaml:4:40 character_unseen",
+        "environments.yaml:4:57 character_unseen",
+    ]
+
+
 # Anything at all
 
 relaxed = settings(
@@ -958,7 +1090,7 @@ printable = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp", "Cn", "Co"]),
     min_size=1,
     max_size=12,
-).filter(lambda name: name == name.strip() and "\ufeff" not in name)
+).filter(lambda name: name == name.strip() and characters.advice("", name) is None)
 wanted = st.lists(
     st.fixed_dictionaries(
         {"name": printable, "expires": st.sampled_from(["90d", "P12W", "never"])},

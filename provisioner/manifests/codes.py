@@ -39,6 +39,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         # manifests
         "depth_invalid": "The depth is not 0, 1 or 2.",
         "name_invalid": "A key's name is empty, or has blanks at its ends or control characters.",
+        "name_alike": "A name looks like another one of its environment; a warning.",
+        "character_unseen": "A name or role holds characters that are not seen, or is not in NFC.",
         "name_duplicate": "The same key name twice in one environment.",
         "environment_both": "Both `environment` and `environments` in one manifest.",
         "environment_unknown": "A manifest names an environment that environments.yaml lacks.",
@@ -76,7 +78,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "secret_literal": "A secret stands in the file itself.",
         "secret_file_unreadable": "A token or password file cannot be used.",
         "ca_file_unreadable": "The file of certificate authorities cannot be used.",
-        "variable_invalid": "A `$` that starts no variable, or a variable in a policy.",
+        "variable_invalid": "A `$` that starts no variable, or a variable where none is read.",
         "variable_missing": "A variable is not set, or is empty.",
     }
 )

@@ -20,6 +20,7 @@ from provisioner.address import (
     KubernetesAddress,
     VaultAddress,
 )
+from provisioner.manifests import variables
 from provisioner.manifests.shape import show
 from provisioner.problem import Place, Problem
 
@@ -44,6 +45,12 @@ def parts_of(
                 parts[-1] += found[0][0]
             case ("name", str() as placeholder) if placeholder in known:
                 parts += [placeholder, ""]
+            case ("name", _) if text[: found.start()].endswith("$") and (
+                variable := variables.written_in(f"${found[0]}")
+            ):
+                message = variables.only_in_environments(variable)
+                message += f", or ${{{{{variable}}}}} for these very characters"
+                problems.append(Problem(place, "variable_invalid", message))
             case ("name", str() as placeholder) if placeholder.strip():
                 close = difflib.get_close_matches(placeholder[:64], known, n=1)
                 advice = f"did you mean {{{close[0]}}}?" if close else "add it to `matrix`,"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from provisioner.desired import Policy
 from provisioner.globs import matches
-from provisioner.manifests import variables
+from provisioner.manifests import characters, variables
 from provisioner.manifests.shape import show
 from provisioner.policy import breaches
 from provisioner.problem import Place, Problem
@@ -58,6 +58,8 @@ def rules_of(document: Document, node: Mapping) -> tuple[dict[str, Rule], list[P
         marks = [node.value_mark(name)] if alone else value.marks
         texts = []
         for text, mark in zip([value] if alone else value, marks, strict=True):
+            if message := characters.advice("the text", text):
+                problems.append(Problem(document.place(mark), "character_unseen", message))
             try:
                 texts.append(_literal(text))
             except ValueError as error:

@@ -164,6 +164,8 @@ def read(
         The document, None when there is none or it could not be read to its end, and the
         problems in the order of the file.
     """
+    if (conflict := _merge_marker(text, file)) is not None:
+        return None, [conflict]
     breakless, stand_ins = _breakless(text)
     reader = _Reader(text, file, dates)
     try:
@@ -495,7 +497,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 def _syntax(error: YAMLError, text: str, file: str) -> Problem:
-    """The words of libyaml, at its position as far as that lies in the text."""
+    """Return the mistake that is made most often where libyaml stops, or its own words."""
     if isinstance(error, ReaderError):
         index = len(text.encode()[: error.position].decode(errors="ignore"))
         message = f"the control character U+{error.character:04X} cannot stand in YAML"
@@ -505,27 +507,84 @@ def _syntax(error: YAMLError, text: str, file: str) -> Problem:
         said = str(getattr(error, "problem", "it cannot be read"))
         if said == _TOO_DEEP_FOR_LIBYAML:
             return Problem(place_at(text, index, file), "yaml_too_deep", _TOO_DEEP)
-        message = f"{said}{_ADVICE.get(said, '')}"
+        begun = getattr(error, "context_mark", None)
+        found = _mistake(said, text, index, index if begun is None else begun.index)
+        index, message = found or (index, f"{said}{_ADVICE.get(said, '')}")
     return Problem(place_at(text, index, file), "yaml_syntax", f"this is not YAML: {message}")
+
+
+def _mistake(said: str, text: str, index: int, begun: int) -> tuple[int, str] | None:
+    """Return where a mistake that people make is and what it is, where it is a known one."""
+    char = text[index : index + 1]
+    if char == "\t" and said in _OF_TABS:
+        return index, "a tab stands where spaces belong: indent with spaces"
+    if char == "{" and said in _OF_BRACES:
+        if text[index - 1 : index] == "$":
+            return index - 1, 'put a variable inside {…} or […] in quotes: "${NAME}"'
+        return index, "put text with a brace inside {…} or […] in quotes"
+    if said == _NO_COLON:
+        return begun, _COLON_MISSING
+    if said in (_COLON_TOO_MANY, _NO_ITEM):
+        return _colon_missing_before(text, text.find(":", index))
+    return None
+
+
+def _colon_missing_before(text: str, index: int) -> tuple[int, str] | None:
+    """Return the line before that of an unexpected colon, where that has none and needs one."""
+    start = text.rfind("\n", 0, index) + 1
+    if not _KEY.fullmatch(text[start:index]):
+        return None
+    for line in reversed(text[:start].split("\n")[-_LINES_BACK:-1]):
+        if not (content := line.strip()) or content.startswith("#"):
+            start -= len(line) + 1
+            continue
+        start -= len(line) + 1
+        if _HAS_COLON.search(line) or '"' in line or "'" in line:
+            return None
+        return start + len(line) - len(line.lstrip(" -")), _COLON_MISSING
+    return None
+
+
+_NO_COLON = "could not find expected ':'"
+_COLON_TOO_MANY = "mapping values are not allowed in this context"
+_NO_ITEM = "did not find expected '-' indicator"
+_COLON_MISSING = "a colon and a space are missing in this line, as in `name: svc-billing`"
+_OF_TABS = (
+    "found character that cannot start any token",
+    "found a tab character that violates indentation",
+)
+_OF_BRACES = ("did not find expected ',' or '}'", "did not find expected ',' or ']'")
+_KEY = re.compile(r"[ -]*[^\s:#\"']+")
+_HAS_COLON = re.compile(r":(?:\s|\Z)")
+_LINES_BACK = 100
+"""Lines that are looked through for the one that lacks a colon; comments may stand between."""
+
+_MERGE_MARKER = re.compile(r"^(?:<{7} |>{7} |\|{7} |={7}\r?$)", re.MULTILINE)
+"""What git writes into a file where two branches do not go together."""
+
+
+def _merge_marker(text: str, file: str) -> Problem | None:
+    """Return the first marker of a merge that nobody resolved, as a problem."""
+    if not any(marker in text for marker in ("<<<<<<<", "=======", ">>>>>>>")):
+        return None
+    if (found := _MERGE_MARKER.search(text)) is None:
+        return None
+    message = f"`{found[0].strip()}` marks a merge conflict: resolve it and remove its markers"
+    return Problem(place_at(text, found.start(), file), "yaml_syntax", message)
 
 
 _TOO_DEEP_FOR_LIBYAML = "exceeded maximum nesting depth"
 """At 1000 levels, since 0.2.6; it reads ahead so far where brackets follow on each other."""
 
 _ADVICE = {
-    "found character that cannot start any token": (
-        " (put text that starts with a sign in quotes; indent with blanks, not tabs)"
-    ),
-    "mapping values are not allowed in this context": (
-        " (put text with a colon in quotes; check the indentation)"
-    ),
+    "found character that cannot start any token": " (put text that starts with a sign in quotes)",
+    _COLON_TOO_MANY: " (put text with a colon in quotes; check the indentation)",
     "did not find expected key": (
         " (put text that starts with a brace in quotes; check the indentation)"
     ),
     "found unexpected ':'": " (put text with a colon in quotes)",
-    "could not find expected ':'": " (is a colon missing in the line before?)",
     "found unexpected end of stream": " (is a quote not closed in one of the lines before?)",
-    "did not find expected '-' indicator": " (check the indentation)",
+    _NO_ITEM: " (check the indentation)",
     "found invalid Unicode character escape code": (
         " (write the character itself, not as two halves)"
     ),

@@ -23,7 +23,7 @@ from provisioner.desired import (
     SignIn,
 )
 from provisioner.loopback import is_loopback
-from provisioner.manifests import variables
+from provisioner.manifests import characters, variables
 from provisioner.manifests.demands import DeclaredPolicy, Demands, policy_of, rules_of
 from provisioner.manifests.document import Document, Mapping, Mark, Sequence
 from provisioner.manifests.schema import published
@@ -279,6 +279,11 @@ def _declared(
                 problems.append(Problem(at, "variable_invalid", str(error)))
         return Written(template, at)
 
+    def seen(value: object, mark: Mark) -> Written:
+        if isinstance(value, str) and (message := characters.advice("the text", value)):
+            problems.append(Problem(document.place(mark), "character_unseen", message))
+        return written(value, mark)
+
     def one(key: str) -> Written | None:
         return written(body[key], body.value_mark(key)) if key in body else None
 
@@ -301,8 +306,8 @@ def _declared(
         auth_place=document.place(body.key_mark("auth") if "auth" in body else body.mark),
         headers=several("headers"),
         ca_file=one("ca_file"),
-        owns=tuple(map(written, owns, owns.marks)) if isinstance(owns, Sequence) else (),
-        role=one("role"),
+        owns=tuple(map(seen, owns, owns.marks)) if isinstance(owns, Sequence) else (),
+        role=seen(body["role"], body.value_mark("role")) if "role" in body else None,
         generation=one("generation"),
         workspace=one("workspace"),
         insecure=body.get("insecure") is True,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
 
 from provisioner.address import Address, FileAddress
 from provisioner.desired import Depth, DesiredKey, Rotation
+from provisioner.manifests import characters, variables
 from provisioner.manifests.delivery import ADDRESSES, Filled, SinkTemplate, Template, parts_of
 from provisioner.manifests.document import Document, Mapping, Mark, Sequence
 from provisioner.manifests.schema import is_expiry, published
@@ -134,7 +135,7 @@ class _Manifest:
         defaults = root.get("defaults")
         self._defaults = defaults if isinstance(defaults, Mapping) else Mapping()
         role = self._defaults.get("role")
-        self._role = intern(role) if isinstance(role, str) else None
+        self._role = self._own_role(role, self._defaults) if isinstance(role, str) else None
         self._expiries: dict[str | None, Expiry] = {}
         deliver = self._defaults.get("deliver")
         # One with a problem is told of already, and delivers nowhere.
@@ -158,7 +159,7 @@ class _Manifest:
         self._default_sinks: dict[tuple[str, ...], tuple[SinkTemplate, ...]] = {}
         self._told: set[tuple[Place, str]] = set()
 
-    def expand(self, entries: SequenceOf[Mapping]) -> None:
+    def expand(self, entries: SequenceOf[Mapping]) -> None:  # noqa: C901 - one loop, calls cost
         """Takes up keys that the schema accepts."""
         file, depth, targets, expiries, default_role, delivers, default_rotation = (
             self._document.file, self._depth, self._targets, self._expiries, self._role,
@@ -172,8 +173,10 @@ class _Manifest:
             mark = entry.marks[1] if next(iter(entry)) == "name" else entry.value_mark("name")
             place = Place(file, mark.line + 1, mark.column + 1)
             expiry = expiries.get(entry.get("expires")) or self._expiry(entry)
+            if not name.isascii():
+                self._check_text("the name", name, mark)
             role = entry.get("role")
-            role = default_role if role is None else intern(role)
+            role = default_role if role is None else self._own_role(role, entry)
             named: Iterable[tuple[_Target, str, SequenceOf[str]]]
             if "{" in name or "}" in name or "matrix" in entry:
                 named = self._expanded(entry, name, place)
@@ -200,6 +203,19 @@ class _Manifest:
                 demands = target.demands
                 if demands is not None and (rotation is not None or demands.policy is not None):
                     self._hold_to(demands, entry, key)
+
+    def _own_role(self, role: str, node: Mapping) -> str:
+        """Return the role that a key or `defaults` name, one string for all that name it."""
+        if "$" in role or not role.isascii():
+            self._check_text("`role`", role, node.value_mark("role"))
+        return intern(role)
+
+    def _check_text(self, subject: str, text: str, mark: Mark) -> None:
+        """Tell of a text that holds a variable, or characters that are not seen."""
+        if variable := variables.written_in(text):
+            self._problem(mark, "variable_invalid", variables.only_in_environments(variable))
+        if message := characters.advice(subject, text):
+            self._problem(mark, "character_unseen", message)
 
     def _expiry(self, entry: Mapping) -> Expiry:
         """The key's own expiry or the default; one without a problem is kept for the next key."""
@@ -303,6 +319,7 @@ class _Manifest:
         self._collection.problems += problems
         if problems:
             parts = None
+        self._check_values(matrix)
         used = set(matrix if parts is None else parts[1::2])
         for axis in matrix:
             if axis not in used:
@@ -323,6 +340,13 @@ class _Manifest:
         for target in self._targets:
             for each, values in self._names(parts, matrix, target, place).items():
                 yield target, each, values
+
+    def _check_values(self, matrix: Mapping) -> None:
+        """Tell of values of a matrix that hold a variable, or characters that are not seen."""
+        for axis in matrix.values():
+            for value, mark in zip(axis, axis.marks, strict=True):
+                if "$" in value or not value.isascii():
+                    self._check_text("the value", value, mark)
 
     def _names(
         self, parts: list[str], matrix: dict[str, list[str]], target: _Target, place: Place
@@ -459,6 +483,9 @@ def _whose(key: DesiredKey) -> str:
 def _unknown_environment(
     document: Document, name: str, mark: Mark, declared: frozenset[str]
 ) -> Problem:
+    if variable := variables.written_in(name):
+        message = variables.only_in_environments(variable)
+        return Problem(document.place(mark), "variable_invalid", message)
     close = difflib.get_close_matches(name[:64], sorted(declared), n=1)
     advice = f"did you mean {close[0]}?" if close else "declare it there"
     message = f"environments.yaml has no environment {show(name)}: {advice}"

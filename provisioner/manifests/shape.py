@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from provisioner.manifests import characters, variables
 from provisioner.manifests.document import (
     MAX_PROBLEMS,
     Document,
@@ -332,7 +333,7 @@ def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem
 
 _LEVELS = {
     "manifest": {
-        "the manifest itself": ("version", "environments", "depth", "defaults"),
+        "the manifest itself": ("version", "environments", "depth", "defaults", "keys"),
         "the manifest itself or a `github` sink": ("environment",),
         "a key": ("name", "description", "protect", "matrix"),
         "a key or to `defaults`": ("expires", "role", "deliver", "rotate"),
@@ -361,6 +362,8 @@ _LEVELS = {
 _SHOWABLE = re.compile(r"[A-Za-z_-]{1,40}", re.ASCII)
 """What may be shown of an unknown key: `{token:eyJ…}` without a blank is one long key."""
 
+_FIRST_WORD = re.compile(r"([a-z_]+)[ :]")
+"""The key that is meant where a colon or the space behind it is missing."""
 
 _SAME_WORD = 0.85
 """Likeness from which a key is rather one of here than one of elsewhere: `role` and `roles`."""
@@ -372,7 +375,10 @@ def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Itera
         if key in known:
             continue
         home = next((level for level, keys in _LEVELS[kind].items() if key in keys), None)
-        if not _SHOWABLE.fullmatch(key):
+        word = _FIRST_WORD.match(key)
+        if node[key] is None and word is not None and word[1] in known:
+            message = f"a colon and a space are missing after `{word[1]}`"
+        elif not _SHOWABLE.fullmatch(key):
             message = f"this key is not known here: write {', '.join(known)}"
         elif home is not None and not difflib.get_close_matches(key, known, 1, _SAME_WORD):
             message = f"`{key}` is not known here: it belongs to {home}"
@@ -396,9 +402,15 @@ _MISSING = {
 
 def _missing(document: Document, node: Mapping, wanted: list[str]) -> Iterator[Problem]:
     for key in wanted:
-        if key not in node:
+        if key not in node and not _written_below(document, node, key):
             message = f"`{key}` is missing: {_MISSING[key]}"
             yield Problem(document.place(node.mark), "missing_key", message)
+
+
+def _written_below(document: Document, node: Mapping, key: str) -> bool:
+    """Return whether a key of the file stands in its `defaults`, where it is told of as unknown."""
+    defaults = node.get("defaults") if node is document.root else None
+    return isinstance(defaults, Mapping) and key in defaults
 
 
 def _environment_or_environments(document: Document, node: Mapping) -> Iterator[Problem]:
@@ -486,6 +498,8 @@ def _mistyped(
 
 def _disallowed(path: Path, rule: _Rule, place: Place, node: Any) -> Problem:
     """A value of the right type that is not allowed."""
+    if rule is _EXPIRY and isinstance(node, str) and (found := variables.written_in(node)):
+        return Problem(place, "variable_invalid", variables.only_in_environments(found))
     if rule is _EXPIRY and isinstance(node, str) and len(node) <= _SHOWN:
         try:
             parse_expiry(node)
@@ -505,7 +519,8 @@ def show(value: str | int) -> str:
         text = text[: _SHOWN - 1] + "…"
     if not isinstance(value, str):
         return text
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+    hidden = not text.isprintable() or characters.unseen(text) is not None
+    return json.dumps(text, ensure_ascii=hidden)
 
 
 def _value_at(document: Document, path: Path) -> Any:

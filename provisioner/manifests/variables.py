@@ -20,6 +20,8 @@ _TOKEN = re.compile(
     r"|(?P<wrong>))"
 )
 
+_WRITTEN = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,99})(?:\}|:[-?])")
+
 
 @dataclass(frozen=True, slots=True)
 class Variable:
@@ -86,6 +88,20 @@ class Template:
             else:
                 missing.append(Missing(part, empty=part.name in values))
         return tuple(missing) if missing else "".join(texts)
+
+
+def written_in(text: str) -> str | None:
+    """Return the name of the first variable in a text that holds none, or None."""
+    found = _WRITTEN.search(text)
+    return found and found[1]
+
+
+def only_in_environments(name: str) -> str:
+    """Return what to say of a variable in a manifest."""
+    return (
+        f"`${{{name}}}` is a variable, and only environments.yaml reads variables: write the "
+        "value itself"
+    )
 
 
 def parse(text: str) -> Template:
