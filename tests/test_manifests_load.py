@@ -958,6 +958,41 @@ def test_a_variable_in_place_of_an_environment_is_named(write: Write) -> None:
     assert told(load(write({"a.yaml": text}))) == ["a.yaml:2:14 variable_invalid"]
 
 
+# The format of a file
+
+
+@pytest.mark.parametrize(
+    ("sink", "form"),
+    [
+        ({"file": "a.json"}, "json"),
+        ({"file": "a/B.JSON"}, "json"),
+        ({"file": "a.json", "format": "dotenv"}, "dotenv"),
+        ({"file": "{name}.json"}, "json"),
+        ({"file": "json"}, "dotenv"),
+        ({"file": ".env"}, "dotenv"),
+        ({"file": "a.txt"}, "dotenv"),
+        ({"file": "a.env", "format": "json"}, "json"),
+        ({"file": "a.toml", "format": "dotenv"}, "dotenv"),
+    ],
+)
+def test_the_ending_of_a_file_says_its_format(write: Write, sink: dict, form: str) -> None:
+    """JSON where it ends so, dotenv for all else, and what is written counts more."""
+    manifests = load(write({"a.yaml": delivering([sink], "a")}))
+    assert told(manifests) == []
+    ((address,),) = [key.deliver for key in manifests.desired["production"]]
+    assert isinstance(address, FileAddress)
+    assert address.format == form
+
+
+@pytest.mark.parametrize("ending", ["yaml", "yml", "toml", "ini", "xml", "YAML"])
+def test_an_ending_of_another_format_needs_a_format(write: Write, ending: str) -> None:
+    """Nobody means dotenv by it; the problem says what to write."""
+    (problem,) = load(write({"a.yaml": delivering([{"file": f"a.{ending}"}], "a")})).problems
+    assert problem.code == "sink_invalid"
+    assert f"ends in .{ending.lower()}" in problem.message
+    assert "format: dotenv" in problem.message
+
+
 # Characters that are not seen
 
 UNSEEN = {

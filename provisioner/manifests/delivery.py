@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.address import (
@@ -127,6 +128,10 @@ class Filled:
         """The value of an option that has no default."""
         return self.text(option, form) if option in self._sink.texts else None
 
+    def has(self, option: str) -> bool:
+        """Return whether the option is written."""
+        return option in self._sink.texts
+
     def program(self, option: str) -> tuple[str, ...]:
         """A program and its arguments; empty where none is written."""
         return tuple(
@@ -168,7 +173,14 @@ class Filled:
 
 def _file(sink: Filled) -> FileAddress:
     path = sink.enclosed("file", _PATH)
-    if sink.text("format", _TEXT, "dotenv") == "json":
+    ending = PurePosixPath(path).suffix.lower()
+    if ending in _OTHER_FORMATS and not sink.has("format"):
+        sink.refuse(
+            "file",
+            f"`file` ends in {ending}, which neither dotenv nor JSON does: write a path that ends "
+            "in .env or .json, or `format: dotenv` if you mean that",
+        )
+    if sink.text("format", _TEXT, "json" if ending == ".json" else "dotenv") == "json":
         return FileAddress(path, sink.text("variable", _TEXT, sink.variable), "json")
     return FileAddress(path, sink.text("variable", _VARIABLE, sink.variable))
 
@@ -216,6 +228,8 @@ ADDRESSES: dict[str, Callable[[Filled], Address]] = {
 }
 """How each kind of sink becomes an address; the value under the kind's name is always there."""
 
+_OTHER_FORMATS = frozenset({".yaml", ".yml", ".toml", ".ini", ".xml"})
+"""Endings of files that a sink cannot write as what they are."""
 _NOT_IN_A_VARIABLE = re.compile(r"[^A-Za-z0-9]")
 _CLEAN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _NO_DOTS = r"(?!\.{1,2}(?:/|\Z))"
