@@ -1132,6 +1132,30 @@ def test_create_on_legacy_refuses_roles_and_reports_a_rate_limit(
     assert len(server.requests) == 2
 
 
+# names that look alike
+
+
+@pytest.mark.parametrize(
+    "other", ["SVC-a", "svc-\u0430", "svc-\uff41", "\u0455vc-a", "svc\u2011a", "svc-\u03b1"]
+)
+def test_a_name_that_looks_like_another_is_a_warning(run, tmp_path, other) -> None:
+    """By case or by letters of another alphabet: told with both places, and nothing fails."""
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "environments.yaml").write_text("version: 1\nenvironments: {d: {url: 'sandbox:'}}\n")
+    (folder / "a.yaml").write_text(
+        "version: 1\nenvironment: d\ndefaults: {expires: 9d}\nkeys:\n  - name: svc-a\n"
+        f"  - name: svc-b\n  - name: '{other}'\n",
+        encoding="utf-8",
+    )
+    code, out, err = run("validate", "-m", folder)
+    assert (code, "3 keys in 1 environment, no problems." in out) == (0, True)
+    assert err.count("name_alike") == 1
+    assert f"{folder}/a.yaml:7:11: name_alike: " in err
+    assert f'looks like "svc-a" of d ({folder}/a.yaml line 5): rename one' in err
+    assert err.isascii()
+
+
 # init and schema
 
 
@@ -1152,10 +1176,31 @@ def test_what_init_writes_works_at_once(run, tmp_path) -> None:
     ignored.write_text("mine\n")
     assert run("init", "-m", folder.parent / "others")[0] == 0
     assert ignored.read_text() == "mine\n"
+    assert "*" in (folder.parent / "secrets" / ".gitignore").read_text().splitlines()
     file = tmp_path / "file"
     file.write_text("")
     code, _, err = run("init", "-m", file / "manifests")
     assert (code, "not_writable" in err) == (64, True)
+
+
+def test_keys_of_init_are_rotated_and_revoked_on_the_first_day(run, tmp_path) -> None:
+    """Its environment owns the keys of its manifest, all of them."""
+    folder = tmp_path / "manifests"
+    assert run("init", "-m", folder)[0] == 0
+    assert run("apply", "-m", folder)[0] == 0
+    for name in ("svc-billing", "svc-etl-eu"):
+        code, out, err = run("rotate", "-m", folder, name, "--now")
+        assert code == 0, (out, err)
+    code, out, err = run("revoke", "-m", folder, "svc-billing", "svc-mail-us")
+    assert code == 0, (out, err)
+    tokens = (tmp_path / "secrets" / "development.env").read_text()
+    assert tokens.count("=eyJ") == 5
+    out = run("list", "-m", folder)[1]
+    assert ("svc-billing" in out, "svc-mail-us" in out, "svc-mail-eu" in out) == (
+        False,
+        False,
+        True,
+    )
 
 
 def test_schemas_are_printed_as_published(run) -> None:

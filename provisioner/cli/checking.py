@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.manifests import ENVIRONMENTS, load
+from provisioner.manifests import ENVIRONMENTS, load, look_alikes
 from provisioner.problem import Place, Problem
 from provisioner.words import count
 
@@ -25,11 +25,13 @@ class Checked:
     Attributes:
         summary: one line that says how much was checked.
         files: those that were looked at.
+        warnings: what is allowed and most likely not meant.
     """
 
     problems: tuple[Problem, ...]
     summary: str
     files: tuple[str, ...]
+    warnings: tuple[Problem, ...] = ()
 
 
 def check(paths: Iterable[Path], now: datetime) -> Checked:
@@ -47,18 +49,22 @@ def check(paths: Iterable[Path], now: datetime) -> Checked:
         elif (files := chosen.setdefault(directory, set())) is not None:
             files.add(file)
     problems: list[Problem] = []
+    warnings: list[Problem] = []
     sources: list[str] = []
     keys = environments = 0
     for directory, files in chosen.items():
         manifests = load(directory, now=now)
         found = (*manifests.problems, *_no_manifest(manifests))
         problems += [one for one in found if _concerns(one, files, manifests)]
+        warnings += [one for one in look_alikes(manifests) if _concerns(one, files, manifests)]
         problems += _unread(files or set(), manifests)
         sources += manifests.sources if files is None else sorted(files)
         keys += sum(map(len, manifests.desired.values()))
         environments += len(manifests.environments)
     summary = f"{count(keys, 'key')} in {count(environments, 'environment')}, no problems."
-    return Checked(tuple(dict.fromkeys(problems)), summary, tuple(dict.fromkeys(sources)))
+    return Checked(
+        tuple(dict.fromkeys(problems)), summary, tuple(dict.fromkeys(sources)), tuple(warnings)
+    )
 
 
 def _in_its_directory(path: Path) -> tuple[Path, str | None]:

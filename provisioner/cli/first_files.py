@@ -20,6 +20,7 @@ environments:
   development:
     url: "sandbox:"          # the embedded Twenty: needs no server and no credentials
     role: Integrations       # the role of keys that name none
+    owns: ["svc-*"]          # only keys of these names may ever be changed or revoked
 
   # A real workspace. Secrets come from variables, or from files named by token_file and
   # password_file; they are never written here.
@@ -27,6 +28,7 @@ environments:
   #   url: https://crm.example.com
   #   auth: {email: "${TWENTY_EMAIL}", password: "${TWENTY_PASSWORD}"}
   #   role: Integrations
+  #   owns: ["svc-*"]
 """
 
 _MANIFEST = """\
@@ -37,8 +39,8 @@ environments: [development]
 depth: 1                     # how much of a created key is reported: 0, 1 or 2
 defaults:
   expires: 90d               # a date, a date-time, hours, days or weeks, or never
-  # deliver:                 # where the tokens go; git has to ignore the file
-  #   - file: secrets/{environment}.env
+  deliver:                   # where the tokens go; git has to ignore the file
+    - file: secrets/{environment}.env
 keys:
   - name: svc-billing
     description: Nightly billing export
@@ -53,6 +55,9 @@ _IGNORED = """\
 /.provision/
 /secrets/
 """
+
+_ALL_IGNORED = "# Written by provision: tokens that are delivered.\n*\n"
+"""For the folder of tokens itself, where somebody else's .gitignore is not touched."""
 
 
 def write_first_files(manifests: Path) -> tuple[Path, ...]:
@@ -85,6 +90,8 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
             )
     if not os.path.lexists(ignored := manifests.parent / ".gitignore"):
         own[ignored] = _IGNORED
+    elif not os.path.lexists(ignored := manifests.parent / "secrets" / ".gitignore"):
+        own[ignored] = _ALL_IGNORED
     for name in ("environments", "manifest"):
         path = beside / f"{name}.schema.json"
         if not os.path.lexists(path):

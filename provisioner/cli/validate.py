@@ -26,6 +26,7 @@ def validate(paths: tuple[Path, ...], manifests: Path, output: Output, telling: 
     Looks at no variable and sends nothing. A PATH is a directory of manifests, or a file in one:
     then its whole directory is read and the problems of that file are shown.
     """
+    import logging  # noqa: PLC0415 - as below
     from datetime import UTC, datetime  # noqa: PLC0415 - keeps --help fast
 
     from provisioner.cli.checking import check  # noqa: PLC0415 - as above
@@ -35,6 +36,8 @@ def validate(paths: tuple[Path, ...], manifests: Path, output: Output, telling: 
     console = Console(output)
     with outlets("validate", telling, console) as out:
         checked = check(paths or (manifests,), datetime.now(UTC))
+        for warning in checked.warnings:
+            logging.getLogger("provisioner").warning("%s", warning)
         told = out.examined(checked.files, checked.problems, checked.summary)
         if output.format != "text" or checked.problems or not output.quiet:
             with out.shown():

@@ -6,7 +6,7 @@ environment of its declaration with the variables of the run.
 
 from provisioner.manifests.codes import CODES
 from provisioner.manifests.environments import DeclaredEnvironment, resolve
-from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load
+from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load, look_alikes
 
 __all__ = [
     "CODES",
@@ -15,5 +15,6 @@ __all__ = [
     "Manifests",
     "environment_names",
     "load",
+    "look_alikes",
     "resolve",
 ]

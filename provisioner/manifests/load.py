@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.collector import without_collector
 from provisioner.manifests import document, text
+from provisioner.manifests.characters import escaped, skeleton
 from provisioner.manifests.environments import Declarations, DeclaredEnvironment, declare
 from provisioner.manifests.keys import Collection
 from provisioner.problem import Place, Problem
@@ -25,6 +26,8 @@ ENVIRONMENTS = "environments.yaml"
 
 _MISNAMED = "environments.yml"
 _SUFFIXES = (".yaml", ".yml")
+_SHOWN = 60
+"""Characters of a name that a warning shows."""
 _DATES = frozenset({"expires"})
 
 
@@ -107,6 +110,23 @@ def load(directory: Path, *, now: datetime | None = None) -> Manifests:
         tuple(problems),
         tuple(sources),
     )
+
+
+def look_alikes(manifests: Manifests) -> tuple[Problem, ...]:
+    """Return a warning for each name that looks like an earlier one of its environment."""
+    found: dict[tuple[Place, str], Problem] = {}
+    for environment, keys in manifests.desired.items():
+        first: dict[str, DesiredKey] = {}
+        for key in keys:
+            other = first.setdefault(skeleton(key.name), key)
+            if other is not key:
+                message = (
+                    f"{escaped(key.name[:_SHOWN])} looks like {escaped(other.name[:_SHOWN])} of "
+                    f"{environment} ({other.place.file} line {other.place.line}): rename one"
+                )
+                problem = Problem(key.place, "name_alike", message, other.place)
+                found.setdefault((key.place, key.name), problem)
+    return tuple(found.values())
 
 
 def environment_names(directory: Path) -> tuple[str, ...]:
