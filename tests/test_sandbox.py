@@ -16,11 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
 from provisioner.errors import WorkspaceError
+from provisioner.failure import failure_of
 from provisioner.sandbox import (
     API_KEYS_FLAG,
     ROLES_FLAG,
@@ -31,6 +33,9 @@ from provisioner.sandbox import (
     role,
 )
 from provisioner.sandbox.keys_core import LISTED
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DATE = "2031-01-01T00:00:00.417Z"
 CORES = [Dialect.CORE, Dialect.CORE_1]
@@ -1038,3 +1043,25 @@ def test_bulk_work_is_quick():
         listed = client("GET", "/rest/apiKeys").json()
         assert len(listed) == 10_000
         assert time.monotonic() - started < 5
+
+
+def test_a_file_that_another_program_holds_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A locked file is to be waited for; nobody is told to move a sound one away."""
+    file = tmp_path / "workspace.sqlite3"
+    with Sandbox(file):
+        pass
+    monkeypatch.setattr("provisioner.sandbox.store._BUSY_MILLISECONDS", 50)
+    holder = sqlite3.connect(file, isolation_level=None)
+    try:
+        holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(WorkspaceError) as told:
+            Sandbox(file).start()
+    finally:
+        holder.close()
+    failure = failure_of(told.value)
+    assert failure.code == "sandbox_unusable"
+    assert "database is locked" in failure.message
+    assert "wait for the run that holds the file" in failure.message

@@ -134,6 +134,22 @@ class Store:
         try:
             with self._connection() as connection:
                 found = connection.execute("SELECT id, dialect, secret FROM workspace").fetchone()
+                if not os.access(self._file, os.W_OK):
+                    raise sqlite3.OperationalError("the file is read-only")  # noqa: TRY301 - as SQLite
+        except sqlite3.OperationalError as error:  # read-only, locked, or a folder without leave
+            self.close()
+            if "no such table" in str(error):
+                raise WorkspaceError(
+                    "sandbox_unusable",
+                    f"{self._file} is not a workspace of the embedded Twenty: {error}.",
+                    remedy="Move the file away; a new workspace is made in its place.",
+                ) from error
+            raise WorkspaceError(
+                "sandbox_unusable",
+                f"The embedded Twenty cannot use {self._file}: {error}.",
+                remedy=f"Make {self._file.parent} writable for this user, or wait for the run that "
+                "holds the file.",
+            ) from error
         except sqlite3.DatabaseError as error:
             self.close()
             raise WorkspaceError(
