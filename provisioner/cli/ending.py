@@ -17,7 +17,13 @@ from provisioner.cli.console import lost_output
 from provisioner.cli.exit_codes import UNEXPECTED
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log_lines import logs_json
-from provisioner.errors import InvalidInputError, ProvisionError, WrongUsageError
+from provisioner.descriptors import spent
+from provisioner.errors import (
+    InvalidInputError,
+    ProvisionError,
+    WorkspaceError,
+    WrongUsageError,
+)
 from provisioner.failure import failure_of
 from provisioner.report.text import PLAIN, problems_text, visible
 from provisioner.secret import masked
@@ -38,6 +44,12 @@ def tell(error: Exception) -> int:
                 "directory_gone",
                 "The working directory is not there any more.",
                 remedy="Change to one that is.",
+            )
+        case OSError() if spent(error):
+            error = WorkspaceError(
+                "unreachable",
+                "This process may not open another file or connection.",
+                remedy="Raise the limit on open files (`ulimit -n`).",
             )
         case OSError(filename=None) if error.errno in _OUTPUT_LOST:
             error = lost_output(error)
