@@ -62,7 +62,7 @@ class Files:
         self._lock = threading.Lock()
         self._files: dict[tuple[Path, Form], _File] = {}
         self._folders = Folders()
-        self._git = Git()
+        self._git = Git(self._root)
 
     def sink(self, address: FileAddress) -> FileSink:
         """The sink of an address; symbolic links are followed now.

@@ -51,12 +51,13 @@ class IgnoreFiles:
         self._lock = threading.Lock()
         self._rules: dict[Path, tuple[_Rule, ...]] = {}
 
-    def ignore(self, path: Path, tree: Path) -> bool:
-        """Return whether git ignores a file.
+    def ignore(self, path: Path, tree: Path, *, is_folder: bool = False) -> bool:
+        """Return whether git ignores a file, or a folder.
 
         Args:
             path: absolute, without symbolic links; folders of it may be missing.
             tree: the root of its work tree.
+            is_folder: whether the path is a folder.
 
         Raises:
             OSError: when an ignore file cannot be read.
@@ -66,7 +67,7 @@ class IgnoreFiles:
         above = path.parents
         folders = reversed(above[: above.index(tree)])  # what is in an ignored folder is ignored
         return any(self._rule_out(one, tree, is_folder=True) for one in folders) or self._rule_out(
-            path, tree, is_folder=False
+            path, tree, is_folder=is_folder
         )
 
     def _rule_out(self, path: Path, tree: Path, *, is_folder: bool) -> bool:

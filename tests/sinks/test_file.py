@@ -920,6 +920,74 @@ def test_a_git_that_does_not_run_is_no_permission(tmp_path: Path, monkeypatch) -
     assert "git check-ignore" in refused.remedy
 
 
+@pytest.fixture(params=["git", "files"])
+def nested(request, tmp_path: Path, git, monkeypatch) -> Path:
+    """A repository inside of a work tree, judged by git and by the ignore files."""
+    inner = tmp_path / "tree" / "inner"
+    inner.mkdir()
+    git("init", "--quiet", folder=inner)
+    if request.param == "files":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    return inner
+
+
+def test_an_inner_repository_does_not_answer_for_the_outer_one(tmp_path: Path, nested) -> None:
+    """What only the inner one ignores is not ignored, whichever of its files says so."""
+    tree = tmp_path / "tree"
+    (nested / ".gitignore").write_text("*\n")
+    (nested / "everything").write_text("*\n")
+    with (nested / ".git" / "config").open("a") as config:
+        config.write(f"[core]\n\texcludesFile = {nested / 'everything'}\n")
+    sink = Files(tree).sink(FileAddress("inner/x.env", "KEY"))
+    refused = everything_refused(sink, "sink_unsuitable")
+    assert "does not ignore that repository" in refused.message
+    assert not (nested / "x.env").exists()
+
+
+def test_both_repositories_have_to_ignore_a_file(tmp_path: Path, nested) -> None:
+    """The outer one the folder of the inner one, and that one the file."""
+    tree = tmp_path / "tree"
+    (tree / ".gitignore").write_text("/inner/\n")
+    refused = everything_refused(
+        Files(tree).sink(FileAddress("inner/x.env", "KEY")), "sink_unsuitable"
+    )
+    assert "does not ignore it" in refused.message
+    (nested / ".gitignore").write_text("*.env\n")
+    sink = Files(tree).sink(FileAddress("inner/x.env", "KEY"))
+    sink.prepare()
+    sink.write(Secret("x"))
+    assert value_of(sink) == "x"
+
+
+def test_an_inner_repository_runs_nothing_and_fetches_nothing(tmp_path: Path, git) -> None:
+    """Neither its monitor, its hooks, nor the transport of a remote that promises objects."""
+    inner, marker = tmp_path / "tree" / "inner", tmp_path / "marker"
+    inner.mkdir()
+    (tmp_path / "tree" / ".gitignore").write_text("/inner/\n")
+    git("init", "--quiet", folder=inner)
+    (inner / ".gitignore").write_text("*.env\n")
+    git("add", ".gitignore", folder=inner)
+    git("update-index", "--skip-worktree", ".gitignore", folder=inner)
+    (inner / ".gitignore").unlink()
+    for blob in (inner / ".git" / "objects").glob("??/*"):
+        blob.unlink()
+    run = tmp_path / "run"
+    run.write_text(f"#!/bin/sh\ntouch '{marker}'\n")
+    run.chmod(0o755)
+    with (inner / ".git" / "config").open("a") as config:
+        config.write(
+            f"[core]\n\trepositoryformatversion = 1\n\tfsmonitor = {run}\n\tsshCommand = {run}\n"
+            "[extensions]\n\tpartialClone = origin\n"
+            '[remote "origin"]\n\turl = ssh://localhost/x\n\tpromisor = true\n'
+            f'[diff]\n\texternal = {run}\n[filter "x"]\n\tclean = {run}\n\tsmudge = {run}\n'
+        )
+    (inner / ".gitattributes").write_text("* filter=x\n")
+    everything_refused(
+        Files(tmp_path / "tree").sink(FileAddress("inner/x.env", "KEY")), "sink_unsuitable"
+    )
+    assert not marker.exists()
+
+
 @pytest.fixture
 def without_git(tmp_path: Path, monkeypatch, caplog) -> Callable[[], int]:
     """A work tree on a machine that has no git; counts the warnings."""
