@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 CREDENTIAL = "credential-of-this-very-run"
@@ -47,11 +52,11 @@ class Checkout:
         (manifests / "environments.yaml").write_text(environments)
         (manifests / "keys.yaml").write_text(KEYS.format(sink=sink))
 
-    def program(self, name: str, printed: str = "") -> Path:
+    def program(self, name: str, then: str = "") -> Path:
         """A program that leaves its variables in the marker."""
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"#!/bin/sh\nenv >> '{self.marker}'\nprintf '%s' '{printed}'\n")
+        file.write_text(f"#!/bin/sh\nenv >> '{self.marker}'\n{then}\n")
         file.chmod(0o755)
         return file
 
@@ -67,6 +72,18 @@ class Checkout:
             timeout=100,
             check=False,
         )
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Whatever is sent to a port of loopback.
+
+    Attributes:
+        heard: the first bytes of each connection.
+    """
+
+    port: int
+    heard: list[bytes] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -138,4 +155,242 @@ def test_a_git_of_the_checkout_is_not_run(checkout):
     checkout.write("{file: secrets/a.env}")
     done = checkout.run("plan", PATH=f"{os.pathsep}{os.environ['PATH']}")
     assert done.returncode == 0, done.stderr
+    assert not checkout.marker.exists()
+
+
+# What the workflow allows
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """A server of the stranger."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        found = Listener(server.getsockname()[1])
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.settimeout(2)
+                    with suppress(OSError):
+                        found.heard.append(connection.recv(65_536))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield found
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+RESTRICTED = (("plan",), ("doctor",), ("report",), ("apply", "--no-programs"))
+ELSEWHERE = """\
+version: 1
+environments:
+  dev: {{url: 'http://127.0.0.1:{port}', auth: {{{auth}}}, role: Admin}}
+"""
+
+
+@pytest.mark.parametrize("command", [*RESTRICTED, ("list",)], ids=" ".join)
+@pytest.mark.parametrize("auth", ["token: '${TWENTY_TOKEN}'", "token_file: not-there"])
+def test_a_changed_url_gets_no_credential(checkout, listener, command, auth):
+    """Its host is not among those of the workflow: no credential is read, nothing is sent."""
+    checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
+    done = checkout.run(*command, "--allow-host", "crm.example.com")
+    assert done.returncode == 5, done.stderr
+    assert "host_not_allowed" in done.stderr
+    assert "manifests/environments.yaml line 3" in done.stderr
+    assert listener.heard == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("rotate", "a"), ("revoke", "a"), ("export",)),
+        *(("token", "a", "--to", "t"), ("create", "--body", "body.json")),
+    ],
+    ids=" ".join,
+)
+def test_every_command_that_opens_a_workspace_is_held_to_the_hosts(checkout, listener, command):
+    """The variable does as the option does."""
+    auth = "token: '${TWENTY_TOKEN}'"
+    checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
+    (checkout.folder / "body.json").write_text("[]")
+    done = checkout.run(*command, PROVISION_ALLOW_HOST="crm.example.com *.example.org")
+    assert (done.returncode, "host_not_allowed" in done.stderr) == (5, True), done.stderr
+    assert listener.heard == []
+
+
+def test_a_host_that_is_allowed_is_spoken_to(checkout, listener):
+    """The same run with the right glob reaches the server, so that the tests above can fail."""
+    auth = "token: '${TWENTY_TOKEN}'"
+    checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
+    done = checkout.run("doctor", "--allow-host", f"127.0.*:{listener.port}")
+    assert done.returncode == 4
+    assert any(CREDENTIAL.encode() in request for request in listener.heard)
+
+
+@pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)
+def test_the_environments_of_the_protected_branch_count(checkout, listener, tmp_path, command):
+    """A changed `url`, and one that moved into another file of the checkout, is not read."""
+    auth = "token: '${TWENTY_TOKEN}'"
+    checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
+    protected = tmp_path / "protected.yaml"
+    protected.write_text(ENVIRONMENTS)
+    done = checkout.run(*command, "--environments", str(protected))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert listener.heard == []
+    lost = checkout.run(*command, "--environments", str(tmp_path / "lost.yaml"))
+    assert (lost.returncode, "environments_missing" in lost.stdout + lost.stderr) == (3, True)
+
+
+@pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)
+def test_a_new_check_is_not_run(checkout, command):
+    """Nor its `command`: what it holds is unknown, and nothing is delivered to it."""
+    checkout.write("{command: [./take], check: [./check]}")
+    made = checkout.run("apply", "--no-programs")
+    assert (made.returncode, "program_not_run" in made.stdout) == (4, True), made.stdout
+    checkout.program("take")
+    checkout.program("check")
+    done = checkout.run(*dict.fromkeys((*command, "--no-programs")), "--format", "json")
+    assert not checkout.marker.exists()
+    told = "program_not_run" if command[0] in {"plan", "apply"} else "not run"
+    assert done.returncode == (0 if command[0] in {"doctor", "report"} else 4), done.stderr
+    assert told in done.stdout or command == ("report",)
+
+
+def test_the_check_of_a_live_key_is_unknown_and_not_run(checkout):
+    """A key that is there needs nothing, and its sink is a finding."""
+    checkout.program("take", "cat > ../store")
+    checkout.program("check", "cat ../store 2> /dev/null")
+    checkout.write("{command: [./take], check: [./check]}")
+    assert checkout.run("apply").returncode == 0
+    assert checkout.marker.exists()
+    checkout.marker.unlink()
+    planned = checkout.run("plan", "--format", "json", PROVISION_NO_PROGRAMS="1")
+    assert planned.returncode == 0, planned.stdout
+    assert '"delivery_unknown"' in planned.stdout
+    assert not checkout.marker.exists()
+
+
+def test_the_credential_plugin_of_a_kubeconfig_is_not_run(checkout, listener):
+    """It is a program as well, and the cluster is not asked without it."""
+    plugin = checkout.program("plugin")
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": f"http://127.0.0.1:{listener.port}"}}],
+        "users": [
+            {
+                "name": "u",
+                "user": {
+                    "exec": {
+                        "apiVersion": "client.authentication.k8s.io/v1",
+                        "command": str(plugin),
+                    }
+                },
+            }
+        ],
+    }
+    (checkout.folder / "kubeconfig").write_text(json.dumps(config))
+    checkout.write("{kubernetes: shop/twenty}")
+    variables = {"KUBECONFIG": str(checkout.folder / "kubeconfig")}
+    for command in ("plan", "doctor", "report", "apply"):
+        done = checkout.run(command, "--no-programs", **variables)
+        assert done.returncode in {0, 4}, done.stderr
+        assert not checkout.marker.exists(), command
+    refused = checkout.run("plan", "--allow-host", "k8s.example.com", **variables)
+    assert (refused.returncode, "host_not_allowed" in refused.stderr) == (5, True)
+    assert listener.heard == []
+    checkout.run("plan", **variables)
+    assert checkout.marker.exists()
+
+
+@pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)
+@pytest.mark.parametrize(
+    ("sink", "variables"),
+    [
+        ("{vault: secret/a}", {"VAULT_ADDR": "URL", "VAULT_TOKEN": CREDENTIAL}),
+        ("{github: acme/keys, secret: A}", {"GITHUB_API_URL": "URL", "GH_TOKEN": CREDENTIAL}),
+        ("{gitlab: acme/keys, variable: A}", {"GITLAB_HOST": "URL", "GITLAB_TOKEN": CREDENTIAL}),
+        (
+            "{aws: a, region: eu-central-1}",
+            {
+                "AWS_ENDPOINT_URL": "URL",
+                "AWS_ACCESS_KEY_ID": "x",
+                "AWS_SECRET_ACCESS_KEY": CREDENTIAL,
+            },
+        ),
+    ],
+    ids=["vault", "github", "gitlab", "aws"],
+)
+def test_the_server_of_a_sink_is_held_to_the_hosts(checkout, listener, command, sink, variables):
+    """The embedded Twenty is always allowed; the server of the sink is not asked."""
+    url = f"http://127.0.0.1:{listener.port}"
+    checkout.write(sink)
+    given = {name: url if value == "URL" else value for name, value in variables.items()}
+    done = checkout.run(*command, "--allow-host", "vault.example.com", **given)
+    assert (done.returncode, "host_not_allowed" in done.stderr) == (5, True), done.stderr
+    assert listener.heard == []
+
+
+@pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)
+@pytest.mark.parametrize(
+    "sink",
+    [
+        "{command: [./take], check: [./check]}",
+        "{file: other/a.env}",
+        "{file: secrets/../other/a.env}",
+        "{file: secrets/link.env}",
+    ],
+)
+def test_a_sink_that_is_not_allowed_is_not_opened(checkout, command, sink):
+    """Nothing of it runs, and no file is written, whatever leads there."""
+    checkout.program("take")
+    checkout.program("check")
+    for folder in ("secrets", "other"):
+        (checkout.folder / folder).mkdir()
+    (checkout.folder / "secrets" / "link.env").symlink_to("../other/a.env")
+    checkout.write(sink)
+    done = checkout.run(*command, "--allow-sink", "file:secrets/*", "--allow-sink", "vault")
+    assert (done.returncode, "sink_not_allowed" in done.stderr) == (5, True), done.stderr
+    assert not checkout.marker.exists()
+    assert list((checkout.folder / "other").iterdir()) == []
+
+
+def test_a_sink_that_is_allowed_is_opened(checkout):
+    """The rules of several kinds stand side by side."""
+    checkout.write("{file: secrets/a.env}")
+    done = checkout.run("apply", PROVISION_ALLOW_SINK="vault file:secrets/*")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (checkout.folder / "secrets" / "a.env").exists()
+
+
+@pytest.mark.parametrize("name", ["ENVIRONMENTS", "ALLOW_HOST", "NO_PROGRAMS", "ALLOW_SINK"])
+def test_an_empty_variable_is_wrong_usage(checkout, name):
+    """A variable that a workflow lost would set the run free."""
+    checkout.write("{file: a.env}")
+    done = checkout.run("plan", **{f"PROVISION_{name}": ""})
+    assert done.returncode == 64
+    assert f"PROVISION_{name} is empty" in done.stderr
+
+
+@pytest.mark.parametrize("rule", ["", "files", "file:", ":x"])
+def test_a_rule_that_is_none_is_wrong_usage(checkout, rule):
+    """The message has the kinds."""
+    checkout.write("{file: a.env}")
+    assert checkout.run("plan", "--allow-sink", rule).returncode == 64
+
+
+def test_a_plan_file_is_applied_within_the_bounds_of_apply(checkout, tmp_path):
+    """It carries none of them, and cannot lift them."""
+    checkout.program("take")
+    checkout.write("{command: [./take]}")
+    plan = str(tmp_path / "plan.json")
+    assert checkout.run("plan", "--out", plan).returncode == 0
+    done = checkout.run("apply", plan, "--allow-sink", "vault")
+    assert (done.returncode, "sink_not_allowed" in done.stderr) == (5, True), done.stderr
+    assert checkout.run("apply", plan, "--no-programs").returncode in {4, 6}
     assert not checkout.marker.exists()

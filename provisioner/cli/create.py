@@ -14,6 +14,7 @@ from provisioner.cli.options import (
     manifests_option,
     one_environment_option,
     output_options,
+    restriction_options,
 )
 from provisioner.cli.stoppable import stoppable
 
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from provisioner.cli.options import Output
     from provisioner.cli.signals import Signals
+    from provisioner.restrictions import Restrictions
 
 
 @click.command()
 @manifests_option
 @one_environment_option
+@restriction_options
 @click.option(
     "--depth",
     type=click.Choice(["0", "1", "2"]),
@@ -53,6 +56,7 @@ def create(  # noqa: PLR0913 - what there is to say of a body
     output: Output,
     *,
     signals: Signals,
+    restrictions: Restrictions,
 ) -> int:
     """Post a JSON body of keys to one environment.
 
@@ -71,6 +75,7 @@ def create(  # noqa: PLR0913 - what there is to say of a body
 
     console = Console(output)
     selection = Selection(manifests, (environment,) if environment else ())
+    selection = selection._replace(restrictions=restrictions)
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False, one=True)
         with signals.let_through():  # somebody may be typing it

@@ -15,6 +15,7 @@ from provisioner.cli.options import (
     manifests_option,
     one_environment_option,
     output_options,
+    restriction_options,
 )
 from provisioner.cli.stoppable import stoppable
 from provisioner.errors import WorkspaceError, WrongUsageError
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from provisioner.cli.options import Output
     from provisioner.cli.signals import Signals
     from provisioner.export import Exported
+    from provisioner.restrictions import Restrictions
 
 
 @click.command()
 @manifests_option
 @one_environment_option
+@restriction_options
 @click.option(
     "--only",
     multiple=True,
@@ -54,6 +57,7 @@ def export(  # noqa: PLR0913 - what there is to say of an export
     output: Output,
     *,
     signals: Signals,
+    restrictions: Restrictions,
 ) -> int:
     """Write a manifest of what a workspace holds, to adopt it.
 
@@ -76,6 +80,7 @@ def export(  # noqa: PLR0913 - what there is to say of an export
     if file is not None and os.path.lexists(file):
         raise _exists(file)
     selection = Selection(manifests, (environment,) if environment else (), only)
+    selection = selection._replace(restrictions=restrictions)
     prepared = prepare(selection, keys_matter=False, one=True)
     with fleet_of(prepared, signals.stop) as fleet:
         ((place, look),) = fleet.observe()

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from provisioner.cli.completing import directories, environment_names, key_names
+from provisioner.restrictions import Restrictions, SinkRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.desired import SinkKind
     from provisioner.guards import Leave
     from provisioner.report.forms import Form
 
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
 
 REPORT_FORMS = ("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
 """The forms of `--report`: all that `provisioner.report.forms` knows."""
+
+SINK_KINDS: tuple[SinkKind, ...] = (
+    *("file", "command", "vault", "aws", "github", "gitlab", "kubernetes"),
+)
+"""The kinds of `--allow-sink`: all that `provisioner.desired.SinkKind` has."""
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -69,12 +77,14 @@ class Selection(NamedTuple):
         environments: their names; none means all.
         only: globs of key names; none means all.
         parallel: overrides `limits.parallel` of every environment.
+        restrictions: what the workflow lets the run do.
     """
 
     manifests: Path
     environments: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     parallel: int | None = None
+    restrictions: Restrictions = Restrictions()
 
 
 manifests_option = click.option(
@@ -186,6 +196,100 @@ _redeliver_option = click.option(
 )
 
 
+def restriction_options(command: Command) -> Command:
+    """The options of `Restrictions`, gathered into the argument `restrictions`."""
+
+    @wraps(command)
+    def gathered(
+        *,
+        environments_file: Path | None,
+        allow_host: tuple[str, ...],
+        no_programs: bool,
+        allow_sink: tuple[SinkRule, ...],
+        **others: object,
+    ) -> int:
+        restrictions = Restrictions(
+            environments=environments_file,
+            hosts=allow_host,
+            programs=not no_programs,
+            sinks=allow_sink,
+        )
+        return command(restrictions=restrictions, **others)
+
+    return _with(gathered, *_RESTRICTIONS)
+
+
+_Given = TypeVar("_Given")
+
+
+def _not_lost(context: click.Context, option: click.Parameter, given: _Given) -> _Given:
+    """The value of an option that keeps a run within bounds, where its variable is not empty."""
+    variable = str(option.envvar)
+    # Click takes an empty variable for none, and so would the run be free of its bounds.
+    source = context.get_parameter_source(str(option.name))
+    if source is not ParameterSource.COMMANDLINE and not os.environ.get(variable, "set").strip():
+        raise click.BadParameter(
+            f"{variable} is empty: give it a value, or unset it to run without.", context, option
+        )
+    values = given if isinstance(given, tuple) else (given,)
+    if any(isinstance(one, (str, Path)) and str(one).strip() in {"", "."} for one in values):
+        raise click.BadParameter("A value is empty: give one.", context, option)
+    return given
+
+
+def _sink_rules(
+    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+) -> tuple[SinkRule, ...]:
+    """Rules of `KIND[:GLOB]`."""
+    rules = []
+    for text in _not_lost(context, option, given):
+        word, colon, glob = text.partition(":")
+        kind = next((one for one in SINK_KINDS if one == word), None)
+        if kind is None or (colon and not glob):
+            known = ", ".join(SINK_KINDS)
+            raise click.BadParameter(
+                f"{text!r} is not KIND or KIND:GLOB with one of {known}.", context, option
+            )
+        rules.append(SinkRule(kind, glob or "*"))
+    return tuple(rules)
+
+
+_RESTRICTIONS = (
+    click.option(
+        "--environments",
+        "environments_file",
+        type=click.Path(path_type=Path),
+        callback=_not_lost,
+        envvar="PROVISION_ENVIRONMENTS",
+        metavar="FILE",
+        help="Read this file in place of the environments.yaml of the manifests.",
+    ),
+    click.option(
+        "--allow-host",
+        multiple=True,
+        callback=_not_lost,
+        envvar="PROVISION_ALLOW_HOST",
+        metavar="GLOB",
+        help="Speak to servers whose hosts match, and no other; repeatable.",
+    ),
+    click.option(
+        "--allow-sink",
+        multiple=True,
+        callback=_sink_rules,
+        envvar="PROVISION_ALLOW_SINK",
+        metavar="KIND[:GLOB]",
+        help="Open sinks of this kind that match, and no other; repeatable.",
+    ),
+    click.option(
+        "--no-programs",
+        is_flag=True,
+        callback=_not_lost,
+        envvar="PROVISION_NO_PROGRAMS",
+        help="Run no program that manifests or sinks name.",
+    ),
+)
+
+
 def selection_options(*, revokes: bool) -> Callable[[Command], Command]:
     """The options of `Selection`, gathered into the argument `selection`.
 
@@ -231,12 +335,13 @@ def selection_options(*, revokes: bool) -> Callable[[Command], Command]:
             environment: tuple[str, ...],
             only: tuple[str, ...],
             parallel: int | None,
+            restrictions: Restrictions,
             **others: object,
         ) -> int:
-            selection = Selection(manifests, environment, only, parallel)
+            selection = Selection(manifests, environment, only, parallel, restrictions)
             return command(selection=selection, **others)
 
-        return _with(gathered, *options)
+        return _with(restriction_options(gathered), *options)
 
     return decorate
 

@@ -196,12 +196,12 @@ def _selection_of(selection: Selection, reviewed: PlanFile) -> Selection:
 
 
 @contextmanager
-def _after_manifests(manifests: Path) -> Iterator[None]:
+def _after_manifests(selection: Selection) -> Iterator[None]:
     """Has what is wrong with the manifests told first: no plan file would mend that."""
     try:
         yield
     except StalePlanError:
-        found = load(manifests)
+        found = load(selection.manifests, environments=selection.restrictions.environments)
         if found.problems:
             raise InvalidInputError(found.problems, sources=found.sources) from None
         raise
@@ -246,7 +246,7 @@ class PlanOnDisk:
             UsageError: when a variable says something else than the file.
             StalePlanError: when it is none that can be used, or of another digest.
         """
-        with _after_manifests(selection.manifests):
+        with _after_manifests(selection):
             reviewed = _load_plan(self._file)
             _check_digest(self._file, reviewed, self._digest)
         _check_variables(reviewed.asked, self._given)

@@ -12,22 +12,25 @@ from typing import TYPE_CHECKING
 from provisioner.connection import opener
 from provisioner.descriptors import raise_limit, room_for
 from provisioner.desired import Environment
-from provisioner.errors import InvalidInputError, WrongUsageError
+from provisioner.errors import InvalidInputError, RefusedError, WrongUsageError
 from provisioner.execution import untold
 from provisioner.fleet import Fleet
-from provisioner.manifests import Manifests, load, resolve
+from provisioner.guards import together
+from provisioner.manifests import Manifests, load, resolve, url_of
 from provisioner.sinks.opening import Sinks
 from provisioner.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from concurrent.futures import Executor
 
     from provisioner.cli.options import Selection
     from provisioner.cli.signals import Signals
     from provisioner.execution import Tell
     from provisioner.fleet import Connect
+    from provisioner.manifests import DeclaredEnvironment
     from provisioner.problem import Problem
+    from provisioner.restrictions import Restrictions
     from provisioner.sinks.sink import OpenSink
     from provisioner.stop import Stop
 
@@ -71,8 +74,9 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
         InvalidInputError: when anything is wrong in manifests, variables or secret files.
         WrongUsageError: when an environment was asked for that is not declared, or when one
             must be asked for and was not.
+        RefusedError: when the run may not speak to the server of one; no credential was read.
     """
-    manifests = load(selection.manifests)
+    manifests = load(selection.manifests, environments=selection.restrictions.environments)
     problems: tuple[Problem, ...] = manifests.problems
     if not keys_matter:
         problems = manifests.problems_of_environments or (
@@ -105,10 +109,22 @@ def opened(prepared: Prepared, stop: Stop) -> Iterator[tuple[Connect, OpenSink, 
     """What opens workspaces and sinks, and what has room for the units of work.
 
     What sinks left running, where a stop left them no more time, is ended afterwards.
+
+    Raises:
+        RefusedError: when the run may not open a sink of these environments; none was opened.
     """
+    rules = prepared.selection.restrictions
     root, desired = prepared.manifests.root, prepared.manifests.desired
     declared = (address for keys in desired.values() for key in keys for address in key.deliver)
-    with closing(Sinks(root, os.environ, stop, declared)) as sinks:
+    ours = (
+        address
+        for one in prepared.environments
+        for key in desired.get(one.name, ())
+        for address in key.deliver
+    )
+    with closing(Sinks(root, os.environ, stop, declared, rules)) as sinks:
+        if (refusal := together(list(sinks.refusals(ours)))) is not None:
+            raise refusal
         raise_limit()
         parallel = max((one.limits.parallel for one in prepared.environments), default=1)
         room = room_for(parallel + _BESIDE)
@@ -133,6 +149,24 @@ def ended_early(fleet: Fleet, signals: Signals) -> int | None:
     return None
 
 
+def _refuse_hosts(declared: Iterable[DeclaredEnvironment], rules: Restrictions) -> None:
+    """Raise where the run may not speak to a server, before any credential for it is read."""
+    found = []
+    for one in declared if rules.hosts else ():
+        url = url_of(one, os.environ)
+        if url is not None and not rules.allows_host(url):
+            found.append(
+                RefusedError(
+                    "host_not_allowed",
+                    f"{one.name} ({one.url.place.file} line {one.url.place.line}) is on a host "
+                    "that this run may not speak to.",
+                    remedy="Correct `url`, or have the workflow allow its host with --allow-host.",
+                )
+            )
+    if (refusal := together(found)) is not None:
+        raise refusal
+
+
 def _resolved(
     manifests: Manifests, selection: Selection
 ) -> tuple[tuple[Environment, ...], tuple[Problem, ...]]:
@@ -144,11 +178,15 @@ def _resolved(
             raise WrongUsageError(
                 "environment_unknown", f"There is no environment {asked!r}.", remedy=guess
             )
+    chosen = [
+        declared
+        for declared in manifests.environments
+        if not selection.environments or declared.name in selection.environments
+    ]
+    _refuse_hosts(chosen, selection.restrictions)
     environments: list[Environment] = []
     problems: list[Problem] = []
-    for declared in manifests.environments:
-        if selection.environments and declared.name not in selection.environments:
-            continue
+    for declared in chosen:
         wanted = manifests.desired.get(declared.name, ())
         found = resolve(declared, os.environ, manifests.root, wanted)
         if isinstance(found, Environment):

@@ -13,18 +13,21 @@ from provisioner.cli.options import (
     manifests_option,
     one_environment_option,
     output_options,
+    restriction_options,
 )
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output
     from provisioner.cli.signals import Signals
+    from provisioner.restrictions import Restrictions
 
 
 @click.command()
 @click.argument("name", shell_complete=key_names)
 @manifests_option
 @one_environment_option
+@restriction_options
 @click.option(
     "--to",
     "file",
@@ -44,6 +47,7 @@ def token(  # noqa: PLR0913 - what there is to say of a token
     output: Output,
     *,
     signals: Signals,
+    restrictions: Restrictions,
 ) -> int:
     """Mint a token of a live key into a file.
 
@@ -65,6 +69,7 @@ def token(  # noqa: PLR0913 - what there is to say of a token
         raise click.UsageError("A token is never printed: name a file with --to.")
     console = Console(output)
     selection = Selection(manifests, (environment,) if environment else ())
+    selection = selection._replace(restrictions=restrictions)
     prepared = prepare(selection, keys_matter=False, one=True)
     (where,) = prepared.environments
     working = bound(environment=where.name, key=name)

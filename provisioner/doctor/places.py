@@ -144,7 +144,7 @@ class Places:
             return _bad_token(error.slug, message)
         return None
 
-    def _grouped(self, troubles: Iterable[_Trouble]) -> Iterator[Broken]:
+    def _grouped(self, troubles: Iterable[_Trouble]) -> Iterator[Broken | Doubtful]:
         """One check for all troubles of one cause, in the order of the manifests."""
         groups: dict[tuple[str, ...], list[_Trouble]] = {}
         for trouble in troubles:
@@ -153,6 +153,9 @@ class Places:
             first = group[0]
             others = f" The same holds for {len(group) - 1} more." if group[1:] else ""
             remedy = first.error.remedy or self._redeliver([one.key for one in group])
+            if first.error.slug == "program_not_run":  # that is what the run was told
+                yield Doubtful(first.check, f"{first.error.message}{others}", remedy)
+                continue
             yield Broken(first.check, first.error.slug, f"{first.error.message}{others}", remedy)
 
     def _redeliver(self, names: list[str]) -> str:

@@ -5,7 +5,7 @@ environment of its declaration with the variables of the run.
 """
 
 from provisioner.manifests.codes import CODES
-from provisioner.manifests.environments import DeclaredEnvironment, resolve
+from provisioner.manifests.environments import DeclaredEnvironment, resolve, url_of
 from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load, look_alikes
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "load",
     "look_alikes",
     "resolve",
+    "url_of",
 ]

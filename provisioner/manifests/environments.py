@@ -160,6 +160,11 @@ def declare(document: Document) -> Declarations:
     return Declarations(tuple(listed) if known else None, tuple(environments), tuple(problems))
 
 
+def url_of(declared: DeclaredEnvironment, values: collections.abc.Mapping[str, str]) -> str | None:
+    """Return where an environment is, before any credential is read; None with a problem."""
+    return _Walk(values, None).url(declared)
+
+
 def resolve(
     declared: DeclaredEnvironment,
     values: collections.abc.Mapping[str, str],
@@ -339,7 +344,7 @@ class _Walk:
 
     def environment(self, declared: DeclaredEnvironment) -> Environment | None:
         """The environment; None where something is missing or wrong."""
-        url = self._url(declared)
+        url = self.url(declared)
         credential = self._credential(declared, url)
         headers = self._headers(declared.headers)
         ca_file = self._ca_file(declared.ca_file)
@@ -393,7 +398,8 @@ class _Walk:
             return None
         return text
 
-    def _url(self, declared: DeclaredEnvironment) -> str | None:
+    def url(self, declared: DeclaredEnvironment) -> str | None:
+        """The address; None where something is missing or wrong."""
         text = self._text(declared.url)
         if text is None:
             return None

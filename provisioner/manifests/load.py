@@ -44,6 +44,7 @@ class Manifests:
             that half a fleet is never taken for the whole.
         problems: all of them; environments.yaml first, then by file, line and column.
         sources: the files read, environments.yaml included, as the user would type them.
+        environments_file: what is read as environments.yaml.
     """
 
     directory: Path
@@ -52,26 +53,32 @@ class Manifests:
     desired: Mapping[str, tuple[DesiredKey, ...]]
     problems: tuple[Problem, ...]
     sources: tuple[str, ...]
+    environments_file: Path
 
     @property
     def problems_of_environments(self) -> tuple[Problem, ...]:
         """Those of environments.yaml alone."""
-        file = _shown(self.directory / ENVIRONMENTS)
+        file = _shown(self.environments_file)
         return tuple(one for one in self.problems if one.place.file == file)
 
     @property
     def none_read(self) -> bool:
         """Whether environments.yaml was read and no manifest beside it."""
-        return self.sources == (_shown(self.directory / ENVIRONMENTS),)
+        return self.sources == (_shown(self.environments_file),)
 
 
-def load(directory: Path, *, now: datetime | None = None) -> Manifests:
+def load(
+    directory: Path, *, now: datetime | None = None, environments: Path | None = None
+) -> Manifests:
     """Reads every file of a manifests directory; bad input gives problems, never an exception.
 
     Args:
         directory: the manifests directory, as the user typed it.
         now: when given, an absolute expiry that is not after it is the problem `expiry_past`.
+        environments: read in place of the environments.yaml of the directory, whose relative paths
+            stand where they stand in that one.
     """
+    file = directory / ENVIRONMENTS if environments is None else environments
     root = Path(os.path.normpath(directory.absolute())).parent
     shown = _shown(directory)
     if not os.path.isdir(directory):  # noqa: PTH112 - says no to names that no file can have
@@ -80,11 +87,11 @@ def load(directory: Path, *, now: datetime | None = None) -> Manifests:
             f"the manifests directory {state}: name one, or a file in one, or run `provision init`"
         )
         problem = Problem(Place(shown), "manifests_missing", message)
-        return Manifests(directory, root, (), MappingProxyType({}), (problem,), ())
-    first = _shown(directory / ENVIRONMENTS)
+        return Manifests(directory, root, (), MappingProxyType({}), (problem,), (), file)
+    first = _shown(file)
     sources = []
     with without_collector():
-        declarations, problems = _environments(directory)
+        declarations, problems = _environments(file)
         names = None if declarations is None else declarations.names
         collection = Collection(
             None if names is None else frozenset(names),
@@ -97,6 +104,8 @@ def load(directory: Path, *, now: datetime | None = None) -> Manifests:
         if declarations is not None:
             sources.append(first)
         for path in sorted(_files(directory, problems), key=_shown):
+            if environments is not None and _is_one_file(path, environments):
+                continue
             sources.append(_shown(path))
             manifest = _document(path, problems)
             if manifest is not None:
@@ -109,6 +118,7 @@ def load(directory: Path, *, now: datetime | None = None) -> Manifests:
         MappingProxyType({} if problems else collection.desired(names or ())),
         tuple(problems),
         tuple(sources),
+        file,
     )
 
 
@@ -131,21 +141,25 @@ def look_alikes(manifests: Manifests) -> tuple[Problem, ...]:
 
 def environment_names(directory: Path) -> tuple[str, ...]:
     """The names that environments.yaml alone declares; none where it cannot be read."""
-    declarations, _ = _environments(directory)
+    declarations, _ = _environments(directory / ENVIRONMENTS)
     return () if declarations is None else declarations.names or ()
 
 
-def _environments(directory: Path) -> tuple[Declarations | None, list[Problem]]:
+def _is_one_file(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _environments(path: Path) -> tuple[Declarations | None, list[Problem]]:
     """What environments.yaml declares, None when it cannot be read, and its problems."""
-    path, misnamed = directory / ENVIRONMENTS, directory / _MISNAMED
+    misnamed = path.with_name(_MISNAMED)
     problems: list[Problem] = []
     if not os.path.lexists(path):
-        if os.path.lexists(misnamed):
+        if path.name == ENVIRONMENTS and os.path.lexists(misnamed):
             message = f"there is {_MISNAMED} in its place: rename it to {ENVIRONMENTS}"
         else:
             message = "the file is not there: `provision init` writes a first one"
         return None, [Problem(Place(_shown(path)), "environments_missing", message)]
-    if os.path.lexists(misnamed):
+    if path.name == ENVIRONMENTS and os.path.lexists(misnamed):
         message = f"only {ENVIRONMENTS} is read, and it is there: remove this one"
         problems.append(Problem(Place(_shown(misnamed)), "environments_misnamed", message))
     found = _document(path, problems)

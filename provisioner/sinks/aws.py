@@ -33,6 +33,48 @@ _NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}|arn:[A-Za-z0-9/_+=.@:-]{1,2044}")
 _CODE = re.compile(r"[A-Za-z0-9]{1,64}")
 
 
+def server_of(environment: Mapping[str, str], region: str | None) -> str:
+    """Return the address of the service in a region; empty where none can be made up.
+
+    No credential is looked for: the client is made with one that is none.
+    """
+    try:
+        import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; an extra
+        from botocore.exceptions import (  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
+            BotoCoreError,
+        )
+    except ImportError:
+        return ""
+    try:
+        session = boto3.session.Session()
+        client = session.client(
+            "secretsmanager",
+            region_name=region or environment.get("AWS_REGION") or session.region_name,
+            aws_access_key_id="none",
+            aws_secret_access_key="none",  # noqa: S106 - no secret
+        )
+    except (BotoCoreError, ValueError):
+        return ""
+    return str(client.meta.endpoint_url)
+
+
+def program_of() -> str | None:
+    """Return what a profile of the AWS configuration runs for its credential; None without one."""
+    try:
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - an extra
+        from botocore.session import (  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
+            Session,
+        )
+    except ImportError:
+        return None
+    try:
+        profiles = Session().full_config.get("profiles", {})
+    except BotoCoreError:
+        return None
+    runs = any("credential_process" in profile for profile in profiles.values())
+    return "the credential_process of the AWS configuration" if runs else None
+
+
 class SecretsManager:
     """AWS Secrets Manager in all regions of a run; its sinks may be used from several threads.
 
@@ -71,7 +113,7 @@ class SecretsManager:
             return client
 
     def _opened(self, address: AwsAddress) -> _Client:
-        import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; an extra
+        import boto3  # noqa: PLC0415 - an extra
         from botocore.config import (  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
             Config,
         )
@@ -239,7 +281,7 @@ class _Session(Protocol):
 def _translated(address: AwsAddress) -> Iterator[None]:
     """Has what Boto3 raises end as an error of the sink, without anything of its text."""
     try:
-        from botocore.exceptions import (  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; an extra
+        from botocore.exceptions import (  # noqa: PLC0415 - has no types; an extra
             BotoCoreError,
             ClientError,
         )

@@ -225,6 +225,11 @@ class GithubSecret:
         )
 
 
+def server_of(environment: Mapping[str, str]) -> str:
+    """Return the address of the interface."""
+    return _server(environment)[0]
+
+
 def _server(environment: Mapping[str, str]) -> tuple[str, tuple[str, str]]:
     """The address of the interface, and the variables that may hold the token for it."""
     usual = ("GH_TOKEN", "GITHUB_TOKEN")

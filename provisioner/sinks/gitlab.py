@@ -187,6 +187,11 @@ def _taken(reply: Reply) -> bool:
     return "taken" in str(_complaints(reply).get("key"))
 
 
+def server_of(environment: Mapping[str, str]) -> str:
+    """Return the address of the interface."""
+    return _route(environment).base
+
+
 def _route(environment: Mapping[str, str]) -> Route:
     """The server that someone names before the one whose pipeline this is."""
     if url := environment.get("GITLAB_API_URL"):

@@ -58,10 +58,12 @@ class Cluster:
 
     Attributes:
         grant: what proves who asks, as of now; a `ClusterConfigError` where there is nothing.
+        program: the credential plugin that `grant` runs; None without one.
     """
 
     route: Route
     grant: Callable[[], Grant]
+    program: str | None = None
 
 
 def cluster_of(environment: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT) -> Cluster:
@@ -130,7 +132,9 @@ class _Merged:
         user, home = self._entry("user", context["user"]) if context.get("user") else ({}, folder)
         route = _route(members, folder, environment)
         info = _cluster_info(members, folder)
-        return Cluster(route, _granting(user, home, info, environment))
+        plugin = user.get("exec")
+        program = str(plugin["command"]) if plugin else None
+        return Cluster(route, _granting(user, home, info, environment), program)
 
     def _entry(self, kind: str, name: object) -> tuple[Mapping[str, Any], Path]:
         if (entry := self._entries.get((kind, str(name)))) is None:

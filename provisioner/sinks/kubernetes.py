@@ -40,6 +40,22 @@ _DENIED = re.compile(r"denied (the )?request")
 _VERB = re.compile(r" cannot (create|patch) ")
 
 
+def server_of(environment: Mapping[str, str]) -> str:
+    """Return the address of the cluster; empty where no configuration leads to one."""
+    try:
+        return cluster_of(environment).route.base
+    except ClusterConfigError:
+        return ""
+
+
+def program_of(environment: Mapping[str, str]) -> str | None:
+    """Return the credential plugin of the kubeconfig; None without one."""
+    try:
+        return cluster_of(environment).program
+    except ClusterConfigError:
+        return None
+
+
 class Kubernetes:
     """The Secrets of one cluster.
 

@@ -20,10 +20,14 @@ SinkCode = Literal[
     "sink_unsuitable",
     "sink_extra_missing",
     "sink_failed",
+    "sink_not_allowed",
+    "host_not_allowed",
+    "program_not_run",
 ]
 """Why a sink cannot be used: it cannot be reached or is out of order; the credential is missing,
 refused or may not do this; the place is not there; the place cannot hold a token safely; the
-extra is not installed; a write did not come to what it was to come to."""
+extra is not installed; a write did not come to what it was to come to; the run may not open it,
+not speak to its server, or not run its program."""
 
 
 @dataclass(frozen=True, slots=True)

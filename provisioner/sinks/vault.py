@@ -380,6 +380,11 @@ class _Wire(Protocol):
         ...
 
 
+def server_of(environment: Mapping[str, str]) -> str:
+    """Return the address of the server; empty where no variable names one."""
+    return _variable(environment, "ADDR")
+
+
 def _opened(environment: Mapping[str, str]) -> _Wire | _Trouble:
     try:
         from hvac.adapters import (  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; an extra
