@@ -54,10 +54,28 @@ class GitHub:
     refuse: dict[str, int] = field(default_factory=dict)
     login: str | None = None
     address: str = ""
+    base: dict[str, str] = field(default_factory=dict)
 
     def add(self, body: str, user: dict[str, str]) -> None:
         number = len(self.comments) + 1
         self.comments.append({"id": number, "body": body, "user": user, "html_url": f"#{number}"})
+
+    def listed(self, folder: str) -> tuple[int, object]:
+        """A folder of the base branch, after docs.github.com/rest/repos/contents."""
+        folder = folder.rstrip("/") + "/"
+        names = {path.removeprefix(folder) for path in self.base if path.startswith(folder)}
+        files = [name for name in names if "/" not in name]
+        found = [
+            {"name": one, "type": "file", "sha": blob(self.base[folder + one])} for one in files
+        ]
+        inner = {name.split("/")[0] for name in names if "/" in name}
+        found += [{"name": one, "type": "dir", "sha": "0"} for one in inner]
+        return (200, found) if found else (404, {"message": "Not Found"})
+
+    @property
+    def written(self) -> list[str]:
+        """The requests about comments."""
+        return [one for one in self.asked if "/contents/" not in one and "/blobs/" not in one]
 
     def answer(  # noqa: PLR0911 - one for each answer
         self, method: str, path: str, headers: Any, body: bytes
@@ -70,6 +88,12 @@ class GitHub:
         url = urlsplit(path)
         if url.path == "/user":
             return (200, {"login": self.login}) if self.login else (403, {"message": "no"})
+        if method == "GET" and "/contents/" in url.path:
+            assert parse_qs(url.query) == {"ref": ["main"]}
+            return self.listed(url.path.removeprefix("/repos/acme/keys/contents/"))
+        if method == "GET" and "/git/blobs/" in url.path:
+            text = next(one for one in self.base.values() if blob(one) == url.path.split("/")[-1])
+            return 200, {"content": base64.b64encode(text.encode()).decode()}
         if method == "GET" and url.path == "/repos/acme/keys/issues/7/comments":
             query = parse_qs(url.query)
             size, page = int(query["per_page"][0]), int(query["page"][0])
@@ -88,9 +112,16 @@ class GitHub:
         return 200, comment
 
 
+def blob(text: str) -> str:
+    """The name that git gives to a content."""
+    given = ["git", "hash-object", "--stdin"]
+    done = subprocess.run(given, input=text.encode(), capture_output=True, check=True)
+    return done.stdout.decode().strip()
+
+
 @pytest.fixture
 def github() -> Iterator[GitHub]:
-    state = GitHub()
+    state = GitHub(base={f"manifests/{name}": text for name, text in MANIFESTS.items()})
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
@@ -258,7 +289,11 @@ def runner(tmp_path: Path, github: GitHub) -> Runner:
 def pull_request(head: str = "acme/keys") -> dict[str, Any]:
     """The event of a pull request, as far as anything here reads it."""
     return {
-        "pull_request": {"number": 7, "head": {"sha": "a" * 40, "repo": {"full_name": head}}},
+        "pull_request": {
+            "number": 7,
+            "head": {"sha": "a" * 40, "repo": {"full_name": head}},
+            "base": {"ref": "main"},
+        },
         "repository": {"default_branch": "main"},
     }
 
@@ -276,7 +311,12 @@ def comment(runner: Runner, tmp_path: Path) -> Callable[..., Ran]:
         file.write_text(report)
         steps = {
             "install": {"python": sys.executable},
-            "run": {"command": "plan", "exit-code": code, "report": str(file) if report else ""},
+            "run": {
+                "command": "plan",
+                "comment": "true",
+                "exit-code": code,
+                "report": str(file) if report else "",
+            },
         }
         return runner.run(inputs, pull_request(), steps)
 
@@ -587,6 +627,122 @@ def test_cancelling_reaches_provision(runner, tmp_path):
                 step.send_signal(signal.SIGINT)
                 assert step.wait(30) == 130
     assert "exit-code=130\n" in (tmp_path / "output").read_text()
+
+
+# Pull requests that change where credentials go
+
+
+ELSEWHERE = (
+    "version: 1\nenvironments:\n  dev: {url: 'http://127.0.0.1:PORT', "
+    "auth: {token: '${TWENTY_TOKEN}'}, role: Admin}\n"
+)
+DELIVERED = MANIFESTS["keys.yaml"].replace("{name: b}", "{name: b, deliver: [SINK]}")
+FILE = "{file: b.env}"
+CHECK = "{command: [./take], check: [./check]}"
+
+
+@pytest.fixture
+def stranger() -> Iterator[tuple[socket.socket, list[bytes]]]:
+    """A listening socket, and what was sent to it."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    heard.append(connection.recv(65_536))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server, heard
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+def test_a_changed_url_is_validated_and_told_how_to_approve(runner, github, stranger):
+    """No credential leaves; the comment and the summary say why, and the next plan replaces it."""
+    server, heard = stranger
+    file = runner.place / "work" / "manifests" / "environments.yaml"
+    file.write_text(ELSEWHERE.replace("PORT", str(server.getsockname()[1])))
+    ran = runner.run({}, pull_request(), TWENTY_TOKEN="credential-of-this-run")
+    assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
+    assert heard == []
+    for told_ in (github.comments[0]["body"], ran.summary):
+        assert "it changes `environments.yaml`" in told_
+        assert "To approve: review these changes, then start this workflow by hand" in told_
+    planned = runner.run({"command": "plan"}, pull_request(), TWENTY_TOKEN="credential-of-this-run")
+    assert planned.code == 4
+    assert any(b"credential-of-this-run" in one for one in heard)
+    assert len(github.comments) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (FILE, CHECK),
+        ("{command: [./take]}", CHECK),
+        (FILE, "{vault: secret/b}"),
+        ("{command: [./take, '{name}']}", "{command: [./take, '{name}']}"),
+    ],
+)
+def test_a_changed_deliver_or_check_is_validated(runner, github, tmp_path, before, after):
+    """Nothing of it runs; so also where a new name changes the arguments of a program."""
+    work = runner.place / "work"
+    for name in ("take", "check"):
+        (work / name).write_text(f"#!/bin/sh\nenv >> '{tmp_path / 'owned'}'\n")
+        (work / name).chmod(0o755)
+    github.base["manifests/keys.yaml"] = DELIVERED.replace("SINK", before)
+    changed = DELIVERED.replace("SINK", after).replace("name: b,", "name: c,")
+    (work / "manifests" / "keys.yaml").write_text(changed)
+    ran = runner.run({}, pull_request())
+    assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
+    assert "it changes " in github.comments[0]["body"]
+    assert not (tmp_path / "owned").exists()
+
+
+def test_an_equal_check_is_planned_and_not_run(runner, github, tmp_path):
+    """The pull request may have changed the program itself: what it holds is unknown."""
+    work = runner.place / "work"
+    (work / "check").write_text(f"#!/bin/sh\nenv >> '{tmp_path / 'owned'}'\n")
+    (work / "check").chmod(0o755)
+    text = DELIVERED.replace("SINK", CHECK)
+    github.base["manifests/keys.yaml"] = text
+    (work / "manifests" / "keys.yaml").write_text(text)
+    ran = runner.run({}, pull_request())
+    assert (ran.outputs["command"], ran.code) == ("plan", 4), ran.printed
+    assert "--no-programs" in github.comments[0]["body"]
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_new_key_with_a_deliver_that_is_there_is_planned(runner, github):
+    """Also of a manifest in a folder that is new."""
+    text = DELIVERED.replace("SINK", FILE)
+    github.base["manifests/team/keys.yaml"] = text.replace("{name: a}, ", "")
+    (runner.place / "work" / "manifests" / "team").mkdir()
+    for name, content in (("keys.yaml", "name: x"), ("team/keys.yaml", "name: b")):
+        changed = DELIVERED.replace("SINK", "{file: x.env}" if "team" not in name else FILE)
+        changed = changed.replace("name: b", content).replace("{name: a}, ", "")
+        (runner.place / "work" / "manifests" / name).write_text(changed)
+    github.base["manifests/keys.yaml"] = DELIVERED.replace("SINK", "{file: x.env}")
+    ran = runner.run({}, pull_request())
+    assert (ran.outputs["command"], ran.code) == ("plan", 0), ran.printed
+
+
+def test_a_base_that_is_not_the_default_branch_or_not_read_is_validated(runner, github):
+    """Whoever may push a branch could make it the base, and no answer is no permission."""
+    event = pull_request()
+    event["pull_request"]["base"]["ref"] = "mallory"
+    ran = runner.run({}, event)
+    assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
+    assert "its base is not the default branch" in github.comments[0]["body"]
+    github.refuse = {"GET": 403}
+    ran = runner.run({}, pull_request())
+    assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
+    assert "contents: read" in ran.summary
 
 
 # The comment

@@ -72,7 +72,7 @@ def test_workflows_give_the_action_what_it_takes(workflows):
         for step, output in re.findall(r"steps\.(\w+)\.outputs\.([\w-]+)", file.read_text()):
             assert step == "plan"
             assert output in ACTION["outputs"]
-    assert len(steps) == 4
+    assert len(steps) == 5
     for step in steps:
         assert set(step.get("with", {})) <= set(ACTION["inputs"])
 
@@ -135,4 +135,4 @@ def test_versions_in_the_page_are_placeholders_or_pinned():
     assert used
     for name, version in used:
         assert re.fullmatch("[0-9a-f]{40}", version), name
-    assert json.dumps(used).count("acme/provision") == 4
+    assert json.dumps(used).count("acme/provision") == 5

@@ -526,7 +526,7 @@ def test_pipelines_set_every_variable_that_the_example_needs():
     environments, _, actions, _ = blocks("README.md", "yaml")
     needed = set(re.findall(r"\$\{(\w+)\}", environments))
     jobs = yaml.safe_load(actions)["jobs"].values()
-    ours = re.compile(r"provision (?:plan|apply)$")
+    ours = re.compile(r"provision (?:plan|apply)\b")
     steps = [step for job in jobs for step in job["steps"] if ours.search(step.get("run", ""))]
     assert len(steps) == 2
     for step in steps:

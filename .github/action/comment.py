@@ -118,7 +118,8 @@ def text_of_comment(mark: str) -> str:
     below = [f"Of commit {commit()}, [this run]({run_address()})."]
     code = int(os.environ.get("EXIT_CODE") or 0)
     if code:
-        below.append(f"`provision plan` ended with {code}: {MEANINGS.get(code, 'failed')}.")
+        command = os.environ.get("COMMAND") or "plan"
+        below.append(f"`provision {command}` ended with {code}: {MEANINGS.get(code, 'failed')}.")
     head, foot = f"{mark}\n", f"\n\n{' '.join(below)}\n"
     room = LONGEST - len(head) - len(foot)
     return head + (report if len(report) <= room else shortened(report, room)) + foot

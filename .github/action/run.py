@@ -1,7 +1,8 @@
 """Runs one command of provision as the inputs of the action say.
 
-Outputs `command`, `exit-code` and `report`, the Markdown of a plan; provision itself outputs
-`changes`, `digest` and `plan-file`.
+Outputs `command`, `exit-code`, `report`, the Markdown of a plan or why there is none, and
+`comment`, whether that is for the pull request; provision itself outputs `changes`, `digest` and
+`plan-file`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent))  # -I leaves it out
+import base_branch
+
 COMMANDS = ("validate", "plan", "apply", "report", "doctor")
 USAGE = 64
 
@@ -22,8 +26,11 @@ def main() -> int:
     """Runs the command; the exit code is its own."""
     command = asked("COMMAND")
     automatic = command == "auto"
+    why = None
     if automatic:
         command = fitting_the_event()
+        if command == "plan" and (why := why_not_planned()) is not None:
+            command = "validate"
         print(f"command: auto, here {command}", flush=True)
     if command not in COMMANDS:
         return wrong(f"`command` is {command!r}, and one of auto, {', '.join(COMMANDS)} is meant.")
@@ -35,7 +42,15 @@ def main() -> int:
         return wrong("`prune` is true or false.")
     report = Path(tempfile.mkdtemp(dir=os.environ["RUNNER_TEMP"])) / "report.md"
     code = carry_out([command, *arguments(command, report, automatic=automatic)])
-    outputs = {"command": command, "exit-code": code}
+    outputs = {"command": command, "exit-code": code, "comment": "false"}
+    if command == "plan":
+        outputs["comment"] = "true"
+    if why is not None:
+        report.write_text(base_branch.explanation(why), encoding="utf-8")
+        with Path(os.environ["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as summary:
+            summary.write(report.read_text(encoding="utf-8"))
+        print(f"::notice title=provision::Only validated, because {why}.")
+        outputs["comment"] = "true"
     if report.is_file():
         outputs["report"] = report
     with Path(os.environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as file:
@@ -74,6 +89,19 @@ def fitting_the_event() -> str:
     return "plan" if name in _OF_MAINTAINERS else "validate"
 
 
+def of_pull_request() -> bool:
+    """Whether the event is about a pull request, whose manifests nobody may have reviewed."""
+    return os.environ.get("GITHUB_EVENT_NAME") in _OF_PULL_REQUESTS
+
+
+def why_not_planned() -> str | None:
+    """Why a pull request is not planned with credentials; None where it is, or there is none."""
+    if not of_pull_request():
+        return None
+    event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
+    return base_branch.why_not_planned(event, Path.cwd() / (asked("MANIFESTS") or "manifests"))
+
+
 def arguments(command: str, report: Path, *, automatic: bool) -> list[str]:
     """The command line after the command."""
     made = ["--manifests", asked("MANIFESTS") or "manifests"]
@@ -87,6 +115,8 @@ def arguments(command: str, report: Path, *, automatic: bool) -> list[str]:
         made += ["--report", f"markdown={report}"]
         if asked("PRUNE") == "true" and not applied:
             made.append("--prune")
+    if automatic and command == "plan" and of_pull_request():
+        made.append("--no-programs")  # the pull request may have changed the programs themselves
     if command == "plan" and plan_file:
         made += ["--out", os.path.abspath(plan_file)]  # noqa: PTH100 - may not be there yet
     if command == "apply" and asked("DIGEST") != "none":
@@ -108,7 +138,9 @@ def carry_out(words: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
     # -I: no file of the repository that is checked out here is taken for a module.
-    with subprocess.Popen([sys.executable, "-I", "-m", "provisioner", *words]) as process:
+    ours = {name: value for name, value in os.environ.items() if name != "INPUT_GITHUB_TOKEN"}
+    command = [sys.executable, "-I", "-m", "provisioner", *words]
+    with subprocess.Popen(command, env=ours) as process:
         running.append(process)
         code = process.wait()
     return code if code >= 0 else 128 - code
