@@ -119,6 +119,7 @@ class Policy:
         roles: the roles that keys may have, as manifests write them; empty for any.
         names: globs of which every name must match one; empty for any name.
         sinks: kinds of sinks of which every key needs at least one; empty for none.
+        forbidden_sinks: kinds of sinks that no key may have.
     """
 
     max_lifetime: timedelta | None = None
@@ -126,6 +127,7 @@ class Policy:
     roles: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     sinks: tuple[SinkKind, ...] = ()
+    forbidden_sinks: tuple[SinkKind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

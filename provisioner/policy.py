@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from provisioner.times import Expiry
 
 PolicyCode = Literal[
-    "policy_lifetime", "policy_rotation", "policy_role", "policy_name", "policy_sink"
+    "policy_lifetime",
+    "policy_rotation",
+    "policy_role",
+    "policy_name",
+    "policy_sink",
+    "policy_sink_forbidden",
 ]
 """Which rule of a policy a key breaks."""
 
@@ -42,6 +47,8 @@ def breaches(
         yield "policy_name"
     if policy.sinks and not any(address.place[0] in policy.sinks for address in key.deliver):
         yield "policy_sink"
+    if any(address.place[0] in policy.forbidden_sinks for address in key.deliver):
+        yield "policy_sink_forbidden"
 
 
 def _outlives(expiry: Expiry, longest: timedelta, now: datetime | None) -> bool:

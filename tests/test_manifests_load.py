@@ -349,6 +349,33 @@ def test_a_key_is_held_to_the_policy_of_each_of_its_environments(write: Write) -
         assert part in manifests.problems[0].message
 
 
+FORBIDDING = """\
+version: 1
+policy:
+  sinks: {forbid: [command, file]}
+environments:
+  common: {url: "sandbox:"}
+  demanding: {url: "sandbox:", policy: {sinks: [vault]}}
+  both: {url: "sandbox:", policy: {sinks: {require: [vault], forbid: [command]}}}
+  open: {url: "sandbox:", policy: {sinks: {forbid: []}}}
+"""
+
+
+def test_a_policy_forbids_kinds_of_sinks(write: Write) -> None:
+    """What the file forbids stays forbidden until an environment says otherwise itself."""
+    text = wanting(
+        "[common, demanding, both, open]", expires="1d", deliver=[{"file": "{environment}.env"}]
+    )
+    manifests = load(write({"a.yaml": text}, environments=FORBIDDING))
+    assert [(p.code, p.related.line, p.message.split()[3]) for p in manifests.problems] == [
+        ("policy_sink", 6, "demanding"),
+        ("policy_sink", 7, "both"),
+        ("policy_sink_forbidden", 3, "common"),
+        ("policy_sink_forbidden", 3, "demanding"),
+    ]
+    assert 'delivered to "file": use another sink' in manifests.problems[2].message
+
+
 @pytest.mark.parametrize(
     ("key", "defaults", "code"),
     [

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from provisioner import schemas
 from provisioner.address import Address, FileAddress, GithubAddress, VaultAddress
+from provisioner.cli.options import SINK_KINDS
 from provisioner.desired import DesiredKey, Guards, Policy, Rotation, Share, SinkKind
 from provisioner.policy import PolicyCode, breaches
 from provisioner.problem import Place
@@ -35,9 +36,14 @@ def test_no_rule_breaks_nothing() -> None:
 def test_each_rule_is_judged_by_itself_and_all_are_told() -> None:
     """One key can break every rule, in the order of the codes."""
     policy = Policy(
-        max_lifetime=YEAR, rotation=True, roles=("A",), names=("svc-*",), sinks=("vault",)
+        max_lifetime=YEAR,
+        rotation=True,
+        roles=("A",),
+        names=("svc-*",),
+        sinks=("vault",),
+        forbidden_sinks=("github",),
     )
-    worst = KEY._replace(name="x", expiry=parse_expiry("never"))
+    worst = KEY._replace(name="x", expiry=parse_expiry("never"), deliver=(GITHUB,))
     assert broken(policy, worst, "B") == list(get_args(PolicyCode))
     best = KEY._replace(rotation=ROTATION, deliver=(VaultAddress("secret", "a"),))
     assert broken(policy, best, "A") == []
@@ -103,13 +109,27 @@ def test_one_sink_of_a_wanted_kind_is_enough(deliver: tuple[Address, ...], kept:
     assert broken(Policy(sinks=("vault", "github")), key) == ([] if kept else ["policy_sink"])
 
 
+@pytest.mark.parametrize(
+    ("deliver", "kept"),
+    [((), True), ((FILE,), False), ((GITHUB,), True), ((FILE, GITHUB), False)],
+)
+def test_no_sink_of_a_forbidden_kind_is_let_pass(deliver: tuple[Address, ...], kept: bool) -> None:
+    """Whatever other sinks are beside it."""
+    policy = Policy(forbidden_sinks=("file", "command"))
+    assert broken(policy, KEY._replace(deliver=deliver)) == (
+        [] if kept else ["policy_sink_forbidden"]
+    )
+
+
 def test_the_kinds_of_sinks_are_those_of_the_schema() -> None:
     """`sinks` of a policy lists what `deliver` of a manifest can have, no more and no less."""
     branches = schemas.load("manifest")["$defs"]["sink"]["anyOf"]
     policy = schemas.load("environments")["$defs"]["policy"]["properties"]["sinks"]
     listed = policy["anyOf"][1]["items"]["enum"]
     assert [branch["$ref"].rpartition("/")[2] for branch in branches] == listed
-    assert list(get_args(SinkKind)) == listed
+    assert list(get_args(SinkKind)) == list(SINK_KINDS) == listed
+    parts = policy["anyOf"][2]["properties"]
+    assert [part["items"]["enum"] for part in parts.values()] == [listed, listed]
 
 
 # The guard

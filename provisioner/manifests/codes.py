@@ -67,6 +67,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "policy_role": "A key has a role that the policy of its environment does not list.",
         "policy_name": "A key has a name that the policy of its environment does not allow.",
         "policy_sink": "A key has none of the sinks that the policy of its environment wants.",
+        "policy_sink_forbidden": "A key has a sink that the policy of its environment forbids.",
         # environments
         "environment_name_invalid": "The name of an environment cannot be a file name.",
         "url_invalid": "A URL without scheme or host, with a query, or one nothing can be sent to.",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 from provisioner.desired import Policy
 from provisioner.globs import matches
 from provisioner.manifests import characters, variables
+from provisioner.manifests.document import Mapping
 from provisioner.manifests.shape import show
 from provisioner.policy import breaches
 from provisioner.problem import Place, Problem
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.desired import DesiredKey
-    from provisioner.manifests.document import Document, Mapping
+    from provisioner.manifests.document import Document
     from provisioner.policy import PolicyCode
 
 _SHOWN = 3
@@ -53,9 +54,10 @@ def rules_of(document: Document, node: Mapping) -> tuple[dict[str, Rule], list[P
     """The rules of a policy that the schema accepts, and what is wrong with their texts."""
     rules: dict[str, Rule] = {}
     problems: list[Problem] = []
-    for name, value in node.items():
+    for name, holder, key in _written(node):
+        value = holder[key]
         alone = isinstance(value, str)
-        marks = [node.value_mark(name)] if alone else value.marks
+        marks = [holder.value_mark(key)] if alone else value.marks
         texts = []
         for text, mark in zip([value] if alone else value, marks, strict=True):
             if message := characters.advice("the text", text):
@@ -64,11 +66,20 @@ def rules_of(document: Document, node: Mapping) -> tuple[dict[str, Rule], list[P
                 texts.append(_literal(text))
             except ValueError as error:
                 problems.append(Problem(document.place(mark), "variable_invalid", str(error)))
-        if texts:
-            open_to_all = alone and value == _OPEN.get(name)
-            place = document.place(node.key_mark(name))
+        if texts or not value:
+            open_to_all = not value or (alone and value == _OPEN.get(name))
+            place = document.place(holder.key_mark(key))
             rules[name] = Rule(place, None if open_to_all else tuple(texts))
     return rules, problems
+
+
+def _written(node: Mapping) -> Iterator[tuple[str, Mapping, str]]:
+    """Each rule by its name, with the mapping and the key that it stands under."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from ((_PARTS[part], value, part) for part in value)
+        else:
+            yield name, node, name
 
 
 def policy_of(rules: dict[str, Rule]) -> DeclaredPolicy | None:
@@ -84,6 +95,7 @@ def policy_of(rules: dict[str, Rule]) -> DeclaredPolicy | None:
             roles=values.get("roles") or (),
             names=values.get("names") or (),
             sinks=values.get("sinks") or (),
+            forbidden_sinks=values.get("forbidden_sinks") or (),
         ),
         rules,
     )
@@ -144,6 +156,10 @@ class Demands:
                 message = f"{whose} has no glob that fits {name}: name it like {wanted}"
             case "policy_sink":
                 message = f"{whose} wants {name} delivered to one of these: {wanted}"
+            case "policy_sink_forbidden":
+                kinds = {address.place[0]: None for address in key.deliver}
+                found = ", ".join(show(kind) for kind in kinds if kind in values)
+                message = f"{whose} forbids {name} to be delivered to {found}: use another sink"
             case _:
                 assert_never(code)
         return Problem(key.place, code, message, rule.place)
@@ -164,6 +180,8 @@ def _literal(text: str) -> str:
     return expanded
 
 
+_PARTS = {"require": "sinks", "forbid": "forbidden_sinks"}
+"""The rules that the mapping of `sinks` holds."""
 _OPEN = {"max_lifetime": "never", "rotation": "optional", "roles": "any", "sinks": "optional"}
 """What each rule says to let everything pass, over a rule of the whole file; names have `*`."""
 _RULES: dict[PolicyCode, str] = {
@@ -172,4 +190,5 @@ _RULES: dict[PolicyCode, str] = {
     "policy_role": "roles",
     "policy_name": "names",
     "policy_sink": "sinks",
+    "policy_sink_forbidden": "forbidden_sinks",
 }

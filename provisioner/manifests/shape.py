@@ -119,6 +119,11 @@ _ROTATION: dict[tuple[str, ...], _Rule] = {
 
 _BOOLEAN = _Rule("invalid_value", "write true or false, without quotes", "invalid_value")
 _GLOB = _Rule("invalid_value", "write a glob: svc-*")
+_KIND = _Rule(
+    "invalid_value",
+    "write file, command, vault, aws, github, gitlab or kubernetes",
+    "invalid_value",
+)
 _POLICY: dict[tuple[str, ...], _Rule] = {
     (): _Rule("", "write a mapping: {max_lifetime: 365d, rotation: required}"),
     ("max_lifetime",): _Rule(
@@ -129,12 +134,15 @@ _POLICY: dict[tuple[str, ...], _Rule] = {
     ("roles", "*"): _Rule("invalid_value", "write the label or the id of a role"),
     ("names",): _Rule("invalid_value", "write a glob or a list of globs: svc-*"),
     ("names", "*"): _GLOB,
-    ("sinks",): _Rule("invalid_value", "list kinds of sinks: [vault, github], or write optional"),
-    ("sinks", "*"): _Rule(
+    ("sinks",): _Rule(
         "invalid_value",
-        "write file, command, vault, aws, github, gitlab or kubernetes",
-        "invalid_value",
+        "list kinds of sinks: [vault, github], or write optional or {forbid: [command]}",
     ),
+    ("sinks", "*"): _KIND,
+    ("sinks", "require"): _Rule("invalid_value", "list kinds of sinks: [vault, github]"),
+    ("sinks", "require", "*"): _KIND,
+    ("sinks", "forbid"): _Rule("invalid_value", "list kinds of sinks: [command]"),
+    ("sinks", "forbid", "*"): _KIND,
 }
 """The rules of a `policy`, of the file and of an environment."""
 
@@ -355,6 +363,7 @@ _LEVELS = {
                            "workspace", "insecure", "limits", "protect", "guards"),
         "`guards`": ("max_revoke",),
         "`policy`": ("max_lifetime", "rotation", "roles", "names", "sinks"),
+        "`sinks`": ("require", "forbid"),
         "`auth`": ("token", "token_file", "session_token", "email", "password", "password_file"),
         "`limits`": ("requests_per_minute", "parallel", "batch", "timeout"),
     },
