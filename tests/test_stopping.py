@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -718,8 +719,13 @@ def early(
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("words", EARLY)
-@pytest.mark.parametrize("moment", FIRST_MOMENTS)
+MEETINGS = [
+    *(("apply", moment) for moment in FIRST_MOMENTS),
+    *zip((one for one in EARLY if one != "apply"), itertools.cycle(FIRST_MOMENTS), strict=False),
+]
+
+
+@pytest.mark.parametrize(("words", "moment"), MEETINGS)
 def test_a_signal_in_the_first_moments_still_gives_a_report(tmp_path, words, moment) -> None:
     """While modules or manifests are read: every environment is told as stopped, nothing is made.
 
@@ -784,7 +790,7 @@ def test_problems_that_a_stopped_run_meets_are_told_with_the_code_of_the_signal(
     assert last["exit_code"] == 143
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("EARLY", "4"))))
 def test_a_signal_at_any_moment_of_the_first_300_ms_gives_a_whole_report(tmp_path, seed) -> None:
     """At random, from the first line of the command on, before a server that answers nothing."""
     with Server(Dialect.CORE, lambda _: True) as server:

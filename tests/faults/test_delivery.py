@@ -88,7 +88,7 @@ def open_shop(
     project.environ["TOKEN"] = sandbox.session_token()
 
 
-APART = ((-50, 0), (50, 0), (0, -50), (0, 50), (-25, 25), (25, -25))
+APART = ((-50, 0), (50, 0), (0, -50), (0, 50))
 """Seconds by which the clocks of a run and of GitHub are ahead of Twenty's."""
 
 TRAVELLING = """
@@ -535,7 +535,8 @@ def test_two_keys_with_one_file_by_a_link_are_refused_before_the_first_mint(
     assert list((project.root / "real").iterdir()) == []
 
 
-RUNS = 10
+RUNS = int(os.environ.get("RUNS", "3"))
+"""Runs against a sink that cannot be written; the figure in docs/reliability.md is of 10."""
 
 FULL = 'mount -t tmpfs -o size=64k none "$1"; head -c 65536 /dev/zero >"$1/ballast" || true'
 READ_ONLY = 'mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"'
@@ -548,7 +549,7 @@ def keys_delivered_to(item: dict[str, Any]) -> list[tuple[str, list[dict[str, An
 def nothing_is_made(
     sandbox: Sandbox, journal: list[Exchange], run: Callable[..., Ran], code: str, remedy: str
 ) -> None:
-    """Ten runs end with 4 and the remedy, make no key and mint no token; doctor says the same."""
+    """Each run ends with 4 and the remedy, and makes nothing; doctor says the same."""
     for _ in range(RUNS):
         ran = run("apply", "--format", "json")
         assert ran.code == 4
