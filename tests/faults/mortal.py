@@ -96,7 +96,7 @@ class Mortal(Transport):
     """A transport whose process may be killed."""
 
     def _exchange(
-        self, method: str, path: str, body: Any, bearer: str | None, *, begins: bool
+        self, method: str, path: str, body: Any, bearer: str | None, **how: bool
     ) -> Answer:
         process = PROCESSES[self.name]
         started = time.monotonic()
@@ -105,7 +105,7 @@ class Mortal(Transport):
         if isinstance(body, dict) and "revokeApiKey" in body.get("query", ""):
             process.written.add(body["variables"]["input"]["id"])
         answer = process.passes(
-            lambda: super(Mortal, self)._exchange(method, path, body, bearer, begins=begins)
+            lambda: super(Mortal, self)._exchange(method, path, body, bearer, **how)
         )
         document = body.get("query", "") if isinstance(body, dict) else ""
         listed = path.startswith("/rest/apiKeys?") or "{apiKeys{" in document
