@@ -88,7 +88,7 @@ def open_shop(
     project.environ["TOKEN"] = sandbox.session_token()
 
 
-APART = ((-50, 0), (50, 0), (0, -50), (0, 50))
+APART = ((-50, 0), (50, 0), (0, -50), (0, 50), (-25, 25), (25, -25))
 """Seconds by which the clocks of a run and of GitHub are ahead of Twenty's."""
 
 TRAVELLING = """
