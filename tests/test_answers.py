@@ -156,6 +156,37 @@ def test_a_page_of_html_is_never_shown() -> None:
         assert "<" not in happened
 
 
+_V8 = r"\n    at Guard.canActivate (/app/canary/guard.js:12:34)\n    at async /app/canary/x.js:1:2"
+_JAVA = r"""\n\tat com.example.canary.Proxy.call(Proxy.java:81)"""
+_PYTHON = r"""Traceback (most recent call last):\n  File \"/srv/canary.py\", line 3"""
+_PAGE = "<!DOCTYPE html>\\n<html><body><h1>canary</h1></body></html>"
+_STACK = f'{{"message": "Cannot read keys", "statusCode": 500, "stack": "TypeError: x{_V8}"}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (f'{{"messages": ["Cannot read keys{_V8}"]}}', "Cannot read keys"),
+        (f'{{"messages": ["Cannot read keys{_JAVA}"]}}', "Cannot read keys"),
+        (f'{{"messages": ["{_PYTHON}"]}}', "a stack trace"),
+        (f'{{"errors": [{{"message": "Upstream said {_PAGE}"}}]}}', "Upstream said"),
+        (f'{{"errors": [{{"message": "{_PAGE}"}}, {{"message": "b"}}]}}', "a page of HTML; b"),
+        (_STACK, "Cannot read keys"),
+        (f'{{"stack": "TypeError: x{_V8}"}}', "TypeError: x"),
+        (f'"{_PAGE}"', "a page of HTML"),
+        (f"TypeError: x{_V8}".replace(r"\n", "\n"), "TypeError: x"),
+        ("Not found <pre>canary</pre>", "Not found"),
+        ('{"messages": ["It ends at 12:30 (at 127.0.0.1:80)"]}', "at 12:30 (at 127.0.0.1:80)"),
+        ('{"messages": ["a <b and c> d"]}', "a <b and c> d"),
+    ],
+)
+def test_markup_and_stack_traces_never_reach_a_message(body: str, words: str) -> None:
+    """Wherever in an answer they stand; the words before them do."""
+    _, happened, _ = explain("shop", found := answer(500, body), found.quote)
+    assert words in happened
+    assert "canary" not in happened
+
+
 def test_a_request_that_is_too_large_says_what_to_raise() -> None:
     """Whoever says 413, and however."""
     code, happened, remedy = explain("shop", found := answer(413, "<html>"), found.quote)

@@ -44,7 +44,15 @@ _NGINX_BUSY = re.compile(
 What Twenty answers with 503 is passed on as it is, and a server that is gone is a 502 or 504.
 """
 
-_MARKUP = re.compile(r"\s*<(!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
+_NOT_FOR_PEOPLE = re.compile(
+    r"<(?:!doctype|!--|\?xml|/?(?:html|head|title|body|center|div|h[1-6]|p|pre|span|br|hr|script))\b"
+    r"|Traceback \(most recent call last\)"
+    r"|(?:(?<=\s)|(?<=\\n))at (?:async |new )*(?:"
+    r"[^\s()]*(?: \[as \w+\])? ?\([^\s()]*:[0-9]+(?::[0-9]+)?\)"
+    r"|(?:file:|node:|/)\S*:[0-9]+:[0-9]+)",
+    re.IGNORECASE,
+)
+"""Where a page of HTML or a stack trace begins: of JavaScript, Java or Python."""
 _STATUS_OK = 200
 _STATUS_UNAUTHORIZED = 401
 _STATUS_TOO_LARGE = 413
@@ -183,8 +191,8 @@ class Answer:
     @property
     def quote(self) -> str:
         """The server's own words, short and without secrets, for a message to people."""
-        text = "a page of HTML" if _MARKUP.match(self.excerpt) else self.excerpt
-        words = shown("; ".join(self.errors)) or text or "no body"
+        texts = self.errors or ((self.excerpt,) if self.excerpt else ())
+        words = shown("; ".join(_readable(text) for text in texts)) or "no body"
         return words if len(words) <= _QUOTED else words[:_QUOTED] + "…"
 
 
@@ -206,6 +214,15 @@ def decode(raw: bytes, *, long: bool = False) -> tuple[Json | Unreadable, str]:
     except ValueError:
         return UNREADABLE, excerpt
     return body, excerpt
+
+
+def _readable(text: str) -> str:
+    """Return what stands before a page of HTML or a stack trace, or which of the two it is."""
+    found = _NOT_FOR_PEOPLE.search(text)
+    if found is None:
+        return text
+    kind = "a page of HTML" if found[0].startswith("<") else "a stack trace"
+    return text[: found.start()].rstrip() or kind
 
 
 def _said(text: Json) -> str:
