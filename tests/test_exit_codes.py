@@ -12,10 +12,12 @@ import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from processes import Provision
 
 from provisioner.cli.group import COMMANDS, CommandGroup
 from provisioner.sandbox import Dialect, Sandbox
@@ -228,8 +230,11 @@ def proven(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
             for state in re.findall(r"{(\w+)}", row.words):
                 if state not in paths:
                     paths[state] = world.manifests(state, hanging)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "provisioner", *row.words.format(**paths).split()],
+            words = row.words.format(**paths).split()
+            # What is broken on purpose is so from Python's own start on.
+            anew = [sys.executable, "-m", "provisioner", *words]
+            start = partial(subprocess.Popen, anew) if row.broken else partial(Provision, *words)
+            process = start(
                 env={
                     **{one: os.environ[one] for one in os.environ if one.startswith("COVERAGE_")},
                     "PATH": os.environ["PATH"],

@@ -7,8 +7,6 @@ import os
 import socket
 import socketserver
 import sqlite3
-import subprocess
-import sys
 import threading
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -16,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import processes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +47,7 @@ from provisioner.sandbox import Dialect, Sandbox
 from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
@@ -591,16 +591,8 @@ def test_two_names_of_one_server_end_no_key(tmp_path, dialect, id_, name) -> Non
         before = sandbox.keys()
 
         def provision(*words: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [sys.executable, "-m", "provisioner", *words],
-                env=os.environ | {"TOKEN": sandbox.session_token()},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                cwd=tmp_path,
-                check=False,
-            )
+            token = {"TOKEN": sandbox.session_token()}
+            return processes.provision(*words, env=os.environ | token, cwd=tmp_path)
 
         done = provision("apply", "--prune", "--max-revoke", "9")
         assert (done.returncode, "workspace_shared: one and two" in done.stderr) == (5, True)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import processes
 import pytest
 import time_machine
 from hypothesis import given, settings
@@ -97,15 +98,8 @@ def within(days: float) -> str:
 def provision(root: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """A process of the command, somewhere else than its manifests."""
     command, *rest = map(str, arguments)
-    return subprocess.run(
-        [sys.executable, "-m", "provisioner", command, "-m", str(root / "manifests"), *rest],
-        cwd="/",
-        env={**os.environ, **variables},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    return processes.provision(
+        *(command, "-m", root / "manifests", *rest), cwd="/", env={**os.environ, **variables}
     )
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from jsonschema import Draft202012Validator
+from processes import Provision
 from programs import until_begun, until_over
 
 from provisioner import schemas
@@ -147,8 +148,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         (folder / "environments.yaml").write_text(json.dumps(environments))
         (folder / "keys.yaml").write_text(json.dumps(keys))
         command, *options = arguments
-        process = subprocess.Popen(
-            [sys.executable, "-m", "provisioner", command, "-m", str(folder), *options],
+        process = Provision(
+            *(command, "-m", folder, *options),
             env=os.environ | {"TOKEN": server.sandbox.session_token()},
             stdin=stdin,
             stdout=subprocess.PIPE,

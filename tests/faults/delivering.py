@@ -19,6 +19,7 @@ from github_server import Kept as GithubSecret
 from gitlab_server import GitlabServer
 from kubernetes_server import Kept as KubernetesSecret
 from kubernetes_server import KubernetesServer
+from processes import Provision
 from vault_server import ALL, DEFAULT_POLICY, VaultStandIn
 
 from provisioner.sandbox import Dialect, Exchange, Sandbox
@@ -375,15 +376,18 @@ class Project:
         self, *arguments: str, script: str | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         """A process of the command; with a script, of one that is to end in `main()`."""
-        return subprocess.Popen(
-            self.command(*arguments, script=script),
-            env={**os.environ, **self.environ},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        options = {
+            "env": {**os.environ, **self.environ},
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
             **options,
-        )
+        }
+        if script is None:
+            command, *rest = arguments
+            return Provision(command, "-m", str(self.manifests), *rest, **options)
+        return subprocess.Popen(self.command(*arguments, script=script), **options)
 
     def command(self, *arguments: str, script: str | None = None) -> list[str]:
         """What starts such a process."""

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+from processes import Provision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -155,17 +156,6 @@ class Ran:
 
 
 # Its own small process, so that the peak is the command's: a child starts with its parent's.
-_MEASURED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
-_, status, usage = os.wait4(pid, 0)
-with open(sys.argv[1], "w") as file:
-    file.write(str(usage.ru_maxrss / 1024))
-sys.exit(os.waitstatus_to_exitcode(status) & 255)
-"""
-
-
 @dataclass
 class Place:
     """A directory of manifests for one environment `shop`, and runs in it.
@@ -226,12 +216,10 @@ class Place:
             return self._run(*arguments)
 
     def _run(self, *arguments: str) -> Ran:
-        peak = self.folder / "peak"
-        command = [sys.executable, "-m", "provisioner", *arguments]
-        measured = [sys.executable, "-I", "-S", "-c", _MEASURED, str(peak), *command]
         started = time.monotonic()
-        with subprocess.Popen(
-            measured,
+        with Provision(
+            *arguments,
+            address_space=4 << 30,
             cwd=self.folder,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
@@ -245,5 +233,4 @@ class Place:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
         seconds = time.monotonic() - started
-        megabytes = float(peak.read_text())
-        return Ran(process.returncode, out.decode(), err.decode(), seconds, megabytes)
+        return Ran(process.returncode, out.decode(), err.decode(), seconds, process.megabytes)

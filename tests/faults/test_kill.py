@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from processes import Provision
 
 from provisioner.cli import main
 from provisioner.sandbox import Answer, Dialect, Exchange, Request, Sandbox
@@ -141,9 +141,8 @@ def test_a_run_killed_at_any_request_is_finished_by_the_next_one(
         with Sandbox(None, dialect, around=gallows, journal=journal) as sandbox:
             write_manifests(folder, sandbox.url, dialect)
             monkeypatch.setenv("TOKEN", sandbox.session_token())
-            command = [sys.executable, "-m", "provisioner", "apply", "-m", str(folder)]
-            gallows.process = subprocess.Popen(
-                command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            gallows.process = Provision(
+                "apply", "-m", folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             assert gallows.process.wait(30) == -9, number
             gallows.take_down()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from processes import Provision
 
 from provisioner.sandbox import Answer, Dialect, Request, Sandbox
 
@@ -66,8 +66,8 @@ def write_manifests(folder: Path, url: str, *, role: bool) -> None:
 
 
 def start(folder: Path, token: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "provisioner", "apply", "-m", str(folder), "--format", "json"],
+    return Provision(
+        *("apply", "-m", folder, "--format", "json"),
         env={**os.environ, "TOKEN": token},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
