@@ -704,6 +704,27 @@ def test_a_changed_deliver_or_check_is_validated(runner, github, tmp_path, befor
     assert not (tmp_path / "owned").exists()
 
 
+def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(runner, github, tmp_path):
+    """The manifests are equal, so `auto` plans: no monitor of it is run."""
+    work = runner.place / "work"
+    bare = work / "secrets"
+    for words in (["--quiet", str(work)], ["--quiet", "--bare", str(bare)]):
+        subprocess.run(["git", "init", *words], check=True)
+    (work / ".gitignore").write_text("*.env\n")
+    monitor = bare / "monitor"
+    monitor.write_text(f"#!/bin/sh\nenv >> '{tmp_path / 'owned'}'\n")
+    monitor.chmod(0o755)
+    (bare / "config").write_text(
+        "[core]\n\tbare = false\n\tworktree = .\n\tfsmonitor = ./monitor\n\thooksPath = .\n"
+    )
+    text = DELIVERED.replace("SINK", "{file: secrets/b.env}")
+    github.base["manifests/keys.yaml"] = text
+    (work / "manifests" / "keys.yaml").write_text(text)
+    ran = runner.run({}, pull_request())
+    assert (ran.outputs["command"], ran.code) == ("plan", 0), ran.printed
+    assert not (tmp_path / "owned").exists()
+
+
 def test_an_equal_check_is_planned_and_not_run(runner, github, tmp_path):
     """The pull request may have changed the program itself: what it holds is unknown."""
     work = runner.place / "work"

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CREDENTIAL = "credential-of-this-very-run"
-LOOKS = (("plan",), ("doctor",), ("report",), ("apply",))
+RESTRICTED = (("plan",), ("doctor",), ("report",), ("apply", "--no-programs"))
+"""What a workflow lets a pull request run, beside `auto` of the action (test_action.py)."""
 
 ENVIRONMENTS = "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin}\n"
 KEYS = """\
@@ -113,7 +114,7 @@ def bare_repository(checkout: Checkout, folder: str) -> None:
     (place / "everything").write_text("*\n")
 
 
-@pytest.mark.parametrize("command", LOOKS, ids=" ".join)
+@pytest.mark.parametrize("command", [*RESTRICTED, ("apply",)], ids=" ".join)
 def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(checkout, command):
     """Its `core.fsmonitor` would run with all variables of the run."""
     bare_repository(checkout, "secrets")
@@ -121,7 +122,7 @@ def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(checkout, comman
     done = checkout.run(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not checkout.marker.exists(), checkout.marker.read_text()
-    assert (checkout.folder / "secrets" / "a.env").exists() == (command == ("apply",))
+    assert (checkout.folder / "secrets" / "a.env").exists() == (command[0] == "apply")
 
 
 def test_a_bare_repository_cannot_ignore_a_file_for_the_checkout(checkout):
@@ -135,18 +136,47 @@ def test_a_bare_repository_cannot_ignore_a_file_for_the_checkout(checkout):
     assert not checkout.marker.exists()
 
 
+def test_a_repository_inside_of_the_checkout_runs_nothing(checkout):
+    """Git is asked in it as well, and its own `core.fsmonitor` stays off."""
+    inner = checkout.folder / "secrets"
+    subprocess.run(["git", "init", "--quiet", str(inner)], check=True)
+    monitor = checkout.program("monitor")
+    with (inner / ".git" / "config").open("a") as config:
+        config.write(f"[core]\n\tfsmonitor = {monitor}\n")
+    for folder, ignored in ((inner, "*.env\n"), (checkout.folder, "secrets\n")):
+        (folder / ".gitignore").write_text(ignored)
+    checkout.write("{file: secrets/a.env}")
+    done = checkout.run("apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not checkout.marker.exists(), checkout.marker.read_text()
+
+
+def test_a_bare_repository_with_an_empty_git_folder_is_no_repository(checkout):
+    """It looks like a work tree, and what it says that git ignores counts for nothing."""
+    bare_repository(checkout, "secrets")
+    (checkout.folder / "secrets" / ".git").mkdir()
+    (checkout.folder / ".gitignore").write_text("secrets\n")
+    checkout.write("{file: secrets/a.txt}")
+    done = checkout.run("apply")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "git does not say" in done.stdout + done.stderr
+    assert not checkout.marker.exists(), checkout.marker.read_text()
+
+
 def test_git_gets_no_variable_of_the_run(checkout, tmp_path):
     """Whatever it runs, the credentials of the run are not among its variables."""
     fake = tmp_path / "bin" / "git"
     fake.parent.mkdir()
-    fake.write_text(f"#!/bin/sh\nenv > '{checkout.marker}'\nexit 0\n")
+    words = tmp_path / "words"
+    fake.write_text(f"#!/bin/sh\nenv > '{checkout.marker}'\necho \"$@\" > '{words}'\nexit 0\n")
     fake.chmod(0o755)
     checkout.write("{file: secrets/a.env}")
     done = checkout.run("plan", PATH=f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
     assert done.returncode == 0, done.stderr
     names = {line.partition("=")[0] for line in checkout.marker.read_text().splitlines()}
     ours = {"GIT_CEILING_DIRECTORIES", "GIT_ALLOW_PROTOCOL"}
-    assert names - ours - {"PWD", "OLDPWD", "SHLVL", "_"} <= {"PATH", "HOME"}
+    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "HOME", *ours}
+    assert f"-c core.hooksPath={os.devnull}" in words.read_text()
 
 
 def test_a_git_of_the_checkout_is_not_run(checkout):
@@ -185,7 +215,6 @@ def listener() -> Iterator[Listener]:
     thread.join(10)
 
 
-RESTRICTED = (("plan",), ("doctor",), ("report",), ("apply", "--no-programs"))
 ELSEWHERE = """\
 version: 1
 environments:
