@@ -599,6 +599,69 @@ def test_sound_manifests_give_an_empty_run(here, run, form) -> None:
             assert out == "## 2 files, no problems.\n"
 
 
+ALIKE = TWICE.replace("name: a\n  - name: a\n", "name: svc-a\n  - name: SVC-a\n")
+
+
+@pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown"])
+def test_a_warning_is_no_error_in_any_form(here, run, form) -> None:
+    """It stands on its line with the level of a warning, and `validate` succeeds."""
+    (here / "manifests" / "keys.yaml").write_text(ALIKE)
+    code, out, _ = run("validate", "--format", form)
+    assert code == 0
+    assert "name_alike" in out
+    match form:
+        case "github":
+            [(command, properties, _)] = commands_of(out)
+            assert (command, properties["line"], properties["title"]) == (
+                *("warning", "6", "name_alike"),
+            )
+        case "gitlab":
+            CODE_QUALITY.validate(json.loads(out))
+            assert [one["severity"] for one in json.loads(out)] == ["minor"]
+        case "junit":
+            suite = suite_of(out)
+            assert (suite.tests, suite.failures) == (2, 0)
+            assert (
+                "warning: manifests/keys.yaml:6:11: name_alike" in out.partition("<system-out>")[2]
+            )
+        case "sarif":
+            document = json.loads(out)
+            SARIF.validate(document)
+            assert [one["level"] for one in document["runs"][0]["results"]] == ["warning"]
+            rules = document["runs"][0]["tool"]["driver"]["rules"]
+            levels = {one["id"]: one["defaultConfiguration"]["level"] for one in rules}
+            assert {one for one, level in levels.items() if level == "warning"} == {"name_alike"}
+        case "markdown":
+            assert out.startswith("## 2 files, no problems.\n")
+            assert tables_of(out)[0][0][2] == "warning"
+
+
+def test_problems_and_warnings_stand_side_by_side(here, run) -> None:
+    """Each has its own level and fingerprint; only the problem fails its file."""
+    (here / "manifests" / "keys.yaml").write_text(ALIKE)
+    (here / "other").mkdir()
+    environments = (here / "manifests" / "environments.yaml").read_text()
+    (here / "other" / "environments.yaml").write_text(environments)
+    (here / "other" / "keys.yaml").write_text(TWICE)
+    code, _, _ = run("validate", "manifests", "other", *[f"--report={f}=out.{f}" for f in FORMS])
+    assert code == 3
+    found = json.loads((here / "out.gitlab").read_text())
+    assert [(one["check_name"], one["severity"]) for one in found] == [
+        *(("name_duplicate", "blocker"), ("name_alike", "minor")),
+    ]
+    assert len({one["fingerprint"] for one in found}) == 2
+    assert suite_of((here / "out.junit").read_text()).failures == 1
+    assert len(tables_of((here / "out.markdown").read_text())) == 2
+
+
+def test_the_runner_of_github_is_told_of_warnings(here, run, monkeypatch) -> None:
+    """As annotations on stderr; the summary of the step stays for problems."""
+    (here / "manifests" / "keys.yaml").write_text(ALIKE)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    code, _, err = run("validate")
+    assert (code, err.count("::warning file=manifests/keys.yaml,line=6")) == (0, 1)
+
+
 def test_one_run_writes_several_reports(here, run) -> None:
     """A plan as Markdown on stdout, and as JSON, SARIF and JUnit in files, from one look."""
     reports = [f"--report={form}=out.{form}" for form in FORMS]

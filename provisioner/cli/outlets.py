@@ -93,10 +93,14 @@ class Outlets:
         self._start(tuple(one.name for one in environments))
 
     def examined(
-        self, files: tuple[str, ...], problems: tuple[Problem, ...], summary: str = ""
+        self,
+        files: tuple[str, ...],
+        problems: tuple[Problem, ...],
+        summary: str = "",
+        warnings: tuple[Problem, ...] = (),
     ) -> Told:
         """What there is to tell of manifests alone."""
-        self._examined = _examined(files, problems)
+        self._examined = _examined(files, problems, warnings)
         return Told(self._examined, summary)
 
     def planned(self, plan: Plan) -> None:
@@ -148,7 +152,7 @@ class Outlets:
         if self._runner is not None:
             if told.outcome is not None or told.examined.problems:
                 self._runner.summarize(in_form(told, "markdown"))
-            if told.examined.problems and self._console.output.format != "github":
+            if told.examined.all and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
                 self._console.commands(problems_github(told.examined))
         failed = None
@@ -257,13 +261,15 @@ def _check_apart(files: list[str]) -> None:
         seen.add(place)
 
 
-def _examined(files: Iterable[str], problems: Iterable[Problem]) -> Examined:
+def _examined(
+    files: Iterable[str], problems: Iterable[Problem], warnings: Iterable[Problem] = ()
+) -> Examined:
     variables = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
     try:
         here = os.path.realpath(os.curdir)
         root = os.path.realpath(next(filter(None, map(os.environ.get, variables)), here))
     except FileNotFoundError:  # no place that a path could count from
-        return Examined(tuple(files), tuple(problems), datetime.now(UTC))
+        return Examined(tuple(files), tuple(problems), datetime.now(UTC), tuple(warnings))
 
     def placed(file: str) -> str:
         """The path from the root of the repository; as it is where the file is not below it."""
@@ -274,11 +280,12 @@ def _examined(files: Iterable[str], problems: Iterable[Problem]) -> Examined:
     def moved(place: Place) -> Place:
         return place._replace(file=placed(place.file))
 
-    return Examined(
-        tuple(map(placed, files)),
-        tuple(
+    def all_moved(found: Iterable[Problem]) -> tuple[Problem, ...]:
+        return tuple(
             replace(one, place=moved(one.place), related=one.related and moved(one.related))
-            for one in problems
-        ),
-        datetime.now(UTC),
+            for one in found
+        )
+
+    return Examined(
+        tuple(map(placed, files)), all_moved(problems), datetime.now(UTC), all_moved(warnings)
     )

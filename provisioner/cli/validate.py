@@ -38,7 +38,7 @@ def validate(paths: tuple[Path, ...], manifests: Path, output: Output, telling: 
         checked = check(paths or (manifests,), datetime.now(UTC))
         for warning in checked.warnings:
             logging.getLogger("provisioner").warning("%s", warning)
-        told = out.examined(checked.files, checked.problems, checked.summary)
+        told = out.examined(checked.files, checked.problems, checked.summary, checked.warnings)
         if output.format != "text" or checked.problems or not output.quiet:
             with out.shown():
                 console.tell(told, cast("Form", output.format))

@@ -4,13 +4,14 @@
 environment of its declaration with the variables of the run.
 """
 
-from provisioner.manifests.codes import CODES
+from provisioner.manifests.codes import CODES, WARNINGS
 from provisioner.manifests.environments import DeclaredEnvironment, resolve, url_of
 from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load, look_alikes
 
 __all__ = [
     "CODES",
     "ENVIRONMENTS",
+    "WARNINGS",
     "DeclaredEnvironment",
     "Manifests",
     "environment_names",

@@ -83,3 +83,6 @@ CODES: Mapping[str, str] = MappingProxyType(
         "variable_missing": "A variable is not set, or is empty.",
     }
 )
+
+WARNINGS = frozenset({"name_alike"})
+"""The codes that only warn: nothing fails for them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
@@ -151,23 +152,19 @@ def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
 
 
 def problems_markdown(examined: Examined) -> str:
-    """What is wrong with the manifests, or that nothing is."""
+    """What is wrong with the manifests, or that nothing is, and the warnings."""
     problems = examined.problems
-    if not problems:
-        return f"## {count(len(examined.files), 'file')}, no problems.\n"
-    table = _Table(
-        "",
-        ("place", "code", "problem"),
-        len(problems),
-        lambda: map(_problem_row, problems),
-        "problem",
+    opening = (
+        f"## {count(len(problems), 'problem')}; nothing was sent."
+        if problems
+        else f"## {count(len(examined.files), 'file')}, no problems."
     )
-    return (
-        "\n".join(
-            [f"## {count(len(problems), 'problem')}; nothing was sent.", *_shown(table, LONGEST)[0]]
-        )
-        + "\n"
-    )
+    lines = [opening]
+    for found, what in ((problems, "problem"), (examined.warnings, "warning")):
+        rows = partial(map, _problem_row, found)
+        table = _Table("", ("place", "code", what), len(found), rows, what)
+        lines += _shown(table, LONGEST - _bytes(lines))[0]
+    return "\n".join(lines) + "\n"
 
 
 def _refused(refusal: Failure | None) -> list[str]:

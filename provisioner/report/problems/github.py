@@ -1,4 +1,4 @@
-"""Problems as the commands by which a job tells GitHub's runner of errors on lines of files."""
+"""Problems as the commands by which a job marks lines of files for GitHub's runner."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ if TYPE_CHECKING:
 
 
 def problems_github(examined: Examined) -> str:
-    """One line for each problem, nothing where there is none.
+    """One line for each problem and each warning, nothing where there is none.
 
-    GitHub shows ten of them for a step, and all in its log.
+    GitHub shows ten of each for a step, and all in its log.
     """
     return "".join(
-        f"::error file={_property(problem.place.file)},line={problem.place.line},"
-        f"col={problem.place.column},title={_property(problem.code)}::{_data(problem.message)}\n"
-        for problem in examined.problems
+        f"::{'warning' if warns else 'error'} file={_property(problem.place.file)},"
+        f"line={problem.place.line},col={problem.place.column},"
+        f"title={_property(problem.code)}::{_data(problem.message)}\n"
+        for problem, warns in examined.all
     )
 
 

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def problems_gitlab(examined: Examined) -> list[Document]:
-    """One entry for each problem; every problem keeps a run from beginning, so all block."""
+    """One entry for each problem, which blocks because no run begins with it, and each warning."""
     return [
         {
             "description": visible(problem.message),
             "check_name": problem.code,
             "fingerprint": fingerprint,
-            "severity": "blocker",
+            "severity": "minor" if warns else "blocker",
             "location": {
                 "path": problem.place.file,
                 "lines": {"begin": problem.place.line},
@@ -27,5 +27,5 @@ def problems_gitlab(examined: Examined) -> list[Document]:
                 },
             },
         }
-        for problem, fingerprint in zip(examined.problems, examined.fingerprints, strict=True)
+        for (problem, warns), fingerprint in zip(examined.all, examined.fingerprints, strict=True)
     ]

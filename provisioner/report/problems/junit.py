@@ -24,7 +24,10 @@ _SUITE = "provision validate"
 
 
 def problems_junit(examined: Examined) -> str:
-    """The report; the problems of a file are the lines of its failure, as compilers write them."""
+    """The report; the problems of a file are the lines of its failure, as compilers write them.
+
+    JUnit knows no warnings: they are the output of the suite.
+    """
     by_file: dict[str, list[Problem]] = defaultdict(list)
     for problem in examined.problems:
         by_file[problem.place.file].append(problem)
@@ -39,11 +42,16 @@ def problems_junit(examined: Examined) -> str:
         opening,
         "  <properties/>",
         *(line for file in files for line in _case(file, by_file.get(file, ()))),
-        "  <system-out/>",
+        _output(examined.warnings),
         "  <system-err/>",
         "</testsuite>",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _output(warnings: Sequence[Problem]) -> str:
+    told = "\n".join(_inert(f"warning: {warning}") for warning in warnings)
+    return f"  <system-out>{told}</system-out>" if told else "  <system-out/>"
 
 
 def _case(file: str, problems: Sequence[Problem]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from provisioner import __version__
-from provisioner.manifests import CODES
+from provisioner.manifests import CODES, WARNINGS
 from provisioner.report.text import visible
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ _ROOT = "%SRCROOT%"
 
 
 def problems_sarif(examined: Examined) -> Document:
-    """One run of all rules, which are the codes, and a result for each problem."""
-    rules = tuple(dict.fromkeys((*CODES, *(problem.code for problem in examined.problems))))
+    """One run of all rules, which are the codes, and a result for each problem and warning."""
+    rules = tuple(dict.fromkeys((*CODES, *(problem.code for problem, _ in examined.all))))
     index = {code: number for number, code in enumerate(rules)}
     return {
         "$schema": _SCHEMA,
@@ -41,9 +41,9 @@ def problems_sarif(examined: Examined) -> Document:
                 # Python counts them, and so do places.
                 "columnKind": "unicodeCodePoints",
                 "results": [
-                    _result(problem, index[problem.code], fingerprint)
-                    for problem, fingerprint in zip(
-                        examined.problems, examined.fingerprints, strict=True
+                    _result(problem, index[problem.code], fingerprint, warns=warns)
+                    for (problem, warns), fingerprint in zip(
+                        examined.all, examined.fingerprints, strict=True
                     )
                 ],
             }
@@ -56,15 +56,15 @@ def _rule(code: str) -> Document:
         "id": code,
         "shortDescription": {"text": CODES.get(code, code)},
         "help": {"text": f"docs/errors.md has a paragraph for {code}."},
-        "defaultConfiguration": {"level": "error"},
+        "defaultConfiguration": {"level": "warning" if code in WARNINGS else "error"},
     }
 
 
-def _result(problem: Problem, rule: int, fingerprint: str) -> Document:
+def _result(problem: Problem, rule: int, fingerprint: str, *, warns: bool) -> Document:
     result: Document = {
         "ruleId": problem.code,
         "ruleIndex": rule,
-        "level": "error",
+        "level": "warning" if warns else "error",
         "message": {"text": _message(problem.message)},
         "locations": [_location(problem.place)],
         "partialFingerprints": {"problem/v1": fingerprint},
