@@ -530,6 +530,23 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "plan.json"
 
 
+def test_the_format_of_a_file_sink_is_part_of_the_digest(run, small) -> None:
+    """The format that counts, whether `format` or the path says it."""
+
+    def of(sink: str) -> str:
+        (small / "keys.yaml").write_text(
+            TWO.replace("{name: a}", f"{{name: a, deliver: [{{file: {sink}, variable: A}}]}}")
+        )
+        code, out, _ = run("plan", "-m", small, "--format", "json")
+        assert code == 0
+        return json.loads(out)["digest"]
+
+    assert of("a.json") == of("a.json, format: json")
+    assert of("a.json") != of("a.json, format: dotenv")
+    assert of("a.txt") == of("a.txt, format: dotenv")
+    assert of("a.txt") != of("a.txt, format: json")
+
+
 def test_durations_count_from_the_plan_that_is_applied(run, small, file, tmp_path) -> None:
     """A key that is made two days later ends when the reviewed plan said."""
     with time_machine.travel(datetime(2026, 11, 23, 4, tzinfo=UTC), tick=True) as traveller:
