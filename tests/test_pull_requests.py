@@ -276,6 +276,64 @@ def test_the_environments_of_the_protected_branch_count(checkout, listener, tmp_
 
 
 @pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)
+@pytest.mark.parametrize(
+    ("named", "code"),
+    [
+        ("auth: {token_file: lent}", "secret_file_unreadable"),
+        ("auth: {email: '${WHO}', password_file: lent}", "secret_file_unreadable"),
+        ("auth: {token: '${TWENTY_TOKEN}'}, ca_file: lent", "ca_file_unreadable"),
+    ],
+    ids=["token_file", "password_file", "ca_file"],
+)
+def test_files_of_the_protected_environments_are_not_those_of_the_checkout(
+    checkout, listener, tmp_path, command, named, code
+):
+    """A pull request that brings a file of that name lends no credential and no authority."""
+    for folder in (checkout.folder, checkout.folder / "manifests"):
+        folder.mkdir(exist_ok=True)
+        (folder / "lent").write_text("of-the-pull-request")
+    checkout.write("{file: a.env}")
+    protected = tmp_path / "protected" / "environments.yaml"
+    protected.parent.mkdir()
+    url = f"http://127.0.0.1:{listener.port}"
+    protected.write_text(f"version: 1\nenvironments: {{dev: {{url: '{url}', {named}}}}}\n")
+    variables = {"PROVISION_ENVIRONMENTS": "../protected/environments.yaml", "WHO": "a@b.example"}
+    done = checkout.run(*command, **variables)
+    assert (done.returncode, code in done.stderr) == (3, True), done.stderr
+    assert listener.heard == []
+
+
+def test_files_beside_the_protected_environments_are_read(checkout, listener, tmp_path):
+    """Relative paths stand in the folder of that file, wherever the run stands."""
+    checkout.write("{file: a.env}")
+    (checkout.folder / "token").write_text("of-the-pull-request")
+    protected = tmp_path / "protected" / "environments.yaml"
+    protected.parent.mkdir()
+    protected.write_text(ELSEWHERE.format(port=listener.port, auth="token_file: token"))
+    (protected.parent / "token").write_text(CREDENTIAL)
+    done = checkout.run("doctor", "--environments", "../protected/environments.yaml")
+    assert done.returncode == 4, done.stderr
+    assert any(CREDENTIAL.encode() in request for request in listener.heard)
+    assert not any(b"of-the-pull-request" in request for request in listener.heard)
+
+
+def test_validate_reads_the_protected_environments(checkout, tmp_path):
+    """What it accepts is what `plan` takes: the environments of the pull request do not count."""
+    checkout.write("{file: a.env}", "version: 2\n")
+    protected = tmp_path / "protected.yaml"
+    protected.write_text(ENVIRONMENTS)
+    assert checkout.run("validate").returncode == 3
+    done = checkout.run("validate", "--environments", str(protected))
+    assert (done.returncode, "1 key in 1 environment" in done.stdout) == (0, True), done.stdout
+    one = checkout.run("validate", "manifests/keys.yaml", PROVISION_ENVIRONMENTS=str(protected))
+    assert (one.returncode, "1 key in 1 environment" in one.stdout) == (0, True), one.stdout
+    protected.write_text(ENVIRONMENTS.replace("dev:", "staging:"))
+    lost = checkout.run("validate", "--environments", str(protected))
+    assert (lost.returncode, "environment_unknown" in lost.stdout) == (3, True), lost.stdout
+    assert checkout.run("validate", PROVISION_ENVIRONMENTS="").returncode == 64
+
+
+@pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)
 def test_a_new_check_is_not_run(checkout, command):
     """Nor its `command`: what it holds is unknown, and nothing is delivered to it."""
     checkout.write("{command: [./take], check: [./check]}")

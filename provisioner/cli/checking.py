@@ -34,12 +34,13 @@ class Checked:
     warnings: tuple[Problem, ...] = ()
 
 
-def check(paths: Iterable[Path], now: datetime) -> Checked:
+def check(paths: Iterable[Path], now: datetime, environments: Path | None = None) -> Checked:
     """Checks directories and files; a file is read together with its whole directory.
 
     Args:
         paths: directories of manifests, or files in them.
         now: what an expiry may not lie before.
+        environments: read in place of the environments.yaml of each directory.
     """
     chosen: dict[Path, set[str] | None] = {}
     for path in paths:
@@ -51,17 +52,17 @@ def check(paths: Iterable[Path], now: datetime) -> Checked:
     problems: list[Problem] = []
     warnings: list[Problem] = []
     sources: list[str] = []
-    keys = environments = 0
+    keys = declared = 0
     for directory, files in chosen.items():
-        manifests = load(directory, now=now)
+        manifests = load(directory, now=now, environments=environments)
         found = (*manifests.problems, *_no_manifest(manifests))
         problems += [one for one in found if _concerns(one, files, manifests)]
         warnings += [one for one in look_alikes(manifests) if _concerns(one, files, manifests)]
         problems += _unread(files or set(), manifests)
         sources += manifests.sources if files is None else sorted(files)
         keys += sum(map(len, manifests.desired.values()))
-        environments += len(manifests.environments)
-    summary = f"{count(keys, 'key')} in {count(environments, 'environment')}, no problems."
+        declared += len(manifests.environments)
+    summary = f"{count(keys, 'key')} in {count(declared, 'environment')}, no problems."
     return Checked(
         tuple(dict.fromkeys(problems)), summary, tuple(dict.fromkeys(sources)), tuple(warnings)
     )

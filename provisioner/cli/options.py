@@ -254,16 +254,18 @@ def _sink_rules(
     return tuple(rules)
 
 
+environments_option = click.option(
+    "--environments",
+    "environments_file",
+    type=click.Path(path_type=Path),
+    callback=_not_lost,
+    envvar="PROVISION_ENVIRONMENTS",
+    metavar="FILE",
+    help="Read this file in place of the environments.yaml of the manifests.",
+)
+
 _RESTRICTIONS = (
-    click.option(
-        "--environments",
-        "environments_file",
-        type=click.Path(path_type=Path),
-        callback=_not_lost,
-        envvar="PROVISION_ENVIRONMENTS",
-        metavar="FILE",
-        help="Read this file in place of the environments.yaml of the manifests.",
-    ),
+    environments_option,
     click.option(
         "--allow-host",
         multiple=True,

@@ -188,7 +188,7 @@ def _resolved(
     problems: list[Problem] = []
     for declared in chosen:
         wanted = manifests.desired.get(declared.name, ())
-        found = resolve(declared, os.environ, manifests.root, wanted)
+        found = resolve(declared, os.environ, manifests.environments_root, wanted)
         if isinstance(found, Environment):
             if selection.parallel is not None:
                 limits = replace(found.limits, parallel=selection.parallel)

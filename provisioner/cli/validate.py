@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from provisioner.cli.exit_codes import INVALID
-from provisioner.cli.options import manifests_option, output_options, telling_options
+from provisioner.cli.options import (
+    environments_option,
+    manifests_option,
+    output_options,
+    telling_options,
+)
 
 if TYPE_CHECKING:
     from provisioner.cli.options import Output, Telling
@@ -18,9 +23,16 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @manifests_option
+@environments_option
 @output_options("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
 @telling_options(events=False)
-def validate(paths: tuple[Path, ...], manifests: Path, output: Output, telling: Telling) -> int:
+def validate(
+    paths: tuple[Path, ...],
+    manifests: Path,
+    environments_file: Path | None,
+    output: Output,
+    telling: Telling,
+) -> int:
     """Check manifests offline, without credentials.
 
     Looks at no variable and sends nothing. A PATH is a directory of manifests, or a file in one:
@@ -35,7 +47,7 @@ def validate(paths: tuple[Path, ...], manifests: Path, output: Output, telling: 
 
     console = Console(output)
     with outlets("validate", telling, console) as out:
-        checked = check(paths or (manifests,), datetime.now(UTC))
+        checked = check(paths or (manifests,), datetime.now(UTC), environments_file)
         for warning in checked.warnings:
             logging.getLogger("provisioner").warning("%s", warning)
         told = out.examined(checked.files, checked.problems, checked.summary, checked.warnings)

@@ -176,7 +176,7 @@ def resolve(
     Args:
         declared: what `load` gave.
         values: of the variables, usually `os.environ`.
-        root: where relative paths stand, the parent of the manifests directory.
+        root: where relative paths stand: `Manifests.environments_root`.
         desired: its keys, held to what it demands as soon as the variables are known.
     """
     walk = _Walk(values, root)

@@ -45,6 +45,7 @@ class Manifests:
         problems: all of them; environments.yaml first, then by file, line and column.
         sources: the files read, environments.yaml included, as the user would type them.
         environments_file: what is read as environments.yaml.
+        environments_root: where relative paths in that file stand; absolute.
     """
 
     directory: Path
@@ -54,6 +55,7 @@ class Manifests:
     problems: tuple[Problem, ...]
     sources: tuple[str, ...]
     environments_file: Path
+    environments_root: Path
 
     @property
     def problems_of_environments(self) -> tuple[Problem, ...]:
@@ -75,11 +77,13 @@ def load(
     Args:
         directory: the manifests directory, as the user typed it.
         now: when given, an absolute expiry that is not after it is the problem `expiry_past`.
-        environments: read in place of the environments.yaml of the directory, whose relative paths
-            stand where they stand in that one.
+        environments: read in place of the environments.yaml of the directory; relative paths in it
+            stand in its own folder.
     """
     file = directory / ENVIRONMENTS if environments is None else environments
     root = Path(os.path.normpath(directory.absolute())).parent
+    # The directory may be a pull request's: what a protected file names is not looked for in it.
+    beside = root if environments is None else Path(os.path.normpath(file.absolute())).parent
     shown = _shown(directory)
     if not os.path.isdir(directory):  # noqa: PTH112 - says no to names that no file can have
         state = "is not a directory" if os.path.lexists(directory) else "is not there"
@@ -87,7 +91,7 @@ def load(
             f"the manifests directory {state}: name one, or a file in one, or run `provision init`"
         )
         problem = Problem(Place(shown), "manifests_missing", message)
-        return Manifests(directory, root, (), MappingProxyType({}), (problem,), (), file)
+        return Manifests(directory, root, (), MappingProxyType({}), (problem,), (), file, beside)
     first = _shown(file)
     sources = []
     with without_collector():
@@ -119,6 +123,7 @@ def load(
         tuple(problems),
         tuple(sources),
         file,
+        beside,
     )
 
 
