@@ -48,12 +48,14 @@ class Restrictions:
 
     Attributes:
         environments: read in place of the environments.yaml of the manifests directory.
+        against: the manifests that a change goes to; what they do not reach is not reached.
         hosts: globs of hosts, or of `host:port`; empty allows every host.
         programs: whether programs run that manifests or the configuration of a sink name.
         sinks: the sinks that may be opened; empty allows every one.
     """
 
     environments: Path | None = None
+    against: Path | None = None
     hosts: tuple[str, ...] = ()
     programs: bool = True
     sinks: tuple[SinkRule, ...] = ()

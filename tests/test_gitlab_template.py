@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "templates" / "provision.yml"
@@ -128,6 +131,9 @@ ON_MAIN = {"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_BRANCH": "main"}
         (ON_MAIN | {"CI_PIPELINE_SOURCE": "schedule"}, {"validate", "plan", "apply", "report"}),
         (ON_MAIN | {"CI_COMMIT_BRANCH": "feature"}, set()),
         ({"CI_PIPELINE_SOURCE": "schedule", "CI_COMMIT_BRANCH": "feature"}, set()),
+        ({"CI_PIPELINE_SOURCE": "web", "CI_COMMIT_BRANCH": "feature"}, {"plan"}),
+        ({"CI_PIPELINE_SOURCE": "web", "CI_COMMIT_TAG": "v1"}, set()),
+        (ON_MAIN | {"CI_PIPELINE_SOURCE": "web"}, {"validate", "plan", "apply"}),
         ({"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_TAG": "main"}, set()),
     ],
 )
@@ -142,7 +148,7 @@ def test_each_pipeline_runs_its_jobs(pipeline, jobs):
             [known.get(side[1:]) if side.startswith("$") else side.strip('"') for side in term]
             for term in terms
         ]
-        return all(left == right for left, right in sides)
+        return all(one[0] == one[1] if one[1:] else bool(one[0]) for one in sides)
 
     for inputs, by_hand in (({}, []), ({"apply_when": "manual"}, ["provision-apply"])):
         found, manual = set(), []
@@ -169,6 +175,204 @@ def test_the_plan_of_a_pipeline_is_what_it_applies(run, project):
     stale = run(apply_)
     assert stale.returncode == 6, stale.stderr
     assert apply_["resource_group"] == "provision"
+
+
+# Merge requests that change where credentials go
+
+
+ON_A_MERGE_REQUEST = {
+    "CI_PIPELINE_SOURCE": "merge_request_event",
+    "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main",
+    "CI_DEFAULT_BRANCH": "main",
+    "TWENTY_TOKEN": "credential-of-this-run",
+}
+KEY = (
+    "version: 1\nenvironment: dev\ndefaults: {{expires: 90d}}\nkeys:\n  - {{name: {name}{sink}}}\n"
+)
+
+
+@pytest.fixture
+def merge_request(run, project: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Plans the project as a merge request to the branches of a real repository, as it was."""
+    origin = tmp_path / "origin"
+    shutil.copytree(project, origin)
+
+    def commit(*branches: str) -> None:
+        words = ["git", "-c", "user.name=a", "-c", "user.email=a@b.example", "-C", str(origin)]
+        done = [["init", "--quiet", "--initial-branch=main"], ["add", "--all"]]
+        done += [["commit", "--quiet", "--allow-empty", "--message=x"]]
+        for command in [*done, *(["branch", "--force", one] for one in branches)]:
+            subprocess.run([*words, *command], check=True)
+
+    def plan(base: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        if base:
+            (origin / "manifests" / "keys.yaml").write_text(base)
+        commit("mallory")
+        job = rendered(install="", environment="dev")["provision-plan"]
+        return run(job, **{**ON_A_MERGE_REQUEST, "CI_REPOSITORY_URL": str(origin), **more})
+
+    return plan
+
+
+@pytest.fixture
+def stranger() -> Iterator[tuple[int, list[bytes]]]:
+    """A port of loopback, and what was sent to it."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    heard.append(connection.recv(65_536))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1], heard
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+def program(project: Path, name: str) -> Path:
+    """A program of the merge request that would leave its variables behind."""
+    file = project / name
+    file.write_text(f"#!/bin/sh\nenv >> '{project.parent / 'owned'}'\n")
+    file.chmod(0o755)
+    return file
+
+
+def only_validated(done: subprocess.CompletedProcess[str], project: Path, why: str) -> None:
+    """Nothing was planned, and log and artifact say why and how to approve."""
+    assert done.returncode == 0, done.stderr
+    assert not (project / "provision-plan.json").exists()
+    for told in (done.stdout, (project / "provision-plan.md").read_text()):
+        assert why in told
+        assert "To approve: review these changes, then run a pipeline by hand" in told
+    assert not (project.parent / "owned").exists()
+
+
+def test_a_merge_request_that_reaches_nothing_new_is_planned(merge_request, project):
+    """A new key with a sink that the default branch has: the plan is made and kept."""
+    sink = ", deliver: [{file: '{name}.env'}]"
+    keys = project / "manifests" / "keys.yaml"
+    base = KEY.format(name="a", sink=sink)
+    keys.write_text(f"{base}  - {{name: b{sink}}}\n")
+    done = merge_request(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "+ b" in done.stdout
+    assert (project / "provision-plan.json").is_file()
+
+
+def test_a_changed_url_of_a_merge_request_gets_no_credential(merge_request, project, stranger):
+    """The same job without the comparison sends it, so that the test can fail."""
+    port, heard = stranger
+    (project / "manifests" / "environments.yaml").write_text(
+        f"version: 1\nenvironments: {{dev: {{url: 'http://127.0.0.1:{port}', "
+        "auth: {token: '${TWENTY_TOKEN}'}, role: Admin}}\n"
+    )
+    done = merge_request()
+    only_validated(done, project, "it changes `environments.yaml`")
+    assert heard == []
+    by_hand = merge_request(CI_PIPELINE_SOURCE="web")
+    assert by_hand.returncode == 1, by_hand.stderr
+    assert any(b"credential-of-this-run" in one for one in heard)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "{command: [./take], check: [./check]}"),
+        ("{command: [./take]}", "{command: [./take], check: [./check]}"),
+        ("{file: b.env}", "{vault: secret/b}"),
+        ("{command: [./take, '{name}']}", "{command: [./take, '{name}']}"),
+    ],
+)
+def test_a_changed_deliver_or_check_of_a_merge_request_is_not_run(
+    merge_request, project, before, after
+):
+    """So also where a new name changes the arguments of a program."""
+    for name in ("take", "check"):
+        program(project, name)
+    text = KEY.format(name="b", sink=f", deliver: [{before}]" if before else "")
+    (project / "manifests" / "keys.yaml").write_text(
+        KEY.format(name="c", sink=f", deliver: [{after}]")
+    )
+    only_validated(merge_request(text), project, "it changes ")
+
+
+def test_an_equal_check_of_a_merge_request_is_planned_and_not_run(merge_request, project):
+    """The merge request may have changed the program itself."""
+    text = KEY.format(name="b", sink=", deliver: [{command: [./take], check: [./check]}]")
+    for name in ("take", "check"):
+        program(project, name)
+    (project / "manifests" / "keys.yaml").write_text(text)
+    done = merge_request(text)
+    assert (done.returncode, "program_not_run" in done.stdout) == (4, True), done.stderr
+    assert not (project.parent / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "mallory"}, "its target is not the default"),
+        ({"CI_REPOSITORY_URL": "/nowhere"}, "the default branch could not be read"),
+        ({"PROVISION_MANIFESTS": "../project/manifests"}, "are not in the checkout"),
+    ],
+)
+def test_no_answer_about_the_default_branch_is_no_permission(merge_request, project, more, why):
+    """Whoever may push a branch could make it the target."""
+    only_validated(merge_request(**more), project, why)
+
+
+def test_without_git_a_merge_request_is_validated(merge_request, project):
+    """An image without it cannot compare."""
+    fake = project.parent / "bin" / "git"
+    fake.write_text("#!/bin/sh\nexit 127\n")
+    fake.chmod(0o755)
+    done = merge_request(PATH=f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    only_validated(done, project, "the image needs git")
+
+
+def test_the_address_with_the_token_is_no_argument(merge_request, project):
+    """Whoever lists processes does not see it."""
+    real = shutil.which("git")
+    fake = project.parent / "bin" / "git"
+    fake.write_text(f'#!/bin/sh\necho "$@" >> "{project.parent}/words"\nexec {real} "$@"\n')
+    fake.chmod(0o755)
+    assert merge_request().returncode == 0
+    words = (project.parent / "words").read_text()
+    assert "fetch" in words
+    assert str(project.parent / "origin") not in words
+
+
+@pytest.mark.parametrize("name", ["provision-plan", "provision-report", "provision-apply"])
+def test_the_restrictions_are_inputs(run, project, tmp_path, name):
+    """Each job that holds credentials is bound by them, and empty ones bind nothing."""
+    protected = tmp_path / "protected.yaml"
+    protected.write_text(
+        "version: 1\nenvironments: {dev: {url: 'http://127.0.0.1:1', auth: {token: '${TOKEN}'}}}\n"
+    )
+    job = rendered(
+        install="",
+        environments=str(protected),
+        allow_host="crm.example.com *.example.org",
+        allow_sink="vault file:secrets/*",
+        no_programs="true",
+    )[name]
+    if name == "provision-apply":
+        job["script"] = ["provision apply"]
+    done = run(job, TOKEN="t" * 20)
+    assert (done.returncode, "host_not_allowed" in done.stderr) == (5, True), done.stderr
+    assert str(protected) in done.stderr
+    shown = run({**job, "script": ["env"]}).stdout
+    assert "PROVISION_ALLOW_SINK=vault file:secrets/*\n" in shown
+    assert "PROVISION_NO_PROGRAMS=true\n" in shown
+    plain = run({**rendered(install="")[name], "script": ["env"]}).stdout
+    for one in ("ENVIRONMENTS", "ALLOW_HOST", "ALLOW_SINK"):
+        assert f"PROVISION_{one}=" not in plain
 
 
 def test_inputs_that_are_empty_leave_their_variables_out(run):

@@ -119,10 +119,16 @@ def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(checkout, comman
     """Its `core.fsmonitor` would run with all variables of the run."""
     bare_repository(checkout, "secrets")
     checkout.write("{file: secrets/a.env}")
+    token = checkout.folder / "secrets" / "a.env"
+    first = checkout.run(*command)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert not checkout.marker.exists(), checkout.marker.read_text()
+    assert token.exists() == (command[0] == "apply")
+    assert checkout.run("apply").returncode == 0  # a sink is read where its key is there
+    checkout.marker.unlink(missing_ok=True)
     done = checkout.run(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not checkout.marker.exists(), checkout.marker.read_text()
-    assert (checkout.folder / "secrets" / "a.env").exists() == (command[0] == "apply")
 
 
 def test_a_bare_repository_cannot_ignore_a_file_for_the_checkout(checkout):
@@ -331,6 +337,55 @@ def test_validate_reads_the_protected_environments(checkout, tmp_path):
     lost = checkout.run("validate", "--environments", str(protected))
     assert (lost.returncode, "environment_unknown" in lost.stdout) == (3, True), lost.stdout
     assert checkout.run("validate", PROVISION_ENVIRONMENTS="").returncode == 64
+
+
+@pytest.mark.parametrize("command", [*RESTRICTED, ("list",), ("export",)], ids=" ".join)
+@pytest.mark.parametrize("change", ["url", "check", "folder", "arguments", "problem"])
+def test_what_the_branch_does_not_reach_is_refused(checkout, listener, tmp_path, command, change):
+    """Nothing of it runs, and no credential leaves."""
+    for name in ("take", "check"):
+        checkout.program(name)
+    base = tmp_path / "base"
+    sink = "{command: [./take, '{name}']}"
+    checkout.write(sink)
+    shutil.copytree(checkout.folder / "manifests", base)
+    manifest = checkout.folder / "manifests" / "keys.yaml"
+    match change:
+        case "url":
+            auth = "token: '${TWENTY_TOKEN}'"
+            checkout.write(sink, ELSEWHERE.format(port=listener.port, auth=auth))
+        case "check":
+            checkout.write("{command: [./take], check: [./check]}")
+        case "folder":
+            (manifest.parent / "team").mkdir()
+            other = KEYS.format(sink="{vault: secret/a}").replace("name: a", "name: b")
+            (manifest.parent / "team" / "more.yml").write_text(other)
+        case "arguments":
+            manifest.write_text(manifest.read_text().replace("name: a", "name: b"))
+        case _:
+            manifest.write_text(manifest.read_text() + "  - {name: [\n")
+    done = checkout.run(*command, "--against", str(base))
+    if change == "problem" and command[0] not in {"list", "export", "doctor"}:
+        assert done.returncode == 3
+    else:
+        assert (done.returncode, "change_unreviewed" in done.stderr) == (5, True), done.stderr
+    assert listener.heard == []
+    assert not checkout.marker.exists()
+
+
+def test_what_the_branch_reaches_too_is_planned(checkout, tmp_path):
+    """A new key with a sink that is there, and one sink less; an empty variable is wrong usage."""
+    base = tmp_path / "base"
+    checkout.write("{file: a.env}, {file: b.env}")
+    assert checkout.run("plan", "--against", str(base)).returncode == 5
+    shutil.copytree(checkout.folder / "manifests", base)
+    more = KEYS.format(sink="{file: c.env}").replace("name: a", "name: z")
+    (base / "more.yaml").write_text(more)
+    manifest = checkout.folder / "manifests" / "keys.yaml"
+    manifest.write_text(manifest.read_text() + "  - name: c\n")
+    done = checkout.run("plan", PROVISION_AGAINST=str(base))
+    assert (done.returncode, "2 to create" in done.stdout) == (0, True), done.stderr
+    assert checkout.run("plan", PROVISION_AGAINST="").returncode == 64
 
 
 @pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -48,7 +47,7 @@ def why_not_planned(event: dict[str, Any], manifests: Path) -> str | None:
         return f"it changes `{ENVIRONMENTS}`, which says where credentials are sent"
     if ours == theirs:
         return None
-    return compared(manifests, ours, theirs)
+    return compared(manifests, theirs)
 
 
 def read(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -83,12 +82,16 @@ def blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def compared(manifests: Path, ours: dict[str, bytes], theirs: dict[str, bytes]) -> str | None:
+def compared(manifests: Path, theirs: dict[str, bytes]) -> str | None:
     """Return why manifests that differ are not planned."""
-    from provisioner.manifests import load  # noqa: PLC0415 - only for manifests that differ
+    # Only for manifests that differ.
+    from provisioner.manifests import load, newly_reached  # noqa: PLC0415
 
-    head = load(manifests)
-    if head.problems:
+    protected = os.environ.get("PROVISION_ENVIRONMENTS")
+    environments = Path(protected) if protected else None
+    if load(manifests, environments=environments).problems:
+        if "--environments" in os.environ.get("INPUT_ARGUMENTS", ""):
+            return "they have problems without the file of `--environments` in `arguments`"
         return None  # such a plan ends before anything is sent
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside, manifests.name)
@@ -96,35 +99,7 @@ def compared(manifests: Path, ours: dict[str, bytes], theirs: dict[str, bytes]) 
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        base = load(folder)
-    if not deliveries(ours) <= deliveries(theirs):
-        return "it changes a `deliver` or a `check`"
-    if not commands(head.desired) <= commands(base.desired):
-        return "it changes what a `command` of `deliver` is run with"
-    return None
-
-
-def deliveries(files: dict[str, bytes]) -> frozenset[str]:
-    """Every `deliver` as it is written."""
-    import yaml  # noqa: PLC0415 - only for manifests that differ
-
-    def found(node: object) -> Iterator[str]:
-        if isinstance(node, dict):
-            if "deliver" in node:
-                yield json.dumps(node["deliver"], sort_keys=True, default=str)
-            for part in node.values():
-                yield from found(part)
-        elif isinstance(node, list):
-            for part in node:
-                yield from found(part)
-
-    return frozenset(one for text in files.values() for one in found(yaml.safe_load(text)))
-
-
-def commands(desired: Any) -> frozenset[object]:
-    """Every program of a sink with its arguments, its placeholders filled in."""
-    sinks = (address for keys in desired.values() for key in keys for address in key.deliver)
-    return frozenset((one.argv, one.check) for one in sinks if one.place[0] == "command")
+        return newly_reached(manifests, folder, environments)
 
 
 def explanation(why: str) -> str:

@@ -203,6 +203,7 @@ def restriction_options(command: Command) -> Command:
     def gathered(
         *,
         environments_file: Path | None,
+        against: Path | None,
         allow_host: tuple[str, ...],
         no_programs: bool,
         allow_sink: tuple[SinkRule, ...],
@@ -210,6 +211,7 @@ def restriction_options(command: Command) -> Command:
     ) -> int:
         restrictions = Restrictions(
             environments=environments_file,
+            against=against,
             hosts=allow_host,
             programs=not no_programs,
             sinks=allow_sink,
@@ -266,6 +268,14 @@ environments_option = click.option(
 
 _RESTRICTIONS = (
     environments_option,
+    click.option(
+        "--against",
+        type=click.Path(path_type=Path),
+        callback=_not_lost,
+        envvar="PROVISION_AGAINST",
+        metavar="DIR",
+        help="Refuse an environments.yaml, `deliver` or `check` that the manifests of DIR lack.",
+    ),
     click.option(
         "--allow-host",
         multiple=True,

@@ -16,7 +16,7 @@ from provisioner.errors import InvalidInputError, RefusedError, WrongUsageError
 from provisioner.execution import untold
 from provisioner.fleet import Fleet
 from provisioner.guards import together
-from provisioner.manifests import Manifests, load, resolve, url_of
+from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
 from provisioner.sinks.opening import Sinks
 from provisioner.threads import Threads
 
@@ -74,7 +74,8 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
         InvalidInputError: when anything is wrong in manifests, variables or secret files.
         WrongUsageError: when an environment was asked for that is not declared, or when one
             must be asked for and was not.
-        RefusedError: when the run may not speak to the server of one; no credential was read.
+        RefusedError: when the run may not speak to the server of one, or the manifests reach what
+            those of `against` do not; no credential was read.
     """
     manifests = load(selection.manifests, environments=selection.restrictions.environments)
     problems: tuple[Problem, ...] = manifests.problems
@@ -83,6 +84,7 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
             () if manifests.environments else problems
         )
     if not problems:
+        _refuse_change(manifests, selection.restrictions)
         if one and not selection.environments and len(manifests.environments) != 1:
             names = ", ".join(declared.name for declared in manifests.environments)
             raise WrongUsageError(
@@ -147,6 +149,23 @@ def ended_early(fleet: Fleet, signals: Signals) -> int | None:
     if (ending := surprise or fleet.refusal) is not None:
         raise ending
     return None
+
+
+def _refuse_change(manifests: Manifests, rules: Restrictions) -> None:
+    """Raise where manifests reach what those of `against` do not, before a credential is read."""
+    if rules.against is None:
+        return
+    why = (
+        "its manifests have problems"  # they are not compared, and this command needs none of them
+        if manifests.problems
+        else newly_reached(manifests.directory, rules.against, rules.environments)
+    )
+    if why is not None:
+        raise RefusedError(
+            "change_unreviewed",
+            f"This change gets no credential, because {why}.",
+            remedy="Review it; then run without --against, or merge it.",
+        )
 
 
 def _refuse_hosts(declared: Iterable[DeclaredEnvironment], rules: Restrictions) -> None:
