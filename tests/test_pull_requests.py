@@ -450,6 +450,32 @@ def test_the_credential_plugin_of_a_kubeconfig_is_not_run(checkout, listener):
     assert checkout.marker.exists()
 
 
+@pytest.mark.parametrize("file", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "HOME"])
+def test_the_credential_process_of_aws_is_not_run(checkout, listener, tmp_path, file):
+    """It is a program as well, whichever file names it; AWS is not asked without it."""
+    process = checkout.program("process")
+    folder = tmp_path / "home" / ".aws"
+    folder.mkdir(parents=True)
+    (folder / "config").write_text(f"[default]\ncredential_process = {process}\n")
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{listener.port}",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+        "HOME": str(tmp_path / "home" if file == "HOME" else tmp_path),
+    }
+    if file != "HOME":
+        variables[file] = str(folder / "config")
+    checkout.write("{aws: a, region: eu-central-1}")
+    for command in ("plan", "doctor", "report", "apply", "plan"):
+        done = checkout.run(command, "--no-programs", **variables)
+        assert done.returncode in {0, 4}, done.stderr
+        assert ("program_not_run" in done.stdout) == (command in {"plan", "apply"})
+        assert not checkout.marker.exists(), command
+    assert listener.heard == []
+    checkout.run("plan", **variables)
+    assert checkout.marker.exists()
+
+
 @pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)
 @pytest.mark.parametrize(
     ("sink", "variables"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from compliance import FIRST, SECOND, Compliance, Stand
 from gitlab_server import GitlabServer
+from throttling import Clock, Limit, delivered_within
 from tls_server import Told
 
 from provisioner.address import GitlabAddress
@@ -262,3 +263,29 @@ def test_an_archived_project_is_told_beforehand(stand: GitlabStand, path: str) -
     assert "archived" in caught.value.message
     assert "Unarchive the project" in caught.value.remedy
     assert isinstance(sink.read(), Nothing)
+
+
+@pytest.mark.parametrize(("headers", "tries"), [({"Retry-After": "60"}, 1), ({}, 7)])
+def test_a_rate_limit_is_one_pause_for_all_variables(
+    stand: GitlabStand, headers: dict[str, str], tries: int
+) -> None:
+    """A 429 as GitLab answers it, also from a proxy that names no wait: nothing is lost."""
+    clock = Clock()
+    limit = Limit(stand.server, clock, Told(429, b"Retry later\n", headers))
+    gitlab = Gitlab(stand.environment, clock.wait)
+    delivered_within(
+        limit, lambda place: gitlab.sink(GitlabAddress("acme/billing", f"KEY_{place}")), tries
+    )
+    kept = stand.server.variables[PROJECT]
+    assert len({one["key"] for one in kept}) == len(kept) == 24
+
+
+def test_a_rate_limit_without_end_costs_no_variable(stand: GitlabStand) -> None:
+    """The credential is not blamed, and what was there stays."""
+    stand.sink().write(Secret(FIRST))
+    stand.server.turns = [Told(429, b"Retry later\n")] * 40
+    with pytest.raises(SinkError) as caught:
+        stand.sink().write(Secret(SECOND))
+    assert caught.value.slug == "sink_unavailable"
+    assert "too many requests" in caught.value.message
+    assert stand.held() == FIRST

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import trustme
+from throttling import Clock, Limit
 from tls_server import Asked, TlsServer, Told
 
 from provisioner.address import GithubAddress
@@ -238,46 +239,14 @@ def test_an_hour_is_not_waited_and_the_others_ask_no_more(client: Client, server
     assert (client.waits, len(server.asked)) == ([], 1)
 
 
-class Clock:
-    """A clock that runs by the waits alone, however many wait at once."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._lock = threading.Lock()
-
-    def wait(self, seconds: float) -> None:
-        until = self.now + seconds
-        with self._lock:
-            self.now = max(self.now, until)
-
-
-class Limited(Plain):
-    """Lets so many requests through in a minute of its clock."""
-
-    def __init__(self, clock: Clock, most: int, refusal: Told) -> None:
-        super().__init__()
-        self.clock = clock
-        self.most = most
-        self.refusal = refusal
-        self.since = 0.0
-        self.passed = 0
-
-    def answer(self, _: Asked) -> Told:
-        if self.clock.now >= self.since + 60:
-            self.since, self.passed = self.clock.now, 0
-        if self.passed == self.most:
-            return self.refusal
-        self.passed += 1
-        return OK
-
-
 @pytest.mark.parametrize(
     "refusal", [Told(403, SECONDARY), Told(429, b"Retry later\n", {"Retry-After": "60"})]
 )
 def test_one_pause_is_for_all_that_share_the_credential(refusal: Told) -> None:
     """Eight threads, of which none asks again before the pause of one of them is over."""
     clock = Clock()
-    with Limited(clock, 20, refusal) as server:
+    with Plain() as server:
+        Limit(server, clock, refusal)
         client = Client(server)
         client.api = Api(Route(server.url, authority=server.ca_file), client.grant, {}, clock.wait)
         with ThreadPoolExecutor(8) as threads:

@@ -17,6 +17,7 @@ import trustme
 import yaml
 from compliance import FIRST, SECOND, Compliance, Stand
 from kubernetes_server import Kept, KubernetesServer
+from throttling import Clock, Limit, delivered_within
 from tls_server import Told
 
 from provisioner.address import KubernetesAddress
@@ -630,3 +631,36 @@ def test_no_kubeconfig_at_all_is_told(stand: KubernetesStand) -> None:
     stand.environment["KUBECONFIG"] = str(stand.folder / "missing")
     error = error_of(stand.sink())
     assert (error.slug, "KUBECONFIG" in error.remedy) == ("sink_denied", True)
+
+
+BUSY = {"kind": "Status", "status": "Failure", "reason": "TooManyRequests", "code": 429}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "tries"),
+    [(Told(429, BUSY, {"Retry-After": "60"}), 1), (Told(429, b"Too many requests\n"), 7)],
+)
+def test_a_busy_cluster_is_one_pause_for_all_keys(
+    stand: KubernetesStand, refusal: Told, tries: int
+) -> None:
+    """A 429 of priority and fairness, also of a proxy that names no wait: nothing is lost."""
+    clock = Clock()
+    limit = Limit(stand.server, clock, refusal)
+    cluster = Kubernetes(stand.environment, clock.wait, stand.account)
+    delivered_within(
+        limit,
+        lambda place: cluster.sink(KubernetesAddress("shop", "twenty", f"key-{place}")),
+        tries,
+    )
+    assert len(stand.server.secrets[HELD].data) == 24
+
+
+def test_a_cluster_that_stays_busy_costs_no_key(stand: KubernetesStand) -> None:
+    """The credential is not blamed, and what was there stays."""
+    stand.sink().write(Secret(FIRST))
+    stand.server.turns = [Told(429, BUSY)] * 40
+    with pytest.raises(SinkError) as caught:
+        stand.sink().write(Secret(SECOND))
+    assert caught.value.slug == "sink_unavailable"
+    assert "too many requests" in caught.value.message
+    assert stand.held() == FIRST
