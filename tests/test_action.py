@@ -725,6 +725,30 @@ def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(runner, github, 
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize("by", ["variable", "arguments"])
+def test_manifests_are_compared_under_the_environments_that_are_read(runner, github, tmp_path, by):
+    """Those of the checkout may make problems of what the run then takes."""
+    protected = tmp_path / "protected.yaml"
+    protected.write_text(MANIFESTS["environments.yaml"])
+    work = runner.place / "work"
+    (work / "take").write_text(f"#!/bin/sh\nenv >> '{tmp_path / 'owned'}'\n")
+    (work / "take").chmod(0o755)
+    other = MANIFESTS["environments.yaml"].replace("dev:", "other:")
+    github.base["manifests/environments.yaml"] = other
+    (work / "manifests" / "environments.yaml").write_text(other)
+    text = DELIVERED.replace("SINK", "{command: [./take, '{name}']}")
+    github.base["manifests/keys.yaml"] = text
+    (work / "manifests" / "keys.yaml").write_text(text.replace("name: b,", "name: c,"))
+    if by == "variable":
+        ran = runner.run({}, pull_request(), PROVISION_ENVIRONMENTS=str(protected))
+    else:
+        ran = runner.run({"arguments": f"--environments\n{protected}"}, pull_request())
+    assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
+    why = "is run with" if by == "variable" else "without the file of `--environments`"
+    assert why in github.comments[0]["body"]
+    assert not (tmp_path / "owned").exists()
+
+
 def test_an_equal_check_is_planned_and_not_run(runner, github, tmp_path):
     """The pull request may have changed the program itself: what it holds is unknown."""
     work = runner.place / "work"

@@ -18,8 +18,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from provisioner import schemas, stop
-from provisioner.cli import main, provision, signals
+from provisioner import descriptors, schemas, stop
+from provisioner.cli import main, provision, reconcile, signals
+from provisioner.desired import Limits
 from provisioner.errors import InvalidInputError
 from provisioner.execution import creation
 from provisioner.manifests import CODES, load
@@ -549,6 +550,17 @@ def test_numbers_of_bounds_are_those_of_the_code():
     """What a page says ends a look is what ends it."""
     most = f"{MAX_PROBLEMS:,}".replace(",", " ")
     assert f"A file has more than {most} problems" in text("docs/errors.md")
+
+
+def test_figures_of_open_files_are_those_of_the_code():
+    """The page on platforms says how many descriptors a run of all widths takes."""
+    page = text("docs/platforms.md")
+    assert f"{descriptors._ENOUGH:,}".replace(",", " ") in page
+    assert f"+ {reconcile._BESIDE} of what is left after {descriptors._FOR_ALL} for" in page
+    wanted = (Limits().parallel + reconcile._BESIDE) * reconcile._WIDTH + descriptors._FOR_ALL
+    [said] = re.findall(r"a limit of about (\d+) is enough", page)
+    assert wanted < int(said) < wanted + 32
+    assert f"all\n{reconcile._WIDTH} environments" in page
 
 
 def test_the_help_of_schema_names_every_schema():
