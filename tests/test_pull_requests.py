@@ -536,13 +536,23 @@ def test_a_sink_that_is_allowed_is_opened(checkout):
     assert (checkout.folder / "secrets" / "a.env").exists()
 
 
-@pytest.mark.parametrize("name", ["ENVIRONMENTS", "ALLOW_HOST", "NO_PROGRAMS", "ALLOW_SINK"])
+@pytest.mark.parametrize(
+    "name", ["ENVIRONMENTS", "AGAINST", "ALLOW_HOST", "NO_PROGRAMS", "ALLOW_SINK"]
+)
 def test_an_empty_variable_is_wrong_usage(checkout, name):
     """A variable that a workflow lost would set the run free."""
     checkout.write("{file: a.env}")
     done = checkout.run("plan", **{f"PROVISION_{name}": ""})
     assert done.returncode == 64
     assert f"PROVISION_{name} is empty" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["environments", "against", "allow-host"])
+def test_an_empty_value_is_wrong_usage(checkout, name):
+    """So also on the command line, where a variable of the workflow was lost."""
+    checkout.write("{file: a.env}")
+    done = checkout.run("plan", f"--{name}", "")
+    assert (done.returncode, "A value is empty" in done.stderr) == (64, True), done.stderr
 
 
 @pytest.mark.parametrize("rule", ["", "files", "file:", ":x"])
