@@ -7,12 +7,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import processes
 import pytest
 
 if TYPE_CHECKING:
@@ -64,15 +64,8 @@ class Checkout:
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Runs provision at the root of the checkout, with a credential among its variables."""
         own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        return subprocess.run(
-            [sys.executable, "-m", "provisioner", *arguments],
-            cwd=self.folder,
-            env={**own, "TWENTY_TOKEN": CREDENTIAL, **variables},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        env = {**own, "TWENTY_TOKEN": CREDENTIAL, **variables}
+        return processes.provision(*arguments, cwd=self.folder, env=env, timeout=100)
 
 
 @dataclass(frozen=True)

@@ -689,7 +689,8 @@ def test_no_answer_to_a_sign_in_harms(tmp_path: Path, cases: list[str]) -> None:
     def check(case: str, place: Place) -> None:
         place.variables = {"MAIL": "mail-canary@e.com", "WORD": "passwordCanary"}
         with Hostile(says(SIGN_INS[case])) as server:
-            place.declare(server.url, auth={"email": "${MAIL}", "password": "${WORD}"})
+            sign_in = {"email": "${MAIL}", "password": "${WORD}"}
+            place.declare(server.url, auth=sign_in, timeout="5s")
             ran = held(place.run("list", "--log-level", "debug"), "passwordCanary")
             assert ran.code == 4
             assert not re.search("[cC]anary", ran.said)
