@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 _A_DAY = 86_400.0
 
 
-def opener(root: Path, stop: Stop) -> Connect:
-    """What opens workspaces; the embedded Twenty keeps its state in `.provision/` under root."""
+def opener(root: Path, stop: Stop, *, hurry: bool = False) -> Connect:
+    """Return what opens workspaces.
+
+    Args:
+        root: the embedded Twenty keeps its state in `.provision/` below it.
+        stop: ends the run early.
+        hurry: whether the first writes of other environments wait for the first look at each.
+    """
 
     def open_workspace(environment: Environment, stack: ExitStack) -> Workspace:
         if environment.embedded:
             address, token = _start_embedded(environment, root, stack)
-            workspace = connect(environment, address, SessionToken(token), stop)
+            workspace = connect(environment, address, SessionToken(token), stop, hurry=hurry)
         elif environment.credential is None:
             raise WorkspaceError(
                 "auth_missing",
@@ -35,7 +41,8 @@ def opener(root: Path, stop: Stop) -> Connect:
                 remedy="Write `auth:` for this environment.",
             )
         else:
-            workspace = connect(environment, environment.url, environment.credential, stop)
+            credential = environment.credential
+            workspace = connect(environment, environment.url, credential, stop, hurry=hurry)
         stack.callback(workspace.close)
         return workspace
 

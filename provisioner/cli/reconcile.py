@@ -99,18 +99,26 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
 @contextmanager
 def fleet_of(prepared: Prepared, stop: Stop, tell: Tell = untold) -> Iterator[Fleet]:
     """The fleet of the chosen environments, one unit of work each; `tell` is told what happens."""
+    several = len(prepared.environments) > 1
     with (
-        opened(prepared, stop) as (connect, open_sink, executor),
+        opened(prepared, stop, hurry=several) as (connect, open_sink, executor),
         Fleet(prepared.environments, connect, open_sink, executor, stop, tell=tell) as fleet,
     ):
         yield fleet
 
 
 @contextmanager
-def opened(prepared: Prepared, stop: Stop) -> Iterator[tuple[Connect, OpenSink, Executor]]:
+def opened(
+    prepared: Prepared, stop: Stop, *, hurry: bool = False
+) -> Iterator[tuple[Connect, OpenSink, Executor]]:
     """What opens workspaces and sinks, and what has room for the units of work.
 
     What sinks left running, where a stop left them no more time, is ended afterwards.
+
+    Args:
+        prepared: the environments.
+        stop: ends the run early.
+        hurry: whether the first write waits for the first look at every environment.
 
     Raises:
         RefusedError: when the run may not open a sink of these environments; none was opened.
@@ -131,7 +139,7 @@ def opened(prepared: Prepared, stop: Stop) -> Iterator[tuple[Connect, OpenSink, 
         parallel = max((one.limits.parallel for one in prepared.environments), default=1)
         room = room_for(parallel + _BESIDE)
         width = max(1, min(_WIDTH, len(prepared.environments), room))
-        yield opener(root, stop), sinks.open, Threads(width)
+        yield opener(root, stop, hurry=hurry), sinks.open, Threads(width)
 
 
 def ended_early(fleet: Fleet, signals: Signals) -> int | None:

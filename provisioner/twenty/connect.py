@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def connect(
-    environment: Environment, address: str, credential: Credential, stop: Stop
+    environment: Environment,
+    address: str,
+    credential: Credential,
+    stop: Stop,
+    *,
+    hurry: bool = False,
 ) -> Workspace:
     """The workspace of an environment, signed in to and with its generation known.
 
@@ -28,12 +33,13 @@ def connect(
         address: where its server listens; the embedded one's differs from its url.
         credential: what opens it.
         stop: once it is asked for, no key is begun.
+        hurry: whether the first writes of other environments wait for the first look at this one.
 
     Raises:
         WorkspaceError: when the server cannot be reached or does not let us in.
         RefusedError: when the credential belongs to another workspace than the pinned one.
     """
-    transport = Transport(environment, address, stop)
+    transport = Transport(environment, address, stop, hurry=hurry)
     try:
         wire = Wire(transport, pass_for(credential, transport))
         _hold_pin(environment, wire)

@@ -16,6 +16,7 @@ import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
+from math import inf
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -71,7 +72,11 @@ _LIST_LIMIT = 32 * 1024 * 1024
 
 _TRIES = 4
 _FIRST_WAIT = 0.2
+_LEAST_TIMEOUT = 0.001
 _PATIENCE = 180.0
+_LOOK = 2
+"""Times the timeout of an answer that the first look may take where other environments wait."""
+
 _SECONDS = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?", re.ASCII)
 _LONGEST_TARGET = 200
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
@@ -105,9 +110,12 @@ class Transport:
         environment: its limits, headers and trusted authorities.
         address: where the server listens, `http(s)://host[:port][/prefix]`.
         stop: once it is asked for, nothing goes out that must not be repeated.
+        hurry: whether the first writes of other environments wait for the first look at this one.
     """
 
-    def __init__(self, environment: Environment, address: str, stop: Stop) -> None:
+    def __init__(
+        self, environment: Environment, address: str, stop: Stop, *, hurry: bool = False
+    ) -> None:
         self.name = environment.name
         self.address = address
         self.stop = stop
@@ -117,6 +125,9 @@ class Transport:
         self._told_until: tuple[float, Answer] | None = None
         self._was_throttled = False
         self._looked = False
+        self._look_left = _LOOK * self.timeout if hurry else inf
+        # A turn that our own declared rate has us wait for is not the server's doing.
+        self._turns_count = environment.limits.requests_per_minute is None
         self._count = 0
         self._count_lock = threading.Lock()
         self._session = _session(environment, address)
@@ -132,6 +143,7 @@ class Transport:
         From then on a read that was not answered in time is repeated: no other environment waits.
         """
         self._looked = True
+        self._look_left = inf
         self._session.close()
 
     def close(self) -> None:
@@ -170,7 +182,9 @@ class Transport:
         while True:
             # Before a slot is taken: whoever signs in needs one for itself.
             bearer = token() if token else None
-            if (told := self._told_to_wait_beyond(patience)) is not None:
+            if self._look_left <= 0:
+                raise self._look_is_over().of_workspace()
+            if (told := self._told_to_wait_beyond(min(patience, self._look_left))) is not None:
                 return told
             attempt += 1
             try:
@@ -185,22 +199,29 @@ class Transport:
                 hangs = lost.slug == "timeout" and not self._looked
                 if not repeatable or hangs or tries >= _TRIES:
                     raise
-                self.stop.sleep(_pause(tries))
+                self._pause(tries)
                 continue
             slow = throttling(answer)
             if slow is not None:
                 wait = self._slow_down(slow, answer)
                 unhandled = slow.unhandled and not (several and answer.begun)
                 tries += slow.wait is None and not slow.for_speed
-                if wait > patience or not (repeatable or unhandled) or tries >= _TRIES:
+                too_long = wait > min(patience, self._look_left) or tries >= _TRIES
+                if too_long or not (repeatable or unhandled):
                     return answer
                 patience -= wait
                 continue
             if repeatable and tries + 1 < _TRIES and may_pass(answer):
                 tries += 1
-                self.stop.sleep(_pause(tries))
+                self._pause(tries)
                 continue
             return answer
+
+    def _pause(self, tries: int) -> None:
+        """Wait before a repeat: growing and jittered, so that several runs do not knock at once."""
+        wait = min(_FIRST_WAIT * 2.0**tries, 5.0) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        self._look_left -= wait
+        self.stop.sleep(wait)
 
     def explain(self, answer: Answer, *, quoted: bool = True) -> tuple[RefusalCode, str, str]:
         """What an answer that is no success means, without any secret that it may echo.
@@ -243,22 +264,28 @@ class Transport:
         long: bool,
     ) -> Answer:
         limit = _LIST_LIMIT if long else _BODY_LIMIT
+        asked = self.stop.now()
         with self._pace.slot(wanted=lambda: not (begins and self.stop.asked)):
             with self._count_lock:
                 self._count += 1
+            if self._turns_count:
+                self._look_left -= self.stop.now() - asked
+            timeout = max(_LEAST_TIMEOUT, min(self.timeout, self._look_left))
             started = time.monotonic()
+            page = False
             try:
                 with self._session.request(
                     method,
                     self.address + path,
                     json=body,
                     auth=_anonymous if bearer is None else _Bearer(bearer),
-                    timeout=self.timeout,
+                    timeout=timeout,
                     allow_redirects=False,
                     stream=True,
                 ) as response:
                     raw = body_of(response, limit)
                     answer = _answer(response, raw, time.monotonic() - started, long=long)
+                    page = long and answer.ok
             except TooMuchError:
                 self._log(method, path, started, None)
                 raise LostAnswerError(
@@ -268,7 +295,7 @@ class Transport:
                 ) from None
             except (requests.RequestException, PoolError, ValueError) as error:
                 self._log(method, path, started, None)
-                raise self._translated(error) from None
+                raise self._translated(error, in_all=timeout < self.timeout) from None
             except OSError as error:  # no descriptor, or a ca_file that cannot be read
                 if spent(error):
                     raise self._no_descriptor() from None
@@ -277,6 +304,9 @@ class Transport:
                     f"{self.name} cannot be trusted: {clean(str(error))}.",
                     remedy="Check ca_file, REQUESTS_CA_BUNDLE and SSL_CERT_FILE.",
                 ) from None
+            finally:
+                # The pages of a long list have a bound of their own.
+                self._look_left -= 0.0 if page else time.monotonic() - started
         self._log(method, path, started, answer.status)
         return answer
 
@@ -299,6 +329,14 @@ class Transport:
             remedy="Raise that limit (`ulimit -n`), or work on fewer environments at once.",
         )
 
+    def _look_is_over(self) -> LostAnswerError:
+        return LostAnswerError(
+            "timeout",
+            f"The first look at {self.name} ({self._host}) took more than "
+            f"{_LOOK * self.timeout:g} s, and other environments wait for it.",
+            "Run it alone with -e, or raise limits.timeout.",
+        )
+
     def _timed_out(self) -> LostAnswerError:
         return LostAnswerError(
             "timeout",
@@ -306,8 +344,15 @@ class Transport:
             "Run again, or raise limits.timeout.",
         )
 
-    def _translated(self, error: Exception) -> Exception:  # noqa: PLR0911 - one for each cause
-        """Ours for theirs: whether it reached the server, what happened, what to do."""
+    def _translated(  # noqa: PLR0911 - one for each cause
+        self, error: Exception, *, in_all: bool
+    ) -> Exception:
+        """Ours for theirs: whether it reached the server, what happened, what to do.
+
+        Args:
+            error: of the libraries.
+            in_all: whether the time of the whole look was over, before that of one answer.
+        """
         host = self._host
         if _never_connected(error) and spent(error):
             return self._no_descriptor()
@@ -343,7 +388,7 @@ class Transport:
                 remedy="Check `url`, the network and that the server runs.",
             )
         if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
-            return self._timed_out()
+            return self._look_is_over() if in_all else self._timed_out()
         return LostAnswerError(
             "connection_lost",
             f"The connection to {self.name} ({host}) broke before the answer was complete.",
@@ -450,11 +495,6 @@ def _session(environment: Environment, address: str) -> requests.Session:
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
-
-
-def _pause(attempt: int) -> float:
-    """Growing and jittered, so that several runs do not knock at the same moment."""
-    return min(_FIRST_WAIT * 2.0**attempt, 5.0) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 def _never_connected(error: Exception) -> bool:
