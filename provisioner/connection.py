@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
+from provisioner.descriptors import none_left, spent
 from provisioner.desired import SessionToken
 from provisioner.errors import WorkspaceError
 from provisioner.secret import Secret
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from provisioner.desired import Environment
     from provisioner.fleet import Connect
+    from provisioner.sandbox import Front, Sandbox
     from provisioner.stop import Stop
     from provisioner.twenty.workspace import Workspace
 
@@ -29,11 +32,15 @@ def opener(root: Path, stop: Stop, *, hurry: bool = False) -> Connect:
         stop: ends the run early.
         hurry: whether the first writes of other environments wait for the first look at each.
     """
+    embedded = _Embedded(root)
 
     def open_workspace(environment: Environment, stack: ExitStack) -> Workspace:
         if environment.embedded:
-            address, token = _start_embedded(environment, root, stack)
-            workspace = connect(environment, address, SessionToken(token), stop, hurry=hurry)
+            sandbox = embedded.start(environment, stack)
+            session = SessionToken(Secret(sandbox.session_token()))
+            workspace = connect(
+                environment, sandbox.url, session, stop, hurry=hurry, released=sandbox.rest
+            )
         elif environment.credential is None:
             raise WorkspaceError(
                 "auth_missing",
@@ -49,19 +56,50 @@ def opener(root: Path, stop: Stop, *, hurry: bool = False) -> Connect:
     return open_workspace
 
 
-def _start_embedded(environment: Environment, root: Path, stack: ExitStack) -> tuple[str, Secret]:
-    # Here, because most environments are real and need no GraphQL engine.
-    from provisioner.sandbox import Sandbox, dialect_of  # noqa: PLC0415 - as said above
+class _Embedded:
+    """The embedded Twenties of a run, all behind one server, which starts with the first."""
 
-    file = root / ".provision" / f"{environment.name}.sqlite3"
-    try:
-        sandbox = stack.enter_context(
-            Sandbox(file, dialect_of(environment.url), session_seconds=_A_DAY)
-        )
-        return sandbox.url, Secret(sandbox.session_token())
-    except OSError as error:
-        raise WorkspaceError(
-            "sandbox_unusable",
-            f"The embedded Twenty of {environment.name} cannot use {file}: {error.strerror}.",
-            remedy="Make the folder writable, or remove the file to begin anew.",
-        ) from None
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._front: Front | None = None
+
+    def start(self, environment: Environment, stack: ExitStack) -> Sandbox:
+        """Open the workspace of an environment, and have the stack close it.
+
+        Raises:
+            WorkspaceError: when its file cannot be used.
+        """
+        # Here, because most environments are real and need no GraphQL engine.
+        from provisioner.sandbox import Sandbox, dialect_of  # noqa: PLC0415 - as said above
+
+        file = self._root / ".provision" / f"{environment.name}.sqlite3"
+        dialect = dialect_of(environment.url)
+        try:
+            front = self._front_in(stack)
+            sandbox = Sandbox(file, dialect, session_seconds=_A_DAY, front=front)
+            return stack.enter_context(sandbox)
+        except OSError as error:
+            if spent(error):
+                raise none_left(environment.name) from None
+            raise WorkspaceError(
+                "sandbox_unusable",
+                f"The embedded Twenty of {environment.name} cannot use {file}: {error.strerror}.",
+                remedy="Make the folder writable, or remove the file to begin anew.",
+            ) from None
+
+    def _front_in(self, stack: ExitStack) -> Front:
+        """The server, which the stack stops after all workspaces behind it."""
+        from provisioner.sandbox import Front  # noqa: PLC0415 - as above
+
+        with self._lock:
+            if self._front is None:
+                self._front = Front()
+                stack.callback(self._stop)
+            return self._front
+
+    def _stop(self) -> None:
+        with self._lock:
+            front, self._front = self._front, None
+        if front is not None:
+            front.stop()

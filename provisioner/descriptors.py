@@ -7,6 +7,8 @@ import os
 import sys
 from contextlib import suppress
 
+from provisioner.errors import WorkspaceError
+
 if sys.platform != "win32":
     import resource
 
@@ -41,6 +43,24 @@ def room_for(each: int) -> int:
     if soft == resource.RLIM_INFINITY:
         return _ENOUGH
     return max(1, (soft - _open() - _FOR_ALL) // each)
+
+
+def none_left(environment: str) -> WorkspaceError:
+    """Return the error of an environment for which no descriptor was left."""
+    return WorkspaceError(
+        "unreachable",
+        f"{environment} cannot be reached: this process may open no more files and connections.",
+        remedy="Raise that limit (`ulimit -n`), or work on fewer environments at once.",
+    )
+
+
+def exhausted() -> bool:
+    """Return whether no descriptor is left now, for those whose errors do not tell."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return spent(error)
+    return False
 
 
 def spent(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
-from provisioner.descriptors import spent
+from provisioner.descriptors import none_left, spent
 from provisioner.errors import RefusedError, WorkspaceError
 from provisioner.execution import (
     ActionEnded,
@@ -423,12 +423,7 @@ class Fleet:
         That no descriptor is left is none.
         """
         if spent(error):
-            return WorkspaceError(
-                "unreachable",
-                f"{name} could not be finished: this process may open no more files and "
-                "connections.",
-                remedy="Raise that limit (`ulimit -n`), or work on fewer environments at once.",
-            )
+            return none_left(name)
         self.surprise = self.surprise or error
         return WorkspaceError(
             "internal_error",

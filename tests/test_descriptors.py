@@ -129,6 +129,15 @@ def test_three_hundred_environments_need_few_descriptors(
     assert {one["summary"]["created"] for one in result["environments"]} == {1}
 
 
+def test_three_hundred_embedded_twenties_need_few_descriptors(tmp_path: Path) -> None:
+    """They share one port, and between look and work none holds its file open."""
+    manifests(tmp_path, COUNT, '  shop-{n}: {{url: "sandbox:"}}\n')
+    ran = apply(tmp_path, 256, 256)
+    assert (ran.returncode, ran.stderr[-2000:]) == (0, ran.stderr[-2000:])
+    result = json.loads(ran.stdout)
+    assert {one["summary"]["created"] for one in result["environments"]} == {1}
+
+
 def test_a_run_without_a_descriptor_left_says_so(tmp_path: Path) -> None:
     """What is missing is named with its remedy; it is no bug and no lack of disk space."""
     workspaces = Workspaces()

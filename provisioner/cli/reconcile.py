@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _WIDTH = 16
 """Environments that are worked on at once."""
 
+_EMBEDDED = 4
+"""File descriptors of a request to the embedded Twenty: both ends of it, a database and its log."""
+
 _BESIDE = 12
 """File descriptors of an environment beside its connections: of its sinks, one after the other."""
 
@@ -136,10 +139,15 @@ def opened(
         if (refusal := together(list(sinks.refusals(ours)))) is not None:
             raise refusal
         raise_limit()
-        parallel = max((one.limits.parallel for one in prepared.environments), default=1)
-        room = room_for(parallel + _BESIDE)
+        room = room_for(max(map(_descriptors, prepared.environments), default=1))
         width = max(1, min(_WIDTH, len(prepared.environments), room))
         yield opener(root, stop, hurry=hurry), sinks.open, Threads(width)
+
+
+def _descriptors(environment: Environment) -> int:
+    """Return how many file descriptors the work on one environment needs at most."""
+    of_a_request = _EMBEDDED if environment.embedded else 1
+    return environment.limits.parallel * of_a_request + _BESIDE
 
 
 def ended_early(fleet: Fleet, signals: Signals) -> int | None:

@@ -8,6 +8,7 @@ servers against it; what no recording covers says so where it is imitated.
 from provisioner.sandbox.dialect import Dialect, dialect_of
 from provisioner.sandbox.embedded import OWN_KEY, Sandbox
 from provisioner.sandbox.exchange import Answer, Around, Exchange, Json, Request, json_answer
+from provisioner.sandbox.front import Front
 from provisioner.sandbox.seeds import API_KEYS_FLAG, ROLES_FLAG, Role, role
 from provisioner.sandbox.store import ApiKey, User
 
@@ -20,6 +21,7 @@ __all__ = [
     "Around",
     "Dialect",
     "Exchange",
+    "Front",
     "Json",
     "Request",
     "Role",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from provisioner.sandbox.exchange import Answer, Around, Exchange, Request
+    from provisioner.sandbox.front import Front
     from provisioner.sandbox.seeds import Role
 
 OWN_KEY = "provision"
@@ -28,6 +29,19 @@ OWN_KEY = "provision"
 
 _SEEDED_EXPIRY = "2031-01-01T00:00:00.000Z"
 _CENTURY = timedelta(days=36_500).total_seconds()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Running:
+    """What a started sandbox consists of.
+
+    Attributes:
+        leave: ends the serving.
+    """
+
+    store: Store
+    url: str
+    leave: Callable[[], None]
 
 
 class Sandbox:
@@ -50,6 +64,7 @@ class Sandbox:
         session_seconds: the life of the access token of a sign-in.
         journal: gets every finished exchange.
         around: called for every request in place of the function that answers it.
+        front: serves it beside others, in place of a server of its own; without a journal.
     """
 
     def __init__(  # noqa: PLR0913  # the knobs of a server
@@ -64,16 +79,18 @@ class Sandbox:
         session_seconds: float = 1800.0,
         journal: list[Exchange] | None = None,
         around: Around | None = None,
+        front: Front | None = None,
     ) -> None:
         self._file = file
         self._port = port
         self._journal = journal
         self._around = around
+        self._front = front
         self._create_seconds = create_seconds
         self._role_seconds = role_seconds
         self._page_core_list = page_core_list
         self._session_seconds = session_seconds
-        self._running: tuple[Store, Server] | None = None
+        self._running: _Running | None = None
         self.dialect = dialect
 
     def start(self) -> Self:
@@ -96,21 +113,31 @@ class Sandbox:
             page_core_list=self._page_core_list,
         )
         try:
-            server = Server(self._port, self._answer(Router(workspace).answer), self._journal)
+            self._running = self._serve(store, self._answer(Router(workspace).answer))
         except BaseException:
             store.close()
             raise
-        self._running = (store, server)
         return self
+
+    def _serve(self, store: Store, answer: Callable[[Request], Answer]) -> _Running:
+        if (front := self._front) is None:
+            server = Server(self._port, answer, self._journal)
+            return _Running(store, server.url, server.stop)
+        url = front.join(answer)
+        return _Running(store, url, lambda: front.leave(url))
 
     def stop(self) -> None:
         """Finishes the exchanges that are under way and leaves one file behind."""
         if self._running is None:
             return
-        store, server = self._running
-        self._running = None
-        server.stop()
-        store.close()
+        running, self._running = self._running, None
+        running.leave()
+        running.store.close()
+
+    def rest(self) -> None:
+        """Close the files that no request needs at the moment; the next one opens them again."""
+        if self._running is not None:
+            self._running.store.rest()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -125,8 +152,8 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:PORT`."""
-        return self._started[1].url
+        """`http://127.0.0.1:PORT`, below a front with a path."""
+        return self._started.url
 
     @property
     def workspace_id(self) -> str:
@@ -272,11 +299,11 @@ class Sandbox:
         return inner if around is None else lambda request: around(request, inner)
 
     @property
-    def _started(self) -> tuple[Store, Server]:
+    def _started(self) -> _Running:
         if self._running is None:
             raise RuntimeError("the sandbox has not been started")
         return self._running
 
     @property
     def _store(self) -> Store:
-        return self._started[0]
+        return self._started.store

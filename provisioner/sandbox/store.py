@@ -167,13 +167,18 @@ class Store:
                 remedy="Use the url that the file was made with, or move the file away.",
             )
 
+    def rest(self) -> None:
+        """Close the connections that nobody uses now; later uses open others."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
     def close(self) -> None:
         """Closes every connection; SQLite then folds its log back into the one file."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self.rest()
         if self._passing:
             self._passing.cleanup()
 

@@ -12,19 +12,22 @@ from provisioner.twenty.transport import Transport
 from provisioner.twenty.wire import Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from provisioner.desired import Credential, Environment
     from provisioner.stop import Stop
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.workspace import Workspace
 
 
-def connect(
+def connect(  # noqa: PLR0913 - what there is to say of a workspace
     environment: Environment,
     address: str,
     credential: Credential,
     stop: Stop,
     *,
     hurry: bool = False,
+    released: Callable[[], None] | None = None,
 ) -> Workspace:
     """The workspace of an environment, signed in to and with its generation known.
 
@@ -34,12 +37,13 @@ def connect(
         credential: what opens it.
         stop: once it is asked for, no key is begun.
         hurry: whether the first writes of other environments wait for the first look at this one.
+        released: called whenever connections that nothing uses were closed.
 
     Raises:
         WorkspaceError: when the server cannot be reached or does not let us in.
         RefusedError: when the credential belongs to another workspace than the pinned one.
     """
-    transport = Transport(environment, address, stop, hurry=hurry)
+    transport = Transport(environment, address, stop, hurry=hurry, released=released)
     try:
         wire = Wire(transport, pass_for(credential, transport))
         _hold_pin(environment, wire)

@@ -34,7 +34,7 @@ from urllib3.exceptions import ProxyError as PoolProxyError
 
 from provisioner import __version__
 from provisioner.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of
-from provisioner.descriptors import spent
+from provisioner.descriptors import none_left, spent
 from provisioner.errors import WorkspaceError
 from provisioner.failure import Failure
 from provisioner.stop import STOPPED
@@ -111,10 +111,17 @@ class Transport:
         address: where the server listens, `http(s)://host[:port][/prefix]`.
         stop: once it is asked for, nothing goes out that must not be repeated.
         hurry: whether the first writes of other environments wait for the first look at this one.
+        released: called whenever connections that nothing uses were closed.
     """
 
     def __init__(
-        self, environment: Environment, address: str, stop: Stop, *, hurry: bool = False
+        self,
+        environment: Environment,
+        address: str,
+        stop: Stop,
+        *,
+        hurry: bool = False,
+        released: Callable[[], None] | None = None,
     ) -> None:
         self.name = environment.name
         self.address = address
@@ -125,6 +132,7 @@ class Transport:
         self._told_until: tuple[float, Answer] | None = None
         self._was_throttled = False
         self._looked = False
+        self._released = released
         self._look_left = _LOOK * self.timeout if hurry else inf
         # A turn that our own declared rate has us wait for is not the server's doing.
         self._turns_count = environment.limits.requests_per_minute is None
@@ -145,6 +153,8 @@ class Transport:
         self._looked = True
         self._look_left = inf
         self._session.close()
+        if self._released is not None:
+            self._released()
 
     def close(self) -> None:
         """Closes all connections."""
@@ -298,7 +308,7 @@ class Transport:
                 raise self._translated(error, in_all=timeout < self.timeout) from None
             except OSError as error:  # no descriptor, or a ca_file that cannot be read
                 if spent(error):
-                    raise self._no_descriptor() from None
+                    raise none_left(self.name) from None
                 raise WorkspaceError(
                     "tls_failed",
                     f"{self.name} cannot be trusted: {clean(str(error))}.",
@@ -321,13 +331,6 @@ class Transport:
         came = "no answer" if status is None else status
         words = "%s %s %s -> %s in %d ms"
         _LOG.debug(words, self.name, method, path, came, spent, extra=about(**what))
-
-    def _no_descriptor(self) -> WorkspaceError:
-        return WorkspaceError(
-            "unreachable",
-            f"{self.name} cannot be reached: this process may open no more files and connections.",
-            remedy="Raise that limit (`ulimit -n`), or work on fewer environments at once.",
-        )
 
     def _look_is_over(self) -> LostAnswerError:
         return LostAnswerError(
@@ -355,7 +358,7 @@ class Transport:
         """
         host = self._host
         if _never_connected(error) and spent(error):
-            return self._no_descriptor()
+            return none_left(self.name)
         if isinstance(error, (LocationParseError, requests.exceptions.InvalidURL)):
             return WorkspaceError(
                 "unreachable",
