@@ -71,21 +71,22 @@ class _Embedded:
             WorkspaceError: when its file cannot be used.
         """
         # Here, because most environments are real and need no GraphQL engine.
-        from provisioner.sandbox import Sandbox, dialect_of  # noqa: PLC0415 - as said above
+        from provisioner.sandbox import PATIENCE, Sandbox, dialect_of  # noqa: PLC0415 - as said above
 
         file = self._root / ".provision" / f"{environment.name}.sqlite3"
         dialect = dialect_of(environment.url)
         try:
             front = self._front_in(stack)
-            sandbox = Sandbox(file, dialect, session_seconds=_A_DAY, front=front)
+            patience = min(PATIENCE, environment.limits.timeout / 2)
+            sandbox = Sandbox(file, dialect, session_seconds=_A_DAY, patience=patience, front=front)
             return stack.enter_context(sandbox)
         except OSError as error:
             if spent(error):
                 raise none_left(environment.name) from None
             raise WorkspaceError(
                 "sandbox_unusable",
-                f"The embedded Twenty of {environment.name} cannot use {file}: {error.strerror}.",
-                remedy="Make the folder writable, or remove the file to begin anew.",
+                f"The embedded Twenty of {environment.name} cannot be served: {error.strerror}.",
+                remedy="Free a loopback port for this user and run again.",
             ) from None
 
     def _front_in(self, stack: ExitStack) -> Front:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from provisioner.errors import WorkspaceError
 
@@ -54,13 +54,15 @@ def none_left(environment: str) -> WorkspaceError:
     )
 
 
-def exhausted() -> bool:
-    """Return whether no descriptor is left now, for those whose errors do not tell."""
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as error:
-        return spent(error)
-    return False
+def left(wanted: int) -> bool:
+    """Return whether so many descriptors are left now, for those whose errors do not tell."""
+    with ExitStack() as stack:
+        try:
+            for _ in range(wanted):
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            return not spent(error)
+    return True
 
 
 def spent(error: BaseException) -> bool:

@@ -1045,23 +1045,20 @@ def test_bulk_work_is_quick():
         assert time.monotonic() - started < 5
 
 
-def test_a_file_that_another_program_holds_is_not_called_broken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_another_program_holds_is_not_called_broken(tmp_path: Path) -> None:
     """A locked file is to be waited for; nobody is told to move a sound one away."""
     file = tmp_path / "workspace.sqlite3"
     with Sandbox(file):
         pass
-    monkeypatch.setattr("provisioner.sandbox.store._BUSY_MILLISECONDS", 50)
     holder = sqlite3.connect(file, isolation_level=None)
     try:
         holder.execute("PRAGMA locking_mode = EXCLUSIVE")
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(WorkspaceError) as told:
-            Sandbox(file).start()
+            Sandbox(file, patience=0.05).start()
     finally:
         holder.close()
     failure = failure_of(told.value)
     assert failure.code == "sandbox_unusable"
-    assert "database is locked" in failure.message
-    assert "wait for the run that holds the file" in failure.message
+    assert "is locked by another program" in failure.message
+    assert "wait for it" in failure.message

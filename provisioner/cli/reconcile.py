@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from provisioner.connection import opener
-from provisioner.descriptors import raise_limit, room_for
+from provisioner.descriptors import left, raise_limit, room_for
 from provisioner.desired import Environment
-from provisioner.errors import InvalidInputError, RefusedError, WrongUsageError
+from provisioner.errors import InvalidInputError, RefusedError, WorkspaceError, WrongUsageError
 from provisioner.execution import untold
 from provisioner.fleet import Fleet
 from provisioner.guards import together
@@ -39,6 +39,9 @@ _WIDTH = 16
 
 _EMBEDDED = 4
 """File descriptors of a request to the embedded Twenty: both ends of it, a database and its log."""
+
+_FEW = 4
+"""File descriptors without which an environment cannot be worked on at all: one file at a time."""
 
 _BESIDE = 12
 """File descriptors of an environment beside its connections: of its sinks, one after the other."""
@@ -125,6 +128,7 @@ def opened(
 
     Raises:
         RefusedError: when the run may not open a sink of these environments; none was opened.
+        WorkspaceError: when too few descriptors are left for any environment.
     """
     rules = prepared.selection.restrictions
     root, desired = prepared.manifests.root, prepared.manifests.desired
@@ -139,7 +143,15 @@ def opened(
         if (refusal := together(list(sinks.refusals(ours)))) is not None:
             raise refusal
         raise_limit()
-        room = room_for(max(map(_descriptors, prepared.environments), default=1))
+        needed = max(map(_descriptors, prepared.environments), default=1)
+        if not left(needed):
+            raise WorkspaceError(
+                "unreachable",
+                "This process may open too few files and connections: one environment needs "
+                f"{needed}.",
+                remedy="Raise that limit (`ulimit -n`), or lower `limits.parallel`.",
+            )
+        room = room_for(needed + _BESIDE)
         width = max(1, min(_WIDTH, len(prepared.environments), room))
         yield opener(root, stop, hurry=hurry), sinks.open, Threads(width)
 
@@ -147,7 +159,7 @@ def opened(
 def _descriptors(environment: Environment) -> int:
     """Return how many file descriptors the work on one environment needs at most."""
     of_a_request = _EMBEDDED if environment.embedded else 1
-    return environment.limits.parallel * of_a_request + _BESIDE
+    return environment.limits.parallel * of_a_request + _FEW
 
 
 def ended_early(fleet: Fleet, signals: Signals) -> int | None:

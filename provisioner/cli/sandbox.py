@@ -45,7 +45,7 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
     import json  # noqa: PLC0415 - keeps --help fast
 
     from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
-    from provisioner.errors import WrongUsageError  # noqa: PLC0415 - as above
+    from provisioner.errors import WorkspaceError, WrongUsageError  # noqa: PLC0415 - as above
     from provisioner.sandbox import Dialect, Sandbox  # noqa: PLC0415 - as above
 
     signals = Signals()
@@ -64,6 +64,10 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
                 click.echo("".join(f"{name + ':':15}{value}\n" for name, value in facts.items()))
                 click.echo("Serving until interrupted.", err=True)
             signals.stop.wait()
+    except WorkspaceError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise WrongUsageError("not_servable", error.message, remedy=error.remedy) from None
     except OSError as error:
         raise WrongUsageError(
             "not_servable",

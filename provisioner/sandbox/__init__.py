@@ -10,11 +10,12 @@ from provisioner.sandbox.embedded import OWN_KEY, Sandbox
 from provisioner.sandbox.exchange import Answer, Around, Exchange, Json, Request, json_answer
 from provisioner.sandbox.front import Front
 from provisioner.sandbox.seeds import API_KEYS_FLAG, ROLES_FLAG, Role, role
-from provisioner.sandbox.store import ApiKey, User
+from provisioner.sandbox.store import PATIENCE, ApiKey, User
 
 __all__ = [
     "API_KEYS_FLAG",
     "OWN_KEY",
+    "PATIENCE",
     "ROLES_FLAG",
     "Answer",
     "ApiKey",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from provisioner.sandbox import moments, seeds, tokens
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.server import Server
-from provisioner.sandbox.store import ApiKey, Store, User
+from provisioner.sandbox.store import PATIENCE, ApiKey, Store, User
 from provisioner.sandbox.tokens import Claims, TokenKind
 from provisioner.sandbox.workspace import Workspace
 
@@ -64,6 +64,7 @@ class Sandbox:
         session_seconds: the life of the access token of a sign-in.
         journal: gets every finished exchange.
         around: called for every request in place of the function that answers it.
+        patience: seconds to wait for another program's lock on the file.
         front: serves it beside others, in place of a server of its own; without a journal.
     """
 
@@ -79,6 +80,7 @@ class Sandbox:
         session_seconds: float = 1800.0,
         journal: list[Exchange] | None = None,
         around: Around | None = None,
+        patience: float = PATIENCE,
         front: Front | None = None,
     ) -> None:
         self._file = file
@@ -86,6 +88,7 @@ class Sandbox:
         self._journal = journal
         self._around = around
         self._front = front
+        self._patience = patience
         self._create_seconds = create_seconds
         self._role_seconds = role_seconds
         self._page_core_list = page_core_list
@@ -97,13 +100,13 @@ class Sandbox:
         """Opens or makes the workspace and serves it.
 
         Raises:
-            WorkspaceError: the file is not a workspace of that dialect.
-            OSError: the file cannot be made, or the port is taken.
+            WorkspaceError: the file cannot be used, or is not a workspace of that dialect.
+            OSError: the port is taken.
         """
         # Here, so that whoever only names a dialect does not wait for graphql-core.
         from provisioner.sandbox.router import Router  # noqa: PLC0415  # as said
 
-        store = Store(self._file, self.dialect)
+        store = Store(self._file, self.dialect, patience=self._patience)
         workspace = Workspace(
             store=store,
             dialect=self.dialect,

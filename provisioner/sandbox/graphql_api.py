@@ -25,6 +25,7 @@ from provisioner.sandbox.access import Anonymous, Caller, Refused
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import Answer, Json, JsonObject, Request, json_answer
 from provisioner.sandbox.graphql_call import Call, token_refused
+from provisioner.sandbox.store import UnusableError
 from provisioner.sandbox.variables import BadVariable, bad_variables
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ class Endpoint:
         )
         body: JsonObject = {"data": result.data}
         if result.errors:
+            whys = [error.original_error for error in result.errors]
+            unusable = next((why for why in whys if isinstance(why, UnusableError)), None)
+            if unusable is not None and not any((result.data or {}).values()):
+                raise unusable
             # Errors of the execution carry neither a path nor a place (`134`, `153`).
             errors: list[Json] = [
                 {

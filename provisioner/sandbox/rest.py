@@ -10,9 +10,10 @@ from provisioner.sandbox.access import Refused
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import Answer, Json, JsonObject, Request, json_answer
 from provisioner.sandbox.keys_core import is_uuid
+from provisioner.sandbox.store import UNUSABLE
 
 if TYPE_CHECKING:
-    from provisioner.sandbox.store import ApiKey
+    from provisioner.sandbox.store import ApiKey, UnusableError
     from provisioner.sandbox.workspace import Rejected
 
 MISSING_TOKEN = Refused(403, "FORBIDDEN_EXCEPTION", "Missing authentication token")
@@ -84,6 +85,12 @@ def rejected(rejection: Rejected) -> Answer:
     if rejection.code is not None:
         value["code"] = rejection.code
     return json_answer(400, value)
+
+
+def unusable(error: UnusableError) -> Answer:
+    """Return that the file cannot be used: no answer of Twenty's, and nothing was done."""
+    messages: list[Json] = [error.message, error.remedy]
+    return json_answer(423, {"statusCode": 423, "code": UNUSABLE, "messages": messages})
 
 
 def bad_request(message: str) -> Answer:

@@ -8,6 +8,7 @@ from provisioner.sandbox import graphql_api, rest, rest_core, rest_legacy
 from provisioner.sandbox.access import Anonymous, Caller, KeyCaller, Refused, UserCaller, caller_of
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import Answer, Request, json_answer
+from provisioner.sandbox.store import UnusableError
 
 if TYPE_CHECKING:
     from provisioner.sandbox.workspace import Workspace
@@ -21,7 +22,16 @@ class Router:
         self._endpoints = graphql_api.endpoints_of(workspace.dialect)
 
     def answer(self, request: Request) -> Answer:
-        """The answer to one request."""
+        """The answer to one request, which may be why the file cannot be used."""
+        commits = self._workspace.store.commits
+        try:
+            return self._answered(request)
+        except UnusableError as error:
+            if self._workspace.store.commits > commits:  # to say that nothing was done is not true
+                raise ConnectionError from error
+            return rest.unusable(error)
+
+    def _answered(self, request: Request) -> Answer:
         workspace = self._workspace
         if request.method == "OPTIONS":  # `131-rest-options`: the answer to a browser's question
             return Answer(204)

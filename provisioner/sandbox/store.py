@@ -7,6 +7,7 @@ agree on one workspace. It holds a signing secret and a password, so it is priva
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -17,8 +18,9 @@ import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
+from provisioner.descriptors import left, spent
 from provisioner.errors import WorkspaceError
 from provisioner.sandbox import seeds
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from provisioner.sandbox.dialect import Dialect
+    from provisioner.sandbox.exchange import JsonObject
 
 _SCHEMA = """
 CREATE TABLE workspace (          -- one row
@@ -60,7 +63,17 @@ CREATE TABLE api_key (
 _COLUMNS = "id, name, expires_at, revoked_at, created_at, updated_at, deleted_at, role_id"
 _INSERT = f"INSERT INTO api_key ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # constant
 _SELECT = f"SELECT {_COLUMNS} FROM api_key"  # noqa: S608  # constant
-_BUSY_MILLISECONDS = 30_000
+
+UNUSABLE = "SANDBOX_UNUSABLE"
+"""The code of an answer that says why the file cannot be used; no real Twenty has it."""
+
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+_OPENED = 4
+"""Files that SQLite opens for one connection, or closes again where one of them fails."""
+
+PATIENCE = 10.0
+"""Seconds to wait for another program's lock: less than a client waits for an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,56 +120,32 @@ class Store:
     Args:
         file: None for a workspace that ends with the store.
         dialect: what the file is made for, or must have been made for.
+        patience: seconds to wait for the lock of another program.
 
     Raises:
         WorkspaceError: the file is not a workspace of that dialect.
     """
 
-    def __init__(self, file: Path | None, dialect: Dialect) -> None:
+    def __init__(self, file: Path | None, dialect: Dialect, *, patience: float = PATIENCE) -> None:
         self._passing = None
         if file is None:
             self._passing = tempfile.TemporaryDirectory(prefix="twenty-")
             file = Path(self._passing.name, "workspace")
         self._file = file
+        self._patience = patience
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
+        self._given_up = False
         self._lock = threading.Lock()
         self._writer = threading.Lock()
-        if not self._file.exists():
-            try:
-                _create(self._file, dialect)
-            except sqlite3.Error as error:  # of a full disk, or of a path too long for SQLite
-                raise WorkspaceError(
-                    "sandbox_unusable",
-                    f"No workspace of the embedded Twenty can be made at {self._file}: {error}.",
-                    remedy="Choose another folder; its path may have some 500 characters.",
-                ) from error
+        self._thread = threading.local()
         try:
-            with self._connection() as connection:
-                found = connection.execute("SELECT id, dialect, secret FROM workspace").fetchone()
-                if not os.access(self._file, os.W_OK):
-                    raise sqlite3.OperationalError("the file is read-only")  # noqa: TRY301 - as SQLite
-        except sqlite3.OperationalError as error:  # read-only, locked, or a folder without leave
+            found = self._opened(dialect)
+        except UnusableError as error:
             self.close()
-            if "no such table" in str(error):
-                raise WorkspaceError(
-                    "sandbox_unusable",
-                    f"{self._file} is not a workspace of the embedded Twenty: {error}.",
-                    remedy="Move the file away; a new workspace is made in its place.",
-                ) from error
-            raise WorkspaceError(
-                "sandbox_unusable",
-                f"The embedded Twenty cannot use {self._file}: {error}.",
-                remedy=f"Make {self._file.parent} writable for this user, or wait for the run that "
-                "holds the file.",
-            ) from error
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise WorkspaceError(
-                "sandbox_unusable",
-                f"{self._file} is not a workspace of the embedded Twenty: {error}.",
-                remedy="Move the file away; a new workspace is made in its place.",
-            ) from error
+            raise WorkspaceError("sandbox_unusable", error.message, remedy=error.remedy) from (
+                error.__cause__
+            )
         self.workspace_id: str = found[0]
         self.secret: bytes = bytes.fromhex(found[2])
         if found[1] != dialect:
@@ -166,6 +155,26 @@ class Store:
                 f"{self._file} holds a workspace of sandbox:{found[1]}, not of sandbox:{dialect}.",
                 remedy="Use the url that the file was made with, or move the file away.",
             )
+
+    def _opened(self, dialect: Dialect) -> tuple[str, str, str]:
+        """Make the file where it is missing, and read the id, the dialect and the secret."""
+        with _told(self._file):
+            if not self._file.exists():
+                _create(self._file, dialect)
+        with self._connection() as connection:
+            found: tuple[str, str, str] | None = connection.execute(
+                "SELECT id, dialect, secret FROM workspace"
+            ).fetchone()
+        if found is None:
+            raise _foreign(self._file)
+        if not os.access(self._file, os.W_OK):
+            raise _read_only(self._file)
+        return found
+
+    @property
+    def commits(self) -> int:
+        """How many transactions this thread has committed."""
+        return getattr(self._thread, "commits", 0)
 
     def rest(self) -> None:
         """Close the connections that nobody uses now; later uses open others."""
@@ -299,18 +308,28 @@ class Store:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """A connection that nobody else uses meanwhile."""
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        connection = connection or _connect(self._file)
-        try:
-            yield connection
-        finally:
+        with _told(self._file):
             with self._lock:
-                keep = not self._closed
-                if keep:
-                    self._idle.append(connection)
-            if not keep:
-                connection.close()
+                connection = self._idle.pop() if self._idle else None
+            connection = connection or _connect(self._file)
+            try:
+                connection.execute(f"PRAGMA busy_timeout = {self._milliseconds()}")
+                yield connection
+                self._given_up = False
+            except sqlite3.OperationalError as error:
+                self._given_up = _is_locked(error)
+                raise
+            finally:
+                with self._lock:
+                    keep = not self._closed
+                    if keep:
+                        self._idle.append(connection)
+                if not keep:
+                    connection.close()
+
+    def _milliseconds(self) -> int:
+        """Return how long to wait for a lock: not again where the last wait was in vain."""
+        return 0 if self._given_up else round(1000 * self._patience)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -319,17 +338,108 @@ class Store:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                connection.execute("COMMIT")
+                self._thread.commits = self.commits + 1
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # SQLite ends it itself where the disk is full
+                    connection.execute("ROLLBACK")
                 raise
-            connection.execute("COMMIT")
+
+
+class UnusableError(Exception):
+    """The file cannot be read or written now; nothing was changed.
+
+    Attributes:
+        message: what is wrong with which file.
+        remedy: what to do about it.
+        extensions: the code in an answer of GraphQL.
+    """
+
+    extensions: ClassVar[JsonObject] = {"code": UNUSABLE}
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(f"{message} {remedy}")
+        self.message = message
+        self.remedy = remedy
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """Tell an error of the database or of the disk as one of the file.
+
+    Raises:
+        UnusableError: in place of it.
+        sqlite3.IntegrityError: what was to be written contradicts what is there.
+    """
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except (sqlite3.Error, OSError) as error:
+        raise _meaning(file, error) from error
+
+
+def _meaning(file: Path, error: sqlite3.Error | OSError) -> UnusableError:
+    """Return what an error says of the file, and what to do."""
+    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    said = text[:1].lower() + text[1:]
+    if spent(error) or (text.startswith("unable to open") and not left(_OPENED)):
+        return UnusableError(
+            f"This process may open no more files, and {file} is one more.",
+            "Raise that limit (`ulimit -n`), or work on fewer environments at once.",
+        )
+    if isinstance(error, sqlite3.Error):
+        if _is_locked(error):
+            return UnusableError(
+                f"{file} is locked by another program.",
+                "Close the program that has it open, or wait for it, and run again.",
+            )
+        if isinstance(error, sqlite3.OperationalError) and text.startswith("attempt to write a r"):
+            return _read_only(file)
+        if not isinstance(error, sqlite3.OperationalError) or "no such table" in text:
+            return _foreign(file, f": {said}")
+    denied = error.errno in _DENIED if isinstance(error, OSError) else not _can_write(file)
+    if denied:
+        return _read_only(file)
+    remedy = "Free disk space, or raise the limit on file sizes (`ulimit -f`)."
+    if text.startswith(("unable to open", "File name too long")):
+        remedy = "Choose another folder; its path may have some 500 characters."
+    return UnusableError(f"The embedded Twenty cannot write {file}: {said}.", remedy)
+
+
+def _can_write(file: Path) -> bool:
+    """Return whether this user may write the file, or make it, and its folder."""
+    try:
+        near = next(one for one in (file, *file.parents) if one.exists())
+    except OSError:  # a folder that shows this user nothing
+        return False
+    folder = near if near.is_dir() else near.parent
+    return os.access(folder, os.W_OK | os.X_OK) and (near.is_dir() or os.access(near, os.W_OK))
+
+
+def _read_only(file: Path) -> UnusableError:
+    return UnusableError(
+        f"The embedded Twenty cannot write {file}: it or its folder is read-only for this user.",
+        f"Make {file.parent} writable, or run as the user who owns it.",
+    )
+
+
+def _foreign(file: Path, why: str = "") -> UnusableError:
+    return UnusableError(
+        f"{file} is not a workspace of the embedded Twenty{why}.",
+        "Move the file away; a new workspace is made in its place.",
+    )
+
+
+def _is_locked(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=0.0)
     try:
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
-        connection.execute("PRAGMA synchronous = NORMAL")  # the first that reads the file
+        connection.execute("PRAGMA synchronous = NORMAL")
     except sqlite3.DatabaseError:
         connection.close()
         raise

@@ -70,6 +70,9 @@ _SESSION_NEEDED = (
     "This endpoint requires a session access token",
     "This endpoint is not available to this caller",
 )
+_SANDBOX_UNUSABLE = "SANDBOX_UNUSABLE"
+"""Said by the embedded Twenty alone, with one text of what is wrong and one of what to do."""
+
 _NO_PERMISSION = (
     "Entity performing the request does not have permission",
     "User does not have permission",
@@ -303,7 +306,16 @@ RefusalCode = Literal[
     "server_error",
     "unexpected_answer",
     "rejected",
+    "sandbox_unusable",
 ]
+
+
+_SAID: tuple[tuple[tuple[str, ...], RefusalCode], ...] = (
+    (_NO_CREDENTIAL, "credential_missing"),
+    (_EXPIRED, "credential_expired"),
+    (_REVOKED, "credential_revoked"),
+    (_SESSION_NEEDED, "session_required"),
+)
 
 
 def refusal_code(answer: Answer) -> RefusalCode:  # noqa: PLR0911 - one line for each meaning
@@ -311,14 +323,11 @@ def refusal_code(answer: Answer) -> RefusalCode:  # noqa: PLR0911 - one line for
     slow = throttling(answer)
     if slow is not None and slow.unhandled:
         return "rate_limited"
-    if answer.says(_NO_CREDENTIAL):
-        return "credential_missing"
-    if answer.says(_EXPIRED):
-        return "credential_expired"
-    if answer.says(_REVOKED):
-        return "credential_revoked"
-    if answer.says(_SESSION_NEEDED):
-        return "session_required"
+    if _SANDBOX_UNUSABLE in answer.codes:
+        return "sandbox_unusable"
+    for texts, code in _SAID:
+        if answer.says(texts):
+            return code
     if "PERMISSION_DENIED" in answer.codes or answer.says(_NO_PERMISSION):
         return "permission_denied"
     if answer.says(_INVALID) or session_ended(answer):
@@ -373,6 +382,7 @@ _ADVICE: dict[RefusalCode, tuple[str, str]] = {
         "answered with something that Twenty does not say",
         "Check that `url` is the address of Twenty itself and that no proxy answers in its place",
     ),
+    "sandbox_unusable": ("cannot use its file", "Free that file and run again"),
     "rejected": ("rejected the request", "The words in brackets are the server's own"),
 }
 
@@ -387,6 +397,8 @@ def explain(environment: str, answer: Answer, words: str) -> tuple[RefusalCode, 
     """
     code = refusal_code(answer)
     happened, remedy = _ADVICE[code]
+    if code == "sandbox_unusable" and len(answer.errors) > 1:
+        return code, f"{environment}: {answer.errors[0]}", answer.errors[1]
     if answer.location is not None:
         happened = f"redirects to {answer.location}, which is not followed"
         remedy = "Write the final address as `url`"

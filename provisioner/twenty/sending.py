@@ -40,6 +40,7 @@ _OF_ALL = frozenset(
         "credential_missing",
         "credential_revoked",
         "permission_denied",
+        "sandbox_unusable",
         "session_required",
         "sign_in_failed",
         "tls_failed",

@@ -1,0 +1,244 @@
+"""The file of the embedded Twenty: two runs at once, locked, read-only, another user's, no room."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from provisioner.sandbox import Sandbox, dialect_of
+from provisioner.sandbox.store import Store, UnusableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from provisioner.sandbox import Role
+
+NAMES = [f"key-{number}" for number in range(30)]
+URLS = ("sandbox:", "sandbox:core-1", "sandbox:legacy")
+NOBODY = 65534
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+
+
+def project(folder: Path, url: str = "sandbox:", timeout: str = "30s") -> Path:
+    manifests = folder / "manifests"
+    manifests.mkdir()
+    dev = {"url": url, "limits": {"timeout": timeout}}
+    environments = {"version": 1, "environments": {"dev": dev}}
+    (manifests / "environments.yaml").write_text(json.dumps(environments))
+    keys = {
+        "version": 1,
+        "environment": "dev",
+        "defaults": {"expires": "90d", "role": "Admin"},
+        "keys": [{"name": name} for name in NAMES],
+    }
+    (manifests / "keys.yaml").write_text(json.dumps(keys))
+    return folder
+
+
+def start(folder: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "provisioner", *(words or ("apply", "--format", "json"))],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=55)
+    assert "Traceback" not in err
+    assert "bug of provision" not in err
+    assert "failed to answer" not in err
+    return process.returncode, out, err
+
+
+def state(folder: Path) -> Path:
+    return folder / ".provision" / "dev.sqlite3"
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Another program writes, and does not come to an end."""
+    holder = sqlite3.connect(file, isolation_level=None)
+    try:
+        holder.execute("BEGIN IMMEDIATE")
+        yield
+    finally:
+        holder.close()
+
+
+def failures(out: str) -> Counter[tuple[str, str]]:
+    """Code and message of what failed, the environment or its keys."""
+    [part] = json.loads(out)["environments"]
+    errors = [part["error"]] if part["error"] else [one["error"] for one in part["results"]]
+    return Counter((error["code"], error["message"]) for error in errors if error)
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("fresh", [True, False])
+def test_two_runs_of_one_file_at_once_leave_one_key_a_name(tmp_path, url, fresh) -> None:
+    """Both end well, also where both make the file."""
+    folder = project(tmp_path, url)
+    if not fresh:
+        with Sandbox(state(folder), dialect_of(url)):
+            pass
+    runs = [start(folder) for _ in range(2)]
+    assert [ended(run)[0] for run in runs] == [0, 0]
+    with Sandbox(state(folder), dialect_of(url)) as sandbox:
+        live = [key.name for key in sandbox.keys() if key.revoked_at is None]
+    assert Counter(live) == Counter(NAMES)
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_locked_file_is_told_by_each_key_after_one_wait(tmp_path, url) -> None:
+    """No key is unknown: nothing was written, and the message names the file and what to do."""
+    folder = project(tmp_path, url, timeout="2s")
+    with Sandbox(state(folder), dialect_of(url)):
+        pass
+    with locked(state(folder)):
+        code, out, _ = ended(start(folder))
+    assert code == 4
+    told = failures(out)
+    assert {code for code, _ in told} == {"sandbox_unusable"}
+    [(_, message)] = told
+    assert message == (
+        f"dev: {state(folder)} is locked by another program. Close the program that has it open, "
+        "or wait for it, and run again."
+    )
+    assert ended(start(folder))[0] == 0
+
+
+def without_root() -> None:
+    """Take from root, for a process to be, the right to write where modes forbid it."""
+    if os.geteuid() == 0:
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: capabilities(7)
+            drop = ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: prctl(2)
+            assert drop == 0
+
+
+def cannot_write(file: Path) -> list[tuple[str, str]]:
+    message = (
+        f"The embedded Twenty cannot write {file}: it or its folder is read-only for this user. "
+        f"Make {file.parent} writable, or run as the user who owns it."
+    )
+    return [("sandbox_unusable", message)]
+
+
+@AS_ROOT
+@pytest.mark.parametrize("made", ["folder", "hidden folder", "file", "file in an open folder"])
+def test_what_belongs_to_another_user_is_told_with_a_remedy(tmp_path: Path, made: str) -> None:
+    """Whatever of `.provision/` is there already: exit 4, the path, and what to make writable."""
+    file = state(project(tmp_path))
+    if "file" in made:
+        with Sandbox(file):
+            pass
+        file.chmod(0o644)
+        os.chown(file, NOBODY, NOBODY)
+    file.parent.mkdir(exist_ok=True)
+    file.parent.chmod({"hidden folder": 0o700, "file in an open folder": 0o777}.get(made, 0o755))
+    os.chown(file.parent, NOBODY, NOBODY)
+    code, out, _ = ended(start(tmp_path, preexec_fn=without_root))
+    assert (code, list(failures(out))) == (4, cannot_write(file))
+
+
+@pytest.mark.parametrize("made", ["nothing", "folder", "file"])
+def test_what_is_read_only_is_told_with_a_remedy(tmp_path: Path, made: str) -> None:
+    """A project, a `.provision/` or a file that this user may only read."""
+    file = state(project(tmp_path))
+    if made == "file":
+        with Sandbox(file):
+            pass
+        file.chmod(0o400)
+    elif made == "folder":
+        file.parent.mkdir(mode=0o500)
+    else:
+        tmp_path.chmod(0o500)
+    code, out, _ = ended(start(tmp_path, preexec_fn=without_root))
+    tmp_path.chmod(0o700)
+    assert (code, list(failures(out))) == (4, cannot_write(file))
+
+
+@pytest.mark.parametrize("home", ["/nonexistent", "read-only"])
+def test_no_home_is_needed(tmp_path: Path, home: str) -> None:
+    """The embedded Twenty lives in the project, not in a home."""
+    folder = project(tmp_path)
+    if home == "read-only":
+        (folder / "home").mkdir(mode=0o500)
+        home = str(folder / "home")
+    env = os.environ | {"HOME": home}
+    code, out, err = ended(start(folder, preexec_fn=without_root, env=env))
+    assert (code, err[-2000:]) == (0, err[-2000:])
+    assert json.loads(out)["environments"][0]["summary"]["created"] == len(NAMES)
+
+
+@pytest.mark.parametrize("most", [0, 4096, 40_000, 60_000, 100_000])
+def test_files_that_may_not_grow_are_told_with_a_remedy(tmp_path: Path, most: int) -> None:
+    """`ulimit -f`, as a full disk: exit 4, and the next run makes what is missing."""
+    folder = project(tmp_path)
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    code, out, _ = ended(start(folder, preexec_fn=limited))
+    assert code == 4
+    [(kind, message)] = failures(out)
+    assert kind == "sandbox_unusable"
+    assert f"cannot write {state(folder)}: " in message
+    assert message.endswith("Free disk space, or raise the limit on file sizes (`ulimit -f`).")
+    assert ended(start(folder))[0] == 0
+    with Sandbox(state(folder)) as sandbox:
+        assert Counter(key.name for key in sandbox.keys()) == Counter(NAMES)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(6, 4), (8, 4), (10, 4), (13, 4), (40, 0)])
+def test_too_few_descriptors_for_one_environment_are_told(
+    tmp_path: Path, most: int, expected: int
+) -> None:
+    """Before anything is begun, with the limit to raise; nothing waits for what cannot come."""
+    folder = project(tmp_path)
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    code, _, err = ended(start(folder, preexec_fn=limited))
+    assert (code, "`ulimit -n`" in err) == (expected, expected == 4)
+    assert expected == 0 or not state(folder).exists()
+
+
+def test_a_request_that_fails_after_its_commit_is_not_told_as_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key was made and its role cannot be read: the answer is lost, not a refusal."""
+    with Sandbox(tmp_path / "state") as sandbox:
+        role = sandbox.role("Admin").id
+        session = sandbox.session_token()
+        roles = iter([UnusableError("It is locked.", "Wait.")])
+
+        def locked_once(_: Store) -> tuple[Role, ...]:
+            raise next(roles)
+
+        monkeypatch.setattr(Store, "roles", locked_once)
+        document = "mutation($k:CreateApiKeyInput!){createApiKey(input:$k){id role{id}}}"
+        fields = {"name": "svc", "expiresAt": "2031-01-01T00:00:00.000Z", "roleId": role}
+        with pytest.raises(requests.ConnectionError):
+            requests.post(
+                f"{sandbox.url}/metadata",
+                json={"query": document, "variables": {"k": fields}},
+                headers={"Authorization": f"Bearer {session}"},
+                timeout=10,
+            )
+        assert [key.name for key in sandbox.keys()] == ["svc"]
