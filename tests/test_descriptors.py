@@ -78,10 +78,16 @@ def serving(workspaces: Workspaces) -> Iterator[str]:
         thread.join(10)
 
 
-def apply(folder: Path, soft: int, hard: int, *options: str) -> subprocess.CompletedProcess[str]:
+def apply(folder: Path, soft: int, hard: int) -> subprocess.CompletedProcess[str]:
+    return ran_within(folder, soft, hard, "apply")
+
+
+def ran_within(
+    folder: Path, soft: int, hard: int, command: str
+) -> subprocess.CompletedProcess[str]:
     variables = os.environ | {f"TOKEN_{n}": token(workspaceId=workspace(n)) for n in range(COUNT)}
     return subprocess.run(
-        [sys.executable, "-m", "provisioner", "apply", "--format", "json", *options],
+        [sys.executable, "-m", "provisioner", command, "--format", "json"],
         cwd=folder,
         env=variables,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
@@ -136,6 +142,13 @@ def test_three_hundred_embedded_twenties_need_few_descriptors(tmp_path: Path) ->
     assert (ran.returncode, ran.stderr[-2000:]) == (0, ran.stderr[-2000:])
     result = json.loads(ran.stdout)
     assert {one["summary"]["created"] for one in result["environments"]} == {1}
+
+
+def test_doctor_examines_many_embedded_workspaces_with_few_descriptors(tmp_path: Path) -> None:
+    """What was examined is closed."""
+    manifests(tmp_path, 40, '  shop-{n}: {{url: "sandbox:"}}\n')
+    ran = ran_within(tmp_path, 96, 96, "doctor")
+    assert (ran.returncode, ran.stderr[-2000:]) == (0, ran.stderr[-2000:])
 
 
 def test_a_run_without_a_descriptor_left_says_so(tmp_path: Path) -> None:

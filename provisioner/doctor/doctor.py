@@ -110,7 +110,7 @@ class Doctor:
 
     def _examine(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
         places = Places(environment, self._open_sink, self._stop)
-        generation = None
+        workspace = generation = None
         try:
             workspace = self._connect(environment, self._stack)
             observation = workspace.observe()
@@ -122,6 +122,8 @@ class Doctor:
             self._seen[environment.name] = observation
             places.hold_against(workspace, observation)
         checks += places.checks(keys)
+        if workspace is not None:
+            workspace.release()
         return Diagnosis(environment.name, environment.url, generation, tuple(checks))
 
     def _told_of_shared(
