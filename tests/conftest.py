@@ -34,6 +34,11 @@ settings.register_profile(
     "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("shared machine")
+settings.register_profile(
+    "few examples",  # for what is measured: the whole number has been tried without
+    settings.get_profile("shared machine"),
+    max_examples=10,
+)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", None)
 

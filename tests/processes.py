@@ -46,7 +46,11 @@ def run(order):
     sys.stdin = open(0, encoding="utf-8")
     sys.stdout = open(1, "w", encoding="utf-8")
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
-    return main()
+    if order["script"] is None:
+        return main()
+    sys.argv[0] = "-c"
+    exec(compile(order["script"], "<string>", "exec"), {"__name__": "__main__"})
+    return 0
 
 while True:
     order, files, _, _ = socket.recv_fds(server, 1 << 20, 4)
@@ -113,6 +117,7 @@ class Provision(subprocess.Popen[Any]):
 
     Args:
         arguments: the words after `provision`.
+        script: Python that runs in place of the command, which it may end in.
         address_space: bytes that it may map, where that is bounded.
         options: as of `subprocess.Popen`.
 
@@ -122,11 +127,19 @@ class Provision(subprocess.Popen[Any]):
 
     _status: int | None = None
 
-    def __init__(self, *arguments: object, address_space: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        script: str | None = None,
+        address_space: int = 0,
+        **options: Any,
+    ) -> None:
         self._arguments = [str(one) for one in arguments]
+        self._script = script
         self._address_space = address_space
         self.megabytes = 0.0
-        super().__init__([sys.executable, "-m", "provisioner", *self._arguments], **options)
+        program = ["-m", "provisioner"] if script is None else ["-c", script]
+        super().__init__([sys.executable, *program, *self._arguments], **options)
 
     def _execute_child(self, *given: Any) -> None:
         inherited: Any = super()
@@ -140,6 +153,7 @@ class Provision(subprocess.Popen[Any]):
         streams = (named["p2cread"], named["c2pwrite"], named["errwrite"])
         order = {
             "arguments": self._arguments,
+            "script": self._script,
             "cwd": str(named["cwd"] or Path.cwd()),
             "env": dict(os.environ if named["env"] is None else named["env"]),
             "session": named["start_new_session"],

@@ -384,10 +384,8 @@ class Project:
             "text": True,
             **options,
         }
-        if script is None:
-            command, *rest = arguments
-            return Provision(command, "-m", str(self.manifests), *rest, **options)
-        return subprocess.Popen(self.command(*arguments, script=script), **options)
+        command, *rest = arguments
+        return Provision(command, "-m", str(self.manifests), *rest, script=script, **options)
 
     def command(self, *arguments: str, script: str | None = None) -> list[str]:
         """What starts such a process."""

@@ -688,7 +688,7 @@ BUGS = {
     "the write to a file": "provisioner.sinks.file.FileSink.write",
     "the write to a vendor": "provisioner.sinks.http.Api.call",
     "the environment": "provisioner.execution.execution.Execution.run",
-    "the report": "provisioner.cli.show.show_result",
+    "the report": "provisioner.cli.carry_out.show_result",
 }
 FAIL = """
 import importlib
