@@ -11,11 +11,12 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from builders import environment_with, limits_with
 from hypothesis import HealthCheck, settings
 
 from provisioner import secret
 from provisioner.cli import main
-from provisioner.desired import ApiToken, Environment, Limits, SessionToken, SignIn
+from provisioner.desired import ApiToken, Environment, SessionToken, SignIn
 from provisioner.sandbox import Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
 from provisioner.stop import Stop
@@ -130,8 +131,8 @@ class Served:
     stack: ExitStack
 
     def environment(self, **changes: Any) -> Environment:
-        limits = changes.pop("limits", Limits())
-        return Environment(name="shop", url=self.sandbox.url, limits=limits, **changes)
+        limits = changes.pop("limits", limits_with())
+        return environment_with(url=self.sandbox.url, limits=limits, **changes)
 
     def credential(self, kind: str = "session") -> ApiToken | SessionToken | SignIn:
         match kind:

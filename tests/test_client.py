@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import time_machine
+from builders import environment_with, limits_with
 from graphql import build_schema, parse, validate
 
-from provisioner.desired import ApiToken, Environment, Limits, SessionToken, SignIn
+from provisioner.desired import ApiToken, Environment, SessionToken, SignIn
 from provisioner.errors import RefusedError, WorkspaceError
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.sandbox import API_KEYS_FLAG, Answer, Dialect, json_answer
@@ -77,9 +78,7 @@ def to(connect) -> Callable[..., Workspace]:
     """Opens the workspace of a scripted server."""
 
     def open_(url: str, generation: Any, stop: Stop | None = None, **limits: Any) -> Workspace:
-        environment = Environment(
-            name="shop", url=url, generation=generation, limits=Limits(**limits)
-        )
+        environment = environment_with(url=url, generation=generation, limits=limits_with(**limits))
         return connect(environment, url, ApiToken(Secret("t")), stop)
 
     return open_
@@ -208,7 +207,7 @@ def test_without_the_roles_permission_the_keys_alone_are_listed(serve, page: boo
 def test_legacy_creates_in_batches_of_one_depth(serve, parallel: int) -> None:
     """20, 57 and 60 keys of depth 0, 1 and 2 are exactly three POSTs, each with its depth."""
     served = serve(Dialect.LEGACY)
-    workspace = served.workspace(limits=Limits(parallel=parallel))
+    workspace = served.workspace(limits=limits_with(parallel=parallel))
     counts = {0: 20, 1: 57, 2: 60}
     keys = [new(f"k-{depth}-{n}", depth) for depth in counts for n in range(counts[depth])]
     settled: list[int] = []
@@ -226,7 +225,7 @@ def test_legacy_creates_in_batches_of_one_depth(serve, parallel: int) -> None:
 def test_a_batch_is_never_larger_than_the_limit(serve) -> None:
     """`limits.batch` splits what is too much for one request."""
     served = serve(Dialect.LEGACY)
-    workspace = served.workspace(limits=Limits(batch=25))
+    workspace = served.workspace(limits=limits_with(batch=25))
     create(workspace, [new(f"k{n}") for n in range(61)])
     assert sorted(len(json.loads(one.body)) for one in served.writes()) == [11, 25, 25]
 
@@ -286,7 +285,7 @@ def test_core_creates_keys_with_their_roles(serve, dialect, kind) -> None:
 def test_no_more_requests_are_in_flight_than_the_limit(serve, parallel: int) -> None:
     """Requests of any kind, over the whole run, share the environment's slots."""
     served = serve(Dialect.CORE, create_seconds=0.01)
-    workspace = served.workspace(limits=Limits(parallel=parallel))
+    workspace = served.workspace(limits=limits_with(parallel=parallel))
     workspace.observe()
     role = served.sandbox.role("Admin").id
     create(workspace, [new(f"k{n}", 2, role_id=role) for n in range(24)])
@@ -342,7 +341,7 @@ def test_a_session_that_runs_out_in_the_middle_is_renewed_once_for_all(serve, mo
 def test_signing_in_never_waits_for_a_slot_that_waits_for_it(serve, parallel: int) -> None:
     """At the start, and when the session runs out under many threads, with any few slots."""
     served = serve(Dialect.CORE, create_seconds=0.005, session_seconds=2.0)
-    workspace = served.workspace("sign-in", limits=Limits(parallel=parallel))
+    workspace = served.workspace("sign-in", limits=limits_with(parallel=parallel))
     role = served.sandbox.role("Admin").id
     session = workspace._wire._pass
     seen: list[int] = []
@@ -376,7 +375,7 @@ def test_the_answer_to_a_sign_in_is_never_shown(scripted, answer, echo, connect)
     server = scripted(*[answer(*echo)] * 4)
     credential = SignIn(Secret("canary@example.com"), Secret("canary-password"))
     with pytest.raises(WorkspaceError) as caught:
-        connect(Environment(name="shop", url=server.url), server.url, credential)
+        connect(environment_with(url=server.url), server.url, credential)
     assert "canary" not in f"{caught.value.message} {caught.value.remedy}"
 
 
@@ -392,7 +391,7 @@ def test_what_a_server_echoes_of_our_secrets_is_masked(scripted, answer, connect
     ]
     for status, body, more in echoes:
         server = scripted(answer(status, body, **more))
-        environment = Environment(name="shop", url=server.url, headers=headers)
+        environment = environment_with(url=server.url, headers=headers)
         with pytest.raises(WorkspaceError) as caught:
             connect(environment, server.url, ApiToken(Secret(token))).observe()
         assert "canary" not in caught.value.message
@@ -410,7 +409,7 @@ def test_an_answer_with_data_is_never_asked_for_again(scripted, answer, body, co
     """Errors beside data do not undo what was made: one request, and an unknown outcome."""
     body = '{"data":{"k0":{"id":"1","name":"a"}},"errors":[' + body + "]}"
     server = scripted(answer(200, body), answer(200, body))
-    environment = Environment(name="shop", url=server.url, generation="core")
+    environment = environment_with(url=server.url, generation="core")
     workspace = connect(environment, server.url, ApiToken(Secret("t")))
     [outcome] = create(workspace, [new("a", role_id="r")])
     assert isinstance(outcome, Unknown)
@@ -420,8 +419,8 @@ def test_an_answer_with_data_is_never_asked_for_again(scripted, answer, body, co
 def test_a_wait_beyond_all_patience_fails_everything_at_once(scripted, answer, connect) -> None:
     """An hour of Retry-After is not waited for once a key: one request, and the rest is told."""
     server = scripted(answer(429, "{}", Retry_After="3600"))
-    environment = Environment(
-        name="shop", url=server.url, generation="core", limits=Limits(parallel=1)
+    environment = environment_with(
+        url=server.url, generation="core", limits=limits_with(parallel=1)
     )
     workspace = connect(environment, server.url, ApiToken(Secret("t")))
     outcomes = create(workspace, [new(f"k{n}", role_id="r") for n in range(9)])
@@ -466,7 +465,7 @@ def test_a_refusal_of_the_whole_request_is_not_split(scripted, answer, connect) 
     """What is wrong with every record alike is asked once, not once for each half."""
     said = '{"statusCode":400,"messages":["object \'apiKeys\' not found. eg: companies"]}'
     server = scripted(*[answer(400, said)] * 9)
-    environment = Environment(name="shop", url=server.url, generation="legacy")
+    environment = environment_with(url=server.url, generation="legacy")
     workspace = connect(environment, server.url, ApiToken(Secret("t")))
     outcomes = create(workspace, [new(f"k{n}") for n in range(8)])
     assert {type(one) for one in outcomes} == {NotCreated}
@@ -493,7 +492,7 @@ def test_a_token_that_tells_no_kind_counts_as_that_of_a_key(
     part = base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
     page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}, "totalCount": 0}
     server = scripted(answer(200, json.dumps(page)))
-    environment = Environment(name="shop", url=server.url)
+    environment = environment_with(url=server.url)
     token = ApiToken(Secret(f"eyJhbGciOiJIUzI1NiJ9.{part}.{'s' * 43}"))
     found = connect(environment, server.url, token).observe().own_key
     assert found == ("11111111-1111-4111-8111-111111111111" if own else None)
@@ -511,7 +510,7 @@ def test_pages_that_take_long_put_no_clock_off(scripted, answer, connect, monkey
         monkeypatch.setattr("provisioner.twenty.legacy.list_keys", slow)
         date = format_datetime(datetime.now(UTC), usegmt=True)
         server = scripted(answer(200, json.dumps(page), Date=date))
-        environment = Environment(name="shop", url=server.url)
+        environment = environment_with(url=server.url)
         found = connect(environment, server.url, ApiToken(Secret("t"))).observe()
     assert found.ahead is not None
     assert abs(found.ahead) < timedelta(seconds=2)
@@ -521,7 +520,7 @@ def test_a_paged_core_list_is_not_taken_for_legacy(scripted, answer, connect) ->
     """That of about 2.4x looks much like a page of legacy."""
     page = {"data": [], "pageInfo": {"hasNextPage": False}, "totalCount": 0}
     server = scripted(answer(200, json.dumps(page)))
-    environment = Environment(name="shop", url=server.url, generation="legacy")
+    environment = environment_with(url=server.url, generation="legacy")
     with pytest.raises(WorkspaceError) as caught:
         connect(environment, server.url, ApiToken(Secret("t"))).observe()
     assert "generation: core" in caught.value.remedy
@@ -531,7 +530,7 @@ def test_a_key_of_the_far_future_does_not_stop_the_look(scripted, answer, connec
     """JavaScript writes years from 10 000 on with a plus; such a key just lives."""
     far = (KEY % 1).replace("2031-01-01", "+010000-01-01")
     server = scripted(answer(200, PAGE % (far, "false", "null")))
-    environment = Environment(name="shop", url=server.url)
+    environment = environment_with(url=server.url)
     [key] = connect(environment, server.url, ApiToken(Secret("t"))).observe().keys
     assert key.expires_at.year == 9999
 
@@ -540,7 +539,7 @@ def test_half_a_key_is_named(scripted, answer, connect) -> None:
     """Which of thousands of keys cannot be read stands in the message."""
     bad = (KEY % "the-id").replace("2031-01-01", "soon")
     server = scripted(answer(200, PAGE % (bad, "false", "null")))
-    environment = Environment(name="shop", url=server.url)
+    environment = environment_with(url=server.url)
     with pytest.raises(WorkspaceError) as caught:
         connect(environment, server.url, ApiToken(Secret("t"))).observe()
     assert "the-id" in caught.value.message
@@ -550,11 +549,11 @@ def test_a_core_list_is_judged_by_its_status_too(scripted, answer, connect) -> N
     """A 500 with a list in it is no list; a key listed twice is one key."""
     body = '{"data":{"apiKeys":[%s],"getRoles":[]}}'
     server = scripted(*[answer(500, body % "")] * 4)
-    environment = Environment(name="shop", url=server.url, generation="core")
+    environment = environment_with(url=server.url, generation="core")
     with pytest.raises(WorkspaceError):
         connect(environment, server.url, ApiToken(Secret("t"))).observe()
     again = scripted(answer(200, body % f"{KEY % 1},{KEY % 1}"))
-    environment = Environment(name="shop", url=again.url, generation="core")
+    environment = environment_with(url=again.url, generation="core")
     assert len(connect(environment, again.url, ApiToken(Secret("t"))).observe().keys) == 1
 
 
@@ -628,7 +627,7 @@ def test_a_sign_in_that_the_workspace_forbids_points_to_a_session_token(
     server = scripted(answer(200, '{"errors":[{"message":"Captcha is not valid"}],"data":null}'))
     credential = SignIn(Secret("a@b.c"), Secret("p"))
     with pytest.raises(WorkspaceError) as caught:
-        connect(Environment(name="shop", url=server.url), server.url, credential)
+        connect(environment_with(url=server.url), server.url, credential)
     assert caught.value.slug == "sign_in_failed"
     assert "session_token" in caught.value.remedy
 
@@ -646,7 +645,7 @@ def test_a_sign_in_that_is_no_answer_is_an_error(scripted, answer, said, slug, c
     server = scripted(*[answer(*said)] * 4)
     credential = SignIn(Secret("a@b.c"), Secret("p"))
     with pytest.raises(WorkspaceError) as caught:
-        connect(Environment(name="shop", url=server.url), server.url, credential)
+        connect(environment_with(url=server.url), server.url, credential)
     assert caught.value.slug == slug
 
 
@@ -654,9 +653,7 @@ def test_a_lost_sign_in_is_an_error_of_the_workspace(scripted, connect) -> None:
     """No answer to four sign-ins: the environment cannot be used, and it says why."""
     server = scripted(*[None] * 4)
     with pytest.raises(WorkspaceError) as caught:
-        connect(
-            Environment(name="shop", url=server.url), server.url, SignIn(Secret("a"), Secret("p"))
-        )
+        connect(environment_with(url=server.url), server.url, SignIn(Secret("a"), Secret("p")))
     assert caught.value.slug == "connection_lost"
 
 
@@ -668,7 +665,7 @@ def test_a_session_without_dates_lives_until_it_is_refused(scripted, answer, con
     for end in ("", ',"expiresAt":"2031-01-01T00:00:00Z"'):
         server = scripted(answer(200, login), answer(200, tokens % (field, end)), answer(200, "[]"))
         workspace = connect(
-            Environment(name="shop", url=server.url), server.url, SignIn(Secret("a"), Secret("p"))
+            environment_with(url=server.url), server.url, SignIn(Secret("a"), Secret("p"))
         )
         assert workspace.generation == "core"
         assert b"Bearer eyJs.e.s\r\n" in server.requests[2]
@@ -755,7 +752,7 @@ def test_half_a_list_is_an_error_and_never_a_shorter_list(
     What is no JSON is asked for again, and after four tries it is what the server says.
     """
     server = scripted(*[answer(200, body) for body in bodies])
-    environment = Environment(name="shop", url=server.url)
+    environment = environment_with(url=server.url)
     with pytest.raises(WorkspaceError) as caught:
         connect(environment, server.url, ApiToken(Secret("t"))).observe()
     assert caught.value.slug == slug
@@ -993,7 +990,7 @@ def test_a_limit_in_front_of_twenty_loses_and_doubles_no_create(
         return Answer(status, page, (("Content-Type", "text/html"),)) if over else inner(request)
 
     served = serve(dialect, around=limit)
-    workspace = served.workspace(limits=Limits(parallel=4, batch=3))
+    workspace = served.workspace(limits=limits_with(parallel=4, batch=3))
     outcomes = create(workspace, of_core_or_legacy(served, dialect, 24))
     assert [type(one) for one in outcomes] == [Created] * 24
     assert len(served.sandbox.keys()) == 24
@@ -1036,7 +1033,7 @@ def test_a_request_that_is_too_large_is_sent_in_halves(
 
     served = serve(dialect, around=limit)
     outcomes = create(
-        served.workspace(limits=Limits(parallel=1)), of_core_or_legacy(served, dialect, count)
+        served.workspace(limits=limits_with(parallel=1)), of_core_or_legacy(served, dialect, count)
     )
     assert [type(one) for one in outcomes] == [Created] * count
     assert len(served.sandbox.keys()) == count
@@ -1101,7 +1098,7 @@ def test_a_server_that_changes_its_mind_is_served_one_key_a_request(serve) -> No
     body: Any = {"errors": [{"message": 'Duplicate root resolver: "createApiKey"'}]}
     around = said_once(asks_for(20), lambda *_: json_answer(200, body))
     served = serve(Dialect.CORE_1, around=around)
-    workspace = served.workspace(limits=Limits(parallel=1))
+    workspace = served.workspace(limits=limits_with(parallel=1))
     outcomes = create(workspace, of_core(served, 22))
     assert {type(one) for one in outcomes} == {Created}
     assert sizes(served.journal) == [2, 20] + [1] * 20
@@ -1292,7 +1289,7 @@ def test_a_stop_amid_a_create_lets_only_what_is_in_flight_end(serve, hurried, di
         return inner(request)
 
     served = serve(dialect, around=tell)
-    limits = Limits(parallel=1, batch=2)
+    limits = limits_with(parallel=1, batch=2)
     workspace = served.workspace(stop=stop, limits=limits)
     keys = [new(f"k{n}") for n in range(60)]
     keys = keys if dialect is Dialect.LEGACY else of_core(served, 60)

@@ -10,19 +10,34 @@ import base64
 import json
 import threading
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builders import (
+    END,
+    NOW,
+    create,
+    deliver,
+    desired_key,
+    environment_with,
+    file_sink,
+    observation_with,
+    observed_key,
+    part_with,
+    plan_with,
+    rotate,
+    vault_sink,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas, secret
-from provisioner.address import CommandAddress, FileAddress, VaultAddress
+from provisioner.address import CommandAddress, FileAddress
 from provisioner.connection import opener
-from provisioner.desired import ApiToken, DesiredKey, Environment, SessionToken
+from provisioner.desired import ApiToken, Environment, SessionToken
 from provisioner.errors import SinkError, WorkspaceError
 from provisioner.execution import (
     Done,
@@ -39,19 +54,15 @@ from provisioner.execution import (
 from provisioner.execution.delivery import good
 from provisioner.failure import Failure
 from provisioner.fleet import Fleet
-from provisioner.observed import KnownRoles, Observation, ObservedKey
 from provisioner.plan import (
     Create,
     Deliver,
     DeliveryUnknown,
     Estimate,
-    Plan,
     Planned,
-    Rotate,
     Unobserved,
     Wishes,
 )
-from provisioner.problem import Place
 from provisioner.report.documents import result_document
 from provisioner.report.text import PLAIN, result_text
 from provisioner.sandbox import Dialect
@@ -60,7 +71,6 @@ from provisioner.sinks.opening import Sinks
 from provisioner.sinks.sink import Holds, Nothing, Unread
 from provisioner.stop import STOPPED, Stop
 from provisioner.threads import Threads
-from provisioner.times import parse_expiry
 from provisioner.token import claims_of
 from provisioner.twenty.workspace import Created, NotCreated, NotSent, Unknown
 
@@ -69,19 +79,18 @@ if TYPE_CHECKING:
 
     from provisioner.address import Address
     from provisioner.execution import Result
+    from provisioner.observed import Observation, ObservedKey
     from provisioner.plan import Action
     from provisioner.sinks.sink import Content, Sink
     from provisioner.twenty.workspace import Ledger, NewKey, Record
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
-END = datetime(2027, 2, 21, 4, 0, 0, tzinfo=UTC)
 THEIR_END = END + timedelta(milliseconds=9)
 OLD_END = END + timedelta(days=30, milliseconds=5)
 MARK = Mark(417)
 OUR_END = END + timedelta(milliseconds=417)
 
-FILE = FileAddress("secrets/a.env", "A")
-VAULT = VaultAddress("secret", "a")
+FILE = file_sink("secrets/a.env")
+VAULT = vault_sink()
 DOWN = Failure("sink_unavailable", "The sink did not answer. Run again.")
 LATER = Failure("sink_denied", "The sink refused it. Ask for more.")
 HANGS = Failure("timeout", "shop hangs. Wait.")
@@ -144,7 +153,14 @@ class Row:
     def observed(self) -> ObservedKey:
         made = NOW + timedelta(seconds=self.second)
         revoked = NOW if self.revoked else None
-        return ObservedKey(self.id, self.name, self.end, revoked, made, "Worker", "role-1")
+        return observed_key(
+            self.name,
+            id=self.id,
+            expires_at=self.end,
+            revoked_at=revoked,
+            created_at=made,
+            role_id="role-1",
+        )
 
 
 @dataclass
@@ -191,7 +207,7 @@ class World:
 
         before = frozenset(row.id for row in self.rows if row.second < 0)
         return Execution(
-            plan(*actions),
+            part_with(*actions),
             before,
             self,
             self.open,
@@ -226,14 +242,7 @@ class World:
         self.note("look")
         if self.blind:
             raise WorkspaceError(HANGS.code, HANGS.message)
-        return Observation(
-            generation="core",
-            workspace="w",
-            keys=tuple(row.observed for row in self.rows if not row.revoked),
-            roles=KnownRoles(()),
-            server_time=NOW,
-            requests=1,
-        )
+        return observation_with(*(row.observed for row in self.rows if not row.revoked))
 
     def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
         for key in keys:
@@ -349,33 +358,9 @@ class Shelf:
         self.world.held[self.address] = token
 
 
-def create(name: str, *sinks: Address, blocked: Failure | None = None) -> Create:
-    return Create(
-        name=name,
-        reason="missing",
-        depth=0,
-        expires_at=END,
-        expires="90d",
-        role="Worker",
-        role_id="role-1",
-        place=Place("manifests/a.yaml", 7, 3),
-        sinks=sinks,
-        blocked=blocked,
-    )
-
-
-def deliver(name: str, *sinks: Address, blocked: Failure | None = None) -> Deliver:
-    return Deliver(
-        name=name,
-        reason="token_missing",
-        depth=0,
-        expires_at=OLD_END,
-        role="Worker",
-        key_id=f"old-{name}",
-        sinks=sinks,
-        place=Place("manifests/a.yaml", 8, 3),
-        blocked=blocked,
-    )
+def renew(name: str, *sinks: Address, **changes: Any) -> Deliver:
+    """A new token for the key that was there before the run."""
+    return deliver(name, *sinks, **({"expires_at": OLD_END} | changes))
 
 
 def old(name: str) -> Row:
@@ -388,26 +373,12 @@ def theirs(name: str) -> Row:
     return Row(f"their-{name}", name, THEIR_END, 1)
 
 
-def plan(*actions: Action) -> Planned:
-    return Planned(
-        environment="shop",
-        url="https://crm.example.com",
-        generation="core",
-        workspace="w",
-        actions=actions,
-        kept=(),
-        findings=(),
-        notes=(),
-        estimate=Estimate(0, 0.0),
-    )
-
-
 def steps(*actions: Action) -> int:
-    return Plan(NOW, "", (plan(*actions),)).steps
+    return plan_with(part_with(*actions)).steps
 
 
 def sinks_of(name: str) -> tuple[Address, Address]:
-    return FileAddress("a.env", name), VaultAddress("secret", name)
+    return file_sink(variable=name), vault_sink(name)
 
 
 REFUSED = (
@@ -443,10 +414,10 @@ def test_every_key_is_made_before_any_token_is_minted() -> None:
     """New keys first, in the order of the plan, then those that were there."""
     world = World([old("x"), old("y")])
     actions = (
-        deliver("x", *sinks_of("x")),
+        renew("x", *sinks_of("x")),
         create("b", *sinks_of("b")),
         create("bare"),
-        deliver("y", *sinks_of("y")),
+        renew("y", *sinks_of("y")),
         create("a", *sinks_of("a")),
     )
     results = world.run(*actions)
@@ -486,9 +457,9 @@ def test_a_run_without_sinks_mints_nothing_and_opens_nothing() -> None:
 def test_blocked_deliveries_are_failed_and_nothing_is_minted_for_them() -> None:
     """With the failure of the plan, in their place."""
     world = World([old("x"), old("y")])
-    blocked = deliver("x", FILE, blocked=DOWN)
+    blocked = renew("x", FILE, blocked=DOWN)
     closed = create("a", VAULT, blocked=LATER)
-    results = world.run(blocked, deliver("y", *sinks_of("y")), closed)
+    results = world.run(blocked, renew("y", *sinks_of("y")), closed)
     assert results[0] == Failed(blocked, DOWN)
     assert isinstance(results[1], Done)
     assert results[2] == Failed(closed, LATER)
@@ -503,10 +474,10 @@ def test_blocked_deliveries_are_failed_and_nothing_is_minted_for_them() -> None:
 def test_a_token_that_is_not_for_its_key_until_its_end_goes_nowhere(fate: str) -> None:
     """Neither proven nor written; the key that was made is named."""
     world = World([old("x")], mints={"a": fate, "x": fate})
-    first, second = world.run(create("a", FILE), deliver("x", VAULT))
+    first, second = world.run(create("a", FILE), renew("x", VAULT))
     why = Failure("token_refused", REFUSED.format("id-a"))
     assert first == Unfinished(create("a", FILE), "id-a", {"id": "id-a"}, why)
-    assert second == Failed(deliver("x", VAULT), Failure("token_refused", REFUSED.format("old-x")))
+    assert second == Failed(renew("x", VAULT), Failure("token_refused", REFUSED.format("old-x")))
     assert world.of("prove", "open") == []
 
 
@@ -548,7 +519,7 @@ def test_a_sink_that_fails_does_not_keep_the_token_from_the_others(moment: str) 
     third = FileAddress("b.env", "B")
     world = World([old("x")], sinks={FILE: (moment, DOWN), VAULT: (moment, LATER)})
     made = create("a", FILE, VAULT, third)
-    there = deliver("x", *sinks_of("x"), VAULT)
+    there = renew("x", *sinks_of("x"), VAULT)
     results = world.run(made, there)
     assert results == (
         Unfinished(made, "id-a", {"id": "id-a"}, DOWN),
@@ -556,7 +527,7 @@ def test_a_sink_that_fails_does_not_keep_the_token_from_the_others(moment: str) 
     )
     assert {third, *sinks_of("x")} <= world.held.keys()
     assert (FILE in world.held) == (moment == "read")
-    assert RunResult(NOW, "", (Executed(plan(made, there), results),)).incomplete
+    assert RunResult(NOW, "", (Executed(part_with(made, there), results),)).incomplete
     assert world.settled == steps(made, there) == 3
 
 
@@ -587,7 +558,7 @@ def test_what_fails_names_no_token(caplog) -> None:
     """Neither results nor the log hold one."""
     world = World([old("x")], sinks={FILE: "other", VAULT: ("write", DOWN)}, mints={"b": "junk"})
     with caplog.at_level("DEBUG"):
-        results = world.run(create("a", FILE, VAULT), create("b", FILE), deliver("x", FILE))
+        results = world.run(create("a", FILE, VAULT), create("b", FILE), renew("x", FILE))
     shown = repr(results) + json.dumps(result_document(result_of(*results))) + caplog.text
     assert len(world.minted) == 3
     assert not [one for one in world.minted if one in shown]
@@ -626,7 +597,7 @@ def test_a_key_of_another_run_that_cannot_be_delivered_is_unfinished() -> None:
 def test_a_key_that_is_not_settled_gets_no_token(fate: Any, code: str) -> None:
     """Which key of the name stays is not known, or there is none; the failure says so."""
     world = World([old("x"), *([theirs("a")] if "stuck" in fate else [])], **fate)
-    result, other = world.run(create("a", FILE), deliver("x", VAULT))
+    result, other = world.run(create("a", FILE), renew("x", VAULT))
     assert isinstance(result, Unfinished | Failed)
     assert result.failure.code == code
     assert isinstance(other, Done)
@@ -640,7 +611,7 @@ def test_a_run_that_is_stopped_before_it_begins_delivers_nothing() -> None:
     """Deliveries are skipped as creates are."""
     world = World([old("x")])
     world.stop.ask()
-    actions = (create("a", FILE), deliver("x", VAULT))
+    actions = (create("a", FILE), renew("x", VAULT))
     assert world.run(*actions) == tuple(Skipped(one, STOPPED) for one in actions)
     assert world.events == []
 
@@ -648,7 +619,7 @@ def test_a_run_that_is_stopped_before_it_begins_delivers_nothing() -> None:
 def test_a_key_that_was_made_before_the_stop_says_that_its_token_is_missing() -> None:
     """The run that made it ends without its delivery: unfinished, with its id; not done."""
     world = World([old("x")], stop_at=1)
-    actions = (create("a", FILE), create("bare"), deliver("x", VAULT))
+    actions = (create("a", FILE), create("bare"), renew("x", VAULT))
     assert world.run(*actions) == (
         Unfinished(actions[0], "id-a", {"id": "id-a"}, NOT_BEGUN),
         Skipped(actions[1], STOPPED),
@@ -661,7 +632,7 @@ def test_a_delivery_under_way_is_brought_to_its_end_and_none_begins_after_it() -
     """The stop comes while the first token is minted."""
     world = World([old("x"), old("y")])
     world.watch = lambda: world.stop.ask() if world.events[-1] == ("mint", "old-x") else None
-    first, second = deliver("x", *sinks_of("x")), deliver("y", VAULT)
+    first, second = renew("x", *sinks_of("x")), renew("y", VAULT)
     assert world.run(first, second) == (Done(first, "old-x", None), Skipped(second, STOPPED))
     assert set(world.held) == set(sinks_of("x"))
     assert world.settled == 1
@@ -670,7 +641,7 @@ def test_a_delivery_under_way_is_brought_to_its_end_and_none_begins_after_it() -
 def test_a_result_can_be_asked_for_while_a_token_is_on_its_way() -> None:
     """Never done before the last sink was read back; then at once."""
     world = World([old("x")])
-    made, there = create("a", FILE, VAULT), deliver("x", *sinks_of("x"))
+    made, there = create("a", FILE, VAULT), renew("x", *sinks_of("x"))
     execution = world.execution(made, there)
     seen: list[tuple[str, tuple[Result, ...]]] = []
     world.watch = lambda: seen.append((world.events[-1][0], execution.result().results))
@@ -695,8 +666,8 @@ def test_a_result_can_be_asked_for_while_a_token_is_on_its_way() -> None:
 def test_a_bug_in_a_sink_is_the_failure_of_what_is_open(moment: str) -> None:
     """The others are delivered, whether they come before it or after."""
     world = World([old("x"), old("y"), old("z")], sinks={VAULT: f"bug at {moment}"})
-    actions = (create("a", FILE), create("b", VAULT), deliver("x", VAULT), deliver("y", VAULT))
-    last = deliver("z", FILE)
+    actions = (create("a", FILE), create("b", VAULT), renew("x", VAULT), renew("y", VAULT))
+    last = renew("z", FILE)
     execution = world.execution(*actions, last)
     with pytest.raises(ZeroDivisionError):
         execution.run()
@@ -713,12 +684,12 @@ def test_a_bug_in_a_sink_is_the_failure_of_what_is_open(moment: str) -> None:
 def test_what_failed_before_a_bug_keeps_its_own_failure() -> None:
     """The bug is the failure of the others alone."""
     world = World([old("x")], sinks={FILE: ("write", DOWN), VAULT: "bug at write"})
-    execution = world.execution(create("a", FILE), deliver("x", VAULT))
+    execution = world.execution(create("a", FILE), renew("x", VAULT))
     with pytest.raises(ZeroDivisionError):
         execution.run()
     first, second = execution.result(BUG).results
     assert first == Unfinished(create("a", FILE), "id-a", {"id": "id-a"}, DOWN)
-    assert second == Failed(deliver("x", VAULT), BUG)
+    assert second == Failed(renew("x", VAULT), BUG)
 
 
 def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(tmp_path) -> None:
@@ -729,8 +700,11 @@ def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(tmp_p
     def open_sink(address: Address) -> Sink:
         return Broken() if address == VAULT else sinks.open(address)
 
-    environments = tuple(Environment(name=name, url="sandbox:", role="Admin") for name in "ab")
-    desired = {"a": (desired_key("a", "x", VAULT),), "b": (desired_key("b", "x", FILE),)}
+    environments = tuple(environment_with(name=name, url="sandbox:", role="Admin") for name in "ab")
+    desired = {
+        "a": (desired_key("x", VAULT, environment="a"),),
+        "b": (desired_key("x", FILE, environment="b"),),
+    }
     with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
         made = fleet.plan(desired, NOW, Wishes())
         first, second = (
@@ -756,8 +730,11 @@ def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path) -> No
             raise ZeroDivisionError
         return Sinks(tmp_path, {}, stop).open(address)
 
-    environments = tuple(Environment(name=name, url="sandbox:", role="Admin") for name in "ab")
-    desired = {"a": (desired_key("a", "x", VAULT),), "b": (desired_key("b", "x", FILE),)}
+    environments = tuple(environment_with(name=name, url="sandbox:", role="Admin") for name in "ab")
+    desired = {
+        "a": (desired_key("x", VAULT, environment="a"),),
+        "b": (desired_key("x", FILE, environment="b"),),
+    }
     with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
         first, second = fleet.plan(desired, NOW, Wishes()).environments
         assert isinstance(fleet.surprise, ZeroDivisionError)
@@ -778,18 +755,6 @@ class Broken:
 
     def write(self, _: Secret) -> None:
         raise ZeroDivisionError
-
-
-def desired_key(environment: str, name: str, *sinks: Address) -> DesiredKey:
-    return DesiredKey(
-        environment=environment,
-        name=name,
-        depth=0,
-        expiry=parse_expiry("90d"),
-        role=None,
-        place=Place("manifests/a.yaml", 7, 3),
-        deliver=sinks,
-    )
 
 
 # --- How many at once, and how far it is ---------------------------------------------------------
@@ -815,7 +780,7 @@ def test_so_many_deliveries_are_under_way_at_once_and_no_more(parallel: int) -> 
             return super().open(address)
 
     world = Meeting([old(name) for name in names])
-    actions = [deliver(name, sinks_of(name)[0]) for name in names]
+    actions = [renew(name, sinks_of(name)[0]) for name in names]
     results = world.run(*actions, parallel=parallel)
     assert [type(one) for one in results] == [Done] * len(names)
     assert most == parallel
@@ -826,7 +791,7 @@ def test_a_token_that_took_long_to_its_sinks_is_proven_once_more(monkeypatch) ->
     """Another run may have ended its key meanwhile, and put its own token there before ours."""
     monkeypatch.setattr("provisioner.execution.delivery._LONG", -1.0)
     world = World([old("x")])
-    assert [type(one) for one in world.run(deliver("x", FILE))] == [Done]
+    assert [type(one) for one in world.run(renew("x", FILE))] == [Done]
     moments = [event[0] for event in world.events]
     assert moments.count("prove") == 2
     assert moments.index("write") < len(moments) - 1 - moments[::-1].index("prove")
@@ -841,7 +806,7 @@ def test_a_token_that_took_long_to_its_sinks_is_proven_once_more(monkeypatch) ->
 
     world = Later([old("x")])
     world.slug = "token_refused"
-    [failed] = world.run(deliver("x", FILE))
+    [failed] = world.run(renew("x", FILE))
     assert isinstance(failed, Failed)
     assert failed.failure.code == "token_refused"
     assert "another run ended its key meanwhile" in failed.failure.message
@@ -849,7 +814,7 @@ def test_a_token_that_took_long_to_its_sinks_is_proven_once_more(monkeypatch) ->
     # That it cannot be proven just now says nothing of it: it was proven before.
     world = Later([old("x")])
     world.slug = "unreachable"
-    assert [type(one) for one in world.run(deliver("x", FILE))] == [Done]
+    assert [type(one) for one in world.run(renew("x", FILE))] == [Done]
 
 
 def test_progress_counts_the_steps_of_the_plan() -> None:
@@ -859,9 +824,9 @@ def test_progress_counts_the_steps_of_the_plan() -> None:
         create("a", *sinks_of("a")),
         create("b", FILE),
         create("odd", FILE, blocked=DOWN),
-        deliver("x", *sinks_of("x")),
-        deliver("y", VAULT),
-        deliver("z", VAULT, blocked=DOWN),
+        renew("x", *sinks_of("x")),
+        renew("y", VAULT),
+        renew("z", VAULT, blocked=DOWN),
     ]
     fates: list[dict[str, Any]] = [
         {},
@@ -943,7 +908,7 @@ def runs(draw: st.DrawFn) -> tuple[World, list[Action]]:
         fates |= {sink: fate for sink in sinks if (fate := draw(SINK_FATES)) is not None}
         if name in "xyz":
             rows.append(old(name))
-            actions.append(deliver(name, *sinks))
+            actions.append(renew(name, *sinks))
         else:
             rows += [theirs(name)] if draw(st.booleans()) else []
             actions.append(create(name, *sinks))
@@ -1030,7 +995,7 @@ def test_a_rotation_on_request_that_is_not_delivered_is_to_be_run_again() -> Non
     for at_once, command in ((False, "provision rotate svc"), (True, "provision rotate --now svc")):
         one = create("svc", VAULT)
         world = World(mints={"svc": DOWN})
-        [result] = world.run(Rotate("asked", one, ("old-svc",), at_once=at_once))
+        [result] = world.run(rotate(one, at_once=at_once))
         assert isinstance(result, Unfinished)
         assert command in result.failure.message
 
@@ -1041,17 +1006,7 @@ def test_a_rotation_on_request_that_is_not_delivered_is_to_be_run_again() -> Non
 def result_of(*results: Result) -> RunResult:
     actions = tuple(one.action for one in results)
     finding = DeliveryUnknown("blind", ("id-blind",), (VAULT,))
-    part = Planned(
-        environment="shop",
-        url="https://crm.example.com",
-        generation="core",
-        workspace="w",
-        actions=actions,
-        kept=("blind",),
-        findings=(finding,),
-        notes=(),
-        estimate=Estimate(9, 1.5),
-    )
+    part = part_with(*actions, kept=("blind",), findings=(finding,), estimate=Estimate(9, 1.5))
     return RunResult(NOW, f"sha256:{'0' * 64}", (Executed(part, results),))
 
 
@@ -1060,9 +1015,9 @@ def mixed() -> tuple[Result, ...]:
         Done(create("made", FILE), "id-made", {"id": "id-made"}),
         Unfinished(create("half", FILE, VAULT), "id-half", {"id": "id-half"}, DOWN),
         MadeElsewhere(create("theirs", VAULT), "their-id", None),
-        Done(deliver("there", VAULT), "old-there", None),
-        Failed(deliver("lost", FILE), LATER),
-        Skipped(deliver("late\x1b[2J", VAULT), STOPPED),
+        Done(renew("there", VAULT), "old-there", None),
+        Failed(renew("lost", FILE), LATER),
+        Skipped(renew("late\x1b[2J", VAULT), STOPPED),
     )
 
 
@@ -1156,7 +1111,7 @@ def test_a_minted_token_opens_the_workspace_until_its_key_ends(serve, dialect: D
         assert claims is not None
         assert (claims.key, claims.workspace) == (key_id, served.sandbox.workspace_id)
         assert claims.ends == ends.replace(microsecond=0)
-        environment = Environment(name="shop", url=served.sandbox.url)
+        environment = environment_with(url=served.sandbox.url)
         with_it = opened(served, environment, ApiToken(one))
         assert key_id in {key.id for key in with_it.observe().keys}
     assert [key.id for key in served.sandbox.keys()] == [key_id]
@@ -1218,8 +1173,7 @@ def test_a_credential_that_may_not_mint_is_told_so(serve, dialect: Dialect) -> N
     served = serve(dialect)
     [key_id] = served.sandbox.seed(["a"], expires_at=ENDS)
     member = SessionToken(Secret(served.sandbox.session_token("member")))
-    environment = Environment(
-        name="shop",
+    environment = environment_with(
         url=served.sandbox.url,
         generation="legacy" if dialect is Dialect.LEGACY else "core",
     )
@@ -1341,6 +1295,6 @@ class Clocked(Waits):
 def scripted_workspace(server: Any, *, clocked: bool = False) -> Any:
     from provisioner.twenty.connect import connect
 
-    environment = Environment(name="shop", url=server.url, generation="legacy")
+    environment = environment_with(url=server.url, generation="legacy")
     stop = Clocked() if clocked else Waits()
     return connect(environment, server.url, SessionToken(Secret("session")), stop)

@@ -16,11 +16,11 @@ from typing import get_args
 import click
 import pytest
 import yaml
+from builders import limits_with
 from jsonschema import Draft202012Validator
 
 from provisioner import descriptors, schemas, stop
 from provisioner.cli import main, provision, reconcile, signals
-from provisioner.desired import Limits
 from provisioner.errors import InvalidInputError
 from provisioner.execution import creation
 from provisioner.manifests import CODES, load
@@ -557,7 +557,7 @@ def test_figures_of_open_files_are_those_of_the_code():
     page = text("docs/platforms.md")
     assert f"{descriptors._ENOUGH:,}".replace(",", " ") in page
     assert f"+ {reconcile._BESIDE} of what is left after {descriptors._FOR_ALL} for" in page
-    wanted = (Limits().parallel + reconcile._BESIDE) * reconcile._WIDTH + descriptors._FOR_ALL
+    wanted = (limits_with().parallel + reconcile._BESIDE) * reconcile._WIDTH + descriptors._FOR_ALL
     [said] = re.findall(r"a limit of about (\d+) is enough", page)
     assert wanted < int(said) < wanted + 32
     assert f"all\n{reconcile._WIDTH} environments" in page

@@ -17,21 +17,20 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
+from builders import desired_key, environment_with, limits_with
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas
 from provisioner.address import CommandAddress, FileAddress
 from provisioner.cli import main
 from provisioner.connection import opener
-from provisioner.desired import ApiToken, DesiredKey, Environment, Limits, SessionToken, SignIn
+from provisioner.desired import ApiToken, DesiredKey, Environment, SessionToken, SignIn
 from provisioner.doctor import Broken, CheckName, Diagnosis, Doctor, Doubtful, Fine
-from provisioner.problem import Place
 from provisioner.sandbox import API_KEYS_FLAG, Answer, Dialect, Sandbox, json_answer
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
 from provisioner.stop import Stop
 from provisioner.threads import Threads
-from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,10 +77,6 @@ def hanging() -> Iterator[socket.socket]:
 
 def url_of(server: socket.socket) -> str:
     return f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-def key(name: str, *deliver: Address) -> DesiredKey:
-    return DesiredKey("shop", name, 0, parse_expiry("90d"), None, Place("keys.yaml", 1), deliver)
 
 
 def file(name: str, variable: str = "TOKEN") -> FileAddress:
@@ -142,7 +137,7 @@ def test_a_sound_environment_has_no_fault_but_an_api_key_on_2(
 @pytest.mark.parametrize("dialect", Dialect)
 def test_the_embedded_twenty_is_sound(tmp_path, examine, dialect) -> None:
     """An environment of `sandbox:` needs no credential, and its short session is no warning."""
-    found = examine(Environment(name="shop", url=f"sandbox:{dialect}", role="Admin"))
+    found = examine(environment_with(url=f"sandbox:{dialect}", role="Admin"))
     assert all(isinstance(one, Fine) for one in found.checks)
     assert of(found, "reached").message == "The embedded Twenty answers."
 
@@ -179,8 +174,10 @@ def test_an_unreachable_server_is_said_and_sinks_are_looked_at_all_the_same(
 ) -> None:
     """A sink's fault does not hide behind the server's."""
     (tmp_path / "not-a-folder").write_text("")
-    shop = Environment(name="shop", url=deaf, credential=ApiToken(Secret("a.b.c")))
-    found = examine(shop, key("a", file("not-a-folder/a.env")), key("b", file("b.env")))
+    shop = environment_with(url=deaf, credential=ApiToken(Secret("a.b.c")))
+    found = examine(
+        shop, desired_key("a", file("not-a-folder/a.env")), desired_key("b", file("b.env"))
+    )
     assert [check for check, _ in broken(found)] == ["reached", "sinks"]
     assert of(found, "reached").code == "unreachable"
     assert of(found, "reached").remedy == "Check `url`, the network and that the server runs."
@@ -190,7 +187,7 @@ def test_an_unreachable_server_is_said_and_sinks_are_looked_at_all_the_same(
 def test_what_is_no_twenty_is_reached_and_has_no_generation(scripted, answer, examine) -> None:
     """A page in Twenty's place answers, and is not taken for it."""
     server = scripted(*[answer(200, "<html>", Content_Type="text/html")] * 8)
-    shop = Environment(name="shop", url=server.url, credential=ApiToken(Secret("a.b.c")))
+    shop = environment_with(url=server.url, credential=ApiToken(Secret("a.b.c")))
     found = examine(shop)
     assert broken(found) == [("generation", "unexpected_answer")]
     assert isinstance(of(found, "reached"), Fine)
@@ -328,7 +325,7 @@ def test_the_kind_of_a_credential_is_what_it_says_of_itself(serve, examine) -> N
 def test_a_credential_that_shows_nothing_of_itself_works_all_the_same(scripted, answer, examine):
     """Neither its end nor its workspace is made up."""
     server = scripted(legacy_page(answer), answer(200, '{"data":{"__typename":"Query"}}'))
-    shop = Environment(name="shop", url=server.url, credential=ApiToken(Secret("opaque-token")))
+    shop = environment_with(url=server.url, credential=ApiToken(Secret("opaque-token")))
     found = examine(shop)
     assert not found.failed
     message = of(found, "credential").message
@@ -351,7 +348,7 @@ def test_a_clock_that_is_off_by_more_than_a_minute_is_broken(
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
     harmless = answer(200, '{"data":{"__typename":"Query"}}', Date=date)
     server = scripted(legacy_page(answer, Date=date), harmless)
-    shop = Environment(name="shop", url=server.url, credential=ApiToken(Secret("opaque-token")))
+    shop = environment_with(url=server.url, credential=ApiToken(Secret("opaque-token")))
     clock = of(examine(shop), "clock")
     assert isinstance(clock, Fine if words is None else Broken)
     if isinstance(clock, Broken):
@@ -362,7 +359,7 @@ def test_a_clock_that_is_off_by_more_than_a_minute_is_broken(
 def test_a_server_without_a_date_is_a_warning(scripted, answer, examine) -> None:
     """A proxy that removes it has our clock judge what is live."""
     server = scripted(legacy_page(answer), answer(200, '{"data":{"__typename":"Query"}}'))
-    shop = Environment(name="shop", url=server.url, credential=ApiToken(Secret("opaque-token")))
+    shop = environment_with(url=server.url, credential=ApiToken(Secret("opaque-token")))
     assert doubtful(examine(shop)) == ["clock"]
 
 
@@ -377,7 +374,7 @@ def test_a_declared_limit_above_the_servers_own_is_a_warning(
         return Answer(found.status, found.body, (*found.headers, ("X-RateLimit-Limit", "100")))
 
     served = serve(around=around)
-    limits = Limits(requests_per_minute=declared)
+    limits = limits_with(requests_per_minute=declared)
     found = examine(served.environment(credential=served.credential("sign-in"), limits=limits))
     check = of(found, "limits")
     assert "it allows 100." in check.message
@@ -408,7 +405,7 @@ def test_tokens_in_sinks_are_proven_one_by_one(serve, examine, tmp_path, dialect
     }
     for name, token in held.items():
         put(tmp_path, f"{name}.env", token)
-    keys = [key(name, file(f"{name}.env")) for name in [*names, "not-made-yet"]]
+    keys = [desired_key(name, file(f"{name}.env")) for name in [*names, "not-made-yet"]]
     found = examine(served.environment(credential=served.credential("sign-in")), *keys)
     assert of(found, "sinks") == Fine("sinks", "Nothing speaks against 8 sinks.")
     tokens = [one for one in found.checks if one.check == "tokens"]
@@ -433,7 +430,9 @@ def test_a_key_that_ended_elsewhere_is_found_by_its_token(serve, examine, tmp_pa
     served = serve(Dialect.CORE_1)
     [live] = served.sandbox.seed(["a"])
     address = put(tmp_path, "a.env", served.sandbox.token_of(live, seconds=-60))
-    found = examine(served.environment(credential=served.credential("token")), key("a", address))
+    found = examine(
+        served.environment(credential=served.credential("token")), desired_key("a", address)
+    )
     assert broken(found) == [("tokens", "token_refused")]
 
 
@@ -442,9 +441,10 @@ def test_faults_of_one_cause_are_one_check_with_their_number(serve, examine, tmp
     served = serve()
     served.sandbox.seed(f"noisy-{number}" for number in range(9))
     (tmp_path / "wall").write_text("")
-    walled = [key(f"key-{n}", file(f"wall/{n}.env")) for n in range(200)]
+    walled = [desired_key(f"key-{n}", file(f"wall/{n}.env")) for n in range(200)]
     noisy = [
-        key(f"noisy-{n}", put(tmp_path, "all.env", "noise-of-a-kind", f"N{n}")) for n in range(9)
+        desired_key(f"noisy-{n}", put(tmp_path, "all.env", "noise-of-a-kind", f"N{n}"))
+        for n in range(9)
     ]
     sign_in = served.credential("sign-in")
     found = examine(served.environment(credential=sign_in), *walled, *noisy)
@@ -468,7 +468,7 @@ def test_a_name_that_a_shell_or_a_glob_would_read_otherwise_is_quoted(
     address = put(tmp_path, "a.env", "noise-of-a-kind")
     shop = served.environment(credential=served.credential("sign-in"))
     [fault] = [
-        one for one in examine(shop, key("nightly [*] it", address)).checks
+        one for one in examine(shop, desired_key("nightly [*] it", address)).checks
         if isinstance(one, Broken)
     ]  # fmt: skip
     arguments = shlex.split(fault.remedy.split("`")[1])
@@ -487,7 +487,9 @@ def test_a_server_that_fails_on_a_proof_does_not_condemn_the_token(
     served = serve(Dialect.CORE, around=around)
     [live] = served.sandbox.seed(["a"])
     address = put(tmp_path, "a.env", served.sandbox.token_of(live))
-    found = examine(served.environment(credential=served.credential("sign-in")), key("a", address))
+    found = examine(
+        served.environment(credential=served.credential("sign-in")), desired_key("a", address)
+    )
     assert broken(found) == [("tokens", "server_error")]
     assert "--redeliver" not in of_fault(found).remedy
 
@@ -509,8 +511,8 @@ def test_sinks_and_proofs_keep_to_the_limit_of_the_environment(serve, examine, t
     served = serve(around=around)
     ids = served.sandbox.seed(f"k{n}" for n in range(12))
     addresses = [put(tmp_path, f"{n}.env", served.sandbox.token_of(i)) for n, i in enumerate(ids)]
-    keys = [key(f"k{n}", address) for n, address in enumerate(addresses)]
-    limits = Limits(parallel=3)
+    keys = [desired_key(f"k{n}", address) for n, address in enumerate(addresses)]
+    limits = limits_with(parallel=3)
     found = examine(served.environment(credential=served.credential(), limits=limits), *keys)
     assert broken(found) == []
     assert served.most_in_flight() == 3
@@ -523,10 +525,10 @@ def test_a_command_that_cannot_be_read_back_is_no_fault_but_one_that_is_not_ther
     served = serve()
     served.sandbox.seed(["a"])
     shop = served.environment(credential=served.credential("sign-in"))
-    found = examine(shop, key("a", CommandAddress((sys.executable, "-V"))))
+    found = examine(shop, desired_key("a", CommandAddress((sys.executable, "-V"))))
     assert of(found, "tokens").message == "0 tokens of live keys accepted, 1 cannot be read back."
     assert not found.failed
-    missing = examine(shop, key("a", CommandAddress(("no-such-program-anywhere",))))
+    missing = examine(shop, desired_key("a", CommandAddress(("no-such-program-anywhere",))))
     assert [check for check, _ in broken(missing)] == ["sinks"]
 
 
@@ -546,8 +548,8 @@ def test_it_writes_nothing(serve, examine, tmp_path, dialect, credential) -> Non
     served.journal.clear()
     found = examine(
         served.environment(credential=opened),
-        key("a", held, file("secrets/not-there.env")),
-        key("b", noise, file("new-folder/b.env")),
+        desired_key("a", held, file("secrets/not-there.env")),
+        desired_key("b", noise, file("new-folder/b.env")),
     )
     assert ("tokens", "token_invalid") in broken(found)
     assert len(served.journal) >= 3
@@ -574,9 +576,9 @@ def test_a_bug_in_one_environment_does_not_stop_the_others(serve, hurried, tmp_p
         raise KeyError(str(address))
 
     shop = served.environment(credential=served.credential())
-    other = Environment(name="other", url="sandbox:")
+    other = environment_with(name="other", url="sandbox:")
     with Doctor(opener(tmp_path, stop), broken_opener, Threads(2), stop) as doctor:
-        first, second = doctor.examine((shop, other), {"shop": (key("a", file("a.env")),)})
+        first, second = doctor.examine((shop, other), {"shop": (desired_key("a", file("a.env")),)})
     assert broken(first) == [("reached", "internal_error")]
     assert not second.failed
     assert isinstance(doctor.surprise, KeyError)
@@ -585,7 +587,7 @@ def test_a_bug_in_one_environment_does_not_stop_the_others(serve, hurried, tmp_p
 def test_a_stop_leaves_behind_what_a_server_keeps_waiting(hanging, tmp_path) -> None:
     """The environment is told as not looked at, at once."""
     stop = Stop()
-    shop = Environment(name="shop", url=url_of(hanging), credential=ApiToken(Secret("a.b.c")))
+    shop = environment_with(url=url_of(hanging), credential=ApiToken(Secret("a.b.c")))
 
     def ask_once_connected() -> None:
         with hanging.accept()[0] as connection:
@@ -617,8 +619,8 @@ def test_no_sink_is_asked_after_a_stop(serve, tmp_path) -> None:
 
     from provisioner.doctor.places import Places
 
-    shop = served.environment(limits=Limits(parallel=1))
-    keys = [key(f"k{n}", file(f"{n}.env")) for n in range(5)]
+    shop = served.environment(limits=limits_with(parallel=1))
+    keys = [desired_key(f"k{n}", file(f"{n}.env")) for n in range(5)]
     checks = list(Places(shop, open_sink, stop).checks(keys))
     assert asked == [file("0.env")]
     assert [one.code for one in checks if isinstance(one, Broken)] == ["stopped"]

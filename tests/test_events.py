@@ -9,11 +9,11 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import create, part_with
 from jsonschema import Draft202012Validator
 
 from provisioner import __version__, schemas
@@ -22,8 +22,6 @@ from provisioner.cli.event_file import EventFile
 from provisioner.execution import Done, Event, Executed, Failed, RunEnded
 from provisioner.execution.chronicle import Chronicle
 from provisioner.failure import Failure
-from provisioner.plan import Create, Estimate, Planned
-from provisioner.problem import Place
 
 LINE = Draft202012Validator(
     schemas.load("events"), format_checker=Draft202012Validator.FORMAT_CHECKER
@@ -358,19 +356,8 @@ def test_a_reader_that_reads_nothing_holds_up_nobody(tmp_path, monkeypatch, capl
 
 def test_what_is_said_after_the_end_is_not_told() -> None:
     """A thread that was left behind may finish its key: the result does not know of it either."""
-    end = datetime(2026, 11, 23, tzinfo=UTC)
-    action = Create("a", "missing", 0, end, "9d", None, None, Place("a.yaml"))
-    planned = Planned(
-        environment="dev",
-        url="sandbox:",
-        generation="core",
-        workspace=None,
-        actions=(action,),
-        kept=(),
-        findings=(),
-        notes=(),
-        estimate=Estimate(1, 0.1),
-    )
+    action = create("a")
+    planned = part_with(action, environment="dev", url="sandbox:")
     told: list[Event] = []
     settled: list[int] = []
     chronicle = Chronicle("dev", settled.append, told.append)

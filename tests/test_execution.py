@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pytest
+from builders import END, NOW, create, observation_with, observed_key, part_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,8 +34,6 @@ from provisioner.execution import (
 from provisioner.execution.work import NOT_SETTLED
 from provisioner.failure import Failure
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
-from provisioner.plan import Create, Estimate, Planned
-from provisioner.problem import Place
 from provisioner.stop import STOPPED, Stop
 from provisioner.twenty.workspace import IN_FLIGHT, Created, NewKey, NotCreated, NotSent, Unknown
 
@@ -43,11 +42,10 @@ if TYPE_CHECKING:
 
     from provisioner.address import Address
     from provisioner.desired import Depth
+    from provisioner.plan import Create
     from provisioner.sinks.sink import Sink
     from provisioner.twenty.workspace import Ledger, Outcome, Record
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
-END = datetime(2027, 2, 21, 4, 0, 0, tzinfo=UTC)
 MARK = Mark(417)
 NEVER = 10**6
 NAMES = ("a", "b", "c")
@@ -110,7 +108,15 @@ class Row:
         role = "role-1" if self.role_from <= look else None
         revoked = NOW if self.revoked_from <= look else None
         made = NOW + timedelta(seconds=self.second)
-        return ObservedKey(self.id, self.name, self.end, revoked, made, role, role)
+        return observed_key(
+            self.name,
+            id=self.id,
+            expires_at=self.end,
+            revoked_at=revoked,
+            created_at=made,
+            role=role,
+            role_id=role,
+        )
 
 
 @dataclass
@@ -178,7 +184,7 @@ class Server:
 
         actions = tuple(action(name, BLOCKED if name in blocked else None) for name in names)
         return Execution(
-            plan(actions),
+            part_with(*actions),
             self._before,
             self,
             no_sink,
@@ -230,13 +236,9 @@ class Server:
             listed = [row for row in listed if row.live(self.seen)]
         self._shown = frozenset(name for name in NAMES if self.new(name))
         known = HiddenRoles() if self.roles_hidden else KnownRoles(())
-        return Observation(
-            generation=self.generation,
-            workspace="w",
-            keys=tuple(row.observed(self.seen) for row in listed),
+        return observation_with(
+            *(row.observed(self.seen) for row in listed),
             roles=NoRoles() if self.generation == "legacy" else known,
-            server_time=NOW,
-            requests=1,
         )
 
     def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
@@ -321,31 +323,7 @@ def no_sink(address: Address) -> Sink:
 
 
 def action(name: str, blocked: Failure | None = None) -> Create:
-    return Create(
-        name=name,
-        reason="missing",
-        depth=DEPTHS[name],
-        expires_at=END,
-        expires="90d",
-        role="Worker",
-        role_id="role-1",
-        place=Place("manifests/a.yaml", 7, 3),
-        blocked=blocked,
-    )
-
-
-def plan(actions: tuple[Create, ...]) -> Planned:
-    return Planned(
-        environment="shop",
-        url="https://crm.example.com",
-        generation="core",
-        workspace="w",
-        actions=actions,
-        kept=(),
-        findings=(),
-        notes=(),
-        estimate=Estimate(0, 0.0),
-    )
+    return create(name, depth=DEPTHS[name], blocked=blocked)
 
 
 def theirs(second: int, name: str = "a", **changes: int) -> Row:
@@ -962,7 +940,7 @@ def test_a_result_can_be_asked_for_while_the_request_is_in_flight() -> None:
     server.watch = lambda: seen.append(execution.result().results)
     skipped = tuple(Skipped(action(name), STOPPED) for name in "ab")
     flying = [Failed(action(name), unknown(IN_FLIGHT)) for name in "ab"]
-    assert execution.result() == Executed(plan((action("a"), action("b"))), skipped)
+    assert execution.result() == Executed(part_with(action("a"), action("b")), skipped)
     execution.run()
     done = execution.result().results
     assert seen[:4] == [

@@ -19,12 +19,12 @@ from uuid import uuid4
 
 import pytest
 import yaml
+from builders import NOW, environment_with, observation_with, observed_key, role_with
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from provisioner import secret
 from provisioner.cli import main
-from provisioner.desired import Environment
 from provisioner.export import export
 from provisioner.manifests import characters, document, load, text
 from provisioner.manifests.schema import published
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from provisioner.sandbox import Answer, Request
 
 DIALECTS = pytest.mark.parametrize("dialect", tuple(Dialect))
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
 LATER = datetime(2031, 1, 1, 0, 0, 0, 417_000, tzinfo=UTC)
 FAR = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
@@ -91,7 +90,7 @@ UNFIT = {
 """Names that no manifest can hold, and what is said of each."""
 
 ROLES = tuple(
-    Role(f"00000000-0000-4000-8000-{number:012}", label, assignable=True)
+    role_with(label, id=f"00000000-0000-4000-8000-{number:012}")
     for number, label in enumerate(
         [
             "Admin",
@@ -109,7 +108,7 @@ ROLES = tuple(
         ]
     )
 )
-ROLES += (Role("00000000-0000-4000-8000-000000000099", ROLES[0].id, assignable=True),)
+ROLES += (role_with(ROLES[0].id, id="00000000-0000-4000-8000-000000000099"),)
 
 
 @pytest.fixture
@@ -137,20 +136,13 @@ def held(folder: Path, dialect: Dialect = Dialect.CORE) -> Sandbox:
 
 
 def observed(name: str, role: Role | None = None, end: datetime = LATER) -> ObservedKey:
-    key_id = str(uuid4())
-    shown = (None, None) if role is None else (role.label, role.id)
-    return ObservedKey(key_id, name, end, None, NOW - timedelta(days=1), *shown)
+    label, role_id = (None, None) if role is None else (role.label, role.id)
+    shown = {"role": label, "role_id": role_id}
+    return observed_key(name, id=str(uuid4()), expires_at=end, **shown)
 
 
 def seen(keys: Iterable[ObservedKey], roles: Roles | None = None) -> Observation:
-    return Observation(
-        generation="legacy" if isinstance(roles, NoRoles) else "core",
-        workspace=None,
-        keys=tuple(keys),
-        roles=roles or KnownRoles(ROLES),
-        server_time=NOW,
-        requests=1,
-    )
+    return observation_with(*keys, workspace=None, roles=roles or KnownRoles(ROLES))
 
 
 def loaded(manifest: str) -> Manifests:
@@ -223,7 +215,7 @@ def test_the_plan_with_what_was_exported_is_empty(observation: Observation) -> N
     assert manifests.problems == ()
     desired = manifests.desired["dev"]
     assert [key.name for key in desired] == wanted
-    environment = Environment(name="dev", url="sandbox:", role="Admin")
+    environment = environment_with(name="dev", url="sandbox:", role="Admin")
     planned = plan_environment(environment, desired, observation, NOW)
     assert planned.actions == ()
     assert list(planned.kept) == wanted

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import responses
 import time_machine
+from builders import NOW, URL, desired_key, environment_with, limits_with, rotation_with
 
 from provisioner.address import FileAddress
 from provisioner.connection import opener
-from provisioner.desired import DesiredKey, Environment, Limits, Rotation, SessionToken, SignIn
+from provisioner.desired import DesiredKey, Environment, SessionToken, SignIn
 from provisioner.execution import Done, Executed, Failed, Mark, RunResult
 from provisioner.fleet import Fleet
 from provisioner.plan import Deliver, Plan, Planned, Revoke, Unobserved, Wishes
@@ -22,7 +23,7 @@ from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
 from provisioner.threads import Threads
-from provisioner.times import format_moment, parse_expiry
+from provisioner.times import format_moment
 from provisioner.token import claims_of
 
 if TYPE_CHECKING:
@@ -31,18 +32,15 @@ if TYPE_CHECKING:
 
     from provisioner.sandbox import Answer, ApiKey, Around, Exchange, Request
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
 COUNTS = {0: 20, 1: 57, 2: 60}
 
 
 def wanted(role: str | None = "Integrations") -> tuple[DesiredKey, ...]:
     """137 keys, in three manifests of depth 0, 1 and 2."""
     return tuple(
-        DesiredKey(
-            environment="shop",
-            name=f"key-{depth}-{number}",
-            depth=depth,  # type: ignore[arg-type]
-            expiry=parse_expiry("90d"),
+        desired_key(
+            f"key-{depth}-{number}",
+            depth=depth,
             role=role,
             place=Place(f"manifests/depth-{depth}.yaml", number + 1),
         )
@@ -73,9 +71,9 @@ def executed(result: RunResult) -> Executed:
     return part
 
 
-def environment(served: Any, credential: Any, **limits: Any) -> Environment:
-    return Environment(
-        name="shop", url=served.sandbox.url, credential=credential, limits=Limits(**limits)
+def shop_of(served: Any, credential: Any, **limits: Any) -> Environment:
+    return environment_with(
+        url=served.sandbox.url, credential=credential, limits=limits_with(**limits)
     )
 
 
@@ -87,7 +85,7 @@ def test_legacy_takes_three_posts_for_137_keys_and_none_the_second_time(serve, r
     """Four pages of 200 keys, the first by detection; three batches; a look at 337 keys."""
     served = serve(Dialect.LEGACY)
     served.sandbox.seed(f"old-{number}" for number in range(200))
-    shop = environment(served, SessionToken(Secret(served.sandbox.session_token())))
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
     plan, result = run(shop)
     methods = [one.method for one in served.journal]
     assert methods == ["GET"] * 4 + ["POST"] * 3 + ["GET"] * 6
@@ -112,7 +110,7 @@ def test_core_takes_few_requests_besides_the_creates(serve, run, dialect, create
     """
     served = serve(dialect)
     served.sandbox.seed(f"old-{number}" for number in range(200))
-    shop = environment(served, sign_in(served), parallel=3)
+    shop = shop_of(served, sign_in(served), parallel=3)
     plan, result = run(shop)
     bodies = [one.body for one in served.journal]
     assert sum(b"createApiKey(" in body for body in bodies) == creates
@@ -137,7 +135,7 @@ def test_a_run_without_anything_to_do_looks_once_and_waits_for_nothing(serve, ru
     """No second look, no write, where nothing is missing."""
     served = serve(dialect)
     served.sandbox.seed(["key-0-0"])
-    shop = environment(served, SessionToken(Secret(served.sandbox.session_token())))
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
     plan, result = run(shop, wanted()[:1])
     assert plan.changes == 0
     assert executed(result).results == ()
@@ -147,7 +145,7 @@ def test_a_run_without_anything_to_do_looks_once_and_waits_for_nothing(serve, ru
 def test_a_run_marks_its_keys_with_its_own_milliseconds(serve, run) -> None:
     """All ends of a run carry the same 001 to 999, and the plan shows whole seconds."""
     served = serve(Dialect.LEGACY)
-    run(environment(served, SessionToken(Secret(served.sandbox.session_token()))))
+    run(shop_of(served, SessionToken(Secret(served.sandbox.session_token()))))
     marks = {key.expires_at[-5:-1] for key in served.sandbox.keys()}
     assert len(marks) == 1
     assert marks.pop() != ".000"
@@ -189,7 +187,7 @@ def test_a_create_whose_answer_is_lost_is_resolved_within_the_run(
     Each result has its key's id, and its record at its depth.
     """
     served = serve(dialect, around=lost(dialect, commits=commits))
-    shop = environment(served, SessionToken(Secret(served.sandbox.session_token())), parallel=1)
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())), parallel=1)
     keys = [key for key in wanted() if key.name.endswith(("-1", "-2"))]
     role = {} if dialect is Dialect.LEGACY else {"role": "Integrations"}
     _, result = run(shop, tuple(keys))
@@ -216,7 +214,7 @@ def test_a_create_is_not_sent_again_before_a_look_at_it_succeeded(scripted, answ
     """The server is silent from the create on: one POST, many looks, and the word for it."""
     page = '{"data":{"apiKeys":[]},"pageInfo":{"hasNextPage":false}}'
     server = scripted(answer(200, page))
-    shop = Environment(name="shop", url=server.url, credential=SessionToken(Secret("t")))
+    shop = environment_with(url=server.url, credential=SessionToken(Secret("t")))
     _, result = run(shop, wanted()[:1])
     [failed] = executed(result).results
     assert isinstance(failed, Failed)
@@ -231,7 +229,7 @@ def test_a_create_is_not_sent_again_before_a_look_at_it_succeeded(scripted, answ
 
 def test_an_environment_without_a_credential_is_not_reached(run) -> None:
     """The manifests refuse it; whoever builds an environment by hand is told too."""
-    plan, result = run(Environment(name="shop", url="http://127.0.0.1:9"))
+    plan, result = run(environment_with(url="http://127.0.0.1:9"))
     [part] = plan.environments
     assert isinstance(part, Unobserved)
     assert part.failure.code == "auth_missing"
@@ -242,7 +240,7 @@ def test_an_environment_without_a_credential_is_not_reached(run) -> None:
 def test_durations_count_from_the_moment_of_the_plan(serve, run) -> None:
     """Plan and keys agree on the end to the second, on a clock that stands still."""
     served = serve(Dialect.LEGACY)
-    shop = environment(served, SessionToken(Secret(served.sandbox.session_token())))
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
     plan, _ = run(shop, wanted()[:1])
     [key] = served.sandbox.keys()
     [planned] = plan.environments
@@ -278,13 +276,10 @@ def test_no_answer_that_a_proxy_may_invent_is_taken_for_a_success(run, status) -
     assert [len(keys) for keys in sent[:4]] == [3, 3, 3, 1]
 
 
-URL = "https://crm.example.com"
-
-
 def empty_shop() -> Environment:
     page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}}
     responses.get(f"{URL}/rest/apiKeys", json=page)
-    return Environment(name="shop", url=URL, credential=SessionToken(Secret("t")))
+    return environment_with(url=URL, credential=SessionToken(Secret("t")))
 
 
 def two_successors(served: Any, age: float) -> tuple[ApiKey, ApiKey]:
@@ -311,9 +306,9 @@ def meeting(served: Any, hurried: Any, root: Path, meanwhile: Callable[[], Any])
             super().sleep(seconds)
 
     stop = Meeting()
-    shop = environment(served, SessionToken(Secret(served.sandbox.session_token())))
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
     shop = replace(shop, owns=("svc-*",))
-    rotated = Rotation(timedelta(days=10), timedelta(days=2), "10d, 48h")
+    rotated = rotation_with()
     key = wanted("Admin")[0]._replace(
         name="svc-a", deliver=(FileAddress("token", "", "bare"),), rotation=rotated
     )
@@ -373,7 +368,7 @@ def test_the_key_whose_token_is_out_stays_though_all_get_new_ones(serve, hurried
     served.sandbox.seed(["svc-a"])
     oldest, other = sorted(served.sandbox.keys(), key=lambda one: (one.created_at, one.id))
     (tmp_path / "token").write_text(served.sandbox.token_of(other.id))
-    shop = environment(served, SessionToken(Secret(served.sandbox.session_token())))
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
     shop = replace(shop, owns=("svc-*",))
     key = wanted("Admin")[0]._replace(name="svc-a", deliver=(FileAddress("token", "", "bare"),))
     wishes = Wishes(dedupe=True, redeliver=True)

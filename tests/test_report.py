@@ -8,23 +8,32 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
+from builders import (
+    DAY,
+    NOW,
+    desired_key,
+    environment_with,
+    file_sink,
+    observation_with,
+    observed_key,
+    policy_with,
+    rotation_with,
+)
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas
 from provisioner.address import FileAddress
 from provisioner.cli import main
-from provisioner.desired import DesiredKey, Environment, Policy, Rotation
 from provisioner.failure import Failure
 from provisioner.held import NoToken, TokenOf, Untold, Unusable
 from provisioner.hygiene import FleetHygiene, Look, Note, inspect
-from provisioner.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
+from provisioner.observed import HiddenRoles, NoRoles, ObservedKey
 from provisioner.plan import Unobserved
-from provisioner.problem import Place
 from provisioner.report.hygiene import (
     hygiene_document,
     hygiene_markdown,
@@ -33,17 +42,16 @@ from provisioner.report.hygiene import (
 )
 from provisioner.report.hygiene.words import MEANINGS
 from provisioner.report.text import PLAIN
-from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-NOW = datetime(2026, 11, 23, 4, 0, tzinfo=UTC)
-DAY = timedelta(days=1)
+    from provisioner.desired import DesiredKey
+
 MARK = timedelta(milliseconds=417)
-SINK = FileAddress("secrets/shop.env", "A")
-OTHER = FileAddress("secrets/shop.env", "B")
+SINK = file_sink("secrets/shop.env")
+OTHER = file_sink("secrets/shop.env", "B")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -51,32 +59,24 @@ def live(name: str = "svc", left: float = 60, **changes: Any) -> ObservedKey:
     age = changes.pop("age", 30)
     end = NOW + left * DAY + changes.pop("mark", timedelta(0))
     fields: dict[str, Any] = {"id": f"id-{name}-{age}", "role": "Integrations"} | changes
-    return ObservedKey(
-        name=name,
-        expires_at=end,
-        revoked_at=None,
-        created_at=NOW - age * DAY,
-        **fields,
-    )
+    fields |= {"expires_at": end, "created_at": NOW - age * DAY}
+    return observed_key(name, **fields)
 
 
 def wanted(
     name: str = "svc", *deliver: FileAddress, before: float | None = None, expiry: str = "90d"
 ) -> DesiredKey:
-    rotation = None if before is None else Rotation(before * DAY, 2 * DAY, "")
-    place = Place("keys.yaml", 1)
-    return DesiredKey("shop", name, 0, parse_expiry(expiry), None, place, deliver, rotation)
+    rotation = None if before is None else rotation_with(before * DAY, written="")
+    return desired_key(name, *deliver, expiry=expiry, depth=0, rotation=rotation)
 
 
 def look(*keys: ObservedKey, desired: tuple[DesiredKey, ...] = (), **changes: Any) -> Look:
-    environment = Environment(
+    environment = environment_with(
         name=changes.pop("name", "shop"),
-        url="https://crm.example.com",
         policy=changes.pop("policy", None),
     )
     held = changes.pop("held", {})
-    fields = {"generation": "core", "roles": KnownRoles(())} | changes
-    observation = Observation(workspace=None, keys=keys, server_time=NOW, requests=1, **fields)
+    observation = observation_with(*keys, **({"workspace": None} | changes))
     return Look(environment, desired, observation, held)
 
 
@@ -172,7 +172,7 @@ def test_what_ends_in_more_than_fifty_years_never_expires() -> None:
 
 def test_a_lifetime_over_the_policy_is_too_long_by_more_than_a_clock_may_differ() -> None:
     """The end was counted by our clock, the start by the server's; other environments may do it."""
-    policy = Policy(max_lifetime=90 * DAY)
+    policy = policy_with(max_lifetime=90 * DAY)
     fine = live("a", 60, age=30.0005)
     long = live("b", 60, age=30.01)
     desired = (wanted("a"), wanted("b"))

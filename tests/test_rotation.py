@@ -3,59 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from builders import (
+    DAY,
+    NOW,
+    WORKER,
+    desired_key,
+    environment_with,
+    file_sink,
+    github_sink,
+    observation_with,
+    observed_key,
+    rotation_with,
+)
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from provisioner.address import FileAddress, GithubAddress
-from provisioner.desired import DesiredKey, Environment, Rotation
+from provisioner.address import GithubAddress
 from provisioner.held import NoToken, TokenOf, Untold
-from provisioner.observed import KnownRoles, Observation, ObservedKey, Role
+from provisioner.observed import KnownRoles, ObservedKey
 from provisioner.plan import Deliver, Duplicate, Revoke, Rotate, plan_environment, tell_apart
-from provisioner.problem import Place
 from provisioner.times import ExpiresAfter, ExpiresAt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from provisioner.desired import DesiredKey
     from provisioner.held import Held
     from provisioner.plan import Planned
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
-DAY = timedelta(days=1)
 MARK = timedelta(milliseconds=417)
-SHOP = Environment(name="shop", url="https://crm.example.com", owns=("svc-*",))
-FILE = FileAddress("a.env", "A")
-OTHER = FileAddress("b.env", "B")
-GITHUB = GithubAddress("acme", "A", "billing")
-WORKER = Role("11111111-1111-4111-8111-111111111111", "Worker", assignable=True)
-WANTED = DesiredKey(
-    environment="shop",
-    name="svc-a",
-    depth=1,
-    expiry=ExpiresAfter(90 * DAY, "90d"),
-    role="Worker",
-    place=Place("keys.yaml", 1),
-    deliver=(FILE,),
-    rotation=Rotation(10 * DAY, 2 * DAY, "10d, 48h"),
-)
+SHOP = environment_with(owns=("svc-*",))
+FILE = file_sink()
+OTHER = file_sink("b.env", "B")
+GITHUB = github_sink()
+WANTED = desired_key("svc-a", FILE, role="Worker", rotation=rotation_with())
 PLAIN = WANTED._replace(rotation=None)
 
 
 def key(id_: str, made: float, ends: float, *, mark: timedelta = MARK) -> ObservedKey:
     """A key that was made and that ends so many days from now."""
-    return ObservedKey(
-        id=id_,
-        name="svc-a",
-        expires_at=NOW + ends * DAY + mark,
-        revoked_at=None,
-        created_at=NOW + made * DAY,
-        role="Worker",
-        role_id=WORKER.id,
-    )
+    return observed_key(id=id_, expires_at=NOW + ends * DAY + mark, created_at=NOW + made * DAY)
 
 
 REVIEWED = key("reviewed", -30, 60)
@@ -86,14 +77,7 @@ def apart(
 def planned(
     seen: Sequence[ObservedKey], *held: Held, wanted: DesiredKey = WANTED, at: datetime = NOW
 ) -> Planned:
-    look = Observation(
-        generation="core",
-        workspace="w",
-        keys=tuple(seen),
-        roles=KnownRoles((WORKER,)),
-        server_time=at,
-        requests=1,
-    )
+    look = observation_with(*seen, roles=KnownRoles((WORKER,)), server_time=at)
     return plan_environment(
         SHOP, [wanted], look, at, held=dict(zip(wanted.deliver, held, strict=True))
     )

@@ -7,10 +7,11 @@ from html import escape
 from urllib.parse import quote, quote_plus
 
 import pytest
+from builders import environment_with
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.desired import ApiToken, Environment, SignIn
+from provisioner.desired import ApiToken, SignIn
 from provisioner.secret import MASK, Secret, _Known, hidden, masked
 
 CANARY = "canary-5f1c"
@@ -23,7 +24,7 @@ def test_a_secret_shows_itself_nowhere_but_when_revealed() -> None:
     shown += [repr(ApiToken(secret)), repr(SignIn(secret, secret))]
     shown += [
         str(ValueError(secret)),
-        repr(Environment(name="a", url="b", headers=(("x", secret),))),
+        repr(environment_with(name="a", url="b", headers=(("x", secret),))),
     ]
     try:
         int(secret)  # type: ignore[call-overload]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
+from builders import END, NOW, observation_with, observed_key
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.execution.standing import Look, Missing, Sent, Standing, Stands
-from provisioner.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey, Roles
+from provisioner.observed import HiddenRoles, KnownRoles, NoRoles, ObservedKey, Roles
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
-END = datetime(2027, 2, 21, 4, 0, 0, tzinfo=UTC)
 OURS = END + timedelta(milliseconds=417)
 THEIRS = END + timedelta(milliseconds=9)
 
@@ -21,18 +20,12 @@ THEIRS = END + timedelta(milliseconds=9)
 def key(id_: str, name: str = "a", second: int = 0, **changes: object) -> ObservedKey:
     """A live key, created at a second, with a role and the mark of another run."""
     made = NOW + timedelta(seconds=second)
-    return replace(ObservedKey(id_, name, THEIRS, None, made, "Worker", "role-1"), **changes)  # type: ignore[arg-type]
+    fields = {"id": id_, "expires_at": THEIRS, "created_at": made, "role_id": "role-1"}
+    return observed_key(name, **(fields | changes))
 
 
 def look(*keys: ObservedKey, before: tuple[str, ...] = (), roles: Roles | None = None) -> Look:
-    seen = Observation(
-        generation="core",
-        workspace="w",
-        keys=keys,
-        roles=roles or KnownRoles(()),
-        server_time=NOW,
-        requests=1,
-    )
+    seen = observation_with(*keys, roles=roles)
     return Look(seen, frozenset(before))
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builders import NOW
 
 from provisioner.address import (
     AwsAddress,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from provisioner.address import Address
     from provisioner.sinks.sink import Content, Sink
 
-NOW = datetime(2026, 11, 23, 4, 0, 0, tzinfo=UTC)
 DENIED = Failure("sink_denied", "The sink refused it. Ask for more.")
 SIDE_BY_SIDE = 8
 

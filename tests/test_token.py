@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builders import END
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 KEY = "2f1c5a3e-7d0b-4b53-8d6c-0a9b1c2d3e4f"
 WORKSPACE = "20202020-1c25-4d02-bf25-6aeccf7ea419"
 SAID = {"sub": WORKSPACE, "workspaceId": WORKSPACE, "type": "API_KEY", "jti": KEY}
-END = datetime(2027, 2, 21, 4, 0, 0, tzinfo=UTC)
 LENGTHS = {"HS256": 43, "HS384": 64, "HS512": 86, "ES256": 86}
 ALGORITHMS = pytest.mark.parametrize("algorithm", LENGTHS)
 

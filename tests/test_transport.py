@@ -6,15 +6,14 @@ import socket
 import ssl
 import subprocess
 import threading
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from builders import NOW, environment_with, limits_with
 from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
 from provisioner import __version__
-from provisioner.desired import Environment, Limits
 from provisioner.errors import WorkspaceError
 from provisioner.secret import Secret
 from provisioner.twenty import transport as transport_module
@@ -33,7 +32,7 @@ def to(hurried) -> Iterator[Callable[..., Transport]]:
     opened: list[Transport] = []
 
     def make(url: str, stop: Stop | None = None, **changes: object) -> Transport:
-        environment = Environment(name="shop", url=url, **changes)  # type: ignore[arg-type]
+        environment = environment_with(url=url, **changes)  # type: ignore[arg-type]
         opened.append(Transport(environment, url, stop or hurried()))
         return opened[-1]
 
@@ -50,7 +49,7 @@ def test_a_request_says_who_asks_and_carries_its_headers(scripted, answer, to) -
         "POST", "/x?y=1", body={"k": "v"}, token=lambda: Secret("tok"), repeatable=False
     )
     assert (got.status, got.body) == (200, {"a": 1})
-    assert got.moment == datetime(2026, 11, 23, 4, tzinfo=UTC)
+    assert got.moment == NOW
     [request] = server.requests
     head, _, body = request.partition(b"\r\n\r\n")
     assert head.startswith(b"POST /x?y=1 HTTP/1.1")
@@ -191,7 +190,7 @@ def test_a_silent_server_times_out(scripted, to) -> None:
     release = threading.Event()
     server = scripted(release)
     with pytest.raises(LostAnswerError) as caught:
-        to(server.url, limits=Limits(timeout=0.1)).send("POST", "/", body={}, repeatable=False)
+        to(server.url, limits=limits_with(timeout=0.1)).send("POST", "/", body={}, repeatable=False)
     release.set()
     assert caught.value.slug == "timeout"
     assert "0.1 s" in caught.value.message
@@ -201,7 +200,7 @@ def test_a_silent_server_is_asked_once_until_it_was_looked_at(scripted, answer, 
     """One that hangs holds the first writes of the others for its own timeout, and no longer."""
     release = threading.Event()
     server = scripted(release, release, answer(200, "[]"))
-    transport = to(server.url, limits=Limits(timeout=0.1))
+    transport = to(server.url, limits=limits_with(timeout=0.1))
     with pytest.raises(LostAnswerError) as caught:
         transport.send("GET", "/", repeatable=True)
     assert (caught.value.slug, transport.requests_sent) == ("timeout", 1)
@@ -333,7 +332,7 @@ def test_a_body_that_drips_is_given_up(to) -> None:
     thread = threading.Thread(target=drip, daemon=True)
     thread.start()
     port = listener.getsockname()[1]
-    slow = to(f"http://127.0.0.1:{port}", limits=Limits(timeout=0.3))
+    slow = to(f"http://127.0.0.1:{port}", limits=limits_with(timeout=0.3))
     with pytest.raises(LostAnswerError) as caught:
         slow.send("POST", "/", body={}, repeatable=False)
     ended.set()

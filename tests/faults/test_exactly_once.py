@@ -17,23 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from builders import desired_key, environment_with, limits_with
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from laboratory import PASSING, Failed, Fault, Laboratory, Slow, seeded
 from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, Process, marked
 
-from provisioner.desired import DesiredKey, Environment, Limits, SessionToken, SignIn
+from provisioner.desired import DesiredKey, Environment, SessionToken, SignIn
 from provisioner.execution import Done, Executed, MadeElsewhere, Mark, Skipped
 from provisioner.execution import Failed as FailedAction
 from provisioner.fleet import Fleet
 from provisioner.plan import Duplicate, Plan, Planned, Wishes
-from provisioner.problem import Place
 from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
 from provisioner.threads import Threads
-from provisioner.times import parse_expiry
 from provisioner.twenty import connect as connect_module
 
 if TYPE_CHECKING:
@@ -114,14 +113,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         """Somebody merges other manifests."""
         role = None if self.dialect is Dialect.LEGACY else "Admin"
         self.wanted = tuple(
-            DesiredKey(
-                environment="",
-                name=name,
-                depth=depth,  # type: ignore[arg-type]
-                expiry=parse_expiry("90d"),
-                role=role,
-                place=Place("keys.yaml", line),
-            )
+            desired_key(name, environment="", depth=depth, role=role, line=line)
             for line, (name, depth) in enumerate(wanted.items(), 1)
         )
 
@@ -235,11 +227,11 @@ class ExactlyOnce(RuleBasedStateMachine):
             if self.signs_in
             else SessionToken(Secret(self.sandbox.session_token()))
         )
-        environment = Environment(
+        environment = environment_with(
             name=name,
             url=self.sandbox.url,
             credential=credential,
-            limits=Limits(parallel=self.parallel, batch=3, timeout=5.0),
+            limits=limits_with(parallel=self.parallel, batch=3, timeout=5.0),
         )
 
         def open_workspace(environment: Environment, stack: ExitStack) -> Workspace:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from builders import desired_key, environment_with
 from laboratory import (
     BadGateway,
     ClosedAfter,
@@ -20,16 +21,14 @@ from laboratory import (
 )
 
 from provisioner.connection import opener
-from provisioner.desired import DesiredKey, Environment, Limits, SessionToken
+from provisioner.desired import SessionToken
 from provisioner.execution import Done, Executed
 from provisioner.fleet import Fleet
 from provisioner.plan import Wishes
-from provisioner.problem import Place
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
 from provisioner.threads import Threads
-from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,21 +54,17 @@ AFTER: tuple[Fault, ...] = (
 
 
 def apply(laboratory: Laboratory, root: Path, stop: Stop) -> RunResult:
-    environment = Environment(
-        name="shop",
+    environment = environment_with(
         url=laboratory.url,
         credential=SessionToken(Secret(laboratory.sandbox.session_token())),
-        limits=Limits(),
     )
     role = None if laboratory.sandbox.dialect is Dialect.LEGACY else "Admin"
     wanted = tuple(
-        DesiredKey(
-            environment="shop",
-            name=f"svc-{number:03d}",
+        desired_key(
+            f"svc-{number:03d}",
             depth=(0, 1, 2)[number % 3],
-            expiry=parse_expiry("90d"),
             role=role,
-            place=Place("keys.yaml", number + 1),
+            line=number + 1,
         )
         for number in range(KEYS)
     )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import time_machine
+from builders import desired_key, environment_with, limits_with, rotation_with
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -30,13 +31,12 @@ from stranger import LIVES as BY_HAND
 from stranger import Stranger
 
 from provisioner.address import FileAddress
-from provisioner.desired import DesiredKey, Environment, Limits, Rotation, SessionToken
+from provisioner.desired import DesiredKey, Environment, SessionToken
 from provisioner.execution import Executed, Mark
 from provisioner.fleet import Fleet
 from provisioner.globs import matches
 from provisioner.guards import Leave
 from provisioner.plan import Revoke, Wishes
-from provisioner.problem import Place
 from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
@@ -126,18 +126,17 @@ class WholeLife(RuleBasedStateMachine):
     def want(self, wanted: dict[str, Wish]) -> None:
         """Somebody merges other manifests."""
         self.wanted = tuple(
-            DesiredKey(
+            desired_key(
+                name,
                 environment="",
-                name=name,
-                depth=1,
-                expiry=parse_expiry(wish.expires),
+                expiry=wish.expires,
                 role=None if self.dialect is Dialect.LEGACY else "Admin",
-                place=Place("keys.yaml", line),
+                line=line,
                 deliver=(
                     FileAddress(f"{name}.json", "token", "json"),
                     FileAddress(f"{name}.env", "TOKEN"),
                 )[: wish.sinks],
-                rotation=Rotation(timedelta(days=10), timedelta(hours=48), "10d, 48h")
+                rotation=rotation_with()
                 if wish.rotates
                 and name in OWNED
                 and wish.sinks
@@ -384,12 +383,12 @@ class WholeLife(RuleBasedStateMachine):
         PROCESSES[name] = process
         stop = Hurried()
         credential = SessionToken(Secret(self.sandbox.session_token()))
-        environment = Environment(
+        environment = environment_with(
             name=name,
             url=self.sandbox.url,
             credential=credential,
             owns=OWNS,
-            limits=Limits(parallel=4, batch=3, timeout=5.0),
+            limits=limits_with(parallel=4, batch=3, timeout=5.0),
         )
 
         def open_workspace(environment: Environment, stack: ExitStack) -> Workspace:

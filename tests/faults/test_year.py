@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 import time_machine
+from builders import desired_key, environment_with, rotation_with
 from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, MortalSink, Process
 from stranger import LIVES, Stranger
 
 from provisioner.address import FileAddress
-from provisioner.desired import DesiredKey, Environment, Rotation, SessionToken
+from provisioner.desired import DesiredKey, Environment, SessionToken
 from provisioner.execution import Executed
 from provisioner.fleet import Fleet
 from provisioner.plan import Create, Deliver, Duplicate, Plan, Planned, Revoke, Rotate, Wishes
-from provisioner.problem import Place
 from provisioner.sandbox import ApiKey, Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
@@ -188,21 +188,20 @@ class Year:
             FileAddress(f"tokens/{name}.json", "token", "json"),
             FileAddress(f"tokens/{name}", "", "bare"),
         )
-        return DesiredKey(
+        return desired_key(
+            name,
             environment=SHOP,
-            name=name,
-            depth=1,
-            expiry=ExpiresAfter(timedelta(days=lifetime), f"{lifetime}d"),
+            expiry=f"{lifetime}d",
             role=None if self.dialect is Dialect.LEGACY else "Admin",
-            place=Place("manifests/keys.yaml", number + 1),
+            line=number + 1,
             deliver=sinks[: 1 + number % 3] if number % 4 == 0 else sinks[number % 3 :][:1],
-            rotation=Rotation(timedelta(days=before), timedelta(hours=overlap), "as it says"),
+            rotation=rotation_with(timedelta(days=before), timedelta(hours=overlap), "as it says"),
         )
 
     def _run(self, process: Process, *, doomed: bool) -> RunResult | None:
         stop = Hurried()
         PROCESSES[SHOP] = process
-        environment = Environment(
+        environment = environment_with(
             name=SHOP,
             url=self.sandbox.url,
             credential=SessionToken(Secret(self.sandbox.session_token())),

@@ -7,22 +7,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from builders import desired_key, environment_with, github_sink, rotation_with
 from github_server import GithubServer
 from tls_server import Told
 
-from provisioner.address import GithubAddress
 from provisioner.connection import opener
-from provisioner.desired import DesiredKey, Environment, Rotation, SessionToken
+from provisioner.desired import SessionToken
 from provisioner.fleet import Fleet
 from provisioner.guards import Leave
 from provisioner.plan import Wishes
-from provisioner.problem import Place
 from provisioner.sandbox import Answer, Dialect, Request, Sandbox
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
 from provisioner.stop import Stop
 from provisioner.threads import Threads
-from provisioner.times import ExpiresAfter
 from provisioner.token import claims_of
 
 if TYPE_CHECKING:
@@ -39,16 +37,7 @@ SLOWEST = 1.5
 """Seconds that GitHub takes for a write, at most."""
 
 REPOSITORY = ("repos", "acme", "billing", "actions")
-WANTED = DesiredKey(
-    environment="shop",
-    name="svc-a",
-    depth=1,
-    expiry=ExpiresAfter(timedelta(days=90), "90d"),
-    role=None,
-    place=Place("keys.yaml", 1),
-    deliver=(GithubAddress("acme", "A", "billing"),),
-    rotation=Rotation(timedelta(days=10), timedelta(days=2), "10d, 48h"),
-)
+WANTED = desired_key("svc-a", github_sink(), rotation=rotation_with())
 
 
 class SlowGithub(GithubServer):
@@ -89,8 +78,7 @@ class Shop:
     def run(self, stop: Stop | None = None, **wishes: Any) -> tuple[bool, RunResult]:
         """One pipeline; whether it ends with 0."""
         stop = stop or Stop()
-        environment = Environment(
-            name="shop",
+        environment = environment_with(
             url=self.sandbox.url,
             credential=SessionToken(Secret(self.sandbox.session_token())),
             owns=("svc-*",),

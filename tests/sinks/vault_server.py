@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
+from builders import NOW
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
@@ -32,7 +34,7 @@ WAITING = (
 )
 """What the KV plugin says, with 400, while it upgrades an engine."""
 
-NOW = "2026-11-23T04:00:00.000000000Z"
+CREATED = f"{NOW:%Y-%m-%dT%H:%M:%S}.000000000Z"
 ALL = ("create", "read", "update", "delete", "list")
 DEFAULT_POLICY = {"auth/token/lookup-self": ("read",), "sys/capabilities-self": ("update",)}
 
@@ -230,9 +232,9 @@ class VaultStandIn:
             told = {
                 "data": None if gone else version.data,
                 "metadata": {
-                    "created_time": NOW,
+                    "created_time": CREATED,
                     "custom_metadata": kept.custom_metadata,
-                    "deletion_time": NOW if version.deleted else "",
+                    "deletion_time": CREATED if version.deleted else "",
                     "destroyed": version.destroyed,
                     "version": number,
                 },
@@ -244,7 +246,7 @@ class VaultStandIn:
         if cas is not None and cas != number:
             return _errors(400, "check-and-set parameter did not match the current version")
         kept.versions.append(Version(body["data"]))
-        return 200, {"data": {"created_time": NOW, "version": number + 1}}
+        return 200, {"data": {"created_time": CREATED, "version": number + 1}}
 
 
 class _Quiet(ThreadingHTTPServer):
