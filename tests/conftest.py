@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -44,6 +45,13 @@ settings.register_profile(
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", None)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m fast` does not so much as import a file without the mark, which would take longest."""
+    if config.option.markexpr != "fast" or collection_path.suffix != ".py":
+        return None
+    return True if "mark.fast" not in collection_path.read_text(encoding="utf-8") else None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def only_loopback() -> Iterator[None]:
     """No test reaches the network: other names and addresses fail at once."""
@@ -64,6 +72,28 @@ def only_loopback() -> Iterator[None]:
     patch.setattr(socket, "getaddrinfo", lookup)
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that says it is fast uses no socket and starts no process, not even in a thread."""
+    if request.node.get_closest_marker("fast") is None:
+        yield
+        return
+    used: list[str] = []
+
+    def refuse(what: str) -> Callable[..., None]:
+        def refused(*_: object, **__: object) -> None:
+            used.append(what)
+            raise AssertionError(f"a test that is marked fast {what}")
+
+        return refused
+
+    monkeypatch.setattr(socket.socket, "connect", refuse("connected a socket"))
+    monkeypatch.setattr(socket.socket, "bind", refuse("bound a socket"))
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse("started a process"))
+    yield
+    assert not used
 
 
 @pytest.fixture(autouse=True)

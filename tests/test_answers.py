@@ -24,6 +24,8 @@ from provisioner.twenty.answers import (
 )
 from provisioner.twenty.pacing import Rate
 
+pytestmark = pytest.mark.fast
+
 NGINX = (
     "<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n<body>\r\n"
     "<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n"

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from provisioner.body import read_body
 from provisioner.errors import InvalidInputError
 
+pytestmark = pytest.mark.fast
+
 GOOD = {"name": "a", "expiresAt": "2031-01-01T00:00:00Z"}
 
 

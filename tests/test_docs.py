@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
-import logging
 import re
 import shlex
-import shutil
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -20,7 +18,7 @@ from builders import limits_with
 from jsonschema import Draft202012Validator
 
 from provisioner import descriptors, schemas, stop
-from provisioner.cli import main, provision, reconcile, signals
+from provisioner.cli import provision, reconcile, signals
 from provisioner.errors import InvalidInputError
 from provisioner.execution import creation
 from provisioner.manifests import CODES, load
@@ -30,6 +28,8 @@ from provisioner.plan.model import DeliverReason, Reason, RevokeReason
 from provisioner.sinks.sink import SinkCode
 from provisioner.twenty import core_creation
 from provisioner.twenty.answers import RefusalCode
+
+pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).parents[1]
 PAGES = tuple(
@@ -442,38 +442,6 @@ def test_no_page_shows_a_path_of_the_machine_it_was_written_on():
 
 
 # Examples
-
-
-def mask(output):
-    return UUID.sub("<id>", MOMENT.sub("<moment>", output))
-
-
-@pytest.fixture
-def at_root(tmp_path, monkeypatch):
-    """A fresh clone, as far as the commands of the README look at it."""
-    shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
-    monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    # The log that a command sets up ends with the test.
-    root.handlers[:] = before
-    root.setLevel(level)
-
-
-@pytest.mark.usefixtures("at_root")
-def test_sample_output_of_the_readme_is_what_the_program_prints(capsys):
-    """Run one after the other in a fresh clone, the commands print the lines of the README."""
-    shown = re.split(r"^\$ (.+)\n", "".join(blocks("README.md", "console")), flags=re.MULTILINE)
-    assert shown[0] == ""
-    assert len(shown) >= 7
-    for command, output in zip(shown[1::2], shown[2::2], strict=True):
-        program, *arguments = shlex.split(command)
-        assert program == "provision"
-        assert main([*arguments, "-m", "manifests"]) == 0
-        printed = capsys.readouterr()
-        assert mask(printed.out) == mask(output)
-        assert printed.err == ""
 
 
 def errors_of(schema, example):

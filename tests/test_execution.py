@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from provisioner.sinks.sink import Sink
     from provisioner.twenty.workspace import Ledger, Outcome, Record
 
+pytestmark = pytest.mark.fast
+
 MARK = Mark(417)
 NEVER = 10**6
 NAMES = ("a", "b", "c")

@@ -10,18 +10,28 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import responses
 import time_machine
-from builders import NOW, URL, desired_key, environment_with, limits_with, rotation_with
+from builders import (
+    NOW,
+    URL,
+    desired_key,
+    environment_with,
+    file_sink,
+    limits_with,
+    rotation_with,
+    vault_sink,
+)
 
 from provisioner.address import FileAddress
 from provisioner.connection import opener
 from provisioner.desired import DesiredKey, Environment, SessionToken, SignIn
-from provisioner.execution import Done, Executed, Failed, Mark, RunResult
+from provisioner.execution import Done, Executed, Failed, Mark, RunResult, Unfinished
 from provisioner.fleet import Fleet
 from provisioner.plan import Deliver, Plan, Planned, Revoke, Unobserved, Wishes
 from provisioner.problem import Place
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
 from provisioner.sinks.opening import Sinks
+from provisioner.sinks.sink import Nothing
 from provisioner.threads import Threads
 from provisioner.times import format_moment
 from provisioner.token import claims_of
@@ -30,7 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from provisioner.address import Address
     from provisioner.sandbox import Answer, ApiKey, Around, Exchange, Request
+    from provisioner.sinks.sink import Content, Sink
 
 COUNTS = {0: 20, 1: 57, 2: 60}
 
@@ -379,3 +391,76 @@ def test_the_key_whose_token_is_out_stays_though_all_get_new_ones(serve, hurried
     assert isinstance(part, Planned)
     told = {type(one): one.key_id for one in part.actions if isinstance(one, Deliver | Revoke)}
     assert told == {Deliver: other.id, Revoke: oldest.id}
+
+
+# Bugs
+
+SOUND = file_sink("secrets/a.env")
+BROKEN = vault_sink()
+
+
+def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(
+    tmp_path, hurried
+) -> None:
+    """It is kept for the end of the run, and the key that was made is told with its id."""
+    stop = hurried()
+    sinks = Sinks(tmp_path, {}, stop)
+
+    def open_sink(address: Address) -> Sink:
+        return Buggy() if address == BROKEN else sinks.open(address)
+
+    environments = tuple(environment_with(name=name, url="sandbox:", role="Admin") for name in "ab")
+    desired = {
+        "a": (desired_key("x", BROKEN, environment="a"),),
+        "b": (desired_key("x", SOUND, environment="b"),),
+    }
+    with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
+        made = fleet.plan(desired, NOW, Wishes())
+        first, second = (
+            part.results[0]
+            for part in fleet.apply(made, lambda _: None).environments
+            if isinstance(part, Executed)
+        )
+        again = fleet.plan(desired, NOW, Wishes(redeliver=True))
+        assert isinstance(fleet.surprise, ZeroDivisionError)
+    assert isinstance(first, Unfinished)
+    assert (first.failure.code, bool(first.id)) == ("internal_error", True)
+    assert isinstance(second, Done)
+    assert (tmp_path / "secrets" / "a.env").read_text().startswith("A=ey")
+    assert [type(part) for part in again.environments] == [Planned, Planned]
+
+
+def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path, hurried) -> None:
+    """The environment counts as not looked at; the other one is planned."""
+    stop = hurried()
+
+    def open_sink(address: Address) -> Sink:
+        if address == BROKEN:
+            raise ZeroDivisionError
+        return Sinks(tmp_path, {}, stop).open(address)
+
+    environments = tuple(environment_with(name=name, url="sandbox:", role="Admin") for name in "ab")
+    desired = {
+        "a": (desired_key("x", BROKEN, environment="a"),),
+        "b": (desired_key("x", SOUND, environment="b"),),
+    }
+    with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
+        first, second = fleet.plan(desired, NOW, Wishes()).environments
+        assert isinstance(fleet.surprise, ZeroDivisionError)
+    assert isinstance(first, Unobserved)
+    assert first.failure.code == "internal_error"
+    assert isinstance(second, Planned)
+    assert [one.name for one in second.unblocked] == ["x"]
+
+
+class Buggy:
+    """A sink with a bug that shows when it is written."""
+
+    def prepare(self) -> None:
+        """Sees nothing."""
+
+    def read(self) -> Content:
+        return Nothing()
+
+    def write(self, _: Secret) -> None:
+        raise ZeroDivisionError

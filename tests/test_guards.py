@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import socketserver
-import sqlite3
-import threading
-from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-import processes
 import pytest
 from builders import (
     DAY,
@@ -30,7 +21,6 @@ from builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.cli import main
 from provisioner.desired import DesiredKey, Environment, Guards, Share
 from provisioner.errors import RefusedError
 from provisioner.failure import Failure
@@ -51,12 +41,11 @@ from provisioner.plan import (
     plan_environment,
     plan_revocations,
 )
-from provisioner.sandbox import Dialect, Sandbox
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterable
-    from pathlib import Path
+
+pytestmark = pytest.mark.fast
 
 SHOP = environment_with(owns=("svc-*",))
 PRUNE = Wishes(prune=True)
@@ -415,207 +404,3 @@ def test_all_names_of_one_workspace_are_told_together() -> None:
         seen("d", "http://d:1", SEEDED, first, second),
     )
     assert shared(*looks) == [("a", "b", "d")]
-
-
-@pytest.fixture
-def shop(tmp_path: Path, serve, monkeypatch) -> Callable[[Dialect], tuple[Path, Any]]:
-    """A workspace of keys that `owns` matches, and a folder whose one environment it is."""
-
-    def make(dialect: Dialect) -> tuple[Path, Any]:
-        served = serve(dialect)
-        served.sandbox.seed(["svc-a", "svc-b", "other"])
-        monkeypatch.setenv("TOKEN", served.sandbox.session_token())
-        folder = tmp_path / "manifests"
-        folder.mkdir()
-        auth = {"session_token": "${TOKEN}"}
-        shop = {"url": served.sandbox.url, "auth": auth, "owns": ["svc-*"], "role": "Admin"}
-        document = {"version": 1, "environments": {"shop": shop}}
-        (folder / "environments.yaml").write_text(json.dumps(document))
-        return folder, served
-
-    return make
-
-
-def keys_of(folder: Path, *names: str, file: str = "keys.yaml") -> None:
-    manifest = {
-        "version": 1,
-        "environment": "shop",
-        "defaults": {"expires": "90d"},
-        "keys": [{"name": name} for name in names],
-    }
-    (folder / file).write_text(json.dumps(manifest))
-
-
-def pruned(folder: Path, *more: str) -> int:
-    return main(["apply", "-m", str(folder), "--prune", "--max-revoke", "100", *more])
-
-
-@pytest.mark.parametrize("dialect", Dialect)
-def test_manifests_that_are_not_there_end_no_key(shop, tmp_path, dialect) -> None:
-    """An empty directory and a wrong -m are exit 3, manifests that vanished exit 5."""
-    folder, served = shop(dialect)
-    before = served.sandbox.keys()
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert pruned(empty) == 3
-    assert pruned(tmp_path / "nowhere") == 3
-    assert pruned(folder / "environments.yaml") == 3
-    assert served.journal == []
-    assert pruned(folder) == 5
-    assert pruned(folder, "--allow-protected") == 5
-    assert served.sandbox.keys() == before
-    assert served.writes() == []
-
-
-@pytest.mark.parametrize("dialect", Dialect)
-def test_prune_ends_what_owns_matches_and_no_manifest_wants(shop, dialect) -> None:
-    """The very same keys end when a manifest is there, so that the guards are what kept them."""
-    folder, served = shop(dialect)
-    keys_of(folder, "svc-a")
-    assert pruned(folder) == 0
-    ended = {row.name for row in served.sandbox.keys() if row.revoked_at}
-    assert ended == {"svc-b"}
-
-
-@pytest.mark.parametrize("dialect", Dialect)
-def test_a_glob_that_matches_nothing_ends_no_key(shop, dialect) -> None:
-    """`--only` bounds revoking too, and a typing error in it touches nothing."""
-    folder, served = shop(dialect)
-    keys_of(folder, "svc-a")
-    before = served.sandbox.keys()
-    pruned(folder, "--only", "scv-*")
-    assert served.sandbox.keys() == before
-    assert served.writes() == []
-
-
-def test_a_refusal_changes_nothing_in_any_environment(tmp_path, serve, monkeypatch) -> None:
-    """The other environment has a key to make, and it is not made."""
-    served = {dialect: serve(dialect) for dialect in (Dialect.LEGACY, Dialect.CORE)}
-    environments = {}
-    for dialect, one in served.items():
-        name = dialect.name.lower()
-        monkeypatch.setenv(f"{name.upper()}_TOKEN", one.sandbox.session_token())
-        environments[name] = {
-            "url": one.sandbox.url,
-            "auth": {"session_token": f"${{{name.upper()}_TOKEN}}"},
-            "owns": ["svc-*"],
-            "role": "Admin",
-        }
-        one.sandbox.seed([f"svc-{number}" for number in range(4)])
-    document = {"version": 1, "environments": environments}
-    (tmp_path / "environments.yaml").write_text(json.dumps(document))
-    kept = {"legacy": ["new", *(f"svc-{number}" for number in range(4))], "core": ["new"]}
-    for name, names in kept.items():
-        manifest = {
-            "version": 1,
-            "environment": name,
-            "defaults": {"expires": "90d"},
-            "keys": [{"name": each} for each in names],
-        }
-        (tmp_path / f"{name}.yaml").write_text(json.dumps(manifest))
-    command = ["apply", "-m", str(tmp_path), "--prune"]
-    assert main(command) == 5
-    assert [one.writes() for one in served.values()] == [[], []]
-    assert main([*command, "--max-revoke", "4"]) == 0
-    assert [len(one.writes()) for one in served.values()] == [1, 5]
-
-
-def forward(port: int, stack: ExitStack) -> int:
-    """The port of something that stands before a server, as a proxy with a name of its own does."""
-
-    class Forward(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with socket.create_connection(("127.0.0.1", port)) as outer:
-                back = threading.Thread(target=pass_on, args=(outer, self.request))
-                back.start()
-                pass_on(self.request, outer)
-                back.join()
-
-    def pass_on(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-
-    server = stack.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forward))
-    stack.callback(server.shutdown)
-    threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-    return int(server.server_address[1])
-
-
-@pytest.mark.parametrize("dialect", Dialect)
-@pytest.mark.parametrize("id_", ["seeded", "random"])
-@pytest.mark.parametrize("name", ["127.1", "localhost", "proxy"])
-def test_two_names_of_one_server_end_no_key(tmp_path, dialect, id_, name) -> None:
-    """By each of them `--prune` would end the keys that the manifests of the other one want."""
-    file = tmp_path / "server.sqlite3"
-    with Sandbox(file, dialect) as sandbox:
-        sandbox.seed(["svc-a", "svc-b"])
-    if id_ == "seeded":
-        with sqlite3.connect(file) as state:
-            state.execute("UPDATE workspace SET id = ?", (SEEDED,))
-        state.close()
-    with Sandbox(file, dialect) as sandbox, ExitStack() as stack:
-        port = urlsplit(sandbox.url).port
-        host = f"127.0.0.1:{forward(port, stack)}" if name == "proxy" else f"{name}:{port}"
-        urls = {"one": sandbox.url, "two": f"http://{host}"}
-        manifests = tmp_path / "manifests"
-        manifests.mkdir()
-        lines = [
-            f"  {each}: {{url: '{url}', insecure: true, owns: ['svc-*'], role: Admin, "
-            "auth: {session_token: '${TOKEN}'}}"
-            for each, url in urls.items()
-        ]
-        text = "\n".join(["version: 1", "environments:", *lines])
-        (manifests / "environments.yaml").write_text(text)
-        for each, wanted in (("one", "svc-a"), ("two", "svc-b")):
-            (manifests / f"{each}.yaml").write_text(
-                f"version: 1\nenvironment: {each}\ndefaults: {{expires: 90d}}\n"
-                f"keys: [{{name: {wanted}}}]\n"
-            )
-        before = sandbox.keys()
-
-        def provision(*words: str) -> subprocess.CompletedProcess[str]:
-            token = {"TOKEN": sandbox.session_token()}
-            return processes.provision(*words, env=os.environ | token, cwd=tmp_path)
-
-        done = provision("apply", "--prune", "--max-revoke", "9")
-        assert (done.returncode, "workspace_shared: one and two" in done.stderr) == (5, True)
-        assert sandbox.keys() == before
-        told = provision("doctor")
-        assert (told.returncode, told.stdout.count("turn out to be one workspace")) == (4, 2)
-        assert provision("apply", "--prune", "-e", "one").returncode == 0
-
-
-def test_development_servers_that_share_their_seeded_id_are_worked_on_together(
-    tmp_path, serve, monkeypatch
-) -> None:
-    """Each has its own keys, which is how they are told apart."""
-    environments = {}
-    for number, dialect in enumerate((Dialect.LEGACY, Dialect.CORE)):
-        file = tmp_path / f"state-{dialect}" / "twenty.sqlite3"
-        with Sandbox(file, dialect) as sandbox:
-            sandbox.seed(["svc-a", "svc-b"])
-        with sqlite3.connect(file) as state:
-            state.execute("UPDATE workspace SET id = ?", (SEEDED,))
-        state.close()
-        served = serve(dialect)
-        monkeypatch.setenv(f"TOKEN{number}", served.sandbox.session_token())
-        environments[f"server-{number}"] = {
-            "url": served.sandbox.url,
-            "auth": {"session_token": f"${{TOKEN{number}}}"},
-            "owns": ["svc-*"],
-            "role": "Admin",
-        }
-    folder = tmp_path / "manifests"
-    folder.mkdir()
-    document = {"version": 1, "environments": environments}
-    (folder / "environments.yaml").write_text(json.dumps(document))
-    manifest = {
-        "version": 1,
-        "environments": list(environments),
-        "defaults": {"expires": "90d"},
-        "keys": [{"name": "svc-a"}, {"name": "svc-c"}],
-    }
-    (folder / "keys.yaml").write_text(json.dumps(manifest))
-    assert main(["apply", "-m", str(folder), "--prune"]) == 0

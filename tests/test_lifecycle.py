@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     from provisioner.plan import Action
     from provisioner.twenty.workspace import Ledger, NewKey
 
+pytestmark = pytest.mark.fast
+
 SHOP = environment_with(role="Worker", owns=("svc-*",))
 ROLES = KnownRoles((WORKER, ADMIN))
 SINK = file_sink()

@@ -21,6 +21,8 @@ from provisioner.manifests.text import MAX_BYTES
 from provisioner.manifests.variables import Missing, Template, Variable, parse
 from provisioner.problem import Problem
 
+pytestmark = pytest.mark.fast
+
 TOKEN = '    auth: {token: "${TOKEN}"}\n'
 URL = "    url: https://crm.example.com\n"
 

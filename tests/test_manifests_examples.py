@@ -12,6 +12,8 @@ from provisioner.manifests import CODES, load, resolve
 from provisioner.problem import Problem
 from provisioner.schemas import load as load_schema
 
+pytestmark = pytest.mark.fast
+
 DOCS = Path(__file__).parents[1] / "docs" / "manifests.md"
 EXAMPLES = Path(__file__).parent / "examples"
 INVALID = EXAMPLES / "invalid"

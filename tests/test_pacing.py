@@ -11,16 +11,16 @@ from math import ceil, floor
 from typing import TYPE_CHECKING, Literal
 
 import pytest
-from builders import environment_with, limits_with
+from builders import limits_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provisioner.stop import Stop
 from provisioner.twenty.pacing import Pace, Rate
-from provisioner.twenty.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+pytestmark = pytest.mark.fast
 
 
 @dataclass
@@ -189,28 +189,6 @@ def test_a_server_that_goes_on_refusing_is_asked_ever_less(waits: list[float]) -
         found.append(learning.throttled(asked, Rate(60, 60.0)))
     for times, (asked, wait) in enumerate(zip(waits, found[1:], strict=True), start=1):
         assert wait == pytest.approx(max(asked, min(2.0**times, 10.0)), rel=0.03)
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_the_pace_is_told_all_that_a_refusal_says(scripted, answer, monkeypatch, method) -> None:
-    """The wait, the rate, when the request left, and whether it was its speed."""
-    server = scripted(
-        answer(429, '{"retryAfterSeconds": 9}', Retry_After="0", X_RateLimit_Limit="6000"),
-        answer(503, "", Retry_After="0", X_RateLimit_Limit="6000"),
-        answer(200, "{}"),
-    )
-    told = []
-    throttled = Pace.throttled
-
-    def listen(self: Pace, *numbers: object, took: float, for_speed: bool) -> float:
-        told.append((*numbers, 0 < took < 5, for_speed))
-        return throttled(self, *numbers, took=took, for_speed=for_speed)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Pace, "throttled", listen)
-    transport = Transport(environment_with(url=server.url), server.url, Stop())
-    assert transport.send(method, "/", repeatable=True).status == 200
-    transport.close()
-    assert told == [(0.0, Rate(6000, 60.0), True, True), (0.0, None, True, False)]
 
 
 # Several threads and a server, on one clock.

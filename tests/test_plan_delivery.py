@@ -73,6 +73,8 @@ if TYPE_CHECKING:
     from provisioner.held import Held
     from provisioner.plan import Action
 
+pytestmark = pytest.mark.fast
+
 MADE = NOW - timedelta(days=1)
 ENDS = NOW + timedelta(days=90, milliseconds=417)
 SHOP = environment_with(role="Worker")

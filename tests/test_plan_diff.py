@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
     from provisioner.desired import DesiredKey
 
+pytestmark = pytest.mark.fast
+
 SHOP = environment_with(role="Worker")
 ROLES = KnownRoles((WORKER, ADMIN, GUEST))
 

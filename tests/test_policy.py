@@ -15,6 +15,8 @@ from provisioner.desired import DesiredKey, Guards, Policy, Share, SinkKind
 from provisioner.policy import PolicyCode, breaches
 from provisioner.times import NEVER, parse_duration, parse_expiry
 
+pytestmark = pytest.mark.fast
+
 ROTATION = rotation_with(timedelta(days=14), timedelta(hours=48), "before 14d, overlap 48h")
 YEAR = timedelta(days=365)
 KEY = desired_key()

@@ -5,6 +5,8 @@ import pytest
 from provisioner.address import CommandAddress, GithubAddress, VaultAddress
 from provisioner.restrictions import Restrictions, SinkRule
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("url", "allowed"),

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from provisioner.held import Held
     from provisioner.plan import Planned
 
+pytestmark = pytest.mark.fast
+
 MARK = timedelta(milliseconds=417)
 SHOP = environment_with(owns=("svc-*",))
 FILE = file_sink()

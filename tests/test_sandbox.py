@@ -33,6 +33,8 @@ from provisioner.sandbox import (
     role,
 )
 from provisioner.sandbox.keys_core import LISTED
+from provisioner.secret import Secret
+from provisioner.token import claims_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -1062,3 +1064,16 @@ def test_a_file_that_another_program_holds_is_not_called_broken(tmp_path: Path) 
     assert failure.code == "sandbox_unusable"
     assert "is locked by another program" in failure.message
     assert "wait for it" in failure.message
+
+
+def test_tokens_of_the_embedded_twenty_are_read(tmp_path) -> None:
+    """A key's token names the key; the one of a signed-in user names none."""
+    with Sandbox(tmp_path / "state.sqlite3") as sandbox:
+        [key_id] = sandbox.seed(["a"])
+        of_key = claims_of(Secret(sandbox.token_of(key_id)))
+        of_user = claims_of(Secret(sandbox.session_token()))
+        workspace = sandbox.workspace_id
+    assert of_key is not None
+    assert of_user is not None
+    assert (of_key.key, of_key.workspace, of_key.kind) == (key_id, workspace, "API_KEY")
+    assert (of_user.key, of_user.workspace, of_user.kind) == (None, workspace, "ACCESS")

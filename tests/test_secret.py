@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from provisioner.desired import ApiToken, SignIn
 from provisioner.secret import MASK, Secret, _Known, hidden, masked
 
+pytestmark = pytest.mark.fast
+
 CANARY = "canary-5f1c"
 
 

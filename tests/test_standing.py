@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from provisioner.execution.standing import Look, Missing, Sent, Standing, Stands
 from provisioner.observed import HiddenRoles, KnownRoles, NoRoles, ObservedKey, Roles
 
+pytestmark = pytest.mark.fast
+
 OURS = END + timedelta(milliseconds=417)
 THEIRS = END + timedelta(milliseconds=9)
 

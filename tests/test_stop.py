@@ -5,7 +5,11 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from provisioner.stop import Stop
+
+pytestmark = pytest.mark.fast
 
 
 def test_a_stop_ends_the_wait_that_is_under_way() -> None:

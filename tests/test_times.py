@@ -18,6 +18,8 @@ from provisioner.times import (
     parse_moment,
 )
 
+pytestmark = pytest.mark.fast
+
 START = datetime(2026, 11, 23, 4, 0, 0, 987_654, tzinfo=UTC)
 
 

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner import secret
-from provisioner.sandbox import Sandbox
 from provisioner.secret import Secret
 from provisioner.token import Claims, claims_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytestmark = pytest.mark.fast
 
 KEY = "2f1c5a3e-7d0b-4b53-8d6c-0a9b1c2d3e4f"
 WORKSPACE = "20202020-1c25-4d02-bf25-6aeccf7ea419"
@@ -56,19 +57,6 @@ def test_a_token_says_its_workspace_its_key_its_kind_and_its_end(algorithm: str)
     found = said(token(SAID | {"exp": moment, "iat": moment - 9}, algorithm))
     issued = END - timedelta(seconds=9)
     assert found == Claims(workspace=WORKSPACE, key=KEY, kind="API_KEY", ends=END, issued=issued)
-
-
-def test_tokens_of_the_embedded_twenty_are_read(tmp_path) -> None:
-    """A key's token names the key; the one of a signed-in user names none."""
-    with Sandbox(tmp_path / "state.sqlite3") as sandbox:
-        [key_id] = sandbox.seed(["a"])
-        of_key = said(sandbox.token_of(key_id))
-        of_user = said(sandbox.session_token())
-        workspace = sandbox.workspace_id
-    assert of_key is not None
-    assert of_user is not None
-    assert (of_key.key, of_key.workspace, of_key.kind) == (key_id, workspace, "API_KEY")
-    assert (of_user.key, of_user.workspace, of_user.kind) == (None, workspace, "ACCESS")
 
 
 @ALGORITHMS

@@ -16,15 +16,15 @@ from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnection
 from provisioner import __version__
 from provisioner.errors import WorkspaceError
 from provisioner.secret import Secret
+from provisioner.stop import Stop
 from provisioner.twenty import transport as transport_module
 from provisioner.twenty.answers import UNREADABLE
+from provisioner.twenty.pacing import Pace, Rate
 from provisioner.twenty.transport import LostAnswerError, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from provisioner.stop import Stop
 
 
 @pytest.fixture
@@ -483,3 +483,25 @@ def test_https_to_a_plain_server_says_so(scripted, answer, to) -> None:
     with pytest.raises(LostAnswerError) as caught:
         to(server.url.replace("http:", "https:")).send("POST", "/", body={}, repeatable=False)
     assert caught.value.slug == "tls_failed"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_pace_is_told_all_that_a_refusal_says(scripted, answer, monkeypatch, method) -> None:
+    """The wait, the rate, when the request left, and whether it was its speed."""
+    server = scripted(
+        answer(429, '{"retryAfterSeconds": 9}', Retry_After="0", X_RateLimit_Limit="6000"),
+        answer(503, "", Retry_After="0", X_RateLimit_Limit="6000"),
+        answer(200, "{}"),
+    )
+    told = []
+    throttled = Pace.throttled
+
+    def listen(self: Pace, *numbers: object, took: float, for_speed: bool) -> float:
+        told.append((*numbers, 0 < took < 5, for_speed))
+        return throttled(self, *numbers, took=took, for_speed=for_speed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pace, "throttled", listen)
+    transport = Transport(environment_with(url=server.url), server.url, Stop())
+    assert transport.send(method, "/", repeatable=True).status == 200
+    transport.close()
+    assert told == [(0.0, Rate(6000, 60.0), True, True), (0.0, None, True, False)]

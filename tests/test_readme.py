@@ -1,0 +1,58 @@
+"""The README is followed as a reader follows it: each command prints what is shown."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from provisioner.cli import main
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def text(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page, language):
+    return [found[3] for found in FENCE.finditer(text(page)) if found[2] == language]
+
+
+def mask(output):
+    return UUID.sub("<id>", MOMENT.sub("<moment>", output))
+
+
+@pytest.fixture
+def at_root(tmp_path, monkeypatch):
+    """A fresh clone, as far as the commands of the README look at it."""
+    shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    # The log that a command sets up ends with the test.
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("at_root")
+def test_sample_output_of_the_readme_is_what_the_program_prints(capsys):
+    """Run one after the other in a fresh clone, the commands print the lines of the README."""
+    shown = re.split(r"^\$ (.+)\n", "".join(blocks("README.md", "console")), flags=re.MULTILINE)
+    assert shown[0] == ""
+    assert len(shown) >= 7
+    for command, output in zip(shown[1::2], shown[2::2], strict=True):
+        program, *arguments = shlex.split(command)
+        assert program == "provision"
+        assert main([*arguments, "-m", "manifests"]) == 0
+        printed = capsys.readouterr()
+        assert mask(printed.out) == mask(output)
+        assert printed.err == ""
