@@ -1111,9 +1111,6 @@ def test_create_on_legacy_refuses_roles_and_reports_a_rate_limit(
     run, write, scripted, answer, tmp_path, monkeypatch
 ) -> None:
     """A role where there are none sends no write; endless throttling is `rate_limited`."""
-    from provisioner.twenty import transport
-
-    monkeypatch.setattr(transport, "_PATIENCE", 1.0)
     monkeypatch.setenv("TOKEN", "t.o.k")
     server = scripted(answer(429, "{}", Retry_After="3600"), answer(500, "{}"))
     folder = write(

@@ -26,7 +26,6 @@ from provisioner.sandbox import API_KEYS_FLAG, Answer, Dialect, json_answer
 from provisioner.secret import Secret
 from provisioner.stop import Stop
 from provisioner.twenty import connect as connect_module
-from provisioner.twenty import transport as transport_module
 from provisioner.twenty.sending import company, split
 from provisioner.twenty.workspace import Created, NewKey, NotCreated, NotSent, Unknown
 
@@ -40,11 +39,6 @@ if TYPE_CHECKING:
 
 CORES = [Dialect.CORE_1, Dialect.CORE]
 END = "2031-01-01T00:00:00.417Z"
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "_FIRST_WAIT", 0.001)
 
 
 def new(name: str, depth: int = 1, **more: object) -> NewKey:

@@ -46,7 +46,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
-from provisioner.execution.delivery import good
+from provisioner.execution.delivery import LONG, good
 from provisioner.failure import Failure
 from provisioner.plan import (
     Create,
@@ -168,6 +168,7 @@ class World:
         blind: whether no look comes to an end.
         stuck: whether nothing can be revoked.
         stop_at: the number of the event at which the run is told to stop.
+        long: seconds after which a token is proven once more; anything is long from -1 on.
         watch: called at every event.
     """
 
@@ -179,6 +180,7 @@ class World:
     blind: bool = False
     stuck: bool = False
     stop_at: int | None = None
+    long: float = LONG
     watch: Callable[[], None] = lambda: None
 
     generation = "core"
@@ -205,6 +207,7 @@ class World:
             mark=MARK,
             stop=self.stop,
             settled=settled,
+            long=self.long,
         )
 
     def run(self, *actions: Action, parallel: int = 1) -> tuple[Result, ...]:
@@ -712,10 +715,9 @@ def test_so_many_deliveries_are_under_way_at_once_and_no_more(parallel: int) -> 
     assert world.settled == steps(*actions)
 
 
-def test_a_token_that_took_long_to_its_sinks_is_proven_once_more(monkeypatch) -> None:
+def test_a_token_that_took_long_to_its_sinks_is_proven_once_more() -> None:
     """Another run may have ended its key meanwhile, and put its own token there before ours."""
-    monkeypatch.setattr("provisioner.execution.delivery._LONG", -1.0)
-    world = World([old("x")])
+    world = World([old("x")], long=-1)
     assert [type(one) for one in world.run(renew("x", FILE))] == [Done]
     moments = [event[0] for event in world.events]
     assert moments.count("prove") == 2
@@ -729,7 +731,7 @@ def test_a_token_that_took_long_to_its_sinks_is_proven_once_more(monkeypatch) ->
                 raise WorkspaceError(self.slug, "No.", remedy="Nothing was delivered.")
             super().prove(token)
 
-    world = Later([old("x")])
+    world = Later([old("x")], long=-1)
     world.slug = "token_refused"
     [failed] = world.run(renew("x", FILE))
     assert isinstance(failed, Failed)
@@ -737,7 +739,7 @@ def test_a_token_that_took_long_to_its_sinks_is_proven_once_more(monkeypatch) ->
     assert "another run ended its key meanwhile" in failed.failure.message
     assert "Nothing was delivered" not in failed.failure.message
     # That it cannot be proven just now says nothing of it: it was proven before.
-    world = Later([old("x")])
+    world = Later([old("x")], long=-1)
     world.slug = "unreachable"
     assert [type(one) for one in world.run(renew("x", FILE))] == [Done]
 

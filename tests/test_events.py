@@ -341,12 +341,11 @@ def test_a_reader_that_goes_away_ends_the_events_and_not_the_run(run, tmp_path) 
     assert err.count("warning: the events in pipe end here") == 1
 
 
-def test_a_reader_that_reads_nothing_holds_up_nobody(tmp_path, monkeypatch, caplog) -> None:
+def test_a_reader_that_reads_nothing_holds_up_nobody(tmp_path, caplog) -> None:
     """A pipe that is full is waited for at the end alone, and not for ever."""
-    monkeypatch.setattr("provisioner.cli.event_file._PATIENCE", 0.05)
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    events = EventFile(str(tmp_path / "pipe"), "f" * 32)
+    events = EventFile(str(tmp_path / "pipe"), "f" * 32, patience=0.05)
     for _ in range(3_000):
         events.tell(RunEnded(0))
     events.close()

@@ -33,6 +33,7 @@ from provisioner.sandbox import (
     role,
 )
 from provisioner.sandbox.keys_core import LISTED
+from provisioner.sandbox.store import Store
 from provisioner.secret import Secret
 from provisioner.token import claims_of
 
@@ -931,8 +932,7 @@ def test_a_stop_does_not_wait_for_ever(file, monkeypatch):
         ended.set()
 
     monkeypatch.setattr("provisioner.sandbox.workspace.Workspace.work", work)
-    monkeypatch.setattr("provisioner.sandbox.server._STOP_SECONDS", 0.0)
-    sandbox = Sandbox(file).start()
+    sandbox = Sandbox(file, stop_seconds=0.0).start()
     with admin_of(sandbox) as client, ThreadPoolExecutor(1) as pool:
         sent = pool.submit(client, "POST", "/rest/apiKeys", body_of(sandbox))
         begun.wait(30)

@@ -23,7 +23,7 @@ from provisioner.twenty.pacing import Pace, Rate
 from provisioner.twenty.transport import LostAnswerError, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
@@ -31,9 +31,15 @@ if TYPE_CHECKING:
 def to(hurried) -> Iterator[Callable[..., Transport]]:
     opened: list[Transport] = []
 
-    def make(url: str, stop: Stop | None = None, **changes: object) -> Transport:
-        environment = environment_with(url=url, **changes)  # type: ignore[arg-type]
-        opened.append(Transport(environment, url, stop or hurried()))
+    def make(
+        url: str,
+        stop: Stop | None = None,
+        *,
+        bounds: Mapping[str, int] | None = None,
+        **changes: object,
+    ) -> Transport:
+        environment = environment_with(url=url, **changes)
+        opened.append(Transport(environment, url, stop or hurried(), **(bounds or {})))
         return opened[-1]
 
     yield make
@@ -255,9 +261,8 @@ def test_a_503_slows_everyone_down_and_is_no_reason_to_repeat_a_write(scripted, 
     assert to(again.url).send("GET", "/", repeatable=True).status == 200
 
 
-def test_endless_throttling_ends(scripted, answer, to, monkeypatch) -> None:
+def test_endless_throttling_ends(scripted, answer, to) -> None:
     """When the wait passes all patience the refusal itself is the answer."""
-    monkeypatch.setattr(transport_module, "_PATIENCE", 1.0)
     server = scripted(answer(429, "{}", Retry_After="3600"))
     assert to(server.url).send("POST", "/", body={}, repeatable=False).status == 429
     assert len(server.requests) == 1
@@ -307,12 +312,11 @@ def test_cookies_are_not_kept(scripted, answer, to) -> None:
     assert b"Cookie" not in server.requests[1]
 
 
-def test_an_endless_body_is_cut_off(scripted, to, monkeypatch) -> None:
+def test_an_endless_body_is_cut_off(scripted, to) -> None:
     """More than the limit is an error, not a full memory."""
-    monkeypatch.setattr(transport_module, "_BODY_LIMIT", 1024)
     server = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096)
     with pytest.raises(LostAnswerError) as caught:
-        to(server.url).send("POST", "/", body={}, repeatable=False)
+        to(server.url, bounds={"body_limit": 1024}).send("POST", "/", body={}, repeatable=False)
     assert caught.value.slug == "unexpected_answer"
 
 

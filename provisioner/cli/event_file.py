@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("provisioner")
 
 _PATIENCE = 5.0
-"""Seconds that a reader may still take for what is written at the end."""
 
 
 class EventFile:
@@ -32,12 +31,14 @@ class EventFile:
     Args:
         file: as it was typed.
         run_id: of the run, as its log has it.
+        patience: seconds that a reader may still take for what is written at the end.
 
     Raises:
         WrongUsageError: when it cannot be written.
     """
 
-    def __init__(self, file: str, run_id: str) -> None:
+    def __init__(self, file: str, run_id: str, patience: float = _PATIENCE) -> None:
+        self._patience = patience
         self._file = file
         self._stream = open_output(file, "--events")
         self._run = run_id
@@ -64,7 +65,7 @@ class EventFile:
     def close(self) -> None:
         """Waits until all is written, but not for ever."""
         self._lines.put(None)
-        self._writer.join(_PATIENCE)
+        self._writer.join(self._patience)
         if self._writer.is_alive():
             _LOG.warning("the events in %s are not all read, and the rest is lost", self._file)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_LONG = 2.0
+LONG = 2.0
 """Seconds on the way to its sinks after which a token is proven once more."""
 
 
@@ -91,6 +91,7 @@ class Delivery:
         stop: once it is asked for, no delivery begins.
         begins: called with the name of each key whose delivery begins.
         settled: called with the name of each key whose delivery ended.
+        long: seconds on the way to its sinks after which a token is proven once more.
     """
 
     def __init__(  # noqa: PLR0913 - what a delivery goes through
@@ -103,7 +104,9 @@ class Delivery:
         stop: Stop,
         begins: Callable[[str], None],
         settled: Callable[[str], None],
+        long: float = LONG,
     ) -> None:
+        self._long = long
         self._workspace = workspace
         self._open_sink = open_sink
         self._before = before
@@ -182,7 +185,7 @@ class Delivery:
             return _advised(failure_of(error), parcel)
         minted = time.monotonic()
         failures = [self._write(address, token, parcel) for address in parcel.sinks]
-        if time.monotonic() - minted > _LONG and not any(failures):
+        if time.monotonic() - minted > self._long and not any(failures):
             failures.append(self._still_good(token, parcel))
         return next(filter(None, failures), None)
 

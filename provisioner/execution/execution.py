@@ -10,7 +10,7 @@ from provisioner.errors import WorkspaceError
 from provisioner.execution.change import Changing
 from provisioner.execution.chronicle import Chronicle
 from provisioner.execution.creation import Creation
-from provisioner.execution.delivery import Delivery, Parcel, again
+from provisioner.execution.delivery import LONG, Delivery, Parcel, again
 from provisioner.execution.events import untold
 from provisioner.execution.result import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
 from provisioner.execution.revoking import Revoking
@@ -50,6 +50,7 @@ class Execution:
         settled: called with the number of steps whose outcome has become known; a plan's `steps`
             are all of them.
         tell: is told what happens.
+        long: seconds on the way to its sinks after which a token is proven once more.
     """
 
     def __init__(  # noqa: PLR0913 - what a run knows of one environment
@@ -64,6 +65,7 @@ class Execution:
         stop: Stop,
         settled: Callable[[int], None],
         tell: Tell = untold,
+        long: float = LONG,
     ) -> None:
         self._planned = planned
         self._workspace = workspace
@@ -96,6 +98,7 @@ class Execution:
             stop=stop,
             begins=self._begins(self._delivers),
             settled=self._arrived,
+            long=long,
         )
         self._revokes = {one.key_id: one for one in actions if isinstance(one, Revoke)}
         self._revoking = Revoking(

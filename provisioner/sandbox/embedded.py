@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from provisioner.sandbox import moments, seeds, tokens
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.server import Server
+from provisioner.sandbox.server import STOP_SECONDS, Server
 from provisioner.sandbox.store import PATIENCE, ApiKey, Store, User
 from provisioner.sandbox.tokens import Claims, TokenKind
 from provisioner.sandbox.workspace import Workspace
@@ -66,6 +66,7 @@ class Sandbox:
         around: called for every request in place of the function that answers it.
         patience: seconds to wait for another program's lock on the file.
         front: serves it beside others, in place of a server of its own; without a journal.
+        stop_seconds: how long a stop waits for exchanges that are under way.
     """
 
     def __init__(  # noqa: PLR0913  # the knobs of a server
@@ -82,6 +83,7 @@ class Sandbox:
         around: Around | None = None,
         patience: float = PATIENCE,
         front: Front | None = None,
+        stop_seconds: float = STOP_SECONDS,
     ) -> None:
         self._file = file
         self._port = port
@@ -89,6 +91,7 @@ class Sandbox:
         self._around = around
         self._front = front
         self._patience = patience
+        self._stop_seconds = stop_seconds
         self._create_seconds = create_seconds
         self._role_seconds = role_seconds
         self._page_core_list = page_core_list
@@ -124,7 +127,7 @@ class Sandbox:
 
     def _serve(self, store: Store, answer: Callable[[Request], Answer]) -> _Running:
         if (front := self._front) is None:
-            server = Server(self._port, answer, self._journal)
+            server = Server(self._port, answer, self._journal, self._stop_seconds)
             return _Running(store, server.url, server.stop)
         url = front.join(answer)
         return _Running(store, url, lambda: front.leave(url))

@@ -19,7 +19,7 @@ from provisioner.sandbox.exchange import Answer, Exchange, Request
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_STOP_SECONDS = 10.0
+STOP_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -31,6 +31,7 @@ class Server:
         answer: the seam: from a request to its answer; a `ConnectionError` from it closes the
             connection without one.
         journal: where finished exchanges are noted.
+        stop_seconds: how long a stop waits for exchanges that are under way.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Server:
         port: int,
         answer: Callable[[Request], Answer],
         journal: list[Exchange] | None,
+        stop_seconds: float = STOP_SECONDS,
     ) -> None:
+        self._stop_seconds = stop_seconds
         self._http = _HttpServer(port, answer, journal)
         self._thread = threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
@@ -55,7 +58,7 @@ class Server:
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
-        self._http.end_connections()
+        self._http.end_connections(self._stop_seconds)
 
 
 class _HttpServer(ThreadingHTTPServer):
@@ -102,15 +105,15 @@ class _HttpServer(ThreadingHTTPServer):
         if not isinstance(sys.exception(), ConnectionError):
             _log.exception("the sandbox failed to answer")
 
-    def end_connections(self) -> None:
-        """Lets no connection begin another exchange."""
+    def end_connections(self, seconds: float) -> None:
+        """Lets no connection begin another exchange, and waits so long for those that have."""
         with self._lock:
             live = dict(self._live)
             for connection in live:
                 # Under the lock: the descriptor of a closed socket may be another's by now.
                 with suppress(OSError):  # a client that was killed has ended it already
                     connection.shutdown(socket.SHUT_RD)
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + seconds
         for thread in live.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 

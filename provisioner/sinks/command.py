@@ -41,10 +41,12 @@ class Commands:
 
     Args:
         root: the folder in which they run, and from which a name with a slash leads.
+        patience: seconds for one of them to end.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, patience: float = _PATIENCE) -> None:
         self._root = root
+        self.patience = patience
         self._lock = threading.Lock()
         self._running: set[int] = set()
 
@@ -112,8 +114,8 @@ class CommandSink:
         if not self._check:
             return Unread()
         with self._running(self._check, subprocess.DEVNULL, subprocess.PIPE) as process:
-            output = _output(process)
-            code = 0 if len(output) > _MOST else process.wait(_PATIENCE)
+            output = _output(process, self._commands.patience)
+            code = 0 if len(output) > _MOST else process.wait(self._commands.patience)
         if code < 0:
             raise _ended(self._check, code)
         if code > 0:
@@ -132,7 +134,8 @@ class CommandSink:
                 code 0; it may have stored the token even so.
         """
         with self._running(self._argv, subprocess.PIPE, subprocess.DEVNULL) as process:
-            process.communicate(token.reveal().encode("utf-8", "surrogatepass"), _PATIENCE)
+            said = token.reveal().encode("utf-8", "surrogatepass")
+            process.communicate(said, self._commands.patience)
         if process.returncode:
             raise _ended(self._argv, process.returncode)
 
@@ -185,7 +188,7 @@ class CommandSink:
             except subprocess.TimeoutExpired:
                 raise failed(
                     "sink_unavailable",
-                    f"{_named(argv)} did not end within {_PATIENCE:.0f} seconds.",
+                    f"{_named(argv)} did not end within {self._commands.patience:.0f} seconds.",
                     "Look what it waits for; it must not ask for anything.",
                 ) from None
             finally:
@@ -205,7 +208,7 @@ def _kill(session: int) -> None:
         os.killpg(session, signal.SIGKILL)
 
 
-def _output(process: subprocess.Popen[bytes]) -> bytes:
+def _output(process: subprocess.Popen[bytes], patience: float) -> bytes:
     """What a program prints until it ends, and hardly more of it than the most.
 
     Its end counts, not that of the pipe, which a program that it started may hold open.
@@ -215,7 +218,7 @@ def _output(process: subprocess.Popen[bytes]) -> bytes:
     os.set_blocking(pipe, False)
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + patience
     output = b""
     while len(output) <= _MOST:
         ended = process.poll() is not None
@@ -225,7 +228,7 @@ def _output(process: subprocess.Popen[bytes]) -> bytes:
             if ended:
                 break
             if time.monotonic() > end:
-                raise subprocess.TimeoutExpired(process.args, _PATIENCE) from None
+                raise subprocess.TimeoutExpired(process.args, patience) from None
             poll.poll(50)
             continue
         if not part:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from provisioner.errors import SinkError
 
 _TICK = 100_000_000
-"""Nanoseconds within which a file may change twice under one time stamp, generously."""
+"""Generously, for any file system."""
 
 _STREAM = re.compile(r"/dev/(?:std(?:in|out|err)|fd/.*)|/proc/.*")
 
@@ -54,14 +54,24 @@ class Files:
     Args:
         root: where relative paths stand; `~` is a name like any other.
         declared: every address that a token may be delivered to, of this run or another one.
+        folders: those that the files stand in.
+        tick: nanoseconds within which a file may change twice under one time stamp.
     """
 
-    def __init__(self, root: Path, declared: Iterable[FileAddress] = ()) -> None:
+    def __init__(
+        self,
+        root: Path,
+        declared: Iterable[FileAddress] = (),
+        *,
+        folders: Folders | None = None,
+        tick: int = _TICK,
+    ) -> None:
         self._root = root.absolute()
         self._twins = _twins(self._root, declared)
         self._lock = threading.Lock()
         self._files: dict[tuple[Path, Form], _File] = {}
-        self._folders = Folders()
+        self._folders = folders or Folders()
+        self._tick = tick
         self._git = Git(self._root)
 
     def sink(self, address: FileAddress) -> FileSink:
@@ -84,7 +94,7 @@ class Files:
             file = self._files.get((real, address.format))
             if file is None:
                 disk = DiskFile(real, self._folders)
-                file = _File(path, real, address.format, disk, self._git)
+                file = _File(path, real, address.format, disk, self._git, tick=self._tick)
                 self._files[real, address.format] = file
         return FileSink(address, file)
 
@@ -192,14 +202,18 @@ class _File:
         form: of its text.
         disk: the same file as it stands on the disk.
         git: says what git would publish.
+        tick: nanoseconds within which it may change twice under one time stamp.
     """
 
-    def __init__(self, written: Path, path: Path, form: Form, disk: DiskFile, git: Git) -> None:
+    def __init__(  # noqa: PLR0913 - what all its variables share
+        self, written: Path, path: Path, form: Form, disk: DiskFile, git: Git, *, tick: int
+    ) -> None:
         self._written = written
         self._path = path
         self._form = form
         self._disk = disk
         self._git = git
+        self._tick = tick
         self._probing = threading.Lock()
         self._probed = False
         self._trouble: FileTrouble | None = None
@@ -270,7 +284,7 @@ class _File:
             mark = (status.st_dev, status.st_ino, status.st_size, *times)
             if self._seen is None or self._seen.mark != mark:
                 seen = _Seen(mark, entries_of(self._text(), self._form))
-                settled = abs(time.time_ns() - status.st_ctime_ns) > _TICK
+                settled = abs(time.time_ns() - status.st_ctime_ns) > self._tick
                 self._seen = seen if settled else None
                 return seen.entries
             return self._seen.entries

@@ -38,12 +38,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_PATIENCE = 10.0
-"""Seconds to wait for another process that holds a lock, once a run for each lock."""
-
-_LESS_PATIENCE = 0.5
-"""The same for a lock that was waited for in vain, and has been free since then."""
-
 _ROOM = 8192
 """Bytes that a file may grow by when a token is put into it, generously."""
 
@@ -55,6 +49,22 @@ _IRREPLACEABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY,
 """Errors after which a file that is there may still be written in place."""
 
 _CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV})
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for another process that holds a lock.
+
+    Attributes:
+        first: seconds, once a run for each lock.
+        again: the same for a lock that was waited for in vain, and has been free since then.
+    """
+
+    first: float = 10.0
+    again: float = 0.5
+
+
+_PATIENCE = Patience()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +134,16 @@ def trouble_of(error: OSError) -> FileTrouble:
 
 
 class Folders:
-    """The folders of one run, each with what is known of it."""
+    """The folders of one run, each with what is known of it.
 
-    def __init__(self) -> None:
+    Args:
+        patience: for the locks in them.
+        mounts: a file that lists what is mounted, as Linux has it.
+    """
+
+    def __init__(self, patience: Patience = _PATIENCE, mounts: Path = _MOUNTS) -> None:
+        self.patience = patience
+        self._mounts = mounts
         self._lock = threading.Lock()
         self._folders: dict[Path, Folder] = {}
 
@@ -139,7 +156,7 @@ class Folders:
     def mount_points(self) -> frozenset[str]:
         """The paths at which something is mounted, a single file too; empty where nobody tells."""
         try:
-            lines = _MOUNTS.read_bytes().splitlines()
+            lines = self._mounts.read_bytes().splitlines()
         except OSError:
             return frozenset()
         points = (line.split(b" ")[4] for line in lines)
@@ -155,7 +172,7 @@ class Folder:
     def __init__(self, path: Path, folders: Folders) -> None:
         self.path = path
         self._folders = folders
-        self._lock = _Lock()
+        self._lock = _Lock(folders.patience)
         self._probing = threading.Lock()
         self._proven = 0
         self._failed: int | None = None
@@ -232,7 +249,7 @@ class DiskFile:
         self._path = path
         self._folders = folders
         self._folder = folders.at(path.parent)
-        self._lock = _Lock()
+        self._lock = _Lock(folders.patience)
         self._told = False
 
     def probe(self) -> None:
@@ -335,7 +352,8 @@ class _Lock:
         turn: held by the thread that has it or waits for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
         self.turn = threading.Lock()
         self._left: Future[None] | None = None
 
@@ -369,7 +387,8 @@ class _Lock:
 
     def _await(self, waiting: Future[None]) -> None:
         try:
-            waiting.result(_PATIENCE if self._left is None else _LESS_PATIENCE)
+            patience = self._patience
+            waiting.result(patience.first if self._left is None else patience.again)
         except TimeoutError:
             self._left = waiting
             raise FileError(_LOCKED) from None

@@ -66,7 +66,7 @@ _TEXT_SEARCHED = 8192
 
 _LONGEST_WAIT = 60.0
 _FIRST_WAIT = 0.5
-_TIMEOUTS = (10.0, 30.0)  # to connect, and for the whole answer
+_TIMEOUTS = (10.0, 30.0)
 _BODY_LIMIT = 8 * 1024 * 1024
 _CONNECTIONS = 32
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -183,9 +183,10 @@ class Api:
         fixed: headers that are no secrets.
         wait: waits so many seconds.
         one_write: whether no two requests that change something are sent at once.
+        timeouts: seconds to connect, and for the whole answer.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what there is to say of a server
         self,
         route: Route,
         grant: Callable[[Address], Grant],
@@ -193,8 +194,10 @@ class Api:
         wait: Callable[[float], None] = time.sleep,
         *,
         one_write: bool = False,
+        timeouts: tuple[float, float] = _TIMEOUTS,
     ) -> None:
         self._route = route
+        self._timeouts = timeouts
         self._scheme, self._host = _origin(route.base)
         self._grant = grant
         self._fixed = {"User-Agent": f"twenty-provisioner/{__version__}", **fixed}
@@ -335,7 +338,7 @@ class Api:
                     **{name: value.reveal() for name, value in grant.headers.items()},
                 },
                 auth=_as_it_is,
-                timeout=_TIMEOUTS,
+                timeout=self._timeouts,
                 allow_redirects=False,
                 stream=True,
             ) as response:

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _TIMEOUT = (10.0, 30.0)
-"""Seconds to connect, and for the whole answer."""
-
 _BODY_LIMIT = 8 * 1024 * 1024
 
 _TRIES = 5
@@ -71,12 +69,17 @@ class VaultServer:
         environment: of the process; proxies and the trusted authorities of `requests` are looked
             up in the real one.
         sleep: waits for so many seconds.
+        timeout: seconds to connect, and for the whole answer.
     """
 
     def __init__(
-        self, environment: Mapping[str, str], *, sleep: Callable[[float], None] = time.sleep
+        self,
+        environment: Mapping[str, str],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        timeout: tuple[float, float] = _TIMEOUT,
     ) -> None:
-        self._wire = _opened(environment)
+        self._wire = _opened(environment, timeout)
         self._sleep = sleep
         self._looking_up = threading.Lock()
         self._engines: set[str] = set()
@@ -385,7 +388,7 @@ def server_of(environment: Mapping[str, str]) -> str:
     return _variable(environment, "ADDR")
 
 
-def _opened(environment: Mapping[str, str]) -> _Wire | _Trouble:
+def _opened(environment: Mapping[str, str], timeout: tuple[float, float]) -> _Wire | _Trouble:
     try:
         from hvac.adapters import (  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; an extra
             RawAdapter,
@@ -422,7 +425,7 @@ def _opened(environment: Mapping[str, str]) -> _Wire | _Trouble:
         verify=trusted,  # where the session's is False hvac looks here
         cert=_client_certificate(environment),
         proxies=get_environ_proxies(address),
-        timeout=_TIMEOUT,
+        timeout=timeout,
         allow_redirects=False,
     )
     return wire

@@ -112,6 +112,7 @@ class Transport:
         stop: once it is asked for, nothing goes out that must not be repeated.
         hurry: whether the first writes of other environments wait for the first look at this one.
         released: called whenever connections that nothing uses were closed.
+        body_limit: bytes of an answer that is no list of all keys.
     """
 
     def __init__(
@@ -122,7 +123,9 @@ class Transport:
         *,
         hurry: bool = False,
         released: Callable[[], None] | None = None,
+        body_limit: int = _BODY_LIMIT,
     ) -> None:
+        self._body_limit = body_limit
         self.name = environment.name
         self.address = address
         self.stop = stop
@@ -273,7 +276,7 @@ class Transport:
         begins: bool,
         long: bool,
     ) -> Answer:
-        limit = _LIST_LIMIT if long else _BODY_LIMIT
+        limit = _LIST_LIMIT if long else self._body_limit
         asked = self.stop.now()
         with self._pace.slot(wanted=lambda: not (begins and self.stop.asked)):
             with self._count_lock:

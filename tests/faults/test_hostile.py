@@ -877,18 +877,18 @@ DRIPS = (drips_head, drips_lines, drips_body, drips_chunks, drips_trailers, cont
 
 @pytest.mark.parametrize("sink", ["gitlab", "vault"])
 @pytest.mark.parametrize("behave", DRIPS, ids=[one.__name__ for one in DRIPS])
-def test_no_sink_holds_a_run(monkeypatch: pytest.MonkeyPatch, behave: Any, sink: str) -> None:
+def test_no_sink_holds_a_run(behave: Any, sink: str) -> None:
     """One answer has 30 seconds, here a tenth of one, however it drips."""
-    monkeypatch.setattr(vault, "_TIMEOUT", (1.0, 0.1))
-    monkeypatch.setattr(http, "_TIMEOUTS", (1.0, 0.1))
+    soon = (1.0, 0.1)
     with Hostile(behave) as server:
         variables = {"VAULT_ADDR": server.url, "VAULT_TOKEN": "t"}
         started = time.monotonic()
         if sink == "vault":
-            told = vault.VaultServer(variables, sleep=lambda _: None)
+            told = vault.VaultServer(variables, sleep=lambda _: None, timeout=soon)
             ask: Any = told.sink(VaultAddress("secret", "one", "token")).prepare
         else:
-            api = http.Api(http.Route(server.url), lambda _: http.Grant({}), {}, lambda _: None)
+            route, waits = http.Route(server.url), list[float]()
+            api = http.Api(route, lambda _: http.Grant({}), {}, waits.append, timeouts=soon)
             ask = partial(api.call, GithubAddress("acme", "KEY"), "GET", "/")
         with pytest.raises(SinkError) as caught:
             ask()

@@ -23,7 +23,7 @@ from provisioner.address import CommandAddress
 from provisioner.errors import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks import command as module
-from provisioner.sinks.command import CommandSink
+from provisioner.sinks.command import Commands, CommandSink
 from provisioner.sinks.sink import Holds, Nothing, Unread
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ print(token, file=sys.stderr)
 
 
 class CommandStand(Stand):
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, *, check: bool) -> None:
+    def __init__(self, root: Path, *, check: bool) -> None:
         self.root = root
-        self.monkeypatch = monkeypatch
+        self.commands = Commands(root)
         self.readable = check
         (root / "store.py").write_text(STORE)
         (root / "held").mkdir()
@@ -57,7 +57,7 @@ class CommandStand(Stand):
     def named(self, name: str) -> Sink:
         program = (sys.executable, "store.py")
         check = (*program, "get", name) if self.readable else ()
-        return CommandSink(CommandAddress((*program, "put", name), check), self.root)
+        return self.commands.sink(CommandAddress((*program, "put", name), check))
 
     def sink(self, place: int = 0) -> Sink:
         return self.named(f"KEY_{place}")
@@ -72,27 +72,27 @@ class CommandStand(Stand):
     @contextmanager
     def unreachable(self) -> Iterator[None]:
         (self.root / "hang").touch()
-        with self.monkeypatch.context() as patch:
-            patch.setattr(module, "_PATIENCE", 0.2)
-            yield
+        self.commands = Commands(self.root, patience=0.2)
+        yield
+        self.commands = Commands(self.root)
         (self.root / "hang").unlink()
 
 
 class TestCommand(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
-        return CommandStand(tmp_path, monkeypatch, check=True)
+    def stand(self, tmp_path: Path) -> Stand:
+        return CommandStand(tmp_path, check=True)
 
 
 class TestCommandWithoutCheck(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
-        return CommandStand(tmp_path, monkeypatch, check=False)
+    def stand(self, tmp_path: Path) -> Stand:
+        return CommandStand(tmp_path, check=False)
 
 
-def shell(root: Path, script: str, check: str = "") -> CommandSink:
+def shell(root: Path, script: str, check: str = "", *, patience: float = 60) -> CommandSink:
     address = CommandAddress(("sh", "-c", script), ("sh", "-c", check) if check else ())
-    return CommandSink(address, root)
+    return Commands(root, patience).sink(address)
 
 
 def refused(act: Callable[[], object]) -> SinkError:
@@ -235,11 +235,10 @@ HANG = "sleep 60 & echo $! > child; echo $$ > pid; {}wait"
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 @pytest.mark.parametrize("way", ["", "trap '' TERM INT HUP; ", "exec >&-; "])
 @pytest.mark.parametrize("step", ["read", "write"])
-def test_a_program_without_end_is_ended(tmp_path: Path, monkeypatch, way: str, step: str) -> None:
+def test_a_program_without_end_is_ended(tmp_path: Path, way: str, step: str) -> None:
     """After the time all of its session is killed, whatever signals it ignores."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.5)
     script = HANG.format(way)
-    sink = shell(tmp_path, script, script)
+    sink = shell(tmp_path, script, script, patience=0.5)
     error = refused(sink.read if step == "read" else lambda: sink.write(Secret(FIRST)))
     assert error.slug == "sink_unavailable"
     assert until_over(tmp_path / "pid")

@@ -31,8 +31,8 @@ from provisioner.address import FileAddress
 from provisioner.errors import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks import file as module
-from provisioner.sinks import file_disk
 from provisioner.sinks.file import Files
+from provisioner.sinks.file_disk import Folders, Patience
 from provisioner.sinks.file_text import UnfitTextError, entries_of, quoted, values_of, with_value
 from provisioner.sinks.sink import Holds, Nothing
 
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 
 
 class FileStand(Stand):
-    def __init__(self, root: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, root: Path, form: str) -> None:
         self.root = root
         self.form = form
-        self.monkeypatch = monkeypatch
+        self.folders = Folders()
         self.path = root / "secrets" / f"shop.{form}"
 
     def sink(self, place: int = 0) -> Sink:
         address = FileAddress(f"secrets/shop.{self.form}", f"KEY_{place}", self.form)
-        return Files(self.root).sink(address)
+        return Files(self.root, folders=self.folders).sink(address)
 
     def held(self, place: int = 0) -> str | None:
         with as_user(os.getuid()):
@@ -85,22 +85,23 @@ class FileStand(Stand):
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
-        self.monkeypatch.setattr(file_disk, "_PATIENCE", 0.1)
+        self.folders = Folders(Patience(0.1))
         self.path.parent.mkdir(exist_ok=True)
         with locked(self.path.parent):
             yield
+        self.folders = Folders()
 
 
 class TestDotenvFile(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
-        return FileStand(tmp_path, "dotenv", monkeypatch)
+    def stand(self, tmp_path: Path) -> Stand:
+        return FileStand(tmp_path, "dotenv")
 
 
 class TestJsonFile(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
-        return FileStand(tmp_path, "json", monkeypatch)
+    def stand(self, tmp_path: Path) -> Stand:
+        return FileStand(tmp_path, "json")
 
 
 def sink_of(path: Path, variable: str = "KEY", form: str = "dotenv") -> Sink:
@@ -624,7 +625,6 @@ def test_a_disk_without_space_loses_nothing(tmp_path: Path) -> None:
 
 def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
     """Two thousand variables of one file, however its path is spelled, cost one look into it."""
-    monkeypatch.setattr(module, "_TICK", -1)
     parsed: list[str] = []
     entries = module.entries_of
     monkeypatch.setattr(module, "entries_of", lambda *text: parsed.append("") or entries(*text))
@@ -632,7 +632,7 @@ def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "b.env"
     path.write_text("".join(f"KEY_{n}={n}\n" for n in range(2000)))
     (tmp_path / "link").symlink_to("b.env")
-    files = Files(tmp_path)
+    files = Files(tmp_path, tick=-1)
     spellings = ("b.env", "./b.env", "a/../b.env", str(path), "link")
     sinks = [files.sink(FileAddress(spellings[n % 5], f"KEY_{n}")) for n in range(2000)]
     for sink in sinks:
@@ -741,15 +741,14 @@ def test_a_writer_waits_for_its_turn(tmp_path: Path) -> None:
     assert value_of(sink_of(path)) == FIRST
 
 
-def test_a_writer_that_gave_up_keeps_no_lock(tmp_path: Path, monkeypatch) -> None:
+def test_a_writer_that_gave_up_keeps_no_lock(tmp_path: Path) -> None:
     """After a wait in vain the next writer finds the way free."""
-    monkeypatch.setattr(file_disk, "_PATIENCE", 0.1)
     path = tmp_path / ".env"
+    hasty = Files(tmp_path, folders=Folders(Patience(0.1))).sink(FileAddress(".env", "KEY"))
     with locked(tmp_path):
         with pytest.raises(SinkError) as refused:
-            sink_of(path).write(Secret(FIRST))
+            hasty.write(Secret(FIRST))
         assert refused.value.slug == "sink_unavailable"
-    monkeypatch.setattr(file_disk, "_PATIENCE", 10)
     sink_of(path).write(Secret(SECOND))
     assert value_of(sink_of(path)) == SECOND
 

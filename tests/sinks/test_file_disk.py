@@ -24,6 +24,7 @@ from provisioner.errors import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks import file_disk
 from provisioner.sinks.file import Files
+from provisioner.sinks.file_disk import Folders, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -222,10 +223,9 @@ def test_looking_ahead_tidies_up_after_the_killed(tmp_path: Path) -> None:
 # Locks
 
 
-def test_a_locked_folder_is_waited_for_once_a_run(tmp_path: Path, monkeypatch) -> None:
+def test_a_locked_folder_is_waited_for_once_a_run(tmp_path: Path) -> None:
     """Later keys fail at once as the first did; when the lock is free again they are written."""
-    monkeypatch.setattr(file_disk, "_PATIENCE", 0.5)
-    files = Files(tmp_path)
+    files = Files(tmp_path, folders=Folders(Patience(0.5)))
     sinks = [files.sink(FileAddress(f"{n % 3}.env", f"KEY_{n}")) for n in range(30)]
     start = time.monotonic()
     with locked(tmp_path):
@@ -237,17 +237,17 @@ def test_a_locked_folder_is_waited_for_once_a_run(tmp_path: Path, monkeypatch) -
     assert (tmp_path / "0.env").read_text() == f"KEY_0={FIRST}\n"
 
 
-def test_a_lock_that_was_free_in_between_is_waited_for_less(tmp_path: Path, monkeypatch) -> None:
+def test_a_lock_that_was_free_in_between_is_waited_for_less(tmp_path: Path) -> None:
     """Another process that takes it again and again does not cost ten seconds each time."""
-    monkeypatch.setattr(file_disk, "_PATIENCE", 0.2)
-    monkeypatch.setattr(file_disk, "_LESS_PATIENCE", 0.1)
-    sink = sink_of(tmp_path / "keys.env")
+    files = Files(tmp_path, folders=Folders(Patience(first=3, again=0.1)))
+    sink = files.sink(FileAddress("keys.env", "KEY"))
     with locked(tmp_path):
         assert refused(sink).slug == "sink_unavailable"
     time.sleep(0.5)
-    monkeypatch.setattr(file_disk, "_PATIENCE", 60)
+    start = time.monotonic()
     with locked(tmp_path), pytest.raises(SinkError):
         sink.write(Secret(FIRST))
+    assert time.monotonic() - start < 3
 
 
 def test_the_lock_of_a_folder_above_is_no_hindrance(tmp_path: Path) -> None:
@@ -279,13 +279,13 @@ def test_who_holds_the_lock_above_may_tidy_up_meanwhile(tmp_path: Path, monkeypa
 class InPlaceStand(Stand):
     """Files of a user who may not write their folder."""
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        self.monkeypatch = monkeypatch
+        self.folders = Folders()
         self.path = root / "keys.env"
 
     def sink(self, place: int = 0) -> Sink:
-        return Files(self.root).sink(FileAddress("keys.env", f"KEY_{place}"))
+        return Files(self.root, folders=self.folders).sink(FileAddress("keys.env", f"KEY_{place}"))
 
     def held(self, place: int = 0) -> str | None:
         text = self.path.read_text()
@@ -307,15 +307,16 @@ class InPlaceStand(Stand):
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
-        self.monkeypatch.setattr(file_disk, "_PATIENCE", 0.1)
+        self.folders = Folders(Patience(0.1))
         with locked(self.path):
             yield
+        self.folders = Folders()
 
 
 class TestFileInPlace(Compliance):
     @pytest.fixture
-    def stand(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
-        stand = InPlaceStand(place, monkeypatch)
+    def stand(self, place: Path) -> Iterator[Stand]:
+        stand = InPlaceStand(place)
         user = os.getuid() or NOBODY
         for name in ("keys.env", "a b.env", "'ö' \"🗝\".env", "line\nend.env"):
             (place / name).touch(0o644)
@@ -371,7 +372,6 @@ def test_a_mounted_file_is_written_in_place(tmp_path: Path, name: str) -> None:
 
 def test_a_mount_that_nothing_shows_is_found_by_the_write(tmp_path: Path, monkeypatch) -> None:
     """Where the system lists no mounts, the refused rename itself leads to the way in place."""
-    monkeypatch.setattr(file_disk, "_MOUNTS", tmp_path / "nothing")
     path = tmp_path / "keys.env"
     path.write_text("A=1\n")
     number = path.stat().st_ino
@@ -380,8 +380,10 @@ def test_a_mount_that_nothing_shows_is_found_by_the_write(tmp_path: Path, monkey
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     monkeypatch.setattr(Path, "replace", replace)
-    sink_of(path).prepare()
-    sink_of(path).write(Secret(FIRST))
+    folders = Folders(mounts=tmp_path / "nothing")
+    sink = Files(tmp_path, folders=folders).sink(FileAddress("keys.env", "KEY"))
+    sink.prepare()
+    sink.write(Secret(FIRST))
     assert path.read_text() == f"A=1\nKEY={FIRST}\n"
     assert path.stat().st_ino == number
     assert list(tmp_path.iterdir()) == [path]

@@ -46,12 +46,15 @@ class Plain(TlsServer):
 class Client:
     """A client of a server, whose waits are noted and not waited."""
 
-    def __init__(self, server: TlsServer, token: str = CREDENTIAL, **route: Any) -> None:
+    def __init__(
+        self, server: TlsServer, token: str = CREDENTIAL, *, whole: float = 30, **route: Any
+    ) -> None:
         self.waits: list[float] = []
         self.grants = 0
         self.token = token
         way = {"base": server.url, "authority": server.ca_file} | route
-        self.api = Api(Route(**way), self.grant, {"Accept": "text/x-test"}, self.waits.append)
+        fixed, timeouts = {"Accept": "text/x-test"}, (5.0, whole)
+        self.api = Api(Route(**way), self.grant, fixed, self.waits.append, timeouts=timeouts)
 
     def grant(self, _: Any) -> Grant:
         self.grants += 1
@@ -315,21 +318,17 @@ def _threaded(handler: type[socketserver.BaseRequestHandler]) -> Iterator[int]:
         thread.join(10)
 
 
-def test_an_answer_that_trickles_ends(monkeypatch: pytest.MonkeyPatch, server: Plain) -> None:
+def test_an_answer_that_trickles_ends(server: Plain) -> None:
     """The whole body has a time limit, not only each read of it."""
-    monkeypatch.setattr(http, "_TIMEOUTS", (5.0, 0.2))
     with trickling(threading.Event()) as base:
-        assert "in time" in Client(server, base=base).error().message
+        assert "in time" in Client(server, base=base, whole=0.2).error().message
 
 
-def test_a_server_that_is_silent_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, server: Plain
-) -> None:
+def test_a_server_that_is_silent_is_given_up(server: Plain) -> None:
     """A connection that nobody answers ends with the time limit."""
-    monkeypatch.setattr(http, "_TIMEOUTS", (5.0, 0.05))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         base = f"http://localhost:{listener.getsockname()[1]}"
-        assert "in time" in Client(server, base=base).error().message
+        assert "in time" in Client(server, base=base, whole=0.05).error().message
 
 
 def test_nobody_listens(server: Plain) -> None:
