@@ -352,6 +352,7 @@ def test_no_input_reaches_a_script_as_text():
 
 def test_the_scripts_have_no_fault_that_shellcheck_knows(tmp_path):
     """The steps' scripts quote what they use."""
+    assert STEPS
     for number, step in enumerate(STEPS):
         script = tmp_path / f"{number}.sh"
         script.write_text(f"#!/bin/bash\n{step['run']}")

@@ -114,4 +114,6 @@ def test_pre_commit_installs_and_runs_the_hook(pre_commit, tmp_path):
 def test_the_hook_is_one_by_pre_commits_own_word():
     """.pre-commit-hooks.yaml is a manifest that pre-commit accepts."""
     command = [Path(sys.executable).with_name("pre-commit"), "validate-manifest"]
-    subprocess.run([*command, ".pre-commit-hooks.yaml"], cwd=ROOT, check=True, timeout=60)
+    command.append(".pre-commit-hooks.yaml")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"")

@@ -262,15 +262,18 @@ def test_the_lock_of_a_folder_above_is_no_hindrance(tmp_path: Path) -> None:
 
 def test_who_holds_the_lock_above_may_tidy_up_meanwhile(tmp_path: Path, monkeypatch) -> None:
     """That a probe is gone before it ended says nothing against the folder."""
+    tried: list[Path] = []
 
     @contextmanager
     def beside(folder: Path, _: bytes) -> Iterator[None]:
+        tried.append(folder)
         raise FileNotFoundError(errno.ENOENT, str(folder))
         yield
 
     monkeypatch.setattr(file_disk, "_beside", beside)
     with locked(tmp_path):
         Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).prepare()
+    assert tried == [tmp_path]
 
 
 # Files that can be written and not be replaced
