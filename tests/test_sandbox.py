@@ -33,7 +33,6 @@ from provisioner.sandbox import (
     role,
 )
 from provisioner.sandbox.keys_core import LISTED
-from provisioner.sandbox.store import Store
 from provisioner.secret import Secret
 from provisioner.token import claims_of
 

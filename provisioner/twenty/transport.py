@@ -115,7 +115,7 @@ class Transport:
         body_limit: bytes of an answer that is no list of all keys.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the knobs of one connection
         self,
         environment: Environment,
         address: str,
