@@ -1,29 +1,39 @@
-"""One plan carried out on a model of a server that loses, delays, refuses and is shared.
-
-The model keeps what a server keeps, and says what its script says: one `Fate` for each key that
-is sent, until the script ends and all is well. Looks are its clock: a key that commits late shows
-after so many more of them.
-"""
+"""One plan carried out on a model of a server that loses, delays, refuses and is shared."""
 
 from __future__ import annotations
 
 import logging
-import uuid
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import pytest
-from builders import END, NOW, create, observation_with, observed_key, part_with
+from builders import END, create, part_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_server import (
+    BURIED,
+    LATE,
+    LOST,
+    LOST_AFTER,
+    LOST_BEFORE,
+    MADE,
+    MARK,
+    NEVER,
+    NOT_SENT,
+    REFUSED,
+    REFUSED_AFTER,
+    REFUSED_BEFORE,
+    REJECTED,
+    UNREACHABLE,
+    Clock,
+    Fate,
+    ModelServer,
+    Row,
+)
 
-from provisioner.errors import WorkspaceError
 from provisioner.execution import (
     Done,
     Executed,
-    Execution,
     Failed,
     MadeElsewhere,
     Mark,
@@ -33,299 +43,29 @@ from provisioner.execution import (
 )
 from provisioner.execution.work import NOT_SETTLED
 from provisioner.failure import Failure
-from provisioner.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
-from provisioner.stop import STOPPED, Stop
-from provisioner.twenty.workspace import IN_FLIGHT, Created, NewKey, NotCreated, NotSent, Unknown
+from provisioner.stop import STOPPED
+from provisioner.twenty.workspace import IN_FLIGHT, NewKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from provisioner.address import Address
     from provisioner.desired import Depth
     from provisioner.plan import Create
-    from provisioner.sinks.sink import Sink
-    from provisioner.twenty.workspace import Ledger, Outcome, Record
 
 pytestmark = pytest.mark.fast
 
-MARK = Mark(417)
-NEVER = 10**6
 NAMES = ("a", "b", "c")
 DEPTHS: dict[str, Depth] = {"a": 0, "b": 1, "c": 2}
 
-LOST = Failure("connection_lost", "The line went dead.")
-REFUSED = Failure("rejected", "shop rejected the request (200: No.).")
-TAKEN = Failure("rejected", "shop rejected the request (400: Record already exists).")
-UNREACHABLE = Failure("unreachable", "shop cannot be reached.")
 BLOCKED = Failure("role_missing", "'a' names no role.")
-
-
-class Fate(NamedTuple):
-    """What becomes of one create.
-
-    Attributes:
-        shows: how many looks pass before one shows the key; None where it is never made.
-        says: what the caller is told.
-        role: how many looks show the key without its role.
-    """
-
-    shows: int | None
-    says: Literal["created", "lost", "refused", "rejected", "not sent", "taken"]
-    role: int = 0
-
-
-MADE = Fate(0, "created")
-LOST_BEFORE = Fate(None, "lost")
-LOST_AFTER = Fate(0, "lost")
-LATE = Fate(1, "lost")
-REFUSED_BEFORE = Fate(None, "refused")
-REFUSED_AFTER = Fate(0, "refused")
-REJECTED = Fate(None, "rejected")
-NOT_SENT = Fate(None, "not sent")
-BURIED = Fate(None, "taken")
-
-
-@dataclass
-class Row:
-    """A key on the server; `owner` is the run that made it, `…_from` the number of a look."""
-
-    id: str
-    name: str
-    second: int
-    end: datetime = END + timedelta(milliseconds=9)
-    owner: object = None
-    seen_from: int = 0
-    role_from: int = 0
-    gone_from: int = NEVER
-    revoked_from: int = NEVER
-
-    @property
-    def age(self) -> tuple[int, str]:
-        return self.second, self.id
-
-    def live(self, look: int) -> bool:
-        return self.seen_from <= look < min(self.gone_from, self.revoked_from)
-
-    def observed(self, look: int) -> ObservedKey:
-        role = "role-1" if self.role_from <= look else None
-        revoked = NOW if self.revoked_from <= look else None
-        made = NOW + timedelta(seconds=self.second)
-        return observed_key(
-            self.name,
-            id=self.id,
-            expires_at=self.end,
-            revoked_at=revoked,
-            created_at=made,
-            role=role,
-            role_id=role,
-        )
-
-
-@dataclass
-class Clock:
-    """How many looks have come to an end or failed, of all runs together."""
-
-    looks: int = 0
-
-
-class Waits(Stop):
-    """A stop that counts the waits instead of waiting."""
-
-    def __init__(self, pulse: Callable[[], None]) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-        self._pulse = pulse
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds.append(seconds)
-        self._pulse()
-
-
-@dataclass
-class Server:
-    """One run's way to the model of a server; runs that race share `rows` and `clock`.
-
-    Attributes:
-        blind: the numbers of the looks that fail.
-        stop_at: the number of the event at which the run is told to stop.
-        revoking: what becomes of each revoking, in order; then all go well.
-        readings: how many records each reading shows, in order; then all.
-        watch: called at every event.
-    """
-
-    generation: Literal["legacy", "core"] = "core"
-    fates: Sequence[Fate] = ()
-    rows: list[Row] = field(default_factory=list)
-    blind: frozenset[int] = frozenset()
-    stop_at: int | None = None
-    revoking: Sequence[Literal["done", "refused", "lost"]] = ()
-    readings: Sequence[int] = ()
-    roles_hidden: bool = False
-    mark: Mark = MARK
-    clock: Clock = field(default_factory=Clock)
-    watch: Callable[[], None] = lambda: None
-
-    def __post_init__(self) -> None:
-        self.stop = Waits(self.pulse)
-        self.looks = self.seen = self.events = 0
-        self.sent: list[tuple[NewKey, Fate]] = []
-        self.calls: list[tuple[str, ...]] = []
-        self.revoked: list[str] = []
-        self.read: list[Mapping[str, Depth]] = []
-        self.settled = 0
-        self._before = frozenset(row.id for row in self.rows if row.second < 0)
-        self._shown: frozenset[str] = frozenset()
-        self._sent_at: dict[str, int] = {}
-        self._refused_ids: set[str] = set()
-
-    def execution(self, *names: str, blocked: Sequence[str] = ()) -> Execution:
-        """A run that is to make keys of these names."""
-
-        def count(number: int) -> None:
-            self.settled += number
-
-        actions = tuple(action(name, BLOCKED if name in blocked else None) for name in names)
-        return Execution(
-            part_with(*actions),
-            self._before,
-            self,
-            no_sink,
-            parallel=1,
-            mark=self.mark,
-            stop=self.stop,
-            settled=count,
-        )
-
-    def run(self, *names: str) -> tuple[Result, ...]:
-        """What such a run reports when it has ended."""
-        execution = self.execution(*names)
-        execution.run()
-        return execution.result().results
-
-    def pulse(self) -> None:
-        self.events += 1
-        if self.events == self.stop_at:
-            self.stop.ask()
-        self.watch()
-
-    @property
-    def well(self) -> bool:
-        """Whether no look failed since something was sent for the last time."""
-        after = 1 + max(self._sent_at.values(), default=0)
-        return not self.blind & set(range(after, self.looks + 1))
-
-    def made(self, name: str) -> list[Row]:
-        """All keys of a name that this run made, seen or not."""
-        return [row for row in self.rows if row.name == name and row.owner is self]
-
-    def new(self, name: str) -> list[Row]:
-        """The live new keys of a name in the last look that came to an end, the first first."""
-        found = (row for row in self.rows if row.name == name and row.id not in self._before)
-        return sorted((row for row in found if row.live(self.seen)), key=lambda row: row.age)
-
-    def record(self, row: Row) -> Record:
-        return {"id": row.id, "name": row.name, "depth": DEPTHS[row.name]}
-
-    def observe(self) -> Observation:
-        self.pulse()
-        self.looks += 1
-        self.clock.looks += 1
-        if self.looks in self.blind:
-            raise WorkspaceError("timeout", "shop hangs.", remedy="Wait.")
-        self.seen = self.clock.looks
-        listed = [row for row in self.rows if row.seen_from <= self.seen < row.gone_from]
-        if self.generation == "core":
-            listed = [row for row in listed if row.live(self.seen)]
-        self._shown = frozenset(name for name in NAMES if self.new(name))
-        known = HiddenRoles() if self.roles_hidden else KnownRoles(())
-        return observation_with(
-            *(row.observed(self.seen) for row in listed),
-            roles=NoRoles() if self.generation == "legacy" else known,
-        )
-
-    def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
-        assert keys
-        assert not self.stop.asked, "a create began after the stop was asked for"
-        self.calls.append(tuple(key.name for key in keys))
-        fates = iter(self.fates[len(self.sent) :])
-        for key in keys:
-            if self.stop.asked:
-                ledger.settle(key, NotSent(STOPPED))
-                continue
-            assert self._sent_at.get(key.name, -1) < self.seen, "sent again without a look"
-            assert key.name not in self._shown, "sent again although a look showed it"
-            fate = next(fates, MADE)
-            ledger.sending(key)
-            self.sent.append((key, fate))
-            self._sent_at[key.name] = self.clock.looks
-            self.pulse()
-            outcome = self._answer(key, fate)
-            self.pulse()
-            ledger.settle(key, outcome)
-
-    def _answer(self, key: NewKey, fate: Fate) -> Outcome:
-        chosen = self.generation == "legacy"
-        assert str(uuid.UUID(key.id)) == key.id
-        taken = chosen and (key.id in self._refused_ids or key.id in {row.id for row in self.rows})
-        row = Row(
-            id=key.id if chosen else f"core-{len(self.rows):02}",
-            name=key.name,
-            second=10 + len(self.rows),
-            end=datetime.fromisoformat(key.expires_at),
-            owner=self,
-        )
-        if fate.shows is not None and not taken:
-            row.seen_from = self.clock.looks + 1 + fate.shows
-            row.role_from = row.seen_from + fate.role
-            self.rows.append(row)
-        match fate.says:
-            case "lost":
-                return Unknown(LOST)
-            case "refused":
-                return Unknown(REFUSED, "refused")
-            case "rejected":
-                return NotCreated(REFUSED)
-            case "not sent":
-                return NotSent(UNREACHABLE)
-            case "created" if not taken:
-                return Created(row.id, self.record(row))
-            case _:
-                self._refused_ids.add(key.id)
-                return Unknown(TAKEN, "taken")
-
-    def records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
-        assert wanted
-        self.pulse()
-        most = self.readings[len(self.read)] if len(self.read) < len(self.readings) else NEVER
-        self.read.append(dict(wanted))
-        rows = {row.id: row for row in self.rows}
-        asked = all(DEPTHS[rows[id_].name] == depth for id_, depth in wanted.items())
-        assert asked or (self.roles_hidden and set(wanted.values()) == {1})
-        return {id_: self.record(rows[id_]) for id_ in list(wanted)[:most]}
-
-    def revoke(self, key_id: str) -> None:
-        self.pulse()
-        [row] = [row for row in self.rows if row.id == key_id]
-        assert row.owner is self, "a key of someone else was revoked"
-        assert row is not self.new(row.name)[0], "the key that stays was revoked"
-        number = len(self.revoked)
-        end = self.revoking[number] if number < len(self.revoking) else "done"
-        self.revoked.append(key_id)
-        if end != "refused":
-            row.revoked_from = self.clock.looks + 1
-        if end != "done":
-            raise WorkspaceError("timeout", "shop hangs.", remedy="Wait.")
-
-    def close(self) -> None:
-        raise AssertionError("whoever opened the workspace closes it")
-
-
-def no_sink(address: Address) -> Sink:
-    raise AssertionError(f"nothing here goes to {address}")
 
 
 def action(name: str, blocked: Failure | None = None) -> Create:
     return create(name, depth=DEPTHS[name], blocked=blocked)
+
+
+def creates(*names: str, blocked: Sequence[str] = ()) -> tuple[Create, ...]:
+    return tuple(action(name, BLOCKED if name in blocked else None) for name in names)
 
 
 def theirs(second: int, name: str = "a", **changes: int) -> Row:
@@ -350,8 +90,8 @@ BOTH = pytest.mark.parametrize("generation", ["legacy", "core"])
 @BOTH
 def test_a_run_where_nothing_goes_wrong_creates_once_and_looks_once(generation) -> None:
     """One create of all, one look after a breath, and the records of the answers."""
-    server = Server(generation)
-    results = server.run("a", "b", "c")
+    server = ModelServer(generation=generation)
+    results = server.run(*creates("a", "b", "c"))
     assert server.calls == [("a", "b", "c")]
     assert server.looks == 1
     assert server.stop.seconds == [0.3]
@@ -363,8 +103,8 @@ def test_a_run_where_nothing_goes_wrong_creates_once_and_looks_once(generation) 
 
 def test_a_key_is_sent_as_its_action_says() -> None:
     """Name, depth and role of the action, its end with the mark of the run, an id of its own."""
-    server = Server("legacy")
-    server.run("a", "c")
+    server = ModelServer(generation="legacy")
+    server.run(*creates("a", "c"))
     (first, _), (second, _) = server.sent
     assert first == NewKey(
         id=first.id,
@@ -380,8 +120,8 @@ def test_a_key_is_sent_as_its_action_says() -> None:
 
 def test_blocked_actions_are_not_sent_and_keep_their_place_in_the_report() -> None:
     """Nothing at all is asked of the server where every action is blocked."""
-    server = Server()
-    execution = server.execution("a", "b", "c", blocked=["a", "c"])
+    server = ModelServer()
+    execution = server.execution(*creates("a", "b", "c", blocked=["a", "c"]))
     execution.run()
     first, second, third = execution.result().results
     assert first == Failed(action("a", BLOCKED), BLOCKED)
@@ -389,16 +129,16 @@ def test_blocked_actions_are_not_sent_and_keep_their_place_in_the_report() -> No
     assert third == Failed(action("c", BLOCKED), BLOCKED)
     assert server.calls == [("b",)]
     assert server.settled == 1
-    idle = Server()
-    idle.execution("a", blocked=["a"]).run()
-    assert (idle.events, idle.settled) == (0, 0)
+    idle = ModelServer()
+    idle.execution(*creates("a", blocked=["a"])).run()
+    assert (idle.events, idle.settled) == ([], 0)
 
 
 @BOTH
 def test_only_what_a_look_does_not_show_is_sent_again(generation) -> None:
     """Of three lost answers one was a key that was made: two are sent again."""
-    server = Server(generation, [LOST_BEFORE, LOST_AFTER, LOST_BEFORE])
-    results = server.run("a", "b", "c")
+    server = ModelServer(generation=generation, fates=[LOST_BEFORE, LOST_AFTER, LOST_BEFORE])
+    results = server.run(*creates("a", "b", "c"))
     assert server.calls == [("a", "b", "c"), ("a", "c")]
     assert [type(one) for one in results] == [Done] * 3
     assert [len(server.made(name)) for name in NAMES] == [1, 1, 1]
@@ -408,7 +148,7 @@ def test_only_what_a_look_does_not_show_is_sent_again(generation) -> None:
 def test_the_log_says_what_is_looked_for(caplog) -> None:
     """One line a round: the environment, and how many creates are unknown."""
     with caplog.at_level(logging.INFO, "provisioner"):
-        Server(fates=[LOST_BEFORE] * 3).run("a", "b")
+        ModelServer(fates=[LOST_BEFORE] * 3).run(*creates("a", "b"))
     assert [one.getMessage() for one in caplog.records] == [
         "shop: the outcome of 2 creates is unknown; looking again",
         "shop: the outcome of 1 creates is unknown; looking again",
@@ -417,8 +157,8 @@ def test_the_log_says_what_is_looked_for(caplog) -> None:
 
 def test_a_failed_look_is_no_reason_to_send_again() -> None:
     """Only a look that came to an end tells what is missing."""
-    server = Server(fates=[LOST_AFTER], blind=frozenset({1, 2, 3}))
-    [result] = server.run("a")
+    server = ModelServer(fates=[LOST_AFTER], blind=frozenset({1, 2, 3}))
+    [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
     assert len(server.sent) == 1
     assert server.looks == 5
@@ -436,8 +176,8 @@ def test_a_failed_look_is_no_reason_to_send_again() -> None:
 )
 def test_a_key_is_sent_in_ever_smaller_company(fates, tries) -> None:
     """A lost answer counts one try, a refusal has the key stand alone, not sent is no try."""
-    server = Server(fates=fates)
-    [result] = server.run("a")
+    server = ModelServer(fates=fates)
+    [result] = server.run(*creates("a"))
     assert [key.tries for key, _ in server.sent] == tries
     assert isinstance(result, Done)
 
@@ -445,8 +185,8 @@ def test_a_key_is_sent_in_ever_smaller_company(fates, tries) -> None:
 @BOTH
 def test_a_run_gives_up_after_eight_looks_that_brought_nothing_new(generation) -> None:
     """Each look is followed by one more create; then the outcome is honestly unknown."""
-    server = Server(generation, [LOST_BEFORE] * 9)
-    assert server.run("a") == (Failed(action("a"), unknown(LOST)),)
+    server = ModelServer(generation=generation, fates=[LOST_BEFORE] * 9)
+    assert server.run(*creates("a")) == (Failed(action("a"), unknown(LOST)),)
     assert len(server.sent) == 9
     assert server.looks == 8 + 2
     assert server.settled == 1
@@ -455,8 +195,8 @@ def test_a_run_gives_up_after_eight_looks_that_brought_nothing_new(generation) -
 def test_what_becomes_known_gives_the_others_eight_looks_more() -> None:
     """As long as there is progress nobody gives up."""
     fates = [LOST_BEFORE, *[LOST_BEFORE] * 14, LOST_AFTER, *[LOST_BEFORE] * 20]
-    server = Server(fates=fates)
-    first, second = server.run("a", "b")
+    server = ModelServer(fates=fates)
+    first, second = server.run(*creates("a", "b"))
     assert isinstance(second, Done)
     assert first == Failed(action("a"), unknown(LOST))
     assert server.looks == 8 + 8 + 2
@@ -464,8 +204,8 @@ def test_what_becomes_known_gives_the_others_eight_looks_more() -> None:
 
 def test_a_server_that_shows_nothing_any_more_is_asked_eight_times_and_left() -> None:
     """No settling where neither the keys nor the list can be seen; the report says so."""
-    server = Server(fates=[LOST_AFTER, MADE], blind=frozenset(range(1, 99)))
-    first, second = server.run("a", "b")
+    server = ModelServer(fates=[LOST_AFTER, MADE], blind=frozenset(range(1, 99)))
+    first, second = server.run(*creates("a", "b"))
     assert first == Failed(action("a"), unknown(LOST))
     assert isinstance(second, Unfinished)
     assert (second.failure.code, second.id) == ("not_settled", server.made("b")[0].id)
@@ -475,8 +215,8 @@ def test_a_server_that_shows_nothing_any_more_is_asked_eight_times_and_left() ->
 
 def test_an_unknown_key_does_not_keep_the_others_from_being_settled() -> None:
     """The list can be seen: another run's earlier key is found, and ours gives way."""
-    server = Server(fates=[LOST_BEFORE, MADE, *[LOST_BEFORE] * 8], rows=[theirs(1, "b")])
-    first, second = server.run("a", "b")
+    server = ModelServer(fates=[LOST_BEFORE, MADE, *[LOST_BEFORE] * 8], rows=[theirs(1, "b")])
+    first, second = server.run(*creates("a", "b"))
     assert first == Failed(action("a"), unknown(LOST))
     assert second == MadeElsewhere(action("b"), "~b-1", server.record(server.rows[0]))
 
@@ -486,9 +226,9 @@ def test_an_unknown_key_does_not_keep_the_others_from_being_settled() -> None:
 
 def test_waits_between_looks_grow_to_five_seconds_with_jitter() -> None:
     """From a quarter of a second, doubling, each somewhere between a half of it and all."""
-    runs = [Server(fates=[LOST_BEFORE] * 9) for _ in range(50)]
+    runs = [ModelServer(fates=[LOST_BEFORE] * 9) for _ in range(50)]
     for server in runs:
-        server.run("a")
+        server.run(*creates("a"))
     for number, most in enumerate([0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0]):
         waits = [server.stop.seconds[number] for server in runs]
         assert all(most / 2 <= wait <= most for wait in waits)
@@ -498,8 +238,8 @@ def test_waits_between_looks_grow_to_five_seconds_with_jitter() -> None:
 
 def test_the_second_look_comes_a_second_after_the_first_and_later_ones_ever_later() -> None:
     """Another run's create is given time to show."""
-    server = Server(fates=[Fate(0, "created", role=7)])
-    server.run("a")
+    server = ModelServer(fates=[Fate(0, "created", role=7)])
+    server.run(*creates("a"))
     breath, *waits = server.stop.seconds
     assert breath == 0.3
     assert waits[:3] == [1.0, 1.0, 1.0]
@@ -512,16 +252,16 @@ def test_the_second_look_comes_a_second_after_the_first_and_later_ones_ever_late
 
 def test_a_repeat_carries_the_same_id_on_legacy() -> None:
     """So that the server itself refuses to make the key twice."""
-    server = Server("legacy", [Fate(3, "lost"), LOST_BEFORE])
-    [result] = server.run("a")
+    server = ModelServer(generation="legacy", fates=[Fate(3, "lost"), LOST_BEFORE])
+    [result] = server.run(*creates("a"))
     assert len({key.id for key, _ in server.sent}) == 1
     assert [row.id for row in server.made("a")] == [result.id]
 
 
 def test_a_buried_id_is_changed_when_the_key_stands_alone_and_no_look_shows_it() -> None:
     """Taken in company, a look, taken alone, a look: only then another id, still alone."""
-    server = Server("legacy", [BURIED])
-    [result] = server.run("a")
+    server = ModelServer(generation="legacy", fates=[BURIED])
+    [result] = server.run(*creates("a"))
     ids = [key.id for key, _ in server.sent]
     assert ids[0] == ids[1] != ids[2]
     assert [key.tries for key, _ in server.sent] == [0, 4, 4]
@@ -531,8 +271,8 @@ def test_a_buried_id_is_changed_when_the_key_stands_alone_and_no_look_shows_it()
 
 def test_of_an_id_that_was_not_buried_after_all_nothing_is_left() -> None:
     """The row of the first id shows after the change: two keys of ours, and the later one goes."""
-    server = Server("legacy", [Fate(3, "lost")])
-    [result] = server.run("a")
+    server = ModelServer(generation="legacy", fates=[Fate(3, "lost")])
+    [result] = server.run(*creates("a"))
     early, late = server.made("a")
     assert result == Done(action("a"), early.id, server.record(early))
     assert server.revoked == [late.id]
@@ -543,8 +283,8 @@ def test_of_an_id_that_was_not_buried_after_all_nothing_is_left() -> None:
 
 def test_on_core_a_key_is_known_by_the_mark_when_its_answer_was_lost() -> None:
     """The first of two is kept and the other revoked, though only one of them was answered."""
-    server = Server(fates=[LATE, MADE])
-    [result] = server.run("a")
+    server = ModelServer(fates=[LATE, MADE])
+    [result] = server.run(*creates("a"))
     lost, answered = server.made("a")
     assert result == Done(action("a"), lost.id, server.record(lost))
     assert server.revoked == [answered.id]
@@ -553,18 +293,18 @@ def test_on_core_a_key_is_known_by_the_mark_when_its_answer_was_lost() -> None:
 
 def test_where_every_answer_came_the_mark_of_a_stranger_is_no_proof() -> None:
     """Another run drew the same milliseconds: its later key is not ours to revoke."""
-    server = Server(rows=[theirs(99)])
+    server = ModelServer(rows=[theirs(99)])
     server.rows[0].end = MARK.on(END)
-    [result] = server.run("a")
+    [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
     assert server.revoked == []
 
 
 def test_on_legacy_the_mark_of_a_stranger_is_never_a_proof() -> None:
     """Ids that nobody else chose tell whose a key is, whatever was lost."""
-    server = Server("legacy", [LOST_BEFORE], rows=[theirs(99, seen_from=2)])
+    server = ModelServer(generation="legacy", fates=[LOST_BEFORE], rows=[theirs(99, seen_from=2)])
     server.rows[0].end = MARK.on(END)
-    [result] = server.run("a")
+    [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
     assert server.revoked == []
 
@@ -572,8 +312,8 @@ def test_on_legacy_the_mark_of_a_stranger_is_never_a_proof() -> None:
 @BOTH
 def test_an_earlier_key_of_another_run_stays_and_ours_goes(generation) -> None:
     """It is reported as made elsewhere, with its record, and ours is revoked."""
-    server = Server(generation, rows=[theirs(1)])
-    [result] = server.run("a")
+    server = ModelServer(generation=generation, rows=[theirs(1)])
+    [result] = server.run(*creates("a"))
     assert result == MadeElsewhere(action("a"), "~a-1", server.record(server.rows[0]))
     assert server.revoked == [row.id for row in server.made("a")]
 
@@ -581,8 +321,8 @@ def test_an_earlier_key_of_another_run_stays_and_ours_goes(generation) -> None:
 @BOTH
 def test_a_later_key_of_another_run_is_left_to_it(generation) -> None:
     """Ours stays, and theirs is theirs to revoke."""
-    server = Server(generation, rows=[theirs(99)])
-    [result] = server.run("a")
+    server = ModelServer(generation=generation, rows=[theirs(99)])
+    [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
     assert (server.revoked, server.read) == ([], [])
 
@@ -590,8 +330,8 @@ def test_a_later_key_of_another_run_is_left_to_it(generation) -> None:
 @BOTH
 def test_a_key_that_another_run_made_is_not_made_again(generation) -> None:
     """After a lost answer a look shows theirs: nothing more is sent."""
-    server = Server(generation, [LOST_BEFORE], rows=[theirs(1)])
-    [result] = server.run("a")
+    server = ModelServer(generation=generation, fates=[LOST_BEFORE], rows=[theirs(1)])
+    [result] = server.run(*creates("a"))
     assert isinstance(result, MadeElsewhere)
     assert len(server.sent) == 1
 
@@ -599,23 +339,23 @@ def test_a_key_that_another_run_made_is_not_made_again(generation) -> None:
 @pytest.mark.parametrize("names", ["a", "ab"])
 def test_what_another_run_made_is_looked_at_again_though_ours_was_never_sent(names) -> None:
     """The key that the first look found gave way to an earlier one: that is the one that stays."""
-    server = Server(fates=[NOT_SENT], rows=[theirs(2, gone_from=2), theirs(1, seen_from=2)])
-    result, *_ = server.run(*names)
+    server = ModelServer(fates=[NOT_SENT], rows=[theirs(2, gone_from=2), theirs(1, seen_from=2)])
+    result, *_ = server.run(*creates(*names))
     assert result == MadeElsewhere(action("a"), "~a-1", server.record(server.rows[1]))
 
 
 def test_what_another_run_is_just_making_is_waited_for_though_ours_was_never_sent() -> None:
     """Its role comes a moment later, as on 2.x."""
-    server = Server(fates=[NOT_SENT], rows=[theirs(1, role_from=5)])
-    [result] = server.run("a")
+    server = ModelServer(fates=[NOT_SENT], rows=[theirs(1, role_from=5)])
+    [result] = server.run(*creates("a"))
     assert result == MadeElsewhere(action("a"), "~a-1", server.record(server.rows[0]))
 
 
 def test_keys_that_were_there_before_neither_satisfy_nor_matter() -> None:
     """Neither the revoked key of the name nor its live one is taken for the new key."""
     before = [Row("live", "a", -1), Row("dead", "a", -2, revoked_from=0)]
-    server = Server("legacy", [LOST_BEFORE], rows=before)
-    [result] = server.run("a")
+    server = ModelServer(generation="legacy", fates=[LOST_BEFORE], rows=before)
+    [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
     assert server.looks == 2
 
@@ -653,31 +393,31 @@ def test_a_second_look_follows_where_another_run_or_a_create_may_still_show(
     generation, fates, rows, looks
 ) -> None:
     """And only there: looks that resolve, then those that settle."""
-    server = Server(generation, fates, list(rows))
-    server.run("a")
+    server = ModelServer(generation=generation, fates=fates, rows=list(rows))
+    server.run(*creates("a"))
     assert server.looks == looks
 
 
 def test_a_settling_look_that_fails_is_repeated() -> None:
     """A list fails on 2.x while another run creates; what was learnt before is not forgotten."""
-    server = Server(rows=[theirs(1)], blind=frozenset({1, 3, 4, 5, 6, 7, 8}))
-    [result] = server.run("a")
+    server = ModelServer(rows=[theirs(1)], blind=frozenset({1, 3, 4, 5, 6, 7, 8}))
+    [result] = server.run(*creates("a"))
     assert isinstance(result, MadeElsewhere)
     assert server.looks == 8
 
 
 def test_the_first_look_that_comes_to_an_end_is_the_first_of_two() -> None:
     """Another run at work asks for a look more, however many failed before."""
-    server = Server(rows=[theirs(99)], blind=frozenset({1, 2}))
-    server.run("a")
+    server = ModelServer(rows=[theirs(99)], blind=frozenset({1, 2}))
+    server.run(*creates("a"))
     assert server.looks == 4
 
 
 def test_settling_ends_after_eight_looks_whatever_they_show(caplog) -> None:
     """Where no look succeeds nothing is done: another run may have made the key too."""
-    server = Server(blind=frozenset(range(1, 99)))
+    server = ModelServer(blind=frozenset(range(1, 99)))
     with caplog.at_level(logging.INFO, "provisioner"):
-        [result] = server.run("a")
+        [result] = server.run(*creates("a"))
     [row] = server.made("a")
     assert result == Unfinished(action("a"), row.id, server.record(row), NOT_SETTLED)
     assert server.looks == 8
@@ -694,20 +434,20 @@ def test_settling_ends_after_eight_looks_whatever_they_show(caplog) -> None:
 
 def test_records_of_found_keys_are_read_until_all_are_there_three_times_at_most() -> None:
     """Each reading asks for what the ones before did not show."""
-    server = Server(fates=[LOST_AFTER] * 3, readings=[1, 1])
-    results = server.run("a", "b", "c")
+    server = ModelServer(fates=[LOST_AFTER] * 3, readings=[1, 1])
+    results = server.run(*creates("a", "b", "c"))
     assert [list(one) for one in server.read] == [
-        ["core-00", "core-01", "core-02"],
-        ["core-01", "core-02"],
-        ["core-02"],
+        ["id-a", "id-b", "id-c"],
+        ["id-b", "id-c"],
+        ["id-c"],
     ]
     assert [one.record for one in results] == [server.record(row) for row in server.rows]
 
 
 def test_a_record_that_cannot_be_read_is_none_and_the_key_is_done() -> None:
     """Three readings, then the report goes without."""
-    server = Server(fates=[LOST_AFTER], readings=[0] * 9)
-    assert server.run("a") == (Done(action("a"), "core-00", None),)
+    server = ModelServer(fates=[LOST_AFTER], readings=[0] * 9)
+    assert server.run(*creates("a")) == (Done(action("a"), "id-a", None),)
     assert len(server.read) == 3
 
 
@@ -717,8 +457,8 @@ def test_a_record_that_cannot_be_read_is_none_and_the_key_is_done() -> None:
 @BOTH
 def test_a_key_that_is_certainly_refused_fails_with_the_servers_own_words(generation) -> None:
     """Its neighbours are made; nothing is looked for, nothing sent again."""
-    server = Server(generation, [REJECTED])
-    first, second = server.run("a", "b")
+    server = ModelServer(generation=generation, fates=[REJECTED])
+    first, second = server.run(*creates("a", "b"))
     assert first == Failed(action("a"), REFUSED)
     assert isinstance(second, Done)
     assert (len(server.sent), server.settled) == (2, 2)
@@ -726,40 +466,40 @@ def test_a_key_that_is_certainly_refused_fails_with_the_servers_own_words(genera
 
 def test_a_key_that_is_refused_twice_by_itself_fails_with_the_servers_own_words() -> None:
     """The first refusal may be its company's; then it stands alone, and looks come between."""
-    server = Server(fates=[REFUSED_BEFORE] * 9)
-    assert server.run("a") == (Failed(action("a"), REFUSED),)
+    server = ModelServer(fates=[REFUSED_BEFORE] * 9)
+    assert server.run(*creates("a")) == (Failed(action("a"), REFUSED),)
     assert [key.tries for key, _ in server.sent] == [0, 4, 4]
     assert server.settled == 1
 
 
 def test_a_refused_key_that_shows_late_is_done() -> None:
     """What a look shows is truer than what was said."""
-    server = Server(fates=[LATE, REJECTED])
-    [result] = server.run("a")
-    assert result == Done(action("a"), "core-00", server.record(server.rows[0]))
+    server = ModelServer(fates=[LATE, REJECTED])
+    [result] = server.run(*creates("a"))
+    assert result == Done(action("a"), "id-a", server.record(server.rows[0]))
 
 
 def test_a_server_that_is_never_reached_fails_the_key_with_that() -> None:
     """Nothing was sent, so that nothing is unknown."""
-    server = Server(fates=[NOT_SENT] * 99)
-    assert server.run("a") == (Failed(action("a"), UNREACHABLE),)
+    server = ModelServer(fates=[NOT_SENT] * 99)
+    assert server.run(*creates("a")) == (Failed(action("a"), UNREACHABLE),)
     assert server.looks == 8
 
 
 def test_what_was_unknown_stays_so_when_later_tries_do_not_reach_the_server() -> None:
     """The first create may still have been made."""
-    [result] = Server(fates=[LOST_BEFORE, *[NOT_SENT] * 99]).run("a")
+    [result] = ModelServer(fates=[LOST_BEFORE, *[NOT_SENT] * 99]).run(*creates("a"))
     assert isinstance(result, Failed)
     assert result.failure.code == "outcome_unknown"
 
 
 def test_a_key_that_vanished_is_not_reported_as_done() -> None:
     """It was made, and eight looks do not show it."""
-    made = Server(fates=[Fate(NEVER, "created")])
-    found = Server(fates=[LOST_AFTER], watch=lambda: None)
+    made = ModelServer(fates=[Fate(NEVER, "created")])
+    found = ModelServer(fates=[LOST_AFTER], watch=lambda: None)
     found.watch = lambda: [setattr(row, "gone_from", 2) for row in found.rows]
     for server in (made, found):
-        assert server.run("a") == (
+        assert server.run(*creates("a")) == (
             Failed(
                 action("a"),
                 Failure(
@@ -774,29 +514,29 @@ def test_a_key_that_vanished_is_not_reported_as_done() -> None:
 
 def test_a_key_whose_role_never_comes_is_not_reported_as_done() -> None:
     """The message names the key that is to be repaired."""
-    server = Server(fates=[Fate(0, "created", role=NEVER)])
-    assert server.run("a") == (
+    server = ModelServer(fates=[Fate(0, "created", role=NEVER)])
+    assert server.run(*creates("a")) == (
         Unfinished(
             action("a"),
-            "core-00",
+            "id-a",
             None,
             Failure(
                 "outcome_unknown",
-                "'a' was made as core-00, and has no role after several looks. Assign it by hand, "
+                "'a' was made as id-a, and has no role after several looks. Assign it by hand, "
                 "or revoke the key and run again.",
             ),
         ),
     )
     assert server.looks == 8
-    hidden = Server(fates=[Fate(0, "created", role=NEVER)], roles_hidden=True)
-    assert isinstance(hidden.run("a")[0], Done)
+    hidden = ModelServer(fates=[Fate(0, "created", role=NEVER)], roles_hidden=True)
+    assert isinstance(hidden.run(*creates("a"))[0], Done)
     assert hidden.looks == 1
 
 
 def test_a_whole_key_never_gives_way_to_one_without_a_role() -> None:
     """One whose server died half-way is of no use to anyone: ours stays, and both are named."""
-    server = Server(rows=[Row("~a-1", "a", 1, role_from=NEVER)])
-    [result] = server.run("a")
+    server = ModelServer(rows=[Row("~a-1", "a", 1, role_from=NEVER)])
+    [result] = server.run(*creates("a"))
     assert isinstance(result, Unfinished)
     assert result.failure.code == "outcome_unknown"
     [ours] = server.made("a")
@@ -808,18 +548,18 @@ def test_a_whole_key_never_gives_way_to_one_without_a_role() -> None:
 def test_where_roles_are_hidden_a_found_key_is_done_only_if_it_reads_with_its_role(depth) -> None:
     """Its record cannot be read with the role while it has none."""
     name = next(name for name, its in DEPTHS.items() if its == depth)
-    server = Server(fates=[LOST_AFTER], roles_hidden=True)
-    assert isinstance(server.run(name)[0], Done)
-    half = Server(fates=[LOST_AFTER], roles_hidden=True, readings=[0, 0, 0])
-    [result] = half.run(name)
+    server = ModelServer(fates=[LOST_AFTER], roles_hidden=True)
+    assert isinstance(server.run(*creates(name))[0], Done)
+    half = ModelServer(fates=[LOST_AFTER], roles_hidden=True, readings=[0, 0, 0])
+    [result] = half.run(*creates(name))
     assert isinstance(result, Unfinished)
     assert result.failure.code == "outcome_unknown"
 
 
 def test_a_loser_is_revoked_as_patiently_as_looks_are_taken() -> None:
     """Eight times, with growing waits; once more is once where only the answer was lost."""
-    server = Server(rows=[theirs(1)], revoking=["lost", *["refused"] * 6])
-    [result] = server.run("a")
+    server = ModelServer(rows=[theirs(1)], revoking=["lost", *["refused"] * 6])
+    [result] = server.run(*creates("a"))
     assert isinstance(result, MadeElsewhere)
     assert server.revoked == [row.id for row in server.made("a")] * 8
     waits = server.stop.seconds[2:]
@@ -829,15 +569,15 @@ def test_a_loser_is_revoked_as_patiently_as_looks_are_taken() -> None:
 
 def test_a_loser_that_cannot_be_revoked_is_reported() -> None:
     """The message names both keys; the other actions are what they are."""
-    server = Server(rows=[theirs(1, "a")], revoking=["refused"] * 8)
-    first, second = server.run("a", "b")
+    server = ModelServer(rows=[theirs(1, "a")], revoking=["refused"] * 8)
+    first, second = server.run(*creates("a", "b"))
     assert first == Unfinished(
         action("a"),
         "~a-1",
         None,
         Failure(
             "duplicate_left",
-            "~a-1 stays, and core-01, which this run made for the same name, was not revoked. "
+            "~a-1 stays, and id-a, which this run made for the same name, was not revoked. "
             "shop hangs. Wait.",
         ),
         made=False,
@@ -847,8 +587,8 @@ def test_a_loser_that_cannot_be_revoked_is_reported() -> None:
 
 def test_a_run_that_ends_before_its_loser_is_revoked_says_so() -> None:
     """Asked in the middle of settling, the report has the surplus key, and never `done`."""
-    server = Server(rows=[theirs(1)], revoking=["refused"] * 8)
-    execution = server.execution("a")
+    server = ModelServer(rows=[theirs(1)], revoking=["refused"] * 8)
+    execution = server.execution(*creates("a"))
     seen: list[Result] = []
     server.watch = lambda: seen.extend(execution.result().results) if server.revoked else None
     execution.run()
@@ -869,10 +609,10 @@ def test_a_run_that_ends_before_its_loser_is_revoked_says_so() -> None:
 
 def test_a_surplus_key_that_is_gone_leaves_the_shown_one_done() -> None:
     """A create that was committed late is revoked; the key that the answer showed is the key."""
-    server = Server(fates=[LATE, MADE])
+    server = ModelServer(fates=[LATE, MADE])
     # The server began the first create after the second one.
     server.watch = lambda: [setattr(row, "second", 99) for row in server.made("a")[:1]]
-    [result] = server.run("a")
+    [result] = server.run(*creates("a"))
     late, made = server.made("a")
     assert result == Done(action("a"), made.id, server.record(made))
     assert server.revoked == [late.id]
@@ -880,8 +620,8 @@ def test_a_surplus_key_that_is_gone_leaves_the_shown_one_done() -> None:
 
 def test_a_key_that_a_look_found_is_not_done_when_no_later_look_succeeds() -> None:
     """Its id is told, for nobody can know whether another run's key came before it."""
-    server = Server(fates=[LOST_AFTER], blind=frozenset(range(2, 99)))
-    [result] = server.run("a")
+    server = ModelServer(fates=[LOST_AFTER], blind=frozenset(range(2, 99)))
+    [result] = server.run(*creates("a"))
     [row] = server.made("a")
     assert result == Unfinished(action("a"), row.id, None, NOT_SETTLED)
 
@@ -890,9 +630,11 @@ def test_a_key_that_a_look_found_is_not_done_when_no_later_look_succeeds() -> No
 def test_every_surplus_key_is_named(role_from) -> None:
     """Those of this run that are left, beside a whole key of another run or a half one."""
     fates = [Fate(3, "lost"), Fate(2, "lost"), MADE]
-    server = Server(fates=fates, rows=[theirs(1, role_from=role_from)], revoking=["refused"] * 99)
+    server = ModelServer(
+        fates=fates, rows=[theirs(1, role_from=role_from)], revoking=["refused"] * 99
+    )
     server.rows[0].seen_from = 3
-    [result] = server.run("a")
+    [result] = server.run(*creates("a"))
     ids = ", ".join(row.id for row in server.made("a"))
     assert isinstance(result, Unfinished)
     assert len(server.made("a")) == 3
@@ -904,16 +646,16 @@ def test_every_surplus_key_is_named(role_from) -> None:
 
 def test_a_run_that_is_stopped_before_it_begins_skips_everything() -> None:
     """Nothing is sent and nothing looked at."""
-    server = Server()
+    server = ModelServer()
     server.stop.ask()
-    assert server.run("a", "b") == tuple(Skipped(action(name), STOPPED) for name in "ab")
+    assert server.run(*creates("a", "b")) == tuple(Skipped(action(name), STOPPED) for name in "ab")
     assert (server.sent, server.looks) == ([], 0)
 
 
 def test_a_stop_lets_what_is_in_flight_be_settled_and_skips_the_rest() -> None:
     """The key that was sent is looked at and reported; the others were not begun."""
-    server = Server(stop_at=1)
-    first, *rest = server.run("a", "b", "c")
+    server = ModelServer(stop_at=1)
+    first, *rest = server.run(*creates("a", "b", "c"))
     assert isinstance(first, Done)
     assert rest == [Skipped(action("b"), STOPPED), Skipped(action("c"), STOPPED)]
     assert (len(server.sent), server.looks) == (1, 1)
@@ -922,22 +664,22 @@ def test_a_stop_lets_what_is_in_flight_be_settled_and_skips_the_rest() -> None:
 @pytest.mark.parametrize("stop_at", [3, 4])
 def test_after_a_stop_nothing_is_sent_again(stop_at) -> None:
     """Whether it comes in the wait or in the look: two looks more, and the outcome is unknown."""
-    server = Server(fates=[LOST_BEFORE], stop_at=stop_at)
-    assert server.run("a") == (Failed(action("a"), unknown(LOST)),)
+    server = ModelServer(fates=[LOST_BEFORE], stop_at=stop_at)
+    assert server.run(*creates("a")) == (Failed(action("a"), unknown(LOST)),)
     assert len(server.sent) == 1
 
 
 def test_a_key_whose_answer_was_lost_is_not_said_to_have_never_begun() -> None:
     """The stop comes before its second try: what is unknown is still the first."""
-    server = Server(fates=[LOST_BEFORE] * 2, stop_at=8)
-    _, second = server.run("a", "b")
+    server = ModelServer(fates=[LOST_BEFORE] * 2, stop_at=8)
+    _, second = server.run(*creates("a", "b"))
     assert second == Failed(action("b"), unknown(LOST))
 
 
 def test_a_result_can_be_asked_for_while_the_request_is_in_flight() -> None:
     """Before anything: skipped. With the request out: unknown, never done. Then done."""
-    server = Server()
-    execution = server.execution("a", "b")
+    server = ModelServer()
+    execution = server.execution(*creates("a", "b"))
     seen: list[tuple[Result, ...]] = []
     server.watch = lambda: seen.append(execution.result().results)
     skipped = tuple(Skipped(action(name), STOPPED) for name in "ab")
@@ -957,20 +699,20 @@ def test_a_result_can_be_asked_for_while_the_request_is_in_flight() -> None:
 def test_a_bug_that_ends_a_run_is_the_failure_of_what_is_still_open() -> None:
     """What is known stays known; a refusal keeps its own words."""
     bug = Failure("internal_error", "A bug.")
-    server = Server(fates=[MADE, REJECTED, LOST_BEFORE], blind=frozenset(range(99)))
-    execution = server.execution("a", "b", "c")
+    server = ModelServer(fates=[MADE, REJECTED, LOST_BEFORE], blind=frozenset(range(99)))
+    execution = server.execution(*creates("a", "b", "c"))
     execution.run()
     first, second, third = execution.result(bug).results
     assert isinstance(first, Unfinished)
     assert second == Failed(action("b"), REFUSED)
     assert third == Failed(action("c"), bug)
-    assert server.execution("a").result(bug).results == (Failed(action("a"), bug),)
+    assert server.execution(*creates("a")).result(bug).results == (Failed(action("a"), bug),)
 
 
 # --- Whatever happens ----------------------------------------------------------------------------
 
 
-def check_so_far(server: Server, executed: Executed) -> None:
+def check_so_far(server: ModelServer, executed: Executed) -> None:
     """What a report says at any moment is true of the server, whether the run has ended or not."""
     rows = {row.id: row for row in server.rows}
     for result in executed.results:
@@ -999,7 +741,7 @@ def check_so_far(server: Server, executed: Executed) -> None:
                 assert why.code in ("outcome_unknown", "unreachable")
 
 
-def check_at_the_end(server: Server, executed: Executed) -> None:
+def check_at_the_end(server: ModelServer, executed: Executed) -> None:
     """After the run, by its last look: one live key of each name that was sent, and that is it."""
     for result in executed.results:
         name = result.action.name
@@ -1047,17 +789,19 @@ CORE_FATES = [
 REVOKING_FAILS = ["refused"] * 8
 
 
-def servers(generation: Literal["legacy", "core"], fates: list[Fate]) -> st.SearchStrategy[Server]:
+def servers(
+    generation: Literal["legacy", "core"], fates: list[Fate]
+) -> st.SearchStrategy[ModelServer]:
     return st.builds(
-        Server,
-        st.just(generation),
-        st.lists(st.sampled_from(fates), max_size=24),
-        OTHERS,
-        st.frozensets(st.integers(1, 14), max_size=10),
-        st.none() | st.integers(1, 40),
-        st.lists(st.sampled_from(["done", "refused", "lost"]), max_size=2)
+        ModelServer,
+        generation=st.just(generation),
+        fates=st.lists(st.sampled_from(fates), max_size=24),
+        rows=OTHERS,
+        blind=st.frozensets(st.integers(1, 14), max_size=10),
+        stop_at=st.none() | st.integers(1, 40),
+        revoking=st.lists(st.sampled_from(["done", "refused", "lost"]), max_size=2)
         | st.just(REVOKING_FAILS),
-        st.lists(st.integers(0, 1), max_size=3),
+        readings=st.lists(st.integers(0, 1), max_size=3),
     )
 
 
@@ -1073,8 +817,7 @@ def test_whatever_happens_reports_are_true_and_nothing_is_made_twice(server, nam
     stop, to revoke a key of others or the one that stays.
     """
     server.rows.append(Row("old", "a", -1, revoked_from=0))
-    server._before = frozenset({"old"})
-    execution = server.execution(*names)
+    execution = server.execution(*creates(*names))
     server.watch = lambda: check_so_far(server, execution.result())
     execution.run()
     executed = execution.result()
@@ -1091,7 +834,7 @@ def test_whatever_happens_reports_are_true_and_nothing_is_made_twice(server, nam
 @given(server=servers("legacy", LEGACY_FATES))
 def test_an_id_changes_only_when_it_was_taken_alone(server) -> None:
     """Never after a lost answer, nor after a refusal that may be the fault of the company."""
-    server.run(*NAMES)
+    server.run(*creates(*NAMES))
     for name in NAMES:
         sent = [(key, fate) for key, fate in server.sent if key.name == name]
         for (one, fate), (following, _) in pairwise(sent):
@@ -1116,18 +859,20 @@ def test_of_two_runs_at_once_one_key_of_each_name_stays_and_both_reports_name_it
 ) -> None:
     """The second run takes place as a whole at any event of the first."""
     rows, clock = list[Row](), Clock()
-    first = Server(generation, fates[0], rows, clock=clock)
-    second = Server(generation, fates[1], rows, mark=Mark(9), clock=clock)
+    first = ModelServer(generation=generation, fates=fates[0], rows=rows, clock=clock)
+    second = ModelServer(
+        generation=generation, fates=fates[1], rows=rows, mark=Mark(9), clock=clock
+    )
     reports: list[tuple[Result, ...]] = []
 
     def cut_in() -> None:
-        if first.events == moment:
-            reports.append(second.run(*NAMES))
+        if len(first.events) == moment:
+            reports.append(second.run(*creates(*NAMES)))
 
     first.watch = cut_in
-    reports.append(first.run(*NAMES))
+    reports.append(first.run(*creates(*NAMES)))
     if len(reports) == 1:
-        reports.append(second.run(*NAMES))
+        reports.append(second.run(*creates(*NAMES)))
     live = {row.name: row.id for row in rows if row.revoked_from == NEVER}
     assert len(live) == sum(row.revoked_from == NEVER for row in rows) == len(NAMES)
     for report in reports:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,29 +18,30 @@ from builders import (
     file_sink,
     observation_with,
     observed_key,
+    part_with,
     plan_with,
     policy_with,
     rotation_with,
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from model_server import ModelServer, Row
+from model_server import token as signed
 
 from provisioner.address import FileAddress
-from provisioner.errors import SinkError, WorkspaceError
+from provisioner.errors import WorkspaceError
 from provisioner.execution import (
     ActionBegun,
     ActionEnded,
     Done,
-    Execution,
     Failed,
-    Mark,
     Skipped,
     Unfinished,
 )
 from provisioner.failure import Failure
 from provisioner.globs import matches
 from provisioner.held import Held, NotAToken, NoToken, TokenOf, Untold, Unusable
-from provisioner.observed import HiddenRoles, KnownRoles, Observation, ObservedKey
+from provisioner.observed import HiddenRoles, KnownRoles, ObservedKey
 from provisioner.plan import (
     Change,
     Create,
@@ -59,21 +59,15 @@ from provisioner.plan import (
     plan_revocations,
     premature,
 )
-from provisioner.sandbox.tokens import Claims, TokenKind, sign
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Holds, Nothing
-from provisioner.stop import STOPPED, Stop
+from provisioner.stop import STOPPED
 from provisioner.times import format_moment
-from provisioner.token import claims_of
-from provisioner.twenty.workspace import Created
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from provisioner.desired import DesiredKey, Environment
-    from provisioner.execution import Event, Result
-    from provisioner.plan import Action
-    from provisioner.twenty.workspace import Ledger, NewKey
+    from provisioner.execution import Result
 
 pytestmark = pytest.mark.fast
 
@@ -321,7 +315,7 @@ def test_a_successor_that_cannot_be_made_keeps_no_sink_from_being_healed() -> No
     told = {type(action): action.blocked is None for action in plan.actions}
     assert told == {Update: False, Rotate: False, Deliver: True}
     assert [type(finding) for finding in plan.findings] == [Expiring]
-    results = Server(keys=[one]).run(plan)
+    results = ModelServer(rows=[Row.of(one)]).run(*plan.actions)
     assert [type(result) for result in results] == [Failed, Failed, Done]
 
 
@@ -766,123 +760,6 @@ def test_revoke_ends_neither_its_own_key_nor_what_is_not_owned() -> None:
     ]
 
 
-@dataclass
-class Server:
-    """A workspace and sinks that note what happens, and refuse what they are told to refuse."""
-
-    refuses: frozenset[str] = frozenset()
-    stops_at: str = ""
-    generation: str = "core"
-    events: list[str] = field(default_factory=list)
-    keys: list[ObservedKey] = field(default_factory=list)
-    values: dict[Any, Secret] = field(default_factory=dict)
-    settled: int = 0
-    told: list[Event] = field(default_factory=list)
-    undead: bool = False
-    ended: set[str] = field(default_factory=set)
-    at_revoking: Callable[[], None] = lambda: None
-
-    def __post_init__(self) -> None:
-        server = self
-
-        class Patient(Stop):
-            def sleep(self, seconds: float) -> None:  # noqa: ARG002 - the base's
-                server.events.append("wait")
-
-        self.stop = Patient()
-
-    def note(self, event: str) -> None:
-        self.events.append(event)
-        if event == self.stops_at:
-            self.stop.ask()
-        if self.refuses & {event, event.partition(" ")[0]}:
-            raise WorkspaceError("rejected", f"No {event}.", remedy="Mend it.")
-
-    def observe(self) -> Observation:
-        self.note("look")
-        return observation_with(*self.keys, roles=ROLES)
-
-    def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
-        for one in keys:
-            ledger.sending(one)
-            self.note(f"create {one.name}")
-            made = key(99, one.name, expires_at=datetime.fromisoformat(one.expires_at))
-            self.keys.append(made)
-            ledger.settle(one, Created(made.id, {"id": made.id}))
-
-    def move_end(self, key_id: str, ends: datetime) -> None:
-        self.note(f"move {key_id} {ends:%Y-%m-%d}")
-
-    def assign_role(self, key_id: str, role_id: str) -> None:
-        self.note(f"assign {key_id} {role_id[:1]}")
-
-    def mint(self, key_id: str, ends: datetime) -> Secret:
-        self.note(f"mint {key_id}")
-        said = Claims(TokenKind.API_KEY, "w", "w", int(ends.timestamp()), key_id)
-        return Secret(sign(said, b"x"))
-
-    def prove(self, token: Secret) -> None:
-        claims = claims_of(token)
-        assert claims is not None
-        self.note("prove")
-        if claims.key in self.ended:
-            self.note(f"prove the ended {claims.key}")
-            if not self.undead:
-                raise WorkspaceError("token_refused", "It is revoked.", remedy="")
-
-    def revoke(self, key_id: str) -> None:
-        self.at_revoking()
-        self.note(f"revoke {key_id}")
-        self.ended.add(key_id)
-
-    def open(self, address: Any) -> Any:
-        server = self
-
-        class Sink:
-            def read(self) -> Any:
-                found = server.values.get(address)
-                return Holds(found) if found else Nothing()
-
-            def write(self, token: Secret) -> None:
-                try:
-                    server.note(f"write {address.path}")
-                except WorkspaceError:
-                    raise SinkError("sink_denied", "No.", remedy="Mend it.") from None
-                server.values[address] = token
-
-        return Sink()
-
-    def execution(self, plan: Planned) -> Execution:
-        def count(number: int) -> None:
-            self.settled += number
-
-        return Execution(
-            plan,
-            frozenset(one.id for one in self.keys),
-            self,  # type: ignore[arg-type]  # as far as an execution needs one
-            self.open,
-            parallel=1,
-            mark=Mark(417),
-            stop=self.stop,
-            settled=count,
-            tell=self.told.append,
-        )
-
-    def run(self, plan: Planned) -> tuple[Result, ...]:
-        execution = self.execution(plan)
-        execution.run()
-        results = execution.end().results
-        assert tuple(one.action for one in results) == plan.actions
-        for one in results:
-            if isinstance(one, Done) and isinstance(one.action, Update | Deliver | Revoke):
-                assert one.id == one.action.key_id
-        return results
-
-
-def plan_of(*actions: Action) -> Planned:
-    return replace(planned([], []), actions=actions)
-
-
 def rotation_of(*, at_once: bool) -> Rotate:
     one = key(1, expires_at=NOW + DAY)
     [rotate] = planned([desired(rotation=ROTATED)], [one], {SINK: token(one)}).actions
@@ -896,20 +773,20 @@ def test_nothing_ends_before_what_takes_its_place_is_delivered() -> None:
         [desired("svc-b", "2027-06-30", deliver=(OTHER,))], [key(1, "svc-b")]
     ).actions
     [prune] = planned([], [key(1, "svc-old")], prune=True).actions
-    server = Server()
-    plan = plan_of(prune, rotation_of(at_once=True), update)
-    results = server.run(plan)
+    server = ModelServer()
+    plan = part_with(prune, rotation_of(at_once=True), update)
+    results = server.run(*plan.actions)
     assert [type(one) for one in results] == [Done] * 3
-    events = [event for event in server.events if event not in ("wait", "look")]
-    first_mint = events.index("mint svc-a-99")
-    assert (events[0], first_mint) == ("create svc-a", events.index("prove") - 1)
-    assert events.index("write b.env") < events.index("move svc-b-1 2027-06-30")
+    events = [event for event in server.told if event not in ("wait", "look", "answer svc-a")]
+    first_mint = events.index("mint id-svc-a")
+    assert (events[0], first_mint) == ("create svc-a", events.index("prove id-svc-a") - 1)
+    assert events.index("write file b.env B") < events.index("move svc-b-1 2027-06-30")
     assert set(events[-2:]) == {"revoke svc-old-1", "revoke svc-a-1"}
-    assert {"write a.env", "write b.env"} <= set(events[:-2])
+    assert {"write file a.env A", "write file b.env B"} <= set(events[:-2])
     assert server.settled == plan_with(plan).steps == 6
-    ended = [event.result for event in server.told if isinstance(event, ActionEnded)]
+    ended = [event.result for event in server.heard if isinstance(event, ActionEnded)]
     assert sorted(map(repr, ended)) == sorted(map(repr, results))
-    assert {event.environment for event in server.told if isinstance(event, ActionEnded)} == {
+    assert {event.environment for event in server.heard if isinstance(event, ActionEnded)} == {
         "shop"
     }
 
@@ -922,11 +799,11 @@ def test_each_action_on_a_name_is_told_as_it_ended(ends, refused) -> None:
     held: Held = token(one) if ends < FAR else NoToken()
     plan = planned([desired(rotation=ROTATED)], [one], {SINK: held})
     assert {type(action) for action in plan.actions} == {Update, Rotate if ends < FAR else Deliver}
-    server = Server(refuses=frozenset({refused}), keys=[one])
-    results = server.run(plan)
+    server = ModelServer(refuses=frozenset({refused}), rows=[Row.of(one)])
+    results = server.run(*plan.actions)
     assert sum(isinstance(one, Done) for one in results) == (1 if refused else 2)
-    begun = [event.action for event in server.told if isinstance(event, ActionBegun)]
-    ended = [event.result for event in server.told if isinstance(event, ActionEnded)]
+    begun = [event.action for event in server.heard if isinstance(event, ActionBegun)]
+    ended = [event.result for event in server.heard if isinstance(event, ActionEnded)]
     assert sorted(map(repr, begun)) == sorted(map(repr, plan.actions))
     assert sorted(map(repr, ended)) == sorted(map(repr, results))
     assert server.settled == plan_with(plan).steps
@@ -936,38 +813,38 @@ def test_each_action_on_a_name_is_told_as_it_ended(ends, refused) -> None:
 
 def test_a_rotation_with_an_overlap_revokes_nothing() -> None:
     """The predecessor lives on until a later run."""
-    server = Server()
-    [result] = server.run(plan_of(rotation_of(at_once=False)))
+    server = ModelServer()
+    [result] = server.run(rotation_of(at_once=False))
     assert isinstance(result, Done)
-    assert not any(event.startswith("revoke") for event in server.events)
+    assert not any(event.startswith("revoke") for event in server.told)
 
 
 @pytest.mark.parametrize("refused", ["create", "mint", "prove", "write"])
 def test_a_successor_that_is_not_delivered_ends_no_predecessor(refused) -> None:
     """Not even with `--now`: whatever fails, the old token goes on working."""
-    server = Server(refuses=frozenset({refused}))
+    server = ModelServer(refuses=frozenset({refused}))
     if refused == "create":
         with pytest.raises(WorkspaceError):
-            server.run(plan_of(rotation_of(at_once=True)))
+            server.run(rotation_of(at_once=True))
     else:
-        [result] = server.run(plan_of(rotation_of(at_once=True)))
+        [result] = server.run(rotation_of(at_once=True))
         assert isinstance(result, Unfinished)
-        assert result.id == "svc-a-99"
+        assert result.id == "id-svc-a"
         assert result.failure.message.endswith("run `provision rotate --now svc-a`.")
-    assert any(event.startswith(refused) for event in server.events)
-    assert not any(event.startswith("revoke") for event in server.events)
+    assert any(event.startswith(refused) for event in server.told)
+    assert not any(event.startswith("revoke") for event in server.told)
 
 
 @pytest.mark.parametrize("undead", [False, True])
 def test_the_token_that_a_sink_held_is_proven_dead(undead) -> None:
     """With `--now`, by a read with it; where the server still takes it, that is no success."""
-    server = Server(undead=undead)
-    server.values = {SINK: server.mint("svc-a-1", FAR), OTHER: Secret("no token at all")}
+    held = {SINK: signed("svc-a-1", FAR), OTHER: Secret("no token at all")}
+    server = ModelServer(undead=undead, held=held)
     rotate = rotation_of(at_once=True)
     rotate = rotate._replace(successor=rotate.successor._replace(sinks=(SINK, OTHER)))
-    [result] = server.run(plan_of(rotate))
-    assert server.events.index("revoke svc-a-1") < server.events.index("prove the ended svc-a-1")
-    assert result.id == "svc-a-99"
+    [result] = server.run(rotate)
+    assert server.told.index("revoke svc-a-1") < server.told.index("prove svc-a-1")
+    assert result.id == "id-svc-a"
     assert isinstance(result, Unfinished if undead else Done)
     if isinstance(result, Unfinished):
         assert result.failure.code == "token_alive"
@@ -981,13 +858,13 @@ def test_a_surplus_key_ends_only_when_the_token_of_the_one_that_stays_is_deliver
     wanted = [desired(deliver=(SINK,)), desired("svc-b", deliver=(OTHER,))]
     held: dict[FileAddress, Held] = {SINK: NoToken(), OTHER: NoToken()}
     plan = planned(wanted, [*twins, *others], held, dedupe=True)
-    server = Server(refuses=frozenset({"write a.env"}))
-    results = {(type(one.action), one.action.name): one for one in server.run(plan)}
+    server = ModelServer(refuses=frozenset({"write file a.env A"}))
+    results = {(type(one.action), one.action.name): one for one in server.run(*plan.actions)}
     assert isinstance(results[Revoke, "svc-b"], Done)
     stays = results[Revoke, "svc-a"]
     assert isinstance(stays, Failed)
     assert stays.failure.code == "not_delivered"
-    assert [event for event in server.events if event.startswith("revoke")] == ["revoke svc-b-2"]
+    assert [event for event in server.told if event.startswith("revoke")] == ["revoke svc-b-2"]
 
 
 def test_what_a_bug_leaves_open_fails_with_it_and_what_a_stop_does_is_skipped() -> None:
@@ -997,22 +874,22 @@ def test_what_a_bug_leaves_open_fails_with_it_and_what_a_stop_does_is_skipped() 
     prune = planned([], [key(1, "svc-old")], prune=True).actions
     rotate = rotation_of(at_once=True)
     rotate = rotate._replace(successor=rotate.successor._replace(name="svc-r"))
-    plan = plan_of(*changes, *roles, rotate, *prune)
-    open_ = Server().execution(plan).result(WHY).results
+    plan = part_with(*changes, *roles, rotate, *prune)
+    open_ = ModelServer().execution(*plan.actions).result(WHY).results
     assert [(type(one), one.action) for one in open_] == [(Failed, one) for one in plan.actions]
     assert {one.failure for one in open_ if isinstance(one, Failed)} == {WHY}
-    stopped = Server()
+    stopped = ModelServer()
     stopped.stop.ask()
-    assert stopped.run(plan) == tuple(Skipped(one, STOPPED) for one in plan.actions)
+    assert stopped.run(*plan.actions) == tuple(Skipped(one, STOPPED) for one in plan.actions)
     assert stopped.events == []
 
 
 def test_a_revocation_under_way_is_of_unknown_outcome() -> None:
     """A run that has to end meanwhile does not say that the key lives, nor that it ended."""
     seen: list[Result] = []
-    server = Server()
-    execution = server.execution(planned([], [key(1, "svc-old")], prune=True))
-    server.at_revoking = lambda: seen.extend(execution.result().results)
+    server = ModelServer()
+    execution = server.execution(*planned([], [key(1, "svc-old")], prune=True).actions)
+    server.watch = lambda: seen.extend(execution.result().results) if server.revoked else None
     execution.run()
     [during] = seen
     assert isinstance(during, Failed)
@@ -1024,17 +901,11 @@ def test_a_change_under_way_is_of_unknown_outcome() -> None:
     """The same while a role is assigned, an end moved, or the second of both is still to come."""
     seen: list[Result] = []
     plan = planned([desired(expiry="2027-06-30", role="Admin")], [key()])
-    server = Server()
-    execution = server.execution(plan)
-    note = server.note
-
-    def watched(event: str) -> None:
-        seen.extend(execution.result().results)
-        note(event)
-
-    server.note = watched  # type: ignore[method-assign]
+    server = ModelServer()
+    execution = server.execution(*plan.actions)
+    server.watch = lambda: seen.extend(execution.result().results)
     execution.run()
-    told = {event.partition(" ")[0]: one for event, one in zip(server.events, seen, strict=True)}
+    told = {event.partition(" ")[0]: one for event, one in zip(server.told, seen, strict=True)}
     for step, code in (
         ("assign", "outcome_unknown"),
         ("mint", "stopped"),
@@ -1047,19 +918,19 @@ def test_a_change_under_way_is_of_unknown_outcome() -> None:
 
 def test_a_predecessor_that_cannot_be_revoked_is_told() -> None:
     """After several tries; the successor stands, and the action is not done."""
-    server = Server(refuses=frozenset({"revoke"}))
-    [result] = server.run(plan_of(rotation_of(at_once=True)))
+    server = ModelServer(refuses=frozenset({"revoke"}))
+    [result] = server.run(rotation_of(at_once=True))
     assert isinstance(result, Unfinished)
-    assert (result.id, result.failure.code) == ("svc-a-99", "rejected")
-    assert server.events.count("revoke svc-a-1") > 1
+    assert (result.id, result.failure.code) == ("id-svc-a", "rejected")
+    assert server.told.count("revoke svc-a-1") > 1
 
 
 def test_a_change_that_fails_is_unfinished_and_keeps_nobody_else() -> None:
     """Its token is out, and the next run sees an end that is not yet moved."""
     wanted = [desired("svc-a", "2027-06-30"), desired("svc-b", "2027-06-30", deliver=(OTHER,))]
     plan = planned(wanted, [key(1), key(1, "svc-b")])
-    server = Server(refuses=frozenset({"move svc-a-1 2027-06-30"}))
-    failed, done = server.run(plan)
+    server = ModelServer(refuses=frozenset({"move svc-a-1 2027-06-30"}))
+    failed, done = server.run(*plan.actions)
     assert isinstance(failed, Unfinished)
     assert (failed.id, failed.failure.code) == ("svc-a-1", "rejected")
     assert isinstance(done, Done)
@@ -1070,21 +941,21 @@ def test_a_change_that_fails_is_unfinished_and_keeps_nobody_else() -> None:
 def test_an_end_is_not_moved_before_its_token_is_delivered(refused) -> None:
     """No later run could see that a sink which tells nothing lacks it, but each sees the end."""
     [update] = planned([desired(expiry="2027-06-30")], [key()]).actions
-    server = Server(refuses=frozenset({refused}))
-    [result] = server.run(plan_of(update))
+    server = ModelServer(refuses=frozenset({refused}))
+    [result] = server.run(update)
     assert isinstance(result, Failed)
-    assert any(event.startswith(refused) for event in server.events)
-    assert not any(event.startswith("move") for event in server.events)
+    assert any(event.startswith(refused) for event in server.told)
+    assert not any(event.startswith("move") for event in server.told)
 
 
 def test_a_role_that_is_refused_delivers_nothing_and_moves_no_end() -> None:
     """The change as a whole has failed, with the server's reason."""
     plan = planned([desired(expiry="2027-06-30", role="Admin")], [key()])
-    server = Server(refuses=frozenset({"assign"}))
-    [result] = server.run(plan)
+    server = ModelServer(refuses=frozenset({"assign"}))
+    [result] = server.run(*plan.actions)
     assert isinstance(result, Failed)
     assert result.failure.code == "rejected"
-    assert server.events == ["assign svc-a-1 2"]
+    assert server.told == ["assign svc-a-1 Admin"]
     assert server.settled == 1
 
 
@@ -1092,46 +963,40 @@ def test_a_role_is_assigned_and_nothing_is_minted() -> None:
     """The tokens that are out go on working with the new role."""
     one = key()
     plan = planned([desired(role="Admin")], [one], {SINK: token(one)})
-    server = Server()
-    [result] = server.run(plan)
+    server = ModelServer()
+    [result] = server.run(*plan.actions)
     assert isinstance(result, Done)
-    assert server.events == ["assign svc-a-1 2"]
+    assert server.told == ["assign svc-a-1 Admin"]
 
 
-@pytest.mark.parametrize("at", ["mint svc-a-1", "write a.env", "move svc-a-1 2027-06-30"])
+@pytest.mark.parametrize("at", ["mint svc-a-1", "write file a.env A", "move svc-a-1 2027-06-30"])
 def test_a_stop_before_the_revoking_revokes_nothing(at) -> None:
     """What has begun is finished, and what would end lives on."""
     [update] = planned([desired(expiry="2027-06-30")], [key()]).actions
     [prune] = planned([], [key(1, "svc-old")], prune=True).actions
-    server = Server(stops_at=at)
-    changed, ended = server.run(plan_of(update, prune))
+    server = ModelServer(stop_at=at)
+    changed, ended = server.run(update, prune)
     assert ended == Skipped(prune, STOPPED)
     assert isinstance(changed, Done if at.startswith("move") else Unfinished)
     if isinstance(changed, Unfinished):
         assert changed.failure.message.endswith("The next run moves it.")
-    assert not any(event.startswith("revoke") for event in server.events)
+    assert not any(event.startswith("revoke") for event in server.told)
 
 
 def test_a_stop_amid_the_revoking_ends_no_more_than_what_is_in_flight() -> None:
     """What has ended is done, and what was not begun is skipped and lives on."""
     keys = [key(1, f"svc-{number}") for number in range(60)]
     plan = planned([], keys, prune=True)
-    server = Server(keys=keys)
-    third = itertools.count(1)
-
-    def at_third() -> None:
-        if next(third) == 3:
-            server.stop.ask()
-
-    server.at_revoking = at_third
-    results = server.run(plan)
+    server = ModelServer(rows=[Row.of(one) for one in keys])
+    server.watch = lambda: server.stop.ask() if len(server.revoked) == 3 else None
+    results = server.run(*plan.actions)
     done = {one.id for one in results if isinstance(one, Done)}
     skipped = [one for one in results if isinstance(one, Skipped)]
     assert done == server.ended
     assert 3 <= len(done) <= 3 + 8
     assert len(done) + len(skipped) == 60
     assert {one.failure for one in skipped} == {STOPPED}
-    begun = [event for event in server.told if isinstance(event, ActionBegun)]
+    begun = [event for event in server.heard if isinstance(event, ActionBegun)]
     assert len(begun) == len(done) == server.settled
 
 
@@ -1139,12 +1004,12 @@ def test_each_key_that_ended_is_told_of_at_once() -> None:
     """Not when all have: whoever watches sees how far it is."""
     keys = [key(1, f"svc-{number}") for number in range(30)]
     plan = planned([], keys, prune=True)
-    server = Server(keys=keys)
+    server = ModelServer(rows=[Row.of(one) for one in keys])
     ended: list[int] = []
-    server.at_revoking = lambda: ended.append(
-        sum(isinstance(event, ActionEnded) for event in server.told)
+    server.watch = lambda: ended.append(
+        sum(isinstance(event, ActionEnded) for event in server.heard)
     )
-    server.run(plan)
+    server.run(*plan.actions)
     assert len(ended) == 30
     assert ended[-1] >= 30 - 8
 
@@ -1152,12 +1017,12 @@ def test_each_key_that_ended_is_told_of_at_once() -> None:
 def test_one_key_that_cannot_be_revoked_keeps_no_other() -> None:
     """It alone has failed, with the server's own reason."""
     plan = planned([], [key(1, "svc-x"), key(1, "svc-y")], prune=True)
-    server = Server(refuses=frozenset({"revoke svc-x-1"}))
-    failed, done = server.run(plan)
+    server = ModelServer(refuses=frozenset({"revoke svc-x-1"}))
+    failed, done = server.run(*plan.actions)
     assert isinstance(failed, Failed)
     assert failed.failure.code == "rejected"
     assert isinstance(done, Done)
-    assert server.events.count("revoke svc-y-1") == 1
+    assert server.told.count("revoke svc-y-1") == 1
     assert server.settled == plan_with(plan).steps == 2
 
 
@@ -1166,7 +1031,7 @@ def test_a_bug_in_one_change_keeps_nobody_elses(monkeypatch) -> None:
     names = [f"svc-{number}" for number in range(5)]
     seen = [key(1, name, role="Admin", role_id=ADMIN.id) for name in names]
     plan = planned([desired(name, deliver=()) for name in names], seen)
-    server = Server(keys=seen)
+    server = ModelServer(rows=[Row.of(one) for one in seen])
     assign = server.assign_role
 
     def broken(key_id: str, role_id: str) -> None:
@@ -1175,7 +1040,7 @@ def test_a_bug_in_one_change_keeps_nobody_elses(monkeypatch) -> None:
         assign(key_id, role_id)
 
     monkeypatch.setattr(server, "assign_role", broken)
-    execution = server.execution(plan)
+    execution = server.execution(*plan.actions)
     with pytest.raises(ZeroDivisionError):
         execution.run()
     results = execution.end(WHY).results
@@ -1186,8 +1051,10 @@ def test_a_role_that_appears_while_the_run_looks_again_is_not_assigned() -> None
     """A key without a role may be one that another run is just making; one look serves all."""
     bare = [key(1, name, role=None, role_id=None) for name in ("svc-a", "svc-b", "svc-c")]
     wanted = [desired(name, deliver=()) for name in ("svc-a", "svc-b", "svc-c")]
-    server = Server(keys=[key(1, "svc-a"), key(1, "svc-b", role="Admin", role_id=ADMIN.id)])
-    results = server.run(planned(wanted, bare))
+    server = ModelServer(
+        rows=[Row.of(key()), Row.of(key(1, "svc-b", role="Admin", role_id=ADMIN.id))]
+    )
+    results = server.run(*planned(wanted, bare).actions)
     assert [type(one) for one in results] == [Done] * 3
-    assert server.events[:2] == ["wait", "look"]
-    assert sorted(server.events[2:]) == ["assign svc-b-1 1", "assign svc-c-1 1"]
+    assert server.told[:2] == ["wait", "look"]
+    assert sorted(server.told[2:]) == ["assign svc-b-1 Worker", "assign svc-c-1 Worker"]

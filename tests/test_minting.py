@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from builders import END, environment_with
+from model_server import Waits, token
 
 from provisioner import secret
 from provisioner.desired import ApiToken, Environment, SessionToken
@@ -16,7 +16,6 @@ from provisioner.errors import WorkspaceError
 from provisioner.execution import mint
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
-from provisioner.stop import Stop
 from provisioner.token import claims_of
 
 if TYPE_CHECKING:
@@ -29,24 +28,6 @@ def forgotten() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(secret, "_KNOWN", secret._Known())
         yield
-
-
-def token(key_id: str, ends: datetime | None, number: int = 0) -> Secret:
-    claims = {"workspaceId": "w", "type": "API_KEY", "jti": key_id, "number": number}
-    if ends is not None:
-        claims["exp"] = int(ends.timestamp())
-    head, body = (
-        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
-        for part in ({"alg": "HS256", "typ": "JWT"}, claims)
-    )
-    return Secret(f"{head}.{body}.{'x' * 43}")
-
-
-class Waits(Stop):
-    """A stop that waits for nothing."""
-
-    def sleep(self, seconds: float) -> None:
-        """Nobody counts the seconds here."""
 
 
 DIALECTS = pytest.mark.parametrize("dialect", Dialect)
