@@ -191,9 +191,9 @@ def test_slow_answers_and_a_hang_are_bounded_together(good, apply) -> None:
 
 def test_all_waits_of_a_look_count_together(scripted, answer, hurried) -> None:
     """Each request of it is throttled for less than it may take, and two are for more."""
-    throttled = answer(429, "{}", Retry_After="1")
+    throttled = answer(429, "{}", Retry_After="30")
     server = scripted(throttled, answer(200, "[]"), throttled, answer(200, "[]"))
-    shop = Environment(name="shop", url=server.url, limits=Limits(timeout=0.9))
+    shop = Environment(name="shop", url=server.url, limits=Limits(timeout=27))
     transport = Transport(shop, server.url, hurried(), hurry=True)
     assert transport.send("GET", "/", repeatable=True).status == 200
     assert transport.send("GET", "/", repeatable=True).status == 429

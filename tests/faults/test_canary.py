@@ -294,10 +294,10 @@ MAIN = "import sys\nfrom provisioner.cli import main\nsys.exit(main())\n"
 HURRIED = """
 from provisioner.stop import Stop
 now, sleep = Stop.now, Stop.sleep
-Stop.now = lambda self: 20 * now(self)
-Stop.sleep = lambda self, seconds: sleep(self, seconds / 20)
+Stop.now = lambda self: 10 * now(self)
+Stop.sleep = lambda self, seconds: sleep(self, seconds / 10)
 """
-"""Waits are a twentieth, by a clock that runs as fast: nobody counts the seconds here."""
+"""Waits are a tenth, by a clock that runs as fast: nobody counts the seconds here."""
 
 ENVIRONMENTS = dict(zip(("alpha", "bravo", "delta"), Dialect, strict=True))
 CREDENTIALS = ("email", "session_token", "token")
@@ -503,7 +503,7 @@ class Stage:
                 "url": laboratory.url,
                 "auth": auths[self.row.credential_of(environment)],
                 "headers": {"X-Proxy-Key": "${PROXY_KEY}"},
-                "limits": {"timeout": "1s"},
+                "limits": {"timeout": "3s"},
                 **({} if dialect is Dialect.LEGACY else {"role": "Admin"}),
             }
             keys[environment] = [
@@ -602,7 +602,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 def test_no_run_shows_a_secret_whatever_fails(piece: int, tmp_path: Path, aws: Aws) -> None:
     """Over every sink, dialect, format and log level, with faults at every step."""
     played = pieces()[piece]
-    with ThreadPoolExecutor(9) as threads:
+    with ThreadPoolExecutor(4) as threads:
         ends = list(threads.map(lambda row: play(row, tmp_path / f"row-{row.number}", aws), played))
     assert [(row, found) for row, (found, *_) in zip(played, ends, strict=True) if found] == []
     assert set().union(*(delivered for _, delivered, _ in ends)) == set(ALL_KINDS)
