@@ -345,6 +345,7 @@ class Fleet:
         """Runs one environment's actions; what a bug leaves open fails."""
         try:
             with bound(environment=name):
+                self._looks[name].workspace.begin_work()
                 execution.run()
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             execution.end(failure_of(self._surprised(name, error)))

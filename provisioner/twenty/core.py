@@ -70,6 +70,10 @@ class CoreWorkspace:
         """Close the connections that nothing uses now."""
         self._wire.release()
 
+    def begin_work(self) -> None:
+        """No other environment waits for this one any more."""
+        self._wire.begin_work()
+
     def close(self) -> None:
         """Closes all connections."""
         self._wire.close()

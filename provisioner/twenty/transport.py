@@ -110,7 +110,7 @@ class Transport:
         environment: its limits, headers and trusted authorities.
         address: where the server listens, `http(s)://host[:port][/prefix]`.
         stop: once it is asked for, nothing goes out that must not be repeated.
-        hurry: whether the first writes of other environments wait for the first look at this one.
+        hurry: whether the first writes of other environments wait for each look at this one.
         released: called whenever connections that nothing uses were closed.
         body_limit: bytes of an answer that is no list of all keys.
     """
@@ -136,7 +136,8 @@ class Transport:
         self._was_throttled = False
         self._looked = False
         self._released = released
-        self._look_left = _LOOK * self.timeout if hurry else inf
+        self._look_bound = _LOOK * self.timeout if hurry else inf
+        self._look_left = self._look_bound
         # A turn that our own declared rate has us wait for is not the server's doing.
         self._turns_count = environment.limits.requests_per_minute is None
         self._count = 0
@@ -149,15 +150,17 @@ class Transport:
         return self._count
 
     def release(self) -> None:
-        """Close the connections that nothing uses now; the first look is over.
-
-        From then on a read that was not answered in time is repeated: no other environment waits.
-        """
-        self._looked = True
-        self._look_left = inf
+        """Close the connections that nothing uses now: a look is over, and another has as long."""
+        self._look_left = self._look_bound
+        self._looked = self._looked or self._look_bound == inf
         self._session.close()
         if self._released is not None:
             self._released()
+
+    def begin_work(self) -> None:
+        """Repeat from now on also what was not answered in time: no other environment waits."""
+        self._looked = True
+        self._look_bound = self._look_left = inf
 
     def close(self) -> None:
         """Closes all connections."""
@@ -338,7 +341,7 @@ class Transport:
     def _look_is_over(self) -> LostAnswerError:
         return LostAnswerError(
             "timeout",
-            f"The first look at {self.name} ({self._host}) took more than "
+            f"The look at {self.name} ({self._host}) took more than "
             f"{_LOOK * self.timeout:g} s, and other environments wait for it.",
             "Run it alone with -e, or raise limits.timeout.",
         )

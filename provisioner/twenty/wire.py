@@ -65,6 +65,10 @@ class Wire:
         """Close the connections that nothing uses now."""
         self._transport.release()
 
+    def begin_work(self) -> None:
+        """No other environment waits for this one any more."""
+        self._transport.begin_work()
+
     def close(self) -> None:
         """Closes all connections."""
         self._transport.close()

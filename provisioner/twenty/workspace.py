@@ -231,9 +231,13 @@ class Workspace(Protocol):
         ...
 
     def release(self) -> None:
-        """Close the connections that nothing uses now; later requests open others.
+        """Close the connections that nothing uses now, after each look; later ones open others."""
+        ...
 
-        Called after the first look. Until then a server that does not answer in time is asked once.
+    def begin_work(self) -> None:
+        """Say that no other environment waits for this one any more.
+
+        Until then a server that does not answer in time is asked once, and a look has a bound.
         """
         ...
 
