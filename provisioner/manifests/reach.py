@@ -7,17 +7,14 @@ run. Where a pull request changes one of them, nobody may have reviewed it befor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from yaml import CBaseLoader, YAMLError
-from yaml import load as parsed
-
 from provisioner.address import CommandAddress
+from provisioner.manifests import document, text
 from provisioner.manifests.load import ENVIRONMENTS, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from provisioner.desired import DesiredKey
@@ -35,12 +32,12 @@ def newly_reached(manifests: Path, base: Path, environments: Path | None = None)
         environments: read in place of the environments.yaml of both; those are compared all the
             same.
     """
-    ours, theirs = dict(_files(manifests)), dict(_files(base))
+    ours, theirs = _contents(manifests), _contents(base)
     if ours.get(ENVIRONMENTS) != theirs.get(ENVIRONMENTS):
         return f"it changes `{ENVIRONMENTS}`, which says where credentials are sent"
     if ours == theirs:
         return None
-    if not _deliveries(ours) <= _deliveries(theirs):
+    if not _deliveries(manifests) <= _deliveries(base):
         return "it changes a `deliver` or a `check`"
     loaded = (load(one, environments=environments).desired for one in (manifests, base))
     head, known = map(_commands, loaded)
@@ -49,33 +46,41 @@ def newly_reached(manifests: Path, base: Path, environments: Path | None = None)
     return None
 
 
-def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """The YAML files below a folder, by their paths in it."""
+def _files(folder: Path) -> Iterator[Path]:
+    """The YAML files below a folder."""
     for file in sorted(folder.rglob("*")):
         if file.suffix in _SUFFIXES and file.is_file():
-            yield file.relative_to(folder).as_posix(), file.read_bytes()
+            yield file
 
 
-def _deliveries(files: dict[str, bytes]) -> frozenset[str]:
-    """Every `deliver` as it is written; of a file that is not YAML none."""
+def _contents(folder: Path) -> dict[str, bytes]:
+    """What they hold, by their paths in it."""
+    return {one.relative_to(folder).as_posix(): one.read_bytes() for one in _files(folder)}
+
+
+def _deliveries(folder: Path) -> frozenset[str]:
+    """Every `deliver` as it is written; of a file that cannot be read none.
+
+    A run's own reader reads it: where two readers took a line for the end of another one, a
+    manifest could show each of them something else.
+    """
 
     def found(node: object) -> Iterator[str]:
-        if isinstance(node, Mapping):
+        if isinstance(node, document.Mapping):
             if "deliver" in node:
                 yield json.dumps(node["deliver"], sort_keys=True, default=str)
             for part in node.values():
                 yield from found(part)
-        elif isinstance(node, Sequence) and not isinstance(node, str):
+        elif isinstance(node, document.Sequence):
             for part in node:
                 yield from found(part)
 
-    def document(text: bytes) -> object:
-        try:
-            return parsed(text, CBaseLoader)  # noqa: S506 - it makes nothing but text
-        except YAMLError:
-            return None
+    def root(file: Path) -> object:
+        content = text.read(file, file.name)
+        read = document.read(content, file.name)[0] if isinstance(content, str) else None
+        return read and read.root
 
-    return frozenset(one for text in files.values() for one in found(document(text)))
+    return frozenset(one for file in _files(folder) for one in found(root(file)))
 
 
 def _commands(desired: Mapping[str, tuple[DesiredKey, ...]]) -> frozenset[object]:
