@@ -642,42 +642,19 @@ FILE = "{file: b.env}"
 CHECK = "{command: [./take], check: [./check]}"
 
 
-@pytest.fixture
-def stranger() -> Iterator[tuple[socket.socket, list[bytes]]]:
-    """A listening socket, and what was sent to it."""
-    heard: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    heard.append(connection.recv(65_536))
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield server, heard
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
-
-
-def test_a_changed_url_is_validated_and_told_how_to_approve(runner, github, stranger):
+def test_a_changed_url_is_validated_and_told_how_to_approve(runner, github, listener):
     """No credential leaves; the comment and the summary say why, and the next plan replaces it."""
-    server, heard = stranger
     file = runner.place / "work" / "manifests" / "environments.yaml"
-    file.write_text(ELSEWHERE.replace("PORT", str(server.getsockname()[1])))
+    file.write_text(ELSEWHERE.replace("PORT", str(listener.port)))
     ran = runner.run({}, pull_request(), TWENTY_TOKEN="credential-of-this-run")
     assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
-    assert heard == []
+    assert listener.heard == []
     for told_ in (github.comments[0]["body"], ran.summary):
         assert "it changes `environments.yaml`" in told_
         assert "To approve: review these changes, then start this workflow by hand" in told_
     planned = runner.run({"command": "plan"}, pull_request(), TWENTY_TOKEN="credential-of-this-run")
     assert planned.code == 4
-    assert any(b"credential-of-this-run" in one for one in heard)
+    assert any(b"credential-of-this-run" in one for one in listener.heard)
     assert len(github.comments) == 1
 
 

@@ -6,10 +6,8 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "templates" / "provision.yml"
@@ -214,28 +212,6 @@ def merge_request(run, project: Path, tmp_path: Path) -> Callable[..., Any]:
     return plan
 
 
-@pytest.fixture
-def stranger() -> Iterator[tuple[int, list[bytes]]]:
-    """A port of loopback, and what was sent to it."""
-    heard: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    heard.append(connection.recv(65_536))
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield server.getsockname()[1], heard
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
-
-
 def program(project: Path, name: str) -> Path:
     """A program of the merge request that would leave its variables behind."""
     file = project / name
@@ -266,19 +242,18 @@ def test_a_merge_request_that_reaches_nothing_new_is_planned(merge_request, proj
     assert (project / "provision-plan.json").is_file()
 
 
-def test_a_changed_url_of_a_merge_request_gets_no_credential(merge_request, project, stranger):
+def test_a_changed_url_of_a_merge_request_gets_no_credential(merge_request, project, listener):
     """The same job without the comparison sends it, so that the test can fail."""
-    port, heard = stranger
     (project / "manifests" / "environments.yaml").write_text(
-        f"version: 1\nenvironments: {{dev: {{url: 'http://127.0.0.1:{port}', "
+        f"version: 1\nenvironments: {{dev: {{url: 'http://127.0.0.1:{listener.port}', "
         "auth: {token: '${TWENTY_TOKEN}'}, role: Admin}}\n"
     )
     done = merge_request()
     only_validated(done, project, "it changes `environments.yaml`")
-    assert heard == []
+    assert listener.heard == []
     by_hand = merge_request(CI_PIPELINE_SOURCE="web")
     assert by_hand.returncode == 1, by_hand.stderr
-    assert any(b"credential-of-this-run" in one for one in heard)
+    assert any(b"credential-of-this-run" in one for one in listener.heard)
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
-import threading
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import processes
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 CREDENTIAL = "credential-of-this-very-run"
@@ -66,18 +62,6 @@ class Checkout:
         own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         env = {**own, "TWENTY_TOKEN": CREDENTIAL, **variables}
         return processes.provision(*arguments, cwd=self.folder, env=env, timeout=100)
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Whatever is sent to a port of loopback.
-
-    Attributes:
-        heard: the first bytes of each connection.
-    """
-
-    port: int
-    heard: list[bytes] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -188,30 +172,6 @@ def test_a_git_of_the_checkout_is_not_run(checkout):
 
 
 # What the workflow allows
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    """A server of the stranger."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        found = Listener(server.getsockname()[1])
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.settimeout(2)
-                    with suppress(OSError):
-                        found.heard.append(connection.recv(65_536))
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield found
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
 
 
 ELSEWHERE = """\
@@ -333,7 +293,7 @@ def test_validate_reads_the_protected_environments(checkout, tmp_path):
 
 
 @pytest.mark.parametrize("command", [*RESTRICTED, ("list",), ("export",)], ids=" ".join)
-@pytest.mark.parametrize("change", ["url", "check", "folder", "arguments", "problem"])
+@pytest.mark.parametrize("change", ["url", "check", "folder", "arguments", "line end", "problem"])
 def test_what_the_branch_does_not_reach_is_refused(checkout, listener, tmp_path, command, change):
     """Nothing of it runs, and no credential leaves."""
     for name in ("take", "check"):
@@ -355,6 +315,10 @@ def test_what_the_branch_does_not_reach_is_refused(checkout, listener, tmp_path,
             (manifest.parent / "team" / "more.yml").write_text(other)
         case "arguments":
             manifest.write_text(manifest.read_text().replace("name: a", "name: b"))
+        case "line end":
+            # YAML 1.1 sees a line after it, and no document at all.
+            checkout.write("{file: other.env}")
+            manifest.write_text("# \x85]}: [\n" + manifest.read_text(), "utf-8")
         case _:
             manifest.write_text(manifest.read_text() + "  - {name: [\n")
     done = checkout.run(*command, "--against", str(base))
