@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
 import threading
 from html import escape
 from typing import TYPE_CHECKING
@@ -84,15 +85,13 @@ def hidden(document: object) -> object:
 
     Each text of it by itself, so that no secret can be a part of how the document is written.
     """
-    match document:
-        case str():
-            return masked(document, shortest=NO_WORD)
-        case dict():
-            return {hidden(name): hidden(value) for name, value in document.items()}
-        case list() | tuple():
-            return [hidden(value) for value in document]
-        case _:
-            return document
+    if isinstance(document, str):
+        return _KNOWN.mask(document, NO_WORD)
+    if isinstance(document, dict):
+        return {_KNOWN.mask(name, NO_WORD): hidden(value) for name, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [hidden(value) for value in document]
+    return document
 
 
 def masked(text: str, *, shortest: int = _SHORTEST) -> str:
@@ -123,6 +122,8 @@ class _Known:
         self._new: list[str] = []
         self._short: dict[str, int] = {}
         self._by_tail: dict[str, dict[str, int]] = {}
+        self._each: list[tuple[str, int]] = []
+        self._least = sys.maxsize
 
     def add(self, value: str) -> None:
         scheme = _SCHEME.match(value)
@@ -134,11 +135,10 @@ class _Known:
 
     def mask(self, text: str, shortest: int) -> str:
         with self._lock:
-            for value in self._new:
-                for form in _forms(value):
-                    home = self._by_tail.setdefault(form[-_TAIL:], {})
-                    (home if len(form) >= _TAIL else self._short)[form] = len(value)
-            self._new.clear()
+            if self._new:
+                self._learn()
+            if len(text) < self._least:
+                return text
             found = sorted(self._found(text, shortest))
         shown: list[str] = []
         end = 0
@@ -148,19 +148,31 @@ class _Known:
             end = max(end, last)
         return "".join((*shown, text[end:])) if found else text
 
+    def _learn(self) -> None:
+        """Take in the forms of the values that were added since the last text."""
+        for value in self._new:
+            for form in _forms(value):
+                home = self._by_tail.setdefault(form[-_TAIL:], {})
+                (home if len(form) >= _TAIL else self._short)[form] = len(value)
+                self._least = min(self._least, len(form))
+        self._new.clear()
+        each = dict(self._short)
+        if len(self._by_tail) <= self._few:
+            for forms in self._by_tail.values():
+                each |= forms
+        self._each = sorted(each.items(), key=lambda item: len(item[0]))
+
     def _found(self, text: str, shortest: int) -> list[tuple[int, int]]:
         """Where secrets stand in the text, first and behind the last sign; they may overlap."""
         found: list[tuple[int, int]] = []
-        few = self._short
-        if len(self._by_tail) <= self._few:
-            for forms in self._by_tail.values():
-                few = few | forms
-        else:
+        if len(self._by_tail) > self._few:
             for end in range(_TAIL, len(text) + 1):
                 for form, length in self._by_tail.get(text[end - _TAIL : end], _NONE).items():
                     if length >= shortest and text.endswith(form, 0, end):
                         found.append((end - len(form), end))
-        for form, length in few.items():
+        for form, length in self._each:
+            if len(form) > len(text):  # The forms are in order: none behind this one fits.
+                break
             start = text.find(form) if length >= shortest else -1
             while start >= 0:
                 found.append((start, start + len(form)))
