@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.address import (
+    AwsAddress,
+    CommandAddress,
+    FileAddress,
+    GithubAddress,
+    GitlabAddress,
+    KubernetesAddress,
+    VaultAddress,
+)
 from provisioner.plan.model import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
 from provisioner.times import format_moment
 
@@ -16,8 +24,6 @@ if TYPE_CHECKING:
     from provisioner.address import Address
     from provisioner.desired import DesiredKey
     from provisioner.plan.model import Action, EnvironmentPlan
-
-_ADDRESS = "Address"
 
 
 def digest(plans: Iterable[EnvironmentPlan], desired: Mapping[str, tuple[DesiredKey, ...]]) -> str:
@@ -97,6 +103,28 @@ def _sinks(addresses: Iterable[Address]) -> list[dict[str, object]]:
     return sorted(map(_address, addresses), key=json.dumps)
 
 
-def _address(address: Address) -> dict[str, object]:
-    kind = type(address).__name__.removesuffix(_ADDRESS).lower()
-    return {"kind": kind} | {each.name: getattr(address, each.name) for each in fields(address)}
+def _address(address: Address) -> dict[str, object]:  # noqa: PLR0911 - one for each kind
+    """Write out every part of an address: plan files hold digests over these very names."""
+    match address:
+        case FileAddress(path, variable, file_format):
+            return {"kind": "file", "path": path, "variable": variable, "format": file_format}
+        case CommandAddress(argv, check):
+            return {"kind": "command", "argv": argv, "check": check}
+        case VaultAddress(mount, path, field):
+            return {"kind": "vault", "mount": mount, "path": path, "field": field}
+        case AwsAddress(secret, region):
+            return {"kind": "aws", "secret": secret, "region": region}
+        case GithubAddress():
+            return {
+                "kind": "github",
+                "owner": address.owner,
+                "secret": address.secret,
+                "repository": address.repository,
+                "environment": address.environment,
+            }
+        case GitlabAddress(project, variable):
+            return {"kind": "gitlab", "project": project, "variable": variable}
+        case KubernetesAddress(namespace, secret, key):
+            return {"kind": "kubernetes", "namespace": namespace, "secret": secret, "key": key}
+        case _:
+            assert_never(address)
