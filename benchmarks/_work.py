@@ -20,10 +20,10 @@ import yaml
 from _manifests import ENVIRONMENT, ROLE, end, name
 
 from provisioner import schemas
-from provisioner.desired import Environment
 from provisioner.manifests import document, load
 from provisioner.manifests.schema import published, reference
-from provisioner.observed import KnownRoles, Observation, ObservedKey, Role
+from provisioner.model.desired import Environment
+from provisioner.model.observed import KnownRoles, Observation, ObservedKey, Role
 from provisioner.plan import plan_environment
 
 Parts = tuple[float, ...]

@@ -10,14 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from provisioner.address import (
-    CommandAddress,
-    FileAddress,
-    GithubAddress,
-    VaultAddress,
-)
-from provisioner.desired import DesiredKey, Environment, Limits, Policy, Rotation
-from provisioner.observed import KnownRoles, NoRoles, Observation, ObservedKey, Role
+from provisioner.errors.problem import Place
+from provisioner.model.desired import DesiredKey, Environment, Limits, Policy, Rotation
+from provisioner.model.expiry import parse_expiry
+from provisioner.model.observed import KnownRoles, NoRoles, Observation, ObservedKey, Role
+from provisioner.model.sink_address import CommandAddress, FileAddress, GithubAddress, VaultAddress
 from provisioner.plan import (
     Change,
     Create,
@@ -30,14 +27,12 @@ from provisioner.plan import (
     Unobserved,
     Update,
 )
-from provisioner.problem import Place
-from provisioner.times import parse_expiry
 
 if TYPE_CHECKING:
-    from provisioner.address import Address
-    from provisioner.observed import Roles
+    from provisioner.model.expiry import Expiry
+    from provisioner.model.observed import Roles
+    from provisioner.model.sink_address import Address
     from provisioner.plan import Action
-    from provisioner.times import Expiry
 
 SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)

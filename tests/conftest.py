@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, settings
 
 from provisioner import secret
 from provisioner.cli import main
-from provisioner.desired import ApiToken, Environment, SessionToken, SignIn
+from provisioner.model.desired import ApiToken, Environment, SessionToken, SignIn
+from provisioner.runtime.cancellation import Stop
 from provisioner.sandbox import Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
-from provisioner.stop import Stop
 from provisioner.twenty.connect import connect
 
 if TYPE_CHECKING:

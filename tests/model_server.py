@@ -18,24 +18,24 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from builders import ADMIN, END, NOW, SECOND, WORKER, observation_with, observed_key, part_with
 
-from provisioner.errors import SinkError, WorkspaceError
+from provisioner.errors.exceptions import SinkError, WorkspaceError
+from provisioner.errors.failure import Failure
 from provisioner.execution import Done, Execution, Mark
-from provisioner.execution.delivery import LONG
-from provisioner.failure import Failure
-from provisioner.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
+from provisioner.execution.deliver import LONG
+from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
+from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Revoke, Rotate, Update
+from provisioner.runtime.cancellation import STOPPED, Stop
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Holds, Nothing, Unread
-from provisioner.stop import STOPPED, Stop
-from provisioner.token import claims_of
 from provisioner.twenty.workspace import Created, NewKey, NotCreated, NotSent, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
-    from provisioner.address import Address
-    from provisioner.desired import Depth
     from provisioner.execution import Event, Result
+    from provisioner.model.desired import Depth
+    from provisioner.model.sink_address import Address
     from provisioner.plan import Action
     from provisioner.sinks.sink import Content, Sink
     from provisioner.twenty.workspace import Ledger, Outcome, Record

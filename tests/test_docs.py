@@ -17,16 +17,17 @@ import yaml
 from builders import limits_with
 from jsonschema import Draft202012Validator
 
-from provisioner import descriptors, schemas, stop
-from provisioner.cli import provision, reconcile, signals
-from provisioner.errors import InvalidInputError
-from provisioner.execution import creation
+from provisioner import schemas
+from provisioner.cli import provision, run, signals
+from provisioner.errors.exceptions import InvalidInputError
+from provisioner.execution import create
 from provisioner.manifests import CODES, load
 from provisioner.manifests.document import MAX_PROBLEMS
 from provisioner.plan import Finding
-from provisioner.plan.model import DeliverReason, Reason, RevokeReason
+from provisioner.plan.actions import DeliverReason, Reason, RevokeReason
+from provisioner.runtime import cancellation, file_descriptors
 from provisioner.sinks.sink import SinkCode
-from provisioner.twenty import core_creation
+from provisioner.twenty import core_bulk_create
 from provisioner.twenty.answers import RefusalCode
 
 pytestmark = pytest.mark.fast
@@ -47,7 +48,9 @@ CHECKING_CODES = {"file_unread"}
 RAISERS = {"WorkspaceError", "RefusedError", "WrongUsageError", "Failure", "LostAnswerError"} | {
     *("OutputError", "StalePlanError", "Unreadable")
 }
-NEVER_IN_JSON = {"bulk.py", "cli", "handover.py", "planfile/reading.py"}
+NEVER_IN_JSON = {
+    *("operations/bulk_create.py", "operations/mint_token.py", "planfile/read.py", "cli"),
+}
 """Modules of `create`, `token`, of plan files that are none and of the command line: what they
 raise ends in text on stderr."""
 
@@ -192,7 +195,9 @@ def test_codes_of_the_body_are_those_that_the_source_writes():
     """The two codes of `create`'s body are the ones in the source, and no third is."""
     written = {
         node.value
-        for node in ast.walk(ast.parse(sources()["body.py"] + sources()["cli/source.py"]))
+        for node in ast.walk(
+            ast.parse(sources()["operations/request_body.py"] + sources()["cli/body_source.py"])
+        )
         if isinstance(node, ast.Constant) and str(node.value).endswith("_invalid")
     }
     assert written == BODY_CODES
@@ -249,10 +254,10 @@ def test_exit_codes_of_the_readme_are_those_of_the_errors_page():
 def test_figures_of_stopping_and_of_looking_again_are_those_of_the_code():
     """Whoever sets a pipeline's grace by the page gets what the page says."""
     words = " ".join(text("docs/errors.md").split())
-    assert f"has {stop.GRACE:g} seconds" in words
+    assert f"has {cancellation.GRACE:g} seconds" in words
     assert (signals._PATIENCE, "A third signal ends it at once" in words) == (3, True)
-    assert (creation.ROUNDS, "eight looks" in words) == (8, True)
-    assert f"up to {core_creation._SEVERAL} a document" in text("docs/twenty-api.md")
+    assert (create.ROUNDS, "eight looks" in words) == (8, True)
+    assert f"up to {core_bulk_create._SEVERAL} a document" in text("docs/twenty-api.md")
 
 
 # Schemas
@@ -523,12 +528,12 @@ def test_numbers_of_bounds_are_those_of_the_code():
 def test_figures_of_open_files_are_those_of_the_code():
     """The page on platforms says how many descriptors a run of all widths takes."""
     page = text("docs/platforms.md")
-    assert f"{descriptors._ENOUGH:,}".replace(",", " ") in page
-    assert f"+ {reconcile._BESIDE} of what is left after {descriptors._FOR_ALL} for" in page
-    wanted = (limits_with().parallel + reconcile._BESIDE) * reconcile._WIDTH + descriptors._FOR_ALL
+    assert f"{file_descriptors._ENOUGH:,}".replace(",", " ") in page
+    assert f"+ {run._BESIDE} of what is left after {file_descriptors._FOR_ALL} for" in page
+    wanted = (limits_with().parallel + run._BESIDE) * run._WIDTH + file_descriptors._FOR_ALL
     [said] = re.findall(r"a limit of about (\d+) is enough", page)
     assert wanted < int(said) < wanted + 32
-    assert f"all\n{reconcile._WIDTH} environments" in page
+    assert f"all\n{run._WIDTH} environments" in page
 
 
 def test_the_help_of_schema_names_every_schema():

@@ -13,7 +13,7 @@ import click
 from provisioner import __version__
 from provisioner.cli.exit_codes import INTERRUPTED, USAGE
 from provisioner.cli.group import CommandGroup
-from provisioner.cli.streams import settle_streams
+from provisioner.cli.standard_streams import settle_streams
 
 
 @click.group(
@@ -56,6 +56,6 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _ended_by(error: Exception) -> int:
-    from provisioner.cli.ending import tell  # noqa: PLC0415 - only when something went wrong
+    from provisioner.cli.exits import tell  # noqa: PLC0415 - only when something went wrong
 
     return tell(error)

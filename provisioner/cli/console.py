@@ -9,22 +9,22 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from provisioner.cli.github_actions import without_commands
-from provisioner.cli.log_lines import logs_json, set_up_log
+from provisioner.cli.log import logs_json, set_up_log
 from provisioner.cli.run_id import new_run_id
-from provisioner.cli.streams import lead_nowhere
-from provisioner.errors import InvalidInputError, OutputError
-from provisioner.report.documents import as_json, problems_document
-from provisioner.report.text import COLOUR, PLAIN, Palette, visible
+from provisioner.cli.standard_streams import lead_nowhere
+from provisioner.errors.exceptions import InvalidInputError, OutputError
+from provisioner.render.json import as_json, problems_document
+from provisioner.render.text import COLOUR, PLAIN, Palette, visible
+from provisioner.runtime.log_context import about
 from provisioner.secret import NO_WORD, masked
-from provisioner.subject import about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from provisioner.cli.options import Output
-    from provisioner.failure import Failure
-    from provisioner.report.forms import Form, Told
-    from provisioner.subject import Subject
+    from provisioner.errors.failure import Failure
+    from provisioner.render.formats import Form, Told
+    from provisioner.runtime.log_context import Subject
 
 _LOG = logging.getLogger("provisioner")
 
@@ -71,7 +71,7 @@ class Console:
             OutputError: as `text`.
         """
         # Only here: its forms need YAML, without which an error is still told.
-        from provisioner.report.forms import in_form  # noqa: PLC0415 - as said above
+        from provisioner.render.formats import in_form  # noqa: PLC0415 - as said above
 
         _write(sys.stdout, without_commands(in_form(told, form, self.palette), form))
 

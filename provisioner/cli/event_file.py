@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.output_file import is_stream, open_output, write_all
-from provisioner.report.events import event_document
+from provisioner.model.expiry import format_milliseconds
+from provisioner.render.events import event_document
 from provisioner.secret import hidden
-from provisioner.times import format_milliseconds
 
 if TYPE_CHECKING:
     from provisioner.execution import Event

@@ -1,4 +1,4 @@
-"""The exit codes that commands return; errors carry their own (`provisioner.errors`)."""
+"""The exit codes that commands return; errors carry their own (`provisioner.errors.exceptions`)."""
 
 UNEXPECTED = 1
 CHANGES = 2

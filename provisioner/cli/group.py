@@ -40,7 +40,9 @@ class CommandGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, line = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(f"provisioner.cli.{module}"), module)
+        command: click.Command = getattr(
+            import_module(f"provisioner.cli.commands.{module}"), module
+        )
         command.short_help = line
         return command
 

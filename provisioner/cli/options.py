@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import click
 from click.core import ParameterSource
 
-from provisioner.cli.completing import directories, environment_names, key_names
-from provisioner.restrictions import Restrictions, SinkRule
+from provisioner.cli.completion_items import directories, environment_names, key_names
+from provisioner.model.restrictions import Restrictions, SinkRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.desired import SinkKind
-    from provisioner.guards import Leave
-    from provisioner.report.forms import Form
+    from provisioner.model.desired import SinkKind
+    from provisioner.reconcile.guards import Leave
+    from provisioner.render.formats import Form
 
     Command = Callable[..., int]
 
 REPORT_FORMS = ("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
-"""The forms of `--report`: all that `provisioner.report.forms` knows."""
+"""The forms of `--report`: all that `provisioner.render.formats` knows."""
 
 SINK_KINDS: tuple[SinkKind, ...] = (
     *("file", "command", "vault", "aws", "github", "gitlab", "kubernetes"),
 )
-"""The kinds of `--allow-sink`: all that `provisioner.desired.SinkKind` has."""
+"""The kinds of `--allow-sink`: all that `provisioner.model.desired.SinkKind` has."""
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -136,7 +136,7 @@ class Leaving(NamedTuple):
 
     def leave(self) -> Leave:
         """The same for the guards."""
-        from provisioner.guards import Leave  # noqa: PLC0415 - keeps --help fast
+        from provisioner.reconcile.guards import Leave  # noqa: PLC0415 - keeps --help fast
 
         return Leave(max_revoke=self.max_revoke, protected=self.allow_protected)
 

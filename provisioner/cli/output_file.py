@@ -6,7 +6,7 @@ import os
 import re
 from typing import BinaryIO
 
-from provisioner.errors import WrongUsageError
+from provisioner.errors.exceptions import WrongUsageError
 
 _STREAM = re.compile(r"/dev/(?:fd/(\d+)|stdout|stderr)")
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from provisioner.cli.reconcile import prepare
-from provisioner.errors import InvalidInputError, StalePlanError, WrongUsageError
+from provisioner.cli.run import prepare
+from provisioner.errors.exceptions import InvalidInputError, StalePlanError, WrongUsageError
 from provisioner.manifests import load
 from provisioner.manifests.text import read_bytes, reason
 from provisioner.plan import concerned
@@ -30,18 +30,18 @@ from provisioner.planfile import (
     text,
     unwritable,
 )
-from provisioner.report.documents import plan_document
-from provisioner.report.text import visible
+from provisioner.render.json import plan_document
+from provisioner.render.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.cli.console import Console
     from provisioner.cli.options import Leaving, Reconciling, Selection
-    from provisioner.cli.reconcile import Prepared
-    from provisioner.fleet import Fleet
+    from provisioner.cli.run import Prepared
     from provisioner.plan import Plan
     from provisioner.planfile import PlanFile
+    from provisioner.reconcile.reconciler import Fleet
 
 _HEAD = 64
 """Bytes by which a plan file is known."""

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.log_lines import logs_json
-from provisioner.failure import failure_of
+from provisioner.cli.log import logs_json
+from provisioner.errors.failure import failure_of
 from provisioner.plan import Planned, Revoke, Rotate
-from provisioner.report.documents import plan_document, result_document
-from provisioner.report.markdown import plan_markdown, result_markdown
-from provisioner.report.text import plan_text, result_text, visible
-from provisioner.subject import about
+from provisioner.render.json import plan_document, result_document
+from provisioner.render.markdown import plan_markdown, result_markdown
+from provisioner.render.text import plan_text, result_text, visible
+from provisioner.runtime.log_context import about
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.cli.console import Console
     from provisioner.cli.options import Selection
-    from provisioner.cli.reconcile import Prepared
-    from provisioner.errors import RefusedError
+    from provisioner.cli.run import Prepared
+    from provisioner.errors.exceptions import RefusedError
     from provisioner.execution import RunResult
     from provisioner.plan import Plan
 

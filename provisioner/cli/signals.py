@@ -9,7 +9,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from provisioner.stop import Stop
+from provisioner.runtime.cancellation import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

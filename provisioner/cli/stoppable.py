@@ -21,7 +21,7 @@ def stoppable(command: Command) -> Command:
     @wraps(command)
     def caught(**arguments: object) -> int:
         from provisioner.cli.signals import Signals  # noqa: PLC0415 - keeps --help fast
-        from provisioner.errors import ProvisionError  # noqa: PLC0415 - as above
+        from provisioner.errors.exceptions import ProvisionError  # noqa: PLC0415 - as above
 
         signals = Signals()
         with signals.caught():
@@ -30,7 +30,7 @@ def stoppable(command: Command) -> Command:
             except ProvisionError as error:
                 if signals.exit_code is None:
                     raise
-                from provisioner.cli.ending import tell  # noqa: PLC0415 - only when it went wrong
+                from provisioner.cli.exits import tell  # noqa: PLC0415 - only when it went wrong
 
                 tell(error)
                 return signals.exit_code

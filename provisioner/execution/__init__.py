@@ -1,6 +1,6 @@
 """Execution: the actions of one environment are carried out, and every outcome is kept."""
 
-from provisioner.execution.delivery import mint
+from provisioner.execution.deliver import mint
 from provisioner.execution.events import (
     ActionBegun,
     ActionEnded,
@@ -14,9 +14,8 @@ from provisioner.execution.events import (
     Tell,
     untold,
 )
-from provisioner.execution.execution import Execution
-from provisioner.execution.mark import Mark
-from provisioner.execution.result import (
+from provisioner.execution.execute import Execution
+from provisioner.execution.results import (
     Done,
     Executed,
     Failed,
@@ -28,6 +27,7 @@ from provisioner.execution.result import (
     made_by_this_run,
     undelivered,
 )
+from provisioner.execution.run_marker import Mark
 
 __all__ = [
     "ActionBegun",

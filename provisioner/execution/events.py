@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from provisioner.execution.result import Executed, Result
-    from provisioner.failure import Failure
-    from provisioner.observed import Observation
+    from provisioner.errors.failure import Failure
+    from provisioner.execution.results import Executed, Result
+    from provisioner.model.observed import Observation
     from provisioner.plan import Action, Plan, Unobserved
 
 

@@ -4,7 +4,7 @@
 environment of its declaration with the variables of the run.
 """
 
-from provisioner.manifests.codes import CODES, WARNINGS
+from provisioner.errors.codes import CODES, WARNINGS
 from provisioner.manifests.environments import DeclaredEnvironment, resolve, url_of
 from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load, look_alikes
 from provisioner.manifests.reach import newly_reached

@@ -28,8 +28,8 @@ from yaml.events import (
 )
 from yaml.reader import ReaderError
 
+from provisioner.errors.problem import Place, Problem
 from provisioner.manifests.text import place_at
-from provisioner.problem import Place, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from provisioner.desired import (
+from provisioner.errors.problem import Place, Problem
+from provisioner.http_client.loopback import is_loopback
+from provisioner.manifests import characters, variables
+from provisioner.manifests.document import Document, Mapping, Mark, Sequence
+from provisioner.manifests.policy_check import DeclaredPolicy, Demands, policy_of, rules_of
+from provisioner.manifests.schema import published
+from provisioner.manifests.schema_errors import environments_problems
+from provisioner.manifests.text import MAX_BYTES, read_bytes, reason
+from provisioner.manifests.variables import Template, Variable
+from provisioner.model.desired import (
     ApiToken,
     Credential,
     Environment,
@@ -22,23 +31,14 @@ from provisioner.desired import (
     Share,
     SignIn,
 )
-from provisioner.loopback import is_loopback
-from provisioner.manifests import characters, variables
-from provisioner.manifests.demands import DeclaredPolicy, Demands, policy_of, rules_of
-from provisioner.manifests.document import Document, Mapping, Mark, Sequence
-from provisioner.manifests.schema import published
-from provisioner.manifests.shape import environments_problems
-from provisioner.manifests.text import MAX_BYTES, read_bytes, reason
-from provisioner.manifests.variables import Template, Variable
-from provisioner.problem import Place, Problem
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
     import collections.abc
     from pathlib import Path
 
-    from provisioner.desired import DesiredKey, Generation
-    from provisioner.manifests.demands import Rule
+    from provisioner.manifests.policy_check import Rule
+    from provisioner.model.desired import DesiredKey, Generation
 
 SANDBOX = ("sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:legacy")
 """The URLs of the embedded Twenty."""

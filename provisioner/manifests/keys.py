@@ -9,15 +9,14 @@ from math import prod
 from sys import intern
 from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
 
-from provisioner.address import Address, FileAddress
-from provisioner.desired import Depth, DesiredKey, Rotation
+from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
-from provisioner.manifests.delivery import ADDRESSES, Filled, SinkTemplate, Template, parts_of
 from provisioner.manifests.document import Document, Mapping, Mark, Sequence
 from provisioner.manifests.schema import is_expiry, published
-from provisioner.manifests.shape import manifest_problems, show
-from provisioner.problem import Place, Problem
-from provisioner.times import (
+from provisioner.manifests.schema_errors import manifest_problems, show
+from provisioner.manifests.templates import ADDRESSES, Filled, SinkTemplate, Template, parts_of
+from provisioner.model.desired import Depth, DesiredKey, Rotation
+from provisioner.model.expiry import (
     ExpiresAfter,
     ExpiresAt,
     ExpiresNever,
@@ -25,13 +24,14 @@ from provisioner.times import (
     parse_duration,
     parse_expiry,
 )
+from provisioner.model.sink_address import Address, FileAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from collections.abc import Sequence as SequenceOf
     from datetime import datetime
 
-    from provisioner.manifests.demands import Demands
+    from provisioner.manifests.policy_check import Demands
 
 MAX_MATRIX = 10_000
 """Keys that one matrix may give in one environment."""

@@ -8,18 +8,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from provisioner.collector import without_collector
+from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import document, text
 from provisioner.manifests.characters import escaped, skeleton
 from provisioner.manifests.environments import Declarations, DeclaredEnvironment, declare
 from provisioner.manifests.keys import Collection
-from provisioner.problem import Place, Problem
+from provisioner.runtime.gc_pause import without_collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
-    from provisioner.desired import DesiredKey
+    from provisioner.model.desired import DesiredKey
 
 ENVIRONMENTS = "environments.yaml"
 """The name of the environments file; every other YAML file is a manifest."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from provisioner.address import CommandAddress
 from provisioner.manifests import document, text
 from provisioner.manifests.load import ENVIRONMENTS, load
+from provisioner.model.sink_address import CommandAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from provisioner.desired import DesiredKey
+    from provisioner.model.desired import DesiredKey
 
 _SUFFIXES = frozenset({".yaml", ".yml"})
 

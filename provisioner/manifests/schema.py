@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from provisioner import schemas
-from provisioner.times import parse_duration, parse_expiry, parse_moment
+from provisioner.model.expiry import parse_duration, parse_expiry, parse_moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sized

@@ -9,7 +9,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
-from provisioner.problem import Place, Problem
+from provisioner.errors.problem import Place, Problem
 
 if TYPE_CHECKING:
     from pathlib import Path

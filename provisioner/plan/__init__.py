@@ -1,9 +1,6 @@
 """The plan: the actions that turn observed into desired, and what else is true."""
 
-from provisioner.plan.delivery import SHORTER, block, premature, to_prepare
-from provisioner.plan.diff import plan_environment, plan_revocations, to_read
-from provisioner.plan.digest import digest, sealed, wanted
-from provisioner.plan.model import (
+from provisioner.plan.actions import (
     Action,
     Change,
     Create,
@@ -24,8 +21,11 @@ from provisioner.plan.model import (
     Unobserved,
     Update,
 )
+from provisioner.plan.delivery import SHORTER, block, premature, to_prepare
+from provisioner.plan.diff import plan_environment, plan_revocations, to_read
+from provisioner.plan.digest import digest, sealed, wanted
+from provisioner.plan.options import Wishes, concerned
 from provisioner.plan.rotation import LiveKeys, tell_apart
-from provisioner.plan.wishes import Wishes, concerned
 
 __all__ = [
     "SHORTER",

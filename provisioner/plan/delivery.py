@@ -7,22 +7,22 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.held import NotAToken, NoToken, TokenOf, Untold, Unusable
-from provisioner.plan.model import Deliver, DeliveryUnknown, Rotate
-from provisioner.times import CLOCKS_APART
+from provisioner.model.expiry import CLOCKS_APART
+from provisioner.model.sink_content import NotAToken, NoToken, TokenOf, Untold, Unusable
+from provisioner.plan.actions import Deliver, DeliveryUnknown, Rotate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from provisioner.address import Address
-    from provisioner.desired import DesiredKey
-    from provisioner.failure import Failure
-    from provisioner.held import Held
-    from provisioner.observed import Observation, ObservedKey
-    from provisioner.plan.model import Action, DeliverReason, Finding, Planned
+    from provisioner.errors.failure import Failure
+    from provisioner.model.desired import DesiredKey
+    from provisioner.model.observed import Observation, ObservedKey
+    from provisioner.model.sink_address import Address
+    from provisioner.model.sink_content import Held
+    from provisioner.plan.actions import Action, DeliverReason, Finding, Planned
+    from provisioner.plan.options import Wishes
     from provisioner.plan.rotation import LiveKeys
-    from provisioner.plan.wishes import Wishes
 
 SHORTER = timedelta(seconds=60)
 """How much earlier than its key a token may end: its own end is in whole seconds."""

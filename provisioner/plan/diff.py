@@ -7,26 +7,26 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from provisioner.collector import without_collector
-from provisioner.failure import Failure
-from provisioner.globs import matches
-from provisioner.observed import by_name
+from provisioner.errors.failure import Failure
+from provisioner.model.expiry import due
+from provisioner.model.globs import matches
+from provisioner.model.observed import by_name
+from provisioner.plan.actions import Create, Planned, Revoke, Rotate, Unmanaged, Update
 from provisioner.plan.estimate import estimate
 from provisioner.plan.lifecycle import Lifecycle, Moments, revoke
-from provisioner.plan.model import Create, Planned, Revoke, Rotate, Unmanaged, Update
+from provisioner.plan.options import Wishes
 from provisioner.plan.roles import RoleChoice
-from provisioner.plan.wishes import Wishes
-from provisioner.times import due
+from provisioner.runtime.gc_pause import without_collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from provisioner.address import Address
-    from provisioner.desired import DesiredKey, Environment
-    from provisioner.held import Held
-    from provisioner.observed import Observation, ObservedKey
-    from provisioner.plan.model import Action, Finding, Reason
+    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.observed import Observation, ObservedKey
+    from provisioner.model.sink_address import Address
+    from provisioner.model.sink_content import Held
+    from provisioner.plan.actions import Action, Finding, Reason
 
 SOON = timedelta(days=14)
 """A key that ends within this time is the finding `expiring`."""

@@ -6,7 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.address import (
+from provisioner.model.expiry import format_moment
+from provisioner.model.sink_address import (
     AwsAddress,
     CommandAddress,
     FileAddress,
@@ -15,15 +16,14 @@ from provisioner.address import (
     KubernetesAddress,
     VaultAddress,
 )
-from provisioner.plan.model import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
-from provisioner.times import format_moment
+from provisioner.plan.actions import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from provisioner.address import Address
-    from provisioner.desired import DesiredKey
-    from provisioner.plan.model import Action, EnvironmentPlan
+    from provisioner.model.desired import DesiredKey
+    from provisioner.model.sink_address import Address
+    from provisioner.plan.actions import Action, EnvironmentPlan
 
 
 def digest(plans: Iterable[EnvironmentPlan], desired: Mapping[str, tuple[DesiredKey, ...]]) -> str:

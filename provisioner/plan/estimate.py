@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.plan.model import Create, Deliver, Estimate, Revoke, Rotate, Update
+from provisioner.plan.actions import Create, Deliver, Estimate, Revoke, Rotate, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from provisioner.desired import Depth, Limits
-    from provisioner.observed import Observation
-    from provisioner.plan.model import Action
+    from provisioner.model.desired import Depth, Limits
+    from provisioner.model.observed import Observation
+    from provisioner.plan.actions import Action
 
 # docs/twenty-api.md, "Speed": seconds on a small server, the slower one where versions differ.
 _LOOK = 0.05

@@ -5,35 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from provisioner.failure import Failure
-from provisioner.globs import matches
-from provisioner.held import TokenOf, Untold, Unusable
+from provisioner.errors.failure import Failure
+from provisioner.model.expiry import ExpiresAfter, ExpiresAt, due, format_moment
+from provisioner.model.globs import matches
+from provisioner.model.sink_content import TokenOf, Untold, Unusable
+from provisioner.plan.actions import Change, Drift, Duplicate, Expiring, Revoke, Rotate, Update
 from provisioner.plan.delivery import delivery, on_server_clock, proven, since
-from provisioner.plan.ends import unfit
-from provisioner.plan.model import (
-    Change,
-    Drift,
-    Duplicate,
-    Expiring,
-    Revoke,
-    Rotate,
-    Update,
-)
+from provisioner.plan.expiry_check import unfit
 from provisioner.plan.rotation import tell_apart
-from provisioner.times import ExpiresAfter, ExpiresAt, due, format_moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
 
-    from provisioner.address import Address
-    from provisioner.desired import DesiredKey, Environment
-    from provisioner.held import Held
-    from provisioner.observed import ObservedKey
-    from provisioner.plan.model import Action, Create, Finding, RevokeReason
+    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.observed import ObservedKey
+    from provisioner.model.sink_address import Address
+    from provisioner.model.sink_content import Held
+    from provisioner.plan.actions import Action, Create, Finding, RevokeReason
+    from provisioner.plan.options import Wishes
     from provisioner.plan.roles import RoleChoice
     from provisioner.plan.rotation import LiveKeys
-    from provisioner.plan.wishes import Wishes
 
 
 @dataclass(frozen=True, slots=True)

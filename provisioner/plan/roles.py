@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.failure import Failure
-from provisioner.observed import HiddenRoles, KnownRoles, NoRoles
-from provisioner.plan.ends import unfit
-from provisioner.plan.model import Create
+from provisioner.errors.failure import Failure
+from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.plan.actions import Create
+from provisioner.plan.expiry_check import unfit
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from provisioner.desired import DesiredKey, Environment
-    from provisioner.observed import ObservedKey, Role, Roles
-    from provisioner.plan.model import Reason
+    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.observed import ObservedKey, Role, Roles
+    from provisioner.plan.actions import Reason
 
 _HIDDEN = (
     "roles cannot be seen with this credential, so a role must be written as an id and drift of "

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from provisioner.held import TokenOf
-from provisioner.times import CLOCKS_APART, ExpiresAfter
+from provisioner.model.expiry import CLOCKS_APART, ExpiresAfter
+from provisioner.model.sink_content import TokenOf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from provisioner.desired import DesiredKey
-    from provisioner.held import Held
-    from provisioner.observed import ObservedKey
+    from provisioner.model.desired import DesiredKey
+    from provisioner.model.observed import ObservedKey
+    from provisioner.model.sink_content import Held
 
 
 _REVIEWED = timedelta(days=1)

@@ -4,10 +4,10 @@
 than it was when the plan was made. All three are pure; the CLI opens and replaces the file.
 """
 
+from provisioner.planfile.compare import edited, not_as_reviewed, not_of_digest
 from provisioner.planfile.model import Asked, Document, Draft, PlanFile
-from provisioner.planfile.moving import edited, not_as_reviewed, not_of_digest
-from provisioner.planfile.reading import MOST_BYTES, Unreadable, read
-from provisioner.planfile.writing import FORMAT, begins_as_ours, document, text, unwritable
+from provisioner.planfile.read import MOST_BYTES, Unreadable, read
+from provisioner.planfile.write import FORMAT, begins_as_ours, document, text, unwritable
 
 __all__ = [
     "FORMAT",

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from provisioner.guards import Leave
 from provisioner.plan import Wishes
+from provisioner.reconcile.guards import Leave
 from provisioner.secret import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from provisioner.desired import DesiredKey, Environment
-    from provisioner.observed import Observation
+    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.observed import Observation
     from provisioner.plan import Plan
 
 Document = dict[str, object]

@@ -1,7 +1,7 @@
 """The embedded Twenty: a real HTTP server that behaves like three recorded ones.
 
 It is what `sandbox:` means in an environment, what `provision sandbox` runs, and what the
-tests are held against. `tests/test_sandbox_contract.py` replays the recordings of the real
+tests are held against. `tests/sandbox/test_contract.py` replays the recordings of the real
 servers against it; what no recording covers says so where it is imitated.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.sandbox import moments, tokens
+from provisioner.sandbox import timestamps, tokens
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.tokens import TokenKind, Unusable
 
@@ -97,7 +97,7 @@ def _key_caller(key_id: str, store: Store, dialect: Dialect) -> KeyCaller | Refu
         # A deleted key reads the same (legacy `165`, `918`), and its token comes back to life
         # with a new row of the same id (legacy `920`).
         return _forbidden("This API Key is revoked")
-    if dialect is Dialect.CORE and key.expires_at <= moments.now():
+    if dialect is Dialect.CORE and key.expires_at <= timestamps.now():
         # 0.60 and 1.10 look at the token's own date alone (legacy `929`, core-1 `923`).
         return _forbidden("This API Key is expired")
     return KeyCaller(key, store.role(key.role_id))

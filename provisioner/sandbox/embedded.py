@@ -8,7 +8,7 @@ import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
-from provisioner.sandbox import moments, seeds, tokens
+from provisioner.sandbox import seeds, timestamps, tokens
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.server import STOP_SECONDS, Server
 from provisioner.sandbox.store import PATIENCE, ApiKey, Store, User
@@ -244,7 +244,7 @@ class Sandbox:
         role_id = None
         if role is not None and self.dialect is not Dialect.LEGACY:
             role_id = self.role(role).id
-        now = moments.now()
+        now = timestamps.now()
         keys = tuple(
             ApiKey(
                 id=str(uuid.uuid4()),

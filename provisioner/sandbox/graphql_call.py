@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from graphql import GraphQLError
 
-from provisioner.sandbox import moments, tokens
+from provisioner.sandbox import timestamps, tokens
 from provisioner.sandbox.access import Anonymous, Caller, Refused, unusable_text
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.tokens import Claims, TokenKind, Unusable
@@ -102,7 +102,7 @@ class Call:
 
     def mint(self, key_id: str, expires_at: str) -> JsonObject:
         """A token for a key, with the date of the argument and not of the row (`191`, `192`)."""
-        moment = moments.javascript_date(expires_at)
+        moment = timestamps.javascript_date(expires_at)
         if moment is None:
             raise self.failure(
                 '"expiresIn" should be a number of seconds or string representing a timespan',
@@ -113,7 +113,7 @@ class Call:
             TokenKind.API_KEY,
             store.workspace_id,
             store.workspace_id,
-            int(moments.seconds_of(moment)),
+            int(timestamps.seconds_of(moment)),
             key=key_id,
         )
         return {"token": tokens.sign(claims, store.secret)}
@@ -170,7 +170,7 @@ class Call:
         claims = Claims(kind, store.workspace_id, user.id, int(expires))
         return {
             "token": tokens.sign(claims, store.secret),
-            "expiresAt": moments.text_of(expires),
+            "expiresAt": timestamps.text_of(expires),
         }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from provisioner.sandbox import keys_core, moments, seeds
+from provisioner.sandbox import keys_core, seeds, timestamps
 from provisioner.sandbox.access import KeyCaller
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.graphql_call import SIGN_IN
@@ -102,7 +102,7 @@ def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonOb
             Rejected("This API Key is revoked"),
             "This API Key has been revoked and can no longer be used.",
         )
-    if key.expires_at <= moments.now():  # `925-mint-for-expired-row`
+    if key.expires_at <= timestamps.now():  # `925-mint-for-expired-row`
         raise call.internal(
             Rejected("This API Key has expired"),
             "This API Key has expired. Please create a new one.",

@@ -7,7 +7,7 @@ import re
 import uuid
 from typing import TYPE_CHECKING
 
-from provisioner.sandbox import moments
+from provisioner.sandbox import timestamps
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.store import ApiKey, Condition
 from provisioner.sandbox.workspace import (
@@ -45,13 +45,13 @@ def create(workspace: Workspace, fields: JsonObject, started: float) -> ApiKey |
     if isinstance(columns, Rejected):
         return columns
     if "expires_at" not in columns:
-        return bad_timestamp(moments.NOT_A_DATE)
+        return bad_timestamp(timestamps.NOT_A_DATE)
     if columns.get("name") is None:
         return null_column("name")
     role = _role(workspace, fields)
     if isinstance(role, Rejected):
         return role
-    created = moments.text_of(started)
+    created = timestamps.text_of(started)
     key = ApiKey(
         id=str(uuid.uuid4()),
         name=columns["name"] or "",
@@ -81,12 +81,12 @@ def update(workspace: Workspace, key_id: str, fields: JsonObject) -> ApiKey | Re
     columns = _columns(given)
     if isinstance(columns, Rejected):
         return columns
-    return workspace.store.update(key_id, **columns, updated_at=moments.now())
+    return workspace.store.update(key_id, **columns, updated_at=timestamps.now())
 
 
 def revoke(workspace: Workspace, key_id: str) -> ApiKey | None:
     """Revokes one key; again moves the date (`128`); None for an unknown id (`129`)."""
-    now = moments.now()
+    now = timestamps.now()
     return workspace.store.update(key_id, revoked_at=now, updated_at=now)
 
 
@@ -112,9 +112,9 @@ def _columns(fields: JsonObject) -> dict[str, str] | Rejected:
     for name, column in (("expiresAt", "expires_at"), ("revokedAt", "revoked_at")):
         if name not in fields or (column == "revoked_at" and fields[name] is None):
             continue
-        moment = moments.javascript_date(fields[name])
+        moment = timestamps.javascript_date(fields[name])
         if moment is None:
-            return bad_timestamp(moments.NOT_A_DATE)
+            return bad_timestamp(timestamps.NOT_A_DATE)
         columns[column] = moment
     if fields.get("name") is not None:
         columns["name"] = stored_name(fields["name"])

@@ -6,7 +6,7 @@ import sqlite3
 import uuid
 from typing import TYPE_CHECKING
 
-from provisioner.sandbox import moments
+from provisioner.sandbox import timestamps
 from provisioner.sandbox.keys_core import is_uuid
 from provisioner.sandbox.store import ApiKey, Condition
 from provisioner.sandbox.workspace import (
@@ -44,7 +44,7 @@ def create(
     seen in races). An id whose row was soft-deleted gives None in its place while the others
     are made (`924`).
     """
-    created = moments.text_of(started)
+    created = timestamps.text_of(started)
     keys: list[ApiKey] = []
     for record in records:
         columns = _columns(_as_object(record))
@@ -85,7 +85,7 @@ def update(workspace: Workspace, key_id: str, fields: Json) -> ApiKey | Rejected
     for name in ("name", "expiresAt"):
         if columns.get(_COLUMNS[name], "") is None:
             return null_column(name)
-    changed = workspace.store.update(key_id, **columns, updated_at=moments.now())
+    changed = workspace.store.update(key_id, **columns, updated_at=timestamps.now())
     return unknown(key_id) if changed is None else changed
 
 
@@ -99,7 +99,7 @@ def delete(workspace: Workspace, key_id: str) -> Rejected | None:
 
 def soft_delete(workspace: Workspace, key_id: str) -> ApiKey | Rejected:
     """Hides the row, as GraphQL does (`153`, `921`)."""
-    now = moments.now()
+    now = timestamps.now()
     key = workspace.store.update(key_id, deleted_at=now, updated_at=now)
     return unknown(key_id) if key is None else key
 
@@ -141,7 +141,7 @@ def _columns(record: JsonObject) -> dict[str, str | None] | Rejected:
         if column == "id" and not is_uuid(text):
             return bad_uuid(text)
         if column in ("expires_at", "revoked_at"):
-            moment = moments.postgres_date(text)
+            moment = timestamps.postgres_date(text)
             if moment is None:
                 return bad_timestamp(text)
             text = moment

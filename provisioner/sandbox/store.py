@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from provisioner.descriptors import left, spent
-from provisioner.errors import WorkspaceError
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.runtime.file_descriptors import left, spent
 from provisioner.sandbox import seeds
 
 if TYPE_CHECKING:

@@ -12,15 +12,15 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from provisioner.loopback import is_loopback
+from provisioner.http_client.loopback import is_loopback
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Holds, Nothing, failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from provisioner.address import AwsAddress
-    from provisioner.errors import SinkError
+    from provisioner.errors.exceptions import SinkError
+    from provisioner.model.sink_address import AwsAddress
     from provisioner.sinks.sink import Content, Sink, SinkCode
 
 _CONNECT_TIMEOUT = 10

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from provisioner.address import CommandAddress
-    from provisioner.errors import SinkError
+    from provisioner.errors.exceptions import SinkError
+    from provisioner.model.sink_address import CommandAddress
 
 _LOG = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.secret import Secret
-from provisioner.sinks.file_disk import DiskFile, FileError, FileTrouble, Folders, trouble_of
 from provisioner.sinks.file_text import (
     Entries,
     Form,
@@ -30,14 +29,15 @@ from provisioner.sinks.file_text import (
     only_entry,
     with_value,
 )
+from provisioner.sinks.file_write import DiskFile, FileError, FileTrouble, Folders, trouble_of
 from provisioner.sinks.git import Git
 from provisioner.sinks.sink import Content, Holds, Nothing, failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from provisioner.address import FileAddress
-    from provisioner.errors import SinkError
+    from provisioner.errors.exceptions import SinkError
+    from provisioner.model.sink_address import FileAddress
 
 _TICK = 100_000_000
 """Generously, for any file system."""

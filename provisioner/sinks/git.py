@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
-from provisioner.sinks.file_disk import FileTrouble
+from provisioner.sinks.file_write import FileTrouble
 from provisioner.sinks.gitignore import IgnoreFiles
 
 _LOG = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks.http import Api, Grant, Once, Reply, route_of, segment, unexpected
 from provisioner.sinks.sink import Content, Nothing, Unread, failed
@@ -23,7 +23,7 @@ from provisioner.sinks.sink import Content, Nothing, Unread, failed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from provisioner.address import Address, GithubAddress
+    from provisioner.model.sink_address import Address, GithubAddress
 
 _NAME = re.compile(r"(?!GITHUB_)[A-Z_][A-Z0-9_]*", re.ASCII | re.IGNORECASE)
 _OWNER = re.compile(r"[A-Z0-9_.-]+", re.ASCII | re.IGNORECASE)

@@ -18,7 +18,7 @@ from provisioner.sinks.sink import Content, Holds, Nothing, Unread, failed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from provisioner.address import Address, GitlabAddress
+    from provisioner.model.sink_address import Address, GitlabAddress
 
 _KEY = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 _EVERYWHERE = "*"

@@ -29,16 +29,16 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3.exceptions import HTTPError as PoolError
 
 from provisioner import __version__
-from provisioner.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of, json_of
-from provisioner.descriptors import spent
-from provisioner.loopback import is_loopback
+from provisioner.http_client.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of, json_of
+from provisioner.http_client.loopback import is_loopback
+from provisioner.runtime.file_descriptors import spent
 from provisioner.sinks.sink import failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
 
-    from provisioner.address import Address
-    from provisioner.errors import SinkError
+    from provisioner.errors.exceptions import SinkError
+    from provisioner.model.sink_address import Address
     from provisioner.secret import Secret
 
 V = TypeVar("V")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from provisioner.address import Address, KubernetesAddress
-    from provisioner.errors import SinkError
+    from provisioner.errors.exceptions import SinkError
+    from provisioner.model.sink_address import Address, KubernetesAddress
     from provisioner.sinks.sink import SinkCode
 
 _OBJECT = re.compile(

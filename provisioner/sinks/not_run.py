@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from provisioner.sinks.sink import Content, Unread, failed
 
 if TYPE_CHECKING:
-    from provisioner.address import Address
-    from provisioner.errors import SinkError
+    from provisioner.errors.exceptions import SinkError
+    from provisioner.model.sink_address import Address
     from provisioner.secret import Secret
 
 

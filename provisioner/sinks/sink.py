@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from provisioner.address import Address
+    from provisioner.model.sink_address import Address
     from provisioner.secret import Secret
 
 SinkCode = Literal[

@@ -23,17 +23,17 @@ import requests
 from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError as PoolError
 
-from provisioner.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of, json_of
-from provisioner.loopback import is_loopback
+from provisioner.http_client.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of, json_of
+from provisioner.http_client.loopback import is_loopback
+from provisioner.runtime.log_context import about
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Holds, Nothing, failed
-from provisioner.subject import about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from provisioner.address import VaultAddress
-    from provisioner.errors import SinkError
+    from provisioner.errors.exceptions import SinkError
+    from provisioner.model.sink_address import VaultAddress
     from provisioner.sinks.sink import Content, Sink, SinkCode
 
 _LOG = logging.getLogger(__name__)

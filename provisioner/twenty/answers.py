@@ -10,14 +10,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from provisioner.bounded import json_of
+from provisioner.http_client.bounded import json_of
 from provisioner.secret import MASK, masked
-from provisioner.twenty.pacing import Rate
+from provisioner.twenty.rate_limit import Rate
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-    from provisioner.bounded import Json
+    from provisioner.http_client.bounded import Json
 
 _QUOTED = 300
 _SEARCHED = 8192

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.errors import RefusedError
+from provisioner.errors.exceptions import RefusedError
+from provisioner.twenty.auth import pass_for
+from provisioner.twenty.client import Wire
 from provisioner.twenty.core import CoreWorkspace
 from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace, shows_core
-from provisioner.twenty.signin import pass_for
 from provisioner.twenty.transport import Transport
-from provisioner.twenty.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.desired import Credential, Environment
-    from provisioner.stop import Stop
+    from provisioner.model.desired import Credential, Environment
+    from provisioner.runtime.cancellation import Stop
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.workspace import Workspace
 

@@ -8,29 +8,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from provisioner.errors import WorkspaceError
-from provisioner.observed import HiddenRoles, KnownRoles, Observation
-from provisioner.times import format_milliseconds
-from provisioner.twenty.core_creation import KEY, SELECTION, Creation
-from provisioner.twenty.minting import mint, prove
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.model.expiry import format_milliseconds
+from provisioner.model.observed import HiddenRoles, KnownRoles, Observation
+from provisioner.twenty.capabilities import core_terms
+from provisioner.twenty.client import moment_of
+from provisioner.twenty.core_bulk_create import KEY, SELECTION, Creation
+from provisioner.twenty.dispatch import read_each, unsent
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import HalfRecordError, listed, read_key, read_roles, record_id
-from provisioner.twenty.sending import read_each, unsent
-from provisioner.twenty.terms import core_terms
-from provisioner.twenty.wire import moment_of
+from provisioner.twenty.tokens import mint, prove
 from provisioner.twenty.workspace import WITH_PERMISSIONS, NotCreated, NotSent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from provisioner.bounded import Json
-    from provisioner.desired import Depth, Limits
-    from provisioner.observed import ObservedKey, Roles
+    from provisioner.http_client.bounded import Json
+    from provisioner.model.desired import Depth, Limits
+    from provisioner.model.observed import ObservedKey, Roles
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.core_creation import Join
-    from provisioner.twenty.wire import Wire
+    from provisioner.twenty.client import Wire
+    from provisioner.twenty.core_bulk_create import Join
     from provisioner.twenty.workspace import Ledger, NewKey, Record, Terms
 
 _ONE = "query($input:GetApiKeyInput!){apiKey(input:$input){%s}}"

@@ -11,27 +11,27 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-from provisioner.errors import WorkspaceError
-from provisioner.failure import Failure
-from provisioner.observed import NoRoles, Observation
-from provisioner.times import format_milliseconds, format_moment
-from provisioner.twenty.minting import mint, prove
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.errors.failure import Failure
+from provisioner.model.expiry import format_milliseconds, format_moment
+from provisioner.model.observed import NoRoles, Observation
+from provisioner.twenty.capabilities import legacy_terms
+from provisioner.twenty.client import moment_of
+from provisioner.twenty.dispatch import Sending, company, read_each, split
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import record_id
-from provisioner.twenty.sending import Sending, company, read_each, split
-from provisioner.twenty.terms import legacy_terms
+from provisioner.twenty.tokens import mint, prove
 from provisioner.twenty.transport import LostAnswerError
-from provisioner.twenty.wire import moment_of
 from provisioner.twenty.workspace import Created, NotCreated, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from provisioner.bounded import Json
-    from provisioner.desired import Depth, Limits
+    from provisioner.http_client.bounded import Json
+    from provisioner.model.desired import Depth, Limits
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.wire import Wire
+    from provisioner.twenty.client import Wire
     from provisioner.twenty.workspace import Ledger, NewKey, Outcome, Record, Terms
 
 FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"

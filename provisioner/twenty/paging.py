@@ -9,10 +9,10 @@ from provisioner.twenty.answers import Unreadable
 from provisioner.twenty.records import HalfRecordError, listed, read_key
 
 if TYPE_CHECKING:
-    from provisioner.bounded import Json
-    from provisioner.observed import ObservedKey
+    from provisioner.http_client.bounded import Json
+    from provisioner.model.observed import ObservedKey
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.wire import Wire
+    from provisioner.twenty.client import Wire
 
 
 _MOST_KEYS = 100_000

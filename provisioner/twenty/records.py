@@ -7,11 +7,11 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from provisioner.observed import ObservedKey, Role
-from provisioner.times import parse_moment
+from provisioner.model.expiry import parse_moment
+from provisioner.model.observed import ObservedKey, Role
 
 if TYPE_CHECKING:
-    from provisioner.bounded import Json
+    from provisioner.http_client.bounded import Json
     from provisioner.twenty.workspace import Record
 
 

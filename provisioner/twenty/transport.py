@@ -33,12 +33,12 @@ from urllib3.exceptions import HTTPError as PoolError
 from urllib3.exceptions import ProxyError as PoolProxyError
 
 from provisioner import __version__
-from provisioner.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of
-from provisioner.descriptors import none_left, spent
-from provisioner.errors import WorkspaceError
-from provisioner.failure import Failure
-from provisioner.stop import STOPPED
-from provisioner.subject import about, bound
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.errors.failure import Failure
+from provisioner.http_client.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of
+from provisioner.runtime.cancellation import STOPPED
+from provisioner.runtime.file_descriptors import none_left, spent
+from provisioner.runtime.log_context import about, bound
 from provisioner.twenty.answers import (
     Answer,
     RefusalCode,
@@ -50,7 +50,7 @@ from provisioner.twenty.answers import (
     shown,
     throttling,
 )
-from provisioner.twenty.pacing import NotWantedError, Pace
+from provisioner.twenty.rate_limit import NotWantedError, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,11 +59,11 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
     from urllib3.connectionpool import ConnectionPool
 
-    from provisioner.bounded import Json
-    from provisioner.desired import Environment
+    from provisioner.http_client.bounded import Json
+    from provisioner.model.desired import Environment
+    from provisioner.runtime.cancellation import Stop
+    from provisioner.runtime.log_context import Subject
     from provisioner.secret import Secret
-    from provisioner.stop import Stop
-    from provisioner.subject import Subject
 
 _LOG = logging.getLogger(__name__)
 _BODY_LIMIT = 12 * 1024 * 1024

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from provisioner.failure import Failure
+from provisioner.errors.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from provisioner.bounded import Json
-    from provisioner.desired import Depth, Generation
-    from provisioner.observed import Observation
+    from provisioner.http_client.bounded import Json
+    from provisioner.model.desired import Depth, Generation
+    from provisioner.model.observed import Observation
+    from provisioner.model.token_claims import Claims
     from provisioner.secret import Secret
-    from provisioner.token import Claims
 
 Record = dict[str, "Json"]
 """An API key as the server returned it; holds no secret."""

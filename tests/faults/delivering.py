@@ -22,9 +22,9 @@ from kubernetes_server import KubernetesServer
 from processes import Provision
 from vault_server import ALL, DEFAULT_POLICY, VaultStandIn
 
+from provisioner.model.token_claims import claims_of
 from provisioner.sandbox import Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
-from provisioner.token import claims_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

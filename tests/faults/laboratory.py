@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, assert_never
 from provisioner.sandbox import Answer, Dialect, Exchange, Request, Sandbox, json_answer
 from provisioner.sandbox.access import Refused
 from provisioner.sandbox.graphql_call import ANY_ERROR, token_refused
-from provisioner.sandbox.moments import now
 from provisioner.sandbox.rest import refused
+from provisioner.sandbox.timestamps import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

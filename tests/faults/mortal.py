@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from provisioner.runtime.cancellation import Stop
 from provisioner.sinks.sink import failed
-from provisioner.stop import Stop
 from provisioner.twenty.transport import Transport
 
 if TYPE_CHECKING:

@@ -682,13 +682,13 @@ def test_the_search_finds_a_secret_in_a_command_line_of_a_child() -> None:
 # Bugs
 
 BUGS = {
-    "the credential": "provisioner.connection.connect",
-    "the sign-in": "provisioner.twenty.signin.Session._post",
-    "the check of a token": "provisioner.execution.delivery.good",
+    "the credential": "provisioner.reconcile.connection.connect",
+    "the sign-in": "provisioner.twenty.auth.Session._post",
+    "the check of a token": "provisioner.execution.deliver.good",
     "the write to a file": "provisioner.sinks.file.FileSink.write",
     "the write to a vendor": "provisioner.sinks.http.Api.call",
-    "the environment": "provisioner.execution.execution.Execution.run",
-    "the report": "provisioner.cli.carry_out.show_result",
+    "the environment": "provisioner.execution.execute.Execution.run",
+    "the report": "provisioner.cli.execute.show_result",
 }
 FAIL = """
 import importlib

@@ -24,15 +24,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from laboratory import PASSING, Failed, Fault, Laboratory, Slow, seeded
 from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, Process, marked
 
-from provisioner.desired import DesiredKey, Environment, SessionToken, SignIn
 from provisioner.execution import Done, Executed, MadeElsewhere, Mark, Skipped
 from provisioner.execution import Failed as FailedAction
-from provisioner.fleet import Fleet
+from provisioner.model.desired import DesiredKey, Environment, SessionToken, SignIn
 from provisioner.plan import Duplicate, Plan, Planned, Wishes
+from provisioner.reconcile.reconciler import Fleet
+from provisioner.runtime.executor import Threads
 from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
-from provisioner.sinks.opening import Sinks
-from provisioner.threads import Threads
+from provisioner.sinks.registry import Sinks
 from provisioner.twenty import connect as connect_module
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 SCENARIOS = int(os.environ.get("SCENARIOS", "200"))
 
 # A fault that ends by itself within the client's time limit. What a server commits after the
-# client gave up is beyond the guarantee, and is tried in tests/test_execution.py.
+# client gave up is beyond the guarantee, and is tried in tests/execution/test_execute.py.
 FAULTS: tuple[Fault, ...] = (
     *(fault for fault in PASSING if not isinstance(fault, Slow)),
     Failed(graphql_status=200),

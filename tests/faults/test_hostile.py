@@ -30,8 +30,8 @@ from urllib.parse import quote
 import pytest
 from hostile import LIMIT_MEGABYTES, LIMIT_SECONDS, Asked, Hostile, Place, Ran, token
 
-from provisioner.address import GithubAddress, VaultAddress
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import GithubAddress, VaultAddress
 from provisioner.sinks import http, vault
 
 if TYPE_CHECKING:

@@ -20,15 +20,15 @@ from laboratory import (
     seeded,
 )
 
-from provisioner.connection import opener
-from provisioner.desired import SessionToken
 from provisioner.execution import Done, Executed
-from provisioner.fleet import Fleet
+from provisioner.model.desired import SessionToken
 from provisioner.plan import Wishes
+from provisioner.reconcile.connection import opener
+from provisioner.reconcile.reconciler import Fleet
+from provisioner.runtime.executor import Threads
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
-from provisioner.sinks.opening import Sinks
-from provisioner.threads import Threads
+from provisioner.sinks.registry import Sinks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from laboratory import Fault
 
     from provisioner.execution import RunResult
-    from provisioner.stop import Stop
+    from provisioner.runtime.cancellation import Stop
 
 KEYS = 500
 LOST = 0.3

@@ -30,19 +30,19 @@ from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, MortalSink, Process
 from stranger import LIVES as BY_HAND
 from stranger import Stranger
 
-from provisioner.address import FileAddress
-from provisioner.desired import DesiredKey, Environment, SessionToken
 from provisioner.execution import Executed, Mark
-from provisioner.fleet import Fleet
-from provisioner.globs import matches
-from provisioner.guards import Leave
+from provisioner.model.desired import DesiredKey, Environment, SessionToken
+from provisioner.model.expiry import ExpiresAfter, parse_expiry
+from provisioner.model.globs import matches
+from provisioner.model.sink_address import FileAddress
+from provisioner.model.token_claims import Claims, claims_of
 from provisioner.plan import Revoke, Wishes
+from provisioner.reconcile.guards import Leave
+from provisioner.reconcile.reconciler import Fleet
+from provisioner.runtime.executor import Threads
 from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
-from provisioner.sinks.opening import Sinks
-from provisioner.threads import Threads
-from provisioner.times import ExpiresAfter, parse_expiry
-from provisioner.token import Claims, claims_of
+from provisioner.sinks.registry import Sinks
 from provisioner.twenty import connect as connect_module
 
 if TYPE_CHECKING:

@@ -24,17 +24,17 @@ from builders import desired_key, environment_with, rotation_with
 from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, MortalSink, Process
 from stranger import LIVES, Stranger
 
-from provisioner.address import FileAddress
-from provisioner.desired import DesiredKey, Environment, SessionToken
 from provisioner.execution import Executed
-from provisioner.fleet import Fleet
+from provisioner.model.desired import DesiredKey, Environment, SessionToken
+from provisioner.model.expiry import ExpiresAfter
+from provisioner.model.sink_address import FileAddress
+from provisioner.model.token_claims import claims_of
 from provisioner.plan import Create, Deliver, Duplicate, Plan, Planned, Revoke, Rotate, Wishes
+from provisioner.reconcile.reconciler import Fleet
+from provisioner.runtime.executor import Threads
 from provisioner.sandbox import ApiKey, Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
-from provisioner.sinks.opening import Sinks
-from provisioner.threads import Threads
-from provisioner.times import ExpiresAfter
-from provisioner.token import claims_of
+from provisioner.sinks.registry import Sinks
 from provisioner.twenty import connect as connect_module
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from provisioner.address import Address
     from provisioner.execution import RunResult
+    from provisioner.model.sink_address import Address
     from provisioner.sandbox import Answer, Request
     from provisioner.twenty.workspace import Workspace
 

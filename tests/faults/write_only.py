@@ -11,17 +11,17 @@ from builders import desired_key, environment_with, github_sink, rotation_with
 from github_server import GithubServer
 from tls_server import Told
 
-from provisioner.connection import opener
-from provisioner.desired import SessionToken
-from provisioner.fleet import Fleet
-from provisioner.guards import Leave
+from provisioner.model.desired import SessionToken
+from provisioner.model.token_claims import claims_of
 from provisioner.plan import Wishes
+from provisioner.reconcile.connection import opener
+from provisioner.reconcile.guards import Leave
+from provisioner.reconcile.reconciler import Fleet
+from provisioner.runtime.cancellation import Stop
+from provisioner.runtime.executor import Threads
 from provisioner.sandbox import Answer, Dialect, Request, Sandbox
 from provisioner.secret import Secret
-from provisioner.sinks.opening import Sinks
-from provisioner.stop import Stop
-from provisioner.threads import Threads
-from provisioner.token import claims_of
+from provisioner.sinks.registry import Sinks
 
 if TYPE_CHECKING:
     import random

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Holds, Nothing, Unread
 

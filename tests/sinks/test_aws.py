@@ -22,8 +22,8 @@ from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.server import ThreadedMotoServer
 
-from provisioner.address import AwsAddress
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import AwsAddress
 from provisioner.secret import Secret
 from provisioner.sinks.aws import SecretsManager
 from provisioner.sinks.sink import Holds, Nothing

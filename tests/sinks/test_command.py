@@ -19,8 +19,8 @@ import pytest
 from compliance import FIRST, SECOND, Compliance, Stand
 from programs import until_over
 
-from provisioner.address import CommandAddress
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import CommandAddress
 from provisioner.secret import Secret
 from provisioner.sinks import command as module
 from provisioner.sinks.command import Commands, CommandSink

@@ -27,13 +27,13 @@ from files import NOBODY, as_user, locked
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.address import FileAddress
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import FileAddress
 from provisioner.secret import Secret
 from provisioner.sinks import file as module
 from provisioner.sinks.file import Files
-from provisioner.sinks.file_disk import Folders, Patience
 from provisioner.sinks.file_text import UnfitTextError, entries_of, quoted, values_of, with_value
+from provisioner.sinks.file_write import Folders, Patience
 from provisioner.sinks.sink import Holds, Nothing
 
 if TYPE_CHECKING:
@@ -531,7 +531,8 @@ def test_standard_output_is_no_file(tmp_path: Path, path: str) -> None:
     """Also where it leads to a regular file, whose other output would be lost."""
     script = (
         "import sys; from pathlib import Path\n"
-        "from provisioner.address import FileAddress; from provisioner.errors import SinkError\n"
+        "from provisioner.model.sink_address import FileAddress\n"
+        "from provisioner.errors.exceptions import SinkError\n"
         "from provisioner.secret import Secret; from provisioner.sinks.file import Files\n"
         "try: Files(Path()).sink(FileAddress(sys.argv[1], 'KEY')).write(Secret('token'))\n"
         "except SinkError as error: print(error.slug)\n"
@@ -583,7 +584,8 @@ def test_a_file_of_another_user_is_taken_over(tmp_path: Path) -> None:
 
 WRITES = (
     "import resource, sys; from pathlib import Path\n"
-    "from provisioner.address import FileAddress; from provisioner.errors import SinkError\n"
+    "from provisioner.model.sink_address import FileAddress\n"
+    "from provisioner.errors.exceptions import SinkError\n"
     "from provisioner.secret import Secret; from provisioner.sinks.file import Files\n"
     "path, limit, number, times = Path(sys.argv[1]), *map(int, sys.argv[2:])\n"
     "if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"

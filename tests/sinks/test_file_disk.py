@@ -19,12 +19,12 @@ import pytest
 from compliance import FIRST, SECOND, Compliance, Stand
 from files import NOBODY, Step, as_user, locked, stepped
 
-from provisioner.address import FileAddress
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import FileAddress
 from provisioner.secret import Secret
-from provisioner.sinks import file_disk
+from provisioner.sinks import file_write
 from provisioner.sinks.file import Files
-from provisioner.sinks.file_disk import Folders, Patience
+from provisioner.sinks.file_write import Folders, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,9 +179,9 @@ def immutable(path: Path) -> Iterator[None]:
 def test_looking_ahead_tries_one_folder_once_a_run(tmp_path: Path, monkeypatch) -> None:
     """A thousand new files of it cost one probe, and a bigger one that is there one more."""
     tried: list[int] = []
-    inner = file_disk._beside
+    inner = file_write._beside
     monkeypatch.setattr(
-        file_disk, "_beside", lambda folder, data: tried.append(len(data)) or inner(folder, data)
+        file_write, "_beside", lambda folder, data: tried.append(len(data)) or inner(folder, data)
     )
     files = Files(tmp_path)
     for number in range(1000):
@@ -270,7 +270,7 @@ def test_who_holds_the_lock_above_may_tidy_up_meanwhile(tmp_path: Path, monkeypa
         raise FileNotFoundError(errno.ENOENT, str(folder))
         yield
 
-    monkeypatch.setattr(file_disk, "_beside", beside)
+    monkeypatch.setattr(file_write, "_beside", beside)
     with locked(tmp_path):
         Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).prepare()
     assert tried == [tmp_path]
@@ -491,7 +491,7 @@ def in_place(tmp_path: Path, monkeypatch) -> Path:
     def refuse(_: object) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
-    monkeypatch.setattr(file_disk.DiskFile, "_demand_no_mount", refuse)
+    monkeypatch.setattr(file_write.DiskFile, "_demand_no_mount", refuse)
     return path
 
 

@@ -15,8 +15,8 @@ from compliance import FIRST, SECOND, Compliance, Stand
 from github_server import GithubServer
 from tls_server import Asked, Told
 
-from provisioner.address import GithubAddress
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import GithubAddress
 from provisioner.secret import Secret
 from provisioner.sinks.github import Github
 from provisioner.sinks.sink import Nothing, Unread

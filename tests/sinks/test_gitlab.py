@@ -11,8 +11,8 @@ from gitlab_server import GitlabServer
 from throttling import Clock, Limit, delivered_within
 from tls_server import Told
 
-from provisioner.address import GitlabAddress
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import GitlabAddress
 from provisioner.secret import Secret
 from provisioner.sinks.gitlab import Gitlab
 from provisioner.sinks.sink import Holds, Nothing, Unread

@@ -20,8 +20,8 @@ import trustme
 from throttling import Clock, Limit
 from tls_server import Asked, TlsServer, Told
 
-from provisioner.address import GithubAddress
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import GithubAddress
 from provisioner.secret import Secret
 from provisioner.sinks import http
 from provisioner.sinks.http import Api, Grant, Once, Reply, Route, route_of, segment

@@ -20,8 +20,8 @@ from kubernetes_server import Kept, KubernetesServer
 from throttling import Clock, Limit, delivered_within
 from tls_server import Told
 
-from provisioner.address import KubernetesAddress
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import KubernetesAddress
 from provisioner.secret import Secret
 from provisioner.sinks.kubernetes import Kubernetes
 from provisioner.sinks.sink import Holds, Nothing

@@ -23,8 +23,8 @@ from vault_server import (
     Version,
 )
 
-from provisioner.address import VaultAddress
-from provisioner.errors import SinkError
+from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import VaultAddress
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Holds, Nothing
 from provisioner.sinks.vault import VaultServer

@@ -1,0 +1,237 @@
+"""What a workspace and its credential let a run do."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.audit.check import Broken, Check, CheckName, Doubtful, Fine, broken
+from provisioner.errors.pluralize import count
+from provisioner.model.desired import ApiToken, SessionToken, SignIn
+from provisioner.model.expiry import CLOCKS_APART, format_moment
+from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.plan.diff import SOON
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provisioner.errors.exceptions import ProvisionError
+    from provisioner.model.desired import Environment, Generation, Limits
+    from provisioner.model.observed import Observation, Role, Roles
+    from provisioner.twenty.workspace import Terms
+
+
+_MISMATCHES = ("workspace_mismatch", "workspace_unknown", "auth_missing")
+"""What is known before the server was asked for anything."""
+
+
+def checks_of_error(environment: Environment, error: ProvisionError) -> Iterator[Check]:
+    """What a workspace that cannot be used is broken by; whoever refuses was reached."""
+    concern = _concern(error.slug)
+    if concern != "reached" and error.slug not in _MISMATCHES:
+        yield _reached(environment)
+    yield broken(concern, error)
+
+
+def _concern(code: str) -> CheckName:
+    """The check that an error of a whole workspace belongs to."""
+    if code in _MISMATCHES or code == "sign_in_failed" or code.startswith("credential_"):
+        return "credential"
+    if code in ("unexpected_answer", "rejected"):
+        return "generation"
+    return "keys" if code == "permission_denied" else "reached"
+
+
+def checks_of_server(
+    environment: Environment, observation: Observation, terms: Terms
+) -> Iterator[Check]:
+    """The checks of a workspace that could be looked at."""
+    session = _is_session(environment, terms)
+    yield _reached(environment)
+    yield Fine("generation", _release(observation.generation, terms))
+    yield _credential(environment, observation, terms, session=session)
+    live = sum(key.live(observation.server_time) for key in observation.keys)
+    yield Fine("keys", f"{count(len(observation.keys), 'key')} listed, {live} live.")
+    yield _roles(environment, observation.roles)
+    yield _writes(observation, terms, session=session)
+    yield _clock(observation)
+    yield _limits(environment.limits, terms)
+
+
+def _reached(environment: Environment) -> Fine:
+    what = "The embedded Twenty" if environment.embedded else environment.url
+    return Fine("reached", f"{what} answers.")
+
+
+def _release(generation: Generation, terms: Terms) -> str:
+    match generation, terms.release:
+        case "legacy", _:
+            return "Legacy: Twenty up to 1.2."
+        case "core", None:
+            return "Core: Twenty 1.3 or later; its answers do not tell whether 1.x or 2.x."
+        case "core", release:
+            return f"Core: Twenty {release}."
+        case _:
+            assert_never(generation)
+
+
+def _is_session(environment: Environment, terms: Terms) -> bool:
+    """Whether the credential is a user's: by its own claims, else by how it is declared."""
+    kind = None if terms.claims is None else terms.claims.kind
+    if kind in ("API_KEY", "ACCESS"):
+        return kind == "ACCESS"
+    return not isinstance(environment.credential, ApiToken)
+
+
+def _credential(
+    environment: Environment, observation: Observation, terms: Terms, *, session: bool
+) -> Check:
+    """What opens the workspace, until when, and which workspace that is."""
+    ends = None if terms.claims is None else terms.claims.ends
+    match environment.credential:
+        case None:
+            kind, ends = "The embedded Twenty's own session", None
+        case SignIn():
+            kind = "A sign-in with e-mail and password"
+            kind += f" (its session until {format_moment(ends)} is renewed)" if ends else ""
+            ends = None
+        case ApiToken() | SessionToken():
+            kind = "A user's session token" if session else "The token of an API key"
+            kind += f" until {format_moment(ends)}" if ends else " that shows no end"
+        case _:
+            assert_never(environment.credential)
+    message = f"{kind}, {_pin(environment, observation.workspace)}."
+    if ends is None or ends - observation.server_time > SOON:
+        return Fine("credential", message)
+    renewed = "Sign in with an email and a password, which needs no new token, or put a new one"
+    remedy = f"{renewed if session else 'Put a new token'} where `auth` names it, before that."
+    return Doubtful("credential", f"{message} It ends within {SOON.days} days.", remedy)
+
+
+def _pin(environment: Environment, workspace: str | None) -> str:
+    if workspace is None:
+        return "which does not show its workspace"
+    if environment.workspace is not None:
+        return f"of workspace {workspace}, as pinned"
+    hint = "" if environment.embedded else ", which `workspace` does not pin"
+    return f"of workspace {workspace}{hint}"
+
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+
+def _roles(environment: Environment, roles: Roles) -> Check:
+    """Whether keys can be given roles, the environment's own among them."""
+    role = environment.role
+    match roles:
+        case NoRoles():
+            ignored = "" if role is None else f", so the environment's role {role!r} is ignored"
+            return Fine("roles", f"Keys of this generation have none{ignored}.")
+        case HiddenRoles():
+            remedy = "Give the role of the credential the permission for roles, or write ids."
+            message = (
+                "They are hidden from this credential, so that a role must be written as an id"
+            )
+            if role is None or _UUID.fullmatch(role):
+                return Doubtful("roles", f"{message}.", remedy)
+            return Broken("roles", "role_unknown", f"{message}, which {role!r} is not.", remedy)
+        case KnownRoles(roles=known):
+            return _known_roles(role, known)
+        case _:
+            assert_never(roles)
+
+
+def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
+    labels = ", ".join(sorted(repr(one.label) for one in roles if one.assignable))
+    allow = "Allow API keys to have it in Twenty's settings, or write another role."
+    if not labels:
+        return Broken("roles", "role_not_assignable", "API keys may have none of them.", allow)
+    offer = f"API keys may have {labels}"
+    if role is None:
+        return Fine("roles", f"{offer}; the environment has no role of its own.")
+    found = [one for one in roles if role == one.id] or [one for one in roles if role == one.label]
+    named = f"environment's role {role!r}"
+    if len(found) != 1:
+        what = "is not there" if not found else "is the label of several"
+        remedy = "Write the label or the id of one of these as `role`."
+        return Broken("roles", "role_unknown", f"The {named} {what}; {offer}.", remedy)
+    if not found[0].assignable:
+        message = f"API keys may not have the {named}; {offer}."
+        return Broken("roles", "role_not_assignable", message, allow)
+    return Fine("roles", f"{offer}; the {named} is one of them.")
+
+
+_SESSION = "Give `auth` an email and a password, or a session_token."
+
+
+def _writes(  # noqa: PLR0911 - one for each meaning
+    observation: Observation, terms: Terms, *, session: bool
+) -> Check:
+    """Who may write, by generation (docs/twenty-api.md, "Generations")."""
+    if observation.generation == "legacy":
+        return Fine(
+            "writes",
+            "Keys may be made with any credential of the workspace; no read tells whether tokens "
+            "may be minted.",
+        )
+    if not session and terms.release == "2.x":
+        message = "Twenty 2.x lets only a signed-in user write keys, not an API key."
+        return Broken("writes", "session_required", message, _SESSION)
+    permit = "Give the role of the credential the permission for API keys and webhooks."
+    match terms.permitted:
+        case False:
+            message = "The role of the credential has no permission for API keys."
+            return Broken("writes", "permission_denied", message, permit)
+        case None:
+            message = "Not known: the server does not tell what the role of the credential may do."
+            return Doubtful("writes", message, permit)
+        case True:
+            pass
+    if not session and terms.release is None:
+        message = "Not known: Twenty 1.x lets an API key write keys, 2.x does not."
+        return Doubtful("writes", message, _SESSION)
+    if terms.release != "1.x" and isinstance(observation.roles, HiddenRoles):
+        return Doubtful(
+            "writes",
+            "Allowed by 2.21; later releases create keys only with the permission for roles.",
+            "Give the role of the credential the permission for roles.",
+        )
+    return Fine("writes", "The role of the credential has the permission for API keys.")
+
+
+def _clock(observation: Observation) -> Check:
+    """Durations count from our clock, and the server's judges what is live."""
+    ahead = observation.ahead
+    if ahead is None:
+        return Doubtful(
+            "clock",
+            "The server sends no Date, so that our clock judges which keys are live.",
+            "Have the proxy in front pass the Date header on.",
+        )
+    if abs(ahead) <= CLOCKS_APART:
+        return Fine("clock", "Ours and the server's agree to the minute.")
+    seconds = round(ahead.total_seconds())
+    way = "behind" if seconds > 0 else "ahead of"
+    return Broken(
+        "clock",
+        "clock_off",
+        f"Ours is {abs(seconds)} s {way} the server's, and durations count from ours.",
+        "Have this machine, or the server, set its clock by a time server.",
+    )
+
+
+def _limits(limits: Limits, terms: Terms) -> Check:
+    """The pace that is declared, held against what the server says of its own."""
+    declared = limits.requests_per_minute
+    if declared is None:
+        paced = (
+            "No requests_per_minute: the first throttling sets the pace (hosted Twenty allows 50 "
+            "to 100 a minute)"
+        )
+    else:
+        paced = f"{count(declared, 'request')} a minute"
+    told = "the server names no limit" if terms.limit is None else f"it allows {terms.limit}"
+    message = f"{paced}, {limits.parallel} at once; {told}."
+    if declared is None or terms.limit is None or declared <= terms.limit:
+        return Fine("limits", message)
+    return Doubtful("limits", message, f"Write `requests_per_minute: {terms.limit}` or less.")

@@ -1,0 +1,172 @@
+"""What the places of tokens let a run do, and whether the tokens in them are good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from glob import escape
+from shlex import quote
+from typing import TYPE_CHECKING, Literal, assert_never
+
+from provisioner.audit.check import Broken, Check, Doubtful, Fine
+from provisioner.errors.exceptions import ProvisionError, SinkError, WorkspaceError
+from provisioner.errors.pluralize import count
+from provisioner.model.token_claims import claims_of
+from provisioner.runtime.cancellation import STOPPED
+from provisioner.runtime.executor import Threads
+from provisioner.sinks.sink import Holds, Nothing, Unread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.observed import Observation
+    from provisioner.model.sink_address import Address
+    from provisioner.runtime.cancellation import Stop
+    from provisioner.secret import Secret
+    from provisioner.sinks.sink import OpenSink
+    from provisioner.twenty.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """What is wrong with one sink, or with the token in it."""
+
+    check: Literal["sinks", "tokens"]
+    error: ProvisionError
+    key: str
+    address: Address
+
+    @property
+    def sort(self) -> tuple[str, ...]:
+        """What is equal for troubles of one cause: all of it but the key and its sink."""
+        texts = (self.error.message, self.error.remedy)
+        stripped = (
+            text.replace(str(self.address), "").replace(repr(self.key), "") for text in texts
+        )
+        return (self.check, self.error.slug, *stripped)
+
+
+_Found = Literal["usable", "empty", "unreadable", "accepted"] | _Trouble
+"""A sink of a key that is not live, or one of a live key by what became of its token."""
+
+_NAMED = 5
+"""Keys that a remedy names one by one."""
+
+
+class Places:
+    """The sinks of one environment's keys, and the tokens that they hold.
+
+    Args:
+        environment: whose keys they are of.
+        open_sink: opens a sink.
+        stop: once it is asked for, no sink is asked any more.
+    """
+
+    def __init__(self, environment: Environment, open_sink: OpenSink, stop: Stop) -> None:
+        self._environment = environment
+        self._open_sink = open_sink
+        self._stop = stop
+        self._prove: Callable[[Secret], None] | None = None
+        self._live: dict[str, set[str]] = {}
+
+    def hold_against(self, workspace: Workspace, observation: Observation) -> None:
+        """Has the tokens of the live keys proven, which takes a workspace that can be used."""
+        self._prove = workspace.prove
+        for key in observation.keys:
+            if key.live(observation.server_time):
+                self._live.setdefault(key.name, set()).add(key.id.lower())
+
+    def checks(self, keys: Iterable[DesiredKey] | None) -> Iterator[Check]:
+        """What speaks against the sinks of these keys; None where nobody knows which they are."""
+        if keys is None:
+            message = "They were not looked at, because the manifests have problems."
+            yield Doubtful("sinks", message, "`provision validate` lists them.")
+            return
+        asked = [(key.name, address) for key in keys for address in key.deliver]
+        if not asked:
+            yield Fine("sinks", "No key names one.")
+            return
+        with Threads(self._environment.limits.parallel) as threads:
+            found = list(threads.map(lambda one: self._ask(*one), asked))
+        troubles = [one for one in found if isinstance(one, _Trouble)]
+        usable = len(found) - sum(one.check == "sinks" for one in troubles)
+        if usable:
+            yield Fine("sinks", f"Nothing speaks against {count(usable, 'sink')}.")
+        if found.count("accepted") or found.count("unreadable"):
+            accepted = f"{count(found.count('accepted'), 'token')} of live keys accepted"
+            yield Fine("tokens", f"{accepted}, {found.count('unreadable')} cannot be read back.")
+        if empty := found.count("empty"):
+            message = f"{count(empty, 'sink')} of live keys without a token."
+            yield Doubtful("tokens", message, "Run `provision apply`, which delivers new ones.")
+        yield from self._grouped(troubles)
+
+    def _ask(self, key: str, address: Address) -> _Found:
+        if self._stop.asked:
+            return _Trouble("sinks", SinkError(STOPPED.code, STOPPED.message), key, address)
+        try:
+            sink = self._open_sink(address)
+            sink.prepare()
+            content = sink.read()
+        except SinkError as error:
+            return _Trouble("sinks", error, key, address)
+        if key not in self._live or self._prove is None:
+            return "usable"
+        match content:
+            case Nothing():
+                return "empty"
+            case Unread():
+                return "unreadable"
+            case Holds(value=value):
+                why = self._refusal(self._prove, value, key, address)
+                return "accepted" if why is None else _Trouble("tokens", why, key, address)
+            case _:
+                assert_never(content)
+
+    def _refusal(
+        self, prove: Callable[[Secret], None], token: Secret, key: str, address: Address
+    ) -> WorkspaceError | None:
+        """Why a token is no good one of this live key."""
+        claims = claims_of(token)
+        if claims is None or claims.key is None:
+            return _bad_token(
+                "token_invalid", f"{address} holds something that is no token of {key!r}."
+            )
+        if claims.key.lower() not in self._live[key]:
+            return _bad_token(
+                "token_dead", f"{address} holds a token of another key than the live {key!r}."
+            )
+        try:
+            prove(token)
+        except WorkspaceError as error:
+            if error.slug != "token_refused":
+                return error
+            message = f"The token of {key!r} in {address} is not accepted."
+            return _bad_token(error.slug, message)
+        return None
+
+    def _grouped(self, troubles: Iterable[_Trouble]) -> Iterator[Broken | Doubtful]:
+        """One check for all troubles of one cause, in the order of the manifests."""
+        groups: dict[tuple[str, ...], list[_Trouble]] = {}
+        for trouble in troubles:
+            groups.setdefault(trouble.sort, []).append(trouble)
+        for group in groups.values():
+            first = group[0]
+            others = f" The same holds for {len(group) - 1} more." if group[1:] else ""
+            remedy = first.error.remedy or self._redeliver([one.key for one in group])
+            if first.error.slug == "program_not_run":  # that is what the run was told
+                yield Doubtful(first.check, f"{first.error.message}{others}", remedy)
+                continue
+            yield Broken(first.check, first.error.slug, f"{first.error.message}{others}", remedy)
+
+    def _redeliver(self, names: list[str]) -> str:
+        command = f"provision apply -e {self._environment.name} --redeliver"
+        few = dict.fromkeys(names)
+        if len(few) > _NAMED:
+            return f"`{command}` replaces all tokens, with `--only NAME` those of one key."
+        only = " ".join(f"--only {quote(escape(name))}" for name in few)
+        return f"`{command} {only}` replaces it."
+
+
+def _bad_token(code: str, message: str) -> WorkspaceError:
+    """The remedy is a command that names all keys of one cause."""
+    return WorkspaceError(code, message)

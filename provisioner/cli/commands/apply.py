@@ -1,0 +1,105 @@
+"""`provision apply`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.options import (
+    guard_options,
+    output_options,
+    reconciling_options,
+    selection_options,
+    telling_options,
+)
+from provisioner.cli.stoppable import stoppable
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Leaving, Output, Reconciling, Selection, Telling
+    from provisioner.cli.run import Prepared
+    from provisioner.cli.signals import Signals
+    from provisioner.plan import Plan
+    from provisioner.reconcile.reconciler import Fleet
+
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
+
+
+def _digest(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    del context, parameter
+    # A step of a pipeline that gave no digest leaves its variable empty, which is no consent.
+    value = os.environ.get("PROVISION_DIGEST") if value is None else value
+    if value is not None and not _DIGEST.fullmatch(value):
+        raise click.BadParameter("A digest is `sha256:` and 64 hexadecimal digits.")
+    return value
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]")
+@selection_options(revokes=True)
+@output_options("text", "json", "markdown")
+@telling_options(events=True)
+@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
+@click.option(
+    "--digest",
+    envvar="PROVISION_DIGEST",
+    metavar="sha256:…",
+    callback=_digest,
+    help="Change nothing where the plan has another digest than this.",
+)
+@reconciling_options
+@guard_options
+@stoppable
+def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
+    file: Path | None,
+    selection: Selection,
+    output: Output,
+    telling: Telling,
+    reconciling: Reconciling,
+    leaving: Leaving,
+    *,
+    signals: Signals,
+    yes: bool,
+    digest: str | None,
+) -> int:
+    """Create the keys that are missing, and deliver the tokens that are.
+
+    Looks at every environment, compares its keys with the manifests, creates the missing ones
+    with the depth of their manifest, and delivers a token of each to its sinks. A sink that lost
+    its token gets a new one. Without a terminal nothing asks; on one, `apply` shows the plan and
+    asks before it changes anything but the embedded Twenty.
+
+    With a PLANFILE of `plan --out` it does exactly what was reviewed, counted from that moment,
+    or changes nothing and exits with 6 where manifests or workspaces moved.
+    """
+    from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.execute import carry_out  # noqa: PLC0415 - as above
+    from provisioner.planfile import not_of_digest  # noqa: PLC0415 - as above
+
+    asked = plan_file.asked_of(selection, reconciling, leaving)
+
+    def of_now(fleet: Fleet, prepared: Prepared) -> Plan:
+        made = fleet.plan(prepared.manifests.desired, prepared.now, asked.wishes, asked.leave)
+        why = None if digest is None else not_of_digest(digest, made)
+        if why is not None:
+            fleet.refuse(why)
+        return made
+
+    if file is None:
+        return carry_out("apply", selection, output, telling, of_now, signals=signals, yes=yes)
+    plan_file.check_alone(click.get_current_context())
+    reviewed = plan_file.PlanOnDisk(file, digest, asked)
+    return carry_out(
+        "apply",
+        selection,
+        output,
+        telling,
+        reviewed.plan,
+        signals=signals,
+        yes=yes,
+        preparing=lambda: reviewed.prepare(selection),
+        taken=(file,),
+    )

@@ -1,0 +1,103 @@
+"""`provision create`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.completion_items import files
+from provisioner.cli.exit_codes import INCOMPLETE
+from provisioner.cli.options import (
+    Selection,
+    manifests_option,
+    one_environment_option,
+    output_options,
+    restriction_options,
+)
+from provisioner.cli.stoppable import stoppable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from provisioner.cli.options import Output
+    from provisioner.cli.signals import Signals
+    from provisioner.model.restrictions import Restrictions
+
+
+@click.command()
+@manifests_option
+@one_environment_option
+@restriction_options
+@click.option(
+    "--depth",
+    type=click.Choice(["0", "1", "2"]),
+    default="1",
+    show_default=True,
+    envvar="PROVISION_DEPTH",
+    help="How much of each created key comes back.",
+)
+@click.option(
+    "--body",
+    required=True,
+    envvar="PROVISION_BODY",
+    metavar="FILE",
+    shell_complete=files,
+    help="JSON object or array of records; - is standard input.",
+)
+@output_options()
+@stoppable
+def create(  # noqa: PLR0913 - what there is to say of a body
+    manifests: Path,
+    environment: str | None,
+    depth: str,
+    body: str,
+    output: Output,
+    *,
+    signals: Signals,
+    restrictions: Restrictions,
+) -> int:
+    """Post a JSON body of keys to one environment.
+
+    The bulk operation itself, for scripts that bring their own list: records have a name, an
+    expiresAt, and where they are wanted a revokedAt and, on the core generation, a roleId. The
+    created records are printed in the shape of the body. Each request is sent once and never
+    repeated; nothing is compared with what exists.
+    """
+    from provisioner.cli.body_source import read_source  # noqa: PLC0415 - as above
+    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
+    from provisioner.cli.run import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.model.desired import depth_of  # noqa: PLC0415 - as above
+    from provisioner.operations.bulk_create import create_records  # noqa: PLC0415 - keeps --help fast
+    from provisioner.runtime.cancellation import STOPPED  # noqa: PLC0415 - as above
+    from provisioner.runtime.log_context import bound  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    selection = Selection(manifests, (environment,) if environment else ())
+    selection = selection._replace(restrictions=restrictions)
+    with console.problems_as_data():
+        prepared = prepare(selection, keys_matter=False, one=True)
+        with signals.let_through():  # somebody may be typing it
+            source = read_source(body, sys.stdin)
+    (where,) = prepared.environments
+    with bound(environment=where.name):
+        with (
+            fleet_of(prepared, signals.stop) as fleet,
+            console.progress(len(source.records), "creating keys") as settled,
+        ):
+            workspace = fleet.open(where)
+            made = None
+            if workspace is not None:
+                depth_asked = depth_of(int(depth))
+                made = create_records(workspace, source, depth_asked, signals.stop, settled)
+        if made is None:
+            console.failed(STOPPED)
+            return signals.exit_code or INCOMPLETE
+        if made.output is not None:
+            console.document(made.output)
+        for failure in made.failures:
+            console.failed(failure)
+    if signals.exit_code is not None:
+        return signals.exit_code
+    return INCOMPLETE if made.failures else 0

@@ -1,0 +1,52 @@
+"""`provision doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.exit_codes import INCOMPLETE
+from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.stoppable import stoppable
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Output, Selection
+    from provisioner.cli.signals import Signals
+
+
+@click.command()
+@selection_options(revokes=False)
+@output_options("text", "json")
+@stoppable
+def doctor(selection: Selection, output: Output, signals: Signals) -> int:
+    """Examine credentials, permissions, limits and sinks; write nothing.
+
+    Says of each environment what works and what to change. Needs environments.yaml alone; with
+    valid manifests it looks into the sinks of their keys too. Exits with 4 when anything failed.
+    """
+    from provisioner.audit import Doctor  # noqa: PLC0415 - as above
+    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.run import opened, prepare  # noqa: PLC0415 - as above
+    from provisioner.render.doctor import diagnosis_document, diagnosis_text  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    with console.problems_as_data():
+        prepared = prepare(selection, keys_matter=False)
+    manifests = prepared.manifests
+    with (
+        opened(prepared, signals.stop) as (connect, open_sink, executor),
+        Doctor(connect, open_sink, executor, signals.stop) as examiner,
+    ):
+        desired = None if manifests.problems else manifests.desired
+        found = examiner.examine(prepared.environments, desired, selection.only)
+        surprise = examiner.surprise
+    if console.json:
+        console.document(diagnosis_document(found))
+    else:
+        console.text(diagnosis_text(found, console.palette, quiet=output.quiet))
+    if surprise is not None:
+        raise surprise
+    if signals.exit_code is not None:
+        return signals.exit_code
+    return INCOMPLETE if any(one.failed for one in found) else 0

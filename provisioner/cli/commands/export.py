@@ -1,0 +1,164 @@
+"""`provision export`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.completion_items import key_names
+from provisioner.cli.exit_codes import INCOMPLETE
+from provisioner.cli.options import (
+    Selection,
+    manifests_option,
+    one_environment_option,
+    output_options,
+    restriction_options,
+)
+from provisioner.cli.stoppable import stoppable
+from provisioner.errors.exceptions import WorkspaceError, WrongUsageError
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Output
+    from provisioner.cli.signals import Signals
+    from provisioner.model.restrictions import Restrictions
+    from provisioner.operations.export import Exported
+
+
+@click.command()
+@manifests_option
+@one_environment_option
+@restriction_options
+@click.option(
+    "--only",
+    multiple=True,
+    envvar="PROVISION_ONLY",
+    metavar="GLOB",
+    shell_complete=key_names,
+    help="Write keys whose names match alone; repeatable.",
+)
+@click.option(
+    "--to",
+    "file",
+    type=click.Path(path_type=Path),
+    envvar="PROVISION_TO",
+    metavar="FILE",
+    help="Where the manifest goes, a file that is not there yet; by default to stdout.",
+)
+@output_options()
+@stoppable
+def export(  # noqa: PLR0913 - what there is to say of an export
+    manifests: Path,
+    environment: str | None,
+    only: tuple[str, ...],
+    file: Path | None,
+    output: Output,
+    *,
+    signals: Signals,
+    restrictions: Restrictions,
+) -> int:
+    """Write a manifest of what a workspace holds, to adopt it.
+
+    Needs environments.yaml alone. The manifest asks for the live keys as they are, so that a plan
+    with it changes nothing. Keys that a manifest cannot hold are left out, with a comment each.
+    """
+    import logging  # noqa: PLC0415 - keeps --help fast
+
+    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
+    from provisioner.cli.run import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.errors.pluralize import count  # noqa: PLC0415 - as above
+    from provisioner.operations.export import export as exported_from  # noqa: PLC0415 - as above
+    from provisioner.plan import Unobserved  # noqa: PLC0415 - as above
+    from provisioner.render.text import visible  # noqa: PLC0415 - as above
+    from provisioner.runtime.log_context import about  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    if str(file) == "-":
+        file = None
+    if file is not None and os.path.lexists(file):
+        raise _exists(file)
+    selection = Selection(manifests, (environment,) if environment else (), only)
+    selection = selection._replace(restrictions=restrictions)
+    prepared = prepare(selection, keys_matter=False, one=True)
+    with fleet_of(prepared, signals.stop) as fleet:
+        ((place, look),) = fleet.observe()
+    if fleet.surprise is not None:
+        raise fleet.surprise
+    if fleet.refusal is not None and signals.exit_code is None:
+        raise fleet.refusal
+    if isinstance(look, Unobserved):
+        console.failed(look.failure)
+        return signals.exit_code or INCOMPLETE
+    exported = exported_from(place.name, look, only)
+    if not exported.keys:
+        console.aside("".join(exported.comments))
+    _check(exported, place.name)
+    if exported.left_out:
+        logging.getLogger("provisioner").warning(
+            "%s: %s left out, with a comment each",
+            place.name,
+            count(exported.left_out, "live key"),
+            extra=about(environment=place.name),
+        )
+    if file is None:
+        console.text(exported.text)
+    else:
+        _write_new(file, exported.text)
+        if not output.quiet:
+            console.text(f"wrote {visible(file.as_posix())}: {count(exported.keys, 'key')}\n")
+    return signals.exit_code or 0
+
+
+def _check(exported: Exported, environment: str) -> None:
+    """Raises what keeps this from being a manifest."""
+    if not exported.keys:
+        raise WorkspaceError(
+            "key_missing",
+            f"{environment} has no live key that a manifest could hold, of those asked for.",
+            remedy="`provision list` shows the keys that are there, and --only may leave some out."
+            if not exported.left_out
+            else "A name that several live keys have may be written into a manifest by hand, and "
+            "`apply --dedupe` keeps one of them; where a rotation is at work, wait for its end.",
+        )
+    if not exported.fits:
+        raise WrongUsageError(
+            "file_too_large",
+            f"The {exported.keys} keys of {environment} are more than one manifest holds.",
+            remedy="Write several, each with some of the keys, with --only.",
+        )
+
+
+def _write_new(file: Path, text: str) -> None:
+    """Writes a file for this user alone, whole or not at all, and never over another."""
+    from tempfile import TemporaryDirectory  # noqa: PLC0415 - keeps --help fast
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Hidden, because no run reads what is hidden: it may be left behind when we are killed.
+        with TemporaryDirectory(dir=file.parent, prefix=".") as aside:
+            new = Path(aside, "new")
+            new.touch(0o600)
+            with new.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            try:
+                os.link(new, file)
+            except FileExistsError:
+                raise _exists(file) from None
+    except OSError as error:
+        raise WrongUsageError(
+            "not_writable",
+            f"{file.as_posix()} cannot be written: {error.strerror}.",
+            remedy="Name a file that you may write with --to.",
+        ) from None
+
+
+def _exists(file: Path) -> WrongUsageError:
+    return WrongUsageError(
+        "file_exists",
+        f"{file.as_posix()} exists already, and export overwrites nothing.",
+        remedy="Name another file with --to.",
+    )

@@ -1,0 +1,34 @@
+"""`provision init`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.options import manifests_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command()
+@manifests_option
+def init(manifests: Path) -> int:
+    """Write a first environments.yaml and manifest, with comments.
+
+    Both work at once on the embedded Twenty. The JSON Schemas that editors read are written
+    beside the directory, and a .gitignore for tokens. Nothing that exists is overwritten.
+    """
+    from provisioner.cli.starter_files import write_first_files  # noqa: PLC0415 - keeps --help fast
+
+    for path in write_first_files(manifests):
+        click.echo(f"wrote {path.as_posix()}")
+    click.echo("Next: provision plan" + _option(manifests), err=True)
+    return 0
+
+
+def _option(manifests: Path) -> str:
+    import shlex  # noqa: PLC0415 - keeps --help fast
+
+    return "" if manifests.as_posix() == "manifests" else f" -m {shlex.quote(str(manifests))}"

@@ -1,0 +1,61 @@
+"""`provision list`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.exit_codes import INCOMPLETE
+from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.stoppable import stoppable
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Output, Selection
+    from provisioner.cli.signals import Signals
+
+
+@click.command("list")
+@selection_options(revokes=False)
+@output_options("text", "json")
+@stoppable
+def list_keys(selection: Selection, output: Output, signals: Signals) -> int:
+    """List the keys that the environments really have.
+
+    Needs environments.yaml alone. Revoked keys are shown where the server lists them, which
+    only the legacy generation does.
+    """
+    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.run import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.errors.failure import Failure  # noqa: PLC0415 - as above
+    from provisioner.model.globs import matches  # noqa: PLC0415 - as above
+    from provisioner.model.observed import Observation  # noqa: PLC0415 - as above
+    from provisioner.render.json import key_document  # noqa: PLC0415 - as above
+    from provisioner.render.text import keys_text  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    with console.problems_as_data():
+        prepared = prepare(selection, keys_matter=False)
+    with fleet_of(prepared, signals.stop) as fleet:
+        seen = fleet.observe()
+    found = [
+        (place.name, key, look.server_time)
+        for place, look in seen
+        if isinstance(look, Observation)
+        for key in sorted(look.keys, key=lambda one: (one.name, one.seniority))
+        if not selection.only or matches(key.name, selection.only)
+    ]
+    if console.json:
+        console.document([key_document(*one) for one in found])
+    else:
+        console.text(keys_text(found, console.palette))
+    if selection.only and not found:
+        told = f"No key matches --only {' '.join(selection.only)}."
+        console.failed(Failure("nothing_selected", told))
+    failures = [look for _, look in seen if not isinstance(look, Observation)]
+    for failed in failures:
+        console.failed(failed.failure, failed.environment)
+    code = ended_early(fleet, signals)
+    if code is not None:
+        return code
+    return INCOMPLETE if failures else 0

@@ -1,0 +1,111 @@
+"""`provision plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
+from provisioner.cli.options import (
+    guard_options,
+    output_options,
+    reconciling_options,
+    selection_options,
+    telling_options,
+)
+from provisioner.cli.stoppable import stoppable
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Leaving, Output, Reconciling, Selection, Telling
+    from provisioner.cli.signals import Signals
+
+
+@click.command()
+@selection_options(revokes=True)
+@output_options("text", "json", "markdown")
+@telling_options(events=True)
+@click.option(
+    "--detailed-exitcode",
+    is_flag=True,
+    envvar="PROVISION_DETAILED_EXITCODE",
+    help="Exit with 2 when there are changes.",
+)
+@click.option(
+    "--out",
+    "file",
+    type=click.Path(path_type=Path),
+    envvar="PROVISION_OUT",
+    metavar="FILE",
+    help="Write the plan to a file too, for `apply FILE`.",
+)
+@reconciling_options
+@guard_options
+@stoppable
+def plan(  # noqa: PLR0913 - what there is to say of a plan
+    selection: Selection,
+    output: Output,
+    telling: Telling,
+    reconciling: Reconciling,
+    leaving: Leaving,
+    *,
+    signals: Signals,
+    detailed_exitcode: bool,
+    file: Path | None,
+) -> int:
+    """Show what would change; change nothing.
+
+    Looks at every environment and compares its keys with the manifests, and what the sinks hold
+    with the keys. Exits with 4 when an environment could not be looked at, a key cannot be made
+    or its token not be delivered. With --out the plan is written to a file, which `apply FILE`
+    carries out where it still holds; not where it is refused or an environment is not reached.
+    """
+    from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
+    from provisioner.cli.outputs import outlets  # noqa: PLC0415 - as above
+    from provisioner.cli.run import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.show import note, show_plan, warn_of_nothing  # noqa: PLC0415 - as above
+    from provisioner.errors.exceptions import WrongUsageError  # noqa: PLC0415 - as above
+    from provisioner.errors.failure import failure_of  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    if file is not None:
+        plan_file.check_free(file)
+    asked = plan_file.asked_of(selection, reconciling, leaving)
+    taken = () if file is None else (file,)
+    with outlets("plan", telling, console, signals, taken=taken) as out:
+        with out.problems():
+            prepared = prepare(selection)
+        out.begun(prepared.manifests.sources, prepared.environments)
+        with fleet_of(prepared, signals.stop, out.tell) as fleet:
+            desired = prepared.manifests.desired
+            made = fleet.plan(desired, prepared.now, asked.wishes, asked.leave)
+        out.planned(made)
+        note(made)
+        with out.shown():
+            show_plan(made, console, fleet.refusal)
+        warn_of_nothing(made, selection)
+        kept = lost = None
+        if file is not None:
+            stopped = signals.exit_code is not None
+            why = plan_file.why_not_kept(made, fleet, stopped=stopped)
+            try:
+                if why is None:
+                    plan_file.keep(file, plan_file.draft_of(made, asked, fleet, prepared), console)
+                    kept = file.as_posix()
+                else:
+                    plan_file.drop(file, why, console)
+            except WrongUsageError as error:
+                lost = error
+        out.outcome(made, changes=made.changes, refusal=fleet.refusal, plan_file=kept)
+        if lost is not None:
+            console.failed(failure_of(lost))
+        code = ended_early(fleet, signals)
+        if code is not None:
+            return out.ends(code)
+        if lost is not None:
+            return out.ends(lost.exit_code)
+        if made.incomplete:
+            return out.ends(INCOMPLETE)
+        return out.ends(CHANGES if detailed_exitcode and made.changes else 0)

@@ -1,0 +1,127 @@
+"""`provision report`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
+from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.stoppable import stoppable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+
+    from provisioner.audit.key_audit import FleetHygiene
+    from provisioner.cli.console import Console
+    from provisioner.cli.options import Output, Selection
+    from provisioner.cli.signals import Signals
+    from provisioner.model.sink_address import Address
+    from provisioner.model.sink_content import Held
+
+
+def _duration(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> timedelta | None:
+    from provisioner.model.expiry import parse_duration  # noqa: PLC0415 - keeps --help fast
+
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", context, option) from None
+
+
+@click.command()
+@selection_options(revokes=False)
+@click.option(
+    "--expiring-within",
+    callback=_duration,
+    envvar="PROVISION_EXPIRING_WITHIN",
+    metavar="DURATION",
+    help="Exit with 2 when a key is due within 36h, 14d, 12w or P14D, or missing.",
+)
+@output_options("text", "json", "markdown", "html")
+@stoppable
+def report(
+    selection: Selection, expiring_within: timedelta | None, output: Output, signals: Signals
+) -> int:
+    """Report expiry and hygiene of every live key; write nothing.
+
+    Looks at every environment, and into the sinks of its declared keys. Says of each key when it
+    ends, whether its token is where it belongs, and what else is worth knowing. Exits with 4 when
+    an environment could not be looked at.
+    """
+    from provisioner.audit.key_audit import Look, inspect  # noqa: PLC0415 - as above
+    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.run import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.errors.exceptions import RefusedError  # noqa: PLC0415 - as above
+    from provisioner.errors.failure import Failure  # noqa: PLC0415 - as above
+    from provisioner.model.observed import Observation  # noqa: PLC0415 - as above
+    from provisioner.plan import Wishes  # noqa: PLC0415 - as above
+    from provisioner.plan.diff import SOON  # noqa: PLC0415 - as above
+
+    console = Console(output)
+    with console.problems_as_data():
+        prepared = prepare(selection)
+    desired = prepared.manifests.desired
+    with fleet_of(prepared, signals.stop) as fleet:
+        seen = fleet.observe()
+        held = fleet.survey(desired, Wishes(only=selection.only))
+    _warn(held)
+    looks = (
+        Look(environment, desired.get(environment.name, ()), look, held)
+        if isinstance(look, Observation)
+        else look
+        for environment, look in seen
+    )
+    found = inspect(looks, prepared.now, expiring_within or SOON, selection.only)
+    _show(found, console)
+    code = ended_early(fleet, signals)
+    if code is not None:
+        return code
+    empty = not any(one.keys or one.missing for one in found.observed)
+    if selection.only and empty:
+        told = f"No key matches --only {' '.join(selection.only)}."
+        if expiring_within is not None and not found.unobserved:
+            raise RefusedError("nothing_selected", told, remedy="Correct the glob.")
+        console.failed(Failure("nothing_selected", told))
+    if found.unobserved:
+        return INCOMPLETE
+    overdue = found.due or found.missing
+    return CHANGES if expiring_within is not None and overdue else 0
+
+
+def _warn(held: Mapping[Address, Held]) -> None:
+    """Says how many sinks nothing is known of."""
+    import logging  # noqa: PLC0415 - keeps --help fast
+
+    from provisioner.errors.pluralize import count  # noqa: PLC0415 - as above
+    from provisioner.model.sink_content import Unusable  # noqa: PLC0415 - as above
+
+    if unusable := sum(isinstance(one, Unusable) for one in held.values()):
+        logging.getLogger("provisioner").warning(
+            "%s could not be looked into; `provision doctor` says why", count(unusable, "sink")
+        )
+
+
+def _show(found: FleetHygiene, console: Console) -> None:
+    from provisioner.render.audit import (  # noqa: PLC0415 - keeps --help fast
+        hygiene_document,
+        hygiene_markdown,
+        hygiene_page,
+        hygiene_text,
+    )
+
+    match console.output.format:
+        case "json":
+            console.document(hygiene_document(found))
+        case "markdown":
+            console.text(hygiene_markdown(found))
+        case "html":
+            console.text(hygiene_page(found))
+        case _:
+            console.text(hygiene_text(found, console.palette, quiet=console.output.quiet))
+    for one in found.unobserved:
+        console.failed(one.failure, one.environment)

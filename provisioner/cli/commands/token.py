@@ -1,0 +1,92 @@
+"""`provision token`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.completion_items import key_names
+from provisioner.cli.options import (
+    Selection,
+    manifests_option,
+    one_environment_option,
+    output_options,
+    restriction_options,
+)
+from provisioner.cli.stoppable import stoppable
+
+if TYPE_CHECKING:
+    from provisioner.cli.options import Output
+    from provisioner.cli.signals import Signals
+    from provisioner.model.restrictions import Restrictions
+
+
+@click.command()
+@click.argument("name", shell_complete=key_names)
+@manifests_option
+@one_environment_option
+@restriction_options
+@click.option(
+    "--to",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path),
+    envvar="PROVISION_TO",
+    metavar="FILE",
+    help="Where the token goes: a file of its own, for this user alone.",
+)
+@output_options()
+@stoppable
+def token(  # noqa: PLR0913 - what there is to say of a token
+    name: str,
+    manifests: Path,
+    environment: str | None,
+    file: Path,
+    output: Output,
+    *,
+    signals: Signals,
+    restrictions: Restrictions,
+) -> int:
+    """Mint a token of a live key into a file.
+
+    For a key that no sink takes, or once more for one that has its tokens already: those go on
+    working. The token is proven and then written to FILE, which nobody else may read (mode 0600);
+    it never goes to a terminal.
+    """
+    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
+    from provisioner.cli.run import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.model.expiry import format_moment  # noqa: PLC0415 - as above
+    from provisioner.model.sink_address import FileAddress  # noqa: PLC0415 - keeps --help fast
+    from provisioner.operations.mint_token import hand_over  # noqa: PLC0415 - as above
+    from provisioner.render.text import visible  # noqa: PLC0415 - as above
+    from provisioner.runtime.cancellation import STOPPED  # noqa: PLC0415 - as above
+    from provisioner.runtime.log_context import bound  # noqa: PLC0415 - as above
+    from provisioner.sinks.file import Files  # noqa: PLC0415 - as above
+
+    if str(file) == "-":
+        raise click.UsageError("A token is never printed: name a file with --to.")
+    console = Console(output)
+    selection = Selection(manifests, (environment,) if environment else ())
+    selection = selection._replace(restrictions=restrictions)
+    prepared = prepare(selection, keys_matter=False, one=True)
+    (where,) = prepared.environments
+    working = bound(environment=where.name, key=name)
+    with working, fleet_of(prepared, signals.stop) as fleet:
+        address = FileAddress(str(file), "", "bare")
+        sink = Files(Path.cwd()).sink(address)
+        desired = prepared.manifests.desired.get(where.name, ())
+        wanted = next((one for one in desired if one.name == name), None)
+        workspace = fleet.open(where)
+        key = (
+            None
+            if workspace is None
+            else hand_over(workspace, name, sink, address, wanted=wanted, look_into=fleet.look_into)
+        )
+        if key is None:
+            console.failed(STOPPED)
+        elif not output.quiet:
+            ends = format_moment(key.expires_at)
+            console.text(f"{file} holds a token of {visible(name)} ({key.id}) until {ends}.\n")
+    return signals.exit_code or 0

@@ -1,0 +1,589 @@
+"""What a document's schema turns down, as problems: where it stands and what to write.
+
+jsonschema says which rule failed at which path. What that means to a person depends on the
+path, and is looked up here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from provisioner.errors.problem import Place, Problem
+from provisioner.manifests import characters, variables
+from provisioner.manifests.document import (
+    MAX_PROBLEMS,
+    Document,
+    Hole,
+    Mapping,
+    Mark,
+    Odd,
+    Sequence,
+)
+from provisioner.manifests.schema import published
+from provisioner.model.expiry import parse_expiry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from jsonschema import ValidationError
+
+Path = tuple[str | int, ...]
+
+
+def manifest_problems(document: Document, failing: list[int]) -> list[Problem]:
+    """What is wrong with a manifest that its schema turns down.
+
+    Args:
+        document: the manifest.
+        failing: which keys are turned down. Only these are handed to jsonschema, so that one
+            wrong key among 100 000 costs no more than one.
+    """
+    value: Any = document.root
+    if isinstance(value, Mapping) and isinstance(value.get("keys"), Sequence):
+        # Where only the rest is wrong one good key stays, for a list without one is wrong too.
+        failing = failing or [0][: len(value["keys"])]
+        value = {**value, "keys": [value["keys"][index] for index in failing]}
+
+    def where(path: Path) -> Path:
+        match path:
+            case ("keys", int() as index, *rest):
+                return ("keys", failing[index], *rest)
+            case _:
+                return path
+
+    return _problems(document, "manifest", value, where)
+
+
+def environments_problems(document: Document) -> list[Problem]:
+    """What is wrong with an environments file that its schema turns down."""
+    return _problems(document, "environments", document.root, lambda path: path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What is said about a value that is turned down.
+
+    Attributes:
+        code: when it is of the right type but not allowed.
+        want: what to write.
+        mistyped: when it is of another type; empty for `yaml_surprise` or `wrong_type`.
+        shown: whether the value may stand in the message.
+    """
+
+    code: str
+    want: str
+    mistyped: str = ""
+    shown: bool = True
+
+
+_EXPIRY = _Rule(
+    "expiry_invalid",
+    "write a date (2027-06-30), a date-time (2027-06-30T12:00:00Z), hours, days or weeks "
+    "(36h, 90d, 12w) or never",
+    mistyped="expiry_invalid",
+)
+_ROLE = _Rule("invalid_value", "write the label or the id of a role, or leave `role` out")
+_VERSION = _Rule("invalid_value", "write `version: 1`")
+_CLEAN = "of 1 to 1000 signs, without blanks at its ends and control characters"
+_ENVIRONMENT = _Rule("invalid_value", "write the name of an environment")
+
+
+_AUTH_FORMS = (
+    "write one of `token`, `token_file`, `session_token`, or `email` with `password` or "
+    "`password_file`"
+)
+_SECRET = _Rule(
+    "auth_invalid",
+    "a secret is a variable, as in ${TWENTY_TOKEN}",
+    mistyped="secret_literal",
+    shown=False,
+)
+_SECRET_FILE = _Rule("auth_invalid", "write the path of a file, in quotes", shown=False)
+
+
+_ROTATION: dict[tuple[str, ...], _Rule] = {
+    (): _Rule(
+        "rotation_invalid",
+        "write {before: 14d, overlap: 48h}, or never to switch it off",
+        "rotation_invalid",
+    ),
+    ("*",): _Rule(
+        "rotation_invalid", "write hours, days or weeks: 36h, 14d, 2w", "rotation_invalid"
+    ),
+}
+"""The rules of a `rotate`, on a key and in `defaults`."""
+
+_BOOLEAN = _Rule("invalid_value", "write true or false, without quotes", "invalid_value")
+_GLOB = _Rule("invalid_value", "write a glob: svc-*")
+_KIND = _Rule(
+    "invalid_value",
+    "write file, command, vault, aws, github, gitlab or kubernetes",
+    "invalid_value",
+)
+_POLICY: dict[tuple[str, ...], _Rule] = {
+    (): _Rule("", "write a mapping: {max_lifetime: 365d, rotation: required}"),
+    ("max_lifetime",): _Rule(
+        "invalid_value", "write hours, days or weeks: 36h, 90d, 12w; or never", "invalid_value"
+    ),
+    ("rotation",): _Rule("invalid_value", "write required or optional", "invalid_value"),
+    ("roles",): _Rule("invalid_value", "list roles: [Integrations], or write any"),
+    ("roles", "*"): _Rule("invalid_value", "write the label or the id of a role"),
+    ("names",): _Rule("invalid_value", "write a glob or a list of globs: svc-*"),
+    ("names", "*"): _GLOB,
+    ("sinks",): _Rule(
+        "invalid_value",
+        "list kinds of sinks: [vault, github], or write optional or {forbid: [command]}",
+    ),
+    ("sinks", "*"): _KIND,
+    ("sinks", "require"): _Rule("invalid_value", "list kinds of sinks: [vault, github]"),
+    ("sinks", "require", "*"): _KIND,
+    ("sinks", "forbid"): _Rule("invalid_value", "list kinds of sinks: [command]"),
+    ("sinks", "forbid", "*"): _KIND,
+}
+"""The rules of a `policy`, of the file and of an environment."""
+
+_PROGRAM = _Rule(
+    "sink_invalid", "list a program and its arguments, up to 100 of them: [gh, secret, set, KEY]"
+)
+_SINKS: dict[tuple[str, ...], _Rule] = {
+    (): _Rule("invalid_value", "list up to 20 sinks: `- file: secrets/{environment}.env`"),
+    ("*",): _Rule("", "a sink is a mapping: write `- file: secrets/{environment}.env`"),
+    ("*", "format"): _Rule("invalid_value", "write dotenv or json", "invalid_value", shown=False),
+    ("*", "command"): _PROGRAM,
+    ("*", "check"): _PROGRAM,
+    ("*", "*"): _Rule("sink_invalid", "write text of 1 to 4096 signs"),
+    ("*", "*", "*"): _Rule("sink_invalid", "write text of up to 4096 signs"),
+}
+"""The rules of a `deliver`, on a key and in `defaults`."""
+
+
+def _count(most: int) -> _Rule:
+    return _Rule("invalid_value", f"write a whole number from 1 to {most}", "invalid_value")
+
+
+_RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
+    "manifest": {
+        (): _Rule("", "a manifest is a mapping: start it with `version: 1`"),
+        ("version",): _VERSION,
+        ("environment",): _ENVIRONMENT,
+        ("environments",): _Rule("invalid_value", "list 1 to 10000: [staging, production]"),
+        ("environments", "*"): _ENVIRONMENT,
+        ("depth",): _Rule("depth_invalid", "write 0, 1 or 2, without quotes", "depth_invalid"),
+        ("defaults",): _Rule("", "write a mapping: {expires: 90d, role: Integrations}"),
+        ("defaults", "expires"): _EXPIRY,
+        ("defaults", "role"): _ROLE,
+        ("keys",): _Rule("invalid_value", "list at least one key: `- name: svc-billing`"),
+        ("keys", "*"): _Rule("", "a key is a mapping: write `- name: svc-billing`"),
+        ("keys", "*", "name"): _Rule("name_invalid", f"write a name {_CLEAN}"),
+        ("keys", "*", "description"): _Rule("", "write text"),
+        ("keys", "*", "expires"): _EXPIRY,
+        ("keys", "*", "role"): _ROLE,
+        ("keys", "*", "protect"): _BOOLEAN,
+        ("keys", "*", "matrix"): _Rule("matrix_empty", "write 1 to 100 axes: {region: [eu, us]}"),
+        ("keys", "*", "matrix", "*"): _Rule("matrix_empty", "list at least one value: [eu, us]"),
+        ("keys", "*", "matrix", "*", "*"): _Rule("invalid_value", f"write text {_CLEAN}"),
+        **{("defaults", "deliver", *path): rule for path, rule in _SINKS.items()},
+        **{("keys", "*", "deliver", *path): rule for path, rule in _SINKS.items()},
+        **{("defaults", "rotate", *path): rule for path, rule in _ROTATION.items()},
+        **{("keys", "*", "rotate", *path): rule for path, rule in _ROTATION.items()},
+    },
+    "environments": {
+        (): _Rule("", "this file is a mapping: start it with `version: 1`"),
+        ("version",): _VERSION,
+        ("environments",): _Rule("invalid_value", "declare 1 to 10000 under their names"),
+        ("environments", "*"): _Rule("", "an environment is a mapping with a `url`"),
+        ("environments", "*", "url"): _Rule(
+            "url_invalid", "write it like https://crm.example.com, or `sandbox:`", shown=False
+        ),
+        ("environments", "*", "auth"): _Rule("auth_invalid", _AUTH_FORMS, shown=False),
+        ("environments", "*", "auth", "token_file"): _SECRET_FILE,
+        ("environments", "*", "auth", "password_file"): _SECRET_FILE,
+        ("environments", "*", "auth", "*"): _SECRET,
+        ("environments", "*", "headers"): _Rule(
+            "", "write a mapping of header names and values", shown=False
+        ),
+        ("environments", "*", "headers", "*"): _Rule(
+            "header_invalid",
+            "write text that is not empty, in quotes",
+            mistyped="header_invalid",
+            shown=False,
+        ),
+        ("environments", "*", "ca_file"): _Rule("invalid_value", "write the path of a PEM file"),
+        ("environments", "*", "owns"): _Rule("invalid_value", 'list globs: ["svc-*"]'),
+        ("environments", "*", "owns", "*"): _GLOB,
+        ("environments", "*", "role"): _ROLE,
+        ("environments", "*", "generation"): _Rule(
+            "invalid_value", "write auto, legacy or core", "invalid_value"
+        ),
+        ("environments", "*", "workspace"): _Rule(
+            "invalid_value", "write the id of the workspace, a UUID"
+        ),
+        ("environments", "*", "insecure"): _BOOLEAN,
+        ("environments", "*", "protect"): _BOOLEAN,
+        ("environments", "*", "guards"): _Rule("", "write a mapping: {max_revoke: 30%}"),
+        ("environments", "*", "guards", "max_revoke"): _Rule(
+            "invalid_value",
+            "write a whole number of keys, or a share from 0% to 100%",
+            "invalid_value",
+        ),
+        ("environments", "*", "limits"): _Rule("", "write a mapping: {parallel: 4, timeout: 30s}"),
+        ("environments", "*", "limits", "requests_per_minute"): _count(1_000_000),
+        ("environments", "*", "limits", "parallel"): _count(100),
+        ("environments", "*", "limits", "batch"): _count(60),
+        ("environments", "*", "limits", "timeout"): _Rule(
+            "invalid_value", "write it with its unit, up to 1h: 500ms, 30s, 2m", "invalid_value"
+        ),
+        **{("policy", *path): rule for path, rule in _POLICY.items()},
+        **{("environments", "*", "policy", *path): rule for path, rule in _POLICY.items()},
+    },
+}
+"""What is said of the value at a path; `*` is any name or index, the first match counts."""
+
+
+def _rule(kind: str, path: Path) -> _Rule:
+    return next(
+        rule
+        for pattern, rule in _RULES[kind].items()
+        if len(pattern) == len(path)
+        and all(want in ("*", step) for want, step in zip(pattern, path, strict=True))
+    )
+
+
+def _problems(
+    document: Document, kind: str, value: object, where: Callable[[Path], Path]
+) -> list[Problem]:
+    # One fault can break several rules that say the same about it.
+    found: dict[Problem, None] = {}
+    for error in published(kind).errors(value):
+        for problem in _explain(document, kind, where(tuple(error.absolute_path)), error):
+            if len(found) == MAX_PROBLEMS:
+                message = f"more than {MAX_PROBLEMS} problems: the rest is not told"
+                return [*found, Problem(problem.place, "too_many_problems", message)]
+            found[problem] = None
+    return list(found)
+
+
+def _explain(
+    document: Document, kind: str, path: Path, error: ValidationError
+) -> Iterator[Problem]:
+    """The problems behind one error of jsonschema."""
+    node = _value_at(document, path)
+    if isinstance(node, Hole) or _may_be_lost(document, node, error):
+        return
+    if "propertyNames" in error.absolute_schema_path:
+        yield _misnamed(document, kind, node, str(error.instance))
+        return
+    rule = _rule(kind, path)
+    wanted: Any = error.validator_value
+    match str(error.validator):
+        case "additionalProperties":
+            yield from _unknown(document, kind, node, error.schema)
+        case "required":
+            yield from _missing(document, node, wanted)
+        case "oneOf" if kind == "manifest":
+            yield from _environment_or_environments(document, node)
+        case "uniqueItems":
+            yield from _repeated(document, path, node)
+        case "type":
+            yield _mistyped(document, path, rule, node, wants_text=wanted == "string")
+        case "anyOf" | "pattern" if kind == "manifest" and "deliver" in path[1:3]:
+            yield from _delivery(document, path, node, error)
+        case "anyOf":
+            yield from _choice(document, kind, path, error)
+        case _:
+            yield _disallowed(path, rule, document.place(_mark_at(document, path)), node)
+
+
+def _choice(document: Document, kind: str, path: Path, error: ValidationError) -> Iterator[Problem]:
+    """What the branches say that want a value of this kind, or that none does."""
+    node, inner, rule = _value_at(document, path), error.context or (), _rule(kind, path)
+    other = {
+        each.relative_schema_path[0]
+        for each in inner
+        if not each.relative_path and each.validator in ("type", "const", "enum")
+    }
+    fitting = [each for each in inner if each.relative_schema_path[0] not in other]
+    for each in fitting:
+        yield from _explain(document, kind, (*path, *each.relative_path), each)
+    if not fitting and isinstance(node, (str, int)):
+        yield _disallowed(path, rule, document.place(_mark_at(document, path)), node)
+    elif not fitting:
+        yield _mistyped(document, path, rule, node, wants_text=False)
+
+
+def _may_be_lost(document: Document, node: object, error: ValidationError) -> bool:
+    """Whether the error follows from another: what is lacking was lost, or the type is wrong."""
+    if error.validator not in ("required", "oneOf", "minProperties"):
+        return False
+    return not isinstance(node, Mapping) or node.mark.index in document.partial
+
+
+def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem:
+    place = document.place(node.key_mark(key))
+    if kind == "manifest":
+        code = "matrix_axis_invalid"
+        message = (
+            "the name of an axis starts with a letter, goes on with letters, digits, - or _, "
+            "up to 64 of them, and is not `environment` or `name`"
+        )
+    else:
+        code = "environment_name_invalid"
+        message = (
+            "the name of an environment starts with a letter or digit and goes on with up to 63 "
+            "letters, digits, dots, - or _: it becomes the name of a file"
+        )
+    return Problem(place, code, message)
+
+
+_LEVELS = {
+    "manifest": {
+        "the manifest itself": ("version", "environments", "depth", "defaults", "keys"),
+        "the manifest itself or a `github` sink": ("environment",),
+        "a key": ("name", "description", "protect", "matrix"),
+        "a key or to `defaults`": ("expires", "role", "deliver", "rotate"),
+        "`rotate`": ("before", "overlap"),
+        "an item of `deliver`": ("file", "command", "vault", "aws", "github", "gitlab",
+                                 "kubernetes"),
+        "a `file` sink": ("format",),
+        "a `file` or `gitlab` sink": ("variable",),
+        "a `command` sink": ("check",),
+        "a `vault` sink": ("field",),
+        "an `aws` sink": ("region",),
+        "a `github` sink": ("secret",),
+        "a `kubernetes` sink": ("key",),
+    },
+    "environments": {
+        "the file itself": ("version", "environments"),
+        "the file itself or an environment": ("policy",),
+        "an environment": ("url", "auth", "headers", "ca_file", "owns", "role", "generation",
+                           "workspace", "insecure", "limits", "protect", "guards"),
+        "`guards`": ("max_revoke",),
+        "`policy`": ("max_lifetime", "rotation", "roles", "names", "sinks"),
+        "`sinks`": ("require", "forbid"),
+        "`auth`": ("token", "token_file", "session_token", "email", "password", "password_file"),
+        "`limits`": ("requests_per_minute", "parallel", "batch", "timeout"),
+    },
+}  # fmt: skip
+_SHOWABLE = re.compile(r"[A-Za-z_-]{1,40}", re.ASCII)
+"""What may be shown of an unknown key: `{token:eyJ…}` without a blank is one long key."""
+
+_FIRST_WORD = re.compile(r"([a-z_]+)[ :]")
+"""The key that is meant where a colon or the space behind it is missing."""
+
+_SAME_WORD = 0.85
+"""Likeness from which a key is rather one of here than one of elsewhere: `role` and `roles`."""
+
+
+def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Iterator[Problem]:
+    known = list(schema["properties"])
+    for key, mark in zip(node, node.marks[::2], strict=True):
+        if key in known:
+            continue
+        home = next((level for level, keys in _LEVELS[kind].items() if key in keys), None)
+        word = _FIRST_WORD.match(key)
+        if node[key] is None and word is not None and word[1] in known:
+            message = f"a colon and a space are missing after `{word[1]}`"
+        elif not _SHOWABLE.fullmatch(key):
+            message = f"this key is not known here: write {', '.join(known)}"
+        elif home is not None and not difflib.get_close_matches(key, known, 1, _SAME_WORD):
+            message = f"`{key}` is not known here: it belongs to {home}"
+        elif close := difflib.get_close_matches(key, known, n=1):
+            message = f"`{key}` is not known here: did you mean `{close[0]}`?"
+        else:
+            message = f"`{key}` is not known here: write {', '.join(known)}"
+        yield Problem(document.place(mark), "unknown_key", message)
+
+
+_MISSING = {
+    "version": "start the file with `version: 1`",
+    "keys": "list the keys under `keys:`",
+    "name": "write `- name: svc-billing`",
+    "environment": "write `environment: NAME` or `environments: [NAME]`",
+    "environments": "declare them under `environments:`",
+    "before": "write how long before its end a key gets a successor: `before: 14d`",
+    "url": "write where the workspace is served: `url: https://crm.example.com`",
+}
+
+
+def _missing(document: Document, node: Mapping, wanted: list[str]) -> Iterator[Problem]:
+    for key in wanted:
+        if key not in node and not _written_below(document, node, key):
+            message = f"`{key}` is missing: {_MISSING[key]}"
+            yield Problem(document.place(node.mark), "missing_key", message)
+
+
+def _written_below(document: Document, node: Mapping, key: str) -> bool:
+    """Return whether a key of the file stands in its `defaults`, where it is told of as unknown."""
+    defaults = node.get("defaults") if node is document.root else None
+    return isinstance(defaults, Mapping) and key in defaults
+
+
+def _environment_or_environments(document: Document, node: Mapping) -> Iterator[Problem]:
+    if "environment" in node and "environments" in node:
+        marks = sorted(
+            (node.key_mark("environment"), node.key_mark("environments")),
+            key=lambda mark: mark.index,
+        )
+        yield Problem(
+            document.place(marks[1]),
+            "environment_both",
+            "`environment` and `environments` in one manifest: keep one of them",
+            document.place(marks[0]),
+        )
+    else:
+        yield from _missing(document, node, ["environment"])
+
+
+def _delivery(
+    document: Document, path: Path, node: Any, error: ValidationError
+) -> Iterator[Problem]:
+    """A token in a text, a sink of no kind or several, or what the schema of its kind says."""
+    if isinstance(node, str) and error.validator == "pattern":
+        message = "a token stands in the file itself: remove it, and replace that token"
+        yield Problem(document.place(_mark_at(document, path)), "secret_literal", message)
+    if not isinstance(node, Mapping):
+        return  # that a sink is none is told of by its type
+    branches: Any = error.validator_value
+    kinds = [branch["$ref"].rpartition("/")[2] for branch in branches]
+    written = [key for key in node if key in kinds]
+    if len(written) == 1:
+        for inner in error.context or ():
+            if inner.relative_schema_path[0] == kinds.index(written[0]):
+                yield from _explain(document, "manifest", (*path, *inner.relative_path), inner)
+        return
+    if written:
+        mark, found = node.key_mark(written[1]), " and ".join(f"`{key}`" for key in written)
+    elif node.mark.index not in document.partial:
+        first = next(iter(node), "")[:64]
+        close = difflib.get_close_matches(first, kinds, n=1)
+        mark, found = node.mark, f"none, did you mean `{close[0]}`?" if close else "none"
+    else:
+        return  # it may have lost the one that it had
+    listed = ", ".join(f"`{name}`" for name in kinds)
+    message = f"a sink has one of {listed}: this one has {found}"
+    yield Problem(document.place(mark), "sink_invalid", message)
+
+
+def _repeated(document: Document, path: Path, node: Sequence) -> Iterator[Problem]:
+    first: dict[str, Mark] = {}
+    for item, mark in zip(node, node.marks, strict=True):
+        if not isinstance(item, str):
+            continue
+        earlier = first.setdefault(item, mark)
+        if earlier is mark:
+            continue
+        if path == ("environments",):
+            code, message = "environment_duplicate", f"the environment {show(item)} is named twice"
+        else:
+            code, message = "matrix_collision", f"the value {show(item)} is listed twice"
+        yield Problem(document.place(mark), code, f"{message}: remove one", document.place(earlier))
+
+
+def _mistyped(
+    document: Document, path: Path, rule: _Rule, node: Any, *, wants_text: bool
+) -> Problem:
+    """A value of another type than is wanted."""
+    mark = _mark_at(document, path)
+    place = document.place(mark)
+    subject = _subject(path)
+    scalar = isinstance(node, (Odd, bool, int))
+    if rule.mistyped and not (
+        rule.mistyped == "secret_literal" and isinstance(node, (Mapping, Sequence))
+    ):
+        return Problem(place, rule.mistyped, f"{subject} is {_kind(node)}: {rule.want}")
+    if scalar and wants_text and rule.shown:
+        text = _written(document, mark, node)
+        message = f'`{text}` is {_kind(node)} in YAML: write "{text}" to mean the text'
+        return Problem(place, "yaml_surprise", message)
+    if scalar and wants_text:
+        message = f"{subject} is {_kind(node)} in YAML: put it in quotes to mean the text"
+        return Problem(place, "yaml_surprise", message)
+    return Problem(place, "wrong_type", f"{subject} is {_kind(node)}: {rule.want}")
+
+
+def _disallowed(path: Path, rule: _Rule, place: Place, node: Any) -> Problem:
+    """A value of the right type that is not allowed."""
+    if rule is _EXPIRY and isinstance(node, str) and (found := variables.written_in(node)):
+        return Problem(place, "variable_invalid", variables.only_in_environments(found))
+    if rule is _EXPIRY and isinstance(node, str) and len(node) <= _SHOWN:
+        try:
+            parse_expiry(node)
+        except ValueError as error:
+            return Problem(place, rule.code, str(error))
+    shown = f" {show(node)}" if rule.shown and isinstance(node, (str, int)) else ""
+    state = " is empty" if node in ("", [], {}) else f"{shown} is not allowed"
+    # A matrix has one code for none of a thing and one for too many.
+    code = "matrix_too_large" if rule.code == "matrix_empty" and node else rule.code
+    return Problem(place, code, f"{_subject(path)}{state}: {rule.want}")
+
+
+def show(value: str | int) -> str:
+    """A value for a message: on one line, and not too much of it."""
+    text = value if isinstance(value, str) else str(value).lower()
+    if len(text) > _SHOWN:
+        text = text[: _SHOWN - 1] + "…"
+    if not isinstance(value, str):
+        return text
+    hidden = not text.isprintable() or characters.unseen(text) is not None
+    return json.dumps(text, ensure_ascii=hidden)
+
+
+def _value_at(document: Document, path: Path) -> Any:
+    """The value at a path of keys and indexes."""
+    node: Any = document.root
+    for step in path:
+        node = node[step]
+    return node
+
+
+def _mark_at(document: Document, path: Path) -> Mark:
+    if not path:
+        return document.mark
+    parent = _value_at(document, path[:-1])
+    step: Any = path[-1]
+    mark: Mark = parent.value_mark(step) if isinstance(parent, Mapping) else parent.marks[step]
+    return mark
+
+
+def _subject(path: Path) -> str:
+    match path:
+        case ():
+            return "the file"
+        case (*_, "matrix", str()):
+            return "this axis"
+        case (*_, "environments", str()):
+            return "this environment"
+        case (*_, "headers", str()):
+            return "this header"
+        case (*_, str() as name):
+            return f"`{name}`" if _SHOWABLE.fullmatch(name) else "this value"
+        case _:
+            return "this item"
+
+
+def _kind(node: object) -> str:
+    return node.kind if isinstance(node, Odd) else _KINDS[type(node)]
+
+
+_KINDS: dict[type, str] = {
+    type(None): "empty",
+    bool: "a boolean",
+    int: "a number",
+    str: "text",
+    Mapping: "a mapping",
+    Sequence: "a list",
+}
+
+
+def _written(document: Document, mark: Mark, node: Odd | int) -> str:
+    """A scalar as it stands in the file."""
+    if isinstance(node, Odd):
+        return node.text if len(node.text) <= _SHOWN else node.text[: _SHOWN - 1] + "…"
+    return document.text[mark.index : mark.index + len(str(node))]
+
+
+_SHOWN = 60

@@ -1,0 +1,1 @@
+"""Values that cross from one stage of a run to another, and the rules that need nothing else."""

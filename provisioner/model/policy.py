@@ -1,0 +1,64 @@
+"""Whether a desired key keeps a policy; no I/O, the same rules for `validate` and every report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, assert_never
+
+from provisioner.model.expiry import ExpiresAfter, ExpiresAt, ExpiresNever
+from provisioner.model.globs import matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime, timedelta
+
+    from provisioner.model.desired import DesiredKey, Policy
+    from provisioner.model.expiry import Expiry
+
+PolicyCode = Literal[
+    "policy_lifetime",
+    "policy_rotation",
+    "policy_role",
+    "policy_name",
+    "policy_sink",
+    "policy_sink_forbidden",
+]
+"""Which rule of a policy a key breaks."""
+
+
+def breaches(
+    policy: Policy, key: DesiredKey, *, role: str | None, now: datetime | None
+) -> Iterator[PolicyCode]:
+    """The rules that a key breaks, in the order of the codes.
+
+    Args:
+        policy: of the key's environment.
+        key: as the manifest wants it.
+        role: the nearest one written, on the key, in its manifest or in the environment; None,
+            where it is not known, breaks no rule.
+        now: from which the lifetime of a key with a date counts; None leaves dates alone.
+    """
+    if policy.max_lifetime is not None and _outlives(key.expiry, policy.max_lifetime, now):
+        yield "policy_lifetime"
+    if policy.rotation and key.rotation is None:
+        yield "policy_rotation"
+    if policy.roles and role is not None and role not in policy.roles:
+        yield "policy_role"
+    if policy.names and not matches(key.name, policy.names):
+        yield "policy_name"
+    if policy.sinks and not any(address.place[0] in policy.sinks for address in key.deliver):
+        yield "policy_sink"
+    if any(address.place[0] in policy.forbidden_sinks for address in key.deliver):
+        yield "policy_sink_forbidden"
+
+
+def _outlives(expiry: Expiry, longest: timedelta, now: datetime | None) -> bool:
+    """Whether a key that is made now would live longer."""
+    match expiry:
+        case ExpiresAt(moment=moment):
+            return now is not None and moment - now > longest
+        case ExpiresAfter(lifetime=lifetime):
+            return lifetime > longest
+        case ExpiresNever():
+            return True
+        case _:
+            assert_never(expiry)

@@ -1,0 +1,1 @@
+"""Single operations beside the pipeline: create, export, token."""

@@ -1,0 +1,165 @@
+"""The bulk operation by itself: a body's records posted to one workspace, each once."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.errors.failure import Failure
+from provisioner.model.observed import KnownRoles
+from provisioner.runtime.cancellation import STOPPED
+from provisioner.runtime.executor import Threads
+from provisioner.twenty.workspace import (
+    IN_FLIGHT,
+    Created,
+    NewKey,
+    NotCreated,
+    NotSent,
+    Unknown,
+    outcome_unknown,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from provisioner.model.desired import Depth
+    from provisioner.operations.request_body import Body, BodyRecord
+    from provisioner.runtime.cancellation import Stop
+    from provisioner.twenty.workspace import Outcome, Record, Workspace
+
+
+_OFFERED = 30
+_WIDEST = 100
+"""Roles that a message names, and signs of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of a body.
+
+    Attributes:
+        output: the created records in the shape of the body; None where its one record failed.
+        failures: one for each record that was not made, or may not have been.
+    """
+
+    output: Record | list[Record] | None
+    failures: tuple[Failure, ...]
+
+
+def create_records(
+    workspace: Workspace, body: Body, depth: Depth, stop: Stop, settled: Callable[[int], None]
+) -> Made:
+    """Creates the records of a body.
+
+    Args:
+        workspace: where to.
+        body: its records.
+        depth: how much of each created key comes back.
+        stop: once it is asked for, no record is begun, and what is in flight has its grace.
+        settled: called with the number of records whose outcome has become known.
+
+    Returns:
+        What was made; nothing where any record does not fit the generation.
+    """
+    unfit = tuple(filter(None, (_unfit(workspace, record) for record in body.records)))
+    if unfit and workspace.generation == "core":
+        unfit = (_with_offer(unfit[0], workspace, stop), *unfit[1:])
+    if unfit:
+        return Made(None if body.single else [], unfit)
+    keys = [
+        NewKey(
+            id=str(uuid.uuid4()),
+            name=record.name,
+            expires_at=record.expires_at,
+            revoked_at=record.revoked_at,
+            role_id=record.role_id,
+            depth=depth,
+        )
+        for record in body.records
+    ]
+    ledger = _Ledger(settled)
+    threads = Threads(1)  # which a stop leaves behind at work
+    work = threads.submit(workspace.create_many, keys, ledger)
+    threads.shutdown(wait=False)
+    stop.wait_for((work,), graceful=True)
+    if work.done():
+        work.result()
+    outcomes = [ledger.outcome(key) for key in keys]
+    records = [outcome.record for outcome in outcomes if isinstance(outcome, Created)]
+    failures = tuple(
+        _failure(record, outcome)
+        for record, outcome in zip(body.records, outcomes, strict=True)
+        if not isinstance(outcome, Created)
+    )
+    if body.single:
+        return Made(records[0] if records else None, failures)
+    return Made(records, failures)
+
+
+class _Ledger:
+    """Keeps the outcomes by the id that this run gave each key."""
+
+    def __init__(self, settled: Callable[[int], None]) -> None:
+        self._settled = settled
+        self._outcomes: dict[str, Outcome] = {}
+
+    def sending(self, key: NewKey) -> None:
+        """Notes a key that may exist from now on."""
+        self._outcomes[key.id] = Unknown(IN_FLIGHT)
+
+    def settle(self, key: NewKey, outcome: Outcome) -> None:
+        """Keeps one outcome."""
+        self._outcomes[key.id] = outcome
+        self._settled(1)
+
+    def outcome(self, key: NewKey) -> Outcome:
+        """What is known now of a key."""
+        return self._outcomes.get(key.id, NotSent(STOPPED))
+
+
+def _with_offer(failure: Failure, workspace: Workspace, stop: Stop) -> Failure:
+    """The failure with the roles that keys may have and their ids, where those can be seen."""
+    threads = Threads(1)  # which a stop leaves behind at work
+    look = threads.submit(workspace.observe)
+    threads.shutdown(wait=False)
+    stop.wait_for((look,), graceful=False)
+    try:
+        roles = look.result(0).roles
+    except (TimeoutError, WorkspaceError):
+        return failure
+    known = roles.roles if isinstance(roles, KnownRoles) else ()
+    found = sorted((role.label, role.id) for role in known if role.assignable)[:_OFFERED]
+    offer = ", ".join(f"{id_} ({label[:_WIDEST]})" for label, id_ in found)
+    return Failure(failure.code, f"{failure.message} There are {offer}.") if offer else failure
+
+
+def _unfit(workspace: Workspace, record: BodyRecord) -> Failure | None:
+    """Why the generation cannot take a record; known before anything is sent."""
+    if workspace.generation == "core" and record.role_id is None:
+        return Failure(
+            "role_missing",
+            f"{record.place}: {record.name!r} has no roleId, and keys of this workspace need one. "
+            "Write the roleId of a role that may be given to keys.",
+        )
+    if workspace.generation == "legacy" and record.role_id is not None:
+        return Failure(
+            "role_unsupported",
+            f"{record.place}: {record.name!r} has a roleId, and keys of this generation have none. "
+            "Leave the roleId out.",
+        )
+    return None
+
+
+def _failure(record: BodyRecord, outcome: Outcome) -> Failure:
+    match outcome:
+        case NotCreated(failure=reason) | NotSent(failure=reason):
+            pass
+        case Unknown(cause=cause):
+            reason = outcome_unknown(cause)
+        case Created():
+            raise AssertionError(record)  # the caller has sorted these out
+        case _:
+            assert_never(outcome)
+    return Failure(reason.code, f"{record.place}: {record.name!r}: {reason.message}")

@@ -1,0 +1,1 @@
+"""The pipeline: load, observe, plan, guard, execute, report."""

@@ -1,0 +1,106 @@
+"""Opens the workspace of an environment: a server on the network, or the embedded Twenty."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.model.desired import SessionToken
+from provisioner.runtime.file_descriptors import none_left, spent
+from provisioner.secret import Secret
+from provisioner.twenty.connect import connect
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    from provisioner.model.desired import Environment
+    from provisioner.reconcile.reconciler import Connect
+    from provisioner.runtime.cancellation import Stop
+    from provisioner.sandbox import Front, Sandbox
+    from provisioner.twenty.workspace import Workspace
+
+_A_DAY = 86_400.0
+
+
+def opener(root: Path, stop: Stop, *, hurry: bool = False) -> Connect:
+    """Return what opens workspaces.
+
+    Args:
+        root: the embedded Twenty keeps its state in `.provision/` below it.
+        stop: ends the run early.
+        hurry: whether the first writes of other environments wait for the first look at each.
+    """
+    embedded = _Embedded(root)
+
+    def open_workspace(environment: Environment, stack: ExitStack) -> Workspace:
+        if environment.embedded:
+            sandbox = embedded.start(environment, stack)
+            session = SessionToken(Secret(sandbox.session_token()))
+            workspace = connect(
+                environment, sandbox.url, session, stop, hurry=hurry, released=sandbox.rest
+            )
+        elif environment.credential is None:
+            raise WorkspaceError(
+                "auth_missing",
+                f"{environment.name} has no credential.",
+                remedy="Write `auth:` for this environment.",
+            )
+        else:
+            credential = environment.credential
+            workspace = connect(environment, environment.url, credential, stop, hurry=hurry)
+        stack.callback(workspace.close)
+        return workspace
+
+    return open_workspace
+
+
+class _Embedded:
+    """The embedded Twenties of a run, all behind one server, which starts with the first."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._front: Front | None = None
+
+    def start(self, environment: Environment, stack: ExitStack) -> Sandbox:
+        """Open the workspace of an environment, and have the stack close it.
+
+        Raises:
+            WorkspaceError: when its file cannot be used.
+        """
+        # Here, because most environments are real and need no GraphQL engine.
+        from provisioner.sandbox import PATIENCE, Sandbox, dialect_of  # noqa: PLC0415 - as said above
+
+        file = self._root / ".provision" / f"{environment.name}.sqlite3"
+        dialect = dialect_of(environment.url)
+        try:
+            front = self._front_in(stack)
+            patience = min(PATIENCE, environment.limits.timeout / 2)
+            sandbox = Sandbox(file, dialect, session_seconds=_A_DAY, patience=patience, front=front)
+            return stack.enter_context(sandbox)
+        except OSError as error:
+            if spent(error):
+                raise none_left(environment.name) from None
+            raise WorkspaceError(
+                "sandbox_unusable",
+                f"The embedded Twenty of {environment.name} cannot be served: {error.strerror}.",
+                remedy="Free a loopback port for this user and run again.",
+            ) from None
+
+    def _front_in(self, stack: ExitStack) -> Front:
+        """The server, which the stack stops after all workspaces behind it."""
+        from provisioner.sandbox import Front  # noqa: PLC0415 - as above
+
+        with self._lock:
+            if self._front is None:
+                self._front = Front()
+                stack.callback(self._stop)
+            return self._front
+
+    def _stop(self) -> None:
+        with self._lock:
+            front, self._front = self._front, None
+        if front is not None:
+            front.stop()

@@ -1,0 +1,171 @@
+"""The report as one HTML page that needs nothing else: no script, no font, no image, no network."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from provisioner.errors.pluralize import count
+from provisioner.model.expiry import format_moment
+from provisioner.plan import Unobserved
+from provisioner.render.audit.css import STYLE
+from provisioner.render.audit.labels import MEANINGS, day, left, note_word, span, totals
+from provisioner.render.audit.timeline import timeline
+from provisioner.render.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from provisioner.audit.key_audit import EnvironmentHygiene, FleetHygiene, KeyHygiene, Note
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+_TILES: tuple[Note, ...] = ("unmanaged", "undelivered", "never_expires", "too_long", "shared_admin")
+"""The notes that are counted on top of the page, beside what is due."""
+
+_FIGURE = ' class="figure"'
+_HEAD = (
+    ("Name", ""),
+    ("Ends", ""),
+    ("Left", _FIGURE),
+    ("Age", _FIGURE),
+    ("Role", ""),
+    ("Rotates", ""),
+    ("Token", ""),
+    ("Notes", ""),
+)
+
+
+def hygiene_page(hygiene: FleetHygiene) -> str:
+    """The whole document, in ASCII: whatever the encoding of stdout, it is read as it was meant."""
+    page = "\n".join(_page(hygiene)) + "\n"
+    return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def _page(hygiene: FleetHygiene) -> Iterator[str]:
+    yield "<!doctype html>"
+    yield '<html lang="en">'
+    yield "<head>"
+    yield '<meta charset="utf-8">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    yield '<meta name="color-scheme" content="light dark">'
+    yield '<meta name="referrer" content="no-referrer">'
+    yield "<title>API keys: expiry and hygiene</title>"
+    yield f"<style>{STYLE}</style>"
+    yield "</head>"
+    yield "<body>"
+    yield "<main>"
+    yield "<header>"
+    yield "<h1>API keys</h1>"
+    yield f"<p>{escape(', '.join(totals(hygiene)))}. {_moment(hygiene)}</p>"
+    yield "</header>"
+    yield from _tiles(hygiene)
+    if hygiene.observed:
+        yield from _figure(hygiene)
+    for one in hygiene.environments:
+        yield from _environment(one)
+    yield from _meanings(hygiene)
+    yield "</main>"
+    yield "</body>"
+    yield "</html>"
+
+
+def _moment(hygiene: FleetHygiene) -> str:
+    moment = format_moment(hygiene.created_at)
+    shown = f"{moment[:10]} {moment[11:16]} UTC"
+    return f'<time datetime="{moment}">{shown}</time>'
+
+
+def _tiles(hygiene: FleetHygiene) -> Iterator[str]:
+    notes = hygiene.notes
+    keys = sum(len(one.keys) for one in hygiene.observed)
+    tiles = [
+        (keys, "live keys", "all"),
+        (hygiene.due, f"due within {span(hygiene.within)}", "due"),
+        (hygiene.missing, "missing", "due"),
+        (len(hygiene.unobserved), "not reached", "due"),
+        *((notes[note], note_word(note), "warn") for note in _TILES),
+    ]
+    yield '<ul class="tiles">'
+    for number, label, kind in tiles:
+        shade = f' class="{kind}"' if number else ""
+        yield f"<li{shade}><b>{number}</b> <span>{label}</span></li>"
+    yield "</ul>"
+
+
+def _figure(hygiene: FleetHygiene) -> Iterator[str]:
+    yield '<figure class="card">'
+    yield "<h2>When keys end</h2>"
+    yield timeline(hygiene)
+    yield "<figcaption>"
+    yield "<span><i class='swatch'></i>keys that end in that week, the taller the more</span>"
+    yield "<span><i class='swatch hatched'>!</i>one of them is due</span>"
+    yield f"<span><i class='swatch shaded'></i>the next {span(hygiene.within)}</span>"
+    yield "</figcaption>"
+    yield "</figure>"
+
+
+def _environment(one: EnvironmentHygiene | Unobserved) -> Iterator[str]:
+    name = escape(visible(one.environment))
+    yield "<section>"
+    yield f"<h2>{name}</h2>"
+    if isinstance(one, Unobserved):
+        yield f'<p class="where">{escape(visible(one.url))}</p>'
+        code, message = escape(one.failure.code), escape(visible(one.failure.message))
+        yield f'<p class="failure"><b>Not reached: {code}.</b> {message}</p>'
+        yield "</section>"
+        return
+    due = f", {one.due} due" if one.due else ""
+    told = f"{count(len(one.keys), 'key')}{due}"
+    yield f'<p class="where">{told} · {escape(visible(one.url))} · {one.generation}</p>'
+    if one.missing:
+        names = ", ".join(f"<code>{escape(visible(missing))}</code>" for missing in one.missing)
+        yield f'<p class="failure"><b>Declared, and no live key has the name:</b> {names}</p>'
+    if one.keys:
+        yield f'<div class="scroll" role="region" aria-label="Keys of {name}" tabindex="0">'
+        yield from _table(one.keys)
+        yield "</div>"
+    yield "</section>"
+
+
+def _table(keys: Iterable[KeyHygiene]) -> Iterator[str]:
+    yield "<table>"
+    head = "".join(f'<th scope="col"{kind}>{word}</th>' for word, kind in _HEAD)
+    yield f"<thead><tr>{head}</tr></thead>"
+    yield "<tbody>"
+    for key in keys:
+        yield _row(key)
+    yield "</tbody>"
+    yield "</table>"
+
+
+def _row(key: KeyHygiene) -> str:
+    shade = ' class="due"' if key.due else ""
+    sign = '<b class="sign" title="due">!</b> ' if key.due else ""
+    rotation = "-" if key.rotation is None else day(key.rotation)
+    token = "-" if key.delivery == "none" else key.delivery
+    notes = " ".join(f'<span class="note {note}">{note_word(note)}</span>' for note in key.notes)
+    return (
+        f'<tr{shade}><th scope="row">{sign}{escape(visible(key.name))}'
+        f"<small>{escape(visible(key.id))}</small></th>"
+        f'<td title="{format_moment(key.expires_at)}">{day(key.expires_at)}</td>'
+        f'<td class="figure">{left(key)}</td><td class="figure">{key.age} d</td>'
+        f"<td>{escape(visible(key.role or '-'))}</td><td>{rotation}</td><td>{token}</td>"
+        f"<td>{notes}</td></tr>"
+    )
+
+
+def _meanings(hygiene: FleetHygiene) -> Iterator[str]:
+    found = [note for note in MEANINGS if hygiene.notes[note]]
+    if not found:
+        return
+    yield '<section class="meanings">'
+    yield "<h2>Notes</h2>"
+    yield "<dl>"
+    for note in found:
+        told = escape(MEANINGS[note])
+        term = f'<span class="note {note}">{note_word(note)}</span>'
+        yield f"<div><dt>{term}</dt><dd>{told}</dd></div>"
+    yield "</dl>"
+    yield "</section>"

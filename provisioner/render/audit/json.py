@@ -1,0 +1,83 @@
+"""The report as JSON by `schemas/report.schema.json`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, assert_never, get_args
+
+from provisioner.audit.key_audit import EnvironmentHygiene, Note
+from provisioner.model.expiry import format_moment
+from provisioner.plan import Unobserved
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from provisioner.audit.key_audit import FleetHygiene, KeyHygiene
+    from provisioner.render.json import Document
+
+
+def hygiene_document(hygiene: FleetHygiene) -> Document:
+    """`provision/report/v1`."""
+    observed = hygiene.observed
+    return {
+        "format": "provision/report/v1",
+        "created_at": format_moment(hygiene.created_at),
+        "within_hours": hygiene.within // timedelta(hours=1),
+        "summary": _summary(
+            sum(len(one.keys) for one in observed),
+            hygiene.due,
+            hygiene.missing,
+            hygiene.notes,
+        ),
+        "environments": [_environment(one) for one in hygiene.environments],
+    }
+
+
+def _environment(one: EnvironmentHygiene | Unobserved) -> Document:
+    match one:
+        case EnvironmentHygiene():
+            return {
+                "environment": one.environment,
+                "url": one.url,
+                "generation": one.generation,
+                "error": None,
+                "server_time": format_moment(one.server_time),
+                "summary": _summary(len(one.keys), one.due, len(one.missing), one.notes),
+                "keys": [_key(key) for key in one.keys],
+                "missing": list(one.missing),
+            }
+        case Unobserved(failure=failure):
+            return {
+                "environment": one.environment,
+                "url": one.url,
+                "generation": None,
+                "error": {"code": failure.code, "message": failure.message},
+                "server_time": None,
+                "summary": None,
+                "keys": [],
+                "missing": [],
+            }
+        case _:
+            assert_never(one)
+
+
+def _summary(keys: int, due: int, missing: int, notes: Counter[Note]) -> Document:
+    counted = {note: notes[note] for note in get_args(Note)}
+    return {"keys": keys, "due": due, "missing": missing, "notes": counted}
+
+
+def _key(key: KeyHygiene) -> Document:
+    return {
+        "name": key.name,
+        "id": key.id,
+        "state": "declared" if key.declared else "unmanaged",
+        "created_at": format_moment(key.created_at),
+        "expires_at": format_moment(key.expires_at),
+        "age_days": key.age,
+        "days_left": key.left,
+        "role": key.role,
+        "delivered": key.delivery,
+        "rotation_at": None if key.rotation is None else format_moment(key.rotation),
+        "due": key.due,
+        "notes": list(key.notes),
+    }

@@ -1,0 +1,62 @@
+"""The words that all forms of the report share."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from provisioner.errors.pluralize import count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from provisioner.audit.key_audit import FleetHygiene, KeyHygiene, Note
+
+MEANINGS: Mapping[Note, str] = {
+    "expiring": "ends soon, and nothing later takes its place",
+    "rotation_due": "is to have a successor: the next apply makes it",
+    "never_expires": "ends more than 50 years from now",
+    "too_long": "lives longer than its environment's policy allows",
+    "duplicate": "shares its declared name with another live key",
+    "superseded": "a rotation has given it a successor: an apply ends it when the overlap is over",
+    "unmanaged": "no manifest lists its name",
+    "undelivered": "a sink lacks its token: the next apply delivers one",
+    "delivery_unknown": "nothing tells whether its token is in every sink",
+    "shared_admin": "its name may do everything in several environments",
+}
+"""What is true of a key with each note."""
+
+
+def span(duration: timedelta) -> str:
+    """A duration in words: `14 days`, `36 hours`."""
+    hours = duration // timedelta(hours=1)
+    return count(hours, "hour") if hours % 24 else count(hours // 24, "day")
+
+
+def day(moment: datetime) -> str:
+    """The date of a moment in UTC."""
+    return moment.date().isoformat()
+
+
+def note_word(note: Note) -> str:
+    """A note as people read it."""
+    return note.replace("_", " ")
+
+
+def left(key: KeyHygiene) -> str:
+    """How long a key has to live: `12 d`, or `never` ending."""
+    return "never" if "never_expires" in key.notes else f"{key.left} d"
+
+
+def totals(hygiene: FleetHygiene) -> tuple[str, ...]:
+    """How many keys there are, and how many need to be looked at, most urgent first."""
+    keys = sum(len(one.keys) for one in hygiene.observed)
+    parts = [
+        f"{count(keys, 'key')} in {count(len(hygiene.observed), 'environment')}",
+        f"{hygiene.due} due within {span(hygiene.within)}",
+    ]
+    parts += [f"{hygiene.missing} missing"] if hygiene.missing else []
+    if hygiene.unobserved:
+        parts.append(f"{count(len(hygiene.unobserved), 'environment')} not reached")
+    return tuple(parts)

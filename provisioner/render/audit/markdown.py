@@ -1,0 +1,138 @@
+"""The report as Markdown, for the summary of a pipeline's job or a wiki.
+
+A page is never longer than such a summary may be. What does not fit is counted: first the keys
+without a note go, then those with one, then the names of missing keys.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.errors.pluralize import count
+from provisioner.plan import Unobserved
+from provisioner.render.audit.labels import MEANINGS, day, left, note_word, totals
+from provisioner.render.escape import code, plain, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from provisioner.audit.key_audit import EnvironmentHygiene, FleetHygiene, KeyHygiene
+
+LONGEST = 960_000
+"""Bytes of a page. The summary of a step on GitHub has 1 MiB; the rest is for what else it says."""
+
+_FRAME = 1_200
+"""Bytes of an environment beside its rows: headings, heads of tables, lines that count the rest."""
+
+_CELL = 100
+"""Characters of foreign text in one cell."""
+
+_HEAD = (
+    "| | name | age | ends | left | role | rotates | token | notes | id |",
+    "|---|---|---:|---|---:|---|---|---|---|---|",
+)
+
+
+def hygiene_markdown(hygiene: FleetHygiene) -> str:
+    """A table for each environment of the keys with a note; those without are folded away."""
+    top = ["# API keys", "", f"{', '.join(totals(hygiene))}."]
+    found = [note for note in MEANINGS if hygiene.notes[note]]
+    closing = ["", "## Notes", ""] if found else []
+    closing += [f"- **{note_word(note)}**: {MEANINGS[note]}" for note in found]
+    parts = hygiene.environments
+    shown = parts[: LONGEST * 9 // 10 // _FRAME]
+    left = LONGEST - _bytes([*top, *closing]) - _FRAME * (len(shown) + 1)
+    missing: dict[str, list[str]] = {}
+    noted: dict[str, list[str]] = {}
+    calm: dict[str, list[str]] = {}
+    observed = [one for one in shown if not isinstance(one, Unobserved)]
+    for one in observed:
+        missing[one.environment], left = _fitting((code(_cut(name)) for name in one.missing), left)
+    for one in observed:
+        noted[one.environment], left = _fitting(_rows(key for key in one.keys if key.notes), left)
+    for one in observed:
+        rows = _rows(key for key in one.keys if not key.notes)
+        calm[one.environment], left = _fitting(rows, left)
+    lines = top
+    for part in shown:
+        lines += ["", f"## {plain(_cut(part.environment))}", ""]
+        if isinstance(part, Unobserved):
+            message = plain(shortened(part.failure.message, 200))
+            lines.append(f"**Not reached**, {plain(part.failure.code)}: {message}")
+        else:
+            name = part.environment
+            lines += _environment(part, missing[name], noted[name], calm[name])
+    if more := len(parts) - len(shown):
+        lines += ["", f"… and {count(more, 'more environment')}, not shown here."]
+    return "\n".join([*lines, *closing]) + "\n"
+
+
+def _environment(
+    one: EnvironmentHygiene, missing: list[str], noted: list[str], calm: list[str]
+) -> Iterator[str]:
+    keys = count(len(one.keys), "key")
+    yield f"{keys}, {one.due} due, {plain(_cut(one.url))}, {one.generation}."
+    if one.missing:
+        more = len(one.missing) - len(missing)
+        yield ""
+        yield f"**Missing**: {', '.join([*missing, *([f'{more} more'] if more else [])])}."
+    with_note = sum(bool(key.notes) for key in one.keys)
+    if with_note:
+        yield ""
+        yield from _table(noted, with_note)
+    without = len(one.keys) - with_note
+    if without:
+        yield ""
+        yield f"<details><summary>{count(without, 'key')} without a note</summary>"
+        yield ""
+        yield from _table(calm, without)
+        yield ""
+        yield "</details>"
+
+
+def _table(rows: list[str], of: int) -> Iterator[str]:
+    """Yield a table of the rows that are shown, and how many are not."""
+    if rows:
+        yield from _HEAD
+        yield from rows
+    if cut := of - len(rows):
+        if rows:
+            yield ""
+        yield f"… and {count(cut, 'more key' if rows else 'key')}, not shown here."
+
+
+def _fitting(texts: Iterable[str], most: int) -> tuple[list[str], int]:
+    """Return the first texts that take no more than so many bytes, and how many are left then."""
+    fitting: list[str] = []
+    for text in texts:
+        size = _bytes([text]) + 1
+        if size > most:
+            return fitting, 0
+        fitting.append(text)
+        most -= size
+    return fitting, most
+
+
+def _bytes(lines: Iterable[str]) -> int:
+    return sum(len(line.encode()) + 1 for line in lines)
+
+
+def _cut(text: str) -> str:
+    return shortened(text, _CELL)
+
+
+def _rows(keys: Iterable[KeyHygiene]) -> Iterator[str]:
+    for key in keys:
+        cells = (
+            "**!**" if key.due else "",
+            code(_cut(key.name)),
+            f"{key.age} d",
+            day(key.expires_at),
+            left(key),
+            plain(_cut(key.role or "-")),
+            "-" if key.rotation is None else day(key.rotation),
+            "-" if key.delivery == "none" else key.delivery,
+            ", ".join(map(note_word, key.notes)),
+            code(key.id),
+        )
+        yield f"| {' | '.join(cells)} |"

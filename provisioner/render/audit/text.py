@@ -1,0 +1,86 @@
+"""The report as text for people: a table for each environment, those that end first on top."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.plan import Unobserved
+from provisioner.render.audit.labels import day, left, note_word, totals
+from provisioner.render.text import aligned, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provisioner.audit.key_audit import EnvironmentHygiene, FleetHygiene, KeyHygiene
+    from provisioner.render.text import Palette
+
+_HEAD = ("NAME", "AGE", "ENDS", "LEFT", "ROLE", "ROTATES", "TOKEN", "ID", "NOTES")
+
+
+def hygiene_text(hygiene: FleetHygiene, palette: Palette, *, quiet: bool) -> str:
+    """A table for each environment, and a summary line.
+
+    Args:
+        hygiene: what was found.
+        palette: the colours.
+        quiet: whether keys without a note are left out; with nothing else, all is.
+    """
+    parts = [
+        "\n".join(_environment(one, palette, quiet=quiet))
+        for one in hygiene.environments
+        if not quiet or _noteworthy(one)
+    ]
+    if quiet and not parts:
+        return ""
+    summary = palette.paint(palette.strong, f"Report: {', '.join(totals(hygiene))}.")
+    return "\n\n".join([*parts, summary]) + "\n"
+
+
+def _noteworthy(one: EnvironmentHygiene | Unobserved) -> bool:
+    if isinstance(one, Unobserved):
+        return True
+    return bool(one.missing) or any(key.notes for key in one.keys)
+
+
+def _environment(
+    one: EnvironmentHygiene | Unobserved, palette: Palette, *, quiet: bool
+) -> Iterator[str]:
+    name = palette.paint(palette.strong, one.environment)
+    if isinstance(one, Unobserved):
+        yield f"{name}  {visible(one.url)}"
+        told = f"    {one.failure.code}: {visible(one.failure.message)}"
+        yield palette.paint(palette.bad, told)
+        return
+    yield f"{name}  {visible(one.url)}  {one.generation}"
+    for missing in one.missing:
+        yield palette.paint(
+            palette.bad, f"  ! {visible(missing)}  declared, and no live key has it"
+        )
+    keys = [key for key in one.keys if key.notes or not quiet]
+    if keys:
+        head, *lines = aligned([_HEAD, *map(_cells, keys)])
+        yield palette.paint(palette.dim, f"    {head}")
+        for key, line in zip(keys, lines, strict=True):
+            yield _painted(key, line, palette)
+    elif not one.missing:
+        yield palette.paint(palette.dim, "  = no live keys")
+
+
+def _painted(key: KeyHygiene, line: str, palette: Palette) -> str:
+    if key.due:
+        return palette.paint(palette.bad, f"  ! {line}")
+    return palette.paint(palette.warn, f"  ? {line}") if key.notes else f"  = {line}"
+
+
+def _cells(key: KeyHygiene) -> tuple[str, ...]:
+    return (
+        visible(key.name),
+        f"{key.age} d",
+        day(key.expires_at),
+        left(key),
+        visible(key.role or "-"),
+        "-" if key.rotation is None else day(key.rotation),
+        "-" if key.delivery == "none" else key.delivery,
+        visible(key.id),
+        ", ".join(map(note_word, key.notes)),
+    )

@@ -1,0 +1,179 @@
+"""When keys end, as an inline SVG: a lane for each environment, a bar for each week of a year.
+
+Positions are shares of the width and sizes of text are pixels, so that it is read on a phone as on
+a wide screen. What is due is hatched and marked, not told by its colour alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from html import escape
+from math import sqrt
+from typing import TYPE_CHECKING
+
+from provisioner.errors.pluralize import count
+from provisioner.render.audit.labels import span
+from provisioner.render.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from provisioner.audit.key_audit import FleetHygiene, KeyHygiene
+
+_WEEKS = 52
+_YEAR = 7 * _WEEKS
+_WIDTH = 89.0
+"""How much of the width the year takes, in percent; what ends later stands beside it."""
+
+_LATER = 91.5
+_BEYOND = (100 + _LATER) / 2
+_STEP = _WIDTH / _WEEKS
+_MOST_LANES = 12
+_HEADING, _BARS, _GAP = 22, 50, 16
+_LANE = _HEADING + _BARS + _GAP
+_AXIS = 24
+_TOP = 8
+_HATCH = (
+    '<defs><pattern id="hatch" width="5" height="5" patternUnits="userSpaceOnUse" '
+    'patternTransform="rotate(45)"><rect class="due-ground" width="5" height="5"/>'
+    '<rect class="due-line" width="2.5" height="5"/></pattern></defs>'
+)
+_NAMED = 6
+"""How many keys of a week its tooltip names."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    label: str
+    keys: tuple[KeyHygiene, ...]
+
+
+def timeline(hygiene: FleetHygiene) -> str:
+    """The SVG element; for people who do not see it, its description tells the same."""
+    lanes = _lanes(hygiene)
+    weeks = [_by_week(lane.keys) for lane in lanes]
+    tallest = max((len(keys) for lane in weeks for keys in lane.values()), default=1)
+    bottom = _TOP + _LANE * len(lanes)
+    head = 'class="timeline" role="img" aria-labelledby="ends-title ends-text" width="100%"'
+    parts = [
+        f'<svg {head} height="{bottom + _AXIS}" xmlns="http://www.w3.org/2000/svg">',
+        '<title id="ends-title">When keys end</title>',
+        f'<desc id="ends-text">{escape(_told(lanes, hygiene))}</desc>',
+        _HATCH,
+        *_window(hygiene.within, bottom),
+        *_months(hygiene.created_at, bottom),
+    ]
+    for number, (lane, by_week) in enumerate(zip(lanes, weeks, strict=True)):
+        parts += _lane(lane, by_week, _TOP + _LANE * number, tallest)
+    return "\n".join([*parts, "</svg>"])
+
+
+def _lanes(hygiene: FleetHygiene) -> tuple[_Lane, ...]:
+    """One for each environment, or one for all where they are many."""
+    observed = hygiene.observed
+    if len(observed) > _MOST_LANES:
+        keys = tuple(key for one in observed for key in one.keys)
+        return (_Lane(f"all {len(observed)} environments", keys),)
+    return tuple(_Lane(one.environment, one.keys) for one in observed)
+
+
+def _by_week(keys: Iterable[KeyHygiene]) -> dict[int, list[KeyHygiene]]:
+    """The keys that end within a year, by the week from now in which they do."""
+    weeks: dict[int, list[KeyHygiene]] = {}
+    for key in keys:
+        if key.left < _YEAR:
+            weeks.setdefault(key.left // 7, []).append(key)
+    return weeks
+
+
+def _told(lanes: Iterable[_Lane], hygiene: FleetHygiene) -> str:
+    sentences = []
+    for lane in lanes:
+        due = sum(key.due for key in lane.keys)
+        later = sum(key.left >= _YEAR for key in lane.keys)
+        sentences.append(
+            f"{visible(lane.label)}: {count(len(lane.keys), 'key')}, {due} due, {later} that end "
+            "later than a year from now."
+        )
+    return f"Due means within {span(hygiene.within)}. " + " ".join(sentences)
+
+
+def _window(within: timedelta, bottom: int) -> Iterator[str]:
+    """The time in which an end makes a key due."""
+    width = min(within / timedelta(days=_YEAR), 1.0) * _WIDTH
+    yield f'<rect class="window" x="0" y="0" width="{width:.2f}%" height="{bottom}" rx="3"/>'
+
+
+def _months(start: datetime, bottom: int) -> Iterator[str]:
+    """The first days of the months to come, January by its year."""
+    yield f'<line class="axis" x1="0" x2="{_WIDTH}%" y1="{bottom}" y2="{bottom}"/>'
+    yield f'<text class="tick" x="0" y="{bottom + 17}">today</text>'
+    year, month = start.year, start.month
+    while True:
+        year, month = (year + 1, 1) if month == 12 else (year, month + 1)  # noqa: PLR2004 - months
+        first = datetime(year, month, 1, tzinfo=UTC)
+        share = (first - start) / timedelta(days=_YEAR)
+        if share >= 1:
+            break
+        x = share * _WIDTH
+        yield f'<line class="grid" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="{bottom}"/>'
+        label = str(year) if month == 1 else first.strftime("%b")
+        crowded = month % 2 == 0 or share < 0.2  # noqa: PLR2004 - on a phone "today" reaches that far
+        kind = "tick minor" if crowded else "tick"
+        if 0.1 < share < 0.96:  # noqa: PLR2004 - else it would stand on "today" or on "later"
+            yield (
+                f'<text class="{kind}" x="{x:.2f}%" y="{bottom + 17}" text-anchor="middle">'
+                f"{label}</text>"
+            )
+    at = f'x="{_BEYOND}%" y="{bottom + 17}"'
+    yield f'<text class="tick" {at} text-anchor="middle">later</text>'
+
+
+def _lane(
+    lane: _Lane, by_week: dict[int, list[KeyHygiene]], top: int, tallest: int
+) -> Iterator[str]:
+    base = top + _HEADING + _BARS
+    due = sum(key.due for key in lane.keys)
+    told = count(len(lane.keys), "key") + (f", {due} due" if due else "")
+    yield (
+        f'<text class="lane" y="{top + 13}">{escape(visible(lane.label))}'
+        f'<tspan class="told" dx="8">{told}</tspan></text>'
+    )
+    yield f'<line class="base" x1="0" x2="{_WIDTH}%" y1="{base}" y2="{base}"/>'
+    for week, keys in sorted(by_week.items()):
+        height = max(5.0, (_BARS - 14) * sqrt(len(keys) / tallest))
+        x, y = week * _STEP, base - height
+        is_due = any(key.due for key in keys)
+        kind = "bar due" if is_due else "bar"
+        yield (
+            f'<rect class="{kind}" x="{x:.2f}%" y="{y:.1f}" width="{_STEP * 0.78:.2f}%" '
+            f'height="{height:.1f}" rx="1.5"><title>{escape(_tooltip(week, keys))}</title></rect>'
+        )
+        if is_due:
+            at = f'x="{x + _STEP * 0.39:.2f}%" y="{y - 3:.1f}"'
+            yield f'<text class="sign" {at} text-anchor="middle">!</text>'
+    yield from _beyond(lane.keys, base)
+
+
+def _beyond(keys: Iterable[KeyHygiene], base: int) -> Iterator[str]:
+    """How many keys end later than the year shows."""
+    later = [key for key in keys if key.left >= _YEAR]
+    never = sum("never_expires" in key.notes for key in later)
+    kind = "later" if later else "later none"
+    told = f"{count(len(later), 'key')} later than {_WEEKS} weeks from now, {never} of them never"
+    yield (
+        f'<rect class="{kind}" x="{_LATER}%" y="{base - 30}" width="{100 - _LATER}%" height="30" '
+        f'rx="4"><title>{told}</title></rect>'
+    )
+    yield (
+        f'<text class="number" x="{_BEYOND}%" y="{base - 10}" text-anchor="middle">'
+        f"{len(later) or '-'}</text>"
+    )
+
+
+def _tooltip(week: int, keys: list[KeyHygiene]) -> str:
+    names = ", ".join(visible(key.name) for key in keys[:_NAMED])
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    days = f"{7 * week} to {7 * week + 7} days from now"
+    return f"{days}: {count(len(keys), 'key')}: {names}{more}"

@@ -1,0 +1,107 @@
+"""A diagnosis as text for people, and as JSON by `schemas/doctor.schema.json`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.audit import Broken, Doubtful, Fine
+from provisioner.errors.pluralize import count
+from provisioner.render.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from provisioner.audit import Check, Diagnosis
+    from provisioner.render.json import Document
+    from provisioner.render.text import Palette
+
+_WIDTH = len("credential")
+
+
+def diagnosis_document(diagnoses: Sequence[Diagnosis]) -> Document:
+    """`provision/doctor/v1`."""
+    return {
+        "format": "provision/doctor/v1",
+        "environments": [
+            {
+                "environment": one.environment,
+                "url": one.url,
+                "generation": one.generation,
+                "checks": [_check(check) for check in one.checks],
+            }
+            for one in diagnoses
+        ],
+    }
+
+
+def diagnosis_text(diagnoses: Sequence[Diagnosis], palette: Palette, *, quiet: bool) -> str:
+    """The checks of one environment after the other, and a summary line.
+
+    Args:
+        diagnoses: of the environments.
+        palette: the colours.
+        quiet: whether what is fine is left out; with nothing else, all is.
+    """
+    shown = [
+        (one, [check for check in one.checks if not (quiet and isinstance(check, Fine))])
+        for one in diagnoses
+    ]
+    parts = [
+        "\n".join(
+            (_heading(one, palette), *(line for check in checks for line in _lines(check, palette)))
+        )
+        for one, checks in shown
+        if checks or not quiet
+    ]
+    return "\n\n".join([*parts, _summary(diagnoses, palette)]) + "\n" if parts else ""
+
+
+def _check(check: Check) -> Document:
+    match check:
+        case Fine():
+            status, code, remedy = "ok", None, None
+        case Doubtful():
+            status, code, remedy = "warning", None, check.remedy
+        case Broken():
+            status, code, remedy = "failed", check.code, check.remedy or None
+        case _:
+            assert_never(check)
+    return {
+        "check": check.check,
+        "status": status,
+        "code": code,
+        "message": check.message,
+        "remedy": remedy,
+    }
+
+
+def _heading(one: Diagnosis, palette: Palette) -> str:
+    generation = f"  {one.generation}" if one.generation else ""
+    return f"{palette.paint(palette.strong, one.environment)}  {visible(one.url)}{generation}"
+
+
+def _lines(check: Check, palette: Palette) -> Iterator[str]:
+    head = check.check.ljust(_WIDTH)
+    message = visible(check.message)
+    match check:
+        case Fine():
+            yield palette.paint(palette.good, f"  = {head}  {message}")
+        case Doubtful(remedy=remedy):
+            yield palette.paint(palette.warn, f"  ? {head}  {message}")
+            yield f"    {'':{_WIDTH}}  {visible(remedy)}"
+        case Broken(code=code, remedy=remedy):
+            yield palette.paint(palette.bad, f"  ! {head}  {code}: {message}")
+            if remedy:
+                yield f"    {'':{_WIDTH}}  {visible(remedy)}"
+        case _:
+            assert_never(check)
+
+
+def _summary(diagnoses: Sequence[Diagnosis], palette: Palette) -> str:
+    checks = [type(check) for one in diagnoses for check in one.checks]
+    words = [count(len(diagnoses), "environment"), f"{checks.count(Fine)} ok"]
+    if warnings := checks.count(Doubtful):
+        words.append(count(warnings, "warning"))
+    if failed := checks.count(Broken):
+        words.append(f"{failed} failed")
+    return palette.paint(palette.strong, f"Doctor: {', '.join(words)}.")

@@ -1,0 +1,115 @@
+"""What a run has to tell, in each form that may be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, assert_never, get_args
+
+from provisioner.execution import RunResult
+from provisioner.plan import Plan
+from provisioner.render.json import as_json, plan_document, problems_document, result_document
+from provisioner.render.markdown import plan_markdown, problems_markdown, result_markdown
+from provisioner.render.problems import (
+    problems_github,
+    problems_gitlab,
+    problems_junit,
+    problems_sarif,
+)
+from provisioner.render.text import PLAIN, plan_text, problems_text, refusal_text, result_text
+from provisioner.secret import NO_WORD, masked
+
+if TYPE_CHECKING:
+    from provisioner.errors.failure import Failure
+    from provisioner.render.problems import Examined
+    from provisioner.render.text import Palette
+
+Form = Literal["text", "json", "markdown", "github", "gitlab", "junit", "sarif"]
+
+FORMS: tuple[Form, ...] = get_args(Form)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a run has to tell.
+
+    Attributes:
+        examined: the manifests, with or without problems.
+        summary: a line on manifests without problems.
+        outcome: what was planned, or what became of it; None where it came to neither.
+        refusal: why nothing of the plan may be done, where a guard says so.
+    """
+
+    examined: Examined
+    summary: str = ""
+    outcome: Plan | RunResult | None = None
+    refusal: Failure | None = None
+
+
+def in_form(told: Told, form: Form, palette: Palette = PLAIN) -> str:
+    """All of it as text, JSON or Markdown; the problems of the manifests in the other forms.
+
+    No secret of this process is in it.
+    """
+    examined = told.examined
+    match form:
+        case "text":
+            shown = _masked(_text(told, palette))
+        case "json":
+            shown = as_json(_document(told))
+        case "markdown":
+            shown = _masked(_markdown(told))
+        case "github":
+            shown = _masked(problems_github(examined))
+        case "gitlab":
+            shown = as_json(problems_gitlab(examined))
+        case "junit":
+            shown = _masked(problems_junit(examined))
+        case "sarif":
+            shown = as_json(problems_sarif(examined))
+        case _:
+            assert_never(form)
+    return shown
+
+
+def _masked(text: str) -> str:
+    return masked(text, shortest=NO_WORD)
+
+
+def _text(told: Told, palette: Palette) -> str:
+    refused = told.refusal is not None
+    why = "" if told.refusal is None else refusal_text(told.refusal, palette)
+    match told.outcome:
+        case Plan():
+            return plan_text(told.outcome, palette) + why
+        case RunResult():
+            return result_text(told.outcome, palette, refused=refused) + why
+        case None:
+            if told.examined.problems:
+                return problems_text(told.examined.problems, palette)
+            return f"{told.summary}\n"
+        case _:
+            assert_never(told.outcome)
+
+
+def _document(told: Told) -> object:
+    match told.outcome:
+        case Plan():
+            return plan_document(told.outcome, told.refusal)
+        case RunResult():
+            return result_document(told.outcome, told.refusal)
+        case None:
+            return problems_document(told.examined.problems)
+        case _:
+            assert_never(told.outcome)
+
+
+def _markdown(told: Told) -> str:
+    match told.outcome:
+        case Plan():
+            return plan_markdown(told.outcome, told.refusal)
+        case RunResult():
+            return result_markdown(told.outcome, told.refusal)
+        case None:
+            return problems_markdown(told.examined)
+        case _:
+            assert_never(told.outcome)

@@ -1,0 +1,319 @@
+"""The JSON documents on stdout, each by its schema in `schemas/`; no secret is in any."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.execution import (
+    Done,
+    Executed,
+    Failed,
+    MadeElsewhere,
+    Skipped,
+    Unfinished,
+    made_by_this_run,
+    undelivered,
+)
+from provisioner.model.expiry import format_moment
+from provisioner.plan import (
+    Create,
+    Deliver,
+    DeliveryUnknown,
+    Drift,
+    Duplicate,
+    Expiring,
+    Planned,
+    Revoke,
+    Rotate,
+    Unmanaged,
+    Unobserved,
+    Update,
+)
+from provisioner.secret import hidden
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from provisioner.errors.failure import Failure
+    from provisioner.errors.problem import Problem
+    from provisioner.execution import Result, RunResult
+    from provisioner.model.observed import ObservedKey
+    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
+
+Document = dict[str, object]
+
+
+def as_json(document: object) -> str:
+    """A document without any secret of this process, in ASCII: every encoding can carry it."""
+    return json.dumps(hidden(document), indent=2) + "\n"
+
+
+def plan_document(plan: Plan, refusal: Failure | None = None) -> Document:
+    """`provision/plan/v1`; with a refusal, why none of it may be done."""
+    return {
+        "format": "provision/plan/v1",
+        "created_at": format_moment(plan.created_at),
+        "digest": plan.digest,
+        "refusal": refusal_document(refusal),
+        "environments": [_environment_plan(part) for part in plan.environments],
+    }
+
+
+def result_document(result: RunResult, refusal: Failure | None = None) -> Document:
+    """`provision/result/v1`; with a refusal, why nothing was done."""
+    return {
+        "format": "provision/result/v1",
+        "created_at": format_moment(result.created_at),
+        "digest": result.digest,
+        "refusal": refusal_document(refusal),
+        "environments": [_environment_result(part) for part in result.environments],
+    }
+
+
+def problems_document(problems: Iterable[Problem]) -> Document:
+    """`provision/problems/v1`."""
+    return {
+        "format": "provision/problems/v1",
+        "problems": [
+            {
+                "file": problem.place.file,
+                "line": problem.place.line,
+                "column": problem.place.column,
+                "code": problem.code,
+                "message": problem.message,
+            }
+            for problem in problems
+        ],
+    }
+
+
+def key_document(environment: str, key: ObservedKey, now: datetime) -> Document:
+    """One entry of `list --format json`; `now` is the server's time."""
+    return {
+        "environment": environment,
+        "id": key.id,
+        "name": key.name,
+        "live": key.live(now),
+        "expires_at": format_moment(key.expires_at),
+        "revoked_at": None if key.revoked_at is None else format_moment(key.revoked_at),
+        "created_at": format_moment(key.created_at),
+        "role": key.role,
+    }
+
+
+def plan_summary(plan: EnvironmentPlan) -> dict[str, int]:
+    """How many actions of each kind can be carried out, kept keys and findings."""
+    kinds: Counter[type[Action]] = Counter()
+    kept, findings = 0, 0
+    if isinstance(plan, Planned):
+        kinds.update(type(action) for action in plan.unblocked)
+        kept, findings = len(plan.kept), len(plan.findings)
+    return {
+        "create": kinds[Create],
+        "update": kinds[Update],
+        "rotate": kinds[Rotate],
+        "deliver": kinds[Deliver],
+        "revoke": kinds[Revoke],
+        "keep": kept,
+        "findings": findings,
+    }
+
+
+def result_summary(result: Executed | Unobserved) -> dict[str, int]:
+    """How many actions of each kind were done, failed or skipped, and kept keys.
+
+    A key that was made counts as that, also where its action failed afterwards.
+    """
+    done: Counter[type[Action]] = Counter()
+    kinds: Counter[type[Result]] = Counter()
+    kept = 0
+    if isinstance(result, Executed):
+        done.update(
+            type(one.action)
+            for one in result.results
+            if isinstance(one, Done) or made_by_this_run(one)
+        )
+        kinds.update(type(one) for one in result.results)
+        kept = len(result.planned.kept) + kinds[MadeElsewhere]
+    return {
+        "created": done[Create],
+        "updated": done[Update],
+        "rotated": done[Rotate],
+        "delivered": done[Deliver],
+        "undelivered": sum(undelivered_of(result).values()),
+        "revoked": done[Revoke],
+        "kept": kept,
+        "failed": kinds[Failed] + kinds[Unfinished],
+        "skipped": kinds[Skipped],
+    }
+
+
+def undelivered_of(result: Executed | Unobserved) -> Counter[type[Action]]:
+    """The number of keys that were made and whose tokens did not arrive, by kind of action."""
+    results = result.results if isinstance(result, Executed) else ()
+    return Counter(type(one.action) for one in results if undelivered(one))
+
+
+def _environment_plan(plan: EnvironmentPlan) -> Document:
+    match plan:
+        case Planned():
+            actions = [
+                _action(action) | ({"error": _error(action.blocked)} if action.blocked else {})
+                for action in plan.actions
+            ]
+            return _head(plan, plan_summary(plan)) | {"actions": actions} | _tail(plan)
+        case Unobserved():
+            return _head(plan, plan_summary(plan)) | {"actions": []} | _tail(plan)
+        case _:
+            assert_never(plan)
+
+
+def _environment_result(result: Executed | Unobserved) -> Document:
+    match result:
+        case Executed(planned=planned):
+            results = [_result(one) for one in result.results]
+            return _head(planned, result_summary(result)) | {"results": results} | _tail(planned)
+        case Unobserved():
+            return _head(result, result_summary(result)) | {"results": []} | _tail(result)
+        case _:
+            assert_never(result)
+
+
+def _head(plan: EnvironmentPlan, summary: dict[str, int]) -> Document:
+    match plan:
+        case Planned(generation=generation):
+            seen: Document = {"generation": generation, "error": None}
+        case Unobserved(failure=failure):
+            seen = {"generation": None, "error": _error(failure)}
+        case _:
+            assert_never(plan)
+    return {"environment": plan.environment, "url": plan.url, **seen, "summary": summary}
+
+
+def _tail(plan: EnvironmentPlan) -> Document:
+    if isinstance(plan, Unobserved):
+        return {"findings": [], "estimate": {"requests": 0, "seconds": 0.0}}
+    return {
+        "findings": [_finding(finding) for finding in plan.findings],
+        "estimate": {"requests": plan.estimate.requests, "seconds": plan.estimate.seconds},
+    }
+
+
+def _action(action: Action) -> Document:
+    place = action.place
+    document: Document = {
+        "action": action_kind(action),
+        "name": action.name,
+        "reason": action.reason,
+        "depth": action.depth,
+        "expires_at": format_moment(action.expires_at),
+        "role": action.role,
+        "manifest": None if place is None else place.file,
+        "line": None if place is None else place.line,
+        "sinks": list(map(str, action.sinks)),
+    }
+    document["ids"] = action_head(action)["ids"]
+    if isinstance(action, Update):
+        document["changes"] = [
+            {"what": one.what, "from": one.was, "to": one.wanted} for one in action.changes
+        ]
+    return document
+
+
+def action_kind(action: Action) -> str:
+    """The word for an action."""
+    match action:
+        case Create():
+            return "create"
+        case Update():
+            return "update"
+        case Rotate():
+            return "rotate"
+        case Deliver():
+            return "deliver"
+        case Revoke():
+            return "revoke"
+        case _:
+            assert_never(action)
+
+
+def action_head(action: Action) -> Document:
+    """What tells one action of an environment from the others: its kind, name and known keys."""
+    match action:
+        case Create():
+            ids: tuple[str, ...] = ()
+        case Rotate(predecessors=predecessors):
+            ids = predecessors
+        case Update() | Deliver() | Revoke():
+            ids = (action.key_id,)
+        case _:
+            assert_never(action)
+    return {"action": action_kind(action), "name": action.name, "ids": list(ids)}
+
+
+def environment_error(outcome: EnvironmentPlan | Executed) -> dict[str, str] | None:
+    """Why an environment failed as a whole, where it did."""
+    return _error(outcome.failure) if isinstance(outcome, Unobserved) else None
+
+
+def _result(result: Result) -> Document:
+    return _action(result.action) | result_ending(result)
+
+
+def result_ending(result: Result) -> Document:
+    """What became of an action: status, id, record and error."""
+    match result:
+        case Done() | MadeElsewhere():
+            ending: Document = {"status": "done", "id": result.id, "record": result.record}
+            ending["error"] = None
+        case Unfinished(failure=failure):
+            ending = {"status": "failed", "id": result.id, "record": result.record}
+            ending["error"] = _error(failure)
+        case Failed() | Skipped():
+            status = "failed" if isinstance(result, Failed) else "skipped"
+            ending = {"status": status, "id": None, "record": None}
+            ending["error"] = _error(result.failure)
+        case _:
+            assert_never(result)
+    return ending
+
+
+def _finding(finding: Finding) -> Document:
+    head: Document = {
+        "finding": finding_kind(finding),
+        "name": finding.name,
+        "ids": list(finding.ids),
+        "message": finding.message,
+    }
+    if isinstance(finding, Drift):
+        head |= {"from": finding.was, "to": finding.wanted}
+    return head
+
+
+def finding_kind(finding: Finding) -> str:
+    """The word for a finding, as in docs/errors.md."""
+    match finding:
+        case Unmanaged():
+            return "unmanaged"
+        case Duplicate():
+            return "duplicate"
+        case Drift():
+            return "drift"
+        case Expiring():
+            return "expiring"
+        case DeliveryUnknown():
+            return "delivery_unknown"
+        case _:
+            assert_never(finding)
+
+
+def refusal_document(refusal: Failure | None) -> dict[str, str] | None:
+    """Why nothing of a plan may be done, where that is so."""
+    return None if refusal is None else _error(refusal)
+
+
+def _error(failure: Failure) -> dict[str, str]:
+    return {"code": failure.code, "message": failure.message}

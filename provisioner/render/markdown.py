@@ -1,0 +1,341 @@
+"""Plans, results and problems as Markdown, for a comment or the summary of a pipeline's job.
+
+A page is never longer than a comment may be. What does not fit is counted: rows of actions go
+first, then findings, and the summary and what went wrong only where they alone are too long.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.errors.pluralize import count
+from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
+from provisioner.model.expiry import format_moment
+from provisioner.plan import Planned, Unobserved
+from provisioner.render.escape import code, plain, shortened
+from provisioner.render.json import action_kind, finding_kind, plan_summary, result_summary
+from provisioner.render.text import plan_verdict, result_verdict, what_is_done, where_to
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from provisioner.errors.failure import Failure
+    from provisioner.errors.problem import Problem
+    from provisioner.execution import Result, RunResult
+    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
+    from provisioner.render.problems import Examined
+
+LONGEST = 64_000
+"""Bytes of a page. A comment on GitHub has 65 536 characters; the rest is for whoever posts it."""
+
+_CELL = 100
+"""Characters of foreign text in one cell."""
+
+_MESSAGE = 400
+"""Characters of a message."""
+
+_MOST_NOTES = 20
+"""Notes on environments that a page shows."""
+
+_FRAME = 400
+"""Bytes for the heading of a table, and for the line that says what was left out of it."""
+
+_PLAN_WORDS = {"keep": "as declared"}
+_RESULT_WORDS = {"kept": "as declared", "undelivered": "not delivered"}
+_ACTION_HEAD = ("name", "what", "ends", "role", "sinks", "manifest")
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """One table of a page.
+
+    Attributes:
+        title: above it, or nothing.
+        head: the names of its columns.
+        size: how many rows there are.
+        rows: makes them, one by one: most of a large run are never shown.
+        noun: what one row tells of.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    size: int
+    rows: Callable[[], Iterator[tuple[str, ...]]]
+    noun: str
+
+
+def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
+    """What would change; with a refusal, why none of it may be done."""
+    parts = plan.environments
+    planned = [part for part in parts if isinstance(part, Planned)]
+    actions = [(part.environment, action) for part in planned for action in part.actions]
+    summary = _Table(
+        "",
+        ("environment", *_words(plan_summary(parts[0]), _PLAN_WORDS), "cannot be done")
+        if parts
+        else ("environment",),
+        len(parts),
+        lambda: (_plan_row(part) for part in parts),
+        "environment",
+    )
+    errors = [
+        *_unreached(parts),
+        *(
+            (_name(environment), action_kind(action), _name(action.name), *_why(action.blocked))
+            for environment, action in actions
+            if action.blocked is not None
+        ),
+    ]
+    going = [(environment, action) for environment, action in actions if action.blocked is None]
+    opening = [f"## {plan_verdict(plan)}"]
+    opening += _refused(refusal)
+    tables = (
+        summary,
+        _errors(errors),
+        _Table(
+            "Actions",
+            ("environment", "action", *_ACTION_HEAD),
+            len(going),
+            lambda: (
+                (_name(environment), action_kind(action), *_action_cells(action))
+                for environment, action in going
+            ),
+            "action",
+        ),
+        _findings(planned),
+    )
+    return _page(opening, tables, [*_notes(planned), "", f"Digest {code(plan.digest)}"])
+
+
+def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
+    """What became of a plan; with a refusal, why that is nothing."""
+    parts = result.environments
+    executed = [part for part in parts if isinstance(part, Executed)]
+    results = [(part.planned.environment, one) for part in executed for one in part.results]
+    summary = _Table(
+        "",
+        ("environment", *_words(result_summary(parts[0]), _RESULT_WORDS))
+        if parts
+        else ("environment",),
+        len(parts),
+        lambda: (_result_row(part) for part in parts),
+        "environment",
+    )
+    unobserved = [part for part in parts if isinstance(part, Unobserved)]
+    tables = (
+        summary,
+        _errors([*_unreached(unobserved), *_failed(results), *_skipped(results)]),
+        _Table(
+            "Actions",
+            ("environment", "action", "status", *_ACTION_HEAD, "id"),
+            len(results),
+            lambda: (
+                (
+                    _name(environment),
+                    action_kind(one.action),
+                    _status(one),
+                    *_action_cells(one.action),
+                    _id(one),
+                )
+                for environment, one in results
+            ),
+            "action",
+        ),
+        _findings([part.planned for part in executed]),
+    )
+    opening = [f"## {result_verdict(result, refused=refusal is not None)}", *_refused(refusal)]
+    notes = _notes(part.planned for part in executed)
+    return _page(opening, tables, [*notes, "", f"Digest {code(result.digest)}"])
+
+
+def problems_markdown(examined: Examined) -> str:
+    """What is wrong with the manifests, or that nothing is, and the warnings."""
+    problems = examined.problems
+    opening = (
+        f"## {count(len(problems), 'problem')}; nothing was sent."
+        if problems
+        else f"## {count(len(examined.files), 'file')}, no problems."
+    )
+    lines = [opening]
+    for found, what in ((problems, "problem"), (examined.warnings, "warning")):
+        rows = partial(map, _problem_row, found)
+        table = _Table("", ("place", "code", what), len(found), rows, what)
+        lines += _shown(table, LONGEST - _bytes(lines))[0]
+    return "\n".join(lines) + "\n"
+
+
+def _refused(refusal: Failure | None) -> list[str]:
+    """The lines that say why nothing may be done."""
+    if refusal is None:
+        return []
+    return ["", f"**Refused**, {code(refusal.code)}: {_message(refusal.message)}"]
+
+
+def _notes(planned: Iterable[Planned]) -> list[str]:
+    """The lines of what people should know besides, as many as a page has room for."""
+    told = [(part.environment, note) for part in planned for note in part.notes]
+    lines = [
+        f"- {_name(environment)}: {_message(note)}" for environment, note in told[:_MOST_NOTES]
+    ]
+    if more := len(told) - len(lines):
+        lines.append(f"- … and {count(more, 'more note')}, not shown here.")
+    return ["", *lines] if lines else []
+
+
+def _page(
+    opening: list[str], tables: tuple[_Table, _Table, _Table, _Table], closing: list[str]
+) -> str:
+    """A page of four tables: the summary, what went wrong, the actions and the findings."""
+    summary, errors, actions, findings = tables
+    left = LONGEST - _bytes([*opening, *closing]) - 4 * _FRAME
+    # What went wrong may have half of the page at least, and the summary what that leaves.
+    _, wrong = _shown(errors, left // 2)
+    first, used = _shown(summary, left - wrong)
+    left -= used
+    second, used = _shown(errors, left)
+    left -= used
+    # A tenth of what is left is kept for findings, more where there are fewer actions.
+    _, noted = _shown(findings, left // 10)
+    third, used = _shown(actions, left - noted)
+    left -= used
+    fourth, _ = _shown(findings, left)
+    return "\n".join([*opening, *first, *second, *third, *fourth, *closing]) + "\n"
+
+
+def _shown(table: _Table, most: int) -> tuple[list[str], int]:
+    """The lines of a table whose rows take no more than so many bytes, and what those take."""
+    if table.size == 0:
+        return [], 0
+    rows: list[str] = []
+    used = 0
+    for cells in table.rows():
+        row = f"| {' | '.join(cells)} |"
+        if used + _bytes([row]) > most:
+            break
+        rows.append(row)
+        used += _bytes([row])
+    lines = ["", f"### {table.title}"] if table.title else []
+    if rows:
+        lines += ["", f"| {' | '.join(table.head)} |", "|---" * len(table.head) + "|", *rows]
+    if cut := table.size - len(rows):
+        more = "more " if rows else ""
+        lines += ["", f"… and {cut} {more}{table.noun}{'' if cut == 1 else 's'}, not shown here."]
+    return lines, used
+
+
+def _bytes(lines: Iterable[str]) -> int:
+    return sum(len(line.encode()) + 1 for line in lines)
+
+
+def _words(summary: dict[str, int], words: dict[str, str]) -> tuple[str, ...]:
+    return tuple(words.get(word, word) for word in summary)
+
+
+def _plan_row(part: EnvironmentPlan) -> tuple[str, ...]:
+    actions = part.actions if isinstance(part, Planned) else ()
+    blocked = sum(one.blocked is not None for one in actions)
+    numbers = (*plan_summary(part).values(), blocked)
+    return _numbers(part.environment, numbers, reached=isinstance(part, Planned))
+
+
+def _result_row(part: Executed | Unobserved) -> tuple[str, ...]:
+    environment = part.planned.environment if isinstance(part, Executed) else part.environment
+    numbers = tuple(result_summary(part).values())
+    return _numbers(environment, numbers, reached=isinstance(part, Executed))
+
+
+def _numbers(environment: str, numbers: tuple[int, ...], *, reached: bool) -> tuple[str, ...]:
+    """A row of the summary; nothing is known of an environment that was not reached."""
+    return (_name(environment), *(str(number) if reached else "?" for number in numbers))
+
+
+def _errors(rows: Sequence[tuple[str, ...]]) -> _Table:
+    head = ("environment", "action", "name", "code", "what happened")
+    return _Table("Not done", head, len(rows), lambda: iter(rows), "failure")
+
+
+def _unreached(parts: Iterable[EnvironmentPlan]) -> Iterator[tuple[str, ...]]:
+    for part in parts:
+        if isinstance(part, Unobserved):
+            yield _name(part.environment), "not reached", "", *_why(part.failure)
+
+
+def _failed(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
+    for environment, one in results:
+        if isinstance(one, Failed | Unfinished):
+            kind, name = action_kind(one.action), _name(one.action.name)
+            yield _name(environment), kind, name, *_why(one.failure)
+
+
+def _skipped(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
+    """Why actions were not begun, once for all of an environment with one reason."""
+    reasons = Counter(
+        (environment, one.failure) for environment, one in results if isinstance(one, Skipped)
+    )
+    for (environment, why), number in reasons.items():
+        yield _name(environment), f"{count(number, 'action')} skipped", "", *_why(why)
+
+
+def _findings(planned: Sequence[Planned]) -> _Table:
+    def rows() -> Iterator[tuple[str, ...]]:
+        for part in planned:
+            for one in part.findings:
+                yield _finding_row(part.environment, one)
+
+    head = ("environment", "finding", "name", "what")
+    size = sum(len(part.findings) for part in planned)
+    return _Table("Findings", head, size, rows, "finding")
+
+
+def _finding_row(environment: str, finding: Finding) -> tuple[str, ...]:
+    kind = finding_kind(finding).replace("_", " ")
+    return _name(environment), kind, _name(finding.name), _message(finding.message)
+
+
+def _action_cells(action: Action) -> tuple[str, ...]:
+    place = action.place
+    return (
+        _name(action.name),
+        _message(what_is_done(action)),
+        format_moment(action.expires_at).replace("T", " ").removesuffix("Z"),
+        _name(action.role) if action.role else "-",
+        _name(where_to(action)) if action.sinks else where_to(action),
+        "-" if place is None else _name(f"{place.file}:{place.line}"),
+    )
+
+
+def _problem_row(problem: Problem) -> tuple[str, ...]:
+    return _name(str(problem.place)), code(problem.code), _message(problem.message)
+
+
+def _why(failure: Failure) -> tuple[str, str]:
+    return code(failure.code), _message(failure.message)
+
+
+def _status(result: Result) -> str:
+    match result:
+        case Done():
+            return "done"
+        case MadeElsewhere():
+            return "made by another run"
+        case Failed() | Unfinished():
+            return "**failed**"
+        case Skipped():
+            return "skipped"
+        case _:
+            assert_never(result)
+
+
+def _id(result: Result) -> str:
+    return "-" if isinstance(result, Failed | Skipped) else code(result.id)
+
+
+def _name(text: str) -> str:
+    return code(shortened(text, _CELL))
+
+
+def _message(text: str) -> str:
+    return plain(shortened(text, _MESSAGE))

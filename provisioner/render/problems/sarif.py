@@ -1,0 +1,96 @@
+"""Problems as SARIF 2.1.0, for code scanning and editors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from provisioner import __version__
+from provisioner.manifests import CODES, WARNINGS
+from provisioner.render.text import visible
+
+if TYPE_CHECKING:
+    from provisioner.errors.problem import Place, Problem
+    from provisioner.render.json import Document
+    from provisioner.render.problems.examined import Examined
+
+_SCHEMA = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
+
+_ROOT = "%SRCROOT%"
+"""What a relative address counts from: the root of the repository, wherever that is."""
+
+
+def problems_sarif(examined: Examined) -> Document:
+    """One run of all rules, which are the codes, and a result for each problem and warning."""
+    rules = tuple(dict.fromkeys((*CODES, *(problem.code for problem, _ in examined.all))))
+    index = {code: number for number, code in enumerate(rules)}
+    return {
+        "$schema": _SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "provision",
+                        "version": __version__,
+                        "rules": [_rule(code) for code in rules],
+                    }
+                },
+                # Python counts them, and so do places.
+                "columnKind": "unicodeCodePoints",
+                "results": [
+                    _result(problem, index[problem.code], fingerprint, warns=warns)
+                    for (problem, warns), fingerprint in zip(
+                        examined.all, examined.fingerprints, strict=True
+                    )
+                ],
+            }
+        ],
+    }
+
+
+def _rule(code: str) -> Document:
+    return {
+        "id": code,
+        "shortDescription": {"text": CODES.get(code, code)},
+        "help": {"text": f"docs/errors.md has a paragraph for {code}."},
+        "defaultConfiguration": {"level": "warning" if code in WARNINGS else "error"},
+    }
+
+
+def _result(problem: Problem, rule: int, fingerprint: str, *, warns: bool) -> Document:
+    result: Document = {
+        "ruleId": problem.code,
+        "ruleIndex": rule,
+        "level": "warning" if warns else "error",
+        "message": {"text": _message(problem.message)},
+        "locations": [_location(problem.place)],
+        "partialFingerprints": {"problem/v1": fingerprint},
+    }
+    if problem.related is not None:
+        result["relatedLocations"] = [_location(problem.related)]
+    return result
+
+
+def _location(place: Place) -> Document:
+    return {
+        "physicalLocation": {
+            "artifactLocation": _artifact(place.file),
+            "region": {"startLine": place.line, "startColumn": place.column},
+        }
+    }
+
+
+def _artifact(file: str) -> Document:
+    uri = quote(file.encode(errors="backslashreplace"))
+    return {"uri": f"file://{uri}"} if file.startswith("/") else {"uri": uri, "uriBaseId": _ROOT}
+
+
+def _message(text: str) -> str:
+    """Text without what SARIF reads as a link or as a place for an argument."""
+    shown = visible(text).replace("{", "{{").replace("}", "}}")
+    if "](" in shown:
+        shown = shown.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
+    return shown

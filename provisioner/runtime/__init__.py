@@ -1,0 +1,1 @@
+"""What a run needs of this process: cancellation, threads, backoff, log context, limits."""

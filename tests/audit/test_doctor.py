@@ -1,0 +1,822 @@
+"""The diagnosis: of credentials, permissions, clocks, limits and sinks; and that it only reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+from builders import desired_key, environment_with, limits_with
+from jsonschema import Draft202012Validator
+
+from provisioner import schemas
+from provisioner.audit import Broken, CheckName, Diagnosis, Doctor, Doubtful, Fine
+from provisioner.cli import main
+from provisioner.model.desired import ApiToken, DesiredKey, Environment, SessionToken, SignIn
+from provisioner.model.sink_address import CommandAddress, FileAddress
+from provisioner.reconcile.connection import opener
+from provisioner.runtime.cancellation import Stop
+from provisioner.runtime.executor import Threads
+from provisioner.sandbox import API_KEYS_FLAG, Answer, Dialect, Sandbox, json_answer
+from provisioner.secret import Secret
+from provisioner.sinks.registry import Sinks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from provisioner.model.sink_address import Address
+    from provisioner.sandbox import Request
+
+A_UUID = "20202020-1c25-4d02-bf25-6aeccf7ea419"
+CHECKS = ("reached", "generation", "credential", "keys", "roles", "writes", "clock", "limits")
+
+
+@pytest.fixture
+def examine(hurried, tmp_path) -> Callable[..., Diagnosis]:
+    """Examines one environment, in a hurry, with file sinks below the test's folder."""
+
+    def examine_(environment: Environment, *keys: DesiredKey, only: tuple[str, ...] = ()) -> Any:
+        stop = hurried()
+        open_sink = Sinks(tmp_path, {}, stop).open
+        with Doctor(opener(tmp_path, stop), open_sink, Threads(2), stop) as doctor:
+            [found] = doctor.examine((environment,), {environment.name: keys}, only)
+        if doctor.surprise is not None:
+            raise doctor.surprise
+        return found
+
+    return examine_
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """The address of a port that nothing listens on, and that nobody else can take."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+def hanging() -> Iterator[socket.socket]:
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        yield server
+
+
+def url_of(server: socket.socket) -> str:
+    return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def file(name: str, variable: str = "TOKEN") -> FileAddress:
+    return FileAddress(name, variable)
+
+
+def put(folder: Path, name: str, token: str, variable: str = "TOKEN") -> FileAddress:
+    """A file sink that holds a token, as `apply` leaves it."""
+    Sinks(folder, {}, Stop()).open(file(name, variable)).write(Secret(token))
+    return file(name, variable)
+
+
+def of(found: Diagnosis, check: CheckName) -> Any:
+    """The one check of that name."""
+    [only] = [one for one in found.checks if one.check == check]
+    return only
+
+
+def broken(found: Diagnosis) -> list[tuple[str, str]]:
+    return [(one.check, one.code) for one in found.checks if isinstance(one, Broken)]
+
+
+def doubtful(found: Diagnosis) -> list[str]:
+    return [one.check for one in found.checks if isinstance(one, Doubtful)]
+
+
+# Workspaces
+
+
+@pytest.mark.parametrize("credential", ["session", "token", "sign-in"])
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_sound_environment_has_no_fault_but_an_api_key_on_2(
+    serve, examine, dialect, credential
+) -> None:
+    """All checks are ok on every server with every credential; on 2.x an API key cannot write."""
+    served = serve(dialect, session_seconds=30 * 86_400.0)
+    served.sandbox.seed(["a", "b"])
+    served.sandbox.seed(["old"], expires_at="2020-01-01T00:00:00.000Z")
+    found = examine(served.environment(credential=served.credential(credential), role="Admin"))
+    assert tuple(one.check for one in found.checks) == (*CHECKS, "sinks")
+    unfit = dialect is Dialect.CORE and credential == "token"
+    assert broken(found) == ([("writes", "session_required")] if unfit else [])
+    assert doubtful(found) == []
+    assert found.failed == unfit
+    assert found.generation == ("legacy" if dialect is Dialect.LEGACY else "core")
+    release = {Dialect.LEGACY: "up to 1.2", Dialect.CORE_1: "1.x", Dialect.CORE: "2.x"}[dialect]
+    assert of(found, "generation").message.endswith(f"Twenty {release}.")
+    kinds = {"session": "A user's session token", "token": "The token of an API key"}
+    assert of(found, "credential").message.startswith(kinds.get(credential, "A sign-in"))
+    assert served.sandbox.workspace_id in of(found, "credential").message
+    own = credential == "token"  # its key is in the workspace too
+    assert of(found, "keys").message == f"{3 + own} keys listed, {2 + own} live."
+    if dialect is not Dialect.LEGACY:
+        assert "'Admin'" in of(found, "roles").message
+    assert "hosted Twenty allows 50 to 100" in of(found, "limits").message
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_the_embedded_twenty_is_sound(tmp_path, examine, dialect) -> None:
+    """An environment of `sandbox:` needs no credential, and its short session is no warning."""
+    found = examine(environment_with(url=f"sandbox:{dialect}", role="Admin"))
+    assert all(isinstance(one, Fine) for one in found.checks)
+    assert of(found, "reached").message == "The embedded Twenty answers."
+
+
+def test_a_wrong_password_is_a_fault_of_the_credential(serve, examine) -> None:
+    """The server was reached; what to look at is the variables."""
+    served = serve()
+    wrong = SignIn(Secret(served.sandbox.email), Secret("not the password"))
+    found = examine(served.environment(credential=wrong))
+    assert [one.check for one in found.checks] == ["reached", "credential", "sinks"]
+    assert broken(found) == [("credential", "sign_in_failed")]
+    assert "Check the variables" in of(found, "credential").remedy
+    assert found.generation is None
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_refused_token_is_a_fault_of_the_credential(serve, examine, dialect) -> None:
+    """Expired, revoked or forged: the code says which."""
+    served = serve(dialect)
+    [gone] = served.sandbox.seed(["gone"], revoked_at="2026-01-01T00:00:00.000Z")
+    tokens = {
+        "credential_expired": served.sandbox.session_token(seconds=-60),
+        "credential_revoked": served.sandbox.token_of(gone),
+        "credential_invalid": served.sandbox.api_token()[:-4] + "AAAA",
+    }
+    for code, token in tokens.items():
+        found = examine(served.environment(credential=ApiToken(Secret(token))))
+        assert isinstance(of(found, "reached"), Fine)
+        assert broken(found) == [("credential", code)]
+
+
+def test_an_unreachable_server_is_said_and_sinks_are_looked_at_all_the_same(
+    tmp_path, examine, deaf
+) -> None:
+    """A sink's fault does not hide behind the server's."""
+    (tmp_path / "not-a-folder").write_text("")
+    shop = environment_with(url=deaf, credential=ApiToken(Secret("a.b.c")))
+    found = examine(
+        shop, desired_key("a", file("not-a-folder/a.env")), desired_key("b", file("b.env"))
+    )
+    assert [check for check, _ in broken(found)] == ["reached", "sinks"]
+    assert of(found, "reached").code == "unreachable"
+    assert of(found, "reached").remedy == "Check `url`, the network and that the server runs."
+    assert Fine("sinks", "Nothing speaks against 1 sink.") in found.checks
+
+
+def test_what_is_no_twenty_is_reached_and_has_no_generation(scripted, answer, examine) -> None:
+    """A page in Twenty's place answers, and is not taken for it."""
+    server = scripted(*[answer(200, "<html>", Content_Type="text/html")] * 8)
+    shop = environment_with(url=server.url, credential=ApiToken(Secret("a.b.c")))
+    found = examine(shop)
+    assert broken(found) == [("generation", "unexpected_answer")]
+    assert isinstance(of(found, "reached"), Fine)
+
+
+def test_another_workspace_than_the_pinned_one_is_a_fault_of_the_credential(serve, examine) -> None:
+    """Nothing was sent, so nothing is said of the server; the right pin is told as such."""
+    served = serve()
+    session = served.credential()
+    found = examine(served.environment(credential=session, workspace=A_UUID))
+    assert [one.check for one in found.checks] == ["credential", "sinks"]
+    assert broken(found) == [("credential", "workspace_mismatch")]
+    assert served.journal == []
+    pinned = served.environment(credential=session, workspace=served.sandbox.workspace_id)
+    assert "as pinned" in of(examine(pinned), "credential").message
+
+
+@pytest.mark.parametrize("dialect", [Dialect.CORE_1, Dialect.CORE])
+def test_hidden_roles_are_a_warning_and_a_label_that_nobody_can_look_up_a_fault(
+    serve, examine, dialect
+) -> None:
+    """An id will do; the release is told all the same; later 2.x create with roles alone."""
+    served = serve(dialect)
+    served.sandbox.permit("Admin", API_KEYS_FLAG)
+    sign_in = served.credential("sign-in")
+    found = examine(served.environment(credential=sign_in, role=A_UUID))
+    assert not found.failed
+    later = ["writes"] if dialect is Dialect.CORE else []
+    assert doubtful(found) == ["roles", *later]
+    assert of(found, "generation").message.endswith("2.x." if dialect is Dialect.CORE else "1.x.")
+    found = examine(served.environment(credential=sign_in, role="Admin"))
+    assert broken(found) == [("roles", "role_unknown")]
+
+
+@pytest.mark.parametrize("dialect", [Dialect.CORE_1, Dialect.CORE])
+def test_a_role_without_the_permission_for_keys_is_told_so(serve, examine, dialect) -> None:
+    """2.x does not even list them; 1.10 does by REST, and refuses where they are written."""
+    served = serve(dialect)
+    served.sandbox.permit("Admin")
+    found = examine(served.environment(credential=served.credential("sign-in")))
+    place: CheckName = "keys" if dialect is Dialect.CORE else "writes"
+    assert broken(found) == [(place, "permission_denied")]
+    assert "API keys" in of(found, place).remedy
+
+
+@pytest.mark.parametrize(
+    ("role", "code"),
+    [("Nobody", "role_unknown"), ("Member", "role_not_assignable"), ("Admin", None), (None, None)],
+)
+def test_the_role_of_the_environment_must_be_one_that_keys_may_have(
+    serve, examine, role, code
+) -> None:
+    """Unknown and unassignable ones are faults, and the roles to choose from are named."""
+    served = serve()
+    found = examine(served.environment(credential=served.credential("sign-in"), role=role))
+    assert broken(found) == ([] if code is None else [("roles", code)])
+    assert "'Integrations'" in of(found, "roles").message
+
+
+def test_a_label_of_two_roles_and_roles_that_no_key_may_have_are_faults(serve, examine) -> None:
+    """Which of two roles is meant nobody knows; with none to give no key can be made."""
+    from provisioner.sandbox import role
+
+    served = serve()
+    served.sandbox.put_role(role("Admin", api_keys=True))
+    shop = served.environment(credential=served.credential("sign-in"), role="Admin")
+    found = examine(shop)
+    assert broken(found) == [("roles", "role_unknown")]
+    assert "several" in of(found, "roles").message
+    for one in served.sandbox.roles():
+        one.wire["canBeAssignedToApiKeys"] = False
+        served.sandbox.put_role(one)
+    assert broken(examine(shop)) == [("roles", "role_not_assignable")]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"errors": [{"message": "Query too curious"}]},
+        {"errors": [{"message": "Query too curious"}], "data": None},
+        {"errors": [{"message": "Entity performing the request does not have permission"}]},
+    ],
+)
+def test_a_release_that_is_not_told_leaves_open_whether_an_api_key_may_write(
+    serve, examine, said
+) -> None:
+    """Refused by other words, or before the question was read, nothing is guessed."""
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if b"{getRoles{universalIdentifier}}" in request.body:
+            return json_answer(200, said)
+        return inner(request)
+
+    served = serve(Dialect.CORE_1, around=around)
+    found = examine(served.environment(credential=served.credential("token")))
+    assert doubtful(found) == ["writes"]
+    assert "do not tell" in of(found, "generation").message
+    assert doubtful(examine(served.environment(credential=served.credential("sign-in")))) == []
+
+
+@pytest.mark.parametrize("said", [{"errors": [{"message": "Query too curious"}]}, []])
+def test_a_permission_that_is_not_told_is_not_guessed_at(serve, examine, said) -> None:
+    """Where the question itself is refused, whether keys may be written stays open."""
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if b"{apiKeys{id}}" in request.body:
+            return json_answer(200, said)
+        return inner(request)
+
+    served = serve(around=around)
+    found = examine(served.environment(credential=served.credential("sign-in")))
+    assert doubtful(found) == ["writes"]
+
+
+def test_a_token_that_ends_soon_is_a_warning(serve, examine) -> None:
+    """13 days are a warning, 15 are none, and a sign-in never is."""
+    served = serve(Dialect.CORE_1)
+    [own] = served.sandbox.seed(["own"])
+    for days, warned in ((13, ["credential"]), (15, [])):
+        token = Secret(served.sandbox.token_of(own, seconds=days * 86_400))
+        assert doubtful(examine(served.environment(credential=ApiToken(token)))) == warned
+        session = Secret(served.sandbox.session_token(seconds=days * 86_400))
+        assert doubtful(examine(served.environment(credential=SessionToken(session)))) == warned
+    assert doubtful(examine(served.environment(credential=served.credential("sign-in")))) == []
+
+
+def test_the_kind_of_a_credential_is_what_it_says_of_itself(serve, examine) -> None:
+    """A session under `token` may write on 2.x, an API key under `session_token` may not."""
+    served = serve(Dialect.CORE, session_seconds=30 * 86_400.0)
+    session, token = served.sandbox.session_token(), served.sandbox.api_token()
+    assert not examine(served.environment(credential=ApiToken(Secret(session)))).failed
+    assert examine(served.environment(credential=SessionToken(Secret(token)))).failed
+
+
+def test_a_credential_that_shows_nothing_of_itself_works_all_the_same(scripted, answer, examine):
+    """Neither its end nor its workspace is made up."""
+    server = scripted(legacy_page(answer), answer(200, '{"data":{"__typename":"Query"}}'))
+    shop = environment_with(url=server.url, credential=ApiToken(Secret("opaque-token")))
+    found = examine(shop)
+    assert not found.failed
+    message = of(found, "credential").message
+    assert "shows no end" in message
+    assert "does not show its workspace" in message
+
+
+def legacy_page(answer: Callable[..., bytes], **headers: str) -> bytes:
+    page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}, "totalCount": 0}
+    return answer(200, json.dumps(page), **headers)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(-95, "ahead of"), (-40, None), (40, None), (95, "behind")]
+)
+def test_a_clock_that_is_off_by_more_than_a_minute_is_broken(
+    scripted, answer, examine, seconds, words
+) -> None:
+    """By the `Date` of the server, in both directions: a guard stops whatever would change."""
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+    harmless = answer(200, '{"data":{"__typename":"Query"}}', Date=date)
+    server = scripted(legacy_page(answer, Date=date), harmless)
+    shop = environment_with(url=server.url, credential=ApiToken(Secret("opaque-token")))
+    clock = of(examine(shop), "clock")
+    assert isinstance(clock, Fine if words is None else Broken)
+    if isinstance(clock, Broken):
+        assert clock.code == "clock_off"
+        assert f" s {words} the server's" in clock.message
+
+
+def test_a_server_without_a_date_is_a_warning(scripted, answer, examine) -> None:
+    """A proxy that removes it has our clock judge what is live."""
+    server = scripted(legacy_page(answer), answer(200, '{"data":{"__typename":"Query"}}'))
+    shop = environment_with(url=server.url, credential=ApiToken(Secret("opaque-token")))
+    assert doubtful(examine(shop)) == ["clock"]
+
+
+@pytest.mark.parametrize(("declared", "warned"), [(600, True), (100, False), (None, False)])
+def test_a_declared_limit_above_the_servers_own_is_a_warning(
+    serve, examine, declared, warned
+) -> None:
+    """The remedy has the number to write."""
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        found = inner(request)
+        return Answer(found.status, found.body, (*found.headers, ("X-RateLimit-Limit", "100")))
+
+    served = serve(around=around)
+    limits = limits_with(requests_per_minute=declared)
+    found = examine(served.environment(credential=served.credential("sign-in"), limits=limits))
+    check = of(found, "limits")
+    assert "it allows 100." in check.message
+    assert isinstance(check, Doubtful) == warned
+    if warned:
+        assert check.remedy == "Write `requests_per_minute: 100` or less."
+
+
+# Sinks and tokens
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_tokens_in_sinks_are_proven_one_by_one(serve, examine, tmp_path, dialect) -> None:
+    """Good, empty, of a dead key, of another key, forged, noise: each is told as what it is."""
+    served = serve(dialect)
+    sandbox = served.sandbox
+    names = ["good", "empty", "dead", "other", "forged", "noise", "session"]
+    ids = dict(zip(names, sandbox.seed(names), strict=True))
+    [dead] = sandbox.seed(["dead"], revoked_at="2026-01-01T00:00:00.000Z")
+    forged = sandbox.token_of(ids["forged"])
+    held = {
+        "good": sandbox.token_of(ids["good"]),
+        "dead": sandbox.token_of(dead),
+        "other": sandbox.token_of(ids["good"]),
+        "forged": forged[:-6] + ("AAAAAA" if forged[-6:-1] != "AAAAA" else "BBBBBB"),
+        "noise": "a-hand-written-word",
+        "session": sandbox.session_token(),
+    }
+    for name, token in held.items():
+        put(tmp_path, f"{name}.env", token)
+    keys = [desired_key(name, file(f"{name}.env")) for name in [*names, "not-made-yet"]]
+    found = examine(served.environment(credential=served.credential("sign-in")), *keys)
+    assert of(found, "sinks") == Fine("sinks", "Nothing speaks against 8 sinks.")
+    tokens = [one for one in found.checks if one.check == "tokens"]
+    assert tokens[0] == Fine("tokens", "1 token of live keys accepted, 0 cannot be read back.")
+    assert isinstance(tokens[1], Doubtful)
+    assert tokens[1].message.startswith("1 sink of live keys")
+    faults = {one.remedy.split("--redeliver ")[1].split("`")[0]: one for one in tokens[2:]}
+    codes = {name: one.code for name, one in faults.items()}
+    assert codes == {
+        "--only dead --only other": "token_dead",
+        "--only forged": "token_refused",
+        "--only noise --only session": "token_invalid",
+    }
+    remedy = "`provision apply -e shop --redeliver --only forged` replaces it."
+    assert faults["--only forged"].remedy == remedy
+    shown = repr(found.checks)
+    assert all(token not in shown for token in held.values())
+
+
+def test_a_key_that_ended_elsewhere_is_found_by_its_token(serve, examine, tmp_path) -> None:
+    """A token of a live key that has itself run out is refused by the server, and so told."""
+    served = serve(Dialect.CORE_1)
+    [live] = served.sandbox.seed(["a"])
+    address = put(tmp_path, "a.env", served.sandbox.token_of(live, seconds=-60))
+    found = examine(
+        served.environment(credential=served.credential("token")), desired_key("a", address)
+    )
+    assert broken(found) == [("tokens", "token_refused")]
+
+
+def test_faults_of_one_cause_are_one_check_with_their_number(serve, examine, tmp_path) -> None:
+    """200 sinks below a file that ought to be a folder, and 9 keys with noise for a token."""
+    served = serve()
+    served.sandbox.seed(f"noisy-{number}" for number in range(9))
+    (tmp_path / "wall").write_text("")
+    walled = [desired_key(f"key-{n}", file(f"wall/{n}.env")) for n in range(200)]
+    noisy = [
+        desired_key(f"noisy-{n}", put(tmp_path, "all.env", "noise-of-a-kind", f"N{n}"))
+        for n in range(9)
+    ]
+    sign_in = served.credential("sign-in")
+    found = examine(served.environment(credential=sign_in), *walled, *noisy)
+    sinks, tokens = (one for one in found.checks if isinstance(one, Broken))
+    assert (sinks.check, tokens.check) == ("sinks", "tokens")
+    assert str(file("wall/0.env")) in sinks.message
+    assert sinks.message.endswith("The same holds for 199 more.")
+    assert tokens.message.endswith("The same holds for 8 more.")
+    assert "all tokens" in tokens.remedy
+    only = examine(served.environment(credential=sign_in), *walled, *noisy, only=("noisy-[12]",))
+    [fault] = [one for one in only.checks if isinstance(one, Broken)]
+    assert "--only noisy-1 --only noisy-2" in fault.remedy
+
+
+def test_a_name_that_a_shell_or_a_glob_would_read_otherwise_is_quoted(
+    serve, examine, tmp_path
+) -> None:
+    """The command of the remedy can be copied, and means that one key."""
+    served = serve()
+    served.sandbox.seed(["nightly [*] it"])
+    address = put(tmp_path, "a.env", "noise-of-a-kind")
+    shop = served.environment(credential=served.credential("sign-in"))
+    [fault] = [
+        one for one in examine(shop, desired_key("nightly [*] it", address)).checks
+        if isinstance(one, Broken)
+    ]  # fmt: skip
+    arguments = shlex.split(fault.remedy.split("`")[1])
+    assert fnmatchcase("nightly [*] it", arguments[-1])
+    assert not fnmatchcase("nightly * it", arguments[-1])
+
+
+def test_a_server_that_fails_on_a_proof_does_not_condemn_the_token(
+    serve, examine, tmp_path
+) -> None:
+    """What is unknown of a token is told as the server's failure."""
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        return json_answer(500, {}) if b'"{__typename}"' in request.body else inner(request)
+
+    served = serve(Dialect.CORE, around=around)
+    [live] = served.sandbox.seed(["a"])
+    address = put(tmp_path, "a.env", served.sandbox.token_of(live))
+    found = examine(
+        served.environment(credential=served.credential("sign-in")), desired_key("a", address)
+    )
+    assert broken(found) == [("tokens", "server_error")]
+    assert "--redeliver" not in of_fault(found).remedy
+
+
+def of_fault(found: Diagnosis) -> Broken:
+    [fault] = [one for one in found.checks if isinstance(one, Broken)]
+    return fault
+
+
+def test_sinks_and_proofs_keep_to_the_limit_of_the_environment(serve, examine, tmp_path) -> None:
+    """Never more at once than `limits.parallel`, and really that many."""
+    met = threading.Barrier(3)
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if b'"{__typename}"' in request.body:
+            met.wait(20)
+        return inner(request)
+
+    served = serve(around=around)
+    ids = served.sandbox.seed(f"k{n}" for n in range(12))
+    addresses = [put(tmp_path, f"{n}.env", served.sandbox.token_of(i)) for n, i in enumerate(ids)]
+    keys = [desired_key(f"k{n}", address) for n, address in enumerate(addresses)]
+    limits = limits_with(parallel=3)
+    found = examine(served.environment(credential=served.credential(), limits=limits), *keys)
+    assert broken(found) == []
+    assert served.most_in_flight() == 3
+
+
+def test_a_command_that_cannot_be_read_back_is_no_fault_but_one_that_is_not_there(
+    serve, examine
+) -> None:
+    """Nobody knows what the first holds, and nothing is sent for it; the second takes no token."""
+    served = serve()
+    served.sandbox.seed(["a"])
+    shop = served.environment(credential=served.credential("sign-in"))
+    found = examine(shop, desired_key("a", CommandAddress((sys.executable, "-V"))))
+    assert of(found, "tokens").message == "0 tokens of live keys accepted, 1 cannot be read back."
+    assert not found.failed
+    missing = examine(shop, desired_key("a", CommandAddress(("no-such-program-anywhere",))))
+    assert [check for check, _ in broken(missing)] == ["sinks"]
+
+
+# What it leaves as it was, and how it ends
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("credential", ["session", "token", "sign-in"])
+def test_it_writes_nothing(serve, examine, tmp_path, dialect, credential) -> None:
+    """No request that could change the workspace, no file made or touched."""
+    served = serve(dialect)
+    [a, _] = served.sandbox.seed(["a", "b"])
+    opened = served.credential(credential)
+    held = put(tmp_path, "secrets/a.env", served.sandbox.token_of(a))
+    noise = put(tmp_path, "secrets/b.env", "noise-of-a-kind")
+    before, rows = contents(tmp_path / "secrets"), served.sandbox.keys()
+    served.journal.clear()
+    found = examine(
+        served.environment(credential=opened),
+        desired_key("a", held, file("secrets/not-there.env")),
+        desired_key("b", noise, file("new-folder/b.env")),
+    )
+    assert ("tokens", "token_invalid") in broken(found)
+    assert len(served.journal) >= 3
+    assert served.writes() == []
+    assert served.sandbox.keys() == rows
+    assert contents(tmp_path / "secrets") == before
+    assert not (tmp_path / "new-folder").exists()
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.iterdir()
+        if path.is_file()
+    }
+
+
+def test_a_bug_in_one_environment_does_not_stop_the_others(serve, hurried, tmp_path) -> None:
+    """It is a failure of that one, and kept for the end of the run."""
+    served = serve()
+    stop = hurried()
+
+    def broken_opener(address: Address) -> Any:
+        raise KeyError(str(address))
+
+    shop = served.environment(credential=served.credential())
+    other = environment_with(name="other", url="sandbox:")
+    with Doctor(opener(tmp_path, stop), broken_opener, Threads(2), stop) as doctor:
+        first, second = doctor.examine((shop, other), {"shop": (desired_key("a", file("a.env")),)})
+    assert broken(first) == [("reached", "internal_error")]
+    assert not second.failed
+    assert isinstance(doctor.surprise, KeyError)
+
+
+def test_a_stop_leaves_behind_what_a_server_keeps_waiting(hanging, tmp_path) -> None:
+    """The environment is told as not looked at, at once."""
+    stop = Stop()
+    shop = environment_with(url=url_of(hanging), credential=ApiToken(Secret("a.b.c")))
+
+    def ask_once_connected() -> None:
+        with hanging.accept()[0] as connection:
+            stop.ask()
+            ended.wait(20)
+            connection.shutdown(socket.SHUT_RDWR)
+
+    ended = threading.Event()
+    asker = threading.Thread(target=ask_once_connected)
+    asker.start()
+    with Doctor(opener(tmp_path, stop), Sinks(tmp_path, {}, stop).open, Threads(1), stop) as doctor:
+        [found] = doctor.examine((shop,), {})
+    assert broken(found) == [("reached", "stopped")]
+    ended.set()
+    asker.join(20)
+
+
+def test_no_sink_is_asked_after_a_stop(serve, tmp_path) -> None:
+    """The sinks that were not asked are told as such."""
+    served = serve()
+    stop = Stop()
+    asked: list[Address] = []
+    sinks = Sinks(tmp_path, {}, stop)
+
+    def open_sink(address: Address) -> Any:
+        asked.append(address)
+        stop.ask()
+        return sinks.open(address)
+
+    from provisioner.audit.sink_checks import Places
+
+    shop = served.environment(limits=limits_with(parallel=1))
+    keys = [desired_key(f"k{n}", file(f"{n}.env")) for n in range(5)]
+    checks = list(Places(shop, open_sink, stop).checks(keys))
+    assert asked == [file("0.env")]
+    assert [one.code for one in checks if isinstance(one, Broken)] == ["stopped"]
+
+
+# The command
+
+
+@pytest.fixture
+def run(capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs `provision doctor` in this process: exit code, stdout, stderr."""
+
+    def run_(*arguments: object) -> tuple[int, str, str]:
+        code = main(["doctor", *(str(argument) for argument in arguments)])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run_
+
+
+@pytest.fixture
+def write(tmp_path) -> Callable[..., Path]:
+    """Writes files of a manifests directory."""
+
+    def write_(**files: str) -> Path:
+        folder = tmp_path / "manifests"
+        folder.mkdir(exist_ok=True)
+        for name, text in files.items():
+            (folder / f"{name}.yaml").write_text(text)
+        return folder
+
+    return write_
+
+
+DEV = "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin}\n"
+KEYS = "version: 1\nenvironment: dev\ndefaults: {expires: 90d, deliver: [{file: 's/{name}.env'}]}\n"
+
+
+def document(out: str) -> Any:
+    found = json.loads(out)
+    Draft202012Validator(schemas.load("doctor")).validate(found)
+    return found
+
+
+def test_a_sound_directory_exits_with_0_and_a_fault_with_4(run, write, tmp_path) -> None:
+    """In JSON by the schema, in text with a mark a line; -q shows what is not fine."""
+    folder = write(environments=DEV, keys=KEYS + "keys: [{name: a}]\n")
+    assert main(["apply", "-m", str(folder), "-q"]) == 0
+    code, out, _ = run("-m", folder, "--format", "json")
+    [dev] = document(out)["environments"]
+    assert (code, dev["environment"], dev["generation"]) == (0, "dev", "core")
+    assert {one["status"] for one in dev["checks"]} == {"ok"}
+    assert [one["check"] for one in dev["checks"]] == [*CHECKS, "sinks", "tokens"]
+    assert run("-m", folder, "-q")[:2] == (0, "")
+    code, out, _ = run("-m", folder)
+    assert (code, out.splitlines()[-1]) == (0, "Doctor: 1 environment, 10 ok.")
+    (tmp_path / "s" / "a.env").write_text("A=changed-by-hand\n")
+    code, out, _ = run("-m", folder, "--format", "json")
+    [dev] = document(out)["environments"]
+    assert code == 4
+    [fault] = [one for one in dev["checks"] if one["status"] != "ok"]
+    assert (fault["check"], fault["status"], fault["code"]) == ("tokens", "failed", "token_invalid")
+    code, out, _ = run("-m", folder, "-q")
+    assert code == 4
+    assert "  ! tokens" in out
+    assert "  = " not in out
+    assert "provision apply -e dev --redeliver --only a" in out
+    assert run("-m", folder, "--only", "b")[0] == 0
+    assert main(["apply", "-m", str(folder), "--redeliver", "--only", "a", "-q"]) == 0
+    assert run("-m", folder)[0] == 0
+
+
+def test_the_remedy_of_a_forged_token_repairs_it(run, write, tmp_path) -> None:
+    """What `plan` cannot see, doctor finds; its command makes it good."""
+    folder = write(environments=DEV, keys=KEYS + "keys: [{name: a}]\n")
+    assert main(["apply", "-m", str(folder), "-q"]) == 0
+    place = tmp_path / "s" / "a.env"
+    text = place.read_text()
+    changed = "B" if text[-20] != "B" else "C"
+    place.write_text(f"{text[:-20]}{changed}{text[-19:]}")
+    code, out, err = run("-m", folder)
+    assert (code, "token_refused" in out) == (4, True)
+    assert text.partition("=")[2].strip() not in out + err
+    assert main(["apply", "-m", str(folder), "--redeliver", "--only", "a", "-q"]) == 0
+    assert run("-m", folder)[0] == 0
+
+
+def test_with_faulty_manifests_the_environments_are_examined_without_sinks(run, write) -> None:
+    """A warning says that nobody looked into sinks; a faulty environments.yaml ends with 3."""
+    folder = write(environments=DEV, keys="version: 1\nenvironment: dev\nkeys: [{name: a}]\n")
+    code, out, _ = run("-m", folder, "--format", "json")
+    [dev] = document(out)["environments"]
+    assert code == 0
+    warned = [one for one in dev["checks"] if one["status"] == "warning"]
+    assert [(one["check"], one["remedy"]) for one in warned] == [
+        ("sinks", "`provision validate` lists them.")
+    ]
+    code, out, _ = run("-m", write(environments="version: 1\n"), "--format", "json")
+    assert (code, json.loads(out)["format"]) == (3, "provision/problems/v1")
+
+
+def test_one_environment_down_does_not_hide_another(run, write, serve, deaf, monkeypatch) -> None:
+    """Each has its own checks; -e leaves the rest out; no credential is shown."""
+    served = serve()
+    token = served.sandbox.session_token()
+    monkeypatch.setenv("GOOD", token)
+    monkeypatch.setenv("EMAIL", served.sandbox.email)
+    monkeypatch.setenv("WRONG", "not-the-password")
+    folder = write(
+        environments=f"""\
+version: 1
+environments:
+  down: {{url: "{deaf}", auth: {{session_token: "${{GOOD}}"}}}}
+  locked: {{url: "{served.sandbox.url}", auth: {{email: "${{EMAIL}}", password: "${{WRONG}}"}}}}
+  fine: {{url: "{served.sandbox.url}", auth: {{session_token: "${{GOOD}}"}}, role: Admin}}
+"""
+    )
+    code, out, err = run("-m", folder, "--format", "json")
+    found = {one["environment"]: one for one in document(out)["environments"]}
+    assert code == 4
+    faults = {
+        name: [one["code"] for one in part["checks"] if one["status"] == "failed"]
+        for name, part in found.items()
+    }
+    assert faults == {"down": ["unreachable"], "locked": ["sign_in_failed"], "fine": []}
+    assert found["down"]["generation"] is None
+    for secret in (token, served.sandbox.email, "not-the-password"):
+        assert secret not in out + err
+    code, out, _ = run("-m", folder, "-e", "fine")
+    assert code == 0
+    assert "1 warning" in out
+    assert "unreachable" not in out
+    assert run("-m", folder, "-e", "fin")[0] == 64
+
+
+def test_the_schema_has_the_checks_of_the_code() -> None:
+    """The closed list of names is the one that the program has."""
+    part = schemas.load("doctor")["properties"]["environments"]["items"]["properties"]["checks"]
+    assert tuple(part["items"]["properties"]["check"]["enum"]) == get_args(CheckName)
+
+
+def test_a_bug_is_told_after_the_diagnosis(run, write, monkeypatch, capsys) -> None:
+    """Exit 1, with all that was found printed before."""
+    from provisioner.audit import server_checks as doctor
+
+    monkeypatch.setattr(doctor, "_clock", lambda _: 1 / 0)
+    code = main(["doctor", "-m", str(write(environments=DEV))])
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert "internal_error" in out
+    assert "Please report it" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_a_report(write, hanging, number, code) -> None:
+    """Told to stop while a server keeps it waiting, it prints what it has and ends."""
+    folder = write(
+        environments=f"version: 1\nenvironments:\n  slow: {{url: '{url_of(hanging)}', "
+        "auth: {token: '${TOKEN}'}}\n"
+    )
+    command = [sys.executable, "-m", "provisioner", "doctor", "-m", str(folder)]
+    with (
+        subprocess.Popen(
+            [*command, "--format", "json"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TOKEN": "a.b.c"},
+        ) as process,
+        hanging.accept()[0],
+    ):
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=20)
+    [slow] = document(out)["environments"]
+    assert process.returncode == code
+    assert [one["code"] for one in slow["checks"]] == ["stopped"]
+
+
+def test_it_needs_no_network_for_the_embedded_twenty(write, run, tmp_path) -> None:
+    """Examined beside a run that serves the same file, it finds that run's keys."""
+    folder = write(environments=DEV)
+    (tmp_path / ".provision").mkdir()
+    with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
+        sandbox.seed(["a", "b", "c"])
+        assert "3 keys listed, 3 live." in run("-m", folder)[1]
+
+
+def test_environments_of_one_workspace_are_told_so(serve, hurried, tmp_path) -> None:
+    """Each of the two is broken, and a third one is not."""
+    served, other = serve(Dialect.CORE), serve(Dialect.CORE_1)
+    one = replace(served.environment(), credential=served.credential())
+    two = replace(one, name="twin")
+    three = replace(other.environment(), name="third", credential=other.credential())
+    stop = hurried()
+    with Doctor(opener(tmp_path, stop), Sinks(tmp_path, {}, stop).open, Threads(3), stop) as doctor:
+        found = doctor.examine((one, two, three), {})
+    assert [("credential", "workspace_shared") in broken(part) for part in found] == [
+        True, True, False,
+    ]  # fmt: skip

@@ -1,0 +1,1390 @@
+"""The command as people and pipelines meet it: streams, exit codes, files."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+from jsonschema import Draft202012Validator
+
+from provisioner import __version__, schemas
+from provisioner.cli import main
+from provisioner.sandbox import ApiKey, Dialect, Sandbox, json_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from provisioner.runtime.cancellation import Stop
+    from provisioner.sandbox import Answer, Around, Request
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "manifests"
+
+ENVIRONMENTS = "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin}\n"
+KEYS = "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys: [{name: a}, {name: b}]\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes files of a manifests directory."""
+
+    def write_(**files: str) -> Path:
+        folder = tmp_path / "manifests"
+        folder.mkdir(exist_ok=True)
+        for name, text in files.items():
+            (folder / f"{name}.yaml").write_text(text)
+        return folder
+
+    return write_
+
+
+@pytest.fixture
+def small(write: Callable[..., Path]) -> Path:
+    return write(environments=ENVIRONMENTS, keys=KEYS)
+
+
+def valid(name: str, text: str) -> Any:
+    document = json.loads(text)
+    Draft202012Validator(
+        schemas.load(name), format_checker=Draft202012Validator.FORMAT_CHECKER
+    ).validate(document)
+    return document
+
+
+def copy_examples(tmp_path: Path) -> Path:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    for file in EXAMPLES.glob("*.yaml"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def within(days: int) -> str:
+    """A moment so many days from now, as Twenty writes it."""
+    return f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT%H:%M:%S.000Z}"
+
+
+# The first README command
+
+
+def test_the_examples_are_created_once_and_never_again(run, tmp_path) -> None:
+    """Three environments of three generations, three depths; the second run changes nothing."""
+    folder = copy_examples(tmp_path)
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    document = valid("result", out)
+    assert code == 0
+    results = {one["environment"]: one["results"] for one in document["environments"]}
+    assert set(results) == {"development", "staging", "production"}
+    everything = [one for found in results.values() for one in found]
+    assert len(everything) >= 10
+    assert {one["status"] for one in everything} == {"done"}
+    assert {one["depth"] for one in everything} == {0, 1, 2}
+    assert {one["generation"] for one in document["environments"]} == {"core", "legacy"}
+    assert all(one["record"]["id"] == one["id"] for one in everything)
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    again = valid("result", out)
+    assert code == 0
+    assert [one["results"] for one in again["environments"]] == [[], [], []]
+    assert sum(one["summary"]["kept"] for one in again["environments"]) == len(everything)
+    code, out, _ = run("plan", "-m", folder, "--detailed-exitcode")
+    assert (code, "Plan: 0 to create" in out) == (0, True)
+    state = sorted(path.name for path in (tmp_path / ".provision").iterdir())
+    assert state == [".gitignore"] + [f"{name}.sqlite3" for name in sorted(results)]
+    assert (tmp_path / ".provision" / ".gitignore").read_text().strip() == "*"
+
+
+def test_the_records_come_back_at_the_depth_of_their_manifest(run, tmp_path) -> None:
+    """Depth 0 has no role, 1 has it, 2 has its permissions; legacy has none at any depth."""
+    _, out, _ = run("apply", "-m", copy_examples(tmp_path), "--format", "json")
+    for environment in json.loads(out)["environments"]:
+        for one in environment["results"]:
+            role = one["record"].get("role", {})
+            deep = environment["generation"] == "core"
+            assert bool(role) == (deep and one["depth"] >= 1)
+            assert ("permissionFlags" in role) == (deep and one["depth"] == 2)
+
+
+# plan
+
+
+def test_plan_changes_nothing_and_its_json_follows_the_schema(run, small, tmp_path) -> None:
+    """Two plans are equal but for the moment; the workspace stays empty."""
+    code, out, _ = run("plan", "-m", small, "--format", "json")
+    first = valid("plan", out)
+    assert code == 0
+    [environment] = first["environments"]
+    assert environment["summary"]["create"] == len(environment["actions"]) == 2
+    action = environment["actions"][0]
+    assert set(action) == {"action", "name", "reason", "depth", "expires_at", "role"} | {
+        "manifest",
+        "line",
+        "sinks",
+        "ids",
+    }
+    assert action["manifest"] == (small / "keys.yaml").as_posix()
+    assert action["line"] == 4
+    second = valid("plan", run("plan", "-m", small, "--format", "json")[1])
+    assert second["digest"] == first["digest"]
+    with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
+        assert sandbox.keys() == ()
+
+
+def test_detailed_exitcode_tells_whether_there_are_changes(run, small) -> None:
+    """2 with changes, 0 without, and 0 with changes when it was not asked for."""
+    assert run("plan", "-m", small)[0] == 0
+    assert run("plan", "-m", small, "--detailed-exitcode")[0] == 2
+    assert run("apply", "-m", small)[0] == 0
+    assert run("plan", "-m", small, "--detailed-exitcode")[0] == 0
+
+
+def test_a_plan_shows_findings_with_from_and_to(run, small, tmp_path) -> None:
+    """Unmanaged, duplicate, drift and expiring keys, in text and in JSON."""
+    (small / "keys.yaml").write_text(
+        "version: 1\nenvironment: dev\nkeys:\n"
+        "  - {name: dated, expires: 2030-01-01, role: Integrations}\n"
+        "  - {name: twice, expires: 3650d}\n  - {name: soon, expires: 90d}\n"
+    )
+    (tmp_path / ".provision").mkdir()
+    with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
+        sandbox.seed(["dated", "twice", "twice", "stranger\x1b[2J"])
+        sandbox.seed(["soon"], expires_at=within(days=7))
+    code, out, _ = run("plan", "-m", small, "--format", "json")
+    [environment] = valid("plan", out)["environments"]
+    assert code == 0
+    kinds = {(one["finding"], one["name"]) for one in environment["findings"]}
+    assert kinds == {("drift", "dated"), ("duplicate", "twice"), ("expiring", "soon")} | {
+        ("unmanaged", "stranger\x1b[2J")
+    }
+    drifts = [one for one in environment["findings"] if one["finding"] == "drift"]
+    assert {(one["from"], one["to"]) for one in drifts} >= {
+        ("2031-01-01T00:00:00Z", "2030-01-01T00:00:00Z"),
+        ("Admin", "Integrations"),
+    }
+    text = run("plan", "-m", small)[1]
+    assert "? drift" in text
+    assert "\x1b" not in text
+
+
+def test_a_key_that_cannot_be_made_fails_alone(run, small) -> None:
+    """A past date and an unknown role fail their keys; the others are created; exit 4."""
+    (small / "keys.yaml").write_text(
+        "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys:\n  - {name: good}\n"
+        "  - {name: old, expires: 2020-01-01}\n  - {name: odd, role: Nobody}\n"
+    )
+    code, out, _ = run("plan", "-m", small, "--format", "json")
+    [environment] = valid("plan", out)["environments"]
+    assert code == 4
+    errors = {one["name"]: one.get("error", {}).get("code") for one in environment["actions"]}
+    assert errors == {"good": None, "old": "expiry_past", "odd": "role_unknown"}
+    code, out, _ = run("plan", "-m", small)
+    assert "Plan: 1 to create, 0 as declared, 2 that cannot be done." in out
+    assert "! old" in out
+    code, out, _ = run("apply", "-m", small, "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    assert code == 4
+    assert environment["summary"]["created"] == 1
+    assert environment["summary"]["failed"] == 2
+    code, out, _ = run("apply", "-m", small)
+    assert code == 4
+    assert "! old" in out
+    assert "Incomplete: 0 created, 1 as declared, 2 failed." in out
+
+
+def test_only_bounds_what_is_created(run, small) -> None:
+    """`--only` leaves every other name alone."""
+    code, out, _ = run("apply", "-m", small, "--only", "a*", "--format", "json")
+    [environment] = json.loads(out)["environments"]
+    assert (code, [one["name"] for one in environment["results"]]) == (0, ["a"])
+
+
+def test_an_environment_without_keys_says_so(run, write) -> None:
+    """Nothing declared is no error and no silence."""
+    code, out, _ = run("plan", "-m", write(environments=ENVIRONMENTS))
+    assert (code, "= nothing to do" in out) == (0, True)
+
+
+# apply
+
+
+def test_one_environment_down_does_not_stop_the_others(run, write, serve, monkeypatch) -> None:
+    """Down, bad credential, fine: the fine one is finished; exit 4; each error has a remedy."""
+    served = serve(Dialect.CORE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("GOOD", served.sandbox.session_token())
+    monkeypatch.setenv("BAD", "abc.def.ghi")
+    folder = write(
+        environments=f"""\
+version: 1
+environments:
+  down: {{url: "http://127.0.0.1:{port}", auth: {{session_token: "${{GOOD}}"}}, role: Admin}}
+  locked: {{url: "{served.sandbox.url}", auth: {{token: "${{BAD}}"}}, role: Admin}}
+  fine: {{url: "{served.sandbox.url}", auth: {{session_token: "${{GOOD}}"}}, role: Admin}}
+""",
+        keys=KEYS.replace("environment: dev", "environments: [down, locked, fine]"),
+    )
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    document = valid("result", out)
+    assert code == 4
+    found = {one["environment"]: one for one in document["environments"]}
+    assert found["fine"]["summary"]["created"] == 2
+    assert found["down"]["error"]["code"] == "unreachable"
+    assert found["locked"]["error"]["code"] == "credential_invalid"
+    assert all(found[name]["results"] == [] for name in ("down", "locked"))
+    assert "Check `url`" in found["down"]["error"]["message"]
+    assert "`auth`" in found["locked"]["error"]["message"]
+    assert "abc.def.ghi" not in out
+    code, out, _ = run("apply", "-m", folder)
+    assert code == 4
+    assert "2 environments not reached" in out
+    code, out, err = run("list", "-m", folder, "--format", "json")
+    assert code == 4
+    assert len(valid("keys", out)) == 2
+    assert "unreachable" in err
+
+
+def test_a_guard_changes_nothing_anywhere(run, write, serve, monkeypatch) -> None:
+    """A pinned workspace that is another, or one workspace twice, stops every environment."""
+    served = serve(Dialect.CORE)
+    other = "20202020-1c25-4d02-bf25-6aeccf7ea419"
+    monkeypatch.setenv("TOKEN", served.sandbox.session_token())
+    real = f'url: "{served.sandbox.url}", auth: {{session_token: "${{TOKEN}}"}}, role: Admin'
+    begin = f"version: 1\nenvironments:\n  one: {{{real}"
+    pinned = f"{begin}, workspace: {other}}}\n  two: {{url: 'sandbox:', role: Admin}}\n"
+    twice = f"{begin}}}\n  two: {{{real}}}\n"
+    keys = KEYS.replace("environment: dev", "environments: [one, two]")
+    for text, slug in ((pinned, "workspace_mismatch"), (twice, "workspace_shared")):
+        folder = write(environments=text, keys=keys)
+        events = folder.parent / "events"
+        code, out, err = run("apply", "-m", folder, "--format", "json", "--events", events)
+        assert code == 5
+        assert slug in err
+        document = valid("result", out)
+        assert document["refusal"]["code"] == slug
+        assert err.endswith(f"{slug}: {document['refusal']['message']}\n")
+        last = json.loads(events.read_text().splitlines()[-1])
+        assert (last["event"], last["refusal"]) == ("run_ended", document["refusal"])
+        results = [r for one in document["environments"] for r in one["results"]]
+        assert results
+        assert {one["status"] for one in results} == {"skipped"}
+        assert {one["error"]["code"] for one in results} == {slug}
+        assert served.sandbox.keys() == ()
+        code, out, _ = run("apply", "-m", folder)
+        assert (code, "skipped" in out) == (5, True)
+        report = folder.parent / "report.json"
+        code, out, _ = run("plan", "-m", folder, "--format", "json", f"--report=json={report}")
+        assert (code, valid("plan", out)["refusal"]) == (5, document["refusal"])
+        assert json.loads(report.read_text()) == json.loads(out)
+        assert run("list", "-m", folder)[0] == 5
+
+
+def test_a_plan_and_a_result_without_a_refusal_say_so(run, small) -> None:
+    """Programs look at one field, and it is always there."""
+    assert valid("plan", run("plan", "-m", small, "--format", "json")[1])["refusal"] is None
+    assert valid("result", run("apply", "-m", small, "--format", "json")[1])["refusal"] is None
+
+
+def test_a_refusal_without_any_action_stands_in_the_result(run, small) -> None:
+    """No action carries it then."""
+    words = ("--only", "nomatch", "--prune", "-m", small, "--format", "json")
+    for command, schema in (("plan", "plan"), ("apply", "result")):
+        code, out, _ = run(command, *words)
+        document = valid(schema, out)
+        assert (code, document["refusal"]["code"]) == (5, "nothing_selected")
+        [environment] = document["environments"]
+        assert environment["actions" if command == "plan" else "results"] == []
+
+
+def test_only_what_makes_a_token_says_that_it_goes_to_no_sink(run, write) -> None:
+    """A changed role and a revocation leave the sinks of a key as they are."""
+    environments = ENVIRONMENTS.replace("Admin}", "Admin, owns: ['*']}")
+    keys = "version: 1\nenvironment: dev\ndefaults: {expires: 2031-01-01}\nkeys:\n"
+    kept = "  - {name: kept, deliver: [{file: out.env}]%s}\n"
+    folder = write(environments=environments, keys=f"{keys}{kept % ''}  - {{name: old}}\n")
+    assert run("apply", "-m", folder)[0] == 0
+    with Sandbox(folder.parent / ".provision" / "dev.sqlite3", Dialect.CORE) as sandbox:
+        other = next(one for one in sandbox.roles() if one.assignable and one.label != "Admin")
+    new = "  - {name: new}\n  - {name: sunk, deliver: [{file: out.env}]}\n"
+    write(keys=f"{keys}{kept % f', role: {other.label}'}{new}")
+    code, out, _ = run("plan", "-m", folder, "--prune")
+    lines = {line.split()[1]: line for line in out.splitlines() if line.startswith("  ")}
+    assert code == 0
+    told = {name: "no sink" in line for name, line in lines.items()}
+    assert told == {"kept": False, "new": True, "sunk": False, "old": False}
+    _, page, _ = run("plan", "-m", folder, "--prune", "--format", "markdown")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
+    [head] = [row for row in rows if "sinks" in row]
+    plain = [[re.sub("</?code>", "", cell) for cell in row] for row in rows[rows.index(head) + 2 :]]
+    shown = {row[2]: row[head.index("sinks")] for row in plain}
+    assert shown == {"kept": "", "new": "no sink", "sunk": "file out.env SUNK", "old": ""}
+
+
+def test_notes_of_a_legacy_workspace_go_to_the_log(run, write) -> None:
+    """Roles that are ignored are said on stderr, as text or as JSON lines."""
+    folder = write(
+        environments="version: 1\nenvironments:\n  dev: {url: 'sandbox:legacy'}\n",
+        keys=KEYS.replace("{name: a}", "{name: a, role: Admin}"),
+    )
+    _, _, err = run("plan", "-m", folder)
+    assert "warning: dev: the roles of 1 key are ignored" in err
+    _, _, err = run("plan", "-m", folder, "--log-format", "json")
+    roles, sinks = map(json.loads, err.splitlines())
+    assert (roles["level"], "1 key are ignored" in roles["message"]) == ("warning", True)
+    assert (sinks["level"], "no sink takes" in sinks["message"]) == ("warning", True)
+    _, _, err = run("apply", "-m", folder, "--log-level", "debug", "--quiet")
+    assert "POST /rest/batch/apiKeys?depth=1 -> 201" in err
+
+
+def test_quiet_says_nothing_of_what_went_well(run, small) -> None:
+    """Data in JSON stays; text of success does not."""
+    assert run("apply", "-m", small, "-q")[:2] == (0, "")
+    assert run("plan", "-m", small, "-q")[:2] == (0, "")
+    assert run("validate", "-m", small, "-q")[:2] == (0, "")
+
+
+class Terminal(io.TextIOWrapper):
+    """A stream that says it is a terminal."""
+
+    def __init__(self, typed: str = "") -> None:
+        super().__init__(io.BytesIO(typed.encode()), encoding="utf-8", write_through=True)
+
+    def getvalue(self) -> str:
+        return self.buffer.getvalue().decode()
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Terminal]:
+    """Makes stdin and stderr a terminal on which someone types."""
+
+    def make(typed: str) -> Terminal:
+        err = Terminal()
+        monkeypatch.setattr("sys.stdin", Terminal(typed))
+        monkeypatch.setattr("sys.stderr", err)
+        return err
+
+    return make
+
+
+def test_a_terminal_is_asked_before_a_real_workspace_changes(
+    write, serve, monkeypatch, terminal, capsys
+) -> None:
+    """The question names the real environments; no means no; `--yes` and none real ask not."""
+    served = serve(Dialect.CORE)
+    monkeypatch.setenv("TOKEN", served.sandbox.session_token())
+    folder = write(
+        environments=f"{ENVIRONMENTS}  real: {{url: '{served.sandbox.url}', "
+        "auth: {session_token: '${TOKEN}'}, role: Admin}\n",
+        keys=KEYS.replace("environment: dev", "environments: [dev, real]"),
+    )
+    err = terminal("n\n")
+    assert main(["apply", "-m", str(folder)]) == 0
+    assert "Apply this to real?" in err.getvalue()
+    assert "+ a" in err.getvalue()
+    assert "Nothing was changed" in err.getvalue()
+    assert served.sandbox.keys() == ()
+    err = terminal("")
+    assert main(["apply", "-m", str(folder), "-e", "dev"]) == 0
+    assert "Apply" not in err.getvalue()
+    err = terminal("y\n")
+    assert main(["apply", "-m", str(folder), "--only", "a"]) == 0
+    assert [key.name for key in served.sandbox.keys()] == ["a"]
+    err = terminal("")
+    assert main(["apply", "-m", str(folder), "--yes"]) == 0
+    assert len(served.sandbox.keys()) == 2
+    assert "keys and tokens" in err.getvalue()
+    err = terminal("y\n")
+    (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: b2"))
+    confirm = click.confirm
+
+    def meanwhile(*words: Any, **more: Any) -> bool:
+        served.sandbox.seed(["b2"])
+        return confirm(*words, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("click.confirm", meanwhile)
+        assert main(["apply", "-m", str(folder)]) == 6
+    assert "plan_stale: What would be done is no longer what you were shown" in err.getvalue()
+    assert len(served.sandbox.keys()) == 3
+    (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: b3"))
+    err = terminal("y\n")
+    assert main(["apply", "-m", str(folder)]) == 0
+    assert "b3" in {key.name for key in served.sandbox.keys()}
+    err = terminal("")
+    (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: c"))
+    assert main(["apply", "-m", str(folder)]) == 130
+    assert "interrupted" in err.getvalue()
+    capsys.readouterr()
+
+
+def test_colour_follows_option_variables_and_terminal(run, small, monkeypatch) -> None:
+    """Always and never win; NO_COLOR and FORCE_COLOR count for auto."""
+    assert "\x1b[" not in run("plan", "-m", small)[1]
+    assert "\x1b[32m" in run("plan", "-m", small, "--color", "always")[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[32m" in run("plan", "-m", small)[1]
+    assert "\x1b[" not in run("plan", "-m", small, "--color", "never")[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in run("plan", "-m", small)[1]
+
+
+# what a run meets
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch, hurried: type[Stop]) -> None:
+    """Commands of this process wait but a fiftieth."""
+    monkeypatch.setattr("provisioner.cli.signals.Stop", hurried)
+
+
+def is_create(request: Request) -> bool:
+    return request.path.startswith("/rest/batch") or b":createApiKey(" in request.body
+
+
+def is_revoke(request: Request) -> bool:
+    return request.method == "PATCH" or b"revokeApiKey(" in request.body
+
+
+@pytest.fixture
+def shop(write, serve, monkeypatch) -> Callable[..., tuple[Path, Any]]:
+    """A server that something stands in front of, and manifests for it."""
+
+    def make(dialect: Dialect, around: Around, names: Iterable[str] = "ab") -> tuple[Path, Any]:
+        served = serve(dialect, around=around)
+        monkeypatch.setenv("TOKEN", served.sandbox.session_token())
+        role = "" if dialect is Dialect.LEGACY else ", role: Admin"
+        keys = ", ".join(f"{{name: {name}}}" for name in names)
+        folder = write(
+            environments="version: 1\nenvironments:\n  shop: {limits: {parallel: 1, batch: 1}, "
+            f"url: '{served.sandbox.url}', auth: {{session_token: '${{TOKEN}}'}}{role}}}\n",
+            keys=f"version: 1\nenvironment: shop\ndefaults: {{expires: 90d}}\nkeys: [{keys}]\n",
+        )
+        return folder, served
+
+    return make
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_key_that_was_found_may_lack_its_record(run, shop, dialect) -> None:
+    """Its answer was lost and its record cannot be read: done, with the id of the live key."""
+    lost = iter([True])
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if is_create(request) and request.body.count(b"createApiKey(") < 2 and next(lost, False):
+            inner(request)
+            raise ConnectionError
+        if b"apiKey(input" in request.body or request.path.startswith("/rest/apiKeys/"):
+            raise ConnectionError
+        return inner(request)
+
+    folder, served = shop(dialect, around, "a")
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    [key] = served.sandbox.keys()
+    [result] = environment["results"]
+    assert (code, result["status"], result["id"]) == (0, "done", key.id)
+    assert result["record"] is None
+    assert environment["summary"]["created"] == 1
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("revocable", [True, False])
+def test_a_key_that_another_run_made_first_is_the_one_that_stays(
+    run, shop, dialect, revocable
+) -> None:
+    """Ours goes, and the result names theirs; where ours cannot go, that is an error."""
+    theirs: list[ApiKey] = []
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if is_revoke(request) and not revocable:
+            raise ConnectionError
+        if is_create(request) and not theirs:
+            admin = None if dialect is Dialect.LEGACY else served.sandbox.role("Admin").id
+            theirs.append(stranger("a", admin))
+            served.sandbox.put(*theirs)
+        return inner(request)
+
+    folder, served = shop(dialect, around)
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    results = {one["name"]: one for one in environment["results"]}
+    live = {key.id: key.name for key in served.sandbox.keys() if key.revoked_at is None}
+    assert results["b"]["status"] == "done"
+    if revocable:
+        assert code == 0
+        assert (results["a"]["status"], results["a"]["id"]) == ("done", theirs[0].id)
+        assert results["a"]["record"]["id"] == theirs[0].id
+        assert (environment["summary"]["created"], environment["summary"]["kept"]) == (1, 1)
+        assert sorted(live.values()) == ["a", "b"]
+        assert live[theirs[0].id] == "a"
+    else:
+        assert code == 4
+        assert results["a"]["error"]["code"] == "duplicate_left"
+        [loser] = [id_ for id_, name in live.items() if name == "a" and id_ != theirs[0].id]
+        assert loser in results["a"]["error"]["message"]
+        assert theirs[0].id in results["a"]["error"]["message"]
+
+
+def stranger(name: str, role_id: str | None) -> ApiKey:
+    """A key that another run made a moment ago."""
+    return ApiKey(
+        id="00000000-0000-4000-8000-000000000001",
+        name=name,
+        expires_at="2031-01-01T00:00:00.000Z",
+        revoked_at=None,
+        created_at="2026-01-01T00:00:00.000Z",
+        updated_at="2026-01-01T00:00:00.000Z",
+        role_id=role_id,
+    )
+
+
+@pytest.mark.usefixtures("hurry")
+def test_a_key_made_elsewhere_is_shown_to_people_as_that(run, shop) -> None:
+    """Neither created nor failed."""
+    seen = iter([True])
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if is_create(request) and next(seen, False):
+            served.sandbox.put(stranger("a", None))
+        return inner(request)
+
+    folder, served = shop(Dialect.LEGACY, around)
+    code, out, _ = run("apply", "-m", folder)
+    assert code == 0
+    [line] = [line for line in out.splitlines() if "made by another run at this moment" in line]
+    assert line.startswith("  = a ")
+    assert "Done: 1 created, 1 as declared." in out
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_server_that_loses_every_create_is_told_key_by_key(run, shop, dialect) -> None:
+    """Sent and unknown is one error, never sent another; both are in the published list."""
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        return json_answer(500, {}) if is_create(request) else inner(request)
+
+    names = [f"k{number}" for number in range(120)]
+    folder, served = shop(dialect, around, names)
+    code, out, _ = run("apply", "-m", folder, "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    assert code == 4
+    assert {one["status"] for one in environment["results"]} == {"failed"}
+    codes = Counter(one["error"]["code"] for one in environment["results"])
+    assert set(codes) == {"outcome_unknown", "server_error"}
+    sent = {name for name in names for one in served.writes() if f'"{name}"'.encode() in one.body}
+    assert codes["outcome_unknown"] == len(sent)
+    assert served.sandbox.keys() == ()
+
+
+def undeliverable(write, tmp_path, count: int) -> tuple[Path, Path]:
+    """Manifests of keys whose tokens a program takes, and that program, which refuses them."""
+    sink = {"command": ["./deliver", "{name}"]}
+    keys = [{"name": f"k-{number:02}", "deliver": [sink]} for number in range(count)]
+    manifest = {"version": 1, "environment": "dev", "defaults": {"expires": "90d"}, "keys": keys}
+    folder = write(environments=ENVIRONMENTS, keys=json.dumps(manifest))
+    program = tmp_path / "deliver"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    return folder, program
+
+
+def test_a_key_that_was_made_counts_as_made_whatever_became_of_its_token(
+    run, write, tmp_path
+) -> None:
+    """As created beside the failure, in text, Markdown, JSON and events."""
+    folder, program = undeliverable(write, tmp_path, 3)
+    files = [f"--report={form}={tmp_path / form}" for form in ("json", "markdown")]
+    code, out, _ = run("apply", "-m", folder, *files, "--events", tmp_path / "events")
+    assert code == 4
+    verdict = "Incomplete: 3 created (3 not delivered), 0 as declared, 3 failed."
+    assert out.splitlines()[-1] == verdict
+    page = (tmp_path / "markdown").read_text()
+    assert f"## {verdict}" in page
+    head, _, row = [line for line in page.splitlines() if line.startswith("|")][:3]
+    counts = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert (counts["created"], counts["not delivered"], counts["failed"]) == ("3", "3", "3")
+    [environment] = valid("result", (tmp_path / "json").read_text())["environments"]
+    summary = environment["summary"]
+    assert {word for word, count in summary.items() if count} == {
+        "created",
+        "undelivered",
+        "failed",
+    }
+    assert {summary[word] for word in ("created", "undelivered", "failed")} == {3}
+    ended = [
+        event
+        for event in map(json.loads, (tmp_path / "events").read_text().splitlines())
+        if event["event"] == "action_ended"
+    ]
+    assert {(one["status"], one["made"], one["undelivered"]) for one in ended} == {
+        ("failed", True, True)
+    }
+    # What is only to be delivered was made by no run of now.
+    code, out, _ = run("apply", "-m", folder, "--redeliver", "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    assert [environment["summary"][word] for word in ("created", "undelivered", "failed")] == [
+        0,
+        0,
+        3,
+    ]
+    program.write_text("#!/bin/sh\ncat > /dev/null\n")
+    code, out, _ = run("apply", "-m", folder, "--redeliver")
+    assert (code, out.splitlines()[-1]) == (0, "Done: 0 created, 3 delivered, 0 as declared.")
+
+
+def test_a_successor_that_was_made_counts_as_rotated_whatever_became_of_its_token(
+    run, write, tmp_path
+) -> None:
+    """And the old key stays."""
+    folder, program = undeliverable(write, tmp_path, 1)
+    (folder / "environments.yaml").write_text(ENVIRONMENTS.replace("Admin}", "Admin, owns: ['*']}"))
+    program.write_text("#!/bin/sh\ncat > /dev/null\n")
+    assert run("apply", "-m", folder)[0] == 0
+    program.write_text("#!/bin/sh\nexit 1\n")
+    code, out, _ = run("rotate", "k-00", "--now", "-m", folder)
+    assert code == 4
+    assert out.splitlines()[-1] == (
+        "Incomplete: 0 created, 1 rotated (1 not delivered), 0 as declared, 1 failed."
+    )
+    code, out, _ = run("rotate", "k-00", "--now", "-m", folder, "--format", "json")
+    [environment] = valid("result", out)["environments"]
+    assert [environment["summary"][word] for word in ("rotated", "undelivered")] == [1, 1]
+
+
+def test_an_interrupted_run_says_how_many_keys_it_made(write, tmp_path, serve, monkeypatch) -> None:
+    """Ctrl-C while the first token is minted: every key is there, and counted."""
+    minting, over = threading.Event(), threading.Event()
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if b"generateApiKeyToken" in request.body:
+            minting.set()
+            over.wait(60)
+        return inner(request)
+
+    folder, _ = undeliverable(write, tmp_path, 18)
+    served = serve(Dialect.CORE, around=around)
+    monkeypatch.setenv("TOKEN", served.sandbox.session_token())
+    (folder / "environments.yaml").write_text(
+        "version: 1\nenvironments:\n  dev: {role: Admin, "
+        f"url: '{served.sandbox.url}', auth: {{session_token: '${{TOKEN}}'}}}}\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "provisioner", "apply", "-m", str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert minting.wait(20)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        over.set()
+    assert process.returncode == 130
+    assert len(served.sandbox.keys()) == 18
+    assert out.splitlines()[-1] == (
+        "Incomplete: 18 created (18 not delivered), 0 as declared, 18 failed."
+    )
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "remedy"),
+    [
+        ("c", "'c'", "Check the names, -m and -e."),
+        ("a svc-alpah", "'svc-alpah'", "Did you mean 'svc-alpha'?"),
+        ("zz svc-*", "'zz' or 'svc-*'", "Names are taken as they are, and not as globs."),
+        ("svc-alpha -e other", "'svc-alpha'", "Check the names, -m and -e."),
+    ],
+)
+def test_rotating_what_no_manifest_names_is_wrong_usage_and_sends_nothing(
+    run, shop, words, names, remedy
+) -> None:
+    """A typing error in an emergency: no part of the list is done, and nobody is asked anything."""
+    folder, served = shop(Dialect.CORE, lambda request, inner: inner(request), ("a", "svc-alpha"))
+    with (folder / "environments.yaml").open("a") as stream:
+        stream.write("  other: {url: 'sandbox:', role: Admin}\n")
+    events = folder.parent / "events"
+    where = ("-m", folder, "--format", "json", "--events", events)
+    code, out, err = run("rotate", *words.split(), "--now", *where)
+    told = f"No manifest names {names} in the environments of this run. {remedy}"
+    assert (code, out, err) == (64, "", f"key_missing: {told}\n")
+    assert served.journal == []
+    last = json.loads(events.read_text().splitlines()[-1])
+    assert (last["event"], last["exit_code"]) == ("run_ended", 64)
+    assert not (folder.parent / ".provision").exists()
+
+
+def test_rotating_a_declared_key_that_is_not_there_is_incomplete(run, shop) -> None:
+    """It takes a look to know that."""
+    folder, served = shop(Dialect.CORE, lambda request, inner: inner(request))
+    code, _, err = run("rotate", "a", "--now", "-m", folder)
+    assert (code, err.splitlines()[-1]) == (
+        4,
+        "key_missing: 'a' has no live key: `provision apply` makes it.",
+    )
+    assert served.writes() == []
+
+
+def test_revoking_what_is_not_there_says_what_may_have_been_meant(run, small) -> None:
+    """Which keys are live takes a look, so that it is no wrong usage."""
+    for name, told in (
+        ("c", "There is no live key 'c'. `provision list` shows the live ones."),
+        ("aa", "There is no live key 'aa'. Did you mean 'a'?"),
+        ("a*", "There is no live key 'a*'. Names are taken as they are, and not as globs."),
+        ("a", "'a' has no live key: there is nothing to revoke."),
+    ):
+        code, _, err = run("revoke", name, "-m", small)
+        assert (code, err.splitlines()[-1]) == (4, f"key_missing: {told}")
+
+
+@pytest.mark.parametrize("command", ["plan", "apply"])
+def test_problems_are_all_told_and_nothing_is_sent(run, small, tmp_path, command) -> None:
+    """Exit 3, each problem with its place on stderr, in JSON on stdout; no state appears."""
+    (small / "keys.yaml").write_text("version: 1\nenvironment: devv\nkeys: [{name: 7}]\n")
+    code, out, err = run(command, "-m", small)
+    assert (code, out) == (3, "")
+    assert f"{(small / 'keys.yaml').as_posix()}:2:14: environment_unknown:" in err
+    assert "Did you mean" in err or "did you mean" in err
+    code, out, _ = run(command, "-m", small, "--format", "json")
+    document = valid("problems", out)
+    assert code == 3
+    assert len(document["problems"]) >= 2
+    assert not (tmp_path / ".provision").exists()
+
+
+def test_a_missing_variable_is_a_problem_of_the_chosen_environments(run, write) -> None:
+    """Only environments of the run need their variables; validate needs none."""
+    folder = write(
+        environments=ENVIRONMENTS
+        + '  far: {url: "https://crm.example.com", auth: {token: "${FAR_TOKEN}"}}\n',
+        keys=KEYS,
+    )
+    assert run("validate", "-m", folder)[0] == 0
+    assert run("plan", "-m", folder, "-e", "dev")[0] == 0
+    code, _, err = run("plan", "-m", folder)
+    assert code == 3
+    assert "FAR_TOKEN" in err
+    assert "environments.yaml:4:" in err
+
+
+def test_an_unknown_environment_is_wrong_usage_with_a_guess(run, small) -> None:
+    """Exit 64 and what was probably meant."""
+    code, _, err = run("plan", "-m", small, "-e", "deb")
+    assert (code, "Did you mean 'dev'?" in err) == (64, True)
+    code, _, err = run("plan", "-m", small, "-e", "zzz")
+    assert (code, "There are dev." in err) == (64, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["aply"], "Did you mean 'apply'?"),
+        (["zzz"], "No such command 'zzz'"),
+        (["plan", "--nope"], "No such option"),
+        (["plan", "--format", "xml"], "xml"),
+        (["plan", "--parallel", "0"], "0"),
+        (["create"], "--body"),
+        (["schema", "nope"], "manifest"),
+    ],
+)
+def test_wrong_usage_is_64_and_says_what_is_right(run, arguments, word) -> None:
+    """Commands, options and values that do not exist."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (64, "")
+    assert word in err
+
+
+def test_no_manifests_at_all_points_to_init(run, tmp_path) -> None:
+    """A wrong -m is a problem, not an empty fleet."""
+    code, _, err = run("apply", "-m", tmp_path / "gone")
+    assert (code, "manifests_missing" in err, "provision init" in err) == (3, True, True)
+
+
+def test_every_option_reads_its_variable_and_the_flag_wins(run, small, monkeypatch) -> None:
+    """PROVISION_<OPTION> for pipelines."""
+    monkeypatch.setenv("PROVISION_MANIFESTS", str(small))
+    monkeypatch.setenv("PROVISION_FORMAT", "json")
+    monkeypatch.setenv("PROVISION_ENVIRONMENT", "dev")
+    monkeypatch.setenv("PROVISION_ONLY", "a")
+    monkeypatch.setenv("PROVISION_PARALLEL", "2")
+    code, out, _ = run("plan")
+    assert code == 0
+    assert [one["name"] for one in valid("plan", out)["environments"][0]["actions"]] == ["a"]
+    assert run("plan", "--format", "text")[1].startswith("dev")
+
+
+@pytest.mark.parametrize("empty", ["", " ", " \t\n"])
+@pytest.mark.parametrize("words", ["apply --prune", "plan", "rotate svc-a", "revoke svc-a"])
+def test_a_variable_or_option_that_bounds_a_run_is_never_empty(
+    run, shop, words, empty, monkeypatch
+) -> None:
+    """A step of a pipeline that gave no value does not widen the run to all keys."""
+    folder, served = shop(Dialect.CORE, lambda request, inner: inner(request), ("svc-a",))
+    command = [*words.split(), "-m", folder]
+    for option in ("--environment", "--only"):
+        variable = f"PROVISION_{option.strip('-').upper()}"
+        for more in (["--only=svc-b"] if option == "--environment" else ["-e", "shop"], []):
+            code, out, err = run(*command, option, empty, *more)
+            assert (code, out, "A value is empty" in err) == (64, "", True)
+            with monkeypatch.context() as patch:
+                patch.setenv(variable, empty)
+                code, out, err = run(*command, *more)
+                assert (code, out, f"{variable} is empty" in err) == (64, "", True)
+    assert served.journal == []
+    # The option wins over the variable.
+    monkeypatch.setenv("PROVISION_ENVIRONMENT", empty)
+    monkeypatch.setenv("PROVISION_ONLY", empty)
+    assert run("plan", "-e", "shop", "--only", "svc-a", "-m", folder)[0] == 0
+    # What writes nothing works on all.
+    for command in ("list", "doctor", "report", "validate"):
+        assert run(command, "-m", folder)[0] == 0
+
+
+def test_a_glob_that_matches_nothing_is_said(run, small) -> None:
+    """A typing error in --only must not look like a finished job."""
+    for command in ("plan", "apply"):
+        code, _, err = run(command, "-m", small, "--only", "nomatch*")
+        assert code == 0
+        assert "no key matches --only nomatch*" in err
+
+
+def test_a_bug_in_one_environment_leaves_the_others_and_their_report(
+    run, write, monkeypatch
+) -> None:
+    """The report comes first, then the bug with exit 1, whether it met the look or the create."""
+    from provisioner.twenty.core import CoreWorkspace
+    from provisioner.twenty.legacy import LegacyWorkspace
+
+    folder = write(
+        environments=ENVIRONMENTS + "  old: {url: 'sandbox:legacy'}\n",
+        keys=KEYS.replace("environment: dev", "environments: [dev, old]"),
+    )
+
+    def broken(*_: object) -> None:
+        raise RuntimeError
+
+    for method in ("observe", "create_many"):
+        with monkeypatch.context() as patch:
+            patch.setattr(LegacyWorkspace, method, broken)
+            code = main(["apply", "-m", str(folder), "--format", "json"])
+        assert code == 1
+    monkeypatch.setattr(CoreWorkspace, "observe", broken)
+    assert main(["plan", "-m", str(folder)]) == 1
+    assert main(["list", "-m", str(folder)]) == 1
+
+
+def test_the_report_of_a_run_with_a_bug_is_whole(write, monkeypatch, capsys) -> None:
+    """Done where it was done, `internal_error` where the bug was."""
+    from provisioner.twenty.legacy import LegacyWorkspace
+
+    folder = write(
+        environments=ENVIRONMENTS + "  old: {url: 'sandbox:legacy'}\n",
+        keys=KEYS.replace("environment: dev", "environments: [dev, old]"),
+    )
+    monkeypatch.setattr(LegacyWorkspace, "create_many", None)
+    assert main(["apply", "-m", str(folder), "--format", "json"]) == 1
+    out, err = capsys.readouterr()
+    found = {one["environment"]: one for one in valid("result", out)["environments"]}
+    assert found["dev"]["summary"]["created"] == 2
+    assert {one["error"]["code"] for one in found["old"]["results"]} == {"internal_error"}
+    assert "This is a bug of provision" in err
+
+
+# validate
+
+
+def test_validate_judges_directories_and_single_files(run, small, tmp_path, monkeypatch) -> None:
+    """A file is read in the context of its directory; only its own problems are shown."""
+    code, out, _ = run("validate", small)
+    assert (code, out) == (0, "2 keys in 1 environment, no problems.\n")
+    bad = small / "team" / "bad.yaml"
+    bad.parent.mkdir()
+    bad.write_text(KEYS.replace("{name: a}", "{nam: a}"))
+    assert run("validate", small / "keys.yaml")[0] == 3  # b stands in both files
+    bad.write_text("version: 1\nenvironment: dev\nkeys: [{name: c, expire: 1d}]\n")
+    assert run("validate", small / "keys.yaml")[0] == 0
+    code, out, _ = run("validate", bad, "--format", "json")
+    document = valid("problems", out)
+    assert code == 3
+    assert [one["code"] for one in document["problems"]] == ["unknown_key"]
+    assert run("validate", small, bad)[0] == 3
+    (small / "notes.txt").write_text("version: 7")
+    code, out, _ = run("validate", small / "notes.txt", "--format", "json")
+    assert code == 3
+    assert [one["code"] for one in valid("problems", out)["problems"]] == ["file_unread"]
+    monkeypatch.chdir(small / "team")
+    assert run("validate", "bad.yaml")[0] == 3
+    bad.write_text("version: 1\nenvironment: dev\nkeys: [{name: c, expires: 1d}]\n")
+    assert run("validate", "bad.yaml")[0] == 0
+    lonely = tmp_path / "lonely.yaml"
+    lonely.write_text(KEYS)
+    assert run("validate", lonely)[0] == 3
+
+
+def test_validate_without_any_manifest_is_a_problem(run, write, tmp_path) -> None:
+    """A wrong directory in a pipeline is no success, in whatever way it is wrong."""
+    (tmp_path / "empty").mkdir()
+    for words, code in (
+        (["-m", tmp_path / "gone"], "manifests_missing"),
+        ([tmp_path / "gone"], "manifests_missing"),
+        ([tmp_path / "gone" / "keys.yaml"], "manifests_missing"),
+        ([tmp_path / "empty"], "environments_missing"),
+    ):
+        exit_code, out, _ = run("validate", *words, "--format", "json")
+        found = [one["code"] for one in valid("problems", out)["problems"]]
+        assert (exit_code, found) == (3, [code]), words
+    folder = write(environments=ENVIRONMENTS)
+    (folder / ".hidden.yaml").write_text(KEYS)
+    (folder / "notes.txt").write_text(KEYS)
+    for path in (folder, folder / "environments.yaml"):
+        exit_code, out, _ = run("validate", path, "--format", "json")
+        [problem] = valid("problems", out)["problems"]
+        assert (exit_code, problem["code"]) == (3, "manifests_missing")
+        assert problem["file"] == (folder / "environments.yaml").as_posix()
+        assert run("validate", path)[0] == 3
+    # What needs no manifest goes on without one, and a plan says what it has to do.
+    for command in ("list", "doctor", "plan"):
+        assert run(command, "-m", folder)[0] == 0
+    assert run("export", "-m", folder)[0] == 4  # there is no key
+    write(environments=ENVIRONMENTS + "  dev: {}\n")
+    exit_code, out, _ = run("validate", folder, "--format", "json")
+    found = {one["code"] for one in valid("problems", out)["problems"]}
+    assert (exit_code, len(found)) == (3, 2)
+    assert "manifests_missing" in found
+    team = folder / "team"
+    team.mkdir()
+    (team / "keys.yml").write_text(KEYS)
+    write(environments=ENVIRONMENTS)
+    assert run("validate", folder)[0] == 0
+
+
+def test_validate_finds_expiries_that_have_passed(run, small) -> None:
+    """Offline, an old date is a problem; plan and apply fail its key alone."""
+    (small / "keys.yaml").write_text(KEYS.replace("90d", "2020-01-01"))
+    code, out, _ = run("validate", "-m", small)
+    assert (code, "expiry_past" in out) == (3, True)
+
+
+# list
+
+
+def test_list_shows_what_is_there(run, small, tmp_path) -> None:
+    """As a table and as JSON, revoked and expired keys told apart, by --only if wanted."""
+    (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", "sandbox:legacy"))
+    assert run("list", "-m", small)[:2] == (0, "no keys\n")
+    with Sandbox(tmp_path / ".provision" / "dev.sqlite3", Dialect.LEGACY) as sandbox:
+        sandbox.seed(["x", "y"])
+        sandbox.seed(["dead"], revoked_at="2026-01-01T00:00:00.000Z")
+        sandbox.seed(["past"], expires_at="2020-01-01T00:00:00.000Z")
+    code, out, _ = run("list", "-m", small, "--format", "json")
+    found = {one["name"]: one for one in valid("keys", out)}
+    assert code == 0
+    assert {name: one["live"] for name, one in found.items()} == {
+        "x": True,
+        "y": True,
+        "dead": False,
+        "past": False,
+    }
+    assert found["dead"]["revoked_at"] == "2026-01-01T00:00:00Z"
+    text = run("list", "-m", small)[1]
+    assert "revoked" in text
+    assert "expired" in text
+    assert len(json.loads(run("list", "-m", small, "--only", "x", "--format", "json")[1])) == 1
+
+
+def test_list_and_create_need_environments_alone(run, small) -> None:
+    """A broken manifest does not stop them; a broken environments.yaml does."""
+    (small / "keys.yaml").write_text("version: 2")
+    assert run("list", "-m", small)[0] == 0
+    (small / "environments.yaml").write_text("version: 2")
+    assert run("list", "-m", small)[0] == 3
+
+
+# create
+
+
+@pytest.mark.parametrize("dialect", ["core", "core-1", "legacy"])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_create_prints_the_records_in_the_shape_of_the_body(
+    run, small, tmp_path, dialect, depth
+) -> None:
+    """An object gives an object, an array an array, just as the server gave them."""
+    (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", f"sandbox:{dialect}"))
+    run("plan", "-m", small)
+    with Sandbox(tmp_path / ".provision" / "dev.sqlite3", Dialect(dialect)) as sandbox:
+        role = {} if dialect == "legacy" else {"roleId": sandbox.role("Admin").id}
+    record = {"name": "x", "expiresAt": "2031-01-01T00:00:00Z"} | role
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps(record))
+    code, out, _ = run("create", "-m", small, "--body", body, "--depth", depth)
+    made = json.loads(out)
+    assert code == 0
+    assert made["name"] == "x"
+    assert ("role" in made) == (depth > 0 and dialect != "legacy")
+    body.write_text(json.dumps([record, record | {"name": "y"}]))
+    code, out, _ = run("create", "-m", small, "-e", "dev", "--body", body, "--depth", depth)
+    assert (code, [one["name"] for one in json.loads(out)]) == (0, ["x", "y"])
+
+
+def test_create_reads_standard_input(run, small, monkeypatch) -> None:
+    """`--body -`."""
+    (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", "sandbox:legacy"))
+    raw = io.BytesIO(b'\xef\xbb\xbf[{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}]')
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(raw))
+    code, out, _ = run("create", "-m", small, "--body", "-")
+    assert (code, json.loads(out)[0]["name"]) == (0, "x")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "word"),
+    [
+        ("{", 3, "body.json:1:2: body_invalid"),
+        ('[{"name": ""}]', 3, "body.json:1:2: record_invalid"),
+        ('{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}', 4, "role_missing"),
+        (
+            (
+                '[{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"},\n'
+                '{"name": "y", "expiresAt": "2031-01-01T00:00:00Z"}]'
+            ),
+            4,
+            "body.json:2:1: 'y'",
+        ),
+        (
+            '{"name": "x", "expiresAt": "2031-01-01T00:00:00Z", "roleId": "zzz"}',
+            4,
+            "rejected",
+        ),
+    ],
+)
+def test_create_with_a_bad_body_is_a_clear_error(run, small, tmp_path, body, code, word) -> None:
+    """Malformed JSON, bad records, a missing role: place and remedy, nothing printed as data."""
+    file = tmp_path / "body.json"
+    file.write_text(body)
+    found, out, err = run("create", "-m", small, "--body", file)
+    assert found == code
+    assert word in err
+    if code == 3:
+        assert valid("problems", out)["problems"]
+
+
+def test_create_says_what_it_could_not_use(run, small, tmp_path, monkeypatch) -> None:
+    """Bad depth, unreadable and foreign bodies, no credential, several environments."""
+    assert run("create", "-m", small, "--body", "x", "--depth", "3")[0] == 64
+    code, _, err = run("create", "-m", small, "--body", tmp_path / "gone.json")
+    assert (code, "No such file" in err) == (3, True)
+    (tmp_path / "latin.json").write_bytes(b'{"name": "\xe4"}')
+    code, _, err = run("create", "-m", small, "--body", tmp_path / "latin.json")
+    assert (code, "UTF-8" in err) == (3, True)
+    monkeypatch.delenv("FAR_TOKEN", raising=False)
+    (small / "environments.yaml").write_text(
+        ENVIRONMENTS + '  far: {url: "https://crm.example.com", auth: {token: "${FAR_TOKEN}"}}\n'
+    )
+    (tmp_path / "b.json").write_text('{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}')
+    code, _, err = run("create", "-m", small, "-e", "far", "--body", tmp_path / "b.json")
+    assert (code, "FAR_TOKEN" in err) == (3, True)
+    monkeypatch.setenv("FAR_TOKEN", "t.o.k")
+    code, _, err = run("create", "-m", small, "--body", tmp_path / "b.json")
+    assert (code, "-e: dev, far" in err) == (64, True)
+
+
+def test_create_on_legacy_refuses_roles_and_reports_a_rate_limit(
+    run, write, scripted, answer, tmp_path, monkeypatch
+) -> None:
+    """A role where there are none sends no write; endless throttling is `rate_limited`."""
+    monkeypatch.setenv("TOKEN", "t.o.k")
+    server = scripted(answer(429, "{}", Retry_After="3600"), answer(500, "{}"))
+    folder = write(
+        environments=f'version: 1\nenvironments:\n  dev: {{url: "{server.url}", '
+        'auth: {token: "${TOKEN}"}, generation: legacy}\n'
+    )
+    body = tmp_path / "body.json"
+    body.write_text('{"name": "x", "expiresAt": "2031-01-01T00:00:00Z", "roleId": "r"}')
+    code, _, err = run("create", "-m", folder, "--body", body)
+    assert (code, "role_unsupported" in err, server.requests) == (4, True, [])
+    body.write_text('{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}')
+    code, out, err = run("create", "-m", folder, "--body", body)
+    assert (code, out, "rate_limited" in err) == (4, "", True)
+    code, _, err = run("create", "-m", folder, "--body", body)
+    assert (code, "outcome_unknown" in err) == (4, True)
+    assert len(server.requests) == 2
+
+
+# names that look alike
+
+
+@pytest.mark.parametrize(
+    "other", ["SVC-a", "svc-\u0430", "svc-\uff41", "\u0455vc-a", "svc\u2011a", "svc-\u03b1"]
+)
+def test_a_name_that_looks_like_another_is_a_warning(run, tmp_path, other) -> None:
+    """By case or by letters of another alphabet: told with both places, and nothing fails."""
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "environments.yaml").write_text("version: 1\nenvironments: {d: {url: 'sandbox:'}}\n")
+    (folder / "a.yaml").write_text(
+        "version: 1\nenvironment: d\ndefaults: {expires: 9d}\nkeys:\n  - name: svc-a\n"
+        f"  - name: svc-b\n  - name: '{other}'\n",
+        encoding="utf-8",
+    )
+    code, out, err = run("validate", "-m", folder)
+    assert (code, "3 keys in 1 environment, no problems." in out) == (0, True)
+    assert err.count("name_alike") == 1
+    assert f"{folder}/a.yaml:7:11: name_alike: " in err
+    assert f'looks like "svc-a" of d ({folder}/a.yaml line 5): rename one' in err
+    assert err.isascii()
+
+
+# init and schema
+
+
+def test_what_init_writes_works_at_once(run, tmp_path) -> None:
+    """The example is valid, can be applied, and its schema comments lead somewhere."""
+    folder = tmp_path / "new place" / "manifests"
+    code, out, err = run("init", "-m", folder)
+    assert (code, out.count("wrote ")) == (0, 5)
+    assert "provision plan -m" in err
+    for name in ("environments", "manifest"):
+        assert (folder.parent / "schemas" / f"{name}.schema.json").is_file()
+    ignored = folder.parent / ".gitignore"
+    assert {"/secrets/", "/.provision/"} <= set(ignored.read_text().splitlines())
+    assert run("validate", "-m", folder)[0] == 0
+    assert run("apply", "-m", folder)[0] == 0
+    code, _, err = run("init", "-m", folder)
+    assert (code, "overwrites nothing" in err) == (64, True)
+    ignored.write_text("mine\n")
+    assert run("init", "-m", folder.parent / "others")[0] == 0
+    assert ignored.read_text() == "mine\n"
+    assert "*" in (folder.parent / "secrets" / ".gitignore").read_text().splitlines()
+    file = tmp_path / "file"
+    file.write_text("")
+    code, _, err = run("init", "-m", file / "manifests")
+    assert (code, "not_writable" in err) == (64, True)
+
+
+def test_keys_of_init_are_rotated_and_revoked_on_the_first_day(run, tmp_path) -> None:
+    """Its environment owns the keys of its manifest, all of them."""
+    folder = tmp_path / "manifests"
+    assert run("init", "-m", folder)[0] == 0
+    assert run("apply", "-m", folder)[0] == 0
+    for name in ("svc-billing", "svc-etl-eu"):
+        code, out, err = run("rotate", "-m", folder, name, "--now")
+        assert code == 0, (out, err)
+    code, out, err = run("revoke", "-m", folder, "svc-billing", "svc-mail-us")
+    assert code == 0, (out, err)
+    tokens = (tmp_path / "secrets" / "development.env").read_text()
+    assert tokens.count("=eyJ") == 5
+    out = run("list", "-m", folder)[1]
+    assert ("svc-billing" in out, "svc-mail-us" in out, "svc-mail-eu" in out) == (
+        False,
+        False,
+        True,
+    )
+
+
+def test_schemas_are_printed_as_published(run) -> None:
+    """Without a name their names, with one the very text of the file."""
+    code, out, _ = run("schema")
+    assert (code, tuple(out.split())) == (0, schemas.NAMES)
+    for name in schemas.NAMES:
+        text = (ROOT / "schemas" / f"{name}.schema.json").read_text()
+        assert run("schema", name)[1] == text
+        Draft202012Validator.check_schema(json.loads(text))
+
+
+# real processes
+
+
+def provision(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "provisioner", *map(str, arguments)]
+    options |= {"capture_output": True, "text": True, "timeout": 60}
+    return subprocess.run(command, check=False, **options)
+
+
+def test_the_command_as_a_process(small) -> None:
+    """Version, streams and exit codes from the outside."""
+    assert provision("--version").stdout == f"provision {__version__}\n"
+    done = provision("apply", "-m", small)
+    assert done.returncode == 0
+    [note] = done.stderr.splitlines()
+    assert note.startswith("warning: dev: no sink takes the tokens")
+    assert "Done: 2 created" in done.stdout
+    assert provision("nope").returncode == 64
+    short = provision("plan", "-m", small, env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"})
+    assert short.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("apply -e dev", 0), ("list", 0), ("--help", 0), ("schema result", 0), ("apply -e odd", 4)],
+)
+def test_a_reader_that_goes_away_does_not_change_the_exit_code(small, arguments, code) -> None:
+    """`| true`: what was to be done is done, and the code still says how it went."""
+    (small / "environments.yaml").write_text(ENVIRONMENTS + "  odd: {url: 'sandbox:'}\n")
+    (small / "odd.yaml").write_text(KEYS.replace("dev", "odd"))
+    command = f"'{sys.executable}' -m provisioner {arguments} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=small.parent,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+
+
+@pytest.mark.parametrize("redirect", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_stop_nothing(small, redirect) -> None:
+    """No stdin is no terminal; no stdout is nobody to tell."""
+    command = f"exec '{sys.executable}' -m provisioner apply -m '{small}' {redirect}"
+    done = subprocess.run(["bash", "-c", command], check=False, timeout=60)
+    assert done.returncode == 0
+
+
+def test_a_full_disk_is_told(small) -> None:
+    """The keys are made; that the report is lost is an error of its own, no bug."""
+    command = f"'{sys.executable}' -m provisioner apply -m '{small}' >/dev/full"
+    done = subprocess.run(
+        ["bash", "-c", command], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "output_failed" in done.stderr
+    assert "bug" not in done.stderr
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_narrow_encoding_loses_no_report(small, form) -> None:
+    """Names that the terminal cannot show are escaped, and JSON stays JSON."""
+    (small / "keys.yaml").write_text(KEYS.replace("name: a", 'name: "k\U0001f511"'), "utf-8")
+    narrow = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = provision("apply", "-m", small, "--format", form, env=narrow)
+    assert done.returncode == 0
+    if form == "json":
+        names = [one["name"] for one in json.loads(done.stdout)["environments"][0]["results"]]
+        assert names == ["k\U0001f511", "b"]
+    else:
+        assert r"k\U0001f511" in done.stdout
+
+
+def test_a_closed_reader_ends_the_command_quietly(small) -> None:
+    """`| head` is no error and no traceback."""
+    command = f"'{sys.executable}' -m provisioner schema result | head -1"
+    shell = ["bash", "-o", "pipefail", "-c", command]
+    done = subprocess.run(shell, check=False, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.strip() == "{"
+
+
+HEAVY = ("yaml", "jsonschema", "requests", "rich", "graphql", "provisioner.sandbox")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [(["--help"], ()), (["plan", "--help"], ()), (["validate", "-q"], ("yaml",))],
+)
+def test_what_a_command_does_not_need_is_not_imported(small, arguments, needed) -> None:
+    """Start-up stays short because imports do."""
+    program = (
+        "import sys; from provisioner.cli import main; code = main(sys.argv[1:]);"
+        "print(*sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=small.parent,
+    )
+    assert not (set(HEAVY) - set(needed)) & set(done.stderr.split())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_sandbox_is_served_until_a_signal(tmp_path, number, code) -> None:
+    """`provision sandbox` prints where and how, answers, and ends with the signal's code."""
+    import requests
+
+    command = [sys.executable, "-m", "provisioner", "sandbox", "core-1", "--format", "json"]
+    command += ["--file", str(tmp_path / "state" / "s.sqlite3")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+        assert facts["dialect"] == "core-1"
+        token = {"Authorization": f"Bearer {facts['session_token']}"}
+        with requests.Session() as session:
+            got = session.get(f"{facts['url']}/rest/apiKeys", headers=token, timeout=10)
+        assert got.json() == []
+        process.send_signal(number)
+        assert process.wait(20) == code
+
+
+def test_the_sandbox_in_text_and_on_a_taken_port(tmp_path) -> None:
+    """Aligned facts on stdout; a port that is taken is said, not raised."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = provision("sandbox", "--port", port, "--file", tmp_path / "s" / "a.sqlite3")
+    assert "Traceback" not in done.stderr
+    assert "not_servable" in done.stderr
+    assert done.returncode == 64
+    command = [sys.executable, "-m", "provisioner", "sandbox", "legacy"]
+    command += ["--file", str(tmp_path / "t" / "b.sqlite3")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("url:           http://127.0.0.1:")
+        process.terminate()
+        assert process.wait(20) == 143
+
+
+def test_a_bug_is_told_as_one(run, small, monkeypatch, capsys) -> None:
+    """An unexpected error exits with 1 and asks for a report, without values of variables."""
+    from provisioner.cli import check_manifests
+
+    value = "canary"
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError(value)
+
+    monkeypatch.setattr(check_manifests, "load", broken)
+    assert main(["validate", "-m", str(small)]) == 1
+    err = capsys.readouterr().err
+    assert "This is a bug of provision" in err
+    assert "RuntimeError" in err
+    assert "canary" not in err
+
+
+def test_a_state_file_that_is_none_fails_its_environment_alone(run, small, tmp_path) -> None:
+    """A file of another dialect, a foreign file, a folder in its place: exit 4 and a remedy."""
+    state = tmp_path / ".provision" / "dev.sqlite3"
+    state.parent.mkdir()
+    state.mkdir()
+    code, out, _ = run("plan", "-m", small)
+    assert (code, "dev.sqlite3" in out) == (4, True)
+    state.rmdir()
+    with Sandbox(state, Dialect.LEGACY):
+        pass
+    code, out, _ = run("plan", "-m", small, "--format", "json")
+    assert code == 4
+    assert valid("plan", out)["environments"][0]["error"]["code"] == "sandbox_unusable"

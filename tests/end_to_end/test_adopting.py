@@ -1,0 +1,138 @@
+"""docs/adopting.md: what it gives to copy is what the files of this repository take."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "adopting.md").read_text(encoding="utf-8")
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+TEMPLATE = (ROOT / "templates" / "provision.yml").read_text(encoding="utf-8")
+INPUTS = yaml.safe_load(TEMPLATE.split("\n---\n")[0])["spec"]["inputs"]
+
+
+def section(title):
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1]
+
+
+def blocks(title, language="yaml"):
+    return re.findall(rf"^```{language}\n(.*?)^```$", section(title), re.MULTILINE | re.DOTALL)
+
+
+def table(title, head):
+    """The rows of the table with this first heading."""
+    lines = section(title).partition(f"\n| {head} |")[2].split("\n\n")[0].splitlines()[2:]
+    return {
+        cells[0].strip("`"): cells[1:]
+        for cells in ([cell.strip() for cell in line.strip("|").split(" | ")] for line in lines)
+    }
+
+
+def run(*command):
+    program = Path(sys.executable).with_name(command[0])
+    done = subprocess.run(
+        [program, *command[1:]], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def workflows(tmp_path):
+    """The workflows of the page, as the files that a reader makes of them."""
+    folder = tmp_path / ".github" / "workflows"
+    folder.mkdir(parents=True)
+    files = [folder / f"{number}.yml" for number, _ in enumerate(blocks("GitHub"))]
+    for file, text in zip(files, blocks("GitHub"), strict=True):
+        file.write_text(text)
+    assert len(files) == 3
+    return files
+
+
+def test_workflows_are_valid_and_safe(workflows):
+    """Each workflow is one by the published schema, and an auditor finds nothing to object to."""
+    run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    run("zizmor", "--offline", "--quiet", *workflows)
+
+
+def test_workflows_give_the_action_what_it_takes(workflows):
+    """Every input that a workflow sets is one of action.yml, and every output that it reads."""
+    steps = []
+    for file in workflows:
+        for job in yaml.safe_load(file.read_text())["jobs"].values():
+            steps += [one for one in job["steps"] if one["uses"].startswith("acme/provision@")]
+        for step, output in re.findall(r"steps\.(\w+)\.outputs\.([\w-]+)", file.read_text()):
+            assert step == "plan"
+            assert output in ACTION["outputs"]
+    assert len(steps) == 5
+    for step in steps:
+        assert set(step.get("with", {})) <= set(ACTION["inputs"])
+
+
+def test_every_input_and_output_of_the_action_is_on_the_page():
+    """The tables list what action.yml has, with its defaults."""
+    inputs = table("GitHub", "input")
+    assert list(inputs) == list(ACTION["inputs"])
+    for name, one in ACTION["inputs"].items():
+        said = inputs[name][0]
+        assert said in (f"`{one['default']}`", "all", "none", "the job's"), name
+        assert (said in ("all", "none")) == (one["default"] == ""), name
+    assert list(table("GitHub", "output")) == list(ACTION["outputs"])
+
+
+def test_every_input_and_job_of_the_template_is_on_the_page():
+    """The tables list what templates/provision.yml has, with its defaults."""
+    inputs = table("GitLab", "input")
+    assert list(inputs) == list(INPUTS)
+    for name, one in INPUTS.items():
+        default = str(one["default"]).lower() if one["default"] is False else one["default"]
+        assert inputs[name][0] == (f"`{default}`" if default else "all"), name
+    jobs = re.findall(r"^\$\[\[ inputs\.prefix \]\](-\w+):", TEMPLATE, re.MULTILINE)
+    assert list(table("GitLab", "job")) == [f"provision{job}" for job in jobs]
+
+
+def test_the_gitlab_file_is_valid_and_names_inputs_that_are(tmp_path):
+    """What is copied is a file by GitLab's schema, for the component's own name and inputs."""
+    (text,) = blocks("GitLab")
+    file = tmp_path / ".gitlab-ci.yml"
+    file.write_text(text)
+    run("check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", file)
+    (include,) = yaml.safe_load(text)["include"]
+    assert re.search(r"/provision/provision@[0-9a-f]{40}$", include["component"])
+    assert set(include["inputs"]) <= set(INPUTS)
+
+
+def test_pre_commit_takes_the_configurations(tmp_path):
+    """Both files are ones that pre-commit accepts, for the hook that is there."""
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+    found = blocks("pre-commit")
+    assert len(found) == 2
+    for text in found:
+        file = tmp_path / ".pre-commit-config.yaml"
+        file.write_text(text)
+        run("pre-commit", "validate-config", file)
+        (one,) = yaml.safe_load(text)["repos"][0]["hooks"]
+        assert one["id"] == hook["id"]
+
+
+def test_what_goes_into_start_files_is_read_by_the_shells():
+    """The lines for ~/.bashrc and ~/.zshrc are commands that exist."""
+    lines = "".join(blocks("Completion", "sh"))
+    assert re.findall(r"provision completion (\w+)", lines) == ["bash", "zsh", "fish"]
+
+
+def test_versions_in_the_page_are_placeholders_or_pinned():
+    """No example follows a branch or a tag of somebody else's action."""
+    used = re.findall(r"uses: (\S+)@(\S+)", PAGE)
+    assert used
+    for name, version in used:
+        assert re.fullmatch("[0-9a-f]{40}", version), name
+    assert json.dumps(used).count("acme/provision") == 5

@@ -1,0 +1,262 @@
+"""Runs of several environments, of which one hangs, is out of order or is too slow."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.model.desired import Environment, Limits
+from provisioner.sandbox import Dialect, Sandbox
+from provisioner.twenty.transport import LostAnswerError, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from provisioner.sandbox import Answer, Around, Request
+
+NGINX = (
+    "<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n<body>\r\n"
+    "<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n"
+    "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+)
+
+
+@dataclass
+class Hanging:
+    """A server that takes every connection and never answers."""
+
+    connections: list[socket.socket] = field(default_factory=list)
+    _socket: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+        for one in (self._socket, *self.connections):
+            one.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self.connections.append(self._socket.accept()[0])
+            except OSError:
+                return
+
+
+@dataclass
+class Good:
+    """Two workspaces in order, and what is counted when the first write reaches one of them."""
+
+    count: Callable[[], int] = lambda: 0
+    at_first_write: list[int] = field(default_factory=list)
+    sandboxes: list[Sandbox] = field(default_factory=list)
+
+    @property
+    def around(self) -> Around:
+        def around_(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+            if request.method == "POST" and request.path.startswith("/rest/batch"):
+                self.at_first_write.append(self.count())
+            return inner(request)
+
+        return around_
+
+    @property
+    def keys(self) -> list[int]:
+        return [len(one.keys()) for one in self.sandboxes]
+
+
+@pytest.fixture
+def good() -> Iterator[Good]:
+    with ExitStack() as stack:
+        found = Good()
+        for _ in range(2):
+            sandbox = Sandbox(None, Dialect.LEGACY, around=found.around)
+            found.sandboxes.append(stack.enter_context(sandbox))
+        yield found
+
+
+@pytest.fixture
+def apply(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """Applies one key to an environment that is not in order and to those that are."""
+
+    def apply_(
+        url: str,
+        good: Good,
+        *,
+        timeout: str,
+        code: int,
+        auth: dict[str, str] | None = None,
+        command: str = "apply",
+    ) -> dict[str, Any]:
+        secrets = auth or {"session_token": "session"}
+        for name, value in secrets.items():
+            monkeypatch.setenv(f"BAD_{name.upper()}", value)
+        bad_auth = {name: f"${{BAD_{name.upper()}}}" for name in secrets}
+        environments = {"bad": environment(url, bad_auth, timeout)}
+        for number, sandbox in enumerate(good.sandboxes):
+            monkeypatch.setenv(f"GOOD_{number}", sandbox.session_token())
+            environments[f"good-{number}"] = environment(
+                sandbox.url, {"session_token": f"${{GOOD_{number}}}"}, "30s"
+            )
+        document = {"version": 1, "environments": environments}
+        (tmp_path / "environments.yaml").write_text(json.dumps(document))
+        keys = {"environments": list(environments), "keys": [{"name": "svc", "expires": "90d"}]}
+        (tmp_path / "keys.yaml").write_text(json.dumps({"version": 1} | keys))
+        ended, out, _ = run(command, "-m", tmp_path, "--format", "json")
+        assert ended == code, out
+        first: dict[str, Any] = json.loads(out)["environments"][0]
+        return first
+
+    return apply_
+
+
+def environment(url: str, auth: dict[str, str], timeout: str) -> dict[str, Any]:
+    limits = {"timeout": timeout}
+    return {"url": url, "auth": auth, "generation": "legacy", "limits": limits}
+
+
+def test_an_environment_that_hangs_is_tried_once_before_the_others_write(good, apply) -> None:
+    """Its own timeout is all that the first writes of the others wait for it."""
+    with Hanging() as hanging:
+        good.count = lambda: len(hanging.connections)
+        bad = apply(hanging.url, good, timeout="300ms", code=4)
+        assert len(hanging.connections) == 1
+    assert bad["error"]["code"] == "timeout"
+    assert good.at_first_write == [1, 1]
+    assert good.keys == [1, 1]
+
+
+def test_a_throttle_longer_than_the_look_is_not_waited_for_beside_others(
+    good, apply, scripted, answer
+) -> None:
+    """Twice the timeout is all that the look at one of several environments may take."""
+    server = scripted(*[answer(503, NGINX, Retry_After="1")] * 9)
+    good.count = lambda: len(server.requests)
+    bad = apply(server.url, good, timeout="300ms", code=4)
+    assert bad["error"]["code"] == "rate_limited"
+    assert good.at_first_write == [1, 1]
+    assert good.keys == [1, 1]
+    assert len(server.requests) == 1
+
+
+def test_a_throttle_is_waited_for_where_no_other_environment_waits(apply, scripted, answer) -> None:
+    """A run of one environment has the patience of three minutes."""
+    page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}}
+    throttled = answer(503, NGINX, Retry_After="1")
+    server = scripted(throttled, answer(200, json.dumps(page)))
+    alone = apply(server.url, Good(), timeout="300ms", code=0, command="plan")
+    assert alone["error"] is None
+    assert len(server.requests) == 2
+
+
+def test_slow_answers_and_a_hang_are_bounded_together(good, apply) -> None:
+    """A sign-in that is slow, and then silence: twice the timeout, not one for each request."""
+    release = threading.Event()
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if b"getLoginToken" in request.body or b"getAuthTokens" in request.body:
+            time.sleep(1.0)
+        else:
+            release.wait(30)
+        return inner(request)
+
+    with Sandbox(None, Dialect.LEGACY, around=around) as slow:
+        auth = {"email": slow.email, "password": slow.password}
+        bad = apply(slow.url, good, timeout="1500ms", code=4, auth=auth)
+        release.set()
+    assert bad["error"]["code"] == "timeout"
+    assert "look at bad" in bad["error"]["message"]
+    assert "more than 3 s" in bad["error"]["message"]
+    assert good.keys == [1, 1]
+
+
+def test_all_waits_of_a_look_count_together(scripted, answer, hurried) -> None:
+    """Each request of it is throttled for less than it may take, and two are for more."""
+    throttled = answer(429, "{}", Retry_After="30")
+    server = scripted(throttled, answer(200, "[]"), throttled, answer(200, "[]"))
+    shop = Environment(name="shop", url=server.url, limits=Limits(timeout=27))
+    transport = Transport(shop, server.url, hurried(), hurry=True)
+    assert transport.send("GET", "/", repeatable=True).status == 200
+    assert transport.send("GET", "/", repeatable=True).status == 429
+    transport.begin_work()
+    assert transport.send("GET", "/", repeatable=True).status == 200
+    transport.close()
+
+
+def test_another_look_before_the_writes_has_a_bound_too(scripted, answer, hurried) -> None:
+    """Where runs met, one looks twice, and the others wait for that as well."""
+    silent = threading.Event()
+    server = scripted(answer(200, "[]"), silent, answer(200, "[]"))
+    shop = Environment(name="shop", url=server.url, limits=Limits(timeout=0.3))
+    transport = Transport(shop, server.url, hurried(), hurry=True)
+    assert transport.send("GET", "/", repeatable=True).status == 200
+    transport.release()
+    with pytest.raises((WorkspaceError, LostAnswerError)) as told:
+        transport.send("GET", "/", repeatable=True)
+    assert told.value.slug == "timeout"
+    assert len(server.requests) == 2
+    silent.set()
+    transport.begin_work()
+    assert transport.send("GET", "/", repeatable=True).status == 200
+    transport.close()
+
+
+def test_the_bound_of_a_look_ends_with_the_first_action(good, apply, monkeypatch) -> None:
+    """What is under way is given the patience of a run by itself."""
+    begun: list[str] = []
+    begin = Transport.begin_work
+
+    def begin_work(self: Transport) -> None:
+        begun.append(self.name)
+        assert not good.at_first_write or len(begun) == 2
+        begin(self)
+
+    monkeypatch.setattr(Transport, "begin_work", begin_work)
+    with Hanging() as hanging:
+        apply(hanging.url, good, timeout="300ms", code=4)
+    assert sorted(begun) == ["good-0", "good-1"]
+
+
+def test_the_turns_of_a_declared_rate_and_pages_of_keys_are_no_part_of_that(
+    scripted, answer, hurried
+) -> None:
+    """A workspace with many keys, or a low `requests_per_minute`, is read to its end."""
+    server = scripted(*[answer(200, "[]")] * 3)
+    limits = Limits(timeout=0.9, requests_per_minute=1)
+    shop = Environment(name="shop", url=server.url, limits=limits)
+    transport = Transport(shop, server.url, hurried(), hurry=True)
+    for _ in range(3):
+        assert transport.send("GET", "/", repeatable=True, long=True).status == 200
+    transport.close()
+
+
+def test_nothing_is_sent_once_the_time_of_the_look_is_over(scripted, answer, hurried) -> None:
+    """Whatever took it, the next request of the look says so."""
+    server = scripted(*[answer(500, "{}")] * 9)
+    shop = Environment(name="shop", url=server.url, limits=Limits(timeout=0.1))
+    transport = Transport(shop, server.url, hurried(), hurry=True)
+    with pytest.raises((WorkspaceError, LostAnswerError)) as told:
+        transport.send("GET", "/", repeatable=True)
+    assert told.value.slug == "timeout"
+    assert "more than 0.2 s" in told.value.message
+    assert len(server.requests) < 3
+    transport.close()

@@ -1,0 +1,251 @@
+"""docs/tutorial.md is followed as a reader follows it: one shell, top to bottom, word for word."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+EXEMPT = {
+    # It needs an index of packages. .ci/run runs the same line in a fresh clone.
+    "python3 -m venv .venv && .venv/bin/pip install .": "true",
+}
+PATIENCE = 240
+"""Seconds for the whole page, which takes some 20: a limit for a shell that hangs."""
+
+BLOCK = re.compile(r"(?:(?<=\n\n)`([^`\n]+)`:\n\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROMPT = re.compile(r"^\$ (.+)\n", re.MULTILINE)
+MASKS = (
+    (re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\dZ?)?"), "<moment>"),
+    (re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<id>"),
+    (re.compile(r"sha256(:|&#58;)[0-9a-f]{64}"), "<digest>"),
+    (re.compile(r"127\.0\.0\.1:\d+"), "<address>"),
+    (re.compile(r"About \d+ requests? and [\d.]+ s"), "<estimate>"),
+)
+STARTS, ENDS = "\x1e", "\x1f"
+
+
+@dataclass(frozen=True)
+class File:
+    """A block with the name of a file above it: the reader writes that file, where they are."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line to type, and what the page shows of its output: None where it shows nothing."""
+
+    line: str
+    shown: str | None
+
+
+def steps(page=PAGE):
+    """What the page tells its reader to do, in order."""
+    found = []
+    for path, language, text in BLOCK.findall(page):
+        if path:
+            found.append(File(path, text))
+        elif language == "sh":
+            found += [Command(line, None) for line in text.splitlines()]
+        elif language == "console":
+            start, *rest = PROMPT.split(text)
+            assert start == "", text
+            found += [Command(*one) for one in zip(rest[::2], rest[1::2], strict=True)]
+        else:
+            raise AssertionError(f"nothing says what to do with a block of {language!r}: {text}")
+    return tuple(found)
+
+
+def script(todo, files):
+    """One program for bash that does the steps, with each one's number and exit code around it."""
+    lines = ['last() { return "$1"; }', "code=0"]
+    for number, step in enumerate(todo):
+        match step:
+            case File(path, text):
+                staged = files / str(number)
+                staged.write_text(text, encoding="utf-8")
+                line = f"cp {shlex.quote(str(staged))} {path}"
+            case Command(line, _):
+                line = EXEMPT.get(line, line)
+            case _:
+                assert_never(step)
+        # The next command sees the code of the one before it as `$?`, as at a prompt.
+        lines += [
+            rf"printf '\036{number}\037'",
+            f'{{ last "$code"\n{line}\n}} < /dev/null',
+            r"code=$?; printf '\037%s' $code",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def follow(todo, folder):
+    """Does the steps in a clone with the tool installed, and gives code and output of each."""
+    clone, files, home = (folder / name for name in ("clone", "files", "home"))
+    for one in (clone, files, home):
+        one.mkdir()
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    program = folder / "program.bash"
+    program.write_text(script(todo, files), encoding="utf-8")
+    told = folder / "output"
+    surroundings = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "TWENTY"))
+    }
+    surroundings |= {"HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C.UTF-8"}
+    for who in ("AUTHOR", "COMMITTER"):
+        surroundings |= {f"GIT_{who}_NAME": "Reader", f"GIT_{who}_EMAIL": "reader@example.com"}
+    with told.open("wb") as output:
+        shell = subprocess.Popen(
+            ["bash", "--noprofile", "--norc", str(program)],
+            cwd=clone,
+            env=surroundings,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            assert shell.wait(PATIENCE) == 0
+        finally:
+            # What the page starts in the background ends with it, also where it fails half-way.
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait()
+    parts = [part.split(ENDS) for part in told.read_text(encoding="utf-8").split(STARTS)[1:]]
+    assert [int(number) for number, _, _ in parts] == list(range(len(todo)))
+    return [(int(code), output) for _, output, code in parts]
+
+
+def mask(output):
+    for pattern, name in MASKS:
+        output = pattern.sub(name, output)
+    return output
+
+
+def shown(step):
+    return isinstance(step, Command) and step.shown is not None
+
+
+def git(folder, *arguments):
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+
+
+def transcript(todo, outputs):
+    """Commands and their outputs, one below the other: a difference is seen in its place."""
+    return "".join(f"$ {step.line}\n{mask(one)}" for step, one in zip(todo, outputs, strict=True))
+
+
+def test_the_page_can_be_followed_from_top_to_bottom(tmp_path):
+    """Whoever types what the page says sees what the page shows, and no command fails unsaid."""
+    todo = steps()
+    results = follow(todo, tmp_path)
+    shows = [(step, out) for step, (_, out) in zip(todo, results, strict=True) if shown(step)]
+    commands, printed = zip(*shows, strict=True)
+    assert transcript(commands, printed) == transcript(commands, [one.shown for one in commands])
+    after = [*todo[1:], None]
+    for step, (code, output), following in zip(todo, results, after, strict=True):
+        told = isinstance(following, Command) and following.line == "echo $?"
+        assert (code != 0) == told, (step, code, output)
+    tracked = git(tmp_path / "keys", "ls-files")
+    assert {"nightly.sh", "manifests/production.yaml", ".gitignore"} <= set(tracked.splitlines())
+    history = git(tmp_path / "keys", "log", "--all", "--patch")
+    for place, number in (("keys/secrets/development.env", 10), ("vault/production.env", 3)):
+        tokens = re.findall(r"=(eyJ.+)", (tmp_path / place).read_text(encoding="utf-8"))
+        assert len(set(tokens)) == number
+        assert not any(token in history for token in tokens)
+
+
+def test_nothing_of_the_page_is_left_out():
+    """Every block is typed or written; what is not run as it stands is run by .ci/run."""
+    assert 2 * len(BLOCK.findall(PAGE)) == len(re.findall(r"^ *```", PAGE, re.MULTILINE))
+    lines = [step.line for step in steps() if isinstance(step, Command)]
+    for exempt in EXEMPT:
+        assert lines.count(exempt) == 1
+        assert f"\n{exempt}" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for step in steps():
+        if isinstance(step, File) and step.path.endswith(".yaml"):
+            assert yaml.safe_load(step.text)["version"] == 1
+
+
+STAND_IN = """\
+#!/bin/sh
+echo "$1" >> "$TRACE"
+case $1 in apply) exit "$APPLY" ;; report) exit "$REPORT" ;; esac
+"""
+
+
+@pytest.fixture
+def nightly(tmp_path):
+    """The script of the page, in a folder of its own."""
+    (found,) = (one for one in steps() if isinstance(one, File) and one.path == "nightly.sh")
+    (tmp_path / found.path).write_text(found.text, encoding="utf-8")
+    return tmp_path / found.path
+
+
+@pytest.mark.parametrize(
+    ("apply", "report", "ran", "said"),
+    [
+        (0, 0, "apply report", ""),
+        (0, 2, "apply report", "report: a key is due or missing"),
+        (0, 4, "apply report", "report: not everything could be looked at"),
+        (0, 3, "apply report", "report: exit 3"),
+        (4, 0, "apply report", "apply: a part failed, the rest is done"),
+        (5, 0, "apply", "apply: refused by a guard, nothing was changed"),
+        (3, 0, "apply", "apply: exit 3"),
+        (143, 0, "apply", "apply: exit 143"),
+    ],
+)
+def test_the_nightly_job_tells_every_exit_code_apart(nightly, tmp_path, apply, report, ran, said):
+    """The script that readers copy fails where a person is needed, and never passes for success."""
+    (tmp_path / "provision").write_text(STAND_IN, encoding="utf-8")
+    (tmp_path / "provision").chmod(0o755)
+    trace = tmp_path / "trace"
+    done = subprocess.run(
+        ["sh", "nightly.sh"],
+        cwd=nightly.parent,
+        env=os.environ
+        | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TRACE": str(trace)}
+        | {"APPLY": str(apply), "REPORT": str(report)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert trace.read_text(encoding="utf-8").split() == ran.split()
+    assert done.stderr.strip() == said
+    assert done.returncode == (1 if said else 0)
+
+
+def test_the_nightly_job_has_no_fault_that_shellcheck_knows(nightly):
+    """What readers copy into their repository is sound."""
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run(
+        [shellcheck, "nightly.sh"],
+        cwd=nightly.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("", 0)

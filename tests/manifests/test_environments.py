@@ -1,0 +1,345 @@
+"""environments.yaml to environments: variables, secrets, URLs, and what a run says of them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from builders import limits_with, policy_with
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.errors.problem import Problem
+from provisioner.manifests import DeclaredEnvironment, load, resolve
+from provisioner.manifests.text import MAX_BYTES
+from provisioner.manifests.variables import Missing, Template, Variable, parse
+from provisioner.model.desired import ApiToken, Environment, Guards, SessionToken, Share, SignIn
+
+pytestmark = pytest.mark.fast
+
+TOKEN = '    auth: {token: "${TOKEN}"}\n'
+URL = "    url: https://crm.example.com\n"
+
+
+@pytest.fixture
+def declare(tmp_path: Path):
+    """Declares one environment by the lines of its mapping."""
+
+    def declare(body: str) -> DeclaredEnvironment:
+        directory = tmp_path / "manifests"
+        directory.mkdir(exist_ok=True)
+        content = f"version: 1\nenvironments:\n  production:\n{body}"
+        (directory / "environments.yaml").write_text(content)
+        manifests = load(directory)
+        assert manifests.problems == ()
+        (declared,) = manifests.environments
+        return declared
+
+    return declare
+
+
+def resolved(declared: DeclaredEnvironment, root: Path, **variables: str) -> Environment:
+    environment = resolve(declared, {"TOKEN": "t", **variables}, root)
+    assert isinstance(environment, Environment), environment
+    return environment
+
+
+def refused(declared: DeclaredEnvironment, root: Path, **variables: str) -> tuple[Problem, ...]:
+    problems = resolve(declared, variables, root)
+    assert isinstance(problems, tuple)
+    return problems
+
+
+def test_an_environment_has_the_documented_defaults(declare, tmp_path: Path) -> None:
+    """Only a URL and credentials are needed; the place is the name's."""
+    declared = declare(URL + TOKEN)
+    assert (declared.name, declared.place.line, declared.place.column) == ("production", 3, 3)
+    environment = resolved(declared, tmp_path)
+    assert isinstance(environment.credential, ApiToken)
+    assert environment.limits == limits_with(
+        requests_per_minute=None, parallel=4, batch=60, timeout=30.0
+    )
+    assert (environment.headers, environment.ca_file, environment.owns) == ((), None, ())
+    assert (environment.role, environment.generation, environment.workspace) == (None, None, None)
+    assert (environment.protect, environment.guards) == (False, Guards(Share(30)))
+    assert environment.policy is None
+
+
+def test_every_key_of_an_environment_arrives(declare, tmp_path: Path) -> None:
+    """With and without variables, in the units of `Environment`."""
+    (tmp_path / "ca.pem").write_text("certificate")
+    declared = declare(
+        "    url: ${HOST:-https://CRM.example.com/proxy/}\n"
+        + TOKEN
+        + """\
+    headers: {X-Team: platform, X-Api-Key: "${KEY}", Proxy-Authorization: "Basic ${PROXY}"}
+    ca_file: ca.pem
+    owns: ["svc-*", "${PREFIX}-*"]
+    role: ${ROLE:-Integrations}
+    generation: ${GENERATION:-legacy}
+    workspace: 20202020-1C25-4d02-bf25-6aeccf7ea419
+    limits: {requests_per_minute: "${RATE}", parallel: 8, batch: "${BATCH:-30}", timeout: 500ms}
+    protect: true
+    guards: {max_revoke: 5%}
+    policy: {rotation: required}
+"""
+    )
+    environment = resolved(
+        declared, tmp_path, KEY="k", PROXY="p", PREFIX="team", RATE="100", TOKEN="a.b-c\n"
+    )
+    assert environment.url == "https://crm.example.com/proxy"
+    assert isinstance(environment.credential, ApiToken)
+    assert environment.credential.token.reveal() == "a.b-c"
+    assert [(name, value.reveal()) for name, value in environment.headers] == [
+        ("X-Team", "platform"),
+        ("X-Api-Key", "k"),
+        ("Proxy-Authorization", "Basic p"),
+    ]
+    assert environment.ca_file == tmp_path / "ca.pem"
+    assert environment.owns == ("svc-*", "team-*")
+    assert environment.role == "Integrations"
+    assert environment.generation == "legacy"
+    assert environment.workspace == "20202020-1c25-4d02-bf25-6aeccf7ea419"
+    assert environment.limits == limits_with(
+        requests_per_minute=100, parallel=8, batch=30, timeout=0.5
+    )
+    assert environment.protect
+    assert environment.guards == Guards(Share(5))
+    assert environment.policy == policy_with(rotation=True)
+
+
+@pytest.mark.parametrize(
+    ("guards", "expected"),
+    [("{max_revoke: 0}", Guards(0)), ("{max_revoke: 12}", Guards(12)), ("{}", Guards())]
+    + [('{max_revoke: "0%"}', Guards(Share(0))), ("{max_revoke: 100%}", Guards(Share(100)))],
+)
+def test_a_guard_is_a_number_or_a_share(
+    declare, tmp_path: Path, guards: str, expected: Guards
+) -> None:
+    """With quotes or without."""
+    declared = declare(f"{URL}{TOKEN}    protect: false\n    guards: {guards}\n")
+    environment = resolved(declared, tmp_path)
+    assert (environment.guards, environment.protect) == (expected, False)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("1ms", 0.001), ("2s", 2.0), ("2m", 120.0), ("1h", 3600.0)]
+)
+def test_a_timeout_is_in_seconds(declare, tmp_path: Path, written: str, seconds: float) -> None:
+    """From a millisecond to an hour."""
+    declared = declare(f"{URL}{TOKEN}    limits: {{timeout: {written}}}\n")
+    assert resolved(declared, tmp_path).limits.timeout == seconds
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://crm.example.com", "https://crm.example.com"),
+        ("https://crm.example.com:8443///", "https://crm.example.com:8443"),
+        ("HTTPS://CRM.Example.com/Team/", "https://crm.example.com/Team"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://crm.localhost", "http://crm.localhost"),
+        ("http://127.8.0.1", "http://127.8.0.1"),
+        ("http://[::1]:3000/", "http://[::1]:3000"),
+        ("https://[2001:db8::1]", "https://[2001:db8::1]"),
+    ],
+)
+def test_a_url_is_kept_in_one_form(declare, tmp_path: Path, url: str, expected: str) -> None:
+    """Scheme and host in small letters, no slash at the end; plain http to loopback is fine."""
+    assert resolved(declare(f'    url: "{url}"\n{TOKEN}'), tmp_path).url == expected
+
+
+def test_plain_http_is_allowed_by_name(declare, tmp_path: Path) -> None:
+    """`insecure: true` is the only way."""
+    declared = declare(f"    url: http://crm.example.com\n    insecure: true\n{TOKEN}")
+    assert resolved(declared, tmp_path).url == "http://crm.example.com"
+
+
+@pytest.mark.parametrize("url", ["sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:legacy"])
+def test_the_embedded_twenty_needs_nothing(declare, tmp_path: Path, url: str) -> None:
+    """No credentials, in any dialect."""
+    environment = resolved(declare(f'    url: "{url}"\n'), tmp_path)
+    assert (environment.url, environment.credential) == (url, None)
+    assert environment.embedded
+
+
+def test_each_form_of_auth_gives_its_credential(declare, tmp_path: Path) -> None:
+    """From variables and from files, whose line break at the end is not part of the secret."""
+    (tmp_path / "token").write_text("from-file\n")
+    (tmp_path / "password").write_text(" pass word \r\n")
+    files = tmp_path / "password"
+    found = {
+        form: resolved(
+            declare(f"{URL}    auth: {{{form}}}\n"), tmp_path, E="e@x", P="p w"
+        ).credential
+        for form in (
+            'token: "${TOKEN}"',
+            "token_file: token",
+            'session_token: "${TOKEN}"',
+            'email: "${E}", password: "${P}"',
+            f'email: "${{E}}", password_file: {files}',
+        )
+    }
+    token, token_file, session, password, password_file = found.values()
+    assert isinstance(token, ApiToken)
+    assert token.token.reveal() == "t"
+    assert isinstance(token_file, ApiToken)
+    assert token_file.token.reveal() == "from-file"
+    assert isinstance(session, SessionToken)
+    assert session.token.reveal() == "t"
+    assert isinstance(password, SignIn)
+    assert (password.email.reveal(), password.password.reveal()) == ("e@x", "p w")
+    assert isinstance(password_file, SignIn)
+    assert password_file.password.reveal() == " pass word "
+    assert "from-file" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"\n", "is empty"),
+        (b"\xff", "is not UTF-8"),
+        (b"x" * (64 * 1024 + 1), "has more than 65536 bytes"),
+        (None, "no such file"),
+    ],
+)
+def test_a_secret_file_that_cannot_be_used_is_named(
+    declare, tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    """With its path as written, and why."""
+    if content is not None:
+        (tmp_path / "secret").write_bytes(content)
+    (problem,) = refused(declare(f"{URL}    auth: {{token_file: secret}}\n"), tmp_path)
+    assert problem.code == "secret_file_unreadable"
+    assert problem.message.startswith("the file secret ")
+    assert reason in problem.message
+
+
+def test_a_path_from_a_variable_is_not_shown(declare, tmp_path: Path) -> None:
+    """It may be the token, in the wrong variable."""
+    declared = declare(f'{URL}    auth: {{token_file: "${{T}}"}}\n    ca_file: "${{C}}"\n')
+    problems = refused(declared, tmp_path, T="hunter2secret", C="hunter2secret")
+    assert [problem.code for problem in problems] == [
+        "secret_file_unreadable",
+        "ca_file_unreadable",
+    ]
+    assert "hunter2secret" not in str(problems)
+    problems = refused(declared, tmp_path, T="a\0b", C="a\0b")
+    assert all("NUL" in problem.message or "nul" in problem.message for problem in problems)
+
+
+@pytest.mark.parametrize("content", [b"", b"#" * (MAX_BYTES + 1)])
+def test_a_file_of_authorities_must_hold_something(declare, tmp_path: Path, content: bytes) -> None:
+    """And not too much of it."""
+    (tmp_path / "ca.pem").write_bytes(content)
+    (problem,) = refused(declare(f"{URL}{TOKEN}    ca_file: ca.pem\n"), tmp_path, TOKEN="t")
+    assert (problem.code, "empty or too large" in problem.message) == ("ca_file_unreadable", True)
+
+
+def test_all_missing_variables_are_told_at_once(declare, tmp_path: Path) -> None:
+    """Each with its place; empty counts as missing, and `:?` says what its author wrote."""
+    declared = declare(
+        '    url: ${HOST}/${PATH_OF_PROXY}\n    auth: {token: "${TOKEN:?see the $$wiki}"}\n'
+    )
+    assert [str(p).rpartition("/")[2] for p in refused(declared, tmp_path, TOKEN="")] == [
+        "environments.yaml:4:10: variable_missing: the variable HOST is not set",
+        "environments.yaml:4:10: variable_missing: the variable PATH_OF_PROXY is not set",
+        "environments.yaml:5:19: variable_missing: the variable TOKEN is empty: see the $wiki",
+    ]
+
+
+def test_all_that_is_wrong_offline_is_told_at_once(tmp_path: Path) -> None:
+    """A broken shape in one corner hides no literal secret in another."""
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    (directory / "environments.yaml").write_text(
+        "version: 1\nenvironments:\n  a:\n    auth: {token: hunter2secret, password: x}\n"
+        "    headers: {Authorization: x, X-Key: [1], X-Token: hunter2secret}\n"
+        "    role: ${\n    owns: 7\n    limits: {batch: 99, none: 1}\n  b: 7\n"
+    )
+    problems = load(directory).problems
+    assert [f"{p.code} {p.place.line}:{p.place.column}" for p in problems] == [
+        "missing_key 4:5",
+        "auth_invalid 4:11",
+        "secret_literal 4:19",
+        "secret_literal 4:44",
+        "header_invalid 5:15",
+        "secret_literal 5:30",
+        "header_invalid 5:40",
+        "secret_literal 5:54",
+        "variable_invalid 6:11",
+        "wrong_type 7:11",
+        "invalid_value 8:21",
+        "unknown_key 8:25",
+        "wrong_type 9:6",
+    ]
+    assert "hunter2secret" not in str(problems)
+
+
+# Variables
+
+
+@pytest.mark.parametrize(
+    ("written", "parts"),
+    [
+        ("plain", ("plain",)),
+        ("", ()),
+        ("$$", ("$",)),
+        ("$${A}", ("${A}",)),
+        ("$$$$x", ("$$x",)),
+        ("${A}", (Variable("A"),)),
+        ("x${_a1}y", ("x", Variable("_a1"), "y")),
+        ("${A:-}", (Variable("A", default=""),)),
+        ("${A:-b:-c $$ d?}", (Variable("A", default="b:-c $ d?"),)),
+        ("${A:?say: $$}", (Variable("A", message="say: $"),)),
+        ("${A}${B:-b}", (Variable("A"), Variable("B", default="b"))),
+        ("a}b{c", ("a}b{c",)),
+    ],
+)
+def test_a_value_is_read_in_parts(written: str, parts: tuple) -> None:
+    """Text and variables in turn; `$$` is a dollar sign everywhere."""
+    assert parse(written).parts == parts
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["$", "$A", "${", "${}", "${A", "${1}", "${A-b}", "${A:b}", "${A:-${B}}", "${A:-$}", "${Ä}"],
+)
+def test_a_lone_dollar_is_refused(written: str) -> None:
+    """The sentence says what to write and shows nothing of the value."""
+    with pytest.raises(ValueError, match=re.escape("${NAME:-default}")):
+        parse(written)
+
+
+@given(st.text())
+def test_any_text_can_be_written(text: str) -> None:
+    """With every dollar sign doubled it stands for itself."""
+    template = parse(text.replace("$", "$$"))
+    assert template.expand({}) == text
+    assert template.variables == ()
+
+
+@given(st.text(min_size=1), st.text(), st.text())
+def test_values_are_taken_as_they_are(value: str, before: str, after: str) -> None:
+    """What a variable holds is never looked at for variables again."""
+    template = parse(f"{before.replace('$', '$$')}${{A}}{after.replace('$', '$$')}")
+    assert template.expand({"A": value}) == before + value + after
+    assert template.expand({"A": ""}) == (Missing(Variable("A"), empty=True),)
+    assert template.expand({}) == (Missing(Variable("A"), empty=False),)
+
+
+@given(st.text(st.characters(exclude_characters="${}")), st.text())
+def test_a_default_stands_in_for_nothing_and_for_empty(default: str, value: str) -> None:
+    """As in a shell: `:-` covers undefined and empty alike."""
+    template = parse(f"${{A:-{default}}}")
+    assert template.expand({}) == default
+    assert template.expand({"A": value}) == (value or default)
+
+
+@given(st.lists(st.sampled_from(["x", "$$", "${A}", "${B:?m}", "${C:-d}", "${D:-}"]), max_size=5))
+def test_what_is_literal_is_what_the_file_could_tell(parts: list[str]) -> None:
+    """Only variables without default keep a secret out of the file."""
+    assert parse("".join(parts)).literal is not (
+        bool(parts) and all(part in {"${A}", "${B:?m}"} for part in parts)
+    )
+    assert Template(()).literal

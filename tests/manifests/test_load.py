@@ -1,0 +1,1135 @@
+"""A directory to desired keys: which files are read, hostile ones too, and nothing ever raised."""
+
+import gc
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from builders import policy_with
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+from provisioner.errors.problem import Place
+from provisioner.manifests import CODES, Manifests, characters, document, keys, load, resolve, text
+from provisioner.model.desired import DesiredKey, Environment
+from provisioner.model.sink_address import (
+    AwsAddress,
+    CommandAddress,
+    FileAddress,
+    GithubAddress,
+    GitlabAddress,
+    KubernetesAddress,
+    VaultAddress,
+)
+
+pytestmark = pytest.mark.fast
+
+ENVIRONMENTS = (
+    'version: 1\nenvironments:\n  production: {url: "sandbox:"}\n  staging: {url: "sandbox:"}\n'
+)
+HEAD = "version: 1\nenvironment: production\n"
+ONE = f"{HEAD}keys:\n  - {{name: svc-a, expires: 90d}}\n"
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Makes a manifests directory of files and their contents."""
+
+    def write(files: dict[str, str | bytes], *, environments: str | None = ENVIRONMENTS) -> Path:
+        directory = tmp_path / "manifests"
+        directory.mkdir(exist_ok=True)
+        if environments is not None:
+            files = {"environments.yaml": environments, **files}
+        for name, content in files.items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return directory
+
+    return write
+
+
+def told(manifests: Manifests) -> list[str]:
+    return [
+        f"{Path(p.place.file).relative_to(manifests.directory)}:{p.place.line}:{p.place.column}"
+        f" {p.code}"
+        for p in manifests.problems
+    ]
+
+
+def names(manifests: Manifests, environment: str = "production") -> list[str]:
+    return [key.name for key in manifests.desired.get(environment, ())]
+
+
+def manifest(*named: str) -> str:
+    return f"{HEAD}defaults: {{expires: 90d}}\nkeys: {json.dumps([{'name': n} for n in named])}\n"
+
+
+# Which files are read
+
+
+def test_every_yaml_file_below_the_directory_is_a_manifest(write: Write) -> None:
+    """Recursively, in the order of their paths, both suffixes, hidden and other files not."""
+    directory = write(
+        {
+            "b.yaml": manifest("b"),
+            "a/z.yml": manifest("z"),
+            "a/b/c.yaml": manifest("c"),
+            "looks.yaml/in.yaml": manifest("in"),
+            ".hidden.yaml": "[",
+            ".git/x.yaml": "[",
+            "a/.cache/x.yaml": "[",
+            "README.md": "[",
+            "x.yaml~": "[",
+        }
+    )
+    manifests = load(directory)
+    assert told(manifests) == []
+    assert names(manifests) == ["c", "z", "b", "in"]
+    assert [Path(source).relative_to(directory).as_posix() for source in manifests.sources] == [
+        "environments.yaml", "a/b/c.yaml", "a/z.yml", "b.yaml", "looks.yaml/in.yaml",
+    ]  # fmt: skip
+
+
+def test_linked_files_are_read_and_linked_folders_are_not(write: Write, tmp_path: Path) -> None:
+    """Kubernetes mounts files as links; a linked folder could lead in circles."""
+    directory = write({"a.yaml": manifest("a")})
+    (tmp_path / "elsewhere.yaml").write_text(manifest("linked"))
+    (directory / "linked.yaml").symlink_to(tmp_path / "elsewhere.yaml")
+    (directory / "circle").symlink_to(directory)
+    (directory / "folder.yaml").symlink_to(directory)
+    manifests = load(directory)
+    assert told(manifests) == []
+    assert names(manifests) == ["a", "linked"]
+
+
+def test_places_are_what_the_user_would_type(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative to the working directory when the directory was given so; `root` is absolute."""
+    directory = write({"team/x.yaml": "- 1\n"})
+    monkeypatch.chdir(directory.parent)
+    manifests = load(Path("manifests"))
+    assert manifests.problems[0].place == Place("manifests/team/x.yaml", 1, 1)
+    assert manifests.root == directory.parent
+    monkeypatch.chdir(directory)
+    manifests = load(Path())
+    assert manifests.problems[0].place == Place("team/x.yaml", 1, 1)
+    assert manifests.root == directory.parent
+
+
+def test_without_a_directory_there_is_one_problem(tmp_path: Path) -> None:
+    """A directory that is not there, or is a file, is named with what to do."""
+    (tmp_path / "file").write_text("")
+    for name, state in (("none", "is not there"), ("file", "is not a directory")):
+        (problem,) = load(tmp_path / name).problems
+        assert (problem.code, problem.place) == (
+            "manifests_missing",
+            Place(str(tmp_path / name)),
+        )
+        assert state in problem.message
+        assert "provision init" in problem.message
+
+
+def test_a_missing_environments_file_says_how_to_get_one(write: Write) -> None:
+    """`provision init` writes one; one with the other suffix is to be renamed."""
+    directory = write({"a.yaml": ONE}, environments=None)
+    (problem,) = load(directory).problems
+    assert (problem.code, Path(problem.place.file).name) == (
+        "environments_missing",
+        "environments.yaml",
+    )
+    assert "provision init" in problem.message
+    write({"environments.yml": ENVIRONMENTS}, environments=None)
+    (problem,) = load(directory).problems
+    assert problem.code == "environments_missing"
+    assert "rename" in problem.message
+    assert told(load(write({}))) == ["environments.yml:1:1 environments_misnamed"]
+
+
+def test_no_manifest_at_all_is_no_problem_here(write: Write) -> None:
+    """Later guards decide what an empty directory means."""
+    manifests = load(write({}))
+    assert (manifests.problems, manifests.desired) == ((), {"production": (), "staging": ()})
+    assert [environment.name for environment in manifests.environments] == [
+        "production",
+        "staging",
+    ]
+
+
+@pytest.mark.parametrize(
+    "broken", ["environments: [", "version: 1\n", "[]", "version: 1\nenvironments: {no: {}}"]
+)
+def test_names_are_not_called_unknown_when_nobody_knows_them(write: Write, broken: str) -> None:
+    """A broken environments file does not make every manifest wrong."""
+    codes = {problem.code for problem in load(write({"a.yaml": ONE}, environments=broken)).problems}
+    assert codes
+    assert "environment_unknown" not in codes
+
+
+def test_an_environment_with_a_problem_is_still_known(write: Write) -> None:
+    """Its manifests are not wrong as well."""
+    broken = ENVIRONMENTS.replace('production: {url: "sandbox:"}', "production: {url: 7}")
+    assert told(load(write({"a.yaml": ONE}, environments=broken))) == [
+        "environments.yaml:3:21 yaml_surprise"
+    ]
+
+
+# Several manifests
+
+
+def test_a_name_stands_for_one_key_over_all_files(write: Write) -> None:
+    """Twice in an environment is a problem with both places; once in each of two is none."""
+    both = manifest("svc-b").replace(
+        "environment: production", "environments: [staging, production]"
+    )
+    directory = write(
+        {
+            "a.yaml": manifest("svc-a", "svc-b"),
+            "b.yaml": manifest("svc-a").replace("production", "staging"),
+            "c.yaml": both,
+        }
+    )
+    (problem,) = load(directory).problems
+    assert problem.code == "name_duplicate"
+    assert problem.place == Place(str(directory / "c.yaml"), 4, 17)
+    assert problem.related == Place(str(directory / "a.yaml"), 4, 36)
+    assert "production" in problem.message
+    assert "a.yaml line 4" in problem.message
+
+
+def test_each_manifest_has_its_own_depth_and_defaults(write: Write) -> None:
+    """Several manifests for one environment do not touch each other."""
+    manifests = load(
+        write(
+            {
+                "a.yaml": f"{HEAD}depth: 0\ndefaults: {{expires: 1d, role: A}}\nkeys: [name: a]\n",
+                "b.yaml": f"{HEAD}depth: 2\nkeys: [{{name: b, expires: 2d}}]\n",
+                "c.yaml": f"{HEAD}defaults: {{expires: 3d}}\nkeys: [{{name: c, role: C}}]\n",
+            }
+        )
+    )
+    assert [
+        (key.name, key.depth, key.expiry.written, key.role)
+        for key in manifests.desired["production"]
+    ] == [("a", 0, "1d", "A"), ("b", 2, "2d", None), ("c", 1, "3d", "C")]
+
+
+def test_problems_come_in_the_order_of_files_and_lines(write: Write) -> None:
+    """The environments file first, then by path, line and column, whatever found them."""
+    directory = write(
+        {
+            "a.yaml": f"{HEAD}depth: 7\nkeys:\n  - name: b\n  - {{name: b, expires: 1d, x: 1}}\n",
+            "A.yaml": "",
+            "z/z.yaml": "]",
+        },
+        environments="version: 2\nenvironments: {production: {}}\n",
+    )
+    assert told(load(directory)) == [
+        "environments.yaml:1:10 invalid_value",
+        "environments.yaml:2:28 missing_key",
+        "A.yaml:1:1 file_empty",
+        "a.yaml:3:8 depth_invalid",
+        "a.yaml:5:5 expiry_missing",
+        "a.yaml:6:28 unknown_key",
+        "z/z.yaml:1:1 yaml_syntax",
+    ]
+
+
+def test_nothing_is_desired_when_anything_is_wrong(write: Write) -> None:
+    """Half a fleet is never taken for the whole."""
+    manifests = load(write({"a.yaml": ONE, "b.yaml": "]"}))
+    assert dict(manifests.desired) == {}
+
+
+def test_an_expiry_is_past_only_for_those_who_ask(write: Write) -> None:
+    """`validate` asks; `plan` and `apply` fail that key alone, later."""
+    directory = write({"a.yaml": ONE.replace("90d", "2020-01-01")})
+    assert names(load(directory)) == ["svc-a"]
+    assert told(load(directory, now=datetime(2019, 12, 31, tzinfo=UTC))) == []
+    assert told(load(directory, now=datetime(2020, 1, 1, tzinfo=UTC))) == [
+        "a.yaml:4:28 expiry_past"
+    ]
+
+
+def test_too_many_keys_are_refused_before_they_are_made(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one manifest, by a matrix, and over all files and environments together."""
+    monkeypatch.setattr(keys, "MAX_KEYS", 3)
+    matrix = f"{HEAD}keys: [{{name: 'm-{{k}}', expires: 1d, matrix: {{k: [a, b]}}}}]\n"
+    assert told(load(write({"a.yaml": manifest("a", "b", "c")}))) == []
+    assert told(load(write({"b.yaml": manifest("d")}))) == ["b.yaml:1:1 matrix_too_large"]
+    twice = manifest("a", "b").replace(
+        "environment: production", "environments: [staging, production]"
+    )
+    assert told(load(write({"a.yaml": twice, "b.yaml": "{}"})))[0] == "a.yaml:1:1 matrix_too_large"
+    write({"a.yaml": manifest("a", "b"), "b.yaml": matrix})
+    assert told(load(write({}))) == ["b.yaml:3:8 matrix_too_large"]
+
+
+# What environments demand of their keys
+
+POLICY = """\
+version: 1
+policy:
+  max_lifetime: 100d
+  roles: [Reader]
+  names: "svc-*"
+  sinks: [vault, file]
+environments:
+  production:
+    url: "sandbox:"
+    policy: {max_lifetime: 200d, names: [svc-*, "$$*"], rotation: required}
+    owns: [svc-*]
+  staging:
+    url: "sandbox:"
+    role: Admin
+    policy: {roles: any, sinks: optional}
+  open:
+    url: "sandbox:"
+    policy: {max_lifetime: never, roles: any, names: "*", sinks: optional, rotation: optional}
+  common: {url: "sandbox:"}
+"""
+
+
+def wanting(environments: str, **key: object) -> str:
+    wanted = {"name": "svc-a", "expires": "90d", **key}
+    return f"version: 1\nenvironments: {environments}\nkeys: {json.dumps([wanted])}\n"
+
+
+def test_the_policy_of_an_environment_wins_rule_by_rule(write: Write) -> None:
+    """What it does not speak of is as the file has it; each rule can be switched off."""
+    directory = write({}, environments=POLICY)
+    declared = {each.name: each.policy for each in load(directory).environments}
+    policies = {name: each.policy for name, each in declared.items() if each is not None}
+    assert policies == {
+        "production": policy_with(
+            max_lifetime=timedelta(days=200),
+            rotation=True,
+            roles=("Reader",),
+            names=("svc-*", "$*"),
+            sinks=("vault", "file"),
+        ),
+        "staging": policy_with(max_lifetime=timedelta(days=100), names=("svc-*",)),
+        "open": policy_with(names=("*",)),
+        "common": policy_with(
+            max_lifetime=timedelta(days=100),
+            roles=("Reader",),
+            names=("svc-*",),
+            sinks=("vault", "file"),
+        ),
+    }
+
+
+def test_a_key_is_held_to_the_policy_of_each_of_its_environments(write: Write) -> None:
+    """One problem an environment, at the name, with the rule's own place beside."""
+    text = wanting("[production, staging, open, common]", expires="never", deliver=[{"aws": "a"}])
+    directory = write({"a.yaml": text.replace('"a"}', '"{environment}"}')}, environments=POLICY)
+    manifests = load(directory)
+    assert {problem.place for problem in manifests.problems} == {
+        Place(str(directory / "a.yaml"), 3, 17)
+    }
+    environments = str(directory / "environments.yaml")
+    assert [(p.code, p.related, p.message.split()[3]) for p in manifests.problems] == [
+        ("policy_lifetime", Place(environments, 10, 14), "production"),
+        ("policy_lifetime", Place(environments, 3, 3), "staging"),
+        ("policy_lifetime", Place(environments, 3, 3), "common"),
+        ("policy_rotation", Place(environments, 10, 57), "production"),
+        ("policy_sink", Place(environments, 6, 3), "production"),
+        ("policy_sink", Place(environments, 6, 3), "common"),
+    ]
+    for part in ("environments.yaml line 10", "200d", '"svc-a"', '"never"'):
+        assert part in manifests.problems[0].message
+
+
+FORBIDDING = """\
+version: 1
+policy:
+  sinks: {forbid: [command, file]}
+environments:
+  common: {url: "sandbox:"}
+  demanding: {url: "sandbox:", policy: {sinks: [vault]}}
+  both: {url: "sandbox:", policy: {sinks: {require: [vault], forbid: [command]}}}
+  open: {url: "sandbox:", policy: {sinks: {forbid: []}}}
+"""
+
+
+def test_a_policy_forbids_kinds_of_sinks(write: Write) -> None:
+    """What the file forbids stays forbidden until an environment says otherwise itself."""
+    text = wanting(
+        "[common, demanding, both, open]", expires="1d", deliver=[{"file": "{environment}.env"}]
+    )
+    manifests = load(write({"a.yaml": text}, environments=FORBIDDING))
+    assert [(p.code, p.related.line, p.message.split()[3]) for p in manifests.problems] == [
+        ("policy_sink", 6, "demanding"),
+        ("policy_sink", 7, "both"),
+        ("policy_sink_forbidden", 3, "common"),
+        ("policy_sink_forbidden", 3, "demanding"),
+    ]
+    assert 'delivered to "file": use another sink' in manifests.problems[2].message
+
+
+@pytest.mark.parametrize(
+    ("key", "defaults", "code"),
+    [
+        ({}, {}, "policy_role"),
+        ({"role": "Reader"}, {}, None),
+        ({}, {"role": "Reader"}, None),
+        ({"role": "Admin"}, {"role": "Reader"}, "policy_role"),
+        ({"role": "reader"}, {}, "policy_role"),
+    ],
+)
+def test_the_nearest_role_is_judged(
+    write: Write, key: dict, defaults: dict, code: str | None
+) -> None:
+    """The key's, else the manifest's, else the environment's."""
+    environments = (
+        "version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n    role: Admin\n"
+        "    policy: {roles: [Reader]}\n"
+    )
+    text = wanting("[production]", **key) + f"defaults: {json.dumps(defaults)}\n"
+    problems = load(write({"a.yaml": text}, environments=environments)).problems
+    assert [problem.code for problem in problems] == ([] if code is None else [code])
+
+
+def test_a_role_that_nobody_wrote_breaks_no_policy(write: Write) -> None:
+    """Keys of the legacy generation have none."""
+    environments = ENVIRONMENTS.replace("{url", "{policy: {roles: [A]}, url")
+    assert told(load(write({"a.yaml": ONE}, environments=environments))) == []
+
+
+def test_a_date_is_held_to_the_policy_from_now(write: Write) -> None:
+    """Only for those who say when that is; a duration needs no clock."""
+    environments = ENVIRONMENTS.replace("{url", "{policy: {max_lifetime: 10d}, url")
+    directory = write({"a.yaml": ONE.replace("90d", "2027-01-11")}, environments=environments)
+    assert told(load(directory)) == []
+    assert told(load(directory, now=datetime(2027, 1, 1, tzinfo=UTC))) == []
+    late = load(directory, now=datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC))
+    assert told(late) == ["a.yaml:4:12 policy_lifetime"]
+    directory = write({"a.yaml": ONE}, environments=environments)
+    assert told(load(directory)) == ["a.yaml:4:12 policy_lifetime"]
+
+
+ROTATED = wanting("[production]", rotate={"before": "14d"})
+
+
+@pytest.mark.parametrize(
+    ("owns", "codes"),
+    [
+        ("[svc-*]", []),
+        ("[x, 'svc-?']", []),
+        ("[SVC-*]", ["rotation_unowned"]),
+        ("[]", ["rotation_unowned"]),
+        ("['svc']", ["rotation_unowned"]),
+        ("['$$svc-*']", ["rotation_unowned"]),
+        ("['${PREFIX}-*']", []),
+        ("[x, '${PREFIX:-x}']", []),
+    ],
+)
+def test_a_rotated_key_is_owned_as_far_as_that_is_known(
+    write: Write, owns: str, codes: list[str]
+) -> None:
+    """`owns` without a variable decides offline, and is pointed to."""
+    environments = (
+        f"version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n    owns: {owns}\n"
+    )
+    directory = write({"a.yaml": ROTATED}, environments=environments)
+    problems = load(directory).problems
+    assert [problem.code for problem in problems] == codes
+    where = Place(str(directory / "environments.yaml"), *((3, 3) if owns == "[]" else (5, 12)))
+    assert all(problem.related == where for problem in problems if "[" in owns[:1])
+
+
+def test_what_hangs_on_variables_is_judged_when_they_are_known(write: Write) -> None:
+    """`owns` and the role of the environment, for the keys of the run."""
+    environments = (
+        "version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n"
+        "    owns: ['${PREFIX}-*']\n    role: ${ROLE}\n    policy: {roles: [Reader]}\n"
+    )
+    manifests = load(write({"a.yaml": ROTATED}, environments=environments))
+    assert told(manifests) == []
+    (declared,) = manifests.environments
+    wanted = manifests.desired["production"]
+
+    def found(desired: tuple[DesiredKey, ...] = wanted, **values: str) -> list[str]:
+        made = resolve(declared, values, manifests.root, desired)
+        return [made.name] if isinstance(made, Environment) else [p.code for p in made]
+
+    assert found(PREFIX="svc", ROLE="Reader") == ["production"]
+    assert found(PREFIX="etl", ROLE="Reader") == ["rotation_unowned"]
+    assert found(PREFIX="svc", ROLE="Admin") == ["policy_role"]
+    assert found((), PREFIX="etl", ROLE="Admin") == ["production"]
+    assert found(PREFIX="etl") == ["variable_missing"]
+
+
+def test_a_broken_environment_demands_nothing(write: Write) -> None:
+    """Its own problem is told, and its keys are not blamed for a policy that may be mended."""
+    environments = ENVIRONMENTS.replace("{url", "{policy: {names: x, sinks: []}, url", 1)
+    assert told(load(write({"a.yaml": ROTATED}, environments=environments))) == [
+        "environments.yaml:3:42 invalid_value"
+    ]
+    environments = f"{ENVIRONMENTS}policy: {{names: x, roles: []}}\n"
+    assert told(load(write({"a.yaml": ONE}, environments=environments))) == [
+        "environments.yaml:5:27 invalid_value"
+    ]
+
+
+def test_messages_stay_short_however_long_a_policy_is(write: Write) -> None:
+    """The first few items of a list are shown."""
+    listed = json.dumps([f"role-{n}-{'x' * 200}" for n in range(100)])
+    environments = ENVIRONMENTS.replace("{url", f"{{policy: {{roles: {listed}}}, url")
+    text = wanting("[production]", role="y" * 500)
+    (problem,) = load(write({"a.yaml": text}, environments=environments)).problems
+    assert "role-2" in problem.message
+    assert "role-3" not in problem.message
+    assert len(problem.message) < 450
+
+
+def test_a_fault_of_the_default_rotation_is_told_once(write: Write) -> None:
+    """However many keys and environments it holds for."""
+    environments = ENVIRONMENTS.replace("{url", "{owns: ['*'], url")
+    text = manifest("a", "b").replace("90d}", "90d, rotate: {before: 90d}}")
+    text = text.replace("environment: production", "environments: [staging, production]")
+    directory = write({"a.yaml": text}, environments=environments)
+    (problem,) = load(directory).problems
+    assert (problem.code, problem.place) == (
+        "rotation_expiry",
+        Place(str(directory / "a.yaml"), 3, 34),
+    )
+    assert problem.related == Place(str(directory / "a.yaml"), 3, 21)
+
+
+# Delivery
+
+
+def delivering(deliver: list[dict], /, *named: str, **key: object) -> str:
+    listed = [{"name": name, **key} for name in named]
+    defaults = json.dumps({"expires": "90d", "deliver": deliver}, ensure_ascii=False)
+    return f"{HEAD}defaults: {defaults}\nkeys: {json.dumps(listed, ensure_ascii=False)}\n"
+
+
+def test_every_kind_of_sink_becomes_its_address(write: Write) -> None:
+    """With every option, and with the defaults of those that have one."""
+    deliver = [
+        {"file": "a/{name}.env", "variable": "A"},
+        {"file": "a.json", "format": "json"},
+        {"command": ["set", "{name}", ""], "check": ["get", "{environment}"]},
+        {"command": ["set"]},
+        {"vault": "kv/a/{name}", "field": "f"},
+        {"vault": "kv/b"},
+        {"aws": "a/{environment}", "region": "eu-central-1"},
+        {"aws": "b"},
+        {"github": "acme/x", "secret": "A", "environment": "e"},
+        {"github": "acme"},
+        {"gitlab": "acme/group/x", "variable": "A"},
+        {"gitlab": "acme"},
+        {"kubernetes": "n/s.t", "key": "k"},
+        {"kubernetes": "n/s"},
+    ]
+    manifests = load(write({"a.yaml": delivering(deliver, "1-é.b")}))
+    assert told(manifests) == []
+    (key,) = manifests.desired["production"]
+    assert key.deliver == (
+        FileAddress("a/1-é.b.env", "A"),
+        FileAddress("a.json", "_1___B", "json"),
+        CommandAddress(("set", "1-é.b", ""), ("get", "production")),
+        CommandAddress(("set",)),
+        VaultAddress("kv", "a/1-é.b", "f"),
+        VaultAddress("kv", "b"),
+        AwsAddress("a/production", "eu-central-1"),
+        AwsAddress("b"),
+        GithubAddress("acme", "A", "x", "e"),
+        GithubAddress("acme", "_1___B"),
+        GitlabAddress("acme/group/x", "A"),
+        GitlabAddress("acme", "_1___B"),
+        KubernetesAddress("n", "s.t", "k"),
+        KubernetesAddress("n", "s"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sink", "option", "most"),
+    [
+        ({}, "aws", 512),
+        ({}, "file", 4096),
+        ({"gitlab": "acme"}, "variable", 255),
+        ({"kubernetes": "n/s"}, "key", 253),
+        ({"kubernetes": "n/{}"}, "kubernetes", 253),
+        ({"kubernetes": "{}/s"}, "kubernetes", 63),
+    ],
+)
+def test_what_a_vendor_limits_is_limited_here(
+    write: Write, sink: dict, option: str, most: int
+) -> None:
+    """As long as it may be is fine, one sign more is not."""
+
+    def of(length: int) -> str:
+        value = str(sink.get(option, "{}")).replace("{}", "a" * length)
+        return delivering([{**sink, option: value}], "svc-a")
+
+    assert told(load(write({"a.yaml": of(most)}))) == []
+    assert [p.code for p in load(write({"a.yaml": of(most + 1)})).problems] == ["sink_invalid"]
+
+
+def test_one_place_holds_one_token_over_all_files(write: Write) -> None:
+    """However the path is written; both keys are named with their environments and places."""
+    directory = write(
+        {
+            "a.yaml": delivering([{"file": "a.env", "variable": "A"}], "svc-a"),
+            "b.yaml": delivering([{"file": "./x/../a.env", "variable": "A"}], "svc-b").replace(
+                "production", "staging"
+            ),
+            "c.yaml": delivering([{"file": "a.env", "variable": "B"}], "svc-c"),
+        }
+    )
+    (problem,) = load(directory).problems
+    assert problem.code == "sink_collision"
+    assert problem.place == Place(str(directory / "b.yaml"), 3, 42)
+    assert problem.related == Place(str(directory / "a.yaml"), 4, 17)
+    for part in ('"svc-b" of staging', '"svc-a" of production', "a.yaml line 4", "{environment}"):
+        assert part in problem.message
+
+
+def test_a_sink_that_is_listed_twice_is_called_that(write: Write) -> None:
+    """It is no matter of two keys, and no placeholder would help."""
+    twice = [{"aws": "{name}"}, {"aws": "svc-a"}]
+    (problem,) = load(write({"a.yaml": delivering(twice, "svc-a")})).problems
+    assert problem.code == "sink_collision"
+    assert "listed twice" in problem.message
+
+
+def test_a_file_has_one_format_over_all_files(write: Write) -> None:
+    """A dotenv file cannot be JSON too, for another variable either."""
+    json_too = [{"file": "./a.env", "variable": "B", "format": "json"}]
+    directory = write(
+        {
+            "a.yaml": delivering([{"file": "a.env", "variable": "A"}], "svc-a"),
+            "b.yaml": delivering(json_too, "svc-b"),
+        }
+    )
+    (problem,) = load(directory).problems
+    assert (problem.code, problem.related) == (
+        "sink_collision",
+        Place(str(directory / "a.yaml"), 4, 17),
+    )
+    assert "dotenv" in problem.message
+
+
+def test_a_fault_of_a_default_is_told_once(write: Write) -> None:
+    """However many keys it holds for; a key with a list of its own has nothing to do with it."""
+    deliver = [{"aws": "a"}, {"file": "{name}.env"}, {"vault": "{region}/x"}]
+    other = delivering([{"aws": "a"}], "svc-own", deliver=[])
+    directory = write(
+        {"a.yaml": delivering(deliver, *(f"team/{n}" for n in range(100))), "b.yaml": other}
+    )
+    assert told(load(directory)) == [
+        "a.yaml:3:42 sink_collision",
+        "a.yaml:3:65 sink_invalid",
+        "a.yaml:3:90 placeholder_unknown",
+    ]
+
+
+def test_a_default_costs_little_for_many_keys(write: Write) -> None:
+    """It is taken apart once, and filled in for each key."""
+    named = [f"svc-{number}" for number in range(20_000)]
+    plain = write({"a.yaml": manifest(*named)})
+    start = time.process_time()
+    assert told(load(plain)) == []
+    usual = time.process_time() - start
+    directory = write({"a.yaml": delivering([{"file": "{environment}.env"}], *named)})
+    assert lasting(5 * usual + 0.5, directory) == []
+
+
+# Hostile files
+
+
+def lasting(seconds: float, directory: Path) -> list[str]:
+    start = time.process_time()
+    found = told(load(directory))
+    assert time.process_time() - start < seconds
+    return found
+
+
+def test_deep_nesting_does_not_take_the_process_down(write: Write) -> None:
+    """50 000 brackets crash the loader of an older libyaml; here they are a problem of one line."""
+    directory = write({"a.yaml": "[" * 50_000, "b.yaml": "- " * 50_000, "c.yaml": "{a: " * 50_000})
+    first, *others = lasting(2, directory)
+    # libyaml from 0.2.6 on reads ahead over brackets, and refuses the thousandth level itself.
+    assert first in ("a.yaml:1:65 yaml_too_deep", "a.yaml:1:1001 yaml_too_deep")
+    assert others == ["b.yaml:1:129 yaml_too_deep", "c.yaml:1:257 yaml_too_deep"]
+
+
+def test_sixty_four_levels_are_read(write: Write) -> None:
+    """The limit is the limit: one level more is too deep, one less is a matter of types."""
+    directory = write({"a.yaml": "[" * 64 + "]" * 64, "b.yaml": "[" * 65 + "]" * 65})
+    assert told(load(directory)) == ["a.yaml:1:1 wrong_type", "b.yaml:1:65 yaml_too_deep"]
+
+
+def test_an_alias_bomb_stays_small(write: Write) -> None:
+    """Nothing is ever expanded, and the problems end at ten thousand."""
+    lines = ['a0: &a0 "x"']
+    lines += [f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]" for n in range(1000)]
+    found = lasting(2, write({"a.yaml": "\n".join(lines)}))
+    assert len(found) == 10_001
+    assert found[-1].endswith("too_many_problems")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "- 1\n" * 200_000,
+        f"{HEAD}keys:\n" + "- 1\n" * 200_000,
+        HEAD + "".join(f"k{n}: 1\n" for n in range(100_000)),
+        f"{HEAD}keys: [{{name: {'{a}' * 100_000}}}]\n",
+        f"{HEAD}keys: [{{name: a, matrix: {{{', '.join(f'a{n}: [b]' for n in range(25_000))}}}}}]",
+        f"version: 1\nenvironments: [{', '.join(f'e{n}' for n in range(50_000))}]\nkeys: [a]\n",
+    ],
+    ids=["list", "keys", "unknown", "placeholders", "axes", "environments"],
+)
+def test_wide_files_end_in_time(write: Write, content: str) -> None:
+    """However much of it is wrong, what is said is bounded, and so is the time for it."""
+    found = lasting(15, write({"a.yaml": content}))
+    assert 1 <= len(found) <= 20_002
+
+
+@pytest.mark.parametrize("body", ['{url: "sandbox:"}', "7", "{url: $}"])
+def test_ten_thousand_environments_are_enough(write: Write, body: str) -> None:
+    """More are refused, in a time that does not grow with the square of their number."""
+    listed = "".join(f"  e{n}: {body}\n" for n in range(12_000))
+    found = lasting(15, write({}, environments=f"version: 1\nenvironments:\n{listed}"))
+    assert "environments.yaml:3:3 invalid_value" in found
+    assert len(found) <= 10_001
+
+
+def test_columns_are_counted_after_a_byte_order_mark(write: Write) -> None:
+    """An editor does not show it, so it is no column."""
+    directory = write({"a.yaml": "\ufeffx: ]", "b.yaml": f"\ufeff{ONE.replace('1', '2', 1)}"})
+    assert told(load(directory)) == ["a.yaml:1:4 yaml_syntax", "b.yaml:1:10 invalid_value"]
+
+
+def test_a_huge_file_is_not_read(write: Write) -> None:
+    """One byte more than 16 MiB is refused; reading stops there."""
+    directory = write({"a.yaml": b"#" * (text.MAX_BYTES + 1), "b.yaml": b"#" * text.MAX_BYTES})
+    assert lasting(2, directory) == ["a.yaml:1:1 file_too_large", "b.yaml:1:1 file_empty"]
+
+
+def test_a_file_of_too_many_values_is_given_up(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen MiB of `[],` would take a gigabyte: the count of values is bounded too."""
+    monkeypatch.setattr(document, "MAX_EVENTS", 1000)
+    directory = write({"a.yaml": f"{HEAD}keys: [{'[],' * 1000}]\n"})
+    assert told(load(directory)) == ["a.yaml:3:1493 file_too_large"]
+
+
+def test_what_is_no_regular_file_is_not_opened(write: Write) -> None:
+    """A FIFO that nobody writes to does not hang the run; a broken link is told."""
+    directory = write({})
+    os.mkfifo(directory / "fifo.yaml")
+    (directory / "broken.yaml").symlink_to("nowhere")
+    (directory / "device.yaml").symlink_to("/dev/zero")
+    manifests = load(directory)
+    assert told(manifests) == [
+        "broken.yaml:1:1 file_unreadable",
+        "device.yaml:1:1 file_unreadable",
+        "fifo.yaml:1:1 file_unreadable",
+    ]
+    assert "no such file" in manifests.problems[0].message
+    assert "not a regular file" in manifests.problems[2].message
+
+
+@pytest.mark.parametrize("name", ["environments.yaml", "a.yaml"])
+def test_a_fifo_for_any_file_is_a_problem(write: Write, name: str) -> None:
+    """Also in the place of the environments file."""
+    directory = write({"a.yaml": ONE})
+    (directory / name).unlink()
+    os.mkfifo(directory / name)
+    assert told(load(directory)) == [f"{name}:1:1 file_unreadable"]
+
+
+def test_what_cannot_be_opened_is_a_problem(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and folders without permission; simulated, for root may read everything."""
+    directory = write({"a.yaml": ONE, "b.yaml": ONE.replace("svc-a", "svc-b"), "c/c.yaml": ONE})
+    real_open, real_scan = os.open, os.scandir
+
+    def refuse(path: Path) -> None:
+        if Path(path).name in {"a.yaml", "c"}:
+            raise PermissionError(13, "Permission denied")
+
+    def open_(path: Path, flags: int) -> int:
+        refuse(path)
+        return real_open(path, flags)
+
+    def scan(path: Path) -> object:
+        refuse(path)
+        return real_scan(path)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "scandir", scan)
+    manifests = load(directory)
+    assert told(manifests) == ["a.yaml:1:1 file_unreadable", "c:1:1 file_unreadable"]
+    assert all("permission denied" in problem.message for problem in manifests.problems)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_a_problem(write: Write) -> None:
+    """The same with real modes."""
+    directory = write({"a.yaml": ONE})
+    (directory / "a.yaml").chmod(0)
+    assert told(load(directory)) == ["a.yaml:1:1 file_unreadable"]
+
+
+def test_a_file_name_that_is_not_utf_8_can_be_shown(write: Write) -> None:
+    """Its bytes are replaced, so that printing the problem cannot fail."""
+    directory = write({})
+    Path(os.fsdecode(os.fsencode(directory) + b"/\xff.yaml")).write_text("]")
+    (problem,) = load(directory).problems
+    assert problem.place.file.endswith("/�.yaml")
+    str(problem).encode()
+
+
+def test_one_wrong_key_among_many_costs_no_more_than_one(write: Write) -> None:
+    """Only what the compiled check turns down is handed to jsonschema."""
+    listed = [f"  - {{name: svc-{n}, expires: 90d}}\n" for n in range(20_000)]
+    good = write({"a.yaml": f"{HEAD}keys:\n{''.join(listed)}"})
+    start = time.process_time()
+    assert told(load(good)) == []
+    usual = time.process_time() - start
+    listed[15_000] = "  - {nam: svc, expires: 90d}\n"
+    bad = write({"a.yaml": f"{HEAD}keys:\n{''.join(listed)}"})
+    start = time.process_time()
+    assert told(load(bad)) == ["a.yaml:15004:5 missing_key", "a.yaml:15004:6 unknown_key"]
+    assert time.process_time() - start < 2 * usual + 0.5
+
+
+def test_the_garbage_collector_is_left_as_it_was(write: Write) -> None:
+    """It is off while documents are read, and on again after, or off if it was."""
+    directory = write({"a.yaml": ONE})
+    assert gc.isenabled()
+    load(directory)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        load(directory)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+# Where a line ends
+
+
+@pytest.mark.parametrize("char", ["\x85", "\u2028", "\u2029"])
+def test_what_only_old_yaml_takes_for_a_line_end_is_text(write: Write, char: str) -> None:
+    """It breaks no comment and no text, and comes back as itself beside its own stand-in."""
+    content = f"# one{char}two: [\n{HEAD}keys:\n  - name: svc-a\n    expires: 90d\n"
+    assert told(load(write({"a.yaml": content}))) == []
+    for written in (f"a{char}b\U000f0000", f'"a{char}b\U000f0000"', f"'a{char}b\\U000F0000'"):
+        found, problems = document.read(f"x: {written}\nz: 1\n", "a.yaml")
+        assert found is not None
+        assert isinstance(found.root, dict)
+        assert problems == []
+        assert found.root["x"] == written.strip("\"'")
+        assert found.place(found.root.key_mark("z")) == Place("a.yaml", 2, 1)
+    found, _ = document.read(f'x: "a{char}\\U000F0000"\n', "a.yaml")
+    assert found is not None
+    assert found.root == {"x": f"a{char}\U000f0000"}
+
+
+def test_a_carriage_return_alone_is_refused_by_its_name(write: Write) -> None:
+    """YAML ends a line there and git does not, so that no number would be right for both."""
+    (problem,) = load(write({"a.yaml": "version: 1\r\nkeys:\r  - 1\n"})).problems
+    assert (problem.code, problem.place.line, problem.place.column) == ("file_line_ends", 2, 6)
+    assert "U+000D" in problem.message
+
+
+# Mistakes that people make
+
+MANIFEST = f"{HEAD}defaults: {{expires: 90d}}\n"
+COLON = "a colon and a space are missing"
+VARIABLE = 'put a variable inside {…} or […] in quotes: "${NAME}"'
+
+
+@pytest.mark.parametrize(
+    ("content", "places", "words"),
+    [
+        ("x: {token: ${TOKEN}}\n", "1:12 yaml_syntax", VARIABLE),
+        ("x: [a, ${TOKEN}]\n", "1:8 yaml_syntax", VARIABLE),
+        ("x: {url: https://${HOST:-a}/}\n", "1:18 yaml_syntax", VARIABLE),
+        ("x: {name: svc-{service}}\n", "1:15 yaml_syntax", "text with a brace inside {…}"),
+        ("keys:\n\t- name: a\n", "2:1 yaml_syntax", "a tab stands where spaces belong"),
+        ("keys:\n  - name: a\n  \tx: b\n", "3:3 yaml_syntax", "a tab stands where spaces belong"),
+        ("keys:\n  -\tname: a\n    x: b\n", "2:4 yaml_syntax", "a tab stands where spaces"),
+        ("a: 1\n<<<<<<< H\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "2:1 yaml_syntax", "`<<<<<<<` ma"),
+        ("a: x\n=======\nb: 2\n", "2:1 yaml_syntax", "`=======` marks a merge conflict"),
+        ("a: 1\r\n=======\r\nb: 2\r\n", "2:1 yaml_syntax", "`=======` marks a merge conflict"),
+        ("a: 1\n>>>>>>> topic\n", "2:1 yaml_syntax", "`>>>>>>>` marks a merge conflict"),
+        ("version 1\nenvironment: production\n", "1:1 yaml_syntax", COLON),
+        ("version: 1\nenvironment production\nkeys: []\n", "2:1 yaml_syntax", COLON),
+        ("version: 1\nenvironment:production\nkeys: []\n", "2:1 yaml_syntax", COLON),
+        ("keys\n  - name: a\n", "1:1 yaml_syntax", COLON),
+        ("keys:\n  - name svc-a\n    # c\n\n    expires: 90d\n", "2:5 yaml_syntax", COLON),
+        ("keys:\n  - name: a\n    expires 90d\n\n  - name: b\n", "3:5 yaml_syntax", COLON),
+        ("defaults\n  expires: 90d\nkeys: []\n", "1:1 yaml_syntax", COLON),
+        ("keys:\n  - name: a: b\n", "2:12 yaml_syntax", "put text with a colon in quotes"),
+        ("keys:\n  - name: a\n      x: b\n", "3:8 yaml_syntax", "check the indentation"),
+        (f"{MANIFEST}keys: [{{name a}}]\n", "4:8 missing_key 4:9 unknown_key", "after `name`"),
+        (f"{HEAD}defaults:\n  expires: 1d\n  keys:\n    - name: a\n", "5:3 unknown_key",
+         "`keys` is not known here: it belongs to the manifest itself"),
+    ],
+)  # fmt: skip
+def test_a_common_mistake_is_named_in_its_own_line(
+    write: Write, content: str, places: str, words: str
+) -> None:
+    """The message says which mistake it is, and stands where it was made."""
+    manifests = load(write({"a.yaml": content}))
+    assert " ".join(one.removeprefix("a.yaml:") for one in told(manifests)) == places
+    assert words in manifests.problems[-1].message
+
+
+def test_a_long_line_of_equal_signs_in_a_comment_or_text_is_no_merge_marker(write: Write) -> None:
+    """Only what git writes at the start of a line is one."""
+    text = f"# ======= <<<<<<< a\n{ONE}    # =======\n"
+    text += (
+        "  - name: svc-b\n    expires: 90d\n    description: |\n      =======\n      <<<<<<< a\n"
+    )
+    assert told(load(write({"a.yaml": text}))) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ("defaults: {expires: 90d}\nkeys: [name: 'svc-${HOME}']\n", "4:14"),
+        ("keys: [{name: a, expires: '${HOME:-90d}'}]\n", "3:27"),
+        ("keys: [{name: a, expires: 90d, role: '${HOME}'}]\n", "3:38"),
+        ("defaults: {expires: 90d, role: '${HOME}'}\nkeys: [name: a]\n", "3:32"),
+        ("keys: [{name: 'a{x}', expires: 9d, matrix: {x: [b, '${HOME}']}}]\n", "3:52"),
+        ("keys: [{name: a, expires: 9d, deliver: [{file: '${HOME}/x'}]}]\n", "3:48"),
+        ("keys: [{name: a, expires: 9d, deliver: [{command: [sh, '${HOME:?x}']}]}]\n", "3:56"),
+    ],
+)
+def test_a_variable_in_a_manifest_is_named(write: Write, content: str, place: str) -> None:
+    """Only environments.yaml reads variables, so that a manifest is what was reviewed."""
+    (problem,) = load(write({"a.yaml": HEAD + content})).problems
+    assert f"{problem.place.line}:{problem.place.column}" == place
+    assert problem.code == "variable_invalid"
+    assert "`${HOME}` is a variable, and only environments.yaml reads variables" in problem.message
+
+
+def test_a_variable_in_place_of_an_environment_is_named(write: Write) -> None:
+    """As in any other value of a manifest."""
+    text = ONE.replace("production", "${HOME}")
+    assert told(load(write({"a.yaml": text}))) == ["a.yaml:2:14 variable_invalid"]
+
+
+# The format of a file
+
+
+@pytest.mark.parametrize(
+    ("sink", "form"),
+    [
+        ({"file": "a.json"}, "json"),
+        ({"file": "a/B.JSON"}, "json"),
+        ({"file": "a.json", "format": "dotenv"}, "dotenv"),
+        ({"file": "{name}.json"}, "json"),
+        ({"file": "json"}, "dotenv"),
+        ({"file": ".env"}, "dotenv"),
+        ({"file": "a.txt"}, "dotenv"),
+        ({"file": "a.env", "format": "json"}, "json"),
+        ({"file": "a.toml", "format": "dotenv"}, "dotenv"),
+    ],
+)
+def test_the_ending_of_a_file_says_its_format(write: Write, sink: dict, form: str) -> None:
+    """JSON where it ends so, dotenv for all else, and what is written counts more."""
+    manifests = load(write({"a.yaml": delivering([sink], "a")}))
+    assert told(manifests) == []
+    ((address,),) = [key.deliver for key in manifests.desired["production"]]
+    assert isinstance(address, FileAddress)
+    assert address.format == form
+
+
+@pytest.mark.parametrize("ending", ["yaml", "yml", "toml", "ini", "xml", "YAML"])
+def test_an_ending_of_another_format_needs_a_format(write: Write, ending: str) -> None:
+    """Nobody means dotenv by it; the problem says what to write."""
+    (problem,) = load(write({"a.yaml": delivering([{"file": f"a.{ending}"}], "a")})).problems
+    assert problem.code == "sink_invalid"
+    assert f"ends in .{ending.lower()}" in problem.message
+    assert "format: dotenv" in problem.message
+
+
+# Characters that are not seen
+
+UNSEEN = {
+    "a\u200bb": "U+200B (zero width space)",
+    "a\u202eb": "U+202E (right-to-left override)",
+    "a\u2066b": "U+2066 (left-to-right isolate)",
+    "a\u00adb": "U+00AD (soft hyphen)",
+    "a\ufeffb": "U+FEFF (zero width no-break space)",
+    "a\ufe0fb": "U+FE0F (variation selector-16)",
+    "a\U000e0041b": "U+E0041 (tag latin capital letter a)",
+    "a\u3164b": "U+3164 (hangul filler)",
+    "a\u00a0b": "U+00A0 (no-break space)",
+    "a\u3000b": "U+3000 (ideographic space)",
+    "cafe\u0301": '(NFC): write "caf\\u00e9"',
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN, ids=ascii)
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ("defaults: {{expires: 9d}}\nkeys: [name: '{}']\n", "4:14"),
+        ("keys: [{{name: a, expires: 9d, role: '{}'}}]\n", "3:37"),
+        ("defaults: {{expires: 9d, role: '{}'}}\nkeys: [name: a]\n", "3:31"),
+        ("keys: [{{name: 'a{{x}}', expires: 9d, matrix: {{x: ['{}']}}}}]\n", "3:49"),
+    ],
+)
+def test_a_character_that_is_not_seen_is_a_problem(
+    write: Write, name: str, content: str, place: str
+) -> None:
+    """The message names it and shows the text in ASCII, with escapes."""
+    (problem,) = load(write({"a.yaml": HEAD + content.format(name)})).problems
+    assert f"{problem.place.line}:{problem.place.column}" == place
+    assert problem.code == "character_unseen"
+    assert UNSEEN[name] in problem.message
+    assert ascii(name)[1:-1].replace("\\x", "\\u00") in problem.message
+    assert problem.message.isascii()
+
+
+def test_globs_and_roles_of_environments_are_seen(write: Write) -> None:
+    """A glob with such a character would match no key, and a role no role."""
+    environments = (
+        "version: 1\npolicy: {names: ['*\u200b'], roles: ['a\u200b']}\nenvironments:\n"
+        "  production: {url: 'sandbox:', owns: ['svc-\u200b*'], role: 'Ad\u00admin'}\n"
+    )
+    assert told(load(write({}, environments=environments))) == [
+        "environments.yaml:2:18 character_unseen",
+        "environments.yaml:2:33 character_unseen",
+        "environments.yaml:4:40 character_unseen",
+        "environments.yaml:4:57 character_unseen",
+    ]
+
+
+# Anything at all
+
+relaxed = settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+yamlish = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["version", "keys", "name", ": ", ":", "\n", "\n  ", "- ", "[", "]", "{", "}", ", ",
+             '"', "'", "&a ", "*a", "!t ", "<<", "---\n", "...\n", "|\n ", ">-\n ", "#", "? ", "%",
+             "no", "1", "~", "2027-01-01", "é", "🗼", "\r\n", "\t", "\x85", "\u2028", "\ufeff",
+             "\x00", "environment", "production", "matrix", "expires", "${", "@", "\\u",
+             "rotate", "before", "policy", "names",
+             "environments", "deliver", "defaults", "file", "command", "github",
+             "url", "auth", "token"]
+        ),
+        st.text(max_size=3),
+    ),
+    max_size=40,
+).map("".join)  # fmt: skip
+
+
+def assert_told_well(manifests: Manifests, contents: dict[str, str]) -> None:
+    for problem in manifests.problems:
+        assert problem.code in CODES
+        assert problem.message
+        lines = contents[Path(problem.place.file).name].removeprefix("\ufeff").split("\n")
+        line, column = problem.place.line, problem.place.column
+        assert 1 <= line <= len(lines), problem
+        assert 1 <= column <= len(lines[line - 1]) + 1, problem
+
+
+@relaxed
+@given(content=yamlish, name=st.sampled_from(["a.yaml", "environments.yaml"]))
+@example(content="a: [", name="a.yaml")
+@example(content='"abc', name="a.yaml")
+@example(content="x: 1\n\x85? ", name="a.yaml")
+@example(content="&a", name="a.yaml")
+@example(content="key:\n  - [\n", name="a.yaml")
+@example(content="? version", name="a.yaml")
+def test_no_text_raises_and_every_place_is_in_the_file(
+    write: Write, content: str, name: str
+) -> None:
+    """Whatever is in a file, `load` gives problems, and each stands inside it."""
+    content = content.encode(errors="replace").decode()
+    manifests = load(write({"a.yaml": ONE, name: content}))
+    assert_told_well(manifests, {"a.yaml": ONE, name: content})
+
+
+@relaxed
+@given(content=st.binary(max_size=200))
+@example(content=b"\xff\xfe")
+@example(content=b"\xef\xbb\xbf\xef\xbb\xbf")
+@example(content=b"a: b\n\xc3")
+def test_no_bytes_raise(write: Write, content: bytes) -> None:
+    """The same for what is no text at all."""
+    manifests = load(write({"a.yaml": content}))
+    assert manifests.problems
+    assert_told_well(manifests, {"a.yaml": content.decode(errors="replace")})
+
+
+@relaxed
+@given(data=st.data(), form=st.sampled_from(["dotenv", "json"]))
+def test_any_name_has_a_variable(write: Write, data: st.DataObject, form: str) -> None:
+    """The variable that is made of a name can stand in a dotenv file."""
+    escaped = data.draw(printable).replace("{", "{{").replace("}", "}}")
+    sink = {"file": "a", "format": form}
+    manifests = load(write({"a.yaml": delivering([sink], escaped)}))
+    assert told(manifests) == []
+    ((address,),) = [key.deliver for key in manifests.desired["production"]]
+    assert isinstance(address, FileAddress)
+    assert re.fullmatch(r"[A-Z_][A-Z0-9_]*", address.variable)
+
+
+printable = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp", "Cn", "Co"]),
+    min_size=1,
+    max_size=12,
+).filter(lambda name: name == name.strip() and characters.advice("", name) is None)
+wanted = st.lists(
+    st.fixed_dictionaries(
+        {"name": printable, "expires": st.sampled_from(["90d", "P12W", "never"])},
+        optional={"role": printable, "description": printable},
+    ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda key: key["name"],
+)
+
+
+@relaxed
+@given(wanted=wanted, depth=st.integers(0, 2), form=st.sampled_from(["json", "block", "flow"]))
+def test_what_is_written_is_what_is_wanted(
+    write: Write, wanted: list[dict], depth: int, form: str
+) -> None:
+    """Any keys, dumped as YAML or JSON by somebody else's library, come back equal."""
+    if form != "json":
+        # PyYAML writes `y` and `1e3` without quotes, for it reads them as text.
+        assume(
+            all(
+                isinstance(document.resolve(value), str) for key in wanted for value in key.values()
+            )
+        )
+    braced = [{**key, "name": key["name"].replace("{", "{{").replace("}", "}}")} for key in wanted]
+    content = {"version": 1, "environment": "production", "depth": depth, "keys": braced}
+    if form == "json":
+        dumped = json.dumps(content, ensure_ascii=False)
+    else:
+        dumped = yaml.safe_dump(content, allow_unicode=True, default_flow_style=form == "flow")
+    manifests = load(write({"a.yaml": dumped}))
+    assert told(manifests) == []
+    assert [
+        (key.name, key.expiry.written, key.role, key.depth)
+        for key in manifests.desired["production"]
+    ] == [(key["name"], key["expires"], key.get("role"), depth) for key in wanted]

@@ -1,0 +1,107 @@
+"""Moments and expiries."""
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.model.expiry import (
+    NEVER,
+    ExpiresAfter,
+    ExpiresAt,
+    ExpiresNever,
+    due,
+    format_moment,
+    parse_expiry,
+    parse_moment,
+)
+
+pytestmark = pytest.mark.fast
+
+START = datetime(2026, 11, 23, 4, 0, 0, 987_654, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [("36h", 36), ("90d", 2160), ("12w", 2016), ("P90D", 2160), ("PT36H", 36), ("P2W", 336)]
+    + [("P1DT12H", 36), ("01d", 24)],
+)
+def test_a_duration_is_counted_from_the_start_in_whole_seconds(text: str, hours: int) -> None:
+    """Hours, days and weeks, short or ISO, are exact lifetimes from the second of the start."""
+    expiry = parse_expiry(text)
+    assert expiry == ExpiresAfter(timedelta(hours=hours), text)
+    assert due(expiry, START) == START.replace(microsecond=0) + timedelta(hours=hours)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2027-06-30", datetime(2027, 6, 30, tzinfo=UTC)),
+        ("2027-06-30T12:00:00Z", datetime(2027, 6, 30, 12, tzinfo=UTC)),
+        ("2027-06-30 12:00:00z", datetime(2027, 6, 30, 12, tzinfo=UTC)),
+        ("2027-06-30T12:00:00.999+02:00", datetime(2027, 6, 30, 10, tzinfo=UTC)),
+        ("2027-06-30T12:00+0200", datetime(2027, 6, 30, 10, tzinfo=UTC)),
+    ],
+)
+def test_an_absolute_end_is_a_second_in_utc(text: str, moment: datetime) -> None:
+    """A bare date is the start of that day in UTC; zones are converted, fractions dropped."""
+    assert parse_expiry(text) == ExpiresAt(moment, text)
+    assert due(parse_expiry(text), START) == moment
+
+
+def test_never_is_what_twenty_writes_for_it() -> None:
+    """`never` is 36 500 days, as in legacy-0.60 `910-list-detect`."""
+    assert parse_expiry("never") == ExpiresNever()
+    assert due(ExpiresNever(), START) - START.replace(microsecond=0) == NEVER
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1y", "1m", "3 months", "P1M", "P1Y", "P", "PT", "0d", "P0D", "-1d", "1.5d", "90", "d"]
+    + ["2027-13-01", "2027-02-30", "2027-6-1", "2027-06-30T12:00:00", "2027-06-30T25:00:00Z"]
+    + ["tomorrow", "Never", "36501d", "99999999999999999999w", "٣d", "90d ", "0000-01-01"],
+)
+def test_what_is_no_expiry_is_refused_with_advice(text: str) -> None:
+    """Months, years, zero, negatives and nonsense are refused with what to write instead."""
+    with pytest.raises(ValueError, match=r"write|exist"):
+        parse_expiry(text)
+
+
+@given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1)))  # noqa: DTZ001
+def test_a_moment_survives_being_written_and_read(moment: datetime) -> None:
+    """What is written to the second reads back as the same second."""
+    moment = moment.replace(microsecond=0, tzinfo=UTC)
+    assert parse_moment(format_moment(moment)) == moment
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_an_expiry_or_a_value_error(text: str) -> None:
+    """No text whatever makes the parsers fail in another way."""
+    with suppress(ValueError):
+        assert parse_expiry(text).written == text
+    with suppress(ValueError):
+        assert parse_moment(text).tzinfo is UTC
+
+
+def test_a_moment_keeps_its_milliseconds() -> None:
+    """Servers' milliseconds are read, because runs know their keys again by them."""
+    assert parse_moment("2031-01-01T00:00:00.417Z").microsecond == 417_000
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_moment_outside_the_calendar_is_refused(text: str) -> None:
+    """A zone that leads out of the calendar is a ValueError, not an OverflowError."""
+    with pytest.raises(ValueError, match="exists"):
+        parse_moment(text)
+
+
+@pytest.mark.parametrize("offset", ["+00:60", "-00:99", "+24:00", "-2400", "+0060"])
+def test_an_offset_that_no_clock_has_is_none(offset: str) -> None:
+    """Minutes end at 59 and hours at 23, in an expiry too."""
+    for read in (parse_moment, parse_expiry):
+        with pytest.raises(ValueError, match="no offset that exists: write it from") as told:
+            read(f"2027-06-30T12:00:00{offset}")
+        assert offset in str(told.value)
+    assert parse_moment("2027-06-30T12:00:00+23:59") == datetime(2027, 6, 29, 12, 1, tzinfo=UTC)

@@ -1,0 +1,466 @@
+"""The main job, counted: requests, writes and outcomes of whole runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import responses
+import time_machine
+from builders import (
+    NOW,
+    URL,
+    desired_key,
+    environment_with,
+    file_sink,
+    limits_with,
+    rotation_with,
+    vault_sink,
+)
+
+from provisioner.errors.problem import Place
+from provisioner.execution import Done, Executed, Failed, Mark, RunResult, Unfinished
+from provisioner.model.desired import DesiredKey, Environment, SessionToken, SignIn
+from provisioner.model.expiry import format_moment
+from provisioner.model.sink_address import FileAddress
+from provisioner.model.token_claims import claims_of
+from provisioner.plan import Deliver, Plan, Planned, Revoke, Unobserved, Wishes
+from provisioner.reconcile.connection import opener
+from provisioner.reconcile.reconciler import Fleet
+from provisioner.runtime.executor import Threads
+from provisioner.sandbox import Dialect
+from provisioner.secret import Secret
+from provisioner.sinks.registry import Sinks
+from provisioner.sinks.sink import Nothing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from provisioner.model.sink_address import Address
+    from provisioner.sandbox import Answer, ApiKey, Around, Exchange, Request
+    from provisioner.sinks.sink import Content, Sink
+
+COUNTS = {0: 20, 1: 57, 2: 60}
+
+
+def wanted(role: str | None = "Integrations") -> tuple[DesiredKey, ...]:
+    """137 keys, in three manifests of depth 0, 1 and 2."""
+    return tuple(
+        desired_key(
+            f"key-{depth}-{number}",
+            depth=depth,
+            role=role,
+            place=Place(f"manifests/depth-{depth}.yaml", number + 1),
+        )
+        for depth, count in COUNTS.items()
+        for number in range(count)
+    )
+
+
+@pytest.fixture
+def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
+    """Plans and applies one environment, in a hurry."""
+
+    def run_(environment: Environment, keys: Any = None) -> tuple[Plan, RunResult]:
+        stop = hurried()
+        connect = opener(tmp_path, stop)
+        with Fleet(
+            (environment,), connect, Sinks(tmp_path, {}, stop).open, Threads(4), stop
+        ) as fleet:
+            plan = fleet.plan({"shop": wanted() if keys is None else keys}, NOW, Wishes())
+            return plan, fleet.apply(plan, lambda _: None)
+
+    return run_
+
+
+def executed(result: RunResult) -> Executed:
+    [part] = result.environments
+    assert isinstance(part, Executed)
+    return part
+
+
+def shop_of(served: Any, credential: Any, **limits: Any) -> Environment:
+    return environment_with(
+        url=served.sandbox.url, credential=credential, limits=limits_with(**limits)
+    )
+
+
+def sign_in(served: Any) -> SignIn:
+    return SignIn(Secret(served.sandbox.email), Secret(served.sandbox.password))
+
+
+def test_legacy_takes_three_posts_for_137_keys_and_none_the_second_time(serve, run) -> None:
+    """Four pages of 200 keys, the first by detection; three batches; a look at 337 keys."""
+    served = serve(Dialect.LEGACY)
+    served.sandbox.seed(f"old-{number}" for number in range(200))
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
+    plan, result = run(shop)
+    methods = [one.method for one in served.journal]
+    assert methods == ["GET"] * 4 + ["POST"] * 3 + ["GET"] * 6
+    assert {one.path: len(json.loads(one.body)) for one in served.writes()} == {
+        f"/rest/batch/apiKeys?depth={depth}": count for depth, count in COUNTS.items()
+    }
+    [planned] = plan.environments
+    assert isinstance(planned, Planned)
+    assert planned.estimate.requests == len(served.journal)
+    assert [type(one) for one in executed(result).results] == [Done] * 137
+    served.journal.clear()
+    again, _ = run(shop)
+    assert again.changes == 0
+    assert [one.method for one in served.journal] == ["GET"] * 6
+
+
+@pytest.mark.parametrize(("dialect", "creates"), [(Dialect.CORE_1, 8), (Dialect.CORE, 138)])
+def test_core_takes_few_requests_besides_the_creates(serve, run, dialect, creates) -> None:
+    """With a session: sign-in, detection, list, permissions, the creates, and one more list.
+
+    1.x takes two creates and then 20 a request; 2.x refuses the two and takes 137 single ones.
+    """
+    served = serve(dialect)
+    served.sandbox.seed(f"old-{number}" for number in range(200))
+    shop = shop_of(served, sign_in(served), parallel=3)
+    plan, result = run(shop)
+    bodies = [one.body for one in served.journal]
+    assert sum(b"createApiKey(" in body for body in bodies) == creates
+    assert sum(b"{apiKeys{" in body for body in bodies) == 2
+    assert sum(b"getRoles" in body for body in bodies) == 3
+    assert sum(one.method == "GET" for one in served.journal) == 1
+    assert b"{apiKeys{" in max(served.journal, key=lambda one: one.started).body
+    assert len(served.journal) == 2 + 1 + 1 + 1 + creates + 1
+    assert served.most_in_flight() <= 3
+    [planned] = plan.environments
+    assert isinstance(planned, Planned)
+    assert planned.estimate.requests == 2 + 1 + 1 + 1 + 138 + 1
+    assert [type(one) for one in executed(result).results] == [Done] * 137
+    assert len(served.sandbox.keys()) == 337
+    served.journal.clear()
+    assert run(shop)[0].changes == 0
+    assert not served.writes()
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_run_without_anything_to_do_looks_once_and_waits_for_nothing(serve, run, dialect) -> None:
+    """No second look, no write, where nothing is missing."""
+    served = serve(dialect)
+    served.sandbox.seed(["key-0-0"])
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
+    plan, result = run(shop, wanted()[:1])
+    assert plan.changes == 0
+    assert executed(result).results == ()
+    assert len(served.journal) == (1 if dialect is Dialect.LEGACY else 2)
+
+
+def test_a_run_marks_its_keys_with_its_own_milliseconds(serve, run) -> None:
+    """All ends of a run carry the same 001 to 999, and the plan shows whole seconds."""
+    served = serve(Dialect.LEGACY)
+    run(shop_of(served, SessionToken(Secret(served.sandbox.session_token()))))
+    marks = {key.expires_at[-5:-1] for key in served.sandbox.keys()}
+    assert len(marks) == 1
+    assert marks.pop() != ".000"
+    drawn = {Mark.random().milliseconds for _ in range(5000)}
+    assert min(drawn) >= 1
+    assert max(drawn) <= 999
+    assert len(drawn) > 500
+
+
+def lost(dialect: Dialect, *, commits: bool) -> Around:
+    """What loses the answer of the first request that creates, before or after the commit."""
+    first = iter([True])
+
+    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        if creates(dialect, request) and next(first, False):
+            if commits:
+                inner(request)
+            raise ConnectionError
+        return inner(request)
+
+    return around
+
+
+def creates(dialect: Dialect, request: Request | Exchange) -> bool:
+    """Whether a request may make keys; 2.x makes none of a document of several."""
+    if dialect is Dialect.LEGACY:
+        return request.path.startswith("/rest/batch")
+    several = request.body.count(b":createApiKey(")
+    return several == 1 or (several > 1 and dialect is Dialect.CORE_1)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_create_whose_answer_is_lost_is_resolved_within_the_run(
+    serve, run, dialect, commits
+) -> None:
+    """What was made is found and not made again, what was not is made: one key a name.
+
+    Each result has its key's id, and its record at its depth.
+    """
+    served = serve(dialect, around=lost(dialect, commits=commits))
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())), parallel=1)
+    keys = [key for key in wanted() if key.name.endswith(("-1", "-2"))]
+    role = {} if dialect is Dialect.LEGACY else {"role": "Integrations"}
+    _, result = run(shop, tuple(keys))
+    rows = {key.name: key for key in served.sandbox.keys()}
+    assert len(rows) == len(served.sandbox.keys()) == len(keys) == 6
+    for one in executed(result).results:
+        assert isinstance(one, Done)
+        assert one.id == rows[one.action.name].id
+        assert one.record is not None
+        assert (one.record["id"], one.record["name"]) == (one.id, one.action.name)
+        shown = one.record.get("role")
+        assert bool(shown) == (bool(role) and one.action.depth > 0)
+        assert ("permissionFlags" in (shown or {})) == (bool(role) and one.action.depth == 2)
+    assert not result.incomplete
+    bodies = [one.body.decode() for one in served.writes() if creates(dialect, one)]
+    times = [sum(f'"name": "{name}"' in body for body in bodies) for name in rows]
+    assert set(times) == ({1} if commits else {1, 2})
+    if dialect is Dialect.LEGACY:
+        sent = {(key["name"], key["id"]) for body in bodies for key in json.loads(body)}
+        assert len(sent) == len(keys)
+
+
+def test_a_create_is_not_sent_again_before_a_look_at_it_succeeded(scripted, answer, run) -> None:
+    """The server is silent from the create on: one POST, many looks, and the word for it."""
+    page = '{"data":{"apiKeys":[]},"pageInfo":{"hasNextPage":false}}'
+    server = scripted(answer(200, page))
+    shop = environment_with(url=server.url, credential=SessionToken(Secret("t")))
+    _, result = run(shop, wanted()[:1])
+    [failed] = executed(result).results
+    assert isinstance(failed, Failed)
+    assert failed.failure.code == "outcome_unknown"
+    assert "provision list" in failed.failure.message
+    assert result.incomplete
+    methods = [request.split()[0] for request in server.requests]
+    assert methods.count(b"POST") == 1
+    assert methods[:2] == [b"GET", b"POST"]
+    assert len(methods) > 2 + 8
+
+
+def test_an_environment_without_a_credential_is_not_reached(run) -> None:
+    """The manifests refuse it; whoever builds an environment by hand is told too."""
+    plan, result = run(environment_with(url="http://127.0.0.1:9"))
+    [part] = plan.environments
+    assert isinstance(part, Unobserved)
+    assert part.failure.code == "auth_missing"
+    assert result.environments == (part,)
+
+
+@time_machine.travel(NOW, tick=False)
+def test_durations_count_from_the_moment_of_the_plan(serve, run) -> None:
+    """Plan and keys agree on the end to the second, on a clock that stands still."""
+    served = serve(Dialect.LEGACY)
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
+    plan, _ = run(shop, wanted()[:1])
+    [key] = served.sandbox.keys()
+    [planned] = plan.environments
+    assert isinstance(planned, Planned)
+    assert format_moment(planned.actions[0].expires_at) == "2027-02-21T04:00:00Z"
+    assert key.expires_at.startswith("2027-02-21T04:00:00.")
+
+
+@responses.activate
+@pytest.mark.parametrize("status", [400, 404, 418, 451])
+def test_a_refusal_that_twenty_does_not_say_is_no_success_and_sent_once(run, status) -> None:
+    """A proxy in front refuses: nothing created is claimed, and nothing is tried again."""
+    posted = responses.post(f"{URL}/rest/batch/apiKeys", body="<html>", status=status)
+    _, result = run(empty_shop(), wanted()[:3])
+    failures = [one.failure.code for one in executed(result).results if isinstance(one, Failed)]
+    assert failures == ["unexpected_answer"] * 3
+    assert posted.call_count == 1
+
+
+@responses.activate
+@pytest.mark.parametrize("status", [200, 201, 299, 408, 500, 507, 511, 520, 599])
+def test_no_answer_that_a_proxy_may_invent_is_taken_for_a_success(run, status) -> None:
+    """Unreadable or failed: looked at before every repeat, the same ids in each, never claimed."""
+    posted = responses.post(f"{URL}/rest/batch/apiKeys", body="<html>", status=status)
+    _, result = run(empty_shop(), wanted()[:3])
+    failures = [one.failure.code for one in executed(result).results if isinstance(one, Failed)]
+    assert failures == ["outcome_unknown"] * 3
+    methods = [str(call.request.method) for call in responses.calls]
+    assert methods[:4] == ["GET", "POST", "GET", "POST"]
+    assert methods.count("GET") >= 1 + 8
+    sent = [json.loads(call.request.body or "") for call in posted.calls]
+    assert len({(key["name"], key["id"]) for keys in sent for key in keys}) == 3
+    assert [len(keys) for keys in sent[:4]] == [3, 3, 3, 1]
+
+
+def empty_shop() -> Environment:
+    page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}}
+    responses.get(f"{URL}/rest/apiKeys", json=page)
+    return environment_with(url=URL, credential=SessionToken(Secret("t")))
+
+
+def two_successors(served: Any, age: float) -> tuple[ApiKey, ApiKey]:
+    """Keys of two runs that met at a rotation, the first of which stays; `age` in seconds."""
+    served.sandbox.seed(["svc-a", "svc-a"])
+    made = datetime.now(UTC) - timedelta(seconds=age)
+    first, second = (
+        replace(key, created_at=f"{made + timedelta(seconds=later):%Y-%m-%dT%H:%M:%S.000Z}")
+        for key, later in zip(served.sandbox.keys(), (-1, 0), strict=True)
+    )
+    served.sandbox.put(first, second)
+    return first, second
+
+
+def meeting(served: Any, hurried: Any, root: Path, meanwhile: Callable[[], Any]) -> RunResult:
+    """A run of one rotated key, and what happens while it waits for the first time."""
+    waits: list[float] = []
+
+    class Meeting(hurried):  # type: ignore[misc]  # a fixture's class
+        def sleep(self, seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == 1:
+                meanwhile()
+            super().sleep(seconds)
+
+    stop = Meeting()
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
+    shop = replace(shop, owns=("svc-*",))
+    rotated = rotation_with()
+    key = wanted("Admin")[0]._replace(
+        name="svc-a", deliver=(FileAddress("token", "", "bare"),), rotation=rotated
+    )
+    sinks = Sinks(root, {}, stop)
+    with Fleet((shop,), opener(root, stop), sinks.open, Threads(4), stop) as fleet:
+        return fleet.apply(fleet.plan({"shop": (key,)}, NOW, Wishes()), lambda _: None)
+
+
+def delivered(root: Path, result: RunResult) -> str:
+    """The id of the key whose token the run delivered."""
+    [one] = executed(result).results
+    assert isinstance(one, Done), one
+    claims = claims_of(Secret((root / "token").read_text().strip()))
+    assert claims is not None
+    return str(claims.key)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_run_that_meets_two_at_a_rotation_delivers_the_key_that_stays(
+    serve, hurried, tmp_path, dialect
+) -> None:
+    """It looks again when the others have settled, and not at all once they long have."""
+    served = serve(dialect)
+    first, second = two_successors(served, age=0)
+
+    def give_way() -> None:
+        served.sandbox.put(replace(second, revoked_at=first.created_at))
+
+    result = meeting(served, hurried, tmp_path, give_way)
+    assert delivered(tmp_path, result) == first.id
+    served.sandbox.forget()
+    served.journal.clear()
+    (tmp_path / "token").unlink()
+    first, _ = two_successors(served, age=10)
+
+    def never() -> None:
+        raise AssertionError
+
+    result = meeting(served, hurried, tmp_path, never)
+    assert delivered(tmp_path, result) == first.id
+
+
+def test_a_workspace_that_is_gone_at_the_second_look_is_told(serve, hurried, tmp_path) -> None:
+    """Nothing is delivered by a look that another run may have made old."""
+    served = serve(Dialect.CORE)
+    two_successors(served, age=0)
+    [part] = meeting(served, hurried, tmp_path, served.sandbox.stop).environments
+    assert isinstance(part, Unobserved)
+    assert part.failure.code == "unreachable"
+    assert not (tmp_path / "token").exists()
+
+
+def test_the_key_whose_token_is_out_stays_though_all_get_new_ones(serve, hurried, tmp_path) -> None:
+    """Deduping and redelivering at once cut nobody off."""
+    served = serve(Dialect.CORE)
+    served.sandbox.seed(["svc-a"])
+    served.sandbox.seed(["svc-a"])
+    oldest, other = sorted(served.sandbox.keys(), key=lambda one: (one.created_at, one.id))
+    (tmp_path / "token").write_text(served.sandbox.token_of(other.id))
+    shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
+    shop = replace(shop, owns=("svc-*",))
+    key = wanted("Admin")[0]._replace(name="svc-a", deliver=(FileAddress("token", "", "bare"),))
+    wishes = Wishes(dedupe=True, redeliver=True)
+    stop = hurried()
+    sinks = Sinks(tmp_path, {}, stop)
+    with Fleet((shop,), opener(tmp_path, stop), sinks.open, Threads(4), stop) as fleet:
+        [part] = fleet.plan({"shop": (key,)}, NOW, wishes).environments
+    assert isinstance(part, Planned)
+    told = {type(one): one.key_id for one in part.actions if isinstance(one, Deliver | Revoke)}
+    assert told == {Deliver: other.id, Revoke: oldest.id}
+
+
+# Bugs
+
+SOUND = file_sink("secrets/a.env")
+BROKEN = vault_sink()
+
+
+def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(
+    tmp_path, hurried
+) -> None:
+    """It is kept for the end of the run, and the key that was made is told with its id."""
+    stop = hurried()
+    sinks = Sinks(tmp_path, {}, stop)
+
+    def open_sink(address: Address) -> Sink:
+        return Buggy() if address == BROKEN else sinks.open(address)
+
+    environments = tuple(environment_with(name=name, url="sandbox:", role="Admin") for name in "ab")
+    desired = {
+        "a": (desired_key("x", BROKEN, environment="a"),),
+        "b": (desired_key("x", SOUND, environment="b"),),
+    }
+    with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
+        made = fleet.plan(desired, NOW, Wishes())
+        first, second = (
+            part.results[0]
+            for part in fleet.apply(made, lambda _: None).environments
+            if isinstance(part, Executed)
+        )
+        again = fleet.plan(desired, NOW, Wishes(redeliver=True))
+        assert isinstance(fleet.surprise, ZeroDivisionError)
+    assert isinstance(first, Unfinished)
+    assert (first.failure.code, bool(first.id)) == ("internal_error", True)
+    assert isinstance(second, Done)
+    assert (tmp_path / "secrets" / "a.env").read_text().startswith("A=ey")
+    assert [type(part) for part in again.environments] == [Planned, Planned]
+
+
+def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path, hurried) -> None:
+    """The environment counts as not looked at; the other one is planned."""
+    stop = hurried()
+
+    def open_sink(address: Address) -> Sink:
+        if address == BROKEN:
+            raise ZeroDivisionError
+        return Sinks(tmp_path, {}, stop).open(address)
+
+    environments = tuple(environment_with(name=name, url="sandbox:", role="Admin") for name in "ab")
+    desired = {
+        "a": (desired_key("x", BROKEN, environment="a"),),
+        "b": (desired_key("x", SOUND, environment="b"),),
+    }
+    with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
+        first, second = fleet.plan(desired, NOW, Wishes()).environments
+        assert isinstance(fleet.surprise, ZeroDivisionError)
+    assert isinstance(first, Unobserved)
+    assert first.failure.code == "internal_error"
+    assert isinstance(second, Planned)
+    assert [one.name for one in second.unblocked] == ["x"]
+
+
+class Buggy:
+    """A sink with a bug that shows when it is written."""
+
+    def prepare(self) -> None:
+        """Sees nothing."""
+
+    def read(self) -> Content:
+        return Nothing()
+
+    def write(self, _: Secret) -> None:
+        raise ZeroDivisionError

@@ -1,0 +1,242 @@
+"""Tokens as servers mint and accept them: the embedded Twenty, and answers of a script."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from builders import END, environment_with
+from model_server import Waits, token
+
+from provisioner import secret
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.execution import mint
+from provisioner.model.desired import ApiToken, Environment, SessionToken
+from provisioner.model.token_claims import claims_of
+from provisioner.sandbox import Dialect
+from provisioner.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten() -> Iterator[None]:
+    """What is wrapped here is masked in no other test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secret, "_KNOWN", secret._Known())
+        yield
+
+
+DIALECTS = pytest.mark.parametrize("dialect", Dialect)
+
+
+ENDS = "2031-01-01T00:00:00.417Z"
+
+
+NOBODY = "7b6f2c1e-0000-4000-8000-000000000000"
+
+
+def is_mint(body: bytes) -> bool:
+    return b"generateApiKeyToken" in body
+
+
+@DIALECTS
+def test_a_minted_token_opens_the_workspace_until_its_key_ends(serve, dialect: Dialect) -> None:
+    """It is for this key; a second one does not end the first."""
+    served = serve(dialect)
+    [key_id] = served.sandbox.seed(["a"], expires_at=ENDS)
+    workspace = served.workspace()
+    ends = datetime.fromisoformat(ENDS)
+    tokens = [mint(workspace, key_id, ends) for _ in range(2)]
+    for one in tokens:
+        claims = claims_of(one)
+        assert claims is not None
+        assert (claims.key, claims.workspace) == (key_id, served.sandbox.workspace_id)
+        assert claims.ends == ends.replace(microsecond=0)
+        environment = environment_with(url=served.sandbox.url)
+        with_it = opened(served, environment, ApiToken(one))
+        assert key_id in {key.id for key in with_it.observe().keys}
+    assert [key.id for key in served.sandbox.keys()] == [key_id]
+
+
+def opened(served: Any, environment: Environment, credential: ApiToken | SessionToken) -> Any:
+    from provisioner.twenty.connect import connect
+
+    workspace = connect(environment, served.sandbox.url, credential, Waits())
+    served.stack.callback(workspace.close)
+    return workspace
+
+
+@DIALECTS
+def test_no_token_of_a_key_that_is_revoked_or_not_there_goes_anywhere(
+    serve, dialect: Dialect
+) -> None:
+    """Legacy mints one and does not accept it; core mints none. The word is the same."""
+    served = serve(dialect)
+    [dead] = served.sandbox.seed(["a"], revoked_at="2026-01-01T00:00:00.000Z")
+    workspace = served.workspace()
+    for key_id in (dead, NOBODY):
+        with pytest.raises(WorkspaceError) as caught:
+            mint(workspace, key_id, datetime.fromisoformat(ENDS))
+        assert caught.value.slug == "token_refused"
+        assert caught.value.remedy
+        assert "eyJ" not in str(caught.value)
+    if dialect is not Dialect.LEGACY:
+        with pytest.raises(WorkspaceError) as caught:
+            workspace.mint(dead, datetime.fromisoformat(ENDS))
+        assert dead in caught.value.message
+        assert "is revoked" in caught.value.message
+        assert caught.value.remedy == ("Someone ended the key, or the credential's own: run again.")
+
+
+@DIALECTS
+def test_a_mint_whose_answer_was_lost_is_repeated(serve, dialect: Dialect) -> None:
+    """The first token is nobody's; the second one is proven."""
+    lost = iter([True])
+
+    def around(request: Any, inner: Callable[[Any], Any]) -> Any:
+        answer = inner(request)
+        if is_mint(request.body) and next(lost, False):
+            raise ConnectionError
+        return answer
+
+    served = serve(dialect, around=around)
+    [key_id] = served.sandbox.seed(["a"], expires_at=ENDS)
+    minted = mint(served.workspace(), key_id, datetime.fromisoformat(ENDS))
+    claims = claims_of(minted)
+    assert claims is not None
+    assert claims.key == key_id
+    assert sum(is_mint(one.body) for one in served.journal) == 2
+
+
+@pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE_1])
+def test_a_credential_that_may_not_mint_is_told_so(serve, dialect: Dialect) -> None:
+    """A member of the workspace sees its keys, or none, and mints nothing."""
+    served = serve(dialect)
+    [key_id] = served.sandbox.seed(["a"], expires_at=ENDS)
+    member = SessionToken(Secret(served.sandbox.session_token("member")))
+    environment = environment_with(
+        url=served.sandbox.url,
+        generation="legacy" if dialect is Dialect.LEGACY else "core",
+    )
+    with pytest.raises(WorkspaceError) as caught:
+        opened(served, environment, member).mint(key_id, datetime.fromisoformat(ENDS))
+    assert caught.value.slug == "permission_denied"
+
+
+@DIALECTS
+def test_a_token_that_is_not_accepted_is_refused(serve, dialect: Dialect) -> None:
+    """Revoked, expired, forged or none at all; the code of the server is told, the token is not."""
+    served = serve(dialect)
+    sandbox, workspace = served.sandbox, served.workspace()
+    [live] = sandbox.seed(["a"])
+    [dead] = sandbox.seed(["a"], revoked_at="2026-01-01T00:00:00.000Z")
+    good = sandbox.token_of(live)
+    workspace.prove(Secret(good))
+    cases = {
+        sandbox.token_of(dead): "credential_revoked",
+        sandbox.token_of(live, seconds=-5): "credential_expired",
+        good[:-10] + "A" * 10: "credential_invalid",
+        "abc.def.ghi": "credential_invalid",
+    }
+    for bad, code in cases.items():
+        with pytest.raises(WorkspaceError) as caught:
+            workspace.prove(Secret(bad))
+        assert (caught.value.slug, f"({code})" in caught.value.message) == ("token_refused", True)
+        assert bad not in caught.value.message + caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ('{"data":{"generateApiKeyToken":{"token":""}}}', "unexpected_answer"),
+        ('{"data":{"generateApiKeyToken":{"token":7}}}', "unexpected_answer"),
+        ('{"data":{"generateApiKeyToken":{}}}', "unexpected_answer"),
+        ('{"data":{"generateApiKeyToken":null}}', "unexpected_answer"),
+        ('{"data":null}', "unexpected_answer"),
+        ("<html>", "unexpected_answer"),
+        ('{"errors":[{"message":"No such field."}],"data":null}', "rejected"),
+        (
+            '{"errors":[{"message":"Late."}],"data":{"generateApiKeyToken":{"token":"eyJ"}}}',
+            "rejected",
+        ),
+    ],
+)
+def test_an_answer_without_a_token_is_no_token(scripted, answer, body: str, code: str) -> None:
+    """Half an answer is not taken for one, nor is a token beside an error."""
+    server = scripted(*[answer(200, body)] * 9)
+    with pytest.raises(WorkspaceError) as caught:
+        scripted_workspace(server).mint("id-a", END)
+    assert caught.value.slug == code
+
+
+def test_a_token_is_asked_for_with_the_milliseconds_of_its_key(scripted, answer) -> None:
+    """As the server writes them; the id is a string of the document."""
+    minted = '{"data":{"generateApiKeyToken":{"token":"eyJhbGciOiJIUzI1NiJ9.e30.x"}}}'
+    server = scripted(answer(200, minted))
+    workspace = scripted_workspace(server)
+    got = workspace.mint('id-"a"', END.replace(microsecond=7000))
+    assert got.reveal() == "eyJhbGciOiJIUzI1NiJ9.e30.x"
+    document = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])["query"]
+    assert '(apiKeyId:"id-\\"a\\"",expiresAt:"2027-02-21T04:00:00.007Z")' in document
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(500, "server_error"), (429, "rate_limited"), (403, "token_refused")]
+)
+def test_a_server_in_trouble_says_nothing_of_a_token(scripted, answer, status, code) -> None:
+    """Only a refusal is one; a server that fails or is busy is told as that."""
+    server = scripted(*[answer(status, '{"message":"No."}', Retry_After="30")] * 99)
+    with pytest.raises(WorkspaceError) as caught:
+        scripted_workspace(server, clocked=True).prove(token("id-a", END))
+    assert caught.value.slug == code
+    assert caught.value.message
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, '{"data":null}'),
+        (200, "{}"),
+        (200, '{"data":{"__typename":"Query"},"errors":[{"message":"Late."}]}'),
+        (404, '{"data":{"__typename":"Query"}}'),
+        (404, ""),
+    ],
+)
+def test_only_a_whole_answer_proves_a_token(scripted, answer, status: int, body: str) -> None:
+    """Data beside an error, or with the status of a failure, is no proof."""
+    server = scripted(*[answer(status, body)] * 9)
+    with pytest.raises(WorkspaceError) as caught:
+        scripted_workspace(server).prove(token("id-a", END))
+    assert (caught.value.slug, caught.value.remedy) == (
+        "token_refused",
+        "Nothing was delivered; look at the key in Twenty itself.",
+    )
+    fine = scripted(answer(200, '{"data":{"__typename":"Query"}}'))
+    scripted_workspace(fine).prove(token("id-a", END))
+
+
+class Clocked(Waits):
+    """A stop whose clock runs as its waits ask for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seconds = 0.0
+
+    def now(self) -> float:
+        return self._seconds
+
+    def sleep(self, seconds: float) -> None:
+        self._seconds += seconds
+
+
+def scripted_workspace(server: Any, *, clocked: bool = False) -> Any:
+    from provisioner.twenty.connect import connect
+
+    environment = environment_with(url=server.url, generation="legacy")
+    stop = Clocked() if clocked else Waits()
+    return connect(environment, server.url, SessionToken(Secret("session")), stop)

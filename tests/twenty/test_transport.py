@@ -1,0 +1,511 @@
+"""HTTP against servers that misbehave, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from builders import NOW, environment_with, limits_with
+from urllib3 import HTTPConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
+
+from provisioner import __version__
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.runtime.cancellation import Stop
+from provisioner.secret import Secret
+from provisioner.twenty import transport as transport_module
+from provisioner.twenty.answers import UNREADABLE
+from provisioner.twenty.rate_limit import Pace, Rate
+from provisioner.twenty.transport import LostAnswerError, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+
+@pytest.fixture
+def to(hurried) -> Iterator[Callable[..., Transport]]:
+    opened: list[Transport] = []
+
+    def make(
+        url: str,
+        stop: Stop | None = None,
+        *,
+        bounds: Mapping[str, int] | None = None,
+        **changes: object,
+    ) -> Transport:
+        environment = environment_with(url=url, **changes)
+        opened.append(Transport(environment, url, stop or hurried(), **(bounds or {})))
+        return opened[-1]
+
+    yield make
+    for transport in opened:
+        transport.close()
+
+
+def test_a_request_says_who_asks_and_carries_its_headers(scripted, answer, to) -> None:
+    """User-Agent, the environment's own headers, JSON, and the bearer token."""
+    server = scripted(answer(200, '{"a": 1}', Date="Mon, 23 Nov 2026 04:00:00 GMT"))
+    transport = to(server.url, headers=(("X-Gate", Secret("open")),))
+    got = transport.send(
+        "POST", "/x?y=1", body={"k": "v"}, token=lambda: Secret("tok"), repeatable=False
+    )
+    assert (got.status, got.body) == (200, {"a": 1})
+    assert got.moment == NOW
+    [request] = server.requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /x?y=1 HTTP/1.1")
+    for line in (
+        f"User-Agent: twenty-provisioner/{__version__}".encode(),
+        b"X-Gate: open",
+        b"Authorization: Bearer tok",
+        b"Content-Type: application/json",
+    ):
+        assert line in head
+    assert body == b'{"k": "v"}'
+
+
+def test_netrc_does_not_replace_the_credential(scripted, answer, to, tmp_path, monkeypatch) -> None:
+    """A ~/.netrc entry for the host is not what the environment says."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password canary\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    server = scripted(answer(200, "{}"), answer(200, "{}"))
+    to(server.url).send("GET", "/", token=lambda: Secret("tok"), repeatable=True)
+    to(server.url).send("GET", "/", repeatable=True)
+    assert b"Bearer tok" in server.requests[0]
+    assert b"Authorization" not in server.requests[1]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+        b"garbage\r\n\r\n",
+    ],
+    ids=["closed", "truncated", "half-chunk", "broken-gzip", "no-http"],
+)
+def test_a_lost_answer_of_a_write_is_told_and_never_repeated(scripted, to, entry) -> None:
+    """Whatever breaks after the request went out: one request, and the word that it is lost."""
+    server = scripted(entry, entry)
+    with pytest.raises(LostAnswerError) as caught:
+        to(server.url).send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "connection_lost"
+    assert len(server.requests) == 1
+
+
+def test_a_lost_answer_of_a_read_is_asked_for_again(scripted, answer, to) -> None:
+    """Reads are repeated after a reset and after a failure of the server."""
+    server = scripted(None, answer(502, "<html>"), answer(500, "{}"), answer(200, "[]"))
+    transport = to(server.url)
+    assert transport.send("GET", "/", repeatable=True).body == []
+    assert transport.requests_sent == 4
+
+
+def test_reads_are_not_repeated_for_ever(scripted, answer, to) -> None:
+    """After four tries the last answer, or the loss of it, is what the caller gets."""
+    server = scripted(*[answer(500, "{}")] * 9)
+    assert to(server.url).send("GET", "/", repeatable=True).status == 500
+    assert len(server.requests) == 4
+    gone = scripted(*[None] * 9)
+    with pytest.raises(LostAnswerError):
+        to(gone.url).send("GET", "/", repeatable=True)
+    assert len(gone.requests) == 4
+
+
+@pytest.mark.parametrize("body", ["", "<html>", '{"data":', "\xff"])
+def test_an_answer_that_is_no_json_is_asked_for_again_by_a_reader(
+    scripted, answer, to, body
+) -> None:
+    """A 200 of a proxy, or one cut short: a reader asks again, four times in all."""
+    server = scripted(answer(200, body), answer(201, body), answer(200, "[]"))
+    assert to(server.url).send("GET", "/", repeatable=True).body == []
+    assert len(server.requests) == 3
+    stubborn = scripted(*[answer(200, body)] * 9)
+    assert to(stubborn.url).send("GET", "/", repeatable=True).body is UNREADABLE
+    assert len(stubborn.requests) == 4
+
+
+@pytest.mark.parametrize("status", [302, 400, 404])
+def test_a_refusal_that_is_no_json_is_not_asked_for_again(scripted, answer, to, status) -> None:
+    """It says what it says by its status."""
+    server = scripted(answer(status, "<html>"))
+    assert to(server.url).send("GET", "/", repeatable=True).status == status
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("said", [(500, "{}"), (408, ""), (200, "<html>"), (201, "")])
+def test_a_failure_of_the_server_is_no_reason_to_repeat_a_write(scripted, answer, to, said) -> None:
+    """A 500 may come after the commit, and so may an answer that nobody can read."""
+    server = scripted(answer(*said), answer(200, "{}"))
+    assert to(server.url).send("POST", "/", body={}, repeatable=False).status == said[0]
+    assert len(server.requests) == 1
+
+
+def test_after_a_stop_nothing_goes_out_that_must_not_be_repeated(scripted, answer, to, hurried):
+    """What only looks, and what may be made twice, still does: the run must learn how it ends."""
+    stop = hurried()
+    server = scripted(None, answer(200, "[]"))
+    transport = to(server.url, stop)
+    stop.ask()
+    with pytest.raises(WorkspaceError) as caught:
+        transport.send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "stopped"
+    assert server.requests == []
+    assert transport.send("GET", "/", repeatable=True).body == []
+    assert len(server.requests) == transport.requests_sent == 2
+
+
+def test_a_write_that_waits_for_its_turn_is_not_sent_after_a_stop(scripted, answer, to, hurried):
+    """Told to slow down and then to stop: it was refused unhandled, and is not sent again."""
+
+    class StoppedInWait(hurried):
+        def sleep(self, seconds: float) -> None:
+            assert seconds > 100
+            self.ask()
+
+    server = scripted(answer(429, "{}", Retry_After="170"))
+    with pytest.raises(WorkspaceError) as caught:
+        to(server.url, StoppedInWait()).send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "stopped"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("several", [True, False])
+def test_a_document_of_several_is_not_sent_again_once_it_began(
+    scripted, answer, to, begun, several
+) -> None:
+    """Refused for its speed in the middle, with `data` in the answer: part of it may be done."""
+    said = '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]%s}'
+    said = said % (',"data":null' if begun else "")
+    server = scripted(answer(200, said), answer(201, "{}"))
+    got = to(server.url).send("POST", "/", body={}, repeatable=False, several=several)
+    again = not (begun and several)
+    assert (got.status, len(server.requests)) == ((201, 2) if again else (200, 1))
+
+
+def test_a_silent_server_times_out(scripted, to) -> None:
+    """The limit is named in the message."""
+    release = threading.Event()
+    server = scripted(release)
+    with pytest.raises(LostAnswerError) as caught:
+        to(server.url, limits=limits_with(timeout=0.1)).send("POST", "/", body={}, repeatable=False)
+    release.set()
+    assert caught.value.slug == "timeout"
+    assert "0.1 s" in caught.value.message
+
+
+def test_a_silent_server_is_asked_once_until_it_was_looked_at(scripted, answer, to) -> None:
+    """One that hangs holds the first writes of the others for its own timeout, and no longer."""
+    release = threading.Event()
+    server = scripted(release, release, answer(200, "[]"))
+    transport = to(server.url, limits=limits_with(timeout=0.1))
+    with pytest.raises(LostAnswerError) as caught:
+        transport.send("GET", "/", repeatable=True)
+    assert (caught.value.slug, transport.requests_sent) == ("timeout", 1)
+    transport.release()
+    release.set()
+    transport.timeout = 5.0
+    assert transport.send("GET", "/", repeatable=True).body == []
+
+
+def test_connections_that_nothing_uses_are_closed_and_opened_again(serve, to) -> None:
+    """After a release none is left; the next request opens one."""
+    served = serve()
+    transport = to(served.sandbox.url)
+    transport.send("GET", "/", repeatable=True)
+    manager = transport._session.get_adapter(served.sandbox.url).poolmanager
+    assert len(manager.pools) == 1
+    transport.release()
+    assert len(manager.pools) == 0
+    assert transport.send("GET", "/", repeatable=True).status
+
+
+def test_a_connection_that_takes_its_whole_time_is_not_tried_again() -> None:
+    """Three of them would take three times the timeout; a refused one costs nothing."""
+    pool = HTTPConnectionPool("host")
+    retry = transport_module._Retry(connect=2, read=False)
+    with pytest.raises(MaxRetryError):
+        retry.increment("GET", "/", error=ConnectTimeoutError(), _pool=pool)
+    refused = NewConnectionError(None, "refused")  # type: ignore[arg-type]
+    assert retry.increment("GET", "/", error=refused, _pool=pool).connect == 1
+
+
+def test_a_write_that_was_refused_for_its_speed_is_sent_again(scripted, answer, to) -> None:
+    """A throttled request was not handled, so even a write may go out again."""
+    server = scripted(
+        answer(429, "{}", Retry_After="0"),
+        answer(200, '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}'),
+        answer(429, '{"messages":["Limit reached (1000 tokens per 10 ms)"]}'),
+        answer(201, "{}"),
+    )
+    assert to(server.url).send("POST", "/", body={}, repeatable=False).status == 201
+    assert len(server.requests) == 4
+
+
+def test_a_503_slows_everyone_down_and_is_no_reason_to_repeat_a_write(scripted, answer, to) -> None:
+    """It may come from a proxy whose server went on; a read is asked for again."""
+    server = scripted(answer(503, "", Retry_After="0"), answer(200, "{}"))
+    transport = to(server.url)
+    assert transport.send("POST", "/", body={}, repeatable=False).status == 503
+    assert len(server.requests) == 1
+    assert transport.send("GET", "/", repeatable=True).status == 200
+    again = scripted(answer(503, "", Retry_After="0"), answer(200, "{}"))
+    assert to(again.url).send("GET", "/", repeatable=True).status == 200
+
+
+def test_endless_throttling_ends(scripted, answer, to) -> None:
+    """When the wait passes all patience the refusal itself is the answer."""
+    server = scripted(answer(429, "{}", Retry_After="3600"))
+    assert to(server.url).send("POST", "/", body={}, repeatable=False).status == 429
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [("5", 5, 5), ("Fri, 01 Jan 2100 00:00:00 GMT", 10**8, 10**11), ("soon", None, None)]
+    + [("Mon, 01 Jan 2001 00:00:00 GMT", 0, 0), ("1.5", 1.5, 1.5), ("1.", None, None)],
+)
+def test_retry_after_is_read_in_both_forms(scripted, answer, to, header, least, most) -> None:
+    """Seconds or a date; anything else is no wait at all."""
+    server = scripted(answer(200, "{}", Retry_After=header, Date="nonsense"))
+    got = to(server.url).send("GET", "/", repeatable=True)
+    assert got.moment is None
+    if least is None:
+        assert got.retry_after is None
+    else:
+        assert least <= got.retry_after <= most
+
+
+def test_a_moment_to_retry_at_is_one_of_the_servers_clock(scripted, answer, to) -> None:
+    """However wrong that is: both moments are of the same answer."""
+    dates = {
+        "Retry_After": "Mon, 01 Jan 2001 00:01:30 GMT",
+        "Date": "Mon, 01 Jan 2001 00:00:00 GMT",
+    }
+    server = scripted(answer(200, "{}", **dates))
+    assert to(server.url).send("GET", "/", repeatable=True).retry_after == 90.0
+
+
+def test_a_redirect_is_not_followed(scripted, answer, to) -> None:
+    """The credential goes nowhere else, and the query of the target is not shown."""
+    server = scripted(answer(302, Location="https://other.example.com/login?token=canary"))
+    got = to(server.url).send("GET", "/", token=lambda: Secret("tok"), repeatable=True)
+    assert (got.status, got.location) == (302, "https://other.example.com/login")
+    local = scripted(answer(302, Location="/login?x=1"))
+    assert to(local.url).send("GET", "/", repeatable=True).location == "/login"
+
+
+def test_cookies_are_not_kept(scripted, answer, to) -> None:
+    """A server's cookie does not come back with the next request."""
+    server = scripted(answer(200, "{}", Set_Cookie="a=b; Path=/"), answer(200, "{}"))
+    transport = to(server.url)
+    for _ in range(2):
+        transport.send("GET", "/", repeatable=True)
+    assert b"Cookie" not in server.requests[1]
+
+
+def test_an_endless_body_is_cut_off(scripted, to) -> None:
+    """More than the limit is an error, not a full memory."""
+    server = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096)
+    with pytest.raises(LostAnswerError) as caught:
+        to(server.url, bounds={"body_limit": 1024}).send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "unexpected_answer"
+
+
+def test_a_body_that_drips_is_given_up(to) -> None:
+    """The timeout is for the whole answer, not for each of its bytes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not ended.wait(0.05):
+                connection.sendall(b" ")
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    port = listener.getsockname()[1]
+    slow = to(f"http://127.0.0.1:{port}", limits=limits_with(timeout=0.3))
+    with pytest.raises(LostAnswerError) as caught:
+        slow.send("POST", "/", body={}, repeatable=False)
+    ended.set()
+    thread.join(5)
+    listener.close()
+    assert caught.value.slug == "timeout"
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[::1", "https://user:canary@h.example.com/", "\xff\xfe"]
+)
+def test_a_strange_redirect_is_an_answer_like_any_other(scripted, answer, to, location) -> None:
+    """No address, one with a password, bytes that are no text: told, not raised."""
+    raw = answer(302).replace(b"\r\n\r\n", f"\r\nLocation: {location}\r\n\r\n".encode("latin-1"))
+    got = to(scripted(raw).url).send("GET", "/", repeatable=True)
+    assert got.status == 302
+    assert "canary" not in str(got.location)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example.com"])
+def test_a_host_that_cannot_be_one_is_unreachable(to, host) -> None:
+    """A typing error in `url` is told as that."""
+    with pytest.raises(WorkspaceError) as caught:
+        to(f"http://{host}").send("GET", "/", repeatable=True)
+    assert caught.value.slug == "unreachable"
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        (lambda: f"http://127.0.0.1:{closed_port()}", "nothing listens there"),
+        (lambda: "http://no-such-host.example.com", "its name is not known"),
+    ],
+    ids=["refused", "unknown-name"],
+)
+def test_a_server_that_was_never_reached_is_unreachable(to, url, word) -> None:
+    """Nothing went out, so even a write certainly did nothing."""
+    with pytest.raises(WorkspaceError) as caught:
+        to(url()).send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "unreachable"
+    assert word in caught.value.message
+    assert "shop" in caught.value.message
+
+
+def test_a_dead_proxy_is_named_and_no_proxy_is_honoured(scripted, answer, to, monkeypatch) -> None:
+    """Proxies come from the environment, and NO_PROXY says where not."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("no_proxy", "")
+    server = scripted(answer(200, "{}"))
+    with pytest.raises(WorkspaceError) as caught:
+        to(server.url).send("GET", "/", repeatable=True)
+    assert "proxy" in caught.value.message
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert to(server.url).send("GET", "/", repeatable=True).status == 200
+
+
+@pytest.mark.parametrize(("repeatable", "sent"), [(False, 1), (True, 4)])
+def test_what_a_proxy_took_and_never_answered_is_lost(
+    scripted, to, monkeypatch, repeatable, sent
+) -> None:
+    """A proxy that goes away after the request may have passed it on: no `unreachable`."""
+    proxy = scripted()
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(LostAnswerError):
+        to("http://shop.example:9").send("POST", "/", body={}, repeatable=repeatable)
+    assert len(proxy.requests) == sent
+
+
+def test_a_tunnel_that_a_proxy_refuses_is_no_lost_answer(scripted, answer, to, monkeypatch) -> None:
+    """Nothing of the request itself went out."""
+    proxy = scripted(*[answer(403)] * 9)
+    monkeypatch.setenv("https_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(WorkspaceError) as caught:
+        to("https://shop.example:9").send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "unreachable"
+    assert "proxy" in caught.value.message
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1 and its key in one file."""
+    folder = tmp_path_factory.mktemp("tls")
+    made = folder / "server.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        + ["-nodes", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+        + ["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )
+    made.write_bytes((folder / "key.pem").read_bytes() + (folder / "cert.pem").read_bytes())
+    return made
+
+
+@pytest.fixture
+def tls_server(certificate: Path, answer) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def serve() -> None:
+        while not ended.is_set():
+            try:
+                connection, _ = listener.accept()
+                with connection, context.wrap_socket(connection, server_side=True) as secure:
+                    secure.recv(65536)
+                    secure.sendall(answer(200, "{}"))
+            except OSError:
+                continue
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+    ended.set()
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(5)
+
+
+def test_certificates_are_checked_against_the_named_authority(
+    to, tls_server, certificate, monkeypatch, tmp_path
+) -> None:
+    """Unknown ones are refused; ca_file or the usual variables make them trusted."""
+    with pytest.raises(WorkspaceError) as caught:
+        to(tls_server).send("GET", "/", repeatable=True)
+    assert caught.value.slug == "tls_failed"
+    assert "ca_file" in caught.value.remedy
+    assert to(tls_server, ca_file=certificate).send("GET", "/", repeatable=True).status == 200
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert to(tls_server).send("GET", "/", repeatable=True).status == 200
+    with pytest.raises(WorkspaceError) as caught:
+        to(tls_server, ca_file=tmp_path / "gone.pem").send("GET", "/", repeatable=True)
+    assert caught.value.slug == "tls_failed"
+
+
+def test_https_to_a_plain_server_says_so(scripted, answer, to) -> None:
+    """The connection fails before anything is said."""
+    server = scripted(answer(200), answer(200), answer(200), answer(200))
+    with pytest.raises(LostAnswerError) as caught:
+        to(server.url.replace("http:", "https:")).send("POST", "/", body={}, repeatable=False)
+    assert caught.value.slug == "tls_failed"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_pace_is_told_all_that_a_refusal_says(scripted, answer, monkeypatch, method) -> None:
+    """The wait, the rate, when the request left, and whether it was its speed."""
+    server = scripted(
+        answer(429, '{"retryAfterSeconds": 9}', Retry_After="0", X_RateLimit_Limit="6000"),
+        answer(503, "", Retry_After="0", X_RateLimit_Limit="6000"),
+        answer(200, "{}"),
+    )
+    told = []
+    throttled = Pace.throttled
+
+    def listen(self: Pace, *numbers: object, took: float, for_speed: bool) -> float:
+        told.append((*numbers, 0 < took < 5, for_speed))
+        return throttled(self, *numbers, took=took, for_speed=for_speed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pace, "throttled", listen)
+    transport = Transport(environment_with(url=server.url), server.url, Stop())
+    assert transport.send(method, "/", repeatable=True).status == 200
+    transport.close()
+    assert told == [(0.0, Rate(6000, 60.0), True, True), (0.0, None, True, False)]
