@@ -45,7 +45,7 @@ def names_of_every_depth() -> list[str]:
     ]
 
 
-def fleet(directory: Path, count: int, *, lean: bool = False) -> None:
+def reconciler(directory: Path, count: int, *, lean: bool = False) -> None:
     """Writes manifests of 1000 keys each, and the environments.yaml that they need.
 
     Args:

@@ -22,7 +22,7 @@ from _manifests import ENVIRONMENT, ROLE, end, name
 from provisioner import schemas
 from provisioner.manifests import document, load
 from provisioner.manifests.schema import published, reference
-from provisioner.model.desired import Environment
+from provisioner.model.environment import Environment
 from provisioner.model.observed import KnownRoles, Observation, ObservedKey, Role
 from provisioner.plan import plan_environment
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from _manifests import fleet
+from _manifests import reconciler
 from _process import Programs
 from _report import Requirement, quick, table, verdict
 
@@ -98,7 +98,7 @@ def _measure(
 ) -> dict[str, list[Took]]:
     """Does each work in turns."""
     manifests = programs.folder / f"{'lean' if lean else 'full'}-{size.keys}"
-    fleet(manifests, size.keys, lean=lean)
+    reconciler(manifests, size.keys, lean=lean)
     took: dict[str, list[Took]] = {work: [] for work in works}
     for _ in range(size.runs):
         for work, runs in took.items():

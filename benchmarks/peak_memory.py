@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from _manifests import environment, fleet, name
+from _manifests import environment, name, reconciler
 from _process import Programs
 from _report import quick, table
 from _served import Served
@@ -24,9 +24,9 @@ def main() -> int:
     rows: list[tuple[object, ...]] = []
     with Programs() as programs, Served("core") as served:
         manifests = programs.folder / "manifests"
-        fleet(manifests, count)
+        reconciler(manifests, count)
         few = programs.folder / "few"
-        fleet(few, 1_000)
+        reconciler(few, 1_000)
         programs.provision("plan", few)  # compiles what it imports
         for server, present, form in (
             ("embedded", 0, "text"),

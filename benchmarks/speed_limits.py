@@ -18,7 +18,7 @@ from _process import Programs
 from _report import Requirement, quick, table, verdict
 
 from provisioner.sandbox import Dialect, Sandbox
-from provisioner.sandbox.exchange import Answer, json_answer
+from provisioner.sandbox.exchange import Response, json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +116,7 @@ class Bucket:
         """Begins anew: full at the next request."""
         self.since, self.passed, self.refused = None, 0, 0
 
-    def __call__(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def __call__(self, request: Request, inner: Callable[[Request], Response]) -> Response:
         """Lets a request through, or answers that it came too fast."""
         with self.lock:
             wait = self._take(time.monotonic())
@@ -136,7 +136,7 @@ class Bucket:
         self.tokens, self.since = have - 1, now
         return None
 
-    def _refusal(self, wait: float) -> Answer:
+    def _refusal(self, wait: float) -> Response:
         case = self.case
         match case.form:
             case "text":
@@ -156,7 +156,7 @@ class Bucket:
                     429, {"statusCode": 429, "retryAfterSeconds": whole}, headers=headers
                 )
             case "nothing":
-                return Answer(429, b"<html>Too Many Requests</html>")
+                return Response(429, b"<html>Too Many Requests</html>")
 
 
 def main() -> int:

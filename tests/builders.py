@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from provisioner.errors.problem import Place
-from provisioner.model.desired import DesiredKey, Environment, Limits, Policy, Rotation
+from provisioner.model.environment import Environment, Limits, Policy
 from provisioner.model.expiry import parse_expiry
+from provisioner.model.key import DesiredKey, Rotation
 from provisioner.model.observed import KnownRoles, NoRoles, Observation, ObservedKey, Role
 from provisioner.model.sink_address import CommandAddress, FileAddress, GithubAddress, VaultAddress
 from provisioner.plan import (
@@ -199,7 +200,7 @@ def update(name: str = "svc-a", *sinks: Address, **changes: Any) -> Update:
         role="Worker",
         key_id=f"old-{name}",
         changes=(Change("expires", "2026-12-31T00:00:00Z", "90d"),),
-        moves_end=True,
+        sets_expiry=True,
         role_id=None,
         place=Place("manifests/a.yaml", 9, 3),
         sinks=sinks,

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, settings
 
 from provisioner import secret
 from provisioner.cli import main
-from provisioner.model.desired import ApiToken, Environment, SessionToken, SignIn
-from provisioner.runtime.cancellation import Stop
+from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
+from provisioner.runtime.cancellation import Cancellation
 from provisioner.sandbox import Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
 from provisioner.twenty.connect import connect
@@ -144,7 +144,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     return run_
 
 
-class Hurried(Stop):
+class Hurried(Cancellation):
     """A stop whose waits are a fiftieth, by a clock that runs as fast.
 
     How long they are is asked where that is the promise.

@@ -20,27 +20,27 @@ from builders import ADMIN, END, NOW, SECOND, WORKER, observation_with, observed
 
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.execution import Done, Execution, Mark
+from provisioner.execution import Done, Execution, RunMarker
 from provisioner.execution.deliver import LONG
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Revoke, Rotate, Update
-from provisioner.runtime.cancellation import STOPPED, Stop
+from provisioner.runtime.cancellation import STOPPED, Cancellation
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Holds, Nothing, Unread
+from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 from provisioner.twenty.workspace import Created, NewKey, NotCreated, NotSent, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
     from provisioner.execution import Event, Result
-    from provisioner.model.desired import Depth
+    from provisioner.model.key import Depth
     from provisioner.model.sink_address import Address
     from provisioner.plan import Action
     from provisioner.sinks.sink import Content, Sink
-    from provisioner.twenty.workspace import Ledger, Outcome, Record
+    from provisioner.twenty.workspace import CreateObserver, Outcome, Record
 
-MARK = Mark(417)
+MARK = RunMarker(417)
 NEVER = 10**6
 ALWAYS = range(1, NEVER)
 
@@ -132,7 +132,7 @@ class Clock:
     looks: int = 0
 
 
-class Waits(Stop):
+class Waits(Cancellation):
     """A stop that counts the waits instead of waiting."""
 
     def __init__(self, note: Callable[[str], None] = lambda _: None) -> None:
@@ -175,7 +175,7 @@ class ModelServer:
             read back: `nothing`, `other`, `early`, `theirs`, `unread`.
         refuses: events that end with a refusal, as `told`, or all of a kind by the first word.
         undead: whether tokens of keys that were revoked go on working.
-        held: the token that each sink holds.
+        tokens: the token that each sink holds.
         stop_at: the event at which the run is told to stop, by its number or as `told`.
         watch: called at every event.
         long: seconds after which a token is proven once more; anything is long from -1 on.
@@ -184,7 +184,7 @@ class ModelServer:
     generation: Literal["legacy", "core"] = "core"
     rows: list[Row] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
-    mark: Mark = MARK
+    mark: RunMarker = MARK
     fates: Sequence[Fate] = ()
     named: Mapping[str, Fate] = field(default_factory=dict)
     blind: Container[int] = frozenset()
@@ -196,7 +196,7 @@ class ModelServer:
     sinks: Mapping[Address, str | tuple[str, Failure]] = field(default_factory=dict)
     refuses: frozenset[str] = frozenset()
     undead: bool = False
-    held: dict[Address, Secret] = field(default_factory=dict)
+    tokens: dict[Address, Secret] = field(default_factory=dict)
     stop_at: int | str | None = None
     watch: Callable[[], None] = lambda: None
     long: float = LONG
@@ -236,8 +236,8 @@ class ModelServer:
             parallel=parallel,
             mark=self.mark,
             stop=self.stop,
-            settled=count,
-            tell=self.heard.append,
+            on_progress=count,
+            emit=self.heard.append,
             long=self.long,
         )
 
@@ -245,7 +245,7 @@ class ModelServer:
         """What such a run reports when it has ended."""
         execution = self.execution(*actions, parallel=parallel)
         execution.run()
-        results = execution.end().results
+        results = execution.finish().results
         assert tuple(one.action for one in results) == actions
         for one in results:
             if isinstance(one, Done) and isinstance(one.action, Update | Deliver | Revoke):
@@ -322,7 +322,7 @@ class ModelServer:
             roles=NoRoles() if self.generation == "legacy" else known,
         )
 
-    def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
+    def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         assert keys
         assert not self.stop.asked, "a create began after the stop was asked for"
         self.calls.append(tuple(key.name for key in keys))
@@ -330,18 +330,18 @@ class ModelServer:
         fates = iter(self.fates[sent:])
         for key in keys:
             if self.stop.asked:
-                ledger.settle(key, NotSent(STOPPED))
+                observer.on_outcome(key, NotSent(STOPPED))
                 continue
             assert self._sent_at.get(key.name, -1) < self.seen, "sent again without a look"
             assert key.name not in self._shown, "sent again although a look showed it"
             fate = self.named.get(key.name) or next(fates, MADE)
-            ledger.sending(key)
+            observer.on_send(key)
             self.sent.append((key, fate))
             self._sent_at[key.name] = self.clock.looks
             self.note("create", key.name)
             outcome = self._answer(key, fate)
             self.note("answer", key.name)
-            ledger.settle(key, outcome)
+            observer.on_outcome(key, outcome)
 
     def _answer(self, key: NewKey, fate: Fate) -> Outcome:
         chosen = self.generation == "legacy"
@@ -416,7 +416,7 @@ class ModelServer:
                 ids |= {*action.predecessors}
         return frozenset(ids)
 
-    def move_end(self, key_id: str, ends: datetime) -> None:
+    def set_expiry(self, key_id: str, ends: datetime) -> None:
         self.note("move", key_id, f"{ends:%Y-%m-%d}")
         if (row := self.row(key_id)) is not None:
             row.end = ends
@@ -427,7 +427,7 @@ class ModelServer:
         if (row := self.row(key_id)) is not None:
             row.role, row.role_id = role.label, role.id
 
-    def terms(self) -> Any:
+    def capabilities(self) -> Any:
         raise AssertionError("nobody asks here")
 
     def mint(self, key_id: str, ends: datetime) -> Secret:
@@ -467,7 +467,7 @@ class ModelServer:
         assert ends == row.end
         return row.name
 
-    def prove(self, token: Secret) -> None:
+    def verify_token(self, token: Secret) -> None:
         claims = claims_of(token)
         assert claims is not None
         key_id = self.minted.get(token.reveal(), claims.key) or ""
@@ -509,25 +509,25 @@ class Shelf:
 
     def read(self) -> Content:
         self._note("read")
-        held = self.server.held.get(self.address)
+        held = self.server.tokens.get(self.address)
         if held is None:
-            return Nothing()
+            return Empty()
         key_id = self.server.minted.get(held.reveal(), "")
         row = self.server.row(key_id)
         end = row.end if row else END
         shown: dict[object, Content] = {
-            "nothing": Nothing(),
-            "other": Holds(token("other", end, 999)),
-            "early": Holds(token(key_id, end - 61 * SECOND, 999)),
-            "theirs": Holds(token(key_id, end, 999)),
-            "unread": Unread(NOW),
+            "nothing": Empty(),
+            "other": StoredValue(token("other", end, 999)),
+            "early": StoredValue(token(key_id, end - 61 * SECOND, 999)),
+            "theirs": StoredValue(token(key_id, end, 999)),
+            "unread": WriteOnly(NOW),
         }
-        return shown.get(self.server.sinks.get(self.address)) or Holds(Secret(held.reveal()))
+        return shown.get(self.server.sinks.get(self.address)) or StoredValue(Secret(held.reveal()))
 
     def write(self, token: Secret) -> None:
         assert token.reveal() in self.server.proven, "written before it was proven"
         self._note("write")
-        self.server.held[self.address] = token
+        self.server.tokens[self.address] = token
 
     def _note(self, moment: str) -> None:
         try:

@@ -46,7 +46,7 @@ COMMANDS = (
 BODY_CODES = {"body_invalid", "record_invalid"}
 CHECKING_CODES = {"file_unread"}
 RAISERS = {"WorkspaceError", "RefusedError", "WrongUsageError", "Failure", "LostAnswerError"} | {
-    *("OutputError", "StalePlanError", "Unreadable")
+    *("OutputError", "StalePlanError", "UnreadablePlanFile")
 }
 NEVER_IN_JSON = {
     *("operations/bulk_create.py", "operations/mint_token.py", "planfile/read.py", "cli"),
@@ -177,7 +177,7 @@ def test_every_code_has_one_paragraph_and_no_paragraph_is_of_a_code_that_is_not(
         *get_args(SinkCode),
         *(code for code, _ in raised()),
         *get_args(RefusalCode),
-        InvalidInputError(()).slug,
+        InvalidInputError(()).code,
     }
     assert set(documented) - known == set()
     assert known - set(documented) == set()
@@ -255,8 +255,8 @@ def test_figures_of_stopping_and_of_looking_again_are_those_of_the_code():
     """Whoever sets a pipeline's grace by the page gets what the page says."""
     words = " ".join(text("docs/errors.md").split())
     assert f"has {cancellation.GRACE:g} seconds" in words
-    assert (signals._PATIENCE, "A third signal ends it at once" in words) == (3, True)
-    assert (create.ROUNDS, "eight looks" in words) == (8, True)
+    assert (signals._SIGNALS_UNTIL_EXIT, "A third signal ends it at once" in words) == (3, True)
+    assert (create.MAX_ATTEMPTS, "eight looks" in words) == (8, True)
     assert f"up to {core_bulk_create._SEVERAL} a document" in text("docs/twenty-api.md")
 
 
@@ -507,8 +507,8 @@ def test_pipelines_set_every_variable_that_the_example_needs():
         assert set(step["env"]) == needed
 
 
-def test_the_table_of_modules_is_that_of_the_layers():
-    """The page numbers the layers as the tool checks them, and leaves no module out."""
+def test_the_table_of_folders_is_that_of_the_layers():
+    """The page numbers the layers as the tool checks them, and leaves no folder out."""
     contracts = tomllib.loads(text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
     [layers] = [one["layers"] for one in contracts if one["id"] == "layers"]
     checked = {
@@ -517,6 +517,14 @@ def test_the_table_of_modules_is_that_of_the_layers():
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", text("docs/architecture.md"), re.MULTILINE)
     assert {name: int(number) for number, name in rows} == checked
     assert [int(number) for number, _ in rows] == sorted(checked.values())
+
+
+def test_every_file_that_the_map_names_is_there():
+    """Whoever follows the page opens a file, not an error."""
+    named = re.findall(r"`([\w/*]+(?:\.py|/))`", text("docs/architecture.md"))
+    assert len(named) > 20
+    lost = [name for name in named if not [*(ROOT / "provisioner").glob(name), *ROOT.glob(name)]]
+    assert lost == []
 
 
 def test_numbers_of_bounds_are_those_of_the_code():

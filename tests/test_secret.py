@@ -11,7 +11,7 @@ from builders import environment_with
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.model.desired import ApiToken, SignIn
+from provisioner.model.environment import ApiToken, SignIn
 from provisioner.secret import MASK, Secret, _Known, hidden, masked
 
 pytestmark = pytest.mark.fast

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from provisioner.errors.exceptions import ProvisionError
-    from provisioner.model.desired import Generation
+    from provisioner.model.environment import Generation
 
 CheckName = Literal[
     "reached",
@@ -81,4 +81,4 @@ class Diagnosis:
 
 def broken(check: CheckName, error: ProvisionError) -> Broken:
     """The check that an error of a workspace or a sink breaks."""
-    return Broken(check, error.slug, error.message, error.remedy)
+    return Broken(check, error.code, error.message, error.remedy)

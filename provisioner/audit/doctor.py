@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Self
 
 from provisioner.audit.check import Diagnosis, broken
 from provisioner.audit.server_checks import checks_of_error, checks_of_server
-from provisioner.audit.sink_checks import Places
+from provisioner.audit.sink_checks import SinkChecks
 from provisioner.errors.exceptions import ProvisionError, RefusedError, WorkspaceError
 from provisioner.model.globs import matches
 from provisioner.reconcile.guards import one_workspace_twice
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.log_context import bound
+from provisioner.runtime.log_context import bind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from concurrent.futures import Executor
     from types import TracebackType
 
-    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation
     from provisioner.reconcile.reconciler import Connect
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
 
 
@@ -31,7 +32,7 @@ class Doctor:
     """Examines environments, one unit of work each; writes nothing.
 
     Attributes:
-        surprise: the first bug that an environment met; the others went on.
+        internal_error: the first bug that an environment met; the others went on.
 
     Args:
         connect: opens a workspace.
@@ -41,7 +42,7 @@ class Doctor:
     """
 
     def __init__(
-        self, connect: Connect, open_sink: OpenSink, executor: Executor, stop: Stop
+        self, connect: Connect, open_sink: OpenSink, executor: Executor, stop: Cancellation
     ) -> None:
         self._connect = connect
         self._open_sink = open_sink
@@ -49,7 +50,7 @@ class Doctor:
         self._stop = stop
         self._stack = ExitStack()
         self._seen: dict[str, Observation] = {}
-        self.surprise: Exception | None = None
+        self.internal_error: Exception | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -97,10 +98,10 @@ class Doctor:
         if self._stop.asked:
             return _undone(environment, WorkspaceError(STOPPED.code, STOPPED.message))
         try:
-            with bound(environment=environment.name):
+            with bind(environment=environment.name):
                 return self._examine(environment, keys)
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-            self.surprise = self.surprise or error
+            self.internal_error = self.internal_error or error
             bug = WorkspaceError(
                 "internal_error",
                 f"A bug ended the look at {environment.name} ({type(error).__name__}).",
@@ -109,12 +110,12 @@ class Doctor:
             return _undone(environment, bug)
 
     def _examine(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
-        places = Places(environment, self._open_sink, self._stop)
+        places = SinkChecks(environment, self._open_sink, self._stop)
         workspace = generation = None
         try:
             workspace = self._connect(environment, self._stack)
             observation = workspace.observe()
-            checks = list(checks_of_server(environment, observation, workspace.terms()))
+            checks = list(checks_of_server(environment, observation, workspace.capabilities()))
         except (WorkspaceError, RefusedError) as error:
             checks = list(checks_of_error(environment, error))
         else:

@@ -11,18 +11,19 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, by_name
-from provisioner.model.sink_content import TokenOf, Untold, Unusable
-from provisioner.plan import Unobserved, Wishes, tell_apart
+from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
+from provisioner.plan import PlanOptions, Unobserved, tell_apart
 from provisioner.plan.delivery import good, on_server_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from provisioner.model.desired import DesiredKey, Environment, Generation
+    from provisioner.model.environment import Environment, Generation
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation, ObservedKey, Roles
     from provisioner.model.sink_address import Address
-    from provisioner.model.sink_content import Held
+    from provisioner.model.sink_content import SinkContent
     from provisioner.plan import LiveKeys
 
 Note = Literal[
@@ -49,25 +50,25 @@ _FAR = timedelta(days=50 * 365)
 _LENIENCE = timedelta(minutes=1)
 """How much longer than a policy allows a key may live: its end was counted by another clock."""
 
-_NOT_ASKED = Untold(None)
+_NOT_ASKED = Unreadable(None)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class AuditInput:
     """What was seen of one environment, and what its manifests want.
 
     Attributes:
-        held: what the sinks of its live keys hold; nothing is known of one that is not there.
+        sink_contents: of the sinks of its live keys; a sink that is missing here was not read.
     """
 
     environment: Environment
     desired: tuple[DesiredKey, ...]
     observation: Observation
-    held: Mapping[Address, Held]
+    sink_contents: Mapping[Address, SinkContent]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyHygiene:
+class KeyAudit:
     """One live key.
 
     Attributes:
@@ -98,7 +99,7 @@ class KeyHygiene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnvironmentHygiene:
+class EnvironmentAudit:
     """The live keys of one environment.
 
     Attributes:
@@ -111,7 +112,7 @@ class EnvironmentHygiene:
     url: str
     generation: Generation
     server_time: datetime
-    keys: tuple[KeyHygiene, ...]
+    keys: tuple[KeyAudit, ...]
     missing: tuple[str, ...]
 
     @property
@@ -126,7 +127,7 @@ class EnvironmentHygiene:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetHygiene:
+class FleetAudit:
     """The live keys of all environments.
 
     Attributes:
@@ -137,12 +138,12 @@ class FleetHygiene:
 
     created_at: datetime
     within: timedelta
-    environments: tuple[EnvironmentHygiene | Unobserved, ...]
+    environments: tuple[EnvironmentAudit | Unobserved, ...]
 
     @property
-    def observed(self) -> tuple[EnvironmentHygiene, ...]:
+    def observed(self) -> tuple[EnvironmentAudit, ...]:
         """The environments that could be looked at."""
-        return tuple(one for one in self.environments if isinstance(one, EnvironmentHygiene))
+        return tuple(one for one in self.environments if isinstance(one, EnvironmentAudit))
 
     @property
     def unobserved(self) -> tuple[Unobserved, ...]:
@@ -165,12 +166,12 @@ class FleetHygiene:
         return sum((one.notes for one in self.observed), Counter())
 
 
-def inspect(
-    looks: Iterable[Look | Unobserved],
+def audit(
+    looks: Iterable[AuditInput | Unobserved],
     now: datetime,
     within: timedelta,
     only: tuple[str, ...] = (),
-) -> FleetHygiene:
+) -> FleetAudit:
     """Judges every live key of a fleet.
 
     Args:
@@ -180,27 +181,27 @@ def inspect(
         only: globs of the names of the keys that are judged; none means all.
     """
     seen = tuple(looks)
-    wishes = Wishes(only=only)
+    options = PlanOptions(only=only)
     live = {
-        look.environment.name: _live(look.observation, wishes)
+        look.environment.name: _live(look.observation, options)
         for look in seen
-        if isinstance(look, Look)
+        if isinstance(look, AuditInput)
     }
     almighty = Counter(
         name
         for look in seen
-        if isinstance(look, Look)
+        if isinstance(look, AuditInput)
         for name, keys in live[look.environment.name].items()
         if any(_may_do_all(look.observation.roles, key) for key in keys)
     )
     shared = frozenset(name for name, environments in almighty.items() if environments > 1)
-    return FleetHygiene(
+    return FleetAudit(
         now,
         within,
         tuple(
             look
             if isinstance(look, Unobserved)
-            else _Judge(look, within, shared).environment(live[look.environment.name], wishes)
+            else _Judge(look, within, shared).environment(live[look.environment.name], options)
             for look in seen
         ),
     )
@@ -209,24 +210,24 @@ def inspect(
 class _Judge:
     """What is to be said of the keys of one environment."""
 
-    def __init__(self, look: Look, within: timedelta, shared: frozenset[str]) -> None:
+    def __init__(self, look: AuditInput, within: timedelta, shared: frozenset[str]) -> None:
         self._look = look
-        self._held = on_server_clock(look.held, look.observation.ahead)
+        self._sink_contents = on_server_clock(look.sink_contents, look.observation.ahead)
         self._now = look.observation.server_time
         self._horizon = self._now + within
         self._shared = shared
 
     def environment(
-        self, live: Mapping[str, tuple[ObservedKey, ...]], wishes: Wishes
-    ) -> EnvironmentHygiene:
-        wanted = {key.name: key for key in self._look.desired if wishes.concern(key.name)}
+        self, live: Mapping[str, tuple[ObservedKey, ...]], options: PlanOptions
+    ) -> EnvironmentAudit:
+        wanted = {key.name: key for key in self._look.desired if options.selects(key.name)}
         keys = [
             self._key(one, wanted.get(name), same, told_apart)
             for name, same in live.items()
             for told_apart in (self._told_apart(wanted.get(name), same),)
             for one in same
         ]
-        return EnvironmentHygiene(
+        return EnvironmentAudit(
             environment=self._look.environment.name,
             url=self._look.environment.url,
             generation=self._look.observation.generation,
@@ -241,12 +242,12 @@ class _Judge:
         wanted: DesiredKey | None,
         same: tuple[ObservedKey, ...],
         keys: LiveKeys,
-    ) -> KeyHygiene:
+    ) -> KeyAudit:
         rotation, current = None, True
         if wanted is not None and wanted.rotation is not None:
             current = key is keys.current
             rotation = key.expires_at - wanted.rotation.before if current else None
-        return KeyHygiene(
+        return KeyAudit(
             name=key.name,
             id=key.id,
             created_at=key.created_at,
@@ -288,8 +289,10 @@ class _Judge:
     def _told_apart(self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]) -> LiveKeys:
         """The live keys of a name as a plan has them."""
         addresses = () if wanted is None else wanted.deliver
-        held = (self._held[address] for address in addresses if address in self._held)
-        return tell_apart(wanted, same, held)
+        sink_contents = (
+            self._sink_contents[address] for address in addresses if address in self._sink_contents
+        )
+        return tell_apart(wanted, same, sink_contents)
 
     def _serving(
         self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...], keys: LiveKeys
@@ -302,12 +305,12 @@ class _Judge:
         if wanted is None:
             last = max(one.expires_at for one in same)
             return frozenset(one.id for one in same if one.expires_at == last)
-        held = {
+        sink_contents = {
             found.key.lower()
             for address in wanted.deliver
-            if isinstance(found := self._held.get(address), TokenOf)
+            if isinstance(found := self._sink_contents.get(address), ApiKeyToken)
         }
-        serving = frozenset(one.id for one in same if one.id.lower() in held)
+        serving = frozenset(one.id for one in same if one.id.lower() in sink_contents)
         if wanted.rotation is not None or not serving:
             return serving | {keys.current.id}
         return serving
@@ -338,19 +341,19 @@ class _Judge:
         """Whether every sink holds a token of one of these keys."""
         if not wanted.deliver:
             return "none"
-        held = [self._held.get(address, _NOT_ASKED) for address in wanted.deliver]
-        told = [one for one in held if not _blind(one)]
+        sink_contents = [self._sink_contents.get(address, _NOT_ASKED) for address in wanted.deliver]
+        told = [one for one in sink_contents if not _blind(one)]
         if not all(any(good(one, key) for key in keys) for one in told):
             return "no"
-        return "yes" if len(told) == len(held) else "unknown"
+        return "yes" if len(told) == len(sink_contents) else "unknown"
 
 
-def _live(observation: Observation, wishes: Wishes) -> Mapping[str, tuple[ObservedKey, ...]]:
+def _live(observation: Observation, options: PlanOptions) -> Mapping[str, tuple[ObservedKey, ...]]:
     """The live keys of each name, the oldest first, as a plan has them."""
     found = by_name(
         key
         for key in observation.keys
-        if key.live(observation.server_time) and wishes.concern(key.name)
+        if key.live(observation.server_time) and options.selects(key.name)
     )
     return {name: tuple(keys) for name, keys in found.items()}
 
@@ -366,6 +369,8 @@ def _may_do_all(roles: Roles, key: ObservedKey) -> bool:
             assert_never(roles)
 
 
-def _blind(held: Held) -> bool:
+def _blind(sink_contents: SinkContent) -> bool:
     """Whether a sink says nothing of the token in it."""
-    return isinstance(held, Unusable) or (isinstance(held, Untold) and held.updated_at is None)
+    return isinstance(sink_contents, Unavailable) or (
+        isinstance(sink_contents, Unreadable) and sink_contents.updated_at is None
+    )

@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.audit.check import Broken, Check, CheckName, Doubtful, Fine, broken
-from provisioner.errors.pluralize import count
-from provisioner.model.desired import ApiToken, SessionToken, SignIn
+from provisioner.errors.pluralize import pluralize
+from provisioner.model.environment import ApiToken, SessionToken, SignIn
 from provisioner.model.expiry import CLOCKS_APART, format_moment
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan.diff import SOON
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.errors.exceptions import ProvisionError
-    from provisioner.model.desired import Environment, Generation, Limits
+    from provisioner.model.environment import Environment, Generation, Limits
     from provisioner.model.observed import Observation, Role, Roles
-    from provisioner.twenty.workspace import Terms
+    from provisioner.twenty.workspace import Capabilities
 
 
 _MISMATCHES = ("workspace_mismatch", "workspace_unknown", "auth_missing")
@@ -27,13 +27,13 @@ _MISMATCHES = ("workspace_mismatch", "workspace_unknown", "auth_missing")
 
 def checks_of_error(environment: Environment, error: ProvisionError) -> Iterator[Check]:
     """What a workspace that cannot be used is broken by; whoever refuses was reached."""
-    concern = _concern(error.slug)
-    if concern != "reached" and error.slug not in _MISMATCHES:
+    concern = _is_permission(error.code)
+    if concern != "reached" and error.code not in _MISMATCHES:
         yield _reached(environment)
     yield broken(concern, error)
 
 
-def _concern(code: str) -> CheckName:
+def _is_permission(code: str) -> CheckName:
     """The check that an error of a whole workspace belongs to."""
     if code in _MISMATCHES or code == "sign_in_failed" or code.startswith("credential_"):
         return "credential"
@@ -43,19 +43,19 @@ def _concern(code: str) -> CheckName:
 
 
 def checks_of_server(
-    environment: Environment, observation: Observation, terms: Terms
+    environment: Environment, observation: Observation, capabilities: Capabilities
 ) -> Iterator[Check]:
     """The checks of a workspace that could be looked at."""
-    session = _is_session(environment, terms)
+    session = _is_session(environment, capabilities)
     yield _reached(environment)
-    yield Fine("generation", _release(observation.generation, terms))
-    yield _credential(environment, observation, terms, session=session)
+    yield Fine("generation", _release(observation.generation, capabilities))
+    yield _credential(environment, observation, capabilities, session=session)
     live = sum(key.live(observation.server_time) for key in observation.keys)
-    yield Fine("keys", f"{count(len(observation.keys), 'key')} listed, {live} live.")
+    yield Fine("keys", f"{pluralize(len(observation.keys), 'key')} listed, {live} live.")
     yield _roles(environment, observation.roles)
-    yield _writes(observation, terms, session=session)
+    yield _writes(observation, capabilities, session=session)
     yield _clock(observation)
-    yield _limits(environment.limits, terms)
+    yield _limits(environment.limits, capabilities)
 
 
 def _reached(environment: Environment) -> Fine:
@@ -63,8 +63,8 @@ def _reached(environment: Environment) -> Fine:
     return Fine("reached", f"{what} answers.")
 
 
-def _release(generation: Generation, terms: Terms) -> str:
-    match generation, terms.release:
+def _release(generation: Generation, capabilities: Capabilities) -> str:
+    match generation, capabilities.release:
         case "legacy", _:
             return "Legacy: Twenty up to 1.2."
         case "core", None:
@@ -75,33 +75,35 @@ def _release(generation: Generation, terms: Terms) -> str:
             assert_never(generation)
 
 
-def _is_session(environment: Environment, terms: Terms) -> bool:
+def _is_session(environment: Environment, capabilities: Capabilities) -> bool:
     """Whether the credential is a user's: by its own claims, else by how it is declared."""
-    kind = None if terms.claims is None else terms.claims.kind
+    kind = None if capabilities.claims is None else capabilities.claims.kind
     if kind in ("API_KEY", "ACCESS"):
         return kind == "ACCESS"
     return not isinstance(environment.credential, ApiToken)
 
 
 def _credential(
-    environment: Environment, observation: Observation, terms: Terms, *, session: bool
+    environment: Environment, observation: Observation, capabilities: Capabilities, *, session: bool
 ) -> Check:
     """What opens the workspace, until when, and which workspace that is."""
-    ends = None if terms.claims is None else terms.claims.ends
+    expires_at = None if capabilities.claims is None else capabilities.claims.expires_at
     match environment.credential:
         case None:
-            kind, ends = "The embedded Twenty's own session", None
+            kind, expires_at = "The embedded Twenty's own session", None
         case SignIn():
             kind = "A sign-in with e-mail and password"
-            kind += f" (its session until {format_moment(ends)} is renewed)" if ends else ""
-            ends = None
+            kind += (
+                f" (its session until {format_moment(expires_at)} is renewed)" if expires_at else ""
+            )
+            expires_at = None
         case ApiToken() | SessionToken():
             kind = "A user's session token" if session else "The token of an API key"
-            kind += f" until {format_moment(ends)}" if ends else " that shows no end"
+            kind += f" until {format_moment(expires_at)}" if expires_at else " that shows no end"
         case _:
             assert_never(environment.credential)
     message = f"{kind}, {_pin(environment, observation.workspace)}."
-    if ends is None or ends - observation.server_time > SOON:
+    if expires_at is None or expires_at - observation.server_time > SOON:
         return Fine("credential", message)
     renewed = "Sign in with an email and a password, which needs no new token, or put a new one"
     remedy = f"{renewed if session else 'Put a new token'} where `auth` names it, before that."
@@ -165,7 +167,7 @@ _SESSION = "Give `auth` an email and a password, or a session_token."
 
 
 def _writes(  # noqa: PLR0911 - one for each meaning
-    observation: Observation, terms: Terms, *, session: bool
+    observation: Observation, capabilities: Capabilities, *, session: bool
 ) -> Check:
     """Who may write, by generation (docs/twenty-api.md, "Generations")."""
     if observation.generation == "legacy":
@@ -174,11 +176,11 @@ def _writes(  # noqa: PLR0911 - one for each meaning
             "Keys may be made with any credential of the workspace; no read tells whether tokens "
             "may be minted.",
         )
-    if not session and terms.release == "2.x":
+    if not session and capabilities.release == "2.x":
         message = "Twenty 2.x lets only a signed-in user write keys, not an API key."
         return Broken("writes", "session_required", message, _SESSION)
     permit = "Give the role of the credential the permission for API keys and webhooks."
-    match terms.permitted:
+    match capabilities.permitted:
         case False:
             message = "The role of the credential has no permission for API keys."
             return Broken("writes", "permission_denied", message, permit)
@@ -187,10 +189,10 @@ def _writes(  # noqa: PLR0911 - one for each meaning
             return Doubtful("writes", message, permit)
         case True:
             pass
-    if not session and terms.release is None:
+    if not session and capabilities.release is None:
         message = "Not known: Twenty 1.x lets an API key write keys, 2.x does not."
         return Doubtful("writes", message, _SESSION)
-    if terms.release != "1.x" and isinstance(observation.roles, HiddenRoles):
+    if capabilities.release != "1.x" and isinstance(observation.roles, HiddenRoles):
         return Doubtful(
             "writes",
             "Allowed by 2.21; later releases create keys only with the permission for roles.",
@@ -220,7 +222,7 @@ def _clock(observation: Observation) -> Check:
     )
 
 
-def _limits(limits: Limits, terms: Terms) -> Check:
+def _limits(limits: Limits, capabilities: Capabilities) -> Check:
     """The pace that is declared, held against what the server says of its own."""
     declared = limits.requests_per_minute
     if declared is None:
@@ -229,9 +231,15 @@ def _limits(limits: Limits, terms: Terms) -> Check:
             "to 100 a minute)"
         )
     else:
-        paced = f"{count(declared, 'request')} a minute"
-    told = "the server names no limit" if terms.limit is None else f"it allows {terms.limit}"
+        paced = f"{pluralize(declared, 'request')} a minute"
+    told = (
+        "the server names no limit"
+        if capabilities.limit is None
+        else f"it allows {capabilities.limit}"
+    )
     message = f"{paced}, {limits.parallel} at once; {told}."
-    if declared is None or terms.limit is None or declared <= terms.limit:
+    if declared is None or capabilities.limit is None or declared <= capabilities.limit:
         return Fine("limits", message)
-    return Doubtful("limits", message, f"Write `requests_per_minute: {terms.limit}` or less.")
+    return Doubtful(
+        "limits", message, f"Write `requests_per_minute: {capabilities.limit}` or less."
+    )

@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from provisioner.audit.check import Broken, Check, Doubtful, Fine
 from provisioner.errors.exceptions import ProvisionError, SinkError, WorkspaceError
-from provisioner.errors.pluralize import count
+from provisioner.errors.pluralize import pluralize
 from provisioner.model.token_claims import claims_of
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.executor import Threads
-from provisioner.sinks.sink import Holds, Nothing, Unread
+from provisioner.runtime.executor import ThreadExecutor
+from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation
     from provisioner.model.sink_address import Address
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
     from provisioner.sinks.sink import OpenSink
     from provisioner.twenty.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
-class _Trouble:
+class _SinkFailure:
     """What is wrong with one sink, or with the token in it."""
 
     check: Literal["sinks", "tokens"]
@@ -43,17 +44,17 @@ class _Trouble:
         stripped = (
             text.replace(str(self.address), "").replace(repr(self.key), "") for text in texts
         )
-        return (self.check, self.error.slug, *stripped)
+        return (self.check, self.error.code, *stripped)
 
 
-_Found = Literal["usable", "empty", "unreadable", "accepted"] | _Trouble
+_Found = Literal["usable", "empty", "unreadable", "accepted"] | _SinkFailure
 """A sink of a key that is not live, or one of a live key by what became of its token."""
 
 _NAMED = 5
 """Keys that a remedy names one by one."""
 
 
-class Places:
+class SinkChecks:
     """The sinks of one environment's keys, and the tokens that they hold.
 
     Args:
@@ -62,7 +63,7 @@ class Places:
         stop: once it is asked for, no sink is asked any more.
     """
 
-    def __init__(self, environment: Environment, open_sink: OpenSink, stop: Stop) -> None:
+    def __init__(self, environment: Environment, open_sink: OpenSink, stop: Cancellation) -> None:
         self._environment = environment
         self._open_sink = open_sink
         self._stop = stop
@@ -71,7 +72,7 @@ class Places:
 
     def hold_against(self, workspace: Workspace, observation: Observation) -> None:
         """Has the tokens of the live keys proven, which takes a workspace that can be used."""
-        self._prove = workspace.prove
+        self._prove = workspace.verify_token
         for key in observation.keys:
             if key.live(observation.server_time):
                 self._live.setdefault(key.name, set()).add(key.id.lower())
@@ -86,39 +87,39 @@ class Places:
         if not asked:
             yield Fine("sinks", "No key names one.")
             return
-        with Threads(self._environment.limits.parallel) as threads:
+        with ThreadExecutor(self._environment.limits.parallel) as threads:
             found = list(threads.map(lambda one: self._ask(*one), asked))
-        troubles = [one for one in found if isinstance(one, _Trouble)]
+        troubles = [one for one in found if isinstance(one, _SinkFailure)]
         usable = len(found) - sum(one.check == "sinks" for one in troubles)
         if usable:
-            yield Fine("sinks", f"Nothing speaks against {count(usable, 'sink')}.")
+            yield Fine("sinks", f"Nothing speaks against {pluralize(usable, 'sink')}.")
         if found.count("accepted") or found.count("unreadable"):
-            accepted = f"{count(found.count('accepted'), 'token')} of live keys accepted"
+            accepted = f"{pluralize(found.count('accepted'), 'token')} of live keys accepted"
             yield Fine("tokens", f"{accepted}, {found.count('unreadable')} cannot be read back.")
         if empty := found.count("empty"):
-            message = f"{count(empty, 'sink')} of live keys without a token."
+            message = f"{pluralize(empty, 'sink')} of live keys without a token."
             yield Doubtful("tokens", message, "Run `provision apply`, which delivers new ones.")
         yield from self._grouped(troubles)
 
     def _ask(self, key: str, address: Address) -> _Found:
         if self._stop.asked:
-            return _Trouble("sinks", SinkError(STOPPED.code, STOPPED.message), key, address)
+            return _SinkFailure("sinks", SinkError(STOPPED.code, STOPPED.message), key, address)
         try:
             sink = self._open_sink(address)
-            sink.prepare()
+            sink.check()
             content = sink.read()
         except SinkError as error:
-            return _Trouble("sinks", error, key, address)
+            return _SinkFailure("sinks", error, key, address)
         if key not in self._live or self._prove is None:
             return "usable"
         match content:
-            case Nothing():
+            case Empty():
                 return "empty"
-            case Unread():
+            case WriteOnly():
                 return "unreadable"
-            case Holds(value=value):
+            case StoredValue(value=value):
                 why = self._refusal(self._prove, value, key, address)
-                return "accepted" if why is None else _Trouble("tokens", why, key, address)
+                return "accepted" if why is None else _SinkFailure("tokens", why, key, address)
             case _:
                 assert_never(content)
 
@@ -138,25 +139,25 @@ class Places:
         try:
             prove(token)
         except WorkspaceError as error:
-            if error.slug != "token_refused":
+            if error.code != "token_refused":
                 return error
             message = f"The token of {key!r} in {address} is not accepted."
-            return _bad_token(error.slug, message)
+            return _bad_token(error.code, message)
         return None
 
-    def _grouped(self, troubles: Iterable[_Trouble]) -> Iterator[Broken | Doubtful]:
+    def _grouped(self, troubles: Iterable[_SinkFailure]) -> Iterator[Broken | Doubtful]:
         """One check for all troubles of one cause, in the order of the manifests."""
-        groups: dict[tuple[str, ...], list[_Trouble]] = {}
+        groups: dict[tuple[str, ...], list[_SinkFailure]] = {}
         for trouble in troubles:
             groups.setdefault(trouble.sort, []).append(trouble)
         for group in groups.values():
             first = group[0]
             others = f" The same holds for {len(group) - 1} more." if group[1:] else ""
             remedy = first.error.remedy or self._redeliver([one.key for one in group])
-            if first.error.slug == "program_not_run":  # that is what the run was told
+            if first.error.code == "program_not_run":  # that is what the run was told
                 yield Doubtful(first.check, f"{first.error.message}{others}", remedy)
                 continue
-            yield Broken(first.check, first.error.slug, f"{first.error.message}{others}", remedy)
+            yield Broken(first.check, first.error.code, f"{first.error.message}{others}", remedy)
 
     def _redeliver(self, names: list[str]) -> str:
         command = f"provision apply -e {self._environment.name} --redeliver"

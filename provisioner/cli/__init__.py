@@ -56,6 +56,6 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _ended_by(error: Exception) -> int:
-    from provisioner.cli.exits import tell  # noqa: PLC0415 - only when something went wrong
+    from provisioner.cli.exits import report_error  # noqa: PLC0415 - only when something went wrong
 
-    return tell(error)
+    return report_error(error)

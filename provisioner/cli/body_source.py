@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import InvalidInputError
 from provisioner.errors.problem import Place, Problem
-from provisioner.operations.request_body import Body, read_body
+from provisioner.operations.request_body import RequestBody, read_body
 
 if TYPE_CHECKING:
     from typing import TextIO
 
 
-def read_source(name: str, stdin: TextIO | None) -> Body:
+def read_source(name: str, stdin: TextIO | None) -> RequestBody:
     """The records of a file, or of standard input for `-`.
 
     Raises:

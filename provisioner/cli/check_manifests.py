@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.errors.pluralize import count
+from provisioner.errors.pluralize import pluralize
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import ENVIRONMENTS, load, look_alikes
 
@@ -62,7 +62,7 @@ def check(paths: Iterable[Path], now: datetime, environments: Path | None = None
         sources += manifests.sources if files is None else sorted(files)
         keys += sum(map(len, manifests.desired.values()))
         declared += len(manifests.environments)
-    summary = f"{count(keys, 'key')} in {count(declared, 'environment')}, no problems."
+    summary = f"{pluralize(keys, 'key')} in {pluralize(declared, 'environment')}, no problems."
     return Checked(
         tuple(dict.fromkeys(problems)), summary, tuple(dict.fromkeys(sources)), tuple(warnings)
     )

@@ -15,16 +15,16 @@ from provisioner.cli.standard_streams import lead_nowhere
 from provisioner.errors.exceptions import InvalidInputError, OutputError
 from provisioner.render.json import as_json, problems_document
 from provisioner.render.text import COLOUR, PLAIN, Palette, visible
-from provisioner.runtime.log_context import about
+from provisioner.runtime.log_context import extra
 from provisioner.secret import NO_WORD, masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from provisioner.cli.options import Output
+    from provisioner.cli.options import OutputOptions
     from provisioner.errors.failure import Failure
-    from provisioner.render.formats import Form, Told
-    from provisioner.runtime.log_context import Subject
+    from provisioner.render.formats import OutputFormat, ReportInput
+    from provisioner.runtime.log_context import LogContext
 
 _LOG = logging.getLogger("provisioner")
 
@@ -36,7 +36,7 @@ class Console:
         run_id: of this run, in all that it tells programs about itself.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: OutputOptions) -> None:
         self.output = output
         self.run_id = new_run_id()
         set_up_log(output.log_level, output.log_format, self.run_id)
@@ -64,16 +64,16 @@ class Console:
         """
         _write(sys.stdout, without_commands(as_json(document), "json"))
 
-    def tell(self, told: Told, form: Form) -> None:
+    def show_report(self, told: ReportInput, form: OutputFormat) -> None:
         """Writes what a run has to tell on stdout, in a form of its own.
 
         Raises:
             OutputError: as `text`.
         """
         # Only here: its forms need YAML, without which an error is still told.
-        from provisioner.render.formats import in_form  # noqa: PLC0415 - as said above
+        from provisioner.render.formats import render  # noqa: PLC0415 - as said above
 
-        _write(sys.stdout, without_commands(in_form(told, form, self.palette), form))
+        _write(sys.stdout, without_commands(render(told, form, self.palette), form))
 
     @contextmanager
     def problems_as_data(self) -> Iterator[None]:
@@ -119,10 +119,10 @@ class Console:
             environment: where it was, in a command that has several.
         """
         if logs_json():
-            subject: Subject = {"code": failure.code}
+            subject: LogContext = {"code": failure.code}
             if environment is not None:
                 subject["environment"] = environment
-            _LOG.error("%s", failure.message, extra=about(**subject))
+            _LOG.error("%s", failure.message, extra=extra(**subject))
         else:
             place = "" if environment is None else f"{environment}: "
             self.aside(visible(f"{place}{failure.code}: {failure.message}") + "\n")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("provisioner")
 
-_PATIENCE = 5.0
+_CLOSE_TIMEOUT = 5.0
 
 
 class EventFile:
@@ -31,14 +31,14 @@ class EventFile:
     Args:
         file: as it was typed.
         run_id: of the run, as its log has it.
-        patience: seconds that a reader may still take for what is written at the end.
+        timeout: seconds that a reader may still take for what is written at the end.
 
     Raises:
         WrongUsageError: when it cannot be written.
     """
 
-    def __init__(self, file: str, run_id: str, patience: float = _PATIENCE) -> None:
-        self._patience = patience
+    def __init__(self, file: str, run_id: str, timeout: float = _CLOSE_TIMEOUT) -> None:
+        self._patience = timeout
         self._file = file
         self._stream = open_output(file, "--events")
         self._run = run_id
@@ -48,7 +48,7 @@ class EventFile:
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
 
-    def tell(self, event: Event, /) -> None:
+    def emit(self, event: Event, /) -> None:
         """Takes in what happened; has it written soon."""
         document = event_document(event)
         with self._lock:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from provisioner.cli.console import Console
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.outputs import outlets
-from provisioner.cli.run import ended_early, fleet_of, prepare
+from provisioner.cli.outputs import open_outputs
+from provisioner.cli.run import ended_early, prepare, reconciler_of
 from provisioner.cli.show import agreed, announce, note, show_result, to_ask_about, warn_of_nothing
 from provisioner.errors.exceptions import StalePlanError, WrongUsageError
 from provisioner.errors.failure import Failure
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from provisioner.cli.options import Output, Selection, Telling
+    from provisioner.cli.options import OutputOptions, OutputTargets, Selection
     from provisioner.cli.run import Prepared
     from provisioner.cli.signals import Signals
     from provisioner.plan import Plan
-    from provisioner.reconcile.reconciler import Fleet
+    from provisioner.reconcile.reconciler import Reconciler
 
 
 def carry_out(  # noqa: PLR0913 - what there is to say of a run
     command: str,
     selection: Selection,
-    output: Output,
-    telling: Telling,
-    planned: Callable[[Fleet, Prepared], Plan],
+    output: OutputOptions,
+    output_targets: OutputTargets,
+    planned: Callable[[Reconciler, Prepared], Plan],
     *,
     signals: Signals,
     yes: bool,
-    named: Named | None = None,
+    named: SelectedNames | None = None,
     preparing: Callable[[], Prepared] | None = None,
     taken: tuple[Path, ...] = (),
 ) -> int:
@@ -46,7 +46,7 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
         command: its name.
         selection: what to work on.
         output: how to speak.
-        telling: where else to speak.
+        output_targets: where else to speak.
         planned: makes the plan.
         signals: caught while this goes on.
         yes: whether nothing is asked.
@@ -56,7 +56,7 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
     """
     console = Console(output)
     with (
-        outlets(command, telling, console, signals, taken=taken) as out,
+        open_outputs(command, output_targets, console, signals, taken=taken) as out,
         ExitStack() as stack,
     ):
         with out.problems():
@@ -64,8 +64,8 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
         if named is not None:
             named.check(prepared.names)
         out.begun(prepared.manifests.sources, prepared.environments)
-        fleet = stack.enter_context(fleet_of(prepared, signals.stop, out.tell))
-        made = planned(fleet, prepared)
+        reconciler = stack.enter_context(reconciler_of(prepared, signals.stop, out.tell))
+        made = planned(reconciler, prepared)
         out.planned(made)
         note(made)
         warn_of_nothing(made, prepared.selection)
@@ -74,35 +74,35 @@ def carry_out(  # noqa: PLR0913 - what there is to say of a run
             unknown = named.not_met(made)
             for name in unknown:
                 console.failed(Failure("key_missing", named.missing(name, prepared.names)))
-            if unknown == named.names and not made.incomplete and fleet.refusal is None:
+            if unknown == named.names and not made.incomplete and reconciler.refusal is None:
                 out.outcome(made, changes=made.changes)
-                return out.ends(INCOMPLETE)
-        going_on = fleet.refusal is not None or yes or signals.stop.asked
+                return out.finish(INCOMPLETE)
+        going_on = reconciler.refusal is not None or yes or signals.stop.asked
         asking = () if going_on else to_ask_about(made, prepared)
         if asking:
             with signals.let_through():
                 agrees = agreed(made, asking, console)
             if not agrees:
                 out.outcome(made, changes=made.changes)
-                return out.ends(INCOMPLETE if made.incomplete or unknown else 0)
-            shown, made = made, planned(fleet, prepared)
+                return out.finish(INCOMPLETE if made.incomplete or unknown else 0)
+            shown, made = made, planned(reconciler, prepared)
             out.planned(made)
-            _hold_to(shown, made, fleet)
-        if fleet.refusal is None:
+            _hold_to(shown, made, reconciler)
+        if reconciler.refusal is None:
             announce(made, console)
-        with console.progress(made.steps, "keys and tokens") as settled:
-            result = fleet.apply(made, settled)
+        with console.progress(made.steps, "keys and tokens") as on_progress:
+            result = reconciler.apply(made, on_progress)
         with out.shown():
-            show_result(result, console, fleet.refusal)
-        out.outcome(result, changes=made.changes, refusal=fleet.refusal)
+            show_result(result, console, reconciler.refusal)
+        out.outcome(result, changes=made.changes, refusal=reconciler.refusal)
         stack.close()
-        code = ended_early(fleet, signals)
+        code = ended_early(reconciler, signals)
         if code is not None:
-            return out.ends(code)
-        return out.ends(INCOMPLETE if result.incomplete or unknown else 0)
+            return out.finish(code)
+        return out.finish(INCOMPLETE if result.incomplete or unknown else 0)
 
 
-def _hold_to(shown: Plan, now: Plan, fleet: Fleet) -> None:
+def _hold_to(shown: Plan, now: Plan, reconciler: Reconciler) -> None:
     """Refuses a plan that was made anew after a question and moved: that may have stood for hours.
 
     An environment that cannot be looked at any more is no move: nothing is done there.
@@ -112,8 +112,8 @@ def _hold_to(shown: Plan, now: Plan, fleet: Fleet) -> None:
         digest((part for part in plan.environments if part.environment in seen), {})
         for plan in (shown, now)
     )
-    if then != anew and fleet.refusal is None:
-        fleet.refuse(
+    if then != anew and reconciler.refusal is None:
+        reconciler.refuse(
             StalePlanError(
                 "plan_stale",
                 "What would be done is no longer what you were shown.",
@@ -123,7 +123,7 @@ def _hold_to(shown: Plan, now: Plan, fleet: Fleet) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class SelectedNames:
     """Keys that someone names.
 
     Attributes:

@@ -26,7 +26,7 @@ from provisioner.errors.exceptions import (
 from provisioner.errors.failure import failure_of
 from provisioner.render.text import PLAIN, problems_text, visible
 from provisioner.runtime.file_descriptors import spent
-from provisioner.runtime.log_context import about
+from provisioner.runtime.log_context import extra
 from provisioner.secret import masked
 
 _LOG = logging.getLogger("provisioner")
@@ -36,7 +36,7 @@ _OUTPUT_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What the device behind stdout says, which has no file name, when click writes on it."""
 
 
-def tell(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Says on stderr why the command ended, and returns its exit code."""
     match error:
         case FileNotFoundError() if not _stands_somewhere():
@@ -70,14 +70,14 @@ def _say(error: Exception) -> None:
     match error:
         case InvalidInputError() if logs_json():
             for one in error.problems:
-                _LOG.error("%s: %s", one.place, one.message, extra=about(code=one.code))
+                _LOG.error("%s: %s", one.place, one.message, extra=extra(code=one.code))
         case InvalidInputError():
             told = masked(problems_text(error.problems, PLAIN))
             click.echo(without_commands(told), err=True, nl=False)
         case ProvisionError() if logs_json():
-            _LOG.error("%s", failure_of(error).message, extra=about(code=error.slug))
+            _LOG.error("%s", failure_of(error).message, extra=extra(code=error.code))
         case ProvisionError():
-            told = f"{error.slug}: {visible(error.message)} {visible(error.remedy)}"
+            told = f"{error.code}: {visible(error.message)} {visible(error.remedy)}"
             click.echo(without_commands(masked(told)), err=True)
         case _:
             where = "".join(traceback.format_tb(error.__traceback__))
@@ -87,6 +87,6 @@ def _say(error: Exception) -> None:
                 "the lines above; they hold no values of variables."
             )
             if logs_json():
-                _LOG.critical("%s", told, extra=about(code="internal_error"))
+                _LOG.critical("%s", told, extra=extra(code="internal_error"))
             else:
                 click.echo(told, err=True)

@@ -9,7 +9,7 @@ import time
 
 from provisioner.cli.github_actions import without_commands
 from provisioner.render.text import visible
-from provisioner.runtime.log_context import subject_of
+from provisioner.runtime.log_context import log_context_of
 from provisioner.secret import masked
 
 
@@ -53,7 +53,7 @@ class _JsonLines(logging.Formatter):
             "message": masked(_told(self, record)),
             "run": self._run_id,
         }
-        for name, value in subject_of(record).items():
+        for name, value in log_context_of(record).items():
             entry[name] = masked(value) if isinstance(value, str) else value
         return without_commands(json.dumps(entry), "json")
 

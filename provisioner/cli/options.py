@@ -20,9 +20,9 @@ from provisioner.model.restrictions import Restrictions, SinkRule
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.model.desired import SinkKind
-    from provisioner.reconcile.guards import Leave
-    from provisioner.render.formats import Form
+    from provisioner.model.environment import SinkKind
+    from provisioner.reconcile.guards import GuardOverrides
+    from provisioner.render.formats import OutputFormat
 
     Command = Callable[..., int]
 
@@ -37,7 +37,7 @@ SINK_KINDS: tuple[SinkKind, ...] = (
 _LEVELS = ("debug", "info", "warning", "error")
 
 
-class Output(NamedTuple):
+class OutputOptions(NamedTuple):
     """How a command speaks.
 
     Attributes:
@@ -55,7 +55,7 @@ class Output(NamedTuple):
     log_format: str
 
 
-class Telling(NamedTuple):
+class OutputTargets(NamedTuple):
     """Where else a command speaks.
 
     Attributes:
@@ -64,7 +64,7 @@ class Telling(NamedTuple):
         ci: whether the runner of a pipeline is told what it can show.
     """
 
-    reports: tuple[tuple[Form, str], ...]
+    reports: tuple[tuple[OutputFormat, str], ...]
     events: str | None
     ci: bool
 
@@ -109,7 +109,7 @@ one_environment_option = click.option(
 )
 
 
-class Reconciling(NamedTuple):
+class PlanFlags(NamedTuple):
     """What a run may do beyond making what is missing.
 
     Attributes:
@@ -123,7 +123,7 @@ class Reconciling(NamedTuple):
     redeliver: bool
 
 
-class Leaving(NamedTuple):
+class GuardOptions(NamedTuple):
     """What guards may let pass.
 
     Attributes:
@@ -134,29 +134,29 @@ class Leaving(NamedTuple):
     max_revoke: int | None
     allow_protected: bool
 
-    def leave(self) -> Leave:
+    def overrides(self) -> GuardOverrides:
         """The same for the guards."""
-        from provisioner.reconcile.guards import Leave  # noqa: PLC0415 - keeps --help fast
+        from provisioner.reconcile.guards import GuardOverrides  # noqa: PLC0415 - keeps --help fast
 
-        return Leave(max_revoke=self.max_revoke, protected=self.allow_protected)
+        return GuardOverrides(max_revoke=self.max_revoke, protected=self.allow_protected)
 
 
-def reconciling_options(command: Command) -> Command:
+def add_plan_flags(command: Command) -> Command:
     """The options of `Reconciling`, gathered into the argument `reconciling`."""
 
     @wraps(command)
     def gathered(*, prune: bool, dedupe: bool, redeliver: bool, **others: object) -> int:
-        return command(reconciling=Reconciling(prune, dedupe, redeliver), **others)
+        return command(plan_flags=PlanFlags(prune, dedupe, redeliver), **others)
 
     return _with(gathered, _prune_option, _dedupe_option, _redeliver_option)
 
 
-def guard_options(command: Command) -> Command:
+def add_guard_options(command: Command) -> Command:
     """The options of `Leaving`, gathered into the argument `leaving`."""
 
     @wraps(command)
     def gathered(*, max_revoke: int | None, allow_protected: bool, **others: object) -> int:
-        return command(leaving=Leaving(max_revoke, allow_protected), **others)
+        return command(guard_options=GuardOptions(max_revoke, allow_protected), **others)
 
     return _with(gathered, *_guard_options)
 
@@ -196,7 +196,7 @@ _redeliver_option = click.option(
 )
 
 
-def restriction_options(command: Command) -> Command:
+def add_restrictions(command: Command) -> Command:
     """The options of `Restrictions`, gathered into the argument `restrictions`."""
 
     @wraps(command)
@@ -302,7 +302,7 @@ _RESTRICTIONS = (
 )
 
 
-def selection_options(*, revokes: bool) -> Callable[[Command], Command]:
+def add_selection(*, revokes: bool) -> Callable[[Command], Command]:
     """The options of `Selection`, gathered into the argument `selection`.
 
     Args:
@@ -353,7 +353,7 @@ def selection_options(*, revokes: bool) -> Callable[[Command], Command]:
             selection = Selection(manifests, environment, only, parallel, restrictions)
             return command(selection=selection, **others)
 
-        return _with(restriction_options(gathered), *options)
+        return _with(add_restrictions(gathered), *options)
 
     return decorate
 
@@ -375,7 +375,7 @@ def _not_empty(
     return given
 
 
-def telling_options(*, events: bool) -> Callable[[Command], Command]:
+def add_output_targets(*, events: bool) -> Callable[[Command], Command]:
     """The options of `Telling`, gathered into the argument `telling`.
 
     Args:
@@ -384,12 +384,14 @@ def telling_options(*, events: bool) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         @wraps(command)
-        def gathered(*, report: tuple[tuple[Form, str], ...], no_ci: bool, **others: object) -> int:
+        def gathered(
+            *, report: tuple[tuple[OutputFormat, str], ...], no_ci: bool, **others: object
+        ) -> int:
             file = others.pop("events", None)
-            telling = Telling(report, None if file is None else str(file), not no_ci)
-            return command(telling=telling, **others)
+            output_targets = OutputTargets(report, None if file is None else str(file), not no_ci)
+            return command(output_targets=output_targets, **others)
 
-        return _with(gathered, *_TELLING[: 3 if events else 2])
+        return _with(gathered, *_OUTPUT_TARGETS[: 3 if events else 2])
 
     return decorate
 
@@ -410,7 +412,7 @@ def _report(
     return tuple(asked)
 
 
-_TELLING = (
+_OUTPUT_TARGETS = (
     click.option(
         "--report",
         multiple=True,
@@ -434,7 +436,7 @@ _TELLING = (
 )
 
 
-def output_options(*formats: str) -> Callable[[Command], Command]:
+def add_output_options(*formats: str) -> Callable[[Command], Command]:
     """The options of `Output`, gathered into the argument `output`.
 
     Args:
@@ -447,10 +449,10 @@ def output_options(*formats: str) -> Callable[[Command], Command]:
             *, quiet: bool, color: str, log_level: str, log_format: str, **others: object
         ) -> int:
             format_ = str(others.pop("format_", "json"))
-            output = Output(format_, quiet, color, log_level, log_format)
+            output = OutputOptions(format_, quiet, color, log_level, log_format)
             return command(output=output, **others)
 
-        return _with(gathered, *(_format_options(formats) if formats else ()), *_MANNERS)
+        return _with(gathered, *(_format_options(formats) if formats else ()), *_OUTPUT_OPTIONS)
 
     return decorate
 
@@ -469,7 +471,7 @@ def _format_options(formats: tuple[str, ...]) -> tuple[Callable[[Command], Comma
     )
 
 
-_MANNERS = (
+_OUTPUT_OPTIONS = (
     click.option(
         "-q",
         "--quiet",

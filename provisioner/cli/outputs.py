@@ -23,8 +23,8 @@ from provisioner.errors.exceptions import (
     WrongUsageError,
 )
 from provisioner.errors.failure import failure_of
-from provisioner.execution import PlanMade, RunEnded, RunStarted, untold
-from provisioner.render.formats import Told, in_form
+from provisioner.execution import PlanMade, RunEnded, RunStarted, ignore
+from provisioner.render.formats import ReportInput, render
 from provisioner.render.problems import Examined, problems_github
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from provisioner.cli.console import Console
-    from provisioner.cli.options import Telling
+    from provisioner.cli.options import OutputTargets
     from provisioner.cli.signals import Signals
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Place, Problem
-    from provisioner.execution import RunResult, Tell
-    from provisioner.model.desired import Environment
+    from provisioner.execution import Emit, RunResult
+    from provisioner.model.environment import Environment
     from provisioner.plan import Plan
-    from provisioner.render.formats import Form
+    from provisioner.render.formats import OutputFormat
 
 
-class Outlets:
+class Outputs:
     """The report files, the events and the runner of one command.
 
     Attributes:
@@ -60,7 +60,7 @@ class Outlets:
         self,
         command: str,
         console: Console,
-        reports: Mapping[str, tuple[Form, BinaryIO]],
+        reports: Mapping[str, tuple[OutputFormat, BinaryIO]],
         events: EventFile | None,
         *,
         ci: bool,
@@ -74,7 +74,7 @@ class Outlets:
         self._started = False
         self._lost: OutputError | None = None
         self._refusal: Failure | None = None
-        self.tell: Tell = untold if events is None else events.tell
+        self.tell: Emit = ignore if events is None else events.emit
         self.exit_code = UNEXPECTED
 
     @contextmanager
@@ -84,11 +84,11 @@ class Outlets:
             yield
         except InvalidInputError as error:
             told = self.examined(error.sources, error.problems)
-            form = cast("Form", self._console.output.format)
+            form = cast("OutputFormat", self._console.output.format)
             # As text they are told on stderr, where the command ends.
             if form != "text":
                 with self.shown():
-                    self._console.tell(told, form)
+                    self._console.show_report(told, form)
             self.report(told)
             raise
 
@@ -103,10 +103,10 @@ class Outlets:
         problems: tuple[Problem, ...],
         summary: str = "",
         warnings: tuple[Problem, ...] = (),
-    ) -> Told:
+    ) -> ReportInput:
         """What there is to tell of manifests alone."""
         self._examined = _examined(files, problems, warnings)
-        return Told(self._examined, summary)
+        return ReportInput(self._examined, summary)
 
     def planned(self, plan: Plan) -> None:
         """Tells that a plan is made."""
@@ -145,9 +145,9 @@ class Outlets:
             if plan_file is not None:
                 values["plan-file"] = plan_file
             self._runner.put_out(values)
-        self.report(Told(self._examined, outcome=outcome, refusal=self._refusal))
+        self.report(ReportInput(self._examined, outcome=outcome, refusal=self._refusal))
 
-    def report(self, told: Told) -> None:
+    def report(self, told: ReportInput) -> None:
         """Writes the reports, and the summary of the step.
 
         Raises:
@@ -156,14 +156,14 @@ class Outlets:
         """
         if self._runner is not None:
             if told.outcome is not None or told.examined.problems:
-                self._runner.summarize(in_form(told, "markdown"))
+                self._runner.summarize(render(told, "markdown"))
             if told.examined.all and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
                 self._console.commands(problems_github(told.examined))
         failed = None
         for file, (form, stream) in self._reports.items():
             try:
-                text = in_form(told, form)
+                text = render(told, form)
                 write_all(
                     stream, (without_commands(text, form) if is_stream(file) else text).encode()
                 )
@@ -181,7 +181,7 @@ class Outlets:
         if self._lost is not None:
             raise self._lost
 
-    def ends(self, exit_code: int) -> int:
+    def finish(self, exit_code: int) -> int:
         """The exit code, which is that of the run."""
         self.exit_code = exit_code
         return exit_code
@@ -198,19 +198,19 @@ class Outlets:
 
 
 @contextmanager
-def outlets(
+def open_outputs(
     command: str,
-    telling: Telling,
+    output_targets: OutputTargets,
     console: Console,
     signals: Signals | None = None,
     *,
     taken: tuple[Path, ...] = (),
-) -> Iterator[Outlets]:
+) -> Iterator[Outputs]:
     """What a command speaks by, opened before anything is done.
 
     Args:
         command: its name.
-        telling: where it speaks beside its two streams.
+        output_targets: where it speaks beside its two streams.
         console: where it speaks first of all.
         signals: those that were caught, where it catches any.
         taken: files that the command itself reads or writes.
@@ -219,17 +219,17 @@ def outlets(
         WrongUsageError: when a file cannot be written, or two reports are to be one.
     """
     with ExitStack() as stack:
-        reports: dict[str, tuple[Form, BinaryIO]] = {}
-        events = telling.events
+        reports: dict[str, tuple[OutputFormat, BinaryIO]] = {}
+        events = output_targets.events
         beside = () if events is None or events.startswith("/dev/") else (events,)
-        _check_apart([*map(str, taken), *beside, *(file for _, file in telling.reports)])
-        for form, file in telling.reports:
+        _check_apart([*map(str, taken), *beside, *(file for _, file in output_targets.reports)])
+        for form, file in output_targets.reports:
             reports[file] = form, stack.enter_context(open_output(file, "--report"))
         event_file = None
         if events is not None:
             event_file = EventFile(events, console.run_id)
             stack.callback(event_file.close)
-        opened = Outlets(command, console, reports, event_file, ci=telling.ci)
+        opened = Outputs(command, console, reports, event_file, ci=output_targets.ci)
         try:
             yield opened
         except ProvisionError as error:

@@ -16,12 +16,12 @@ from provisioner.cli.run import prepare
 from provisioner.errors.exceptions import InvalidInputError, StalePlanError, WrongUsageError
 from provisioner.manifests import load
 from provisioner.manifests.text import read_bytes, reason
-from provisioner.plan import concerned
+from provisioner.plan import selected_keys
 from provisioner.planfile import (
     MOST_BYTES,
-    Asked,
-    Draft,
-    Unreadable,
+    PlanFileInput,
+    SavedOptions,
+    UnreadablePlanFile,
     begins_as_ours,
     document,
     edited,
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.cli.console import Console
-    from provisioner.cli.options import Leaving, Reconciling, Selection
+    from provisioner.cli.options import GuardOptions, PlanFlags, Selection
     from provisioner.cli.run import Prepared
     from provisioner.plan import Plan
     from provisioner.planfile import PlanFile
-    from provisioner.reconcile.reconciler import Fleet
+    from provisioner.reconcile.reconciler import Reconciler
 
 _HEAD = 64
 """Bytes by which a plan file is known."""
@@ -58,16 +58,18 @@ _CARRIED = {
 """Options that a plan file carries, by the name of the parameter."""
 
 
-def asked_of(selection: Selection, reconciling: Reconciling, leaving: Leaving) -> Asked:
+def asked_of(
+    selection: Selection, plan_flags: PlanFlags, guard_options: GuardOptions
+) -> SavedOptions:
     """What a run is asked for beside the manifests, as a plan file carries it."""
-    return Asked(
+    return SavedOptions(
         environments=selection.environments,
         only=selection.only,
-        prune=reconciling.prune,
-        dedupe=reconciling.dedupe,
-        redeliver=reconciling.redeliver,
-        max_revoke=leaving.max_revoke,
-        allow_protected=leaving.allow_protected,
+        prune=plan_flags.prune,
+        dedupe=plan_flags.dedupe,
+        redeliver=plan_flags.redeliver,
+        max_revoke=guard_options.max_revoke,
+        allow_protected=guard_options.allow_protected,
     )
 
 
@@ -89,24 +91,26 @@ def check_free(file: Path) -> None:
         )
 
 
-def draft_of(made: Plan, asked: Asked, fleet: Fleet, prepared: Prepared) -> Draft:
+def plan_input_of(
+    made: Plan, asked: SavedOptions, reconciler: Reconciler, prepared: Prepared
+) -> PlanFileInput:
     """A plan that the fleet made, and what it follows from."""
-    desired = concerned(prepared.manifests.desired, asked.wishes)
-    return Draft(made, plan_document(made), asked, fleet.seen, desired)
+    desired = selected_keys(prepared.manifests.desired, asked.options)
+    return PlanFileInput(made, plan_document(made), asked, reconciler.seen, desired)
 
 
-def keep(file: Path, draft: Draft, console: Console) -> None:
+def keep(file: Path, plan_input: PlanFileInput, console: Console) -> None:
     """Writes the plan file, whole or not at all, and says so with its digest.
 
     Raises:
         WrongUsageError: when it cannot be written; an earlier plan file stays as it was.
     """
     try:
-        _replace(Path(os.path.realpath(file)), text(document(draft)))
+        _replace(Path(os.path.realpath(file)), text(document(plan_input)))
     except OSError as error:
         raise _not_writable(file, error) from None
     if not console.output.quiet:
-        console.aside(f"wrote {visible(file.as_posix())}, {draft.plan.digest}\n")
+        console.aside(f"wrote {visible(file.as_posix())}, {plan_input.plan.digest}\n")
 
 
 def drop(file: Path, why: str, console: Console) -> None:
@@ -118,14 +122,14 @@ def drop(file: Path, why: str, console: Console) -> None:
     console.aside(f"{visible(file.as_posix())} is not written: {visible(why)}.\n")
 
 
-def why_not_kept(made: Plan, fleet: Fleet, *, stopped: bool) -> str | None:
+def why_not_kept(made: Plan, reconciler: Reconciler, *, stopped: bool) -> str | None:
     """Why a plan cannot be reviewed as it is, None where it can."""
     if stopped:
         return "the run was stopped"
-    if fleet.surprise is not None:
+    if reconciler.internal_error is not None:
         return "a bug was met"
-    if fleet.refusal is not None:
-        return f"the plan is refused ({fleet.refusal.slug})"
+    if reconciler.refusal is not None:
+        return f"the plan is refused ({reconciler.refusal.code})"
     return unwritable(made)
 
 
@@ -152,7 +156,7 @@ def _load_plan(file: Path) -> PlanFile:
             remedy="Name a file that `provision plan --out` wrote.",
         )
     found = read(data, datetime.now(UTC))
-    if isinstance(found, Unreadable):
+    if isinstance(found, UnreadablePlanFile):
         raise StalePlanError(found.code, f"{shown} {found.why}.", remedy=found.remedy)
     return found
 
@@ -164,7 +168,7 @@ def check_alone(context: click.Context) -> None:
             raise click.UsageError(f"{option} stands in the plan file: leave it out beside one.")
 
 
-def _check_variables(carried: Asked, given: Asked) -> None:
+def _check_variables(carried: SavedOptions, given: SavedOptions) -> None:
     """Raises where a variable says something else than the plan file.
 
     One that says the same is let pass: it may be set for every command of a pipeline.
@@ -213,7 +217,7 @@ def _environments_gone(file: Path) -> Iterator[None]:
     try:
         yield
     except WrongUsageError as error:
-        if error.slug != "environment_unknown":
+        if error.code != "environment_unknown":
             raise
         raise StalePlanError(
             "plan_stale",
@@ -231,7 +235,7 @@ class PlanOnDisk:
         given: what variables ask for beside the file.
     """
 
-    def __init__(self, file: Path, digest: str | None, given: Asked) -> None:
+    def __init__(self, file: Path, digest: str | None, given: SavedOptions) -> None:
         self._file = file
         self._digest = digest
         self._given = given
@@ -254,17 +258,17 @@ class PlanOnDisk:
         with _environments_gone(self._file):
             return prepare(_selection_of(selection, reviewed))
 
-    def plan(self, fleet: Fleet, prepared: Prepared) -> Plan:
+    def plan(self, reconciler: Reconciler, prepared: Prepared) -> Plan:
         """Plans as the file was planned; what is not the same plan is refused by the fleet."""
         reviewed, name = self._reviewed, self._file.as_posix()
         assert reviewed is not None  # noqa: S101 - for the type checker: it was prepared
         desired, asked = prepared.manifests.desired, reviewed.asked
-        made = fleet.plan(desired, reviewed.created_at, asked.wishes, asked.leave)
-        draft = draft_of(made, asked, fleet, prepared)
+        made = reconciler.plan(desired, reviewed.created_at, asked.options, asked.overrides)
+        plan_input = plan_input_of(made, asked, reconciler, prepared)
         if made.digest != reviewed.digest:
-            fleet.refuse(not_as_reviewed(name, reviewed, draft))
-        elif edited(reviewed, draft):
-            fleet.refuse(
+            reconciler.refuse(not_as_reviewed(name, reviewed, plan_input))
+        elif edited(reviewed, plan_input):
+            reconciler.refuse(
                 StalePlanError(
                     "plan_invalid",
                     f"{name} shows other actions than its digest stands for: it was edited.",
@@ -274,7 +278,7 @@ class PlanOnDisk:
         return made
 
 
-def _by_parameter(asked: Asked) -> dict[str, object]:
+def _by_parameter(asked: SavedOptions) -> dict[str, object]:
     return {
         "environment": frozenset(asked.environments),
         "only": frozenset(asked.only),

@@ -15,15 +15,15 @@ from provisioner.errors.exceptions import (
     WorkspaceError,
     WrongUsageError,
 )
-from provisioner.execution import untold
+from provisioner.execution import ignore
 from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
-from provisioner.model.desired import Environment
+from provisioner.model.environment import Environment
 from provisioner.reconcile.connection import opener
 from provisioner.reconcile.guards import together
-from provisioner.reconcile.reconciler import Fleet
-from provisioner.runtime.executor import Threads
+from provisioner.reconcile.reconciler import Reconciler
+from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.file_descriptors import left, raise_limit, room_for
-from provisioner.sinks.registry import Sinks
+from provisioner.sinks.registry import SinkRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from provisioner.cli.options import Selection
     from provisioner.cli.signals import Signals
     from provisioner.errors.problem import Problem
-    from provisioner.execution import Tell
+    from provisioner.execution import Emit
     from provisioner.manifests import DeclaredEnvironment
     from provisioner.model.restrictions import Restrictions
     from provisioner.reconcile.reconciler import Connect
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
 
 _WIDTH = 16
@@ -108,19 +108,23 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
 
 
 @contextmanager
-def fleet_of(prepared: Prepared, stop: Stop, tell: Tell = untold) -> Iterator[Fleet]:
+def reconciler_of(
+    prepared: Prepared, stop: Cancellation, emit: Emit = ignore
+) -> Iterator[Reconciler]:
     """The fleet of the chosen environments, one unit of work each; `tell` is told what happens."""
     several = len(prepared.environments) > 1
     with (
-        opened(prepared, stop, hurry=several) as (connect, open_sink, executor),
-        Fleet(prepared.environments, connect, open_sink, executor, stop, tell=tell) as fleet,
+        opened(prepared, stop, others_wait=several) as (connect, open_sink, executor),
+        Reconciler(
+            prepared.environments, connect, open_sink, executor, stop, emit=emit
+        ) as reconciler,
     ):
-        yield fleet
+        yield reconciler
 
 
 @contextmanager
 def opened(
-    prepared: Prepared, stop: Stop, *, hurry: bool = False
+    prepared: Prepared, stop: Cancellation, *, others_wait: bool = False
 ) -> Iterator[tuple[Connect, OpenSink, Executor]]:
     """What opens workspaces and sinks, and what has room for the units of work.
 
@@ -129,7 +133,7 @@ def opened(
     Args:
         prepared: the environments.
         stop: ends the run early.
-        hurry: whether the first write waits for the first look at every environment.
+        others_wait: whether the first write waits for the first look at every environment.
 
     Raises:
         RefusedError: when the run may not open a sink of these environments; none was opened.
@@ -144,7 +148,7 @@ def opened(
         for key in desired.get(one.name, ())
         for address in key.deliver
     )
-    with closing(Sinks(root, os.environ, stop, declared, rules)) as sinks:
+    with closing(SinkRegistry(root, os.environ, stop, declared, rules)) as sinks:
         if (refusal := together(list(sinks.refusals(ours)))) is not None:
             raise refusal
         raise_limit()
@@ -158,7 +162,7 @@ def opened(
             )
         room = room_for(needed + _BESIDE)
         width = max(1, min(_WIDTH, len(prepared.environments), room))
-        yield opener(root, stop, hurry=hurry), sinks.open, Threads(width)
+        yield opener(root, stop, others_wait=others_wait), sinks.open, ThreadExecutor(width)
 
 
 def _descriptors(environment: Environment) -> int:
@@ -167,7 +171,7 @@ def _descriptors(environment: Environment) -> int:
     return environment.limits.parallel * of_a_request + _FEW
 
 
-def ended_early(fleet: Fleet, signals: Signals) -> int | None:
+def ended_early(reconciler: Reconciler, signals: Signals) -> int | None:
     """The exit code of a run that a signal ended; None where that goes by what was found and done.
 
     Asked last and once: a thread of a run that was stopped may meet a bug until then.
@@ -176,10 +180,10 @@ def ended_early(fleet: Fleet, signals: Signals) -> int | None:
         Exception: the bug that the run met.
         RefusedError: why the run must not go on.
     """
-    surprise = fleet.surprise
-    if surprise is None and signals.exit_code is not None:
+    internal_error = reconciler.internal_error
+    if internal_error is None and signals.exit_code is not None:
         return signals.exit_code
-    if (ending := surprise or fleet.refusal) is not None:
+    if (ending := internal_error or reconciler.refusal) is not None:
         raise ending
     return None
 

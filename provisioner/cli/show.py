@@ -14,7 +14,7 @@ from provisioner.plan import Planned, Revoke, Rotate
 from provisioner.render.json import plan_document, result_document
 from provisioner.render.markdown import plan_markdown, result_markdown
 from provisioner.render.text import plan_text, result_text, visible
-from provisioner.runtime.log_context import about
+from provisioner.runtime.log_context import extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,8 +83,8 @@ def announce(plan: Plan, console: Console) -> None:
     for place, name, told in ((part.environment, *one) for part in parts for one in _ending(part)):
         if _LOG.isEnabledFor(logging.WARNING) or logs_json():
             level = max(logging.WARNING, _LOG.getEffectiveLevel())
-            extra = about(environment=place, key=name)
-            _LOG.log(level, "%s: %s", place, told, extra=extra)
+            about = extra(environment=place, key=name)
+            _LOG.log(level, "%s: %s", place, told, extra=about)
         else:
             console.aside(f"{visible(f'{place}: {told}')}\n")
 
@@ -113,5 +113,5 @@ def note(plan: Plan) -> None:
     """Says what people should know of a plan besides, before anything is done or asked."""
     for part in plan.environments:
         for note in part.notes if isinstance(part, Planned) else ():
-            extra = about(environment=part.environment)
-            _LOG.warning("%s: %s", part.environment, note, extra=extra)
+            about = extra(environment=part.environment)
+            _LOG.warning("%s: %s", part.environment, note, extra=about)

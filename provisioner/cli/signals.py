@@ -9,7 +9,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from provisioner.runtime.cancellation import Stop
+from provisioner.runtime.cancellation import Cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 _SIGNALED = 128
-_PATIENCE = 3
+_SIGNALS_UNTIL_EXIT = 3
 """The signal that ends the process at once: a pipeline's cancelling sends two."""
 
 _WHICH = (signal.SIGINT, signal.SIGTERM)
@@ -29,7 +29,7 @@ class Signals:
     """What the process was told by signals, and the stop that they ask for."""
 
     def __init__(self) -> None:
-        self.stop = Stop()
+        self.stop = Cancellation()
         self._first: int | None = None
         self._count = 0
         self._before: dict[signal.Signals, _Handler] = {}
@@ -83,7 +83,7 @@ class Signals:
             if (number := told[0]) not in _WHICH:
                 continue
             self._count += 1
-            if self._count >= _PATIENCE:
+            if self._count >= _SIGNALS_UNTIL_EXIT:
                 os._exit(_SIGNALED + number)
             self._first = self._first or number
             self.stop.ask()

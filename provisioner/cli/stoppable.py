@@ -30,9 +30,9 @@ def stoppable(command: Command) -> Command:
             except ProvisionError as error:
                 if signals.exit_code is None:
                     raise
-                from provisioner.cli.exits import tell  # noqa: PLC0415 - only when it went wrong
+                from provisioner.cli.exits import report_error  # noqa: PLC0415 - only when it went wrong
 
-                tell(error)
+                report_error(error)
                 return signals.exit_code
 
     return caught

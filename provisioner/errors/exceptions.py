@@ -1,7 +1,7 @@
-"""The one tree of exceptions: each class knows its exit code, each error its slug and remedy.
+"""The one tree of exceptions: each class knows its exit code, each error its code and remedy.
 
 What can be expected of one key or one environment is a value (`provisioner.errors.failure`); what
-ends a whole command is one of these. `docs/errors.md` has a paragraph for every slug.
+ends a whole command is one of these. `docs/errors.md` has a paragraph for every code.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ class ProvisionError(Exception):
 
     Attributes:
         exit_code: the process exit code (section "Exit codes" of docs/errors.md).
-        slug: the stable name of the error, its heading in docs/errors.md.
+        code: the stable name of the error, its heading in docs/errors.md.
         message: what happened, one sentence, without a secret.
         remedy: what to do about it, one sentence, or empty.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, slug: str, message: str, *, remedy: str = "") -> None:
+    def __init__(self, code: str, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
-        self.slug = slug
+        self.code = code
         self.message = message
         self.remedy = remedy
 

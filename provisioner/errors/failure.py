@@ -24,4 +24,4 @@ class Failure:
 
 def failure_of(error: ProvisionError) -> Failure:
     """The value for an error that concerns one key or one environment alone."""
-    return Failure(error.slug, f"{error.message} {error.remedy}".rstrip())
+    return Failure(error.code, f"{error.message} {error.remedy}".rstrip())

@@ -4,6 +4,7 @@ from provisioner.execution.deliver import mint
 from provisioner.execution.events import (
     ActionBegun,
     ActionEnded,
+    Emit,
     EnvironmentFinished,
     EnvironmentObserved,
     Event,
@@ -11,15 +12,14 @@ from provisioner.execution.events import (
     RunEnded,
     RunStarted,
     StepsSettled,
-    Tell,
-    untold,
+    ignore,
 )
 from provisioner.execution.execute import Execution
 from provisioner.execution.results import (
+    CreatedByAnotherRun,
     Done,
     Executed,
     Failed,
-    MadeElsewhere,
     Result,
     RunResult,
     Skipped,
@@ -27,31 +27,31 @@ from provisioner.execution.results import (
     made_by_this_run,
     undelivered,
 )
-from provisioner.execution.run_marker import Mark
+from provisioner.execution.run_marker import RunMarker
 
 __all__ = [
     "ActionBegun",
     "ActionEnded",
+    "CreatedByAnotherRun",
     "Done",
+    "Emit",
     "EnvironmentFinished",
     "EnvironmentObserved",
     "Event",
     "Executed",
     "Execution",
     "Failed",
-    "MadeElsewhere",
-    "Mark",
     "PlanMade",
     "Result",
     "RunEnded",
+    "RunMarker",
     "RunResult",
     "RunStarted",
     "Skipped",
     "StepsSettled",
-    "Tell",
     "Unfinished",
+    "ignore",
     "made_by_this_run",
     "mint",
     "undelivered",
-    "untold",
 ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class OwnKeys:
     """What this run sent for one name.
 
     Attributes:
@@ -33,27 +33,29 @@ class Sent:
 
     name: str
     ids: frozenset[str]
-    end: datetime | None = None
+    expires_at: datetime | None = None
     expected: int = 1
 
     def made(self, key: ObservedKey) -> bool:
         """Whether a new key of this name is this run's."""
-        return key.id in self.ids or (self.end is not None and key.expires_at == self.end)
+        return key.id in self.ids or (
+            self.expires_at is not None and key.expires_at == self.expires_at
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class NotFound:
     """No new live key has the name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stands:
+class Resolution:
     """A new live key has the name.
 
     Attributes:
         key: the one that stays.
         ours: whether this run made it.
-        losers: ids of this run's other keys of the name, which are to go.
+        duplicates: ids of this run's other keys of the name, which are to go.
         whole: False while the key has no role, as one that is just being created on 2.x.
         settled: whether nothing more is to be expected: no other run has made the name too,
             and every key that ours may have made is there.
@@ -61,15 +63,15 @@ class Stands:
 
     key: ObservedKey
     ours: bool
-    losers: tuple[str, ...]
+    duplicates: tuple[str, ...]
     whole: bool
     settled: bool
 
 
-Standing = Missing | Stands
+Conflict = NotFound | Resolution
 
 
-class Look:
+class Observed:
     """The live keys of one observation that were not there before the run.
 
     Attributes:
@@ -89,22 +91,22 @@ class Look:
             if key.id not in before and key.live(observation.server_time)
         )
 
-    def standing(self, sent: Sent) -> Standing:
+    def resolve(self, sent: OwnKeys) -> Conflict:
         """Which key of a name stays, and which of this run's keys go."""
         new = self._new.get(sent.name, ())
         if not new:
-            return Missing()
+            return NotFound()
         stays = new[0]
         ours = tuple(key.id for key in new if sent.made(key))
-        return Stands(
+        return Resolution(
             key=stays,
             ours=stays.id in ours,
-            losers=tuple(id_ for id_ in ours if id_ != stays.id),
+            duplicates=tuple(id_ for id_ in ours if id_ != stays.id),
             whole=stays.role_id is not None or not self._roles,
             settled=len(new) == len(ours) >= sent.expected,
         )
 
-    def strangers(self, everything: Iterable[Sent]) -> bool:
+    def strangers(self, everything: Iterable[OwnKeys]) -> bool:
         """Whether a new key is there that this run did not make: another run is at work."""
         sent = {one.name: one for one in everything}
         return any(

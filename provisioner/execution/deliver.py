@@ -19,10 +19,10 @@ from provisioner.errors.failure import Failure, failure_of
 from provisioner.model.sink_address import CommandAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import SHORTER, Rotate
-from provisioner.runtime.backoff import ROUNDS, growing
-from provisioner.runtime.executor import Threads
-from provisioner.runtime.log_context import bound
-from provisioner.sinks.sink import Holds, Unread, failed
+from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
+from provisioner.runtime.executor import ThreadExecutor
+from provisioner.runtime.log_context import bind
+from provisioner.sinks.sink import StoredValue, WriteOnly, failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.sink_address import Address
     from provisioner.plan import Action
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
     from provisioner.sinks.sink import Content, OpenSink, Sink
     from provisioner.twenty.workspace import Workspace
@@ -57,12 +57,12 @@ _WRITES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class TokenDelivery:
     """A key whose token is to reach some sinks.
 
     Attributes:
         name: of the key, unique in the environment.
-        ends: of the key, as the workspace has it; its token ends then too.
+        expires_at: of the key, as the workspace has it; its token ends then too.
         former: ids of keys whose tokens are kept where the sinks show them, to be proven dead.
         was: the end that the key had when the run looked, None where the run itself moves it.
         ends_others: whether the run ends other keys for it, or has them end earlier.
@@ -72,7 +72,7 @@ class Parcel:
 
     name: str
     key_id: str
-    ends: datetime
+    expires_at: datetime
     sinks: tuple[Address, ...]
     former: tuple[str, ...] = ()
     was: datetime | None = None
@@ -80,7 +80,7 @@ class Parcel:
     again: str = ""
 
 
-class Delivery:
+class TokenDeliveries:
     """The deliveries of one environment.
 
     Args:
@@ -89,8 +89,8 @@ class Delivery:
         before: the ids of all keys that the workspace held when it was planned.
         parallel: deliveries at once.
         stop: once it is asked for, no delivery begins.
-        begins: called with the name of each key whose delivery begins.
-        settled: called with the name of each key whose delivery ended.
+        on_start: called with the name of each key whose delivery begins.
+        on_progress: called with the name of each key whose delivery ended.
         long: seconds on the way to its sinks after which a token is proven once more.
     """
 
@@ -101,9 +101,9 @@ class Delivery:
         before: frozenset[str],
         *,
         parallel: int,
-        stop: Stop,
-        begins: Callable[[str], None],
-        settled: Callable[[str], None],
+        stop: Cancellation,
+        on_start: Callable[[str], None],
+        on_progress: Callable[[str], None],
         long: float = LONG,
     ) -> None:
         self._long = long
@@ -112,15 +112,15 @@ class Delivery:
         self._before = before
         self._parallel = parallel
         self._stop = stop
-        self._begins = begins
-        self._settled = settled
+        self._on_start = on_start
+        self._on_progress = on_progress
         self._in_flight: set[str] = set()
-        self._ends: dict[str, Failure | None] = {}
+        self._outcomes: dict[str, Failure | None] = {}
         self._former: dict[str, Secret] = {}
-        self._unread: dict[str, Parcel] = {}
-        self._written: dict[Address, Unread] = {}
+        self._unread: dict[str, TokenDelivery] = {}
+        self._written: dict[Address, WriteOnly] = {}
 
-    def run(self, parcels: Sequence[Parcel]) -> None:
+    def run(self, deliveries: Sequence[TokenDelivery]) -> None:
         """Delivers every parcel; one that fails does not keep another from arriving.
 
         A write to a sink that cannot be read counts when a look after it shows no newer key of the
@@ -129,7 +129,7 @@ class Delivery:
         Raises:
             Exception: a bug that a parcel met, when all the others have ended.
         """
-        self._each(self._one, parcels)
+        self._each(self._one, deliveries)
         for number in range(_WRITES):
             if not self._unread:
                 break
@@ -138,7 +138,7 @@ class Delivery:
 
     def delivered(self, name: str) -> bool:
         """Whether the token of this key is in all sinks of its parcel."""
-        return name in self._ends and self._ends[name] is None
+        return name in self._outcomes and self._outcomes[name] is None
 
     def former(self, key_id: str) -> Secret | None:
         """The token of a key that a sink held before, where one did."""
@@ -146,162 +146,166 @@ class Delivery:
 
     def failure(self, name: str, otherwise: Failure | None) -> Failure | None:
         """Why the token of this key is not in all sinks; `otherwise`, if any, while it is open."""
-        why = self._ends.get(name)
+        why = self._outcomes.get(name)
         return otherwise or why if why is None or name in self._in_flight else why
 
-    def _each(self, work: Callable[[Parcel], None], parcels: Sequence[Parcel]) -> None:
-        if parcels:
-            with Threads(self._parallel) as threads:
-                works = [threads.submit(work, parcel) for parcel in parcels]
+    def _each(
+        self, work: Callable[[TokenDelivery], None], deliveries: Sequence[TokenDelivery]
+    ) -> None:
+        if deliveries:
+            with ThreadExecutor(self._parallel) as threads:
+                works = [threads.submit(work, delivery) for delivery in deliveries]
             for each in works:
                 each.result()
 
-    def _one(self, parcel: Parcel) -> None:
+    def _one(self, delivery: TokenDelivery) -> None:
         if self._stop.asked:
             return
-        self._begins(parcel.name)
-        self._in_flight.add(parcel.name)
-        self._ends[parcel.name] = in_flight(parcel.again)
-        self._once_more(parcel)
+        self._on_start(delivery.name)
+        self._in_flight.add(delivery.name)
+        self._outcomes[delivery.name] = in_flight(delivery.again)
+        self._once_more(delivery)
 
-    def _once_more(self, parcel: Parcel) -> None:
-        with bound(key=parcel.name):
-            failure = self._deliver(parcel)
+    def _once_more(self, delivery: TokenDelivery) -> None:
+        with bind(key=delivery.name):
+            failure = self._deliver(delivery)
         if failure is not None:
-            self._unread.pop(parcel.name, None)
-        if parcel.name not in self._unread:
-            self._end(parcel, failure)
+            self._unread.pop(delivery.name, None)
+        if delivery.name not in self._unread:
+            self._finish(delivery, failure)
 
-    def _end(self, parcel: Parcel, failure: Failure | None) -> None:
-        self._ends[parcel.name] = failure
-        self._in_flight.discard(parcel.name)
-        self._settled(parcel.name)
+    def _finish(self, delivery: TokenDelivery, failure: Failure | None) -> None:
+        self._outcomes[delivery.name] = failure
+        self._in_flight.discard(delivery.name)
+        self._on_progress(delivery.name)
 
-    def _deliver(self, parcel: Parcel) -> Failure | None:
+    def _deliver(self, delivery: TokenDelivery) -> Failure | None:
         """Mints the token and writes it to all sinks; the first that went wrong."""
         try:
-            token = mint(self._workspace, parcel.key_id, parcel.ends)
+            token = mint(self._workspace, delivery.key_id, delivery.expires_at)
         except WorkspaceError as error:
-            return _advised(failure_of(error), parcel)
+            return _advised(failure_of(error), delivery)
         minted = time.monotonic()
-        failures = [self._write(address, token, parcel) for address in parcel.sinks]
+        failures = [self._write(address, token, delivery) for address in delivery.sinks]
         if time.monotonic() - minted > self._long and not any(failures):
-            failures.append(self._still_good(token, parcel))
+            failures.append(self._still_good(token, delivery))
         return next(filter(None, failures), None)
 
-    def _still_good(self, token: Secret, parcel: Parcel) -> Failure | None:
+    def _still_good(self, token: Secret, delivery: TokenDelivery) -> Failure | None:
         """Why a token that took long to its sinks is good no more: another run ended its key."""
-        if parcel.name in self._unread:
+        if delivery.name in self._unread:
             return None  # the look that follows shows it, and what to deliver instead
         try:
-            self._workspace.prove(token)
+            self._workspace.verify_token(token)
         except WorkspaceError as error:
-            if error.slug == "token_refused":
+            if error.code == "token_refused":
                 return Failure(
-                    error.slug,
-                    f"The token of {parcel.name!r} took long to its sinks, and the server does not "
-                    "accept it any more: another run ended its key meanwhile. Run again.",
+                    error.code,
+                    f"The server no longer accepts the token of {delivery.name!r}: another run "
+                    "ended its key during delivery. Run again.",
                 )
         return None
 
-    def _write(self, address: Address, token: Secret, parcel: Parcel) -> Failure | None:
+    def _write(self, address: Address, token: Secret, delivery: TokenDelivery) -> Failure | None:
         """Writes to one sink and reads it back."""
         try:
             sink = self._open_sink(address)
-            if parcel.former:
-                self._keep(sink.read(), parcel)
+            if delivery.former:
+                self._keep(sink.read(), delivery)
             sink.write(token)
-            unread = _read_back(sink, address, token, parcel)
+            unread = _read_back(sink, address, token, delivery)
             if unread is not None:
                 self._written[address] = unread
-                self._unread[parcel.name] = parcel
+                self._unread[delivery.name] = delivery
         except SinkError as error:
-            return _advised(failure_of(error), parcel)
+            return _advised(failure_of(error), delivery)
         return None
 
-    def _overtaken(self, *, last: bool) -> list[Parcel]:
+    def _overtaken(self, *, last: bool) -> list[TokenDelivery]:
         """Ends what no newer key overtook, and returns what to deliver in place of the rest.
 
         Args:
             last: whether nothing more is delivered.
         """
-        parcels = tuple(self._unread.values())
+        deliveries = tuple(self._unread.values())
         self._unread.clear()
-        look = self._look()
-        if look is not None and self._unsettled(parcels, look):
+        look = self._observe()
+        if look is not None and self._unsettled(deliveries, look):
             self._stop.sleep(_SETTLES)
-            look = self._look()
-        again: list[Parcel] = []
-        for parcel in parcels:
-            key = None if look is None else key_to_deliver(look, self._before, parcel)
+            look = self._observe()
+        again: list[TokenDelivery] = []
+        for delivery in deliveries:
+            key = None if look is None else key_to_deliver(look, self._before, delivery)
             if look is None:
-                self._end(parcel, _not_settled(parcel))
+                self._finish(delivery, _not_settled(delivery))
             elif key is None:
-                self._end(parcel, _ended(parcel))
-            elif key.id == parcel.key_id and not self._written_over(parcel):
-                self._end(parcel, None)
+                self._finish(delivery, _ended(delivery))
+            elif key.id == delivery.key_id and not self._written_over(delivery):
+                self._finish(delivery, None)
             elif last or not key.expires_at.microsecond:  # without the mark of a run
-                self._end(parcel, _overtaken(parcel, key))
+                self._finish(delivery, _overtaken(delivery, key))
             else:
                 _LOG.warning(
                     "%s: another run was at work while a token of %s was delivered; one of %s "
-                    "is delivered in its place", parcel.name, parcel.key_id, key.id,
+                    "is delivered in its place", delivery.name, delivery.key_id, key.id,
                 )  # fmt: skip
                 again.append(
                     replace(
-                        parcel,
+                        delivery,
                         key_id=key.id,
-                        ends=key.expires_at,
+                        expires_at=key.expires_at,
                         was=key.expires_at,
-                        again=f"Run {_redelivery(parcel.name)}.",
+                        again=f"Run {_redelivery(delivery.name)}.",
                     )
                 )
         return again
 
-    def _unsettled(self, parcels: Sequence[Parcel], look: Observation) -> bool:
+    def _unsettled(self, deliveries: Sequence[TokenDelivery], look: Observation) -> bool:
         """Whether the run that made a newer key may still be about to end it, or an older one."""
         since = look.server_time - _YOUNG
-        ours = {parcel.name: parcel.key_id for parcel in parcels}
+        ours = {delivery.name: delivery.key_id for delivery in deliveries}
         return any(
             key.created_at > since and key.id != ours[key.name] and key.live(look.server_time)
             for key in look.keys
             if key.name in ours
         )
 
-    def _written_over(self, parcel: Parcel) -> bool:
+    def _written_over(self, delivery: TokenDelivery) -> bool:
         """Whether a sink tells of a write after this run's, where other keys are to end."""
-        if not parcel.ends_others:
+        if not delivery.ends_others:
             return False
         try:
             return any(
                 _later(self._open_sink(address).read(), self._written[address])
-                for address in parcel.sinks
+                for address in delivery.sinks
                 if address in self._written
             )
         except SinkError:
             return True
 
-    def _look(self) -> Observation | None:
+    def _observe(self) -> Observation | None:
         """The workspace after the writes; None where it could not be looked at."""
-        for rounds in range(ROUNDS):
+        for rounds in range(MAX_ATTEMPTS):
             try:
                 return self._workspace.observe()
             except WorkspaceError as error:
                 _LOG.info("%s", failure_of(error).message)
             if self._stop.asked:
                 break
-            self._stop.sleep(growing(rounds))
+            self._stop.sleep(delay(rounds))
         return None
 
-    def _keep(self, content: Content, parcel: Parcel) -> None:
+    def _keep(self, content: Content, delivery: TokenDelivery) -> None:
         """Keeps the token of a former key, if that is what the sink holds."""
-        if isinstance(content, Holds):
+        if isinstance(content, StoredValue):
             claims = claims_of(content.value)
-            if claims is not None and claims.key in parcel.former:
+            if claims is not None and claims.key in delivery.former:
                 self._former[claims.key] = content.value
 
 
-def key_to_deliver(look: Observation, before: frozenset[str], parcel: Parcel) -> ObservedKey | None:
+def key_to_deliver(
+    look: Observation, before: frozenset[str], delivery: TokenDelivery
+) -> ObservedKey | None:
     """Return the live key whose token the sinks of a parcel are to hold; None where none lives.
 
     Its own, unless another run made a newer key meanwhile, or a newer one took over: its own key
@@ -310,14 +314,14 @@ def key_to_deliver(look: Observation, before: frozenset[str], parcel: Parcel) ->
     Args:
         look: at the workspace, after the token was written.
         before: the ids of all keys that it held when the run was planned.
-        parcel: what was delivered.
+        delivery: what was delivered.
     """
-    live = [key for key in look.keys if key.name == parcel.name and key.live(look.server_time)]
-    own = next((key for key in live if key.id == parcel.key_id), None)
-    newer = [key for key in live if own is None or key.seniority > own.seniority]
-    if own is not None and (parcel.was is None or own.expires_at >= parcel.was):
+    live = [key for key in look.keys if key.name == delivery.name and key.live(look.server_time)]
+    own = next((key for key in live if key.id == delivery.key_id), None)
+    newer = [key for key in live if own is None or key.creation_order > own.creation_order]
+    if own is not None and (delivery.was is None or own.expires_at >= delivery.was):
         newer = [key for key in newer if key.id not in before]
-    return max(newer, key=lambda key: key.seniority, default=own)
+    return max(newer, key=lambda key: key.creation_order, default=own)
 
 
 def again(action: Action) -> str:
@@ -334,9 +338,9 @@ def again(action: Action) -> str:
     return told if any(silent) else ""
 
 
-def _later(now: Content, then: Unread) -> bool:
+def _later(now: Content, then: WriteOnly) -> bool:
     """Whether a sink was written again, by its time as far as that is exact."""
-    if not isinstance(now, Unread) or now.updated_at is None or then.updated_at is None:
+    if not isinstance(now, WriteOnly) or now.updated_at is None or then.updated_at is None:
         return False
     return now.updated_at - then.updated_at > _EXACT
 
@@ -354,79 +358,81 @@ def _redelivery(name: str) -> str:
     return f"`provision apply --redeliver --only {quote(escape(name))}`"
 
 
-def _advised(failure: Failure, parcel: Parcel) -> Failure:
+def _advised(failure: Failure, delivery: TokenDelivery) -> Failure:
     """The failure, with what to do where the next run does not make up for it."""
-    if not parcel.again:
+    if not delivery.again:
         return failure
-    return Failure(failure.code, f"{failure.message} {parcel.again}")
+    return Failure(failure.code, f"{failure.message} {delivery.again}")
 
 
-def _not_settled(parcel: Parcel) -> Failure:
+def _not_settled(delivery: TokenDelivery) -> Failure:
     return Failure(
         "not_settled",
-        f"The token of {parcel.name!r} was written, and the workspace could not be looked at "
+        f"The token of {delivery.name!r} was written, and the workspace could not be looked at "
         "afterwards: another run may have delivered a newer key. Run "
-        f"{_redelivery(parcel.name)}.",
+        f"{_redelivery(delivery.name)}.",
     )
 
 
-def _ended(parcel: Parcel) -> Failure:
+def _ended(delivery: TokenDelivery) -> Failure:
     return Failure(
         "token_refused",
-        f"The key {parcel.key_id} of {parcel.name!r} was ended while its token was being "
+        f"The key {delivery.key_id} of {delivery.name!r} was ended while its token was being "
         "delivered. Run again.",
     )
 
 
-def _overtaken(parcel: Parcel, newest: ObservedKey) -> Failure:
+def _overtaken(delivery: TokenDelivery, newest: ObservedKey) -> Failure:
     return Failure(
         "not_settled",
-        f"While a token of {parcel.name!r} was being delivered, someone made the newer key "
-        f"{newest.id}. Revoke the one that is not wanted, then run {_redelivery(parcel.name)}.",
+        f"While a token of {delivery.name!r} was being delivered, someone made the newer key "
+        f"{newest.id}. Revoke the one that is not wanted, then run {_redelivery(delivery.name)}.",
     )
 
 
-def mint(workspace: Workspace, key_id: str, ends: datetime) -> Secret:
+def mint(workspace: Workspace, key_id: str, expires_at: datetime) -> Secret:
     """A token of a live key that the server has been seen to accept.
 
     Args:
         workspace: of the key.
         key_id: the key.
-        ends: when the token is to end.
+        expires_at: when the token is to end.
 
     Raises:
         WorkspaceError: when none was minted, or when the one that was does not work.
     """
-    token = workspace.mint(key_id, ends)
-    if not good(token, key_id, ends):
+    token = workspace.mint(key_id, expires_at)
+    if not good(token, key_id, expires_at):
         raise WorkspaceError(
             "token_refused",
             f"The token that was minted for the key {key_id} does not say that it is for this key "
             "until its end.",
             remedy="Nothing was delivered; look at the key in Twenty itself.",
         )
-    workspace.prove(token)
+    workspace.verify_token(token)
     return token
 
 
-def good(token: Secret, key_id: str, ends: datetime) -> bool:
+def good(token: Secret, key_id: str, expires_at: datetime) -> bool:
     """Whether a token says that it is for this key, until the key's end."""
     claims = claims_of(token)
     if claims is None or (claims.key or "").lower() != key_id.lower():
         return False
-    return claims.ends is None or claims.ends >= ends - SHORTER
+    return claims.expires_at is None or claims.expires_at >= expires_at - SHORTER
 
 
-def _read_back(sink: Sink, address: Address, token: Secret, parcel: Parcel) -> Unread | None:
+def _read_back(
+    sink: Sink, address: Address, token: Secret, delivery: TokenDelivery
+) -> WriteOnly | None:
     """Reads what was written, where that is possible; what the sink tells where it is not.
 
     Another run's token of the same key is as good.
     """
     match sink.read():
-        case Unread() as unread:
+        case WriteOnly() as unread:
             return unread
-        case Holds(value=value) if value.reveal() == token.reveal() or good(
-            value, parcel.key_id, parcel.ends
+        case StoredValue(value=value) if value.reveal() == token.reveal() or good(
+            value, delivery.key_id, delivery.expires_at
         ):
             return None
         case _:

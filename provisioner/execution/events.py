@@ -98,7 +98,7 @@ Event = (
 )
 
 
-class Tell(Protocol):
+class Emit(Protocol):
     """Is told what happens, by several threads; it neither waits nor raises."""
 
     def __call__(self, event: Event, /) -> None:
@@ -106,6 +106,6 @@ class Tell(Protocol):
         ...
 
 
-def untold(event: Event, /) -> None:
+def ignore(event: Event, /) -> None:
     """Lets an event pass: nobody asked for it."""
     del event

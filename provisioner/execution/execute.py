@@ -8,26 +8,33 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure, failure_of
-from provisioner.execution.create import Creation
-from provisioner.execution.deliver import LONG, Delivery, Parcel, again
-from provisioner.execution.events import untold
-from provisioner.execution.progress import Chronicle
-from provisioner.execution.results import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
-from provisioner.execution.revoke import Revoking
-from provisioner.execution.update import Changing
+from provisioner.execution.create import BulkCreate
+from provisioner.execution.deliver import LONG, TokenDeliveries, TokenDelivery, again
+from provisioner.execution.events import ignore
+from provisioner.execution.progress import Progress
+from provisioner.execution.results import (
+    CreatedByAnotherRun,
+    Done,
+    Executed,
+    Failed,
+    Skipped,
+    Unfinished,
+)
+from provisioner.execution.revoke import Revocations
+from provisioner.execution.update import Updates
 from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.executor import Threads
-from provisioner.runtime.log_context import bound
+from provisioner.runtime.executor import ThreadExecutor
+from provisioner.runtime.log_context import bind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from provisioner.execution.events import Tell
+    from provisioner.execution.events import Emit
     from provisioner.execution.results import Result
-    from provisioner.execution.run_marker import Mark
+    from provisioner.execution.run_marker import RunMarker
     from provisioner.plan import Action, Planned
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
     from provisioner.twenty.workspace import Workspace
 
@@ -47,9 +54,9 @@ class Execution:
         parallel: deliveries and changes at once.
         mark: of this run.
         stop: once it is asked for, nothing begins.
-        settled: called with the number of steps whose outcome has become known; a plan's `steps`
-            are all of them.
-        tell: is told what happens.
+        on_progress: called with the number of steps whose outcome has become known, of the plan's
+            `steps`.
+        emit: is told what happens.
         long: seconds on the way to its sinks after which a token is proven once more.
     """
 
@@ -61,47 +68,51 @@ class Execution:
         open_sink: OpenSink,
         *,
         parallel: int,
-        mark: Mark,
-        stop: Stop,
-        settled: Callable[[int], None],
-        tell: Tell = untold,
+        mark: RunMarker,
+        stop: Cancellation,
+        on_progress: Callable[[int], None],
+        emit: Emit = ignore,
         long: float = LONG,
     ) -> None:
         self._planned = planned
         self._workspace = workspace
         self._stop = stop
-        self._chronicle = Chronicle(planned.environment, settled, tell)
+        self._progress = Progress(planned.environment, on_progress, emit)
         # Of one name there may be a change beside a successor or a delivery, and no two of a kind.
         actions = planned.unblocked
         self._makes = {one.name: one for one in actions if isinstance(one, Create | Rotate)}
         self._changes = {one.name: one for one in actions if isinstance(one, Update)}
         self._delivers = {one.name: one for one in actions if one.sinks}
         self._sinking = frozenset(one.name for one in planned.actions if one.sinks)
-        self._creation = Creation(
+        self._creation = BulkCreate(
             planned.environment,
             tuple(_creates(planned)),
             before,
             workspace,
             mark=mark,
             stop=stop,
-            begins=self._begins(self._makes),
-            settled=self._chronicle.settles,
+            on_start=self._on_start(self._makes),
+            on_progress=self._progress.on_progress,
         )
-        self._changing = Changing(
-            workspace, parallel, stop, begins=self._begins(self._changes), settled=self._changed
+        self._changing = Updates(
+            workspace,
+            parallel,
+            stop,
+            on_start=self._on_start(self._changes),
+            on_progress=self._changed,
         )
-        self._delivery = Delivery(
+        self._delivery = TokenDeliveries(
             workspace,
             open_sink,
             before,
             parallel=parallel,
             stop=stop,
-            begins=self._begins(self._delivers),
-            settled=self._arrived,
+            on_start=self._on_start(self._delivers),
+            on_progress=self._arrived,
             long=long,
         )
         self._revokes = {one.key_id: one for one in actions if isinstance(one, Revoke)}
-        self._revoking = Revoking(
+        self._revoking = Revocations(
             workspace, stop, may_begin=self._may_revoke, ended=self._has_ended
         )
         self._made: dict[str, Result] = {}
@@ -113,9 +124,9 @@ class Execution:
         """Carries out every action that is not blocked."""
         updates = tuple(self._changes.values())
         self._creation.run()
-        self._tell_made()
+        self._emit_created()
         self._changing.assign(updates)
-        self._delivery.run(tuple(self._parcels()))
+        self._delivery.run(tuple(self._deliveries()))
         self._changing.move(
             [one for one in updates if not one.sinks or self._delivery.delivered(one.name)]
         )
@@ -132,9 +143,9 @@ class Execution:
         results = (self._known(action, made, otherwise) for action in self._planned.actions)
         return Executed(self._planned, tuple(results))
 
-    def end(self, otherwise: Failure | None = None) -> Executed:
+    def finish(self, otherwise: Failure | None = None) -> Executed:
         """As `result`, and the last word: what happens afterwards is told to nobody."""
-        return self._chronicle.close(lambda: self.result(otherwise))
+        return self._progress.close(lambda: self.result(otherwise))
 
     def _known(
         self, action: Action, made: Mapping[str, Result], otherwise: Failure | None
@@ -156,35 +167,35 @@ class Execution:
             case _:
                 assert_never(action)
 
-    def _begins(self, actions: Mapping[str, Action]) -> Callable[[str], None]:
+    def _on_start(self, actions: Mapping[str, Action]) -> Callable[[str], None]:
         """What tells that one of these actions begins, by its name."""
-        return lambda name: self._chronicle.begins(actions[name])
+        return lambda name: self._progress.on_start(actions[name])
 
-    def _tell_made(self) -> None:
+    def _emit_created(self) -> None:
         """Tells of the creates that nothing more comes of: they failed, or go to no sink."""
         self._made = {one.action.name: one for one in self._creation.results()}
         for name, result in self._made.items():
-            going_on = isinstance(result, Done | MadeElsewhere) and result.action.sinks
+            going_on = isinstance(result, Done | CreatedByAnotherRun) and result.action.sinks
             if not (going_on or isinstance(self._makes[name], Rotate)):
-                self._chronicle.ends(result)
+                self._progress.on_result(result)
 
     def _changed(self, name: str) -> None:
         """Takes in that a change is done or failed; its token is delivered before that."""
-        self._chronicle.settles(1)
-        self._tell_of(self._changes[name])
+        self._progress.on_progress(1)
+        self._emit_result(self._changes[name])
 
     def _arrived(self, name: str) -> None:
         """Takes in that a delivery has ended; an end may still be to move, or a key to end."""
-        self._chronicle.settles(1)
+        self._progress.on_progress(1)
         action = self._delivers[name]
         going_on = isinstance(action, Update) or (isinstance(action, Rotate) and action.endings)
         if not (going_on and self._delivery.delivered(name)):
-            self._tell_of(action)
+            self._emit_result(action)
 
-    def _tell_of(self, action: Action) -> None:
-        self._chronicle.ends(self._known(action, self._made, None))
+    def _emit_result(self, action: Action) -> None:
+        self._progress.on_result(self._known(action, self._made, None))
 
-    def _parcels(self) -> Iterator[Parcel]:
+    def _deliveries(self) -> Iterator[TokenDelivery]:
         """The tokens that are to reach sinks."""
         former = {
             one.name: one.predecessors
@@ -195,22 +206,24 @@ class Execution:
             name, sinks = made.action.name, made.action.sinks
             action = self._makes[name]
             if sinks:
-                yield Parcel(
+                yield TokenDelivery(
                     name,
                     made.id,
-                    made.ends,
+                    made.expires_at,
                     sinks,
                     former=former.get(name, ()),
-                    was=made.ends,
+                    was=made.expires_at,
                     ends_others=isinstance(action, Rotate) and bool(action.endings),
                     again=again(action),
                 )
         for one in self._planned.unblocked:
             if isinstance(one, Deliver):
                 end = one.expires_at
-                yield Parcel(one.name, one.key_id, end, one.sinks, was=end, again=again(one))
+                yield TokenDelivery(one.name, one.key_id, end, one.sinks, was=end, again=again(one))
             elif isinstance(one, Update) and one.sinks and self._changing.open(one.name):
-                yield Parcel(one.name, one.key_id, one.expires_at, one.sinks, again=again(one))
+                yield TokenDelivery(
+                    one.name, one.key_id, one.expires_at, one.sinks, again=again(one)
+                )
 
     def _mark_due(self) -> None:
         """Has keys that were rotated on request end earlier, so that they were due for it.
@@ -222,21 +235,21 @@ class Execution:
             for one in self._planned.unblocked
             if isinstance(one, Rotate) and one.due_at and self._delivery.delivered(one.name)
         ]
-        with Threads(self._parallel) as threads:
+        with ThreadExecutor(self._parallel) as threads:
             for work in [threads.submit(self._mark_one_due, one) for one in delivered]:
                 work.result()
 
     def _mark_one_due(self, action: Rotate) -> None:
         assert action.due_at is not None  # noqa: S101 - whoever asks has looked
         try:
-            with bound(key=action.name):
+            with bind(key=action.name):
                 for key_id in action.predecessors:
-                    self._workspace.move_end(key_id, action.due_at)
+                    self._workspace.set_expiry(key_id, action.due_at)
             self._marked[action.name] = None
         except WorkspaceError as error:
             self._marked[action.name] = failure_of(error)
-        self._chronicle.settles(1)
-        self._tell_of(action)
+        self._progress.on_progress(1)
+        self._emit_result(action)
 
     def _ending(self) -> Iterator[str]:
         """The ids of keys that are to end now."""
@@ -257,7 +270,7 @@ class Execution:
 
     def _revoke(self, key_ids: tuple[str, ...]) -> None:
         self._revoking.run(key_ids)
-        self._chronicle.settles(sum(self._revoking.failure(one) is not None for one in key_ids))
+        self._progress.on_progress(sum(self._revoking.failure(one) is not None for one in key_ids))
         for key_id in filter(self._revoking.ended, key_ids):
             if (why := self._still_alive(key_id)) is not None:
                 self._alive[key_id] = why
@@ -267,14 +280,14 @@ class Execution:
         if self._stop.asked:
             return False
         if (action := self._revokes.get(key_id)) is not None:
-            self._chronicle.begins(action)
+            self._progress.on_start(action)
         return True
 
     def _has_ended(self, key_id: str) -> None:
         """Takes in that a key has ended; that of a rotation is told of when all have."""
-        self._chronicle.settles(1)
+        self._progress.on_progress(1)
         if (action := self._revokes.get(key_id)) is not None:
-            self._tell_of(action)
+            self._emit_result(action)
 
     def _still_alive(self, key_id: str) -> Failure | None:
         """What is wrong where the server still accepts the known token of a revoked key."""
@@ -282,7 +295,7 @@ class Execution:
         if token is None:
             return None
         try:
-            self._workspace.prove(token)
+            self._workspace.verify_token(token)
         except WorkspaceError:
             return None
         return Failure(
@@ -292,7 +305,9 @@ class Execution:
 
     def _delivered(self, result: Result, otherwise: Failure | None) -> Result:
         """What became of a create, its delivery included."""
-        if not isinstance(result, Done | MadeElsewhere) or not isinstance(result.action, Create):
+        if not isinstance(result, Done | CreatedByAnotherRun) or not isinstance(
+            result.action, Create
+        ):
             return result
         if not result.action.sinks or self._delivery.delivered(result.action.name):
             return result
@@ -303,7 +318,7 @@ class Execution:
 
     def _rotated(self, action: Rotate, made: Result, otherwise: Failure | None) -> Result:
         result = self._delivered(made, otherwise)
-        if isinstance(result, Done | MadeElsewhere):
+        if isinstance(result, Done | CreatedByAnotherRun):
             why = self._not_followed(action, otherwise)
             if why is not None:
                 ours = isinstance(result, Done)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.failure import Failure
-from provisioner.execution.conflict import Missing
-from provisioner.execution.results import Done, Failed, MadeElsewhere, Skipped, Unfinished
+from provisioner.execution.conflict import NotFound
+from provisioner.execution.results import CreatedByAnotherRun, Done, Failed, Skipped, Unfinished
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.twenty.workspace import (
     IN_FLIGHT,
@@ -22,9 +22,9 @@ from provisioner.twenty.workspace import (
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from provisioner.execution.conflict import Standing, Stands
+    from provisioner.execution.conflict import Conflict, Resolution
     from provisioner.execution.results import Result
-    from provisioner.execution.run_marker import Mark
+    from provisioner.execution.run_marker import RunMarker
     from provisioner.plan import Create
     from provisioner.twenty.workspace import Outcome, Record
 
@@ -36,20 +36,20 @@ _REFUSALS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CreatedKey:
     """The live key that stands for a create, made by this run or by another.
 
     Attributes:
-        ends: of the key, as the workspace has it.
+        expires_at: of the key, as the workspace has it.
     """
 
     action: Create
     id: str
-    ends: datetime
+    expires_at: datetime
 
 
 @dataclass(slots=True)
-class Work:
+class PendingCreate:
     """One action on its way.
 
     Attributes:
@@ -81,7 +81,7 @@ class Work:
     cause: Failure | None = None
     refusal: Failure | None = None
     shown: Created | None = None
-    found: Stands | None = None
+    found: Resolution | None = None
     unsettled: bool = False
     result: Result | None = None
 
@@ -137,30 +137,30 @@ class Work:
             case _:
                 assert_never(self.doubt.doubt)
 
-    def arrived(self, standing: Standing, *, first: bool) -> bool:
+    def arrived(self, conflict: Conflict, *, first: bool) -> bool:
         """Whether a look, the first or a later one, shows all that can be expected of it."""
-        if isinstance(standing, Missing):
+        if isinstance(conflict, NotFound):
             return not first and self.shown is None and self.found is None
-        return standing.whole and (standing.settled or not first)
+        return conflict.whole and (conflict.settled or not first)
 
-    def conclude(self, standing: Standing) -> None:
+    def conclude(self, conflict: Conflict) -> None:
         """Takes in what the last look shows."""
-        if isinstance(standing, Missing):
+        if isinstance(conflict, NotFound):
             self.result = Failed(self.action, self._why_missing())
             return
-        self.found = standing
-        if not standing.whole:
-            self.result = self._half(standing)
+        self.found = conflict
+        if not conflict.whole:
+            self.result = self._half(conflict)
 
     @property
-    def losers(self) -> tuple[str, ...]:
+    def duplicates(self) -> tuple[str, ...]:
         """The ids of this run's keys that are to go; none for a key that is not whole itself."""
-        return self.found.losers if self.found is not None and self.found.whole else ()
+        return self.found.duplicates if self.found is not None and self.found.whole else ()
 
     def gave_way(self, failed: tuple[str, ...], why: Failure | None) -> None:
         """Takes in which of its losers could not be revoked, and why."""
         if self.found is not None:
-            self.found = replace(self.found, losers=failed)
+            self.found = replace(self.found, duplicates=failed)
             if why is not None:
                 self.result = self._left(self.found, why.message)
 
@@ -179,16 +179,16 @@ class Work:
     def read(self, record: Record | None) -> None:
         """Takes in the record of the key that a look showed, if it could be read."""
         if self.found is not None:
-            self.result = self._stands(self.found, record)
+            self.result = self._resolve(self.found, record)
 
-    def made(self, mark: Mark) -> Made | None:
+    def made(self, mark: RunMarker) -> CreatedKey | None:
         """The key that stands for it, where one does."""
         match self.known(None):
-            case Done(id=id_) | MadeElsewhere(id=id_):
-                ends = mark.on(self.action.expires_at)
+            case Done(id=id_) | CreatedByAnotherRun(id=id_):
+                expires_at = mark.on(self.action.expires_at)
                 if self.found is not None:
-                    ends = self.found.key.expires_at
-                return Made(self.action, id_, ends)
+                    expires_at = self.found.key.expires_at
+                return CreatedKey(self.action, id_, expires_at)
             case _:
                 return None
 
@@ -201,7 +201,7 @@ class Work:
         if self.shown is not None and (self.found is None or self._shows(self.found)):
             return Done(self.action, self.shown.id, self.shown.record)
         if self.found is not None:
-            return self._stands(self.found, None)
+            return self._resolve(self.found, None)
         why = self.refusal or otherwise
         if why is None and self.sent:
             why = outcome_unknown(self.cause or IN_FLIGHT)
@@ -213,20 +213,20 @@ class Work:
         """The keys that may have come of one more request: one for each id, or one more."""
         return len(self.ids) if self.chooses_ids else self.expected + 1
 
-    def _shows(self, stands: Stands) -> bool:
+    def _shows(self, resolution: Resolution) -> bool:
         """Whether the answer to the create showed the very key that stays."""
-        return self.shown is not None and self.shown.id == stands.key.id
+        return self.shown is not None and self.shown.id == resolution.key.id
 
-    def _stands(self, stands: Stands, record: Record | None) -> Result:
-        kind = Done if stands.ours else MadeElsewhere
-        return kind(self.action, stands.key.id, record)
+    def _resolve(self, resolution: Resolution, record: Record | None) -> Result:
+        kind = Done if resolution.ours else CreatedByAnotherRun
+        return kind(self.action, resolution.key.id, record)
 
     def _unfinished(self) -> Result | None:
         """What is known of a key that was made, or seen, and not settled."""
         found = self.found
         if found is not None and not found.whole:
             return self._half(found)
-        if found is not None and found.losers:
+        if found is not None and found.duplicates:
             return self._left(found, "The run had to end before it was.")
         if self.unsettled and self.shown is not None:
             return Unfinished(self.action, self.shown.id, self.shown.record, NOT_SETTLED)
@@ -234,24 +234,28 @@ class Work:
             return Unfinished(self.action, found.key.id, None, NOT_SETTLED, made=found.ours)
         return None
 
-    def _half(self, stands: Stands) -> Result:
-        name, id_ = self.action.name, stands.key.id
-        also = f" Besides, this run made {', '.join(stands.losers)}." if stands.losers else ""
+    def _half(self, resolution: Resolution) -> Result:
+        name, id_ = self.action.name, resolution.key.id
+        also = (
+            f" Besides, this run made {', '.join(resolution.duplicates)}."
+            if resolution.duplicates
+            else ""
+        )
         why = Failure(
             "outcome_unknown",
             f"{name!r} was made as {id_}, and has no role after several looks.{also} Assign it by "
             "hand, or revoke the key and run again.",
         )
-        return Unfinished(self.action, id_, None, why, made=stands.ours)
+        return Unfinished(self.action, id_, None, why, made=resolution.ours)
 
-    def _left(self, stands: Stands, why: str) -> Result:
-        stays, losers = stands.key.id, ", ".join(stands.losers)
+    def _left(self, resolution: Resolution, why: str) -> Result:
+        stays, duplicates = resolution.key.id, ", ".join(resolution.duplicates)
         failure = Failure(
             "duplicate_left",
-            f"{stays} stays, and {losers}, which this run made for the same name, was not "
+            f"{stays} stays, and {duplicates}, which this run made for the same name, was not "
             f"revoked. {why}",
         )
-        return Unfinished(self.action, stays, None, failure, made=stands.ours)
+        return Unfinished(self.action, stays, None, failure, made=resolution.ours)
 
     def _why_missing(self) -> Failure:
         if self.shown is not None or self.found is not None:

@@ -15,12 +15,12 @@ from provisioner.execution.events import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.execution.events import Tell
+    from provisioner.execution.events import Emit
     from provisioner.execution.results import Executed, Result
     from provisioner.plan import Action
 
 
-class Chronicle:
+class Progress:
     """The actions of one environment as they are told of.
 
     What a thread that was left behind has to say after the end is not told: the result of the run
@@ -28,38 +28,38 @@ class Chronicle:
 
     Args:
         environment: its name.
-        settled: called with the number of steps whose outcome has become known.
-        tell: is told what happens.
+        on_progress: called with the number of steps whose outcome has become known.
+        emit: is told what happens.
     """
 
-    def __init__(self, environment: str, settled: Callable[[int], None], tell: Tell) -> None:
+    def __init__(self, environment: str, on_progress: Callable[[int], None], emit: Emit) -> None:
         self._environment = environment
-        self._settled = settled
-        self._tell = tell
+        self._on_progress = on_progress
+        self._emit = emit
         self._lock = threading.Lock()
         self._begun: set[int] = set()
         self._ended: set[int] = set()
         self._executed: Executed | None = None
 
-    def begins(self, action: Action) -> None:
+    def on_start(self, action: Action) -> None:
         """The first request for it is about to go out."""
         with self._lock:
             if self._executed is None and id(action) not in self._begun:
                 self._begun.add(id(action))
-                self._tell(ActionBegun(self._environment, action))
+                self._emit(ActionBegun(self._environment, action))
 
-    def settles(self, steps: int) -> None:
+    def on_progress(self, steps: int) -> None:
         """The outcome of some steps has become known."""
-        self._settled(steps)
+        self._on_progress(steps)
         with self._lock:
             if self._executed is None and steps:
-                self._tell(StepsSettled(self._environment, steps))
+                self._emit(StepsSettled(self._environment, steps))
 
-    def ends(self, result: Result) -> None:
+    def on_result(self, result: Result) -> None:
         """What became of an action is certain."""
         with self._lock:
             if self._executed is None:
-                self._end(result)
+                self._finish(result)
 
     def close(self, known: Callable[[], Executed]) -> Executed:
         """Tells what became of all that is still open, and that nothing more happens.
@@ -74,12 +74,12 @@ class Chronicle:
             if self._executed is None:
                 executed = known()
                 for result in executed.results:
-                    self._end(result)
-                self._tell(EnvironmentFinished(self._environment, executed))
+                    self._finish(result)
+                self._emit(EnvironmentFinished(self._environment, executed))
                 self._executed = executed
             return self._executed
 
-    def _end(self, result: Result) -> None:
+    def _finish(self, result: Result) -> None:
         if id(result.action) not in self._ended:
             self._ended.add(id(result.action))
-            self._tell(ActionEnded(self._environment, result))
+            self._emit(ActionEnded(self._environment, result))

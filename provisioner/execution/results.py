@@ -30,7 +30,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeElsewhere:
+class CreatedByAnotherRun:
     """Another run made the key at the same moment, and its key is the one that stays.
 
     Attributes:
@@ -78,7 +78,7 @@ class Skipped:
     failure: Failure
 
 
-Result = Done | MadeElsewhere | Unfinished | Failed | Skipped
+Result = Done | CreatedByAnotherRun | Unfinished | Failed | Skipped
 
 
 def made_by_this_run(result: Result) -> bool:

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure, failure_of
-from provisioner.runtime.backoff import ROUNDS, growing
-from provisioner.runtime.executor import Threads
+from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
+from provisioner.runtime.executor import ThreadExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.twenty.workspace import Workspace
 
 _SIDE_BY_SIDE = 8
 """Revocations at once; the workspace's own limit holds besides."""
 
 
-class Revoking:
+class Revocations:
     """The revocations of one environment; what became of each can be asked at any time.
 
     Args:
@@ -32,7 +32,7 @@ class Revoking:
     def __init__(
         self,
         workspace: Workspace,
-        stop: Stop,
+        stop: Cancellation,
         *,
         may_begin: Callable[[str], bool] = lambda _: True,
         ended: Callable[[str], None] = lambda _: None,
@@ -41,7 +41,7 @@ class Revoking:
         self._stop = stop
         self._may_begin = may_begin
         self._told = ended
-        self._ends: dict[str, Failure | None] = {}
+        self._outcomes: dict[str, Failure | None] = {}
 
     def run(self, key_ids: Iterable[str]) -> None:
         """Revokes keys, each again while that fails.
@@ -50,33 +50,33 @@ class Revoking:
             Exception: a bug that one met, when all the others have been tried.
         """
         left = tuple(key_ids)
-        for rounds in range(ROUNDS):
-            with Threads(_SIDE_BY_SIDE) as threads:
+        for rounds in range(MAX_ATTEMPTS):
+            with ThreadExecutor(_SIDE_BY_SIDE) as threads:
                 works = [threads.submit(self._one, key_id) for key_id in left]
             left = tuple(key_id for key_id, work in zip(left, works, strict=True) if work.result())
             if not left:
                 break
-            self._stop.sleep(growing(rounds))
+            self._stop.sleep(delay(rounds))
 
     def ended(self, key_id: str) -> bool:
         """Whether the key has been revoked."""
-        return key_id in self._ends and self._ends[key_id] is None
+        return key_id in self._outcomes and self._outcomes[key_id] is None
 
     def failure(self, key_id: str) -> Failure | None:
         """Why the key has not been revoked, or may not have been; None where it was not begun."""
-        return self._ends.get(key_id)
+        return self._outcomes.get(key_id)
 
     def _one(self, key_id: str) -> bool:
         """Revokes one key; whether that failed and is worth another try."""
         if not self._may_begin(key_id):
             return False
-        self._ends[key_id] = _IN_FLIGHT
+        self._outcomes[key_id] = _IN_FLIGHT
         try:
             self._workspace.revoke(key_id)
         except WorkspaceError as error:
-            self._ends[key_id] = failure_of(error)
+            self._outcomes[key_id] = failure_of(error)
             return True
-        self._ends[key_id] = None
+        self._outcomes[key_id] = None
         self._told(key_id)
         return False
 

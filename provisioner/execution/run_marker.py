@@ -15,7 +15,7 @@ _MARKS = 999
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class RunMarker:
     """The milliseconds, 1 to 999, that one run writes into the ends of the keys it makes.
 
     A later look tells the run's own keys from others by them; ends are compared to the second.
@@ -24,7 +24,7 @@ class Mark:
     milliseconds: int
 
     @classmethod
-    def random(cls) -> Mark:
+    def random(cls) -> RunMarker:
         """A mark for a new run."""
         return cls(1 + secrets.randbelow(_MARKS))
 

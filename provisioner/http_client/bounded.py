@@ -114,7 +114,7 @@ def json_of(raw: bytes, values: int = _VALUES) -> Json:
     return found
 
 
-class _Answer(HTTPResponse):
+class _BoundedResponse(HTTPResponse):
     """An answer whose bytes come through the bounds, before anyone reads its first line."""
 
     most = 0
@@ -169,7 +169,7 @@ class _Bounds(io.RawIOBase):
 
 def _bind(manager: PoolManager, most: int) -> None:
     """Has the pools of a manager, of whatever kind they are, make connections with bounds."""
-    answer = type("Answer", (_Answer,), {"most": most})
+    answer = type("Answer", (_BoundedResponse,), {"most": most})
     pools: Mapping[str, type[HTTPConnectionPool]] = manager.pool_classes_by_scheme
     manager.pool_classes_by_scheme = {
         scheme: type(

@@ -50,7 +50,7 @@ _WIDE = 50
 """From how many keys on a mapping keeps an index of their order, so that no look is quadratic."""
 
 
-class Mark(Protocol):
+class Position(Protocol):
     """A position as libyaml gives it: all three count from 0, in code points."""
 
     index: int
@@ -62,22 +62,22 @@ class Mapping(dict[str, Any]):
     """A mapping with positions.
 
     Attributes:
-        mark: where it starts; in block style its first key.
-        marks: of each key and its value in turn, in the order of the keys.
+        position: where it starts; in block style its first key.
+        positions: of each key and its value in turn, in the order of the keys.
     """
 
-    __slots__ = ("_order", "mark", "marks")
-    mark: Mark
-    marks: list[Mark]
+    __slots__ = ("_order", "position", "positions")
+    position: Position
+    positions: list[Position]
     _order: dict[str, int]
 
-    def key_mark(self, key: str) -> Mark:
+    def key_position(self, key: str) -> Position:
         """Where the key stands."""
-        return self.marks[2 * self._index(key)]
+        return self.positions[2 * self._index(key)]
 
-    def value_mark(self, key: str) -> Mark:
+    def value_position(self, key: str) -> Position:
         """Where the key's value starts."""
-        return self.marks[2 * self._index(key) + 1]
+        return self.positions[2 * self._index(key) + 1]
 
     def _index(self, key: str) -> int:
         if len(self) < _WIDE:
@@ -92,17 +92,17 @@ class Sequence(list[Any]):
     """A list with positions.
 
     Attributes:
-        mark: where it starts.
-        marks: of each item.
+        position: where it starts.
+        positions: of each item.
     """
 
-    __slots__ = ("mark", "marks")
-    mark: Mark
-    marks: list[Mark]
+    __slots__ = ("position", "positions")
+    position: Position
+    positions: list[Position]
 
 
 @dataclass(frozen=True, slots=True)
-class Odd:
+class AmbiguousScalar:
     """A plain scalar that YAML reads as something else than text.
 
     Attributes:
@@ -115,11 +115,11 @@ class Odd:
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class Invalid:
     """A value that a problem was already told about: nothing more is said of it."""
 
 
-Value = str | int | bool | Odd | Hole | Mapping | Sequence | None
+Value = str | int | bool | AmbiguousScalar | Invalid | Mapping | Sequence | None
 """None is an empty value (`name:` and nothing after it); a written `null` is Odd."""
 
 
@@ -131,7 +131,7 @@ class Document:
         file: the path as the user would type it.
         text: of the file.
         root: the outermost value.
-        mark: where that starts.
+        position: where that starts.
         partial: where mappings start that lost a key to a problem (a merge key, a key that is
             not text): what they seem to lack may have been in it.
     """
@@ -139,15 +139,15 @@ class Document:
     file: str
     text: str
     root: Value
-    mark: Mark
+    position: Position
     partial: frozenset[int]
 
-    def place(self, mark: Mark) -> Place:
+    def place(self, position: Position) -> Place:
         """A mark as people count."""
         # libyaml ends a text without a line break with one of its own, and counts that line.
-        if mark.index >= len(self.text):
+        if position.index >= len(self.text):
             return place_at(self.text, len(self.text), self.file)
-        return Place(self.file, mark.line + 1, mark.column + 1)
+        return Place(self.file, position.line + 1, position.column + 1)
 
 
 def read(
@@ -179,14 +179,14 @@ def read(
 
 
 @lru_cache(maxsize=8192)
-def resolve(text: str) -> str | int | bool | Odd | None:
+def resolve(text: str) -> str | int | bool | AmbiguousScalar | None:
     """What a plain scalar is, in YAML 1.1 and in 1.2: text only when both say so."""
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
         return int(text)
     if found := _ODD.fullmatch(text):
-        return Odd(text, _KINDS[found.lastgroup or ""])
+        return AmbiguousScalar(text, _KINDS[found.lastgroup or ""])
     return text
 
 
@@ -200,7 +200,7 @@ class _State(Enum):
     DROPPED = "the value of a key that a problem was told about is awaited"
 
 
-_WORDS: dict[str, bool | Odd | None] = {
+_WORDS: dict[str, bool | AmbiguousScalar | None] = {
     "": None,
     "true": True,
     "True": True,
@@ -208,12 +208,14 @@ _WORDS: dict[str, bool | Odd | None] = {
     "false": False,
     "False": False,
     "FALSE": False,
-    "=": Odd("=", "a special sign"),
-    "<<": Odd("<<", "a merge key"),
+    "=": AmbiguousScalar("=", "a special sign"),
+    "<<": AmbiguousScalar("<<", "a merge key"),
 }
-_WORDS.update((word, Odd(word, "an empty value")) for word in ("~", "null", "Null", "NULL"))
 _WORDS.update(
-    (case, Odd(case, "a boolean"))
+    (word, AmbiguousScalar(word, "an empty value")) for word in ("~", "null", "Null", "NULL")
+)
+_WORDS.update(
+    (case, AmbiguousScalar(case, "a boolean"))
     for word in ("yes", "no", "on", "off", "y", "n")
     for case in (word, word.capitalize(), word.upper())
 )
@@ -268,12 +270,12 @@ class _Reader:
         keys = self._keys
         awaits_key, awaits_item, dropped = _State.KEY, _State.ITEM, _State.DROPPED
         holder = Sequence()
-        holder.marks = []
+        holder.positions = []
         node: Any = holder
-        marks = holder.marks
+        positions = holder.positions
         key: str | _State = awaits_item
-        key_mark: Any = None
-        stack: list[tuple[Any, list[Mark], str | _State]] = []
+        key_position: Any = None
+        stack: list[tuple[Any, list[Position], str | _State]] = []
         started = False
         event: Any
         value: Any
@@ -282,7 +284,7 @@ class _Reader:
             event = get_event()
             kind = event.__class__
             if kind is ScalarEvent:
-                mark = event.start_mark
+                position = event.start_mark
                 value = event.value
                 if key is awaits_key:
                     known = keys.get(value)
@@ -293,35 +295,37 @@ class _Reader:
                     if known is None:
                         key = dropped
                     elif known in node:
-                        self._duplicate(known, mark, node)
+                        self._duplicate(known, position, node)
                         key = dropped
                     else:
-                        key, key_mark = known, mark
+                        key, key_position = known, position
                     continue
                 if adorned and (event.anchor is not None or event.tag is not None):
                     value = self._adorned(event)
                 elif value[:1] in _SUSPECT and not event.style:
                     value = resolve(value)
-                    if value.__class__ is Odd and key in self._dates:
+                    if value.__class__ is AmbiguousScalar and key in self._dates:
                         value = value.text
             elif kind is MappingEndEvent or kind is SequenceEndEvent:
-                node, marks, key = stack.pop()
+                node, positions, key = stack.pop()
                 continue
             elif kind is MappingStartEvent or kind is SequenceStartEvent:
-                mark = event.start_mark
+                position = event.start_mark
                 if adorned and (event.anchor is not None or event.tag is not None):
                     self._adorned(event)
                 if len(stack) == MAX_DEPTH:
-                    self._stop(mark, "yaml_too_deep", _TOO_DEEP)
+                    self._stop(position, "yaml_too_deep", _TOO_DEEP)
                 value = Mapping() if kind is MappingStartEvent else Sequence()
-                value.mark = mark
-                value.marks = []
+                value.position = position
+                value.positions = []
             elif kind is AliasEvent:
-                mark = event.start_mark
+                position = event.start_mark
                 self._problem(
-                    mark, "yaml_alias", "aliases (`*name`) are not read here: write the value again"
+                    position,
+                    "yaml_alias",
+                    "aliases (`*name`) are not read here: write the value again",
                 )
-                value = Hole()
+                value = Invalid()
             elif kind is StreamEndEvent:
                 break
             elif kind is DocumentStartEvent and started:
@@ -338,23 +342,26 @@ class _Reader:
             # A value is complete, or a container starts: it goes into the node around it.
             if key.__class__ is str:
                 node[key] = value
-                marks.append(key_mark)
-                marks.append(mark)
+                positions.append(key_position)
+                positions.append(position)
                 after = awaits_key
             elif key is awaits_item:
                 node.append(value)
-                marks.append(mark)
+                positions.append(position)
                 after = awaits_item
             elif key is dropped:
                 after = awaits_key
             else:
                 self._lost_key(
-                    mark, node, "yaml_key_type", "a key is text: this one is a list or a mapping"
+                    position,
+                    node,
+                    "yaml_key_type",
+                    "a key is text: this one is a list or a mapping",
                 )
                 after = dropped
             if kind is MappingStartEvent or kind is SequenceStartEvent:
-                stack.append((node, marks, after))
-                node, marks = value, value.marks
+                stack.append((node, positions, after))
+                node, positions = value, value.positions
                 key = awaits_key if kind is MappingStartEvent else awaits_item
             else:
                 key = after
@@ -372,7 +379,7 @@ class _Reader:
             self.problems.append(Problem(Place(self._file), "file_empty", message))
             return None
         return Document(
-            self._file, self._text, holder[0], holder.marks[0], frozenset(self._partial)
+            self._file, self._text, holder[0], holder.positions[0], frozenset(self._partial)
         )
 
     def _key(self, event: Any, node: Any) -> str | None:
@@ -381,7 +388,7 @@ class _Reader:
         if event.anchor is not None or event.tag is not None:
             self._adorned(event)
         if event.tag is not None:
-            self._partial.add(node.mark.index)
+            self._partial.add(node.position.index)
             return None
         meant = text if event.style else resolve(text)
         if isinstance(meant, str):
@@ -397,7 +404,7 @@ class _Reader:
             )
         else:
             shown = f'write "{text}" in quotes' if text.isalpha() else "put it in quotes"
-            said = meant.kind if isinstance(meant, Odd) else _KIND_OF[type(meant)]
+            said = meant.kind if isinstance(meant, AmbiguousScalar) else _KIND_OF[type(meant)]
             self._lost_key(
                 event.start_mark,
                 node,
@@ -421,38 +428,38 @@ class _Reader:
             )
         if event.tag is None and isinstance(event, ScalarEvent):
             return event.value if event.style else resolve(event.value)
-        return Hole()
+        return Invalid()
 
-    def _duplicate(self, key: str, mark: Mark, node: Any) -> None:
-        first: Mark = node.key_mark(key)
+    def _duplicate(self, key: str, position: Position, node: Any) -> None:
+        first: Position = node.key_position(key)
         shown = f"`{key}`" if _PLAIN_KEY.fullmatch(key) else "this key"
         self._problem(
-            mark,
+            position,
             "yaml_duplicate_key",
             f"{shown} stands twice in one mapping, first in line {first.line + 1}: keep one",
             related=Place(self._file, first.line + 1, first.column + 1),
         )
 
-    def _lost_key(self, mark: Mark, node: Any, code: str, message: str) -> None:
-        self._partial.add(node.mark.index)
-        self._problem(mark, code, message)
+    def _lost_key(self, position: Position, node: Any, code: str, message: str) -> None:
+        self._partial.add(node.position.index)
+        self._problem(position, code, message)
 
-    def _stop(self, mark: Mark, code: str, message: str) -> None:
+    def _stop(self, position: Position, code: str, message: str) -> None:
         self.problems.append(
-            Problem(Place(self._file, mark.line + 1, mark.column + 1), code, message)
+            Problem(Place(self._file, position.line + 1, position.column + 1), code, message)
         )
         raise _StopReadingError
 
     def _problem(
-        self, mark: Mark, code: str, message: str, *, related: Place | None = None
+        self, position: Position, code: str, message: str, *, related: Place | None = None
     ) -> None:
         if len(self.problems) == MAX_PROBLEMS:
             self._stop(
-                mark,
+                position,
                 "too_many_problems",
                 f"more than {MAX_PROBLEMS} problems: the rest of the file was not read",
             )
-        place = Place(self._file, mark.line + 1, mark.column + 1)
+        place = Place(self._file, position.line + 1, position.column + 1)
         self.problems.append(Problem(place, code, message, related))
 
 
@@ -502,8 +509,8 @@ def _syntax(error: YAMLError, text: str, file: str) -> Problem:
         index = len(text.encode()[: error.position].decode(errors="ignore"))
         message = f"the control character U+{error.character:04X} cannot stand in YAML"
     else:
-        mark = getattr(error, "problem_mark", None)
-        index = len(text) if mark is None else mark.index
+        position = getattr(error, "problem_mark", None)
+        index = len(text) if position is None else position.index
         said = str(getattr(error, "problem", "it cannot be read"))
         if said == _TOO_DEEP_FOR_LIBYAML:
             return Problem(place_at(text, index, file), "yaml_too_deep", _TOO_DEEP)

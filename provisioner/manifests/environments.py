@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 from provisioner.errors.problem import Place, Problem
 from provisioner.http_client.loopback import is_loopback
 from provisioner.manifests import characters, variables
-from provisioner.manifests.document import Document, Mapping, Mark, Sequence
-from provisioner.manifests.policy_check import DeclaredPolicy, Demands, policy_of, rules_of
+from provisioner.manifests.document import Document, Mapping, Position, Sequence
+from provisioner.manifests.policy_check import DeclaredPolicy, PolicyCheck, policy_of, rules_of
 from provisioner.manifests.schema import published
 from provisioner.manifests.schema_errors import environments_problems
 from provisioner.manifests.text import MAX_BYTES, read_bytes, reason
-from provisioner.manifests.variables import Template, Variable
-from provisioner.model.desired import (
+from provisioner.manifests.variables import Variable, VariableText
+from provisioner.model.environment import (
     ApiToken,
     Credential,
     Environment,
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.manifests.policy_check import Rule
-    from provisioner.model.desired import DesiredKey, Generation
+    from provisioner.model.environment import Generation
+    from provisioner.model.key import DesiredKey
 
 SANDBOX = ("sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:legacy")
 """The URLs of the embedded Twenty."""
@@ -51,20 +52,20 @@ MAX_SECRET_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class DeclaredText:
     """A value as written, and where."""
 
-    template: Template
+    template: VariableText
     place: Place
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class DeclaredHeader:
     """A value under a name: a header, a part of `auth`, a limit."""
 
     name: str
     name_place: Place
-    value: Written
+    value: DeclaredText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,26 +82,26 @@ class DeclaredEnvironment:
 
     name: str
     place: Place
-    url: Written
-    auth: tuple[Named, ...] | None = None
+    url: DeclaredText
+    auth: tuple[DeclaredHeader, ...] | None = None
     auth_place: Place
-    headers: tuple[Named, ...] = ()
-    ca_file: Written | None = None
-    owns: tuple[Written, ...] = ()
-    role: Written | None = None
-    generation: Written | None = None
-    workspace: Written | None = None
+    headers: tuple[DeclaredHeader, ...] = ()
+    ca_file: DeclaredText | None = None
+    owns: tuple[DeclaredText, ...] = ()
+    role: DeclaredText | None = None
+    generation: DeclaredText | None = None
+    workspace: DeclaredText | None = None
     insecure: bool = False
-    limits: tuple[Named, ...] = ()
+    limits: tuple[DeclaredHeader, ...] = ()
     protect: bool = False
     guards: Guards = field(default_factory=Guards)
     policy: DeclaredPolicy | None = None
 
     @property
-    def demands(self) -> Demands:
+    def policy_check(self) -> PolicyCheck:
         """What it demands of its keys, as far as no variable has a say."""
         known = all(not glob.template.variables for glob in self.owns)
-        return Demands(
+        return PolicyCheck(
             environment=self.name,
             owns=tuple(_plain(glob) or "" for glob in self.owns) if known else None,
             owns_place=self.owns[0].place if self.owns else self.place,
@@ -109,7 +110,7 @@ class DeclaredEnvironment:
         )
 
     @property
-    def demands_vary(self) -> bool:
+    def policy_check_varies(self) -> bool:
         """Whether what it demands of its keys hangs on variables."""
         return any(written and written.template.variables for written in (*self.owns, self.role))
 
@@ -146,17 +147,17 @@ def declare(document: Document) -> Declarations:
     check = schema.check("environment")
     told = {(problem.place, problem.code) for problem in problems}
     environments: list[DeclaredEnvironment] = []
-    for (name, body), mark in zip(listed.items(), listed.marks[::2], strict=True):
+    for (name, body), position in zip(listed.items(), listed.positions[::2], strict=True):
         if not isinstance(body, Mapping) or len(listed) > MAX_ENVIRONMENTS:
             continue
-        declared, faults = _declared(document, name, document.place(mark), body, common)
+        declared, faults = _declared(document, name, document.place(position), body, common)
         faults += _check(declared)
         # What its schema turns down is looked at all the same, for all problems at once.
         problems += (fault for fault in faults if (fault.place, fault.code) not in told)
         if check(body) and not faults:
             environments.append(declared)
     # A mapping that lost a key to a problem may have held any name.
-    known = listed and listed.mark.index not in document.partial
+    known = listed and listed.position.index not in document.partial
     return Declarations(tuple(listed) if known else None, tuple(environments), tuple(problems))
 
 
@@ -183,10 +184,10 @@ def resolve(
     environment = walk.environment(declared)
     if environment is None or walk.problems:
         return tuple(walk.problems)
-    if declared.demands_vary:
-        demands = replace(declared.demands, owns=environment.owns, role=environment.role)
+    if declared.policy_check_varies:
+        policy_check = replace(declared.policy_check, owns=environment.owns, role=environment.role)
         # Dates were held to the policy by whoever loads with a clock.
-        found = [problem for key in desired for problem in demands.problems(key, None)]
+        found = [problem for key in desired for problem in policy_check.problems(key, None)]
         if found:
             return tuple(found)
     return environment
@@ -215,7 +216,7 @@ def _check(declared: DeclaredEnvironment) -> list[Problem]:
     return walk.problems
 
 
-_UNKNOWN = Template((Variable(""),))
+_UNKNOWN = VariableText((Variable(""),))
 """Stands in for a value that a problem was told about: offline it is like any variable."""
 
 _VARIABLES = {
@@ -236,11 +237,11 @@ _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 _MOST = {"requests_per_minute": 1_000_000, "parallel": 100, "batch": 60}
 
 
-def _literal_header(template: Template) -> bool:
+def _literal_header(template: VariableText) -> bool:
     """Whether a secret may stand in the file: anything but variables, and `Bearer ` before."""
     match template.parts:
         case (str() as first, _, *_) if _SCHEME.fullmatch(first):
-            return Template(template.parts[1:]).literal
+            return VariableText(template.parts[1:]).literal
         case _:
             return template.literal
 
@@ -262,7 +263,7 @@ def _guards(node: object) -> Guards:
             return Guards()
 
 
-def _plain(written: Written | None) -> str | None:
+def _plain(written: DeclaredText | None) -> str | None:
     """The value of what needs no variable."""
     text = None if written is None else written.template.expand({})
     return text if isinstance(text, str) and written and not written.template.variables else None
@@ -274,31 +275,31 @@ def _declared(
     """The declaration of one environment, as far as its types are right, and broken variables."""
     problems: list[Problem] = []
 
-    def written(value: object, mark: Mark) -> Written:
+    def written(value: object, position: Position) -> DeclaredText:
         template = _UNKNOWN
-        at = document.place(mark)
+        at = document.place(position)
         if isinstance(value, str):
             try:
                 template = variables.parse(value)
             except ValueError as error:
                 problems.append(Problem(at, "variable_invalid", str(error)))
-        return Written(template, at)
+        return DeclaredText(template, at)
 
-    def seen(value: object, mark: Mark) -> Written:
+    def seen(value: object, position: Position) -> DeclaredText:
         if isinstance(value, str) and (message := characters.advice("the text", value)):
-            problems.append(Problem(document.place(mark), "character_unseen", message))
-        return written(value, mark)
+            problems.append(Problem(document.place(position), "character_unseen", message))
+        return written(value, position)
 
-    def one(key: str) -> Written | None:
-        return written(body[key], body.value_mark(key)) if key in body else None
+    def one(key: str) -> DeclaredText | None:
+        return written(body[key], body.value_position(key)) if key in body else None
 
-    def several(key: str) -> tuple[Named, ...]:
+    def several(key: str) -> tuple[DeclaredHeader, ...]:
         node = body.get(key)
         if not isinstance(node, Mapping):
             return ()
-        places = map(document.place, node.marks[::2])
-        values = map(written, map(_text_of, node.values()), node.marks[1::2])
-        return tuple(map(Named, node, places, values))
+        places = map(document.place, node.positions[::2])
+        values = map(written, map(_text_of, node.values()), node.positions[1::2])
+        return tuple(map(DeclaredHeader, node, places, values))
 
     owns = body.get("owns")
     rules, faults = _rules(document, body.get("policy"))
@@ -306,13 +307,13 @@ def _declared(
     declared = DeclaredEnvironment(
         name=name,
         place=place,
-        url=one("url") or Written(_UNKNOWN, place),
+        url=one("url") or DeclaredText(_UNKNOWN, place),
         auth=several("auth") if "auth" in body else None,
-        auth_place=document.place(body.key_mark("auth") if "auth" in body else body.mark),
+        auth_place=document.place(body.key_position("auth") if "auth" in body else body.position),
         headers=several("headers"),
         ca_file=one("ca_file"),
-        owns=tuple(map(seen, owns, owns.marks)) if isinstance(owns, Sequence) else (),
-        role=seen(body["role"], body.value_mark("role")) if "role" in body else None,
+        owns=tuple(map(seen, owns, owns.positions)) if isinstance(owns, Sequence) else (),
+        role=seen(body["role"], body.value_position("role")) if "role" in body else None,
         generation=one("generation"),
         workspace=one("workspace"),
         insecure=body.get("insecure") is True,
@@ -375,7 +376,7 @@ class _Walk:
         """Notes a problem."""
         self.problems.append(Problem(place, code, message))
 
-    def _text(self, written: Written | None) -> str | None:
+    def _text(self, written: DeclaredText | None) -> str | None:
         """The value; None where there is none, or none yet, or a variable is missing."""
         if written is None:
             return None
@@ -389,7 +390,7 @@ class _Walk:
             self.problem(written.place, "variable_missing", str(missing))
         return None
 
-    def _nonblank(self, written: Written | None) -> str | None:
+    def _nonblank(self, written: DeclaredText | None) -> str | None:
         text = self._text(written)
         if written is not None and text is not None and not text.strip():
             self.problem(
@@ -436,7 +437,7 @@ class _Walk:
                 return None
 
     def _token(
-        self, kind: type[ApiToken | SessionToken], written: Written, text: str | None
+        self, kind: type[ApiToken | SessionToken], written: DeclaredText, text: str | None
     ) -> ApiToken | SessionToken | None:
         if text is None:
             return None
@@ -451,7 +452,7 @@ class _Walk:
         self.problem(written.place, "auth_invalid", message)
         return None
 
-    def _file(self, written: Written) -> str | None:
+    def _file(self, written: DeclaredText) -> str | None:
         """What a secret file holds, without the line break at its end."""
         name = self._text(written)
         if name is None or self._root is None:
@@ -472,7 +473,7 @@ class _Walk:
         self.problem(written.place, "secret_file_unreadable", f"{called} {fault}")
         return None
 
-    def _headers(self, headers: tuple[Named, ...]) -> tuple[tuple[str, Secret], ...]:
+    def _headers(self, headers: tuple[DeclaredHeader, ...]) -> tuple[tuple[str, Secret], ...]:
         found: dict[str, tuple[str, Secret]] = {}
         for header in headers:
             name = header.name.lower()
@@ -492,7 +493,7 @@ class _Walk:
             found[name] = (header.name, Secret((value or "").strip()))
         return tuple(found.values())
 
-    def _ca_file(self, written: Written | None) -> Path | None:
+    def _ca_file(self, written: DeclaredText | None) -> Path | None:
         name = self._text(written)
         if written is None or name is None or self._root is None:
             return None
@@ -507,7 +508,7 @@ class _Walk:
         self.problem(written.place, "ca_file_unreadable", f"{called} {fault}")
         return None
 
-    def _generation(self, written: Written | None) -> Generation | None:
+    def _generation(self, written: DeclaredText | None) -> Generation | None:
         text = self._text(written)
         if written is None or text is None or text == "auto":
             return None
@@ -516,7 +517,7 @@ class _Walk:
             return None
         return cast("Generation", text)
 
-    def _workspace(self, written: Written | None) -> str | None:
+    def _workspace(self, written: DeclaredText | None) -> str | None:
         text = self._text(written)
         if written is None or text is None:
             return None
@@ -525,7 +526,7 @@ class _Walk:
             return None
         return text.lower()
 
-    def _limits(self, limits: tuple[Named, ...]) -> Limits:
+    def _limits(self, limits: tuple[DeclaredHeader, ...]) -> Limits:
         found: dict[str, Any] = {}
         for limit in limits:
             text = self._text(limit.value)

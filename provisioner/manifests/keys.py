@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
 
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
-from provisioner.manifests.document import Document, Mapping, Mark, Sequence
+from provisioner.manifests.document import Document, Mapping, Position, Sequence
 from provisioner.manifests.schema import is_expiry, published
 from provisioner.manifests.schema_errors import manifest_problems, show
-from provisioner.manifests.templates import ADDRESSES, Filled, SinkTemplate, Template, parts_of
-from provisioner.model.desired import Depth, DesiredKey, Rotation
+from provisioner.manifests.templates import (
+    ADDRESSES,
+    Filled,
+    PlaceholderText,
+    SinkTemplate,
+    parts_of,
+)
 from provisioner.model.expiry import (
     ExpiresAfter,
     ExpiresAt,
@@ -24,6 +29,7 @@ from provisioner.model.expiry import (
     parse_duration,
     parse_expiry,
 )
+from provisioner.model.key import Depth, DesiredKey, Rotation
 from provisioner.model.sink_address import Address, FileAddress
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
     from datetime import datetime
 
-    from provisioner.manifests.policy_check import Demands
+    from provisioner.manifests.policy_check import PolicyCheck
 
 MAX_MATRIX = 10_000
 """Keys that one matrix may give in one environment."""
@@ -52,7 +58,7 @@ class _Target:
 
     name: str
     keys: dict[str, DesiredKey]
-    demands: Demands | None
+    policy_check: PolicyCheck | None
 
 
 @dataclass(slots=True)
@@ -63,7 +69,7 @@ class Collection:
         declared: the names of the environments; None when environments.yaml could not be read,
             and every name is taken as it is.
         now: an expiry that is not after it is a problem; None where that is not looked at.
-        demands: of the environments without a problem, by their names.
+        policy_check: of the environments without a problem, by their names.
         keys: by environment and by name, in the order of the files and lines.
         problems: in the order found.
         holders: of each place that holds one token, the key that is delivered there.
@@ -72,7 +78,7 @@ class Collection:
 
     declared: frozenset[str] | None
     now: datetime | None
-    demands: dict[str, Demands] = field(default_factory=dict)
+    policy_check: dict[str, PolicyCheck] = field(default_factory=dict)
     keys: dict[str, dict[str, DesiredKey]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     holders: dict[tuple[str, ...], DesiredKey] = field(default_factory=dict)
@@ -103,20 +109,22 @@ class Collection:
 
     def _targets(self, document: Document, root: Mapping) -> list[_Target]:
         """The environments that a manifest names and that are declared, each once."""
-        named: list[tuple[object, Mark]] = []
+        named: list[tuple[object, Position]] = []
         if "environment" in root:
-            named.append((root["environment"], root.value_mark("environment")))
+            named.append((root["environment"], root.value_position("environment")))
         listed = root.get("environments")
         if isinstance(listed, Sequence):
-            named += zip(listed[:MAX_ENVIRONMENTS], listed.marks, strict=False)
+            named += zip(listed[:MAX_ENVIRONMENTS], listed.positions, strict=False)
         targets: dict[str, _Target] = {}
-        for name, mark in named:
+        for name, position in named:
             if not isinstance(name, str) or not name or name in targets:
                 continue
             if self.declared is not None and name not in self.declared:
-                self.problems.append(_unknown_environment(document, name, mark, self.declared))
+                self.problems.append(_unknown_environment(document, name, position, self.declared))
                 continue
-            targets[name] = _Target(name, self.keys.setdefault(name, {}), self.demands.get(name))
+            targets[name] = _Target(
+                name, self.keys.setdefault(name, {}), self.policy_check.get(name)
+            )
         return list(targets.values())
 
 
@@ -148,11 +156,11 @@ class _Manifest:
             if rotate is not None and published("manifest").check("rotate")(rotate)
             else None
         )
-        self._whole = root.mark.index not in document.partial and (
+        self._whole = root.position.index not in document.partial and (
             "defaults" not in root
             or (
                 isinstance(defaults, Mapping)
-                and defaults.mark.index not in document.partial
+                and defaults.position.index not in document.partial
                 and published("manifest").check("defaults")(defaults)
             )
         )
@@ -166,15 +174,17 @@ class _Manifest:
             self._deliver is not None, self._rotation,
         )  # fmt: skip
         no_values: repeat[SequenceOf[str]] = repeat(())
-        if entries and not self._room(len(entries), self._document.mark):
+        if entries and not self._room(len(entries), self._document.position):
             return
         for entry in entries:
             name = entry["name"]
-            mark = entry.marks[1] if next(iter(entry)) == "name" else entry.value_mark("name")
-            place = Place(file, mark.line + 1, mark.column + 1)
+            position = (
+                entry.positions[1] if next(iter(entry)) == "name" else entry.value_position("name")
+            )
+            place = Place(file, position.line + 1, position.column + 1)
             expiry = expiries.get(entry.get("expires")) or self._expiry(entry)
             if not name.isascii():
-                self._check_text("the name", name, mark)
+                self._check_text("the name", name, position)
             role = entry.get("role")
             role = default_role if role is None else self._own_role(role, entry)
             named: Iterable[tuple[_Target, str, SequenceOf[str]]]
@@ -200,22 +210,24 @@ class _Manifest:
                     continue
                 if sinks:
                     self._hold(key, found)
-                demands = target.demands
-                if demands is not None and (rotation is not None or demands.policy is not None):
-                    self._hold_to(demands, entry, key)
+                policy_check = target.policy_check
+                if policy_check is not None and (
+                    rotation is not None or policy_check.policy is not None
+                ):
+                    self._hold_to(policy_check, entry, key)
 
     def _own_role(self, role: str, node: Mapping) -> str:
         """Return the role that a key or `defaults` name, one string for all that name it."""
         if "$" in role or not role.isascii():
-            self._check_text("`role`", role, node.value_mark("role"))
+            self._check_text("`role`", role, node.value_position("role"))
         return intern(role)
 
-    def _check_text(self, subject: str, text: str, mark: Mark) -> None:
+    def _check_text(self, subject: str, text: str, position: Position) -> None:
         """Tell of a text that holds a variable, or characters that are not seen."""
         if variable := variables.written_in(text):
-            self._problem(mark, "variable_invalid", variables.only_in_environments(variable))
+            self._problem(position, "variable_invalid", variables.only_in_environments(variable))
         if message := characters.advice(subject, text):
-            self._problem(mark, "character_unseen", message)
+            self._problem(position, "character_unseen", message)
 
     def _expiry(self, entry: Mapping) -> Expiry:
         """The key's own expiry or the default; one without a problem is kept for the next key."""
@@ -224,9 +236,9 @@ class _Manifest:
         written = node.get("expires")
         if "expires" not in node:
             # A mapping that lost a key to a problem may have had it.
-            if entry.mark.index not in self._document.partial:
+            if entry.position.index not in self._document.partial:
                 self._problem(
-                    entry.mark,
+                    entry.position,
                     "expiry_missing",
                     "a key needs `expires`, its own or from `defaults`: 90d, 2027-06-30, never …",
                 )
@@ -237,7 +249,7 @@ class _Manifest:
         now = self._collection.now
         if now is not None and isinstance(expiry, ExpiresAt) and expiry.moment <= now:
             message = f"{show(written)} has passed: write a later date, or remove the key"
-            self._problem(node.value_mark("expires"), "expiry_past", message)
+            self._problem(node.value_position("expires"), "expiry_past", message)
             # A default is told of once, however many keys it holds for.
             if own is not None:
                 return expiry
@@ -279,14 +291,14 @@ class _Manifest:
         word, counterpart = ("expires", "rotate") if own == ["expires"] else ("rotate", "expires")
         self._tell_once(
             Problem(
-                self._document.place(node.value_mark(word)),
+                self._document.place(node.value_position(word)),
                 "rotation_expiry",
                 f"{message}, or `rotate: never`",
-                self._document.place(other.value_mark(counterpart)),
+                self._document.place(other.value_position(counterpart)),
             )
         )
 
-    def _hold_to(self, demands: Demands, entry: Mapping, key: DesiredKey) -> None:
+    def _hold_to(self, policy_check: PolicyCheck, entry: Mapping, key: DesiredKey) -> None:
         """Tells of what an environment demands of a key and does not get."""
         wanted = entry.get("deliver", self._deliver or ())
         # What a problem was told about may be as it must be when that is mended.
@@ -294,17 +306,17 @@ class _Manifest:
             self._whole
             and key.expiry is not _NO_EXPIRY
             and len(key.deliver) == len(wanted)
-            and entry.mark.index not in self._document.partial
+            and entry.position.index not in self._document.partial
         ):
-            self._collection.problems += demands.problems(key, self._collection.now)
+            self._collection.problems += policy_check.problems(key, self._collection.now)
 
-    def _room(self, count: int, mark: Mark) -> bool:
+    def _room(self, count: int, position: Position) -> bool:
         """Whether that many keys more in each environment are not too many."""
         taken = sum(map(len, self._collection.keys.values()))
         if taken + count * len(self._targets) <= MAX_KEYS:
             return True
         message = f"more than {MAX_KEYS} keys in all manifests: leave some out"
-        self._problem(mark, "matrix_too_large", message)
+        self._problem(position, "matrix_too_large", message)
         return False
 
     def _expanded(
@@ -312,7 +324,7 @@ class _Manifest:
     ) -> Iterator[tuple[_Target, str, SequenceOf[str]]]:
         """The names that placeholders or a matrix give in each environment, and their values."""
         matrix = entry.get("matrix", Mapping())
-        if matrix and matrix.mark.index in self._document.partial:
+        if matrix and matrix.position.index in self._document.partial:
             return  # the axis that it lost to a problem may be any
         parts: list[str] | None
         parts, problems = parts_of(name, ("environment", *matrix), place)
@@ -324,7 +336,7 @@ class _Manifest:
         for axis in matrix:
             if axis not in used:
                 self._problem(
-                    matrix.key_mark(axis),
+                    matrix.key_position(axis),
                     "matrix_collision",
                     f"the name does not hold {{{axis}}}, so every value of `{axis}` gives the "
                     "same names: put it into the name, or remove the axis",
@@ -333,9 +345,9 @@ class _Manifest:
         size = prod(len(values) for values in matrix.values())
         if size > MAX_MATRIX:
             message = f"the matrix gives {size} keys, more than {MAX_MATRIX}: split it"
-            self._problem(entry.key_mark("matrix"), "matrix_too_large", message)
+            self._problem(entry.key_position("matrix"), "matrix_too_large", message)
             parts = None
-        if parts is None or not self._room(size, entry.mark):
+        if parts is None or not self._room(size, entry.position):
             return
         for target in self._targets:
             for each, values in self._names(parts, matrix, target, place).items():
@@ -344,9 +356,9 @@ class _Manifest:
     def _check_values(self, matrix: Mapping) -> None:
         """Tell of values of a matrix that hold a variable, or characters that are not seen."""
         for axis in matrix.values():
-            for value, mark in zip(axis, axis.marks, strict=True):
+            for value, position in zip(axis, axis.positions, strict=True):
                 if "$" in value or not value.isascii():
-                    self._check_text("the value", value, mark)
+                    self._check_text("the value", value, position)
 
     def _names(
         self, parts: list[str], matrix: dict[str, list[str]], target: _Target, place: Place
@@ -365,7 +377,7 @@ class _Manifest:
 
     def _sinks(self, entry: Mapping) -> tuple[SinkTemplate, ...]:
         """Where the key is delivered; what `defaults` say is taken apart once for one matrix."""
-        if entry.mark.index in self._document.partial:
+        if entry.position.index in self._document.partial:
             return ()  # the list that it lost to a problem may be any
         axes = tuple(entry.get("matrix", ()))
         if "deliver" in entry:
@@ -381,23 +393,23 @@ class _Manifest:
         known = ("environment", "name", *axes)
         sinks = []
         for sink in deliver:
-            texts: dict[str, tuple[Template, ...]] = {}
+            texts: dict[str, tuple[PlaceholderText, ...]] = {}
             faults: list[Problem] = []
             for option, value in sink.items():
                 alone = isinstance(value, str)
-                marks = [sink.value_mark(option)] if alone else value.marks
+                positions = [sink.value_position(option)] if alone else value.positions
                 templates = []
-                for text, mark in zip([value] if alone else value, marks, strict=True):
-                    place = self._document.place(mark)
+                for text, position in zip([value] if alone else value, positions, strict=True):
+                    place = self._document.place(position)
                     parts, problems = parts_of(text, known, place, f" to {show(entry['name'])}")
-                    templates.append(Template(tuple(parts), place))
+                    templates.append(PlaceholderText(tuple(parts), place))
                     faults += problems
                 texts[option] = tuple(templates)
             for fault in faults:
                 self._tell_once(fault)
-            if not faults and sink.mark.index not in self._document.partial:
+            if not faults and sink.position.index not in self._document.partial:
                 kind = next(kind for kind in ADDRESSES if kind in sink)
-                sinks.append(SinkTemplate(kind, texts, self._document.place(sink.mark)))
+                sinks.append(SinkTemplate(kind, texts, self._document.place(sink.position)))
         return tuple(sinks)
 
     def _addresses(
@@ -462,8 +474,8 @@ class _Manifest:
             self._told.add((problem.place, problem.code))
             self._collection.problems.append(problem)
 
-    def _problem(self, mark: Mark, code: str, message: str) -> None:
-        self._collection.problems.append(Problem(self._document.place(mark), code, message))
+    def _problem(self, position: Position, code: str, message: str) -> None:
+        self._collection.problems.append(Problem(self._document.place(position), code, message))
 
 
 def _rotation(node: Mapping | str) -> Rotation | None:
@@ -481,15 +493,15 @@ def _whose(key: DesiredKey) -> str:
 
 
 def _unknown_environment(
-    document: Document, name: str, mark: Mark, declared: frozenset[str]
+    document: Document, name: str, position: Position, declared: frozenset[str]
 ) -> Problem:
     if variable := variables.written_in(name):
         message = variables.only_in_environments(variable)
-        return Problem(document.place(mark), "variable_invalid", message)
+        return Problem(document.place(position), "variable_invalid", message)
     close = difflib.get_close_matches(name[:64], sorted(declared), n=1)
     advice = f"did you mean {close[0]}?" if close else "declare it there"
     message = f"environments.yaml has no environment {show(name)}: {advice}"
-    return Problem(document.place(mark), "environment_unknown", message)
+    return Problem(document.place(position), "environment_unknown", message)
 
 
 _NO_EXPIRY = ExpiresNever()

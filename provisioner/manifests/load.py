@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
 
 ENVIRONMENTS = "environments.yaml"
 """The name of the environments file; every other YAML file is a manifest."""
@@ -100,7 +100,7 @@ def load(
         collection = Collection(
             None if names is None else frozenset(names),
             now,
-            demands={each.name: each.demands for each in declarations.environments}
+            policy_check={each.name: each.policy_check for each in declarations.environments}
             if declarations is not None
             else {},
             problems=problems,

@@ -12,7 +12,7 @@ from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
 from provisioner.manifests.document import Mapping
 from provisioner.manifests.schema_errors import show
-from provisioner.model.desired import Policy
+from provisioner.model.environment import Policy
 from provisioner.model.expiry import parse_duration
 from provisioner.model.globs import matches
 from provisioner.model.policy import breaches
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.manifests.document import Document
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
     from provisioner.model.policy import PolicyCode
 
 _SHOWN = 3
@@ -57,18 +57,18 @@ def rules_of(document: Document, node: Mapping) -> tuple[dict[str, Rule], list[P
     for name, holder, key in _written(node):
         value = holder[key]
         alone = isinstance(value, str)
-        marks = [holder.value_mark(key)] if alone else value.marks
+        positions = [holder.value_position(key)] if alone else value.positions
         texts = []
-        for text, mark in zip([value] if alone else value, marks, strict=True):
+        for text, position in zip([value] if alone else value, positions, strict=True):
             if message := characters.advice("the text", text):
-                problems.append(Problem(document.place(mark), "character_unseen", message))
+                problems.append(Problem(document.place(position), "character_unseen", message))
             try:
                 texts.append(_literal(text))
             except ValueError as error:
-                problems.append(Problem(document.place(mark), "variable_invalid", str(error)))
+                problems.append(Problem(document.place(position), "variable_invalid", str(error)))
         if texts or not value:
             open_to_all = not value or (alone and value == _OPEN.get(name))
-            place = document.place(holder.key_mark(key))
+            place = document.place(holder.key_position(key))
             rules[name] = Rule(place, None if open_to_all else tuple(texts))
     return rules, problems
 
@@ -102,7 +102,7 @@ def policy_of(rules: dict[str, Rule]) -> DeclaredPolicy | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demands:
+class PolicyCheck:
     """What one environment demands of each of its keys.
 
     Attributes:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
 
 _SUFFIXES = frozenset({".yaml", ".yml"})
 

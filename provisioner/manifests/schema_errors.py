@@ -16,11 +16,11 @@ from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
 from provisioner.manifests.document import (
     MAX_PROBLEMS,
+    AmbiguousScalar,
     Document,
-    Hole,
+    Invalid,
     Mapping,
-    Mark,
-    Odd,
+    Position,
     Sequence,
 )
 from provisioner.manifests.schema import published
@@ -272,7 +272,7 @@ def _explain(
 ) -> Iterator[Problem]:
     """The problems behind one error of jsonschema."""
     node = _value_at(document, path)
-    if isinstance(node, Hole) or _may_be_lost(document, node, error):
+    if isinstance(node, Invalid) or _may_be_lost(document, node, error):
         return
     if "propertyNames" in error.absolute_schema_path:
         yield _misnamed(document, kind, node, str(error.instance))
@@ -295,7 +295,7 @@ def _explain(
         case "anyOf":
             yield from _choice(document, kind, path, error)
         case _:
-            yield _disallowed(path, rule, document.place(_mark_at(document, path)), node)
+            yield _disallowed(path, rule, document.place(_position_at(document, path)), node)
 
 
 def _choice(document: Document, kind: str, path: Path, error: ValidationError) -> Iterator[Problem]:
@@ -310,7 +310,7 @@ def _choice(document: Document, kind: str, path: Path, error: ValidationError) -
     for each in fitting:
         yield from _explain(document, kind, (*path, *each.relative_path), each)
     if not fitting and isinstance(node, (str, int)):
-        yield _disallowed(path, rule, document.place(_mark_at(document, path)), node)
+        yield _disallowed(path, rule, document.place(_position_at(document, path)), node)
     elif not fitting:
         yield _mistyped(document, path, rule, node, wants_text=False)
 
@@ -319,11 +319,11 @@ def _may_be_lost(document: Document, node: object, error: ValidationError) -> bo
     """Whether the error follows from another: what is lacking was lost, or the type is wrong."""
     if error.validator not in ("required", "oneOf", "minProperties"):
         return False
-    return not isinstance(node, Mapping) or node.mark.index in document.partial
+    return not isinstance(node, Mapping) or node.position.index in document.partial
 
 
 def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem:
-    place = document.place(node.key_mark(key))
+    place = document.place(node.key_position(key))
     if kind == "manifest":
         code = "matrix_axis_invalid"
         message = (
@@ -380,7 +380,7 @@ _SAME_WORD = 0.85
 
 def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Iterator[Problem]:
     known = list(schema["properties"])
-    for key, mark in zip(node, node.marks[::2], strict=True):
+    for key, position in zip(node, node.positions[::2], strict=True):
         if key in known:
             continue
         home = next((level for level, keys in _LEVELS[kind].items() if key in keys), None)
@@ -395,7 +395,7 @@ def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Itera
             message = f"`{key}` is not known here: did you mean `{close[0]}`?"
         else:
             message = f"`{key}` is not known here: write {', '.join(known)}"
-        yield Problem(document.place(mark), "unknown_key", message)
+        yield Problem(document.place(position), "unknown_key", message)
 
 
 _MISSING = {
@@ -413,7 +413,7 @@ def _missing(document: Document, node: Mapping, wanted: list[str]) -> Iterator[P
     for key in wanted:
         if key not in node and not _written_below(document, node, key):
             message = f"`{key}` is missing: {_MISSING[key]}"
-            yield Problem(document.place(node.mark), "missing_key", message)
+            yield Problem(document.place(node.position), "missing_key", message)
 
 
 def _written_below(document: Document, node: Mapping, key: str) -> bool:
@@ -424,15 +424,15 @@ def _written_below(document: Document, node: Mapping, key: str) -> bool:
 
 def _environment_or_environments(document: Document, node: Mapping) -> Iterator[Problem]:
     if "environment" in node and "environments" in node:
-        marks = sorted(
-            (node.key_mark("environment"), node.key_mark("environments")),
-            key=lambda mark: mark.index,
+        positions = sorted(
+            (node.key_position("environment"), node.key_position("environments")),
+            key=lambda position: position.index,
         )
         yield Problem(
-            document.place(marks[1]),
+            document.place(positions[1]),
             "environment_both",
             "`environment` and `environments` in one manifest: keep one of them",
-            document.place(marks[0]),
+            document.place(positions[0]),
         )
     else:
         yield from _missing(document, node, ["environment"])
@@ -444,7 +444,7 @@ def _delivery(
     """A token in a text, a sink of no kind or several, or what the schema of its kind says."""
     if isinstance(node, str) and error.validator == "pattern":
         message = "a token stands in the file itself: remove it, and replace that token"
-        yield Problem(document.place(_mark_at(document, path)), "secret_literal", message)
+        yield Problem(document.place(_position_at(document, path)), "secret_literal", message)
     if not isinstance(node, Mapping):
         return  # that a sink is none is told of by its type
     branches: Any = error.validator_value
@@ -456,47 +456,49 @@ def _delivery(
                 yield from _explain(document, "manifest", (*path, *inner.relative_path), inner)
         return
     if written:
-        mark, found = node.key_mark(written[1]), " and ".join(f"`{key}`" for key in written)
-    elif node.mark.index not in document.partial:
+        position, found = node.key_position(written[1]), " and ".join(f"`{key}`" for key in written)
+    elif node.position.index not in document.partial:
         first = next(iter(node), "")[:64]
         close = difflib.get_close_matches(first, kinds, n=1)
-        mark, found = node.mark, f"none, did you mean `{close[0]}`?" if close else "none"
+        position, found = node.position, f"none, did you mean `{close[0]}`?" if close else "none"
     else:
         return  # it may have lost the one that it had
     listed = ", ".join(f"`{name}`" for name in kinds)
     message = f"a sink has one of {listed}: this one has {found}"
-    yield Problem(document.place(mark), "sink_invalid", message)
+    yield Problem(document.place(position), "sink_invalid", message)
 
 
 def _repeated(document: Document, path: Path, node: Sequence) -> Iterator[Problem]:
-    first: dict[str, Mark] = {}
-    for item, mark in zip(node, node.marks, strict=True):
+    first: dict[str, Position] = {}
+    for item, position in zip(node, node.positions, strict=True):
         if not isinstance(item, str):
             continue
-        earlier = first.setdefault(item, mark)
-        if earlier is mark:
+        earlier = first.setdefault(item, position)
+        if earlier is position:
             continue
         if path == ("environments",):
             code, message = "environment_duplicate", f"the environment {show(item)} is named twice"
         else:
             code, message = "matrix_collision", f"the value {show(item)} is listed twice"
-        yield Problem(document.place(mark), code, f"{message}: remove one", document.place(earlier))
+        yield Problem(
+            document.place(position), code, f"{message}: remove one", document.place(earlier)
+        )
 
 
 def _mistyped(
     document: Document, path: Path, rule: _Rule, node: Any, *, wants_text: bool
 ) -> Problem:
     """A value of another type than is wanted."""
-    mark = _mark_at(document, path)
-    place = document.place(mark)
+    position = _position_at(document, path)
+    place = document.place(position)
     subject = _subject(path)
-    scalar = isinstance(node, (Odd, bool, int))
+    scalar = isinstance(node, (AmbiguousScalar, bool, int))
     if rule.mistyped and not (
         rule.mistyped == "secret_literal" and isinstance(node, (Mapping, Sequence))
     ):
         return Problem(place, rule.mistyped, f"{subject} is {_kind(node)}: {rule.want}")
     if scalar and wants_text and rule.shown:
-        text = _written(document, mark, node)
+        text = _written(document, position, node)
         message = f'`{text}` is {_kind(node)} in YAML: write "{text}" to mean the text'
         return Problem(place, "yaml_surprise", message)
     if scalar and wants_text:
@@ -540,13 +542,15 @@ def _value_at(document: Document, path: Path) -> Any:
     return node
 
 
-def _mark_at(document: Document, path: Path) -> Mark:
+def _position_at(document: Document, path: Path) -> Position:
     if not path:
-        return document.mark
+        return document.position
     parent = _value_at(document, path[:-1])
     step: Any = path[-1]
-    mark: Mark = parent.value_mark(step) if isinstance(parent, Mapping) else parent.marks[step]
-    return mark
+    position: Position = (
+        parent.value_position(step) if isinstance(parent, Mapping) else parent.positions[step]
+    )
+    return position
 
 
 def _subject(path: Path) -> str:
@@ -566,7 +570,7 @@ def _subject(path: Path) -> str:
 
 
 def _kind(node: object) -> str:
-    return node.kind if isinstance(node, Odd) else _KINDS[type(node)]
+    return node.kind if isinstance(node, AmbiguousScalar) else _KINDS[type(node)]
 
 
 _KINDS: dict[type, str] = {
@@ -579,11 +583,11 @@ _KINDS: dict[type, str] = {
 }
 
 
-def _written(document: Document, mark: Mark, node: Odd | int) -> str:
+def _written(document: Document, position: Position, node: AmbiguousScalar | int) -> str:
     """A scalar as it stands in the file."""
-    if isinstance(node, Odd):
+    if isinstance(node, AmbiguousScalar):
         return node.text if len(node.text) <= _SHOWN else node.text[: _SHOWN - 1] + "…"
-    return document.text[mark.index : mark.index + len(str(node))]
+    return document.text[position.index : position.index + len(str(node))]
 
 
 _SHOWN = 60

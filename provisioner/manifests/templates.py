@@ -67,7 +67,7 @@ def parts_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class PlaceholderText:
     """A text of a sink.
 
     Attributes:
@@ -91,7 +91,7 @@ class SinkTemplate:
     """One item of a `deliver`; an option with one text has one template."""
 
     kind: str
-    texts: dict[str, tuple[Template, ...]]
+    texts: dict[str, tuple[PlaceholderText, ...]]
     place: Place
 
 
@@ -163,7 +163,7 @@ class Filled:
         """Notes what is wrong with an option beside how it looks."""
         self.faults.append(Problem(self._sink.texts[option][0].place, "sink_invalid", message))
 
-    def _fit(self, option: str, form: _Form, template: Template) -> str:
+    def _fit(self, option: str, form: _Form, template: PlaceholderText) -> str:
         value = template.filled(self._values)
         if form.pattern.fullmatch(value) is None:
             message = f"`{option}` cannot be {show(value)}: {form.want}"

@@ -39,7 +39,7 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class UnsetVariable:
     """A variable that is needed and has no value.
 
     Attributes:
@@ -57,7 +57,7 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class VariableText:
     """A value as written, in parts: text that stands for itself, and variables."""
 
     parts: tuple[str | Variable, ...]
@@ -74,10 +74,10 @@ class Template:
             isinstance(part, str) or part.default is not None for part in self.parts
         )
 
-    def expand(self, values: Mapping[str, str]) -> str | tuple[Missing, ...]:
+    def expand(self, values: Mapping[str, str]) -> str | tuple[UnsetVariable, ...]:
         """The value, or every variable that it lacks."""
         texts: list[str] = []
-        missing: list[Missing] = []
+        missing: list[UnsetVariable] = []
         for part in self.parts:
             if isinstance(part, str):
                 texts.append(part)
@@ -86,7 +86,7 @@ class Template:
             elif part.default is not None:
                 texts.append(part.default)
             else:
-                missing.append(Missing(part, empty=part.name in values))
+                missing.append(UnsetVariable(part, empty=part.name in values))
         return tuple(missing) if missing else "".join(texts)
 
 
@@ -104,7 +104,7 @@ def only_in_environments(name: str) -> str:
     )
 
 
-def parse(text: str) -> Template:
+def parse(text: str) -> VariableText:
     """Reads a value with its variables.
 
     Raises:
@@ -139,4 +139,4 @@ def parse(text: str) -> Template:
     plain += text[start:]
     if plain:
         parts.append(plain)
-    return Template(tuple(parts))
+    return VariableText(tuple(parts))

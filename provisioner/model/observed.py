@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime, timedelta
 
-    from provisioner.model.desired import Generation
+    from provisioner.model.environment import Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ObservedKey:
     role_id: str | None = None
 
     @property
-    def seniority(self) -> tuple[datetime, str]:
+    def creation_order(self) -> tuple[datetime, str]:
         """By which the keys of a name have an order that every run sees alike, the oldest first."""
         return self.created_at, self.id
 
@@ -47,7 +47,7 @@ def by_name(keys: Iterable[ObservedKey]) -> dict[str, list[ObservedKey]]:
         found.setdefault(key.name, []).append(key)
     for same_name in found.values():
         if len(same_name) > 1:
-            same_name.sort(key=lambda one: one.seniority)
+            same_name.sort(key=lambda one: one.creation_order)
     return found
 
 

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime, timedelta
 
-    from provisioner.model.desired import DesiredKey, Policy
+    from provisioner.model.environment import Policy
     from provisioner.model.expiry import Expiry
+    from provisioner.model.key import DesiredKey
 
 PolicyCode = Literal[
     "policy_lifetime",

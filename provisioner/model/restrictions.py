@@ -25,7 +25,7 @@ from provisioner.model.sink_address import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from provisioner.model.desired import SinkKind
+    from provisioner.model.environment import SinkKind
     from provisioner.model.sink_address import Address
 
 

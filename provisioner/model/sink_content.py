@@ -17,7 +17,7 @@ class NoToken:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenOf:
+class ApiKeyToken:
     """A token of an API key.
 
     Attributes:
@@ -27,8 +27,8 @@ class TokenOf:
     """
 
     key: str
-    ends: datetime | None
-    issued: datetime | None = None
+    expires_at: datetime | None
+    issued_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class NotAToken:
 
 
 @dataclass(frozen=True, slots=True)
-class Untold:
+class Unreadable:
     """The sink cannot be read back.
 
     Attributes:
@@ -50,11 +50,11 @@ class Untold:
 
 
 @dataclass(frozen=True, slots=True)
-class Unusable:
+class Unavailable:
     """The sink could not be looked into."""
 
     failure: Failure
 
 
-Held = NoToken | TokenOf | NotAToken | Untold | Unusable
+SinkContent = NoToken | ApiKeyToken | NotAToken | Unreadable | Unavailable
 """What one sink holds at the moment of the plan."""

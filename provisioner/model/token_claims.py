@@ -20,7 +20,7 @@ _LENGTHS = {"HS256": 43, "HS384": 64, "HS512": 86, "ES256": 86}
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
+class TokenClaims:
     """The claims of a token, unverified: only its server can tell whether it signed them.
 
     Attributes:
@@ -35,11 +35,11 @@ class Claims:
     workspace: str | None
     key: str | None
     kind: str | None
-    ends: datetime | None
-    issued: datetime | None
+    expires_at: datetime | None
+    issued_at: datetime | None
 
 
-def claims_of(token: Secret) -> Claims | None:
+def claims_of(token: Secret) -> TokenClaims | None:
     """What the token says; None where it is no token of Twenty, or not a whole one.
 
     Every token of Twenty is a JWT with `workspaceId` (docs/twenty-api.md, "Tokens").
@@ -51,12 +51,12 @@ def claims_of(token: Secret) -> Claims | None:
         return None
     if len(signature) != _LENGTHS.get(str(head.get("alg")), len(signature)):
         return None
-    return Claims(
+    return TokenClaims(
         workspace=_text(claims.get("workspaceId")),
         key=_text(claims.get("jti")),
         kind=_text(claims.get("type")),
-        ends=_moment(claims.get("exp")),
-        issued=_moment(claims.get("iat")),
+        expires_at=_moment(claims.get("exp")),
+        issued_at=_moment(claims.get("iat")),
     )
 
 

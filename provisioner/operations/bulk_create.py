@@ -10,7 +10,7 @@ from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.model.observed import KnownRoles
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.executor import Threads
+from provisioner.runtime.executor import ThreadExecutor
 from provisioner.twenty.workspace import (
     IN_FLIGHT,
     Created,
@@ -24,9 +24,9 @@ from provisioner.twenty.workspace import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.model.desired import Depth
-    from provisioner.operations.request_body import Body, BodyRecord
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.model.key import Depth
+    from provisioner.operations.request_body import BodyRecord, RequestBody
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.twenty.workspace import Outcome, Record, Workspace
 
 
@@ -36,7 +36,7 @@ _WIDEST = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class BulkResult:
     """What became of a body.
 
     Attributes:
@@ -49,8 +49,12 @@ class Made:
 
 
 def create_records(
-    workspace: Workspace, body: Body, depth: Depth, stop: Stop, settled: Callable[[int], None]
-) -> Made:
+    workspace: Workspace,
+    body: RequestBody,
+    depth: Depth,
+    stop: Cancellation,
+    on_progress: Callable[[int], None],
+) -> BulkResult:
     """Creates the records of a body.
 
     Args:
@@ -58,16 +62,16 @@ def create_records(
         body: its records.
         depth: how much of each created key comes back.
         stop: once it is asked for, no record is begun, and what is in flight has its grace.
-        settled: called with the number of records whose outcome has become known.
+        on_progress: called with the number of records whose outcome has become known.
 
     Returns:
         What was made; nothing where any record does not fit the generation.
     """
-    unfit = tuple(filter(None, (_unfit(workspace, record) for record in body.records)))
-    if unfit and workspace.generation == "core":
-        unfit = (_with_offer(unfit[0], workspace, stop), *unfit[1:])
-    if unfit:
-        return Made(None if body.single else [], unfit)
+    invalid = tuple(filter(None, (_unfit(workspace, record) for record in body.records)))
+    if invalid and workspace.generation == "core":
+        invalid = (_with_offer(invalid[0], workspace, stop), *invalid[1:])
+    if invalid:
+        return BulkResult(None if body.single else [], invalid)
     keys = [
         NewKey(
             id=str(uuid.uuid4()),
@@ -79,14 +83,14 @@ def create_records(
         )
         for record in body.records
     ]
-    ledger = _Ledger(settled)
-    threads = Threads(1)  # which a stop leaves behind at work
-    work = threads.submit(workspace.create_many, keys, ledger)
+    observer = _Observer(on_progress)
+    threads = ThreadExecutor(1)  # which a stop leaves behind at work
+    work = threads.submit(workspace.create_many, keys, observer)
     threads.shutdown(wait=False)
     stop.wait_for((work,), graceful=True)
     if work.done():
         work.result()
-    outcomes = [ledger.outcome(key) for key in keys]
+    outcomes = [observer.outcome(key) for key in keys]
     records = [outcome.record for outcome in outcomes if isinstance(outcome, Created)]
     failures = tuple(
         _failure(record, outcome)
@@ -94,34 +98,34 @@ def create_records(
         if not isinstance(outcome, Created)
     )
     if body.single:
-        return Made(records[0] if records else None, failures)
-    return Made(records, failures)
+        return BulkResult(records[0] if records else None, failures)
+    return BulkResult(records, failures)
 
 
-class _Ledger:
+class _Observer:
     """Keeps the outcomes by the id that this run gave each key."""
 
-    def __init__(self, settled: Callable[[int], None]) -> None:
-        self._settled = settled
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
+        self._on_progress = on_progress
         self._outcomes: dict[str, Outcome] = {}
 
-    def sending(self, key: NewKey) -> None:
+    def on_send(self, key: NewKey) -> None:
         """Notes a key that may exist from now on."""
         self._outcomes[key.id] = Unknown(IN_FLIGHT)
 
-    def settle(self, key: NewKey, outcome: Outcome) -> None:
+    def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
         """Keeps one outcome."""
         self._outcomes[key.id] = outcome
-        self._settled(1)
+        self._on_progress(1)
 
     def outcome(self, key: NewKey) -> Outcome:
         """What is known now of a key."""
         return self._outcomes.get(key.id, NotSent(STOPPED))
 
 
-def _with_offer(failure: Failure, workspace: Workspace, stop: Stop) -> Failure:
+def _with_offer(failure: Failure, workspace: Workspace, stop: Cancellation) -> Failure:
     """The failure with the roles that keys may have and their ids, where those can be seen."""
-    threads = Threads(1)  # which a stop leaves behind at work
+    threads = ThreadExecutor(1)  # which a stop leaves behind at work
     look = threads.submit(workspace.observe)
     threads.shutdown(wait=False)
     stop.wait_for((look,), graceful=False)

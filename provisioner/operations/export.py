@@ -173,9 +173,9 @@ def _comment(name: str, keys: Iterable[ObservedKey], why: str) -> str:
 
 
 def _entry(key: ObservedKey, role: str | None) -> str:
-    ends = "never" if key.expires_at >= _ENDLESS else format_moment(key.expires_at)
+    expires_at = "never" if key.expires_at >= _ENDLESS else format_moment(key.expires_at)
     last = "" if role is None else f"    role: {_scalar(role)}\n"
-    return f"  - name: {_scalar(_in_braces(key.name))}\n    expires: {ends}\n{last}"
+    return f"  - name: {_scalar(_in_braces(key.name))}\n    expires: {expires_at}\n{last}"
 
 
 def _in_braces(name: str) -> str:

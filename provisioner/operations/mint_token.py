@@ -8,27 +8,27 @@ from provisioner.errors.exceptions import WorkspaceError
 from provisioner.execution import mint
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import tell_apart
-from provisioner.sinks.sink import Holds, failed
+from provisioner.sinks.sink import StoredValue, failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import ObservedKey
     from provisioner.model.sink_address import Address, FileAddress
-    from provisioner.model.sink_content import Held
+    from provisioner.model.sink_content import SinkContent
     from provisioner.sinks.sink import Sink
     from provisioner.twenty.workspace import Workspace
 
 
-def hand_over(  # noqa: PLR0913 - what a token by hand follows from
+def deliver_token(  # noqa: PLR0913 - what a token by hand follows from
     workspace: Workspace,
     name: str,
     sink: Sink,
     address: FileAddress,
     *,
     wanted: DesiredKey | None,
-    look_into: Callable[[Iterable[Address]], Mapping[Address, Held]],
+    look_into: Callable[[Iterable[Address]], Mapping[Address, SinkContent]],
 ) -> ObservedKey:
     """Mints a token of a live key and writes it to a file that holds nothing else.
 
@@ -47,7 +47,7 @@ def hand_over(  # noqa: PLR0913 - what a token by hand follows from
         WorkspaceError: when there is no such key, or no token of it.
         SinkError: when the file cannot hold a token, or holds something else.
     """
-    sink.prepare()
+    sink.check()
     content = sink.read()
     look = workspace.observe()
     same_name = [key for key in look.keys if key.name == name]
@@ -58,7 +58,7 @@ def hand_over(  # noqa: PLR0913 - what a token by hand follows from
             f"There is no live key {name!r}.",
             remedy="`provision list` shows the keys that are there.",
         )
-    if isinstance(content, Holds):
+    if isinstance(content, StoredValue):
         claims = claims_of(content.value)
         if claims is None or claims.key not in {key.id for key in same_name}:
             raise failed(
@@ -66,8 +66,8 @@ def hand_over(  # noqa: PLR0913 - what a token by hand follows from
                 f"{address} is there and holds something that is no token of {name!r}.",
                 "Name a file that is not there yet.",
             )
-    live.sort(key=lambda one: one.seniority)
-    held = look_into(wanted.deliver) if wanted is not None and len(live) > 1 else {}
-    key = tell_apart(wanted, live, held.values()).current
+    live.sort(key=lambda one: one.creation_order)
+    sink_contents = look_into(wanted.deliver) if wanted is not None and len(live) > 1 else {}
+    key = tell_apart(wanted, live, sink_contents.values()).current
     sink.write(mint(workspace, key.id, key.expires_at))
     return key

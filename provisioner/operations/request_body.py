@@ -38,14 +38,14 @@ class BodyRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RequestBody:
     """The records, and whether the body was one object rather than an array."""
 
     records: tuple[BodyRecord, ...]
     single: bool
 
 
-def read_body(text: str, file: str) -> Body:
+def read_body(text: str, file: str) -> RequestBody:
     """Reads a JSON object or array of records.
 
     Args:
@@ -74,7 +74,7 @@ def read_body(text: str, file: str) -> Body:
         problems.append(Problem(Place(file), "body_invalid", "The array is empty."))
     if problems:
         raise InvalidInputError(tuple(problems))
-    return Body(tuple(records), single)
+    return RequestBody(tuple(records), single)
 
 
 class _BadJsonError(Exception):

@@ -5,26 +5,29 @@ from provisioner.plan.actions import (
     Change,
     Create,
     Deliver,
-    DeliveryUnknown,
-    Drift,
-    Duplicate,
     EnvironmentPlan,
     Estimate,
-    Expiring,
-    Finding,
     Plan,
     Planned,
     Revoke,
     RevokeReason,
     Rotate,
-    Unmanaged,
     Unobserved,
     Update,
 )
 from provisioner.plan.delivery import SHORTER, block, premature, to_prepare
-from provisioner.plan.diff import plan_environment, plan_revocations, to_read
+from provisioner.plan.diff import plan_environment, to_read
 from provisioner.plan.digest import digest, sealed, wanted
-from provisioner.plan.options import Wishes, concerned
+from provisioner.plan.findings import (
+    DeliveryUnknown,
+    Drift,
+    Duplicate,
+    Expiring,
+    Finding,
+    Unmanaged,
+)
+from provisioner.plan.options import PlanOptions, selected_keys
+from provisioner.plan.revocations import plan_revocations
 from provisioner.plan.rotation import LiveKeys, tell_apart
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "Finding",
     "LiveKeys",
     "Plan",
+    "PlanOptions",
     "Planned",
     "Revoke",
     "RevokeReason",
@@ -49,14 +53,13 @@ __all__ = [
     "Unmanaged",
     "Unobserved",
     "Update",
-    "Wishes",
     "block",
-    "concerned",
     "digest",
     "plan_environment",
     "plan_revocations",
     "premature",
     "sealed",
+    "selected_keys",
     "tell_apart",
     "to_prepare",
     "to_read",

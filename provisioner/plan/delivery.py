@@ -8,20 +8,22 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.expiry import CLOCKS_APART
-from provisioner.model.sink_content import NotAToken, NoToken, TokenOf, Untold, Unusable
-from provisioner.plan.actions import Deliver, DeliveryUnknown, Rotate
+from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
+from provisioner.plan.actions import Deliver, Rotate
+from provisioner.plan.findings import DeliveryUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from provisioner.errors.failure import Failure
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.sink_address import Address
-    from provisioner.model.sink_content import Held
-    from provisioner.plan.actions import Action, DeliverReason, Finding, Planned
-    from provisioner.plan.options import Wishes
+    from provisioner.model.sink_content import SinkContent
+    from provisioner.plan.actions import Action, DeliverReason, Planned
+    from provisioner.plan.findings import Finding
+    from provisioner.plan.options import PlanOptions
     from provisioner.plan.rotation import LiveKeys
 
 SHORTER = timedelta(seconds=60)
@@ -33,7 +35,7 @@ _SETTLES = timedelta(seconds=5)
 _UNPROVEN = timedelta(minutes=10)
 """For so long after its making the time of a sink need not show that a successor arrived."""
 
-_NOT_ASKED = Untold(None)
+_NOT_ASKED = Unreadable(None)
 
 
 def to_prepare(planned: Planned) -> tuple[Address, ...]:
@@ -83,21 +85,21 @@ def block(planned: Planned, failures: Mapping[Address, Failure]) -> Planned:
 
 
 def on_server_clock(
-    held: Mapping[Address, Held], ahead: timedelta | None
-) -> Mapping[Address, Held]:
+    sink_content: Mapping[Address, SinkContent], ahead: timedelta | None
+) -> Mapping[Address, SinkContent]:
     """Return what sinks hold, with times by the clock that dates the keys of the workspace.
 
     Args:
-        held: what sinks hold, with times by this machine's clock.
+        sink_content: what sinks hold, with times by this machine's clock.
         ahead: how far the server's clock is ahead of this machine's; None where it does not tell.
     """
     if not ahead:
-        return held
+        return sink_content
     return {
         address: replace(found, updated_at=found.updated_at + ahead)
-        if isinstance(found, Untold) and found.updated_at is not None
+        if isinstance(found, Unreadable) and found.updated_at is not None
         else found
-        for address, found in held.items()
+        for address, found in sink_content.items()
     }
 
 
@@ -105,8 +107,8 @@ def delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
     key: DesiredKey,
     keys: LiveKeys,
     acceptable: Sequence[ObservedKey],
-    held: Mapping[Address, Held],
-    wishes: Wishes,
+    sink_content: Mapping[Address, SinkContent],
+    options: PlanOptions,
     server_time: datetime,
 ) -> tuple[Deliver | None, Finding | None]:
     """Return what is to be delivered of a live key, and what cannot be known of it.
@@ -115,9 +117,8 @@ def delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
         key: the desired key.
         keys: its live keys.
         acceptable: those whose tokens are as good as that of the current one.
-        held: what its sinks hold, by the server's clock; of an address that is not there nothing
-            is known.
-        wishes: whether all of them get a new token whatever they hold.
+        sink_content: of its sinks, by the server's clock; a missing address was not read.
+        options: whether all of them get a new token whatever they hold.
         server_time: of the plan.
     """
     current, waiting = keys.current, keys.predecessors
@@ -127,16 +128,16 @@ def delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
     reasons: list[DeliverReason] = []
     blocked: Failure | None = None
     for address in key.deliver:
-        found = held.get(address, _NOT_ASKED)
-        reason = "redeliver" if wishes.redeliver else _reason(found, current, acceptable)
-        if reason == "sink_unusable" and isinstance(found, Unusable):
+        found = sink_content.get(address, _NOT_ASKED)
+        reason = "redeliver" if options.redeliver else _reason(found, current, acceptable)
+        if reason == "sink_unusable" and isinstance(found, Unavailable):
             blocked = blocked or found.failure
         if reason is None and waiting and old_enough and _undated(found, current):
             reason = "token_unproven"
         if reason is not None:
             lacking.append(address)
             reasons.append(reason)
-        elif isinstance(found, Untold) and (
+        elif isinstance(found, Unreadable) and (
             found.updated_at is None or (waiting and not found.only_writes)
         ):
             unknown.append(address)
@@ -160,69 +161,73 @@ def delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
     return action, finding
 
 
-def good(held: Held, key: ObservedKey) -> bool:
+def good(sink_content: SinkContent, key: ObservedKey) -> bool:
     """Return whether nothing speaks against a sink that tells anything: it needs no new token."""
-    told = not isinstance(held, Untold) or held.updated_at is not None
-    return told and _reason(held, key, [key]) is None
+    told = not isinstance(sink_content, Unreadable) or sink_content.updated_at is not None
+    return told and _reason(sink_content, key, [key]) is None
 
 
-def proven(held: Held, key: ObservedKey) -> bool:
+def proven(sink_content: SinkContent, key: ObservedKey) -> bool:
     """Return whether a sink is proven to hold a token of this very key, so that others may end.
 
     A token that is read back proves it. So does a time that nothing but a write moves, more than a
     minute after the making of the key: clocks may differ by that.
     """
-    match held:
-        case TokenOf():
-            return _reason(held, key, [key]) is None
-        case Untold(updated_at=updated_at, only_writes=only_writes):
+    match sink_content:
+        case ApiKeyToken():
+            return _reason(sink_content, key, [key]) is None
+        case Unreadable(updated_at=updated_at, only_writes=only_writes):
             return (
                 only_writes
                 and updated_at is not None
                 and updated_at > key.created_at + CLOCKS_APART
             )
-        case NoToken() | NotAToken() | Unusable():
+        case NoToken() | NotAToken() | Unavailable():
             return False
         case _:
-            assert_never(held)
+            assert_never(sink_content)
 
 
-def since(held: Held) -> datetime | None:
+def since(sink_content: SinkContent) -> datetime | None:
     """Return when a sink got what it holds, where it or the token tells."""
-    match held:
-        case TokenOf(issued=moment) | Untold(updated_at=moment):
+    match sink_content:
+        case ApiKeyToken(issued_at=moment) | Unreadable(updated_at=moment):
             return moment
-        case NoToken() | NotAToken() | Unusable():
+        case NoToken() | NotAToken() | Unavailable():
             return None
         case _:
-            assert_never(held)
+            assert_never(sink_content)
 
 
-def _undated(held: Held, key: ObservedKey) -> bool:
+def _undated(sink_content: SinkContent, key: ObservedKey) -> bool:
     """Return whether another write would prove what the time of the last one does not."""
-    told = isinstance(held, Untold) and held.only_writes and held.updated_at is not None
-    return told and not proven(held, key)
+    told = (
+        isinstance(sink_content, Unreadable)
+        and sink_content.only_writes
+        and sink_content.updated_at is not None
+    )
+    return told and not proven(sink_content, key)
 
 
 def _reason(
-    held: Held, current: ObservedKey, acceptable: Sequence[ObservedKey]
+    sink_content: SinkContent, current: ObservedKey, acceptable: Sequence[ObservedKey]
 ) -> DeliverReason | None:
     """Return why a sink needs a new token; None where it needs none, or nobody can tell."""
-    match held:
+    match sink_content:
         case NoToken():
             return "token_missing"
         case NotAToken():
             return "token_invalid"
-        case TokenOf(key=key_id, ends=ends):
+        case ApiKeyToken(key=key_id, expires_at=expires_at):
             key = next((one for one in acceptable if one.id.lower() == key_id.lower()), None)
             if key is None:
                 return "token_dead"
-            short = ends is not None and ends < key.expires_at - SHORTER
+            short = expires_at is not None and expires_at < key.expires_at - SHORTER
             return "token_expiring" if short else None
-        case Untold(updated_at=updated_at):
+        case Unreadable(updated_at=updated_at):
             made = current.created_at - CLOCKS_APART
             return "token_outdated" if updated_at is not None and updated_at < made else None
-        case Unusable():
+        case Unavailable():
             return "sink_unusable"
         case _:
-            assert_never(held)
+            assert_never(sink_content)

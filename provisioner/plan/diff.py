@@ -11,10 +11,12 @@ from provisioner.errors.failure import Failure
 from provisioner.model.expiry import due
 from provisioner.model.globs import matches
 from provisioner.model.observed import by_name
-from provisioner.plan.actions import Create, Planned, Revoke, Rotate, Unmanaged, Update
+from provisioner.plan.actions import Create, Planned, Revoke, Rotate, Update
 from provisioner.plan.estimate import estimate
-from provisioner.plan.lifecycle import Lifecycle, Moments, revoke
-from provisioner.plan.options import Wishes
+from provisioner.plan.findings import Unmanaged
+from provisioner.plan.lifecycle import Lifecycle, PlanClock
+from provisioner.plan.options import PlanOptions
+from provisioner.plan.revocations import revoke
 from provisioner.plan.roles import RoleChoice
 from provisioner.runtime.gc_pause import without_collector
 
@@ -22,31 +24,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from provisioner.model.desired import DesiredKey, Environment
-    from provisioner.model.observed import Observation, ObservedKey
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
+    from provisioner.model.observed import Observation
     from provisioner.model.sink_address import Address
-    from provisioner.model.sink_content import Held
-    from provisioner.plan.actions import Action, Finding, Reason
+    from provisioner.model.sink_content import SinkContent
+    from provisioner.plan.actions import Action, Reason
+    from provisioner.plan.findings import Finding
+
 
 SOON = timedelta(days=14)
 """A key that ends within this time is the finding `expiring`."""
 
-_NO_WISHES = Wishes()
+
+_NO_OPTIONS = PlanOptions()
 
 
 def to_read(
-    desired: Iterable[DesiredKey], observation: Observation, wishes: Wishes = _NO_WISHES
+    desired: Iterable[DesiredKey], observation: Observation, options: PlanOptions = _NO_OPTIONS
 ) -> tuple[Address, ...]:
     """Return the sinks whose content decides which live key is the key, or needs a new token.
 
     Where all get new tokens that only matters where a name has several live keys.
     """
     live = Counter(key.name for key in observation.keys if key.live(observation.server_time))
-    several = 1 if wishes.redeliver else 0
+    several = 1 if options.redeliver else 0
     return tuple(
         address
         for key in desired
-        if key.deliver and live[key.name] > several and wishes.concern(key.name)
+        if key.deliver and live[key.name] > several and options.selects(key.name)
         for address in key.deliver
     )
 
@@ -57,9 +63,9 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
     desired: Iterable[DesiredKey],
     observation: Observation,
     now: datetime,
-    wishes: Wishes = _NO_WISHES,
+    options: PlanOptions = _NO_OPTIONS,
     *,
-    held: Mapping[Address, Held] = MappingProxyType({}),
+    sink_contents: Mapping[Address, SinkContent] = MappingProxyType({}),
 ) -> Planned:
     """What turns the observed keys of one workspace into the desired ones.
 
@@ -68,15 +74,15 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
         desired: its desired keys, names unique, in the order of the manifests.
         observation: one look at the workspace.
         now: the moment of the plan, from which durations count.
-        wishes: what else is asked for; all that they do not concern is left out.
-        held: what the sinks of live keys hold; of an address that is not there nothing is known.
+        options: what else is asked for; all that they do not concern is left out.
+        sink_contents: what the sinks of live keys hold; a missing address was not read.
     """
     server_time = observation.server_time
-    there = by_name(key for key in observation.keys if wishes.concern(key.name))
+    there = by_name(key for key in observation.keys if options.selects(key.name))
     choose = RoleChoice(environment, observation.roles)
-    moments = Moments(now, server_time, server_time + SOON, observation.ahead)
-    lifecycle = Lifecycle(environment, choose, moments, wishes, held)
-    ends: dict[str, datetime] = {}
+    clock = PlanClock(now, server_time, server_time + SOON, observation.ahead)
+    lifecycle = Lifecycle(environment, choose, clock, options, sink_contents)
+    expiries: dict[str, datetime] = {}
     actions: list[Action] = []
     ending: list[Revoke] = []
     kept: list[str] = []
@@ -85,22 +91,22 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
     absent: list[str] = []
     for key in desired:
         name = key.name
-        if not wishes.concern(name):
+        if not options.selects(name):
             continue
         wanted.add(name)
         written = key.expiry.written
-        if written not in ends:
-            ends[written] = due(key.expiry, now)
+        if written not in expiries:
+            expiries[written] = due(key.expiry, now)
         same_name = there.get(name, ())
         live = [one for one in same_name if one.live(server_time)]
-        if not live and wishes.rotate:
+        if not live and options.rotate:
             absent.append(name)
             continue
         if not live:
             reason: Reason = "dead" if same_name else "missing"
-            actions.append(choose.create(key, reason, ends[written], server_time))
+            actions.append(choose.create(key, reason, expiries[written], server_time))
             continue
-        found, told = lifecycle.of(key, live, ends[written])
+        found, told = lifecycle.of(key, live, expiries[written])
         found = [_sparing(one, observation.own_key) for one in found]
         revokes = [one for one in found if isinstance(one, Revoke)]
         if len(revokes) == len(found):
@@ -108,9 +114,9 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
         actions += [one for one in found if not isinstance(one, Revoke)]
         ending += revokes
         findings += told
-    for name in () if wishes.rotate else sorted(there.keys() - wanted):
+    for name in () if options.rotate else sorted(there.keys() - wanted):
         live = [one for one in there[name] if one.live(server_time)]
-        if wishes.prune and matches(name, environment.owns):
+        if options.prune and matches(name, environment.owns):
             ending += [revoke(one, "undeclared") for one in live]
         elif live:
             findings.append(Unmanaged(name, tuple(one.id for one in live)))
@@ -170,7 +176,7 @@ def _nowhere(actions: list[Action]) -> Iterable[str]:
 
 def _moved(actions: list[Action]) -> Iterable[str]:
     """What people should know of the tokens of keys whose end moves."""
-    moved = [one for one in actions if isinstance(one, Update) and one.moves_end]
+    moved = [one for one in actions if isinstance(one, Update) and one.sets_expiry]
     count = sum(one.blocked is None for one in moved)
     if count:
         yield (
@@ -178,74 +184,3 @@ def _moved(actions: list[Action]) -> Iterable[str]:
             "were minted with: a later end needs a new token, which its sinks get, if it has any, "
             "and with an earlier one a server before 2.x takes the old token until its own end"
         )
-
-
-def plan_revocations(
-    environment: Environment,
-    observation: Observation,
-    asked: frozenset[str],
-    wishes: Wishes = _NO_WISHES,
-    desired: Iterable[DesiredKey] = (),
-) -> Planned:
-    """The end of live keys that someone names, each by its name or its id.
-
-    Args:
-        environment: whose workspace was observed.
-        observation: one look at the workspace.
-        asked: names and ids.
-        wishes: what bounds the plan.
-        desired: its desired keys, for where a manifest names a key that is to end.
-    """
-    wanted = {key.name: key for key in desired}
-    ids = {one.lower() for one in asked}
-    live = [one for one in observation.keys if one.live(observation.server_time)]
-    named = [one for one in live if one.name in asked or one.id.lower() in ids]
-    chosen = [one for one in named if wishes.concern(one.name)]
-    actions = tuple(
-        revoke(one, "asked", wanted.get(one.name))._replace(
-            blocked=_untouchable(environment, observation, one)
-        )
-        for one in sorted(chosen, key=lambda one: (one.name, one.seniority))
-    )
-    return Planned(
-        environment=environment.name,
-        url=environment.url,
-        generation=observation.generation,
-        workspace=observation.workspace,
-        actions=actions,
-        kept=(),
-        findings=(),
-        notes=tuple(_anew(actions)),
-        estimate=estimate(environment.limits, observation, actions),
-    )
-
-
-def _anew(actions: Iterable[Revoke]) -> Iterable[str]:
-    """What people should know of keys that end and that a manifest goes on to name."""
-    places = {
-        one.name: one.place for one in actions if one.blocked is None and one.place is not None
-    }
-    for name, place in places.items():
-        yield (
-            f"{place.file} line {place.line} goes on to name {name!r}: unless that is removed, the "
-            "next `apply` makes it anew"
-        )
-
-
-def _untouchable(
-    environment: Environment, observation: Observation, key: ObservedKey
-) -> Failure | None:
-    """Why a key must not be revoked."""
-    if key.id == observation.own_key:
-        return Failure(
-            "own_key",
-            f"{key.name!r} ({key.id}) is the key that this run is signed in with. Use another "
-            "credential to revoke it.",
-        )
-    if not matches(key.name, environment.owns):
-        return Failure(
-            "not_owned",
-            f"{key.name!r} matches no pattern under `owns` of {environment.name}. Add a pattern, "
-            "or revoke the key in Twenty.",
-        )
-    return None

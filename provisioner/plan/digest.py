@@ -21,7 +21,7 @@ from provisioner.plan.actions import Create, Deliver, Planned, Revoke, Rotate, U
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
     from provisioner.model.sink_address import Address
     from provisioner.plan.actions import Action, EnvironmentPlan
 
@@ -85,8 +85,8 @@ def _action(action: Action) -> tuple[object, ...]:
             return "rotate", made.name, *_making(made), ids, action.at_once, sinks, blocked
         case Deliver():
             # The end of the key that is there: that of its new token, and no date of the plan's.
-            ends = format_moment(action.expires_at)
-            return "deliver", action.name, action.key_id, ends, sinks, blocked
+            expires_at = format_moment(action.expires_at)
+            return "deliver", action.name, action.key_id, expires_at, sinks, blocked
         case Revoke():
             return "revoke", action.name, action.key_id, blocked
         case _:

@@ -10,14 +10,15 @@ from provisioner.plan.actions import Create, Deliver, Estimate, Revoke, Rotate, 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from provisioner.model.desired import Depth, Limits
+    from provisioner.model.environment import Limits
+    from provisioner.model.key import Depth
     from provisioner.model.observed import Observation
     from provisioner.plan.actions import Action
 
 # docs/twenty-api.md, "Speed": seconds on a small server, the slower one where versions differ.
 _LOOK = 0.05
 _PAGE = 60
-_BREATH = 0.3
+_SETTLE_DELAY = 0.3
 _BATCH = 0.06
 _BATCHED_KEY = 0.002
 _SINGLE = 0.16
@@ -56,7 +57,7 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
     working += changes * _LOOK
     if creates:
         writes += looks
-        working += looks * _LOOK + _BREATH
+        working += looks * _LOOK + _SETTLE_DELAY
     requests = observation.requests + writes
     seconds = observation.requests * _LOOK + working
     if limits.requests_per_minute is not None:
@@ -68,7 +69,7 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
 def _writes_of(action: Action) -> int:
     """The requests of an action that makes no key and delivers no token."""
     match action:
-        case Update(role_id=role_id, moves_end=moves_end):
+        case Update(role_id=role_id, sets_expiry=moves_end):
             return (role_id is not None) + moves_end
         case Rotate(endings=endings):
             return endings

@@ -8,28 +8,32 @@ from typing import TYPE_CHECKING, Literal
 from provisioner.errors.failure import Failure
 from provisioner.model.expiry import ExpiresAfter, ExpiresAt, due, format_moment
 from provisioner.model.globs import matches
-from provisioner.model.sink_content import TokenOf, Untold, Unusable
-from provisioner.plan.actions import Change, Drift, Duplicate, Expiring, Revoke, Rotate, Update
+from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
+from provisioner.plan.actions import Change, Revoke, Rotate, Update
 from provisioner.plan.delivery import delivery, on_server_clock, proven, since
-from provisioner.plan.expiry_check import unfit
+from provisioner.plan.expiry_check import validate_expiry
+from provisioner.plan.findings import Drift, Duplicate, Expiring
+from provisioner.plan.revocations import revoke
 from provisioner.plan.rotation import tell_apart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
 
-    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import ObservedKey
     from provisioner.model.sink_address import Address
-    from provisioner.model.sink_content import Held
-    from provisioner.plan.actions import Action, Create, Finding, RevokeReason
-    from provisioner.plan.options import Wishes
+    from provisioner.model.sink_content import SinkContent
+    from provisioner.plan.actions import Action, Create
+    from provisioner.plan.findings import Finding
+    from provisioner.plan.options import PlanOptions
     from provisioner.plan.roles import RoleChoice
     from provisioner.plan.rotation import LiveKeys
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
+class PlanClock:
     """What a plan counts from.
 
     Attributes:
@@ -55,54 +59,54 @@ class Lifecycle:
         self,
         environment: Environment,
         choose: RoleChoice,
-        moments: Moments,
-        wishes: Wishes,
-        held: Mapping[Address, Held],
+        clock: PlanClock,
+        options: PlanOptions,
+        sink_contents: Mapping[Address, SinkContent],
     ) -> None:
         self._environment = environment
         self._choose = choose
-        self._moments = moments
-        self._wishes = wishes
-        self._held = on_server_clock(held, moments.ahead)
+        self._clock = clock
+        self._options = options
+        self._sink_contents = on_server_clock(sink_contents, clock.ahead)
 
     def of(
-        self, key: DesiredKey, live: list[ObservedKey], end: datetime
+        self, key: DesiredKey, live: list[ObservedKey], expires_at: datetime
     ) -> tuple[list[Action], list[Finding]]:
         """The actions and findings of one name; a key without an action is kept.
 
         Args:
             key: the desired key.
             live: its live keys, the oldest first; one at least.
-            end: of a key that would be made now.
+            expires_at: of a key that would be made now.
         """
         owned = matches(key.name, self._environment.owns)
         keys = tell_apart(key, live, self._holdings(key))
         current = keys.current
-        if self._wishes.rotate:
-            return [self._asked(key, live, keys, end, owned=owned)], []
+        if self._options.rotate:
+            return [self._asked(key, live, keys, expires_at, owned=owned)], []
         actions, findings = self._surplus(key, live, keys, owned=owned)
         changes, drift = self._changes(key, current, owned=owned)
         actions += [*changes, *self._superseded(key, keys, owned=owned)]
         findings += [*drift, *self._left_behind(key, keys.predecessors)]
         if self._due(key, current):
-            successor = self._successor(key, end)
+            successor = self._successor(key, expires_at)
             ids = tuple(one.id for one in (*keys.predecessors, current))
             actions.append(Rotate("due", successor, ids))
             if successor.blocked is None:
                 return actions, findings
         last = self._last(key, current, live)
-        if last <= self._moments.soon:
+        if last <= self._clock.soon:
             findings.append(Expiring(key.name, tuple(one.id for one in live), format_moment(last)))
         delivers = (one for one in actions if isinstance(one, Update) and one.blocked is None)
         if not any(one.sinks for one in delivers):
-            acceptable = [current] if key.rotation is not None or self._wishes.dedupe else live
-            wishes = self._wishes
+            acceptable = [current] if key.rotation is not None or self._options.dedupe else live
+            options = self._options
             if any(isinstance(one, Revoke) and one.reason == "duplicate" for one in actions):
                 # Whose token a sink that cannot be read holds nobody knows.
-                untold = any(isinstance(one, Untold) for one in self._holdings(key))
-                wishes = replace(wishes, redeliver=wishes.redeliver or untold)
+                untold = any(isinstance(one, Unreadable) for one in self._holdings(key))
+                options = replace(options, redeliver=options.redeliver or untold)
             action, unknown = delivery(
-                key, keys, acceptable, self._held, wishes, self._moments.server_time
+                key, keys, acceptable, self._sink_contents, options, self._clock.server_time
             )
             actions += [] if action is None else [action]
             findings += [] if unknown is None else [unknown]
@@ -113,12 +117,12 @@ class Lifecycle:
         key: DesiredKey,
         live: list[ObservedKey],
         keys: LiveKeys,
-        end: datetime,
+        expires_at: datetime,
         *,
         owned: bool,
     ) -> Rotate:
         """The successor that someone asked for, blocked where the old key could not end."""
-        successor = self._successor(key, end)
+        successor = self._successor(key, expires_at)
         blocked = successor.blocked
         if not owned:
             blocked = Failure(
@@ -132,13 +136,13 @@ class Lifecycle:
                 f"{key.name!r} has no sink, so that nobody would get the token of its successor. "
                 "Name one under `deliver`.",
             )
-        elif key.rotation is None and not self._wishes.at_once:
+        elif key.rotation is None and not self._options.at_once:
             blocked = Failure(
                 "rotation_unsaid",
                 f"{key.name!r} has no `rotate`, so that nothing says when the old key ends. Write "
                 "one, or use --now.",
             )
-        elif key.rotation is not None and keys.predecessors and not self._wishes.at_once:
+        elif key.rotation is not None and keys.predecessors and not self._options.at_once:
             over = format_moment(keys.current.created_at + key.rotation.overlap)
             blocked = Failure(
                 "rotation_running",
@@ -146,9 +150,9 @@ class Lifecycle:
                 f"`apply` after {over} ends the older ones. Wait for it, or use --now.",
             )
         successor = successor._replace(blocked=blocked)
-        if self._wishes.at_once or key.rotation is None:
-            return Rotate("asked", successor, tuple(one.id for one in live), self._wishes.at_once)
-        due_at = self._moments.server_time + key.rotation.before
+        if self._options.at_once or key.rotation is None:
+            return Rotate("asked", successor, tuple(one.id for one in live), self._options.at_once)
+        due_at = self._clock.server_time + key.rotation.before
         due_at = due_at.replace(microsecond=keys.current.expires_at.microsecond)
         return Rotate(
             "asked",
@@ -161,21 +165,27 @@ class Lifecycle:
         """Whether the key is to have a successor, whatever older ones live on beside it."""
         if key.rotation is None:
             return False
-        return current.expires_at - key.rotation.before <= self._moments.server_time
+        return current.expires_at - key.rotation.before <= self._clock.server_time
 
-    def _successor(self, key: DesiredKey, end: datetime) -> Create:
-        return self._choose.create(key, "missing", end, self._moments.server_time)
+    def _successor(self, key: DesiredKey, expires_at: datetime) -> Create:
+        return self._choose.create(key, "missing", expires_at, self._clock.server_time)
 
     def _last(self, key: DesiredKey, current: ObservedKey, live: list[ObservedKey]) -> datetime:
         """Until when the name serves: as its sinks hold it, or else as its keys live."""
-        held = {one.key.lower() for one in self._holdings(key) if isinstance(one, TokenOf)}
-        ends = [one.expires_at for one in live if one.id.lower() in held]
+        sink_contents = {
+            one.key.lower() for one in self._holdings(key) if isinstance(one, ApiKeyToken)
+        }
+        expiries = [one.expires_at for one in live if one.id.lower() in sink_contents]
         if key.rotation is not None:
-            return min([current.expires_at, *ends])
-        return min(ends, default=current.expires_at)
+            return min([current.expires_at, *expiries])
+        return min(expiries, default=current.expires_at)
 
-    def _holdings(self, key: DesiredKey) -> list[Held]:
-        return [self._held[address] for address in key.deliver if address in self._held]
+    def _holdings(self, key: DesiredKey) -> list[SinkContent]:
+        return [
+            self._sink_contents[address]
+            for address in key.deliver
+            if address in self._sink_contents
+        ]
 
     def _changes(
         self, key: DesiredKey, current: ObservedKey, *, owned: bool
@@ -183,16 +193,16 @@ class Lifecycle:
         """What of the key is to be otherwise: an action where it is owned, else a finding."""
         changes: list[Change] = []
         findings: list[Finding] = []
-        end = current.expires_at
+        expires_at = current.expires_at
         if isinstance(key.expiry, ExpiresAt):
-            gap = end - key.expiry.moment
+            gap = expires_at - key.expiry.moment
             if gap.days or gap.seconds:  # milliseconds are the mark of a run
                 wanted = format_moment(key.expiry.moment)
-                changes.append(Change("expires", format_moment(end), wanted))
+                changes.append(Change("expires", format_moment(expires_at), wanted))
         elif isinstance(key.expiry, ExpiresAfter):
-            longest = due(key.expiry, self._moments.now)
-            if end.replace(microsecond=0) > longest:
-                was, most = format_moment(end), format_moment(longest)
+            longest = due(key.expiry, self._clock.now)
+            if expires_at.replace(microsecond=0) > longest:
+                was, most = format_moment(expires_at), format_moment(longest)
                 ids = (current.id,)
                 findings.append(Drift(key.name, ids, "expires", was, most, "lifetime"))
         role = self._choose.drift(key, current)
@@ -219,23 +229,23 @@ class Lifecycle:
 
     def _update(self, key: DesiredKey, current: ObservedKey, changes: tuple[Change, ...]) -> Update:
         moves = any(one.what == "expires" for one in changes)
-        end = current.expires_at
+        expires_at = current.expires_at
         if moves and isinstance(key.expiry, ExpiresAt):
             # The milliseconds stay: they are the mark of the run that made the key.
-            end = key.expiry.moment.replace(microsecond=end.microsecond)
+            expires_at = key.expiry.moment.replace(microsecond=expires_at.microsecond)
         written, role_id, unassignable = self._choose.role_of(key)
         assigns = any(one.what == "role" for one in changes)
-        unfitting = unfit(self._environment, key, end, self._moments.server_time)
+        unfitting = validate_expiry(self._environment, key, expires_at, self._clock.server_time)
         blocked = (unassignable if assigns else None) or unfitting
         return Update(
             name=key.name,
             reason="drift",
             depth=key.depth,
-            expires_at=end,
+            expires_at=expires_at,
             role=written if assigns else current.role,
             key_id=current.id,
             changes=changes,
-            moves_end=moves,
+            sets_expiry=moves,
             role_id=role_id if assigns else None,
             place=key.place,
             sinks=key.deliver if moves else (),
@@ -249,8 +259,8 @@ class Lifecycle:
         ids = tuple(one.id for one in live)
         current, rotated = keys.current.id, key.rotation is not None
         if keys.duplicates:
-            looked_into = not any(isinstance(one, Unusable) for one in self._holdings(key))
-            if self._wishes.dedupe and owned and looked_into:
+            looked_into = not any(isinstance(one, Unavailable) for one in self._holdings(key))
+            if self._options.dedupe and owned and looked_into:
                 return [revoke(one, "duplicate", key) for one in keys.duplicates], []
             told: Literal["owned", "not_owned"] = "owned" if owned else "not_owned"
             return [], [Duplicate(key.name, ids, current, told, rotated)]
@@ -263,9 +273,9 @@ class Lifecycle:
         if key.rotation is None or not keys.predecessors or not owned:
             return []
         delivered = self._delivered(key, keys.current)
-        if delivered is None or self._wishes.redeliver:
+        if delivered is None or self._options.redeliver:
             return []
-        over = delivered + key.rotation.overlap <= self._moments.server_time
+        over = delivered + key.rotation.overlap <= self._clock.server_time
         return [revoke(one, "superseded", key) for one in keys.predecessors] if over else []
 
     def _delivered(self, key: DesiredKey, current: ObservedKey) -> datetime | None:
@@ -273,19 +283,7 @@ class Lifecycle:
 
         None where one is not; without a sink nobody has it.
         """
-        holdings = [self._held.get(address, Untold(None)) for address in key.deliver]
+        holdings = [self._sink_contents.get(address, Unreadable(None)) for address in key.deliver]
         if not holdings or not all(proven(one, current) for one in holdings):
             return None
         return max([current.created_at, *filter(None, map(since, holdings))])
-
-
-def revoke(observed: ObservedKey, reason: RevokeReason, key: DesiredKey | None = None) -> Revoke:
-    """The end of one live key."""
-    return Revoke(
-        name=observed.name,
-        reason=reason,
-        key_id=observed.id,
-        expires_at=observed.expires_at,
-        role=observed.role,
-        place=None if key is None else key.place,
-    )

@@ -10,11 +10,11 @@ from provisioner.model.globs import matches
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class PlanOptions:
     """What a run may do beyond making what is missing.
 
     Attributes:
@@ -33,20 +33,20 @@ class Wishes:
     rotate: frozenset[str] = frozenset()
     at_once: bool = False
 
-    def concern(self, name: str) -> bool:
+    def selects(self, name: str) -> bool:
         """Whether a key of this name is to be looked at."""
         if self.rotate and name not in self.rotate:
             return False
         return not self.only or matches(name, self.only)
 
 
-def concerned(
-    desired: Mapping[str, tuple[DesiredKey, ...]], wishes: Wishes
+def selected_keys(
+    desired: Mapping[str, tuple[DesiredKey, ...]], options: PlanOptions
 ) -> Mapping[str, tuple[DesiredKey, ...]]:
     """Those desired keys of every environment that a plan with these wishes is about."""
-    if not wishes.only and not wishes.rotate:
+    if not options.only and not options.rotate:
         return desired
     return {
-        environment: tuple(key for key in keys if wishes.concern(key.name))
+        environment: tuple(key for key in keys if options.selects(key.name))
         for environment, keys in desired.items()
     }

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.failure import Failure
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan.actions import Create
-from provisioner.plan.expiry_check import unfit
+from provisioner.plan.expiry_check import validate_expiry
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import ObservedKey, Role, Roles
     from provisioner.plan.actions import Reason
 
@@ -35,23 +36,23 @@ class RoleChoice:
         self._found: dict[str, str] = {}
 
     def create(
-        self, key: DesiredKey, reason: Reason, end: datetime, server_time: datetime
+        self, key: DesiredKey, reason: Reason, expires_at: datetime, server_time: datetime
     ) -> Create:
         """The create of a key, blocked where it could not be made.
 
         Args:
             key: the desired key.
             reason: why it is made.
-            end: of the new key.
+            expires_at: of the new key.
             server_time: which judges whether that has passed.
         """
         role, role_id, blocked = self.role_of(key)
-        blocked = unfit(self._environment, key, end, server_time) or blocked
+        blocked = validate_expiry(self._environment, key, expires_at, server_time) or blocked
         return Create(
             name=key.name,
             reason=reason,
             depth=key.depth,
-            expires_at=end,
+            expires_at=expires_at,
             expires=key.expiry.written,
             role=role,
             role_id=role_id,

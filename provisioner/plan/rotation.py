@@ -7,14 +7,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from provisioner.model.expiry import CLOCKS_APART, ExpiresAfter
-from provisioner.model.sink_content import TokenOf
+from provisioner.model.sink_content import ApiKeyToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import ObservedKey
-    from provisioner.model.sink_content import Held
+    from provisioner.model.sink_content import SinkContent
 
 
 _REVIEWED = timedelta(days=1)
@@ -44,7 +44,7 @@ class LiveKeys:
 
 
 def tell_apart(
-    key: DesiredKey | None, live: Sequence[ObservedKey], held: Iterable[Held]
+    key: DesiredKey | None, live: Sequence[ObservedKey], sink_contents: Iterable[SinkContent]
 ) -> LiveKeys:
     """Tell the key of a name from its predecessors and from duplicates.
 
@@ -54,9 +54,9 @@ def tell_apart(
     Args:
         key: the desired key; None for a name that no manifest wants.
         live: its live keys, the oldest first; one at least.
-        held: what its sinks hold.
+        sink_contents: what its sinks hold.
     """
-    shown = {found.key.lower() for found in held if isinstance(found, TokenOf)}
+    shown = {found.key.lower() for found in sink_contents if isinstance(found, ApiKeyToken)}
     delivered = [number for number, one in enumerate(live) if one.id.lower() in shown]
     start = delivered[-1] if delivered else 0
     chain = [live[start]]

@@ -5,18 +5,18 @@ than it was when the plan was made. All three are pure; the CLI opens and replac
 """
 
 from provisioner.planfile.compare import edited, not_as_reviewed, not_of_digest
-from provisioner.planfile.model import Asked, Document, Draft, PlanFile
-from provisioner.planfile.read import MOST_BYTES, Unreadable, read
+from provisioner.planfile.model import Document, PlanFile, PlanFileInput, SavedOptions
+from provisioner.planfile.read import MOST_BYTES, UnreadablePlanFile, read
 from provisioner.planfile.write import FORMAT, begins_as_ours, document, text, unwritable
 
 __all__ = [
     "FORMAT",
     "MOST_BYTES",
-    "Asked",
     "Document",
-    "Draft",
     "PlanFile",
-    "Unreadable",
+    "PlanFileInput",
+    "SavedOptions",
+    "UnreadablePlanFile",
     "begins_as_ours",
     "document",
     "edited",

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from provisioner.plan import Plan
-    from provisioner.planfile.model import Doing, Draft, Live, PlanFile, Reviewed, Wanted
+    from provisioner.planfile.model import (
+        PlanFile,
+        PlanFileInput,
+        SavedAction,
+        SavedEnvironment,
+        SavedKey,
+        SavedObserved,
+    )
 
 _MOST = 8
 """Moves that are told, of which there may be thousands."""
@@ -34,16 +41,16 @@ _ANEW = (
 _AGAIN = "Nothing tells whether the plan still holds: apply it again when that works."
 
 
-def not_as_reviewed(name: str, then: PlanFile, draft: Draft) -> StalePlanError:
+def not_as_reviewed(name: str, then: PlanFile, plan_input: PlanFileInput) -> StalePlanError:
     """Why a plan of another digest must not be carried out in place of the reviewed one.
 
     Args:
         name: of the plan file.
         then: the reviewed plan.
-        draft: the plan made now, as of the moment of the reviewed one.
+        plan_input: the plan made now, as of the moment of the reviewed one.
     """
-    now = parsed(document(draft))
-    lost = _unobserved(draft.plan)
+    now = parsed(document(plan_input))
+    lost = _unobserved(plan_input.plan)
     moves = tuple(_moves(then, now))
     if lost and len(moves) == len(lost):
         return StalePlanError("plan_unconfirmed", f"{lost[0]}.", remedy=_AGAIN)
@@ -62,15 +69,15 @@ def not_as_reviewed(name: str, then: PlanFile, draft: Draft) -> StalePlanError:
     )  # fmt: skip
 
 
-def edited(then: PlanFile, draft: Draft) -> bool:
+def edited(then: PlanFile, plan_input: PlanFileInput) -> bool:
     """Whether a plan file shows something else than its digest stands for.
 
     Args:
         then: a plan file.
-        draft: the plan of the same digest that was made now.
+        plan_input: the plan of the same digest that was made now.
     """
     shown = {each.name: each for each in then.environments}
-    made = {each.name: each for each in parsed(document(draft)).environments}
+    made = {each.name: each for each in parsed(document(plan_input)).environments}
     return shown.keys() != made.keys() or any(
         (each.url, each.workspace) != (made[name].url, made[name].workspace)
         or _otherwise(each.actions, made[name].actions)
@@ -78,7 +85,7 @@ def edited(then: PlanFile, draft: Draft) -> bool:
     )
 
 
-def _otherwise(shown: Iterable[Doing], made: Iterable[Doing]) -> bool:
+def _otherwise(shown: Iterable[SavedAction], made: Iterable[SavedAction]) -> bool:
     """Whether actions are shown that are not done, or the other way round.
 
     What is masked on one machine need not be on another: of that the ids and the kind count.
@@ -123,7 +130,7 @@ def _applied(then: PlanFile, now: PlanFile) -> bool:
     )
 
 
-def _all_done(then: Reviewed, now: Reviewed) -> bool:
+def _all_done(then: SavedEnvironment, now: SavedEnvironment) -> bool:
     """The same of one environment."""
     grounds = ((each.url, each.workspace, each.error, each.desired) for each in (then, now))
     if len(set(grounds)) > 1:
@@ -148,7 +155,7 @@ def _all_done(then: Reviewed, now: Reviewed) -> bool:
     return not left
 
 
-def _counting(actions: Iterable[Doing]) -> frozenset[tuple[object, ...]]:
+def _counting(actions: Iterable[SavedAction]) -> frozenset[tuple[object, ...]]:
     """What is to be done, by all that counts."""
     return frozenset(one.counts for one in actions)
 
@@ -170,7 +177,7 @@ def _moves(then: PlanFile, now: PlanFile) -> Iterator[str]:
         yield "its digest is not that of a plan made now"
 
 
-def _in_environment(then: Reviewed | None, now: Reviewed | None) -> Iterator[str]:
+def _in_environment(then: SavedEnvironment | None, now: SavedEnvironment | None) -> Iterator[str]:
     if now is None or then is None:
         told = "is declared, and was not" if then is None else "is not declared any more"
         yield f"the environment {told}"
@@ -191,7 +198,7 @@ def _in_environment(then: Reviewed | None, now: Reviewed | None) -> Iterator[str
         yield from _in_workspace(then, now, frozenset(edited))
 
 
-def _edited(then: Reviewed, now: Reviewed) -> Iterator[tuple[str, str]]:
+def _edited(then: SavedEnvironment, now: SavedEnvironment) -> Iterator[tuple[str, str]]:
     """What the manifests ask for otherwise, by the name of the key."""
     before = {key.name: key for key in then.desired}
     after = {key.name: key for key in now.desired}
@@ -207,13 +214,15 @@ def _edited(then: Reviewed, now: Reviewed) -> Iterator[tuple[str, str]]:
             )
 
 
-def _parts(then: Wanted, now: Wanted) -> Iterator[str]:
+def _parts(then: SavedKey, now: SavedKey) -> Iterator[str]:
     for part, was, is_ in zip(then._fields, then, now, strict=True):
         if was != is_:
             yield part if part == "sinks" else f"{part} {_shown(was)} is now {_shown(is_)}"
 
 
-def _in_workspace(then: Reviewed, now: Reviewed, edited: frozenset[str]) -> Iterator[str]:
+def _in_workspace(
+    then: SavedEnvironment, now: SavedEnvironment, edited: frozenset[str]
+) -> Iterator[str]:
     """Actions that are otherwise though their keys are wanted as before, and why."""
     for role in sorted(then.roles.keys() & now.roles.keys()):
         if then.roles[role] != now.roles[role]:
@@ -227,7 +236,7 @@ def _in_workspace(then: Reviewed, now: Reviewed, edited: frozenset[str]) -> Iter
             yield f"{name!r} {cause or 'is handled otherwise'} ({effect})"
 
 
-def _cause(name: str, then: Reviewed, now: Reviewed) -> str | None:
+def _cause(name: str, then: SavedEnvironment, now: SavedEnvironment) -> str | None:
     """What became of the live keys of a name, None where they are as they were."""
     before = {key.id: key for key in then.observed if key.name == name}
     after = {key.id: key for key in now.observed if key.name == name}
@@ -245,7 +254,7 @@ def _cause(name: str, then: Reviewed, now: Reviewed) -> str | None:
     return ", ".join(found) or None
 
 
-def _gone(key: Live, now: Reviewed) -> str:
+def _gone(key: SavedObserved, now: SavedEnvironment) -> str:
     other = next((each.name for each in now.observed if each.id == key.id), None)
     if other is not None:
         return f"({key.id}) was renamed to {other!r}"
@@ -254,7 +263,7 @@ def _gone(key: Live, now: Reviewed) -> str:
     return f"({key.id}) was revoked or deleted meanwhile"
 
 
-def _consequence(was: tuple[Doing, ...], is_: tuple[Doing, ...]) -> str | None:
+def _consequence(was: tuple[SavedAction, ...], is_: tuple[SavedAction, ...]) -> str | None:
     """What the actions themselves tell, where the keys are as they were."""
     before = _counting(was)
     new = [one for one in is_ if one.counts not in before]
@@ -268,7 +277,7 @@ def _consequence(was: tuple[Doing, ...], is_: tuple[Doing, ...]) -> str | None:
     return next(filter(None, map(_why, new)), None)
 
 
-def _why(action: Doing) -> str | None:
+def _why(action: SavedAction) -> str | None:
     """Why an action is to be done that was not, where that tells what happened."""
     match action.kind, action.reason:
         case "deliver", reason:
@@ -281,7 +290,7 @@ def _why(action: Doing) -> str | None:
             return None
 
 
-def _settings(then: Reviewed, now: Reviewed) -> str | None:
+def _settings(then: SavedEnvironment, now: SavedEnvironment) -> str | None:
     """What environments.yaml says otherwise, which decides over keys that nothing else touched."""
     if then.owns != now.owns:
         return f"is owned otherwise: `owns` was {_shown(then.owns)} and is {_shown(now.owns)}"
@@ -290,14 +299,14 @@ def _settings(then: Reviewed, now: Reviewed) -> str | None:
     return None
 
 
-def _by_name(actions: Iterable[Doing]) -> Mapping[str, tuple[Doing, ...]]:
-    found: dict[str, tuple[Doing, ...]] = defaultdict(tuple)
+def _by_name(actions: Iterable[SavedAction]) -> Mapping[str, tuple[SavedAction, ...]]:
+    found: dict[str, tuple[SavedAction, ...]] = defaultdict(tuple)
     for action in actions:
         found[action.name] += (action,)
     return found
 
 
-def _kinds(actions: tuple[Doing, ...]) -> str:
+def _kinds(actions: tuple[SavedAction, ...]) -> str:
     return ", ".join(one.kind for one in actions) or "nothing"
 
 

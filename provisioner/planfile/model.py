@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from provisioner.plan import Wishes
-from provisioner.reconcile.guards import Leave
+from provisioner.plan import PlanOptions
+from provisioner.reconcile.guards import GuardOverrides
 from provisioner.secret import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation
     from provisioner.plan import Plan
 
@@ -21,7 +22,7 @@ Document = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class SavedOptions:
     """What a plan was asked for beside the manifests.
 
     Attributes:
@@ -43,20 +44,20 @@ class Asked:
     allow_protected: bool = False
 
     @property
-    def wishes(self) -> Wishes:
+    def options(self) -> PlanOptions:
         """The same for the plan."""
-        return Wishes(
+        return PlanOptions(
             only=self.only, prune=self.prune, dedupe=self.dedupe, redeliver=self.redeliver
         )
 
     @property
-    def leave(self) -> Leave:
+    def overrides(self) -> GuardOverrides:
         """The same for the guards."""
-        return Leave(max_revoke=self.max_revoke, protected=self.allow_protected)
+        return GuardOverrides(max_revoke=self.max_revoke, protected=self.allow_protected)
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class PlanFileInput:
     """A plan made now, and what it follows from.
 
     Attributes:
@@ -68,12 +69,12 @@ class Draft:
 
     plan: Plan
     published: Document
-    asked: Asked
+    asked: SavedOptions
     seen: tuple[tuple[Environment, Observation], ...]
     desired: Mapping[str, tuple[DesiredKey, ...]]
 
 
-class Wanted(NamedTuple):
+class SavedKey(NamedTuple):
     """A desired key, all as the manifest writes it.
 
     Attributes:
@@ -89,7 +90,7 @@ class Wanted(NamedTuple):
     sinks: tuple[str, ...]
 
 
-class Live(NamedTuple):
+class SavedObserved(NamedTuple):
     """A live key of the workspace."""
 
     id: str
@@ -98,7 +99,7 @@ class Live(NamedTuple):
     role: str | None
 
 
-class Doing(NamedTuple):
+class SavedAction(NamedTuple):
     """An action, by all that must not be otherwise, and why.
 
     Attributes:
@@ -137,7 +138,7 @@ class Doing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reviewed:
+class SavedEnvironment:
     """One environment of a plan, and what the plan follows from.
 
     Attributes:
@@ -158,9 +159,9 @@ class Reviewed:
     owns: tuple[str, ...]
     role: str | None
     roles: Mapping[str, str]
-    desired: tuple[Wanted, ...]
-    observed: tuple[Live, ...]
-    actions: tuple[Doing, ...]
+    desired: tuple[SavedKey, ...]
+    observed: tuple[SavedObserved, ...]
+    actions: tuple[SavedAction, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,5 +177,5 @@ class PlanFile:
     created_at: datetime
     version: str
     digest: str
-    asked: Asked
-    environments: tuple[Reviewed, ...]
+    asked: SavedOptions
+    environments: tuple[SavedEnvironment, ...]

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from provisioner.manifests.schema import published
 from provisioner.model.expiry import format_moment, parse_moment
 from provisioner.plan import sealed
-from provisioner.planfile.model import Asked, Doing, Live, PlanFile, Reviewed, Wanted
+from provisioner.planfile.model import (
+    PlanFile,
+    SavedAction,
+    SavedEnvironment,
+    SavedKey,
+    SavedObserved,
+    SavedOptions,
+)
 from provisioner.planfile.write import FORMAT
 from provisioner.runtime.gc_pause import without_collector
 
@@ -29,7 +36,7 @@ _LONGEST = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadablePlanFile:
     """Why a text is no plan file that can be used.
 
     Attributes:
@@ -46,7 +53,7 @@ _ANEW = "Write it anew with `provision plan --out`."
 
 
 @without_collector()
-def read(data: bytes, now: datetime) -> PlanFile | Unreadable:
+def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
     """Takes in a plan file.
 
     Args:
@@ -56,14 +63,16 @@ def read(data: bytes, now: datetime) -> PlanFile | Unreadable:
     try:
         content = _content(data)
     except RecursionError:
-        return Unreadable("plan_invalid", "is no plan file: it is nested too deeply", _ANEW)
-    if isinstance(content, Unreadable):
+        return UnreadablePlanFile("plan_invalid", "is no plan file: it is nested too deeply", _ANEW)
+    if isinstance(content, UnreadablePlanFile):
         return content
     file = parsed(content)
     if file.created_at > now + _APART:
         moment = format_moment(file.created_at)
         why = f"says that it was made at {moment}, which has not come yet"
-        return Unreadable("plan_invalid", why, "Set the clock that is wrong, and plan anew.")
+        return UnreadablePlanFile(
+            "plan_invalid", why, "Set the clock that is wrong, and plan anew."
+        )
     return file
 
 
@@ -72,35 +81,39 @@ _BEGINNING = b'{"format": "provision/planfile/'
 """How every file begins that is worth being read whole; of a small one more can be said."""
 
 
-def _content(data: bytes) -> dict[str, Any] | Unreadable:
+def _content(data: bytes) -> dict[str, Any] | UnreadablePlanFile:
     """The JSON object of a plan file that is whole and keeps to the schema."""
     if len(data) > _SMALL and not data.startswith(_BEGINNING):
-        return Unreadable("plan_invalid", "is no plan file", _ANEW)
+        return UnreadablePlanFile("plan_invalid", "is no plan file", _ANEW)
     try:
         content = json.loads(data.decode("utf-8-sig"), parse_constant=_refused)
     except ValueError:
-        return Unreadable("plan_invalid", "is no plan file: it is not JSON", _ANEW)
+        return UnreadablePlanFile("plan_invalid", "is no plan file: it is not JSON", _ANEW)
     format_ = content.get("format") if isinstance(content, dict) else None
     if not isinstance(format_, str) or not format_.startswith(_FAMILY):
         told = " but what `plan --format json` prints" if format_ == "provision/plan/v1" else ""
-        return Unreadable("plan_invalid", f"is no plan file{told}", _ANEW)
+        return UnreadablePlanFile("plan_invalid", f"is no plan file{told}", _ANEW)
     if format_ != FORMAT:
         shown = format_[:_LONGEST]
         remedy = "Use that version to apply it, or write it anew with this one."
-        return Unreadable("plan_newer", f"was written by another version, as {shown}", remedy)
+        return UnreadablePlanFile(
+            "plan_newer", f"was written by another version, as {shown}", remedy
+        )
     claimed = content.pop("checksum", None)
     if claimed != sealed(content):
-        return Unreadable("plan_invalid", "was changed or damaged since it was written", _ANEW)
+        return UnreadablePlanFile(
+            "plan_invalid", "was changed or damaged since it was written", _ANEW
+        )
     content["checksum"] = claimed
     schema = published("planfile")
     return content if schema.check()(content) else _damaged(content, schema)
 
 
-def _damaged(content: dict[str, Any], schema: Schema) -> Unreadable:
+def _damaged(content: dict[str, Any], schema: Schema) -> UnreadablePlanFile:
     error = next(schema.errors(content))
     where = "/".join(map(str, error.absolute_path)) or "the top"
     why = f"is damaged: {where[:_LONGEST]} breaks the rule {error.validator!r} of its schema"
-    return Unreadable("plan_invalid", why, _ANEW)
+    return UnreadablePlanFile("plan_invalid", why, _ANEW)
 
 
 def parsed(document: Document) -> PlanFile:
@@ -114,7 +127,7 @@ def _parsed(document: dict[str, Any]) -> PlanFile:
         created_at=parse_moment(document["created_at"]),
         version=document["version"],
         digest=document["digest"],
-        asked=Asked(
+        asked=SavedOptions(
             environments=tuple(options["environments"] or ()),
             only=tuple(options["only"]),
             prune=options["prune"],
@@ -127,8 +140,8 @@ def _parsed(document: dict[str, Any]) -> PlanFile:
     )
 
 
-def _reviewed(entry: dict[str, Any]) -> Reviewed:
-    return Reviewed(
+def _reviewed(entry: dict[str, Any]) -> SavedEnvironment:
+    return SavedEnvironment(
         name=entry["environment"],
         url=entry["url"],
         error=entry["error"] and entry["error"]["code"],
@@ -139,22 +152,22 @@ def _reviewed(entry: dict[str, Any]) -> Reviewed:
         role=entry["role"],
         roles=entry["roles"],
         desired=tuple(map(_wanted, entry["desired"])),
-        observed=tuple(Live(**key) for key in entry["observed"]),
+        observed=tuple(SavedObserved(**key) for key in entry["observed"]),
         actions=tuple(map(_doing, entry["actions"])),
     )
 
 
-def _wanted(key: dict[str, Any]) -> Wanted:
+def _wanted(key: dict[str, Any]) -> SavedKey:
     sinks = tuple(json.dumps(sink, sort_keys=True) for sink in key["sinks"])
-    return Wanted(**{**key, "sinks": sinks})
+    return SavedKey(**{**key, "sinks": sinks})
 
 
-def _doing(action: dict[str, Any]) -> Doing:
+def _doing(action: dict[str, Any]) -> SavedAction:
     kind = action["action"]
     given = {"expires", "role"} - ({"role"} if kind == "deliver" else set())
     if kind == "update":
         given = {one["what"] for one in action["changes"]}
-    return Doing(
+    return SavedAction(
         kind=kind,
         name=action["name"],
         ids=tuple(sorted(action["ids"])),

@@ -14,10 +14,11 @@ from provisioner.secret import hidden
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation
-    from provisioner.plan import EnvironmentPlan, Plan, Wishes
-    from provisioner.planfile.model import Document, Draft
+    from provisioner.plan import EnvironmentPlan, Plan, PlanOptions
+    from provisioner.planfile.model import Document, PlanFileInput
 
 FORMAT = "provision/planfile/v1"
 
@@ -38,14 +39,14 @@ def unwritable(plan: Plan) -> str | None:
 
 
 @without_collector()
-def document(draft: Draft) -> Document:
+def document(plan_input: PlanFileInput) -> Document:
     """`provision/planfile/v1`, without its checksum and without any secret of this process."""
-    looks = {environment.name: (environment, look) for environment, look in draft.seen}
-    asked = draft.asked
+    looks = {environment.name: (environment, look) for environment, look in plan_input.seen}
+    asked = plan_input.asked
     return {
         "format": FORMAT,
-        "created_at": draft.published["created_at"],
-        "digest": draft.published["digest"],
+        "created_at": plan_input.published["created_at"],
+        "digest": plan_input.published["digest"],
         "version": __version__,
         "options": {
             "environments": list(asked.environments) or None,
@@ -57,8 +58,13 @@ def document(draft: Draft) -> Document:
             "allow_protected": asked.allow_protected,
         },
         "environments": [
-            _hidden(entry, _grounds(part, looks.get(part.environment), draft.desired, asked.wishes))
-            for part, entry in zip(draft.plan.environments, _entries(draft.published), strict=True)
+            _hidden(
+                entry,
+                _grounds(part, looks.get(part.environment), plan_input.desired, asked.options),
+            )
+            for part, entry in zip(
+                plan_input.plan.environments, _entries(plan_input.published), strict=True
+            )
         ],
     }
 
@@ -94,7 +100,7 @@ def _grounds(
     part: EnvironmentPlan,
     look: tuple[Environment, Observation] | None,
     desired: Mapping[str, tuple[DesiredKey, ...]],
-    wishes: Wishes,
+    options: PlanOptions,
 ) -> Document:
     """What the plan of one environment follows from."""
     keys = [wanted(key) for key in sorted(desired.get(part.environment, ()), key=_name)]
@@ -105,7 +111,7 @@ def _grounds(
     environment, observation = look
     live = (key for key in observation.keys if key.live(observation.server_time))
     found = sorted(
-        (key for key in live if wishes.concern(key.name)), key=lambda key: (key.name, key.id)
+        (key for key in live if options.selects(key.name)), key=lambda key: (key.name, key.id)
     )
     return grounds | {
         "workspace": part.workspace,

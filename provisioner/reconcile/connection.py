@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.model.desired import SessionToken
+from provisioner.model.environment import SessionToken
 from provisioner.runtime.file_descriptors import none_left, spent
 from provisioner.secret import Secret
 from provisioner.twenty.connect import connect
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from provisioner.model.desired import Environment
+    from provisioner.model.environment import Environment
     from provisioner.reconcile.reconciler import Connect
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.sandbox import Front, Sandbox
     from provisioner.twenty.workspace import Workspace
 
 _A_DAY = 86_400.0
 
 
-def opener(root: Path, stop: Stop, *, hurry: bool = False) -> Connect:
+def opener(root: Path, stop: Cancellation, *, others_wait: bool = False) -> Connect:
     """Return what opens workspaces.
 
     Args:
         root: the embedded Twenty keeps its state in `.provision/` below it.
         stop: ends the run early.
-        hurry: whether the first writes of other environments wait for the first look at each.
+        others_wait: whether the first writes of other environments wait for the first look at each.
     """
     embedded = _Embedded(root)
 
@@ -39,7 +39,12 @@ def opener(root: Path, stop: Stop, *, hurry: bool = False) -> Connect:
             sandbox = embedded.start(environment, stack)
             session = SessionToken(Secret(sandbox.session_token()))
             workspace = connect(
-                environment, sandbox.url, session, stop, hurry=hurry, released=sandbox.rest
+                environment,
+                sandbox.url,
+                session,
+                stop,
+                others_wait=others_wait,
+                released=sandbox.rest,
             )
         elif environment.credential is None:
             raise WorkspaceError(
@@ -49,7 +54,9 @@ def opener(root: Path, stop: Stop, *, hurry: bool = False) -> Connect:
             )
         else:
             credential = environment.credential
-            workspace = connect(environment, environment.url, credential, stop, hurry=hurry)
+            workspace = connect(
+                environment, environment.url, credential, stop, others_wait=others_wait
+            )
         stack.callback(workspace.close)
         return workspace
 
@@ -71,14 +78,16 @@ class _Embedded:
             WorkspaceError: when its file cannot be used.
         """
         # Here, because most environments are real and need no GraphQL engine.
-        from provisioner.sandbox import PATIENCE, Sandbox, dialect_of  # noqa: PLC0415 - as said above
+        from provisioner.sandbox import LOCK_WAIT, Sandbox, dialect_of  # noqa: PLC0415 - as said above
 
         file = self._root / ".provision" / f"{environment.name}.sqlite3"
         dialect = dialect_of(environment.url)
         try:
             front = self._front_in(stack)
-            patience = min(PATIENCE, environment.limits.timeout / 2)
-            sandbox = Sandbox(file, dialect, session_seconds=_A_DAY, patience=patience, front=front)
+            lock_wait = min(LOCK_WAIT, environment.limits.timeout / 2)
+            sandbox = Sandbox(
+                file, dialect, session_seconds=_A_DAY, lock_wait=lock_wait, front=front
+            )
             return stack.enter_context(sandbox)
         except OSError as error:
             if spent(error):

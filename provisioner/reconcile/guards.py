@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from provisioner.errors.exceptions import RefusedError
-from provisioner.errors.pluralize import count
+from provisioner.errors.pluralize import pluralize
 from provisioner.http_client.loopback import canonical
 from provisioner.model.expiry import CLOCKS_APART
 from provisioner.model.globs import matches
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation
-    from provisioner.plan import EnvironmentPlan, Wishes
+    from provisioner.plan import EnvironmentPlan, PlanOptions
 
 _SEEDED = "20202020-"
 """How the ids begin that a development server is seeded with, the same on every one."""
@@ -30,7 +31,7 @@ _TOLD = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leave:
+class GuardOverrides:
     """What a run was told that it may do.
 
     Attributes:
@@ -48,7 +49,7 @@ def refusals(
     desired: tuple[DesiredKey, ...],
     observation: Observation,
     planned: Planned,
-    leave: Leave,
+    overrides: GuardOverrides,
 ) -> Iterator[RefusedError]:
     """Why the plan of one environment must not be carried out.
 
@@ -57,7 +58,7 @@ def refusals(
         desired: all of its desired keys, whatever bounds the plan.
         observation: the look that the plan follows from.
         planned: the plan.
-        leave: what the run was told that it may do.
+        overrides: what the run was told that it may do.
     """
     name = environment.name
     ending = tuple(_ending(planned))
@@ -83,7 +84,7 @@ def refusals(
         key.live(observation.server_time) and matches(key.name, environment.owns)
         for key in observation.keys
     )
-    most = environment.guards.limit(owned) if leave.max_revoke is None else leave.max_revoke
+    most = environment.guards.limit(owned) if overrides.max_revoke is None else overrides.max_revoke
     lost = _lost(ending)
     if len(lost) > most:
         yield RefusedError(
@@ -91,7 +92,7 @@ def refusals(
             f"{len(lost)} keys of {name} would be revoked, and at most {most} may be.",
             remedy=f"Look at the plan; if it is meant, use --max-revoke {len(lost)}.",
         )
-    if leave.protected:
+    if overrides.protected:
         return
     guarded = {key.name for key in desired if key.protect}
     held = sorted(each for each in set(lost.values()) if environment.protect or each in guarded)
@@ -178,20 +179,20 @@ def together(found: Sequence[RefusedError]) -> RefusedError | None:
     told = [f"{one.message} {one.remedy}" for one in found[:_TOLD]]
     more = len(found) - _TOLD
     return RefusedError(
-        found[0].slug,
-        " ".join(told) + (f" And {count(more, 'more reason')}." if more > 0 else ""),
+        found[0].code,
+        " ".join(told) + (f" And {pluralize(more, 'more reason')}." if more > 0 else ""),
     )
 
 
-def nothing_selected(plans: Iterable[EnvironmentPlan], wishes: Wishes) -> RefusedError | None:
+def nothing_selected(plans: Iterable[EnvironmentPlan], options: PlanOptions) -> RefusedError | None:
     """Why a run that may revoke must not go on where its globs match nothing at all."""
     planned = [part for part in plans if isinstance(part, Planned)]
     met = any(part.actions or part.kept or part.findings for part in planned)
-    if not (wishes.prune or wishes.dedupe) or not wishes.only or not planned or met:
+    if not (options.prune or options.dedupe) or not options.only or not planned or met:
         return None
     return RefusedError(
         "nothing_selected",
-        f"No key matches --only {' '.join(wishes.only)}.",
+        f"No key matches --only {' '.join(options.only)}.",
         remedy="Correct the glob: a run that may revoke does not go on by a guess.",
     )
 

@@ -18,25 +18,25 @@ from provisioner.execution import (
     EnvironmentObserved,
     Executed,
     Execution,
-    Mark,
+    RunMarker,
     RunResult,
-    untold,
+    ignore,
 )
 from provisioner.plan import (
     Plan,
     Planned,
     Unobserved,
     block,
-    concerned,
     digest,
     plan_environment,
     plan_revocations,
     premature,
+    selected_keys,
     to_prepare,
     to_read,
 )
 from provisioner.reconcile.guards import (
-    Leave,
+    GuardOverrides,
     nothing_selected,
     one_workspace_twice,
     refusals,
@@ -44,8 +44,8 @@ from provisioner.reconcile.guards import (
 )
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.file_descriptors import none_left, spent
-from provisioner.runtime.log_context import bound
-from provisioner.sinks.probe import look_ahead, look_into
+from provisioner.runtime.log_context import bind
+from provisioner.sinks.probe import check_all, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -53,18 +53,19 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from provisioner.execution import Tell
-    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.execution import Emit
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation
     from provisioner.model.sink_address import Address
-    from provisioner.model.sink_content import Held
-    from provisioner.plan import EnvironmentPlan, Wishes
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.model.sink_content import SinkContent
+    from provisioner.plan import EnvironmentPlan, PlanOptions
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
     from provisioner.twenty.workspace import Workspace
 
 
-_NO_LEAVE = Leave()
+_NO_OVERRIDES = GuardOverrides()
 
 _LATER = 2.0
 """Seconds after which runs that met have settled which of their keys stays."""
@@ -84,18 +85,18 @@ class Connect(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Observed:
     environment: Environment
     workspace: Workspace
     observation: Observation
 
 
-class Fleet:
+class Reconciler:
     """The environments of one run, and the workspaces that were opened for them.
 
     Attributes:
         refusal: a guard that stops the whole run, known after the look.
-        surprise: the first bug that an environment met; the others went on.
+        internal_error: the first bug that an environment met; the others went on.
 
     Args:
         environments: in the order of environments.yaml.
@@ -103,7 +104,7 @@ class Fleet:
         open_sink: opens a sink.
         executor: runs one unit of work for each environment.
         stop: ends the run early.
-        tell: is told what happens.
+        emit: is told what happens.
     """
 
     def __init__(  # noqa: PLR0913 - what a run is made of
@@ -112,20 +113,20 @@ class Fleet:
         connect: Connect,
         open_sink: OpenSink,
         executor: Executor,
-        stop: Stop,
+        stop: Cancellation,
         *,
-        tell: Tell = untold,
+        emit: Emit = ignore,
     ) -> None:
         self._environments = environments
         self._connect = connect
         self._open_sink = open_sink
         self._executor = executor
         self._stop = stop
-        self._tell = tell
+        self._emit = emit
         self._stack = ExitStack()
-        self._looks: dict[str, _Look] = {}
+        self._looks: dict[str, _Observed] = {}
         self.refusal: RefusedError | None = None
-        self.surprise: Exception | None = None
+        self.internal_error: Exception | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -148,41 +149,41 @@ class Fleet:
         futures = [self._executor.submit(self._look, one) for one in self._environments]
         self._stop.wait_for(futures, graceful=False)
         looks = tuple(future.result() if future.done() else None for future in futures)
-        found = [look for look in looks if isinstance(look, _Look)]
-        refusals = [look for look in looks if isinstance(look, RefusedError)]
-        seen = [(look.environment, look.observation) for look in found]
+        found = [observed for observed in looks if isinstance(observed, _Observed)]
+        refusals = [observed for observed in looks if isinstance(observed, RefusedError)]
+        seen = [(observed.environment, observed.observation) for observed in found]
         refusals += [error for _, error in one_workspace_twice(seen)]
         self.refusal = together(refusals)
-        self._looks = {look.environment.name: look for look in found}
+        self._looks = {observed.environment.name: observed for observed in found}
         return tuple(
-            (environment, _seen(environment, look))
-            for environment, look in zip(self._environments, looks, strict=True)
+            (environment, _seen(environment, observed))
+            for environment, observed in zip(self._environments, looks, strict=True)
         )
 
     def plan(
         self,
         desired: Mapping[str, tuple[DesiredKey, ...]],
         now: datetime,
-        wishes: Wishes,
-        leave: Leave = _NO_LEAVE,
+        options: PlanOptions,
+        overrides: GuardOverrides = _NO_OVERRIDES,
     ) -> Plan:
         """Observes and plans every environment, and looks ahead into the sinks of its keys.
 
         Args:
             desired: the desired keys by environment.
             now: the moment of the plan.
-            wishes: what else is asked for.
-            leave: what the guards may let pass; what they do not is kept in `refusal`.
+            options: what else is asked for.
+            overrides: what the guards may let pass; what they do not is kept in `refusal`.
         """
         looks = self.observe()
 
         def planned(environment: Environment, observation: Observation) -> EnvironmentPlan:
-            with bound(environment=environment.name):
+            with bind(environment=environment.name):
                 try:
                     part = from_look(environment, observation)
                     if premature(part, observation):
-                        part = from_look(environment, self._look_again(environment.name))
-                    return block(part, look_ahead(to_prepare(part), self._open_sink, self._stop))
+                        part = from_look(environment, self._observe_again(environment.name))
+                    return block(part, check_all(to_prepare(part), self._open_sink, self._stop))
                 except WorkspaceError as error:
                     why = failure_of(error)
                 except Exception as error:  # noqa: BLE001 - it must not stop the others
@@ -191,9 +192,11 @@ class Fleet:
 
         def from_look(environment: Environment, observation: Observation) -> Planned:
             wanted = desired.get(environment.name, ())
-            read = to_read(wanted, observation, wishes)
-            held = look_into(read, self._open_sink, self._stop)
-            return plan_environment(environment, wanted, observation, now, wishes, held=held)
+            read = to_read(wanted, observation, options)
+            sink_contents = read_all(read, self._open_sink, self._stop)
+            return plan_environment(
+                environment, wanted, observation, now, options, sink_contents=sink_contents
+            )
 
         futures = {
             environment.name: self._executor.submit(planned, environment, seen)
@@ -211,17 +214,17 @@ class Fleet:
             return Unobserved(environment.name, environment.url, STOPPED)
 
         plans = tuple(ended(environment, seen) for environment, seen in looks)
-        self._guard(plans, desired, leave)
-        self.refusal = self.refusal or nothing_selected(plans, wishes)
-        return Plan(now, digest(plans, concerned(desired, wishes)), plans)
+        self._guard(plans, desired, overrides)
+        self.refusal = self.refusal or nothing_selected(plans, options)
+        return Plan(now, digest(plans, selected_keys(desired, options)), plans)
 
     def plan_revocations(
         self,
         desired: Mapping[str, tuple[DesiredKey, ...]],
         now: datetime,
         asked: frozenset[str],
-        wishes: Wishes,
-        leave: Leave = _NO_LEAVE,
+        options: PlanOptions,
+        overrides: GuardOverrides = _NO_OVERRIDES,
     ) -> Plan:
         """Plans the end of the live keys that someone names.
 
@@ -229,48 +232,50 @@ class Fleet:
             desired: the desired keys by environment, for what is protected.
             now: the moment of the plan.
             asked: names and ids of keys.
-            wishes: what bounds the plan.
-            leave: what the guards may let pass; what they do not is kept in `refusal`.
+            options: what bounds the plan.
+            overrides: what the guards may let pass; what they do not is kept in `refusal`.
         """
         looks = self.observe()
         plans = tuple(
             seen
             if isinstance(seen, Unobserved)
             else plan_revocations(
-                environment, seen, asked, wishes, desired.get(environment.name, ())
+                environment, seen, asked, options, desired.get(environment.name, ())
             )
             for environment, seen in looks
         )
-        self._guard(plans, desired, leave)
+        self._guard(plans, desired, overrides)
         return Plan(now, digest(plans, {}), plans)
 
     @property
     def seen(self) -> tuple[tuple[Environment, Observation], ...]:
         """The last look at every workspace that could be looked at."""
-        return tuple((look.environment, look.observation) for look in self._looks.values())
+        return tuple(
+            (observed.environment, observed.observation) for observed in self._looks.values()
+        )
 
-    def look_into(self, addresses: Iterable[Address]) -> Mapping[Address, Held]:
+    def look_into(self, addresses: Iterable[Address]) -> Mapping[Address, SinkContent]:
         """What some sinks hold, without the tokens themselves."""
-        return look_into(addresses, self._open_sink, self._stop)
+        return read_all(addresses, self._open_sink, self._stop)
 
     def survey(
-        self, desired: Mapping[str, tuple[DesiredKey, ...]], wishes: Wishes
-    ) -> Mapping[Address, Held]:
+        self, desired: Mapping[str, tuple[DesiredKey, ...]], options: PlanOptions
+    ) -> Mapping[Address, SinkContent]:
         """What the sinks of live keys hold, but of those that a stop or a bug came before.
 
         Args:
             desired: the desired keys by environment, of those that were observed.
-            wishes: what bounds the keys.
+            options: what bounds the keys.
         """
         futures = [
-            self._executor.submit(self._surveyed, look, desired, wishes)
-            for look in self._looks.values()
+            self._executor.submit(self._surveyed, observed, desired, options)
+            for observed in self._looks.values()
         ]
         self._stop.wait_for(futures, graceful=False)
-        held: dict[Address, Held] = {}
+        sink_contents: dict[Address, SinkContent] = {}
         for future in futures:
-            held |= future.result() if future.done() else {}
-        return held
+            sink_contents |= future.result() if future.done() else {}
+        return sink_contents
 
     def refuse(self, why: RefusedError) -> None:
         """Has nothing of the plans carried out, whatever the guards say of them."""
@@ -280,32 +285,34 @@ class Fleet:
         self,
         plans: Iterable[EnvironmentPlan],
         desired: Mapping[str, tuple[DesiredKey, ...]],
-        leave: Leave,
+        overrides: GuardOverrides,
     ) -> None:
         """Keeps the reasons why nothing of the plans must be carried out."""
         found: list[RefusedError] = []
         for part in plans:
             if isinstance(part, Planned):
-                look = self._looks[part.environment]
+                observed = self._looks[part.environment]
                 wanted = desired.get(part.environment, ())
-                found += refusals(look.environment, wanted, look.observation, part, leave)
+                found += refusals(
+                    observed.environment, wanted, observed.observation, part, overrides
+                )
         self.refusal = self.refusal or together(found)
 
-    def apply(self, plan: Plan, settled: Callable[[int], None]) -> RunResult:
+    def apply(self, plan: Plan, on_progress: Callable[[int], None]) -> RunResult:
         """Carries out a plan that this fleet made; with a refusal, nothing of it.
 
         Args:
             plan: what `plan` returned.
-            settled: called with the number of actions whose outcome has become known.
+            on_progress: called with the number of actions whose outcome has become known.
         """
         if self.refusal is not None:
             skipped = _skipped(plan, self.refusal)
             for part, outcome in zip(plan.environments, skipped, strict=True):
-                self._tell_finished(part.environment, outcome)
+                self._emit_finished(part.environment, outcome)
             return RunResult(plan.created_at, plan.digest, skipped)
-        mark = Mark.random()
+        mark = RunMarker.random()
         executions = {
-            part.environment: self._execution(part, mark, settled)
+            part.environment: self._execution(part, mark, on_progress)
             for part in plan.environments
             if isinstance(part, Planned)
         }
@@ -317,48 +324,50 @@ class Fleet:
 
         def ended(part: Planned | Unobserved) -> Executed | Unobserved:
             if isinstance(part, Unobserved):
-                self._tell_finished(part.environment, part)
+                self._emit_finished(part.environment, part)
                 return part
             if (future := futures[part.environment]).done():
                 future.result()  # what is no exception of a run ends this one as well
-            return executions[part.environment].end()
+            return executions[part.environment].finish()
 
         results = tuple(map(ended, plan.environments))
         return RunResult(plan.created_at, plan.digest, results)
 
-    def _execution(self, planned: Planned, mark: Mark, settled: Callable[[int], None]) -> Execution:
-        look = self._looks[planned.environment]
-        before = frozenset(key.id for key in look.observation.keys)
+    def _execution(
+        self, planned: Planned, mark: RunMarker, on_progress: Callable[[int], None]
+    ) -> Execution:
+        observed = self._looks[planned.environment]
+        before = frozenset(key.id for key in observed.observation.keys)
         return Execution(
             planned,
             before,
-            look.workspace,
+            observed.workspace,
             self._open_sink,
-            parallel=look.environment.limits.parallel,
+            parallel=observed.environment.limits.parallel,
             mark=mark,
             stop=self._stop,
-            settled=settled,
-            tell=self._tell,
+            on_progress=on_progress,
+            emit=self._emit,
         )
 
     def _carry_out(self, name: str, execution: Execution) -> None:
         """Runs one environment's actions; what a bug leaves open fails."""
         try:
-            with bound(environment=name):
+            with bind(environment=name):
                 self._looks[name].workspace.begin_work()
                 execution.run()
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-            execution.end(failure_of(self._surprised(name, error)))
+            execution.finish(failure_of(self._surprised(name, error)))
         else:
-            execution.end()
+            execution.finish()
         finally:
             self._looks[name].workspace.release()
 
-    def _tell_finished(self, environment: str, outcome: Executed | Unobserved) -> None:
+    def _emit_finished(self, environment: str, outcome: Executed | Unobserved) -> None:
         """Tells of an environment in which nothing was begun."""
         for result in outcome.results if isinstance(outcome, Executed) else ():
-            self._tell(ActionEnded(environment, result))
-        self._tell(EnvironmentFinished(environment, outcome))
+            self._emit(ActionEnded(environment, result))
+        self._emit(EnvironmentFinished(environment, outcome))
 
     def open(self, environment: Environment) -> Workspace | None:
         """The workspace of one environment, not looked at; None when a stop came first.
@@ -373,19 +382,19 @@ class Fleet:
         self._stop.wait_for((opening,), graceful=False)
         return opening.result() if opening.done() else None
 
-    def _look(self, environment: Environment) -> _Look | WorkspaceError | RefusedError:
-        look = self._looked_at(environment)
-        self._tell(EnvironmentObserved(environment.name, _seen(environment, look)))
-        return look
+    def _look(self, environment: Environment) -> _Observed | WorkspaceError | RefusedError:
+        observed = self._looked_at(environment)
+        self._emit(EnvironmentObserved(environment.name, _seen(environment, observed)))
+        return observed
 
-    def _looked_at(self, environment: Environment) -> _Look | WorkspaceError | RefusedError:
+    def _looked_at(self, environment: Environment) -> _Observed | WorkspaceError | RefusedError:
         if self._stop.asked:
             return WorkspaceError(STOPPED.code, STOPPED.message)
         try:
-            with bound(environment=environment.name):
+            with bind(environment=environment.name):
                 workspace = self._connect(environment, self._stack)
                 try:
-                    return _Look(environment, workspace, workspace.observe())
+                    return _Observed(environment, workspace, workspace.observe())
                 finally:
                     workspace.release()
         except (WorkspaceError, RefusedError) as error:
@@ -393,27 +402,30 @@ class Fleet:
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             return self._surprised(environment.name, error)
 
-    def _look_again(self, name: str) -> Observation:
+    def _observe_again(self, name: str) -> Observation:
         """Looks once more, in place of the first look, when runs that met have settled.
 
         Raises:
             WorkspaceError: when the workspace cannot be looked at any more.
         """
         self._stop.sleep(_LATER)
-        look = self._looks[name]
-        look = replace(look, observation=look.workspace.observe())
-        self._looks[name] = look
-        self._tell(EnvironmentObserved(name, look.observation))
-        return look.observation
+        observed = self._looks[name]
+        observed = replace(observed, observation=observed.workspace.observe())
+        self._looks[name] = observed
+        self._emit(EnvironmentObserved(name, observed.observation))
+        return observed.observation
 
     def _surveyed(
-        self, look: _Look, desired: Mapping[str, tuple[DesiredKey, ...]], wishes: Wishes
-    ) -> Mapping[Address, Held]:
-        name = look.environment.name
+        self,
+        observed: _Observed,
+        desired: Mapping[str, tuple[DesiredKey, ...]],
+        options: PlanOptions,
+    ) -> Mapping[Address, SinkContent]:
+        name = observed.environment.name
         try:
-            with bound(environment=name):
-                read = to_read(desired.get(name, ()), look.observation, wishes)
-                return look_into(read, self._open_sink, self._stop)
+            with bind(environment=name):
+                read = to_read(desired.get(name, ()), observed.observation, options)
+                return read_all(read, self._open_sink, self._stop)
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             self._surprised(name, error)
             return {}
@@ -425,7 +437,7 @@ class Fleet:
         """
         if spent(error):
             return none_left(name)
-        self.surprise = self.surprise or error
+        self.internal_error = self.internal_error or error
         return WorkspaceError(
             "internal_error",
             f"{name} could not be finished because of a bug ({type(error).__name__}).",
@@ -441,9 +453,9 @@ def _skipped(plan: Plan, why: RefusedError) -> tuple[Executed | Unobserved, ...]
 
 
 def _seen(
-    environment: Environment, look: _Look | WorkspaceError | RefusedError | None
+    environment: Environment, observed: _Observed | WorkspaceError | RefusedError | None
 ) -> Observation | Unobserved:
-    if isinstance(look, _Look):
-        return look.observation
-    why = STOPPED if look is None else failure_of(look)
+    if isinstance(observed, _Observed):
+        return observed.observation
+    why = STOPPED if observed is None else failure_of(observed)
     return Unobserved(environment.name, environment.url, why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.audit import Broken, Doubtful, Fine
-from provisioner.errors.pluralize import count
+from provisioner.errors.pluralize import pluralize
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def _lines(check: Check, palette: Palette) -> Iterator[str]:
 
 def _summary(diagnoses: Sequence[Diagnosis], palette: Palette) -> str:
     checks = [type(check) for one in diagnoses for check in one.checks]
-    words = [count(len(diagnoses), "environment"), f"{checks.count(Fine)} ok"]
+    words = [pluralize(len(diagnoses), "environment"), f"{checks.count(Fine)} ok"]
     if warnings := checks.count(Doubtful):
-        words.append(count(warnings, "warning"))
+        words.append(pluralize(warnings, "warning"))
     if failed := checks.count(Broken):
         words.append(f"{failed} failed")
     return palette.paint(palette.strong, f"Doctor: {', '.join(words)}.")

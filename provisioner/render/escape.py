@@ -23,7 +23,7 @@ _APART = "&#8203;"
 """A blank without width: what stands behind it is no word of the sign before."""
 
 
-def plain(text: str) -> str:
+def escape(text: str) -> str:
     """Text in which nothing is Markdown or HTML: references to characters are never either."""
     return "".join(
         f"{_sign(before, char, after)}{_APART if _calls(before, char, after) else ''}"

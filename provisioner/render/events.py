@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.execution import (
     ActionBegun,
     ActionEnded,
+    CreatedByAnotherRun,
     EnvironmentFinished,
     EnvironmentObserved,
-    MadeElsewhere,
     PlanMade,
     RunEnded,
     RunStarted,
@@ -85,7 +85,7 @@ def event_document(event: Event) -> Document:
                 **ending,
                 "made": made_by_this_run(result),
                 "undelivered": undelivered(result),
-                "made_elsewhere": isinstance(result, MadeElsewhere),
+                "made_elsewhere": isinstance(result, CreatedByAnotherRun),
             }
         case EnvironmentFinished(outcome=outcome):
             document = {

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from provisioner.render.problems import Examined
     from provisioner.render.text import Palette
 
-Form = Literal["text", "json", "markdown", "github", "gitlab", "junit", "sarif"]
+OutputFormat = Literal["text", "json", "markdown", "github", "gitlab", "junit", "sarif"]
 
-FORMS: tuple[Form, ...] = get_args(Form)
+OUTPUT_FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ReportInput:
     """What a run has to tell.
 
     Attributes:
@@ -45,7 +45,7 @@ class Told:
     refusal: Failure | None = None
 
 
-def in_form(told: Told, form: Form, palette: Palette = PLAIN) -> str:
+def render(told: ReportInput, form: OutputFormat, palette: Palette = PLAIN) -> str:
     """All of it as text, JSON or Markdown; the problems of the manifests in the other forms.
 
     No secret of this process is in it.
@@ -75,7 +75,7 @@ def _masked(text: str) -> str:
     return masked(text, shortest=NO_WORD)
 
 
-def _text(told: Told, palette: Palette) -> str:
+def _text(told: ReportInput, palette: Palette) -> str:
     refused = told.refusal is not None
     why = "" if told.refusal is None else refusal_text(told.refusal, palette)
     match told.outcome:
@@ -91,7 +91,7 @@ def _text(told: Told, palette: Palette) -> str:
             assert_never(told.outcome)
 
 
-def _document(told: Told) -> object:
+def _document(told: ReportInput) -> object:
     match told.outcome:
         case Plan():
             return plan_document(told.outcome, told.refusal)
@@ -103,7 +103,7 @@ def _document(told: Told) -> object:
             assert_never(told.outcome)
 
 
-def _markdown(told: Told) -> str:
+def _markdown(told: ReportInput) -> str:
     match told.outcome:
         case Plan():
             return plan_markdown(told.outcome, told.refusal)

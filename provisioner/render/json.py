@@ -7,10 +7,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.execution import (
+    CreatedByAnotherRun,
     Done,
     Executed,
     Failed,
-    MadeElsewhere,
     Skipped,
     Unfinished,
     made_by_this_run,
@@ -137,7 +137,7 @@ def result_summary(result: Executed | Unobserved) -> dict[str, int]:
             if isinstance(one, Done) or made_by_this_run(one)
         )
         kinds.update(type(one) for one in result.results)
-        kept = len(result.planned.kept) + kinds[MadeElsewhere]
+        kept = len(result.planned.kept) + kinds[CreatedByAnotherRun]
     return {
         "created": done[Create],
         "updated": done[Update],
@@ -266,7 +266,7 @@ def _result(result: Result) -> Document:
 def result_ending(result: Result) -> Document:
     """What became of an action: status, id, record and error."""
     match result:
-        case Done() | MadeElsewhere():
+        case Done() | CreatedByAnotherRun():
             ending: Document = {"status": "done", "id": result.id, "record": result.record}
             ending["error"] = None
         case Unfinished(failure=failure):

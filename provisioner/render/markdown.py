@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.errors.pluralize import count
-from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
+from provisioner.errors.pluralize import pluralize
+from provisioner.execution import CreatedByAnotherRun, Done, Executed, Failed, Skipped, Unfinished
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Planned, Unobserved
-from provisioner.render.escape import code, plain, shortened
+from provisioner.render.escape import code, escape, shortened
 from provisioner.render.json import action_kind, finding_kind, plan_summary, result_summary
 from provisioner.render.text import plan_verdict, result_verdict, what_is_done, where_to
 
@@ -155,9 +155,9 @@ def problems_markdown(examined: Examined) -> str:
     """What is wrong with the manifests, or that nothing is, and the warnings."""
     problems = examined.problems
     opening = (
-        f"## {count(len(problems), 'problem')}; nothing was sent."
+        f"## {pluralize(len(problems), 'problem')}; nothing was sent."
         if problems
-        else f"## {count(len(examined.files), 'file')}, no problems."
+        else f"## {pluralize(len(examined.files), 'file')}, no problems."
     )
     lines = [opening]
     for found, what in ((problems, "problem"), (examined.warnings, "warning")):
@@ -181,7 +181,7 @@ def _notes(planned: Iterable[Planned]) -> list[str]:
         f"- {_name(environment)}: {_message(note)}" for environment, note in told[:_MOST_NOTES]
     ]
     if more := len(told) - len(lines):
-        lines.append(f"- … and {count(more, 'more note')}, not shown here.")
+        lines.append(f"- … and {pluralize(more, 'more note')}, not shown here.")
     return ["", *lines] if lines else []
 
 
@@ -276,7 +276,7 @@ def _skipped(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]
         (environment, one.failure) for environment, one in results if isinstance(one, Skipped)
     )
     for (environment, why), number in reasons.items():
-        yield _name(environment), f"{count(number, 'action')} skipped", "", *_why(why)
+        yield _name(environment), f"{pluralize(number, 'action')} skipped", "", *_why(why)
 
 
 def _findings(planned: Sequence[Planned]) -> _Table:
@@ -319,7 +319,7 @@ def _status(result: Result) -> str:
     match result:
         case Done():
             return "done"
-        case MadeElsewhere():
+        case CreatedByAnotherRun():
             return "made by another run"
         case Failed() | Unfinished():
             return "**failed**"
@@ -338,4 +338,4 @@ def _name(text: str) -> str:
 
 
 def _message(text: str) -> str:
-    return plain(shortened(text, _MESSAGE))
+    return escape(shortened(text, _MESSAGE))

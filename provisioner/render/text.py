@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.errors.pluralize import count
-from provisioner.execution import Done, Executed, Failed, MadeElsewhere, Skipped, Unfinished
+from provisioner.errors.pluralize import pluralize
+from provisioner.execution import CreatedByAnotherRun, Done, Executed, Failed, Skipped, Unfinished
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
 from provisioner.render.json import finding_kind, plan_summary, result_summary, undelivered_of
@@ -93,7 +93,7 @@ def problems_text(problems: Sequence[Problem], palette: Palette) -> str:
         f"{palette.paint(palette.bad, problem.code)}: {visible(problem.message)}"
         for problem in problems
     ]
-    return "\n".join([*lines, f"{count(len(lines), 'problem')}; nothing was sent."]) + "\n"
+    return "\n".join([*lines, f"{pluralize(len(lines), 'problem')}; nothing was sent."]) + "\n"
 
 
 def visible(text: str) -> str:
@@ -134,7 +134,7 @@ def _result_lines(result: Result, line: str, palette: Palette) -> Iterator[str]:
     match result:
         case Done(action=action):
             yield palette.paint(_colour(action, palette), f"  {_mark(action)} {line}")
-        case MadeElsewhere():
+        case CreatedByAnotherRun():
             yield palette.paint(palette.dim, f"  = {line}  made by another run at this moment")
         case Unfinished(failure=failure) | Failed(failure=failure):
             yield palette.paint(palette.bad, f"  ! {line}")
@@ -229,7 +229,7 @@ def where_to(action: Action) -> str:
 
 def _kept_and_findings(part: Planned, palette: Palette) -> Iterator[str]:
     if part.kept:
-        yield palette.paint(palette.dim, f"  = {count(len(part.kept), 'key')} as declared")
+        yield palette.paint(palette.dim, f"  = {pluralize(len(part.kept), 'key')} as declared")
     for finding in part.findings:
         yield palette.paint(palette.warn, f"  ? {_finding_line(finding)}")
     if not part.actions and not part.kept and not part.findings:
@@ -257,13 +257,13 @@ def plan_verdict(plan: Plan) -> str:
     ]
     words += [f"{totals['keep']} as declared"]
     words += [f"{blocked} that cannot be done"] if blocked else []
-    words += [count(totals["findings"], "finding")] if totals["findings"] else []
+    words += [pluralize(totals["findings"], "finding")] if totals["findings"] else []
     words += _failed_environments(plan.environments)
     line = f"Plan: {', '.join(words)}."
     if any(part.unblocked for part in planned):
         requests = sum(part.estimate.requests for part in planned)
         seconds = max((part.estimate.seconds for part in planned), default=0.0)
-        line += f" About {count(requests, 'request')} and {seconds:.1f} s."
+        line += f" About {pluralize(requests, 'request')} and {seconds:.1f} s."
     return line
 
 
@@ -299,7 +299,7 @@ def _reasons(result: RunResult) -> str:
 
 def _failed_environments(parts: Iterable[object]) -> list[str]:
     failed = sum(isinstance(part, Unobserved) for part in parts)
-    return [f"{count(failed, 'environment')} not reached"] if failed else []
+    return [f"{pluralize(failed, 'environment')} not reached"] if failed else []
 
 
 def _totals(summaries: Iterable[dict[str, int]]) -> dict[str, int]:

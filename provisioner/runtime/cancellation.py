@@ -19,7 +19,7 @@ GRACE = 5.0
 STOPPED = Failure("stopped", "The run was told to stop before this began. Run again to finish.")
 
 
-class Stop:
+class Cancellation:
     """Whether a run is to stop; the waits of the run are its, and end with it.
 
     Args:

@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Threads(Executor):
+class ThreadExecutor(Executor):
     """Runs what is submitted, so many at a time; a stopped run may leave it behind at work.
 
     What is submitted runs in the context of whoever submitted it, as `asyncio` does it.

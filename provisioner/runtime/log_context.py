@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Subject(TypedDict, total=False):
+class LogContext(TypedDict, total=False):
     """What a line may be about.
 
     Attributes:
@@ -39,33 +39,33 @@ class Subject(TypedDict, total=False):
     duration_ms: int
 
 
-_BOUND: ContextVar[Subject] = ContextVar("subject")
+_CONTEXT: ContextVar[LogContext] = ContextVar("subject")
 _EXTRA = "subject"
 
 
 @contextmanager
-def bound(**fields: Unpack[Subject]) -> Iterator[None]:
+def bind(**fields: Unpack[LogContext]) -> Iterator[None]:
     """Has all lines be about this, from here to the end of the block."""
-    token = _BOUND.set(_merged(_BOUND.get({}), fields))
+    token = _CONTEXT.set(_merged(_CONTEXT.get({}), fields))
     try:
         yield
     finally:
-        _BOUND.reset(token)
+        _CONTEXT.reset(token)
 
 
-def about(**fields: Unpack[Subject]) -> dict[str, object]:
+def extra(**fields: Unpack[LogContext]) -> dict[str, object]:
     """What one line is about, as the `extra` of its call."""
     return {_EXTRA: fields}
 
 
-def subject_of(record: logging.LogRecord) -> Subject:
+def log_context_of(record: logging.LogRecord) -> LogContext:
     """What a line is about, asked in the thread that wrote it."""
-    return _merged(_BOUND.get({}), cast("Subject", getattr(record, _EXTRA, {})))
+    return _merged(_CONTEXT.get({}), cast("LogContext", getattr(record, _EXTRA, {})))
 
 
-def _merged(outer: Subject, inner: Subject) -> Subject:
+def _merged(outer: LogContext, inner: LogContext) -> LogContext:
     # In the order of the class, whoever knew what.
-    both = cast("Subject", {**outer, **inner})
+    both = cast("LogContext", {**outer, **inner})
     return cast(
-        "Subject", {name: both.get(name) for name in Subject.__annotations__ if name in both}
+        "LogContext", {name: both.get(name) for name in LogContext.__annotations__ if name in both}
     )

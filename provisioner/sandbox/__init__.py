@@ -7,17 +7,16 @@ servers against it; what no recording covers says so where it is imitated.
 
 from provisioner.sandbox.dialect import Dialect, dialect_of
 from provisioner.sandbox.embedded import OWN_KEY, Sandbox
-from provisioner.sandbox.exchange import Answer, Around, Exchange, Json, Request, json_answer
+from provisioner.sandbox.exchange import Around, Exchange, Json, Request, Response, json_answer
 from provisioner.sandbox.front import Front
-from provisioner.sandbox.seeds import API_KEYS_FLAG, ROLES_FLAG, Role, role
-from provisioner.sandbox.store import PATIENCE, ApiKey, User
+from provisioner.sandbox.seeds import API_KEYS_FLAG, ROLES_FLAG, SeededRole, role
+from provisioner.sandbox.store import LOCK_WAIT, ApiKey, User
 
 __all__ = [
     "API_KEYS_FLAG",
+    "LOCK_WAIT",
     "OWN_KEY",
-    "PATIENCE",
     "ROLES_FLAG",
-    "Answer",
     "ApiKey",
     "Around",
     "Dialect",
@@ -25,8 +24,9 @@ __all__ = [
     "Front",
     "Json",
     "Request",
-    "Role",
+    "Response",
     "Sandbox",
+    "SeededRole",
     "User",
     "dialect_of",
     "json_answer",

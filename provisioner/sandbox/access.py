@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.sandbox import timestamps, tokens
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.tokens import TokenKind, Unusable
+from provisioner.sandbox.tokens import InvalidToken, TokenKind
 
 if TYPE_CHECKING:
-    from provisioner.sandbox.seeds import Role
+    from provisioner.sandbox.seeds import SeededRole
     from provisioner.sandbox.store import ApiKey, Store, User
 
 
@@ -24,7 +24,7 @@ class KeyCaller:
     """The token of an API key; without a role until one arrives."""
 
     key: ApiKey
-    role: Role | None
+    role: SeededRole | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class UserCaller:
     """The session of a signed-in user."""
 
     user: User
-    role: Role | None
+    role: SeededRole | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def caller_of(authorization: str, store: Store, dialect: Dialect) -> Caller:
     if scheme.lower() != "bearer" or not token:
         return Anonymous()
     claims = tokens.read(token.strip(), store.secret)
-    if isinstance(claims, Unusable):
+    if isinstance(claims, InvalidToken):
         return _unauthenticated(unusable_text(claims, dialect))
     match claims.kind:
         case TokenKind.API_KEY:
@@ -75,17 +75,17 @@ def caller_of(authorization: str, store: Store, dialect: Dialect) -> Caller:
             assert_never(claims.kind)
 
 
-def unusable_text(why: Unusable, dialect: Dialect) -> str:
+def unusable_text(why: InvalidToken, dialect: Dialect) -> str:
     """What a server says about a token that it cannot use (`004`, `005`, `909`).
 
     The text for a token with a foreign signature is not recorded on legacy and core-1.
     """
     match why:
-        case Unusable.EXPIRED:
+        case InvalidToken.EXPIRED:
             return "Token has expired."
-        case Unusable.FORGED:
+        case InvalidToken.FORGED:
             return "Token invalid."
-        case Unusable.NOT_A_TOKEN:
+        case InvalidToken.NOT_A_TOKEN:
             return "Token invalid." if dialect is Dialect.CORE else "No payload"
         case _:
             assert_never(why)

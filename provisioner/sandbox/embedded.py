@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Self
 from provisioner.sandbox import seeds, timestamps, tokens
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.server import STOP_SECONDS, Server
-from provisioner.sandbox.store import PATIENCE, ApiKey, Store, User
-from provisioner.sandbox.tokens import Claims, TokenKind
-from provisioner.sandbox.workspace import Workspace
+from provisioner.sandbox.store import LOCK_WAIT, ApiKey, Store, User
+from provisioner.sandbox.tokens import IssuedClaims, TokenKind
+from provisioner.sandbox.workspace import SandboxWorkspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
     from types import TracebackType
 
-    from provisioner.sandbox.exchange import Answer, Around, Exchange, Request
+    from provisioner.sandbox.exchange import Around, Exchange, Request, Response
     from provisioner.sandbox.front import Front
-    from provisioner.sandbox.seeds import Role
+    from provisioner.sandbox.seeds import SeededRole
 
 OWN_KEY = "provision"
 """The name of the key behind `Sandbox.api_token`."""
@@ -64,7 +64,7 @@ class Sandbox:
         session_seconds: the life of the access token of a sign-in.
         journal: gets every finished exchange.
         around: called for every request in place of the function that answers it.
-        patience: seconds to wait for another program's lock on the file.
+        lock_wait: seconds to wait for another program's lock on the file.
         front: serves it beside others, in place of a server of its own; without a journal.
         stop_seconds: how long a stop waits for exchanges that are under way.
     """
@@ -81,7 +81,7 @@ class Sandbox:
         session_seconds: float = 1800.0,
         journal: list[Exchange] | None = None,
         around: Around | None = None,
-        patience: float = PATIENCE,
+        lock_wait: float = LOCK_WAIT,
         front: Front | None = None,
         stop_seconds: float = STOP_SECONDS,
     ) -> None:
@@ -90,7 +90,7 @@ class Sandbox:
         self._journal = journal
         self._around = around
         self._front = front
-        self._patience = patience
+        self._lock_wait = lock_wait
         self._stop_seconds = stop_seconds
         self._create_seconds = create_seconds
         self._role_seconds = role_seconds
@@ -109,8 +109,8 @@ class Sandbox:
         # Here, so that whoever only names a dialect does not wait for graphql-core.
         from provisioner.sandbox.router import Router  # noqa: PLC0415  # as said
 
-        store = Store(self._file, self.dialect, patience=self._patience)
-        workspace = Workspace(
+        store = Store(self._file, self.dialect, lock_wait=self._lock_wait)
+        workspace = SandboxWorkspace(
             store=store,
             dialect=self.dialect,
             create_seconds=self._create_seconds,
@@ -125,7 +125,7 @@ class Sandbox:
             raise
         return self
 
-    def _serve(self, store: Store, answer: Callable[[Request], Answer]) -> _Running:
+    def _serve(self, store: Store, answer: Callable[[Request], Response]) -> _Running:
         if (front := self._front) is None:
             server = Server(self._port, answer, self._journal, self._stop_seconds)
             return _Running(store, server.url, server.stop)
@@ -201,7 +201,7 @@ class Sandbox:
         """A token of one key, whether or not there is such a key; negative for an expired one."""
         store = self._store
         return tokens.sign(
-            Claims(
+            IssuedClaims(
                 TokenKind.API_KEY,
                 store.workspace_id,
                 store.workspace_id,
@@ -216,7 +216,7 @@ class Sandbox:
         life = self._session_seconds if seconds is None else seconds
         store = self._store
         return tokens.sign(
-            Claims(
+            IssuedClaims(
                 TokenKind.ACCESS,
                 store.workspace_id,
                 self.user(user).id,
@@ -274,15 +274,15 @@ class Sandbox:
         """Every row in the order of creation: revoked, expired and soft-deleted ones too."""
         return self._store.select()
 
-    def roles(self) -> tuple[Role, ...]:
+    def roles(self) -> tuple[SeededRole, ...]:
         """Every role, in Twenty's order."""
         return self._store.roles()
 
-    def role(self, label: str) -> Role:
+    def role(self, label: str) -> SeededRole:
         """The role of a label."""
         return next(role for role in self.roles() if role.label == label)
 
-    def put_role(self, role: Role) -> None:
+    def put_role(self, role: SeededRole) -> None:
         """Adds a role (`provisioner.sandbox.role` makes one), or replaces the one of that id."""
         self._store.put_role(role)
 
@@ -294,13 +294,13 @@ class Sandbox:
         """
         wire = {**self.role(label).wire, "canUpdateAllSettings": False}
         wire["permissionFlags"] = seeds.permission_flags(flags)
-        self.put_role(seeds.Role(wire))
+        self.put_role(seeds.SeededRole(wire))
 
     def enrol(self, user: str, label: str) -> None:
         """Gives a user another role."""
         self.put_user(dataclasses.replace(self.user(user), role_id=self.role(label).id))
 
-    def _answer(self, inner: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
+    def _answer(self, inner: Callable[[Request], Response]) -> Callable[[Request], Response]:
         around = self._around
         return inner if around is None else lambda request: around(request, inner)
 

@@ -36,7 +36,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """One answer, ready to be written.
 
     `Date` is the server's to add, and so is `Content-Length` unless it stands in `headers`: an
@@ -48,7 +48,7 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-Around: TypeAlias = Callable[[Request, Callable[[Request], Answer]], Answer]
+Around: TypeAlias = Callable[[Request, Callable[[Request], Response]], Response]
 """What stands in front of the answers: given a request and the function that answers it.
 
 It may answer by itself, change what comes back, or raise a `ConnectionError`, which closes the
@@ -78,7 +78,7 @@ class Exchange:
 
 def json_answer(
     status: int, value: Json, *, headers: tuple[tuple[str, str], ...] = (), plain: bool = False
-) -> Answer:
+) -> Response:
     """An answer that holds JSON.
 
     Args:
@@ -88,4 +88,4 @@ def json_answer(
         plain: leaves the charset out, as Twenty's middleware does (core-2.21 `004`, `135`).
     """
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return Answer(status, body, (*(_JSON_PLAIN if plain else _JSON_UTF8), *headers))
+    return Response(status, body, (*(_JSON_PLAIN if plain else _JSON_UTF8), *headers))

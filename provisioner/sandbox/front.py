@@ -12,18 +12,18 @@ from provisioner.sandbox.server import Server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.sandbox.exchange import Answer, Request
+    from provisioner.sandbox.exchange import Request, Response
 
 
 class Front:
     """Serves each workspace below a path of its own, on one loopback port."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, Callable[[Request], Answer]] = {}
+        self._answers: dict[str, Callable[[Request], Response]] = {}
         self._numbers = count(1)
         self._server = Server(0, self._answer, None)
 
-    def join(self, answer: Callable[[Request], Answer]) -> str:
+    def join(self, answer: Callable[[Request], Response]) -> str:
         """Serve one more workspace.
 
         Returns:
@@ -41,7 +41,7 @@ class Front:
         """Stop listening and finish the exchanges that are under way."""
         self._server.stop()
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> Response:
         number, _, rest = request.path.lstrip("/").partition("/")
         answer = self._answers.get(number)
         if answer is None:

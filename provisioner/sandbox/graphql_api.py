@@ -23,7 +23,7 @@ from graphql import (
 from provisioner.sandbox import graphql_core, graphql_legacy, rest, sdl
 from provisioner.sandbox.access import Anonymous, Caller, Refused
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.exchange import Answer, Json, JsonObject, Request, json_answer
+from provisioner.sandbox.exchange import Json, JsonObject, Request, Response, json_answer
 from provisioner.sandbox.graphql_call import Call, token_refused
 from provisioner.sandbox.store import UnusableError
 from provisioner.sandbox.variables import BadVariable, bad_variables
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from provisioner.sandbox.graphql_call import Info
-    from provisioner.sandbox.workspace import Workspace
+    from provisioner.sandbox.workspace import SandboxWorkspace
 
 _MOST_ROOTS = 10
 """Of 2.21 (`184-gql-12-distinct-roots`)."""
@@ -66,10 +66,10 @@ class Endpoint:
         self._schema = _schema(dialect, path, anonymous=False)
         self._anonymous = _schema(dialect, path, anonymous=True)
 
-    def answer(self, workspace: Workspace, caller: Caller, request: Request) -> Answer:
+    def answer(self, workspace: SandboxWorkspace, caller: Caller, request: Request) -> Response:
         """Answers one request."""
         question = _question(request)
-        if isinstance(question, Answer):
+        if isinstance(question, Response):
             return question
         if isinstance(caller, Refused):
             # The middleware answers before GraphQL begins: no `data` (`135`, `212`).
@@ -90,7 +90,7 @@ class Endpoint:
 
     def _run(
         self, schema: GraphQLSchema, document: DocumentNode, question: Question, call: Call
-    ) -> Answer:
+    ) -> Response:
         result = execute_sync(
             schema,
             document,
@@ -225,11 +225,11 @@ def _placed(error: GraphQLError) -> JsonObject:
     }
 
 
-def _question(request: Request) -> Question | Answer:
+def _question(request: Request) -> Question | Response:
     if request.method == "GET":  # `188-gql-GET`
         return Question(request.query.get("query", ""), {}, None)
     body = rest.read_body(request)
-    if isinstance(body, Answer):
+    if isinstance(body, Response):
         return body
     if isinstance(body.value, list):  # `185-gql-batch-array`
         return json_answer(400, {"errors": [{"message": "Batching is not supported."}]})

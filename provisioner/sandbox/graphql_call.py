@@ -11,7 +11,7 @@ from graphql import GraphQLError
 from provisioner.sandbox import timestamps, tokens
 from provisioner.sandbox.access import Anonymous, Caller, Refused, unusable_text
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.tokens import Claims, TokenKind, Unusable
+from provisioner.sandbox.tokens import InvalidToken, IssuedClaims, TokenKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from graphql import GraphQLResolveInfo
 
     from provisioner.sandbox.exchange import Json, JsonObject
-    from provisioner.sandbox.seeds import Role
+    from provisioner.sandbox.seeds import SeededRole
     from provisioner.sandbox.store import User
-    from provisioner.sandbox.workspace import Rejected, Workspace
+    from provisioner.sandbox.workspace import Rejected, SandboxWorkspace
 
     Info: TypeAlias = "GraphQLResolveInfo[Call]"
 
@@ -35,16 +35,16 @@ _REFRESH_SECONDS = 60 * 24 * 3600
 class Call:
     """What the resolvers of one request know."""
 
-    workspace: Workspace
+    workspace: SandboxWorkspace
     caller: Caller
-    _roles: list[dict[str, Role]] = field(default_factory=list)
+    _roles: list[dict[str, SeededRole]] = field(default_factory=list)
 
     @property
     def dialect(self) -> Dialect:
         """The dialect of the workspace."""
         return self.workspace.dialect
 
-    def roles(self) -> dict[str, Role]:
+    def roles(self) -> dict[str, SeededRole]:
         """The roles by id, read once a request."""
         if not self._roles:
             self._roles.append({role.id: role for role in self.workspace.store.roles()})
@@ -76,7 +76,7 @@ class Call:
             friendly="User does not have permission.",
         )
 
-    def role_of_caller(self) -> Role | None:
+    def role_of_caller(self) -> SeededRole | None:
         """The role of whoever calls.
 
         Raises:
@@ -109,7 +109,7 @@ class Call:
                 "INTERNAL_SERVER_ERROR",
             )
         store = self.workspace.store
-        claims = Claims(
+        claims = IssuedClaims(
             TokenKind.API_KEY,
             store.workspace_id,
             store.workspace_id,
@@ -149,10 +149,10 @@ class Call:
         store = self.workspace.store
         claims = tokens.read(login_token, store.secret)
         user = None
-        if not isinstance(claims, Unusable) and claims.kind is TokenKind.LOGIN:
+        if not isinstance(claims, InvalidToken) and claims.kind is TokenKind.LOGIN:
             user = store.user(claims.subject)
         if user is None:
-            why = claims if isinstance(claims, Unusable) else Unusable.FORGED
+            why = claims if isinstance(claims, InvalidToken) else InvalidToken.FORGED
             raise self.failure(
                 unusable_text(why, self.dialect),
                 "UNAUTHENTICATED",
@@ -167,7 +167,7 @@ class Call:
     def _token(self, kind: TokenKind, user: User, seconds: float) -> Json:
         store = self.workspace.store
         expires = time.time() + seconds
-        claims = Claims(kind, store.workspace_id, user.id, int(expires))
+        claims = IssuedClaims(kind, store.workspace_id, user.id, int(expires))
         return {
             "token": tokens.sign(claims, store.secret),
             "expiresAt": timestamps.text_of(expires),

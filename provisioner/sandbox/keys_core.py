@@ -21,7 +21,7 @@ from provisioner.sandbox.workspace import (
 
 if TYPE_CHECKING:
     from provisioner.sandbox.exchange import Json, JsonObject
-    from provisioner.sandbox.workspace import Workspace
+    from provisioner.sandbox.workspace import SandboxWorkspace
 
 LISTED = Condition("revoked_at IS NULL")
 """Core lists what is not revoked, expired keys included (`120-rest-list-after-revoke`)."""
@@ -34,7 +34,7 @@ def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
-def create(workspace: Workspace, fields: JsonObject, started: float) -> ApiKey | Rejected:
+def create(workspace: SandboxWorkspace, fields: JsonObject, started: float) -> ApiKey | Rejected:
     """Makes one key; an `id` of the client is ignored (`065-rest-create-client-id`).
 
     The checks come in the order of the recordings: dates and texts when the row is written
@@ -71,7 +71,9 @@ def create(workspace: Workspace, fields: JsonObject, started: float) -> ApiKey |
     return key
 
 
-def update(workspace: Workspace, key_id: str, fields: JsonObject) -> ApiKey | Rejected | None:
+def update(
+    workspace: SandboxWorkspace, key_id: str, fields: JsonObject
+) -> ApiKey | Rejected | None:
     """Changes one key; None for an unknown id (`122`, `203`).
 
     A null changes nothing, so nothing un-revokes (`121`); a role is ignored (`117`); the
@@ -84,13 +86,13 @@ def update(workspace: Workspace, key_id: str, fields: JsonObject) -> ApiKey | Re
     return workspace.store.update(key_id, **columns, updated_at=timestamps.now())
 
 
-def revoke(workspace: Workspace, key_id: str) -> ApiKey | None:
+def revoke(workspace: SandboxWorkspace, key_id: str) -> ApiKey | None:
     """Revokes one key; again moves the date (`128`); None for an unknown id (`129`)."""
     now = timestamps.now()
     return workspace.store.update(key_id, revoked_at=now, updated_at=now)
 
 
-def assign_role(workspace: Workspace, key_id: str, role_id: str) -> Rejected | None:
+def assign_role(workspace: SandboxWorkspace, key_id: str, role_id: str) -> Rejected | None:
     """Gives a key another role (`204`, `930` to `932`); both core servers look at the label."""
     store = workspace.store
     if store.key(key_id) is None:
@@ -123,7 +125,7 @@ def _columns(fields: JsonObject) -> dict[str, str] | Rejected:
     return columns
 
 
-def _role(workspace: Workspace, fields: JsonObject) -> str | Rejected:
+def _role(workspace: SandboxWorkspace, fields: JsonObject) -> str | Rejected:
     """The role of a new key, or why it cannot have it."""
     asked = fields.get("roleId")
     role = workspace.store.role(asked) if isinstance(asked, str) else None

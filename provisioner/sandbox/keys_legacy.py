@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provisioner.sandbox.exchange import Json, JsonObject
-    from provisioner.sandbox.workspace import Workspace
+    from provisioner.sandbox.workspace import SandboxWorkspace
 
 VISIBLE = Condition("deleted_at IS NULL")
 """A soft-deleted key is in no list; a revoked one is (`114`, `922`)."""
@@ -35,7 +35,7 @@ _KEPT_BY_SERVER = frozenset({"createdAt", "updatedAt", "deletedAt"})
 
 
 def create(
-    workspace: Workspace, records: Sequence[Json], started: float
+    workspace: SandboxWorkspace, records: Sequence[Json], started: float
 ) -> tuple[ApiKey | None, ...] | Rejected:
     """Makes keys in one transaction: one bad record and none is made (`045`, `047`, `049`).
 
@@ -76,7 +76,7 @@ def create(
         )
 
 
-def update(workspace: Workspace, key_id: str, fields: Json) -> ApiKey | Rejected:
+def update(workspace: SandboxWorkspace, key_id: str, fields: Json) -> ApiKey | Rejected:
     """Changes one key; a null un-revokes (`115`)."""
     columns = _columns(_as_object(fields))
     if isinstance(columns, Rejected):
@@ -89,7 +89,7 @@ def update(workspace: Workspace, key_id: str, fields: Json) -> ApiKey | Rejected
     return unknown(key_id) if changed is None else changed
 
 
-def delete(workspace: Workspace, key_id: str) -> Rejected | None:
+def delete(workspace: SandboxWorkspace, key_id: str) -> Rejected | None:
     """Removes the row, as REST does (`118`, `120`)."""
     if workspace.store.key(key_id) is None:
         return unknown(key_id)
@@ -97,7 +97,7 @@ def delete(workspace: Workspace, key_id: str) -> Rejected | None:
     return None
 
 
-def soft_delete(workspace: Workspace, key_id: str) -> ApiKey | Rejected:
+def soft_delete(workspace: SandboxWorkspace, key_id: str) -> ApiKey | Rejected:
     """Hides the row, as GraphQL does (`153`, `921`)."""
     now = timestamps.now()
     key = workspace.store.update(key_id, deleted_at=now, updated_at=now)

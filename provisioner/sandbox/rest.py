@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.sandbox.access import Refused
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.exchange import Answer, Json, JsonObject, Request, json_answer
+from provisioner.sandbox.exchange import Json, JsonObject, Request, Response, json_answer
 from provisioner.sandbox.keys_core import is_uuid
 from provisioner.sandbox.store import UNUSABLE
 
@@ -21,7 +21,7 @@ MISSING_TOKEN = Refused(403, "FORBIDDEN_EXCEPTION", "Missing authentication toke
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RestBody:
     """A body as the server's parser hands it on.
 
     Attributes:
@@ -33,10 +33,10 @@ class Body:
     absent: bool
 
 
-def read_body(request: Request) -> Body | Answer:
+def read_body(request: Request) -> RestBody | Response:
     """The body of a request, or the answer of the server's parser when it cannot be read."""
     if not request.body or request.content_type != "application/json":
-        return Body({}, absent=not request.body)
+        return RestBody({}, absent=not request.body)
     try:
         text = request.body.decode()
         value = json.loads(text)
@@ -45,24 +45,24 @@ def read_body(request: Request) -> Body | Answer:
     except json.JSONDecodeError as error:
         return framework_error(_v8_text(error))
     if isinstance(value, dict | list):
-        return Body(value, absent=False)
+        return RestBody(value, absent=False)
     # The parser takes objects and arrays alone (legacy `040-rest-batch-null`).
     return framework_error(_unexpected(text, len(text) - len(text.lstrip())))
 
 
-def framework_error(message: str, *, status: int = 400, error: str = "Bad Request") -> Answer:
+def framework_error(message: str, *, status: int = 400, error: str = "Bad Request") -> Response:
     """The shape of what the framework refuses: `message`, not `messages` (`039`, `220`)."""
     return json_answer(status, {"statusCode": status, "message": message, "error": error})
 
 
-def not_found(request: Request) -> Answer:
+def not_found(request: Request) -> Response:
     """`220-root-unknown`."""
     return framework_error(
         f"Cannot {request.method} {request.path or '/'}", status=404, error="Not Found"
     )
 
 
-def refused(refusal: Refused) -> Answer:
+def refused(refusal: Refused) -> Response:
     """The shape of what the authentication refuses (`004`, `005`, `211`)."""
     return json_answer(
         refusal.status,
@@ -75,7 +75,7 @@ def refused(refusal: Refused) -> Answer:
     )
 
 
-def rejected(rejection: Rejected) -> Answer:
+def rejected(rejection: Rejected) -> Response:
     """The shape of what a handler refuses (`040`, `054`)."""
     value: JsonObject = {
         "statusCode": 400,
@@ -87,20 +87,20 @@ def rejected(rejection: Rejected) -> Answer:
     return json_answer(400, value)
 
 
-def unusable(error: UnusableError) -> Answer:
+def unusable(error: UnusableError) -> Response:
     """Return that the file cannot be used: no answer of Twenty's, and nothing was done."""
     messages: list[Json] = [error.message, error.remedy]
     return json_answer(423, {"statusCode": 423, "code": UNUSABLE, "messages": messages})
 
 
-def bad_request(message: str) -> Answer:
+def bad_request(message: str) -> Response:
     """The commonest refusal of a handler."""
     return json_answer(
         400, {"statusCode": 400, "error": "BadRequestException", "messages": [message]}
     )
 
 
-def bad_depth(request: Request, allowed: tuple[int, ...]) -> Answer | None:
+def bad_depth(request: Request, allowed: tuple[int, ...]) -> Response | None:
     """The refusal of a depth, if it is one to refuse; empty counts as absent (legacy `026`)."""
     depth = request.query.get("depth", "")
     if not depth or depth in map(str, allowed):
@@ -109,7 +109,7 @@ def bad_depth(request: Request, allowed: tuple[int, ...]) -> Answer | None:
     return bad_request(f"'depth={depth}' parameter invalid. Allowed values are {values}")
 
 
-def bad_path(request: Request, dialect: Dialect) -> Answer | None:
+def bad_path(request: Request, dialect: Dialect) -> Response | None:
     """The refusal of a path that no object can have, if it is one."""
     parts = request.path.split("/")[2:]
     if parts[0] == "metadata" and dialect is not Dialect.CORE and len(parts) > 1:
@@ -131,7 +131,7 @@ def bad_path(request: Request, dialect: Dialect) -> Answer | None:
             return None
 
 
-def unknown_object(request: Request, dialect: Dialect) -> Answer:
+def unknown_object(request: Request, dialect: Dialect) -> Response:
     """`109-rest-unknown-object`; only legacy has an object of a near name (legacy `108`)."""
     parts = request.path.split("/")[2:]
     name = parts[1] if parts[0] == "batch" and len(parts) > 1 else parts[0]

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from provisioner.sandbox import keys_core, rest, seeds
 from provisioner.sandbox.access import KeyCaller, UserCaller
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.exchange import Answer, Json, JsonObject, Request, json_answer
+from provisioner.sandbox.exchange import Json, JsonObject, Request, Response, json_answer
 from provisioner.sandbox.store import Condition
 from provisioner.sandbox.workspace import Rejected, bad_uuid
 
 if TYPE_CHECKING:
-    from provisioner.sandbox.rest import Body
+    from provisioner.sandbox.rest import RestBody
     from provisioner.sandbox.store import ApiKey
-    from provisioner.sandbox.workspace import Workspace
+    from provisioner.sandbox.workspace import SandboxWorkspace
 
 NO_PERMISSION = Rejected(
     "Entity performing the request does not have permission",
@@ -31,7 +31,7 @@ NEEDS_SESSION = Rejected(
 )
 
 _ROUTES = ("/rest/metadata/apiKeys", "/rest/apiKeys")
-_EMPTY = Answer(200)
+_EMPTY = Response(200)
 """What GET, PATCH and DELETE answer for an unknown id (`105`, `122`, `129`)."""
 _PAGE, _LARGEST_PAGE = 60, 200
 _SUCCESSOR = (
@@ -41,8 +41,8 @@ _SUCCESSOR = (
 
 
 def answer(
-    workspace: Workspace, caller: KeyCaller | UserCaller, request: Request, body: Body
-) -> Answer:
+    workspace: SandboxWorkspace, caller: KeyCaller | UserCaller, request: Request, body: RestBody
+) -> Response:
     """Answers a signed-in request below `/rest/`."""
     for route in _ROUTES:
         if request.path == route and request.method in ("GET", "POST"):
@@ -64,8 +64,8 @@ def answer(
 
 
 def _denied(
-    workspace: Workspace, caller: KeyCaller | UserCaller, request: Request
-) -> Answer | None:
+    workspace: SandboxWorkspace, caller: KeyCaller | UserCaller, request: Request
+) -> Response | None:
     if workspace.dialect is not Dialect.CORE:
         return None
     if request.method != "GET" and isinstance(caller, KeyCaller):
@@ -75,7 +75,7 @@ def _denied(
     return None
 
 
-def _collection(workspace: Workspace, request: Request, body: Body) -> Answer:
+def _collection(workspace: SandboxWorkspace, request: Request, body: RestBody) -> Response:
     if request.method == "POST":
         if body.absent and workspace.dialect is Dialect.CORE:  # `041-rest-create-nobody`
             return rest.rejected(
@@ -97,7 +97,7 @@ def _collection(workspace: Workspace, request: Request, body: Body) -> Answer:
     return _page(workspace, request)
 
 
-def _page(workspace: Workspace, request: Request) -> Answer:
+def _page(workspace: SandboxWorkspace, request: Request) -> Response:
     """The paged list of about 2.4x.
 
     Not recorded: imitated after `docs/twenty-api.md`, which has it from the server's source.
@@ -128,7 +128,7 @@ def _page(workspace: Workspace, request: Request) -> Answer:
     )
 
 
-def _one(workspace: Workspace, key_id: str, request: Request, body: Body) -> Answer:
+def _one(workspace: SandboxWorkspace, key_id: str, request: Request, body: RestBody) -> Response:
     if not keys_core.is_uuid(key_id):
         # `106`, `123`; not recorded of DELETE.
         return rest.rejected(bad_uuid(key_id))
@@ -148,7 +148,7 @@ def _one(workspace: Workspace, key_id: str, request: Request, body: Body) -> Ans
     return json_answer(200, rest.core_record(outcome, workspace.store.workspace_id))
 
 
-def _records(workspace: Workspace, keys: tuple[ApiKey, ...]) -> Json:
+def _records(workspace: SandboxWorkspace, keys: tuple[ApiKey, ...]) -> Json:
     return [rest.core_record(key, workspace.store.workspace_id) for key in keys]
 
 

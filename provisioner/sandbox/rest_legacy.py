@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioner.sandbox import keys_legacy, rest
-from provisioner.sandbox.exchange import Answer, JsonObject, Request, json_answer
+from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
 from provisioner.sandbox.keys_core import is_uuid
 from provisioner.sandbox.store import Condition
 from provisioner.sandbox.workspace import Rejected
 
 if TYPE_CHECKING:
-    from provisioner.sandbox.rest import Body
+    from provisioner.sandbox.rest import RestBody
     from provisioner.sandbox.store import ApiKey
-    from provisioner.sandbox.workspace import Workspace
+    from provisioner.sandbox.workspace import SandboxWorkspace
 
 _DEPTHS = (0, 1, 2)
 _PAGE = 60
@@ -69,7 +69,7 @@ class Page:
         return base64.b64encode(text.encode()).decode()
 
 
-def answer(workspace: Workspace, request: Request, body: Body) -> Answer:
+def answer(workspace: SandboxWorkspace, request: Request, body: RestBody) -> Response:
     """Answers a signed-in request below `/rest/`."""
     wrong = rest.bad_path(request, workspace.dialect) or rest.bad_depth(request, _DEPTHS)
     if wrong:
@@ -86,7 +86,7 @@ def answer(workspace: Workspace, request: Request, body: Body) -> Answer:
 
 
 def page(  # noqa: PLR0913  # one argument for each parameter of the list
-    workspace: Workspace,
+    workspace: SandboxWorkspace,
     condition: Condition,
     *,
     limit: float,
@@ -133,7 +133,7 @@ def page(  # noqa: PLR0913  # one argument for each parameter of the list
     )
 
 
-def _collection(workspace: Workspace, request: Request, body: Body) -> Answer:
+def _collection(workspace: SandboxWorkspace, request: Request, body: RestBody) -> Response:
     match request.method:
         case "GET":
             return _list(workspace, request)
@@ -148,7 +148,7 @@ def _collection(workspace: Workspace, request: Request, body: Body) -> Answer:
             return rest.bad_request("Record ID not found")
 
 
-def _create_many(workspace: Workspace, request: Request, body: Body) -> Answer:
+def _create_many(workspace: SandboxWorkspace, request: Request, body: RestBody) -> Response:
     if not isinstance(body.value, list):
         return rest.bad_request("Body must be an array")
     if not body.value:
@@ -160,7 +160,7 @@ def _create_many(workspace: Workspace, request: Request, body: Body) -> Answer:
     return json_answer(201, {"data": {"createApiKeys": [*records]}})
 
 
-def _one(workspace: Workspace, key_id: str, request: Request, body: Body) -> Answer:
+def _one(workspace: SandboxWorkspace, key_id: str, request: Request, body: RestBody) -> Response:
     match request.method:
         case "GET":
             found = workspace.store.key(key_id)
@@ -181,7 +181,7 @@ def _one(workspace: Workspace, key_id: str, request: Request, body: Body) -> Ans
     return json_answer(200, {"data": {name: rest.legacy_record(outcome)}})
 
 
-def _list(workspace: Workspace, request: Request) -> Answer:
+def _list(workspace: SandboxWorkspace, request: Request) -> Response:
     found = _asked_page(workspace, request.query)
     if isinstance(found, Rejected):
         return rest.rejected(found)
@@ -199,7 +199,7 @@ def _list(workspace: Workspace, request: Request) -> Answer:
     )
 
 
-def _asked_page(workspace: Workspace, query: dict[str, str]) -> Page | Rejected:
+def _asked_page(workspace: SandboxWorkspace, query: dict[str, str]) -> Page | Rejected:
     limit = _limit(query.get("limit", ""))
     if limit is None:
         return Rejected(f"limit '{query['limit']}' is invalid. Should be an integer")

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.sandbox import graphql_api, rest, rest_core, rest_legacy
 from provisioner.sandbox.access import Anonymous, Caller, KeyCaller, Refused, UserCaller, caller_of
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.exchange import Answer, Request, json_answer
+from provisioner.sandbox.exchange import Request, Response, json_answer
 from provisioner.sandbox.store import UnusableError
 
 if TYPE_CHECKING:
-    from provisioner.sandbox.workspace import Workspace
+    from provisioner.sandbox.workspace import SandboxWorkspace
 
 
 class Router:
     """Answers requests for one workspace."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: SandboxWorkspace) -> None:
         self._workspace = workspace
         self._endpoints = graphql_api.endpoints_of(workspace.dialect)
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Response:
         """The answer to one request, which may be why the file cannot be used."""
         commits = self._workspace.store.commits
         try:
@@ -31,10 +31,10 @@ class Router:
                 raise ConnectionError from error
             return rest.unusable(error)
 
-    def _answered(self, request: Request) -> Answer:
+    def _answered(self, request: Request) -> Response:
         workspace = self._workspace
         if request.method == "OPTIONS":  # `131-rest-options`: the answer to a browser's question
-            return Answer(204)
+            return Response(204)
         endpoint = self._endpoints.get(request.path)
         if endpoint is None and not request.path.startswith("/rest/"):
             if request.method == "GET" and request.path == "/healthz":  # `221-healthz`
@@ -45,7 +45,7 @@ class Router:
             return endpoint.answer(workspace, caller, request)
         return self._rest(caller, request)
 
-    def _rest(self, caller: Caller, request: Request) -> Answer:
+    def _rest(self, caller: Caller, request: Request) -> Response:
         workspace = self._workspace
         match caller:
             case Anonymous():
@@ -54,7 +54,7 @@ class Router:
                 return rest.refused(caller)
             case KeyCaller() | UserCaller():
                 body = rest.read_body(request)
-                if isinstance(body, Answer):
+                if isinstance(body, Response):
                     return body
                 if workspace.dialect is Dialect.LEGACY:
                     return rest_legacy.answer(workspace, request, body)

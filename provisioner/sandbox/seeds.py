@@ -25,7 +25,7 @@ ROLES_FLAG = "ROLES"
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class SeededRole:
     """One role.
 
     Attributes:
@@ -68,9 +68,9 @@ def role(  # noqa: PLR0913  # a role is what it may do
     editable: bool = True,
     icon: str = "IconUser",
     flags: tuple[str, ...] = (),
-) -> Role:
+) -> SeededRole:
     """A new role with a random id."""
-    return Role(
+    return SeededRole(
         {
             "id": _id(),
             "universalIdentifier": _id(),
@@ -99,7 +99,7 @@ def permission_flags(flags: tuple[str, ...]) -> Json:
     return [{"id": _id(), "flag": flag} for flag in flags]
 
 
-def roles_of(dialect: Dialect) -> tuple[Role, ...]:
+def roles_of(dialect: Dialect) -> tuple[SeededRole, ...]:
     """The roles of a fresh workspace, in the order in which the recorded servers list them."""
     admin = role(
         ADMIN, settings=True, records=True, api_keys=True, editable=False, icon="IconUserCog"

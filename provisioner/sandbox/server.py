@@ -14,7 +14,7 @@ from socketserver import TCPServer
 from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlsplit
 
-from provisioner.sandbox.exchange import Answer, Exchange, Request
+from provisioner.sandbox.exchange import Exchange, Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ class Server:
     def __init__(
         self,
         port: int,
-        answer: Callable[[Request], Answer],
+        answer: Callable[[Request], Response],
         journal: list[Exchange] | None,
         stop_seconds: float = STOP_SECONDS,
     ) -> None:
@@ -69,7 +69,7 @@ class _HttpServer(ThreadingHTTPServer):
     def __init__(
         self,
         port: int,
-        answer: Callable[[Request], Answer],
+        answer: Callable[[Request], Response],
         journal: list[Exchange] | None,
     ) -> None:
         self.answer = answer
@@ -167,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
                 Exchange(self.command, self.path, body, status, started, time.monotonic())
             )
 
-    def _write(self, answer: Answer) -> None:
+    def _write(self, answer: Response) -> None:
         self.send_response(answer.status)  # with the `Date` that every recorded server sends
         for name, value in answer.headers:
             self.send_header(name, value)

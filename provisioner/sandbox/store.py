@@ -72,7 +72,7 @@ _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _OPENED = 4
 """Files that SQLite opens for one connection, or closes again where one of them fails."""
 
-PATIENCE = 10.0
+LOCK_WAIT = 10.0
 """Seconds to wait for another program's lock: less than a client waits for an answer."""
 
 
@@ -120,19 +120,21 @@ class Store:
     Args:
         file: None for a workspace that ends with the store.
         dialect: what the file is made for, or must have been made for.
-        patience: seconds to wait for the lock of another program.
+        lock_wait: seconds to wait for the lock of another program.
 
     Raises:
         WorkspaceError: the file is not a workspace of that dialect.
     """
 
-    def __init__(self, file: Path | None, dialect: Dialect, *, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, file: Path | None, dialect: Dialect, *, lock_wait: float = LOCK_WAIT
+    ) -> None:
         self._passing = None
         if file is None:
             self._passing = tempfile.TemporaryDirectory(prefix="twenty-")
             file = Path(self._passing.name, "workspace")
         self._file = file
-        self._patience = patience
+        self._lock_wait = lock_wait
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
         self._given_up = False
@@ -269,19 +271,19 @@ class Store:
                 for key_id in key_ids
             )
 
-    def roles(self) -> tuple[seeds.Role, ...]:
+    def roles(self) -> tuple[seeds.SeededRole, ...]:
         """Every role, in Twenty's order."""
         with self._connection() as connection:
             rows = connection.execute("SELECT wire FROM role ORDER BY position").fetchall()
-        return tuple(seeds.Role(json.loads(wire)) for (wire,) in rows)
+        return tuple(seeds.SeededRole(json.loads(wire)) for (wire,) in rows)
 
-    def role(self, role_id: str | None) -> seeds.Role | None:
+    def role(self, role_id: str | None) -> seeds.SeededRole | None:
         """One role."""
         with self._connection() as connection:
             row = connection.execute("SELECT wire FROM role WHERE id = ?", (role_id,)).fetchone()
-        return seeds.Role(json.loads(row[0])) if row else None
+        return seeds.SeededRole(json.loads(row[0])) if row else None
 
-    def put_role(self, role: seeds.Role) -> None:
+    def put_role(self, role: seeds.SeededRole) -> None:
         """Adds a role, or replaces the one of that id."""
         with self._transaction() as connection:
             connection.execute(
@@ -329,7 +331,7 @@ class Store:
 
     def _milliseconds(self) -> int:
         """Return how long to wait for a lock: not again where the last wait was in vain."""
-        return 0 if self._given_up else round(1000 * self._patience)
+        return 0 if self._given_up else round(1000 * self._lock_wait)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

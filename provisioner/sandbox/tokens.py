@@ -28,7 +28,7 @@ class TokenKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
+class IssuedClaims:
     """What a token says.
 
     Attributes:
@@ -44,7 +44,7 @@ class Claims:
     key: str | None = None
 
 
-class Unusable(enum.Enum):
+class InvalidToken(enum.Enum):
     """Why a token says nothing."""
 
     NOT_A_TOKEN = enum.auto()
@@ -52,7 +52,7 @@ class Unusable(enum.Enum):
     EXPIRED = enum.auto()
 
 
-def sign(claims: Claims, secret: bytes) -> str:
+def sign(claims: IssuedClaims, secret: bytes) -> str:
     """The token that says so."""
     payload: dict[str, str | int] = {
         "sub": claims.subject,
@@ -69,12 +69,12 @@ def sign(claims: Claims, secret: bytes) -> str:
     return f"{signed}.{_encode(_signature(signed, secret))}"
 
 
-def read(token: str, secret: bytes) -> Claims | Unusable:
+def read(token: str, secret: bytes) -> IssuedClaims | InvalidToken:
     """What a token says, if this workspace signed it and it has not expired."""
     signed, _, signature = token.rpartition(".")
     try:
         payload = json.loads(_decode(signed.partition(".")[2]))
-        claims = Claims(
+        claims = IssuedClaims(
             kind=TokenKind(payload["type"]),
             workspace=payload["workspaceId"],
             subject=payload["sub"],
@@ -83,10 +83,10 @@ def read(token: str, secret: bytes) -> Claims | Unusable:
         )
         sealed = _decode(signature)
     except (ValueError, KeyError, TypeError):
-        return Unusable.NOT_A_TOKEN
+        return InvalidToken.NOT_A_TOKEN
     if not hmac.compare_digest(sealed, _signature(signed, secret)):
-        return Unusable.FORGED
-    return Unusable.EXPIRED if claims.expires <= time.time() else claims
+        return InvalidToken.FORGED
+    return InvalidToken.EXPIRED if claims.expires <= time.time() else claims
 
 
 def _signature(signed: str, secret: bytes) -> bytes:

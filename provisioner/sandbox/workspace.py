@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workspace:
+class SandboxWorkspace:
     """One served workspace.
 
     Attributes:

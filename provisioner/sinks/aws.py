@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from provisioner.http_client.loopback import is_loopback
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Holds, Nothing, failed
+from provisioner.sinks.sink import Empty, StoredValue, failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -90,7 +90,7 @@ class SecretsManager:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._region = environment.get("AWS_REGION") or None
         self._lock = threading.Lock()
-        self._session: _Session | None = None
+        self._session: _BotoSession | None = None
         self._clients: dict[str | None, _Client] = {}
 
     def sink(self, address: AwsAddress) -> Sink:
@@ -149,7 +149,7 @@ class _WholeSecret:
         self._service = service
         self._address = address
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Whether the secret can be written as far as its description tells.
 
         Whether one that is not there may be created cannot be looked up without creating it.
@@ -182,12 +182,12 @@ class _WholeSecret:
             try:
                 answer = client.get_secret_value(SecretId=self._address.secret)
             except client.exceptions.ResourceNotFoundException:
-                return Nothing()
+                return Empty()
         text = answer.get("SecretString")
         if isinstance(text, str):
-            return Holds(Secret.found(text))
+            return StoredValue(Secret.found(text))
         raw = answer.get("SecretBinary")
-        return Holds(
+        return StoredValue(
             Secret.found(base64.b64encode(raw if isinstance(raw, bytes) else b"").decode())
         )
 
@@ -267,7 +267,7 @@ class _Client(Protocol):
         ...
 
 
-class _Session(Protocol):
+class _BotoSession(Protocol):
     """What is used of Boto3's session."""
 
     @property
@@ -315,7 +315,7 @@ def _refused(address: AwsAddress, code: str, status: int) -> SinkError:
     elif meaning is None:
         # A gateway on the way refuses in words of its own.
         meaning = _NOT_ALLOWED if status == HTTPStatus.FORBIDDEN else _UNKNOWN
-    return failed(meaning.slug, f"{address} {meaning.what} ({code}).", meaning.remedy)
+    return failed(meaning.code, f"{address} {meaning.what} ({code}).", meaning.remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +326,7 @@ class _Meaning:
         what: the end of a sentence that begins with the sink.
     """
 
-    slug: SinkCode
+    code: SinkCode
     what: str
     remedy: str
     codes: frozenset[str] = frozenset()

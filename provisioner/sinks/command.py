@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Content, Holds, Nothing, Unread, failed
+from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 """Seconds for one program to end."""
 
 _DYING = 1.0
@@ -41,12 +41,12 @@ class Commands:
 
     Args:
         root: the folder in which they run, and from which a name with a slash leads.
-        patience: seconds for one of them to end.
+        timeout: seconds for one of them to end.
     """
 
-    def __init__(self, root: Path, patience: float = _PATIENCE) -> None:
+    def __init__(self, root: Path, timeout: float = _TIMEOUT) -> None:
         self._root = root
-        self.patience = patience
+        self.timeout = timeout
         self._lock = threading.Lock()
         self._running: set[int] = set()
 
@@ -65,7 +65,7 @@ class Commands:
             with self._lock:
                 self._running.discard(session)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Ends the programs that are still running, with what they started."""
         with self._lock:
             for session in self._running:
@@ -92,7 +92,7 @@ class CommandSink:
         self._check = address.check
         self._root = root.absolute()
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Looks whether the programs are there; neither is run.
 
         Raises:
@@ -112,19 +112,19 @@ class CommandSink:
             SinkError: when `check` could not be run, did not end in time or ended by a signal.
         """
         if not self._check:
-            return Unread()
+            return WriteOnly()
         with self._running(self._check, subprocess.DEVNULL, subprocess.PIPE) as process:
-            output = _output(process, self._commands.patience)
-            code = 0 if len(output) > _MOST else process.wait(self._commands.patience)
+            output = _output(process, self._commands.timeout)
+            code = 0 if len(output) > _MOST else process.wait(self._commands.timeout)
         if code < 0:
             raise _ended(self._check, code)
         if code > 0:
             _LOG.info("%s, a check, ended with exit code %d: no token", self._check[0], code)
-            return Nothing()
+            return Empty()
         text = output.decode("utf-8", "surrogateescape")
         if text.endswith("\n"):
             text = text[:-1].removesuffix("\r")
-        return Holds(Secret.found(text)) if text else Nothing()
+        return StoredValue(Secret.found(text)) if text else Empty()
 
     def write(self, token: Secret) -> None:
         """Runs the program with the token on its standard input.
@@ -135,7 +135,7 @@ class CommandSink:
         """
         with self._running(self._argv, subprocess.PIPE, subprocess.DEVNULL) as process:
             said = token.reveal().encode("utf-8", "surrogatepass")
-            process.communicate(said, self._commands.patience)
+            process.communicate(said, self._commands.timeout)
         if process.returncode:
             raise _ended(self._argv, process.returncode)
 
@@ -188,7 +188,7 @@ class CommandSink:
             except subprocess.TimeoutExpired:
                 raise failed(
                     "sink_unavailable",
-                    f"{_named(argv)} did not end within {self._commands.patience:.0f} seconds.",
+                    f"{_named(argv)} did not end within {self._commands.timeout:.0f} seconds.",
                     "Look what it waits for; it must not ask for anything.",
                 ) from None
             finally:
@@ -208,7 +208,7 @@ def _kill(session: int) -> None:
         os.killpg(session, signal.SIGKILL)
 
 
-def _output(process: subprocess.Popen[bytes], patience: float) -> bytes:
+def _output(process: subprocess.Popen[bytes], timeout: float) -> bytes:
     """What a program prints until it ends, and hardly more of it than the most.
 
     Its end counts, not that of the pipe, which a program that it started may hold open.
@@ -218,7 +218,7 @@ def _output(process: subprocess.Popen[bytes], patience: float) -> bytes:
     os.set_blocking(pipe, False)
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
-    end = time.monotonic() + patience
+    end = time.monotonic() + timeout
     output = b""
     while len(output) <= _MOST:
         ended = process.poll() is not None
@@ -228,7 +228,7 @@ def _output(process: subprocess.Popen[bytes], patience: float) -> bytes:
             if ended:
                 break
             if time.monotonic() > end:
-                raise subprocess.TimeoutExpired(process.args, patience) from None
+                raise subprocess.TimeoutExpired(process.args, timeout) from None
             poll.poll(50)
             continue
         if not part:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.secret import Secret
+from provisioner.sinks.file_entry import UnfitTextError
 from provisioner.sinks.file_text import (
     Entries,
-    Form,
-    UnfitTextError,
+    FileFormat,
     demand_name,
     entries_of,
     only_entry,
@@ -31,7 +31,7 @@ from provisioner.sinks.file_text import (
 )
 from provisioner.sinks.file_write import DiskFile, FileError, FileTrouble, Folders, trouble_of
 from provisioner.sinks.git import Git
-from provisioner.sinks.sink import Content, Holds, Nothing, failed
+from provisioner.sinks.sink import Content, Empty, StoredValue, failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,7 +69,7 @@ class Files:
         self._root = root.absolute()
         self._twins = _twins(self._root, declared)
         self._lock = threading.Lock()
-        self._files: dict[tuple[Path, Form], _File] = {}
+        self._files: dict[tuple[Path, FileFormat], _File] = {}
         self._folders = folders or Folders()
         self._tick = tick
         self._git = Git(self._root)
@@ -111,14 +111,14 @@ class FileSink:
         self._address = address
         self._file = file
 
-    def prepare(self) -> None:
-        """Tries whether the file can be written, has its form, and is not for git to publish.
+    def check(self) -> None:
+        """Check that the file can be written, has its format, and is not tracked by git.
 
         Raises:
             SinkError: when it certainly cannot hold a token, or not safely.
         """
         with _told(self._address):
-            self._file.prepare()
+            self._file.check()
             self._file.value(self._address.variable)
 
     def read(self) -> Content:
@@ -129,7 +129,7 @@ class FileSink:
         """
         with _told(self._address):
             value = self._file.value(self._address.variable)
-        return Holds(Secret.found(value)) if value else Nothing()
+        return StoredValue(Secret.found(value)) if value else Empty()
 
     def write(self, token: Secret) -> None:
         """Puts the token into the file; folders that are missing are made.
@@ -199,18 +199,25 @@ class _File:
     Args:
         written: its path as a manifest writes it, absolute.
         path: the same without symbolic links, so that a link stays and its target is replaced.
-        form: of its text.
+        file_format: of its text.
         disk: the same file as it stands on the disk.
         git: says what git would publish.
         tick: nanoseconds within which it may change twice under one time stamp.
     """
 
     def __init__(  # noqa: PLR0913 - what all its variables share
-        self, written: Path, path: Path, form: Form, disk: DiskFile, git: Git, *, tick: int
+        self,
+        written: Path,
+        path: Path,
+        file_format: FileFormat,
+        disk: DiskFile,
+        git: Git,
+        *,
+        tick: int,
     ) -> None:
         self._written = written
         self._path = path
-        self._form = form
+        self._format = file_format
         self._disk = disk
         self._git = git
         self._tick = tick
@@ -220,7 +227,7 @@ class _File:
         self._looking = threading.Lock()
         self._seen: _Seen | None = None
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Tries, once a run, what a write will do; nothing is left behind."""
         self._keep_from_git()
         self._status()
@@ -242,7 +249,7 @@ class _File:
 
     def value(self, variable: str) -> str:
         """Return the value of a variable, empty without it; an unchanged file is parsed once."""
-        entry = only_entry(self.entries_of().get(variable, ()), self._form)
+        entry = only_entry(self.entries_of().get(variable, ()), self._format)
         return "" if entry is None else entry.value
 
     def put(self, variable: str, value: Secret) -> None:
@@ -251,7 +258,7 @@ class _File:
         self._status()
 
         def changed() -> bytes:
-            text = with_value(self._text(), variable, value, self._form)
+            text = with_value(self._text(), variable, value, self._format)
             return text.encode("utf-8", "surrogateescape")
 
         self._disk.rewrite(changed)
@@ -283,7 +290,7 @@ class _File:
             times = (status.st_mtime_ns, status.st_ctime_ns)
             mark = (status.st_dev, status.st_ino, status.st_size, *times)
             if self._seen is None or self._seen.mark != mark:
-                seen = _Seen(mark, entries_of(self._text(), self._form))
+                seen = _Seen(mark, entries_of(self._text(), self._format))
                 settled = abs(time.time_ns() - status.st_ctime_ns) > self._tick
                 self._seen = seen if settled else None
                 return seen.entries

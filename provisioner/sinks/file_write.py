@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provisioner.runtime.executor import Threads
+from provisioner.runtime.executor import ThreadExecutor
 
 if sys.platform == "win32":
     _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_BINARY
@@ -52,7 +52,7 @@ _CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class LockWait:
     """How long to wait for another process that holds a lock.
 
     Attributes:
@@ -64,7 +64,7 @@ class Patience:
     again: float = 0.5
 
 
-_PATIENCE = Patience()
+_LOCK_WAIT = LockWait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +137,12 @@ class Folders:
     """The folders of one run, each with what is known of it.
 
     Args:
-        patience: for the locks in them.
+        lock_wait: for the locks in them.
         mounts: a file that lists what is mounted, as Linux has it.
     """
 
-    def __init__(self, patience: Patience = _PATIENCE, mounts: Path = _MOUNTS) -> None:
-        self.patience = patience
+    def __init__(self, lock_wait: LockWait = _LOCK_WAIT, mounts: Path = _MOUNTS) -> None:
+        self.lock_wait = lock_wait
         self._mounts = mounts
         self._lock = threading.Lock()
         self._folders: dict[Path, Folder] = {}
@@ -172,7 +172,7 @@ class Folder:
     def __init__(self, path: Path, folders: Folders) -> None:
         self.path = path
         self._folders = folders
-        self._lock = _Lock(folders.patience)
+        self._lock = _Lock(folders.lock_wait)
         self._probing = threading.Lock()
         self._proven = 0
         self._failed: int | None = None
@@ -249,7 +249,7 @@ class DiskFile:
         self._path = path
         self._folders = folders
         self._folder = folders.at(path.parent)
-        self._lock = _Lock(folders.patience)
+        self._lock = _Lock(folders.lock_wait)
         self._told = False
 
     def probe(self) -> None:
@@ -352,8 +352,8 @@ class _Lock:
         turn: held by the thread that has it or waits for it.
     """
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+    def __init__(self, lock_wait: LockWait) -> None:
+        self._lock_wait = lock_wait
         self.turn = threading.Lock()
         self._left: Future[None] | None = None
 
@@ -374,7 +374,7 @@ class _Lock:
                     if not patient:
                         raise FileError(_LOCKED)
                     # flock(2) knows no time limit, so a thread waits in it and may be left there.
-                    threads = Threads(1)
+                    threads = ThreadExecutor(1)
                     waiting = threads.submit(fcntl.flock, descriptor, fcntl.LOCK_EX)
                     threads.shutdown(wait=False)
                     self._await(waiting)
@@ -387,8 +387,8 @@ class _Lock:
 
     def _await(self, waiting: Future[None]) -> None:
         try:
-            patience = self._patience
-            waiting.result(patience.first if self._left is None else patience.again)
+            lock_wait = self._lock_wait
+            waiting.result(lock_wait.first if self._left is None else lock_wait.again)
         except TimeoutError:
             self._left = waiting
             raise FileError(_LOCKED) from None

@@ -20,7 +20,7 @@ from provisioner.sinks.gitignore import IgnoreFiles
 
 _LOG = logging.getLogger(__name__)
 
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 """Seconds to wait for an answer of git."""
 
 _INSIDE = FileTrouble("sink_unsuitable", "is in a .git folder", "Choose a path outside of it.")
@@ -167,7 +167,7 @@ def _exit_code(program: str, path: Path, tree: Path, *command: str) -> int | Non
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
             check=False,
         ).returncode
     except (OSError, subprocess.TimeoutExpired):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from provisioner.errors.exceptions import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks.http import Api, Grant, Once, Reply, route_of, segment, unexpected
-from provisioner.sinks.sink import Content, Nothing, Unread, failed
+from provisioner.sinks.sink import Content, Empty, WriteOnly, failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,7 +90,7 @@ class GithubSecret:
         self._container = _container(address)
         self._path = f"{self._container}/secrets/{segment(address.secret)}"
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Reads the key that secrets are sealed with, and whether the repository is archived.
 
         That its secrets may be written is not told otherwise.
@@ -108,10 +108,10 @@ class GithubSecret:
         """
         reply = self._get()
         if reply.status != 200:  # noqa: PLR2004 - found
-            return Nothing()
+            return Empty()
         moment = _moment(reply.body.get("updated_at"))
         ours = None if moment is None else moment - reply.ahead
-        return Unread(ours, only_writes=self._address.repository is not None)
+        return WriteOnly(ours, only_writes=self._address.repository is not None)
 
     def write(self, token: Secret) -> None:
         """Seals the token for GitHub; of an organisation's secret it keeps who may see it."""

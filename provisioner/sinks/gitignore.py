@@ -24,7 +24,7 @@ _ANYTHING = re.compile("")
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class _IgnoreRule:
     """One line of an ignore file.
 
     Attributes:
@@ -49,7 +49,7 @@ class IgnoreFiles:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rules: dict[Path, tuple[_Rule, ...]] = {}
+        self._rules: dict[Path, tuple[_IgnoreRule, ...]] = {}
 
     def ignore(self, path: Path, tree: Path, *, is_folder: bool = False) -> bool:
         """Return whether git ignores a file, or a folder.
@@ -87,7 +87,7 @@ class IgnoreFiles:
             yield folder, folder / ".gitignore"
         yield tree, _repository(tree) / "info" / "exclude"
 
-    def _rules_of(self, file: Path) -> tuple[_Rule, ...]:
+    def _rules_of(self, file: Path) -> tuple[_IgnoreRule, ...]:
         with self._lock:
             if file not in self._rules:
                 self._rules[file] = tuple(_rules(_read(file)))
@@ -117,16 +117,16 @@ def _read(file: Path) -> str:
     return os.fsdecode(data.removeprefix(b"\xef\xbb\xbf"))
 
 
-def _rules(text: str) -> Iterator[_Rule]:
+def _rules(text: str) -> Iterator[_IgnoreRule]:
     for line in text.split("\n"):
         rule = _without_blanks(line.removesuffix("\r"))
         body = rule.removesuffix("/")
         found = _expression(body)
         if found is not None:
-            yield _Rule(not rule.startswith("!"), body != rule, found)
+            yield _IgnoreRule(not rule.startswith("!"), body != rule, found)
         elif rule.startswith("!"):
             # It may take any file out: better to refuse one than to have it published.
-            yield _Rule(ignores=False, folders_only=False, expression=_ANYTHING)
+            yield _IgnoreRule(ignores=False, folders_only=False, expression=_ANYTHING)
 
 
 def _expression(rule: str) -> re.Pattern[str] | None:

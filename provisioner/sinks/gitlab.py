@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.secret import Secret
 from provisioner.sinks.http import Api, Grant, Once, Reply, Route, route_of, segment, unexpected
-from provisioner.sinks.sink import Content, Holds, Nothing, Unread, failed
+from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,7 +84,7 @@ class GitlabVariable:
         self._containers = containers
         self._address = address
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Reads the variable, and whether its project is archived.
 
         Whether it may be written GitLab does not tell otherwise.
@@ -107,9 +107,9 @@ class GitlabVariable:
         """The value, or that it is hidden."""
         reply = self._get()
         if reply is None:
-            return Nothing()
+            return Empty()
         value = reply.body.get("value")
-        return Holds(Secret.found(value)) if isinstance(value, str) else Unread()
+        return StoredValue(Secret.found(value)) if isinstance(value, str) else WriteOnly()
 
     def write(self, token: Secret) -> None:
         """Creates or updates the variable, masked and protected whatever it was."""

@@ -48,7 +48,7 @@ _LOG = logging.getLogger(__name__)
 TRIES = 4
 """How often one request is sent at most, but for those that are refused for their speed."""
 
-PATIENCE = 600.0
+MAX_WAIT = 600.0
 """Seconds that one request waits in all for a server that refuses it for its speed."""
 
 _SECONDARY = 60.0
@@ -123,7 +123,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class _Trouble:
+class _HttpFailure:
     """Why there is no answer to use."""
 
     reason: str
@@ -148,7 +148,7 @@ class _Throttling:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _RawAnswer:
     status: int
     headers: Mapping[str, str]
     raw: bytes = field(repr=False)
@@ -202,7 +202,7 @@ class Api:
         self._grant = grant
         self._fixed = {"User-Agent": f"twenty-provisioner/{__version__}", **fixed}
         self._wait = wait
-        self._gate = _Gate(self._host, wait)
+        self._gate = _RateGate(self._host, wait)
         self._one_write = one_write
         self._lock = threading.Lock()
         self._session: tuple[Secret | None, requests.Session] | None = None
@@ -241,23 +241,23 @@ class Api:
         payload = None if body is None else json.dumps(body).encode()
         alone = self._one_write and method != "GET"
         tries = 1
-        patience = PATIENCE
+        patience = MAX_WAIT
         while True:
             with self._gate.turn(alone=alone) as turn:
                 if turn.left:
                     raise self._too_many(address, turn.left)
                 answer = self._exchange(address, method, path, payload, kind)
-                slow = _throttling(answer) if isinstance(answer, _Answer) else None
+                slow = _throttling(answer) if isinstance(answer, _RawAnswer) else None
                 pause = 0.0 if slow is None else self._gate.refused(turn, slow)
-                if slow is None and isinstance(answer, _Answer):
+                if slow is None and isinstance(answer, _RawAnswer):
                     self._gate.passed(turn)
             if slow is not None:
                 if pause > patience:
                     raise self._too_many(address, pause)
                 patience -= pause
                 continue
-            trouble = _trouble(answer) if isinstance(answer, _Answer) else answer
-            if isinstance(answer, _Answer) and trouble is None:
+            trouble = _trouble(answer) if isinstance(answer, _RawAnswer) else answer
+            if isinstance(answer, _RawAnswer) and trouble is None:
                 if answer.status not in again or tries == TRIES:
                     return self._judged(address, answer, explained)
             elif trouble is not None and (
@@ -298,7 +298,7 @@ class Api:
                 "Write another name in the manifest.",
             )
 
-    def _judged(self, address: Address, answer: _Answer, explained: frozenset[int]) -> Reply:
+    def _judged(self, address: Address, answer: _RawAnswer, explained: frozenset[int]) -> Reply:
         if answer.status in {401, 403} - explained:
             raise failed(
                 "sink_denied",
@@ -317,7 +317,7 @@ class Api:
 
     def _exchange(
         self, address: Address, method: str, path: str, payload: bytes | None, kind: str
-    ) -> _Answer | _Trouble:
+    ) -> _RawAnswer | _HttpFailure:
         grant = self._grant(address)
         for value in grant.headers.values():
             if not (value.reveal().isascii() and value.reveal().isprintable()):
@@ -345,9 +345,9 @@ class Api:
                 raw = body_of(response, _BODY_LIMIT)
                 moment = _moment(response.headers.get("Date"))
                 ahead = timedelta(0) if moment is None else moment - datetime.now(UTC)
-                return _Answer(response.status_code, response.headers, raw, ahead)
+                return _RawAnswer(response.status_code, response.headers, raw, ahead)
         except TooMuchError:
-            return _Trouble(f"answers with more than {_BODY_LIMIT >> 20} MiB", passes=False)
+            return _HttpFailure(f"answers with more than {_BODY_LIMIT >> 20} MiB", passes=False)
         except (requests.RequestException, PoolError, ValueError, OSError) as error:
             return _translated(error)
 
@@ -383,7 +383,7 @@ class _Turn:
     left: float = 0.0
 
 
-class _Gate:
+class _RateGate:
     """One pause for all requests that share a credential.
 
     Every request waits until the pause is over. Then they go one by one, for the rest of the run.
@@ -410,7 +410,7 @@ class _Gate:
             alone: whether this request shall be the only one of its kind on its way.
         """
         with self._alone if alone or self._pauses else nullcontext():
-            while 0 < (left := self._left()) <= PATIENCE:
+            while 0 < (left := self._left()) <= MAX_WAIT:
                 until = self._not_before
                 self._wait(left)
                 with self._lock:
@@ -494,13 +494,13 @@ class _Adapter(BoundedAdapter):
         """Nothing: theirs would trust the usual authorities beside the one that was named."""
 
 
-class _Session(requests.Session):
+class _SinkSession(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Nowhere."""
 
 
 def _session(route: Route, identity: Secret | None, fixed: Mapping[str, str]) -> requests.Session:
-    session = _Session()
+    session = _SinkSession()
     session.trust_env = False
     session.verify = route.verified
     proxies = get_environ_proxies(route.base)
@@ -557,21 +557,21 @@ def _decoded(raw: bytes) -> tuple[Mapping[str, Any], bool]:
     return body if isinstance(body, dict) else {}, True
 
 
-def _trouble(answer: _Answer) -> _Trouble | None:
+def _trouble(answer: _RawAnswer) -> _HttpFailure | None:
     """What keeps an answer from being one; None where there is nothing."""
     status = answer.status
     if 300 <= status < 400:  # noqa: PLR2004 - the redirects
-        return _Trouble(
+        return _HttpFailure(
             f"answers with a redirect ({status}), which no token follows",
             "Write the name or the address that it has now.",
             passes=False,
         )
     if status >= 500:  # noqa: PLR2004 - the server's own failures
-        return _Trouble(f"answers with status {status}", wait=_asked(answer.headers) or 0.0)
+        return _HttpFailure(f"answers with status {status}", wait=_asked(answer.headers) or 0.0)
     return None
 
 
-def _throttling(answer: _Answer) -> _Throttling | None:
+def _throttling(answer: _RawAnswer) -> _Throttling | None:
     """Return how a request was refused for its speed; None where it was not.
 
     GitHub: "Rate limits for the REST API". A 403 with one of its headers, or whose text names the
@@ -581,7 +581,7 @@ def _throttling(answer: _Answer) -> _Throttling | None:
         return None
     asked = _asked(answer.headers)
     if _SECONDARY_TEXT.search(answer.raw[:_TEXT_SEARCHED]):
-        return _Throttling(asked, _SECONDARY, PATIENCE)
+        return _Throttling(asked, _SECONDARY, MAX_WAIT)
     if answer.status == 429 or asked is not None:  # noqa: PLR2004 - too many requests
         return _Throttling(asked, _THROTTLED, _LONGEST_GUESS)
     return None
@@ -613,26 +613,28 @@ def _pause(tries: int) -> float:
     return _FIRST_WAIT * 2.0 ** (tries - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
-def _translated(error: Exception) -> _Trouble:
+def _translated(error: Exception) -> _HttpFailure:
     """What happened, without their text: it may show the request."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return _Trouble(
+        return _HttpFailure(
             "shows a certificate that is not trusted",
             "Name its authority, for example in REQUESTS_CA_BUNDLE.",
             passes=False,
         )
     if spent(error):
-        return _Trouble(
+        return _HttpFailure(
             "cannot be reached, since this process may open no more files and connections",
             "Raise that limit (`ulimit -n`), or work on fewer environments at once.",
         )
     if "timed out" in str(error):
-        return _Trouble("does not answer in time")
+        return _HttpFailure("does not answer in time")
     if isinstance(error, ValueError):
-        return _Trouble("is no address", "Check the address of the server.", passes=False)
+        return _HttpFailure("is no address", "Check the address of the server.", passes=False)
     if isinstance(error, requests.exceptions.ProxyError):
-        return _Trouble("cannot be reached through the proxy", "Check HTTPS_PROXY and NO_PROXY.")
-    return _Trouble("cannot be reached, or breaks the connection off")
+        return _HttpFailure(
+            "cannot be reached through the proxy", "Check HTTPS_PROXY and NO_PROXY."
+        )
+    return _HttpFailure("cannot be reached, or breaks the connection off")
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

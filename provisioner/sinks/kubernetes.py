@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from provisioner.secret import Secret
 from provisioner.sinks.http import Api, Grant, Once, Reply, segment, unexpected
 from provisioner.sinks.kubeconfig import SERVICE_ACCOUNT, ClusterConfigError, cluster_of
-from provisioner.sinks.sink import Content, Holds, Nothing, failed
+from provisioner.sinks.sink import Content, Empty, StoredValue, failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -108,7 +108,7 @@ class KubernetesSecret:
         namespace, name = segment(address.namespace), segment(address.secret)
         self._path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Reads the Secret, and has the cluster try a write of another value as a dry run."""
         address = self._address
         names = (address.namespace, address.secret)
@@ -129,8 +129,8 @@ class KubernetesSecret:
         found = self._get()
         value = (found.body.get("data") or {}).get(self._address.key) if found else None
         if value is None:
-            return Nothing()
-        return Holds(Secret.found(base64.b64decode(value).decode(errors="replace")))
+            return Empty()
+        return StoredValue(Secret.found(base64.b64decode(value).decode(errors="replace")))
 
     def write(self, token: Secret) -> None:
         """Applies the key, and the Secret where there is none; other keys are left alone."""

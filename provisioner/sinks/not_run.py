@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provisioner.sinks.sink import Content, Unread, failed
+from provisioner.sinks.sink import Content, WriteOnly, failed
 
 if TYPE_CHECKING:
     from provisioner.errors.exceptions import SinkError
@@ -24,13 +24,13 @@ class NotRun:
         self._address = address
         self._program = program
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Raise: a token cannot be delivered by this run."""
         raise self._not_run()
 
     def read(self) -> Content:
         """Return that the content is unknown."""
-        return Unread()
+        return WriteOnly()
 
     def write(self, token: Secret) -> None:
         """Raise: a token cannot be delivered by this run."""

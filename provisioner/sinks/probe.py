@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, TypeVar, assert_never
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.errors.failure import Failure, failure_of
-from provisioner.model.sink_content import NotAToken, NoToken, TokenOf, Untold, Unusable
+from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
 from provisioner.model.token_claims import claims_of
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.executor import Threads
-from provisioner.sinks.sink import Holds, Nothing, Unread
+from provisioner.runtime.executor import ThreadExecutor
+from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from provisioner.model.sink_address import Address
-    from provisioner.model.sink_content import Held
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.model.sink_content import SinkContent
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
 
 _SIDE_BY_SIDE = 8
@@ -25,7 +25,9 @@ _SIDE_BY_SIDE = 8
 _Found = TypeVar("_Found")
 
 
-def look_into(addresses: Iterable[Address], open_sink: OpenSink, stop: Stop) -> dict[Address, Held]:
+def read_all(
+    addresses: Iterable[Address], open_sink: OpenSink, stop: Cancellation
+) -> dict[Address, SinkContent]:
     """What each sink holds, without the tokens themselves.
 
     Args:
@@ -34,29 +36,29 @@ def look_into(addresses: Iterable[Address], open_sink: OpenSink, stop: Stop) -> 
         stop: once it is asked for, no sink is asked any more.
     """
 
-    def held(address: Address) -> Held:
+    def read(address: Address) -> SinkContent:
         try:
             content = open_sink(address).read()
         except SinkError as error:
-            return Unusable(failure_of(error))
+            return Unavailable(failure_of(error))
         match content:
-            case Nothing():
+            case Empty():
                 return NoToken()
-            case Unread(updated_at=updated_at, only_writes=only_writes):
-                return Untold(updated_at, only_writes)
-            case Holds(value=value):
+            case WriteOnly(updated_at=updated_at, only_writes=only_writes):
+                return Unreadable(updated_at, only_writes)
+            case StoredValue(value=value):
                 claims = claims_of(value)
                 if claims is None or claims.key is None:
                     return NotAToken()
-                return TokenOf(claims.key, claims.ends, claims.issued)
+                return ApiKeyToken(claims.key, claims.expires_at, claims.issued_at)
             case _:
                 assert_never(content)
 
-    return _each(addresses, held, stop, Unusable(STOPPED))
+    return _each(addresses, read, stop, Unavailable(STOPPED))
 
 
-def look_ahead(
-    addresses: Iterable[Address], open_sink: OpenSink, stop: Stop
+def check_all(
+    addresses: Iterable[Address], open_sink: OpenSink, stop: Cancellation
 ) -> dict[Address, Failure]:
     """Why sinks could not take a token, as far as that can be seen without writing.
 
@@ -66,7 +68,7 @@ def look_ahead(
 
     def failure(address: Address) -> Failure | None:
         try:
-            open_sink(address).prepare()
+            open_sink(address).check()
         except SinkError as error:
             return failure_of(error)
         return None
@@ -76,11 +78,14 @@ def look_ahead(
 
 
 def _each(
-    addresses: Iterable[Address], ask: Callable[[Address], _Found], stop: Stop, stopped: _Found
+    addresses: Iterable[Address],
+    ask: Callable[[Address], _Found],
+    stop: Cancellation,
+    stopped: _Found,
 ) -> dict[Address, _Found]:
     wanted = tuple(dict.fromkeys(addresses))
     if not wanted:
         return {}
-    with Threads(_SIDE_BY_SIDE) as threads:
+    with ThreadExecutor(_SIDE_BY_SIDE) as threads:
         found = threads.map(lambda one: stopped if stop.asked else ask(one), wanted)
         return dict(zip(wanted, found, strict=True))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from provisioner.model.sink_address import Address
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.command import Commands
     from provisioner.sinks.sink import Sink
 
@@ -34,7 +34,7 @@ _Vendor = TypeVar("_Vendor")
 _NO_RESTRICTIONS = Restrictions()
 
 
-class Sinks:
+class SinkRegistry:
     """Opens the sinks of one run.
 
     Vendors are imported here and not at the top: a run without one needs neither its library nor
@@ -53,7 +53,7 @@ class Sinks:
         self,
         root: Path,
         environ: Mapping[str, str],
-        stop: Stop,
+        stop: Cancellation,
         declared: Iterable[Address] = (),
         restrictions: Restrictions = _NO_RESTRICTIONS,
     ) -> None:
@@ -65,7 +65,7 @@ class Sinks:
         self._servers: dict[tuple[type, str | None], str] = {}
         self._lock = threading.Lock()
         self._vendors: dict[type, object] = {}
-        self._at_end: list[Callable[[], None]] = []
+        self._closing: list[Callable[[], None]] = []
 
     def open(self, address: Address) -> Sink:
         """The sink of an address.
@@ -82,7 +82,7 @@ class Sinks:
         """Yield why sinks may not be opened; nothing is read from them or sent to them."""
         for address in addresses:
             if (why := self._forbidden(address)) is not None:
-                yield RefusedError(why.slug, why.message, remedy=why.remedy)
+                yield RefusedError(why.code, why.message, remedy=why.remedy)
 
     def _forbidden(self, address: Address) -> SinkError | None:
         """Why the run may not open a sink, as its workflow says."""
@@ -181,12 +181,12 @@ class Sinks:
         from provisioner.sinks.command import Commands  # noqa: PLC0415 - see above
 
         commands = Commands(self._root)
-        self._at_end.append(commands.end)
+        self._closing.append(commands.close)
         return commands
 
     def close(self) -> None:
         """Ends what sinks have left running, where a stop left them no more time."""
-        for end in self._at_end:
+        for end in self._closing:
             end()
 
     def _vendor(self, kind: type[_Vendor], make: Callable[[], _Vendor]) -> _Vendor:

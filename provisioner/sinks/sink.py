@@ -31,19 +31,19 @@ not speak to its server, or not run its program."""
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
+class Empty:
     """The sink was looked into, and no token is there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Holds:
+class StoredValue:
     """What the sink holds, whether it is a token or not."""
 
     value: Secret
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class WriteOnly:
     """What the sink holds cannot be read back.
 
     Attributes:
@@ -56,13 +56,13 @@ class Unread:
     only_writes: bool = True
 
 
-Content = Nothing | Holds | Unread
+Content = Empty | StoredValue | WriteOnly
 
 
 class Sink(Protocol):
     """One place that holds one token; its methods may be called from several threads."""
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Looks, as far as that goes without writing, whether a token can be delivered.
 
         Raises:

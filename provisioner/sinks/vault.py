@@ -25,9 +25,9 @@ from urllib3.exceptions import HTTPError as PoolError
 
 from provisioner.http_client.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of, json_of
 from provisioner.http_client.loopback import is_loopback
-from provisioner.runtime.log_context import about
+from provisioner.runtime.log_context import extra
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Holds, Nothing, failed
+from provisioner.sinks.sink import Empty, StoredValue, failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,11 +79,11 @@ class VaultServer:
         sleep: Callable[[float], None] = time.sleep,
         timeout: tuple[float, float] = _TIMEOUT,
     ) -> None:
-        self._wire = _opened(environment, timeout)
+        self._client = _opened(environment, timeout)
         self._sleep = sleep
         self._looking_up = threading.Lock()
         self._engines: set[str] = set()
-        self._out_of_order: _Trouble | None = None
+        self._out_of_order: _VaultFailure | None = None
         self._writing: dict[str, threading.Lock] = {}
 
     def sink(self, address: VaultAddress) -> Sink:
@@ -92,18 +92,18 @@ class VaultServer:
 
     def ask(
         self, method: str, path: str, body: Mapping[str, object] | None = None
-    ) -> _Answer | _Trouble:
+    ) -> _VaultAnswer | _VaultFailure:
         """What the server says to a request that changes nothing; repeated where that may help."""
         for number in range(_TRIES - 1):
             answer = self.send(method, path, body)
-            if not isinstance(answer, _Trouble) or not answer.passes:
+            if not isinstance(answer, _VaultFailure) or not answer.passes:
                 return answer
             self.wait(number, answer)
         return self.send(method, path, body)
 
     def send(
         self, method: str, path: str, body: Mapping[str, object] | None = None
-    ) -> _Answer | _Trouble:
+    ) -> _VaultAnswer | _VaultFailure:
         """The same of one request, sent once.
 
         Args:
@@ -111,17 +111,17 @@ class VaultServer:
             path: below `v1/`, not yet quoted.
             body: sent as JSON.
         """
-        if isinstance(self._wire, _Trouble):
-            return self._wire
-        return _exchange(self._wire, method, f"/v1/{quote(path)}", body)
+        if isinstance(self._client, _VaultFailure):
+            return self._client
+        return _exchange(self._client, method, f"/v1/{quote(path)}", body)
 
-    def wait(self, number: int, answer: _Answer | _Trouble) -> None:
+    def wait(self, number: int, answer: _VaultAnswer | _VaultFailure) -> None:
         """Waits before a repeat: as long as was asked for, else growing, and never quite alike."""
-        asked = answer.wait if isinstance(answer, _Trouble) else 0.0
+        asked = answer.wait if isinstance(answer, _VaultFailure) else 0.0
         wait = min(_FIRST_WAIT * 2.0**number, _LONGEST_WAIT)
         self._sleep(max(asked, wait * random.uniform(0.5, 1.0)))  # noqa: S311 - no secret
 
-    def engine(self, path: str) -> str | _Trouble:
+    def engine(self, path: str) -> str | _VaultFailure:
         """The mount of the KV version 2 engine that a path is in, with its last slash.
 
         It is looked up once for all paths in it, as is that nothing can be looked up.
@@ -144,13 +144,13 @@ class VaultServer:
         """Held while a secret is written, so that threads of one run need no check-and-set."""
         return self._writing.setdefault(path, threading.Lock())
 
-    def _engine_in(self, answer: _Answer | _Trouble, path: str) -> str | _Trouble:
-        if isinstance(answer, _Trouble):
+    def _engine_in(self, answer: _VaultAnswer | _VaultFailure, path: str) -> str | _VaultFailure:
+        if isinstance(answer, _VaultFailure):
             return answer
         if answer.status == HTTPStatus.FORBIDDEN:
             return self._refusal()
         if answer.status == HTTPStatus.NOT_FOUND:
-            return _Trouble(
+            return _VaultFailure(
                 "sink_missing",
                 "is not there: the server knows no such engine or namespace",
                 "Check the mount, VAULT_ADDR and VAULT_NAMESPACE.",
@@ -160,25 +160,25 @@ class VaultServer:
             return _unexpected(answer.status)
         version = answer.at("data", "options", "version")
         if answer.at("data", "type") != "kv" or version != "2" or not path.startswith(engine):
-            return _Trouble(
+            return _VaultFailure(
                 "sink_unsuitable",
                 "is in no KV engine of version 2, and others cannot keep the neighbours of a field",
                 "Name the mount of a KV version 2 engine, or upgrade this one to it.",
             )
         return engine
 
-    def _refusal(self) -> _Trouble:
+    def _refusal(self) -> _VaultFailure:
         """Why the token may not even see the engine; a good one may lack the right to ask."""
         answer = self.ask("get", "auth/token/lookup-self")
-        if isinstance(answer, _Trouble):
+        if isinstance(answer, _VaultFailure):
             return answer
         if answer.status == HTTPStatus.OK:
-            return _Trouble(
+            return _VaultFailure(
                 "sink_denied",
                 "is closed to the token, which is valid, or its engine is not there",
                 "Check the mount and VAULT_NAMESPACE, and the token's policies.",
             )
-        return _Trouble(
+        return _VaultFailure(
             "sink_denied",
             "is closed to the token, which is not valid or may do nothing there",
             "Set VAULT_TOKEN (BAO_TOKEN) to a token that is valid and may read and write there.",
@@ -199,11 +199,11 @@ class _Field:
         self._address = address
         self._path = f"{address.mount}/{address.path}"
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Whether the engine is one of version 2, and the token may read and write there."""
         path = self._data_path()
         answer = self._server.ask("post", "sys/capabilities-self", {"paths": [path]})
-        if isinstance(answer, _Trouble):
+        if isinstance(answer, _VaultFailure):
             raise self._error(answer)
         granted = answer.at(path) or answer.at("data", path) or answer.at("capabilities")
         if answer.status != HTTPStatus.OK or not isinstance(granted, list):
@@ -218,14 +218,14 @@ class _Field:
         """The field in the latest version; what is no text as the JSON that it is."""
         value = self._latest(self._data_path()).fields.get(self._address.field)
         if value is None:
-            return Nothing()
-        return Holds(Secret.found(value if isinstance(value, str) else json.dumps(value)))
+            return Empty()
+        return StoredValue(Secret.found(value if isinstance(value, str) else json.dumps(value)))
 
     def write(self, token: Secret) -> None:
         """Makes a new version that differs from the latest in this field only."""
         path = self._data_path()
         with self._server.writing(path):
-            answer: _Answer | _Trouble | None = None
+            answer: _VaultAnswer | _VaultFailure | None = None
             for number in range(_WRITES):
                 latest = self._latest(path)
                 if answer is not None and self._is_there(latest, token):
@@ -242,14 +242,14 @@ class _Field:
                     return
                 self._server.wait(number, answer)
             if not self._is_there(self._latest(path), token):
-                raise self._error(answer if isinstance(answer, _Trouble) else _OVERTAKEN)
+                raise self._error(answer if isinstance(answer, _VaultFailure) else _OVERTAKEN)
 
     def _is_there(self, latest: _Version, token: Secret) -> bool:
         return latest.fields.get(self._address.field) == token.reveal()
 
-    def _again(self, answer: _Answer | _Trouble, path: str) -> bool:
+    def _again(self, answer: _VaultAnswer | _VaultFailure, path: str) -> bool:
         """Whether a write is to be tried again; False where it was done."""
-        if isinstance(answer, _Trouble):
+        if isinstance(answer, _VaultFailure):
             if answer.passes:
                 return True
             raise self._error(answer)
@@ -260,7 +260,7 @@ class _Field:
         if _MISMATCH in str(answer.at("errors")):
             return True
         raise self._error(
-            _Trouble(
+            _VaultFailure(
                 "sink_failed",
                 f"was not written: the server refused it with status {answer.status}",
                 "Look into the server's log, and for a limit on what the engine takes.",
@@ -269,7 +269,7 @@ class _Field:
 
     def _latest(self, path: str) -> _Version:
         answer = self._server.ask("get", path)
-        if isinstance(answer, _Trouble):
+        if isinstance(answer, _VaultFailure):
             raise self._error(answer)
         if answer.status == HTTPStatus.FORBIDDEN:
             raise self._denied(path)
@@ -286,27 +286,27 @@ class _Field:
         parts = self._path.split("/")
         if not self._path.isprintable() or any(part in ("", ".", "..") for part in parts):
             raise self._error(
-                _Trouble(
+                _VaultFailure(
                     "sink_unsuitable",
                     "has a path with an empty part, `.`, `..` or a control character",
                     "Write the path as mount/path, each part with a name.",
                 )
             )
         engine = self._server.engine(self._path)
-        if isinstance(engine, _Trouble):
+        if isinstance(engine, _VaultFailure):
             raise self._error(engine)
         return f"{engine}data/{self._path[len(engine) :]}"
 
     def _denied(self, path: str) -> SinkError:
         return self._error(
-            _Trouble(
+            _VaultFailure(
                 "sink_denied",
                 "may not be read and written with this token",
                 f"Give one of the token's policies create, update and read on {path}.",
             )
         )
 
-    def _error(self, trouble: _Trouble) -> SinkError:
+    def _error(self, trouble: _VaultFailure) -> SinkError:
         return failed(trouble.code, f"{self._address} {trouble.what}.", trouble.remedy)
 
 
@@ -323,7 +323,7 @@ class _Version:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _VaultAnswer:
     """What Vault itself said."""
 
     status: int
@@ -338,7 +338,7 @@ class _Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Trouble:
+class _VaultFailure:
     """Why something cannot be done, whichever sink it is for.
 
     Attributes:
@@ -354,21 +354,21 @@ class _Trouble:
     wait: float = 0.0
 
 
-_STARTING = _Trouble(
+_STARTING = _VaultFailure(
     "sink_unavailable",
     "is out of order: Vault is upgrading or mounting its engine",
     "Wait until that is done, and run again.",
     passes=True,
 )
 
-_OVERTAKEN = _Trouble(
+_OVERTAKEN = _VaultFailure(
     "sink_failed",
     f"was not written: others changed its secret {_WRITES} times meanwhile",
     "Run again when nothing else writes this secret.",
 )
 
 
-class _Wire(Protocol):
+class _Client(Protocol):
     """What is used of `hvac.adapters.RawAdapter`."""
 
     def request(
@@ -388,13 +388,15 @@ def server_of(environment: Mapping[str, str]) -> str:
     return _variable(environment, "ADDR")
 
 
-def _opened(environment: Mapping[str, str], timeout: tuple[float, float]) -> _Wire | _Trouble:
+def _opened(
+    environment: Mapping[str, str], timeout: tuple[float, float]
+) -> _Client | _VaultFailure:
     try:
         from hvac.adapters import (  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; an extra
             RawAdapter,
         )
     except ImportError:
-        return _Trouble(
+        return _VaultFailure(
             "sink_extra_missing",
             "needs the library hvac, which is not installed",
             'Install it with pip install "twenty-provisioner[vault]".',
@@ -404,7 +406,7 @@ def _opened(environment: Mapping[str, str], timeout: tuple[float, float]) -> _Wi
         return trouble
     token = _token(environment)
     if token is None:
-        return _Trouble(
+        return _VaultFailure(
             "sink_denied",
             "cannot be opened: there is no token of Vault, or one that cannot be sent",
             "Set VAULT_TOKEN (BAO_TOKEN), as the login step of a pipeline does.",
@@ -417,7 +419,7 @@ def _opened(environment: Mapping[str, str], timeout: tuple[float, float]) -> _Wi
     session.headers["Accept-Encoding"] = ACCEPTED
     for scheme in ("https://", "http://"):
         session.mount(scheme, BoundedAdapter(_BODY_LIMIT, pool_maxsize=_CONNECTIONS))
-    wire: _Wire = RawAdapter(
+    client: _Client = RawAdapter(
         base_uri=address,
         token=token.reveal(),
         namespace=_variable(environment, "NAMESPACE") or None,
@@ -428,7 +430,7 @@ def _opened(environment: Mapping[str, str], timeout: tuple[float, float]) -> _Wi
         timeout=timeout,
         allow_redirects=False,
     )
-    return wire
+    return client
 
 
 def _variable(environment: Mapping[str, str], name: str) -> str:
@@ -436,10 +438,10 @@ def _variable(environment: Mapping[str, str], name: str) -> str:
     return environment.get(f"BAO_{name}") or environment.get(f"VAULT_{name}") or ""
 
 
-def _wrong_with(address: str) -> _Trouble | None:
+def _wrong_with(address: str) -> _VaultFailure | None:
     """Why tokens cannot be sent to an address; it stands in no message, for it may hold one."""
     if not address:
-        return _Trouble(
+        return _VaultFailure(
             "sink_missing",
             "cannot be found: the address of Vault is not set",
             "Set VAULT_ADDR (BAO_ADDR), as https://vault.example.com:8200.",
@@ -451,13 +453,13 @@ def _wrong_with(address: str) -> _Trouble | None:
     except ValueError:
         host = ""
     if not host or parts.scheme not in ("http", "https"):
-        return _Trouble(
+        return _VaultFailure(
             "sink_missing",
             "cannot be found: the address of Vault is no https:// URL",
             "Set VAULT_ADDR (BAO_ADDR) as https://vault.example.com:8200.",
         )
     if parts.scheme == "http" and not is_loopback(host):
-        return _Trouble(
+        return _VaultFailure(
             "sink_unsuitable",
             "is refused: over plain http everyone on the way could read the tokens",
             "Set VAULT_ADDR (BAO_ADDR) to an https:// address.",
@@ -494,30 +496,30 @@ def _client_certificate(environment: Mapping[str, str]) -> tuple[str, str] | Non
 
 
 def _exchange(
-    wire: _Wire, method: str, path: str, body: Mapping[str, object] | None
-) -> _Answer | _Trouble:
+    client: _Client, method: str, path: str, body: Mapping[str, object] | None
+) -> _VaultAnswer | _VaultFailure:
     try:
-        with wire.request(method, path, raise_exception=False, json=body) as response:
+        with client.request(method, path, raise_exception=False, json=body) as response:
             raw = body_of(response, _BODY_LIMIT)
     except TooMuchError:
         return _unexpected(response.status_code)
     except (requests.RequestException, PoolError, ValueError) as error:
         return _unreachable(error)
     except OSError:  # files named for TLS that cannot be read: requests looks as it connects
-        return _Trouble(
+        return _VaultFailure(
             "sink_unavailable",
             "cannot be trusted: a file named for its TLS is not there or cannot be read",
             "Check VAULT_CACERT, VAULT_CAPATH, VAULT_CLIENT_CERT and VAULT_CLIENT_KEY.",
         )
-    what = about(method=method, path=path, status=response.status_code)
+    what = extra(method=method, path=path, status=response.status_code)
     _LOG.debug("vault %s %s -> %d", method, path, response.status_code, extra=what)
     understood = _understood(response, raw)
-    if isinstance(understood, _Answer) and _is_starting(understood, path):
+    if isinstance(understood, _VaultAnswer) and _is_starting(understood, path):
         return _STARTING
     return understood
 
 
-def _is_starting(answer: _Answer, path: str) -> bool:
+def _is_starting(answer: _VaultAnswer, path: str) -> bool:
     """Return whether the engine is still being mounted or upgraded; nothing was done then.
 
     Relied on: the words of the KV plugin while it upgrades, on the primary and on others, and of a
@@ -534,25 +536,25 @@ def _is_starting(answer: _Answer, path: str) -> bool:
     )
 
 
-def _unreachable(error: Exception) -> _Trouble:
+def _unreachable(error: Exception) -> _VaultFailure:
     """Why no answer came; nothing of the error is shown, for it may hold the request."""
     if not isinstance(error, requests.exceptions.SSLError):
         slow = isinstance(error, requests.exceptions.Timeout)
         reason = "did not answer in time" if slow else "cannot be reached, or broke off its answer"
-        return _Trouble(
+        return _VaultFailure(
             "sink_unavailable",
             f"is out of reach: Vault {reason}",
             "Check VAULT_ADDR (BAO_ADDR), the network and that the server runs.",
             passes=True,
         )
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return _Trouble(
+        return _VaultFailure(
             "sink_unavailable",
             "cannot be trusted: the certificate of Vault comes from an unknown authority, or is "
             "for another host",
             "Name the authority's certificate in VAULT_CACERT (BAO_CACERT).",
         )
-    return _Trouble(
+    return _VaultFailure(
         "sink_unavailable",
         "is out of reach: the encrypted connection to Vault failed",
         "Check that VAULT_ADDR (BAO_ADDR) speaks https.",
@@ -560,11 +562,11 @@ def _unreachable(error: Exception) -> _Trouble:
     )
 
 
-def _understood(response: requests.Response, raw: bytes) -> _Answer | _Trouble:
+def _understood(response: requests.Response, raw: bytes) -> _VaultAnswer | _VaultFailure:
     status = response.status_code
     if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         wait = _asked_wait(response.headers.get("Retry-After", ""))
-        return _Trouble(
+        return _VaultFailure(
             "sink_unavailable",
             f"is out of order: Vault is sealed, a standby, or overloaded (status {status})",
             "Look after the server, and run again.",
@@ -572,7 +574,7 @@ def _understood(response: requests.Response, raw: bytes) -> _Answer | _Trouble:
             wait=wait,
         )
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        return _Trouble(
+        return _VaultFailure(
             "sink_unavailable",
             f"is elsewhere: Vault answers with a redirect (status {status}), not followed because "
             "it would take the token to another host",
@@ -582,15 +584,15 @@ def _understood(response: requests.Response, raw: bytes) -> _Answer | _Trouble:
         decoded = json_of(raw) if raw else {}
     except ValueError:
         decoded = None
-    return _Answer(status, decoded) if isinstance(decoded, dict) else _unexpected(status)
+    return _VaultAnswer(status, decoded) if isinstance(decoded, dict) else _unexpected(status)
 
 
 def _asked_wait(header: str) -> float:
     return float(header) if header.isdecimal() else 0.0
 
 
-def _unexpected(status: int) -> _Trouble:
-    return _Trouble(
+def _unexpected(status: int) -> _VaultFailure:
+    return _VaultFailure(
         "sink_unavailable",
         f"is not there: what answers is not the API of Vault (status {status})",
         "Check that VAULT_ADDR (BAO_ADDR) is the address of Vault itself.",

@@ -79,14 +79,14 @@ _NO_PERMISSION = (
 )
 
 
-class Unreadable:
+class NotJson:
     """The body is not JSON: HTML from a proxy, nothing at all, or cut short."""
 
     def __repr__(self) -> str:
         return "UNREADABLE"
 
 
-UNREADABLE = Unreadable()
+NOT_JSON = NotJson()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Answer:
     """
 
     status: int
-    body: Json | Unreadable
+    body: Json | NotJson
     excerpt: str
     moment: datetime | None = None
     ahead: timedelta | None = None
@@ -127,7 +127,7 @@ class Answer:
     @property
     def lost(self) -> bool:
         """Whether what the request came to is not in it: a failed server, or no JSON."""
-        return self.server_failed or (self.ok and self.body is UNREADABLE)
+        return self.server_failed or (self.ok and self.body is NOT_JSON)
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
-def decode(raw: bytes, *, long: bool = False) -> tuple[Json | Unreadable, str]:
+def decode(raw: bytes, *, long: bool = False) -> tuple[Json | NotJson, str]:
     """Return a body's JSON, or UNREADABLE, and the beginning of its text.
 
     Args:
@@ -215,7 +215,7 @@ def decode(raw: bytes, *, long: bool = False) -> tuple[Json | Unreadable, str]:
     try:
         body: Json = json_of(raw, _VALUES_OF_A_LIST) if long else json_of(raw)
     except ValueError:
-        return UNREADABLE, excerpt
+        return NOT_JSON, excerpt
     return body, excerpt
 
 

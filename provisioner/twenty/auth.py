@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 from urllib.parse import urlsplit
 
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.model.desired import ApiToken, SessionToken, SignIn
+from provisioner.model.environment import ApiToken, SessionToken, SignIn
 from provisioner.model.expiry import parse_moment
 from provisioner.secret import Secret, is_token
 from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
     from provisioner.http_client.bounded import Json
-    from provisioner.model.desired import Credential
+    from provisioner.model.environment import Credential
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.transport import Transport
 
@@ -35,7 +35,7 @@ _MARGIN = 30.0
 _UNKNOWN_FIELD = "Cannot query field"
 
 
-class Pass(Protocol):
+class TokenSource(Protocol):
     """What opens the workspace: gives the bearer token, and a new one where it can."""
 
     def token(self) -> Secret:
@@ -78,7 +78,7 @@ class Session:
         self._credential = credential
         self._lock = threading.Lock()
         self._token: Secret | None = None
-        self._ends = 0.0
+        self._renew_at = 0.0
         self._refusal: WorkspaceError | None = None
         parts = urlsplit(transport.address)
         self._origin = f"{parts.scheme}://{parts.netloc}"
@@ -88,7 +88,7 @@ class Session:
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal  # many refused sign-ins may lock the user out
-            if self._token is None or time.monotonic() >= self._ends:
+            if self._token is None or time.monotonic() >= self._renew_at:
                 self._sign_in()
             assert self._token is not None  # noqa: S101 - _sign_in sets it or raises
             return self._token
@@ -113,7 +113,7 @@ class Session:
             if not isinstance(found, dict) or not isinstance(token, str) or not is_token(token):
                 raise self._refused(answer)
             self._token = Secret.found(token)
-            self._ends = time.monotonic() + self._lifetime(found.get("expiresAt"), answer)
+            self._renew_at = time.monotonic() + self._lifetime(found.get("expiresAt"), answer)
             return
 
     def _login_token(self) -> tuple[str, Secret]:
@@ -170,7 +170,7 @@ class Session:
         return max(life - _MARGIN, life / 2)
 
 
-def pass_for(credential: Credential, transport: Transport) -> Pass:
+def token_source_for(credential: Credential, transport: Transport) -> TokenSource:
     """What opens the workspace with this credential."""
     match credential:
         case ApiToken(token=token) | SessionToken(token=token):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provisioner.twenty.tokens import HARMLESS
-from provisioner.twenty.workspace import Release, Terms
+from provisioner.twenty.workspace import Capabilities, Release
 
 if TYPE_CHECKING:
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.client import Wire
+    from provisioner.twenty.client import Client
 
 _FIELD_OF_2 = "universalIdentifier"
 _RELEASE = "{getRoles{%s}}" % _FIELD_OF_2  # noqa: UP031 - braces are GraphQL's
@@ -18,31 +18,33 @@ _RELEASE = "{getRoles{%s}}" % _FIELD_OF_2  # noqa: UP031 - braces are GraphQL's
 _USE = "{apiKeys{id}}"
 
 
-def legacy_terms(wire: Wire) -> Terms:
+def legacy_capabilities(client: Client) -> Capabilities:
     """By one query that does nothing.
 
     Raises:
         WorkspaceError: when no complete answer comes back.
     """
-    return _terms(wire, wire.query(HARMLESS), None, permitted=None)
+    return _capabilities(client, client.query(HARMLESS), None, permitted=None)
 
 
-def core_terms(wire: Wire) -> Terms:
+def core_capabilities(client: Client) -> Capabilities:
     """By a query of roles, which tells the release even where they are hidden, and one of keys.
 
     Raises:
         WorkspaceError: when no complete answer comes back.
     """
-    answer = wire.query(_RELEASE)
-    permitted = _permitted(wire, wire.query(_USE))
-    return _terms(wire, answer, _release(wire, answer), permitted=permitted)
+    answer = client.query(_RELEASE)
+    permitted = _permitted(client, client.query(_USE))
+    return _capabilities(client, answer, _release(client, answer), permitted=permitted)
 
 
-def _terms(wire: Wire, answer: Answer, release: Release | None, *, permitted: bool | None) -> Terms:
-    return Terms(wire.claims(), release, permitted, answer.limit)
+def _capabilities(
+    client: Client, answer: Answer, release: Release | None, *, permitted: bool | None
+) -> Capabilities:
+    return Capabilities(client.claims(), release, permitted, answer.limit)
 
 
-def _release(wire: Wire, answer: Answer) -> Release | None:
+def _release(client: Client, answer: Answer) -> Release | None:
     """A document is validated before it is run, so a refusal to run it tells as much as roles do.
 
     Refused for the role that asks, it has `data`, as what is begun has (core-1 `221`, `216`).
@@ -50,11 +52,11 @@ def _release(wire: Wire, answer: Answer) -> Release | None:
     unknown = (text for text in answer.errors if text.startswith("Cannot query field"))
     if any(_FIELD_OF_2 in text for text in unknown):
         return "1.x"
-    return "2.x" if answer.begun and _permitted(wire, answer) is not None else None
+    return "2.x" if answer.begun and _permitted(client, answer) is not None else None
 
 
-def _permitted(wire: Wire, answer: Answer) -> bool | None:
+def _permitted(client: Client, answer: Answer) -> bool | None:
     """Whether the role lets the credential ask this; None where something else was in the way."""
     if answer.data is not None and not answer.errors:
         return True
-    return False if wire.explain(answer)[0] == "permission_denied" else None
+    return False if client.explain(answer)[0] == "permission_denied" else None

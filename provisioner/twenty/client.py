@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.token_claims import claims_of
-from provisioner.twenty.answers import UNREADABLE, session_ended
+from provisioner.twenty.answers import NOT_JSON, session_ended
 from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.http_client.bounded import Json
-    from provisioner.model.token_claims import Claims
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.model.token_claims import TokenClaims
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer, RefusalCode
-    from provisioner.twenty.auth import Pass
+    from provisioner.twenty.auth import TokenSource
     from provisioner.twenty.transport import Transport
 
 
-class Wire:
+class Client:
     """A server and what opens it."""
 
-    def __init__(self, transport: Transport, key: Pass) -> None:
+    def __init__(self, transport: Transport, key: TokenSource) -> None:
         self._transport = transport
-        self._pass = key
+        self._token_source = key
 
     @property
     def environment(self) -> str:
@@ -39,9 +39,9 @@ class Wire:
         """How many requests went out so far."""
         return self._transport.requests_sent
 
-    def claims(self) -> Claims | None:
+    def claims(self) -> TokenClaims | None:
         """What the credential says of itself; signs in where that is needed."""
-        return claims_of(self._pass.token())
+        return claims_of(self._token_source.token())
 
     def workspace(self) -> str | None:
         """The workspace id that the credential shows; signs in where that is needed."""
@@ -74,7 +74,7 @@ class Wire:
         self._transport.close()
 
     @property
-    def stop(self) -> Stop:
+    def stop(self) -> Cancellation:
         """Whether the run is to stop."""
         return self._transport.stop
 
@@ -92,7 +92,7 @@ class Wire:
         used: list[Secret] = []
 
         def token() -> Secret:
-            used.append(self._pass.token())
+            used.append(self._token_source.token())
             return used[-1]
 
         def send() -> Answer:
@@ -109,7 +109,7 @@ class Wire:
         answer = send()
         # A refused credential means that nothing was done, so even a write may be sent again.
         untouched = not (several and answer.begun)
-        if session_ended(answer) and untouched and self._pass.renew(used[-1]):
+        if session_ended(answer) and untouched and self._token_source.renew(used[-1]):
             answer = send()
         return answer
 
@@ -198,7 +198,7 @@ class Wire:
 
     def strange(self, answer: Answer, what: str) -> WorkspaceError:
         """The error of a list that is a success by its status and no list by its content."""
-        what = "something that is not JSON" if answer.body is UNREADABLE else what
+        what = "something that is not JSON" if answer.body is NOT_JSON else what
         return WorkspaceError(
             "unexpected_answer",
             f"{self.environment} answered the list of keys with {what}.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.exceptions import RefusedError
-from provisioner.twenty.auth import pass_for
-from provisioner.twenty.client import Wire
+from provisioner.twenty.auth import token_source_for
+from provisioner.twenty.client import Client
 from provisioner.twenty.core import CoreWorkspace
 from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace, shows_core
 from provisioner.twenty.transport import Transport
@@ -14,8 +14,8 @@ from provisioner.twenty.transport import Transport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.model.desired import Credential, Environment
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.model.environment import Credential, Environment
+    from provisioner.runtime.cancellation import Cancellation
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.workspace import Workspace
 
@@ -24,9 +24,9 @@ def connect(  # noqa: PLR0913 - what there is to say of a workspace
     environment: Environment,
     address: str,
     credential: Credential,
-    stop: Stop,
+    stop: Cancellation,
     *,
-    hurry: bool = False,
+    others_wait: bool = False,
     released: Callable[[], None] | None = None,
 ) -> Workspace:
     """The workspace of an environment, signed in to and with its generation known.
@@ -36,36 +36,36 @@ def connect(  # noqa: PLR0913 - what there is to say of a workspace
         address: where its server listens; the embedded one's differs from its url.
         credential: what opens it.
         stop: once it is asked for, no key is begun.
-        hurry: whether the first writes of other environments wait for the first look at this one.
+        others_wait: whether other environments write nothing before this one has been observed.
         released: called whenever connections that nothing uses were closed.
 
     Raises:
         WorkspaceError: when the server cannot be reached or does not let us in.
         RefusedError: when the credential belongs to another workspace than the pinned one.
     """
-    transport = Transport(environment, address, stop, hurry=hurry, released=released)
+    transport = Transport(environment, address, stop, others_wait=others_wait, released=released)
     try:
-        wire = Wire(transport, pass_for(credential, transport))
-        _hold_pin(environment, wire)
-        return _of_generation(environment, wire)
+        client = Client(transport, token_source_for(credential, transport))
+        _hold_pin(environment, client)
+        return _of_generation(environment, client)
     except BaseException:
         transport.close()
         raise
 
 
-def _of_generation(environment: Environment, wire: Wire) -> Workspace:
+def _of_generation(environment: Environment, client: Client) -> Workspace:
     match environment.generation:
         case "legacy":
-            return LegacyWorkspace(wire, environment.limits)
+            return LegacyWorkspace(client, environment.limits)
         case "core":
-            return CoreWorkspace(wire, environment.limits)
+            return CoreWorkspace(client, environment.limits)
         case None:
-            answer = wire.read(FIRST_PAGE)
+            answer = client.read(FIRST_PAGE)
             if _shows_legacy(answer):
-                return LegacyWorkspace(wire, environment.limits, answer)
+                return LegacyWorkspace(client, environment.limits, answer)
             if shows_core(answer):
-                return CoreWorkspace(wire, environment.limits)
-            raise wire.refused(answer)
+                return CoreWorkspace(client, environment.limits)
+            raise client.refused(answer)
         case _:
             assert_never(environment.generation)
 
@@ -75,11 +75,11 @@ def _shows_legacy(answer: Answer) -> bool:
     return answer.ok and answer.data is not None and "apiKeys" in answer.data
 
 
-def _hold_pin(environment: Environment, wire: Wire) -> None:
+def _hold_pin(environment: Environment, client: Client) -> None:
     """Compares the pinned workspace with the one in the credential's own claims."""
     if environment.workspace is None:
         return
-    actual = wire.workspace()
+    actual = client.workspace()
     if actual is None:
         raise RefusedError(
             "workspace_unknown",

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.expiry import format_milliseconds
 from provisioner.model.observed import HiddenRoles, KnownRoles, Observation
-from provisioner.twenty.capabilities import core_terms
+from provisioner.twenty.capabilities import core_capabilities
 from provisioner.twenty.client import moment_of
-from provisioner.twenty.core_bulk_create import KEY, SELECTION, Creation
+from provisioner.twenty.core_bulk_create import KEY, SELECTION, CoreBulkCreate
 from provisioner.twenty.dispatch import read_each, unsent
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import HalfRecordError, listed, read_key, read_roles, record_id
-from provisioner.twenty.tokens import mint, prove
+from provisioner.twenty.tokens import mint, verify_token
 from provisioner.twenty.workspace import WITH_PERMISSIONS, NotCreated, NotSent
 
 if TYPE_CHECKING:
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.http_client.bounded import Json
-    from provisioner.model.desired import Depth, Limits
+    from provisioner.model.environment import Limits
+    from provisioner.model.key import Depth
     from provisioner.model.observed import ObservedKey, Roles
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.client import Wire
+    from provisioner.twenty.client import Client
     from provisioner.twenty.core_bulk_create import Join
-    from provisioner.twenty.workspace import Ledger, NewKey, Record, Terms
+    from provisioner.twenty.workspace import Capabilities, CreateObserver, NewKey, Record
 
 _ONE = "query($input:GetApiKeyInput!){apiKey(input:$input){%s}}"
 _REVOKE = "mutation($input:RevokeApiKeyInput!){revokeApiKey(input:$input){id revokedAt}}"
@@ -59,8 +60,8 @@ class CoreWorkspace:
 
     generation: Literal["core"] = "core"
 
-    def __init__(self, wire: Wire, limits: Limits) -> None:
-        self._wire = wire
+    def __init__(self, client: Client, limits: Limits) -> None:
+        self._client = client
         self._limits = limits
         self._takes_several: bool | None = None
         self._sources: tuple[str, ...] = ("getRoles", "getApiKeyRoles")
@@ -68,15 +69,15 @@ class CoreWorkspace:
 
     def release(self) -> None:
         """Close the connections that nothing uses now."""
-        self._wire.release()
+        self._client.release()
 
     def begin_work(self) -> None:
         """No other environment waits for this one any more."""
-        self._wire.begin_work()
+        self._client.begin_work()
 
     def close(self) -> None:
         """Closes all connections."""
-        self._wire.close()
+        self._client.close()
 
     def observe(self) -> Observation:
         """Reads keys and roles in one document; the keys alone where roles are hidden.
@@ -88,17 +89,17 @@ class CoreWorkspace:
             answer = self._listed(_LIST % (KEY, source))
             if answer.ok and answer.data is not None and not answer.errors:
                 return self._observed(answer, answer.data.get(source))
-            code = self._wire.explain(answer)[0]
+            code = self._client.explain(answer)[0]
             if code != "permission_denied" and not answer.says(("Cannot query field",)):
                 raise self._refused(answer)
             self._sources = self._sources[1:]
         return self._keys_alone()
 
-    def terms(self) -> Terms:
+    def capabilities(self) -> Capabilities:
         """Two queries, whose answers tell 1.x from 2.x and what the role permits."""
-        return core_terms(self._wire)
+        return core_capabilities(self._client)
 
-    def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
+    def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         """Documents of several creates where the server takes them, else one request a key."""
         ready = list(keys)
         join: Join = _as_it_is
@@ -109,10 +110,10 @@ class CoreWorkspace:
             else:
                 for key in ready:
                     if key.depth == WITH_PERMISSIONS:
-                        ledger.settle(key, permissions)
+                        observer.on_outcome(key, permissions)
                 ready = [key for key in ready if key.depth != WITH_PERMISSIONS]
-        creation = Creation(
-            self._wire, self._limits, ledger, join=join, takes_several=self._takes_several
+        creation = CoreBulkCreate(
+            self._client, self._limits, observer, join=join, takes_several=self._takes_several
         )
         creation.send_all(ready)
         self._takes_several = creation.takes_several
@@ -126,7 +127,7 @@ class CoreWorkspace:
                 join = _with_permissions(permissions)
 
         def read(key_id: str, depth: Depth) -> Record | None:
-            answer = self._wire.query(_ONE % SELECTION[depth], {"input": {"id": key_id}})
+            answer = self._client.query(_ONE % SELECTION[depth], {"input": {"id": key_id}})
             found = record_id((answer.data or {}).get("apiKey"))
             if found is None or answer.errors:
                 return None
@@ -134,44 +135,44 @@ class CoreWorkspace:
 
         return read_each(wanted, read, self._limits.parallel)
 
-    def move_end(self, key_id: str, ends: datetime) -> None:
+    def set_expiry(self, key_id: str, expires_at: datetime) -> None:
         """One mutation (`922`, `926`)."""
-        answer = self._wire.mutate(
-            _UPDATE, {"input": {"id": key_id, "expiresAt": format_milliseconds(ends)}}
+        answer = self._client.mutate(
+            _UPDATE, {"input": {"id": key_id, "expiresAt": format_milliseconds(expires_at)}}
         )
         # Null for an id that is no more (`203`).
         if answer.errors or (answer.data or {}).get("updateApiKey") is None:
-            raise self._wire.refused(answer)
+            raise self._client.refused(answer)
 
     def assign_role(self, key_id: str, role_id: str) -> None:
         """One mutation (`930`)."""
-        answer = self._wire.mutate(_ASSIGN, {"key": key_id, "role": role_id})
+        answer = self._client.mutate(_ASSIGN, {"key": key_id, "role": role_id})
         if answer.errors or (answer.data or {}).get("assignRoleToApiKey") is not True:
-            raise self._wire.refused(answer)
+            raise self._client.refused(answer)
 
-    def mint(self, key_id: str, ends: datetime) -> Secret:
+    def mint(self, key_id: str, expires_at: datetime) -> Secret:
         """One mutation; again mints another (`914`, `190`)."""
-        return mint(self._wire, key_id, ends)
+        return mint(self._client, key_id, expires_at)
 
-    def prove(self, token: Secret) -> None:
+    def verify_token(self, token: Secret) -> None:
         """One query with the token itself."""
-        prove(self._wire, token)
+        verify_token(self._client, token)
 
     def revoke(self, key_id: str) -> None:
         """One mutation; again moves the date (`208`, `209`)."""
-        answer = self._wire.mutate(_REVOKE, {"input": {"id": key_id}})
+        answer = self._client.mutate(_REVOKE, {"input": {"id": key_id}})
         # Null for an id that is no more (`210`), which is as good as revoked.
         if answer.errors or "revokeApiKey" not in (answer.data or {}):
-            raise self._wire.refused(answer)
+            raise self._client.refused(answer)
 
     def _listed(self, document: str) -> Answer:
         """The answer to a list, asked for again while it fails for a key that is being created."""
-        answer = self._wire.query_list(document)
+        answer = self._client.query_list(document)
         for _ in range(_LOOKS):
             if not any(_NO_ROLE_YET in text for text in answer.errors):
                 break
-            self._wire.stop.sleep(_BETWEEN_LOOKS)
-            answer = self._wire.query_list(document)
+            self._client.stop.sleep(_BETWEEN_LOOKS)
+            answer = self._client.query_list(document)
         return answer
 
     def _observed(self, answer: Answer, role_entries: Json) -> Observation:
@@ -181,13 +182,13 @@ class CoreWorkspace:
             found = (read_key(entry, of_key) for entry in listed(entries))
             keys = tuple({key.id: key for key in found}.values())
         except HalfRecordError as half:
-            raise self._wire.strange(answer, str(half)) from None
+            raise self._client.strange(answer, str(half)) from None
         return self._observation(keys, KnownRoles(roles), answer)
 
     def _keys_alone(self) -> Observation:
         """What a credential without the roles permission may still see."""
-        answer = self._wire.read(_KEYS_ALONE)
-        keys = list_keys(self._wire, _KEYS_ALONE, answer)
+        answer = self._client.read(_KEYS_ALONE)
+        keys = list_keys(self._client, _KEYS_ALONE, answer)
         return self._observation(keys, HiddenRoles(), answer)
 
     def _observation(
@@ -195,13 +196,13 @@ class CoreWorkspace:
     ) -> Observation:
         return Observation(
             generation="core",
-            workspace=self._wire.workspace(),
+            workspace=self._client.workspace(),
             keys=keys,
             roles=roles,
             server_time=moment_of(answer),
-            requests=self._wire.requests_sent,
+            requests=self._client.requests_sent,
             ahead=answer.ahead,
-            own_key=self._wire.own_key(),
+            own_key=self._client.own_key(),
         )
 
     def _permissions(self) -> dict[str, Record] | NotCreated | NotSent:
@@ -209,12 +210,12 @@ class CoreWorkspace:
         if self._known_permissions is not None:
             return self._known_permissions
         try:
-            answer = self._wire.query(_PERMISSIONS)
+            answer = self._client.query(_PERMISSIONS)
         except WorkspaceError as error:
             return unsent(error)
         entries = answer.data.get("getRoles") if answer.data else None
         if answer.errors or not isinstance(entries, list):
-            code, happened, remedy = self._wire.explain(answer)
+            code, happened, remedy = self._client.explain(answer)
             needed = "Depth 2 needs the roles' permissions."
             return unsent(WorkspaceError(code, f"{happened} {needed}", remedy=remedy))
         found = dict(filter(None, map(record_id, entries)))
@@ -226,8 +227,8 @@ class CoreWorkspace:
 
     def _refused(self, answer: Answer) -> WorkspaceError:
         if answer.ok and not answer.errors:
-            return self._wire.strange(answer, "no list of keys")
-        return self._wire.refused(answer)
+            return self._client.strange(answer, "no list of keys")
+        return self._client.refused(answer)
 
 
 def _as_it_is(record: Record) -> Record:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.twenty.answers import refusal_code
-from provisioner.twenty.dispatch import Sending, company, split
+from provisioner.twenty.dispatch import Dispatcher, batch_size, split
 from provisioner.twenty.records import record_id
 from provisioner.twenty.transport import LostAnswerError
 from provisioner.twenty.workspace import (
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provisioner.http_client.bounded import Json
-    from provisioner.model.desired import Depth, Limits
+    from provisioner.model.environment import Limits
+    from provisioner.model.key import Depth
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.client import Wire
-    from provisioner.twenty.workspace import Ledger, NewKey, Outcome
+    from provisioner.twenty.client import Client
+    from provisioner.twenty.workspace import CreateObserver, NewKey, Outcome
 
 KEY = "id name expiresAt revokedAt createdAt updatedAt"
 """The fields of a key alone."""
@@ -65,13 +66,13 @@ Join = Callable[[Record], Record]
 """Completes the record of a key of depth 2."""
 
 
-class Creation:
+class CoreBulkCreate:
     """One bulk create: documents of one or several creates, and what came of each.
 
     Args:
-        wire: where to send them.
+        client: where to send them.
         limits: how many at once.
-        ledger: is told the outcome of every key.
+        observer: is told the outcome of every key.
         join: completes records of depth 2.
         takes_several: whether the server takes several creates in a document, if it is known.
 
@@ -81,16 +82,16 @@ class Creation:
 
     def __init__(
         self,
-        wire: Wire,
+        client: Client,
         limits: Limits,
-        ledger: Ledger,
+        observer: CreateObserver,
         *,
         join: Join,
         takes_several: bool | None,
     ) -> None:
-        self._wire = wire
-        self._sending = Sending(wire.environment, limits.parallel, wire.stop, ledger)
-        self._ledger = ledger
+        self._client = client
+        self._dispatcher = Dispatcher(client.environment, limits.parallel, client.stop, observer)
+        self._observer = observer
         self._join = join
         self._lock = threading.Lock()
         self._ids: set[str] = set()
@@ -104,10 +105,10 @@ class Creation:
             group
             for tries in sorted({key.tries for key in rest})
             for group in split(
-                tuple(key for key in rest if key.tries == tries), company(most, tries)
+                tuple(key for key in rest if key.tries == tries), batch_size(most, tries)
             )
         ]
-        self._sending.all(groups, self._send)
+        self._dispatcher.all(groups, self._send)
 
     def _learn(self, keys: list[NewKey]) -> list[NewKey]:
         """Asks with documents of two whether several are taken; returns the keys still to send.
@@ -115,10 +116,10 @@ class Creation:
         An answer that was lost teaches nothing, and keys that are to be sent alone do not ask.
         """
         for _ in range(_ASKED_AT_MOST):
-            pair = tuple(key for key in keys if company(_SEVERAL, key.tries) > 1)[:2]
+            pair = tuple(key for key in keys if batch_size(_SEVERAL, key.tries) > 1)[:2]
             if self.takes_several is not None or len(pair) == 1 or not pair:
                 break
-            self._sending.one(pair, self._send)
+            self._dispatcher.one(pair, self._send)
             keys = [key for key in keys if key not in pair]
         return keys
 
@@ -127,42 +128,42 @@ class Creation:
         several = len(group) > 1
         document, variables = _document(group)
         try:
-            answer = self._wire.graphql(document, variables, repeatable=False, several=several)
+            answer = self._client.graphql(document, variables, repeatable=False, several=several)
         except LostAnswerError as lost:
-            self._sending.lost()
+            self._dispatcher.lost()
             self._settle(group, Unknown(lost.cause))
             return
         except WorkspaceError as error:
-            self._settle(group, self._sending.never_arrived(error))
+            self._settle(group, self._dispatcher.never_arrived(error))
             return
         if answer.lost:
-            self._sending.lost()
+            self._dispatcher.lost()
         else:
-            self._sending.heard()
+            self._dispatcher.heard()
         if answer.ok and not answer.errors and answer.data is not None:
             self.takes_several = several or self.takes_several
             for place, key in enumerate(group):
-                self._ledger.settle(key, self._outcome(key, answer.data.get(f"k{place}")))
+                self._observer.on_outcome(key, self._outcome(key, answer.data.get(f"k{place}")))
         elif several and answer.says(_ONE_A_DOCUMENT):
             self.takes_several = False
             for key in group:
-                self._sending.one((key,), self._send)
+                self._dispatcher.one((key,), self._send)
         elif several and answer.too_large:
-            self._sending.too_large(group, self._send)
+            self._dispatcher.too_large(group, self._send)
         else:
             outcome = self._refused(answer, several=several)
             if isinstance(outcome, NotCreated):
-                self._sending.refused(outcome.failure)
+                self._dispatcher.refused(outcome.failure)
             self._settle(group, outcome)
 
     def _settle(self, group: tuple[NewKey, ...], outcome: Outcome) -> None:
         for key in group:
-            self._ledger.settle(key, outcome)
+            self._observer.on_outcome(key, outcome)
 
     def _outcome(self, key: NewKey, entry: Json) -> Outcome:
         """What the answer shows of one key; one id for two keys is no proof of the second."""
         found = record_id(entry)
-        name = self._wire.environment
+        name = self._client.environment
         if found is None or found[1].get("name") != key.name:
             return _strange(f"{name} showed another key than {key.name!r}, or none.")
         with self._lock:
@@ -175,7 +176,7 @@ class Creation:
 
     def _refused(self, answer: Answer, *, several: bool) -> Outcome:
         """What an answer that is no success proves; of several creates some may be made."""
-        code, happened, remedy = self._wire.explain(answer)
+        code, happened, remedy = self._client.explain(answer)
         cause = Failure(code, f"{happened} {remedy}")
         if answer.server_failed or (answer.ok and not answer.errors):
             return Unknown(cause)

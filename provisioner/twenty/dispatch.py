@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure, failure_of
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.executor import Threads
-from provisioner.runtime.log_context import about, bound
+from provisioner.runtime.executor import ThreadExecutor
+from provisioner.runtime.log_context import bind, extra
 from provisioner.twenty.workspace import NotCreated, NotSent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from provisioner.model.desired import Depth
-    from provisioner.runtime.cancellation import Stop
-    from provisioner.twenty.workspace import Ledger, NewKey, Outcome, Record
+    from provisioner.model.key import Depth
+    from provisioner.runtime.cancellation import Cancellation
+    from provisioner.twenty.workspace import CreateObserver, NewKey, Outcome, Record
 
     Group = tuple[NewKey, ...]  # the keys of one request
 
@@ -48,7 +48,7 @@ _OF_ALL = frozenset(
 )
 
 
-class Sending:
+class Dispatcher:
     """Sends the groups of one bulk create.
 
     A server that loses answer after answer is not sent the rest: whoever creates looks first. Nor
@@ -58,14 +58,16 @@ class Sending:
         environment: its name, for messages.
         parallel: groups in flight at once.
         stop: once it is asked for, no group begins.
-        ledger: is told what is not sent.
+        observer: is told what is not sent.
     """
 
-    def __init__(self, environment: str, parallel: int, stop: Stop, ledger: Ledger) -> None:
+    def __init__(
+        self, environment: str, parallel: int, stop: Cancellation, observer: CreateObserver
+    ) -> None:
         self._environment = environment
         self._parallel = parallel
         self._stop = stop
-        self._ledger = ledger
+        self._observer = observer
         self._lock = threading.Lock()
         self._lost = 0
         self._most: int | None = None
@@ -74,7 +76,7 @@ class Sending:
 
     def all(self, groups: Iterable[Group], send: Callable[[Group], None]) -> None:
         """Sends every group; `send` tells the ledger of each of its keys."""
-        with Threads(self._parallel) as threads:
+        with ThreadExecutor(self._parallel) as threads:
             for _ in threads.map(lambda group: self.one(group, send), groups):
                 pass
 
@@ -98,19 +100,19 @@ class Sending:
             words = (
                 "%s or a proxy in front of it takes no request of %d keys; sending fewer at once"
             )
-            extra = about(environment=self._environment)
-            _LOG.warning(words, self._environment, len(group), extra=extra)
+            about = extra(environment=self._environment)
+            _LOG.warning(words, self._environment, len(group), extra=about)
         self.halves(group, send)
 
     def _one(self, group: Group, send: Callable[[Group], None]) -> None:
         if (outcome := self._in_vain()) is not None:
             for key in group:
-                self._ledger.settle(key, outcome)
+                self._observer.on_outcome(key, outcome)
             return
         for key in group:
-            self._ledger.sending(key)
+            self._observer.on_send(key)
         # Of several keys in one request no line is about one of them.
-        with bound(key=group[0].name) if len(group) == 1 else nullcontext():
+        with bind(key=group[0].name) if len(group) == 1 else nullcontext():
             send(group)
 
     def _in_vain(self) -> Outcome | None:
@@ -155,10 +157,10 @@ class Sending:
 def unsent(error: WorkspaceError) -> NotSent | NotCreated:
     """The outcome of keys that an error kept from being sent: whether a later try may help."""
     failure = failure_of(error)
-    return NotSent(failure) if error.slug in _PASSING else NotCreated(failure)
+    return NotSent(failure) if error.code in _PASSING else NotCreated(failure)
 
 
-def company(most: int, tries: int) -> int:
+def batch_size(most: int, tries: int) -> int:
     """How many keys may share a request when they were tried so often: ever fewer, in the end one.
 
     So that a key that always fails does not keep the others from being made.
@@ -186,5 +188,5 @@ def read_each(
             return None
         return None if record is None else (item[0], record)
 
-    with Threads(parallel) as threads:
+    with ThreadExecutor(parallel) as threads:
         return dict(filter(None, threads.map(one, wanted.items())))

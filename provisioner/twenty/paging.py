@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from provisioner.twenty.answers import Unreadable
+from provisioner.twenty.answers import NotJson
 from provisioner.twenty.records import HalfRecordError, listed, read_key
 
 if TYPE_CHECKING:
     from provisioner.http_client.bounded import Json
     from provisioner.model.observed import ObservedKey
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.client import Wire
+    from provisioner.twenty.client import Client
 
 
 _MOST_KEYS = 100_000
@@ -25,15 +25,15 @@ _MOST_SIGNS = 20_000_000
 _LONGEST_CURSOR = 8_000
 """Signs that still fit into the address of the next page."""
 
-_PATIENCE = 5
+_MAX_ROUNDS = 5
 """How many times the timeout of one answer those of all pages may take together."""
 
 
-def list_keys(wire: Wire, path: str, first: Answer) -> tuple[ObservedKey, ...]:
+def list_keys(client: Client, path: str, first: Answer) -> tuple[ObservedKey, ...]:
     """Follows the cursors from the first page to the last.
 
     Args:
-        wire: where to read.
+        client: where to read.
         path: of the first page, with its query.
         first: the answer of the first page; its shape decides: `data.apiKeys` with `pageInfo` on
             legacy, a bare array on core, `data` with `pageInfo` on core since about 2.4x.
@@ -51,7 +51,7 @@ def list_keys(wire: Wire, path: str, first: Answer) -> tuple[ObservedKey, ...]:
     signs = 0
     while True:
         if not answer.ok:
-            raise wire.refused(answer)
+            raise client.refused(answer)
         known = len(keys)
         took += answer.took
         try:
@@ -64,16 +64,16 @@ def list_keys(wire: Wire, path: str, first: Answer) -> tuple[ObservedKey, ...]:
             else:
                 _hold_end(len(keys) - known, len(keys), len(cursors), signs)
         except HalfRecordError as half:
-            raise wire.strange(answer, str(half)) from None
+            raise client.strange(answer, str(half)) from None
         if cursor is None:
             return tuple(keys.values())
-        if took > _PATIENCE * wire.timeout:
-            raise wire.endless()
+        if took > _MAX_ROUNDS * client.timeout:
+            raise client.endless()
         cursors.add(cursor)
-        answer = wire.read(f"{path}&starting_after={quote(cursor, safe='')}")
+        answer = client.read(f"{path}&starting_after={quote(cursor, safe='')}")
 
 
-def _hold_count(body: Json | Unreadable, found: int) -> None:
+def _hold_count(body: Json | NotJson, found: int) -> None:
     """The first page counts all keys; fewer at the end would look like missing ones."""
     total = body.get("totalCount") if isinstance(body, dict) else None
     if isinstance(total, int) and found < total:
@@ -88,14 +88,14 @@ def _hold_end(added: int, keys: int, pages: int, signs: int) -> None:
         raise HalfRecordError("pages that do not end")
 
 
-def _entries(body: Json | Unreadable) -> list[Json]:
-    if isinstance(body, Unreadable):
+def _entries(body: Json | NotJson) -> list[Json]:
+    if isinstance(body, NotJson):
         raise HalfRecordError("something that is not JSON")
     found = body.get("data") if isinstance(body, dict) else body
     return listed(found.get("apiKeys") if isinstance(found, dict) else found)
 
 
-def _next(body: Json | Unreadable, seen: set[str]) -> str | None:
+def _next(body: Json | NotJson, seen: set[str]) -> str | None:
     """The cursor of the next page; a page that says it is not the last must have one."""
     if isinstance(body, list):
         return None

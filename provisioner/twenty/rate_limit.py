@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from provisioner.model.desired import Limits
+    from provisioner.model.environment import Limits
 
 # A little less than one, since a wait as long as floats can say may gain a token but for dust.
 _ONE = 1.0 - 1e-6
@@ -141,7 +141,7 @@ class NotWantedError(Exception):
     """A request was given up before its turn came."""
 
 
-class Pace:
+class RateLimit:
     """Lets requests through no faster than the server allows.
 
     A declared rate is held by a token bucket, the full burst first and then the refill. With
@@ -197,7 +197,7 @@ class Pace:
             try:
                 yield
             finally:
-                self._end()
+                self._release_slot()
 
     def throttled(
         self, wait: float | None, rate: Rate | None, *, took: float = 0.0, for_speed: bool = True
@@ -227,7 +227,7 @@ class Pace:
             self._for_speed = for_speed
             resume = now if wait is None else now + wait
             if wait is None or self._in_a_row > 1:
-                resume = max(resume, now + self._patience())
+                resume = max(resume, now + self._max_wait())
             self._recovering = True
             self._pause(resume)
             return self._not_before - now
@@ -256,7 +256,7 @@ class Pace:
             bucket.rate = guess.after(now, bucket.rate)
         return bucket.take(now)
 
-    def _end(self) -> None:
+    def _release_slot(self) -> None:
         """A request came back; whether it was refused is said right after that."""
         with self._lock:
             self._flying -= 1
@@ -276,7 +276,7 @@ class Pace:
         if self._bucket is not None and self._for_speed:
             self._bucket.empty(self._not_before)
 
-    def _patience(self) -> float:
+    def _max_wait(self) -> float:
         """Seconds to wait for a server that does not say how long, or says too little."""
         if self._bucket is None or not self._for_speed:
             return _LEAST.interval

@@ -16,7 +16,7 @@ from provisioner.secret import Secret, is_token
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from provisioner.twenty.client import Wire
+    from provisioner.twenty.client import Client
 
 _MINT = "mutation{generateApiKeyToken(apiKeyId:%s,expiresAt:%s){token}}"
 _KEY_IS_DEAD = ("This API Key ", "API Key with id ")
@@ -26,46 +26,48 @@ HARMLESS = "{__typename}"
 """Answered for any role; refused for a token that is wrong, revoked or expired (`921`, `929`)."""
 
 
-def mint(wire: Wire, key_id: str, ends: datetime) -> Secret:
+def mint(client: Client, key_id: str, expires_at: datetime) -> Secret:
     """A new token of a live key.
 
     Raises:
         WorkspaceError: when none was minted, or its answer was lost.
     """
-    answer = wire.mutate(_MINT % (json.dumps(key_id), json.dumps(format_milliseconds(ends))), {})
+    answer = client.mutate(
+        _MINT % (json.dumps(key_id), json.dumps(format_milliseconds(expires_at))), {}
+    )
     found = (answer.data or {}).get("generateApiKeyToken")
     token = found.get("token") if isinstance(found, dict) else None
     if answer.says(_KEY_IS_DEAD):
         raise WorkspaceError(
             "token_refused",
-            f"{wire.environment} mints no token for the key {key_id} ({answer.quote}).",
+            f"{client.environment} mints no token for the key {key_id} ({answer.quote}).",
             remedy="Someone ended the key, or the credential's own: run again.",
         )
     if answer.errors or not isinstance(token, str) or not token:
-        raise wire.refused(answer)
+        raise client.refused(answer)
     if not is_token(token):
         raise WorkspaceError(
             "token_refused",
-            f"What {wire.environment} minted for the key {key_id} is no token.",
+            f"What {client.environment} minted for the key {key_id} is no token.",
             remedy="Nothing was delivered; look at the key in Twenty itself.",
         )
     return Secret.found(token)
 
 
-def prove(wire: Wire, token: Secret) -> None:
+def verify_token(client: Client, token: Secret) -> None:
     """Has the server accept a token.
 
     Raises:
         WorkspaceError: when it does not, or when no answer came.
     """
-    answer = wire.query_as(token, HARMLESS)
+    answer = client.query_as(token, HARMLESS)
     if answer.ok and answer.data is not None and not answer.errors:
         return
-    code, happened, remedy = wire.explain(answer)
+    code, happened, remedy = client.explain(answer)
     if code in ("server_error", "rate_limited"):
         raise WorkspaceError(code, happened, remedy=remedy)
     raise WorkspaceError(
         "token_refused",
-        f"{wire.environment} minted a token and does not accept it ({code}).",
+        f"{client.environment} minted a token and does not accept it ({code}).",
         remedy="Nothing was delivered; look at the key in Twenty itself.",
     )

@@ -38,7 +38,7 @@ from provisioner.errors.failure import Failure
 from provisioner.http_client.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.file_descriptors import none_left, spent
-from provisioner.runtime.log_context import about, bound
+from provisioner.runtime.log_context import bind, extra
 from provisioner.twenty.answers import (
     Answer,
     RefusalCode,
@@ -50,7 +50,7 @@ from provisioner.twenty.answers import (
     shown,
     throttling,
 )
-from provisioner.twenty.rate_limit import NotWantedError, Pace
+from provisioner.twenty.rate_limit import NotWantedError, RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from urllib3.connectionpool import ConnectionPool
 
     from provisioner.http_client.bounded import Json
-    from provisioner.model.desired import Environment
-    from provisioner.runtime.cancellation import Stop
-    from provisioner.runtime.log_context import Subject
+    from provisioner.model.environment import Environment
+    from provisioner.runtime.cancellation import Cancellation
+    from provisioner.runtime.log_context import LogContext
     from provisioner.secret import Secret
 
 _LOG = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ _LIST_LIMIT = 32 * 1024 * 1024
 _TRIES = 4
 _FIRST_WAIT = 0.2
 _LEAST_TIMEOUT = 0.001
-_PATIENCE = 180.0
+_MAX_WAIT = 180.0
 _LOOK = 2
 """Times the timeout of an answer that the first look may take where other environments wait."""
 
@@ -87,20 +87,20 @@ _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 class LostAnswerError(Exception):
     """A request went out and no complete answer came back: what it did is unknown."""
 
-    def __init__(self, slug: str, message: str, remedy: str) -> None:
+    def __init__(self, code: str, message: str, remedy: str) -> None:
         super().__init__(message)
-        self.slug = slug
+        self.code = code
         self.message = message
         self.remedy = remedy
 
     @property
     def cause(self) -> Failure:
         """The same of a create, which may have been made."""
-        return Failure(self.slug, f"{self.message} {self.remedy}")
+        return Failure(self.code, f"{self.message} {self.remedy}")
 
     def of_workspace(self) -> WorkspaceError:
         """The same of a read, which changed nothing and can only be given up."""
-        return WorkspaceError(self.slug, self.message, remedy=self.remedy)
+        return WorkspaceError(self.code, self.message, remedy=self.remedy)
 
 
 class Transport:
@@ -110,7 +110,7 @@ class Transport:
         environment: its limits, headers and trusted authorities.
         address: where the server listens, `http(s)://host[:port][/prefix]`.
         stop: once it is asked for, nothing goes out that must not be repeated.
-        hurry: whether the first writes of other environments wait for each look at this one.
+        others_wait: whether the first writes of other environments wait for each look at this one.
         released: called whenever connections that nothing uses were closed.
         body_limit: bytes of an answer that is no list of all keys.
     """
@@ -119,9 +119,9 @@ class Transport:
         self,
         environment: Environment,
         address: str,
-        stop: Stop,
+        stop: Cancellation,
         *,
-        hurry: bool = False,
+        others_wait: bool = False,
         released: Callable[[], None] | None = None,
         body_limit: int = _BODY_LIMIT,
     ) -> None:
@@ -129,14 +129,14 @@ class Transport:
         self.name = environment.name
         self.address = address
         self.stop = stop
-        self._pace = Pace(environment.limits, clock=stop.now, sleep=stop.sleep)
+        self._pace = RateLimit(environment.limits, clock=stop.now, sleep=stop.sleep)
         self.timeout = environment.limits.timeout
         self._host = clean(urlsplit(address).netloc)
         self._told_until: tuple[float, Answer] | None = None
         self._was_throttled = False
         self._looked = False
         self._released = released
-        self._look_bound = _LOOK * self.timeout if hurry else inf
+        self._look_bound = _LOOK * self.timeout if others_wait else inf
         self._look_left = self._look_bound
         # A turn that our own declared rate has us wait for is not the server's doing.
         self._turns_count = environment.limits.requests_per_minute is None
@@ -194,17 +194,17 @@ class Transport:
                 handled.
         """
         tries = attempt = 0
-        patience = _PATIENCE  # for the waits that the server asks for, not for our turn
+        max_wait = _MAX_WAIT  # for the waits that the server asks for, not for our turn
         while True:
             # Before a slot is taken: whoever signs in needs one for itself.
             bearer = token() if token else None
             if self._look_left <= 0:
                 raise self._look_is_over().of_workspace()
-            if (told := self._told_to_wait_beyond(min(patience, self._look_left))) is not None:
+            if (told := self._told_to_wait_beyond(min(max_wait, self._look_left))) is not None:
                 return told
             attempt += 1
             try:
-                with bound(environment=self.name, attempt=attempt):
+                with bind(environment=self.name, attempt=attempt):
                     answer = self._exchange(
                         method, path, body, bearer, begins=not repeatable, long=long
                     )
@@ -212,7 +212,7 @@ class Transport:
                 raise WorkspaceError(STOPPED.code, STOPPED.message) from None
             except LostAnswerError as lost:
                 tries += 1
-                hangs = lost.slug == "timeout" and not self._looked
+                hangs = lost.code == "timeout" and not self._looked
                 if not repeatable or hangs or tries >= _TRIES:
                     raise
                 self._pause(tries)
@@ -222,10 +222,10 @@ class Transport:
                 wait = self._slow_down(slow, answer)
                 unhandled = slow.unhandled and not (several and answer.begun)
                 tries += slow.wait is None and not slow.for_speed
-                too_long = wait > min(patience, self._look_left) or tries >= _TRIES
+                too_long = wait > min(max_wait, self._look_left) or tries >= _TRIES
                 if too_long or not (repeatable or unhandled):
                     return answer
-                patience -= wait
+                max_wait -= wait
                 continue
             if repeatable and tries + 1 < _TRIES and may_pass(answer):
                 tries += 1
@@ -251,7 +251,7 @@ class Transport:
     def _slow_down(self, slow: Throttling, answer: Answer) -> float:
         """Makes everyone wait, or give up where the server asks for more than our patience."""
         wait = slow.rate.interval if slow.wait is None and slow.rate else slow.wait or 0.0
-        if wait > _PATIENCE:
+        if wait > _MAX_WAIT:
             self._told_until = (self.stop.now() + wait, answer)
             return wait
         wait = self._pace.throttled(
@@ -260,12 +260,12 @@ class Transport:
         level = logging.INFO if self._was_throttled else logging.WARNING
         self._was_throttled = True
         words = "%s asks to slow down; going on in %.1f s"
-        _LOG.log(level, words, self.name, wait, extra=about(environment=self.name))
+        _LOG.log(level, words, self.name, wait, extra=extra(environment=self.name))
         return wait
 
-    def _told_to_wait_beyond(self, patience: float) -> Answer | None:
+    def _told_to_wait_beyond(self, max_wait: float) -> Answer | None:
         """The answer that asked for more patience than there is, while it holds."""
-        if self._told_until is not None and self._told_until[0] > self.stop.now() + patience:
+        if self._told_until is not None and self._told_until[0] > self.stop.now() + max_wait:
             return self._told_until[1]
         return None
 
@@ -331,12 +331,12 @@ class Transport:
         if not _LOG.isEnabledFor(logging.DEBUG):
             return
         spent = round(1000 * (time.monotonic() - started))
-        what: Subject = {"method": method, "path": path, "duration_ms": spent}
+        what: LogContext = {"method": method, "path": path, "duration_ms": spent}
         if status is not None:
             what["status"] = status
         came = "no answer" if status is None else status
         words = "%s %s %s -> %s in %d ms"
-        _LOG.debug(words, self.name, method, path, came, spent, extra=about(**what))
+        _LOG.debug(words, self.name, method, path, came, spent, extra=extra(**what))
 
     def _look_is_over(self) -> LostAnswerError:
         return LostAnswerError(
@@ -437,7 +437,7 @@ def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-class _Session(requests.Session):
+class _TwentySession(requests.Session):
     """A session that does not even look where a redirect leads, nor read its body for that."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
@@ -472,7 +472,7 @@ class _Retry(Retry):
 
 def _session(environment: Environment, address: str) -> requests.Session:
     """A session that asks the process environment once instead of at every request."""
-    session = _Session()
+    session = _TwentySession()
     session.trust_env = False
     if not environment.embedded:
         session.proxies.update(get_environ_proxies(address))

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.http_client.bounded import Json
-    from provisioner.model.desired import Depth, Generation
+    from provisioner.model.environment import Generation
+    from provisioner.model.key import Depth
     from provisioner.model.observed import Observation
-    from provisioner.model.token_claims import Claims
+    from provisioner.model.token_claims import TokenClaims
     from provisioner.secret import Secret
 
 Record = dict[str, "Json"]
@@ -104,7 +105,7 @@ Release = Literal["1.x", "2.x"]
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class Capabilities:
     """What a server and a credential say of themselves.
 
     Attributes:
@@ -116,20 +117,20 @@ class Terms:
         limit: requests a minute that the server says it allows, where it does.
     """
 
-    claims: Claims | None
+    claims: TokenClaims | None
     release: Release | None
     permitted: bool | None
     limit: int | None
 
 
-class Ledger(Protocol):
+class CreateObserver(Protocol):
     """Is told what becomes of each key when it becomes known, by several threads."""
 
-    def sending(self, key: NewKey) -> None:
+    def on_send(self, key: NewKey) -> None:
         """The key is about to be sent: from now on it may exist."""
         ...
 
-    def settle(self, key: NewKey, outcome: Outcome) -> None:
+    def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
         """The outcome of the key is known."""
         ...
 
@@ -150,7 +151,7 @@ class Workspace(Protocol):
         """
         ...
 
-    def terms(self) -> Terms:
+    def capabilities(self) -> Capabilities:
         """Asks what `observe` does not tell: release, permission, limit, credential.
 
         Raises:
@@ -158,7 +159,7 @@ class Workspace(Protocol):
         """
         ...
 
-    def create_many(self, keys: Sequence[NewKey], ledger: Ledger) -> None:
+    def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         """Creates keys in as few requests as the server takes.
 
         A request is sent once; again only where the server certainly refused it unhandled.
@@ -166,7 +167,7 @@ class Workspace(Protocol):
 
         Args:
             keys: what to create; each carries its own depth.
-            ledger: is told the outcome of every key.
+            observer: is told the outcome of every key.
         """
         ...
 
@@ -189,12 +190,12 @@ class Workspace(Protocol):
         """
         ...
 
-    def move_end(self, key_id: str, ends: datetime) -> None:
+    def set_expiry(self, key_id: str, expires_at: datetime) -> None:
         """Gives a key another end; tokens that are out keep theirs.
 
         Args:
             key_id: the key.
-            ends: its new end, with the milliseconds that it is to have.
+            expires_at: its new end, with the milliseconds that it is to have.
 
         Raises:
             WorkspaceError: when it was not moved, or may not have been.
@@ -209,12 +210,12 @@ class Workspace(Protocol):
         """
         ...
 
-    def mint(self, key_id: str, ends: datetime) -> Secret:
+    def mint(self, key_id: str, expires_at: datetime) -> Secret:
         """A new token of a live key; tokens minted before go on working.
 
         Args:
             key_id: the key.
-            ends: when the token ends; it is the token's own end, whatever becomes of the key's.
+            expires_at: when the token itself ends, whatever becomes of its key.
 
         Raises:
             WorkspaceError: when none was minted, or its answer was lost: whoever asks again gets
@@ -222,7 +223,7 @@ class Workspace(Protocol):
         """
         ...
 
-    def prove(self, token: Secret) -> None:
+    def verify_token(self, token: Secret) -> None:
         """Has the server accept a token, by one request that does nothing.
 
         Raises:

@@ -23,19 +23,20 @@ from jsonschema import Draft202012Validator
 from provisioner import schemas
 from provisioner.audit import Broken, CheckName, Diagnosis, Doctor, Doubtful, Fine
 from provisioner.cli import main
-from provisioner.model.desired import ApiToken, DesiredKey, Environment, SessionToken, SignIn
+from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
 from provisioner.model.sink_address import CommandAddress, FileAddress
 from provisioner.reconcile.connection import opener
-from provisioner.runtime.cancellation import Stop
-from provisioner.runtime.executor import Threads
-from provisioner.sandbox import API_KEYS_FLAG, Answer, Dialect, Sandbox, json_answer
+from provisioner.runtime.cancellation import Cancellation
+from provisioner.runtime.executor import ThreadExecutor
+from provisioner.sandbox import API_KEYS_FLAG, Dialect, Response, Sandbox, json_answer
 from provisioner.secret import Secret
-from provisioner.sinks.registry import Sinks
+from provisioner.sinks.registry import SinkRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from provisioner.model.key import DesiredKey
     from provisioner.model.sink_address import Address
     from provisioner.sandbox import Request
 
@@ -49,11 +50,11 @@ def examine(hurried, tmp_path) -> Callable[..., Diagnosis]:
 
     def examine_(environment: Environment, *keys: DesiredKey, only: tuple[str, ...] = ()) -> Any:
         stop = hurried()
-        open_sink = Sinks(tmp_path, {}, stop).open
-        with Doctor(opener(tmp_path, stop), open_sink, Threads(2), stop) as doctor:
+        open_sink = SinkRegistry(tmp_path, {}, stop).open
+        with Doctor(opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop) as doctor:
             [found] = doctor.examine((environment,), {environment.name: keys}, only)
-        if doctor.surprise is not None:
-            raise doctor.surprise
+        if doctor.internal_error is not None:
+            raise doctor.internal_error
         return found
 
     return examine_
@@ -85,7 +86,7 @@ def file(name: str, variable: str = "TOKEN") -> FileAddress:
 
 def put(folder: Path, name: str, token: str, variable: str = "TOKEN") -> FileAddress:
     """A file sink that holds a token, as `apply` leaves it."""
-    Sinks(folder, {}, Stop()).open(file(name, variable)).write(Secret(token))
+    SinkRegistry(folder, {}, Cancellation()).open(file(name, variable)).write(Secret(token))
     return file(name, variable)
 
 
@@ -276,7 +277,7 @@ def test_a_release_that_is_not_told_leaves_open_whether_an_api_key_may_write(
 ) -> None:
     """Refused by other words, or before the question was read, nothing is guessed."""
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if b"{getRoles{universalIdentifier}}" in request.body:
             return json_answer(200, said)
         return inner(request)
@@ -292,7 +293,7 @@ def test_a_release_that_is_not_told_leaves_open_whether_an_api_key_may_write(
 def test_a_permission_that_is_not_told_is_not_guessed_at(serve, examine, said) -> None:
     """Where the question itself is refused, whether keys may be written stays open."""
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if b"{apiKeys{id}}" in request.body:
             return json_answer(200, said)
         return inner(request)
@@ -369,9 +370,9 @@ def test_a_declared_limit_above_the_servers_own_is_a_warning(
 ) -> None:
     """The remedy has the number to write."""
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         found = inner(request)
-        return Answer(found.status, found.body, (*found.headers, ("X-RateLimit-Limit", "100")))
+        return Response(found.status, found.body, (*found.headers, ("X-RateLimit-Limit", "100")))
 
     served = serve(around=around)
     limits = limits_with(requests_per_minute=declared)
@@ -387,7 +388,7 @@ def test_a_declared_limit_above_the_servers_own_is_a_warning(
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_tokens_in_sinks_are_proven_one_by_one(serve, examine, tmp_path, dialect) -> None:
+def test_values_sinks_are_proven_one_by_one(serve, examine, tmp_path, dialect) -> None:
     """Good, empty, of a dead key, of another key, forged, noise: each is told as what it is."""
     served = serve(dialect)
     sandbox = served.sandbox
@@ -395,7 +396,7 @@ def test_tokens_in_sinks_are_proven_one_by_one(serve, examine, tmp_path, dialect
     ids = dict(zip(names, sandbox.seed(names), strict=True))
     [dead] = sandbox.seed(["dead"], revoked_at="2026-01-01T00:00:00.000Z")
     forged = sandbox.token_of(ids["forged"])
-    held = {
+    values = {
         "good": sandbox.token_of(ids["good"]),
         "dead": sandbox.token_of(dead),
         "other": sandbox.token_of(ids["good"]),
@@ -403,7 +404,7 @@ def test_tokens_in_sinks_are_proven_one_by_one(serve, examine, tmp_path, dialect
         "noise": "a-hand-written-word",
         "session": sandbox.session_token(),
     }
-    for name, token in held.items():
+    for name, token in values.items():
         put(tmp_path, f"{name}.env", token)
     keys = [desired_key(name, file(f"{name}.env")) for name in [*names, "not-made-yet"]]
     found = examine(served.environment(credential=served.credential("sign-in")), *keys)
@@ -422,7 +423,7 @@ def test_tokens_in_sinks_are_proven_one_by_one(serve, examine, tmp_path, dialect
     remedy = "`provision apply -e shop --redeliver --only forged` replaces it."
     assert faults["--only forged"].remedy == remedy
     shown = repr(found.checks)
-    assert all(token not in shown for token in held.values())
+    assert all(token not in shown for token in values.values())
 
 
 def test_a_key_that_ended_elsewhere_is_found_by_its_token(serve, examine, tmp_path) -> None:
@@ -481,7 +482,7 @@ def test_a_server_that_fails_on_a_proof_does_not_condemn_the_token(
 ) -> None:
     """What is unknown of a token is told as the server's failure."""
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         return json_answer(500, {}) if b'"{__typename}"' in request.body else inner(request)
 
     served = serve(Dialect.CORE, around=around)
@@ -503,7 +504,7 @@ def test_sinks_and_proofs_keep_to_the_limit_of_the_environment(serve, examine, t
     """Never more at once than `limits.parallel`, and really that many."""
     met = threading.Barrier(3)
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if b'"{__typename}"' in request.body:
             met.wait(20)
         return inner(request)
@@ -542,13 +543,13 @@ def test_it_writes_nothing(serve, examine, tmp_path, dialect, credential) -> Non
     served = serve(dialect)
     [a, _] = served.sandbox.seed(["a", "b"])
     opened = served.credential(credential)
-    held = put(tmp_path, "secrets/a.env", served.sandbox.token_of(a))
+    good = put(tmp_path, "secrets/a.env", served.sandbox.token_of(a))
     noise = put(tmp_path, "secrets/b.env", "noise-of-a-kind")
     before, rows = contents(tmp_path / "secrets"), served.sandbox.keys()
     served.journal.clear()
     found = examine(
         served.environment(credential=opened),
-        desired_key("a", held, file("secrets/not-there.env")),
+        desired_key("a", good, file("secrets/not-there.env")),
         desired_key("b", noise, file("new-folder/b.env")),
     )
     assert ("tokens", "token_invalid") in broken(found)
@@ -577,16 +578,16 @@ def test_a_bug_in_one_environment_does_not_stop_the_others(serve, hurried, tmp_p
 
     shop = served.environment(credential=served.credential())
     other = environment_with(name="other", url="sandbox:")
-    with Doctor(opener(tmp_path, stop), broken_opener, Threads(2), stop) as doctor:
+    with Doctor(opener(tmp_path, stop), broken_opener, ThreadExecutor(2), stop) as doctor:
         first, second = doctor.examine((shop, other), {"shop": (desired_key("a", file("a.env")),)})
     assert broken(first) == [("reached", "internal_error")]
     assert not second.failed
-    assert isinstance(doctor.surprise, KeyError)
+    assert isinstance(doctor.internal_error, KeyError)
 
 
 def test_a_stop_leaves_behind_what_a_server_keeps_waiting(hanging, tmp_path) -> None:
     """The environment is told as not looked at, at once."""
-    stop = Stop()
+    stop = Cancellation()
     shop = environment_with(url=url_of(hanging), credential=ApiToken(Secret("a.b.c")))
 
     def ask_once_connected() -> None:
@@ -598,7 +599,9 @@ def test_a_stop_leaves_behind_what_a_server_keeps_waiting(hanging, tmp_path) -> 
     ended = threading.Event()
     asker = threading.Thread(target=ask_once_connected)
     asker.start()
-    with Doctor(opener(tmp_path, stop), Sinks(tmp_path, {}, stop).open, Threads(1), stop) as doctor:
+    with Doctor(
+        opener(tmp_path, stop), SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(1), stop
+    ) as doctor:
         [found] = doctor.examine((shop,), {})
     assert broken(found) == [("reached", "stopped")]
     ended.set()
@@ -608,20 +611,20 @@ def test_a_stop_leaves_behind_what_a_server_keeps_waiting(hanging, tmp_path) -> 
 def test_no_sink_is_asked_after_a_stop(serve, tmp_path) -> None:
     """The sinks that were not asked are told as such."""
     served = serve()
-    stop = Stop()
+    stop = Cancellation()
     asked: list[Address] = []
-    sinks = Sinks(tmp_path, {}, stop)
+    sinks = SinkRegistry(tmp_path, {}, stop)
 
     def open_sink(address: Address) -> Any:
         asked.append(address)
         stop.ask()
         return sinks.open(address)
 
-    from provisioner.audit.sink_checks import Places
+    from provisioner.audit.sink_checks import SinkChecks
 
     shop = served.environment(limits=limits_with(parallel=1))
     keys = [desired_key(f"k{n}", file(f"{n}.env")) for n in range(5)]
-    checks = list(Places(shop, open_sink, stop).checks(keys))
+    checks = list(SinkChecks(shop, open_sink, stop).checks(keys))
     assert asked == [file("0.env")]
     assert [one.code for one in checks if isinstance(one, Broken)] == ["stopped"]
 
@@ -815,7 +818,9 @@ def test_environments_of_one_workspace_are_told_so(serve, hurried, tmp_path) -> 
     two = replace(one, name="twin")
     three = replace(other.environment(), name="third", credential=other.credential())
     stop = hurried()
-    with Doctor(opener(tmp_path, stop), Sinks(tmp_path, {}, stop).open, Threads(3), stop) as doctor:
+    with Doctor(
+        opener(tmp_path, stop), SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(3), stop
+    ) as doctor:
         found = doctor.examine((one, two, three), {})
     assert [("credential", "workspace_shared") in broken(part) for part in found] == [
         True, True, False,

@@ -27,14 +27,14 @@ from builders import (
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas
-from provisioner.audit.key_audit import FleetHygiene, Look, Note, inspect
+from provisioner.audit.key_audit import AuditInput, FleetAudit, Note, audit
 from provisioner.cli import main
 from provisioner.errors.failure import Failure
 from provisioner.model.observed import HiddenRoles, NoRoles, ObservedKey
 from provisioner.model.sink_address import FileAddress
-from provisioner.model.sink_content import NoToken, TokenOf, Untold, Unusable
+from provisioner.model.sink_content import ApiKeyToken, NoToken, Unavailable, Unreadable
 from provisioner.plan import Unobserved
-from provisioner.render.audit import hygiene_document, hygiene_markdown, hygiene_page, hygiene_text
+from provisioner.render.audit import audit_document, audit_markdown, audit_page, audit_text
 from provisioner.render.audit.labels import MEANINGS
 from provisioner.render.text import PLAIN
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
 
 MARK = timedelta(milliseconds=417)
 SINK = file_sink("secrets/shop.env")
@@ -65,19 +65,19 @@ def wanted(
     return desired_key(name, *deliver, expiry=expiry, depth=0, rotation=rotation)
 
 
-def look(*keys: ObservedKey, desired: tuple[DesiredKey, ...] = (), **changes: Any) -> Look:
+def look(*keys: ObservedKey, desired: tuple[DesiredKey, ...] = (), **changes: Any) -> AuditInput:
     environment = environment_with(
         name=changes.pop("name", "shop"),
         policy=changes.pop("policy", None),
     )
-    held = changes.pop("held", {})
+    sink_contents = changes.pop("sink_contents", {})
     observation = observation_with(*keys, **({"workspace": None} | changes))
-    return Look(environment, desired, observation, held)
+    return AuditInput(environment, desired, observation, sink_contents)
 
 
-def notes(*looks: Look, days: float = 14) -> dict[str, tuple[Note, ...]]:
+def notes(*looks: AuditInput, days: float = 14) -> dict[str, tuple[Note, ...]]:
     """The notes by the id of each key."""
-    found = inspect(looks, NOW, days * DAY)
+    found = audit(looks, NOW, days * DAY)
     return {key.id: key.notes for one in found.observed for key in one.keys}
 
 
@@ -87,9 +87,9 @@ def notes(*looks: Look, days: float = 14) -> dict[str, tuple[Note, ...]]:
 def test_a_key_in_order_has_its_figures_and_no_note() -> None:
     """Age and rest are whole days by the server's clock."""
     key = live(left=59.9, age=30.5)
-    held = {SINK: TokenOf(key.id, key.expires_at)}
+    sink_contents = {SINK: ApiKeyToken(key.id, key.expires_at)}
     desired = (wanted("svc", SINK, before=14),)
-    [one] = inspect([look(key, desired=desired, held=held)], NOW, 14 * DAY).observed
+    [one] = audit([look(key, desired=desired, sink_contents=sink_contents)], NOW, 14 * DAY).observed
     [found] = one.keys
     assert (found.age, found.left, found.declared, found.delivery) == (30, 59, True, "yes")
     assert found.rotation == key.expires_at - 14 * DAY
@@ -100,7 +100,7 @@ def test_dead_keys_are_left_out_and_what_is_wanted_of_them_is_missing() -> None:
     """A name whose keys have all ended is told as missing, a dead twin of a live key is not."""
     dead = live("gone", -1)
     desired = (wanted("svc"), wanted("gone"))
-    found = inspect([look(dead, live(), live("svc", -3), desired=desired)], NOW, DAY)
+    found = audit([look(dead, live(), live("svc", -3), desired=desired)], NOW, DAY)
     [one] = found.observed
     assert [key.name for key in one.keys] == ["svc"]
     assert (one.missing, found.missing, found.due) == (("gone",), 1, 0)
@@ -119,9 +119,9 @@ def test_of_several_keys_of_a_name_the_last_to_end_is_expiring() -> None:
     old, new = live(left=2, age=80), live(left=80, age=1, mark=MARK)
     desired = (wanted(before=14),)
     assert notes(look(old, new, desired=desired)) == {old.id: ("superseded",), new.id: ()}
-    held = {SINK: TokenOf(old.id, None)}
+    sink_contents = {SINK: ApiKeyToken(old.id, None)}
     undelivered = (wanted("svc", SINK, before=14),)
-    assert notes(look(old, new, desired=undelivered, held=held)) == {
+    assert notes(look(old, new, desired=undelivered, sink_contents=sink_contents)) == {
         old.id: ("expiring", "superseded"),
         new.id: ("undelivered",),
     }
@@ -147,15 +147,17 @@ def test_a_rotation_is_due_from_its_moment_on(left, due) -> None:
 
 def test_what_a_sink_holds_is_due_when_that_ends() -> None:
     """A later twin that nobody has the token of is no comfort."""
-    held, later = live(left=2, age=9), live(left=80, age=3)
+    first, later = live(left=2, age=9), live(left=80, age=3)
     desired = (wanted("svc", SINK),)
-    told = {SINK: TokenOf(held.id.upper(), None)}
-    assert notes(look(held, later, desired=desired, held=told)) == {
-        held.id: ("expiring", "duplicate"),
+    told = {SINK: ApiKeyToken(first.id.upper(), None)}
+    assert notes(look(first, later, desired=desired, sink_contents=told)) == {
+        first.id: ("expiring", "duplicate"),
         later.id: ("duplicate",),
     }
-    told = {SINK: TokenOf(later.id, None)}
-    assert notes(look(held, later, desired=desired, held=told))[held.id] == ("duplicate",)
+    told = {SINK: ApiKeyToken(later.id, None)}
+    assert notes(look(first, later, desired=desired, sink_contents=told))[first.id] == (
+        "duplicate",
+    )
 
 
 def test_what_ends_in_more_than_fifty_years_never_expires() -> None:
@@ -188,34 +190,42 @@ def test_duplicates_are_those_of_a_declared_name_without_rotation() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "delivery", "note"),
     [
-        (TokenOf("id-svc-30", None), TokenOf("ID-SVC-30", None), "yes", ()),
-        (TokenOf("id-svc-30", None), NoToken(), "no", ("undelivered",)),
-        (TokenOf("id-svc-30", None), TokenOf("another", None), "no", ("undelivered",)),
-        (TokenOf("id-svc-30", None), Untold(None), "unknown", ("delivery_unknown",)),
-        (Untold(NOW), Unusable(Failure("sink_denied", "no")), "unknown", ("delivery_unknown",)),
-        (Untold(NOW), Untold(NOW - 40 * DAY), "no", ("undelivered",)),
-        (NoToken(), Untold(None), "no", ("undelivered",)),
+        (ApiKeyToken("id-svc-30", None), ApiKeyToken("ID-SVC-30", None), "yes", ()),
+        (ApiKeyToken("id-svc-30", None), NoToken(), "no", ("undelivered",)),
+        (ApiKeyToken("id-svc-30", None), ApiKeyToken("another", None), "no", ("undelivered",)),
+        (ApiKeyToken("id-svc-30", None), Unreadable(None), "unknown", ("delivery_unknown",)),
+        (
+            Unreadable(NOW),
+            Unavailable(Failure("sink_denied", "no")),
+            "unknown",
+            ("delivery_unknown",),
+        ),
+        (Unreadable(NOW), Unreadable(NOW - 40 * DAY), "no", ("undelivered",)),
+        (NoToken(), Unreadable(None), "no", ("undelivered",)),
     ],
 )
 def test_a_token_is_delivered_when_every_sink_has_it(first, second, delivery, note) -> None:
     """What lacks it outweighs what cannot be told."""
-    held = {SINK: first, OTHER: second}
-    seen = look(live(), desired=(wanted("svc", SINK, OTHER),), held=held)
-    [one] = inspect([seen], NOW, DAY).observed
+    sink_contents = {SINK: first, OTHER: second}
+    seen = look(live(), desired=(wanted("svc", SINK, OTHER),), sink_contents=sink_contents)
+    [one] = audit([seen], NOW, DAY).observed
     assert [(key.delivery, key.notes) for key in one.keys] == [(delivery, note)]
 
 
 def test_a_token_of_a_twin_is_no_fault_but_one_of_a_predecessor_is() -> None:
     """Any key of a duplicated name will do; with rotation only the newest will."""
     old, new = live(age=9), live(age=3)
-    held = {SINK: TokenOf(new.id, None)}
-    assert notes(look(old, new, desired=(wanted("svc", SINK),), held=held)) == {
+    sink_contents = {SINK: ApiKeyToken(new.id, None)}
+    assert notes(look(old, new, desired=(wanted("svc", SINK),), sink_contents=sink_contents)) == {
         old.id: ("duplicate",),
         new.id: ("duplicate",),
     }
-    held = {SINK: TokenOf(old.id, None)}
+    sink_contents = {SINK: ApiKeyToken(old.id, None)}
     old, new = live(left=9, age=9), live(left=87, age=3, mark=MARK)
-    assert notes(look(old, new, desired=(wanted("svc", SINK, before=14),), held=held), days=5) == {
+    assert notes(
+        look(old, new, desired=(wanted("svc", SINK, before=14),), sink_contents=sink_contents),
+        days=5,
+    ) == {
         old.id: ("superseded",),
         new.id: ("undelivered",),
     }
@@ -234,7 +244,7 @@ def test_a_name_that_may_do_all_in_two_environments_is_told_in_both() -> None:
 
 def test_only_bounds_keys_and_missing_names() -> None:
     """What is not asked for is in no figure."""
-    found = inspect([look(live("a"), live("b"), desired=(wanted("c"),))], NOW, DAY, only=("a*",))
+    found = audit([look(live("a"), live("b"), desired=(wanted("c"),))], NOW, DAY, only=("a*",))
     [one] = found.observed
     assert ([key.name for key in one.keys], one.missing) == (["a"], ())
 
@@ -251,9 +261,9 @@ def test_the_closed_list_of_notes_is_in_the_schema_and_each_has_a_meaning() -> N
 NASTY = "</td><script>alert(1)</script>|`*_[x](http://a.b) @all & \x1b[31m\u202e\nend"
 
 
-def fleet(count: int, environments: int = 3, *, name: str = "svc-{}") -> FleetHygiene:
+def reconciler(count: int, environments: int = 3, *, name: str = "svc-{}") -> FleetAudit:
     """Some of every kind of key, in every environment."""
-    looks: list[Look | Unobserved] = []
+    looks: list[AuditInput | Unobserved] = []
     for place in range(environments):
         keys = [
             live(
@@ -269,69 +279,76 @@ def fleet(count: int, environments: int = 3, *, name: str = "svc-{}") -> FleetHy
         desired = tuple(
             wanted(key.name, sink) for key, sink in zip(keys, sinks, strict=True) if key.live(NOW)
         )[::2]
-        held = {
-            sink: TokenOf(key.id, None) if number % 10 else NoToken()
+        sink_contents = {
+            sink: ApiKeyToken(key.id, None) if number % 10 else NoToken()
             for number, (key, sink) in enumerate(zip(keys, sinks, strict=True))
         }
-        looks.append(look(*keys, desired=desired, held=held, name=f"shop-{place}"))
-    return inspect(looks, NOW, 14 * DAY)
+        looks.append(
+            look(*keys, desired=desired, sink_contents=sink_contents, name=f"shop-{place}")
+        )
+    return audit(looks, NOW, 14 * DAY)
 
 
-def nasty() -> FleetHygiene:
+def nasty() -> FleetAudit:
     """Names as bad as a server may have them, and an environment that was not reached."""
     away = Unobserved("away", "https://b.example", Failure("unreachable", f"no {NASTY}"))
     seen = look(live(NASTY, 3, id=NASTY, role=NASTY), desired=(wanted(NASTY + "2"),))
-    return inspect([seen, away], NOW, 14 * DAY)
+    return audit([seen, away], NOW, 14 * DAY)
 
 
-FLEETS = {"none": inspect([], NOW, DAY), "one": fleet(1, 1), "some": fleet(21), "bad": nasty()}
+FLEETS = {
+    "none": audit([], NOW, DAY),
+    "one": reconciler(1, 1),
+    "some": reconciler(21),
+    "bad": nasty(),
+}
 
 
 @pytest.mark.parametrize("found", FLEETS.values(), ids=FLEETS)
 def test_json_is_by_the_schema(found) -> None:
     """Every fleet makes a valid document."""
-    document = hygiene_document(found)
+    document = audit_document(found)
     errors = Draft202012Validator(schemas.load("report")).iter_errors(document)
     assert [error.message for error in errors] == []
 
 
 def test_text_has_a_line_for_each_key_and_draws_nothing() -> None:
     """What is due is marked; a name moves no cursor; quietly, only what has a note is left."""
-    text = hygiene_text(nasty(), PLAIN, quiet=False)
+    text = audit_text(nasty(), PLAIN, quiet=False)
     assert re.search(r"^  ! </td>.*\\x1b\[31m\\u202e\\nend", text, re.MULTILINE)
     assert "unreachable" in text
     assert all(char.isprintable() or char == "\n" for char in text)
     assert text.endswith("1 due within 14 days, 1 missing, 1 environment not reached.\n")
-    calm = inspect([look(live(), desired=(wanted(),))], NOW, DAY)
-    assert "  = svc" in hygiene_text(calm, PLAIN, quiet=False)
-    assert hygiene_text(calm, PLAIN, quiet=True) == ""
-    mixed = inspect([look(live(), live("odd"), desired=(wanted(),))], NOW, DAY)
-    assert re.findall(r"^  [!?=] (\w+)", hygiene_text(mixed, PLAIN, quiet=True), re.MULTILINE) == [
+    calm = audit([look(live(), desired=(wanted(),))], NOW, DAY)
+    assert "  = svc" in audit_text(calm, PLAIN, quiet=False)
+    assert audit_text(calm, PLAIN, quiet=True) == ""
+    mixed = audit([look(live(), live("odd"), desired=(wanted(),))], NOW, DAY)
+    assert re.findall(r"^  [!?=] (\w+)", audit_text(mixed, PLAIN, quiet=True), re.MULTILINE) == [
         "odd"
     ]
 
 
 def test_markdown_has_a_row_for_each_key_and_names_are_no_markup() -> None:
     """2 000 keys stay tables of ten cells; those without a note are folded away."""
-    rows = [line for line in hygiene_markdown(nasty()).splitlines() if line.startswith("|")]
+    rows = [line for line in audit_markdown(nasty()).splitlines() if line.startswith("|")]
     assert len(rows) == 3
     assert all(row.count("|") == 11 for row in rows)
     bare = re.sub(r"</?code>|&#\d+;|\*\*!\*\*", "", rows[2])
     assert not re.search(r"[<>`*_\[\]@&]", bare)
-    many = hygiene_markdown(fleet(2000))
+    many = audit_markdown(reconciler(2000))
     rows = [line for line in many.splitlines() if line.startswith("| ") and "<code>" in line]
-    listed = sum(len(one.keys) for one in fleet(2000).observed)
+    listed = sum(len(one.keys) for one in reconciler(2000).observed)
     assert len(rows) == listed > 1900
     assert many.count("<details>") == many.count("</details>") == 3
 
 
 def test_markdown_stays_below_what_a_step_summary_takes() -> None:
     """1 MiB; what does not fit is counted, and keys with a note go last."""
-    told = hygiene_markdown(fleet(30_000, name="svc-{}-" + "<ä" * 40))
+    told = audit_markdown(reconciler(30_000, name="svc-{}-" + "<ä" * 40))
     assert 900_000 < len(told.encode()) < 1 << 20
     assert "more keys, not shown here." in told
     assert told.count("<details>") == told.count("</details>") == 3
-    many = hygiene_markdown(fleet(3_000, environments=1_500))
+    many = audit_markdown(reconciler(3_000, environments=1_500))
     assert len(many.encode()) < 1 << 20
     assert "more environments, not shown here." in many
 
@@ -364,10 +381,10 @@ class Balanced(HTMLParser):
         self.words.append(data)
 
 
-@pytest.mark.parametrize("found", [*FLEETS.values(), fleet(2000)], ids=[*FLEETS, "many"])
+@pytest.mark.parametrize("found", [*FLEETS.values(), reconciler(2000)], ids=[*FLEETS, "many"])
 def test_the_page_is_balanced_and_needs_nothing_but_itself(found) -> None:
     """No script, no address, no picture; a policy that would forbid them; pure ASCII."""
-    page = hygiene_page(found)
+    page = audit_page(found)
     parser = Balanced()
     parser.feed(page)
     parser.close()
@@ -386,14 +403,14 @@ def test_the_page_is_balanced_and_needs_nothing_but_itself(found) -> None:
 def test_names_stand_on_the_page_as_text() -> None:
     """What a server calls a key is read, and never run or drawn."""
     parser = Balanced()
-    parser.feed(hygiene_page(nasty()))
+    parser.feed(audit_page(nasty()))
     assert "<script>alert(1)</script>" in "".join(parser.words)
 
 
 def test_the_timeline_counts_every_key() -> None:
     """Bars, with their tooltips, and the boxes of what ends later add up to the fleet."""
-    found = fleet(2000)
-    page = hygiene_page(found)
+    found = reconciler(2000)
+    page = audit_page(found)
     in_bars = sum(map(int, re.findall(r"days from now: (\d+) keys?:", page)))
     later = sum(map(int, re.findall(r">(\d+) keys? later than 52 weeks", page)))
     assert in_bars + later == sum(len(one.keys) for one in found.observed)
@@ -406,16 +423,18 @@ def test_the_timeline_counts_every_key() -> None:
 
 def test_many_environments_share_one_lane() -> None:
     """A page of a thousand workspaces does not begin with a thousand lanes."""
-    assert hygiene_page(fleet(24, 12)).count('<text class="lane"') == 12
-    assert hygiene_page(fleet(26, 13)).count('<text class="lane"') == 1
+    assert audit_page(reconciler(24, 12)).count('<text class="lane"') == 12
+    assert audit_page(reconciler(26, 13)).count('<text class="lane"') == 1
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("found", [fleet(1, 1), nasty(), fleet(400)], ids=["one", "bad", "many"])
+@pytest.mark.parametrize(
+    "found", [reconciler(1, 1), nasty(), reconciler(400)], ids=["one", "bad", "many"]
+)
 @pytest.mark.parametrize("width", [360, 1200])
 def test_a_browser_shows_the_page_without_scrolling_sideways(tmp_path, found, width) -> None:
     """In a frame as wide as a phone nothing but the tables' own boxes is wider than it."""
-    page = html.escape(hygiene_page(found))
+    page = html.escape(audit_page(found))
     measure = (
         "const page = f.contentDocument; document.title = ['measured',"
         "page.documentElement.scrollWidth - page.documentElement.clientWidth,"

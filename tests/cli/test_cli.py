@@ -27,8 +27,8 @@ from provisioner.sandbox import ApiKey, Dialect, Sandbox, json_answer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from provisioner.runtime.cancellation import Stop
-    from provisioner.sandbox import Answer, Around, Request
+    from provisioner.runtime.cancellation import Cancellation
+    from provisioner.sandbox import Around, Request, Response
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "manifests"
@@ -267,21 +267,21 @@ def test_a_guard_changes_nothing_anywhere(run, write, serve, monkeypatch) -> Non
     pinned = f"{begin}, workspace: {other}}}\n  two: {{url: 'sandbox:', role: Admin}}\n"
     twice = f"{begin}}}\n  two: {{{real}}}\n"
     keys = KEYS.replace("environment: dev", "environments: [one, two]")
-    for text, slug in ((pinned, "workspace_mismatch"), (twice, "workspace_shared")):
+    for text, refusal in ((pinned, "workspace_mismatch"), (twice, "workspace_shared")):
         folder = write(environments=text, keys=keys)
         events = folder.parent / "events"
         code, out, err = run("apply", "-m", folder, "--format", "json", "--events", events)
         assert code == 5
-        assert slug in err
+        assert refusal in err
         document = valid("result", out)
-        assert document["refusal"]["code"] == slug
-        assert err.endswith(f"{slug}: {document['refusal']['message']}\n")
+        assert document["refusal"]["code"] == refusal
+        assert err.endswith(f"{refusal}: {document['refusal']['message']}\n")
         last = json.loads(events.read_text().splitlines()[-1])
         assert (last["event"], last["refusal"]) == ("run_ended", document["refusal"])
         results = [r for one in document["environments"] for r in one["results"]]
         assert results
         assert {one["status"] for one in results} == {"skipped"}
-        assert {one["error"]["code"] for one in results} == {slug}
+        assert {one["error"]["code"] for one in results} == {refusal}
         assert served.sandbox.keys() == ()
         code, out, _ = run("apply", "-m", folder)
         assert (code, "skipped" in out) == (5, True)
@@ -448,9 +448,9 @@ def test_colour_follows_option_variables_and_terminal(run, small, monkeypatch) -
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch, hurried: type[Stop]) -> None:
+def hurry(monkeypatch: pytest.MonkeyPatch, hurried: type[Cancellation]) -> None:
     """Commands of this process wait but a fiftieth."""
-    monkeypatch.setattr("provisioner.cli.signals.Stop", hurried)
+    monkeypatch.setattr("provisioner.cli.signals.Cancellation", hurried)
 
 
 def is_create(request: Request) -> bool:
@@ -486,7 +486,7 @@ def test_a_key_that_was_found_may_lack_its_record(run, shop, dialect) -> None:
     """Its answer was lost and its record cannot be read: done, with the id of the live key."""
     lost = iter([True])
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if is_create(request) and request.body.count(b"createApiKey(") < 2 and next(lost, False):
             inner(request)
             raise ConnectionError
@@ -513,7 +513,7 @@ def test_a_key_that_another_run_made_first_is_the_one_that_stays(
     """Ours goes, and the result names theirs; where ours cannot go, that is an error."""
     theirs: list[ApiKey] = []
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if is_revoke(request) and not revocable:
             raise ConnectionError
         if is_create(request) and not theirs:
@@ -561,7 +561,7 @@ def test_a_key_made_elsewhere_is_shown_to_people_as_that(run, shop) -> None:
     """Neither created nor failed."""
     seen = iter([True])
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if is_create(request) and next(seen, False):
             served.sandbox.put(stranger("a", None))
         return inner(request)
@@ -579,7 +579,7 @@ def test_a_key_made_elsewhere_is_shown_to_people_as_that(run, shop) -> None:
 def test_a_server_that_loses_every_create_is_told_key_by_key(run, shop, dialect) -> None:
     """Sent and unknown is one error, never sent another; both are in the published list."""
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         return json_answer(500, {}) if is_create(request) else inner(request)
 
     names = [f"k{number}" for number in range(120)]
@@ -674,7 +674,7 @@ def test_an_interrupted_run_says_how_many_keys_it_made(write, tmp_path, serve, m
     """Ctrl-C while the first token is minted: every key is there, and counted."""
     minting, over = threading.Event(), threading.Event()
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if b"generateApiKeyToken" in request.body:
             minting.set()
             over.wait(60)

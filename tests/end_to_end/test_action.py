@@ -228,8 +228,8 @@ class Runner:
                 return code == 0
             condition = re.fullmatch(r"\$\{\{ !cancelled\(\) && (.*) \}\}", step["if"])
             assert condition, step["if"]
-            terms = [term.split(" == ") for term in condition[1].split(" && ")]
-            return all(value(name) == wanted.strip("'") for name, wanted in terms)
+            capabilities = [term.split(" == ") for term in condition[1].split(" && ")]
+            return all(value(name) == wanted.strip("'") for name, wanted in capabilities)
 
         for step in STEPS:
             if step.get("id") in outputs or not due(step):

@@ -25,7 +25,7 @@ from provisioner.sandbox import Dialect, Sandbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from provisioner.sandbox import Answer, Request
+    from provisioner.sandbox import Request, Response
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = {130: signal.SIGINT, 143: signal.SIGTERM}
@@ -199,7 +199,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         pass
     creates, goes_on = threading.Event(), threading.Event()
 
-    def slowly(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def slowly(request: Request, inner: Callable[[Request], Response]) -> Response:
         if b"svc-slow" in request.body:
             creates.set()
             goes_on.wait(60)

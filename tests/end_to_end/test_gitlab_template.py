@@ -141,10 +141,10 @@ def test_each_pipeline_runs_its_jobs(pipeline, jobs):
 
     def holds(condition: str, own: dict[str, str]) -> bool:
         known = variables | own
-        terms = [term.split(" == ") for term in condition.split(" && ")]
+        capabilities = [term.split(" == ") for term in condition.split(" && ")]
         sides = [
             [known.get(side[1:]) if side.startswith("$") else side.strip('"') for side in term]
-            for term in terms
+            for term in capabilities
         ]
         return all(one[0] == one[1] if one[1:] else bool(one[0]) for one in sides)
 

@@ -596,7 +596,7 @@ def test_every_line_of_a_json_log_keeps_to_its_schema(
     assert {line.get("key") for line in requests} == {None, "a", "b"}
     libraries = [line for line in lines if line["logger"].startswith("urllib3")]
     assert {line.get("key") for line in libraries} == {None, "a", "b"}
-    for words, code, slug in (
+    for words, code, code in (
         ("plan -e zz", 64, "environment_unknown"),
         ("plan -m zz", 3, "manifests_missing"),
         ("revoke zz", 4, "key_missing"),
@@ -604,7 +604,7 @@ def test_every_line_of_a_json_log_keeps_to_its_schema(
         failed = provision(*words.split(), cwd=project, env=env)
         told = [checked(line) for line in failed.err.splitlines()]
         assert failed.code == code
-        assert [line["code"] for line in told if line["level"] == "error"] == [slug]
+        assert [line["code"] for line in told if line["level"] == "error"] == [code]
         assert {line["run"] for line in told} != {lines[0]["run"]}
 
 

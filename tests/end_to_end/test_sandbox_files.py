@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from provisioner.sandbox import Role
+    from provisioner.sandbox import SeededRole
 
 NAMES = [f"key-{number}" for number in range(30)]
 URLS = ("sandbox:", "sandbox:core-1", "sandbox:legacy")
@@ -228,7 +228,7 @@ def test_a_request_that_fails_after_its_commit_is_not_told_as_undone(
         session = sandbox.session_token()
         roles = iter([UnusableError("It is locked.", "Wait.")])
 
-        def locked_once(_: Store) -> tuple[Role, ...]:
+        def locked_once(_: Store) -> tuple[SeededRole, ...]:
             raise next(roles)
 
         monkeypatch.setattr(Store, "roles", locked_once)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.model.desired import Environment, Limits
+from provisioner.model.environment import Environment, Limits
 from provisioner.sandbox import Dialect, Sandbox
 from provisioner.twenty.transport import LostAnswerError, Transport
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from provisioner.sandbox import Answer, Around, Request
+    from provisioner.sandbox import Around, Request, Response
 
 NGINX = (
     "<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n<body>\r\n"
@@ -70,7 +70,7 @@ class Good:
 
     @property
     def around(self) -> Around:
-        def around_(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        def around_(request: Request, inner: Callable[[Request], Response]) -> Response:
             if request.method == "POST" and request.path.startswith("/rest/batch"):
                 self.at_first_write.append(self.count())
             return inner(request)
@@ -172,7 +172,7 @@ def test_slow_answers_and_a_hang_are_bounded_together(good, apply) -> None:
     """A sign-in that is slow, and then silence: twice the timeout, not one for each request."""
     release = threading.Event()
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if b"getLoginToken" in request.body or b"getAuthTokens" in request.body:
             time.sleep(1.0)
         else:
@@ -194,7 +194,7 @@ def test_all_waits_of_a_look_count_together(scripted, answer, hurried) -> None:
     throttled = answer(429, "{}", Retry_After="30")
     server = scripted(throttled, answer(200, "[]"), throttled, answer(200, "[]"))
     shop = Environment(name="shop", url=server.url, limits=Limits(timeout=27))
-    transport = Transport(shop, server.url, hurried(), hurry=True)
+    transport = Transport(shop, server.url, hurried(), others_wait=True)
     assert transport.send("GET", "/", repeatable=True).status == 200
     assert transport.send("GET", "/", repeatable=True).status == 429
     transport.begin_work()
@@ -207,12 +207,12 @@ def test_another_look_before_the_writes_has_a_bound_too(scripted, answer, hurrie
     silent = threading.Event()
     server = scripted(answer(200, "[]"), silent, answer(200, "[]"))
     shop = Environment(name="shop", url=server.url, limits=Limits(timeout=0.3))
-    transport = Transport(shop, server.url, hurried(), hurry=True)
+    transport = Transport(shop, server.url, hurried(), others_wait=True)
     assert transport.send("GET", "/", repeatable=True).status == 200
     transport.release()
     with pytest.raises((WorkspaceError, LostAnswerError)) as told:
         transport.send("GET", "/", repeatable=True)
-    assert told.value.slug == "timeout"
+    assert told.value.code == "timeout"
     assert len(server.requests) == 2
     silent.set()
     transport.begin_work()
@@ -243,7 +243,7 @@ def test_the_turns_of_a_declared_rate_and_pages_of_keys_are_no_part_of_that(
     server = scripted(*[answer(200, "[]")] * 3)
     limits = Limits(timeout=0.9, requests_per_minute=1)
     shop = Environment(name="shop", url=server.url, limits=limits)
-    transport = Transport(shop, server.url, hurried(), hurry=True)
+    transport = Transport(shop, server.url, hurried(), others_wait=True)
     for _ in range(3):
         assert transport.send("GET", "/", repeatable=True, long=True).status == 200
     transport.close()
@@ -253,10 +253,10 @@ def test_nothing_is_sent_once_the_time_of_the_look_is_over(scripted, answer, hur
     """Whatever took it, the next request of the look says so."""
     server = scripted(*[answer(500, "{}")] * 9)
     shop = Environment(name="shop", url=server.url, limits=Limits(timeout=0.1))
-    transport = Transport(shop, server.url, hurried(), hurry=True)
+    transport = Transport(shop, server.url, hurried(), others_wait=True)
     with pytest.raises((WorkspaceError, LostAnswerError)) as told:
         transport.send("GET", "/", repeatable=True)
-    assert told.value.slug == "timeout"
+    assert told.value.code == "timeout"
     assert "more than 0.2 s" in told.value.message
     assert len(server.requests) < 3
     transport.close()

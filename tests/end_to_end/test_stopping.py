@@ -23,7 +23,7 @@ from processes import Provision
 from programs import until_begun, until_over
 
 from provisioner import schemas
-from provisioner.sandbox import Answer, Dialect, Exchange, Request, Sandbox, json_answer
+from provisioner.sandbox import Dialect, Exchange, Request, Response, Sandbox, json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,17 +65,17 @@ class Server:
         self._holds = holds
         self._commits = commits
         self._free = threading.Event()
-        self._held = threading.Semaphore(0)
+        self._sink_contents = threading.Semaphore(0)
         self._done = threading.Semaphore(0)
         self.begun: list[tuple[float, Request]] = []
         self.sandbox = Sandbox(None, dialect, around=self._around)
 
-    def _around(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def _around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
         self.begun.append((time.monotonic(), request))
         if self._free.is_set() or not self._holds(request):
             return inner(request)
         answer = inner(request) if self._commits else None
-        self._held.release()
+        self._sink_contents.release()
         self._free.wait(30)
         answer = answer or inner(request)
         self._done.release()
@@ -84,7 +84,7 @@ class Server:
     def held(self, count: int) -> None:
         """Waits until so many requests are held."""
         for _ in range(count):
-            assert self._held.acquire(timeout=30)
+            assert self._sink_contents.acquire(timeout=30)
 
     def let_go(self, count: int = 0) -> None:
         """Answers what is held and holds nothing more; waits until so many were handled."""
@@ -306,7 +306,7 @@ def test_a_wait_that_the_server_ordered_ends_with_the_signal_while_looking(start
     """`Retry-After: 60` to the first read keeps no cancelled job for a minute."""
     told = threading.Event()
 
-    def slow(_: Request) -> Answer:
+    def slow(_: Request) -> Response:
         told.set()
         return json_answer(429, {"messages": ["no"]}, headers=(("Retry-After", "60"),))
 
@@ -321,12 +321,12 @@ def test_a_wait_that_the_server_ordered_ends_with_the_signal_while_looking(start
 
 
 def answering(
-    dialect: Dialect, which: Callable[[Request], object], say: Callable[[Request], Answer]
+    dialect: Dialect, which: Callable[[Request], object], say: Callable[[Request], Response]
 ) -> Server:
     """A server that answers chosen requests by itself, without handling them."""
 
     class Answering(Server):
-        def _around(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        def _around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
             if self._free.is_set() or not which(request):
                 return super()._around(request, inner)
             self.begun.append((time.monotonic(), request))
@@ -461,7 +461,7 @@ def test_a_wait_that_the_server_ordered_ends_with_the_signal(start, dialect) -> 
     """`Retry-After: 60` to every create: nothing was made, and the process does not stay for it."""
     told = threading.Event()
 
-    def slow(_: Request) -> Answer:
+    def slow(_: Request) -> Response:
         told.set()
         return json_answer(429, {"messages": ["no"]}, headers=(("Retry-After", "60"),))
 
@@ -513,7 +513,7 @@ def test_a_signal_ends_the_search_for_a_lost_create(start, dialect) -> None:
     looked = threading.Semaphore(0)
 
     class Losing(Server):
-        def _around(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
+        def _around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
             if creates(request) and not self._free.is_set():
                 self.begun.append((time.monotonic(), request))
                 lost.release()

@@ -10,7 +10,7 @@ from builders import END, NOW, observation_with, observed_key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.execution.conflict import Look, Missing, Sent, Standing, Stands
+from provisioner.execution.conflict import Conflict, NotFound, Observed, OwnKeys, Resolution
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, ObservedKey, Roles
 
 pytestmark = pytest.mark.fast
@@ -26,39 +26,39 @@ def key(id_: str, name: str = "a", second: int = 0, **changes: object) -> Observ
     return observed_key(name, **(fields | changes))
 
 
-def look(*keys: ObservedKey, before: tuple[str, ...] = (), roles: Roles | None = None) -> Look:
+def look(*keys: ObservedKey, before: tuple[str, ...] = (), roles: Roles | None = None) -> Observed:
     seen = observation_with(*keys, roles=roles)
-    return Look(seen, frozenset(before))
+    return Observed(seen, frozenset(before))
 
 
-def sent(*ids: str, name: str = "a", end: datetime | None = None, expected: int = 1) -> Sent:
-    return Sent(name, frozenset(ids), end, expected)
+def sent(*ids: str, name: str = "a", end: datetime | None = None, expected: int = 1) -> OwnKeys:
+    return OwnKeys(name, frozenset(ids), end, expected)
 
 
-def stands(standing: Standing) -> Stands:
-    assert isinstance(standing, Stands)
+def stands(standing: Conflict) -> Resolution:
+    assert isinstance(standing, Resolution)
     return standing
 
 
 def test_the_first_by_created_at_and_then_by_id_stays() -> None:
     """The id decides only between keys of one moment, whoever made them."""
     early, low, high = key("z", second=1), key("b", second=2), key("c", second=2)
-    assert stands(look(high, low, early).standing(sent("b"))).key == early
-    assert stands(look(high, low).standing(sent("c"))).key == low
+    assert stands(look(high, low, early).resolve(sent("b"))).key == early
+    assert stands(look(high, low).resolve(sent("c"))).key == low
 
 
 def test_of_several_keys_of_one_run_all_but_the_first_go() -> None:
     """A run that made a name twice keeps the one and ends the other, in the order of creation."""
     seen = look(key("3", second=3), key("1", second=1), key("2", second=2))
-    standing = stands(seen.standing(sent("1", "2", "3", expected=3)))
-    assert (standing.key.id, standing.ours, standing.losers) == ("1", True, ("2", "3"))
+    standing = stands(seen.resolve(sent("1", "2", "3", expected=3)))
+    assert (standing.key.id, standing.ours, standing.duplicates) == ("1", True, ("2", "3"))
 
 
 def test_a_run_that_came_second_ends_its_own_key_alone() -> None:
     """The one that stays is another run's: ours goes, the third is none of ours."""
     seen = look(key("theirs", second=1), key("ours", second=2), key("third", second=3))
-    standing = stands(seen.standing(sent("ours")))
-    assert (standing.key.id, standing.ours, standing.losers) == ("theirs", False, ("ours",))
+    standing = stands(seen.resolve(sent("ours")))
+    assert (standing.key.id, standing.ours, standing.duplicates) == ("theirs", False, ("ours",))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_it_is_settled_when_ours_are_all_there_and_alone(
 ) -> None:
     """Not while another run's key has the name, nor while one of ours may still come."""
     seen = look(*map(key, keys))
-    assert stands(seen.standing(sent("ours", "ours-2", expected=expected))).settled is settled
+    assert stands(seen.resolve(sent("ours", "ours-2", expected=expected))).settled is settled
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_a_key_is_whole_with_its_role_where_roles_are_seen(
 ) -> None:
     """On 2.x a key is there a moment before its role; where no role is seen none is missed."""
     seen = look(key("ours", role_id=role_id), roles=roles)
-    assert stands(seen.standing(sent("ours"))).whole is whole
+    assert stands(seen.resolve(sent("ours"))).whole is whole
 
 
 def test_only_the_key_that_stays_has_to_be_whole() -> None:
     """A loser goes with or without a role."""
     stays, goes = key("1", second=1), key("2", second=2, role_id=None)
-    assert stands(look(stays, goes).standing(sent("2"))).whole
-    assert not stands(look(replace(stays, role_id=None), key("2", second=2)).standing(sent())).whole
+    assert stands(look(stays, goes).resolve(sent("2"))).whole
+    assert not stands(look(replace(stays, role_id=None), key("2", second=2)).resolve(sent())).whole
 
 
 @pytest.mark.parametrize(
@@ -167,16 +167,16 @@ def test_the_one_that_stays_is_the_first_and_losers_are_ours(
     keys: list[ObservedKey], ours: frozenset[str], expected: int
 ) -> None:
     """Whatever a look shows: one stays, the first; ours go but never that one; no key of others."""
-    standing = look(*keys).standing(sent(*ours, expected=expected))
-    if isinstance(standing, Missing):
+    standing = look(*keys).resolve(sent(*ours, expected=expected))
+    if isinstance(standing, NotFound):
         assert not keys
         return
     first = min(keys, key=lambda one: (one.created_at, one.id))
     made = {one.id for one in keys} & ours
     assert standing.key == first
     assert standing.ours == (first.id in ours)
-    assert set(standing.losers) == made - {first.id}
-    assert len(standing.losers) == len(made - {first.id})
+    assert set(standing.duplicates) == made - {first.id}
+    assert len(standing.duplicates) == len(made - {first.id})
     assert standing.settled == ({one.id for one in keys} == made and len(made) >= expected)
 
 
@@ -189,7 +189,7 @@ def test_what_was_there_before_what_is_dead_and_other_names_never_matter(
     seed.shuffle(everything)  # type: ignore[attr-defined]
     noisy = look(*everything, before=("before-1", "before-2"))
     for mine in (sent(*ours), sent(*ours, end=OURS)):
-        assert noisy.standing(mine) == look(*keys).standing(mine)
+        assert noisy.resolve(mine) == look(*keys).resolve(mine)
 
 
 @given(
@@ -211,7 +211,7 @@ def test_of_any_number_of_runs_exactly_one_stays_and_the_others_give_way(
     seen = look(*keys)
     standings = [
         stands(
-            seen.standing(
+            seen.resolve(
                 sent(end=ends[run])
                 if run in by_mark
                 else sent(*(one.id for one in keys if one.expires_at == ends[run]))
@@ -221,5 +221,5 @@ def test_of_any_number_of_runs_exactly_one_stays_and_the_others_give_way(
     ]
     assert [one.ours for one in standings].count(True) == 1
     assert len({one.key.id for one in standings}) == 1
-    losers = [id_ for one in standings for id_ in one.losers]
+    losers = [id_ for one in standings for id_ in one.duplicates]
     assert sorted([*losers, standings[0].key.id]) == sorted(one.id for one in keys)

@@ -19,11 +19,11 @@ from provisioner import schemas, secret
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution import (
+    CreatedByAnotherRun,
     Done,
     Executed,
     Execution,
     Failed,
-    MadeElsewhere,
     RunResult,
     Skipped,
     Unfinished,
@@ -135,7 +135,7 @@ def test_a_token_is_minted_proven_written_and_read_back_in_this_order() -> None:
         ("write", VAULT),
         ("read", VAULT),
     ]
-    assert world.held[FILE].reveal() == world.held[VAULT].reveal()
+    assert world.tokens[FILE].reveal() == world.tokens[VAULT].reveal()
 
 
 def test_every_key_is_made_before_any_token_is_minted() -> None:
@@ -168,9 +168,9 @@ def test_a_token_ends_when_its_key_does(fate: Fate) -> None:
     world.run(create("a", FILE))
     [row] = world.rows
     assert row.end == OUR_END
-    claims = claims_of(world.held[FILE])
+    claims = claims_of(world.tokens[FILE])
     assert claims is not None
-    assert (claims.key, claims.ends) == ("id-a", END)
+    assert (claims.key, claims.expires_at) == ("id-a", END)
 
 
 def test_a_run_without_sinks_mints_nothing_and_opens_nothing() -> None:
@@ -215,7 +215,7 @@ def test_a_token_may_write_its_key_in_capitals_and_end_later_or_just_before(fate
     world = ModelServer(mints={"a": fate})
     [result] = world.run(create("a", FILE))
     assert isinstance(result, Done)
-    assert world.held[FILE].reveal() in world.proven
+    assert world.tokens[FILE].reveal() in world.proven
 
 
 def test_a_token_may_end_60_seconds_before_its_key_and_not_a_second_earlier() -> None:
@@ -253,8 +253,8 @@ def test_a_sink_that_fails_does_not_keep_the_token_from_the_others(moment: str) 
         Unfinished(made, "id-a", {"id": "id-a"}, DOWN),
         Failed(there, LATER),
     )
-    assert {third, *sinks_of("x")} <= world.held.keys()
-    assert (FILE in world.held) == (moment == "read")
+    assert {third, *sinks_of("x")} <= world.tokens.keys()
+    assert (FILE in world.tokens) == (moment == "read")
     assert RunResult(NOW, "", (Executed(part_with(made, there), results),)).incomplete
     assert world.settled == steps(made, there) == 3
 
@@ -301,8 +301,8 @@ def test_a_key_that_gave_way_delivers_the_key_that_stays() -> None:
     """The token is for the other run's key, until its end; ours is revoked before."""
     world = ModelServer(rows=[theirs("a")])
     [result] = world.run(create("a", FILE))
-    assert result == MadeElsewhere(create("a", FILE), "their-a", {"id": "their-a"})
-    claims = claims_of(world.held[FILE])
+    assert result == CreatedByAnotherRun(create("a", FILE), "their-a", {"id": "their-a"})
+    claims = claims_of(world.tokens[FILE])
     assert claims is not None
     assert claims.key == "their-a"
     assert world.of("revoke", "mint") == [("revoke", "id-a"), ("mint", "their-a")]
@@ -364,7 +364,7 @@ def test_a_delivery_under_way_is_brought_to_its_end_and_none_begins_after_it() -
     world.watch = lambda: world.stop.ask() if world.events[-1] == ("mint", "old-x") else None
     first, second = renew("x", *sinks_of("x")), renew("y", VAULT)
     assert world.run(first, second) == (Done(first, "old-x", None), Skipped(second, STOPPED))
-    assert set(world.held) == set(sinks_of("x"))
+    assert set(world.tokens) == set(sinks_of("x"))
     assert world.settled == 1
 
 
@@ -462,23 +462,23 @@ def test_a_token_that_took_long_to_its_sinks_is_proven_once_more() -> None:
     assert moments.index("write") < len(moments) - 1 - moments[::-1].index("prove")
 
     class Later(ModelServer):
-        slug = ""
+        code = ""
 
-        def prove(self, token: Secret) -> None:
+        def verify_token(self, token: Secret) -> None:
             if token.reveal() in self.proven:
-                raise WorkspaceError(self.slug, "No.", remedy="Nothing was delivered.")
-            super().prove(token)
+                raise WorkspaceError(self.code, "No.", remedy="Nothing was delivered.")
+            super().verify_token(token)
 
     world = Later(rows=[old("x")], long=-1)
-    world.slug = "token_refused"
+    world.code = "token_refused"
     [failed] = world.run(renew("x", FILE))
     assert isinstance(failed, Failed)
     assert failed.failure.code == "token_refused"
-    assert "another run ended its key meanwhile" in failed.failure.message
+    assert "another run ended its key during delivery" in failed.failure.message
     assert "Nothing was delivered" not in failed.failure.message
     # That it cannot be proven just now says nothing of it: it was proven before.
     world = Later(rows=[old("x")], long=-1)
-    world.slug = "unreachable"
+    world.code = "unreachable"
     assert [type(one) for one in world.run(renew("x", FILE))] == [Done]
 
 
@@ -514,11 +514,11 @@ def check(world: ModelServer, executed: Executed) -> None:
         ids = {row.id for row in world.rows if row.name == action.name and not row.revoked}
         minted = [event for event in world.of("mint") if event[1] in ids]
         match result:
-            case Done(id=id_) | MadeElsewhere(id=id_):
+            case Done(id=id_) | CreatedByAnotherRun(id=id_):
                 assert id_ in ids
                 for sink in action.sinks:
-                    assert world.minted[world.held[sink].reveal()] == id_
-                    assert world.held[sink].reveal() in world.proven
+                    assert world.minted[world.tokens[sink].reveal()] == id_
+                    assert world.tokens[sink].reveal() in world.proven
             case Unfinished(id=id_):
                 assert id_ in ids
             case Skipped(failure=why):
@@ -548,7 +548,7 @@ def check_at_the_end(world: ModelServer, executed: Executed) -> None:
             assert isinstance(result, Failed)
             assert result.failure.code == "not_settled"
         elif sound or not fates:
-            assert isinstance(result, Done | MadeElsewhere)
+            assert isinstance(result, Done | CreatedByAnotherRun)
         else:
             assert isinstance(result, Unfinished if isinstance(action, Create) else Failed)
             for sink, fate in zip(action.sinks, fates, strict=True):
@@ -681,7 +681,7 @@ def mixed() -> tuple[Result, ...]:
     return (
         Done(create("made", FILE), "id-made", {"id": "id-made"}),
         Unfinished(create("half", FILE, VAULT), "id-half", {"id": "id-half"}, DOWN),
-        MadeElsewhere(create("theirs", VAULT), "their-id", None),
+        CreatedByAnotherRun(create("theirs", VAULT), "their-id", None),
         Done(renew("there", VAULT), "old-there", None),
         Failed(renew("lost", FILE), LATER),
         Skipped(renew("late\x1b[2J", VAULT), STOPPED),

@@ -21,7 +21,7 @@ from provisioner.cli import main
 from provisioner.cli.event_file import EventFile
 from provisioner.errors.failure import Failure
 from provisioner.execution import Done, Event, Executed, Failed, RunEnded
-from provisioner.execution.progress import Chronicle
+from provisioner.execution.progress import Progress
 
 LINE = Draft202012Validator(
     schemas.load("events"), format_checker=Draft202012Validator.FORMAT_CHECKER
@@ -36,7 +36,7 @@ class Drawn:
     """What a program knows of one environment that has seen nothing but the events."""
 
     planned: dict[str, int] = field(default_factory=dict)
-    settled: int = 0
+    on_progress: int = 0
     running: set[tuple[str, str]] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     finished: bool = False
@@ -72,7 +72,7 @@ def replay(  # noqa: C901, PLR0912 - a case for each event
                 assert not one.finished
                 one.running.add((event["action"], event["name"]))
             case "steps_settled":
-                one.settled += event["steps"]
+                one.on_progress += event["steps"]
             case "action_ended":
                 assert not one.finished
                 one.running.discard((event["action"], event["name"]))
@@ -345,9 +345,9 @@ def test_a_reader_that_reads_nothing_holds_up_nobody(tmp_path, caplog) -> None:
     """A pipe that is full is waited for at the end alone, and not for ever."""
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    events = EventFile(str(tmp_path / "pipe"), "f" * 32, patience=0.05)
+    events = EventFile(str(tmp_path / "pipe"), "f" * 32, timeout=0.05)
     for _ in range(3_000):
-        events.tell(RunEnded(0))
+        events.emit(RunEnded(0))
     events.close()
     assert "are not all read" in caplog.text
     os.close(reader)
@@ -358,9 +358,9 @@ def test_what_is_said_after_the_end_is_not_told() -> None:
     action = create("a")
     planned = part_with(action, environment="dev", url="sandbox:")
     told: list[Event] = []
-    settled: list[int] = []
-    chronicle = Chronicle("dev", settled.append, told.append)
-    chronicle.begins(action)
+    on_progress: list[int] = []
+    chronicle = Progress("dev", on_progress.append, told.append)
+    chronicle.on_start(action)
     failed = Executed(planned, (Failed(action, Failure("outcome_unknown", "")),))
     assert chronicle.close(lambda: failed) is failed
     before = list(told)
@@ -369,11 +369,11 @@ def test_what_is_said_after_the_end_is_not_told() -> None:
         "ActionEnded",
         "EnvironmentFinished",
     ]
-    chronicle.begins(action)
-    chronicle.settles(1)
-    chronicle.ends(Done(action, "id", None))
+    chronicle.on_start(action)
+    chronicle.on_progress(1)
+    chronicle.on_result(Done(action, "id", None))
     assert chronicle.close(lambda: Executed(planned, (Done(action, "id", None),))) is failed
-    assert (told, settled) == (before, [1])
+    assert (told, on_progress) == (before, [1])
 
 
 def test_stderr_takes_events(tmp_path, run) -> None:

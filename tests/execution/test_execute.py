@@ -33,12 +33,12 @@ from model_server import (
 
 from provisioner.errors.failure import Failure
 from provisioner.execution import (
+    CreatedByAnotherRun,
     Done,
     Executed,
     Failed,
-    MadeElsewhere,
-    Mark,
     Result,
+    RunMarker,
     Skipped,
     Unfinished,
 )
@@ -49,7 +49,7 @@ from provisioner.twenty.workspace import IN_FLIGHT, NewKey
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from provisioner.model.desired import Depth
+    from provisioner.model.key import Depth
     from provisioner.plan import Create
 
 pytestmark = pytest.mark.fast
@@ -218,7 +218,7 @@ def test_an_unknown_key_does_not_keep_the_others_from_being_settled() -> None:
     server = ModelServer(fates=[LOST_BEFORE, MADE, *[LOST_BEFORE] * 8], rows=[theirs(1, "b")])
     first, second = server.run(*creates("a", "b"))
     assert first == Failed(action("a"), unknown(LOST))
-    assert second == MadeElsewhere(action("b"), "~b-1", server.record(server.rows[0]))
+    assert second == CreatedByAnotherRun(action("b"), "~b-1", server.record(server.rows[0]))
 
 
 # --- How long it waits ---------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_an_earlier_key_of_another_run_stays_and_ours_goes(generation) -> None:
     """It is reported as made elsewhere, with its record, and ours is revoked."""
     server = ModelServer(generation=generation, rows=[theirs(1)])
     [result] = server.run(*creates("a"))
-    assert result == MadeElsewhere(action("a"), "~a-1", server.record(server.rows[0]))
+    assert result == CreatedByAnotherRun(action("a"), "~a-1", server.record(server.rows[0]))
     assert server.revoked == [row.id for row in server.made("a")]
 
 
@@ -332,7 +332,7 @@ def test_a_key_that_another_run_made_is_not_made_again(generation) -> None:
     """After a lost answer a look shows theirs: nothing more is sent."""
     server = ModelServer(generation=generation, fates=[LOST_BEFORE], rows=[theirs(1)])
     [result] = server.run(*creates("a"))
-    assert isinstance(result, MadeElsewhere)
+    assert isinstance(result, CreatedByAnotherRun)
     assert len(server.sent) == 1
 
 
@@ -341,14 +341,14 @@ def test_what_another_run_made_is_looked_at_again_though_ours_was_never_sent(nam
     """The key that the first look found gave way to an earlier one: that is the one that stays."""
     server = ModelServer(fates=[NOT_SENT], rows=[theirs(2, gone_from=2), theirs(1, seen_from=2)])
     result, *_ = server.run(*creates(*names))
-    assert result == MadeElsewhere(action("a"), "~a-1", server.record(server.rows[1]))
+    assert result == CreatedByAnotherRun(action("a"), "~a-1", server.record(server.rows[1]))
 
 
 def test_what_another_run_is_just_making_is_waited_for_though_ours_was_never_sent() -> None:
     """Its role comes a moment later, as on 2.x."""
     server = ModelServer(fates=[NOT_SENT], rows=[theirs(1, role_from=5)])
     [result] = server.run(*creates("a"))
-    assert result == MadeElsewhere(action("a"), "~a-1", server.record(server.rows[0]))
+    assert result == CreatedByAnotherRun(action("a"), "~a-1", server.record(server.rows[0]))
 
 
 def test_keys_that_were_there_before_neither_satisfy_nor_matter() -> None:
@@ -402,7 +402,7 @@ def test_a_settling_look_that_fails_is_repeated() -> None:
     """A list fails on 2.x while another run creates; what was learnt before is not forgotten."""
     server = ModelServer(rows=[theirs(1)], blind=frozenset({1, 3, 4, 5, 6, 7, 8}))
     [result] = server.run(*creates("a"))
-    assert isinstance(result, MadeElsewhere)
+    assert isinstance(result, CreatedByAnotherRun)
     assert server.looks == 8
 
 
@@ -560,7 +560,7 @@ def test_a_loser_is_revoked_as_patiently_as_looks_are_taken() -> None:
     """Eight times, with growing waits; once more is once where only the answer was lost."""
     server = ModelServer(rows=[theirs(1)], revoking=["lost", *["refused"] * 6])
     [result] = server.run(*creates("a"))
-    assert isinstance(result, MadeElsewhere)
+    assert isinstance(result, CreatedByAnotherRun)
     assert server.revoked == [row.id for row in server.made("a")] * 8
     waits = server.stop.seconds[2:]
     for wait, most in zip(waits, [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0], strict=True):
@@ -718,7 +718,7 @@ def check_so_far(server: ModelServer, executed: Executed) -> None:
     for result in executed.results:
         name = result.action.name
         match result:
-            case Done(id=id_) | MadeElsewhere(id=id_):
+            case Done(id=id_) | CreatedByAnotherRun(id=id_):
                 assert rows[id_].name == name
                 assert (rows[id_].owner is server) == isinstance(result, Done)
                 assert rows[id_].revoked_from == NEVER
@@ -752,7 +752,7 @@ def check_at_the_end(server: ModelServer, executed: Executed) -> None:
         left = code == "duplicate_left"
         whole = not new or new[0].role_from <= server.seen or server.generation == "legacy"
         sent = bool(says - {"rejected", "not sent"})
-        if isinstance(result, Done | MadeElsewhere):
+        if isinstance(result, Done | CreatedByAnotherRun):
             assert new[0].id == result.id
             assert whole
             assert result.record is not None or len(server.read) == 3
@@ -861,7 +861,7 @@ def test_of_two_runs_at_once_one_key_of_each_name_stays_and_both_reports_name_it
     rows, clock = list[Row](), Clock()
     first = ModelServer(generation=generation, fates=fates[0], rows=rows, clock=clock)
     second = ModelServer(
-        generation=generation, fates=fates[1], rows=rows, mark=Mark(9), clock=clock
+        generation=generation, fates=fates[1], rows=rows, mark=RunMarker(9), clock=clock
     )
     reports: list[tuple[Result, ...]] = []
 

@@ -14,7 +14,7 @@ from write_only import REPOSITORY, Shop, SlowGithub
 from provisioner.execution import Executed, Failed, Unfinished
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Duplicate
-from provisioner.sandbox import Answer, Dialect, Request, Sandbox
+from provisioner.sandbox import Dialect, Request, Response, Sandbox
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def shop(tmp_path: Path) -> Iterator[Shop]:
     """A delivered key that is not due for long, and a server that does what it is asked at once."""
 
-    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, answer: Callable[[Request], Response]) -> Response:
         return shop.around(request, answer)
 
     sandbox = Sandbox(None, Dialect.CORE, around=around)
@@ -194,8 +194,8 @@ def test_a_workspace_that_cannot_be_looked_at_after_the_write_is_a_failure(shop:
     """Nothing is done whose outcome nobody knows; the message says how to make sure."""
     down: list[bool] = []
 
-    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
-        return Answer(502) if down else answer(request)
+    def around(request: Request, answer: Callable[[Request], Response]) -> Response:
+        return Response(502) if down else answer(request)
 
     shop.around = around
     shop.github.at_write = lambda: down.append(True)
@@ -224,7 +224,7 @@ def test_a_rotation_writes_again_where_another_run_wrote_after_it(shop: Shop, at
 
     looks: list[int] = []
 
-    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, answer: Callable[[Request], Response]) -> Response:
         if b"apiKeys{id" in request.body.replace(b" ", b"") and writes(shop) == 2 and not looks:
             looks.append(1)
             late()
@@ -240,7 +240,7 @@ def test_a_rotation_writes_again_where_another_run_wrote_after_it(shop: Shop, at
 def test_a_rotation_fails_where_the_sink_cannot_be_asked_again(shop: Shop) -> None:
     """And the older key lives on."""
 
-    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, answer: Callable[[Request], Response]) -> Response:
         if b"apiKeys{id" in request.body.replace(b" ", b"") and writes(shop) == 2:
             shop.github.allowed = False
         return answer(request)
@@ -255,9 +255,9 @@ def test_an_old_key_whose_end_cannot_be_moved_is_told(shop: Shop) -> None:
     """The successor is delivered, and the failure says how to end the older key by hand."""
     [old] = live(shop.sandbox)
 
-    def around(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, answer: Callable[[Request], Response]) -> Response:
         moves = request.method == "PATCH" or b"updateApiKey" in request.body
-        return Answer(403, b'{"messages": ["no"]}') if moves else answer(request)
+        return Response(403, b'{"messages": ["no"]}') if moves else answer(request)
 
     shop.around = around
     good, result = shop.run(Hurried(), rotate=frozenset({"svc-a"}))

@@ -18,7 +18,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, assert_never
 
-from provisioner.sandbox import Answer, Dialect, Exchange, Request, Sandbox, json_answer
+from provisioner.sandbox import Dialect, Exchange, Request, Response, Sandbox, json_answer
 from provisioner.sandbox.access import Refused
 from provisioner.sandbox.graphql_call import ANY_ERROR, token_refused
 from provisioner.sandbox.rest import refused
@@ -493,11 +493,11 @@ class Laboratory:
                 found[key.name].append(key)
         return dict(found)
 
-    def _around(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def _around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
         arrival = self._arrive(request)
         hook = arrival.hook
 
-        def handle(request: Request) -> Answer:
+        def handle(request: Request) -> Response:
             answer = inner(request)
             if hook is not None and hook.when == "after":
                 self._run(hook)
@@ -507,9 +507,9 @@ class Laboratory:
             self._run(hook)
         match arrival.fault:
             case Slow() | Hang() as fault:
-                return _held(fault, arrival.let_go, request, handle)
+                return _sink_contents(fault, arrival.let_go, request, handle)
             case fault:
-                truth = handle(request) if handles(fault) else Answer(0)
+                truth = handle(request) if handles(fault) else Response(0)
                 return _told(fault, truth, request, self.sandbox.dialect)
 
     def _arrive(self, request: Request) -> _Arrival:
@@ -586,12 +586,12 @@ class _Journal(list[Exchange]):
             self._noted = 0
 
 
-def _held(
+def _sink_contents(
     fault: Slow | Hang,
     let_go: threading.Event,
     request: Request,
-    handle: Callable[[Request], Answer],
-) -> Answer:
+    handle: Callable[[Request], Response],
+) -> Response:
     match fault:
         case Slow(seconds, before=True):
             let_go.wait(seconds)
@@ -612,8 +612,8 @@ def _held(
 
 
 def _told(  # noqa: C901, PLR0911  # one case for each fault
-    fault: Fault | None, truth: Answer, request: Request, dialect: Dialect
-) -> Answer:
+    fault: Fault | None, truth: Response, request: Request, dialect: Dialect
+) -> Response:
     """What the client is told in place of the truth, which is nothing if it was not handled."""
     match fault:
         case ClosedBefore() | ClosedAfter():
@@ -632,7 +632,7 @@ def _told(  # noqa: C901, PLR0911  # one case for each fault
         case HtmlPage():
             return _page(200, "Sign in to continue")
         case Empty():
-            return Answer(200)
+            return Response(200)
         case ExpiredSession():
             return _expired(request, dialect)
         case Slow() | Hang() | None:
@@ -641,18 +641,18 @@ def _told(  # noqa: C901, PLR0911  # one case for each fault
             assert_never(fault)
 
 
-def _page(status: int, title: str, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+def _page(status: int, title: str, headers: tuple[tuple[str, str], ...] = ()) -> Response:
     body = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\r\n"
-    return Answer(status, body.encode(), (*_HTML, *headers))
+    return Response(status, body.encode(), (*_HTML, *headers))
 
 
-def _truncated(answer: Answer) -> Answer:
+def _truncated(answer: Response) -> Response:
     promised = ("Content-Length", str(max(len(answer.body), 1)))
     half = answer.body[: len(answer.body) // 2]
-    return Answer(answer.status, half, (*answer.headers, promised, *_CLOSE))
+    return Response(answer.status, half, (*answer.headers, promised, *_CLOSE))
 
 
-def _failed(fault: Failed, request: Request, dialect: Dialect) -> Answer:
+def _failed(fault: Failed, request: Request, dialect: Dialect) -> Response:
     message = "Query read timeout"
     if request.path in _GRAPHQL:
         return _graphql_error(message, "INTERNAL_SERVER_ERROR", dialect, fault.graphql_status)
@@ -660,7 +660,7 @@ def _failed(fault: Failed, request: Request, dialect: Dialect) -> Answer:
     return json_answer(500, body)
 
 
-def _throttled(fault: Throttled, request: Request, dialect: Dialect) -> Answer:
+def _throttled(fault: Throttled, request: Request, dialect: Dialect) -> Response:
     message = f"Limit reached ({fault.requests} tokens per {fault.milliseconds} ms)"
     if fault.form == "graphql" and request.path in _GRAPHQL:
         if dialect is Dialect.LEGACY:
@@ -679,13 +679,13 @@ def _throttled(fault: Throttled, request: Request, dialect: Dialect) -> Answer:
     return json_answer(429, {**body, "retryAfterSeconds": fault.retry_after}, headers=headers)
 
 
-def _expired(request: Request, dialect: Dialect) -> Answer:
+def _expired(request: Request, dialect: Dialect) -> Response:
     if request.path not in _GRAPHQL:
         return refused(_EXPIRED)
     return json_answer(200, {"errors": [token_refused(_EXPIRED, dialect)]}, plain=True)
 
 
-def _graphql_error(message: str, code: str, dialect: Dialect, status: int) -> Answer:
+def _graphql_error(message: str, code: str, dialect: Dialect, status: int) -> Response:
     extensions: dict[str, Json] = {"code": code}
     if dialect is not Dialect.LEGACY:
         extensions["userFriendlyMessage"] = ANY_ERROR

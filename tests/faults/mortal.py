@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from provisioner.runtime.cancellation import Stop
+from provisioner.runtime.cancellation import Cancellation
 from provisioner.sinks.sink import failed
 from provisioner.twenty.transport import Transport
 
@@ -25,7 +25,7 @@ Moment = Literal["before", "after"]
 T = TypeVar("T")
 
 
-class Hurried(Stop):
+class Hurried(Cancellation):
     """A stop whose clock runs fast, so that waits end soon and are still as long as they were."""
 
     def now(self) -> float:
@@ -125,7 +125,7 @@ class MortalSink:
         self._sink = sink
         self._process = process
         self._out = out
-        self.prepare = sink.prepare
+        self.check = sink.check
         self.read = sink.read
 
     def write(self, token: Secret) -> None:

@@ -33,7 +33,7 @@ import pytest
 from delivering import ALL_KINDS, STORE, TOKEN, Aws, Command, Item, Project, place
 from laboratory import FAULTS, Fault, Laboratory, is_write
 
-from provisioner.sandbox import Answer, Dialect, Request
+from provisioner.sandbox import Dialect, Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -276,8 +276,8 @@ class Witnessed(Laboratory):
         self.minted: set[str] = set()
         super().__init__(dialect)
 
-    def _around(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
-        def noted(request: Request) -> Answer:
+    def _around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
+        def noted(request: Request) -> Response:
             answer = inner(request)
             tokens = TOKEN.findall(answer.body.decode(errors="replace"))
             self.tokens.update(tokens)

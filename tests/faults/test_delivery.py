@@ -35,7 +35,7 @@ from files import NOBODY, demand_mounts
 from tls_server import Told
 
 from provisioner.cli import main
-from provisioner.sandbox import Answer, Dialect, Exchange, Request, Sandbox
+from provisioner.sandbox import Dialect, Exchange, Request, Response, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,7 +179,7 @@ class Order:
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
 
-    def around(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
         answer = inner(request)
         if b'"errors"' not in answer.body:
             self.events.append(("accepted", request.authorization.removeprefix("Bearer ")))
@@ -221,7 +221,7 @@ def test_a_token_that_its_server_does_not_accept_reaches_no_sink(
 ) -> None:
     """A minted token of a key that is revoked at once fails as refused, and nothing is written."""
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         answer = inner(request)
         if b"generateApiKeyToken" in request.body:
             moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
@@ -450,7 +450,7 @@ class StartingLine:
         self._lock = threading.Lock()
         self.raced = False
 
-    def __call__(self, request: Request, answer: Callable[[Request], Answer]) -> Answer:
+    def __call__(self, request: Request, answer: Callable[[Request], Response]) -> Response:
         if request.method == "POST" and b"svc-" in request.body:
             # The end of the first key; the runs differ in its milliseconds.
             mark = request.body.partition(b'expiresAt": "')[2][:24]

@@ -24,15 +24,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from laboratory import PASSING, Failed, Fault, Laboratory, Slow, seeded
 from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, Process, marked
 
-from provisioner.execution import Done, Executed, MadeElsewhere, Mark, Skipped
+from provisioner.execution import CreatedByAnotherRun, Done, Executed, RunMarker, Skipped
 from provisioner.execution import Failed as FailedAction
-from provisioner.model.desired import DesiredKey, Environment, SessionToken, SignIn
-from provisioner.plan import Duplicate, Plan, Planned, Wishes
-from provisioner.reconcile.reconciler import Fleet
-from provisioner.runtime.executor import Threads
+from provisioner.model.environment import Environment, SessionToken, SignIn
+from provisioner.plan import Duplicate, Plan, Planned, PlanOptions
+from provisioner.reconcile.reconciler import Reconciler
+from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
-from provisioner.sinks.registry import Sinks
+from provisioner.sinks.registry import SinkRegistry
 from provisioner.twenty import connect as connect_module
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from provisioner.execution import RunResult
+    from provisioner.model.key import DesiredKey
     from provisioner.twenty.workspace import Workspace
 
 SCENARIOS = int(os.environ.get("SCENARIOS", "200"))
@@ -239,14 +240,18 @@ class ExactlyOnce(RuleBasedStateMachine):
             stack.callback(workspace.close)
             return workspace
 
-        no_sinks = Sinks(Path(), {}, stop).open
+        no_sinks = SinkRegistry(Path(), {}, stop).open
         wanted = {name: tuple(key._replace(environment=name) for key in self.wanted)}
         try:
-            with Fleet((environment,), open_workspace, no_sinks, Threads(1), stop) as fleet:
-                plan = fleet.plan(wanted, datetime.now(UTC).replace(microsecond=0), Wishes())
+            with Reconciler(
+                (environment,), open_workspace, no_sinks, ThreadExecutor(1), stop
+            ) as reconciler:
+                plan = reconciler.plan(
+                    wanted, datetime.now(UTC).replace(microsecond=0), PlanOptions()
+                )
                 with marked(process.mark):
-                    result = fleet.apply(plan, lambda _: None)
-                assert fleet.surprise is None, fleet.surprise
+                    result = reconciler.apply(plan, lambda _: None)
+                assert reconciler.internal_error is None, reconciler.internal_error
         except Killed:
             return None
         finally:
@@ -275,7 +280,7 @@ class ExactlyOnce(RuleBasedStateMachine):
                     assert live[id_].name == name
                     assert record is None or record["id"] == id_
                     assert mine
-                case MadeElsewhere(id=id_):
+                case CreatedByAnotherRun(id=id_):
                     assert live[id_].name == name
                     assert not alone
                     assert not mine or name in self.twins
@@ -342,7 +347,7 @@ def mortal_runs() -> Any:
     """Runs can be killed, and draw the marks that they are given."""
     patch = pytest.MonkeyPatch()
     patch.setattr(connect_module, "Transport", Mortal)
-    patch.setattr(Mark, "random", classmethod(lambda cls: cls(marked.current.mark)))
+    patch.setattr(RunMarker, "random", classmethod(lambda cls: cls(marked.current.mark)))
     yield
     patch.undo()
     for one in LABORATORIES.values():

@@ -17,7 +17,7 @@ import pytest
 from processes import Provision
 
 from provisioner.cli import main
-from provisioner.sandbox import Answer, Dialect, Exchange, Request, Sandbox
+from provisioner.sandbox import Dialect, Exchange, Request, Response, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ class Gallows:
         self.fell = False
         self.down = False
 
-    def __call__(self, request: Request, answer: Callable[[Request], Answer]) -> Answer:
+    def __call__(self, request: Request, answer: Callable[[Request], Response]) -> Response:
         with self._changed:
             number = self._arrived
             self._arrived += 1

@@ -42,7 +42,7 @@ from laboratory import (
     seeded,
 )
 
-from provisioner.sandbox import Answer, Dialect, Request, Sandbox
+from provisioner.sandbox import Dialect, Request, Response, Sandbox
 from provisioner.sandbox import workspace as workspace_module
 
 if TYPE_CHECKING:
@@ -423,7 +423,7 @@ def test_stopping_bears_a_client_that_was_killed():
     """A connection that was reset while its request is under way does not upset the end."""
     arrived, go_on = threading.Event(), threading.Event()
 
-    def around(request: Request, inner: Any) -> Answer:
+    def around(request: Request, inner: Any) -> Response:
         arrived.set()
         assert go_on.wait(10)
         return inner(request)
@@ -815,10 +815,10 @@ def test_numbers_count_in_the_order_of_arrival(core):
 def test_what_stands_around_may_change_an_answer_and_is_served_as_it_says():
     """The seam of the sandbox: an own `Content-Length` is no second one, `close` closes."""
 
-    def around(request: Request, inner: Any) -> Answer:
+    def around(request: Request, inner: Any) -> Response:
         answer = inner(request)
         headers = (*answer.headers, ("content-length", "2"), ("Connection", "close"))
-        return Answer(299, b"{}", headers)
+        return Response(299, b"{}", headers)
 
     with Sandbox(None, around=around) as sandbox:
         client = Client(sandbox.url, None)
@@ -831,7 +831,7 @@ def test_what_stands_around_may_change_an_answer_and_is_served_as_it_says():
 def test_a_mistake_around_is_no_closed_connection_by_design(caplog):
     """Only a `ConnectionError` is a fault; any other exception is logged and not noted."""
 
-    def around(request: Request, inner: Any) -> Answer:
+    def around(request: Request, inner: Any) -> Response:
         raise LookupError("a mistake")
 
     journal: list[Any] = []

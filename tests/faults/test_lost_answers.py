@@ -21,14 +21,14 @@ from laboratory import (
 )
 
 from provisioner.execution import Done, Executed
-from provisioner.model.desired import SessionToken
-from provisioner.plan import Wishes
+from provisioner.model.environment import SessionToken
+from provisioner.plan import PlanOptions
 from provisioner.reconcile.connection import opener
-from provisioner.reconcile.reconciler import Fleet
-from provisioner.runtime.executor import Threads
+from provisioner.reconcile.reconciler import Reconciler
+from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
-from provisioner.sinks.registry import Sinks
+from provisioner.sinks.registry import SinkRegistry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from laboratory import Fault
 
     from provisioner.execution import RunResult
-    from provisioner.runtime.cancellation import Stop
+    from provisioner.runtime.cancellation import Cancellation
 
 KEYS = 500
 LOST = 0.3
@@ -53,7 +53,7 @@ AFTER: tuple[Fault, ...] = (
 )
 
 
-def apply(laboratory: Laboratory, root: Path, stop: Stop) -> RunResult:
+def apply(laboratory: Laboratory, root: Path, stop: Cancellation) -> RunResult:
     environment = environment_with(
         url=laboratory.url,
         credential=SessionToken(Secret(laboratory.sandbox.session_token())),
@@ -68,12 +68,16 @@ def apply(laboratory: Laboratory, root: Path, stop: Stop) -> RunResult:
         )
         for number in range(KEYS)
     )
-    with Fleet(
-        (environment,), opener(root, stop), Sinks(root, {}, stop).open, Threads(1), stop
-    ) as fleet:
-        plan = fleet.plan({"shop": wanted}, datetime.now(UTC), Wishes())
-        result = fleet.apply(plan, lambda _: None)
-        assert fleet.surprise is None
+    with Reconciler(
+        (environment,),
+        opener(root, stop),
+        SinkRegistry(root, {}, stop).open,
+        ThreadExecutor(1),
+        stop,
+    ) as reconciler:
+        plan = reconciler.plan({"shop": wanted}, datetime.now(UTC), PlanOptions())
+        result = reconciler.apply(plan, lambda _: None)
+        assert reconciler.internal_error is None
         return result
 
 

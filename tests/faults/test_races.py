@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from processes import Provision
 
-from provisioner.sandbox import Answer, Dialect, Request, Sandbox
+from provisioner.sandbox import Dialect, Request, Response, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ class StartingLine:
         self._lock = threading.Lock()
         self.raced = False
 
-    def __call__(self, request: Request, answer: Callable[[Request], Answer]) -> Answer:
+    def __call__(self, request: Request, answer: Callable[[Request], Response]) -> Response:
         if request.method == "POST" and b"svc-" in request.body:
             # The end of the first key; the runs differ in its milliseconds.
             mark = request.body.partition(b'expiresAt": "')[2][:24]

@@ -30,25 +30,26 @@ from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, MortalSink, Process
 from stranger import LIVES as BY_HAND
 from stranger import Stranger
 
-from provisioner.execution import Executed, Mark
-from provisioner.model.desired import DesiredKey, Environment, SessionToken
+from provisioner.execution import Executed, RunMarker
+from provisioner.model.environment import Environment, SessionToken
 from provisioner.model.expiry import ExpiresAfter, parse_expiry
 from provisioner.model.globs import matches
 from provisioner.model.sink_address import FileAddress
-from provisioner.model.token_claims import Claims, claims_of
-from provisioner.plan import Revoke, Wishes
-from provisioner.reconcile.guards import Leave
-from provisioner.reconcile.reconciler import Fleet
-from provisioner.runtime.executor import Threads
+from provisioner.model.token_claims import TokenClaims, claims_of
+from provisioner.plan import PlanOptions, Revoke
+from provisioner.reconcile.guards import GuardOverrides
+from provisioner.reconcile.reconciler import Reconciler
+from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
-from provisioner.sinks.registry import Sinks
+from provisioner.sinks.registry import SinkRegistry
 from provisioner.twenty import connect as connect_module
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from provisioner.execution import RunResult
+    from provisioner.model.key import DesiredKey
     from provisioner.twenty.workspace import Workspace
 
 LIVES = int(os.environ.get("LIVES", "50"))
@@ -72,17 +73,17 @@ class Wish(NamedTuple):
     sinks: int
 
 
-wishes = st.builds(
+options = st.builds(
     Wish,
     st.sampled_from(("30d", "90d", "2027-09-01", "2028-01-01")),
     st.booleans(),
     st.integers(0, 2),
 )
-manifests = st.dictionaries(st.sampled_from((*OWNED, *OTHERS)), wishes, min_size=1)
+manifests = st.dictionaries(st.sampled_from((*OWNED, *OTHERS)), options, min_size=1)
 kills = st.none() | st.builds(Kill, st.integers(0, 24), st.sampled_from(("before", "after")))
 faults = st.tuples(st.integers(0, 2**16), st.sampled_from((0.0, 0.0, 0.1, 0.3)))
 asks = st.builds(
-    lambda prune, dedupe, redeliver: Wishes(prune=prune, dedupe=dedupe, redeliver=redeliver),
+    lambda prune, dedupe, redeliver: PlanOptions(prune=prune, dedupe=dedupe, redeliver=redeliver),
     *(st.sampled_from((False, False, True)) for _ in range(3)),
 )
 LABORATORIES: dict[Dialect, Laboratory] = {}
@@ -192,13 +193,13 @@ class WholeLife(RuleBasedStateMachine):
         self.traveller.shift(timedelta(days=days))
 
     @rule(faults=faults, kill=kills, asked=asks)
-    def run(self, faults: tuple[int, float], kill: Kill | None, asked: Wishes) -> None:
+    def run(self, faults: tuple[int, float], kill: Kill | None, asked: PlanOptions) -> None:
         """One pipeline."""
         self._observed(faults, (kill,), asked)
 
     @rule(faults=faults, first=kills, second=kills, asked=asks)
     def race(
-        self, faults: tuple[int, float], first: Kill | None, second: Kill | None, asked: Wishes
+        self, faults: tuple[int, float], first: Kill | None, second: Kill | None, asked: PlanOptions
     ) -> None:
         """Two pipelines at once."""
         self._observed(faults, (first, second), asked)
@@ -226,11 +227,11 @@ class WholeLife(RuleBasedStateMachine):
 
     def _converge(self) -> None:
         for _ in range(3):
-            [result] = self._observed((0, 0.0), (None,), Wishes())
+            [result] = self._observed((0, 0.0), (None,), PlanOptions())
             assert result is not None
             assert not result.incomplete, result
         before = len(self.laboratory.journal)
-        self._observed((0, 0.0), (None,), Wishes())
+        self._observed((0, 0.0), (None,), PlanOptions())
         assert not any(map(writes, self.laboratory.journal[before:]))
         now = datetime.now(UTC)
         rows = self._rows()
@@ -239,7 +240,7 @@ class WholeLife(RuleBasedStateMachine):
         assert self._working(rows) == {address for key in self.wanted for address in key.deliver}
 
     def _observed(
-        self, faults: tuple[int, float], fates: tuple[Kill | None, ...], asked: Wishes
+        self, faults: tuple[int, float], fates: tuple[Kill | None, ...], asked: PlanOptions
     ) -> list[RunResult | None]:
         """Runs at once, and what must hold of all that they changed."""
         before = self._rows()
@@ -266,7 +267,7 @@ class WholeLife(RuleBasedStateMachine):
         return results
 
     def _nothing_else_was_touched(
-        self, before: dict[str, ApiKey], after: dict[str, ApiKey], asked: Wishes
+        self, before: dict[str, ApiKey], after: dict[str, ApiKey], asked: PlanOptions
     ) -> None:
         """What `owns` does not match stays as it is, and the rest ends for a reason alone."""
         wanted = {key.name: key for key in self.wanted}
@@ -367,18 +368,24 @@ class WholeLife(RuleBasedStateMachine):
                 assert isinstance(address, FileAddress)
                 claims = self._claims(address)
                 row = rows.get((claims and claims.key) or "")
-                if claims and claims.ends and claims.ends > now and row and self._live(row, now):
+                if (
+                    claims
+                    and claims.expires_at
+                    and claims.expires_at > now
+                    and row
+                    and self._live(row, now)
+                ):
                     # One that somebody renamed is not of this name any more.
                     found |= {address} if row.name == key.name else set()
         return found
 
-    def _claims(self, address: FileAddress) -> Claims | None:
+    def _claims(self, address: FileAddress) -> TokenClaims | None:
         """What the token says that a sink holds, if it holds one."""
         file = self.root / address.path
         token = TOKEN.search(file.read_text()) if file.exists() else None
         return claims_of(Secret(token[0])) if token else None
 
-    def _run(self, process: Process, asked: Wishes) -> RunResult | None:
+    def _run(self, process: Process, asked: PlanOptions) -> RunResult | None:
         name = f"run-{process.mark}"
         PROCESSES[name] = process
         stop = Hurried()
@@ -396,22 +403,22 @@ class WholeLife(RuleBasedStateMachine):
             stack.callback(workspace.close)
             return workspace
 
-        sinks = Sinks(self.root, {}, stop)
+        sinks = SinkRegistry(self.root, {}, stop)
         wanted = {name: tuple(key._replace(environment=name) for key in self.wanted)}
         try:
-            with Fleet(
+            with Reconciler(
                 (environment,),
                 open_workspace,
                 lambda address: MortalSink(sinks.open(address), process),
-                Threads(1),
+                ThreadExecutor(1),
                 stop,
-            ) as fleet:
+            ) as reconciler:
                 now = datetime.now(UTC).replace(microsecond=0)
-                plan = fleet.plan(wanted, now, asked, Leave(max_revoke=100))
-                assert fleet.refusal is None, fleet.refusal
+                plan = reconciler.plan(wanted, now, asked, GuardOverrides(max_revoke=100))
+                assert reconciler.refusal is None, reconciler.refusal
                 with marked(process.mark):
-                    result = fleet.apply(plan, lambda _: None)
-                assert fleet.surprise is None, fleet.surprise
+                    result = reconciler.apply(plan, lambda _: None)
+                assert reconciler.internal_error is None, reconciler.internal_error
         except Killed:
             return None
         finally:
@@ -443,7 +450,7 @@ def mortal_runs() -> Any:
     """Runs can be killed, and draw the marks that they are given."""
     patch = pytest.MonkeyPatch()
     patch.setattr(connect_module, "Transport", Mortal)
-    patch.setattr(Mark, "random", classmethod(lambda cls: cls(marked.current.mark)))
+    patch.setattr(RunMarker, "random", classmethod(lambda cls: cls(marked.current.mark)))
     yield
     patch.undo()
     for one in LABORATORIES.values():

@@ -52,9 +52,9 @@ def pair(dialect: Dialect, number: int, root: Path) -> list[str]:
         waits = [chance.uniform(0, 1.0), chance.uniform(0, 1.0)]
         good: list[bool] = []
 
-        def one(wait: float, wishes: dict[str, Any]) -> None:
+        def one(wait: float, options: dict[str, Any]) -> None:
             time.sleep(wait)
-            good.append(shop.run(**wishes)[0])
+            good.append(shop.run(**options)[0])
 
         threads = [threading.Thread(target=one, args=two) for two in zip(waits, runs, strict=True)]
         for thread in threads:

@@ -25,16 +25,16 @@ from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, MortalSink, Process
 from stranger import LIVES, Stranger
 
 from provisioner.execution import Executed
-from provisioner.model.desired import DesiredKey, Environment, SessionToken
+from provisioner.model.environment import Environment, SessionToken
 from provisioner.model.expiry import ExpiresAfter
 from provisioner.model.sink_address import FileAddress
 from provisioner.model.token_claims import claims_of
-from provisioner.plan import Create, Deliver, Duplicate, Plan, Planned, Revoke, Rotate, Wishes
-from provisioner.reconcile.reconciler import Fleet
-from provisioner.runtime.executor import Threads
+from provisioner.plan import Create, Deliver, Duplicate, Plan, Planned, PlanOptions, Revoke, Rotate
+from provisioner.reconcile.reconciler import Reconciler
+from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sandbox import ApiKey, Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
-from provisioner.sinks.registry import Sinks
+from provisioner.sinks.registry import SinkRegistry
 from provisioner.twenty import connect as connect_module
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.execution import RunResult
+    from provisioner.model.key import DesiredKey
     from provisioner.model.sink_address import Address
-    from provisioner.sandbox import Answer, Request
+    from provisioner.sandbox import Request, Response
     from provisioner.twenty.workspace import Workspace
 
 _LOG = logging.getLogger(__name__)
@@ -222,23 +223,25 @@ class Year:
             out = self.out and address.format != "json"
             return MortalSink(sinks.open(address), process, out=out)
 
-        sinks = Sinks(self.root, {}, stop)
+        sinks = SinkRegistry(self.root, {}, stop)
         try:
-            with Fleet(
+            with Reconciler(
                 (environment,),
                 open_workspace,
                 open_sink,
-                Threads(1),
+                ThreadExecutor(1),
                 stop,
-            ) as fleet:
+            ) as reconciler:
                 if doomed and self.chance.random() < 0.15:
                     process.kill = self._somewhere(process, 1)
-                plan = fleet.plan({SHOP: self.wanted}, datetime.now(UTC), Wishes(prune=True))
+                plan = reconciler.plan(
+                    {SHOP: self.wanted}, datetime.now(UTC), PlanOptions(prune=True)
+                )
                 if doomed and process.kill is None:
                     process.kill = self._somewhere(process, steps(plan))
-                result = fleet.apply(plan, lambda _: None)
-                assert fleet.surprise is None, fleet.surprise
-                assert fleet.refusal is None, fleet.refusal
+                result = reconciler.apply(plan, lambda _: None)
+                assert reconciler.internal_error is None, reconciler.internal_error
+                assert reconciler.refusal is None, reconciler.refusal
         except Killed:
             return None
         finally:
@@ -313,7 +316,7 @@ class Year:
                 newest = live[key.name][-1]
                 held = [claims_of(Secret(token)) for token in self.tokens(key.name)]
                 delivered = all(claims is not None and claims.key == newest.id for claims in held)
-                since = max(claims.issued or DAWN for claims in held if claims is not None)
+                since = max(claims.issued_at or DAWN for claims in held if claims is not None)
                 since = max(since, datetime.fromisoformat(newest.created_at))
                 if delivered and datetime.now(UTC) - since >= key.rotation.overlap:
                     found.append(key.name)
@@ -323,12 +326,17 @@ class Year:
         """Whether it is a token of a key of that name which is good up to a moment."""
         claims = claims_of(Secret(token))
         row = self.rows.get(claims.key or "") if claims is not None else None
-        if claims is None or claims.ends is None or row is None or row.id in self.stranger.keys:
+        if (
+            claims is None
+            or claims.expires_at is None
+            or row is None
+            or row.id in self.stranger.keys
+        ):
             return False
         end = datetime.fromisoformat(row.expires_at)
-        return row.name == name and not row.revoked_at and min(claims.ends, end) > until
+        return row.name == name and not row.revoked_at and min(claims.expires_at, end) > until
 
-    def _watched(self, request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def _watched(self, request: Request, inner: Callable[[Request], Response]) -> Response:
         """At the very moment of a revocation another key is delivered and old enough for it."""
         answer = inner(request)
         if b"revokeApiKey" in request.body or request.method == "PATCH":
@@ -346,8 +354,8 @@ class Year:
                     self.cut_off.append(f"{row.name} lost {row.id} while a sink had no other")
                     continue
                 assert claims is not None
-                assert claims.issued is not None
-                since = max(claims.issued, datetime.fromisoformat(kept.created_at))
+                assert claims.issued_at is not None
+                since = max(claims.issued_at, datetime.fromisoformat(kept.created_at))
                 if datetime.now(UTC) - since < rotation.overlap:
                     self.cut_off.append(f"{row.name} lost {row.id} before its overlap was over")
         return answer

@@ -11,17 +11,17 @@ from builders import desired_key, environment_with, github_sink, rotation_with
 from github_server import GithubServer
 from tls_server import Told
 
-from provisioner.model.desired import SessionToken
+from provisioner.model.environment import SessionToken
 from provisioner.model.token_claims import claims_of
-from provisioner.plan import Wishes
+from provisioner.plan import PlanOptions
 from provisioner.reconcile.connection import opener
-from provisioner.reconcile.guards import Leave
-from provisioner.reconcile.reconciler import Fleet
-from provisioner.runtime.cancellation import Stop
-from provisioner.runtime.executor import Threads
-from provisioner.sandbox import Answer, Dialect, Request, Sandbox
+from provisioner.reconcile.guards import GuardOverrides
+from provisioner.reconcile.reconciler import Reconciler
+from provisioner.runtime.cancellation import Cancellation
+from provisioner.runtime.executor import ThreadExecutor
+from provisioner.sandbox import Dialect, Request, Response, Sandbox
 from provisioner.secret import Secret
-from provisioner.sinks.registry import Sinks
+from provisioner.sinks.registry import SinkRegistry
 
 if TYPE_CHECKING:
     import random
@@ -60,7 +60,7 @@ class SlowGithub(GithubServer):
         return super().respond(asked)
 
 
-def unchanged(request: Request, answer: Callable[[Request], Answer]) -> Answer:
+def unchanged(request: Request, answer: Callable[[Request], Response]) -> Response:
     return answer(request)
 
 
@@ -71,26 +71,30 @@ class Shop:
         self.sandbox = sandbox
         self.github = github
         self.root = root
-        self.around: Callable[[Request, Callable[[Request], Answer]], Answer] = unchanged
+        self.around: Callable[[Request, Callable[[Request], Response]], Response] = unchanged
         legacy = sandbox.dialect is Dialect.LEGACY
         self.wanted = WANTED if legacy else WANTED._replace(role="Admin")
 
-    def run(self, stop: Stop | None = None, **wishes: Any) -> tuple[bool, RunResult]:
+    def run(self, stop: Cancellation | None = None, **options: Any) -> tuple[bool, RunResult]:
         """One pipeline; whether it ends with 0."""
-        stop = stop or Stop()
+        stop = stop or Cancellation()
         environment = environment_with(
             url=self.sandbox.url,
             credential=SessionToken(Secret(self.sandbox.session_token())),
             owns=("svc-*",),
         )
         environ = {"GH_TOKEN": self.github.token, "GITHUB_API_URL": self.github.url}
-        sinks = Sinks(self.root, environ, stop)
-        with Fleet((environment,), opener(self.root, stop), sinks.open, Threads(1), stop) as fleet:
+        sinks = SinkRegistry(self.root, environ, stop)
+        with Reconciler(
+            (environment,), opener(self.root, stop), sinks.open, ThreadExecutor(1), stop
+        ) as reconciler:
             now = datetime.now(UTC).replace(microsecond=0)
-            plan = fleet.plan({"shop": (self.wanted,)}, now, Wishes(**wishes), Leave(max_revoke=9))
-            result = fleet.apply(plan, lambda _: None)
-            assert fleet.surprise is None, fleet.surprise
-        return not result.incomplete and fleet.refusal is None, result
+            plan = reconciler.plan(
+                {"shop": (self.wanted,)}, now, PlanOptions(**options), GuardOverrides(max_revoke=9)
+            )
+            result = reconciler.apply(plan, lambda _: None)
+            assert reconciler.internal_error is None, reconciler.internal_error
+        return not result.incomplete and reconciler.refusal is None, result
 
     def days_pass(self, days: int) -> None:
         """Everything that is there is so much older; a token ends no earlier than its key."""

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from provisioner.errors.problem import Problem
 from provisioner.manifests import DeclaredEnvironment, load, resolve
 from provisioner.manifests.text import MAX_BYTES
-from provisioner.manifests.variables import Missing, Template, Variable, parse
-from provisioner.model.desired import ApiToken, Environment, Guards, SessionToken, Share, SignIn
+from provisioner.manifests.variables import UnsetVariable, Variable, VariableText, parse
+from provisioner.model.environment import ApiToken, Environment, Guards, SessionToken, Share, SignIn
 
 pytestmark = pytest.mark.fast
 
@@ -324,8 +324,8 @@ def test_values_are_taken_as_they_are(value: str, before: str, after: str) -> No
     """What a variable holds is never looked at for variables again."""
     template = parse(f"{before.replace('$', '$$')}${{A}}{after.replace('$', '$$')}")
     assert template.expand({"A": value}) == before + value + after
-    assert template.expand({"A": ""}) == (Missing(Variable("A"), empty=True),)
-    assert template.expand({}) == (Missing(Variable("A"), empty=False),)
+    assert template.expand({"A": ""}) == (UnsetVariable(Variable("A"), empty=True),)
+    assert template.expand({}) == (UnsetVariable(Variable("A"), empty=False),)
 
 
 @given(st.text(st.characters(exclude_characters="${}")), st.text())
@@ -342,4 +342,4 @@ def test_what_is_literal_is_what_the_file_could_tell(parts: list[str]) -> None:
     assert parse("".join(parts)).literal is not (
         bool(parts) and all(part in {"${A}", "${B:?m}"} for part in parts)
     )
-    assert Template(()).literal
+    assert VariableText(()).literal

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from provisioner.errors.problem import Place
 from provisioner.manifests import CODES, Manifests, characters, document, keys, load, resolve, text
-from provisioner.model.desired import DesiredKey, Environment
+from provisioner.model.environment import Environment
+from provisioner.model.key import DesiredKey
 from provisioner.model.sink_address import (
     AwsAddress,
     CommandAddress,
@@ -837,7 +838,7 @@ def test_what_only_old_yaml_takes_for_a_line_end_is_text(write: Write, char: str
         assert isinstance(found.root, dict)
         assert problems == []
         assert found.root["x"] == written.strip("\"'")
-        assert found.place(found.root.key_mark("z")) == Place("a.yaml", 2, 1)
+        assert found.place(found.root.key_position("z")) == Place("a.yaml", 2, 1)
     found, _ = document.read(f'x: "a{char}\\U000F0000"\n', "a.yaml")
     assert found is not None
     assert found.root == {"x": f"a{char}\U000f0000"}

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from provisioner import schemas
 from provisioner.cli.options import SINK_KINDS
-from provisioner.model.desired import DesiredKey, Guards, Policy, Share, SinkKind
+from provisioner.model.environment import Guards, Policy, Share, SinkKind
 from provisioner.model.expiry import NEVER, parse_duration, parse_expiry
+from provisioner.model.key import DesiredKey
 from provisioner.model.policy import PolicyCode, breaches
 from provisioner.model.sink_address import Address, FileAddress, GithubAddress, VaultAddress
 

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from provisioner import schemas
 from provisioner.manifests import load
-from provisioner.manifests.document import Hole, Odd
+from provisioner.manifests.document import AmbiguousScalar, Invalid
 from provisioner.manifests.schema import Schema, compile_check, reference
 
 texts = st.one_of(
@@ -33,7 +33,7 @@ scalars = st.one_of(
     st.booleans(),
     st.none(),
     st.floats(allow_nan=False),
-    st.sampled_from([1.0, 60.0, 61, 1_000_000, Odd("no", "a boolean"), Hole()]),
+    st.sampled_from([1.0, 60.0, 61, 1_000_000, AmbiguousScalar("no", "a boolean"), Invalid()]),
 )
 
 

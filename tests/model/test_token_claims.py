@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner import secret
-from provisioner.model.token_claims import Claims, claims_of
+from provisioner.model.token_claims import TokenClaims, claims_of
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def token(claims: Any, algorithm: str = "HS256", signature: str | None = None) -
     return f"{part({'alg': algorithm, 'typ': 'JWT'})}.{part(claims)}.{sealed}"
 
 
-def said(text: str) -> Claims | None:
+def said(text: str) -> TokenClaims | None:
     return claims_of(Secret(text))
 
 
@@ -56,7 +56,9 @@ def test_a_token_says_its_workspace_its_key_its_kind_and_its_end(algorithm: str)
     moment = int(END.timestamp())
     found = said(token(SAID | {"exp": moment, "iat": moment - 9}, algorithm))
     issued = END - timedelta(seconds=9)
-    assert found == Claims(workspace=WORKSPACE, key=KEY, kind="API_KEY", ends=END, issued=issued)
+    assert found == TokenClaims(
+        workspace=WORKSPACE, key=KEY, kind="API_KEY", expires_at=END, issued_at=issued
+    )
 
 
 @ALGORITHMS
@@ -161,7 +163,7 @@ def test_an_end_beyond_the_calendar_is_none_and_so_is_one_that_is_no_number(
     claims = json.dumps(SAID)[:-1] + f', "exp": {written}}}'
     found = said(f"{part({})}.{part(claims.encode())}.abc")
     assert found is not None
-    assert (found.ends, found.key) == (ends, KEY)
+    assert (found.expires_at, found.key) == (ends, KEY)
 
 
 def test_a_number_that_python_refuses_to_read_makes_no_token() -> None:
@@ -172,7 +174,7 @@ def test_a_number_that_python_refuses_to_read_makes_no_token() -> None:
 
 def test_a_token_without_claims_of_a_key_says_so() -> None:
     """Claims that are missing, or no text, are None."""
-    nothing = Claims(workspace=None, key=None, kind=None, ends=None, issued=None)
+    nothing = TokenClaims(workspace=None, key=None, kind=None, expires_at=None, issued_at=None)
     assert said(token({})) == nothing
     assert said(token({"workspaceId": 1, "jti": [KEY], "type": {}, "exp": None})) == nothing
 
@@ -214,5 +216,7 @@ def test_what_a_token_says_is_what_was_signed(algorithm: str, data: st.DataObjec
     claims = data.draw(st.fixed_dictionaries(dict.fromkeys(("workspaceId", "jti", "type"), texts)))
     whole = token(claims | {"exp": moment, "iat": moment}, algorithm)
     ends = datetime.fromtimestamp(moment, UTC)
-    assert said(whole) == Claims(claims["workspaceId"], claims["jti"], claims["type"], ends, ends)
+    assert said(whole) == TokenClaims(
+        claims["workspaceId"], claims["jti"], claims["type"], ends, ends
+    )
     assert said(whole[: data.draw(st.integers(0, len(whole) - 1))]) is None

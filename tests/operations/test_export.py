@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from provisioner.manifests import Manifests
     from provisioner.model.observed import Roles
-    from provisioner.sandbox import Answer, Request
+    from provisioner.sandbox import Request, Response
 
 DIALECTS = pytest.mark.parametrize("dialect", tuple(Dialect))
 LATER = datetime(2031, 1, 1, 0, 0, 0, 417_000, tzinfo=UTC)
@@ -509,7 +509,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(run, tmp_path, monkeyp
     """Another run may write the same file while this one looks at the workspace."""
     file = tmp_path / "keys.yaml"
 
-    def meanwhile(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def meanwhile(request: Request, inner: Callable[[Request], Response]) -> Response:
         file.write_text("mine")
         return inner(request)
 
@@ -617,7 +617,7 @@ def test_a_signal_ends_the_look(tmp_path, number, code) -> None:
     """The code of the signal, the reason on stderr, no manifest and no file."""
     asked, go_on = threading.Event(), threading.Event()
 
-    def hold(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def hold(request: Request, inner: Callable[[Request], Response]) -> Response:
         asked.set()
         go_on.wait(30)
         return inner(request)

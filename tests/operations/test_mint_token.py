@@ -104,8 +104,8 @@ def test_the_file_holds_the_token_alone_and_for_this_user(run, shop, root, diale
     claims = claims_of(Secret(file.read_text()))
     assert claims is not None
     assert claims.key == served.key_id
-    assert claims.ends is not None
-    assert claims.ends.isoformat() == "2031-01-01T00:00:00+00:00"
+    assert claims.expires_at is not None
+    assert claims.expires_at.isoformat() == "2031-01-01T00:00:00+00:00"
     assert works(served, file.read_text())
     assert served.sandbox.keys() == before
 

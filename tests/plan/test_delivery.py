@@ -42,7 +42,7 @@ from provisioner.model.sink_address import (
     KubernetesAddress,
     VaultAddress,
 )
-from provisioner.model.sink_content import NotAToken, NoToken, TokenOf, Untold, Unusable
+from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
 from provisioner.plan import (
     Create,
     Deliver,
@@ -52,10 +52,10 @@ from provisioner.plan import (
     Expiring,
     Plan,
     Planned,
+    PlanOptions,
     Rotate,
     Unmanaged,
     Unobserved,
-    Wishes,
     block,
     digest,
     plan_environment,
@@ -68,9 +68,9 @@ from provisioner.render.text import PLAIN, plan_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
     from provisioner.model.sink_address import Address
-    from provisioner.model.sink_content import Held
+    from provisioner.model.sink_content import SinkContent
     from provisioner.plan import Action
 
 pytestmark = pytest.mark.fast
@@ -99,21 +99,21 @@ def look(*keys: ObservedKey, roles: Roles = ROLES, at: datetime = NOW) -> Observ
 def planned(
     wanted: Iterable[DesiredKey],
     seen: Observation,
-    held: Mapping[Address, Held] | None = None,
+    sink_contents: Mapping[Address, SinkContent] | None = None,
     *,
     redeliver: bool = False,
     only: tuple[str, ...] = (),
 ) -> Planned:
-    wishes = Wishes(only=only, redeliver=redeliver)
-    return plan_environment(SHOP, wanted, seen, NOW, wishes, held=held or {})
+    options = PlanOptions(only=only, redeliver=redeliver)
+    return plan_environment(SHOP, wanted, seen, NOW, options, sink_contents=sink_contents or {})
 
 
 def delivery_of(
-    held: Held, *, seen: ObservedKey | None = None, redeliver: bool = False
+    sink_contents: SinkContent, *, seen: ObservedKey | None = None, redeliver: bool = False
 ) -> Action | None:
     """The action for one live key with one sink; None where it is kept, without a finding."""
     plan = planned(
-        [desired_key("a", FILE)], look(seen or key("a")), {FILE: held}, redeliver=redeliver
+        [desired_key("a", FILE)], look(seen or key("a")), {FILE: sink_contents}, redeliver=redeliver
     )
     assert plan.kept == (() if plan.actions else ("a",))
     assert plan.findings == ()
@@ -126,22 +126,22 @@ MINUTE = timedelta(seconds=60)
 
 
 @pytest.mark.parametrize(
-    ("held", "reason", "blocked"),
+    ("sink_contents", "reason", "blocked"),
     [
         (NoToken(), "token_missing", None),
         (NotAToken(), "token_invalid", None),
-        (TokenOf("id-b-1", None), "token_dead", None),
-        (TokenOf("id-a-1", ENDS - MINUTE - SECOND), "token_expiring", None),
-        (Untold(MADE - MINUTE), "token_outdated", None),
-        (Unusable(DOWN), "sink_unusable", DOWN),
+        (ApiKeyToken("id-b-1", None), "token_dead", None),
+        (ApiKeyToken("id-a-1", ENDS - MINUTE - SECOND), "token_expiring", None),
+        (Unreadable(MADE - MINUTE), "token_outdated", None),
+        (Unavailable(DOWN), "sink_unusable", DOWN),
     ],
 )
 def test_a_sink_without_a_good_token_gets_one_of_the_key_that_is_there(
-    held: Held, reason: str, blocked: Failure | None
+    sink_contents: SinkContent, reason: str, blocked: Failure | None
 ) -> None:
     """The action has the key's own id, end and role, and the place in the manifest."""
     seen = key("a", role="Admin", role_id="other")
-    plan = planned([desired_key("a", FILE, depth=2)], look(seen), {FILE: held})
+    plan = planned([desired_key("a", FILE, depth=2)], look(seen), {FILE: sink_contents})
     assert plan.kept == ()
     assert plan.actions == (
         deliver(
@@ -159,29 +159,29 @@ def test_a_sink_without_a_good_token_gets_one_of_the_key_that_is_there(
 
 
 @pytest.mark.parametrize(
-    "held",
+    "sink_contents",
     [
-        TokenOf("id-a-1", None),
-        TokenOf("id-a-1", ENDS),
-        TokenOf("id-a-1", ENDS.replace(microsecond=0)),
-        TokenOf("id-a-1", ENDS + timedelta(days=9)),
-        TokenOf("ID-A-1", None),
-        Untold(MADE + SECOND - MINUTE),
-        Untold(NOW),
-        Untold(NOW, only_writes=False),
+        ApiKeyToken("id-a-1", None),
+        ApiKeyToken("id-a-1", ENDS),
+        ApiKeyToken("id-a-1", ENDS.replace(microsecond=0)),
+        ApiKeyToken("id-a-1", ENDS + timedelta(days=9)),
+        ApiKeyToken("ID-A-1", None),
+        Unreadable(MADE + SECOND - MINUTE),
+        Unreadable(NOW),
+        Unreadable(NOW, only_writes=False),
     ],
 )
-def test_a_sink_with_a_good_token_is_left_alone(held: Held) -> None:
+def test_a_sink_with_a_good_token_is_left_alone(sink_contents: SinkContent) -> None:
     """Ids are compared without case, and a token that never ends outlives its key."""
-    assert delivery_of(held) is None
-    assert delivery_of(held, seen=key("a", id="Id-A-1")) is None
+    assert delivery_of(sink_contents) is None
+    assert delivery_of(sink_contents, seen=key("a", id="Id-A-1")) is None
 
 
 def test_a_token_may_end_60_seconds_before_its_key_and_no_moment_earlier() -> None:
     """Its own end is in whole seconds; the key's has milliseconds."""
     last = ENDS - MINUTE
-    assert delivery_of(TokenOf("id-a-1", last)) is None
-    early = delivery_of(TokenOf("id-a-1", last - timedelta(microseconds=1)))
+    assert delivery_of(ApiKeyToken("id-a-1", last)) is None
+    early = delivery_of(ApiKeyToken("id-a-1", last - timedelta(microseconds=1)))
     assert early is not None
     assert early.reason == "token_expiring"
 
@@ -191,8 +191,8 @@ def test_the_time_of_a_write_counts_beyond_the_minute_by_which_clocks_may_differ
     made = key("a", created_at=MADE + timedelta(milliseconds=900))
     for only_writes in (True, False):
         moment = made.created_at - MINUTE
-        assert delivery_of(Untold(moment, only_writes), seen=made) is None
-        before = delivery_of(Untold(moment - timedelta(microseconds=1), only_writes), seen=made)
+        assert delivery_of(Unreadable(moment, only_writes), seen=made) is None
+        before = delivery_of(Unreadable(moment - timedelta(microseconds=1), only_writes), seen=made)
         assert before is not None
         assert before.reason == "token_outdated"
 
@@ -204,16 +204,19 @@ def test_the_time_of_a_write_is_compared_by_one_clock(apart) -> None:
     seen = replace(look(key("a")), ahead=ahead)
     made = MADE + SECOND - ahead  # by our clock
     for early, reasons in ((MINUTE, []), (MINUTE + SECOND, ["token_outdated"])):
-        plan = planned([desired_key("a", GITHUB)], seen, {GITHUB: Untold(made - early)})
+        plan = planned([desired_key("a", GITHUB)], seen, {GITHUB: Unreadable(made - early)})
         assert [one.reason for one in plan.actions] == reasons
 
 
 @pytest.mark.parametrize(
-    "held", [TokenOf("id-a-1", ENDS), NoToken(), Untold(None), Untold(NOW), Unusable(DOWN)]
+    "sink_contents",
+    [ApiKeyToken("id-a-1", ENDS), NoToken(), Unreadable(None), Unreadable(NOW), Unavailable(DOWN)],
 )
-def test_redelivering_asks_for_a_new_token_whatever_a_sink_holds(held: Held) -> None:
+def test_redelivering_asks_for_a_new_token_whatever_a_sink_holds(
+    sink_contents: SinkContent,
+) -> None:
     """The reason is that it was asked for; nothing is blocked by a look that was not needed."""
-    action = delivery_of(held, redeliver=True)
+    action = delivery_of(sink_contents, redeliver=True)
     assert isinstance(action, Deliver)
     assert (action.reason, action.sinks, action.blocked) == ("redeliver", (FILE,), None)
     unseen = planned([desired_key("a", FILE, VAULT)], look(key("a")), redeliver=True)
@@ -226,32 +229,32 @@ def test_redelivering_asks_for_a_new_token_whatever_a_sink_holds(held: Held) -> 
 
 def test_of_several_sinks_only_those_without_a_good_token_are_written() -> None:
     """In the order of the manifest; the reason is that of the first."""
-    held = {
-        FILE: TokenOf("id-a-1", None),
+    sink_contents = {
+        FILE: ApiKeyToken("id-a-1", None),
         VAULT: NotAToken(),
-        GITHUB: Untold(NOW),
+        GITHUB: Unreadable(NOW),
         COMMAND: NoToken(),
     }
     [action] = planned(
-        [desired_key("a", FILE, VAULT, GITHUB, COMMAND)], look(key("a")), held
+        [desired_key("a", FILE, VAULT, GITHUB, COMMAND)], look(key("a")), sink_contents
     ).actions
     assert (action.sinks, action.reason) == ((VAULT, COMMAND), "token_invalid")
     [action] = planned(
-        [desired_key("a", COMMAND, GITHUB, VAULT, FILE)], look(key("a")), held
+        [desired_key("a", COMMAND, GITHUB, VAULT, FILE)], look(key("a")), sink_contents
     ).actions
     assert (action.sinks, action.reason) == ((COMMAND, VAULT), "token_missing")
 
 
 def test_a_sink_that_cannot_be_looked_into_blocks_its_key_with_its_own_failure() -> None:
     """Of several the first; also where another sink gave the reason, or holds a good token."""
-    held = {FILE: NoToken(), VAULT: Unusable(DOWN), GITHUB: Unusable(DENIED)}
+    sink_contents = {FILE: NoToken(), VAULT: Unavailable(DOWN), GITHUB: Unavailable(DENIED)}
     wanted = [desired_key("a", FILE, VAULT, GITHUB), desired_key("b", GITHUB, VAULT)]
-    first, second = planned(wanted, look(key("a"), key("b")), held).actions
+    first, second = planned(wanted, look(key("a"), key("b")), sink_contents).actions
     assert (first.reason, first.sinks) == ("token_missing", (FILE, VAULT, GITHUB))
     assert (first.blocked, second.blocked) == (DOWN, DENIED)
     assert second.reason == "sink_unusable"
-    held = {FILE: TokenOf("id-a-1", None), VAULT: Unusable(DOWN)}
-    [action] = planned([desired_key("a", FILE, VAULT)], look(key("a")), held).actions
+    sink_contents = {FILE: ApiKeyToken("id-a-1", None), VAULT: Unavailable(DOWN)}
+    [action] = planned([desired_key("a", FILE, VAULT)], look(key("a")), sink_contents).actions
     assert (action.sinks, action.blocked) == ((VAULT,), DOWN)
 
 
@@ -262,30 +265,30 @@ def test_a_token_of_any_live_key_of_the_name_is_good() -> None:
     dead = key("a", 3, revoked_at=NOW)
     wanted, seen = [desired_key("a", FILE)], look(dead, twin, oldest)
 
-    def found(held: Held) -> list[tuple[str, str]]:
+    def found(sink_contents: SinkContent) -> list[tuple[str, str]]:
         return [
             (one.reason, one.key_id)
-            for one in planned(wanted, seen, {FILE: held}).actions
+            for one in planned(wanted, seen, {FILE: sink_contents}).actions
             if isinstance(one, Deliver)
         ]
 
-    assert found(TokenOf(oldest.id, ENDS)) == []
-    assert found(TokenOf(twin.id, twin.expires_at)) == []
-    assert found(TokenOf(twin.id, twin.expires_at - MINUTE - SECOND)) == [
+    assert found(ApiKeyToken(oldest.id, ENDS)) == []
+    assert found(ApiKeyToken(twin.id, twin.expires_at)) == []
+    assert found(ApiKeyToken(twin.id, twin.expires_at - MINUTE - SECOND)) == [
         ("token_expiring", twin.id)
     ]
-    assert found(TokenOf(oldest.id, twin.expires_at)) == [("token_expiring", oldest.id)]
-    assert found(TokenOf(dead.id, ENDS)) == [("token_dead", oldest.id)]
-    assert found(Untold(oldest.created_at)) == []
+    assert found(ApiKeyToken(oldest.id, twin.expires_at)) == [("token_expiring", oldest.id)]
+    assert found(ApiKeyToken(dead.id, ENDS)) == [("token_dead", oldest.id)]
+    assert found(Unreadable(oldest.created_at)) == []
     early = oldest.created_at - MINUTE - SECOND
-    assert found(Untold(early)) == [("token_outdated", oldest.id)]
+    assert found(Unreadable(early)) == [("token_outdated", oldest.id)]
 
 
 def test_a_key_that_is_made_anew_gets_all_of_its_sinks_whatever_they_hold() -> None:
     """A create carries the sinks; what a dead key left in them is not asked for."""
     dead = key("a", revoked_at=NOW)
-    held = {FILE: TokenOf(dead.id, ENDS), VAULT: Unusable(DOWN)}
-    plan = planned([desired_key("a", FILE, VAULT)], look(dead), held)
+    sink_contents = {FILE: ApiKeyToken(dead.id, ENDS), VAULT: Unavailable(DOWN)}
+    plan = planned([desired_key("a", FILE, VAULT)], look(dead), sink_contents)
     [action] = plan.actions
     assert isinstance(action, Create)
     assert (action.reason, action.sinks, action.blocked) == ("dead", (FILE, VAULT), None)
@@ -304,8 +307,8 @@ def test_a_live_key_without_sinks_is_kept_even_when_all_get_new_tokens() -> None
 def test_a_sink_that_tells_nothing_is_a_finding_and_no_action() -> None:
     """Also one that nobody asked; a sink that tells when it was written is not among them."""
     wanted = [desired_key("a", COMMAND, GITHUB, FILE)]
-    held = {COMMAND: Untold(None), GITHUB: Untold(NOW)}
-    plan = planned(wanted, look(key("a"), key("a", 2)), held)
+    sink_contents = {COMMAND: Unreadable(None), GITHUB: Unreadable(NOW)}
+    plan = planned(wanted, look(key("a"), key("a", 2)), sink_contents)
     assert (plan.actions, plan.kept) == ((), ("a",))
     unknown = DeliveryUnknown("a", ("id-a-1",), (COMMAND, FILE))
     ids = ("id-a-1", "id-a-2")
@@ -318,8 +321,8 @@ def test_a_sink_that_tells_nothing_is_a_finding_and_no_action() -> None:
 
 def test_a_key_may_have_a_delivery_and_a_finding() -> None:
     """Each for its own sinks."""
-    held = {COMMAND: Untold(None), FILE: NoToken()}
-    plan = planned([desired_key("a", COMMAND, FILE)], look(key("a")), held)
+    sink_contents = {COMMAND: Unreadable(None), FILE: NoToken()}
+    plan = planned([desired_key("a", COMMAND, FILE)], look(key("a")), sink_contents)
     assert [one.sinks for one in plan.actions] == [(FILE,)]
     assert plan.findings == (DeliveryUnknown("a", ("id-a-1",), (COMMAND,)),)
 
@@ -349,13 +352,13 @@ def test_actions_kept_keys_and_findings_stand_in_the_order_of_the_manifests() ->
         desired_key("new-1", GITHUB),
         desired_key("kept-1", file["kept-1"]),
     ]
-    held = {
-        file["kept-1"]: TokenOf("id-kept-1-1", ENDS),
-        file["kept-2"]: TokenOf("id-kept-2-1", ENDS),
+    sink_contents = {
+        file["kept-1"]: ApiKeyToken("id-kept-1-1", ENDS),
+        file["kept-2"]: ApiKeyToken("id-kept-2-1", ENDS),
         file["lost"]: NoToken(),
-        VAULT: Untold(None),
+        VAULT: Unreadable(None),
     }
-    plan = planned(wanted, seen, held)
+    plan = planned(wanted, seen, sink_contents)
     assert [one.name for one in plan.actions] == ["new-2", "lost", "new-1"]
     assert plan.kept == ("kept-2", "unknown", "late", "kept-1")
     assert [(type(one), one.name) for one in plan.findings] == [
@@ -393,10 +396,12 @@ def test_only_bounds_what_is_read_and_what_is_delivered() -> None:
     """Sinks of names that no glob matches are not asked; globs mind the case."""
     wanted = [desired_key("svc-a", FILE), desired_key("SVC-b", GITHUB), desired_key("web", VAULT)]
     seen = look(key("svc-a"), key("SVC-b"), key("web"))
-    assert to_read(wanted, seen, Wishes(only=("svc-*", "w?b"))) == (FILE, VAULT)
-    assert to_read(wanted, seen, Wishes(only=("x",))) == ()
-    held = dict.fromkeys((FILE, GITHUB, VAULT), NoToken())
-    assert [one.name for one in planned(wanted, seen, held, only=("svc-*",)).actions] == ["svc-a"]
+    assert to_read(wanted, seen, PlanOptions(only=("svc-*", "w?b"))) == (FILE, VAULT)
+    assert to_read(wanted, seen, PlanOptions(only=("x",))) == ()
+    sink_contents = dict.fromkeys((FILE, GITHUB, VAULT), NoToken())
+    assert [one.name for one in planned(wanted, seen, sink_contents, only=("svc-*",)).actions] == [
+        "svc-a"
+    ]
     again = planned(wanted, seen, only=("SVC-*",), redeliver=True)
     assert [one.name for one in again.actions] == ["SVC-b"]
 
@@ -409,8 +414,12 @@ def test_sinks_that_will_be_written_are_looked_ahead_into() -> None:
         desired_key("live", COMMAND, GITHUB),
         desired_key("closed", GitlabAddress("acme/web", "A")),
     ]
-    held = {COMMAND: NoToken(), GITHUB: Untold(NOW), wanted[3].deliver[0]: Unusable(DOWN)}
-    plan = planned(wanted, look(key("live"), key("closed")), held)
+    sink_contents = {
+        COMMAND: NoToken(),
+        GITHUB: Unreadable(NOW),
+        wanted[3].deliver[0]: Unavailable(DOWN),
+    }
+    plan = planned(wanted, look(key("live"), key("closed")), sink_contents)
     assert to_prepare(plan) == (FILE, VAULT, COMMAND)
 
 
@@ -450,9 +459,11 @@ def test_a_sink_that_is_away_keeps_no_successor_from_the_others(asked, away, goe
     wanted = desired_key("a", FILE, VAULT)._replace(rotation=rotation)
     old = key("a", expires_at=NOW + timedelta(days=5))
     environment = replace(SHOP, owns=("*",))
-    wishes = Wishes(rotate=frozenset({"a"}) if asked else frozenset())
-    held = {FILE: TokenOf(old.id, None), VAULT: Unusable(DOWN)}
-    plan = plan_environment(environment, [wanted], look(old), NOW, wishes, held=held)
+    options = PlanOptions(rotate=frozenset({"a"}) if asked else frozenset())
+    sink_contents = {FILE: ApiKeyToken(old.id, None), VAULT: Unavailable(DOWN)}
+    plan = plan_environment(
+        environment, [wanted], look(old), NOW, options, sink_contents=sink_contents
+    )
     part = block(plan, dict.fromkeys(away, DOWN))
     [rotate] = part.actions
     assert isinstance(rotate, Rotate)
@@ -509,15 +520,15 @@ def test_changes_count_actions_and_steps_count_what_they_take() -> None:
 def test_a_delivery_takes_two_requests_however_many_sinks_it_has(roles: Roles) -> None:
     """One to mint and one to prove; 0.05 s each; none where nothing is delivered, or it cannot."""
 
-    def cost(*wanted: DesiredKey, held: Held | None = None) -> tuple[int, float]:
-        found = dict.fromkeys((FILE, VAULT), held or NoToken())
+    def cost(*wanted: DesiredKey, sink_contents: SinkContent | None = None) -> tuple[int, float]:
+        found = dict.fromkeys((FILE, VAULT), sink_contents or NoToken())
         seen = look(key("live-1"), key("live-2"), roles=roles)
         part = planned(wanted, seen, found)
         return part.estimate.requests, part.estimate.seconds
 
     assert cost() == (2, 0.1)
-    assert cost(desired_key("live-1", FILE), held=Untold(None)) == (2, 0.1)
-    assert cost(desired_key("live-1", FILE), held=Unusable(DOWN)) == (2, 0.1)
+    assert cost(desired_key("live-1", FILE), sink_contents=Unreadable(None)) == (2, 0.1)
+    assert cost(desired_key("live-1", FILE), sink_contents=Unavailable(DOWN)) == (2, 0.1)
     assert cost(desired_key("live-1", FILE, VAULT)) == (4, 0.2)
     assert cost(desired_key("live-1", FILE), desired_key("live-2", VAULT)) == (6, 0.3)
     requests, seconds = cost(desired_key("new"))
@@ -530,7 +541,7 @@ def test_deliveries_count_against_the_declared_rate() -> None:
     shop = replace(SHOP, limits=limits_with(requests_per_minute=10))
     wanted = [desired_key(f"k{n}", FileAddress("a.env", f"K{n}")) for n in range(34)]
     seen = look(*(key(one.name) for one in wanted))
-    part = plan_environment(shop, wanted, seen, NOW, Wishes(redeliver=True))
+    part = plan_environment(shop, wanted, seen, NOW, PlanOptions(redeliver=True))
     assert part.estimate.requests == 70
     assert part.estimate.seconds == 360.0
 
@@ -538,8 +549,10 @@ def test_deliveries_count_against_the_declared_rate() -> None:
 # --- The digest ----------------------------------------------------------------------------------
 
 
-def digest_of(*wanted: DesiredKey, held: Mapping[Address, Held] | None = None) -> str:
-    part = planned(wanted, look(key("live")), held)
+def digest_of(
+    *wanted: DesiredKey, sink_contents: Mapping[Address, SinkContent] | None = None
+) -> str:
+    part = planned(wanted, look(key("live")), sink_contents)
     return digest((part,), {"shop": wanted})
 
 
@@ -570,9 +583,9 @@ def test_the_digest_covers_where_tokens_of_kept_keys_are() -> None:
     """A plan that does nothing for a key was reviewed with its sinks all the same."""
 
     def of(*wanted: DesiredKey) -> str:
-        good = TokenOf("id-live-1", None)
-        held = {address: good for one in wanted for address in one.deliver}
-        part = planned(wanted, look(key("live")), held)
+        good = ApiKeyToken("id-live-1", None)
+        sink_contents = {address: good for one in wanted for address in one.deliver}
+        part = planned(wanted, look(key("live")), sink_contents)
         assert part.actions == ()
         return digest((part, Unobserved("lab", "https://lab", DOWN)), {"shop": wanted})
 
@@ -591,20 +604,20 @@ def test_the_digest_covers_what_is_delivered() -> None:
     """To which sinks, for which key, and whether it can be; not why."""
     wanted = desired_key("live", FILE, VAULT)
 
-    def of(file: Held, vault: Held) -> str:
-        return digest_of(wanted, held={FILE: file, VAULT: vault})
+    def of(file: SinkContent, vault: SinkContent) -> str:
+        return digest_of(wanted, sink_contents={FILE: file, VAULT: vault})
 
-    good = TokenOf("id-live-1", None)
+    good = ApiKeyToken("id-live-1", None)
     first = of(NoToken(), good)
     assert of(NotAToken(), good) == first
-    assert of(NoToken(), Untold(NOW)) == first
-    twin = planned([wanted], look(key("live", 2)), {FILE: NoToken(), VAULT: Untold(NOW)})
+    assert of(NoToken(), Unreadable(NOW)) == first
+    twin = planned([wanted], look(key("live", 2)), {FILE: NoToken(), VAULT: Unreadable(NOW)})
     different = [
         of(good, good),
         of(good, NoToken()),
         of(NoToken(), NoToken()),
-        of(Unusable(DOWN), good),
-        of(Unusable(DENIED), good),
+        of(Unavailable(DOWN), good),
+        of(Unavailable(DENIED), good),
         digest((twin,), {"shop": (wanted,)}),
     ]
     assert len({first, *different}) == len(different) + 1
@@ -621,9 +634,13 @@ def full_plan() -> Plan:
     closed = desired_key("closed", GITHUB, line=4)
     blind = desired_key("blind", COMMAND, line=5)
     seen = look(*(key(one.name) for one in (lost, closed, blind)))
-    held = {lost.deliver[0]: NoToken(), GITHUB: Unusable(DENIED), COMMAND: Untold(None)}
+    sink_contents = {
+        lost.deliver[0]: NoToken(),
+        GITHUB: Unavailable(DENIED),
+        COMMAND: Unreadable(None),
+    }
     wanted = (bare, new, lost, closed, blind)
-    part = planned(wanted, seen, held)
+    part = planned(wanted, seen, sink_contents)
     return plan_with(part, digest=digest((part,), {"shop": wanted}))
 
 
@@ -730,26 +747,26 @@ MOMENTS = st.sampled_from(
     [MADE - MINUTE, MADE + SECOND, NOW, ENDS - MINUTE - SECOND, ENDS - MINUTE, ENDS]
 )
 IDS = st.sampled_from([f"id-{name}-{number}" for name in NAMES for number in (1, 2, 3)])
-TOLD = st.sampled_from([NoToken(), NotAToken(), Unusable(DOWN)])
+TOLD = st.sampled_from([NoToken(), NotAToken(), Unavailable(DOWN)])
 HELD = {
-    "file": TOLD | st.builds(TokenOf, IDS, st.none() | MOMENTS),
-    "vault": TOLD | st.builds(TokenOf, IDS.map(str.upper), st.none() | MOMENTS),
-    "github": st.sampled_from([NoToken(), Unusable(DENIED)]) | st.builds(Untold, MOMENTS),
-    "command": st.just(Untold(None)),
+    "file": TOLD | st.builds(ApiKeyToken, IDS, st.none() | MOMENTS),
+    "vault": TOLD | st.builds(ApiKeyToken, IDS.map(str.upper), st.none() | MOMENTS),
+    "github": st.sampled_from([NoToken(), Unavailable(DENIED)]) | st.builds(Unreadable, MOMENTS),
+    "command": st.just(Unreadable(None)),
 }
 
 
 @st.composite
 def worlds(
     draw: st.DrawFn,
-) -> tuple[list[DesiredKey], list[ObservedKey], dict[Address, Held]]:
+) -> tuple[list[DesiredKey], list[ObservedKey], dict[Address, SinkContent]]:
     """Desired keys with some sinks, some live and dead keys of their names, and what sinks hold."""
     wanted: list[DesiredKey] = []
-    held: dict[Address, Held] = {}
+    sink_contents: dict[Address, SinkContent] = {}
     for name in draw(st.lists(st.sampled_from(NAMES), unique=True)):
         kinds = draw(st.lists(st.sampled_from(KINDS), unique=True))
         wanted.append(desired_key(name, *sinks_of(name, kinds)))
-        held |= {
+        sink_contents |= {
             address: draw(HELD[kind])
             for kind, address in zip(kinds, wanted[-1].deliver, strict=True)
         }
@@ -766,27 +783,29 @@ def worlds(
             unique_by=lambda one: one.id,
         )
     )
-    return wanted, seen, held
+    return wanted, seen, sink_contents
 
 
 def key_of(
-    wanted: DesiredKey, live: list[ObservedKey], held: Mapping[Address, Held]
+    wanted: DesiredKey, live: list[ObservedKey], sink_contents: Mapping[Address, SinkContent]
 ) -> ObservedKey:
     """The newest key whose token a sink holds, or else the oldest."""
-    found = [held[sink] for sink in wanted.deliver]
-    shown = {one.key.lower() for one in found if isinstance(one, TokenOf)}
+    found = [sink_contents[sink] for sink in wanted.deliver]
+    shown = {one.key.lower() for one in found if isinstance(one, ApiKeyToken)}
     return next((one for one in reversed(live) if one.id in shown), live[0])
 
 
-def is_good(held: Held, live: list[ObservedKey], key: ObservedKey) -> bool:
+def is_good(sink_contents: SinkContent, live: list[ObservedKey], key: ObservedKey) -> bool:
     """What the docs promise of a good token, written once more in another way."""
-    if isinstance(held, TokenOf):
+    if isinstance(sink_contents, ApiKeyToken):
         ends = {one.id.lower(): one.expires_at for one in live}
-        key_ends = ends.get(held.key.lower())
+        key_ends = ends.get(sink_contents.key.lower())
         never = datetime.max.replace(tzinfo=UTC)
-        return key_ends is not None and (key_ends - (held.ends or never)) <= MINUTE
-    if isinstance(held, Untold):
-        return held.updated_at is None or held.updated_at >= key.created_at - MINUTE
+        return key_ends is not None and (key_ends - (sink_contents.expires_at or never)) <= MINUTE
+    if isinstance(sink_contents, Unreadable):
+        return (
+            sink_contents.updated_at is None or sink_contents.updated_at >= key.created_at - MINUTE
+        )
     return False
 
 
@@ -798,8 +817,8 @@ def live_of(name: str, seen: list[ObservedKey]) -> list[ObservedKey]:
 @given(world=worlds())
 def test_a_good_token_is_never_replaced_and_every_other_is(world: Any) -> None:
     """Sink by sink; every desired key is kept or has one action, whatever its sinks hold."""
-    wanted, seen, held = world
-    plan = planned(wanted, look(*seen), held)
+    wanted, seen, sink_contents = world
+    plan = planned(wanted, look(*seen), sink_contents)
     actions = {one.name: one for one in plan.actions}
     assert len(actions) == len(plan.actions)
     assert {*actions} | {*plan.kept} == {one.name for one in wanted}
@@ -811,36 +830,38 @@ def test_a_good_token_is_never_replaced_and_every_other_is(world: Any) -> None:
             assert isinstance(action, Create)
             assert action.sinks == one.deliver
             continue
-        current = key_of(one, live, held)
-        lacking = tuple(sink for sink in one.deliver if not is_good(held[sink], live, current))
+        current = key_of(one, live, sink_contents)
+        lacking = tuple(
+            sink for sink in one.deliver if not is_good(sink_contents[sink], live, current)
+        )
         assert (action.sinks if action else ()) == lacking
         if isinstance(action, Deliver):
             assert (action.key_id, action.expires_at) == (current.id, current.expires_at)
-            unusable = any(isinstance(held[sink], Unusable) for sink in lacking)
+            unusable = any(isinstance(sink_contents[sink], Unavailable) for sink in lacking)
             assert (action.blocked is not None) == unusable
 
 
 @given(world=worlds(), redeliver=st.booleans())
 def test_a_plan_that_was_delivered_leaves_nothing_to_deliver(world: Any, redeliver: bool) -> None:
     """The next plan has only what was blocked, and after `--redeliver` nothing at all."""
-    wanted, seen, held = world
-    first = planned(wanted, look(*seen), held, redeliver=redeliver)
-    after = dict(held)
+    wanted, seen, sink_contents = world
+    first = planned(wanted, look(*seen), sink_contents, redeliver=redeliver)
+    after = dict(sink_contents)
     for action in first.unblocked:
         if isinstance(action, Create):
             made = key(action.name, 9, created_at=NOW, expires_at=action.expires_at)
             seen = [*seen, made]
         else:
             made = next(one for one in seen if one.id == action.key_id)
-        token = TokenOf(made.id, made.expires_at.replace(microsecond=0))
+        token = ApiKeyToken(made.id, made.expires_at.replace(microsecond=0))
         for sink in action.sinks:
             match sink:
                 case FileAddress() | VaultAddress():
                     after[sink] = token
                 case GithubAddress():
-                    after[sink] = Untold(NOW)
+                    after[sink] = Unreadable(NOW)
                 case _:
-                    assert after[sink] == Untold(None)
+                    assert after[sink] == Unreadable(None)
     again = planned(wanted, look(*seen), after)
     blocked = [one for one in first.actions if one.blocked is not None]
     assert list(again.actions) == blocked
@@ -850,7 +871,7 @@ def test_a_plan_that_was_delivered_leaves_nothing_to_deliver(world: Any, redeliv
 @given(world=worlds())
 def test_what_is_read_is_what_a_plan_needs(world: Any) -> None:
     """Of sinks that are not read the plan asks nothing: what they hold makes no difference."""
-    wanted, seen, held = world
+    wanted, seen, sink_contents = world
     needed = set(to_read(wanted, look(*seen)))
-    read = {address: found for address, found in held.items() if address in needed}
-    assert planned(wanted, look(*seen), read) == planned(wanted, look(*seen), held)
+    read = {address: found for address, found in sink_contents.items() if address in needed}
+    assert planned(wanted, look(*seen), read) == planned(wanted, look(*seen), sink_contents)

@@ -38,9 +38,9 @@ from provisioner.plan import (
     Duplicate,
     Expiring,
     Planned,
+    PlanOptions,
     Unmanaged,
     Unobserved,
-    Wishes,
     digest,
     plan_environment,
 )
@@ -48,7 +48,7 @@ from provisioner.plan import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from provisioner.model.desired import DesiredKey
+    from provisioner.model.key import DesiredKey
 
 pytestmark = pytest.mark.fast
 
@@ -63,7 +63,7 @@ def look(*keys: ObservedKey, roles: Roles = ROLES, at: datetime = NOW) -> Observ
 def planned(
     wanted: Iterable[DesiredKey], seen: Observation, *, only: tuple[str, ...] = ()
 ) -> Planned:
-    return plan_environment(SHOP, wanted, seen, NOW, Wishes(only=only))
+    return plan_environment(SHOP, wanted, seen, NOW, PlanOptions(only=only))
 
 
 def test_a_missing_key_is_created_with_what_its_manifest_says() -> None:

@@ -42,7 +42,14 @@ from provisioner.model.expiry import format_moment
 from provisioner.model.globs import matches
 from provisioner.model.observed import HiddenRoles, KnownRoles, ObservedKey
 from provisioner.model.sink_address import FileAddress
-from provisioner.model.sink_content import Held, NotAToken, NoToken, TokenOf, Untold, Unusable
+from provisioner.model.sink_content import (
+    ApiKeyToken,
+    NotAToken,
+    NoToken,
+    SinkContent,
+    Unavailable,
+    Unreadable,
+)
 from provisioner.plan import (
     Change,
     Create,
@@ -51,11 +58,11 @@ from provisioner.plan import (
     Duplicate,
     Expiring,
     Planned,
+    PlanOptions,
     Revoke,
     Rotate,
     Unmanaged,
     Update,
-    Wishes,
     plan_environment,
     plan_revocations,
     premature,
@@ -67,7 +74,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from provisioner.execution import Result
-    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
 
 pytestmark = pytest.mark.fast
 
@@ -101,18 +109,25 @@ def successive(age: timedelta = 5 * DAY, name: str = "svc-a") -> tuple[ObservedK
 def planned(
     wanted: Sequence[DesiredKey],
     seen: Sequence[ObservedKey],
-    held: Mapping[FileAddress, Held] | None = None,
+    sink_contents: Mapping[FileAddress, SinkContent] | None = None,
     *,
     environment: Environment = SHOP,
     own_key: str | None = None,
-    **wishes: Any,
+    **options: Any,
 ) -> Planned:
     look = observation_with(*seen, roles=ROLES, own_key=own_key)
-    return plan_environment(environment, wanted, look, NOW, Wishes(**wishes), held=dict(held or {}))
+    return plan_environment(
+        environment,
+        wanted,
+        look,
+        NOW,
+        PlanOptions(**options),
+        sink_contents=dict(sink_contents or {}),
+    )
 
 
-def token(of: ObservedKey) -> TokenOf:
-    return TokenOf(of.id, of.expires_at.replace(microsecond=0))
+def token(of: ObservedKey) -> ApiKeyToken:
+    return ApiKeyToken(of.id, of.expires_at.replace(microsecond=0))
 
 
 def revoked(plan: Planned) -> list[tuple[str, str]]:
@@ -128,7 +143,7 @@ def test_a_changed_end_moves_the_key_and_delivers_a_token_with_the_new_one() -> 
     assert isinstance(update, Update)
     assert update.changes == (Change("expires", "2027-02-21T04:00:00Z", "2027-06-30T00:00:00Z"),)
     assert update.expires_at == datetime(2027, 6, 30, 0, 0, 0, 417_000, tzinfo=UTC)
-    assert (update.key_id, update.moves_end, update.role_id) == (one.id, True, None)
+    assert (update.key_id, update.sets_expiry, update.role_id) == (one.id, True, None)
     assert (update.sinks, update.blocked) == ((SINK,), None)
     assert (update.reason, update.depth, update.place) == ("drift", 1, wanted.place)
     assert (update.role, plan.kept) == ("Worker", ())
@@ -141,7 +156,7 @@ def test_a_changed_role_is_assigned_and_needs_no_new_token() -> None:
         [update] = planned([desired(role="Admin")], [one], {SINK: token(one)}).actions
         assert isinstance(update, Update)
         assert update.changes == (Change("role", was, "Admin"),)
-        assert (update.role, update.role_id, update.moves_end) == ("Admin", ADMIN.id, False)
+        assert (update.role, update.role_id, update.sets_expiry) == ("Admin", ADMIN.id, False)
         assert update.sinks == ()
         assert update.expires_at == one.expires_at
 
@@ -170,15 +185,15 @@ def test_deduping_gives_sinks_that_cannot_be_read_a_token_of_the_key_that_stays(
     """Nobody knows whose token they hold, so that all its sinks get one; else good ones stay."""
     twins = [key(1), key(2)]
     wanted = [desired(deliver=(SINK, OTHER))]
-    for other, delivered in ((Untold(NOW), 1), (token(twins[0]), 0)):
-        held = {SINK: token(twins[0]), OTHER: other}
-        plan = planned(wanted, twins, held, dedupe=True)
+    for other, delivered in ((Unreadable(NOW), 1), (token(twins[0]), 0)):
+        sink_contents = {SINK: token(twins[0]), OTHER: other}
+        plan = planned(wanted, twins, sink_contents, dedupe=True)
         assert revoked(plan) == [("svc-a-2", "duplicate")]
         [ended] = [one for one in plan.actions if isinstance(one, Revoke)]
         assert (ended.role, ended.place) == ("Worker", wanted[0].place)
         found = [one for one in plan.actions if isinstance(one, Deliver)]
         assert [one.key_id for one in found] == ["svc-a-1"] * delivered
-        assert planned(wanted, twins, held).actions == ()
+        assert planned(wanted, twins, sink_contents).actions == ()
 
 
 def test_what_is_not_owned_is_told_and_never_changed() -> None:
@@ -259,18 +274,18 @@ def test_a_successor_is_made_like_any_key_and_delivered_everywhere() -> None:
     assert revoked(plan) == []
 
 
-@pytest.mark.parametrize("held", [True, False])
-def test_a_name_is_due_by_its_key_whatever_lives_on_beside_it(held) -> None:
+@pytest.mark.parametrize("sink_contents", [True, False])
+def test_a_name_is_due_by_its_key_whatever_lives_on_beside_it(sink_contents) -> None:
     """No moment is left without a token; the older one ends if it may, and lives on if not."""
     old, new = successive()
     new = replace(new, expires_at=NOW + DAY)
-    found: Held = token(new) if held else Untold(None)
+    found: SinkContent = token(new) if sink_contents else Unreadable(None)
     plan = planned([desired(rotation=ROTATED, expiry="6d")], [old, new], {SINK: found})
     rotate = plan.actions[0]
     assert isinstance(rotate, Rotate)
-    ids = (old.id, new.id) if held else (old.id,)
+    ids = (old.id, new.id) if sink_contents else (old.id,)
     assert (rotate.reason, rotate.predecessors) == ("due", ids)
-    assert revoked(plan) == ([(old.id, "superseded")] if held else [])
+    assert revoked(plan) == ([(old.id, "superseded")] if sink_contents else [])
 
 
 def test_more_than_one_predecessor_is_told() -> None:
@@ -292,9 +307,9 @@ def test_a_sink_that_got_its_token_late_has_the_whole_overlap() -> None:
     wanted = desired(rotation=ROTATED, deliver=(SINK, OTHER))
     early, late, latest = NOW - 8 * DAY, NOW - 2 * DAY, NOW - 2 * DAY + SECOND
     for second, ends in ((early, True), (late, True), (latest, False)):
-        for found in (replace(token(new), issued=second), Untold(second)):
-            held = {SINK: replace(token(new), issued=early), OTHER: found}
-            assert bool(revoked(planned([wanted], [old, new], held))) is ends
+        for found in (replace(token(new), issued_at=second), Unreadable(second)):
+            sink_contents = {SINK: replace(token(new), issued_at=early), OTHER: found}
+            assert bool(revoked(planned([wanted], [old, new], sink_contents))) is ends
 
 
 def test_a_predecessor_that_a_sink_still_holds_is_told_before_it_ends() -> None:
@@ -338,7 +353,9 @@ def test_an_end_is_moved_whatever_is_known_of_roles(roles) -> None:
     look = observation_with(one, roles=roles)
     wanted = desired(expiry="2027-06-30", role=None)
     environment = replace(SHOP, role=None)
-    [update] = plan_environment(environment, [wanted], look, NOW, Wishes(), held={}).actions
+    [update] = plan_environment(
+        environment, [wanted], look, NOW, PlanOptions(), sink_contents={}
+    ).actions
     assert isinstance(update, Update)
     assert update.blocked is None
 
@@ -363,7 +380,7 @@ def test_all_that_drifts_and_stays_is_told() -> None:
 def test_a_sink_that_tells_when_it_was_written_gets_nothing_new_when_predecessors_end() -> None:
     """It has the token of the successor since then, as far as anybody can know."""
     old, new = successive()
-    told = {SINK: Untold(new.created_at + DAY)}
+    told = {SINK: Unreadable(new.created_at + DAY)}
     [action] = planned([desired(rotation=ROTATED)], [old, new], told).actions
     assert isinstance(action, Revoke)
     assert (action.key_id, action.reason) == (old.id, "superseded")
@@ -371,7 +388,7 @@ def test_a_sink_that_tells_when_it_was_written_gets_nothing_new_when_predecessor
 
 
 @pytest.mark.parametrize(
-    ("age", "name", "held", "early"),
+    ("age", "name", "sink_contents", "early"),
     [
         (4.9, "svc-a", None, True),
         (5.0, "svc-a", None, False),
@@ -381,25 +398,29 @@ def test_a_sink_that_tells_when_it_was_written_gets_nothing_new_when_predecessor
     ],
     ids=["young", "old", "of this second", "alone", "delivered"],
 )
-def test_a_key_that_may_give_way_is_not_delivered_yet(age, name, held, early) -> None:
+def test_a_key_that_may_give_way_is_not_delivered_yet(age, name, sink_contents, early) -> None:
     """One of several of its name, only just made, and a token of it would go out."""
     first, second = successive(timedelta(seconds=age), name)
     first = replace(first, name="svc-a", created_at=first.created_at - DAY)
     look = observation_with(first, second, roles=KnownRoles((WORKER,)))
     wanted = [desired(name, rotation=ROTATED)]
-    holds: Held = token(second) if held else NoToken()
-    plan = plan_environment(SHOP, wanted, look, NOW, Wishes(), held={SINK: holds})
+    holds: SinkContent = token(second) if sink_contents else NoToken()
+    plan = plan_environment(SHOP, wanted, look, NOW, PlanOptions(), sink_contents={SINK: holds})
     assert premature(plan, look) == early
     dead = replace(look, keys=(replace(first, revoked_at=NOW), second))
-    plan = plan_environment(SHOP, wanted, dead, NOW, Wishes(), held={SINK: holds})
+    plan = plan_environment(SHOP, wanted, dead, NOW, PlanOptions(), sink_contents={SINK: holds})
     assert not premature(plan, dead)
 
 
 def test_the_end_of_what_a_sink_holds_is_told_though_a_later_twin_lives() -> None:
     """Where no sink tells, the key of the name counts, which is the oldest."""
     short, long = key(1, expires_at=NOW + DAY), key(2)
-    for held, told in ((token(short), True), (token(long), False), (Untold(NOW), True)):
-        findings = planned([desired()], [short, long], {SINK: held}).findings
+    for sink_contents, told in (
+        (token(short), True),
+        (token(long), False),
+        (Unreadable(NOW), True),
+    ):
+        findings = planned([desired()], [short, long], {SINK: sink_contents}).findings
         assert any(isinstance(one, Expiring) for one in findings) is told
 
 
@@ -410,12 +431,12 @@ def test_no_action_locks_the_run_out() -> None:
     assert role.blocked.code == "own_key"
     [end] = planned([desired(expiry="2027-06-30")], [key()], own_key="svc-a-1").actions
     assert end.blocked is None
-    wishes = {"rotate": frozenset({"svc-a"}), "own_key": "svc-a-1"}
-    [now] = planned([desired(rotation=ROTATED)], [key()], at_once=True, **wishes).actions
+    options = {"rotate": frozenset({"svc-a"}), "own_key": "svc-a-1"}
+    [now] = planned([desired(rotation=ROTATED)], [key()], at_once=True, **options).actions
     assert isinstance(now, Rotate)
     assert now.blocked is not None
     assert now.blocked.code == "own_key"
-    [later] = planned([desired(rotation=ROTATED)], [key()], **wishes).actions
+    [later] = planned([desired(rotation=ROTATED)], [key()], **options).actions
     assert later.blocked is None
 
 
@@ -435,26 +456,31 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
-    ("held", "ends"),
+    ("sink_contents", "ends"),
     [
         (token(NEW), True),
-        (TokenOf("SVC-A-2", None), True),
+        (ApiKeyToken("SVC-A-2", None), True),
         (token(OLD), False),
-        (TokenOf("svc-a-2", NEW.expires_at - timedelta(minutes=2)), False),
+        (ApiKeyToken("svc-a-2", NEW.expires_at - timedelta(minutes=2)), False),
         (NoToken(), False),
         (NotAToken(), False),
-        (Unusable(WHY), False),
-        (Untold(None), False),
-        (Untold(NEW.created_at - SECOND), False),
-        (Untold(NEW.created_at + MINUTE), False),
-        (Untold(NEW.created_at + MINUTE + SECOND), True),
-        (Untold(NOW, only_writes=False), False),
+        (Unavailable(WHY), False),
+        (Unreadable(None), False),
+        (Unreadable(NEW.created_at - SECOND), False),
+        (Unreadable(NEW.created_at + MINUTE), False),
+        (Unreadable(NEW.created_at + MINUTE + SECOND), True),
+        (Unreadable(NOW, only_writes=False), False),
     ],
 )
-def test_predecessors_end_only_when_every_sink_is_proven_to_have_the_successor(held, ends) -> None:
+def test_predecessors_end_only_when_every_sink_is_proven_to_have_the_successor(
+    sink_contents, ends
+) -> None:
     """A time proves it that only a write moves, later than the minute by which clocks differ."""
     wanted = desired(rotation=ROTATED, deliver=(SINK, OTHER))
-    for sinks in ({SINK: held, OTHER: token(NEW)}, {SINK: token(NEW), OTHER: held}):
+    for sinks in (
+        {SINK: sink_contents, OTHER: token(NEW)},
+        {SINK: token(NEW), OTHER: sink_contents},
+    ):
         assert bool(revoked(planned([wanted], [OLD, NEW], sinks))) is ends
 
 
@@ -484,12 +510,12 @@ def test_what_is_no_predecessor_ends_with_no_rotation() -> None:
     old, new = successive()
     twin = replace(new, id="svc-a-3", created_at=new.created_at + SECOND)
     seen = [old, new, twin]
-    wanted, held = [desired(rotation=ROTATED)], {SINK: token(new)}
-    plan = planned(wanted, seen, held)
+    wanted, sink_contents = [desired(rotation=ROTATED)], {SINK: token(new)}
+    plan = planned(wanted, seen, sink_contents)
     assert revoked(plan) == [(old.id, "superseded")]
     ids = tuple(one.id for one in seen)
     assert plan.findings == (Duplicate("svc-a", ids, new.id, "owned", rotated=True),)
-    plan = planned(wanted, seen, held, dedupe=True)
+    plan = planned(wanted, seen, sink_contents, dedupe=True)
     assert revoked(plan) == [(twin.id, "duplicate"), (old.id, "superseded")]
 
 
@@ -519,21 +545,21 @@ def test_prune_ends_live_keys_that_no_manifest_wants_within_owns() -> None:
     assert revoked(planned([desired()], seen, sinks, prune=True, environment=nothing)) == []
 
 
-@pytest.mark.parametrize("wishes", [{"prune": True}, {"dedupe": True}, {}])
-def test_the_key_that_opens_the_workspace_is_never_revoked(wishes) -> None:
+@pytest.mark.parametrize("options", [{"prune": True}, {"dedupe": True}, {}])
+def test_the_key_that_opens_the_workspace_is_never_revoked(options) -> None:
     """Neither as undeclared, nor as a duplicate, nor as a predecessor; a note says so."""
-    rotation = None if wishes else ROTATED
-    wanted = [desired("svc-else")] if "prune" in wishes else [desired(rotation=rotation)]
+    rotation = None if options else ROTATED
+    wanted = [desired("svc-else")] if "prune" in options else [desired(rotation=rotation)]
     own, other = successive()
     sinks = {SINK: token(other)}
-    assert (own.id, "superseded") in revoked(planned(wanted, [own, other], sinks)) or wishes
-    plan = planned(wanted, [own, other], sinks, own_key=own.id, **wishes)
+    assert (own.id, "superseded") in revoked(planned(wanted, [own, other], sinks)) or options
+    plan = planned(wanted, [own, other], sinks, own_key=own.id, **options)
     assert own.id not in [id_ for id_, _ in revoked(plan)]
     assert any("signed in with" in note for note in plan.notes)
 
 
 @pytest.mark.parametrize(
-    ("held", "stays"),
+    ("sink_contents", "stays"),
     [
         ({SINK: token(key(2))}, 2),
         ({SINK: NoToken()}, 1),
@@ -542,25 +568,27 @@ def test_the_key_that_opens_the_workspace_is_never_revoked(wishes) -> None:
         ({SINK: NoToken(), OTHER: token(key(3))}, 3),
     ],
 )
-def test_dedupe_keeps_the_key_whose_token_is_out_and_else_the_oldest(held, stays) -> None:
+def test_dedupe_keeps_the_key_whose_token_is_out_and_else_the_oldest(sink_contents, stays) -> None:
     """The others end, and the sinks get a token of the one that stays where they lack it."""
     keys = [key(1), key(2), key(3)]
-    wanted = desired(deliver=tuple(held))
-    plan = planned([wanted], keys, held, dedupe=True)
+    wanted = desired(deliver=tuple(sink_contents))
+    plan = planned([wanted], keys, sink_contents, dedupe=True)
     ended = [id_ for id_, reason in revoked(plan) if reason == "duplicate"]
     assert ended == [one.id for one in keys if one.id != f"svc-a-{stays}"]
     for action in plan.actions:
         if isinstance(action, Deliver):
             assert action.key_id == f"svc-a-{stays}"
     written = {sink for action in plan.actions for sink in action.sinks}
-    assert written == {sink for sink, found in held.items() if found != token(keys[stays - 1])}
+    assert written == {
+        sink for sink, found in sink_contents.items() if found != token(keys[stays - 1])
+    }
 
 
 def test_duplicates_are_a_finding_unless_dedupe_may_end_them() -> None:
     """Without being asked, or outside `owns`, all of them live on."""
-    for name, wishes in (("svc-a", {}), ("their", {"dedupe": True})):
+    for name, options in (("svc-a", {}), ("their", {"dedupe": True})):
         keys = [key(1, name), key(2, name)]
-        plan = planned([desired(name)], keys, {SINK: token(keys[0])}, **wishes)
+        plan = planned([desired(name)], keys, {SINK: token(keys[0])}, **options)
         assert plan.actions == ()
         assert plan.findings == (
             Duplicate(
@@ -576,10 +604,12 @@ NAMES = ("svc-a", "svc-b", "their")
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[list[DesiredKey], list[ObservedKey], dict[Any, Held], Any]:
+def worlds(
+    draw: st.DrawFn,
+) -> tuple[list[DesiredKey], list[ObservedKey], dict[Any, SinkContent], Any]:
     wanted: list[DesiredKey] = []
     seen: list[ObservedKey] = []
-    held: dict[Any, Held] = {}
+    sink_contents: dict[Any, SinkContent] = {}
     hours = st.integers(0, 100 * 24).map(lambda count: timedelta(hours=count))
     for name in NAMES:
         keys = [
@@ -597,25 +627,30 @@ def worlds(draw: st.DrawFn) -> tuple[list[DesiredKey], list[ObservedKey], dict[A
             continue
         sinks = (FileAddress(f"{name}.env", "A"), FileAddress(f"{name}.env", "B"))
         deliver = sinks[: draw(st.integers(0, 2))]
-        fixed = (NoToken(), NotAToken(), Unusable(WHY), Untold(None), Untold(NOW - DAY))
+        fixed = (NoToken(), NotAToken(), Unavailable(WHY), Unreadable(None), Unreadable(NOW - DAY))
         for sink in deliver:
-            held[sink] = draw(st.sampled_from((*fixed, *map(token, keys), *map(token, keys))))
+            sink_contents[sink] = draw(
+                st.sampled_from((*fixed, *map(token, keys), *map(token, keys)))
+            )
         rotated = name != "their" and draw(st.booleans())
         expiry = draw(st.sampled_from(("90d", "20d") if rotated else ("90d", "2027-01-01")))
         wanted.append(desired(name, expiry, deliver=deliver, rotation=ROTATED if rotated else None))
     flags = {flag: draw(st.booleans()) for flag in ("prune", "dedupe", "redeliver")}
-    return wanted, seen, held, flags
+    return wanted, seen, sink_contents, flags
 
 
 def follows(
-    newer: ObservedKey, older: ObservedKey, wanted: DesiredKey, held: Mapping[Any, Held]
+    newer: ObservedKey,
+    older: ObservedKey,
+    wanted: DesiredKey,
+    sink_contents: Mapping[Any, SinkContent],
 ) -> bool:
     """Whether a key took over from another one that was due, is delivered, and old enough."""
     for sink in wanted.deliver:
-        found = held[sink]
-        told = isinstance(found, Untold) and found.updated_at is not None
+        found = sink_contents[sink]
+        told = isinstance(found, Unreadable) and found.updated_at is not None
         dated = told and found.updated_at > newer.created_at + MINUTE
-        if not dated and not (isinstance(found, TokenOf) and found.key == newer.id):
+        if not dated and not (isinstance(found, ApiKeyToken) and found.key == newer.id):
             return False
     due = older.expires_at - ROTATED.before <= newer.created_at
     return due and newer.created_at + ROTATED.overlap <= NOW
@@ -624,8 +659,8 @@ def follows(
 @given(worlds(), st.sampled_from((None, "svc-a-0", "svc-b-1")))
 def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
     """Only live owned keys end, never our own; a wanted name keeps one that its sinks know."""
-    wanted, seen, held, wishes = world
-    plan = planned(wanted, seen, held, own_key=own_key, **wishes)
+    wanted, seen, sink_contents, options = world
+    plan = planned(wanted, seen, sink_contents, own_key=own_key, **options)
     by_name = {one.name: one for one in wanted}
     live = {one.id: one for one in seen if one.live(NOW)}
     ended = dict(revoked(plan))
@@ -636,7 +671,7 @@ def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
         assert id_ != own_key
         if reason == "undeclared":
             assert name not in by_name
-            assert wishes["prune"]
+            assert options["prune"]
             continue
         left = [one for one in live.values() if one.name == name and one.id not in ended]
         assert left
@@ -644,9 +679,9 @@ def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
             newer = [one for one in left if one.seniority > live[id_].seniority]
             assert by_name[name].rotation is not None
             assert by_name[name].deliver
-            assert any(follows(one, live[id_], by_name[name], held) for one in newer)
+            assert any(follows(one, live[id_], by_name[name], sink_contents) for one in newer)
         else:
-            assert (reason, wishes["dedupe"]) == ("duplicate", True)
+            assert (reason, options["dedupe"]) == ("duplicate", True)
     for action in plan.actions:
         if isinstance(action, Rotate):
             same = {one.id for one in live.values() if one.name == action.name}
@@ -662,9 +697,9 @@ def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
 
 
 def asked(wanted: DesiredKey, *seen: ObservedKey, now: bool = False) -> Rotate:
-    held = dict.fromkeys(wanted.deliver, token(seen[0]))
-    wishes = {"rotate": frozenset({wanted.name}), "at_once": now}
-    [rotate] = planned([desired("svc-z"), wanted], seen, held, **wishes).actions
+    sink_contents = dict.fromkeys(wanted.deliver, token(seen[0]))
+    options = {"rotate": frozenset({wanted.name}), "at_once": now}
+    [rotate] = planned([desired("svc-z"), wanted], seen, sink_contents, **options).actions
     assert isinstance(rotate, Rotate)
     return rotate
 
@@ -708,11 +743,11 @@ def test_a_successor_whose_predecessor_could_not_end_is_not_made(wanted, seen, c
 
 
 def ends_of(
-    *names: str, seen: Sequence[ObservedKey], own_key: str | None = None, **wishes: Any
+    *names: str, seen: Sequence[ObservedKey], own_key: str | None = None, **options: Any
 ) -> list[tuple[str, str | None]]:
     """The ids that a revocation is about, and what stands in its way."""
     look = observation_with(*seen, roles=ROLES, own_key=own_key)
-    plan = plan_revocations(SHOP, look, frozenset(names), Wishes(**wishes))
+    plan = plan_revocations(SHOP, look, frozenset(names), PlanOptions(**options))
     assert all(isinstance(one, Revoke) and one.reason == "asked" for one in plan.actions)
     assert (plan.kept, plan.findings, plan.workspace) == ((), (), "w")
     assert (plan.environment, plan.url, plan.generation) == ("shop", SHOP.url, "core")
@@ -796,8 +831,8 @@ def test_nothing_ends_before_what_takes_its_place_is_delivered() -> None:
 def test_each_action_on_a_name_is_told_as_it_ended(ends, refused) -> None:
     """A role that is changed beside a successor, or beside a token that a sink lost."""
     one = key(1, role="Admin", role_id=ADMIN.id, expires_at=ends)
-    held: Held = token(one) if ends < FAR else NoToken()
-    plan = planned([desired(rotation=ROTATED)], [one], {SINK: held})
+    sink_contents: SinkContent = token(one) if ends < FAR else NoToken()
+    plan = planned([desired(rotation=ROTATED)], [one], {SINK: sink_contents})
     assert {type(action) for action in plan.actions} == {Update, Rotate if ends < FAR else Deliver}
     server = ModelServer(refuses=frozenset({refused}), rows=[Row.of(one)])
     results = server.run(*plan.actions)
@@ -838,8 +873,8 @@ def test_a_successor_that_is_not_delivered_ends_no_predecessor(refused) -> None:
 @pytest.mark.parametrize("undead", [False, True])
 def test_the_token_that_a_sink_held_is_proven_dead(undead) -> None:
     """With `--now`, by a read with it; where the server still takes it, that is no success."""
-    held = {SINK: signed("svc-a-1", FAR), OTHER: Secret("no token at all")}
-    server = ModelServer(undead=undead, held=held)
+    sink_contents = {SINK: signed("svc-a-1", FAR), OTHER: Secret("no token at all")}
+    server = ModelServer(undead=undead, tokens=sink_contents)
     rotate = rotation_of(at_once=True)
     rotate = rotate._replace(successor=rotate.successor._replace(sinks=(SINK, OTHER)))
     [result] = server.run(rotate)
@@ -856,8 +891,8 @@ def test_a_surplus_key_ends_only_when_the_token_of_the_one_that_stays_is_deliver
     twins = [key(1), key(2)]
     others = [key(1, "svc-b"), key(2, "svc-b")]
     wanted = [desired(deliver=(SINK,)), desired("svc-b", deliver=(OTHER,))]
-    held: dict[FileAddress, Held] = {SINK: NoToken(), OTHER: NoToken()}
-    plan = planned(wanted, [*twins, *others], held, dedupe=True)
+    sink_contents: dict[FileAddress, SinkContent] = {SINK: NoToken(), OTHER: NoToken()}
+    plan = planned(wanted, [*twins, *others], sink_contents, dedupe=True)
     server = ModelServer(refuses=frozenset({"write file a.env A"}))
     results = {(type(one.action), one.action.name): one for one in server.run(*plan.actions)}
     assert isinstance(results[Revoke, "svc-b"], Done)
@@ -1043,7 +1078,7 @@ def test_a_bug_in_one_change_keeps_nobody_elses(monkeypatch) -> None:
     execution = server.execution(*plan.actions)
     with pytest.raises(ZeroDivisionError):
         execution.run()
-    results = execution.end(WHY).results
+    results = execution.finish(WHY).results
     assert [type(one) for one in results] == [Failed, *[Done] * 4]
 
 

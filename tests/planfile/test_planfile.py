@@ -38,21 +38,21 @@ from jsonschema import Draft202012Validator
 from provisioner import schemas
 from provisioner.errors.failure import Failure
 from provisioner.model.observed import KnownRoles, NoRoles, ObservedKey
-from provisioner.model.sink_content import NotAToken, NoToken, TokenOf, Unusable
+from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable
 from provisioner.plan import (
+    PlanOptions,
     Revoke,
     Unobserved,
-    Wishes,
-    concerned,
     digest,
     plan_environment,
     sealed,
+    selected_keys,
 )
 from provisioner.planfile import (
-    Asked,
-    Draft,
     PlanFile,
-    Unreadable,
+    PlanFileInput,
+    SavedOptions,
+    UnreadablePlanFile,
     document,
     edited,
     not_as_reviewed,
@@ -70,7 +70,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from provisioner.errors.exceptions import StalePlanError
-    from provisioner.model.desired import DesiredKey, Environment
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
 
 # --- Two machines --------------------------------------------------------------------------------
 
@@ -899,7 +900,7 @@ def test_a_file_that_shows_other_actions_than_it_stands_for_is_refused(
 
 def test_a_file_that_calls_a_key_that_ends_otherwise_is_refused() -> None:
     """Its id alone tells a reviewer nothing."""
-    one = made(keys=(key(1, "sa"),), asked=Asked(prune=True))
+    one = made(keys=(key(1, "sa"),), asked=SavedOptions(prune=True))
     assert [type(action) for action in one.plan.environments[0].actions] == [Revoke]
     content = document(one)
     [environment] = content["environments"]
@@ -999,7 +1000,7 @@ WANTED = st.builds(
 )
 LOOKS = st.lists(st.tuples(NAMES, st.integers(-5, 100)), max_size=6)
 ASKED = st.builds(
-    Asked,
+    SavedOptions,
     environments=st.sampled_from([(), ("shop",)]),
     only=st.sampled_from([(), ("s*",), ("sa", "sb")]),
     prune=st.booleans(),
@@ -1010,10 +1011,10 @@ ASKED = st.builds(
 )
 
 
-PLAIN = Asked()
+PLAIN = SavedOptions()
 
 
-def against(draft: Draft, then: PlanFile) -> StalePlanError | None:
+def against(draft: PlanFileInput, then: PlanFile) -> StalePlanError | None:
     """What `apply FILE` says of a plan file when it makes this plan."""
     same = draft.plan.digest == then.digest
     return None if same else not_as_reviewed("plan.json", then, draft)
@@ -1022,30 +1023,32 @@ def against(draft: Draft, then: PlanFile) -> StalePlanError | None:
 def made(
     *wanted: DesiredKey,
     keys: tuple[ObservedKey, ...] = (),
-    asked: Asked = PLAIN,
+    asked: SavedOptions = PLAIN,
     shop: Environment = SHOP,
     roles: Any = ROLES,
     later: timedelta = timedelta(),
     held: Any = None,
-) -> Draft:
+) -> PlanFileInput:
     look = observation_with(
         *keys, workspace="w-1", roles=roles, server_time=MOMENT + later, requests=2
     )
-    part = plan_environment(shop, wanted, look, MOMENT, asked.wishes, held=held or {})
-    about = dict(concerned({"shop": tuple(wanted)}, asked.wishes))
+    part = plan_environment(shop, wanted, look, MOMENT, asked.options, sink_contents=held or {})
+    about = dict(selected_keys({"shop": tuple(wanted)}, asked.options))
     plan = plan_with(part, created_at=MOMENT, digest=digest((part,), about))
-    return Draft(plan, plan_document(plan), asked, ((shop, look),), about)
+    return PlanFileInput(plan, plan_document(plan), asked, ((shop, look),), about)
 
 
 @st.composite
-def plans(draw: st.DrawFn, asked: st.SearchStrategy[Asked] = ASKED) -> Draft:
+def plans(draw: st.DrawFn, asked: st.SearchStrategy[SavedOptions] = ASKED) -> PlanFileInput:
     wanted = draw(st.lists(WANTED, unique_by=lambda one: one.name, max_size=4))
     keys = tuple(
         key(number, name, expires_at=MOMENT + timedelta(days=days))
         for number, (name, days) in enumerate(draw(LOOKS))
     )
     roles = draw(st.sampled_from([ROLES, NoRoles()]))
-    holdings = st.sampled_from([NoToken(), NotAToken(), TokenOf("id-0", None), Unusable(DOWN)])
+    holdings = st.sampled_from(
+        [NoToken(), NotAToken(), ApiKeyToken("id-0", None), Unavailable(DOWN)]
+    )
     held = draw(st.dictionaries(st.sampled_from(ADDRESSES), holdings))
     shop = dataclasses.replace(SHOP, owns=draw(st.sampled_from([("s*",), ("sa",), ()])))
     return made(*wanted, keys=keys, asked=draw(asked), shop=shop, roles=roles, held=held)
@@ -1059,7 +1062,7 @@ SCHEMA = Draft202012Validator(
 )
 
 
-def loaded(one: Draft) -> PlanFile:
+def loaded(one: PlanFileInput) -> PlanFile:
     found = read(text(document(one)).encode(), MOMENT)
     assert isinstance(found, PlanFile), found
     return found
@@ -1067,7 +1070,7 @@ def loaded(one: Draft) -> PlanFile:
 
 @settings(max_examples=60)
 @given(plans())
-def test_what_is_written_is_read_again(one: Draft) -> None:
+def test_what_is_written_is_read_again(one: PlanFileInput) -> None:
     """Any plan: it keeps to the schema, comes back whole, and holds against itself."""
     raw = text(document(one))
     SCHEMA.validate(json.loads(raw))
@@ -1082,7 +1085,9 @@ def test_what_is_written_is_read_again(one: Draft) -> None:
 
 @settings(max_examples=80)
 @given(PAIRS)
-def test_another_plan_is_refused_with_a_reason_of_bounded_length(pair: tuple[Draft, Draft]) -> None:
+def test_another_plan_is_refused_with_a_reason_of_bounded_length(
+    pair: tuple[PlanFileInput, PlanFileInput],
+) -> None:
     """Where and only where the digests differ; never without something that moved."""
     one, two = pair
     why = against(two, loaded(one))
@@ -1113,7 +1118,7 @@ def test_a_damaged_file_is_told_from_a_whole_one(data: st.DataObject) -> None:
             case _:
                 del raw[at + 1 :]
     found = read(bytes(raw), MOMENT)
-    assert isinstance(found, Unreadable) or found == read(GOOD, MOMENT)
+    assert isinstance(found, UnreadablePlanFile) or found == read(GOOD, MOMENT)
 
 
 WILD = st.recursive(
@@ -1151,7 +1156,7 @@ def test_a_forged_file_never_breaks_the_command(data: st.DataObject) -> None:
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_any_bytes_are_no_plan_file(raw: bytes) -> None:
     """And no exception."""
-    assert isinstance(read(raw, MOMENT), Unreadable)
+    assert isinstance(read(raw, MOMENT), UnreadablePlanFile)
 
 
 GOOD = text(
@@ -1160,7 +1165,7 @@ GOOD = text(
             desired_key("sa", deliver=ADDRESSES),
             desired_key("sb", expiry="2027-06-30"),
             keys=(key(1, "sb"), key(2, "sold")),
-            asked=Asked(prune=True, only=("s*",)),
+            asked=SavedOptions(prune=True, only=("s*",)),
         )
     )
 ).encode()
@@ -1169,7 +1174,7 @@ GOOD = text(
 # --- What the time alone moves -------------------------------------------------------------------
 
 
-def reason(then: Draft, now: Draft) -> str:
+def reason(then: PlanFileInput, now: PlanFileInput) -> str:
     why = against(now, loaded(then))
     assert why is not None
     return why.message
@@ -1189,7 +1194,7 @@ def test_time_alone_makes_a_plan_stale_and_is_named() -> None:
     rotated = desired_key(
         "sa", deliver=ADDRESSES[:1], rotation=rotation_with(timedelta(days=59), later, "59d 2d")
     )
-    held = {ADDRESSES[0]: TokenOf("id-1", None)}
+    held = {ADDRESSES[0]: ApiKeyToken("id-1", None)}
     before = made(rotated, keys=(key(1, "sa"),), held=held)
     after = made(rotated, keys=(key(1, "sa"),), held=held, later=later)
     assert "'sa' is due for its successor meanwhile" in reason(before, after)
@@ -1232,7 +1237,7 @@ def test_many_moves_are_counted_and_no_environment_is_hidden_by_another() -> Non
     plan = dataclasses.replace(two.plan, environments=(*two.plan.environments, *parts), digest="x")
     now = dataclasses.replace(two, plan=plan, published=plan_document(plan))
     told = not_as_reviewed("p", loaded(one), now)
-    assert told.slug == "plan_stale"
+    assert told.code == "plan_stale"
     assert "lost: the environment is declared, and was not" in told.message
     assert told.message.endswith("and 289 more.")
     assert told.message.count("; ") == 8
@@ -1259,7 +1264,7 @@ def test_the_digest_of_a_plan_says_all_that_is_reviewed() -> None:
     assert not_of_digest(digests[0], every[0].plan) is None
     told = not_of_digest(digests[1], every[0].plan)
     assert told is not None
-    assert (told.slug, told.exit_code) == ("digest_differs", 6)
+    assert (told.code, told.exit_code) == ("digest_differs", 6)
 
 
 def test_a_role_that_is_called_otherwise_changes_no_move_of_an_end() -> None:
@@ -1288,4 +1293,4 @@ def test_secrets_are_masked_in_a_file_that_is_whole_all_the_same() -> None:
     found = read(raw.encode(), MOMENT)
     assert isinstance(found, PlanFile)
     assert against(one, found) is None
-    assert Wishes() == Asked().wishes
+    assert PlanOptions() == SavedOptions().options

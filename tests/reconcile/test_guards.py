@@ -23,19 +23,19 @@ from hypothesis import strategies as st
 
 from provisioner.errors.exceptions import RefusedError
 from provisioner.errors.failure import Failure
-from provisioner.model.desired import DesiredKey, Environment, Guards, Share
+from provisioner.model.environment import Environment, Guards, Share
 from provisioner.model.observed import NoRoles, Observation, ObservedKey
-from provisioner.model.sink_content import TokenOf
+from provisioner.model.sink_content import ApiKeyToken
 from provisioner.plan import (
     Planned,
+    PlanOptions,
     Revoke,
     Unobserved,
-    Wishes,
     plan_environment,
     plan_revocations,
 )
 from provisioner.reconcile.guards import (
-    Leave,
+    GuardOverrides,
     nothing_selected,
     one_workspace_twice,
     refusals,
@@ -45,11 +45,13 @@ from provisioner.reconcile.guards import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from provisioner.model.key import DesiredKey
+
 pytestmark = pytest.mark.fast
 
 SHOP = environment_with(owns=("svc-*",))
-PRUNE = Wishes(prune=True)
-WORD = Leave(max_revoke=9)
+PRUNE = PlanOptions(prune=True)
+WORD = GuardOverrides(max_revoke=9)
 SINK = file_sink()
 
 
@@ -71,15 +73,18 @@ def refused(
     wanted: tuple[DesiredKey, ...] = (desired_key("svc-wanted"),),
     environment: Environment = SHOP,
     *,
-    wishes: Wishes = PRUNE,
+    options: PlanOptions = PRUNE,
     ahead: timedelta | None = None,
     alter: Callable[[Planned], Planned] = lambda planned: planned,
-    **leave: Any,
+    **overrides: Any,
 ) -> list[str]:
     """The slugs of what stops a run."""
     look = look_at(seen, ahead)
-    plan = alter(plan_environment(environment, wanted, look, NOW, wishes))
-    return [error.slug for error in refusals(environment, wanted, look, plan, Leave(**leave))]
+    plan = alter(plan_environment(environment, wanted, look, NOW, options))
+    return [
+        error.code
+        for error in refusals(environment, wanted, look, plan, GuardOverrides(**overrides))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ def test_dead_and_foreign_keys_do_not_raise_what_may_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("guards", "leave", "stops"),
+    ("guards", "overrides", "stops"),
     [
         (Guards(Share(50)), None, False),
         (Guards(Share(40)), None, True),
@@ -118,11 +123,11 @@ def test_dead_and_foreign_keys_do_not_raise_what_may_end() -> None:
         (Guards(Share(100)), 0, True),
     ],
 )
-def test_guards_say_how_many_and_max_revoke_overrides_them(guards, leave, stops) -> None:
+def test_guards_say_how_many_and_max_revoke_overrides_them(guards, overrides, stops) -> None:
     """5 of 10 owned keys are to end: a share, a number, and the word of the one who runs it."""
     wanted = tuple(desired_key(f"svc-{number}") for number in range(5))
     shop = replace(SHOP, guards=guards)
-    assert refused(many(10), wanted, shop, max_revoke=leave) == (
+    assert refused(many(10), wanted, shop, max_revoke=overrides) == (
         ["too_many_revocations"] if stops else []
     )
 
@@ -139,7 +144,7 @@ def test_an_environment_all_of_whose_manifests_vanished_ends_nothing() -> None:
     """Not even with a word for so many keys: it is a wrong -m, or a deleted folder."""
     assert refused(many(1), ()) == ["manifests_vanished"]
     assert refused(many(1), (), max_revoke=100, protected=True) == ["manifests_vanished"]
-    assert refused(many(1), (), wishes=Wishes()) == []
+    assert refused(many(1), (), options=PlanOptions()) == []
     assert refused([key("their")], ()) == []
 
 
@@ -147,9 +152,9 @@ def test_what_is_protected_ends_with_a_word_for_it_alone() -> None:
     """A key that is protected, or any key of a protected environment."""
     twins = [key("svc-a", 1), key("svc-a", 2)]
     wanted = (desired_key("svc-a", protect=True),)
-    assert refused(twins, wanted, wishes=Wishes(dedupe=True)) == ["protected"]
-    assert refused(twins, wanted, wishes=Wishes(dedupe=True), protected=True) == []
-    assert refused(twins, (desired_key("svc-a"),), wishes=Wishes(dedupe=True)) == []
+    assert refused(twins, wanted, options=PlanOptions(dedupe=True)) == ["protected"]
+    assert refused(twins, wanted, options=PlanOptions(dedupe=True), protected=True) == []
+    assert refused(twins, (desired_key("svc-a"),), options=PlanOptions(dedupe=True)) == []
     safe = replace(SHOP, protect=True)
     assert refused(many(1), environment=safe) == ["protected"]
     assert refused(many(1), environment=safe, protected=True) == []
@@ -169,7 +174,7 @@ def test_an_emergency_is_stopped_by_no_clock() -> None:
     look = look_at(many(1), timedelta(hours=1))
     plan = plan_revocations(SHOP, look, frozenset({"svc-0"}))
     assert len(plan.unblocked) == 1
-    assert [*refusals(SHOP, (), look, plan, Leave())] == []
+    assert [*refusals(SHOP, (), look, plan, GuardOverrides())] == []
 
 
 def test_all_reasons_against_a_run_are_one_refusal() -> None:
@@ -179,7 +184,7 @@ def test_all_reasons_against_a_run_are_one_refusal() -> None:
     assert together(reasons[:1]) is reasons[0]
     both = together(reasons[:2])
     assert both is not None
-    assert (both.slug, both.message) == ("slug_0", "Because 0. Mend 0. Because 1. Mend 1.")
+    assert (both.code, both.message) == ("slug_0", "Because 0. Mend 0. Because 1. Mend 1.")
     many_more = together(reasons)
     assert many_more is not None
     assert many_more.message.endswith("Because 4. Mend 4. And 2 more reasons.")
@@ -226,16 +231,16 @@ def test_of_several_older_keys_of_a_rotated_name_one_is_its_predecessor() -> Non
     keys = [key("svc-a", number, created_at=NOW - (9 - number) * DAY) for number in range(4)]
     keys = [replace(one, expires_at=NOW + (5 + 15 * n) * DAY) for n, one in enumerate(keys)]
     look = look_at(keys)
-    held = {SINK: TokenOf(keys[3].id, None)}
+    held = {SINK: ApiKeyToken(keys[3].id, None)}
     safe = replace(SHOP, guards=Guards(1), protect=True)
-    plan = plan_environment(safe, rotated, look, NOW, Wishes(), held=held)
+    plan = plan_environment(safe, rotated, look, NOW, PlanOptions(), sink_contents=held)
     assert len(plan.unblocked) == 3
-    found = [error.slug for error in refusals(safe, rotated, look, plan, Leave())]
+    found = [error.code for error in refusals(safe, rotated, look, plan, GuardOverrides())]
     assert found == ["too_many_revocations", "protected"]
     two = look_at(keys[2:])
-    plan = plan_environment(safe, rotated, two, NOW, Wishes(), held=held)
+    plan = plan_environment(safe, rotated, two, NOW, PlanOptions(), sink_contents=held)
     assert len(plan.unblocked) == 1
-    assert [*refusals(safe, rotated, two, plan, Leave())] == []
+    assert [*refusals(safe, rotated, two, plan, GuardOverrides())] == []
 
 
 def test_a_refusal_says_how_much_and_what_to_do() -> None:
@@ -243,7 +248,7 @@ def test_a_refusal_says_how_much_and_what_to_do() -> None:
     look = look_at(many(4), timedelta(seconds=90))
     safe = replace(SHOP, protect=True, guards=Guards(1))
     plan = plan_environment(safe, (), look, NOW, PRUNE)
-    clock, vanished, many_end, protected = refusals(safe, (), look, plan, Leave())
+    clock, vanished, many_end, protected = refusals(safe, (), look, plan, GuardOverrides())
     assert (clock.message, clock.remedy) == (
         "This machine's clock and that of shop are 90 s apart.",
         "Set the clock that is wrong: ends of keys are counted by it.",
@@ -269,29 +274,29 @@ def test_a_refusal_says_how_much_and_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "stops"),
+    ("options", "stops"),
     [
-        (Wishes(prune=True, only=("x*",)), True),
-        (Wishes(dedupe=True, only=("x*", "y*")), True),
-        (Wishes(only=("x*",)), False),
-        (Wishes(prune=True), False),
-        (Wishes(prune=True, only=("svc-0",)), False),
-        (Wishes(prune=True, only=("svc-wanted",)), False),
+        (PlanOptions(prune=True, only=("x*",)), True),
+        (PlanOptions(dedupe=True, only=("x*", "y*")), True),
+        (PlanOptions(only=("x*",)), False),
+        (PlanOptions(prune=True), False),
+        (PlanOptions(prune=True, only=("svc-0",)), False),
+        (PlanOptions(prune=True, only=("svc-wanted",)), False),
     ],
 )
-def test_globs_that_match_nothing_stop_a_run_that_may_revoke(wishes, stops) -> None:
+def test_globs_that_match_nothing_stop_a_run_that_may_revoke(options, stops) -> None:
     """Neither a live key nor a wanted one: the glob is wrong, and says so."""
-    plan = plan_environment(SHOP, (desired_key("svc-wanted"),), look_at(many(2)), NOW, wishes)
+    plan = plan_environment(SHOP, (desired_key("svc-wanted"),), look_at(many(2)), NOW, options)
     away = Unobserved("away", "https://a", Failure("unreachable", "No."))
     for plans in ((plan,), (away, plan)):
-        found = nothing_selected(plans, wishes)
+        found = nothing_selected(plans, options)
         assert (found is not None) is stops
         if found is not None:
-            assert (found.slug, f"--only {' '.join(wishes.only)}." in str(found)) == (
+            assert (found.code, f"--only {' '.join(options.only)}." in str(found)) == (
                 "nothing_selected",
                 True,
             )
-    assert nothing_selected((away,), wishes) is None
+    assert nothing_selected((away,), options) is None
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -301,7 +306,7 @@ def test_predecessors_that_end_at_once_count(at_once) -> None:
     wanted = tuple(desired_key(f"svc-{number}") for number in range(4))
 
     def follow(planned: Planned) -> Planned:
-        found = plan_environment(shop, wanted, look_at([]), NOW, Wishes()).unblocked
+        found = plan_environment(shop, wanted, look_at([]), NOW, PlanOptions()).unblocked
         rotates = tuple(
             rotate(one, predecessors=(f"id-{one.name}-1",), at_once=at_once) for one in found
         )
@@ -375,7 +380,7 @@ def test_an_id_that_nobody_seeds_is_one_workspace_wherever_it_is() -> None:
     ]
     assert shared(seen("a", far, None), seen("b", far, None), seen("c", far, "w")) == []
     [(names, error)] = one_workspace_twice([seen("a", far, "w"), seen("b", near, "w")])
-    assert (names, error.slug, error.exit_code) == (("a", "b"), "workspace_shared", 5)
+    assert (names, error.code, error.exit_code) == (("a", "b"), "workspace_shared", 5)
     assert error.message == "a and b turn out to be one workspace, w."
     assert error.remedy.endswith("copies of one workspace are run one at a time, with -e.")
 

@@ -22,26 +22,27 @@ from builders import (
 )
 
 from provisioner.errors.problem import Place
-from provisioner.execution import Done, Executed, Failed, Mark, RunResult, Unfinished
-from provisioner.model.desired import DesiredKey, Environment, SessionToken, SignIn
+from provisioner.execution import Done, Executed, Failed, RunMarker, RunResult, Unfinished
+from provisioner.model.environment import Environment, SessionToken, SignIn
 from provisioner.model.expiry import format_moment
 from provisioner.model.sink_address import FileAddress
 from provisioner.model.token_claims import claims_of
-from provisioner.plan import Deliver, Plan, Planned, Revoke, Unobserved, Wishes
+from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobserved
 from provisioner.reconcile.connection import opener
-from provisioner.reconcile.reconciler import Fleet
-from provisioner.runtime.executor import Threads
+from provisioner.reconcile.reconciler import Reconciler
+from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
-from provisioner.sinks.registry import Sinks
-from provisioner.sinks.sink import Nothing
+from provisioner.sinks.registry import SinkRegistry
+from provisioner.sinks.sink import Empty
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from provisioner.model.key import DesiredKey
     from provisioner.model.sink_address import Address
-    from provisioner.sandbox import Answer, ApiKey, Around, Exchange, Request
+    from provisioner.sandbox import ApiKey, Around, Exchange, Request, Response
     from provisioner.sinks.sink import Content, Sink
 
 COUNTS = {0: 20, 1: 57, 2: 60}
@@ -68,11 +69,11 @@ def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
     def run_(environment: Environment, keys: Any = None) -> tuple[Plan, RunResult]:
         stop = hurried()
         connect = opener(tmp_path, stop)
-        with Fleet(
-            (environment,), connect, Sinks(tmp_path, {}, stop).open, Threads(4), stop
-        ) as fleet:
-            plan = fleet.plan({"shop": wanted() if keys is None else keys}, NOW, Wishes())
-            return plan, fleet.apply(plan, lambda _: None)
+        with Reconciler(
+            (environment,), connect, SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(4), stop
+        ) as reconciler:
+            plan = reconciler.plan({"shop": wanted() if keys is None else keys}, NOW, PlanOptions())
+            return plan, reconciler.apply(plan, lambda _: None)
 
     return run_
 
@@ -161,7 +162,7 @@ def test_a_run_marks_its_keys_with_its_own_milliseconds(serve, run) -> None:
     marks = {key.expires_at[-5:-1] for key in served.sandbox.keys()}
     assert len(marks) == 1
     assert marks.pop() != ".000"
-    drawn = {Mark.random().milliseconds for _ in range(5000)}
+    drawn = {RunMarker.random().milliseconds for _ in range(5000)}
     assert min(drawn) >= 1
     assert max(drawn) <= 999
     assert len(drawn) > 500
@@ -171,7 +172,7 @@ def lost(dialect: Dialect, *, commits: bool) -> Around:
     """What loses the answer of the first request that creates, before or after the commit."""
     first = iter([True])
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if creates(dialect, request) and next(first, False):
             if commits:
                 inner(request)
@@ -324,9 +325,11 @@ def meeting(served: Any, hurried: Any, root: Path, meanwhile: Callable[[], Any])
     key = wanted("Admin")[0]._replace(
         name="svc-a", deliver=(FileAddress("token", "", "bare"),), rotation=rotated
     )
-    sinks = Sinks(root, {}, stop)
-    with Fleet((shop,), opener(root, stop), sinks.open, Threads(4), stop) as fleet:
-        return fleet.apply(fleet.plan({"shop": (key,)}, NOW, Wishes()), lambda _: None)
+    sinks = SinkRegistry(root, {}, stop)
+    with Reconciler((shop,), opener(root, stop), sinks.open, ThreadExecutor(4), stop) as reconciler:
+        return reconciler.apply(
+            reconciler.plan({"shop": (key,)}, NOW, PlanOptions()), lambda _: None
+        )
 
 
 def delivered(root: Path, result: RunResult) -> str:
@@ -383,11 +386,13 @@ def test_the_key_whose_token_is_out_stays_though_all_get_new_ones(serve, hurried
     shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
     shop = replace(shop, owns=("svc-*",))
     key = wanted("Admin")[0]._replace(name="svc-a", deliver=(FileAddress("token", "", "bare"),))
-    wishes = Wishes(dedupe=True, redeliver=True)
+    options = PlanOptions(dedupe=True, redeliver=True)
     stop = hurried()
-    sinks = Sinks(tmp_path, {}, stop)
-    with Fleet((shop,), opener(tmp_path, stop), sinks.open, Threads(4), stop) as fleet:
-        [part] = fleet.plan({"shop": (key,)}, NOW, wishes).environments
+    sinks = SinkRegistry(tmp_path, {}, stop)
+    with Reconciler(
+        (shop,), opener(tmp_path, stop), sinks.open, ThreadExecutor(4), stop
+    ) as reconciler:
+        [part] = reconciler.plan({"shop": (key,)}, NOW, options).environments
     assert isinstance(part, Planned)
     told = {type(one): one.key_id for one in part.actions if isinstance(one, Deliver | Revoke)}
     assert told == {Deliver: other.id, Revoke: oldest.id}
@@ -404,7 +409,7 @@ def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(
 ) -> None:
     """It is kept for the end of the run, and the key that was made is told with its id."""
     stop = hurried()
-    sinks = Sinks(tmp_path, {}, stop)
+    sinks = SinkRegistry(tmp_path, {}, stop)
 
     def open_sink(address: Address) -> Sink:
         return Buggy() if address == BROKEN else sinks.open(address)
@@ -414,15 +419,17 @@ def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(
         "a": (desired_key("x", BROKEN, environment="a"),),
         "b": (desired_key("x", SOUND, environment="b"),),
     }
-    with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
-        made = fleet.plan(desired, NOW, Wishes())
+    with Reconciler(
+        environments, opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+    ) as reconciler:
+        made = reconciler.plan(desired, NOW, PlanOptions())
         first, second = (
             part.results[0]
-            for part in fleet.apply(made, lambda _: None).environments
+            for part in reconciler.apply(made, lambda _: None).environments
             if isinstance(part, Executed)
         )
-        again = fleet.plan(desired, NOW, Wishes(redeliver=True))
-        assert isinstance(fleet.surprise, ZeroDivisionError)
+        again = reconciler.plan(desired, NOW, PlanOptions(redeliver=True))
+        assert isinstance(reconciler.internal_error, ZeroDivisionError)
     assert isinstance(first, Unfinished)
     assert (first.failure.code, bool(first.id)) == ("internal_error", True)
     assert isinstance(second, Done)
@@ -437,16 +444,18 @@ def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path, hurri
     def open_sink(address: Address) -> Sink:
         if address == BROKEN:
             raise ZeroDivisionError
-        return Sinks(tmp_path, {}, stop).open(address)
+        return SinkRegistry(tmp_path, {}, stop).open(address)
 
     environments = tuple(environment_with(name=name, url="sandbox:", role="Admin") for name in "ab")
     desired = {
         "a": (desired_key("x", BROKEN, environment="a"),),
         "b": (desired_key("x", SOUND, environment="b"),),
     }
-    with Fleet(environments, opener(tmp_path, stop), open_sink, Threads(2), stop) as fleet:
-        first, second = fleet.plan(desired, NOW, Wishes()).environments
-        assert isinstance(fleet.surprise, ZeroDivisionError)
+    with Reconciler(
+        environments, opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+    ) as reconciler:
+        first, second = reconciler.plan(desired, NOW, PlanOptions()).environments
+        assert isinstance(reconciler.internal_error, ZeroDivisionError)
     assert isinstance(first, Unobserved)
     assert first.failure.code == "internal_error"
     assert isinstance(second, Planned)
@@ -456,11 +465,11 @@ def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path, hurri
 class Buggy:
     """A sink with a bug that shows when it is written."""
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Sees nothing."""
 
     def read(self) -> Content:
-        return Nothing()
+        return Empty()
 
     def write(self, _: Secret) -> None:
         raise ZeroDivisionError

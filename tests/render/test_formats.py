@@ -27,10 +27,10 @@ from provisioner.cli.github_actions import Runner
 from provisioner.errors.failure import Failure
 from provisioner.errors.problem import Place, Problem
 from provisioner.execution import (
+    CreatedByAnotherRun,
     Done,
     Executed,
     Failed,
-    MadeElsewhere,
     RunResult,
     Skipped,
     Unfinished,
@@ -42,7 +42,7 @@ from provisioner.plan import (
     Unmanaged,
     Unobserved,
 )
-from provisioner.render.formats import FORMS
+from provisioner.render.formats import OUTPUT_FORMATS
 from provisioner.render.markdown import LONGEST, plan_markdown, problems_markdown, result_markdown
 from provisioner.render.problems import (
     Examined,
@@ -445,7 +445,7 @@ def test_markdown_of_a_result_says_what_became_of_each_action() -> None:
     a, b, c, d, e = (create_of(name) for name in "abcde")
     results = (
         Done(a, "id-a", None),
-        MadeElsewhere(b, "id-b", None),
+        CreatedByAnotherRun(b, "id-b", None),
         Unfinished(c, "id-c", None, Failure("not_delivered", "no")),
         Skipped(d, stopped),
         Skipped(e, stopped),
@@ -530,7 +530,7 @@ def outputs_of(file: Path) -> dict[str, str]:
 
 def test_every_form_is_offered_where_a_file_is_asked_for() -> None:
     """`--report` knows the forms that the reports have, and `validate` shows them all."""
-    assert options.REPORT_FORMS == FORMS
+    assert options.REPORT_FORMS == OUTPUT_FORMATS
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown", "json", "text"])
@@ -621,7 +621,9 @@ def test_problems_and_warnings_stand_side_by_side(here, run) -> None:
     environments = (here / "manifests" / "environments.yaml").read_text()
     (here / "other" / "environments.yaml").write_text(environments)
     (here / "other" / "keys.yaml").write_text(TWICE)
-    code, _, _ = run("validate", "manifests", "other", *[f"--report={f}=out.{f}" for f in FORMS])
+    code, _, _ = run(
+        "validate", "manifests", "other", *[f"--report={f}=out.{f}" for f in OUTPUT_FORMATS]
+    )
     assert code == 3
     found = json.loads((here / "out.gitlab").read_text())
     assert [(one["check_name"], one["severity"]) for one in found] == [
@@ -642,7 +644,7 @@ def test_the_runner_of_github_is_told_of_warnings(here, run, monkeypatch) -> Non
 
 def test_one_run_writes_several_reports(here, run) -> None:
     """A plan as Markdown on stdout, and as JSON, SARIF and JUnit in files, from one look."""
-    reports = [f"--report={form}=out.{form}" for form in FORMS]
+    reports = [f"--report={form}=out.{form}" for form in OUTPUT_FORMATS]
     code, out, _ = run("plan", "--format", "markdown", *reports)
     assert code == 0
     assert "## Plan: 2 to create" in out
@@ -685,12 +687,12 @@ def test_a_plan_that_a_guard_refuses_says_so_in_markdown(here, run) -> None:
 def test_problems_that_end_a_plan_go_to_its_reports(here, run) -> None:
     """Exit 3: every form has the problems, files without one pass, and stdout has its own."""
     (here / "manifests" / "keys.yaml").write_text(TWICE)
-    reports = [f"--report={form}=out.{form}" for form in FORMS]
+    reports = [f"--report={form}=out.{form}" for form in OUTPUT_FORMATS]
     code, out, err = run("apply", "--format", "markdown", *reports)
     assert code == 3
     assert out == (here / "out.markdown").read_text()
     assert "1 problem; nothing was sent." in err
-    for form in FORMS:
+    for form in OUTPUT_FORMATS:
         assert "name_duplicate" in (here / f"out.{form}").read_text(), form
     assert suite_of((here / "out.junit").read_text()).tests == 2
 
@@ -700,7 +702,7 @@ def test_a_report_of_no_known_form_is_wrong_usage(here, run, asked) -> None:
     """Exit 64 with the list, and nothing is done."""
     code, out, err = run("apply", "--report", asked)
     assert (code, out) == (64, "")
-    assert all(form in err for form in FORMS)
+    assert all(form in err for form in OUTPUT_FORMATS)
     assert not (here / ".provision").exists()
 
 
@@ -979,10 +981,10 @@ def test_reports_are_files_of_this_user_and_hold_no_secret(here, run, monkeypatc
     )
     (here / "manifests" / "environments.yaml").write_text(text)
     (here / "manifests" / "keys.yaml").write_text(KEYS.replace("name: a", f"name: x-{secret}"))
-    reports = [f"--report={form}=out.{form}" for form in FORMS]
+    reports = [f"--report={form}=out.{form}" for form in OUTPUT_FORMATS]
     code, _, _ = run("plan", *reports, "--events", "ev")
     assert code == 4
-    for file in [here / "summary", here / "ev", *(here / f"out.{form}" for form in FORMS)]:
+    for file in [here / "summary", here / "ev", *(here / f"out.{form}" for form in OUTPUT_FORMATS)]:
         assert secret not in file.read_text(), file
     assert "x-***" in (here / "out.json").read_text()
     assert stat.S_ISREG((here / "out.json").stat().st_mode)

@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from provisioner.runtime.cancellation import Stop
+from provisioner.runtime.cancellation import Cancellation
 
 pytestmark = pytest.mark.fast
 
 
 def test_a_stop_ends_the_wait_that_is_under_way() -> None:
     """However long that was to be."""
-    stop = Stop()
+    stop = Cancellation()
     threading.Timer(0.05, stop.ask).start()
     began = time.monotonic()
     stop.sleep(60)
@@ -24,7 +24,7 @@ def test_a_stop_ends_the_wait_that_is_under_way() -> None:
 
 def test_a_wait_that_begins_after_the_stop_ends_with_the_grace() -> None:
     """What is in flight may wait as it needs to, and no longer than anybody waits for it."""
-    stop = Stop(grace=0.2)
+    stop = Cancellation(grace=0.2)
     stop.ask()
     began = time.monotonic()
     stop.sleep(0.05)

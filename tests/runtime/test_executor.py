@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from provisioner.runtime.executor import Threads
+from provisioner.runtime.executor import ThreadExecutor
 
 pytestmark = pytest.mark.fast
 
@@ -24,7 +24,7 @@ def test_what_is_mapped_comes_back_in_its_order() -> None:
             second_done.set()
         return 10 * number
 
-    with Threads(2) as threads:
+    with ThreadExecutor(2) as threads:
         assert list(threads.map(work, [1, 2, 3, 4])) == [10, 20, 30, 40]
     assert second_done.is_set()
 
@@ -41,7 +41,7 @@ def test_so_many_are_at_work_at_once_and_no_more(most: int) -> None:
             together.wait(5)
         seen.append(number)
 
-    with Threads(most) as threads:
+    with ThreadExecutor(most) as threads:
         for number in range(4 * most):
             threads.submit(work, number)
         assert threading.active_count() - before == most
@@ -54,7 +54,7 @@ def test_no_more_threads_are_started_than_there_is_work() -> None:
     """A wide pool with one piece of work is one thread."""
     before = threading.active_count()
     go_on = threading.Event()
-    with Threads(64) as threads:
+    with ThreadExecutor(64) as threads:
         threads.submit(go_on.wait, 5)
         assert threading.active_count() == before + 1
         go_on.set()
@@ -72,7 +72,7 @@ def test_what_the_work_raises_arrives_and_ends_no_thread(kind: type[BaseExceptio
     def work() -> None:
         raise error
 
-    with Threads(1) as threads:
+    with ThreadExecutor(1) as threads:
         failed = threads.submit(work)
         assert failed.exception(5) is error
         assert threads.submit(pow, 2, 3).result(5) == 8
@@ -81,7 +81,7 @@ def test_what_the_work_raises_arrives_and_ends_no_thread(kind: type[BaseExceptio
 def test_a_shutdown_waits_for_all_that_was_submitted() -> None:
     """After it nothing is at work any more, and nothing was left out."""
     done: list[int] = []
-    with Threads(2) as threads:
+    with ThreadExecutor(2) as threads:
         for number in range(50):
             threads.submit(done.append, number)
     assert sorted(done) == list(range(50))
@@ -97,7 +97,7 @@ def test_a_shutdown_may_cancel_what_has_not_begun() -> None:
         go_on.wait(5)
         return "held"
 
-    threads = Threads(1)
+    threads = ThreadExecutor(1)
     running = threads.submit(hold)
     waiting = [threads.submit(pow, 2, 3) for _ in range(3)]
     assert begun.wait(5)
@@ -114,7 +114,7 @@ def test_a_shutdown_may_cancel_what_has_not_begun() -> None:
 def test_a_shutdown_does_not_wait_for_work_that_a_thread_takes_in_that_moment() -> None:
     """What was waiting a moment ago may be in work now: it is neither cancelled nor awaited."""
     taken = threading.Event()
-    threads = Threads(1)
+    threads = ThreadExecutor(1)
     queue = threads._work
 
     class Contended:
@@ -135,7 +135,7 @@ def test_a_shutdown_does_not_wait_for_work_that_a_thread_takes_in_that_moment() 
 def test_a_shutdown_need_not_wait() -> None:
     """It comes back while the work goes on, and what was submitted is still done."""
     go_on = threading.Event()
-    threads = Threads(1)
+    threads = ThreadExecutor(1)
     first, second = threads.submit(go_on.wait, 5), threads.submit(pow, 2, 3)
     threads.shutdown(wait=False)
     assert not first.done()
@@ -145,7 +145,7 @@ def test_a_shutdown_need_not_wait() -> None:
 
 def test_after_a_shutdown_nothing_more_is_taken() -> None:
     """A submission is refused rather than forgotten; a second shutdown is no harm."""
-    threads = Threads(1)
+    threads = ThreadExecutor(1)
     threads.shutdown()
     threads.shutdown()
     with pytest.raises(RuntimeError):

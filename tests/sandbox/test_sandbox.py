@@ -903,7 +903,7 @@ def test_a_stop_finishes_what_is_under_way(file, monkeypatch):
         begun.set()
         assert finish.wait(30)
 
-    monkeypatch.setattr("provisioner.sandbox.workspace.Workspace.work", work)
+    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.work", work)
     sandbox = Sandbox(file).start()
     with client_of(sandbox) as idle, admin_of(sandbox) as client, ThreadPoolExecutor(2) as pool:
         idle("GET", "/healthz")
@@ -930,7 +930,7 @@ def test_a_stop_does_not_wait_for_ever(file, monkeypatch):
         workspace.store.count(LISTED)
         ended.set()
 
-    monkeypatch.setattr("provisioner.sandbox.workspace.Workspace.work", work)
+    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.work", work)
     sandbox = Sandbox(file, stop_seconds=0.0).start()
     with admin_of(sandbox) as client, ThreadPoolExecutor(1) as pool:
         sent = pool.submit(client, "POST", "/rest/apiKeys", body_of(sandbox))
@@ -946,7 +946,7 @@ def test_a_client_that_goes_away_is_no_news(caplog, monkeypatch):
     """An answer that nobody waits for is no mistake of the server."""
     gone = threading.Event()
     monkeypatch.setattr(
-        "provisioner.sandbox.workspace.Workspace.work", lambda _: gone.wait(30) and None
+        "provisioner.sandbox.workspace.SandboxWorkspace.work", lambda _: gone.wait(30) and None
     )
     with Sandbox(None) as sandbox:
         connection = HTTPConnection("127.0.0.1", int(sandbox.url.rpartition(":")[2]), timeout=30)
@@ -967,7 +967,7 @@ def test_a_mistake_of_the_sandbox_is_logged(caplog, monkeypatch):
     def broken(_workspace):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("provisioner.sandbox.workspace.Workspace.work", broken)
+    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.work", broken)
     with Sandbox(None) as sandbox, admin_of(sandbox) as client:
         with pytest.raises(requests.ConnectionError):
             client("POST", "/rest/apiKeys", body_of(sandbox))
@@ -982,7 +982,7 @@ def test_a_mistake_inside_graphql_is_an_internal_error(dialect, monkeypatch):
     def broken(_workspace):
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("provisioner.sandbox.workspace.Workspace.work", broken)
+    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.work", broken)
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
         answer = client.ask(
             "mutation($i:CreateApiKeyInput!){createApiKey(input:$i){id}}", i=body_of(sandbox)
@@ -1056,7 +1056,7 @@ def test_a_file_that_another_program_holds_is_not_called_broken(tmp_path: Path) 
         holder.execute("PRAGMA locking_mode = EXCLUSIVE")
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(WorkspaceError) as told:
-            Sandbox(file, patience=0.05).start()
+            Sandbox(file, lock_wait=0.05).start()
     finally:
         holder.close()
     failure = failure_of(told.value)

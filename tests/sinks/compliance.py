@@ -14,7 +14,7 @@ import pytest
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Holds, Nothing, Unread
+from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,13 +68,13 @@ class Compliance:
 
     def test_a_prepared_sink_is_unchanged(self, stand: Stand) -> None:
         """Looking ahead finds nothing wrong with a sound place, and writes nothing."""
-        stand.sink().prepare()
+        stand.sink().check()
         assert stand.held() is None
-        assert isinstance(stand.sink().read(), Nothing if stand.readable else (Nothing, Unread))
+        assert isinstance(stand.sink().read(), Empty if stand.readable else (Empty, WriteOnly))
 
     def test_what_is_written_is_there(self, stand: Stand) -> None:
         """A token arrives whole, where the vendor's own tools see it and a new process reads it."""
-        stand.sink().prepare()
+        stand.sink().check()
         stand.sink().write(Secret(FIRST))
         assert stand.held() == FIRST
         _assert_reads(stand, FIRST)
@@ -86,7 +86,7 @@ class Compliance:
         sink.write(Secret(SECOND))
         _assert_reads(stand, SECOND)
         stand.sink().write(Secret(FIRST))
-        stand.sink().prepare()
+        stand.sink().check()
         assert stand.held() == FIRST
         _assert_reads(stand, FIRST)
 
@@ -132,7 +132,7 @@ class Compliance:
         """Names with blanks, accents and signs lead to places of their own."""
         sinks = stand.strange_names()
         for number, sink in enumerate(sinks):
-            sink.prepare()
+            sink.check()
             sink.write(Secret(f"{FIRST}{number}"))
         if stand.readable:
             assert [_value(sink) for sink in sinks] == [f"{FIRST}{n}" for n in range(len(sinks))]
@@ -168,35 +168,35 @@ class Compliance:
         before = datetime.now(UTC).replace(microsecond=0)
         stand.sink().write(Secret(FIRST))
         content = stand.sink().read()
-        assert isinstance(content, Unread)
+        assert isinstance(content, WriteOnly)
         if content.updated_at is not None:
             assert before <= content.updated_at <= datetime.now(UTC)
 
 
 def _value(sink: Sink) -> str:
     content = sink.read()
-    assert isinstance(content, Holds)
+    assert isinstance(content, StoredValue)
     return content.value.reveal()
 
 
 def _assert_reads(stand: Stand, token: str) -> None:
     content = stand.sink().read()
     if stand.readable:
-        assert isinstance(content, Holds)
+        assert isinstance(content, StoredValue)
         assert content.value.reveal() == token
     else:
-        assert isinstance(content, Unread)
+        assert isinstance(content, WriteOnly)
 
 
 def _assert_fails(stand: Stand, caplog, codes: set[str], opened: Callable[[], Sink]) -> None:
     """The write fails with one of the codes; nothing secret in what is raised or logged."""
     caplog.set_level(logging.DEBUG)
     errors: list[SinkError] = []
-    for step in ("prepare", "read", "write"):
+    for step in ("check", "read", "write"):
         try:
             sink = opened()
-            if step == "prepare":
-                sink.prepare()
+            if step == "check":
+                sink.check()
             elif step == "read":
                 sink.read()
             else:
@@ -208,7 +208,7 @@ def _assert_fails(stand: Stand, caplog, codes: set[str], opened: Callable[[], Si
             assert FIRST not in told
             assert stand.credential is None or stand.credential not in told
             last = step
-    assert {error.slug for error in errors} <= codes
+    assert {error.code for error in errors} <= codes
     assert errors
     assert last == "write"
     assert all(error.message and error.remedy for error in errors)

@@ -22,8 +22,8 @@ NOBODY = 65534
 STEPS = """
 import logging, sys
 from pathlib import Path
-from provisioner.address import FileAddress
-from provisioner.errors import SinkError
+from provisioner.model.sink_address import FileAddress
+from provisioner.errors.exceptions import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks.file import Files
 logging.basicConfig(format="warning|%(message)s|", stream=sys.stdout)
@@ -32,9 +32,9 @@ files = Files(Path(root))
 for step in steps:
     sink = files.sink(FileAddress(name, "KEY"))
     try:
-        sink.prepare() if step == "prepare" else sink.write(Secret(step))
+        sink.check() if step == "check" else sink.write(Secret(step))
     except SinkError as error:
-        print(error.slug, error.message, error.remedy, sep="|")
+        print(error.code, error.message, error.remedy, sep="|")
     else:
         print("fine||")
 """

@@ -26,7 +26,7 @@ from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import AwsAddress
 from provisioner.secret import Secret
 from provisioner.sinks.aws import SecretsManager
-from provisioner.sinks.sink import Holds, Nothing
+from provisioner.sinks.sink import Empty, StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -259,7 +259,7 @@ def test_bytes_are_something_else_than_a_token(vendor) -> None:
     """A binary secret is there, and is replaced by a text."""
     vendor.create_secret(Name=SVC.secret, SecretBinary=b"\x00\xff")
     content = _manager().sink(SVC).read()
-    assert isinstance(content, Holds)
+    assert isinstance(content, StoredValue)
     assert content.value.reveal() == "AP8="
     _manager().sink(SVC).write(Secret(FIRST))
     assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
@@ -269,8 +269,8 @@ def test_a_secret_without_a_value_holds_nothing(vendor) -> None:
     """A container that was created empty is ready for its first token."""
     vendor.create_secret(Name=SVC.secret)
     sink = _manager().sink(SVC)
-    sink.prepare()
-    assert sink.read() == Nothing()
+    sink.check()
+    assert sink.read() == Empty()
     sink.write(Secret(FIRST))
     assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
 
@@ -280,26 +280,26 @@ def test_a_secret_scheduled_for_deletion_is_no_place(vendor) -> None:
     vendor.create_secret(Name=SVC.secret, SecretString="x")
     vendor.delete_secret(SecretId=SVC.secret)
     sink = _manager().sink(SVC)
-    error = _refused(sink.prepare)
-    assert error.slug == "sink_unsuitable"
+    error = _refused(sink.check)
+    assert error.code == "sink_unsuitable"
     assert "restore-secret" in error.remedy
-    assert _refused(sink.read).slug == "sink_unsuitable"
+    assert _refused(sink.read).code == "sink_unsuitable"
 
 
 def test_a_replica_is_no_place(vendor) -> None:
     """What can only be read is told before a token is made."""
     replicas = [{"Region": "eu-west-1"}]
     vendor.create_secret(Name=SVC.secret, SecretString="x", AddReplicaRegions=replicas)
-    _manager().sink(SVC).prepare()
+    _manager().sink(SVC).check()
     replica = AwsAddress(SVC.secret, "eu-west-1")
-    assert _refused(_manager().sink(replica).prepare, replica).slug == "sink_unsuitable"
+    assert _refused(_manager().sink(replica).check, replica).code == "sink_unsuitable"
 
 
 def test_regions_are_apart(vendor, monkeypatch) -> None:
     """The address's region wins over the environment's."""
     monkeypatch.setenv("AWS_REGION", REGION)
     _manager().sink(AwsAddress(SVC.secret, "us-east-1")).write(Secret(FIRST))
-    assert _manager().sink(SVC).read() == Nothing()
+    assert _manager().sink(SVC).read() == Empty()
 
 
 @pytest.mark.parametrize("name", ["AWS_REGION", "AWS_DEFAULT_REGION"])
@@ -327,8 +327,8 @@ def test_a_profile_may_name_region_and_credential(vendor, monkeypatch, tmp_path)
 def test_no_region_is_told(aws) -> None:
     """Without a region the two ways to name one are told."""
     nowhere = AwsAddress(SVC.secret)
-    error = _refused(_manager().sink(nowhere).prepare, nowhere)
-    assert error.slug == "sink_missing"
+    error = _refused(_manager().sink(nowhere).check, nowhere)
+    assert error.code == "sink_missing"
     assert "region:" in error.remedy
     assert "AWS_REGION" in error.remedy
 
@@ -337,8 +337,8 @@ def test_no_region_is_told(aws) -> None:
 def test_no_credential_is_told(aws, monkeypatch, half) -> None:
     """Without a credential, or with half of one, nothing is asked."""
     monkeypatch.delenv(half)
-    error = _refused(_manager().sink(SVC).prepare)
-    assert error.slug == "sink_denied"
+    error = _refused(_manager().sink(SVC).check)
+    assert error.code == "sink_denied"
     assert "AWS_ACCESS_KEY_ID" in error.remedy
 
 
@@ -355,7 +355,7 @@ def test_a_configuration_that_cannot_be_used_is_told(aws, monkeypatch, changes, 
     """What Boto3 cannot use, and what would send tokens in the clear, ends before a request."""
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
-    assert _refused(lambda: _manager().sink(SVC).write(Secret(FIRST))).slug == slug
+    assert _refused(lambda: _manager().sink(SVC).write(Secret(FIRST))).code == slug
 
 
 @pytest.mark.parametrize("name", ["", "a b", "ü", "a:b", "x" * 513, "a\n", "arn"])
@@ -364,22 +364,22 @@ def test_names_that_aws_has_not_are_refused(aws, name) -> None:
     address = AwsAddress(name, REGION)
     sink = _manager().sink(address)
     if name == "arn":
-        sink.prepare()
+        sink.check()
     else:
-        assert _refused(sink.prepare, address).slug == "sink_unsuitable"
+        assert _refused(sink.check, address).code == "sink_unsuitable"
 
 
 def test_an_arn_is_written_but_not_created(vendor) -> None:
     """A secret may be named by its ARN once it is there."""
     arn = vendor.create_secret(Name=SVC.secret, SecretString="x")["ARN"]
     address = AwsAddress(arn, REGION)
-    _manager().sink(address).prepare()
+    _manager().sink(address).check()
     _manager().sink(address).write(Secret(FIRST))
     assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
     other = AwsAddress(f"{arn[:-13]}other-AbCdEf", REGION)
-    assert _refused(_manager().sink(other).prepare, other).slug == "sink_missing"
+    assert _refused(_manager().sink(other).check, other).code == "sink_missing"
     write = _manager().sink(other).write
-    assert _refused(lambda: write(Secret(FIRST)), other).slug == "sink_missing"
+    assert _refused(lambda: write(Secret(FIRST)), other).code == "sink_missing"
 
 
 def _error(answer: Callable[..., bytes], status: int, code: str) -> bytes:
@@ -408,7 +408,7 @@ def test_each_refusal_has_its_meaning(
     script = scripted(_error(answer, status, code))
     monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
     error = _refused(lambda: _manager().sink(SVC).write(Secret(FIRST)))
-    assert error.slug == slug
+    assert error.code == slug
     assert FIRST not in f"{error.message}{error.remedy}"
     assert not waits
 
@@ -420,7 +420,7 @@ def test_what_passes_is_tried_four_times(aws, scripted, answer, monkeypatch, wai
     """A fault, a brake or a lost answer is waited for, and told when it stays."""
     script = scripted(*[kind and _error(answer, *kind)] * 4, answer(200, "{}"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
-    assert _refused(_manager().sink(SVC).read).slug == "sink_unavailable"
+    assert _refused(_manager().sink(SVC).read).code == "sink_unavailable"
     assert len(script.requests) == 4
     assert len(waits) == 3
 
@@ -433,7 +433,7 @@ def test_one_manager_serves_many_threads_and_regions(vendor) -> None:
         list(threads.map(lambda place: manager.sink(place).write(Secret(place.secret)), places))
     for place in places:
         content = manager.sink(place).read()
-        assert isinstance(content, Holds)
+        assert isinstance(content, StoredValue)
         assert content.value.reveal() == place.secret
     assert set(manager._clients) == {"eu-central-1", "us-east-1"}
 
@@ -442,6 +442,6 @@ def test_one_manager_serves_many_threads_and_regions(vendor) -> None:
 def test_without_the_library_the_extra_is_named(aws, monkeypatch, library) -> None:
     """Who has not installed the extra is told how."""
     monkeypatch.setitem(sys.modules, library, None)
-    error = _refused(_manager().sink(SVC).prepare)
-    assert error.slug == "sink_extra_missing"
+    error = _refused(_manager().sink(SVC).check)
+    assert error.code == "sink_extra_missing"
     assert "twenty-provisioner[aws]" in error.remedy

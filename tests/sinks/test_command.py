@@ -24,7 +24,7 @@ from provisioner.model.sink_address import CommandAddress
 from provisioner.secret import Secret
 from provisioner.sinks import command as module
 from provisioner.sinks.command import Commands, CommandSink
-from provisioner.sinks.sink import Holds, Nothing, Unread
+from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,7 +72,7 @@ class CommandStand(Stand):
     @contextmanager
     def unreachable(self) -> Iterator[None]:
         (self.root / "hang").touch()
-        self.commands = Commands(self.root, patience=0.2)
+        self.commands = Commands(self.root, timeout=0.2)
         yield
         self.commands = Commands(self.root)
         (self.root / "hang").unlink()
@@ -90,9 +90,9 @@ class TestCommandWithoutCheck(Compliance):
         return CommandStand(tmp_path, check=False)
 
 
-def shell(root: Path, script: str, check: str = "", *, patience: float = 60) -> CommandSink:
+def shell(root: Path, script: str, check: str = "", *, timeout: float = 60) -> CommandSink:
     address = CommandAddress(("sh", "-c", script), ("sh", "-c", check) if check else ())
-    return Commands(root, patience).sink(address)
+    return Commands(root, timeout).sink(address)
 
 
 def refused(act: Callable[[], object]) -> SinkError:
@@ -145,7 +145,7 @@ def test_a_name_with_a_slash_leads_from_the_root(tmp_path: Path, monkeypatch, na
     executable(root / "bin" / "store")
     monkeypatch.chdir(elsewhere)
     sink = CommandSink(CommandAddress((name,)), root)
-    sink.prepare()
+    sink.check()
     sink.write(Secret(FIRST))
     assert (root / "held").read_text() == FIRST
 
@@ -159,10 +159,10 @@ def test_a_bare_name_is_looked_for_on_the_path_alone(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"bin:{os.environ['PATH']}")
     sink = CommandSink(CommandAddress(("store",)), root)
-    sink.prepare()
+    sink.check()
     sink.write(Secret(FIRST))
     assert (root / "held").read_text() == FIRST
-    assert refused(CommandSink(CommandAddress(("other",)), root).prepare).slug == "sink_missing"
+    assert refused(CommandSink(CommandAddress(("other",)), root).check).code == "sink_missing"
 
 
 @pytest.mark.parametrize("name", ["no-such-program", "./none", "./plain", "./folder", ""])
@@ -174,11 +174,11 @@ def test_a_program_that_is_not_there_is_missed(tmp_path: Path, name: str, which:
     good, bad = ("sh", "-c", "exit 0"), (name, "argument-canary")
     address = CommandAddress(bad) if which == "argv" else CommandAddress(good, bad)
     sink = CommandSink(address, tmp_path)
-    error = refused(sink.prepare)
-    assert error.slug == "sink_missing"
+    error = refused(sink.check)
+    assert error.code == "sink_missing"
     assert "argument-canary" not in error.message
     act = (lambda: sink.write(Secret(FIRST))) if which == "argv" else sink.read
-    assert refused(act).slug == "sink_missing"
+    assert refused(act).code == "sink_missing"
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_a_program_that_cannot_be_started_is_told(tmp_path: Path, argv, text: st
     """What the system refuses to run is an error of the sink."""
     executable(tmp_path / "odd", text)
     sink = CommandSink(CommandAddress(argv, argv), tmp_path)
-    assert refused(lambda: sink.write(Secret(FIRST))).slug == "sink_failed"
-    assert refused(sink.read).slug == "sink_failed"
+    assert refused(lambda: sink.write(Secret(FIRST))).code == "sink_failed"
+    assert refused(sink.read).code == "sink_failed"
 
 
 # Ends
@@ -210,7 +210,7 @@ def test_a_failing_program_is_told(tmp_path: Path, capfd, caplog, script: str, e
     caplog.set_level(logging.DEBUG)
     sink = shell(tmp_path, f"{script} # argument-canary")
     error = refused(lambda: sink.write(Secret(FIRST)))
-    assert error.slug == "sink_failed"
+    assert error.code == "sink_failed"
     assert error.message == f"command sh ended with {ending}."
     shown = repr((error.args, error.remedy, error.__cause__, sink, capfd.readouterr(), caplog.text))
     assert FIRST not in shown
@@ -224,7 +224,7 @@ def test_unread_input_is_no_trouble(tmp_path: Path, code: int, way: str) -> None
     sink = shell(tmp_path, f"{way}\nexit {code}")
     for token in (FIRST, "x" * 1_000_000):
         if code:
-            assert refused(lambda token=token: sink.write(Secret(token))).slug == "sink_failed"
+            assert refused(lambda token=token: sink.write(Secret(token))).code == "sink_failed"
         else:
             sink.write(Secret(token))
 
@@ -238,9 +238,9 @@ HANG = "sleep 60 & echo $! > child; echo $$ > pid; {}wait"
 def test_a_program_without_end_is_ended(tmp_path: Path, way: str, step: str) -> None:
     """After the time all of its session is killed, whatever signals it ignores."""
     script = HANG.format(way)
-    sink = shell(tmp_path, script, script, patience=0.5)
+    sink = shell(tmp_path, script, script, timeout=0.5)
     error = refused(sink.read if step == "read" else lambda: sink.write(Secret(FIRST)))
-    assert error.slug == "sink_unavailable"
+    assert error.code == "sink_unavailable"
     assert until_over(tmp_path / "pid")
     assert until_over(tmp_path / "child")
 
@@ -253,7 +253,7 @@ def test_what_a_program_leaves_running_is_not_waited_for(tmp_path: Path, step: s
     before = time.monotonic()
     if step == "read":
         content = sink.read()
-        assert isinstance(content, Holds)
+        assert isinstance(content, StoredValue)
         assert content.value.reveal() == "held"
     else:
         sink.write(Secret(FIRST))
@@ -268,7 +268,7 @@ def test_endless_output_is_dropped(tmp_path: Path) -> None:
     sink.write(Secret(FIRST))
     assert (tmp_path / "held").read_text() == FIRST
     content = sink.read()
-    assert isinstance(content, Holds)
+    assert isinstance(content, StoredValue)
     assert len(content.value.reveal()) <= 2 * module._MOST
 
 
@@ -315,8 +315,8 @@ def test_programs_run_side_by_side(tmp_path: Path) -> None:
 def test_a_check_prints_what_is_there(tmp_path: Path, check: str, value: str | None) -> None:
     """One line end is the printer's; nothing, or an exit code, is no token; there is no input."""
     content = shell(tmp_path, "cat", check).read()
-    assert isinstance(content, Nothing if value is None else Holds)
-    if isinstance(content, Holds):
+    assert isinstance(content, Empty if value is None else StoredValue)
+    if isinstance(content, StoredValue):
         assert content.value.reveal() == value
 
 
@@ -332,12 +332,12 @@ def test_an_exit_code_of_a_check_is_logged(tmp_path: Path, caplog) -> None:
 def test_a_check_that_breaks_down_is_an_error(tmp_path: Path) -> None:
     """A signal is no answer."""
     error = refused(shell(tmp_path, "cat", "kill -SEGV $$").read)
-    assert (error.slug, error.message) == ("sink_failed", "command sh ended with SIGSEGV.")
+    assert (error.code, error.message) == ("sink_failed", "command sh ended with SIGSEGV.")
 
 
 def test_without_a_check_nothing_is_read(tmp_path: Path) -> None:
     """And nothing is run for it."""
-    assert shell(tmp_path, "touch made").read() == Unread(None)
+    assert shell(tmp_path, "touch made").read() == WriteOnly(None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -360,13 +360,13 @@ def test_age_encrypts_a_token(tmp_path: Path) -> None:
         ),
         tmp_path,
     )
-    sink.prepare()
-    assert isinstance(sink.read(), Nothing)
+    sink.check()
+    assert isinstance(sink.read(), Empty)
     for token in (FIRST, SECOND):
         sink.write(Secret(token))
         assert token.encode() not in (tmp_path / "key.age").read_bytes()
         content = sink.read()
-        assert isinstance(content, Holds)
+        assert isinstance(content, StoredValue)
         assert content.value.reveal() == token
 
 
@@ -401,10 +401,10 @@ def test_pass_keeps_a_token(tmp_path: Path) -> None:
         ),
         tmp_path,
     )
-    sink.prepare()
-    assert isinstance(sink.read(), Nothing)
+    sink.check()
+    assert isinstance(sink.read(), Empty)
     for token in (FIRST, SECOND):
         sink.write(Secret(token))
         content = sink.read()
-        assert isinstance(content, Holds)
+        assert isinstance(content, StoredValue)
         assert content.value.reveal() == token

@@ -31,10 +31,12 @@ from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import FileAddress
 from provisioner.secret import Secret
 from provisioner.sinks import file as module
+from provisioner.sinks.dotenv import quoted
 from provisioner.sinks.file import Files
-from provisioner.sinks.file_text import UnfitTextError, entries_of, quoted, values_of, with_value
-from provisioner.sinks.file_write import Folders, Patience
-from provisioner.sinks.sink import Holds, Nothing
+from provisioner.sinks.file_entry import UnfitTextError
+from provisioner.sinks.file_text import entries_of, values_of, with_value
+from provisioner.sinks.file_write import Folders, LockWait
+from provisioner.sinks.sink import Empty, StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,7 +87,7 @@ class FileStand(Stand):
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
-        self.folders = Folders(Patience(0.1))
+        self.folders = Folders(LockWait(0.1))
         self.path.parent.mkdir(exist_ok=True)
         with locked(self.path.parent):
             yield
@@ -110,16 +112,16 @@ def sink_of(path: Path, variable: str = "KEY", form: str = "dotenv") -> Sink:
 
 def value_of(sink: Sink) -> str | None:
     content = sink.read()
-    return content.value.reveal() if isinstance(content, Holds) else None
+    return content.value.reveal() if isinstance(content, StoredValue) else None
 
 
 def everything_refused(sink: Sink, code: str) -> SinkError:
     """Neither looked at ahead nor written; the error of the write."""
     with pytest.raises(SinkError) as ahead:
-        sink.prepare()
+        sink.check()
     with pytest.raises(SinkError) as refused:
         sink.write(Secret(FIRST))
-    assert ahead.value.slug == refused.value.slug == code
+    assert ahead.value.code == refused.value.code == code
     assert refused.value.remedy
     return refused.value
 
@@ -195,7 +197,7 @@ def test_a_name_that_no_dotenv_file_has_is_refused(tmp_path: Path, name: str) ->
     path = tmp_path / ".env"
     with pytest.raises(SinkError) as refused:
         sink_of(path, name)
-    assert refused.value.slug == "sink_unsuitable"
+    assert refused.value.code == "sink_unsuitable"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,7 +207,7 @@ def test_an_open_quote_swallows_nothing(tmp_path: Path) -> None:
     path.write_text("A='\nKEY=old\n")
     with pytest.raises(SinkError) as refused:
         sink_of(path).write(Secret("' #"))
-    assert refused.value.slug == "sink_unsuitable"
+    assert refused.value.code == "sink_unsuitable"
     assert path.read_text() == "A='\nKEY=old\n"
 
 
@@ -281,13 +283,13 @@ def test_a_file_of_another_kind_is_refused_and_left(tmp_path: Path, text: str) -
     """A forgotten `format: json`, a key, a manifest: nothing is appended to them."""
     path = tmp_path / "other"
     path.write_text(text)
-    for step in ("prepare", "read", "write"):
+    for step in ("check", "read", "write"):
         sink = sink_of(path)
         with pytest.raises(SinkError) as refused:
-            {"prepare": sink.prepare, "read": sink.read, "write": partial(sink.write, Secret("x"))}[
+            {"check": sink.check, "read": sink.read, "write": partial(sink.write, Secret("x"))}[
                 step
             ]()
-        assert refused.value.slug == "sink_unsuitable"
+        assert refused.value.code == "sink_unsuitable"
     assert path.read_text() == text
 
 
@@ -420,14 +422,14 @@ def test_a_refused_folder_is_told_ahead() -> None:
         Path(name).chmod(0o555)
         sink = Files(Path(name)).sink(FileAddress("new/keys.env", "KEY"))
         with as_user(os.getuid() or NOBODY), pytest.raises(SinkError) as refused:
-            sink.prepare()
-    assert refused.value.slug == "sink_denied"
+            sink.check()
+    assert refused.value.code == "sink_denied"
 
 
 def test_missing_folders_are_made_for_the_user_alone(tmp_path: Path) -> None:
     """Looking ahead makes none; the write makes each of them with mode 0700."""
     sink = Files(tmp_path).sink(FileAddress("a/b/c.env", "KEY"))
-    sink.prepare()
+    sink.check()
     assert list(tmp_path.iterdir()) == []
     sink.write(Secret(FIRST))
     assert [stat.S_IMODE((tmp_path / made).stat().st_mode) for made in ("a", "a/b")] == [0o700] * 2
@@ -442,7 +444,7 @@ def test_a_link_stays_and_its_target_is_written(tmp_path: Path, there: bool) -> 
     if there:
         target.write_text("A=1\n")
     link.symlink_to("far/real.env")
-    sink_of(link).prepare()
+    sink_of(link).check()
     sink_of(link).write(Secret(FIRST))
     assert link.is_symlink()
     assert target.read_text() == ("A=1\n" if there else "") + f"KEY={FIRST}\n"
@@ -472,7 +474,7 @@ def test_two_addresses_that_are_one_place_by_a_link_are_both_refused(tmp_path: P
     for number, other in others.items():
         with pytest.raises(SinkError) as refused:
             files.sink(LINKED[number])
-        assert refused.value.slug == "sink_unsuitable"
+        assert refused.value.code == "sink_unsuitable"
         assert other in refused.value.message
         assert "of its own" in refused.value.remedy
     for sound in (LINKED[3], LINKED[4]):
@@ -535,7 +537,7 @@ def test_standard_output_is_no_file(tmp_path: Path, path: str) -> None:
         "from provisioner.errors.exceptions import SinkError\n"
         "from provisioner.secret import Secret; from provisioner.sinks.file import Files\n"
         "try: Files(Path()).sink(FileAddress(sys.argv[1], 'KEY')).write(Secret('token'))\n"
-        "except SinkError as error: print(error.slug)\n"
+        "except SinkError as error: print(error.code)\n"
     )
     out = tmp_path / "out"
     with out.open("w") as file:
@@ -548,14 +550,14 @@ def test_a_path_that_cannot_be_is_refused(tmp_path: Path, path: str) -> None:
     """It is an error of the sink like any other."""
     with pytest.raises(SinkError) as refused:
         Files(tmp_path).sink(FileAddress(path, "KEY")).write(Secret(FIRST))
-    assert refused.value.slug == "sink_unsuitable"
+    assert refused.value.code == "sink_unsuitable"
 
 
 def test_a_value_that_is_no_text_is_refused(tmp_path: Path) -> None:
     """Half a character has no bytes; the error does not hold it."""
     with pytest.raises(SinkError) as refused:
         sink_of(tmp_path / ".env").write(Secret("half\ud800"))
-    assert refused.value.slug == "sink_unsuitable"
+    assert refused.value.code == "sink_unsuitable"
     assert "half" not in refused.value.message
     assert list(tmp_path.iterdir()) == []
 
@@ -575,7 +577,7 @@ def test_a_file_of_another_user_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("A=1\n")
     os.chown(path, NOBODY, NOBODY)
-    sink_of(path).prepare()
+    sink_of(path).check()
     sink_of(path).write(Secret(FIRST))
     assert (path.stat().st_uid, path.stat().st_gid) == (0, 0)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -594,7 +596,7 @@ WRITES = (
     "print('ready', flush=True)\n"
     "try:\n"
     "    for n, sink in enumerate(sinks): sink.write(Secret(f'token-{number}-{n}-' + 'x' * 400))\n"
-    "except SinkError as error: print(error.slug, '|', error.message)\n"
+    "except SinkError as error: print(error.code, '|', error.message)\n"
 )
 
 
@@ -638,13 +640,13 @@ def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
     spellings = ("b.env", "./b.env", "a/../b.env", str(path), "link")
     sinks = [files.sink(FileAddress(spellings[n % 5], f"KEY_{n}")) for n in range(2000)]
     for sink in sinks:
-        sink.prepare()
+        sink.check()
     assert [value_of(sink) for sink in sinks] == [str(n) for n in range(2000)]
     assert len(parsed) == 1
     path.write_text(path.read_text().replace("KEY_7=7\n", "KEY_7=8\n"))
     assert value_of(sinks[7]) == "8"
     path.write_text("KEY_7=8\n")
-    assert isinstance(sinks[8].read(), Nothing)
+    assert isinstance(sinks[8].read(), Empty)
     assert len(parsed) == 3
 
 
@@ -746,11 +748,11 @@ def test_a_writer_waits_for_its_turn(tmp_path: Path) -> None:
 def test_a_writer_that_gave_up_keeps_no_lock(tmp_path: Path) -> None:
     """After a wait in vain the next writer finds the way free."""
     path = tmp_path / ".env"
-    hasty = Files(tmp_path, folders=Folders(Patience(0.1))).sink(FileAddress(".env", "KEY"))
+    hasty = Files(tmp_path, folders=Folders(LockWait(0.1))).sink(FileAddress(".env", "KEY"))
     with locked(tmp_path):
         with pytest.raises(SinkError) as refused:
             hasty.write(Secret(FIRST))
-        assert refused.value.slug == "sink_unavailable"
+        assert refused.value.code == "sink_unavailable"
     sink_of(path).write(Secret(SECOND))
     assert value_of(sink_of(path)) == SECOND
 
@@ -811,7 +813,7 @@ def test_what_git_ignores_holds_tokens(tmp_path: Path, name: str, rule: str) -> 
     """Also where the folder that is ignored is still to be made."""
     (tmp_path / "tree" / ".gitignore").write_text(f"{rule}\n")
     sink = Files(tmp_path / "tree").sink(FileAddress(f"secrets/{name}", "KEY"))
-    sink.prepare()
+    sink.check()
     sink.write(Secret(FIRST))
     assert value_of(sink) == FIRST
 
@@ -822,7 +824,7 @@ def test_another_file_of_the_same_pattern_counts_for_nothing(tmp_path: Path, git
     (tree / "x.env").touch()
     git("add", "x.env")
     (tree / ".gitignore").write_text("\\*.txt\n")
-    sink_of(tree / "*.txt").prepare()
+    sink_of(tree / "*.txt").check()
     everything_refused(sink_of(tree / "y.txt"), "sink_unsuitable")
     refused = everything_refused(sink_of(tree / "*.env"), "sink_unsuitable")
     assert "does not ignore" in refused.message
@@ -843,7 +845,7 @@ def test_a_link_is_judged_by_its_target(tmp_path: Path, git) -> None:
     tree = tmp_path / "tree"
     (tree / "out.env").symlink_to(tmp_path / "far.env")
     git("add", "out.env")
-    sink_of(tree / "out.env").prepare()
+    sink_of(tree / "out.env").check()
     sink_of(tree / "out.env").write(Secret("x"))
     assert (tmp_path / "far.env").read_text() == "KEY=x\n"
     (tmp_path / "in.env").symlink_to(tree / "x.env")
@@ -868,7 +870,7 @@ def test_a_worktree_is_a_work_tree(tmp_path: Path, git) -> None:
     refused = everything_refused(sink_of(tmp_path / "linked" / "x.env"), "sink_unsuitable")
     assert "does not ignore" in refused.message
     allowed = sink_of(tmp_path / "linked" / "ok.env")
-    allowed.prepare()
+    allowed.check()
     allowed.write(Secret("x"))
     assert value_of(allowed) == "x"
 
@@ -900,7 +902,7 @@ def test_a_repository_that_git_does_not_trust_is_refused(tmp_path: Path) -> None
     """No answer is no permission: another user's repository may ignore the file or not."""
     tree = tmp_path / "tree"
     (tree / ".gitignore").write_text("*\n")
-    sink_of(tree / "x.env").prepare()
+    sink_of(tree / "x.env").check()
     if os.getuid() != 0:
         pytest.skip("only root may give a repository away")
     for path in (tree, tree / ".git"):
@@ -955,7 +957,7 @@ def test_both_repositories_have_to_ignore_a_file(tmp_path: Path, nested) -> None
     assert "does not ignore it" in refused.message
     (nested / ".gitignore").write_text("*.env\n")
     sink = Files(tree).sink(FileAddress("inner/x.env", "KEY"))
-    sink.prepare()
+    sink.check()
     sink.write(Secret("x"))
     assert value_of(sink) == "x"
 
@@ -1009,7 +1011,7 @@ def test_without_git_its_ignore_files_are_read(tmp_path: Path, without_git) -> N
     files = Files(tree)
     for number, name in enumerate(("secrets/x", "secrets/new/x.txt", "x.env", "y.env")):
         sink = files.sink(FileAddress(name, "KEY"))
-        sink.prepare()
+        sink.check()
         sink.write(Secret(f"{FIRST}{number}"))
         assert value_of(sink) == f"{FIRST}{number}"
     for name in ("x", "x.txt", "folder/secrets.txt"):
@@ -1022,7 +1024,7 @@ def test_without_git_its_ignore_files_are_read(tmp_path: Path, without_git) -> N
 def test_without_git_a_file_outside_of_work_trees_is_no_matter(tmp_path: Path, without_git) -> None:
     """Nothing is to be checked, and nothing is warned of."""
     outside = sink_of(tmp_path / "x.env")
-    outside.prepare()
+    outside.check()
     outside.write(Secret("x"))
     assert value_of(outside) == "x"
     assert without_git() == 0
@@ -1044,7 +1046,7 @@ def test_without_git_a_linked_work_tree_has_the_rules_of_its_repository(
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / ".git").write_text(f"gitdir: {leads}\n")
-        sink_of(tmp_path / name / f"{name}.env").prepare()
+        sink_of(tmp_path / name / f"{name}.env").check()
         everything_refused(sink_of(tmp_path / name / "x.env"), "sink_unsuitable")
 
 
@@ -1090,7 +1092,7 @@ def test_git_is_asked_once_for_a_file(tmp_path: Path, git, monkeypatch) -> None:
     files = Files(tmp_path / "tree")
     sinks = [files.sink(FileAddress("x.env", f"KEY_{n}")) for n in range(2000)]
     for sink in sinks:
-        sink.prepare()
+        sink.check()
     sinks[0].write(Secret(FIRST))
     assert asked.read_text() == "x\n"
 

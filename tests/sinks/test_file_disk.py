@@ -24,7 +24,7 @@ from provisioner.model.sink_address import FileAddress
 from provisioner.secret import Secret
 from provisioner.sinks import file_write
 from provisioner.sinks.file import Files
-from provisioner.sinks.file_write import Folders, Patience
+from provisioner.sinks.file_write import Folders, LockWait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,10 +43,10 @@ def sink_of(path: Path) -> Sink:
 def refused(sink: Sink) -> SinkError:
     """What both looking ahead and the write of one run end in."""
     with pytest.raises(SinkError) as ahead:
-        sink.prepare()
+        sink.check()
     with pytest.raises(SinkError) as written:
         sink.write(Secret(FIRST))
-    assert (ahead.value.slug, ahead.value.message) == (written.value.slug, written.value.message)
+    assert (ahead.value.code, ahead.value.message) == (written.value.code, written.value.message)
     assert ahead.value.remedy == written.value.remedy
     return ahead.value
 
@@ -65,7 +65,7 @@ def place() -> Iterator[Path]:
 @pytest.mark.parametrize("name", ["keys.env", "new/folder/keys.env"])
 def test_a_full_disk_is_found_beforehand(tmp_path: Path, name: str) -> None:
     """Also where the folder is still to be made; the remedy is to free space."""
-    ahead, written = stepped(FULL, tmp_path, name, "prepare", FIRST)
+    ahead, written = stepped(FULL, tmp_path, name, "check", FIRST)
     assert ahead.code == written.code == "sink_failed"
     assert os.strerror(errno.ENOSPC) in ahead.message
     assert "Free disk space" in ahead.remedy
@@ -77,11 +77,11 @@ def test_a_disk_with_too_little_room_for_the_file_is_found_beforehand(tmp_path: 
         'mount -t tmpfs -o size=64k none "$1"\n'
         '{ printf A=; head -c 40000 /dev/zero | tr "\\0" x; echo; } >"$1/keys.env"\n'
     )
-    ahead, again, other = stepped(mounts, tmp_path, "keys.env", "prepare", "prepare", FIRST)
+    ahead, again, other = stepped(mounts, tmp_path, "keys.env", "check", "check", FIRST)
     assert ahead == again
     assert ahead.code == other.code == "sink_failed"
     small = stepped(
-        'mount -t tmpfs -o size=64k none "$1"', tmp_path, "keys.env", "prepare", "prepare", FIRST
+        'mount -t tmpfs -o size=64k none "$1"', tmp_path, "keys.env", "check", "check", FIRST
     )
     assert small == [FINE] * 3
 
@@ -90,7 +90,7 @@ def test_a_disk_with_too_little_room_for_the_file_is_found_beforehand(tmp_path: 
 def test_a_read_only_mount_is_found_beforehand(tmp_path: Path, name: str) -> None:
     """The remedy is another path, and no permission."""
     (tmp_path / "other.env").touch()
-    ahead, written = stepped(READ_ONLY, tmp_path, name, "prepare", FIRST)
+    ahead, written = stepped(READ_ONLY, tmp_path, name, "check", FIRST)
     assert ahead.code == written.code == "sink_unsuitable"
     assert "file system that can be written" in ahead.remedy
 
@@ -98,7 +98,7 @@ def test_a_read_only_mount_is_found_beforehand(tmp_path: Path, name: str) -> Non
 def test_a_read_only_mount_with_the_file_is_found_beforehand(tmp_path: Path) -> None:
     """It can neither be replaced nor written in place."""
     (tmp_path / "keys.env").write_text("A=1\n")
-    ahead, written = stepped(READ_ONLY, tmp_path, "keys.env", "prepare", FIRST)
+    ahead, written = stepped(READ_ONLY, tmp_path, "keys.env", "check", FIRST)
     assert ahead.code == written.code == "sink_unsuitable"
     assert (tmp_path / "keys.env").read_text() == "A=1\n"
 
@@ -115,7 +115,7 @@ def test_a_folder_without_locks_is_found_beforehand(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     error = refused(Files(tmp_path).sink(FileAddress(name, "KEY")))
-    assert error.slug == "sink_unsuitable"
+    assert error.code == "sink_unsuitable"
     assert "cannot be locked" in error.message
     assert "local disk" in error.remedy
     assert not (tmp_path / "keys.env").exists()
@@ -139,7 +139,7 @@ def test_each_error_of_the_system_has_its_own_remedy(
 
     monkeypatch.setattr(os, "fsync", fsync)
     error = refused(sink_of(tmp_path / "keys.env"))
-    assert error.slug == code
+    assert error.code == code
     assert word in error.remedy
     assert list(tmp_path.iterdir()) == []
 
@@ -148,7 +148,7 @@ def test_files_that_become_another_users_are_refused(tmp_path: Path, monkeypatch
     """As on NFS that knows no root: a secret would lie in someone else's file."""
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     error = refused(sink_of(tmp_path / "keys.env"))
-    assert error.slug == "sink_unsuitable"
+    assert error.code == "sink_unsuitable"
     assert "another user" in error.message
     assert list(tmp_path.iterdir()) == []
 
@@ -159,7 +159,7 @@ def test_an_immutable_file_is_found_beforehand(tmp_path: Path) -> None:
     path.write_text("A=1\n")
     with immutable(path):
         error = refused(sink_of(path))
-    assert error.slug == "sink_denied"
+    assert error.code == "sink_denied"
     assert "lsattr" in error.remedy
     assert path.read_text() == "A=1\n"
 
@@ -185,11 +185,11 @@ def test_looking_ahead_tries_one_folder_once_a_run(tmp_path: Path, monkeypatch) 
     )
     files = Files(tmp_path)
     for number in range(1000):
-        files.sink(FileAddress(f"new-{number % 7}/{number}.env", "KEY")).prepare()
+        files.sink(FileAddress(f"new-{number % 7}/{number}.env", "KEY")).check()
     assert len(tried) == 1
     (tmp_path / "big.env").write_text("A=1\n" * 5000)
     for number in range(50):
-        files.sink(FileAddress("big.env", f"KEY_{number}")).prepare()
+        files.sink(FileAddress("big.env", f"KEY_{number}")).check()
     assert len(tried) == 2
     assert tried[1] > 20_000
 
@@ -206,8 +206,8 @@ def test_a_folder_that_failed_is_not_tried_again(tmp_path: Path, monkeypatch) ->
     files = Files(tmp_path)
     for number in range(20):
         with pytest.raises(SinkError) as caught:
-            files.sink(FileAddress(f"{number}.env", "KEY")).prepare()
-        assert caught.value.slug == "sink_failed"
+            files.sink(FileAddress(f"{number}.env", "KEY")).check()
+        assert caught.value.code == "sink_failed"
     assert len(tried) == 1
 
 
@@ -216,7 +216,7 @@ def test_looking_ahead_tidies_up_after_the_killed(tmp_path: Path) -> None:
     left = tmp_path / ".provision-abcdefgh.tmp"
     left.mkdir()
     (left / "new").write_text("token")
-    Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).prepare()
+    Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).check()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,12 +225,12 @@ def test_looking_ahead_tidies_up_after_the_killed(tmp_path: Path) -> None:
 
 def test_a_locked_folder_is_waited_for_once_a_run(tmp_path: Path) -> None:
     """Later keys fail at once as the first did; when the lock is free again they are written."""
-    files = Files(tmp_path, folders=Folders(Patience(0.5)))
+    files = Files(tmp_path, folders=Folders(LockWait(0.5)))
     sinks = [files.sink(FileAddress(f"{n % 3}.env", f"KEY_{n}")) for n in range(30)]
     start = time.monotonic()
     with locked(tmp_path):
         for sink in sinks:
-            assert refused(sink).slug == "sink_unavailable"
+            assert refused(sink).code == "sink_unavailable"
     assert 0.5 <= time.monotonic() - start < 10
     time.sleep(0.5)  # the thread that was left waiting gets it, and gives it back
     sinks[0].write(Secret(FIRST))
@@ -239,10 +239,10 @@ def test_a_locked_folder_is_waited_for_once_a_run(tmp_path: Path) -> None:
 
 def test_a_lock_that_was_free_in_between_is_waited_for_less(tmp_path: Path) -> None:
     """Another process that takes it again and again does not cost ten seconds each time."""
-    files = Files(tmp_path, folders=Folders(Patience(first=3, again=0.1)))
+    files = Files(tmp_path, folders=Folders(LockWait(first=3, again=0.1)))
     sink = files.sink(FileAddress("keys.env", "KEY"))
     with locked(tmp_path):
-        assert refused(sink).slug == "sink_unavailable"
+        assert refused(sink).code == "sink_unavailable"
     time.sleep(0.5)
     start = time.monotonic()
     with locked(tmp_path), pytest.raises(SinkError):
@@ -254,7 +254,7 @@ def test_the_lock_of_a_folder_above_is_no_hindrance(tmp_path: Path) -> None:
     """Whoever runs this command under a lock of the project may have new folders made in it."""
     with locked(tmp_path):
         sink = Files(tmp_path).sink(FileAddress("new/keys.env", "KEY"))
-        sink.prepare()
+        sink.check()
         assert list(tmp_path.iterdir()) == []
         sink.write(Secret(FIRST))
     assert (tmp_path / "new/keys.env").read_text() == f"KEY={FIRST}\n"
@@ -272,7 +272,7 @@ def test_who_holds_the_lock_above_may_tidy_up_meanwhile(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(file_write, "_beside", beside)
     with locked(tmp_path):
-        Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).prepare()
+        Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).check()
     assert tried == [tmp_path]
 
 
@@ -310,7 +310,7 @@ class InPlaceStand(Stand):
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
-        self.folders = Folders(Patience(0.1))
+        self.folders = Folders(LockWait(0.1))
         with locked(self.path):
             yield
         self.folders = Folders()
@@ -344,12 +344,12 @@ def test_a_folder_that_cannot_be_written_may_hold_a_file_that_can(
     caplog.set_level(logging.WARNING, "provisioner")
     with as_user(os.getuid() or NOBODY):
         sink = sink_of(path)
-        sink.prepare()
+        sink.check()
         assert path.stat().st_mode & 0o777 == 0o644
         for token in (FIRST, SECOND, FIRST * 20, FIRST):
             sink.write(Secret(token))
             assert path.read_text() == f"A=1\nKEY={token}\nB=2\n"
-        sink.prepare()
+        sink.check()
     place.chmod(0o755)
     assert path.stat().st_ino == number
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -364,7 +364,7 @@ def test_a_mounted_file_is_written_in_place(tmp_path: Path, name: str) -> None:
     (tmp_path / "host").write_text("A=1\n")
     (tmp_path / name).touch()
     mounts = f"mount --bind \"$1/host\" '{tmp_path / name}'"
-    warned, ahead, written, again = stepped(mounts, tmp_path, name, "prepare", FIRST, SECOND)
+    warned, ahead, written, again = stepped(mounts, tmp_path, name, "check", FIRST, SECOND)
     assert warned.code == "warning"
     assert "written in place" in warned.message
     assert ahead == written == again == FINE
@@ -385,7 +385,7 @@ def test_a_mount_that_nothing_shows_is_found_by_the_write(tmp_path: Path, monkey
     monkeypatch.setattr(Path, "replace", replace)
     folders = Folders(mounts=tmp_path / "nothing")
     sink = Files(tmp_path, folders=folders).sink(FileAddress("keys.env", "KEY"))
-    sink.prepare()
+    sink.check()
     sink.write(Secret(FIRST))
     assert path.read_text() == f"A=1\nKEY={FIRST}\n"
     assert path.stat().st_ino == number
@@ -399,7 +399,7 @@ def test_a_mounted_file_in_a_read_only_container_is_written(tmp_path: Path) -> N
     folder.mkdir()
     (folder / "keys.env").touch()
     mounts = f'{READ_ONLY}mount --bind "{tmp_path}/host" "$1/keys.env"'
-    _, ahead, written = stepped(mounts, folder, "keys.env", "prepare", FIRST)
+    _, ahead, written = stepped(mounts, folder, "keys.env", "check", FIRST)
     assert ahead == written == FINE
     assert (tmp_path / "host").read_text() == f"KEY={FIRST}\n"
 
@@ -419,7 +419,7 @@ def test_a_full_disk_under_a_mounted_file_changes_nothing(tmp_path: Path) -> Non
     )
     # What the file is afterwards is only seen in there.
     mounts += 'root=$1\nshift\n"$@"\ncp "$root/keys.env" "$root/../after"\nset -- sh sh -c :'
-    _, ahead, written = stepped(mounts, app, "keys.env", "prepare", FIRST * 8)
+    _, ahead, written = stepped(mounts, app, "keys.env", "check", FIRST * 8)
     assert ahead.code == written.code == "sink_failed"
     assert "Free disk space" in ahead.remedy
     assert (tmp_path / "after").read_text() == f"{text}\n"
@@ -432,7 +432,7 @@ def test_a_mounted_file_of_another_user_is_refused(tmp_path: Path) -> None:
     host.chmod(0o666)
     (tmp_path / "keys.env").touch()
     mounts = f'mount --bind "$1/host" "$1/keys.env"\nchown {NOBODY} "$1/host"'
-    ahead, written = stepped(mounts, tmp_path, "keys.env", "prepare", FIRST)
+    ahead, written = stepped(mounts, tmp_path, "keys.env", "check", FIRST)
     assert ahead == written
     assert ahead.code == "sink_unsuitable"
     assert "another user" in ahead.message
@@ -450,7 +450,7 @@ def test_another_users_file_in_a_sticky_folder_is_refused(place: Path) -> None:
     place.chmod(0o1777)
     with as_user(NOBODY):
         error = refused(sink_of(path))
-    assert error.slug == "sink_unsuitable"
+    assert error.code == "sink_unsuitable"
     assert "chown" in error.remedy
     assert path.read_text() == "A=1\n"
     assert path.stat().st_uid == 0
@@ -464,7 +464,7 @@ def test_ones_own_file_in_a_sticky_folder_is_replaced(place: Path) -> None:
     with as_user(NOBODY):
         (place / "keys.env").touch(0o400)
         number = (place / "keys.env").stat().st_ino
-        sink_of(place / "keys.env").prepare()
+        sink_of(place / "keys.env").check()
         sink_of(place / "keys.env").write(Secret(FIRST))
         assert (place / "keys.env").stat().st_ino != number
 
@@ -474,7 +474,7 @@ def test_an_immutable_folder_may_hold_a_file_that_can_be_written(tmp_path: Path)
     path = tmp_path / "keys.env"
     path.touch()
     with immutable(tmp_path):
-        sink_of(path).prepare()
+        sink_of(path).check()
         sink_of(path).write(Secret(FIRST))
     assert path.read_text() == f"KEY={FIRST}\n"
 
@@ -516,7 +516,7 @@ def test_a_write_in_place_that_is_killed_is_made_good_by_the_next(
             sink_of(in_place).write(Secret(token))
     left = in_place.read_bytes()
     assert left.startswith(b"A=1\nKEY=")
-    sink_of(in_place).prepare()
+    sink_of(in_place).check()
     sink_of(in_place).write(Secret(SECOND))
     assert in_place.read_text().rstrip("\n") == f"A=1\nKEY={SECOND}"
 

@@ -19,7 +19,7 @@ from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import GithubAddress
 from provisioner.secret import Secret
 from provisioner.sinks.github import Github
-from provisioner.sinks.sink import Nothing, Unread
+from provisioner.sinks.sink import Empty, WriteOnly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,10 +94,10 @@ class TestGithub(Compliance):
     """What every sink promises."""
 
 
-def code_of(sink: Sink, step: str = "prepare") -> str:
+def code_of(sink: Sink, step: str = "check") -> str:
     with pytest.raises(SinkError) as caught:
         sink.write(Secret(FIRST)) if step == "write" else getattr(sink, step)()
-    return caught.value.slug
+    return caught.value.code
 
 
 def test_the_places_are_told_apart(stand: GithubStand) -> None:
@@ -108,7 +108,7 @@ def test_the_places_are_told_apart(stand: GithubStand) -> None:
         GithubAddress("acme", "KEY"),
     ]
     for number, address in enumerate(addresses):
-        stand.opened(address).prepare()
+        stand.opened(address).check()
         stand.opened(address).write(Secret(f"token-{number}"))
     held = {
         path: secrets["KEY"].value for path, secrets in stand.server.containers.items() if secrets
@@ -156,7 +156,7 @@ def test_repositories_that_are_not_shown_lose_nothing(stand: GithubStand, page: 
     assert stand.server.containers[ORGANISATION]["KEY"] is kept
 
 
-@pytest.mark.parametrize("step", ["prepare", "read", "write"])
+@pytest.mark.parametrize("step", ["check", "read", "write"])
 def test_an_answer_that_nothing_foresees_is_told(stand: GithubStand, step: str) -> None:
     """Its status is named."""
     stand.server.turns = [Told(418, {"message": FIRST})]
@@ -166,7 +166,7 @@ def test_an_answer_that_nothing_foresees_is_told(stand: GithubStand, step: str) 
 def test_a_key_that_was_changed_meanwhile_is_read_again(stand: GithubStand) -> None:
     """GitHub's answer to an old key costs one more look, not the token."""
     sink = stand.sink()
-    sink.prepare()
+    sink.check()
     stand.server.change_key()
     sink.write(Secret(FIRST))
     assert stand.held() == FIRST
@@ -175,7 +175,7 @@ def test_a_key_that_was_changed_meanwhile_is_read_again(stand: GithubStand) -> N
 def test_a_write_that_stays_refused_is_told(stand: GithubStand) -> None:
     """A refusal that no new key helps is an error that names the status."""
     sink = stand.sink()
-    sink.prepare()
+    sink.check()
     stand.server.turns = [Told(422), Told(200, {"key_id": "1", "key": "C" * 43 + "="}), Told(422)]
     assert code_of(sink, "write") == "sink_failed"
     assert (stand.server.turns, stand.held()) == ([], None)
@@ -193,7 +193,7 @@ def test_the_key_of_a_place_is_read_once(stand: GithubStand) -> None:
     github = Github(stand.environment, stand.waits.append)
     for number in range(5):
         sink = github.sink(GithubAddress("acme", f"KEY_{number}", "billing"))
-        sink.prepare()
+        sink.check()
         sink.write(Secret(FIRST))
     looks = [one for one in stand.server.asked if one.target.endswith("/public-key")]
     assert len(looks) == 1
@@ -224,8 +224,8 @@ def test_a_missing_token_is_told(stand: GithubStand) -> None:
     """Without a token nothing is sent, and the error says which variable to set."""
     stand.environment.update(GH_TOKEN="", GITHUB_TOKEN=" ")
     with pytest.raises(SinkError) as caught:
-        stand.sink().prepare()
-    assert (caught.value.slug, "GH_TOKEN" in caught.value.remedy) == ("sink_denied", True)
+        stand.sink().check()
+    assert (caught.value.code, "GH_TOKEN" in caught.value.remedy) == ("sink_denied", True)
     assert stand.server.asked == []
 
 
@@ -233,8 +233,8 @@ def test_a_missing_extra_is_told(stand: GithubStand, monkeypatch: pytest.MonkeyP
     """Without PyNaCl the error names what to install, before any key is made."""
     monkeypatch.setitem(sys.modules, "nacl.public", None)
     with pytest.raises(SinkError) as caught:
-        stand.sink().prepare()
-    assert caught.value.slug == "sink_extra_missing"
+        stand.sink().check()
+    assert caught.value.code == "sink_extra_missing"
     assert "twenty-provisioner[github]" in caught.value.remedy
 
 
@@ -252,14 +252,14 @@ def test_the_server_is_the_one_that_gh_would_use(variables: dict[str, str], host
     """Enterprise servers are named by the variables of gh, or of a runner."""
     github = Github({"GH_TOKEN": "x"} | variables, lambda _: None)
     with pytest.raises(SinkError, match=f": {host} cannot be reached"):
-        github.sink(GithubAddress("acme", "KEY", "billing")).prepare()
+        github.sink(GithubAddress("acme", "KEY", "billing")).check()
 
 
 def test_an_enterprise_server_gets_no_token_of_github_com() -> None:
     """GH_TOKEN is never sent to a server of one's own that GH_HOST names."""
     github = Github({"GH_TOKEN": "x", "GH_HOST": "git.acme.example"}, lambda _: None)
     with pytest.raises(SinkError) as caught:
-        github.sink(GithubAddress("acme", "KEY", "billing")).prepare()
+        github.sink(GithubAddress("acme", "KEY", "billing")).check()
     assert "GH_ENTERPRISE_TOKEN" in caught.value.remedy
 
 
@@ -269,7 +269,7 @@ def test_a_rate_limit_is_waited_for(stand: GithubStand) -> None:
         Told(403, {"message": "secondary rate limit"}, {"Retry-After": "7"}),
         Told(429, {"message": "secondary rate limit"}, {"Retry-After": "9"}),
     ]
-    stand.sink().prepare()
+    stand.sink().check()
     assert [int(wait) for wait in stand.waits] == [7, 9]
 
 
@@ -278,18 +278,19 @@ def test_what_is_there_tells_when_it_was_written(stand: GithubStand) -> None:
     stand.sink().write(Secret(FIRST))
     kept = stand.server.containers[REPOSITORY]["TWENTY_KEY_0"]
     content = stand.sink().read()
-    assert isinstance(content, Unread)
+    assert isinstance(content, WriteOnly)
     assert content.updated_at is not None
-    assert abs(content.updated_at - kept.updated_at) <= timedelta(seconds=1)
+    # Both the time and the `Date` that corrects it count whole seconds.
+    assert abs(content.updated_at - kept.updated_at) < timedelta(seconds=2)
     assert content.only_writes
-    assert stand.sink(1).read() == Nothing()
+    assert stand.sink(1).read() == Empty()
     stand.server.turns = [Told(200, {"updated_at": "yesterday"})]
-    assert stand.sink().read() == Unread(None)
+    assert stand.sink().read() == WriteOnly(None)
     ahead = datetime.now(UTC) + timedelta(seconds=50)
     told = {"updated_at": ahead.isoformat()}
     stand.server.turns = [Told(200, told, {"Date": format_datetime(ahead, usegmt=True)})]
     content = stand.sink().read()
-    assert isinstance(content, Unread)
+    assert isinstance(content, WriteOnly)
     assert content.updated_at is not None
     assert abs(content.updated_at - datetime.now(UTC)) < timedelta(seconds=5)
 
@@ -300,7 +301,7 @@ def test_the_time_of_an_organisations_secret_proves_no_write(stand: GithubStand)
     sink = stand.opened(address)
     sink.write(Secret(FIRST))
     content = sink.read()
-    assert isinstance(content, Unread)
+    assert isinstance(content, WriteOnly)
     assert not content.only_writes
 
 
@@ -314,13 +315,13 @@ def test_an_archived_repository_is_told_beforehand(
     for number in range(20):
         sink = github.sink(GithubAddress("acme", f"KEY_{number}", "billing", environment))
         with pytest.raises(SinkError) as caught:
-            sink.prepare()
-        assert caught.value.slug == "sink_unsuitable"
+            sink.check()
+        assert caught.value.code == "sink_unsuitable"
         assert "archived" in caught.value.message
         assert "Unarchive the repository" in caught.value.remedy
     looks = [one for one in stand.server.asked if one.names == ("repos", "acme", "billing")]
     assert len(looks) == 1
-    stand.opened(GithubAddress("acme", "KEY")).prepare()
+    stand.opened(GithubAddress("acme", "KEY")).check()
 
 
 @pytest.mark.parametrize(
@@ -337,7 +338,7 @@ def test_an_archived_repository_is_told_beforehand(
 def test_a_repository_that_is_not_shown_may_take_secrets(stand: GithubStand, told: Told) -> None:
     """Only a plain answer that it is archived counts; nobody needs the right to see more."""
     stand.server.repository = told
-    stand.sink().prepare()
+    stand.sink().check()
     stand.sink().write(Secret(FIRST))
     assert stand.held() == FIRST
 

@@ -15,7 +15,7 @@ from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import GitlabAddress
 from provisioner.secret import Secret
 from provisioner.sinks.gitlab import Gitlab
-from provisioner.sinks.sink import Holds, Nothing, Unread
+from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,11 +99,11 @@ def add(stand: GitlabStand, where: tuple[str, str] = PROJECT, **attributes: Any)
     return variable
 
 
-def code_of(sink: Sink, step: str = "prepare", token: str = FIRST) -> str:
+def code_of(sink: Sink, step: str = "check", token: str = FIRST) -> str:
     with pytest.raises(SinkError) as caught:
         sink.write(Secret(token)) if step == "write" else getattr(sink, step)()
     assert token not in f"{caught.value.message}{caught.value.remedy}"
-    return caught.value.slug
+    return caught.value.code
 
 
 def test_a_variable_is_masked_protected_and_raw(stand: GitlabStand) -> None:
@@ -133,8 +133,8 @@ def test_variables_of_one_environment_are_left_alone(
     """Of several variables of a key the one for all environments is meant, there or not."""
     add(stand, where, environment_scope="production")
     sink = stand.opened(GitlabAddress(where[1], "KEY"))
-    sink.prepare()
-    assert sink.read() == Nothing()
+    sink.check()
+    assert sink.read() == Empty()
     for token in (FIRST, SECOND):
         sink.write(Secret(token))
         assert stand.variable("KEY", where)["value"] == token
@@ -156,7 +156,7 @@ def test_a_path_that_is_no_project_is_a_group(stand: GitlabStand) -> None:
     gitlab = Gitlab(stand.environment, lambda _: None)
     for key in ("A", "B"):
         sink = gitlab.sink(GitlabAddress("acme/all-of-it", key))
-        sink.prepare()
+        sink.check()
         sink.write(Secret(FIRST))
         assert stand.variable(key, GROUP)["value"] == FIRST
     looks = [one.names[2] for one in stand.server.asked if len(one.names) == 4]
@@ -179,8 +179,8 @@ def test_a_hidden_variable_cannot_be_read_and_can_be_written(stand: GitlabStand)
     """GitLab shows no value of it, so neither do we say that there is none."""
     variable = add(stand, hidden=True, masked=True, value=FIRST)
     sink = stand.opened(GitlabAddress("acme/billing", "KEY"))
-    sink.prepare()
-    assert sink.read() == Unread()
+    sink.check()
+    assert sink.read() == WriteOnly()
     sink.write(Secret(SECOND))
     assert variable["value"] == SECOND
 
@@ -188,7 +188,7 @@ def test_a_hidden_variable_cannot_be_read_and_can_be_written(stand: GitlabStand)
 def test_a_create_whose_answer_was_lost_is_one_variable(stand: GitlabStand) -> None:
     """The repeat finds the key taken, and sets the value of what is there."""
     sink = stand.sink()
-    sink.prepare()
+    sink.check()
     stand.server.turns = [Told(404), "lose"]
     sink.write(Secret(FIRST))
     assert [one["value"] for one in stand.server.variables[PROJECT]] == [FIRST]
@@ -198,13 +198,13 @@ def test_a_create_whose_answer_was_lost_is_one_variable(stand: GitlabStand) -> N
 def test_another_refusal_is_told(stand: GitlabStand) -> None:
     """A status that nothing foresees is named, and none of GitLab's words."""
     sink = stand.sink()
-    sink.prepare()
+    sink.check()
     stand.server.turns = [Told(404), Told(400, {"message": {"base": [f"no more of {FIRST}"]}})]
     assert code_of(sink, "write") == "sink_failed"
 
 
 @pytest.mark.parametrize("before", [[], [Told(200, {})]])
-@pytest.mark.parametrize("step", ["prepare", "read", "write"])
+@pytest.mark.parametrize("step", ["check", "read", "write"])
 def test_an_answer_that_nothing_foresees_is_told(
     stand: GitlabStand, step: str, before: list[Told]
 ) -> None:
@@ -217,8 +217,8 @@ def test_a_missing_token_is_told(stand: GitlabStand) -> None:
     """Without a token nothing is sent, and the error says which variable to set."""
     del stand.environment["GITLAB_TOKEN"]
     with pytest.raises(SinkError) as caught:
-        stand.sink().prepare()
-    assert (caught.value.slug, "GITLAB_TOKEN" in caught.value.remedy) == ("sink_denied", True)
+        stand.sink().check()
+    assert (caught.value.code, "GITLAB_TOKEN" in caught.value.remedy) == ("sink_denied", True)
     assert stand.server.asked == []
 
 
@@ -226,7 +226,7 @@ def test_a_value_of_another_kind_is_read_as_it_is(stand: GitlabStand) -> None:
     """What someone wrote by hand is shown to whoever compares, token or not."""
     add(stand, value="theirs")
     content = stand.opened(GitlabAddress("acme/billing", "KEY")).read()
-    assert isinstance(content, Holds)
+    assert isinstance(content, StoredValue)
     assert content.value.reveal() == "theirs"
 
 
@@ -249,7 +249,7 @@ def test_the_server_is_the_one_that_glab_would_use(variables: dict[str, str], ho
     """One's own servers are named by the variables of glab, or of a job."""
     gitlab = Gitlab({"GITLAB_TOKEN": "x"} | variables, lambda _: None)
     with pytest.raises(SinkError, match=f": {host} cannot be reached"):
-        gitlab.sink(GitlabAddress("acme/billing", "KEY")).prepare()
+        gitlab.sink(GitlabAddress("acme/billing", "KEY")).check()
 
 
 @pytest.mark.parametrize("path", ["acme/billing", "acme/all-of-it"])
@@ -258,11 +258,11 @@ def test_an_archived_project_is_told_beforehand(stand: GitlabStand, path: str) -
     stand.server.archived = {path}
     sink = stand.opened(GitlabAddress(path, "KEY"))
     with pytest.raises(SinkError) as caught:
-        sink.prepare()
-    assert caught.value.slug == "sink_unsuitable"
+        sink.check()
+    assert caught.value.code == "sink_unsuitable"
     assert "archived" in caught.value.message
     assert "Unarchive the project" in caught.value.remedy
-    assert isinstance(sink.read(), Nothing)
+    assert isinstance(sink.read(), Empty)
 
 
 @pytest.mark.parametrize(("headers", "tries"), [({"Retry-After": "60"}, 1), ({}, 7)])
@@ -286,6 +286,6 @@ def test_a_rate_limit_without_end_costs_no_variable(stand: GitlabStand) -> None:
     stand.server.turns = [Told(429, b"Retry later\n")] * 40
     with pytest.raises(SinkError) as caught:
         stand.sink().write(Secret(SECOND))
-    assert caught.value.slug == "sink_unavailable"
+    assert caught.value.code == "sink_unavailable"
     assert "too many requests" in caught.value.message
     assert stand.held() == FIRST

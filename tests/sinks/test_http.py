@@ -116,7 +116,7 @@ def test_what_may_pass_is_tried_again(client: Client, server: Plain, turn: Any, 
 def test_what_does_not_pass_is_given_up(client: Client, server: Plain, turn: Any) -> None:
     """After the fourth try the sink is unavailable."""
     server.turns = [turn] * 5
-    assert client.error().slug == "sink_unavailable"
+    assert client.error().code == "sink_unavailable"
     assert len(server.turns) == 1
 
 
@@ -125,7 +125,7 @@ def test_a_refusal_is_final(client: Client, server: Plain, status: int) -> None:
     """The same credential is not tried again; what the server says is not repeated."""
     server.turns = [Told(status, {"message": "sentCanary"})]
     error = client.error()
-    assert (error.slug, str(status) in error.message) == ("sink_denied", True)
+    assert (error.code, str(status) in error.message) == ("sink_denied", True)
     assert len(server.asked) == 1
 
 
@@ -191,7 +191,7 @@ def test_more_than_a_minute_is_not_waited_for_a_server_that_is_down(
 ) -> None:
     """Whoever asks for it is unavailable."""
     server.turns = [Told(503, None, {"Retry-After": "61"})]
-    assert client.error().slug == "sink_unavailable"
+    assert client.error().code == "sink_unavailable"
     assert (client.waits, len(server.asked)) == ([], 1)
 
 
@@ -231,14 +231,14 @@ def test_a_throttling_without_end_is_given_up(client: Client, server: Plain, tur
     """After several minutes in all; the credential is not blamed."""
     server.turns = [turn] * 40
     error = client.error()
-    assert (error.slug, "too many requests" in error.message) == ("sink_unavailable", True)
-    assert 300 <= sum(client.waits) <= http.PATIENCE
+    assert (error.code, "too many requests" in error.message) == ("sink_unavailable", True)
+    assert 300 <= sum(client.waits) <= http.MAX_WAIT
 
 
 def test_an_hour_is_not_waited_and_the_others_ask_no_more(client: Client, server: Plain) -> None:
     """GitHub's primary limit may take an hour; until then no request is worth sending."""
     server.turns = [Told(403, None, {"Retry-After": "3000"})]
-    assert [client.error().slug for _ in range(3)] == ["sink_unavailable"] * 3
+    assert [client.error().code for _ in range(3)] == ["sink_unavailable"] * 3
     assert (client.waits, len(server.asked)) == ([], 1)
 
 
@@ -263,14 +263,14 @@ def test_a_redirect_is_not_followed(client: Client, server: Plain, status: int) 
     """Neither token nor credential goes where a server points to."""
     server.turns = [Told(status, None, {"Location": f"{server.url}/elsewhereCanary"})]
     error = client.error()
-    assert (error.slug, "redirect" in error.message) == ("sink_unavailable", True)
+    assert (error.code, "redirect" in error.message) == ("sink_unavailable", True)
     assert len(server.asked) == 1
 
 
 def test_an_answer_that_is_no_json_is_told(client: Client, server: Plain) -> None:
     """A page of a proxy that says 200 is no success."""
     server.turns = [Told(200, b"<html>welcomeCanary</html>"), Told(200, b"[" * 100_000)]
-    assert [client.error().slug, client.error().slug] == ["sink_unavailable"] * 2
+    assert [client.error().code, client.error().code] == ["sink_unavailable"] * 2
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -336,7 +336,7 @@ def test_nobody_listens(server: Plain) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = Client(server, base=f"https://localhost:{port}")
-    assert client.error().slug == "sink_unavailable"
+    assert client.error().code == "sink_unavailable"
     assert len(client.waits) == 3
 
 
@@ -344,7 +344,7 @@ def test_nobody_listens(server: Plain) -> None:
 def test_an_address_that_is_none_is_told(server: Plain, base: str) -> None:
     """A slip in a variable is an error that says so, not a traceback."""
     client = Client(server, base=base)
-    assert client.error().slug == "sink_unavailable"
+    assert client.error().code == "sink_unavailable"
 
 
 # Who may listen.
@@ -355,7 +355,7 @@ def test_plain_http_is_for_loopback_alone() -> None:
     with Plain(plain=True) as server:
         assert Client(server).call().status == 200
         client = Client(server, base="http://vault.example")
-        assert (client.error().slug, client.grants) == ("sink_unsuitable", 0)
+        assert (client.error().code, client.grants) == ("sink_unsuitable", 0)
 
 
 def test_a_certificate_of_another_authority_is_not_trusted(
@@ -398,7 +398,7 @@ def test_the_authority_comes_from_the_usual_variables() -> None:
 @pytest.mark.parametrize("path", ["/a/../b", "/a/.", "/..?c"])
 def test_no_name_leads_elsewhere(client: Client, server: Plain, path: str) -> None:
     """Names of dots alone would be taken for folders on the way."""
-    assert client.error(path).slug == "sink_unsuitable"
+    assert client.error(path).code == "sink_unsuitable"
     assert server.asked == []
 
 
@@ -409,7 +409,7 @@ def test_no_name_leads_elsewhere(client: Client, server: Plain, path: str) -> No
 def test_a_credential_that_no_header_carries_is_told(server: Plain, token: str) -> None:
     """It is refused without being shown or sent."""
     client = Client(server, token)
-    assert client.error().slug == "sink_denied"
+    assert client.error().code == "sink_denied"
     assert server.asked == []
 
 

@@ -24,7 +24,7 @@ from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import KubernetesAddress
 from provisioner.secret import Secret
 from provisioner.sinks.kubernetes import Kubernetes
-from provisioner.sinks.sink import Holds, Nothing
+from provisioner.sinks.sink import Empty, StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,15 +123,15 @@ class TestKubernetes(Compliance):
     """What every sink promises."""
 
 
-def error_of(sink: Sink, step: str = "prepare") -> SinkError:
+def error_of(sink: Sink, step: str = "check") -> SinkError:
     with pytest.raises(SinkError) as caught:
         sink.write(Secret(FIRST)) if step == "write" else getattr(sink, step)()
     assert FIRST not in f"{caught.value.message}{caught.value.remedy}"
     return caught.value
 
 
-def code_of(sink: Sink, step: str = "prepare") -> str:
-    return error_of(sink, step).slug
+def code_of(sink: Sink, step: str = "check") -> str:
+    return error_of(sink, step).code
 
 
 def test_each_key_has_an_owner_of_its_own(stand: KubernetesStand) -> None:
@@ -164,7 +164,7 @@ def test_what_others_own_is_kept_and_our_key_is_taken_over(stand: KubernetesStan
     theirs = Kept(type="kubernetes.io/basic-auth")
     theirs.apply("kubectl", {"key-0": coded("theirs"), "other": coded("kept")}, force=False)
     stand.server.secrets[HELD] = theirs
-    stand.sink().prepare()
+    stand.sink().check()
     stand.sink().write(Secret(FIRST))
     assert theirs.data == {"key-0": coded(FIRST), "other": coded("kept")}
     assert theirs.type == "kubernetes.io/basic-auth"
@@ -188,7 +188,7 @@ def refused(stand: KubernetesStand, address: KubernetesAddress = ADDRESS) -> Sin
     """What looking ahead and the write both end in; nothing was written by either."""
     before = dict(stand.server.secrets)
     ahead, written = error_of(stand.opened(address)), error_of(stand.opened(address), "write")
-    assert (ahead.slug, ahead.message) == (written.slug, written.message)
+    assert (ahead.code, ahead.message) == (written.code, written.message)
     assert ahead.remedy == written.remedy
     assert stand.server.secrets == before
     return ahead
@@ -197,7 +197,7 @@ def refused(stand: KubernetesStand, address: KubernetesAddress = ADDRESS) -> Sin
 def test_a_dry_run_writes_nothing(stand: KubernetesStand) -> None:
     """Looking ahead leaves a Secret that is there as it was, and sends no token."""
     stand.sink().write(Secret(FIRST))
-    stand.sink().prepare()
+    stand.sink().check()
     assert stand.held() == FIRST
     dry = [one for one in stand.server.asked if one.query.get("dryRun") == "All"]
     assert len(dry) == 1
@@ -207,7 +207,7 @@ def test_a_dry_run_writes_nothing(stand: KubernetesStand) -> None:
 def test_a_missing_namespace_is_told(stand: KubernetesStand) -> None:
     """Before a token is made, though a Secret that is not there looks the same."""
     error = refused(stand, KubernetesAddress("nowhere", "twenty"))
-    assert error.slug == "sink_missing"
+    assert error.code == "sink_missing"
     assert "Create the namespace" in error.remedy
 
 
@@ -215,17 +215,17 @@ def test_a_namespace_that_is_being_deleted_is_told(stand: KubernetesStand) -> No
     """It takes nothing new; what is in it may still be written."""
     stand.server.terminating = {"shop"}
     error = refused(stand)
-    assert error.slug == "sink_unsuitable"
+    assert error.code == "sink_unsuitable"
     assert "being deleted" in error.message
     stand.server.secrets[HELD] = Kept()
-    stand.sink().prepare()
+    stand.sink().check()
 
 
 def test_a_quota_that_is_used_up_is_told(stand: KubernetesStand) -> None:
     """It is no matter of rights, though the cluster answers as if it were."""
     stand.server.quota = 0
     error = refused(stand)
-    assert error.slug == "sink_failed"
+    assert error.code == "sink_failed"
     assert "quota" in error.remedy
 
 
@@ -233,7 +233,7 @@ def test_an_admission_rule_that_refuses_is_told(stand: KubernetesStand) -> None:
     """Its words may be anything, those of a dry run too, and are not shown."""
     stand.server.webhook = "denies"
     error = refused(stand)
-    assert error.slug == "sink_denied"
+    assert error.code == "sink_denied"
     assert "admission" in error.remedy
     assert "policy.example.com" not in f"{error.message}{error.remedy}"
 
@@ -248,7 +248,7 @@ def test_a_policy_of_the_cluster_that_refuses_is_told(stand: KubernetesStand) ->
 def test_a_cluster_that_cannot_try_is_not_refused(stand: KubernetesStand) -> None:
     """A webhook without dry runs has them refused, which says nothing of a write."""
     stand.server.webhook = "knows no dry run"
-    stand.sink().prepare()
+    stand.sink().check()
     stand.sink().write(Secret(FIRST))
     assert stand.held() == FIRST
 
@@ -268,7 +268,7 @@ def test_other_refusals_of_a_write_are_explained(
     """Each with what to do about it."""
     stand.server.turns = [Told(404), told]
     error = error_of(stand.sink())
-    assert error.slug == code
+    assert error.code == code
     assert word in f"{error.message}{error.remedy}"
 
 
@@ -277,7 +277,7 @@ def test_a_verb_that_is_not_allowed_is_told_beforehand(stand: KubernetesStand, v
     """The verb is named, as the cluster names it."""
     stand.server.verbs.remove(verb)
     error = error_of(stand.sink())
-    assert error.slug == "sink_denied"
+    assert error.code == "sink_denied"
     assert verb == "get" or verb in error.remedy
     assert stand.server.secrets == {}
 
@@ -286,12 +286,12 @@ def test_creating_need_not_be_allowed_where_the_secret_is(stand: KubernetesStand
     """A role for one Secret that is there is enough."""
     stand.server.verbs.remove("create")
     stand.server.secrets[HELD] = Kept()
-    stand.sink().prepare()
+    stand.sink().check()
     stand.sink().write(Secret(FIRST))
     assert stand.held() == FIRST
 
 
-@pytest.mark.parametrize("step", ["prepare", "read", "write"])
+@pytest.mark.parametrize("step", ["check", "read", "write"])
 def test_an_answer_that_nothing_foresees_is_told(stand: KubernetesStand, step: str) -> None:
     """Its status is named."""
     stand.server.turns = [Told(418, {"message": FIRST})]
@@ -336,8 +336,8 @@ def test_names_that_no_cluster_takes_are_told_beforehand(
 def test_what_is_no_text_is_read_all_the_same(stand: KubernetesStand) -> None:
     """Bytes that someone put there are something, and not our token."""
     stand.server.secrets[HELD] = Kept(data={"key-0": base64.b64encode(b"\xff\xfe").decode()})
-    assert isinstance(stand.sink().read(), Holds)
-    assert isinstance(stand.sink(1).read(), Nothing)
+    assert isinstance(stand.sink().read(), StoredValue)
+    assert isinstance(stand.sink(1).read(), Empty)
 
 
 # How the cluster is found and who asks there.
@@ -360,7 +360,7 @@ def test_a_pod_uses_its_service_account(stand: KubernetesStand) -> None:
     sink = stand.sink()
     assert code_of(sink) == "sink_denied"
     token.write_text(f"{stand.server.token}\n")
-    sink.prepare()
+    sink.check()
 
 
 def test_a_kubeconfig_that_is_named_goes_before_the_pod(stand: KubernetesStand) -> None:
@@ -416,7 +416,7 @@ def test_a_client_certificate(tmp_path: Path, inline: bool) -> None:
             (tmp_path / "me.key").write_bytes(key)
             user = {"client-certificate": "me.pem", "client-key": "me.key"}
         stand.configure(user)
-        stand.sink().prepare()
+        stand.sink().check()
         stand.configure({})
         assert code_of(stand.sink()) == "sink_unavailable"
         stand.configure(user | {"client-key-data": coded("no key")})
@@ -432,10 +432,10 @@ def test_a_certificate_for_another_name(tmp_path: Path) -> None:
     with Elsewhere() as server:
         stand = KubernetesStand(server, tmp_path)
         error = error_of(stand.sink())
-        assert (error.slug, "not trusted" in error.message) == ("sink_unavailable", True)
+        assert (error.code, "not trusted" in error.message) == ("sink_unavailable", True)
         cluster = {"certificate-authority": server.ca_file, "tls-server-name": Elsewhere.name}
         stand.configure({"token": server.token}, **cluster)
-        stand.sink().prepare()
+        stand.sink().check()
 
 
 @pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
@@ -443,10 +443,10 @@ def test_an_unchecked_certificate_is_for_loopback_alone(stand: KubernetesStand) 
     """`insecure-skip-tls-verify` is refused for every other server, before anything is sent."""
     insecure = {"insecure-skip-tls-verify": True}
     stand.configure({"token": stand.server.token}, **insecure)
-    stand.sink().prepare()
+    stand.sink().check()
     stand.configure({"token": "x"}, **insecure, server="https://cluster.example")
     error = error_of(stand.sink())
-    assert (error.slug, "overheard" in error.message) == ("sink_unsuitable", True)
+    assert (error.code, "overheard" in error.message) == ("sink_unsuitable", True)
 
 
 PLUGIN = """#!{python}
@@ -499,7 +499,7 @@ def test_a_credential_plugin(
     if hours is not None:
         status["expirationTimestamp"] = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
     ran = plugin(status, version)
-    stand.sink().prepare()
+    stand.sink().check()
     assert len(stand.server.asked) == 2
     assert len(ran.read_text()) == runs
 
@@ -539,7 +539,7 @@ def test_a_credential_plugin_that_gives_nothing(
     file = stand.folder / "bin" / "plugin"
     file.write_text(file.read_text().replace("status = {}", f"status = {status}"))
     error = error_of(stand.sink())
-    assert error.slug == "sink_denied"
+    assert error.code == "sink_denied"
     assert how in error.message
     assert "canary" not in error.message + error.remedy
 
@@ -549,7 +549,7 @@ def test_a_credential_plugin_that_is_not_there(stand: KubernetesStand) -> None:
     settings = {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin"}
     stand.configure({"exec": settings})
     error = error_of(stand.sink())
-    assert (error.slug, "no-such-plugin cannot" in error.message) == ("sink_denied", True)
+    assert (error.code, "no-such-plugin cannot" in error.message) == ("sink_denied", True)
 
 
 def test_a_credential_plugin_that_hangs_is_ended(
@@ -594,7 +594,7 @@ def test_a_user_that_cannot_be_used_is_told(stand: KubernetesStand, user: dict[s
     """Nothing is sent as someone else than the kubeconfig says."""
     stand.configure(user)
     error = error_of(stand.sink())
-    assert error.slug == "sink_denied"
+    assert error.code == "sink_denied"
     assert "canary" not in error.message + error.remedy
     assert stand.server.asked == []
 
@@ -622,7 +622,7 @@ def test_a_kubeconfig_that_cannot_be_used_is_told(stand: KubernetesStand, text: 
     """Whatever stands there, the error names what is wrong and quotes nothing."""
     (stand.folder / "config").write_text(text)
     error = error_of(stand.sink())
-    assert error.slug == "sink_denied"
+    assert error.code == "sink_denied"
     assert "canary" not in error.message + error.remedy
 
 
@@ -630,7 +630,7 @@ def test_no_kubeconfig_at_all_is_told(stand: KubernetesStand) -> None:
     """The error says what to set."""
     stand.environment["KUBECONFIG"] = str(stand.folder / "missing")
     error = error_of(stand.sink())
-    assert (error.slug, "KUBECONFIG" in error.remedy) == ("sink_denied", True)
+    assert (error.code, "KUBECONFIG" in error.remedy) == ("sink_denied", True)
 
 
 BUSY = {"kind": "Status", "status": "Failure", "reason": "TooManyRequests", "code": 429}
@@ -661,6 +661,6 @@ def test_a_cluster_that_stays_busy_costs_no_key(stand: KubernetesStand) -> None:
     stand.server.turns = [Told(429, BUSY)] * 40
     with pytest.raises(SinkError) as caught:
         stand.sink().write(Secret(SECOND))
-    assert caught.value.slug == "sink_unavailable"
+    assert caught.value.code == "sink_unavailable"
     assert "too many requests" in caught.value.message
     assert stand.held() == FIRST

@@ -22,13 +22,13 @@ from provisioner.model.sink_address import (
     KubernetesAddress,
     VaultAddress,
 )
-from provisioner.model.sink_content import NotAToken, NoToken, TokenOf, Untold, Unusable
-from provisioner.runtime.cancellation import STOPPED, Stop
+from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
+from provisioner.runtime.cancellation import STOPPED, Cancellation
 from provisioner.sandbox import Sandbox
 from provisioner.secret import Secret
-from provisioner.sinks.probe import look_ahead, look_into
-from provisioner.sinks.registry import Sinks
-from provisioner.sinks.sink import Holds, Nothing, Unread, failed
+from provisioner.sinks.probe import check_all, read_all
+from provisioner.sinks.registry import SinkRegistry
+from provisioner.sinks.sink import Empty, StoredValue, WriteOnly, failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ class Answers:
 
     answer: Callable[[], Content | None]
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         self.answer()
 
     def read(self) -> Content:
@@ -81,18 +81,18 @@ def test_a_survey_tells_claims_and_never_a_token(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     addresses = {name: FileAddress("a.env", name) for name in (*lines, "NONE")}
     folder = FileAddress("folder", "A")
-    stop = Stop()
-    found = look_into([*addresses.values(), folder], Sinks(tmp_path, {}, stop).open, stop)
+    stop = Cancellation()
+    found = read_all([*addresses.values(), folder], SinkRegistry(tmp_path, {}, stop).open, stop)
     of_key = found[addresses["GOOD"]]
-    assert isinstance(of_key, TokenOf)
+    assert isinstance(of_key, ApiKeyToken)
     assert of_key.key == key_id
-    assert of_key.ends is not None
-    assert timedelta(minutes=55) < of_key.ends - datetime.now(UTC) < timedelta(minutes=61)
+    assert of_key.expires_at is not None
+    assert timedelta(minutes=55) < of_key.expires_at - datetime.now(UTC) < timedelta(minutes=61)
     assert [found[addresses[name]] for name in ("SESSION", "JUNK", "HALF", "NONE")] == [
         *[NotAToken()] * 3,
         NoToken(),
     ]
-    assert isinstance(found[folder], Unusable)
+    assert isinstance(found[folder], Unavailable)
     assert found[folder].failure.code == "sink_unsuitable"
     assert not [text for text in lines.values() if text in repr(found)]
 
@@ -100,15 +100,15 @@ def test_a_survey_tells_claims_and_never_a_token(tmp_path: Path) -> None:
 def test_a_sink_that_cannot_be_read_back_tells_its_time_or_nothing() -> None:
     """As it was told; the order is that of the question."""
     sinks = {
-        file(1): Answers(lambda: Unread(NOW)),
-        file(2): Answers(Unread),
-        file(3): Answers(Nothing),
-        file(4): Answers(lambda: Holds(Secret("no-token-at-all"))),
+        file(1): Answers(lambda: WriteOnly(NOW)),
+        file(2): Answers(WriteOnly),
+        file(3): Answers(Empty),
+        file(4): Answers(lambda: StoredValue(Secret("no-token-at-all"))),
     }
-    found = look_into(sinks, sinks.__getitem__, Stop())
+    found = read_all(sinks, sinks.__getitem__, Cancellation())
     assert list(found.items()) == [
-        (file(1), Untold(NOW)),
-        (file(2), Untold(None)),
+        (file(1), Unreadable(NOW)),
+        (file(2), Unreadable(None)),
         (file(3), NoToken()),
         (file(4), NotAToken()),
     ]
@@ -116,35 +116,35 @@ def test_a_sink_that_cannot_be_read_back_tells_its_time_or_nothing() -> None:
 
 def test_a_sink_that_fails_is_its_own_failure_alone() -> None:
     """Whether it cannot be opened, read or prepared; the others are told."""
-    sinks: dict[Address, Sink] = {file(1): Answers(refuse), file(2): Answers(Nothing)}
-    found = look_into(sinks, sinks.__getitem__, Stop())
-    assert found == {file(1): Unusable(DENIED), file(2): NoToken()}
-    assert look_into([file(1)], no_way, Stop()) == {file(1): Unusable(DENIED)}
-    assert look_ahead(sinks, sinks.__getitem__, Stop()) == {file(1): DENIED}
-    assert look_ahead([file(1)], no_way, Stop()) == {file(1): DENIED}
-    assert look_ahead([file(2)], sinks.__getitem__, Stop()) == {}
+    sinks: dict[Address, Sink] = {file(1): Answers(refuse), file(2): Answers(Empty)}
+    found = read_all(sinks, sinks.__getitem__, Cancellation())
+    assert found == {file(1): Unavailable(DENIED), file(2): NoToken()}
+    assert read_all([file(1)], no_way, Cancellation()) == {file(1): Unavailable(DENIED)}
+    assert check_all(sinks, sinks.__getitem__, Cancellation()) == {file(1): DENIED}
+    assert check_all([file(1)], no_way, Cancellation()) == {file(1): DENIED}
+    assert check_all([file(2)], sinks.__getitem__, Cancellation()) == {}
 
 
-@pytest.mark.parametrize("ask", [look_into, look_ahead])
+@pytest.mark.parametrize("ask", [read_all, check_all])
 def test_each_sink_is_asked_once_however_often_it_is_named(ask: Any) -> None:
     """And none where there is none."""
     asked: list[Address] = []
 
     def open_sink(address: Address) -> Sink:
         asked.append(address)
-        return Answers(Nothing)
+        return Answers(Empty)
 
-    ask([file(1), file(2), file(1), file(1), file(2)], open_sink, Stop())
+    ask([file(1), file(2), file(1), file(1), file(2)], open_sink, Cancellation())
     assert sorted(asked, key=str) == [file(1), file(2)]
     before = threading.active_count()
-    assert ask(iter(()), open_sink, Stop()) == {}
+    assert ask(iter(()), open_sink, Cancellation()) == {}
     assert (len(asked), threading.active_count()) == (2, before)
 
 
-@pytest.mark.parametrize("ask", [look_into, look_ahead])
+@pytest.mark.parametrize("ask", [read_all, check_all])
 def test_eight_sinks_are_asked_at_once_and_none_after_a_stop(ask: Any) -> None:
     """They wait for each other, so that fewer would never meet; the rest is not asked."""
-    stop = Stop()
+    stop = Cancellation()
     together = threading.Barrier(SIDE_BY_SIDE)
     asked: list[Address] = []
 
@@ -152,7 +152,7 @@ def test_eight_sinks_are_asked_at_once_and_none_after_a_stop(ask: Any) -> None:
         if together.wait(10) == 0:
             stop.ask()
         stop.wait()
-        return Nothing()
+        return Empty()
 
     def open_sink(address: Address) -> Sink:
         asked.append(address)
@@ -161,12 +161,12 @@ def test_eight_sinks_are_asked_at_once_and_none_after_a_stop(ask: Any) -> None:
     addresses = [file(number) for number in range(20)]
     found = ask(addresses, open_sink, stop)
     assert sorted(asked, key=str) == sorted(addresses[:SIDE_BY_SIDE], key=str)
-    stopped = Unusable(STOPPED) if ask is look_into else STOPPED
-    answered = dict.fromkeys(addresses[:SIDE_BY_SIDE], NoToken()) if ask is look_into else {}
+    stopped = Unavailable(STOPPED) if ask is read_all else STOPPED
+    answered = dict.fromkeys(addresses[:SIDE_BY_SIDE], NoToken()) if ask is read_all else {}
     assert found == answered | dict.fromkeys(addresses[SIDE_BY_SIDE:], stopped)
 
 
-@pytest.mark.parametrize("ask", [look_into, look_ahead])
+@pytest.mark.parametrize("ask", [read_all, check_all])
 def test_a_bug_in_a_sink_is_no_failure_of_it(ask: Any) -> None:
     """It ends the survey, so that nobody takes it for an answer."""
 
@@ -174,7 +174,7 @@ def test_a_bug_in_a_sink_is_no_failure_of_it(ask: Any) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        ask([file(1)], lambda _: Answers(bug), Stop())
+        ask([file(1)], lambda _: Answers(bug), Cancellation())
 
 
 # --- Opening -------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ ADDRESSES: dict[Address, Address] = {
 
 def test_every_kind_of_address_opens_its_sink_and_vendors_are_made_once(tmp_path: Path) -> None:
     """Without any variable, without the network; two sinks of a vendor share what it is."""
-    sinks = Sinks(tmp_path, {}, Stop())
+    sinks = SinkRegistry(tmp_path, {}, Cancellation())
     shown = {type(sinks.open(address)).__name__ for address in ADDRESSES}
     assert len(shown) == len(ADDRESSES)
     vendors = dict(sinks._vendors)
@@ -209,7 +209,7 @@ def test_every_kind_of_address_opens_its_sink_and_vendors_are_made_once(tmp_path
 
 def test_sinks_that_are_opened_at_once_share_their_vendor(tmp_path: Path) -> None:
     """Threads that meet there find one file, so that neither loses the other's token."""
-    sinks = Sinks(tmp_path, {}, Stop())
+    sinks = SinkRegistry(tmp_path, {}, Cancellation())
     together = threading.Barrier(SIDE_BY_SIDE)
 
     def write(number: int) -> None:
@@ -228,7 +228,7 @@ def test_sinks_that_are_opened_at_once_share_their_vendor(tmp_path: Path) -> Non
 
 def test_relative_paths_and_programs_stand_at_the_root(tmp_path: Path) -> None:
     """Wherever the command was run."""
-    sinks = Sinks(tmp_path, {}, Stop())
+    sinks = SinkRegistry(tmp_path, {}, Cancellation())
     sinks.open(FileAddress("x/a.env", "A")).write(Secret("token-1"))
     assert (tmp_path / "x" / "a.env").read_text() == "A=token-1\n"
     store = "import sys; open('kept', 'w').write(sys.stdin.read())"
@@ -247,16 +247,16 @@ def test_a_library_that_is_missing_is_told_when_it_is_needed(
     for name in [one for one in sys.modules if one.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
-    stop = Stop()
-    open_sink = Sinks(tmp_path, {}, stop).open
-    found = look_into([address, file(1)], open_sink, stop)
+    stop = Cancellation()
+    open_sink = SinkRegistry(tmp_path, {}, stop).open
+    found = read_all([address, file(1)], open_sink, stop)
     lacking = found[address]
-    assert isinstance(lacking, Unusable)
+    assert isinstance(lacking, Unavailable)
     assert lacking.failure.code == "sink_extra_missing"
     assert str(address) in lacking.failure.message
     assert "twenty-provisioner[" in lacking.failure.message
     assert found[file(1)] == NoToken()
-    assert look_ahead([address, file(1)], open_sink, stop) == {address: lacking.failure}
+    assert check_all([address, file(1)], open_sink, stop) == {address: lacking.failure}
     with pytest.raises(SinkError):
         open_sink(address).write(Secret("token-1"))
 
@@ -266,15 +266,15 @@ def test_a_vendor_without_a_credential_is_told_with_the_sinks_own_name(
     address: Address, tmp_path: Path
 ) -> None:
     """What opens it comes from the variables of the run alone; a file needs none."""
-    stop = Stop()
-    found = look_ahead([address], Sinks(tmp_path, {}, stop).open, stop)
+    stop = Cancellation()
+    found = check_all([address], SinkRegistry(tmp_path, {}, stop).open, stop)
     if isinstance(address, FileAddress):
         assert found == {}
     else:
         assert str(address) in found[address].message
 
 
-class Noted(Stop):
+class Noted(Cancellation):
     """A stop that notes its waits."""
 
     def __init__(self) -> None:
@@ -310,8 +310,8 @@ def test_a_vendor_that_is_busy_is_waited_for_as_long_as_the_run_may_wait(
     (tmp_path / "config").write_text(KUBECONFIG.format(url=server.url))
     environ = {name: text.format(url=server.url, root=tmp_path) for name, text in variables.items()}
     stop = Noted()
-    found = look_into([address], Sinks(tmp_path, environ, stop).open, stop)
-    assert isinstance(found[address], Unusable)
+    found = read_all([address], SinkRegistry(tmp_path, environ, stop).open, stop)
+    assert isinstance(found[address], Unavailable)
     assert found[address].failure.code == "sink_unavailable"
     assert len(server.requests) > 1
     assert stop.waits

@@ -26,7 +26,7 @@ from vault_server import (
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import VaultAddress
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Holds, Nothing
+from provisioner.sinks.sink import Empty, StoredValue
 from provisioner.sinks.vault import VaultServer
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ def test_a_version_that_is_gone_holds_nothing_and_is_followed(vault, opened, gon
     """A deleted secret reads as empty, is not brought back, and takes a new token."""
     vault.kept(PATH).versions += [Version({"x": "1"}), Version({"svc": "old"}, **{gone: True})]
     sink = opened().sink(SVC)
-    sink.prepare()
-    assert sink.read() == Nothing()
+    sink.check()
+    assert sink.read() == Empty()
     sink.write(Secret(FIRST))
     assert vault.latest(PATH) == {"svc": FIRST}
     assert len(vault.kept(PATH).versions) == 3
@@ -184,7 +184,7 @@ def test_what_is_no_text_is_something_else_than_a_token(vault, opened, value, to
     """A field of any type is there, as its JSON, so that it is seen not to be the token."""
     vault.put(PATH, {"svc": value})
     content = opened().sink(SVC).read()
-    assert isinstance(content, Holds)
+    assert isinstance(content, StoredValue)
     assert content.value.reveal() == told
 
 
@@ -192,7 +192,7 @@ def test_what_is_no_text_is_something_else_than_a_token(vault, opened, value, to
 def test_a_secret_without_the_field_holds_nothing(vault, opened, data) -> None:
     """Other fields are no token."""
     vault.put(PATH, data)
-    assert opened().sink(SVC).read() == Nothing()
+    assert opened().sink(SVC).read() == Empty()
 
 
 @pytest.mark.parametrize("handled", [True, False])
@@ -223,7 +223,7 @@ def test_who_is_always_overtaken_says_so(vault, opened, waits) -> None:
         meanwhile = lambda: vault.put(PATH, {"other": "x"})  # noqa: E731 - one line
         vault.faults.append(Fault("POST", "secret/data/*", first=meanwhile, answered=True))
     error = _refused(lambda: opened().sink(SVC).write(Secret(FIRST)))
-    assert error.slug == "sink_failed"
+    assert error.code == "sink_failed"
     assert vault.latest(PATH) == {"other": "x"}
     assert len(waits) == 8
     assert all(0 < wait <= 2 for wait in waits)
@@ -233,7 +233,7 @@ def test_a_write_that_is_refused_for_good_is_not_repeated(vault, opened, waits) 
     """A status that says no is told with its number, at once."""
     vault.faults.append(Fault("POST", "secret/data/*", (413, {})))
     error = _refused(lambda: opened().sink(SVC).write(Secret(FIRST)))
-    assert error.slug == "sink_failed"
+    assert error.code == "sink_failed"
     assert "413" in error.message
     assert not waits
 
@@ -254,7 +254,7 @@ def test_what_passes_is_waited_for(vault, opened, waits, status) -> None:
     vault.put(PATH, {"svc": FIRST})
     vault.faults.extend(Fault("GET", "secret/data/*", (status, {})) for _ in range(4))
     content = opened().sink(SVC).read()
-    assert isinstance(content, Holds)
+    assert isinstance(content, StoredValue)
     assert content.value.reveal() == FIRST
     assert len(waits) == 4
     assert 0.1 < waits[0] <= 0.25
@@ -265,7 +265,7 @@ def test_what_does_not_pass_is_told(vault, opened) -> None:
     """A server that stays sealed is unavailable, with its status."""
     vault.faults.extend(Fault("GET", "*", (503, {})) for _ in range(5))
     error = _refused(lambda: opened().sink(SVC).read())
-    assert error.slug == "sink_unavailable"
+    assert error.code == "sink_unavailable"
     assert "503" in error.message
     assert not vault.faults
 
@@ -284,7 +284,7 @@ def test_an_engine_that_is_starting_is_waited_for(vault, opened, waits, status, 
     vault.put(PATH, {"svc": FIRST, "other": "x"})
     vault.faults.extend(Fault("GET", "secret/*", (status, {}), says=says) for _ in range(4))
     content = opened().sink(SVC).read()
-    assert isinstance(content, Holds)
+    assert isinstance(content, StoredValue)
     assert len(waits) == 4
     vault.faults.extend(Fault("POST", "secret/*", (status, {}), says=says) for _ in range(3))
     opened().sink(SVC).write(Secret(SECOND))
@@ -301,7 +301,7 @@ def test_an_engine_that_does_not_start_is_told(vault, opened, step, method, stat
     sink = opened().sink(SVC)
     arguments = (Secret(SECOND),) if step == "write" else ()
     error = _refused(lambda: getattr(sink, step)(*arguments))
-    assert error.slug == "sink_unavailable"
+    assert error.code == "sink_unavailable"
     assert "upgrading or mounting" in error.message
     assert vault.latest(PATH) == {"svc": FIRST}
 
@@ -311,14 +311,14 @@ def test_a_lookup_meets_an_engine_that_is_starting(vault, opened, waits, path) -
     """What is asked before a token is minted waits for it too."""
     for method in ("GET", "POST"):
         vault.faults.append(Fault(method, path, (400, {}), says=WAITING))
-    opened().sink(SVC).prepare()
+    opened().sink(SVC).check()
     assert len(waits) == 1
 
 
 def test_another_400_is_not_waited_for(vault, opened, waits) -> None:
     """A refusal is one, whatever words of it are alike."""
     vault.faults.append(Fault("POST", "secret/*", (400, {}), says="invalid: versioned data"))
-    assert _refused(lambda: opened().sink(SVC).write(Secret(FIRST))).slug == "sink_failed"
+    assert _refused(lambda: opened().sink(SVC).write(Secret(FIRST))).code == "sink_failed"
     assert not waits
 
 
@@ -335,7 +335,7 @@ def test_a_wait_that_is_asked_for_is_kept(vault, opened, waits, asked, waited) -
 def test_a_longer_wait_is_given_up_at_once(vault, opened, waits, asked) -> None:
     """Four waits of any length would hold the run for as long as the server likes."""
     vault.faults.append(Fault("GET", "secret/data/*", (503, {"Retry-After": asked})))
-    assert _refused(lambda: opened().sink(SVC).read()).slug == "sink_unavailable"
+    assert _refused(lambda: opened().sink(SVC).read()).code == "sink_unavailable"
     assert waits == []
 
 
@@ -345,14 +345,14 @@ def test_a_redirect_does_not_get_the_token(vault, opened, authority) -> None:
         vault.faults.append(Fault("GET", "*", (307, {"Location": f"{elsewhere.url}/v1/x"})))
         error = _refused(lambda: opened().sink(SVC).read())
         assert elsewhere.journal == []
-    assert error.slug == "sink_unavailable"
+    assert error.code == "sink_unavailable"
     assert "redirect" in error.message
 
 
 def test_an_unknown_authority_gets_nothing(vault, opened, waits) -> None:
     """A certificate that is not trusted ends it before anything is sent, and says what to set."""
     error = _refused(lambda: opened(VAULT_CACERT=None).sink(SVC).write(Secret(FIRST)))
-    assert error.slug == "sink_unavailable"
+    assert error.code == "sink_unavailable"
     assert "VAULT_CACERT" in error.remedy
     assert vault.journal == []
     assert not waits
@@ -368,7 +368,7 @@ def test_other_names_of_authorities_are_known(vault, opened, certificate, name) 
 def test_authorities_that_cannot_be_read_are_told(opened, tmp_path) -> None:
     """A CA file that is not there is named by its variable."""
     error = _refused(lambda: opened(VAULT_CACERT=str(tmp_path / "nothing.pem")).sink(SVC).read())
-    assert error.slug == "sink_unavailable"
+    assert error.code == "sink_unavailable"
     assert "VAULT_CACERT" in error.remedy
 
 
@@ -389,8 +389,8 @@ def test_plain_http_is_for_loopback_alone(opened) -> None:
         plain.policies[TOKEN] = {"secret/*": ALL}
         opened(VAULT_ADDR=plain.url).sink(SVC).write(Secret(FIRST))
         assert plain.latest(PATH) == {"svc": FIRST}
-    error = _refused(lambda: opened(VAULT_ADDR="http://vault.example.com").sink(SVC).prepare())
-    assert error.slug == "sink_unsuitable"
+    error = _refused(lambda: opened(VAULT_ADDR="http://vault.example.com").sink(SVC).check())
+    assert error.code == "sink_unsuitable"
     assert "https://" in error.remedy
 
 
@@ -399,8 +399,8 @@ def test_plain_http_is_for_loopback_alone(opened) -> None:
 )
 def test_an_address_that_is_none_is_told(opened, address) -> None:
     """What is missing or no URL is told with the variable to set."""
-    error = _refused(lambda: opened(VAULT_ADDR=address).sink(SVC).prepare())
-    assert error.slug == "sink_missing"
+    error = _refused(lambda: opened(VAULT_ADDR=address).sink(SVC).check())
+    assert error.code == "sink_missing"
     assert "VAULT_ADDR" in error.remedy
 
 
@@ -408,7 +408,7 @@ def test_namespaces_are_apart(vault, opened) -> None:
     """The namespace of the environment is the one that is read and written."""
     opened(VAULT_NAMESPACE="ops/eu").sink(SVC).write(Secret(FIRST))
     assert vault.latest(PATH, "ops/eu") == {"svc": FIRST}
-    assert opened().sink(SVC).read() == Nothing()
+    assert opened().sink(SVC).read() == Empty()
 
 
 def test_openbaos_names_win(vault, opened) -> None:
@@ -432,8 +432,8 @@ def test_a_login_may_leave_the_token_in_a_file(vault, opened, tmp_path, name) ->
 @pytest.mark.parametrize("token", [None, " ", "hvs.split\ncanary", "hvs.tök"])
 def test_a_token_that_cannot_be_sent_is_told_and_not_shown(opened, tmp_path, token) -> None:
     """No token, or one that is none, is a matter of the credential."""
-    error = _refused(lambda: opened(VAULT_TOKEN=token, HOME=str(tmp_path)).sink(SVC).prepare())
-    assert error.slug == "sink_denied"
+    error = _refused(lambda: opened(VAULT_TOKEN=token, HOME=str(tmp_path)).sink(SVC).check())
+    assert error.code == "sink_denied"
     assert "VAULT_TOKEN" in error.remedy
     assert "hvs" not in error.message
 
@@ -454,7 +454,7 @@ def test_what_is_alike_is_looked_up_once(vault, opened) -> None:
     server = opened()
     places = [VaultAddress("secret", f"twenty/{number}") for number in range(60)]
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda place: server.sink(place).prepare(), places))
+        list(threads.map(lambda place: server.sink(place).check(), places))
     assert vault.asked("GET", "sys/internal/ui/mounts/*") == 1
     assert vault.asked("POST", "sys/capabilities-self") == len(places)
     assert len(vault.journal) == len(places) + 1
@@ -465,18 +465,18 @@ def test_a_server_out_of_reach_is_tried_once_for_all(opened, waits) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         server = opened(VAULT_ADDR=f"https://127.0.0.1:{bound.getsockname()[1]}")
-        first = _refused(server.sink(SVC).prepare)
+        first = _refused(server.sink(SVC).check)
         waited = len(waits)
         assert waited == 4
         second = _refused(server.sink(SVC).read)
-    assert (first.slug, first.message) == (second.slug, second.message)
+    assert (first.code, first.message) == (second.code, second.message)
     assert len(waits) == waited
 
 
 def test_nothing_is_written_while_preparing(vault, opened) -> None:
     """Preparing and reading send nothing that could change a secret."""
     sink = opened().sink(SVC)
-    sink.prepare()
+    sink.check()
     sink.read()
     assert {one.path for one in vault.journal if one.method == "POST"} == {"sys/capabilities-self"}
 
@@ -484,7 +484,7 @@ def test_nothing_is_written_while_preparing(vault, opened) -> None:
 def test_an_engine_may_have_slashes_in_its_mount(vault, opened) -> None:
     """The server tells where the mount ends and the path begins."""
     sink = opened().sink(VaultAddress("team", "kv/app/x", "svc"))
-    sink.prepare()
+    sink.check()
     sink.write(Secret(FIRST))
     assert vault.latest("team/kv/app/x") == {"svc": FIRST}
 
@@ -492,32 +492,32 @@ def test_an_engine_may_have_slashes_in_its_mount(vault, opened) -> None:
 def test_version_1_is_refused(vault, opened) -> None:
     """An engine that cannot check and set is no place for a field."""
     with pytest.raises(SinkError) as caught:
-        opened().sink(VaultAddress("old", "x")).prepare()
-    assert caught.value.slug == "sink_unsuitable"
+        opened().sink(VaultAddress("old", "x")).check()
+    assert caught.value.code == "sink_unsuitable"
     assert "version 2" in caught.value.message
 
 
 def test_a_mount_that_is_not_there_is_told_apart_from_a_bad_token(vault, opened) -> None:
     """A valid token is said to be valid."""
     with pytest.raises(SinkError, match="which is valid") as caught:
-        opened().sink(VaultAddress("typo", "x")).prepare()
-    assert caught.value.slug == "sink_denied"
+        opened().sink(VaultAddress("typo", "x")).check()
+    assert caught.value.code == "sink_denied"
     with pytest.raises(SinkError, match="not valid"):
-        opened(VAULT_TOKEN="other").sink(VaultAddress("typo", "x")).prepare()
+        opened(VAULT_TOKEN="other").sink(VaultAddress("typo", "x")).check()
 
 
 def test_a_server_that_knows_no_such_namespace_is_told(vault, opened) -> None:
     """A 404 for the engine is a place that is not there."""
     vault.faults.append(Fault("GET", "sys/*", (404, {})))
-    assert _refused(lambda: opened().sink(SVC).prepare()).slug == "sink_missing"
+    assert _refused(lambda: opened().sink(SVC).check()).code == "sink_missing"
 
 
 @pytest.mark.parametrize("granted", [("read",), ("create", "update"), ("deny",), ("list", "read")])
 def test_half_the_rights_are_refused_when_prepared(vault, opened, granted) -> None:
     """Who may not both read and write is told what to grant, before a token is made."""
     vault.policies[TOKEN] = {**DEFAULT_POLICY, "secret/*": granted}
-    error = _refused(lambda: opened().sink(SVC).prepare())
-    assert error.slug == "sink_denied"
+    error = _refused(lambda: opened().sink(SVC).check())
+    assert error.code == "sink_denied"
     assert "secret/data/twenty/shop" in error.remedy
 
 
@@ -526,23 +526,23 @@ def test_enough_rights_are_accepted(vault, opened, granted) -> None:
     """Root, or reading with either kind of writing."""
     vault.policies[TOKEN] = {**DEFAULT_POLICY, "secret/*": granted}
     sink = opened().sink(SVC)
-    sink.prepare()
-    assert sink.read() == Nothing()
+    sink.check()
+    assert sink.read() == Empty()
 
 
 def test_a_token_that_may_not_ask_for_its_rights_is_good_if_it_reads(vault, opened) -> None:
     """A policy of the engine alone, without the default one, is enough."""
     vault.policies[TOKEN] = {"secret/*": ALL}
-    opened().sink(SVC).prepare()
+    opened().sink(SVC).check()
     vault.policies[TOKEN] = {"secret/*": ("create",)}
-    assert _refused(lambda: opened().sink(SVC).prepare()).slug == "sink_denied"
+    assert _refused(lambda: opened().sink(SVC).check()).code == "sink_denied"
 
 
 def test_a_write_without_the_right_is_told(vault, opened) -> None:
     """A policy that lets read alone is told when written too."""
     vault.policies[TOKEN] = {"secret/*": ("read",)}
     error = _refused(lambda: opened().sink(SVC).write(Secret(FIRST)))
-    assert error.slug == "sink_denied"
+    assert error.code == "sink_denied"
     assert vault.latest(PATH) == {}
 
 
@@ -551,7 +551,7 @@ def test_a_path_that_would_lead_elsewhere_is_refused(vault, opened, path) -> Non
     """Dots and empty parts are never sent."""
     with pytest.raises(SinkError) as caught:
         opened().sink(VaultAddress("secret", path)).write(Secret(FIRST))
-    assert caught.value.slug == "sink_unsuitable"
+    assert caught.value.code == "sink_unsuitable"
     assert vault.journal == []
 
 
@@ -562,7 +562,7 @@ def test_another_program_in_vaults_place_is_told(opened, scripted, answer, body)
     for script in ([answer(200, body)], [answer(200, mount), answer(200, body)]):
         server = scripted(*script)
         error = _refused(lambda url=server.url: opened(VAULT_ADDR=url).sink(SVC).read())
-        assert error.slug == "sink_unavailable"
+        assert error.code == "sink_unavailable"
         assert len(server.requests) == len(script)
 
 
@@ -571,7 +571,7 @@ def test_a_missing_page_of_another_program_is_no_empty_secret(opened, scripted, 
     mount = '{"data": {"path": "secret/", "type": "kv", "options": {"version": "2"}}}'
     server = scripted(answer(200, mount), answer(404, "<html>"))
     error = _refused(lambda: opened(VAULT_ADDR=server.url).sink(SVC).read())
-    assert error.slug == "sink_unavailable"
+    assert error.code == "sink_unavailable"
 
 
 @pytest.mark.parametrize("path", ["a?b", "a#b", "a%2Fb", "a b", "ü/🔑", "a;b&c=d+e", "~\\'\""])
@@ -584,6 +584,6 @@ def test_a_path_arrives_as_it_is_written(vault, opened, path) -> None:
 def test_without_the_library_the_extra_is_named(opened, monkeypatch) -> None:
     """Who has not installed the extra is told how."""
     monkeypatch.setitem(sys.modules, "hvac.adapters", None)
-    error = _refused(lambda: opened().sink(SVC).prepare())
-    assert error.slug == "sink_extra_missing"
+    error = _refused(lambda: opened().sink(SVC).check())
+    assert error.code == "sink_extra_missing"
     assert "twenty-provisioner[vault]" in error.remedy

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Holds
+from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,13 +74,13 @@ def delivered_within(limit: Limit, sink: Callable[[int], Sink], tries: int) -> N
     """
 
     def deliver(place: int) -> None:
-        sink(place).prepare()
+        sink(place).check()
         sink(place).write(Secret(f"token-of-place-{place}"))
 
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(deliver, range(PLACES)))
         held = list(threads.map(lambda place: sink(place).read(), range(PLACES)))
-    found = [one.value.reveal() if isinstance(one, Holds) else None for one in held]
+    found = [one.value.reveal() if isinstance(one, StoredValue) else None for one in held]
     assert found == [f"token-of-place-{place}" for place in range(PLACES)]
     assert limit.windows > 2
     # Those in flight at the first refusal; after it they go one by one.

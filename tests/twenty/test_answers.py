@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from provisioner.twenty import transport
 from provisioner.twenty.answers import (
-    UNREADABLE,
+    NOT_JSON,
     Answer,
     Throttling,
     clean,
@@ -268,6 +268,6 @@ def test_any_bytes_are_decoded_or_unreadable(raw: bytes) -> None:
 
 def test_a_bottomless_body_is_unreadable() -> None:
     """Nesting beyond Python's own limit is no crash."""
-    assert decode(b"[" * 500_000)[0] is UNREADABLE
-    assert repr(UNREADABLE) == "UNREADABLE"
+    assert decode(b"[" * 500_000)[0] is NOT_JSON
+    assert repr(NOT_JSON) == "UNREADABLE"
     assert clean("a\x00b\u202e") == "a b"

@@ -15,7 +15,7 @@ from builders import limits_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provisioner.twenty.rate_limit import Pace, Rate
+from provisioner.twenty.rate_limit import Rate, RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,11 +37,11 @@ class Clock:
         self.now += seconds
 
 
-def pace(clock: Clock, **limits: int) -> Pace:
-    return Pace(limits_with(**limits), clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]
+def pace(clock: Clock, **limits: int) -> RateLimit:
+    return RateLimit(limits_with(**limits), clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]
 
 
-def go(pace: Pace) -> None:
+def go(pace: RateLimit) -> None:
     with pace.slot():
         pass
 
@@ -329,7 +329,7 @@ def run(
     """Sends `count` requests until each got through."""
     clock = Threads()
     limits = limits_with(parallel=parallel, requests_per_minute=declared)
-    pace = Pace(limits, clock=clock, sleep=clock.sleep)
+    pace = RateLimit(limits, clock=clock, sleep=clock.sleep)
     todo = iter(range(count))
     ran = Ran(0.0, 0, 0, [])
     known = False
@@ -523,7 +523,7 @@ def test_two_clients_of_one_limit_share_it() -> None:
     refused: list[list[float]] = [[], []]
 
     def client(which: int) -> None:
-        pace = Pace(limits_with(parallel=1), clock=clock, sleep=clock.sleep)
+        pace = RateLimit(limits_with(parallel=1), clock=clock, sleep=clock.sleep)
         for _ in range(200):
             passed = False
             while not passed:
@@ -545,7 +545,7 @@ def test_a_server_that_is_down_is_asked_by_one_and_then_by_all(declared: int | N
     """503 with a wait: all wait, one tries, and once it gets through the others go as before."""
     clock = Threads()
     limits = limits_with(parallel=8, requests_per_minute=declared)
-    pace = Pace(limits, clock=clock, sleep=clock.sleep)
+    pace = RateLimit(limits, clock=clock, sleep=clock.sleep)
     left: list[float] = []
     todo = iter(range(160))
 
@@ -573,7 +573,7 @@ def test_a_server_that_is_down_is_asked_by_one_and_then_by_all(declared: int | N
 def test_a_request_that_hangs_does_not_hold_the_others_for_long() -> None:
     """What left before a refusal is waited for two seconds beyond the pause, and no longer."""
     clock = Threads()
-    pace = Pace(limits_with(parallel=4), clock=clock, sleep=clock.sleep)
+    pace = RateLimit(limits_with(parallel=4), clock=clock, sleep=clock.sleep)
     left: list[float] = []
 
     def hang() -> None:
@@ -597,16 +597,16 @@ def test_a_request_that_hangs_does_not_hold_the_others_for_long() -> None:
 
 def test_no_more_requests_are_in_flight_than_allowed() -> None:
     """The slots of an environment are shared by all its threads."""
-    bounded = Pace(limits_with(parallel=3))
+    bounded = RateLimit(limits_with(parallel=3))
     inside = threading.Semaphore(0)
-    leave = threading.Event()
+    overrides = threading.Event()
     flying: list[int] = []
 
     def work() -> None:
         with bounded.slot():
             flying.append(1)
             inside.release()
-            leave.wait(5)
+            overrides.wait(5)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -615,7 +615,7 @@ def test_no_more_requests_are_in_flight_than_allowed() -> None:
         assert inside.acquire(timeout=5)
     assert not inside.acquire(timeout=0.05)
     assert len(flying) == 3
-    leave.set()
+    overrides.set()
     for thread in threads:
         thread.join(5)
     assert len(flying) == 8

@@ -13,7 +13,7 @@ from model_server import Waits, token
 from provisioner import secret
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.execution import mint
-from provisioner.model.desired import ApiToken, Environment, SessionToken
+from provisioner.model.environment import ApiToken, Environment, SessionToken
 from provisioner.model.token_claims import claims_of
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
@@ -55,7 +55,7 @@ def test_a_minted_token_opens_the_workspace_until_its_key_ends(serve, dialect: D
         claims = claims_of(one)
         assert claims is not None
         assert (claims.key, claims.workspace) == (key_id, served.sandbox.workspace_id)
-        assert claims.ends == ends.replace(microsecond=0)
+        assert claims.expires_at == ends.replace(microsecond=0)
         environment = environment_with(url=served.sandbox.url)
         with_it = opened(served, environment, ApiToken(one))
         assert key_id in {key.id for key in with_it.observe().keys}
@@ -81,7 +81,7 @@ def test_no_token_of_a_key_that_is_revoked_or_not_there_goes_anywhere(
     for key_id in (dead, NOBODY):
         with pytest.raises(WorkspaceError) as caught:
             mint(workspace, key_id, datetime.fromisoformat(ENDS))
-        assert caught.value.slug == "token_refused"
+        assert caught.value.code == "token_refused"
         assert caught.value.remedy
         assert "eyJ" not in str(caught.value)
     if dialect is not Dialect.LEGACY:
@@ -124,7 +124,7 @@ def test_a_credential_that_may_not_mint_is_told_so(serve, dialect: Dialect) -> N
     )
     with pytest.raises(WorkspaceError) as caught:
         opened(served, environment, member).mint(key_id, datetime.fromisoformat(ENDS))
-    assert caught.value.slug == "permission_denied"
+    assert caught.value.code == "permission_denied"
 
 
 @DIALECTS
@@ -135,7 +135,7 @@ def test_a_token_that_is_not_accepted_is_refused(serve, dialect: Dialect) -> Non
     [live] = sandbox.seed(["a"])
     [dead] = sandbox.seed(["a"], revoked_at="2026-01-01T00:00:00.000Z")
     good = sandbox.token_of(live)
-    workspace.prove(Secret(good))
+    workspace.verify_token(Secret(good))
     cases = {
         sandbox.token_of(dead): "credential_revoked",
         sandbox.token_of(live, seconds=-5): "credential_expired",
@@ -144,8 +144,8 @@ def test_a_token_that_is_not_accepted_is_refused(serve, dialect: Dialect) -> Non
     }
     for bad, code in cases.items():
         with pytest.raises(WorkspaceError) as caught:
-            workspace.prove(Secret(bad))
-        assert (caught.value.slug, f"({code})" in caught.value.message) == ("token_refused", True)
+            workspace.verify_token(Secret(bad))
+        assert (caught.value.code, f"({code})" in caught.value.message) == ("token_refused", True)
         assert bad not in caught.value.message + caught.value.remedy
 
 
@@ -170,7 +170,7 @@ def test_an_answer_without_a_token_is_no_token(scripted, answer, body: str, code
     server = scripted(*[answer(200, body)] * 9)
     with pytest.raises(WorkspaceError) as caught:
         scripted_workspace(server).mint("id-a", END)
-    assert caught.value.slug == code
+    assert caught.value.code == code
 
 
 def test_a_token_is_asked_for_with_the_milliseconds_of_its_key(scripted, answer) -> None:
@@ -191,8 +191,8 @@ def test_a_server_in_trouble_says_nothing_of_a_token(scripted, answer, status, c
     """Only a refusal is one; a server that fails or is busy is told as that."""
     server = scripted(*[answer(status, '{"message":"No."}', Retry_After="30")] * 99)
     with pytest.raises(WorkspaceError) as caught:
-        scripted_workspace(server, clocked=True).prove(token("id-a", END))
-    assert caught.value.slug == code
+        scripted_workspace(server, clocked=True).verify_token(token("id-a", END))
+    assert caught.value.code == code
     assert caught.value.message
     assert caught.value.remedy
 
@@ -211,13 +211,13 @@ def test_only_a_whole_answer_proves_a_token(scripted, answer, status: int, body:
     """Data beside an error, or with the status of a failure, is no proof."""
     server = scripted(*[answer(status, body)] * 9)
     with pytest.raises(WorkspaceError) as caught:
-        scripted_workspace(server).prove(token("id-a", END))
-    assert (caught.value.slug, caught.value.remedy) == (
+        scripted_workspace(server).verify_token(token("id-a", END))
+    assert (caught.value.code, caught.value.remedy) == (
         "token_refused",
         "Nothing was delivered; look at the key in Twenty itself.",
     )
     fine = scripted(answer(200, '{"data":{"__typename":"Query"}}'))
-    scripted_workspace(fine).prove(token("id-a", END))
+    scripted_workspace(fine).verify_token(token("id-a", END))
 
 
 class Clocked(Waits):

@@ -15,11 +15,11 @@ from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnection
 
 from provisioner import __version__
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.runtime.cancellation import Stop
+from provisioner.runtime.cancellation import Cancellation
 from provisioner.secret import Secret
 from provisioner.twenty import transport as transport_module
-from provisioner.twenty.answers import UNREADABLE
-from provisioner.twenty.rate_limit import Pace, Rate
+from provisioner.twenty.answers import NOT_JSON
+from provisioner.twenty.rate_limit import Rate, RateLimit
 from provisioner.twenty.transport import LostAnswerError, Transport
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def to(hurried) -> Iterator[Callable[..., Transport]]:
 
     def make(
         url: str,
-        stop: Stop | None = None,
+        stop: Cancellation | None = None,
         *,
         bounds: Mapping[str, int] | None = None,
         **changes: object,
@@ -96,7 +96,7 @@ def test_a_lost_answer_of_a_write_is_told_and_never_repeated(scripted, to, entry
     server = scripted(entry, entry)
     with pytest.raises(LostAnswerError) as caught:
         to(server.url).send("POST", "/", body={}, repeatable=False)
-    assert caught.value.slug == "connection_lost"
+    assert caught.value.code == "connection_lost"
     assert len(server.requests) == 1
 
 
@@ -128,7 +128,7 @@ def test_an_answer_that_is_no_json_is_asked_for_again_by_a_reader(
     assert to(server.url).send("GET", "/", repeatable=True).body == []
     assert len(server.requests) == 3
     stubborn = scripted(*[answer(200, body)] * 9)
-    assert to(stubborn.url).send("GET", "/", repeatable=True).body is UNREADABLE
+    assert to(stubborn.url).send("GET", "/", repeatable=True).body is NOT_JSON
     assert len(stubborn.requests) == 4
 
 
@@ -156,7 +156,7 @@ def test_after_a_stop_nothing_goes_out_that_must_not_be_repeated(scripted, answe
     stop.ask()
     with pytest.raises(WorkspaceError) as caught:
         transport.send("POST", "/", body={}, repeatable=False)
-    assert caught.value.slug == "stopped"
+    assert caught.value.code == "stopped"
     assert server.requests == []
     assert transport.send("GET", "/", repeatable=True).body == []
     assert len(server.requests) == transport.requests_sent == 2
@@ -173,7 +173,7 @@ def test_a_write_that_waits_for_its_turn_is_not_sent_after_a_stop(scripted, answ
     server = scripted(answer(429, "{}", Retry_After="170"))
     with pytest.raises(WorkspaceError) as caught:
         to(server.url, StoppedInWait()).send("POST", "/", body={}, repeatable=False)
-    assert caught.value.slug == "stopped"
+    assert caught.value.code == "stopped"
     assert len(server.requests) == 1
 
 
@@ -198,7 +198,7 @@ def test_a_silent_server_times_out(scripted, to) -> None:
     with pytest.raises(LostAnswerError) as caught:
         to(server.url, limits=limits_with(timeout=0.1)).send("POST", "/", body={}, repeatable=False)
     release.set()
-    assert caught.value.slug == "timeout"
+    assert caught.value.code == "timeout"
     assert "0.1 s" in caught.value.message
 
 
@@ -209,7 +209,7 @@ def test_a_silent_server_is_asked_once_until_it_was_looked_at(scripted, answer, 
     transport = to(server.url, limits=limits_with(timeout=0.1))
     with pytest.raises(LostAnswerError) as caught:
         transport.send("GET", "/", repeatable=True)
-    assert (caught.value.slug, transport.requests_sent) == ("timeout", 1)
+    assert (caught.value.code, transport.requests_sent) == ("timeout", 1)
     transport.release()
     release.set()
     transport.timeout = 5.0
@@ -317,7 +317,7 @@ def test_an_endless_body_is_cut_off(scripted, to) -> None:
     server = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096)
     with pytest.raises(LostAnswerError) as caught:
         to(server.url, bounds={"body_limit": 1024}).send("POST", "/", body={}, repeatable=False)
-    assert caught.value.slug == "unexpected_answer"
+    assert caught.value.code == "unexpected_answer"
 
 
 def test_a_body_that_drips_is_given_up(to) -> None:
@@ -342,7 +342,7 @@ def test_a_body_that_drips_is_given_up(to) -> None:
     ended.set()
     thread.join(5)
     listener.close()
-    assert caught.value.slug == "timeout"
+    assert caught.value.code == "timeout"
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_a_host_that_cannot_be_one_is_unreachable(to, host) -> None:
     """A typing error in `url` is told as that."""
     with pytest.raises(WorkspaceError) as caught:
         to(f"http://{host}").send("GET", "/", repeatable=True)
-    assert caught.value.slug == "unreachable"
+    assert caught.value.code == "unreachable"
 
 
 def closed_port() -> int:
@@ -382,7 +382,7 @@ def test_a_server_that_was_never_reached_is_unreachable(to, url, word) -> None:
     """Nothing went out, so even a write certainly did nothing."""
     with pytest.raises(WorkspaceError) as caught:
         to(url()).send("POST", "/", body={}, repeatable=False)
-    assert caught.value.slug == "unreachable"
+    assert caught.value.code == "unreachable"
     assert word in caught.value.message
     assert "shop" in caught.value.message
 
@@ -419,7 +419,7 @@ def test_a_tunnel_that_a_proxy_refuses_is_no_lost_answer(scripted, answer, to, m
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(WorkspaceError) as caught:
         to("https://shop.example:9").send("POST", "/", body={}, repeatable=False)
-    assert caught.value.slug == "unreachable"
+    assert caught.value.code == "unreachable"
     assert "proxy" in caught.value.message
 
 
@@ -471,14 +471,14 @@ def test_certificates_are_checked_against_the_named_authority(
     """Unknown ones are refused; ca_file or the usual variables make them trusted."""
     with pytest.raises(WorkspaceError) as caught:
         to(tls_server).send("GET", "/", repeatable=True)
-    assert caught.value.slug == "tls_failed"
+    assert caught.value.code == "tls_failed"
     assert "ca_file" in caught.value.remedy
     assert to(tls_server, ca_file=certificate).send("GET", "/", repeatable=True).status == 200
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert to(tls_server).send("GET", "/", repeatable=True).status == 200
     with pytest.raises(WorkspaceError) as caught:
         to(tls_server, ca_file=tmp_path / "gone.pem").send("GET", "/", repeatable=True)
-    assert caught.value.slug == "tls_failed"
+    assert caught.value.code == "tls_failed"
 
 
 def test_https_to_a_plain_server_says_so(scripted, answer, to) -> None:
@@ -486,7 +486,7 @@ def test_https_to_a_plain_server_says_so(scripted, answer, to) -> None:
     server = scripted(answer(200), answer(200), answer(200), answer(200))
     with pytest.raises(LostAnswerError) as caught:
         to(server.url.replace("http:", "https:")).send("POST", "/", body={}, repeatable=False)
-    assert caught.value.slug == "tls_failed"
+    assert caught.value.code == "tls_failed"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -498,14 +498,14 @@ def test_the_pace_is_told_all_that_a_refusal_says(scripted, answer, monkeypatch,
         answer(200, "{}"),
     )
     told = []
-    throttled = Pace.throttled
+    throttled = RateLimit.throttled
 
-    def listen(self: Pace, *numbers: object, took: float, for_speed: bool) -> float:
+    def listen(self: RateLimit, *numbers: object, took: float, for_speed: bool) -> float:
         told.append((*numbers, 0 < took < 5, for_speed))
         return throttled(self, *numbers, took=took, for_speed=for_speed)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Pace, "throttled", listen)
-    transport = Transport(environment_with(url=server.url), server.url, Stop())
+    monkeypatch.setattr(RateLimit, "throttled", listen)
+    transport = Transport(environment_with(url=server.url), server.url, Cancellation())
     assert transport.send(method, "/", repeatable=True).status == 200
     transport.close()
     assert told == [(0.0, Rate(6000, 60.0), True, True), (0.0, None, True, False)]

@@ -20,20 +20,20 @@ from builders import environment_with, limits_with
 from graphql import build_schema, parse, validate
 
 from provisioner.errors.exceptions import RefusedError, WorkspaceError
-from provisioner.model.desired import ApiToken, Environment, SessionToken, SignIn
+from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
-from provisioner.runtime.cancellation import Stop
-from provisioner.sandbox import API_KEYS_FLAG, Answer, Dialect, json_answer
+from provisioner.runtime.cancellation import Cancellation
+from provisioner.sandbox import API_KEYS_FLAG, Dialect, Response, json_answer
 from provisioner.secret import Secret
 from provisioner.twenty import connect as connect_module
-from provisioner.twenty.dispatch import company, split
+from provisioner.twenty.dispatch import batch_size, split
 from provisioner.twenty.workspace import Created, NewKey, NotCreated, NotSent, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from provisioner.errors.failure import Failure
-    from provisioner.model.desired import Credential
+    from provisioner.model.environment import Credential
     from provisioner.sandbox import Exchange, Request
     from provisioner.twenty.workspace import Outcome, Workspace
 
@@ -58,7 +58,10 @@ def connect(hurried) -> Iterator[Callable[..., Workspace]]:
     with ExitStack() as stack:
 
         def open_(
-            environment: Environment, address: str, credential: Credential, stop: Stop | None = None
+            environment: Environment,
+            address: str,
+            credential: Credential,
+            stop: Cancellation | None = None,
         ) -> Workspace:
             opened = connect_module.connect(environment, address, credential, stop or hurried())
             stack.callback(opened.close)
@@ -71,7 +74,9 @@ def connect(hurried) -> Iterator[Callable[..., Workspace]]:
 def to(connect) -> Callable[..., Workspace]:
     """Opens the workspace of a scripted server."""
 
-    def open_(url: str, generation: Any, stop: Stop | None = None, **limits: Any) -> Workspace:
+    def open_(
+        url: str, generation: Any, stop: Cancellation | None = None, **limits: Any
+    ) -> Workspace:
         environment = environment_with(url=url, generation=generation, limits=limits_with(**limits))
         return connect(environment, url, ApiToken(Secret("t")), stop)
 
@@ -90,11 +95,11 @@ class Outcomes:
         self.of: dict[str, Outcome] = {}
         self._settled = settled
 
-    def sending(self, key: NewKey) -> None:
+    def on_send(self, key: NewKey) -> None:
         assert key.id not in self.of
         self.sent.append(key.name)
 
-    def settle(self, key: NewKey, outcome: Outcome) -> None:
+    def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
         assert key.id not in self.of
         self.of[key.id] = outcome
         self._settled(1)
@@ -319,9 +324,9 @@ def test_a_session_that_runs_out_in_the_middle_is_renewed_once_for_all(serve, mo
     workspace.observe()
     # From here every token the client holds is one that the server takes for expired.
     stale = served.sandbox.session_token(seconds=-5)
-    session = workspace._wire._pass
+    session = workspace._client._token_source
     session._token = Secret(stale)
-    session._ends = float("inf")
+    session._renew_at = float("inf")
     before = len(served.journal)
     role = served.sandbox.role("Admin").id
     outcomes = create(workspace, [new(f"k{n}", role_id=role) for n in range(12)])
@@ -337,13 +342,13 @@ def test_signing_in_never_waits_for_a_slot_that_waits_for_it(serve, parallel: in
     served = serve(Dialect.CORE, create_seconds=0.005, session_seconds=2.0)
     workspace = served.workspace("sign-in", limits=limits_with(parallel=parallel))
     role = served.sandbox.role("Admin").id
-    session = workspace._wire._pass
+    session = workspace._client._token_source
     seen: list[int] = []
 
     def run_out(count: int) -> None:
         seen.append(count)
         if len(seen) % 5 == 0:
-            session._ends = 0.0
+            session._renew_at = 0.0
 
     with ThreadPoolExecutor(1) as pool:
         keys = [new(f"k{n}", role_id=role) for n in range(30)]
@@ -557,7 +562,7 @@ def test_a_session_near_its_end_is_renewed_before_it_is_used(serve) -> None:
     workspace = served.workspace("sign-in")
     workspace.observe()
     signed_in = sum(b"getLoginToken" in one.body for one in served.journal)
-    workspace._wire._pass._ends = 0.0
+    workspace._client._token_source._renew_at = 0.0
     workspace.observe()
     assert sum(b"getLoginToken" in one.body for one in served.journal) == signed_in + 1
 
@@ -578,7 +583,7 @@ def test_a_refused_sign_in_names_neither_email_nor_password(serve, dialect, wron
     credential = SignIn(Secret(email), Secret("canary-password"))
     with pytest.raises(WorkspaceError) as caught:
         connect(served.environment(), served.sandbox.url, credential).observe()
-    assert caught.value.slug == "sign_in_failed"
+    assert caught.value.code == "sign_in_failed"
     told = f"{caught.value.message} {caught.value.remedy}"
     assert "canary" not in told
     assert email not in told
@@ -592,7 +597,7 @@ def test_a_refused_sign_in_is_not_tried_for_every_key(serve, connect) -> None:
     workspace.observe()
     user = served.sandbox.user()
     served.sandbox.put_user(replace(user, password="another"))
-    workspace._wire._pass._ends = 0.0
+    workspace._client._token_source._renew_at = 0.0
     role = served.sandbox.role("Admin").id
     outcomes = create(workspace, [new(f"k{n}", role_id=role) for n in range(50)])
     assert {one.failure.code for one in outcomes if isinstance(one, NotCreated)} == {
@@ -622,25 +627,25 @@ def test_a_sign_in_that_the_workspace_forbids_points_to_a_session_token(
     credential = SignIn(Secret("a@b.c"), Secret("p"))
     with pytest.raises(WorkspaceError) as caught:
         connect(environment_with(url=server.url), server.url, credential)
-    assert caught.value.slug == "sign_in_failed"
+    assert caught.value.code == "sign_in_failed"
     assert "session_token" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
-    ("said", "slug"),
+    ("said", "code"),
     [
         ((200, "<html>"), "unexpected_answer"),
         ((200, '{"data":{"getLoginTokenFromCredentials":{}}}'), "unexpected_answer"),
         ((502, "<html>"), "server_error"),
     ],
 )
-def test_a_sign_in_that_is_no_answer_is_an_error(scripted, answer, said, slug, connect) -> None:
+def test_a_sign_in_that_is_no_answer_is_an_error(scripted, answer, said, code, connect) -> None:
     """Half and foreign answers to the sign-in are told as what they are."""
     server = scripted(*[answer(*said)] * 4)
     credential = SignIn(Secret("a@b.c"), Secret("p"))
     with pytest.raises(WorkspaceError) as caught:
         connect(environment_with(url=server.url), server.url, credential)
-    assert caught.value.slug == slug
+    assert caught.value.code == code
 
 
 def test_a_lost_sign_in_is_an_error_of_the_workspace(scripted, connect) -> None:
@@ -648,7 +653,7 @@ def test_a_lost_sign_in_is_an_error_of_the_workspace(scripted, connect) -> None:
     server = scripted(*[None] * 4)
     with pytest.raises(WorkspaceError) as caught:
         connect(environment_with(url=server.url), server.url, SignIn(Secret("a"), Secret("p")))
-    assert caught.value.slug == "connection_lost"
+    assert caught.value.code == "connection_lost"
 
 
 def test_a_session_without_dates_lives_until_it_is_refused(scripted, answer, connect) -> None:
@@ -674,13 +679,13 @@ def test_the_workspace_pin_is_held_against_the_credential(serve, connect) -> Non
     sent = len(served.journal)
     with pytest.raises(RefusedError) as caught:
         served.workspace(workspace="20202020-1c25-4d02-bf25-6aeccf7ea419")
-    assert caught.value.slug == "workspace_mismatch"
+    assert caught.value.code == "workspace_mismatch"
     assert pin in caught.value.message
     opaque = ("opaque", "a.b.c", "a.bm9wZQ.c", "a.W10.c", "a.e30.c")
     for token in opaque:
         with pytest.raises(RefusedError) as caught:
             connect(served.environment(workspace=pin), served.sandbox.url, ApiToken(Secret(token)))
-        assert caught.value.slug == "workspace_unknown"
+        assert caught.value.code == "workspace_unknown"
     assert len(served.journal) == sent
 
 
@@ -694,10 +699,10 @@ def test_a_bad_credential_says_what_to_do(serve, dialect, connect) -> None:
         served.sandbox.session_token(seconds=-5): "credential_expired",
         served.sandbox.token_of(revoked): "credential_revoked",
     }
-    for token, slug in cases.items():
+    for token, code in cases.items():
         with pytest.raises(WorkspaceError) as caught:
             connect(served.environment(), served.sandbox.url, ApiToken(Secret(token))).observe()
-        assert caught.value.slug == slug
+        assert caught.value.code == code
         assert token not in caught.value.message
         assert "auth" in caught.value.remedy
 
@@ -709,7 +714,7 @@ def test_a_credential_without_the_permission_is_told_so(serve, connect) -> None:
     for generation in (None, "core"):
         with pytest.raises(WorkspaceError) as caught:
             connect(served.environment(generation=generation), served.sandbox.url, token).observe()
-        assert caught.value.slug == "permission_denied"
+        assert caught.value.code == "permission_denied"
 
 
 PAGE = '{"data":{"apiKeys":[%s]},"pageInfo":{"hasNextPage":%s,"endCursor":%s},"totalCount":1}'
@@ -720,7 +725,7 @@ KEY = (
 
 
 @pytest.mark.parametrize(
-    ("bodies", "slug"),
+    ("bodies", "code"),
     [
         (["<html>"] * 4, "unexpected_answer"),
         ([""] * 4, "unexpected_answer"),
@@ -739,7 +744,7 @@ KEY = (
     ],
 )
 def test_half_a_list_is_an_error_and_never_a_shorter_list(
-    scripted, answer, bodies, slug, connect
+    scripted, answer, bodies, code, connect
 ) -> None:
     """A list that is cut, foreign or circular must not look like a workspace with fewer keys.
 
@@ -749,7 +754,7 @@ def test_half_a_list_is_an_error_and_never_a_shorter_list(
     environment = environment_with(url=server.url)
     with pytest.raises(WorkspaceError) as caught:
         connect(environment, server.url, ApiToken(Secret("t"))).observe()
-    assert caught.value.slug == slug
+    assert caught.value.code == code
     assert "shop" in caught.value.message
     assert len(server.requests) == len(bodies)
 
@@ -772,7 +777,7 @@ def test_half_a_core_list_is_an_error(scripted, answer, to, body) -> None:
     server = scripted(*[answer(200, body)] * 4)
     with pytest.raises(WorkspaceError) as caught:
         to(server.url, "core").observe()
-    assert caught.value.slug in ("unexpected_answer", "rejected")
+    assert caught.value.code in ("unexpected_answer", "rejected")
 
 
 BAD_INPUT = '{"errors":[{"message":"x","extensions":{"code":"BAD_USER_INPUT"}}]}'
@@ -863,7 +868,7 @@ def test_a_server_that_went_away_was_sent_nothing(to, generation) -> None:
     outcomes = create(workspace, [new(f"k{n}", role_id="r") for n in range(9)])
     assert {type(one) for one in outcomes} == {NotSent}
     assert {failure(one).code for one in outcomes} == {"unreachable"}
-    assert workspace._wire.requests_sent == 1
+    assert workspace._client.requests_sent == 1
 
 
 @pytest.mark.parametrize(
@@ -914,13 +919,13 @@ def asks_for(*counts: int) -> Callable[[Request], bool]:
 
 
 def said_once(
-    which: Callable[[Request], bool], say: Callable[..., Answer], times: int = 1
-) -> Callable[..., Answer]:
+    which: Callable[[Request], bool], say: Callable[..., Response], times: int = 1
+) -> Callable[..., Response]:
     """What stands in front of a server: the first requests of a kind are answered by `say`."""
     left = iter(range(times))
     lock = threading.Lock()
 
-    def around(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         with lock:
             now = which(request) and next(left, None) is not None
         return say(request, inner) if now else inner(request)
@@ -928,11 +933,11 @@ def said_once(
     return around
 
 
-def never_arrives(_: Request, __: Callable[[Request], Answer]) -> Answer:
+def never_arrives(_: Request, __: Callable[[Request], Response]) -> Response:
     raise ConnectionError
 
 
-def made_and_lost(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+def made_and_lost(request: Request, inner: Callable[[Request], Response]) -> Response:
     inner(request)
     raise ConnectionError
 
@@ -976,12 +981,12 @@ def test_a_limit_in_front_of_twenty_loses_and_doubles_no_create(
     lock = threading.Lock()
     seen = iter(range(10_000))
 
-    def limit(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def limit(request: Request, inner: Callable[[Request], Response]) -> Response:
         with lock:
             over = request.method == "POST" and next(seen) % 3 == 1
             if over:
                 refused.append(request)
-        return Answer(status, page, (("Content-Type", "text/html"),)) if over else inner(request)
+        return Response(status, page, (("Content-Type", "text/html"),)) if over else inner(request)
 
     served = serve(dialect, around=limit)
     workspace = served.workspace(limits=limits_with(parallel=4, batch=3))
@@ -1006,7 +1011,7 @@ def test_a_503_of_unknown_make_slows_down_and_keeps_the_doubt(scripted, answer, 
     assert isinstance(outcome, Unknown)
     assert "canary" not in failure(outcome).message
     assert len(server.requests) == 1
-    assert workspace._wire._transport._pace._recovering
+    assert workspace._client._transport._pace._recovering
 
 
 @pytest.mark.parametrize(
@@ -1018,11 +1023,11 @@ def test_a_request_that_is_too_large_is_sent_in_halves(
 ) -> None:
     """As many keys in one request as the proxy takes; its page of HTML is told once, as words."""
 
-    def limit(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def limit(request: Request, inner: Callable[[Request], Response]) -> Response:
         keys = request.body.count(b'"name"')
         page = b"<html><h1>413 canary</h1></html>"
         return (
-            Answer(413, page, (("Content-Type", "text/html"),)) if keys > most else inner(request)
+            Response(413, page, (("Content-Type", "text/html"),)) if keys > most else inner(request)
         )
 
     served = serve(dialect, around=limit)
@@ -1192,7 +1197,7 @@ def test_keys_of_different_tries_do_not_share_a_request(serve) -> None:
 @pytest.mark.parametrize("most", [1, 7, 20, 60])
 def test_in_the_end_everyone_is_alone_and_none_is_lost_on_the_way(most) -> None:
     """`company` only shrinks and ends with one; `split` leaves out nothing and keeps the order."""
-    shares = [company(most, tries) for tries in range(6)]
+    shares = [batch_size(most, tries) for tries in range(6)]
     assert shares[0] == most
     assert shares == sorted(shares, reverse=True)
     assert shares[4:] == [1, 1]
@@ -1240,7 +1245,7 @@ def test_a_key_is_told_of_before_it_is_sent(serve, dialect) -> None:
     outcomes = Outcomes(silent)
     untold: list[str] = []
 
-    def listen(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def listen(request: Request, inner: Callable[[Request], Response]) -> Response:
         names = re.findall(rb'"name": ?"(k\d+)"', request.body)
         untold.extend(name.decode() for name in names if name.decode() not in outcomes.sent)
         return inner(request)
@@ -1275,7 +1280,7 @@ def test_a_stop_amid_a_create_lets_only_what_is_in_flight_end(serve, hurried, di
     stop = hurried()
     sent: list[int] = []
 
-    def tell(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def tell(request: Request, inner: Callable[[Request], Response]) -> Response:
         if is_create(request):
             sent.append(1)
             if len(sent) == 3:
@@ -1375,7 +1380,7 @@ def test_records_that_cannot_be_read_are_left_out(serve, dialect) -> None:
     """One read that is lost again and again keeps no other from coming back."""
     ids: list[str] = []
 
-    def lose(request: Request, inner: Callable[[Request], Answer]) -> Answer:
+    def lose(request: Request, inner: Callable[[Request], Response]) -> Response:
         if ids and ids[0].encode() in request.path.encode() + request.body:
             raise ConnectionError
         return inner(request)
@@ -1393,7 +1398,7 @@ def test_permissions_that_cannot_be_read_leave_the_record_without_them(serve) ->
     [key] = served.sandbox.seed(["a"])
     served.sandbox.permit("Member", API_KEYS_FLAG)
     workspace = served.workspace()
-    workspace._wire._pass._token = Secret(served.sandbox.session_token("member"))
+    workspace._client._token_source._token = Secret(served.sandbox.session_token("member"))
     [record] = workspace.records({key: 2}).values()
     assert record["name"] == "a"
     assert "permissionFlags" not in record["role"]
@@ -1448,13 +1453,13 @@ def test_a_key_that_may_not_be_revoked_says_why(serve) -> None:
     [key] = served.sandbox.seed(["a"])
     with pytest.raises(WorkspaceError) as caught:
         served.workspace("token").revoke(key)
-    assert caught.value.slug == "session_required"
+    assert caught.value.code == "session_required"
 
 
 # lists that meet a key in the making
 
 
-def unready() -> Answer:
+def unready() -> Response:
     message = "API key 20202020-1c25-4d02-bf25-6aeccf7ea419 has no role assigned"
     return json_answer(200, {"errors": [{"message": message}], "data": None})
 
@@ -1493,7 +1498,9 @@ def test_what_a_server_does_not_show_is_asked_for_once(serve) -> None:
     served = serve(Dialect.CORE)
     served.sandbox.permit("Member", API_KEYS_FLAG)
     token = SessionToken(Secret(served.sandbox.session_token("member")))
-    workspace = connect_module.connect(served.environment(), served.sandbox.url, token, Stop())
+    workspace = connect_module.connect(
+        served.environment(), served.sandbox.url, token, Cancellation()
+    )
     served.stack.callback(workspace.close)
     first = workspace.observe()
     served.journal.clear()
@@ -1537,7 +1544,7 @@ def test_a_key_gets_another_end_with_its_milliseconds(serve, dialect) -> None:
     workspace = served.workspace()
     workspace.observe()
     for ends in (datetime(2040, 1, 2, 3, 4, 5, 678000, UTC), datetime(2032, 1, 1, tzinfo=UTC)):
-        workspace.move_end(key, ends)
+        workspace.set_expiry(key, ends)
         [seen] = workspace.observe().keys
         assert seen.expires_at == ends
     after = served.sandbox.keys()[0]
@@ -1563,7 +1570,7 @@ def test_a_change_of_a_key_that_is_gone_is_an_error(serve, dialect) -> None:
     workspace = serve(dialect).workspace()
     nobody = "20202020-1c25-4d02-bf25-6aeccf7ea419"
     with pytest.raises(WorkspaceError):
-        workspace.move_end(nobody, datetime(2032, 1, 1, tzinfo=UTC))
+        workspace.set_expiry(nobody, datetime(2032, 1, 1, tzinfo=UTC))
     if dialect is not Dialect.LEGACY:
         with pytest.raises(WorkspaceError):
             workspace.assign_role(nobody, nobody)
@@ -1578,7 +1585,7 @@ def test_a_change_that_is_not_known_to_be_made_is_an_error(
     key = "20202020-1c25-4d02-bf25-6aeccf7ea419"
     server = scripted(*[answer(*said) if said else None] * 8)
     with pytest.raises(WorkspaceError):
-        to(server.url, generation).move_end(key, datetime(2032, 1, 1, tzinfo=UTC))
+        to(server.url, generation).set_expiry(key, datetime(2032, 1, 1, tzinfo=UTC))
     if generation == "core":
         with pytest.raises(WorkspaceError):
             to(server.url, generation).assign_role(key, key)

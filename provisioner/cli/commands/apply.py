@@ -10,20 +10,26 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.options import (
-    guard_options,
-    output_options,
-    reconciling_options,
-    selection_options,
-    telling_options,
+    add_guard_options,
+    add_output_options,
+    add_output_targets,
+    add_plan_flags,
+    add_selection,
 )
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Leaving, Output, Reconciling, Selection, Telling
+    from provisioner.cli.options import (
+        GuardOptions,
+        OutputOptions,
+        OutputTargets,
+        PlanFlags,
+        Selection,
+    )
     from provisioner.cli.run import Prepared
     from provisioner.cli.signals import Signals
     from provisioner.plan import Plan
-    from provisioner.reconcile.reconciler import Fleet
+    from provisioner.reconcile.reconciler import Reconciler
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
@@ -39,9 +45,9 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]")
-@selection_options(revokes=True)
-@output_options("text", "json", "markdown")
-@telling_options(events=True)
+@add_selection(revokes=True)
+@add_output_options("text", "json", "markdown")
+@add_output_targets(events=True)
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
 @click.option(
     "--digest",
@@ -50,16 +56,16 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
     callback=_digest,
     help="Change nothing where the plan has another digest than this.",
 )
-@reconciling_options
-@guard_options
+@add_plan_flags
+@add_guard_options
 @stoppable
 def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
     file: Path | None,
     selection: Selection,
-    output: Output,
-    telling: Telling,
-    reconciling: Reconciling,
-    leaving: Leaving,
+    output: OutputOptions,
+    output_targets: OutputTargets,
+    plan_flags: PlanFlags,
+    guard_options: GuardOptions,
     *,
     signals: Signals,
     yes: bool,
@@ -79,24 +85,28 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
     from provisioner.cli.execute import carry_out  # noqa: PLC0415 - as above
     from provisioner.planfile import not_of_digest  # noqa: PLC0415 - as above
 
-    asked = plan_file.asked_of(selection, reconciling, leaving)
+    asked = plan_file.asked_of(selection, plan_flags, guard_options)
 
-    def of_now(fleet: Fleet, prepared: Prepared) -> Plan:
-        made = fleet.plan(prepared.manifests.desired, prepared.now, asked.wishes, asked.leave)
+    def of_now(reconciler: Reconciler, prepared: Prepared) -> Plan:
+        made = reconciler.plan(
+            prepared.manifests.desired, prepared.now, asked.options, asked.overrides
+        )
         why = None if digest is None else not_of_digest(digest, made)
         if why is not None:
-            fleet.refuse(why)
+            reconciler.refuse(why)
         return made
 
     if file is None:
-        return carry_out("apply", selection, output, telling, of_now, signals=signals, yes=yes)
+        return carry_out(
+            "apply", selection, output, output_targets, of_now, signals=signals, yes=yes
+        )
     plan_file.check_alone(click.get_current_context())
     reviewed = plan_file.PlanOnDisk(file, digest, asked)
     return carry_out(
         "apply",
         selection,
         output,
-        telling,
+        output_targets,
         reviewed.plan,
         signals=signals,
         yes=yes,

@@ -11,17 +11,17 @@ from provisioner.cli.completion_items import files
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import (
     Selection,
+    add_output_options,
+    add_restrictions,
     manifests_option,
     one_environment_option,
-    output_options,
-    restriction_options,
 )
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from provisioner.cli.options import Output
+    from provisioner.cli.options import OutputOptions
     from provisioner.cli.signals import Signals
     from provisioner.model.restrictions import Restrictions
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.command()
 @manifests_option
 @one_environment_option
-@restriction_options
+@add_restrictions
 @click.option(
     "--depth",
     type=click.Choice(["0", "1", "2"]),
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     shell_complete=files,
     help="JSON object or array of records; - is standard input.",
 )
-@output_options()
+@add_output_options()
 @stoppable
 def create(  # noqa: PLR0913 - what there is to say of a body
     manifests: Path,
     environment: str | None,
     depth: str,
     body: str,
-    output: Output,
+    output: OutputOptions,
     *,
     signals: Signals,
     restrictions: Restrictions,
@@ -67,11 +67,11 @@ def create(  # noqa: PLR0913 - what there is to say of a body
     """
     from provisioner.cli.body_source import read_source  # noqa: PLC0415 - as above
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.run import fleet_of, prepare  # noqa: PLC0415 - as above
-    from provisioner.model.desired import depth_of  # noqa: PLC0415 - as above
+    from provisioner.cli.run import prepare, reconciler_of  # noqa: PLC0415 - as above
+    from provisioner.model.key import depth_of  # noqa: PLC0415 - as above
     from provisioner.operations.bulk_create import create_records  # noqa: PLC0415 - keeps --help fast
     from provisioner.runtime.cancellation import STOPPED  # noqa: PLC0415 - as above
-    from provisioner.runtime.log_context import bound  # noqa: PLC0415 - as above
+    from provisioner.runtime.log_context import bind  # noqa: PLC0415 - as above
 
     console = Console(output)
     selection = Selection(manifests, (environment,) if environment else ())
@@ -81,16 +81,16 @@ def create(  # noqa: PLR0913 - what there is to say of a body
         with signals.let_through():  # somebody may be typing it
             source = read_source(body, sys.stdin)
     (where,) = prepared.environments
-    with bound(environment=where.name):
+    with bind(environment=where.name):
         with (
-            fleet_of(prepared, signals.stop) as fleet,
-            console.progress(len(source.records), "creating keys") as settled,
+            reconciler_of(prepared, signals.stop) as reconciler,
+            console.progress(len(source.records), "creating keys") as on_progress,
         ):
-            workspace = fleet.open(where)
+            workspace = reconciler.open(where)
             made = None
             if workspace is not None:
                 depth_asked = depth_of(int(depth))
-                made = create_records(workspace, source, depth_asked, signals.stop, settled)
+                made = create_records(workspace, source, depth_asked, signals.stop, on_progress)
         if made is None:
             console.failed(STOPPED)
             return signals.exit_code or INCOMPLETE

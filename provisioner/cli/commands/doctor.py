@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Output, Selection
+    from provisioner.cli.options import OutputOptions, Selection
     from provisioner.cli.signals import Signals
 
 
 @click.command()
-@selection_options(revokes=False)
-@output_options("text", "json")
+@add_selection(revokes=False)
+@add_output_options("text", "json")
 @stoppable
-def doctor(selection: Selection, output: Output, signals: Signals) -> int:
+def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int:
     """Examine credentials, permissions, limits and sinks; write nothing.
 
     Says of each environment what works and what to change. Needs environments.yaml alone; with
@@ -40,13 +40,13 @@ def doctor(selection: Selection, output: Output, signals: Signals) -> int:
     ):
         desired = None if manifests.problems else manifests.desired
         found = examiner.examine(prepared.environments, desired, selection.only)
-        surprise = examiner.surprise
+        internal_error = examiner.internal_error
     if console.json:
         console.document(diagnosis_document(found))
     else:
         console.text(diagnosis_text(found, console.palette, quiet=output.quiet))
-    if surprise is not None:
-        raise surprise
+    if internal_error is not None:
+        raise internal_error
     if signals.exit_code is not None:
         return signals.exit_code
     return INCOMPLETE if any(one.failed for one in found) else 0

@@ -12,16 +12,16 @@ from provisioner.cli.completion_items import key_names
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import (
     Selection,
+    add_output_options,
+    add_restrictions,
     manifests_option,
     one_environment_option,
-    output_options,
-    restriction_options,
 )
 from provisioner.cli.stoppable import stoppable
 from provisioner.errors.exceptions import WorkspaceError, WrongUsageError
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Output
+    from provisioner.cli.options import OutputOptions
     from provisioner.cli.signals import Signals
     from provisioner.model.restrictions import Restrictions
     from provisioner.operations.export import Exported
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.command()
 @manifests_option
 @one_environment_option
-@restriction_options
+@add_restrictions
 @click.option(
     "--only",
     multiple=True,
@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Where the manifest goes, a file that is not there yet; by default to stdout.",
 )
-@output_options()
+@add_output_options()
 @stoppable
 def export(  # noqa: PLR0913 - what there is to say of an export
     manifests: Path,
     environment: str | None,
     only: tuple[str, ...],
     file: Path | None,
-    output: Output,
+    output: OutputOptions,
     *,
     signals: Signals,
     restrictions: Restrictions,
@@ -67,12 +67,12 @@ def export(  # noqa: PLR0913 - what there is to say of an export
     import logging  # noqa: PLC0415 - keeps --help fast
 
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.run import fleet_of, prepare  # noqa: PLC0415 - as above
-    from provisioner.errors.pluralize import count  # noqa: PLC0415 - as above
+    from provisioner.cli.run import prepare, reconciler_of  # noqa: PLC0415 - as above
+    from provisioner.errors.pluralize import pluralize  # noqa: PLC0415 - as above
     from provisioner.operations.export import export as exported_from  # noqa: PLC0415 - as above
     from provisioner.plan import Unobserved  # noqa: PLC0415 - as above
     from provisioner.render.text import visible  # noqa: PLC0415 - as above
-    from provisioner.runtime.log_context import about  # noqa: PLC0415 - as above
+    from provisioner.runtime.log_context import extra  # noqa: PLC0415 - as above
 
     console = Console(output)
     if str(file) == "-":
@@ -82,12 +82,12 @@ def export(  # noqa: PLR0913 - what there is to say of an export
     selection = Selection(manifests, (environment,) if environment else (), only)
     selection = selection._replace(restrictions=restrictions)
     prepared = prepare(selection, keys_matter=False, one=True)
-    with fleet_of(prepared, signals.stop) as fleet:
-        ((place, look),) = fleet.observe()
-    if fleet.surprise is not None:
-        raise fleet.surprise
-    if fleet.refusal is not None and signals.exit_code is None:
-        raise fleet.refusal
+    with reconciler_of(prepared, signals.stop) as reconciler:
+        ((place, look),) = reconciler.observe()
+    if reconciler.internal_error is not None:
+        raise reconciler.internal_error
+    if reconciler.refusal is not None and signals.exit_code is None:
+        raise reconciler.refusal
     if isinstance(look, Unobserved):
         console.failed(look.failure)
         return signals.exit_code or INCOMPLETE
@@ -99,15 +99,15 @@ def export(  # noqa: PLR0913 - what there is to say of an export
         logging.getLogger("provisioner").warning(
             "%s: %s left out, with a comment each",
             place.name,
-            count(exported.left_out, "live key"),
-            extra=about(environment=place.name),
+            pluralize(exported.left_out, "live key"),
+            extra=extra(environment=place.name),
         )
     if file is None:
         console.text(exported.text)
     else:
         _write_new(file, exported.text)
         if not output.quiet:
-            console.text(f"wrote {visible(file.as_posix())}: {count(exported.keys, 'key')}\n")
+            console.text(f"wrote {visible(file.as_posix())}: {pluralize(exported.keys, 'key')}\n")
     return signals.exit_code or 0
 
 

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Output, Selection
+    from provisioner.cli.options import OutputOptions, Selection
     from provisioner.cli.signals import Signals
 
 
 @click.command("list")
-@selection_options(revokes=False)
-@output_options("text", "json")
+@add_selection(revokes=False)
+@add_output_options("text", "json")
 @stoppable
-def list_keys(selection: Selection, output: Output, signals: Signals) -> int:
+def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> int:
     """List the keys that the environments really have.
 
     Needs environments.yaml alone. Revoked keys are shown where the server lists them, which
     only the legacy generation does.
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.run import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.run import ended_early, prepare, reconciler_of  # noqa: PLC0415 - as above
     from provisioner.errors.failure import Failure  # noqa: PLC0415 - as above
     from provisioner.model.globs import matches  # noqa: PLC0415 - as above
     from provisioner.model.observed import Observation  # noqa: PLC0415 - as above
@@ -36,13 +36,13 @@ def list_keys(selection: Selection, output: Output, signals: Signals) -> int:
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
-    with fleet_of(prepared, signals.stop) as fleet:
-        seen = fleet.observe()
+    with reconciler_of(prepared, signals.stop) as reconciler:
+        seen = reconciler.observe()
     found = [
         (place.name, key, look.server_time)
         for place, look in seen
         if isinstance(look, Observation)
-        for key in sorted(look.keys, key=lambda one: (one.name, one.seniority))
+        for key in sorted(look.keys, key=lambda one: (one.name, one.creation_order))
         if not selection.only or matches(key.name, selection.only)
     ]
     if console.json:
@@ -55,7 +55,7 @@ def list_keys(selection: Selection, output: Output, signals: Signals) -> int:
     failures = [look for _, look in seen if not isinstance(look, Observation)]
     for failed in failures:
         console.failed(failed.failure, failed.environment)
-    code = ended_early(fleet, signals)
+    code = ended_early(reconciler, signals)
     if code is not None:
         return code
     return INCOMPLETE if failures else 0

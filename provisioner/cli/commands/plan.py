@@ -9,23 +9,29 @@ import click
 
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import (
-    guard_options,
-    output_options,
-    reconciling_options,
-    selection_options,
-    telling_options,
+    add_guard_options,
+    add_output_options,
+    add_output_targets,
+    add_plan_flags,
+    add_selection,
 )
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Leaving, Output, Reconciling, Selection, Telling
+    from provisioner.cli.options import (
+        GuardOptions,
+        OutputOptions,
+        OutputTargets,
+        PlanFlags,
+        Selection,
+    )
     from provisioner.cli.signals import Signals
 
 
 @click.command()
-@selection_options(revokes=True)
-@output_options("text", "json", "markdown")
-@telling_options(events=True)
+@add_selection(revokes=True)
+@add_output_options("text", "json", "markdown")
+@add_output_targets(events=True)
 @click.option(
     "--detailed-exitcode",
     is_flag=True,
@@ -40,15 +46,15 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write the plan to a file too, for `apply FILE`.",
 )
-@reconciling_options
-@guard_options
+@add_plan_flags
+@add_guard_options
 @stoppable
 def plan(  # noqa: PLR0913 - what there is to say of a plan
     selection: Selection,
-    output: Output,
-    telling: Telling,
-    reconciling: Reconciling,
-    leaving: Leaving,
+    output: OutputOptions,
+    output_targets: OutputTargets,
+    plan_flags: PlanFlags,
+    guard_options: GuardOptions,
     *,
     signals: Signals,
     detailed_exitcode: bool,
@@ -63,8 +69,8 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     """
     from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.outputs import outlets  # noqa: PLC0415 - as above
-    from provisioner.cli.run import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.outputs import open_outputs  # noqa: PLC0415 - as above
+    from provisioner.cli.run import ended_early, prepare, reconciler_of  # noqa: PLC0415 - as above
     from provisioner.cli.show import note, show_plan, warn_of_nothing  # noqa: PLC0415 - as above
     from provisioner.errors.exceptions import WrongUsageError  # noqa: PLC0415 - as above
     from provisioner.errors.failure import failure_of  # noqa: PLC0415 - as above
@@ -72,40 +78,42 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     console = Console(output)
     if file is not None:
         plan_file.check_free(file)
-    asked = plan_file.asked_of(selection, reconciling, leaving)
+    asked = plan_file.asked_of(selection, plan_flags, guard_options)
     taken = () if file is None else (file,)
-    with outlets("plan", telling, console, signals, taken=taken) as out:
+    with open_outputs("plan", output_targets, console, signals, taken=taken) as out:
         with out.problems():
             prepared = prepare(selection)
         out.begun(prepared.manifests.sources, prepared.environments)
-        with fleet_of(prepared, signals.stop, out.tell) as fleet:
+        with reconciler_of(prepared, signals.stop, out.tell) as reconciler:
             desired = prepared.manifests.desired
-            made = fleet.plan(desired, prepared.now, asked.wishes, asked.leave)
+            made = reconciler.plan(desired, prepared.now, asked.options, asked.overrides)
         out.planned(made)
         note(made)
         with out.shown():
-            show_plan(made, console, fleet.refusal)
+            show_plan(made, console, reconciler.refusal)
         warn_of_nothing(made, selection)
         kept = lost = None
         if file is not None:
             stopped = signals.exit_code is not None
-            why = plan_file.why_not_kept(made, fleet, stopped=stopped)
+            why = plan_file.why_not_kept(made, reconciler, stopped=stopped)
             try:
                 if why is None:
-                    plan_file.keep(file, plan_file.draft_of(made, asked, fleet, prepared), console)
+                    plan_file.keep(
+                        file, plan_file.plan_input_of(made, asked, reconciler, prepared), console
+                    )
                     kept = file.as_posix()
                 else:
                     plan_file.drop(file, why, console)
             except WrongUsageError as error:
                 lost = error
-        out.outcome(made, changes=made.changes, refusal=fleet.refusal, plan_file=kept)
+        out.outcome(made, changes=made.changes, refusal=reconciler.refusal, plan_file=kept)
         if lost is not None:
             console.failed(failure_of(lost))
-        code = ended_early(fleet, signals)
+        code = ended_early(reconciler, signals)
         if code is not None:
-            return out.ends(code)
+            return out.finish(code)
         if lost is not None:
-            return out.ends(lost.exit_code)
+            return out.finish(lost.exit_code)
         if made.incomplete:
-            return out.ends(INCOMPLETE)
-        return out.ends(CHANGES if detailed_exitcode and made.changes else 0)
+            return out.finish(INCOMPLETE)
+        return out.finish(CHANGES if detailed_exitcode and made.changes else 0)

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
-from provisioner.cli.options import output_options, selection_options
+from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
 
-    from provisioner.audit.key_audit import FleetHygiene
+    from provisioner.audit.key_audit import FleetAudit
     from provisioner.cli.console import Console
-    from provisioner.cli.options import Output, Selection
+    from provisioner.cli.options import OutputOptions, Selection
     from provisioner.cli.signals import Signals
     from provisioner.model.sink_address import Address
-    from provisioner.model.sink_content import Held
+    from provisioner.model.sink_content import SinkContent
 
 
 def _duration(
@@ -34,7 +34,7 @@ def _duration(
 
 
 @click.command()
-@selection_options(revokes=False)
+@add_selection(revokes=False)
 @click.option(
     "--expiring-within",
     callback=_duration,
@@ -42,10 +42,10 @@ def _duration(
     metavar="DURATION",
     help="Exit with 2 when a key is due within 36h, 14d, 12w or P14D, or missing.",
 )
-@output_options("text", "json", "markdown", "html")
+@add_output_options("text", "json", "markdown", "html")
 @stoppable
 def report(
-    selection: Selection, expiring_within: timedelta | None, output: Output, signals: Signals
+    selection: Selection, expiring_within: timedelta | None, output: OutputOptions, signals: Signals
 ) -> int:
     """Report expiry and hygiene of every live key; write nothing.
 
@@ -53,32 +53,32 @@ def report(
     ends, whether its token is where it belongs, and what else is worth knowing. Exits with 4 when
     an environment could not be looked at.
     """
-    from provisioner.audit.key_audit import Look, inspect  # noqa: PLC0415 - as above
+    from provisioner.audit.key_audit import AuditInput, audit  # noqa: PLC0415 - as above
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.run import ended_early, fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.run import ended_early, prepare, reconciler_of  # noqa: PLC0415 - as above
     from provisioner.errors.exceptions import RefusedError  # noqa: PLC0415 - as above
     from provisioner.errors.failure import Failure  # noqa: PLC0415 - as above
     from provisioner.model.observed import Observation  # noqa: PLC0415 - as above
-    from provisioner.plan import Wishes  # noqa: PLC0415 - as above
+    from provisioner.plan import PlanOptions  # noqa: PLC0415 - as above
     from provisioner.plan.diff import SOON  # noqa: PLC0415 - as above
 
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection)
     desired = prepared.manifests.desired
-    with fleet_of(prepared, signals.stop) as fleet:
-        seen = fleet.observe()
-        held = fleet.survey(desired, Wishes(only=selection.only))
-    _warn(held)
+    with reconciler_of(prepared, signals.stop) as reconciler:
+        seen = reconciler.observe()
+        sink_contents = reconciler.survey(desired, PlanOptions(only=selection.only))
+    _warn(sink_contents)
     looks = (
-        Look(environment, desired.get(environment.name, ()), look, held)
+        AuditInput(environment, desired.get(environment.name, ()), look, sink_contents)
         if isinstance(look, Observation)
         else look
         for environment, look in seen
     )
-    found = inspect(looks, prepared.now, expiring_within or SOON, selection.only)
+    found = audit(looks, prepared.now, expiring_within or SOON, selection.only)
     _show(found, console)
-    code = ended_early(fleet, signals)
+    code = ended_early(reconciler, signals)
     if code is not None:
         return code
     empty = not any(one.keys or one.missing for one in found.observed)
@@ -93,35 +93,35 @@ def report(
     return CHANGES if expiring_within is not None and overdue else 0
 
 
-def _warn(held: Mapping[Address, Held]) -> None:
+def _warn(sink_contents: Mapping[Address, SinkContent]) -> None:
     """Says how many sinks nothing is known of."""
     import logging  # noqa: PLC0415 - keeps --help fast
 
-    from provisioner.errors.pluralize import count  # noqa: PLC0415 - as above
-    from provisioner.model.sink_content import Unusable  # noqa: PLC0415 - as above
+    from provisioner.errors.pluralize import pluralize  # noqa: PLC0415 - as above
+    from provisioner.model.sink_content import Unavailable  # noqa: PLC0415 - as above
 
-    if unusable := sum(isinstance(one, Unusable) for one in held.values()):
+    if unusable := sum(isinstance(one, Unavailable) for one in sink_contents.values()):
         logging.getLogger("provisioner").warning(
-            "%s could not be looked into; `provision doctor` says why", count(unusable, "sink")
+            "%s could not be looked into; `provision doctor` says why", pluralize(unusable, "sink")
         )
 
 
-def _show(found: FleetHygiene, console: Console) -> None:
+def _show(found: FleetAudit, console: Console) -> None:
     from provisioner.render.audit import (  # noqa: PLC0415 - keeps --help fast
-        hygiene_document,
-        hygiene_markdown,
-        hygiene_page,
-        hygiene_text,
+        audit_document,
+        audit_markdown,
+        audit_page,
+        audit_text,
     )
 
     match console.output.format:
         case "json":
-            console.document(hygiene_document(found))
+            console.document(audit_document(found))
         case "markdown":
-            console.text(hygiene_markdown(found))
+            console.text(audit_markdown(found))
         case "html":
-            console.text(hygiene_page(found))
+            console.text(audit_page(found))
         case _:
-            console.text(hygiene_text(found, console.palette, quiet=console.output.quiet))
+            console.text(audit_text(found, console.palette, quiet=console.output.quiet))
     for one in found.unobserved:
         console.failed(one.failure, one.environment)

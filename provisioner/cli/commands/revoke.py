@@ -8,32 +8,32 @@ import click
 
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.options import (
-    guard_options,
-    output_options,
-    selection_options,
-    telling_options,
+    add_guard_options,
+    add_output_options,
+    add_output_targets,
+    add_selection,
 )
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Leaving, Output, Selection, Telling
+    from provisioner.cli.options import GuardOptions, OutputOptions, OutputTargets, Selection
     from provisioner.cli.signals import Signals
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME|ID…", shell_complete=key_names)
-@selection_options(revokes=True)
-@output_options("text", "json", "markdown")
-@telling_options(events=True)
-@guard_options
+@add_selection(revokes=True)
+@add_output_options("text", "json", "markdown")
+@add_output_targets(events=True)
+@add_guard_options
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
 @stoppable
 def revoke(  # noqa: PLR0913 - what there is to say of a revocation
     names: tuple[str, ...],
     selection: Selection,
-    output: Output,
-    telling: Telling,
-    leaving: Leaving,
+    output: OutputOptions,
+    output_targets: OutputTargets,
+    guard_options: GuardOptions,
     *,
     signals: Signals,
     yes: bool,
@@ -45,22 +45,22 @@ def revoke(  # noqa: PLR0913 - what there is to say of a revocation
     that this run is signed in with. A key that a manifest declares is made anew by the next
     `apply`.
     """
-    from provisioner.cli.execute import Named, carry_out  # noqa: PLC0415 - keeps --help fast
-    from provisioner.plan import Wishes  # noqa: PLC0415 - as above
+    from provisioner.cli.execute import SelectedNames, carry_out  # noqa: PLC0415 - keeps --help fast
+    from provisioner.plan import PlanOptions  # noqa: PLC0415 - as above
 
     if not all(names):
         raise click.UsageError("A NAME is empty: a variable may not be set. Name an id instead.")
     asked = frozenset(names)
-    wishes = Wishes(only=selection.only)
+    options = PlanOptions(only=selection.only)
     return carry_out(
         "revoke",
         selection,
         output,
-        telling,
-        lambda fleet, prepared: fleet.plan_revocations(
-            prepared.manifests.desired, prepared.now, asked, wishes, leaving.leave()
+        output_targets,
+        lambda reconciler, prepared: reconciler.plan_revocations(
+            prepared.manifests.desired, prepared.now, asked, options, guard_options.overrides()
         ),
         signals=signals,
         yes=yes,
-        named=Named(names, "live"),
+        named=SelectedNames(names, "live"),
     )

@@ -8,24 +8,24 @@ import click
 
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.options import (
-    guard_options,
-    output_options,
-    selection_options,
-    telling_options,
+    add_guard_options,
+    add_output_options,
+    add_output_targets,
+    add_selection,
 )
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Leaving, Output, Selection, Telling
+    from provisioner.cli.options import GuardOptions, OutputOptions, OutputTargets, Selection
     from provisioner.cli.signals import Signals
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME…", shell_complete=key_names)
-@selection_options(revokes=True)
-@output_options("text", "json", "markdown")
-@telling_options(events=True)
-@guard_options
+@add_selection(revokes=True)
+@add_output_options("text", "json", "markdown")
+@add_output_targets(events=True)
+@add_guard_options
 @click.option(
     "--now",
     "at_once",
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 def rotate(  # noqa: PLR0913 - what there is to say of a rotation
     names: tuple[str, ...],
     selection: Selection,
-    output: Output,
-    telling: Telling,
-    leaving: Leaving,
+    output: OutputOptions,
+    output_targets: OutputTargets,
+    guard_options: GuardOptions,
     *,
     signals: Signals,
     at_once: bool,
@@ -53,19 +53,19 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
     by a later `apply`; with --now as soon as the delivery is done. This is done in every
     environment that has the name: -e keeps to one.
     """
-    from provisioner.cli.execute import Named, carry_out  # noqa: PLC0415 - keeps --help fast
-    from provisioner.plan import Wishes  # noqa: PLC0415 - as above
+    from provisioner.cli.execute import SelectedNames, carry_out  # noqa: PLC0415 - keeps --help fast
+    from provisioner.plan import PlanOptions  # noqa: PLC0415 - as above
 
-    wishes = Wishes(only=selection.only, rotate=frozenset(names), at_once=at_once)
+    options = PlanOptions(only=selection.only, rotate=frozenset(names), at_once=at_once)
     return carry_out(
         "rotate",
         selection,
         output,
-        telling,
-        lambda fleet, prepared: fleet.plan(
-            prepared.manifests.desired, prepared.now, wishes, leaving.leave()
+        output_targets,
+        lambda reconciler, prepared: reconciler.plan(
+            prepared.manifests.desired, prepared.now, options, guard_options.overrides()
         ),
         signals=signals,
         yes=yes,
-        named=Named(names, "declared"),
+        named=SelectedNames(names, "declared"),
     )

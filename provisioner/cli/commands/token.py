@@ -10,15 +10,15 @@ import click
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.options import (
     Selection,
+    add_output_options,
+    add_restrictions,
     manifests_option,
     one_environment_option,
-    output_options,
-    restriction_options,
 )
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Output
+    from provisioner.cli.options import OutputOptions
     from provisioner.cli.signals import Signals
     from provisioner.model.restrictions import Restrictions
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.argument("name", shell_complete=key_names)
 @manifests_option
 @one_environment_option
-@restriction_options
+@add_restrictions
 @click.option(
     "--to",
     "file",
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Where the token goes: a file of its own, for this user alone.",
 )
-@output_options()
+@add_output_options()
 @stoppable
 def token(  # noqa: PLR0913 - what there is to say of a token
     name: str,
     manifests: Path,
     environment: str | None,
     file: Path,
-    output: Output,
+    output: OutputOptions,
     *,
     signals: Signals,
     restrictions: Restrictions,
@@ -56,13 +56,13 @@ def token(  # noqa: PLR0913 - what there is to say of a token
     it never goes to a terminal.
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.run import fleet_of, prepare  # noqa: PLC0415 - as above
+    from provisioner.cli.run import prepare, reconciler_of  # noqa: PLC0415 - as above
     from provisioner.model.expiry import format_moment  # noqa: PLC0415 - as above
     from provisioner.model.sink_address import FileAddress  # noqa: PLC0415 - keeps --help fast
-    from provisioner.operations.mint_token import hand_over  # noqa: PLC0415 - as above
+    from provisioner.operations.mint_token import deliver_token  # noqa: PLC0415 - as above
     from provisioner.render.text import visible  # noqa: PLC0415 - as above
     from provisioner.runtime.cancellation import STOPPED  # noqa: PLC0415 - as above
-    from provisioner.runtime.log_context import bound  # noqa: PLC0415 - as above
+    from provisioner.runtime.log_context import bind  # noqa: PLC0415 - as above
     from provisioner.sinks.file import Files  # noqa: PLC0415 - as above
 
     if str(file) == "-":
@@ -72,21 +72,25 @@ def token(  # noqa: PLR0913 - what there is to say of a token
     selection = selection._replace(restrictions=restrictions)
     prepared = prepare(selection, keys_matter=False, one=True)
     (where,) = prepared.environments
-    working = bound(environment=where.name, key=name)
-    with working, fleet_of(prepared, signals.stop) as fleet:
+    working = bind(environment=where.name, key=name)
+    with working, reconciler_of(prepared, signals.stop) as reconciler:
         address = FileAddress(str(file), "", "bare")
         sink = Files(Path.cwd()).sink(address)
         desired = prepared.manifests.desired.get(where.name, ())
         wanted = next((one for one in desired if one.name == name), None)
-        workspace = fleet.open(where)
+        workspace = reconciler.open(where)
         key = (
             None
             if workspace is None
-            else hand_over(workspace, name, sink, address, wanted=wanted, look_into=fleet.look_into)
+            else deliver_token(
+                workspace, name, sink, address, wanted=wanted, look_into=reconciler.look_into
+            )
         )
         if key is None:
             console.failed(STOPPED)
         elif not output.quiet:
-            ends = format_moment(key.expires_at)
-            console.text(f"{file} holds a token of {visible(name)} ({key.id}) until {ends}.\n")
+            expires_at = format_moment(key.expires_at)
+            console.text(
+                f"{file} holds a token of {visible(name)} ({key.id}) until {expires_at}.\n"
+            )
     return signals.exit_code or 0

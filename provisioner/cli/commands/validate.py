@@ -9,29 +9,29 @@ import click
 
 from provisioner.cli.exit_codes import INVALID
 from provisioner.cli.options import (
+    add_output_options,
+    add_output_targets,
     environments_option,
     manifests_option,
-    output_options,
-    telling_options,
 )
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import Output, Telling
-    from provisioner.render.formats import Form
+    from provisioner.cli.options import OutputOptions, OutputTargets
+    from provisioner.render.formats import OutputFormat
 
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @manifests_option
 @environments_option
-@output_options("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
-@telling_options(events=False)
+@add_output_options("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
+@add_output_targets(events=False)
 def validate(
     paths: tuple[Path, ...],
     manifests: Path,
     environments_file: Path | None,
-    output: Output,
-    telling: Telling,
+    output: OutputOptions,
+    output_targets: OutputTargets,
 ) -> int:
     """Check manifests offline, without credentials.
 
@@ -43,16 +43,16 @@ def validate(
 
     from provisioner.cli.check_manifests import check  # noqa: PLC0415 - as above
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.outputs import outlets  # noqa: PLC0415 - as above
+    from provisioner.cli.outputs import open_outputs  # noqa: PLC0415 - as above
 
     console = Console(output)
-    with outlets("validate", telling, console) as out:
+    with open_outputs("validate", output_targets, console) as out:
         checked = check(paths or (manifests,), datetime.now(UTC), environments_file)
         for warning in checked.warnings:
             logging.getLogger("provisioner").warning("%s", warning)
         told = out.examined(checked.files, checked.problems, checked.summary, checked.warnings)
         if output.format != "text" or checked.problems or not output.quiet:
             with out.shown():
-                console.tell(told, cast("Form", output.format))
+                console.show_report(told, cast("OutputFormat", output.format))
         out.report(told)
     return INVALID if checked.problems else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from provisioner.errors.pluralize import count
+from provisioner.errors.pluralize import pluralize
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Unobserved
 from provisioner.render.audit.css import STYLE
@@ -16,7 +16,7 @@ from provisioner.render.text import visible
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from provisioner.audit.key_audit import EnvironmentHygiene, FleetHygiene, KeyHygiene, Note
+    from provisioner.audit.key_audit import EnvironmentAudit, FleetAudit, KeyAudit, Note
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -36,13 +36,13 @@ _HEAD = (
 )
 
 
-def hygiene_page(hygiene: FleetHygiene) -> str:
+def audit_page(audit: FleetAudit) -> str:
     """The whole document, in ASCII: whatever the encoding of stdout, it is read as it was meant."""
-    page = "\n".join(_page(hygiene)) + "\n"
+    page = "\n".join(_page(audit)) + "\n"
     return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
-def _page(hygiene: FleetHygiene) -> Iterator[str]:
+def _page(audit: FleetAudit) -> Iterator[str]:
     yield "<!doctype html>"
     yield '<html lang="en">'
     yield "<head>"
@@ -58,33 +58,33 @@ def _page(hygiene: FleetHygiene) -> Iterator[str]:
     yield "<main>"
     yield "<header>"
     yield "<h1>API keys</h1>"
-    yield f"<p>{escape(', '.join(totals(hygiene)))}. {_moment(hygiene)}</p>"
+    yield f"<p>{escape(', '.join(totals(audit)))}. {_moment(audit)}</p>"
     yield "</header>"
-    yield from _tiles(hygiene)
-    if hygiene.observed:
-        yield from _figure(hygiene)
-    for one in hygiene.environments:
+    yield from _tiles(audit)
+    if audit.observed:
+        yield from _figure(audit)
+    for one in audit.environments:
         yield from _environment(one)
-    yield from _meanings(hygiene)
+    yield from _meanings(audit)
     yield "</main>"
     yield "</body>"
     yield "</html>"
 
 
-def _moment(hygiene: FleetHygiene) -> str:
-    moment = format_moment(hygiene.created_at)
+def _moment(audit: FleetAudit) -> str:
+    moment = format_moment(audit.created_at)
     shown = f"{moment[:10]} {moment[11:16]} UTC"
     return f'<time datetime="{moment}">{shown}</time>'
 
 
-def _tiles(hygiene: FleetHygiene) -> Iterator[str]:
-    notes = hygiene.notes
-    keys = sum(len(one.keys) for one in hygiene.observed)
+def _tiles(audit: FleetAudit) -> Iterator[str]:
+    notes = audit.notes
+    keys = sum(len(one.keys) for one in audit.observed)
     tiles = [
         (keys, "live keys", "all"),
-        (hygiene.due, f"due within {span(hygiene.within)}", "due"),
-        (hygiene.missing, "missing", "due"),
-        (len(hygiene.unobserved), "not reached", "due"),
+        (audit.due, f"due within {span(audit.within)}", "due"),
+        (audit.missing, "missing", "due"),
+        (len(audit.unobserved), "not reached", "due"),
         *((notes[note], note_word(note), "warn") for note in _TILES),
     ]
     yield '<ul class="tiles">'
@@ -94,19 +94,19 @@ def _tiles(hygiene: FleetHygiene) -> Iterator[str]:
     yield "</ul>"
 
 
-def _figure(hygiene: FleetHygiene) -> Iterator[str]:
+def _figure(audit: FleetAudit) -> Iterator[str]:
     yield '<figure class="card">'
     yield "<h2>When keys end</h2>"
-    yield timeline(hygiene)
+    yield timeline(audit)
     yield "<figcaption>"
     yield "<span><i class='swatch'></i>keys that end in that week, the taller the more</span>"
     yield "<span><i class='swatch hatched'>!</i>one of them is due</span>"
-    yield f"<span><i class='swatch shaded'></i>the next {span(hygiene.within)}</span>"
+    yield f"<span><i class='swatch shaded'></i>the next {span(audit.within)}</span>"
     yield "</figcaption>"
     yield "</figure>"
 
 
-def _environment(one: EnvironmentHygiene | Unobserved) -> Iterator[str]:
+def _environment(one: EnvironmentAudit | Unobserved) -> Iterator[str]:
     name = escape(visible(one.environment))
     yield "<section>"
     yield f"<h2>{name}</h2>"
@@ -117,7 +117,7 @@ def _environment(one: EnvironmentHygiene | Unobserved) -> Iterator[str]:
         yield "</section>"
         return
     due = f", {one.due} due" if one.due else ""
-    told = f"{count(len(one.keys), 'key')}{due}"
+    told = f"{pluralize(len(one.keys), 'key')}{due}"
     yield f'<p class="where">{told} · {escape(visible(one.url))} · {one.generation}</p>'
     if one.missing:
         names = ", ".join(f"<code>{escape(visible(missing))}</code>" for missing in one.missing)
@@ -129,7 +129,7 @@ def _environment(one: EnvironmentHygiene | Unobserved) -> Iterator[str]:
     yield "</section>"
 
 
-def _table(keys: Iterable[KeyHygiene]) -> Iterator[str]:
+def _table(keys: Iterable[KeyAudit]) -> Iterator[str]:
     yield "<table>"
     head = "".join(f'<th scope="col"{kind}>{word}</th>' for word, kind in _HEAD)
     yield f"<thead><tr>{head}</tr></thead>"
@@ -140,7 +140,7 @@ def _table(keys: Iterable[KeyHygiene]) -> Iterator[str]:
     yield "</table>"
 
 
-def _row(key: KeyHygiene) -> str:
+def _row(key: KeyAudit) -> str:
     shade = ' class="due"' if key.due else ""
     sign = '<b class="sign" title="due">!</b> ' if key.due else ""
     rotation = "-" if key.rotation is None else day(key.rotation)
@@ -156,8 +156,8 @@ def _row(key: KeyHygiene) -> str:
     )
 
 
-def _meanings(hygiene: FleetHygiene) -> Iterator[str]:
-    found = [note for note in MEANINGS if hygiene.notes[note]]
+def _meanings(audit: FleetAudit) -> Iterator[str]:
+    found = [note for note in MEANINGS if audit.notes[note]]
     if not found:
         return
     yield '<section class="meanings">'

@@ -5,37 +5,37 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never, get_args
 
-from provisioner.audit.key_audit import EnvironmentHygiene, Note
+from provisioner.audit.key_audit import EnvironmentAudit, Note
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Unobserved
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from provisioner.audit.key_audit import FleetHygiene, KeyHygiene
+    from provisioner.audit.key_audit import FleetAudit, KeyAudit
     from provisioner.render.json import Document
 
 
-def hygiene_document(hygiene: FleetHygiene) -> Document:
+def audit_document(audit: FleetAudit) -> Document:
     """`provision/report/v1`."""
-    observed = hygiene.observed
+    observed = audit.observed
     return {
         "format": "provision/report/v1",
-        "created_at": format_moment(hygiene.created_at),
-        "within_hours": hygiene.within // timedelta(hours=1),
+        "created_at": format_moment(audit.created_at),
+        "within_hours": audit.within // timedelta(hours=1),
         "summary": _summary(
             sum(len(one.keys) for one in observed),
-            hygiene.due,
-            hygiene.missing,
-            hygiene.notes,
+            audit.due,
+            audit.missing,
+            audit.notes,
         ),
-        "environments": [_environment(one) for one in hygiene.environments],
+        "environments": [_environment(one) for one in audit.environments],
     }
 
 
-def _environment(one: EnvironmentHygiene | Unobserved) -> Document:
+def _environment(one: EnvironmentAudit | Unobserved) -> Document:
     match one:
-        case EnvironmentHygiene():
+        case EnvironmentAudit():
             return {
                 "environment": one.environment,
                 "url": one.url,
@@ -66,7 +66,7 @@ def _summary(keys: int, due: int, missing: int, notes: Counter[Note]) -> Documen
     return {"keys": keys, "due": due, "missing": missing, "notes": counted}
 
 
-def _key(key: KeyHygiene) -> Document:
+def _key(key: KeyAudit) -> Document:
     return {
         "name": key.name,
         "id": key.id,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from provisioner.errors.pluralize import count
+from provisioner.errors.pluralize import pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from provisioner.audit.key_audit import FleetHygiene, KeyHygiene, Note
+    from provisioner.audit.key_audit import FleetAudit, KeyAudit, Note
 
 MEANINGS: Mapping[Note, str] = {
     "expiring": "ends soon, and nothing later takes its place",
@@ -31,7 +31,7 @@ MEANINGS: Mapping[Note, str] = {
 def span(duration: timedelta) -> str:
     """A duration in words: `14 days`, `36 hours`."""
     hours = duration // timedelta(hours=1)
-    return count(hours, "hour") if hours % 24 else count(hours // 24, "day")
+    return pluralize(hours, "hour") if hours % 24 else pluralize(hours // 24, "day")
 
 
 def day(moment: datetime) -> str:
@@ -44,19 +44,19 @@ def note_word(note: Note) -> str:
     return note.replace("_", " ")
 
 
-def left(key: KeyHygiene) -> str:
+def left(key: KeyAudit) -> str:
     """How long a key has to live: `12 d`, or `never` ending."""
     return "never" if "never_expires" in key.notes else f"{key.left} d"
 
 
-def totals(hygiene: FleetHygiene) -> tuple[str, ...]:
+def totals(audit: FleetAudit) -> tuple[str, ...]:
     """How many keys there are, and how many need to be looked at, most urgent first."""
-    keys = sum(len(one.keys) for one in hygiene.observed)
+    keys = sum(len(one.keys) for one in audit.observed)
     parts = [
-        f"{count(keys, 'key')} in {count(len(hygiene.observed), 'environment')}",
-        f"{hygiene.due} due within {span(hygiene.within)}",
+        f"{pluralize(keys, 'key')} in {pluralize(len(audit.observed), 'environment')}",
+        f"{audit.due} due within {span(audit.within)}",
     ]
-    parts += [f"{hygiene.missing} missing"] if hygiene.missing else []
-    if hygiene.unobserved:
-        parts.append(f"{count(len(hygiene.unobserved), 'environment')} not reached")
+    parts += [f"{audit.missing} missing"] if audit.missing else []
+    if audit.unobserved:
+        parts.append(f"{pluralize(len(audit.unobserved), 'environment')} not reached")
     return tuple(parts)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provisioner.errors.pluralize import count
+from provisioner.errors.pluralize import pluralize
 from provisioner.plan import Unobserved
 from provisioner.render.audit.labels import MEANINGS, day, left, note_word, totals
-from provisioner.render.escape import code, plain, shortened
+from provisioner.render.escape import code, escape, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from provisioner.audit.key_audit import EnvironmentHygiene, FleetHygiene, KeyHygiene
+    from provisioner.audit.key_audit import EnvironmentAudit, FleetAudit, KeyAudit
 
 LONGEST = 960_000
 """Bytes of a page. The summary of a step on GitHub has 1 MiB; the rest is for what else it says."""
@@ -33,13 +33,13 @@ _HEAD = (
 )
 
 
-def hygiene_markdown(hygiene: FleetHygiene) -> str:
+def audit_markdown(audit: FleetAudit) -> str:
     """A table for each environment of the keys with a note; those without are folded away."""
-    top = ["# API keys", "", f"{', '.join(totals(hygiene))}."]
-    found = [note for note in MEANINGS if hygiene.notes[note]]
+    top = ["# API keys", "", f"{', '.join(totals(audit))}."]
+    found = [note for note in MEANINGS if audit.notes[note]]
     closing = ["", "## Notes", ""] if found else []
     closing += [f"- **{note_word(note)}**: {MEANINGS[note]}" for note in found]
-    parts = hygiene.environments
+    parts = audit.environments
     shown = parts[: LONGEST * 9 // 10 // _FRAME]
     left = LONGEST - _bytes([*top, *closing]) - _FRAME * (len(shown) + 1)
     missing: dict[str, list[str]] = {}
@@ -55,23 +55,23 @@ def hygiene_markdown(hygiene: FleetHygiene) -> str:
         calm[one.environment], left = _fitting(rows, left)
     lines = top
     for part in shown:
-        lines += ["", f"## {plain(_cut(part.environment))}", ""]
+        lines += ["", f"## {escape(_cut(part.environment))}", ""]
         if isinstance(part, Unobserved):
-            message = plain(shortened(part.failure.message, 200))
-            lines.append(f"**Not reached**, {plain(part.failure.code)}: {message}")
+            message = escape(shortened(part.failure.message, 200))
+            lines.append(f"**Not reached**, {escape(part.failure.code)}: {message}")
         else:
             name = part.environment
             lines += _environment(part, missing[name], noted[name], calm[name])
     if more := len(parts) - len(shown):
-        lines += ["", f"… and {count(more, 'more environment')}, not shown here."]
+        lines += ["", f"… and {pluralize(more, 'more environment')}, not shown here."]
     return "\n".join([*lines, *closing]) + "\n"
 
 
 def _environment(
-    one: EnvironmentHygiene, missing: list[str], noted: list[str], calm: list[str]
+    one: EnvironmentAudit, missing: list[str], noted: list[str], calm: list[str]
 ) -> Iterator[str]:
-    keys = count(len(one.keys), "key")
-    yield f"{keys}, {one.due} due, {plain(_cut(one.url))}, {one.generation}."
+    keys = pluralize(len(one.keys), "key")
+    yield f"{keys}, {one.due} due, {escape(_cut(one.url))}, {one.generation}."
     if one.missing:
         more = len(one.missing) - len(missing)
         yield ""
@@ -83,7 +83,7 @@ def _environment(
     without = len(one.keys) - with_note
     if without:
         yield ""
-        yield f"<details><summary>{count(without, 'key')} without a note</summary>"
+        yield f"<details><summary>{pluralize(without, 'key')} without a note</summary>"
         yield ""
         yield from _table(calm, without)
         yield ""
@@ -98,7 +98,7 @@ def _table(rows: list[str], of: int) -> Iterator[str]:
     if cut := of - len(rows):
         if rows:
             yield ""
-        yield f"… and {count(cut, 'more key' if rows else 'key')}, not shown here."
+        yield f"… and {pluralize(cut, 'more key' if rows else 'key')}, not shown here."
 
 
 def _fitting(texts: Iterable[str], most: int) -> tuple[list[str], int]:
@@ -121,7 +121,7 @@ def _cut(text: str) -> str:
     return shortened(text, _CELL)
 
 
-def _rows(keys: Iterable[KeyHygiene]) -> Iterator[str]:
+def _rows(keys: Iterable[KeyAudit]) -> Iterator[str]:
     for key in keys:
         cells = (
             "**!**" if key.due else "",
@@ -129,7 +129,7 @@ def _rows(keys: Iterable[KeyHygiene]) -> Iterator[str]:
             f"{key.age} d",
             day(key.expires_at),
             left(key),
-            plain(_cut(key.role or "-")),
+            escape(_cut(key.role or "-")),
             "-" if key.rotation is None else day(key.rotation),
             "-" if key.delivery == "none" else key.delivery,
             ", ".join(map(note_word, key.notes)),

@@ -11,39 +11,39 @@ from provisioner.render.text import aligned, visible
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from provisioner.audit.key_audit import EnvironmentHygiene, FleetHygiene, KeyHygiene
+    from provisioner.audit.key_audit import EnvironmentAudit, FleetAudit, KeyAudit
     from provisioner.render.text import Palette
 
 _HEAD = ("NAME", "AGE", "ENDS", "LEFT", "ROLE", "ROTATES", "TOKEN", "ID", "NOTES")
 
 
-def hygiene_text(hygiene: FleetHygiene, palette: Palette, *, quiet: bool) -> str:
+def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
     """A table for each environment, and a summary line.
 
     Args:
-        hygiene: what was found.
+        audit: what was found.
         palette: the colours.
         quiet: whether keys without a note are left out; with nothing else, all is.
     """
     parts = [
         "\n".join(_environment(one, palette, quiet=quiet))
-        for one in hygiene.environments
+        for one in audit.environments
         if not quiet or _noteworthy(one)
     ]
     if quiet and not parts:
         return ""
-    summary = palette.paint(palette.strong, f"Report: {', '.join(totals(hygiene))}.")
+    summary = palette.paint(palette.strong, f"Report: {', '.join(totals(audit))}.")
     return "\n\n".join([*parts, summary]) + "\n"
 
 
-def _noteworthy(one: EnvironmentHygiene | Unobserved) -> bool:
+def _noteworthy(one: EnvironmentAudit | Unobserved) -> bool:
     if isinstance(one, Unobserved):
         return True
     return bool(one.missing) or any(key.notes for key in one.keys)
 
 
 def _environment(
-    one: EnvironmentHygiene | Unobserved, palette: Palette, *, quiet: bool
+    one: EnvironmentAudit | Unobserved, palette: Palette, *, quiet: bool
 ) -> Iterator[str]:
     name = palette.paint(palette.strong, one.environment)
     if isinstance(one, Unobserved):
@@ -66,13 +66,13 @@ def _environment(
         yield palette.paint(palette.dim, "  = no live keys")
 
 
-def _painted(key: KeyHygiene, line: str, palette: Palette) -> str:
+def _painted(key: KeyAudit, line: str, palette: Palette) -> str:
     if key.due:
         return palette.paint(palette.bad, f"  ! {line}")
     return palette.paint(palette.warn, f"  ? {line}") if key.notes else f"  = {line}"
 
 
-def _cells(key: KeyHygiene) -> tuple[str, ...]:
+def _cells(key: KeyAudit) -> tuple[str, ...]:
     return (
         visible(key.name),
         f"{key.age} d",

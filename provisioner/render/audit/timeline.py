@@ -12,14 +12,14 @@ from html import escape
 from math import sqrt
 from typing import TYPE_CHECKING
 
-from provisioner.errors.pluralize import count
+from provisioner.errors.pluralize import pluralize
 from provisioner.render.audit.labels import span
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from provisioner.audit.key_audit import FleetHygiene, KeyHygiene
+    from provisioner.audit.key_audit import FleetAudit, KeyAudit
 
 _WEEKS = 52
 _YEAR = 7 * _WEEKS
@@ -46,12 +46,12 @@ _NAMED = 6
 @dataclass(frozen=True, slots=True)
 class _Lane:
     label: str
-    keys: tuple[KeyHygiene, ...]
+    keys: tuple[KeyAudit, ...]
 
 
-def timeline(hygiene: FleetHygiene) -> str:
+def timeline(audit: FleetAudit) -> str:
     """The SVG element; for people who do not see it, its description tells the same."""
-    lanes = _lanes(hygiene)
+    lanes = _lanes(audit)
     weeks = [_by_week(lane.keys) for lane in lanes]
     tallest = max((len(keys) for lane in weeks for keys in lane.values()), default=1)
     bottom = _TOP + _LANE * len(lanes)
@@ -59,44 +59,44 @@ def timeline(hygiene: FleetHygiene) -> str:
     parts = [
         f'<svg {head} height="{bottom + _AXIS}" xmlns="http://www.w3.org/2000/svg">',
         '<title id="ends-title">When keys end</title>',
-        f'<desc id="ends-text">{escape(_told(lanes, hygiene))}</desc>',
+        f'<desc id="ends-text">{escape(_told(lanes, audit))}</desc>',
         _HATCH,
-        *_window(hygiene.within, bottom),
-        *_months(hygiene.created_at, bottom),
+        *_window(audit.within, bottom),
+        *_months(audit.created_at, bottom),
     ]
     for number, (lane, by_week) in enumerate(zip(lanes, weeks, strict=True)):
         parts += _lane(lane, by_week, _TOP + _LANE * number, tallest)
     return "\n".join([*parts, "</svg>"])
 
 
-def _lanes(hygiene: FleetHygiene) -> tuple[_Lane, ...]:
+def _lanes(audit: FleetAudit) -> tuple[_Lane, ...]:
     """One for each environment, or one for all where they are many."""
-    observed = hygiene.observed
+    observed = audit.observed
     if len(observed) > _MOST_LANES:
         keys = tuple(key for one in observed for key in one.keys)
         return (_Lane(f"all {len(observed)} environments", keys),)
     return tuple(_Lane(one.environment, one.keys) for one in observed)
 
 
-def _by_week(keys: Iterable[KeyHygiene]) -> dict[int, list[KeyHygiene]]:
+def _by_week(keys: Iterable[KeyAudit]) -> dict[int, list[KeyAudit]]:
     """The keys that end within a year, by the week from now in which they do."""
-    weeks: dict[int, list[KeyHygiene]] = {}
+    weeks: dict[int, list[KeyAudit]] = {}
     for key in keys:
         if key.left < _YEAR:
             weeks.setdefault(key.left // 7, []).append(key)
     return weeks
 
 
-def _told(lanes: Iterable[_Lane], hygiene: FleetHygiene) -> str:
+def _told(lanes: Iterable[_Lane], audit: FleetAudit) -> str:
     sentences = []
     for lane in lanes:
         due = sum(key.due for key in lane.keys)
         later = sum(key.left >= _YEAR for key in lane.keys)
         sentences.append(
-            f"{visible(lane.label)}: {count(len(lane.keys), 'key')}, {due} due, {later} that end "
-            "later than a year from now."
+            f"{visible(lane.label)}: {pluralize(len(lane.keys), 'key')}, {due} due, {later} "
+            "expiring more than a year from now."
         )
-    return f"Due means within {span(hygiene.within)}. " + " ".join(sentences)
+    return f"Due means within {span(audit.within)}. " + " ".join(sentences)
 
 
 def _window(within: timedelta, bottom: int) -> Iterator[str]:
@@ -130,12 +130,10 @@ def _months(start: datetime, bottom: int) -> Iterator[str]:
     yield f'<text class="tick" {at} text-anchor="middle">later</text>'
 
 
-def _lane(
-    lane: _Lane, by_week: dict[int, list[KeyHygiene]], top: int, tallest: int
-) -> Iterator[str]:
+def _lane(lane: _Lane, by_week: dict[int, list[KeyAudit]], top: int, tallest: int) -> Iterator[str]:
     base = top + _HEADING + _BARS
     due = sum(key.due for key in lane.keys)
-    told = count(len(lane.keys), "key") + (f", {due} due" if due else "")
+    told = pluralize(len(lane.keys), "key") + (f", {due} due" if due else "")
     yield (
         f'<text class="lane" y="{top + 13}">{escape(visible(lane.label))}'
         f'<tspan class="told" dx="8">{told}</tspan></text>'
@@ -156,12 +154,14 @@ def _lane(
     yield from _beyond(lane.keys, base)
 
 
-def _beyond(keys: Iterable[KeyHygiene], base: int) -> Iterator[str]:
+def _beyond(keys: Iterable[KeyAudit], base: int) -> Iterator[str]:
     """How many keys end later than the year shows."""
     later = [key for key in keys if key.left >= _YEAR]
     never = sum("never_expires" in key.notes for key in later)
     kind = "later" if later else "later none"
-    told = f"{count(len(later), 'key')} later than {_WEEKS} weeks from now, {never} of them never"
+    told = (
+        f"{pluralize(len(later), 'key')} later than {_WEEKS} weeks from now, {never} of them never"
+    )
     yield (
         f'<rect class="{kind}" x="{_LATER}%" y="{base - 30}" width="{100 - _LATER}%" height="30" '
         f'rx="4"><title>{told}</title></rect>'
@@ -172,8 +172,8 @@ def _beyond(keys: Iterable[KeyHygiene], base: int) -> Iterator[str]:
     )
 
 
-def _tooltip(week: int, keys: list[KeyHygiene]) -> str:
+def _tooltip(week: int, keys: list[KeyAudit]) -> str:
     names = ", ".join(visible(key.name) for key in keys[:_NAMED])
     more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
     days = f"{7 * week} to {7 * week + 7} days from now"
-    return f"{days}: {count(len(keys), 'key')}: {names}{more}"
+    return f"{days}: {pluralize(len(keys), 'key')}: {names}{more}"

@@ -11,7 +11,7 @@ from datetime import UTC
 from html import escape
 from typing import TYPE_CHECKING
 
-from provisioner.errors.pluralize import count
+from provisioner.errors.pluralize import pluralize
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _case(file: str, problems: Sequence[Problem]) -> Iterator[str]:
     if not problems:
         yield f"{head}/>"
         return
-    message = f"{count(len(problems), 'problem')} in {file}"
+    message = f"{pluralize(len(problems), 'problem')} in {file}"
     told = "\n".join(_inert(str(problem)) for problem in problems)
     yield f"{head}>"
     yield f'    <failure type="problem" message="{_inert(message)}">{told}</failure>'
