@@ -34,7 +34,7 @@ def escape(text: str) -> str:
 def _calls(before: str, char: str, after: str) -> bool:
     """Whether a sign would make more than itself of the word behind it; `GH-1` is an issue too."""
     numbered = char == "-" and before in "HhLl" and after.isdigit()
-    return numbered or (char in _CALLS and after.isalnum())
+    return numbered or (char in _CALLS and (after.isalnum() or after in "_+-"))
 
 
 def code(text: str) -> str:

@@ -362,6 +362,7 @@ def tables_of(page: str) -> list[list[list[str]]]:
 @few
 @given(st.lists(names, min_size=1, max_size=8))
 @example(list(NASTY))
+@example([":_", ":+1:", "@_x"])
 def test_markdown_shows_names_and_nothing_of_them_is_markup(hostile) -> None:
     """Read as GitHub reads it: tables with as many cells as the head, no link, no HTML."""
     why = [Failure("role_missing", name) for name in hostile]
