@@ -27,7 +27,7 @@ tokens of live keys in them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fine:
+class CheckOk:
     """Nothing to do."""
 
     check: CheckName
@@ -35,7 +35,7 @@ class Fine:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubtful:
+class CheckWarning:
     """It works, and someone should know or do something."""
 
     check: CheckName
@@ -44,7 +44,7 @@ class Doubtful:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class CheckFailed:
     """A run would fail by it.
 
     Attributes:
@@ -57,7 +57,7 @@ class Broken:
     remedy: str
 
 
-Check = Fine | Doubtful | Broken
+Check = CheckOk | CheckWarning | CheckFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,9 @@ class Diagnosis:
     @property
     def failed(self) -> bool:
         """Whether anything is broken."""
-        return any(isinstance(check, Broken) for check in self.checks)
+        return any(isinstance(check, CheckFailed) for check in self.checks)
 
 
-def broken(check: CheckName, error: ProvisionError) -> Broken:
+def failed_check(check: CheckName, error: ProvisionError) -> CheckFailed:
     """The check that an error of a workspace or a sink breaks."""
-    return Broken(check, error.code, error.message, error.remedy)
+    return CheckFailed(check, error.code, error.message, error.remedy)

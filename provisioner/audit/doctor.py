@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from provisioner.audit.check import Diagnosis, broken
+from provisioner.audit.check import Diagnosis, failed_check
 from provisioner.audit.server_checks import checks_of_error, checks_of_server
 from provisioner.audit.sink_checks import SinkChecks
 from provisioner.errors.exceptions import ProvisionError, RefusedError, WorkspaceError
@@ -85,18 +85,22 @@ class Doctor:
             keys = desired.get(environment.name, ())
             return tuple(key for key in keys if not only or matches(key.name, only))
 
-        futures = [self._executor.submit(self._examined, one, keys_of(one)) for one in environments]
+        futures = [
+            self._executor.submit(self._examine_safely, one, keys_of(one)) for one in environments
+        ]
         self._stop.wait_for(futures, graceful=False)
         stopped = WorkspaceError(STOPPED.code, STOPPED.message)
         found = (
-            future.result() if future.done() else _undone(environment, stopped)
+            future.result() if future.done() else _not_reached(environment, stopped)
             for environment, future in zip(environments, futures, strict=True)
         )
-        return tuple(self._told_of_shared(environments, tuple(found)))
+        return tuple(self._add_shared_workspaces(environments, tuple(found)))
 
-    def _examined(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
+    def _examine_safely(
+        self, environment: Environment, keys: tuple[DesiredKey, ...] | None
+    ) -> Diagnosis:
         if self._stop.asked:
-            return _undone(environment, WorkspaceError(STOPPED.code, STOPPED.message))
+            return _not_reached(environment, WorkspaceError(STOPPED.code, STOPPED.message))
         try:
             with bind(environment=environment.name):
                 return self._examine(environment, keys)
@@ -107,7 +111,7 @@ class Doctor:
                 f"A bug ended the look at {environment.name} ({type(error).__name__}).",
                 remedy="Please report it.",
             )
-            return _undone(environment, bug)
+            return _not_reached(environment, bug)
 
     def _examine(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
         places = SinkChecks(environment, self._open_sink, self._stop)
@@ -121,13 +125,13 @@ class Doctor:
         else:
             generation = workspace.generation
             self._seen[environment.name] = observation
-            places.hold_against(workspace, observation)
+            places.verify_against(workspace, observation)
         checks += places.checks(keys)
         if workspace is not None:
             workspace.release()
         return Diagnosis(environment.name, environment.url, generation, tuple(checks))
 
-    def _told_of_shared(
+    def _add_shared_workspaces(
         self, environments: tuple[Environment, ...], diagnoses: tuple[Diagnosis, ...]
     ) -> Iterator[Diagnosis]:
         """The diagnoses, those of one workspace told so."""
@@ -135,7 +139,7 @@ class Doctor:
         seen = dict(self._seen)
         looks = [(one, seen[one.name]) for one in environments if one.name in seen]
         shared = {
-            name: broken("credential", error)
+            name: failed_check("credential", error)
             for names, error in one_workspace_twice(looks)
             for name in names
         }
@@ -144,5 +148,5 @@ class Doctor:
             yield one if fault is None else replace(one, checks=(*one.checks, fault))
 
 
-def _undone(environment: Environment, error: ProvisionError) -> Diagnosis:
-    return Diagnosis(environment.name, environment.url, None, (broken("reached", error),))
+def _not_reached(environment: Environment, error: ProvisionError) -> Diagnosis:
+    return Diagnosis(environment.name, environment.url, None, (failed_check("reached", error),))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, by_name
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
-from provisioner.plan import PlanOptions, Unobserved, tell_apart
-from provisioner.plan.delivery import good, on_server_clock
+from provisioner.plan import PlanOptions, Unobserved, classify_live_keys
+from provisioner.plan.delivery import holds_good_token, on_server_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,13 +44,13 @@ Delivery = Literal["yes", "no", "unknown", "none"]
 """Whether the sinks of a key hold its token: all do, one does not, nobody can tell, or none is to:
 no manifest names a sink for it, or a rotation has given it a successor."""
 
-_FAR = timedelta(days=50 * 365)
+_NEVER_EXPIRES_AFTER = timedelta(days=50 * 365)
 """An end further away than this is none: Twenty's own pages write 100 years for `never`."""
 
-_LENIENCE = timedelta(minutes=1)
+_POLICY_TOLERANCE = timedelta(minutes=1)
 """How much longer than a policy allows a key may live: its end was counted by another clock."""
 
-_NOT_ASKED = Unreadable(None)
+_NOT_READ = Unreadable(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class KeyAudit:
     id: str
     created_at: datetime
     expires_at: datetime
-    age: int
-    left: int
+    age_days: int
+    days_left: int
     role: str | None
     declared: bool
     delivery: Delivery
@@ -167,7 +167,7 @@ class FleetAudit:
 
 
 def audit(
-    looks: Iterable[AuditInput | Unobserved],
+    inputs: Iterable[AuditInput | Unobserved],
     now: datetime,
     within: timedelta,
     only: tuple[str, ...] = (),
@@ -180,7 +180,7 @@ def audit(
         within: how near an end has to be for the note `expiring`.
         only: globs of the names of the keys that are judged; none means all.
     """
-    seen = tuple(looks)
+    seen = tuple(inputs)
     options = PlanOptions(only=only)
     live = {
         look.environment.name: _live(look.observation, options)
@@ -192,7 +192,7 @@ def audit(
         for look in seen
         if isinstance(look, AuditInput)
         for name, keys in live[look.environment.name].items()
-        if any(_may_do_all(look.observation.roles, key) for key in keys)
+        if any(_is_admin(look.observation.roles, key) for key in keys)
     )
     shared = frozenset(name for name, environments in almighty.items() if environments > 1)
     return FleetAudit(
@@ -201,18 +201,20 @@ def audit(
         tuple(
             look
             if isinstance(look, Unobserved)
-            else _Judge(look, within, shared).environment(live[look.environment.name], options)
+            else _EnvironmentAuditor(look, within, shared).environment(
+                live[look.environment.name], options
+            )
             for look in seen
         ),
     )
 
 
-class _Judge:
+class _EnvironmentAuditor:
     """What is to be said of the keys of one environment."""
 
     def __init__(self, look: AuditInput, within: timedelta, shared: frozenset[str]) -> None:
         self._look = look
-        self._sink_contents = on_server_clock(look.sink_contents, look.observation.ahead)
+        self._sink_contents = on_server_clock(look.sink_contents, look.observation.server_ahead)
         self._now = look.observation.server_time
         self._horizon = self._now + within
         self._shared = shared
@@ -224,7 +226,7 @@ class _Judge:
         keys = [
             self._key(one, wanted.get(name), same, told_apart)
             for name, same in live.items()
-            for told_apart in (self._told_apart(wanted.get(name), same),)
+            for told_apart in (self._classify(wanted.get(name), same),)
             for one in same
         ]
         return EnvironmentAudit(
@@ -252,8 +254,8 @@ class _Judge:
             id=key.id,
             created_at=key.created_at,
             expires_at=key.expires_at,
-            age=max(0, (self._now - key.created_at).days),
-            left=(key.expires_at - self._now).days,
+            age_days=max(0, (self._now - key.created_at).days),
+            days_left=(key.expires_at - self._now).days,
             role=key.role,
             declared=wanted is not None,
             delivery=self._delivery(wanted, (key,)) if wanted is not None and current else "none",
@@ -273,26 +275,26 @@ class _Judge:
             yield "expiring"
         if rotation is not None and rotation <= self._now:
             yield "rotation_due"
-        if key.expires_at - self._now > _FAR:
+        if key.expires_at - self._now > _NEVER_EXPIRES_AFTER:
             yield "never_expires"
         policy = self._look.environment.policy
         longest = None if policy is None else policy.max_lifetime
-        if longest is not None and key.expires_at - key.created_at > longest + _LENIENCE:
+        if longest is not None and key.expires_at - key.created_at > longest + _POLICY_TOLERANCE:
             yield "too_long"
         if wanted is None:
             yield "unmanaged"
         else:
-            yield from self._notes_of_declared(key, wanted, same, keys)
-        if key.name in self._shared and _may_do_all(self._look.observation.roles, key):
+            yield from self._declared_key_notes(key, wanted, same, keys)
+        if key.name in self._shared and _is_admin(self._look.observation.roles, key):
             yield "shared_admin"
 
-    def _told_apart(self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]) -> LiveKeys:
+    def _classify(self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]) -> LiveKeys:
         """The live keys of a name as a plan has them."""
         addresses = () if wanted is None else wanted.deliver
         sink_contents = (
             self._sink_contents[address] for address in addresses if address in self._sink_contents
         )
-        return tell_apart(wanted, same, sink_contents)
+        return classify_live_keys(wanted, same, sink_contents)
 
     def _serving(
         self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...], keys: LiveKeys
@@ -315,7 +317,7 @@ class _Judge:
             return serving | {keys.current.id}
         return serving
 
-    def _notes_of_declared(
+    def _declared_key_notes(
         self,
         key: ObservedKey,
         wanted: DesiredKey,
@@ -341,9 +343,9 @@ class _Judge:
         """Whether every sink holds a token of one of these keys."""
         if not wanted.deliver:
             return "none"
-        sink_contents = [self._sink_contents.get(address, _NOT_ASKED) for address in wanted.deliver]
-        told = [one for one in sink_contents if not _blind(one)]
-        if not all(any(good(one, key) for key in keys) for one in told):
+        sink_contents = [self._sink_contents.get(address, _NOT_READ) for address in wanted.deliver]
+        told = [one for one in sink_contents if not _tells_nothing(one)]
+        if not all(any(holds_good_token(one, key) for key in keys) for one in told):
             return "no"
         return "yes" if len(told) == len(sink_contents) else "unknown"
 
@@ -358,7 +360,7 @@ def _live(observation: Observation, options: PlanOptions) -> Mapping[str, tuple[
     return {name: tuple(keys) for name, keys in found.items()}
 
 
-def _may_do_all(roles: Roles, key: ObservedKey) -> bool:
+def _is_admin(roles: Roles, key: ObservedKey) -> bool:
     """Whether a key may do everything, as far as its role's label tells; legacy knows no roles."""
     match roles:
         case NoRoles():
@@ -369,7 +371,7 @@ def _may_do_all(roles: Roles, key: ObservedKey) -> bool:
             assert_never(roles)
 
 
-def _blind(sink_contents: SinkContent) -> bool:
+def _tells_nothing(sink_contents: SinkContent) -> bool:
     """Whether a sink says nothing of the token in it."""
     return isinstance(sink_contents, Unavailable) or (
         isinstance(sink_contents, Unreadable) and sink_contents.updated_at is None

@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.audit.check import Broken, Check, CheckName, Doubtful, Fine, broken
+from provisioner.audit.check import (
+    Check,
+    CheckFailed,
+    CheckName,
+    CheckOk,
+    CheckWarning,
+    failed_check,
+)
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.environment import ApiToken, SessionToken, SignIn
-from provisioner.model.expiry import CLOCKS_APART, format_moment
+from provisioner.model.expiry import CLOCK_TOLERANCE, format_moment
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
-from provisioner.plan.diff import SOON
+from provisioner.plan.diff import EXPIRING_WITHIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,13 +34,13 @@ _MISMATCHES = ("workspace_mismatch", "workspace_unknown", "auth_missing")
 
 def checks_of_error(environment: Environment, error: ProvisionError) -> Iterator[Check]:
     """What a workspace that cannot be used is broken by; whoever refuses was reached."""
-    concern = _is_permission(error.code)
+    concern = _check_of(error.code)
     if concern != "reached" and error.code not in _MISMATCHES:
         yield _reached(environment)
-    yield broken(concern, error)
+    yield failed_check(concern, error)
 
 
-def _is_permission(code: str) -> CheckName:
+def _check_of(code: str) -> CheckName:
     """The check that an error of a whole workspace belongs to."""
     if code in _MISMATCHES or code == "sign_in_failed" or code.startswith("credential_"):
         return "credential"
@@ -48,19 +55,19 @@ def checks_of_server(
     """The checks of a workspace that could be looked at."""
     session = _is_session(environment, capabilities)
     yield _reached(environment)
-    yield Fine("generation", _release(observation.generation, capabilities))
+    yield CheckOk("generation", _release(observation.generation, capabilities))
     yield _credential(environment, observation, capabilities, session=session)
     live = sum(key.live(observation.server_time) for key in observation.keys)
-    yield Fine("keys", f"{pluralize(len(observation.keys), 'key')} listed, {live} live.")
+    yield CheckOk("keys", f"{pluralize(len(observation.keys), 'key')} listed, {live} live.")
     yield _roles(environment, observation.roles)
     yield _writes(observation, capabilities, session=session)
     yield _clock(observation)
     yield _limits(environment.limits, capabilities)
 
 
-def _reached(environment: Environment) -> Fine:
+def _reached(environment: Environment) -> CheckOk:
     what = "The embedded Twenty" if environment.embedded else environment.url
-    return Fine("reached", f"{what} answers.")
+    return CheckOk("reached", f"{what} answers.")
 
 
 def _release(generation: Generation, capabilities: Capabilities) -> str:
@@ -102,15 +109,17 @@ def _credential(
             kind += f" until {format_moment(expires_at)}" if expires_at else " that shows no end"
         case _:
             assert_never(environment.credential)
-    message = f"{kind}, {_pin(environment, observation.workspace)}."
-    if expires_at is None or expires_at - observation.server_time > SOON:
-        return Fine("credential", message)
+    message = f"{kind}, {_workspace_text(environment, observation.workspace)}."
+    if expires_at is None or expires_at - observation.server_time > EXPIRING_WITHIN:
+        return CheckOk("credential", message)
     renewed = "Sign in with an email and a password, which needs no new token, or put a new one"
     remedy = f"{renewed if session else 'Put a new token'} where `auth` names it, before that."
-    return Doubtful("credential", f"{message} It ends within {SOON.days} days.", remedy)
+    return CheckWarning(
+        "credential", f"{message} It ends within {EXPIRING_WITHIN.days} days.", remedy
+    )
 
 
-def _pin(environment: Environment, workspace: str | None) -> str:
+def _workspace_text(environment: Environment, workspace: str | None) -> str:
     if workspace is None:
         return "which does not show its workspace"
     if environment.workspace is not None:
@@ -128,15 +137,17 @@ def _roles(environment: Environment, roles: Roles) -> Check:
     match roles:
         case NoRoles():
             ignored = "" if role is None else f", so the environment's role {role!r} is ignored"
-            return Fine("roles", f"Keys of this generation have none{ignored}.")
+            return CheckOk("roles", f"Keys of this generation have none{ignored}.")
         case HiddenRoles():
             remedy = "Give the role of the credential the permission for roles, or write ids."
             message = (
                 "They are hidden from this credential, so that a role must be written as an id"
             )
             if role is None or _UUID.fullmatch(role):
-                return Doubtful("roles", f"{message}.", remedy)
-            return Broken("roles", "role_unknown", f"{message}, which {role!r} is not.", remedy)
+                return CheckWarning("roles", f"{message}.", remedy)
+            return CheckFailed(
+                "roles", "role_unknown", f"{message}, which {role!r} is not.", remedy
+            )
         case KnownRoles(roles=known):
             return _known_roles(role, known)
         case _:
@@ -147,20 +158,20 @@ def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
     labels = ", ".join(sorted(repr(one.label) for one in roles if one.assignable))
     allow = "Allow API keys to have it in Twenty's settings, or write another role."
     if not labels:
-        return Broken("roles", "role_not_assignable", "API keys may have none of them.", allow)
+        return CheckFailed("roles", "role_not_assignable", "API keys may have none of them.", allow)
     offer = f"API keys may have {labels}"
     if role is None:
-        return Fine("roles", f"{offer}; the environment has no role of its own.")
+        return CheckOk("roles", f"{offer}; the environment has no role of its own.")
     found = [one for one in roles if role == one.id] or [one for one in roles if role == one.label]
     named = f"environment's role {role!r}"
     if len(found) != 1:
         what = "is not there" if not found else "is the label of several"
         remedy = "Write the label or the id of one of these as `role`."
-        return Broken("roles", "role_unknown", f"The {named} {what}; {offer}.", remedy)
+        return CheckFailed("roles", "role_unknown", f"The {named} {what}; {offer}.", remedy)
     if not found[0].assignable:
         message = f"API keys may not have the {named}; {offer}."
-        return Broken("roles", "role_not_assignable", message, allow)
-    return Fine("roles", f"{offer}; the {named} is one of them.")
+        return CheckFailed("roles", "role_not_assignable", message, allow)
+    return CheckOk("roles", f"{offer}; the {named} is one of them.")
 
 
 _SESSION = "Give `auth` an email and a password, or a session_token."
@@ -171,50 +182,50 @@ def _writes(  # noqa: PLR0911 - one for each meaning
 ) -> Check:
     """Who may write, by generation (docs/twenty-api.md, "Generations")."""
     if observation.generation == "legacy":
-        return Fine(
+        return CheckOk(
             "writes",
             "Keys may be made with any credential of the workspace; no read tells whether tokens "
             "may be minted.",
         )
     if not session and capabilities.release == "2.x":
         message = "Twenty 2.x lets only a signed-in user write keys, not an API key."
-        return Broken("writes", "session_required", message, _SESSION)
+        return CheckFailed("writes", "session_required", message, _SESSION)
     permit = "Give the role of the credential the permission for API keys and webhooks."
     match capabilities.permitted:
         case False:
             message = "The role of the credential has no permission for API keys."
-            return Broken("writes", "permission_denied", message, permit)
+            return CheckFailed("writes", "permission_denied", message, permit)
         case None:
             message = "Not known: the server does not tell what the role of the credential may do."
-            return Doubtful("writes", message, permit)
+            return CheckWarning("writes", message, permit)
         case True:
             pass
     if not session and capabilities.release is None:
         message = "Not known: Twenty 1.x lets an API key write keys, 2.x does not."
-        return Doubtful("writes", message, _SESSION)
+        return CheckWarning("writes", message, _SESSION)
     if capabilities.release != "1.x" and isinstance(observation.roles, HiddenRoles):
-        return Doubtful(
+        return CheckWarning(
             "writes",
             "Allowed by 2.21; later releases create keys only with the permission for roles.",
             "Give the role of the credential the permission for roles.",
         )
-    return Fine("writes", "The role of the credential has the permission for API keys.")
+    return CheckOk("writes", "The role of the credential has the permission for API keys.")
 
 
 def _clock(observation: Observation) -> Check:
     """Durations count from our clock, and the server's judges what is live."""
-    ahead = observation.ahead
+    ahead = observation.server_ahead
     if ahead is None:
-        return Doubtful(
+        return CheckWarning(
             "clock",
             "The server sends no Date, so that our clock judges which keys are live.",
             "Have the proxy in front pass the Date header on.",
         )
-    if abs(ahead) <= CLOCKS_APART:
-        return Fine("clock", "Ours and the server's agree to the minute.")
+    if abs(ahead) <= CLOCK_TOLERANCE:
+        return CheckOk("clock", "Ours and the server's agree to the minute.")
     seconds = round(ahead.total_seconds())
     way = "behind" if seconds > 0 else "ahead of"
-    return Broken(
+    return CheckFailed(
         "clock",
         "clock_off",
         f"Ours is {abs(seconds)} s {way} the server's, and durations count from ours.",
@@ -239,7 +250,7 @@ def _limits(limits: Limits, capabilities: Capabilities) -> Check:
     )
     message = f"{paced}, {limits.parallel} at once; {told}."
     if declared is None or capabilities.limit is None or declared <= capabilities.limit:
-        return Fine("limits", message)
-    return Doubtful(
+        return CheckOk("limits", message)
+    return CheckWarning(
         "limits", message, f"Write `requests_per_minute: {capabilities.limit}` or less."
     )

@@ -7,7 +7,7 @@ from glob import escape
 from shlex import quote
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from provisioner.audit.check import Broken, Check, Doubtful, Fine
+from provisioner.audit.check import Check, CheckFailed, CheckOk, CheckWarning
 from provisioner.errors.exceptions import ProvisionError, SinkError, WorkspaceError
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.token_claims import claims_of
@@ -38,7 +38,7 @@ class _SinkFailure:
     address: Address
 
     @property
-    def sort(self) -> tuple[str, ...]:
+    def cause(self) -> tuple[str, ...]:
         """What is equal for troubles of one cause: all of it but the key and its sink."""
         texts = (self.error.message, self.error.remedy)
         stripped = (
@@ -50,7 +50,7 @@ class _SinkFailure:
 _Found = Literal["usable", "empty", "unreadable", "accepted"] | _SinkFailure
 """A sink of a key that is not live, or one of a live key by what became of its token."""
 
-_NAMED = 5
+_MAX_NAMED = 5
 """Keys that a remedy names one by one."""
 
 
@@ -70,7 +70,7 @@ class SinkChecks:
         self._prove: Callable[[Secret], None] | None = None
         self._live: dict[str, set[str]] = {}
 
-    def hold_against(self, workspace: Workspace, observation: Observation) -> None:
+    def verify_against(self, workspace: Workspace, observation: Observation) -> None:
         """Has the tokens of the live keys proven, which takes a workspace that can be used."""
         self._prove = workspace.verify_token
         for key in observation.keys:
@@ -81,27 +81,27 @@ class SinkChecks:
         """What speaks against the sinks of these keys; None where nobody knows which they are."""
         if keys is None:
             message = "They were not looked at, because the manifests have problems."
-            yield Doubtful("sinks", message, "`provision validate` lists them.")
+            yield CheckWarning("sinks", message, "`provision validate` lists them.")
             return
         asked = [(key.name, address) for key in keys for address in key.deliver]
         if not asked:
-            yield Fine("sinks", "No key names one.")
+            yield CheckOk("sinks", "No key names one.")
             return
         with ThreadExecutor(self._environment.limits.parallel) as threads:
-            found = list(threads.map(lambda one: self._ask(*one), asked))
+            found = list(threads.map(lambda one: self._check(*one), asked))
         troubles = [one for one in found if isinstance(one, _SinkFailure)]
         usable = len(found) - sum(one.check == "sinks" for one in troubles)
         if usable:
-            yield Fine("sinks", f"Nothing speaks against {pluralize(usable, 'sink')}.")
+            yield CheckOk("sinks", f"Nothing speaks against {pluralize(usable, 'sink')}.")
         if found.count("accepted") or found.count("unreadable"):
             accepted = f"{pluralize(found.count('accepted'), 'token')} of live keys accepted"
-            yield Fine("tokens", f"{accepted}, {found.count('unreadable')} cannot be read back.")
+            yield CheckOk("tokens", f"{accepted}, {found.count('unreadable')} cannot be read back.")
         if empty := found.count("empty"):
             message = f"{pluralize(empty, 'sink')} of live keys without a token."
-            yield Doubtful("tokens", message, "Run `provision apply`, which delivers new ones.")
+            yield CheckWarning("tokens", message, "Run `provision apply`, which delivers new ones.")
         yield from self._grouped(troubles)
 
-    def _ask(self, key: str, address: Address) -> _Found:
+    def _check(self, key: str, address: Address) -> _Found:
         if self._stop.asked:
             return _SinkFailure("sinks", SinkError(STOPPED.code, STOPPED.message), key, address)
         try:
@@ -118,12 +118,12 @@ class SinkChecks:
             case WriteOnly():
                 return "unreadable"
             case StoredValue(value=value):
-                why = self._refusal(self._prove, value, key, address)
+                why = self._token_error(self._prove, value, key, address)
                 return "accepted" if why is None else _SinkFailure("tokens", why, key, address)
             case _:
                 assert_never(content)
 
-    def _refusal(
+    def _token_error(
         self, prove: Callable[[Secret], None], token: Secret, key: str, address: Address
     ) -> WorkspaceError | None:
         """Why a token is no good one of this live key."""
@@ -145,24 +145,26 @@ class SinkChecks:
             return _bad_token(error.code, message)
         return None
 
-    def _grouped(self, troubles: Iterable[_SinkFailure]) -> Iterator[Broken | Doubtful]:
+    def _grouped(self, troubles: Iterable[_SinkFailure]) -> Iterator[CheckFailed | CheckWarning]:
         """One check for all troubles of one cause, in the order of the manifests."""
         groups: dict[tuple[str, ...], list[_SinkFailure]] = {}
         for trouble in troubles:
-            groups.setdefault(trouble.sort, []).append(trouble)
+            groups.setdefault(trouble.cause, []).append(trouble)
         for group in groups.values():
             first = group[0]
             others = f" The same holds for {len(group) - 1} more." if group[1:] else ""
             remedy = first.error.remedy or self._redeliver([one.key for one in group])
             if first.error.code == "program_not_run":  # that is what the run was told
-                yield Doubtful(first.check, f"{first.error.message}{others}", remedy)
+                yield CheckWarning(first.check, f"{first.error.message}{others}", remedy)
                 continue
-            yield Broken(first.check, first.error.code, f"{first.error.message}{others}", remedy)
+            yield CheckFailed(
+                first.check, first.error.code, f"{first.error.message}{others}", remedy
+            )
 
     def _redeliver(self, names: list[str]) -> str:
         command = f"provision apply -e {self._environment.name} --redeliver"
         few = dict.fromkeys(names)
-        if len(few) > _NAMED:
+        if len(few) > _MAX_NAMED:
             return f"`{command}` replaces all tokens, with `--only NAME` those of one key."
         only = " ".join(f"--only {quote(escape(name))}" for name in few)
         return f"`{command} {only}` replaces it."

@@ -79,7 +79,7 @@ class Guards:
 
     max_revoke: Share | int = Share(30)
 
-    def limit(self, owned_live: int) -> int:
+    def revocation_limit(self, owned_live: int) -> int:
         """How many keys one run may revoke where so many owned keys are live.
 
         A share of few keys would be none at all, so that every share but 0 % allows three.

@@ -15,7 +15,7 @@ from typing import assert_never
 NEVER = timedelta(days=36_500)
 """What Twenty's own pages write for a key without end (legacy-0.60 `910-list-detect`)."""
 
-CLOCKS_APART = timedelta(minutes=1)
+CLOCK_TOLERANCE = timedelta(minutes=1)
 """How far two clocks may differ: what they tell within it has no order."""
 
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})", re.ASCII)
@@ -26,14 +26,14 @@ _DATE_TIME = re.compile(
 _SHORT = re.compile(r"([0-9]+)([hdw])", re.ASCII)
 _ISO = re.compile(r"P(?:([0-9]+)W|(?:([0-9]+)D)?(?:T(?:([0-9]+)H)?)?)", re.ASCII)
 _HOURS = {"h": 1, "d": 24, "w": 168}
-_MOST_HOURS = NEVER // timedelta(hours=1)
+_MAX_HOURS = NEVER // timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class ExpiresAt:
     """An absolute end, compared with the workspace."""
 
-    moment: datetime
+    timestamp: datetime
     written: str
 
 
@@ -55,10 +55,10 @@ class ExpiresNever:
 Expiry = ExpiresAt | ExpiresAfter | ExpiresNever
 
 
-def due(expiry: Expiry, start: datetime) -> datetime:
+def resolve_expiry(expiry: Expiry, start: datetime) -> datetime:
     """The end of a key that is created at `start`, in whole seconds."""
     match expiry:
-        case ExpiresAt(moment=moment):
+        case ExpiresAt(timestamp=moment):
             return moment
         case ExpiresAfter(lifetime=lifetime):
             return start.replace(microsecond=0) + lifetime
@@ -78,7 +78,7 @@ def parse_expiry(text: str) -> Expiry:
     if text == "never":
         return ExpiresNever()
     if text[:1].isdigit() and "-" in text:
-        return ExpiresAt(_parse_end(text), text)
+        return ExpiresAt(_parse_date(text), text)
     return ExpiresAfter(_parse_lifetime(text), text)
 
 
@@ -94,7 +94,7 @@ def parse_duration(text: str) -> timedelta:
         raise ValueError(
             f"{text!r} is not a duration: write hours, days or weeks (36h, 90d, 12w, P90D, PT36H)"
         )
-    if not 0 < hours <= _MOST_HOURS:
+    if not 0 < hours <= _MAX_HOURS:
         raise ValueError(f"{text!r} is not between 1h and 100 years")
     return timedelta(hours=hours)
 
@@ -129,7 +129,7 @@ def format_milliseconds(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _parse_end(text: str) -> datetime:
+def _parse_date(text: str) -> datetime:
     date = _DATE.fullmatch(text)
     if date is None:
         if _DATE_TIME.fullmatch(text):
@@ -163,6 +163,6 @@ def _parse_lifetime(text: str) -> timedelta:
         )
     if hours == 0:
         raise ValueError(f"{text!r} is no lifetime at all: write at least 1h")
-    if hours > _MOST_HOURS:
+    if hours > _MAX_HOURS:
         raise ValueError(f"{text!r} is longer than 100 years: write never")
     return timedelta(hours=hours)

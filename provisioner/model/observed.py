@@ -99,5 +99,5 @@ class Observation:
     roles: Roles
     server_time: datetime
     requests: int
-    ahead: timedelta | None = None
+    server_ahead: timedelta | None = None
     own_key: str | None = None

@@ -38,7 +38,7 @@ def breaches(
             where it is not known, breaks no rule.
         now: from which the lifetime of a key with a date counts; None leaves dates alone.
     """
-    if policy.max_lifetime is not None and _outlives(key.expiry, policy.max_lifetime, now):
+    if policy.max_lifetime is not None and _exceeds(key.expiry, policy.max_lifetime, now):
         yield "policy_lifetime"
     if policy.rotation and key.rotation is None:
         yield "policy_rotation"
@@ -52,10 +52,10 @@ def breaches(
         yield "policy_sink_forbidden"
 
 
-def _outlives(expiry: Expiry, longest: timedelta, now: datetime | None) -> bool:
+def _exceeds(expiry: Expiry, longest: timedelta, now: datetime | None) -> bool:
     """Whether a key that is made now would live longer."""
     match expiry:
-        case ExpiresAt(moment=moment):
+        case ExpiresAt(timestamp=moment):
             return now is not None and moment - now > longest
         case ExpiresAfter(lifetime=lifetime):
             return lifetime > longest

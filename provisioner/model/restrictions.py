@@ -84,10 +84,10 @@ class Restrictions:
             return True
         kind = address.place[0]
         globs = tuple(rule.glob for rule in self.sinks if rule.kind == kind)
-        return all(_within(name, globs) for name in (*_names(address), *also))
+        return all(_matches_rule(name, globs) for name in (*_names(address), *also))
 
 
-def _within(name: str, globs: tuple[str, ...]) -> bool:
+def _matches_rule(name: str, globs: tuple[str, ...]) -> bool:
     """Whether a glob has the name; one that leaves its folder has only a glob for all."""
     leaves = any(part in {".", ".."} for part in name.split("/")[1:])
     return any(glob == "*" or (not leaves and fnmatchcase(name, glob)) for glob in globs)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _PART = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 """What each of the three parts is made of; the decoder of base64 passes over anything else."""
 
-_LENGTHS = {"HS256": 43, "HS384": 64, "HS512": 86, "ES256": 86}
+_SIGNATURE_LENGTHS = {"HS256": 43, "HS384": 64, "HS512": 86, "ES256": 86}
 """Signs of the signature by the algorithm, so that one that was cut short is noticed."""
 
 
@@ -46,21 +46,21 @@ def claims_of(token: Secret) -> TokenClaims | None:
     """
     header, _, rest = token.reveal().partition(".")
     payload, _, signature = rest.partition(".")
-    head, claims = _decoded(header), _decoded(payload)
+    head, claims = _decode(header), _decode(payload)
     if head is None or claims is None or not _PART.fullmatch(signature):
         return None
-    if len(signature) != _LENGTHS.get(str(head.get("alg")), len(signature)):
+    if len(signature) != _SIGNATURE_LENGTHS.get(str(head.get("alg")), len(signature)):
         return None
     return TokenClaims(
         workspace=_text(claims.get("workspaceId")),
         key=_text(claims.get("jti")),
         kind=_text(claims.get("type")),
-        expires_at=_moment(claims.get("exp")),
-        issued_at=_moment(claims.get("iat")),
+        expires_at=_timestamp(claims.get("exp")),
+        issued_at=_timestamp(claims.get("iat")),
     )
 
 
-def _decoded(part: str) -> dict[str, object] | None:
+def _decode(part: str) -> dict[str, object] | None:
     """A part of a token, a JSON object in unpadded base64; None where it is no such thing."""
     if not _PART.fullmatch(part):
         return None
@@ -75,7 +75,7 @@ def _text(claim: object) -> str | None:
     return claim if isinstance(claim, str) else None
 
 
-def _moment(claim: object) -> datetime | None:
+def _timestamp(claim: object) -> datetime | None:
     """The moment of seconds since 1970; None where there is none, or one beyond the year 9999."""
     try:
         return datetime.fromtimestamp(claim, UTC) if isinstance(claim, int | float) else None

@@ -92,9 +92,9 @@ class Change:
         wanted: what the manifest writes.
     """
 
-    what: Literal["expires", "role"]
-    was: str | None
-    wanted: str
+    field: Literal["expires", "role"]
+    actual: str | None
+    desired: str
 
 
 class Update(NamedTuple):
@@ -142,12 +142,14 @@ class Rotate(NamedTuple):
     successor: Create
     predecessors: tuple[str, ...]
     at_once: bool = False
-    due_at: datetime | None = None
+    predecessor_expires_at: datetime | None = None
 
     @property
-    def endings(self) -> int:
+    def predecessor_changes(self) -> int:
         """How many keys it revokes, or gives an earlier end."""
-        return len(self.predecessors) if self.at_once else int(self.due_at is not None)
+        return (
+            len(self.predecessors) if self.at_once else int(self.predecessor_expires_at is not None)
+        )
 
     @property
     def name(self) -> str:
@@ -308,7 +310,7 @@ def _steps(action: Action) -> int:
         case Create() | Update():
             return 1 + bool(action.sinks)
         case Rotate():
-            return 1 + bool(action.sinks) + action.endings
+            return 1 + bool(action.sinks) + action.predecessor_changes
         case Deliver() | Revoke():
             return 1
         case _:

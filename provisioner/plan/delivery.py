@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.model.expiry import CLOCKS_APART
+from provisioner.model.expiry import CLOCK_TOLERANCE
 from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
 from provisioner.plan.actions import Deliver, Rotate
 from provisioner.plan.findings import DeliveryUnknown
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from provisioner.plan.options import PlanOptions
     from provisioner.plan.rotation import LiveKeys
 
-SHORTER = timedelta(seconds=60)
+EXPIRY_TOLERANCE = timedelta(seconds=60)
 """How much earlier than its key a token may end: its own end is in whole seconds."""
 
-_SETTLES = timedelta(seconds=5)
+_CONFLICT_WINDOW = timedelta(seconds=5)
 """For so long after it was made a key may give way to another run's; `Date` has whole seconds."""
 
-_UNPROVEN = timedelta(minutes=10)
+_PROOF_DEADLINE = timedelta(minutes=10)
 """For so long after its making the time of a sink need not show that a successor arrived."""
 
-_NOT_ASKED = Unreadable(None)
+_NOT_READ = Unreadable(None)
 
 
-def to_prepare(planned: Planned) -> tuple[Address, ...]:
+def sinks_to_check(planned: Planned) -> tuple[Address, ...]:
     """The sinks that the plan wants to write."""
     return tuple(address for action in planned.unblocked for address in action.sinks)
 
 
-def premature(planned: Planned, observation: Observation) -> bool:
+def delivers_too_early(planned: Planned, observation: Observation) -> bool:
     """Whether a token would go out of a key that another run may be about to end.
 
     Of several runs that make a key of one name at the same moment all but the first give way, so
@@ -54,13 +54,13 @@ def premature(planned: Planned, observation: Observation) -> bool:
         return False
     live = [key for key in observation.keys if key.live(observation.server_time)]
     count = Counter(key.name for key in live)
-    since = observation.server_time - _SETTLES
+    since = observation.server_time - _CONFLICT_WINDOW
     return any(
         key.id in delivered and count[key.name] > 1 and key.created_at > since for key in live
     )
 
 
-def block(planned: Planned, failures: Mapping[Address, Failure]) -> Planned:
+def block_actions(planned: Planned, failures: Mapping[Address, Failure]) -> Planned:
     """The plan with those actions blocked whose sinks could not take a token.
 
     A successor that is due is made while one of its sinks can: the old key ends whatever becomes of
@@ -103,7 +103,7 @@ def on_server_clock(
     }
 
 
-def delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
+def plan_delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
     key: DesiredKey,
     keys: LiveKeys,
     acceptable: Sequence[ObservedKey],
@@ -122,17 +122,17 @@ def delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
         server_time: of the plan.
     """
     current, waiting = keys.current, keys.predecessors
-    old_enough = server_time - current.created_at > _UNPROVEN
+    old_enough = server_time - current.created_at > _PROOF_DEADLINE
     lacking: list[Address] = []
     unknown: list[Address] = []
     reasons: list[DeliverReason] = []
     blocked: Failure | None = None
     for address in key.deliver:
-        found = sink_content.get(address, _NOT_ASKED)
+        found = sink_content.get(address, _NOT_READ)
         reason = "redeliver" if options.redeliver else _reason(found, current, acceptable)
         if reason == "sink_unusable" and isinstance(found, Unavailable):
             blocked = blocked or found.failure
-        if reason is None and waiting and old_enough and _undated(found, current):
+        if reason is None and waiting and old_enough and _another_write_would_prove(found, current):
             reason = "token_unproven"
         if reason is not None:
             lacking.append(address)
@@ -161,13 +161,13 @@ def delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
     return action, finding
 
 
-def good(sink_content: SinkContent, key: ObservedKey) -> bool:
+def holds_good_token(sink_content: SinkContent, key: ObservedKey) -> bool:
     """Return whether nothing speaks against a sink that tells anything: it needs no new token."""
     told = not isinstance(sink_content, Unreadable) or sink_content.updated_at is not None
     return told and _reason(sink_content, key, [key]) is None
 
 
-def proven(sink_content: SinkContent, key: ObservedKey) -> bool:
+def proves_delivery(sink_content: SinkContent, key: ObservedKey) -> bool:
     """Return whether a sink is proven to hold a token of this very key, so that others may end.
 
     A token that is read back proves it. So does a time that nothing but a write moves, more than a
@@ -180,7 +180,7 @@ def proven(sink_content: SinkContent, key: ObservedKey) -> bool:
             return (
                 only_writes
                 and updated_at is not None
-                and updated_at > key.created_at + CLOCKS_APART
+                and updated_at > key.created_at + CLOCK_TOLERANCE
             )
         case NoToken() | NotAToken() | Unavailable():
             return False
@@ -188,7 +188,7 @@ def proven(sink_content: SinkContent, key: ObservedKey) -> bool:
             assert_never(sink_content)
 
 
-def since(sink_content: SinkContent) -> datetime | None:
+def delivered_at(sink_content: SinkContent) -> datetime | None:
     """Return when a sink got what it holds, where it or the token tells."""
     match sink_content:
         case ApiKeyToken(issued_at=moment) | Unreadable(updated_at=moment):
@@ -199,14 +199,14 @@ def since(sink_content: SinkContent) -> datetime | None:
             assert_never(sink_content)
 
 
-def _undated(sink_content: SinkContent, key: ObservedKey) -> bool:
+def _another_write_would_prove(sink_content: SinkContent, key: ObservedKey) -> bool:
     """Return whether another write would prove what the time of the last one does not."""
     told = (
         isinstance(sink_content, Unreadable)
         and sink_content.only_writes
         and sink_content.updated_at is not None
     )
-    return told and not proven(sink_content, key)
+    return told and not proves_delivery(sink_content, key)
 
 
 def _reason(
@@ -222,10 +222,10 @@ def _reason(
             key = next((one for one in acceptable if one.id.lower() == key_id.lower()), None)
             if key is None:
                 return "token_dead"
-            short = expires_at is not None and expires_at < key.expires_at - SHORTER
+            short = expires_at is not None and expires_at < key.expires_at - EXPIRY_TOLERANCE
             return "token_expiring" if short else None
         case Unreadable(updated_at=updated_at):
-            made = current.created_at - CLOCKS_APART
+            made = current.created_at - CLOCK_TOLERANCE
             return "token_outdated" if updated_at is not None and updated_at < made else None
         case Unavailable():
             return "sink_unusable"

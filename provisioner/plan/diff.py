@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from provisioner.errors.failure import Failure
-from provisioner.model.expiry import due
+from provisioner.model.expiry import resolve_expiry
 from provisioner.model.globs import matches
 from provisioner.model.observed import by_name
 from provisioner.plan.actions import Create, Planned, Revoke, Rotate, Update
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from provisioner.plan.findings import Finding
 
 
-SOON = timedelta(days=14)
+EXPIRING_WITHIN = timedelta(days=14)
 """A key that ends within this time is the finding `expiring`."""
 
 
 _NO_OPTIONS = PlanOptions()
 
 
-def to_read(
+def sinks_to_read(
     desired: Iterable[DesiredKey], observation: Observation, options: PlanOptions = _NO_OPTIONS
 ) -> tuple[Address, ...]:
     """Return the sinks whose content decides which live key is the key, or needs a new token.
@@ -80,7 +80,7 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
     server_time = observation.server_time
     there = by_name(key for key in observation.keys if options.selects(key.name))
     choose = RoleChoice(environment, observation.roles)
-    clock = PlanClock(now, server_time, server_time + SOON, observation.ahead)
+    clock = PlanClock(now, server_time, server_time + EXPIRING_WITHIN, observation.server_ahead)
     lifecycle = Lifecycle(environment, choose, clock, options, sink_contents)
     expiries: dict[str, datetime] = {}
     actions: list[Action] = []
@@ -96,7 +96,7 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
         wanted.add(name)
         written = key.expiry.written
         if written not in expiries:
-            expiries[written] = due(key.expiry, now)
+            expiries[written] = resolve_expiry(key.expiry, now)
         same_name = there.get(name, ())
         live = [one for one in same_name if one.live(server_time)]
         if not live and options.rotate:
@@ -106,8 +106,8 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
             reason: Reason = "dead" if same_name else "missing"
             actions.append(choose.create(key, reason, expiries[written], server_time))
             continue
-        found, told = lifecycle.of(key, live, expiries[written])
-        found = [_sparing(one, observation.own_key) for one in found]
+        found, told = lifecycle.plan_key(key, live, expiries[written])
+        found = [_block_lockout(one, observation.own_key) for one in found]
         revokes = [one for one in found if isinstance(one, Revoke)]
         if len(revokes) == len(found):
             kept.append(name)
@@ -130,16 +130,16 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
         findings=tuple(findings),
         notes=(
             *choose.notes(),
-            *_nowhere(actions),
-            *_moved(actions),
+            *_undelivered_notes(actions),
+            *_expiry_notes(actions),
             *(f"{name!r} has no live key: `provision apply` makes it" for name in absent),
-            *_own(ending, observation.own_key),
+            *_own_key_notes(ending, observation.own_key),
         ),
         estimate=estimate(environment.limits, observation, actions),
     )
 
 
-def _sparing(action: Action, own_key: str | None) -> Action:
+def _block_lockout(action: Action, own_key: str | None) -> Action:
     """The action, blocked where it would lock this very run out of the workspace."""
     if own_key is None:
         return action
@@ -155,14 +155,14 @@ def _sparing(action: Action, own_key: str | None) -> Action:
             return action
 
 
-def _own(ending: list[Revoke], own_key: str | None) -> Iterable[str]:
+def _own_key_notes(ending: list[Revoke], own_key: str | None) -> Iterable[str]:
     """What people should know of the key that opens the workspace, which never ends itself."""
     for one in ending:
         if one.key_id == own_key:
             yield f"{one.name!r} is the key that this run is signed in with, and is not revoked"
 
 
-def _nowhere(actions: list[Action]) -> Iterable[str]:
+def _undelivered_notes(actions: list[Action]) -> Iterable[str]:
     """What people should know of keys that are made and whose tokens go nowhere."""
     made = (action for action in actions if isinstance(action, Create | Rotate))
     count = sum(not action.sinks and action.blocked is None for action in made)
@@ -174,7 +174,7 @@ def _nowhere(actions: list[Action]) -> Iterable[str]:
         )
 
 
-def _moved(actions: list[Action]) -> Iterable[str]:
+def _expiry_notes(actions: list[Action]) -> Iterable[str]:
     """What people should know of the tokens of keys whose end moves."""
     moved = [one for one in actions if isinstance(one, Update) and one.sets_expiry]
     count = sum(one.blocked is None for one in moved)

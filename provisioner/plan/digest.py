@@ -33,16 +33,16 @@ def digest(plans: Iterable[EnvironmentPlan], desired: Mapping[str, tuple[Desired
     from a duration take part: those are written as the manifest writes them.
     """
     content = [_environment(plan, desired.get(plan.environment, ())) for plan in plans]
-    return sealed(sorted(content, key=json.dumps))
+    return json_digest(sorted(content, key=json.dumps))
 
 
-def sealed(content: object) -> str:
+def json_digest(content: object) -> str:
     """`sha256:` over a JSON value, however its text is written."""
     text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def wanted(key: DesiredKey) -> dict[str, object]:
+def desired_key_json(key: DesiredKey) -> dict[str, object]:
     """All of a desired key that counts, as JSON; equal however and wherever it is written."""
     return {
         "name": key.name,
@@ -66,7 +66,7 @@ def _environment(plan: EnvironmentPlan, desired: Iterable[DesiredKey]) -> dict[s
             seen = {"error": failure.code}
         case _:
             assert_never(plan)
-    keys = [wanted(key) for key in sorted(desired, key=lambda key: key.name)]
+    keys = [desired_key_json(key) for key in sorted(desired, key=lambda key: key.name)]
     return {"environment": plan.environment, "url": plan.url, "desired": keys, **seen}
 
 
@@ -76,13 +76,13 @@ def _action(action: Action) -> tuple[object, ...]:
     sinks = _sinks(action.sinks)
     match action:
         case Create():
-            return "create", action.name, *_making(action), sinks, blocked
+            return "create", action.name, *_create_fields(action), sinks, blocked
         case Update(changes=changes):
-            what = [(one.what, one.wanted) for one in changes]
+            what = [(one.field, one.desired) for one in changes]
             return "update", action.name, action.key_id, what, action.role_id, sinks, blocked
         case Rotate(successor=made):
             ids = sorted(action.predecessors)
-            return "rotate", made.name, *_making(made), ids, action.at_once, sinks, blocked
+            return "rotate", made.name, *_create_fields(made), ids, action.at_once, sinks, blocked
         case Deliver():
             # The end of the key that is there: that of its new token, and no date of the plan's.
             expires_at = format_moment(action.expires_at)
@@ -93,7 +93,7 @@ def _action(action: Action) -> tuple[object, ...]:
             assert_never(action)
 
 
-def _making(create: Create) -> tuple[object, ...]:
+def _create_fields(create: Create) -> tuple[object, ...]:
     """How a key is made; a role by its id too, because a label may come to mean another one."""
     return create.depth, create.role, create.role_id, create.expires
 

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from provisioner.plan.actions import Action
 
 # docs/twenty-api.md, "Speed": seconds on a small server, the slower one where versions differ.
-_LOOK = 0.05
-_PAGE = 60
+_READ_SECONDS = 0.05
+_PAGE_SIZE = 60
 _SETTLE_DELAY = 0.3
-_BATCH = 0.06
-_BATCHED_KEY = 0.002
-_SINGLE = 0.16
-_OF_A_DELIVERY = 2
+_BATCH_SECONDS = 0.06
+_BATCHED_KEY_SECONDS = 0.002
+_CREATE_SECONDS = 0.16
+_DELIVERY_REQUESTS = 2
 """Requests to mint a token and to prove it."""
 
-_PERMISSIONS: Depth = 2
+_DEPTH_WITH_PERMISSIONS: Depth = 2
 """The depth whose records join the roles' permissions, one more request on core."""
 
 
@@ -42,36 +42,36 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
     match observation.generation:
         case "legacy":
             writes = sum(-(-count // limits.batch) for count in depths.values())
-            looks = -(-(len(observation.keys) + creates) // _PAGE)
-            working = writes * _BATCH + creates * _BATCHED_KEY
+            looks = -(-(len(observation.keys) + creates) // _PAGE_SIZE)
+            working = writes * _BATCH_SECONDS + creates * _BATCHED_KEY_SECONDS
         case "core":
-            writes = creates + (creates > 1) + (depths[_PERMISSIONS] > 0)
+            writes = creates + (creates > 1) + (depths[_DEPTH_WITH_PERMISSIONS] > 0)
             looks = 1
-            working = creates * _SINGLE
+            working = creates * _CREATE_SECONDS
         case _:
             assert_never(observation.generation)
-    writes += deliveries * _OF_A_DELIVERY
-    working += deliveries * _OF_A_DELIVERY * _LOOK
-    changes = sum(_writes_of(action) for action in doable)
+    writes += deliveries * _DELIVERY_REQUESTS
+    working += deliveries * _DELIVERY_REQUESTS * _READ_SECONDS
+    changes = sum(_write_requests(action) for action in doable)
     writes += changes
-    working += changes * _LOOK
+    working += changes * _READ_SECONDS
     if creates:
         writes += looks
-        working += looks * _LOOK + _SETTLE_DELAY
+        working += looks * _READ_SECONDS + _SETTLE_DELAY
     requests = observation.requests + writes
-    seconds = observation.requests * _LOOK + working
+    seconds = observation.requests * _READ_SECONDS + working
     if limits.requests_per_minute is not None:
         beyond_burst = max(0, requests - limits.requests_per_minute)
         seconds = max(seconds, beyond_burst * 60 / limits.requests_per_minute)
     return Estimate(requests, round(seconds, 2))
 
 
-def _writes_of(action: Action) -> int:
+def _write_requests(action: Action) -> int:
     """The requests of an action that makes no key and delivers no token."""
     match action:
         case Update(role_id=role_id, sets_expiry=moves_end):
             return (role_id is not None) + moves_end
-        case Rotate(endings=endings):
+        case Rotate(predecessor_changes=endings):
             return endings
         case Revoke():
             return 1

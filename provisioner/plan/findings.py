@@ -39,14 +39,14 @@ class Duplicate:
     name: str
     ids: tuple[str, ...]
     key_id: str
-    told: Literal["owned", "not_owned", "superseded"]
+    others: Literal["owned", "not_owned", "superseded"]
     rotated: bool = False
 
     @property
     def message(self) -> str:
         """What it means, and what to do."""
         counts = f"{len(self.ids)} live keys share this name; {self.key_id} counts as the key"
-        match self.told:
+        match self.others:
             case "owned":
                 ending = "`provision apply --dedupe` revokes the others"
             case "not_owned":
@@ -75,27 +75,27 @@ class Drift:
 
     name: str
     ids: tuple[str, ...]
-    what: Literal["expires", "role"]
-    was: str | None
-    wanted: str
-    stays: Literal["not_owned", "lifetime", "rotated"]
+    field: Literal["expires", "role"]
+    actual: str | None
+    desired: str
+    reason: Literal["not_owned", "lifetime", "rotated"]
 
     @property
     def message(self) -> str:
         """What it means, in one sentence."""
-        if self.stays == "lifetime":
+        if self.reason == "lifetime":
             # The end that the lifetime gives is another at every run: no two messages would agree.
             return (
-                f"ends at {self.was}, later than a key that is made now; a lifetime shortens no "
+                f"ends at {self.actual}, later than a key that is made now; a lifetime shortens no "
                 "live key, and `provision rotate` makes a successor"
             )
-        label = "expiry" if self.what == "expires" else "role"
+        label = "expiry" if self.field == "expires" else "role"
         why = (
             "its rotation ends the key"
-            if self.stays == "rotated"
+            if self.reason == "rotated"
             else "`owns` does not match the name"
         )
-        told = f"{label} is {self.was or 'none'}, the manifest says {self.wanted}"
+        told = f"{label} is {self.actual or 'none'}, the manifest says {self.desired}"
         return f"{told}; it stays, as {why}"
 
 
@@ -125,15 +125,15 @@ class DeliveryUnknown:
     name: str
     ids: tuple[str, ...]
     sinks: tuple[Address, ...]
-    waiting: tuple[str, ...] = ()
+    kept_ids: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
         """What it means, and what to do."""
         told = f"nothing proves that its token is in {', '.join(map(str, self.sinks))}"
-        if not self.waiting:
+        if not self.kept_ids:
             return f"{told}; --redeliver delivers a new one"
-        old = " ".join(self.waiting)
+        old = " ".join(self.kept_ids)
         return (
             f"{told}, so the older key {old} stays until it expires; --redeliver delivers a new "
             f"token, and `provision revoke {old}` ends the older key"

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.errors.failure import Failure
-from provisioner.model.expiry import ExpiresAfter, ExpiresAt, due, format_moment
+from provisioner.model.expiry import ExpiresAfter, ExpiresAt, format_moment, resolve_expiry
 from provisioner.model.globs import matches
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
 from provisioner.plan.actions import Change, Revoke, Rotate, Update
-from provisioner.plan.delivery import delivery, on_server_clock, proven, since
+from provisioner.plan.delivery import delivered_at, on_server_clock, plan_delivery, proves_delivery
 from provisioner.plan.expiry_check import validate_expiry
 from provisioner.plan.findings import Drift, Duplicate, Expiring
 from provisioner.plan.revocations import revoke
-from provisioner.plan.rotation import tell_apart
+from provisioner.plan.rotation import classify_live_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,8 +45,8 @@ class PlanClock:
 
     now: datetime
     server_time: datetime
-    soon: datetime
-    ahead: timedelta | None = None
+    expiring_before: datetime
+    server_ahead: timedelta | None = None
 
 
 class Lifecycle:
@@ -67,9 +67,9 @@ class Lifecycle:
         self._choose = choose
         self._clock = clock
         self._options = options
-        self._sink_contents = on_server_clock(sink_contents, clock.ahead)
+        self._sink_contents = on_server_clock(sink_contents, clock.server_ahead)
 
-    def of(
+    def plan_key(
         self, key: DesiredKey, live: list[ObservedKey], expires_at: datetime
     ) -> tuple[list[Action], list[Finding]]:
         """The actions and findings of one name; a key without an action is kept.
@@ -80,22 +80,22 @@ class Lifecycle:
             expires_at: of a key that would be made now.
         """
         owned = matches(key.name, self._environment.owns)
-        keys = tell_apart(key, live, self._holdings(key))
+        keys = classify_live_keys(key, live, self._contents_of(key))
         current = keys.current
         if self._options.rotate:
-            return [self._asked(key, live, keys, expires_at, owned=owned)], []
-        actions, findings = self._surplus(key, live, keys, owned=owned)
+            return [self._requested_rotation(key, live, keys, expires_at, owned=owned)], []
+        actions, findings = self._duplicates(key, live, keys, owned=owned)
         changes, drift = self._changes(key, current, owned=owned)
-        actions += [*changes, *self._superseded(key, keys, owned=owned)]
-        findings += [*drift, *self._left_behind(key, keys.predecessors)]
-        if self._due(key, current):
+        actions += [*changes, *self._revoke_superseded(key, keys, owned=owned)]
+        findings += [*drift, *self._predecessor_drift(key, keys.predecessors)]
+        if self._needs_successor(key, current):
             successor = self._successor(key, expires_at)
             ids = tuple(one.id for one in (*keys.predecessors, current))
             actions.append(Rotate("due", successor, ids))
             if successor.blocked is None:
                 return actions, findings
-        last = self._last(key, current, live)
-        if last <= self._clock.soon:
+        last = self._served_until(key, current, live)
+        if last <= self._clock.expiring_before:
             findings.append(Expiring(key.name, tuple(one.id for one in live), format_moment(last)))
         delivers = (one for one in actions if isinstance(one, Update) and one.blocked is None)
         if not any(one.sinks for one in delivers):
@@ -103,16 +103,16 @@ class Lifecycle:
             options = self._options
             if any(isinstance(one, Revoke) and one.reason == "duplicate" for one in actions):
                 # Whose token a sink that cannot be read holds nobody knows.
-                untold = any(isinstance(one, Unreadable) for one in self._holdings(key))
+                untold = any(isinstance(one, Unreadable) for one in self._contents_of(key))
                 options = replace(options, redeliver=options.redeliver or untold)
-            action, unknown = delivery(
+            action, unknown = plan_delivery(
                 key, keys, acceptable, self._sink_contents, options, self._clock.server_time
             )
             actions += [] if action is None else [action]
             findings += [] if unknown is None else [unknown]
         return actions, findings
 
-    def _asked(
+    def _requested_rotation(
         self,
         key: DesiredKey,
         live: list[ObservedKey],
@@ -158,10 +158,10 @@ class Lifecycle:
             "asked",
             successor,
             (keys.current.id,),
-            due_at=due_at if due_at < keys.current.expires_at else None,
+            predecessor_expires_at=due_at if due_at < keys.current.expires_at else None,
         )
 
-    def _due(self, key: DesiredKey, current: ObservedKey) -> bool:
+    def _needs_successor(self, key: DesiredKey, current: ObservedKey) -> bool:
         """Whether the key is to have a successor, whatever older ones live on beside it."""
         if key.rotation is None:
             return False
@@ -170,17 +170,19 @@ class Lifecycle:
     def _successor(self, key: DesiredKey, expires_at: datetime) -> Create:
         return self._choose.create(key, "missing", expires_at, self._clock.server_time)
 
-    def _last(self, key: DesiredKey, current: ObservedKey, live: list[ObservedKey]) -> datetime:
+    def _served_until(
+        self, key: DesiredKey, current: ObservedKey, live: list[ObservedKey]
+    ) -> datetime:
         """Until when the name serves: as its sinks hold it, or else as its keys live."""
         sink_contents = {
-            one.key.lower() for one in self._holdings(key) if isinstance(one, ApiKeyToken)
+            one.key.lower() for one in self._contents_of(key) if isinstance(one, ApiKeyToken)
         }
         expiries = [one.expires_at for one in live if one.id.lower() in sink_contents]
         if key.rotation is not None:
             return min([current.expires_at, *expiries])
         return min(expiries, default=current.expires_at)
 
-    def _holdings(self, key: DesiredKey) -> list[SinkContent]:
+    def _contents_of(self, key: DesiredKey) -> list[SinkContent]:
         return [
             self._sink_contents[address]
             for address in key.deliver
@@ -195,12 +197,12 @@ class Lifecycle:
         findings: list[Finding] = []
         expires_at = current.expires_at
         if isinstance(key.expiry, ExpiresAt):
-            gap = expires_at - key.expiry.moment
+            gap = expires_at - key.expiry.timestamp
             if gap.days or gap.seconds:  # milliseconds are the mark of a run
-                wanted = format_moment(key.expiry.moment)
+                wanted = format_moment(key.expiry.timestamp)
                 changes.append(Change("expires", format_moment(expires_at), wanted))
         elif isinstance(key.expiry, ExpiresAfter):
-            longest = due(key.expiry, self._clock.now)
+            longest = resolve_expiry(key.expiry, self._clock.now)
             if expires_at.replace(microsecond=0) > longest:
                 was, most = format_moment(expires_at), format_moment(longest)
                 ids = (current.id,)
@@ -212,13 +214,15 @@ class Lifecycle:
             return [], findings
         if not owned:
             findings += [
-                Drift(key.name, (current.id,), one.what, one.was, one.wanted, "not_owned")
+                Drift(key.name, (current.id,), one.field, one.actual, one.desired, "not_owned")
                 for one in changes
             ]
             return [], findings
         return [self._update(key, current, tuple(changes))], findings
 
-    def _left_behind(self, key: DesiredKey, predecessors: tuple[ObservedKey, ...]) -> list[Finding]:
+    def _predecessor_drift(
+        self, key: DesiredKey, predecessors: tuple[ObservedKey, ...]
+    ) -> list[Finding]:
         """What predecessors in a rotation keep until they end."""
         roles = ((one, self._choose.drift(key, one)) for one in predecessors)
         return [
@@ -228,13 +232,13 @@ class Lifecycle:
         ]
 
     def _update(self, key: DesiredKey, current: ObservedKey, changes: tuple[Change, ...]) -> Update:
-        moves = any(one.what == "expires" for one in changes)
+        moves = any(one.field == "expires" for one in changes)
         expires_at = current.expires_at
         if moves and isinstance(key.expiry, ExpiresAt):
             # The milliseconds stay: they are the mark of the run that made the key.
-            expires_at = key.expiry.moment.replace(microsecond=expires_at.microsecond)
-        written, role_id, unassignable = self._choose.role_of(key)
-        assigns = any(one.what == "role" for one in changes)
+            expires_at = key.expiry.timestamp.replace(microsecond=expires_at.microsecond)
+        written, role_id, unassignable = self._choose.resolve(key)
+        assigns = any(one.field == "role" for one in changes)
         unfitting = validate_expiry(self._environment, key, expires_at, self._clock.server_time)
         blocked = (unassignable if assigns else None) or unfitting
         return Update(
@@ -252,14 +256,14 @@ class Lifecycle:
             blocked=blocked,
         )
 
-    def _surplus(
+    def _duplicates(
         self, key: DesiredKey, live: list[ObservedKey], keys: LiveKeys, *, owned: bool
     ) -> tuple[list[Action], list[Finding]]:
         """More live keys of a name than there should be."""
         ids = tuple(one.id for one in live)
         current, rotated = keys.current.id, key.rotation is not None
         if keys.duplicates:
-            looked_into = not any(isinstance(one, Unavailable) for one in self._holdings(key))
+            looked_into = not any(isinstance(one, Unavailable) for one in self._contents_of(key))
             if self._options.dedupe and owned and looked_into:
                 return [revoke(one, "duplicate", key) for one in keys.duplicates], []
             told: Literal["owned", "not_owned"] = "owned" if owned else "not_owned"
@@ -268,22 +272,22 @@ class Lifecycle:
             return [], [Duplicate(key.name, ids, current, "superseded", rotated)]
         return [], []
 
-    def _superseded(self, key: DesiredKey, keys: LiveKeys, *, owned: bool) -> list[Action]:
+    def _revoke_superseded(self, key: DesiredKey, keys: LiveKeys, *, owned: bool) -> list[Action]:
         """The predecessors, when their successor is delivered and the overlap is over."""
         if key.rotation is None or not keys.predecessors or not owned:
             return []
-        delivered = self._delivered(key, keys.current)
+        delivered = self._delivered_at(key, keys.current)
         if delivered is None or self._options.redeliver:
             return []
         over = delivered + key.rotation.overlap <= self._clock.server_time
         return [revoke(one, "superseded", key) for one in keys.predecessors] if over else []
 
-    def _delivered(self, key: DesiredKey, current: ObservedKey) -> datetime | None:
+    def _delivered_at(self, key: DesiredKey, current: ObservedKey) -> datetime | None:
         """Since when every sink is proven to have the token of the key.
 
         None where one is not; without a sink nobody has it.
         """
         holdings = [self._sink_contents.get(address, Unreadable(None)) for address in key.deliver]
-        if not holdings or not all(proven(one, current) for one in holdings):
+        if not holdings or not all(proves_delivery(one, current) for one in holdings):
             return None
-        return max([current.created_at, *filter(None, map(since, holdings))])
+        return max([current.created_at, *filter(None, map(delivered_at, holdings))])

@@ -36,7 +36,7 @@ def revoke(observed: ObservedKey, reason: RevokeReason, key: DesiredKey | None =
 def plan_revocations(
     environment: Environment,
     observation: Observation,
-    asked: frozenset[str],
+    names_or_ids: frozenset[str],
     options: PlanOptions = _NO_OPTIONS,
     desired: Iterable[DesiredKey] = (),
 ) -> Planned:
@@ -50,13 +50,13 @@ def plan_revocations(
         desired: its desired keys, for where a manifest names a key that is to end.
     """
     wanted = {key.name: key for key in desired}
-    ids = {one.lower() for one in asked}
+    ids = {one.lower() for one in names_or_ids}
     live = [one for one in observation.keys if one.live(observation.server_time)]
-    named = [one for one in live if one.name in asked or one.id.lower() in ids]
+    named = [one for one in live if one.name in names_or_ids or one.id.lower() in ids]
     chosen = [one for one in named if options.selects(one.name)]
     actions = tuple(
         revoke(one, "asked", wanted.get(one.name))._replace(
-            blocked=_untouchable(environment, observation, one)
+            blocked=_refusal(environment, observation, one)
         )
         for one in sorted(chosen, key=lambda one: (one.name, one.creation_order))
     )
@@ -68,12 +68,12 @@ def plan_revocations(
         actions=actions,
         kept=(),
         findings=(),
-        notes=tuple(_anew(actions)),
+        notes=tuple(_recreate_notes(actions)),
         estimate=estimate(environment.limits, observation, actions),
     )
 
 
-def _anew(actions: Iterable[Revoke]) -> Iterable[str]:
+def _recreate_notes(actions: Iterable[Revoke]) -> Iterable[str]:
     """What people should know of keys that end and that a manifest goes on to name."""
     places = {
         one.name: one.place for one in actions if one.blocked is None and one.place is not None
@@ -85,7 +85,7 @@ def _anew(actions: Iterable[Revoke]) -> Iterable[str]:
         )
 
 
-def _untouchable(
+def _refusal(
     environment: Environment, observation: Observation, key: ObservedKey
 ) -> Failure | None:
     """Why a key must not be revoked."""

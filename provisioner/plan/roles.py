@@ -22,8 +22,8 @@ _HIDDEN = (
     "roles stays unknown"
 )
 
-_SHOWN = 30
-_WIDEST = 200
+_MOST_NAMES = 30
+_LONGEST_NAME = 200
 
 
 class RoleChoice:
@@ -46,7 +46,7 @@ class RoleChoice:
             expires_at: of the new key.
             server_time: which judges whether that has passed.
         """
-        role, role_id, blocked = self.role_of(key)
+        role, role_id, blocked = self.resolve(key)
         blocked = validate_expiry(self._environment, key, expires_at, server_time) or blocked
         return Create(
             name=key.name,
@@ -61,7 +61,7 @@ class RoleChoice:
             blocked=blocked,
         )
 
-    def role_of(self, key: DesiredKey) -> tuple[str | None, str | None, Failure | None]:
+    def resolve(self, key: DesiredKey) -> tuple[str | None, str | None, Failure | None]:
         """The role as written, its id, and why the key cannot be made."""
         written = key.role or self._environment.role
         if written in self._found:
@@ -71,9 +71,9 @@ class RoleChoice:
                 self._ignored += written is not None
                 return None, None, None
             case HiddenRoles():
-                found = self._unseen(key, written)
+                found = self._hidden_role(key, written)
             case KnownRoles(roles=roles):
-                found = self._among(key, written, roles)
+                found = self._known_role(key, written, roles)
             case _:
                 assert_never(self._roles)
         if isinstance(found, Failure):
@@ -102,10 +102,10 @@ class RoleChoice:
             case _:
                 assert_never(self._roles)
 
-    def _unseen(self, key: DesiredKey, written: str | None) -> str | Failure:
+    def _hidden_role(self, key: DesiredKey, written: str | None) -> str | Failure:
         """The id that is written; a label cannot be looked up."""
         if written is None:
-            return self._missing(key, "as an id, because this credential cannot see them")
+            return self._missing_role(key, "as an id, because this credential cannot see them")
         if _is_uuid(written):
             return written
         return Failure(
@@ -115,29 +115,31 @@ class RoleChoice:
             "permission to read roles, or write the role's id.",
         )
 
-    def _among(
+    def _known_role(
         self, key: DesiredKey, written: str | None, roles: tuple[Role, ...]
     ) -> str | Failure:
         """The id of the role that is written, by id or else by label."""
         if written is None:
-            return self._missing(key, f"one of {_offer(roles)}")
+            return self._missing_role(key, f"one of {_assignable_labels(roles)}")
         found = [role for role in roles if written == role.id] or [
             role for role in roles if written == role.label
         ]
         where = f"{self._environment.name}, asked for by {key.name!r}"
         if not found:
-            reason = f"There is no role {written!r} in {where}. Roles for keys: {_offer(roles)}."
+            reason = f"There is no role {written!r} in {where}. Roles for keys: {_assignable_labels(roles)}."
             return Failure("role_unknown", reason)
         if len(found) > 1:
-            ids = _few([role.id for role in found])
+            ids = _shorten([role.id for role in found])
             reason = f"Several roles are called {written!r} in {where}. Write one of the ids {ids}."
             return Failure("role_unknown", reason)
         if not found[0].assignable:
             reason = f"Keys may not have the role {written!r} in {where}. "
-            return Failure("role_not_assignable", f"{reason}Roles for keys: {_offer(roles)}.")
+            return Failure(
+                "role_not_assignable", f"{reason}Roles for keys: {_assignable_labels(roles)}."
+            )
         return found[0].id
 
-    def _missing(self, key: DesiredKey, advice: str) -> Failure:
+    def _missing_role(self, key: DesiredKey, advice: str) -> Failure:
         return Failure(
             "role_missing",
             f"{key.name!r} names no role, and keys of {self._environment.name} need one. Write "
@@ -145,15 +147,15 @@ class RoleChoice:
         )
 
 
-def _offer(roles: tuple[Role, ...]) -> str:
+def _assignable_labels(roles: tuple[Role, ...]) -> str:
     labels = sorted(role.label for role in roles if role.assignable)
-    return _few([repr(label) for label in labels]) if labels else "none at all"
+    return _shorten([repr(label) for label in labels]) if labels else "none at all"
 
 
-def _few(words: list[str]) -> str:
+def _shorten(words: list[str]) -> str:
     """The first of them: a message is for people, and stands at every key that it is true of."""
-    more = [f"{len(words) - _SHOWN} more"] if len(words) > _SHOWN else []
-    return ", ".join([word[:_WIDEST] for word in words[:_SHOWN]] + more)
+    more = [f"{len(words) - _MOST_NAMES} more"] if len(words) > _MOST_NAMES else []
+    return ", ".join([word[:_LONGEST_NAME] for word in words[:_MOST_NAMES]] + more)
 
 
 def _is_uuid(text: str) -> bool:

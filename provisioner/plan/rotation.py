@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from provisioner.model.expiry import CLOCKS_APART, ExpiresAfter
+from provisioner.model.expiry import CLOCK_TOLERANCE, ExpiresAfter
 from provisioner.model.sink_content import ApiKeyToken
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from provisioner.model.sink_content import SinkContent
 
 
-_REVIEWED = timedelta(days=1)
+_LONGEST_REVIEW = timedelta(days=1)
 """How long a plan may have been reviewed before the key that it counts the end of was made."""
 
 
 _HOUR = timedelta(hours=1)
-_AT_WORK = timedelta(minutes=10)
+_PLAN_TO_CREATE = timedelta(minutes=10)
 """How long a run may take from its plan to the making of a key."""
 
 
@@ -43,7 +43,7 @@ class LiveKeys:
     duplicates: tuple[ObservedKey, ...]
 
 
-def tell_apart(
+def classify_live_keys(
     key: DesiredKey | None, live: Sequence[ObservedKey], sink_contents: Iterable[SinkContent]
 ) -> LiveKeys:
     """Tell the key of a name from its predecessors and from duplicates.
@@ -62,12 +62,14 @@ def tell_apart(
     chain = [live[start]]
     if key is not None and key.rotation is not None:
         before = key.rotation.before
-        older = [one for one in live[:start] if _due(one, live[start], before)]
+        older = [one for one in live[:start] if _was_due(one, live[start], before)]
         if len(older) > 1:
-            older = [one for one in older if _made_by_run(key, one)] or older
+            older = [one for one in older if _created_by_run(key, one)] or older
         chain = [*older, *chain]
         for one in live[start + 1 :]:
-            if _due(chain[-1], one, before) and _planned_for(key, chain[-1], one, before):
+            if _was_due(chain[-1], one, before) and _looks_like_successor(
+                key, chain[-1], one, before
+            ):
                 chain.append(one)
     chosen = {one.id for one in chain}
     return LiveKeys(
@@ -75,12 +77,12 @@ def tell_apart(
     )
 
 
-def _due(older: ObservedKey, newer: ObservedKey, before: timedelta) -> bool:
+def _was_due(older: ObservedKey, newer: ObservedKey, before: timedelta) -> bool:
     """Return whether a key was due for a successor when another one was made."""
-    return older.expires_at - before <= newer.created_at + CLOCKS_APART
+    return older.expires_at - before <= newer.created_at + CLOCK_TOLERANCE
 
 
-def _planned_for(
+def _looks_like_successor(
     key: DesiredKey, older: ObservedKey, newer: ObservedKey, before: timedelta
 ) -> bool:
     """Return whether a key looks like the successor that a run planned for another one.
@@ -89,22 +91,22 @@ def _planned_for(
     between the moment when the older key was due and the making of the newer one.
     """
     return newer.expires_at.microsecond != 0 and any(
-        older.expires_at - before - CLOCKS_APART
+        older.expires_at - before - CLOCK_TOLERANCE
         <= newer.expires_at - lifetime
-        <= newer.created_at + CLOCKS_APART
-        for lifetime in _lifetimes(key, older)
+        <= newer.created_at + CLOCK_TOLERANCE
+        for lifetime in _possible_lifetimes(key, older)
     )
 
 
-def _made_by_run(key: DesiredKey, one: ObservedKey) -> bool:
+def _created_by_run(key: DesiredKey, one: ObservedKey) -> bool:
     """Return whether a key lives as long, from its making on, as the manifest says."""
     if not isinstance(key.expiry, ExpiresAfter) or not one.expires_at.microsecond:
         return False
     early = one.created_at - (one.expires_at - key.expiry.lifetime)
-    return -CLOCKS_APART <= early <= _REVIEWED
+    return -CLOCK_TOLERANCE <= early <= _LONGEST_REVIEW
 
 
-def _lifetimes(key: DesiredKey, older: ObservedKey) -> Iterator[timedelta]:
+def _possible_lifetimes(key: DesiredKey, older: ObservedKey) -> Iterator[timedelta]:
     """Yield the lifetimes that a successor may have been given: the manifest may have changed.
 
     That of the older key counts too, where it is one that a manifest can write: in whole hours,
@@ -113,5 +115,5 @@ def _lifetimes(key: DesiredKey, older: ObservedKey) -> Iterator[timedelta]:
     if isinstance(key.expiry, ExpiresAfter):
         yield key.expiry.lifetime
     lived = older.expires_at - older.created_at
-    if -lived % _HOUR <= _AT_WORK or lived % _HOUR <= CLOCKS_APART:
+    if -lived % _HOUR <= _PLAN_TO_CREATE or lived % _HOUR <= CLOCK_TOLERANCE:
         yield lived

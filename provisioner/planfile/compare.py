@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from provisioner.errors.exceptions import StalePlanError
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Unobserved
-from provisioner.planfile.read import parsed
+from provisioner.planfile.read import parse_document
 from provisioner.planfile.write import document
 
 if TYPE_CHECKING:
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
         SavedObserved,
     )
 
-_MOST = 8
+_MAX_CHANGES = 8
 """Moves that are told, of which there may be thousands."""
 
-_LONGEST = 300
-_ANEW = (
+_MAX_LENGTH = 300
+_PLAN_AGAIN = (
     "Plan anew, and review that. Where an apply of this file was interrupted, the new plan holds "
     "what it left."
 )
-_AGAIN = "Nothing tells whether the plan still holds: apply it again when that works."
+_RETRY = "Nothing tells whether the plan still holds: apply it again when that works."
 
 
-def not_as_reviewed(name: str, then: PlanFile, plan_input: PlanFileInput) -> StalePlanError:
+def stale_plan(name: str, then: PlanFile, plan_input: PlanFileInput) -> StalePlanError:
     """Why a plan of another digest must not be carried out in place of the reviewed one.
 
     Args:
@@ -49,27 +49,27 @@ def not_as_reviewed(name: str, then: PlanFile, plan_input: PlanFileInput) -> Sta
         then: the reviewed plan.
         plan_input: the plan made now, as of the moment of the reviewed one.
     """
-    now = parsed(document(plan_input))
+    now = parse_document(document(plan_input))
     lost = _unobserved(plan_input.plan)
-    moves = tuple(_moves(then, now))
+    moves = tuple(_changes(then, now))
     if lost and len(moves) == len(lost):
-        return StalePlanError("plan_unconfirmed", f"{lost[0]}.", remedy=_AGAIN)
+        return StalePlanError("plan_unconfirmed", f"{lost[0]}.", remedy=_RETRY)
     if _applied(then, now):
         return StalePlanError(
             "plan_applied",
             f"All that {name} would do is done: it has been applied already, as it seems.",
             remedy="There is nothing left to do.",
         )
-    told = "; ".join(move[:_LONGEST] for move in moves[:_MOST])
-    more = f"; and {len(moves) - _MOST} more" if len(moves) > _MOST else ""
+    told = "; ".join(move[:_MAX_LENGTH] for move in moves[:_MAX_CHANGES])
+    more = f"; and {len(moves) - _MAX_CHANGES} more" if len(moves) > _MAX_CHANGES else ""
     made_at = format_moment(then.created_at)
     return StalePlanError(
         "plan_stale", f"{name}, made at {made_at}, does not hold any more: {told}{more}.",
-        remedy=_ANEW,
+        remedy=_PLAN_AGAIN,
     )  # fmt: skip
 
 
-def edited(then: PlanFile, plan_input: PlanFileInput) -> bool:
+def was_edited(then: PlanFile, plan_input: PlanFileInput) -> bool:
     """Whether a plan file shows something else than its digest stands for.
 
     Args:
@@ -77,20 +77,20 @@ def edited(then: PlanFile, plan_input: PlanFileInput) -> bool:
         plan_input: the plan of the same digest that was made now.
     """
     shown = {each.name: each for each in then.environments}
-    made = {each.name: each for each in parsed(document(plan_input)).environments}
+    made = {each.name: each for each in parse_document(document(plan_input)).environments}
     return shown.keys() != made.keys() or any(
         (each.url, each.workspace) != (made[name].url, made[name].workspace)
-        or _otherwise(each.actions, made[name].actions)
+        or _actions_differ(each.actions, made[name].actions)
         for name, each in shown.items()
     )
 
 
-def _otherwise(shown: Iterable[SavedAction], made: Iterable[SavedAction]) -> bool:
+def _actions_differ(shown: Iterable[SavedAction], made: Iterable[SavedAction]) -> bool:
     """Whether actions are shown that are not done, or the other way round.
 
     What is masked on one machine need not be on another: of that the ids and the kind count.
     """
-    before, after = ({one.shown: one for one in actions} for actions in (shown, made))
+    before, after = ({one.reviewed: one for one in actions} for actions in (shown, made))
     odd = [before[key] for key in before.keys() - after.keys()]
     even = [after[key] for key in after.keys() - before.keys()]
     if odd and (all(one.masked for one in odd) or all(one.masked for one in even)):
@@ -98,13 +98,13 @@ def _otherwise(shown: Iterable[SavedAction], made: Iterable[SavedAction]) -> boo
     return bool(odd or even)
 
 
-def not_of_digest(digest: str, made: Plan) -> StalePlanError | None:
+def digest_mismatch(digest: str, made: Plan) -> StalePlanError | None:
     """Why a plan must not be carried out where only the digest of the reviewed one is known."""
     if made.digest == digest:
         return None
     lost = _unobserved(made)
     if lost:
-        return StalePlanError("plan_unconfirmed", f"{lost[0]}.", remedy=_AGAIN)
+        return StalePlanError("plan_unconfirmed", f"{lost[0]}.", remedy=_RETRY)
     return StalePlanError(
         "digest_differs",
         f"Something else would be done than was reviewed: the digest is {made.digest}, and "
@@ -126,11 +126,11 @@ def _applied(then: PlanFile, now: PlanFile) -> bool:
     before = {each.name: each for each in then.environments}
     after = {each.name: each for each in now.environments}
     return before.keys() == after.keys() and all(
-        _all_done(before[name], after[name]) for name in before
+        _environment_applied(before[name], after[name]) for name in before
     )
 
 
-def _all_done(then: SavedEnvironment, now: SavedEnvironment) -> bool:
+def _environment_applied(then: SavedEnvironment, now: SavedEnvironment) -> bool:
     """The same of one environment."""
     grounds = ((each.url, each.workspace, each.error, each.desired) for each in (then, now))
     if len(set(grounds)) > 1:
@@ -141,7 +141,7 @@ def _all_done(then: SavedEnvironment, now: SavedEnvironment) -> bool:
     left = dict(_by_name(now.actions))
     for name, actions in _by_name(then.actions).items():
         if all(one.error is not None for one in actions):
-            if _counting(actions) != _counting(left.pop(name, ())):
+            if _identities(actions) != _identities(left.pop(name, ())):
                 return False
             continue
         for one in actions:
@@ -155,17 +155,17 @@ def _all_done(then: SavedEnvironment, now: SavedEnvironment) -> bool:
     return not left
 
 
-def _counting(actions: Iterable[SavedAction]) -> frozenset[tuple[object, ...]]:
+def _identities(actions: Iterable[SavedAction]) -> frozenset[tuple[object, ...]]:
     """What is to be done, by all that counts."""
-    return frozenset(one.counts for one in actions)
+    return frozenset(one.identity for one in actions)
 
 
-def _moves(then: PlanFile, now: PlanFile) -> Iterator[str]:
+def _changes(then: PlanFile, now: PlanFile) -> Iterator[str]:
     """What moved, one sentence each without its full stop; one at least."""
     before = {each.name: each for each in then.environments}
     after = {each.name: each for each in now.environments}
     moves = [
-        [f"{name}: {move}" for move in _in_environment(before.get(name), after.get(name))]
+        [f"{name}: {move}" for move in _environment_changes(before.get(name), after.get(name))]
         for name in sorted(before.keys() | after.keys())
     ]
     # The first of each environment, then the second: none is hidden by the many of another.
@@ -177,7 +177,9 @@ def _moves(then: PlanFile, now: PlanFile) -> Iterator[str]:
         yield "its digest is not that of a plan made now"
 
 
-def _in_environment(then: SavedEnvironment | None, now: SavedEnvironment | None) -> Iterator[str]:
+def _environment_changes(
+    then: SavedEnvironment | None, now: SavedEnvironment | None
+) -> Iterator[str]:
     if now is None or then is None:
         told = "is declared, and was not" if then is None else "is not declared any more"
         yield f"the environment {told}"
@@ -191,14 +193,14 @@ def _in_environment(then: SavedEnvironment | None, now: SavedEnvironment | None)
         yield f"it is another workspace, {now.workspace}, and was {then.workspace}"
     if then.generation != now.generation:
         yield f"its generation was {then.generation} and is {now.generation}"
-    edited = dict(_edited(then, now))
+    edited = dict(_manifest_changes(then, now))
     yield from (f"the manifests {told}" for told in edited.values())
     # Of another workspace or server nothing is the same, and each of its keys would be told.
     if (then.workspace, then.generation) == (now.workspace, now.generation):
-        yield from _in_workspace(then, now, frozenset(edited))
+        yield from _action_changes(then, now, frozenset(edited))
 
 
-def _edited(then: SavedEnvironment, now: SavedEnvironment) -> Iterator[tuple[str, str]]:
+def _manifest_changes(then: SavedEnvironment, now: SavedEnvironment) -> Iterator[tuple[str, str]]:
     """What the manifests ask for otherwise, by the name of the key."""
     before = {key.name: key for key in then.desired}
     after = {key.name: key for key in now.desired}
@@ -210,17 +212,17 @@ def _edited(then: SavedEnvironment, now: SavedEnvironment) -> Iterator[tuple[str
         elif before[name] != after[name]:
             yield (
                 name,
-                f"ask for {name!r} otherwise: {', '.join(_parts(before[name], after[name]))}",
+                f"ask for {name!r} otherwise: {', '.join(_changed_fields(before[name], after[name]))}",
             )
 
 
-def _parts(then: SavedKey, now: SavedKey) -> Iterator[str]:
+def _changed_fields(then: SavedKey, now: SavedKey) -> Iterator[str]:
     for part, was, is_ in zip(then._fields, then, now, strict=True):
         if was != is_:
             yield part if part == "sinks" else f"{part} {_shown(was)} is now {_shown(is_)}"
 
 
-def _in_workspace(
+def _action_changes(
     then: SavedEnvironment, now: SavedEnvironment, edited: frozenset[str]
 ) -> Iterator[str]:
     """Actions that are otherwise though their keys are wanted as before, and why."""
@@ -230,13 +232,17 @@ def _in_workspace(
     before, after = _by_name(then.actions), _by_name(now.actions)
     for name in sorted((before.keys() | after.keys()) - edited):
         was, is_ = before.get(name, ()), after.get(name, ())
-        if _counting(was) != _counting(is_):
-            cause = _cause(name, then, now) or _consequence(was, is_) or _settings(then, now)
+        if _identities(was) != _identities(is_):
+            cause = (
+                _key_changes(name, then, now)
+                or _consequence(was, is_)
+                or _environment_settings(then, now)
+            )
             effect = f"to be done was {_kinds(was)} and is {_kinds(is_)}"
             yield f"{name!r} {cause or 'is handled otherwise'} ({effect})"
 
 
-def _cause(name: str, then: SavedEnvironment, now: SavedEnvironment) -> str | None:
+def _key_changes(name: str, then: SavedEnvironment, now: SavedEnvironment) -> str | None:
     """What became of the live keys of a name, None where they are as they were."""
     before = {key.id: key for key in then.observed if key.name == name}
     after = {key.id: key for key in now.observed if key.name == name}
@@ -265,8 +271,8 @@ def _gone(key: SavedObserved, now: SavedEnvironment) -> str:
 
 def _consequence(was: tuple[SavedAction, ...], is_: tuple[SavedAction, ...]) -> str | None:
     """What the actions themselves tell, where the keys are as they were."""
-    before = _counting(was)
-    new = [one for one in is_ if one.counts not in before]
+    before = _identities(was)
+    new = [one for one in is_ if one.identity not in before]
     blocked = next((one.error for one in new if one.error is not None), None)
     if blocked is not None:
         return f"cannot be done any more: {blocked}"
@@ -274,10 +280,10 @@ def _consequence(was: tuple[SavedAction, ...], is_: tuple[SavedAction, ...]) -> 
         return "can be done now, and could not"
     if not new and any(one.kind == "deliver" for one in was):
         return "has been delivered meanwhile"
-    return next(filter(None, map(_why, new)), None)
+    return next(filter(None, map(_new_reason, new)), None)
 
 
-def _why(action: SavedAction) -> str | None:
+def _new_reason(action: SavedAction) -> str | None:
     """Why an action is to be done that was not, where that tells what happened."""
     match action.kind, action.reason:
         case "deliver", reason:
@@ -290,7 +296,7 @@ def _why(action: SavedAction) -> str | None:
             return None
 
 
-def _settings(then: SavedEnvironment, now: SavedEnvironment) -> str | None:
+def _environment_settings(then: SavedEnvironment, now: SavedEnvironment) -> str | None:
     """What environments.yaml says otherwise, which decides over keys that nothing else touched."""
     if then.owns != now.owns:
         return f"is owned otherwise: `owns` was {_shown(then.owns)} and is {_shown(now.owns)}"

@@ -44,14 +44,14 @@ class SavedOptions:
     allow_protected: bool = False
 
     @property
-    def options(self) -> PlanOptions:
+    def plan_options(self) -> PlanOptions:
         """The same for the plan."""
         return PlanOptions(
             only=self.only, prune=self.prune, dedupe=self.dedupe, redeliver=self.redeliver
         )
 
     @property
-    def overrides(self) -> GuardOverrides:
+    def guard_overrides(self) -> GuardOverrides:
         """The same for the guards."""
         return GuardOverrides(max_revoke=self.max_revoke, protected=self.allow_protected)
 
@@ -69,8 +69,8 @@ class PlanFileInput:
 
     plan: Plan
     published: Document
-    asked: SavedOptions
-    seen: tuple[tuple[Environment, Observation], ...]
+    options: SavedOptions
+    observations: tuple[tuple[Environment, Observation], ...]
     desired: Mapping[str, tuple[DesiredKey, ...]]
 
 
@@ -120,16 +120,16 @@ class SavedAction(NamedTuple):
     reason: str
 
     @property
-    def counts(self) -> tuple[object, ...]:
+    def identity(self) -> tuple[object, ...]:
         """What must be equal for the same to be done: all but why, and what a key that ends is."""
         if self.kind == "revoke":
             return self.kind, self.ids, self.error
         return self[:-1]
 
     @property
-    def shown(self) -> tuple[object, ...]:
+    def reviewed(self) -> tuple[object, ...]:
         """What a reviewer is told of it: all that counts, and the name of a key that ends."""
-        return (self.name, *self.counts)
+        return (self.name, *self.identity)
 
     @property
     def masked(self) -> bool:
@@ -177,5 +177,5 @@ class PlanFile:
     created_at: datetime
     version: str
     digest: str
-    asked: SavedOptions
+    options: SavedOptions
     environments: tuple[SavedEnvironment, ...]

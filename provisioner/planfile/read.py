@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from provisioner.manifests.schema import published
 from provisioner.model.expiry import format_moment, parse_moment
-from provisioner.plan import sealed
+from provisioner.plan import json_digest
 from provisioner.planfile.model import (
     PlanFile,
     SavedAction,
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from provisioner.manifests.schema import Schema
     from provisioner.planfile.model import Document
 
-MOST_BYTES = 128 * 2**20
+MAX_BYTES = 128 * 2**20
 """How large a plan file may be: some 500 000 keys."""
 
 _FAMILY = "provision/planfile/"
-_APART = timedelta(minutes=1)
-_LONGEST = 200
+_CLOCK_TOLERANCE = timedelta(minutes=1)
+_MAX_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,11 @@ class UnreadablePlanFile:
     """
 
     code: Literal["plan_invalid", "plan_newer"]
-    why: str
+    problem: str
     remedy: str
 
 
-_ANEW = "Write it anew with `provision plan --out`."
+_WRITE_AGAIN = "Write it anew with `provision plan --out`."
 
 
 @without_collector()
@@ -63,11 +63,13 @@ def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
     try:
         content = _content(data)
     except RecursionError:
-        return UnreadablePlanFile("plan_invalid", "is no plan file: it is nested too deeply", _ANEW)
+        return UnreadablePlanFile(
+            "plan_invalid", "is no plan file: it is nested too deeply", _WRITE_AGAIN
+        )
     if isinstance(content, UnreadablePlanFile):
         return content
-    file = parsed(content)
-    if file.created_at > now + _APART:
+    file = parse_document(content)
+    if file.created_at > now + _CLOCK_TOLERANCE:
         moment = format_moment(file.created_at)
         why = f"says that it was made at {moment}, which has not come yet"
         return UnreadablePlanFile(
@@ -76,33 +78,33 @@ def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
     return file
 
 
-_SMALL = 2**20
-_BEGINNING = b'{"format": "provision/planfile/'
+_SMALL_FILE = 2**20
+_FIRST_BYTES = b'{"format": "provision/planfile/'
 """How every file begins that is worth being read whole; of a small one more can be said."""
 
 
 def _content(data: bytes) -> dict[str, Any] | UnreadablePlanFile:
     """The JSON object of a plan file that is whole and keeps to the schema."""
-    if len(data) > _SMALL and not data.startswith(_BEGINNING):
-        return UnreadablePlanFile("plan_invalid", "is no plan file", _ANEW)
+    if len(data) > _SMALL_FILE and not data.startswith(_FIRST_BYTES):
+        return UnreadablePlanFile("plan_invalid", "is no plan file", _WRITE_AGAIN)
     try:
-        content = json.loads(data.decode("utf-8-sig"), parse_constant=_refused)
+        content = json.loads(data.decode("utf-8-sig"), parse_constant=_reject_constant)
     except ValueError:
-        return UnreadablePlanFile("plan_invalid", "is no plan file: it is not JSON", _ANEW)
+        return UnreadablePlanFile("plan_invalid", "is no plan file: it is not JSON", _WRITE_AGAIN)
     format_ = content.get("format") if isinstance(content, dict) else None
     if not isinstance(format_, str) or not format_.startswith(_FAMILY):
         told = " but what `plan --format json` prints" if format_ == "provision/plan/v1" else ""
-        return UnreadablePlanFile("plan_invalid", f"is no plan file{told}", _ANEW)
+        return UnreadablePlanFile("plan_invalid", f"is no plan file{told}", _WRITE_AGAIN)
     if format_ != FORMAT:
-        shown = format_[:_LONGEST]
+        shown = format_[:_MAX_LENGTH]
         remedy = "Use that version to apply it, or write it anew with this one."
         return UnreadablePlanFile(
             "plan_newer", f"was written by another version, as {shown}", remedy
         )
     claimed = content.pop("checksum", None)
-    if claimed != sealed(content):
+    if claimed != json_digest(content):
         return UnreadablePlanFile(
-            "plan_invalid", "was changed or damaged since it was written", _ANEW
+            "plan_invalid", "was changed or damaged since it was written", _WRITE_AGAIN
         )
     content["checksum"] = claimed
     schema = published("planfile")
@@ -112,11 +114,11 @@ def _content(data: bytes) -> dict[str, Any] | UnreadablePlanFile:
 def _damaged(content: dict[str, Any], schema: Schema) -> UnreadablePlanFile:
     error = next(schema.errors(content))
     where = "/".join(map(str, error.absolute_path)) or "the top"
-    why = f"is damaged: {where[:_LONGEST]} breaks the rule {error.validator!r} of its schema"
-    return UnreadablePlanFile("plan_invalid", why, _ANEW)
+    why = f"is damaged: {where[:_MAX_LENGTH]} breaks the rule {error.validator!r} of its schema"
+    return UnreadablePlanFile("plan_invalid", why, _WRITE_AGAIN)
 
 
-def parsed(document: Document) -> PlanFile:
+def parse_document(document: Document) -> PlanFile:
     """The values of a document that keeps to the schema."""
     return _parsed(document)
 
@@ -127,7 +129,7 @@ def _parsed(document: dict[str, Any]) -> PlanFile:
         created_at=parse_moment(document["created_at"]),
         version=document["version"],
         digest=document["digest"],
-        asked=SavedOptions(
+        options=SavedOptions(
             environments=tuple(options["environments"] or ()),
             only=tuple(options["only"]),
             prune=options["prune"],
@@ -136,11 +138,11 @@ def _parsed(document: dict[str, Any]) -> PlanFile:
             max_revoke=None if options["max_revoke"] is None else int(options["max_revoke"]),
             allow_protected=options["allow_protected"],
         ),
-        environments=tuple(map(_reviewed, document["environments"])),
+        environments=tuple(map(_environment, document["environments"])),
     )
 
 
-def _reviewed(entry: dict[str, Any]) -> SavedEnvironment:
+def _environment(entry: dict[str, Any]) -> SavedEnvironment:
     return SavedEnvironment(
         name=entry["environment"],
         url=entry["url"],
@@ -151,18 +153,18 @@ def _reviewed(entry: dict[str, Any]) -> SavedEnvironment:
         owns=tuple(entry["owns"]),
         role=entry["role"],
         roles=entry["roles"],
-        desired=tuple(map(_wanted, entry["desired"])),
+        desired=tuple(map(_desired_key, entry["desired"])),
         observed=tuple(SavedObserved(**key) for key in entry["observed"]),
-        actions=tuple(map(_doing, entry["actions"])),
+        actions=tuple(map(_action, entry["actions"])),
     )
 
 
-def _wanted(key: dict[str, Any]) -> SavedKey:
+def _desired_key(key: dict[str, Any]) -> SavedKey:
     sinks = tuple(json.dumps(sink, sort_keys=True) for sink in key["sinks"])
     return SavedKey(**{**key, "sinks": sinks})
 
 
-def _doing(action: dict[str, Any]) -> SavedAction:
+def _action(action: dict[str, Any]) -> SavedAction:
     kind = action["action"]
     given = {"expires", "role"} - ({"role"} if kind == "deliver" else set())
     if kind == "update":
@@ -179,5 +181,5 @@ def _doing(action: dict[str, Any]) -> SavedAction:
     )
 
 
-def _refused(name: str) -> object:
+def _reject_constant(name: str) -> object:
     raise ValueError(name)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from provisioner import __version__
 from provisioner.model.expiry import format_moment
-from provisioner.plan import Create, Planned, Rotate, Unobserved, Update, sealed, wanted
+from provisioner.plan import (
+    Create,
+    Planned,
+    Rotate,
+    Unobserved,
+    Update,
+    desired_key_json,
+    json_digest,
+)
 from provisioner.runtime.gc_pause import without_collector
 from provisioner.secret import hidden
 
@@ -26,7 +34,7 @@ _NEVER_MASKED = frozenset({"environment", "url"})
 """By what an environment is known again, as manifests in git have it."""
 
 
-def unwritable(plan: Plan) -> str | None:
+def why_unwritable(plan: Plan) -> str | None:
     """Why a plan is not to be written, in a few words; None where it is.
 
     What could not be looked at can be no part of what is reviewed. A key that cannot be made is.
@@ -41,8 +49,8 @@ def unwritable(plan: Plan) -> str | None:
 @without_collector()
 def document(plan_input: PlanFileInput) -> Document:
     """`provision/planfile/v1`, without its checksum and without any secret of this process."""
-    looks = {environment.name: (environment, look) for environment, look in plan_input.seen}
-    asked = plan_input.asked
+    looks = {environment.name: (environment, look) for environment, look in plan_input.observations}
+    asked = plan_input.options
     return {
         "format": FORMAT,
         "created_at": plan_input.published["created_at"],
@@ -58,9 +66,9 @@ def document(plan_input: PlanFileInput) -> Document:
             "allow_protected": asked.allow_protected,
         },
         "environments": [
-            _hidden(
+            _mask_entry(
                 entry,
-                _grounds(part, looks.get(part.environment), plan_input.desired, asked.options),
+                _inputs(part, looks.get(part.environment), plan_input.desired, asked.plan_options),
             )
             for part, entry in zip(
                 plan_input.plan.environments, _entries(plan_input.published), strict=True
@@ -73,11 +81,11 @@ def text(document: Document) -> str:
     """The text of a plan file: one line of ASCII."""
     content = {name: part for name, part in document.items() if name != "checksum"}
     # The format comes first, by which a plan file is known at a glance.
-    head = {"format": content["format"], "checksum": sealed(content)}
+    head = {"format": content["format"], "checksum": json_digest(content)}
     return json.dumps(head | content) + "\n"
 
 
-def _hidden(entry: Document, grounds: Document) -> Document:
+def _mask_entry(entry: Document, grounds: Document) -> Document:
     """An environment without any secret of this process; the options hold none."""
     return {
         name: value if name in _NEVER_MASKED else hidden(value)
@@ -85,7 +93,7 @@ def _hidden(entry: Document, grounds: Document) -> Document:
     }
 
 
-def begins_as_ours(head: str) -> bool:
+def may_overwrite(head: str) -> bool:
     """Whether a text begins as a plan file does, or is empty: what may be written over."""
     return not head or head.startswith('{"format": "provision/planfile/')
 
@@ -96,15 +104,15 @@ def _entries(published: Document) -> list[Document]:
     return entries
 
 
-def _grounds(
+def _inputs(
     part: EnvironmentPlan,
     look: tuple[Environment, Observation] | None,
     desired: Mapping[str, tuple[DesiredKey, ...]],
     options: PlanOptions,
 ) -> Document:
     """What the plan of one environment follows from."""
-    keys = [wanted(key) for key in sorted(desired.get(part.environment, ()), key=_name)]
-    grounds: Document = {"desired_digest": sealed(keys), "desired": keys}
+    keys = [desired_key_json(key) for key in sorted(desired.get(part.environment, ()), key=_name)]
+    grounds: Document = {"desired_digest": json_digest(keys), "desired": keys}
     if look is None or not isinstance(part, Planned):
         none: Document = {"workspace": None, "observed_at": None, "owns": [], "role": None}
         return grounds | none | {"roles": {}, "observed": []}

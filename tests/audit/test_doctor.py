@@ -21,7 +21,7 @@ from builders import desired_key, environment_with, limits_with
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas
-from provisioner.audit import Broken, CheckName, Diagnosis, Doctor, Doubtful, Fine
+from provisioner.audit import CheckFailed, CheckName, CheckOk, CheckWarning, Diagnosis, Doctor
 from provisioner.cli import main
 from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
 from provisioner.model.sink_address import CommandAddress, FileAddress
@@ -97,11 +97,11 @@ def of(found: Diagnosis, check: CheckName) -> Any:
 
 
 def broken(found: Diagnosis) -> list[tuple[str, str]]:
-    return [(one.check, one.code) for one in found.checks if isinstance(one, Broken)]
+    return [(one.check, one.code) for one in found.checks if isinstance(one, CheckFailed)]
 
 
 def doubtful(found: Diagnosis) -> list[str]:
-    return [one.check for one in found.checks if isinstance(one, Doubtful)]
+    return [one.check for one in found.checks if isinstance(one, CheckWarning)]
 
 
 # Workspaces
@@ -139,7 +139,7 @@ def test_a_sound_environment_has_no_fault_but_an_api_key_on_2(
 def test_the_embedded_twenty_is_sound(tmp_path, examine, dialect) -> None:
     """An environment of `sandbox:` needs no credential, and its short session is no warning."""
     found = examine(environment_with(url=f"sandbox:{dialect}", role="Admin"))
-    assert all(isinstance(one, Fine) for one in found.checks)
+    assert all(isinstance(one, CheckOk) for one in found.checks)
     assert of(found, "reached").message == "The embedded Twenty answers."
 
 
@@ -166,7 +166,7 @@ def test_a_refused_token_is_a_fault_of_the_credential(serve, examine, dialect) -
     }
     for code, token in tokens.items():
         found = examine(served.environment(credential=ApiToken(Secret(token))))
-        assert isinstance(of(found, "reached"), Fine)
+        assert isinstance(of(found, "reached"), CheckOk)
         assert broken(found) == [("credential", code)]
 
 
@@ -182,7 +182,7 @@ def test_an_unreachable_server_is_said_and_sinks_are_looked_at_all_the_same(
     assert [check for check, _ in broken(found)] == ["reached", "sinks"]
     assert of(found, "reached").code == "unreachable"
     assert of(found, "reached").remedy == "Check `url`, the network and that the server runs."
-    assert Fine("sinks", "Nothing speaks against 1 sink.") in found.checks
+    assert CheckOk("sinks", "Nothing speaks against 1 sink.") in found.checks
 
 
 def test_what_is_no_twenty_is_reached_and_has_no_generation(scripted, answer, examine) -> None:
@@ -191,7 +191,7 @@ def test_what_is_no_twenty_is_reached_and_has_no_generation(scripted, answer, ex
     shop = environment_with(url=server.url, credential=ApiToken(Secret("a.b.c")))
     found = examine(shop)
     assert broken(found) == [("generation", "unexpected_answer")]
-    assert isinstance(of(found, "reached"), Fine)
+    assert isinstance(of(found, "reached"), CheckOk)
 
 
 def test_another_workspace_than_the_pinned_one_is_a_fault_of_the_credential(serve, examine) -> None:
@@ -351,8 +351,8 @@ def test_a_clock_that_is_off_by_more_than_a_minute_is_broken(
     server = scripted(legacy_page(answer, Date=date), harmless)
     shop = environment_with(url=server.url, credential=ApiToken(Secret("opaque-token")))
     clock = of(examine(shop), "clock")
-    assert isinstance(clock, Fine if words is None else Broken)
-    if isinstance(clock, Broken):
+    assert isinstance(clock, CheckOk if words is None else CheckFailed)
+    if isinstance(clock, CheckFailed):
         assert clock.code == "clock_off"
         assert f" s {words} the server's" in clock.message
 
@@ -379,7 +379,7 @@ def test_a_declared_limit_above_the_servers_own_is_a_warning(
     found = examine(served.environment(credential=served.credential("sign-in"), limits=limits))
     check = of(found, "limits")
     assert "it allows 100." in check.message
-    assert isinstance(check, Doubtful) == warned
+    assert isinstance(check, CheckWarning) == warned
     if warned:
         assert check.remedy == "Write `requests_per_minute: 100` or less."
 
@@ -408,10 +408,10 @@ def test_values_sinks_are_proven_one_by_one(serve, examine, tmp_path, dialect) -
         put(tmp_path, f"{name}.env", token)
     keys = [desired_key(name, file(f"{name}.env")) for name in [*names, "not-made-yet"]]
     found = examine(served.environment(credential=served.credential("sign-in")), *keys)
-    assert of(found, "sinks") == Fine("sinks", "Nothing speaks against 8 sinks.")
+    assert of(found, "sinks") == CheckOk("sinks", "Nothing speaks against 8 sinks.")
     tokens = [one for one in found.checks if one.check == "tokens"]
-    assert tokens[0] == Fine("tokens", "1 token of live keys accepted, 0 cannot be read back.")
-    assert isinstance(tokens[1], Doubtful)
+    assert tokens[0] == CheckOk("tokens", "1 token of live keys accepted, 0 cannot be read back.")
+    assert isinstance(tokens[1], CheckWarning)
     assert tokens[1].message.startswith("1 sink of live keys")
     faults = {one.remedy.split("--redeliver ")[1].split("`")[0]: one for one in tokens[2:]}
     codes = {name: one.code for name, one in faults.items()}
@@ -449,14 +449,14 @@ def test_faults_of_one_cause_are_one_check_with_their_number(serve, examine, tmp
     ]
     sign_in = served.credential("sign-in")
     found = examine(served.environment(credential=sign_in), *walled, *noisy)
-    sinks, tokens = (one for one in found.checks if isinstance(one, Broken))
+    sinks, tokens = (one for one in found.checks if isinstance(one, CheckFailed))
     assert (sinks.check, tokens.check) == ("sinks", "tokens")
     assert str(file("wall/0.env")) in sinks.message
     assert sinks.message.endswith("The same holds for 199 more.")
     assert tokens.message.endswith("The same holds for 8 more.")
     assert "all tokens" in tokens.remedy
     only = examine(served.environment(credential=sign_in), *walled, *noisy, only=("noisy-[12]",))
-    [fault] = [one for one in only.checks if isinstance(one, Broken)]
+    [fault] = [one for one in only.checks if isinstance(one, CheckFailed)]
     assert "--only noisy-1 --only noisy-2" in fault.remedy
 
 
@@ -470,7 +470,7 @@ def test_a_name_that_a_shell_or_a_glob_would_read_otherwise_is_quoted(
     shop = served.environment(credential=served.credential("sign-in"))
     [fault] = [
         one for one in examine(shop, desired_key("nightly [*] it", address)).checks
-        if isinstance(one, Broken)
+        if isinstance(one, CheckFailed)
     ]  # fmt: skip
     arguments = shlex.split(fault.remedy.split("`")[1])
     assert fnmatchcase("nightly [*] it", arguments[-1])
@@ -495,8 +495,8 @@ def test_a_server_that_fails_on_a_proof_does_not_condemn_the_token(
     assert "--redeliver" not in of_fault(found).remedy
 
 
-def of_fault(found: Diagnosis) -> Broken:
-    [fault] = [one for one in found.checks if isinstance(one, Broken)]
+def of_fault(found: Diagnosis) -> CheckFailed:
+    [fault] = [one for one in found.checks if isinstance(one, CheckFailed)]
     return fault
 
 
@@ -626,7 +626,7 @@ def test_no_sink_is_asked_after_a_stop(serve, tmp_path) -> None:
     keys = [desired_key(f"k{n}", file(f"{n}.env")) for n in range(5)]
     checks = list(SinkChecks(shop, open_sink, stop).checks(keys))
     assert asked == [file("0.env")]
-    assert [one.code for one in checks if isinstance(one, Broken)] == ["stopped"]
+    assert [one.code for one in checks if isinstance(one, CheckFailed)] == ["stopped"]
 
 
 # The command

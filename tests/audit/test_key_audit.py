@@ -91,7 +91,12 @@ def test_a_key_in_order_has_its_figures_and_no_note() -> None:
     desired = (wanted("svc", SINK, before=14),)
     [one] = audit([look(key, desired=desired, sink_contents=sink_contents)], NOW, 14 * DAY).observed
     [found] = one.keys
-    assert (found.age, found.left, found.declared, found.delivery) == (30, 59, True, "yes")
+    assert (found.age_days, found.days_left, found.declared, found.delivery) == (
+        30,
+        59,
+        True,
+        "yes",
+    )
     assert found.rotation == key.expires_at - 14 * DAY
     assert (found.notes, found.due, one.due, one.missing) == ((), False, 0, ())
 
@@ -416,7 +421,10 @@ def test_the_timeline_counts_every_key() -> None:
     assert in_bars + later == sum(len(one.keys) for one in found.observed)
     assert later > 0
     due = {
-        (one.environment, key.left // 7) for one in found.observed for key in one.keys if key.due
+        (one.environment, key.days_left // 7)
+        for one in found.observed
+        for key in one.keys
+        if key.due
     }
     assert page.count('class="bar due"') == page.count('<text class="sign"') == len(due) > 0
 

@@ -12,10 +12,10 @@ from provisioner.model.expiry import (
     ExpiresAfter,
     ExpiresAt,
     ExpiresNever,
-    due,
     format_moment,
     parse_expiry,
     parse_moment,
+    resolve_expiry,
 )
 
 pytestmark = pytest.mark.fast
@@ -32,7 +32,7 @@ def test_a_duration_is_counted_from_the_start_in_whole_seconds(text: str, hours:
     """Hours, days and weeks, short or ISO, are exact lifetimes from the second of the start."""
     expiry = parse_expiry(text)
     assert expiry == ExpiresAfter(timedelta(hours=hours), text)
-    assert due(expiry, START) == START.replace(microsecond=0) + timedelta(hours=hours)
+    assert resolve_expiry(expiry, START) == START.replace(microsecond=0) + timedelta(hours=hours)
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_a_duration_is_counted_from_the_start_in_whole_seconds(text: str, hours:
 def test_an_absolute_end_is_a_second_in_utc(text: str, moment: datetime) -> None:
     """A bare date is the start of that day in UTC; zones are converted, fractions dropped."""
     assert parse_expiry(text) == ExpiresAt(moment, text)
-    assert due(parse_expiry(text), START) == moment
+    assert resolve_expiry(parse_expiry(text), START) == moment
 
 
 def test_never_is_what_twenty_writes_for_it() -> None:
     """`never` is 36 500 days, as in legacy-0.60 `910-list-detect`."""
     assert parse_expiry("never") == ExpiresNever()
-    assert due(ExpiresNever(), START) - START.replace(microsecond=0) == NEVER
+    assert resolve_expiry(ExpiresNever(), START) - START.replace(microsecond=0) == NEVER
 
 
 @pytest.mark.parametrize(

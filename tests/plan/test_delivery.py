@@ -56,11 +56,11 @@ from provisioner.plan import (
     Rotate,
     Unmanaged,
     Unobserved,
-    block,
+    block_actions,
     digest,
     plan_environment,
-    to_prepare,
-    to_read,
+    sinks_to_check,
+    sinks_to_read,
 )
 from provisioner.render.json import plan_document, plan_summary
 from provisioner.render.text import PLAIN, plan_text
@@ -201,7 +201,7 @@ def test_the_time_of_a_write_counts_beyond_the_minute_by_which_clocks_may_differ
 def test_the_time_of_a_write_is_compared_by_one_clock(apart) -> None:
     """The sink's time comes by this machine's, and keys are dated by the server's."""
     ahead = timedelta(seconds=apart)
-    seen = replace(look(key("a")), ahead=ahead)
+    seen = replace(look(key("a")), server_ahead=ahead)
     made = MADE + SECOND - ahead  # by our clock
     for early, reasons in ((MINUTE, []), (MINUTE + SECOND, ["token_outdated"])):
         plan = planned([desired_key("a", GITHUB)], seen, {GITHUB: Unreadable(made - early)})
@@ -387,17 +387,17 @@ def test_only_sinks_of_live_keys_are_read() -> None:
     ]
     keys = [key("b"), key("a"), key("a", 2, revoked_at=NOW), key("dead", revoked_at=NOW)]
     keys += [key("none"), key("over", expires_at=NOW + SECOND), key("stranger")]
-    assert to_read(wanted, look(*keys, at=NOW + SECOND)) == (FILE, VAULT, GITHUB)
-    assert to_read(wanted, look(*keys)) == (FILE, VAULT, AwsAddress("over"), GITHUB)
-    assert to_read(wanted, look()) == ()
+    assert sinks_to_read(wanted, look(*keys, at=NOW + SECOND)) == (FILE, VAULT, GITHUB)
+    assert sinks_to_read(wanted, look(*keys)) == (FILE, VAULT, AwsAddress("over"), GITHUB)
+    assert sinks_to_read(wanted, look()) == ()
 
 
 def test_only_bounds_what_is_read_and_what_is_delivered() -> None:
     """Sinks of names that no glob matches are not asked; globs mind the case."""
     wanted = [desired_key("svc-a", FILE), desired_key("SVC-b", GITHUB), desired_key("web", VAULT)]
     seen = look(key("svc-a"), key("SVC-b"), key("web"))
-    assert to_read(wanted, seen, PlanOptions(only=("svc-*", "w?b"))) == (FILE, VAULT)
-    assert to_read(wanted, seen, PlanOptions(only=("x",))) == ()
+    assert sinks_to_read(wanted, seen, PlanOptions(only=("svc-*", "w?b"))) == (FILE, VAULT)
+    assert sinks_to_read(wanted, seen, PlanOptions(only=("x",))) == ()
     sink_contents = dict.fromkeys((FILE, GITHUB, VAULT), NoToken())
     assert [one.name for one in planned(wanted, seen, sink_contents, only=("svc-*",)).actions] == [
         "svc-a"
@@ -420,7 +420,7 @@ def test_sinks_that_will_be_written_are_looked_ahead_into() -> None:
         wanted[3].deliver[0]: Unavailable(DOWN),
     }
     plan = planned(wanted, look(key("live"), key("closed")), sink_contents)
-    assert to_prepare(plan) == (FILE, VAULT, COMMAND)
+    assert sinks_to_check(plan) == (FILE, VAULT, COMMAND)
 
 
 def test_a_sink_that_cannot_take_a_token_blocks_its_own_keys_alone() -> None:
@@ -433,7 +433,7 @@ def test_a_sink_that_cannot_take_a_token_blocks_its_own_keys_alone() -> None:
         desired_key("kept"),
     ]
     plan = planned(wanted, look(key("live"), key("kept")), {VAULT: NoToken()})
-    blocked = block(plan, {GITHUB: DENIED, VAULT: DOWN})
+    blocked = block_actions(plan, {GITHUB: DENIED, VAULT: DOWN})
     assert [one.blocked and one.blocked.code for one in blocked.actions] == [
         "sink_unavailable",
         "role_unknown",
@@ -445,8 +445,8 @@ def test_a_sink_that_cannot_take_a_token_blocks_its_own_keys_alone() -> None:
         one._replace(blocked=None) for one in plan.actions
     ]
     assert replace(blocked, actions=plan.actions) == plan
-    assert block(plan, {}) == plan
-    assert block(plan, {AwsAddress("other"): DENIED}) == plan
+    assert block_actions(plan, {}) == plan
+    assert block_actions(plan, {AwsAddress("other"): DENIED}) == plan
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,7 @@ def test_a_sink_that_is_away_keeps_no_successor_from_the_others(asked, away, goe
     plan = plan_environment(
         environment, [wanted], look(old), NOW, options, sink_contents=sink_contents
     )
-    part = block(plan, dict.fromkeys(away, DOWN))
+    part = block_actions(plan, dict.fromkeys(away, DOWN))
     [rotate] = part.actions
     assert isinstance(rotate, Rotate)
     assert (rotate.blocked is None) == goes_on
@@ -502,7 +502,7 @@ def test_changes_count_actions_and_steps_count_what_they_take() -> None:
     lost = Unobserved("lab", "https://lab.example.com", DOWN)
     assert (plan_with(part, lost, part).changes, plan_with(part).changes) == (6, 3)
     assert (plan_with(part, lost, part).steps, plan_with(part).steps) == (8, 4)
-    closed = block(part, {VAULT: DOWN, FILE: DOWN})
+    closed = block_actions(part, {VAULT: DOWN, FILE: DOWN})
     assert (plan_with(closed).changes, plan_with(closed).steps) == (1, 1)
     assert plan_summary(part) == {
         "create": 2,
@@ -872,6 +872,6 @@ def test_a_plan_that_was_delivered_leaves_nothing_to_deliver(world: Any, redeliv
 def test_what_is_read_is_what_a_plan_needs(world: Any) -> None:
     """Of sinks that are not read the plan asks nothing: what they hold makes no difference."""
     wanted, seen, sink_contents = world
-    needed = set(to_read(wanted, look(*seen)))
+    needed = set(sinks_to_read(wanted, look(*seen)))
     read = {address: found for address, found in sink_contents.items() if address in needed}
     assert planned(wanted, look(*seen), read) == planned(wanted, look(*seen), sink_contents)

@@ -167,7 +167,7 @@ def test_a_shortened_duration_is_told_and_touches_no_live_key() -> None:
     far = look(observed_key("a", expires_at=NOW + timedelta(days=30, seconds=1)))
     [finding] = planned([desired_key("a", expiry="30d")], far).findings
     assert isinstance(finding, Drift)
-    assert finding.what == "expires"
+    assert finding.field == "expires"
     near = look(observed_key("a", expires_at=NOW + timedelta(days=30)))
     assert planned([desired_key("a", expiry="30d")], near).findings == ()
 

@@ -63,9 +63,9 @@ from provisioner.plan import (
     Rotate,
     Unmanaged,
     Update,
+    delivers_too_early,
     plan_environment,
     plan_revocations,
-    premature,
 )
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.secret import Secret
@@ -202,7 +202,7 @@ def test_what_is_not_owned_is_told_and_never_changed() -> None:
     wanted = desired("their", "2027-06-30", role="Admin", deliver=())
     plan = planned([wanted], [one])
     assert plan.actions == ()
-    assert {one.what for one in plan.findings if isinstance(one, Drift)} == {"expires", "role"}
+    assert {one.field for one in plan.findings if isinstance(one, Drift)} == {"expires", "role"}
     assert plan.kept == ("their",)
 
 
@@ -371,7 +371,7 @@ def test_all_that_drifts_and_stays_is_told() -> None:
     """A lifetime that shortens no live key, and a role that is not owned."""
     one = key(1, "other", role="Admin", role_id=ADMIN.id, expires_at=NOW + 200 * DAY)
     plan = planned([desired("other", "90d", deliver=())], [one])
-    assert [(one.what, one.stays) for one in plan.findings if isinstance(one, Drift)] == [
+    assert [(one.field, one.reason) for one in plan.findings if isinstance(one, Drift)] == [
         ("expires", "lifetime"),
         ("role", "not_owned"),
     ]
@@ -406,10 +406,10 @@ def test_a_key_that_may_give_way_is_not_delivered_yet(age, name, sink_contents, 
     wanted = [desired(name, rotation=ROTATED)]
     holds: SinkContent = token(second) if sink_contents else NoToken()
     plan = plan_environment(SHOP, wanted, look, NOW, PlanOptions(), sink_contents={SINK: holds})
-    assert premature(plan, look) == early
+    assert delivers_too_early(plan, look) == early
     dead = replace(look, keys=(replace(first, revoked_at=NOW), second))
     plan = plan_environment(SHOP, wanted, dead, NOW, PlanOptions(), sink_contents={SINK: holds})
-    assert not premature(plan, dead)
+    assert not delivers_too_early(plan, dead)
 
 
 def test_the_end_of_what_a_sink_holds_is_told_though_a_later_twin_lives() -> None:
@@ -713,9 +713,9 @@ def test_a_successor_that_is_asked_for_follows_all_live_keys_of_its_name(now) ->
     assert (rotate.depth, rotate.sinks) == (1, (SINK,))
     leaked = asked(desired(rotation=ROTATED), key(1), key(2), now=True)
     assert (leaked.predecessors, leaked.blocked) == (("svc-a-1", "svc-a-2"), None)
-    assert rotate.due_at == (None if now else NOW + ROTATED.before + MARK)
+    assert rotate.predecessor_expires_at == (None if now else NOW + ROTATED.before + MARK)
     soon = asked(desired(rotation=ROTATED), key(1, expires_at=NOW + ROTATED.before), now=now)
-    assert soon.due_at is None
+    assert soon.predecessor_expires_at is None
     assert planned([desired()], [], rotate=frozenset({"svc-a"})).actions == ()
 
 

@@ -26,7 +26,14 @@ from provisioner.model.expiry import ExpiresAfter, ExpiresAt
 from provisioner.model.observed import KnownRoles, ObservedKey
 from provisioner.model.sink_address import GithubAddress
 from provisioner.model.sink_content import ApiKeyToken, NoToken, Unreadable
-from provisioner.plan import Deliver, Duplicate, Revoke, Rotate, plan_environment, tell_apart
+from provisioner.plan import (
+    Deliver,
+    Duplicate,
+    Revoke,
+    Rotate,
+    classify_live_keys,
+    plan_environment,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +75,9 @@ def apart(
     live: Sequence[ObservedKey], *sink_contents: SinkContent, wanted: DesiredKey | None = WANTED
 ) -> tuple[str, list[str], list[str]]:
     """The ids of the key, of its predecessors and of duplicates."""
-    found = tell_apart(wanted, sorted(live, key=lambda one: one.creation_order), sink_contents)
+    found = classify_live_keys(
+        wanted, sorted(live, key=lambda one: one.creation_order), sink_contents
+    )
     return (
         found.current.id,
         [one.id for one in found.predecessors],

@@ -44,8 +44,8 @@ from provisioner.plan import (
     Revoke,
     Unobserved,
     digest,
+    json_digest,
     plan_environment,
-    sealed,
     selected_keys,
 )
 from provisioner.planfile import (
@@ -53,14 +53,14 @@ from provisioner.planfile import (
     PlanFileInput,
     SavedOptions,
     UnreadablePlanFile,
+    digest_mismatch,
     document,
-    edited,
-    not_as_reviewed,
-    not_of_digest,
     read,
+    stale_plan,
     text,
+    was_edited,
 )
-from provisioner.planfile.read import parsed
+from provisioner.planfile.read import parse_document
 from provisioner.render.json import plan_document
 from provisioner.sandbox import ApiKey, Dialect, Sandbox
 from provisioner.sandbox import role as sandbox_role
@@ -867,7 +867,7 @@ def test_a_foreign_or_damaged_file_is_named_and_nothing_is_sent(run, small, file
 def resealed(document: dict[str, Any]) -> str:
     """A plan file whose checksum is right, whatever it says."""
     content = {name: part for name, part in document.items() if name != "checksum"}
-    return json.dumps({"checksum": sealed(content), **content})
+    return json.dumps({"checksum": json_digest(content), **content})
 
 
 def test_a_file_that_shows_other_actions_than_it_stands_for_is_refused(
@@ -908,8 +908,8 @@ def test_a_file_that_calls_a_key_that_ends_otherwise_is_refused() -> None:
     content["environments"] = [environment | {"actions": [revoke | {"name": "old-test"}]}]
     found = read(text(content).encode(), MOMENT)
     assert isinstance(found, PlanFile)
-    assert edited(found, one)
-    assert not edited(loaded(one), one)
+    assert was_edited(found, one)
+    assert not was_edited(loaded(one), one)
 
 
 def test_an_end_that_somebody_moved_makes_no_change_of_a_role_an_edited_one() -> None:
@@ -923,7 +923,7 @@ def test_an_end_that_somebody_moved_makes_no_change_of_a_role_an_edited_one() ->
     )
     assert first.plan.changes == 1
     assert first.plan.digest == now.plan.digest
-    assert not edited(loaded(first), now)
+    assert not was_edited(loaded(first), now)
 
 
 def test_what_is_masked_on_one_machine_alone_makes_no_file_an_edited_one() -> None:
@@ -932,7 +932,7 @@ def test_what_is_masked_on_one_machine_alone_makes_no_file_an_edited_one() -> No
     before = loaded(one)
     Secret("acme-production-eu-1")
     assert loaded(one) != before
-    assert not edited(before, one)
+    assert not was_edited(before, one)
 
 
 def test_a_header_that_is_the_name_of_an_environment_hides_none(
@@ -1017,7 +1017,7 @@ PLAIN = SavedOptions()
 def against(draft: PlanFileInput, then: PlanFile) -> StalePlanError | None:
     """What `apply FILE` says of a plan file when it makes this plan."""
     same = draft.plan.digest == then.digest
-    return None if same else not_as_reviewed("plan.json", then, draft)
+    return None if same else stale_plan("plan.json", then, draft)
 
 
 def made(
@@ -1032,8 +1032,10 @@ def made(
     look = observation_with(
         *keys, workspace="w-1", roles=roles, server_time=MOMENT + later, requests=2
     )
-    part = plan_environment(shop, wanted, look, MOMENT, asked.options, sink_contents=held or {})
-    about = dict(selected_keys({"shop": tuple(wanted)}, asked.options))
+    part = plan_environment(
+        shop, wanted, look, MOMENT, asked.plan_options, sink_contents=held or {}
+    )
+    about = dict(selected_keys({"shop": tuple(wanted)}, asked.plan_options))
     plan = plan_with(part, created_at=MOMENT, digest=digest((part,), about))
     return PlanFileInput(plan, plan_document(plan), asked, ((shop, look),), about)
 
@@ -1076,11 +1078,11 @@ def test_what_is_written_is_read_again(one: PlanFileInput) -> None:
     SCHEMA.validate(json.loads(raw))
     assert raw.isascii()
     found = loaded(one)
-    assert found == parsed(document(one))
-    assert (found.digest, found.asked) == (one.plan.digest, one.asked)
+    assert found == parse_document(document(one))
+    assert (found.digest, found.options) == (one.plan.digest, one.options)
     assert found.created_at == MOMENT.replace(microsecond=0)
     assert against(one, found) is None
-    assert not edited(found, one)
+    assert not was_edited(found, one)
 
 
 @settings(max_examples=80)
@@ -1149,7 +1151,7 @@ def test_a_forged_file_never_breaks_the_command(data: st.DataObject) -> None:
         other = made(desired_key("else"))
         assert against(other, found) is not None
     else:
-        assert found.why
+        assert found.problem
 
 
 @settings(max_examples=60)
@@ -1222,10 +1224,10 @@ def test_a_plan_of_another_version_says_so_where_nothing_else_moved() -> None:
     """A digest that another version computes otherwise is not told as a move."""
     one = made(desired_key("sa"))
     other = dataclasses.replace(loaded(one), version="0.0.1", digest=f"sha256:{'0' * 64}")
-    told = not_as_reviewed("plan.json", other, one).message
+    told = stale_plan("plan.json", other, one).message
     assert "it was made by provision 0.0.1, and this is" in told
     same = dataclasses.replace(other, version=loaded(one).version)
-    told = not_as_reviewed("plan.json", same, one).message
+    told = stale_plan("plan.json", same, one).message
     assert "its digest is not that of a plan made now" in told
 
 
@@ -1236,7 +1238,7 @@ def test_many_moves_are_counted_and_no_environment_is_hidden_by_another() -> Non
     one, two = made(*many), made(*many[:5], keys=(key(1, "s001"),))
     plan = dataclasses.replace(two.plan, environments=(*two.plan.environments, *parts), digest="x")
     now = dataclasses.replace(two, plan=plan, published=plan_document(plan))
-    told = not_as_reviewed("p", loaded(one), now)
+    told = stale_plan("p", loaded(one), now)
     assert told.code == "plan_stale"
     assert "lost: the environment is declared, and was not" in told.message
     assert told.message.endswith("and 289 more.")
@@ -1261,8 +1263,8 @@ def test_the_digest_of_a_plan_says_all_that_is_reviewed() -> None:
     ]
     digests = [one.plan.digest for one in every]
     assert len(set(digests)) == len(digests)
-    assert not_of_digest(digests[0], every[0].plan) is None
-    told = not_of_digest(digests[1], every[0].plan)
+    assert digest_mismatch(digests[0], every[0].plan) is None
+    told = digest_mismatch(digests[1], every[0].plan)
     assert told is not None
     assert (told.code, told.exit_code) == ("digest_differs", 6)
 
@@ -1281,7 +1283,7 @@ def test_a_role_that_is_called_otherwise_changes_no_move_of_an_end() -> None:
     )
     assert first.plan.changes == 1
     assert first.plan.digest == now.plan.digest
-    assert not edited(loaded(first), now)
+    assert not was_edited(loaded(first), now)
 
 
 def test_secrets_are_masked_in_a_file_that_is_whole_all_the_same() -> None:
@@ -1293,4 +1295,4 @@ def test_secrets_are_masked_in_a_file_that_is_whole_all_the_same() -> None:
     found = read(raw.encode(), MOMENT)
     assert isinstance(found, PlanFile)
     assert against(one, found) is None
-    assert PlanOptions() == SavedOptions().options
+    assert PlanOptions() == SavedOptions().plan_options
