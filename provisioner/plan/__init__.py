@@ -1,4 +1,4 @@
-"""The plan: the actions that turn observed into desired, and what else is true."""
+"""The plan: actions that turn the observed keys into the desired ones, and findings."""
 
 from provisioner.plan.actions import (
     Action,
