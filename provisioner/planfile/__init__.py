@@ -1,7 +1,7 @@
-"""The plan file: a plan to be reviewed, kept as JSON, and held against what is there later.
+"""The plan file: a plan saved as JSON for review, and compared with the current plan on apply.
 
-`writing` makes the text of a plan, `reading` takes it in again, `moving` says what is otherwise
-than it was when the plan was made. All three are pure; the CLI opens and replaces the file.
+`write` serializes a plan, `read` parses a plan file, and `compare` lists the changes since the
+review. All three are pure; the CLI reads and writes the file.
 """
 
 from provisioner.planfile.compare import digest_mismatch, stale_plan, was_edited

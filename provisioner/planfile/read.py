@@ -1,4 +1,4 @@
-"""The text of a plan file to values; what is none, or is damaged, is a failure with its reason."""
+"""Parses plan files; a text that is not a valid plan file gives a value with the reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from provisioner.planfile.model import Document
 
 MAX_BYTES = 128 * 2**20
-"""How large a plan file may be: some 500 000 keys."""
+"""The largest size of a plan file: about 500 000 keys."""
 
 _FAMILY = "provision/planfile/"
 _CLOCK_TOLERANCE = timedelta(minutes=1)
@@ -37,10 +37,10 @@ _MAX_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class UnreadablePlanFile:
-    """Why a text is no plan file that can be used.
+    """The reason why a text is not a usable plan file.
 
     Attributes:
-        why: what is wrong with it, as it follows on its name.
+        problem: the rest of a sentence that starts with the name of the file.
         remedy: what to do about it.
     """
 
@@ -49,77 +49,81 @@ class UnreadablePlanFile:
     remedy: str
 
 
-_WRITE_AGAIN = "Write it anew with `provision plan --out`."
+_WRITE_AGAIN = "Create it again with `provision plan --out`."
 
 
 @without_collector()
 def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
-    """Takes in a plan file.
+    """Parse a plan file.
 
     Args:
-        data: the whole file.
-        now: which the moment of the plan cannot be after, but for clocks that differ.
+        data: the content of the file.
+        now: the current time; apart from differing clocks, no plan is later than that.
     """
     try:
         content = _content(data)
     except RecursionError:
         return UnreadablePlanFile(
-            "plan_invalid", "is no plan file: it is nested too deeply", _WRITE_AGAIN
+            "plan_invalid", "is not a plan file: it is nested too deeply", _WRITE_AGAIN
         )
     if isinstance(content, UnreadablePlanFile):
         return content
     file = parse_document(content)
     if file.created_at > now + _CLOCK_TOLERANCE:
-        moment = format_moment(file.created_at)
-        why = f"says that it was made at {moment}, which has not come yet"
+        problem = f"was created at {format_moment(file.created_at)}, which is in the future"
         return UnreadablePlanFile(
-            "plan_invalid", why, "Set the clock that is wrong, and plan anew."
+            "plan_invalid", problem, "Correct the clock that is wrong, and plan again."
         )
     return file
 
 
 _SMALL_FILE = 2**20
 _FIRST_BYTES = b'{"format": "provision/planfile/'
-"""How every file begins that is worth being read whole; of a small one more can be said."""
+"""The first bytes of a plan file; a file without them is parsed only if it is small."""
 
 
 def _content(data: bytes) -> dict[str, Any] | UnreadablePlanFile:
-    """The JSON object of a plan file that is whole and keeps to the schema."""
+    """Return the JSON object of a plan file, after checking its checksum and schema."""
     if len(data) > _SMALL_FILE and not data.startswith(_FIRST_BYTES):
-        return UnreadablePlanFile("plan_invalid", "is no plan file", _WRITE_AGAIN)
+        return UnreadablePlanFile("plan_invalid", "is not a plan file", _WRITE_AGAIN)
     try:
         content = json.loads(data.decode("utf-8-sig"), parse_constant=_reject_constant)
     except ValueError:
-        return UnreadablePlanFile("plan_invalid", "is no plan file: it is not JSON", _WRITE_AGAIN)
+        return UnreadablePlanFile(
+            "plan_invalid", "is not a plan file: it is not JSON", _WRITE_AGAIN
+        )
     format_ = content.get("format") if isinstance(content, dict) else None
     if not isinstance(format_, str) or not format_.startswith(_FAMILY):
-        told = " but what `plan --format json` prints" if format_ == "provision/plan/v1" else ""
-        return UnreadablePlanFile("plan_invalid", f"is no plan file{told}", _WRITE_AGAIN)
+        printed = format_ == "provision/plan/v1"
+        detail = " but the output of `plan --format json`" if printed else ""
+        return UnreadablePlanFile("plan_invalid", f"is not a plan file{detail}", _WRITE_AGAIN)
     if format_ != FORMAT:
         shown = format_[:_MAX_LENGTH]
-        remedy = "Use that version to apply it, or write it anew with this one."
+        remedy = "Apply it with that version, or create it again with this one."
         return UnreadablePlanFile(
-            "plan_newer", f"was written by another version, as {shown}", remedy
+            "plan_newer", f"was written by another version, in the format {shown}", remedy
         )
-    claimed = content.pop("checksum", None)
-    if claimed != json_digest(content):
+    checksum = content.pop("checksum", None)
+    if checksum != json_digest(content):
         return UnreadablePlanFile(
-            "plan_invalid", "was changed or damaged since it was written", _WRITE_AGAIN
+            "plan_invalid", "was changed or damaged after it was written", _WRITE_AGAIN
         )
-    content["checksum"] = claimed
+    content["checksum"] = checksum
     schema = published("planfile")
     return content if schema.check()(content) else _damaged(content, schema)
 
 
 def _damaged(content: dict[str, Any], schema: Schema) -> UnreadablePlanFile:
     error = next(schema.errors(content))
-    where = "/".join(map(str, error.absolute_path)) or "the top"
-    why = f"is damaged: {where[:_MAX_LENGTH]} breaks the rule {error.validator!r} of its schema"
-    return UnreadablePlanFile("plan_invalid", why, _WRITE_AGAIN)
+    where = "/".join(map(str, error.absolute_path)) or "the top level"
+    problem = (
+        f"is damaged: {where[:_MAX_LENGTH]} violates the rule {error.validator!r} of its schema"
+    )
+    return UnreadablePlanFile("plan_invalid", problem, _WRITE_AGAIN)
 
 
 def parse_document(document: Document) -> PlanFile:
-    """The values of a document that keeps to the schema."""
+    """Return a document that follows the schema as values."""
     return _parsed(document)
 
 
@@ -166,15 +170,15 @@ def _desired_key(key: dict[str, Any]) -> SavedKey:
 
 def _action(action: dict[str, Any]) -> SavedAction:
     kind = action["action"]
-    given = {"expires", "role"} - ({"role"} if kind == "deliver" else set())
+    sets = {"expires", "role"} - ({"role"} if kind == "deliver" else set())
     if kind == "update":
-        given = {one["what"] for one in action["changes"]}
+        sets = {one["what"] for one in action["changes"]}
     return SavedAction(
         kind=kind,
         name=action["name"],
         ids=tuple(sorted(action["ids"])),
-        expires_at=action["expires_at"] if "expires" in given else None,
-        role=action["role"] if "role" in given else None,
+        expires_at=action["expires_at"] if "expires" in sets else None,
+        role=action["role"] if "role" in sets else None,
         sinks=tuple(sorted(action["sinks"])),
         error=action["error"]["code"] if "error" in action else None,
         reason=action["reason"],
