@@ -1,4 +1,4 @@
-"""The diagnosis: what each environment and its sinks let a run do, found by reading alone."""
+"""The diagnosis of environments and their sinks: read-only checks whether a run could succeed."""
 
 from provisioner.audit.check import Check, CheckFailed, CheckName, CheckOk, CheckWarning, Diagnosis
 from provisioner.audit.doctor import Doctor
