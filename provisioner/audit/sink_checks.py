@@ -119,10 +119,8 @@ class SinkChecks:
             case WriteOnly():
                 return "unreadable"
             case StoredValue(value=value):
-                refused = self._token_error(self._verify_token, value, key, address)
-                if refused is None:
-                    return "accepted"
-                return _SinkFailure("tokens", refused, key, address)
+                problem = self._token_error(self._verify_token, value, key, address)
+                return "accepted" if problem is None else _token_failure(problem, key, address)
             case _:
                 assert_never(content)
 
@@ -172,6 +170,10 @@ class SinkChecks:
         only = " ".join(f"--only {quote(escape(name))}" for name in unique)
         tokens = "it" if len(unique) == 1 else "them"
         return f"Run `{command} {only}` to replace {tokens}."
+
+
+def _token_failure(error: ProvisionError, key: str, address: Address) -> _SinkFailure:
+    return _SinkFailure("tokens", error, key, address)
 
 
 def _bad_token(code: str, message: str) -> WorkspaceError:

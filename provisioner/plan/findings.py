@@ -58,7 +58,10 @@ class Duplicate:
                 assert_never(self.others)
         if self.rotated:
             again = f"provision rotate {quote(self.name)}"
-            advice = f"if an interrupted `{again}` created one of them, run it again; {advice}"
+            other = "otherwise " if self.others == "owned" else ""
+            advice = (
+                f"if an interrupted `{again}` created one of them, run it again; {other}{advice}"
+            )
         return f"{head}, and the others are not delivered. {advice[0].upper()}{advice[1:]}."
 
 

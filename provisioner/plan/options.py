@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What a run does besides creating missing keys.
+    """The actions of a run in addition to creating missing keys.
 
     Attributes:
         only: globs of key names that limit all actions and findings; empty for all names.
