@@ -1,4 +1,4 @@
-"""The doctor: checks environments in parallel."""
+"""The doctor, which checks environments in parallel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Doctor:
-    """Checks environments, each in a task of its own; writes nothing.
+    """The checker of environments, each in a task of its own; it writes nothing.
 
     Attributes:
         internal_error: the first bug in the check of an environment; the other checks continue.

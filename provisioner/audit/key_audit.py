@@ -48,7 +48,7 @@ _NEVER_EXPIRES_AFTER = timedelta(days=50 * 365)
 """An expiry further away than this means never: Twenty's own pages write 100 years for it."""
 
 _POLICY_TOLERANCE = timedelta(minutes=1)
-"""How much longer than the policy a key may live, as its expiry was set by another clock."""
+"""The time that a key may live beyond the policy, as its expiry was set by another clock."""
 
 _NOT_READ = Unreadable(None)
 
@@ -211,7 +211,7 @@ def audit(
 
 
 class _EnvironmentAuditor:
-    """Audits the keys of one environment."""
+    """The audit of the keys of one environment."""
 
     def __init__(
         self, audit_input: AuditInput, within: timedelta, shared_admins: frozenset[str]

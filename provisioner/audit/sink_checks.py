@@ -55,7 +55,7 @@ _MAX_NAMED = 5
 
 
 class SinkChecks:
-    """Checks the sinks of one environment's keys, and the tokens in them.
+    """The checks of the sinks of one environment's keys, and of the tokens in them.
 
     Args:
         environment: the environment of the keys.

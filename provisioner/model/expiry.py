@@ -16,7 +16,7 @@ NEVER = timedelta(days=36_500)
 """The lifetime that Twenty's own pages use for "never" (legacy-0.60 `910-list-detect`)."""
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
-"""How far two clocks may differ: timestamps closer than this have no reliable order."""
+"""The tolerated clock difference: timestamps closer than this have no reliable order."""
 
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})", re.ASCII)
 _DATE_TIME = re.compile(

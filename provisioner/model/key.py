@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 Depth = Literal[0, 1, 2]
-"""How much a create returns: 0 the key, 1 also its role, 2 also the role's permissions."""
+"""The data that a create returns: 0 the key, 1 also its role, 2 also the role's permissions."""
 
 
 def depth_of(number: int) -> Depth:

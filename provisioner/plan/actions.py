@@ -21,7 +21,7 @@ Reason = Literal["missing", "dead"]
 
 
 class Create(NamedTuple):
-    """Create a key; a named tuple because there may be 100 000 of them.
+    """An action that creates a key; a named tuple because there may be 100 000 of them.
 
     Attributes:
         expires_at: its expiry in whole seconds; a duration counts from the time of the plan.
@@ -62,7 +62,7 @@ the action; `--redeliver` was given."""
 
 
 class Deliver(NamedTuple):
-    """Deliver a new token of a live key to the sinks that lack a good one.
+    """An action that delivers a new token of a live key to the sinks that lack a good one.
 
     Attributes:
         expires_at: the expiry of the key in the workspace.
@@ -99,7 +99,7 @@ class Change:
 
 
 class Update(NamedTuple):
-    """Change the expiry or the role of a live owned key.
+    """An action that changes the expiry or the role of a live owned key.
 
     Attributes:
         expires_at: the expiry after the update.
@@ -127,7 +127,7 @@ class Update(NamedTuple):
 
 
 class Rotate(NamedTuple):
-    """Create a successor of the same name for a live key.
+    """An action that creates a successor of the same name for a live key.
 
     Attributes:
         reason: `due` if the key expires soon, `asked` if it is rotated on request.
@@ -195,7 +195,7 @@ duplicate; or it was revoked on request."""
 
 
 class Revoke(NamedTuple):
-    """Revoke a live key.
+    """An action that revokes a live key.
 
     Attributes:
         key_id: the id of the key.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from provisioner.plan.rotation import LiveKeys
 
 EXPIRY_TOLERANCE = timedelta(seconds=60)
-"""How much earlier than its key a token may expire; its own expiry is in whole seconds."""
+"""The time that a token may expire before its key, as its own expiry is in whole seconds."""
 
 _CONFLICT_WINDOW = timedelta(seconds=5)
 """The time after its create in which a key may yield to another run's; `Date` has whole seconds."""

@@ -50,7 +50,7 @@ class PlanClock:
 
 
 class Lifecycle:
-    """Plans the live keys of declared names in one environment.
+    """The planner for live keys of declared names in one environment.
 
     `provisioner.plan.rotation` selects the current one of several live keys of a name.
     """

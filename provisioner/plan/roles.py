@@ -28,7 +28,7 @@ _LONGEST_NAME = 200
 
 
 class RoleChoice:
-    """Looks up the role of a key, set on it, in its manifest or in the environment."""
+    """The lookup of roles, which are set on the key, in its manifest or in the environment."""
 
     def __init__(self, environment: Environment, roles: Roles) -> None:
         self._environment = environment

@@ -1,4 +1,4 @@
-"""Selects the current one of several live keys of a name: rule 0 of docs/reliability.md; no I/O."""
+"""The choice of the current key of several live ones: rule 0 of docs/reliability.md; no I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parses plan files; a text that is not a valid plan file gives a value with the reason."""
+"""Parsing of plan files; a text that is not a valid one gives a value with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serializes a plan as a plan file: the published plan and its inputs."""
+"""Serialization of a plan as a plan file: the published plan and its inputs."""
 
 from __future__ import annotations
 
