@@ -1,6 +1,6 @@
-"""The diagnosis: what each environment and its sinks let a run do, found by reading alone."""
+"""The diagnosis of environments and their sinks: read-only checks whether a run could succeed."""
 
-from provisioner.audit.check import Broken, Check, CheckName, Diagnosis, Doubtful, Fine
+from provisioner.audit.check import Check, CheckFailed, CheckName, CheckOk, CheckWarning, Diagnosis
 from provisioner.audit.doctor import Doctor
 
-__all__ = ["Broken", "Check", "CheckName", "Diagnosis", "Doctor", "Doubtful", "Fine"]
+__all__ = ["Check", "CheckFailed", "CheckName", "CheckOk", "CheckWarning", "Diagnosis", "Doctor"]

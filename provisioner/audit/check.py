@@ -1,4 +1,4 @@
-"""One thing that was looked at, and what was found: fine, doubtful or broken."""
+"""One check of `doctor` and its result: ok, warning or failed."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ CheckName = Literal[
     "sinks",
     "tokens",
 ]
-"""What is looked at: that the server answers; its dialect; what opens it; whether keys can be
-listed, roles be given and keys be written; its clock; its limits; the places of tokens; the
-tokens of live keys in them."""
+"""The checks, in this order: whether the server answers; its generation; the credential; whether
+keys can be listed, roles assigned and keys written; its clock; its limits; the sinks; the tokens of
+live keys in them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fine:
-    """Nothing to do."""
+class CheckOk:
+    """A check that found no problem."""
 
     check: CheckName
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Doubtful:
-    """It works, and someone should know or do something."""
+class CheckWarning:
+    """A check that found something the user should know or change; a run works."""
 
     check: CheckName
     message: str
@@ -44,11 +44,11 @@ class Doubtful:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """A run would fail by it.
+class CheckFailed:
+    """A check that found a problem which makes a run fail.
 
     Attributes:
-        code: as a plan or a result would say it, one of those in docs/errors.md.
+        code: the code that a plan or a result would have, as in docs/errors.md.
     """
 
     check: CheckName
@@ -57,15 +57,15 @@ class Broken:
     remedy: str
 
 
-Check = Fine | Doubtful | Broken
+Check = CheckOk | CheckWarning | CheckFailed
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was found of one environment.
+    """The checks of one environment.
 
     Attributes:
-        generation: None where it was not reached.
+        generation: None if the server was not reached.
     """
 
     environment: str
@@ -75,10 +75,10 @@ class Diagnosis:
 
     @property
     def failed(self) -> bool:
-        """Whether anything is broken."""
-        return any(isinstance(check, Broken) for check in self.checks)
+        """Return whether any check failed."""
+        return any(isinstance(check, CheckFailed) for check in self.checks)
 
 
-def broken(check: CheckName, error: ProvisionError) -> Broken:
-    """The check that an error of a workspace or a sink breaks."""
-    return Broken(check, error.code, error.message, error.remedy)
+def failed_check(check: CheckName, error: ProvisionError) -> CheckFailed:
+    """Return the failed check for an error of a workspace or a sink."""
+    return CheckFailed(check, error.code, error.message, error.remedy)

@@ -1,4 +1,4 @@
-"""The examination of environments side by side."""
+"""The doctor, which checks environments in parallel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from provisioner.audit.check import Diagnosis, broken
+from provisioner.audit.check import Diagnosis, failed_check
 from provisioner.audit.server_checks import checks_of_error, checks_of_server
 from provisioner.audit.sink_checks import SinkChecks
 from provisioner.errors.exceptions import ProvisionError, RefusedError, WorkspaceError
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 
 class Doctor:
-    """Examines environments, one unit of work each; writes nothing.
+    """The checker of environments, each in a task of its own; it writes nothing.
 
     Attributes:
-        internal_error: the first bug that an environment met; the others went on.
+        internal_error: the first bug in the check of an environment; the other checks continue.
 
     Args:
         connect: opens a workspace.
         open_sink: opens a sink.
-        executor: runs one unit of work for each environment.
-        stop: ends the examination early.
+        executor: runs one task for each environment.
+        stop: ends the checks early.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Doctor:
         self._executor = executor
         self._stop = stop
         self._stack = ExitStack()
-        self._seen: dict[str, Observation] = {}
+        self._observations: dict[str, Observation] = {}
         self.internal_error: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -61,7 +61,7 @@ class Doctor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # No workspace is closed under a unit that is still at work, but for one left behind.
+        # Do not close a workspace that a task still uses, except for tasks abandoned by a stop.
         self._executor.shutdown(wait=not self._stop.asked, cancel_futures=True)
         self._stack.close()
 
@@ -71,12 +71,12 @@ class Doctor:
         desired: Mapping[str, tuple[DesiredKey, ...]] | None,
         only: tuple[str, ...] = (),
     ) -> tuple[Diagnosis, ...]:
-        """Looks at every environment and at the sinks of its keys.
+        """Check every environment and the sinks of its keys.
 
         Args:
-            environments: whatever happens to one does not stop the others.
-            desired: the desired keys by environment; None where the manifests have problems.
-            only: globs of key names that bound the sinks looked at; none means all.
+            environments: the environments; a failure of one does not stop the others.
+            desired: the desired keys by environment; None if the manifests have problems.
+            only: globs of key names that limit the sinks to check; empty for all.
         """
 
         def keys_of(environment: Environment) -> tuple[DesiredKey, ...] | None:
@@ -85,18 +85,22 @@ class Doctor:
             keys = desired.get(environment.name, ())
             return tuple(key for key in keys if not only or matches(key.name, only))
 
-        futures = [self._executor.submit(self._examined, one, keys_of(one)) for one in environments]
+        futures = [
+            self._executor.submit(self._examine_safely, one, keys_of(one)) for one in environments
+        ]
         self._stop.wait_for(futures, graceful=False)
         stopped = WorkspaceError(STOPPED.code, STOPPED.message)
-        found = (
-            future.result() if future.done() else _undone(environment, stopped)
+        diagnoses = (
+            future.result() if future.done() else _not_reached(environment, stopped)
             for environment, future in zip(environments, futures, strict=True)
         )
-        return tuple(self._told_of_shared(environments, tuple(found)))
+        return tuple(self._add_shared_workspaces(environments, tuple(diagnoses)))
 
-    def _examined(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
+    def _examine_safely(
+        self, environment: Environment, keys: tuple[DesiredKey, ...] | None
+    ) -> Diagnosis:
         if self._stop.asked:
-            return _undone(environment, WorkspaceError(STOPPED.code, STOPPED.message))
+            return _not_reached(environment, WorkspaceError(STOPPED.code, STOPPED.message))
         try:
             with bind(environment=environment.name):
                 return self._examine(environment, keys)
@@ -104,13 +108,13 @@ class Doctor:
             self.internal_error = self.internal_error or error
             bug = WorkspaceError(
                 "internal_error",
-                f"A bug ended the look at {environment.name} ({type(error).__name__}).",
+                f"A bug stopped the check of {environment.name} ({type(error).__name__}).",
                 remedy="Please report it.",
             )
-            return _undone(environment, bug)
+            return _not_reached(environment, bug)
 
     def _examine(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
-        places = SinkChecks(environment, self._open_sink, self._stop)
+        sink_checks = SinkChecks(environment, self._open_sink, self._stop)
         workspace = generation = None
         try:
             workspace = self._connect(environment, self._stack)
@@ -120,29 +124,31 @@ class Doctor:
             checks = list(checks_of_error(environment, error))
         else:
             generation = workspace.generation
-            self._seen[environment.name] = observation
-            places.hold_against(workspace, observation)
-        checks += places.checks(keys)
+            self._observations[environment.name] = observation
+            sink_checks.verify_against(workspace, observation)
+        checks += sink_checks.checks(keys)
         if workspace is not None:
             workspace.release()
         return Diagnosis(environment.name, environment.url, generation, tuple(checks))
 
-    def _told_of_shared(
+    def _add_shared_workspaces(
         self, environments: tuple[Environment, ...], diagnoses: tuple[Diagnosis, ...]
     ) -> Iterator[Diagnosis]:
-        """The diagnoses, those of one workspace told so."""
-        # A stop may have left units at work, which go on to look.
-        seen = dict(self._seen)
-        looks = [(one, seen[one.name]) for one in environments if one.name in seen]
+        """Yield the diagnoses, with a failed check for environments that share a workspace."""
+        # Copied, because tasks abandoned by a stop may still add to it.
+        observations = dict(self._observations)
+        observed = [
+            (one, observations[one.name]) for one in environments if one.name in observations
+        ]
         shared = {
-            name: broken("credential", error)
-            for names, error in one_workspace_twice(looks)
+            name: failed_check("credential", error)
+            for names, error in one_workspace_twice(observed)
             for name in names
         }
         for one in diagnoses:
-            fault = shared.get(one.environment)
-            yield one if fault is None else replace(one, checks=(*one.checks, fault))
+            failure = shared.get(one.environment)
+            yield one if failure is None else replace(one, checks=(*one.checks, failure))
 
 
-def _undone(environment: Environment, error: ProvisionError) -> Diagnosis:
-    return Diagnosis(environment.name, environment.url, None, (broken("reached", error),))
+def _not_reached(environment: Environment, error: ProvisionError) -> Diagnosis:
+    return Diagnosis(environment.name, environment.url, None, (failed_check("reached", error),))

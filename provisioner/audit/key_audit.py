@@ -1,6 +1,6 @@
-"""The hygiene of a fleet: every live key held against the clock, its manifest and its sinks.
+"""The audit of keys: compares every live key with the clock, its manifest and its sinks.
 
-A pure judgement of what was looked at; the clock is an argument, and nothing is read or written.
+A pure function of what was observed; the clock is an argument, and nothing is read or written.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, by_name
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
-from provisioner.plan import PlanOptions, Unobserved, tell_apart
-from provisioner.plan.delivery import good, on_server_clock
+from provisioner.plan import PlanOptions, Unobserved, classify_live_keys
+from provisioner.plan.delivery import holds_good_token, on_server_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,27 +38,27 @@ Note = Literal[
     "delivery_unknown",
     "shared_admin",
 ]
-"""What is worth knowing of a key; section "report" of docs/commands.md says what each means."""
+"""A note on a key; the section "report" of docs/commands.md explains each."""
 
 Delivery = Literal["yes", "no", "unknown", "none"]
-"""Whether the sinks of a key hold its token: all do, one does not, nobody can tell, or none is to:
-no manifest names a sink for it, or a rotation has given it a successor."""
+"""The state of the sinks of a key: `yes` if all hold its token, `no` if one does not, `unknown` if
+that cannot be verified, `none` if no sink should hold it: it has no sink, or it has a successor."""
 
-_FAR = timedelta(days=50 * 365)
-"""An end further away than this is none: Twenty's own pages write 100 years for `never`."""
+_NEVER_EXPIRES_AFTER = timedelta(days=50 * 365)
+"""An expiry further away than this means never: Twenty's own pages write 100 years for it."""
 
-_LENIENCE = timedelta(minutes=1)
-"""How much longer than a policy allows a key may live: its end was counted by another clock."""
+_POLICY_TOLERANCE = timedelta(minutes=1)
+"""The time that a key may live beyond the policy, as its expiry was set by another clock."""
 
-_NOT_ASKED = Unreadable(None)
+_NOT_READ = Unreadable(None)
 
 
 @dataclass(frozen=True, slots=True)
 class AuditInput:
-    """What was seen of one environment, and what its manifests want.
+    """The observed state of one environment and its desired keys.
 
     Attributes:
-        sink_contents: of the sinks of its live keys; a sink that is missing here was not read.
+        sink_contents: the contents of the sinks of its live keys; a missing sink was not read.
     """
 
     environment: Environment
@@ -69,14 +69,15 @@ class AuditInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyAudit:
-    """One live key.
+    """The audit of one live key.
 
     Attributes:
-        age: whole days since it was created, by the server's clock.
-        left: whole days until its end, by the server's clock.
-        role: its label, None where none is seen.
-        declared: whether a manifest wants its name.
-        rotation: from when on it is to have a successor, None where it gets none.
+        age_days: whole days since it was created, by the server's clock.
+        days_left: whole days until it expires, by the server's clock.
+        role: the label of its role; None if it has none or it cannot be seen.
+        declared: whether a manifest declares its name.
+        delivery: the state of its sinks.
+        rotation: the time from which it needs a successor; None if it gets none.
         notes: in the order of `Note`.
     """
 
@@ -84,8 +85,8 @@ class KeyAudit:
     id: str
     created_at: datetime
     expires_at: datetime
-    age: int
-    left: int
+    age_days: int
+    days_left: int
     role: str | None
     declared: bool
     delivery: Delivery
@@ -94,18 +95,18 @@ class KeyAudit:
 
     @property
     def due(self) -> bool:
-        """Whether someone, or the next run, has to see to it."""
+        """Return whether the user or the next run must act on it."""
         return "expiring" in self.notes or "rotation_due" in self.notes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentAudit:
-    """The live keys of one environment.
+    """The audit of the live keys of one environment.
 
     Attributes:
-        server_time: the server's clock, by which all was judged.
-        keys: those that end first stand first.
-        missing: names that its manifests want and that no live key has.
+        server_time: the server's time, which all results refer to.
+        keys: the live keys; those that expire first come first.
+        missing: names that its manifests declare and that no live key has.
     """
 
     environment: str
@@ -117,22 +118,22 @@ class EnvironmentAudit:
 
     @property
     def due(self) -> int:
-        """How many keys are due."""
+        """Return the number of keys that are due."""
         return sum(key.due for key in self.keys)
 
     @property
     def notes(self) -> Counter[Note]:
-        """How many keys have each note."""
+        """Return the number of keys with each note."""
         return Counter(note for key in self.keys for note in key.notes)
 
 
 @dataclass(frozen=True, slots=True)
 class FleetAudit:
-    """The live keys of all environments.
+    """The audit of the live keys of all environments.
 
     Attributes:
-        created_at: when the look began.
-        within: how near an end has to be for the note `expiring`.
+        created_at: the time at which the audit began.
+        within: the time before its expiry at which a key gets the note `expiring`.
         environments: in the order of environments.yaml.
     """
 
@@ -142,194 +143,202 @@ class FleetAudit:
 
     @property
     def observed(self) -> tuple[EnvironmentAudit, ...]:
-        """The environments that could be looked at."""
+        """Return the environments that were observed."""
         return tuple(one for one in self.environments if isinstance(one, EnvironmentAudit))
 
     @property
     def unobserved(self) -> tuple[Unobserved, ...]:
-        """The environments that could not."""
+        """Return the environments that could not be observed."""
         return tuple(one for one in self.environments if isinstance(one, Unobserved))
 
     @property
     def due(self) -> int:
-        """How many keys are due in all environments."""
+        """Return the number of due keys in all environments."""
         return sum(one.due for one in self.observed)
 
     @property
     def missing(self) -> int:
-        """How many names have no live key, in all environments."""
+        """Return the number of names without a live key in all environments."""
         return sum(len(one.missing) for one in self.observed)
 
     @property
     def notes(self) -> Counter[Note]:
-        """How many keys have each note, in all environments."""
+        """Return the number of keys with each note in all environments."""
         return sum((one.notes for one in self.observed), Counter())
 
 
 def audit(
-    looks: Iterable[AuditInput | Unobserved],
+    inputs: Iterable[AuditInput | Unobserved],
     now: datetime,
     within: timedelta,
     only: tuple[str, ...] = (),
 ) -> FleetAudit:
-    """Judges every live key of a fleet.
+    """Audit every live key of all environments.
 
     Args:
-        looks: one for each environment.
-        now: when the look began.
-        within: how near an end has to be for the note `expiring`.
-        only: globs of the names of the keys that are judged; none means all.
+        inputs: one value for each environment.
+        now: the time at which the audit began.
+        within: the time before its expiry at which a key gets the note `expiring`.
+        only: globs of the names of the audited keys; empty for all.
     """
-    seen = tuple(looks)
+    environments = tuple(inputs)
     options = PlanOptions(only=only)
     live = {
-        look.environment.name: _live(look.observation, options)
-        for look in seen
-        if isinstance(look, AuditInput)
+        one.environment.name: _live(one.observation, options)
+        for one in environments
+        if isinstance(one, AuditInput)
     }
-    almighty = Counter(
+    admin_counts = Counter(
         name
-        for look in seen
-        if isinstance(look, AuditInput)
-        for name, keys in live[look.environment.name].items()
-        if any(_may_do_all(look.observation.roles, key) for key in keys)
+        for one in environments
+        if isinstance(one, AuditInput)
+        for name, keys in live[one.environment.name].items()
+        if any(_is_admin(one.observation.roles, key) for key in keys)
     )
-    shared = frozenset(name for name, environments in almighty.items() if environments > 1)
+    shared_admins = frozenset(name for name, count in admin_counts.items() if count > 1)
     return FleetAudit(
         now,
         within,
         tuple(
-            look
-            if isinstance(look, Unobserved)
-            else _Judge(look, within, shared).environment(live[look.environment.name], options)
-            for look in seen
+            one
+            if isinstance(one, Unobserved)
+            else _EnvironmentAuditor(one, within, shared_admins).audit(
+                live[one.environment.name], options
+            )
+            for one in environments
         ),
     )
 
 
-class _Judge:
-    """What is to be said of the keys of one environment."""
+class _EnvironmentAuditor:
+    """The audit of the keys of one environment."""
 
-    def __init__(self, look: AuditInput, within: timedelta, shared: frozenset[str]) -> None:
-        self._look = look
-        self._sink_contents = on_server_clock(look.sink_contents, look.observation.ahead)
-        self._now = look.observation.server_time
-        self._horizon = self._now + within
-        self._shared = shared
+    def __init__(
+        self, audit_input: AuditInput, within: timedelta, shared_admins: frozenset[str]
+    ) -> None:
+        self._input = audit_input
+        observation = audit_input.observation
+        self._sink_contents = on_server_clock(audit_input.sink_contents, observation.server_ahead)
+        self._now = observation.server_time
+        self._expiring_before = self._now + within
+        self._shared_admins = shared_admins
 
-    def environment(
+    def audit(
         self, live: Mapping[str, tuple[ObservedKey, ...]], options: PlanOptions
     ) -> EnvironmentAudit:
-        wanted = {key.name: key for key in self._look.desired if options.selects(key.name)}
+        desired = {key.name: key for key in self._input.desired if options.selects(key.name)}
         keys = [
-            self._key(one, wanted.get(name), same, told_apart)
-            for name, same in live.items()
-            for told_apart in (self._told_apart(wanted.get(name), same),)
-            for one in same
+            self._key(one, desired.get(name), same_name, classified)
+            for name, same_name in live.items()
+            for classified in (self._classify(desired.get(name), same_name),)
+            for one in same_name
         ]
         return EnvironmentAudit(
-            environment=self._look.environment.name,
-            url=self._look.environment.url,
-            generation=self._look.observation.generation,
+            environment=self._input.environment.name,
+            url=self._input.environment.url,
+            generation=self._input.observation.generation,
             server_time=self._now,
             keys=tuple(sorted(keys, key=lambda one: (one.expires_at, one.name, one.id))),
-            missing=tuple(name for name in wanted if name not in live),
+            missing=tuple(name for name in desired if name not in live),
         )
 
     def _key(
         self,
         key: ObservedKey,
-        wanted: DesiredKey | None,
-        same: tuple[ObservedKey, ...],
+        desired: DesiredKey | None,
+        same_name: tuple[ObservedKey, ...],
         keys: LiveKeys,
     ) -> KeyAudit:
         rotation, current = None, True
-        if wanted is not None and wanted.rotation is not None:
+        if desired is not None and desired.rotation is not None:
             current = key is keys.current
-            rotation = key.expires_at - wanted.rotation.before if current else None
+            rotation = key.expires_at - desired.rotation.before if current else None
         return KeyAudit(
             name=key.name,
             id=key.id,
             created_at=key.created_at,
             expires_at=key.expires_at,
-            age=max(0, (self._now - key.created_at).days),
-            left=(key.expires_at - self._now).days,
+            age_days=max(0, (self._now - key.created_at).days),
+            days_left=(key.expires_at - self._now).days,
             role=key.role,
-            declared=wanted is not None,
-            delivery=self._delivery(wanted, (key,)) if wanted is not None and current else "none",
+            declared=desired is not None,
+            delivery=self._delivery(desired, (key,)) if desired is not None and current else "none",
             rotation=rotation,
-            notes=tuple(self._notes(key, wanted, same, keys, rotation)),
+            notes=tuple(self._notes(key, desired, same_name, keys, rotation)),
         )
 
     def _notes(
         self,
         key: ObservedKey,
-        wanted: DesiredKey | None,
-        same: tuple[ObservedKey, ...],
+        desired: DesiredKey | None,
+        same_name: tuple[ObservedKey, ...],
         keys: LiveKeys,
         rotation: datetime | None,
     ) -> Iterator[Note]:
-        if key.expires_at <= self._horizon and key.id in self._serving(wanted, same, keys):
+        if key.expires_at <= self._expiring_before and key.id in self._in_use(
+            desired, same_name, keys
+        ):
             yield "expiring"
         if rotation is not None and rotation <= self._now:
             yield "rotation_due"
-        if key.expires_at - self._now > _FAR:
+        if key.expires_at - self._now > _NEVER_EXPIRES_AFTER:
             yield "never_expires"
-        policy = self._look.environment.policy
-        longest = None if policy is None else policy.max_lifetime
-        if longest is not None and key.expires_at - key.created_at > longest + _LENIENCE:
+        policy = self._input.environment.policy
+        max_lifetime = None if policy is None else policy.max_lifetime
+        lifetime = key.expires_at - key.created_at
+        if max_lifetime is not None and lifetime > max_lifetime + _POLICY_TOLERANCE:
             yield "too_long"
-        if wanted is None:
+        if desired is None:
             yield "unmanaged"
         else:
-            yield from self._notes_of_declared(key, wanted, same, keys)
-        if key.name in self._shared and _may_do_all(self._look.observation.roles, key):
+            yield from self._declared_key_notes(key, desired, same_name, keys)
+        if key.name in self._shared_admins and _is_admin(self._input.observation.roles, key):
             yield "shared_admin"
 
-    def _told_apart(self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...]) -> LiveKeys:
-        """The live keys of a name as a plan has them."""
-        addresses = () if wanted is None else wanted.deliver
+    def _classify(self, desired: DesiredKey | None, same_name: tuple[ObservedKey, ...]) -> LiveKeys:
+        """Classify the live keys of a name as a plan does."""
+        addresses = () if desired is None else desired.deliver
         sink_contents = (
             self._sink_contents[address] for address in addresses if address in self._sink_contents
         )
-        return tell_apart(wanted, same, sink_contents)
+        return classify_live_keys(desired, same_name, sink_contents)
 
-    def _serving(
-        self, wanted: DesiredKey | None, same: tuple[ObservedKey, ...], keys: LiveKeys
+    def _in_use(
+        self, desired: DesiredKey | None, same_name: tuple[ObservedKey, ...], keys: LiveKeys
     ) -> frozenset[str]:
-        """The ids of the keys whose end may cut someone off: those held, or the key of a name.
+        """Return the ids of the keys in use: those in sinks, or else the current key.
 
-        In a rotation both, as older ones may be held because it is not delivered yet. Of keys that
-        no manifest wants nobody knows which is in use: the last to end.
+        With a rotation both count, because sinks hold an older key until the current one is
+        delivered. For an undeclared name nobody knows, so it is the last key to expire.
         """
-        if wanted is None:
-            last = max(one.expires_at for one in same)
-            return frozenset(one.id for one in same if one.expires_at == last)
-        sink_contents = {
-            found.key.lower()
-            for address in wanted.deliver
-            if isinstance(found := self._sink_contents.get(address), ApiKeyToken)
+        if desired is None:
+            last = max(one.expires_at for one in same_name)
+            return frozenset(one.id for one in same_name if one.expires_at == last)
+        token_ids = {
+            content.key.lower()
+            for address in desired.deliver
+            if isinstance(content := self._sink_contents.get(address), ApiKeyToken)
         }
-        serving = frozenset(one.id for one in same if one.id.lower() in sink_contents)
-        if wanted.rotation is not None or not serving:
-            return serving | {keys.current.id}
-        return serving
+        in_use = frozenset(one.id for one in same_name if one.id.lower() in token_ids)
+        if desired.rotation is not None or not in_use:
+            return in_use | {keys.current.id}
+        return in_use
 
-    def _notes_of_declared(
+    def _declared_key_notes(
         self,
         key: ObservedKey,
-        wanted: DesiredKey,
-        same: tuple[ObservedKey, ...],
+        desired: DesiredKey,
+        same_name: tuple[ObservedKey, ...],
         keys: LiveKeys,
     ) -> Iterator[Note]:
-        """Duplicates, and the delivery of the one key that counts as the key of its name."""
-        rotated = wanted.rotation is not None
+        """Yield the notes on duplicates, predecessors and the delivery of the current key."""
+        rotated = desired.rotation is not None
         if key in keys.duplicates or (keys.duplicates and not rotated):
             yield "duplicate"
         if key in keys.predecessors:
             yield "superseded"
         if key is keys.current:
-            match self._delivery(wanted, (key,) if rotated else same):
+            match self._delivery(desired, (key,) if rotated else same_name):
                 case "no":
                     yield "undelivered"
                 case "unknown":
@@ -337,29 +346,29 @@ class _Judge:
                 case "yes" | "none":
                     pass
 
-    def _delivery(self, wanted: DesiredKey, keys: Sequence[ObservedKey]) -> Delivery:
-        """Whether every sink holds a token of one of these keys."""
-        if not wanted.deliver:
+    def _delivery(self, desired: DesiredKey, keys: Sequence[ObservedKey]) -> Delivery:
+        """Return the state of the sinks, where the token of any of these keys is good."""
+        if not desired.deliver:
             return "none"
-        sink_contents = [self._sink_contents.get(address, _NOT_ASKED) for address in wanted.deliver]
-        told = [one for one in sink_contents if not _blind(one)]
-        if not all(any(good(one, key) for key in keys) for one in told):
+        sink_contents = [self._sink_contents.get(address, _NOT_READ) for address in desired.deliver]
+        known = [one for one in sink_contents if not _is_unknown(one)]
+        if not all(any(holds_good_token(one, key) for key in keys) for one in known):
             return "no"
-        return "yes" if len(told) == len(sink_contents) else "unknown"
+        return "yes" if len(known) == len(sink_contents) else "unknown"
 
 
 def _live(observation: Observation, options: PlanOptions) -> Mapping[str, tuple[ObservedKey, ...]]:
-    """The live keys of each name, the oldest first, as a plan has them."""
-    found = by_name(
+    """Return the live keys of each name, the oldest first, as a plan orders them."""
+    groups = by_name(
         key
         for key in observation.keys
         if key.live(observation.server_time) and options.selects(key.name)
     )
-    return {name: tuple(keys) for name, keys in found.items()}
+    return {name: tuple(keys) for name, keys in groups.items()}
 
 
-def _may_do_all(roles: Roles, key: ObservedKey) -> bool:
-    """Whether a key may do everything, as far as its role's label tells; legacy knows no roles."""
+def _is_admin(roles: Roles, key: ObservedKey) -> bool:
+    """Return whether a key can do everything, by its role's label; legacy has no roles."""
     match roles:
         case NoRoles():
             return True
@@ -369,8 +378,8 @@ def _may_do_all(roles: Roles, key: ObservedKey) -> bool:
             assert_never(roles)
 
 
-def _blind(sink_contents: SinkContent) -> bool:
-    """Whether a sink says nothing of the token in it."""
-    return isinstance(sink_contents, Unavailable) or (
-        isinstance(sink_contents, Unreadable) and sink_contents.updated_at is None
+def _is_unknown(content: SinkContent) -> bool:
+    """Return whether nothing is known about the token in a sink."""
+    return isinstance(content, Unavailable) or (
+        isinstance(content, Unreadable) and content.updated_at is None
     )

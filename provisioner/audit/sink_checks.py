@@ -1,4 +1,4 @@
-"""What the places of tokens let a run do, and whether the tokens in them are good."""
+"""The checks of sinks and of the tokens of live keys in them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from glob import escape
 from shlex import quote
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from provisioner.audit.check import Broken, Check, Doubtful, Fine
+from provisioner.audit.check import Check, CheckFailed, CheckOk, CheckWarning
 from provisioner.errors.exceptions import ProvisionError, SinkError, WorkspaceError
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.token_claims import claims_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _SinkFailure:
-    """What is wrong with one sink, or with the token in it."""
+    """A problem with one sink, or with the token in it."""
 
     check: Literal["sinks", "tokens"]
     error: ProvisionError
@@ -38,8 +38,8 @@ class _SinkFailure:
     address: Address
 
     @property
-    def sort(self) -> tuple[str, ...]:
-        """What is equal for troubles of one cause: all of it but the key and its sink."""
+    def cause(self) -> tuple[str, ...]:
+        """Return the grouping key of failures: everything except the key and its sink."""
         texts = (self.error.message, self.error.remedy)
         stripped = (
             text.replace(str(self.address), "").replace(repr(self.key), "") for text in texts
@@ -47,61 +47,62 @@ class _SinkFailure:
         return (self.check, self.error.code, *stripped)
 
 
-_Found = Literal["usable", "empty", "unreadable", "accepted"] | _SinkFailure
-"""A sink of a key that is not live, or one of a live key by what became of its token."""
+_SinkResult = Literal["usable", "empty", "unreadable", "accepted"] | _SinkFailure
+"""The result for one sink: usable if its key is not live, else the state of its token."""
 
-_NAMED = 5
-"""Keys that a remedy names one by one."""
+_MAX_NAMED = 5
+"""The most keys that a remedy names."""
 
 
 class SinkChecks:
-    """The sinks of one environment's keys, and the tokens that they hold.
+    """The checks of the sinks of one environment's keys, and of the tokens in them.
 
     Args:
-        environment: whose keys they are of.
+        environment: the environment of the keys.
         open_sink: opens a sink.
-        stop: once it is asked for, no sink is asked any more.
+        stop: ends the checks; sinks that were not checked by then are failures.
     """
 
     def __init__(self, environment: Environment, open_sink: OpenSink, stop: Cancellation) -> None:
         self._environment = environment
         self._open_sink = open_sink
         self._stop = stop
-        self._prove: Callable[[Secret], None] | None = None
-        self._live: dict[str, set[str]] = {}
+        self._verify_token: Callable[[Secret], None] | None = None
+        self._live_ids: dict[str, set[str]] = {}
 
-    def hold_against(self, workspace: Workspace, observation: Observation) -> None:
-        """Has the tokens of the live keys proven, which takes a workspace that can be used."""
-        self._prove = workspace.verify_token
+    def verify_against(self, workspace: Workspace, observation: Observation) -> None:
+        """Enable the check of tokens of live keys, which needs a usable workspace."""
+        self._verify_token = workspace.verify_token
         for key in observation.keys:
             if key.live(observation.server_time):
-                self._live.setdefault(key.name, set()).add(key.id.lower())
+                self._live_ids.setdefault(key.name, set()).add(key.id.lower())
 
     def checks(self, keys: Iterable[DesiredKey] | None) -> Iterator[Check]:
-        """What speaks against the sinks of these keys; None where nobody knows which they are."""
+        """Yield the checks of the sinks of these keys; None if the manifests have problems."""
         if keys is None:
-            message = "They were not looked at, because the manifests have problems."
-            yield Doubtful("sinks", message, "`provision validate` lists them.")
+            message = "Not checked, because the manifests have problems."
+            yield CheckWarning("sinks", message, "Run `provision validate` to list them.")
             return
-        asked = [(key.name, address) for key in keys for address in key.deliver]
-        if not asked:
-            yield Fine("sinks", "No key names one.")
+        sinks = [(key.name, address) for key in keys for address in key.deliver]
+        if not sinks:
+            yield CheckOk("sinks", "No key has a sink.")
             return
         with ThreadExecutor(self._environment.limits.parallel) as threads:
-            found = list(threads.map(lambda one: self._ask(*one), asked))
-        troubles = [one for one in found if isinstance(one, _SinkFailure)]
-        usable = len(found) - sum(one.check == "sinks" for one in troubles)
+            results = list(threads.map(lambda one: self._check(*one), sinks))
+        failures = [one for one in results if isinstance(one, _SinkFailure)]
+        usable = len(results) - sum(one.check == "sinks" for one in failures)
         if usable:
-            yield Fine("sinks", f"Nothing speaks against {pluralize(usable, 'sink')}.")
-        if found.count("accepted") or found.count("unreadable"):
-            accepted = f"{pluralize(found.count('accepted'), 'token')} of live keys accepted"
-            yield Fine("tokens", f"{accepted}, {found.count('unreadable')} cannot be read back.")
-        if empty := found.count("empty"):
+            yield CheckOk("sinks", f"{pluralize(usable, 'sink')} OK.")
+        accepted, unreadable = results.count("accepted"), results.count("unreadable")
+        if accepted or unreadable:
+            message = f"{pluralize(accepted, 'token')} of live keys accepted"
+            yield CheckOk("tokens", f"{message}, {unreadable} cannot be read back.")
+        if empty := results.count("empty"):
             message = f"{pluralize(empty, 'sink')} of live keys without a token."
-            yield Doubtful("tokens", message, "Run `provision apply`, which delivers new ones.")
-        yield from self._grouped(troubles)
+            yield CheckWarning("tokens", message, "Run `provision apply` to deliver new tokens.")
+        yield from self._grouped(failures)
 
-    def _ask(self, key: str, address: Address) -> _Found:
+    def _check(self, key: str, address: Address) -> _SinkResult:
         if self._stop.asked:
             return _SinkFailure("sinks", SinkError(STOPPED.code, STOPPED.message), key, address)
         try:
@@ -110,7 +111,7 @@ class SinkChecks:
             content = sink.read()
         except SinkError as error:
             return _SinkFailure("sinks", error, key, address)
-        if key not in self._live or self._prove is None:
+        if key not in self._live_ids or self._verify_token is None:
             return "usable"
         match content:
             case Empty():
@@ -118,56 +119,63 @@ class SinkChecks:
             case WriteOnly():
                 return "unreadable"
             case StoredValue(value=value):
-                why = self._refusal(self._prove, value, key, address)
-                return "accepted" if why is None else _SinkFailure("tokens", why, key, address)
+                problem = self._token_error(self._verify_token, value, key, address)
+                return "accepted" if problem is None else _token_failure(problem, key, address)
             case _:
                 assert_never(content)
 
-    def _refusal(
-        self, prove: Callable[[Secret], None], token: Secret, key: str, address: Address
+    def _token_error(
+        self, verify: Callable[[Secret], None], token: Secret, key: str, address: Address
     ) -> WorkspaceError | None:
-        """Why a token is no good one of this live key."""
+        """Return why a token is not a good one of this live key; None if it is."""
         claims = claims_of(token)
         if claims is None or claims.key is None:
             return _bad_token(
-                "token_invalid", f"{address} holds something that is no token of {key!r}."
+                "token_invalid", f"{address} holds a value that is not a token of {key!r}."
             )
-        if claims.key.lower() not in self._live[key]:
+        if claims.key.lower() not in self._live_ids[key]:
             return _bad_token(
-                "token_dead", f"{address} holds a token of another key than the live {key!r}."
+                "token_dead", f"{address} holds a token of a key other than the live {key!r}."
             )
         try:
-            prove(token)
+            verify(token)
         except WorkspaceError as error:
             if error.code != "token_refused":
                 return error
-            message = f"The token of {key!r} in {address} is not accepted."
+            message = f"The server does not accept the token of {key!r} in {address}."
             return _bad_token(error.code, message)
         return None
 
-    def _grouped(self, troubles: Iterable[_SinkFailure]) -> Iterator[Broken | Doubtful]:
-        """One check for all troubles of one cause, in the order of the manifests."""
+    def _grouped(self, failures: Iterable[_SinkFailure]) -> Iterator[CheckFailed | CheckWarning]:
+        """Yield one check for all failures of the same cause, in the order of the manifests."""
         groups: dict[tuple[str, ...], list[_SinkFailure]] = {}
-        for trouble in troubles:
-            groups.setdefault(trouble.sort, []).append(trouble)
+        for failure in failures:
+            groups.setdefault(failure.cause, []).append(failure)
         for group in groups.values():
             first = group[0]
-            others = f" The same holds for {len(group) - 1} more." if group[1:] else ""
+            others = f" The same applies to {len(group) - 1} more." if group[1:] else ""
             remedy = first.error.remedy or self._redeliver([one.key for one in group])
-            if first.error.code == "program_not_run":  # that is what the run was told
-                yield Doubtful(first.check, f"{first.error.message}{others}", remedy)
+            if first.error.code == "program_not_run":  # as the user asked
+                yield CheckWarning(first.check, f"{first.error.message}{others}", remedy)
                 continue
-            yield Broken(first.check, first.error.code, f"{first.error.message}{others}", remedy)
+            yield CheckFailed(
+                first.check, first.error.code, f"{first.error.message}{others}", remedy
+            )
 
     def _redeliver(self, names: list[str]) -> str:
         command = f"provision apply -e {self._environment.name} --redeliver"
-        few = dict.fromkeys(names)
-        if len(few) > _NAMED:
-            return f"`{command}` replaces all tokens, with `--only NAME` those of one key."
-        only = " ".join(f"--only {quote(escape(name))}" for name in few)
-        return f"`{command} {only}` replaces it."
+        unique = dict.fromkeys(names)
+        if len(unique) > _MAX_NAMED:
+            return f"Run `{command}` to replace all tokens, or add `--only NAME` for one key."
+        only = " ".join(f"--only {quote(escape(name))}" for name in unique)
+        tokens = "it" if len(unique) == 1 else "them"
+        return f"Run `{command} {only}` to replace {tokens}."
+
+
+def _token_failure(error: ProvisionError, key: str, address: Address) -> _SinkFailure:
+    return _SinkFailure("tokens", error, key, address)
 
 
 def _bad_token(code: str, message: str) -> WorkspaceError:
-    """The remedy is a command that names all keys of one cause."""
+    """Return an error without a remedy, which is added for all keys of the same cause."""
     return WorkspaceError(code, message)

@@ -18,17 +18,17 @@ from provisioner.manifests import load
 from provisioner.manifests.text import read_bytes, reason
 from provisioner.plan import selected_keys
 from provisioner.planfile import (
-    MOST_BYTES,
+    MAX_BYTES,
     PlanFileInput,
     SavedOptions,
     UnreadablePlanFile,
-    begins_as_ours,
     document,
-    edited,
-    not_as_reviewed,
+    may_overwrite,
     read,
+    stale_plan,
     text,
-    unwritable,
+    was_edited,
+    why_unwritable,
 )
 from provisioner.render.json import plan_document
 from provisioner.render.text import visible
@@ -80,7 +80,7 @@ def check_free(file: Path) -> None:
     if not os.path.lexists(file):
         return
     try:
-        ours = file.is_file() and begins_as_ours(_head_of(file))
+        ours = file.is_file() and may_overwrite(_head_of(file))
     except OSError as error:
         raise _not_writable(file, error) from None
     if not ours:
@@ -95,7 +95,7 @@ def plan_input_of(
     made: Plan, asked: SavedOptions, reconciler: Reconciler, prepared: Prepared
 ) -> PlanFileInput:
     """A plan that the fleet made, and what it follows from."""
-    desired = selected_keys(prepared.manifests.desired, asked.options)
+    desired = selected_keys(prepared.manifests.desired, asked.plan_options)
     return PlanFileInput(made, plan_document(made), asked, reconciler.seen, desired)
 
 
@@ -130,7 +130,7 @@ def why_not_kept(made: Plan, reconciler: Reconciler, *, stopped: bool) -> str | 
         return "a bug was met"
     if reconciler.refusal is not None:
         return f"the plan is refused ({reconciler.refusal.code})"
-    return unwritable(made)
+    return why_unwritable(made)
 
 
 def _load_plan(file: Path) -> PlanFile:
@@ -142,7 +142,7 @@ def _load_plan(file: Path) -> PlanFile:
     """
     shown = file.as_posix()
     try:
-        data = read_bytes(file, MOST_BYTES)
+        data = read_bytes(file, MAX_BYTES)
     except OSError as error:
         raise WrongUsageError(
             "plan_unreadable",
@@ -152,12 +152,12 @@ def _load_plan(file: Path) -> PlanFile:
     if data is None:
         raise StalePlanError(
             "plan_invalid",
-            f"{shown} is no plan file: it has more than {MOST_BYTES // 2**20} MiB.",
+            f"{shown} is no plan file: it has more than {MAX_BYTES // 2**20} MiB.",
             remedy="Name a file that `provision plan --out` wrote.",
         )
     found = read(data, datetime.now(UTC))
     if isinstance(found, UnreadablePlanFile):
-        raise StalePlanError(found.code, f"{shown} {found.why}.", remedy=found.remedy)
+        raise StalePlanError(found.code, f"{shown} {found.problem}.", remedy=found.remedy)
     return found
 
 
@@ -195,7 +195,7 @@ def _check_digest(file: Path, reviewed: PlanFile, digest: str | None) -> None:
 
 def _selection_of(selection: Selection, reviewed: PlanFile) -> Selection:
     """What to work on: of the plan file what it carries, the rest as given."""
-    asked = reviewed.asked
+    asked = reviewed.options
     return selection._replace(environments=asked.environments, only=asked.only)
 
 
@@ -253,7 +253,7 @@ class PlanOnDisk:
         with _after_manifests(selection):
             reviewed = _load_plan(self._file)
             _check_digest(self._file, reviewed, self._digest)
-        _check_variables(reviewed.asked, self._given)
+        _check_variables(reviewed.options, self._given)
         self._reviewed = reviewed
         with _environments_gone(self._file):
             return prepare(_selection_of(selection, reviewed))
@@ -262,12 +262,14 @@ class PlanOnDisk:
         """Plans as the file was planned; what is not the same plan is refused by the fleet."""
         reviewed, name = self._reviewed, self._file.as_posix()
         assert reviewed is not None  # noqa: S101 - for the type checker: it was prepared
-        desired, asked = prepared.manifests.desired, reviewed.asked
-        made = reconciler.plan(desired, reviewed.created_at, asked.options, asked.overrides)
+        desired, asked = prepared.manifests.desired, reviewed.options
+        made = reconciler.plan(
+            desired, reviewed.created_at, asked.plan_options, asked.guard_overrides
+        )
         plan_input = plan_input_of(made, asked, reconciler, prepared)
         if made.digest != reviewed.digest:
-            reconciler.refuse(not_as_reviewed(name, reviewed, plan_input))
-        elif edited(reviewed, plan_input):
+            reconciler.refuse(stale_plan(name, reviewed, plan_input))
+        elif was_edited(reviewed, plan_input):
             reconciler.refuse(
                 StalePlanError(
                     "plan_invalid",

@@ -18,7 +18,7 @@ from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure, failure_of
 from provisioner.model.sink_address import CommandAddress
 from provisioner.model.token_claims import claims_of
-from provisioner.plan import SHORTER, Rotate
+from provisioner.plan import EXPIRY_TOLERANCE, Rotate
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.log_context import bind
@@ -418,7 +418,7 @@ def good(token: Secret, key_id: str, expires_at: datetime) -> bool:
     claims = claims_of(token)
     if claims is None or (claims.key or "").lower() != key_id.lower():
         return False
-    return claims.expires_at is None or claims.expires_at >= expires_at - SHORTER
+    return claims.expires_at is None or claims.expires_at >= expires_at - EXPIRY_TOLERANCE
 
 
 def _read_back(

@@ -188,7 +188,9 @@ class Execution:
         """Takes in that a delivery has ended; an end may still be to move, or a key to end."""
         self._progress.on_progress(1)
         action = self._delivers[name]
-        going_on = isinstance(action, Update) or (isinstance(action, Rotate) and action.endings)
+        going_on = isinstance(action, Update) or (
+            isinstance(action, Rotate) and action.predecessor_changes
+        )
         if not (going_on and self._delivery.delivered(name)):
             self._emit_result(action)
 
@@ -213,7 +215,7 @@ class Execution:
                     sinks,
                     former=former.get(name, ()),
                     was=made.expires_at,
-                    ends_others=isinstance(action, Rotate) and bool(action.endings),
+                    ends_others=isinstance(action, Rotate) and bool(action.predecessor_changes),
                     again=again(action),
                 )
         for one in self._planned.unblocked:
@@ -233,18 +235,20 @@ class Execution:
         delivered = [
             one
             for one in self._planned.unblocked
-            if isinstance(one, Rotate) and one.due_at and self._delivery.delivered(one.name)
+            if isinstance(one, Rotate)
+            and one.predecessor_expires_at
+            and self._delivery.delivered(one.name)
         ]
         with ThreadExecutor(self._parallel) as threads:
             for work in [threads.submit(self._mark_one_due, one) for one in delivered]:
                 work.result()
 
     def _mark_one_due(self, action: Rotate) -> None:
-        assert action.due_at is not None  # noqa: S101 - whoever asks has looked
+        assert action.predecessor_expires_at is not None  # noqa: S101 - whoever asks has looked
         try:
             with bind(key=action.name):
                 for key_id in action.predecessors:
-                    self._workspace.set_expiry(key_id, action.due_at)
+                    self._workspace.set_expiry(key_id, action.predecessor_expires_at)
             self._marked[action.name] = None
         except WorkspaceError as error:
             self._marked[action.name] = failure_of(error)
@@ -336,7 +340,7 @@ class Execution:
                 self._alive.get(id_) or self._left(id_, otherwise) for id_ in action.predecessors
             )
             return next(filter(None, whys), None)
-        if action.due_at is None:
+        if action.predecessor_expires_at is None:
             return None
         why = self._marked.get(action.name, otherwise or _NOT_ENDED)
         return why and _not_marked(why, action.predecessors)

@@ -118,7 +118,7 @@ class Updates:
 
     def _needs_role(self, update: Update) -> bool:
         """Whether the key is still without its role; one that had none may just be being made."""
-        if not any(one.what == "role" and one.was is None for one in update.changes):
+        if not any(one.field == "role" and one.actual is None for one in update.changes):
             return True
         look = self._second_observation()
         key = next((one for one in look.keys if one.id == update.key_id), None)

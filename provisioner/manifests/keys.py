@@ -247,7 +247,7 @@ class _Manifest:
             return _NO_EXPIRY
         expiry = parse_expiry(written)
         now = self._collection.now
-        if now is not None and isinstance(expiry, ExpiresAt) and expiry.moment <= now:
+        if now is not None and isinstance(expiry, ExpiresAt) and expiry.timestamp <= now:
             message = f"{show(written)} has passed: write a later date, or remove the key"
             self._problem(node.value_position("expires"), "expiry_past", message)
             # A default is told of once, however many keys it holds for.

@@ -1,1 +1,1 @@
-"""Values that cross from one stage of a run to another, and the rules that need nothing else."""
+"""Values passed between the stages of a run, and the rules that need only these values."""

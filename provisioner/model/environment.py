@@ -1,4 +1,4 @@
-"""Environments as manifests declare them, with every variable expanded and every secret read."""
+"""Environments as `environments.yaml` declares them, with variables expanded and secrets read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 Generation = Literal["legacy", "core"]
-"""The dialect of a server: legacy up to Twenty 1.2, core from 1.3 on."""
+"""The API generation of a server: legacy up to Twenty 1.2, core since 1.3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,14 @@ class ApiToken:
 
 @dataclass(frozen=True, slots=True)
 class SessionToken:
-    """The access token of a signed-in user, for workspaces behind SSO or a second factor."""
+    """The access token of a signed-in user, for workspaces with SSO or a second factor."""
 
     token: Secret
 
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """E-mail and password, signed in for a session; the e-mail is as secret as the password."""
+    """An email and a password to sign in with; both are secret."""
 
     email: Secret
     password: Secret
@@ -43,12 +43,12 @@ Credential = ApiToken | SessionToken | SignIn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a server may be asked for.
+    """The limits on requests to a server.
 
     Attributes:
-        requests_per_minute: the documented rate, or None: the first throttling sets the pace.
-        parallel: requests of any kind in flight at once.
-        batch: records in one bulk create of the legacy generation.
+        requests_per_minute: the documented rate limit; None until the server throttles requests.
+        parallel: the most requests in flight at once.
+        batch: the most records in one bulk create on the legacy generation.
         timeout: seconds to wait for a connection, and for each answer.
     """
 
@@ -60,10 +60,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A part of the owned live keys.
+    """A percentage of the owned live keys.
 
     Attributes:
-        percent: 0 to 100.
+        percent: from 0 to 100.
     """
 
     percent: int
@@ -71,18 +71,22 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """What a run may at most do to an environment without being told to.
+    """The limits on what a run may do to an environment without an explicit option.
 
     Attributes:
-        max_revoke: live keys that one run may revoke.
+        max_revoke: the most live keys that one run may revoke.
     """
 
     max_revoke: Share | int = Share(30)
 
-    def limit(self, owned_live: int) -> int:
-        """How many keys one run may revoke where so many owned keys are live.
+    def revocation_limit(self, owned_live: int) -> int:
+        """Return the most keys that one run may revoke.
 
-        A share of few keys would be none at all, so that every share but 0 % allows three.
+        A small percentage of a few keys would round down to zero, so any percentage above 0
+        allows at least three.
+
+        Args:
+            owned_live: the number of live keys that match `owns`.
         """
         match self.max_revoke:
             case Share(percent=percent):
@@ -94,19 +98,19 @@ class Guards:
 
 
 SinkKind = Literal["file", "command", "vault", "aws", "github", "gitlab", "kubernetes"]
-"""A kind of sink, as `deliver` writes it and the place of an address starts with it."""
+"""A kind of sink: the name of its entry under `deliver`, and the first part of `Address.place`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What every key of an environment must be like; `provisioner.model.policy` judges one key.
+    """The rules for every key of an environment; `provisioner.model.policy` checks a key.
 
     Attributes:
-        max_lifetime: the longest lifetime, None for any.
-        rotation: whether every key must be rotated.
-        roles: the roles that keys may have, as manifests write them; empty for any.
-        names: globs of which every name must match one; empty for any name.
-        sinks: kinds of sinks of which every key needs at least one; empty for none.
+        max_lifetime: the longest lifetime; None for no limit.
+        rotation: whether every key must have a rotation.
+        roles: the allowed roles, as manifests write them; empty allows all.
+        names: globs; every name must match at least one. Empty allows all names.
+        sinks: kinds of sinks; every key must have at least one of them. Empty requires none.
         forbidden_sinks: kinds of sinks that no key may have.
     """
 
@@ -123,16 +127,16 @@ class Environment:
     """One Twenty workspace, with every variable expanded and every secret read.
 
     Attributes:
-        url: `https://host[:port]` without a slash at the end, or `sandbox:[DIALECT]`.
-        credential: None for the embedded Twenty alone.
-        headers: sent with every request, for a proxy in front.
-        ca_file: a bundle of certificate authorities to trust instead of the usual ones.
-        owns: globs; only keys whose names match may ever be revoked or changed.
-        role: the role of keys that name none, a label or an id.
-        generation: None to find it out with one read.
-        workspace: the only workspace id that the credential may belong to.
-        protect: whether no key of it is ever revoked unless a run is told to.
-        policy: its own over that of the file, rule by rule; None where neither is written.
+        url: `https://host[:port]` without a trailing slash, or `sandbox:[DIALECT]`.
+        credential: the credential to open it with; None only for the embedded Twenty.
+        headers: sent with every request, for example to a proxy in front of the server.
+        ca_file: a bundle of certificate authorities to trust instead of the default ones.
+        owns: globs; only keys whose names match may be revoked or changed.
+        role: the label or id of the role for keys that set none.
+        generation: the API generation; None to detect it with one read.
+        workspace: the workspace id that the credential must belong to; None allows any.
+        protect: whether its keys are revoked only with an explicit option.
+        policy: its own rules merged over those of the file; None if neither has any.
     """
 
     name: str
@@ -151,5 +155,5 @@ class Environment:
 
     @property
     def embedded(self) -> bool:
-        """Whether this is the embedded Twenty."""
+        """Return whether this is the embedded Twenty."""
         return self.url.startswith("sandbox:")

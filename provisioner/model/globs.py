@@ -1,4 +1,4 @@
-"""Names held against globs."""
+"""Matching names against globs."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 
 
 def matches(name: str, globs: Iterable[str]) -> bool:
-    """Whether a name matches one of the globs; case counts."""
+    """Return whether a name matches one of the globs; matching is case-sensitive."""
     return any(fnmatchcase(name, glob) for glob in globs)

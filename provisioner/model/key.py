@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 Depth = Literal[0, 1, 2]
-"""How much of a created key comes back: 0 the key, 1 with its role, 2 with its permissions."""
+"""The data that a create returns: 0 the key, 1 also its role, 2 also the role's permissions."""
 
 
 def depth_of(number: int) -> Depth:
-    """The depth that a number between 0 and 2 stands for."""
+    """Return a number from 0 to 2 as a depth."""
     depths: tuple[Depth, ...] = (0, 1, 2)
     return depths[number]
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """When a key gets a successor, and for how long both are live.
+    """The time at which a key gets a successor, and how long both are live.
 
     Attributes:
-        before: how long before the key's end its successor is made.
-        overlap: how long after that the key is revoked, unless it has ended by itself.
-        written: both as the manifest has them.
+        before: how long before the key's expiry its successor is created.
+        overlap: how long after that the key is revoked, unless it has expired by then.
+        written: the text of both in the manifest.
     """
 
     before: timedelta
@@ -39,17 +39,17 @@ class Rotation:
 
 
 class DesiredKey(NamedTuple):
-    """One key that a manifest asks for in one environment.
+    """One key that a manifest declares in one environment.
 
-    A named tuple, as all that there may be 100 000 of: it is made in a third of the time.
+    A named tuple, because there may be 100 000 of them and it is built in a third of the time.
 
     Attributes:
-        role: the key's or its manifest's; None leaves it to the environment.
-        place: where the manifest says so.
-        deliver: where its token goes, with every placeholder filled in; no two keys of a
-            manifests directory have an address of one place.
-        rotation: None for a key that just ends; else `before` is shorter than the key's lifetime.
-        protect: whether it is never revoked unless a run is told to.
+        role: the role of the key or of its manifest; None for the environment's role.
+        place: the position in the manifest.
+        deliver: the sinks of its token, with every placeholder filled in; within a manifests
+            directory no two keys write to the same place.
+        rotation: None for a key without rotation; otherwise `before` is shorter than the lifetime.
+        protect: whether it is revoked only with an explicit option.
     """
 
     environment: str

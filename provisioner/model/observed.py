@@ -1,4 +1,4 @@
-"""What a workspace holds: keys and roles, as frozen values of one moment."""
+"""The keys and roles of a workspace at one point in time, as frozen values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ObservedKey:
-    """One key that the workspace has.
+    """One key of the workspace.
 
     Attributes:
-        expires_at: with the milliseconds that the server keeps.
-        revoked_at: None while it was not revoked.
-        role: the label of its role, or None where none is seen.
+        expires_at: with the milliseconds that the server stores.
+        revoked_at: None if it is not revoked.
+        role: the label of its role; None if it has none or the credential cannot see it.
+        role_id: the id of its role; None in the same cases.
     """
 
     id: str
@@ -32,28 +33,32 @@ class ObservedKey:
 
     @property
     def creation_order(self) -> tuple[datetime, str]:
-        """By which the keys of a name have an order that every run sees alike, the oldest first."""
+        """Return the sort key that puts the oldest key first, in the same order for every run."""
         return self.created_at, self.id
 
     def live(self, now: datetime) -> bool:
-        """Whether the key is neither revoked nor expired at `now`, the server's time."""
+        """Return whether the key is neither revoked nor expired at `now`, in server time."""
         return self.revoked_at is None and self.expires_at > now
 
 
 def by_name(keys: Iterable[ObservedKey]) -> dict[str, list[ObservedKey]]:
-    """The keys of each name, the oldest first."""
-    found: dict[str, list[ObservedKey]] = {}
+    """Group keys by name, the oldest first."""
+    groups: dict[str, list[ObservedKey]] = {}
     for key in keys:
-        found.setdefault(key.name, []).append(key)
-    for same_name in found.values():
-        if len(same_name) > 1:
-            same_name.sort(key=lambda one: one.creation_order)
-    return found
+        groups.setdefault(key.name, []).append(key)
+    for group in groups.values():
+        if len(group) > 1:
+            group.sort(key=lambda key: key.creation_order)
+    return groups
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A role of a core workspace; `assignable` says whether API keys may have it."""
+    """A role of a core workspace.
+
+    Attributes:
+        assignable: whether API keys may have it.
+    """
 
     id: str
     label: str
@@ -62,17 +67,17 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class NoRoles:
-    """The legacy generation: keys have no roles."""
+    """A legacy workspace, whose keys have no roles."""
 
 
 @dataclass(frozen=True, slots=True)
 class HiddenRoles:
-    """A core workspace whose roles the credential may not read."""
+    """A core workspace whose roles the credential cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownRoles:
-    """A core workspace and all its roles."""
+    """All roles of a core workspace."""
 
     roles: tuple[Role, ...]
 
@@ -82,15 +87,16 @@ Roles = NoRoles | HiddenRoles | KnownRoles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One look at a workspace.
+    """The state of a workspace, as it was read.
 
     Attributes:
-        workspace: the workspace id in the credential, or None where it shows none.
+        workspace: the workspace id in the credential; None if it contains none.
         keys: every key that the server lists; core never lists revoked ones.
-        server_time: the server's own clock when it answered; it judges what is live.
-        requests: how many requests the look took, detection and sign-in included.
-        ahead: how far the server's clock is ahead of ours; None where it sent no `Date`.
-        own_key: the id of the key whose token opens the workspace, None where it is no key's.
+        server_time: the server's clock when it answered; it decides which keys are live.
+        requests: the number of requests it took, including detection and sign-in.
+        server_ahead: how far the server's clock is ahead of this machine's; None if the server
+            sent no `Date`.
+        own_key: the id of the key that the run is signed in with; None for other credentials.
     """
 
     generation: Generation
@@ -99,5 +105,5 @@ class Observation:
     roles: Roles
     server_time: datetime
     requests: int
-    ahead: timedelta | None = None
+    server_ahead: timedelta | None = None
     own_key: str | None = None

@@ -1,4 +1,4 @@
-"""Whether a desired key keeps a policy; no I/O, the same rules for `validate` and every report."""
+"""The policy check of a desired key: the same rules for `validate`, plans and reports; no I/O."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ PolicyCode = Literal[
     "policy_sink",
     "policy_sink_forbidden",
 ]
-"""Which rule of a policy a key breaks."""
+"""The rule of a policy that a key breaks."""
 
 
 def breaches(
     policy: Policy, key: DesiredKey, *, role: str | None, now: datetime | None
 ) -> Iterator[PolicyCode]:
-    """The rules that a key breaks, in the order of the codes.
+    """Yield the rules that a key breaks, in the order of the codes.
 
     Args:
-        policy: of the key's environment.
-        key: as the manifest wants it.
-        role: the nearest one written, on the key, in its manifest or in the environment; None,
-            where it is not known, breaks no rule.
-        now: from which the lifetime of a key with a date counts; None leaves dates alone.
+        policy: the policy of the key's environment.
+        key: the desired key.
+        role: the role set on the key, in its manifest or in the environment; None if unknown,
+            which breaks no rule.
+        now: the start of the lifetime of a key with a fixed date; None skips the check of dates.
     """
-    if policy.max_lifetime is not None and _outlives(key.expiry, policy.max_lifetime, now):
+    if policy.max_lifetime is not None and _exceeds(key.expiry, policy.max_lifetime, now):
         yield "policy_lifetime"
     if policy.rotation and key.rotation is None:
         yield "policy_rotation"
@@ -52,13 +52,13 @@ def breaches(
         yield "policy_sink_forbidden"
 
 
-def _outlives(expiry: Expiry, longest: timedelta, now: datetime | None) -> bool:
-    """Whether a key that is made now would live longer."""
+def _exceeds(expiry: Expiry, max_lifetime: timedelta, now: datetime | None) -> bool:
+    """Return whether a key created now would live longer than allowed."""
     match expiry:
-        case ExpiresAt(moment=moment):
-            return now is not None and moment - now > longest
+        case ExpiresAt(timestamp=timestamp):
+            return now is not None and timestamp - now > max_lifetime
         case ExpiresAfter(lifetime=lifetime):
-            return lifetime > longest
+            return lifetime > max_lifetime
         case ExpiresNever():
             return True
         case _:

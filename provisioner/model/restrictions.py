@@ -1,7 +1,7 @@
-"""What the workflow lets a run do, whatever its manifests say: hosts, programs and sinks.
+"""Restrictions on the hosts, programs and sinks of a run, whatever its manifests say.
 
-The manifests of a pull request are a stranger's. These rules come from the command line, which is
-not in the pull request; they only take away, and the value without any takes nothing.
+The manifests of a pull request cannot be trusted. These rules come from the command line, which
+the pull request cannot change; they only restrict, and by default they restrict nothing.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SinkRule:
-    """Sinks that a run may open.
+    """A rule for the sinks that a run may open.
 
     Attributes:
-        kind: as `deliver` writes it.
-        glob: over what `deliver` writes behind the kind; of a `command` over its programs.
+        kind: the kind of sink, as in `deliver`.
+        glob: matched against the value of that kind in `deliver`; for `command`, against its
+            programs.
     """
 
     kind: SinkKind
@@ -44,14 +45,15 @@ class SinkRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restrictions:
-    """The rules of one run.
+    """The restrictions of one run.
 
     Attributes:
-        environments: read in place of the environments.yaml of the manifests directory.
-        against: the manifests that a change goes to; what they do not reach is not reached.
-        hosts: globs of hosts, or of `host:port`; empty allows every host.
-        programs: whether programs run that manifests or the configuration of a sink name.
-        sinks: the sinks that may be opened; empty allows every one.
+        environments: read instead of the environments.yaml in the manifests directory.
+        against: the reviewed manifests; the run uses only the servers, sinks and programs
+            that they name.
+        hosts: globs of hosts, or of `host:port`; empty allows all hosts.
+        programs: whether to run programs that manifests or the configuration of a sink name.
+        sinks: the sinks that may be opened; empty allows all.
     """
 
     environments: Path | None = None
@@ -61,7 +63,7 @@ class Restrictions:
     sinks: tuple[SinkRule, ...] = ()
 
     def allows_host(self, url: str) -> bool:
-        """Return whether the server of a URL may be spoken to; the embedded Twenty always may."""
+        """Return whether a run may connect to this URL; it always may to the embedded Twenty."""
         if not self.hosts or url.startswith("sandbox:"):
             return True
         try:
@@ -77,24 +79,24 @@ class Restrictions:
         """Return whether a sink may be opened.
 
         Args:
-            address: of the sink.
-            also: other names of what it writes, which have to be allowed too.
+            address: the address of the sink.
+            also: other names of the target, which must be allowed too.
         """
         if not self.sinks:
             return True
         kind = address.place[0]
         globs = tuple(rule.glob for rule in self.sinks if rule.kind == kind)
-        return all(_within(name, globs) for name in (*_names(address), *also))
+        return all(_matches_rule(name, globs) for name in (*_names(address), *also))
 
 
-def _within(name: str, globs: tuple[str, ...]) -> bool:
-    """Whether a glob has the name; one that leaves its folder has only a glob for all."""
-    leaves = any(part in {".", ".."} for part in name.split("/")[1:])
-    return any(glob == "*" or (not leaves and fnmatchcase(name, glob)) for glob in globs)
+def _matches_rule(name: str, globs: tuple[str, ...]) -> bool:
+    """Return whether a glob matches the name; a name with `..` is matched only by `*`."""
+    leaves_folder = any(part in {".", ".."} for part in name.split("/")[1:])
+    return any(glob == "*" or (not leaves_folder and fnmatchcase(name, glob)) for glob in globs)
 
 
 def _names(address: Address) -> tuple[str, ...]:  # noqa: PLR0911 - one for each kind
-    """The names that rules are held against."""
+    """Return the names that must match the rules."""
     match address:
         case FileAddress(file=file):
             return (file,)

@@ -1,7 +1,7 @@
-"""Where a token is delivered, as a manifest writes it: the address of each kind of sink.
+"""The addresses of sinks, one class for each kind, as `deliver` in a manifest writes them.
 
-An address says where and nothing of how; `provisioner.sinks` opens what stands there. Every
-placeholder is filled in, so that two keys with one `place` would overwrite each other's token.
+An address says where a token goes, not how; `provisioner.sinks` opens the sink. Every placeholder
+is filled in, so two keys with the same `place` would overwrite each other's token.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class FileAddress:
-    """One variable of a dotenv file, one member of a JSON object, or a whole file.
+    """A variable of a dotenv file, a member of a JSON object, or a whole file.
 
     Attributes:
-        path: as written; a relative one stands at the parent of the manifests directory.
-        variable: empty for a `bare` file, which holds a token and nothing else.
+        path: as written; a relative one starts at the parent of the manifests directory.
+        variable: empty for a `bare` file, which contains only a token.
     """
 
     path: str
@@ -26,14 +26,14 @@ class FileAddress:
 
     @property
     def file(self) -> str:
-        """The path without detours, equal for all ways to write it but links and the root."""
+        """Return the normalized path; it does not resolve links or the root directory."""
         normal = posixpath.normpath(self.path)
-        # POSIX leaves two leading slashes to each system; here they are one.
+        # POSIX lets each system decide on two leading slashes; here they count as one.
         return f"/{normal.lstrip('/')}" if normal.startswith("/") else normal
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What can hold one token only."""
+        """Return the identity of the place, which can hold only one token."""
         return ("file", self.file, self.variable)
 
     def __str__(self) -> str:
@@ -46,7 +46,8 @@ class CommandAddress:
 
     Attributes:
         argv: the program and its arguments, run without a shell.
-        check: a program that prints the token, and nothing where there is none; empty for none.
+        check: a program that prints the stored token, or nothing if there is none; empty if the
+            sink has no such program.
     """
 
     argv: tuple[str, ...]
@@ -54,7 +55,7 @@ class CommandAddress:
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What can hold one token only."""
+        """Return the identity of the place, which can hold only one token."""
         return ("command", *self.argv)
 
     def __str__(self) -> str:
@@ -63,10 +64,10 @@ class CommandAddress:
 
 @dataclass(frozen=True, slots=True)
 class VaultAddress:
-    """One field of a secret in a KV version 2 engine of HashiCorp Vault or OpenBao.
+    """A field of a secret in a KV version 2 engine of HashiCorp Vault or OpenBao.
 
     Attributes:
-        path: of the secret in the engine, without the engine's mount.
+        path: the path of the secret in the engine, without the mount of the engine.
     """
 
     mount: str
@@ -75,7 +76,7 @@ class VaultAddress:
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What can hold one token only."""
+        """Return the identity of the place, which can hold only one token."""
         return ("vault", self.mount, self.path, self.field)
 
     def __str__(self) -> str:
@@ -84,10 +85,10 @@ class VaultAddress:
 
 @dataclass(frozen=True, slots=True)
 class AwsAddress:
-    """A secret of AWS Secrets Manager, whose text is the token.
+    """A secret of AWS Secrets Manager; its text is the token.
 
     Attributes:
-        region: None for the one that the AWS configuration names.
+        region: None for the region of the AWS configuration.
     """
 
     secret: str
@@ -95,7 +96,7 @@ class AwsAddress:
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What can hold one token only."""
+        """Return the identity of the place, which can hold only one token."""
         return ("aws", self.region or "", self.secret)
 
     def __str__(self) -> str:
@@ -104,12 +105,12 @@ class AwsAddress:
 
 @dataclass(frozen=True, slots=True)
 class GithubAddress:
-    """A GitHub Actions secret of a repository, of one of its environments or an organisation.
+    """A GitHub Actions secret of a repository, an environment of it, or an organization.
 
     Attributes:
-        owner: the organisation or user.
-        repository: None for a secret of the organisation.
-        environment: of the repository, None for the repository's own secret.
+        owner: the organization or user.
+        repository: None for a secret of the organization.
+        environment: an environment of the repository; None for a secret of the repository.
     """
 
     owner: str
@@ -119,7 +120,7 @@ class GithubAddress:
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What can hold one token only; GitHub knows no case in any of these."""
+        """Return the identity of the place; GitHub ignores case in all of these names."""
         parts = (self.owner, self.repository or "", self.environment or "", self.secret)
         return ("github", *(part.lower() for part in parts))
 
@@ -131,10 +132,10 @@ class GithubAddress:
 
 @dataclass(frozen=True, slots=True)
 class GitlabAddress:
-    """A CI/CD variable of a GitLab project or group, for all of its environments.
+    """A CI/CD variable of a GitLab project or group, for all its environments.
 
     Attributes:
-        project: the path of the project, or of the group where no project has it.
+        project: the path of the project, or of the group if no project has that path.
     """
 
     project: str
@@ -142,7 +143,7 @@ class GitlabAddress:
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What can hold one token only; GitLab knows no case in paths."""
+        """Return the identity of the place; GitLab ignores case in paths."""
         return ("gitlab", self.project.lower(), self.variable)
 
     def __str__(self) -> str:
@@ -151,7 +152,7 @@ class GitlabAddress:
 
 @dataclass(frozen=True, slots=True)
 class KubernetesAddress:
-    """One key of a Kubernetes Secret."""
+    """A key of a Kubernetes Secret."""
 
     namespace: str
     secret: str
@@ -159,7 +160,7 @@ class KubernetesAddress:
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What can hold one token only."""
+        """Return the identity of the place, which can hold only one token."""
         return ("kubernetes", self.namespace, self.secret, self.key)
 
     def __str__(self) -> str:
@@ -175,4 +176,4 @@ Address = (
     | GitlabAddress
     | KubernetesAddress
 )
-"""Where one key's token goes; equal addresses are one place."""
+"""The address of a sink; equal addresses are the same place."""

@@ -1,4 +1,4 @@
-"""What a sink holds, as far as a plan needs to know: claims, and never the token itself."""
+"""The content of a sink as a plan sees it: the claims of a token, never the token itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NoToken:
-    """The sink was looked into, and nothing is there."""
+    """The sink was read and is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class ApiKeyToken:
     """A token of an API key.
 
     Attributes:
-        key: the id of the key that it says it is for.
-        ends: when it ends; None where it never does.
-        issued: when it was minted; None where it does not tell.
+        key: the id of the key in its claims.
+        expires_at: its expiry; None if it never expires.
+        issued_at: the time it was minted; None if its claims do not contain it.
     """
 
     key: str
@@ -33,16 +33,17 @@ class ApiKeyToken:
 
 @dataclass(frozen=True, slots=True)
 class NotAToken:
-    """Something is there that is no token of an API key."""
+    """The sink holds something that is not a token of an API key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The sink cannot be read back.
+    """The sink is write-only: its value cannot be read back.
 
     Attributes:
-        updated_at: when it last changed, by this machine's clock, where the sink tells.
-        only_writes: whether nothing but a write of the value moves that time.
+        updated_at: the time of its last change, by this machine's clock; None if the sink does
+            not report it.
+        only_writes: whether only a write of the value changes that time.
     """
 
     updated_at: datetime | None
@@ -51,10 +52,10 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The sink could not be looked into."""
+    """The sink could not be read."""
 
     failure: Failure
 
 
 SinkContent = NoToken | ApiKeyToken | NotAToken | Unreadable | Unavailable
-"""What one sink holds at the moment of the plan."""
+"""The content of one sink at the time of the plan."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.execution import mint
 from provisioner.model.token_claims import claims_of
-from provisioner.plan import tell_apart
+from provisioner.plan import classify_live_keys
 from provisioner.sinks.sink import StoredValue, failed
 
 if TYPE_CHECKING:
@@ -68,6 +68,6 @@ def deliver_token(  # noqa: PLR0913 - what a token by hand follows from
             )
     live.sort(key=lambda one: one.creation_order)
     sink_contents = look_into(wanted.deliver) if wanted is not None and len(live) > 1 else {}
-    key = tell_apart(wanted, live, sink_contents.values()).current
+    key = classify_live_keys(wanted, live, sink_contents.values()).current
     sink.write(mint(workspace, key.id, key.expires_at))
     return key

@@ -1,4 +1,4 @@
-"""The plan: the actions that turn observed into desired, and what else is true."""
+"""The plan: actions that turn the observed keys into the desired ones, and findings."""
 
 from provisioner.plan.actions import (
     Action,
@@ -15,9 +15,14 @@ from provisioner.plan.actions import (
     Unobserved,
     Update,
 )
-from provisioner.plan.delivery import SHORTER, block, premature, to_prepare
-from provisioner.plan.diff import plan_environment, to_read
-from provisioner.plan.digest import digest, sealed, wanted
+from provisioner.plan.delivery import (
+    EXPIRY_TOLERANCE,
+    block_actions,
+    delivers_too_early,
+    sinks_to_check,
+)
+from provisioner.plan.diff import plan_environment, sinks_to_read
+from provisioner.plan.digest import desired_key_json, digest, json_digest
 from provisioner.plan.findings import (
     DeliveryUnknown,
     Drift,
@@ -28,10 +33,10 @@ from provisioner.plan.findings import (
 )
 from provisioner.plan.options import PlanOptions, selected_keys
 from provisioner.plan.revocations import plan_revocations
-from provisioner.plan.rotation import LiveKeys, tell_apart
+from provisioner.plan.rotation import LiveKeys, classify_live_keys
 
 __all__ = [
-    "SHORTER",
+    "EXPIRY_TOLERANCE",
     "Action",
     "Change",
     "Create",
@@ -53,15 +58,15 @@ __all__ = [
     "Unmanaged",
     "Unobserved",
     "Update",
-    "block",
+    "block_actions",
+    "classify_live_keys",
+    "delivers_too_early",
+    "desired_key_json",
     "digest",
+    "json_digest",
     "plan_environment",
     "plan_revocations",
-    "premature",
-    "sealed",
     "selected_keys",
-    "tell_apart",
-    "to_prepare",
-    "to_read",
-    "wanted",
+    "sinks_to_check",
+    "sinks_to_read",
 ]

@@ -1,4 +1,4 @@
-"""Actions and plans, all frozen: what crosses from the diff to execution and the reports."""
+"""Actions and plans: the frozen values that the diff passes to execution and reports."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 Reason = Literal["missing", "dead"]
-"""Why a key is created: no key has its name, or only revoked and expired ones have."""
+"""The reason for a create: no key has the name, or only revoked and expired keys have it."""
 
 
 class Create(NamedTuple):
-    """A key to be made; a named tuple because there may be 100 000 of them.
+    """An action that creates a key; a named tuple because there may be 100 000 of them.
 
     Attributes:
-        expires_at: its end in whole seconds, counted from the plan's moment for a duration.
+        expires_at: its expiry in whole seconds; a duration counts from the time of the plan.
         expires: the expiry as the manifest writes it.
-        role: the role as written nearest to the key, None where none is.
-        role_id: the workspace's id for that role, None on legacy and where it is blocked.
-        sinks: where its token is to go.
-        blocked: why it cannot be made; the key fails alone and nothing is sent for it.
+        role: the role set on the key, in its manifest or in the environment; None if there is none.
+        role_id: the id of that role in the workspace; None on legacy and if the action is blocked.
+        sinks: the sinks that get its token.
+        blocked: why it cannot be created; only this key fails, and no request is sent for it.
     """
 
     name: str
@@ -54,21 +54,22 @@ DeliverReason = Literal[
     "sink_unusable",
     "redeliver",
 ]
-"""Why a new token is delivered: a sink holds none; the token of another key than the live one; one
-that ends more than a minute before its key; something that is no token of a key; the sink was last
-written before the key was made; nothing proves that the token of a successor arrived, for which an
-older key waits; the sink could not be looked into, which blocks the action; or it was asked for."""
+"""The reason to deliver a new token. In this order: the sink holds no token; it holds the token of
+a key that is not live; its token expires more than a minute before the key; its value is not a
+token of a key; it was last written before the key was created; nothing proves that it holds the
+token of the successor, and an older key is kept until it does; it could not be read, which blocks
+the action; `--redeliver` was given."""
 
 
 class Deliver(NamedTuple):
-    """A new token for a live key, for sinks that do not hold a good one.
+    """An action that delivers a new token of a live key to the sinks that lack a good one.
 
     Attributes:
-        expires_at: the end of the key, as the workspace has it.
-        role: of the key, as the workspace has it.
-        key_id: the key.
-        sinks: those that are to be written.
-        blocked: why it cannot be delivered; nothing is minted for it.
+        expires_at: the expiry of the key in the workspace.
+        role: the role of the key in the workspace.
+        key_id: the id of the key.
+        sinks: the sinks to write.
+        blocked: why it cannot be delivered; no token is minted for it.
     """
 
     name: str
@@ -84,31 +85,31 @@ class Deliver(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing of a live key that is to be otherwise.
+    """A field of a live key that changes.
 
     Attributes:
-        what: its end or its role.
-        was: what the workspace has.
-        wanted: what the manifest writes.
+        field: the expiry or the role.
+        actual: the value in the workspace.
+        desired: the value in the manifest.
     """
 
-    what: Literal["expires", "role"]
-    was: str | None
-    wanted: str
+    field: Literal["expires", "role"]
+    actual: str | None
+    desired: str
 
 
 class Update(NamedTuple):
-    """A live key that this tool owns is to be otherwise than it is.
+    """An action that changes the expiry or the role of a live owned key.
 
     Attributes:
-        expires_at: the end of the key when it is done.
-        role: of the key when it is done, None where it has none.
-        key_id: the key.
-        changes: what is to be otherwise.
-        moves_end: whether its end is among that.
-        role_id: the role to assign, None where that stays.
-        sinks: where a token with the new end goes; the tokens that are out keep theirs.
-        blocked: why it cannot be done; nothing is sent for it.
+        expires_at: the expiry after the update.
+        role: the role after the update; None if the key has none.
+        key_id: the id of the key.
+        changes: the fields that change.
+        sets_expiry: whether the expiry is one of them.
+        role_id: the id of the role to assign; None if the role does not change.
+        sinks: the sinks that get a token with the new expiry; tokens already issued keep theirs.
+        blocked: why it cannot be updated; no request is sent for it.
     """
 
     name: str
@@ -126,77 +127,80 @@ class Update(NamedTuple):
 
 
 class Rotate(NamedTuple):
-    """A live key is to have a successor of the same name.
+    """An action that creates a successor of the same name for a live key.
 
     Attributes:
-        reason: its end is near, or someone asked for it.
-        successor: the key to be made, with the sinks of its token.
-        predecessors: the ids of the keys that it takes over from; with `at_once` those of all live
-            keys of the name.
-        at_once: whether they end as soon as the successor is delivered, without an overlap.
-        due_at: the earlier end that the predecessor gets once the successor is delivered, with
-            which it counts as due when that was made; None where its own end is early enough.
+        reason: `due` if the key expires soon, `asked` if it is rotated on request.
+        successor: the key to create, with the sinks of its token.
+        predecessors: the ids of the keys that it replaces; with `at_once`, of all live keys of
+            the name.
+        at_once: whether they are revoked as soon as the successor is delivered, without an overlap.
+        predecessor_expires_at: the earlier expiry that the predecessor gets once the successor is
+            delivered, so later runs recognize it as the predecessor; None if its own expiry is
+            early enough.
     """
 
     reason: Literal["due", "asked"]
     successor: Create
     predecessors: tuple[str, ...]
     at_once: bool = False
-    due_at: datetime | None = None
+    predecessor_expires_at: datetime | None = None
 
     @property
-    def endings(self) -> int:
-        """How many keys it revokes, or gives an earlier end."""
-        return len(self.predecessors) if self.at_once else int(self.due_at is not None)
+    def predecessor_changes(self) -> int:
+        """Return the number of predecessors that it revokes or gives an earlier expiry."""
+        return (
+            len(self.predecessors) if self.at_once else int(self.predecessor_expires_at is not None)
+        )
 
     @property
     def name(self) -> str:
-        """The name of both keys."""
+        """Return the name of both keys."""
         return self.successor.name
 
     @property
     def depth(self) -> Depth:
-        """How much of the successor comes back."""
+        """Return the depth of the create of the successor."""
         return self.successor.depth
 
     @property
     def expires_at(self) -> datetime:
-        """The end of the successor."""
+        """Return the expiry of the successor."""
         return self.successor.expires_at
 
     @property
     def role(self) -> str | None:
-        """Of the successor."""
+        """Return the role of the successor."""
         return self.successor.role
 
     @property
     def place(self) -> Place:
-        """Where the manifest names the key."""
+        """Return the position of the key in its manifest."""
         return self.successor.place
 
     @property
     def sinks(self) -> tuple[Address, ...]:
-        """Where the token of the successor goes."""
+        """Return the sinks that get the token of the successor."""
         return self.successor.sinks
 
     @property
     def blocked(self) -> Failure | None:
-        """Why it cannot be done."""
+        """Return why it cannot be carried out; None if it can."""
         return self.successor.blocked
 
 
 RevokeReason = Literal["undeclared", "superseded", "duplicate", "asked"]
-"""Why a key ends: no manifest wants its name; its successor took over; another key has its name;
-someone asked for it."""
+"""The reason to revoke a key: no manifest declares its name; its successor replaced it; it is a
+duplicate; or it was revoked on request."""
 
 
 class Revoke(NamedTuple):
-    """A live key is to end.
+    """An action that revokes a live key.
 
     Attributes:
-        key_id: the key.
-        place: where a manifest names it, None where none does.
-        blocked: why it cannot be done; nothing is sent for it.
+        key_id: the id of the key.
+        place: the position of the key in its manifest; None if no manifest declares it.
+        blocked: why it cannot be revoked; no request is sent for it.
     """
 
     name: str
@@ -209,12 +213,12 @@ class Revoke(NamedTuple):
 
     @property
     def depth(self) -> None:
-        """None: nothing comes back."""
+        """Return None: a revocation returns no key."""
         return
 
     @property
     def sinks(self) -> tuple[Address, ...]:
-        """None: what ends is taken from nowhere."""
+        """Return no sinks: a revocation does not remove tokens from sinks."""
         return ()
 
 
@@ -223,7 +227,12 @@ Action = Create | Update | Rotate | Deliver | Revoke
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What applying the plan costs: all its requests, its own look included, and the time."""
+    """The cost of applying a plan.
+
+    Attributes:
+        requests: the number of requests, including those that observed the workspace.
+        seconds: the duration.
+    """
 
     requests: int
     seconds: float
@@ -231,13 +240,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """The plan of one environment that could be observed.
+    """The plan of an environment that was observed.
 
     Attributes:
-        workspace: the workspace id in the credential, where it shows one.
+        workspace: the workspace id in the credential; None if it contains none.
         actions: in the order of the manifests.
-        kept: names that need nothing, in the order of the manifests.
-        notes: sentences for people, as that roles are ignored on legacy.
+        kept: names that need no action, in the order of the manifests.
+        notes: warnings for the user, for example that roles are ignored on legacy.
     """
 
     environment: str
@@ -252,13 +261,13 @@ class Planned:
 
     @property
     def unblocked(self) -> tuple[Action, ...]:
-        """The actions that can be carried out."""
+        """Return the actions that can be carried out."""
         return tuple(action for action in self.actions if action.blocked is None)
 
 
 @dataclass(frozen=True, slots=True)
 class Unobserved:
-    """An environment that could not be looked at."""
+    """An environment that could not be observed."""
 
     environment: str
     url: str
@@ -273,8 +282,8 @@ class Plan:
     """The plan of a run.
 
     Attributes:
-        created_at: the moment that durations are counted from.
-        digest: `sha256:…` over what would be done, not over when it was computed.
+        created_at: the time that durations count from.
+        digest: `sha256:…` over the actions, independent of the time of the plan.
     """
 
     created_at: datetime
@@ -283,19 +292,19 @@ class Plan:
 
     @property
     def changes(self) -> int:
-        """How many actions can be carried out, in all environments."""
-        planned = (part for part in self.environments if isinstance(part, Planned))
+        """Return the number of actions that can be carried out, in all environments."""
+        planned = (one for one in self.environments if isinstance(one, Planned))
         return sum(len(part.unblocked) for part in planned)
 
     @property
     def steps(self) -> int:
-        """How many steps carrying them out takes, where all goes well."""
-        planned = (part for part in self.environments if isinstance(part, Planned))
+        """Return the number of steps of these actions, if none fails."""
+        planned = (one for one in self.environments if isinstance(one, Planned))
         return sum(_steps(action) for part in planned for action in part.unblocked)
 
     @property
     def incomplete(self) -> bool:
-        """Whether an environment could not be looked at, or an action cannot be done."""
+        """Return whether an environment could not be observed or an action is blocked."""
         return any(
             isinstance(part, Unobserved) or any(action.blocked for action in part.actions)
             for part in self.environments
@@ -303,12 +312,12 @@ class Plan:
 
 
 def _steps(action: Action) -> int:
-    """A key made or changed, a token delivered and a key ended are a step each."""
+    """Count each key created or changed, each token delivered and each key revoked as a step."""
     match action:
         case Create() | Update():
             return 1 + bool(action.sinks)
         case Rotate():
-            return 1 + bool(action.sinks) + action.endings
+            return 1 + bool(action.sinks) + action.predecessor_changes
         case Deliver() | Revoke():
             return 1
         case _:

@@ -1,4 +1,4 @@
-"""Which tokens are to be delivered: what the sinks hold, held against the live keys."""
+"""The plan of deliveries: compares the contents of sinks with the live keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.model.expiry import CLOCKS_APART
+from provisioner.model.expiry import CLOCK_TOLERANCE
 from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
 from provisioner.plan.actions import Deliver, Rotate
 from provisioner.plan.findings import DeliveryUnknown
@@ -26,126 +26,135 @@ if TYPE_CHECKING:
     from provisioner.plan.options import PlanOptions
     from provisioner.plan.rotation import LiveKeys
 
-SHORTER = timedelta(seconds=60)
-"""How much earlier than its key a token may end: its own end is in whole seconds."""
+EXPIRY_TOLERANCE = timedelta(seconds=60)
+"""The time that a token may expire before its key, as its own expiry is in whole seconds."""
 
-_SETTLES = timedelta(seconds=5)
-"""For so long after it was made a key may give way to another run's; `Date` has whole seconds."""
+_CONFLICT_WINDOW = timedelta(seconds=5)
+"""The time after its create in which a key may yield to another run's; `Date` has whole seconds."""
 
-_UNPROVEN = timedelta(minutes=10)
-"""For so long after its making the time of a sink need not show that a successor arrived."""
+_PROOF_DEADLINE = timedelta(minutes=10)
+"""The age of a successor up to which a sink's timestamp need not prove its delivery."""
 
-_NOT_ASKED = Unreadable(None)
+_NOT_READ = Unreadable(None)
 
 
-def to_prepare(planned: Planned) -> tuple[Address, ...]:
-    """The sinks that the plan wants to write."""
+def sinks_to_check(planned: Planned) -> tuple[Address, ...]:
+    """Return the sinks that the plan will write."""
     return tuple(address for action in planned.unblocked for address in action.sinks)
 
 
-def premature(planned: Planned, observation: Observation) -> bool:
-    """Whether a token would go out of a key that another run may be about to end.
+def delivers_too_early(planned: Planned, observation: Observation) -> bool:
+    """Return whether the plan delivers a token of a key that another run may be about to revoke.
 
-    Of several runs that make a key of one name at the same moment all but the first give way, so
-    that the newest of several keys is not to be counted on while it is only just made.
+    If several runs create a key of the same name at once, all except the first revoke their own.
+    So a key that was just created beside another one may still disappear.
     """
-    delivered = {one.key_id for one in planned.unblocked if isinstance(one, Deliver)}
-    if not delivered:
+    delivered_ids = {one.key_id for one in planned.unblocked if isinstance(one, Deliver)}
+    if not delivered_ids:
         return False
     live = [key for key in observation.keys if key.live(observation.server_time)]
     count = Counter(key.name for key in live)
-    since = observation.server_time - _SETTLES
+    conflict_start = observation.server_time - _CONFLICT_WINDOW
     return any(
-        key.id in delivered and count[key.name] > 1 and key.created_at > since for key in live
+        key.id in delivered_ids and count[key.name] > 1 and key.created_at > conflict_start
+        for key in live
     )
 
 
-def block(planned: Planned, failures: Mapping[Address, Failure]) -> Planned:
-    """The plan with those actions blocked whose sinks could not take a token.
+def block_actions(planned: Planned, failures: Mapping[Address, Failure]) -> Planned:
+    """Block the actions whose sinks could not take a token.
 
-    A successor that is due is made while one of its sinks can: the old key ends whatever becomes of
-    the others, and serves them until then. What it is not delivered to is noted.
+    A due rotation goes ahead if at least one of its sinks works: the old key expires anyway, and
+    serves the other sinks until then. The note names the sinks that are not delivered.
     """
     notes: list[str] = []
 
     def blocked(action: Action) -> Action:
-        whys = [failures[address] for address in action.sinks if address in failures]
-        if not whys or action.blocked is not None:
+        found = [failures[address] for address in action.sinks if address in failures]
+        if not found or action.blocked is not None:
             return action
         if not isinstance(action, Rotate):
-            return action._replace(blocked=whys[0])
-        if action.reason == "due" and len(whys) < len(action.sinks):
-            told = "; ".join(f"{why.code}: {why.message}" for why in whys)
-            notes.append(f"the successor of {action.name!r} is not delivered everywhere: {told}")
+            return action._replace(blocked=found[0])
+        if action.reason == "due" and len(found) < len(action.sinks):
+            reasons = "; ".join(f"{one.code}: {one.message}" for one in found)
+            notes.append(
+                f"the successor of {action.name!r} is not delivered to every sink: {reasons}"
+            )
             return action
-        return action._replace(successor=action.successor._replace(blocked=whys[0]))
+        return action._replace(successor=action.successor._replace(blocked=found[0]))
 
     actions = tuple(map(blocked, planned.actions))
     return replace(planned, actions=actions, notes=(*planned.notes, *notes))
 
 
 def on_server_clock(
-    sink_content: Mapping[Address, SinkContent], ahead: timedelta | None
+    sink_contents: Mapping[Address, SinkContent], server_ahead: timedelta | None
 ) -> Mapping[Address, SinkContent]:
-    """Return what sinks hold, with times by the clock that dates the keys of the workspace.
+    """Return the contents of sinks with timestamps by the server's clock, which also dates keys.
 
     Args:
-        sink_content: what sinks hold, with times by this machine's clock.
-        ahead: how far the server's clock is ahead of this machine's; None where it does not tell.
+        sink_contents: the contents of sinks, with timestamps by this machine's clock.
+        server_ahead: how far the server's clock is ahead of this machine's; None if unknown.
     """
-    if not ahead:
-        return sink_content
+    if not server_ahead:
+        return sink_contents
     return {
-        address: replace(found, updated_at=found.updated_at + ahead)
-        if isinstance(found, Unreadable) and found.updated_at is not None
-        else found
-        for address, found in sink_content.items()
+        address: replace(content, updated_at=content.updated_at + server_ahead)
+        if isinstance(content, Unreadable) and content.updated_at is not None
+        else content
+        for address, content in sink_contents.items()
     }
 
 
-def delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
+def plan_delivery(  # noqa: PLR0913, PLR0917 - all inputs of a delivery
     key: DesiredKey,
     keys: LiveKeys,
     acceptable: Sequence[ObservedKey],
-    sink_content: Mapping[Address, SinkContent],
+    sink_contents: Mapping[Address, SinkContent],
     options: PlanOptions,
     server_time: datetime,
 ) -> tuple[Deliver | None, Finding | None]:
-    """Return what is to be delivered of a live key, and what cannot be known of it.
+    """Return the delivery that a live key needs, and the finding about sinks of unknown content.
 
     Args:
         key: the desired key.
         keys: its live keys.
-        acceptable: those whose tokens are as good as that of the current one.
-        sink_content: of its sinks, by the server's clock; a missing address was not read.
-        options: whether all of them get a new token whatever they hold.
-        server_time: of the plan.
+        acceptable: the live keys whose tokens its sinks may hold.
+        sink_contents: the contents of its sinks, with timestamps by the server's clock; a missing
+            address was not read.
+        options: `redeliver` gives every sink a new token, whatever it holds.
+        server_time: the server's time.
     """
-    current, waiting = keys.current, keys.predecessors
-    old_enough = server_time - current.created_at > _UNPROVEN
-    lacking: list[Address] = []
+    current, predecessors = keys.current, keys.predecessors
+    proof_due = server_time - current.created_at > _PROOF_DEADLINE
+    to_write: list[Address] = []
     unknown: list[Address] = []
     reasons: list[DeliverReason] = []
     blocked: Failure | None = None
     for address in key.deliver:
-        found = sink_content.get(address, _NOT_ASKED)
-        reason = "redeliver" if options.redeliver else _reason(found, current, acceptable)
-        if reason == "sink_unusable" and isinstance(found, Unavailable):
-            blocked = blocked or found.failure
-        if reason is None and waiting and old_enough and _undated(found, current):
+        content = sink_contents.get(address, _NOT_READ)
+        reason = "redeliver" if options.redeliver else _reason(content, current, acceptable)
+        if reason == "sink_unusable" and isinstance(content, Unavailable):
+            blocked = blocked or content.failure
+        if (
+            reason is None
+            and predecessors
+            and proof_due
+            and _another_write_would_prove(content, current)
+        ):
             reason = "token_unproven"
         if reason is not None:
-            lacking.append(address)
+            to_write.append(address)
             reasons.append(reason)
-        elif isinstance(found, Unreadable) and (
-            found.updated_at is None or (waiting and not found.only_writes)
+        elif isinstance(content, Unreadable) and (
+            content.updated_at is None or (predecessors and not content.only_writes)
         ):
             unknown.append(address)
     finding = None
     if unknown:
-        old = tuple(one.id for one in waiting)
-        finding = DeliveryUnknown(key.name, (current.id,), tuple(unknown), old)
-    if not lacking:
+        kept_ids = tuple(one.id for one in predecessors)
+        finding = DeliveryUnknown(key.name, (current.id,), tuple(unknown), kept_ids)
+    if not to_write:
         return None, finding
     action = Deliver(
         name=key.name,
@@ -154,24 +163,24 @@ def delivery(  # noqa: PLR0913, PLR0917 - all that a delivery follows from
         expires_at=current.expires_at,
         role=current.role,
         key_id=current.id,
-        sinks=tuple(lacking),
+        sinks=tuple(to_write),
         place=key.place,
         blocked=blocked,
     )
     return action, finding
 
 
-def good(sink_content: SinkContent, key: ObservedKey) -> bool:
-    """Return whether nothing speaks against a sink that tells anything: it needs no new token."""
-    told = not isinstance(sink_content, Unreadable) or sink_content.updated_at is not None
-    return told and _reason(sink_content, key, [key]) is None
+def holds_good_token(sink_content: SinkContent, key: ObservedKey) -> bool:
+    """Return whether a sink's content is known and needs no new token."""
+    known = not isinstance(sink_content, Unreadable) or sink_content.updated_at is not None
+    return known and _reason(sink_content, key, [key]) is None
 
 
-def proven(sink_content: SinkContent, key: ObservedKey) -> bool:
-    """Return whether a sink is proven to hold a token of this very key, so that others may end.
+def proves_delivery(sink_content: SinkContent, key: ObservedKey) -> bool:
+    """Return whether a sink is proven to hold a token of this key, so others may be revoked.
 
-    A token that is read back proves it. So does a time that nothing but a write moves, more than a
-    minute after the making of the key: clocks may differ by that.
+    A token that is read back proves it. So does the timestamp of the last write, if it is more than
+    a minute after the create of the key; clocks may differ by a minute.
     """
     match sink_content:
         case ApiKeyToken():
@@ -180,7 +189,7 @@ def proven(sink_content: SinkContent, key: ObservedKey) -> bool:
             return (
                 only_writes
                 and updated_at is not None
-                and updated_at > key.created_at + CLOCKS_APART
+                and updated_at > key.created_at + CLOCK_TOLERANCE
             )
         case NoToken() | NotAToken() | Unavailable():
             return False
@@ -188,31 +197,31 @@ def proven(sink_content: SinkContent, key: ObservedKey) -> bool:
             assert_never(sink_content)
 
 
-def since(sink_content: SinkContent) -> datetime | None:
-    """Return when a sink got what it holds, where it or the token tells."""
+def delivered_at(sink_content: SinkContent) -> datetime | None:
+    """Return when the sink got its token; None if neither the sink nor the token says."""
     match sink_content:
-        case ApiKeyToken(issued_at=moment) | Unreadable(updated_at=moment):
-            return moment
+        case ApiKeyToken(issued_at=timestamp) | Unreadable(updated_at=timestamp):
+            return timestamp
         case NoToken() | NotAToken() | Unavailable():
             return None
         case _:
             assert_never(sink_content)
 
 
-def _undated(sink_content: SinkContent, key: ObservedKey) -> bool:
-    """Return whether another write would prove what the time of the last one does not."""
-    told = (
+def _another_write_would_prove(sink_content: SinkContent, key: ObservedKey) -> bool:
+    """Return whether another write would prove the delivery that the last one does not."""
+    dated = (
         isinstance(sink_content, Unreadable)
         and sink_content.only_writes
         and sink_content.updated_at is not None
     )
-    return told and not proven(sink_content, key)
+    return dated and not proves_delivery(sink_content, key)
 
 
 def _reason(
     sink_content: SinkContent, current: ObservedKey, acceptable: Sequence[ObservedKey]
 ) -> DeliverReason | None:
-    """Return why a sink needs a new token; None where it needs none, or nobody can tell."""
+    """Return why a sink needs a new token; None if it needs none, or that is unknown."""
     match sink_content:
         case NoToken():
             return "token_missing"
@@ -222,11 +231,11 @@ def _reason(
             key = next((one for one in acceptable if one.id.lower() == key_id.lower()), None)
             if key is None:
                 return "token_dead"
-            short = expires_at is not None and expires_at < key.expires_at - SHORTER
-            return "token_expiring" if short else None
+            too_early = expires_at is not None and expires_at < key.expires_at - EXPIRY_TOLERANCE
+            return "token_expiring" if too_early else None
         case Unreadable(updated_at=updated_at):
-            made = current.created_at - CLOCKS_APART
-            return "token_outdated" if updated_at is not None and updated_at < made else None
+            created_at = current.created_at - CLOCK_TOLERANCE
+            return "token_outdated" if updated_at is not None and updated_at < created_at else None
         case Unavailable():
             return "sink_unusable"
         case _:

@@ -1,4 +1,4 @@
-"""The diff: desired and observed go in, a plan comes out; no I/O, the clock is an argument."""
+"""The diff: compares desired and observed keys; a pure function with the clock as an argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from provisioner.errors.failure import Failure
-from provisioner.model.expiry import due
+from provisioner.errors.pluralize import pluralize
+from provisioner.model.expiry import resolve_expiry
 from provisioner.model.globs import matches
 from provisioner.model.observed import by_name
 from provisioner.plan.actions import Create, Planned, Revoke, Rotate, Update
@@ -33,32 +34,32 @@ if TYPE_CHECKING:
     from provisioner.plan.findings import Finding
 
 
-SOON = timedelta(days=14)
-"""A key that ends within this time is the finding `expiring`."""
+EXPIRING_WITHIN = timedelta(days=14)
+"""The time before its expiry at which a key becomes an `expiring` finding."""
 
 
 _NO_OPTIONS = PlanOptions()
 
 
-def to_read(
+def sinks_to_read(
     desired: Iterable[DesiredKey], observation: Observation, options: PlanOptions = _NO_OPTIONS
 ) -> tuple[Address, ...]:
-    """Return the sinks whose content decides which live key is the key, or needs a new token.
+    """Return the sinks whose content decides which live key is current, or needs a new token.
 
-    Where all get new tokens that only matters where a name has several live keys.
+    With `redeliver` every sink gets a new token, so only names with several live keys matter.
     """
     live = Counter(key.name for key in observation.keys if key.live(observation.server_time))
-    several = 1 if options.redeliver else 0
+    min_exclusive = 1 if options.redeliver else 0
     return tuple(
         address
         for key in desired
-        if key.deliver and live[key.name] > several and options.selects(key.name)
+        if key.deliver and live[key.name] > min_exclusive and options.selects(key.name)
         for address in key.deliver
     )
 
 
 @without_collector()
-def plan_environment(  # noqa: PLR0913 - all that a plan follows from
+def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     environment: Environment,
     desired: Iterable[DesiredKey],
     observation: Observation,
@@ -67,57 +68,57 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
     *,
     sink_contents: Mapping[Address, SinkContent] = MappingProxyType({}),
 ) -> Planned:
-    """What turns the observed keys of one workspace into the desired ones.
+    """Plan how to turn the observed keys of one workspace into the desired ones.
 
     Args:
-        environment: whose workspace was observed.
-        desired: its desired keys, names unique, in the order of the manifests.
-        observation: one look at the workspace.
-        now: the moment of the plan, from which durations count.
-        options: what else is asked for; all that they do not concern is left out.
-        sink_contents: what the sinks of live keys hold; a missing address was not read.
+        environment: the environment of the workspace.
+        desired: its desired keys with unique names, in the order of the manifests.
+        observation: the observed state of the workspace.
+        now: the time of the plan, from which durations count.
+        options: the options of the plan; names that they do not select are left out.
+        sink_contents: the contents of the sinks of live keys; a missing address was not read.
     """
     server_time = observation.server_time
-    there = by_name(key for key in observation.keys if options.selects(key.name))
-    choose = RoleChoice(environment, observation.roles)
-    clock = PlanClock(now, server_time, server_time + SOON, observation.ahead)
-    lifecycle = Lifecycle(environment, choose, clock, options, sink_contents)
+    observed = by_name(key for key in observation.keys if options.selects(key.name))
+    roles = RoleChoice(environment, observation.roles)
+    clock = PlanClock(now, server_time, server_time + EXPIRING_WITHIN, observation.server_ahead)
+    lifecycle = Lifecycle(environment, roles, clock, options, sink_contents)
     expiries: dict[str, datetime] = {}
     actions: list[Action] = []
-    ending: list[Revoke] = []
+    revocations: list[Revoke] = []
     kept: list[str] = []
     findings: list[Finding] = []
-    wanted: set[str] = set()
-    absent: list[str] = []
+    desired_names: set[str] = set()
+    without_live_key: list[str] = []
     for key in desired:
         name = key.name
         if not options.selects(name):
             continue
-        wanted.add(name)
+        desired_names.add(name)
         written = key.expiry.written
         if written not in expiries:
-            expiries[written] = due(key.expiry, now)
-        same_name = there.get(name, ())
+            expiries[written] = resolve_expiry(key.expiry, now)
+        same_name = observed.get(name, ())
         live = [one for one in same_name if one.live(server_time)]
         if not live and options.rotate:
-            absent.append(name)
+            without_live_key.append(name)
             continue
         if not live:
             reason: Reason = "dead" if same_name else "missing"
-            actions.append(choose.create(key, reason, expiries[written], server_time))
+            actions.append(roles.create(key, reason, expiries[written], server_time))
             continue
-        found, told = lifecycle.of(key, live, expiries[written])
-        found = [_sparing(one, observation.own_key) for one in found]
-        revokes = [one for one in found if isinstance(one, Revoke)]
-        if len(revokes) == len(found):
+        key_actions, key_findings = lifecycle.plan_key(key, live, expiries[written])
+        key_actions = [_block_lockout(one, observation.own_key) for one in key_actions]
+        key_revocations = [one for one in key_actions if isinstance(one, Revoke)]
+        if len(key_revocations) == len(key_actions):
             kept.append(name)
-        actions += [one for one in found if not isinstance(one, Revoke)]
-        ending += revokes
-        findings += told
-    for name in () if options.rotate else sorted(there.keys() - wanted):
-        live = [one for one in there[name] if one.live(server_time)]
+        actions += [one for one in key_actions if not isinstance(one, Revoke)]
+        revocations += key_revocations
+        findings += key_findings
+    for name in () if options.rotate else sorted(observed.keys() - desired_names):
+        live = [one for one in observed[name] if one.live(server_time)]
         if options.prune and matches(name, environment.owns):
-            ending += [revoke(one, "undeclared") for one in live]
+            revocations += [revoke(one, "undeclared") for one in live]
         elif live:
             findings.append(Unmanaged(name, tuple(one.id for one in live)))
     return Planned(
@@ -125,62 +126,64 @@ def plan_environment(  # noqa: PLR0913 - all that a plan follows from
         url=environment.url,
         generation=observation.generation,
         workspace=observation.workspace,
-        actions=(*actions, *(one for one in ending if one.key_id != observation.own_key)),
+        actions=(*actions, *(one for one in revocations if one.key_id != observation.own_key)),
         kept=tuple(kept),
         findings=tuple(findings),
         notes=(
-            *choose.notes(),
-            *_nowhere(actions),
-            *_moved(actions),
-            *(f"{name!r} has no live key: `provision apply` makes it" for name in absent),
-            *_own(ending, observation.own_key),
+            *roles.notes(),
+            *_undelivered_notes(actions),
+            *_expiry_notes(actions),
+            *(
+                f"{name!r} has no live key; run `provision apply` to create it"
+                for name in without_live_key
+            ),
+            *_own_key_notes(revocations, observation.own_key),
         ),
         estimate=estimate(environment.limits, observation, actions),
     )
 
 
-def _sparing(action: Action, own_key: str | None) -> Action:
-    """The action, blocked where it would lock this very run out of the workspace."""
+def _block_lockout(action: Action, own_key: str | None) -> Action:
+    """Return the action, blocked if it would lock this run out of the workspace."""
     if own_key is None:
         return action
-    told = f"{action.name!r} ({own_key}) is the key that this run is signed in with. "
+    reason = f"This run is signed in with {action.name!r} ({own_key})."
     match action:
         case Rotate(at_once=True, successor=successor, predecessors=ids) if own_key in ids:
-            why = Failure("own_key", f"{told}Rotate it without --now, or with another credential.")
-            return action._replace(successor=successor._replace(blocked=why))
+            failure = Failure(
+                "own_key", f"{reason} Rotate it without --now, or use another credential."
+            )
+            return action._replace(successor=successor._replace(blocked=failure))
         case Update(key_id=key_id, role_id=role_id) if key_id == own_key and role_id is not None:
-            why = Failure("own_key", f"{told}Give it another role with another credential.")
-            return action._replace(blocked=why)
+            failure = Failure("own_key", f"{reason} Use another credential to change its role.")
+            return action._replace(blocked=failure)
         case _:
             return action
 
 
-def _own(ending: list[Revoke], own_key: str | None) -> Iterable[str]:
-    """What people should know of the key that opens the workspace, which never ends itself."""
-    for one in ending:
+def _own_key_notes(revocations: list[Revoke], own_key: str | None) -> Iterable[str]:
+    """Yield the warning that the key this run is signed in with is not revoked."""
+    for one in revocations:
         if one.key_id == own_key:
-            yield f"{one.name!r} is the key that this run is signed in with, and is not revoked"
+            yield f"{one.name!r} is not revoked, because this run is signed in with it"
 
 
-def _nowhere(actions: list[Action]) -> Iterable[str]:
-    """What people should know of keys that are made and whose tokens go nowhere."""
-    made = (action for action in actions if isinstance(action, Create | Rotate))
-    count = sum(not action.sinks and action.blocked is None for action in made)
+def _undelivered_notes(actions: list[Action]) -> Iterable[str]:
+    """Yield the warning about new keys without a sink."""
+    creates = (action for action in actions if isinstance(action, Create | Rotate))
+    count = sum(not action.sinks and action.blocked is None for action in creates)
     if count:
         yield (
-            f"no sink takes the token{'s' if count != 1 else ''} of {count} "
-            f"key{'s' if count != 1 else ''}: name one under `deliver`, or mint a token with "
-            "`provision token NAME --to FILE`"
+            f"no sink takes the token{'s' if count != 1 else ''} of {pluralize(count, 'key')}; add "
+            "one under `deliver`, or mint a token with `provision token NAME --to FILE`"
         )
 
 
-def _moved(actions: list[Action]) -> Iterable[str]:
-    """What people should know of the tokens of keys whose end moves."""
-    moved = [one for one in actions if isinstance(one, Update) and one.sets_expiry]
-    count = sum(one.blocked is None for one in moved)
-    if count:
+def _expiry_notes(actions: list[Action]) -> Iterable[str]:
+    """Yield the warning that a new expiry does not change tokens already issued."""
+    updates = (one for one in actions if isinstance(one, Update) and one.sets_expiry)
+    if any(one.blocked is None for one in updates):
         yield (
-            f"tokens of {count} key{'s' if count != 1 else ''} that are out keep the end that they "
-            "were minted with: a later end needs a new token, which its sinks get, if it has any, "
-            "and with an earlier one a server before 2.x takes the old token until its own end"
+            "Tokens already issued keep their expiry. Extended keys get a new token; before 2.x, "
+            "the old token of a shortened key works until it expires."
         )

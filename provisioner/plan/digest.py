@@ -1,4 +1,4 @@
-"""The digest of a plan: equal exactly where the same would be done."""
+"""The digest of a plan: equal for two plans exactly if they do the same."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 
 def digest(plans: Iterable[EnvironmentPlan], desired: Mapping[str, tuple[DesiredKey, ...]]) -> str:
-    """`sha256:` over URLs, workspaces, the desired keys as parsed, and the actions.
+    """Return `sha256:` over URLs, workspaces, the desired keys as parsed, and the actions.
 
-    Neither the order of files, keys and sinks nor comments, the time, estimates or dates counted
-    from a duration take part: those are written as the manifest writes them.
+    The order of files, keys and sinks, comments, the time and estimates have no effect. A duration
+    counts as written, not as the date that follows from it.
     """
     content = [_environment(plan, desired.get(plan.environment, ())) for plan in plans]
-    return sealed(sorted(content, key=json.dumps))
+    return json_digest(sorted(content, key=json.dumps))
 
 
-def sealed(content: object) -> str:
-    """`sha256:` over a JSON value, however its text is written."""
+def json_digest(content: object) -> str:
+    """Return `sha256:` over a JSON value, independent of its formatting."""
     text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def wanted(key: DesiredKey) -> dict[str, object]:
-    """All of a desired key that counts, as JSON; equal however and wherever it is written."""
+def desired_key_json(key: DesiredKey) -> dict[str, object]:
+    """Return a desired key as JSON, without its position or formatting in the manifest."""
     return {
         "name": key.name,
         "depth": key.depth,
@@ -58,33 +58,34 @@ def wanted(key: DesiredKey) -> dict[str, object]:
 def _environment(plan: EnvironmentPlan, desired: Iterable[DesiredKey]) -> dict[str, object]:
     match plan:
         case Planned():
-            seen: dict[str, object] = {
+            state: dict[str, object] = {
                 "workspace": plan.workspace,
                 "actions": sorted(map(_action, plan.actions), key=json.dumps),
             }
         case Unobserved(failure=failure):
-            seen = {"error": failure.code}
+            state = {"error": failure.code}
         case _:
             assert_never(plan)
-    keys = [wanted(key) for key in sorted(desired, key=lambda key: key.name)]
-    return {"environment": plan.environment, "url": plan.url, "desired": keys, **seen}
+    keys = [desired_key_json(key) for key in sorted(desired, key=lambda key: key.name)]
+    return {"environment": plan.environment, "url": plan.url, "desired": keys, **state}
 
 
 def _action(action: Action) -> tuple[object, ...]:
-    """What is done and to which name, first, and then how."""
+    """Return the kind and the name of an action, then the fields that define it."""
     blocked = action.blocked and action.blocked.code
     sinks = _sinks(action.sinks)
     match action:
         case Create():
-            return "create", action.name, *_making(action), sinks, blocked
+            return "create", action.name, *_create_fields(action), sinks, blocked
         case Update(changes=changes):
-            what = [(one.what, one.wanted) for one in changes]
-            return "update", action.name, action.key_id, what, action.role_id, sinks, blocked
-        case Rotate(successor=made):
+            fields = [(one.field, one.desired) for one in changes]
+            return "update", action.name, action.key_id, fields, action.role_id, sinks, blocked
+        case Rotate(successor=successor):
             ids = sorted(action.predecessors)
-            return "rotate", made.name, *_making(made), ids, action.at_once, sinks, blocked
+            create = _create_fields(successor)
+            return "rotate", successor.name, *create, ids, action.at_once, sinks, blocked
         case Deliver():
-            # The end of the key that is there: that of its new token, and no date of the plan's.
+            # A fixed date, the expiry of the live key; it does not depend on the time of the plan.
             expires_at = format_moment(action.expires_at)
             return "deliver", action.name, action.key_id, expires_at, sinks, blocked
         case Revoke():
@@ -93,18 +94,18 @@ def _action(action: Action) -> tuple[object, ...]:
             assert_never(action)
 
 
-def _making(create: Create) -> tuple[object, ...]:
-    """How a key is made; a role by its id too, because a label may come to mean another one."""
+def _create_fields(create: Create) -> tuple[object, ...]:
+    """Return the fields of a create; with the role's id, as a label may move to another role."""
     return create.depth, create.role, create.role_id, create.expires
 
 
 def _sinks(addresses: Iterable[Address]) -> list[dict[str, object]]:
-    """Every part of each address, in an order of its own."""
+    """Return every part of each address, sorted."""
     return sorted(map(_address, addresses), key=json.dumps)
 
 
 def _address(address: Address) -> dict[str, object]:  # noqa: PLR0911 - one for each kind
-    """Write out every part of an address: plan files hold digests over these very names."""
+    """Return every part of an address; plan files contain digests over exactly these names."""
     match address:
         case FileAddress(path, variable, file_format):
             return {"kind": "file", "path": path, "variable": variable, "format": file_format}

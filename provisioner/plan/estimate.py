@@ -1,4 +1,4 @@
-"""What a plan will cost where nothing goes wrong: requests, and seconds by measured speeds."""
+"""The estimated cost of a plan without failures: requests, and seconds at measured speeds."""
 
 from __future__ import annotations
 
@@ -15,64 +15,64 @@ if TYPE_CHECKING:
     from provisioner.model.observed import Observation
     from provisioner.plan.actions import Action
 
-# docs/twenty-api.md, "Speed": seconds on a small server, the slower one where versions differ.
-_LOOK = 0.05
-_PAGE = 60
+# docs/twenty-api.md, "Speed": seconds on a small server, those of the slower version.
+_READ_SECONDS = 0.05
+_PAGE_SIZE = 60
 _SETTLE_DELAY = 0.3
-_BATCH = 0.06
-_BATCHED_KEY = 0.002
-_SINGLE = 0.16
-_OF_A_DELIVERY = 2
-"""Requests to mint a token and to prove it."""
+_BATCH_SECONDS = 0.06
+_BATCHED_KEY_SECONDS = 0.002
+_CREATE_SECONDS = 0.16
+_DELIVERY_REQUESTS = 2
+"""One request to mint a token and one to verify it."""
 
-_PERMISSIONS: Depth = 2
-"""The depth whose records join the roles' permissions, one more request on core."""
+_DEPTH_WITH_PERMISSIONS: Depth = 2
+"""The depth that includes the permissions of roles, which costs one more request on core."""
 
 
 def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]) -> Estimate:
-    """The requests of applying these actions, both looks included, and their time.
+    """Estimate the requests and seconds of a plan, from observation to the check of its creates.
 
-    On core the most that it may be: 1.x takes several creates in one request, and whether a
-    server does is asked with the first.
+    On core this is an upper limit: 1.x accepts several creates in one request, and a run finds out
+    with its first create.
     """
-    doable = [action for action in actions if action.blocked is None]
-    depths = Counter(one.depth for one in doable if isinstance(one, Create | Rotate))
+    unblocked = [action for action in actions if action.blocked is None]
+    depths = Counter(one.depth for one in unblocked if isinstance(one, Create | Rotate))
     creates = depths.total()
-    deliveries = sum(bool(action.sinks) for action in doable)
+    deliveries = sum(bool(action.sinks) for action in unblocked)
     match observation.generation:
         case "legacy":
             writes = sum(-(-count // limits.batch) for count in depths.values())
-            looks = -(-(len(observation.keys) + creates) // _PAGE)
-            working = writes * _BATCH + creates * _BATCHED_KEY
+            reads = -(-(len(observation.keys) + creates) // _PAGE_SIZE)
+            write_seconds = writes * _BATCH_SECONDS + creates * _BATCHED_KEY_SECONDS
         case "core":
-            writes = creates + (creates > 1) + (depths[_PERMISSIONS] > 0)
-            looks = 1
-            working = creates * _SINGLE
+            writes = creates + (creates > 1) + (depths[_DEPTH_WITH_PERMISSIONS] > 0)
+            reads = 1
+            write_seconds = creates * _CREATE_SECONDS
         case _:
             assert_never(observation.generation)
-    writes += deliveries * _OF_A_DELIVERY
-    working += deliveries * _OF_A_DELIVERY * _LOOK
-    changes = sum(_writes_of(action) for action in doable)
+    writes += deliveries * _DELIVERY_REQUESTS
+    write_seconds += deliveries * _DELIVERY_REQUESTS * _READ_SECONDS
+    changes = sum(_write_requests(action) for action in unblocked)
     writes += changes
-    working += changes * _LOOK
+    write_seconds += changes * _READ_SECONDS
     if creates:
-        writes += looks
-        working += looks * _LOOK + _SETTLE_DELAY
+        writes += reads
+        write_seconds += reads * _READ_SECONDS + _SETTLE_DELAY
     requests = observation.requests + writes
-    seconds = observation.requests * _LOOK + working
+    seconds = observation.requests * _READ_SECONDS + write_seconds
     if limits.requests_per_minute is not None:
         beyond_burst = max(0, requests - limits.requests_per_minute)
         seconds = max(seconds, beyond_burst * 60 / limits.requests_per_minute)
     return Estimate(requests, round(seconds, 2))
 
 
-def _writes_of(action: Action) -> int:
-    """The requests of an action that makes no key and delivers no token."""
+def _write_requests(action: Action) -> int:
+    """Return the requests of an action, except those to create keys and deliver tokens."""
     match action:
-        case Update(role_id=role_id, sets_expiry=moves_end):
-            return (role_id is not None) + moves_end
-        case Rotate(endings=endings):
-            return endings
+        case Update(role_id=role_id, sets_expiry=sets_expiry):
+            return (role_id is not None) + sets_expiry
+        case Rotate(predecessor_changes=changes):
+            return changes
         case Revoke():
             return 1
         case Create() | Deliver():

@@ -1,4 +1,4 @@
-"""Whether a key may be given an end, by the server's clock and the policy."""
+"""The check of an expiry against the server's clock and the policy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 def validate_expiry(
     environment: Environment, key: DesiredKey, expires_at: datetime, server_time: datetime
 ) -> Failure | None:
-    """Why a key cannot be given an end; None where it can.
+    """Return why a key cannot have an expiry; None if it can.
 
-    Durations were held to the policy when the manifests were read; a date counts from the run.
+    `provisioner.manifests` has already checked durations against the policy. The lifetime of a key
+    with a fixed date depends on the time of the run, so it is checked here.
     """
     where = f"{key.place.file} line {key.place.line}"
     if expires_at.replace(microsecond=0) <= server_time:
         return Failure(
             "expiry_past",
-            f"{key.name!r} would end at {format_moment(expires_at)}, which has passed. "
+            f"{key.name!r} would expire at {format_moment(expires_at)}, which is in the past. "
             f"Write a later date in {where}.",
         )
     policy = environment.policy
@@ -35,7 +36,7 @@ def validate_expiry(
     if "policy_lifetime" in breaches(policy, key, role=None, now=server_time):
         return Failure(
             "policy_lifetime",
-            f"{key.name!r} would end at {format_moment(expires_at)}, and the policy of "
-            f"{environment.name} does not let it live that long. Write an earlier date in {where}.",
+            f"{key.name!r} would expire at {format_moment(expires_at)}, later than the policy of "
+            f"{environment.name} allows. Write an earlier date in {where}.",
         )
     return None

@@ -1,4 +1,4 @@
-"""Findings: what is worth telling people about the keys of an environment, besides the actions."""
+"""Findings: facts about the keys of an environment that a plan reports but does not change."""
 
 from __future__ import annotations
 
@@ -6,102 +6,108 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import TYPE_CHECKING, Literal, assert_never
 
+from provisioner.errors.pluralize import pluralize
+
 if TYPE_CHECKING:
     from provisioner.model.sink_address import Address
 
 
 @dataclass(frozen=True, slots=True)
 class Unmanaged:
-    """Live keys of a name that no manifest wants in this environment."""
+    """Live keys of a name that no manifest declares in this environment."""
 
     name: str
     ids: tuple[str, ...]
 
     @property
     def message(self) -> str:
-        """What it means, in one sentence."""
-        many = len(self.ids) != 1
-        return f"{len(self.ids)} live key{'s' if many else ''} of a name that no manifest lists"
+        """Return a short description."""
+        return f"{pluralize(len(self.ids), 'live key')}; no manifest lists this name"
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """More live keys of one wanted name than there should be.
+    """More live keys of a declared name than there should be.
 
     Attributes:
-        ids: of all of them, the oldest first.
-        key_id: the one that counts as the key of the name.
-        told: what becomes of the others: `--dedupe` may end them, or `owns` forbids it, or they are
-            predecessors, which end with their rotation.
-        rotated: whether the key is rotated, so that an interrupted `rotate` may have made one.
+        ids: the ids of all live keys of the name, the oldest first.
+        key_id: the current key of the name.
+        others: what happens to the other keys: `owned` if `--dedupe` can revoke them, `not_owned`
+            if `owns` forbids it, `superseded` if they are predecessors that rotation revokes.
+        rotated: whether the key has a rotation, so an interrupted `rotate` may have created one.
     """
 
     name: str
     ids: tuple[str, ...]
     key_id: str
-    told: Literal["owned", "not_owned", "superseded"]
+    others: Literal["owned", "not_owned", "superseded"]
     rotated: bool = False
 
     @property
     def message(self) -> str:
-        """What it means, and what to do."""
-        counts = f"{len(self.ids)} live keys share this name; {self.key_id} counts as the key"
-        match self.told:
+        """Return a description and the advice for the user."""
+        head = f"{len(self.ids)} live keys share this name; {self.key_id} is the current one"
+        match self.others:
             case "owned":
-                ending = "`provision apply --dedupe` revokes the others"
+                advice = "run `provision apply --dedupe` to revoke them"
             case "not_owned":
-                ending = "`owns` does not match the name, so --dedupe revokes none"
+                advice = "`owns` does not match the name, so --dedupe cannot revoke them"
             case "superseded":
-                return f"{counts}, and the others end with its rotation"
+                return f"{head}. The others are its predecessors, and its rotation revokes them."
             case _:
-                assert_never(self.told)
+                assert_never(self.others)
         if self.rotated:
             again = f"provision rotate {quote(self.name)}"
-            ending = f"if an interrupted `{again}` made another, run that again; {ending}"
-        return f"{counts} and the others are delivered nowhere; {ending}"
+            other = "otherwise " if self.others == "owned" else ""
+            advice = (
+                f"if an interrupted `{again}` created one of them, run it again; {other}{advice}"
+            )
+        return f"{head}, and the others are not delivered. {advice[0].upper()}{advice[1:]}."
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A live key whose end or role differs from what its manifest writes.
+    """A live key whose expiry or role differs from its manifest, and stays as it is.
 
     Attributes:
-        what: which of the two differs.
-        was: what the workspace has.
-        wanted: what the manifest writes; of a lifetime, the end that it gives to a key made now.
-        stays: why it is not changed: `owns` does not match the name, a lifetime counts for keys
-            that are made and shortens none that is live, or the key has a successor by rotation.
+        field: the field that differs.
+        actual: the value in the workspace.
+        desired: the value in the manifest; for a lifetime, the expiry of a key created now.
+        reason: why it is not changed: `owns` does not match the name, a lifetime only applies to
+            new keys, or the key already has a successor.
     """
 
     name: str
     ids: tuple[str, ...]
-    what: Literal["expires", "role"]
-    was: str | None
-    wanted: str
-    stays: Literal["not_owned", "lifetime", "rotated"]
+    field: Literal["expires", "role"]
+    actual: str | None
+    desired: str
+    reason: Literal["not_owned", "lifetime", "rotated"]
 
     @property
     def message(self) -> str:
-        """What it means, in one sentence."""
-        if self.stays == "lifetime":
-            # The end that the lifetime gives is another at every run: no two messages would agree.
+        """Return a description and the reason why the key is not changed."""
+        if self.reason == "lifetime":
+            # The desired expiry would differ in every run, and so would the message.
             return (
-                f"ends at {self.was}, later than a key that is made now; a lifetime shortens no "
-                "live key, and `provision rotate` makes a successor"
+                f"Expires at {self.actual}, later than a key created now. A shorter lifetime does "
+                "not change live keys; run `provision rotate` to create a successor."
             )
-        label = "expiry" if self.what == "expires" else "role"
-        why = (
-            "its rotation ends the key"
-            if self.stays == "rotated"
+        label = "Expiry" if self.field == "expires" else "Role"
+        reason = (
+            "the key already has a successor"
+            if self.reason == "rotated"
             else "`owns` does not match the name"
         )
-        told = f"{label} is {self.was or 'none'}, the manifest says {self.wanted}"
-        return f"{told}; it stays, as {why}"
+        return (
+            f"{label} is {self.actual or 'none'}, but the manifest says {self.desired}. "
+            f"It is not changed because {reason}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """A wanted key that ends within 14 days."""
+    """A declared key that expires within 14 days."""
 
     name: str
     ids: tuple[str, ...]
@@ -109,34 +115,35 @@ class Expiring:
 
     @property
     def message(self) -> str:
-        """What it means, in one sentence."""
-        return f"ends at {self.expires_at}, within 14 days"
+        """Return a short description."""
+        return f"expires at {self.expires_at}, within 14 days"
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryUnknown:
-    """A wanted key of which nothing proves that its token arrived.
+    """A declared key whose delivery cannot be verified.
 
     Attributes:
-        sinks: those that can neither be read back nor prove by a time that they were written.
-        waiting: ids of older keys that are kept for that reason until they expire.
+        sinks: the sinks that cannot be read back and do not prove by a timestamp that they were
+            written.
+        kept_ids: the ids of older keys that are therefore kept until they expire.
     """
 
     name: str
     ids: tuple[str, ...]
     sinks: tuple[Address, ...]
-    waiting: tuple[str, ...] = ()
+    kept_ids: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
-        """What it means, and what to do."""
-        told = f"nothing proves that its token is in {', '.join(map(str, self.sinks))}"
-        if not self.waiting:
-            return f"{told}; --redeliver delivers a new one"
-        old = " ".join(self.waiting)
+        """Return a description and the advice for the user."""
+        head = f"Delivery of its token to {', '.join(map(str, self.sinks))} cannot be verified"
+        if not self.kept_ids:
+            return f"{head}. Use --redeliver to deliver a new token."
+        older = " ".join(self.kept_ids)
         return (
-            f"{told}, so the older key {old} stays until it expires; --redeliver delivers a new "
-            f"token, and `provision revoke {old}` ends the older key"
+            f"{head}, so the older key {older} is kept until it expires. Use --redeliver to "
+            f"deliver a new token, and `provision revoke {older}` to revoke the older key."
         )
 
 

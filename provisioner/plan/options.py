@@ -1,4 +1,4 @@
-"""What a run is asked for beside the manifests."""
+"""The options of a plan, which the manifests do not contain."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What a run may do beyond making what is missing.
+    """The actions of a run in addition to creating missing keys.
 
     Attributes:
-        only: globs of key names that bound every action and finding; none means all.
-        prune: whether owned keys that no manifest wants are revoked.
-        dedupe: whether surplus owned keys of a name are revoked.
+        only: globs of key names that limit all actions and findings; empty for all names.
+        prune: whether to revoke owned keys that no manifest declares.
+        dedupe: whether to revoke owned duplicates.
         redeliver: whether live keys get new tokens, whatever their sinks hold.
-        rotate: names of keys that get a successor now; with any, nothing else is done.
-        at_once: whether their predecessors end as soon as the successor is delivered.
+        rotate: names of keys that get a successor now; if any are given, nothing else is done.
+        at_once: whether their predecessors are revoked as soon as the successor is delivered.
     """
 
     only: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class PlanOptions:
     at_once: bool = False
 
     def selects(self, name: str) -> bool:
-        """Whether a key of this name is to be looked at."""
+        """Return whether the plan includes keys of this name."""
         if self.rotate and name not in self.rotate:
             return False
         return not self.only or matches(name, self.only)
@@ -43,7 +43,7 @@ class PlanOptions:
 def selected_keys(
     desired: Mapping[str, tuple[DesiredKey, ...]], options: PlanOptions
 ) -> Mapping[str, tuple[DesiredKey, ...]]:
-    """Those desired keys of every environment that a plan with these wishes is about."""
+    """Return the desired keys of every environment that a plan with these options includes."""
     if not options.only and not options.rotate:
         return desired
     return {

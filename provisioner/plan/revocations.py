@@ -1,4 +1,4 @@
-"""Revocations: the action that ends a live key, and the plan of keys named for revocation."""
+"""Revocations: the action that revokes a live key, and the plan of `provision revoke`."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ def revoke(observed: ObservedKey, reason: RevokeReason, key: DesiredKey | None =
 def plan_revocations(
     environment: Environment,
     observation: Observation,
-    asked: frozenset[str],
+    names_or_ids: frozenset[str],
     options: PlanOptions = _NO_OPTIONS,
     desired: Iterable[DesiredKey] = (),
 ) -> Planned:
-    """The end of live keys that someone names, each by its name or its id.
+    """Plan the revocation of live keys, each given by its name or its id.
 
     Args:
-        environment: whose workspace was observed.
-        observation: one look at the workspace.
-        asked: names and ids.
-        options: what bounds the plan.
-        desired: its desired keys, for where a manifest names a key that is to end.
+        environment: the environment of the workspace.
+        observation: the observed state of the workspace.
+        names_or_ids: names and ids of keys.
+        options: the options that limit the plan.
+        desired: its desired keys, for the positions of revoked keys in the manifests.
     """
-    wanted = {key.name: key for key in desired}
-    ids = {one.lower() for one in asked}
+    desired_by_name = {key.name: key for key in desired}
+    ids = {one.lower() for one in names_or_ids}
     live = [one for one in observation.keys if one.live(observation.server_time)]
-    named = [one for one in live if one.name in asked or one.id.lower() in ids]
-    chosen = [one for one in named if options.selects(one.name)]
+    given = [one for one in live if one.name in names_or_ids or one.id.lower() in ids]
+    selected = [one for one in given if options.selects(one.name)]
     actions = tuple(
-        revoke(one, "asked", wanted.get(one.name))._replace(
-            blocked=_untouchable(environment, observation, one)
+        revoke(one, "asked", desired_by_name.get(one.name))._replace(
+            blocked=_refusal(environment, observation, one)
         )
-        for one in sorted(chosen, key=lambda one: (one.name, one.creation_order))
+        for one in sorted(selected, key=lambda one: (one.name, one.creation_order))
     )
     return Planned(
         environment=environment.name,
@@ -68,32 +68,32 @@ def plan_revocations(
         actions=actions,
         kept=(),
         findings=(),
-        notes=tuple(_anew(actions)),
+        notes=tuple(_recreate_notes(actions)),
         estimate=estimate(environment.limits, observation, actions),
     )
 
 
-def _anew(actions: Iterable[Revoke]) -> Iterable[str]:
-    """What people should know of keys that end and that a manifest goes on to name."""
+def _recreate_notes(actions: Iterable[Revoke]) -> Iterable[str]:
+    """Yield a warning for each revoked key that a manifest still declares."""
     places = {
         one.name: one.place for one in actions if one.blocked is None and one.place is not None
     }
     for name, place in places.items():
         yield (
-            f"{place.file} line {place.line} goes on to name {name!r}: unless that is removed, the "
-            "next `apply` makes it anew"
+            f"{place.file} line {place.line} still declares {name!r}; "
+            "the next `apply` will create it again"
         )
 
 
-def _untouchable(
+def _refusal(
     environment: Environment, observation: Observation, key: ObservedKey
 ) -> Failure | None:
-    """Why a key must not be revoked."""
+    """Return why a key cannot be revoked; None if it can."""
     if key.id == observation.own_key:
         return Failure(
             "own_key",
-            f"{key.name!r} ({key.id}) is the key that this run is signed in with. Use another "
-            "credential to revoke it.",
+            f"This run is signed in with {key.name!r} ({key.id}). "
+            "Use another credential to revoke it.",
         )
     if not matches(key.name, environment.owns):
         return Failure(

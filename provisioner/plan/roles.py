@@ -1,10 +1,11 @@
-"""Which role a key is to have, and the create that gives it one."""
+"""The role of each desired key, and the create action that assigns it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.failure import Failure
+from provisioner.errors.pluralize import pluralize
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan.actions import Create
 from provisioner.plan.expiry_check import validate_expiry
@@ -18,35 +19,35 @@ if TYPE_CHECKING:
     from provisioner.plan.actions import Reason
 
 _HIDDEN = (
-    "roles cannot be seen with this credential, so a role must be written as an id and drift of "
-    "roles stays unknown"
+    "this credential cannot read roles, so a role must be written as an id and role drift is not "
+    "detected"
 )
 
-_SHOWN = 30
-_WIDEST = 200
+_MOST_NAMES = 30
+_LONGEST_NAME = 200
 
 
 class RoleChoice:
-    """Which role a key is to have: the nearest one written, found among the workspace's."""
+    """The lookup of roles, which are set on the key, in its manifest or in the environment."""
 
     def __init__(self, environment: Environment, roles: Roles) -> None:
         self._environment = environment
         self._roles = roles
         self._ignored = 0
-        self._found: dict[str, str] = {}
+        self._resolved: dict[str, str] = {}
 
     def create(
         self, key: DesiredKey, reason: Reason, expires_at: datetime, server_time: datetime
     ) -> Create:
-        """The create of a key, blocked where it could not be made.
+        """Return the create action of a key, blocked if the key cannot be created.
 
         Args:
             key: the desired key.
-            reason: why it is made.
-            expires_at: of the new key.
-            server_time: which judges whether that has passed.
+            reason: the reason for the create.
+            expires_at: the expiry of the new key.
+            server_time: decides whether the expiry is in the past.
         """
-        role, role_id, blocked = self.role_of(key)
+        role, role_id, blocked = self.resolve(key)
         blocked = validate_expiry(self._environment, key, expires_at, server_time) or blocked
         return Create(
             name=key.name,
@@ -61,99 +62,100 @@ class RoleChoice:
             blocked=blocked,
         )
 
-    def role_of(self, key: DesiredKey) -> tuple[str | None, str | None, Failure | None]:
-        """The role as written, its id, and why the key cannot be made."""
+    def resolve(self, key: DesiredKey) -> tuple[str | None, str | None, Failure | None]:
+        """Return the role as written, its id, and why the key cannot have it."""
         written = key.role or self._environment.role
-        if written in self._found:
-            return written, self._found[written], None
+        if written in self._resolved:
+            return written, self._resolved[written], None
         match self._roles:
             case NoRoles():
                 self._ignored += written is not None
                 return None, None, None
             case HiddenRoles():
-                found = self._unseen(key, written)
+                role_id = self._hidden_role(key, written)
             case KnownRoles(roles=roles):
-                found = self._among(key, written, roles)
+                role_id = self._known_role(key, written, roles)
             case _:
                 assert_never(self._roles)
-        if isinstance(found, Failure):
-            return written, None, found
+        if isinstance(role_id, Failure):
+            return written, None, role_id
         if written is not None:
-            self._found[written] = found
-        return written, found, None
+            self._resolved[written] = role_id
+        return written, role_id, None
 
     def drift(self, key: DesiredKey, observed: ObservedKey) -> str | None:
-        """The role that a live key ought to have and has not, or None."""
+        """Return the role that a live key should have but lacks; None if there is no difference."""
         written = key.role or self._environment.role
         if written is None or not isinstance(self._roles, KnownRoles):
             return None
         return None if written in (observed.role, observed.role_id) else written
 
     def notes(self) -> tuple[str, ...]:
-        """What people should know of the roles here."""
+        """Return the warnings about roles in this environment."""
         match self._roles:
             case HiddenRoles():
                 return (_HIDDEN,)
             case NoRoles() if self._ignored:
-                count = f"{self._ignored} key{'s' if self._ignored != 1 else ''}"
-                return (f"the roles of {count} are ignored: keys of this generation have none",)
+                count = pluralize(self._ignored, "key")
+                return (f"the roles of {count} are ignored; API keys before 1.3 have no roles",)
             case NoRoles() | KnownRoles():
                 return ()
             case _:
                 assert_never(self._roles)
 
-    def _unseen(self, key: DesiredKey, written: str | None) -> str | Failure:
-        """The id that is written; a label cannot be looked up."""
+    def _hidden_role(self, key: DesiredKey, written: str | None) -> str | Failure:
+        """Return the role if it is written as an id; a label cannot be looked up."""
         if written is None:
-            return self._missing(key, "as an id, because this credential cannot see them")
+            return self._missing_role(key, "a role id (this credential cannot read roles)")
         if _is_uuid(written):
             return written
         return Failure(
             "role_unknown",
-            f"{self._environment.name} does not show its roles to this credential, so "
+            f"This credential cannot read the roles of {self._environment.name}, so the role "
             f"{written!r} of {key.name!r} cannot be looked up. Give the credential's role the "
             "permission to read roles, or write the role's id.",
         )
 
-    def _among(
+    def _known_role(
         self, key: DesiredKey, written: str | None, roles: tuple[Role, ...]
     ) -> str | Failure:
-        """The id of the role that is written, by id or else by label."""
+        """Return the id of the role, which is written as an id or a label."""
         if written is None:
-            return self._missing(key, f"one of {_offer(roles)}")
-        found = [role for role in roles if written == role.id] or [
+            return self._missing_role(key, f"one of {_assignable_labels(roles)}")
+        matching = [role for role in roles if written == role.id] or [
             role for role in roles if written == role.label
         ]
-        where = f"{self._environment.name}, asked for by {key.name!r}"
-        if not found:
-            reason = f"There is no role {written!r} in {where}. Roles for keys: {_offer(roles)}."
-            return Failure("role_unknown", reason)
-        if len(found) > 1:
-            ids = _few([role.id for role in found])
-            reason = f"Several roles are called {written!r} in {where}. Write one of the ids {ids}."
-            return Failure("role_unknown", reason)
-        if not found[0].assignable:
-            reason = f"Keys may not have the role {written!r} in {where}. "
-            return Failure("role_not_assignable", f"{reason}Roles for keys: {_offer(roles)}.")
-        return found[0].id
+        subject, name = f"The role {written!r} of {key.name!r}", self._environment.name
+        offer = f"Roles for keys: {_assignable_labels(roles)}."
+        if not matching:
+            return Failure("role_unknown", f"{subject} does not exist in {name}. {offer}")
+        if len(matching) > 1:
+            ids = _shorten([role.id for role in matching])
+            return Failure(
+                "role_unknown", f"{subject} is ambiguous in {name}. Write one of the ids {ids}."
+            )
+        if not matching[0].assignable:
+            message = f"{subject} cannot be assigned to API keys in {name}. {offer}"
+            return Failure("role_not_assignable", message)
+        return matching[0].id
 
-    def _missing(self, key: DesiredKey, advice: str) -> Failure:
+    def _missing_role(self, key: DesiredKey, advice: str) -> Failure:
         return Failure(
             "role_missing",
-            f"{key.name!r} names no role, and keys of {self._environment.name} need one. Write "
-            f"`role:` on the key, in the manifest's defaults or in the environment: {advice}.",
+            f"{key.name!r} has no role, and keys of {self._environment.name} need one. Set `role:` "
+            f"on the key, in the manifest's defaults or in the environment to {advice}.",
         )
 
 
-def _offer(roles: tuple[Role, ...]) -> str:
+def _assignable_labels(roles: tuple[Role, ...]) -> str:
     labels = sorted(role.label for role in roles if role.assignable)
-    return _few([repr(label) for label in labels]) if labels else "none at all"
+    return _shorten([repr(label) for label in labels]) if labels else "none"
 
 
-def _few(words: list[str]) -> str:
-    """The first of them: a message is for people, and stands at every key that it is true of."""
-    more = [f"{len(words) - _SHOWN} more"] if len(words) > _SHOWN else []
-    return ", ".join([word[:_WIDEST] for word in words[:_SHOWN]] + more)
+def _shorten(words: list[str]) -> str:
+    """Join the first words; the message is repeated for every key that it applies to."""
+    more = [f"{len(words) - _MOST_NAMES} more"] if len(words) > _MOST_NAMES else []
+    return ", ".join([word[:_LONGEST_NAME] for word in words[:_MOST_NAMES]] + more)
 
 
 def _is_uuid(text: str) -> bool:

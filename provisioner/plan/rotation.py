@@ -1,4 +1,4 @@
-"""Which of several live keys of a name is the key: rule 0 of docs/reliability.md, without I/O."""
+"""The choice of the current key of several live ones: rule 0 of docs/reliability.md; no I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from provisioner.model.expiry import CLOCKS_APART, ExpiresAfter
+from provisioner.model.expiry import CLOCK_TOLERANCE, ExpiresAfter
 from provisioner.model.sink_content import ApiKeyToken
 
 if TYPE_CHECKING:
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from provisioner.model.sink_content import SinkContent
 
 
-_REVIEWED = timedelta(days=1)
-"""How long a plan may have been reviewed before the key that it counts the end of was made."""
+_LONGEST_REVIEW = timedelta(days=1)
+"""The longest time between a plan, from which the expiry counts, and the create that applies it."""
 
 
 _HOUR = timedelta(hours=1)
-_AT_WORK = timedelta(minutes=10)
-"""How long a run may take from its plan to the making of a key."""
+_PLAN_TO_CREATE = timedelta(minutes=10)
+"""The longest time between the plan and the create within one run."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveKeys:
-    """The live keys of one name, told apart.
+    """The live keys of one name, classified.
 
     Attributes:
-        current: the key of the name, whose token its sinks are to hold.
-        predecessors: the keys that it took over from, the oldest first; they end when it is
+        current: the key whose token the sinks should hold.
+        predecessors: the keys that it replaced, the oldest first; they are revoked when it is
             delivered and the overlap is over.
-        duplicates: every other, the oldest first: delivered nowhere, and ended by nothing but
-            `--dedupe` or `revoke`.
+        duplicates: all others, the oldest first; they are not delivered, and only `--dedupe` or
+            `revoke` revokes them.
     """
 
     current: ObservedKey
@@ -43,75 +43,78 @@ class LiveKeys:
     duplicates: tuple[ObservedKey, ...]
 
 
-def tell_apart(
+def classify_live_keys(
     key: DesiredKey | None, live: Sequence[ObservedKey], sink_contents: Iterable[SinkContent]
 ) -> LiveKeys:
-    """Tell the key of a name from its predecessors and from duplicates.
+    """Classify the live keys of a name as the current key, its predecessors and duplicates.
 
-    The key is the newest one whose token a sink holds, else the oldest; after it comes each key
-    that was made as its successor. A predecessor is one that was due when the next was made.
+    The search starts at the newest key whose token a sink holds, or else at the oldest key, and
+    follows the keys that were created as successors. A predecessor is a key that was due for
+    rotation when the next one was created.
 
     Args:
-        key: the desired key; None for a name that no manifest wants.
-        live: its live keys, the oldest first; one at least.
-        sink_contents: what its sinks hold.
+        key: the desired key; None for a name that no manifest declares.
+        live: its live keys, the oldest first; at least one.
+        sink_contents: the contents of its sinks.
     """
-    shown = {found.key.lower() for found in sink_contents if isinstance(found, ApiKeyToken)}
-    delivered = [number for number, one in enumerate(live) if one.id.lower() in shown]
+    token_ids = {one.key.lower() for one in sink_contents if isinstance(one, ApiKeyToken)}
+    delivered = [index for index, one in enumerate(live) if one.id.lower() in token_ids]
     start = delivered[-1] if delivered else 0
     chain = [live[start]]
     if key is not None and key.rotation is not None:
         before = key.rotation.before
-        older = [one for one in live[:start] if _due(one, live[start], before)]
+        older = [one for one in live[:start] if _was_due(one, live[start], before)]
         if len(older) > 1:
-            older = [one for one in older if _made_by_run(key, one)] or older
+            older = [one for one in older if _created_by_run(key, one)] or older
         chain = [*older, *chain]
         for one in live[start + 1 :]:
-            if _due(chain[-1], one, before) and _planned_for(key, chain[-1], one, before):
+            if _was_due(chain[-1], one, before) and _looks_like_successor(
+                key, chain[-1], one, before
+            ):
                 chain.append(one)
-    chosen = {one.id for one in chain}
+    chain_ids = {one.id for one in chain}
     return LiveKeys(
-        chain[-1], tuple(chain[:-1]), tuple(one for one in live if one.id not in chosen)
+        chain[-1], tuple(chain[:-1]), tuple(one for one in live if one.id not in chain_ids)
     )
 
 
-def _due(older: ObservedKey, newer: ObservedKey, before: timedelta) -> bool:
-    """Return whether a key was due for a successor when another one was made."""
-    return older.expires_at - before <= newer.created_at + CLOCKS_APART
+def _was_due(older: ObservedKey, newer: ObservedKey, before: timedelta) -> bool:
+    """Return whether a key was due for rotation when another one was created."""
+    return older.expires_at - before <= newer.created_at + CLOCK_TOLERANCE
 
 
-def _planned_for(
+def _looks_like_successor(
     key: DesiredKey, older: ObservedKey, newer: ObservedKey, before: timedelta
 ) -> bool:
     """Return whether a key looks like the successor that a run planned for another one.
 
-    A run writes milliseconds into each end, and counts it from the moment of its plan: that lies
-    between the moment when the older key was due and the making of the newer one.
+    A run writes milliseconds into each expiry, and counts the lifetime from its plan. The plan was
+    made after the older key became due and before the newer key was created.
     """
     return newer.expires_at.microsecond != 0 and any(
-        older.expires_at - before - CLOCKS_APART
+        older.expires_at - before - CLOCK_TOLERANCE
         <= newer.expires_at - lifetime
-        <= newer.created_at + CLOCKS_APART
-        for lifetime in _lifetimes(key, older)
+        <= newer.created_at + CLOCK_TOLERANCE
+        for lifetime in _possible_lifetimes(key, older)
     )
 
 
-def _made_by_run(key: DesiredKey, one: ObservedKey) -> bool:
-    """Return whether a key lives as long, from its making on, as the manifest says."""
+def _created_by_run(key: DesiredKey, one: ObservedKey) -> bool:
+    """Return whether a key has the lifetime that the manifest sets, as if a run had created it."""
     if not isinstance(key.expiry, ExpiresAfter) or not one.expires_at.microsecond:
         return False
     early = one.created_at - (one.expires_at - key.expiry.lifetime)
-    return -CLOCKS_APART <= early <= _REVIEWED
+    return -CLOCK_TOLERANCE <= early <= _LONGEST_REVIEW
 
 
-def _lifetimes(key: DesiredKey, older: ObservedKey) -> Iterator[timedelta]:
-    """Yield the lifetimes that a successor may have been given: the manifest may have changed.
+def _possible_lifetimes(key: DesiredKey, older: ObservedKey) -> Iterator[timedelta]:
+    """Yield the lifetimes that a successor may have, as the manifest may have changed since.
 
-    That of the older key counts too, where it is one that a manifest can write: in whole hours,
-    less what a run takes from its plan to the making of a key.
+    The lifetime of the older key counts too if a manifest can set it: whole hours, less the time
+    from the plan to the create.
     """
     if isinstance(key.expiry, ExpiresAfter):
         yield key.expiry.lifetime
-    lived = older.expires_at - older.created_at
-    if -lived % _HOUR <= _AT_WORK or lived % _HOUR <= CLOCKS_APART:
-        yield lived
+    lifetime = older.expires_at - older.created_at
+    if -lifetime % _HOUR <= _PLAN_TO_CREATE or lifetime % _HOUR <= CLOCK_TOLERANCE:
+        yield lifetime

@@ -1,28 +1,28 @@
-"""The plan file: a plan to be reviewed, kept as JSON, and held against what is there later.
+"""The plan file: a plan saved as JSON for review, and compared with the current plan on apply.
 
-`writing` makes the text of a plan, `reading` takes it in again, `moving` says what is otherwise
-than it was when the plan was made. All three are pure; the CLI opens and replaces the file.
+`write` serializes a plan, `read` parses a plan file, and `compare` lists the changes since the
+review. All three are pure; the CLI reads and writes the file.
 """
 
-from provisioner.planfile.compare import edited, not_as_reviewed, not_of_digest
+from provisioner.planfile.compare import digest_mismatch, stale_plan, was_edited
 from provisioner.planfile.model import Document, PlanFile, PlanFileInput, SavedOptions
-from provisioner.planfile.read import MOST_BYTES, UnreadablePlanFile, read
-from provisioner.planfile.write import FORMAT, begins_as_ours, document, text, unwritable
+from provisioner.planfile.read import MAX_BYTES, UnreadablePlanFile, read
+from provisioner.planfile.write import FORMAT, document, may_overwrite, text, why_unwritable
 
 __all__ = [
     "FORMAT",
-    "MOST_BYTES",
+    "MAX_BYTES",
     "Document",
     "PlanFile",
     "PlanFileInput",
     "SavedOptions",
     "UnreadablePlanFile",
-    "begins_as_ours",
+    "digest_mismatch",
     "document",
-    "edited",
-    "not_as_reviewed",
-    "not_of_digest",
+    "may_overwrite",
     "read",
+    "stale_plan",
     "text",
-    "unwritable",
+    "was_edited",
+    "why_unwritable",
 ]

@@ -1,8 +1,8 @@
-"""What is otherwise than it was when a plan was made: in the manifests, and in the workspaces.
+"""The comparison of a reviewed plan with the current one: changed manifests and workspaces.
 
-The digest decides whether a plan still holds, and what the plan file shows has to be what the
-digest stands for. What moved is worked out for people, from what the plan file says and from what a
-file of the new plan would say.
+The digests decide whether a plan is still valid, and the plan file must show what its digest
+stands for. The list of changes is for people: it compares the plan file with the file that the
+current plan would have.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from provisioner.errors.exceptions import StalePlanError
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Unobserved
-from provisioner.planfile.read import parsed
+from provisioner.planfile.read import parse_document
 from provisioner.planfile.write import document
 
 if TYPE_CHECKING:
@@ -30,118 +30,117 @@ if TYPE_CHECKING:
         SavedObserved,
     )
 
-_MOST = 8
-"""Moves that are told, of which there may be thousands."""
+_MAX_CHANGES = 8
+"""The most changes that a message lists; there may be thousands."""
 
-_LONGEST = 300
-_ANEW = (
-    "Plan anew, and review that. Where an apply of this file was interrupted, the new plan holds "
-    "what it left."
+_MAX_LENGTH = 300
+_PLAN_AGAIN = (
+    "Plan again and review the new plan; if an apply of this file was interrupted, it contains "
+    "what is left."
 )
-_AGAIN = "Nothing tells whether the plan still holds: apply it again when that works."
+_RETRY = "It is unknown whether the plan is still valid; apply it again when that works."
 
 
-def not_as_reviewed(name: str, then: PlanFile, plan_input: PlanFileInput) -> StalePlanError:
-    """Why a plan of another digest must not be carried out in place of the reviewed one.
+def stale_plan(name: str, reviewed: PlanFile, plan_input: PlanFileInput) -> StalePlanError:
+    """Return the error for a current plan whose digest differs from the reviewed one.
 
     Args:
-        name: of the plan file.
-        then: the reviewed plan.
-        plan_input: the plan made now, as of the moment of the reviewed one.
+        name: the name of the plan file.
+        reviewed: the reviewed plan.
+        plan_input: the current plan, made as of the time of the reviewed one.
     """
-    now = parsed(document(plan_input))
-    lost = _unobserved(plan_input.plan)
-    moves = tuple(_moves(then, now))
-    if lost and len(moves) == len(lost):
-        return StalePlanError("plan_unconfirmed", f"{lost[0]}.", remedy=_AGAIN)
-    if _applied(then, now):
+    current = parse_document(document(plan_input))
+    unobserved = _unobserved(plan_input.plan)
+    changes = tuple(_changes(reviewed, current))
+    if unobserved and len(changes) == len(unobserved):
+        return StalePlanError("plan_unconfirmed", f"{unobserved[0]}.", remedy=_RETRY)
+    if _applied(reviewed, current):
         return StalePlanError(
             "plan_applied",
-            f"All that {name} would do is done: it has been applied already, as it seems.",
+            f"{name} seems to have been applied already: all its changes are done.",
             remedy="There is nothing left to do.",
         )
-    told = "; ".join(move[:_LONGEST] for move in moves[:_MOST])
-    more = f"; and {len(moves) - _MOST} more" if len(moves) > _MOST else ""
-    made_at = format_moment(then.created_at)
+    listed = "; ".join(change[:_MAX_LENGTH] for change in changes[:_MAX_CHANGES])
+    more = f"; and {len(changes) - _MAX_CHANGES} more" if len(changes) > _MAX_CHANGES else ""
+    created_at = format_moment(reviewed.created_at)
     return StalePlanError(
-        "plan_stale", f"{name}, made at {made_at}, does not hold any more: {told}{more}.",
-        remedy=_ANEW,
+        "plan_stale", f"{name}, created at {created_at}, is out of date: {listed}{more}.",
+        remedy=_PLAN_AGAIN,
     )  # fmt: skip
 
 
-def edited(then: PlanFile, plan_input: PlanFileInput) -> bool:
-    """Whether a plan file shows something else than its digest stands for.
+def was_edited(reviewed: PlanFile, plan_input: PlanFileInput) -> bool:
+    """Return whether a plan file shows something else than its digest stands for.
 
     Args:
-        then: a plan file.
-        plan_input: the plan of the same digest that was made now.
+        reviewed: a plan file.
+        plan_input: the current plan, which has the same digest.
     """
-    shown = {each.name: each for each in then.environments}
-    made = {each.name: each for each in parsed(document(plan_input)).environments}
-    return shown.keys() != made.keys() or any(
-        (each.url, each.workspace) != (made[name].url, made[name].workspace)
-        or _otherwise(each.actions, made[name].actions)
+    shown = {each.name: each for each in reviewed.environments}
+    current = {each.name: each for each in parse_document(document(plan_input)).environments}
+    return shown.keys() != current.keys() or any(
+        (each.url, each.workspace) != (current[name].url, current[name].workspace)
+        or _actions_differ(each.actions, current[name].actions)
         for name, each in shown.items()
     )
 
 
-def _otherwise(shown: Iterable[SavedAction], made: Iterable[SavedAction]) -> bool:
-    """Whether actions are shown that are not done, or the other way round.
+def _actions_differ(shown: Iterable[SavedAction], current: Iterable[SavedAction]) -> bool:
+    """Return whether the shown actions are not exactly those of the current plan.
 
-    What is masked on one machine need not be on another: of that the ids and the kind count.
+    A text that is masked on one machine may not be on another, so masked actions are compared only
+    by kind and ids.
     """
-    before, after = ({one.shown: one for one in actions} for actions in (shown, made))
-    odd = [before[key] for key in before.keys() - after.keys()]
-    even = [after[key] for key in after.keys() - before.keys()]
-    if odd and (all(one.masked for one in odd) or all(one.masked for one in even)):
-        return {(one.kind, one.ids) for one in odd} != {(one.kind, one.ids) for one in even}
-    return bool(odd or even)
+    before, after = ({one.reviewed: one for one in actions} for actions in (shown, current))
+    removed = [before[key] for key in before.keys() - after.keys()]
+    added = [after[key] for key in after.keys() - before.keys()]
+    if removed and (all(one.masked for one in removed) or all(one.masked for one in added)):
+        return {(one.kind, one.ids) for one in removed} != {(one.kind, one.ids) for one in added}
+    return bool(removed or added)
 
 
-def not_of_digest(digest: str, made: Plan) -> StalePlanError | None:
-    """Why a plan must not be carried out where only the digest of the reviewed one is known."""
-    if made.digest == digest:
+def digest_mismatch(digest: str, plan: Plan) -> StalePlanError | None:
+    """Return the error for a plan that does not have the reviewed digest; None if it has it."""
+    if plan.digest == digest:
         return None
-    lost = _unobserved(made)
-    if lost:
-        return StalePlanError("plan_unconfirmed", f"{lost[0]}.", remedy=_AGAIN)
+    unobserved = _unobserved(plan)
+    if unobserved:
+        return StalePlanError("plan_unconfirmed", f"{unobserved[0]}.", remedy=_RETRY)
     return StalePlanError(
         "digest_differs",
-        f"Something else would be done than was reviewed: the digest is {made.digest}, and "
-        f"not {digest}.",
-        remedy="Plan anew, and review that; `provision apply FILE` says what moved.",
+        f"The plan differs from the reviewed one: its digest is {plan.digest}, and not {digest}.",
+        remedy="Plan again and review the new plan; `provision apply FILE` lists the differences.",
     )
 
 
-def _unobserved(made: Plan) -> list[str]:
+def _unobserved(plan: Plan) -> list[str]:
     return [
-        f"{part.environment} could not be looked at: {part.failure.code}: {part.failure.message}"
-        for part in made.environments
+        f"{part.environment} could not be observed: {part.failure.code}: {part.failure.message}"
+        for part in plan.environments
         if isinstance(part, Unobserved)
     ]
 
 
 def _applied(then: PlanFile, now: PlanFile) -> bool:
-    """Whether all that could be done is done, and nothing besides moved."""
+    """Return whether all possible actions are done, and nothing else changed."""
     before = {each.name: each for each in then.environments}
     after = {each.name: each for each in now.environments}
     return before.keys() == after.keys() and all(
-        _all_done(before[name], after[name]) for name in before
+        _environment_applied(before[name], after[name]) for name in before
     )
 
 
-def _all_done(then: SavedEnvironment, now: SavedEnvironment) -> bool:
-    """The same of one environment."""
-    grounds = ((each.url, each.workspace, each.error, each.desired) for each in (then, now))
-    if len(set(grounds)) > 1:
+def _environment_applied(then: SavedEnvironment, now: SavedEnvironment) -> bool:
+    inputs = ((each.url, each.workspace, each.error, each.desired) for each in (then, now))
+    if len(set(inputs)) > 1:
         return False
-    # One that another hand made in between has another end.
+    # The expiry distinguishes the planned key from one that someone else created.
     new = {(key.name, key.expires_at) for key in set(now.observed) - set(then.observed)}
     ids = {key.id for key in now.observed}
-    left = dict(_by_name(now.actions))
+    remaining = dict(_by_name(now.actions))
     for name, actions in _by_name(then.actions).items():
         if all(one.error is not None for one in actions):
-            if _counting(actions) != _counting(left.pop(name, ())):
+            if _identities(actions) != _identities(remaining.pop(name, ())):
                 return False
             continue
         for one in actions:
@@ -152,162 +151,168 @@ def _all_done(then: SavedEnvironment, now: SavedEnvironment) -> bool:
                     return False
                 case _:
                     pass
-    return not left
+    return not remaining
 
 
-def _counting(actions: Iterable[SavedAction]) -> frozenset[tuple[object, ...]]:
-    """What is to be done, by all that counts."""
-    return frozenset(one.counts for one in actions)
+def _identities(actions: Iterable[SavedAction]) -> frozenset[tuple[object, ...]]:
+    return frozenset(one.identity for one in actions)
 
 
-def _moves(then: PlanFile, now: PlanFile) -> Iterator[str]:
-    """What moved, one sentence each without its full stop; one at least."""
+def _changes(then: PlanFile, now: PlanFile) -> Iterator[str]:
+    """Yield at least one change, each a sentence without a full stop."""
     before = {each.name: each for each in then.environments}
     after = {each.name: each for each in now.environments}
-    moves = [
-        [f"{name}: {move}" for move in _in_environment(before.get(name), after.get(name))]
+    changes = [
+        [f"{name}: {one}" for one in _environment_changes(before.get(name), after.get(name))]
         for name in sorted(before.keys() | after.keys())
     ]
-    # The first of each environment, then the second: none is hidden by the many of another.
-    yield from filter(None, chain.from_iterable(zip_longest(*moves)))
-    found = any(moves)
+    # The first change of each environment comes first, so that no environment hides another.
+    yield from filter(None, chain.from_iterable(zip_longest(*changes)))
+    found = any(changes)
     if not found and then.version != now.version:
-        yield f"it was made by provision {then.version}, and this is {now.version}"
+        yield f"it was created by provision {then.version}, and this is provision {now.version}"
     elif not found:
-        yield "its digest is not that of a plan made now"
+        yield "its digest differs from the digest of the current plan"
 
 
-def _in_environment(then: SavedEnvironment | None, now: SavedEnvironment | None) -> Iterator[str]:
+def _environment_changes(
+    then: SavedEnvironment | None, now: SavedEnvironment | None
+) -> Iterator[str]:
     if now is None or then is None:
-        told = "is declared, and was not" if then is None else "is not declared any more"
-        yield f"the environment {told}"
+        yield f"the environment was {'added' if then is None else 'removed'}"
         return
     if then.url != now.url:
-        yield f"its url was {then.url} and is {now.url}"
+        yield f"its url changed from {then.url} to {now.url}"
     if now.error is not None:
-        yield f"it could not be looked at ({now.error})"
+        yield f"it could not be observed ({now.error})"
         return
     if then.workspace != now.workspace:
-        yield f"it is another workspace, {now.workspace}, and was {then.workspace}"
+        yield f"its workspace changed from {then.workspace} to {now.workspace}"
     if then.generation != now.generation:
-        yield f"its generation was {then.generation} and is {now.generation}"
-    edited = dict(_edited(then, now))
-    yield from (f"the manifests {told}" for told in edited.values())
-    # Of another workspace or server nothing is the same, and each of its keys would be told.
+        yield f"its generation changed from {then.generation} to {now.generation}"
+    edited = dict(_manifest_changes(then, now))
+    yield from (f"the manifests {change}" for change in edited.values())
+    # In another workspace everything differs, and the list would name each of its keys.
     if (then.workspace, then.generation) == (now.workspace, now.generation):
-        yield from _in_workspace(then, now, frozenset(edited))
+        yield from _action_changes(then, now, frozenset(edited))
 
 
-def _edited(then: SavedEnvironment, now: SavedEnvironment) -> Iterator[tuple[str, str]]:
-    """What the manifests ask for otherwise, by the name of the key."""
+def _manifest_changes(then: SavedEnvironment, now: SavedEnvironment) -> Iterator[tuple[str, str]]:
+    """Yield the name of each key whose declaration changed, and the change."""
     before = {key.name: key for key in then.desired}
     after = {key.name: key for key in now.desired}
     for name in sorted(before.keys() | after.keys()):
         if name not in after:
-            yield name, f"do not ask for {name!r} any more"
+            yield name, f"no longer declare {name!r}"
         elif name not in before:
-            yield name, f"ask for {name!r}, and did not"
+            yield name, f"now declare {name!r}"
         elif before[name] != after[name]:
-            yield (
-                name,
-                f"ask for {name!r} otherwise: {', '.join(_parts(before[name], after[name]))}",
-            )
+            yield name, f"changed {name!r}: {', '.join(_changed_fields(before[name], after[name]))}"
 
 
-def _parts(then: SavedKey, now: SavedKey) -> Iterator[str]:
-    for part, was, is_ in zip(then._fields, then, now, strict=True):
-        if was != is_:
-            yield part if part == "sinks" else f"{part} {_shown(was)} is now {_shown(is_)}"
+def _changed_fields(then: SavedKey, now: SavedKey) -> Iterator[str]:
+    for field, old, new in zip(then._fields, then, now, strict=True):
+        if old != new:
+            yield field if field == "sinks" else f"{field} from {_shown(old)} to {_shown(new)}"
 
 
-def _in_workspace(
+def _action_changes(
     then: SavedEnvironment, now: SavedEnvironment, edited: frozenset[str]
 ) -> Iterator[str]:
-    """Actions that are otherwise though their keys are wanted as before, and why."""
+    """Yield the changed actions of keys whose declaration did not change, with the cause."""
     for role in sorted(then.roles.keys() & now.roles.keys()):
         if then.roles[role] != now.roles[role]:
-            yield f"the role {role!r} is another one, {now.roles[role]}, and was {then.roles[role]}"
+            yield f"the id of role {role!r} changed from {then.roles[role]} to {now.roles[role]}"
     before, after = _by_name(then.actions), _by_name(now.actions)
     for name in sorted((before.keys() | after.keys()) - edited):
-        was, is_ = before.get(name, ()), after.get(name, ())
-        if _counting(was) != _counting(is_):
-            cause = _cause(name, then, now) or _consequence(was, is_) or _settings(then, now)
-            effect = f"to be done was {_kinds(was)} and is {_kinds(is_)}"
-            yield f"{name!r} {cause or 'is handled otherwise'} ({effect})"
+        old, new = before.get(name, ()), after.get(name, ())
+        if _identities(old) != _identities(new):
+            cause = (
+                _key_changes(name, then, now)
+                or _consequence(old, new)
+                or _environment_settings(then, now)
+            )
+            effect = f"planned: {_kinds(old)}; now: {_kinds(new)}"
+            yield f"{name!r} {cause or 'has other actions'} ({effect})"
 
 
-def _cause(name: str, then: SavedEnvironment, now: SavedEnvironment) -> str | None:
-    """What became of the live keys of a name, None where they are as they were."""
+def _key_changes(name: str, then: SavedEnvironment, now: SavedEnvironment) -> str | None:
+    """Return the changes of the live keys of a name; None if there are none."""
     before = {key.id: key for key in then.observed if key.name == name}
     after = {key.id: key for key in now.observed if key.name == name}
-    found = [_gone(before[id_], now) for id_ in sorted(before.keys() - after.keys())]
-    new = sorted(after.keys() - before.keys())
-    if new:
-        which = f"is there meanwhile ({', '.join(new)})"
-        found.append(which if not before else f"has another live key meanwhile ({', '.join(new)})")
+    changes = [_gone(before[id_], now) for id_ in sorted(before.keys() - after.keys())]
+    added = sorted(after.keys() - before.keys())
+    if added:
+        what = "has another live key" if before else "now exists"
+        changes.append(f"{what} ({', '.join(added)})")
     for id_ in sorted(before.keys() & after.keys()):
-        was, is_ = before[id_], after[id_]
-        if was.expires_at != is_.expires_at:
-            found.append(f"({id_}) ended at {was.expires_at} and now ends at {is_.expires_at}")
-        if was.role != is_.role:
-            found.append(f"({id_}) had the role {_shown(was.role)} and has {_shown(is_.role)}")
-    return ", ".join(found) or None
+        old, new = before[id_], after[id_]
+        if old.expires_at != new.expires_at:
+            changes.append(f"({id_}) changed its expiry from {old.expires_at} to {new.expires_at}")
+        if old.role != new.role:
+            changes.append(
+                f"({id_}) changed its role from {_shown(old.role)} to {_shown(new.role)}"
+            )
+    return ", ".join(changes) or None
 
 
 def _gone(key: SavedObserved, now: SavedEnvironment) -> str:
-    other = next((each.name for each in now.observed if each.id == key.id), None)
-    if other is not None:
-        return f"({key.id}) was renamed to {other!r}"
+    new_name = next((each.name for each in now.observed if each.id == key.id), None)
+    if new_name is not None:
+        return f"({key.id}) was renamed to {new_name!r}"
     if now.observed_at is not None and key.expires_at <= now.observed_at:
-        return f"({key.id}) has ended at {key.expires_at}"
-    return f"({key.id}) was revoked or deleted meanwhile"
+        return f"({key.id}) expired at {key.expires_at}"
+    return f"({key.id}) was revoked or deleted"
 
 
-def _consequence(was: tuple[SavedAction, ...], is_: tuple[SavedAction, ...]) -> str | None:
-    """What the actions themselves tell, where the keys are as they were."""
-    before = _counting(was)
-    new = [one for one in is_ if one.counts not in before]
-    blocked = next((one.error for one in new if one.error is not None), None)
-    if blocked is not None:
-        return f"cannot be done any more: {blocked}"
-    if {one.kind for one in new} & {one.kind for one in was if one.error is not None}:
-        return "can be done now, and could not"
-    if not new and any(one.kind == "deliver" for one in was):
-        return "has been delivered meanwhile"
-    return next(filter(None, map(_why, new)), None)
+def _consequence(old: tuple[SavedAction, ...], new: tuple[SavedAction, ...]) -> str | None:
+    """Return the cause that the actions themselves show, if the keys did not change."""
+    identities = _identities(old)
+    added = [one for one in new if one.identity not in identities]
+    error = next((one.error for one in added if one.error is not None), None)
+    if error is not None:
+        return f"is now blocked: {error}"
+    if {one.kind for one in added} & {one.kind for one in old if one.error is not None}:
+        return "is no longer blocked"
+    if not added and any(one.kind == "deliver" for one in old):
+        return "has been delivered"
+    return next(filter(None, map(_new_reason, added)), None)
 
 
-def _why(action: SavedAction) -> str | None:
-    """Why an action is to be done that was not, where that tells what happened."""
+def _new_reason(action: SavedAction) -> str | None:
+    """Return why an action is needed now, if its reason says what happened."""
     match action.kind, action.reason:
         case "deliver", reason:
-            return f"is not delivered as it was: {reason.replace('_', ' ')}"
+            return f"needs another delivery: {reason.replace('_', ' ')}"
         case "rotate", _:
-            return "is due for its successor meanwhile"
+            return "is now due for rotation"
         case "revoke", "superseded":
-            return "has been followed by its successor for its overlap"
+            return "has a successor whose overlap is over"
         case _:
             return None
 
 
-def _settings(then: SavedEnvironment, now: SavedEnvironment) -> str | None:
-    """What environments.yaml says otherwise, which decides over keys that nothing else touched."""
+def _environment_settings(then: SavedEnvironment, now: SavedEnvironment) -> str | None:
+    """Return the change in environments.yaml that affects keys without any other change."""
     if then.owns != now.owns:
-        return f"is owned otherwise: `owns` was {_shown(then.owns)} and is {_shown(now.owns)}"
+        return (
+            f"is affected by `owns`, which changed from {_shown(then.owns)} to {_shown(now.owns)}"
+        )
     if then.role != now.role:
-        return f"names no role, and that of the environment was {_shown(then.role)}"
+        change = f"changed from {_shown(then.role)} to {_shown(now.role)}"
+        return f"takes its role from the environment, which {change}"
     return None
 
 
 def _by_name(actions: Iterable[SavedAction]) -> Mapping[str, tuple[SavedAction, ...]]:
-    found: dict[str, tuple[SavedAction, ...]] = defaultdict(tuple)
+    groups: dict[str, tuple[SavedAction, ...]] = defaultdict(tuple)
     for action in actions:
-        found[action.name] += (action,)
-    return found
+        groups[action.name] += (action,)
+    return groups
 
 
 def _kinds(actions: tuple[SavedAction, ...]) -> str:
-    return ", ".join(one.kind for one in actions) or "nothing"
+    return ", ".join(one.kind for one in actions) or "no change"
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What stands in a plan file, as values."""
+"""The contents of a plan file, as values."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ Document = dict[str, object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedOptions:
-    """What a plan was asked for beside the manifests.
+    """The options of a plan, as a plan file stores them.
 
     Attributes:
-        environments: names as given; none means all.
-        only: globs of key names; none means all.
-        prune: whether owned keys that no manifest wants are revoked.
-        dedupe: whether surplus owned keys of a name are revoked.
+        environments: names of environments; empty for all.
+        only: globs of key names; empty for all.
+        prune: whether to revoke owned keys that no manifest declares.
+        dedupe: whether to revoke owned duplicates.
         redeliver: whether live keys get new tokens, whatever their sinks hold.
-        max_revoke: keys that may be revoked in each environment; None leaves it to the guards.
-        allow_protected: whether what is protected may be revoked.
+        max_revoke: the most keys that may be revoked in each environment; None for the limit of
+            the environment.
+        allow_protected: whether protected keys may be revoked.
     """
 
     environments: tuple[str, ...] = ()
@@ -44,38 +45,38 @@ class SavedOptions:
     allow_protected: bool = False
 
     @property
-    def options(self) -> PlanOptions:
-        """The same for the plan."""
+    def plan_options(self) -> PlanOptions:
+        """Return the options for the plan."""
         return PlanOptions(
             only=self.only, prune=self.prune, dedupe=self.dedupe, redeliver=self.redeliver
         )
 
     @property
-    def overrides(self) -> GuardOverrides:
-        """The same for the guards."""
+    def guard_overrides(self) -> GuardOverrides:
+        """Return the options for the guards."""
         return GuardOverrides(max_revoke=self.max_revoke, protected=self.allow_protected)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanFileInput:
-    """A plan made now, and what it follows from.
+    """The current plan and its inputs.
 
     Attributes:
         published: the plan as `provision/plan/v1`.
-        asked: what it was asked for.
-        seen: the looks that it follows from.
-        desired: the desired keys by environment, of those that it is about.
+        options: its options.
+        observations: the environments that were observed.
+        desired: the selected desired keys by environment.
     """
 
     plan: Plan
     published: Document
-    asked: SavedOptions
-    seen: tuple[tuple[Environment, Observation], ...]
+    options: SavedOptions
+    observations: tuple[tuple[Environment, Observation], ...]
     desired: Mapping[str, tuple[DesiredKey, ...]]
 
 
 class SavedKey(NamedTuple):
-    """A desired key, all as the manifest writes it.
+    """A desired key; every field is as the manifest writes it.
 
     Attributes:
         sinks: each address as JSON.
@@ -100,14 +101,14 @@ class SavedObserved(NamedTuple):
 
 
 class SavedAction(NamedTuple):
-    """An action, by all that must not be otherwise, and why.
+    """An action: the fields that must not change after the review, and its reason.
 
     Attributes:
         kind: `create`, `update`, `rotate`, `deliver` or `revoke`.
-        ids: the live keys that it is about.
-        expires_at: that it gives, None where it gives none.
-        role: likewise.
-        error: the code of why it cannot be done, None where it can.
+        ids: the ids of the live keys that it affects.
+        expires_at: the expiry that it sets; None if it sets none.
+        role: the role that it sets; None if it sets none.
+        error: the code of the failure that blocks it; None if it is not blocked.
     """
 
     kind: str
@@ -120,34 +121,35 @@ class SavedAction(NamedTuple):
     reason: str
 
     @property
-    def counts(self) -> tuple[object, ...]:
-        """What must be equal for the same to be done: all but why, and what a key that ends is."""
+    def identity(self) -> tuple[object, ...]:
+        """Return the fields that decide whether two actions are the same; the reason does not."""
         if self.kind == "revoke":
             return self.kind, self.ids, self.error
         return self[:-1]
 
     @property
-    def shown(self) -> tuple[object, ...]:
-        """What a reviewer is told of it: all that counts, and the name of a key that ends."""
-        return (self.name, *self.counts)
+    def reviewed(self) -> tuple[object, ...]:
+        """Return the fields that a reviewer sees: the identity and the name."""
+        return (self.name, *self.identity)
 
     @property
     def masked(self) -> bool:
-        """Whether a text of it was taken for a secret of the process that wrote it."""
+        """Return whether one of its texts was masked as a secret when the file was written."""
         return any(MASK in text for text in (self.name, *self.sinks, self.role or ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedEnvironment:
-    """One environment of a plan, and what the plan follows from.
+    """One environment of a plan and the inputs of the plan.
 
     Attributes:
-        error: the code of why it could not be looked at, None where it could.
-        workspace: the workspace id in the credential, where it shows one.
-        observed_at: the server's time of the look.
-        role: of keys that name none.
-        roles: the ids of roles that are given, by the role as written.
-        observed: the live keys of the names that the plan is about.
+        error: the code of the failure to observe it; None if it was observed.
+        workspace: the workspace id in the credential; None if it contains none.
+        observed_at: the server's time of the observation.
+        owns: the globs of owned key names.
+        role: the role of keys that set none.
+        roles: the ids of the assigned roles, by the role as written.
+        observed: the live keys of the selected names.
     """
 
     name: str
@@ -166,16 +168,16 @@ class SavedEnvironment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanFile:
-    """A plan as it was reviewed.
+    """A reviewed plan.
 
     Attributes:
-        created_at: the moment that durations are counted from.
-        version: of the tool that made it.
-        digest: `sha256:…` over what would be done.
+        created_at: the time that durations count from.
+        version: the version of the tool that created it.
+        digest: `sha256:…` over its actions.
     """
 
     created_at: datetime
     version: str
     digest: str
-    asked: SavedOptions
+    options: SavedOptions
     environments: tuple[SavedEnvironment, ...]

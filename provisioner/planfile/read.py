@@ -1,4 +1,4 @@
-"""The text of a plan file to values; what is none, or is damaged, is a failure with its reason."""
+"""Parsing of plan files; a text that is not a valid one gives a value with the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from provisioner.manifests.schema import published
 from provisioner.model.expiry import format_moment, parse_moment
-from provisioner.plan import sealed
+from provisioner.plan import json_digest
 from provisioner.planfile.model import (
     PlanFile,
     SavedAction,
@@ -27,97 +27,103 @@ if TYPE_CHECKING:
     from provisioner.manifests.schema import Schema
     from provisioner.planfile.model import Document
 
-MOST_BYTES = 128 * 2**20
-"""How large a plan file may be: some 500 000 keys."""
+MAX_BYTES = 128 * 2**20
+"""The largest size of a plan file: about 500 000 keys."""
 
 _FAMILY = "provision/planfile/"
-_APART = timedelta(minutes=1)
-_LONGEST = 200
+_CLOCK_TOLERANCE = timedelta(minutes=1)
+_MAX_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadablePlanFile:
-    """Why a text is no plan file that can be used.
+    """The reason why a text is not a usable plan file.
 
     Attributes:
-        why: what is wrong with it, as it follows on its name.
+        problem: the rest of a sentence that starts with the name of the file.
         remedy: what to do about it.
     """
 
     code: Literal["plan_invalid", "plan_newer"]
-    why: str
+    problem: str
     remedy: str
 
 
-_ANEW = "Write it anew with `provision plan --out`."
+_WRITE_AGAIN = "Create it again with `provision plan --out`."
 
 
 @without_collector()
 def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
-    """Takes in a plan file.
+    """Parse a plan file.
 
     Args:
-        data: the whole file.
-        now: which the moment of the plan cannot be after, but for clocks that differ.
+        data: the content of the file.
+        now: the current time; apart from differing clocks, no plan is later than that.
     """
     try:
         content = _content(data)
     except RecursionError:
-        return UnreadablePlanFile("plan_invalid", "is no plan file: it is nested too deeply", _ANEW)
+        return UnreadablePlanFile(
+            "plan_invalid", "is not a plan file: it is nested too deeply", _WRITE_AGAIN
+        )
     if isinstance(content, UnreadablePlanFile):
         return content
-    file = parsed(content)
-    if file.created_at > now + _APART:
-        moment = format_moment(file.created_at)
-        why = f"says that it was made at {moment}, which has not come yet"
+    file = parse_document(content)
+    if file.created_at > now + _CLOCK_TOLERANCE:
+        problem = f"was created at {format_moment(file.created_at)}, which is in the future"
         return UnreadablePlanFile(
-            "plan_invalid", why, "Set the clock that is wrong, and plan anew."
+            "plan_invalid", problem, "Correct the clock that is wrong, and plan again."
         )
     return file
 
 
-_SMALL = 2**20
-_BEGINNING = b'{"format": "provision/planfile/'
-"""How every file begins that is worth being read whole; of a small one more can be said."""
+_SMALL_FILE = 2**20
+_FIRST_BYTES = b'{"format": "provision/planfile/'
+"""The first bytes of a plan file; a file without them is parsed only if it is small."""
 
 
 def _content(data: bytes) -> dict[str, Any] | UnreadablePlanFile:
-    """The JSON object of a plan file that is whole and keeps to the schema."""
-    if len(data) > _SMALL and not data.startswith(_BEGINNING):
-        return UnreadablePlanFile("plan_invalid", "is no plan file", _ANEW)
+    """Return the JSON object of a plan file, after checking its checksum and schema."""
+    if len(data) > _SMALL_FILE and not data.startswith(_FIRST_BYTES):
+        return UnreadablePlanFile("plan_invalid", "is not a plan file", _WRITE_AGAIN)
     try:
-        content = json.loads(data.decode("utf-8-sig"), parse_constant=_refused)
+        content = json.loads(data.decode("utf-8-sig"), parse_constant=_reject_constant)
     except ValueError:
-        return UnreadablePlanFile("plan_invalid", "is no plan file: it is not JSON", _ANEW)
+        return UnreadablePlanFile(
+            "plan_invalid", "is not a plan file: it is not JSON", _WRITE_AGAIN
+        )
     format_ = content.get("format") if isinstance(content, dict) else None
     if not isinstance(format_, str) or not format_.startswith(_FAMILY):
-        told = " but what `plan --format json` prints" if format_ == "provision/plan/v1" else ""
-        return UnreadablePlanFile("plan_invalid", f"is no plan file{told}", _ANEW)
+        printed = format_ == "provision/plan/v1"
+        detail = " but the output of `plan --format json`" if printed else ""
+        return UnreadablePlanFile("plan_invalid", f"is not a plan file{detail}", _WRITE_AGAIN)
     if format_ != FORMAT:
-        shown = format_[:_LONGEST]
-        remedy = "Use that version to apply it, or write it anew with this one."
+        shown = format_[:_MAX_LENGTH]
+        remedy = "Apply it with that version, or create it again with this one."
         return UnreadablePlanFile(
-            "plan_newer", f"was written by another version, as {shown}", remedy
+            "plan_newer", f"was written by another version, in the format {shown}", remedy
         )
-    claimed = content.pop("checksum", None)
-    if claimed != sealed(content):
+    checksum = content.pop("checksum", None)
+    if checksum != json_digest(content):
         return UnreadablePlanFile(
-            "plan_invalid", "was changed or damaged since it was written", _ANEW
+            "plan_invalid", "was changed or damaged after it was written", _WRITE_AGAIN
         )
-    content["checksum"] = claimed
+    content["checksum"] = checksum
     schema = published("planfile")
     return content if schema.check()(content) else _damaged(content, schema)
 
 
 def _damaged(content: dict[str, Any], schema: Schema) -> UnreadablePlanFile:
     error = next(schema.errors(content))
-    where = "/".join(map(str, error.absolute_path)) or "the top"
-    why = f"is damaged: {where[:_LONGEST]} breaks the rule {error.validator!r} of its schema"
-    return UnreadablePlanFile("plan_invalid", why, _ANEW)
+    where = "/".join(map(str, error.absolute_path)) or "the top level"
+    problem = (
+        f"is damaged: {where[:_MAX_LENGTH]} violates the rule {error.validator!r} of its schema"
+    )
+    return UnreadablePlanFile("plan_invalid", problem, _WRITE_AGAIN)
 
 
-def parsed(document: Document) -> PlanFile:
-    """The values of a document that keeps to the schema."""
+def parse_document(document: Document) -> PlanFile:
+    """Return a document that follows the schema as values."""
     return _parsed(document)
 
 
@@ -127,7 +133,7 @@ def _parsed(document: dict[str, Any]) -> PlanFile:
         created_at=parse_moment(document["created_at"]),
         version=document["version"],
         digest=document["digest"],
-        asked=SavedOptions(
+        options=SavedOptions(
             environments=tuple(options["environments"] or ()),
             only=tuple(options["only"]),
             prune=options["prune"],
@@ -136,11 +142,11 @@ def _parsed(document: dict[str, Any]) -> PlanFile:
             max_revoke=None if options["max_revoke"] is None else int(options["max_revoke"]),
             allow_protected=options["allow_protected"],
         ),
-        environments=tuple(map(_reviewed, document["environments"])),
+        environments=tuple(map(_environment, document["environments"])),
     )
 
 
-def _reviewed(entry: dict[str, Any]) -> SavedEnvironment:
+def _environment(entry: dict[str, Any]) -> SavedEnvironment:
     return SavedEnvironment(
         name=entry["environment"],
         url=entry["url"],
@@ -151,33 +157,33 @@ def _reviewed(entry: dict[str, Any]) -> SavedEnvironment:
         owns=tuple(entry["owns"]),
         role=entry["role"],
         roles=entry["roles"],
-        desired=tuple(map(_wanted, entry["desired"])),
+        desired=tuple(map(_desired_key, entry["desired"])),
         observed=tuple(SavedObserved(**key) for key in entry["observed"]),
-        actions=tuple(map(_doing, entry["actions"])),
+        actions=tuple(map(_action, entry["actions"])),
     )
 
 
-def _wanted(key: dict[str, Any]) -> SavedKey:
+def _desired_key(key: dict[str, Any]) -> SavedKey:
     sinks = tuple(json.dumps(sink, sort_keys=True) for sink in key["sinks"])
     return SavedKey(**{**key, "sinks": sinks})
 
 
-def _doing(action: dict[str, Any]) -> SavedAction:
+def _action(action: dict[str, Any]) -> SavedAction:
     kind = action["action"]
-    given = {"expires", "role"} - ({"role"} if kind == "deliver" else set())
+    sets = {"expires", "role"} - ({"role"} if kind == "deliver" else set())
     if kind == "update":
-        given = {one["what"] for one in action["changes"]}
+        sets = {one["what"] for one in action["changes"]}
     return SavedAction(
         kind=kind,
         name=action["name"],
         ids=tuple(sorted(action["ids"])),
-        expires_at=action["expires_at"] if "expires" in given else None,
-        role=action["role"] if "role" in given else None,
+        expires_at=action["expires_at"] if "expires" in sets else None,
+        role=action["role"] if "role" in sets else None,
         sinks=tuple(sorted(action["sinks"])),
         error=action["error"]["code"] if "error" in action else None,
         reason=action["reason"],
     )
 
 
-def _refused(name: str) -> object:
+def _reject_constant(name: str) -> object:
     raise ValueError(name)

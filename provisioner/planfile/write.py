@@ -1,4 +1,4 @@
-"""A plan to the text of a plan file: the plan as published, and what it follows from."""
+"""Serialization of a plan as a plan file: the published plan and its inputs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import json
 from typing import TYPE_CHECKING
 
 from provisioner import __version__
+from provisioner.errors.pluralize import pluralize
 from provisioner.model.expiry import format_moment
-from provisioner.plan import Create, Planned, Rotate, Unobserved, Update, sealed, wanted
+from provisioner.plan import (
+    Create,
+    Planned,
+    Rotate,
+    Unobserved,
+    Update,
+    desired_key_json,
+    json_digest,
+)
 from provisioner.runtime.gc_pause import without_collector
 from provisioner.secret import hidden
 
@@ -23,44 +32,47 @@ if TYPE_CHECKING:
 FORMAT = "provision/planfile/v1"
 
 _NEVER_MASKED = frozenset({"environment", "url"})
-"""By what an environment is known again, as manifests in git have it."""
+"""The fields that identify an environment; manifests in git contain them in clear text."""
 
 
-def unwritable(plan: Plan) -> str | None:
-    """Why a plan is not to be written, in a few words; None where it is.
+def why_unwritable(plan: Plan) -> str | None:
+    """Return briefly why a plan must not be saved; None if it can be.
 
-    What could not be looked at can be no part of what is reviewed. A key that cannot be made is.
+    A review cannot cover an environment that was not observed. Blocked keys do not matter.
     """
-    lost = [part for part in plan.environments if isinstance(part, Unobserved)]
-    if not lost:
+    unobserved = [part for part in plan.environments if isinstance(part, Unobserved)]
+    if not unobserved:
         return None
-    first = f"{lost[0].environment} could not be looked at ({lost[0].failure.code})"
-    return first if len(lost) == 1 else f"{first}, nor could {len(lost) - 1} more"
+    first = f"{unobserved[0].environment} could not be observed ({unobserved[0].failure.code})"
+    more = len(unobserved) - 1
+    return f"{first}, and {pluralize(more, 'more environment')}" if more else first
 
 
 @without_collector()
 def document(plan_input: PlanFileInput) -> Document:
-    """`provision/planfile/v1`, without its checksum and without any secret of this process."""
-    looks = {environment.name: (environment, look) for environment, look in plan_input.seen}
-    asked = plan_input.asked
+    """Return `provision/planfile/v1` without its checksum, with all secrets masked."""
+    observed = {one[0].name: one for one in plan_input.observations}
+    options = plan_input.options
     return {
         "format": FORMAT,
         "created_at": plan_input.published["created_at"],
         "digest": plan_input.published["digest"],
         "version": __version__,
         "options": {
-            "environments": list(asked.environments) or None,
-            "only": list(asked.only),
-            "prune": asked.prune,
-            "dedupe": asked.dedupe,
-            "redeliver": asked.redeliver,
-            "max_revoke": asked.max_revoke,
-            "allow_protected": asked.allow_protected,
+            "environments": list(options.environments) or None,
+            "only": list(options.only),
+            "prune": options.prune,
+            "dedupe": options.dedupe,
+            "redeliver": options.redeliver,
+            "max_revoke": options.max_revoke,
+            "allow_protected": options.allow_protected,
         },
         "environments": [
-            _hidden(
+            _mask_entry(
                 entry,
-                _grounds(part, looks.get(part.environment), plan_input.desired, asked.options),
+                _inputs(
+                    part, observed.get(part.environment), plan_input.desired, options.plan_options
+                ),
             )
             for part, entry in zip(
                 plan_input.plan.environments, _entries(plan_input.published), strict=True
@@ -70,50 +82,50 @@ def document(plan_input: PlanFileInput) -> Document:
 
 
 def text(document: Document) -> str:
-    """The text of a plan file: one line of ASCII."""
+    """Return the text of a plan file, one line of ASCII."""
     content = {name: part for name, part in document.items() if name != "checksum"}
-    # The format comes first, by which a plan file is known at a glance.
-    head = {"format": content["format"], "checksum": sealed(content)}
+    # The format comes first, to recognize a plan file by its first bytes.
+    head = {"format": content["format"], "checksum": json_digest(content)}
     return json.dumps(head | content) + "\n"
 
 
-def _hidden(entry: Document, grounds: Document) -> Document:
-    """An environment without any secret of this process; the options hold none."""
+def _mask_entry(entry: Document, inputs: Document) -> Document:
+    """Return an environment with the secrets of this process masked; options contain none."""
     return {
         name: value if name in _NEVER_MASKED else hidden(value)
-        for name, value in (entry | grounds).items()
+        for name, value in (entry | inputs).items()
     }
 
 
-def begins_as_ours(head: str) -> bool:
-    """Whether a text begins as a plan file does, or is empty: what may be written over."""
+def may_overwrite(head: str) -> bool:
+    """Return whether a file may be overwritten: it is empty or starts like a plan file."""
     return not head or head.startswith('{"format": "provision/planfile/')
 
 
 def _entries(published: Document) -> list[Document]:
     entries = published["environments"]
-    assert isinstance(entries, list)  # noqa: S101 - for the type checker: it is a plan/v1
+    assert isinstance(entries, list)  # noqa: S101 - for the type checker: always a list in plan/v1
     return entries
 
 
-def _grounds(
+def _inputs(
     part: EnvironmentPlan,
-    look: tuple[Environment, Observation] | None,
+    observed: tuple[Environment, Observation] | None,
     desired: Mapping[str, tuple[DesiredKey, ...]],
     options: PlanOptions,
 ) -> Document:
-    """What the plan of one environment follows from."""
-    keys = [wanted(key) for key in sorted(desired.get(part.environment, ()), key=_name)]
-    grounds: Document = {"desired_digest": sealed(keys), "desired": keys}
-    if look is None or not isinstance(part, Planned):
-        none: Document = {"workspace": None, "observed_at": None, "owns": [], "role": None}
-        return grounds | none | {"roles": {}, "observed": []}
-    environment, observation = look
+    """Return the inputs of the plan of one environment."""
+    keys = [desired_key_json(key) for key in sorted(desired.get(part.environment, ()), key=_name)]
+    inputs: Document = {"desired_digest": json_digest(keys), "desired": keys}
+    if observed is None or not isinstance(part, Planned):
+        empty: Document = {"workspace": None, "observed_at": None, "owns": [], "role": None}
+        return inputs | empty | {"roles": {}, "observed": []}
+    environment, observation = observed
     live = (key for key in observation.keys if key.live(observation.server_time))
-    found = sorted(
+    selected = sorted(
         (key for key in live if options.selects(key.name)), key=lambda key: (key.name, key.id)
     )
-    return grounds | {
+    return inputs | {
         "workspace": part.workspace,
         "observed_at": format_moment(observation.server_time),
         "owns": list(environment.owns),
@@ -126,7 +138,7 @@ def _grounds(
                 "expires_at": format_moment(key.expires_at),
                 "role": key.role,
             }
-            for key in found
+            for key in selected
         ],
     }
 
@@ -136,7 +148,7 @@ def _name(key: DesiredKey) -> str:
 
 
 def _roles(part: Planned) -> dict[str, str]:
-    """The ids of the roles that are given, by the role as written."""
+    """Return the ids of the assigned roles, by the role as written."""
     roles: dict[str, str] = {}
     for action in part.actions:
         match action:

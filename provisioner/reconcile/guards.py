@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from provisioner.errors.exceptions import RefusedError
 from provisioner.errors.pluralize import pluralize
 from provisioner.http_client.loopback import canonical
-from provisioner.model.expiry import CLOCKS_APART
+from provisioner.model.expiry import CLOCK_TOLERANCE
 from provisioner.model.globs import matches
 from provisioner.plan import Planned, Revoke, Rotate
 
@@ -63,9 +63,9 @@ def refusals(
     name = environment.name
     ending = tuple(_ending(planned))
     asked = all(isinstance(one, Revoke) and one.reason == "asked" for one in planned.unblocked)
-    if not asked and observation.ahead is not None:
-        apart = abs(observation.ahead)
-        if apart > CLOCKS_APART:
+    if not asked and observation.server_ahead is not None:
+        apart = abs(observation.server_ahead)
+        if apart > CLOCK_TOLERANCE:
             yield RefusedError(
                 "clock_off",
                 f"This machine's clock and that of {name} are {apart.total_seconds():.0f} s apart.",
@@ -84,7 +84,11 @@ def refusals(
         key.live(observation.server_time) and matches(key.name, environment.owns)
         for key in observation.keys
     )
-    most = environment.guards.limit(owned) if overrides.max_revoke is None else overrides.max_revoke
+    most = (
+        environment.guards.revocation_limit(owned)
+        if overrides.max_revoke is None
+        else overrides.max_revoke
+    )
     lost = _lost(ending)
     if len(lost) > most:
         yield RefusedError(

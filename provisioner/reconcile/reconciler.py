@@ -26,14 +26,14 @@ from provisioner.plan import (
     Plan,
     Planned,
     Unobserved,
-    block,
+    block_actions,
+    delivers_too_early,
     digest,
     plan_environment,
     plan_revocations,
-    premature,
     selected_keys,
-    to_prepare,
-    to_read,
+    sinks_to_check,
+    sinks_to_read,
 )
 from provisioner.reconcile.guards import (
     GuardOverrides,
@@ -181,9 +181,11 @@ class Reconciler:
             with bind(environment=environment.name):
                 try:
                     part = from_look(environment, observation)
-                    if premature(part, observation):
+                    if delivers_too_early(part, observation):
                         part = from_look(environment, self._observe_again(environment.name))
-                    return block(part, check_all(to_prepare(part), self._open_sink, self._stop))
+                    return block_actions(
+                        part, check_all(sinks_to_check(part), self._open_sink, self._stop)
+                    )
                 except WorkspaceError as error:
                     why = failure_of(error)
                 except Exception as error:  # noqa: BLE001 - it must not stop the others
@@ -192,7 +194,7 @@ class Reconciler:
 
         def from_look(environment: Environment, observation: Observation) -> Planned:
             wanted = desired.get(environment.name, ())
-            read = to_read(wanted, observation, options)
+            read = sinks_to_read(wanted, observation, options)
             sink_contents = read_all(read, self._open_sink, self._stop)
             return plan_environment(
                 environment, wanted, observation, now, options, sink_contents=sink_contents
@@ -424,7 +426,7 @@ class Reconciler:
         name = observed.environment.name
         try:
             with bind(environment=name):
-                read = to_read(desired.get(name, ()), observed.observation, options)
+                read = sinks_to_read(desired.get(name, ()), observed.observation, options)
                 return read_all(read, self._open_sink, self._stop)
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             self._surprised(name, error)

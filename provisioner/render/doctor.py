@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.audit import Broken, Doubtful, Fine
+from provisioner.audit import CheckFailed, CheckOk, CheckWarning
 from provisioner.errors.pluralize import pluralize
 from provisioner.render.text import visible
 
@@ -43,7 +43,7 @@ def diagnosis_text(diagnoses: Sequence[Diagnosis], palette: Palette, *, quiet: b
         quiet: whether what is fine is left out; with nothing else, all is.
     """
     shown = [
-        (one, [check for check in one.checks if not (quiet and isinstance(check, Fine))])
+        (one, [check for check in one.checks if not (quiet and isinstance(check, CheckOk))])
         for one in diagnoses
     ]
     parts = [
@@ -58,11 +58,11 @@ def diagnosis_text(diagnoses: Sequence[Diagnosis], palette: Palette, *, quiet: b
 
 def _check(check: Check) -> Document:
     match check:
-        case Fine():
+        case CheckOk():
             status, code, remedy = "ok", None, None
-        case Doubtful():
+        case CheckWarning():
             status, code, remedy = "warning", None, check.remedy
-        case Broken():
+        case CheckFailed():
             status, code, remedy = "failed", check.code, check.remedy or None
         case _:
             assert_never(check)
@@ -84,12 +84,12 @@ def _lines(check: Check, palette: Palette) -> Iterator[str]:
     head = check.check.ljust(_WIDTH)
     message = visible(check.message)
     match check:
-        case Fine():
+        case CheckOk():
             yield palette.paint(palette.good, f"  = {head}  {message}")
-        case Doubtful(remedy=remedy):
+        case CheckWarning(remedy=remedy):
             yield palette.paint(palette.warn, f"  ? {head}  {message}")
             yield f"    {'':{_WIDTH}}  {visible(remedy)}"
-        case Broken(code=code, remedy=remedy):
+        case CheckFailed(code=code, remedy=remedy):
             yield palette.paint(palette.bad, f"  ! {head}  {code}: {message}")
             if remedy:
                 yield f"    {'':{_WIDTH}}  {visible(remedy)}"
@@ -99,9 +99,9 @@ def _lines(check: Check, palette: Palette) -> Iterator[str]:
 
 def _summary(diagnoses: Sequence[Diagnosis], palette: Palette) -> str:
     checks = [type(check) for one in diagnoses for check in one.checks]
-    words = [pluralize(len(diagnoses), "environment"), f"{checks.count(Fine)} ok"]
-    if warnings := checks.count(Doubtful):
+    words = [pluralize(len(diagnoses), "environment"), f"{checks.count(CheckOk)} ok"]
+    if warnings := checks.count(CheckWarning):
         words.append(pluralize(warnings, "warning"))
-    if failed := checks.count(Broken):
+    if failed := checks.count(CheckFailed):
         words.append(f"{failed} failed")
     return palette.paint(palette.strong, f"Doctor: {', '.join(words)}.")

@@ -218,7 +218,7 @@ def _action(action: Action) -> Document:
     document["ids"] = action_head(action)["ids"]
     if isinstance(action, Update):
         document["changes"] = [
-            {"what": one.what, "from": one.was, "to": one.wanted} for one in action.changes
+            {"what": one.field, "from": one.actual, "to": one.desired} for one in action.changes
         ]
     return document
 
@@ -289,7 +289,7 @@ def _finding(finding: Finding) -> Document:
         "message": finding.message,
     }
     if isinstance(finding, Drift):
-        head |= {"from": finding.was, "to": finding.wanted}
+        head |= {"from": finding.actual, "to": finding.desired}
     return head
 
 

@@ -198,7 +198,7 @@ def what_is_done(action: Action) -> str:
             return f"depth {depth}"
         case Update(changes=changes):
             told = (
-                f"{one.what} {visible(one.was or 'none')} to {visible(one.wanted)}"
+                f"{one.field} {visible(one.actual or 'none')} to {visible(one.desired)}"
                 for one in changes
             )
             return ", ".join(told)

@@ -201,7 +201,7 @@ class CoreWorkspace:
             roles=roles,
             server_time=moment_of(answer),
             requests=self._client.requests_sent,
-            ahead=answer.ahead,
+            server_ahead=answer.ahead,
             own_key=self._client.own_key(),
         )
 

@@ -99,7 +99,7 @@ class LegacyWorkspace:
             roles=NoRoles(),
             server_time=moment_of(answer),
             requests=self._client.requests_sent,
-            ahead=answer.ahead,
+            server_ahead=answer.ahead,
             own_key=self._client.own_key(),
         )
 

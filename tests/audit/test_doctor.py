@@ -1,4 +1,4 @@
-"""The diagnosis: of credentials, permissions, clocks, limits and sinks; and that it only reads."""
+"""The checks of credentials, permissions, clocks, limits and sinks, which only read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from builders import desired_key, environment_with, limits_with
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas
-from provisioner.audit import Broken, CheckName, Diagnosis, Doctor, Doubtful, Fine
+from provisioner.audit import CheckFailed, CheckName, CheckOk, CheckWarning, Diagnosis, Doctor
 from provisioner.cli import main
 from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
 from provisioner.model.sink_address import CommandAddress, FileAddress
@@ -46,7 +46,7 @@ CHECKS = ("reached", "generation", "credential", "keys", "roles", "writes", "clo
 
 @pytest.fixture
 def examine(hurried, tmp_path) -> Callable[..., Diagnosis]:
-    """Examines one environment, in a hurry, with file sinks below the test's folder."""
+    """Return a function that checks one environment, with file sinks in the test's folder."""
 
     def examine_(environment: Environment, *keys: DesiredKey, only: tuple[str, ...] = ()) -> Any:
         stop = hurried()
@@ -61,8 +61,8 @@ def examine(hurried, tmp_path) -> Callable[..., Diagnosis]:
 
 
 @pytest.fixture
-def deaf() -> Iterator[str]:
-    """The address of a port that nothing listens on, and that nobody else can take."""
+def refusing_url() -> Iterator[str]:
+    """Yield the address of a port that nobody listens on or can take."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -70,7 +70,7 @@ def deaf() -> Iterator[str]:
 
 @pytest.fixture
 def hanging() -> Iterator[socket.socket]:
-    """A server that takes connections and says nothing."""
+    """Yield a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(20)
         yield server
@@ -85,23 +85,23 @@ def file(name: str, variable: str = "TOKEN") -> FileAddress:
 
 
 def put(folder: Path, name: str, token: str, variable: str = "TOKEN") -> FileAddress:
-    """A file sink that holds a token, as `apply` leaves it."""
+    """Write a token to a file sink, as `apply` does."""
     SinkRegistry(folder, {}, Cancellation()).open(file(name, variable)).write(Secret(token))
     return file(name, variable)
 
 
 def of(found: Diagnosis, check: CheckName) -> Any:
-    """The one check of that name."""
+    """Return the only check with this name."""
     [only] = [one for one in found.checks if one.check == check]
     return only
 
 
-def broken(found: Diagnosis) -> list[tuple[str, str]]:
-    return [(one.check, one.code) for one in found.checks if isinstance(one, Broken)]
+def failures(found: Diagnosis) -> list[tuple[str, str]]:
+    return [(one.check, one.code) for one in found.checks if isinstance(one, CheckFailed)]
 
 
-def doubtful(found: Diagnosis) -> list[str]:
-    return [one.check for one in found.checks if isinstance(one, Doubtful)]
+def warnings(found: Diagnosis) -> list[str]:
+    return [one.check for one in found.checks if isinstance(one, CheckWarning)]
 
 
 # Workspaces
@@ -109,24 +109,24 @@ def doubtful(found: Diagnosis) -> list[str]:
 
 @pytest.mark.parametrize("credential", ["session", "token", "sign-in"])
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_sound_environment_has_no_fault_but_an_api_key_on_2(
+def test_a_valid_environment_passes_all_checks_except_with_an_api_key_on_2(
     serve, examine, dialect, credential
 ) -> None:
-    """All checks are ok on every server with every credential; on 2.x an API key cannot write."""
+    """Every server and every credential is tried; on 2.x an API key cannot write keys."""
     served = serve(dialect, session_seconds=30 * 86_400.0)
     served.sandbox.seed(["a", "b"])
     served.sandbox.seed(["old"], expires_at="2020-01-01T00:00:00.000Z")
     found = examine(served.environment(credential=served.credential(credential), role="Admin"))
     assert tuple(one.check for one in found.checks) == (*CHECKS, "sinks")
-    unfit = dialect is Dialect.CORE and credential == "token"
-    assert broken(found) == ([("writes", "session_required")] if unfit else [])
-    assert doubtful(found) == []
-    assert found.failed == unfit
+    fails = dialect is Dialect.CORE and credential == "token"
+    assert failures(found) == ([("writes", "session_required")] if fails else [])
+    assert warnings(found) == []
+    assert found.failed == fails
     assert found.generation == ("legacy" if dialect is Dialect.LEGACY else "core")
     release = {Dialect.LEGACY: "up to 1.2", Dialect.CORE_1: "1.x", Dialect.CORE: "2.x"}[dialect]
     assert of(found, "generation").message.endswith(f"Twenty {release}.")
-    kinds = {"session": "A user's session token", "token": "The token of an API key"}
-    assert of(found, "credential").message.startswith(kinds.get(credential, "A sign-in"))
+    kinds = {"session": "Session token", "token": "API key token"}
+    assert of(found, "credential").message.startswith(kinds.get(credential, "Email and password"))
     assert served.sandbox.workspace_id in of(found, "credential").message
     own = credential == "token"  # its key is in the workspace too
     assert of(found, "keys").message == f"{3 + own} keys listed, {2 + own} live."
@@ -136,27 +136,27 @@ def test_a_sound_environment_has_no_fault_but_an_api_key_on_2(
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_the_embedded_twenty_is_sound(tmp_path, examine, dialect) -> None:
-    """An environment of `sandbox:` needs no credential, and its short session is no warning."""
+def test_the_embedded_twenty_passes_all_checks(tmp_path, examine, dialect) -> None:
+    """It needs no credential, and its short session is not a warning."""
     found = examine(environment_with(url=f"sandbox:{dialect}", role="Admin"))
-    assert all(isinstance(one, Fine) for one in found.checks)
+    assert all(isinstance(one, CheckOk) for one in found.checks)
     assert of(found, "reached").message == "The embedded Twenty answers."
 
 
-def test_a_wrong_password_is_a_fault_of_the_credential(serve, examine) -> None:
-    """The server was reached; what to look at is the variables."""
+def test_a_wrong_password_fails_the_credential_check(serve, examine) -> None:
+    """The server was reached; the remedy names the variables."""
     served = serve()
     wrong = SignIn(Secret(served.sandbox.email), Secret("not the password"))
     found = examine(served.environment(credential=wrong))
     assert [one.check for one in found.checks] == ["reached", "credential", "sinks"]
-    assert broken(found) == [("credential", "sign_in_failed")]
+    assert failures(found) == [("credential", "sign_in_failed")]
     assert "Check the variables" in of(found, "credential").remedy
     assert found.generation is None
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_refused_token_is_a_fault_of_the_credential(serve, examine, dialect) -> None:
-    """Expired, revoked or forged: the code says which."""
+def test_a_refused_token_fails_the_credential_check(serve, examine, dialect) -> None:
+    """The code says whether it is expired, revoked or forged."""
     served = serve(dialect)
     [gone] = served.sandbox.seed(["gone"], revoked_at="2026-01-01T00:00:00.000Z")
     tokens = {
@@ -166,71 +166,69 @@ def test_a_refused_token_is_a_fault_of_the_credential(serve, examine, dialect) -
     }
     for code, token in tokens.items():
         found = examine(served.environment(credential=ApiToken(Secret(token))))
-        assert isinstance(of(found, "reached"), Fine)
-        assert broken(found) == [("credential", code)]
+        assert isinstance(of(found, "reached"), CheckOk)
+        assert failures(found) == [("credential", code)]
 
 
-def test_an_unreachable_server_is_said_and_sinks_are_looked_at_all_the_same(
-    tmp_path, examine, deaf
+def test_sinks_are_checked_even_if_the_server_is_unreachable(
+    tmp_path, examine, refusing_url
 ) -> None:
-    """A sink's fault does not hide behind the server's."""
+    """A failure of the server does not hide that of a sink."""
     (tmp_path / "not-a-folder").write_text("")
-    shop = environment_with(url=deaf, credential=ApiToken(Secret("a.b.c")))
+    shop = environment_with(url=refusing_url, credential=ApiToken(Secret("a.b.c")))
     found = examine(
         shop, desired_key("a", file("not-a-folder/a.env")), desired_key("b", file("b.env"))
     )
-    assert [check for check, _ in broken(found)] == ["reached", "sinks"]
+    assert [check for check, _ in failures(found)] == ["reached", "sinks"]
     assert of(found, "reached").code == "unreachable"
     assert of(found, "reached").remedy == "Check `url`, the network and that the server runs."
-    assert Fine("sinks", "Nothing speaks against 1 sink.") in found.checks
+    assert CheckOk("sinks", "1 sink OK.") in found.checks
 
 
-def test_what_is_no_twenty_is_reached_and_has_no_generation(scripted, answer, examine) -> None:
-    """A page in Twenty's place answers, and is not taken for it."""
+def test_a_server_other_than_twenty_fails_the_generation_check(scripted, answer, examine) -> None:
+    """A web page answers, but is not taken for Twenty."""
     server = scripted(*[answer(200, "<html>", Content_Type="text/html")] * 8)
     shop = environment_with(url=server.url, credential=ApiToken(Secret("a.b.c")))
     found = examine(shop)
-    assert broken(found) == [("generation", "unexpected_answer")]
-    assert isinstance(of(found, "reached"), Fine)
+    assert failures(found) == [("generation", "unexpected_answer")]
+    assert isinstance(of(found, "reached"), CheckOk)
 
 
-def test_another_workspace_than_the_pinned_one_is_a_fault_of_the_credential(serve, examine) -> None:
-    """Nothing was sent, so nothing is said of the server; the right pin is told as such."""
+def test_a_workspace_other_than_the_pinned_one_fails_the_credential_check(serve, examine) -> None:
+    """No request is sent, so there is no check of the server; the right pin is reported."""
     served = serve()
     session = served.credential()
     found = examine(served.environment(credential=session, workspace=A_UUID))
     assert [one.check for one in found.checks] == ["credential", "sinks"]
-    assert broken(found) == [("credential", "workspace_mismatch")]
+    assert failures(found) == [("credential", "workspace_mismatch")]
     assert served.journal == []
     pinned = served.environment(credential=session, workspace=served.sandbox.workspace_id)
     assert "as pinned" in of(examine(pinned), "credential").message
 
 
 @pytest.mark.parametrize("dialect", [Dialect.CORE_1, Dialect.CORE])
-def test_hidden_roles_are_a_warning_and_a_label_that_nobody_can_look_up_a_fault(
-    serve, examine, dialect
-) -> None:
-    """An id will do; the release is told all the same; later 2.x create with roles alone."""
+def test_hidden_roles_are_a_warning_and_a_label_is_a_failure(serve, examine, dialect) -> None:
+    """An id works; the release is known; 2.x later than 2.21 needs the permission for roles."""
     served = serve(dialect)
     served.sandbox.permit("Admin", API_KEYS_FLAG)
     sign_in = served.credential("sign-in")
     found = examine(served.environment(credential=sign_in, role=A_UUID))
     assert not found.failed
     later = ["writes"] if dialect is Dialect.CORE else []
-    assert doubtful(found) == ["roles", *later]
+    assert warnings(found) == ["roles", *later]
     assert of(found, "generation").message.endswith("2.x." if dialect is Dialect.CORE else "1.x.")
     found = examine(served.environment(credential=sign_in, role="Admin"))
-    assert broken(found) == [("roles", "role_unknown")]
+    assert failures(found) == [("roles", "role_unknown")]
 
 
 @pytest.mark.parametrize("dialect", [Dialect.CORE_1, Dialect.CORE])
-def test_a_role_without_the_permission_for_keys_is_told_so(serve, examine, dialect) -> None:
-    """2.x does not even list them; 1.10 does by REST, and refuses where they are written."""
+def test_a_role_without_the_permission_for_keys_is_a_failure(serve, examine, dialect) -> None:
+    """2.x refuses the list of keys; 1.10 allows it by REST and refuses writes."""
     served = serve(dialect)
     served.sandbox.permit("Admin")
     found = examine(served.environment(credential=served.credential("sign-in")))
     place: CheckName = "keys" if dialect is Dialect.CORE else "writes"
-    assert broken(found) == [(place, "permission_denied")]
+    assert failures(found) == [(place, "permission_denied")]
     assert "API keys" in of(found, place).remedy
 
 
@@ -238,100 +236,96 @@ def test_a_role_without_the_permission_for_keys_is_told_so(serve, examine, diale
     ("role", "code"),
     [("Nobody", "role_unknown"), ("Member", "role_not_assignable"), ("Admin", None), (None, None)],
 )
-def test_the_role_of_the_environment_must_be_one_that_keys_may_have(
-    serve, examine, role, code
-) -> None:
-    """Unknown and unassignable ones are faults, and the roles to choose from are named."""
+def test_the_role_of_the_environment_must_be_assignable_to_keys(serve, examine, role, code) -> None:
+    """Other roles are failures, and the message lists the assignable ones."""
     served = serve()
     found = examine(served.environment(credential=served.credential("sign-in"), role=role))
-    assert broken(found) == ([] if code is None else [("roles", code)])
+    assert failures(found) == ([] if code is None else [("roles", code)])
     assert "'Integrations'" in of(found, "roles").message
 
 
-def test_a_label_of_two_roles_and_roles_that_no_key_may_have_are_faults(serve, examine) -> None:
-    """Which of two roles is meant nobody knows; with none to give no key can be made."""
+def test_an_ambiguous_label_and_no_assignable_role_are_failures(serve, examine) -> None:
+    """The label could mean either role; without an assignable role no key can be created."""
     from provisioner.sandbox import role
 
     served = serve()
     served.sandbox.put_role(role("Admin", api_keys=True))
     shop = served.environment(credential=served.credential("sign-in"), role="Admin")
     found = examine(shop)
-    assert broken(found) == [("roles", "role_unknown")]
+    assert failures(found) == [("roles", "role_unknown")]
     assert "several" in of(found, "roles").message
     for one in served.sandbox.roles():
         one.wire["canBeAssignedToApiKeys"] = False
         served.sandbox.put_role(one)
-    assert broken(examine(shop)) == [("roles", "role_not_assignable")]
+    assert failures(examine(shop)) == [("roles", "role_not_assignable")]
 
 
 @pytest.mark.parametrize(
-    "said",
+    "body",
     [
         {"errors": [{"message": "Query too curious"}]},
         {"errors": [{"message": "Query too curious"}], "data": None},
         {"errors": [{"message": "Entity performing the request does not have permission"}]},
     ],
 )
-def test_a_release_that_is_not_told_leaves_open_whether_an_api_key_may_write(
-    serve, examine, said
-) -> None:
-    """Refused by other words, or before the question was read, nothing is guessed."""
+def test_an_unknown_release_leaves_open_whether_an_api_key_can_write(serve, examine, body) -> None:
+    """Nothing is guessed from an unknown refusal."""
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if b"{getRoles{universalIdentifier}}" in request.body:
-            return json_answer(200, said)
+            return json_answer(200, body)
         return inner(request)
 
     served = serve(Dialect.CORE_1, around=around)
     found = examine(served.environment(credential=served.credential("token")))
-    assert doubtful(found) == ["writes"]
-    assert "do not tell" in of(found, "generation").message
-    assert doubtful(examine(served.environment(credential=served.credential("sign-in")))) == []
+    assert warnings(found) == ["writes"]
+    assert "do not show" in of(found, "generation").message
+    assert warnings(examine(served.environment(credential=served.credential("sign-in")))) == []
 
 
-@pytest.mark.parametrize("said", [{"errors": [{"message": "Query too curious"}]}, []])
-def test_a_permission_that_is_not_told_is_not_guessed_at(serve, examine, said) -> None:
-    """Where the question itself is refused, whether keys may be written stays open."""
+@pytest.mark.parametrize("body", [{"errors": [{"message": "Query too curious"}]}, []])
+def test_an_unknown_permission_is_not_guessed(serve, examine, body) -> None:
+    """If the question itself is refused, it is unknown whether keys can be written."""
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         if b"{apiKeys{id}}" in request.body:
-            return json_answer(200, said)
+            return json_answer(200, body)
         return inner(request)
 
     served = serve(around=around)
     found = examine(served.environment(credential=served.credential("sign-in")))
-    assert doubtful(found) == ["writes"]
+    assert warnings(found) == ["writes"]
 
 
-def test_a_token_that_ends_soon_is_a_warning(serve, examine) -> None:
-    """13 days are a warning, 15 are none, and a sign-in never is."""
+def test_a_token_that_expires_soon_is_a_warning(serve, examine) -> None:
+    """13 days are a warning, 15 are not, and a sign-in never is."""
     served = serve(Dialect.CORE_1)
     [own] = served.sandbox.seed(["own"])
     for days, warned in ((13, ["credential"]), (15, [])):
         token = Secret(served.sandbox.token_of(own, seconds=days * 86_400))
-        assert doubtful(examine(served.environment(credential=ApiToken(token)))) == warned
+        assert warnings(examine(served.environment(credential=ApiToken(token)))) == warned
         session = Secret(served.sandbox.session_token(seconds=days * 86_400))
-        assert doubtful(examine(served.environment(credential=SessionToken(session)))) == warned
-    assert doubtful(examine(served.environment(credential=served.credential("sign-in")))) == []
+        assert warnings(examine(served.environment(credential=SessionToken(session)))) == warned
+    assert warnings(examine(served.environment(credential=served.credential("sign-in")))) == []
 
 
-def test_the_kind_of_a_credential_is_what_it_says_of_itself(serve, examine) -> None:
-    """A session under `token` may write on 2.x, an API key under `session_token` may not."""
+def test_the_claims_of_a_credential_decide_its_kind(serve, examine) -> None:
+    """A session under `token` can write on 2.x, an API key under `session_token` cannot."""
     served = serve(Dialect.CORE, session_seconds=30 * 86_400.0)
     session, token = served.sandbox.session_token(), served.sandbox.api_token()
     assert not examine(served.environment(credential=ApiToken(Secret(session)))).failed
     assert examine(served.environment(credential=SessionToken(Secret(token)))).failed
 
 
-def test_a_credential_that_shows_nothing_of_itself_works_all_the_same(scripted, answer, examine):
-    """Neither its end nor its workspace is made up."""
+def test_a_credential_without_claims_works(scripted, answer, examine):
+    """Its expiry and workspace are reported as unknown."""
     server = scripted(legacy_page(answer), answer(200, '{"data":{"__typename":"Query"}}'))
     shop = environment_with(url=server.url, credential=ApiToken(Secret("opaque-token")))
     found = examine(shop)
     assert not found.failed
     message = of(found, "credential").message
-    assert "shows no end" in message
-    assert "does not show its workspace" in message
+    assert "expiry unknown" in message
+    assert "workspace unknown" in message
 
 
 def legacy_page(answer: Callable[..., bytes], **headers: str) -> bytes:
@@ -340,35 +334,35 @@ def legacy_page(answer: Callable[..., bytes], **headers: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(-95, "ahead of"), (-40, None), (40, None), (95, "behind")]
+    ("seconds", "direction"), [(-95, "ahead of"), (-40, None), (40, None), (95, "behind")]
 )
-def test_a_clock_that_is_off_by_more_than_a_minute_is_broken(
-    scripted, answer, examine, seconds, words
+def test_a_clock_that_is_off_by_more_than_a_minute_is_a_failure(
+    scripted, answer, examine, seconds, direction
 ) -> None:
-    """By the `Date` of the server, in both directions: a guard stops whatever would change."""
+    """The `Date` of the server decides in both directions; a guard would refuse a run."""
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
     harmless = answer(200, '{"data":{"__typename":"Query"}}', Date=date)
     server = scripted(legacy_page(answer, Date=date), harmless)
     shop = environment_with(url=server.url, credential=ApiToken(Secret("opaque-token")))
     clock = of(examine(shop), "clock")
-    assert isinstance(clock, Fine if words is None else Broken)
-    if isinstance(clock, Broken):
+    assert isinstance(clock, CheckOk if direction is None else CheckFailed)
+    if isinstance(clock, CheckFailed):
         assert clock.code == "clock_off"
-        assert f" s {words} the server's" in clock.message
+        assert f" s {direction} the server's" in clock.message
 
 
 def test_a_server_without_a_date_is_a_warning(scripted, answer, examine) -> None:
-    """A proxy that removes it has our clock judge what is live."""
+    """If a proxy removes it, this machine's clock decides which keys are live."""
     server = scripted(legacy_page(answer), answer(200, '{"data":{"__typename":"Query"}}'))
     shop = environment_with(url=server.url, credential=ApiToken(Secret("opaque-token")))
-    assert doubtful(examine(shop)) == ["clock"]
+    assert warnings(examine(shop)) == ["clock"]
 
 
 @pytest.mark.parametrize(("declared", "warned"), [(600, True), (100, False), (None, False)])
 def test_a_declared_limit_above_the_servers_own_is_a_warning(
     serve, examine, declared, warned
 ) -> None:
-    """The remedy has the number to write."""
+    """The remedy has the right number."""
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         found = inner(request)
@@ -378,18 +372,18 @@ def test_a_declared_limit_above_the_servers_own_is_a_warning(
     limits = limits_with(requests_per_minute=declared)
     found = examine(served.environment(credential=served.credential("sign-in"), limits=limits))
     check = of(found, "limits")
-    assert "it allows 100." in check.message
-    assert isinstance(check, Doubtful) == warned
+    assert "the server allows 100." in check.message
+    assert isinstance(check, CheckWarning) == warned
     if warned:
-        assert check.remedy == "Write `requests_per_minute: 100` or less."
+        assert check.remedy == "Set `requests_per_minute` to 100 or less."
 
 
 # Sinks and tokens
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_values_sinks_are_proven_one_by_one(serve, examine, tmp_path, dialect) -> None:
-    """Good, empty, of a dead key, of another key, forged, noise: each is told as what it is."""
+def test_the_token_of_each_sink_is_verified(serve, examine, tmp_path, dialect) -> None:
+    """Good, empty, dead, foreign, forged and invalid ones have different results."""
     served = serve(dialect)
     sandbox = served.sandbox
     names = ["good", "empty", "dead", "other", "forged", "noise", "session"]
@@ -408,79 +402,77 @@ def test_values_sinks_are_proven_one_by_one(serve, examine, tmp_path, dialect) -
         put(tmp_path, f"{name}.env", token)
     keys = [desired_key(name, file(f"{name}.env")) for name in [*names, "not-made-yet"]]
     found = examine(served.environment(credential=served.credential("sign-in")), *keys)
-    assert of(found, "sinks") == Fine("sinks", "Nothing speaks against 8 sinks.")
+    assert of(found, "sinks") == CheckOk("sinks", "8 sinks OK.")
     tokens = [one for one in found.checks if one.check == "tokens"]
-    assert tokens[0] == Fine("tokens", "1 token of live keys accepted, 0 cannot be read back.")
-    assert isinstance(tokens[1], Doubtful)
+    assert tokens[0] == CheckOk("tokens", "1 token of live keys accepted, 0 cannot be read back.")
+    assert isinstance(tokens[1], CheckWarning)
     assert tokens[1].message.startswith("1 sink of live keys")
-    faults = {one.remedy.split("--redeliver ")[1].split("`")[0]: one for one in tokens[2:]}
-    codes = {name: one.code for name, one in faults.items()}
+    failed = {one.remedy.split("--redeliver ")[1].split("`")[0]: one for one in tokens[2:]}
+    codes = {name: one.code for name, one in failed.items()}
     assert codes == {
         "--only dead --only other": "token_dead",
         "--only forged": "token_refused",
         "--only noise --only session": "token_invalid",
     }
-    remedy = "`provision apply -e shop --redeliver --only forged` replaces it."
-    assert faults["--only forged"].remedy == remedy
+    remedy = "Run `provision apply -e shop --redeliver --only forged` to replace it."
+    assert failed["--only forged"].remedy == remedy
     shown = repr(found.checks)
     assert all(token not in shown for token in values.values())
 
 
-def test_a_key_that_ended_elsewhere_is_found_by_its_token(serve, examine, tmp_path) -> None:
-    """A token of a live key that has itself run out is refused by the server, and so told."""
+def test_an_expired_token_of_a_live_key_is_found(serve, examine, tmp_path) -> None:
+    """The server refuses it."""
     served = serve(Dialect.CORE_1)
     [live] = served.sandbox.seed(["a"])
     address = put(tmp_path, "a.env", served.sandbox.token_of(live, seconds=-60))
     found = examine(
         served.environment(credential=served.credential("token")), desired_key("a", address)
     )
-    assert broken(found) == [("tokens", "token_refused")]
+    assert failures(found) == [("tokens", "token_refused")]
 
 
-def test_faults_of_one_cause_are_one_check_with_their_number(serve, examine, tmp_path) -> None:
-    """200 sinks below a file that ought to be a folder, and 9 keys with noise for a token."""
+def test_failures_of_the_same_cause_are_one_check_with_their_number(
+    serve, examine, tmp_path
+) -> None:
+    """200 sinks are below a file instead of a folder, and 9 keys have an invalid token."""
     served = serve()
     served.sandbox.seed(f"noisy-{number}" for number in range(9))
     (tmp_path / "wall").write_text("")
-    walled = [desired_key(f"key-{n}", file(f"wall/{n}.env")) for n in range(200)]
-    noisy = [
+    blocked = [desired_key(f"key-{n}", file(f"wall/{n}.env")) for n in range(200)]
+    invalid = [
         desired_key(f"noisy-{n}", put(tmp_path, "all.env", "noise-of-a-kind", f"N{n}"))
         for n in range(9)
     ]
     sign_in = served.credential("sign-in")
-    found = examine(served.environment(credential=sign_in), *walled, *noisy)
-    sinks, tokens = (one for one in found.checks if isinstance(one, Broken))
+    found = examine(served.environment(credential=sign_in), *blocked, *invalid)
+    sinks, tokens = (one for one in found.checks if isinstance(one, CheckFailed))
     assert (sinks.check, tokens.check) == ("sinks", "tokens")
     assert str(file("wall/0.env")) in sinks.message
-    assert sinks.message.endswith("The same holds for 199 more.")
-    assert tokens.message.endswith("The same holds for 8 more.")
+    assert sinks.message.endswith("The same applies to 199 more.")
+    assert tokens.message.endswith("The same applies to 8 more.")
     assert "all tokens" in tokens.remedy
-    only = examine(served.environment(credential=sign_in), *walled, *noisy, only=("noisy-[12]",))
-    [fault] = [one for one in only.checks if isinstance(one, Broken)]
-    assert "--only noisy-1 --only noisy-2" in fault.remedy
+    only = examine(served.environment(credential=sign_in), *blocked, *invalid, only=("noisy-[12]",))
+    [failure] = [one for one in only.checks if isinstance(one, CheckFailed)]
+    assert "--only noisy-1 --only noisy-2" in failure.remedy
 
 
-def test_a_name_that_a_shell_or_a_glob_would_read_otherwise_is_quoted(
-    serve, examine, tmp_path
-) -> None:
-    """The command of the remedy can be copied, and means that one key."""
+def test_a_name_with_special_characters_is_quoted_in_the_remedy(serve, examine, tmp_path) -> None:
+    """The command can be copied, and selects only that key."""
     served = serve()
     served.sandbox.seed(["nightly [*] it"])
     address = put(tmp_path, "a.env", "noise-of-a-kind")
     shop = served.environment(credential=served.credential("sign-in"))
-    [fault] = [
+    [failure] = [
         one for one in examine(shop, desired_key("nightly [*] it", address)).checks
-        if isinstance(one, Broken)
+        if isinstance(one, CheckFailed)
     ]  # fmt: skip
-    arguments = shlex.split(fault.remedy.split("`")[1])
+    arguments = shlex.split(failure.remedy.split("`")[1])
     assert fnmatchcase("nightly [*] it", arguments[-1])
     assert not fnmatchcase("nightly * it", arguments[-1])
 
 
-def test_a_server_that_fails_on_a_proof_does_not_condemn_the_token(
-    serve, examine, tmp_path
-) -> None:
-    """What is unknown of a token is told as the server's failure."""
+def test_a_server_error_does_not_mean_that_the_token_is_bad(serve, examine, tmp_path) -> None:
+    """The check reports the server's error."""
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         return json_answer(500, {}) if b'"{__typename}"' in request.body else inner(request)
@@ -491,17 +483,19 @@ def test_a_server_that_fails_on_a_proof_does_not_condemn_the_token(
     found = examine(
         served.environment(credential=served.credential("sign-in")), desired_key("a", address)
     )
-    assert broken(found) == [("tokens", "server_error")]
-    assert "--redeliver" not in of_fault(found).remedy
+    assert failures(found) == [("tokens", "server_error")]
+    assert "--redeliver" not in only_failure(found).remedy
 
 
-def of_fault(found: Diagnosis) -> Broken:
-    [fault] = [one for one in found.checks if isinstance(one, Broken)]
-    return fault
+def only_failure(found: Diagnosis) -> CheckFailed:
+    [failure] = [one for one in found.checks if isinstance(one, CheckFailed)]
+    return failure
 
 
-def test_sinks_and_proofs_keep_to_the_limit_of_the_environment(serve, examine, tmp_path) -> None:
-    """Never more at once than `limits.parallel`, and really that many."""
+def test_sinks_and_tokens_are_checked_within_the_limit_of_the_environment(
+    serve, examine, tmp_path
+) -> None:
+    """`limits.parallel` checks run at once, and no more."""
     met = threading.Barrier(3)
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
@@ -515,14 +509,12 @@ def test_sinks_and_proofs_keep_to_the_limit_of_the_environment(serve, examine, t
     keys = [desired_key(f"k{n}", address) for n, address in enumerate(addresses)]
     limits = limits_with(parallel=3)
     found = examine(served.environment(credential=served.credential(), limits=limits), *keys)
-    assert broken(found) == []
+    assert failures(found) == []
     assert served.most_in_flight() == 3
 
 
-def test_a_command_that_cannot_be_read_back_is_no_fault_but_one_that_is_not_there(
-    serve, examine
-) -> None:
-    """Nobody knows what the first holds, and nothing is sent for it; the second takes no token."""
+def test_a_write_only_command_passes_and_a_missing_one_fails(serve, examine) -> None:
+    """The content of the first is unknown and sends no request; the second takes no token."""
     served = serve()
     served.sandbox.seed(["a"])
     shop = served.environment(credential=served.credential("sign-in"))
@@ -530,16 +522,16 @@ def test_a_command_that_cannot_be_read_back_is_no_fault_but_one_that_is_not_ther
     assert of(found, "tokens").message == "0 tokens of live keys accepted, 1 cannot be read back."
     assert not found.failed
     missing = examine(shop, desired_key("a", CommandAddress(("no-such-program-anywhere",))))
-    assert [check for check, _ in broken(missing)] == ["sinks"]
+    assert [check for check, _ in failures(missing)] == ["sinks"]
 
 
-# What it leaves as it was, and how it ends
+# No changes, and stops
 
 
 @pytest.mark.parametrize("dialect", Dialect)
 @pytest.mark.parametrize("credential", ["session", "token", "sign-in"])
 def test_it_writes_nothing(serve, examine, tmp_path, dialect, credential) -> None:
-    """No request that could change the workspace, no file made or touched."""
+    """No request can change the workspace, and no file is created or changed."""
     served = serve(dialect)
     [a, _] = served.sandbox.seed(["a", "b"])
     opened = served.credential(credential)
@@ -552,7 +544,7 @@ def test_it_writes_nothing(serve, examine, tmp_path, dialect, credential) -> Non
         desired_key("a", good, file("secrets/not-there.env")),
         desired_key("b", noise, file("new-folder/b.env")),
     )
-    assert ("tokens", "token_invalid") in broken(found)
+    assert ("tokens", "token_invalid") in failures(found)
     assert len(served.journal) >= 3
     assert served.writes() == []
     assert served.sandbox.keys() == rows
@@ -569,7 +561,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_a_bug_in_one_environment_does_not_stop_the_others(serve, hurried, tmp_path) -> None:
-    """It is a failure of that one, and kept for the end of the run."""
+    """It is a failure of that environment, and is kept for the end of the run."""
     served = serve()
     stop = hurried()
 
@@ -580,36 +572,36 @@ def test_a_bug_in_one_environment_does_not_stop_the_others(serve, hurried, tmp_p
     other = environment_with(name="other", url="sandbox:")
     with Doctor(opener(tmp_path, stop), broken_opener, ThreadExecutor(2), stop) as doctor:
         first, second = doctor.examine((shop, other), {"shop": (desired_key("a", file("a.env")),)})
-    assert broken(first) == [("reached", "internal_error")]
+    assert failures(first) == [("reached", "internal_error")]
     assert not second.failed
     assert isinstance(doctor.internal_error, KeyError)
 
 
-def test_a_stop_leaves_behind_what_a_server_keeps_waiting(hanging, tmp_path) -> None:
-    """The environment is told as not looked at, at once."""
+def test_a_stop_does_not_wait_for_a_hanging_server(hanging, tmp_path) -> None:
+    """The environment is reported as stopped at once."""
     stop = Cancellation()
     shop = environment_with(url=url_of(hanging), credential=ApiToken(Secret("a.b.c")))
 
-    def ask_once_connected() -> None:
+    def stop_once_connected() -> None:
         with hanging.accept()[0] as connection:
             stop.ask()
             ended.wait(20)
             connection.shutdown(socket.SHUT_RDWR)
 
     ended = threading.Event()
-    asker = threading.Thread(target=ask_once_connected)
-    asker.start()
+    stopper = threading.Thread(target=stop_once_connected)
+    stopper.start()
     with Doctor(
         opener(tmp_path, stop), SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(1), stop
     ) as doctor:
         [found] = doctor.examine((shop,), {})
-    assert broken(found) == [("reached", "stopped")]
+    assert failures(found) == [("reached", "stopped")]
     ended.set()
-    asker.join(20)
+    stopper.join(20)
 
 
-def test_no_sink_is_asked_after_a_stop(serve, tmp_path) -> None:
-    """The sinks that were not asked are told as such."""
+def test_no_sink_is_checked_after_a_stop(serve, tmp_path) -> None:
+    """The other sinks are reported as stopped."""
     served = serve()
     stop = Cancellation()
     asked: list[Address] = []
@@ -626,7 +618,7 @@ def test_no_sink_is_asked_after_a_stop(serve, tmp_path) -> None:
     keys = [desired_key(f"k{n}", file(f"{n}.env")) for n in range(5)]
     checks = list(SinkChecks(shop, open_sink, stop).checks(keys))
     assert asked == [file("0.env")]
-    assert [one.code for one in checks if isinstance(one, Broken)] == ["stopped"]
+    assert [one.code for one in checks if isinstance(one, CheckFailed)] == ["stopped"]
 
 
 # The command
@@ -634,7 +626,7 @@ def test_no_sink_is_asked_after_a_stop(serve, tmp_path) -> None:
 
 @pytest.fixture
 def run(capsys) -> Callable[..., tuple[int, str, str]]:
-    """Runs `provision doctor` in this process: exit code, stdout, stderr."""
+    """Return a function for `provision doctor` in this process: exit code, stdout, stderr."""
 
     def run_(*arguments: object) -> tuple[int, str, str]:
         code = main(["doctor", *(str(argument) for argument in arguments)])
@@ -647,7 +639,7 @@ def run(capsys) -> Callable[..., tuple[int, str, str]]:
 
 @pytest.fixture
 def write(tmp_path) -> Callable[..., Path]:
-    """Writes files of a manifests directory."""
+    """Return a function that writes files of a manifests directory."""
 
     def write_(**files: str) -> Path:
         folder = tmp_path / "manifests"
@@ -669,8 +661,8 @@ def document(out: str) -> Any:
     return found
 
 
-def test_a_sound_directory_exits_with_0_and_a_fault_with_4(run, write, tmp_path) -> None:
-    """In JSON by the schema, in text with a mark a line; -q shows what is not fine."""
+def test_valid_manifests_exit_with_0_and_a_failure_with_4(run, write, tmp_path) -> None:
+    """JSON follows the schema, text has a mark in each line; -q hides what is ok."""
     folder = write(environments=DEV, keys=KEYS + "keys: [{name: a}]\n")
     assert main(["apply", "-m", str(folder), "-q"]) == 0
     code, out, _ = run("-m", folder, "--format", "json")
@@ -685,8 +677,12 @@ def test_a_sound_directory_exits_with_0_and_a_fault_with_4(run, write, tmp_path)
     code, out, _ = run("-m", folder, "--format", "json")
     [dev] = document(out)["environments"]
     assert code == 4
-    [fault] = [one for one in dev["checks"] if one["status"] != "ok"]
-    assert (fault["check"], fault["status"], fault["code"]) == ("tokens", "failed", "token_invalid")
+    [failure] = [one for one in dev["checks"] if one["status"] != "ok"]
+    assert (failure["check"], failure["status"], failure["code"]) == (
+        "tokens",
+        "failed",
+        "token_invalid",
+    )
     code, out, _ = run("-m", folder, "-q")
     assert code == 4
     assert "  ! tokens" in out
@@ -697,8 +693,8 @@ def test_a_sound_directory_exits_with_0_and_a_fault_with_4(run, write, tmp_path)
     assert run("-m", folder)[0] == 0
 
 
-def test_the_remedy_of_a_forged_token_repairs_it(run, write, tmp_path) -> None:
-    """What `plan` cannot see, doctor finds; its command makes it good."""
+def test_the_remedy_for_a_forged_token_works(run, write, tmp_path) -> None:
+    """`plan` cannot see it, but doctor can; its command replaces the token."""
     folder = write(environments=DEV, keys=KEYS + "keys: [{name: a}]\n")
     assert main(["apply", "-m", str(folder), "-q"]) == 0
     place = tmp_path / "s" / "a.env"
@@ -712,22 +708,24 @@ def test_the_remedy_of_a_forged_token_repairs_it(run, write, tmp_path) -> None:
     assert run("-m", folder)[0] == 0
 
 
-def test_with_faulty_manifests_the_environments_are_examined_without_sinks(run, write) -> None:
-    """A warning says that nobody looked into sinks; a faulty environments.yaml ends with 3."""
+def test_with_invalid_manifests_only_the_servers_are_checked(run, write) -> None:
+    """A warning says so; an invalid environments.yaml exits with 3."""
     folder = write(environments=DEV, keys="version: 1\nenvironment: dev\nkeys: [{name: a}]\n")
     code, out, _ = run("-m", folder, "--format", "json")
     [dev] = document(out)["environments"]
     assert code == 0
     warned = [one for one in dev["checks"] if one["status"] == "warning"]
     assert [(one["check"], one["remedy"]) for one in warned] == [
-        ("sinks", "`provision validate` lists them.")
+        ("sinks", "Run `provision validate` to list them.")
     ]
     code, out, _ = run("-m", write(environments="version: 1\n"), "--format", "json")
     assert (code, json.loads(out)["format"]) == (3, "provision/problems/v1")
 
 
-def test_one_environment_down_does_not_hide_another(run, write, serve, deaf, monkeypatch) -> None:
-    """Each has its own checks; -e leaves the rest out; no credential is shown."""
+def test_an_unreachable_environment_does_not_hide_another(
+    run, write, serve, refusing_url, monkeypatch
+) -> None:
+    """Each has its own checks; -e leaves the others out; no credential is shown."""
     served = serve()
     token = served.sandbox.session_token()
     monkeypatch.setenv("GOOD", token)
@@ -737,7 +735,7 @@ def test_one_environment_down_does_not_hide_another(run, write, serve, deaf, mon
         environments=f"""\
 version: 1
 environments:
-  down: {{url: "{deaf}", auth: {{session_token: "${{GOOD}}"}}}}
+  down: {{url: "{refusing_url}", auth: {{session_token: "${{GOOD}}"}}}}
   locked: {{url: "{served.sandbox.url}", auth: {{email: "${{EMAIL}}", password: "${{WRONG}}"}}}}
   fine: {{url: "{served.sandbox.url}", auth: {{session_token: "${{GOOD}}"}}, role: Admin}}
 """
@@ -745,11 +743,11 @@ environments:
     code, out, err = run("-m", folder, "--format", "json")
     found = {one["environment"]: one for one in document(out)["environments"]}
     assert code == 4
-    faults = {
+    failed = {
         name: [one["code"] for one in part["checks"] if one["status"] == "failed"]
         for name, part in found.items()
     }
-    assert faults == {"down": ["unreachable"], "locked": ["sign_in_failed"], "fine": []}
+    assert failed == {"down": ["unreachable"], "locked": ["sign_in_failed"], "fine": []}
     assert found["down"]["generation"] is None
     for secret in (token, served.sandbox.email, "not-the-password"):
         assert secret not in out + err
@@ -761,13 +759,13 @@ environments:
 
 
 def test_the_schema_has_the_checks_of_the_code() -> None:
-    """The closed list of names is the one that the program has."""
+    """The names in the schema are those in the code."""
     part = schemas.load("doctor")["properties"]["environments"]["items"]["properties"]["checks"]
     assert tuple(part["items"]["properties"]["check"]["enum"]) == get_args(CheckName)
 
 
-def test_a_bug_is_told_after_the_diagnosis(run, write, monkeypatch, capsys) -> None:
-    """Exit 1, with all that was found printed before."""
+def test_a_bug_is_reported_after_the_checks(run, write, monkeypatch, capsys) -> None:
+    """It exits with 1, and prints everything that was found before."""
     from provisioner.audit import server_checks as doctor
 
     monkeypatch.setattr(doctor, "_clock", lambda _: 1 / 0)
@@ -779,8 +777,8 @@ def test_a_bug_is_told_after_the_diagnosis(run, write, monkeypatch, capsys) -> N
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_with_a_report(write, hanging, number, code) -> None:
-    """Told to stop while a server keeps it waiting, it prints what it has and ends."""
+def test_a_signal_stops_it_with_a_report(write, hanging, number, code) -> None:
+    """It prints what it has, even while a server keeps it waiting."""
     folder = write(
         environments=f"version: 1\nenvironments:\n  slow: {{url: '{url_of(hanging)}', "
         "auth: {token: '${TOKEN}'}}\n"
@@ -802,8 +800,8 @@ def test_a_signal_ends_it_with_a_report(write, hanging, number, code) -> None:
     assert [one["code"] for one in slow["checks"]] == ["stopped"]
 
 
-def test_it_needs_no_network_for_the_embedded_twenty(write, run, tmp_path) -> None:
-    """Examined beside a run that serves the same file, it finds that run's keys."""
+def test_it_reads_the_file_of_a_running_embedded_twenty(write, run, tmp_path) -> None:
+    """It finds the keys of the process that serves the same file."""
     folder = write(environments=DEV)
     (tmp_path / ".provision").mkdir()
     with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
@@ -811,8 +809,8 @@ def test_it_needs_no_network_for_the_embedded_twenty(write, run, tmp_path) -> No
         assert "3 keys listed, 3 live." in run("-m", folder)[1]
 
 
-def test_environments_of_one_workspace_are_told_so(serve, hurried, tmp_path) -> None:
-    """Each of the two is broken, and a third one is not."""
+def test_environments_that_share_a_workspace_fail(serve, hurried, tmp_path) -> None:
+    """Each of the two has a failed check, and a third one has none."""
     served, other = serve(Dialect.CORE), serve(Dialect.CORE_1)
     one = replace(served.environment(), credential=served.credential())
     two = replace(one, name="twin")
@@ -822,6 +820,6 @@ def test_environments_of_one_workspace_are_told_so(serve, hurried, tmp_path) -> 
         opener(tmp_path, stop), SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(3), stop
     ) as doctor:
         found = doctor.examine((one, two, three), {})
-    assert [("credential", "workspace_shared") in broken(part) for part in found] == [
+    assert [("credential", "workspace_shared") in failures(part) for part in found] == [
         True, True, False,
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The report: what is said of each key, in four forms; that it only reads; and its exit codes."""
+"""The report: the audit of each key, its four formats, its exit codes; and that it only reads."""
 
 from __future__ import annotations
 
@@ -44,28 +44,28 @@ if TYPE_CHECKING:
 
     from provisioner.model.key import DesiredKey
 
-MARK = timedelta(milliseconds=417)
+RUN_MARKER = timedelta(milliseconds=417)
 SINK = file_sink("secrets/shop.env")
 OTHER = file_sink("secrets/shop.env", "B")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def live(name: str = "svc", left: float = 60, **changes: Any) -> ObservedKey:
+def live(name: str = "svc", days_left: float = 60, **changes: Any) -> ObservedKey:
     age = changes.pop("age", 30)
-    end = NOW + left * DAY + changes.pop("mark", timedelta(0))
+    end = NOW + days_left * DAY + changes.pop("run_marker", timedelta(0))
     fields: dict[str, Any] = {"id": f"id-{name}-{age}", "role": "Integrations"} | changes
     fields |= {"expires_at": end, "created_at": NOW - age * DAY}
     return observed_key(name, **fields)
 
 
-def wanted(
+def declared(
     name: str = "svc", *deliver: FileAddress, before: float | None = None, expiry: str = "90d"
 ) -> DesiredKey:
     rotation = None if before is None else rotation_with(before * DAY, written="")
     return desired_key(name, *deliver, expiry=expiry, depth=0, rotation=rotation)
 
 
-def look(*keys: ObservedKey, desired: tuple[DesiredKey, ...] = (), **changes: Any) -> AuditInput:
+def observe(*keys: ObservedKey, desired: tuple[DesiredKey, ...] = (), **changes: Any) -> AuditInput:
     environment = environment_with(
         name=changes.pop("name", "shop"),
         policy=changes.pop("policy", None),
@@ -75,116 +75,126 @@ def look(*keys: ObservedKey, desired: tuple[DesiredKey, ...] = (), **changes: An
     return AuditInput(environment, desired, observation, sink_contents)
 
 
-def notes(*looks: AuditInput, days: float = 14) -> dict[str, tuple[Note, ...]]:
-    """The notes by the id of each key."""
-    found = audit(looks, NOW, days * DAY)
+def notes(*inputs: AuditInput, days: float = 14) -> dict[str, tuple[Note, ...]]:
+    """Return the notes of each key by its id."""
+    found = audit(inputs, NOW, days * DAY)
     return {key.id: key.notes for one in found.observed for key in one.keys}
 
 
-# What is said of a key
+# Notes
 
 
-def test_a_key_in_order_has_its_figures_and_no_note() -> None:
-    """Age and rest are whole days by the server's clock."""
-    key = live(left=59.9, age=30.5)
+def test_a_key_without_problems_has_no_note() -> None:
+    """Its age and remaining time are whole days by the server's clock."""
+    key = live(days_left=59.9, age=30.5)
     sink_contents = {SINK: ApiKeyToken(key.id, key.expires_at)}
-    desired = (wanted("svc", SINK, before=14),)
-    [one] = audit([look(key, desired=desired, sink_contents=sink_contents)], NOW, 14 * DAY).observed
+    desired = (declared("svc", SINK, before=14),)
+    [one] = audit(
+        [observe(key, desired=desired, sink_contents=sink_contents)], NOW, 14 * DAY
+    ).observed
     [found] = one.keys
-    assert (found.age, found.left, found.declared, found.delivery) == (30, 59, True, "yes")
+    assert (found.age_days, found.days_left, found.declared, found.delivery) == (
+        30,
+        59,
+        True,
+        "yes",
+    )
     assert found.rotation == key.expires_at - 14 * DAY
     assert (found.notes, found.due, one.due, one.missing) == ((), False, 0, ())
 
 
-def test_dead_keys_are_left_out_and_what_is_wanted_of_them_is_missing() -> None:
-    """A name whose keys have all ended is told as missing, a dead twin of a live key is not."""
+def test_dead_keys_are_left_out_and_their_declared_names_are_missing() -> None:
+    """A name is missing if all its keys are dead, but not if another one is live."""
     dead = live("gone", -1)
-    desired = (wanted("svc"), wanted("gone"))
-    found = audit([look(dead, live(), live("svc", -3), desired=desired)], NOW, DAY)
+    desired = (declared("svc"), declared("gone"))
+    found = audit([observe(dead, live(), live("svc", -3), desired=desired)], NOW, DAY)
     [one] = found.observed
     assert [key.name for key in one.keys] == ["svc"]
     assert (one.missing, found.missing, found.due) == (("gone",), 1, 0)
 
 
-@pytest.mark.parametrize(("left", "expires"), [(14, True), (14.001, False), (0.1, True)])
-def test_a_key_that_ends_within_the_time_is_expiring(left, expires) -> None:
-    """Declared or not, to the very moment."""
-    for desired in ((), (wanted(),)):
-        [found] = notes(look(live(left=left), desired=desired)).values()
-        assert ("expiring" in found) == expires
+@pytest.mark.parametrize(("days_left", "is_expiring"), [(14, True), (14.001, False), (0.1, True)])
+def test_a_key_that_expires_within_the_given_time_has_a_note(days_left, is_expiring) -> None:
+    """It may be declared or not; the limit is exact."""
+    for desired in ((), (declared(),)):
+        [found] = notes(observe(live(days_left=days_left), desired=desired)).values()
+        assert ("expiring" in found) == is_expiring
 
 
-def test_of_several_keys_of_a_name_the_last_to_end_is_expiring() -> None:
-    """A key whose successor lives on needs nobody; where both end, one of them is due."""
-    old, new = live(left=2, age=80), live(left=80, age=1, mark=MARK)
-    desired = (wanted(before=14),)
-    assert notes(look(old, new, desired=desired)) == {old.id: ("superseded",), new.id: ()}
+def test_a_key_whose_successor_is_live_is_not_expiring() -> None:
+    """If both expire soon, or the successor is not delivered, one of them has the note."""
+    old, new = live(days_left=2, age=80), live(days_left=80, age=1, run_marker=RUN_MARKER)
+    desired = (declared(before=14),)
+    assert notes(observe(old, new, desired=desired)) == {old.id: ("superseded",), new.id: ()}
     sink_contents = {SINK: ApiKeyToken(old.id, None)}
-    undelivered = (wanted("svc", SINK, before=14),)
-    assert notes(look(old, new, desired=undelivered, sink_contents=sink_contents)) == {
+    undelivered = (declared("svc", SINK, before=14),)
+    assert notes(observe(old, new, desired=undelivered, sink_contents=sink_contents)) == {
         old.id: ("expiring", "superseded"),
         new.id: ("undelivered",),
     }
-    short = replace(new, expires_at=NOW + 5 * DAY + MARK)
-    desired = (wanted(before=14, expiry="6d"),)
-    assert notes(look(old, short, desired=desired)) == {
+    short = replace(new, expires_at=NOW + 5 * DAY + RUN_MARKER)
+    desired = (declared(before=14, expiry="6d"),)
+    assert notes(observe(old, short, desired=desired)) == {
         old.id: ("superseded",),
         short.id: ("expiring", "rotation_due"),
     }
 
 
-@pytest.mark.parametrize(("left", "due"), [(35, True), (35.0005, False)])
-def test_a_rotation_is_due_from_its_moment_on(left, due) -> None:
-    """By the key of its name, as in a plan."""
-    key, desired = live(left=left, mark=MARK), (wanted(before=35 + MARK / DAY, expiry="65d"),)
-    assert notes(look(key, desired=desired)) == {key.id: ("rotation_due",) if due else ()}
-    older = live(left=3, age=50)
-    assert notes(look(older, key, desired=desired)) == {
+@pytest.mark.parametrize(("days_left", "due"), [(35, True), (35.0005, False)])
+def test_a_rotation_is_due_at_the_exact_time(days_left, due) -> None:
+    """The current key decides, as in a plan."""
+    key, desired = (
+        live(days_left=days_left, run_marker=RUN_MARKER),
+        (declared(before=35 + RUN_MARKER / DAY, expiry="65d"),),
+    )
+    assert notes(observe(key, desired=desired)) == {key.id: ("rotation_due",) if due else ()}
+    older = live(days_left=3, age=50)
+    assert notes(observe(older, key, desired=desired)) == {
         key.id: ("rotation_due",) if due else (),
         older.id: ("superseded",),
     }
 
 
-def test_what_a_sink_holds_is_due_when_that_ends() -> None:
-    """A later twin that nobody has the token of is no comfort."""
-    first, later = live(left=2, age=9), live(left=80, age=3)
-    desired = (wanted("svc", SINK),)
-    told = {SINK: ApiKeyToken(first.id.upper(), None)}
-    assert notes(look(first, later, desired=desired, sink_contents=told)) == {
+def test_the_key_whose_token_is_in_a_sink_is_expiring() -> None:
+    """A later duplicate that no sink holds does not help."""
+    first, later = live(days_left=2, age=9), live(days_left=80, age=3)
+    desired = (declared("svc", SINK),)
+    contents = {SINK: ApiKeyToken(first.id.upper(), None)}
+    assert notes(observe(first, later, desired=desired, sink_contents=contents)) == {
         first.id: ("expiring", "duplicate"),
         later.id: ("duplicate",),
     }
-    told = {SINK: ApiKeyToken(later.id, None)}
-    assert notes(look(first, later, desired=desired, sink_contents=told))[first.id] == (
+    contents = {SINK: ApiKeyToken(later.id, None)}
+    assert notes(observe(first, later, desired=desired, sink_contents=contents))[first.id] == (
         "duplicate",
     )
 
 
-def test_what_ends_in_more_than_fifty_years_never_expires() -> None:
-    """Twenty writes 100 years for it."""
+def test_a_key_that_expires_in_more_than_fifty_years_never_expires() -> None:
+    """Twenty's `never` is 100 years."""
     keys = live("a", 36_500), live("b", 50 * 365)
-    desired = (wanted("a"), wanted("b"))
-    assert [*notes(look(*keys, desired=desired)).values()] == [(), ("never_expires",)]
+    desired = (declared("a"), declared("b"))
+    assert [*notes(observe(*keys, desired=desired)).values()] == [(), ("never_expires",)]
 
 
-def test_a_lifetime_over_the_policy_is_too_long_by_more_than_a_clock_may_differ() -> None:
-    """The end was counted by our clock, the start by the server's; other environments may do it."""
+def test_a_lifetime_beyond_the_policy_has_a_note_except_for_clock_differences() -> None:
+    """This machine's clock sets the expiry, the server's clock dates the create."""
     policy = policy_with(max_lifetime=90 * DAY)
     fine = live("a", 60, age=30.0005)
     long = live("b", 60, age=30.01)
-    desired = (wanted("a"), wanted("b"))
-    assert notes(look(fine, long, desired=desired, policy=policy)) == {
+    desired = (declared("a"), declared("b"))
+    assert notes(observe(fine, long, desired=desired, policy=policy)) == {
         fine.id: (),
         long.id: ("too_long",),
     }
-    assert notes(look(long, desired=desired))[long.id] == ()
+    assert notes(observe(long, desired=desired))[long.id] == ()
 
 
-def test_duplicates_are_those_of_a_declared_name_without_rotation() -> None:
-    """Both are told; two keys of a name that nobody declared are unmanaged and no more."""
+def test_only_declared_names_have_duplicates() -> None:
+    """Both keys have the note; two keys of an undeclared name are only unmanaged."""
     old, new = live(age=9), live(age=3)
-    assert set(notes(look(old, new, desired=(wanted(),))).values()) == {("duplicate",)}
-    assert set(notes(look(old, new)).values()) == {("unmanaged",)}
+    assert set(notes(observe(old, new, desired=(declared(),))).values()) == {("duplicate",)}
+    assert set(notes(observe(old, new)).values()) == {("unmanaged",)}
 
 
 @pytest.mark.parametrize(
@@ -205,25 +215,27 @@ def test_duplicates_are_those_of_a_declared_name_without_rotation() -> None:
     ],
 )
 def test_a_token_is_delivered_when_every_sink_has_it(first, second, delivery, note) -> None:
-    """What lacks it outweighs what cannot be told."""
+    """A sink without it counts more than a sink of unknown content."""
     sink_contents = {SINK: first, OTHER: second}
-    seen = look(live(), desired=(wanted("svc", SINK, OTHER),), sink_contents=sink_contents)
-    [one] = audit([seen], NOW, DAY).observed
+    observed = observe(live(), desired=(declared("svc", SINK, OTHER),), sink_contents=sink_contents)
+    [one] = audit([observed], NOW, DAY).observed
     assert [(key.delivery, key.notes) for key in one.keys] == [(delivery, note)]
 
 
-def test_a_token_of_a_twin_is_no_fault_but_one_of_a_predecessor_is() -> None:
-    """Any key of a duplicated name will do; with rotation only the newest will."""
+def test_a_token_of_a_duplicate_is_delivered_but_one_of_a_predecessor_is_not() -> None:
+    """With a rotation only the token of the newest key counts."""
     old, new = live(age=9), live(age=3)
     sink_contents = {SINK: ApiKeyToken(new.id, None)}
-    assert notes(look(old, new, desired=(wanted("svc", SINK),), sink_contents=sink_contents)) == {
+    assert notes(
+        observe(old, new, desired=(declared("svc", SINK),), sink_contents=sink_contents)
+    ) == {
         old.id: ("duplicate",),
         new.id: ("duplicate",),
     }
     sink_contents = {SINK: ApiKeyToken(old.id, None)}
-    old, new = live(left=9, age=9), live(left=87, age=3, mark=MARK)
+    old, new = live(days_left=9, age=9), live(days_left=87, age=3, run_marker=RUN_MARKER)
     assert notes(
-        look(old, new, desired=(wanted("svc", SINK, before=14),), sink_contents=sink_contents),
+        observe(old, new, desired=(declared("svc", SINK, before=14),), sink_contents=sink_contents),
         days=5,
     ) == {
         old.id: ("superseded",),
@@ -231,39 +243,42 @@ def test_a_token_of_a_twin_is_no_fault_but_one_of_a_predecessor_is() -> None:
     }
 
 
-def test_a_name_that_may_do_all_in_two_environments_is_told_in_both() -> None:
-    """By the label Admin on core, whatever its case, and by any key on legacy."""
-    first = look(live("a", role="ADMIN"), live("b"), live("c", role="Admin"), name="one")
-    second = look(
+def test_a_name_that_is_admin_in_two_environments_has_a_note_in_both() -> None:
+    """On core the label is Admin in any case; on legacy every key is."""
+    first = observe(live("a", role="ADMIN"), live("b"), live("c", role="Admin"), name="one")
+    second = observe(
         live("a", role=None, id="2a"), live("b", role=None, id="2b"), name="two", roles=NoRoles()
     )
-    third = look(live("c", role=None, id="3c"), name="three", roles=HiddenRoles())
+    third = observe(live("c", role=None, id="3c"), name="three", roles=HiddenRoles())
     found = notes(first, second, third)
-    assert {key for key, said in found.items() if "shared_admin" in said} == {"id-a-30", "2a"}
+    assert {key for key, key_notes in found.items() if "shared_admin" in key_notes} == {
+        "id-a-30",
+        "2a",
+    }
 
 
-def test_only_bounds_keys_and_missing_names() -> None:
-    """What is not asked for is in no figure."""
-    found = audit([look(live("a"), live("b"), desired=(wanted("c"),))], NOW, DAY, only=("a*",))
+def test_only_limits_keys_and_missing_names() -> None:
+    """Other names do not appear anywhere."""
+    found = audit([observe(live("a"), live("b"), desired=(declared("c"),))], NOW, DAY, only=("a*",))
     [one] = found.observed
     assert ([key.name for key in one.keys], one.missing) == (["a"], ())
 
 
-def test_the_closed_list_of_notes_is_in_the_schema_and_each_has_a_meaning() -> None:
-    """A program meets no other note, and a reader none without a sentence."""
+def test_the_schema_lists_all_notes_and_each_has_a_description() -> None:
+    """Programs and readers meet no other note."""
     schema = schemas.load("report")
     assert schema["$defs"]["note"]["enum"] == [*get_args(Note)] == [*MEANINGS]
     assert [*schema["$defs"]["summary"]["properties"]["notes"]["properties"]] == [*get_args(Note)]
 
 
-# The forms of it
+# Formats
 
-NASTY = "</td><script>alert(1)</script>|`*_[x](http://a.b) @all & \x1b[31m\u202e\nend"
+MALICIOUS = "</td><script>alert(1)</script>|`*_[x](http://a.b) @all & \x1b[31m\u202e\nend"
 
 
-def reconciler(count: int, environments: int = 3, *, name: str = "svc-{}") -> FleetAudit:
-    """Some of every kind of key, in every environment."""
-    looks: list[AuditInput | Unobserved] = []
+def audit_of(count: int, environments: int = 3, *, name: str = "svc-{}") -> FleetAudit:
+    """Return an audit with keys of every kind, in every environment."""
+    inputs: list[AuditInput | Unobserved] = []
     for place in range(environments):
         keys = [
             live(
@@ -277,84 +292,86 @@ def reconciler(count: int, environments: int = 3, *, name: str = "svc-{}") -> Fl
         ]
         sinks = [FileAddress("secrets/shop.env", key.id) for key in keys]
         desired = tuple(
-            wanted(key.name, sink) for key, sink in zip(keys, sinks, strict=True) if key.live(NOW)
+            declared(key.name, sink) for key, sink in zip(keys, sinks, strict=True) if key.live(NOW)
         )[::2]
         sink_contents = {
             sink: ApiKeyToken(key.id, None) if number % 10 else NoToken()
             for number, (key, sink) in enumerate(zip(keys, sinks, strict=True))
         }
-        looks.append(
-            look(*keys, desired=desired, sink_contents=sink_contents, name=f"shop-{place}")
+        inputs.append(
+            observe(*keys, desired=desired, sink_contents=sink_contents, name=f"shop-{place}")
         )
-    return audit(looks, NOW, 14 * DAY)
+    return audit(inputs, NOW, 14 * DAY)
 
 
-def nasty() -> FleetAudit:
-    """Names as bad as a server may have them, and an environment that was not reached."""
-    away = Unobserved("away", "https://b.example", Failure("unreachable", f"no {NASTY}"))
-    seen = look(live(NASTY, 3, id=NASTY, role=NASTY), desired=(wanted(NASTY + "2"),))
-    return audit([seen, away], NOW, 14 * DAY)
+def malicious() -> FleetAudit:
+    """Return an audit with malicious names and an unreachable environment."""
+    away = Unobserved("away", "https://b.example", Failure("unreachable", f"no {MALICIOUS}"))
+    observed = observe(
+        live(MALICIOUS, 3, id=MALICIOUS, role=MALICIOUS), desired=(declared(MALICIOUS + "2"),)
+    )
+    return audit([observed, away], NOW, 14 * DAY)
 
 
-FLEETS = {
+AUDITS = {
     "none": audit([], NOW, DAY),
-    "one": reconciler(1, 1),
-    "some": reconciler(21),
-    "bad": nasty(),
+    "one": audit_of(1, 1),
+    "some": audit_of(21),
+    "bad": malicious(),
 }
 
 
-@pytest.mark.parametrize("found", FLEETS.values(), ids=FLEETS)
-def test_json_is_by_the_schema(found) -> None:
-    """Every fleet makes a valid document."""
+@pytest.mark.parametrize("found", AUDITS.values(), ids=AUDITS)
+def test_json_follows_the_schema(found) -> None:
+    """Every audit is a valid document."""
     document = audit_document(found)
     errors = Draft202012Validator(schemas.load("report")).iter_errors(document)
     assert [error.message for error in errors] == []
 
 
-def test_text_has_a_line_for_each_key_and_draws_nothing() -> None:
-    """What is due is marked; a name moves no cursor; quietly, only what has a note is left."""
-    text = audit_text(nasty(), PLAIN, quiet=False)
+def test_text_has_a_line_for_each_key_and_no_control_characters() -> None:
+    """Due keys are marked, and with -q only keys with a note are shown."""
+    text = audit_text(malicious(), PLAIN, quiet=False)
     assert re.search(r"^  ! </td>.*\\x1b\[31m\\u202e\\nend", text, re.MULTILINE)
     assert "unreachable" in text
     assert all(char.isprintable() or char == "\n" for char in text)
     assert text.endswith("1 due within 14 days, 1 missing, 1 environment not reached.\n")
-    calm = audit([look(live(), desired=(wanted(),))], NOW, DAY)
+    calm = audit([observe(live(), desired=(declared(),))], NOW, DAY)
     assert "  = svc" in audit_text(calm, PLAIN, quiet=False)
     assert audit_text(calm, PLAIN, quiet=True) == ""
-    mixed = audit([look(live(), live("odd"), desired=(wanted(),))], NOW, DAY)
+    mixed = audit([observe(live(), live("odd"), desired=(declared(),))], NOW, DAY)
     assert re.findall(r"^  [!?=] (\w+)", audit_text(mixed, PLAIN, quiet=True), re.MULTILINE) == [
         "odd"
     ]
 
 
-def test_markdown_has_a_row_for_each_key_and_names_are_no_markup() -> None:
-    """2 000 keys stay tables of ten cells; those without a note are folded away."""
-    rows = [line for line in audit_markdown(nasty()).splitlines() if line.startswith("|")]
+def test_markdown_has_a_row_for_each_key_and_escapes_names() -> None:
+    """2 000 keys are tables of ten cells; keys without a note are in a folded section."""
+    rows = [line for line in audit_markdown(malicious()).splitlines() if line.startswith("|")]
     assert len(rows) == 3
     assert all(row.count("|") == 11 for row in rows)
     bare = re.sub(r"</?code>|&#\d+;|\*\*!\*\*", "", rows[2])
     assert not re.search(r"[<>`*_\[\]@&]", bare)
-    many = audit_markdown(reconciler(2000))
+    many = audit_markdown(audit_of(2000))
     rows = [line for line in many.splitlines() if line.startswith("| ") and "<code>" in line]
-    listed = sum(len(one.keys) for one in reconciler(2000).observed)
+    listed = sum(len(one.keys) for one in audit_of(2000).observed)
     assert len(rows) == listed > 1900
     assert many.count("<details>") == many.count("</details>") == 3
 
 
-def test_markdown_stays_below_what_a_step_summary_takes() -> None:
-    """1 MiB; what does not fit is counted, and keys with a note go last."""
-    told = audit_markdown(reconciler(30_000, name="svc-{}-" + "<ä" * 40))
-    assert 900_000 < len(told.encode()) < 1 << 20
-    assert "more keys, not shown here." in told
-    assert told.count("<details>") == told.count("</details>") == 3
-    many = audit_markdown(reconciler(3_000, environments=1_500))
+def test_markdown_fits_into_a_step_summary() -> None:
+    """The limit is 1 MiB; omitted keys are counted, and keys with a note are omitted last."""
+    page = audit_markdown(audit_of(30_000, name="svc-{}-" + "<ä" * 40))
+    assert 900_000 < len(page.encode()) < 1 << 20
+    assert "more keys, not shown here." in page
+    assert page.count("<details>") == page.count("</details>") == 3
+    many = audit_markdown(audit_of(3_000, environments=1_500))
     assert len(many.encode()) < 1 << 20
     assert "more environments, not shown here." in many
 
 
 class Balanced(HTMLParser):
-    """Every element that opens closes, in its place; nothing is fetched and nothing runs."""
+    """Checks that every element is closed in its place, and that nothing is fetched or runs."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -381,9 +398,9 @@ class Balanced(HTMLParser):
         self.words.append(data)
 
 
-@pytest.mark.parametrize("found", [*FLEETS.values(), reconciler(2000)], ids=[*FLEETS, "many"])
-def test_the_page_is_balanced_and_needs_nothing_but_itself(found) -> None:
-    """No script, no address, no picture; a policy that would forbid them; pure ASCII."""
+@pytest.mark.parametrize("found", [*AUDITS.values(), audit_of(2000)], ids=[*AUDITS, "many"])
+def test_the_page_is_well_formed_and_self_contained(found) -> None:
+    """It is ASCII without scripts, links and images, and its policy would forbid them."""
     page = audit_page(found)
     parser = Balanced()
     parser.feed(page)
@@ -400,40 +417,43 @@ def test_the_page_is_balanced_and_needs_nothing_but_itself(found) -> None:
     assert parser.seen.get("tr", 0) == rows + sum(bool(one.keys) for one in found.observed)
 
 
-def test_names_stand_on_the_page_as_text() -> None:
-    """What a server calls a key is read, and never run or drawn."""
+def test_names_are_text_on_the_page() -> None:
+    """A name of a key from a server is never markup."""
     parser = Balanced()
-    parser.feed(audit_page(nasty()))
+    parser.feed(audit_page(malicious()))
     assert "<script>alert(1)</script>" in "".join(parser.words)
 
 
 def test_the_timeline_counts_every_key() -> None:
-    """Bars, with their tooltips, and the boxes of what ends later add up to the fleet."""
-    found = reconciler(2000)
+    """The bars with their tooltips and the boxes of later keys add up to all keys."""
+    found = audit_of(2000)
     page = audit_page(found)
     in_bars = sum(map(int, re.findall(r"days from now: (\d+) keys?:", page)))
     later = sum(map(int, re.findall(r">(\d+) keys? later than 52 weeks", page)))
     assert in_bars + later == sum(len(one.keys) for one in found.observed)
     assert later > 0
     due = {
-        (one.environment, key.left // 7) for one in found.observed for key in one.keys if key.due
+        (one.environment, key.days_left // 7)
+        for one in found.observed
+        for key in one.keys
+        if key.due
     }
     assert page.count('class="bar due"') == page.count('<text class="sign"') == len(due) > 0
 
 
 def test_many_environments_share_one_lane() -> None:
-    """A page of a thousand workspaces does not begin with a thousand lanes."""
-    assert audit_page(reconciler(24, 12)).count('<text class="lane"') == 12
-    assert audit_page(reconciler(26, 13)).count('<text class="lane"') == 1
+    """A page of a thousand workspaces does not start with a thousand lanes."""
+    assert audit_page(audit_of(24, 12)).count('<text class="lane"') == 12
+    assert audit_page(audit_of(26, 13)).count('<text class="lane"') == 1
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 @pytest.mark.parametrize(
-    "found", [reconciler(1, 1), nasty(), reconciler(400)], ids=["one", "bad", "many"]
+    "found", [audit_of(1, 1), malicious(), audit_of(400)], ids=["one", "bad", "many"]
 )
 @pytest.mark.parametrize("width", [360, 1200])
 def test_a_browser_shows_the_page_without_scrolling_sideways(tmp_path, found, width) -> None:
-    """In a frame as wide as a phone nothing but the tables' own boxes is wider than it."""
+    """In a frame as wide as a phone only the boxes of tables are wider than the frame."""
     page = html.escape(audit_page(found))
     measure = (
         "const page = f.contentDocument; document.title = ['measured',"
@@ -460,7 +480,7 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(tmp_path, found, wi
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """A directory with an embedded Twenty of two keys, both delivered to files."""
+    """Return a directory with an embedded Twenty of two keys, both delivered to files."""
     folder = tmp_path / "manifests"
     folder.mkdir()
     (folder / "environments.yaml").write_text(
@@ -476,7 +496,7 @@ def here(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def run(capsys) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command; its exit code, stdout and stderr."""
+    """Return a function that runs a command: exit code, stdout, stderr."""
 
     def run_(*arguments: str) -> tuple[int, str, str]:
         code = main([*arguments])
@@ -486,8 +506,8 @@ def run(capsys) -> Callable[..., tuple[int, str, str]]:
     return run_
 
 
-def test_the_command_tells_what_is_there_and_writes_nothing(here, run) -> None:
-    """After an apply all is delivered; a second report is the same, and so are the files."""
+def test_the_command_reports_keys_and_writes_nothing(here, run) -> None:
+    """After an apply all keys are delivered; the report changes no file."""
     assert run("apply")[0] == 0
 
     def files() -> dict[str, bytes]:
@@ -513,8 +533,8 @@ def test_the_command_tells_what_is_there_and_writes_nothing(here, run) -> None:
     ]
 
 
-def test_each_form_is_printed(here, run) -> None:
-    """Text by default, Markdown and a page where they are asked for; none holds a token."""
+def test_each_format_is_printed(here, run) -> None:
+    """Text is the default; no format contains a token."""
     run("apply")
     token = re.findall(r"=(\S{40,})", (here / "s.env").read_text())[0]
     starts = {"text": "shop  sandbox:", "markdown": "# API keys", "html": "<!doctype html>"}
@@ -525,7 +545,7 @@ def test_each_form_is_printed(here, run) -> None:
 
 
 def test_expiring_within_exits_with_2_when_anything_is_due(here, run) -> None:
-    """90 days are due within 13 weeks and not within 12; without the option nothing is 2."""
+    """90 days are due within 13 weeks but not 12; without the option it never exits with 2."""
     assert run("report", "--expiring-within", "1h")[0] == 2  # nothing is there yet: missing
     run("apply")
     assert run("report", "--expiring-within", "12w")[0] == 0
@@ -540,14 +560,14 @@ def test_expiring_within_exits_with_2_when_anything_is_due(here, run) -> None:
 
 
 @pytest.mark.parametrize("text", ["1y", "0d", "-3d", "soon", ""])
-def test_what_is_no_duration_is_wrong_usage(here, run, text) -> None:
-    """And it says what to write."""
+def test_an_invalid_duration_is_wrong_usage(here, run, text) -> None:
+    """The message says what to write."""
     code, _, err = run("report", "--expiring-within", text)
     assert (code, "--expiring-within" in err) == (64, True)
 
 
-def test_an_environment_out_of_reach_is_told_and_the_others_reported(here, run, scripted) -> None:
-    """4, before 2; its failure stands in the report and on stderr."""
+def test_an_unreachable_environment_does_not_hide_the_others(here, run, scripted) -> None:
+    """Exit code 4 comes before 2; the failure is in the report and on stderr."""
     run("apply")
     server = scripted()
     (here / "manifests" / "environments.yaml").write_text(
@@ -564,8 +584,8 @@ def test_an_environment_out_of_reach_is_told_and_the_others_reported(here, run, 
     assert away["error"]["code"] in err
 
 
-def test_a_sink_that_cannot_be_looked_into_is_a_note_and_a_warning(here, run) -> None:
-    """The rest of the report is as good as ever."""
+def test_a_sink_that_cannot_be_read_is_a_note_and_a_warning(here, run) -> None:
+    """The rest of the report is complete."""
     run("apply")
     (here / "s.env").unlink()
     (here / "s.env").mkdir()

@@ -1,4 +1,4 @@
-"""Moments and expiries."""
+"""Parsing and formatting of timestamps and expiries."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -12,10 +12,10 @@ from provisioner.model.expiry import (
     ExpiresAfter,
     ExpiresAt,
     ExpiresNever,
-    due,
     format_moment,
     parse_expiry,
     parse_moment,
+    resolve_expiry,
 )
 
 pytestmark = pytest.mark.fast
@@ -32,11 +32,11 @@ def test_a_duration_is_counted_from_the_start_in_whole_seconds(text: str, hours:
     """Hours, days and weeks, short or ISO, are exact lifetimes from the second of the start."""
     expiry = parse_expiry(text)
     assert expiry == ExpiresAfter(timedelta(hours=hours), text)
-    assert due(expiry, START) == START.replace(microsecond=0) + timedelta(hours=hours)
+    assert resolve_expiry(expiry, START) == START.replace(microsecond=0) + timedelta(hours=hours)
 
 
 @pytest.mark.parametrize(
-    ("text", "moment"),
+    ("text", "timestamp"),
     [
         ("2027-06-30", datetime(2027, 6, 30, tzinfo=UTC)),
         ("2027-06-30T12:00:00Z", datetime(2027, 6, 30, 12, tzinfo=UTC)),
@@ -45,16 +45,16 @@ def test_a_duration_is_counted_from_the_start_in_whole_seconds(text: str, hours:
         ("2027-06-30T12:00+0200", datetime(2027, 6, 30, 10, tzinfo=UTC)),
     ],
 )
-def test_an_absolute_end_is_a_second_in_utc(text: str, moment: datetime) -> None:
-    """A bare date is the start of that day in UTC; zones are converted, fractions dropped."""
-    assert parse_expiry(text) == ExpiresAt(moment, text)
-    assert due(parse_expiry(text), START) == moment
+def test_a_fixed_expiry_is_in_utc_and_in_whole_seconds(text: str, timestamp: datetime) -> None:
+    """A bare date is the start of that day in UTC; offsets are converted, fractions dropped."""
+    assert parse_expiry(text) == ExpiresAt(timestamp, text)
+    assert resolve_expiry(parse_expiry(text), START) == timestamp
 
 
-def test_never_is_what_twenty_writes_for_it() -> None:
+def test_never_is_the_lifetime_that_twenty_uses_for_it() -> None:
     """`never` is 36 500 days, as in legacy-0.60 `910-list-detect`."""
     assert parse_expiry("never") == ExpiresNever()
-    assert due(ExpiresNever(), START) - START.replace(microsecond=0) == NEVER
+    assert resolve_expiry(ExpiresNever(), START) - START.replace(microsecond=0) == NEVER
 
 
 @pytest.mark.parametrize(
@@ -63,45 +63,45 @@ def test_never_is_what_twenty_writes_for_it() -> None:
     + ["2027-13-01", "2027-02-30", "2027-6-1", "2027-06-30T12:00:00", "2027-06-30T25:00:00Z"]
     + ["tomorrow", "Never", "36501d", "99999999999999999999w", "٣d", "90d ", "0000-01-01"],
 )
-def test_what_is_no_expiry_is_refused_with_advice(text: str) -> None:
-    """Months, years, zero, negatives and nonsense are refused with what to write instead."""
+def test_an_invalid_expiry_is_refused_with_advice(text: str) -> None:
+    """Months, years, zero, negatives and nonsense are refused with the text to write instead."""
     with pytest.raises(ValueError, match=r"write|exist"):
         parse_expiry(text)
 
 
 @given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1)))  # noqa: DTZ001
-def test_a_moment_survives_being_written_and_read(moment: datetime) -> None:
-    """What is written to the second reads back as the same second."""
-    moment = moment.replace(microsecond=0, tzinfo=UTC)
-    assert parse_moment(format_moment(moment)) == moment
+def test_a_timestamp_is_the_same_after_formatting_and_parsing(timestamp: datetime) -> None:
+    """A timestamp formatted to the second is parsed as the same second."""
+    timestamp = timestamp.replace(microsecond=0, tzinfo=UTC)
+    assert parse_moment(format_moment(timestamp)) == timestamp
 
 
 @given(st.text(max_size=40))
 def test_any_text_is_an_expiry_or_a_value_error(text: str) -> None:
-    """No text whatever makes the parsers fail in another way."""
+    """No text makes the parsers fail in any other way."""
     with suppress(ValueError):
         assert parse_expiry(text).written == text
     with suppress(ValueError):
         assert parse_moment(text).tzinfo is UTC
 
 
-def test_a_moment_keeps_its_milliseconds() -> None:
-    """Servers' milliseconds are read, because runs know their keys again by them."""
+def test_a_timestamp_keeps_its_milliseconds() -> None:
+    """The milliseconds of servers are parsed, because runs recognize their own keys by them."""
     assert parse_moment("2031-01-01T00:00:00.417Z").microsecond == 417_000
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_a_moment_outside_the_calendar_is_refused(text: str) -> None:
-    """A zone that leads out of the calendar is a ValueError, not an OverflowError."""
+def test_a_timestamp_outside_the_calendar_is_refused(text: str) -> None:
+    """An offset that leads out of the calendar is a ValueError, not an OverflowError."""
     with pytest.raises(ValueError, match="exists"):
         parse_moment(text)
 
 
 @pytest.mark.parametrize("offset", ["+00:60", "-00:99", "+24:00", "-2400", "+0060"])
-def test_an_offset_that_no_clock_has_is_none(offset: str) -> None:
-    """Minutes end at 59 and hours at 23, in an expiry too."""
+def test_an_invalid_utc_offset_is_refused(offset: str) -> None:
+    """Hours end at 23 and minutes at 59, in an expiry too."""
     for read in (parse_moment, parse_expiry):
-        with pytest.raises(ValueError, match="no offset that exists: write it from") as told:
+        with pytest.raises(ValueError, match="invalid UTC offset: write one from") as raised:
             read(f"2027-06-30T12:00:00{offset}")
-        assert offset in str(told.value)
+        assert offset in str(raised.value)
     assert parse_moment("2027-06-30T12:00:00+23:59") == datetime(2027, 6, 29, 12, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Hosts and sinks that a run is allowed, by the text of each."""
+"""The hosts and sinks that a run is allowed to use."""
 
 import pytest
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.fast
         ("sandbox:legacy", True),
     ],
 )
-def test_the_host_of_a_url_decides_and_nothing_else_of_it(url: str, allowed: bool) -> None:
+def test_only_the_host_of_a_url_decides(url: str, allowed: bool) -> None:
     """The embedded Twenty is always allowed."""
     rules = Restrictions(hosts=("*.Example.com", "127.0.0.1:8443"))
     assert rules.allows_host(url) == allowed
@@ -44,8 +44,8 @@ def test_the_host_of_a_url_decides_and_nothing_else_of_it(url: str, allowed: boo
         (GithubAddress("acme", "A", "keys"), False),
     ],
 )
-def test_a_sink_is_allowed_by_its_kind_and_its_place(sink, allowed: bool) -> None:
-    """A `check` is a program of its own, and no path leaves the folder of a glob."""
+def test_a_sink_is_allowed_by_its_kind_and_its_address(sink, allowed: bool) -> None:
+    """A `check` program must be allowed too, and no path leaves the folder of a glob."""
     rules = (SinkRule("vault", "secret/twenty/*"), SinkRule("command", "gh"))
     assert Restrictions(sinks=rules).allows_sink(sink) == allowed
     assert Restrictions().allows_sink(sink)

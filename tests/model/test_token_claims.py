@@ -1,4 +1,4 @@
-"""A token is read without trust: what is whole says what it is for, and nothing raises."""
+"""Tokens are parsed without trust: an intact one has claims, and no input raises."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ pytestmark = pytest.mark.fast
 
 KEY = "2f1c5a3e-7d0b-4b53-8d6c-0a9b1c2d3e4f"
 WORKSPACE = "20202020-1c25-4d02-bf25-6aeccf7ea419"
-SAID = {"sub": WORKSPACE, "workspaceId": WORKSPACE, "type": "API_KEY", "jti": KEY}
+CLAIM_VALUES = {"sub": WORKSPACE, "workspaceId": WORKSPACE, "type": "API_KEY", "jti": KEY}
 LENGTHS = {"HS256": 43, "HS384": 64, "HS512": 86, "ES256": 86}
 ALGORITHMS = pytest.mark.parametrize("algorithm", LENGTHS)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forgotten() -> Iterator[None]:
-    """What is wrapped here is masked in no other test: much of it is part of every text."""
+def fresh_secrets() -> Iterator[None]:
+    """Restore the known secrets: those of this module are parts of many texts of other tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(secret, "_KNOWN", secret._Known())
         yield
@@ -42,19 +42,19 @@ def part(value: Any) -> str:
 
 
 def token(claims: Any, algorithm: str = "HS256", signature: str | None = None) -> str:
-    sealed = "x" * LENGTHS.get(algorithm, 40) if signature is None else signature
-    return f"{part({'alg': algorithm, 'typ': 'JWT'})}.{part(claims)}.{sealed}"
+    signed = "x" * LENGTHS.get(algorithm, 40) if signature is None else signature
+    return f"{part({'alg': algorithm, 'typ': 'JWT'})}.{part(claims)}.{signed}"
 
 
-def said(text: str) -> TokenClaims | None:
+def claims_in(text: str) -> TokenClaims | None:
     return claims_of(Secret(text))
 
 
 @ALGORITHMS
-def test_a_token_says_its_workspace_its_key_its_kind_and_its_end(algorithm: str) -> None:
-    """Whatever algorithm of Twenty signed it, HS256 as well as ES256."""
-    moment = int(END.timestamp())
-    found = said(token(SAID | {"exp": moment, "iat": moment - 9}, algorithm))
+def test_a_token_has_claims_for_workspace_key_kind_and_expiry(algorithm: str) -> None:
+    """The algorithm that Twenty signed it with makes no difference."""
+    timestamp = int(END.timestamp())
+    found = claims_in(token(CLAIM_VALUES | {"exp": timestamp, "iat": timestamp - 9}, algorithm))
     issued = END - timedelta(seconds=9)
     assert found == TokenClaims(
         workspace=WORKSPACE, key=KEY, kind="API_KEY", expires_at=END, issued_at=issued
@@ -62,20 +62,20 @@ def test_a_token_says_its_workspace_its_key_its_kind_and_its_end(algorithm: str)
 
 
 @ALGORITHMS
-def test_a_token_that_was_cut_short_anywhere_says_nothing(algorithm: str) -> None:
-    """Half a token in a sink is no token of its key, however little is missing, nor is more."""
-    whole = token(SAID, algorithm)
-    assert said(whole) is not None
-    assert [end for end in range(len(whole)) if said(whole[:end]) is not None] == []
-    assert said(whole + "x") is None
+def test_a_truncated_token_has_no_claims(algorithm: str) -> None:
+    """A token in a sink is invalid if any character is missing or added."""
+    whole = token(CLAIM_VALUES, algorithm)
+    assert claims_in(whole) is not None
+    assert [end for end in range(len(whole)) if claims_in(whole[:end]) is not None] == []
+    assert claims_in(whole + "x") is None
 
 
-def test_a_signature_of_an_algorithm_that_is_not_known_may_have_any_length_but_none() -> None:
-    """A later Twenty may sign in another way; without any signature it is no token."""
-    assert said(token(SAID, "EdDSA", "xy")) is not None
-    assert said(token(SAID, "none", "")) is None
-    assert said(f"{part({'typ': 'JWT'})}.{part(SAID)}.abc") is not None
-    assert said(f"{part({'alg': ['HS256']})}.{part(SAID)}.abc") is not None
+def test_a_signature_of_an_unknown_algorithm_may_have_any_length_except_zero() -> None:
+    """A later Twenty may sign in another way; without a signature it is not a token."""
+    assert claims_in(token(CLAIM_VALUES, "EdDSA", "xy")) is not None
+    assert claims_in(token(CLAIM_VALUES, "none", "")) is None
+    assert claims_in(f"{part({'typ': 'JWT'})}.{part(CLAIM_VALUES)}.abc") is not None
+    assert claims_in(f"{part({'alg': ['HS256']})}.{part(CLAIM_VALUES)}.abc") is not None
 
 
 @pytest.mark.parametrize(
@@ -88,57 +88,57 @@ def test_a_signature_of_an_algorithm_that_is_not_known_may_have_any_length_but_n
         "junk",
         "not-a-token-at-all",
         "abc.def.ghi",
-        f"{part({})}.{part(SAID)}",
-        f"{part({})}.{part(SAID)}.",
-        f"{part({})}.{part(SAID)}.a.b",
-        f"{part({})}.{part(SAID)}.a b",
-        f"{part({})}.{part(SAID)}.abc\n",
-        f"{part({})}.{part(SAID)}.\u00e9",
-        f"\u00e9.{part(SAID)}.abc",
-        f"\ud800.{part(SAID)}.abc",
+        f"{part({})}.{part(CLAIM_VALUES)}",
+        f"{part({})}.{part(CLAIM_VALUES)}.",
+        f"{part({})}.{part(CLAIM_VALUES)}.a.b",
+        f"{part({})}.{part(CLAIM_VALUES)}.a b",
+        f"{part({})}.{part(CLAIM_VALUES)}.abc\n",
+        f"{part({})}.{part(CLAIM_VALUES)}.\u00e9",
+        f"\u00e9.{part(CLAIM_VALUES)}.abc",
+        f"\ud800.{part(CLAIM_VALUES)}.abc",
         f"{part({})}.\ud800.abc",
-        f"{part(b'{{')}.{part(SAID)}.abc",
+        f"{part(b'{{')}.{part(CLAIM_VALUES)}.abc",
         f"{part({})}.{part(b'{{')}.abc",
-        f"{part(b'')}.{part(SAID)}.abc",
+        f"{part(b'')}.{part(CLAIM_VALUES)}.abc",
         f"{part({})}.{part(bytes([0xFF, 0xFE, 0x80]))}.abc",
-        f"A.{part(SAID)}.abc",
-        f"{part({})}.{part(SAID)}..abc",
-        f"{part({})}..{part(SAID)}.abc",
-        f"{part({})}.{part(SAID)}=.abc",
-        f"Bearer {part({})}.{part(SAID)}",
+        f"A.{part(CLAIM_VALUES)}.abc",
+        f"{part({})}.{part(CLAIM_VALUES)}..abc",
+        f"{part({})}..{part(CLAIM_VALUES)}.abc",
+        f"{part({})}.{part(CLAIM_VALUES)}=.abc",
+        f"Bearer {part({})}.{part(CLAIM_VALUES)}",
     ],
 )
-def test_what_is_no_token_says_nothing(text: str) -> None:
-    """Junk, broken parts, missing and surplus ones."""
-    assert said(text) is None
+def test_an_invalid_token_has_no_claims(text: str) -> None:
+    """Junk, and broken, missing or surplus parts give no claims."""
+    assert claims_in(text) is None
 
 
 @ALGORITHMS
 @pytest.mark.parametrize("stray", ["\n", " ", "*", ".", "=", "\u00e9"])
-def test_a_token_with_a_stray_sign_anywhere_says_nothing(algorithm: str, stray: str) -> None:
-    """As one that was wrapped into lines: no server takes it, so it is not whole."""
-    whole = token(SAID, algorithm)
-    spoilt = (whole[:at] + stray + whole[at:] for at in range(len(whole) + 1))
-    assert [text for text in spoilt if said(text) is not None] == []
+def test_a_token_with_a_stray_character_has_no_claims(algorithm: str, stray: str) -> None:
+    """A server would refuse it, for example a token that was wrapped into lines."""
+    whole = token(CLAIM_VALUES, algorithm)
+    modified = (whole[:at] + stray + whole[at:] for at in range(len(whole) + 1))
+    assert [text for text in modified if claims_in(text) is not None] == []
 
 
-@pytest.mark.parametrize("value", [None, True, 7, "text", [SAID], [[SAID]]])
-def test_a_part_that_is_no_object_makes_no_token(value: Any) -> None:
-    """In the place of the header as well as of the claims."""
-    assert said(f"{part(value)}.{part(SAID)}.abc") is None
-    assert said(f"{part({})}.{part(value)}.abc") is None
+@pytest.mark.parametrize("value", [None, True, 7, "text", [CLAIM_VALUES], [[CLAIM_VALUES]]])
+def test_a_part_that_is_not_an_object_makes_the_token_invalid(value: Any) -> None:
+    """This applies to the header and to the claims."""
+    assert claims_in(f"{part(value)}.{part(CLAIM_VALUES)}.abc") is None
+    assert claims_in(f"{part({})}.{part(value)}.abc") is None
 
 
-def test_a_part_that_is_nested_too_deep_makes_no_token() -> None:
-    """No recursion error comes out of what someone put into a sink."""
+def test_a_part_that_is_nested_too_deeply_makes_the_token_invalid() -> None:
+    """The value of a sink never causes a recursion error."""
     deep = b"[" * 100_000 + b"]" * 100_000
     for nested in (deep, b'{"a":' + deep + b"}"):
-        assert said(f"{part({})}.{part(nested)}.abc") is None
-        assert said(f"{part(nested)}.{part(SAID)}.abc") is None
+        assert claims_in(f"{part({})}.{part(nested)}.abc") is None
+        assert claims_in(f"{part(nested)}.{part(CLAIM_VALUES)}.abc") is None
 
 
 @pytest.mark.parametrize(
-    ("written", "ends"),
+    ("written", "expires_at"),
     [
         ("1", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)),
         ("1803182400", END),
@@ -155,28 +155,28 @@ def test_a_part_that_is_nested_too_deep_makes_no_token() -> None:
         ("[1]", None),
     ],
 )
-def test_an_end_beyond_the_calendar_is_none_and_so_is_one_that_is_no_number(
-    written: str, ends: datetime | None
+def test_an_expiry_that_is_not_a_number_or_beyond_the_calendar_is_none(
+    written: str, expires_at: datetime | None
 ) -> None:
-    """Twenty's `never` is 100 years; a token without an end that can be told never ends."""
+    """Twenty's `never` is 100 years; a token without a readable expiry never expires."""
     assert int(END.timestamp()) == 1803182400
-    claims = json.dumps(SAID)[:-1] + f', "exp": {written}}}'
-    found = said(f"{part({})}.{part(claims.encode())}.abc")
+    claims = json.dumps(CLAIM_VALUES)[:-1] + f', "exp": {written}}}'
+    found = claims_in(f"{part({})}.{part(claims.encode())}.abc")
     assert found is not None
-    assert (found.expires_at, found.key) == (ends, KEY)
+    assert (found.expires_at, found.key) == (expires_at, KEY)
 
 
-def test_a_number_that_python_refuses_to_read_makes_no_token() -> None:
-    """Thousands of digits are no JSON that anyone signed."""
+def test_a_number_that_python_refuses_to_parse_makes_the_token_invalid() -> None:
+    """Nobody signs JSON with numbers of thousands of digits."""
     claims = '{"exp": 1' + "0" * 5000 + "}"
-    assert said(f"{part({})}.{part(claims.encode())}.abc") is None
+    assert claims_in(f"{part({})}.{part(claims.encode())}.abc") is None
 
 
-def test_a_token_without_claims_of_a_key_says_so() -> None:
-    """Claims that are missing, or no text, are None."""
+def test_missing_claims_are_none() -> None:
+    """Claims that are missing or not a text are None."""
     nothing = TokenClaims(workspace=None, key=None, kind=None, expires_at=None, issued_at=None)
-    assert said(token({})) == nothing
-    assert said(token({"workspaceId": 1, "jti": [KEY], "type": {}, "exp": None})) == nothing
+    assert claims_in(token({})) == nothing
+    assert claims_in(token({"workspaceId": 1, "jti": [KEY], "type": {}, "exp": None})) == nothing
 
 
 JSON = st.recursive(
@@ -184,20 +184,20 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
-CLAIMS = st.dictionaries(st.sampled_from([*SAID, "exp", "alg"]), JSON)
+CLAIMS = st.dictionaries(st.sampled_from([*CLAIM_VALUES, "exp", "alg"]), JSON)
 
 
 @given(st.text(st.characters()) | st.text("eyJ.=-_ \n"))
-def test_no_text_makes_it_raise(text: str) -> None:
-    """Whatever stands in a sink, it is a token or it is none."""
-    found = said(text)
+def test_no_text_raises(text: str) -> None:
+    """Any text in a sink is either a token or not."""
+    found = claims_in(text)
     assert found is None or text.count(".") == 2
 
 
 @given(header=CLAIMS | JSON, claims=CLAIMS | JSON, signature=st.text(max_size=90))
-def test_no_claims_make_it_raise(header: Any, claims: Any, signature: str) -> None:
-    """Only two objects and a signature are a token; its claims are text or nothing."""
-    found = said(f"{part(header)}.{part(claims)}.{signature}")
+def test_no_claims_raise(header: Any, claims: Any, signature: str) -> None:
+    """Only two objects and a signature are a token; its claims are texts or None."""
+    found = claims_in(f"{part(header)}.{part(claims)}.{signature}")
     if found is not None:
         assert isinstance(header, dict)
         assert isinstance(claims, dict)
@@ -209,14 +209,14 @@ def test_no_claims_make_it_raise(header: Any, claims: Any, signature: str) -> No
 
 @ALGORITHMS
 @given(data=st.data())
-def test_what_a_token_says_is_what_was_signed(algorithm: str, data: st.DataObject) -> None:
-    """For every key, workspace, kind and moment, cut to whole tokens."""
+def test_the_claims_are_those_that_were_signed(algorithm: str, data: st.DataObject) -> None:
+    """This holds for every key, workspace, kind and time, and only for the whole token."""
     texts = st.text(st.characters(codec="utf-8"))
-    moment = data.draw(st.integers(0, 253402300799))
+    timestamp = data.draw(st.integers(0, 253402300799))
     claims = data.draw(st.fixed_dictionaries(dict.fromkeys(("workspaceId", "jti", "type"), texts)))
-    whole = token(claims | {"exp": moment, "iat": moment}, algorithm)
-    ends = datetime.fromtimestamp(moment, UTC)
-    assert said(whole) == TokenClaims(
-        claims["workspaceId"], claims["jti"], claims["type"], ends, ends
+    whole = token(claims | {"exp": timestamp, "iat": timestamp}, algorithm)
+    expires_at = datetime.fromtimestamp(timestamp, UTC)
+    assert claims_in(whole) == TokenClaims(
+        claims["workspaceId"], claims["jti"], claims["type"], expires_at, expires_at
     )
-    assert said(whole[: data.draw(st.integers(0, len(whole) - 1))]) is None
+    assert claims_in(whole[: data.draw(st.integers(0, len(whole) - 1))]) is None

@@ -1,4 +1,4 @@
-"""What is delivered follows from what sinks hold and which keys are live, and nothing else."""
+"""Deliveries depend only on the contents of sinks and on the live keys."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ from provisioner.plan import (
     Rotate,
     Unmanaged,
     Unobserved,
-    block,
+    block_actions,
     digest,
     plan_environment,
-    to_prepare,
-    to_read,
+    sinks_to_check,
+    sinks_to_read,
 )
 from provisioner.render.json import plan_document, plan_summary
 from provisioner.render.text import PLAIN, plan_text
@@ -75,8 +75,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.fast
 
-MADE = NOW - timedelta(days=1)
-ENDS = NOW + timedelta(days=90, milliseconds=417)
+CREATED_AT = NOW - timedelta(days=1)
+EXPIRES_AT = NOW + timedelta(days=90, milliseconds=417)
 SHOP = environment_with(role="Worker")
 ROLES = KnownRoles((WORKER,))
 
@@ -89,31 +89,36 @@ DENIED = Failure("sink_denied", "github acme/billing A is refused. Check the tok
 
 
 def key(name: str, number: int = 1, **changes: Any) -> ObservedKey:
-    return observed_key(name, number, **({"expires_at": ENDS} | changes))
+    return observed_key(name, number, **({"expires_at": EXPIRES_AT} | changes))
 
 
-def look(*keys: ObservedKey, roles: Roles = ROLES, at: datetime = NOW) -> Observation:
-    return observation_with(*keys, roles=roles, server_time=at, requests=2)
+def observe(*keys: ObservedKey, roles: Roles = ROLES, server_time: datetime = NOW) -> Observation:
+    return observation_with(*keys, roles=roles, server_time=server_time, requests=2)
 
 
 def planned(
-    wanted: Iterable[DesiredKey],
-    seen: Observation,
+    declared: Iterable[DesiredKey],
+    observed: Observation,
     sink_contents: Mapping[Address, SinkContent] | None = None,
     *,
     redeliver: bool = False,
     only: tuple[str, ...] = (),
 ) -> Planned:
     options = PlanOptions(only=only, redeliver=redeliver)
-    return plan_environment(SHOP, wanted, seen, NOW, options, sink_contents=sink_contents or {})
+    return plan_environment(
+        SHOP, declared, observed, NOW, options, sink_contents=sink_contents or {}
+    )
 
 
 def delivery_of(
-    sink_contents: SinkContent, *, seen: ObservedKey | None = None, redeliver: bool = False
+    sink_contents: SinkContent, *, observed: ObservedKey | None = None, redeliver: bool = False
 ) -> Action | None:
-    """The action for one live key with one sink; None where it is kept, without a finding."""
+    """Return the action for one live key with one sink; None if it is kept, without a finding."""
     plan = planned(
-        [desired_key("a", FILE)], look(seen or key("a")), {FILE: sink_contents}, redeliver=redeliver
+        [desired_key("a", FILE)],
+        observe(observed or key("a")),
+        {FILE: sink_contents},
+        redeliver=redeliver,
     )
     assert plan.kept == (() if plan.actions else ("a",))
     assert plan.findings == ()
@@ -131,17 +136,17 @@ MINUTE = timedelta(seconds=60)
         (NoToken(), "token_missing", None),
         (NotAToken(), "token_invalid", None),
         (ApiKeyToken("id-b-1", None), "token_dead", None),
-        (ApiKeyToken("id-a-1", ENDS - MINUTE - SECOND), "token_expiring", None),
-        (Unreadable(MADE - MINUTE), "token_outdated", None),
+        (ApiKeyToken("id-a-1", EXPIRES_AT - MINUTE - SECOND), "token_expiring", None),
+        (Unreadable(CREATED_AT - MINUTE), "token_outdated", None),
         (Unavailable(DOWN), "sink_unusable", DOWN),
     ],
 )
-def test_a_sink_without_a_good_token_gets_one_of_the_key_that_is_there(
+def test_a_sink_without_a_good_token_gets_a_token_of_the_live_key(
     sink_contents: SinkContent, reason: str, blocked: Failure | None
 ) -> None:
-    """The action has the key's own id, end and role, and the place in the manifest."""
-    seen = key("a", role="Admin", role_id="other")
-    plan = planned([desired_key("a", FILE, depth=2)], look(seen), {FILE: sink_contents})
+    """The action has the id, expiry and role of the live key, and the position in the manifest."""
+    observed = key("a", role="Admin", role_id="other")
+    plan = planned([desired_key("a", FILE, depth=2)], observe(observed), {FILE: sink_contents})
     assert plan.kept == ()
     assert plan.actions == (
         deliver(
@@ -149,7 +154,7 @@ def test_a_sink_without_a_good_token_gets_one_of_the_key_that_is_there(
             FILE,
             reason=reason,
             depth=2,
-            expires_at=ENDS,
+            expires_at=EXPIRES_AT,
             role="Admin",
             key_id="id-a-1",
             place=Place("manifests/a.yaml", 7, 3),
@@ -162,64 +167,72 @@ def test_a_sink_without_a_good_token_gets_one_of_the_key_that_is_there(
     "sink_contents",
     [
         ApiKeyToken("id-a-1", None),
-        ApiKeyToken("id-a-1", ENDS),
-        ApiKeyToken("id-a-1", ENDS.replace(microsecond=0)),
-        ApiKeyToken("id-a-1", ENDS + timedelta(days=9)),
+        ApiKeyToken("id-a-1", EXPIRES_AT),
+        ApiKeyToken("id-a-1", EXPIRES_AT.replace(microsecond=0)),
+        ApiKeyToken("id-a-1", EXPIRES_AT + timedelta(days=9)),
         ApiKeyToken("ID-A-1", None),
-        Unreadable(MADE + SECOND - MINUTE),
+        Unreadable(CREATED_AT + SECOND - MINUTE),
         Unreadable(NOW),
         Unreadable(NOW, only_writes=False),
     ],
 )
-def test_a_sink_with_a_good_token_is_left_alone(sink_contents: SinkContent) -> None:
-    """Ids are compared without case, and a token that never ends outlives its key."""
+def test_a_sink_with_a_good_token_is_not_written(sink_contents: SinkContent) -> None:
+    """Ids are compared without case, and a token that never expires outlives its key."""
     assert delivery_of(sink_contents) is None
-    assert delivery_of(sink_contents, seen=key("a", id="Id-A-1")) is None
+    assert delivery_of(sink_contents, observed=key("a", id="Id-A-1")) is None
 
 
-def test_a_token_may_end_60_seconds_before_its_key_and_no_moment_earlier() -> None:
-    """Its own end is in whole seconds; the key's has milliseconds."""
-    last = ENDS - MINUTE
+def test_a_token_may_expire_60_seconds_before_its_key_and_no_earlier() -> None:
+    """The token's expiry is in whole seconds; the key's has milliseconds."""
+    last = EXPIRES_AT - MINUTE
     assert delivery_of(ApiKeyToken("id-a-1", last)) is None
     early = delivery_of(ApiKeyToken("id-a-1", last - timedelta(microseconds=1)))
     assert early is not None
     assert early.reason == "token_expiring"
 
 
-def test_the_time_of_a_write_counts_beyond_the_minute_by_which_clocks_may_differ() -> None:
-    """Whatever else moves it: what did not change since the key was made has no token of it."""
-    made = key("a", created_at=MADE + timedelta(milliseconds=900))
+def test_a_timestamp_may_be_a_minute_before_the_create_as_clocks_may_differ() -> None:
+    """A sink that has not changed since the create does not hold a token of the key."""
+    created = key("a", created_at=CREATED_AT + timedelta(milliseconds=900))
     for only_writes in (True, False):
-        moment = made.created_at - MINUTE
-        assert delivery_of(Unreadable(moment, only_writes), seen=made) is None
-        before = delivery_of(Unreadable(moment - timedelta(microseconds=1), only_writes), seen=made)
+        timestamp = created.created_at - MINUTE
+        assert delivery_of(Unreadable(timestamp, only_writes), observed=created) is None
+        before = delivery_of(
+            Unreadable(timestamp - timedelta(microseconds=1), only_writes), observed=created
+        )
         assert before is not None
         assert before.reason == "token_outdated"
 
 
-@pytest.mark.parametrize("apart", [-50, 0, 50])
-def test_the_time_of_a_write_is_compared_by_one_clock(apart) -> None:
-    """The sink's time comes by this machine's, and keys are dated by the server's."""
-    ahead = timedelta(seconds=apart)
-    seen = replace(look(key("a")), ahead=ahead)
-    made = MADE + SECOND - ahead  # by our clock
+@pytest.mark.parametrize("seconds", [-50, 0, 50])
+def test_the_timestamps_of_sinks_and_keys_are_compared_by_the_same_clock(seconds) -> None:
+    """This machine's clock dates the sink, the server's clock dates the keys."""
+    ahead = timedelta(seconds=seconds)
+    observed = replace(observe(key("a")), server_ahead=ahead)
+    created = CREATED_AT + SECOND - ahead  # by our clock
     for early, reasons in ((MINUTE, []), (MINUTE + SECOND, ["token_outdated"])):
-        plan = planned([desired_key("a", GITHUB)], seen, {GITHUB: Unreadable(made - early)})
+        plan = planned([desired_key("a", GITHUB)], observed, {GITHUB: Unreadable(created - early)})
         assert [one.reason for one in plan.actions] == reasons
 
 
 @pytest.mark.parametrize(
     "sink_contents",
-    [ApiKeyToken("id-a-1", ENDS), NoToken(), Unreadable(None), Unreadable(NOW), Unavailable(DOWN)],
+    [
+        ApiKeyToken("id-a-1", EXPIRES_AT),
+        NoToken(),
+        Unreadable(None),
+        Unreadable(NOW),
+        Unavailable(DOWN),
+    ],
 )
-def test_redelivering_asks_for_a_new_token_whatever_a_sink_holds(
+def test_redeliver_replaces_every_token(
     sink_contents: SinkContent,
 ) -> None:
-    """The reason is that it was asked for; nothing is blocked by a look that was not needed."""
+    """The reason is the option; a sink that could not be read does not block it."""
     action = delivery_of(sink_contents, redeliver=True)
     assert isinstance(action, Deliver)
     assert (action.reason, action.sinks, action.blocked) == ("redeliver", (FILE,), None)
-    unseen = planned([desired_key("a", FILE, VAULT)], look(key("a")), redeliver=True)
+    unseen = planned([desired_key("a", FILE, VAULT)], observe(key("a")), redeliver=True)
     assert [one.sinks for one in unseen.actions] == [(FILE, VAULT)]
     assert unseen.findings == ()
 
@@ -228,7 +241,7 @@ def test_redelivering_asks_for_a_new_token_whatever_a_sink_holds(
 
 
 def test_of_several_sinks_only_those_without_a_good_token_are_written() -> None:
-    """In the order of the manifest; the reason is that of the first."""
+    """They are in the order of the manifest; the reason is that of the first."""
     sink_contents = {
         FILE: ApiKeyToken("id-a-1", None),
         VAULT: NotAToken(),
@@ -236,93 +249,93 @@ def test_of_several_sinks_only_those_without_a_good_token_are_written() -> None:
         COMMAND: NoToken(),
     }
     [action] = planned(
-        [desired_key("a", FILE, VAULT, GITHUB, COMMAND)], look(key("a")), sink_contents
+        [desired_key("a", FILE, VAULT, GITHUB, COMMAND)], observe(key("a")), sink_contents
     ).actions
     assert (action.sinks, action.reason) == ((VAULT, COMMAND), "token_invalid")
     [action] = planned(
-        [desired_key("a", COMMAND, GITHUB, VAULT, FILE)], look(key("a")), sink_contents
+        [desired_key("a", COMMAND, GITHUB, VAULT, FILE)], observe(key("a")), sink_contents
     ).actions
     assert (action.sinks, action.reason) == ((COMMAND, VAULT), "token_missing")
 
 
-def test_a_sink_that_cannot_be_looked_into_blocks_its_key_with_its_own_failure() -> None:
-    """Of several the first; also where another sink gave the reason, or holds a good token."""
+def test_a_sink_that_cannot_be_read_blocks_its_key_with_its_failure() -> None:
+    """The first of several failures counts, even if another sink gave the reason."""
     sink_contents = {FILE: NoToken(), VAULT: Unavailable(DOWN), GITHUB: Unavailable(DENIED)}
-    wanted = [desired_key("a", FILE, VAULT, GITHUB), desired_key("b", GITHUB, VAULT)]
-    first, second = planned(wanted, look(key("a"), key("b")), sink_contents).actions
+    declared = [desired_key("a", FILE, VAULT, GITHUB), desired_key("b", GITHUB, VAULT)]
+    first, second = planned(declared, observe(key("a"), key("b")), sink_contents).actions
     assert (first.reason, first.sinks) == ("token_missing", (FILE, VAULT, GITHUB))
     assert (first.blocked, second.blocked) == (DOWN, DENIED)
     assert second.reason == "sink_unusable"
     sink_contents = {FILE: ApiKeyToken("id-a-1", None), VAULT: Unavailable(DOWN)}
-    [action] = planned([desired_key("a", FILE, VAULT)], look(key("a")), sink_contents).actions
+    [action] = planned([desired_key("a", FILE, VAULT)], observe(key("a")), sink_contents).actions
     assert (action.sinks, action.blocked) == ((VAULT,), DOWN)
 
 
 def test_a_token_of_any_live_key_of_the_name_is_good() -> None:
-    """Measured by the end of its own key; a new one is minted for what is delivered, or oldest."""
+    """It must last as long as its own key; a new token is of the delivered or the oldest key."""
     oldest = key("a", 1)
-    twin = key("a", 2, expires_at=NOW + timedelta(days=30))
+    second = key("a", 2, expires_at=NOW + timedelta(days=30))
     dead = key("a", 3, revoked_at=NOW)
-    wanted, seen = [desired_key("a", FILE)], look(dead, twin, oldest)
+    declared, observed = [desired_key("a", FILE)], observe(dead, second, oldest)
 
     def found(sink_contents: SinkContent) -> list[tuple[str, str]]:
         return [
             (one.reason, one.key_id)
-            for one in planned(wanted, seen, {FILE: sink_contents}).actions
+            for one in planned(declared, observed, {FILE: sink_contents}).actions
             if isinstance(one, Deliver)
         ]
 
-    assert found(ApiKeyToken(oldest.id, ENDS)) == []
-    assert found(ApiKeyToken(twin.id, twin.expires_at)) == []
-    assert found(ApiKeyToken(twin.id, twin.expires_at - MINUTE - SECOND)) == [
-        ("token_expiring", twin.id)
+    assert found(ApiKeyToken(oldest.id, EXPIRES_AT)) == []
+    assert found(ApiKeyToken(second.id, second.expires_at)) == []
+    assert found(ApiKeyToken(second.id, second.expires_at - MINUTE - SECOND)) == [
+        ("token_expiring", second.id)
     ]
-    assert found(ApiKeyToken(oldest.id, twin.expires_at)) == [("token_expiring", oldest.id)]
-    assert found(ApiKeyToken(dead.id, ENDS)) == [("token_dead", oldest.id)]
+    assert found(ApiKeyToken(oldest.id, second.expires_at)) == [("token_expiring", oldest.id)]
+    assert found(ApiKeyToken(dead.id, EXPIRES_AT)) == [("token_dead", oldest.id)]
     assert found(Unreadable(oldest.created_at)) == []
     early = oldest.created_at - MINUTE - SECOND
     assert found(Unreadable(early)) == [("token_outdated", oldest.id)]
 
 
-def test_a_key_that_is_made_anew_gets_all_of_its_sinks_whatever_they_hold() -> None:
-    """A create carries the sinks; what a dead key left in them is not asked for."""
+def test_a_key_that_is_created_again_is_delivered_to_all_its_sinks() -> None:
+    """The tokens of a dead key in the sinks do not matter."""
     dead = key("a", revoked_at=NOW)
-    sink_contents = {FILE: ApiKeyToken(dead.id, ENDS), VAULT: Unavailable(DOWN)}
-    plan = planned([desired_key("a", FILE, VAULT)], look(dead), sink_contents)
+    sink_contents = {FILE: ApiKeyToken(dead.id, EXPIRES_AT), VAULT: Unavailable(DOWN)}
+    plan = planned([desired_key("a", FILE, VAULT)], observe(dead), sink_contents)
     [action] = plan.actions
     assert isinstance(action, Create)
     assert (action.reason, action.sinks, action.blocked) == ("dead", (FILE, VAULT), None)
     assert plan.findings == ()
 
 
-def test_a_live_key_without_sinks_is_kept_even_when_all_get_new_tokens() -> None:
-    """There is nowhere to deliver to."""
-    plan = planned([desired_key("a")], look(key("a")), redeliver=True)
+def test_a_live_key_without_sinks_is_kept_even_with_redeliver() -> None:
+    """There is no sink to deliver to."""
+    plan = planned([desired_key("a")], observe(key("a")), redeliver=True)
     assert (plan.actions, plan.kept, plan.notes) == ((), ("a",), ())
 
 
-# --- What nobody can know ------------------------------------------------------------------------
+# --- Unknown contents ----------------------------------------------------------------------------
 
 
-def test_a_sink_that_tells_nothing_is_a_finding_and_no_action() -> None:
-    """Also one that nobody asked; a sink that tells when it was written is not among them."""
-    wanted = [desired_key("a", COMMAND, GITHUB, FILE)]
+def test_a_sink_of_unknown_content_is_a_finding_and_no_action() -> None:
+    """This includes a sink that was not read, but not a write-only sink with a timestamp."""
+    declared = [desired_key("a", COMMAND, GITHUB, FILE)]
     sink_contents = {COMMAND: Unreadable(None), GITHUB: Unreadable(NOW)}
-    plan = planned(wanted, look(key("a"), key("a", 2)), sink_contents)
+    plan = planned(declared, observe(key("a"), key("a", 2)), sink_contents)
     assert (plan.actions, plan.kept) == ((), ("a",))
     unknown = DeliveryUnknown("a", ("id-a-1",), (COMMAND, FILE))
     ids = ("id-a-1", "id-a-2")
     assert plan.findings == (Duplicate("a", ids, "id-a-1", "not_owned"), unknown)
     assert unknown.message == (
-        "nothing proves that its token is in command store a, file secrets/shop.env A; "
-        "--redeliver delivers a new one"
+        "Delivery of its token to command store a, file secrets/shop.env A cannot be verified. "
+        "Use --redeliver to deliver a new token."
     )
 
 
 def test_a_key_may_have_a_delivery_and_a_finding() -> None:
-    """Each for its own sinks."""
+    """Each of them names its own sinks."""
     sink_contents = {COMMAND: Unreadable(None), FILE: NoToken()}
-    plan = planned([desired_key("a", COMMAND, FILE)], look(key("a")), sink_contents)
+    plan = planned([desired_key("a", COMMAND, FILE)], observe(key("a")), sink_contents)
     assert [one.sinks for one in plan.actions] == [(FILE,)]
     assert plan.findings == (DeliveryUnknown("a", ("id-a-1",), (COMMAND,)),)
 
@@ -330,10 +343,10 @@ def test_a_key_may_have_a_delivery_and_a_finding() -> None:
 # --- Order ---------------------------------------------------------------------------------------
 
 
-def test_actions_kept_keys_and_findings_stand_in_the_order_of_the_manifests() -> None:
-    """Creates and deliveries mixed; of one key duplicate, drift, end, then its delivery."""
+def test_actions_kept_keys_and_findings_are_in_the_order_of_the_manifests() -> None:
+    """Creates and deliveries are mixed; each key has duplicate, drift, expiry, then delivery."""
     soon = NOW + timedelta(days=7)
-    seen = look(
+    observed = observe(
         key("stranger"),
         key("kept-2"),
         key("late", 1, expires_at=soon, role="Admin", role_id="x"),
@@ -343,7 +356,7 @@ def test_actions_kept_keys_and_findings_stand_in_the_order_of_the_manifests() ->
         key("unknown"),
     )
     file = {name: FileAddress("a.env", name.upper()) for name in ("lost", "kept-1", "kept-2")}
-    wanted = [
+    declared = [
         desired_key("kept-2", file["kept-2"]),
         desired_key("new-2"),
         desired_key("unknown", COMMAND),
@@ -353,12 +366,12 @@ def test_actions_kept_keys_and_findings_stand_in_the_order_of_the_manifests() ->
         desired_key("kept-1", file["kept-1"]),
     ]
     sink_contents = {
-        file["kept-1"]: ApiKeyToken("id-kept-1-1", ENDS),
-        file["kept-2"]: ApiKeyToken("id-kept-2-1", ENDS),
+        file["kept-1"]: ApiKeyToken("id-kept-1-1", EXPIRES_AT),
+        file["kept-2"]: ApiKeyToken("id-kept-2-1", EXPIRES_AT),
         file["lost"]: NoToken(),
         VAULT: Unreadable(None),
     }
-    plan = planned(wanted, seen, sink_contents)
+    plan = planned(declared, observed, sink_contents)
     assert [one.name for one in plan.actions] == ["new-2", "lost", "new-1"]
     assert plan.kept == ("kept-2", "unknown", "late", "kept-1")
     assert [(type(one), one.name) for one in plan.findings] == [
@@ -372,12 +385,12 @@ def test_actions_kept_keys_and_findings_stand_in_the_order_of_the_manifests() ->
     ]
 
 
-# --- Which sinks are asked -----------------------------------------------------------------------
+# --- Sinks to read and to check ------------------------------------------------------------------
 
 
 def test_only_sinks_of_live_keys_are_read() -> None:
-    """In the order of the manifests; what is live, the server's clock says."""
-    wanted = [
+    """They are in the order of the manifests; the server's clock decides which keys are live."""
+    declared = [
         desired_key("a", FILE, VAULT),
         desired_key("none"),
         desired_key("missing", COMMAND),
@@ -387,28 +400,32 @@ def test_only_sinks_of_live_keys_are_read() -> None:
     ]
     keys = [key("b"), key("a"), key("a", 2, revoked_at=NOW), key("dead", revoked_at=NOW)]
     keys += [key("none"), key("over", expires_at=NOW + SECOND), key("stranger")]
-    assert to_read(wanted, look(*keys, at=NOW + SECOND)) == (FILE, VAULT, GITHUB)
-    assert to_read(wanted, look(*keys)) == (FILE, VAULT, AwsAddress("over"), GITHUB)
-    assert to_read(wanted, look()) == ()
+    assert sinks_to_read(declared, observe(*keys, server_time=NOW + SECOND)) == (
+        FILE,
+        VAULT,
+        GITHUB,
+    )
+    assert sinks_to_read(declared, observe(*keys)) == (FILE, VAULT, AwsAddress("over"), GITHUB)
+    assert sinks_to_read(declared, observe()) == ()
 
 
-def test_only_bounds_what_is_read_and_what_is_delivered() -> None:
-    """Sinks of names that no glob matches are not asked; globs mind the case."""
-    wanted = [desired_key("svc-a", FILE), desired_key("SVC-b", GITHUB), desired_key("web", VAULT)]
-    seen = look(key("svc-a"), key("SVC-b"), key("web"))
-    assert to_read(wanted, seen, PlanOptions(only=("svc-*", "w?b"))) == (FILE, VAULT)
-    assert to_read(wanted, seen, PlanOptions(only=("x",))) == ()
+def test_only_limits_the_sinks_to_read_and_to_write() -> None:
+    """Sinks of names that no glob matches are not read; globs are case-sensitive."""
+    declared = [desired_key("svc-a", FILE), desired_key("SVC-b", GITHUB), desired_key("web", VAULT)]
+    observed = observe(key("svc-a"), key("SVC-b"), key("web"))
+    assert sinks_to_read(declared, observed, PlanOptions(only=("svc-*", "w?b"))) == (FILE, VAULT)
+    assert sinks_to_read(declared, observed, PlanOptions(only=("x",))) == ()
     sink_contents = dict.fromkeys((FILE, GITHUB, VAULT), NoToken())
-    assert [one.name for one in planned(wanted, seen, sink_contents, only=("svc-*",)).actions] == [
-        "svc-a"
-    ]
-    again = planned(wanted, seen, only=("SVC-*",), redeliver=True)
-    assert [one.name for one in again.actions] == ["SVC-b"]
+    assert [
+        one.name for one in planned(declared, observed, sink_contents, only=("svc-*",)).actions
+    ] == ["svc-a"]
+    second_plan = planned(declared, observed, only=("SVC-*",), redeliver=True)
+    assert [one.name for one in second_plan.actions] == ["SVC-b"]
 
 
-def test_sinks_that_will_be_written_are_looked_ahead_into() -> None:
-    """Those of creates and of deliveries, and none of an action that is blocked already."""
-    wanted = [
+def test_sinks_that_will_be_written_are_checked() -> None:
+    """Those of creates and deliveries are, and those of blocked actions are not."""
+    declared = [
         desired_key("new", FILE, VAULT),
         desired_key("odd", AwsAddress("odd"), role="Nobody"),
         desired_key("live", COMMAND, GITHUB),
@@ -417,23 +434,23 @@ def test_sinks_that_will_be_written_are_looked_ahead_into() -> None:
     sink_contents = {
         COMMAND: NoToken(),
         GITHUB: Unreadable(NOW),
-        wanted[3].deliver[0]: Unavailable(DOWN),
+        declared[3].deliver[0]: Unavailable(DOWN),
     }
-    plan = planned(wanted, look(key("live"), key("closed")), sink_contents)
-    assert to_prepare(plan) == (FILE, VAULT, COMMAND)
+    plan = planned(declared, observe(key("live"), key("closed")), sink_contents)
+    assert sinks_to_check(plan) == (FILE, VAULT, COMMAND)
 
 
-def test_a_sink_that_cannot_take_a_token_blocks_its_own_keys_alone() -> None:
-    """With the first failure of its sinks; why an action was blocked before stays."""
-    wanted = [
+def test_a_sink_that_cannot_take_a_token_blocks_only_its_keys() -> None:
+    """The failure is that of the first such sink; a blocked action keeps its failure."""
+    declared = [
         desired_key("new", FILE, VAULT, GITHUB),
         desired_key("odd", VAULT, role="Nobody"),
         desired_key("live", VAULT),
         desired_key("free", COMMAND),
         desired_key("kept"),
     ]
-    plan = planned(wanted, look(key("live"), key("kept")), {VAULT: NoToken()})
-    blocked = block(plan, {GITHUB: DENIED, VAULT: DOWN})
+    plan = planned(declared, observe(key("live"), key("kept")), {VAULT: NoToken()})
+    blocked = block_actions(plan, {GITHUB: DENIED, VAULT: DOWN})
     assert [one.blocked and one.blocked.code for one in blocked.actions] == [
         "sink_unavailable",
         "role_unknown",
@@ -445,64 +462,66 @@ def test_a_sink_that_cannot_take_a_token_blocks_its_own_keys_alone() -> None:
         one._replace(blocked=None) for one in plan.actions
     ]
     assert replace(blocked, actions=plan.actions) == plan
-    assert block(plan, {}) == plan
-    assert block(plan, {AwsAddress("other"): DENIED}) == plan
+    assert block_actions(plan, {}) == plan
+    assert block_actions(plan, {AwsAddress("other"): DENIED}) == plan
 
 
 @pytest.mark.parametrize(
-    ("asked", "away", "goes_on"),
+    ("requested", "unavailable", "proceeds"),
     [(False, (VAULT,), True), (False, (VAULT, FILE), False), (True, (VAULT,), False)],
 )
-def test_a_sink_that_is_away_keeps_no_successor_from_the_others(asked, away, goes_on) -> None:
-    """The old key ends in time whatever is away; who asks for a successor gets it whole or not."""
+def test_an_unavailable_sink_does_not_block_a_due_rotation(
+    requested, unavailable, proceeds
+) -> None:
+    """The old key expires in any case; a requested rotation needs all its sinks."""
     rotation = rotation_with()
-    wanted = desired_key("a", FILE, VAULT)._replace(rotation=rotation)
+    declared = desired_key("a", FILE, VAULT)._replace(rotation=rotation)
     old = key("a", expires_at=NOW + timedelta(days=5))
     environment = replace(SHOP, owns=("*",))
-    options = PlanOptions(rotate=frozenset({"a"}) if asked else frozenset())
+    options = PlanOptions(rotate=frozenset({"a"}) if requested else frozenset())
     sink_contents = {FILE: ApiKeyToken(old.id, None), VAULT: Unavailable(DOWN)}
     plan = plan_environment(
-        environment, [wanted], look(old), NOW, options, sink_contents=sink_contents
+        environment, [declared], observe(old), NOW, options, sink_contents=sink_contents
     )
-    part = block(plan, dict.fromkeys(away, DOWN))
+    part = block_actions(plan, dict.fromkeys(unavailable, DOWN))
     [rotate] = part.actions
     assert isinstance(rotate, Rotate)
-    assert (rotate.blocked is None) == goes_on
-    assert any("sink_unavailable: vault" in note for note in part.notes) == goes_on
+    assert (rotate.blocked is None) == proceeds
+    assert any("sink_unavailable: vault" in note for note in part.notes) == proceeds
 
 
-# --- What a plan says of itself ------------------------------------------------------------------
+# --- Notes and estimates -------------------------------------------------------------------------
 
 
-def test_keys_whose_tokens_go_nowhere_are_noted() -> None:
-    """Those that are made; not those that are there, are blocked or have a sink."""
+def test_new_keys_without_a_sink_are_noted() -> None:
+    """Live keys, blocked keys and keys with a sink do not count."""
 
-    def notes(*wanted: DesiredKey) -> tuple[str, ...]:
-        return planned(wanted, look(key("there"))).notes
+    def notes(*declared: DesiredKey) -> tuple[str, ...]:
+        return planned(declared, observe(key("there"))).notes
 
-    rest = "name one under `deliver`, or mint a token with `provision token NAME --to FILE`"
+    rest = "add one under `deliver`, or mint a token with `provision token NAME --to FILE`"
     fine = (desired_key("a", FILE), desired_key("there"), desired_key("odd", role="Nobody"))
     assert notes(*fine) == ()
-    assert notes(desired_key("b"), *fine) == (f"no sink takes the token of 1 key: {rest}",)
+    assert notes(desired_key("b"), *fine) == (f"no sink takes the token of 1 key; {rest}",)
     assert notes(desired_key("b"), desired_key("c"), *fine) == (
-        f"no sink takes the tokens of 2 keys: {rest}",
+        f"no sink takes the tokens of 2 keys; {rest}",
     )
 
 
-def test_changes_count_actions_and_steps_count_what_they_take() -> None:
-    """A create is a step, its delivery another; a delivery by itself is one; nothing blocked is."""
-    wanted = [
+def test_changes_count_actions_and_steps_count_their_parts() -> None:
+    """A create and its delivery are a step each; blocked actions do not count."""
+    declared = [
         desired_key("bare"),
         desired_key("new", FILE, GITHUB),
         desired_key("live", VAULT),
         desired_key("odd", role="Nobody"),
         desired_key("kept"),
     ]
-    part = planned(wanted, look(key("live"), key("kept")), {VAULT: NoToken()})
-    lost = Unobserved("lab", "https://lab.example.com", DOWN)
-    assert (plan_with(part, lost, part).changes, plan_with(part).changes) == (6, 3)
-    assert (plan_with(part, lost, part).steps, plan_with(part).steps) == (8, 4)
-    closed = block(part, {VAULT: DOWN, FILE: DOWN})
+    part = planned(declared, observe(key("live"), key("kept")), {VAULT: NoToken()})
+    unobserved = Unobserved("lab", "https://lab.example.com", DOWN)
+    assert (plan_with(part, unobserved, part).changes, plan_with(part).changes) == (6, 3)
+    assert (plan_with(part, unobserved, part).steps, plan_with(part).steps) == (8, 4)
+    closed = block_actions(part, {VAULT: DOWN, FILE: DOWN})
     assert (plan_with(closed).changes, plan_with(closed).steps) == (1, 1)
     assert plan_summary(part) == {
         "create": 2,
@@ -518,12 +537,12 @@ def test_changes_count_actions_and_steps_count_what_they_take() -> None:
 
 @pytest.mark.parametrize("roles", [ROLES, NoRoles()])
 def test_a_delivery_takes_two_requests_however_many_sinks_it_has(roles: Roles) -> None:
-    """One to mint and one to prove; 0.05 s each; none where nothing is delivered, or it cannot."""
+    """One mints and one verifies the token, 0.05 s each; a blocked delivery takes none."""
 
-    def cost(*wanted: DesiredKey, sink_contents: SinkContent | None = None) -> tuple[int, float]:
+    def cost(*declared: DesiredKey, sink_contents: SinkContent | None = None) -> tuple[int, float]:
         found = dict.fromkeys((FILE, VAULT), sink_contents or NoToken())
-        seen = look(key("live-1"), key("live-2"), roles=roles)
-        part = planned(wanted, seen, found)
+        observed = observe(key("live-1"), key("live-2"), roles=roles)
+        part = planned(declared, observed, found)
         return part.estimate.requests, part.estimate.seconds
 
     assert cost() == (2, 0.1)
@@ -537,11 +556,11 @@ def test_a_delivery_takes_two_requests_however_many_sinks_it_has(roles: Roles) -
 
 
 def test_deliveries_count_against_the_declared_rate() -> None:
-    """Beyond the first burst each minute lets so many through."""
+    """After the first burst, only that many requests are sent in a minute."""
     shop = replace(SHOP, limits=limits_with(requests_per_minute=10))
-    wanted = [desired_key(f"k{n}", FileAddress("a.env", f"K{n}")) for n in range(34)]
-    seen = look(*(key(one.name) for one in wanted))
-    part = plan_environment(shop, wanted, seen, NOW, PlanOptions(redeliver=True))
+    declared = [desired_key(f"k{n}", FileAddress("a.env", f"K{n}")) for n in range(34)]
+    observed = observe(*(key(one.name) for one in declared))
+    part = plan_environment(shop, declared, observed, NOW, PlanOptions(redeliver=True))
     assert part.estimate.requests == 70
     assert part.estimate.seconds == 360.0
 
@@ -550,14 +569,14 @@ def test_deliveries_count_against_the_declared_rate() -> None:
 
 
 def digest_of(
-    *wanted: DesiredKey, sink_contents: Mapping[Address, SinkContent] | None = None
+    *declared: DesiredKey, sink_contents: Mapping[Address, SinkContent] | None = None
 ) -> str:
-    part = planned(wanted, look(key("live")), sink_contents)
-    return digest((part,), {"shop": wanted})
+    part = planned(declared, observe(key("live")), sink_contents)
+    return digest((part,), {"shop": declared})
 
 
-def test_the_digest_covers_where_tokens_go() -> None:
-    """Every part of an address, one sink more or less; not the order of keys or of sinks."""
+def test_the_digest_covers_the_sinks() -> None:
+    """Every part of an address and every sink counts; the order of keys and sinks does not."""
     other = desired_key("b", VAULT)
     first = digest_of(desired_key("a", FILE, COMMAND), other)
     assert digest_of(other, desired_key("a", FILE, COMMAND)) == first
@@ -579,15 +598,15 @@ def test_the_digest_covers_where_tokens_go() -> None:
     assert len({first, *different}) == len(different) + 1
 
 
-def test_the_digest_covers_where_tokens_of_kept_keys_are() -> None:
-    """A plan that does nothing for a key was reviewed with its sinks all the same."""
+def test_the_digest_covers_the_sinks_of_kept_keys() -> None:
+    """A review covers them even if the plan has no action for the key."""
 
-    def of(*wanted: DesiredKey) -> str:
+    def of(*declared: DesiredKey) -> str:
         good = ApiKeyToken("id-live-1", None)
-        sink_contents = {address: good for one in wanted for address in one.deliver}
-        part = planned(wanted, look(key("live")), sink_contents)
+        sink_contents = {address: good for one in declared for address in one.deliver}
+        part = planned(declared, observe(key("live")), sink_contents)
         assert part.actions == ()
-        return digest((part, Unobserved("lab", "https://lab", DOWN)), {"shop": wanted})
+        return digest((part, Unobserved("lab", "https://lab", DOWN)), {"shop": declared})
 
     first = of(desired_key("live", FILE, VAULT))
     assert of(desired_key("live", VAULT, FILE)) == first
@@ -600,25 +619,25 @@ def test_the_digest_covers_where_tokens_of_kept_keys_are() -> None:
     assert len({first, *different}) == len(different) + 1
 
 
-def test_the_digest_covers_what_is_delivered() -> None:
-    """To which sinks, for which key, and whether it can be; not why."""
-    wanted = desired_key("live", FILE, VAULT)
+def test_the_digest_covers_deliveries() -> None:
+    """Sinks, keys and failures count; reasons do not."""
+    declared = desired_key("live", FILE, VAULT)
 
     def of(file: SinkContent, vault: SinkContent) -> str:
-        return digest_of(wanted, sink_contents={FILE: file, VAULT: vault})
+        return digest_of(declared, sink_contents={FILE: file, VAULT: vault})
 
     good = ApiKeyToken("id-live-1", None)
     first = of(NoToken(), good)
     assert of(NotAToken(), good) == first
     assert of(NoToken(), Unreadable(NOW)) == first
-    twin = planned([wanted], look(key("live", 2)), {FILE: NoToken(), VAULT: Unreadable(NOW)})
+    second = planned([declared], observe(key("live", 2)), {FILE: NoToken(), VAULT: Unreadable(NOW)})
     different = [
         of(good, good),
         of(good, NoToken()),
         of(NoToken(), NoToken()),
         of(Unavailable(DOWN), good),
         of(Unavailable(DENIED), good),
-        digest((twin,), {"shop": (wanted,)}),
+        digest((second,), {"shop": (declared,)}),
     ]
     assert len({first, *different}) == len(different) + 1
 
@@ -627,34 +646,34 @@ def test_the_digest_covers_what_is_delivered() -> None:
 
 
 def full_plan() -> Plan:
-    """A create with and without sinks, deliveries fine and blocked, and a finding."""
+    """Return a plan with creates, deliveries, a blocked delivery and a finding."""
     bare = desired_key("bare", line=1)
     new = desired_key("new", FILE, KubernetesAddress("web", "tokens"), line=2)
-    lost = desired_key("lost\x1b[2J", VaultAddress("secret", "a\x1b[2J"), line=3)
+    empty = desired_key("lost\x1b[2J", VaultAddress("secret", "a\x1b[2J"), line=3)
     closed = desired_key("closed", GITHUB, line=4)
     blind = desired_key("blind", COMMAND, line=5)
-    seen = look(*(key(one.name) for one in (lost, closed, blind)))
+    observed = observe(*(key(one.name) for one in (empty, closed, blind)))
     sink_contents = {
-        lost.deliver[0]: NoToken(),
+        empty.deliver[0]: NoToken(),
         GITHUB: Unavailable(DENIED),
         COMMAND: Unreadable(None),
     }
-    wanted = (bare, new, lost, closed, blind)
-    part = planned(wanted, seen, sink_contents)
-    return plan_with(part, digest=digest((part,), {"shop": wanted}))
+    declared = (bare, new, empty, closed, blind)
+    part = planned(declared, observed, sink_contents)
+    return plan_with(part, digest=digest((part,), {"shop": declared}))
 
 
 def test_the_document_of_a_plan_with_deliveries_follows_its_schema() -> None:
-    """Where each token goes stands in it, and why a delivery cannot be done."""
+    """It has the sinks of each token, and why a delivery is blocked."""
     document = json.loads(json.dumps(plan_document(full_plan())))
     Draft202012Validator(
         schemas.load("plan"), format_checker=Draft202012Validator.FORMAT_CHECKER
     ).validate(document)
     [environment] = document["environments"]
-    bare, new, lost, closed = environment["actions"]
+    bare, new, empty, closed = environment["actions"]
     assert (bare["action"], bare["sinks"]) == ("create", [])
     assert new["sinks"] == ["file secrets/shop.env A", "kubernetes web/tokens token"]
-    assert lost == {
+    assert empty == {
         "action": "deliver",
         "name": "lost\x1b[2J",
         "reason": "token_missing",
@@ -681,14 +700,14 @@ def test_the_document_of_a_plan_with_deliveries_follows_its_schema() -> None:
             "finding": "delivery_unknown",
             "name": "blind",
             "ids": ["id-blind-1"],
-            "message": "nothing proves that its token is in command store a; --redeliver "
-            "delivers a new one",
+            "message": "Delivery of its token to command store a cannot be verified. "
+            "Use --redeliver to deliver a new token.",
         }
     ]
 
 
-def test_the_text_of_a_plan_shows_where_each_token_goes() -> None:
-    """Deliveries have a mark and a reason of their own; nothing in it can draw on a terminal."""
+def test_the_text_of_a_plan_shows_the_sinks_of_each_token() -> None:
+    """Deliveries have their own mark and reason; control characters are escaped."""
     lines = plan_text(full_plan(), PLAIN).splitlines()
     assert [line[:5] for line in lines if line.startswith("  ") and line[2] in "+>!=?"] == [
         "  + b",
@@ -712,28 +731,28 @@ def test_the_text_of_a_plan_shows_where_each_token_goes() -> None:
         "Plan: 2 to create, 1 to deliver, 1 as declared, 1 that cannot be done, 1 finding."
         in (lines[-1])
     )
-    only = planned([desired_key("live", FILE)], look(key("live")), {FILE: NoToken()})
+    only = planned([desired_key("live", FILE)], observe(key("live")), {FILE: NoToken()})
     assert plan_text(plan_with(only), PLAIN).splitlines()[-1] == (
         "Plan: 0 to create, 1 to deliver, 0 as declared. About 4 requests and 0.2 s."
     )
 
 
 def test_a_plan_without_sinks_has_no_column_for_them() -> None:
-    """Who does not use sinks sees what was there before."""
-    part = planned([desired_key("a"), desired_key("b")], look())
+    """The output is the same as before sinks existed."""
+    part = planned([desired_key("a"), desired_key("b")], observe())
     text = plan_text(plan_with(part), PLAIN)
     assert "sink" not in text
     assert "deliver" not in text
 
 
-# --- Whatever sinks hold -------------------------------------------------------------------------
+# --- Any contents of sinks -----------------------------------------------------------------------
 
 NAMES = [f"name-{number}" for number in range(4)]
 KINDS = ("file", "vault", "github", "command")
 
 
 def sinks_of(name: str, kinds: Iterable[str]) -> tuple[Address, ...]:
-    """The sinks of a key: two can be read, one tells its time, one tells nothing."""
+    """Return the sinks of a key: two can be read, one has a timestamp, one is write-only."""
     sinks: dict[str, Address] = {
         "file": FileAddress("a.env", name),
         "vault": VaultAddress("secret", name),
@@ -743,15 +762,22 @@ def sinks_of(name: str, kinds: Iterable[str]) -> tuple[Address, ...]:
     return tuple(sinks[kind] for kind in kinds)
 
 
-MOMENTS = st.sampled_from(
-    [MADE - MINUTE, MADE + SECOND, NOW, ENDS - MINUTE - SECOND, ENDS - MINUTE, ENDS]
+TIMESTAMPS = st.sampled_from(
+    [
+        CREATED_AT - MINUTE,
+        CREATED_AT + SECOND,
+        NOW,
+        EXPIRES_AT - MINUTE - SECOND,
+        EXPIRES_AT - MINUTE,
+        EXPIRES_AT,
+    ]
 )
 IDS = st.sampled_from([f"id-{name}-{number}" for name in NAMES for number in (1, 2, 3)])
-TOLD = st.sampled_from([NoToken(), NotAToken(), Unavailable(DOWN)])
-HELD = {
-    "file": TOLD | st.builds(ApiKeyToken, IDS, st.none() | MOMENTS),
-    "vault": TOLD | st.builds(ApiKeyToken, IDS.map(str.upper), st.none() | MOMENTS),
-    "github": st.sampled_from([NoToken(), Unavailable(DENIED)]) | st.builds(Unreadable, MOMENTS),
+FAULTY = st.sampled_from([NoToken(), NotAToken(), Unavailable(DOWN)])
+CONTENTS = {
+    "file": FAULTY | st.builds(ApiKeyToken, IDS, st.none() | TIMESTAMPS),
+    "vault": FAULTY | st.builds(ApiKeyToken, IDS.map(str.upper), st.none() | TIMESTAMPS),
+    "github": st.sampled_from([NoToken(), Unavailable(DENIED)]) | st.builds(Unreadable, TIMESTAMPS),
     "command": st.just(Unreadable(None)),
 }
 
@@ -760,48 +786,51 @@ HELD = {
 def worlds(
     draw: st.DrawFn,
 ) -> tuple[list[DesiredKey], list[ObservedKey], dict[Address, SinkContent]]:
-    """Desired keys with some sinks, some live and dead keys of their names, and what sinks hold."""
-    wanted: list[DesiredKey] = []
+    """Draw desired keys with sinks, keys of their names, and the contents of the sinks."""
+    declared: list[DesiredKey] = []
     sink_contents: dict[Address, SinkContent] = {}
     for name in draw(st.lists(st.sampled_from(NAMES), unique=True)):
         kinds = draw(st.lists(st.sampled_from(KINDS), unique=True))
-        wanted.append(desired_key(name, *sinks_of(name, kinds)))
+        declared.append(desired_key(name, *sinks_of(name, kinds)))
         sink_contents |= {
-            address: draw(HELD[kind])
-            for kind, address in zip(kinds, wanted[-1].deliver, strict=True)
+            address: draw(CONTENTS[kind])
+            for kind, address in zip(kinds, declared[-1].deliver, strict=True)
         }
-    seen = draw(
+    observed = draw(
         st.lists(
             st.builds(
                 key,
                 st.sampled_from(NAMES),
                 st.integers(1, 3),
                 revoked_at=st.sampled_from([None, None, NOW]),
-                expires_at=st.sampled_from([NOW, ENDS - timedelta(days=1), ENDS]),
+                expires_at=st.sampled_from([NOW, EXPIRES_AT - timedelta(days=1), EXPIRES_AT]),
             ),
             max_size=9,
             unique_by=lambda one: one.id,
         )
     )
-    return wanted, seen, sink_contents
+    return declared, observed, sink_contents
 
 
 def key_of(
-    wanted: DesiredKey, live: list[ObservedKey], sink_contents: Mapping[Address, SinkContent]
+    declared: DesiredKey, live: list[ObservedKey], sink_contents: Mapping[Address, SinkContent]
 ) -> ObservedKey:
-    """The newest key whose token a sink holds, or else the oldest."""
-    found = [sink_contents[sink] for sink in wanted.deliver]
-    shown = {one.key.lower() for one in found if isinstance(one, ApiKeyToken)}
-    return next((one for one in reversed(live) if one.id in shown), live[0])
+    """Return the newest key whose token a sink holds, or else the oldest."""
+    found = [sink_contents[sink] for sink in declared.deliver]
+    token_ids = {one.key.lower() for one in found if isinstance(one, ApiKeyToken)}
+    return next((one for one in reversed(live) if one.id in token_ids), live[0])
 
 
 def is_good(sink_contents: SinkContent, live: list[ObservedKey], key: ObservedKey) -> bool:
-    """What the docs promise of a good token, written once more in another way."""
+    """Return whether a token is good, as the docs define it, in an independent implementation."""
     if isinstance(sink_contents, ApiKeyToken):
-        ends = {one.id.lower(): one.expires_at for one in live}
-        key_ends = ends.get(sink_contents.key.lower())
+        expiries = {one.id.lower(): one.expires_at for one in live}
+        key_expires_at = expiries.get(sink_contents.key.lower())
         never = datetime.max.replace(tzinfo=UTC)
-        return key_ends is not None and (key_ends - (sink_contents.expires_at or never)) <= MINUTE
+        return (
+            key_expires_at is not None
+            and (key_expires_at - (sink_contents.expires_at or never)) <= MINUTE
+        )
     if isinstance(sink_contents, Unreadable):
         return (
             sink_contents.updated_at is None or sink_contents.updated_at >= key.created_at - MINUTE
@@ -809,51 +838,51 @@ def is_good(sink_contents: SinkContent, live: list[ObservedKey], key: ObservedKe
     return False
 
 
-def live_of(name: str, seen: list[ObservedKey]) -> list[ObservedKey]:
-    found = [one for one in seen if one.name == name and one.live(NOW)]
+def live_of(name: str, observed: list[ObservedKey]) -> list[ObservedKey]:
+    found = [one for one in observed if one.name == name and one.live(NOW)]
     return sorted(found, key=lambda one: (one.created_at, one.id))
 
 
 @given(world=worlds())
 def test_a_good_token_is_never_replaced_and_every_other_is(world: Any) -> None:
-    """Sink by sink; every desired key is kept or has one action, whatever its sinks hold."""
-    wanted, seen, sink_contents = world
-    plan = planned(wanted, look(*seen), sink_contents)
+    """Each sink is checked; every desired key is kept or has one action."""
+    declared, observed, sink_contents = world
+    plan = planned(declared, observe(*observed), sink_contents)
     actions = {one.name: one for one in plan.actions}
     assert len(actions) == len(plan.actions)
-    assert {*actions} | {*plan.kept} == {one.name for one in wanted}
+    assert {*actions} | {*plan.kept} == {one.name for one in declared}
     assert not {*actions} & {*plan.kept}
-    for one in wanted:
-        live = live_of(one.name, seen)
+    for one in declared:
+        live = live_of(one.name, observed)
         action = actions.get(one.name)
         if not live:
             assert isinstance(action, Create)
             assert action.sinks == one.deliver
             continue
         current = key_of(one, live, sink_contents)
-        lacking = tuple(
+        to_write = tuple(
             sink for sink in one.deliver if not is_good(sink_contents[sink], live, current)
         )
-        assert (action.sinks if action else ()) == lacking
+        assert (action.sinks if action else ()) == to_write
         if isinstance(action, Deliver):
             assert (action.key_id, action.expires_at) == (current.id, current.expires_at)
-            unusable = any(isinstance(sink_contents[sink], Unavailable) for sink in lacking)
+            unusable = any(isinstance(sink_contents[sink], Unavailable) for sink in to_write)
             assert (action.blocked is not None) == unusable
 
 
 @given(world=worlds(), redeliver=st.booleans())
-def test_a_plan_that_was_delivered_leaves_nothing_to_deliver(world: Any, redeliver: bool) -> None:
-    """The next plan has only what was blocked, and after `--redeliver` nothing at all."""
-    wanted, seen, sink_contents = world
-    first = planned(wanted, look(*seen), sink_contents, redeliver=redeliver)
+def test_after_deliveries_the_next_plan_delivers_nothing(world: Any, redeliver: bool) -> None:
+    """The next plan has only the blocked actions, and after `--redeliver` none."""
+    declared, observed, sink_contents = world
+    first = planned(declared, observe(*observed), sink_contents, redeliver=redeliver)
     after = dict(sink_contents)
     for action in first.unblocked:
         if isinstance(action, Create):
-            made = key(action.name, 9, created_at=NOW, expires_at=action.expires_at)
-            seen = [*seen, made]
+            created = key(action.name, 9, created_at=NOW, expires_at=action.expires_at)
+            observed = [*observed, created]
         else:
-            made = next(one for one in seen if one.id == action.key_id)
-        token = ApiKeyToken(made.id, made.expires_at.replace(microsecond=0))
+            created = next(one for one in observed if one.id == action.key_id)
+        token = ApiKeyToken(created.id, created.expires_at.replace(microsecond=0))
         for sink in action.sinks:
             match sink:
                 case FileAddress() | VaultAddress():
@@ -862,16 +891,18 @@ def test_a_plan_that_was_delivered_leaves_nothing_to_deliver(world: Any, redeliv
                     after[sink] = Unreadable(NOW)
                 case _:
                     assert after[sink] == Unreadable(None)
-    again = planned(wanted, look(*seen), after)
+    second_plan = planned(declared, observe(*observed), after)
     blocked = [one for one in first.actions if one.blocked is not None]
-    assert list(again.actions) == blocked
+    assert list(second_plan.actions) == blocked
     assert not (redeliver and blocked)
 
 
 @given(world=worlds())
-def test_what_is_read_is_what_a_plan_needs(world: Any) -> None:
-    """Of sinks that are not read the plan asks nothing: what they hold makes no difference."""
-    wanted, seen, sink_contents = world
-    needed = set(to_read(wanted, look(*seen)))
+def test_a_plan_needs_only_the_sinks_that_are_read(world: Any) -> None:
+    """The contents of other sinks make no difference."""
+    declared, observed, sink_contents = world
+    needed = set(sinks_to_read(declared, observe(*observed)))
     read = {address: found for address, found in sink_contents.items() if address in needed}
-    assert planned(wanted, look(*seen), read) == planned(wanted, look(*seen), sink_contents)
+    assert planned(declared, observe(*observed), read) == planned(
+        declared, observe(*observed), sink_contents
+    )

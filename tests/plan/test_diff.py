@@ -1,4 +1,4 @@
-"""The diff is a pure function of desired, observed and the clock."""
+"""The diff is a pure function of desired keys, observed keys and the clock."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ SHOP = environment_with(role="Worker")
 ROLES = KnownRoles((WORKER, ADMIN, GUEST))
 
 
-def look(*keys: ObservedKey, roles: Roles = ROLES, at: datetime = NOW) -> Observation:
-    return observation_with(*keys, roles=roles, server_time=at, requests=2)
+def observe(*keys: ObservedKey, roles: Roles = ROLES, server_time: datetime = NOW) -> Observation:
+    return observation_with(*keys, roles=roles, server_time=server_time, requests=2)
 
 
 def planned(
-    wanted: Iterable[DesiredKey], seen: Observation, *, only: tuple[str, ...] = ()
+    desired: Iterable[DesiredKey], observed: Observation, *, only: tuple[str, ...] = ()
 ) -> Planned:
-    return plan_environment(SHOP, wanted, seen, NOW, PlanOptions(only=only))
+    return plan_environment(SHOP, desired, observed, NOW, PlanOptions(only=only))
 
 
-def test_a_missing_key_is_created_with_what_its_manifest_says() -> None:
-    """The action carries name, depth, role, place, and the end counted from the plan."""
-    [action] = planned([desired_key("a", depth=2, role="Admin")], look()).actions
+def test_a_missing_key_is_created_as_its_manifest_says() -> None:
+    """The action has the name, depth, role and position, and an expiry counted from the plan."""
+    [action] = planned([desired_key("a", depth=2, role="Admin")], observe()).actions
     assert (action.name, action.reason, action.depth) == ("a", "missing", 2)
     assert action.expires == "90d"
     assert (action.role, action.role_id, action.blocked) == ("Admin", ADMIN.id, None)
@@ -76,17 +76,17 @@ def test_a_missing_key_is_created_with_what_its_manifest_says() -> None:
     assert action.place.line == 7
 
 
-def test_a_live_key_is_kept_and_a_dead_one_made_anew() -> None:
+def test_a_live_key_is_kept_and_a_dead_one_created_again() -> None:
     """Revoked and expired keys do not satisfy a manifest; the server's clock decides."""
-    seen = look(
+    observed = observe(
         observed_key("live"),
         observed_key("revoked", revoked_at=NOW),
         observed_key("expired", expires_at=NOW),
         observed_key("by-its-clock", expires_at=NOW + timedelta(hours=1)),
-        at=NOW + timedelta(hours=2),
+        server_time=NOW + timedelta(hours=2),
     )
     names = ["live", "revoked", "expired", "by-its-clock"]
-    plan = planned([desired_key(name) for name in names], seen)
+    plan = planned([desired_key(name) for name in names], observed)
     assert plan.kept == ("live",)
     assert [(one.name, one.reason) for one in plan.actions] == [
         (name, "dead") for name in names[1:]
@@ -94,10 +94,10 @@ def test_a_live_key_is_kept_and_a_dead_one_made_anew() -> None:
 
 
 def test_names_are_compared_by_code_points() -> None:
-    """Neither case nor unicode normalisation makes two names one."""
-    seen = look(observed_key("Key"), observed_key("e\u0301"))
+    """Names that differ only in case or unicode normalization are different names."""
+    observed = observe(observed_key("Key"), observed_key("e\u0301"))
     assert [
-        one.name for one in planned([desired_key("key"), desired_key("\u00e9")], seen).actions
+        one.name for one in planned([desired_key("key"), desired_key("\u00e9")], observed).actions
     ] == [
         "key",
         "\u00e9",
@@ -105,237 +105,251 @@ def test_names_are_compared_by_code_points() -> None:
 
 
 @pytest.mark.parametrize("roles", [ROLES, NoRoles()])
-def test_a_plan_says_which_workspace_it_is_for(roles: Roles) -> None:
-    """Environment, url, generation and workspace id, as they were looked at."""
-    seen = look(roles=roles)
-    plan = planned([], seen)
+def test_a_plan_has_the_workspace_it_is_for(roles: Roles) -> None:
+    """Environment, url, generation and workspace id are as observed."""
+    observed = observe(roles=roles)
+    plan = planned([], observed)
     assert (plan.environment, plan.url) == ("shop", "https://crm.example.com")
-    assert (plan.generation, plan.workspace) == (seen.generation, "w")
+    assert (plan.generation, plan.workspace) == (observed.generation, "w")
 
 
 def test_live_keys_that_no_manifest_lists_are_unmanaged() -> None:
-    """One finding a name, dead keys not among them."""
-    seen = look(
+    """There is one finding for each name; dead keys do not count."""
+    observed = observe(
         observed_key("x", 1),
         observed_key("x", 2),
         observed_key("gone", revoked_at=NOW),
         observed_key("a"),
     )
-    plan = planned([desired_key("a")], seen)
+    plan = planned([desired_key("a")], observed)
     assert plan.findings == (Unmanaged("x", ("id-x-1", "id-x-2")),)
     assert plan.actions == ()
 
 
 def test_several_live_keys_of_a_name_are_a_duplicate_with_the_oldest_first() -> None:
-    """The first by createdAt, then id, leads the ids."""
+    """The ids are in the order of creation, then of the ids."""
     older = observed_key("a", 5, created_at=NOW - timedelta(days=9))
-    seen = look(observed_key("a", 2), older, observed_key("a", 1))
-    [finding] = planned([desired_key("a")], seen).findings
+    observed = observe(observed_key("a", 2), older, observed_key("a", 1))
+    [finding] = planned([desired_key("a")], observed).findings
     assert finding == Duplicate("a", (older.id, "id-a-1", "id-a-2"), older.id, "not_owned")
     [finding] = planned(
-        [desired_key("a")], look(observed_key("a", 2), observed_key("a", 1))
+        [desired_key("a")], observe(observed_key("a", 2), observed_key("a", 1))
     ).findings
     assert finding == Duplicate("a", ("id-a-1", "id-a-2"), "id-a-1", "not_owned")
 
 
-def test_findings_of_all_names_are_reported_those_of_wanted_ones_first() -> None:
-    """In the order of the manifests, then what no manifest lists, by name."""
-    seen = look(
+def test_findings_of_declared_names_come_before_those_of_other_names() -> None:
+    """The first are in the order of the manifests, the others by name."""
+    observed = observe(
         observed_key("y"),
         observed_key("x"),
         *(observed_key(name, number) for name in "ab" for number in (1, 2)),
     )
-    found = planned([desired_key("b"), desired_key("a")], seen).findings
+    found = planned([desired_key("b"), desired_key("a")], observed).findings
     assert [one.name for one in found] == ["b", "a", "x", "y"]
 
 
-def test_drift_of_an_absolute_end_is_seen_to_the_second() -> None:
-    """Milliseconds, the mark of a run, are no drift; a second is."""
-    end = datetime(2027, 6, 30, tzinfo=UTC)
-    wanted = [desired_key("a", expiry="2027-06-30")]
-    same = look(observed_key("a", expires_at=end + timedelta(milliseconds=417)))
-    assert planned(wanted, same).findings == ()
-    other = look(observed_key("a", expires_at=end + timedelta(seconds=1)))
-    [finding] = planned(wanted, other).findings
+def test_drift_of_a_fixed_expiry_is_detected_to_the_second() -> None:
+    """Milliseconds identify a run and are not drift; a second is."""
+    expiry = datetime(2027, 6, 30, tzinfo=UTC)
+    desired = [desired_key("a", expiry="2027-06-30")]
+    same = observe(observed_key("a", expires_at=expiry + timedelta(milliseconds=417)))
+    assert planned(desired, same).findings == ()
+    other = observe(observed_key("a", expires_at=expiry + timedelta(seconds=1)))
+    [finding] = planned(desired, other).findings
     assert finding == Drift(
         "a", ("id-a-1",), "expires", "2027-06-30T00:00:01Z", "2027-06-30T00:00:00Z", "not_owned"
     )
 
 
-def test_a_shortened_duration_is_told_and_touches_no_live_key() -> None:
-    """One that was made for longer than its manifest says now; any other keeps its end."""
-    far = look(observed_key("a", expires_at=NOW + timedelta(days=30, seconds=1)))
+def test_a_shortened_duration_is_reported_and_changes_no_live_key() -> None:
+    """A key created with a longer lifetime is a finding; any other key keeps its expiry."""
+    far = observe(observed_key("a", expires_at=NOW + timedelta(days=30, seconds=1)))
     [finding] = planned([desired_key("a", expiry="30d")], far).findings
     assert isinstance(finding, Drift)
-    assert finding.what == "expires"
-    near = look(observed_key("a", expires_at=NOW + timedelta(days=30)))
+    assert finding.field == "expires"
+    near = observe(observed_key("a", expires_at=NOW + timedelta(days=30)))
     assert planned([desired_key("a", expiry="30d")], near).findings == ()
 
 
 @pytest.mark.parametrize("written", ["Admin", ADMIN.id])
-def test_drift_of_a_role_says_from_and_to(written: str) -> None:
+def test_drift_of_a_role_has_the_actual_and_the_desired_one(written: str) -> None:
     """A label or an id that the key does not have is drift."""
-    [finding] = planned([desired_key("a", role=written)], look(observed_key("a"))).findings
+    [finding] = planned([desired_key("a", role=written)], observe(observed_key("a"))).findings
     assert finding == Drift("a", ("id-a-1",), "role", "Worker", written, "not_owned")
-    assert planned([desired_key("a", role=WORKER.id)], look(observed_key("a"))).findings == ()
+    assert planned([desired_key("a", role=WORKER.id)], observe(observed_key("a"))).findings == ()
 
 
-def test_roles_that_cannot_be_seen_do_not_drift() -> None:
-    """Whatever the manifest writes, what the key has is unknown, or nothing."""
+def test_roles_that_cannot_be_read_do_not_drift() -> None:
+    """The role of the key is unknown, or it has none on legacy."""
     for roles in (HiddenRoles(), NoRoles()):
-        bare = look(observed_key("a", role=None, role_id=None), roles=roles)
+        bare = observe(observed_key("a", role=None, role_id=None), roles=roles)
         assert planned([desired_key("a", role=ADMIN.id)], bare).findings == ()
 
 
-def test_a_key_without_its_role_drifts_from_nothing() -> None:
-    """`from` is null where the key has no role at all."""
+def test_the_actual_role_is_none_if_the_key_has_none() -> None:
+    """`from` is null in the report."""
     [finding] = planned(
-        [desired_key("a")], look(observed_key("a", role=None, role_id=None))
+        [desired_key("a")], observe(observed_key("a", role=None, role_id=None))
     ).findings
     assert finding == Drift("a", ("id-a-1",), "role", None, "Worker", "not_owned")
 
 
-def test_a_key_that_ends_within_14_days_is_expiring() -> None:
-    """The end of the key of its name counts, by the server's clock."""
-    soon = NOW + timedelta(days=14)
-    assert planned([desired_key("a")], look(observed_key("a", expires_at=soon))).findings == (
-        Expiring("a", ("id-a-1",), "2026-12-07T04:00:00Z"),
-    )
-    later = observed_key("a", 2, expires_at=soon + timedelta(seconds=1))
-    assert planned([desired_key("a")], look(later)).findings == ()
-    twins = look(observed_key("a", 1, expires_at=soon), later)
+def test_a_key_that_expires_within_14_days_is_a_finding() -> None:
+    """The expiry of the current key counts, by the server's clock."""
+    in_14_days = NOW + timedelta(days=14)
+    assert planned(
+        [desired_key("a")], observe(observed_key("a", expires_at=in_14_days))
+    ).findings == (Expiring("a", ("id-a-1",), "2026-12-07T04:00:00Z"),)
+    a_second_later = observed_key("a", 2, expires_at=in_14_days + timedelta(seconds=1))
+    assert planned([desired_key("a")], observe(a_second_later)).findings == ()
+    two_keys = observe(observed_key("a", 1, expires_at=in_14_days), a_second_later)
     ids = ("id-a-1", "id-a-2")
-    assert planned([desired_key("a")], twins).findings == (
+    assert planned([desired_key("a")], two_keys).findings == (
         Duplicate("a", ids, "id-a-1", "not_owned"),
         Expiring("a", ids, "2026-12-07T04:00:00Z"),
     )
 
 
-ASKED = "in shop, asked for by 'a'. "
-OFFER = "Roles for keys: 'Admin', 'Worker'."
-NO_OFFER = "Roles for keys: none at all."
-AN_ID = "as an id, because this credential cannot see them."
+ASSIGNABLE = "Roles for keys: 'Admin', 'Worker'."
+NO_ROLES = "Roles for keys: none."
+AN_ID = "a role id (this credential cannot read roles)."
 NO_ROLE = (
-    "'a' names no role, and keys of shop need one. Write `role:` on the key, in the manifest's "
-    "defaults or in the environment: "
+    "'a' has no role, and keys of shop need one. Set `role:` on the key, in the manifest's "
+    "defaults or in the environment to "
 )
 UNSEEN = (
-    "shop does not show its roles to this credential, so 'Worker' of 'a' cannot be looked up. "
-    "Give the credential's role the permission to read roles, or write the role's id."
+    "This credential cannot read the roles of shop, so the role 'Worker' of 'a' cannot be looked "
+    "up. Give the credential's role the permission to read roles, or write the role's id."
 )
-TWINS = KnownRoles((WORKER, role_with("Worker", 2)))
+SAME_LABEL = KnownRoles((WORKER, role_with("Worker", 2)))
 IDS = f"Write one of the ids {WORKER.id}, {ADMIN.id}."
 
 
 @pytest.mark.parametrize(
     ("role", "roles", "code", "message"),
     [
-        ("worker", ROLES, "role_unknown", f"There is no role 'worker' {ASKED}{OFFER}"),
+        (
+            "worker",
+            ROLES,
+            "role_unknown",
+            f"The role 'worker' of 'a' does not exist in shop. {ASSIGNABLE}",
+        ),
         (
             "Guest",
             ROLES,
             "role_not_assignable",
-            f"Keys may not have the role 'Guest' {ASKED}{OFFER}",
+            f"The role 'Guest' of 'a' cannot be assigned to API keys in shop. {ASSIGNABLE}",
         ),
-        ("x", KnownRoles((GUEST,)), "role_unknown", f"There is no role 'x' {ASKED}{NO_OFFER}"),
-        ("Worker", TWINS, "role_unknown", f"Several roles are called 'Worker' {ASKED}{IDS}"),
+        (
+            "x",
+            KnownRoles((GUEST,)),
+            "role_unknown",
+            f"The role 'x' of 'a' does not exist in shop. {NO_ROLES}",
+        ),
+        (
+            "Worker",
+            SAME_LABEL,
+            "role_unknown",
+            f"The role 'Worker' of 'a' is ambiguous in shop. {IDS}",
+        ),
         ("Worker", HiddenRoles(), "role_unknown", UNSEEN),
         (None, ROLES, "role_missing", f"{NO_ROLE}one of 'Admin', 'Worker'."),
         (None, HiddenRoles(), "role_missing", f"{NO_ROLE}{AN_ID}"),
     ],
 )
-def test_a_wrong_role_fails_its_key_alone_and_says_what_to_write(
+def test_a_wrong_role_fails_only_its_key_and_says_what_to_write(
     role: str | None, roles: Roles, code: str, message: str
 ) -> None:
-    """The failure names the key, the environment and the roles that keys may have."""
+    """The failure names the key, the environment and the roles that keys can have."""
     shop = environment_with()
     keys = [desired_key("a", role=role), desired_key("b", role=role)]
-    bad, other = plan_environment(shop, keys, look(roles=roles), NOW).actions
+    bad, other = plan_environment(shop, keys, observe(roles=roles), NOW).actions
     assert (bad.role, bad.role_id, bad.blocked) == (role, None, Failure(code, message))
     assert other.blocked == Failure(code, message.replace("'a'", "'b'"))
 
 
-def test_a_wrong_role_leaves_the_other_keys_alone() -> None:
-    """Right roles are found however often they are asked for, by label and by id."""
+def test_a_wrong_role_does_not_affect_other_keys() -> None:
+    """Valid roles are found by label and by id, any number of times."""
     roles = ["Nobody", None, "Admin", "Admin", ADMIN.id]
-    wanted = [desired_key(f"key-{number}", role=role) for number, role in enumerate(roles)]
-    bad, *good = planned(wanted, look()).actions
+    desired = [desired_key(f"key-{number}", role=role) for number, role in enumerate(roles)]
+    bad, *good = planned(desired, observe()).actions
     assert bad.blocked is not None
     assert [one.blocked for one in good] == [None] * 4
     assert [one.role_id for one in good] == [WORKER.id, ADMIN.id, ADMIN.id, ADMIN.id]
 
 
-def test_roles_of_one_label_are_told_apart_by_id() -> None:
+def test_roles_with_the_same_label_are_distinguished_by_id() -> None:
     """An ambiguous label is refused with the ids; an id is not ambiguous."""
     twin = role_with("Worker", 4)
-    seen = look(roles=KnownRoles((WORKER, twin)))
-    by_label, by_id = planned([desired_key("a"), desired_key("b", role=twin.id)], seen).actions
+    observed = observe(roles=KnownRoles((WORKER, twin)))
+    by_label, by_id = planned([desired_key("a"), desired_key("b", role=twin.id)], observed).actions
     assert by_label.blocked is not None
     assert twin.id in by_label.blocked.message
     assert by_id.role_id == twin.id
 
 
 def test_a_key_without_any_role_is_blocked_on_core_and_fine_on_legacy() -> None:
-    """`role_missing` is a matter of the core generation alone."""
+    """`role_missing` only occurs on the core generation."""
     shop = environment_with()
-    [action] = plan_environment(shop, [desired_key("a")], look(), NOW).actions
+    [action] = plan_environment(shop, [desired_key("a")], observe(), NOW).actions
     assert action.blocked is not None
     assert action.blocked.code == "role_missing"
-    legacy = plan_environment(shop, [desired_key("a")], look(roles=NoRoles()), NOW)
+    legacy = plan_environment(shop, [desired_key("a")], observe(roles=NoRoles()), NOW)
     assert legacy.actions[0].blocked is None
     assert not [note for note in legacy.notes if "role" in note]
     assert legacy.actions[0].role is None
 
 
 def test_legacy_ignores_roles_with_a_note() -> None:
-    """The note says how many keys ask for a role."""
-    plan = planned([desired_key("a", role="Admin"), desired_key("b")], look(roles=NoRoles()))
+    """The note has the number of keys with a role."""
+    plan = planned([desired_key("a", role="Admin"), desired_key("b")], observe(roles=NoRoles()))
     assert [one.role_id for one in plan.actions] == [None, None]
-    assert plan.notes[0] == "the roles of 2 keys are ignored: keys of this generation have none"
-    one = planned([desired_key("a")], look(roles=NoRoles()))
-    assert one.notes[0] == "the roles of 1 key are ignored: keys of this generation have none"
+    assert plan.notes[0] == "the roles of 2 keys are ignored; API keys before 1.3 have no roles"
+    one = planned([desired_key("a")], observe(roles=NoRoles()))
+    assert one.notes[0] == "the roles of 1 key are ignored; API keys before 1.3 have no roles"
 
 
-def test_hidden_roles_take_ids_and_refuse_labels() -> None:
-    """Where roles cannot be seen an id is taken at its word; a label cannot be looked up."""
-    seen = look(roles=HiddenRoles())
+def test_hidden_roles_accept_ids_and_refuse_labels() -> None:
+    """If roles cannot be read, an id is used unchecked; a label cannot be looked up."""
+    observed = observe(roles=HiddenRoles())
     for id_ in (
         ADMIN.id,
         "abcdef01-2345-6789-abcd-ef0123456789",
         "ABCDEF01-2345-6789-ABCD-EF0123456789",
     ):
-        [by_id] = planned([desired_key("a", role=id_)], seen).actions
+        [by_id] = planned([desired_key("a", role=id_)], observed).actions
         assert (by_id.role_id, by_id.blocked) == (id_, None)
     for label in ("Worker", "abc", f"{ADMIN.id}0", "X" + ADMIN.id[1:], "g" + ADMIN.id[1:]):
-        [by_label] = planned([desired_key("a", role=label)], seen).actions
+        [by_label] = planned([desired_key("a", role=label)], observed).actions
         assert by_label.blocked is not None
         assert by_label.blocked.code == "role_unknown"
-    [note] = planned([], seen).notes
+    [note] = planned([], observed).notes
     assert note == (
-        "roles cannot be seen with this credential, so a role must be written as an id and drift "
-        "of roles stays unknown"
+        "this credential cannot read roles, so a role must be written as an id and role drift is "
+        "not detected"
     )
 
 
-def test_an_end_that_has_passed_blocks_its_key_alone() -> None:
-    """`expiry_past` names the manifest and the line; the very moment has passed."""
-    wanted = [desired_key("a", expiry="2026-11-23T04:00:00Z"), desired_key("b")]
-    old, fine = planned(wanted, look()).actions
-    assert old.blocked == Failure(
+def test_an_expiry_in_the_past_blocks_only_its_key() -> None:
+    """`expiry_past` names the manifest and the line; the current second is in the past."""
+    desired = [desired_key("a", expiry="2026-11-23T04:00:00Z"), desired_key("b")]
+    past, fine = planned(desired, observe()).actions
+    assert past.blocked == Failure(
         "expiry_past",
-        "'a' would end at 2026-11-23T04:00:00Z, which has passed. "
+        "'a' would expire at 2026-11-23T04:00:00Z, which is in the past. "
         "Write a later date in manifests/a.yaml line 7.",
     )
     assert fine.blocked is None
-    before = planned(wanted, look(at=NOW - timedelta(seconds=1)))
+    before = planned(desired, observe(server_time=NOW - timedelta(seconds=1)))
     assert before.actions[0].blocked is None
 
 
-def test_only_bounds_actions_and_findings() -> None:
-    """Names that no glob matches are neither created nor reported; globs mind the case."""
-    seen = look(observed_key("svc-old"), observed_key("other"))
-    wanted = [desired_key(name) for name in ("web", "svc-a", "SVC-b", "svc-c")]
-    plan = planned(wanted, seen, only=("svc-*",))
+def test_only_limits_actions_and_findings() -> None:
+    """Names that no glob matches are neither created nor reported; globs are case-sensitive."""
+    observed = observe(observed_key("svc-old"), observed_key("other"))
+    desired = [desired_key(name) for name in ("web", "svc-a", "SVC-b", "svc-c")]
+    plan = planned(desired, observed, only=("svc-*",))
     assert [one.name for one in plan.actions] == ["svc-a", "svc-c"]
     assert plan.findings == (Unmanaged("svc-old", ("id-svc-old-1",)),)
 
@@ -351,23 +365,23 @@ def test_only_bounds_actions_and_findings() -> None:
         (ROLES, {}, 2),
     ],
 )
-def test_the_estimate_counts_the_requests_of_a_run_where_nothing_goes_wrong(
+def test_the_estimate_counts_the_requests_of_a_run_without_failures(
     roles: Roles, depths: dict[int, int], requests: int
 ) -> None:
-    """Batches on legacy; on core a request a key, and two for permissions and for what it takes.
+    """Batches on legacy; on core a request a key, one for permissions, one to test bulk creates.
 
-    A look after creating: pages of 60 on legacy, one request on core; none where nothing is made.
+    Reads after the creates: pages of 60 on legacy, one request on core, none without creates.
     """
-    wanted = [
+    desired = [
         desired_key(f"k{d}-{n}", depth=d) for d, count in depths.items() for n in range(count)
     ]
-    assert planned(wanted, look(roles=roles)).estimate.requests == requests
+    assert planned(desired, observe(roles=roles)).estimate.requests == requests
 
 
-def test_the_estimate_knows_the_declared_rate() -> None:
-    """Beyond the first burst each minute lets so many through."""
+def test_the_estimate_follows_the_declared_rate() -> None:
+    """After the first burst, only that many requests are sent in a minute."""
     shop = environment_with(url="x", role="Worker", limits=limits_with(requests_per_minute=10))
-    plan = plan_environment(shop, [desired_key(f"k{n}") for n in range(68)], look(), NOW)
+    plan = plan_environment(shop, [desired_key(f"k{n}") for n in range(68)], observe(), NOW)
     assert plan.estimate.seconds == 372.0
 
 
@@ -385,53 +399,53 @@ KEYS = st.lists(
 )
 
 
-@given(wanted=st.lists(NAMES, unique=True), seen=KEYS)
-def test_every_desired_key_is_either_kept_or_created_and_nothing_else(
-    wanted: list[str], seen: list[ObservedKey]
+@given(desired=st.lists(NAMES, unique=True), observed=KEYS)
+def test_every_desired_key_is_either_kept_or_created(
+    desired: list[str], observed: list[ObservedKey]
 ) -> None:
-    """Each wanted name once, created exactly where no live key has it; order as written."""
-    plan = planned([desired_key(name) for name in wanted], look(*seen))
-    live = {one.name for one in seen if one.live(NOW)}
-    assert [one.name for one in plan.actions] == [name for name in wanted if name not in live]
-    assert list(plan.kept) == [name for name in wanted if name in live]
+    """Each name appears once, in the order of the manifests; without a live key it is created."""
+    plan = planned([desired_key(name) for name in desired], observe(*observed))
+    live = {one.name for one in observed if one.live(NOW)}
+    assert [one.name for one in plan.actions] == [name for name in desired if name not in live]
+    assert list(plan.kept) == [name for name in desired if name in live]
     unmanaged = {one.name for one in plan.findings if isinstance(one, Unmanaged)}
-    assert unmanaged == live - set(wanted)
+    assert unmanaged == live - set(desired)
 
 
-@given(wanted=st.lists(NAMES, unique=True), seen=KEYS, seed=st.randoms())
+@given(desired=st.lists(NAMES, unique=True), observed=KEYS, seed=st.randoms())
 def test_the_plan_does_not_depend_on_the_order_of_the_list(
-    wanted: list[str], seen: list[ObservedKey], seed: object
+    desired: list[str], observed: list[ObservedKey], seed: object
 ) -> None:
     """Core lists keys in no fixed order; the plan is the same for every order."""
-    shuffled = list(seen)
+    shuffled = list(observed)
     seed.shuffle(shuffled)  # type: ignore[attr-defined]
-    keys = [desired_key(name) for name in wanted]
-    assert planned(keys, look(*seen)) == planned(keys, look(*shuffled))
+    keys = [desired_key(name) for name in desired]
+    assert planned(keys, observe(*observed)) == planned(keys, observe(*shuffled))
 
 
-@given(wanted=st.lists(NAMES, unique=True), seen=KEYS)
-def test_a_plan_that_was_carried_out_leaves_nothing_to_do(
-    wanted: list[str], seen: list[ObservedKey]
+@given(desired=st.lists(NAMES, unique=True), observed=KEYS)
+def test_after_a_plan_is_applied_the_next_plan_is_empty(
+    desired: list[str], observed: list[ObservedKey]
 ) -> None:
-    """Creating what the plan asks for makes the next plan empty."""
-    keys = [desired_key(name) for name in wanted]
-    first = planned(keys, look(*seen))
-    made = [observed_key(one.name, 10**7, expires_at=one.expires_at) for one in first.actions]
-    assert planned(keys, look(*seen, *made)).actions == ()
+    """Creating the planned keys leaves no action."""
+    keys = [desired_key(name) for name in desired]
+    first = planned(keys, observe(*observed))
+    created = [observed_key(one.name, 10**7, expires_at=one.expires_at) for one in first.actions]
+    assert planned(keys, observe(*observed, *created)).actions == ()
 
 
-def test_the_digest_covers_what_would_be_done_and_nothing_else() -> None:
-    """Not time, places or order; but names, depths, roles, expiries, urls and workspaces."""
+def test_the_digest_covers_the_actions_and_nothing_else() -> None:
+    """Names, depths, roles, expiries, urls and workspaces count; time, positions, order do not."""
 
-    def of(*keys: DesiredKey, at: datetime = NOW, url: str = SHOP.url) -> str:
+    def of(*keys: DesiredKey, now: datetime = NOW, url: str = SHOP.url) -> str:
         shop = environment_with(url=url, role="Worker")
-        return digest((plan_environment(shop, keys, look(), at),), {"shop": keys})
+        return digest((plan_environment(shop, keys, observe(), now),), {"shop": keys})
 
     a, b = desired_key("a"), desired_key("b")
     first = of(a, b)
     assert first.startswith("sha256:")
     assert of(b, a) == first
-    assert of(a, b, at=NOW + timedelta(days=1)) == first
+    assert of(a, b, now=NOW + timedelta(days=1)) == first
     assert of(desired_key("a", line=99), b) == first
     different = [
         of(a),
@@ -445,47 +459,50 @@ def test_the_digest_covers_what_would_be_done_and_nothing_else() -> None:
     assert len({first, *different}) == len(different) + 1
 
 
-def test_a_plan_knows_whether_it_changes_anything_and_is_whole() -> None:
+def test_a_plan_knows_whether_it_has_changes_and_is_complete() -> None:
     """`changes` counts actions; blocked keys and unobserved environments are incomplete."""
-    whole = planned([desired_key("a")], look())
-    blocked = planned([desired_key("a", role="Nobody")], look())
-    lost = Unobserved("shop", SHOP.url, Failure("timeout", "x"))
-    assert (plan_with(whole).changes, plan_with(whole).incomplete) == (1, False)
+    complete = planned([desired_key("a")], observe())
+    blocked = planned([desired_key("a", role="Nobody")], observe())
+    unobserved = Unobserved("shop", SHOP.url, Failure("timeout", "x"))
+    assert (plan_with(complete).changes, plan_with(complete).incomplete) == (1, False)
     assert plan_with(blocked).incomplete
     assert plan_with(blocked).changes == 0
-    assert plan_with(lost).incomplete
-    assert plan_with(lost).changes == 0
+    assert plan_with(unobserved).incomplete
+    assert plan_with(unobserved).changes == 0
 
 
-def test_findings_say_what_they_mean() -> None:
-    """Each finding's sentence holds what a person needs to act on it."""
-    assert Unmanaged("a", ("1",)).message.startswith("1 live key of")
-    shared = "2 live keys share this name; 1 counts as the key and the others"
+def test_findings_have_a_message_with_advice() -> None:
+    """Each message has what a person needs to act on it."""
+    assert Unmanaged("a", ("1",)).message == "1 live key; no manifest lists this name"
+    shared = "2 live keys share this name; 1 is the current one, and the others are not delivered."
     ids = ("1", "2")
     assert Duplicate("a", ids, "1", "owned").message == (
-        f"{shared} are delivered nowhere; `provision apply --dedupe` revokes the others"
+        f"{shared} Run `provision apply --dedupe` to revoke them."
     )
     assert Duplicate("a", ids, "1", "not_owned").message == (
-        f"{shared} are delivered nowhere; `owns` does not match the name, so --dedupe revokes none"
+        f"{shared} `owns` does not match the name, so --dedupe cannot revoke them."
     )
     assert Duplicate("a b", ids, "1", "owned", rotated=True).message == (
-        f"{shared} are delivered nowhere; if an interrupted `provision rotate 'a b'` made another, "
-        "run that again; `provision apply --dedupe` revokes the others"
+        f"{shared} If an interrupted `provision rotate 'a b'` created one of them, run it again; "
+        "otherwise run `provision apply --dedupe` to revoke them."
     )
     assert Duplicate("a", ids, "2", "superseded").message == (
-        "2 live keys share this name; 2 counts as the key, and the others end with its rotation"
+        "2 live keys share this name; 2 is the current one. "
+        "The others are its predecessors, and its rotation revokes them."
     )
-    waiting = DeliveryUnknown("a", ("2",), (CommandAddress(("store",)),), ("1",))
-    assert waiting.message == (
-        "nothing proves that its token is in command store, so the older key 1 stays until it "
-        "expires; --redeliver delivers a new token, and `provision revoke 1` ends the older key"
+    unknown = DeliveryUnknown("a", ("2",), (CommandAddress(("store",)),), ("1",))
+    assert unknown.message == (
+        "Delivery of its token to command store cannot be verified, so the older key 1 is kept "
+        "until it expires. Use --redeliver to deliver a new token, and `provision revoke 1` to "
+        "revoke the older key."
     )
     assert Drift("a", ("1",), "role", None, "Admin", "not_owned").message == (
-        "role is none, the manifest says Admin; it stays, as `owns` does not match the name"
+        "Role is none, but the manifest says Admin. "
+        "It is not changed because `owns` does not match the name."
     )
     long = Drift("a", ("1",), "expires", "2126-01-01T00:00:00Z", "2027-01-01T00:00:00Z", "lifetime")
     assert long.message == (
-        "ends at 2126-01-01T00:00:00Z, later than a key that is made now; a lifetime shortens no "
-        "live key, and `provision rotate` makes a successor"
+        "Expires at 2126-01-01T00:00:00Z, later than a key created now. A shorter lifetime does "
+        "not change live keys; run `provision rotate` to create a successor."
     )
     assert "within 14 days" in Expiring("a", ("1",), "2026-12-01T00:00:00Z").message

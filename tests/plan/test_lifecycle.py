@@ -1,4 +1,4 @@
-"""What becomes of live keys: changed, followed, ended; who may be, when, and in which order."""
+"""Live keys are updated, rotated, delivered and revoked: which ones, when, in which order."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ from provisioner.plan import (
     Rotate,
     Unmanaged,
     Update,
+    delivers_too_early,
     plan_environment,
     plan_revocations,
-    premature,
 )
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.secret import Secret
@@ -84,9 +84,9 @@ ROLES = KnownRoles((WORKER, ADMIN))
 SINK = file_sink()
 OTHER = file_sink("b.env", "B")
 ROTATED = rotation_with()
-MARK = timedelta(milliseconds=417)
-FAR = NOW + 90 * DAY + MARK
-WHY = Failure("sink_unavailable", "No.")
+RUN_MARKER = timedelta(milliseconds=417)
+IN_90_DAYS = NOW + 90 * DAY + RUN_MARKER
+FAILURE = Failure("sink_unavailable", "No.")
 
 
 def desired(name: str = "svc-a", expiry: str = "90d", **changes: Any) -> DesiredKey:
@@ -94,32 +94,32 @@ def desired(name: str = "svc-a", expiry: str = "90d", **changes: Any) -> Desired
 
 
 def key(number: int = 1, name: str = "svc-a", **changes: Any) -> ObservedKey:
-    made = NOW - 30 * DAY + number * DAY
-    fields = {"id": f"{name}-{number}", "expires_at": FAR, "created_at": made}
+    created = NOW - 30 * DAY + number * DAY
+    fields = {"id": f"{name}-{number}", "expires_at": IN_90_DAYS, "created_at": created}
     return observed_key(name, **(fields | changes))
 
 
 def successive(age: timedelta = 5 * DAY, name: str = "svc-a") -> tuple[ObservedKey, ObservedKey]:
-    """A key, and the successor that was made when it was due, so long ago."""
-    made = NOW - age
-    old = key(1, name, created_at=made - 80 * DAY, expires_at=made + ROTATED.before)
-    return old, key(2, name, created_at=made, expires_at=made + 90 * DAY + MARK)
+    """Return a key and the successor that was created at this age, when the key was due."""
+    created = NOW - age
+    old = key(1, name, created_at=created - 80 * DAY, expires_at=created + ROTATED.before)
+    return old, key(2, name, created_at=created, expires_at=created + 90 * DAY + RUN_MARKER)
 
 
 def planned(
-    wanted: Sequence[DesiredKey],
-    seen: Sequence[ObservedKey],
+    declared: Sequence[DesiredKey],
+    observed: Sequence[ObservedKey],
     sink_contents: Mapping[FileAddress, SinkContent] | None = None,
     *,
     environment: Environment = SHOP,
     own_key: str | None = None,
     **options: Any,
 ) -> Planned:
-    look = observation_with(*seen, roles=ROLES, own_key=own_key)
+    observation = observation_with(*observed, roles=ROLES, own_key=own_key)
     return plan_environment(
         environment,
-        wanted,
-        look,
+        declared,
+        observation,
         NOW,
         PlanOptions(**options),
         sink_contents=dict(sink_contents or {}),
@@ -134,23 +134,23 @@ def revoked(plan: Planned) -> list[tuple[str, str]]:
     return [(one.key_id, one.reason) for one in plan.actions if isinstance(one, Revoke)]
 
 
-def test_a_changed_end_moves_the_key_and_delivers_a_token_with_the_new_one() -> None:
-    """From and to are shown, the run's mark stays, and the sinks are written once."""
+def test_a_changed_expiry_updates_the_key_and_delivers_a_new_token() -> None:
+    """The change is shown, the milliseconds of the run are kept, and the sinks are written once."""
     one = key()
-    wanted = desired(expiry="2027-06-30")
-    plan = planned([wanted], [one], {SINK: token(one)})
+    declared = desired(expiry="2027-06-30")
+    plan = planned([declared], [one], {SINK: token(one)})
     [update] = plan.actions
     assert isinstance(update, Update)
     assert update.changes == (Change("expires", "2027-02-21T04:00:00Z", "2027-06-30T00:00:00Z"),)
     assert update.expires_at == datetime(2027, 6, 30, 0, 0, 0, 417_000, tzinfo=UTC)
     assert (update.key_id, update.sets_expiry, update.role_id) == (one.id, True, None)
     assert (update.sinks, update.blocked) == ((SINK,), None)
-    assert (update.reason, update.depth, update.place) == ("drift", 1, wanted.place)
+    assert (update.reason, update.depth, update.place) == ("drift", 1, declared.place)
     assert (update.role, plan.kept) == ("Worker", ())
 
 
 def test_a_changed_role_is_assigned_and_needs_no_new_token() -> None:
-    """A role is the key's, not the token's; a key without one gets it."""
+    """The key has the role, not the token; a key without a role gets it too."""
     for was, role_id in (("Worker", WORKER.id), (None, None)):
         one = key(role=was, role_id=role_id)
         [update] = planned([desired(role="Admin")], [one], {SINK: token(one)}).actions
@@ -161,16 +161,16 @@ def test_a_changed_role_is_assigned_and_needs_no_new_token() -> None:
         assert update.expires_at == one.expires_at
 
 
-def test_a_sink_is_healed_beside_a_changed_role() -> None:
-    """One action for the role and one for the token, of the same key."""
+def test_a_changed_role_does_not_prevent_a_delivery() -> None:
+    """There is one action for the role and one for the token of the same key."""
     update, deliver = planned([desired(role="Admin")], [key()], {SINK: NoToken()}).actions
     assert isinstance(update, Update)
     assert isinstance(deliver, Deliver)
     assert update.key_id == deliver.key_id
 
 
-def test_a_sink_gets_one_token_beside_a_changed_end_and_its_own_where_that_is_blocked() -> None:
-    """The change brings the token with it; one that cannot be made does not keep it away."""
+def test_a_sink_gets_one_token_with_a_new_expiry_and_another_if_that_is_blocked() -> None:
+    """The update delivers its token; a blocked update does not prevent a delivery."""
     [update] = planned([desired(expiry="2027-06-30")], [key()], {SINK: NoToken()}).actions
     assert isinstance(update, Update)
     blocked, deliver = planned(
@@ -181,91 +181,91 @@ def test_a_sink_gets_one_token_beside_a_changed_end_and_its_own_where_that_is_bl
     assert deliver.reason == "token_missing"
 
 
-def test_deduping_gives_sinks_that_cannot_be_read_a_token_of_the_key_that_stays() -> None:
-    """Nobody knows whose token they hold, so that all its sinks get one; else good ones stay."""
-    twins = [key(1), key(2)]
-    wanted = [desired(deliver=(SINK, OTHER))]
-    for other, delivered in ((Unreadable(NOW), 1), (token(twins[0]), 0)):
-        sink_contents = {SINK: token(twins[0]), OTHER: other}
-        plan = planned(wanted, twins, sink_contents, dedupe=True)
+def test_dedupe_delivers_a_token_of_the_kept_key_to_write_only_sinks() -> None:
+    """They may hold the token of a revoked key; sinks that can be read keep good tokens."""
+    duplicates = [key(1), key(2)]
+    declared = [desired(deliver=(SINK, OTHER))]
+    for other, delivered in ((Unreadable(NOW), 1), (token(duplicates[0]), 0)):
+        sink_contents = {SINK: token(duplicates[0]), OTHER: other}
+        plan = planned(declared, duplicates, sink_contents, dedupe=True)
         assert revoked(plan) == [("svc-a-2", "duplicate")]
-        [ended] = [one for one in plan.actions if isinstance(one, Revoke)]
-        assert (ended.role, ended.place) == ("Worker", wanted[0].place)
+        [revocation] = [one for one in plan.actions if isinstance(one, Revoke)]
+        assert (revocation.role, revocation.place) == ("Worker", declared[0].place)
         found = [one for one in plan.actions if isinstance(one, Deliver)]
         assert [one.key_id for one in found] == ["svc-a-1"] * delivered
-        assert planned(wanted, twins, sink_contents).actions == ()
+        assert planned(declared, duplicates, sink_contents).actions == ()
 
 
-def test_what_is_not_owned_is_told_and_never_changed() -> None:
-    """Both differences are findings; without one the key is kept."""
+def test_a_key_that_is_not_owned_is_reported_and_never_changed() -> None:
+    """Both differences are findings, and the key is kept."""
     one = key(name="their")
-    wanted = desired("their", "2027-06-30", role="Admin", deliver=())
-    plan = planned([wanted], [one])
+    declared = desired("their", "2027-06-30", role="Admin", deliver=())
+    plan = planned([declared], [one])
     assert plan.actions == ()
-    assert {one.what for one in plan.findings if isinstance(one, Drift)} == {"expires", "role"}
+    assert {one.field for one in plan.findings if isinstance(one, Drift)} == {"expires", "role"}
     assert plan.kept == ("their",)
 
 
-def test_an_end_that_has_passed_changes_nothing() -> None:
-    """A live key is never moved into the past; the action is blocked and says why."""
+def test_an_expiry_in_the_past_changes_nothing() -> None:
+    """A live key never gets an expiry in the past; the action is blocked and says why."""
     [update] = planned([desired(expiry="2026-11-23T04:00:00Z")], [key()]).actions
     assert update.blocked is not None
     assert update.blocked.code == "expiry_past"
 
 
-def test_a_date_further_away_than_the_policy_allows_makes_and_moves_nothing() -> None:
-    """A date counts from the run; one that is near enough is taken to the second."""
+def test_a_date_beyond_the_policy_creates_and_updates_nothing() -> None:
+    """The lifetime of a date counts from the run, to the second."""
     longest = replace(SHOP, policy=policy_with(max_lifetime=30 * DAY))
-    for seen in ((), (key(),)):
+    for observed in ((), (key(),)):
         for seconds, code in ((0, None), (1, "policy_lifetime")):
             date = format_moment(NOW + 30 * DAY + seconds * SECOND)
-            [action] = planned([desired(expiry=date)], seen, environment=longest).actions
-            assert isinstance(action, Update if seen else Create)
+            [action] = planned([desired(expiry=date)], observed, environment=longest).actions
+            assert isinstance(action, Update if observed else Create)
             assert (action.blocked and action.blocked.code) == code
 
 
-def test_a_plan_says_what_becomes_of_tokens_that_are_out() -> None:
-    """Where an end moves, and nowhere else."""
-    said = "tokens of 1 key that are out keep the end that they were minted with"
-    moved = planned([desired(expiry="2027-06-30")], [key()])
+def test_a_plan_warns_that_issued_tokens_keep_their_expiry() -> None:
+    """The note appears only if an expiry changes."""
+    start = "Tokens already issued keep their expiry."
+    updated = planned([desired(expiry="2027-06-30")], [key()])
     past = planned([desired(expiry="2026-11-23T04:00:00Z")], [key()])
     role = planned([desired(role="Admin")], [key()])
-    told = [sum(note.startswith(said) for note in one.notes) for one in (moved, past, role)]
-    assert told == [1, 0, 0]
+    counts = [sum(note.startswith(start) for note in one.notes) for one in (updated, past, role)]
+    assert counts == [1, 0, 0]
 
 
-def test_a_plan_says_when_nobody_gets_the_token_of_a_successor() -> None:
-    """A rotation without a sink is carried out, and is told of."""
+def test_a_plan_warns_when_a_successor_has_no_sink() -> None:
+    """A rotation without a sink is carried out with a warning."""
     due = key(expires_at=NOW + DAY)
     notes = planned([desired(rotation=ROTATED, deliver=())], [due]).notes
-    assert [note[:37] for note in notes] == ["no sink takes the token of 1 key: name"[:37]]
+    assert [note[:37] for note in notes] == ["no sink takes the token of 1 key; add"]
 
 
 @pytest.mark.parametrize("rotation", [None, ROTATED])
-def test_a_duration_moves_no_live_key(rotation) -> None:
-    """A shorter one is a finding, a longer one nothing at all."""
+def test_a_duration_changes_no_live_key(rotation) -> None:
+    """A shorter duration is a finding, a longer one is not."""
     one = key()
     plan = planned([desired(expiry="30d", rotation=rotation)], [one], {SINK: token(one)})
     assert plan.actions == ()
-    was, wanted = "2027-02-21T04:00:00Z", "2026-12-23T04:00:00Z"
-    assert plan.findings == (Drift("svc-a", ("svc-a-1",), "expires", was, wanted, "lifetime"),)
+    actual, latest = "2027-02-21T04:00:00Z", "2026-12-23T04:00:00Z"
+    assert plan.findings == (Drift("svc-a", ("svc-a-1",), "expires", actual, latest, "lifetime"),)
     plan = planned([desired(expiry="180d", rotation=rotation)], [one], {SINK: token(one)})
     assert (plan.actions, plan.findings) == ((), ())
 
 
-def test_a_key_is_due_when_it_ends_within_before_and_no_second_earlier() -> None:
-    """By the server's clock."""
+def test_a_key_is_due_to_the_second_when_it_expires_within_before() -> None:
+    """The server's clock decides."""
     for end, due in ((NOW + 10 * DAY, True), (NOW + 10 * DAY + SECOND, False)):
         one = key(expires_at=end)
         plan = planned([desired(rotation=ROTATED)], [one], {SINK: token(one)})
         assert [type(action) for action in plan.actions] == [Rotate] * due
 
 
-def test_a_successor_is_made_like_any_key_and_delivered_everywhere() -> None:
-    """Whole lifetime, own role, every sink; the old key is named and lives on."""
+def test_a_successor_is_created_like_any_key_and_delivered_to_every_sink() -> None:
+    """It has the full lifetime and the role of the manifest; the old key stays live."""
     one = key(expires_at=NOW + DAY)
-    wanted = desired(rotation=ROTATED, role="Admin", deliver=(SINK, OTHER))
-    plan = planned([wanted], [one], {SINK: token(one), OTHER: NoToken()})
+    declared = desired(rotation=ROTATED, role="Admin", deliver=(SINK, OTHER))
+    plan = planned([declared], [one], {SINK: token(one), OTHER: NoToken()})
     [rotate] = [action for action in plan.actions if isinstance(action, Rotate)]
     assert (rotate.reason, rotate.predecessors, rotate.at_once) == ("due", (one.id,), False)
     assert (rotate.expires_at, rotate.sinks) == (NOW + 90 * DAY, (SINK, OTHER))
@@ -275,8 +275,8 @@ def test_a_successor_is_made_like_any_key_and_delivered_everywhere() -> None:
 
 
 @pytest.mark.parametrize("sink_contents", [True, False])
-def test_a_name_is_due_by_its_key_whatever_lives_on_beside_it(sink_contents) -> None:
-    """No moment is left without a token; the older one ends if it may, and lives on if not."""
+def test_the_current_key_decides_whether_a_name_is_due(sink_contents) -> None:
+    """There is always a live token; the older key is revoked only after a proven delivery."""
     old, new = successive()
     new = replace(new, expires_at=NOW + DAY)
     found: SinkContent = token(new) if sink_contents else Unreadable(None)
@@ -288,54 +288,54 @@ def test_a_name_is_due_by_its_key_whatever_lives_on_beside_it(sink_contents) -> 
     assert revoked(plan) == ([(old.id, "superseded")] if sink_contents else [])
 
 
-def test_more_than_one_predecessor_is_told() -> None:
-    """One is as it should be; more of them wait for an evidence that does not come."""
+def test_more_than_one_predecessor_is_a_finding() -> None:
+    """One predecessor is normal; several are kept because a delivery cannot be verified."""
     oldest, old = successive(9 * DAY)
-    old = replace(old, expires_at=NOW + 9 * DAY + MARK)
-    new = key(3, created_at=NOW - DAY, expires_at=NOW + 89 * DAY + MARK)
-    for seen, findings in (((old, new), ()), ((oldest, old, new), (("svc-a-1", "svc-a-2"),))):
-        plan = planned([desired(rotation=ROTATED)], seen, {SINK: token(new)})
+    old = replace(old, expires_at=NOW + 9 * DAY + RUN_MARKER)
+    new = key(3, created_at=NOW - DAY, expires_at=NOW + 89 * DAY + RUN_MARKER)
+    for observed, findings in (((old, new), ()), ((oldest, old, new), (("svc-a-1", "svc-a-2"),))):
+        plan = planned([desired(rotation=ROTATED)], observed, {SINK: token(new)})
         assert plan.actions == ()
-        ids = tuple(one.id for one in seen)
-        told = (Duplicate("svc-a", ids, new.id, "superseded", rotated=True) for _ in findings)
-        assert plan.findings == tuple(told)
+        ids = tuple(one.id for one in observed)
+        expected = (Duplicate("svc-a", ids, new.id, "superseded", rotated=True) for _ in findings)
+        assert plan.findings == tuple(expected)
 
 
-def test_a_sink_that_got_its_token_late_has_the_whole_overlap() -> None:
-    """By what the token or the sink tells; the last of several sinks counts."""
+def test_the_overlap_starts_when_the_last_sink_got_its_token() -> None:
+    """The time comes from the token or from the sink."""
     old, new = successive(9 * DAY)
-    wanted = desired(rotation=ROTATED, deliver=(SINK, OTHER))
+    declared = desired(rotation=ROTATED, deliver=(SINK, OTHER))
     early, late, latest = NOW - 8 * DAY, NOW - 2 * DAY, NOW - 2 * DAY + SECOND
-    for second, ends in ((early, True), (late, True), (latest, False)):
+    for second, revokes in ((early, True), (late, True), (latest, False)):
         for found in (replace(token(new), issued_at=second), Unreadable(second)):
             sink_contents = {SINK: replace(token(new), issued_at=early), OTHER: found}
-            assert bool(revoked(planned([wanted], [old, new], sink_contents))) is ends
+            assert bool(revoked(planned([declared], [old, new], sink_contents))) is revokes
 
 
-def test_a_predecessor_that_a_sink_still_holds_is_told_before_it_ends() -> None:
-    """Its successor lives long, and nobody has that one's token yet."""
+def test_a_predecessor_whose_token_is_in_use_is_reported_before_it_expires() -> None:
+    """Its successor lives longer, but no sink has that token yet."""
     old, new = successive(8 * DAY)
     plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(old)})
-    [ends] = [one for one in plan.findings if isinstance(one, Expiring)]
-    assert ends.expires_at == format_moment(old.expires_at)
-    later = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
-    assert not any(isinstance(one, Expiring) for one in later.findings)
+    [expiring] = [one for one in plan.findings if isinstance(one, Expiring)]
+    assert expiring.expires_at == format_moment(old.expires_at)
+    delivered = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
+    assert not any(isinstance(one, Expiring) for one in delivered.findings)
 
 
-def test_a_successor_that_cannot_be_made_keeps_no_sink_from_being_healed() -> None:
-    """The live key serves on meanwhile, and its end is told."""
+def test_a_blocked_successor_does_not_prevent_a_delivery() -> None:
+    """The live key stays in use until its expiry, which is a finding."""
     one = key(1, expires_at=NOW + DAY)
-    wanted = desired(rotation=ROTATED, role="Nobody")
-    plan = planned([wanted], [one], {SINK: NoToken()})
-    told = {type(action): action.blocked is None for action in plan.actions}
-    assert told == {Update: False, Rotate: False, Deliver: True}
+    declared = desired(rotation=ROTATED, role="Nobody")
+    plan = planned([declared], [one], {SINK: NoToken()})
+    unblocked = {type(action): action.blocked is None for action in plan.actions}
+    assert unblocked == {Update: False, Rotate: False, Deliver: True}
     assert [type(finding) for finding in plan.findings] == [Expiring]
     results = ModelServer(rows=[Row.of(one)]).run(*plan.actions)
     assert [type(result) for result in results] == [Failed, Failed, Done]
 
 
-def test_a_role_that_a_predecessor_keeps_is_told() -> None:
-    """The successor gets the role, and the older key has the old one until it ends."""
+def test_the_old_role_of_a_predecessor_is_a_finding() -> None:
+    """The successor gets the new role; the older key keeps the old one until it is revoked."""
     old, new = (replace(one, role="Admin", role_id=ADMIN.id) for one in successive())
     plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
     assert [(one.key_id, type(one)) for one in plan.actions if isinstance(one, Update)] == [
@@ -343,52 +343,52 @@ def test_a_role_that_a_predecessor_keeps_is_told() -> None:
     ]
     [drift] = [one for one in plan.findings if isinstance(one, Drift)]
     assert drift == Drift("svc-a", (old.id,), "role", "Admin", "Worker", "rotated")
-    assert "its rotation ends the key" in drift.message
+    assert "already has a successor" in drift.message
 
 
 @pytest.mark.parametrize("roles", [HiddenRoles(), KnownRoles(())])
-def test_an_end_is_moved_whatever_is_known_of_roles(roles) -> None:
-    """No role is touched by it."""
+def test_an_expiry_is_updated_even_if_roles_are_unknown(roles) -> None:
+    """The update does not change the role."""
     one = key(1, role=None, role_id=None)
-    look = observation_with(one, roles=roles)
-    wanted = desired(expiry="2027-06-30", role=None)
+    observation = observation_with(one, roles=roles)
+    declared = desired(expiry="2027-06-30", role=None)
     environment = replace(SHOP, role=None)
     [update] = plan_environment(
-        environment, [wanted], look, NOW, PlanOptions(), sink_contents={}
+        environment, [declared], observation, NOW, PlanOptions(), sink_contents={}
     ).actions
     assert isinstance(update, Update)
     assert update.blocked is None
 
 
-def test_a_moved_end_leaves_the_role_as_the_workspace_calls_it() -> None:
-    """Though the manifest writes it as an id."""
+def test_an_update_of_the_expiry_keeps_the_label_of_the_role() -> None:
+    """The manifest writes the role as an id."""
     [update] = planned([desired(expiry="2027-06-30", role=WORKER.id)], [key(1)]).actions
     assert isinstance(update, Update)
     assert (update.role, update.role_id) == ("Worker", None)
 
 
-def test_all_that_drifts_and_stays_is_told() -> None:
-    """A lifetime that shortens no live key, and a role that is not owned."""
+def test_all_drift_that_is_not_changed_is_reported() -> None:
+    """A lifetime does not shorten live keys, and the role of a foreign key is not changed."""
     one = key(1, "other", role="Admin", role_id=ADMIN.id, expires_at=NOW + 200 * DAY)
     plan = planned([desired("other", "90d", deliver=())], [one])
-    assert [(one.what, one.stays) for one in plan.findings if isinstance(one, Drift)] == [
+    assert [(one.field, one.reason) for one in plan.findings if isinstance(one, Drift)] == [
         ("expires", "lifetime"),
         ("role", "not_owned"),
     ]
 
 
-def test_a_sink_that_tells_when_it_was_written_gets_nothing_new_when_predecessors_end() -> None:
-    """It has the token of the successor since then, as far as anybody can know."""
+def test_a_dated_write_only_sink_is_not_written_again_when_predecessors_are_revoked() -> None:
+    """Its timestamp proves that it has the token of the successor."""
     old, new = successive()
-    told = {SINK: Unreadable(new.created_at + DAY)}
-    [action] = planned([desired(rotation=ROTATED)], [old, new], told).actions
+    sink_contents = {SINK: Unreadable(new.created_at + DAY)}
+    [action] = planned([desired(rotation=ROTATED)], [old, new], sink_contents).actions
     assert isinstance(action, Revoke)
     assert (action.key_id, action.reason) == (old.id, "superseded")
     assert action.place == desired().place
 
 
 @pytest.mark.parametrize(
-    ("age", "name", "sink_contents", "early"),
+    ("age", "name", "sink_contents", "too_early"),
     [
         (4.9, "svc-a", None, True),
         (5.0, "svc-a", None, False),
@@ -398,34 +398,38 @@ def test_a_sink_that_tells_when_it_was_written_gets_nothing_new_when_predecessor
     ],
     ids=["young", "old", "of this second", "alone", "delivered"],
 )
-def test_a_key_that_may_give_way_is_not_delivered_yet(age, name, sink_contents, early) -> None:
-    """One of several of its name, only just made, and a token of it would go out."""
+def test_a_key_that_another_run_may_revoke_is_not_delivered_yet(
+    age, name, sink_contents, too_early
+) -> None:
+    """It is one of several of its name, was just created, and the plan delivers its token."""
     first, second = successive(timedelta(seconds=age), name)
     first = replace(first, name="svc-a", created_at=first.created_at - DAY)
-    look = observation_with(first, second, roles=KnownRoles((WORKER,)))
-    wanted = [desired(name, rotation=ROTATED)]
+    observation = observation_with(first, second, roles=KnownRoles((WORKER,)))
+    declared = [desired(name, rotation=ROTATED)]
     holds: SinkContent = token(second) if sink_contents else NoToken()
-    plan = plan_environment(SHOP, wanted, look, NOW, PlanOptions(), sink_contents={SINK: holds})
-    assert premature(plan, look) == early
-    dead = replace(look, keys=(replace(first, revoked_at=NOW), second))
-    plan = plan_environment(SHOP, wanted, dead, NOW, PlanOptions(), sink_contents={SINK: holds})
-    assert not premature(plan, dead)
+    plan = plan_environment(
+        SHOP, declared, observation, NOW, PlanOptions(), sink_contents={SINK: holds}
+    )
+    assert delivers_too_early(plan, observation) == too_early
+    dead = replace(observation, keys=(replace(first, revoked_at=NOW), second))
+    plan = plan_environment(SHOP, declared, dead, NOW, PlanOptions(), sink_contents={SINK: holds})
+    assert not delivers_too_early(plan, dead)
 
 
-def test_the_end_of_what_a_sink_holds_is_told_though_a_later_twin_lives() -> None:
-    """Where no sink tells, the key of the name counts, which is the oldest."""
+def test_the_expiry_of_the_token_in_use_counts_even_beside_a_later_key() -> None:
+    """If no sink can be read, the expiry of the oldest key counts."""
     short, long = key(1, expires_at=NOW + DAY), key(2)
-    for sink_contents, told in (
+    for sink_contents, reported in (
         (token(short), True),
         (token(long), False),
         (Unreadable(NOW), True),
     ):
         findings = planned([desired()], [short, long], {SINK: sink_contents}).findings
-        assert any(isinstance(one, Expiring) for one in findings) is told
+        assert any(isinstance(one, Expiring) for one in findings) is reported
 
 
 def test_no_action_locks_the_run_out() -> None:
-    """The key that it is signed in with keeps its role, and is not ended by `--now`."""
+    """The key that the run is signed in with keeps its role, and `--now` does not revoke it."""
     [role] = planned([desired(role="Admin")], [key()], own_key="svc-a-1").actions
     assert role.blocked is not None
     assert role.blocked.code == "own_key"
@@ -436,18 +440,18 @@ def test_no_action_locks_the_run_out() -> None:
     assert isinstance(now, Rotate)
     assert now.blocked is not None
     assert now.blocked.code == "own_key"
-    [later] = planned([desired(rotation=ROTATED)], [key()], **options).actions
-    assert later.blocked is None
+    [with_overlap] = planned([desired(rotation=ROTATED)], [key()], **options).actions
+    assert with_overlap.blocked is None
 
 
 @pytest.mark.parametrize(
-    ("age", "ends"), [(2 * DAY, True), (2 * DAY - SECOND, False), (9 * DAY, True)]
+    ("age", "revokes"), [(2 * DAY, True), (2 * DAY - SECOND, False), (9 * DAY, True)]
 )
-def test_predecessors_end_when_the_overlap_is_over(age, ends) -> None:
-    """Counted from when the successor was made, to the second."""
+def test_predecessors_are_revoked_when_the_overlap_is_over(age, revokes) -> None:
+    """It counts from the create of the successor, to the second."""
     old, new = successive(age)
     plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
-    assert revoked(plan) == ([(old.id, "superseded")] if ends else [])
+    assert revoked(plan) == ([(old.id, "superseded")] if revokes else [])
     assert plan.kept == ("svc-a",)
 
 
@@ -456,7 +460,7 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
-    ("sink_contents", "ends"),
+    ("sink_contents", "revokes"),
     [
         (token(NEW), True),
         (ApiKeyToken("SVC-A-2", None), True),
@@ -464,7 +468,7 @@ MINUTE = timedelta(minutes=1)
         (ApiKeyToken("svc-a-2", NEW.expires_at - timedelta(minutes=2)), False),
         (NoToken(), False),
         (NotAToken(), False),
-        (Unavailable(WHY), False),
+        (Unavailable(FAILURE), False),
         (Unreadable(None), False),
         (Unreadable(NEW.created_at - SECOND), False),
         (Unreadable(NEW.created_at + MINUTE), False),
@@ -472,32 +476,32 @@ MINUTE = timedelta(minutes=1)
         (Unreadable(NOW, only_writes=False), False),
     ],
 )
-def test_predecessors_end_only_when_every_sink_is_proven_to_have_the_successor(
-    sink_contents, ends
+def test_predecessors_are_revoked_only_after_every_delivery_is_proven(
+    sink_contents, revokes
 ) -> None:
-    """A time proves it that only a write moves, later than the minute by which clocks differ."""
-    wanted = desired(rotation=ROTATED, deliver=(SINK, OTHER))
+    """A timestamp proves a write if it is more than a minute after the create."""
+    declared = desired(rotation=ROTATED, deliver=(SINK, OTHER))
     for sinks in (
         {SINK: sink_contents, OTHER: token(NEW)},
         {SINK: token(NEW), OTHER: sink_contents},
     ):
-        assert bool(revoked(planned([wanted], [OLD, NEW], sinks))) is ends
+        assert bool(revoked(planned([declared], [OLD, NEW], sinks))) is revokes
 
 
-def test_what_is_not_owned_ends_by_no_rotation() -> None:
-    """Manifests that want it are refused; a plan would not do it all the same."""
+def test_a_rotation_does_not_revoke_a_key_that_is_not_owned() -> None:
+    """Such manifests are refused, and a plan would not do it either."""
     old, new = successive(name="their")
-    wanted = [desired("their", rotation=ROTATED)]
-    assert revoked(planned(wanted, [old, new], {SINK: token(new)})) == []
+    declared = [desired("their", rotation=ROTATED)]
+    assert revoked(planned(declared, [old, new], {SINK: token(new)})) == []
 
 
-def test_without_a_sink_no_predecessor_ends() -> None:
+def test_without_a_sink_no_predecessor_is_revoked() -> None:
     """Nobody has the token of its successor."""
     assert revoked(planned([desired(rotation=ROTATED, deliver=())], successive())) == []
 
 
-def test_a_run_that_died_before_it_delivered_is_finished() -> None:
-    """The successor is the one that sinks get, and the old one lives until the next look."""
+def test_a_run_that_was_killed_before_its_delivery_is_finished() -> None:
+    """The successor is delivered, and the old key stays live until the next run."""
     old, new = successive()
     plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(old)})
     [deliver] = plan.actions
@@ -505,23 +509,23 @@ def test_a_run_that_died_before_it_delivered_is_finished() -> None:
     assert (deliver.key_id, deliver.reason) == (new.id, "token_dead")
 
 
-def test_what_is_no_predecessor_ends_with_no_rotation() -> None:
-    """A twin that a killed run left is a finding beside the key, and ends by --dedupe alone."""
+def test_a_rotation_does_not_revoke_duplicates() -> None:
+    """A second successor of a killed run is a finding, and only --dedupe revokes it."""
     old, new = successive()
-    twin = replace(new, id="svc-a-3", created_at=new.created_at + SECOND)
-    seen = [old, new, twin]
-    wanted, sink_contents = [desired(rotation=ROTATED)], {SINK: token(new)}
-    plan = planned(wanted, seen, sink_contents)
+    second = replace(new, id="svc-a-3", created_at=new.created_at + SECOND)
+    observed = [old, new, second]
+    declared, sink_contents = [desired(rotation=ROTATED)], {SINK: token(new)}
+    plan = planned(declared, observed, sink_contents)
     assert revoked(plan) == [(old.id, "superseded")]
-    ids = tuple(one.id for one in seen)
+    ids = tuple(one.id for one in observed)
     assert plan.findings == (Duplicate("svc-a", ids, new.id, "owned", rotated=True),)
-    plan = planned(wanted, seen, sink_contents, dedupe=True)
-    assert revoked(plan) == [(twin.id, "duplicate"), (old.id, "superseded")]
+    plan = planned(declared, observed, sink_contents, dedupe=True)
+    assert revoked(plan) == [(second.id, "duplicate"), (old.id, "superseded")]
 
 
-def test_prune_ends_live_keys_that_no_manifest_wants_within_owns() -> None:
-    """Every live key of such a name; never without being asked, and never anybody else's."""
-    seen = [
+def test_prune_revokes_owned_live_keys_that_no_manifest_declares() -> None:
+    """It revokes every live key of such a name, only on request, and only where `owns` matches."""
+    observed = [
         key(1, "svc-old"),
         key(2, "svc-old"),
         key(1, "svc-dead", revoked_at=NOW),
@@ -530,36 +534,36 @@ def test_prune_ends_live_keys_that_no_manifest_wants_within_owns() -> None:
         key(1),
     ]
     sinks = {SINK: token(key(1))}
-    plan = planned([desired()], seen, sinks, prune=True)
+    plan = planned([desired()], observed, sinks, prune=True)
     assert revoked(plan) == [("svc-old-1", "undeclared"), ("svc-old-2", "undeclared")]
     assert {one.name for one in plan.findings} == {"Svc-a", "their"}
-    plan = planned([desired()], seen, sinks)
+    plan = planned([desired()], observed, sinks)
     assert revoked(plan) == []
     assert {one.name for one in plan.findings if isinstance(one, Unmanaged)} == {
         "svc-old",
         "Svc-a",
         "their",
     }
-    assert revoked(planned([desired()], seen, sinks, prune=True, only=("svc-a",))) == []
+    assert revoked(planned([desired()], observed, sinks, prune=True, only=("svc-a",))) == []
     nothing = environment_with(role="Worker")
-    assert revoked(planned([desired()], seen, sinks, prune=True, environment=nothing)) == []
+    assert revoked(planned([desired()], observed, sinks, prune=True, environment=nothing)) == []
 
 
 @pytest.mark.parametrize("options", [{"prune": True}, {"dedupe": True}, {}])
-def test_the_key_that_opens_the_workspace_is_never_revoked(options) -> None:
-    """Neither as undeclared, nor as a duplicate, nor as a predecessor; a note says so."""
+def test_the_key_that_the_run_is_signed_in_with_is_never_revoked(options) -> None:
+    """A note says so; it may be undeclared, a duplicate or a predecessor."""
     rotation = None if options else ROTATED
-    wanted = [desired("svc-else")] if "prune" in options else [desired(rotation=rotation)]
+    declared = [desired("svc-else")] if "prune" in options else [desired(rotation=rotation)]
     own, other = successive()
     sinks = {SINK: token(other)}
-    assert (own.id, "superseded") in revoked(planned(wanted, [own, other], sinks)) or options
-    plan = planned(wanted, [own, other], sinks, own_key=own.id, **options)
+    assert (own.id, "superseded") in revoked(planned(declared, [own, other], sinks)) or options
+    plan = planned(declared, [own, other], sinks, own_key=own.id, **options)
     assert own.id not in [id_ for id_, _ in revoked(plan)]
     assert any("signed in with" in note for note in plan.notes)
 
 
 @pytest.mark.parametrize(
-    ("sink_contents", "stays"),
+    ("sink_contents", "kept"),
     [
         ({SINK: token(key(2))}, 2),
         ({SINK: NoToken()}, 1),
@@ -568,24 +572,24 @@ def test_the_key_that_opens_the_workspace_is_never_revoked(options) -> None:
         ({SINK: NoToken(), OTHER: token(key(3))}, 3),
     ],
 )
-def test_dedupe_keeps_the_key_whose_token_is_out_and_else_the_oldest(sink_contents, stays) -> None:
-    """The others end, and the sinks get a token of the one that stays where they lack it."""
+def test_dedupe_keeps_the_delivered_key_or_else_the_oldest(sink_contents, kept) -> None:
+    """The others are revoked, and sinks without a token of the kept key get one."""
     keys = [key(1), key(2), key(3)]
-    wanted = desired(deliver=tuple(sink_contents))
-    plan = planned([wanted], keys, sink_contents, dedupe=True)
-    ended = [id_ for id_, reason in revoked(plan) if reason == "duplicate"]
-    assert ended == [one.id for one in keys if one.id != f"svc-a-{stays}"]
+    declared = desired(deliver=tuple(sink_contents))
+    plan = planned([declared], keys, sink_contents, dedupe=True)
+    revoked_ids = [id_ for id_, reason in revoked(plan) if reason == "duplicate"]
+    assert revoked_ids == [one.id for one in keys if one.id != f"svc-a-{kept}"]
     for action in plan.actions:
         if isinstance(action, Deliver):
-            assert action.key_id == f"svc-a-{stays}"
+            assert action.key_id == f"svc-a-{kept}"
     written = {sink for action in plan.actions for sink in action.sinks}
     assert written == {
-        sink for sink, found in sink_contents.items() if found != token(keys[stays - 1])
+        sink for sink, found in sink_contents.items() if found != token(keys[kept - 1])
     }
 
 
-def test_duplicates_are_a_finding_unless_dedupe_may_end_them() -> None:
-    """Without being asked, or outside `owns`, all of them live on."""
+def test_duplicates_are_a_finding_unless_dedupe_can_revoke_them() -> None:
+    """Without the option, or outside `owns`, all of them stay live."""
     for name, options in (("svc-a", {}), ("their", {"dedupe": True})):
         keys = [key(1, name), key(2, name)]
         plan = planned([desired(name)], keys, {SINK: token(keys[0])}, **options)
@@ -607,8 +611,8 @@ NAMES = ("svc-a", "svc-b", "their")
 def worlds(
     draw: st.DrawFn,
 ) -> tuple[list[DesiredKey], list[ObservedKey], dict[Any, SinkContent], Any]:
-    wanted: list[DesiredKey] = []
-    seen: list[ObservedKey] = []
+    declared: list[DesiredKey] = []
+    observed: list[ObservedKey] = []
     sink_contents: dict[Any, SinkContent] = {}
     hours = st.integers(0, 100 * 24).map(lambda count: timedelta(hours=count))
     for name in NAMES:
@@ -622,50 +626,58 @@ def worlds(
             )
             for number in range(draw(st.integers(0, 3)))
         ]
-        seen += keys
+        observed += keys
         if not draw(st.booleans()):
             continue
         sinks = (FileAddress(f"{name}.env", "A"), FileAddress(f"{name}.env", "B"))
         deliver = sinks[: draw(st.integers(0, 2))]
-        fixed = (NoToken(), NotAToken(), Unavailable(WHY), Unreadable(None), Unreadable(NOW - DAY))
+        fixed = (
+            NoToken(),
+            NotAToken(),
+            Unavailable(FAILURE),
+            Unreadable(None),
+            Unreadable(NOW - DAY),
+        )
         for sink in deliver:
             sink_contents[sink] = draw(
                 st.sampled_from((*fixed, *map(token, keys), *map(token, keys)))
             )
         rotated = name != "their" and draw(st.booleans())
         expiry = draw(st.sampled_from(("90d", "20d") if rotated else ("90d", "2027-01-01")))
-        wanted.append(desired(name, expiry, deliver=deliver, rotation=ROTATED if rotated else None))
+        declared.append(
+            desired(name, expiry, deliver=deliver, rotation=ROTATED if rotated else None)
+        )
     flags = {flag: draw(st.booleans()) for flag in ("prune", "dedupe", "redeliver")}
-    return wanted, seen, sink_contents, flags
+    return declared, observed, sink_contents, flags
 
 
-def follows(
+def replaced(
     newer: ObservedKey,
     older: ObservedKey,
-    wanted: DesiredKey,
+    declared: DesiredKey,
     sink_contents: Mapping[Any, SinkContent],
 ) -> bool:
-    """Whether a key took over from another one that was due, is delivered, and old enough."""
-    for sink in wanted.deliver:
+    """Return whether a key replaced another one that was due, is delivered, and old enough."""
+    for sink in declared.deliver:
         found = sink_contents[sink]
-        told = isinstance(found, Unreadable) and found.updated_at is not None
-        dated = told and found.updated_at > newer.created_at + MINUTE
-        if not dated and not (isinstance(found, ApiKeyToken) and found.key == newer.id):
+        dated = isinstance(found, Unreadable) and found.updated_at is not None
+        proven = dated and found.updated_at > newer.created_at + MINUTE
+        if not proven and not (isinstance(found, ApiKeyToken) and found.key == newer.id):
             return False
     due = older.expires_at - ROTATED.before <= newer.created_at
     return due and newer.created_at + ROTATED.overlap <= NOW
 
 
 @given(worlds(), st.sampled_from((None, "svc-a-0", "svc-b-1")))
-def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
-    """Only live owned keys end, never our own; a wanted name keeps one that its sinks know."""
-    wanted, seen, sink_contents, options = world
-    plan = planned(wanted, seen, sink_contents, own_key=own_key, **options)
-    by_name = {one.name: one for one in wanted}
-    live = {one.id: one for one in seen if one.live(NOW)}
-    ended = dict(revoked(plan))
-    assert len(ended) == len(revoked(plan))
-    for id_, reason in ended.items():
+def test_no_plan_revokes_a_key_that_must_be_kept(world, own_key) -> None:
+    """Only live owned keys are revoked, never our own; a declared name keeps a delivered one."""
+    declared, observed, sink_contents, options = world
+    plan = planned(declared, observed, sink_contents, own_key=own_key, **options)
+    by_name = {one.name: one for one in declared}
+    live = {one.id: one for one in observed if one.live(NOW)}
+    revoked_ids = dict(revoked(plan))
+    assert len(revoked_ids) == len(revoked(plan))
+    for id_, reason in revoked_ids.items():
         name = live[id_].name
         assert matches(name, SHOP.owns)
         assert id_ != own_key
@@ -673,13 +685,13 @@ def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
             assert name not in by_name
             assert options["prune"]
             continue
-        left = [one for one in live.values() if one.name == name and one.id not in ended]
+        left = [one for one in live.values() if one.name == name and one.id not in revoked_ids]
         assert left
         if reason == "superseded":
-            newer = [one for one in left if one.seniority > live[id_].seniority]
+            newer = [one for one in left if one.creation_order > live[id_].creation_order]
             assert by_name[name].rotation is not None
             assert by_name[name].deliver
-            assert any(follows(one, live[id_], by_name[name], sink_contents) for one in newer)
+            assert any(replaced(one, live[id_], by_name[name], sink_contents) for one in newer)
         else:
             assert (reason, options["dedupe"]) == ("duplicate", True)
     for action in plan.actions:
@@ -687,40 +699,42 @@ def test_whatever_is_there_nothing_ends_that_must_not(world, own_key) -> None:
             same = {one.id for one in live.values() if one.name == action.name}
             assert set(action.predecessors) <= same
             assert not set(action.predecessors) & {
-                id_ for id_, reason in ended.items() if reason == "duplicate"
+                id_ for id_, reason in revoked_ids.items() if reason == "duplicate"
             }
         if isinstance(action, Update):
             assert matches(action.name, SHOP.owns)
         if isinstance(action, Deliver | Update):
             assert action.key_id in live
-            assert action.key_id not in ended
+            assert action.key_id not in revoked_ids
 
 
-def asked(wanted: DesiredKey, *seen: ObservedKey, now: bool = False) -> Rotate:
-    sink_contents = dict.fromkeys(wanted.deliver, token(seen[0]))
-    options = {"rotate": frozenset({wanted.name}), "at_once": now}
-    [rotate] = planned([desired("svc-z"), wanted], seen, sink_contents, **options).actions
+def requested_rotation(declared: DesiredKey, *observed: ObservedKey, now: bool = False) -> Rotate:
+    sink_contents = dict.fromkeys(declared.deliver, token(observed[0]))
+    options = {"rotate": frozenset({declared.name}), "at_once": now}
+    [rotate] = planned([desired("svc-z"), declared], observed, sink_contents, **options).actions
     assert isinstance(rotate, Rotate)
     return rotate
 
 
 @pytest.mark.parametrize("now", [True, False])
-def test_a_successor_that_is_asked_for_follows_all_live_keys_of_its_name(now) -> None:
-    """It ends as a key that is made now, and nothing else of the plan is done."""
-    rotate = asked(desired(rotation=ROTATED), key(1), now=now)
+def test_a_requested_successor_replaces_all_live_keys_of_its_name(now) -> None:
+    """It expires like a key created now, and the plan has no other action."""
+    rotate = requested_rotation(desired(rotation=ROTATED), key(1), now=now)
     assert (rotate.reason, rotate.predecessors, rotate.at_once) == ("asked", ("svc-a-1",), now)
     assert (rotate.expires_at, rotate.blocked) == (NOW + 90 * DAY, None)
     assert (rotate.depth, rotate.sinks) == (1, (SINK,))
-    leaked = asked(desired(rotation=ROTATED), key(1), key(2), now=True)
-    assert (leaked.predecessors, leaked.blocked) == (("svc-a-1", "svc-a-2"), None)
-    assert rotate.due_at == (None if now else NOW + ROTATED.before + MARK)
-    soon = asked(desired(rotation=ROTATED), key(1, expires_at=NOW + ROTATED.before), now=now)
-    assert soon.due_at is None
+    several = requested_rotation(desired(rotation=ROTATED), key(1), key(2), now=True)
+    assert (several.predecessors, several.blocked) == (("svc-a-1", "svc-a-2"), None)
+    assert rotate.predecessor_expires_at == (None if now else NOW + ROTATED.before + RUN_MARKER)
+    soon = requested_rotation(
+        desired(rotation=ROTATED), key(1, expires_at=NOW + ROTATED.before), now=now
+    )
+    assert soon.predecessor_expires_at is None
     assert planned([desired()], [], rotate=frozenset({"svc-a"})).actions == ()
 
 
 @pytest.mark.parametrize(
-    ("wanted", "seen", "code"),
+    ("declared", "observed", "code"),
     [
         (desired("their", rotation=ROTATED), (key(1, "their"),), "not_owned"),
         (desired(rotation=ROTATED, deliver=()), (key(1),), "rotation_undelivered"),
@@ -729,25 +743,27 @@ def test_a_successor_that_is_asked_for_follows_all_live_keys_of_its_name(now) ->
         (desired(rotation=ROTATED, role="Nobody"), (key(1),), "role_unknown"),
     ],
 )
-def test_a_successor_whose_predecessor_could_not_end_is_not_made(wanted, seen, code) -> None:
-    """Each case has its reason, with the name; `--now` needs no rotation, but owner and sink."""
-    blocked = asked(wanted, *seen).blocked
+def test_a_successor_whose_predecessor_could_not_be_revoked_is_not_created(
+    declared, observed, code
+) -> None:
+    """Each reason has the name; `--now` needs no rotation, but ownership and a sink."""
+    blocked = requested_rotation(declared, *observed).blocked
     assert blocked is not None
     assert blocked.code == code
-    assert repr(wanted.name) in blocked.message
-    at_once = asked(wanted, *seen, now=True).blocked
+    assert repr(declared.name) in blocked.message
+    at_once = requested_rotation(declared, *observed, now=True).blocked
     if code == "rotation_running":
-        assert "`apply` after 2026-11-20T04:00:00Z ends" in blocked.message
-    hastens = code in ("rotation_running", "rotation_unsaid")
-    assert (at_once is None) is hastens
+        assert "`provision apply` after 2026-11-20T04:00:00Z to revoke" in blocked.message
+    works_at_once = code in ("rotation_running", "rotation_unsaid")
+    assert (at_once is None) is works_at_once
 
 
-def ends_of(
-    *names: str, seen: Sequence[ObservedKey], own_key: str | None = None, **options: Any
+def revocations_of(
+    *names: str, observed: Sequence[ObservedKey], own_key: str | None = None, **options: Any
 ) -> list[tuple[str, str | None]]:
-    """The ids that a revocation is about, and what stands in its way."""
-    look = observation_with(*seen, roles=ROLES, own_key=own_key)
-    plan = plan_revocations(SHOP, look, frozenset(names), PlanOptions(**options))
+    """Return the ids that a revocation includes, and what blocks them."""
+    observation = observation_with(*observed, roles=ROLES, own_key=own_key)
+    plan = plan_revocations(SHOP, observation, frozenset(names), PlanOptions(**options))
     assert all(isinstance(one, Revoke) and one.reason == "asked" for one in plan.actions)
     assert (plan.kept, plan.findings, plan.workspace) == ((), (), "w")
     assert (plan.environment, plan.url, plan.generation) == ("shop", SHOP.url, "core")
@@ -759,36 +775,35 @@ def ends_of(
     ]
 
 
-def test_revoke_ends_the_live_keys_of_a_name_or_the_one_of_an_id() -> None:
-    """In order of name and age; what is dead, bounded away or not named stays."""
-    seen = [key(2, "svc-b"), key(2), key(1), key(3, revoked_at=NOW), key(1, "svc-c")]
-    assert ends_of("svc-a", "svc-b-2", seen=seen) == [
+def test_revoke_takes_names_and_ids_of_live_keys() -> None:
+    """They are in order of name and age; dead and unselected keys are left out."""
+    observed = [key(2, "svc-b"), key(2), key(1), key(3, revoked_at=NOW), key(1, "svc-c")]
+    assert revocations_of("svc-a", "svc-b-2", observed=observed) == [
         ("svc-a-1", None),
         ("svc-a-2", None),
         ("svc-b-2", None),
     ]
-    assert ends_of("svc-a", "svc-b", seen=seen, only=("*-b",)) == [("svc-b-2", None)]
+    assert revocations_of("svc-a", "svc-b", observed=observed, only=("*-b",)) == [("svc-b-2", None)]
 
 
-def test_revoking_what_a_manifest_names_says_that_it_is_made_anew() -> None:
-    """With the place, which the action has too; not of what stays."""
-    look = observation_with(key(1), key(2), key(1, "their"), key(1, "svc-z"), roles=ROLES)
-    wanted = [desired(), desired("their")]
+def test_revoking_a_declared_key_warns_that_it_will_be_created_again() -> None:
+    """The action has the position too; a key that is kept has no note."""
+    observation = observation_with(key(1), key(2), key(1, "their"), key(1, "svc-z"), roles=ROLES)
+    declared = [desired(), desired("their")]
     names = frozenset({"svc-a", "their", "svc-z"})
-    plan = plan_revocations(SHOP, look, names, desired=wanted)
+    plan = plan_revocations(SHOP, observation, names, desired=declared)
     [note] = plan.notes
     assert note == (
-        "manifests/a.yaml line 7 goes on to name 'svc-a': unless that is removed, the next `apply` "
-        "makes it anew"
+        "manifests/a.yaml line 7 still declares 'svc-a'; the next `apply` will create it again"
     )
     places = {one.name: one.place for one in plan.actions}
-    assert places == {"svc-a": wanted[0].place, "their": wanted[1].place, "svc-z": None}
+    assert places == {"svc-a": declared[0].place, "their": declared[1].place, "svc-z": None}
 
 
-def test_revoke_ends_neither_its_own_key_nor_what_is_not_owned() -> None:
-    """Both are shown, blocked, and keep no other key."""
-    seen = [key(1, "their"), key(1), key(2)]
-    assert ends_of("svc-a", "their", seen=seen, own_key="svc-a-2") == [
+def test_revoke_is_blocked_for_its_own_key_and_for_foreign_keys() -> None:
+    """Both are shown as blocked, and other keys are revoked."""
+    observed = [key(1, "their"), key(1), key(2)]
+    assert revocations_of("svc-a", "their", observed=observed, own_key="svc-a-2") == [
         ("svc-a-1", None),
         ("svc-a-2", "own_key"),
         ("their-1", "not_owned"),
@@ -802,8 +817,8 @@ def rotation_of(*, at_once: bool) -> Rotate:
     return rotate._replace(at_once=at_once)
 
 
-def test_nothing_ends_before_what_takes_its_place_is_delivered() -> None:
-    """Keys are made, then tokens delivered, and only then ends moved and keys revoked."""
+def test_keys_are_revoked_only_after_their_replacements_are_delivered() -> None:
+    """Keys are created, tokens delivered, then expiries changed and keys revoked."""
     [update] = planned(
         [desired("svc-b", "2027-06-30", deliver=(OTHER,))], [key(1, "svc-b")]
     ).actions
@@ -819,35 +834,38 @@ def test_nothing_ends_before_what_takes_its_place_is_delivered() -> None:
     assert set(events[-2:]) == {"revoke svc-old-1", "revoke svc-a-1"}
     assert {"write file a.env A", "write file b.env B"} <= set(events[:-2])
     assert server.settled == plan_with(plan).steps == 6
-    ended = [event.result for event in server.heard if isinstance(event, ActionEnded)]
-    assert sorted(map(repr, ended)) == sorted(map(repr, results))
+    finished = [event.result for event in server.heard if isinstance(event, ActionEnded)]
+    assert sorted(map(repr, finished)) == sorted(map(repr, results))
     assert {event.environment for event in server.heard if isinstance(event, ActionEnded)} == {
         "shop"
     }
 
 
-@pytest.mark.parametrize("ends", [NOW + DAY, FAR], ids=["due", "lost"])
+@pytest.mark.parametrize("expires_at", [NOW + DAY, IN_90_DAYS], ids=["due", "lost"])
 @pytest.mark.parametrize("refused", ["assign", "mint", ""])
-def test_each_action_on_a_name_is_told_as_it_ended(ends, refused) -> None:
-    """A role that is changed beside a successor, or beside a token that a sink lost."""
-    one = key(1, role="Admin", role_id=ADMIN.id, expires_at=ends)
-    sink_contents: SinkContent = token(one) if ends < FAR else NoToken()
+def test_each_action_on_a_name_has_its_own_result(expires_at, refused) -> None:
+    """A role changes beside a rotation, or beside the delivery of a lost token."""
+    one = key(1, role="Admin", role_id=ADMIN.id, expires_at=expires_at)
+    sink_contents: SinkContent = token(one) if expires_at < IN_90_DAYS else NoToken()
     plan = planned([desired(rotation=ROTATED)], [one], {SINK: sink_contents})
-    assert {type(action) for action in plan.actions} == {Update, Rotate if ends < FAR else Deliver}
+    assert {type(action) for action in plan.actions} == {
+        Update,
+        Rotate if expires_at < IN_90_DAYS else Deliver,
+    }
     server = ModelServer(refuses=frozenset({refused}), rows=[Row.of(one)])
     results = server.run(*plan.actions)
     assert sum(isinstance(one, Done) for one in results) == (1 if refused else 2)
     begun = [event.action for event in server.heard if isinstance(event, ActionBegun)]
-    ended = [event.result for event in server.heard if isinstance(event, ActionEnded)]
+    finished = [event.result for event in server.heard if isinstance(event, ActionEnded)]
     assert sorted(map(repr, begun)) == sorted(map(repr, plan.actions))
-    assert sorted(map(repr, ended)) == sorted(map(repr, results))
+    assert sorted(map(repr, finished)) == sorted(map(repr, results))
     assert server.settled == plan_with(plan).steps
     failed = [one.failure.code for one in results if not isinstance(one, Done)]
     assert failed == (["rejected"] if refused else [])
 
 
 def test_a_rotation_with_an_overlap_revokes_nothing() -> None:
-    """The predecessor lives on until a later run."""
+    """A later run revokes the predecessor."""
     server = ModelServer()
     [result] = server.run(rotation_of(at_once=False))
     assert isinstance(result, Done)
@@ -855,8 +873,8 @@ def test_a_rotation_with_an_overlap_revokes_nothing() -> None:
 
 
 @pytest.mark.parametrize("refused", ["create", "mint", "prove", "write"])
-def test_a_successor_that_is_not_delivered_ends_no_predecessor(refused) -> None:
-    """Not even with `--now`: whatever fails, the old token goes on working."""
+def test_a_successor_that_is_not_delivered_revokes_no_predecessor(refused) -> None:
+    """The old token keeps working, also with `--now` and after any failure."""
     server = ModelServer(refuses=frozenset({refused}))
     if refused == "create":
         with pytest.raises(WorkspaceError):
@@ -870,89 +888,91 @@ def test_a_successor_that_is_not_delivered_ends_no_predecessor(refused) -> None:
     assert not any(event.startswith("revoke") for event in server.told)
 
 
-@pytest.mark.parametrize("undead", [False, True])
-def test_the_token_that_a_sink_held_is_proven_dead(undead) -> None:
-    """With `--now`, by a read with it; where the server still takes it, that is no success."""
-    sink_contents = {SINK: signed("svc-a-1", FAR), OTHER: Secret("no token at all")}
-    server = ModelServer(undead=undead, tokens=sink_contents)
+@pytest.mark.parametrize("accepts_revoked", [False, True])
+def test_the_old_token_of_a_sink_is_verified_to_be_dead(accepts_revoked) -> None:
+    """With `--now` the run sends a request with it, which fails if the server accepts it."""
+    sink_contents = {SINK: signed("svc-a-1", IN_90_DAYS), OTHER: Secret("no token at all")}
+    server = ModelServer(undead=accepts_revoked, tokens=sink_contents)
     rotate = rotation_of(at_once=True)
     rotate = rotate._replace(successor=rotate.successor._replace(sinks=(SINK, OTHER)))
     [result] = server.run(rotate)
     assert server.told.index("revoke svc-a-1") < server.told.index("prove svc-a-1")
     assert result.id == "id-svc-a"
-    assert isinstance(result, Unfinished if undead else Done)
+    assert isinstance(result, Unfinished if accepts_revoked else Done)
     if isinstance(result, Unfinished):
         assert result.failure.code == "token_alive"
         assert result.failure.message.startswith("The key svc-a-1 was revoked, and its token is")
 
 
-def test_a_surplus_key_ends_only_when_the_token_of_the_one_that_stays_is_delivered() -> None:
-    """Of its own name, that is; what nobody waits for ends at once."""
-    twins = [key(1), key(2)]
+def test_a_duplicate_is_revoked_only_after_the_kept_key_is_delivered() -> None:
+    """Only deliveries of its own name count."""
+    duplicates = [key(1), key(2)]
     others = [key(1, "svc-b"), key(2, "svc-b")]
-    wanted = [desired(deliver=(SINK,)), desired("svc-b", deliver=(OTHER,))]
+    declared = [desired(deliver=(SINK,)), desired("svc-b", deliver=(OTHER,))]
     sink_contents: dict[FileAddress, SinkContent] = {SINK: NoToken(), OTHER: NoToken()}
-    plan = planned(wanted, [*twins, *others], sink_contents, dedupe=True)
+    plan = planned(declared, [*duplicates, *others], sink_contents, dedupe=True)
     server = ModelServer(refuses=frozenset({"write file a.env A"}))
     results = {(type(one.action), one.action.name): one for one in server.run(*plan.actions)}
     assert isinstance(results[Revoke, "svc-b"], Done)
-    stays = results[Revoke, "svc-a"]
-    assert isinstance(stays, Failed)
-    assert stays.failure.code == "not_delivered"
+    kept = results[Revoke, "svc-a"]
+    assert isinstance(kept, Failed)
+    assert kept.failure.code == "not_delivered"
     assert [event for event in server.told if event.startswith("revoke")] == ["revoke svc-b-2"]
 
 
-def test_what_a_bug_leaves_open_fails_with_it_and_what_a_stop_does_is_skipped() -> None:
-    """Each action for itself: nothing of it was begun."""
+def test_actions_left_by_a_bug_fail_and_actions_left_by_a_stop_are_skipped() -> None:
+    """None of these actions was started."""
     changes = planned([desired(expiry="2027-06-30")], [key()], {SINK: NoToken()}).actions
     roles = planned([desired("svc-b", role="Admin")], [key(1, "svc-b")]).actions
     prune = planned([], [key(1, "svc-old")], prune=True).actions
     rotate = rotation_of(at_once=True)
     rotate = rotate._replace(successor=rotate.successor._replace(name="svc-r"))
     plan = part_with(*changes, *roles, rotate, *prune)
-    open_ = ModelServer().execution(*plan.actions).result(WHY).results
-    assert [(type(one), one.action) for one in open_] == [(Failed, one) for one in plan.actions]
-    assert {one.failure for one in open_ if isinstance(one, Failed)} == {WHY}
+    remaining = ModelServer().execution(*plan.actions).result(FAILURE).results
+    assert [(type(one), one.action) for one in remaining] == [(Failed, one) for one in plan.actions]
+    assert {one.failure for one in remaining if isinstance(one, Failed)} == {FAILURE}
     stopped = ModelServer()
     stopped.stop.ask()
     assert stopped.run(*plan.actions) == tuple(Skipped(one, STOPPED) for one in plan.actions)
     assert stopped.events == []
 
 
-def test_a_revocation_under_way_is_of_unknown_outcome() -> None:
-    """A run that has to end meanwhile does not say that the key lives, nor that it ended."""
-    seen: list[Result] = []
+def test_a_revocation_in_flight_has_an_unknown_outcome() -> None:
+    """A run that must end then claims neither that the key is live nor that it is revoked."""
+    results: list[Result] = []
     server = ModelServer()
     execution = server.execution(*planned([], [key(1, "svc-old")], prune=True).actions)
-    server.watch = lambda: seen.extend(execution.result().results) if server.revoked else None
+    server.watch = lambda: results.extend(execution.result().results) if server.revoked else None
     execution.run()
-    [during] = seen
+    [during] = results
     assert isinstance(during, Failed)
     assert during.failure.code == "outcome_unknown"
     assert [type(one) for one in execution.result().results] == [Done]
 
 
-def test_a_change_under_way_is_of_unknown_outcome() -> None:
-    """The same while a role is assigned, an end moved, or the second of both is still to come."""
-    seen: list[Result] = []
+def test_an_update_in_flight_has_an_unknown_outcome() -> None:
+    """A role is being assigned, an expiry set, or the second of both is pending."""
+    results: list[Result] = []
     plan = planned([desired(expiry="2027-06-30", role="Admin")], [key()])
     server = ModelServer()
     execution = server.execution(*plan.actions)
-    server.watch = lambda: seen.extend(execution.result().results)
+    server.watch = lambda: results.extend(execution.result().results)
     execution.run()
-    told = {event.partition(" ")[0]: one for event, one in zip(server.told, seen, strict=True)}
+    by_event = {
+        event.partition(" ")[0]: one for event, one in zip(server.told, results, strict=True)
+    }
     for step, code in (
         ("assign", "outcome_unknown"),
         ("mint", "stopped"),
         ("move", "outcome_unknown"),
     ):
-        one = told[step]
+        one = by_event[step]
         assert isinstance(one, Failed | Unfinished)
         assert one.failure.code == code
 
 
-def test_a_predecessor_that_cannot_be_revoked_is_told() -> None:
-    """After several tries; the successor stands, and the action is not done."""
+def test_a_predecessor_that_cannot_be_revoked_is_reported() -> None:
+    """After several attempts the successor is kept, and the action is unfinished."""
     server = ModelServer(refuses=frozenset({"revoke"}))
     [result] = server.run(rotation_of(at_once=True))
     assert isinstance(result, Unfinished)
@@ -960,10 +980,10 @@ def test_a_predecessor_that_cannot_be_revoked_is_told() -> None:
     assert server.told.count("revoke svc-a-1") > 1
 
 
-def test_a_change_that_fails_is_unfinished_and_keeps_nobody_else() -> None:
-    """Its token is out, and the next run sees an end that is not yet moved."""
-    wanted = [desired("svc-a", "2027-06-30"), desired("svc-b", "2027-06-30", deliver=(OTHER,))]
-    plan = planned(wanted, [key(1), key(1, "svc-b")])
+def test_a_failed_update_is_unfinished_and_does_not_stop_others() -> None:
+    """Its token is delivered, and the next run still sees the old expiry."""
+    declared = [desired("svc-a", "2027-06-30"), desired("svc-b", "2027-06-30", deliver=(OTHER,))]
+    plan = planned(declared, [key(1), key(1, "svc-b")])
     server = ModelServer(refuses=frozenset({"move svc-a-1 2027-06-30"}))
     failed, done = server.run(*plan.actions)
     assert isinstance(failed, Unfinished)
@@ -973,8 +993,8 @@ def test_a_change_that_fails_is_unfinished_and_keeps_nobody_else() -> None:
 
 
 @pytest.mark.parametrize("refused", ["mint", "prove", "write"])
-def test_an_end_is_not_moved_before_its_token_is_delivered(refused) -> None:
-    """No later run could see that a sink which tells nothing lacks it, but each sees the end."""
+def test_an_expiry_is_not_changed_before_its_token_is_delivered(refused) -> None:
+    """A later run cannot see a missing token in a write-only sink, but it sees the expiry."""
     [update] = planned([desired(expiry="2027-06-30")], [key()]).actions
     server = ModelServer(refuses=frozenset({refused}))
     [result] = server.run(update)
@@ -983,8 +1003,8 @@ def test_an_end_is_not_moved_before_its_token_is_delivered(refused) -> None:
     assert not any(event.startswith("move") for event in server.told)
 
 
-def test_a_role_that_is_refused_delivers_nothing_and_moves_no_end() -> None:
-    """The change as a whole has failed, with the server's reason."""
+def test_a_refused_role_delivers_nothing_and_changes_no_expiry() -> None:
+    """The whole update fails with the server's reason."""
     plan = planned([desired(expiry="2027-06-30", role="Admin")], [key()])
     server = ModelServer(refuses=frozenset({"assign"}))
     [result] = server.run(*plan.actions)
@@ -995,7 +1015,7 @@ def test_a_role_that_is_refused_delivers_nothing_and_moves_no_end() -> None:
 
 
 def test_a_role_is_assigned_and_nothing_is_minted() -> None:
-    """The tokens that are out go on working with the new role."""
+    """Issued tokens keep working with the new role."""
     one = key()
     plan = planned([desired(role="Admin")], [one], {SINK: token(one)})
     server = ModelServer()
@@ -1005,21 +1025,21 @@ def test_a_role_is_assigned_and_nothing_is_minted() -> None:
 
 
 @pytest.mark.parametrize("at", ["mint svc-a-1", "write file a.env A", "move svc-a-1 2027-06-30"])
-def test_a_stop_before_the_revoking_revokes_nothing(at) -> None:
-    """What has begun is finished, and what would end lives on."""
+def test_a_stop_before_the_revocations_revokes_nothing(at) -> None:
+    """Started actions are finished, and the keys to revoke stay live."""
     [update] = planned([desired(expiry="2027-06-30")], [key()]).actions
     [prune] = planned([], [key(1, "svc-old")], prune=True).actions
     server = ModelServer(stop_at=at)
-    changed, ended = server.run(update, prune)
-    assert ended == Skipped(prune, STOPPED)
+    changed, pruned = server.run(update, prune)
+    assert pruned == Skipped(prune, STOPPED)
     assert isinstance(changed, Done if at.startswith("move") else Unfinished)
     if isinstance(changed, Unfinished):
         assert changed.failure.message.endswith("The next run moves it.")
     assert not any(event.startswith("revoke") for event in server.told)
 
 
-def test_a_stop_amid_the_revoking_ends_no_more_than_what_is_in_flight() -> None:
-    """What has ended is done, and what was not begun is skipped and lives on."""
+def test_a_stop_during_the_revocations_only_finishes_those_in_flight() -> None:
+    """Finished actions are done, and those not started are skipped."""
     keys = [key(1, f"svc-{number}") for number in range(60)]
     plan = planned([], keys, prune=True)
     server = ModelServer(rows=[Row.of(one) for one in keys])
@@ -1035,22 +1055,22 @@ def test_a_stop_amid_the_revoking_ends_no_more_than_what_is_in_flight() -> None:
     assert len(begun) == len(done) == server.settled
 
 
-def test_each_key_that_ended_is_told_of_at_once() -> None:
-    """Not when all have: whoever watches sees how far it is."""
+def test_each_revocation_is_reported_at_once() -> None:
+    """The events do not wait for the others, so they show the progress."""
     keys = [key(1, f"svc-{number}") for number in range(30)]
     plan = planned([], keys, prune=True)
     server = ModelServer(rows=[Row.of(one) for one in keys])
-    ended: list[int] = []
-    server.watch = lambda: ended.append(
+    finished: list[int] = []
+    server.watch = lambda: finished.append(
         sum(isinstance(event, ActionEnded) for event in server.heard)
     )
     server.run(*plan.actions)
-    assert len(ended) == 30
-    assert ended[-1] >= 30 - 8
+    assert len(finished) == 30
+    assert finished[-1] >= 30 - 8
 
 
-def test_one_key_that_cannot_be_revoked_keeps_no_other() -> None:
-    """It alone has failed, with the server's own reason."""
+def test_a_failed_revocation_does_not_stop_others() -> None:
+    """Only that one fails, with the server's reason."""
     plan = planned([], [key(1, "svc-x"), key(1, "svc-y")], prune=True)
     server = ModelServer(refuses=frozenset({"revoke svc-x-1"}))
     failed, done = server.run(*plan.actions)
@@ -1061,12 +1081,12 @@ def test_one_key_that_cannot_be_revoked_keeps_no_other() -> None:
     assert server.settled == plan_with(plan).steps == 2
 
 
-def test_a_bug_in_one_change_keeps_nobody_elses(monkeypatch) -> None:
+def test_a_bug_in_one_update_does_not_stop_others(monkeypatch) -> None:
     """The others are done, and the bug ends the execution afterwards."""
     names = [f"svc-{number}" for number in range(5)]
-    seen = [key(1, name, role="Admin", role_id=ADMIN.id) for name in names]
-    plan = planned([desired(name, deliver=()) for name in names], seen)
-    server = ModelServer(rows=[Row.of(one) for one in seen])
+    observed = [key(1, name, role="Admin", role_id=ADMIN.id) for name in names]
+    plan = planned([desired(name, deliver=()) for name in names], observed)
+    server = ModelServer(rows=[Row.of(one) for one in observed])
     assign = server.assign_role
 
     def broken(key_id: str, role_id: str) -> None:
@@ -1078,18 +1098,18 @@ def test_a_bug_in_one_change_keeps_nobody_elses(monkeypatch) -> None:
     execution = server.execution(*plan.actions)
     with pytest.raises(ZeroDivisionError):
         execution.run()
-    results = execution.finish(WHY).results
+    results = execution.finish(FAILURE).results
     assert [type(one) for one in results] == [Failed, *[Done] * 4]
 
 
-def test_a_role_that_appears_while_the_run_looks_again_is_not_assigned() -> None:
-    """A key without a role may be one that another run is just making; one look serves all."""
+def test_a_role_that_appears_on_a_second_read_is_not_assigned() -> None:
+    """Another run may be creating a key without a role; one more read serves all such keys."""
     bare = [key(1, name, role=None, role_id=None) for name in ("svc-a", "svc-b", "svc-c")]
-    wanted = [desired(name, deliver=()) for name in ("svc-a", "svc-b", "svc-c")]
+    declared = [desired(name, deliver=()) for name in ("svc-a", "svc-b", "svc-c")]
     server = ModelServer(
         rows=[Row.of(key()), Row.of(key(1, "svc-b", role="Admin", role_id=ADMIN.id))]
     )
-    results = server.run(*planned(wanted, bare).actions)
+    results = server.run(*planned(declared, bare).actions)
     assert [type(one) for one in results] == [Done] * 3
     assert server.told[:2] == ["wait", "look"]
     assert sorted(server.told[2:]) == ["assign svc-b-1 Worker", "assign svc-c-1 Worker"]

@@ -1,4 +1,4 @@
-"""Plan files: what was reviewed is what is applied, or nothing is, and the reason is told."""
+"""Plan files: `apply` carries out the reviewed plan or nothing, and says why."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ from provisioner.plan import (
     Revoke,
     Unobserved,
     digest,
+    json_digest,
     plan_environment,
-    sealed,
     selected_keys,
 )
 from provisioner.planfile import (
@@ -53,14 +53,14 @@ from provisioner.planfile import (
     PlanFileInput,
     SavedOptions,
     UnreadablePlanFile,
+    digest_mismatch,
     document,
-    edited,
-    not_as_reviewed,
-    not_of_digest,
     read,
+    stale_plan,
     text,
+    was_edited,
 )
-from provisioner.planfile.read import parsed
+from provisioner.planfile.read import parse_document
 from provisioner.render.json import plan_document
 from provisioner.sandbox import ApiKey, Dialect, Sandbox
 from provisioner.sandbox import role as sandbox_role
@@ -106,7 +106,7 @@ def within(days: float) -> str:
 
 
 def provision(root: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A process of the command, somewhere else than its manifests."""
+    """Run the command in a process whose working directory is not that of the manifests."""
     command, *rest = map(str, arguments)
     return processes.provision(
         *(command, "-m", root / "manifests", *rest), cwd="/", env={**os.environ, **variables}
@@ -115,7 +115,7 @@ def provision(root: Path, *arguments: object, **variables: str) -> subprocess.Co
 
 @dataclass
 class Stage:
-    """A workspace in which each kind of action is to be done, and the reviewed plan of that."""
+    """A workspace that needs an action of each kind, and the reviewed plan for it."""
 
     sandbox: Sandbox
     root: Path
@@ -139,13 +139,13 @@ class Stage:
         return {"TOKEN": self.sandbox.session_token(seconds=3600)}
 
     def build(self, *options: str) -> None:
-        """Writes the manifests, fills the workspace, plans."""
+        """Write the manifests, fill the workspace, and plan."""
         self.shared.mkdir(parents=True)
         (self.root / "manifests").mkdir()
         here = {"URL": self.sandbox.url, "SHARED": self.shared.as_posix()}
         for name, content in (("environments", ENVIRONMENTS), ("keys", KEYS)):
-            for word, meant in here.items():
-                content = content.replace(word, meant)  # noqa: PLW2901 - it grows
+            for placeholder, value in here.items():
+                content = content.replace(placeholder, value)  # noqa: PLW2901 - replaced step by step
             (self.root / "manifests" / f"{name}.yaml").write_text(content)
         names = ["svc-dated", "svc-lost", "svc-held", "svc-kept", "svc-gone", "ops-theirs"]
         self.sandbox.seed(names)
@@ -161,7 +161,7 @@ class Stage:
         assert sorted(one["action"] for one in actions) == sorted(KINDS)
 
     def reset(self) -> None:
-        """The workspace and the sinks as they were when the plan was made."""
+        """Restore the workspace and the sinks as they were for the plan."""
         self.sandbox.forget()
         self.sandbox.put(*self.rows)
         for file in self.shared.iterdir():
@@ -176,16 +176,16 @@ class Stage:
         return next(key for key in self.sandbox.keys() if key.name == name)
 
     def change(self, which: str, **columns: str | None) -> None:
-        """Someone changes a key by hand."""
+        """Change a key by hand."""
         self.sandbox.put(dataclasses.replace(self.key(which), **columns))
 
     def hold(self, name: str) -> None:
-        """A sink gets a good token of its key."""
+        """Write a good token of its key to a sink."""
         token = self.sandbox.token_of(self.key(f"svc-{name}").id)
         (self.shared / f"{name}.env").write_text(f"SVC_{name.upper()}={token}\n")
 
     def copied(self, root: Path) -> Path:
-        """Another machine: the manifests and the plan file, and nothing else."""
+        """Copy only the manifests and the plan file, as for another machine."""
         shutil.copytree(self.root / "manifests", root / "manifests")
         shutil.copy(self.file, root / "plan.json")
         return root
@@ -212,18 +212,18 @@ def valid(name: str, document: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Dialect], Stage]]:
-    """One stage a dialect, planned once and set back before each use."""
-    made: dict[Dialect, Stage] = {}
+    """Return a function for the stage of a dialect, planned once and reset before each use."""
+    built: dict[Dialect, Stage] = {}
     with ExitStack() as stack:
 
         def stage(dialect: Dialect) -> Stage:
-            if dialect not in made:
+            if dialect not in built:
                 root = tmp_path_factory.mktemp(str(dialect))
                 sandbox = stack.enter_context(Sandbox(root / "twenty.sqlite3", dialect))
-                made[dialect] = Stage(sandbox, root)
-                made[dialect].build()
-            made[dialect].reset()
-            return made[dialect]
+                built[dialect] = Stage(sandbox, root)
+                built[dialect].build()
+            built[dialect].reset()
+            return built[dialect]
 
         yield stage
 
@@ -235,169 +235,169 @@ def edit(root: Path, old: str, new: str, file: str = "keys") -> None:
     path.write_text(content.replace(old, new))
 
 
-def told_of(actions: list[Any]) -> list[Any]:
-    """What of actions must be as reviewed: all but where the manifest says so."""
+def reviewed_fields(actions: list[Any]) -> list[Any]:
+    """Return the fields of actions that must be as reviewed, without positions and results."""
     skipped = {"manifest", "line", "status", "id", "record", "error"}
     return [{name: part for name, part in one.items() if name not in skipped} for one in actions]
 
 
 CORE, CORE_1, LEGACY = Dialect.CORE, Dialect.CORE_1, Dialect.LEGACY
 
-# What becomes of the workspace, of its sinks and then of the manifests between plan and apply: on
-# which server, what happens, and what the refusal has to say.
-MOVES: dict[str, tuple[Dialect, Callable[[Stage, Path], object], str]] = {
-    "a key is made by hand": (
+# Changes of the workspace, its sinks and the manifests between plan and apply: the server, the
+# change, and a part of the message.
+CHANGES: dict[str, tuple[Dialect, Callable[[Stage, Path], object], str]] = {
+    "a key is created by hand": (
         LEGACY,
         lambda stage, _: stage.sandbox.seed(["svc-new"]),
-        "'svc-new' is there meanwhile",
+        "'svc-new' now exists (",
     ),
-    "a key that was to be revoked is": (
+    "a planned revocation was done": (
         CORE_1,
         lambda stage, _: stage.change("svc-gone", revoked_at=within(0)),
-        "was revoked or deleted meanwhile (to be done was revoke and is nothing)",
+        "was revoked or deleted (planned: revoke; now: no change)",
     ),
     "a kept key is deleted": (
         LEGACY,
         lambda stage, _: stage.sandbox.forget([stage.key("svc-kept").id]),
-        "was revoked or deleted meanwhile (to be done was nothing and is create)",
+        "was revoked or deleted (planned: no change; now: create)",
     ),
-    "a kept key has ended": (
+    "a kept key expired": (
         CORE,
         lambda stage, _: stage.change("svc-kept", expires_at=within(-1)),
         "'svc-kept' ",
     ),
-    "the end of a kept key is moved": (
+    "the expiry of a kept key changed": (
         CORE_1,
         lambda stage, _: stage.change("svc-kept", expires_at="2032-01-01T00:00:00.000Z"),
-        "ended at 2031-01-01T00:00:00Z and now ends at 2032-01-01T00:00:00Z",
+        "changed its expiry from 2031-01-01T00:00:00Z to 2032-01-01T00:00:00Z",
     ),
-    "the end that was to be moved is": (
+    "a planned update of the expiry was done": (
         LEGACY,
         lambda stage, _: stage.change("svc-dated", expires_at="2031-06-01T00:00:00.000Z"),
-        "now ends at 2031-06-01T00:00:00Z (to be done was update and is nothing)",
+        "to 2031-06-01T00:00:00Z (planned: update; now: no change)",
     ),
     "a kept key has another role": (
         CORE,
         lambda stage, _: stage.change("svc-kept", role_id=stage.sandbox.role("Integrations").id),
-        "had the role Admin and has Integrations",
+        "changed its role from Admin to Integrations",
     ),
-    "a key that is due has a successor": (
+    "a due key has a successor": (
         CORE_1,
         lambda stage, _: stage.sandbox.seed(["svc-due"], expires_at=f"{within(days=90)[:-4]}417Z"),
-        "'svc-due' has another live key meanwhile",
+        "'svc-due' has another live key (",
     ),
-    "another owned key that no manifest wants": (
+    "another owned key without a manifest": (
         CORE,
         lambda stage, _: stage.sandbox.seed(["svc-more"]),
-        "'svc-more' is there meanwhile",
+        "'svc-more' now exists (",
     ),
     "a key is renamed": (
         LEGACY,
         lambda stage, _: stage.change("svc-gone", name="ops-gone"),
         "was renamed to 'ops-gone'",
     ),
-    "a missing token is delivered": (
+    "a missing token was delivered": (
         CORE,
         lambda stage, _: stage.hold("lost"),
-        "'svc-lost' has been delivered meanwhile",
+        "'svc-lost' has been delivered",
     ),
     "a sink loses its token": (
         CORE_1,
         lambda stage, _: (stage.shared / "held.env").unlink(),
-        "'svc-held' is not delivered as it was: token missing",
+        "'svc-held' needs another delivery: token missing",
     ),
     "a sink holds something else": (
         LEGACY,
         lambda stage, _: (stage.shared / "held.env").write_text("SVC_HELD=password\n"),
-        "'svc-held' is not delivered as it was: token invalid",
+        "'svc-held' needs another delivery: token invalid",
     ),
-    "a role that is not there": (
+    "a role that does not exist": (
         CORE,
         lambda _, root: edit(root, "role: Admin", "role: Nobody", "environments"),
-        "'svc-due' cannot be done any more: role_unknown",
+        "'svc-due' is now blocked: role_unknown",
     ),
 }  # fmt: skip
 
 EDITS: dict[str, tuple[Dialect, Callable[[Stage, Path], object], str]] = {
-    "the manifests ask for one more": (
+    "the manifests declare another key": (
         CORE,
         lambda _, root: edit(root, "keys:\n", "keys:\n  - {name: svc-x, expires: 9d}\n"),
-        "the manifests ask for 'svc-x', and did not",
+        "the manifests now declare 'svc-x'",
     ),
-    "the manifests ask for one less": (
+    "the manifests lack a key": (
         CORE_1,
         lambda _, root: edit(root, "  - {name: svc-dated, expires: 2031-06-01}\n", ""),
-        "the manifests do not ask for 'svc-dated' any more",
+        "the manifests no longer declare 'svc-dated'",
     ),
     "a lifetime": (
         LEGACY,
         lambda _, root: edit(root, "svc-new, expires: 90d", "svc-new, expires: 91d"),
-        "'svc-new' otherwise: expires 90d is now 91d",
+        "changed 'svc-new': expires from 90d to 91d",
     ),
     "the depth": (
         CORE,
         lambda _, root: edit(root, "keys:\n", "depth: 2\nkeys:\n"),
-        "'svc-new' otherwise: depth 1 is now 2",
+        "changed 'svc-new': depth from 1 to 2",
     ),
     "a sink": (
         CORE_1,
         lambda _, root: edit(root, "new.env", "newer.env"),
-        "'svc-new' otherwise: sinks",
+        "changed 'svc-new': sinks",
     ),
     "the format of a sink": (
         LEGACY,
         lambda _, root: edit(root, "lost.env}", "lost.env, format: json}"),
-        "'svc-lost' otherwise: sinks",
+        "changed 'svc-lost': sinks",
     ),
     "a rotation": (
         CORE,
         lambda _, root: edit(root, "overlap: 48h", "overlap: 24h"),
-        "'svc-due' otherwise: rotate",
+        "changed 'svc-due': rotate",
     ),
     "a protection": (
         CORE_1,
         lambda _, root: edit(root, "svc-kept, ", "svc-kept, protect: true, "),
-        "'svc-kept' otherwise: protect False is now True",
+        "changed 'svc-kept': protect from False to True",
     ),
-    "what is owned": (
+    "the owned names": (
         LEGACY,
         lambda _, root: edit(root, '["svc-*"]', '["svc-d*"]', "environments"),
-        "'svc-gone' is owned otherwise: `owns` was [svc-*] and is [svc-d*]",
+        "'svc-gone' is affected by `owns`, which changed from [svc-*] to [svc-d*]",
     ),
     "the role of the environment": (
         CORE,
         lambda _, root: edit(root, "role: Admin", "role: Integrations", "environments"),
-        "was Admin",
+        "changed from Admin to Integrations",
     ),
     "another environment": (
         CORE_1,
         lambda _, root: edit(root, "ments:\n", "ments:\n  b: {url: 'sandbox:'}\n", "environments"),
-        "b: the environment is declared, and was not",
+        "b: the environment was added",
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("move", MOVES)
-def test_what_moved_between_plan_and_apply_is_refused_by_name(
-    move: str, stages: Callable[[Dialect], Stage], tmp_path: Path
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_in_the_workspace_between_plan_and_apply_is_refused(
+    change: str, stages: Callable[[Dialect], Stage], tmp_path: Path
 ) -> None:
-    """Exit 6, what moved stands on stderr and in the result, and nothing was changed anywhere."""
-    dialect, happen, reason = MOVES[move]
+    """It exits with 6, names the change on stderr and in the result, and changes nothing."""
+    dialect, apply_change, fragment = CHANGES[change]
     stage = stages(dialect)
     root = stage.copied(tmp_path)
-    happen(stage, root)
-    refused(stage, reason, lambda: stage.apply(root))
+    apply_change(stage, root)
+    refused(stage, fragment, lambda: stage.apply(root))
 
 
-@pytest.mark.parametrize("move", EDITS)
-def test_manifests_that_moved_between_plan_and_apply_are_refused_by_name(
-    move: str, stages: Callable[[Dialect], Stage], tmp_path: Path, run, monkeypatch
+@pytest.mark.parametrize("change", EDITS)
+def test_a_change_in_the_manifests_between_plan_and_apply_is_refused(
+    change: str, stages: Callable[[Dialect], Stage], tmp_path: Path, run, monkeypatch
 ) -> None:
-    """As what moved in the workspace."""
-    dialect, happen, reason = EDITS[move]
+    """The result is the same as for a change in the workspace."""
+    dialect, apply_change, fragment = EDITS[change]
     stage = stages(dialect)
     root = stage.copied(tmp_path)
-    happen(stage, root)
+    apply_change(stage, root)
     monkeypatch.setenv("TOKEN", stage.variables["TOKEN"])
 
     def apply() -> tuple[int, Any, str]:
@@ -405,14 +405,14 @@ def test_manifests_that_moved_between_plan_and_apply_are_refused_by_name(
         code, out, err = run("apply", file, "-m", manifests, "--format", "json")
         return code, valid("result", json.loads(out)), err
 
-    refused(stage, reason, apply)
+    refused(stage, fragment, apply)
 
 
-def refused(stage: Stage, reason: str, apply: Callable[[], tuple[int, Any, str]]) -> None:
+def refused(stage: Stage, fragment: str, apply: Callable[[], tuple[int, Any, str]]) -> None:
     before = stage.sandbox.keys(), stage.sinks()
     code, result, err = apply()
     assert (code, err.count("plan_stale: ")) == (6, 1), err
-    assert reason in err
+    assert fragment in err
     assert (stage.sandbox.keys(), stage.sinks()) == before
     results = [one for part in result["environments"] for one in part["results"]]
     assert {one["status"] for one in results} <= {"skipped"}
@@ -420,13 +420,15 @@ def refused(stage: Stage, reason: str, apply: Callable[[], tuple[int, Any, str]]
 
 
 def comments(root: Path) -> None:
-    """Other lines, another order, Windows line ends, another file: nothing that counts."""
+    """Change lines, order, line ends and the file name, which have no effect on the plan."""
     path = root / "manifests" / "keys.yaml"
     head, _, keys = path.read_text().partition("keys:\n")
     first, *others = keys.split("  - ")[1:]
-    moved = "".join(f"  - {each}" for each in (*others, first))
+    reordered = "".join(f"  - {each}" for each in (*others, first))
     path.unlink()
-    content = f"# moved\n{head}\n\nkeys:\n{moved}".replace("svc-kept,", "svc-kept, description: x,")
+    content = f"# moved\n{head}\n\nkeys:\n{reordered}".replace(
+        "svc-kept,", "svc-kept, description: x,"
+    )
     (path.parent / "other.yml").write_bytes(content.replace("\n", "\r\n").encode())
 
 
@@ -434,7 +436,7 @@ HARMLESS: dict[str, tuple[Dialect, Callable[[Stage, Path], object]]] = {
     "nothing": (CORE_1, lambda *_: None),
     "comments and order": (LEGACY, lambda _, root: comments(root)),
     "another unmanaged key": (CORE, lambda stage, _: stage.sandbox.seed(["ops-more"])),
-    "an unmanaged key is gone": (
+    "an unmanaged key was deleted": (
         CORE_1,
         lambda stage, _: stage.sandbox.forget([stage.key("ops-theirs").id]),
     ),
@@ -442,20 +444,20 @@ HARMLESS: dict[str, tuple[Dialect, Callable[[Stage, Path], object]]] = {
         CORE,
         lambda _, root: edit(root, "    role", "    limits: {batch: 2}\n    role", "environments"),
     ),
-    "the variable says the same": (LEGACY, lambda *_: None),
+    "a variable with the same value": (LEGACY, lambda *_: None),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("move", HARMLESS)
-def test_what_changes_no_action_lets_the_plan_be_applied_as_it_is(
-    move: str, stages: Callable[[Dialect], Stage], tmp_path: Path
+@pytest.mark.parametrize("change", HARMLESS)
+def test_a_plan_can_be_applied_after_changes_that_affect_no_action(
+    change: str, stages: Callable[[Dialect], Stage], tmp_path: Path
 ) -> None:
-    """On another machine each action is done as it was reviewed, and a second time is refused."""
-    dialect, happen = HARMLESS[move]
+    """Another machine applies it as reviewed, and refuses to apply it a second time."""
+    dialect, apply_change = HARMLESS[change]
     stage = stages(dialect)
     root = stage.copied(tmp_path)
-    happen(stage, root)
-    variables = {"PROVISION_PRUNE": "1"} if "variable" in move else {}
+    apply_change(stage, root)
+    variables = {"PROVISION_PRUNE": "1"} if "variable" in change else {}
     code, result, err = stage.apply(root, **variables)
     assert code == 0, err
     [reviewed], [done] = stage.plan["environments"], result["environments"]
@@ -464,15 +466,17 @@ def test_what_changes_no_action_lets_the_plan_be_applied_as_it_is(
         stage.plan["created_at"],
     )
     order = {"key": lambda one: one["name"]}
-    assert sorted(told_of(done["results"]), **order) == sorted(
-        told_of(reviewed["actions"]), **order
+    assert sorted(reviewed_fields(done["results"]), **order) == sorted(
+        reviewed_fields(reviewed["actions"]), **order
     )
     assert {one["status"] for one in done["results"]} == {"done"}
-    ends = {one["name"]: one["expires_at"] for one in reviewed["actions"]}
+    expiries = {one["name"]: one["expires_at"] for one in reviewed["actions"]}
     live = [key for key in stage.sandbox.keys() if not key.revoked_at and not key.deleted_at]
-    made = [key for key in live if key.id not in {row.id for row in stage.rows}]
-    ours = {key.name: f"{key.expires_at[:19]}Z" for key in made if not key.name.startswith("ops-")}
-    assert ours == {name: ends[name] for name in ("svc-new", "svc-due")}
+    created = [key for key in live if key.id not in {row.id for row in stage.rows}]
+    ours = {
+        key.name: f"{key.expires_at[:19]}Z" for key in created if not key.name.startswith("ops-")
+    }
+    assert ours == {name: expiries[name] for name in ("svc-new", "svc-due")}
     assert "svc-gone" not in {key.name for key in live}
     before = stage.sandbox.keys(), stage.sinks()
     code, _, err = stage.apply(root)
@@ -480,8 +484,8 @@ def test_what_changes_no_action_lets_the_plan_be_applied_as_it_is(
     assert (stage.sandbox.keys(), stage.sinks()) == before
 
 
-def test_a_role_of_the_same_label_that_is_another_one_is_refused(tmp_path: Path) -> None:
-    """A label is what people review; the id says which role it was."""
+def test_a_different_role_with_the_same_label_is_refused(tmp_path: Path) -> None:
+    """People review the label; the id identifies the role."""
     with Sandbox(tmp_path / "twenty.sqlite3", Dialect.CORE) as sandbox:
         stage = Stage(sandbox, tmp_path / "first")
         stage.build()
@@ -491,22 +495,22 @@ def test_a_role_of_the_same_label_that_is_another_one_is_refused(tmp_path: Path)
         sandbox.put_role(new)
         code, _, err = stage.apply(stage.copied(tmp_path / "second"))
         assert code == 6
-        assert f"the role 'Integrations' is another one, {new.id}, and was {old.id}" in err
+        assert f"the id of role 'Integrations' changed from {old.id} to {new.id}" in err
         assert sandbox.keys() == stage.rows
 
 
-def test_the_file_follows_its_schema_and_holds_no_secret(
+def test_the_file_follows_its_schema_and_contains_no_secret(
     stages: Callable[[Dialect], Stage], tmp_path: Path
 ) -> None:
-    """Neither the credential nor a token in a sink; readable by others, for it is handed on."""
+    """It contains neither the credential nor tokens, because others can read it."""
     stage = stages(CORE)
     valid("planfile", stage.plan)
     raw = stage.file.read_text()
-    held = (stage.shared / "held.env").read_text().partition("=")[2].strip()
-    assert held.count(".") == 2
-    for secret in (held, stage.sandbox.password, stage.sandbox.email, "Bearer"):
+    delivered = (stage.shared / "held.env").read_text().partition("=")[2].strip()
+    assert delivered.count(".") == 2
+    for secret in (delivered, stage.sandbox.password, stage.sandbox.email, "Bearer"):
         assert secret not in raw
-    # Someone who names a key by the very token of the run does not get it published.
+    # A key whose name is the token of the run does not publish it.
     token = stage.variables["TOKEN"]
     stage.sandbox.seed([token])
     root, variables = stage.copied(tmp_path), {"TOKEN": token}
@@ -541,7 +545,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_format_of_a_file_sink_is_part_of_the_digest(run, small) -> None:
-    """The format that counts, whether `format` or the path says it."""
+    """The format counts whether it is set with `format` or by the path."""
 
     def of(sink: str) -> str:
         (small / "keys.yaml").write_text(
@@ -558,47 +562,47 @@ def test_the_format_of_a_file_sink_is_part_of_the_digest(run, small) -> None:
 
 
 def test_durations_count_from_the_plan_that_is_applied(run, small, file, tmp_path) -> None:
-    """A key that is made two days later ends when the reviewed plan said."""
+    """A key that is created two days later has the expiry of the reviewed plan."""
     with time_machine.travel(NOW, tick=True) as traveller:
         assert run("plan", "-m", small, "--out", file)[0] == 0
         traveller.shift(timedelta(days=2))
         assert run("apply", file, "-m", small)[0] == 0
     reviewed = json.loads(file.read_text())
-    ends = {one["expires_at"] for one in reviewed["environments"][0]["actions"]}
-    assert ends == {"2027-02-21T04:00:00Z"}
+    expiries = {one["expires_at"] for one in reviewed["environments"][0]["actions"]}
+    assert expiries == {"2027-02-21T04:00:00Z"}
     with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
         assert {key.expires_at[:19] for key in sandbox.keys()} == {"2027-02-21T04:00:00"}
 
 
-def test_a_plan_whose_keys_would_have_ended_is_refused(run, small, file) -> None:
-    """An old plan file makes no key that is dead from the start."""
+def test_a_plan_whose_keys_would_be_expired_is_refused(run, small, file) -> None:
+    """An old plan file does not create dead keys."""
     with time_machine.travel(NOW, tick=True) as traveller:
         assert run("plan", "-m", small, "--out", file)[0] == 0
         traveller.shift(timedelta(days=91))
         code, _, err = run("apply", file, "-m", small)
-        assert (code, "'a' cannot be done any more: expiry_past" in err) == (6, True)
+        assert (code, "'a' is now blocked: expiry_past" in err) == (6, True)
 
 
 def test_a_plan_of_another_workspace_is_refused(run, small, file, tmp_path) -> None:
-    """The embedded Twenty of another directory has the same url, and is another workspace."""
+    """The embedded Twenty of another directory has the same url, but is another workspace."""
     assert run("plan", "-m", small, "--out", file)[0] == 0
     shutil.copytree(small, tmp_path / "elsewhere" / "manifests")
     code, _, err = run("apply", file, "-m", tmp_path / "elsewhere" / "manifests")
     assert code == 6
-    assert "dev: it is another workspace, " in err
+    assert "dev: its workspace changed from " in err
     with Sandbox(tmp_path / "elsewhere" / ".provision" / "dev.sqlite3") as sandbox:
         assert sandbox.keys() == ()
 
 
-def test_a_plan_that_changes_nothing_can_be_applied(run, small, file) -> None:
-    """Twice, too: there is nothing that could be done twice."""
+def test_a_plan_without_changes_can_be_applied(run, small, file) -> None:
+    """It can be applied twice, as it has nothing that could be done twice."""
     assert run("apply", "-m", small)[0] == 0
     assert run("plan", "-m", small, "--out", file)[0] == 0
     assert [run("apply", file, "-m", small)[0] for _ in range(2)] == [0, 0]
 
 
-def test_an_environment_that_is_not_declared_any_more_is_named(run, small, file) -> None:
-    """Whether the plan was of all environments or of this one."""
+def test_an_environment_that_was_removed_is_named(run, small, file) -> None:
+    """The plan is for all environments or for this one."""
     both = EMBEDDED + "  lab: {url: 'sandbox:core-1', role: Admin}\n"
     (small / "environments.yaml").write_text(both)
     for options in ((), ("-e", "lab")):
@@ -609,8 +613,8 @@ def test_an_environment_that_is_not_declared_any_more_is_named(run, small, file)
         (small / "environments.yaml").write_text(both)
 
 
-def test_keys_that_the_plan_is_not_about_may_move(run, small, file) -> None:
-    """With `--only` neither their manifests nor their keys are part of what was reviewed."""
+def test_keys_that_the_plan_does_not_select_may_change(run, small, file) -> None:
+    """With `--only` neither their manifests nor the keys themselves are part of the review."""
     assert run("plan", "-m", small, "--only", "a", "--out", file)[0] == 0
     (small / "keys.yaml").write_text(TWO.replace("{name: b}", "{name: b, expires: 9d}"))
     code, out, _ = run("apply", file, "-m", small, "--format", "json")
@@ -625,8 +629,8 @@ def test_keys_that_the_plan_is_not_about_may_move(run, small, file) -> None:
         *(("--max-revoke", "3"), ("--allow-protected",)),
     ],
 )
-def test_what_a_plan_file_carries_is_wrong_usage_beside_it(run, small, file, option) -> None:
-    """Also where it says the same: the file is what was reviewed."""
+def test_an_option_that_the_plan_file_contains_is_wrong_usage(run, small, file, option) -> None:
+    """This applies to an equal value too, as the file is what was reviewed."""
     assert run("plan", "-m", small, "--out", file, *option)[0] == 0
     code, out, err = run("apply", file, "-m", small, *option)
     assert (code, out) == (64, "")
@@ -634,8 +638,10 @@ def test_what_a_plan_file_carries_is_wrong_usage_beside_it(run, small, file, opt
     assert run("apply", file, "-m", small)[0] == 0
 
 
-def test_a_variable_that_says_something_else_is_wrong_usage(run, small, file, monkeypatch) -> None:
-    """One that says the same is let pass, for it may be set for all commands of a pipeline."""
+def test_a_variable_that_contradicts_the_plan_file_is_wrong_usage(
+    run, small, file, monkeypatch
+) -> None:
+    """An equal value is accepted, as it may be set for all commands of a pipeline."""
     assert run("plan", "-m", small, "-e", "dev", "--out", file)[0] == 0
     monkeypatch.setenv("PROVISION_PRUNE", "1")
     code, _, err = run("apply", file, "-m", small)
@@ -645,15 +651,15 @@ def test_a_variable_that_says_something_else_is_wrong_usage(run, small, file, mo
     assert run("apply", file, "-m", small)[0] == 0
 
 
-def test_the_options_of_the_plan_are_those_of_the_apply(run, small, file, tmp_path) -> None:
-    """What guards were told is carried too: the file alone is enough to revoke."""
+def test_the_apply_uses_the_options_of_the_plan(run, small, file, tmp_path) -> None:
+    """This includes the options of guards, so the file is enough to revoke keys."""
     (tmp_path / ".provision").mkdir()
     with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
         sandbox.seed(["old-1", "old-2"])
     dev = EMBEDDED.replace("owns:", "protect: true, guards: {max_revoke: 0}, owns:")
     (small / "environments.yaml").write_text(dev)
-    told = ("--prune", "--max-revoke", "2", "--allow-protected", "--only", "old-*")
-    assert run("plan", "-m", small, "--out", file, *told)[0] == 0
+    options = ("--prune", "--max-revoke", "2", "--allow-protected", "--only", "old-*")
+    assert run("plan", "-m", small, "--out", file, *options)[0] == 0
     code, out, err = run("apply", file, "-m", small, "--format", "json")
     assert code == 0, err
     [part] = json.loads(out)["environments"]
@@ -662,7 +668,7 @@ def test_the_options_of_the_plan_are_those_of_the_apply(run, small, file, tmp_pa
 
 
 def test_a_plan_that_cannot_be_reviewed_is_not_written(run, small, file, tmp_path) -> None:
-    """Refused, or with an environment that is not reached: no file, and an earlier one is gone."""
+    """It was refused or is incomplete, so there is no file, and an earlier one is deleted."""
     assert run("plan", "-m", small, "--out", file)[0] == 0
     (tmp_path / ".provision").mkdir(exist_ok=True)
     with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
@@ -676,12 +682,12 @@ def test_a_plan_that_cannot_be_reviewed_is_not_written(run, small, file, tmp_pat
         patch.setenv("T", "x" * 40)
         code, _, err = run("plan", "-m", small, "--out", file)
     assert code == 4
-    assert "is not written: dead could not be looked at (" in err
+    assert "is not written: dead could not be observed (" in err
     assert not file.exists()
 
 
 def test_a_plan_that_was_stopped_is_not_written(small, file) -> None:
-    """Half a look is no plan that someone could agree to."""
+    """Nobody can review an incomplete plan."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -702,8 +708,8 @@ def test_a_plan_that_was_stopped_is_not_written(small, file) -> None:
     assert not file.exists()
 
 
-def test_a_plan_with_keys_that_cannot_be_made_is_written_and_applied(run, small, file) -> None:
-    """The others are made; both exit with 4."""
+def test_a_plan_with_blocked_keys_is_written_and_applied(run, small, file) -> None:
+    """The other keys are created; both commands exit with 4."""
     (small / "keys.yaml").write_text(TWO.replace("{name: b}", "{name: b, role: Nobody}"))
     assert run("plan", "-m", small, "--out", file)[0] == 4
     code, out, _ = run("apply", file, "-m", small, "--format", "json")
@@ -712,8 +718,10 @@ def test_a_plan_with_keys_that_cannot_be_made_is_written_and_applied(run, small,
     assert {one["name"]: one["status"] for one in part["results"]} == {"a": "done", "b": "failed"}
 
 
-def test_a_server_that_is_down_confirms_nothing(run, small, file, tmp_path, monkeypatch) -> None:
-    """What cannot be looked at is not told as moved; nothing is done and it can be tried again."""
+def test_a_plan_is_not_applied_while_a_server_is_down(
+    run, small, file, tmp_path, monkeypatch
+) -> None:
+    """An environment that cannot be observed is not reported as changed, and a retry works."""
     state = tmp_path / "twenty.sqlite3"
     with Sandbox(state) as sandbox:
         port = int(sandbox.url.rpartition(":")[2])
@@ -722,45 +730,45 @@ def test_a_server_that_is_down_confirms_nothing(run, small, file, tmp_path, monk
         monkeypatch.setenv("T", sandbox.session_token(seconds=3600))
         assert run("plan", "-m", small, "--out", file)[0] == 0
     code, _, err = run("apply", file, "-m", small)
-    assert (code, "plan_unconfirmed: there could not be looked at: " in err) == (6, True)
+    assert (code, "plan_unconfirmed: there could not be observed: " in err) == (6, True)
     planned = json.loads(file.read_text())["digest"]
     code, _, err = run("apply", "-m", small, "--digest", planned)
-    assert (code, "plan_unconfirmed: there could not be looked at: " in err) == (6, True)
+    assert (code, "plan_unconfirmed: there could not be observed: " in err) == (6, True)
     with Sandbox(state, port=port):
         assert run("apply", file, "-m", small)[0] == 0
 
 
-def test_a_digest_alone_is_held_to(run, small, file) -> None:
-    """Applied where the plan has it, else 6; beside a plan file both have to agree."""
+def test_apply_refuses_a_plan_without_the_given_digest(run, small, file) -> None:
+    """It exits with 6; a plan file and `--digest` must agree."""
     _, out, _ = run("plan", "-m", small, "--format", "json")
     planned = json.loads(out)["digest"]
     assert run("plan", "-m", small, "--out", file)[0] == 0
     other = f"sha256:{'0' * 64}"
     code, _, err = run("apply", "-m", small, "--digest", other)
-    assert (code, f"the digest is {planned}, and not {other}" in err) == (6, True)
+    assert (code, f"digest is {planned}, and not {other}" in err) == (6, True)
     code, out, err = run("apply", file, "-m", small, "--digest", other)
     assert (code, out, f"is {planned}, and not {other}" in err) == (6, "", True)
     assert run("list", "-m", small)[1] == "no keys\n"
     assert run("apply", "-m", small, "--digest", planned)[0] == 0
     assert run("list", "-m", small)[1] != "no keys\n"
     code, _, err = run("apply", file, "-m", small, "--digest", planned)
-    # The keys of the apply in between end as its own moment has it, which may be the file's.
+    # The keys of the apply in between may have the expiry of the plan file or another one.
     assert (code, err.startswith(("plan_applied: ", "plan_stale: "))) == (6, True)
 
 
 @pytest.mark.parametrize(
     "given", ["", "sha256:", "abc", f"sha256:{'A' * 64}", f" sha256:{'a' * 64}"]
 )
-def test_a_digest_that_is_none_is_wrong_usage(run, small, monkeypatch, given) -> None:
-    """An empty one above all, as of a variable that a pipeline lost: nothing goes on unchecked."""
+def test_an_invalid_digest_is_wrong_usage(run, small, monkeypatch, given) -> None:
+    """This matters most for an empty one, from a variable that a pipeline did not set."""
     assert run("apply", "-m", small, "--digest", given)[0] == 64
     monkeypatch.setenv("PROVISION_DIGEST", given)
     assert run("apply", "-m", small)[0] == 64
     assert run("list", "-m", small)[1] == "no keys\n"
 
 
-def test_only_a_plan_file_is_written_over(run, small, file, tmp_path) -> None:
-    """A manifest, a folder, a device stay as they are, and nothing is sent before that is known."""
+def test_only_a_plan_file_is_overwritten(run, small, file, tmp_path) -> None:
+    """Manifests, folders and devices are kept, and no request is sent before that is clear."""
     manifest = small / "keys.yaml"
     for target in (manifest, small, Path("/dev/null")):
         code, out, err = run("plan", "-m", small, "--out", target)
@@ -777,10 +785,8 @@ def test_only_a_plan_file_is_written_over(run, small, file, tmp_path) -> None:
     assert run("apply", file, "-m", small)[0] == 0
 
 
-def test_a_plan_file_that_cannot_be_written_is_told_and_leaves_nothing(
-    run, small, tmp_path
-) -> None:
-    """A folder that is a file, a full disk: exit 64, the plan is shown, no half of a file stays."""
+def test_a_plan_file_that_cannot_be_written_is_an_error(run, small, tmp_path) -> None:
+    """It exits with 64, shows the plan and leaves no partial file, for example on a full disk."""
     (tmp_path / "a").write_text("")
     code, out, err = run("plan", "-m", small, "--out", tmp_path / "a" / "plan.json")
     assert (code, "2 to create" in out, "not_writable: " in err) == (64, True, True)
@@ -795,8 +801,8 @@ def test_a_plan_file_that_cannot_be_written_is_told_and_leaves_nothing(
     assert list((tmp_path / "b").iterdir()) == []
 
 
-def test_invalid_manifests_are_told_before_a_plan_file_that_is_none(run, small, tmp_path) -> None:
-    """Exit 3 comes before 6: what is wrong there no other plan file would mend."""
+def test_invalid_manifests_are_reported_before_an_invalid_plan_file(run, small, tmp_path) -> None:
+    """Exit code 3 comes before 6, as another plan file would not fix the manifests."""
     file = tmp_path / "bad.json"
     file.write_text("[]")
     assert run("apply", file, "-m", small)[0] == 6
@@ -804,16 +810,16 @@ def test_invalid_manifests_are_told_before_a_plan_file_that_is_none(run, small, 
     assert run("apply", file, "-m", small)[0] == 3
 
 
-def test_a_large_file_that_begins_otherwise_is_not_read_on(run, small, tmp_path) -> None:
-    """Millions of values are nothing that a plan file could hold by chance."""
+def test_a_large_file_with_another_beginning_is_not_parsed(run, small, tmp_path) -> None:
+    """A plan file never contains millions of values by accident."""
     file = tmp_path / "bad.json"
     file.write_bytes(b'{"x":[' + b"{}," * 2**20 + b"{}]}")
     code, _, err = run("apply", file, "-m", small)
-    assert (code, "is no plan file" in err) == (6, True)
+    assert (code, "is not a plan file" in err) == (6, True)
 
 
-def test_a_variable_that_is_empty_is_none_beside_a_plan_file(run, small, tmp_path) -> None:
-    """As a pipeline sets those that it has no value for; those that bound a run never are."""
+def test_an_empty_variable_is_ignored_with_a_plan_file(run, small, tmp_path) -> None:
+    """Pipelines set variables without a value to empty; those that limit a run are not ignored."""
     file = tmp_path / "plan.json"
     assert run("plan", "-m", small, "-e", "dev", "--out", file)[0] == 0
     with pytest.MonkeyPatch.context() as patch:
@@ -824,60 +830,64 @@ def test_a_variable_that_is_empty_is_none_beside_a_plan_file(run, small, tmp_pat
         assert run("apply", file, "-m", small)[0] == 0
 
 
-# --- Files that are none -------------------------------------------------------------------------
+# --- Invalid files -------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_not_there_is_wrong_usage(run, small, tmp_path) -> None:
-    """As any path that is typed wrong; a folder is no file either."""
+def test_a_missing_file_is_wrong_usage(run, small, tmp_path) -> None:
+    """It is an error like any wrong path; a folder is not a file either."""
     for path in (tmp_path / "none.json", small):
         code, out, err = run("apply", path, "-m", small)
         assert (code, out, "plan_unreadable: " in err, str(path) in err) == (64, "", True, True)
 
 
-def test_a_foreign_or_damaged_file_is_named_and_nothing_is_sent(run, small, file, tmp_path) -> None:
-    """Each with what is wrong with it, before any manifest is read."""
+def test_a_foreign_or_damaged_file_is_named_and_no_request_is_sent(
+    run, small, file, tmp_path
+) -> None:
+    """The message says what is wrong, before any manifest is read."""
     assert run("plan", "-m", small, "--out", file)[0] == 0
-    good = file.read_text()
+    valid_text = file.read_text()
     _, printed, _ = run("plan", "-m", small, "--format", "json")
     shutil.rmtree(tmp_path / ".provision")
-    later = json.loads(good) | {"created_at": "2999-01-01T00:00:00Z"}
-    bad = {
+    future = json.loads(valid_text) | {"created_at": "2999-01-01T00:00:00Z"}
+    invalid = {
         "": "it is not JSON",
         "version: 1": "it is not JSON",
-        "[" * 100_000: "is no plan file",
-        "[]": "is no plan file",
-        '{"format": 1}': "is no plan file",
-        printed: "is no plan file but what `plan --format json` prints",
-        good[:-20]: "it is not JSON",
-        good.replace("90d", "99d"): "was changed or damaged since it was written",
-        good.replace("planfile/v1", "planfile/v2"): "as provision/planfile/v2",
-        resealed(later): "which has not come yet",
-        resealed(json.loads(good) | {"more": 1}): "is damaged: the top breaks the rule",
+        "[" * 100_000: "is not a plan file",
+        "[]": "is not a plan file",
+        '{"format": 1}': "is not a plan file",
+        printed: "is not a plan file but the output of `plan --format json`",
+        valid_text[:-20]: "it is not JSON",
+        valid_text.replace("90d", "99d"): "was changed or damaged after it was written",
+        valid_text.replace("planfile/v1", "planfile/v2"): "in the format provision/planfile/v2",
+        with_checksum(future): "which is in the future",
+        with_checksum(
+            json.loads(valid_text) | {"more": 1}
+        ): "is damaged: the top level violates the rule",
     }
-    for content, why in bad.items():
+    for content, error in invalid.items():
         file.write_text(content)
         code, out, err = run("apply", file, "-m", small)
         assert (code, out) == (6, ""), err
         assert file.as_posix() in err
-        assert why in err
-        assert ("plan_newer: " in err) == ("v2" in why)
+        assert error in err
+        assert ("plan_newer: " in err) == ("v2" in error)
     assert not (tmp_path / ".provision").exists()
 
 
-def resealed(document: dict[str, Any]) -> str:
-    """A plan file whose checksum is right, whatever it says."""
+def with_checksum(document: dict[str, Any]) -> str:
+    """Return a plan file with a correct checksum, whatever its content."""
     content = {name: part for name, part in document.items() if name != "checksum"}
-    return json.dumps({"checksum": sealed(content), **content})
+    return json.dumps({"checksum": json_digest(content), **content})
 
 
-def test_a_file_that_shows_other_actions_than_it_stands_for_is_refused(
+def test_a_file_that_shows_other_actions_than_its_digest_is_refused(
     run, small, file, tmp_path
 ) -> None:
-    """Nothing is done that a reviewer does not see there, whatever digest stands beside it."""
+    """An apply does only what a reviewer sees in the file, with any digest beside it."""
     assert run("plan", "-m", small, "--out", file)[0] == 0
-    good = json.loads(file.read_text())
-    digest = good["digest"]
-    [environment] = good["environments"]
+    plan = json.loads(file.read_text())
+    digest = plan["digest"]
+    [environment] = plan["environments"]
     [first, *others] = environment["actions"]
     for actions in (
         others,
@@ -886,59 +896,61 @@ def test_a_file_that_shows_other_actions_than_it_stands_for_is_refused(
         [first | {"sinks": ["file elsewhere.env A"]}, *others],
         [],
     ):
-        file.write_text(resealed(good | {"environments": [environment | {"actions": actions}]}))
+        file.write_text(
+            with_checksum(plan | {"environments": [environment | {"actions": actions}]})
+        )
         code, out, err = run("apply", file, "-m", small, "--digest", digest, "--format", "json")
         assert (code, "plan_invalid: " in err, "it was edited" in err) == (6, True, True)
         assert valid("result", json.loads(out))["refusal"]["code"] == "plan_invalid"
     for changes in ({"url": "https://crm.example.com"}, {"workspace": "another"}):
-        file.write_text(resealed(good | {"environments": [environment | changes]}))
+        file.write_text(with_checksum(plan | {"environments": [environment | changes]}))
         code, _, err = run("apply", file, "-m", small, "--digest", digest)
         assert (code, "plan_invalid: " in err) == (6, True)
-    file.write_text(resealed(good))
+    file.write_text(with_checksum(plan))
     assert run("apply", file, "-m", small, "--digest", digest)[0] == 0
 
 
-def test_a_file_that_calls_a_key_that_ends_otherwise_is_refused() -> None:
-    """Its id alone tells a reviewer nothing."""
-    one = made(keys=(key(1, "sa"),), asked=SavedOptions(prune=True))
+def test_a_file_with_another_name_for_a_revoked_key_is_refused() -> None:
+    """The id is not enough for a reviewer."""
+    one = current_plan(keys=(key(1, "sa"),), options=SavedOptions(prune=True))
     assert [type(action) for action in one.plan.environments[0].actions] == [Revoke]
     content = document(one)
     [environment] = content["environments"]
     [revoke] = environment["actions"]
     content["environments"] = [environment | {"actions": [revoke | {"name": "old-test"}]}]
-    found = read(text(content).encode(), MOMENT)
+    found = read(text(content).encode(), TIMESTAMP)
     assert isinstance(found, PlanFile)
-    assert edited(found, one)
-    assert not edited(loaded(one), one)
+    assert was_edited(found, one)
+    assert not was_edited(loaded(one), one)
 
 
-def test_an_end_that_somebody_moved_makes_no_change_of_a_role_an_edited_one() -> None:
-    """It is not given by it."""
+def test_a_new_expiry_does_not_make_an_update_of_the_role_look_edited() -> None:
+    """The update does not set the expiry."""
     first, now = (
-        made(
+        current_plan(
             desired_key("sa", role="Worker"),
-            keys=(key(1, "sa", expires_at=MOMENT + timedelta(days=days)),),
+            keys=(key(1, "sa", expires_at=TIMESTAMP + timedelta(days=days)),),
         )
         for days in (60, 50)
     )
     assert first.plan.changes == 1
     assert first.plan.digest == now.plan.digest
-    assert not edited(loaded(first), now)
+    assert not was_edited(loaded(first), now)
 
 
-def test_what_is_masked_on_one_machine_alone_makes_no_file_an_edited_one() -> None:
-    """A variable of the one job may be a word of the other's plan."""
-    one = made(desired_key("acme-production-eu-1"))
+def test_masking_on_only_one_machine_does_not_make_a_file_look_edited() -> None:
+    """A secret of one job may be a word in the plan of another."""
+    one = current_plan(desired_key("acme-production-eu-1"))
     before = loaded(one)
     Secret("acme-production-eu-1")
     assert loaded(one) != before
-    assert not edited(before, one)
+    assert not was_edited(before, one)
 
 
-def test_a_header_that_is_the_name_of_an_environment_hides_none(
+def test_a_secret_equal_to_an_environment_name_does_not_mask_it(
     run, file, tmp_path, monkeypatch
 ) -> None:
-    """A plan file says on what it is applied, whatever is taken for a secret."""
+    """A plan file always shows its environments."""
     name = "acme-production-eu-1"
     monkeypatch.setenv("TENANT", name)
     folder = tmp_path / "manifests"
@@ -962,7 +974,7 @@ def test_a_header_that_is_the_name_of_an_environment_hides_none(
 
 # --- Any plan ------------------------------------------------------------------------------------
 
-MOMENT = NOW + timedelta(milliseconds=250)
+TIMESTAMP = NOW + timedelta(milliseconds=250)
 SHOP = environment_with(role="Admin", owns=("s*",))
 ROLES = KnownRoles((role_with("Admin", id="r-1"), role_with("Worker", id="r-2")))
 ADDRESSES = (
@@ -978,15 +990,15 @@ NAMES = st.sampled_from(["sa", "sb", "sc", "other", "s\x1b[2J", "s\u2028\U0001f5
 def key(number: int, name: str, **changes: Any) -> ObservedKey:
     fields = {
         "id": f"id-{number}",
-        "expires_at": MOMENT + timedelta(days=60),
-        "created_at": MOMENT - timedelta(days=30),
+        "expires_at": TIMESTAMP + timedelta(days=60),
+        "created_at": TIMESTAMP - timedelta(days=30),
         "role": "Admin",
         "role_id": "r-1",
     }
     return observed_key(name, **(fields | changes))
 
 
-WANTED = st.builds(
+DESIRED = st.builds(
     desired_key,
     NAMES,
     expiry=st.sampled_from(["90d", "never", "2027-06-30", "2020-01-01"]),
@@ -998,8 +1010,8 @@ WANTED = st.builds(
     ),
     protect=st.booleans(),
 )
-LOOKS = st.lists(st.tuples(NAMES, st.integers(-5, 100)), max_size=6)
-ASKED = st.builds(
+OBSERVED = st.lists(st.tuples(NAMES, st.integers(-5, 100)), max_size=6)
+OPTIONS = st.builds(
     SavedOptions,
     environments=st.sampled_from([(), ("shop",)]),
     only=st.sampled_from([(), ("s*",), ("sa", "sb")]),
@@ -1011,50 +1023,54 @@ ASKED = st.builds(
 )
 
 
-PLAIN = SavedOptions()
+NO_OPTIONS = SavedOptions()
 
 
-def against(draft: PlanFileInput, then: PlanFile) -> StalePlanError | None:
-    """What `apply FILE` says of a plan file when it makes this plan."""
+def error_for(draft: PlanFileInput, then: PlanFile) -> StalePlanError | None:
+    """Return the error of `apply FILE` for a plan file when this is the current plan."""
     same = draft.plan.digest == then.digest
-    return None if same else not_as_reviewed("plan.json", then, draft)
+    return None if same else stale_plan("plan.json", then, draft)
 
 
-def made(
-    *wanted: DesiredKey,
+def current_plan(
+    *desired: DesiredKey,
     keys: tuple[ObservedKey, ...] = (),
-    asked: SavedOptions = PLAIN,
+    options: SavedOptions = NO_OPTIONS,
     shop: Environment = SHOP,
     roles: Any = ROLES,
-    later: timedelta = timedelta(),
-    held: Any = None,
+    elapsed: timedelta = timedelta(),
+    contents: Any = None,
 ) -> PlanFileInput:
-    look = observation_with(
-        *keys, workspace="w-1", roles=roles, server_time=MOMENT + later, requests=2
+    observation = observation_with(
+        *keys, workspace="w-1", roles=roles, server_time=TIMESTAMP + elapsed, requests=2
     )
-    part = plan_environment(shop, wanted, look, MOMENT, asked.options, sink_contents=held or {})
-    about = dict(selected_keys({"shop": tuple(wanted)}, asked.options))
-    plan = plan_with(part, created_at=MOMENT, digest=digest((part,), about))
-    return PlanFileInput(plan, plan_document(plan), asked, ((shop, look),), about)
+    part = plan_environment(
+        shop, desired, observation, TIMESTAMP, options.plan_options, sink_contents=contents or {}
+    )
+    selected = dict(selected_keys({"shop": tuple(desired)}, options.plan_options))
+    plan = plan_with(part, created_at=TIMESTAMP, digest=digest((part,), selected))
+    return PlanFileInput(plan, plan_document(plan), options, ((shop, observation),), selected)
 
 
 @st.composite
-def plans(draw: st.DrawFn, asked: st.SearchStrategy[SavedOptions] = ASKED) -> PlanFileInput:
-    wanted = draw(st.lists(WANTED, unique_by=lambda one: one.name, max_size=4))
+def plans(draw: st.DrawFn, options: st.SearchStrategy[SavedOptions] = OPTIONS) -> PlanFileInput:
+    desired = draw(st.lists(DESIRED, unique_by=lambda one: one.name, max_size=4))
     keys = tuple(
-        key(number, name, expires_at=MOMENT + timedelta(days=days))
-        for number, (name, days) in enumerate(draw(LOOKS))
+        key(number, name, expires_at=TIMESTAMP + timedelta(days=days))
+        for number, (name, days) in enumerate(draw(OBSERVED))
     )
     roles = draw(st.sampled_from([ROLES, NoRoles()]))
-    holdings = st.sampled_from(
+    sink_contents = st.sampled_from(
         [NoToken(), NotAToken(), ApiKeyToken("id-0", None), Unavailable(DOWN)]
     )
-    held = draw(st.dictionaries(st.sampled_from(ADDRESSES), holdings))
+    contents = draw(st.dictionaries(st.sampled_from(ADDRESSES), sink_contents))
     shop = dataclasses.replace(SHOP, owns=draw(st.sampled_from([("s*",), ("sa",), ()])))
-    return made(*wanted, keys=keys, asked=draw(asked), shop=shop, roles=roles, held=held)
+    return current_plan(
+        *desired, keys=keys, options=draw(options), shop=shop, roles=roles, contents=contents
+    )
 
 
-PAIRS = ASKED.flatmap(lambda asked: st.tuples(*(plans(st.just(asked)),) * 2))
+PAIRS = OPTIONS.flatmap(lambda options: st.tuples(*(plans(st.just(options)),) * 2))
 
 
 SCHEMA = Draft202012Validator(
@@ -1063,46 +1079,46 @@ SCHEMA = Draft202012Validator(
 
 
 def loaded(one: PlanFileInput) -> PlanFile:
-    found = read(text(document(one)).encode(), MOMENT)
+    found = read(text(document(one)).encode(), TIMESTAMP)
     assert isinstance(found, PlanFile), found
     return found
 
 
 @settings(max_examples=60)
 @given(plans())
-def test_what_is_written_is_read_again(one: PlanFileInput) -> None:
-    """Any plan: it keeps to the schema, comes back whole, and holds against itself."""
+def test_any_plan_file_can_be_read_again(one: PlanFileInput) -> None:
+    """It follows the schema, has the same content, and is valid for the same plan."""
     raw = text(document(one))
     SCHEMA.validate(json.loads(raw))
     assert raw.isascii()
     found = loaded(one)
-    assert found == parsed(document(one))
-    assert (found.digest, found.asked) == (one.plan.digest, one.asked)
-    assert found.created_at == MOMENT.replace(microsecond=0)
-    assert against(one, found) is None
-    assert not edited(found, one)
+    assert found == parse_document(document(one))
+    assert (found.digest, found.options) == (one.plan.digest, one.options)
+    assert found.created_at == TIMESTAMP.replace(microsecond=0)
+    assert error_for(one, found) is None
+    assert not was_edited(found, one)
 
 
 @settings(max_examples=80)
 @given(PAIRS)
-def test_another_plan_is_refused_with_a_reason_of_bounded_length(
+def test_another_plan_is_refused_with_a_short_reason(
     pair: tuple[PlanFileInput, PlanFileInput],
 ) -> None:
-    """Where and only where the digests differ; never without something that moved."""
+    """It is refused exactly if the digests differ, and the reason names a change."""
     one, two = pair
-    why = against(two, loaded(one))
-    assert (why is None) == (one.plan.digest == two.plan.digest)
-    if why is not None:
-        assert why.exit_code == 6
-        assert len(why.message) < 4000
-        assert "its digest is not" not in why.message
-        assert "is handled otherwise" not in why.message
+    error = error_for(two, loaded(one))
+    assert (error is None) == (one.plan.digest == two.plan.digest)
+    if error is not None:
+        assert error.exit_code == 6
+        assert len(error.message) < 4000
+        assert "its digest differs" not in error.message
+        assert "has other actions" not in error.message
 
 
 @settings(max_examples=100)
 @given(st.data())
-def test_a_damaged_file_is_told_from_a_whole_one(data: st.DataObject) -> None:
-    """Bytes changed, lost or added: it says the same as before, or it is not read at all."""
+def test_a_damaged_file_is_detected(data: st.DataObject) -> None:
+    """Bytes are changed, lost or added: it has the same content as before, or is not read."""
     raw = bytearray(GOOD)
     for _ in range(data.draw(st.integers(1, 3))):
         if not raw:
@@ -1117,8 +1133,8 @@ def test_a_damaged_file_is_told_from_a_whole_one(data: st.DataObject) -> None:
                 raw[at:at] = data.draw(st.binary(max_size=9))
             case _:
                 del raw[at + 1 :]
-    found = read(bytes(raw), MOMENT)
-    assert isinstance(found, UnreadablePlanFile) or found == read(GOOD, MOMENT)
+    found = read(bytes(raw), TIMESTAMP)
+    assert isinstance(found, UnreadablePlanFile) or found == read(GOOD, TIMESTAMP)
 
 
 WILD = st.recursive(
@@ -1131,7 +1147,7 @@ WILD = st.recursive(
 @settings(max_examples=100)
 @given(st.data())
 def test_a_forged_file_never_breaks_the_command(data: st.DataObject) -> None:
-    """Whatever stands in it under a right checksum: refused, or a plan that is compared."""
+    """A file with a correct checksum and any content is refused or compared."""
     forged = json.loads(GOOD)
     node: Any = forged
     while True:
@@ -1143,137 +1159,137 @@ def test_a_forged_file_never_breaks_the_command(data: st.DataObject) -> None:
             break
         node = inner
     node[place] = data.draw(WILD)
-    found = read(resealed(forged).encode(), MOMENT)
+    found = read(with_checksum(forged).encode(), TIMESTAMP)
     if isinstance(found, PlanFile):
-        assert SCHEMA.is_valid(json.loads(resealed(forged)))
-        other = made(desired_key("else"))
-        assert against(other, found) is not None
+        assert SCHEMA.is_valid(json.loads(with_checksum(forged)))
+        other = current_plan(desired_key("else"))
+        assert error_for(other, found) is not None
     else:
-        assert found.why
+        assert found.problem
 
 
 @settings(max_examples=60)
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
-def test_any_bytes_are_no_plan_file(raw: bytes) -> None:
-    """And no exception."""
-    assert isinstance(read(raw, MOMENT), UnreadablePlanFile)
+def test_random_bytes_are_not_a_plan_file(raw: bytes) -> None:
+    """They raise no exception."""
+    assert isinstance(read(raw, TIMESTAMP), UnreadablePlanFile)
 
 
 GOOD = text(
     document(
-        made(
+        current_plan(
             desired_key("sa", deliver=ADDRESSES),
             desired_key("sb", expiry="2027-06-30"),
             keys=(key(1, "sb"), key(2, "sold")),
-            asked=SavedOptions(prune=True, only=("s*",)),
+            options=SavedOptions(prune=True, only=("s*",)),
         )
     )
 ).encode()
 
 
-# --- What the time alone moves -------------------------------------------------------------------
+# --- The passing of time -------------------------------------------------------------------------
 
 
-def reason(then: PlanFileInput, now: PlanFileInput) -> str:
-    why = against(now, loaded(then))
-    assert why is not None
-    return why.message
+def message_of(then: PlanFileInput, now: PlanFileInput) -> str:
+    error = error_for(now, loaded(then))
+    assert error is not None
+    return error.message
 
 
-def test_time_alone_makes_a_plan_stale_and_is_named() -> None:
-    """A key ends, a rotation falls due, an overlap is over: nobody moved anything."""
-    soon = key(1, "sa", expires_at=MOMENT + timedelta(days=1))
-    later = timedelta(days=2)
-    told = reason(
-        made(desired_key("sa"), keys=(soon,)), made(desired_key("sa"), keys=(soon,), later=later)
+def test_the_passing_of_time_can_make_a_plan_stale() -> None:
+    """A key expires, a rotation becomes due, or an overlap is over."""
+    soon = key(1, "sa", expires_at=TIMESTAMP + timedelta(days=1))
+    elapsed = timedelta(days=2)
+    message = message_of(
+        current_plan(desired_key("sa"), keys=(soon,)),
+        current_plan(desired_key("sa"), keys=(soon,), elapsed=elapsed),
     )
     assert (
-        "'sa' (id-1) has ended at 2026-11-24T04:00:00Z (to be done was nothing and is create)"
-        in told
+        "'sa' (id-1) expired at 2026-11-24T04:00:00Z (planned: no change; now: create)" in message
     )
     rotated = desired_key(
-        "sa", deliver=ADDRESSES[:1], rotation=rotation_with(timedelta(days=59), later, "59d 2d")
+        "sa", deliver=ADDRESSES[:1], rotation=rotation_with(timedelta(days=59), elapsed, "59d 2d")
     )
-    held = {ADDRESSES[0]: ApiKeyToken("id-1", None)}
-    before = made(rotated, keys=(key(1, "sa"),), held=held)
-    after = made(rotated, keys=(key(1, "sa"),), held=held, later=later)
-    assert "'sa' is due for its successor meanwhile" in reason(before, after)
-    rotated = rotated._replace(rotation=rotation_with(timedelta(days=9), later, "9d 2d"))
+    contents = {ADDRESSES[0]: ApiKeyToken("id-1", None)}
+    before = current_plan(rotated, keys=(key(1, "sa"),), contents=contents)
+    after = current_plan(rotated, keys=(key(1, "sa"),), contents=contents, elapsed=elapsed)
+    assert "'sa' is now due for rotation" in message_of(before, after)
+    rotated = rotated._replace(rotation=rotation_with(timedelta(days=9), elapsed, "9d 2d"))
     old = key(
-        2, "sa", created_at=MOMENT - timedelta(days=50), expires_at=MOMENT + timedelta(days=9)
+        2, "sa", created_at=TIMESTAMP - timedelta(days=50), expires_at=TIMESTAMP + timedelta(days=9)
     )
-    both = (old, key(1, "sa", created_at=MOMENT))
-    before = made(rotated, keys=both, held=held)
-    after = made(rotated, keys=both, held=held, later=later)
-    assert "'sa' has been followed by its successor for its overlap" in reason(before, after)
+    both = (old, key(1, "sa", created_at=TIMESTAMP))
+    before = current_plan(rotated, keys=both, contents=contents)
+    after = current_plan(rotated, keys=both, contents=contents, elapsed=elapsed)
+    assert "'sa' has a successor whose overlap is over" in message_of(before, after)
 
 
-def test_what_can_be_done_again_is_named() -> None:
-    """A key that was planned as one that cannot be made, and whose role is there now."""
-    wanted = desired_key("sa", role="Worker")
-    before = made(wanted, roles=KnownRoles(ROLES.roles[:1]))
-    assert "'sa' can be done now, and could not" in reason(before, made(wanted))
-    assert "'sa' cannot be done any more: role_unknown" in reason(
-        made(wanted), made(wanted, roles=KnownRoles(ROLES.roles[:1]))
+def test_a_blocked_key_that_is_no_longer_blocked_is_named() -> None:
+    """Its role did not exist at the time of the plan, and exists now."""
+    desired = desired_key("sa", role="Worker")
+    before = current_plan(desired, roles=KnownRoles(ROLES.roles[:1]))
+    assert "'sa' is no longer blocked" in message_of(before, current_plan(desired))
+    assert "'sa' is now blocked: role_unknown" in message_of(
+        current_plan(desired), current_plan(desired, roles=KnownRoles(ROLES.roles[:1]))
     )
 
 
-def test_a_plan_of_another_version_says_so_where_nothing_else_moved() -> None:
-    """A digest that another version computes otherwise is not told as a move."""
-    one = made(desired_key("sa"))
+def test_another_version_is_named_if_nothing_else_changed() -> None:
+    """A digest that another version computes differently is not reported as a change."""
+    one = current_plan(desired_key("sa"))
     other = dataclasses.replace(loaded(one), version="0.0.1", digest=f"sha256:{'0' * 64}")
-    told = not_as_reviewed("plan.json", other, one).message
-    assert "it was made by provision 0.0.1, and this is" in told
+    message = stale_plan("plan.json", other, one).message
+    assert "it was created by provision 0.0.1, and this is" in message
     same = dataclasses.replace(other, version=loaded(one).version)
-    told = not_as_reviewed("plan.json", same, one).message
-    assert "its digest is not that of a plan made now" in told
+    message = stale_plan("plan.json", same, one).message
+    assert "its digest differs from the digest of the current plan" in message
 
 
-def test_many_moves_are_counted_and_no_environment_is_hidden_by_another() -> None:
-    """Eight are told, the first of each environment before the second of any."""
+def test_many_changes_are_counted_and_each_environment_is_named() -> None:
+    """Eight are listed, the first of each environment before the second of any."""
     many = tuple(desired_key(f"s{number:03}") for number in range(300))
     parts = [Unobserved("lost", "https://lost", Failure("timeout", "x"))]
-    one, two = made(*many), made(*many[:5], keys=(key(1, "s001"),))
+    one, two = current_plan(*many), current_plan(*many[:5], keys=(key(1, "s001"),))
     plan = dataclasses.replace(two.plan, environments=(*two.plan.environments, *parts), digest="x")
     now = dataclasses.replace(two, plan=plan, published=plan_document(plan))
-    told = not_as_reviewed("p", loaded(one), now)
-    assert told.code == "plan_stale"
-    assert "lost: the environment is declared, and was not" in told.message
-    assert told.message.endswith("and 289 more.")
-    assert told.message.count("; ") == 8
+    error = stale_plan("p", loaded(one), now)
+    assert error.code == "plan_stale"
+    assert "lost: the environment was added" in error.message
+    assert error.message.endswith("and 289 more.")
+    assert error.message.count("; ") == 8
 
 
-def test_the_digest_of_a_plan_says_all_that_is_reviewed() -> None:
-    """Rotation, protection, the role's id and the end of a delivered token change it."""
+def test_the_digest_covers_everything_that_is_reviewed() -> None:
+    """Rotation, protection, the role's id and the expiry of a delivered token change it."""
     rotation = rotation_with(timedelta(days=70), timedelta(days=2), "70d 2d")
     address = ADDRESSES[:1]
     lost = {address[0]: NoToken()}
     other = KnownRoles((role_with("Admin", id="r-9"),))
-    moved = key(1, "sa", expires_at=MOMENT + timedelta(days=61))
-    every = [
-        made(desired_key("sa")),
-        made(desired_key("sa", rotation=rotation)),
-        made(desired_key("sa", rotation=dataclasses.replace(rotation, written="70d 3d"))),
-        made(desired_key("sa", protect=True)),
-        made(desired_key("sa"), roles=other),
-        made(desired_key("sa", deliver=address), keys=(key(1, "sa"),), held=lost),
-        made(desired_key("sa", deliver=address), keys=(moved,), held=lost),
+    extended = key(1, "sa", expires_at=TIMESTAMP + timedelta(days=61))
+    plans_ = [
+        current_plan(desired_key("sa")),
+        current_plan(desired_key("sa", rotation=rotation)),
+        current_plan(desired_key("sa", rotation=dataclasses.replace(rotation, written="70d 3d"))),
+        current_plan(desired_key("sa", protect=True)),
+        current_plan(desired_key("sa"), roles=other),
+        current_plan(desired_key("sa", deliver=address), keys=(key(1, "sa"),), contents=lost),
+        current_plan(desired_key("sa", deliver=address), keys=(extended,), contents=lost),
     ]
-    digests = [one.plan.digest for one in every]
+    digests = [one.plan.digest for one in plans_]
     assert len(set(digests)) == len(digests)
-    assert not_of_digest(digests[0], every[0].plan) is None
-    told = not_of_digest(digests[1], every[0].plan)
-    assert told is not None
-    assert (told.code, told.exit_code) == ("digest_differs", 6)
+    assert digest_mismatch(digests[0], plans_[0].plan) is None
+    error = digest_mismatch(digests[1], plans_[0].plan)
+    assert error is not None
+    assert (error.code, error.exit_code) == ("digest_differs", 6)
 
 
-def test_a_role_that_is_called_otherwise_changes_no_move_of_an_end() -> None:
-    """It is not given: the same is done, and the file that shows its old name was not edited."""
+def test_a_renamed_role_does_not_make_an_update_of_the_expiry_look_edited() -> None:
+    """The update does not set the role, so the file with the old name is still valid."""
     one = key(1, "sa")
     renamed = KnownRoles((role_with("Owner", id="r-1"), ROLES.roles[1]))
     shop = dataclasses.replace(SHOP, role="r-1")
-    first = made(desired_key("sa", expiry="2027-06-30"), keys=(one,), shop=shop)
-    now = made(
+    first = current_plan(desired_key("sa", expiry="2027-06-30"), keys=(one,), shop=shop)
+    now = current_plan(
         desired_key("sa", expiry="2027-06-30"),
         keys=(dataclasses.replace(one, role="Owner"),),
         roles=renamed,
@@ -1281,16 +1297,16 @@ def test_a_role_that_is_called_otherwise_changes_no_move_of_an_end() -> None:
     )
     assert first.plan.changes == 1
     assert first.plan.digest == now.plan.digest
-    assert not edited(loaded(first), now)
+    assert not was_edited(loaded(first), now)
 
 
-def test_secrets_are_masked_in_a_file_that_is_whole_all_the_same() -> None:
-    """Its checksum is of what stands there, so that the mask is no damage."""
-    Secret("a-secret-of-thirty-signs-or-so")
-    one = made(desired_key("sa"), keys=(key(1, "sa a-secret-of-thirty-signs-or-so"),))
+def test_masked_secrets_do_not_damage_a_file() -> None:
+    """The checksum is computed after masking."""
+    Secret("a-secret-of-thirty-letters-or-so")
+    one = current_plan(desired_key("sa"), keys=(key(1, "sa a-secret-of-thirty-letters-or-so"),))
     raw = text(document(one))
     assert "thirty" not in raw
-    found = read(raw.encode(), MOMENT)
+    found = read(raw.encode(), TIMESTAMP)
     assert isinstance(found, PlanFile)
-    assert against(one, found) is None
-    assert PlanOptions() == SavedOptions().options
+    assert error_for(one, found) is None
+    assert PlanOptions() == SavedOptions().plan_options

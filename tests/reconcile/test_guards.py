@@ -65,7 +65,7 @@ def many(count: int) -> list[ObservedKey]:
 
 
 def look_at(keys: Iterable[ObservedKey], ahead: timedelta | None = None) -> Observation:
-    return observation_with(*keys, roles=NoRoles(), ahead=ahead)
+    return observation_with(*keys, roles=NoRoles(), server_ahead=ahead)
 
 
 def refused(
@@ -135,7 +135,7 @@ def test_guards_say_how_many_and_max_revoke_overrides_them(guards, overrides, st
 @given(st.integers(0, 100), st.integers(0, 10_000))
 def test_a_share_allows_three_or_its_part_and_none_of_0_percent(percent, live) -> None:
     """Never less than three but for 0 %, never more than the part of them all."""
-    most = Guards(Share(percent)).limit(live)
+    most = Guards(Share(percent)).revocation_limit(live)
     assert most == (max(3, live * percent // 100) if percent else 0)
     assert most <= max(3, live)
 

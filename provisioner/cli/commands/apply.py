@@ -83,15 +83,15 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
     """
     from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.execute import carry_out  # noqa: PLC0415 - as above
-    from provisioner.planfile import not_of_digest  # noqa: PLC0415 - as above
+    from provisioner.planfile import digest_mismatch  # noqa: PLC0415 - as above
 
     asked = plan_file.asked_of(selection, plan_flags, guard_options)
 
     def of_now(reconciler: Reconciler, prepared: Prepared) -> Plan:
         made = reconciler.plan(
-            prepared.manifests.desired, prepared.now, asked.options, asked.overrides
+            prepared.manifests.desired, prepared.now, asked.plan_options, asked.guard_overrides
         )
-        why = None if digest is None else not_of_digest(digest, made)
+        why = None if digest is None else digest_mismatch(digest, made)
         if why is not None:
             reconciler.refuse(why)
         return made

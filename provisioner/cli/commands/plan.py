@@ -86,7 +86,7 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
         out.begun(prepared.manifests.sources, prepared.environments)
         with reconciler_of(prepared, signals.stop, out.tell) as reconciler:
             desired = prepared.manifests.desired
-            made = reconciler.plan(desired, prepared.now, asked.options, asked.overrides)
+            made = reconciler.plan(desired, prepared.now, asked.plan_options, asked.guard_overrides)
         out.planned(made)
         note(made)
         with out.shown():

@@ -60,7 +60,7 @@ def report(
     from provisioner.errors.failure import Failure  # noqa: PLC0415 - as above
     from provisioner.model.observed import Observation  # noqa: PLC0415 - as above
     from provisioner.plan import PlanOptions  # noqa: PLC0415 - as above
-    from provisioner.plan.diff import SOON  # noqa: PLC0415 - as above
+    from provisioner.plan.diff import EXPIRING_WITHIN  # noqa: PLC0415 - as above
 
     console = Console(output)
     with console.problems_as_data():
@@ -76,7 +76,7 @@ def report(
         else look
         for environment, look in seen
     )
-    found = audit(looks, prepared.now, expiring_within or SOON, selection.only)
+    found = audit(looks, prepared.now, expiring_within or EXPIRING_WITHIN, selection.only)
     _show(found, console)
     code = ended_early(reconciler, signals)
     if code is not None:

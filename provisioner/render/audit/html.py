@@ -150,7 +150,7 @@ def _row(key: KeyAudit) -> str:
         f'<tr{shade}><th scope="row">{sign}{escape(visible(key.name))}'
         f"<small>{escape(visible(key.id))}</small></th>"
         f'<td title="{format_moment(key.expires_at)}">{day(key.expires_at)}</td>'
-        f'<td class="figure">{left(key)}</td><td class="figure">{key.age} d</td>'
+        f'<td class="figure">{left(key)}</td><td class="figure">{key.age_days} d</td>'
         f"<td>{escape(visible(key.role or '-'))}</td><td>{rotation}</td><td>{token}</td>"
         f"<td>{notes}</td></tr>"
     )

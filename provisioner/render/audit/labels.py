@@ -46,7 +46,7 @@ def note_word(note: Note) -> str:
 
 def left(key: KeyAudit) -> str:
     """How long a key has to live: `12 d`, or `never` ending."""
-    return "never" if "never_expires" in key.notes else f"{key.left} d"
+    return "never" if "never_expires" in key.notes else f"{key.days_left} d"
 
 
 def totals(audit: FleetAudit) -> tuple[str, ...]:

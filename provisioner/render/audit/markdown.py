@@ -126,7 +126,7 @@ def _rows(keys: Iterable[KeyAudit]) -> Iterator[str]:
         cells = (
             "**!**" if key.due else "",
             code(_cut(key.name)),
-            f"{key.age} d",
+            f"{key.age_days} d",
             day(key.expires_at),
             left(key),
             escape(_cut(key.role or "-")),

@@ -75,7 +75,7 @@ def _painted(key: KeyAudit, line: str, palette: Palette) -> str:
 def _cells(key: KeyAudit) -> tuple[str, ...]:
     return (
         visible(key.name),
-        f"{key.age} d",
+        f"{key.age_days} d",
         day(key.expires_at),
         left(key),
         visible(key.role or "-"),

@@ -82,8 +82,8 @@ def _by_week(keys: Iterable[KeyAudit]) -> dict[int, list[KeyAudit]]:
     """The keys that end within a year, by the week from now in which they do."""
     weeks: dict[int, list[KeyAudit]] = {}
     for key in keys:
-        if key.left < _YEAR:
-            weeks.setdefault(key.left // 7, []).append(key)
+        if key.days_left < _YEAR:
+            weeks.setdefault(key.days_left // 7, []).append(key)
     return weeks
 
 
@@ -91,7 +91,7 @@ def _told(lanes: Iterable[_Lane], audit: FleetAudit) -> str:
     sentences = []
     for lane in lanes:
         due = sum(key.due for key in lane.keys)
-        later = sum(key.left >= _YEAR for key in lane.keys)
+        later = sum(key.days_left >= _YEAR for key in lane.keys)
         sentences.append(
             f"{visible(lane.label)}: {pluralize(len(lane.keys), 'key')}, {due} due, {later} "
             "expiring more than a year from now."
@@ -156,7 +156,7 @@ def _lane(lane: _Lane, by_week: dict[int, list[KeyAudit]], top: int, tallest: in
 
 def _beyond(keys: Iterable[KeyAudit], base: int) -> Iterator[str]:
     """How many keys end later than the year shows."""
-    later = [key for key in keys if key.left >= _YEAR]
+    later = [key for key in keys if key.days_left >= _YEAR]
     never = sum("never_expires" in key.notes for key in later)
     kind = "later" if later else "later none"
     told = (
