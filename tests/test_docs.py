@@ -256,7 +256,7 @@ def test_figures_of_stopping_and_of_looking_again_are_those_of_the_code():
     words = " ".join(text("docs/errors.md").split())
     assert f"has {cancellation.GRACE:g} seconds" in words
     assert (signals._SIGNALS_UNTIL_EXIT, "A third signal ends it at once" in words) == (3, True)
-    assert (create.MAX_ATTEMPTS, "eight looks" in words) == (8, True)
+    assert (create.MAX_ATTEMPTS, "eight attempts" in words) == (8, True)
     assert f"up to {core_bulk_create._SEVERAL} a document" in text("docs/twenty-api.md")
 
 

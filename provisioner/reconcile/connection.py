@@ -44,7 +44,7 @@ def opener(root: Path, stop: Cancellation, *, others_wait: bool = False) -> Conn
                 session,
                 stop,
                 others_wait=others_wait,
-                released=sandbox.rest,
+                released=sandbox.close_idle_files,
             )
         elif environment.credential is None:
             raise WorkspaceError(

@@ -1,8 +1,8 @@
-"""The embedded Twenty: a real HTTP server that behaves like three recorded ones.
+"""The embedded Twenty: an HTTP server that behaves like three recorded Twenty servers.
 
-It is what `sandbox:` means in an environment, what `provision sandbox` runs, and what the
-tests are held against. `tests/sandbox/test_contract.py` replays the recordings of the real
-servers against it; what no recording covers says so where it is imitated.
+An environment with `url: "sandbox:"` uses it, `provision sandbox` runs it, and the tests run
+against it. `tests/sandbox/test_contract.py` replays the recordings of the real servers against
+it. Code that imitates unrecorded behaviour says so in a comment.
 """
 
 from provisioner.sandbox.dialect import Dialect, dialect_of

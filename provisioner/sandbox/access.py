@@ -1,4 +1,4 @@
-"""Who calls: read from the `Authorization` header, checked against the workspace."""
+"""The caller of a request, read from `Authorization` and checked against the workspace."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Anonymous:
-    """No bearer token: nothing, or another scheme (`006-rest-metadata-list-basic`)."""
+    """A caller without a bearer token, or with another scheme (`006-rest-metadata-list-basic`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyCaller:
-    """The token of an API key; without a role until one arrives."""
+    """A caller with the token of an API key; `role` is None until the key gets its role."""
 
     key: ApiKey
     role: SeededRole | None
@@ -29,7 +29,7 @@ class KeyCaller:
 
 @dataclass(frozen=True, slots=True)
 class UserCaller:
-    """The session of a signed-in user."""
+    """A caller with the session of a signed-in user."""
 
     user: User
     role: SeededRole | None
@@ -37,10 +37,10 @@ class UserCaller:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A bearer token that opens nothing.
+    """A bearer token that the server refuses.
 
     Attributes:
-        status: of the answer of REST; GraphQL answers 200 (`145`, `212`).
+        status: the status of the REST answer; GraphQL answers 200 (`145`, `212`).
         error: `UNAUTHENTICATED` or `FORBIDDEN_EXCEPTION`.
     """
 
@@ -53,13 +53,13 @@ Caller = Anonymous | KeyCaller | UserCaller | Refused
 
 
 def caller_of(authorization: str, store: Store, dialect: Dialect) -> Caller:
-    """Who sent this `Authorization` header."""
+    """Return the caller that an `Authorization` header belongs to."""
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token:
         return Anonymous()
     claims = tokens.read(token.strip(), store.secret)
     if isinstance(claims, InvalidToken):
-        return _unauthenticated(unusable_text(claims, dialect))
+        return _unauthenticated(invalid_token_text(claims, dialect))
     match claims.kind:
         case TokenKind.API_KEY:
             return _key_caller(claims.key or "", store, dialect)
@@ -69,18 +69,18 @@ def caller_of(authorization: str, store: Store, dialect: Dialect) -> Caller:
                 return UserCaller(user, store.role(user.role_id))
             return _unauthenticated("User not found")
         case TokenKind.LOGIN | TokenKind.REFRESH:
-            # Not recorded: what the servers say to these in the place of an access token.
+            # Not recorded: the answer to one of these in place of an access token.
             return _unauthenticated("Token invalid.")
         case _:
             assert_never(claims.kind)
 
 
-def unusable_text(why: InvalidToken, dialect: Dialect) -> str:
-    """What a server says about a token that it cannot use (`004`, `005`, `909`).
+def invalid_token_text(reason: InvalidToken, dialect: Dialect) -> str:
+    """Return the server's text for an invalid token (`004`, `005`, `909`).
 
-    The text for a token with a foreign signature is not recorded on legacy and core-1.
+    The text for a token that someone else signed is not recorded on legacy and core-1.
     """
-    match why:
+    match reason:
         case InvalidToken.EXPIRED:
             return "Token has expired."
         case InvalidToken.FORGED:
@@ -88,17 +88,17 @@ def unusable_text(why: InvalidToken, dialect: Dialect) -> str:
         case InvalidToken.NOT_A_TOKEN:
             return "Token invalid." if dialect is Dialect.CORE else "No payload"
         case _:
-            assert_never(why)
+            assert_never(reason)
 
 
 def _key_caller(key_id: str, store: Store, dialect: Dialect) -> KeyCaller | Refused:
     key = store.key(key_id)
     if key is None or key.revoked_at is not None:
-        # A deleted key reads the same (legacy `165`, `918`), and its token comes back to life
-        # with a new row of the same id (legacy `920`).
+        # A deleted key gets the same text (legacy `165`, `918`), and its token works again once
+        # a new row has the same id (legacy `920`).
         return _forbidden("This API Key is revoked")
     if dialect is Dialect.CORE and key.expires_at <= timestamps.now():
-        # 0.60 and 1.10 look at the token's own date alone (legacy `929`, core-1 `923`).
+        # 0.60 and 1.10 check only the token's own date (legacy `929`, core-1 `923`).
         return _forbidden("This API Key is expired")
     return KeyCaller(key, store.role(key.role_id))
 

@@ -1,4 +1,4 @@
-"""Which recorded server the embedded Twenty behaves like."""
+"""The recorded servers that the embedded Twenty can behave like."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SCHEME = "sandbox:"
 
 
 class Dialect(enum.StrEnum):
-    """One recorded server; each has a file below `tests/recordings/`."""
+    """A recorded server; each has a file in `tests/recordings/`."""
 
     LEGACY = "legacy"
     """About 0.60: apiKey is a workspace object (`legacy-0.60.jsonl`)."""
@@ -19,10 +19,10 @@ class Dialect(enum.StrEnum):
 
 
 def dialect_of(url: str) -> Dialect:
-    """Reads `sandbox:`, `sandbox:core`, `sandbox:core-1` or `sandbox:legacy`.
+    """Return the dialect of `sandbox:`, `sandbox:core`, `sandbox:core-1` or `sandbox:legacy`.
 
     Raises:
-        ValueError: with a sentence that says what to write instead.
+        ValueError: the URL is none of these; the message lists them.
     """
     name = url.removeprefix(SCHEME)
     if name != url:
@@ -31,4 +31,4 @@ def dialect_of(url: str) -> Dialect:
         if name in set(Dialect):
             return Dialect(name)
     choices = ", ".join(f"{SCHEME}{dialect}" for dialect in Dialect)
-    raise ValueError(f"{url!r} is not an embedded Twenty: write {SCHEME} or one of {choices}")
+    raise ValueError(f"{url!r} is not a URL of the embedded Twenty. Use {SCHEME}, {choices}.")

@@ -1,4 +1,4 @@
-"""The embedded Twenty as a whole: one workspace, served on a loopback port."""
+"""The embedded Twenty: one workspace, served on a loopback port."""
 
 from __future__ import annotations
 
@@ -33,40 +33,41 @@ _CENTURY = timedelta(days=36_500).total_seconds()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Running:
-    """What a started sandbox consists of.
+    """The parts of a started sandbox.
 
     Attributes:
-        leave: ends the serving.
+        stop_serving: stops the answers to requests; the store stays open.
     """
 
     store: Store
     url: str
-    leave: Callable[[], None]
+    stop_serving: Callable[[], None]
 
 
 class Sandbox:
-    """A Twenty that needs nothing but a file.
+    """A Twenty server that needs only a file.
 
-    Everything but the constructor needs a started sandbox. What changes the workspace without
-    a request (`seed`, `put`, `forget`, `put_role` …) is for tests and for `provision sandbox`.
+    Call `start` before anything else. The methods that change the workspace without a request
+    (`seed`, `put`, `forget`, `put_role`, …) are for tests and for `provision sandbox`.
 
     Args:
-        file: the state, which survives; None for one that ends with the sandbox. Several
-            sandboxes, in several processes too, may serve one file at once.
+        file: where the state is kept; None to discard it when the sandbox stops. Several
+            sandboxes may serve one file at the same time, also from several processes.
         dialect: the recorded server to behave like.
-        port: 0 for any free one.
-        create_seconds: what one create takes on the server: a REST create, a batch as a whole,
-            each aliased `createApiKey`. Creates of several connections take it side by side.
-        role_seconds: on 2.21, how long a new key is there without its role, on top of
-            `create_seconds` and before the create is answered; about 0.1 on the real one. The
-            other dialects make a key and its role at once.
-        page_core_list: answers `/rest/metadata/apiKeys` in pages, as about 2.4x (not recorded).
-        session_seconds: the life of the access token of a sign-in.
-        journal: gets every finished exchange.
-        around: called for every request in place of the function that answers it.
+        port: 0 for any free port.
+        create_seconds: how long the server takes for one create: a REST create, a whole batch,
+            or each aliased `createApiKey`. Creates on several connections overlap.
+        role_seconds: how long a new key on 2.21 exists without its role, in addition to
+            `create_seconds` and before the create is answered; about 0.1 on a real server. The
+            other dialects create a key together with its role.
+        page_core_list: answer `/rest/metadata/apiKeys` in pages, as about 2.4x (not recorded).
+        session_seconds: the lifetime of the access token that a sign-in returns.
+        journal: receives every finished exchange.
+        around: handles each request; it gets the request and the function that answers it.
         lock_wait: seconds to wait for another program's lock on the file.
-        front: serves it beside others, in place of a server of its own; without a journal.
-        stop_seconds: how long a stop waits for exchanges that are under way.
+        front: a server shared with other sandboxes, used instead of an own one; it keeps no
+            journal.
+        stop_seconds: how long `stop` waits for requests in progress.
     """
 
     def __init__(  # noqa: PLR0913  # the knobs of a server
@@ -100,13 +101,13 @@ class Sandbox:
         self.dialect = dialect
 
     def start(self) -> Self:
-        """Opens or makes the workspace and serves it.
+        """Open the workspace, or create it, and serve it.
 
         Raises:
-            WorkspaceError: the file cannot be used, or is not a workspace of that dialect.
-            OSError: the port is taken.
+            WorkspaceError: the file is unusable, or not a workspace of this dialect.
+            OSError: the port is in use.
         """
-        # Here, so that whoever only names a dialect does not wait for graphql-core.
+        # Imported here: graphql-core loads slowly, and many imports only need a dialect.
         from provisioner.sandbox.router import Router  # noqa: PLC0415  # as said
 
         store = Store(self._file, self.dialect, lock_wait=self._lock_wait)
@@ -133,17 +134,17 @@ class Sandbox:
         return _Running(store, url, lambda: front.leave(url))
 
     def stop(self) -> None:
-        """Finishes the exchanges that are under way and leaves one file behind."""
+        """Finish the requests in progress, stop the server and close the file."""
         if self._running is None:
             return
         running, self._running = self._running, None
-        running.leave()
+        running.stop_serving()
         running.store.close()
 
-    def rest(self) -> None:
-        """Close the files that no request needs at the moment; the next one opens them again."""
+    def close_idle_files(self) -> None:
+        """Close the files that no request is using; the next request opens them again."""
         if self._running is not None:
-            self._running.store.rest()
+            self._running.store.close_idle_connections()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -158,39 +159,39 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:PORT`, below a front with a path."""
+        """The address: `http://127.0.0.1:PORT`, followed by a path if a front serves it."""
         return self._started.url
 
     @property
     def workspace_id(self) -> str:
-        """A random UUID, made with the file and kept in it."""
+        """A random UUID, created with the file and kept in it."""
         return self._store.workspace_id
 
     @property
     def email(self) -> str:
-        """What the administrator signs in with."""
+        """The administrator's e-mail address."""
         return self.user().email
 
     @property
     def password(self) -> str:
-        """Random, made with the file and kept in it."""
+        """The administrator's password: random, created with the file and kept in it."""
         return self.user().password
 
     def user(self, name: str = "admin") -> User:
-        """One of `admin`, `member` and `guest`, each with the role of that name.
+        """Return the user `admin`, `member` or `guest`, who has the role of that name.
 
         2.21 has no Guest role, so its guest is a Member (core-2.21 `214`).
         """
         return next(user for user in self._store.users() if user.name == name)
 
     def put_user(self, user: User) -> None:
-        """Replaces a user, to give them another role, password or e-mail."""
+        """Replace a user, to give them another role, password or e-mail address."""
         self._store.put_user(user)
 
     def api_token(self) -> str:
-        """A token of the key `provision`, which is made with the Admin role when it is missing.
+        """Return a token of the key `provision`; create it with the Admin role if it is missing.
 
-        A fresh workspace holds no key at all, so that nothing in it is unmanaged.
+        A new workspace has no keys, so that it has no unmanaged ones.
         """
         live = (key for key in self._store.select() if key.name == OWN_KEY)
         usable = [key for key in live if not key.revoked_at and not key.deleted_at]
@@ -198,7 +199,12 @@ class Sandbox:
         return self.token_of(key_id)
 
     def token_of(self, key_id: str, *, seconds: float = _CENTURY) -> str:
-        """A token of one key, whether or not there is such a key; negative for an expired one."""
+        """Return a token for a key id, whether or not the key exists.
+
+        Args:
+            key_id: the id that the token names.
+            seconds: the lifetime of the token; negative for an expired one.
+        """
         store = self._store
         return tokens.sign(
             IssuedClaims(
@@ -212,15 +218,20 @@ class Sandbox:
         )
 
     def session_token(self, user: str = "admin", *, seconds: float | None = None) -> str:
-        """The access token of a signed-in user; negative seconds for an expired one."""
-        life = self._session_seconds if seconds is None else seconds
+        """Return the access token of a signed-in user.
+
+        Args:
+            user: `admin`, `member` or `guest`.
+            seconds: the lifetime of the token; negative for an expired one.
+        """
+        lifetime = self._session_seconds if seconds is None else seconds
         store = self._store
         return tokens.sign(
             IssuedClaims(
                 TokenKind.ACCESS,
                 store.workspace_id,
                 self.user(user).id,
-                int(time.time() + life),
+                int(time.time() + lifetime),
             ),
             store.secret,
         )
@@ -233,13 +244,13 @@ class Sandbox:
         revoked_at: str | None = None,
         role: str | None = seeds.ADMIN,
     ) -> tuple[str, ...]:
-        """Adds keys in one transaction and returns their ids, in the order of the names.
+        """Add keys in one transaction and return their ids, in the order of the names.
 
         Args:
-            names: they need not be unique.
-            expires_at: as Twenty writes it, `2031-01-01T00:00:00.000Z`.
-            revoked_at: likewise.
-            role: a label; None for keys whose role has not arrived. Legacy keys have none.
+            names: the names of the keys; they need not be unique.
+            expires_at: the expiry as Twenty writes it, `2031-01-01T00:00:00.000Z`.
+            revoked_at: the time of the revocation, in the same format.
+            role: the label of a role; None for keys without a role. Legacy keys have none.
         """
         role_id = None
         if role is not None and self.dialect is not Dialect.LEGACY:
@@ -261,48 +272,48 @@ class Sandbox:
         return tuple(key.id for key in keys)
 
     def put(self, *keys: ApiKey) -> None:
-        """Adds keys as they are, in place of any of the same id."""
+        """Add keys as given, replacing those with the same id."""
         self._store.delete(key.id for key in keys)
         self._store.insert(keys)
 
     def forget(self, key_ids: Iterable[str] | None = None) -> int:
-        """Removes the rows of keys, or of every key; says how many."""
+        """Delete the rows of these keys, or of all keys; return how many were deleted."""
         ids = [key.id for key in self._store.select()] if key_ids is None else key_ids
         return self._store.delete(ids)
 
     def keys(self) -> tuple[ApiKey, ...]:
-        """Every row in the order of creation: revoked, expired and soft-deleted ones too."""
+        """Return all rows in order of creation, also revoked, expired and soft-deleted ones."""
         return self._store.select()
 
     def roles(self) -> tuple[SeededRole, ...]:
-        """Every role, in Twenty's order."""
+        """Return all roles in Twenty's order."""
         return self._store.roles()
 
     def role(self, label: str) -> SeededRole:
-        """The role of a label."""
+        """Return the role with a label."""
         return next(role for role in self.roles() if role.label == label)
 
     def put_role(self, role: SeededRole) -> None:
-        """Adds a role (`provisioner.sandbox.role` makes one), or replaces the one of that id."""
+        """Add a role, which `provisioner.sandbox.role` creates, or replace the one with its id."""
         self._store.put_role(role)
 
     def permit(self, label: str, *flags: str) -> None:
-        """Gives a role these permissions of the settings and no others.
+        """Give a role exactly these settings permissions.
 
-        `API_KEYS_FLAG` lets it use keys, `ROLES_FLAG` lets it list roles; that `getRoles` needs
-        the second of them is known from the server's source, not recorded.
+        `API_KEYS_FLAG` allows the use of keys, `ROLES_FLAG` the listing of roles. That `getRoles`
+        needs `ROLES_FLAG` is known from the server's source, not recorded.
         """
         wire = {**self.role(label).wire, "canUpdateAllSettings": False}
         wire["permissionFlags"] = seeds.permission_flags(flags)
         self.put_role(seeds.SeededRole(wire))
 
     def enrol(self, user: str, label: str) -> None:
-        """Gives a user another role."""
+        """Give a user another role."""
         self.put_user(dataclasses.replace(self.user(user), role_id=self.role(label).id))
 
-    def _answer(self, inner: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    def _answer(self, answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
         around = self._around
-        return inner if around is None else lambda request: around(request, inner)
+        return answer if around is None else lambda request: around(request, answer)
 
     @property
     def _started(self) -> _Running:

@@ -1,4 +1,4 @@
-"""What passes through the server: a request in, an answer out, both plain values."""
+"""The values that pass through the server: requests and responses."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Request:
     """One request as it arrived.
 
     Attributes:
-        path: without the query, without a slash at the end.
+        path: the path without the query and without a trailing slash.
         query: the first value of each parameter.
         authorization: the whole header, or empty.
-        content_type: the media type alone, in small letters, or empty.
-        started: `time.time()` when it had been read: the start of its transaction.
+        content_type: only the media type, in lower case, or empty.
+        started: `time.time()` when the request had been read; its transaction starts then.
     """
 
     method: str
@@ -39,8 +39,8 @@ class Request:
 class Response:
     """One answer, ready to be written.
 
-    `Date` is the server's to add, and so is `Content-Length` unless it stands in `headers`: an
-    answer may promise another length than it has. `Connection: close` there ends the connection.
+    The server adds `Date`, and `Content-Length` unless `headers` has it: a test may announce a
+    wrong length. `Connection: close` in `headers` closes the connection after the answer.
     """
 
     status: int
@@ -49,10 +49,10 @@ class Response:
 
 
 Around: TypeAlias = Callable[[Request, Callable[[Request], Response]], Response]
-"""What stands in front of the answers: given a request and the function that answers it.
+"""A middleware: it gets a request and the function that answers it.
 
-It may answer by itself, change what comes back, or raise a `ConnectionError`, which closes the
-connection without an answer. Raised after the inner call, that is after the commit.
+It may answer by itself, change the answer, or raise a `ConnectionError`, which closes the
+connection without an answer. If it raises after the call, the request was committed.
 """
 
 
@@ -61,8 +61,8 @@ class Exchange:
     """One finished exchange, for tests and benchmarks.
 
     Attributes:
-        path: with the query, as it was asked for.
-        status: of HTTP; 0 when the connection was closed without an answer.
+        path: the path and the query as requested.
+        status: the HTTP status; 0 if the connection was closed without an answer.
         started: `time.monotonic()` when the request line had been read.
         ended: `time.monotonic()` when the answer was ready to be written, or just before the
             connection was closed without one.
@@ -77,15 +77,19 @@ class Exchange:
 
 
 def json_answer(
-    status: int, value: Json, *, headers: tuple[tuple[str, str], ...] = (), plain: bool = False
+    status: int,
+    value: Json,
+    *,
+    headers: tuple[tuple[str, str], ...] = (),
+    without_charset: bool = False,
 ) -> Response:
-    """An answer that holds JSON.
+    """Return an answer with a JSON body.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         value: the body.
-        headers: besides the content type.
-        plain: leaves the charset out, as Twenty's middleware does (core-2.21 `004`, `135`).
+        headers: the headers in addition to the content type.
+        without_charset: omit the charset, as Twenty's middleware does (core-2.21 `004`, `135`).
     """
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return Response(status, body, (*(_JSON_PLAIN if plain else _JSON_UTF8), *headers))
+    return Response(status, body, (*(_JSON_PLAIN if without_charset else _JSON_UTF8), *headers))

@@ -1,4 +1,4 @@
-"""One server for many sandboxes, so that each needs neither a port nor a thread of its own."""
+"""One server for many sandboxes, so that each needs no port or thread of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Front:
-    """Serves each workspace below a path of its own, on one loopback port."""
+    """A server that serves several workspaces on one loopback port, each under its own path."""
 
     def __init__(self) -> None:
         self._answers: dict[str, Callable[[Request], Response]] = {}
@@ -24,21 +24,21 @@ class Front:
         self._server = Server(0, self._answer, None)
 
     def join(self, answer: Callable[[Request], Response]) -> str:
-        """Serve one more workspace.
+        """Start to serve a workspace.
 
         Returns:
-            Its address, `http://127.0.0.1:PORT/NUMBER`.
+            The address of the workspace, `http://127.0.0.1:PORT/NUMBER`.
         """
         number = str(next(self._numbers))
         self._answers[number] = answer
         return f"{self._server.url}/{number}"
 
     def leave(self, address: str) -> None:
-        """Serve the workspace of that address no more."""
+        """Stop serving the workspace with this address."""
         self._answers.pop(address.rpartition("/")[2], None)
 
     def stop(self) -> None:
-        """Stop listening and finish the exchanges that are under way."""
+        """Stop listening and finish the requests in progress."""
         self._server.stop()
 
     def _answer(self, request: Request) -> Response:

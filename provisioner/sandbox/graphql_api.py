@@ -1,4 +1,4 @@
-"""`/graphql` and `/metadata`: documents run by graphql-core, refusals worded as recorded."""
+"""`/graphql` and `/metadata`: graphql-core runs the documents, errors are worded as recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import Json, JsonObject, Request, Response, json_answer
 from provisioner.sandbox.graphql_call import Call, token_refused
 from provisioner.sandbox.store import UnusableError
-from provisioner.sandbox.variables import BadVariable, bad_variables
+from provisioner.sandbox.variables import InvalidVariable, invalid_variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from provisioner.sandbox.graphql_call import Info
     from provisioner.sandbox.workspace import SandboxWorkspace
 
-_MOST_ROOTS = 10
-"""Of 2.21 (`184-gql-12-distinct-roots`)."""
+_MAX_ROOT_FIELDS = 10
+"""The limit of 2.21 (`184-gql-12-distinct-roots`)."""
 
 
 _PYTHON_NAMES = {
@@ -46,12 +46,12 @@ _PYTHON_NAMES = {
     "loginToken": "login_token",
     "roleId": "role_id",
 }
-"""How the resolvers call the arguments."""
+"""The names of the arguments in the resolvers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What a GraphQL request asks for."""
+class GraphQLRequest:
+    """The document, the variables and the operation name of a GraphQL request."""
 
     text: str
     variables: JsonObject
@@ -59,7 +59,7 @@ class Question:
 
 
 class Endpoint:
-    """One path that answers GraphQL."""
+    """A path that answers GraphQL requests."""
 
     def __init__(self, dialect: Dialect, path: str) -> None:
         self._dialect = dialect
@@ -67,77 +67,79 @@ class Endpoint:
         self._anonymous = _schema(dialect, path, anonymous=True)
 
     def answer(self, workspace: SandboxWorkspace, caller: Caller, request: Request) -> Response:
-        """Answers one request."""
-        question = _question(request)
-        if isinstance(question, Response):
-            return question
+        """Answer one request."""
+        query = _read_request(request)
+        if isinstance(query, Response):
+            return query
         if isinstance(caller, Refused):
-            # The middleware answers before GraphQL begins: no `data` (`135`, `212`).
-            return json_answer(200, {"errors": [token_refused(caller, self._dialect)]}, plain=True)
+            # The middleware answers before GraphQL runs: no `data` (`135`, `212`).
+            return json_answer(
+                200, {"errors": [token_refused(caller, self._dialect)]}, without_charset=True
+            )
         schema = self._anonymous if isinstance(caller, Anonymous) else self._schema
-        prepared = _prepare(schema, question.text, self._dialect)
+        prepared = _parse_and_validate(schema, query.text, self._dialect)
         if not isinstance(prepared, DocumentNode):
             return json_answer(200, {"errors": [dict(error) for error in prepared]})
-        operation = get_operation_ast(prepared, question.operation)
+        operation = get_operation_ast(prepared, query.operation)
         if operation is None:  # core-1 `187-gql-two-operations`
             text = "Could not determine what operation to execute."
             return json_answer(400, {"errors": [{"message": text}]})
-        misfits = bad_variables(schema, operation, question.variables, self._dialect)
-        if misfits:
-            errors: list[Json] = [self._misfit(misfit) for misfit in misfits]
+        invalid = invalid_variables(schema, operation, query.variables, self._dialect)
+        if invalid:
+            errors: list[Json] = [self._variable_error(variable) for variable in invalid]
             return json_answer(400, {"errors": errors})
-        return self._run(schema, prepared, question, Call(workspace, caller))
+        return self._run(schema, prepared, query, Call(workspace, caller))
 
     def _run(
-        self, schema: GraphQLSchema, document: DocumentNode, question: Question, call: Call
+        self, schema: GraphQLSchema, document: DocumentNode, query: GraphQLRequest, call: Call
     ) -> Response:
         result = execute_sync(
             schema,
             document,
             context_value=call,
-            variable_values=question.variables,
-            operation_name=question.operation,
+            variable_values=query.variables,
+            operation_name=query.operation,
             field_resolver=_field,
         )
         body: JsonObject = {"data": result.data}
         if result.errors:
-            whys = [error.original_error for error in result.errors]
-            unusable = next((why for why in whys if isinstance(why, UnusableError)), None)
+            causes = [error.original_error for error in result.errors]
+            unusable = next((cause for cause in causes if isinstance(cause, UnusableError)), None)
             if unusable is not None and not any((result.data or {}).values()):
                 raise unusable
-            # Errors of the execution carry neither a path nor a place (`134`, `153`).
+            # Execution errors have no path and no location (`134`, `153`).
             errors: list[Json] = [
                 {
                     "message": error.message,
-                    "extensions": error.extensions or self._unexpected(),
+                    "extensions": error.extensions or self._unexpected_extensions(),
                 }
                 for error in result.errors
             ]
             body = {"errors": errors, **body}
         return json_answer(200, body)
 
-    def _unexpected(self) -> JsonObject:
-        """The rest of a refusal that nobody worded, as a null where none may be (legacy `905`)."""
+    def _unexpected_extensions(self) -> JsonObject:
+        """Return the extensions of an unexpected error, such as a forbidden null (legacy `905`)."""
         if self._dialect is Dialect.LEGACY:
             return {"code": "INTERNAL_SERVER_ERROR"}
         return {"code": "INTERNAL_SERVER_ERROR", "userFriendlyMessage": "An error occurred."}
 
-    def _misfit(self, misfit: BadVariable) -> JsonObject:
-        """A variable that does not fit (`152`, `154`, legacy `138`)."""
+    def _variable_error(self, variable: InvalidVariable) -> JsonObject:
+        """Return the error for an invalid variable (`152`, `154`, legacy `138`)."""
         if self._dialect is Dialect.LEGACY:
-            return {"message": misfit.message, "extensions": {"code": "BAD_USER_INPUT"}}
+            return {"message": variable.message, "extensions": {"code": "BAD_USER_INPUT"}}
         extensions: JsonObject = {
             "http": {"status": 400},
-            "code": "BAD_USER_INPUT" if misfit.value is None else "GRAPHQL_VALIDATION_FAILED",
+            "code": "BAD_USER_INPUT" if variable.value is None else "GRAPHQL_VALIDATION_FAILED",
             "userFriendlyMessage": "An error occurred.",
         }
-        if misfit.value is not None:
-            extensions["value"] = misfit.value
-        return {"message": misfit.message, "extensions": extensions}
+        if variable.value is not None:
+            extensions["value"] = variable.value
+        return {"message": variable.message, "extensions": extensions}
 
 
 def endpoints_of(dialect: Dialect) -> Mapping[str, Endpoint]:
-    """The endpoints of a dialect, by path."""
+    """Return the endpoints of a dialect by path."""
     return {path: Endpoint(dialect, path) for path in (sdl.GRAPHQL, sdl.METADATA)}
 
 
@@ -158,26 +160,26 @@ def _schema(dialect: Dialect, path: str, *, anonymous: bool) -> GraphQLSchema:
 
 
 @lru_cache(maxsize=512)
-def _prepare(
+def _parse_and_validate(
     schema: GraphQLSchema, text: str, dialect: Dialect
 ) -> DocumentNode | tuple[JsonObject, ...]:
-    """A document that may run, or the errors of the answer."""
+    """Return the parsed document if it is valid, or else the errors to answer."""
     try:
         document = parse(text)
     except GraphQLError as error:  # `187-gql-syntax-error`
-        return (_placed(error),)
+        return (_document_error(error),)
     if dialect is Dialect.CORE:
-        guarded = _guard(document)
-        if guarded:
-            return (guarded,)
-    return tuple(_placed(error) for error in validate(schema, document)) or document
+        limit_error = _exceeded_limit(document)
+        if limit_error:
+            return (limit_error,)
+    return tuple(_document_error(error) for error in validate(schema, document)) or document
 
 
-def _guard(document: DocumentNode) -> JsonObject | None:
-    """The two limits of 2.21, which come before everything else.
+def _exceeded_limit(document: DocumentNode) -> JsonObject | None:
+    """Return the error if a document exceeds one of the two limits that 2.21 checks first.
 
-    All operations of the document count (`182`), fields inside fragments do not (`180`): that
-    is a hole of the server, imitated so that a client which used it would be seen.
+    All operations of the document count (`182`), fields in fragments do not (`180`). That is a
+    gap in the server; it is imitated so that tests notice a client that relies on it.
     """
     roots = Counter(
         selection.name.value
@@ -188,16 +190,16 @@ def _guard(document: DocumentNode) -> JsonObject | None:
     )
     repeated = next((name for name, count in roots.items() if count > 1), None)
     if repeated is not None:
-        return _guarded(
+        return _limit_error(
             f'Duplicate root resolver: "{repeated}"',
             "UrzTjS",
             "Duplicate root resolver found. Each root resolver can only be called once per"
             " document.",
         )
-    if len(roots) > _MOST_ROOTS:
-        return _guarded(
+    if len(roots) > _MAX_ROOT_FIELDS:
+        return _limit_error(
             f"Query too complex - Too many root resolvers requested: {len(roots)} - Maximum"
-            f" allowed root resolvers: {_MOST_ROOTS}",
+            f" allowed root resolvers: {_MAX_ROOT_FIELDS}",
             "4LVaa7",
             "The request is too complex to process. Please try reducing the amount of requested"
             " root resolvers.",
@@ -205,7 +207,7 @@ def _guard(document: DocumentNode) -> JsonObject | None:
     return None
 
 
-def _guarded(message: str, text_id: str, friendly: str) -> JsonObject:
+def _limit_error(message: str, text_id: str, friendly: str) -> JsonObject:
     return {
         "message": message,
         "extensions": {
@@ -215,19 +217,19 @@ def _guarded(message: str, text_id: str, friendly: str) -> JsonObject:
     }
 
 
-def _placed(error: GraphQLError) -> JsonObject:
-    """An error of the document, quoted as graphql-js quotes: graphql-core has single quotes."""
+def _document_error(error: GraphQLError) -> JsonObject:
+    """Return an error of the document with the double quotes of graphql-js."""
     return {
         "message": error.message.replace("'", '"'),
         "locations": [
-            {"line": place.line, "column": place.column} for place in error.locations or ()
+            {"line": location.line, "column": location.column} for location in error.locations or ()
         ],
     }
 
 
-def _question(request: Request) -> Question | Response:
+def _read_request(request: Request) -> GraphQLRequest | Response:
     if request.method == "GET":  # `188-gql-GET`
-        return Question(request.query.get("query", ""), {}, None)
+        return GraphQLRequest(request.query.get("query", ""), {}, None)
     body = rest.read_body(request)
     if isinstance(body, Response):
         return body
@@ -238,7 +240,7 @@ def _question(request: Request) -> Question | Response:
     operation = value.get("operationName")
     if not isinstance(text, str):  # not recorded
         return json_answer(400, {"errors": [{"message": "Must provide query string."}]})
-    return Question(
+    return GraphQLRequest(
         text,
         variables if isinstance(variables, dict) else {},
         operation if isinstance(operation, str) else None,

@@ -1,4 +1,4 @@
-"""One running GraphQL request: who calls, the refusals, the sign-in and the tokens."""
+"""One GraphQL request in progress: its caller, its errors, the sign-in and the tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from graphql import GraphQLError
 
 from provisioner.sandbox import timestamps, tokens
-from provisioner.sandbox.access import Anonymous, Caller, Refused, unusable_text
+from provisioner.sandbox.access import Anonymous, Caller, Refused, invalid_token_text
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.tokens import InvalidToken, IssuedClaims, TokenKind
 
@@ -33,7 +33,7 @@ _REFRESH_SECONDS = 60 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the resolvers of one request know."""
+    """The context that the resolvers of one request share."""
 
     workspace: SandboxWorkspace
     caller: Caller
@@ -45,7 +45,7 @@ class Call:
         return self.workspace.dialect
 
     def roles(self) -> dict[str, SeededRole]:
-        """The roles by id, read once a request."""
+        """Return the roles by id; they are read once per request."""
         if not self._roles:
             self._roles.append({role.id: role for role in self.workspace.store.roles()})
         return self._roles[0]
@@ -53,7 +53,7 @@ class Call:
     def failure(
         self, message: str, code: str, *, sub_code: str | None = None, friendly: str = ANY_ERROR
     ) -> GraphQLError:
-        """A refusal; legacy answers with the code alone."""
+        """Return an error; on legacy its extensions have only the code."""
         extensions: JsonObject = {"code": code}
         if self.dialect is not Dialect.LEGACY:
             if sub_code is not None:
@@ -62,11 +62,11 @@ class Call:
         return GraphQLError(message, extensions=extensions)
 
     def internal(self, rejection: Rejected, friendly: str = ANY_ERROR) -> GraphQLError:
-        """A refusal that GraphQL passes on as an error of its own (`153`, `159`)."""
+        """Return a rejected change as an internal server error, as GraphQL does (`153`, `159`)."""
         return self.failure(rejection.message, "INTERNAL_SERVER_ERROR", friendly=friendly)
 
     def no_permission(self) -> GraphQLError:
-        """`137` and `216` of core-2.21, `201` and `221` of core-1, `150` of legacy."""
+        """Return the permission error (core-2.21 `137` `216`, core-1 `201` `221`, legacy `150`)."""
         if self.dialect is Dialect.LEGACY:
             return self.failure("User does not have permission", "FORBIDDEN")
         return self.failure(
@@ -77,10 +77,10 @@ class Call:
         )
 
     def role_of_caller(self) -> SeededRole | None:
-        """The role of whoever calls.
+        """Return the role of the caller.
 
         Raises:
-            GraphQLError: nobody is signed in (`134`, `151`).
+            GraphQLError: the caller is not signed in (`134`, `151`).
         """
         if isinstance(self.caller, Anonymous | Refused):
             if self.dialect is not Dialect.CORE:
@@ -101,9 +101,9 @@ class Call:
         return self.caller.role
 
     def mint(self, key_id: str, expires_at: str) -> JsonObject:
-        """A token for a key, with the date of the argument and not of the row (`191`, `192`)."""
-        moment = timestamps.javascript_date(expires_at)
-        if moment is None:
+        """Return a token for a key; it expires as the argument says, not the row (`191`, `192`)."""
+        timestamp = timestamps.javascript_date(expires_at)
+        if timestamp is None:
             raise self.failure(
                 '"expiresIn" should be a number of seconds or string representing a timespan',
                 "INTERNAL_SERVER_ERROR",
@@ -113,19 +113,19 @@ class Call:
             TokenKind.API_KEY,
             store.workspace_id,
             store.workspace_id,
-            int(timestamps.seconds_of(moment)),
+            int(timestamps.seconds_of(timestamp)),
             key=key_id,
         )
         return {"token": tokens.sign(claims, store.secret)}
 
     def login_token(self, email: str, password: str) -> JsonObject:
-        """The first step of a sign-in; the origin is not looked at (`906`)."""
+        """Answer the first step of a sign-in; the origin is ignored (`906`)."""
         if not (email and password):
             if self.dialect is Dialect.LEGACY:
                 return {"loginToken": None}  # legacy `905` finds no token to return
-            wrong = [] if email else ["email must be an email", "email should not be empty"]
-            wrong += [] if password else ["password should not be empty"]
-            raise self.failure(", ".join(wrong), "BAD_USER_INPUT")
+            errors = [] if email else ["email must be an email", "email should not be empty"]
+            errors += [] if password else ["password should not be empty"]
+            raise self.failure(", ".join(errors), "BAD_USER_INPUT")
         user = next((user for user in self.workspace.store.users() if user.email == email), None)
         newest = self.dialect is Dialect.CORE
         if user is None:
@@ -145,16 +145,16 @@ class Call:
         return {"loginToken": self._token(TokenKind.LOGIN, user, _LOGIN_SECONDS)}
 
     def session(self, login_token: str) -> JsonObject:
-        """The second step; the access token has another name on legacy (`907`, `908`)."""
+        """Answer the second step; legacy names the access token differently (`907`, `908`)."""
         store = self.workspace.store
         claims = tokens.read(login_token, store.secret)
         user = None
         if not isinstance(claims, InvalidToken) and claims.kind is TokenKind.LOGIN:
             user = store.user(claims.subject)
         if user is None:
-            why = claims if isinstance(claims, InvalidToken) else InvalidToken.FORGED
+            reason = claims if isinstance(claims, InvalidToken) else InvalidToken.FORGED
             raise self.failure(
-                unusable_text(why, self.dialect),
+                invalid_token_text(reason, self.dialect),
                 "UNAUTHENTICATED",
                 sub_code="UNAUTHENTICATED",
                 friendly="You must be authenticated to perform this action.",
@@ -175,7 +175,7 @@ class Call:
 
 
 def token_refused(refusal: Refused, dialect: Dialect) -> JsonObject:
-    """What the middleware says of a token that opens nothing (`135`, `212`, `924`)."""
+    """Return the middleware's error for a refused token (`135`, `212`, `924`)."""
     unauthenticated = refusal.error == "UNAUTHENTICATED"
     extensions: JsonObject = {"code": "UNAUTHENTICATED" if unauthenticated else "FORBIDDEN"}
     if dialect is not Dialect.LEGACY:
@@ -207,4 +207,4 @@ SIGN_IN: Mapping[str, Callable[..., Any]] = {
     "Mutation.getLoginTokenFromCredentials": _login,
     "Mutation.getAuthTokensFromLoginToken": _session,
 }
-"""The resolvers of the sign-in, the same in every dialect."""
+"""The resolvers of the sign-in, which all dialects share."""

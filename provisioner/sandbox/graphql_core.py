@@ -1,7 +1,7 @@
 """The resolvers of the core dialects.
 
-Recorded refusals are those of `apiKeys`, `createApiKey`, `revokeApiKey`, `generateApiKeyToken`
-and `getRoles`; that `apiKey`, `updateApiKey` and `assignRoleToApiKey` refuse alike is assumed.
+The errors of `apiKeys`, `createApiKey`, `revokeApiKey`, `generateApiKeyToken` and `getRoles` are
+recorded; `apiKey`, `updateApiKey` and `assignRoleToApiKey` are assumed to answer the same ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from provisioner.sandbox.store import ApiKey
 
 Source = dict[str, Any]
-"""What a parent resolver answered: JSON, besides the role of a key (`_role`)."""
+"""The value that a parent resolver returned: JSON, plus the role id of a key (`_role`)."""
 
 _HIDDEN = ("permissionFlags", "objectPermissions", "fieldPermissions")
 _NO_PERMISSION = "Entity performing the request does not have permission"
@@ -35,12 +35,12 @@ _NO_ACCESS = (
 
 
 def _api_keys(_source: None, info: Info) -> list[Source]:
-    call = _reader(info)
+    call = _require_read(info)
     return [_record(key) for key in call.workspace.store.select(keys_core.LISTED)]
 
 
 def _api_key(_source: None, info: Info, fields: JsonObject) -> Source | None:
-    call = _reader(info)
+    call = _require_read(info)
     key = call.workspace.store.key(str(fields["id"]).lower())
     return None if key is None else _record(key)
 
@@ -54,15 +54,15 @@ def _get_roles(_source: None, info: Info) -> list[Source]:
 
 
 def _create(_source: None, info: Info, fields: JsonObject) -> Source:
-    call = _writer(info)
-    made = keys_core.create(call.workspace, fields, time.time())
-    if isinstance(made, Rejected):
-        raise call.internal(made)
-    return _record(made)
+    call = _require_write(info)
+    created = keys_core.create(call.workspace, fields, time.time())
+    if isinstance(created, Rejected):
+        raise call.internal(created)
+    return _record(created)
 
 
 def _update(_source: None, info: Info, fields: JsonObject) -> Source | None:
-    call = _writer(info)
+    call = _require_write(info)
     changed = keys_core.update(call.workspace, str(fields["id"]).lower(), fields)
     if isinstance(changed, Rejected):
         raise call.internal(changed)
@@ -70,28 +70,30 @@ def _update(_source: None, info: Info, fields: JsonObject) -> Source | None:
 
 
 def _revoke(_source: None, info: Info, fields: JsonObject) -> Source | None:
-    call = _writer(info)
+    call = _require_write(info)
     key = keys_core.revoke(call.workspace, str(fields["id"]).lower())
     return None if key is None else _record(key)
 
 
 def _assign(_source: None, info: Info, key_id: str, role_id: str) -> bool:
-    call = _writer(info)
-    failed = keys_core.assign_role(call.workspace, key_id.lower(), role_id.lower())
-    if failed is None:
+    call = _require_write(info)
+    rejection = keys_core.assign_role(call.workspace, key_id.lower(), role_id.lower())
+    if rejection is None:
         return True
     friendly = "An error occurred."
-    if failed.code == "BAD_USER_INPUT" and call.dialect is Dialect.CORE:  # `204`; not core-1 `209`
+    if (
+        rejection.code == "BAD_USER_INPUT" and call.dialect is Dialect.CORE
+    ):  # `204`; not core-1 `209`
         friendly = "This role cannot be assigned to API keys."
-    raise call.failure(failed.message, failed.code or "", friendly=friendly)
+    raise call.failure(rejection.message, rejection.code or "", friendly=friendly)
 
 
 def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonObject:
     call = info.context
     role = call.role_of_caller()
     if call.dialect is Dialect.CORE_1 and not (role and role.permits(seeds.API_KEYS_FLAG)):
-        raise call.no_permission()  # core-1 `201`, worded unlike its other refusals
-    _writer(info)
+        raise call.no_permission()  # core-1 `201` differs from the other permission errors
+    _require_write(info)
     key_id = key_id.lower()
     key = call.workspace.store.key(key_id)
     if key is None:  # `194`, core-1 `199`
@@ -110,11 +112,11 @@ def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonOb
     return call.mint(key_id, expires_at)
 
 
-def _reader(info: Info) -> Call:
-    """The call, if its caller may see keys.
+def _require_read(info: Info) -> Call:
+    """Return the call if its caller may read keys.
 
     Raises:
-        GraphQLError: nobody is signed in, or the role lacks the permission (`134`, `137`).
+        GraphQLError: the caller is not signed in or lacks the permission (`134`, `137`).
     """
     call = info.context
     role = call.role_of_caller()
@@ -125,11 +127,11 @@ def _reader(info: Info) -> Call:
     raise call.no_permission()
 
 
-def _writer(info: Info) -> Call:
-    """The call, if its caller may change keys: on 2.21 a session alone (`139`, `195`, `207`).
+def _require_write(info: Info) -> Call:
+    """Return the call if its caller may change keys; 2.21 needs a session (`139`, `195`, `207`).
 
     Raises:
-        GraphQLError: as `_reader`, or the caller is an API key.
+        GraphQLError: as `_require_read`, or the caller is an API key.
     """
     call = info.context
     if call.dialect is Dialect.CORE and isinstance(call.caller, KeyCaller):
@@ -139,7 +141,7 @@ def _writer(info: Info) -> Call:
             sub_code="FORBIDDEN_EXCEPTION",
             friendly="You do not have permission to perform this action.",
         )
-    return _reader(info)
+    return _require_read(info)
 
 
 def _record(key: ApiKey) -> Source:
@@ -155,7 +157,7 @@ def _record(key: ApiKey) -> Source:
 
 
 def _role(source: Source, info: Info) -> Source:
-    """The role inside a key, its permissions null (`915-create-selection-depth-2`)."""
+    """Resolve the role of a key; its permissions are null (`915-create-selection-depth-2`)."""
     call = info.context
     role = call.roles().get(source["_role"])
     if role is None:
@@ -165,10 +167,10 @@ def _role(source: Source, info: Info) -> Source:
 
 
 def _keys_of_role(source: Source, info: Info) -> list[Source]:
-    """The keys that have a role: as everywhere on core, without the revoked ones (`910`)."""
+    """Resolve the keys that have a role, without the revoked ones (`910`)."""
     call = info.context
-    having = Condition(f"{keys_core.LISTED.sql} AND role_id = ?", (source["id"],))
-    return [_record(key) for key in call.workspace.store.select(having)]
+    condition = Condition(f"{keys_core.LISTED.sql} AND role_id = ?", (source["id"],))
+    return [_record(key) for key in call.workspace.store.select(condition)]
 
 
 RESOLVERS: Mapping[str, Callable[..., Any]] = {
@@ -184,4 +186,4 @@ RESOLVERS: Mapping[str, Callable[..., Any]] = {
     "ApiKey.role": _role,
     "Role.apiKeys": _keys_of_role,
 }
-"""By type and field; every other field is read from what its parent answered."""
+"""The resolvers by type and field; other fields are read from the parent's value."""

@@ -1,4 +1,4 @@
-"""The resolvers of legacy."""
+"""The resolvers of the legacy dialect."""
 
 from __future__ import annotations
 
@@ -28,47 +28,47 @@ def _api_keys(
     before: str | None = None,
     after: str | None = None,
 ) -> JsonObject:
-    """The connection (legacy `123`); without a size a page has 60, as in REST."""
-    call = _member(info)
-    found = rest_legacy.page(
+    """Resolve the connection (legacy `123`); a page has 60 keys by default, as in REST."""
+    call = _require_access(info)
+    page = rest_legacy.page(
         call.workspace,
         keys_legacy.VISIBLE,
         limit=first or last or _PAGE,
         after=after or "",
         before=before or "",
     )
-    if isinstance(found, Rejected):
-        raise call.failure(found.message, "BAD_USER_INPUT")
+    if isinstance(page, Rejected):
+        raise call.failure(page.message, "BAD_USER_INPUT")
     return {
-        "totalCount": found.total,
+        "totalCount": page.total,
         "pageInfo": {
-            "hasNextPage": found.more,
+            "hasNextPage": page.has_more,
             "hasPreviousPage": bool(after),
-            "startCursor": found.cursor(found.first),
-            "endCursor": found.cursor(found.last),
+            "startCursor": page.cursor(page.first),
+            "endCursor": page.cursor(page.last),
         },
         "edges": [
-            {"cursor": found.cursor(key), "node": rest.legacy_record(key)} for key in found.keys
+            {"cursor": page.cursor(key), "node": rest.legacy_record(key)} for key in page.keys
         ],
     }
 
 
 def _create(_source: None, info: Info, data: JsonObject) -> JsonObject:
-    call = _member(info)
-    (key,) = _made(call, (data,))
-    if key is None:  # REST's text (`923`); not recorded of GraphQL
+    call = _require_access(info)
+    (key,) = _create_keys(call, (data,))
+    if key is None:  # the text of REST (`923`); not recorded on GraphQL
         raise call.internal(Rejected("Created record not found"))
     return rest.legacy_record(key)
 
 
 def _create_many(_source: None, info: Info, data: list[Json]) -> list[JsonObject | None]:
-    """An empty list makes nothing and is no mistake (legacy `136`)."""
-    made = _made(_member(info), data)
-    return [None if key is None else rest.legacy_record(key) for key in made]
+    """Create several keys; an empty list is allowed and creates none (legacy `136`)."""
+    created = _create_keys(_require_access(info), data)
+    return [None if key is None else rest.legacy_record(key) for key in created]
 
 
 def _update(_source: None, info: Info, key_id: str, data: JsonObject) -> JsonObject:
-    call = _member(info)
+    call = _require_access(info)
     changed = keys_legacy.update(call.workspace, key_id.lower(), data)
     if isinstance(changed, Rejected):
         raise call.internal(changed)
@@ -76,7 +76,7 @@ def _update(_source: None, info: Info, key_id: str, data: JsonObject) -> JsonObj
 
 
 def _delete(_source: None, info: Info, key_id: str) -> JsonObject:
-    call = _member(info)
+    call = _require_access(info)
     deleted = keys_legacy.soft_delete(call.workspace, key_id.lower())
     if isinstance(deleted, Rejected):
         raise call.internal(deleted)
@@ -84,31 +84,31 @@ def _delete(_source: None, info: Info, key_id: str) -> JsonObject:
 
 
 def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonObject:
-    """A token, of an expired key too; legacy does not look at the row at all.
+    """Mint a token, also for an expired key: legacy does not read the row.
 
-    Not recorded: what it says of an id that no key has.
+    Not recorded: the answer for an unknown id.
     """
-    return _member(info).mint(key_id, expires_at)
+    return _require_access(info).mint(key_id, expires_at)
 
 
 def _get_roles(_source: None, info: Info) -> list[JsonObject]:
-    return [role.wire for role in _member(info).roles().values()]
+    return [role.wire for role in _require_access(info).roles().values()]
 
 
-def _made(call: Call, records: Sequence[Json]) -> tuple[ApiKey | None, ...]:
-    made = keys_legacy.create(call.workspace, records, time.time())
-    if isinstance(made, Rejected):
-        raise call.internal(made)
-    return made
+def _create_keys(call: Call, records: Sequence[Json]) -> tuple[ApiKey | None, ...]:
+    created = keys_legacy.create(call.workspace, records, time.time())
+    if isinstance(created, Rejected):
+        raise call.internal(created)
+    return created
 
 
-def _member(info: Info) -> Call:
-    """The call, if its caller may use keys: GraphQL asks for more than REST (`127`, `150`).
+def _require_access(info: Info) -> Call:
+    """Return the call if its caller may use keys; GraphQL is stricter than REST (`127`, `150`).
 
-    An API key may do everything, with a role or without (`123`, `149`, `156`).
+    An API key may do everything, with or without a role (`123`, `149`, `156`).
 
     Raises:
-        GraphQLError: nobody is signed in, or the user has no permission.
+        GraphQLError: the caller is not signed in, or the user lacks the permission.
     """
     call = info.context
     role = call.role_of_caller()
@@ -127,4 +127,4 @@ RESOLVERS: Mapping[str, Callable[..., Any]] = {
     "Mutation.generateApiKeyToken": _generate,
     **SIGN_IN,
 }
-"""By type and field; every other field is read from what its parent answered."""
+"""The resolvers by type and field; other fields are read from the parent's value."""

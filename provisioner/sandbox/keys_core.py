@@ -1,4 +1,4 @@
-"""Changes to the keys of the core dialects, behind both REST and GraphQL."""
+"""Changes to the keys of the core dialects, used by REST and GraphQL."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from provisioner.sandbox.workspace import SandboxWorkspace
 
 LISTED = Condition("revoked_at IS NULL")
-"""Core lists what is not revoked, expired keys included (`120-rest-list-after-revoke`)."""
+"""The keys that core lists, also expired but no revoked ones (`120-rest-list-after-revoke`)."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def is_uuid(text: str) -> bool:
-    """Whether a text is a UUID in its usual form."""
+    """Return whether a text is a UUID with hyphens."""
     return _UUID.fullmatch(text) is not None
 
 
 def create(workspace: SandboxWorkspace, fields: JsonObject, started: float) -> ApiKey | Rejected:
-    """Makes one key; an `id` of the client is ignored (`065-rest-create-client-id`).
+    """Create one key; an `id` from the client is ignored (`065-rest-create-client-id`).
 
-    The checks come in the order of the recordings: dates and texts when the row is written
-    (`040`, `063`), then its nulls (`043`), then the role (`054` to `058`). On 2.21 the row is
-    there before its role (seen, not recorded): with `role_seconds` others can see it so.
+    The checks run in the recorded order: dates and texts (`040`, `063`), then nulls (`043`), then
+    the role (`054` to `058`). On 2.21 the row exists before its role (observed, not recorded);
+    `role_seconds` makes that visible to other requests.
     """
     columns = _columns(fields)
     if isinstance(columns, Rejected):
@@ -61,10 +61,10 @@ def create(workspace: SandboxWorkspace, fields: JsonObject, started: float) -> A
         updated_at=created,
         role_id=role,
     )
-    workspace.work()
+    workspace.wait_for_create()
     if workspace.dialect is Dialect.CORE and workspace.role_seconds:
         workspace.store.insert([dataclasses.replace(key, role_id=None)])
-        workspace.work_on_role()
+        workspace.wait_for_role()
         workspace.store.update(key.id, role_id=role)
     else:
         workspace.store.insert([key])
@@ -74,26 +74,26 @@ def create(workspace: SandboxWorkspace, fields: JsonObject, started: float) -> A
 def update(
     workspace: SandboxWorkspace, key_id: str, fields: JsonObject
 ) -> ApiKey | Rejected | None:
-    """Changes one key; None for an unknown id (`122`, `203`).
+    """Change one key and return it; return None for an unknown id (`122`, `203`).
 
-    A null changes nothing, so nothing un-revokes (`121`); a role is ignored (`117`); the
-    date of the change moves even when nothing else does (`116`).
+    A null changes nothing, so a revocation cannot be undone (`121`). A role is ignored (`117`).
+    `updatedAt` changes even if nothing else does (`116`).
     """
-    given: JsonObject = {name: value for name, value in fields.items() if value is not None}
-    columns = _columns(given)
+    changes: JsonObject = {name: value for name, value in fields.items() if value is not None}
+    columns = _columns(changes)
     if isinstance(columns, Rejected):
         return columns
     return workspace.store.update(key_id, **columns, updated_at=timestamps.now())
 
 
 def revoke(workspace: SandboxWorkspace, key_id: str) -> ApiKey | None:
-    """Revokes one key; again moves the date (`128`); None for an unknown id (`129`)."""
+    """Revoke one key, or renew its `revokedAt` (`128`); return None for an unknown id (`129`)."""
     now = timestamps.now()
     return workspace.store.update(key_id, revoked_at=now, updated_at=now)
 
 
 def assign_role(workspace: SandboxWorkspace, key_id: str, role_id: str) -> Rejected | None:
-    """Gives a key another role (`204`, `930` to `932`); both core servers look at the label."""
+    """Give a key another role (`204`, `930` to `932`); both core servers answer with its label."""
     store = workspace.store
     if store.key(key_id) is None:
         return Rejected(f"API Key with id {key_id} not found in workspace", code="NOT_FOUND")
@@ -109,15 +109,15 @@ def assign_role(workspace: SandboxWorkspace, key_id: str, role_id: str) -> Rejec
 
 
 def _columns(fields: JsonObject) -> dict[str, str] | Rejected:
-    """The columns that a body sets, read as the server's JavaScript and its database do."""
+    """Return the columns that a body sets, parsed as the server's JavaScript and database do."""
     columns: dict[str, str] = {}
     for name, column in (("expiresAt", "expires_at"), ("revokedAt", "revoked_at")):
         if name not in fields or (column == "revoked_at" and fields[name] is None):
             continue
-        moment = timestamps.javascript_date(fields[name])
-        if moment is None:
+        timestamp = timestamps.javascript_date(fields[name])
+        if timestamp is None:
             return bad_timestamp(timestamps.NOT_A_DATE)
-        columns[column] = moment
+        columns[column] = timestamp
     if fields.get("name") is not None:
         columns["name"] = stored_name(fields["name"])
         if "\0" in columns["name"]:
@@ -126,12 +126,12 @@ def _columns(fields: JsonObject) -> dict[str, str] | Rejected:
 
 
 def _role(workspace: SandboxWorkspace, fields: JsonObject) -> str | Rejected:
-    """The role of a new key, or why it cannot have it."""
-    asked = fields.get("roleId")
-    role = workspace.store.role(asked) if isinstance(asked, str) else None
+    """Return the id of the role of a new key, or the reason why the key cannot have it."""
+    role_id = fields.get("roleId")
+    role = workspace.store.role(role_id) if isinstance(role_id, str) else None
     if workspace.dialect is Dialect.CORE_1:
-        # Any role will do, even Member, which may not be assigned later (core-1 `058`, `209`).
-        return _unusable_text(asked) if role is None else role.id
+        # Every role is accepted, even Member, which cannot be assigned later (core-1 `058`, `209`).
+        return _invalid_role(role_id) if role is None else role.id
     if role is None:  # core-2.21 `054` to `057`
         return Rejected(
             "Could not find role for given roleId",
@@ -146,8 +146,8 @@ def _role(workspace: SandboxWorkspace, fields: JsonObject) -> str | Rejected:
     return role.id
 
 
-def _unusable_text(role_id: Json) -> Rejected:
-    """What the database of 1.10 says of a role that is none (core-1 `054` to `057`)."""
+def _invalid_role(role_id: Json) -> Rejected:
+    """Return the error of the database of 1.10 for an invalid role (core-1 `054` to `057`)."""
     if role_id is None:
         return null_column("roleId", "roleTargets")
     if not isinstance(role_id, str) or not is_uuid(role_id):

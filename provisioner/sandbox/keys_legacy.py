@@ -1,4 +1,4 @@
-"""Changes to the keys of legacy, where an apiKey is a record like any other."""
+"""Changes to the keys of the legacy dialect, where an apiKey is a record like any other."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from provisioner.sandbox.workspace import SandboxWorkspace
 
 VISIBLE = Condition("deleted_at IS NULL")
-"""A soft-deleted key is in no list; a revoked one is (`114`, `922`)."""
+"""The keys that legacy lists: revoked ones too, but not soft-deleted ones (`114`, `922`)."""
 
 ALREADY_EXISTS = Rejected("Record already exists")
-"""`053-rest-batch-client-id-again`."""
+"""The answer to an id that exists (`053-rest-batch-client-id-again`)."""
 
 _COLUMNS = {"id": "id", "name": "name", "expiresAt": "expires_at", "revokedAt": "revoked_at"}
 _KEPT_BY_SERVER = frozenset({"createdAt", "updatedAt", "deletedAt"})
@@ -37,12 +37,12 @@ _KEPT_BY_SERVER = frozenset({"createdAt", "updatedAt", "deletedAt"})
 def create(
     workspace: SandboxWorkspace, records: Sequence[Json], started: float
 ) -> tuple[ApiKey | None, ...] | Rejected:
-    """Makes keys in one transaction: one bad record and none is made (`045`, `047`, `049`).
+    """Create keys in one transaction; one bad record rejects them all (`045`, `047`, `049`).
 
-    An `id` of the client is honoured (`052`). A row that is there makes the whole batch fail
-    (`053`), and so does one that appears meanwhile, with the text of the database (`925`, and
-    seen in races). An id whose row was soft-deleted gives None in its place while the others
-    are made (`924`).
+    An `id` from the client is used (`052`). If its row exists, the whole batch fails (`053`); if
+    another request inserts it first, the batch fails with the text of the database (`925`, and
+    observed in races). An id whose row was soft-deleted yields None in its place, and the other
+    keys are created (`924`).
     """
     created = timestamps.text_of(started)
     keys: list[ApiKey] = []
@@ -67,7 +67,7 @@ def create(
         )
     if any(workspace.store.key(key.id) for key in keys):
         return ALREADY_EXISTS
-    workspace.work()
+    workspace.wait_for_create()
     try:
         return workspace.store.insert_new(keys)
     except sqlite3.IntegrityError:
@@ -77,7 +77,7 @@ def create(
 
 
 def update(workspace: SandboxWorkspace, key_id: str, fields: Json) -> ApiKey | Rejected:
-    """Changes one key; a null un-revokes (`115`)."""
+    """Change one key; a null undoes a revocation (`115`)."""
     columns = _columns(_as_object(fields))
     if isinstance(columns, Rejected):
         return columns
@@ -90,7 +90,7 @@ def update(workspace: SandboxWorkspace, key_id: str, fields: Json) -> ApiKey | R
 
 
 def delete(workspace: SandboxWorkspace, key_id: str) -> Rejected | None:
-    """Removes the row, as REST does (`118`, `120`)."""
+    """Delete the row, as REST does (`118`, `120`)."""
     if workspace.store.key(key_id) is None:
         return unknown(key_id)
     workspace.store.delete([key_id])
@@ -98,14 +98,14 @@ def delete(workspace: SandboxWorkspace, key_id: str) -> Rejected | None:
 
 
 def soft_delete(workspace: SandboxWorkspace, key_id: str) -> ApiKey | Rejected:
-    """Hides the row, as GraphQL does (`153`, `921`)."""
+    """Mark the row as deleted, as GraphQL does (`153`, `921`)."""
     now = timestamps.now()
     key = workspace.store.update(key_id, deleted_at=now, updated_at=now)
     return unknown(key_id) if key is None else key
 
 
 def unknown(key_id: str) -> Rejected:
-    """TypeORM's text for a row that is not there (`116`, `120`)."""
+    """Return TypeORM's error for a missing row (`116`, `120`)."""
     return Rejected(
         'Could not find any entity of type "apiKey" matching: {\n    "where": {\n'
         f'        "id": "{key_id}"\n    }}\n}}',
@@ -114,14 +114,14 @@ def unknown(key_id: str) -> Rejected:
 
 
 def _as_object(record: Json) -> JsonObject:
-    """An array is an object whose fields are its places (`074-rest-create-array`)."""
+    """Return a record as an object; an array's indexes are its fields (`074-rest-create-array`)."""
     if isinstance(record, list):
-        return {str(place): value for place, value in enumerate(record)}
+        return {str(index): value for index, value in enumerate(record)}
     return record if isinstance(record, dict) else {}
 
 
 def _columns(record: JsonObject) -> dict[str, str | None] | Rejected:
-    """The columns that a record sets, checked as the server and its database do."""
+    """Return the columns that a record sets, checked as the server and its database do."""
     for name in record:
         if name not in _COLUMNS and name not in _KEPT_BY_SERVER:
             return Rejected(
@@ -141,9 +141,9 @@ def _columns(record: JsonObject) -> dict[str, str | None] | Rejected:
         if column == "id" and not is_uuid(text):
             return bad_uuid(text)
         if column in ("expires_at", "revoked_at"):
-            moment = timestamps.postgres_date(text)
-            if moment is None:
+            timestamp = timestamps.postgres_date(text)
+            if timestamp is None:
                 return bad_timestamp(text)
-            text = moment
+            text = timestamp
         columns[column] = text.lower() if column == "id" else text
     return columns

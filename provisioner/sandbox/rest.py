@@ -1,4 +1,4 @@
-"""What the REST of all dialects shares: bodies, paths, records and the shapes of errors."""
+"""Request bodies, paths, records and error formats that the REST APIs of all dialects share."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from provisioner.sandbox.workspace import Rejected
 
 MISSING_TOKEN = Refused(403, "FORBIDDEN_EXCEPTION", "Missing authentication token")
-"""`004-rest-metadata-list-noauth`."""
+"""The answer to a request without a token (`004-rest-metadata-list-noauth`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestBody:
-    """A body as the server's parser hands it on.
+    """A body as the server's parser returns it.
 
     Attributes:
-        value: an empty object where there was no body, or none that says it is JSON.
-        absent: nothing at all was sent; 2.21 tells that from an empty object (`041`, `042`).
+        value: the parsed body; an empty object if there was no body or it was not sent as JSON.
+        absent: true if no body was sent; 2.21 answers differently to an empty object (`041`,
+            `042`).
     """
 
     value: Json
@@ -34,7 +35,7 @@ class RestBody:
 
 
 def read_body(request: Request) -> RestBody | Response:
-    """The body of a request, or the answer of the server's parser when it cannot be read."""
+    """Return the body of a request, or the answer of the server's parser if it is invalid."""
     if not request.body or request.content_type != "application/json":
         return RestBody({}, absent=not request.body)
     try:
@@ -46,24 +47,24 @@ def read_body(request: Request) -> RestBody | Response:
         return framework_error(_v8_text(error))
     if isinstance(value, dict | list):
         return RestBody(value, absent=False)
-    # The parser takes objects and arrays alone (legacy `040-rest-batch-null`).
+    # The parser accepts only objects and arrays (legacy `040-rest-batch-null`).
     return framework_error(_unexpected(text, len(text) - len(text.lstrip())))
 
 
 def framework_error(message: str, *, status: int = 400, error: str = "Bad Request") -> Response:
-    """The shape of what the framework refuses: `message`, not `messages` (`039`, `220`)."""
+    """Return an error of the web framework, which has `message`, not `messages` (`039`, `220`)."""
     return json_answer(status, {"statusCode": status, "message": message, "error": error})
 
 
 def not_found(request: Request) -> Response:
-    """`220-root-unknown`."""
+    """Return the answer to an unknown path (`220-root-unknown`)."""
     return framework_error(
         f"Cannot {request.method} {request.path or '/'}", status=404, error="Not Found"
     )
 
 
 def refused(refusal: Refused) -> Response:
-    """The shape of what the authentication refuses (`004`, `005`, `211`)."""
+    """Return the answer to a refused token (`004`, `005`, `211`)."""
     return json_answer(
         refusal.status,
         {
@@ -71,12 +72,12 @@ def refused(refusal: Refused) -> Response:
             "messages": [refusal.message],
             "error": refusal.error,
         },
-        plain=True,
+        without_charset=True,
     )
 
 
 def rejected(rejection: Rejected) -> Response:
-    """The shape of what a handler refuses (`040`, `054`)."""
+    """Return the answer to a rejected change (`040`, `054`)."""
     value: JsonObject = {
         "statusCode": 400,
         "error": rejection.error,
@@ -87,21 +88,21 @@ def rejected(rejection: Rejected) -> Response:
     return json_answer(400, value)
 
 
-def unusable(error: UnusableError) -> Response:
-    """Return that the file cannot be used: no answer of Twenty's, and nothing was done."""
+def file_unusable(error: UnusableError) -> Response:
+    """Return the answer for an unusable file, which no real Twenty gives; nothing was changed."""
     messages: list[Json] = [error.message, error.remedy]
     return json_answer(423, {"statusCode": 423, "code": UNUSABLE, "messages": messages})
 
 
 def bad_request(message: str) -> Response:
-    """The commonest refusal of a handler."""
+    """Return the most common error of a handler."""
     return json_answer(
         400, {"statusCode": 400, "error": "BadRequestException", "messages": [message]}
     )
 
 
 def bad_depth(request: Request, allowed: tuple[int, ...]) -> Response | None:
-    """The refusal of a depth, if it is one to refuse; empty counts as absent (legacy `026`)."""
+    """Return the answer to an invalid `depth`; an empty one counts as absent (legacy `026`)."""
     depth = request.query.get("depth", "")
     if not depth or depth in map(str, allowed):
         return None
@@ -110,7 +111,7 @@ def bad_depth(request: Request, allowed: tuple[int, ...]) -> Response | None:
 
 
 def bad_path(request: Request, dialect: Dialect) -> Response | None:
-    """The refusal of a path that no object can have, if it is one."""
+    """Return the answer to an invalid path, or None if the path is valid."""
     parts = request.path.split("/")[2:]
     if parts[0] == "metadata" and dialect is not Dialect.CORE and len(parts) > 1:
         return framework_error(
@@ -132,7 +133,7 @@ def bad_path(request: Request, dialect: Dialect) -> Response | None:
 
 
 def unknown_object(request: Request, dialect: Dialect) -> Response:
-    """`109-rest-unknown-object`; only legacy has an object of a near name (legacy `108`)."""
+    """Return the answer to an unknown object (`109-rest-unknown-object`, legacy `108`)."""
     parts = request.path.split("/")[2:]
     name = parts[1] if parts[0] == "batch" and len(parts) > 1 else parts[0]
     near = dialect is Dialect.LEGACY and name == "apiKey"
@@ -141,7 +142,7 @@ def unknown_object(request: Request, dialect: Dialect) -> Response:
 
 
 def legacy_record(key: ApiKey) -> JsonObject:
-    """A key as the REST of legacy shows it (legacy `013`)."""
+    """Return a key as legacy REST shows it (legacy `013`)."""
     return {
         "name": key.name,
         "expiresAt": key.expires_at,
@@ -154,7 +155,7 @@ def legacy_record(key: ApiKey) -> JsonObject:
 
 
 def core_record(key: ApiKey, workspace_id: str) -> JsonObject:
-    """A key as the REST of core shows it: never its role (`003`, `017`)."""
+    """Return a key as core REST shows it, without its role (`003`, `017`)."""
     return {
         "workspaceId": workspace_id,
         "id": key.id,
@@ -167,12 +168,12 @@ def core_record(key: ApiKey, workspace_id: str) -> JsonObject:
 
 
 def _v8_text(error: json.JSONDecodeError) -> str:
-    """The text of Node.js for the same mistake; recorded are `039`, legacy `041` and `056`."""
-    place = f"in JSON at position {error.pos} (line {error.lineno} column {error.colno})"
+    """Return Node.js's text for the same error (recorded: `039`, legacy `041` and `056`)."""
+    location = f"in JSON at position {error.pos} (line {error.lineno} column {error.colno})"
     if "property name" in error.msg:
-        return f"Expected double-quoted property name {place}"
+        return f"Expected double-quoted property name {location}"
     if "Unterminated string" in error.msg:
-        return f"Unterminated string {place}"
+        return f"Unterminated string {location}"
     if error.pos >= len(error.doc.rstrip()):
         return "Unexpected end of JSON input"
     return _unexpected(error.doc, error.pos)

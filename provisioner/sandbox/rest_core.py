@@ -1,7 +1,7 @@
 """`/rest/apiKeys` and `/rest/metadata/apiKeys` of the core dialects.
 
-1.10 asks for no permission here: even Guests list and create (core-1 `010`, `011`, `016`).
-2.21 wants the API-keys permission to read, and a user session on top of it to write
+1.10 needs no permission here: even Guests can list and create (core-1 `010`, `011`, `016`).
+2.21 needs the API-keys permission to read and, in addition, a user session to write
 (core-2.21 `010`, `015`, `016`).
 """
 
@@ -32,7 +32,7 @@ NEEDS_SESSION = Rejected(
 
 _ROUTES = ("/rest/metadata/apiKeys", "/rest/apiKeys")
 _EMPTY = Response(200)
-"""What GET, PATCH and DELETE answer for an unknown id (`105`, `122`, `129`)."""
+"""The answer of GET, PATCH and DELETE to an unknown id (`105`, `122`, `129`)."""
 _PAGE, _LARGEST_PAGE = 60, 200
 _SUCCESSOR = (
     ("Deprecation", "true"),
@@ -43,7 +43,7 @@ _SUCCESSOR = (
 def answer(
     workspace: SandboxWorkspace, caller: KeyCaller | UserCaller, request: Request, body: RestBody
 ) -> Response:
-    """Answers a signed-in request below `/rest/`."""
+    """Answer an authenticated request below `/rest/`."""
     for route in _ROUTES:
         if request.path == route and request.method in ("GET", "POST"):
             return _denied(workspace, caller, request) or _collection(workspace, request, body)
@@ -81,12 +81,12 @@ def _collection(workspace: SandboxWorkspace, request: Request, body: RestBody) -
             return rest.rejected(
                 Rejected("Cannot read properties of undefined (reading 'name')", error="TypeError")
             )
-        made = keys_core.create(workspace, _fields(body.value), request.started)
-        if isinstance(made, Rejected):
-            return rest.rejected(made)
-        record = rest.core_record(made, workspace.store.workspace_id)
+        created = keys_core.create(workspace, _fields(body.value), request.started)
+        if isinstance(created, Rejected):
+            return rest.rejected(created)
+        record = rest.core_record(created, workspace.store.workspace_id)
         name = _fields(body.value)["name"]
-        if not isinstance(name, str):  # comes back as it was sent (`046-rest-create-number-name`)
+        if not isinstance(name, str):  # returned as it was sent (`046-rest-create-number-name`)
             record["name"] = name
         return json_answer(201, record)
     if not workspace.page_core_list:  # depth, limit, cursors and filters are ignored (`087` ff.)
@@ -98,17 +98,17 @@ def _collection(workspace: SandboxWorkspace, request: Request, body: RestBody) -
 
 
 def _page(workspace: SandboxWorkspace, request: Request) -> Response:
-    """The paged list of about 2.4x.
+    """Return a page of the list, as about 2.4x does.
 
-    Not recorded: imitated after `docs/twenty-api.md`, which has it from the server's source.
-    An unreadable limit is taken as the default, and the order is that of the ids, both ours.
+    Not recorded: follows `docs/twenty-api.md`, whose source is the server's code. Two choices are
+    ours: an invalid limit counts as the default, and the order is that of the ids.
     """
     limit = request.query.get("limit", "")
     size = min(int(limit), _LARGEST_PAGE) if limit.isdecimal() and int(limit) else _PAGE
     after = request.query.get("starting_after", "")
-    listed = keys_core.LISTED.sql
+    condition = keys_core.LISTED.sql
     found = workspace.store.select(
-        Condition(f"{listed} AND id > ?", (after,)), order="id", limit=size + 1
+        Condition(f"{condition} AND id > ?", (after,)), order="id", limit=size + 1
     )
     page = found[:size]
     return json_answer(
@@ -118,7 +118,8 @@ def _page(workspace: SandboxWorkspace, request: Request) -> Response:
             "pageInfo": {
                 "hasNextPage": len(found) > size,
                 "hasPreviousPage": bool(
-                    page and workspace.store.count(Condition(f"{listed} AND id < ?", (page[0].id,)))
+                    page
+                    and workspace.store.count(Condition(f"{condition} AND id < ?", (page[0].id,)))
                 ),
                 "startCursor": page[0].id if page else None,
                 "endCursor": page[-1].id if page else None,
@@ -130,7 +131,7 @@ def _page(workspace: SandboxWorkspace, request: Request) -> Response:
 
 def _one(workspace: SandboxWorkspace, key_id: str, request: Request, body: RestBody) -> Response:
     if not keys_core.is_uuid(key_id):
-        # `106`, `123`; not recorded of DELETE.
+        # `106`, `123`; not recorded for DELETE.
         return rest.rejected(bad_uuid(key_id))
     key_id = key_id.lower()
     match request.method:
@@ -153,5 +154,5 @@ def _records(workspace: SandboxWorkspace, keys: tuple[ApiKey, ...]) -> Json:
 
 
 def _fields(value: Json) -> JsonObject:
-    """An array has none of the fields (`068-rest-create-array-2`)."""
+    """Return the fields of a body; an array has none of them (`068-rest-create-array-2`)."""
     return value if isinstance(value, dict) else {}

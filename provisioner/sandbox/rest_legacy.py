@@ -1,6 +1,6 @@
-"""`/rest/apiKeys` and `/rest/batch/apiKeys` of legacy.
+"""`/rest/apiKeys` and `/rest/batch/apiKeys` of the legacy dialect.
 
-Whoever is signed in may read and write, even a Guest (legacy `005` to `008`).
+Every authenticated caller may read and write, even a Guest (legacy `005` to `008`).
 """
 
 from __future__ import annotations
@@ -43,37 +43,37 @@ class Page:
     """One page of the list.
 
     Attributes:
-        keys: in the order in which they are shown.
-        first: the record behind `startCursor`.
-        last: the record behind `endCursor`.
-        more: whether the list goes on in the direction asked for.
-        total: how many records meet the filter and the cursor (`096`, `098`).
-        field: the wire name of the field that orders the list.
+        keys: the keys in the order in which they are listed.
+        first: the record of `startCursor`.
+        last: the record of `endCursor`.
+        has_more: whether more records follow in the requested direction.
+        total: the number of records that match the filter and the cursor (`096`, `098`).
+        field: the JSON name of the field that the list is sorted by.
     """
 
     keys: tuple[ApiKey, ...]
     first: ApiKey | None
     last: ApiKey | None
-    more: bool
+    has_more: bool
     total: int
     field: str = "id"
 
     def cursor(self, key: ApiKey | None) -> str | None:
-        """What `starting_after` takes: the ordering field and the id, in base64 (`103`)."""
+        """Return a value for `starting_after`: the sort field and the id in base64 (`103`)."""
         if key is None:
             return None
-        place: JsonObject = (
+        position: JsonObject = (
             {} if self.field == "id" else {self.field: rest.legacy_record(key)[self.field]}
         )
-        text = json.dumps({**place, "id": key.id}, separators=(",", ":"))
+        text = json.dumps({**position, "id": key.id}, separators=(",", ":"))
         return base64.b64encode(text.encode()).decode()
 
 
 def answer(workspace: SandboxWorkspace, request: Request, body: RestBody) -> Response:
-    """Answers a signed-in request below `/rest/`."""
-    wrong = rest.bad_path(request, workspace.dialect) or rest.bad_depth(request, _DEPTHS)
-    if wrong:
-        return wrong
+    """Answer an authenticated request below `/rest/`."""
+    refusal = rest.bad_path(request, workspace.dialect) or rest.bad_depth(request, _DEPTHS)
+    if refusal:
+        return refusal
     match request.path.split("/")[2:]:
         case ["batch", "apiKeys"] if request.method == "POST":
             return _create_many(workspace, request, body)
@@ -95,39 +95,39 @@ def page(  # noqa: PLR0913  # one argument for each parameter of the list
     field: str = "id",
     descending: bool = False,
 ) -> Page | Rejected:
-    """Reads one page; REST and GraphQL share it.
+    """Return one page, for REST and GraphQL.
 
     Args:
         workspace: the workspace.
-        condition: what the records must meet.
-        limit: how many; 1.5 gives two (`093-rest-list-limit-1.5`).
-        after: the cursor that the page begins behind.
-        before: the cursor that the page ends before; wins over none other.
-        field: the wire name of the field that orders the list; the id settles ties.
-        descending: the order of that field.
+        condition: the filter of the records.
+        limit: the size of the page; 1.5 gives two records (`093-rest-list-limit-1.5`).
+        after: the cursor that the page starts after.
+        before: the cursor that the page ends before; the page is then read backwards.
+        field: the JSON name of the field that the list is sorted by; ties are sorted by id.
+        descending: whether that field is sorted in descending order.
     """
     backwards = bool(before)
     column = _FIELDS[field]
-    falling = descending != backwards
+    descends = descending != backwards
     if after or before:
-        place = _place(after or before, field)
-        if place is None:
+        position = _place(after or before, field)
+        if position is None:
             return Rejected(f"Invalid cursor: {after or before}")
-        sign, tie = ("<" if falling else ">"), ("<" if backwards else ">")
+        compare, compare_id = ("<" if descends else ">"), ("<" if backwards else ">")
         condition = Condition(
-            f"{condition.sql} AND ({column} {sign} ? OR ({column} = ? AND id {tie} ?))",
-            (*condition.values, place[0], place[0], place[1]),
+            f"{condition.sql} AND ({column} {compare} ? OR ({column} = ? AND id {compare_id} ?))",
+            (*condition.values, position[0], position[0], position[1]),
         )
-    order = f"{column} {'DESC' if falling else 'ASC'}, id {'DESC' if backwards else 'ASC'}"
+    order = f"{column} {'DESC' if descends else 'ASC'}, id {'DESC' if backwards else 'ASC'}"
     found = workspace.store.select(condition, order=order, limit=int(limit + 1.5))
     more = len(found) > limit
     kept = found[:-1] if more else found
     return Page(
         keys=kept[::-1] if backwards else kept,
-        # Backwards the cursors stay in the order of reading (`098-rest-list-ending_before`).
+        # Backwards, the cursors keep the order of reading (`098-rest-list-ending_before`).
         first=kept[0] if kept else None,
         last=kept[-1] if kept else None,
-        more=more,
+        has_more=more,
         total=workspace.store.count(condition),
         field=field,
     )
@@ -138,13 +138,13 @@ def _collection(workspace: SandboxWorkspace, request: Request, body: RestBody) -
         case "GET":
             return _list(workspace, request)
         case "POST":
-            made = keys_legacy.create(workspace, (body.value,), request.started)
-            if isinstance(made, Rejected):
-                return rest.rejected(made)
-            if made[0] is None:  # `923-create-id-of-soft-deleted`
+            created = keys_legacy.create(workspace, (body.value,), request.started)
+            if isinstance(created, Rejected):
+                return rest.rejected(created)
+            if created[0] is None:  # `923-create-id-of-soft-deleted`
                 return rest.rejected(Rejected("Created record not found", error="Error"))
-            return json_answer(201, {"data": {"createApiKey": rest.legacy_record(made[0])}})
-        case _:  # recorded of DELETE (`121-rest-delete-noid`)
+            return json_answer(201, {"data": {"createApiKey": rest.legacy_record(created[0])}})
+        case _:  # recorded for DELETE (`121-rest-delete-noid`)
             return rest.bad_request("Record ID not found")
 
 
@@ -153,10 +153,10 @@ def _create_many(workspace: SandboxWorkspace, request: Request, body: RestBody) 
         return rest.bad_request("Body must be an array")
     if not body.value:
         return rest.bad_request("Input must not be empty")
-    made = keys_legacy.create(workspace, body.value, request.started)
-    if isinstance(made, Rejected):
-        return rest.rejected(made)
-    records = [None if key is None else rest.legacy_record(key) for key in made]
+    created = keys_legacy.create(workspace, body.value, request.started)
+    if isinstance(created, Rejected):
+        return rest.rejected(created)
+    records = [None if key is None else rest.legacy_record(key) for key in created]
     return json_answer(201, {"data": {"createApiKeys": [*records]}})
 
 
@@ -166,13 +166,13 @@ def _one(workspace: SandboxWorkspace, key_id: str, request: Request, body: RestB
             found = workspace.store.key(key_id)
             outcome = Rejected("Record not found") if found is None else found
             name = "apiKey"
-        case "PATCH" | "PUT":  # `117-rest-put` changes what it is given, as PATCH does
+        case "PATCH" | "PUT":  # `117-rest-put` changes only the given fields, as PATCH does
             outcome = keys_legacy.update(workspace, key_id, body.value)
             name = "updateApiKey"
         case "DELETE":
-            failed = keys_legacy.delete(workspace, key_id)
-            if failed is not None:
-                return rest.rejected(failed)
+            rejection = keys_legacy.delete(workspace, key_id)
+            if rejection is not None:
+                return rest.rejected(rejection)
             return json_answer(200, {"data": {"deleteApiKey": {"id": key_id}}})
         case _:
             return rest.not_found(request)
@@ -182,7 +182,7 @@ def _one(workspace: SandboxWorkspace, key_id: str, request: Request, body: RestB
 
 
 def _list(workspace: SandboxWorkspace, request: Request) -> Response:
-    found = _asked_page(workspace, request.query)
+    found = _requested_page(workspace, request.query)
     if isinstance(found, Rejected):
         return rest.rejected(found)
     return json_answer(
@@ -190,7 +190,7 @@ def _list(workspace: SandboxWorkspace, request: Request) -> Response:
         {
             "data": {"apiKeys": [rest.legacy_record(key) for key in found.keys]},
             "pageInfo": {
-                "hasNextPage": found.more,
+                "hasNextPage": found.has_more,
                 "startCursor": found.cursor(found.first),
                 "endCursor": found.cursor(found.last),
             },
@@ -199,7 +199,7 @@ def _list(workspace: SandboxWorkspace, request: Request) -> Response:
     )
 
 
-def _asked_page(workspace: SandboxWorkspace, query: dict[str, str]) -> Page | Rejected:
+def _requested_page(workspace: SandboxWorkspace, query: dict[str, str]) -> Page | Rejected:
     limit = _limit(query.get("limit", ""))
     if limit is None:
         return Rejected(f"limit '{query['limit']}' is invalid. Should be an integer")
@@ -221,7 +221,7 @@ def _asked_page(workspace: SandboxWorkspace, query: dict[str, str]) -> Page | Re
 
 
 def _limit(text: str) -> float | None:
-    """How many records a page holds; 0 counts as absent (`082`), a fraction is one (`093`)."""
+    """Return the page size; 0 counts as absent (`082`), fractions are allowed (`093`)."""
     try:
         limit = float(text or 0)
     except ValueError:
@@ -230,7 +230,7 @@ def _limit(text: str) -> float | None:
 
 
 def _condition(text: str) -> Condition | Rejected:
-    """Reads `name[eq]:one,revokedAt[is]:NULL`; the parts are joined by AND."""
+    """Parse a filter like `name[eq]:one,revokedAt[is]:NULL`; its parts are joined by AND."""
     condition = keys_legacy.VISIBLE
     for part in re.split(r",(?![^\[]*\])", text) if text else ():
         comparison = _comparison(part)
@@ -243,7 +243,7 @@ def _condition(text: str) -> Condition | Rejected:
 
 
 def _comparison(part: str) -> Condition | Rejected:
-    """Reads one `field[comparator]:value`, of which `100`, `101` and `930` are recorded."""
+    """Parse one `field[comparator]:value` (recorded: `100`, `101` and `930`)."""
     found = _FILTER.fullmatch(part)
     field, comparator, operand = found.groups() if found else ("", "", "")
     if found and field not in _FIELDS:
@@ -254,11 +254,11 @@ def _comparison(part: str) -> Condition | Rejected:
             return Condition(f"{column} = ?", (_operand(operand),))
         case "in", _:
             operands = operand.removeprefix("[").removesuffix("]").split(",")
-            places = ", ".join("?" * len(operands))
-            return Condition(f"{column} IN ({places})", tuple(map(_operand, operands)))
+            placeholders = ", ".join("?" * len(operands))
+            return Condition(f"{column} IN ({placeholders})", tuple(map(_operand, operands)))
         case "is", "NULL" | "NOT_NULL":
             return Condition(f"{column} IS {operand.replace('_', ' ')}")
-        case _:  # not recorded: neither the text nor the other comparators
+        case _:  # not recorded: the text and the other comparators
             return Rejected(f"'filter' invalid for '{part}'. eg: price[gte]:10")
 
 
@@ -268,10 +268,10 @@ def _operand(text: str) -> str:
 
 
 def _place(cursor: str, field: str) -> tuple[str, str] | None:
-    """The ordering value and the id that a cursor holds."""
+    """Return the sort value and the id from a cursor, or None if it is invalid."""
     try:
-        place = json.loads(base64.b64decode(cursor, validate=True))
-        value, key_id = place[field], place["id"]
+        position = json.loads(base64.b64decode(cursor, validate=True))
+        value, key_id = position[field], position["id"]
     except (binascii.Error, ValueError, KeyError, TypeError):
         return None
     return (str(value), str(key_id)) if is_uuid(str(key_id)) else None

@@ -1,4 +1,4 @@
-"""From a request to its answer: the one seam that every exchange passes."""
+"""The router: every request passes through it to its answer."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ if TYPE_CHECKING:
 
 
 class Router:
-    """Answers requests for one workspace."""
+    """The router of one workspace."""
 
     def __init__(self, workspace: SandboxWorkspace) -> None:
         self._workspace = workspace
         self._endpoints = graphql_api.endpoints_of(workspace.dialect)
 
     def answer(self, request: Request) -> Response:
-        """The answer to one request, which may be why the file cannot be used."""
+        """Answer one request; if the file is unusable, the answer has the reason."""
         commits = self._workspace.store.commits
         try:
             return self._answered(request)
         except UnusableError as error:
-            if self._workspace.store.commits > commits:  # to say that nothing was done is not true
+            if self._workspace.store.commits > commits:
+                # Something was committed, so an answer that nothing was changed would be wrong.
                 raise ConnectionError from error
-            return rest.unusable(error)
+            return rest.file_unusable(error)
 
     def _answered(self, request: Request) -> Response:
         workspace = self._workspace
-        if request.method == "OPTIONS":  # `131-rest-options`: the answer to a browser's question
+        if request.method == "OPTIONS":  # `131-rest-options`: a browser's preflight request
             return Response(204)
         endpoint = self._endpoints.get(request.path)
         if endpoint is None and not request.path.startswith("/rest/"):

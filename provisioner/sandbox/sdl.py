@@ -1,9 +1,9 @@
 """The part of each server's GraphQL schema that the sandbox has, by dialect and endpoint.
 
-Types and nullability are those that the recordings show: a refused `apiKeys` empties the
-whole of `data` on core (`137`) and only itself on legacy (`127`), a refused `revokeApiKey`
-only itself (core-2.21 `207`). Twenty's schemas hold far more; whatever is missing here is
-answered as an unknown field.
+Types and nullability follow the recordings: a refused `apiKeys` makes all of `data` null on core
+(`137`) and only its own field on legacy (`127`); a refused `revokeApiKey` makes only its own
+field null (core-2.21 `207`). Twenty's schemas have many more fields; the sandbox answers that
+they are unknown.
 """
 
 from __future__ import annotations
@@ -162,10 +162,10 @@ extend type Mutation {
 
 
 def schema_text(dialect: Dialect, path: str, *, anonymous: bool) -> str:
-    """The SDL of one endpoint as one kind of caller sees it.
+    """Return the SDL of an endpoint for anonymous or authenticated callers.
 
-    `/graphql` of legacy hides the workspace's own objects from whoever is not signed in
-    (legacy `124`); `/graphql` of 2.21 has no API keys at all (core-2.21 `142`, `902`).
+    `/graphql` on legacy hides the workspace's own objects from anonymous callers (legacy `124`);
+    `/graphql` on 2.21 has no API keys (core-2.21 `142`, `902`).
     """
     match dialect:
         case Dialect.LEGACY:
@@ -176,7 +176,7 @@ def schema_text(dialect: Dialect, path: str, *, anonymous: bool) -> str:
         case Dialect.CORE:
             if path == GRAPHQL:
                 return _CORE_GRAPHQL
-            # `universalIdentifier` exists on 2.x alone (core-2.21 `214`).
+            # `universalIdentifier` exists only on 2.x (core-2.21 `214`).
             return _CORE % {"role": "  universalIdentifier: UUID!"}
         case _:
             assert_never(dialect)

@@ -1,7 +1,7 @@
-"""What a fresh workspace holds: roles and users, and no API key.
+"""The roles of a new workspace, which has no API keys.
 
-The roles are those of the recorded servers: legacy `154`, core-1 `219` `910` `918`, core-2.21
-`214` `910` `918`. "Integrations" is ours, so that examples have a role that is not Admin.
+They are the roles of the recorded servers: legacy `154`, core-1 `219` `910` `918`, core-2.21
+`214` `910` `918`. "Integrations" is ours: examples need a role other than Admin.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ class SeededRole:
     """One role.
 
     Attributes:
-        wire: the role as GraphQL answers it, by the names of its fields.
+        wire: the role as GraphQL returns it, by field name.
     """
 
     wire: JsonObject
 
     @property
     def id(self) -> str:
-        """A UUID."""
+        """The role's UUID."""
         return str(self.wire["id"])
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """The name that users see."""
         return str(self.wire["label"])
 
     @property
     def assignable(self) -> bool:
-        """Whether API keys may have it."""
+        """True if the role can be assigned to API keys."""
         return self.wire["canBeAssignedToApiKeys"] is True
 
     def permits(self, flag: str) -> bool:
-        """Whether it has one of the permissions of the settings."""
+        """Return whether the role has a settings permission."""
         flags = self.wire["permissionFlags"]
         return self.wire["canUpdateAllSettings"] is True or (
             isinstance(flags, list)
@@ -58,7 +58,7 @@ class SeededRole:
         )
 
 
-def role(  # noqa: PLR0913  # a role is what it may do
+def role(  # noqa: PLR0913  # one argument for each permission
     label: str,
     *,
     settings: bool = False,
@@ -69,7 +69,7 @@ def role(  # noqa: PLR0913  # a role is what it may do
     icon: str = "IconUser",
     flags: tuple[str, ...] = (),
 ) -> SeededRole:
-    """A new role with a random id."""
+    """Return a new role with a random id."""
     return SeededRole(
         {
             "id": _id(),
@@ -95,12 +95,12 @@ def role(  # noqa: PLR0913  # a role is what it may do
 
 
 def permission_flags(flags: tuple[str, ...]) -> Json:
-    """The permissions of the settings, as a role carries them."""
+    """Return settings permissions as the field `permissionFlags` of a role."""
     return [{"id": _id(), "flag": flag} for flag in flags]
 
 
 def roles_of(dialect: Dialect) -> tuple[SeededRole, ...]:
-    """The roles of a fresh workspace, in the order in which the recorded servers list them."""
+    """Return the roles of a new workspace, in the order in which the recorded servers list them."""
     admin = role(
         ADMIN, settings=True, records=True, api_keys=True, editable=False, icon="IconUserCog"
     )

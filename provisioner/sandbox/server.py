@@ -1,4 +1,4 @@
-"""The HTTP server: reads a request, has it answered, writes the answer, keeps a journal."""
+"""The HTTP server: reads requests, writes answers and keeps a journal."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _log = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves one function on a loopback port.
+    """An HTTP server on a loopback port that answers by calling a function.
 
     Args:
-        port: 0 for any free one.
-        answer: the seam: from a request to its answer; a `ConnectionError` from it closes the
-            connection without one.
-        journal: where finished exchanges are noted.
-        stop_seconds: how long a stop waits for exchanges that are under way.
+        port: 0 for any free port.
+        answer: returns the answer to a request; if it raises a `ConnectionError`, the connection
+            is closed without an answer.
+        journal: receives every finished exchange.
+        stop_seconds: how long `stop` waits for requests in progress.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Server:
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def stop(self) -> None:
-        """Stops listening, ends idle connections, and waits for exchanges that are under way."""
+        """Stop listening, close idle connections and wait for requests in progress."""
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
-        self._http.end_connections(self._stop_seconds)
+        self._http.close_connections(self._stop_seconds)
 
 
 class _HttpServer(ThreadingHTTPServer):
@@ -75,43 +75,43 @@ class _HttpServer(ThreadingHTTPServer):
         self.answer = answer
         self.journal = journal
         self._lock = threading.Lock()
-        self._live: dict[socket.socket, threading.Thread] = {}
+        self._connections: dict[socket.socket, threading.Thread] = {}
         super().__init__(("127.0.0.1", port), _Handler)
 
     def server_bind(self) -> None:
-        """Binds without asking a name server who 127.0.0.1 is, as `HTTPServer` would."""
+        """Bind without the name lookup for 127.0.0.1 that `HTTPServer` does."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
     def process_request(self, request: object, client_address: object) -> None:
-        """Answers a connection in a thread of its own, which `end_connections` can find."""
-        connection = cast("socket.socket", request)  # socketserver knows datagrams too
+        """Serve a connection in its own thread, which `close_connections` can join."""
+        connection = cast("socket.socket", request)  # socketserver supports datagrams too
         thread = threading.Thread(
             target=self.process_request_thread, args=(connection, client_address), daemon=True
         )
         with self._lock:
-            self._live[connection] = thread
+            self._connections[connection] = thread
         thread.start()
 
     def shutdown_request(self, request: object) -> None:
-        """Ends a connection."""
-        connection = cast("socket.socket", request)  # socketserver knows datagrams too
+        """Close a connection."""
+        connection = cast("socket.socket", request)  # socketserver supports datagrams too
         with self._lock:
-            self._live.pop(connection, None)
+            self._connections.pop(connection, None)
         super().shutdown_request(connection)
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002  # the base's arguments
-        """A client that goes away in the middle is no news; a mistake of the sandbox is."""
+        """Log an error of the sandbox; ignore clients that disconnect."""
         if not isinstance(sys.exception(), ConnectionError):
             _log.exception("the sandbox failed to answer")
 
-    def end_connections(self, seconds: float) -> None:
-        """Lets no connection begin another exchange, and waits so long for those that have."""
+    def close_connections(self, seconds: float) -> None:
+        """Accept no more requests, and wait up to `seconds` for those in progress."""
         with self._lock:
-            live = dict(self._live)
+            live = dict(self._connections)
             for connection in live:
-                # Under the lock: the descriptor of a closed socket may be another's by now.
-                with suppress(OSError):  # a client that was killed has ended it already
+                # Under the lock: the descriptor of a closed socket may have been reused.
+                with suppress(OSError):  # a killed client has closed it already
                     connection.shutdown(socket.SHUT_RD)
         deadline = time.monotonic() + seconds
         for thread in live.values():
@@ -127,10 +127,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: _HttpServer
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's name
-        """Says nothing: whoever serves keeps a journal."""
+        """Log nothing: the journal has the requests."""
 
     def exchange(self) -> None:
-        """One request and its answer."""
+        """Read one request and answer it."""
         started = time.monotonic()
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             self.close_connection = True
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = do_OPTIONS = exchange  # noqa: N815  # the base's names
 
     def _note(self, body: bytes, status: int, started: float) -> None:
-        """Before the client can know the outcome, so that it finds its exchange noted."""
+        """Add an exchange to the journal, before its client receives the answer."""
         if self.server.journal is not None:
             self.server.journal.append(
                 Exchange(self.command, self.path, body, status, started, time.monotonic())
@@ -171,8 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)  # with the `Date` that every recorded server sends
         for name, value in answer.headers:
             self.send_header(name, value)
-        promised = any(name.lower() == "content-length" for name, _ in answer.headers)
-        if answer.status != HTTPStatus.NO_CONTENT and not promised:
+        has_length = any(name.lower() == "content-length" for name, _ in answer.headers)
+        if answer.status != HTTPStatus.NO_CONTENT and not has_length:
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         self.wfile.write(answer.body)

@@ -1,8 +1,8 @@
-"""The state of one workspace: one SQLite file that several processes may serve at once.
+"""The state of one workspace: an SQLite file that several processes may use at the same time.
 
-Reads see what was committed; a write is one short IMMEDIATE transaction. The file is made
-whole under another name and then linked into place, so two processes that start together
-agree on one workspace. It holds a signing secret and a password, so it is private.
+Reads see committed data; a write is one short IMMEDIATE transaction. The file is written under
+another name and then linked into place, so that two processes that start together use the same
+workspace. It contains a signing secret and passwords, so only its owner can read it.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ CREATE TABLE api_key (
     revoked_at TEXT,
     created_at TEXT NOT NULL,
     updated_at TEXT NOT NULL,
-    deleted_at TEXT,                -- a soft deletion of legacy
-    role_id    TEXT                 -- NULL: the key whose role has not arrived
+    deleted_at TEXT,                -- set by a soft deletion on legacy
+    role_id    TEXT                 -- NULL on core: the key has no role yet
 );
 """
 _COLUMNS = "id, name, expires_at, revoked_at, created_at, updated_at, deleted_at, role_id"
@@ -65,24 +65,24 @@ _INSERT = f"INSERT INTO api_key ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  #
 _SELECT = f"SELECT {_COLUMNS} FROM api_key"  # noqa: S608  # constant
 
 UNUSABLE = "SANDBOX_UNUSABLE"
-"""The code of an answer that says why the file cannot be used; no real Twenty has it."""
+"""The code of the answer for an unusable file; no real Twenty has it."""
 
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
-_OPENED = 4
-"""Files that SQLite opens for one connection, or closes again where one of them fails."""
+_FILES_PER_CONNECTION = 4
+"""The most files that SQLite opens for one connection; it closes them all if one fails."""
 
 LOCK_WAIT = 10.0
-"""Seconds to wait for another program's lock: less than a client waits for an answer."""
+"""Seconds to wait for another program's lock; shorter than a client's request timeout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """One row; moments are texts as Twenty answers them, `2031-01-01T00:00:00.417Z`.
+    """One row; timestamps are texts in Twenty's format, `2031-01-01T00:00:00.417Z`.
 
     Attributes:
-        deleted_at: a soft deletion through the GraphQL of legacy.
-        role_id: None on legacy, and on core for a key whose role has not arrived.
+        deleted_at: the time of a soft deletion through legacy GraphQL.
+        role_id: None on legacy, and on core for a key that has no role yet.
     """
 
     id: str
@@ -97,7 +97,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Someone who signs in."""
+    """A user who can sign in."""
 
     id: str
     name: str
@@ -108,7 +108,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A part of a WHERE clause and what stands in its place holders."""
+    """A part of a WHERE clause and the values of its placeholders."""
 
     sql: str
     values: tuple[str, ...] = ()
@@ -118,9 +118,9 @@ class Store:
     """The rows of one workspace.
 
     Args:
-        file: None for a workspace that ends with the store.
-        dialect: what the file is made for, or must have been made for.
-        lock_wait: seconds to wait for the lock of another program.
+        file: the database file; None for a temporary one, which `close` deletes.
+        dialect: the dialect of a new file; an existing file must have the same one.
+        lock_wait: seconds to wait for another program's lock.
 
     Raises:
         WorkspaceError: the file is not a workspace of that dialect.
@@ -129,20 +129,20 @@ class Store:
     def __init__(
         self, file: Path | None, dialect: Dialect, *, lock_wait: float = LOCK_WAIT
     ) -> None:
-        self._passing = None
+        self._temporary_folder = None
         if file is None:
-            self._passing = tempfile.TemporaryDirectory(prefix="twenty-")
-            file = Path(self._passing.name, "workspace")
+            self._temporary_folder = tempfile.TemporaryDirectory(prefix="twenty-")
+            file = Path(self._temporary_folder.name, "workspace")
         self._file = file
         self._lock_wait = lock_wait
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
-        self._given_up = False
+        self._lock_timed_out = False
         self._lock = threading.Lock()
         self._writer = threading.Lock()
         self._thread = threading.local()
         try:
-            found = self._opened(dialect)
+            found = self._open(dialect)
         except UnusableError as error:
             self.close()
             raise WorkspaceError("sandbox_unusable", error.message, remedy=error.remedy) from (
@@ -154,13 +154,13 @@ class Store:
             self.close()
             raise WorkspaceError(
                 "sandbox_unusable",
-                f"{self._file} holds a workspace of sandbox:{found[1]}, not of sandbox:{dialect}.",
-                remedy="Use the url that the file was made with, or move the file away.",
+                f"{self._file} is a workspace of sandbox:{found[1]}, not of sandbox:{dialect}.",
+                remedy=f"Set `url` to sandbox:{found[1]}, or move the file away.",
             )
 
-    def _opened(self, dialect: Dialect) -> tuple[str, str, str]:
-        """Make the file where it is missing, and read the id, the dialect and the secret."""
-        with _told(self._file):
+    def _open(self, dialect: Dialect) -> tuple[str, str, str]:
+        """Create the file if it is missing; return the id, the dialect and the secret."""
+        with _translate_errors(self._file):
             if not self._file.exists():
                 _create(self._file, dialect)
         with self._connection() as connection:
@@ -168,33 +168,33 @@ class Store:
                 "SELECT id, dialect, secret FROM workspace"
             ).fetchone()
         if found is None:
-            raise _foreign(self._file)
+            raise _not_a_workspace(self._file)
         if not os.access(self._file, os.W_OK):
             raise _read_only(self._file)
         return found
 
     @property
     def commits(self) -> int:
-        """How many transactions this thread has committed."""
+        """The number of transactions that this thread has committed."""
         return getattr(self._thread, "commits", 0)
 
-    def rest(self) -> None:
-        """Close the connections that nobody uses now; later uses open others."""
+    def close_idle_connections(self) -> None:
+        """Close the connections that are not in use; the next request opens new ones."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
     def close(self) -> None:
-        """Closes every connection; SQLite then folds its log back into the one file."""
+        """Close all connections; SQLite then merges its log into the database file."""
         with self._lock:
             self._closed = True
-        self.rest()
-        if self._passing:
-            self._passing.cleanup()
+        self.close_idle_connections()
+        if self._temporary_folder:
+            self._temporary_folder.cleanup()
 
     def key(self, key_id: str) -> ApiKey | None:
-        """One key, unless it was deleted, softly or not."""
+        """Return a key; None if it does not exist or is soft-deleted."""
         with self._connection() as connection:
             row = connection.execute(
                 f"{_SELECT} WHERE id = ? AND deleted_at IS NULL", (key_id,)
@@ -208,7 +208,7 @@ class Store:
         order: str = "position",
         limit: int | None = None,
     ) -> tuple[ApiKey, ...]:
-        """The keys that meet a condition, in an order, as many as `limit` says."""
+        """Return the keys that meet a condition, in a given order and at most `limit` of them."""
         where = condition or Condition("TRUE")
         with self._connection() as connection:
             rows = connection.execute(
@@ -218,7 +218,7 @@ class Store:
         return tuple(_key(row) for row in rows)
 
     def count(self, condition: Condition) -> int:
-        """How many keys meet a condition."""
+        """Return the number of keys that meet a condition."""
         with self._connection() as connection:
             (count,) = connection.execute(
                 f"SELECT count(*) FROM api_key WHERE {condition.sql}",  # noqa: S608  # from rest_legacy, values bound
@@ -227,33 +227,36 @@ class Store:
         return int(count)
 
     def insert(self, keys: Iterable[ApiKey]) -> None:
-        """Adds keys, all or none.
+        """Add all keys, or none if one fails.
 
         Raises:
-            sqlite3.IntegrityError: one of the ids is taken.
+            sqlite3.IntegrityError: one of the ids exists.
         """
         with self._transaction() as connection:
             connection.executemany(_INSERT, map(_row, keys))
 
     def insert_new(self, keys: Iterable[ApiKey]) -> tuple[ApiKey | None, ...]:
-        """Adds keys, all or none; None in place of a key whose id a soft-deleted row holds.
+        """Add all keys, or none if one fails; skip ids of soft-deleted rows.
+
+        Returns:
+            The added keys, with None in place of each skipped one.
 
         Raises:
-            sqlite3.IntegrityError: one of the ids is taken.
+            sqlite3.IntegrityError: one of the ids exists.
         """
         added: list[ApiKey | None] = []
         with self._transaction() as connection:
             for key in keys:
-                buried = connection.execute(
+                soft_deleted = connection.execute(
                     "SELECT 1 FROM api_key WHERE id = ? AND deleted_at IS NOT NULL", (key.id,)
                 ).fetchone()
-                if not buried:
+                if not soft_deleted:
                     connection.execute(_INSERT, _row(key))
-                added.append(None if buried else key)
+                added.append(None if soft_deleted else key)
         return tuple(added)
 
     def update(self, key_id: str, **columns: str | None) -> ApiKey | None:
-        """Changes columns of one key that was not deleted, and answers how it is then."""
+        """Change columns of a key and return the new row; None if the key is missing or deleted."""
         changes = ", ".join(f"{column} = ?" for column in columns)
         with self._transaction() as connection:
             row = connection.execute(
@@ -264,7 +267,7 @@ class Store:
         return _key(row) if row else None
 
     def delete(self, key_ids: Iterable[str]) -> int:
-        """Removes rows for good, soft-deleted ones too; says how many."""
+        """Delete rows, also soft-deleted ones; return how many were deleted."""
         with self._transaction() as connection:
             return sum(
                 connection.execute("DELETE FROM api_key WHERE id = ?", (key_id,)).rowcount
@@ -272,19 +275,19 @@ class Store:
             )
 
     def roles(self) -> tuple[seeds.SeededRole, ...]:
-        """Every role, in Twenty's order."""
+        """Return all roles in Twenty's order."""
         with self._connection() as connection:
             rows = connection.execute("SELECT wire FROM role ORDER BY position").fetchall()
         return tuple(seeds.SeededRole(json.loads(wire)) for (wire,) in rows)
 
     def role(self, role_id: str | None) -> seeds.SeededRole | None:
-        """One role."""
+        """Return the role with an id, or None."""
         with self._connection() as connection:
             row = connection.execute("SELECT wire FROM role WHERE id = ?", (role_id,)).fetchone()
         return seeds.SeededRole(json.loads(row[0])) if row else None
 
     def put_role(self, role: seeds.SeededRole) -> None:
-        """Adds a role, or replaces the one of that id."""
+        """Add a role, or replace the one with its id."""
         with self._transaction() as connection:
             connection.execute(
                 "INSERT INTO role (id, wire) VALUES (?, ?)"
@@ -293,33 +296,33 @@ class Store:
             )
 
     def users(self) -> tuple[User, ...]:
-        """Everyone who can sign in."""
+        """Return all users."""
         with self._connection() as connection:
             rows = connection.execute("SELECT id, name, email, password, role_id FROM user")
             return tuple(User(*row) for row in rows.fetchall())
 
     def user(self, user_id: str) -> User | None:
-        """One user."""
+        """Return the user with an id, or None."""
         return next((user for user in self.users() if user.id == user_id), None)
 
     def put_user(self, user: User) -> None:
-        """Replaces the user of that id."""
+        """Replace the user with this id."""
         with self._transaction() as connection:
             _insert_user(connection, user)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection that nobody else uses meanwhile."""
-        with _told(self._file):
+        """Provide a connection that no other thread uses at the same time."""
+        with _translate_errors(self._file):
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             connection = connection or _connect(self._file)
             try:
                 connection.execute(f"PRAGMA busy_timeout = {self._milliseconds()}")
                 yield connection
-                self._given_up = False
+                self._lock_timed_out = False
             except sqlite3.OperationalError as error:
-                self._given_up = _is_locked(error)
+                self._lock_timed_out = _is_locked(error)
                 raise
             finally:
                 with self._lock:
@@ -330,12 +333,12 @@ class Store:
                     connection.close()
 
     def _milliseconds(self) -> int:
-        """Return how long to wait for a lock: not again where the last wait was in vain."""
-        return 0 if self._given_up else round(1000 * self._lock_wait)
+        """Return how long to wait for a lock: 0 if the last wait timed out."""
+        return 0 if self._lock_timed_out else round(1000 * self._lock_wait)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        # SQLite's own wait between writers sleeps in steps; a lock hands over at once.
+        # A thread lock is faster between writers than SQLite's wait, which polls.
         with self._writer, self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -343,7 +346,7 @@ class Store:
                 connection.execute("COMMIT")
                 self._thread.commits = self.commits + 1
             except BaseException:
-                if connection.in_transaction:  # SQLite ends it itself where the disk is full
+                if connection.in_transaction:  # on a full disk, SQLite has rolled back already
                     connection.execute("ROLLBACK")
                 raise
 
@@ -352,9 +355,9 @@ class UnusableError(Exception):
     """The file cannot be read or written now; nothing was changed.
 
     Attributes:
-        message: what is wrong with which file.
+        message: the file and what is wrong with it.
         remedy: what to do about it.
-        extensions: the code in an answer of GraphQL.
+        extensions: the code in a GraphQL answer.
     """
 
     extensions: ClassVar[JsonObject] = {"code": UNUSABLE}
@@ -366,70 +369,72 @@ class UnusableError(Exception):
 
 
 @contextmanager
-def _told(file: Path) -> Iterator[None]:
-    """Tell an error of the database or of the disk as one of the file.
+def _translate_errors(file: Path) -> Iterator[None]:
+    """Convert errors of the database or the disk into an `UnusableError`.
 
     Raises:
-        UnusableError: in place of it.
-        sqlite3.IntegrityError: what was to be written contradicts what is there.
+        UnusableError: the file cannot be used.
+        sqlite3.IntegrityError: a written row violates a constraint; it is not converted.
     """
     try:
         yield
     except sqlite3.IntegrityError:
         raise
     except (sqlite3.Error, OSError) as error:
-        raise _meaning(file, error) from error
+        raise _unusable_error(file, error) from error
 
 
-def _meaning(file: Path, error: sqlite3.Error | OSError) -> UnusableError:
-    """Return what an error says of the file, and what to do."""
+def _unusable_error(file: Path, error: sqlite3.Error | OSError) -> UnusableError:
+    """Return an `UnusableError` with the reason and the remedy for an error of a file."""
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    said = text[:1].lower() + text[1:]
-    if spent(error) or (text.startswith("unable to open") and not left(_OPENED)):
+    reason = text[:1].lower() + text[1:]
+    if spent(error) or (text.startswith("unable to open") and not left(_FILES_PER_CONNECTION)):
         return UnusableError(
-            f"This process may open no more files, and {file} is one more.",
-            "Raise that limit (`ulimit -n`), or work on fewer environments at once.",
+            f"This process has reached its limit of open files and cannot open {file}.",
+            "Raise the limit (`ulimit -n`), or work on fewer environments at once.",
         )
     if isinstance(error, sqlite3.Error):
         if _is_locked(error):
             return UnusableError(
                 f"{file} is locked by another program.",
-                "Close the program that has it open, or wait for it, and run again.",
+                "Close that program or wait until it finishes, then run again.",
             )
         if isinstance(error, sqlite3.OperationalError) and text.startswith("attempt to write a r"):
             return _read_only(file)
         if not isinstance(error, sqlite3.OperationalError) or "no such table" in text:
-            return _foreign(file, f": {said}")
+            return _not_a_workspace(file, f": {reason}")
     denied = error.errno in _DENIED if isinstance(error, OSError) else not _can_write(file)
     if denied:
         return _read_only(file)
     remedy = "Free disk space, or raise the limit on file sizes (`ulimit -f`)."
     if text.startswith(("unable to open", "File name too long")):
-        remedy = "Choose another folder; its path may have some 500 characters."
-    return UnusableError(f"The embedded Twenty cannot write {file}: {said}.", remedy)
+        remedy = "Use a folder with a shorter path, at most about 500 characters."
+    return UnusableError(f"The embedded Twenty cannot write {file}: {reason}.", remedy)
 
 
 def _can_write(file: Path) -> bool:
-    """Return whether this user may write the file, or make it, and its folder."""
+    """Return whether this user may write the file and its folder, or create them."""
     try:
-        near = next(one for one in (file, *file.parents) if one.exists())
-    except OSError:  # a folder that shows this user nothing
+        existing = next(path for path in (file, *file.parents) if path.exists())
+    except OSError:  # this user may not read one of the folders
         return False
-    folder = near if near.is_dir() else near.parent
-    return os.access(folder, os.W_OK | os.X_OK) and (near.is_dir() or os.access(near, os.W_OK))
+    folder = existing if existing.is_dir() else existing.parent
+    return os.access(folder, os.W_OK | os.X_OK) and (
+        existing.is_dir() or os.access(existing, os.W_OK)
+    )
 
 
 def _read_only(file: Path) -> UnusableError:
     return UnusableError(
-        f"The embedded Twenty cannot write {file}: it or its folder is read-only for this user.",
+        f"The embedded Twenty cannot write {file}: this user may not write the file or its folder.",
         f"Make {file.parent} writable, or run as the user who owns it.",
     )
 
 
-def _foreign(file: Path, why: str = "") -> UnusableError:
+def _not_a_workspace(file: Path, reason: str = "") -> UnusableError:
     return UnusableError(
-        f"{file} is not a workspace of the embedded Twenty{why}.",
-        "Move the file away; a new workspace is made in its place.",
+        f"{file} is not a workspace of the embedded Twenty{reason}.",
+        "Move the file away; the next run creates a new workspace in its place.",
     )
 
 
@@ -465,7 +470,7 @@ def _create(file: Path, dialect: Dialect) -> None:
             connection.execute("COMMIT")
         finally:
             connection.close()
-        with suppress(FileExistsError):  # another process was first: its workspace is the one
+        with suppress(FileExistsError):  # another process was first: use its workspace
             os.link(draft, file)
     finally:
         draft.unlink()

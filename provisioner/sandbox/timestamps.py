@@ -1,7 +1,7 @@
-"""Dates as the recorded servers read them: JavaScript's `new Date` and PostgreSQL's input.
+"""Dates as the recorded servers parse them: JavaScript's `new Date` and PostgreSQL's input.
 
-Inside the sandbox a moment is the text that Twenty answers, `2031-01-01T00:00:00.417Z`: it
-keeps its milliseconds and sorts as text.
+Inside the sandbox a timestamp is a text in Twenty's format, `2031-01-01T00:00:00.417Z`: it keeps
+its milliseconds and sorts as text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from provisioner.sandbox.exchange import Json
 
 NOT_A_DATE = "0NaN-NaN-NaNTNaN:NaN:NaN.NaN+NaN:NaN"
-"""What the core servers hand to their database for an unreadable date (core-1 `050`)."""
+"""The text that the core servers pass to their database for an invalid date (core-1 `050`)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO = re.compile(
@@ -27,26 +27,26 @@ _NAMED_DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
 
 
 def text_of(seconds: float) -> str:
-    """The text of a moment that is given in seconds since 1970."""
+    """Return the text of a timestamp in seconds since 1970."""
     return _text(_EPOCH + timedelta(milliseconds=int(seconds * 1000)))
 
 
 def now() -> str:
-    """The text of this moment."""
+    """Return the text of the current time."""
     return text_of(time.time())
 
 
 def seconds_of(text: str) -> float:
-    """Seconds since 1970 of a text that this module made."""
+    """Return the seconds since 1970 of a text that this module returned."""
     return (datetime.fromisoformat(text) - _EPOCH).total_seconds()
 
 
 def javascript_date(value: Json) -> str | None:
-    """Reads a date as `new Date(value)` does, or None where that gives `Invalid Date`.
+    """Parse a date as `new Date(value)` does; return None for an `Invalid Date`.
 
     Recorded on both core servers: ISO texts, days (`052`), offsets (`053`), milliseconds
     since 1970 (`051`), `null` as 1970 (`048`), an absent value as invalid (`047`). Years
-    beyond 9999 and the many other formats of V8 are not imitated: they are invalid here.
+    beyond 9999 and V8's many other formats are not imitated: they are invalid here.
     """
     if value is None:
         return _text(_EPOCH)
@@ -59,11 +59,11 @@ def javascript_date(value: Json) -> str | None:
 
 
 def postgres_date(value: str) -> str | None:
-    """Reads a date as PostgreSQL does, or None where it reports a syntax error.
+    """Parse a date as PostgreSQL does; return None where PostgreSQL reports a syntax error.
 
     Recorded on legacy: ISO texts (`062`, `064`, `065`), `tomorrow` (`063`), and the error for
-    `not-a-date` (`047`). The other words for days and `now` are PostgreSQL's own and not
-    recorded; its further formats are not imitated.
+    `not-a-date` (`047`). `now` and the other words for days follow PostgreSQL's documentation and
+    are not recorded; its other formats are not imitated.
     """
     word = value.strip().lower()
     if word == "now":
@@ -80,7 +80,7 @@ def _iso(value: str) -> str | None:
         return None
     year, month, day, hour, minute, second, fraction, zone = found.groups()
     try:
-        moment = datetime(
+        timestamp = datetime(
             int(year),
             int(month or 1),
             int(day or 1),
@@ -90,7 +90,7 @@ def _iso(value: str) -> str | None:
             int(f"{fraction or 0:0<3}"[:3]) * 1000,
             tzinfo=UTC,
         )
-        return _text(moment - _offset(zone or "Z"))
+        return _text(timestamp - _offset(zone or "Z"))
     except (ValueError, OverflowError):
         return None
 
@@ -103,5 +103,5 @@ def _offset(zone: str) -> timedelta:
     return -offset if zone[0] == "-" else offset
 
 
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _text(timestamp: datetime) -> str:
+    return timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,7 +1,7 @@
-"""Real JSON Web Tokens, HS256, with the claims that Twenty's own tokens carry.
+"""JSON Web Tokens, signed with HS256, with the same claims as Twenty's own tokens.
 
-`sub`, `workspaceId`, `type`, `jti` and `exp` are as observed on the recorded servers; who
-checks what, and with which text, is `provisioner.sandbox.access`.
+`sub`, `workspaceId`, `type`, `jti` and `exp` are as observed on the recorded servers;
+`provisioner.sandbox.access` checks them and words the errors.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class TokenKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IssuedClaims:
-    """What a token says.
+    """The claims of a token.
 
     Attributes:
         subject: the workspace for an API key, the user for every other kind.
-        expires: seconds since 1970.
+        expires: the expiry in seconds since 1970.
         key: the id of the API key, the claim `jti`; None for every other kind.
     """
 
@@ -45,7 +45,7 @@ class IssuedClaims:
 
 
 class InvalidToken(enum.Enum):
-    """Why a token says nothing."""
+    """The reason why a token is invalid."""
 
     NOT_A_TOKEN = enum.auto()
     FORGED = enum.auto()
@@ -53,7 +53,7 @@ class InvalidToken(enum.Enum):
 
 
 def sign(claims: IssuedClaims, secret: bytes) -> str:
-    """The token that says so."""
+    """Return a signed token with these claims."""
     payload: dict[str, str | int] = {
         "sub": claims.subject,
         "workspaceId": claims.workspace,
@@ -70,7 +70,7 @@ def sign(claims: IssuedClaims, secret: bytes) -> str:
 
 
 def read(token: str, secret: bytes) -> IssuedClaims | InvalidToken:
-    """What a token says, if this workspace signed it and it has not expired."""
+    """Return the claims of a token if this workspace signed it and it has not expired."""
     signed, _, signature = token.rpartition(".")
     try:
         payload = json.loads(_decode(signed.partition(".")[2]))
@@ -81,10 +81,10 @@ def read(token: str, secret: bytes) -> IssuedClaims | InvalidToken:
             expires=payload["exp"],
             key=payload.get("jti"),
         )
-        sealed = _decode(signature)
+        given_signature = _decode(signature)
     except (ValueError, KeyError, TypeError):
         return InvalidToken.NOT_A_TOKEN
-    if not hmac.compare_digest(sealed, _signature(signed, secret)):
+    if not hmac.compare_digest(given_signature, _signature(signed, secret)):
         return InvalidToken.FORGED
     return InvalidToken.EXPIRED if claims.expires <= time.time() else claims
 

@@ -1,7 +1,7 @@
-"""Checks the variables of a GraphQL request, with the texts of the recorded servers.
+"""Checks of the variables of a GraphQL request, with the texts of the recorded servers.
 
-graphql-core words these refusals differently from graphql-js, and differently from one
-release to the next, so the few kinds of types that the sandbox has are checked here.
+graphql-core words these errors differently from graphql-js and changes them between releases,
+so the few kinds of types that the sandbox has are checked here.
 """
 
 from __future__ import annotations
@@ -31,82 +31,86 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class BadVariable:
-    """One refusal.
+class InvalidVariable:
+    """An invalid variable and its error.
 
     Attributes:
-        value: what was sent in place of a UUID, which has its own kind of refusal (`154`).
+        value: the text that was sent in place of a UUID; its error has another form (`154`).
     """
 
     message: str
     value: str | None = None
 
 
-def bad_variables(
+def invalid_variables(
     schema: GraphQLSchema,
     operation: OperationDefinitionNode,
     values: JsonObject,
     dialect: Dialect,
-) -> tuple[BadVariable, ...]:
-    """Every variable that does not fit its type."""
-    found: list[BadVariable] = []
+) -> tuple[InvalidVariable, ...]:
+    """Return all variables that do not match their types."""
+    invalid: list[InvalidVariable] = []
     for definition in operation.variable_definitions or ():
         name = definition.variable.name.value
-        # The validation of the document has seen to it that the type is there and fits.
+        # The document is valid, so the type exists and is an input type.
         type_ = cast("GraphQLInputType", type_from_ast(schema, definition.type))
         if name in values:
-            found += _misfits(values[name], type_, dialect)
+            invalid += _check_value(values[name], type_, dialect)
         elif isinstance(type_, GraphQLNonNull) and definition.default_value is None:
-            found.append(
-                BadVariable(
+            invalid.append(
+                InvalidVariable(
                     f'Variable "${name}" of required type "{print_ast(definition.type)}"'
                     " was not provided."
                 )
             )
-    return tuple(found)
+    return tuple(invalid)
 
 
-def _misfits(value: Json, type_: GraphQLInputType, dialect: Dialect) -> Iterator[BadVariable]:
+def _check_value(
+    value: Json, type_: GraphQLInputType, dialect: Dialect
+) -> Iterator[InvalidVariable]:
     if isinstance(type_, GraphQLNonNull):
         if value is None:
-            yield BadVariable(f'Expected non-nullable type "{type_}" not to be null.')
+            yield InvalidVariable(f'Expected non-nullable type "{type_}" not to be null.')
             return
         type_ = type_.of_type
     if value is None:
         return
     if isinstance(type_, GraphQLList):
         for element in value if isinstance(value, list) else (value,):
-            yield from _misfits(element, type_.of_type, dialect)
+            yield from _check_value(element, type_.of_type, dialect)
     elif isinstance(type_, GraphQLInputObjectType):
         if isinstance(value, dict):
-            yield from _object_misfits(value, type_, dialect)
+            yield from _check_object(value, type_, dialect)
         else:
-            yield BadVariable(f'Expected type "{type_.name}" to be an object.')
+            yield InvalidVariable(f'Expected type "{type_.name}" to be an object.')
     else:
-        yield from _scalar_misfits(value, type_.name, dialect)
+        yield from _check_scalar(value, type_.name, dialect)
 
 
-def _object_misfits(
+def _check_object(
     value: JsonObject, type_: GraphQLInputObjectType, dialect: Dialect
-) -> Iterator[BadVariable]:
-    """Wrong and missing fields in the order of the type, then unknown ones (legacy `139`)."""
+) -> Iterator[InvalidVariable]:
+    """Yield invalid and missing fields in the type's order, then unknown ones (legacy `139`)."""
     for name, field in type_.fields.items():
         if name in value:
-            yield from _misfits(value[name], field.type, dialect)
+            yield from _check_value(value[name], field.type, dialect)
         elif isinstance(field.type, GraphQLNonNull):
-            yield BadVariable(f'Field "{name}" of required type "{field.type}" was not provided.')
+            yield InvalidVariable(
+                f'Field "{name}" of required type "{field.type}" was not provided.'
+            )
     for name in value:
         if name not in type_.fields:
-            near = suggestion_list(name, list(type_.fields))
-            hint = f' Did you mean "{near[0]}"?' if near else ""
-            yield BadVariable(f'Field "{name}" is not defined by type "{type_.name}".{hint}')
+            suggestions = suggestion_list(name, list(type_.fields))
+            hint = f' Did you mean "{suggestions[0]}"?' if suggestions else ""
+            yield InvalidVariable(f'Field "{name}" is not defined by type "{type_.name}".{hint}')
 
 
-def _scalar_misfits(value: Json, name: str, dialect: Dialect) -> Iterator[BadVariable]:
+def _check_scalar(value: Json, name: str, dialect: Dialect) -> Iterator[InvalidVariable]:
     if name == "UUID" and not (isinstance(value, str) and is_uuid(value)):
-        shown = f": '{value}'" if dialect is Dialect.CORE else ""
-        yield BadVariable(f"Invalid UUID{shown}", value=str(value))
+        quoted = f": '{value}'" if dialect is Dialect.CORE else ""
+        yield InvalidVariable(f"Invalid UUID{quoted}", value=str(value))
     elif name == "String" and not isinstance(value, str):
-        yield BadVariable(f"String cannot represent a non string value: {value}")
+        yield InvalidVariable(f"String cannot represent a non string value: {value}")
     elif name == "Int" and (isinstance(value, bool) or not isinstance(value, int)):
-        yield BadVariable(f"Int cannot represent non-integer value: {value}")
+        yield InvalidVariable(f"Int cannot represent non-integer value: {value}")

@@ -1,4 +1,4 @@
-"""The GitHub Action: its file, and its steps run in a real bash as a runner runs them."""
+"""The GitHub Action: its file, and its steps, run in a real bash as on a runner."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 STEPS = ACTION["runs"]["steps"]
 BOT = {"login": "github-actions[bot]", "type": "Bot"}
-STRANGER = {"login": "mallory", "type": "User"}
+OTHER_USER = {"login": "mallory", "type": "User"}
 TOKEN = "ghs-token-of-this-very-test"
 MANIFESTS = {
     "environments.yaml": "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin}\n",
@@ -42,15 +42,15 @@ MANIFESTS = {
 }
 
 
-# A stand-in for GitHub, after docs.github.com/rest/issues/comments
+# A fake GitHub API, after docs.github.com/rest/issues/comments
 
 
 @dataclass
 class GitHub:
-    """Comments of pull request 7 of acme/keys."""
+    """The state of the fake: pull request 7 of acme/keys, its comments and its base branch."""
 
     comments: list[dict[str, Any]] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     refuse: dict[str, int] = field(default_factory=dict)
     login: str | None = None
     address: str = ""
@@ -60,27 +60,31 @@ class GitHub:
         number = len(self.comments) + 1
         self.comments.append({"id": number, "body": body, "user": user, "html_url": f"#{number}"})
 
-    def listed(self, folder: str) -> tuple[int, object]:
-        """A folder of the base branch, after docs.github.com/rest/repos/contents."""
+    def list_folder(self, folder: str) -> tuple[int, object]:
+        """List a folder of the base branch, after docs.github.com/rest/repos/contents."""
         folder = folder.rstrip("/") + "/"
         names = {path.removeprefix(folder) for path in self.base if path.startswith(folder)}
         files = [name for name in names if "/" not in name]
         found = [
-            {"name": one, "type": "file", "sha": blob(self.base[folder + one])} for one in files
+            {"name": name, "type": "file", "sha": blob(self.base[folder + name])} for name in files
         ]
         inner = {name.split("/")[0] for name in names if "/" in name}
-        found += [{"name": one, "type": "dir", "sha": "0"} for one in inner]
+        found += [{"name": name, "type": "dir", "sha": "0"} for name in inner]
         return (200, found) if found else (404, {"message": "Not Found"})
 
     @property
-    def written(self) -> list[str]:
+    def comment_requests(self) -> list[str]:
         """The requests about comments."""
-        return [one for one in self.asked if "/contents/" not in one and "/blobs/" not in one]
+        return [
+            request
+            for request in self.requests
+            if "/contents/" not in request and "/blobs/" not in request
+        ]
 
     def answer(  # noqa: PLR0911 - one for each answer
         self, method: str, path: str, headers: Any, body: bytes
     ) -> tuple[int, object]:
-        self.asked.append(f"{method} {path}")
+        self.requests.append(f"{method} {path}")
         if headers["Authorization"] != f"Bearer {TOKEN}":
             return 401, {"message": "Bad credentials"}
         if method in self.refuse:
@@ -90,7 +94,7 @@ class GitHub:
             return (200, {"login": self.login}) if self.login else (403, {"message": "no"})
         if method == "GET" and "/contents/" in url.path:
             assert parse_qs(url.query) == {"ref": ["main"]}
-            return self.listed(url.path.removeprefix("/repos/acme/keys/contents/"))
+            return self.list_folder(url.path.removeprefix("/repos/acme/keys/contents/"))
         if method == "GET" and "/git/blobs/" in url.path:
             text = next(one for one in self.base.values() if blob(one) == url.path.split("/")[-1])
             return 200, {"content": base64.b64encode(text.encode()).decode()}
@@ -113,9 +117,9 @@ class GitHub:
 
 
 def blob(text: str) -> str:
-    """The name that git gives to a content."""
-    given = ["git", "hash-object", "--stdin"]
-    done = subprocess.run(given, input=text.encode(), capture_output=True, check=True)
+    """Return git's object name for a content."""
+    command = ["git", "hash-object", "--stdin"]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
     return done.stdout.decode().strip()
 
 
@@ -126,8 +130,8 @@ def github() -> Iterator[GitHub]:
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
             size = int(self.headers.get("Content-Length") or 0)
-            given = self.rfile.read(size)
-            status, document = state.answer(self.command, self.path, self.headers, given)
+            body = self.rfile.read(size)
+            status, document = state.answer(self.command, self.path, self.headers, body)
             content = json.dumps(document).encode()
             self.send_response(status)
             if status == 302:
@@ -139,7 +143,7 @@ def github() -> Iterator[GitHub]:
         do_GET = do_POST = do_PATCH = handle_any  # noqa: N815 - http.server's names
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -151,12 +155,12 @@ def github() -> Iterator[GitHub]:
     thread.join()
 
 
-# A stand-in for the runner
+# A fake runner
 
 
 @dataclass
-class Ran:
-    """What became of the action: its outputs, what its steps printed, the summary."""
+class ActionResult:
+    """The result of the action: its outputs, its printed text, its summary and its exit code."""
 
     outputs: dict[str, str]
     printed: str
@@ -167,16 +171,16 @@ class Ran:
 
 @dataclass
 class Runner:
-    """Runs the steps of action.yml as docs.github.com says of composite actions."""
+    """A runner that runs the steps of action.yml as docs.github.com describes composite actions."""
 
-    place: Path
+    folder: Path
     api: str
 
-    def environment(self, event: dict[str, Any], **more: str) -> dict[str, str]:
-        """The default variables of a runner that matter here, and the machine's own."""
-        (self.place / "event.json").write_text(json.dumps(event))
+    def environment(self, event: dict[str, Any], **variables: str) -> dict[str, str]:
+        """Return the runner's default variables that matter here, and those of this machine."""
+        (self.folder / "event.json").write_text(json.dumps(event))
         own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        (self.place / "temp").mkdir(exist_ok=True)
+        (self.folder / "temp").mkdir(exist_ok=True)
         return {
             **own,
             "CI": "true",
@@ -185,16 +189,16 @@ class Runner:
             "GITHUB_ACTOR": "octocat",
             "GITHUB_API_URL": self.api,
             "GITHUB_EVENT_NAME": "pull_request",
-            "GITHUB_EVENT_PATH": str(self.place / "event.json"),
+            "GITHUB_EVENT_PATH": str(self.folder / "event.json"),
             "GITHUB_REF": "refs/pull/7/merge",
             "GITHUB_REPOSITORY": "acme/keys",
             "GITHUB_RUN_ID": "42",
             "GITHUB_SERVER_URL": "https://github.com",
             "GITHUB_SHA": "f" * 40,
-            "GITHUB_STEP_SUMMARY": str(self.place / "summary.md"),
-            "GITHUB_WORKSPACE": str(self.place / "work"),
-            "RUNNER_TEMP": str(self.place / "temp"),
-            **more,
+            "GITHUB_STEP_SUMMARY": str(self.folder / "summary.md"),
+            "GITHUB_WORKSPACE": str(self.folder / "work"),
+            "RUNNER_TEMP": str(self.folder / "temp"),
+            **variables,
         }
 
     def run(
@@ -202,12 +206,12 @@ class Runner:
         inputs: dict[str, str],
         event: dict[str, Any],
         steps: dict[str, dict[str, str]] | None = None,
-        **more: str,
-    ) -> Ran:
-        """Runs the steps; those that `steps` names by id are taken as done with these outputs."""
-        given = {name: one.get("default", "") for name, one in ACTION["inputs"].items()} | inputs
+        **variables: str,
+    ) -> ActionResult:
+        """Run the steps, except those in `steps`, which maps their ids to given outputs."""
+        values = {name: one.get("default", "") for name, one in ACTION["inputs"].items()} | inputs
         outputs = {"install": {"python": sys.executable}} if steps is None else steps
-        environment = self.environment(event, **more)
+        environment = self.environment(event, **variables)
         printed, code, names = "", 0, []
 
         def value(expression: str) -> str:
@@ -215,7 +219,7 @@ class Runner:
             if expression == "github.token":
                 return TOKEN
             if kind == "inputs":
-                return value_in(given[rest])
+                return value_in(values[rest])
             step, _, name = rest.removesuffix("").partition(".outputs.")
             assert kind == "steps", expression
             return outputs.get(step, {}).get(name, "")
@@ -223,24 +227,24 @@ class Runner:
         def value_in(text: str) -> str:
             return re.sub(r"\$\{\{ (.*?) \}\}", lambda found: value(found[1]), text)
 
-        def due(step: dict[str, Any]) -> bool:
+        def is_due(step: dict[str, Any]) -> bool:
             if "if" not in step:
                 return code == 0
             condition = re.fullmatch(r"\$\{\{ !cancelled\(\) && (.*) \}\}", step["if"])
             assert condition, step["if"]
-            capabilities = [term.split(" == ") for term in condition[1].split(" && ")]
-            return all(value(name) == wanted.strip("'") for name, wanted in capabilities)
+            terms = [term.split(" == ") for term in condition[1].split(" && ")]
+            return all(value(name) == expected.strip("'") for name, expected in terms)
 
         for step in STEPS:
-            if step.get("id") in outputs or not due(step):
+            if step.get("id") in outputs or not is_due(step):
                 continue
             names.append(step["name"])
-            script, output = self.place / "step.sh", self.place / "output"
+            script, output = self.folder / "step.sh", self.folder / "output"
             script.write_text(step["run"])
             output.write_text("")
             done = subprocess.run(
                 ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
-                cwd=self.place / "work" / value_in(step.get("working-directory", ".")),
+                cwd=self.folder / "work" / value_in(step.get("working-directory", ".")),
                 env=environment
                 | {"GITHUB_OUTPUT": str(output)}
                 | {name: value_in(text) for name, text in step["env"].items()},
@@ -252,9 +256,9 @@ class Runner:
             )
             printed += done.stdout
             code = code or done.returncode
-            outputs.setdefault(step.get("id", ""), {}).update(told(output.read_text()))
-        summary = self.place / "summary.md"
-        return Ran(
+            outputs.setdefault(step.get("id", ""), {}).update(parse_outputs(output.read_text()))
+        summary = self.folder / "summary.md"
+        return ActionResult(
             {name: value_in(one["value"]) for name, one in ACTION["outputs"].items()},
             printed,
             summary.read_text() if summary.exists() else "",
@@ -263,8 +267,8 @@ class Runner:
         )
 
 
-def told(text: str) -> dict[str, str]:
-    """The outputs in GITHUB_OUTPUT: `name=value`, or `name<<end`, the value, and `end`."""
+def parse_outputs(text: str) -> dict[str, str]:
+    """Parse GITHUB_OUTPUT: `name=value`, or `name<<end`, the value, and `end`."""
     found = {}
     lines = iter(text.splitlines())
     for line in lines:
@@ -278,7 +282,7 @@ def told(text: str) -> dict[str, str]:
 
 @pytest.fixture
 def runner(tmp_path: Path, github: GitHub) -> Runner:
-    """A runner that has checked out a repository with manifests for the embedded Twenty."""
+    """Return a runner with a checkout of a repository for the embedded Twenty."""
     folder = tmp_path / "work" / "manifests"
     folder.mkdir(parents=True)
     for name, text in MANIFESTS.items():
@@ -287,7 +291,7 @@ def runner(tmp_path: Path, github: GitHub) -> Runner:
 
 
 def pull_request(head: str = "acme/keys") -> dict[str, Any]:
-    """The event of a pull request, as far as anything here reads it."""
+    """Return the parts of a pull request event that the action reads."""
     return {
         "pull_request": {
             "number": 7,
@@ -303,10 +307,10 @@ ON_MAIN = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/heads/main"}
 
 
 @pytest.fixture
-def comment(runner: Runner, tmp_path: Path) -> Callable[..., Ran]:
-    """Runs the step that comments alone, with this report."""
+def comment(runner: Runner, tmp_path: Path) -> Callable[..., ActionResult]:
+    """Return a function that runs only the comment step, with a given report."""
 
-    def comment_(report: str, code: str = "0", **inputs: str) -> Ran:
+    def run_comment(report: str, code: str = "0", **inputs: str) -> ActionResult:
         file = tmp_path / "report.md"
         file.write_text(report)
         steps = {
@@ -320,14 +324,14 @@ def comment(runner: Runner, tmp_path: Path) -> Callable[..., Ran]:
         }
         return runner.run(inputs, pull_request(), steps)
 
-    return comment_
+    return run_comment
 
 
 # The file
 
 
-def checked(*command: str) -> None:
-    """Runs a program of the checks, found beside the Python of these tests."""
+def run_check(*command: str) -> None:
+    """Run a check program from the virtual environment of these tests."""
     program = Path(sys.executable).with_name(command[0])
     done = subprocess.run(
         [program, *command[1:]], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
@@ -335,32 +339,32 @@ def checked(*command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_action_is_one_by_the_published_schema():
-    """action.yml is valid by the schema of actions that editors use."""
-    checked("check-jsonschema", "--builtin-schema", "vendor.github-actions", "action.yml")
+def test_the_action_matches_the_published_schema():
+    """action.yml is valid under the schema of actions that editors use."""
+    run_check("check-jsonschema", "--builtin-schema", "vendor.github-actions", "action.yml")
 
 
 def test_no_input_reaches_a_script_as_text():
-    """Nothing is expanded inside a script, so no input, branch or title can be run as one."""
+    """No script contains an expression, so no input, branch or title can run as code."""
     for step in STEPS:
         assert "${{" not in step["run"]
         assert step["shell"] == "bash"
         assert step["run"].startswith("set -euo pipefail\n")
         assert "uses" not in step
-    checked("zizmor", "--offline", "--quiet", "action.yml")
+    run_check("zizmor", "--offline", "--quiet", "action.yml")
 
 
-def test_the_scripts_have_no_fault_that_shellcheck_knows(tmp_path):
-    """The steps' scripts quote what they use."""
+def test_the_scripts_pass_shellcheck(tmp_path):
+    """Shellcheck finds no problem in the scripts of the steps."""
     assert STEPS
     for number, step in enumerate(STEPS):
         script = tmp_path / f"{number}.sh"
         script.write_text(f"#!/bin/bash\n{step['run']}")
-        checked("shellcheck", str(script))
+        run_check("shellcheck", str(script))
 
 
-def test_every_input_and_output_is_used_and_explained():
-    """What action.yml offers reaches a step, and says what it is."""
+def test_every_input_and_output_is_used_and_described():
+    """Every input and output has a description, and every input reaches a step."""
     used = "".join(text for step in STEPS for text in [*step["env"].values(), str(step)])
     for name, one in ACTION["inputs"].items():
         assert one["description"]
@@ -400,31 +404,31 @@ def test_every_input_and_output_is_used_and_explained():
         (ON_MAIN, {"repository": {}}, "plan"),
     ],
 )
-def test_auto_applies_what_is_on_the_default_branch_alone(variables, event, command, script):
-    """A pull request never applies, and one without secrets is validated."""
+def test_auto_applies_only_on_the_default_branch(variables, event, command, script):
+    """`auto` never applies on a pull request, and validates one without secrets."""
     assert script(event, **variables).fitting_the_event() == command
 
 
 def module(name: str) -> Any:
-    """A script of the action, imported."""
+    """Import a script of the action."""
     spec = importlib.util.spec_from_file_location(name, ROOT / f".github/action/{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def script(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """run.py as a module, under the variables of a runner."""
+    """Return a function that imports run.py with the variables of a runner."""
 
-    def script_(event: dict[str, Any], **variables: str) -> Any:
+    def load_script(event: dict[str, Any], **variables: str) -> Any:
         for name, value in runner.environment(event, **variables).items():
             monkeypatch.setenv(name, value)
         return module("run")
 
-    return script_
+    return load_script
 
 
 SELECTED = {
@@ -466,13 +470,13 @@ SELECTION += ["--only", "svc-*", "--only", "$(x)"]
     ],
 )
 def test_inputs_become_arguments(command, inputs, expected, script):
-    """Each input is the option that its name says, each a word of its own whatever is in it."""
-    made = script(PUSH, **SELECTED, **inputs).arguments(command, Path("R"), automatic=False)
-    assert made == ["--manifests", "infra", *expected]
+    """Each input becomes the option of its name, as one argument whatever it contains."""
+    arguments = script(PUSH, **SELECTED, **inputs).arguments(command, Path("R"), automatic=False)
+    assert arguments == ["--manifests", "infra", *expected]
 
 
 def test_a_plan_file_is_written_and_with_auto_not_applied(script, tmp_path, monkeypatch):
-    """A plan file is written where later steps find it, and the apply of auto plans anew."""
+    """The plan file is written where later steps find it; `auto` applies without it."""
     monkeypatch.chdir(tmp_path)
     module = script(PUSH, INPUT_PLAN_FILE="plan.json", INPUT_PRUNE="true")
     planned = module.arguments("plan", Path("R"), automatic=True)
@@ -484,7 +488,7 @@ def test_a_plan_file_is_written_and_with_auto_not_applied(script, tmp_path, monk
 
 @pytest.mark.parametrize("inputs", [{"command": "rotate"}, {"prune": "yes"}])
 def test_wrong_inputs_are_wrong_usage(inputs, runner):
-    """A command that the action does not run, or a flag that is no flag, fails with 64."""
+    """An unsupported command or an invalid flag fails with 64."""
     ran = runner.run(inputs, pull_request())
     assert ran.code == 64
     assert "::error title=provision::" in ran.printed
@@ -495,7 +499,7 @@ def test_wrong_inputs_are_wrong_usage(inputs, runner):
 
 
 def test_a_pull_request_gets_its_plan_as_one_comment(runner, github):
-    """The plan is made, commented, shown in the summary and output; a second run updates it."""
+    """The plan is in the comment, the summary and the outputs; a second run updates the comment."""
     ran = runner.run({"plan-file": "plan.json"}, pull_request())
     assert ran.code == 0, ran.printed
     assert ran.outputs["command"] == "plan"
@@ -512,7 +516,7 @@ def test_a_pull_request_gets_its_plan_as_one_comment(runner, github):
     )
     assert "dev" in ran.summary
 
-    manifest = runner.place / "work" / "manifests" / "keys.yaml"
+    manifest = runner.folder / "work" / "manifests" / "keys.yaml"
     manifest.write_text(manifest.read_text().replace("{name: b}", "{name: b}, {name: third}"))
     again = runner.run({}, pull_request())
     assert again.code == 0, again.printed
@@ -521,26 +525,26 @@ def test_a_pull_request_gets_its_plan_as_one_comment(runner, github):
     assert "third" not in first
 
 
-def test_the_default_branch_is_applied_and_then_in_order(runner, github):
-    """On main the keys are made, nothing is commented, and the next plan has no changes."""
+def test_the_default_branch_is_applied_and_then_unchanged(runner, github):
+    """On main, keys are created without a comment, and the next plan has no changes."""
     ran = runner.run({}, PUSH, **ON_MAIN)
     assert ran.code == 0, ran.printed
     assert ran.outputs["command"] == "apply"
-    assert github.asked == []
+    assert github.requests == []
     planned = runner.run({"command": "plan"}, PUSH, **ON_MAIN)
     assert planned.outputs["changes"] == "false"
     assert "No pull request" in planned.printed
-    assert github.asked == []
+    assert github.requests == []
 
 
-def test_what_was_planned_is_applied(runner):
-    """A plan file, or a digest alone, is held to by apply: what moved since is refused with 6."""
+def test_apply_follows_the_plan_file_or_digest(runner):
+    """`apply` carries out a plan file or a digest; if anything changed, it exits with 6."""
     planned = runner.run({"command": "plan", "plan-file": "p.json", "prune": "true"}, PUSH)
     assert planned.code == 0, planned.printed
     applying = {"command": "apply", "plan-file": planned.outputs["plan-file"], "prune": "true"}
     applied = runner.run(applying, PUSH, **ON_MAIN)
     assert applied.code == 0, applied.printed
-    manifest = runner.place / "work" / "manifests" / "keys.yaml"
+    manifest = runner.folder / "work" / "manifests" / "keys.yaml"
     manifest.write_text(manifest.read_text().replace("{name: b}", "{name: other}"))
     stale = runner.run(applying, PUSH, **ON_MAIN)
     assert (stale.code, stale.outputs["exit-code"]) == (6, "6"), stale.printed
@@ -552,15 +556,15 @@ def test_what_was_planned_is_applied(runner):
 
 
 def test_a_plan_that_fails_is_commented_and_fails(runner, github):
-    """Invalid manifests are told on the pull request, and the step ends with provision's code."""
-    (runner.place / "work" / "manifests" / "keys.yaml").write_text("version: 2\n")
+    """A comment reports invalid manifests, and the step exits with provision's code."""
+    (runner.folder / "work" / "manifests" / "keys.yaml").write_text("version: 2\n")
     ran = runner.run({}, pull_request())
     assert (ran.code, ran.outputs["exit-code"]) == (3, "3")
     assert "`provision plan` ended with 3: invalid manifests" in github.comments[0]["body"]
 
 
-def test_a_comment_that_may_not_be_written_leaves_the_plan_alone(runner, github):
-    """A token that may only read is a warning; the plan stands."""
+def test_a_refused_comment_does_not_fail_the_plan(runner, github):
+    """With a read-only token the step prints a warning, and the plan is unaffected."""
     github.refuse = {"POST": 403}
     ran = runner.run({}, pull_request())
     assert ran.code == 0, ran.printed
@@ -570,18 +574,18 @@ def test_a_comment_that_may_not_be_written_leaves_the_plan_alone(runner, github)
 
 
 def test_a_fork_is_validated_without_secrets_or_comment(runner, github):
-    """Manifests of a fork are checked, and their problems stand on their own lines."""
+    """The manifests of a fork are validated, and problems are annotated at their lines."""
     ran = runner.run({}, pull_request("mallory/keys"))
     assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
-    (runner.place / "work" / "manifests" / "keys.yaml").write_text("version: 2\n")
+    (runner.folder / "work" / "manifests" / "keys.yaml").write_text("version: 2\n")
     ran = runner.run({}, pull_request("mallory/keys"))
     assert ran.code == 3
     assert re.search(r"^::error .*file=manifests/keys\.yaml", ran.printed, re.MULTILINE)
-    assert github.asked == []
+    assert github.requests == []
 
 
 def test_inputs_are_not_run_by_a_shell(runner, tmp_path):
-    """Text with a shell's signs in every input that takes any is text, and nothing else."""
+    """Shell syntax in an input is never executed."""
     bad = "$(touch owned) `touch owned`; touch owned \"' #"
     texts = ("manifests", "environment", "only", "plan-file")
     ran = runner.run({"command": "plan"} | dict.fromkeys(texts, bad), pull_request())
@@ -591,8 +595,8 @@ def test_inputs_are_not_run_by_a_shell(runner, tmp_path):
     assert not list(tmp_path.rglob("owned"))
 
 
-def test_files_of_the_repository_are_not_taken_for_modules(runner, tmp_path):
-    """A `click.py` or `json.py` in the checked-out repository is not imported by any step."""
+def test_files_of_the_repository_are_not_imported_as_modules(runner, tmp_path):
+    """No step imports a `click.py` or `json.py` of the checked-out repository."""
     for name in ("click", "json", "provisioner", "venv"):
         (tmp_path / "work" / f"{name}.py").write_text("open('owned', 'w').close()\n")
     assert runner.run({"command": "validate"}, pull_request()).code == 0
@@ -600,7 +604,7 @@ def test_files_of_the_repository_are_not_taken_for_modules(runner, tmp_path):
 
 
 def test_cancelling_reaches_provision(runner, tmp_path):
-    """The signal that a runner sends to the step's shell ends provision in order."""
+    """The runner's signal to the step's shell stops provision properly."""
     folder = tmp_path / "work" / "manifests"
     (folder / "environments.yaml").write_text(
         "version: 1\nenvironments:\n  dev: {url: 'http://127.0.0.1:PORT', "
@@ -642,16 +646,16 @@ FILE = "{file: b.env}"
 CHECK = "{command: [./take], check: [./check]}"
 
 
-def test_a_changed_url_is_validated_and_told_how_to_approve(runner, github, listener):
-    """No credential leaves; the comment and the summary say why, and the next plan replaces it."""
-    file = runner.place / "work" / "manifests" / "environments.yaml"
+def test_a_changed_url_is_validated_and_the_comment_says_how_to_approve(runner, github, listener):
+    """No credential is sent; the comment and the summary say why, and the next plan replaces it."""
+    file = runner.folder / "work" / "manifests" / "environments.yaml"
     file.write_text(ELSEWHERE.replace("PORT", str(listener.port)))
     ran = runner.run({}, pull_request(), TWENTY_TOKEN="credential-of-this-run")
     assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
     assert listener.heard == []
-    for told_ in (github.comments[0]["body"], ran.summary):
-        assert "it changes `environments.yaml`" in told_
-        assert "To approve: review these changes, then start this workflow by hand" in told_
+    for text in (github.comments[0]["body"], ran.summary):
+        assert "it changes `environments.yaml`" in text
+        assert "To approve: review these changes, then start this workflow by hand" in text
     planned = runner.run({"command": "plan"}, pull_request(), TWENTY_TOKEN="credential-of-this-run")
     assert planned.code == 4
     assert any(b"credential-of-this-run" in one for one in listener.heard)
@@ -668,8 +672,8 @@ def test_a_changed_url_is_validated_and_told_how_to_approve(runner, github, list
     ],
 )
 def test_a_changed_deliver_or_check_is_validated(runner, github, tmp_path, before, after):
-    """Nothing of it runs; so also where a new name changes the arguments of a program."""
-    work = runner.place / "work"
+    """No changed program runs, also if a new name only changes a program's arguments."""
+    work = runner.folder / "work"
     for name in ("take", "check"):
         (work / name).write_text(f"#!/bin/sh\nenv >> '{tmp_path / 'owned'}'\n")
         (work / name).chmod(0o755)
@@ -683,8 +687,8 @@ def test_a_changed_deliver_or_check_is_validated(runner, github, tmp_path, befor
 
 
 def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(runner, github, tmp_path):
-    """The manifests are equal, so `auto` plans: no monitor of it is run."""
-    work = runner.place / "work"
+    """With unchanged manifests `auto` plans, and git does not run the repository's monitor."""
+    work = runner.folder / "work"
     bare = work / "secrets"
     for words in (["--quiet", str(work)], ["--quiet", "--bare", str(bare)]):
         subprocess.run(["git", "init", *words], check=True)
@@ -704,11 +708,13 @@ def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(runner, github, 
 
 
 @pytest.mark.parametrize("by", ["variable", "arguments"])
-def test_manifests_are_compared_under_the_environments_that_are_read(runner, github, tmp_path, by):
-    """Those of the checkout may make problems of what the run then takes."""
+def test_manifests_are_compared_with_the_environments_that_the_run_reads(
+    runner, github, tmp_path, by
+):
+    """The comparison uses the environments file of the run, not the one in the checkout."""
     protected = tmp_path / "protected.yaml"
     protected.write_text(MANIFESTS["environments.yaml"])
-    work = runner.place / "work"
+    work = runner.folder / "work"
     (work / "take").write_text(f"#!/bin/sh\nenv >> '{tmp_path / 'owned'}'\n")
     (work / "take").chmod(0o755)
     other = MANIFESTS["environments.yaml"].replace("dev:", "other:")
@@ -722,14 +728,14 @@ def test_manifests_are_compared_under_the_environments_that_are_read(runner, git
     else:
         ran = runner.run({"arguments": f"--environments\n{protected}"}, pull_request())
     assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
-    why = "is run with" if by == "variable" else "without the file of `--environments`"
-    assert why in github.comments[0]["body"]
+    reason = "is run with" if by == "variable" else "without the file of `--environments`"
+    assert reason in github.comments[0]["body"]
     assert not (tmp_path / "owned").exists()
 
 
 def test_an_equal_check_is_planned_and_not_run(runner, github, tmp_path):
-    """The pull request may have changed the program itself: what it holds is unknown."""
-    work = runner.place / "work"
+    """An unchanged `check` is not run: the pull request may have changed the program itself."""
+    work = runner.folder / "work"
     (work / "check").write_text(f"#!/bin/sh\nenv >> '{tmp_path / 'owned'}'\n")
     (work / "check").chmod(0o755)
     text = DELIVERED.replace("SINK", CHECK)
@@ -741,22 +747,22 @@ def test_an_equal_check_is_planned_and_not_run(runner, github, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_new_key_with_a_deliver_that_is_there_is_planned(runner, github):
-    """Also of a manifest in a folder that is new."""
+def test_a_new_key_with_an_existing_deliver_is_planned(runner, github):
+    """A key with a known `deliver` is planned, also in a manifest in a new folder."""
     text = DELIVERED.replace("SINK", FILE)
     github.base["manifests/team/keys.yaml"] = text.replace("{name: a}, ", "")
-    (runner.place / "work" / "manifests" / "team").mkdir()
+    (runner.folder / "work" / "manifests" / "team").mkdir()
     for name, content in (("keys.yaml", "name: x"), ("team/keys.yaml", "name: b")):
         changed = DELIVERED.replace("SINK", "{file: x.env}" if "team" not in name else FILE)
         changed = changed.replace("name: b", content).replace("{name: a}, ", "")
-        (runner.place / "work" / "manifests" / name).write_text(changed)
+        (runner.folder / "work" / "manifests" / name).write_text(changed)
     github.base["manifests/keys.yaml"] = DELIVERED.replace("SINK", "{file: x.env}")
     ran = runner.run({}, pull_request())
     assert (ran.outputs["command"], ran.code) == ("plan", 0), ran.printed
 
 
-def test_a_base_that_is_not_the_default_branch_or_not_read_is_validated(runner, github):
-    """Whoever may push a branch could make it the base, and no answer is no permission."""
+def test_a_base_that_is_unreadable_or_not_the_default_branch_is_validated(runner, github):
+    """A pull request is only planned if its base is the default branch and can be read."""
     event = pull_request()
     event["pull_request"]["base"]["ref"] = "mallory"
     ran = runner.run({}, event)
@@ -772,25 +778,25 @@ def test_a_base_that_is_not_the_default_branch_or_not_read_is_validated(runner, 
 
 
 def test_a_comment_beyond_the_first_page_is_found(comment, github):
-    """Ours is found among hundreds, and a comment that says the same is not sent again."""
+    """Our comment is found among hundreds, and an unchanged comment is not sent again."""
     for number in range(250):
-        github.add(f"comment {number}", STRANGER)
+        github.add(f"comment {number}", OTHER_USER)
     comment("first")
     assert len(github.comments) == 251
-    github.asked.clear()
+    github.requests.clear()
     comment("second")
     assert len(github.comments) == 251
-    assert [line.partition("?")[0] for line in github.asked] == [
+    assert [line.partition("?")[0] for line in github.requests] == [
         *["GET /repos/acme/keys/issues/7/comments"] * 3,
         "PATCH /repos/acme/keys/issues/comments/251",
     ]
-    github.asked.clear()
+    github.requests.clear()
     assert "says so already" in comment("second").printed
-    assert not [line for line in github.asked if not line.startswith("GET")]
+    assert not [line for line in github.requests if not line.startswith("GET")]
 
 
 def test_each_selection_has_a_comment_of_its_own(comment, github):
-    """Two jobs of one pull request do not overwrite each other, wherever their manifests are."""
+    """Jobs with other manifests, environments or globs do not overwrite each other's comment."""
     for inputs in (
         {},
         {"manifests": "./manifests/"},
@@ -810,10 +816,10 @@ def test_each_selection_has_a_comment_of_its_own(comment, github):
     ]
 
 
-def test_a_strangers_comment_is_never_taken_for_ours(comment, github):
-    """Whoever writes our line first does not get our plan into a comment that they may change."""
-    mark = "<!-- provision plan manifests=manifests -->"
-    github.add(f"{mark}\nnothing changes, merge it", STRANGER)
+def test_the_comment_of_another_user_is_never_overwritten(comment, github):
+    """The plan is never written into a comment of another user that starts with our line."""
+    first_line = "<!-- provision plan manifests=manifests -->"
+    github.add(f"{first_line}\nnothing changes, merge it", OTHER_USER)
     comment("the plan")
     assert "the plan" not in github.comments[0]["body"]
     assert "the plan" in github.comments[1]["body"]
@@ -824,8 +830,8 @@ def test_a_strangers_comment_is_never_taken_for_ours(comment, github):
     assert "the new plan" in github.comments[1]["body"]
 
 
-def test_a_long_plan_is_cut_honestly(comment, github):
-    """The comment keeps below GitHub's limit, ends with a whole line, and says what is missing."""
+def test_a_long_plan_is_cut_with_a_note(comment, github):
+    """The comment stays below GitHub's limit, ends with a full line and says what is missing."""
     lines = [f"- {number} \N{KEY}" * 3 for number in range(9000)]
     comment("\n".join(lines))
     body = github.comments[0]["body"]
@@ -838,7 +844,7 @@ def test_a_long_plan_is_cut_honestly(comment, github):
 
 
 @pytest.mark.parametrize(
-    ("refuse", "word"),
+    ("refuse", "expected"),
     [
         ({"GET": 403}, "pull-requests: write"),
         ({"GET": 404}, "pull-requests: write"),
@@ -847,36 +853,36 @@ def test_a_long_plan_is_cut_honestly(comment, github):
         ({"GET": 500}, "500"),
     ],
 )
-def test_every_refusal_is_a_warning(refuse, word, comment, github):
-    """Whatever GitHub answers, the step ends well and says why there is no comment."""
+def test_every_refusal_is_a_warning(refuse, expected, comment, github):
+    """If GitHub refuses the comment, the step succeeds and prints the reason as a warning."""
     github.refuse = refuse
     ran = comment("plan")
     assert ran.code == 0
-    assert word in ran.printed
+    assert expected in ran.printed
     assert "::warning title=provision::" in ran.printed
     assert TOKEN not in ran.printed
     assert not github.comments
 
 
 @pytest.mark.parametrize(
-    "said",
+    "answer",
     [
         b"garbage\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     ],
 )
-def test_an_answer_that_is_none_is_a_warning(said, comment, runner, scripted):
-    """What a proxy makes of it fails no job."""
-    server = scripted(*[said] * 4)
+def test_an_invalid_answer_is_a_warning(answer, comment, runner, scripted):
+    """An invalid answer, as from a proxy, does not fail the job."""
+    server = scripted(*[answer] * 4)
     runner.api = server.url
     ran = comment("plan")
     assert (ran.code, "Traceback" in ran.printed) == (0, False)
     assert "::warning title=provision::" in ran.printed
 
 
-def test_without_token_network_or_trust_there_is_a_warning(comment, runner, github):
-    """No token, nobody there, and an address that would show the token, are warnings too."""
+def test_without_token_network_or_https_there_is_a_warning(comment, runner, github):
+    """A missing token, an unreachable server and an address without https are warnings too."""
     assert "there is no github-token" in comment("plan", **{"github-token": ""}).printed
     assert "not accept" in comment("plan", **{"github-token": "other"}).printed
     runner.api = "http://github.example.com"
@@ -887,10 +893,10 @@ def test_without_token_network_or_trust_there_is_a_warning(comment, runner, gith
     assert github.comments == []
 
 
-def test_comment_false_is_no_comment(comment, github):
-    """Whoever wants no comment gets none."""
+def test_comment_false_writes_no_comment(comment, github):
+    """`comment: false` skips the step and sends no request."""
     assert comment("plan", comment="false").names == []
-    assert github.asked == []
+    assert github.requests == []
 
 
 # The installation
@@ -898,13 +904,13 @@ def test_comment_false_is_no_comment(comment, github):
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """An action's checkout whose tool is two lines and whose lock has one package."""
-    place = tmp_path / "checkout"
-    (place / ".github" / "action").mkdir(parents=True)
+    """Return a checkout of the action with a two-line tool and one locked package."""
+    checkout = tmp_path / "checkout"
+    (checkout / ".github" / "action").mkdir(parents=True)
     install = (ROOT / ".github" / "action" / "install.py").read_text()
-    (place / ".github" / "action" / "install.py").write_text(install)
-    (place / "pyproject.toml").write_text("[project]\ndependencies = ['never-asked-for']\n")
-    (place / "provisioner.py").write_text("import tiny\nprint('runs with', tiny.NAME)\n")
+    (checkout / ".github" / "action" / "install.py").write_text(install)
+    (checkout / "pyproject.toml").write_text("[project]\ndependencies = ['never-asked-for']\n")
+    (checkout / "provisioner.py").write_text("import tiny\nprint('runs with', tiny.NAME)\n")
     wheel = tmp_path / "wheels" / "tiny-1.0-py3-none-any.whl"
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -922,12 +928,12 @@ def checkout(tmp_path: Path) -> Path:
             record += f"{name},sha256={digest.rstrip('=')},{len(text)}\n"
         archive.writestr("tiny-1.0.dist-info/RECORD", f"{record}tiny-1.0.dist-info/RECORD,,\n")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    (place / "requirements.lock").write_text(f"tiny==1.0 --hash=sha256:{digest}\n")
-    return place
+    (checkout / "requirements.lock").write_text(f"tiny==1.0 --hash=sha256:{digest}\n")
+    return checkout
 
 
 def test_the_tool_is_installed_from_the_checkout_by_the_hashes_of_the_lock(runner, checkout):
-    """Locked packages are installed by hash, the tool is the checkout, and once a job is enough."""
+    """Packages are installed by the hashes of the lock, once per job; the tool is the checkout."""
     variables = {
         "GITHUB_ACTION_PATH": str(checkout),
         "PIP_NO_INDEX": "1",
@@ -948,21 +954,21 @@ def test_the_tool_is_installed_from_the_checkout_by_the_hashes_of_the_lock(runne
     ran = runner.run(inputs, PUSH, {}, **variables)
     assert ran.code == 0, ran.printed
     assert "runs with tiny" in ran.printed
-    lock.write_text("not looked at again")
+    lock.write_text("not read again")
     again = runner.run(inputs, PUSH, {}, **variables)
     assert again.code == 0, again.printed
 
 
 @pytest.mark.parametrize("extras", ["vault --index-url=x", "test"])
 def test_extras_are_those_of_sinks(extras, runner):
-    """What is no sink's extra never reaches pip."""
+    """Only the extras of sinks reach pip."""
     ran = runner.run({"extras": extras, "python": sys.executable}, PUSH, {})
     assert ran.code == 1
     assert "`extras` has" in ran.printed
 
 
-def test_what_is_needed_is_the_lock_and_the_extras(tmp_path, monkeypatch):
-    """The lock comes first where there is one, what pyproject.toml needs where not, then extras."""
+def test_the_needed_packages_are_the_lock_and_the_extras(tmp_path, monkeypatch):
+    """Pip gets the lock, or the dependencies of pyproject.toml without one, then the extras."""
     script = module("install")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     offered = project["optional-dependencies"]
@@ -979,8 +985,8 @@ def test_what_is_needed_is_the_lock_and_the_extras(tmp_path, monkeypatch):
     assert script.needed([]) == [locked]
 
 
-def test_an_old_python_is_told_what_to_do(monkeypatch, capsys):
-    """A runner whose Python is too old says so, and how to get another."""
+def test_the_error_for_an_old_python_says_what_to_do(monkeypatch, capsys):
+    """On a runner with an old Python, the step names the version and fails."""
     monkeypatch.setattr(sys, "version_info", (3, 10))
     assert module("install").main() == 1
     assert "Python 3.10 is too old" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""docs/adopting.md: what it gives to copy is what the files of this repository take."""
+"""docs/adopting.md: its examples match the files of this repository."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def blocks(title, language="yaml"):
 
 
 def table(title, head):
-    """The rows of the table with this first heading."""
+    """Return the rows of the table whose first heading is `head`."""
     lines = section(title).partition(f"\n| {head} |")[2].split("\n\n")[0].splitlines()[2:]
     return {
         cells[0].strip("`"): cells[1:]
@@ -47,7 +47,7 @@ def run(*command):
 
 @pytest.fixture
 def workflows(tmp_path):
-    """The workflows of the page, as the files that a reader makes of them."""
+    """Write the workflows of the page to files, as a reader does."""
     folder = tmp_path / ".github" / "workflows"
     folder.mkdir(parents=True)
     files = [folder / f"{number}.yml" for number, _ in enumerate(blocks("GitHub"))]
@@ -58,13 +58,13 @@ def workflows(tmp_path):
 
 
 def test_workflows_are_valid_and_safe(workflows):
-    """Each workflow is one by the published schema, and an auditor finds nothing to object to."""
+    """Each workflow is valid under the published schema, and an auditor finds no problem."""
     run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     run("zizmor", "--offline", "--quiet", *workflows)
 
 
-def test_workflows_give_the_action_what_it_takes(workflows):
-    """Every input that a workflow sets is one of action.yml, and every output that it reads."""
+def test_workflows_use_only_existing_inputs_and_outputs(workflows):
+    """action.yml has every input that a workflow sets and every output that it reads."""
     steps = []
     for file in workflows:
         for job in yaml.safe_load(file.read_text())["jobs"].values():
@@ -78,18 +78,18 @@ def test_workflows_give_the_action_what_it_takes(workflows):
 
 
 def test_every_input_and_output_of_the_action_is_on_the_page():
-    """The tables list what action.yml has, with its defaults."""
+    """The tables list the inputs and outputs of action.yml, with its defaults."""
     inputs = table("GitHub", "input")
     assert list(inputs) == list(ACTION["inputs"])
     for name, one in ACTION["inputs"].items():
-        said = inputs[name][0]
-        assert said in (f"`{one['default']}`", "all", "none", "the job's"), name
-        assert (said in ("all", "none")) == (one["default"] == ""), name
+        default = inputs[name][0]
+        assert default in (f"`{one['default']}`", "all", "none", "the job's"), name
+        assert (default in ("all", "none")) == (one["default"] == ""), name
     assert list(table("GitHub", "output")) == list(ACTION["outputs"])
 
 
 def test_every_input_and_job_of_the_template_is_on_the_page():
-    """The tables list what templates/provision.yml has, with its defaults."""
+    """The tables list the inputs and jobs of templates/provision.yml, with its defaults."""
     inputs = table("GitLab", "input")
     assert list(inputs) == list(INPUTS)
     for name, one in INPUTS.items():
@@ -99,8 +99,8 @@ def test_every_input_and_job_of_the_template_is_on_the_page():
     assert list(table("GitLab", "job")) == [f"provision{job}" for job in jobs]
 
 
-def test_the_gitlab_file_is_valid_and_names_inputs_that_are(tmp_path):
-    """What is copied is a file by GitLab's schema, for the component's own name and inputs."""
+def test_the_gitlab_file_is_valid_and_uses_existing_inputs(tmp_path):
+    """The example is valid under GitLab's schema and uses the component's name and inputs."""
     (text,) = blocks("GitLab")
     file = tmp_path / ".gitlab-ci.yml"
     file.write_text(text)
@@ -110,8 +110,8 @@ def test_the_gitlab_file_is_valid_and_names_inputs_that_are(tmp_path):
     assert set(include["inputs"]) <= set(INPUTS)
 
 
-def test_pre_commit_takes_the_configurations(tmp_path):
-    """Both files are ones that pre-commit accepts, for the hook that is there."""
+def test_pre_commit_accepts_the_configurations(tmp_path):
+    """Pre-commit accepts both files, and they name the hook of this repository."""
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
     found = blocks("pre-commit")
     assert len(found) == 2
@@ -123,14 +123,14 @@ def test_pre_commit_takes_the_configurations(tmp_path):
         assert one["id"] == hook["id"]
 
 
-def test_what_goes_into_start_files_is_read_by_the_shells():
-    """The lines for ~/.bashrc and ~/.zshrc are commands that exist."""
+def test_completion_lines_name_existing_shells():
+    """The lines for the start files of the shells are existing commands."""
     lines = "".join(blocks("Completion", "sh"))
     assert re.findall(r"provision completion (\w+)", lines) == ["bash", "zsh", "fish"]
 
 
 def test_versions_in_the_page_are_placeholders_or_pinned():
-    """No example follows a branch or a tag of somebody else's action."""
+    """No example uses a branch or a tag of somebody else's action."""
     used = re.findall(r"uses: (\S+)@(\S+)", PAGE)
     assert used
     for name, version in used:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COUNT = 300
-LEAST = 5  # enough to start and to read files one by one, and for no connection beside them
+TOO_FEW = 5  # enough to start and to read files one by one, but not for a connection
 
 
 class Workspaces:
-    """Legacy workspaces of one server, each below a path of its own; connections are kept."""
+    """Legacy workspaces of one server, each under its own path; connections are kept open."""
 
     def __init__(self) -> None:
         self.keys: dict[str, list[dict[str, Any]]] = {}
@@ -39,10 +39,10 @@ class Workspaces:
         if method == "GET":
             page = {"hasNextPage": False}
             return {"data": {"apiKeys": keys}, "pageInfo": page, "totalCount": len(keys)}
-        created = "2026-01-01T00:00:00.000Z"
-        made = [{"revokedAt": None, "createdAt": created} | one for one in json.loads(raw)]
-        keys += made
-        return {"data": {"createApiKeys": made}}
+        defaults = {"revokedAt": None, "createdAt": "2026-01-01T00:00:00.000Z"}
+        created = [defaults | record for record in json.loads(raw)]
+        keys += created
+        return {"data": {"createApiKeys": created}}
 
 
 @contextmanager
@@ -55,11 +55,11 @@ def serving(workspaces: Workspaces) -> Iterator[str]:
         def serve(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with workspaces.lock:
-                told = json.dumps(workspaces.answer(self.command, self.path, raw)).encode()
+                answer = json.dumps(workspaces.answer(self.command, self.path, raw)).encode()
             self.send_response(200 if self.command == "GET" else 201)
-            self.send_header("Content-Length", str(len(told)))
+            self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
-            self.wfile.write(told)
+            self.wfile.write(answer)
 
         do_GET = do_POST = serve  # noqa: N815 - http.server's names
 
@@ -79,10 +79,10 @@ def serving(workspaces: Workspaces) -> Iterator[str]:
 
 
 def apply(folder: Path, soft: int, hard: int) -> subprocess.CompletedProcess[str]:
-    return ran_within(folder, soft, hard, "apply")
+    return run_with_limits(folder, soft, hard, "apply")
 
 
-def ran_within(
+def run_with_limits(
     folder: Path, soft: int, hard: int, command: str
 ) -> subprocess.CompletedProcess[str]:
     variables = os.environ | {f"TOKEN_{n}": token(workspaceId=workspace(n)) for n in range(COUNT)}
@@ -102,7 +102,7 @@ def workspace(number: int) -> str:
     return f"20202020-1c25-4d02-bf25-{number:012d}"
 
 
-def manifests(folder: Path, count: int, body: str) -> None:
+def write_manifests(folder: Path, count: int, body: str) -> None:
     lines = [body.format(n=number) for number in range(count)]
     (folder / "manifests").mkdir()
     (folder / "manifests" / "environments.yaml").write_text(
@@ -116,13 +116,11 @@ def manifests(folder: Path, count: int, body: str) -> None:
 
 
 @pytest.mark.parametrize(("soft", "hard"), [(256, 256), (64, 1024)])
-def test_three_hundred_environments_need_few_descriptors(
-    tmp_path: Path, soft: int, hard: int
-) -> None:
-    """Connections are closed after the look; a soft limit is raised to the hard one."""
+def test_300_environments_need_few_descriptors(tmp_path: Path, soft: int, hard: int) -> None:
+    """Connections are closed after each observation; a soft limit is raised to the hard one."""
     workspaces = Workspaces()
     with serving(workspaces) as url:
-        manifests(
+        write_manifests(
             tmp_path,
             COUNT,
             f'  shop-{{n}}: {{{{url: "{url}/{{n}}", generation: legacy, '
@@ -135,9 +133,9 @@ def test_three_hundred_environments_need_few_descriptors(
     assert {one["summary"]["created"] for one in result["environments"]} == {1}
 
 
-def test_three_hundred_embedded_twenties_need_few_descriptors(tmp_path: Path) -> None:
-    """They share one port, and between look and work none holds its file open."""
-    manifests(tmp_path, COUNT, '  shop-{n}: {{url: "sandbox:"}}\n')
+def test_300_embedded_twenties_need_few_descriptors(tmp_path: Path) -> None:
+    """They share one port, and their files are closed between observation and execution."""
+    write_manifests(tmp_path, COUNT, '  shop-{n}: {{url: "sandbox:"}}\n')
     ran = apply(tmp_path, 256, 256)
     assert (ran.returncode, ran.stderr[-2000:]) == (0, ran.stderr[-2000:])
     result = json.loads(ran.stdout)
@@ -145,31 +143,31 @@ def test_three_hundred_embedded_twenties_need_few_descriptors(tmp_path: Path) ->
 
 
 def test_doctor_examines_many_embedded_workspaces_with_few_descriptors(tmp_path: Path) -> None:
-    """What was examined is closed."""
-    manifests(tmp_path, 40, '  shop-{n}: {{url: "sandbox:"}}\n')
-    ran = ran_within(tmp_path, 96, 96, "doctor")
+    """Each workspace is closed after its checks."""
+    write_manifests(tmp_path, 40, '  shop-{n}: {{url: "sandbox:"}}\n')
+    ran = run_with_limits(tmp_path, 96, 96, "doctor")
     assert (ran.returncode, ran.stderr[-2000:]) == (0, ran.stderr[-2000:])
 
 
 def test_a_run_without_a_descriptor_left_says_so(tmp_path: Path) -> None:
-    """What is missing is named with its remedy; it is no bug and no lack of disk space."""
+    """The error names the limit and the remedy; it is not reported as a bug or a full disk."""
     workspaces = Workspaces()
     with serving(workspaces) as url:
-        manifests(
+        write_manifests(
             tmp_path,
             2,
             f'  shop-{{n}}: {{{{url: "{url}/{{n}}", generation: legacy, '
             'auth: {{token: "${{TOKEN_{n}}}"}}}}\n',
         )
-        ran = apply(tmp_path, LEAST, LEAST)
-    told = ran.stdout + ran.stderr
-    assert "bug" not in told
-    assert "disk" not in told
-    assert (ran.returncode, "`ulimit -n`" in told) == (4, True)
+        ran = apply(tmp_path, TOO_FEW, TOO_FEW)
+    output = ran.stdout + ran.stderr
+    assert "bug" not in output
+    assert "disk" not in output
+    assert (ran.returncode, "`ulimit -n`" in output) == (4, True)
 
 
-def test_what_led_to_an_error_tells_that_no_descriptor_is_left() -> None:
-    """However the libraries wrap it."""
+def test_the_cause_of_an_error_shows_that_no_descriptor_is_left() -> None:
+    """The cause is found however the libraries wrap it."""
     cause = OSError(errno.EMFILE, "Too many open files")
     assert file_descriptors.spent(cause)
     assert file_descriptors.spent(ValueError(cause))
@@ -178,8 +176,8 @@ def test_what_led_to_an_error_tells_that_no_descriptor_is_left() -> None:
     assert not file_descriptors.spent(OSError(errno.ENOSPC, "No space left on device"))
 
 
-def test_the_room_follows_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At least one environment at a time, and as many as have room."""
+def test_the_number_of_environments_at_once_fits_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many environments run at once as the limit allows, but at least one."""
     monkeypatch.setattr(file_descriptors, "_open", lambda: 20)
     for soft, each, expected in ((256, 16, 10), (64, 16, 1), (resource.RLIM_INFINITY, 9, 65536)):
         limits = (soft, soft)

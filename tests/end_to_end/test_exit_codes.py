@@ -1,4 +1,4 @@
-"""Exit codes as seen from outside: every command, every code that it can give."""
+"""Exit codes of real processes: every command, with every code that it can exit with."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = {130: signal.SIGINT, 143: signal.SIGTERM}
-STRANGE = "20202020-1c25-4d02-bf25-6aeccf7ea419"
+OTHER_WORKSPACE = "20202020-1c25-4d02-bf25-6aeccf7ea419"
 
 
 class Row(NamedTuple):
-    """One code of one command, and the smallest real situation that gives it.
+    """One exit code of one command, and the smallest real situation that causes it.
 
     Attributes:
-        words: of the command line; {good}, {none} … are manifests directories, {tmp} is empty.
-        broken: a module that fails to be imported, as one of a broken installation does.
-        ready: what the process does before it gets a signal: `connects` to the hanging server,
-            `prints` a line, or `creates` the key that takes long.
+        words: the command line; {good}, {none} … are manifests directories, {tmp} is empty.
+        broken: a module whose import fails, as in a broken installation.
+        signal_when: the event after which the process gets a signal: it `connects` to the
+            hanging server, `prints` a line, or `creates` the key that takes long.
     """
 
     code: int
     words: str
     broken: str = ""
-    ready: str = ""
+    signal_when: str = ""
 
 
-AT_WORK = {
+SERVER_COMMANDS = {
     "plan": "plan",
     "apply": "apply",
     "list": "list",
@@ -60,18 +60,18 @@ AT_WORK = {
     "token": "token svc-kept --to {tmp}/token",
     "create": "create --body {body}",
 }
-"""The commands that go to servers, in words that work."""
+"""The commands that send requests to servers, with valid arguments."""
 
 
 def rows_of(words: str) -> tuple[Row, ...]:
-    """What every command that goes to servers has in common."""
+    """Return the rows that every command with requests to servers has."""
     return (
         Row(0, f"{words} -m {{good}}"),
         Row(1, f"{words} -m {{good}}", broken="yaml"),
         Row(3, f"{words} -m {{none}}"),
         Row(4, f"{words} -m {{down}}"),
         Row(64, f"{words} -m {{good}} --nope"),
-        *(Row(code, f"{words} -m {{hanging}}", ready="connects") for code in SIGNALS),
+        *(Row(code, f"{words} -m {{hanging}}", signal_when="connects") for code in SIGNALS),
     )
 
 
@@ -101,18 +101,18 @@ TABLE = {
         Row(1, "sandbox --file {tmp}/new", broken="graphql"),
         Row(4, "sandbox legacy --file {state}"),
         Row(64, "sandbox --file {good}/environments.yaml/new"),
-        *(Row(code, "sandbox --file {tmp}/new", ready="prints") for code in SIGNALS),
+        *(Row(code, "sandbox --file {tmp}/new", signal_when="prints") for code in SIGNALS),
     ),
-    **{name: rows_of(words) for name, words in AT_WORK.items()},
+    **{name: rows_of(words) for name, words in SERVER_COMMANDS.items()},
 }
 TABLE["plan"] += (Row(2, "plan -m {missing} --detailed-exitcode"),)
 TABLE["report"] += (Row(2, "report -m {good} --expiring-within 36500d"),)
-for name in AT_WORK.keys() - {"doctor"}:  # which tells of a guard as of any failure
-    TABLE[name] += (Row(5, f"{AT_WORK[name]} -m {{pinned}}"),)
-OTHER = f"--digest sha256:{'0' * 64}"
+for name in SERVER_COMMANDS.keys() - {"doctor"}:  # it reports a guard like any other failure
+    TABLE[name] += (Row(5, f"{SERVER_COMMANDS[name]} -m {{pinned}}"),)
+OTHER_DIGEST = f"--digest sha256:{'0' * 64}"
 TABLE["apply"] += (
-    Row(6, "apply {body} -m {good}"),  # which is no plan file
-    Row(6, f"apply -m {{missing}} {OTHER}"),
+    Row(6, "apply {body} -m {good}"),  # not a plan file
+    Row(6, f"apply -m {{missing}} {OTHER_DIGEST}"),
     Row(64, "apply {tmp}/none -m {good}"),
 )
 
@@ -125,22 +125,22 @@ PRECEDENCE = (
     Row(5, "apply -m {missing_down_pinned}"),
     Row(5, "list -m {missing_down_pinned}"),
     # 6 before 5 and 4
-    Row(6, f"apply -m {{missing_pinned}} {OTHER}"),
-    Row(6, f"apply -m {{missing_down}} {OTHER}"),
+    Row(6, f"apply -m {{missing_pinned}} {OTHER_DIGEST}"),
+    Row(6, f"apply -m {{missing_down}} {OTHER_DIGEST}"),
     # 3 before 6, 5 and 4
     Row(3, "apply -m {invalid_down_pinned}"),
-    Row(3, f"apply -m {{invalid_down_pinned}} {OTHER}"),
+    Row(3, f"apply -m {{invalid_down_pinned}} {OTHER_DIGEST}"),
     # 130 and 143 before 6, 5, 4 and 2
-    Row(130, "plan -m {missing_down_pinned_hanging} --detailed-exitcode", ready="connects"),
-    Row(143, "apply -m {missing_down_pinned_hanging}", ready="connects"),
-    Row(130, f"apply -m {{missing_down_pinned_hanging}} {OTHER}", ready="connects"),
-    Row(143, "list -m {down_pinned_hanging}", ready="connects"),
-    Row(130, "report -m {down_pinned_hanging} --expiring-within 36500d", ready="connects"),
+    Row(130, "plan -m {missing_down_pinned_hanging} --detailed-exitcode", signal_when="connects"),
+    Row(143, "apply -m {missing_down_pinned_hanging}", signal_when="connects"),
+    Row(130, f"apply -m {{missing_down_pinned_hanging}} {OTHER_DIGEST}", signal_when="connects"),
+    Row(143, "list -m {down_pinned_hanging}", signal_when="connects"),
+    Row(130, "report -m {down_pinned_hanging} --expiring-within 36500d", signal_when="connects"),
     # 1 before all
     Row(1, "plan -m {bug_down_pinned} --detailed-exitcode", broken="graphql"),
-    Row(1, "apply -m {bug_slow}", broken="graphql", ready="creates"),
+    Row(1, "apply -m {bug_slow}", broken="graphql", signal_when="creates"),
 )
-"""Situations in which several codes hold: the first of 1, 130 or 143, 3, 6, 5, 4, 2, 0 is given."""
+"""Situations in which several codes apply: the first of 1, 130 or 143, 3, 6, 5, 4, 2, 0 is used."""
 
 BREAK = """\
 import os, sys
@@ -154,35 +154,39 @@ sys.meta_path.insert(0, Break())
 
 @dataclass
 class World:
-    """A server, manifests in every state, and what processes need to use them."""
+    """A server, a folder with manifests in every state, and two events of a slow create."""
 
     root: Path
     server: Sandbox
-    creates: threading.Event
-    goes_on: threading.Event
+    create_started: threading.Event
+    continue_create: threading.Event
 
     def manifests(self, state: str, hanging: str) -> Path:
-        """A directory whose environments are those that the state names, each in its trouble."""
+        """Return a manifests directory with one environment for each part of the state."""
         folder = self.root / f"{state}-{hanging.rpartition(':')[2]}" / "manifests"
         if state == "none" or folder.is_dir():
             return folder
         folder.mkdir(parents=True)
-        trouble = state.split("_")
+        states = state.split("_")
         url = self.server.url
         urls = {"good": url, "missing": url, "pinned": url, "down": "http://127.0.0.1:9"}
         urls |= {"hanging": hanging, "bug": "sandbox:", "invalid": url, "slow": url}
         lines = ["version: 1", "environments:"]
-        for one in trouble:
-            pin = f", workspace: {STRANGE}" if one == "pinned" else ""
-            auth = "" if one == "bug" else ", auth: {session_token: '${TOKEN}'}"
+        for state_name in states:
+            pin = f", workspace: {OTHER_WORKSPACE}" if state_name == "pinned" else ""
+            auth = "" if state_name == "bug" else ", auth: {session_token: '${TOKEN}'}"
             lines.append(
-                f"  {one}: {{url: '{urls[one]}', role: Admin, owns: ['svc-*']{auth}{pin}}}"
+                f"  {state_name}: {{url: '{urls[state_name]}', role: Admin, owns: ['svc-*']{auth}{pin}}}"
             )
         (folder / "environments.yaml").write_text("\n".join(lines) + "\n")
-        names = ["kept", "rotated", *(one for one in trouble if one in ("missing", "slow"))]
-        version = 2 if "invalid" in trouble else 1
+        names = [
+            "kept",
+            "rotated",
+            *(state_name for state_name in states if state_name in ("missing", "slow")),
+        ]
+        version = 2 if "invalid" in states else 1
         (folder / "keys.yaml").write_text(
-            f"version: {version}\nenvironments: [{', '.join(trouble)}]\n"
+            f"version: {version}\nenvironments: [{', '.join(states)}]\n"
             "defaults: {expires: 2031-01-01}\n"
             "keys:\n  - name: 'svc-{which}'\n"
             f"    matrix: {{which: [{', '.join(names)}]}}\n"
@@ -197,15 +201,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     (root / "sitecustomize.py").write_text(BREAK)
     with Sandbox(root / "core.sqlite3", Dialect.CORE):
         pass
-    creates, goes_on = threading.Event(), threading.Event()
+    create_started, continue_create = threading.Event(), threading.Event()
 
-    def slowly(request: Request, inner: Callable[[Request], Response]) -> Response:
+    def delay_create(request: Request, answer: Callable[[Request], Response]) -> Response:
         if b"svc-slow" in request.body:
-            creates.set()
-            goes_on.wait(60)
-        return inner(request)
+            create_started.set()
+            continue_create.wait(60)
+        return answer(request)
 
-    with Sandbox(None, Dialect.CORE, around=slowly) as server:
+    with Sandbox(None, Dialect.CORE, around=delay_create) as server:
         server.seed(["svc-kept", "svc-rotated", "svc-unwanted"])
         body = {
             "name": "svc-bulk",
@@ -213,12 +217,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "roleId": server.role("Admin").id,
         }
         (root / "body.json").write_text(json.dumps(body))
-        yield World(root, server, creates, goes_on)
+        yield World(root, server, create_started, continue_create)
 
 
 @pytest.fixture
-def proven(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
-    """Runs a row's process and looks at its exit code."""
+def run_row(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
+    """Return a function that runs a row's process and checks its exit code."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         listener.settimeout(60)
@@ -231,9 +235,13 @@ def proven(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
                 if state not in paths:
                     paths[state] = world.manifests(state, hanging)
             words = row.words.format(**paths).split()
-            # What is broken on purpose is so from Python's own start on.
-            anew = [sys.executable, "-m", "provisioner", *words]
-            start = partial(subprocess.Popen, anew) if row.broken else partial(Provision, *words)
+            # A broken module has to be broken from the start of Python.
+            fresh_process = [sys.executable, "-m", "provisioner", *words]
+            start = (
+                partial(subprocess.Popen, fresh_process)
+                if row.broken
+                else partial(Provision, *words)
+            )
             process = start(
                 env={
                     **{one: os.environ[one] for one in os.environ if one.startswith("COVERAGE_")},
@@ -249,14 +257,14 @@ def proven(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
                 cwd=tmp_path,
             )
             with process:
-                match row.ready:
+                match row.signal_when:
                     case "connects":
                         stack.enter_context(listener.accept()[0])
                         process.send_signal(SIGNALS[row.code])
                     case "creates":
-                        assert world.creates.wait(60)
+                        assert world.create_started.wait(60)
                         process.send_signal(signal.SIGTERM)
-                        world.goes_on.set()
+                        world.continue_create.set()
                     case "prints":
                         assert process.stdout is not None
                         assert process.stdout.readline()
@@ -269,51 +277,53 @@ def proven(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
         yield run
 
 
-def named(row: Row) -> str:
+def row_id(row: Row) -> str:
     return f"{row.code}-{row.words}{'-bug' if row.broken else ''}"
 
 
-@pytest.mark.parametrize("row", [row for rows in TABLE.values() for row in rows], ids=named)
-def test_every_command_gives_each_of_its_codes(row: Row, proven: Callable[[Row], None]) -> None:
-    """What is documented is what the process ends with, and 1 alone asks for a report."""
-    proven(row)
-
-
-@pytest.mark.parametrize("row", PRECEDENCE, ids=named)
-def test_where_several_codes_hold_the_gravest_is_given(
-    row: Row, proven: Callable[[Row], None]
+@pytest.mark.parametrize("row", [row for rows in TABLE.values() for row in rows], ids=row_id)
+def test_every_command_exits_with_each_of_its_codes(
+    row: Row, run_row: Callable[[Row], None]
 ) -> None:
-    """A pipeline that looks at one number sees the worst of what happened."""
-    proven(row)
+    """The process exits with the documented code, and only code 1 asks for a bug report."""
+    run_row(row)
+
+
+@pytest.mark.parametrize("row", PRECEDENCE, ids=row_id)
+def test_if_several_codes_apply_the_most_serious_one_is_used(
+    row: Row, run_row: Callable[[Row], None]
+) -> None:
+    """The exit code shows the most serious of several errors."""
+    run_row(row)
 
 
 def documented(page: str) -> set[int]:
-    """The codes of a page's table of exit codes."""
+    """Return the codes in a page's table of exit codes."""
     text = (ROOT / page).read_text("utf-8")
     table = text[text.index("## Exit codes") :].partition("\n## ")[0]
     cells = re.findall(r"^\| ([0-9, ]+) \|", table, re.MULTILINE)
     return {int(code) for cell in cells for code in cell.split(", ")}
 
 
-def test_the_table_is_whole() -> None:
-    """A command without rows, or with an option whose code has none, does not go unnoticed."""
+def test_the_table_is_complete() -> None:
+    """Every command has rows, and every option that adds an exit code has a row for it."""
     assert TABLE.keys() == COMMANDS.keys()
-    given = {name: {row.code for row in rows} for name, rows in TABLE.items()}
-    assert set().union(*given.values()) == documented("docs/errors.md") == documented("README.md")
+    covered = {name: {row.code for row in rows} for name, rows in TABLE.items()}
+    assert set().union(*covered.values()) == documented("docs/errors.md") == documented("README.md")
     group = CommandGroup()
     for name in COMMANDS:
         command = group.get_command(None, name)  # type: ignore[arg-type]
         assert command is not None
         options = {parameter.name for parameter in command.params}
-        wanted = {1, 64}
+        expected = {1, 64}
         if name != "sandbox":  # it serves until a signal
-            wanted |= {0}
+            expected |= {0}
         if "manifests" in options and name != "init":
-            wanted |= {3}
+            expected |= {3}
         if "environment" in options or "selection" in options:
-            wanted |= {4, 130, 143}
+            expected |= {4, 130, 143}
         if "max_revoke" in options:
-            wanted |= {5}
+            expected |= {5}
         if options & {"detailed_exitcode", "expiring_within"}:
-            wanted |= {2}
-        assert wanted <= given[name], name
+            expected |= {2}
+        assert expected <= covered[name], name

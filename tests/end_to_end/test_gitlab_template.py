@@ -1,4 +1,4 @@
-"""The GitLab CI template: its file, which pipeline runs which job, and the jobs in a real shell."""
+"""The GitLab CI template: its file, its rules, and its jobs in a real shell."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ HEADER, BODY = TEMPLATE.read_text(encoding="utf-8").split("\n---\n")
 INPUTS = yaml.safe_load(HEADER)["spec"]["inputs"]
 
 
-def rendered(**inputs: str) -> dict[str, Any]:
-    """The jobs as GitLab makes them: inputs put in as text, `extends` merged."""
-    given = {name: one["default"] for name, one in INPUTS.items()}
-    given |= {name.replace("_", "-"): value for name, value in inputs.items()}
+def render_jobs(**inputs: str) -> dict[str, Any]:
+    """Return the jobs as GitLab renders them: inputs inserted as text, `extends` merged."""
+    values = {name: one["default"] for name, one in INPUTS.items()}
+    values |= {name.replace("_", "-"): value for name, value in inputs.items()}
 
     def value(found: re.Match[str]) -> str:
-        one = given[found[1]]
+        one = values[found[1]]
         return str(one).lower() if isinstance(one, bool) else one
 
     document = yaml.safe_load(re.sub(r"\$\[\[ inputs\.([\w-]+) \]\]", value, BODY))
@@ -43,7 +43,7 @@ def rendered(**inputs: str) -> dict[str, Any]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with manifests for the embedded Twenty, and `provision` on the path."""
+    """Return a project with manifests for the embedded Twenty, with `provision` in the path."""
     folder = tmp_path / "project" / "manifests"
     folder.mkdir(parents=True)
     (folder / "environments.yaml").write_text(
@@ -62,9 +62,9 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a job's scripts as a runner does, in `sh`."""
+    """Return a function that runs a job's scripts in `sh`, as a runner does."""
 
-    def run_(job: dict[str, Any], **more: str) -> subprocess.CompletedProcess[str]:
+    def run_job(job: dict[str, Any], **variables: str) -> subprocess.CompletedProcess[str]:
         lines = ["set -e", *job["before_script"], *job["script"]]
         return subprocess.run(
             ["sh", "-c", "\n".join(lines)],
@@ -74,7 +74,7 @@ def run(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
                 "CI": "true",
                 "GITLAB_CI": "true",
                 **job["variables"],
-                **more,
+                **variables,
             },
             capture_output=True,
             text=True,
@@ -82,18 +82,18 @@ def run(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             check=False,
         )
 
-    return run_
+    return run_job
 
 
-def test_the_template_is_one_by_gitlabs_schema(tmp_path):
-    """Header and jobs are valid by the schema that GitLab publishes, with and without defaults."""
+def test_the_template_matches_gitlabs_schema(tmp_path):
+    """Header and jobs are valid under GitLab's published schema, with and without defaults."""
     header = tmp_path / "header.yml"
     header.write_text(HEADER)
     files = [header]
     for number, inputs in enumerate([{}, {"apply_when": "manual", "prefix": "keys"}]):
         file = tmp_path / f"{number}.yml"
-        jobs = rendered(**inputs)
-        # The schema knows a header and jobs, not what inputs make of them.
+        jobs = render_jobs(**inputs)
+        # The schema describes a header and jobs, but not inputs, so these are rendered.
         file.write_text(json.dumps({name: one for name, one in jobs.items() if "script" in one}))
         files.append(file)
     program = Path(sys.executable).with_name("check-jsonschema")
@@ -102,15 +102,15 @@ def test_the_template_is_one_by_gitlabs_schema(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_inputs_are_explained_used_and_never_text_of_a_script():
-    """Every input is described and used, and reaches scripts as a variable alone."""
+def test_inputs_are_described_used_and_never_part_of_a_script():
+    """Every input is described and used, and reaches scripts only as a variable."""
     for name, one in INPUTS.items():
         assert one["description"]
         assert f"$[[ inputs.{name} ]]" in BODY, name
-    strange = {"manifests": "M$(x)", "environment": "E;x", "only": "O`x`", "install": "I'x"}
-    for job in rendered(**strange).values():
+    marked = {"manifests": "M$(x)", "environment": "E;x", "only": "O`x`", "install": "I'x"}
+    for job in render_jobs(**marked).values():
         text = "\n".join(job.get("before_script", []) + job.get("script", []))
-        assert not [value for value in strange.values() if value in text]
+        assert not [value for value in marked.values() if value in text]
 
 
 MERGE_REQUEST = {
@@ -136,21 +136,21 @@ ON_MAIN = {"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_BRANCH": "main"}
     ],
 )
 def test_each_pipeline_runs_its_jobs(pipeline, jobs):
-    """Merge requests plan, forks validate, the default branch applies, and nights report."""
+    """Merge requests plan, forks validate, the default branch applies, schedules also report."""
     variables = {"CI_DEFAULT_BRANCH": "main", "CI_PROJECT_PATH": "acme/keys", **pipeline}
 
     def holds(condition: str, own: dict[str, str]) -> bool:
         known = variables | own
-        capabilities = [term.split(" == ") for term in condition.split(" && ")]
+        terms = [term.split(" == ") for term in condition.split(" && ")]
         sides = [
             [known.get(side[1:]) if side.startswith("$") else side.strip('"') for side in term]
-            for term in capabilities
+            for term in terms
         ]
         return all(one[0] == one[1] if one[1:] else bool(one[0]) for one in sides)
 
     for inputs, by_hand in (({}, []), ({"apply_when": "manual"}, ["provision-apply"])):
         found, manual = set(), []
-        for name, job in rendered(**inputs).items():
+        for name, job in render_jobs(**inputs).items():
             rules = [rule for rule in job.get("rules", ()) if holds(rule["if"], job["variables"])]
             if rules:
                 found.add(name.removeprefix("provision-"))
@@ -159,9 +159,9 @@ def test_each_pipeline_runs_its_jobs(pipeline, jobs):
         assert manual == (by_hand if "apply" in jobs else [])
 
 
-def test_the_plan_of_a_pipeline_is_what_it_applies(run, project):
-    """The plan file is the artifact that apply takes; one that no longer holds changes nothing."""
-    jobs = rendered(install="", environment="dev", prune="true")
+def test_a_pipeline_applies_its_plan(run, project):
+    """The plan file is the artifact that apply uses; an outdated one changes nothing."""
+    jobs = render_jobs(install="", environment="dev", prune="true")
     plan, apply_ = jobs["provision-plan"], jobs["provision-apply"]
     planned = run(plan)
     assert planned.returncode == 0, planned.stderr
@@ -191,7 +191,7 @@ KEY = (
 
 @pytest.fixture
 def merge_request(run, project: Path, tmp_path: Path) -> Callable[..., Any]:
-    """Plans the project as a merge request to the branches of a real repository, as it was."""
+    """Return a function that plans the project as a merge request to a real repository."""
     origin = tmp_path / "origin"
     shutil.copytree(project, origin)
 
@@ -202,36 +202,38 @@ def merge_request(run, project: Path, tmp_path: Path) -> Callable[..., Any]:
         for command in [*done, *(["branch", "--force", one] for one in branches)]:
             subprocess.run([*words, *command], check=True)
 
-    def plan(base: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    def plan(base: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         if base:
             (origin / "manifests" / "keys.yaml").write_text(base)
         commit("mallory")
-        job = rendered(install="", environment="dev")["provision-plan"]
-        return run(job, **{**ON_A_MERGE_REQUEST, "CI_REPOSITORY_URL": str(origin), **more})
+        job = render_jobs(install="", environment="dev")["provision-plan"]
+        return run(job, **{**ON_A_MERGE_REQUEST, "CI_REPOSITORY_URL": str(origin), **variables})
 
     return plan
 
 
 def program(project: Path, name: str) -> Path:
-    """A program of the merge request that would leave its variables behind."""
+    """Write a program of the merge request that leaves a file with its variables if it runs."""
     file = project / name
     file.write_text(f"#!/bin/sh\nenv >> '{project.parent / 'owned'}'\n")
     file.chmod(0o755)
     return file
 
 
-def only_validated(done: subprocess.CompletedProcess[str], project: Path, why: str) -> None:
-    """Nothing was planned, and log and artifact say why and how to approve."""
+def assert_only_validated(
+    done: subprocess.CompletedProcess[str], project: Path, reason: str
+) -> None:
+    """Assert that nothing was planned, and that log and artifact say why and how to approve."""
     assert done.returncode == 0, done.stderr
     assert not (project / "provision-plan.json").exists()
-    for told in (done.stdout, (project / "provision-plan.md").read_text()):
-        assert why in told
-        assert "To approve: review these changes, then run a pipeline by hand" in told
+    for text in (done.stdout, (project / "provision-plan.md").read_text()):
+        assert reason in text
+        assert "To approve: review these changes, then run a pipeline by hand" in text
     assert not (project.parent / "owned").exists()
 
 
 def test_a_merge_request_that_reaches_nothing_new_is_planned(merge_request, project):
-    """A new key with a sink that the default branch has: the plan is made and kept."""
+    """A new key with a sink that the default branch has is planned, with a plan file."""
     sink = ", deliver: [{file: '{name}.env'}]"
     keys = project / "manifests" / "keys.yaml"
     base = KEY.format(name="a", sink=sink)
@@ -243,13 +245,13 @@ def test_a_merge_request_that_reaches_nothing_new_is_planned(merge_request, proj
 
 
 def test_a_changed_url_of_a_merge_request_gets_no_credential(merge_request, project, listener):
-    """The same job without the comparison sends it, so that the test can fail."""
+    """The credential is not sent; the same job without the comparison does send it."""
     (project / "manifests" / "environments.yaml").write_text(
         f"version: 1\nenvironments: {{dev: {{url: 'http://127.0.0.1:{listener.port}', "
         "auth: {token: '${TWENTY_TOKEN}'}, role: Admin}}\n"
     )
     done = merge_request()
-    only_validated(done, project, "it changes `environments.yaml`")
+    assert_only_validated(done, project, "it changes `environments.yaml`")
     assert listener.heard == []
     by_hand = merge_request(CI_PIPELINE_SOURCE="web")
     assert by_hand.returncode == 1, by_hand.stderr
@@ -268,18 +270,18 @@ def test_a_changed_url_of_a_merge_request_gets_no_credential(merge_request, proj
 def test_a_changed_deliver_or_check_of_a_merge_request_is_not_run(
     merge_request, project, before, after
 ):
-    """So also where a new name changes the arguments of a program."""
+    """No changed program runs, also if a new name only changes a program's arguments."""
     for name in ("take", "check"):
         program(project, name)
     text = KEY.format(name="b", sink=f", deliver: [{before}]" if before else "")
     (project / "manifests" / "keys.yaml").write_text(
         KEY.format(name="c", sink=f", deliver: [{after}]")
     )
-    only_validated(merge_request(text), project, "it changes ")
+    assert_only_validated(merge_request(text), project, "it changes ")
 
 
 def test_an_equal_check_of_a_merge_request_is_planned_and_not_run(merge_request, project):
-    """The merge request may have changed the program itself."""
+    """An unchanged `check` is not run: the merge request may have changed the program itself."""
     text = KEY.format(name="b", sink=", deliver: [{command: [./take], check: [./check]}]")
     for name in ("take", "check"):
         program(project, name)
@@ -290,29 +292,31 @@ def test_an_equal_check_of_a_merge_request_is_planned_and_not_run(merge_request,
 
 
 @pytest.mark.parametrize(
-    ("more", "why"),
+    ("variables", "reason"),
     [
         ({"CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "mallory"}, "its target is not the default"),
         ({"CI_REPOSITORY_URL": "/nowhere"}, "the default branch could not be read"),
         ({"PROVISION_MANIFESTS": "../project/manifests"}, "are not in the checkout"),
     ],
 )
-def test_no_answer_about_the_default_branch_is_no_permission(merge_request, project, more, why):
-    """Whoever may push a branch could make it the target."""
-    only_validated(merge_request(**more), project, why)
+def test_without_a_comparison_a_merge_request_is_only_validated(
+    merge_request, project, variables, reason
+):
+    """A merge request is only validated if it cannot be compared with the default branch."""
+    assert_only_validated(merge_request(**variables), project, reason)
 
 
 def test_without_git_a_merge_request_is_validated(merge_request, project):
-    """An image without it cannot compare."""
+    """Without git, the manifests cannot be compared, so they are only validated."""
     fake = project.parent / "bin" / "git"
     fake.write_text("#!/bin/sh\nexit 127\n")
     fake.chmod(0o755)
     done = merge_request(PATH=f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
-    only_validated(done, project, "the image needs git")
+    assert_only_validated(done, project, "the image needs git")
 
 
-def test_the_address_with_the_token_is_no_argument(merge_request, project):
-    """Whoever lists processes does not see it."""
+def test_the_address_with_the_token_is_not_an_argument(merge_request, project):
+    """A list of processes does not show the address of the repository."""
     real = shutil.which("git")
     fake = project.parent / "bin" / "git"
     fake.write_text(f'#!/bin/sh\necho "$@" >> "{project.parent}/words"\nexec {real} "$@"\n')
@@ -325,12 +329,12 @@ def test_the_address_with_the_token_is_no_argument(merge_request, project):
 
 @pytest.mark.parametrize("name", ["provision-plan", "provision-report", "provision-apply"])
 def test_the_restrictions_are_inputs(run, project, tmp_path, name):
-    """Each job that holds credentials is bound by them, and empty ones bind nothing."""
+    """The restrictions apply to each job with credentials; empty inputs restrict nothing."""
     protected = tmp_path / "protected.yaml"
     protected.write_text(
         "version: 1\nenvironments: {dev: {url: 'http://127.0.0.1:1', auth: {token: '${TOKEN}'}}}\n"
     )
-    job = rendered(
+    job = render_jobs(
         install="",
         environments=str(protected),
         allow_host="crm.example.com *.example.org",
@@ -342,34 +346,34 @@ def test_the_restrictions_are_inputs(run, project, tmp_path, name):
     done = run(job, TOKEN="t" * 20)
     assert (done.returncode, "host_not_allowed" in done.stderr) == (5, True), done.stderr
     assert str(protected) in done.stderr
-    shown = run({**job, "script": ["env"]}).stdout
-    assert "PROVISION_ALLOW_SINK=vault file:secrets/*\n" in shown
-    assert "PROVISION_NO_PROGRAMS=true\n" in shown
-    plain = run({**rendered(install="")[name], "script": ["env"]}).stdout
+    printed = run({**job, "script": ["env"]}).stdout
+    assert "PROVISION_ALLOW_SINK=vault file:secrets/*\n" in printed
+    assert "PROVISION_NO_PROGRAMS=true\n" in printed
+    without_inputs = run({**render_jobs(install="")[name], "script": ["env"]}).stdout
     for one in ("ENVIRONMENTS", "ALLOW_HOST", "ALLOW_SINK"):
-        assert f"PROVISION_{one}=" not in plain
+        assert f"PROVISION_{one}=" not in without_inputs
 
 
-def test_inputs_that_are_empty_leave_their_variables_out(run):
-    """An empty variable is wrong usage; without the inputs the jobs work on everything."""
+def test_empty_inputs_set_no_variables(run):
+    """Without inputs the jobs work on everything; an empty variable would be wrong usage."""
     for inputs in ({}, {"environment": "dev"}, {"only": "a*"}, {"environment": "dev", "only": "a"}):
-        jobs = rendered(install="", **inputs)
+        jobs = render_jobs(install="", **inputs)
         planned = run(jobs["provision-plan"])
         assert planned.returncode == 0, planned.stderr
         assert ("other" in planned.stdout) == ("environment" not in inputs)
         assert ("+ b" in planned.stdout) == ("only" not in inputs)
     assert run(jobs["provision-apply"]).returncode == 0
-    shown = {"script": ["env"], "variables": rendered()["provision-plan"]["variables"]}
-    told = run(jobs["provision-plan"] | shown, INSTALL="").stdout
-    assert "PROVISION_ENVIRONMENT" not in told
-    assert "PROVISION_ONLY" not in told
+    print_variables = {"script": ["env"], "variables": render_jobs()["provision-plan"]["variables"]}
+    printed = run(jobs["provision-plan"] | print_variables, INSTALL="").stdout
+    assert "PROVISION_ENVIRONMENT" not in printed
+    assert "PROVISION_ONLY" not in printed
 
 
-def test_an_old_date_stops_its_key_and_no_other(run, project):
-    """`validate` says so, and `plan` and `apply` do the rest; the pipeline goes on from plan."""
+def test_an_old_date_stops_only_its_key(run, project):
+    """`validate` fails, but the pipeline continues, and `plan` and `apply` do the rest."""
     keys = project / "manifests" / "keys.yaml"
     keys.write_text(keys.read_text().replace("{name: b}", "{name: old, expires: 2020-01-01}"))
-    jobs = rendered(install="", environment="dev")
+    jobs = render_jobs(install="", environment="dev")
     plan, apply_ = jobs["provision-plan"], jobs["provision-apply"]
     assert run(jobs["provision-validate"]).returncode == 3
     assert run(plan).returncode == 4
@@ -381,22 +385,22 @@ def test_an_old_date_stops_its_key_and_no_other(run, project):
     assert [rule["when"] for rule in jobs["provision-report"]["rules"]] == ["always"]
 
 
-def test_an_environment_that_is_not_reached_fails_the_plan(run, project):
-    """There is no plan file then, and nothing that apply could take."""
+def test_an_unreachable_environment_fails_the_plan(run, project):
+    """The job fails without a plan file, so there is nothing to apply."""
     environments = project / "manifests" / "environments.yaml"
     token = "auth: {session_token: '${TOKEN}'}"
     environments.write_text(
         f"version: 1\nenvironments: {{dev: {{url: 'http://127.0.0.1:1', {token}}}}}\n"
     )
-    plan = rendered(install="")["provision-plan"]
+    plan = render_jobs(install="")["provision-plan"]
     plan["variables"] |= {"TOKEN": "eyJ.a.b"}
     done = run(plan)
     assert (done.returncode, (project / "provision-plan.json").exists()) == (1, False), done.stderr
 
 
-def test_validate_leaves_reports_that_gitlab_reads(run, project):
-    """Both reports are where the job says, with problems as without."""
-    job = rendered(install="")["provision-validate"]
+def test_validate_writes_reports_for_gitlab(run, project):
+    """Both reports are at the paths of the job, with and without problems."""
+    job = render_jobs(install="")["provision-validate"]
     reports = [project / name for name in job["artifacts"]["reports"].values()]
     done = run(job)
     assert done.returncode == 0, done.stderr
@@ -409,13 +413,13 @@ def test_validate_leaves_reports_that_gitlab_reads(run, project):
 
 
 def test_the_nightly_report_fails_when_a_key_is_due(run):
-    """A key that ends within the time of the input ends the job with 2."""
-    jobs = rendered(install="", environment="dev")
+    """The job exits with 2 if a key expires within the time of the input."""
+    jobs = render_jobs(install="", environment="dev")
     report = jobs["provision-report"]
-    made = run({**report, "script": ["provision apply"], "variables": {"INSTALL": ""}})
-    assert made.returncode == 0, made.stderr
+    applied = run({**report, "script": ["provision apply"], "variables": {"INSTALL": ""}})
+    assert applied.returncode == 0, applied.stderr
     assert run(report).returncode == 0
-    later = rendered(install="", environment="dev", expiring_within="100d")
+    later = render_jobs(install="", environment="dev", expiring_within="100d")
     assert run(later["provision-report"]).returncode == 2
 
 
@@ -431,21 +435,21 @@ def test_the_nightly_report_fails_when_a_key_is_due(run):
         (".", True, [["--require-hashes", "-r", "requirements.lock"], ["--no-deps", "."]]),
     ],
 )
-def test_what_is_installed_is_what_the_input_says(install, locked, expected, run, project):
-    """Pip gets the input as one word, and a clone with a lock is installed by its hashes."""
+def test_pip_installs_what_the_input_names(install, locked, expected, run, project):
+    """Pip gets the input as one argument; a clone with a lock is installed by its hashes."""
     lock = project / "requirements.lock"
     if locked:
         lock.write_text("")
-    # Stands in for venv: `pip` there writes down what it is asked for, and has a `provision`.
-    stand_in = project.parent / "bin" / "python3"
-    stand_in.write_text(
+    # A fake venv, whose `pip` writes its arguments to a file.
+    fake_python = project.parent / "bin" / "python3"
+    fake_python.write_text(
         '#!/bin/sh\nmkdir -p "$3/bin"\n'
-        'echo \'for one; do echo "$one"; done >>asked; echo >>asked\' >"$3/bin/pip"\n'
+        'echo \'for one; do echo "$one"; done >>calls; echo >>calls\' >"$3/bin/pip"\n'
         'chmod +x "$3/bin/pip"\n'
     )
-    stand_in.chmod(0o755)
-    job = rendered(install=install)["provision-validate"]
+    fake_python.chmod(0o755)
+    job = render_jobs(install=install)["provision-validate"]
     done = run({**job, "script": ["true"]})
     assert done.returncode == 0, done.stderr
-    asked = [block.split("\n") for block in (project / "asked").read_text().strip().split("\n\n")]
-    assert asked == [["install", "--quiet", *words] for words in expected]
+    calls = [block.split("\n") for block in (project / "calls").read_text().strip().split("\n\n")]
+    assert calls == [["install", "--quiet", *words] for words in expected]

@@ -20,21 +20,21 @@ PACKAGE = ("LICENSE", "README.md", "pyproject.toml", "provisioner", "sbom.cdx.js
 OURS = ("provisioner", "twenty_provisioner", "_twenty_provisioner", "__editable__", "pip")
 
 
-def git(place: Path, *words: str) -> str:
+def git(folder: Path, *words: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
     command = ["git", *identity, "-c", "init.defaultBranch=main", *words]
-    return subprocess.check_output(command, cwd=place, text=True, timeout=60).strip()
+    return subprocess.check_output(command, cwd=folder, text=True, timeout=60).strip()
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """This project as a git repository: what runs the tests may be a copy without one."""
-    place = tmp_path / "provision"
-    place.mkdir()
+    """Return this project as a git repository; the tests may run in a copy without one."""
+    folder = tmp_path / "provision"
+    folder.mkdir()
     for name in (*PACKAGE, ".pre-commit-hooks.yaml"):
-        (place / name).symlink_to(ROOT / name)
+        (folder / name).symlink_to(ROOT / name)
     copied = tmp_path / "repository"
-    subprocess.run(["cp", "-rL", str(place), str(copied)], check=True, timeout=60)
+    subprocess.run(["cp", "-rL", str(folder), str(copied)], check=True, timeout=60)
     git(copied, "init", "--quiet")
     git(copied, "add", "--all")
     git(copied, "commit", "--quiet", "--message", "all")
@@ -43,10 +43,10 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pre_commit(tmp_path: Path, repository: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs pre-commit in `work`, which uses the hook of `repository`.
+    """Return a function that runs pre-commit in `work`, with the hook of `repository`.
 
-    What pip would fetch lies beside these tests already: it is lent to the hook's environment,
-    without this package, so that nothing is fetched and the hook runs what it installed itself.
+    The hook's environment gets the dependencies from the environment of these tests, but not
+    this package. So nothing is downloaded, and the hook runs the package that it installed.
     """
     libraries = tmp_path / "libraries"
     libraries.mkdir()
@@ -71,7 +71,7 @@ def pre_commit(tmp_path: Path, repository: Path) -> Callable[..., subprocess.Com
             cwd=work,
             env=os.environ
             | {
-                "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say yes
+                "PIP_NO_BUILD_ISOLATION": "0",  # 0 means yes to pip
                 "PIP_NO_DEPS": "1",
                 "PIP_NO_INDEX": "1",
                 "PRE_COMMIT_HOME": str(tmp_path / "home"),
@@ -87,7 +87,7 @@ def pre_commit(tmp_path: Path, repository: Path) -> Callable[..., subprocess.Com
 
 
 def test_pre_commit_installs_and_runs_the_hook(pre_commit, tmp_path):
-    """The hook is installed, skips what is no manifest, and stops what breaks the manifests."""
+    """The hook is installed, skips files that are not manifests, and fails on invalid ones."""
     manifests = tmp_path / "work" / "manifests"
     (tmp_path / "work" / "unrelated.yaml").write_text("a: [")
     skipped = pre_commit("run")
@@ -103,7 +103,7 @@ def test_pre_commit_installs_and_runs_the_hook(pre_commit, tmp_path):
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert "Passed" in passed.stdout
     git(tmp_path / "work", "commit", "--quiet", "--message", "all")
-    # The file that changes is in order; the one that it breaks is another.
+    # The changed file is valid, but it makes another file invalid.
     environments = manifests / "environments.yaml"
     environments.write_text(environments.read_text().replace("dev:", "other:"))
     failed = pre_commit("run")
@@ -111,8 +111,8 @@ def test_pre_commit_installs_and_runs_the_hook(pre_commit, tmp_path):
     assert "manifests/team/keys.yml:2:14" in failed.stdout
 
 
-def test_the_hook_is_one_by_pre_commits_own_word():
-    """.pre-commit-hooks.yaml is a manifest that pre-commit accepts."""
+def test_pre_commit_accepts_the_hook_definition():
+    """Pre-commit accepts .pre-commit-hooks.yaml."""
     command = [Path(sys.executable).with_name("pre-commit"), "validate-manifest"]
     command.append(".pre-commit-hooks.yaml")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60)

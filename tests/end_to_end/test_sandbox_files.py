@@ -116,8 +116,8 @@ def test_a_locked_file_is_told_by_each_key_after_one_wait(tmp_path, url) -> None
     assert {code for code, _ in told} == {"sandbox_unusable"}
     [(_, message)] = told
     assert message == (
-        f"dev: {state(folder)} is locked by another program. Close the program that has it open, "
-        "or wait for it, and run again."
+        f"dev: {state(folder)} is locked by another program. Close that program or "
+        "wait until it finishes, then run again."
     )
     assert ended(start(folder))[0] == 0
 
@@ -132,7 +132,7 @@ def without_root() -> None:
 
 def cannot_write(file: Path) -> list[tuple[str, str]]:
     message = (
-        f"The embedded Twenty cannot write {file}: it or its folder is read-only for this user. "
+        f"The embedded Twenty cannot write {file}: this user may not write the file or its folder. "
         f"Make {file.parent} writable, or run as the user who owns it."
     )
     return [("sandbox_unusable", message)]

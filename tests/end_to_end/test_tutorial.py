@@ -208,9 +208,9 @@ def nightly(tmp_path):
     [
         (0, 0, "apply report", ""),
         (0, 2, "apply report", "report: a key is due or missing"),
-        (0, 4, "apply report", "report: not everything could be looked at"),
+        (0, 4, "apply report", "report: not everything could be read"),
         (0, 3, "apply report", "report: exit 3"),
-        (4, 0, "apply report", "apply: a part failed, the rest is done"),
+        (4, 0, "apply report", "apply: some actions failed, the rest is done"),
         (5, 0, "apply", "apply: refused by a guard, nothing was changed"),
         (3, 0, "apply", "apply: exit 3"),
         (143, 0, "apply", "apply: exit 143"),

@@ -682,7 +682,7 @@ def _throttled(fault: Throttled, request: Request, dialect: Dialect) -> Response
 def _expired(request: Request, dialect: Dialect) -> Response:
     if request.path not in _GRAPHQL:
         return refused(_EXPIRED)
-    return json_answer(200, {"errors": [token_refused(_EXPIRED, dialect)]}, plain=True)
+    return json_answer(200, {"errors": [token_refused(_EXPIRED, dialect)]}, without_charset=True)
 
 
 def _graphql_error(message: str, code: str, dialect: Dialect, status: int) -> Response:

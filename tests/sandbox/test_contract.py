@@ -1,9 +1,9 @@
 """The embedded Twenty answers as the recorded servers did.
 
-Every recorded request is sent, in order, to a sandbox of that dialect. Compared are the status,
-the content type and the whole body: its fields, its types and its texts. Ids are mapped by
-walking both bodies side by side; moments of the day of the recording, tokens and cursors are
-compared by their form. Of a list that has an order of its own, the elements are found by id.
+Every recorded request is sent, in order, to a sandbox of its dialect. The tests compare the
+status, the content type and the whole body: its fields, types and texts. Ids are mapped by
+walking both bodies in parallel. Timestamps of the day of the recording, tokens and cursors are
+compared only by their format. Where the order of a list may differ, elements are matched by id.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ SERVERS = {
     "core-2.21": Dialect.CORE,
 }
 
-PEOPLE = "batches of people: the sandbox has no objects but API keys"
-OPEN_API = "the OpenAPI document describes the whole of Twenty"
+PEOPLE = "batches of people: the sandbox has only API keys"
+OPEN_API = "the OpenAPI document describes all of Twenty"
 UNSUPPORTED = {
     **{
         f"{server}/{number:03}-rest-batch-people-{size}": PEOPLE
@@ -43,17 +43,17 @@ UNSUPPORTED = {
     "core-1/163-gql-createApiKeys-plural": "suggests names of other GraphQL types",
     "core-1/189-gql-12-distinct-roots": "asks for billing and ten more types",
 }
-"""Recordings of what the sandbox does not have: name -> reason."""
+"""Recordings of features that the sandbox does not have: name -> reason."""
 
-OURS_ALONE = {"Integrations", "Restricted"}
-"""Roles of the sandbox that a recording may lack."""
+ONLY_OURS = {"Integrations", "Restricted"}
+"""Roles of the sandbox that recordings may lack."""
 
 MY_KEY = "20202020-f401-4d8a-a731-64d007c27bad"
 WORKSPACE = "20202020-1c25-4d02-bf25-6aeccf7ea419"
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
-MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-OF_THE_DAY = re.compile(r"2026-11-\d\dT|2027-01-22T")
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+RECORDING_DAY = re.compile(r"2026-11-\d\dT|2027-01-22T")
 CUT = "…"
 
 
@@ -100,7 +100,7 @@ def recordings():
                     body_chars=request.get("body_chars"),
                     status=response["status"],
                     answer_type=response["headers"].get("content-type"),
-                    # The recorder named a role after the second in which it made it.
+                    # The recorder named a role after the second in which it created it.
                     answer=re.sub(r"restricted-\d+", "Restricted", response["body"]),
                 )
             )
@@ -108,7 +108,7 @@ def recordings():
 
 
 def whole_body(recording):
-    """The body that was sent: long ones were cut in the recording and are written out again."""
+    """Return the body that was sent; long ones are truncated in the recording and rebuilt here."""
     body = recording.body
     if body is None or not body.endswith(CUT):
         return body
@@ -145,16 +145,16 @@ def whole_body(recording):
     return body
 
 
-class Unfinished(Exception):  # noqa: N818  # not an error: a recording may end anywhere
-    """The recording was cut here."""
+class Unfinished(Exception):  # noqa: N818  # not an error: a recording may be cut anywhere
+    """The truncated recording ends here."""
 
 
 @dataclass
 class Prefix:
-    """As much of a cut JSON text as can be read; containers that were open are `partial`."""
+    """The readable part of a truncated JSON text; containers without an end are `partial`."""
 
     text: str
-    place: int = 0
+    position: int = 0
     value: object = None
     partial: list = field(default_factory=list)
 
@@ -162,58 +162,58 @@ class Prefix:
         with suppress(Unfinished):
             self._read(lambda value: setattr(self, "value", value))
 
-    def _read(self, keep):
-        first = self.text[self.place : self.place + 1]
+    def _read(self, store):
+        first = self.text[self.position : self.position + 1]
         if first not in ("{", "["):
             try:
-                value, self.place = json.JSONDecoder().raw_decode(self.text, self.place)
+                value, self.position = json.JSONDecoder().raw_decode(self.text, self.position)
             except json.JSONDecodeError:
                 raise Unfinished from None
-            if self.place == len(self.text):
+            if self.position == len(self.text):
                 raise Unfinished
-            keep(value)
+            store(value)
             return
         container = {} if first == "{" else []
-        keep(container)
+        store(container)
         self.partial.append(container)
-        self.place += 1
+        self.position += 1
         while self._char() not in "]}":
             if self._char() == ",":
-                self.place += 1
+                self.position += 1
             if first == "{":
                 names = []
                 self._read(names.append)
                 self._char()
-                self.place += 1
+                self.position += 1
                 self._read(lambda value, name=names[0]: container.__setitem__(name, value))
             else:
                 self._read(container.append)
-        self.place += 1
+        self.position += 1
         self.partial.pop()
 
     def _char(self):
-        if self.place >= len(self.text):
+        if self.position >= len(self.text):
             raise Unfinished
-        return self.text[self.place]
+        return self.text[self.position]
 
 
 @dataclass
 class Comparison:
-    """One recorded body beside one of ours."""
+    """The comparison of a recorded body with one of the sandbox."""
 
     ids: dict
     cursors: dict
     partial: list = field(default_factory=list)
-    wrong: list = field(default_factory=list)
+    differences: list = field(default_factory=list)
 
     def is_partial(self, container):
-        return any(container is one for one in self.partial)
+        return any(container is part for part in self.partial)
 
     def differ(self, path, theirs, ours):
-        self.wrong.append(f"{path or 'body'}: recorded {theirs!r:.300}, ours {ours!r:.300}")
+        self.differences.append(f"{path or 'body'}: recorded {theirs!r:.300}, ours {ours!r:.300}")
 
     def value(self, path, theirs, ours, *, exact=True):
-        """Compares two values; without `exact` only what they are made of."""
+        """Compare two values; without `exact` only their structure."""
         if type(theirs) is not type(ours):
             name = path.rpartition(".")[2]
             if exact or name not in ("revokedAt", "deletedAt"):
@@ -237,14 +237,14 @@ class Comparison:
             known = {role["label"] for role in theirs if "label" in role}
             extra = [role for role in ours if role["label"] not in known]
             ours = [role for role in ours if role["label"] in known]
-            if {role["label"] for role in extra} - OURS_ALONE and not self.is_partial(theirs):
+            if {role["label"] for role in extra} - ONLY_OURS and not self.is_partial(theirs):
                 self.differ(path, known, extra)
         if len(theirs) > len(ours) or (len(theirs) < len(ours) and not self.is_partial(theirs)):
             self.differ(path, f"{len(theirs)} elements", f"{len(ours)} elements")
             return
         if name in ("errors", "messages", "createApiKeys", "getRoles"):
-            for place, (their, our) in enumerate(zip(theirs, ours, strict=False)):
-                self.value(f"{path}[{place}]", their, our)
+            for index, (their, our) in enumerate(zip(theirs, ours, strict=False)):
+                self.value(f"{path}[{index}]", their, our)
         elif theirs and all(
             isinstance(their, dict) and their.keys() <= {"name"} for their in theirs
         ):
@@ -255,9 +255,11 @@ class Comparison:
                 self.differ(path, dict(lost), "missing")
         else:
             by_id = {our["id"]: our for our in ours if isinstance(our, dict) and "id" in our}
-            for place, (their, our) in enumerate(zip(theirs, ours, strict=False)):
-                twin = by_id.get(self.ids.get(their.get("id")))
-                self.value(f"{path}[{place}]", their, twin or our, exact=twin is not None)
+            for index, (their, our) in enumerate(zip(theirs, ours, strict=False)):
+                ours_by_id = by_id.get(self.ids.get(their.get("id")))
+                self.value(
+                    f"{path}[{index}]", their, ours_by_id or our, exact=ours_by_id is not None
+                )
 
     def same(self, name, theirs, ours):
         if not isinstance(theirs, str):
@@ -267,15 +269,15 @@ class Comparison:
         if name in ("startCursor", "endCursor"):
             self.cursors[theirs] = ours
             return True
-        if MOMENT.fullmatch(theirs) and OF_THE_DAY.match(theirs):
-            return MOMENT.fullmatch(ours) is not None
+        if TIMESTAMP.fullmatch(theirs) and RECORDING_DAY.match(theirs):
+            return TIMESTAMP.fullmatch(ours) is not None
         if UUID.fullmatch(theirs):
             return UUID.fullmatch(ours) and self.ids.setdefault(theirs, ours) == ours
         return UUID.sub(lambda found: self.ids.get(found[0], found[0]), theirs) == ours
 
 
 class Replay:
-    """Sends the recordings of one server to a sandbox, and notes what is wrong with each answer."""
+    """A replay of one server's recordings against a sandbox, which collects the differences."""
 
     def __init__(self, server, sandbox):
         self.server = server
@@ -283,10 +285,10 @@ class Replay:
         self.ids = {WORKSPACE: sandbox.workspace_id}
         self.cursors = {}
         self.minted = ""
-        self.wrong = {}
+        self.differences = {}
         self.session = requests.Session()
         self.session.trust_env = False
-        self.learn_roles()
+        self.map_roles()
         legacy = server == "legacy-0.60"
         self.put(
             MY_KEY,
@@ -299,12 +301,12 @@ class Replay:
         with self.session:
             for recording in recordings():
                 if recording.server == self.server:
-                    self.meanwhile(recording)
+                    self.apply_unrecorded_changes(recording)
                     if recording.full_name not in UNSUPPORTED:
-                        self.wrong[recording.full_name] = self.judge(recording)
-        return self.wrong
+                        self.differences[recording.full_name] = self.compare(recording)
+        return self.differences
 
-    def learn_roles(self):
+    def map_roles(self):
         ours = {role.label: role.id for role in self.sandbox.roles()}
         for recording in recordings():
             if recording.server == self.server and recording.topic.startswith(
@@ -315,25 +317,25 @@ class Replay:
                     self.ids[role["id"]] = ours[role["label"]]
 
     def put(self, key_id, name, *, expires_at="2031-01-01T00:00:00.000Z", revoked_at=None):
-        moment = "2026-11-23T03:48:15.157Z"
+        timestamp = "2026-11-23T03:48:15.157Z"
         self.sandbox.put(
             ApiKey(
                 id=key_id,
                 name=name,
                 expires_at=expires_at,
                 revoked_at=revoked_at,
-                created_at=moment,
-                updated_at=moment,
+                created_at=timestamp,
+                updated_at=timestamp,
                 role_id=self.sandbox.role("Admin").id,
             )
         )
         self.ids[key_id] = key_id
 
-    def meanwhile(self, recording):
-        """What happened between the recordings and was not recorded."""
+    def apply_unrecorded_changes(self, recording):
+        """Make the changes that happened on the server between recordings, without a record."""
         match recording.topic:
             case "rest-list-depth-0" if self.server == "legacy-0.60":
-                # `075` was not kept; every later count speaks of these nine.
+                # `075` was not kept; every later count includes these nine keys.
                 self.sandbox.seed(f"unrecorded-{number}" for number in range(9))
             case "gql-aliases-partial-failure" if self.server == "core-2.21":
                 # `174` to `179` were not kept; the list in `188` shows at least 14 of their keys.
@@ -367,8 +369,8 @@ class Replay:
         }
         return tokens[kind]()
 
-    def filled(self, text, recording):
-        """A recorded request with our ids, tokens, cursors and passwords."""
+    def substitute(self, text, recording):
+        """Return a recorded text with our ids, tokens, cursors and passwords."""
         password = {
             "login-wrong-password": "not this one",
             "login-empty": "",  # core says so in its answer
@@ -380,31 +382,31 @@ class Replay:
             text = text.replace(theirs, ours)
         return UUID.sub(lambda found: self.ids.get(found[0], found[0]), text)
 
-    def judge(self, recording):
+    def compare(self, recording):
         headers = {}
         if recording.authorization:
-            headers["Authorization"] = self.filled(recording.authorization, recording)
+            headers["Authorization"] = self.substitute(recording.authorization, recording)
         if recording.content_type:
             headers["Content-Type"] = recording.content_type
         body = whole_body(recording)
         answer = self.session.request(
             recording.method,
-            self.sandbox.url + self.filled(recording.path, recording),
-            data=None if body is None else self.filled(body, recording).encode(),
+            self.sandbox.url + self.substitute(recording.path, recording),
+            data=None if body is None else self.substitute(body, recording).encode(),
             headers=headers,
             timeout=30,
         )
         for token in re.findall(r'"token":"([^"]+)"', answer.text):
             self.minted = token
-        wrong = []
+        differences = []
         if answer.status_code != recording.status:
-            wrong.append(f"status: recorded {recording.status}, ours {answer.status_code}")
+            differences.append(f"status: recorded {recording.status}, ours {answer.status_code}")
         if answer.headers.get("Content-Type") != recording.answer_type:
-            wrong.append(f"type: recorded {recording.answer_type}, ours {answer.headers}")
+            differences.append(f"type: recorded {recording.answer_type}, ours {answer.headers}")
         if "Date" not in answer.headers:
-            wrong.append("no Date")
+            differences.append("no Date")
         if not recording.answer or not answer.text:
-            return wrong + [f"body: {answer.text!r}"] * (recording.answer != answer.text)
+            return differences + [f"body: {answer.text!r}"] * (recording.answer != answer.text)
         comparison = Comparison(self.ids, self.cursors)
         if recording.answer.endswith(CUT):
             prefix = Prefix(recording.answer.removesuffix(CUT))
@@ -412,7 +414,7 @@ class Replay:
         else:
             theirs = json.loads(recording.answer)
         comparison.value("", theirs, answer.json())
-        return wrong + comparison.wrong
+        return differences + comparison.differences
 
 
 @cache
@@ -434,19 +436,19 @@ def test_answers_as_recorded(recording):
     assert replayed(recording.server)[recording.full_name] == []
 
 
-def test_every_recording_is_judged_or_listed():
-    """No recording is skipped in silence, and the list of unsupported ones names real ones."""
+def test_every_recording_is_compared_or_listed():
+    """Every recording is compared or listed as unsupported, and the list has no unknown names."""
     names = [recording.full_name for recording in recordings()]
-    judged = {name for server in SERVERS for name in replayed(server)}
+    compared = {name for server in SERVERS for name in replayed(server)}
     assert len(names) == len(set(names)) == 694
-    assert judged | UNSUPPORTED.keys() == set(names)
-    assert not judged & UNSUPPORTED.keys()
+    assert compared | UNSUPPORTED.keys() == set(names)
+    assert not compared & UNSUPPORTED.keys()
     assert all(UNSUPPORTED.values())
     assert len(UNSUPPORTED) <= 40
 
 
-def test_the_comparison_sees_what_differs():
-    """The judge is not blind: each kind of difference is reported."""
+def test_the_comparison_reports_differences():
+    """The comparison reports each kind of difference."""
     recorded = {"id": MY_KEY, "n": [{"id": WORKSPACE, "name": "a"}], "messages": ["x"], "at": None}
     for ours in (
         {**recorded, "id": "zzz"},
@@ -458,11 +460,11 @@ def test_the_comparison_sees_what_differs():
     ):
         comparison = Comparison({}, {})
         comparison.value("", recorded, ours)
-        assert comparison.wrong, ours
+        assert comparison.differences, ours
 
 
-def test_a_cut_body_is_read_as_far_as_it_goes():
-    """Of a long answer the complete part is compared, whatever it was cut in."""
+def test_a_truncated_body_is_read_up_to_its_end():
+    """The complete part of a truncated answer is compared, wherever it was cut."""
     prefix = Prefix('[{"a":1,"b":[true]},{"a":2,"b":["x')
     assert prefix.value == [{"a": 1, "b": [True]}, {"a": 2, "b": []}]
     assert prefix.partial == [prefix.value, {"a": 2, "b": []}, []]

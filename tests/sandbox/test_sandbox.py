@@ -1,4 +1,4 @@
-"""The embedded Twenty as a program: its state, its tokens, its limits, its speed."""
+"""The embedded Twenty as a program: its state, tokens, limits and speed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CORES = [Dialect.CORE, Dialect.CORE_1]
 
 
 class Client:
-    """As much of a client as the tests need."""
+    """A minimal client for the tests."""
 
     def __init__(self, sandbox, token=None):
         self.url = sandbox.url
@@ -53,10 +53,10 @@ class Client:
         if token:
             self.session.headers["Authorization"] = f"Bearer {token}"
 
-    def __call__(self, method, path, body=None, **more):
-        return self.session.request(method, self.url + path, json=body, timeout=30, **more)
+    def __call__(self, method, path, body=None, **options):
+        return self.session.request(method, self.url + path, json=body, timeout=30, **options)
 
-    def ask(self, query, path="/metadata", **variables):
+    def query(self, query, path="/metadata", **variables):
         answer = self("POST", path, {"query": query, "variables": variables})
         return answer.json()
 
@@ -84,18 +84,18 @@ def file(tmp_path):
     return tmp_path / "state" / "development"
 
 
-def body_of(sandbox, name="k", **more):
-    body = {"name": name, "expiresAt": DATE, **more}
+def body_of(sandbox, name="k", **fields):
+    body = {"name": name, "expiresAt": DATE, **fields}
     if sandbox.dialect is not Dialect.LEGACY:
         body["roleId"] = sandbox.role("Admin").id
     return body
 
 
-def create(client, sandbox, name="k", **more):
-    answer = client("POST", "/rest/apiKeys", body_of(sandbox, name, **more))
+def create(client, sandbox, name="k", **fields):
+    answer = client("POST", "/rest/apiKeys", body_of(sandbox, name, **fields))
     assert answer.status_code == 201, answer.text
-    made = answer.json()
-    return made["data"]["createApiKey"] if "data" in made else made
+    created = answer.json()
+    return created["data"]["createApiKey"] if "data" in created else created
 
 
 def rows_of(sandbox):
@@ -119,19 +119,19 @@ def message_of(answer):
     ],
 )
 def test_a_url_names_a_dialect(url, expected):
-    """`sandbox:` alone is the newest server."""
+    """`sandbox:` without a name means the newest server."""
     assert dialect_of(url) is expected
 
 
 @pytest.mark.parametrize("url", ["sandbox:nope", "https://crm.example.com", ""])
-def test_a_wrong_url_says_what_to_write(url):
-    """A typing error is answered with the choices."""
-    with pytest.raises(ValueError, match=r"write sandbox: or one of .*sandbox:legacy"):
+def test_the_error_for_a_wrong_url_lists_the_choices(url):
+    """The error for a mistyped URL lists the valid ones."""
+    with pytest.raises(ValueError, match=r"Use sandbox:, .*sandbox:legacy"):
         dialect_of(url)
 
 
-def test_a_fresh_workspace_holds_no_key(dialect):
-    """Nothing in it is unmanaged when a user meets it."""
+def test_a_new_workspace_has_no_keys(dialect):
+    """A new workspace has no unmanaged keys."""
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
         listed = client("GET", "/rest/apiKeys").json()
         assert sandbox.keys() == ()
@@ -139,35 +139,35 @@ def test_a_fresh_workspace_holds_no_key(dialect):
 
 
 def test_state_survives_a_stop(file, dialect):
-    """Keys, users, secrets and tokens of one run are good in the next."""
+    """Keys, users, secrets and tokens of one run are valid in the next."""
     with Sandbox(file, dialect) as first, admin_of(first) as client:
-        made = create(client, first, "survivor")
+        created = create(client, first, "survivor")
         before = (first.workspace_id, first.email, first.password, first.roles(), first.keys())
-        token, own = first.session_token(), first.api_token()
+        session_token, api_token = first.session_token(), first.api_token()
     with Sandbox(file, dialect) as second:
         rows = second.keys()
         assert (second.workspace_id, second.email, second.password, second.roles()) == before[:4]
         assert [row.name for row in rows] == ["survivor", "provision"]
-        assert rows[0].id == made["id"]
+        assert rows[0].id == created["id"]
         assert rows[0].expires_at == DATE
-        for kept in (token, own):
-            with client_of(second, kept) as client:
+        for token in (session_token, api_token):
+            with client_of(second, token) as client:
                 assert client("GET", "/rest/apiKeys").status_code == 200
         assert second.api_token()
         assert len(second.keys()) == 2
 
 
 def test_two_servers_share_one_file(file, dialect):
-    """Two runs at once see each other's keys."""
-    with Sandbox(file, dialect) as one, Sandbox(file, dialect) as other:
-        assert one.workspace_id == other.workspace_id
-        with admin_of(one) as client:
-            made = create(client, one)
-        assert [row.id for row in rows_of(other)] == [made["id"]]
+    """Two runs at the same time see each other's keys."""
+    with Sandbox(file, dialect) as first, Sandbox(file, dialect) as second:
+        assert first.workspace_id == second.workspace_id
+        with admin_of(first) as client:
+            created = create(client, first)
+        assert [row.id for row in rows_of(second)] == [created["id"]]
 
 
 def test_many_servers_that_start_together_agree(file):
-    """Of several first starts at once one makes the workspace, and nothing else is left over."""
+    """If several servers start on a missing file, one creates it and no other file remains."""
     with ThreadPoolExecutor(8) as pool:
         sandboxes = list(pool.map(lambda _: Sandbox(file).start(), range(8)))
     assert len({sandbox.workspace_id for sandbox in sandboxes}) == 1
@@ -177,7 +177,7 @@ def test_many_servers_that_start_together_agree(file):
 
 
 def test_two_processes_write_at_once(file):
-    """Writers of different processes wait for each other and lose nothing."""
+    """Writers in different processes wait for each other and lose no write."""
     script = (
         "import sys, requests\n"
         "from pathlib import Path\n"
@@ -201,7 +201,7 @@ def test_two_processes_write_at_once(file):
 
 
 def test_the_file_is_private(file):
-    """It holds a signing secret and a password: only its owner reads it, and git never."""
+    """The file contains secrets: only its owner can read it, and git ignores it."""
     with Sandbox(file) as sandbox, admin_of(sandbox) as client:
         create(client, sandbox)
         modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.iterdir()}
@@ -212,14 +212,14 @@ def test_the_file_is_private(file):
 
 
 def test_a_directory_of_the_user_is_left_alone(tmp_path):
-    """Only a directory that the sandbox made gets a `.gitignore`."""
+    """Only a directory that the sandbox created gets a `.gitignore`."""
     with Sandbox(tmp_path / "development"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["development"]
 
 
 def test_a_clean_stop_leaves_one_file(file):
-    """SQLite's log is folded into the file; a second stop does nothing."""
+    """SQLite's log is merged into the file; a second stop does nothing."""
     sandbox = Sandbox(file).start()
     with admin_of(sandbox) as client:
         create(client, sandbox)
@@ -229,7 +229,7 @@ def test_a_clean_stop_leaves_one_file(file):
 
 
 def test_without_a_file_nothing_is_left(tmp_path, monkeypatch):
-    """A sandbox for one test leaves no trace."""
+    """A sandbox without a file leaves no files behind."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with Sandbox(None) as sandbox:
         sandbox.seed(["a"])
@@ -238,15 +238,15 @@ def test_without_a_file_nothing_is_left(tmp_path, monkeypatch):
 
 
 def test_a_file_of_another_dialect_is_refused(file):
-    """A workspace keeps the roles of the dialect that it was made with."""
+    """A workspace keeps the dialect that it was created with."""
     with Sandbox(file, Dialect.LEGACY):
         pass
     with pytest.raises(WorkspaceError, match="sandbox:legacy, not of sandbox:core"):
         Sandbox(file, Dialect.CORE).start()
 
 
-def test_a_foreign_file_is_refused(file):
-    """A file that is something else is neither read nor overwritten."""
+def test_a_file_that_is_not_a_workspace_is_refused(file):
+    """A file that is not a workspace is left unchanged."""
     file.parent.mkdir()
     file.write_text("not a database, but long enough to look at" * 99, encoding="ascii")
     with pytest.raises(WorkspaceError, match="not a workspace of the embedded Twenty"):
@@ -255,7 +255,7 @@ def test_a_foreign_file_is_refused(file):
 
 
 def test_a_port_that_is_taken_is_reported(file):
-    """The state is closed again when the server cannot start."""
+    """The file is closed again if the server cannot start."""
     with Sandbox(None) as sandbox:
         port = int(sandbox.url.rpartition(":")[2])
         with pytest.raises(OSError, match=r"[Aa]ddress"):
@@ -263,8 +263,8 @@ def test_a_port_that_is_taken_is_reported(file):
     assert sorted(path.name for path in file.parent.iterdir()) == [".gitignore", "development"]
 
 
-def test_before_the_start_there_is_nothing_to_ask():
-    """A forgotten start is said, not guessed around."""
+def test_use_before_the_start_is_an_error():
+    """Using a sandbox before `start` raises an error that says so."""
     with pytest.raises(RuntimeError, match="not been started"):
         _ = Sandbox(None).url
 
@@ -290,20 +290,20 @@ def test_naming_a_dialect_does_not_load_graphql():
         (lambda _: "a.b.c", 401, None),
     ],
 )
-def test_a_token_that_opens_nothing_is_refused(dialect, mint, status, text):
-    """Expired, revoked, deleted, forged and garbage tokens are told apart."""
+def test_an_invalid_token_is_refused(dialect, mint, status, text):
+    """Expired, revoked, deleted, forged and malformed tokens get different answers."""
     with Sandbox(None, dialect) as sandbox:
         token = mint(sandbox).encode().decode("latin-1")
         garbage = "Token invalid." if dialect is Dialect.CORE else "No payload"
         with client_of(sandbox, token) as client:
             answer = client("GET", "/rest/apiKeys")
-            asked = client.ask("{__typename}")
+            graphql_answer = client.query("{__typename}")
     assert (answer.status_code, message_of(answer)) == (status, text or garbage)
-    assert asked["errors"][0]["message"] == (text or garbage)
+    assert graphql_answer["errors"][0]["message"] == (text or garbage)
 
 
-def test_a_revoked_token_dies_at_once(dialect):
-    """Revoking a key closes every door to its tokens with the next request."""
+def test_a_revoked_token_stops_working_at_once(dialect):
+    """The tokens of a revoked key are refused from the next request on."""
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as admin:
         key_id = sandbox.seed(["k"])[0]
         with client_of(sandbox, sandbox.token_of(key_id)) as client:
@@ -313,8 +313,8 @@ def test_a_revoked_token_dies_at_once(dialect):
 
 
 @pytest.mark.parametrize("kind", ["loginToken", "refreshToken"])
-def test_a_token_of_the_sign_in_is_no_access_token(kind):
-    """Only the access token opens anything."""
+def test_login_and_refresh_tokens_are_not_access_tokens(kind):
+    """Only the access token is accepted as a bearer token."""
     with Sandbox(None) as sandbox, client_of(sandbox) as client:
         login, tokens = sign_in(client, sandbox)
         token = login if kind == "loginToken" else tokens[kind]["token"]
@@ -323,7 +323,7 @@ def test_a_token_of_the_sign_in_is_no_access_token(kind):
 
 
 def test_the_session_of_a_lost_user_is_refused(file):
-    """A session whose user is gone opens nothing."""
+    """The session of a deleted user is refused."""
     with Sandbox(file) as sandbox, admin_of(sandbox) as client:
         with sqlite3.connect(file) as database:
             database.execute("DELETE FROM user WHERE name = 'admin'")
@@ -332,7 +332,7 @@ def test_the_session_of_a_lost_user_is_refused(file):
 
 
 def sign_in(client, sandbox):
-    login = client.ask(
+    login = client.query(
         "mutation($e:String!,$p:String!){getLoginTokenFromCredentials(email:$e,password:$p,"
         'origin:"x"){loginToken{token expiresAt}}}',
         e=sandbox.email,
@@ -340,7 +340,7 @@ def sign_in(client, sandbox):
     )["data"]["getLoginTokenFromCredentials"]["loginToken"]["token"]
     legacy = sandbox.dialect is Dialect.LEGACY
     access = "accessToken" if legacy else "accessOrWorkspaceAgnosticToken"
-    tokens = client.ask(
+    tokens = client.query(
         "mutation($t:String!){getAuthTokensFromLoginToken(loginToken:$t,"
         f'origin:"x"){{tokens{{{access}{{token expiresAt}} refreshToken{{token expiresAt}}}}}}}}',
         t=login,
@@ -348,8 +348,8 @@ def sign_in(client, sandbox):
     return login, {**tokens, "access": tokens[access]}
 
 
-def test_a_sign_in_lasts_as_long_as_asked(dialect):
-    """`session_seconds` is the life of the access token, and the token is a real one."""
+def test_a_sign_in_lasts_session_seconds(dialect):
+    """`session_seconds` is the lifetime of the access token, which is a real JWT."""
     with Sandbox(None, dialect, session_seconds=90) as sandbox, client_of(sandbox) as client:
         _, tokens = sign_in(client, sandbox)
         access = tokens["access"]["token"]
@@ -360,7 +360,7 @@ def test_a_sign_in_lasts_as_long_as_asked(dialect):
         assert 80 < claims["exp"] - time.time() <= 91
         with client_of(sandbox, access) as signed_in:
             assert signed_in("GET", "/rest/apiKeys").status_code == 200
-        second_use = client.ask(
+        second_use = client.query(
             f'mutation{{getAuthTokensFromLoginToken(loginToken:"{access}",origin:"x")'
             "{tokens{refreshToken{token}}}}"
         )
@@ -369,9 +369,9 @@ def test_a_sign_in_lasts_as_long_as_asked(dialect):
 
 @pytest.mark.parametrize("dialect", CORES)
 def test_a_sign_in_without_a_password_lists_what_is_wrong(dialect):
-    """The constraint texts come together, and only those that apply."""
+    """The answer lists only the constraints that are violated."""
     with Sandbox(None, dialect) as sandbox, client_of(sandbox) as client:
-        answer = client.ask(
+        answer = client.query(
             'mutation{getLoginTokenFromCredentials(email:"a@b.test",password:"",origin:"x")'
             "{loginToken{token}}}"
         )
@@ -379,15 +379,15 @@ def test_a_sign_in_without_a_password_lists_what_is_wrong(dialect):
 
 
 def test_a_minted_token_carries_the_date_of_the_request(dialect):
-    """`exp` is the argument's, `jti` the key's, and the token works."""
+    """`exp` is the requested date, `jti` is the key's id, and the token works."""
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
-        made = create(client, sandbox)
-        token = client.ask(
-            f'mutation{{generateApiKeyToken(apiKeyId:"{made["id"]}",'
+        created = create(client, sandbox)
+        token = client.query(
+            f'mutation{{generateApiKeyToken(apiKeyId:"{created["id"]}",'
             'expiresAt:"2030-01-01T00:00:00Z"){token}}'
         )["data"]["generateApiKeyToken"]["token"]
         claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
-        assert claims["jti"] == made["id"]
+        assert claims["jti"] == created["id"]
         assert claims["type"] == "API_KEY"
         assert claims["sub"] == claims["workspaceId"] == sandbox.workspace_id
         assert claims["exp"] == 1893456000
@@ -399,24 +399,24 @@ def test_a_minted_token_carries_the_date_of_the_request(dialect):
 
 
 def test_only_roles_with_the_permission_see_keys():
-    """Of 2.21 a role needs the API-keys permission; it can be given and taken on the fly."""
+    """On 2.21 a role needs the API-keys permission, which a test can grant and withdraw."""
     query = "{apiKeys{id}}"
     with Sandbox(None) as sandbox:
         key_id = sandbox.seed(["k"], role="Integrations")[0]
         with client_of(sandbox, sandbox.token_of(key_id)) as client:
             assert client("GET", "/rest/apiKeys").json()["code"] == "PERMISSION_DENIED"
-            assert client.ask(query)["errors"][0]["extensions"]["subCode"] == "PERMISSION_DENIED"
+            assert client.query(query)["errors"][0]["extensions"]["subCode"] == "PERMISSION_DENIED"
             sandbox.permit("Integrations", API_KEYS_FLAG)
-            assert client.ask(query)["data"]["apiKeys"] == [{"id": key_id}]
-            assert client.ask("{getRoles{id}}")["data"] is None
+            assert client.query(query)["data"]["apiKeys"] == [{"id": key_id}]
+            assert client.query("{getRoles{id}}")["data"] is None
             sandbox.permit("Integrations", API_KEYS_FLAG, ROLES_FLAG)
-            assert len(client.ask("{getRoles{id}}")["data"]["getRoles"]) == 4
+            assert len(client.query("{getRoles{id}}")["data"]["getRoles"]) == 4
             sandbox.permit("Integrations")
-            assert client.ask(query)["data"] is None
+            assert client.query(query)["data"] is None
 
 
 def test_a_user_may_get_another_role():
-    """Members become administrators, for tests of permissions."""
+    """A test of permissions can give a member the Admin role."""
     with Sandbox(None) as sandbox, client_of(sandbox, sandbox.session_token("member")) as client:
         assert client("POST", "/rest/apiKeys", body_of(sandbox)).status_code == 400
         sandbox.enrol("member", "Admin")
@@ -424,17 +424,17 @@ def test_a_user_may_get_another_role():
 
 
 def test_a_role_may_be_added():
-    """A new role is listed last and may be given to keys when it says so."""
+    """A new role is listed last and can be assigned to keys if it is marked so."""
     with Sandbox(None) as sandbox, admin_of(sandbox) as client:
         sandbox.put_role(role("Deployer", api_keys=True))
-        listed = client.ask("{getRoles{label canBeAssignedToApiKeys}}")["data"]["getRoles"]
-        made = create(client, sandbox)
-        assigned = client.ask(
+        listed = client.query("{getRoles{label canBeAssignedToApiKeys}}")["data"]["getRoles"]
+        created = create(client, sandbox)
+        assigned = client.query(
             "mutation($k:UUID!,$r:UUID!){assignRoleToApiKey(apiKeyId:$k,roleId:$r)}",
-            k=made["id"],
+            k=created["id"],
             r=sandbox.role("Deployer").id,
         )
-        key = client.ask("{apiKeys{role{label}}}")["data"]["apiKeys"]
+        key = client.query("{apiKeys{role{label}}}")["data"]["apiKeys"]
     assert listed[-1] == {"label": "Deployer", "canBeAssignedToApiKeys": True}
     assert assigned == {"data": {"assignRoleToApiKey": True}}
     assert key == [{"role": {"label": "Deployer"}}]
@@ -442,12 +442,12 @@ def test_a_role_may_be_added():
 
 @pytest.mark.parametrize("dialect", CORES)
 def test_a_key_without_a_role_breaks_the_list_with_roles(dialect):
-    """One such key fails `apiKeys{role{…}}` as a whole (not recorded); without roles it lists."""
+    """One such key fails all of `apiKeys{role{…}}` (not recorded); a list without roles works."""
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
         key_id = sandbox.seed(["k"], role=None)[0]
-        broken = client.ask("{apiKeys{id role{id}}}")
-        whole = client.ask("{apiKeys{id} getRoles{label apiKeys{id}}}")["data"]
-        repaired = client.ask(
+        broken = client.query("{apiKeys{id role{id}}}")
+        whole = client.query("{apiKeys{id} getRoles{label apiKeys{id}}}")["data"]
+        repaired = client.query(
             "mutation($k:UUID!,$r:UUID!){assignRoleToApiKey(apiKeyId:$k,roleId:$r)}",
             k=key_id,
             r=sandbox.role("Admin").id,
@@ -457,34 +457,34 @@ def test_a_key_without_a_role_breaks_the_list_with_roles(dialect):
         assert whole["apiKeys"] == [{"id": key_id}]
         assert all(not listed["apiKeys"] for listed in whole["getRoles"])
         assert "errors" not in repaired
-        assert "errors" not in client.ask("{apiKeys{id role{id}}}")
+        assert "errors" not in client.query("{apiKeys{id role{id}}}")
 
 
 # --- Lists
 
 
 def test_all_pages_of_a_long_legacy_list(dialect):
-    """2 325 keys come page by page, each once; core gives them at once."""
+    """Legacy lists 2 325 keys page by page, each key once; core lists them in one answer."""
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
-        wanted = set(sandbox.seed(f"k{number}" for number in range(2325)))
+        expected = set(sandbox.seed(f"k{number}" for number in range(2325)))
         if dialect is not Dialect.LEGACY:
             listed = client("GET", "/rest/apiKeys?limit=60").json()
-            assert {key["id"] for key in listed} == wanted
+            assert {key["id"] for key in listed} == expected
             return
-        seen, cursor, sizes = [], "", []
+        received, cursor, sizes = [], "", []
         while cursor is not None:
             answer = client("GET", f"/rest/apiKeys?starting_after={cursor}").json()
-            seen += [key["id"] for key in answer["data"]["apiKeys"]]
+            received += [key["id"] for key in answer["data"]["apiKeys"]]
             sizes.append(len(answer["data"]["apiKeys"]))
             more = answer["pageInfo"]["hasNextPage"]
             cursor = answer["pageInfo"]["endCursor"] if more else None
         assert sizes == [60] * 38 + [45]
-        assert len(seen) == 2325
-        assert set(seen) == wanted
+        assert len(received) == 2325
+        assert set(received) == expected
 
 
 def test_the_paged_core_list():
-    """About 2.4x pages one route and marks the other as old (not recorded)."""
+    """About 2.4x pages one route and marks the other as deprecated (not recorded)."""
     with Sandbox(None, page_core_list=True) as sandbox, admin_of(sandbox) as client:
         empty = client("GET", "/rest/metadata/apiKeys").json()
         assert empty == {
@@ -497,8 +497,8 @@ def test_the_paged_core_list():
             },
             "totalCount": 0,
         }
-        wanted = set(sandbox.seed(f"k{number}" for number in range(450)))
-        seen, cursor, sizes = [], "", []
+        expected = set(sandbox.seed(f"k{number}" for number in range(450)))
+        received, cursor, sizes = [], "", []
         while cursor is not None:
             path = f"/rest/metadata/apiKeys?limit=1000&starting_after={cursor}"
             answer = client("GET", path).json()
@@ -506,12 +506,12 @@ def test_the_paged_core_list():
             info = answer["pageInfo"]
             assert answer["totalCount"] == 450
             assert (info["startCursor"], info["endCursor"]) == (ids[0], ids[-1])
-            assert info["hasPreviousPage"] is bool(seen)
-            seen += ids
+            assert info["hasPreviousPage"] is bool(received)
+            received += ids
             sizes.append(len(ids))
             cursor = info["endCursor"] if info["hasNextPage"] else None
         assert sizes == [200, 200, 50]
-        assert set(seen) == wanted
+        assert set(received) == expected
         assert len(client("GET", "/rest/metadata/apiKeys").json()["data"]) == 60
         old = client("GET", "/rest/apiKeys")
         assert len(old.json()) == 450
@@ -520,22 +520,22 @@ def test_the_paged_core_list():
 
 
 def test_a_legacy_list_by_another_field():
-    """Cursors hold the ordering field, so pages by date meet no key twice."""
+    """Cursors contain the sort field, so that pages sorted by date list each key once."""
     with Sandbox(None, Dialect.LEGACY) as sandbox, admin_of(sandbox) as client:
         for _ in range(3):
             sandbox.seed(["a", "b", "c"])
-        for order, before in (("DescNullsLast", "after"), ("AscNullsFirst", "after")):
-            seen, cursor = [], ""
+        for order in ("DescNullsLast", "AscNullsFirst"):
+            received, cursor = [], ""
             while cursor is not None:
                 answer = client(
                     "GET",
-                    f"/rest/apiKeys?limit=2&order_by=createdAt[{order}]&starting_{before}={cursor}",
+                    f"/rest/apiKeys?limit=2&order_by=createdAt[{order}]&starting_after={cursor}",
                 ).json()
-                seen += answer["data"]["apiKeys"]
+                received += answer["data"]["apiKeys"]
                 more = answer["pageInfo"]["hasNextPage"]
                 cursor = answer["pageInfo"]["endCursor"] if more else None
-            dates = [key["createdAt"] for key in seen]
-            assert len({key["id"] for key in seen}) == 9
+            dates = [key["createdAt"] for key in received]
+            assert len({key["id"] for key in received}) == 9
             assert dates == sorted(dates, reverse=order.startswith("Desc"))
 
 
@@ -554,7 +554,7 @@ def test_a_legacy_list_by_another_field():
     ],
 )
 def test_a_legacy_list_is_filtered(query, expected):
-    """The filters that the client uses work, and a mistake in one is refused."""
+    """The filters that the client uses work; an invalid one is refused."""
     with Sandbox(None, Dialect.LEGACY) as sandbox, admin_of(sandbox) as client:
         sandbox.seed(["a", "c"])
         sandbox.seed(["b"], revoked_at=DATE)
@@ -567,15 +567,15 @@ def test_a_legacy_list_is_filtered(query, expected):
 
 
 def test_a_legacy_connection_goes_both_ways():
-    """GraphQL pages forwards and backwards over the same keys as REST."""
+    """GraphQL pages forwards and backwards through the same keys as REST."""
     with Sandbox(None, Dialect.LEGACY) as sandbox, admin_of(sandbox) as client:
         sandbox.seed("abcde")
         query = "{apiKeys(%s){totalCount edges{cursor node{id}} pageInfo{hasPreviousPage}}}"
-        first = client.ask(query % "first:3", "/graphql")["data"]["apiKeys"]
+        first = client.query(query % "first:3", "/graphql")["data"]["apiKeys"]
         cursor = first["edges"][-1]["cursor"]
-        rest = client.ask(query % f'after:"{cursor}"', "/graphql")["data"]["apiKeys"]
-        back = client.ask(query % f'last:2,before:"{cursor}"', "/graphql")["data"]["apiKeys"]
-        wrong = client.ask(query % 'after:"zzz"', "/graphql")
+        rest = client.query(query % f'after:"{cursor}"', "/graphql")["data"]["apiKeys"]
+        back = client.query(query % f'last:2,before:"{cursor}"', "/graphql")["data"]["apiKeys"]
+        wrong = client.query(query % 'after:"zzz"', "/graphql")
     assert len(first["edges"]) == 3
     assert len(rest["edges"]) == 2
     assert rest["pageInfo"]["hasPreviousPage"]
@@ -586,68 +586,68 @@ def test_a_legacy_connection_goes_both_ways():
 # --- Creating
 
 
-def test_creates_take_their_time_side_by_side(dialect):
-    """`create_seconds` is per create, not per server: four at once take as long as one."""
+def test_creates_overlap(dialect):
+    """`create_seconds` applies to each create: four creates in parallel take as long as one."""
     journal = []
-    together = threading.Barrier(4)
+    barrier = threading.Barrier(4)
 
-    def one(sandbox):
+    def send_create(sandbox):
         with admin_of(sandbox) as client:
             client("GET", "/healthz")
-            together.wait()
+            barrier.wait()
             return create(client, sandbox)
 
     with Sandbox(None, dialect, create_seconds=0.4, journal=journal) as sandbox:
         with ThreadPoolExecutor(4) as pool:
-            made = list(pool.map(one, [sandbox] * 4))
+            created = list(pool.map(send_create, [sandbox] * 4))
         rows = sandbox.keys()
     posts = [exchange for exchange in journal if exchange.method == "POST"]
-    assert len({key["id"] for key in made}) == len(rows) == len(posts) == 4
+    assert len({key["id"] for key in created}) == len(rows) == len(posts) == 4
     assert all(exchange.ended - exchange.started >= 0.4 for exchange in posts)
     assert max(exchange.started for exchange in posts) < min(exchange.ended for exchange in posts)
 
 
 def test_created_at_is_the_start_of_the_transaction(dialect):
-    """A key becomes visible later than it says it was made: the client must allow for that."""
+    """A key becomes visible later than its `createdAt`; the client must allow for that."""
     with Sandbox(None, dialect, create_seconds=0.2) as sandbox, admin_of(sandbox) as client:
         before = time.time()
-        made = create(client, sandbox)
+        created = create(client, sandbox)
         after = time.time()
-    stamp = time.mktime(time.strptime(made["createdAt"][:19], "%Y-%m-%dT%H:%M:%S"))
-    stamp += float(made["createdAt"][19:23]) - time.timezone
-    assert before - 0.01 <= stamp < after - 0.19
+    created_at = time.mktime(time.strptime(created["createdAt"][:19], "%Y-%m-%dT%H:%M:%S"))
+    created_at += float(created["createdAt"][19:23]) - time.timezone
+    assert before - 0.01 <= created_at < after - 0.19
 
 
-def test_aliased_creates_take_their_time_one_after_the_other():
-    """1.x runs the aliases of a document in order, each in a transaction of its own."""
+def test_aliased_creates_run_in_order():
+    """1.x runs the aliases of a document in order, each in its own transaction."""
     with Sandbox(None, Dialect.CORE_1, create_seconds=0.05) as sandbox, admin_of(sandbox) as client:
         role_id = sandbox.role("Admin").id
         document = " ".join(
             f'a{n}:createApiKey(input:{{name:"k{n}",expiresAt:"{DATE}",roleId:"{role_id}"}}){{id}}'
             for n in range(4)
         )
-        answer = client.ask(f"mutation{{{document}}}")
+        answer = client.query(f"mutation{{{document}}}")
         rows = sandbox.keys()
     assert [key["id"] for key in answer["data"].values()] == [row.id for row in rows]
-    assert all(one.created_at < other.created_at for one, other in pairwise(rows))
+    assert all(first.created_at < second.created_at for first, second in pairwise(rows))
 
 
 def test_a_race_for_one_id_makes_one_row():
-    """Of equal legacy creates at once one wins; the others say which of the two texts."""
+    """Of several legacy creates with one id, one succeeds; the others get one of two errors."""
     journal = []
     with Sandbox(None, Dialect.LEGACY, create_seconds=0.1, journal=journal) as sandbox:
         key_id = str(uuid.uuid4())
-        together = threading.Barrier(6)
+        barrier = threading.Barrier(6)
 
-        def one(number):
+        def send_create(number):
             with admin_of(sandbox) as client:
-                together.wait()
+                barrier.wait()
                 if number % 2:
                     return client("POST", "/rest/apiKeys", body_of(sandbox, id=key_id))
                 return client("POST", "/rest/batch/apiKeys?depth=0", [body_of(sandbox, id=key_id)])
 
         with ThreadPoolExecutor(6) as pool:
-            answers = list(pool.map(one, range(6)))
+            answers = list(pool.map(send_create, range(6)))
         rows = sandbox.keys()
         with admin_of(sandbox) as client:
             late = client("POST", "/rest/apiKeys", body_of(sandbox, id=key_id))
@@ -658,7 +658,7 @@ def test_a_race_for_one_id_makes_one_row():
     assert message_of(late) == "Record already exists"
 
 
-def test_a_bad_record_spoils_its_batch():
+def test_one_bad_record_rejects_the_batch():
     """A legacy batch is one transaction: all or nothing."""
     with Sandbox(None, Dialect.LEGACY) as sandbox, admin_of(sandbox) as client:
         taken = sandbox.seed(["taken"])[0]
@@ -669,7 +669,7 @@ def test_a_bad_record_spoils_its_batch():
 
 
 @pytest.mark.parametrize(
-    ("written", "kept"),
+    ("written", "stored"),
     [
         ("2031-01-01T00:00:00.4179Z", "2031-01-01T00:00:00.417Z"),
         ("2031", "2031-01-01T00:00:00.000Z"),
@@ -681,29 +681,29 @@ def test_a_bad_record_spoils_its_batch():
         ("0001-01-01T00:00:00+01:00", None),
     ],
 )
-def test_dates_are_read_alike(dialect, written, kept):
-    """What both JavaScript and PostgreSQL read is read; what neither reads is refused."""
+def test_all_dialects_parse_these_dates_the_same(dialect, written, stored):
+    """Dates that both JavaScript and PostgreSQL parse are stored; others are refused."""
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
         answer = client("POST", "/rest/apiKeys", {**body_of(sandbox), "expiresAt": written})
-        if kept is None:
+        if stored is None:
             assert "timestamp with time zone" in message_of(answer)
         else:
-            assert sandbox.keys()[0].expires_at == kept
+            assert sandbox.keys()[0].expires_at == stored
 
 
 @pytest.mark.parametrize(
-    ("written", "kept"), [(True, "1970-01-01T00:00:00.001Z"), (1e300, None), ([], None)]
+    ("written", "stored"), [(True, "1970-01-01T00:00:00.001Z"), (1e300, None), ([], None)]
 )
-def test_dates_that_are_no_text_are_read_as_javascript_does(written, kept):
-    """Numbers are milliseconds; what is out of range is no date."""
+def test_dates_that_are_not_texts_are_parsed_as_in_javascript(written, stored):
+    """Numbers are milliseconds; values out of range are refused."""
     with Sandbox(None) as sandbox, admin_of(sandbox) as client:
         answer = client("POST", "/rest/apiKeys", {**body_of(sandbox), "expiresAt": written})
-        assert answer.status_code == (400 if kept is None else 201)
-        assert [row.expires_at for row in rows_of(sandbox)] == [kept] * (kept is not None)
+        assert answer.status_code == (400 if stored is None else 201)
+        assert [row.expires_at for row in rows_of(sandbox)] == [stored] * (stored is not None)
 
 
 def test_the_words_of_postgres_are_dates_on_legacy():
-    """`now` and the names of days are PostgreSQL's own (not recorded but for `tomorrow`)."""
+    """PostgreSQL's `now` and names of days are dates (only `tomorrow` is recorded)."""
     with Sandbox(None, Dialect.LEGACY) as sandbox, admin_of(sandbox) as client:
         for word in ("now", "yesterday", "today", "tomorrow"):
             create(client, sandbox, word, expiresAt=word)
@@ -712,8 +712,8 @@ def test_the_words_of_postgres_are_dates_on_legacy():
 
 
 @pytest.mark.parametrize("name", [True, 1.5, "\ud800x"])
-def test_names_that_are_no_text_become_one(dialect, name):
-    """Whatever is sent as a name, the stored one is a text."""
+def test_names_are_stored_as_texts(dialect, name):
+    """A name of any type is stored as a text."""
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
         raw = json.dumps(body_of(sandbox, name)).encode()
         answer = client(
@@ -732,8 +732,8 @@ def test_names_that_are_no_text_become_one(dialect, name):
         (b'{"name": "\xff"}', "Unexpected token '\N{REPLACEMENT CHARACTER}' in JSON"),
     ],
 )
-def test_a_body_that_is_no_json_is_refused_by_the_parser(dialect, raw, text):
-    """The shape is the framework's: `message`, not `messages`."""
+def test_a_body_that_is_not_json_is_refused_by_the_parser(dialect, raw, text):
+    """The error has the framework's form: `message`, not `messages`."""
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
         for path in ("/rest/apiKeys", "/metadata"):
             answer = client("POST", path, data=raw, headers={"Content-Type": "application/json"})
@@ -745,7 +745,7 @@ def test_a_body_that_is_no_json_is_refused_by_the_parser(dialect, raw, text):
 
 
 def test_a_change_of_a_legacy_key_is_checked():
-    """PATCH refuses what the table refuses, and never moves an id."""
+    """PATCH refuses invalid values and never changes an id."""
     with Sandbox(None, Dialect.LEGACY) as sandbox, admin_of(sandbox) as client:
         key_id = sandbox.seed(["k"])[0]
         path = f"/rest/apiKeys/{key_id}"
@@ -763,55 +763,55 @@ def test_a_change_of_a_legacy_key_is_checked():
 
 @pytest.mark.parametrize("dialect", CORES)
 def test_a_change_of_a_core_key_is_checked(dialect):
-    """A date that cannot be read changes nothing, by REST and by GraphQL."""
+    """An invalid date changes nothing, in REST and in GraphQL."""
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
         key_id = sandbox.seed(["k"])[0]
         answer = client("PATCH", f"/rest/apiKeys/{key_id}", {"expiresAt": "soon"})
-        asked = client.ask(
+        graphql_answer = client.query(
             f'mutation{{updateApiKey(input:{{id:"{key_id}",revokedAt:"soon"}}){{id}}}}'
         )
         assert "0NaN" in message_of(answer)
-        assert "0NaN" in asked["errors"][0]["message"]
-        assert asked["data"] == {"updateApiKey": None}
+        assert "0NaN" in graphql_answer["errors"][0]["message"]
+        assert graphql_answer["data"] == {"updateApiKey": None}
         assert sandbox.keys()[0].revoked_at is None
 
 
 def test_graphql_of_legacy_refuses_what_rest_refuses():
-    """The same checks stand behind both."""
+    """GraphQL and REST make the same checks."""
     with Sandbox(None, Dialect.LEGACY) as sandbox, admin_of(sandbox) as client:
-        buried = sandbox.seed(["k"])[0]
-        gone = str(uuid.uuid4())
-        assert "errors" not in client.ask(
-            f'mutation{{deleteApiKey(id:"{buried}"){{id}}}}', "/graphql"
+        deleted = sandbox.seed(["k"])[0]
+        missing = str(uuid.uuid4())
+        assert "errors" not in client.query(
+            f'mutation{{deleteApiKey(id:"{deleted}"){{id}}}}', "/graphql"
         )
         for mutation, text in (
             (
-                f'createApiKey(data:{{id:"{buried}",expiresAt:"{DATE}"}})',
+                f'createApiKey(data:{{id:"{deleted}",expiresAt:"{DATE}"}})',
                 "Created record not found",
             ),
             ('createApiKey(data:{expiresAt:"soon"})', "timestamp with time zone"),
-            (f'updateApiKey(id:"{gone}",data:{{name:"x"}})', "Could not find any entity"),
-            (f'deleteApiKey(id:"{gone}")', "Could not find any entity"),
+            (f'updateApiKey(id:"{missing}",data:{{name:"x"}})', "Could not find any entity"),
+            (f'deleteApiKey(id:"{missing}")', "Could not find any entity"),
         ):
-            answer = client.ask(f"mutation{{{mutation}{{id}}}}", "/graphql")
+            answer = client.query(f"mutation{{{mutation}{{id}}}}", "/graphql")
             assert text in answer["errors"][0]["message"]
-        many = client.ask(
+        many = client.query(
             "mutation($d:[ApiKeyCreateInput!]!){createApiKeys(data:$d){name}}",
             "/graphql",
-            d=[{"id": buried, "expiresAt": DATE}, {"name": "x", "expiresAt": DATE}],
+            d=[{"id": deleted, "expiresAt": DATE}, {"name": "x", "expiresAt": DATE}],
         )
         assert many["data"]["createApiKeys"] == [None, {"name": "x"}]
 
 
 @pytest.mark.parametrize("dialect", CORES)
-def test_dead_keys_get_no_token(dialect):
-    """Core mints neither for revoked nor for expired keys, whoever asks."""
+def test_revoked_and_expired_keys_get_no_token(dialect):
+    """Core mints no tokens for revoked or expired keys, for any caller."""
     query = 'mutation{generateApiKeyToken(apiKeyId:"%s",expiresAt:"2031-01-01"){token}}'
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
         (revoked,) = sandbox.seed(["r"], revoked_at=DATE)
         (expired,) = sandbox.seed(["e"], expires_at="2020-01-01T00:00:00.000Z")
         for key_id, text in ((revoked, "is revoked"), (expired, "has expired")):
-            answer = client.ask(query % key_id)
+            answer = client.query(query % key_id)
             assert text in answer["errors"][0]["message"]
             assert answer["data"] is None
 
@@ -832,10 +832,10 @@ def test_dead_keys_get_no_token(dialect):
     ],
 )
 def test_variables_are_checked_before_anything_runs(variables, texts):
-    """The texts are those of graphql-js, without its prefix, with HTTP 400."""
-    query = "mutation($i:CreateApiKeyInput!,$j:Int){createApiKey(input:$i){id}}"
+    """Invalid variables are answered with HTTP 400 and graphql-js's texts, without their prefix."""
+    document = "mutation($i:CreateApiKeyInput!,$j:Int){createApiKey(input:$i){id}}"
     with Sandbox(None) as sandbox, admin_of(sandbox) as client:
-        body = {"query": query.replace(",$j:Int", ""), "variables": variables}
+        body = {"query": document.replace(",$j:Int", ""), "variables": variables}
         answer = client("POST", "/metadata", body)
         assert sandbox.keys() == ()
     assert answer.status_code == 400
@@ -844,22 +844,22 @@ def test_variables_are_checked_before_anything_runs(variables, texts):
 
 
 def test_numbers_and_lists_are_checked_too():
-    """A size is a whole number, and one record may stand for a list of one."""
+    """A page size must be an integer; a single record is accepted as a list of one."""
     create_many = "mutation($d:[ApiKeyCreateInput!]!){createApiKeys(data:$d){name}}"
-    page = "query($n:Int=1){apiKeys(first:$n){totalCount}}"
+    page_query = "query($n:Int=1){apiKeys(first:$n){totalCount}}"
     with Sandbox(None, Dialect.LEGACY) as sandbox, admin_of(sandbox) as client:
-        one = client.ask(create_many, "/graphql", d={"name": "a", "expiresAt": DATE})
-        wrong = client.ask(create_many, "/graphql", d=[{"name": "a"}])
-        size = client.ask(page, "/graphql", n="x")
-        default = client.ask(page, "/graphql")
-    assert one["data"]["createApiKeys"] == [{"name": "a"}]
+        single = client.query(create_many, "/graphql", d={"name": "a", "expiresAt": DATE})
+        wrong = client.query(create_many, "/graphql", d=[{"name": "a"}])
+        size = client.query(page_query, "/graphql", n="x")
+        default = client.query(page_query, "/graphql")
+    assert single["data"]["createApiKeys"] == [{"name": "a"}]
     assert "expiresAt" in wrong["errors"][0]["message"]
     assert size["errors"][0]["message"] == "Int cannot represent non-integer value: x"
     assert default["data"]["apiKeys"]["totalCount"] == 1
 
 
 def test_a_request_without_a_document_is_refused(dialect):
-    """Not recorded; the sandbox says what is missing."""
+    """The error names the missing document (not recorded)."""
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
         answer = client("POST", "/metadata", {"variables": {}})
     assert answer.status_code == 400
@@ -867,7 +867,7 @@ def test_a_request_without_a_document_is_refused(dialect):
 
 
 def test_an_operation_is_chosen_by_its_name():
-    """Of several operations the named one runs."""
+    """If a document has several operations, the named one runs."""
     with Sandbox(None, Dialect.CORE_1) as sandbox, admin_of(sandbox) as client:
         body = {"query": "query A{apiKeys{id}} query B{__typename}", "operationName": "B"}
         assert client("POST", "/metadata", body).json() == {"data": {"__typename": "Query"}}
@@ -877,7 +877,7 @@ def test_an_operation_is_chosen_by_its_name():
 
 
 def test_a_connection_carries_many_requests():
-    """Keep-alive: one connection, any number of exchanges, each with a `Date`."""
+    """One connection serves several requests; each answer has a `Date`."""
     with Sandbox(None) as sandbox:
         connection = HTTPConnection("127.0.0.1", int(sandbox.url.rpartition(":")[2]), timeout=30)
         for _ in range(3):
@@ -890,25 +890,27 @@ def test_a_connection_carries_many_requests():
 
 
 def test_a_body_without_a_length_is_refused():
-    """A chunked body is answered, not hung on."""
+    """A chunked body is answered with 411 instead of waiting for its end."""
     with Sandbox(None) as sandbox, admin_of(sandbox) as client:
         assert client("POST", "/metadata", data=iter([b"{}"])).status_code == 411
 
 
-def test_a_stop_finishes_what_is_under_way(file, monkeypatch):
-    """A create that the server has begun is answered and kept; idle connections end."""
-    begun, finish = threading.Event(), threading.Event()
+def test_a_stop_finishes_requests_in_progress(file, monkeypatch):
+    """A create in progress is answered and stored; idle connections are closed."""
+    started, finish = threading.Event(), threading.Event()
 
-    def work(_workspace):
-        begun.set()
+    def wait_for_create(_workspace):
+        started.set()
         assert finish.wait(30)
 
-    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.work", work)
+    monkeypatch.setattr(
+        "provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create", wait_for_create
+    )
     sandbox = Sandbox(file).start()
     with client_of(sandbox) as idle, admin_of(sandbox) as client, ThreadPoolExecutor(2) as pool:
         idle("GET", "/healthz")
         sent = pool.submit(client, "POST", "/rest/apiKeys", body_of(sandbox))
-        begun.wait(30)
+        started.wait(30)
         stopped = pool.submit(sandbox.stop)
         with pytest.raises(requests.ConnectionError):
             list(iter(lambda: idle("GET", "/healthz"), None))
@@ -920,21 +922,23 @@ def test_a_stop_finishes_what_is_under_way(file, monkeypatch):
         assert len(again.keys()) == 1
 
 
-def test_a_stop_does_not_wait_for_ever(file, monkeypatch):
-    """A create that never ends does not keep the state open."""
-    begun, finish, ended = threading.Event(), threading.Event(), threading.Event()
+def test_a_stop_does_not_wait_forever(file, monkeypatch):
+    """A create that does not finish in time does not keep the file open."""
+    started, finish, ended = threading.Event(), threading.Event(), threading.Event()
 
-    def work(workspace):
-        begun.set()
+    def wait_for_create(workspace):
+        started.set()
         assert finish.wait(30)
         workspace.store.count(LISTED)
         ended.set()
 
-    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.work", work)
+    monkeypatch.setattr(
+        "provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create", wait_for_create
+    )
     sandbox = Sandbox(file, stop_seconds=0.0).start()
     with admin_of(sandbox) as client, ThreadPoolExecutor(1) as pool:
         sent = pool.submit(client, "POST", "/rest/apiKeys", body_of(sandbox))
-        begun.wait(30)
+        started.wait(30)
         sandbox.stop()
         finish.set()
         assert ended.wait(30)
@@ -942,11 +946,12 @@ def test_a_stop_does_not_wait_for_ever(file, monkeypatch):
     assert sorted(path.name for path in file.parent.iterdir()) == [".gitignore", "development"]
 
 
-def test_a_client_that_goes_away_is_no_news(caplog, monkeypatch):
-    """An answer that nobody waits for is no mistake of the server."""
+def test_a_client_that_disconnects_is_not_logged(caplog, monkeypatch):
+    """A client that disconnects before the answer causes no log message."""
     gone = threading.Event()
     monkeypatch.setattr(
-        "provisioner.sandbox.workspace.SandboxWorkspace.work", lambda _: gone.wait(30) and None
+        "provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create",
+        lambda _: gone.wait(30) and None,
     )
     with Sandbox(None) as sandbox:
         connection = HTTPConnection("127.0.0.1", int(sandbox.url.rpartition(":")[2]), timeout=30)
@@ -961,13 +966,13 @@ def test_a_client_that_goes_away_is_no_news(caplog, monkeypatch):
     assert caplog.records == []
 
 
-def test_a_mistake_of_the_sandbox_is_logged(caplog, monkeypatch):
-    """A bug is not mistaken for a lost connection: it is in the log."""
+def test_a_bug_in_the_sandbox_is_logged(caplog, monkeypatch):
+    """A bug closes the connection, and the log has it."""
 
     def broken(_workspace):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.work", broken)
+    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create", broken)
     with Sandbox(None) as sandbox, admin_of(sandbox) as client:
         with pytest.raises(requests.ConnectionError):
             client("POST", "/rest/apiKeys", body_of(sandbox))
@@ -976,15 +981,15 @@ def test_a_mistake_of_the_sandbox_is_logged(caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("dialect", CORES)
-def test_a_mistake_inside_graphql_is_an_internal_error(dialect, monkeypatch):
-    """GraphQL answers with a code of its own for what nobody foresaw."""
+def test_a_bug_inside_graphql_is_an_internal_error(dialect, monkeypatch):
+    """GraphQL answers an unexpected exception with the code INTERNAL_SERVER_ERROR."""
 
     def broken(_workspace):
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.work", broken)
+    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create", broken)
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
-        answer = client.ask(
+        answer = client.query(
             "mutation($i:CreateApiKeyInput!){createApiKey(input:$i){id}}", i=body_of(sandbox)
         )
     assert answer["errors"][0]["message"] == "oh"
@@ -992,7 +997,7 @@ def test_a_mistake_inside_graphql_is_an_internal_error(dialect, monkeypatch):
 
 
 def test_the_journal_has_every_exchange():
-    """Tests and benchmarks see what was asked, what was answered, and when."""
+    """The journal has the request, the status and the times of each exchange, in order."""
     journal = []
     with Sandbox(None, journal=journal) as sandbox, admin_of(sandbox) as client:
         client("GET", "/rest/apiKeys?limit=60")
@@ -1011,8 +1016,8 @@ def test_the_journal_has_every_exchange():
 # --- Helpers for tests
 
 
-def test_rows_may_be_put_and_forgotten():
-    """Tests arrange any state, and put it back."""
+def test_rows_can_be_added_and_deleted():
+    """Tests can add, replace and delete rows."""
     with Sandbox(None) as sandbox:
         key = ApiKey(
             id=str(uuid.uuid4()), name="a", expires_at=DATE, created_at=DATE, updated_at=DATE
@@ -1027,8 +1032,8 @@ def test_rows_may_be_put_and_forgotten():
         assert sandbox.keys() == ()
 
 
-def test_a_new_key_is_made_for_the_token_when_the_old_one_is_dead(dialect):
-    """`api_token` always gives a token that works."""
+def test_api_token_creates_a_new_key_if_the_old_one_is_revoked(dialect):
+    """`api_token` always returns a valid token."""
     with Sandbox(None, dialect) as sandbox:
         sandbox.seed(["provision"], revoked_at=DATE)
         with client_of(sandbox, sandbox.api_token()) as client:
@@ -1036,8 +1041,8 @@ def test_a_new_key_is_made_for_the_token_when_the_old_one_is_dead(dialect):
         assert len(sandbox.keys()) == 2
 
 
-def test_bulk_work_is_quick():
-    """Benchmarks measure the client, not the sandbox: thousands of rows in moments."""
+def test_large_lists_are_fast():
+    """The sandbox seeds and lists 10 000 keys fast, so that benchmarks measure the client."""
     with Sandbox(None) as sandbox, admin_of(sandbox) as client:
         started = time.monotonic()
         sandbox.seed(f"k{number}" for number in range(10_000))
@@ -1046,8 +1051,8 @@ def test_bulk_work_is_quick():
         assert time.monotonic() - started < 5
 
 
-def test_a_file_that_another_program_holds_is_not_called_broken(tmp_path: Path) -> None:
-    """A locked file is to be waited for; nobody is told to move a sound one away."""
+def test_a_locked_file_is_not_reported_as_broken(tmp_path: Path) -> None:
+    """The error for a locked file says to wait, not to move the file away."""
     file = tmp_path / "workspace.sqlite3"
     with Sandbox(file):
         pass
@@ -1055,18 +1060,18 @@ def test_a_file_that_another_program_holds_is_not_called_broken(tmp_path: Path) 
     try:
         holder.execute("PRAGMA locking_mode = EXCLUSIVE")
         holder.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(WorkspaceError) as told:
+        with pytest.raises(WorkspaceError) as raised:
             Sandbox(file, lock_wait=0.05).start()
     finally:
         holder.close()
-    failure = failure_of(told.value)
+    failure = failure_of(raised.value)
     assert failure.code == "sandbox_unusable"
     assert "is locked by another program" in failure.message
-    assert "wait for it" in failure.message
+    assert "wait until it finishes" in failure.message
 
 
 def test_tokens_of_the_embedded_twenty_are_read(tmp_path) -> None:
-    """A key's token names the key; the one of a signed-in user names none."""
+    """The claims of a key's token name the key; those of a user's session name none."""
     with Sandbox(tmp_path / "state.sqlite3") as sandbox:
         [key_id] = sandbox.seed(["a"])
         of_key = claims_of(Secret(sandbox.token_of(key_id)))
