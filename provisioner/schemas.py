@@ -21,13 +21,13 @@ NAMES = (
 )
 """What `provision schema NAME` takes; each stands in `schemas/NAME.schema.json`."""
 
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent
 
 
 def text(name: str) -> str:
     """The schema as published, from the wheel or from the checkout beside the package."""
-    installed = _HERE / "_schemas"
-    folder = installed if installed.is_dir() else _HERE.parent / "schemas"
+    installed = _PACKAGE / "_schemas"
+    folder = installed if installed.is_dir() else _PACKAGE.parent / "schemas"
     return (folder / f"{name}.schema.json").read_text(encoding="utf-8")
 
 

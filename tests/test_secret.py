@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.model.environment import ApiToken, SignIn
-from provisioner.secret import MASK, Secret, _Known, hidden, masked
+from provisioner.secret import MASK, Secret, _Known, masked, masked_document
 
 pytestmark = pytest.mark.fast
 
@@ -101,7 +101,7 @@ def test_a_short_secret_stays_in_data() -> None:
     """A text that asks for long secrets alone keeps a short one, which may be a word of it."""
     Secret("production-9")
     Secret("production-token-0123456789")
-    shown = masked("production-9 production-token-0123456789", shortest=16)
+    shown = masked("production-9 production-token-0123456789", min_length=16)
     assert shown == f"production-9 {MASK}"
 
 
@@ -117,7 +117,7 @@ FOREIGN = (
 @pytest.mark.parametrize("value", FOREIGN)
 def test_what_a_server_or_a_sink_brings_hides_nothing_but_a_token(value: str) -> None:
     """They would choose what no report shows, and break the form of those that it is a part of."""
-    secret = Secret.found(value)
+    secret = Secret.received(value)
     assert secret.reveal() == value
     assert value not in repr(secret)
     assert masked(f"a {value} b") == f"a {value} b"
@@ -126,7 +126,7 @@ def test_what_a_server_or_a_sink_brings_hides_nothing_but_a_token(value: str) ->
 def test_a_token_that_a_server_or_a_sink_brings_is_masked() -> None:
     """As any other."""
     token = "eyJhbGciOiJIUzI1NiJ9.eyJqdGkiOiJjYW5hcnkifQ.c2lnbmF0dXJl"
-    Secret.found(token)
+    Secret.received(token)
     assert masked(f"a {token} b") == f"a {MASK} b"
 
 
@@ -139,7 +139,7 @@ def test_a_document_is_masked_text_by_text() -> None:
         "none": None,
         "environments": ({"name": "a-secret-of-the-user"}, True),
     }
-    assert hidden(document) == {
+    assert masked_document(document) == {
         "actions": ["a", f"x{MASK}y", {MASK: 1.5}],
         "none": None,
         "environments": [{"name": MASK}, True],

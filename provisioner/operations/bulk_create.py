@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Outcome, Record, Workspace
 
 
-_OFFERED = 30
-_WIDEST = 100
+_MAX_OFFERED_ROLES = 30
+_MAX_ROLE_LABEL = 100
 """Roles that a message names, and signs of each."""
 
 
@@ -67,9 +67,9 @@ def create_records(
     Returns:
         What was made; nothing where any record does not fit the generation.
     """
-    invalid = tuple(filter(None, (_unfit(workspace, record) for record in body.records)))
+    invalid = tuple(filter(None, (_role_failure(workspace, record) for record in body.records)))
     if invalid and workspace.generation == "core":
-        invalid = (_with_offer(invalid[0], workspace, stop), *invalid[1:])
+        invalid = (_with_assignable_roles(invalid[0], workspace, stop), *invalid[1:])
     if invalid:
         return BulkResult(None if body.single else [], invalid)
     keys = [
@@ -123,7 +123,7 @@ class _Observer:
         return self._outcomes.get(key.id, NotSent(STOPPED))
 
 
-def _with_offer(failure: Failure, workspace: Workspace, stop: Cancellation) -> Failure:
+def _with_assignable_roles(failure: Failure, workspace: Workspace, stop: Cancellation) -> Failure:
     """The failure with the roles that keys may have and their ids, where those can be seen."""
     threads = ThreadExecutor(1)  # which a stop leaves behind at work
     look = threads.submit(workspace.observe)
@@ -134,12 +134,12 @@ def _with_offer(failure: Failure, workspace: Workspace, stop: Cancellation) -> F
     except (TimeoutError, WorkspaceError):
         return failure
     known = roles.roles if isinstance(roles, KnownRoles) else ()
-    found = sorted((role.label, role.id) for role in known if role.assignable)[:_OFFERED]
-    offer = ", ".join(f"{id_} ({label[:_WIDEST]})" for label, id_ in found)
+    found = sorted((role.label, role.id) for role in known if role.assignable)[:_MAX_OFFERED_ROLES]
+    offer = ", ".join(f"{id_} ({label[:_MAX_ROLE_LABEL]})" for label, id_ in found)
     return Failure(failure.code, f"{failure.message} There are {offer}.") if offer else failure
 
 
-def _unfit(workspace: Workspace, record: BodyRecord) -> Failure | None:
+def _role_failure(workspace: Workspace, record: BodyRecord) -> Failure | None:
     """Why the generation cannot take a record; known before anything is sent."""
     if workspace.generation == "core" and record.role_id is None:
         return Failure(

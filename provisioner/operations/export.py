@@ -13,33 +13,33 @@ from provisioner.manifests.schema import published
 from provisioner.model.expiry import format_moment
 from provisioner.model.globs import matches
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
-from provisioner.secret import NO_WORD, masked
+from provisioner.secret import MIN_DATA_LENGTH, masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from provisioner.model.observed import Observation, ObservedKey, Roles
 
-_HEAD = """\
+_HEADER = """\
 # yaml-language-server: $schema=../schemas/manifest.schema.json
 # The live keys of {environment} at {moment}, written by `provision export`.
 """
 
-_ENDLESS = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+_MAX_EXPIRY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """What an end in the year 10 000 or later is observed as."""
 
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*(?: [A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
+_UNQUOTED = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*(?: [A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
 """What every YAML takes for text without quotes, unless it is one of its words."""
 
-_SHOWN = 100
+_MAX_COMMENT_NAME = 100
 """Signs of a name that a comment shows."""
 
-_FRAME = 15
+_BASE_EVENTS = 15
 """YAML events of a manifest without defaults and keys; `defaults` with a role have 5 more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportedManifest:
     """What a workspace holds, as a manifest.
 
     Attributes:
@@ -57,7 +57,9 @@ class Exported:
     fits: bool
 
 
-def export(environment: str, observation: Observation, only: tuple[str, ...] = ()) -> Exported:
+def export(
+    environment: str, observation: Observation, only: tuple[str, ...] = ()
+) -> ExportedManifest:
     """The manifest of the live keys of one workspace, by the code points of their names.
 
     Args:
@@ -69,13 +71,13 @@ def export(environment: str, observation: Observation, only: tuple[str, ...] = (
     for key in observation.keys:
         if key.live(observation.server_time) and (not only or matches(key.name, only)):
             by_name.setdefault(key.name, []).append(key)
-    words = _role_words(observation.roles)
+    words = _role_references(observation.roles)
     kept: list[tuple[ObservedKey, str | None]] = []
     comments: list[str] = []
     for name, same_name in sorted(by_name.items()):
         key = same_name[0]
         role = words.get(key.role_id or "")
-        why = _why_not(name, same_name)
+        why = _reason_to_omit(name, same_name)
         if why is None and role is None and isinstance(observation.roles, KnownRoles):
             why = "it has no role that a manifest could name"
         if why is None:
@@ -87,19 +89,19 @@ def export(environment: str, observation: Observation, only: tuple[str, ...] = (
     own = [None if role == default else role for _, role in kept]
     moment = format_moment(observation.server_time)
     lines = [
-        _HEAD.format(environment=_scalar(environment), moment=moment),
+        _HEADER.format(environment=_yaml_scalar(environment), moment=moment),
         "# Its roles are hidden from the credential, so that none is written.\n"
         if isinstance(observation.roles, HiddenRoles)
         else "",
         *comments,
-        f"version: 1\nenvironment: {_scalar(environment)}\ndepth: 1\n",
-        "" if default is None else f"defaults:\n  role: {_scalar(default)}\n",
+        f"version: 1\nenvironment: {_yaml_scalar(environment)}\ndepth: 1\n",
+        "" if default is None else f"defaults:\n  role: {_yaml_scalar(default)}\n",
         "keys:\n",
         *(_entry(key, role) for (key, _), role in zip(kept, own, strict=True)),
     ]
     manifest = "".join(lines)
-    events = _FRAME + 5 * (default is not None) + sum(6 if one is None else 8 for one in own)
-    return Exported(
+    events = _BASE_EVENTS + 5 * (default is not None) + sum(6 if one is None else 8 for one in own)
+    return ExportedManifest(
         manifest,
         keys=len(kept),
         left_out=sum(map(len, by_name.values())) - len(kept),
@@ -108,7 +110,7 @@ def export(environment: str, observation: Observation, only: tuple[str, ...] = (
     )
 
 
-def _role_words(roles: Roles) -> dict[str, str]:
+def _role_references(roles: Roles) -> dict[str, str]:
     """What each role is called in a manifest, by its id: the id, or the label where it is clear."""
     match roles:
         case KnownRoles(roles=known):
@@ -119,8 +121,8 @@ def _role_words(roles: Roles) -> dict[str, str]:
                 for role in known
                 for word in (role.id, role.label)
                 if word.strip()
-                and not _unwritable(word)
-                and not _ambiguous(word)
+                and not _reason_unwritable(word)
+                and not _reason_ambiguous(word)
                 and (word == role.id or uses[word] == 1)
             }
         case HiddenRoles() | NoRoles():
@@ -129,11 +131,11 @@ def _role_words(roles: Roles) -> dict[str, str]:
             assert_never(roles)
 
 
-def _why_not(name: str, live: list[ObservedKey]) -> str | None:
+def _reason_to_omit(name: str, live: list[ObservedKey]) -> str | None:
     """Why a manifest cannot hold the keys of this name; None where it can."""
-    if why := _unwritable(name):
+    if why := _reason_unwritable(name):
         return why
-    written = _in_braces(name)
+    written = _escape_braces(name)
     is_key = published("manifest").check("key")
     if not is_key({"name": written}):
         if not name.strip():
@@ -143,19 +145,21 @@ def _why_not(name: str, live: list[ObservedKey]) -> str | None:
         if not is_key({"name": "a" * len(written)}):
             return "the name is too long"
         return "the name has control characters"
-    return _ambiguous(name) or ("several live keys have this name" if len(live) > 1 else None)
+    return _reason_ambiguous(name) or (
+        "several live keys have this name" if len(live) > 1 else None
+    )
 
 
-def _unwritable(word: str) -> str | None:
+def _reason_unwritable(word: str) -> str | None:
     """Why a word cannot stand in a file as it is."""
     if any("\ud800" <= char <= "\udfff" for char in word):
         return "the name holds half a character"
-    if masked(word, shortest=NO_WORD) != word:
+    if masked(word, min_length=MIN_DATA_LENGTH) != word:
         return "the name holds a secret of this run"
     return None
 
 
-def _ambiguous(word: str) -> str | None:
+def _reason_ambiguous(word: str) -> str | None:
     """Why a word reads like another one."""
     if characters.unseen(word) is not None:
         return "the name has characters that cannot be seen"
@@ -166,26 +170,26 @@ def _ambiguous(word: str) -> str | None:
 
 def _comment(name: str, keys: Iterable[ObservedKey], why: str) -> str:
     # Masked before it is cut: a part of a secret is recognised no more.
-    shown = masked(name, shortest=NO_WORD)
-    shown = _quoted(shown[:_SHOWN]) + ("…" if len(shown) > _SHOWN else "")
-    ids = ", ".join(_escaped(masked(key.id, shortest=NO_WORD)) for key in keys)
+    shown = masked(name, min_length=MIN_DATA_LENGTH)
+    shown = _quoted(shown[:_MAX_COMMENT_NAME]) + ("…" if len(shown) > _MAX_COMMENT_NAME else "")
+    ids = ", ".join(_escaped(masked(key.id, min_length=MIN_DATA_LENGTH)) for key in keys)
     return f"# left out: {shown} ({ids}): {why}\n"
 
 
 def _entry(key: ObservedKey, role: str | None) -> str:
-    expires_at = "never" if key.expires_at >= _ENDLESS else format_moment(key.expires_at)
-    last = "" if role is None else f"    role: {_scalar(role)}\n"
-    return f"  - name: {_scalar(_in_braces(key.name))}\n    expires: {expires_at}\n{last}"
+    expires_at = "never" if key.expires_at >= _MAX_EXPIRY else format_moment(key.expires_at)
+    last = "" if role is None else f"    role: {_yaml_scalar(role)}\n"
+    return f"  - name: {_yaml_scalar(_escape_braces(key.name))}\n    expires: {expires_at}\n{last}"
 
 
-def _in_braces(name: str) -> str:
+def _escape_braces(name: str) -> str:
     """The name as it stands for itself, where a brace would begin a placeholder."""
     return name.replace("{", "{{").replace("}", "}}")
 
 
-def _scalar(word: str) -> str:
+def _yaml_scalar(word: str) -> str:
     """The word in YAML, with quotes where it could be read as anything else."""
-    if _PLAIN.fullmatch(word) and isinstance(document.resolve(word), str):
+    if _UNQUOTED.fullmatch(word) and isinstance(document.resolve(word), str):
         return word
     return _quoted(word)
 
@@ -196,10 +200,10 @@ def _quoted(word: str) -> str:
 
 def _escaped(word: str) -> str:
     """The word as it stands in quotes: in one line, with an escape for whatever does not show."""
-    return "".join(map(_sign, word))
+    return "".join(map(_escape_character, word))
 
 
-def _sign(char: str) -> str:
+def _escape_character(char: str) -> str:
     if char in '"\\':
         return f"\\{char}"
     if char.isprintable():

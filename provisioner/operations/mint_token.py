@@ -27,8 +27,8 @@ def deliver_token(  # noqa: PLR0913 - what a token by hand follows from
     sink: Sink,
     address: FileAddress,
     *,
-    wanted: DesiredKey | None,
-    look_into: Callable[[Iterable[Address]], Mapping[Address, SinkContent]],
+    desired_key: DesiredKey | None,
+    read_sinks: Callable[[Iterable[Address]], Mapping[Address, SinkContent]],
 ) -> ObservedKey:
     """Mints a token of a live key and writes it to a file that holds nothing else.
 
@@ -67,7 +67,9 @@ def deliver_token(  # noqa: PLR0913 - what a token by hand follows from
                 "Name a file that is not there yet.",
             )
     live.sort(key=lambda one: one.creation_order)
-    sink_contents = look_into(wanted.deliver) if wanted is not None and len(live) > 1 else {}
-    key = tell_apart(wanted, live, sink_contents.values()).current
+    sink_contents = (
+        read_sinks(desired_key.deliver) if desired_key is not None and len(live) > 1 else {}
+    )
+    key = tell_apart(desired_key, live, sink_contents.values()).current
     sink.write(mint(workspace, key.id, key.expires_at))
     return key

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FIELDS = ("name", "expiresAt", "revokedAt", "roleId")
-_SPACE = " \t\r\n"
+_WHITESPACE = " \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,14 @@ def read_body(text: str, file: str) -> RequestBody:
     Raises:
         InvalidInputError: with every problem of the body and its place.
     """
-    start = _skip_space(text, 0)
+    start = _skip_whitespace(text, 0)
     single = not text.startswith("[", start)
     problems: list[Problem] = []
     records: list[BodyRecord] = []
     try:
         values = list(_values(text, start, file))
     except _BadJsonError as bad:
-        problem = Problem(_Places(text, file).at(bad.offset), "body_invalid", bad.message)
+        problem = Problem(_PlaceFinder(text, file).at(bad.offset), "body_invalid", bad.message)
         raise InvalidInputError((problem,)) from None
     for value, place in values:
         found = _record(value, place)
@@ -86,26 +86,26 @@ class _BadJsonError(Exception):
 
 def _values(text: str, start: int, file: str) -> Iterator[tuple[object, Place]]:
     """The object, or each element of the array, with where it begins."""
-    place = _Places(text, file).at
+    place = _PlaceFinder(text, file).at
     decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
     if not text.startswith("[", start):
         value, end = _decode(decoder, text, start)
-        _end_of_text(text, end)
+        _require_end(text, end)
         yield value, place(start)
         return
-    at = _skip_space(text, start + 1)
+    at = _skip_whitespace(text, start + 1)
     if not text.startswith("]", at):
         while True:
             value, end = _decode(decoder, text, at)
             yield value, place(at)
-            end = _skip_space(text, end)
+            end = _skip_whitespace(text, end)
             if text.startswith("]", end):
                 at = end
                 break
             if not text.startswith(",", end):
                 raise _BadJsonError("This is not JSON: a comma or ] is missing here.", end)
-            at = _skip_space(text, end + 1)
-    _end_of_text(text, at + 1)
+            at = _skip_whitespace(text, end + 1)
+    _require_end(text, at + 1)
 
 
 def _decode(decoder: json.JSONDecoder, text: str, at: int) -> tuple[object, int]:
@@ -138,7 +138,7 @@ def _record(value: object, place: Place) -> BodyRecord | list[Problem]:
     elif any("\ud800" <= char <= "\udfff" for char in name):
         problems.append(problem("The name holds half a character (a lone surrogate)."))
     for field, needed in (("expiresAt", True), ("revokedAt", False)):
-        problems += [problem(text) for text in _moment_problems(value, field, needed=needed)]
+        problems += [problem(text) for text in _timestamp_problems(value, field, needed=needed)]
     role = value.get("roleId")
     if role is not None and (not isinstance(role, str) or not role.strip()):
         problems.append(problem("The roleId is empty or no text."))
@@ -147,7 +147,7 @@ def _record(value: object, place: Place) -> BodyRecord | list[Problem]:
     return BodyRecord(value["name"], value["expiresAt"], value.get("revokedAt"), role, place)
 
 
-def _moment_problems(value: dict[str, object], field: str, *, needed: bool) -> list[str]:
+def _timestamp_problems(value: dict[str, object], field: str, *, needed: bool) -> list[str]:
     found = value.get(field)
     if found is None:
         return [f"The {field} is missing: write it like 2027-06-30T12:00:00Z."] if needed else []
@@ -171,19 +171,19 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"This is not JSON: {name}.")
 
 
-def _skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
+def _skip_whitespace(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _WHITESPACE:
         at += 1
     return at
 
 
-def _end_of_text(text: str, at: int) -> None:
-    at = _skip_space(text, at)
+def _require_end(text: str, at: int) -> None:
+    at = _skip_whitespace(text, at)
     if at < len(text):
         raise _BadJsonError("This is not JSON: something stands after its end.", at)
 
 
-class _Places:
+class _PlaceFinder:
     """Places in a text, each asked for further on than the one before."""
 
     def __init__(self, text: str, file: str) -> None:

@@ -9,7 +9,7 @@ from provisioner import __version__
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Create, Planned, Rotate, Unobserved, Update, sealed, wanted
 from provisioner.runtime.gc_pause import without_collector
-from provisioner.secret import hidden
+from provisioner.secret import masked_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,7 @@ def text(document: Document) -> str:
 def _hidden(entry: Document, grounds: Document) -> Document:
     """An environment without any secret of this process; the options hold none."""
     return {
-        name: value if name in _NEVER_MASKED else hidden(value)
+        name: value if name in _NEVER_MASKED else masked_document(value)
         for name, value in (entry | grounds).items()
     }
 

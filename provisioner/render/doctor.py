@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from provisioner.render.json import Document
     from provisioner.render.text import Palette
 
-_WIDTH = len("credential")
+_CHECK_WIDTH = len("credential")
 
 
 def diagnosis_document(diagnoses: Sequence[Diagnosis]) -> Document:
@@ -81,18 +81,18 @@ def _heading(one: Diagnosis, palette: Palette) -> str:
 
 
 def _lines(check: Check, palette: Palette) -> Iterator[str]:
-    head = check.check.ljust(_WIDTH)
+    head = check.check.ljust(_CHECK_WIDTH)
     message = visible(check.message)
     match check:
         case Fine():
             yield palette.paint(palette.good, f"  = {head}  {message}")
         case Doubtful(remedy=remedy):
             yield palette.paint(palette.warn, f"  ? {head}  {message}")
-            yield f"    {'':{_WIDTH}}  {visible(remedy)}"
+            yield f"    {'':{_CHECK_WIDTH}}  {visible(remedy)}"
         case Broken(code=code, remedy=remedy):
             yield palette.paint(palette.bad, f"  ! {head}  {code}: {message}")
             if remedy:
-                yield f"    {'':{_WIDTH}}  {visible(remedy)}"
+                yield f"    {'':{_CHECK_WIDTH}}  {visible(remedy)}"
         case _:
             assert_never(check)
 

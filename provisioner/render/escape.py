@@ -13,50 +13,50 @@ from provisioner.render.text import visible
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CALLS = frozenset("@#!~%$&^:")
+_REFERENCE_PREFIXES = frozenset("@#!~%$&^:")
 """Signs before a word by which GitHub and GitLab call people, name issues and draw faces."""
 
-_BARE = frozenset(" -/,;=()'\"?")
+_LITERAL = frozenset(" -/,;=()'\"?")
 """Signs that are nothing but themselves within a line, whatever stands beside them."""
 
-_APART = "&#8203;"
+_ZERO_WIDTH_SPACE = "&#8203;"
 """A blank without width: what stands behind it is no word of the sign before."""
 
 
 def escape(text: str) -> str:
     """Text in which nothing is Markdown or HTML: references to characters are never either."""
     return "".join(
-        f"{_sign(before, char, after)}{_APART if _calls(before, char, after) else ''}"
-        for before, char, after in _neighbours(visible(text))
+        f"{_escape_character(before, char, after)}{_ZERO_WIDTH_SPACE if _starts_reference(before, char, after) else ''}"
+        for before, char, after in _with_neighbours(visible(text))
     )
 
 
-def _calls(before: str, char: str, after: str) -> bool:
+def _starts_reference(before: str, char: str, after: str) -> bool:
     """Whether a sign would make more than itself of the word behind it; `GH-1` is an issue too."""
     numbered = char == "-" and before in "HhLl" and after.isdigit()
-    return numbered or (char in _CALLS and after.isalnum())
+    return numbered or (char in _REFERENCE_PREFIXES and after.isalnum())
 
 
-def code(text: str) -> str:
+def inline_code(text: str) -> str:
     """Text as code, in which nobody looks for mentions."""
-    return f"<code>{''.join(starmap(_sign, _neighbours(visible(text))))}</code>"
+    return f"<code>{''.join(starmap(_escape_character, _with_neighbours(visible(text))))}</code>"
 
 
-def shortened(text: str, longest: int) -> str:
+def truncate(text: str, longest: int) -> str:
     """The text, or as much of it as fits into `longest` characters, with a sign that it is cut."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def _neighbours(text: str) -> Iterator[tuple[str, str, str]]:
+def _with_neighbours(text: str) -> Iterator[tuple[str, str, str]]:
     """Each character between the one before and the one behind it."""
     return zip(f" {text}", text, f"{text[1:]} ", strict=False)
 
 
-def _sign(before: str, char: str, after: str) -> str:
+def _escape_character(before: str, char: str, after: str) -> str:
     """One character as it is, or a reference to it where it might be more than itself."""
     bare = (
         char.isalnum()
-        or char in _BARE
+        or char in _LITERAL
         # A dot makes a link of a word behind `www`, and a line within a word is no emphasis.
         or (char == "." and before not in "wW")
         or (char == "_" and before.isalnum() and after.isalnum())

@@ -19,11 +19,11 @@ from provisioner.execution import (
 )
 from provisioner.plan import Unobserved
 from provisioner.render.json import (
-    action_head,
+    action_identity,
     environment_error,
     plan_summary,
     refusal_document,
-    result_ending,
+    result_outcome,
     result_summary,
 )
 
@@ -47,7 +47,7 @@ def event_document(event: Event) -> Document:
             document = {
                 "event": "environment_observed",
                 "environment": event.environment,
-                **_seen(event.seen),
+                **_observation_fields(event.seen),
             }
         case PlanMade(plan=plan):
             document = {
@@ -67,7 +67,7 @@ def event_document(event: Event) -> Document:
             document = {
                 "event": "action_begun",
                 "environment": event.environment,
-                **action_head(event.action),
+                **action_identity(event.action),
             }
         case StepsSettled():
             document = {
@@ -76,12 +76,12 @@ def event_document(event: Event) -> Document:
                 "steps": event.steps,
             }
         case ActionEnded(result=result):
-            ending = result_ending(result)
+            ending = result_outcome(result)
             del ending["record"]
             document = {
                 "event": "action_ended",
                 "environment": event.environment,
-                **action_head(result.action),
+                **action_identity(result.action),
                 **ending,
                 "made": made_by_this_run(result),
                 "undelivered": undelivered(result),
@@ -105,7 +105,7 @@ def event_document(event: Event) -> Document:
     return document
 
 
-def _seen(seen: Observation | Unobserved) -> Document:
+def _observation_fields(seen: Observation | Unobserved) -> Document:
     if isinstance(seen, Unobserved):
         return {
             "generation": None,

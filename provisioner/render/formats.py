@@ -16,11 +16,11 @@ from provisioner.render.problems import (
     problems_sarif,
 )
 from provisioner.render.text import PLAIN, plan_text, problems_text, refusal_text, result_text
-from provisioner.secret import NO_WORD, masked
+from provisioner.secret import MIN_DATA_LENGTH, masked
 
 if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
-    from provisioner.render.problems import Examined
+    from provisioner.render.problems import ValidationResult
     from provisioner.render.text import Palette
 
 OutputFormat = Literal["text", "json", "markdown", "github", "gitlab", "junit", "sarif"]
@@ -39,25 +39,25 @@ class ReportInput:
         refusal: why nothing of the plan may be done, where a guard says so.
     """
 
-    examined: Examined
+    validation: ValidationResult
     summary: str = ""
     outcome: Plan | RunResult | None = None
     refusal: Failure | None = None
 
 
-def render(told: ReportInput, form: OutputFormat, palette: Palette = PLAIN) -> str:
+def render(report: ReportInput, output_format: OutputFormat, palette: Palette = PLAIN) -> str:
     """All of it as text, JSON or Markdown; the problems of the manifests in the other forms.
 
     No secret of this process is in it.
     """
-    examined = told.examined
-    match form:
+    examined = report.validation
+    match output_format:
         case "text":
-            shown = _masked(_text(told, palette))
+            shown = _masked(_text(report, palette))
         case "json":
-            shown = as_json(_document(told))
+            shown = as_json(_document(report))
         case "markdown":
-            shown = _masked(_markdown(told))
+            shown = _masked(_markdown(report))
         case "github":
             shown = _masked(problems_github(examined))
         case "gitlab":
@@ -67,12 +67,12 @@ def render(told: ReportInput, form: OutputFormat, palette: Palette = PLAIN) -> s
         case "sarif":
             shown = as_json(problems_sarif(examined))
         case _:
-            assert_never(form)
+            assert_never(output_format)
     return shown
 
 
 def _masked(text: str) -> str:
-    return masked(text, shortest=NO_WORD)
+    return masked(text, min_length=MIN_DATA_LENGTH)
 
 
 def _text(told: ReportInput, palette: Palette) -> str:
@@ -84,8 +84,8 @@ def _text(told: ReportInput, palette: Palette) -> str:
         case RunResult():
             return result_text(told.outcome, palette, refused=refused) + why
         case None:
-            if told.examined.problems:
-                return problems_text(told.examined.problems, palette)
+            if told.validation.problems:
+                return problems_text(told.validation.problems, palette)
             return f"{told.summary}\n"
         case _:
             assert_never(told.outcome)
@@ -98,7 +98,7 @@ def _document(told: ReportInput) -> object:
         case RunResult():
             return result_document(told.outcome, told.refusal)
         case None:
-            return problems_document(told.examined.problems)
+            return problems_document(told.validation.problems)
         case _:
             assert_never(told.outcome)
 
@@ -110,6 +110,6 @@ def _markdown(told: ReportInput) -> str:
         case RunResult():
             return result_markdown(told.outcome, told.refusal)
         case None:
-            return problems_markdown(told.examined)
+            return problems_markdown(told.validation)
         case _:
             assert_never(told.outcome)

@@ -31,7 +31,7 @@ from provisioner.plan import (
     Unobserved,
     Update,
 )
-from provisioner.secret import hidden
+from provisioner.secret import masked_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,7 +48,7 @@ Document = dict[str, object]
 
 def as_json(document: object) -> str:
     """A document without any secret of this process, in ASCII: every encoding can carry it."""
-    return json.dumps(hidden(document), indent=2) + "\n"
+    return json.dumps(masked_document(document), indent=2) + "\n"
 
 
 def plan_document(plan: Plan, refusal: Failure | None = None) -> Document:
@@ -143,7 +143,7 @@ def result_summary(result: Executed | Unobserved) -> dict[str, int]:
         "updated": done[Update],
         "rotated": done[Rotate],
         "delivered": done[Deliver],
-        "undelivered": sum(undelivered_of(result).values()),
+        "undelivered": sum(count_undelivered(result).values()),
         "revoked": done[Revoke],
         "kept": kept,
         "failed": kinds[Failed] + kinds[Unfinished],
@@ -151,7 +151,7 @@ def result_summary(result: Executed | Unobserved) -> dict[str, int]:
     }
 
 
-def undelivered_of(result: Executed | Unobserved) -> Counter[type[Action]]:
+def count_undelivered(result: Executed | Unobserved) -> Counter[type[Action]]:
     """The number of keys that were made and whose tokens did not arrive, by kind of action."""
     results = result.results if isinstance(result, Executed) else ()
     return Counter(type(one.action) for one in results if undelivered(one))
@@ -164,9 +164,17 @@ def _environment_plan(plan: EnvironmentPlan) -> Document:
                 _action(action) | ({"error": _error(action.blocked)} if action.blocked else {})
                 for action in plan.actions
             ]
-            return _head(plan, plan_summary(plan)) | {"actions": actions} | _tail(plan)
+            return (
+                _environment_fields(plan, plan_summary(plan))
+                | {"actions": actions}
+                | _findings_and_estimate(plan)
+            )
         case Unobserved():
-            return _head(plan, plan_summary(plan)) | {"actions": []} | _tail(plan)
+            return (
+                _environment_fields(plan, plan_summary(plan))
+                | {"actions": []}
+                | _findings_and_estimate(plan)
+            )
         case _:
             assert_never(plan)
 
@@ -175,14 +183,22 @@ def _environment_result(result: Executed | Unobserved) -> Document:
     match result:
         case Executed(planned=planned):
             results = [_result(one) for one in result.results]
-            return _head(planned, result_summary(result)) | {"results": results} | _tail(planned)
+            return (
+                _environment_fields(planned, result_summary(result))
+                | {"results": results}
+                | _findings_and_estimate(planned)
+            )
         case Unobserved():
-            return _head(result, result_summary(result)) | {"results": []} | _tail(result)
+            return (
+                _environment_fields(result, result_summary(result))
+                | {"results": []}
+                | _findings_and_estimate(result)
+            )
         case _:
             assert_never(result)
 
 
-def _head(plan: EnvironmentPlan, summary: dict[str, int]) -> Document:
+def _environment_fields(plan: EnvironmentPlan, summary: dict[str, int]) -> Document:
     match plan:
         case Planned(generation=generation):
             seen: Document = {"generation": generation, "error": None}
@@ -193,7 +209,7 @@ def _head(plan: EnvironmentPlan, summary: dict[str, int]) -> Document:
     return {"environment": plan.environment, "url": plan.url, **seen, "summary": summary}
 
 
-def _tail(plan: EnvironmentPlan) -> Document:
+def _findings_and_estimate(plan: EnvironmentPlan) -> Document:
     if isinstance(plan, Unobserved):
         return {"findings": [], "estimate": {"requests": 0, "seconds": 0.0}}
     return {
@@ -215,7 +231,7 @@ def _action(action: Action) -> Document:
         "line": None if place is None else place.line,
         "sinks": list(map(str, action.sinks)),
     }
-    document["ids"] = action_head(action)["ids"]
+    document["ids"] = action_identity(action)["ids"]
     if isinstance(action, Update):
         document["changes"] = [
             {"what": one.what, "from": one.was, "to": one.wanted} for one in action.changes
@@ -240,7 +256,7 @@ def action_kind(action: Action) -> str:
             assert_never(action)
 
 
-def action_head(action: Action) -> Document:
+def action_identity(action: Action) -> Document:
     """What tells one action of an environment from the others: its kind, name and known keys."""
     match action:
         case Create():
@@ -260,10 +276,10 @@ def environment_error(outcome: EnvironmentPlan | Executed) -> dict[str, str] | N
 
 
 def _result(result: Result) -> Document:
-    return _action(result.action) | result_ending(result)
+    return _action(result.action) | result_outcome(result)
 
 
-def result_ending(result: Result) -> Document:
+def result_outcome(result: Result) -> Document:
     """What became of an action: status, id, record and error."""
     match result:
         case Done() | CreatedByAnotherRun():

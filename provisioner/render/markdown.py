@@ -15,9 +15,14 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, Failed, Skipped, Unfinished
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Planned, Unobserved
-from provisioner.render.escape import code, escape, shortened
+from provisioner.render.escape import escape, inline_code, truncate
 from provisioner.render.json import action_kind, finding_kind, plan_summary, result_summary
-from provisioner.render.text import plan_verdict, result_verdict, what_is_done, where_to
+from provisioner.render.text import (
+    describe_action,
+    describe_sinks,
+    plan_summary_line,
+    result_summary_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,26 +31,26 @@ if TYPE_CHECKING:
     from provisioner.errors.problem import Problem
     from provisioner.execution import Result, RunResult
     from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
-    from provisioner.render.problems import Examined
+    from provisioner.render.problems import ValidationResult
 
-LONGEST = 64_000
+MAX_PAGE_BYTES = 64_000
 """Bytes of a page. A comment on GitHub has 65 536 characters; the rest is for whoever posts it."""
 
-_CELL = 100
+_MAX_CELL = 100
 """Characters of foreign text in one cell."""
 
-_MESSAGE = 400
+_MAX_MESSAGE = 400
 """Characters of a message."""
 
-_MOST_NOTES = 20
+_MAX_NOTES = 20
 """Notes on environments that a page shows."""
 
-_FRAME = 400
+_TABLE_OVERHEAD = 400
 """Bytes for the heading of a table, and for the line that says what was left out of it."""
 
 _PLAN_WORDS = {"keep": "as declared"}
 _RESULT_WORDS = {"kept": "as declared", "undelivered": "not delivered"}
-_ACTION_HEAD = ("name", "what", "ends", "role", "sinks", "manifest")
+_ACTION_COLUMNS = ("name", "what", "ends", "role", "sinks", "manifest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +87,27 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
         "environment",
     )
     errors = [
-        *_unreached(parts),
+        *_unobserved_rows(parts),
         *(
-            (_name(environment), action_kind(action), _name(action.name), *_why(action.blocked))
+            (
+                _name(environment),
+                action_kind(action),
+                _name(action.name),
+                *_failure_cells(action.blocked),
+            )
             for environment, action in actions
             if action.blocked is not None
         ),
     ]
     going = [(environment, action) for environment, action in actions if action.blocked is None]
-    opening = [f"## {plan_verdict(plan)}"]
-    opening += _refused(refusal)
+    opening = [f"## {plan_summary_line(plan)}"]
+    opening += _refusal_lines(refusal)
     tables = (
         summary,
         _errors(errors),
         _Table(
             "Actions",
-            ("environment", "action", *_ACTION_HEAD),
+            ("environment", "action", *_ACTION_COLUMNS),
             len(going),
             lambda: (
                 (_name(environment), action_kind(action), *_action_cells(action))
@@ -107,7 +117,7 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
         ),
         _findings(planned),
     )
-    return _page(opening, tables, [*_notes(planned), "", f"Digest {code(plan.digest)}"])
+    return _page(opening, tables, [*_note_lines(planned), "", f"Digest {inline_code(plan.digest)}"])
 
 
 def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
@@ -127,10 +137,10 @@ def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
     unobserved = [part for part in parts if isinstance(part, Unobserved)]
     tables = (
         summary,
-        _errors([*_unreached(unobserved), *_failed(results), *_skipped(results)]),
+        _errors([*_unobserved_rows(unobserved), *_failed_rows(results), *_skipped_rows(results)]),
         _Table(
             "Actions",
-            ("environment", "action", "status", *_ACTION_HEAD, "id"),
+            ("environment", "action", "status", *_ACTION_COLUMNS, "id"),
             len(results),
             lambda: (
                 (
@@ -146,12 +156,15 @@ def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
         ),
         _findings([part.planned for part in executed]),
     )
-    opening = [f"## {result_verdict(result, refused=refusal is not None)}", *_refused(refusal)]
-    notes = _notes(part.planned for part in executed)
-    return _page(opening, tables, [*notes, "", f"Digest {code(result.digest)}"])
+    opening = [
+        f"## {result_summary_line(result, refused=refusal is not None)}",
+        *_refusal_lines(refusal),
+    ]
+    notes = _note_lines(part.planned for part in executed)
+    return _page(opening, tables, [*notes, "", f"Digest {inline_code(result.digest)}"])
 
 
-def problems_markdown(examined: Examined) -> str:
+def problems_markdown(examined: ValidationResult) -> str:
     """What is wrong with the manifests, or that nothing is, and the warnings."""
     problems = examined.problems
     opening = (
@@ -163,23 +176,21 @@ def problems_markdown(examined: Examined) -> str:
     for found, what in ((problems, "problem"), (examined.warnings, "warning")):
         rows = partial(map, _problem_row, found)
         table = _Table("", ("place", "code", what), len(found), rows, what)
-        lines += _shown(table, LONGEST - _bytes(lines))[0]
+        lines += _table_lines(table, MAX_PAGE_BYTES - _size(lines))[0]
     return "\n".join(lines) + "\n"
 
 
-def _refused(refusal: Failure | None) -> list[str]:
+def _refusal_lines(refusal: Failure | None) -> list[str]:
     """The lines that say why nothing may be done."""
     if refusal is None:
         return []
-    return ["", f"**Refused**, {code(refusal.code)}: {_message(refusal.message)}"]
+    return ["", f"**Refused**, {inline_code(refusal.code)}: {_message(refusal.message)}"]
 
 
-def _notes(planned: Iterable[Planned]) -> list[str]:
+def _note_lines(planned: Iterable[Planned]) -> list[str]:
     """The lines of what people should know besides, as many as a page has room for."""
     told = [(part.environment, note) for part in planned for note in part.notes]
-    lines = [
-        f"- {_name(environment)}: {_message(note)}" for environment, note in told[:_MOST_NOTES]
-    ]
+    lines = [f"- {_name(environment)}: {_message(note)}" for environment, note in told[:_MAX_NOTES]]
     if more := len(told) - len(lines):
         lines.append(f"- … and {pluralize(more, 'more note')}, not shown here.")
     return ["", *lines] if lines else []
@@ -190,22 +201,22 @@ def _page(
 ) -> str:
     """A page of four tables: the summary, what went wrong, the actions and the findings."""
     summary, errors, actions, findings = tables
-    left = LONGEST - _bytes([*opening, *closing]) - 4 * _FRAME
+    left = MAX_PAGE_BYTES - _size([*opening, *closing]) - 4 * _TABLE_OVERHEAD
     # What went wrong may have half of the page at least, and the summary what that leaves.
-    _, wrong = _shown(errors, left // 2)
-    first, used = _shown(summary, left - wrong)
+    _, wrong = _table_lines(errors, left // 2)
+    first, used = _table_lines(summary, left - wrong)
     left -= used
-    second, used = _shown(errors, left)
+    second, used = _table_lines(errors, left)
     left -= used
     # A tenth of what is left is kept for findings, more where there are fewer actions.
-    _, noted = _shown(findings, left // 10)
-    third, used = _shown(actions, left - noted)
+    _, noted = _table_lines(findings, left // 10)
+    third, used = _table_lines(actions, left - noted)
     left -= used
-    fourth, _ = _shown(findings, left)
+    fourth, _ = _table_lines(findings, left)
     return "\n".join([*opening, *first, *second, *third, *fourth, *closing]) + "\n"
 
 
-def _shown(table: _Table, most: int) -> tuple[list[str], int]:
+def _table_lines(table: _Table, most: int) -> tuple[list[str], int]:
     """The lines of a table whose rows take no more than so many bytes, and what those take."""
     if table.size == 0:
         return [], 0
@@ -213,10 +224,10 @@ def _shown(table: _Table, most: int) -> tuple[list[str], int]:
     used = 0
     for cells in table.rows():
         row = f"| {' | '.join(cells)} |"
-        if used + _bytes([row]) > most:
+        if used + _size([row]) > most:
             break
         rows.append(row)
-        used += _bytes([row])
+        used += _size([row])
     lines = ["", f"### {table.title}"] if table.title else []
     if rows:
         lines += ["", f"| {' | '.join(table.head)} |", "|---" * len(table.head) + "|", *rows]
@@ -226,7 +237,7 @@ def _shown(table: _Table, most: int) -> tuple[list[str], int]:
     return lines, used
 
 
-def _bytes(lines: Iterable[str]) -> int:
+def _size(lines: Iterable[str]) -> int:
     return sum(len(line.encode()) + 1 for line in lines)
 
 
@@ -238,16 +249,16 @@ def _plan_row(part: EnvironmentPlan) -> tuple[str, ...]:
     actions = part.actions if isinstance(part, Planned) else ()
     blocked = sum(one.blocked is not None for one in actions)
     numbers = (*plan_summary(part).values(), blocked)
-    return _numbers(part.environment, numbers, reached=isinstance(part, Planned))
+    return _summary_row(part.environment, numbers, reached=isinstance(part, Planned))
 
 
 def _result_row(part: Executed | Unobserved) -> tuple[str, ...]:
     environment = part.planned.environment if isinstance(part, Executed) else part.environment
     numbers = tuple(result_summary(part).values())
-    return _numbers(environment, numbers, reached=isinstance(part, Executed))
+    return _summary_row(environment, numbers, reached=isinstance(part, Executed))
 
 
-def _numbers(environment: str, numbers: tuple[int, ...], *, reached: bool) -> tuple[str, ...]:
+def _summary_row(environment: str, numbers: tuple[int, ...], *, reached: bool) -> tuple[str, ...]:
     """A row of the summary; nothing is known of an environment that was not reached."""
     return (_name(environment), *(str(number) if reached else "?" for number in numbers))
 
@@ -257,26 +268,26 @@ def _errors(rows: Sequence[tuple[str, ...]]) -> _Table:
     return _Table("Not done", head, len(rows), lambda: iter(rows), "failure")
 
 
-def _unreached(parts: Iterable[EnvironmentPlan]) -> Iterator[tuple[str, ...]]:
+def _unobserved_rows(parts: Iterable[EnvironmentPlan]) -> Iterator[tuple[str, ...]]:
     for part in parts:
         if isinstance(part, Unobserved):
-            yield _name(part.environment), "not reached", "", *_why(part.failure)
+            yield _name(part.environment), "not reached", "", *_failure_cells(part.failure)
 
 
-def _failed(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
+def _failed_rows(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
     for environment, one in results:
         if isinstance(one, Failed | Unfinished):
             kind, name = action_kind(one.action), _name(one.action.name)
-            yield _name(environment), kind, name, *_why(one.failure)
+            yield _name(environment), kind, name, *_failure_cells(one.failure)
 
 
-def _skipped(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
+def _skipped_rows(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
     """Why actions were not begun, once for all of an environment with one reason."""
     reasons = Counter(
         (environment, one.failure) for environment, one in results if isinstance(one, Skipped)
     )
     for (environment, why), number in reasons.items():
-        yield _name(environment), f"{pluralize(number, 'action')} skipped", "", *_why(why)
+        yield _name(environment), f"{pluralize(number, 'action')} skipped", "", *_failure_cells(why)
 
 
 def _findings(planned: Sequence[Planned]) -> _Table:
@@ -299,20 +310,20 @@ def _action_cells(action: Action) -> tuple[str, ...]:
     place = action.place
     return (
         _name(action.name),
-        _message(what_is_done(action)),
+        _message(describe_action(action)),
         format_moment(action.expires_at).replace("T", " ").removesuffix("Z"),
         _name(action.role) if action.role else "-",
-        _name(where_to(action)) if action.sinks else where_to(action),
+        _name(describe_sinks(action)) if action.sinks else describe_sinks(action),
         "-" if place is None else _name(f"{place.file}:{place.line}"),
     )
 
 
 def _problem_row(problem: Problem) -> tuple[str, ...]:
-    return _name(str(problem.place)), code(problem.code), _message(problem.message)
+    return _name(str(problem.place)), inline_code(problem.code), _message(problem.message)
 
 
-def _why(failure: Failure) -> tuple[str, str]:
-    return code(failure.code), _message(failure.message)
+def _failure_cells(failure: Failure) -> tuple[str, str]:
+    return inline_code(failure.code), _message(failure.message)
 
 
 def _status(result: Result) -> str:
@@ -330,12 +341,12 @@ def _status(result: Result) -> str:
 
 
 def _id(result: Result) -> str:
-    return "-" if isinstance(result, Failed | Skipped) else code(result.id)
+    return "-" if isinstance(result, Failed | Skipped) else inline_code(result.id)
 
 
 def _name(text: str) -> str:
-    return code(shortened(text, _CELL))
+    return inline_code(truncate(text, _MAX_CELL))
 
 
 def _message(text: str) -> str:
-    return escape(shortened(text, _MESSAGE))
+    return escape(truncate(text, _MAX_MESSAGE))

@@ -13,7 +13,7 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, Failed, Skipped, Unfinished
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
-from provisioner.render.json import finding_kind, plan_summary, result_summary, undelivered_of
+from provisioner.render.json import count_undelivered, finding_kind, plan_summary, result_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from provisioner.model.observed import ObservedKey
     from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
 
-_WIDEST = 60
+_MAX_CELL_WIDTH = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,14 @@ COLOUR = Palette("\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[1m", "\x1b
 
 def plan_text(plan: Plan, palette: Palette) -> str:
     """What would change, one environment after the other, and a summary line."""
-    parts = ["\n".join(_planned(part, palette)) for part in plan.environments]
-    return "\n\n".join([*parts, palette.paint(palette.strong, plan_verdict(plan))]) + "\n"
+    parts = ["\n".join(_plan_lines(part, palette)) for part in plan.environments]
+    return "\n\n".join([*parts, palette.paint(palette.strong, plan_summary_line(plan))]) + "\n"
 
 
 def result_text(result: RunResult, palette: Palette, *, refused: bool = False) -> str:
     """What became of it, one environment after the other, and a summary line."""
-    parts = ["\n".join(_executed(part, palette)) for part in result.environments]
-    verdict = palette.paint(palette.strong, result_verdict(result, refused=refused))
+    parts = ["\n".join(_outcome_lines(part, palette)) for part in result.environments]
+    verdict = palette.paint(palette.strong, result_summary_line(result, refused=refused))
     return "\n\n".join([*parts, verdict]) + "\n"
 
 
@@ -77,7 +77,7 @@ def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palett
     if not rows:
         return "no keys\n"
     head = ("ENVIRONMENT", "NAME", "STATE", "EXPIRES", "ROLE", "ID")
-    first, *rest = aligned([head, *rows])
+    first, *rest = align_columns([head, *rows])
     return "\n".join([palette.paint(palette.strong, first), *rest]) + "\n"
 
 
@@ -105,23 +105,23 @@ def visible(text: str) -> str:
     )
 
 
-def _planned(part: EnvironmentPlan, palette: Palette) -> Iterator[str]:
+def _plan_lines(part: EnvironmentPlan, palette: Palette) -> Iterator[str]:
     yield _heading(part, palette)
     if isinstance(part, Unobserved):
         yield _failure_line(part.failure, palette)
         return
     for action, line in zip(part.actions, _action_lines(part.actions), strict=True):
         if action.blocked is None:
-            yield palette.paint(_colour(action, palette), f"  {_mark(action)} {line}")
+            yield palette.paint(_colour(action, palette), f"  {_action_symbol(action)} {line}")
         else:
             yield palette.paint(palette.bad, f"  ! {line}")
             yield _failure_line(action.blocked, palette)
     yield from _kept_and_findings(part, palette)
 
 
-def _executed(part: Executed | Unobserved, palette: Palette) -> Iterator[str]:
+def _outcome_lines(part: Executed | Unobserved, palette: Palette) -> Iterator[str]:
     if isinstance(part, Unobserved):
-        yield from _planned(part, palette)
+        yield from _plan_lines(part, palette)
         return
     yield _heading(part.planned, palette)
     lines = _action_lines([result.action for result in part.results])
@@ -133,7 +133,7 @@ def _executed(part: Executed | Unobserved, palette: Palette) -> Iterator[str]:
 def _result_lines(result: Result, line: str, palette: Palette) -> Iterator[str]:
     match result:
         case Done(action=action):
-            yield palette.paint(_colour(action, palette), f"  {_mark(action)} {line}")
+            yield palette.paint(_colour(action, palette), f"  {_action_symbol(action)} {line}")
         case CreatedByAnotherRun():
             yield palette.paint(palette.dim, f"  = {line}  made by another run at this moment")
         case Unfinished(failure=failure) | Failed(failure=failure):
@@ -154,18 +154,18 @@ def _action_lines(actions: Sequence[Action]) -> list[str]:
     rows = [
         (
             visible(action.name),
-            what_is_done(action),
+            describe_action(action),
             f"ends {format_moment(action.expires_at)}",
             f"role {visible(action.role)}" if action.role else "no role",
-            *((visible(where_to(action)),) if any(one.sinks for one in actions) else ()),
-            _where(action.place),
+            *((visible(describe_sinks(action)),) if any(one.sinks for one in actions) else ()),
+            _manifest_position(action.place),
         )
         for action in actions
     ]
-    return aligned(rows)
+    return align_columns(rows)
 
 
-def _mark(action: Action) -> str:
+def _action_symbol(action: Action) -> str:
     match action:
         case Create():
             return "+"
@@ -191,7 +191,7 @@ def _colour(action: Action, palette: Palette) -> str:
             assert_never(action)
 
 
-def what_is_done(action: Action) -> str:
+def describe_action(action: Action) -> str:
     """What an action does, in a few words."""
     match action:
         case Create(depth=depth):
@@ -212,11 +212,11 @@ def what_is_done(action: Action) -> str:
             assert_never(action)
 
 
-def _where(place: Place | None) -> str:
+def _manifest_position(place: Place | None) -> str:
     return "in no manifest" if place is None else f"{visible(place.file)}:{place.line}"
 
 
-def where_to(action: Action) -> str:
+def describe_sinks(action: Action) -> str:
     """Where the token of an action goes, nothing where it makes none."""
     match action:
         case Create() | Rotate():
@@ -244,7 +244,7 @@ def _failure_line(failure: Failure, palette: Palette) -> str:
     return palette.paint(palette.bad, f"    {failure.code}: {visible(failure.message)}")
 
 
-def plan_verdict(plan: Plan) -> str:
+def plan_summary_line(plan: Plan) -> str:
     """What would change, in one line."""
     totals = _totals(plan_summary(part) for part in plan.environments)
     planned = [part for part in plan.environments if isinstance(part, Planned)]
@@ -267,7 +267,7 @@ def plan_verdict(plan: Plan) -> str:
     return line
 
 
-def result_verdict(result: RunResult, *, refused: bool) -> str:
+def result_summary_line(result: RunResult, *, refused: bool) -> str:
     """What became of it, in one line.
 
     Args:
@@ -275,7 +275,7 @@ def result_verdict(result: RunResult, *, refused: bool) -> str:
         refused: whether nothing was done, because it must not be.
     """
     totals = _totals(result_summary(part) for part in result.environments)
-    lost = sum(map(undelivered_of, result.environments), Counter())
+    lost = sum(map(count_undelivered, result.environments), Counter())
     without_token = {"created": lost[Create], "rotated": lost[Rotate]}
     words = [
         f"{totals[kind]} {kind}" + (f" ({number} not delivered)" if number else "")
@@ -284,13 +284,13 @@ def result_verdict(result: RunResult, *, refused: bool) -> str:
     ]
     words += [f"{totals['kept']} as declared"]
     words += [f"{totals['failed']} failed"] if totals["failed"] else []
-    words += [f"{totals['skipped']} skipped ({_reasons(result)})"] if totals["skipped"] else []
+    words += [f"{totals['skipped']} skipped ({_skip_reasons(result)})"] if totals["skipped"] else []
     words += _failed_environments(result.environments)
     verdict = "Refused" if refused else "Incomplete" if result.incomplete else "Done"
     return f"{verdict}: {', '.join(words)}."
 
 
-def _reasons(result: RunResult) -> str:
+def _skip_reasons(result: RunResult) -> str:
     """Why actions were skipped, each reason once."""
     parts = [part for part in result.environments if isinstance(part, Executed)]
     skipped = (one for part in parts for one in part.results if isinstance(one, Skipped))
@@ -316,11 +316,11 @@ def _state(key: ObservedKey, now: datetime) -> str:
     return "expired" if key.revoked_at is None else "revoked"
 
 
-def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def align_columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """The columns of a table, padded; one very long cell does not push the others away."""
     if not rows:
         return []
-    widths = [min(_WIDEST, max(map(len, column))) for column in zip(*rows, strict=True)]
+    widths = [min(_MAX_CELL_WIDTH, max(map(len, column))) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

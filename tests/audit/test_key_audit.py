@@ -34,8 +34,8 @@ from provisioner.model.observed import HiddenRoles, NoRoles, ObservedKey
 from provisioner.model.sink_address import FileAddress
 from provisioner.model.sink_content import ApiKeyToken, NoToken, Unavailable, Unreadable
 from provisioner.plan import Unobserved
-from provisioner.render.audit import audit_document, audit_markdown, audit_page, audit_text
-from provisioner.render.audit.labels import MEANINGS
+from provisioner.render.audit import audit_document, audit_html, audit_markdown, audit_text
+from provisioner.render.audit.labels import NOTE_MEANINGS
 from provisioner.render.text import PLAIN
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def test_only_bounds_keys_and_missing_names() -> None:
 def test_the_closed_list_of_notes_is_in_the_schema_and_each_has_a_meaning() -> None:
     """A program meets no other note, and a reader none without a sentence."""
     schema = schemas.load("report")
-    assert schema["$defs"]["note"]["enum"] == [*get_args(Note)] == [*MEANINGS]
+    assert schema["$defs"]["note"]["enum"] == [*get_args(Note)] == [*NOTE_MEANINGS]
     assert [*schema["$defs"]["summary"]["properties"]["notes"]["properties"]] == [*get_args(Note)]
 
 
@@ -384,7 +384,7 @@ class Balanced(HTMLParser):
 @pytest.mark.parametrize("found", [*FLEETS.values(), reconciler(2000)], ids=[*FLEETS, "many"])
 def test_the_page_is_balanced_and_needs_nothing_but_itself(found) -> None:
     """No script, no address, no picture; a policy that would forbid them; pure ASCII."""
-    page = audit_page(found)
+    page = audit_html(found)
     parser = Balanced()
     parser.feed(page)
     parser.close()
@@ -403,14 +403,14 @@ def test_the_page_is_balanced_and_needs_nothing_but_itself(found) -> None:
 def test_names_stand_on_the_page_as_text() -> None:
     """What a server calls a key is read, and never run or drawn."""
     parser = Balanced()
-    parser.feed(audit_page(nasty()))
+    parser.feed(audit_html(nasty()))
     assert "<script>alert(1)</script>" in "".join(parser.words)
 
 
 def test_the_timeline_counts_every_key() -> None:
     """Bars, with their tooltips, and the boxes of what ends later add up to the fleet."""
     found = reconciler(2000)
-    page = audit_page(found)
+    page = audit_html(found)
     in_bars = sum(map(int, re.findall(r"days from now: (\d+) keys?:", page)))
     later = sum(map(int, re.findall(r">(\d+) keys? later than 52 weeks", page)))
     assert in_bars + later == sum(len(one.keys) for one in found.observed)
@@ -423,8 +423,8 @@ def test_the_timeline_counts_every_key() -> None:
 
 def test_many_environments_share_one_lane() -> None:
     """A page of a thousand workspaces does not begin with a thousand lanes."""
-    assert audit_page(reconciler(24, 12)).count('<text class="lane"') == 12
-    assert audit_page(reconciler(26, 13)).count('<text class="lane"') == 1
+    assert audit_html(reconciler(24, 12)).count('<text class="lane"') == 12
+    assert audit_html(reconciler(26, 13)).count('<text class="lane"') == 1
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -434,7 +434,7 @@ def test_many_environments_share_one_lane() -> None:
 @pytest.mark.parametrize("width", [360, 1200])
 def test_a_browser_shows_the_page_without_scrolling_sideways(tmp_path, found, width) -> None:
     """In a frame as wide as a phone nothing but the tables' own boxes is wider than it."""
-    page = html.escape(audit_page(found))
+    page = html.escape(audit_html(found))
     measure = (
         "const page = f.contentDocument; document.title = ['measured',"
         "page.documentElement.scrollWidth - page.documentElement.clientWidth,"

@@ -43,9 +43,14 @@ from provisioner.plan import (
     Unobserved,
 )
 from provisioner.render.formats import OUTPUT_FORMATS
-from provisioner.render.markdown import LONGEST, plan_markdown, problems_markdown, result_markdown
+from provisioner.render.markdown import (
+    MAX_PAGE_BYTES,
+    plan_markdown,
+    problems_markdown,
+    result_markdown,
+)
 from provisioner.render.problems import (
-    Examined,
+    ValidationResult,
     problems_github,
     problems_gitlab,
     problems_junit,
@@ -132,8 +137,8 @@ problems = st.lists(st.builds(Problem, places, codes, names, st.none() | places)
 few = settings(max_examples=30)
 
 
-def examined(found: tuple[Problem, ...], *sound: str) -> Examined:
-    return Examined(sound, found, NOW)
+def examined(found: tuple[Problem, ...], *sound: str) -> ValidationResult:
+    return ValidationResult(sound, found, NOW)
 
 
 def suite_of(report: str) -> TestSuite:
@@ -415,7 +420,7 @@ def test_a_long_page_is_cut_and_counts_what_it_leaves_out() -> None:
     environments = [planned(f"e{n}") for n in range(20)]
     plan = plan_with(*environments, planned("dev", *actions, *bad, findings=findings))
     page = plan_markdown(plan)
-    assert LONGEST * 0.9 < len(page.encode()) <= LONGEST < 65_536
+    assert MAX_PAGE_BYTES * 0.9 < len(page.encode()) <= MAX_PAGE_BYTES < 65_536
     [summary, errors, acts, found] = tables_of(page)
     assert (len(summary), len(errors)) == (1 + 21, 1 + 30)
     assert summary[-1][0] == "dev"
@@ -430,7 +435,7 @@ def test_errors_stay_when_there_are_too_many_environments() -> None:
     away = Unobserved("away", "https://x", Failure("unreachable", "m"))
     page = plan_markdown(plan_with(*(planned(f"environment-{n}") for n in range(5_000)), away))
     [summary, errors] = tables_of(page)
-    assert len(page.encode()) <= LONGEST
+    assert len(page.encode()) <= MAX_PAGE_BYTES
     assert errors[1][0] == "away"
     assert f"… and {5_001 - len(summary) + 1} more environments, not shown here." in page
     many = [Unobserved(f"away-{n}", "", Failure("unreachable", "m")) for n in range(5_000)]

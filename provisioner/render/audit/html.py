@@ -9,7 +9,14 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Unobserved
 from provisioner.render.audit.css import STYLE
-from provisioner.render.audit.labels import MEANINGS, day, left, note_word, span, totals
+from provisioner.render.audit.labels import (
+    NOTE_MEANINGS,
+    days_left,
+    format_date,
+    format_duration,
+    note_label,
+    summary_parts,
+)
 from provisioner.render.audit.timeline import timeline
 from provisioner.render.text import visible
 
@@ -23,12 +30,12 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 _TILES: tuple[Note, ...] = ("unmanaged", "undelivered", "never_expires", "too_long", "shared_admin")
 """The notes that are counted on top of the page, beside what is due."""
 
-_FIGURE = ' class="figure"'
-_HEAD = (
+_NUMBER_CLASS = ' class="figure"'
+_COLUMNS = (
     ("Name", ""),
     ("Ends", ""),
-    ("Left", _FIGURE),
-    ("Age", _FIGURE),
+    ("Left", _NUMBER_CLASS),
+    ("Age", _NUMBER_CLASS),
     ("Role", ""),
     ("Rotates", ""),
     ("Token", ""),
@@ -36,7 +43,7 @@ _HEAD = (
 )
 
 
-def audit_page(audit: FleetAudit) -> str:
+def audit_html(audit: FleetAudit) -> str:
     """The whole document, in ASCII: whatever the encoding of stdout, it is read as it was meant."""
     page = "\n".join(_page(audit)) + "\n"
     return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
@@ -58,7 +65,7 @@ def _page(audit: FleetAudit) -> Iterator[str]:
     yield "<main>"
     yield "<header>"
     yield "<h1>API keys</h1>"
-    yield f"<p>{escape(', '.join(totals(audit)))}. {_moment(audit)}</p>"
+    yield f"<p>{escape(', '.join(summary_parts(audit)))}. {_created_at(audit)}</p>"
     yield "</header>"
     yield from _tiles(audit)
     if audit.observed:
@@ -71,7 +78,7 @@ def _page(audit: FleetAudit) -> Iterator[str]:
     yield "</html>"
 
 
-def _moment(audit: FleetAudit) -> str:
+def _created_at(audit: FleetAudit) -> str:
     moment = format_moment(audit.created_at)
     shown = f"{moment[:10]} {moment[11:16]} UTC"
     return f'<time datetime="{moment}">{shown}</time>'
@@ -82,10 +89,10 @@ def _tiles(audit: FleetAudit) -> Iterator[str]:
     keys = sum(len(one.keys) for one in audit.observed)
     tiles = [
         (keys, "live keys", "all"),
-        (audit.due, f"due within {span(audit.within)}", "due"),
+        (audit.due, f"due within {format_duration(audit.within)}", "due"),
         (audit.missing, "missing", "due"),
         (len(audit.unobserved), "not reached", "due"),
-        *((notes[note], note_word(note), "warn") for note in _TILES),
+        *((notes[note], note_label(note), "warn") for note in _TILES),
     ]
     yield '<ul class="tiles">'
     for number, label, kind in tiles:
@@ -101,7 +108,7 @@ def _figure(audit: FleetAudit) -> Iterator[str]:
     yield "<figcaption>"
     yield "<span><i class='swatch'></i>keys that end in that week, the taller the more</span>"
     yield "<span><i class='swatch hatched'>!</i>one of them is due</span>"
-    yield f"<span><i class='swatch shaded'></i>the next {span(audit.within)}</span>"
+    yield f"<span><i class='swatch shaded'></i>the next {format_duration(audit.within)}</span>"
     yield "</figcaption>"
     yield "</figure>"
 
@@ -131,7 +138,7 @@ def _environment(one: EnvironmentAudit | Unobserved) -> Iterator[str]:
 
 def _table(keys: Iterable[KeyAudit]) -> Iterator[str]:
     yield "<table>"
-    head = "".join(f'<th scope="col"{kind}>{word}</th>' for word, kind in _HEAD)
+    head = "".join(f'<th scope="col"{kind}>{word}</th>' for word, kind in _COLUMNS)
     yield f"<thead><tr>{head}</tr></thead>"
     yield "<tbody>"
     for key in keys:
@@ -143,29 +150,29 @@ def _table(keys: Iterable[KeyAudit]) -> Iterator[str]:
 def _row(key: KeyAudit) -> str:
     shade = ' class="due"' if key.due else ""
     sign = '<b class="sign" title="due">!</b> ' if key.due else ""
-    rotation = "-" if key.rotation is None else day(key.rotation)
+    rotation = "-" if key.rotation is None else format_date(key.rotation)
     token = "-" if key.delivery == "none" else key.delivery
-    notes = " ".join(f'<span class="note {note}">{note_word(note)}</span>' for note in key.notes)
+    notes = " ".join(f'<span class="note {note}">{note_label(note)}</span>' for note in key.notes)
     return (
         f'<tr{shade}><th scope="row">{sign}{escape(visible(key.name))}'
         f"<small>{escape(visible(key.id))}</small></th>"
-        f'<td title="{format_moment(key.expires_at)}">{day(key.expires_at)}</td>'
-        f'<td class="figure">{left(key)}</td><td class="figure">{key.age} d</td>'
+        f'<td title="{format_moment(key.expires_at)}">{format_date(key.expires_at)}</td>'
+        f'<td class="figure">{days_left(key)}</td><td class="figure">{key.age} d</td>'
         f"<td>{escape(visible(key.role or '-'))}</td><td>{rotation}</td><td>{token}</td>"
         f"<td>{notes}</td></tr>"
     )
 
 
 def _meanings(audit: FleetAudit) -> Iterator[str]:
-    found = [note for note in MEANINGS if audit.notes[note]]
+    found = [note for note in NOTE_MEANINGS if audit.notes[note]]
     if not found:
         return
     yield '<section class="meanings">'
     yield "<h2>Notes</h2>"
     yield "<dl>"
     for note in found:
-        told = escape(MEANINGS[note])
-        term = f'<span class="note {note}">{note_word(note)}</span>'
+        told = escape(NOTE_MEANINGS[note])
+        term = f'<span class="note {note}">{note_label(note)}</span>'
         yield f"<div><dt>{term}</dt><dd>{told}</dd></div>"
     yield "</dl>"
     yield "</section>"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from provisioner.audit.key_audit import FleetAudit, KeyAudit, Note
 
-MEANINGS: Mapping[Note, str] = {
+NOTE_MEANINGS: Mapping[Note, str] = {
     "expiring": "ends soon, and nothing later takes its place",
     "rotation_due": "is to have a successor: the next apply makes it",
     "never_expires": "ends more than 50 years from now",
@@ -28,33 +28,33 @@ MEANINGS: Mapping[Note, str] = {
 """What is true of a key with each note."""
 
 
-def span(duration: timedelta) -> str:
+def format_duration(duration: timedelta) -> str:
     """A duration in words: `14 days`, `36 hours`."""
     hours = duration // timedelta(hours=1)
     return pluralize(hours, "hour") if hours % 24 else pluralize(hours // 24, "day")
 
 
-def day(moment: datetime) -> str:
+def format_date(moment: datetime) -> str:
     """The date of a moment in UTC."""
     return moment.date().isoformat()
 
 
-def note_word(note: Note) -> str:
+def note_label(note: Note) -> str:
     """A note as people read it."""
     return note.replace("_", " ")
 
 
-def left(key: KeyAudit) -> str:
+def days_left(key: KeyAudit) -> str:
     """How long a key has to live: `12 d`, or `never` ending."""
     return "never" if "never_expires" in key.notes else f"{key.left} d"
 
 
-def totals(audit: FleetAudit) -> tuple[str, ...]:
+def summary_parts(audit: FleetAudit) -> tuple[str, ...]:
     """How many keys there are, and how many need to be looked at, most urgent first."""
     keys = sum(len(one.keys) for one in audit.observed)
     parts = [
         f"{pluralize(keys, 'key')} in {pluralize(len(audit.observed), 'environment')}",
-        f"{audit.due} due within {span(audit.within)}",
+        f"{audit.due} due within {format_duration(audit.within)}",
     ]
     parts += [f"{audit.missing} missing"] if audit.missing else []
     if audit.unobserved:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provisioner.plan import Unobserved
-from provisioner.render.audit.labels import day, left, note_word, totals
-from provisioner.render.text import aligned, visible
+from provisioner.render.audit.labels import days_left, format_date, note_label, summary_parts
+from provisioner.render.text import align_columns, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from provisioner.audit.key_audit import EnvironmentAudit, FleetAudit, KeyAudit
     from provisioner.render.text import Palette
 
-_HEAD = ("NAME", "AGE", "ENDS", "LEFT", "ROLE", "ROTATES", "TOKEN", "ID", "NOTES")
+_COLUMNS = ("NAME", "AGE", "ENDS", "LEFT", "ROLE", "ROTATES", "TOKEN", "ID", "NOTES")
 
 
 def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
@@ -28,15 +28,15 @@ def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
     parts = [
         "\n".join(_environment(one, palette, quiet=quiet))
         for one in audit.environments
-        if not quiet or _noteworthy(one)
+        if not quiet or _has_notes(one)
     ]
     if quiet and not parts:
         return ""
-    summary = palette.paint(palette.strong, f"Report: {', '.join(totals(audit))}.")
+    summary = palette.paint(palette.strong, f"Report: {', '.join(summary_parts(audit))}.")
     return "\n\n".join([*parts, summary]) + "\n"
 
 
-def _noteworthy(one: EnvironmentAudit | Unobserved) -> bool:
+def _has_notes(one: EnvironmentAudit | Unobserved) -> bool:
     if isinstance(one, Unobserved):
         return True
     return bool(one.missing) or any(key.notes for key in one.keys)
@@ -58,7 +58,7 @@ def _environment(
         )
     keys = [key for key in one.keys if key.notes or not quiet]
     if keys:
-        head, *lines = aligned([_HEAD, *map(_cells, keys)])
+        head, *lines = align_columns([_COLUMNS, *map(_cells, keys)])
         yield palette.paint(palette.dim, f"    {head}")
         for key, line in zip(keys, lines, strict=True):
             yield _painted(key, line, palette)
@@ -76,11 +76,11 @@ def _cells(key: KeyAudit) -> tuple[str, ...]:
     return (
         visible(key.name),
         f"{key.age} d",
-        day(key.expires_at),
-        left(key),
+        format_date(key.expires_at),
+        days_left(key),
         visible(key.role or "-"),
-        "-" if key.rotation is None else day(key.rotation),
+        "-" if key.rotation is None else format_date(key.rotation),
         "-" if key.delivery == "none" else key.delivery,
         visible(key.id),
-        ", ".join(map(note_word, key.notes)),
+        ", ".join(map(note_label, key.notes)),
     )

@@ -13,7 +13,7 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from provisioner.errors.pluralize import pluralize
-from provisioner.render.audit.labels import span
+from provisioner.render.audit.labels import format_duration
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ _YEAR = 7 * _WEEKS
 _WIDTH = 89.0
 """How much of the width the year takes, in percent; what ends later stands beside it."""
 
-_LATER = 91.5
-_BEYOND = (100 + _LATER) / 2
+_LATER_X = 91.5
+_LATER_CENTER = (100 + _LATER_X) / 2
 _STEP = _WIDTH / _WEEKS
-_MOST_LANES = 12
+_MAX_LANES = 12
 _HEADING, _BARS, _GAP = 22, 50, 16
 _LANE = _HEADING + _BARS + _GAP
 _AXIS = 24
@@ -39,7 +39,7 @@ _HATCH = (
     'patternTransform="rotate(45)"><rect class="due-ground" width="5" height="5"/>'
     '<rect class="due-line" width="2.5" height="5"/></pattern></defs>'
 )
-_NAMED = 6
+_MAX_TOOLTIP_NAMES = 6
 """How many keys of a week its tooltip names."""
 
 
@@ -59,7 +59,7 @@ def timeline(audit: FleetAudit) -> str:
     parts = [
         f'<svg {head} height="{bottom + _AXIS}" xmlns="http://www.w3.org/2000/svg">',
         '<title id="ends-title">When keys end</title>',
-        f'<desc id="ends-text">{escape(_told(lanes, audit))}</desc>',
+        f'<desc id="ends-text">{escape(_description(lanes, audit))}</desc>',
         _HATCH,
         *_window(audit.within, bottom),
         *_months(audit.created_at, bottom),
@@ -72,7 +72,7 @@ def timeline(audit: FleetAudit) -> str:
 def _lanes(audit: FleetAudit) -> tuple[_Lane, ...]:
     """One for each environment, or one for all where they are many."""
     observed = audit.observed
-    if len(observed) > _MOST_LANES:
+    if len(observed) > _MAX_LANES:
         keys = tuple(key for one in observed for key in one.keys)
         return (_Lane(f"all {len(observed)} environments", keys),)
     return tuple(_Lane(one.environment, one.keys) for one in observed)
@@ -87,7 +87,7 @@ def _by_week(keys: Iterable[KeyAudit]) -> dict[int, list[KeyAudit]]:
     return weeks
 
 
-def _told(lanes: Iterable[_Lane], audit: FleetAudit) -> str:
+def _description(lanes: Iterable[_Lane], audit: FleetAudit) -> str:
     sentences = []
     for lane in lanes:
         due = sum(key.due for key in lane.keys)
@@ -96,7 +96,7 @@ def _told(lanes: Iterable[_Lane], audit: FleetAudit) -> str:
             f"{visible(lane.label)}: {pluralize(len(lane.keys), 'key')}, {due} due, {later} "
             "expiring more than a year from now."
         )
-    return f"Due means within {span(audit.within)}. " + " ".join(sentences)
+    return f"Due means within {format_duration(audit.within)}. " + " ".join(sentences)
 
 
 def _window(within: timedelta, bottom: int) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _months(start: datetime, bottom: int) -> Iterator[str]:
                 f'<text class="{kind}" x="{x:.2f}%" y="{bottom + 17}" text-anchor="middle">'
                 f"{label}</text>"
             )
-    at = f'x="{_BEYOND}%" y="{bottom + 17}"'
+    at = f'x="{_LATER_CENTER}%" y="{bottom + 17}"'
     yield f'<text class="tick" {at} text-anchor="middle">later</text>'
 
 
@@ -151,10 +151,10 @@ def _lane(lane: _Lane, by_week: dict[int, list[KeyAudit]], top: int, tallest: in
         if is_due:
             at = f'x="{x + _STEP * 0.39:.2f}%" y="{y - 3:.1f}"'
             yield f'<text class="sign" {at} text-anchor="middle">!</text>'
-    yield from _beyond(lane.keys, base)
+    yield from _later_count(lane.keys, base)
 
 
-def _beyond(keys: Iterable[KeyAudit], base: int) -> Iterator[str]:
+def _later_count(keys: Iterable[KeyAudit], base: int) -> Iterator[str]:
     """How many keys end later than the year shows."""
     later = [key for key in keys if key.left >= _YEAR]
     never = sum("never_expires" in key.notes for key in later)
@@ -163,17 +163,17 @@ def _beyond(keys: Iterable[KeyAudit], base: int) -> Iterator[str]:
         f"{pluralize(len(later), 'key')} later than {_WEEKS} weeks from now, {never} of them never"
     )
     yield (
-        f'<rect class="{kind}" x="{_LATER}%" y="{base - 30}" width="{100 - _LATER}%" height="30" '
+        f'<rect class="{kind}" x="{_LATER_X}%" y="{base - 30}" width="{100 - _LATER_X}%" height="30" '
         f'rx="4"><title>{told}</title></rect>'
     )
     yield (
-        f'<text class="number" x="{_BEYOND}%" y="{base - 10}" text-anchor="middle">'
+        f'<text class="number" x="{_LATER_CENTER}%" y="{base - 10}" text-anchor="middle">'
         f"{len(later) or '-'}</text>"
     )
 
 
 def _tooltip(week: int, keys: list[KeyAudit]) -> str:
-    names = ", ".join(visible(key.name) for key in keys[:_NAMED])
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    names = ", ".join(visible(key.name) for key in keys[:_MAX_TOOLTIP_NAMES])
+    more = f" and {len(keys) - _MAX_TOOLTIP_NAMES} more" if len(keys) > _MAX_TOOLTIP_NAMES else ""
     days = f"{7 * week} to {7 * week + 7} days from now"
     return f"{days}: {pluralize(len(keys), 'key')}: {names}{more}"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
-    from provisioner.render.problems.examined import Examined
+    from provisioner.render.problems.validation_result import ValidationResult
 
 
-def problems_github(examined: Examined) -> str:
+def problems_github(examined: ValidationResult) -> str:
     """One line for each problem and each warning, nothing where there is none.
 
     GitHub shows ten of each for a step, and all in its log.
@@ -19,7 +19,7 @@ def problems_github(examined: Examined) -> str:
         f"::{'warning' if warns else 'error'} file={_property(problem.place.file)},"
         f"line={problem.place.line},col={problem.place.column},"
         f"title={_property(problem.code)}::{_data(problem.message)}\n"
-        for problem, warns in examined.all
+        for problem, warns in examined.entries
     )
 
 

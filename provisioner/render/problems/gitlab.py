@@ -8,10 +8,10 @@ from provisioner.render.text import visible
 
 if TYPE_CHECKING:
     from provisioner.render.json import Document
-    from provisioner.render.problems.examined import Examined
+    from provisioner.render.problems.validation_result import ValidationResult
 
 
-def problems_gitlab(examined: Examined) -> list[Document]:
+def problems_gitlab(examined: ValidationResult) -> list[Document]:
     """One entry for each problem, which blocks because no run begins with it, and each warning."""
     return [
         {
@@ -27,5 +27,7 @@ def problems_gitlab(examined: Examined) -> list[Document]:
                 },
             },
         }
-        for (problem, warns), fingerprint in zip(examined.all, examined.fingerprints, strict=True)
+        for (problem, warns), fingerprint in zip(
+            examined.entries, examined.fingerprints, strict=True
+        )
     ]

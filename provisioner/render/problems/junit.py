@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from provisioner.errors.problem import Problem
-    from provisioner.render.problems.examined import Examined
+    from provisioner.render.problems.validation_result import ValidationResult
 
 _SUITE = "provision validate"
 
 
-def problems_junit(examined: Examined) -> str:
+def problems_junit(examined: ValidationResult) -> str:
     """The report; the problems of a file are the lines of its failure, as compilers write them.
 
     JUnit knows no warnings: they are the output of the suite.
@@ -32,7 +32,7 @@ def problems_junit(examined: Examined) -> str:
     for problem in examined.problems:
         by_file[problem.place.file].append(problem)
     files = tuple(dict.fromkeys((*examined.files, *by_file)))
-    moment = examined.moment.astimezone(UTC)
+    moment = examined.checked_at.astimezone(UTC)
     opening = (
         f'<testsuite name="{_SUITE}" timestamp="{moment:%Y-%m-%dT%H:%M:%S}" hostname="localhost" '
         f'tests="{len(files)}" failures="{len(by_file)}" errors="0" time="0">'
@@ -50,22 +50,22 @@ def problems_junit(examined: Examined) -> str:
 
 
 def _output(warnings: Sequence[Problem]) -> str:
-    told = "\n".join(_inert(f"warning: {warning}") for warning in warnings)
+    told = "\n".join(_escape_xml(f"warning: {warning}") for warning in warnings)
     return f"  <system-out>{told}</system-out>" if told else "  <system-out/>"
 
 
 def _case(file: str, problems: Sequence[Problem]) -> Iterator[str]:
-    head = f'  <testcase classname="{_SUITE}" name="{_inert(file)}" time="0"'
+    head = f'  <testcase classname="{_SUITE}" name="{_escape_xml(file)}" time="0"'
     if not problems:
         yield f"{head}/>"
         return
     message = f"{pluralize(len(problems), 'problem')} in {file}"
-    told = "\n".join(_inert(str(problem)) for problem in problems)
+    told = "\n".join(_escape_xml(str(problem)) for problem in problems)
     yield f"{head}>"
-    yield f'    <failure type="problem" message="{_inert(message)}">{told}</failure>'
+    yield f'    <failure type="problem" message="{_escape_xml(message)}">{told}</failure>'
     yield "  </testcase>"
 
 
-def _inert(text: str) -> str:
+def _escape_xml(text: str) -> str:
     """Text of which XML takes every character: it forbids most that are not printable."""
     return escape(visible(text))

@@ -12,7 +12,7 @@ from provisioner.render.text import visible
 if TYPE_CHECKING:
     from provisioner.errors.problem import Place, Problem
     from provisioner.render.json import Document
-    from provisioner.render.problems.examined import Examined
+    from provisioner.render.problems.validation_result import ValidationResult
 
 _SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -22,9 +22,9 @@ _ROOT = "%SRCROOT%"
 """What a relative address counts from: the root of the repository, wherever that is."""
 
 
-def problems_sarif(examined: Examined) -> Document:
+def problems_sarif(examined: ValidationResult) -> Document:
     """One run of all rules, which are the codes, and a result for each problem and warning."""
-    rules = tuple(dict.fromkeys((*CODES, *(problem.code for problem, _ in examined.all))))
+    rules = tuple(dict.fromkeys((*CODES, *(problem.code for problem, _ in examined.entries))))
     index = {code: number for number, code in enumerate(rules)}
     return {
         "$schema": _SCHEMA,
@@ -43,7 +43,7 @@ def problems_sarif(examined: Examined) -> Document:
                 "results": [
                     _result(problem, index[problem.code], fingerprint, warns=warns)
                     for (problem, warns), fingerprint in zip(
-                        examined.all, examined.fingerprints, strict=True
+                        examined.entries, examined.fingerprints, strict=True
                     )
                 ],
             }

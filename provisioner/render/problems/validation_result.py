@@ -17,7 +17,7 @@ _LINE = re.compile(r"\bline \d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class ValidationResult:
     """The files that were read, and what was found in them.
 
     Attributes:
@@ -30,11 +30,11 @@ class Examined:
 
     files: tuple[str, ...]
     problems: tuple[Problem, ...]
-    moment: datetime
+    checked_at: datetime
     warnings: tuple[Problem, ...] = ()
 
     @property
-    def all(self) -> tuple[tuple[Problem, bool], ...]:
+    def entries(self) -> tuple[tuple[Problem, bool], ...]:
         """Each problem, then each warning; True stands beside a warning."""
         return (
             *((one, False) for one in self.problems),
@@ -46,7 +46,7 @@ class Examined:
         """One for each entry of `all`: another for each, and the same when lines move."""
         seen: Counter[tuple[str, str, str]] = Counter()
         found = []
-        for problem, _ in self.all:
+        for problem, _ in self.entries:
             # Messages name the line of another place that takes part.
             what = problem.place.file, problem.code, _LINE.sub("line", problem.message)
             told = "\0".join((*what, str(seen[what])))
