@@ -1,7 +1,7 @@
 """Plans, results and problems as Markdown, for a comment or the summary of a pipeline's job.
 
-A page is never longer than a comment may be. What does not fit is counted: rows of actions go
-first, then findings, and the summary and what went wrong only where they alone are too long.
+A page always fits into a comment. Rows that do not fit are counted instead: actions first, then
+findings, then the summary and the failures.
 """
 
 from __future__ import annotations
@@ -34,23 +34,21 @@ if TYPE_CHECKING:
     from provisioner.render.problems import ValidationResult
 
 MAX_PAGE_BYTES = 64_000
-"""Bytes of a page. A comment on GitHub has 65 536 characters; the rest is for whoever posts it."""
+"""Bytes of a page. A comment on GitHub holds 65 536 characters; the rest is for other text."""
 
 _MAX_CELL = 100
-"""Characters of foreign text in one cell."""
+"""Characters of a name in one cell."""
 
 _MAX_MESSAGE = 400
-"""Characters of a message."""
+"""Characters of a message in one cell."""
 
 _MAX_NOTES = 20
-"""Notes on environments that a page shows."""
+"""Notes that a page shows."""
 
 _TABLE_OVERHEAD = 400
-"""Bytes for the heading of a table, and for the line that says what was left out of it."""
+"""Bytes reserved for the heading of a table and for the line that counts its omitted rows."""
 
-_PLAN_WORDS = {"keep": "as declared"}
-_RESULT_WORDS = {"kept": "as declared", "undelivered": "not delivered"}
-_ACTION_COLUMNS = ("name", "what", "ends", "role", "sinks", "manifest")
+_ACTION_COLUMNS = ("name", "details", "expires", "role", "sinks", "manifest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +56,11 @@ class _Table:
     """One table of a page.
 
     Attributes:
-        title: above it, or nothing.
-        head: the names of its columns.
-        size: how many rows there are.
-        rows: makes them, one by one: most of a large run are never shown.
-        noun: what one row tells of.
+        title: the heading above the table, or empty.
+        head: the column headings.
+        size: the number of rows.
+        rows: yields the rows one by one, since most rows of a large run are never shown.
+        noun: the noun for one row.
     """
 
     title: str
@@ -73,15 +71,13 @@ class _Table:
 
 
 def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
-    """What would change; with a refusal, why none of it may be done."""
+    """Return the page of a plan; a refusal says why the plan may not be applied."""
     parts = plan.environments
     planned = [part for part in parts if isinstance(part, Planned)]
     actions = [(part.environment, action) for part in planned for action in part.actions]
     summary = _Table(
         "",
-        ("environment", *_words(plan_summary(parts[0]), _PLAN_WORDS), "cannot be done")
-        if parts
-        else ("environment",),
+        ("environment", *plan_summary(parts[0]), "blocked") if parts else ("environment",),
         len(parts),
         lambda: (_plan_row(part) for part in parts),
         "environment",
@@ -99,7 +95,7 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
             if action.blocked is not None
         ),
     ]
-    going = [(environment, action) for environment, action in actions if action.blocked is None]
+    unblocked = [(environment, action) for environment, action in actions if not action.blocked]
     opening = [f"## {plan_summary_line(plan)}"]
     opening += _refusal_lines(refusal)
     tables = (
@@ -108,10 +104,10 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
         _Table(
             "Actions",
             ("environment", "action", *_ACTION_COLUMNS),
-            len(going),
+            len(unblocked),
             lambda: (
                 (_name(environment), action_kind(action), *_action_cells(action))
-                for environment, action in going
+                for environment, action in unblocked
             ),
             "action",
         ),
@@ -121,15 +117,13 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
 
 
 def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
-    """What became of a plan; with a refusal, why that is nothing."""
+    """Return the page of a result; a refusal says why nothing was done."""
     parts = result.environments
     executed = [part for part in parts if isinstance(part, Executed)]
     results = [(part.planned.environment, one) for part in executed for one in part.results]
     summary = _Table(
         "",
-        ("environment", *_words(result_summary(parts[0]), _RESULT_WORDS))
-        if parts
-        else ("environment",),
+        ("environment", *result_summary(parts[0])) if parts else ("environment",),
         len(parts),
         lambda: (_result_row(part) for part in parts),
         "environment",
@@ -164,34 +158,36 @@ def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
     return _page(opening, tables, [*notes, "", f"Digest {inline_code(result.digest)}"])
 
 
-def problems_markdown(examined: ValidationResult) -> str:
-    """What is wrong with the manifests, or that nothing is, and the warnings."""
-    problems = examined.problems
+def problems_markdown(validation: ValidationResult) -> str:
+    """Return the page of the problems and warnings of manifests."""
+    problems = validation.problems
     opening = (
         f"## {pluralize(len(problems), 'problem')}; nothing was sent."
         if problems
-        else f"## {pluralize(len(examined.files), 'file')}, no problems."
+        else f"## {pluralize(len(validation.files), 'file')}, no problems."
     )
     lines = [opening]
-    for found, what in ((problems, "problem"), (examined.warnings, "warning")):
+    for found, noun in ((problems, "problem"), (validation.warnings, "warning")):
         rows = partial(map, _problem_row, found)
-        table = _Table("", ("place", "code", what), len(found), rows, what)
+        table = _Table("", ("position", "code", noun), len(found), rows, noun)
         lines += _table_lines(table, MAX_PAGE_BYTES - _size(lines))[0]
     return "\n".join(lines) + "\n"
 
 
 def _refusal_lines(refusal: Failure | None) -> list[str]:
-    """The lines that say why nothing may be done."""
+    """Return the lines that say why a guard refused the run."""
     if refusal is None:
         return []
     return ["", f"**Refused**, {inline_code(refusal.code)}: {_message(refusal.message)}"]
 
 
 def _note_lines(planned: Iterable[Planned]) -> list[str]:
-    """The lines of what people should know besides, as many as a page has room for."""
-    told = [(part.environment, note) for part in planned for note in part.notes]
-    lines = [f"- {_name(environment)}: {_message(note)}" for environment, note in told[:_MAX_NOTES]]
-    if more := len(told) - len(lines):
+    """Return the lines of the notes, at most `_MAX_NOTES` of them."""
+    notes = [(part.environment, note) for part in planned for note in part.notes]
+    lines = [
+        f"- {_name(environment)}: {_message(note)}" for environment, note in notes[:_MAX_NOTES]
+    ]
+    if more := len(notes) - len(lines):
         lines.append(f"- … and {pluralize(more, 'more note')}, not shown here.")
     return ["", *lines] if lines else []
 
@@ -199,41 +195,42 @@ def _note_lines(planned: Iterable[Planned]) -> list[str]:
 def _page(
     opening: list[str], tables: tuple[_Table, _Table, _Table, _Table], closing: list[str]
 ) -> str:
-    """A page of four tables: the summary, what went wrong, the actions and the findings."""
+    """Return a page of four tables: the summary, the failures, the actions and the findings."""
     summary, errors, actions, findings = tables
-    left = MAX_PAGE_BYTES - _size([*opening, *closing]) - 4 * _TABLE_OVERHEAD
-    # What went wrong may have half of the page at least, and the summary what that leaves.
-    _, wrong = _table_lines(errors, left // 2)
-    first, used = _table_lines(summary, left - wrong)
-    left -= used
-    second, used = _table_lines(errors, left)
-    left -= used
-    # A tenth of what is left is kept for findings, more where there are fewer actions.
-    _, noted = _table_lines(findings, left // 10)
-    third, used = _table_lines(actions, left - noted)
-    left -= used
-    fourth, _ = _table_lines(findings, left)
-    return "\n".join([*opening, *first, *second, *third, *fourth, *closing]) + "\n"
+    free = MAX_PAGE_BYTES - _size([*opening, *closing]) - 4 * _TABLE_OVERHEAD
+    # The failures may take at least half of the page, the summary the rest.
+    _, reserved = _table_lines(errors, free // 2)
+    summary_lines, used = _table_lines(summary, free - reserved)
+    free -= used
+    error_lines, used = _table_lines(errors, free)
+    free -= used
+    # A tenth of the rest is reserved for findings, which get more if there are few actions.
+    _, reserved = _table_lines(findings, free // 10)
+    action_lines, used = _table_lines(actions, free - reserved)
+    free -= used
+    finding_lines, _ = _table_lines(findings, free)
+    lines = [*opening, *summary_lines, *error_lines, *action_lines, *finding_lines, *closing]
+    return "\n".join(lines) + "\n"
 
 
-def _table_lines(table: _Table, most: int) -> tuple[list[str], int]:
-    """The lines of a table whose rows take no more than so many bytes, and what those take."""
+def _table_lines(table: _Table, max_bytes: int) -> tuple[list[str], int]:
+    """Return the lines of a table with the rows that fit, and the bytes that those rows take."""
     if table.size == 0:
         return [], 0
     rows: list[str] = []
     used = 0
     for cells in table.rows():
         row = f"| {' | '.join(cells)} |"
-        if used + _size([row]) > most:
+        if used + _size([row]) > max_bytes:
             break
         rows.append(row)
         used += _size([row])
     lines = ["", f"### {table.title}"] if table.title else []
     if rows:
         lines += ["", f"| {' | '.join(table.head)} |", "|---" * len(table.head) + "|", *rows]
-    if cut := table.size - len(rows):
-        more = "more " if rows else ""
-        lines += ["", f"… and {cut} {more}{table.noun}{'' if cut == 1 else 's'}, not shown here."]
+    if omitted := table.size - len(rows):
+        noun = f"more {table.noun}" if rows else table.noun
+        lines += ["", f"… and {pluralize(omitted, noun)}, not shown here."]
     return lines, used
 
 
@@ -241,30 +238,26 @@ def _size(lines: Iterable[str]) -> int:
     return sum(len(line.encode()) + 1 for line in lines)
 
 
-def _words(summary: dict[str, int], words: dict[str, str]) -> tuple[str, ...]:
-    return tuple(words.get(word, word) for word in summary)
-
-
 def _plan_row(part: EnvironmentPlan) -> tuple[str, ...]:
     actions = part.actions if isinstance(part, Planned) else ()
     blocked = sum(one.blocked is not None for one in actions)
     numbers = (*plan_summary(part).values(), blocked)
-    return _summary_row(part.environment, numbers, reached=isinstance(part, Planned))
+    return _summary_row(part.environment, numbers, observed=isinstance(part, Planned))
 
 
 def _result_row(part: Executed | Unobserved) -> tuple[str, ...]:
     environment = part.planned.environment if isinstance(part, Executed) else part.environment
     numbers = tuple(result_summary(part).values())
-    return _summary_row(environment, numbers, reached=isinstance(part, Executed))
+    return _summary_row(environment, numbers, observed=isinstance(part, Executed))
 
 
-def _summary_row(environment: str, numbers: tuple[int, ...], *, reached: bool) -> tuple[str, ...]:
-    """A row of the summary; nothing is known of an environment that was not reached."""
-    return (_name(environment), *(str(number) if reached else "?" for number in numbers))
+def _summary_row(environment: str, numbers: tuple[int, ...], *, observed: bool) -> tuple[str, ...]:
+    """Return a row of the summary; the counts of an unobserved environment are unknown."""
+    return (_name(environment), *(str(number) if observed else "?" for number in numbers))
 
 
 def _errors(rows: Sequence[tuple[str, ...]]) -> _Table:
-    head = ("environment", "action", "name", "code", "what happened")
+    head = ("environment", "action", "name", "code", "message")
     return _Table("Not done", head, len(rows), lambda: iter(rows), "failure")
 
 
@@ -282,12 +275,13 @@ def _failed_rows(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, .
 
 
 def _skipped_rows(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
-    """Why actions were not begun, once for all of an environment with one reason."""
+    """Yield one row for each reason why actions of an environment were skipped."""
     reasons = Counter(
         (environment, one.failure) for environment, one in results if isinstance(one, Skipped)
     )
-    for (environment, why), number in reasons.items():
-        yield _name(environment), f"{pluralize(number, 'action')} skipped", "", *_failure_cells(why)
+    for (environment, reason), number in reasons.items():
+        count = f"{pluralize(number, 'action')} skipped"
+        yield _name(environment), count, "", *_failure_cells(reason)
 
 
 def _findings(planned: Sequence[Planned]) -> _Table:
@@ -296,7 +290,7 @@ def _findings(planned: Sequence[Planned]) -> _Table:
             for one in part.findings:
                 yield _finding_row(part.environment, one)
 
-    head = ("environment", "finding", "name", "what")
+    head = ("environment", "finding", "name", "message")
     size = sum(len(part.findings) for part in planned)
     return _Table("Findings", head, size, rows, "finding")
 
@@ -331,7 +325,7 @@ def _status(result: Result) -> str:
         case Done():
             return "done"
         case CreatedByAnotherRun():
-            return "made by another run"
+            return "created by another run"
         case Failed() | Unfinished():
             return "**failed**"
         case Skipped():

@@ -73,8 +73,8 @@ UNFIT = {
     "": "is empty",
     " ": "is empty",
     "\u2003": "is empty",
-    " a": "blanks at its ends",
-    "a\u00a0": "blanks at its ends",
+    " a": "leading or trailing spaces",
+    "a\u00a0": "leading or trailing spaces",
     "a\tb": "control characters",
     "a\nkeys: []": "control characters",
     "a\x00b": "control characters",
@@ -84,8 +84,10 @@ UNFIT = {
     "a" * 1001: "too long",
     "{" * 501: "too long",
     "a\u200b" * 501: "too long",
-    "e\u0301": "composed form (NFC)",
-    **dict.fromkeys(("👩\u200d💻", "\ufeffa", "a\u202eb", "a\u00a0b", "a\u200b"), "cannot be seen"),
+    "e\u0301": "Unicode NFC",
+    **dict.fromkeys(
+        ("👩\u200d💻", "\ufeffa", "a\u202eb", "a\u00a0b", "a\u200b"), "invisible characters"
+    ),
 }
 """Names that no manifest can hold, and what is said of each."""
 
@@ -364,12 +366,12 @@ def test_a_role_is_written_as_its_id_where_its_label_would_not_do() -> None:
 def test_roles_that_are_hidden_are_a_comment_and_those_that_are_not_there_are_none() -> None:
     """Without roles to see nothing is written of them; on legacy nothing needs to be said."""
     hidden = export("dev", seen([observed("a")], HiddenRoles())).text
-    assert "\n# Its roles are hidden from the credential, so that none is written.\n" in hidden
+    assert "\n# The credential cannot read roles, so no role is written.\n" in hidden
     legacy = export("dev", seen([observed("a")], NoRoles())).text
     assert (" role: " in hidden, "role" in legacy) == (False, False)
 
 
-@pytest.mark.parametrize(("name", "why"), [*UNFIT.items(), ("\ud800", "half a character")])
+@pytest.mark.parametrize(("name", "why"), [*UNFIT.items(), ("\ud800", "unpaired surrogate")])
 def test_a_name_that_no_manifest_can_hold_is_a_comment_of_one_line(name: str, why: str) -> None:
     """With the id and the reason, and nothing in it ends the comment or is too long to read."""
     key = observed(name, ROLES[0])
@@ -398,7 +400,7 @@ def test_live_keys_of_one_name_are_left_out_with_all_their_ids() -> None:
 def test_a_key_without_a_role_is_left_out_where_keys_have_roles() -> None:
     """It could get one from `defaults` or from the environment, and that would be a change."""
     [comment] = comments(export("dev", seen([observed("a")])).text)
-    assert comment.endswith("it has no role that a manifest could name")
+    assert comment.endswith("the key has no role that a manifest can refer to")
 
 
 def test_the_name_of_the_environment_is_quoted_like_any_other_word() -> None:
@@ -418,7 +420,7 @@ def test_a_secret_of_the_run_is_in_no_manifest(monkeypatch, run, place) -> None:
     code, out, err = run("export", "-m", folder)
     assert (code, "2 live keys left out" in err) == (0, True)
     assert "someone" not in out + err
-    assert [line for line in comments(out) if "holds a secret of this run" in line] == comments(out)
+    assert all("contains a secret of this run" in line for line in comments(out))
     assert [key.name for key in loaded(out).desired["dev"]] == ["fine"]
 
 

@@ -182,8 +182,8 @@ def test_a_session_token_is_not_taken_for_the_token_of_a_key(run, shop, root) ->
     assert file.read_text() == before
     assert mints(served.journal) == 0
     assert run("token", "svc", "--to", "session")[2] == (
-        "sink_unsuitable: file session is there and holds something that is no token of 'svc'. "
-        "Name a file that is not there yet.\n"
+        "sink_unsuitable: file session already exists and does not contain a token of 'svc'. "
+        "Choose a file that does not exist yet.\n"
     )
 
 
@@ -259,8 +259,7 @@ def test_a_key_that_is_not_live_has_no_token(run, shop, root, name: str) -> None
     code, out, err = run("token", name, "--to", "x/svc.token")
     assert (code, out) == (4, "")
     assert err == (
-        f"key_missing: There is no live key {name!r}. "
-        "`provision list` shows the keys that are there.\n"
+        f"key_missing: There is no live key {name!r}. Run `provision list` to see the live keys.\n"
     )
     assert not (root / "x").exists()
     assert mints(served.journal) == 0

@@ -1,4 +1,4 @@
-"""The hygiene of a fleet as text, JSON, Markdown, or one HTML page."""
+"""The audit of `provision report` as text, JSON, Markdown or an HTML page."""
 
 from provisioner.render.audit.html import audit_html
 from provisioner.render.audit.json import audit_document

@@ -1,4 +1,4 @@
-"""The report as text for people: a table for each environment, those that end first on top."""
+"""The audit as text: one table for each environment, the keys that expire first on top."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from provisioner.audit.key_audit import EnvironmentAudit, FleetAudit, KeyAudit
     from provisioner.render.text import Palette
 
-_COLUMNS = ("NAME", "AGE", "ENDS", "LEFT", "ROLE", "ROTATES", "TOKEN", "ID", "NOTES")
+_COLUMNS = ("NAME", "AGE", "EXPIRES", "LEFT", "ROLE", "ROTATION", "DELIVERED", "ID", "NOTES")
 
 
 def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
-    """A table for each environment, and a summary line.
+    """Return a table for each environment, and a summary line.
 
     Args:
-        audit: what was found.
+        audit: the audit.
         palette: the colours.
-        quiet: whether keys without a note are left out; with nothing else, all is.
+        quiet: whether to omit keys without a note; when no key has one, the text is empty.
     """
     parts = [
         "\n".join(_environment(one, palette, quiet=quiet))
@@ -48,14 +48,13 @@ def _environment(
     name = palette.paint(palette.strong, one.environment)
     if isinstance(one, Unobserved):
         yield f"{name}  {visible(one.url)}"
-        told = f"    {one.failure.code}: {visible(one.failure.message)}"
-        yield palette.paint(palette.bad, told)
+        failure = f"    {one.failure.code}: {visible(one.failure.message)}"
+        yield palette.paint(palette.bad, failure)
         return
     yield f"{name}  {visible(one.url)}  {one.generation}"
     for missing in one.missing:
-        yield palette.paint(
-            palette.bad, f"  ! {visible(missing)}  declared, and no live key has it"
-        )
+        line = f"  ! {visible(missing)}  missing: declared, but not live"
+        yield palette.paint(palette.bad, line)
     keys = [key for key in one.keys if key.notes or not quiet]
     if keys:
         head, *lines = align_columns([_COLUMNS, *map(_cells, keys)])

@@ -1,4 +1,4 @@
-"""The problems of manifests in the forms that other programs show where people look."""
+"""The problems of manifests in the formats of CI systems, code scanners and editors."""
 
 from provisioner.render.problems.github import problems_github
 from provisioner.render.problems.gitlab import problems_gitlab

@@ -1,4 +1,4 @@
-"""What was examined and what is wrong with it, as these forms tell it."""
+"""The result of validating manifests, which each problem format renders."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LINE = re.compile(r"\bline \d+")
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """The files that were read, and what was found in them.
+    """The manifests that were read, and their problems.
 
     Attributes:
-        files: all that were read, in their order; those without a problem are sound.
-        problems: in their order. Their paths and those of `files` count from the root of the
-            repository where the files stand in it.
-        moment: when it was done.
-        warnings: what is allowed and most likely not meant; nothing fails for them.
+        files: every file that was read, in order; one without a problem is valid.
+        problems: the problems in order. Their paths, and those in `files`, are relative to the
+            root of the repository if the file is inside it.
+        checked_at: when the manifests were read.
+        warnings: findings that are allowed but probably a mistake; they fail nothing.
     """
 
     files: tuple[str, ...]
@@ -35,7 +35,7 @@ class ValidationResult:
 
     @property
     def entries(self) -> tuple[tuple[Problem, bool], ...]:
-        """Each problem, then each warning; True stands beside a warning."""
+        """Each problem, then each warning; the second value is true for a warning."""
         return (
             *((one, False) for one in self.problems),
             *((one, True) for one in self.warnings),
@@ -43,13 +43,14 @@ class ValidationResult:
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
-        """One for each entry of `all`: another for each, and the same when lines move."""
-        seen: Counter[tuple[str, str, str]] = Counter()
-        found = []
+        """One distinct fingerprint for each of `entries`, which stays the same when lines move."""
+        occurrences: Counter[tuple[str, str, str]] = Counter()
+        fingerprints = []
         for problem, _ in self.entries:
-            # Messages name the line of another place that takes part.
-            what = problem.place.file, problem.code, _LINE.sub("line", problem.message)
-            told = "\0".join((*what, str(seen[what])))
-            seen[what] += 1
-            found.append(sha256(told.encode(errors="backslashreplace")).hexdigest())
-        return tuple(found)
+            # A message may name the line of another place, which moves too.
+            message = _LINE.sub("line", problem.message)
+            identity = problem.place.file, problem.code, message
+            text = "\0".join((*identity, str(occurrences[identity])))
+            occurrences[identity] += 1
+            fingerprints.append(sha256(text.encode(errors="backslashreplace")).hexdigest())
+        return tuple(fingerprints)
