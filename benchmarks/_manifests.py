@@ -70,7 +70,7 @@ def name(number: int) -> str:
 
 def _lean(number: int) -> Iterator[str]:
     yield f"  - name: {name(number)}"
-    yield f"    expires: {end(number)}"
+    yield f"    expires: {expiry_date(number)}"
 
 
 def _full(number: int) -> Iterator[str]:
@@ -79,11 +79,11 @@ def _full(number: int) -> Iterator[str]:
         "    description: Nightly export of invoices and credit notes from the billing service "
         f"to the data warehouse, team {number % 97:02d}, ticket OPS-{number:06d}, owner on call"
     )
-    yield f"    expires: {end(number)}"
+    yield f"    expires: {expiry_date(number)}"
     yield f"    role: {ROLE}"
 
 
-def end(number: int) -> str:
+def expiry_date(number: int) -> str:
     """Return the expiry date of a key of a fleet, one of 672 days."""
     return f"{2035 + number // 336 % 2}-{1 + number % 12:02d}-{1 + number % 28:02d}"
 

@@ -17,7 +17,7 @@ from time import process_time
 from typing import Any
 
 import yaml
-from _manifests import ENVIRONMENT, ROLE, end, name
+from _manifests import ENVIRONMENT, ROLE, expiry_date, name
 
 from provisioner import schemas
 from provisioner.manifests import document, load
@@ -45,7 +45,7 @@ def events(manifests: Path) -> Parts:
 
 
 def none_observed(manifests: Path) -> Parts:
-    """Load, validate and diff against an empty workspace: every key is an action."""
+    """Load, validate and compare with an empty workspace: every key is an action."""
     return _load_and_diff(manifests, everything=False)
 
 
@@ -122,7 +122,7 @@ def _observed(count: int) -> tuple[ObservedKey, ...]:
         ObservedKey(
             id=str(uuid.uuid4()),
             name=name(number),
-            expires_at=datetime.fromisoformat(f"{end(number)}T00:00:00.417+00:00"),
+            expires_at=datetime.fromisoformat(f"{expiry_date(number)}T00:00:00.417+00:00"),
             revoked_at=None,
             created_at=_NOW - timedelta(seconds=count - number),
             role=_ROLE.label,

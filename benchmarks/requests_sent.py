@@ -69,7 +69,7 @@ def main() -> int:
             requirements.append(Requirement(f"{dialect}, {run} run", sent.needed, fewest))
     requirements.append(Requirement("reads after beyond one list", looks_too_many, 0))
     table(
-        f"requests for {sum(COUNTS.values())} missing keys beside {_EXISTING} others",
+        f"requests for {sum(COUNTS.values())} missing keys, {_EXISTING} others present",
         ("dialect", "run", "reads", "creates", "reads after", "fewest", "ratio"),
         rows,
     )
@@ -93,7 +93,7 @@ def _count(dialect: str) -> list[tuple[str, Sent]]:
 
 
 def _sent(journal: list[Seen]) -> Sent:
-    writes = [place for place, seen in enumerate(journal) if seen.write]
+    writes = [index for index, request in enumerate(journal) if request.write]
     last = writes[-1] if writes else len(journal)
     after = len(journal[last + 1 :])
     return Sent(len(journal) - len(writes) - after, len(writes), after)

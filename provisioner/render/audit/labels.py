@@ -34,9 +34,9 @@ def format_duration(duration: timedelta) -> str:
     return pluralize(hours, "hour") if hours % 24 else pluralize(hours // 24, "day")
 
 
-def format_date(moment: datetime) -> str:
+def format_date(timestamp: datetime) -> str:
     """Return the date of a timestamp in UTC."""
-    return moment.date().isoformat()
+    return timestamp.date().isoformat()
 
 
 def note_label(note: Note) -> str:
