@@ -1,9 +1,9 @@
-"""The loop that `provision apply` is measured against: one POST a key, one after the other.
+"""The baseline for `provision apply`: a loop that posts one key after the other.
 
-What a shell script around curl does, and faster: one interpreter, one kept connection, and the
-role's id for free. It looks at nothing first, repeats nothing and checks nothing but statuses.
+It does what a shell script with curl does, but faster: one interpreter, one persistent connection,
+and a role id that it gets for free. It observes nothing, retries nothing and only checks statuses.
 
-Run as a program it reads `{"dialect", "url", "token", "role_id", "names"}` on stdin.
+As a program, it reads `{"dialect", "url", "token", "role_id", "names"}` from stdin.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _PATHS = {
 
 
 def main() -> None:
-    """Posts the keys."""
-    wanted = json.load(sys.stdin)
-    role = {"roleId": wanted["role_id"]} if wanted["role_id"] else {}
-    url = wanted["url"] + _PATHS[wanted["dialect"]]
+    """Post the keys."""
+    task = json.load(sys.stdin)
+    role = {"roleId": task["role_id"]} if task["role_id"] else {}
+    url = task["url"] + _PATHS[task["dialect"]]
     with requests.Session() as session:
-        session.headers["Authorization"] = f"Bearer {wanted['token']}"
-        for name in wanted["names"]:
+        session.headers["Authorization"] = f"Bearer {task['token']}"
+        for name in task["names"]:
             key = {"name": name, "expiresAt": "2035-01-01T00:00:00.000Z", **role}
             session.post(url, json=key, timeout=30).raise_for_status()
 

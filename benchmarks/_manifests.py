@@ -1,4 +1,4 @@
-"""Manifests to measure with: three small ones of every depth, and fleets of any size."""
+"""Manifests for the benchmarks: one small manifest for each depth, and fleets of any size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ENVIRONMENT = "production"
 TOKEN_VARIABLE = "BENCHMARK_TWENTY_TOKEN"
 ROLE = "Integrations"
 COUNTS = {0: 20, 1: 57, 2: 60}
-"""Keys of the three small manifests by depth; 137 together."""
+"""Number of keys in the small manifest of each depth; 137 in total."""
 
 _EMBEDDED = "sandbox:"
 _KEYS_PER_FILE = 1000
 
 
 def environment(directory: Path, url: str = _EMBEDDED) -> None:
-    """Writes an environments.yaml with one environment."""
+    """Write an environments.yaml with one environment."""
     lines = ["version: 1", "environments:", f"  {ENVIRONMENT}:", f'    url: "{url}"']
     if url != _EMBEDDED:
         lines.append(f'    auth: {{session_token: "${{{TOKEN_VARIABLE}}}"}}')
@@ -29,7 +29,7 @@ def environment(directory: Path, url: str = _EMBEDDED) -> None:
 
 
 def of_every_depth(directory: Path) -> None:
-    """Writes one manifest for each depth, with the keys of `COUNTS`."""
+    """Write one manifest for each depth, with the number of keys in `COUNTS`."""
     for depth, count in COUNTS.items():
         head = ["version: 1", f"environment: {ENVIRONMENT}", f"depth: {depth}"]
         keys = [f"  - name: svc-{depth}-{number:03d}" for number in range(count)]
@@ -39,19 +39,20 @@ def of_every_depth(directory: Path) -> None:
 
 
 def names_of_every_depth() -> list[str]:
-    """The names in the manifests of `of_every_depth`."""
+    """Return the names in the manifests of `of_every_depth`."""
     return [
         f"svc-{depth}-{number:03d}" for depth, count in COUNTS.items() for number in range(count)
     ]
 
 
 def reconciler(directory: Path, count: int, *, lean: bool = False) -> None:
-    """Writes manifests of 1000 keys each, and the environments.yaml that they need.
+    """Write manifests with 1000 keys each, and the environments.yaml that they need.
 
     Args:
-        directory: where to.
-        count: how many keys, in thousands.
-        lean: a name and an expiry alone; else a description and a role too, some 250 bytes.
+        directory: the manifests directory.
+        count: the number of keys, a multiple of 1000.
+        lean: whether keys have only a name and an expiry; otherwise they also have a description
+            and a role, about 250 bytes in total.
     """
     environment(directory)
     head = ["version: 1", f"environment: {ENVIRONMENT}", "depth: 1", "keys:"]
@@ -63,13 +64,13 @@ def reconciler(directory: Path, count: int, *, lean: bool = False) -> None:
 
 
 def name(number: int) -> str:
-    """The name of one key of a fleet."""
+    """Return the name of a key of a fleet."""
     return f"svc-integration-{number:06d}-eu-central"
 
 
 def _lean(number: int) -> Iterator[str]:
     yield f"  - name: {name(number)}"
-    yield f"    expires: {end(number)}"
+    yield f"    expires: {expiry_date(number)}"
 
 
 def _full(number: int) -> Iterator[str]:
@@ -78,12 +79,12 @@ def _full(number: int) -> Iterator[str]:
         "    description: Nightly export of invoices and credit notes from the billing service "
         f"to the data warehouse, team {number % 97:02d}, ticket OPS-{number:06d}, owner on call"
     )
-    yield f"    expires: {end(number)}"
+    yield f"    expires: {expiry_date(number)}"
     yield f"    role: {ROLE}"
 
 
-def end(number: int) -> str:
-    """When one key of a fleet ends: one of 672 days."""
+def expiry_date(number: int) -> str:
+    """Return the expiry date of a key of a fleet, one of 672 days."""
     return f"{2035 + number // 336 % 2}-{1 + number % 12:02d}-{1 + number % 28:02d}"
 
 

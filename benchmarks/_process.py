@@ -1,4 +1,4 @@
-"""Programs run as users run them: processes of their own, from their start to their end."""
+"""Programs run as users run them, as separate processes from start to exit."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Ran:
     """One run of a program.
 
     Attributes:
-        seconds: of wall time.
-        cpu: seconds of CPU time.
-        peak: the most memory that was resident, in MB of 10**6 bytes.
-        output: its stdout.
+        seconds: wall time in seconds.
+        cpu: CPU time in seconds.
+        peak: maximum resident memory in MB of 10**6 bytes.
+        output: stdout.
     """
 
     seconds: float
@@ -38,19 +38,19 @@ class Ran:
 
 
 class Programs:
-    """Runs programs, and owns a folder that ends with the benchmark.
+    """Runs programs, with a folder that is removed after the benchmark.
 
-    Bytecode is kept there, so that every program but the first finds it compiled, as in an
-    installation; whether the checkout may be written to makes no difference.
+    The folder also holds bytecode, so that all programs except the first find it compiled, as in
+    an installation, even if the checkout is not writable.
 
     Attributes:
-        folder: for manifests.
+        folder: the folder, for manifests.
     """
 
     def __init__(self) -> None:
         self._scratch = tempfile.TemporaryDirectory()
         self.folder = Path(self._scratch.name)
-        # A PROVISION_FORMAT of whoever measures would change what is measured.
+        # A PROVISION_FORMAT of the user would change the result.
         self._environment = {
             name: text
             for name, text in os.environ.items()
@@ -70,26 +70,26 @@ class Programs:
         self._scratch.cleanup()
 
     def python(self, *arguments: str, stdin: str = "") -> Ran:
-        """Runs this interpreter."""
+        """Run this interpreter."""
         return self.run(sys.executable, *arguments, stdin=stdin)
 
     def provision(self, command: str, manifests: Path, *options: str, token: str = "none") -> Ran:
-        """Runs one command of `provision` on a manifests directory.
+        """Run a command of `provision` on a manifests directory.
 
         Args:
-            command: as `apply`.
-            manifests: the directory.
-            options: of the command.
-            token: what the environments.yaml of the benchmarks asks for.
+            command: the command, such as `apply`.
+            manifests: the manifests directory.
+            options: options of the command.
+            token: the value of the variable in the environments.yaml of the benchmarks.
         """
         program = str(Path(sysconfig.get_path("scripts"), "provision"))
         return self.run(program, command, "-m", str(manifests), *options, token=token)
 
     def run(self, *command: str, stdin: str = "", token: str = "none") -> Ran:
-        """Runs any program.
+        """Run any program.
 
         Raises:
-            SystemExit: it did not end with 0.
+            SystemExit: if its exit code is not 0.
         """
         with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as sink:
             source.write(stdin.encode())
@@ -105,8 +105,8 @@ class Programs:
             seconds = time.perf_counter() - started
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode != 0:
-                raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+                raise SystemExit(f"{' '.join(command)} exited with code {process.returncode}")
             sink.seek(0)
             cpu = usage.ru_utime + usage.ru_stime
-            # Linux hands the peak of whoever starts a process down to it: this one stays small.
+            # On Linux a process inherits the peak of its parent, so this one stays small.
             return Ran(seconds, cpu, usage.ru_maxrss * _BYTES_PER_KIB / 1e6, sink.read())

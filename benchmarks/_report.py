@@ -1,4 +1,4 @@
-"""What every benchmark prints: an aligned table, and a verdict on each requirement."""
+"""The output of every benchmark: an aligned table, and a verdict on each requirement."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 _WHOLE_FROM = 100
-"""From where on a number is shown without decimals."""
+"""Numbers from here on are shown without decimals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """An upper bound that the project holds itself to.
+    """An upper bound that the project commits to.
 
     Attributes:
-        what: the measured thing, with its unit.
+        what: the measured quantity, with its unit.
     """
 
     what: str
@@ -28,23 +28,23 @@ class Requirement:
 
     @property
     def met(self) -> bool:
-        """Whether the bound was kept."""
+        """True if the bound was met."""
         return self.measured <= self.most
 
 
 def quick(description: str | None) -> bool:
-    """Reads the command line of a benchmark: whether only a smoke run is wanted."""
+    """Parse the command line of a benchmark; return whether to do only a smoke run."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a few seconds at small sizes; a missed requirement does not fail the run",
+        help="run a few seconds with small sizes; a missed requirement does not fail the run",
     )
     return bool(parser.parse_args().quick)
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints rows under their header, numbers to the right; there is at least one row."""
+    """Print at least one row under a header, with numbers aligned to the right."""
     cells = [list(row) for row in rows]
     texts = [list(header), *([_shown(cell) for cell in row] for row in cells)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
@@ -59,11 +59,11 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
 
 
 def verdict(requirements: Iterable[Requirement], *, smoke: bool) -> int:
-    """Prints what was met and what was missed; returns the exit code.
+    """Print which requirements were met and missed, and return the exit code.
 
     Args:
-        requirements: each with what was measured.
-        smoke: a quick run, which is too small to be failed.
+        requirements: the requirements with their measured values.
+        smoke: whether this is a smoke run, which is too small to fail.
     """
     missed = False
     print()
@@ -72,7 +72,7 @@ def verdict(requirements: Iterable[Requirement], *, smoke: bool) -> int:
         word = "met" if one.met else "MISSED"
         print(f"{word}: {one.what}: {one.measured:.4g}, at most {one.most:g}")
     if smoke:
-        print("a quick run: too small for a verdict that counts")
+        print("quick run: too small for a valid verdict")
     return int(missed and not smoke)
 
 

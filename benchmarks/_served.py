@@ -1,7 +1,7 @@
-"""The embedded Twenty in a process of its own, so that it shares no interpreter with a client.
+"""The embedded Twenty in a separate process, so that it shares no interpreter with a client.
 
-`provision sandbox` serves likewise, but takes neither the time of a create nor orders; run as
-a program this file does both, with JSON lines on stdin and stdout.
+`provision sandbox` also serves it, but cannot delay creates and takes no orders. As a program, this
+file does both, with JSON lines on stdin and stdout.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ DIALECTS = tuple(str(dialect) for dialect in Dialect)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a client has to know.
+    """The facts that a client needs.
 
     Attributes:
-        token: of a signed-in session.
-        role_id: of the role that the manifests name; None on legacy, which has no roles.
+        token: the token of a signed-in session.
+        role_id: the id of the role in the manifests; None on legacy, which has no roles.
     """
 
     dialect: str
@@ -40,7 +40,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request as the server's journal has it."""
+    """A request in the journal of the server."""
 
     method: str
     path: str
@@ -48,11 +48,11 @@ class Seen:
 
 
 class Served:
-    """A sandbox that is started, reset and asked from here.
+    """A sandbox in another process, which this one starts, resets and queries.
 
     Args:
         dialect: legacy, core-1 or core.
-        create_seconds: what one create takes on the server, beyond its own work.
+        create_seconds: the additional time of a create on the server.
     """
 
     def __init__(self, dialect: str, *, create_seconds: float = 0.0) -> None:
@@ -65,16 +65,16 @@ class Served:
         self.facts = Facts(**self._line())
 
     def reset(self, names: Iterable[str] = ()) -> None:
-        """Leaves these keys alone in the workspace, and an empty journal."""
+        """Replace all keys of the workspace with these, and clear the journal."""
         self._ask("reset", list(names))
 
     def names(self) -> list[str]:
-        """The names of all keys, in the order of creation."""
+        """Return the names of all keys, in the order of creation."""
         names: list[str] = self._ask("names")
         return names
 
     def journal(self) -> list[Seen]:
-        """The requests since the last time it was asked for, in the order they were finished."""
+        """Return the requests since the last call, in the order in which they finished."""
         return [Seen(**entry) for entry in self._ask("journal")]
 
     def __enter__(self) -> Self:
@@ -99,7 +99,7 @@ class Served:
 
 
 def _serve(dialect: str, create_seconds: float) -> None:
-    """Serves until stdin ends; one line out for the facts, and one for each line in."""
+    """Serve until stdin is closed; print one line with the facts, then one for each input line."""
     journal: list[Exchange] = []
     with Sandbox(
         None,
@@ -119,7 +119,7 @@ def _serve(dialect: str, create_seconds: float) -> None:
                     journal.clear()
                     _say(None)
                 case ["names", _]:
-                    _say([key.name for key in sandbox.keys()])  # noqa: SIM118 - no mapping
+                    _say([key.name for key in sandbox.keys()])  # noqa: SIM118 - not a mapping
                 case ["journal", _]:
                     _say([asdict(_seen(exchange)) for exchange in journal])
                     journal.clear()

@@ -1,7 +1,7 @@
-"""What `load_validate_diff.py` measures, each in a fresh process: `_work.py WORK MANIFESTS`.
+"""The tasks that `load_validate_diff.py` measures in fresh processes: `_work.py TASK MANIFESTS`.
 
-Prints a JSON object with the seconds of CPU time of each part of the work, imports left out, and
-the most memory that was resident, in MB of 10**6 bytes, imports included.
+Prints a JSON object with the CPU time of each part of the task in seconds, without imports, and the
+maximum resident memory in MB of 10**6 bytes, with imports.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from time import process_time
 from typing import Any
 
 import yaml
-from _manifests import ENVIRONMENT, ROLE, end, name
+from _manifests import ENVIRONMENT, ROLE, expiry_date, name
 
 from provisioner import schemas
 from provisioner.manifests import document, load
@@ -27,7 +27,7 @@ from provisioner.model.observed import KnownRoles, Observation, ObservedKey, Rol
 from provisioner.plan import plan_environment
 
 Parts = tuple[float, ...]
-"""Seconds of CPU time of each part of a work."""
+"""CPU time of each part of a task, in seconds."""
 
 _BYTES_PER_KIB = 1024
 _NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -35,7 +35,7 @@ _ROLE = Role(str(uuid.uuid4()), ROLE, assignable=True)
 
 
 def events(manifests: Path) -> Parts:
-    """The bare loop of libyaml, which looks at no event."""
+    """Run the bare event loop of libyaml, which ignores all events."""
     started = process_time()
     for file in sorted(manifests.glob("*.yaml")):
         loader = yaml.CSafeLoader(file.read_text(encoding="utf-8"))
@@ -45,36 +45,36 @@ def events(manifests: Path) -> Parts:
 
 
 def none_observed(manifests: Path) -> Parts:
-    """Load, validate and diff against an empty workspace: every key is an action."""
+    """Load, validate and compare with an empty workspace: every key is an action."""
     return _load_and_diff(manifests, everything=False)
 
 
 def all_observed(manifests: Path) -> Parts:
-    """The same against a workspace that has every key; to make those up is not counted."""
+    """Do the same against a workspace with every key; building these keys is not measured."""
     return _load_and_diff(manifests, everything=True)
 
 
 def compiled_check(manifests: Path) -> Parts:
-    """The schema as it is compiled, on every manifest."""
+    """Check every manifest with the compiled schema."""
     check = published("manifest").check()
     roots = _roots(manifests)
     started = process_time()
     if not all(check(root) for root in roots):
-        raise SystemExit("the check turns a manifest down")
+        raise SystemExit("the check rejects a manifest")
     return (process_time() - started,)
 
 
 def jsonschema_check(manifests: Path) -> Parts:
-    """The schema as jsonschema sees it, on every manifest."""
+    """Check every manifest with jsonschema."""
     validator = reference(schemas.load("manifest"))
     roots = _roots(manifests)
     started = process_time()
     if not all(validator.is_valid(root) for root in roots):
-        raise SystemExit("jsonschema turns a manifest down")
+        raise SystemExit("jsonschema rejects a manifest")
     return (process_time() - started,)
 
 
-WORKS = {
+TASKS = {
     "events": events,
     "none": none_observed,
     "all": all_observed,
@@ -84,9 +84,9 @@ WORKS = {
 
 
 def main() -> None:
-    """Does one work and prints what it took."""
-    work, manifests = sys.argv[1:]
-    parts = WORKS[work](Path(manifests))
+    """Do one task and print its time and memory."""
+    task, manifests = sys.argv[1:]
+    parts = TASKS[task](Path(manifests))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_KIB / 1e6
     print(json.dumps({"parts": parts, "peak": peak}))
 
@@ -98,11 +98,11 @@ def _load_and_diff(manifests: Path, *, everything: bool) -> Parts:
     if loaded.problems:
         raise SystemExit(str(loaded.problems[0]))
     desired = loaded.desired[ENVIRONMENT]
-    there = len(desired) if everything else 0
+    present = len(desired) if everything else 0
     observation = Observation(
         generation="core",
         workspace=None,
-        keys=_observed(there),
+        keys=_observed(present),
         roles=KnownRoles((_ROLE,)),
         server_time=_NOW,
         requests=2,
@@ -111,18 +111,18 @@ def _load_and_diff(manifests: Path, *, everything: bool) -> Parts:
     started = process_time()
     planned = plan_environment(environment, desired, observation, _NOW)
     diffing = process_time() - started
-    if (len(planned.actions), len(planned.kept)) != (len(desired) - there, there):
-        raise SystemExit("the plan is not the one that was to be measured")
+    if (len(planned.actions), len(planned.kept)) != (len(desired) - present, present):
+        raise SystemExit("the plan is not the expected one")
     return loading, diffing
 
 
 def _observed(count: int) -> tuple[ObservedKey, ...]:
-    """The keys of a fleet as the list of core has them: in no order, nothing shared."""
+    """Return the keys of a fleet as core lists them: shuffled, and without shared objects."""
     keys = [
         ObservedKey(
             id=str(uuid.uuid4()),
             name=name(number),
-            expires_at=datetime.fromisoformat(f"{end(number)}T00:00:00.417+00:00"),
+            expires_at=datetime.fromisoformat(f"{expiry_date(number)}T00:00:00.417+00:00"),
             revoked_at=None,
             created_at=_NOW - timedelta(seconds=count - number),
             role=_ROLE.label,
@@ -135,12 +135,12 @@ def _observed(count: int) -> tuple[ObservedKey, ...]:
 
 
 def _roots(manifests: Path) -> list[Any]:
-    """What the manifests hold, before anything is checked."""
-    found = [
+    """Return the parsed manifests, before they are checked."""
+    documents = [
         document.read(file.read_text(encoding="utf-8"), file.name, dates=frozenset({"expires"}))[0]
         for file in sorted(manifests.glob("team-*.yaml"))
     ]
-    return [one.root for one in found if one is not None]
+    return [one.root for one in documents if one is not None]
 
 
 if __name__ == "__main__":

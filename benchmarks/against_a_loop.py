@@ -1,8 +1,8 @@
 """Wall time of `provision apply` against a loop that posts one key at a time.
 
-Both make the same 137 keys on the same server beside 200 others, in turns; both are whole
-processes from start to end, and the server is a third. Where a create takes time, the server
-takes as long for each as a real one was seen to: several at a time, which `--parallel 1` denies.
+Both create the same 137 keys on the same server with 200 other keys, in turns. Both are complete
+processes from start to exit, and the server is a third one. A delayed create takes as long as on a
+real server. The server runs several creates at a time, which `--parallel 1` prevents.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EXISTING = [f"existing-{number:03d}" for number in range(200)]
 _RUNS = 3
 _SERIAL = ("--parallel", "1")
 _MOST = 1.0
-"""No slower than the loop."""
+"""Maximum of the ratio: no slower than the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Case:
     """One server, and how `provision apply` is run there.
 
     Attributes:
-        create_seconds: what one create, or one batch, takes beyond the sandbox's own work.
-        applies: options of `provision apply`, one line of the table each.
-        required: whether the first of these must be no slower than the loop.
+        create_seconds: the additional time of one create or one batch.
+        applies: options of `provision apply`, one row of the table for each.
+        required: whether the first of these may not be slower than the loop.
     """
 
     dialect: str
@@ -47,7 +47,7 @@ class Case:
         return f"{self.dialect}{works}"
 
 
-# docs/twenty-api.md, "Speed", has the times of single creates.
+# The times of single creates are in docs/twenty-api.md, "Speed".
 _CASES = (
     Case("legacy"),
     Case("core-1"),
@@ -60,7 +60,7 @@ _QUICK = (Case("legacy", 1), Case("core", 1, 0.01, required=True))
 
 
 def main() -> int:
-    """Measures, prints, and says whether `apply` was no slower where it must not be."""
+    """Measure and print; return 1 if a required `apply` was slower than the loop."""
     smoke = quick(__doc__)
     rows: list[tuple[object, ...]] = []
     requirements: list[Requirement] = []
@@ -81,22 +81,22 @@ def main() -> int:
 
 
 def _measure(case: Case) -> list[float]:
-    """The median seconds of the loop, and of each way to apply."""
+    """Return the median seconds of the loop, and of `apply` with each set of options."""
     with Served(case.dialect, create_seconds=case.create_seconds) as served, Programs() as programs:
         manifests = programs.folder / "manifests"
         environment(manifests, served.facts.url)
         of_every_depth(manifests)
-        wanted = names_of_every_depth()
-        work = json.dumps({**asdict(served.facts), "names": wanted})
+        names = names_of_every_depth()
+        task = json.dumps({**asdict(served.facts), "names": names})
 
-        def loop(work: str = work) -> float:
-            return programs.python(_LOOP, stdin=work).seconds
+        def loop(task: str = task) -> float:
+            return programs.python(_LOOP, stdin=task).seconds
 
         def apply(*options: str, command: str = "apply") -> float:
             token = served.facts.token
             return programs.provision(command, manifests, *options, token=token).seconds
 
-        # The first run of each compiles what it imports, and warms the server.
+        # The first run of each compiles its imports and warms up the server.
         loop(json.dumps({**asdict(served.facts), "names": ["warm"]}))
         apply(command="plan")
         columns: list[list[float]] = [[] for _ in range(1 + len(case.applies))]
@@ -104,8 +104,8 @@ def _measure(case: Case) -> list[float]:
             for place, column in enumerate(columns):
                 served.reset(_EXISTING)
                 column.append(apply(*case.applies[place - 1]) if place else loop())
-                if sorted(served.names()[len(_EXISTING) :]) != sorted(wanted):
-                    raise SystemExit(f"{case}: not the keys that were wanted")
+                if sorted(served.names()[len(_EXISTING) :]) != sorted(names):
+                    raise SystemExit(f"{case}: the keys are not those of the manifests")
         return [median(column) for column in columns]
 
 

@@ -1,8 +1,8 @@
 """CPU time and memory of load, validate and diff, against the bare event loop of libyaml.
 
-The bare loop reads the same files and looks at no event: no reader over libyaml can be faster.
-Every measurement is a fresh process, in turns; times are CPU times of the work alone, memory is
-the most that the process ever held, the interpreter and the observed keys included.
+The bare loop reads the same files and ignores all events: no reader based on libyaml can be faster.
+Every measurement is a fresh process, in turns. Times are only the CPU time of the task. Memory is
+the maximum of the process, including the interpreter and the observed keys.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MOST_RATIO = 2.5
 _MOST_MB = 300
 _REQUIRED_AT = 100_000
 _REQUIRED_OF = "full"
-"""Lean keys are measured and held to nothing: there is little to read, and as much to check."""
+"""The kind of keys with a requirement; lean keys need as much checking for less reading."""
 
 _OBSERVED = ("none", "all")
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many keys, 1000 a file, and how often each work is done."""
+    """The number of keys, with 1000 in each file, and the runs of each task."""
 
     keys: int
     runs: int
@@ -37,11 +37,11 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """One work, done once.
+    """One run of a task.
 
     Attributes:
-        parts: milliseconds of CPU time of each part: of load with validate, and of the diff.
-        peak: MB of 10**6 bytes.
+        parts: CPU time of each part in milliseconds: load with validate, and diff.
+        peak: maximum resident memory in MB of 10**6 bytes.
     """
 
     parts: tuple[float, ...]
@@ -54,7 +54,7 @@ _CHECKED, _QUICK_CHECKED = Size(10_000, 3), Size(1_000, 1)
 
 
 def main() -> int:
-    """Measures, prints, and says whether time and memory stay within their bounds."""
+    """Measure and print; return 1 if a bound on time or memory was exceeded."""
     smoke = quick(__doc__)
     rows: list[tuple[object, ...]] = []
     requirements: list[Requirement] = []
@@ -65,7 +65,7 @@ def main() -> int:
                 bare = [_total(one) for one in took["events"]]
                 for observed in _OBSERVED:
                     ours = took[observed]
-                    # Of each turn, for the machine is not as fast in all of them.
+                    # One ratio for each turn, since the speed of the machine varies.
                     pairs = zip(ours, bare, strict=True)
                     ratio = median(_total(one) / events for one, events in pairs)
                     peak = median(one.peak for one in ours)
@@ -94,15 +94,15 @@ def main() -> int:
 
 
 def _measure(
-    programs: Programs, size: Size, works: tuple[str, ...], *, lean: bool = False
+    programs: Programs, size: Size, tasks: tuple[str, ...], *, lean: bool = False
 ) -> dict[str, list[Took]]:
-    """Does each work in turns."""
+    """Run the tasks in turns."""
     manifests = programs.folder / f"{'lean' if lean else 'full'}-{size.keys}"
     reconciler(manifests, size.keys, lean=lean)
-    took: dict[str, list[Took]] = {work: [] for work in works}
+    took: dict[str, list[Took]] = {task: [] for task in tasks}
     for _ in range(size.runs):
-        for work, runs in took.items():
-            found = json.loads(programs.python(_WORK, work, str(manifests)).output)
+        for task, runs in took.items():
+            found = json.loads(programs.python(_WORK, task, str(manifests)).output)
             runs.append(Took(tuple(1000 * part for part in found["parts"]), found["peak"]))
     return took
 

@@ -1,7 +1,7 @@
-"""The most memory and the time of `provision plan` for 100 000 keys, the whole process.
+"""Peak memory and time of the whole process of `provision plan` for 100 000 keys.
 
-Beyond load, validate and diff (`load_validate_diff.py`) this has the HTTP client, the list of
-keys, the digest and the document on stdout; with the embedded Twenty also that server itself.
+In addition to load, validate and diff (`load_validate_diff.py`), this includes the HTTP client, the
+list of keys, the digest and the document on stdout, and the server if it is the embedded Twenty.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from _served import Served
 
 _COUNT, _QUICK_COUNT = 100_000, 1_000
 _PRESENT = 50_000
-"""Keys that one answer may hold; more than that is taken for a server that means harm."""
+"""Maximum number of keys in one response; the client refuses more as hostile."""
 
 
 def main() -> int:
-    """Measures and prints; no requirement is held to this."""
+    """Measure and print; there is no requirement."""
     count = _QUICK_COUNT if quick(__doc__) else _COUNT
     rows: list[tuple[object, ...]] = []
     with Programs() as programs, Served("core") as served:
@@ -27,7 +27,7 @@ def main() -> int:
         reconciler(manifests, count)
         few = programs.folder / "few"
         reconciler(few, 1_000)
-        programs.provision("plan", few)  # compiles what it imports
+        programs.provision("plan", few)  # compiles the imports
         for server, present, form in (
             ("embedded", 0, "text"),
             ("embedded", 0, "json"),

@@ -1,7 +1,8 @@
 """Requests that `provision apply` sends, against the fewest that can do the work.
 
-A workspace holds 200 keys, three manifests of depth 0, 1 and 2 ask for 137 more. Requests are
-counted from the journal of the server, once when all 137 are missing and once right after.
+A workspace contains 200 keys, and three manifests of depth 0, 1 and 2 declare 137 more.
+Requests are counted in the journal of the server, for a first run that creates all 137 and for
+the next run.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ from _served import DIALECTS, Seen, Served
 _QUICK_DIALECTS = ("legacy", "core")
 _EXISTING = 200
 _PAGE = _BATCH = 60
-"""The documented most of legacy, of a page and of a bulk create."""
+"""The documented maximum of legacy, for a page and for a bulk create."""
 _WITH_PERMISSIONS = 2
-"""The depth whose records hold the permissions of the role, which core lists apart."""
+"""The depth at which records contain the permissions of the role, which core lists separately."""
 
 _DOCUMENT = 20
-"""Aliased creates in one document, where the server takes several (1.x)."""
+"""Aliased creates in one document, if the server accepts several (1.x)."""
 
 REASONS = f"""
-The fewest possible, for a client that is told nothing but the URL and sees all keys first:
-  legacy  the pages of {_PAGE} keys that there are (the first one shows the generation too),
-          and one bulk create of at most {_BATCH} keys for each {_BATCH} begun of a depth
-  core    one read that shows the generation, one list of keys and roles, one document of two
-          that asks whether several are taken, one create a key because they are not, and one
-          read of permissions when a key has depth 2
-  core-1  the same, but the document of two makes two keys, and the others go {_DOCUMENT} at a time
-Reads after the last write are the look at what came of it: its own column, at most one list."""
+The fewest possible requests, for a client that only knows the URL and observes all keys first:
+  legacy  all pages of {_PAGE} keys (the first one shows the generation too), and for each depth
+          one bulk create for every {_BATCH} keys
+  core    one read that shows the generation, one list of keys and roles, one document with two
+          creates to find out whether the server accepts several, one create for each key because
+          it does not, and one read of permissions if a key has depth 2
+  core-1  the same, but the document with two creates makes two keys, and the other keys are sent
+          {_DOCUMENT} at a time
+Reads after the last write verify the result: they have their own column, at most one list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The requests of one run, by what they were for."""
+    """The requests of one run, by purpose."""
 
     before: int
     writes: int
@@ -46,12 +48,12 @@ class Sent:
 
     @property
     def needed(self) -> int:
-        """All but the look at what came of it."""
+        """The requests without the verification of the result."""
         return self.before + self.writes
 
 
 def main() -> int:
-    """Counts, prints, and says whether it is the fewest."""
+    """Count and print; return 1 if a run sent more than the fewest requests."""
     smoke = quick(__doc__)
     rows: list[tuple[object, ...]] = []
     requirements = []
@@ -67,7 +69,7 @@ def main() -> int:
             requirements.append(Requirement(f"{dialect}, {run} run", sent.needed, fewest))
     requirements.append(Requirement("reads after beyond one list", looks_too_many, 0))
     table(
-        f"requests for {sum(COUNTS.values())} missing keys beside {_EXISTING} others",
+        f"requests for {sum(COUNTS.values())} missing keys, {_EXISTING} others present",
         ("dialect", "run", "reads", "creates", "reads after", "fewest", "ratio"),
         rows,
     )
@@ -91,7 +93,7 @@ def _count(dialect: str) -> list[tuple[str, Sent]]:
 
 
 def _sent(journal: list[Seen]) -> Sent:
-    writes = [place for place, seen in enumerate(journal) if seen.write]
+    writes = [index for index, request in enumerate(journal) if request.write]
     last = writes[-1] if writes else len(journal)
     after = len(journal[last + 1 :])
     return Sent(len(journal) - len(writes) - after, len(writes), after)
@@ -110,7 +112,7 @@ def _fewest(dialect: str, run: str) -> int:
 
 
 def _list(dialect: str, keys: int) -> int:
-    """The requests of one list of that many keys."""
+    """Return the number of requests for a list of that many keys."""
     return ceil(keys / _PAGE) if dialect == "legacy" else 1
 
 

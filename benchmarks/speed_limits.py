@@ -1,7 +1,7 @@
 """Refusals and wall time of `provision apply` against a server that limits its requests.
 
-The embedded Twenty behind a token bucket that starts full at the first request, and a manifest of
-more keys than the burst lets through. With the limit declared, or learnt from the first refusal.
+The embedded Twenty is behind a token bucket that is full at the first request, and a manifest has
+more keys than the burst allows. The limit is declared, or learnt from the first refusal.
 """
 
 from __future__ import annotations
@@ -29,26 +29,25 @@ if TYPE_CHECKING:
 Form = Literal["text", "headers", "nothing"]
 
 _PARALLEL = 4
-"""The default, which bounds what is in flight when the first refusal comes."""
+"""The default, which limits the requests in flight at the first refusal."""
 
-_TOLD = ("server", "limit", "refusals say")
+_CASE_COLUMNS = ("server", "limit", "refusals say")
 _MOST_DECLARED = 3
 _MOST_SECONDS = 1.1
-"""Times what the limit allows."""
+"""Maximum ratio to the time that the limit allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One limit of a server, and what the client is told of it.
+    """A limit of a server, and what the client knows about it.
 
     Attributes:
-        requests: the burst, refilled in `seconds`.
-        keys: that are missing.
-        form: of the refusals.
-        declared: whether environments.yaml says the limit, which is one by the minute then.
-        whole: whether the bucket forgets the begun token when it lets a request through, as the
-            one in Twenty's source; the time of the burst is no time to refill then, so nothing
-            is required of it here.
+        requests: the size of the burst, refilled in `seconds`.
+        keys: the number of missing keys.
+        form: the form of the refusals.
+        declared: whether environments.yaml declares the limit, which is then for each minute.
+        whole: whether the bucket discards the partial token when it accepts a request, as in
+            Twenty's source. The burst then delays the refill, so there is no requirement.
     """
 
     form: Form
@@ -60,21 +59,21 @@ class Case:
 
     @property
     def limit(self) -> str:
-        """How the client knows."""
+        """The source of the limit."""
         return "declared" if self.declared else "not declared"
 
     @property
     def server(self) -> str:
-        """The kind of its bucket."""
+        """The kind of bucket."""
         return "whole tokens" if self.whole else "bucket"
 
     @property
     def most(self) -> int:
-        """Requests that may be refused."""
+        """The number of requests that may be refused."""
         return _MOST_DECLARED if self.declared else _PARALLEL
 
     def allows(self, count: int) -> float:
-        """Seconds that so many requests take at the least: the full burst, then the refill."""
+        """Return the minimum seconds for this many requests: the full burst, then the refill."""
         return max(0, count - self.requests) * self.seconds / self.requests
 
     def __str__(self) -> str:
@@ -98,11 +97,11 @@ _QUICK = (
 
 @dataclass(slots=True)
 class Bucket:
-    """What stands in front of the server.
+    """A token bucket in front of the server.
 
     Attributes:
-        tokens: that are left, at `since`.
-        since: `time.monotonic()`; None before the first request.
+        tokens: the tokens that were left at `since`.
+        since: a time by `time.monotonic()`; None before the first request.
     """
 
     case: Case
@@ -113,17 +112,17 @@ class Bucket:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fill(self) -> None:
-        """Begins anew: full at the next request."""
+        """Reset the bucket, so that it is full at the next request."""
         self.since, self.passed, self.refused = None, 0, 0
 
     def __call__(self, request: Request, inner: Callable[[Request], Response]) -> Response:
-        """Lets a request through, or answers that it came too fast."""
+        """Forward a request, or refuse it if it came too fast."""
         with self.lock:
             wait = self._take(time.monotonic())
         return inner(request) if wait is None else self._refusal(wait)
 
     def _take(self, now: float) -> float | None:
-        """Takes a token, or says in how many seconds there is one."""
+        """Take a token, or return the seconds until one is available."""
         case = self.case
         if self.since is None:
             self.tokens, self.since = float(case.requests), now
@@ -140,9 +139,9 @@ class Bucket:
         case = self.case
         match case.form:
             case "text":
-                said = f"Limit reached ({case.requests} tokens per {case.seconds * 1000:.0f} ms)"
+                message = f"Limit reached ({case.requests} tokens per {case.seconds * 1000:.0f} ms)"
                 return json_answer(
-                    429, {"statusCode": 429, "error": "ThrottlerException", "messages": [said]}
+                    429, {"statusCode": 429, "error": "ThrottlerException", "messages": [message]}
                 )
             case "headers":
                 whole = max(1, ceil(wait))
@@ -160,7 +159,7 @@ class Bucket:
 
 
 def main() -> int:
-    """Measures, prints, and says whether the limits were respected and used."""
+    """Measure and print; return 1 if a limit was exceeded or not used fully."""
     smoke = quick(__doc__)
     rows: list[tuple[object, ...]] = []
     requirements: list[Requirement] = []
@@ -178,30 +177,30 @@ def main() -> int:
             ]
     table(
         f"provision apply, {_PARALLEL} requests at a time, one run each",
-        (*_TOLD, "requests", "refused", "bound", "seconds", "allowed", "ratio"),
+        (*_CASE_COLUMNS, "requests", "refused", "bound", "seconds", "allowed", "ratio"),
         rows,
     )
     return verdict(requirements, smoke=smoke)
 
 
 def _measure(case: Case, programs: Programs) -> tuple[Bucket, float]:
-    """The bucket as it was left, and the seconds of the whole process."""
+    """Return the bucket after the run, and the seconds of the whole process."""
     bucket = Bucket(case)
     manifests = programs.folder / "manifests"
     with Sandbox(None, Dialect.CORE, session_seconds=86_400.0, around=bucket) as sandbox:
-        wanted = _write(manifests, sandbox.url, case)
+        names = _write(manifests, sandbox.url, case)
         token = sandbox.session_token()
-        programs.provision("plan", manifests, token=token)  # the first run compiles what it imports
+        programs.provision("plan", manifests, token=token)  # the first run compiles its imports
         bucket.fill()
         seconds = programs.provision("apply", manifests, "--quiet", token=token).seconds
-        names = [key.name for key in sandbox.keys()]  # noqa: SIM118 - no mapping
-    if sorted(names) != sorted(wanted):
-        raise SystemExit(f"{case}: not the keys that were wanted")
+        created = [key.name for key in sandbox.keys()]  # noqa: SIM118 - not a mapping
+    if sorted(created) != sorted(names):
+        raise SystemExit(f"{case}: the keys are not those of the manifests")
     return bucket, seconds
 
 
 def _write(directory: Path, url: str, case: Case) -> list[str]:
-    """Writes the manifests of a case; returns the names of the keys."""
+    """Write the manifests of a case and return the names of the keys."""
     environment(directory, url)
     if case.declared:
         with (directory / "environments.yaml").open("a", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
-"""How long `provision --help` takes, against the bare interpreter and against importing click.
+"""Time of `provision --help`, compared with the bare interpreter and with importing click.
 
-All are whole processes, run in turns. What `--help` may cost is click, which parses the command
-line, and little else: the commands are imported when they run.
+All are complete processes, run in turns. `--help` may take the time of click, which parses the
+command line, and little more, since commands are imported when they run.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from _report import Requirement, quick, table, verdict
 
 _RUNS, _QUICK_RUNS = 41, 5
 _MOST = 1.5
-"""Times the import of click."""
+"""Maximum ratio to the import of click."""
 
 
 def main() -> int:
-    """Measures, prints, and says whether `--help` starts fast enough."""
+    """Measure and print; return 1 if `--help` starts too slowly."""
     smoke = quick(__doc__)
     with Programs() as programs:
         manifests = programs.folder / "manifests"
@@ -34,7 +34,7 @@ def main() -> int:
             "provision --help": (provision, "--help"),
             "provision validate (137 keys)": (provision, "validate", "-m", str(manifests)),
         }
-        for command in commands.values():  # the first run compiles what it imports
+        for command in commands.values():  # the first run compiles its imports
             programs.run(*command)
         runs: dict[str, list[Ran]] = {name: [] for name in commands}
         for _ in range(_QUICK_RUNS if smoke else _RUNS):
@@ -56,7 +56,7 @@ def main() -> int:
             for name, wall in medians.items()
         ],
     )
-    what = "the time of `provision --help` against that of importing click"
+    what = "time of `provision --help` / time of importing click"
     return verdict([Requirement(what, shown / click, _MOST)], smoke=smoke)
 
 

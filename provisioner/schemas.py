@@ -1,4 +1,4 @@
-"""The published JSON Schemas: of the two input files, of every JSON output, of a log line."""
+"""The published JSON Schemas of the input files, the JSON outputs and a log line."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ NAMES = (
     "log",
     "events",
 )
-"""What `provision schema NAME` takes; each stands in `schemas/NAME.schema.json`."""
+"""The names that `provision schema NAME` accepts; each is `schemas/NAME.schema.json`."""
 
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent
 
 
 def text(name: str) -> str:
-    """The schema as published, from the wheel or from the checkout beside the package."""
-    installed = _HERE / "_schemas"
-    folder = installed if installed.is_dir() else _HERE.parent / "schemas"
+    """Return the text of a schema, from the wheel or from the checkout."""
+    installed = _PACKAGE / "_schemas"
+    folder = installed if installed.is_dir() else _PACKAGE.parent / "schemas"
     return (folder / f"{name}.schema.json").read_text(encoding="utf-8")
 
 
 def load(name: str) -> dict[str, Any]:
-    """The schema as a JSON object."""
+    """Return a schema as a JSON object."""
     schema: dict[str, Any] = json.loads(text(name))
     return schema

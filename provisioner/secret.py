@@ -1,4 +1,4 @@
-"""A value that must never be seen: it hides itself, and is masked wherever it turns up."""
+"""A value that must never be printed: it hides itself, and is masked in all output."""
 
 from __future__ import annotations
 
@@ -16,54 +16,53 @@ if TYPE_CHECKING:
 
 MASK = "***"
 
-NO_WORD = 16
-"""Signs of a secret that is masked in data too: a shorter one may be a word of it."""
+MIN_DATA_LENGTH = 16
+"""Characters of the shortest secret to mask in data; a shorter one may be a common word."""
 
-_SHORTEST = 4
-"""Signs of the shortest value that is masked in a text; shorter ones are in every text."""
+_MIN_TEXT_LENGTH = 4
+"""Characters of the shortest secret to mask in text; shorter values occur in every text."""
 
-_TAIL = 8
-"""Signs by whose equality a form is looked for: the end of a token is unlike any other's."""
+_SUFFIX_LENGTH = 8
+"""Characters of the suffix that a form is indexed by; the suffixes of tokens differ."""
 
-_FEW = 200
-"""Forms up to which it is faster to look for each of them in the whole text."""
+_MAX_SCANNED_FORMS = 200
+"""Number of forms up to which searching the text for each of them is faster than the index."""
 
 _SCHEME = re.compile(r"(?:basic|bearer|token)\s+", re.IGNORECASE)
-"""What may stand before a secret in a header, and is no part of it."""
+"""The scheme before a secret in a header; it is not part of the secret."""
 
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}", re.ASCII)
 
-_LONGEST_TOKEN = 16 * 1024
-"""Signs; a server that sends more would have each of its many forms remembered."""
+_MAX_TOKEN_LENGTH = 16 * 1024
+"""Characters; a longer value from a server would cost too much memory in all its forms."""
 
-_NONE: dict[str, int] = {}
+_NO_FORMS: dict[str, int] = {}
 
 
 class Secret:
     """A token, a password or a sign-in e-mail.
 
-    Only `reveal()` gives the value, so that a search for that word finds every place where a
-    secret leaves its wrapping. `str`, `repr` and formatting show a mask, and `masked` knows the
-    value from the moment that it is wrapped.
+    Only `reveal()` returns the value, so a search for that word finds every place that uses one.
+    `str`, `repr` and formatting show a mask, and `masked` masks the value as soon as it is wrapped.
     """
 
     __slots__ = ("__value",)
 
-    def __init__(self, value: str, *, known: bool = True) -> None:
+    def __init__(self, value: str, *, mask: bool = True) -> None:
         self.__value = value
-        if known:
+        if mask:
             _KNOWN.add(value)
 
     @classmethod
-    def found(cls, value: str) -> Secret:
-        """A value that a server or a sink brought, masked where it has the form of a token.
+    def received(cls, value: str) -> Secret:
+        """Wrap a value that a server or a sink sent; mask it only if it has the form of a token.
 
-        To mask whatever they bring would let them choose what no report shows.
+        Otherwise a server could choose which text the reports hide.
         """
-        return cls(value, known=is_token(value))
+        return cls(value, mask=is_token(value))
 
     def reveal(self) -> str:
-        """The value itself, for the one call that sends it."""
+        """Return the value, for the call that sends it."""
         return self.__value
 
     def __repr__(self) -> str:
@@ -76,112 +75,119 @@ class Secret:
 
 
 def is_token(value: str) -> bool:
-    """Whether a value has the form of a token of Twenty: a JWT, of which all are."""
-    return len(value) <= _LONGEST_TOKEN and _TOKEN.fullmatch(value) is not None
+    """Return whether a value has the form of a Twenty token, which is a JWT."""
+    return len(value) <= _MAX_TOKEN_LENGTH and _TOKEN.fullmatch(value) is not None
 
 
-def hidden(document: object) -> object:
-    """A JSON document in which every secret of this process is masked, and nothing else changes.
+def masked_document(document: object) -> object:
+    """Return a JSON document with every secret of this process masked in its strings.
 
-    Each text of it by itself, so that no secret can be a part of how the document is written.
+    Each string is masked on its own, so that a secret cannot break the syntax of the document.
     """
     if isinstance(document, str):
-        return _KNOWN.mask(document, NO_WORD)
+        return _KNOWN.mask(document, MIN_DATA_LENGTH)
     if isinstance(document, dict):
-        return {_KNOWN.mask(name, NO_WORD): hidden(value) for name, value in document.items()}
+        return {
+            _KNOWN.mask(name, MIN_DATA_LENGTH): masked_document(value)
+            for name, value in document.items()
+        }
     if isinstance(document, list | tuple):
-        return [hidden(value) for value in document]
+        return [masked_document(value) for value in document]
     return document
 
 
-def masked(text: str, *, shortest: int = _SHORTEST) -> str:
-    """The text with every secret of this process masked, whatever way it is written.
+def masked(text: str, *, min_length: int = _MIN_TEXT_LENGTH) -> str:
+    """Return the text with every secret of this process masked, in every common encoding.
 
-    As it is, URL-encoded, base64 at any offset of a larger value, escaped as in JSON or in a
-    Python literal.
+    Encodings are the value itself, URL encoding, base64 at any offset of a larger value, and the
+    escapes of JSON, Python literals, HTML and XML.
 
     Args:
-        text: what is to be shown.
-        shortest: signs of the shortest secret that is masked; never less than four.
+        text: the text to print.
+        min_length: characters of the shortest secret to mask; never less than four.
     """
-    return _KNOWN.mask(text, max(shortest, _SHORTEST))
+    return _KNOWN.mask(text, max(min_length, _MIN_TEXT_LENGTH))
 
 
 class _Known:
     """Every secret that this process has wrapped.
 
-    One for the process, because a log line or a traceback may show a secret of any part of it,
-    through libraries that nobody can hand a list to. Looking for 100 000 tokens costs no more than
-    looking for a few: a text is searched by the last signs of each form.
+    There is one for the whole process: a log line or a traceback may contain any secret, through
+    libraries that take no list of secrets. Searching for 100 000 tokens costs no more than for a
+    few, because forms are indexed by their last characters.
+
+    Args:
+        max_scanned_forms: number of forms up to which the text is searched for each of them.
     """
 
-    def __init__(self, few: int = _FEW) -> None:
-        self._few = few
+    def __init__(self, max_scanned_forms: int = _MAX_SCANNED_FORMS) -> None:
+        self._max_scanned_forms = max_scanned_forms
         self._lock = threading.Lock()
         self._values: set[str] = set()
         self._new: list[str] = []
         self._short: dict[str, int] = {}
-        self._by_tail: dict[str, dict[str, int]] = {}
-        self._each: list[tuple[str, int]] = []
-        self._least = sys.maxsize
+        self._by_suffix: dict[str, dict[str, int]] = {}
+        self._scanned: list[tuple[str, int]] = []
+        self._shortest_form = sys.maxsize
 
     def add(self, value: str) -> None:
         scheme = _SCHEME.match(value)
         with self._lock:
             for part in (value, value[scheme.end() :] if scheme else ""):
-                if len(part) >= _SHORTEST and part not in self._values:
+                if len(part) >= _MIN_TEXT_LENGTH and part not in self._values:
                     self._values.add(part)
                     self._new.append(part)
 
-    def mask(self, text: str, shortest: int) -> str:
+    def mask(self, text: str, min_length: int) -> str:
         with self._lock:
             if self._new:
-                self._learn()
-            if len(text) < self._least:
+                self._index_new_values()
+            if len(text) < self._shortest_form:
                 return text
-            found = sorted(self._found(text, shortest))
-        shown: list[str] = []
-        end = 0
-        for first, last in found:
-            if first >= end:
-                shown += (text[end:first], MASK)
-            end = max(end, last)
-        return "".join((*shown, text[end:])) if found else text
+            spans = sorted(self._find(text, min_length))
+        parts: list[str] = []
+        done = 0
+        for start, end in spans:
+            if start >= done:
+                parts += (text[done:start], MASK)
+            done = max(done, end)
+        return "".join((*parts, text[done:])) if spans else text
 
-    def _learn(self) -> None:
-        """Take in the forms of the values that were added since the last text."""
+    def _index_new_values(self) -> None:
+        """Index the forms of the values that were added since the last call."""
         for value in self._new:
             for form in _forms(value):
-                home = self._by_tail.setdefault(form[-_TAIL:], {})
-                (home if len(form) >= _TAIL else self._short)[form] = len(value)
-                self._least = min(self._least, len(form))
+                forms = self._by_suffix.setdefault(form[-_SUFFIX_LENGTH:], {})
+                (forms if len(form) >= _SUFFIX_LENGTH else self._short)[form] = len(value)
+                self._shortest_form = min(self._shortest_form, len(form))
         self._new.clear()
-        each = dict(self._short)
-        if len(self._by_tail) <= self._few:
-            for forms in self._by_tail.values():
-                each |= forms
-        self._each = sorted(each.items(), key=lambda item: len(item[0]))
+        scanned = dict(self._short)
+        if len(self._by_suffix) <= self._max_scanned_forms:
+            for forms in self._by_suffix.values():
+                scanned |= forms
+        self._scanned = sorted(scanned.items(), key=lambda item: len(item[0]))
 
-    def _found(self, text: str, shortest: int) -> list[tuple[int, int]]:
-        """Where secrets stand in the text, first and behind the last sign; they may overlap."""
-        found: list[tuple[int, int]] = []
-        if len(self._by_tail) > self._few:
-            for end in range(_TAIL, len(text) + 1):
-                for form, length in self._by_tail.get(text[end - _TAIL : end], _NONE).items():
-                    if length >= shortest and text.endswith(form, 0, end):
-                        found.append((end - len(form), end))
-        for form, length in self._each:
-            if len(form) > len(text):  # The forms are in order: none behind this one fits.
+    def _find(self, text: str, min_length: int) -> list[tuple[int, int]]:
+        """Return the start and end of each secret in the text; they may overlap."""
+        spans: list[tuple[int, int]] = []
+        if len(self._by_suffix) > self._max_scanned_forms:
+            for end in range(_SUFFIX_LENGTH, len(text) + 1):
+                suffix = text[end - _SUFFIX_LENGTH : end]
+                for form, length in self._by_suffix.get(suffix, _NO_FORMS).items():
+                    if length >= min_length and text.endswith(form, 0, end):
+                        spans.append((end - len(form), end))
+        for form, length in self._scanned:
+            if len(form) > len(text):  # The forms are sorted by length: no later one fits.
                 break
-            start = text.find(form) if length >= shortest else -1
+            start = text.find(form) if length >= min_length else -1
             while start >= 0:
-                found.append((start, start + len(form)))
+                spans.append((start, start + len(form)))
                 start = text.find(form, start + 1)
-        return found
+        return spans
 
 
 def _forms(value: str) -> set[str]:
-    """The ways in which a value may be written."""
+    """Return every encoding in which a value may occur."""
     raw = value.encode(errors="surrogatepass")
     forms = {
         value,
@@ -194,18 +200,18 @@ def _forms(value: str) -> set[str]:
         repr(raw)[2:-1],
     }
     forms |= {json.dumps(form)[1:-1] for form in tuple(forms)}
-    forms |= set(_in_markup(value))
+    forms |= set(_markup_forms(value))
     for offset in range(3):
-        # The first and the last sign hold bits of what stands beside the value in a larger one.
+        # The first and last characters also encode bits of the neighbouring bytes.
         first = -(-8 * offset // 6)
         last = 8 * (offset + len(raw)) // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             forms.add(encode(bytes(offset) + raw).decode()[first:last])
-    return {form for form in forms if len(form) >= _SHORTEST}
+    return {form for form in forms if len(form) >= _MIN_TEXT_LENGTH}
 
 
-def _in_markup(value: str) -> Iterator[str]:
-    """As HTML and XML write it, and Markdown of ours with its references to characters."""
+def _markup_forms(value: str) -> Iterator[str]:
+    """Yield the value as HTML, XML and our Markdown escape it."""
     for text in (escape(value), escape(value, quote=False)):
         yield text
         yield text.encode("ascii", "xmlcharrefreplace").decode()

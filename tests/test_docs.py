@@ -1,4 +1,4 @@
-"""The documentation says what the code does: codes, options, links, citations, sample output."""
+"""The documentation matches the code: codes, options, links, citations and examples."""
 
 from __future__ import annotations
 
@@ -51,16 +51,14 @@ RAISERS = {"WorkspaceError", "RefusedError", "WrongUsageError", "Failure", "Lost
 NEVER_IN_JSON = {
     *("operations/bulk_create.py", "operations/mint_token.py", "planfile/read.py", "cli"),
 }
-"""Modules of `create`, `token`, of plan files that are none and of the command line: what they
-raise ends in text on stderr."""
+"""Modules whose errors are only printed as text on stderr: `create`, `token`, unreadable plan
+files and the command line."""
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CITED = re.compile(r"`(legacy-0\.60|core-1|core-2\.21) (\d{3}-[\w.-]+)`")
 BARE = re.compile(r"`(\d{3})(-[A-Za-z][\w.-]*|-…)?`")
-MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def text(page):
@@ -68,7 +66,7 @@ def text(page):
 
 
 def prose(page):
-    """A page without its fenced blocks."""
+    """Return a page without its fenced blocks."""
     return FENCE.sub("", text(page))
 
 
@@ -77,13 +75,13 @@ def blocks(page, language):
 
 
 def anchors(page):
-    """The anchors of a page's headings, as code hosts make them."""
+    """Return the anchors of a page's headings, as code hosts create them."""
     words = [re.sub(r"[^\w\- ]", "", title.lower()) for _, title in HEADING.findall(prose(page))]
     return {word.replace(" ", "-") for word in words}
 
 
 def section(page, title):
-    """The text under a heading, up to the next of its level."""
+    """Return the text under a heading, up to the next heading of its level."""
     pattern = rf"^(#+) {re.escape(title)}\n(.*?)(?=^\1 |\Z)"
     found = re.search(pattern, text(page), re.MULTILINE | re.DOTALL)
     assert found, f"{page} has no section {title!r}"
@@ -91,7 +89,7 @@ def section(page, title):
 
 
 def rows(table):
-    """The cells of the rows of all tables in a text, heads left out."""
+    """Return the cells of the rows of all tables in a text, without table heads."""
     lines = [line for line in table.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     return [
@@ -129,7 +127,7 @@ def sources():
 
 @cache
 def raised():
-    """Every code that a source file writes where it raises or makes a failure, with the file."""
+    """Return every code that a source file passes to an exception or failure, with the file."""
     found = set()
     for file, source in sources().items():
         for node in ast.walk(ast.parse(source)):
@@ -161,8 +159,8 @@ def cli_commands():
 # Codes
 
 
-def test_every_code_has_one_paragraph_and_no_paragraph_is_of_a_code_that_is_not():
-    """Whoever sees a code finds it in docs/errors.md, and finds nothing there that is gone."""
+def test_every_code_has_one_paragraph():
+    """docs/errors.md explains every code once, and no code that does not exist."""
     documented = documented_codes()
     known = {
         *error_codes("plan"),
@@ -184,15 +182,15 @@ def test_every_code_has_one_paragraph_and_no_paragraph_is_of_a_code_that_is_not(
     assert len(documented) == len(set(documented))
 
 
-def test_every_code_says_something():
-    """No heading of a code stands there without a sentence."""
+def test_no_paragraph_of_a_code_is_empty():
+    """The heading of each code is followed by a sentence."""
     parts = re.split(r"^### `(\w+)`$", text("docs/errors.md"), flags=re.MULTILINE)[1:]
-    for code, words in zip(parts[::2], parts[1::2], strict=True):
-        assert len(re.sub(r"^#.*", "", words, flags=re.MULTILINE).split()) > 5, code
+    for code, paragraph in zip(parts[::2], parts[1::2], strict=True):
+        assert len(re.sub(r"^#.*", "", paragraph, flags=re.MULTILINE).split()) > 5, code
 
 
-def test_codes_of_the_body_are_those_that_the_source_writes():
-    """The two codes of `create`'s body are the ones in the source, and no third is."""
+def test_the_codes_of_a_request_body_are_complete():
+    """The source uses exactly the two codes of the request body of `create`."""
     written = {
         node.value
         for node in ast.walk(
@@ -204,22 +202,22 @@ def test_codes_of_the_body_are_those_that_the_source_writes():
 
 
 def test_schemas_publish_exactly_the_errors_that_can_occur():
-    """A program that knows the `errorCode` enum meets no other code, and none is there in vain."""
+    """A program that knows the `errorCode` enum meets no other code, and every one can occur."""
     can_occur = {code for code, file in raised() if not NEVER_IN_JSON & {file, file.split("/")[0]}}
     can_occur |= {*get_args(RefusalCode), *get_args(SinkCode)}
-    can_occur |= {"plan_invalid"}  # of a plan file that was edited, once its workspaces are seen
+    can_occur |= {"plan_invalid"}  # of an edited plan file, after the workspaces are observed
     assert set(error_codes("plan")) == can_occur
 
 
-def test_both_schemas_agree_on_errors_and_findings():
-    """A plan and its result use the same words for the same things."""
+def test_plan_and_result_schemas_agree_on_errors_and_findings():
+    """A plan and its result use the same definitions."""
     plan, result = (schemas.load(name)["$defs"] for name in ("plan", "result"))
     for part in ("errorCode", "finding", "error", "nullableError", "estimate"):
         assert plan[part] == result[part]
 
 
-def test_a_plan_file_has_the_words_of_a_plan():
-    """Whoever reads the one reads the other: its environments are those of a plan, and more."""
+def test_the_schema_of_a_plan_file_extends_that_of_a_plan():
+    """A program that reads plans can read the environments of a plan file."""
     plan, file = schemas.load("plan"), schemas.load("planfile")
     assert {**file["$defs"], "nullableError": plan["$defs"]["nullableError"]} == plan["$defs"]
     ours, theirs = (
@@ -233,7 +231,7 @@ def test_a_plan_file_has_the_words_of_a_plan():
 
 
 def test_schemas_publish_exactly_the_findings_and_reasons_of_the_code():
-    """The closed lists in the schemas are the unions in the code."""
+    """The enums in the schemas equal the unions in the code."""
     plan = schemas.load("plan")
     action = plan["properties"]["environments"]["items"]["properties"]["actions"]["items"]
     assert set(plan["$defs"]["finding"]["properties"]["finding"]["enum"]) == finding_kinds()
@@ -241,7 +239,7 @@ def test_schemas_publish_exactly_the_findings_and_reasons_of_the_code():
     assert set(action["properties"]["reason"]["enum"]) == reasons
 
 
-def test_exit_codes_of_the_readme_are_those_of_the_errors_page():
+def test_the_exit_codes_of_the_readme_and_of_the_errors_page_agree():
     """Both tables list the same codes."""
 
     def codes(page):
@@ -251,8 +249,8 @@ def test_exit_codes_of_the_readme_are_those_of_the_errors_page():
     assert codes("README.md") == codes("docs/errors.md") == {0, 1, 2, 3, 4, 5, 6, 64, 130, 143}
 
 
-def test_figures_of_stopping_and_of_looking_again_are_those_of_the_code():
-    """Whoever sets a pipeline's grace by the page gets what the page says."""
+def test_documented_numbers_of_stopping_and_observing_equal_the_code():
+    """The grace period, the signals and the number of observations are as documented."""
     words = " ".join(text("docs/errors.md").split())
     assert f"has {cancellation.GRACE:g} seconds" in words
     assert (signals._SIGNALS_UNTIL_EXIT, "A third signal ends it at once" in words) == (3, True)
@@ -265,14 +263,14 @@ def test_figures_of_stopping_and_of_looking_again_are_those_of_the_code():
 
 @pytest.mark.parametrize("name", schemas.NAMES)
 def test_schemas_are_valid_schemas(name):
-    """Each published schema is a schema of draft 2020-12, and says so."""
+    """Each published schema is a valid draft 2020-12 schema, and declares it."""
     schema = schemas.load(name)
     assert schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
     Draft202012Validator.check_schema(schema)
 
 
-def test_no_schema_file_is_left_unpublished():
-    """`provision schema` gives every schema in schemas/."""
+def test_every_schema_file_is_published():
+    """`provision schema` prints every schema in schemas/."""
     files = {path.name.removesuffix(".schema.json") for path in (ROOT / "schemas").iterdir()}
     assert files == set(schemas.NAMES)
 
@@ -294,7 +292,7 @@ def input_properties():
 
 @pytest.mark.parametrize(("document", "key", "part"), tuple(input_properties()))
 def test_every_key_of_the_input_files_is_described(document, key, part):
-    """An editor explains every key of the two files, and docs/manifests.md has it too."""
+    """Editors show a description of every key of the two files, and docs/manifests.md has it."""
     target = document["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else {}
     assert part.get("description") or target.get("description")
     assert re.search(rf"`{key}\b", text("docs/manifests.md"))
@@ -304,13 +302,13 @@ def test_every_key_of_the_input_files_is_described(document, key, part):
 
 
 def test_readme_has_the_two_commands():
-    """The commands that start the tool and its tests stand in the README as they are run."""
+    """The README contains the commands that start the tool and its tests."""
     for command in COMMANDS:
         assert command in text("README.md").splitlines()
 
 
 def test_every_command_is_listed():
-    """The README and docs/commands.md list all commands and no other."""
+    """The README and docs/commands.md list exactly the commands that exist."""
     names = set(cli_commands())
     readme = {
         span.split()[1] for row in rows(section("README.md", "Commands")) for span in spans(row[0])
@@ -321,7 +319,7 @@ def test_every_command_is_listed():
 
 
 def test_every_option_is_listed_with_its_variable_and_commands():
-    """docs/commands.md has every option of every command, as it really is, and no other."""
+    """docs/commands.md lists exactly the options that exist, with variables and commands."""
     documented = set()
     for options, variable, commands, _ in rows(section("docs/commands.md", "Options")):
         names = frozenset(span.split()[0] for span in spans(options))
@@ -336,7 +334,7 @@ def test_every_option_is_listed_with_its_variable_and_commands():
 
 
 def test_choices_and_defaults_of_options_are_listed():
-    """What an option takes, and takes by default, stands beside it."""
+    """The description of an option has its choices and its default."""
     table = {
         spans(row[0])[-1].split()[0]: row[3] for row in rows(section("docs/commands.md", "Options"))
     }
@@ -352,14 +350,14 @@ def test_choices_and_defaults_of_options_are_listed():
 
 
 def test_options_of_the_program_itself_are_listed():
-    """`--help` and `--version` are told of too."""
+    """`--help` and `--version` are documented."""
     for option in ("`-h`", "`--help`", "`provision --version`"):
         assert option in text("docs/commands.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_in_examples_exist(page):
-    """Whoever copies a command from a block meets no command or option that is not there."""
+    """A copied example uses only commands and options that exist."""
     commands = cli_commands()
     examples = [block for language in ("sh", "console", "yaml") for block in blocks(page, language)]
     for block in examples:
@@ -377,7 +375,7 @@ def test_commands_in_examples_exist(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_relative_links_resolve(page):
-    """Every relative link leads to a file that is there, and to a heading that is on it."""
+    """Every relative link leads to an existing file, and to an existing heading in it."""
     for target in LINK.findall(prose(page)):
         if re.match(r"[a-z]+:", target):
             continue
@@ -390,18 +388,18 @@ def test_relative_links_resolve(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_cited_recordings_exist(page):
-    """Every recording that a page names is in tests/recordings/."""
+    """Every recording that a page cites is in tests/recordings/."""
     assert set(CITED.findall(text(page))) <= set(recordings())
 
 
 def test_the_citations_are_found():
-    """The pattern of a citation fits the page that lives on them."""
+    """The pattern matches the citations on the page that has most of them."""
     assert len(set(CITED.findall(text("docs/twenty-api.md")))) > 80
     assert re.findall(r"`\S+ \d{3}-", CITED.sub("", text("docs/twenty-api.md"))) == []
 
 
-def test_recordings_say_what_the_table_of_errors_says():
-    """Each cited exchange has the status, the text and the code that stand beside it."""
+def test_recordings_match_the_table_of_errors():
+    """Each cited exchange has the status and the text in its row."""
     table = rows(section("docs/twenty-api.md", "Errors"))
     assert len(table) > 15
     for case, answer, shown in table:
@@ -414,7 +412,7 @@ def test_recordings_say_what_the_table_of_errors_says():
 
 
 def test_recordings_cited_in_the_source_exist():
-    """A recording that a docstring or comment names, in full or by its number, is there."""
+    """Every recording that a docstring or comment cites exists, by name or number."""
     names = {name for _, name in recordings()}
     numbers = {name[:3] for name in names}
     cited = {
@@ -428,8 +426,8 @@ def test_recordings_cited_in_the_source_exist():
         assert len(rest) < 2 or f"{number}{rest}" in names
 
 
-def test_sections_that_the_source_refers_to_exist():
-    """A docstring that sends its reader to a section of a page sends them to a real one."""
+def test_sections_cited_in_the_source_exist():
+    """A docstring that refers to a section of a page refers to an existing one."""
     found = {
         reference
         for source in sources().values()
@@ -440,8 +438,8 @@ def test_sections_that_the_source_refers_to_exist():
         section(page, title)
 
 
-def test_no_page_shows_a_path_of_the_machine_it_was_written_on():
-    """Pages are for everyone: no home or work directories."""
+def test_no_page_contains_a_path_of_the_author_machine():
+    """No page contains a home or work directory."""
     for page in PAGES:
         assert re.search(r"/(?:home|Users|work|root|tmp)/", text(page)) is None, page
 
@@ -454,8 +452,8 @@ def errors_of(schema, example):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_json_examples_are_json_and_documents_are_valid(page):
-    """A block of JSON parses, and one that shows a whole output is valid by its schema."""
+def test_json_examples_are_valid(page):
+    """Every JSON block parses; a complete output is valid by its schema."""
     by_format = {f"provision/{name}/v1": name for name in ("plan", "result", "problems")}
     for block in blocks(page, "json"):
         example = json.loads(block)
@@ -468,20 +466,20 @@ def test_json_examples_are_json_and_documents_are_valid(page):
 
 
 def test_json_examples_are_found():
-    """The page of the commands shows a result, problems and a line of the log."""
+    """docs/commands.md shows a result, problems and a log line."""
     formats = {json.loads(block).get("format") for block in blocks("docs/commands.md", "json")}
     assert formats == {"provision/result/v1", "provision/problems/v1", None}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_yaml_examples_are_yaml(page):
-    """Every block of YAML parses, those of pipelines included."""
+    """Every YAML block parses, including pipelines."""
     for block in blocks(page, "yaml"):
         assert yaml.safe_load(block) is not None
 
 
-def test_manifests_of_the_readme_have_no_problem(tmp_path):
-    """The two example files stand as they are in a directory that `validate` accepts."""
+def test_manifests_of_the_readme_are_valid(tmp_path):
+    """`validate` accepts a directory with the two example files."""
     for block in blocks("README.md", "yaml"):
         kind = re.search(r"schemas/(\w+)\.schema\.json", block)
         if kind:
@@ -495,8 +493,8 @@ def test_manifests_of_the_readme_have_no_problem(tmp_path):
     }
 
 
-def test_pipelines_set_every_variable_that_the_example_needs():
-    """The pipeline of the README gives its commands the variables of its environments.yaml."""
+def test_the_pipeline_of_the_readme_sets_every_variable():
+    """Its commands get the variables of the example environments.yaml."""
     environments, _, actions, _ = blocks("README.md", "yaml")
     needed = set(re.findall(r"\$\{(\w+)\}", environments))
     jobs = yaml.safe_load(actions)["jobs"].values()
@@ -507,8 +505,8 @@ def test_pipelines_set_every_variable_that_the_example_needs():
         assert set(step["env"]) == needed
 
 
-def test_the_table_of_folders_is_that_of_the_layers():
-    """The page numbers the layers as the tool checks them, and leaves no folder out."""
+def test_the_table_of_folders_equals_the_import_contract():
+    """The page lists every folder, with the layer that lint-imports checks."""
     contracts = tomllib.loads(text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
     [layers] = [one["layers"] for one in contracts if one["id"] == "layers"]
     checked = {
@@ -519,33 +517,33 @@ def test_the_table_of_folders_is_that_of_the_layers():
     assert [int(number) for number, _ in rows] == sorted(checked.values())
 
 
-def test_every_file_that_the_map_names_is_there():
-    """Whoever follows the page opens a file, not an error."""
+def test_every_file_on_the_architecture_page_exists():
+    """A reader who follows the page opens an existing file."""
     named = re.findall(r"`([\w/*]+(?:\.py|/))`", text("docs/architecture.md"))
     assert len(named) > 20
-    lost = [name for name in named if not [*(ROOT / "provisioner").glob(name), *ROOT.glob(name)]]
-    assert lost == []
+    missing = [name for name in named if not [*(ROOT / "provisioner").glob(name), *ROOT.glob(name)]]
+    assert missing == []
 
 
-def test_numbers_of_bounds_are_those_of_the_code():
-    """What a page says ends a look is what ends it."""
-    most = f"{MAX_PROBLEMS:,}".replace(",", " ")
-    assert f"A file has more than {most} problems" in text("docs/errors.md")
+def test_documented_limits_equal_the_code():
+    """The limit on problems of a file is as documented."""
+    limit = f"{MAX_PROBLEMS:,}".replace(",", " ")
+    assert f"A file has more than {limit} problems" in text("docs/errors.md")
 
 
-def test_figures_of_open_files_are_those_of_the_code():
-    """The page on platforms says how many descriptors a run of all widths takes."""
+def test_documented_numbers_of_open_files_equal_the_code():
+    """The page on platforms has the number of file descriptors of the widest run."""
     page = text("docs/platforms.md")
     assert f"{file_descriptors._ENOUGH:,}".replace(",", " ") in page
     assert f"+ {run._BESIDE} of what is left after {file_descriptors._FOR_ALL} for" in page
-    wanted = (limits_with().parallel + run._BESIDE) * run._WIDTH + file_descriptors._FOR_ALL
-    [said] = re.findall(r"a limit of about (\d+) is enough", page)
-    assert wanted < int(said) < wanted + 32
+    needed = (limits_with().parallel + run._BESIDE) * run._WIDTH + file_descriptors._FOR_ALL
+    [documented] = re.findall(r"a limit of about (\d+) is enough", page)
+    assert needed < int(documented) < needed + 32
     assert f"all\n{run._WIDTH} environments" in page
 
 
 def test_the_help_of_schema_names_every_schema():
-    """Whoever asks for help learns what there is."""
+    """The help lists every schema that can be printed."""
     command = provision.get_command(click.Context(provision), "schema")
     shown = command.get_help(click.Context(command))
     assert [name for name in schemas.NAMES if not re.search(rf"\b{name}\b", shown)] == []

@@ -1,4 +1,4 @@
-"""The README is followed as a reader follows it: each command prints what is shown."""
+"""The commands of the README print the output that it shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from provisioner.cli import main
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -27,29 +27,29 @@ def blocks(page, language):
 
 
 def mask(output):
-    return UUID.sub("<id>", MOMENT.sub("<moment>", output))
+    return UUID.sub("<id>", TIMESTAMP.sub("<time>", output))
 
 
 @pytest.fixture
 def at_root(tmp_path, monkeypatch):
-    """A fresh clone, as far as the commands of the README look at it."""
+    """The working directory of a fresh clone, as far as the README needs it."""
     shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
     monkeypatch.chdir(tmp_path)
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     yield
-    # The log that a command sets up ends with the test.
+    # Remove the log handlers that a command adds.
     root.handlers[:] = before
     root.setLevel(level)
 
 
 @pytest.mark.usefixtures("at_root")
-def test_sample_output_of_the_readme_is_what_the_program_prints(capsys):
-    """Run one after the other in a fresh clone, the commands print the lines of the README."""
-    shown = re.split(r"^\$ (.+)\n", "".join(blocks("README.md", "console")), flags=re.MULTILINE)
-    assert shown[0] == ""
-    assert len(shown) >= 7
-    for command, output in zip(shown[1::2], shown[2::2], strict=True):
+def test_sample_output_of_the_readme_is_real(capsys):
+    """In a fresh clone, the commands print the lines that the README shows."""
+    samples = re.split(r"^\$ (.+)\n", "".join(blocks("README.md", "console")), flags=re.MULTILINE)
+    assert samples[0] == ""
+    assert len(samples) >= 7
+    for command, output in zip(samples[1::2], samples[2::2], strict=True):
         program, *arguments = shlex.split(command)
         assert program == "provision"
         assert main([*arguments, "-m", "manifests"]) == 0

@@ -1,4 +1,4 @@
-"""Secrets hide."""
+"""Secrets are masked in all output."""
 
 import base64
 import json
@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.model.environment import ApiToken, SignIn
-from provisioner.secret import MASK, Secret, _Known, hidden, masked
+from provisioner.secret import MASK, Secret, _Known, masked, masked_document
 
 pytestmark = pytest.mark.fast
 
 CANARY = "canary-5f1c"
 
 
-def test_a_secret_shows_itself_nowhere_but_when_revealed() -> None:
-    """Printing, formatting, holding it in a dataclass or failing with it shows a mask."""
+def test_a_secret_is_only_visible_when_revealed() -> None:
+    """Printing or formatting it, a dataclass with it and an error about it show a mask."""
     secret = Secret(CANARY)
     shown = [str(secret), repr(secret), f"{secret}", f"{secret!r:>20}", "%s" % secret]  # noqa: UP031
     shown += [repr(ApiToken(secret)), repr(SignIn(secret, secret))]
@@ -36,8 +36,8 @@ def test_a_secret_shows_itself_nowhere_but_when_revealed() -> None:
     assert secret.reveal() == CANARY
 
 
-def _ways(value: str) -> dict[str, str]:
-    """A value as it turns up in requests, logs and tracebacks."""
+def _encodings(value: str) -> dict[str, str]:
+    """Return a value in the encodings of requests, logs and tracebacks."""
     raw = value.encode()
     return {
         "plain": value,
@@ -63,45 +63,45 @@ def _ways(value: str) -> dict[str, str]:
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=12, max_size=60), st.text(max_size=20))
-def test_a_secret_is_masked_whatever_way_it_is_written(value: str, beside: str) -> None:
-    """No way of writing a secret survives in a masked text, and the text beside it does."""
+def test_a_secret_is_masked_in_every_encoding(value: str, beside: str) -> None:
+    """No encoding of a secret survives in a masked text, but the surrounding text does."""
     Secret(value)
-    for way, written in _ways(value).items():
-        shown = masked(f"{beside} <{written}> {beside}")
-        assert written not in shown, way
-        assert MASK in shown, way
+    for name, encoded in _encodings(value).items():
+        shown = masked(f"{beside} <{encoded}> {beside}")
+        assert encoded not in shown, name
+        assert MASK in shown, name
 
 
-@pytest.mark.parametrize("few", [0, 200])
+@pytest.mark.parametrize("max_scanned_forms", [0, 200])
 @given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=4, max_size=9), max_size=4))
-def test_nothing_but_secrets_is_masked(few: int, text: str, values: list[str]) -> None:
-    """What is no part of a secret stays, where secrets overlap too, few of them or many."""
-    known = _Known(few)
+def test_only_secrets_are_masked(max_scanned_forms: int, text: str, values: list[str]) -> None:
+    """Other text is unchanged, even between overlapping secrets, for few secrets or many."""
+    known = _Known(max_scanned_forms)
     for value in values:
         known.add(value)
-    hidden = {
+    secret = {
         place
         for value in values
         for start in range(len(text))
         if text.startswith(value, start)
         for place in range(start, start + len(value))
     }
-    kept = "".join(sign for place, sign in enumerate(text) if place not in hidden)
+    kept = "".join(char for place, char in enumerate(text) if place not in secret)
     assert known.mask(text, 4).replace(MASK, "") == kept
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "basic", "Token"])
-def test_a_secret_is_known_without_the_scheme_before_it(scheme: str) -> None:
-    """A server that echoes the value of a header alone tells nothing either."""
+def test_a_secret_is_masked_without_its_scheme(scheme: str) -> None:
+    """A server may echo only the value of a header."""
     Secret(f"{scheme} {scheme}-canary-1f2e")
     assert masked(f"unknown token {scheme}-canary-1f2e") == f"unknown token {MASK}"
 
 
-def test_a_short_secret_stays_in_data() -> None:
-    """A text that asks for long secrets alone keeps a short one, which may be a word of it."""
+def test_a_short_secret_is_not_masked_in_data() -> None:
+    """It could be a common word; a long secret in the same text is masked."""
     Secret("production-9")
     Secret("production-token-0123456789")
-    shown = masked("production-9 production-token-0123456789", shortest=16)
+    shown = masked("production-9 production-token-0123456789", min_length=16)
     assert shown == f"production-9 {MASK}"
 
 
@@ -115,23 +115,23 @@ FOREIGN = (
 
 
 @pytest.mark.parametrize("value", FOREIGN)
-def test_what_a_server_or_a_sink_brings_hides_nothing_but_a_token(value: str) -> None:
-    """They would choose what no report shows, and break the form of those that it is a part of."""
-    secret = Secret.found(value)
+def test_a_value_from_outside_is_only_masked_if_it_is_a_token(value: str) -> None:
+    """Otherwise a server could choose which text the reports hide."""
+    secret = Secret.received(value)
     assert secret.reveal() == value
     assert value not in repr(secret)
     assert masked(f"a {value} b") == f"a {value} b"
 
 
-def test_a_token_that_a_server_or_a_sink_brings_is_masked() -> None:
-    """As any other."""
+def test_a_token_from_outside_is_masked() -> None:
+    """It is masked like any other secret."""
     token = "eyJhbGciOiJIUzI1NiJ9.eyJqdGkiOiJjYW5hcnkifQ.c2lnbmF0dXJl"
-    Secret.found(token)
+    Secret.received(token)
     assert masked(f"a {token} b") == f"a {MASK} b"
 
 
-def test_a_document_is_masked_text_by_text() -> None:
-    """Whatever a secret is, a document stays one, and whoever wrote it keeps its structure."""
+def test_each_string_of_a_document_is_masked_on_its_own() -> None:
+    """No secret can change the structure of a document."""
     Secret('"], "actions": ["')
     Secret("a-secret-of-the-user")
     document = {
@@ -139,7 +139,7 @@ def test_a_document_is_masked_text_by_text() -> None:
         "none": None,
         "environments": ({"name": "a-secret-of-the-user"}, True),
     }
-    assert hidden(document) == {
+    assert masked_document(document) == {
         "actions": ["a", f"x{MASK}y", {MASK: 1.5}],
         "none": None,
         "environments": [{"name": MASK}, True],

@@ -16,7 +16,7 @@ from provisioner.errors.exceptions import InvalidInputError, OutputError
 from provisioner.render.json import as_json, problems_document
 from provisioner.render.text import COLOUR, PLAIN, Palette, visible
 from provisioner.runtime.log_context import extra
-from provisioner.secret import NO_WORD, masked
+from provisioner.secret import MIN_DATA_LENGTH, masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,7 +91,7 @@ class Console:
         Raises:
             OutputError: when stdout takes no more, but for a reader that went away.
         """
-        shown = masked(text, shortest=NO_WORD)
+        shown = masked(text, min_length=MIN_DATA_LENGTH)
         _write(sys.stdout, without_commands(shown, self.output.format))
 
     def aside(self, text: str) -> None:

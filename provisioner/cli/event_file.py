@@ -13,7 +13,7 @@ from provisioner.cli.github_actions import without_commands
 from provisioner.cli.output_file import is_stream, open_output, write_all
 from provisioner.model.expiry import format_milliseconds
 from provisioner.render.events import event_document
-from provisioner.secret import hidden
+from provisioner.secret import masked_document
 
 if TYPE_CHECKING:
     from provisioner.execution import Event
@@ -58,7 +58,7 @@ class EventFile:
                 "time": format_milliseconds(datetime.now(UTC)),
                 "run": self._run,
             }
-            line = json.dumps(hidden(head | document))
+            line = json.dumps(masked_document(head | document))
             line = without_commands(line, "json") if is_stream(self._file) else line
             self._lines.put(f"{line}\n".encode())
 

@@ -25,7 +25,7 @@ from provisioner.errors.exceptions import (
 from provisioner.errors.failure import failure_of
 from provisioner.execution import PlanMade, RunEnded, RunStarted, ignore
 from provisioner.render.formats import ReportInput, render
-from provisioner.render.problems import Examined, problems_github
+from provisioner.render.problems import ValidationResult, problems_github
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -70,7 +70,7 @@ class Outputs:
         self._console = console
         self._reports = reports
         self._runner = runner if ci and runner.there else None
-        self._examined = Examined((), (), datetime.now(UTC))
+        self._examined = ValidationResult((), (), datetime.now(UTC))
         self._started = False
         self._lost: OutputError | None = None
         self._refusal: Failure | None = None
@@ -155,11 +155,11 @@ class Outputs:
                 all the same.
         """
         if self._runner is not None:
-            if told.outcome is not None or told.examined.problems:
+            if told.outcome is not None or told.validation.problems:
                 self._runner.summarize(render(told, "markdown"))
-            if told.examined.all and self._console.output.format != "github":
+            if told.validation.entries and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
-                self._console.commands(problems_github(told.examined))
+                self._console.commands(problems_github(told.validation))
         failed = None
         for file, (form, stream) in self._reports.items():
             try:
@@ -268,13 +268,13 @@ def _check_apart(files: list[str]) -> None:
 
 def _examined(
     files: Iterable[str], problems: Iterable[Problem], warnings: Iterable[Problem] = ()
-) -> Examined:
+) -> ValidationResult:
     variables = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
     try:
         here = os.path.realpath(os.curdir)
         root = os.path.realpath(next(filter(None, map(os.environ.get, variables)), here))
     except FileNotFoundError:  # no place that a path could count from
-        return Examined(tuple(files), tuple(problems), datetime.now(UTC), tuple(warnings))
+        return ValidationResult(tuple(files), tuple(problems), datetime.now(UTC), tuple(warnings))
 
     def placed(file: str) -> str:
         """The path from the root of the repository; as it is where the file is not below it."""
@@ -291,6 +291,6 @@ def _examined(
             for one in found
         )
 
-    return Examined(
+    return ValidationResult(
         tuple(map(placed, files)), all_moved(problems), datetime.now(UTC), all_moved(warnings)
     )

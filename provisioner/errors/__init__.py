@@ -1,1 +1,1 @@
-"""Errors: the exceptions, the failures and problems that are values, and their codes."""
+"""Exceptions, failures and problems, and the codes of problems."""

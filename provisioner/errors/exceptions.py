@@ -1,7 +1,7 @@
-"""The one tree of exceptions: each class knows its exit code, each error its code and remedy.
+"""The exceptions that end a command: each class has an exit code, each error a code and a remedy.
 
-What can be expected of one key or one environment is a value (`provisioner.errors.failure`); what
-ends a whole command is one of these. `docs/errors.md` has a paragraph for every code.
+An expected failure of one key or one environment is a value instead (`provisioner.errors.failure`).
+`docs/errors.md` explains every code.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class ProvisionError(Exception):
-    """Something that ends the command.
+    """An error that ends the command.
 
     Attributes:
         exit_code: the process exit code (section "Exit codes" of docs/errors.md).
         code: the stable name of the error, its heading in docs/errors.md.
-        message: what happened, one sentence, without a secret.
-        remedy: what to do about it, one sentence, or empty.
+        message: what happened, in one sentence without secrets.
+        remedy: what to do about it, in one sentence; may be empty.
     """
 
     exit_code: ClassVar[int] = 1
@@ -32,11 +32,11 @@ class ProvisionError(Exception):
 
 
 class InvalidInputError(ProvisionError):
-    """Manifests, configuration or a body cannot be used; nothing was sent to any server.
+    """Manifests, configuration or a request body are not valid; nothing was sent to any server.
 
     Attributes:
-        problems: why, in their order.
-        sources: the files that were read, those without a problem too.
+        problems: the problems, in order.
+        sources: every file that was read, including files without a problem.
     """
 
     exit_code = 3
@@ -49,7 +49,7 @@ class InvalidInputError(ProvisionError):
 
 
 class WrongUsageError(ProvisionError):
-    """The command line asks for something that cannot be."""
+    """The command line is not valid."""
 
     exit_code = 64
 
@@ -61,22 +61,22 @@ class RefusedError(ProvisionError):
 
 
 class StalePlanError(RefusedError):
-    """What would be done is not what was reviewed; nothing was changed anywhere."""
+    """The plan is not the reviewed one any more; nothing was changed anywhere."""
 
     exit_code = 6
 
 
 class WorkspaceError(ProvisionError):
-    """One workspace cannot be used as a whole; other environments go on."""
+    """A workspace cannot be used; other environments continue."""
 
     exit_code = 4
 
 
 class SinkError(ProvisionError):
-    """One sink cannot be used; keys with other sinks go on."""
+    """A sink cannot be used; keys with other sinks continue."""
 
     exit_code = 4
 
 
 class OutputError(ProvisionError):
-    """The report could not be written, whatever was done."""
+    """The report could not be written; the changes were made regardless."""

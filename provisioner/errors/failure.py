@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why something could not be done.
+    """The reason why something failed.
 
     Attributes:
         code: one of the codes in docs/errors.md.
-        message: what happened, where, and what to do about it; never holds a secret.
+        message: what happened, where, and what to do about it; never contains a secret.
     """
 
     code: str
@@ -23,5 +23,5 @@ class Failure:
 
 
 def failure_of(error: ProvisionError) -> Failure:
-    """The value for an error that concerns one key or one environment alone."""
+    """Return the failure for an error that affects only one key or one environment."""
     return Failure(error.code, f"{error.message} {error.remedy}".rstrip())

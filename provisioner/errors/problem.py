@@ -1,4 +1,4 @@
-"""A problem of the input: where it is, what it is, what to write instead."""
+"""A problem in the input: its place, its code, and what to write instead."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Place(NamedTuple):
 
     Attributes:
         file: the path as the user would type it.
-        line: counts from 1.
-        column: counts from 1, in code points.
+        line: the line, from 1.
+        column: the column in code points, from 1.
     """
 
     file: str
@@ -25,13 +25,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One reason why the input cannot be used.
+    """A reason why the input is not valid.
 
     Attributes:
-        place: where it is.
+        place: the position in the file.
         code: one of the codes in docs/errors.md.
         message: what is wrong and what to write instead.
-        related: another place that takes part, as the first of two equal names.
+        related: a second place that is involved, such as the first of two equal names.
     """
 
     place: Place

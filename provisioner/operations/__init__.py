@@ -1,1 +1,1 @@
-"""Single operations beside the pipeline: create, export, token."""
+"""Operations that are not part of the pipeline: create, export and token."""

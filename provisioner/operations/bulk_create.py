@@ -1,4 +1,4 @@
-"""The bulk operation by itself: a body's records posted to one workspace, each once."""
+"""The operation of `provision create`: post each record of a request body to a workspace once."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ if TYPE_CHECKING:
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.twenty.workspace import Outcome, Record, Workspace
 
+_MAX_OFFERED_ROLES = 30
+"""Roles that a message lists."""
 
-_OFFERED = 30
-_WIDEST = 100
-"""Roles that a message names, and signs of each."""
+_MAX_ROLE_LABEL = 100
+"""Characters of each label in that list."""
 
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """What became of a body.
+    """The result of creating the records of a request body.
 
     Attributes:
-        output: the created records in the shape of the body; None where its one record failed.
-        failures: one for each record that was not made, or may not have been.
+        output: the created records, as a list or an object like the body; None if the only
+            record of an object failed.
+        failures: one for each record that was not created, or may not have been.
     """
 
     output: Record | list[Record] | None
@@ -55,21 +57,21 @@ def create_records(
     stop: Cancellation,
     on_progress: Callable[[int], None],
 ) -> BulkResult:
-    """Creates the records of a body.
+    """Create the records of a request body.
 
     Args:
-        workspace: where to.
-        body: its records.
-        depth: how much of each created key comes back.
-        stop: once it is asked for, no record is begun, and what is in flight has its grace.
+        workspace: the workspace.
+        body: the records.
+        depth: how much of each created key the server returns.
+        stop: a stop request; no further record is sent, and requests in flight get a grace period.
         on_progress: called with the number of records whose outcome has become known.
 
     Returns:
-        What was made; nothing where any record does not fit the generation.
+        The created records; none if any record does not fit the generation of the workspace.
     """
-    invalid = tuple(filter(None, (_unfit(workspace, record) for record in body.records)))
+    invalid = tuple(filter(None, (_role_failure(workspace, record) for record in body.records)))
     if invalid and workspace.generation == "core":
-        invalid = (_with_offer(invalid[0], workspace, stop), *invalid[1:])
+        invalid = (_with_assignable_roles(invalid[0], workspace, stop), *invalid[1:])
     if invalid:
         return BulkResult(None if body.single else [], invalid)
     keys = [
@@ -84,12 +86,12 @@ def create_records(
         for record in body.records
     ]
     observer = _Observer(on_progress)
-    threads = ThreadExecutor(1)  # which a stop leaves behind at work
-    work = threads.submit(workspace.create_many, keys, observer)
-    threads.shutdown(wait=False)
-    stop.wait_for((work,), graceful=True)
-    if work.done():
-        work.result()
+    executor = ThreadExecutor(1)  # a stop abandons its thread
+    creation = executor.submit(workspace.create_many, keys, observer)
+    executor.shutdown(wait=False)
+    stop.wait_for((creation,), graceful=True)
+    if creation.done():
+        creation.result()
     outcomes = [observer.outcome(key) for key in keys]
     records = [outcome.record for outcome in outcomes if isinstance(outcome, Created)]
     failures = tuple(
@@ -103,55 +105,59 @@ def create_records(
 
 
 class _Observer:
-    """Keeps the outcomes by the id that this run gave each key."""
+    """Collects the outcomes by the id that this run gave each key."""
 
     def __init__(self, on_progress: Callable[[int], None]) -> None:
         self._on_progress = on_progress
         self._outcomes: dict[str, Outcome] = {}
 
     def on_send(self, key: NewKey) -> None:
-        """Notes a key that may exist from now on."""
+        """Record that the key may exist from now on."""
         self._outcomes[key.id] = Unknown(IN_FLIGHT)
 
     def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
-        """Keeps one outcome."""
+        """Record the outcome of a key."""
         self._outcomes[key.id] = outcome
         self._on_progress(1)
 
     def outcome(self, key: NewKey) -> Outcome:
-        """What is known now of a key."""
+        """Return the outcome of a key as far as it is known."""
         return self._outcomes.get(key.id, NotSent(STOPPED))
 
 
-def _with_offer(failure: Failure, workspace: Workspace, stop: Cancellation) -> Failure:
-    """The failure with the roles that keys may have and their ids, where those can be seen."""
-    threads = ThreadExecutor(1)  # which a stop leaves behind at work
-    look = threads.submit(workspace.observe)
-    threads.shutdown(wait=False)
-    stop.wait_for((look,), graceful=False)
+def _with_assignable_roles(failure: Failure, workspace: Workspace, stop: Cancellation) -> Failure:
+    """Return the failure with the ids and labels of assignable roles, if they can be read."""
+    executor = ThreadExecutor(1)  # a stop abandons its thread
+    observation = executor.submit(workspace.observe)
+    executor.shutdown(wait=False)
+    stop.wait_for((observation,), graceful=False)
     try:
-        roles = look.result(0).roles
+        roles = observation.result(0).roles
     except (TimeoutError, WorkspaceError):
         return failure
     known = roles.roles if isinstance(roles, KnownRoles) else ()
-    found = sorted((role.label, role.id) for role in known if role.assignable)[:_OFFERED]
-    offer = ", ".join(f"{id_} ({label[:_WIDEST]})" for label, id_ in found)
-    return Failure(failure.code, f"{failure.message} There are {offer}.") if offer else failure
+    assignable = sorted((role.label, role.id) for role in known if role.assignable)
+    roles_text = ", ".join(
+        f"{id_} ({label[:_MAX_ROLE_LABEL]})" for label, id_ in assignable[:_MAX_OFFERED_ROLES]
+    )
+    if not roles_text:
+        return failure
+    return Failure(failure.code, f"{failure.message} Available roles: {roles_text}.")
 
 
-def _unfit(workspace: Workspace, record: BodyRecord) -> Failure | None:
-    """Why the generation cannot take a record; known before anything is sent."""
+def _role_failure(workspace: Workspace, record: BodyRecord) -> Failure | None:
+    """Return why the generation of the workspace rejects the record, before anything is sent."""
     if workspace.generation == "core" and record.role_id is None:
         return Failure(
             "role_missing",
-            f"{record.place}: {record.name!r} has no roleId, and keys of this workspace need one. "
-            "Write the roleId of a role that may be given to keys.",
+            f"{record.place}: {record.name!r} has no roleId, which this workspace requires. "
+            "Set roleId to the id of a role that keys may have.",
         )
     if workspace.generation == "legacy" and record.role_id is not None:
         return Failure(
             "role_unsupported",
-            f"{record.place}: {record.name!r} has a roleId, and keys of this generation have none. "
-            "Leave the roleId out.",
+            f"{record.place}: {record.name!r} has a roleId, which this generation of Twenty does "
+            "not support. Remove the roleId.",
         )
     return None
 
@@ -163,7 +169,7 @@ def _failure(record: BodyRecord, outcome: Outcome) -> Failure:
         case Unknown(cause=cause):
             reason = outcome_unknown(cause)
         case Created():
-            raise AssertionError(record)  # the caller has sorted these out
+            raise AssertionError(record)  # the caller filters these
         case _:
             assert_never(outcome)
     return Failure(reason.code, f"{record.place}: {record.name!r}: {reason.message}")

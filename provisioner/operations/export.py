@@ -1,4 +1,4 @@
-"""A workspace to the manifest that asks for what it holds, so that adopting it changes nothing."""
+"""The operation of `provision export`: write a manifest whose plan changes nothing."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from provisioner.manifests.schema import published
 from provisioner.model.expiry import format_moment
 from provisioner.model.globs import matches
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
-from provisioner.secret import NO_WORD, masked
+from provisioner.secret import MIN_DATA_LENGTH, masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from provisioner.model.observed import Observation, ObservedKey, Roles
 
-_HEAD = """\
+_HEADER = """\
 # yaml-language-server: $schema=../schemas/manifest.schema.json
-# The live keys of {environment} at {moment}, written by `provision export`.
+# The live keys of {environment} at {time}, written by `provision export`.
 """
 
-_ENDLESS = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-"""What an end in the year 10 000 or later is observed as."""
+_MAX_EXPIRY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""The expiry that is observed for every key that expires in the year 10 000 or later."""
 
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*(?: [A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
-"""What every YAML takes for text without quotes, unless it is one of its words."""
+_UNQUOTED = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*(?: [A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
+"""Text that every YAML parser reads as a string without quotes, unless it is a YAML keyword."""
 
-_SHOWN = 100
-"""Signs of a name that a comment shows."""
+_MAX_COMMENT_NAME = 100
+"""Characters of a name that a comment shows."""
 
-_FRAME = 15
-"""YAML events of a manifest without defaults and keys; `defaults` with a role have 5 more."""
+_BASE_EVENTS = 15
+"""YAML events of a manifest without defaults and keys; `defaults` with a role add 5."""
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
-    """What a workspace holds, as a manifest.
+class ExportedManifest:
+    """The live keys of a workspace, as a manifest.
 
     Attributes:
-        text: YAML; keys that a manifest cannot hold are comments in it.
-        keys: how many keys it asks for; without any it is no manifest.
-        left_out: how many live keys are in comments only.
-        comments: one line for each name of those.
-        fits: whether it is small enough to be loaded.
+        text: YAML, with comments for the keys that a manifest cannot declare.
+        keys: the number of declared keys; a manifest with none is not valid.
+        left_out: the number of live keys that are only in comments.
+        comments: one line for each name that is left out.
+        fits: whether the manifest is small enough to be loaded.
     """
 
     text: str
@@ -57,70 +57,74 @@ class Exported:
     fits: bool
 
 
-def export(environment: str, observation: Observation, only: tuple[str, ...] = ()) -> Exported:
-    """The manifest of the live keys of one workspace, by the code points of their names.
+def export(
+    environment: str, observation: Observation, only: tuple[str, ...] = ()
+) -> ExportedManifest:
+    """Return a manifest of the live keys of one workspace, sorted by the code points of names.
 
     Args:
-        environment: its name in environments.yaml.
-        observation: one look at the workspace.
-        only: globs of key names; with any, all other keys are passed over.
+        environment: the name of the environment in environments.yaml.
+        observation: an observation of the workspace.
+        only: globs of key names; if not empty, keys that match none are ignored.
     """
     by_name: dict[str, list[ObservedKey]] = {}
     for key in observation.keys:
         if key.live(observation.server_time) and (not only or matches(key.name, only)):
             by_name.setdefault(key.name, []).append(key)
-    words = _role_words(observation.roles)
-    kept: list[tuple[ObservedKey, str | None]] = []
+    references = _role_references(observation.roles)
+    declared: list[tuple[ObservedKey, str | None]] = []
     comments: list[str] = []
     for name, same_name in sorted(by_name.items()):
         key = same_name[0]
-        role = words.get(key.role_id or "")
-        why = _why_not(name, same_name)
-        if why is None and role is None and isinstance(observation.roles, KnownRoles):
-            why = "it has no role that a manifest could name"
-        if why is None:
-            kept.append((key, role))
+        role = references.get(key.role_id or "")
+        reason = _reason_to_omit(name, same_name)
+        if reason is None and role is None and isinstance(observation.roles, KnownRoles):
+            reason = "the key has no role that a manifest can refer to"
+        if reason is None:
+            declared.append((key, role))
         else:
-            comments.append(_comment(name, same_name, why))
-    shared, count = next(iter(Counter(role for _, role in kept).most_common(1)), (None, 0))
-    default = shared if 2 * count > len(kept) else None
-    own = [None if role == default else role for _, role in kept]
-    moment = format_moment(observation.server_time)
+            comments.append(_comment(name, same_name, reason))
+    common, count = next(iter(Counter(role for _, role in declared).most_common(1)), (None, 0))
+    default = common if 2 * count > len(declared) else None
+    own_roles = [None if role == default else role for _, role in declared]
     lines = [
-        _HEAD.format(environment=_scalar(environment), moment=moment),
-        "# Its roles are hidden from the credential, so that none is written.\n"
+        _HEADER.format(
+            environment=_yaml_scalar(environment), time=format_moment(observation.server_time)
+        ),
+        "# The credential cannot read roles, so no role is written.\n"
         if isinstance(observation.roles, HiddenRoles)
         else "",
         *comments,
-        f"version: 1\nenvironment: {_scalar(environment)}\ndepth: 1\n",
-        "" if default is None else f"defaults:\n  role: {_scalar(default)}\n",
+        f"version: 1\nenvironment: {_yaml_scalar(environment)}\ndepth: 1\n",
+        "" if default is None else f"defaults:\n  role: {_yaml_scalar(default)}\n",
         "keys:\n",
-        *(_entry(key, role) for (key, _), role in zip(kept, own, strict=True)),
+        *(_entry(key, role) for (key, _), role in zip(declared, own_roles, strict=True)),
     ]
     manifest = "".join(lines)
-    events = _FRAME + 5 * (default is not None) + sum(6 if one is None else 8 for one in own)
-    return Exported(
+    events = _BASE_EVENTS + 5 * (default is not None)
+    events += sum(6 if role is None else 8 for role in own_roles)
+    return ExportedManifest(
         manifest,
-        keys=len(kept),
-        left_out=sum(map(len, by_name.values())) - len(kept),
+        keys=len(declared),
+        left_out=sum(map(len, by_name.values())) - len(declared),
         comments=tuple(comments),
         fits=len(manifest.encode()) <= text.MAX_BYTES and events <= document.MAX_EVENTS,
     )
 
 
-def _role_words(roles: Roles) -> dict[str, str]:
-    """What each role is called in a manifest, by its id: the id, or the label where it is clear."""
+def _role_references(roles: Roles) -> dict[str, str]:
+    """Return how a manifest refers to each role: by its label if unambiguous, else by its id."""
     match roles:
         case KnownRoles(roles=known):
-            # A plan takes a word for an id before it looks among the labels.
+            # A plan compares a reference with the ids before the labels.
             uses = Counter(word for role in known for word in (role.label, role.id))
             return {
                 role.id: word
                 for role in known
                 for word in (role.id, role.label)
                 if word.strip()
-                and not _unwritable(word)
-                and not _ambiguous(word)
+                and not _reason_unwritable(word)
+                and not _reason_ambiguous(word)
                 and (word == role.id or uses[word] == 1)
             }
         case HiddenRoles() | NoRoles():
@@ -129,63 +133,66 @@ def _role_words(roles: Roles) -> dict[str, str]:
             assert_never(roles)
 
 
-def _why_not(name: str, live: list[ObservedKey]) -> str | None:
-    """Why a manifest cannot hold the keys of this name; None where it can."""
-    if why := _unwritable(name):
-        return why
-    written = _in_braces(name)
+def _reason_to_omit(name: str, live: list[ObservedKey]) -> str | None:
+    """Return why a manifest cannot declare the keys with this name; None if it can."""
+    if reason := _reason_unwritable(name):
+        return reason
+    written = _escape_braces(name)
     is_key = published("manifest").check("key")
     if not is_key({"name": written}):
         if not name.strip():
             return "the name is empty"
         if name != name.strip():
-            return "the name has blanks at its ends"
+            return "the name has leading or trailing spaces"
         if not is_key({"name": "a" * len(written)}):
             return "the name is too long"
-        return "the name has control characters"
-    return _ambiguous(name) or ("several live keys have this name" if len(live) > 1 else None)
+        return "the name contains control characters"
+    return _reason_ambiguous(name) or (
+        "several live keys have this name" if len(live) > 1 else None
+    )
 
 
-def _unwritable(word: str) -> str | None:
-    """Why a word cannot stand in a file as it is."""
+def _reason_unwritable(word: str) -> str | None:
+    """Return why a name or role cannot be written to a file; None if it can."""
     if any("\ud800" <= char <= "\udfff" for char in word):
-        return "the name holds half a character"
-    if masked(word, shortest=NO_WORD) != word:
-        return "the name holds a secret of this run"
+        return "the name contains an unpaired surrogate"
+    if masked(word, min_length=MIN_DATA_LENGTH) != word:
+        return "the name contains a secret of this run"
     return None
 
 
-def _ambiguous(word: str) -> str | None:
-    """Why a word reads like another one."""
+def _reason_ambiguous(word: str) -> str | None:
+    """Return why a name or role looks like another one; None if it does not."""
     if characters.unseen(word) is not None:
-        return "the name has characters that cannot be seen"
+        return "the name contains invisible characters"
     if characters.advice("", word) is not None:
-        return "the name is not in its composed form (NFC)"
+        return "the name is not in Unicode NFC"
     return None
 
 
-def _comment(name: str, keys: Iterable[ObservedKey], why: str) -> str:
-    # Masked before it is cut: a part of a secret is recognised no more.
-    shown = masked(name, shortest=NO_WORD)
-    shown = _quoted(shown[:_SHOWN]) + ("…" if len(shown) > _SHOWN else "")
-    ids = ", ".join(_escaped(masked(key.id, shortest=NO_WORD)) for key in keys)
-    return f"# left out: {shown} ({ids}): {why}\n"
+def _comment(name: str, keys: Iterable[ObservedKey], reason: str) -> str:
+    # Masked before truncation, since a part of a secret would not be recognised.
+    shown = masked(name, min_length=MIN_DATA_LENGTH)
+    shown = _quoted(shown[:_MAX_COMMENT_NAME]) + ("…" if len(shown) > _MAX_COMMENT_NAME else "")
+    ids = ", ".join(_escaped(masked(key.id, min_length=MIN_DATA_LENGTH)) for key in keys)
+    return f"# left out: {shown} ({ids}): {reason}\n"
 
 
 def _entry(key: ObservedKey, role: str | None) -> str:
-    expires_at = "never" if key.expires_at >= _ENDLESS else format_moment(key.expires_at)
-    last = "" if role is None else f"    role: {_scalar(role)}\n"
-    return f"  - name: {_scalar(_in_braces(key.name))}\n    expires: {expires_at}\n{last}"
+    expires_at = "never" if key.expires_at >= _MAX_EXPIRY else format_moment(key.expires_at)
+    role_line = "" if role is None else f"    role: {_yaml_scalar(role)}\n"
+    name = _yaml_scalar(_escape_braces(key.name))
+    return f"  - name: {name}\n    expires: {expires_at}\n{role_line}"
 
 
-def _in_braces(name: str) -> str:
-    """The name as it stands for itself, where a brace would begin a placeholder."""
+def _escape_braces(name: str) -> str:
+    """Return the name with its braces escaped, which would start a placeholder."""
     return name.replace("{", "{{").replace("}", "}}")
 
 
-def _scalar(word: str) -> str:
-    """The word in YAML, with quotes where it could be read as anything else."""
-    if _PLAIN.fullmatch(word) and isinstance(document.resolve(word), str):
+def _yaml_scalar(word: str) -> str:
+    """Return the word as a YAML string, quoted if YAML would read it as another type."""
+    if _UNQUOTED.fullmatch(word) and isinstance(document.resolve(word), str):
         return word
     return _quoted(word)
 
@@ -195,11 +202,11 @@ def _quoted(word: str) -> str:
 
 
 def _escaped(word: str) -> str:
-    """The word as it stands in quotes: in one line, with an escape for whatever does not show."""
-    return "".join(map(_sign, word))
+    """Return the word for a quoted string: on one line, with unprintable characters escaped."""
+    return "".join(map(_escape_character, word))
 
 
-def _sign(char: str) -> str:
+def _escape_character(char: str) -> str:
     if char in '"\\':
         return f"\\{char}"
     if char.isprintable():

@@ -1,4 +1,4 @@
-"""One key's token handed over to a file, on demand."""
+"""The operation of `provision token`: mint a token of one key and write it to a file."""
 
 from __future__ import annotations
 
@@ -21,53 +21,56 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Workspace
 
 
-def deliver_token(  # noqa: PLR0913 - what a token by hand follows from
+def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on
     workspace: Workspace,
     name: str,
     sink: Sink,
     address: FileAddress,
     *,
-    wanted: DesiredKey | None,
-    look_into: Callable[[Iterable[Address]], Mapping[Address, SinkContent]],
+    desired_key: DesiredKey | None,
+    read_sinks: Callable[[Iterable[Address]], Mapping[Address, SinkContent]],
 ) -> ObservedKey:
-    """Mints a token of a live key and writes it to a file that holds nothing else.
+    """Mint a token of a live key and write it to a file that contains nothing else.
 
     Args:
-        workspace: of the key.
-        name: of the key.
+        workspace: the workspace of the key.
+        name: the name of the key.
         sink: the file.
-        address: of the file, for messages.
-        wanted: the desired key of that name; None where no manifest has one.
-        look_into: says what its sinks hold, which tells several live keys apart as in a plan.
+        address: the address of the file, for messages.
+        desired_key: the declared key with this name; None if no manifest declares it.
+        read_sinks: returns the content of sinks, which identifies the current key among several
+            live ones, as in a plan.
 
     Returns:
         The key.
 
     Raises:
-        WorkspaceError: when there is no such key, or no token of it.
-        SinkError: when the file cannot hold a token, or holds something else.
+        WorkspaceError: if no live key has the name, or its token cannot be minted.
+        SinkError: if the file cannot hold a token, or contains something else.
     """
     sink.check()
     content = sink.read()
-    look = workspace.observe()
-    same_name = [key for key in look.keys if key.name == name]
-    live = [key for key in same_name if key.live(look.server_time)]
+    observation = workspace.observe()
+    same_name = [key for key in observation.keys if key.name == name]
+    live = [key for key in same_name if key.live(observation.server_time)]
     if not live:
         raise WorkspaceError(
             "key_missing",
             f"There is no live key {name!r}.",
-            remedy="`provision list` shows the keys that are there.",
+            remedy="Run `provision list` to see the live keys.",
         )
     if isinstance(content, StoredValue):
         claims = claims_of(content.value)
         if claims is None or claims.key not in {key.id for key in same_name}:
             raise failed(
                 "sink_unsuitable",
-                f"{address} is there and holds something that is no token of {name!r}.",
-                "Name a file that is not there yet.",
+                f"{address} already exists and does not contain a token of {name!r}.",
+                "Choose a file that does not exist yet.",
             )
     live.sort(key=lambda one: one.creation_order)
-    sink_contents = look_into(wanted.deliver) if wanted is not None and len(live) > 1 else {}
-    key = classify_live_keys(wanted, live, sink_contents.values()).current
+    sink_contents = (
+        read_sinks(desired_key.deliver) if desired_key is not None and len(live) > 1 else {}
+    )
+    key = classify_live_keys(desired_key, live, sink_contents.values()).current
     sink.write(mint(workspace, key.id, key.expires_at))
     return key

@@ -1,7 +1,7 @@
-"""The body of `create`: JSON text becomes checked records, each with its place in the text.
+"""The request body of `create`: JSON text is parsed into validated records with their places.
 
-Everything is checked before anything is sent, because servers make surprising keys of bad
-records: an `expiresAt` of null is a key that ended in 1970 (docs/twenty-api.md, "Creating").
+All records are validated before any is sent, because servers create unexpected keys from bad
+records: an `expiresAt` of null creates a key that expired in 1970 (docs/twenty-api.md, "Creating").
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FIELDS = ("name", "expiresAt", "revokedAt", "roleId")
-_SPACE = " \t\r\n"
+_WHITESPACE = " \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class BodyRecord:
-    """A key as the body asks for it.
+    """A key that the body requests.
 
     Attributes:
-        expires_at: RFC 3339, as it is written.
-        place: where the record begins.
+        expires_at: RFC 3339, as written in the body.
+        place: the start of the record.
     """
 
     name: str
@@ -39,37 +39,42 @@ class BodyRecord:
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
-    """The records, and whether the body was one object rather than an array."""
+    """The records of a body.
+
+    Attributes:
+        single: whether the body is one object rather than an array.
+    """
 
     records: tuple[BodyRecord, ...]
     single: bool
 
 
 def read_body(text: str, file: str) -> RequestBody:
-    """Reads a JSON object or array of records.
+    """Parse a JSON object or array of records.
 
     Args:
         text: the JSON text.
-        file: what the text is called in problems, a path or `-`.
+        file: the name of the text in problems, a path or `-`.
 
     Raises:
-        InvalidInputError: with every problem of the body and its place.
+        InvalidInputError: if the body has problems; it contains all of them with their places.
     """
-    start = _skip_space(text, 0)
+    start = _skip_whitespace(text, 0)
     single = not text.startswith("[", start)
     problems: list[Problem] = []
     records: list[BodyRecord] = []
     try:
         values = list(_values(text, start, file))
-    except _BadJsonError as bad:
-        problem = Problem(_Places(text, file).at(bad.offset), "body_invalid", bad.message)
+    except _BadJsonError as error:
+        place = _PlaceFinder(text, file).at(error.offset)
+        problem = Problem(place, "body_invalid", error.message)
         raise InvalidInputError((problem,)) from None
     for value, place in values:
-        found = _record(value, place)
-        if isinstance(found, BodyRecord):
-            records.append(found)
+        parsed = _record(value, place)
+        if isinstance(parsed, BodyRecord):
+            records.append(parsed)
         else:
-            problems += found
+            problems += parsed
     if not values:
         problems.append(Problem(Place(file), "body_invalid", "The array is empty."))
     if problems:
@@ -85,36 +90,38 @@ class _BadJsonError(Exception):
 
 
 def _values(text: str, start: int, file: str) -> Iterator[tuple[object, Place]]:
-    """The object, or each element of the array, with where it begins."""
-    place = _Places(text, file).at
+    """Yield the object, or each element of the array, with its place."""
+    place = _PlaceFinder(text, file).at
     decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
     if not text.startswith("[", start):
         value, end = _decode(decoder, text, start)
-        _end_of_text(text, end)
+        _require_end(text, end)
         yield value, place(start)
         return
-    at = _skip_space(text, start + 1)
+    at = _skip_whitespace(text, start + 1)
     if not text.startswith("]", at):
         while True:
             value, end = _decode(decoder, text, at)
             yield value, place(at)
-            end = _skip_space(text, end)
+            end = _skip_whitespace(text, end)
             if text.startswith("]", end):
                 at = end
                 break
             if not text.startswith(",", end):
-                raise _BadJsonError("This is not JSON: a comma or ] is missing here.", end)
-            at = _skip_space(text, end + 1)
-    _end_of_text(text, at + 1)
+                raise _BadJsonError(
+                    "The body is not valid JSON: a comma or ] is missing here.", end
+                )
+            at = _skip_whitespace(text, end + 1)
+    _require_end(text, at + 1)
 
 
 def _decode(decoder: json.JSONDecoder, text: str, at: int) -> tuple[object, int]:
     try:
         value, end = decoder.raw_decode(text, at)
     except json.JSONDecodeError as error:
-        raise _BadJsonError(f"This is not JSON: {error.msg}.", error.pos) from None
+        raise _BadJsonError(f"The body is not valid JSON: {error.msg}.", error.pos) from None
     except RecursionError:
-        raise _BadJsonError("This is nested too deeply to be a record.", at) from None
+        raise _BadJsonError("The body is nested too deeply.", at) from None
     except ValueError as error:
         raise _BadJsonError(str(error), at) from None
     return value, end
@@ -125,66 +132,68 @@ def _record(value: object, place: Place) -> BodyRecord | list[Problem]:
         return Problem(place, "record_invalid", message)
 
     if not isinstance(value, dict):
-        return [problem("A record is an object with a name and an expiresAt.")]
+        return [problem("The record is not an object. Write an object with name and expiresAt.")]
     problems = [
-        problem(f"A record has no field {field!r}: only {', '.join(_FIELDS)}.")
+        problem(f"The field {field!r} is unknown. A record has the fields {', '.join(_FIELDS)}.")
         for field in value.keys() - set(_FIELDS)
     ]
     name = value.get("name")
     if not isinstance(name, str) or not name.strip():
-        problems.append(problem("The name is missing, empty or no text."))
+        problems.append(problem("The name is missing, empty or not a string."))
     elif any(ord(char) < ord(" ") or "\x7f" <= char <= "\x9f" for char in name):
-        problems.append(problem("The name holds control characters."))
+        problems.append(problem("The name contains control characters."))
     elif any("\ud800" <= char <= "\udfff" for char in name):
-        problems.append(problem("The name holds half a character (a lone surrogate)."))
-    for field, needed in (("expiresAt", True), ("revokedAt", False)):
-        problems += [problem(text) for text in _moment_problems(value, field, needed=needed)]
+        problems.append(problem("The name contains an unpaired surrogate."))
+    for field, required in (("expiresAt", True), ("revokedAt", False)):
+        messages = _timestamp_problems(value, field, required=required)
+        problems += [problem(message) for message in messages]
     role = value.get("roleId")
     if role is not None and (not isinstance(role, str) or not role.strip()):
-        problems.append(problem("The roleId is empty or no text."))
+        problems.append(problem("The roleId is empty or not a string."))
     if problems:
         return problems
     return BodyRecord(value["name"], value["expiresAt"], value.get("revokedAt"), role, place)
 
 
-def _moment_problems(value: dict[str, object], field: str, *, needed: bool) -> list[str]:
-    found = value.get(field)
-    if found is None:
-        return [f"The {field} is missing: write it like 2027-06-30T12:00:00Z."] if needed else []
-    if not isinstance(found, str):
-        return [f"The {field} is no text: write it like 2027-06-30T12:00:00Z."]
+def _timestamp_problems(value: dict[str, object], field: str, *, required: bool) -> list[str]:
+    timestamp = value.get(field)
+    if timestamp is None:
+        missing = f"The {field} is missing. Write it like 2027-06-30T12:00:00Z."
+        return [missing] if required else []
+    if not isinstance(timestamp, str):
+        return [f"The {field} is not a string. Write it like 2027-06-30T12:00:00Z."]
     try:
-        parse_moment(found)
+        parse_moment(timestamp)
     except ValueError as error:
         return [f"The {field} {error}."]
     return []
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("A record names a field twice.")
-    return found
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("A record contains the same field twice.")
+    return fields
 
 
 def _no_constant(name: str) -> object:
-    raise ValueError(f"This is not JSON: {name}.")
+    raise ValueError(f"The body is not valid JSON: {name} is not allowed.")
 
 
-def _skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
+def _skip_whitespace(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _WHITESPACE:
         at += 1
     return at
 
 
-def _end_of_text(text: str, at: int) -> None:
-    at = _skip_space(text, at)
+def _require_end(text: str, at: int) -> None:
+    at = _skip_whitespace(text, at)
     if at < len(text):
-        raise _BadJsonError("This is not JSON: something stands after its end.", at)
+        raise _BadJsonError("The body is not valid JSON: there is text after its end.", at)
 
 
-class _Places:
-    """Places in a text, each asked for further on than the one before."""
+class _PlaceFinder:
+    """Finds the places of offsets in a text, which must be requested in ascending order."""
 
     def __init__(self, text: str, file: str) -> None:
         self._text = text
@@ -193,7 +202,7 @@ class _Places:
         self._line_start = 0
 
     def at(self, offset: int) -> Place:
-        """The place of an offset."""
+        """Return the place of an offset."""
         while (end := self._text.find("\n", self._line_start, offset)) >= 0:
             self._line += 1
             self._line_start = end + 1

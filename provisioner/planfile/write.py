@@ -18,7 +18,7 @@ from provisioner.plan import (
     json_digest,
 )
 from provisioner.runtime.gc_pause import without_collector
-from provisioner.secret import hidden
+from provisioner.secret import masked_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +92,7 @@ def text(document: Document) -> str:
 def _mask_entry(entry: Document, inputs: Document) -> Document:
     """Return an environment with the secrets of this process masked; options contain none."""
     return {
-        name: value if name in _NEVER_MASKED else hidden(value)
+        name: value if name in _NEVER_MASKED else masked_document(value)
         for name, value in (entry | inputs).items()
     }
 

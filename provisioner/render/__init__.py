@@ -1,1 +1,1 @@
-"""Reports: plans, results, observed keys and problems, as JSON documents or text for people."""
+"""Reports of plans, results, keys and problems, as text for people and as formats for programs."""

@@ -1,4 +1,4 @@
-"""A diagnosis as text for people, and as JSON by `schemas/doctor.schema.json`."""
+"""The diagnosis of `provision doctor` as text, and as JSON by `schemas/doctor.schema.json`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from provisioner.render.json import Document
     from provisioner.render.text import Palette
 
-_WIDTH = len("credential")
+_CHECK_WIDTH = len("credential")
 
 
 def diagnosis_document(diagnoses: Sequence[Diagnosis]) -> Document:
-    """`provision/doctor/v1`."""
+    """Return the JSON document `provision/doctor/v1`."""
     return {
         "format": "provision/doctor/v1",
         "environments": [
@@ -35,14 +35,14 @@ def diagnosis_document(diagnoses: Sequence[Diagnosis]) -> Document:
 
 
 def diagnosis_text(diagnoses: Sequence[Diagnosis], palette: Palette, *, quiet: bool) -> str:
-    """The checks of one environment after the other, and a summary line.
+    """Return the checks of each environment, and a summary line.
 
     Args:
-        diagnoses: of the environments.
+        diagnoses: one for each environment.
         palette: the colours.
-        quiet: whether what is fine is left out; with nothing else, all is.
+        quiet: whether to omit checks that passed; when all passed, the text is empty.
     """
-    shown = [
+    selected = [
         (one, [check for check in one.checks if not (quiet and isinstance(check, CheckOk))])
         for one in diagnoses
     ]
@@ -50,7 +50,7 @@ def diagnosis_text(diagnoses: Sequence[Diagnosis], palette: Palette, *, quiet: b
         "\n".join(
             (_heading(one, palette), *(line for check in checks for line in _lines(check, palette)))
         )
-        for one, checks in shown
+        for one, checks in selected
         if checks or not quiet
     ]
     return "\n\n".join([*parts, _summary(diagnoses, palette)]) + "\n" if parts else ""
@@ -75,33 +75,34 @@ def _check(check: Check) -> Document:
     }
 
 
-def _heading(one: Diagnosis, palette: Palette) -> str:
-    generation = f"  {one.generation}" if one.generation else ""
-    return f"{palette.paint(palette.strong, one.environment)}  {visible(one.url)}{generation}"
+def _heading(diagnosis: Diagnosis, palette: Palette) -> str:
+    name = palette.paint(palette.strong, diagnosis.environment)
+    generation = f"  {diagnosis.generation}" if diagnosis.generation else ""
+    return f"{name}  {visible(diagnosis.url)}{generation}"
 
 
 def _lines(check: Check, palette: Palette) -> Iterator[str]:
-    head = check.check.ljust(_WIDTH)
+    head = check.check.ljust(_CHECK_WIDTH)
     message = visible(check.message)
     match check:
         case CheckOk():
             yield palette.paint(palette.good, f"  = {head}  {message}")
         case CheckWarning(remedy=remedy):
             yield palette.paint(palette.warn, f"  ? {head}  {message}")
-            yield f"    {'':{_WIDTH}}  {visible(remedy)}"
+            yield f"    {'':{_CHECK_WIDTH}}  {visible(remedy)}"
         case CheckFailed(code=code, remedy=remedy):
             yield palette.paint(palette.bad, f"  ! {head}  {code}: {message}")
             if remedy:
-                yield f"    {'':{_WIDTH}}  {visible(remedy)}"
+                yield f"    {'':{_CHECK_WIDTH}}  {visible(remedy)}"
         case _:
             assert_never(check)
 
 
 def _summary(diagnoses: Sequence[Diagnosis], palette: Palette) -> str:
     checks = [type(check) for one in diagnoses for check in one.checks]
-    words = [pluralize(len(diagnoses), "environment"), f"{checks.count(CheckOk)} ok"]
+    counts = [pluralize(len(diagnoses), "environment"), f"{checks.count(CheckOk)} ok"]
     if warnings := checks.count(CheckWarning):
-        words.append(pluralize(warnings, "warning"))
+        counts.append(pluralize(warnings, "warning"))
     if failed := checks.count(CheckFailed):
-        words.append(f"{failed} failed")
-    return palette.paint(palette.strong, f"Doctor: {', '.join(words)}.")
+        counts.append(f"{failed} failed")
+    return palette.paint(palette.strong, f"Doctor: {', '.join(counts)}.")

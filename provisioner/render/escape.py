@@ -1,6 +1,6 @@
-"""Foreign text inside Markdown: shown as it is, and never markup, a link or a mention.
+"""Escaping of untrusted text for Markdown, so that it is never markup, a link or a mention.
 
-Names come from servers and files, and whoever reads the page trusts the one that wrote it.
+Names come from servers and files, and readers trust the page that shows them.
 """
 
 from __future__ import annotations
@@ -13,52 +13,54 @@ from provisioner.render.text import visible
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CALLS = frozenset("@#!~%$&^:")
-"""Signs before a word by which GitHub and GitLab call people, name issues and draw faces."""
+_REFERENCE_PREFIXES = frozenset("@#!~%$&^:")
+"""Characters that GitHub and GitLab turn into a mention, an issue or an emoji before a word."""
 
-_BARE = frozenset(" -/,;=()'\"?")
-"""Signs that are nothing but themselves within a line, whatever stands beside them."""
+_LITERAL = frozenset(" -/,;=()'\"?")
+"""Punctuation that Markdown never interprets within a line."""
 
-_APART = "&#8203;"
-"""A blank without width: what stands behind it is no word of the sign before."""
+_ZERO_WIDTH_SPACE = "&#8203;"
+"""Separates a prefix from its word, so that the two are not read as one reference."""
 
 
 def escape(text: str) -> str:
-    """Text in which nothing is Markdown or HTML: references to characters are never either."""
-    return "".join(
-        f"{_sign(before, char, after)}{_APART if _calls(before, char, after) else ''}"
-        for before, char, after in _neighbours(visible(text))
-    )
+    """Return the text with everything escaped that Markdown or HTML would interpret."""
+    return "".join(starmap(_escape_in_prose, _with_neighbours(visible(text))))
 
 
-def _calls(before: str, char: str, after: str) -> bool:
-    """Whether a sign would make more than itself of the word behind it; `GH-1` is an issue too."""
-    numbered = char == "-" and before in "HhLl" and after.isdigit()
-    return numbered or (char in _CALLS and (after.isalnum() or after in "_+-"))
+def inline_code(text: str) -> str:
+    """Return the text as a code element; GitHub and GitLab look for no mentions in code."""
+    return f"<code>{''.join(starmap(_escape_character, _with_neighbours(visible(text))))}</code>"
 
 
-def code(text: str) -> str:
-    """Text as code, in which nobody looks for mentions."""
-    return f"<code>{''.join(starmap(_sign, _neighbours(visible(text))))}</code>"
-
-
-def shortened(text: str, longest: int) -> str:
-    """The text, or as much of it as fits into `longest` characters, with a sign that it is cut."""
+def truncate(text: str, longest: int) -> str:
+    """Return at most `longest` characters of the text; an ellipsis marks a cut."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def _neighbours(text: str) -> Iterator[tuple[str, str, str]]:
-    """Each character between the one before and the one behind it."""
+def _with_neighbours(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each character with the ones before and after it; a space stands in at both ends."""
     return zip(f" {text}", text, f"{text[1:]} ", strict=False)
 
 
-def _sign(before: str, char: str, after: str) -> str:
-    """One character as it is, or a reference to it where it might be more than itself."""
-    bare = (
+def _escape_in_prose(before: str, char: str, after: str) -> str:
+    separator = _ZERO_WIDTH_SPACE if _starts_reference(before, char, after) else ""
+    return _escape_character(before, char, after) + separator
+
+
+def _starts_reference(before: str, char: str, after: str) -> bool:
+    """Return whether the character makes the next word a reference; `GH-1` is an issue too."""
+    is_issue_number = char == "-" and before in "HhLl" and after.isdigit()
+    return is_issue_number or (char in _REFERENCE_PREFIXES and (after.isalnum() or after in "_+-"))
+
+
+def _escape_character(before: str, char: str, after: str) -> str:
+    """Return the character, as a character reference if Markdown could interpret it."""
+    literal = (
         char.isalnum()
-        or char in _BARE
-        # A dot makes a link of a word behind `www`, and a line within a word is no emphasis.
+        or char in _LITERAL
+        # `www.` starts a link. An underscore inside a word starts no emphasis.
         or (char == "." and before not in "wW")
         or (char == "_" and before.isalnum() and after.isalnum())
     )
-    return char if bare else f"&#{ord(char)};"
+    return char if literal else f"&#{ord(char)};"

@@ -1,4 +1,4 @@
-"""An event of a run as JSON, one line by `schemas/events.schema.json`; no secret is in any."""
+"""The events of a run as JSON objects by `schemas/events.schema.json`, without secrets."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from provisioner.execution import (
 )
 from provisioner.plan import Unobserved
 from provisioner.render.json import (
-    action_head,
+    action_identity,
     environment_error,
     plan_summary,
     refusal_document,
-    result_ending,
+    result_outcome,
     result_summary,
 )
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def event_document(event: Event) -> Document:
-    """What happened, without its time and number in the run."""
+    """Return an event as JSON; the caller adds its time and sequence number."""
     match event:
         case RunStarted():
             document: Document = {
@@ -47,7 +47,7 @@ def event_document(event: Event) -> Document:
             document = {
                 "event": "environment_observed",
                 "environment": event.environment,
-                **_seen(event.seen),
+                **_observation_fields(event.seen),
             }
         case PlanMade(plan=plan):
             document = {
@@ -67,7 +67,7 @@ def event_document(event: Event) -> Document:
             document = {
                 "event": "action_begun",
                 "environment": event.environment,
-                **action_head(event.action),
+                **action_identity(event.action),
             }
         case StepsSettled():
             document = {
@@ -76,23 +76,23 @@ def event_document(event: Event) -> Document:
                 "steps": event.steps,
             }
         case ActionEnded(result=result):
-            ending = result_ending(result)
-            del ending["record"]
+            outcome = result_outcome(result)
+            del outcome["record"]
             document = {
                 "event": "action_ended",
                 "environment": event.environment,
-                **action_head(result.action),
-                **ending,
+                **action_identity(result.action),
+                **outcome,
                 "made": made_by_this_run(result),
                 "undelivered": undelivered(result),
                 "made_elsewhere": isinstance(result, CreatedByAnotherRun),
             }
-        case EnvironmentFinished(outcome=outcome):
+        case EnvironmentFinished(outcome=finished):
             document = {
                 "event": "environment_finished",
                 "environment": event.environment,
-                "summary": result_summary(outcome),
-                "error": environment_error(outcome),
+                "summary": result_summary(finished),
+                "error": environment_error(finished),
             }
         case RunEnded():
             document = {
@@ -105,19 +105,19 @@ def event_document(event: Event) -> Document:
     return document
 
 
-def _seen(seen: Observation | Unobserved) -> Document:
-    if isinstance(seen, Unobserved):
+def _observation_fields(observed: Observation | Unobserved) -> Document:
+    if isinstance(observed, Unobserved):
         return {
             "generation": None,
             "keys": None,
             "live": None,
             "requests": None,
-            "error": environment_error(seen),
+            "error": environment_error(observed),
         }
     return {
-        "generation": seen.generation,
-        "keys": len(seen.keys),
-        "live": sum(key.live(seen.server_time) for key in seen.keys),
-        "requests": seen.requests,
+        "generation": observed.generation,
+        "keys": len(observed.keys),
+        "live": sum(key.live(observed.server_time) for key in observed.keys),
+        "requests": observed.requests,
         "error": None,
     }

@@ -1,4 +1,4 @@
-"""What a run has to tell, in each form that may be asked for."""
+"""A report in each output format."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from provisioner.render.problems import (
     problems_sarif,
 )
 from provisioner.render.text import PLAIN, plan_text, problems_text, refusal_text, result_text
-from provisioner.secret import NO_WORD, masked
+from provisioner.secret import MIN_DATA_LENGTH, masked
 
 if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
-    from provisioner.render.problems import Examined
+    from provisioner.render.problems import ValidationResult
     from provisioner.render.text import Palette
 
 OutputFormat = Literal["text", "json", "markdown", "github", "gitlab", "junit", "sarif"]
@@ -30,86 +30,87 @@ OUTPUT_FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
 
 @dataclass(frozen=True, slots=True)
 class ReportInput:
-    """What a run has to tell.
+    """The content of a report.
 
     Attributes:
-        examined: the manifests, with or without problems.
-        summary: a line on manifests without problems.
-        outcome: what was planned, or what became of it; None where it came to neither.
-        refusal: why nothing of the plan may be done, where a guard says so.
+        validation: the manifests, with their problems.
+        summary: the line that text shows for manifests without problems.
+        outcome: the plan, or the result of carrying it out; None if the command did neither.
+        refusal: why a guard refused the plan; None if none did.
     """
 
-    examined: Examined
+    validation: ValidationResult
     summary: str = ""
     outcome: Plan | RunResult | None = None
     refusal: Failure | None = None
 
 
-def render(told: ReportInput, form: OutputFormat, palette: Palette = PLAIN) -> str:
-    """All of it as text, JSON or Markdown; the problems of the manifests in the other forms.
+def render(report: ReportInput, output_format: OutputFormat, palette: Palette = PLAIN) -> str:
+    """Return a report in an output format, with every secret of this process masked.
 
-    No secret of this process is in it.
+    Text, JSON and Markdown show the outcome, or the problems of the manifests if there is no
+    outcome. The other formats show only the problems of the manifests.
     """
-    examined = told.examined
-    match form:
+    validation = report.validation
+    match output_format:
         case "text":
-            shown = _masked(_text(told, palette))
+            rendered = _masked(_text(report, palette))
         case "json":
-            shown = as_json(_document(told))
+            rendered = as_json(_document(report))
         case "markdown":
-            shown = _masked(_markdown(told))
+            rendered = _masked(_markdown(report))
         case "github":
-            shown = _masked(problems_github(examined))
+            rendered = _masked(problems_github(validation))
         case "gitlab":
-            shown = as_json(problems_gitlab(examined))
+            rendered = as_json(problems_gitlab(validation))
         case "junit":
-            shown = _masked(problems_junit(examined))
+            rendered = _masked(problems_junit(validation))
         case "sarif":
-            shown = as_json(problems_sarif(examined))
+            rendered = as_json(problems_sarif(validation))
         case _:
-            assert_never(form)
-    return shown
+            assert_never(output_format)
+    return rendered
 
 
 def _masked(text: str) -> str:
-    return masked(text, shortest=NO_WORD)
+    return masked(text, min_length=MIN_DATA_LENGTH)
 
 
-def _text(told: ReportInput, palette: Palette) -> str:
-    refused = told.refusal is not None
-    why = "" if told.refusal is None else refusal_text(told.refusal, palette)
-    match told.outcome:
+def _text(report: ReportInput, palette: Palette) -> str:
+    refused = report.refusal is not None
+    reason = "" if report.refusal is None else refusal_text(report.refusal, palette)
+    match report.outcome:
         case Plan():
-            return plan_text(told.outcome, palette) + why
+            return plan_text(report.outcome, palette) + reason
         case RunResult():
-            return result_text(told.outcome, palette, refused=refused) + why
+            return result_text(report.outcome, palette, refused=refused) + reason
         case None:
-            if told.examined.problems:
-                return problems_text(told.examined.problems, palette)
-            return f"{told.summary}\n"
+            if report.validation.problems:
+                return problems_text(report.validation.problems, palette)
+            return f"{report.summary}\n"
         case _:
-            assert_never(told.outcome)
+            assert_never(report.outcome)
 
 
-def _document(told: ReportInput) -> object:
-    match told.outcome:
+def _document(report: ReportInput) -> object:
+    match report.outcome:
         case Plan():
-            return plan_document(told.outcome, told.refusal)
+            return plan_document(report.outcome, report.refusal)
         case RunResult():
-            return result_document(told.outcome, told.refusal)
+            return result_document(report.outcome, report.refusal)
         case None:
-            return problems_document(told.examined.problems)
+            return problems_document(report.validation.problems)
         case _:
-            assert_never(told.outcome)
+            assert_never(report.outcome)
 
 
-def _markdown(told: ReportInput) -> str:
-    match told.outcome:
+def _markdown(report: ReportInput) -> str:
+    match report.outcome:
         case Plan():
-            return plan_markdown(told.outcome, told.refusal)
+            return plan_markdown(report.outcome, report.refusal)
         case RunResult():
-            return result_markdown(told.outcome, told.refusal)
+            return result_markdown(report.outcome, report.refusal)
         case None:
-            return problems_markdown(told.examined)
+            return problems_markdown(report.validation)
         case _:
-            assert_never(told.outcome)
+            assert_never(report.outcome)

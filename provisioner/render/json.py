@@ -1,4 +1,4 @@
-"""The JSON documents on stdout, each by its schema in `schemas/`; no secret is in any."""
+"""The JSON documents on stdout, each by its schema in `schemas/`, without secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from provisioner.plan import (
     Unobserved,
     Update,
 )
-from provisioner.secret import hidden
+from provisioner.secret import masked_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,12 +47,12 @@ Document = dict[str, object]
 
 
 def as_json(document: object) -> str:
-    """A document without any secret of this process, in ASCII: every encoding can carry it."""
-    return json.dumps(hidden(document), indent=2) + "\n"
+    """Return a document as JSON text, with secrets masked, in ASCII so that any stdout takes it."""
+    return json.dumps(masked_document(document), indent=2) + "\n"
 
 
 def plan_document(plan: Plan, refusal: Failure | None = None) -> Document:
-    """`provision/plan/v1`; with a refusal, why none of it may be done."""
+    """Return the document `provision/plan/v1`; a refusal says why the plan may not be applied."""
     return {
         "format": "provision/plan/v1",
         "created_at": format_moment(plan.created_at),
@@ -63,7 +63,7 @@ def plan_document(plan: Plan, refusal: Failure | None = None) -> Document:
 
 
 def result_document(result: RunResult, refusal: Failure | None = None) -> Document:
-    """`provision/result/v1`; with a refusal, why nothing was done."""
+    """Return the document `provision/result/v1`; a refusal says why nothing was done."""
     return {
         "format": "provision/result/v1",
         "created_at": format_moment(result.created_at),
@@ -74,7 +74,7 @@ def result_document(result: RunResult, refusal: Failure | None = None) -> Docume
 
 
 def problems_document(problems: Iterable[Problem]) -> Document:
-    """`provision/problems/v1`."""
+    """Return the document `provision/problems/v1`."""
     return {
         "format": "provision/problems/v1",
         "problems": [
@@ -91,7 +91,7 @@ def problems_document(problems: Iterable[Problem]) -> Document:
 
 
 def key_document(environment: str, key: ObservedKey, now: datetime) -> Document:
-    """One entry of `list --format json`; `now` is the server's time."""
+    """Return one entry of `list --format json`; `now` is the server's time."""
     return {
         "environment": environment,
         "id": key.id,
@@ -105,7 +105,7 @@ def key_document(environment: str, key: ObservedKey, now: datetime) -> Document:
 
 
 def plan_summary(plan: EnvironmentPlan) -> dict[str, int]:
-    """How many actions of each kind can be carried out, kept keys and findings."""
+    """Count the actions of each kind that are not blocked, the kept keys and the findings."""
     kinds: Counter[type[Action]] = Counter()
     kept, findings = 0, 0
     if isinstance(plan, Planned):
@@ -123,9 +123,9 @@ def plan_summary(plan: EnvironmentPlan) -> dict[str, int]:
 
 
 def result_summary(result: Executed | Unobserved) -> dict[str, int]:
-    """How many actions of each kind were done, failed or skipped, and kept keys.
+    """Count the actions of each kind that were done, failed or skipped, and the kept keys.
 
-    A key that was made counts as that, also where its action failed afterwards.
+    A key that this run created counts as created, even if its action failed afterwards.
     """
     done: Counter[type[Action]] = Counter()
     kinds: Counter[type[Result]] = Counter()
@@ -143,7 +143,7 @@ def result_summary(result: Executed | Unobserved) -> dict[str, int]:
         "updated": done[Update],
         "rotated": done[Rotate],
         "delivered": done[Deliver],
-        "undelivered": sum(undelivered_of(result).values()),
+        "undelivered": sum(count_undelivered(result).values()),
         "revoked": done[Revoke],
         "kept": kept,
         "failed": kinds[Failed] + kinds[Unfinished],
@@ -151,8 +151,8 @@ def result_summary(result: Executed | Unobserved) -> dict[str, int]:
     }
 
 
-def undelivered_of(result: Executed | Unobserved) -> Counter[type[Action]]:
-    """The number of keys that were made and whose tokens did not arrive, by kind of action."""
+def count_undelivered(result: Executed | Unobserved) -> Counter[type[Action]]:
+    """Count the created keys whose token did not reach every sink, by kind of action."""
     results = result.results if isinstance(result, Executed) else ()
     return Counter(type(one.action) for one in results if undelivered(one))
 
@@ -164,9 +164,17 @@ def _environment_plan(plan: EnvironmentPlan) -> Document:
                 _action(action) | ({"error": _error(action.blocked)} if action.blocked else {})
                 for action in plan.actions
             ]
-            return _head(plan, plan_summary(plan)) | {"actions": actions} | _tail(plan)
+            return (
+                _environment_fields(plan, plan_summary(plan))
+                | {"actions": actions}
+                | _findings_and_estimate(plan)
+            )
         case Unobserved():
-            return _head(plan, plan_summary(plan)) | {"actions": []} | _tail(plan)
+            return (
+                _environment_fields(plan, plan_summary(plan))
+                | {"actions": []}
+                | _findings_and_estimate(plan)
+            )
         case _:
             assert_never(plan)
 
@@ -175,25 +183,33 @@ def _environment_result(result: Executed | Unobserved) -> Document:
     match result:
         case Executed(planned=planned):
             results = [_result(one) for one in result.results]
-            return _head(planned, result_summary(result)) | {"results": results} | _tail(planned)
+            return (
+                _environment_fields(planned, result_summary(result))
+                | {"results": results}
+                | _findings_and_estimate(planned)
+            )
         case Unobserved():
-            return _head(result, result_summary(result)) | {"results": []} | _tail(result)
+            return (
+                _environment_fields(result, result_summary(result))
+                | {"results": []}
+                | _findings_and_estimate(result)
+            )
         case _:
             assert_never(result)
 
 
-def _head(plan: EnvironmentPlan, summary: dict[str, int]) -> Document:
+def _environment_fields(plan: EnvironmentPlan, summary: dict[str, int]) -> Document:
     match plan:
         case Planned(generation=generation):
-            seen: Document = {"generation": generation, "error": None}
+            observed: Document = {"generation": generation, "error": None}
         case Unobserved(failure=failure):
-            seen = {"generation": None, "error": _error(failure)}
+            observed = {"generation": None, "error": _error(failure)}
         case _:
             assert_never(plan)
-    return {"environment": plan.environment, "url": plan.url, **seen, "summary": summary}
+    return {"environment": plan.environment, "url": plan.url, **observed, "summary": summary}
 
 
-def _tail(plan: EnvironmentPlan) -> Document:
+def _findings_and_estimate(plan: EnvironmentPlan) -> Document:
     if isinstance(plan, Unobserved):
         return {"findings": [], "estimate": {"requests": 0, "seconds": 0.0}}
     return {
@@ -215,16 +231,17 @@ def _action(action: Action) -> Document:
         "line": None if place is None else place.line,
         "sinks": list(map(str, action.sinks)),
     }
-    document["ids"] = action_head(action)["ids"]
+    document["ids"] = action_identity(action)["ids"]
     if isinstance(action, Update):
         document["changes"] = [
-            {"what": one.field, "from": one.actual, "to": one.desired} for one in action.changes
+            {"what": change.field, "from": change.actual, "to": change.desired}
+            for change in action.changes
         ]
     return document
 
 
 def action_kind(action: Action) -> str:
-    """The word for an action."""
+    """Return the name of an action in reports."""
     match action:
         case Create():
             return "create"
@@ -240,8 +257,8 @@ def action_kind(action: Action) -> str:
             assert_never(action)
 
 
-def action_head(action: Action) -> Document:
-    """What tells one action of an environment from the others: its kind, name and known keys."""
+def action_identity(action: Action) -> Document:
+    """Return the fields that identify an action in its environment: kind, name and key ids."""
     match action:
         case Create():
             ids: tuple[str, ...] = ()
@@ -255,46 +272,46 @@ def action_head(action: Action) -> Document:
 
 
 def environment_error(outcome: EnvironmentPlan | Executed) -> dict[str, str] | None:
-    """Why an environment failed as a whole, where it did."""
+    """Return the error that failed a whole environment; None if it was observed."""
     return _error(outcome.failure) if isinstance(outcome, Unobserved) else None
 
 
 def _result(result: Result) -> Document:
-    return _action(result.action) | result_ending(result)
+    return _action(result.action) | result_outcome(result)
 
 
-def result_ending(result: Result) -> Document:
-    """What became of an action: status, id, record and error."""
+def result_outcome(result: Result) -> Document:
+    """Return the outcome of an action: status, id, record and error."""
     match result:
         case Done() | CreatedByAnotherRun():
-            ending: Document = {"status": "done", "id": result.id, "record": result.record}
-            ending["error"] = None
+            outcome: Document = {"status": "done", "id": result.id, "record": result.record}
+            outcome["error"] = None
         case Unfinished(failure=failure):
-            ending = {"status": "failed", "id": result.id, "record": result.record}
-            ending["error"] = _error(failure)
+            outcome = {"status": "failed", "id": result.id, "record": result.record}
+            outcome["error"] = _error(failure)
         case Failed() | Skipped():
             status = "failed" if isinstance(result, Failed) else "skipped"
-            ending = {"status": status, "id": None, "record": None}
-            ending["error"] = _error(result.failure)
+            outcome = {"status": status, "id": None, "record": None}
+            outcome["error"] = _error(result.failure)
         case _:
             assert_never(result)
-    return ending
+    return outcome
 
 
 def _finding(finding: Finding) -> Document:
-    head: Document = {
+    document: Document = {
         "finding": finding_kind(finding),
         "name": finding.name,
         "ids": list(finding.ids),
         "message": finding.message,
     }
     if isinstance(finding, Drift):
-        head |= {"from": finding.actual, "to": finding.desired}
-    return head
+        document |= {"from": finding.actual, "to": finding.desired}
+    return document
 
 
 def finding_kind(finding: Finding) -> str:
-    """The word for a finding, as in docs/errors.md."""
+    """Return the code of a finding, as in docs/errors.md."""
     match finding:
         case Unmanaged():
             return "unmanaged"
@@ -311,7 +328,7 @@ def finding_kind(finding: Finding) -> str:
 
 
 def refusal_document(refusal: Failure | None) -> dict[str, str] | None:
-    """Why nothing of a plan may be done, where that is so."""
+    """Return why a guard refused a plan; None if none did."""
     return None if refusal is None else _error(refusal)
 
 

@@ -1,7 +1,7 @@
 """Plans, results and problems as Markdown, for a comment or the summary of a pipeline's job.
 
-A page is never longer than a comment may be. What does not fit is counted: rows of actions go
-first, then findings, and the summary and what went wrong only where they alone are too long.
+A page always fits into a comment. Rows that do not fit are counted instead: actions first, then
+findings, then the summary and the failures.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, Failed, Skipped, Unfinished
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Planned, Unobserved
-from provisioner.render.escape import code, escape, shortened
+from provisioner.render.escape import escape, inline_code, truncate
 from provisioner.render.json import action_kind, finding_kind, plan_summary, result_summary
-from provisioner.render.text import plan_verdict, result_verdict, what_is_done, where_to
+from provisioner.render.text import (
+    describe_action,
+    describe_sinks,
+    plan_summary_line,
+    result_summary_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,26 +31,24 @@ if TYPE_CHECKING:
     from provisioner.errors.problem import Problem
     from provisioner.execution import Result, RunResult
     from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
-    from provisioner.render.problems import Examined
+    from provisioner.render.problems import ValidationResult
 
-LONGEST = 64_000
-"""Bytes of a page. A comment on GitHub has 65 536 characters; the rest is for whoever posts it."""
+MAX_PAGE_BYTES = 64_000
+"""Bytes of a page. A comment on GitHub holds 65 536 characters; the rest is for other text."""
 
-_CELL = 100
-"""Characters of foreign text in one cell."""
+_MAX_CELL = 100
+"""Characters of a name in one cell."""
 
-_MESSAGE = 400
-"""Characters of a message."""
+_MAX_MESSAGE = 400
+"""Characters of a message in one cell."""
 
-_MOST_NOTES = 20
-"""Notes on environments that a page shows."""
+_MAX_NOTES = 20
+"""Notes that a page shows."""
 
-_FRAME = 400
-"""Bytes for the heading of a table, and for the line that says what was left out of it."""
+_TABLE_OVERHEAD = 400
+"""Bytes reserved for the heading of a table and for the line that counts its omitted rows."""
 
-_PLAN_WORDS = {"keep": "as declared"}
-_RESULT_WORDS = {"kept": "as declared", "undelivered": "not delivered"}
-_ACTION_HEAD = ("name", "what", "ends", "role", "sinks", "manifest")
+_ACTION_COLUMNS = ("name", "details", "expires", "role", "sinks", "manifest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,11 @@ class _Table:
     """One table of a page.
 
     Attributes:
-        title: above it, or nothing.
-        head: the names of its columns.
-        size: how many rows there are.
-        rows: makes them, one by one: most of a large run are never shown.
-        noun: what one row tells of.
+        title: the heading above the table, or empty.
+        head: the column headings.
+        size: the number of rows.
+        rows: yields the rows one by one, since most rows of a large run are never shown.
+        noun: the noun for one row.
     """
 
     title: str
@@ -68,58 +71,59 @@ class _Table:
 
 
 def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
-    """What would change; with a refusal, why none of it may be done."""
+    """Return the page of a plan; a refusal says why the plan may not be applied."""
     parts = plan.environments
     planned = [part for part in parts if isinstance(part, Planned)]
     actions = [(part.environment, action) for part in planned for action in part.actions]
     summary = _Table(
         "",
-        ("environment", *_words(plan_summary(parts[0]), _PLAN_WORDS), "cannot be done")
-        if parts
-        else ("environment",),
+        ("environment", *plan_summary(parts[0]), "blocked") if parts else ("environment",),
         len(parts),
         lambda: (_plan_row(part) for part in parts),
         "environment",
     )
     errors = [
-        *_unreached(parts),
+        *_unobserved_rows(parts),
         *(
-            (_name(environment), action_kind(action), _name(action.name), *_why(action.blocked))
+            (
+                _name(environment),
+                action_kind(action),
+                _name(action.name),
+                *_failure_cells(action.blocked),
+            )
             for environment, action in actions
             if action.blocked is not None
         ),
     ]
-    going = [(environment, action) for environment, action in actions if action.blocked is None]
-    opening = [f"## {plan_verdict(plan)}"]
-    opening += _refused(refusal)
+    unblocked = [(environment, action) for environment, action in actions if not action.blocked]
+    opening = [f"## {plan_summary_line(plan)}"]
+    opening += _refusal_lines(refusal)
     tables = (
         summary,
         _errors(errors),
         _Table(
             "Actions",
-            ("environment", "action", *_ACTION_HEAD),
-            len(going),
+            ("environment", "action", *_ACTION_COLUMNS),
+            len(unblocked),
             lambda: (
                 (_name(environment), action_kind(action), *_action_cells(action))
-                for environment, action in going
+                for environment, action in unblocked
             ),
             "action",
         ),
         _findings(planned),
     )
-    return _page(opening, tables, [*_notes(planned), "", f"Digest {code(plan.digest)}"])
+    return _page(opening, tables, [*_note_lines(planned), "", f"Digest {inline_code(plan.digest)}"])
 
 
 def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
-    """What became of a plan; with a refusal, why that is nothing."""
+    """Return the page of a result; a refusal says why nothing was done."""
     parts = result.environments
     executed = [part for part in parts if isinstance(part, Executed)]
     results = [(part.planned.environment, one) for part in executed for one in part.results]
     summary = _Table(
         "",
-        ("environment", *_words(result_summary(parts[0]), _RESULT_WORDS))
-        if parts
-        else ("environment",),
+        ("environment", *result_summary(parts[0])) if parts else ("environment",),
         len(parts),
         lambda: (_result_row(part) for part in parts),
         "environment",
@@ -127,10 +131,10 @@ def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
     unobserved = [part for part in parts if isinstance(part, Unobserved)]
     tables = (
         summary,
-        _errors([*_unreached(unobserved), *_failed(results), *_skipped(results)]),
+        _errors([*_unobserved_rows(unobserved), *_failed_rows(results), *_skipped_rows(results)]),
         _Table(
             "Actions",
-            ("environment", "action", "status", *_ACTION_HEAD, "id"),
+            ("environment", "action", "status", *_ACTION_COLUMNS, "id"),
             len(results),
             lambda: (
                 (
@@ -146,41 +150,44 @@ def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
         ),
         _findings([part.planned for part in executed]),
     )
-    opening = [f"## {result_verdict(result, refused=refusal is not None)}", *_refused(refusal)]
-    notes = _notes(part.planned for part in executed)
-    return _page(opening, tables, [*notes, "", f"Digest {code(result.digest)}"])
+    opening = [
+        f"## {result_summary_line(result, refused=refusal is not None)}",
+        *_refusal_lines(refusal),
+    ]
+    notes = _note_lines(part.planned for part in executed)
+    return _page(opening, tables, [*notes, "", f"Digest {inline_code(result.digest)}"])
 
 
-def problems_markdown(examined: Examined) -> str:
-    """What is wrong with the manifests, or that nothing is, and the warnings."""
-    problems = examined.problems
+def problems_markdown(validation: ValidationResult) -> str:
+    """Return the page of the problems and warnings of manifests."""
+    problems = validation.problems
     opening = (
         f"## {pluralize(len(problems), 'problem')}; nothing was sent."
         if problems
-        else f"## {pluralize(len(examined.files), 'file')}, no problems."
+        else f"## {pluralize(len(validation.files), 'file')}, no problems."
     )
     lines = [opening]
-    for found, what in ((problems, "problem"), (examined.warnings, "warning")):
+    for found, noun in ((problems, "problem"), (validation.warnings, "warning")):
         rows = partial(map, _problem_row, found)
-        table = _Table("", ("place", "code", what), len(found), rows, what)
-        lines += _shown(table, LONGEST - _bytes(lines))[0]
+        table = _Table("", ("position", "code", noun), len(found), rows, noun)
+        lines += _table_lines(table, MAX_PAGE_BYTES - _size(lines))[0]
     return "\n".join(lines) + "\n"
 
 
-def _refused(refusal: Failure | None) -> list[str]:
-    """The lines that say why nothing may be done."""
+def _refusal_lines(refusal: Failure | None) -> list[str]:
+    """Return the lines that say why a guard refused the run."""
     if refusal is None:
         return []
-    return ["", f"**Refused**, {code(refusal.code)}: {_message(refusal.message)}"]
+    return ["", f"**Refused**, {inline_code(refusal.code)}: {_message(refusal.message)}"]
 
 
-def _notes(planned: Iterable[Planned]) -> list[str]:
-    """The lines of what people should know besides, as many as a page has room for."""
-    told = [(part.environment, note) for part in planned for note in part.notes]
+def _note_lines(planned: Iterable[Planned]) -> list[str]:
+    """Return the lines of the notes, at most `_MAX_NOTES` of them."""
+    notes = [(part.environment, note) for part in planned for note in part.notes]
     lines = [
-        f"- {_name(environment)}: {_message(note)}" for environment, note in told[:_MOST_NOTES]
+        f"- {_name(environment)}: {_message(note)}" for environment, note in notes[:_MAX_NOTES]
     ]
-    if more := len(told) - len(lines):
+    if more := len(notes) - len(lines):
         lines.append(f"- … and {pluralize(more, 'more note')}, not shown here.")
     return ["", *lines] if lines else []
 
@@ -188,95 +195,93 @@ def _notes(planned: Iterable[Planned]) -> list[str]:
 def _page(
     opening: list[str], tables: tuple[_Table, _Table, _Table, _Table], closing: list[str]
 ) -> str:
-    """A page of four tables: the summary, what went wrong, the actions and the findings."""
+    """Return a page of four tables: the summary, the failures, the actions and the findings."""
     summary, errors, actions, findings = tables
-    left = LONGEST - _bytes([*opening, *closing]) - 4 * _FRAME
-    # What went wrong may have half of the page at least, and the summary what that leaves.
-    _, wrong = _shown(errors, left // 2)
-    first, used = _shown(summary, left - wrong)
-    left -= used
-    second, used = _shown(errors, left)
-    left -= used
-    # A tenth of what is left is kept for findings, more where there are fewer actions.
-    _, noted = _shown(findings, left // 10)
-    third, used = _shown(actions, left - noted)
-    left -= used
-    fourth, _ = _shown(findings, left)
-    return "\n".join([*opening, *first, *second, *third, *fourth, *closing]) + "\n"
+    free = MAX_PAGE_BYTES - _size([*opening, *closing]) - 4 * _TABLE_OVERHEAD
+    # The failures may take at least half of the page, the summary the rest.
+    _, reserved = _table_lines(errors, free // 2)
+    summary_lines, used = _table_lines(summary, free - reserved)
+    free -= used
+    error_lines, used = _table_lines(errors, free)
+    free -= used
+    # A tenth of the rest is reserved for findings, which get more if there are few actions.
+    _, reserved = _table_lines(findings, free // 10)
+    action_lines, used = _table_lines(actions, free - reserved)
+    free -= used
+    finding_lines, _ = _table_lines(findings, free)
+    lines = [*opening, *summary_lines, *error_lines, *action_lines, *finding_lines, *closing]
+    return "\n".join(lines) + "\n"
 
 
-def _shown(table: _Table, most: int) -> tuple[list[str], int]:
-    """The lines of a table whose rows take no more than so many bytes, and what those take."""
+def _table_lines(table: _Table, max_bytes: int) -> tuple[list[str], int]:
+    """Return the lines of a table with the rows that fit, and the bytes that those rows take."""
     if table.size == 0:
         return [], 0
     rows: list[str] = []
     used = 0
     for cells in table.rows():
         row = f"| {' | '.join(cells)} |"
-        if used + _bytes([row]) > most:
+        if used + _size([row]) > max_bytes:
             break
         rows.append(row)
-        used += _bytes([row])
+        used += _size([row])
     lines = ["", f"### {table.title}"] if table.title else []
     if rows:
         lines += ["", f"| {' | '.join(table.head)} |", "|---" * len(table.head) + "|", *rows]
-    if cut := table.size - len(rows):
-        more = "more " if rows else ""
-        lines += ["", f"… and {cut} {more}{table.noun}{'' if cut == 1 else 's'}, not shown here."]
+    if omitted := table.size - len(rows):
+        noun = f"more {table.noun}" if rows else table.noun
+        lines += ["", f"… and {pluralize(omitted, noun)}, not shown here."]
     return lines, used
 
 
-def _bytes(lines: Iterable[str]) -> int:
+def _size(lines: Iterable[str]) -> int:
     return sum(len(line.encode()) + 1 for line in lines)
-
-
-def _words(summary: dict[str, int], words: dict[str, str]) -> tuple[str, ...]:
-    return tuple(words.get(word, word) for word in summary)
 
 
 def _plan_row(part: EnvironmentPlan) -> tuple[str, ...]:
     actions = part.actions if isinstance(part, Planned) else ()
     blocked = sum(one.blocked is not None for one in actions)
     numbers = (*plan_summary(part).values(), blocked)
-    return _numbers(part.environment, numbers, reached=isinstance(part, Planned))
+    return _summary_row(part.environment, numbers, observed=isinstance(part, Planned))
 
 
 def _result_row(part: Executed | Unobserved) -> tuple[str, ...]:
     environment = part.planned.environment if isinstance(part, Executed) else part.environment
     numbers = tuple(result_summary(part).values())
-    return _numbers(environment, numbers, reached=isinstance(part, Executed))
+    return _summary_row(environment, numbers, observed=isinstance(part, Executed))
 
 
-def _numbers(environment: str, numbers: tuple[int, ...], *, reached: bool) -> tuple[str, ...]:
-    """A row of the summary; nothing is known of an environment that was not reached."""
-    return (_name(environment), *(str(number) if reached else "?" for number in numbers))
+def _summary_row(environment: str, numbers: tuple[int, ...], *, observed: bool) -> tuple[str, ...]:
+    """Return a row of the summary; the counts of an unobserved environment are unknown."""
+    return (_name(environment), *(str(number) if observed else "?" for number in numbers))
 
 
 def _errors(rows: Sequence[tuple[str, ...]]) -> _Table:
-    head = ("environment", "action", "name", "code", "what happened")
+    head = ("environment", "action", "name", "code", "message")
     return _Table("Not done", head, len(rows), lambda: iter(rows), "failure")
 
 
-def _unreached(parts: Iterable[EnvironmentPlan]) -> Iterator[tuple[str, ...]]:
+def _unobserved_rows(parts: Iterable[EnvironmentPlan]) -> Iterator[tuple[str, ...]]:
     for part in parts:
         if isinstance(part, Unobserved):
-            yield _name(part.environment), "not reached", "", *_why(part.failure)
+            yield _name(part.environment), "not reached", "", *_failure_cells(part.failure)
 
 
-def _failed(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
+def _failed_rows(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
     for environment, one in results:
         if isinstance(one, Failed | Unfinished):
             kind, name = action_kind(one.action), _name(one.action.name)
-            yield _name(environment), kind, name, *_why(one.failure)
+            yield _name(environment), kind, name, *_failure_cells(one.failure)
 
 
-def _skipped(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
-    """Why actions were not begun, once for all of an environment with one reason."""
+def _skipped_rows(results: Iterable[tuple[str, Result]]) -> Iterator[tuple[str, ...]]:
+    """Yield one row for each reason why actions of an environment were skipped."""
     reasons = Counter(
         (environment, one.failure) for environment, one in results if isinstance(one, Skipped)
     )
-    for (environment, why), number in reasons.items():
-        yield _name(environment), f"{pluralize(number, 'action')} skipped", "", *_why(why)
+    for (environment, reason), number in reasons.items():
+        count = f"{pluralize(number, 'action')} skipped"
+        yield _name(environment), count, "", *_failure_cells(reason)
 
 
 def _findings(planned: Sequence[Planned]) -> _Table:
@@ -285,7 +290,7 @@ def _findings(planned: Sequence[Planned]) -> _Table:
             for one in part.findings:
                 yield _finding_row(part.environment, one)
 
-    head = ("environment", "finding", "name", "what")
+    head = ("environment", "finding", "name", "message")
     size = sum(len(part.findings) for part in planned)
     return _Table("Findings", head, size, rows, "finding")
 
@@ -299,20 +304,20 @@ def _action_cells(action: Action) -> tuple[str, ...]:
     place = action.place
     return (
         _name(action.name),
-        _message(what_is_done(action)),
+        _message(describe_action(action)),
         format_moment(action.expires_at).replace("T", " ").removesuffix("Z"),
         _name(action.role) if action.role else "-",
-        _name(where_to(action)) if action.sinks else where_to(action),
+        _name(describe_sinks(action)) if action.sinks else describe_sinks(action),
         "-" if place is None else _name(f"{place.file}:{place.line}"),
     )
 
 
 def _problem_row(problem: Problem) -> tuple[str, ...]:
-    return _name(str(problem.place)), code(problem.code), _message(problem.message)
+    return _name(str(problem.place)), inline_code(problem.code), _message(problem.message)
 
 
-def _why(failure: Failure) -> tuple[str, str]:
-    return code(failure.code), _message(failure.message)
+def _failure_cells(failure: Failure) -> tuple[str, str]:
+    return inline_code(failure.code), _message(failure.message)
 
 
 def _status(result: Result) -> str:
@@ -320,7 +325,7 @@ def _status(result: Result) -> str:
         case Done():
             return "done"
         case CreatedByAnotherRun():
-            return "made by another run"
+            return "created by another run"
         case Failed() | Unfinished():
             return "**failed**"
         case Skipped():
@@ -330,12 +335,12 @@ def _status(result: Result) -> str:
 
 
 def _id(result: Result) -> str:
-    return "-" if isinstance(result, Failed | Skipped) else code(result.id)
+    return "-" if isinstance(result, Failed | Skipped) else inline_code(result.id)
 
 
 def _name(text: str) -> str:
-    return code(shortened(text, _CELL))
+    return inline_code(truncate(text, _MAX_CELL))
 
 
 def _message(text: str) -> str:
-    return escape(shortened(text, _MESSAGE))
+    return escape(truncate(text, _MAX_MESSAGE))

@@ -1,6 +1,6 @@
-"""Text for people: aligned, marked `+ ~ - =`, coloured where a terminal shows it.
+"""Plans, results, keys and problems as text: aligned rows, marked `+ ~ > - =`, and coloured.
 
-Names come from servers and files, so what is not printable is escaped before it is shown.
+Names come from servers and files, so unprintable characters in them are escaped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, Failed, Skipped, Unfinished
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
-from provisioner.render.json import finding_kind, plan_summary, result_summary, undelivered_of
+from provisioner.render.json import count_undelivered, finding_kind, plan_summary, result_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from provisioner.model.observed import ObservedKey
     from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
 
-_WIDEST = 60
+_MAX_CELL_WIDTH = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """The escape sequences of a terminal, or nothing."""
+    """Escape sequences of a terminal; all empty without colours."""
 
     good: str = ""
     bad: str = ""
@@ -40,7 +40,7 @@ class Palette:
     off: str = ""
 
     def paint(self, colour: str, text: str) -> str:
-        """The text in a colour of this palette."""
+        """Return the text in a colour of this palette."""
         return f"{colour}{text}{self.off}"
 
 
@@ -49,20 +49,20 @@ COLOUR = Palette("\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[1m", "\x1b
 
 
 def plan_text(plan: Plan, palette: Palette) -> str:
-    """What would change, one environment after the other, and a summary line."""
-    parts = ["\n".join(_planned(part, palette)) for part in plan.environments]
-    return "\n\n".join([*parts, palette.paint(palette.strong, plan_verdict(plan))]) + "\n"
+    """Return the actions that each environment needs, and a summary line."""
+    parts = ["\n".join(_plan_lines(part, palette)) for part in plan.environments]
+    return "\n\n".join([*parts, palette.paint(palette.strong, plan_summary_line(plan))]) + "\n"
 
 
 def result_text(result: RunResult, palette: Palette, *, refused: bool = False) -> str:
-    """What became of it, one environment after the other, and a summary line."""
-    parts = ["\n".join(_executed(part, palette)) for part in result.environments]
-    verdict = palette.paint(palette.strong, result_verdict(result, refused=refused))
-    return "\n\n".join([*parts, verdict]) + "\n"
+    """Return the outcome of each action by environment, and a summary line."""
+    parts = ["\n".join(_outcome_lines(part, palette)) for part in result.environments]
+    summary = palette.paint(palette.strong, result_summary_line(result, refused=refused))
+    return "\n\n".join([*parts, summary]) + "\n"
 
 
 def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palette) -> str:
-    """The observed keys as a table; each with its environment and the server's time."""
+    """Return a table of observed keys; each comes with its environment and the server's time."""
     rows = [
         (
             environment,
@@ -77,17 +77,17 @@ def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palett
     if not rows:
         return "no keys\n"
     head = ("ENVIRONMENT", "NAME", "STATE", "EXPIRES", "ROLE", "ID")
-    first, *rest = aligned([head, *rows])
+    first, *rest = align_columns([head, *rows])
     return "\n".join([palette.paint(palette.strong, first), *rest]) + "\n"
 
 
 def refusal_text(refusal: Failure, palette: Palette) -> str:
-    """Why nothing may be done."""
+    """Return the line that says why a guard refused the run."""
     return f"{_failure_line(refusal, palette)}\n"
 
 
 def problems_text(problems: Sequence[Problem], palette: Palette) -> str:
-    """One line a problem, as compilers write them, and how many there are."""
+    """Return one line for each problem, as compilers print them, and their count."""
     lines = [
         f"{palette.paint(palette.strong, visible(str(problem.place)))}: "
         f"{palette.paint(palette.bad, problem.code)}: {visible(problem.message)}"
@@ -97,7 +97,7 @@ def problems_text(problems: Sequence[Problem], palette: Palette) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with everything that could draw on a terminal escaped."""
+    """Return the text with unprintable characters escaped, so that it cannot control a terminal."""
     if text.isprintable():
         return text
     return "".join(
@@ -105,37 +105,37 @@ def visible(text: str) -> str:
     )
 
 
-def _planned(part: EnvironmentPlan, palette: Palette) -> Iterator[str]:
+def _plan_lines(part: EnvironmentPlan, palette: Palette) -> Iterator[str]:
     yield _heading(part, palette)
     if isinstance(part, Unobserved):
         yield _failure_line(part.failure, palette)
         return
     for action, line in zip(part.actions, _action_lines(part.actions), strict=True):
         if action.blocked is None:
-            yield palette.paint(_colour(action, palette), f"  {_mark(action)} {line}")
+            yield palette.paint(_colour(action, palette), f"  {_action_symbol(action)} {line}")
         else:
             yield palette.paint(palette.bad, f"  ! {line}")
             yield _failure_line(action.blocked, palette)
-    yield from _kept_and_findings(part, palette)
+    yield from _kept_and_findings(part, palette, keep="to keep")
 
 
-def _executed(part: Executed | Unobserved, palette: Palette) -> Iterator[str]:
+def _outcome_lines(part: Executed | Unobserved, palette: Palette) -> Iterator[str]:
     if isinstance(part, Unobserved):
-        yield from _planned(part, palette)
+        yield from _plan_lines(part, palette)
         return
     yield _heading(part.planned, palette)
     lines = _action_lines([result.action for result in part.results])
     for result, line in zip(part.results, lines, strict=True):
         yield from _result_lines(result, line, palette)
-    yield from _kept_and_findings(part.planned, palette)
+    yield from _kept_and_findings(part.planned, palette, keep="kept")
 
 
 def _result_lines(result: Result, line: str, palette: Palette) -> Iterator[str]:
     match result:
         case Done(action=action):
-            yield palette.paint(_colour(action, palette), f"  {_mark(action)} {line}")
+            yield palette.paint(_colour(action, palette), f"  {_action_symbol(action)} {line}")
         case CreatedByAnotherRun():
-            yield palette.paint(palette.dim, f"  = {line}  made by another run at this moment")
+            yield palette.paint(palette.dim, f"  = {line}  created by another run")
         case Unfinished(failure=failure) | Failed(failure=failure):
             yield palette.paint(palette.bad, f"  ! {line}")
             yield _failure_line(failure, palette)
@@ -146,26 +146,27 @@ def _result_lines(result: Result, line: str, palette: Palette) -> Iterator[str]:
 
 
 def _heading(part: EnvironmentPlan, palette: Palette) -> str:
-    kind = f"  {part.generation}" if isinstance(part, Planned) else ""
-    return palette.paint(palette.strong, part.environment) + f"  {visible(part.url)}{kind}"
+    generation = f"  {part.generation}" if isinstance(part, Planned) else ""
+    name = palette.paint(palette.strong, part.environment)
+    return f"{name}  {visible(part.url)}{generation}"
 
 
 def _action_lines(actions: Sequence[Action]) -> list[str]:
     rows = [
         (
             visible(action.name),
-            what_is_done(action),
-            f"ends {format_moment(action.expires_at)}",
+            describe_action(action),
+            f"expires {format_moment(action.expires_at)}",
             f"role {visible(action.role)}" if action.role else "no role",
-            *((visible(where_to(action)),) if any(one.sinks for one in actions) else ()),
-            _where(action.place),
+            *((visible(describe_sinks(action)),) if any(one.sinks for one in actions) else ()),
+            _manifest_position(action.place),
         )
         for action in actions
     ]
-    return aligned(rows)
+    return align_columns(rows)
 
 
-def _mark(action: Action) -> str:
+def _action_symbol(action: Action) -> str:
     match action:
         case Create():
             return "+"
@@ -191,33 +192,32 @@ def _colour(action: Action, palette: Palette) -> str:
             assert_never(action)
 
 
-def what_is_done(action: Action) -> str:
-    """What an action does, in a few words."""
+def describe_action(action: Action) -> str:
+    """Return what an action does, in a few words."""
     match action:
         case Create(depth=depth):
             return f"depth {depth}"
         case Update(changes=changes):
-            told = (
-                f"{one.field} {visible(one.actual or 'none')} to {visible(one.desired)}"
-                for one in changes
+            return ", ".join(
+                f"{change.field} {visible(change.actual or 'none')} -> {visible(change.desired)}"
+                for change in changes
             )
-            return ", ".join(told)
         case Rotate(reason=reason, at_once=at_once):
-            return f"rotate, {reason}" + (", the old one ends at once" if at_once else "")
+            return f"rotate, {reason}" + (", revoke the old key at once" if at_once else "")
         case Deliver(reason=reason):
-            return reason.replace("_", " ")
+            return f"deliver, {reason.replace('_', ' ')}"
         case Revoke(reason=reason, key_id=key_id):
             return f"revoke {visible(key_id)}, {reason}"
         case _:
             assert_never(action)
 
 
-def _where(place: Place | None) -> str:
+def _manifest_position(place: Place | None) -> str:
     return "in no manifest" if place is None else f"{visible(place.file)}:{place.line}"
 
 
-def where_to(action: Action) -> str:
-    """Where the token of an action goes, nothing where it makes none."""
+def describe_sinks(action: Action) -> str:
+    """Return the sinks that get a token from an action; empty if it mints none."""
     match action:
         case Create() | Rotate():
             return ", ".join(map(str, action.sinks)) or "no sink"
@@ -227,9 +227,9 @@ def where_to(action: Action) -> str:
             assert_never(action)
 
 
-def _kept_and_findings(part: Planned, palette: Palette) -> Iterator[str]:
+def _kept_and_findings(part: Planned, palette: Palette, *, keep: str) -> Iterator[str]:
     if part.kept:
-        yield palette.paint(palette.dim, f"  = {pluralize(len(part.kept), 'key')} as declared")
+        yield palette.paint(palette.dim, f"  = {pluralize(len(part.kept), 'key')} {keep}")
     for finding in part.findings:
         yield palette.paint(palette.warn, f"  ? {_finding_line(finding)}")
     if not part.actions and not part.kept and not part.findings:
@@ -244,22 +244,22 @@ def _failure_line(failure: Failure, palette: Palette) -> str:
     return palette.paint(palette.bad, f"    {failure.code}: {visible(failure.message)}")
 
 
-def plan_verdict(plan: Plan) -> str:
-    """What would change, in one line."""
+def plan_summary_line(plan: Plan) -> str:
+    """Return the counts of a plan, in one line."""
     totals = _totals(plan_summary(part) for part in plan.environments)
     planned = [part for part in plan.environments if isinstance(part, Planned)]
     blocked = sum(action.blocked is not None for part in planned for action in part.actions)
-    words = [f"{totals['create']} to create"]
-    words += [
+    counts = [f"{totals['create']} to create"]
+    counts += [
         f"{totals[kind]} to {kind}"
         for kind in ("update", "rotate", "deliver", "revoke")
         if totals[kind]
     ]
-    words += [f"{totals['keep']} as declared"]
-    words += [f"{blocked} that cannot be done"] if blocked else []
-    words += [pluralize(totals["findings"], "finding")] if totals["findings"] else []
-    words += _failed_environments(plan.environments)
-    line = f"Plan: {', '.join(words)}."
+    counts += [f"{totals['keep']} to keep"]
+    counts += [f"{blocked} blocked"] if blocked else []
+    counts += [pluralize(totals["findings"], "finding")] if totals["findings"] else []
+    counts += _failed_environments(plan.environments)
+    line = f"Plan: {', '.join(counts)}."
     if any(part.unblocked for part in planned):
         requests = sum(part.estimate.requests for part in planned)
         seconds = max((part.estimate.seconds for part in planned), default=0.0)
@@ -267,31 +267,32 @@ def plan_verdict(plan: Plan) -> str:
     return line
 
 
-def result_verdict(result: RunResult, *, refused: bool) -> str:
-    """What became of it, in one line.
+def result_summary_line(result: RunResult, *, refused: bool) -> str:
+    """Return the counts of a result, in one line.
 
     Args:
-        result: of a run.
-        refused: whether nothing was done, because it must not be.
+        result: the result of a run.
+        refused: whether a guard refused the run, so that nothing was done.
     """
     totals = _totals(result_summary(part) for part in result.environments)
-    lost = sum(map(undelivered_of, result.environments), Counter())
-    without_token = {"created": lost[Create], "rotated": lost[Rotate]}
-    words = [
-        f"{totals[kind]} {kind}" + (f" ({number} not delivered)" if number else "")
+    undelivered = sum(map(count_undelivered, result.environments), Counter())
+    without_token = {"created": undelivered[Create], "rotated": undelivered[Rotate]}
+    counts = [
+        f"{totals[kind]} {kind}" + (f" ({number} undelivered)" if number else "")
         for kind in ("created", "updated", "rotated", "delivered", "revoked")
         if (number := without_token.get(kind, 0)) or totals[kind] or kind == "created"
     ]
-    words += [f"{totals['kept']} as declared"]
-    words += [f"{totals['failed']} failed"] if totals["failed"] else []
-    words += [f"{totals['skipped']} skipped ({_reasons(result)})"] if totals["skipped"] else []
-    words += _failed_environments(result.environments)
-    verdict = "Refused" if refused else "Incomplete" if result.incomplete else "Done"
-    return f"{verdict}: {', '.join(words)}."
+    counts += [f"{totals['kept']} kept"]
+    counts += [f"{totals['failed']} failed"] if totals["failed"] else []
+    if totals["skipped"]:
+        counts.append(f"{totals['skipped']} skipped ({_skip_reasons(result)})")
+    counts += _failed_environments(result.environments)
+    status = "Refused" if refused else "Incomplete" if result.incomplete else "Done"
+    return f"{status}: {', '.join(counts)}."
 
 
-def _reasons(result: RunResult) -> str:
-    """Why actions were skipped, each reason once."""
+def _skip_reasons(result: RunResult) -> str:
+    """Return the codes of why actions were skipped, each once."""
     parts = [part for part in result.environments if isinstance(part, Executed)]
     skipped = (one for part in parts for one in part.results if isinstance(one, Skipped))
     return ", ".join(dict.fromkeys(one.failure.code for one in skipped))
@@ -305,8 +306,8 @@ def _failed_environments(parts: Iterable[object]) -> list[str]:
 def _totals(summaries: Iterable[dict[str, int]]) -> dict[str, int]:
     totals: dict[str, int] = {}
     for summary in summaries:
-        for word, number in summary.items():
-            totals[word] = totals.get(word, 0) + number
+        for kind, number in summary.items():
+            totals[kind] = totals.get(kind, 0) + number
     return totals
 
 
@@ -316,11 +317,11 @@ def _state(key: ObservedKey, now: datetime) -> str:
     return "expired" if key.revoked_at is None else "revoked"
 
 
-def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """The columns of a table, padded; one very long cell does not push the others away."""
+def align_columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the rows with padded columns; a very long cell does not widen its column."""
     if not rows:
         return []
-    widths = [min(_WIDEST, max(map(len, column))) for column in zip(*rows, strict=True)]
+    widths = [min(_MAX_CELL_WIDTH, max(map(len, column))) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

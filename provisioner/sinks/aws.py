@@ -185,10 +185,10 @@ class _WholeSecret:
                 return Empty()
         text = answer.get("SecretString")
         if isinstance(text, str):
-            return StoredValue(Secret.found(text))
+            return StoredValue(Secret.received(text))
         raw = answer.get("SecretBinary")
         return StoredValue(
-            Secret.found(base64.b64encode(raw if isinstance(raw, bytes) else b"").decode())
+            Secret.received(base64.b64encode(raw if isinstance(raw, bytes) else b"").decode())
         )
 
     def write(self, token: Secret) -> None:

@@ -124,7 +124,7 @@ class CommandSink:
         text = output.decode("utf-8", "surrogateescape")
         if text.endswith("\n"):
             text = text[:-1].removesuffix("\r")
-        return StoredValue(Secret.found(text)) if text else Empty()
+        return StoredValue(Secret.received(text)) if text else Empty()
 
     def write(self, token: Secret) -> None:
         """Runs the program with the token on its standard input.

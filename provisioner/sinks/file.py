@@ -129,7 +129,7 @@ class FileSink:
         """
         with _told(self._address):
             value = self._file.value(self._address.variable)
-        return StoredValue(Secret.found(value)) if value else Empty()
+        return StoredValue(Secret.received(value)) if value else Empty()
 
     def write(self, token: Secret) -> None:
         """Puts the token into the file; folders that are missing are made.

@@ -109,7 +109,7 @@ class GitlabVariable:
         if reply is None:
             return Empty()
         value = reply.body.get("value")
-        return StoredValue(Secret.found(value)) if isinstance(value, str) else WriteOnly()
+        return StoredValue(Secret.received(value)) if isinstance(value, str) else WriteOnly()
 
     def write(self, token: Secret) -> None:
         """Creates or updates the variable, masked and protected whatever it was."""

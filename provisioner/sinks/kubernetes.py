@@ -130,7 +130,7 @@ class KubernetesSecret:
         value = (found.body.get("data") or {}).get(self._address.key) if found else None
         if value is None:
             return Empty()
-        return StoredValue(Secret.found(base64.b64decode(value).decode(errors="replace")))
+        return StoredValue(Secret.received(base64.b64decode(value).decode(errors="replace")))
 
     def write(self, token: Secret) -> None:
         """Applies the key, and the Secret where there is none; other keys are left alone."""

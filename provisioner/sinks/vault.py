@@ -219,7 +219,7 @@ class _Field:
         value = self._latest(self._data_path()).fields.get(self._address.field)
         if value is None:
             return Empty()
-        return StoredValue(Secret.found(value if isinstance(value, str) else json.dumps(value)))
+        return StoredValue(Secret.received(value if isinstance(value, str) else json.dumps(value)))
 
     def write(self, token: Secret) -> None:
         """Makes a new version that differs from the latest in this field only."""

@@ -112,7 +112,7 @@ class Session:
             token = found.get("token") if isinstance(found, dict) else None
             if not isinstance(found, dict) or not isinstance(token, str) or not is_token(token):
                 raise self._refused(answer)
-            self._token = Secret.found(token)
+            self._token = Secret.received(token)
             self._renew_at = time.monotonic() + self._lifetime(found.get("expiresAt"), answer)
             return
 
@@ -130,7 +130,7 @@ class Session:
             found = _dig(answer, "getLoginTokenFromCredentials", "loginToken", "token")
             if not isinstance(found, str) or not is_token(found):
                 break
-            return endpoint, Secret.found(found)
+            return endpoint, Secret.received(found)
         raise self._refused(answer)
 
     def _post(self, endpoint: str, document: str, variables: dict[str, Json]) -> Answer:

@@ -51,7 +51,7 @@ def mint(client: Client, key_id: str, expires_at: datetime) -> Secret:
             f"What {client.environment} minted for the key {key_id} is no token.",
             remedy="Nothing was delivered; look at the key in Twenty itself.",
         )
-    return Secret.found(token)
+    return Secret.received(token)
 
 
 def verify_token(client: Client, token: Secret) -> None:

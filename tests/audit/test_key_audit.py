@@ -34,8 +34,8 @@ from provisioner.model.observed import HiddenRoles, NoRoles, ObservedKey
 from provisioner.model.sink_address import FileAddress
 from provisioner.model.sink_content import ApiKeyToken, NoToken, Unavailable, Unreadable
 from provisioner.plan import Unobserved
-from provisioner.render.audit import audit_document, audit_markdown, audit_page, audit_text
-from provisioner.render.audit.labels import MEANINGS
+from provisioner.render.audit import audit_document, audit_html, audit_markdown, audit_text
+from provisioner.render.audit.labels import NOTE_MEANINGS
 from provisioner.render.text import PLAIN
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def test_only_limits_keys_and_missing_names() -> None:
 def test_the_schema_lists_all_notes_and_each_has_a_description() -> None:
     """Programs and readers meet no other note."""
     schema = schemas.load("report")
-    assert schema["$defs"]["note"]["enum"] == [*get_args(Note)] == [*MEANINGS]
+    assert schema["$defs"]["note"]["enum"] == [*get_args(Note)] == [*NOTE_MEANINGS]
     assert [*schema["$defs"]["summary"]["properties"]["notes"]["properties"]] == [*get_args(Note)]
 
 
@@ -401,7 +401,7 @@ class Balanced(HTMLParser):
 @pytest.mark.parametrize("found", [*AUDITS.values(), audit_of(2000)], ids=[*AUDITS, "many"])
 def test_the_page_is_well_formed_and_self_contained(found) -> None:
     """It is ASCII without scripts, links and images, and its policy would forbid them."""
-    page = audit_page(found)
+    page = audit_html(found)
     parser = Balanced()
     parser.feed(page)
     parser.close()
@@ -420,14 +420,14 @@ def test_the_page_is_well_formed_and_self_contained(found) -> None:
 def test_names_are_text_on_the_page() -> None:
     """A name of a key from a server is never markup."""
     parser = Balanced()
-    parser.feed(audit_page(malicious()))
+    parser.feed(audit_html(malicious()))
     assert "<script>alert(1)</script>" in "".join(parser.words)
 
 
 def test_the_timeline_counts_every_key() -> None:
     """The bars with their tooltips and the boxes of later keys add up to all keys."""
     found = audit_of(2000)
-    page = audit_page(found)
+    page = audit_html(found)
     in_bars = sum(map(int, re.findall(r"days from now: (\d+) keys?:", page)))
     later = sum(map(int, re.findall(r">(\d+) keys? later than 52 weeks", page)))
     assert in_bars + later == sum(len(one.keys) for one in found.observed)
@@ -443,8 +443,8 @@ def test_the_timeline_counts_every_key() -> None:
 
 def test_many_environments_share_one_lane() -> None:
     """A page of a thousand workspaces does not start with a thousand lanes."""
-    assert audit_page(audit_of(24, 12)).count('<text class="lane"') == 12
-    assert audit_page(audit_of(26, 13)).count('<text class="lane"') == 1
+    assert audit_html(audit_of(24, 12)).count('<text class="lane"') == 12
+    assert audit_html(audit_of(26, 13)).count('<text class="lane"') == 1
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -454,7 +454,7 @@ def test_many_environments_share_one_lane() -> None:
 @pytest.mark.parametrize("width", [360, 1200])
 def test_a_browser_shows_the_page_without_scrolling_sideways(tmp_path, found, width) -> None:
     """In a frame as wide as a phone only the boxes of tables are wider than the frame."""
-    page = html.escape(audit_page(found))
+    page = html.escape(audit_html(found))
     measure = (
         "const page = f.contentDocument; document.title = ['measured',"
         "page.documentElement.scrollWidth - page.documentElement.clientWidth,"

@@ -190,7 +190,7 @@ def test_a_key_that_cannot_be_made_fails_alone(run, small) -> None:
     errors = {one["name"]: one.get("error", {}).get("code") for one in environment["actions"]}
     assert errors == {"good": None, "old": "expiry_past", "odd": "role_unknown"}
     code, out, _ = run("plan", "-m", small)
-    assert "Plan: 1 to create, 0 as declared, 2 that cannot be done." in out
+    assert "Plan: 1 to create, 0 to keep, 2 blocked." in out
     assert "! old" in out
     code, out, _ = run("apply", "-m", small, "--format", "json")
     [environment] = valid("result", out)["environments"]
@@ -200,7 +200,7 @@ def test_a_key_that_cannot_be_made_fails_alone(run, small) -> None:
     code, out, _ = run("apply", "-m", small)
     assert code == 4
     assert "! old" in out
-    assert "Incomplete: 0 created, 1 as declared, 2 failed." in out
+    assert "Incomplete: 0 created, 1 kept, 2 failed." in out
 
 
 def test_only_bounds_what_is_created(run, small) -> None:
@@ -569,9 +569,9 @@ def test_a_key_made_elsewhere_is_shown_to_people_as_that(run, shop) -> None:
     folder, served = shop(Dialect.LEGACY, around)
     code, out, _ = run("apply", "-m", folder)
     assert code == 0
-    [line] = [line for line in out.splitlines() if "made by another run at this moment" in line]
+    [line] = [line for line in out.splitlines() if "created by another run" in line]
     assert line.startswith("  = a ")
-    assert "Done: 1 created, 1 as declared." in out
+    assert "Done: 1 created, 1 kept." in out
 
 
 @pytest.mark.usefixtures("hurry")
@@ -615,13 +615,13 @@ def test_a_key_that_was_made_counts_as_made_whatever_became_of_its_token(
     files = [f"--report={form}={tmp_path / form}" for form in ("json", "markdown")]
     code, out, _ = run("apply", "-m", folder, *files, "--events", tmp_path / "events")
     assert code == 4
-    verdict = "Incomplete: 3 created (3 not delivered), 0 as declared, 3 failed."
+    verdict = "Incomplete: 3 created (3 undelivered), 0 kept, 3 failed."
     assert out.splitlines()[-1] == verdict
     page = (tmp_path / "markdown").read_text()
     assert f"## {verdict}" in page
     head, _, row = [line for line in page.splitlines() if line.startswith("|")][:3]
     counts = dict(zip(head.split(" | "), row.split(" | "), strict=True))
-    assert (counts["created"], counts["not delivered"], counts["failed"]) == ("3", "3", "3")
+    assert (counts["created"], counts["undelivered"], counts["failed"]) == ("3", "3", "3")
     [environment] = valid("result", (tmp_path / "json").read_text())["environments"]
     summary = environment["summary"]
     assert {word for word, count in summary.items() if count} == {
@@ -648,7 +648,7 @@ def test_a_key_that_was_made_counts_as_made_whatever_became_of_its_token(
     ]
     program.write_text("#!/bin/sh\ncat > /dev/null\n")
     code, out, _ = run("apply", "-m", folder, "--redeliver")
-    assert (code, out.splitlines()[-1]) == (0, "Done: 0 created, 3 delivered, 0 as declared.")
+    assert (code, out.splitlines()[-1]) == (0, "Done: 0 created, 3 delivered, 0 kept.")
 
 
 def test_a_successor_that_was_made_counts_as_rotated_whatever_became_of_its_token(
@@ -663,7 +663,7 @@ def test_a_successor_that_was_made_counts_as_rotated_whatever_became_of_its_toke
     code, out, _ = run("rotate", "k-00", "--now", "-m", folder)
     assert code == 4
     assert out.splitlines()[-1] == (
-        "Incomplete: 0 created, 1 rotated (1 not delivered), 0 as declared, 1 failed."
+        "Incomplete: 0 created, 1 rotated (1 undelivered), 0 kept, 1 failed."
     )
     code, out, _ = run("rotate", "k-00", "--now", "-m", folder, "--format", "json")
     [environment] = valid("result", out)["environments"]
@@ -699,9 +699,7 @@ def test_an_interrupted_run_says_how_many_keys_it_made(write, tmp_path, serve, m
         over.set()
     assert process.returncode == 130
     assert len(served.sandbox.keys()) == 18
-    assert out.splitlines()[-1] == (
-        "Incomplete: 18 created (18 not delivered), 0 as declared, 18 failed."
-    )
+    assert out.splitlines()[-1] == ("Incomplete: 18 created (18 undelivered), 0 kept, 18 failed.")
 
 
 # bad input

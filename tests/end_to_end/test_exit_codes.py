@@ -176,7 +176,8 @@ class World:
             pin = f", workspace: {OTHER_WORKSPACE}" if state_name == "pinned" else ""
             auth = "" if state_name == "bug" else ", auth: {session_token: '${TOKEN}'}"
             lines.append(
-                f"  {state_name}: {{url: '{urls[state_name]}', role: Admin, owns: ['svc-*']{auth}{pin}}}"
+                f"  {state_name}: {{url: '{urls[state_name]}', role: Admin, "
+                f"owns: ['svc-*']{auth}{pin}}}"
             )
         (folder / "environments.yaml").write_text("\n".join(lines) + "\n")
         names = [

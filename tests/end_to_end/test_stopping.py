@@ -386,7 +386,7 @@ def test_people_are_told_what_was_done_and_what_was_left(start, number, code) ->
         skipped = [line for line in out.splitlines() if line.endswith("  skipped")]
         assert {line.split()[0] for line in skipped} == set(names) - made
         left = len(names) - len(made)
-        assert f"Incomplete: {len(made)} created, 0 as declared, {left} skipped (stopped)." in out
+        assert f"Incomplete: {len(made)} created, 0 kept, {left} skipped (stopped)." in out
 
 
 @pytest.mark.parametrize(
@@ -764,7 +764,7 @@ def test_a_report_and_the_events_of_a_run_that_was_stopped_early_are_whole(tmp_p
         place = FIRST_MOMENTS["manifests"]
         code, out, _ = early(tmp_path, server, words, place, signal.SIGTERM)
     assert code == 143
-    verdict = "Incomplete: 0 created, 0 as declared, 1 environment not reached."
+    verdict = "Incomplete: 0 created, 0 kept, 1 environment not reached."
     assert out.splitlines()[-1] == verdict
     assert f"## {verdict}" in (tmp_path / "run.md").read_text()
     [environment] = json.loads((tmp_path / "run.json").read_text())["environments"]

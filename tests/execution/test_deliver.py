@@ -733,25 +733,26 @@ def test_the_text_of_a_result_tells_what_was_delivered_and_what_was_not() -> Non
     """One line each, the failure below it."""
     lines = result_text(result_of(*mixed()), PLAIN).splitlines()
     shown = [" ".join(line.split()) for line in lines]
-    elsewhere = "made by another run at this moment"
-    ends, later = "ends 2027-02-21T04:00:00Z role Worker", "ends 2027-03-23T04:00:00Z role Worker"
+    elsewhere = "created by another run"
+    expires = "expires 2027-02-21T04:00:00Z role Worker"
+    later = "expires 2027-03-23T04:00:00Z role Worker"
+    skipped = f"{later} vault secret/a token manifests/a.yaml:8 skipped"
     assert shown[1:10] == [
-        f"+ made depth 0 {ends} file secrets/a.env A manifests/a.yaml:7",
-        f"! half depth 0 {ends} file secrets/a.env A, vault secret/a token manifests/a.yaml:7",
+        f"+ made depth 0 {expires} file secrets/a.env A manifests/a.yaml:7",
+        f"! half depth 0 {expires} file secrets/a.env A, vault secret/a token manifests/a.yaml:7",
         f"{DOWN.code}: {DOWN.message}",
-        f"= theirs depth 0 {ends} vault secret/a token manifests/a.yaml:7 {elsewhere}",
-        f"> there token missing {later} vault secret/a token manifests/a.yaml:8",
-        f"! lost token missing {later} file secrets/a.env A manifests/a.yaml:8",
+        f"= theirs depth 0 {expires} vault secret/a token manifests/a.yaml:7 {elsewhere}",
+        f"> there deliver, token missing {later} vault secret/a token manifests/a.yaml:8",
+        f"! lost deliver, token missing {later} file secrets/a.env A manifests/a.yaml:8",
         f"{LATER.code}: {LATER.message}",
-        f"late\\x1b[2J token missing {later} vault secret/a token manifests/a.yaml:8 skipped",
-        "= 1 key as declared",
+        f"late\\x1b[2J deliver, token missing {skipped}",
+        "= 1 key kept",
     ]
     assert shown[-1] == (
-        "Incomplete: 2 created (1 not delivered), 1 delivered, 2 as declared, 2 failed, "
-        "1 skipped (stopped)."
+        "Incomplete: 2 created (1 undelivered), 1 delivered, 2 kept, 2 failed, 1 skipped (stopped)."
     )
     fine = result_text(result_of(mixed()[3]), PLAIN).splitlines()
-    assert fine[-1] == "Done: 0 created, 1 delivered, 1 as declared."
+    assert fine[-1] == "Done: 0 created, 1 delivered, 1 kept."
 
 
 LEGACY = '{"data":{"apiKeys":[]},"pageInfo":{"hasNextPage":false}}'

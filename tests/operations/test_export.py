@@ -1,4 +1,4 @@
-"""What a workspace holds becomes a manifest, and the plan with that manifest changes nothing."""
+"""The plan of an exported manifest changes nothing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ DIALECTS = pytest.mark.parametrize("dialect", tuple(Dialect))
 LATER = datetime(2031, 1, 1, 0, 0, 0, 417_000, tzinfo=UTC)
 FAR = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
-STRANGE = (
+UNUSUAL = (
     *("no", "y", "~", "null", "true", "1.0", "0x1F", "1_000", "-1", ".inf", "12:30:45", "=", "<<"),
     *("2027-01-01", "2027-01-01T00:00:00Z", "- x", "-", "---", "...", "a: b", "a:", "a #b", "#x"),
     *("&a", "*a", "!a", "%a", "@a", "`a", "|", ">", "?", "? a", ",", "[a]", "{a}", "}{", "{{a}}"),
@@ -67,14 +67,14 @@ STRANGE = (
     ),
     *("\ue000", "\U0010ffff", "<b>", "%s", "a" * 1000, "{" * 500, "Ωmega x"),
 )
-"""Names that a manifest can hold, and that a careless one would not."""
+"""Valid names that careless quoting would break."""
 
-UNFIT = {
+INVALID = {
     "": "is empty",
     " ": "is empty",
     "\u2003": "is empty",
-    " a": "blanks at its ends",
-    "a\u00a0": "blanks at its ends",
+    " a": "leading or trailing spaces",
+    "a\u00a0": "leading or trailing spaces",
     "a\tb": "control characters",
     "a\nkeys: []": "control characters",
     "a\x00b": "control characters",
@@ -84,10 +84,12 @@ UNFIT = {
     "a" * 1001: "too long",
     "{" * 501: "too long",
     "a\u200b" * 501: "too long",
-    "e\u0301": "composed form (NFC)",
-    **dict.fromkeys(("👩\u200d💻", "\ufeffa", "a\u202eb", "a\u00a0b", "a\u200b"), "cannot be seen"),
+    "e\u0301": "Unicode NFC",
+    **dict.fromkeys(
+        ("👩\u200d💻", "\ufeffa", "a\u202eb", "a\u00a0b", "a\u200b"), "invisible characters"
+    ),
 }
-"""Names that no manifest can hold, and what is said of each."""
+"""Names that no manifest can contain, with the reason in the comment."""
 
 ROLES = tuple(
     role_with(label, id=f"00000000-0000-4000-8000-{number:012}")
@@ -113,7 +115,7 @@ ROLES += (role_with(ROLES[0].id, id="00000000-0000-4000-8000-000000000099"),)
 
 @pytest.fixture
 def place(tmp_path: Path) -> Callable[..., Path]:
-    """A manifests directory with one embedded Twenty, `dev`, and nothing else."""
+    """A manifests directory with only one embedded Twenty, `dev`."""
 
     def place_(dialect: Dialect = Dialect.CORE, more: str = "") -> Path:
         return directory(tmp_path, f"dev: {{url: 'sandbox:{dialect}'{more}}}")
@@ -128,20 +130,20 @@ def directory(parent: Path, environment: str) -> Path:
     return folder
 
 
-def held(folder: Path, dialect: Dialect = Dialect.CORE) -> Sandbox:
-    """The embedded Twenty of `dev`, to be filled."""
+def sandbox_of(folder: Path, dialect: Dialect = Dialect.CORE) -> Sandbox:
+    """Return the embedded Twenty of `dev`, to be filled."""
     file = folder.parent / ".provision" / "dev.sqlite3"
     file.parent.mkdir(exist_ok=True)
     return Sandbox(file, dialect)
 
 
-def observed(name: str, role: Role | None = None, end: datetime = LATER) -> ObservedKey:
+def observed(name: str, role: Role | None = None, expires_at: datetime = LATER) -> ObservedKey:
     label, role_id = (None, None) if role is None else (role.label, role.id)
-    shown = {"role": label, "role_id": role_id}
-    return observed_key(name, id=str(uuid4()), expires_at=end, **shown)
+    fields = {"role": label, "role_id": role_id}
+    return observed_key(name, id=str(uuid4()), expires_at=expires_at, **fields)
 
 
-def seen(keys: Iterable[ObservedKey], roles: Roles | None = None) -> Observation:
+def observation_of(keys: Iterable[ObservedKey], roles: Roles | None = None) -> Observation:
     return observation_with(*keys, workspace=None, roles=roles or KnownRoles(ROLES))
 
 
@@ -156,21 +158,21 @@ def comments(manifest: str) -> list[str]:
     return [line for line in manifest.splitlines() if line.startswith("# left out: ")]
 
 
-# The plan with it changes nothing
+# The plan of an exported manifest
 
-signs = st.one_of(
+letters = st.one_of(
     st.characters(),
     st.characters(exclude_categories=("Cs", "Cc")),
     st.sampled_from("{}\"'\\:#-&*!%@`|>?,[]~= \t\n\r\x00\x85\u2028\ufeff"),
 )
 names = st.one_of(
-    st.text(signs, max_size=12),
+    st.text(letters, max_size=12),
     st.text(st.characters(exclude_categories=("Cs", "Cc", "Zs")), min_size=1, max_size=12),
     st.from_regex(document._ODD, fullmatch=True),
     st.sampled_from(sorted(document._WORDS)),
-    st.sampled_from((*STRANGE, *UNFIT, "svc", "svc")),
+    st.sampled_from((*UNUSUAL, *INVALID, "svc", "svc")),
 )
-ends = st.one_of(
+expiries = st.one_of(
     st.just(FAR),
     st.datetimes(datetime(2026, 11, 24), datetime(9999, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001 - hypothesis adds the zone
 )
@@ -181,44 +183,50 @@ def observations(draw: st.DrawFn) -> Observation:
     roles = draw(st.sampled_from([KnownRoles(ROLES), HiddenRoles(), NoRoles()]))
     known = isinstance(roles, KnownRoles)
     of_key = st.sampled_from((*ROLES, ROLES[0], None)) if known else st.none()
-    return seen(draw(st.lists(st.builds(observed, names, of_key, ends), max_size=25)), roles)
+    return observation_of(
+        draw(st.lists(st.builds(observed, names, of_key, expiries), max_size=25)), roles
+    )
 
 
 @given(observation=observations())
-@example(observation=seen([observed(name, ROLES[0]) for name in (*STRANGE, *UNFIT, "\udc80")]))
+@example(
+    observation=observation_of(
+        [observed(name, ROLES[0]) for name in (*UNUSUAL, *INVALID, "\udc80")]
+    )
+)
 @settings(max_examples=200)
-def test_the_plan_with_what_was_exported_is_empty(observation: Observation) -> None:
-    """Whatever the names, ends and roles: no problem, no action, no drift; each key told once."""
+def test_the_plan_of_an_exported_manifest_is_empty(observation: Observation) -> None:
+    """There are no problems, actions or drift for any names; each key occurs once."""
     exported = export("dev", observation)
     by_name: dict[str, list[ObservedKey]] = {}
     for key in observation.keys:
         by_name.setdefault(key.name, []).append(key)
-    fit = published("manifest").check("key")
-    wanted = [
+    is_key = published("manifest").check("key")
+    expected = [
         name
         for name, (key, *others) in sorted(by_name.items())
         if not others
-        and fit({"name": name.replace("{", "{{").replace("}", "}}")})
-        and not any("\ud800" <= sign <= "\udfff" for sign in name)
+        and is_key({"name": name.replace("{", "{{").replace("}", "}}")})
+        and not any("\ud800" <= char <= "\udfff" for char in name)
         and characters.advice("", name) is None
         and (key.role is not None or not isinstance(observation.roles, KnownRoles))
     ]
-    assert (exported.keys, exported.fits) == (len(wanted), True)
-    assert exported.left_out == len(observation.keys) - len(wanted)
-    told = comments(exported.text)
-    assert len(told) == len(by_name) - len(wanted)
-    ids = {key.id for key in observation.keys if key.name not in wanted}
-    assert {one for one in ids if sum(one in line for line in told) == 1} == ids
-    if not wanted:
+    assert (exported.keys, exported.fits) == (len(expected), True)
+    assert exported.left_out == len(observation.keys) - len(expected)
+    lines = comments(exported.text)
+    assert len(lines) == len(by_name) - len(expected)
+    ids = {key.id for key in observation.keys if key.name not in expected}
+    assert {one for one in ids if sum(one in line for line in lines) == 1} == ids
+    if not expected:
         return
     manifests = loaded(exported.text)
     assert manifests.problems == ()
     desired = manifests.desired["dev"]
-    assert [key.name for key in desired] == wanted
+    assert [key.name for key in desired] == expected
     environment = environment_with(name="dev", url="sandbox:", role="Admin")
     planned = plan_environment(environment, desired, observation, NOW)
     assert planned.actions == ()
-    assert list(planned.kept) == wanted
+    assert list(planned.kept) == expected
     assert {type(finding) for finding in planned.findings} <= {Unmanaged, Expiring}
 
 
@@ -226,8 +234,8 @@ def test_the_plan_with_what_was_exported_is_empty(observation: Observation) -> N
     keys=st.lists(
         st.tuples(
             st.one_of(
-                names.filter(lambda name: not any("\ud800" <= sign <= "\udfff" for sign in name)),
-                st.sampled_from(STRANGE),
+                names.filter(lambda name: not any("\ud800" <= char <= "\udfff" for char in name)),
+                st.sampled_from(UNUSUAL),
             ),
             st.datetimes(datetime(2040, 1, 1), datetime(9999, 12, 31)),  # noqa: DTZ001 - as above
             st.integers(0, 7),
@@ -238,11 +246,11 @@ def test_the_plan_with_what_was_exported_is_empty(observation: Observation) -> N
     dialect=st.sampled_from(tuple(Dialect)),
 )
 @settings(max_examples=15)
-def test_the_commands_agree_for_any_names(keys: Any, dialect: Dialect) -> None:
-    """`export`, `validate` and `plan --detailed-exitcode`, over the wire of each dialect: 0."""
+def test_an_exported_manifest_passes_the_other_commands(keys: Any, dialect: Dialect) -> None:
+    """`export`, `validate` and `plan --detailed-exitcode` succeed, with both generations."""
     with tempfile.TemporaryDirectory() as parent:
         folder = directory(Path(parent), f"dev: {{url: 'sandbox:{dialect}', role: Integrations}}")
-        with held(folder, dialect) as sandbox:
+        with sandbox_of(folder, dialect) as sandbox:
             sandbox.seed(["always"])
             for number, label in enumerate(["no", "Same", "Same", 'a: "b"']):
                 sandbox.put_role(role(label, api_keys=number != 3))
@@ -252,17 +260,17 @@ def test_the_commands_agree_for_any_names(keys: Any, dialect: Dialect) -> None:
 
 
 def put(sandbox: Sandbox, keys: Iterable[tuple[str, datetime, int]]) -> None:
-    """Adds keys of those names, ends and roles by number; as many as there are at one time."""
+    """Add keys with these names, expiries and role numbers, in one transaction."""
     rows = []
     roles = sandbox.roles()
-    for name, end, number in keys:
-        moment = f"{end:%Y-%m-%dT%H:%M:%S}.{end.microsecond // 1000:03}Z"
+    for name, expiry, number in keys:
+        expires_at = f"{expiry:%Y-%m-%dT%H:%M:%S}.{expiry.microsecond // 1000:03}Z"
         role_id = roles[number % len(roles)].id
         rows.append(
             ApiKey(
                 id=str(uuid4()),
                 name=name,
-                expires_at=moment,
+                expires_at=expires_at,
                 created_at="2026-01-01T00:00:00.000Z",
                 updated_at="2026-01-01T00:00:00.000Z",
                 role_id=None if sandbox.dialect is Dialect.LEGACY else role_id,
@@ -272,7 +280,7 @@ def put(sandbox: Sandbox, keys: Iterable[tuple[str, datetime, int]]) -> None:
 
 
 def exported_and_planned(folder: Path) -> Manifests:
-    """Exports `dev` and holds the plan against it; what was loaded."""
+    """Export `dev`, check that its plan is empty, and return the loaded manifests."""
     assert main(["export", "-q", "-m", str(folder), "--to", str(folder / "all.yaml")]) == 0
     manifests = load(folder, now=datetime.now(UTC))
     assert manifests.problems == ()
@@ -291,33 +299,34 @@ def exported_and_planned(folder: Path) -> Manifests:
 
 @DIALECTS
 def test_a_large_workspace_is_adopted_without_a_change(place, dialect) -> None:
-    """2 325 keys with strange names among them, of several roles and ends: the plan is empty."""
+    """The plan is empty for 2 325 keys with unusual names, several roles and expiries."""
     folder = place(dialect)
-    made = random.Random(2325)
-    signs = "abc {}\"'\\:#-~=%@🔑é日本0123"
-    wanted = {*STRANGE, *(f"svc-{number:04}" for number in range(1500))}
-    while len(wanted) < 2325:
-        name = "".join(made.choices(signs, k=made.randint(1, 40)))
-        wanted |= {name} if name == name.strip() else set()
+    rng = random.Random(2325)
+    letters = "abc {}\"'\\:#-~=%@🔑é日本0123"
+    key_names = {*UNUSUAL, *(f"svc-{number:04}" for number in range(1500))}
+    while len(key_names) < 2325:
+        name = "".join(rng.choices(letters, k=rng.randint(1, 40)))
+        key_names |= {name} if name == name.strip() else set()
     start = datetime(2027, 6, 1)  # noqa: DTZ001 - the server's own text has the zone
-    with held(folder, dialect) as sandbox:
-        spans = (timedelta(seconds=made.randrange(10**9)) for _ in wanted)
+    with sandbox_of(folder, dialect) as sandbox:
+        spans = (timedelta(seconds=rng.randrange(10**9)) for _ in key_names)
         put(
-            sandbox, zip(sorted(wanted), (start + span for span in spans), range(2325), strict=True)
+            sandbox,
+            zip(sorted(key_names), (start + span for span in spans), range(2325), strict=True),
         )
-        sandbox.seed([*UNFIT, "svc", "svc"])
+        sandbox.seed([*INVALID, "svc", "svc"])
         sandbox.seed(["was-revoked"], revoked_at="2026-01-01T00:00:00.000Z")
         sandbox.seed(["has-expired"], expires_at="2026-01-01T00:00:00.000Z")
     desired = exported_and_planned(folder).desired["dev"]
-    assert [key.name for key in desired] == sorted(wanted)
-    assert len(comments((folder / "all.yaml").read_text())) == len(UNFIT) + 1
+    assert [key.name for key in desired] == sorted(key_names)
+    assert len(comments((folder / "all.yaml").read_text())) == len(INVALID) + 1
 
 
-# What is written
+# The content of the manifest
 
 
-def test_a_manifest_says_where_and_when_it_comes_from_and_what_most_keys_share() -> None:
-    """Byte for byte: names plain where they can be, the role of most keys in `defaults`."""
+def test_a_manifest_names_its_source_and_the_most_common_role() -> None:
+    """Byte for byte: names unquoted if possible, the role of most keys in `defaults`."""
     admin, no = ROLES[:2]
     keys = [
         observed("svc-mail", admin),
@@ -325,7 +334,7 @@ def test_a_manifest_says_where_and_when_it_comes_from_and_what_most_keys_share()
         observed("{a}: #1", admin),
     ]
     assert (
-        export("production", seen(keys)).text
+        export("production", observation_of(keys)).text
         == """\
 # yaml-language-server: $schema=../schemas/manifest.schema.json
 # The live keys of production at 2026-11-23T04:00:00Z, written by `provision export`.
@@ -346,48 +355,48 @@ keys:
     )
 
 
-def test_no_role_is_a_default_that_most_keys_do_not_have() -> None:
-    """With as many of another role each key names its own."""
-    shown = export("dev", seen([observed("a", ROLES[0]), observed("b", ROLES[1])])).text
+def test_a_role_that_most_keys_do_not_have_is_no_default() -> None:
+    """When two roles are equally common, each key names its own."""
+    shown = export("dev", observation_of([observed("a", ROLES[0]), observed("b", ROLES[1])])).text
     assert "defaults:" not in shown
     assert ("role: Admin\n" in shown, 'role: "no"\n' in shown) == (True, True)
 
 
-def test_a_role_is_written_as_its_id_where_its_label_would_not_do() -> None:
-    """Labels of several roles, of blanks, of half or unseen characters, one that is an id."""
-    manifests = loaded(export("dev", seen([observed(one.id, one) for one in ROLES])).text)
+def test_a_role_is_written_as_its_id_if_its_label_is_not_usable() -> None:
+    """Labels that are shared, blank, invisible, half a character, or the id of another role."""
+    manifests = loaded(export("dev", observation_of([observed(one.id, one) for one in ROLES])).text)
     assert manifests.problems == ()
     as_ids = {key.name for key in manifests.desired["dev"] if key.role == key.name}
     assert as_ids == {ROLES[index].id for index in (3, 4, 5, 8, 11, 12)}
 
 
-def test_roles_that_are_hidden_are_a_comment_and_those_that_are_not_there_are_none() -> None:
-    """Without roles to see nothing is written of them; on legacy nothing needs to be said."""
-    hidden = export("dev", seen([observed("a")], HiddenRoles())).text
-    assert "\n# Its roles are hidden from the credential, so that none is written.\n" in hidden
-    legacy = export("dev", seen([observed("a")], NoRoles())).text
+def test_hidden_roles_are_a_comment() -> None:
+    """No role is written if roles are hidden; on legacy no comment is needed."""
+    hidden = export("dev", observation_of([observed("a")], HiddenRoles())).text
+    assert "\n# The credential cannot read roles, so no role is written.\n" in hidden
+    legacy = export("dev", observation_of([observed("a")], NoRoles())).text
     assert (" role: " in hidden, "role" in legacy) == (False, False)
 
 
-@pytest.mark.parametrize(("name", "why"), [*UNFIT.items(), ("\ud800", "half a character")])
-def test_a_name_that_no_manifest_can_hold_is_a_comment_of_one_line(name: str, why: str) -> None:
-    """With the id and the reason, and nothing in it ends the comment or is too long to read."""
+@pytest.mark.parametrize(("name", "reason"), [*INVALID.items(), ("\ud800", "unpaired surrogate")])
+def test_a_name_that_no_manifest_can_contain_is_a_one_line_comment(name: str, reason: str) -> None:
+    """The comment has the id and the reason; the name cannot end it or make it too long."""
     key = observed(name, ROLES[0])
-    exported = export("dev", seen([key, observed("fine", ROLES[0])]))
+    exported = export("dev", observation_of([key, observed("fine", ROLES[0])]))
     [comment] = comments(exported.text)
     assert f" ({key.id}): " in comment
-    assert comment.endswith(why)
+    assert comment.endswith(reason)
     assert comment.isprintable()
     assert len(comment) < 800
     assert (exported.keys, exported.left_out) == (1, 1)
     assert [one.name for one in loaded(exported.text).desired["dev"]] == ["fine"]
 
 
-def test_live_keys_of_one_name_are_left_out_with_all_their_ids() -> None:
-    """Nobody can tell which of them is in use; dead ones of the name do not count."""
+def test_live_keys_with_the_same_name_are_left_out_with_all_ids() -> None:
+    """Nothing shows which of them is in use; revoked and expired keys do not count."""
     twins = [observed("twin", ROLES[0]), observed("twin", ROLES[1])]
     dead = observed("single", ROLES[0], NOW)
-    exported = export("dev", seen([*twins, dead, observed("single", ROLES[0])]))
+    exported = export("dev", observation_of([*twins, dead, observed("single", ROLES[0])]))
     [comment] = comments(exported.text)
     assert all(key.id in comment for key in twins)
     assert comment.endswith("several live keys have this name")
@@ -395,62 +404,62 @@ def test_live_keys_of_one_name_are_left_out_with_all_their_ids() -> None:
     assert dead.id not in exported.text
 
 
-def test_a_key_without_a_role_is_left_out_where_keys_have_roles() -> None:
-    """It could get one from `defaults` or from the environment, and that would be a change."""
-    [comment] = comments(export("dev", seen([observed("a")])).text)
-    assert comment.endswith("it has no role that a manifest could name")
+def test_a_key_without_a_role_is_left_out_if_keys_have_roles() -> None:
+    """It could get a role from `defaults` or the environment, which would be a change."""
+    [comment] = comments(export("dev", observation_of([observed("a")])).text)
+    assert comment.endswith("the key has no role that a manifest can refer to")
 
 
-def test_the_name_of_the_environment_is_quoted_like_any_other_word() -> None:
-    """`no` and `1.0` are names of environments too."""
+def test_the_name_of_the_environment_is_quoted_if_necessary() -> None:
+    """`no` and `1.0` are valid names of environments."""
     for name in ("no", "1.0"):
-        lines = export(name, seen([])).text.splitlines()
+        lines = export(name, observation_of([])).text.splitlines()
         assert f'environment: "{name}"' in lines
 
 
 def test_a_secret_of_the_run_is_in_no_manifest(monkeypatch, run, place) -> None:
-    """A key called by the e-mail of the sign-in is left out, not written in another spelling."""
+    """A key whose name contains the sign-in e-mail is left out, without its name."""
     monkeypatch.setattr(secret, "_KNOWN", secret._Known())
     email = Secret("someone@shop.example")
     folder = place()
-    with held(folder) as sandbox:
+    with sandbox_of(folder) as sandbox:
         sandbox.seed([f"zapier of {email.reveal()}", f"{'x' * 90}{email.reveal()}", "fine"])
     code, out, err = run("export", "-m", folder)
     assert (code, "2 live keys left out" in err) == (0, True)
     assert "someone" not in out + err
-    assert [line for line in comments(out) if "holds a secret of this run" in line] == comments(out)
+    assert all("contains a secret of this run" in line for line in comments(out))
     assert [key.name for key in loaded(out).desired["dev"]] == ["fine"]
 
 
 @pytest.mark.parametrize("beside", [-1, 0, 1])
 @pytest.mark.parametrize("roles", [(None,), ROLES[:1], ROLES[:2], (*ROLES[:1], *ROLES[:2])])
-def test_what_fits_is_what_can_be_loaded(monkeypatch, tmp_path, roles, beside) -> None:
-    """The limits of values and of bytes are the loader's own, to the last one."""
-    look = seen(
+def test_a_manifest_fits_exactly_if_it_can_be_loaded(monkeypatch, tmp_path, roles, beside) -> None:
+    """The limits of values and bytes are exactly those of the loader."""
+    observation = observation_of(
         (observed(f"key-é-{one}", roles[one % len(roles)]) for one in range(12)),
         NoRoles() if roles == (None,) else KnownRoles(ROLES),
     )
-    manifest = export("dev", look).text
+    manifest = export("dev", observation).text
     file = tmp_path / "keys.yaml"
     file.write_text(manifest, encoding="utf-8")
     values, size = sum(1 for _ in yaml.parse(manifest)), len(manifest.encode())
     for module, name, exact in ((document, "MAX_EVENTS", values), (text, "MAX_BYTES", size)):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, exact + beside)
-            fits = export("dev", look).fits
+            fits = export("dev", observation).fits
             content = text.read(file, "f")
-            faults = document.read(content, "f")[1] if isinstance(content, str) else [content]
+            problems = document.read(content, "f")[1] if isinstance(content, str) else [content]
         assert fits == (beside >= 0)
-        assert [fault.code for fault in faults] == ([] if fits else ["file_too_large"])
+        assert [problem.code for problem in problems] == ([] if fits else ["file_too_large"])
 
 
 # The command
 
 
-def test_a_manifest_goes_to_stdout_and_notes_go_to_stderr(run, place) -> None:
-    """So that `> file` is as good as `--to`; what is left out is counted, in JSON lines too."""
+def test_the_manifest_is_on_stdout_and_notes_are_on_stderr(run, place) -> None:
+    """`> file` works like `--to`; stderr has the number of omitted keys, also as JSON lines."""
     folder = place()
-    with held(folder) as sandbox:
+    with sandbox_of(folder) as sandbox:
         sandbox.seed(["a", "b", "twin", "twin"])
     code, out, err = run("export", "-m", folder, "-q")
     assert (code, len(loaded(out).desired["dev"])) == (0, 2)
@@ -461,10 +470,10 @@ def test_a_manifest_goes_to_stdout_and_notes_go_to_stderr(run, place) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["environments.yaml"]
 
 
-def test_a_new_file_is_for_this_user_alone_and_whole(run, place, monkeypatch) -> None:
-    """Mode 0600 whatever the umask; folders on the way are made; nothing else is left there."""
+def test_a_new_file_is_private_and_complete(run, place, monkeypatch) -> None:
+    """Mode 0600 for any umask; parent folders are created and no temporary file is left."""
     folder = place()
-    with held(folder) as sandbox:
+    with sandbox_of(folder) as sandbox:
         sandbox.seed(["a"])
     file = folder / "team" / "adopted.yaml"
     before = os.umask(0)
@@ -480,8 +489,8 @@ def test_a_new_file_is_for_this_user_alone_and_whole(run, place, monkeypatch) ->
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "link"])
-def test_nothing_that_exists_is_overwritten(run, place, what) -> None:
-    """Neither a file nor a folder nor a link that leads nowhere: 64, and nothing was asked."""
+def test_an_existing_path_is_never_overwritten(run, place, what) -> None:
+    """A file, a folder or a dangling link: exit code 64, and no request is sent."""
     folder = place()
     file = folder / "keys.yaml"
     match what:
@@ -505,15 +514,17 @@ def served(sandbox: Sandbox, tmp_path: Path, more: str = "") -> Path:
     )
 
 
-def test_a_file_that_appears_meanwhile_is_not_overwritten(run, tmp_path, monkeypatch) -> None:
-    """Another run may write the same file while this one looks at the workspace."""
+def test_a_file_that_appears_during_the_export_is_not_overwritten(
+    run, tmp_path, monkeypatch
+) -> None:
+    """Another run may write the same file while this one observes the workspace."""
     file = tmp_path / "keys.yaml"
 
-    def meanwhile(request: Request, inner: Callable[[Request], Response]) -> Response:
+    def write_file(request: Request, inner: Callable[[Request], Response]) -> Response:
         file.write_text("mine")
         return inner(request)
 
-    with Sandbox(None, around=meanwhile) as sandbox:
+    with Sandbox(None, around=write_file) as sandbox:
         monkeypatch.setenv("TOKEN", sandbox.session_token())
         sandbox.seed(["a"])
         code, _, err = run("export", "-m", served(sandbox, tmp_path), "--to", file)
@@ -521,27 +532,27 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(run, tmp_path, monkeyp
     assert {path.name for path in tmp_path.iterdir()} == {"keys.yaml", "manifests"}
 
 
-def test_a_file_that_cannot_be_written_is_wrong_usage(run, place) -> None:
-    """The way to it leads through a file: 64, with what to name instead."""
+def test_an_unwritable_path_is_wrong_usage(run, place) -> None:
+    """A parent of the path is a file: exit code 64, with advice to choose another path."""
     folder = place()
-    with held(folder) as sandbox:
+    with sandbox_of(folder) as sandbox:
         sandbox.seed(["a"])
     code, out, err = run("export", "-m", folder, "--to", folder / "environments.yaml" / "keys.yaml")
     assert (code, out, err.split(":")[0], "--to" in err) == (64, "", "not_writable", True)
 
 
-def test_only_bounds_what_is_written(run, place) -> None:
-    """Globs, several and by their variable too; other keys are neither written nor told of."""
+def test_only_selects_the_exported_keys(run, place) -> None:
+    """Several globs; other keys are neither written nor mentioned."""
     folder = place()
-    with held(folder) as sandbox:
+    with sandbox_of(folder) as sandbox:
         sandbox.seed(["svc-a", "svc-b", "app", "App", "twin", "twin"])
     _, out, err = run("export", "-m", folder, "--only", "svc-*", "--only", "a??")
     assert [key.name for key in loaded(out).desired["dev"]] == ["app", "svc-a", "svc-b"]
     assert (comments(out), err) == ([], "")
 
 
-def test_one_environment_is_named_where_there_are_several(run, place) -> None:
-    """64 without; with `-e` it is that one, whatever the other needs."""
+def test_the_environment_is_required_if_there_are_several(run, place) -> None:
+    """Exit code 64 without it; with `-e` the variables of other environments do not matter."""
     folder = place()
     text_ = (folder / "environments.yaml").read_text()
     (folder / "environments.yaml").write_text(
@@ -549,7 +560,7 @@ def test_one_environment_is_named_where_there_are_several(run, place) -> None:
     )
     code, _, err = run("export", "-m", folder)
     assert (code, err.split(":")[0]) == (64, "environment_unnamed")
-    with held(folder) as sandbox:
+    with sandbox_of(folder) as sandbox:
         sandbox.seed(["a"])
     assert run("export", "-m", folder, "-e", "dev")[0] == 0
     code, _, err = run("export", "-m", folder, "-e", "real")
@@ -557,29 +568,29 @@ def test_one_environment_is_named_where_there_are_several(run, place) -> None:
 
 
 def test_problems_of_other_manifests_do_not_matter(run, place) -> None:
-    """Who adopts keys may be in the middle of writing manifests."""
+    """Users who adopt keys may still be writing manifests."""
     folder = place()
     (folder / "half.yaml").write_text("version: 1\n")
-    with held(folder) as sandbox:
+    with sandbox_of(folder) as sandbox:
         sandbox.seed(["a"])
     assert run("export", "-m", folder)[0] == 0
 
 
-def test_without_a_key_there_is_no_manifest(run, place) -> None:
-    """A manifest needs a key: 4, and no file, also where all keys had to be left out."""
+def test_no_manifest_is_written_without_a_key(run, place) -> None:
+    """Exit code 4 and no file, also if every key had to be left out."""
     folder = place()
     file = folder / "keys.yaml"
     code, out, err = run("export", "-m", folder, "--to", file)
     assert (code, out, err.split(":")[0], file.exists()) == (4, "", "key_missing", False)
-    with held(folder) as sandbox:
+    with sandbox_of(folder) as sandbox:
         sandbox.seed(["twin", "twin"])
     assert run("export", "-m", folder)[0] == run("export", "-m", folder, "--only", "a*")[0] == 4
 
 
-def test_what_one_manifest_cannot_hold_is_wrong_usage(run, place, monkeypatch) -> None:
-    """More than `load` takes is not written: 64, and `--only` is the way."""
+def test_too_many_keys_for_one_manifest_are_wrong_usage(run, place, monkeypatch) -> None:
+    """Exit code 64 if the manifest could not be loaded; the advice is to use `--only`."""
     folder = place()
-    with held(folder) as sandbox:
+    with sandbox_of(folder) as sandbox:
         sandbox.seed(f"{number:03}-{'x' * 900}" for number in range(20))
     monkeypatch.setattr(text, "MAX_BYTES", 10_000)
     file = folder / "keys.yaml"
@@ -590,8 +601,8 @@ def test_what_one_manifest_cannot_hold_is_wrong_usage(run, place, monkeypatch) -
     assert load(folder).problems == ()
 
 
-def test_a_workspace_that_cannot_be_seen_gives_no_manifest(run, tmp_path, monkeypatch) -> None:
-    """Down: 4. Another workspace than the pinned one: 5. Half of the keys is never written."""
+def test_a_workspace_that_cannot_be_observed_gives_no_manifest(run, tmp_path, monkeypatch) -> None:
+    """Exit code 4 if it is down, 5 if it is another workspace; never a partial manifest."""
     with Sandbox(None) as sandbox:
         monkeypatch.setenv("TOKEN", sandbox.session_token())
         other = ", workspace: 20202020-1c25-4d02-bf25-6aeccf7ea419"
@@ -604,8 +615,8 @@ def test_a_workspace_that_cannot_be_seen_gives_no_manifest(run, tmp_path, monkey
     assert (code, out, err.split(":")[0]) == (4, "", "unreachable")
 
 
-def test_a_bug_is_told_as_one(place, monkeypatch, capsys) -> None:
-    """1, with how to report it, and nothing on stdout."""
+def test_a_bug_is_reported_as_one(place, monkeypatch, capsys) -> None:
+    """Exit code 1, with how to report it, and nothing on stdout."""
     monkeypatch.setattr("provisioner.twenty.core.CoreWorkspace.observe", None)
     assert main(["export", "-m", str(place())]) == 1
     out, err = capsys.readouterr()
@@ -613,13 +624,13 @@ def test_a_bug_is_told_as_one(place, monkeypatch, capsys) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_look(tmp_path, number, code) -> None:
-    """The code of the signal, the reason on stderr, no manifest and no file."""
-    asked, go_on = threading.Event(), threading.Event()
+def test_a_signal_stops_the_export(tmp_path, number, code) -> None:
+    """The exit code is that of the signal, stderr has the reason, and no file is written."""
+    requested, released = threading.Event(), threading.Event()
 
     def hold(request: Request, inner: Callable[[Request], Response]) -> Response:
-        asked.set()
-        go_on.wait(30)
+        requested.set()
+        released.wait(30)
         return inner(request)
 
     file = tmp_path / "keys.yaml"
@@ -632,9 +643,9 @@ def test_a_signal_ends_the_look(tmp_path, number, code) -> None:
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
-            assert asked.wait(30)
+            assert requested.wait(30)
             process.send_signal(number)
             out, err = process.communicate(timeout=30)
-            go_on.set()
+            released.set()
     assert (process.returncode, out, err.split(":")[0]) == (code, "", "stopped")
     assert not file.exists()

@@ -1,4 +1,4 @@
-"""`provision token`: one key's token goes to a file of its own, and nowhere else."""
+"""`provision token` writes the token of one key to its own file, and nowhere else."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from provisioner.sandbox import Exchange
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9"
-"""How every token of Twenty begins."""
+"""The prefix of every Twenty token."""
 
 DIALECTS = pytest.mark.parametrize("dialect", Dialect)
 
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the command is run: the parent of the manifests."""
+    """The working directory, which is the parent of the manifests."""
     folder = tmp_path / "project"
     (folder / "manifests").mkdir(parents=True)
     monkeypatch.chdir(folder)
@@ -40,7 +40,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command in this process: exit code, stdout, stderr, and no token in either."""
+    """Run a command in this process and return the exit code, stdout and stderr.
+
+    Fail if a token is on stdout or stderr.
+    """
 
     def run_(*arguments: str) -> tuple[int, str, str]:
         code = main(list(arguments))
@@ -74,13 +77,13 @@ def mints(journal: list[Exchange]) -> int:
 
 
 def works(served: Any, token: str) -> bool:
-    answer = requests.post(
+    response = requests.post(
         f"{served.sandbox.url}/metadata",
         json={"query": "{__typename}"},
         headers={"Authorization": f"Bearer {token}"},
         timeout=30,
     )
-    return "errors" not in answer.json()
+    return "errors" not in response.json()
 
 
 def key_of(file: Path) -> str | None:
@@ -89,8 +92,8 @@ def key_of(file: Path) -> str | None:
 
 
 @DIALECTS
-def test_the_file_holds_the_token_alone_and_for_this_user(run, shop, root, dialect) -> None:
-    """No line end, mode 0600, folders made; it opens the workspace until the key ends."""
+def test_the_file_is_private_and_contains_only_the_token(run, shop, root, dialect) -> None:
+    """No line break, mode 0600, folders created; the token works until the key expires."""
     served = shop(dialect)
     before = served.sandbox.keys()
     code, out, err = run("token", "svc", "--to", "secrets/svc.token")
@@ -110,8 +113,8 @@ def test_the_file_holds_the_token_alone_and_for_this_user(run, shop, root, diale
     assert served.sandbox.keys() == before
 
 
-def test_the_embedded_twenty_mints_too(run, root) -> None:
-    """With the keys that `apply` made; relative files stand where the command is run."""
+def test_the_embedded_twenty_mints_tokens(run, root) -> None:
+    """It does so for keys that `apply` created; relative paths start at the working directory."""
     (root / "manifests" / "environments.yaml").write_text(
         "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin}\n"
     )
@@ -124,8 +127,8 @@ def test_the_embedded_twenty_mints_too(run, root) -> None:
     assert f"a.token holds a token of a ({key_of(root / 'a.token')}) until " in out
 
 
-def test_a_token_that_is_there_is_replaced_and_goes_on_working(run, shop, root) -> None:
-    """The file is for this user alone afterwards, whoever could read it before."""
+def test_an_existing_token_is_replaced_and_still_works(run, shop, root) -> None:
+    """The file becomes private, whatever its mode was."""
     served = shop()
     file = root / "svc.token"
     assert run("token", "svc", "--to", "svc.token")[0] == 0
@@ -150,10 +153,8 @@ def test_a_token_that_is_there_is_replaced_and_goes_on_working(run, shop, root) 
         "\x00\xff",
     ],
 )
-def test_a_file_that_holds_anything_else_is_refused_and_left_as_it_is(
-    run, shop, root, content: str
-) -> None:
-    """A token of another kind too, and half a token; nothing is minted."""
+def test_a_file_with_other_content_is_refused_and_unchanged(run, shop, root, content: str) -> None:
+    """This includes other tokens and truncated ones; nothing is minted."""
     served = shop()
     file = root / "precious"
     file.write_bytes(content.encode("latin-1"))
@@ -172,8 +173,8 @@ def test_a_file_that_holds_anything_else_is_refused_and_left_as_it_is(
     assert mints(served.journal) == 0
 
 
-def test_a_session_token_is_not_taken_for_the_token_of_a_key(run, shop, root) -> None:
-    """Who names the file of the credential by mistake keeps it."""
+def test_a_session_token_is_not_mistaken_for_a_token_of_the_key(run, shop, root) -> None:
+    """A user who names the credential file by mistake does not lose it."""
     served = shop()
     file = root / "session"
     file.write_text(served.sandbox.session_token())
@@ -182,13 +183,13 @@ def test_a_session_token_is_not_taken_for_the_token_of_a_key(run, shop, root) ->
     assert file.read_text() == before
     assert mints(served.journal) == 0
     assert run("token", "svc", "--to", "session")[2] == (
-        "sink_unsuitable: file session is there and holds something that is no token of 'svc'. "
-        "Name a file that is not there yet.\n"
+        "sink_unsuitable: file session already exists and does not contain a token of 'svc'. "
+        "Choose a file that does not exist yet.\n"
     )
 
 
-def test_the_token_of_another_key_stays(run, shop, root) -> None:
-    """It may be the very credential of the run, which nobody can fetch again."""
+def test_the_token_of_another_key_is_not_overwritten(run, shop, root) -> None:
+    """It may be the credential of the run, which cannot be retrieved again."""
     served = shop()
     served.sandbox.seed(["other"])
     assert run("token", "other", "--to", "credential")[0] == 0
@@ -198,8 +199,8 @@ def test_the_token_of_another_key_stays(run, shop, root) -> None:
 
 
 @pytest.mark.parametrize("place", ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/dev/null", "."])
-def test_a_place_that_is_no_file_is_refused(run, shop, place: str) -> None:
-    """A stream, a device, a folder; nothing is minted."""
+def test_a_path_that_is_not_a_regular_file_is_refused(run, shop, place: str) -> None:
+    """A stream, a device or a folder; nothing is minted."""
     served = shop()
     code, out, err = run("token", "svc", "--to", place)
     assert (code, out) == (4, "")
@@ -207,8 +208,8 @@ def test_a_place_that_is_no_file_is_refused(run, shop, place: str) -> None:
     assert mints(served.journal) == 0
 
 
-def test_a_terminal_and_a_pipe_get_nothing(run, shop, root) -> None:
-    """Nor a link to one."""
+def test_a_token_never_goes_to_a_terminal_or_pipe(run, shop, root) -> None:
+    """This includes links to them."""
     served = shop()
     outside, terminal = pty.openpty()
     try:
@@ -231,8 +232,8 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def test_a_file_that_git_would_publish_is_refused(run, shop, root) -> None:
-    """Not ignored, or tracked although it is; an ignored one is fine."""
+def test_a_file_that_git_could_publish_is_refused(run, shop, root) -> None:
+    """A file must be ignored and untracked."""
     served = shop()
     git(root, "init", "--quiet")
     code, _, err = run("token", "svc", "--to", "svc.token")
@@ -251,23 +252,22 @@ def test_a_file_that_git_would_publish_is_refused(run, shop, root) -> None:
 
 
 @pytest.mark.parametrize("name", ["sv", "SVC", "dead", "over", "svc*"])
-def test_a_key_that_is_not_live_has_no_token(run, shop, root, name: str) -> None:
-    """Revoked, expired or of another name: exit 4, no file, nothing minted."""
+def test_no_token_is_minted_without_a_live_key(run, shop, root, name: str) -> None:
+    """Revoked, expired or with another name: exit code 4, no file, nothing minted."""
     served = shop(Dialect.LEGACY)
     served.sandbox.seed(["dead"], revoked_at="2026-01-01T00:00:00.000Z")
     served.sandbox.seed(["over"], expires_at="2026-01-01T00:00:00.000Z")
     code, out, err = run("token", name, "--to", "x/svc.token")
     assert (code, out) == (4, "")
     assert err == (
-        f"key_missing: There is no live key {name!r}. "
-        "`provision list` shows the keys that are there.\n"
+        f"key_missing: There is no live key {name!r}. Run `provision list` to see the live keys.\n"
     )
     assert not (root / "x").exists()
     assert mints(served.journal) == 0
 
 
-def test_of_several_live_keys_the_oldest_is_the_key(run, shop, root) -> None:
-    """As in a plan: by the moment it was made, then by its id."""
+def test_the_oldest_of_several_live_keys_is_used(run, shop, root) -> None:
+    """As in a plan: ordered by creation time, then by id."""
     served = shop()
     [first] = served.sandbox.keys()
     older = replace(
@@ -287,30 +287,30 @@ def test_of_several_live_keys_the_oldest_is_the_key(run, shop, root) -> None:
     assert f"({twin.id}) until 2030-06-30T00:00:00Z" in out
 
 
-def test_a_token_that_the_server_does_not_accept_is_not_written(run, shop, root) -> None:
-    """The key ends while its token is minted; a token that was there stays."""
+def test_a_token_that_the_server_rejects_is_not_written(run, shop, root) -> None:
+    """If the key is revoked while its token is minted, the old token stays in the file."""
 
     def around(request: Any, inner: Callable[[Any], Any]) -> Any:
         answer = inner(request)
-        if b"generateApiKeyToken" in request.body and ending:
-            moment = "2026-01-01T00:00:00.000Z"
+        if b"generateApiKeyToken" in request.body and revoking:
+            revoked_at = "2026-01-01T00:00:00.000Z"
             sandbox = served.sandbox
-            sandbox.put(*(replace(one, revoked_at=moment) for one in sandbox.keys()))
+            sandbox.put(*(replace(one, revoked_at=revoked_at) for one in sandbox.keys()))
         return answer
 
-    ending = False
+    revoking = False
     served = shop(around=around)
     file = root / "svc.token"
     assert run("token", "svc", "--to", "svc.token")[0] == 0
     before = file.read_text()
-    ending = True
+    revoking = True
     code, out, err = run("token", "svc", "--to", "svc.token")
     assert (code, out, err.partition(":")[0]) == (4, "", "token_refused")
     assert file.read_text() == before
 
 
-def test_one_of_several_environments_must_be_named(run, shop, root) -> None:
-    """Wrong usage with the names that there are; nothing is asked of any of them."""
+def test_the_environment_is_required_if_there_are_several(run, shop, root) -> None:
+    """The message lists the names; no environment gets a request."""
     served = shop()
     file = root / "manifests" / "environments.yaml"
     file.write_text(f"{file.read_text()}  dev: {{url: 'sandbox:'}}\n")
@@ -325,8 +325,8 @@ def test_one_of_several_environments_must_be_named(run, shop, root) -> None:
     assert key_of(root / "svc.token") == served.key_id
 
 
-def test_a_file_must_be_named_by_option_or_variable(run, shop, root, monkeypatch) -> None:
-    """There is no way to have the token printed."""
+def test_a_file_is_required_by_option_or_variable(run, shop, root, monkeypatch) -> None:
+    """A token can never be printed."""
     served = shop()
     code, out, err = run("token", "svc")
     assert (code, out, "--to" in err) == (64, "", True)
@@ -338,21 +338,21 @@ def test_a_file_must_be_named_by_option_or_variable(run, shop, root, monkeypatch
     assert key_of(root / "other.token") == served.key_id
 
 
-def test_quiet_says_nothing_at_all(run, shop, root) -> None:
-    """The file is there all the same."""
+def test_quiet_prints_nothing(run, shop, root) -> None:
+    """The file is written as usual."""
     served = shop()
     assert run("token", "svc", "--to", "svc.token", "-q") == (0, "", "")
     assert key_of(root / "svc.token") == served.key_id
 
 
 @DIALECTS
-@pytest.mark.parametrize("form", ["text", "json"])
-def test_the_log_shows_the_requests_and_nothing_of_the_token(
-    run, shop, root, dialect: Dialect, form: str
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_log_shows_requests_but_no_part_of_a_token(
+    run, shop, root, dialect: Dialect, log_format: str
 ) -> None:
-    """At its finest level, in both forms; not a part of it, nor of the credential."""
+    """At the debug level, in both formats; this includes the credential."""
     served = shop(dialect)
-    options = ("--log-level", "debug", "--log-format", form)
+    options = ("--log-level", "debug", "--log-format", log_format)
     code, out, err = run("token", "svc", "--to", "svc.token", *options)
     assert code == 0
     assert "POST /metadata" in err
@@ -363,8 +363,8 @@ def test_the_log_shows_the_requests_and_nothing_of_the_token(
     assert works(served, token)
 
 
-def test_a_name_cannot_draw_on_the_terminal(run, shop, root) -> None:
-    """What is not printable is escaped, in the message of success as in the one of failure."""
+def test_a_name_cannot_control_the_terminal(run, shop, root) -> None:
+    """Unprintable characters are escaped in messages of success and failure."""
     served = shop()
     served.sandbox.seed(["a\x1b[2J"])
     code, out, _ = run("token", "a\x1b[2J", "--to", "a.token")
@@ -373,8 +373,8 @@ def test_a_name_cannot_draw_on_the_terminal(run, shop, root) -> None:
     assert (code, "\x1b" in err) == (4, False)
 
 
-def test_manifests_of_keys_do_not_matter(run, shop, root) -> None:
-    """The key need not be declared, and what is wrong with others is no hindrance."""
+def test_problems_of_key_manifests_do_not_matter(run, shop, root) -> None:
+    """The key need not be declared, but environments.yaml must be valid."""
     served = shop()
     (root / "manifests" / "keys.yaml").write_text("version: 1\nkeys: 7\n")
     assert run("token", "svc", "--to", "svc.token")[0] == 0
@@ -383,8 +383,8 @@ def test_manifests_of_keys_do_not_matter(run, shop, root) -> None:
     assert run("token", "svc", "--to", "other.token")[0] == 3
 
 
-def test_a_server_that_is_not_there_is_told(run, shop, root) -> None:
-    """Exit 4, and no file."""
+def test_an_unreachable_server_is_an_error(run, shop, root) -> None:
+    """Exit code 4 and no file."""
     served = shop()
     served.sandbox.stop()
     code, out, err = run("token", "svc", "--to", "svc.token")

@@ -1,4 +1,4 @@
-"""The body of `create` is checked whole before anything is sent."""
+"""The request body of `create` is validated completely before anything is sent."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def problems(text: str) -> list[tuple[str, int, int, str]]:
     ]
 
 
-def test_an_object_is_one_record_and_an_array_many() -> None:
-    """The shape of the body is remembered, and every record's place."""
+def test_an_object_is_one_record_and_an_array_is_many() -> None:
+    """The type of the body is kept, and the place of every record."""
     single = read_body(json.dumps(GOOD), "-")
     assert single.single
     assert single.records[0].expires_at == GOOD["expiresAt"]
@@ -56,8 +56,8 @@ def test_an_object_is_one_record_and_an_array_many() -> None:
         ("[]", 1, 1),
     ],
 )
-def test_what_is_no_json_is_one_problem_with_its_place(text: str, line: int, column: int) -> None:
-    """Malformed, doubled, deep and empty bodies say where; nothing is raised but problems."""
+def test_invalid_json_is_one_problem_with_its_place(text: str, line: int, column: int) -> None:
+    """This includes malformed, duplicate, deeply nested and empty bodies."""
     [(code, at_line, at_column, _)] = problems(text)
     assert (code, at_line, at_column) == ("body_invalid", line, column)
 
@@ -80,15 +80,15 @@ def test_what_is_no_json_is_one_problem_with_its_place(text: str, line: int, col
         ({"id": "x"}, "'id'"),
     ],
 )
-def test_a_bad_record_is_refused_with_the_field(change: dict[str, object], word: str) -> None:
-    """What real servers would turn into a surprising key is refused before it is sent."""
+def test_an_invalid_record_is_refused_with_its_field(change: dict[str, object], word: str) -> None:
+    """Records from which real servers would create unexpected keys are never sent."""
     [(code, line, _, message)] = problems(json.dumps([GOOD, GOOD | change]))
     assert (code, line) == ("record_invalid", 1)
     assert word in message
 
 
-def test_all_bad_records_are_told_at_once() -> None:
-    """Every record is checked, not only the first bad one."""
+def test_all_invalid_records_are_reported() -> None:
+    """Every record is validated, not only up to the first invalid one."""
     assert len(problems(json.dumps([GOOD, {}, 7, GOOD | {"name": ""}]))) == 4
 
 
@@ -96,7 +96,7 @@ def test_all_bad_records_are_told_at_once() -> None:
     st.text(max_size=60) | st.recursive(st.none() | st.text(max_size=5), st.lists).map(json.dumps)
 )
 def test_any_text_gives_records_or_problems(text: str) -> None:
-    """No text makes the reader fail in another way, and every place lies in the text."""
+    """No text makes the parser fail in another way; every place is inside the text."""
     try:
         body = read_body(text, "-")
     except InvalidInputError as error:

@@ -718,22 +718,20 @@ def test_the_text_of_a_plan_shows_the_sinks_of_each_token() -> None:
         "  ? d",
     ]
     found = {line.split()[1]: " ".join(line.split()[2:]) for line in lines[1:5]}
-    ends = "ends 2027-02-21T04:00:00Z role Worker"
+    expires = "expires 2027-02-21T04:00:00Z role Worker"
     assert found == {
-        "bare": f"depth 1 {ends} no sink manifests/a.yaml:1",
-        "new": f"depth 1 {ends} file secrets/shop.env A, kubernetes web/tokens token "
+        "bare": f"depth 1 {expires} no sink manifests/a.yaml:1",
+        "new": f"depth 1 {expires} file secrets/shop.env A, kubernetes web/tokens token "
         "manifests/a.yaml:2",
-        "lost\\x1b[2J": f"token missing {ends} vault secret/a\\x1b[2J token manifests/a.yaml:3",
-        "closed": f"sink unusable {ends} github acme/billing A manifests/a.yaml:4",
+        "lost\\x1b[2J": f"deliver, token missing {expires} vault secret/a\\x1b[2J token "
+        "manifests/a.yaml:3",
+        "closed": f"deliver, sink unusable {expires} github acme/billing A manifests/a.yaml:4",
     }
     assert lines[5] == f"    sink_denied: {DENIED.message}"
-    assert (
-        "Plan: 2 to create, 1 to deliver, 1 as declared, 1 that cannot be done, 1 finding."
-        in (lines[-1])
-    )
+    assert "Plan: 2 to create, 1 to deliver, 1 to keep, 1 blocked, 1 finding." in (lines[-1])
     only = planned([desired_key("live", FILE)], observe(key("live")), {FILE: NoToken()})
     assert plan_text(plan_with(only), PLAIN).splitlines()[-1] == (
-        "Plan: 0 to create, 1 to deliver, 0 as declared. About 4 requests and 0.2 s."
+        "Plan: 0 to create, 1 to deliver, 0 to keep. About 4 requests and 0.2 s."
     )
 
 

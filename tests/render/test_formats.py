@@ -1,4 +1,4 @@
-"""Reports for other programs: valid by the rules of whoever reads them, whatever the names are."""
+"""Reports for other programs are valid by their readers' rules, whatever the names are."""
 
 from __future__ import annotations
 
@@ -43,9 +43,14 @@ from provisioner.plan import (
     Unobserved,
 )
 from provisioner.render.formats import OUTPUT_FORMATS
-from provisioner.render.markdown import LONGEST, plan_markdown, problems_markdown, result_markdown
+from provisioner.render.markdown import (
+    MAX_PAGE_BYTES,
+    plan_markdown,
+    problems_markdown,
+    result_markdown,
+)
 from provisioner.render.problems import (
-    Examined,
+    ValidationResult,
     problems_github,
     problems_gitlab,
     problems_junit,
@@ -59,7 +64,7 @@ SARIF = Draft4Validator(
 )
 CODE_QUALITY = Draft202012Validator(
     {
-        # What GitLab's page "Code Quality report format" asks for.
+        # The rules of GitLab's page "Code Quality report format".
         "type": "array",
         "items": {
             "type": "object",
@@ -132,12 +137,12 @@ problems = st.lists(st.builds(Problem, places, codes, names, st.none() | places)
 few = settings(max_examples=30)
 
 
-def examined(found: tuple[Problem, ...], *sound: str) -> Examined:
-    return Examined(sound, found, NOW)
+def examined(found: tuple[Problem, ...], *sound: str) -> ValidationResult:
+    return ValidationResult(sound, found, NOW)
 
 
 def suite_of(report: str) -> TestSuite:
-    """The one suite of a JUnit report, as a parser of others reads it."""
+    """Return the only suite of a JUnit report, read by an independent parser."""
     [suite] = JUnitXml.fromstring(report.encode())
     return suite
 
@@ -150,14 +155,14 @@ def shown(found: tuple[Problem, ...]) -> list[tuple[str, int, int, str]]:
     return [(visible(file), line, column, code) for file, line, column, code in facts(found)]
 
 
-# Problems in the forms of other programs
+# Problems in the formats of other programs
 
 
 @few
 @given(problems)
 @example(tuple(Problem(Place(name, 3, 4), "yaml_syntax", name) for name in NASTY))
-def test_sarif_is_valid_and_says_where_and_what(found) -> None:
-    """By the schema of OASIS; every place and rule is read back, columns in code points."""
+def test_sarif_is_valid_and_has_each_place_and_rule(found) -> None:
+    """The report is valid by the OASIS schema; columns count code points."""
     document = json.loads(json.dumps(problems_sarif(examined(found))))
     SARIF.validate(document)
     [run] = document["runs"]
@@ -180,8 +185,8 @@ def test_sarif_is_valid_and_says_where_and_what(found) -> None:
     assert len(set(prints)) == len(prints)
 
 
-def test_sarif_has_all_rules_of_a_run_without_problems() -> None:
-    """Code scanning learns that nothing is wrong any more from a run that found nothing."""
+def test_sarif_without_problems_still_lists_all_rules() -> None:
+    """Code scanning closes its alerts after a run without results."""
     document = problems_sarif(examined(()))
     SARIF.validate(document)
     [run] = json.loads(json.dumps(document))["runs"]
@@ -190,8 +195,8 @@ def test_sarif_has_all_rules_of_a_run_without_problems() -> None:
     assert all(rule["shortDescription"]["text"] for rule in run["tool"]["driver"]["rules"])
 
 
-def test_a_message_is_no_link_in_sarif() -> None:
-    """A reader of SARIF makes links of brackets: those of a name do not lead anywhere."""
+def test_sarif_messages_contain_no_links() -> None:
+    """SARIF viewers turn brackets into links, so brackets from names are escaped."""
     problem = Problem(Place("a.yaml"), "name_duplicate", "'[click](https://evil.example)' is twice")
     [result] = json.loads(json.dumps(problems_sarif(examined((problem,)))))["runs"][0]["results"]
     assert result["message"]["text"] == r"'\[click\](https://evil.example)' is twice"
@@ -199,8 +204,8 @@ def test_a_message_is_no_link_in_sarif() -> None:
 
 @few
 @given(problems)
-def test_code_quality_is_what_gitlab_asks_for(found) -> None:
-    """An array with a fingerprint of its own for each problem, and its place."""
+def test_code_quality_is_valid_for_gitlab(found) -> None:
+    """The report is an array; each problem has its place and a distinct fingerprint."""
     entries = json.loads(json.dumps(problems_gitlab(examined(found))))
     CODE_QUALITY.validate(entries)
     read = [
@@ -217,8 +222,8 @@ def test_code_quality_is_what_gitlab_asks_for(found) -> None:
     assert len(set(prints)) == len(prints)
 
 
-def test_a_fingerprint_stays_when_lines_move() -> None:
-    """Lines above are added: the same problems are the same; another name is another problem."""
+def test_fingerprints_are_stable_when_lines_move() -> None:
+    """Adding lines above a problem keeps its fingerprint; another name changes it."""
 
     def prints(down: int, name: str = "a") -> tuple[str, ...]:
         message = f"{name!r} is named twice in dev, first in a.yaml line {3 + down}: a name"
@@ -233,8 +238,8 @@ def test_a_fingerprint_stays_when_lines_move() -> None:
 @few
 @given(problems, st.lists(names, max_size=3))
 @example(tuple(Problem(Place(name, 3, 4), "yaml_syntax", name) for name in NASTY), [])
-def test_junit_is_read_by_a_parser_and_has_a_case_for_each_file(found, sound) -> None:
-    """Files without a problem pass; the others fail with all of theirs, one a line."""
+def test_junit_is_parsable_and_has_a_case_for_each_file(found, sound) -> None:
+    """Files without a problem pass; a failure lists all problems of its file, one on each line."""
     text = problems_junit(examined(found, *sound))
     suite = suite_of(text)
     broken = {one.place.file for one in found}
@@ -250,8 +255,8 @@ def test_junit_is_read_by_a_parser_and_has_a_case_for_each_file(found, sound) ->
         assert lines == [visible(str(one)) for one in of_file]
 
 
-def test_junit_has_what_the_strictest_schema_asks_for() -> None:
-    """Ant's: no other attribute, one failure a case, and the elements in its order."""
+def test_junit_is_valid_by_the_strictest_schema() -> None:
+    """Ant's schema: known attributes, at most one failure for each case, elements in order."""
     from xml.etree import ElementTree as ET
 
     found = tuple(Problem(Place("a.yaml", n), "expiry_past", "x") for n in (1, 2))
@@ -269,17 +274,17 @@ def test_junit_has_what_the_strictest_schema_asks_for() -> None:
 
 
 def commands_of(text: str) -> list[tuple[str, dict[str, str], str]]:
-    """The commands in a log, by the rules of the runner: name, properties, data."""
+    """Parse the workflow commands in a log as the runner does: name, properties, data."""
 
     def decoded(value: str, *pairs: tuple[str, str]) -> str:
-        for token, sign in (("%0D", "\r"), ("%0A", "\n"), *pairs, ("%25", "%")):
-            value = value.replace(token, sign)
+        for token, char in (("%0D", "\r"), ("%0A", "\n"), *pairs, ("%25", "%")):
+            value = value.replace(token, char)
         return value
 
     found = []
     for line in re.split(r"\r\n|\r|\n", text):
         if not line.lstrip().startswith("::"):
-            assert line == "", "a line that is no command"
+            assert line == "", "a line that is not a command"
             continue
         info, data = line.lstrip()[2:].split("::", 1)
         name, _, rest = info.partition(" ")
@@ -292,8 +297,8 @@ def commands_of(text: str) -> list[tuple[str, dict[str, str], str]]:
 @few
 @given(problems)
 @example(tuple(Problem(Place(name, 3, 4), "yaml_syntax", name) for name in NASTY))
-def test_commands_for_the_runner_are_read_back(found) -> None:
-    """One for each problem, none more, whatever a name contains."""
+def test_workflow_commands_round_trip(found) -> None:
+    """There is exactly one command for each problem, whatever a name contains."""
     read = commands_of(problems_github(examined(found)))
     assert {name for name, _, _ in read} <= {"error"}
     assert [
@@ -319,9 +324,9 @@ def test_commands_for_the_runner_are_read_back(found) -> None:
 # Markdown
 
 
-def create_of(name: str, place: Place | None = None, why: Failure | None = None) -> Create:
+def create_of(name: str, place: Place | None = None, blocked: Failure | None = None) -> Create:
     where = place or Place("manifests/keys.yaml", 3)
-    return create(name, depth=1, role=name, role_id="role", place=where, blocked=why)
+    return create(name, depth=1, role=name, role_id="role", place=where, blocked=blocked)
 
 
 def planned(environment: str, *actions: Any, findings: Any = ()) -> Planned:
@@ -330,13 +335,13 @@ def planned(environment: str, *actions: Any, findings: Any = ()) -> Planned:
 
 
 MARKDOWN = MarkdownIt("gfm-like", {"html": True, "linkify": True})
-"""As GitHub reads it: tables, HTML, and links that nobody marked."""
+"""A parser like GitHub's, with tables, HTML and automatic links."""
 
 OURS = {"<code>", "</code>"}
 
 
 def tables_of(page: str) -> list[list[list[str]]]:
-    """The cells of all tables as text; nothing of the page is a link or HTML but of ours."""
+    """Return the cells of all tables as text; fail if a page has links or HTML that is not ours."""
     tables: list[list[list[str]]] = []
     for token in MARKDOWN.parse(page):
         assert token.type not in {"html_block", "fence", "code_block", "blockquote_open"}
@@ -350,7 +355,7 @@ def tables_of(page: str) -> list[list[list[str]]]:
             html = [c.content for c in token.children or () if c.type == "html_inline"]
             assert set(html) <= OURS
             assert "</code>" not in html[::2]
-            # Mentions and numbers of issues are looked for in all text but code.
+            # GitHub looks for mentions and issue numbers in all text except code.
             prose = re.sub(r"<code>.*?</code>", "", "".join(c.content for c in token.children))
             assert not re.search(r"[@#!~%$&^]\w|(?<!\d):\w|(?i:g[hl])-\d", prose)
             if tables and token.level >= 3:
@@ -362,18 +367,17 @@ def tables_of(page: str) -> list[list[list[str]]]:
 @few
 @given(st.lists(names, min_size=1, max_size=8))
 @example(list(NASTY))
-@example([":_", ":+1:", "@_x"])
-def test_markdown_shows_names_and_nothing_of_them_is_markup(hostile) -> None:
-    """Read as GitHub reads it: tables with as many cells as the head, no link, no HTML."""
-    why = [Failure("role_missing", name) for name in hostile]
+def test_names_in_markdown_are_never_markup(hostile) -> None:
+    """Parsed as on GitHub: every row has as many cells as the head, with no links or HTML."""
+    failures = [Failure("role_missing", name) for name in hostile]
     actions = [create_of(name, Place(name, 7)) for name in hostile]
-    blocked = [create_of(name, None, one) for name, one in zip(hostile, why, strict=True)]
+    blocked = [create_of(name, None, one) for name, one in zip(hostile, failures, strict=True)]
     findings = [Unmanaged(name, (name,)) for name in hostile]
-    gone = Unobserved("away", "https://x", why[0])
+    gone = Unobserved("away", "https://x", failures[0])
     part = planned("dev", *actions, *blocked, findings=findings)
     results = [
         *(Done(action, "id", None) for action in actions),
-        *(Failed(action, action.blocked or why[0]) for action in blocked),
+        *(Failed(action, action.blocked or failures[0]) for action in blocked),
     ]
     refusal = Failure("protected", hostile[0])
     for page, cells in (
@@ -389,16 +393,16 @@ def test_markdown_shows_names_and_nothing_of_them_is_markup(hostile) -> None:
         assert len(errors[0]) == cells
         column = acts[0].index("name")
         expected = [visible(name) for name in hostile]
-        told = [row[column] for row in acts[1:]]
-        assert [one.strip() for one in told[: len(hostile)]] == [one.strip() for one in expected]
+        shown = [row[column].strip() for row in acts[1 : 1 + len(hostile)]]
+        assert shown == [one.strip() for one in expected]
         assert [row[2].strip() for row in found[1:]] == [one.strip() for one in expected]
         assert page.isprintable() or set(filter(lambda c: not c.isprintable(), page)) == {"\n"}
 
 
 @few
 @given(problems)
-def test_markdown_of_problems_is_a_table_of_them(found) -> None:
-    """A row for each, with its place and code."""
+def test_markdown_of_problems_has_a_row_for_each(found) -> None:
+    """Each row has the position and the code."""
     tables = tables_of(problems_markdown(examined(found, "a.yaml")))
     rows = [row[:2] for table in tables for row in table[1:]]
     assert [row[1] for row in rows] == [one.code for one in found]
@@ -408,30 +412,30 @@ def test_markdown_of_problems_is_a_table_of_them(found) -> None:
         )
 
 
-def test_a_long_page_is_cut_and_counts_what_it_leaves_out() -> None:
-    """20 000 actions: summary and errors are whole; what is left out of the rest is counted."""
+def test_a_long_page_counts_the_rows_that_it_omits() -> None:
+    """With 20 000 actions, summary and errors are complete; the page counts omitted rows."""
     actions = [create_of(f"svc-é-{n}") for n in range(20_000)]
     bad = [create_of(f"bad-{n}", None, Failure("role_missing", "x" * 200)) for n in range(30)]
     findings = [Unmanaged(f"old-{n}", ("1",)) for n in range(5_000)]
     environments = [planned(f"e{n}") for n in range(20)]
     plan = plan_with(*environments, planned("dev", *actions, *bad, findings=findings))
     page = plan_markdown(plan)
-    assert LONGEST * 0.9 < len(page.encode()) <= LONGEST < 65_536
+    assert MAX_PAGE_BYTES * 0.9 < len(page.encode()) <= MAX_PAGE_BYTES < 65_536
     [summary, errors, acts, found] = tables_of(page)
     assert (len(summary), len(errors)) == (1 + 21, 1 + 30)
     assert summary[-1][0] == "dev"
-    left = {what: int(n) for n, what in re.findall(r"… and (\d+) more (\w+), not shown", page)}
-    assert left == {"actions": 20_000 - len(acts) + 1, "findings": 5_000 - len(found) + 1}
+    omitted = {noun: int(n) for n, noun in re.findall(r"… and (\d+) more (\w+), not shown", page)}
+    assert omitted == {"actions": 20_000 - len(acts) + 1, "findings": 5_000 - len(found) + 1}
     assert len(acts) > 100
     assert len(found) > 20
 
 
-def test_errors_stay_when_there_are_too_many_environments() -> None:
-    """A summary that fills a page by itself leaves half of it to what went wrong."""
+def test_errors_have_room_when_there_are_too_many_environments() -> None:
+    """A summary that could fill a page leaves half of it to the errors."""
     away = Unobserved("away", "https://x", Failure("unreachable", "m"))
     page = plan_markdown(plan_with(*(planned(f"environment-{n}") for n in range(5_000)), away))
     [summary, errors] = tables_of(page)
-    assert len(page.encode()) <= LONGEST
+    assert len(page.encode()) <= MAX_PAGE_BYTES
     assert errors[1][0] == "away"
     assert f"… and {5_001 - len(summary) + 1} more environments, not shown here." in page
     many = [Unobserved(f"away-{n}", "", Failure("unreachable", "m")) for n in range(5_000)]
@@ -439,10 +443,10 @@ def test_errors_stay_when_there_are_too_many_environments() -> None:
     assert min(len(summary), len(errors)) > 100
 
 
-def test_markdown_of_a_result_says_what_became_of_each_action() -> None:
-    """Every status has its word, and what is not done its reason, once for what was skipped."""
-    stopped = Failure("stopped", "The run was told to stop.")
-    ending = revoke("old", key_id="id-1", expires_at=NOW, role=None)
+def test_markdown_of_a_result_shows_the_outcome_of_each_action() -> None:
+    """Each status has its word; skipped actions with the same reason share one row."""
+    stopped = Failure("stopped", "The run was stopped.")
+    revocation = revoke("old", key_id="id-1", expires_at=NOW, role=None)
     a, b, c, d, e = (create_of(name) for name in "abcde")
     results = (
         Done(a, "id-a", None),
@@ -450,16 +454,16 @@ def test_markdown_of_a_result_says_what_became_of_each_action() -> None:
         Unfinished(c, "id-c", None, Failure("not_delivered", "no")),
         Skipped(d, stopped),
         Skipped(e, stopped),
-        Failed(ending, Failure("token_alive", "still")),
+        Failed(revocation, Failure("token_alive", "still")),
     )
     part = Executed(planned("dev", a, b, c, d, e, revoke), results)
     page = result_markdown(RunResult(NOW, "sha256:0", (part,)))
     [summary, errors, acts] = tables_of(page)
-    assert summary[0][5] == "not delivered"
+    assert summary[0][5] == "undelivered"
     assert summary[1] == ["dev", "2", "0", "0", "0", "0", "0", "2", "2", "2"]
     assert [row[2] for row in acts[1:]] == [
         "done",
-        "made by another run",
+        "created by another run",
         "failed",
         "skipped",
         "skipped",
@@ -481,7 +485,7 @@ TWICE = "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys:\n  - name
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A directory with two sound manifests, where the test stands."""
+    """A working directory with two valid manifests."""
     folder = tmp_path / "repo" / "crm" / "manifests"
     folder.mkdir(parents=True)
     text = "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin}\n"
@@ -493,7 +497,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(capfd):
-    """Runs a command in this process: exit code, stdout, stderr."""
+    """Run a command in this process and return the exit code, stdout and stderr."""
 
     def run_(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])
@@ -506,7 +510,7 @@ def run(capfd):
 
 @pytest.fixture
 def runner(here, monkeypatch):
-    """The files and variables that a step of GitHub Actions has."""
+    """The files and variables of a step in GitHub Actions."""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_WORKSPACE", str(here.parent))
     for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
@@ -517,7 +521,7 @@ def runner(here, monkeypatch):
 
 
 def outputs_of(file: Path) -> dict[str, str]:
-    """The outputs of a step, by the rules of the runner."""
+    """Parse the outputs of a step as the runner does."""
     found = {}
     lines = iter(file.read_text().splitlines())
     for line in lines:
@@ -529,14 +533,14 @@ def outputs_of(file: Path) -> dict[str, str]:
     return found
 
 
-def test_every_form_is_offered_where_a_file_is_asked_for() -> None:
-    """`--report` knows the forms that the reports have, and `validate` shows them all."""
+def test_report_option_offers_every_format() -> None:
+    """`--report` accepts exactly the formats that can be rendered."""
     assert options.REPORT_FORMS == OUTPUT_FORMATS
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown", "json", "text"])
-def test_validate_shows_problems_in_every_form(here, run, form) -> None:
-    """Exit 3, the report on stdout, and nothing on stderr."""
+def test_validate_shows_problems_in_every_format(here, run, form) -> None:
+    """The exit code is 3; the report is on stdout and stderr is empty."""
     (here / "manifests" / "keys.yaml").write_text(TWICE)
     code, out, err = run("validate", "--format", form)
     assert (code, err) == (3, "")
@@ -561,8 +565,8 @@ def test_validate_shows_problems_in_every_form(here, run, form) -> None:
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown"])
-def test_sound_manifests_give_an_empty_run(here, run, form) -> None:
-    """What a program reads where all is well is valid too, and says so."""
+def test_valid_manifests_give_an_empty_report(here, run, form) -> None:
+    """The report without problems is valid for its readers too."""
     code, out, err = run("validate", "--format", form)
     assert (code, err) == (0, "")
     match form:
@@ -582,8 +586,8 @@ ALIKE = TWICE.replace("name: a\n  - name: a\n", "name: svc-a\n  - name: SVC-a\n"
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown"])
-def test_a_warning_is_no_error_in_any_form(here, run, form) -> None:
-    """It stands on its line with the level of a warning, and `validate` succeeds."""
+def test_a_warning_has_the_level_of_a_warning_in_every_format(here, run, form) -> None:
+    """A warning is shown on its line, and `validate` succeeds."""
     (here / "manifests" / "keys.yaml").write_text(ALIKE)
     code, out, _ = run("validate", "--format", form)
     assert code == 0
@@ -615,7 +619,7 @@ def test_a_warning_is_no_error_in_any_form(here, run, form) -> None:
             assert tables_of(out)[0][0][2] == "warning"
 
 
-def test_problems_and_warnings_stand_side_by_side(here, run) -> None:
+def test_problems_and_warnings_share_a_report(here, run) -> None:
     """Each has its own level and fingerprint; only the problem fails its file."""
     (here / "manifests" / "keys.yaml").write_text(ALIKE)
     (here / "other").mkdir()
@@ -635,8 +639,8 @@ def test_problems_and_warnings_stand_side_by_side(here, run) -> None:
     assert len(tables_of((here / "out.markdown").read_text())) == 2
 
 
-def test_the_runner_of_github_is_told_of_warnings(here, run, monkeypatch) -> None:
-    """As annotations on stderr; the summary of the step stays for problems."""
+def test_warnings_are_annotations_on_github(here, run, monkeypatch) -> None:
+    """They are on stderr; the step summary is only for problems."""
     (here / "manifests" / "keys.yaml").write_text(ALIKE)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     code, _, err = run("validate")
@@ -644,7 +648,7 @@ def test_the_runner_of_github_is_told_of_warnings(here, run, monkeypatch) -> Non
 
 
 def test_one_run_writes_several_reports(here, run) -> None:
-    """A plan as Markdown on stdout, and as JSON, SARIF and JUnit in files, from one look."""
+    """One observation gives Markdown on stdout, and files in every format."""
     reports = [f"--report={form}=out.{form}" for form in OUTPUT_FORMATS]
     code, out, _ = run("plan", "--format", "markdown", *reports)
     assert code == 0
@@ -662,8 +666,8 @@ def test_one_run_writes_several_reports(here, run) -> None:
     assert suite_of((here / "out.junit").read_text()).tests == 2
 
 
-def test_a_variable_asks_for_reports_too(here, run, monkeypatch) -> None:
-    """`PROVISION_REPORT` has several, with blanks between them."""
+def test_reports_can_be_set_by_a_variable(here, run, monkeypatch) -> None:
+    """`PROVISION_REPORT` holds several reports, separated by spaces."""
     monkeypatch.setenv("PROVISION_REPORT", "json=a text=b")
     assert run("plan")[0] == 0
     assert json.loads((here / "a").read_text())["format"] == "provision/plan/v1"
@@ -671,7 +675,7 @@ def test_a_variable_asks_for_reports_too(here, run, monkeypatch) -> None:
 
 
 def test_a_plan_that_a_guard_refuses_says_so_in_markdown(here, run) -> None:
-    """Whoever reads the comment sees that none of it may be done, and why; the code is 5."""
+    """The comment says that the plan may not be applied, and why; the exit code is 5."""
     (here / "manifests" / "environments.yaml").write_text(
         "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin, owns: ['*']}\n"
     )
@@ -685,8 +689,8 @@ def test_a_plan_that_a_guard_refuses_says_so_in_markdown(here, run) -> None:
     assert "**Refused**, <code>too_many_revocations</code>" in out
 
 
-def test_problems_that_end_a_plan_go_to_its_reports(here, run) -> None:
-    """Exit 3: every form has the problems, files without one pass, and stdout has its own."""
+def test_problems_that_stop_a_plan_are_in_its_reports(here, run) -> None:
+    """Exit code 3: every format has the problems, and files without one pass."""
     (here / "manifests" / "keys.yaml").write_text(TWICE)
     reports = [f"--report={form}=out.{form}" for form in OUTPUT_FORMATS]
     code, out, err = run("apply", "--format", "markdown", *reports)
@@ -698,33 +702,33 @@ def test_problems_that_end_a_plan_go_to_its_reports(here, run) -> None:
     assert suite_of((here / "out.junit").read_text()).tests == 2
 
 
-@pytest.mark.parametrize("asked", ["sarif", "sarif=", "xml=out", "=out", "SARIF=x"])
-def test_a_report_of_no_known_form_is_wrong_usage(here, run, asked) -> None:
-    """Exit 64 with the list, and nothing is done."""
-    code, out, err = run("apply", "--report", asked)
+@pytest.mark.parametrize("report", ["sarif", "sarif=", "xml=out", "=out", "SARIF=x"])
+def test_an_unknown_report_format_is_wrong_usage(here, run, report) -> None:
+    """The exit code is 64; the message lists the formats and nothing is changed."""
+    code, out, err = run("apply", "--report", report)
     assert (code, out) == (64, "")
     assert all(form in err for form in OUTPUT_FORMATS)
     assert not (here / ".provision").exists()
 
 
 @pytest.mark.parametrize("option", ["--report=json=away/x", "--events=away/x", "--report=json=."])
-def test_a_file_that_cannot_be_written_is_found_out_first(here, run, option) -> None:
-    """Exit 64 before anything is looked at or changed."""
+def test_an_unwritable_file_fails_before_anything_else(here, run, option) -> None:
+    """The exit code is 64; nothing has been observed or changed."""
     code, out, err = run("apply", option)
     assert (code, out) == (64, "")
     assert err.startswith("report_unwritable: ")
     assert not (here / ".provision").exists()
 
 
-def test_two_reports_are_two_files(here, run) -> None:
-    """One would write over the other."""
+def test_two_reports_need_two_files(here, run) -> None:
+    """One would overwrite the other."""
     code, _, err = run("plan", "--report", "json=x", "--report", "text=x")
     assert (code, "cannot be two things at once" in err) == (64, True)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
-def test_a_report_that_takes_no_more_is_said_and_the_others_are_written(here, run) -> None:
-    """What was done is on stdout and in the other report; exit 1 tells of the one that is not."""
+def test_a_failed_report_is_an_error_and_the_others_are_written(here, run) -> None:
+    """Stdout and the other report show what was done; exit code 1 means a report is missing."""
     code, out, err = run("apply", "--report", "json=/dev/full", "--report", "markdown=m.md")
     assert code == 1
     assert "output_failed: The report '/dev/full' could not be written" in err
@@ -732,8 +736,8 @@ def test_a_report_that_takes_no_more_is_said_and_the_others_are_written(here, ru
     assert "2 created" in (here / "m.md").read_text()
 
 
-def test_a_plan_file_is_no_report_besides(here, run) -> None:
-    """Neither the one that is written nor the one that is applied, which stays as it was."""
+def test_a_plan_file_cannot_be_a_report_as_well(here, run) -> None:
+    """Neither the plan file to write nor the one to apply, which stays unchanged."""
     for words in (("--report", "json=p.json"), ("--events", "./p.json")):
         code, _, err = run("plan", "--out", "p.json", *words)
         assert (code, "cannot be two things at once" in err) == (64, True)
@@ -745,7 +749,7 @@ def test_a_plan_file_is_no_report_besides(here, run) -> None:
 
 
 def test_a_refused_apply_says_so_in_every_report(here, run) -> None:
-    """Also where the new plan would do nothing, so that there is nothing to skip."""
+    """This holds even if the new plan has no changes, so that no action is skipped."""
     assert run("plan", "--out", "p.json")[0] == 0
     assert run("apply")[0] == 0
     reports = ("--report", "markdown=r.md", "--report", "text=r.txt")
@@ -758,8 +762,8 @@ def test_a_refused_apply_says_so_in_every_report(here, run) -> None:
         assert "Done" not in text
 
 
-def test_bad_manifests_beside_a_bad_plan_file_are_in_the_reports(here, run) -> None:
-    """They come first: no plan file would mend them."""
+def test_problems_of_manifests_come_before_those_of_a_plan_file(here, run) -> None:
+    """The reports contain the problems of the manifests, which no other plan file would fix."""
     (here / "bad.json").write_text("{")
     (here / "manifests" / "keys.yaml").write_text(TWICE)
     code, out, _ = run("apply", "bad.json", "--format", "json", "--report", "json=r.json")
@@ -768,8 +772,8 @@ def test_bad_manifests_beside_a_bad_plan_file_are_in_the_reports(here, run) -> N
     assert [one["code"] for one in json.loads(out)["problems"]] == ["name_duplicate"]
 
 
-def test_a_plan_file_that_cannot_be_written_hides_nothing(here, run) -> None:
-    """The plan is in its reports, and a guard's refusal comes first."""
+def test_an_unwritable_plan_file_hides_neither_plan_nor_refusal(here, run) -> None:
+    """The reports contain the plan, and the refusal of a guard comes first."""
     code, out, err = run("plan", "--out", "/proc/none/p.json", "--report", "json=r.json")
     assert (code, "2 to create" in out, "not_writable: " in err) == (64, True, True)
     assert json.loads((here / "r.json").read_text())["format"] == "provision/plan/v1"
@@ -782,8 +786,8 @@ def test_a_plan_file_that_cannot_be_written_hides_nothing(here, run) -> None:
     assert (code, "manifests_vanished: " in err) == (5, True)
 
 
-def test_a_reader_of_a_report_may_go_away(here) -> None:
-    """As one of stdout: it has seen enough."""
+def test_the_reader_of_a_report_may_stop_reading(here) -> None:
+    """This is no error, as for the reader of stdout."""
     words = f"'{sys.executable}' -m provisioner apply -q --report json=/dev/stdout | head -c 1"
     shell = ["bash", "-o", "pipefail", "-c", words]
     done = subprocess.run(shell, capture_output=True, text=True, check=False, timeout=60)
@@ -791,15 +795,15 @@ def test_a_reader_of_a_report_may_go_away(here) -> None:
 
 
 @pytest.mark.parametrize("file", ["/dev/fd/99999999999999999999", "/dev/fd/999"])
-def test_a_stream_that_there_is_not_is_wrong_usage(here, run, file) -> None:
-    """However large its number."""
+def test_a_file_descriptor_that_is_not_open_is_wrong_usage(here, run, file) -> None:
+    """This holds for any number."""
     code, _, err = run("plan", "--report", f"json={file}")
     assert (code, "report_unwritable: " in err) == (64, True)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
-def test_problems_are_in_the_reports_though_stdout_takes_no_more(here) -> None:
-    """What is wrong is told somewhere."""
+def test_problems_are_in_the_reports_when_stdout_is_full(here) -> None:
+    """The problems are shown in at least one place."""
     (here / "manifests" / "keys.yaml").write_text(TWICE)
     for command in ("validate", "plan"):
         words = [sys.executable, "-m", "provisioner", command, "--format", "json"]
@@ -817,16 +821,16 @@ def test_problems_are_in_the_reports_though_stdout_takes_no_more(here) -> None:
 
 
 @pytest.mark.parametrize("other", ["./x", "{here}/x"])
-def test_one_file_is_not_two_things_however_it_is_written(here, run, other) -> None:
-    """Reports among themselves, and a report and the events."""
+def test_two_outputs_to_one_file_are_found_by_any_path(here, run, other) -> None:
+    """This holds for two reports, and for a report and the events."""
     other = other.format(here=here)
     for words in (("--report", f"text={other}"), ("--events", other)):
         code, _, err = run("plan", "--report", "json=x", *words)
         assert (code, "cannot be two things at once" in err) == (64, True)
 
 
-def test_names_give_no_commands_to_a_runner_that_reads_along(here, run, monkeypatch) -> None:
-    """Neither anywhere in a line nor at its beginning, on either stream; data stays what it is."""
+def test_names_cannot_send_commands_to_the_runner(here, run, monkeypatch) -> None:
+    """Command syntax is escaped on both streams, anywhere in a line; JSON still has the name."""
     name = "##[add-mask]production"
     keys = here / "manifests" / "keys.yaml"
     keys.write_text(f"version: 1\nenvironment: dev\nkeys: [{{name: '{name}', expires: 90d}}]\n")
@@ -852,8 +856,8 @@ def test_names_give_no_commands_to_a_runner_that_reads_along(here, run, monkeypa
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
 @pytest.mark.parametrize("command", ["plan", "apply"])
-def test_reports_are_written_though_stdout_takes_no_more(here, command) -> None:
-    """What was done is told somewhere; exit 1 says that stdout lacks it."""
+def test_reports_are_written_when_stdout_is_full(here, command) -> None:
+    """The report shows what was done; exit code 1 means that stdout lacks it."""
     words = [sys.executable, "-m", "provisioner", command, "--report", "json=r.json"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
@@ -861,8 +865,8 @@ def test_reports_are_written_though_stdout_takes_no_more(here, command) -> None:
     assert len(json.loads((here / "r.json").read_text())["environments"]) == 1
 
 
-def test_a_report_may_go_to_a_stream(here) -> None:
-    """`/dev/stderr` that a shell appends to a file keeps what stands there."""
+def test_a_report_can_go_to_a_stream(here) -> None:
+    """A report to `/dev/stderr` does not truncate the file that stderr appends to."""
     log = here / "log"
     log.write_text("before\n")
     with log.open("a") as stream:
@@ -873,8 +877,8 @@ def test_a_report_may_go_to_a_stream(here) -> None:
     assert log.read_text() == f"before\n{done.stdout}"
 
 
-def test_paths_count_from_the_root_of_the_repository(here, run, monkeypatch) -> None:
-    """Whoever runs it from a folder below gets annotations on the files all the same."""
+def test_paths_are_relative_to_the_root_of_the_repository(here, run, monkeypatch) -> None:
+    """Annotations are on the right files when the command runs in a subfolder."""
     (here / "manifests" / "keys.yaml").write_text(TWICE)
     for variable in ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"):
         monkeypatch.setenv(variable, str(here.parent))
@@ -891,7 +895,7 @@ def test_paths_count_from_the_root_of_the_repository(here, run, monkeypatch) -> 
 
 
 def test_a_step_has_its_summary_and_outputs(runner, run) -> None:
-    """Plan and apply append their Markdown and say whether there are changes, unasked."""
+    """Plan and apply append Markdown to the summary and set the outputs, without any option."""
     code, out, _ = run("plan", "--format", "json")
     assert code == 0
     plan = json.loads(out)
@@ -906,7 +910,7 @@ def test_a_step_has_its_summary_and_outputs(runner, run) -> None:
 
 
 def test_problems_are_annotations_and_stdout_stays_data(runner, here, run) -> None:
-    """The commands go to stderr, on the lines of the manifests; the summary has the problems."""
+    """The annotations are on stderr; the summary contains the problems."""
     (here / "manifests" / "keys.yaml").write_text(TWICE)
     for command in ("validate", "plan", "apply"):
         code, out, err = run(command, "--format", "json")
@@ -928,8 +932,8 @@ def test_validate_with_annotations_on_stdout_does_not_repeat_them(runner, here, 
 
 
 @pytest.mark.parametrize("way", ["option", "variable", "elsewhere"])
-def test_the_runner_is_told_nothing_where_that_is_asked_for(runner, here, run, monkeypatch, way):
-    """`--no-ci` and `PROVISION_NO_CI` turn all of it off, and so does any other machine."""
+def test_integration_with_the_runner_can_be_turned_off(runner, here, run, monkeypatch, way):
+    """`--no-ci` and `PROVISION_NO_CI` turn it off, and it is off outside GitHub Actions."""
     arguments = ["--no-ci"] if way == "option" else []
     if way == "variable":
         monkeypatch.setenv("PROVISION_NO_CI", "1")
@@ -943,8 +947,8 @@ def test_the_runner_is_told_nothing_where_that_is_asked_for(runner, here, run, m
     assert (runner / "GITHUB_OUTPUT").read_text() == ""
 
 
-def test_a_summary_that_cannot_be_written_is_a_warning(runner, run, monkeypatch) -> None:
-    """The run and its exit code are what they are; a variable that is not set is not missed."""
+def test_an_unwritable_summary_is_a_warning(runner, run, monkeypatch) -> None:
+    """The exit code does not change; an output file that is not set needs no warning."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(runner / "away" / "summary"))
     monkeypatch.delenv("GITHUB_OUTPUT")
     code, out, err = run("plan")
@@ -953,8 +957,8 @@ def test_a_summary_that_cannot_be_written_is_a_warning(runner, run, monkeypatch)
     assert err.count("warning: GITHUB_STEP_SUMMARY could not be written") == 1
 
 
-def test_a_summary_is_not_made_longer_than_github_takes(runner, run) -> None:
-    """GitHub shows nothing at all of a longer one: what stands there already is left as it is."""
+def test_a_summary_never_exceeds_the_limit_of_github(runner, run) -> None:
+    """GitHub shows nothing of a longer summary, so the existing text is left unchanged."""
     summary = runner / "GITHUB_STEP_SUMMARY"
     summary.write_text("x" * (1024 * 1024 - 100))
     code, _, err = run("plan")
@@ -963,15 +967,15 @@ def test_a_summary_is_not_made_longer_than_github_takes(runner, run) -> None:
     assert summary.stat().st_size == 1024 * 1024 - 100
 
 
-def test_a_value_cannot_begin_another_output(runner) -> None:
-    """A path with a line break is one value."""
+def test_a_value_cannot_start_another_output(runner) -> None:
+    """A path with line breaks is one value."""
     file = str(runner / "GITHUB_OUTPUT")
     Runner({"GITHUB_OUTPUT": file}).put_out({"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"})
     assert outputs_of(Path(file)) == {"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"}
 
 
-def test_reports_are_files_of_this_user_and_hold_no_secret(here, run, monkeypatch) -> None:
-    """A secret that a name repeats is masked in every report and in the summary."""
+def test_reports_are_regular_files_without_secrets(here, run, monkeypatch) -> None:
+    """A secret that is part of a name is masked in every report and in the summary."""
     secret = "s3cret-value-of-the-session"
     monkeypatch.setenv("TOKEN", secret)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from provisioner.cli.options import OutputOptions
     from provisioner.cli.signals import Signals
     from provisioner.model.restrictions import Restrictions
-    from provisioner.operations.export import Exported
+    from provisioner.operations.export import ExportedManifest
 
 
 @click.command()
@@ -111,7 +111,7 @@ def export(  # noqa: PLR0913 - what there is to say of an export
     return signals.exit_code or 0
 
 
-def _check(exported: Exported, environment: str) -> None:
+def _check(exported: ExportedManifest, environment: str) -> None:
     """Raises what keeps this from being a manifest."""
     if not exported.keys:
         raise WorkspaceError(

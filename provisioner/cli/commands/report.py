@@ -109,8 +109,8 @@ def _warn(sink_contents: Mapping[Address, SinkContent]) -> None:
 def _show(found: FleetAudit, console: Console) -> None:
     from provisioner.render.audit import (  # noqa: PLC0415 - keeps --help fast
         audit_document,
+        audit_html,
         audit_markdown,
-        audit_page,
         audit_text,
     )
 
@@ -120,7 +120,7 @@ def _show(found: FleetAudit, console: Console) -> None:
         case "markdown":
             console.text(audit_markdown(found))
         case "html":
-            console.text(audit_page(found))
+            console.text(audit_html(found))
         case _:
             console.text(audit_text(found, console.palette, quiet=console.output.quiet))
     for one in found.unobserved:

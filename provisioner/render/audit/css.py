@@ -1,4 +1,4 @@
-"""The style of the HTML page: system fonts, quiet colours, light and dark."""
+"""The style sheet of the HTML page: system fonts, muted colours, light and dark mode."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ section { margin-top: 2.25rem; }
 .timeline { display: block; overflow: visible; }
 .timeline text { fill: var(--soft); font-size: 12px; }
 .timeline .lane { fill: var(--ink); font-weight: 600; font-size: 13px; }
-.timeline .told { fill: var(--soft); font-weight: 400; font-size: 12px; }
+.timeline .counts { fill: var(--soft); font-weight: 400; font-size: 12px; }
 .timeline .axis, .timeline .base { stroke: var(--line); }
 .timeline .grid { stroke: var(--line); stroke-dasharray: 2 4; }
 .timeline .window { fill: var(--window); }

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no font, no image, no network."""
+"""The audit as one self-contained HTML page: no script, font, image or network request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Unobserved
 from provisioner.render.audit.css import STYLE
-from provisioner.render.audit.labels import MEANINGS, day, left, note_word, span, totals
+from provisioner.render.audit.labels import (
+    NOTE_MEANINGS,
+    days_left,
+    format_date,
+    format_duration,
+    note_label,
+    summary_parts,
+)
 from provisioner.render.audit.timeline import timeline
 from provisioner.render.text import visible
 
@@ -21,23 +28,23 @@ if TYPE_CHECKING:
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 _TILES: tuple[Note, ...] = ("unmanaged", "undelivered", "never_expires", "too_long", "shared_admin")
-"""The notes that are counted on top of the page, beside what is due."""
+"""The notes that the tiles at the top of the page count."""
 
-_FIGURE = ' class="figure"'
-_HEAD = (
+_NUMBER_CLASS = ' class="figure"'
+_COLUMNS = (
     ("Name", ""),
-    ("Ends", ""),
-    ("Left", _FIGURE),
-    ("Age", _FIGURE),
+    ("Expires", ""),
+    ("Left", _NUMBER_CLASS),
+    ("Age", _NUMBER_CLASS),
     ("Role", ""),
-    ("Rotates", ""),
-    ("Token", ""),
+    ("Rotation", ""),
+    ("Delivered", ""),
     ("Notes", ""),
 )
 
 
-def audit_page(audit: FleetAudit) -> str:
-    """The whole document, in ASCII: whatever the encoding of stdout, it is read as it was meant."""
+def audit_html(audit: FleetAudit) -> str:
+    """Return the page, in ASCII so that the encoding of stdout does not matter."""
     page = "\n".join(_page(audit)) + "\n"
     return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
@@ -58,7 +65,7 @@ def _page(audit: FleetAudit) -> Iterator[str]:
     yield "<main>"
     yield "<header>"
     yield "<h1>API keys</h1>"
-    yield f"<p>{escape(', '.join(totals(audit)))}. {_moment(audit)}</p>"
+    yield f"<p>{escape(', '.join(summary_parts(audit)))}. {_created_at(audit)}</p>"
     yield "</header>"
     yield from _tiles(audit)
     if audit.observed:
@@ -71,10 +78,10 @@ def _page(audit: FleetAudit) -> Iterator[str]:
     yield "</html>"
 
 
-def _moment(audit: FleetAudit) -> str:
-    moment = format_moment(audit.created_at)
-    shown = f"{moment[:10]} {moment[11:16]} UTC"
-    return f'<time datetime="{moment}">{shown}</time>'
+def _created_at(audit: FleetAudit) -> str:
+    timestamp = format_moment(audit.created_at)
+    label = f"{timestamp[:10]} {timestamp[11:16]} UTC"
+    return f'<time datetime="{timestamp}">{label}</time>'
 
 
 def _tiles(audit: FleetAudit) -> Iterator[str]:
@@ -82,26 +89,26 @@ def _tiles(audit: FleetAudit) -> Iterator[str]:
     keys = sum(len(one.keys) for one in audit.observed)
     tiles = [
         (keys, "live keys", "all"),
-        (audit.due, f"due within {span(audit.within)}", "due"),
+        (audit.due, f"due within {format_duration(audit.within)}", "due"),
         (audit.missing, "missing", "due"),
         (len(audit.unobserved), "not reached", "due"),
-        *((notes[note], note_word(note), "warn") for note in _TILES),
+        *((notes[note], note_label(note), "warn") for note in _TILES),
     ]
     yield '<ul class="tiles">'
     for number, label, kind in tiles:
-        shade = f' class="{kind}"' if number else ""
-        yield f"<li{shade}><b>{number}</b> <span>{label}</span></li>"
+        css_class = f' class="{kind}"' if number else ""
+        yield f"<li{css_class}><b>{number}</b> <span>{label}</span></li>"
     yield "</ul>"
 
 
 def _figure(audit: FleetAudit) -> Iterator[str]:
     yield '<figure class="card">'
-    yield "<h2>When keys end</h2>"
+    yield "<h2>Key expiry</h2>"
     yield timeline(audit)
     yield "<figcaption>"
-    yield "<span><i class='swatch'></i>keys that end in that week, the taller the more</span>"
-    yield "<span><i class='swatch hatched'>!</i>one of them is due</span>"
-    yield f"<span><i class='swatch shaded'></i>the next {span(audit.within)}</span>"
+    yield "<span><i class='swatch'></i>keys that expire in that week</span>"
+    yield "<span><i class='swatch hatched'>!</i>at least one is due</span>"
+    yield f"<span><i class='swatch shaded'></i>the next {format_duration(audit.within)}</span>"
     yield "</figcaption>"
     yield "</figure>"
 
@@ -117,11 +124,11 @@ def _environment(one: EnvironmentAudit | Unobserved) -> Iterator[str]:
         yield "</section>"
         return
     due = f", {one.due} due" if one.due else ""
-    told = f"{pluralize(len(one.keys), 'key')}{due}"
-    yield f'<p class="where">{told} · {escape(visible(one.url))} · {one.generation}</p>'
+    count = f"{pluralize(len(one.keys), 'key')}{due}"
+    yield f'<p class="where">{count} · {escape(visible(one.url))} · {one.generation}</p>'
     if one.missing:
         names = ", ".join(f"<code>{escape(visible(missing))}</code>" for missing in one.missing)
-        yield f'<p class="failure"><b>Declared, and no live key has the name:</b> {names}</p>'
+        yield f'<p class="failure"><b>Missing (declared, but not live):</b> {names}</p>'
     if one.keys:
         yield f'<div class="scroll" role="region" aria-label="Keys of {name}" tabindex="0">'
         yield from _table(one.keys)
@@ -131,7 +138,7 @@ def _environment(one: EnvironmentAudit | Unobserved) -> Iterator[str]:
 
 def _table(keys: Iterable[KeyAudit]) -> Iterator[str]:
     yield "<table>"
-    head = "".join(f'<th scope="col"{kind}>{word}</th>' for word, kind in _HEAD)
+    head = "".join(f'<th scope="col"{css_class}>{label}</th>' for label, css_class in _COLUMNS)
     yield f"<thead><tr>{head}</tr></thead>"
     yield "<tbody>"
     for key in keys:
@@ -141,31 +148,31 @@ def _table(keys: Iterable[KeyAudit]) -> Iterator[str]:
 
 
 def _row(key: KeyAudit) -> str:
-    shade = ' class="due"' if key.due else ""
-    sign = '<b class="sign" title="due">!</b> ' if key.due else ""
-    rotation = "-" if key.rotation is None else day(key.rotation)
-    token = "-" if key.delivery == "none" else key.delivery
-    notes = " ".join(f'<span class="note {note}">{note_word(note)}</span>' for note in key.notes)
+    css_class = ' class="due"' if key.due else ""
+    marker = '<b class="sign" title="due">!</b> ' if key.due else ""
+    rotation = "-" if key.rotation is None else format_date(key.rotation)
+    delivered = "-" if key.delivery == "none" else key.delivery
+    notes = " ".join(f'<span class="note {note}">{note_label(note)}</span>' for note in key.notes)
     return (
-        f'<tr{shade}><th scope="row">{sign}{escape(visible(key.name))}'
+        f'<tr{css_class}><th scope="row">{marker}{escape(visible(key.name))}'
         f"<small>{escape(visible(key.id))}</small></th>"
-        f'<td title="{format_moment(key.expires_at)}">{day(key.expires_at)}</td>'
-        f'<td class="figure">{left(key)}</td><td class="figure">{key.age_days} d</td>'
-        f"<td>{escape(visible(key.role or '-'))}</td><td>{rotation}</td><td>{token}</td>"
+        f'<td title="{format_moment(key.expires_at)}">{format_date(key.expires_at)}</td>'
+        f'<td class="figure">{days_left(key)}</td><td class="figure">{key.age_days} d</td>'
+        f"<td>{escape(visible(key.role or '-'))}</td><td>{rotation}</td><td>{delivered}</td>"
         f"<td>{notes}</td></tr>"
     )
 
 
 def _meanings(audit: FleetAudit) -> Iterator[str]:
-    found = [note for note in MEANINGS if audit.notes[note]]
-    if not found:
+    notes = [note for note in NOTE_MEANINGS if audit.notes[note]]
+    if not notes:
         return
     yield '<section class="meanings">'
     yield "<h2>Notes</h2>"
     yield "<dl>"
-    for note in found:
-        told = escape(MEANINGS[note])
-        term = f'<span class="note {note}">{note_word(note)}</span>'
-        yield f"<div><dt>{term}</dt><dd>{told}</dd></div>"
+    for note in notes:
+        meaning = escape(NOTE_MEANINGS[note])
+        term = f'<span class="note {note}">{note_label(note)}</span>'
+        yield f"<div><dt>{term}</dt><dd>{meaning}</dd></div>"
     yield "</dl>"
     yield "</section>"

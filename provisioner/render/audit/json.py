@@ -1,4 +1,4 @@
-"""The report as JSON by `schemas/report.schema.json`."""
+"""The audit as JSON by `schemas/report.schema.json`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def audit_document(audit: FleetAudit) -> Document:
-    """`provision/report/v1`."""
+    """Return the document `provision/report/v1`."""
     observed = audit.observed
     return {
         "format": "provision/report/v1",

@@ -1,4 +1,4 @@
-"""The words that all forms of the report share."""
+"""Labels that the text, Markdown and HTML of the audit share."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ if TYPE_CHECKING:
 
     from provisioner.audit.key_audit import FleetAudit, KeyAudit, Note
 
-MEANINGS: Mapping[Note, str] = {
-    "expiring": "ends soon, and nothing later takes its place",
-    "rotation_due": "is to have a successor: the next apply makes it",
-    "never_expires": "ends more than 50 years from now",
-    "too_long": "lives longer than its environment's policy allows",
-    "duplicate": "shares its declared name with another live key",
-    "superseded": "a rotation has given it a successor: an apply ends it when the overlap is over",
+NOTE_MEANINGS: Mapping[Note, str] = {
+    "expiring": "expires soon, and no successor replaces it",
+    "rotation_due": "its rotation is due: the next apply creates its successor",
+    "never_expires": "expires more than 50 years from now",
+    "too_long": "its lifetime exceeds the policy of its environment",
+    "duplicate": "another live key has the same declared name",
+    "superseded": "it has a successor: an apply revokes it when the overlap is over",
     "unmanaged": "no manifest lists its name",
-    "undelivered": "a sink lacks its token: the next apply delivers one",
-    "delivery_unknown": "nothing tells whether its token is in every sink",
-    "shared_admin": "its name may do everything in several environments",
+    "undelivered": "a sink lacks its token: the next apply delivers a new one",
+    "delivery_unknown": "nothing proves that its token is in every sink",
+    "shared_admin": "keys with this name have full access in several environments",
 }
-"""What is true of a key with each note."""
+"""The meaning of each note, as one phrase about the key."""
 
 
-def span(duration: timedelta) -> str:
-    """A duration in words: `14 days`, `36 hours`."""
+def format_duration(duration: timedelta) -> str:
+    """Return a duration in days or hours: `14 days`, `36 hours`."""
     hours = duration // timedelta(hours=1)
     return pluralize(hours, "hour") if hours % 24 else pluralize(hours // 24, "day")
 
 
-def day(moment: datetime) -> str:
-    """The date of a moment in UTC."""
-    return moment.date().isoformat()
+def format_date(timestamp: datetime) -> str:
+    """Return the date of a timestamp in UTC."""
+    return timestamp.date().isoformat()
 
 
-def note_word(note: Note) -> str:
-    """A note as people read it."""
+def note_label(note: Note) -> str:
+    """Return a note with spaces: `rotation due`."""
     return note.replace("_", " ")
 
 
-def left(key: KeyAudit) -> str:
-    """How long a key has to live: `12 d`, or `never` ending."""
+def days_left(key: KeyAudit) -> str:
+    """Return the days until a key expires: `12 d`, or `never`."""
     return "never" if "never_expires" in key.notes else f"{key.days_left} d"
 
 
-def totals(audit: FleetAudit) -> tuple[str, ...]:
-    """How many keys there are, and how many need to be looked at, most urgent first."""
+def summary_parts(audit: FleetAudit) -> tuple[str, ...]:
+    """Return the parts of the summary line: the number of keys, due, missing and not reached."""
     keys = sum(len(one.keys) for one in audit.observed)
     parts = [
         f"{pluralize(keys, 'key')} in {pluralize(len(audit.observed), 'environment')}",
-        f"{audit.due} due within {span(audit.within)}",
+        f"{audit.due} due within {format_duration(audit.within)}",
     ]
     parts += [f"{audit.missing} missing"] if audit.missing else []
     if audit.unobserved:

@@ -1,12 +1,12 @@
-"""The report as text for people: a table for each environment, those that end first on top."""
+"""The audit as text: one table for each environment, the keys that expire first on top."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from provisioner.plan import Unobserved
-from provisioner.render.audit.labels import day, left, note_word, totals
-from provisioner.render.text import aligned, visible
+from provisioner.render.audit.labels import days_left, format_date, note_label, summary_parts
+from provisioner.render.text import align_columns, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from provisioner.audit.key_audit import EnvironmentAudit, FleetAudit, KeyAudit
     from provisioner.render.text import Palette
 
-_HEAD = ("NAME", "AGE", "ENDS", "LEFT", "ROLE", "ROTATES", "TOKEN", "ID", "NOTES")
+_COLUMNS = ("NAME", "AGE", "EXPIRES", "LEFT", "ROLE", "ROTATION", "DELIVERED", "ID", "NOTES")
 
 
 def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
-    """A table for each environment, and a summary line.
+    """Return a table for each environment, and a summary line.
 
     Args:
-        audit: what was found.
+        audit: the audit.
         palette: the colours.
-        quiet: whether keys without a note are left out; with nothing else, all is.
+        quiet: whether to omit keys without a note; when no key has one, the text is empty.
     """
     parts = [
         "\n".join(_environment(one, palette, quiet=quiet))
         for one in audit.environments
-        if not quiet or _noteworthy(one)
+        if not quiet or _has_notes(one)
     ]
     if quiet and not parts:
         return ""
-    summary = palette.paint(palette.strong, f"Report: {', '.join(totals(audit))}.")
+    summary = palette.paint(palette.strong, f"Report: {', '.join(summary_parts(audit))}.")
     return "\n\n".join([*parts, summary]) + "\n"
 
 
-def _noteworthy(one: EnvironmentAudit | Unobserved) -> bool:
+def _has_notes(one: EnvironmentAudit | Unobserved) -> bool:
     if isinstance(one, Unobserved):
         return True
     return bool(one.missing) or any(key.notes for key in one.keys)
@@ -48,17 +48,16 @@ def _environment(
     name = palette.paint(palette.strong, one.environment)
     if isinstance(one, Unobserved):
         yield f"{name}  {visible(one.url)}"
-        told = f"    {one.failure.code}: {visible(one.failure.message)}"
-        yield palette.paint(palette.bad, told)
+        failure = f"    {one.failure.code}: {visible(one.failure.message)}"
+        yield palette.paint(palette.bad, failure)
         return
     yield f"{name}  {visible(one.url)}  {one.generation}"
     for missing in one.missing:
-        yield palette.paint(
-            palette.bad, f"  ! {visible(missing)}  declared, and no live key has it"
-        )
+        line = f"  ! {visible(missing)}  missing: declared, but not live"
+        yield palette.paint(palette.bad, line)
     keys = [key for key in one.keys if key.notes or not quiet]
     if keys:
-        head, *lines = aligned([_HEAD, *map(_cells, keys)])
+        head, *lines = align_columns([_COLUMNS, *map(_cells, keys)])
         yield palette.paint(palette.dim, f"    {head}")
         for key, line in zip(keys, lines, strict=True):
             yield _painted(key, line, palette)
@@ -76,11 +75,11 @@ def _cells(key: KeyAudit) -> tuple[str, ...]:
     return (
         visible(key.name),
         f"{key.age_days} d",
-        day(key.expires_at),
-        left(key),
+        format_date(key.expires_at),
+        days_left(key),
         visible(key.role or "-"),
-        "-" if key.rotation is None else day(key.rotation),
+        "-" if key.rotation is None else format_date(key.rotation),
         "-" if key.delivery == "none" else key.delivery,
         visible(key.id),
-        ", ".join(map(note_word, key.notes)),
+        ", ".join(map(note_label, key.notes)),
     )

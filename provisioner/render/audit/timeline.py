@@ -1,7 +1,7 @@
-"""When keys end, as an inline SVG: a lane for each environment, a bar for each week of a year.
+"""The expiry of keys as an inline SVG: a lane for each environment, a bar for each week of a year.
 
-Positions are shares of the width and sizes of text are pixels, so that it is read on a phone as on
-a wide screen. What is due is hatched and marked, not told by its colour alone.
+Positions are percentages of the width and text sizes are pixels, so that the chart is legible on
+phones and wide screens. Due keys are hatched and marked, so that colour is not the only sign.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from provisioner.errors.pluralize import pluralize
-from provisioner.render.audit.labels import span
+from provisioner.render.audit.labels import format_duration
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 _WEEKS = 52
 _YEAR = 7 * _WEEKS
 _WIDTH = 89.0
-"""How much of the width the year takes, in percent; what ends later stands beside it."""
+"""Share of the width for the year, in percent; the count of later keys is to its right."""
 
-_LATER = 91.5
-_BEYOND = (100 + _LATER) / 2
+_LATER_X = 91.5
+_LATER_CENTER = (100 + _LATER_X) / 2
 _STEP = _WIDTH / _WEEKS
-_MOST_LANES = 12
+_MAX_LANES = 12
 _HEADING, _BARS, _GAP = 22, 50, 16
 _LANE = _HEADING + _BARS + _GAP
 _AXIS = 24
@@ -39,8 +39,8 @@ _HATCH = (
     'patternTransform="rotate(45)"><rect class="due-ground" width="5" height="5"/>'
     '<rect class="due-line" width="2.5" height="5"/></pattern></defs>'
 )
-_NAMED = 6
-"""How many keys of a week its tooltip names."""
+_MAX_TOOLTIP_NAMES = 6
+"""Names in the tooltip of a week."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,16 @@ class _Lane:
 
 
 def timeline(audit: FleetAudit) -> str:
-    """The SVG element; for people who do not see it, its description tells the same."""
+    """Return the SVG element; its description holds the same facts for screen readers."""
     lanes = _lanes(audit)
     weeks = [_by_week(lane.keys) for lane in lanes]
     tallest = max((len(keys) for lane in weeks for keys in lane.values()), default=1)
     bottom = _TOP + _LANE * len(lanes)
-    head = 'class="timeline" role="img" aria-labelledby="ends-title ends-text" width="100%"'
+    head = 'class="timeline" role="img" aria-labelledby="expiry-title expiry-text" width="100%"'
     parts = [
         f'<svg {head} height="{bottom + _AXIS}" xmlns="http://www.w3.org/2000/svg">',
-        '<title id="ends-title">When keys end</title>',
-        f'<desc id="ends-text">{escape(_told(lanes, audit))}</desc>',
+        '<title id="expiry-title">Key expiry</title>',
+        f'<desc id="expiry-text">{escape(_description(lanes, audit))}</desc>',
         _HATCH,
         *_window(audit.within, bottom),
         *_months(audit.created_at, bottom),
@@ -70,16 +70,16 @@ def timeline(audit: FleetAudit) -> str:
 
 
 def _lanes(audit: FleetAudit) -> tuple[_Lane, ...]:
-    """One for each environment, or one for all where they are many."""
+    """Return one lane for each environment, or a single one if there are too many."""
     observed = audit.observed
-    if len(observed) > _MOST_LANES:
+    if len(observed) > _MAX_LANES:
         keys = tuple(key for one in observed for key in one.keys)
         return (_Lane(f"all {len(observed)} environments", keys),)
     return tuple(_Lane(one.environment, one.keys) for one in observed)
 
 
 def _by_week(keys: Iterable[KeyAudit]) -> dict[int, list[KeyAudit]]:
-    """The keys that end within a year, by the week from now in which they do."""
+    """Return the keys that expire within a year, by the week from now."""
     weeks: dict[int, list[KeyAudit]] = {}
     for key in keys:
         if key.days_left < _YEAR:
@@ -87,7 +87,7 @@ def _by_week(keys: Iterable[KeyAudit]) -> dict[int, list[KeyAudit]]:
     return weeks
 
 
-def _told(lanes: Iterable[_Lane], audit: FleetAudit) -> str:
+def _description(lanes: Iterable[_Lane], audit: FleetAudit) -> str:
     sentences = []
     for lane in lanes:
         due = sum(key.due for key in lane.keys)
@@ -96,17 +96,17 @@ def _told(lanes: Iterable[_Lane], audit: FleetAudit) -> str:
             f"{visible(lane.label)}: {pluralize(len(lane.keys), 'key')}, {due} due, {later} "
             "expiring more than a year from now."
         )
-    return f"Due means within {span(audit.within)}. " + " ".join(sentences)
+    return f"Due means within {format_duration(audit.within)}. " + " ".join(sentences)
 
 
 def _window(within: timedelta, bottom: int) -> Iterator[str]:
-    """The time in which an end makes a key due."""
+    """Yield the shade over the time in which an expiry makes a key due."""
     width = min(within / timedelta(days=_YEAR), 1.0) * _WIDTH
     yield f'<rect class="window" x="0" y="0" width="{width:.2f}%" height="{bottom}" rx="3"/>'
 
 
 def _months(start: datetime, bottom: int) -> Iterator[str]:
-    """The first days of the months to come, January by its year."""
+    """Yield the axis with the first day of each month, January labelled with its year."""
     yield f'<line class="axis" x1="0" x2="{_WIDTH}%" y1="{bottom}" y2="{bottom}"/>'
     yield f'<text class="tick" x="0" y="{bottom + 17}">today</text>'
     year, month = start.year, start.month
@@ -119,24 +119,24 @@ def _months(start: datetime, bottom: int) -> Iterator[str]:
         x = share * _WIDTH
         yield f'<line class="grid" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="{bottom}"/>'
         label = str(year) if month == 1 else first.strftime("%b")
-        crowded = month % 2 == 0 or share < 0.2  # noqa: PLR2004 - on a phone "today" reaches that far
+        crowded = month % 2 == 0 or share < 0.2  # noqa: PLR2004 - as far as "today" on a phone
         kind = "tick minor" if crowded else "tick"
-        if 0.1 < share < 0.96:  # noqa: PLR2004 - else it would stand on "today" or on "later"
+        if 0.1 < share < 0.96:  # noqa: PLR2004 - clear of "today" and "later"
             yield (
                 f'<text class="{kind}" x="{x:.2f}%" y="{bottom + 17}" text-anchor="middle">'
                 f"{label}</text>"
             )
-    at = f'x="{_BEYOND}%" y="{bottom + 17}"'
-    yield f'<text class="tick" {at} text-anchor="middle">later</text>'
+    position = f'x="{_LATER_CENTER}%" y="{bottom + 17}"'
+    yield f'<text class="tick" {position} text-anchor="middle">later</text>'
 
 
 def _lane(lane: _Lane, by_week: dict[int, list[KeyAudit]], top: int, tallest: int) -> Iterator[str]:
     base = top + _HEADING + _BARS
     due = sum(key.due for key in lane.keys)
-    told = pluralize(len(lane.keys), "key") + (f", {due} due" if due else "")
+    counts = pluralize(len(lane.keys), "key") + (f", {due} due" if due else "")
     yield (
         f'<text class="lane" y="{top + 13}">{escape(visible(lane.label))}'
-        f'<tspan class="told" dx="8">{told}</tspan></text>'
+        f'<tspan class="counts" dx="8">{counts}</tspan></text>'
     )
     yield f'<line class="base" x1="0" x2="{_WIDTH}%" y1="{base}" y2="{base}"/>'
     for week, keys in sorted(by_week.items()):
@@ -149,31 +149,31 @@ def _lane(lane: _Lane, by_week: dict[int, list[KeyAudit]], top: int, tallest: in
             f'height="{height:.1f}" rx="1.5"><title>{escape(_tooltip(week, keys))}</title></rect>'
         )
         if is_due:
-            at = f'x="{x + _STEP * 0.39:.2f}%" y="{y - 3:.1f}"'
-            yield f'<text class="sign" {at} text-anchor="middle">!</text>'
-    yield from _beyond(lane.keys, base)
+            position = f'x="{x + _STEP * 0.39:.2f}%" y="{y - 3:.1f}"'
+            yield f'<text class="sign" {position} text-anchor="middle">!</text>'
+    yield from _later_count(lane.keys, base)
 
 
-def _beyond(keys: Iterable[KeyAudit], base: int) -> Iterator[str]:
-    """How many keys end later than the year shows."""
+def _later_count(keys: Iterable[KeyAudit], base: int) -> Iterator[str]:
+    """Yield the box that counts the keys that expire after the year."""
     later = [key for key in keys if key.days_left >= _YEAR]
     never = sum("never_expires" in key.notes for key in later)
     kind = "later" if later else "later none"
-    told = (
+    tooltip = (
         f"{pluralize(len(later), 'key')} later than {_WEEKS} weeks from now, {never} of them never"
     )
     yield (
-        f'<rect class="{kind}" x="{_LATER}%" y="{base - 30}" width="{100 - _LATER}%" height="30" '
-        f'rx="4"><title>{told}</title></rect>'
+        f'<rect class="{kind}" x="{_LATER_X}%" y="{base - 30}" width="{100 - _LATER_X}%" '
+        f'height="30" rx="4"><title>{tooltip}</title></rect>'
     )
     yield (
-        f'<text class="number" x="{_BEYOND}%" y="{base - 10}" text-anchor="middle">'
+        f'<text class="number" x="{_LATER_CENTER}%" y="{base - 10}" text-anchor="middle">'
         f"{len(later) or '-'}</text>"
     )
 
 
 def _tooltip(week: int, keys: list[KeyAudit]) -> str:
-    names = ", ".join(visible(key.name) for key in keys[:_NAMED])
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    names = ", ".join(visible(key.name) for key in keys[:_MAX_TOOLTIP_NAMES])
+    more = f" and {len(keys) - _MAX_TOOLTIP_NAMES} more" if len(keys) > _MAX_TOOLTIP_NAMES else ""
     days = f"{7 * week} to {7 * week + 7} days from now"
     return f"{days}: {pluralize(len(keys), 'key')}: {names}{more}"

@@ -1,4 +1,4 @@
-"""Problems as the commands by which a job marks lines of files for GitHub's runner."""
+"""Problems as workflow commands, which GitHub shows as annotations on lines of files."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
-    from provisioner.render.problems.examined import Examined
+    from provisioner.render.problems.validation_result import ValidationResult
 
 
-def problems_github(examined: Examined) -> str:
-    """One line for each problem and each warning, nothing where there is none.
+def problems_github(result: ValidationResult) -> str:
+    """Return one command for each problem and warning.
 
-    GitHub shows ten of each for a step, and all in its log.
+    GitHub shows the first ten of each as annotations, and all of them in the log of the step.
     """
     return "".join(
         f"::{'warning' if warns else 'error'} file={_property(problem.place.file)},"
         f"line={problem.place.line},col={problem.place.column},"
         f"title={_property(problem.code)}::{_data(problem.message)}\n"
-        for problem, warns in examined.all
+        for problem, warns in result.entries
     )
 
 
 def _data(text: str) -> str:
-    """Text behind `::`, in which nothing else is escaped but signs that a terminal obeys."""
+    """Return text for the part after `::`, with line breaks, `%` and control characters escaped."""
     parts = text.replace("\r", "\n").split("\n")
     return "%0A".join(visible(part).replace("%", "%25") for part in parts)
 

@@ -1,4 +1,4 @@
-"""Problems as GitLab's code quality report: a JSON array, shown beside the lines of a merge."""
+"""Problems as a GitLab code quality report: a JSON array that merge requests show beside lines."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from provisioner.render.text import visible
 
 if TYPE_CHECKING:
     from provisioner.render.json import Document
-    from provisioner.render.problems.examined import Examined
+    from provisioner.render.problems.validation_result import ValidationResult
 
 
-def problems_gitlab(examined: Examined) -> list[Document]:
-    """One entry for each problem, which blocks because no run begins with it, and each warning."""
+def problems_gitlab(result: ValidationResult) -> list[Document]:
+    """Return one entry for each problem and warning; a problem is a blocker, as no run starts."""
     return [
         {
             "description": visible(problem.message),
@@ -27,5 +27,5 @@ def problems_gitlab(examined: Examined) -> list[Document]:
                 },
             },
         }
-        for (problem, warns), fingerprint in zip(examined.all, examined.fingerprints, strict=True)
+        for (problem, warns), fingerprint in zip(result.entries, result.fingerprints, strict=True)
     ]

@@ -1,7 +1,7 @@
-"""Problems as a JUnit report: a test case for each file, failed where the file has problems.
+"""Problems as a JUnit report: a test case for each file, which fails if the file has problems.
 
-Written so that Ant's schema, the strictest of those in use, finds it valid: it knows one failure
-for each test case, and no attribute for a file or a line.
+The report is valid by Ant's schema, the strictest in use: one failure for each test case, and no
+attribute for a file or a line.
 """
 
 from __future__ import annotations
@@ -18,54 +18,54 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from provisioner.errors.problem import Problem
-    from provisioner.render.problems.examined import Examined
+    from provisioner.render.problems.validation_result import ValidationResult
 
 _SUITE = "provision validate"
 
 
-def problems_junit(examined: Examined) -> str:
-    """The report; the problems of a file are the lines of its failure, as compilers write them.
+def problems_junit(result: ValidationResult) -> str:
+    """Return the report; a failure lists the problems of its file, one on each line.
 
-    JUnit knows no warnings: they are the output of the suite.
+    JUnit has no warnings, so they are the output of the suite.
     """
     by_file: dict[str, list[Problem]] = defaultdict(list)
-    for problem in examined.problems:
+    for problem in result.problems:
         by_file[problem.place.file].append(problem)
-    files = tuple(dict.fromkeys((*examined.files, *by_file)))
-    moment = examined.moment.astimezone(UTC)
+    files = tuple(dict.fromkeys((*result.files, *by_file)))
+    checked_at = result.checked_at.astimezone(UTC)
     opening = (
-        f'<testsuite name="{_SUITE}" timestamp="{moment:%Y-%m-%dT%H:%M:%S}" hostname="localhost" '
-        f'tests="{len(files)}" failures="{len(by_file)}" errors="0" time="0">'
+        f'<testsuite name="{_SUITE}" timestamp="{checked_at:%Y-%m-%dT%H:%M:%S}" '
+        f'hostname="localhost" tests="{len(files)}" failures="{len(by_file)}" errors="0" time="0">'
     )
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
         opening,
         "  <properties/>",
         *(line for file in files for line in _case(file, by_file.get(file, ()))),
-        _output(examined.warnings),
+        _suite_output(result.warnings),
         "  <system-err/>",
         "</testsuite>",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _output(warnings: Sequence[Problem]) -> str:
-    told = "\n".join(_inert(f"warning: {warning}") for warning in warnings)
-    return f"  <system-out>{told}</system-out>" if told else "  <system-out/>"
+def _suite_output(warnings: Sequence[Problem]) -> str:
+    lines = "\n".join(_escape_xml(f"warning: {warning}") for warning in warnings)
+    return f"  <system-out>{lines}</system-out>" if lines else "  <system-out/>"
 
 
 def _case(file: str, problems: Sequence[Problem]) -> Iterator[str]:
-    head = f'  <testcase classname="{_SUITE}" name="{_inert(file)}" time="0"'
+    head = f'  <testcase classname="{_SUITE}" name="{_escape_xml(file)}" time="0"'
     if not problems:
         yield f"{head}/>"
         return
     message = f"{pluralize(len(problems), 'problem')} in {file}"
-    told = "\n".join(_inert(str(problem)) for problem in problems)
+    lines = "\n".join(_escape_xml(str(problem)) for problem in problems)
     yield f"{head}>"
-    yield f'    <failure type="problem" message="{_inert(message)}">{told}</failure>'
+    yield f'    <failure type="problem" message="{_escape_xml(message)}">{lines}</failure>'
     yield "  </testcase>"
 
 
-def _inert(text: str) -> str:
-    """Text of which XML takes every character: it forbids most that are not printable."""
+def _escape_xml(text: str) -> str:
+    """Return text for XML, which forbids most unprintable characters."""
     return escape(visible(text))

@@ -12,19 +12,19 @@ from provisioner.render.text import visible
 if TYPE_CHECKING:
     from provisioner.errors.problem import Place, Problem
     from provisioner.render.json import Document
-    from provisioner.render.problems.examined import Examined
+    from provisioner.render.problems.validation_result import ValidationResult
 
 _SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 )
 
 _ROOT = "%SRCROOT%"
-"""What a relative address counts from: the root of the repository, wherever that is."""
+"""The base of relative URIs: the root of the repository."""
 
 
-def problems_sarif(examined: Examined) -> Document:
-    """One run of all rules, which are the codes, and a result for each problem and warning."""
-    rules = tuple(dict.fromkeys((*CODES, *(problem.code for problem, _ in examined.all))))
+def problems_sarif(validation: ValidationResult) -> Document:
+    """Return one run with a rule for each code, and a result for each problem and warning."""
+    rules = tuple(dict.fromkeys((*CODES, *(problem.code for problem, _ in validation.entries))))
     index = {code: number for number, code in enumerate(rules)}
     return {
         "$schema": _SCHEMA,
@@ -38,12 +38,12 @@ def problems_sarif(examined: Examined) -> Document:
                         "rules": [_rule(code) for code in rules],
                     }
                 },
-                # Python counts them, and so do places.
+                # The columns of places count code points.
                 "columnKind": "unicodeCodePoints",
                 "results": [
                     _result(problem, index[problem.code], fingerprint, warns=warns)
                     for (problem, warns), fingerprint in zip(
-                        examined.all, examined.fingerprints, strict=True
+                        validation.entries, validation.fingerprints, strict=True
                     )
                 ],
             }
@@ -55,7 +55,7 @@ def _rule(code: str) -> Document:
     return {
         "id": code,
         "shortDescription": {"text": CODES.get(code, code)},
-        "help": {"text": f"docs/errors.md has a paragraph for {code}."},
+        "help": {"text": f"docs/errors.md explains {code}."},
         "defaultConfiguration": {"level": "warning" if code in WARNINGS else "error"},
     }
 
@@ -89,8 +89,8 @@ def _artifact(file: str) -> Document:
 
 
 def _message(text: str) -> str:
-    """Text without what SARIF reads as a link or as a place for an argument."""
-    shown = visible(text).replace("{", "{{").replace("}", "}}")
-    if "](" in shown:
-        shown = shown.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
-    return shown
+    """Return text with SARIF's links and placeholders escaped."""
+    escaped = visible(text).replace("{", "{{").replace("}", "}}")
+    if "](" in escaped:
+        escaped = escaped.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
+    return escaped

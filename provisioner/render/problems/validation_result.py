@@ -1,0 +1,56 @@
+"""The result of validating manifests, which each problem format renders."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from provisioner.errors.problem import Problem
+
+_LINE = re.compile(r"\bline \d+")
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationResult:
+    """The manifests that were read, and their problems.
+
+    Attributes:
+        files: every file that was read, in order; one without a problem is valid.
+        problems: the problems in order. Their paths, and those in `files`, are relative to the
+            root of the repository if the file is inside it.
+        checked_at: when the manifests were read.
+        warnings: findings that are allowed but probably a mistake; they fail nothing.
+    """
+
+    files: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    checked_at: datetime
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def entries(self) -> tuple[tuple[Problem, bool], ...]:
+        """Each problem, then each warning; the second value is true for a warning."""
+        return (
+            *((one, False) for one in self.problems),
+            *((one, True) for one in self.warnings),
+        )
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """One distinct fingerprint for each of `entries`, which stays the same when lines move."""
+        occurrences: Counter[tuple[str, str, str]] = Counter()
+        fingerprints = []
+        for problem, _ in self.entries:
+            # A message may name the line of another place, which moves too.
+            message = _LINE.sub("line", problem.message)
+            identity = problem.place.file, problem.code, message
+            text = "\0".join((*identity, str(occurrences[identity])))
+            occurrences[identity] += 1
+            fingerprints.append(sha256(text.encode(errors="backslashreplace")).hexdigest())
+        return tuple(fingerprints)
