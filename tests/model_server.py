@@ -21,7 +21,7 @@ from builders import ADMIN, END, NOW, SECOND, WORKER, observation_with, observed
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution import Done, Execution, RunMarker
-from provisioner.execution.deliver import LONG
+from provisioner.execution.deliver import REVERIFY_AFTER
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Revoke, Rotate, Update
@@ -199,7 +199,7 @@ class ModelServer:
     tokens: dict[Address, Secret] = field(default_factory=dict)
     stop_at: int | str | None = None
     watch: Callable[[], None] = lambda: None
-    long: float = LONG
+    long: float = REVERIFY_AFTER
 
     def __post_init__(self) -> None:
         self.stop = Waits(self.note)
@@ -234,11 +234,11 @@ class ModelServer:
             self,
             self.open,
             parallel=parallel,
-            mark=self.mark,
+            run_marker=self.mark,
             stop=self.stop,
             on_progress=count,
             emit=self.heard.append,
-            long=self.long,
+            reverify_after=self.long,
         )
 
     def run(self, *actions: Action, parallel: int = 1) -> tuple[Result, ...]:

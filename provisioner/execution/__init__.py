@@ -24,7 +24,7 @@ from provisioner.execution.results import (
     RunResult,
     Skipped,
     Unfinished,
-    made_by_this_run,
+    created_by_this_run,
     undelivered,
 )
 from provisioner.execution.run_marker import RunMarker
@@ -51,7 +51,7 @@ __all__ = [
     "StepsSettled",
     "Unfinished",
     "ignore",
-    "made_by_this_run",
+    "created_by_this_run",
     "mint",
     "undelivered",
 ]

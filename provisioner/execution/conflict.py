@@ -36,7 +36,7 @@ class OwnKeys:
     expires_at: datetime | None = None
     expected: int = 1
 
-    def made(self, key: ObservedKey) -> bool:
+    def includes(self, key: ObservedKey) -> bool:
         """Whether a new key of this name is this run's."""
         return key.id in self.ids or (
             self.expires_at is not None and key.expires_at == self.expires_at
@@ -64,14 +64,14 @@ class Resolution:
     key: ObservedKey
     ours: bool
     duplicates: tuple[str, ...]
-    whole: bool
-    settled: bool
+    complete: bool
+    final: bool
 
 
 Conflict = NotFound | Resolution
 
 
-class Observed:
+class NewLiveKeys:
     """The live keys of one observation that were not there before the run.
 
     Attributes:
@@ -97,19 +97,19 @@ class Observed:
         if not new:
             return NotFound()
         stays = new[0]
-        ours = tuple(key.id for key in new if sent.made(key))
+        ours = tuple(key.id for key in new if sent.includes(key))
         return Resolution(
             key=stays,
             ours=stays.id in ours,
             duplicates=tuple(id_ for id_ in ours if id_ != stays.id),
-            whole=stays.role_id is not None or not self._roles,
-            settled=len(new) == len(ours) >= sent.expected,
+            complete=stays.role_id is not None or not self._roles,
+            final=len(new) == len(ours) >= sent.expected,
         )
 
-    def strangers(self, everything: Iterable[OwnKeys]) -> bool:
+    def other_run_active(self, everything: Iterable[OwnKeys]) -> bool:
         """Whether a new key is there that this run did not make: another run is at work."""
         sent = {one.name: one for one in everything}
         return any(
-            name not in sent or not all(map(sent[name].made, keys))
+            name not in sent or not all(map(sent[name].includes, keys))
             for name, keys in self._new.items()
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import failure_of
-from provisioner.execution.conflict import Observed, OwnKeys, Resolution
+from provisioner.execution.conflict import NewLiveKeys, OwnKeys, Resolution
 from provisioner.execution.pending import PendingCreate
 from provisioner.execution.revoke import Revocations
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
@@ -58,18 +58,18 @@ class BulkCreate:
         self,
         environment: str,
         creates: Sequence[Create],
-        before: frozenset[str],
+        existing_ids: frozenset[str],
         workspace: Workspace,
         *,
-        mark: RunMarker,
+        run_marker: RunMarker,
         stop: Cancellation,
         on_start: Callable[[str], None],
         on_progress: Callable[[int], None],
     ) -> None:
         self._environment = environment
-        self._before = before
+        self._before = existing_ids
         self._workspace = workspace
-        self._mark = mark
+        self._mark = run_marker
         self._stop = stop
         self._on_start = on_start
         self._on_progress = on_progress
@@ -84,24 +84,24 @@ class BulkCreate:
             return
         self._create(self._pending)
         self._resolve()
-        if any(pending.touched for pending in self._pending):
+        if any(pending.may_have_key for pending in self._pending):
             observed = None if self._blind and self._open() else self._last_observation()
             if observed is None:
                 self._leave_unsettled()
             else:
                 self._settle(observed)
 
-    def results(self, otherwise: Failure | None = None) -> tuple[Result, ...]:
+    def results(self, fallback: Failure | None = None) -> tuple[Result, ...]:
         """What is known now of every key, in the order of the creates.
 
         Args:
             otherwise: the failure of keys that are still open, where a bug ended the run.
         """
-        return tuple(pending.known(otherwise) for pending in self._pending)
+        return tuple(pending.current_result(fallback) for pending in self._pending)
 
-    def made(self) -> tuple[CreatedKey, ...]:
+    def created_keys(self) -> tuple[CreatedKey, ...]:
         """The keys that stand for their creates, each the only one of its name."""
-        found = (pending.made(self._mark) for pending in self._pending)
+        found = (pending.created_key(self._mark) for pending in self._pending)
         return tuple(one for one in found if one is not None)
 
     def on_send(self, key: NewKey) -> None:
@@ -112,13 +112,13 @@ class BulkCreate:
     def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
         """Notes what a request said of a key."""
         pending = self._by_id[key.id]
-        pending.note(outcome)
-        if not pending.open:
+        pending.on_outcome(outcome)
+        if not pending.unresolved:
             self._on_progress(1)
 
     def _create(self, pending_creates: list[PendingCreate]) -> None:
         for pending in pending_creates:
-            pending.doubt = None
+            pending.unknown = None
         self._workspace.create_many([self._new_key(pending) for pending in pending_creates], self)
 
     def _resolve(self) -> None:
@@ -134,31 +134,31 @@ class BulkCreate:
             observed = self._observe()
             if observed is not None:
                 self._match(still, observed)
-                missing = [pending for pending in still if pending.open]
+                missing = [pending for pending in still if pending.unresolved]
                 if missing and not self._stop.asked:
                     self._create(missing)
             rounds = 0 if len(self._open()) < len(still) else rounds + 1
 
     def _open(self) -> list[PendingCreate]:
-        return [pending for pending in self._pending if pending.open]
+        return [pending for pending in self._pending if pending.unresolved]
 
-    def _match(self, pending_creates: list[PendingCreate], observed: Observed) -> None:
+    def _match(self, pending_creates: list[PendingCreate], observed: NewLiveKeys) -> None:
         """Holds a look against what is still open."""
         for pending in pending_creates:
             conflict = observed.resolve(self._sent(pending))
             if isinstance(conflict, Resolution):
-                pending.found = conflict
+                pending.resolution = conflict
             else:
-                pending.missed()
-            if not pending.open:
+                pending.on_absent()
+            if not pending.unresolved:
                 self._on_progress(1)
 
-    def _settle(self, observed: Observed) -> None:
+    def _settle(self, observed: NewLiveKeys) -> None:
         """Takes in what came of it all, ends this run's duplicates, and reads the records."""
         for pending in self._pending:
-            if pending.touched:
-                self._on_progress(int(pending.open))
-                pending.conclude(observed.resolve(self._sent(pending)))
+            if pending.may_have_key:
+                self._on_progress(int(pending.unresolved))
+                pending.on_last_observation(observed.resolve(self._sent(pending)))
         self._give_way()
         self._read_records(roles_hidden=observed.roles_hidden)
 
@@ -167,13 +167,13 @@ class BulkCreate:
         if self._stop.asked:
             return  # which says so itself
         for pending in self._pending:
-            pending.unsettled = True
+            pending.unconfirmed = True
         _LOG.warning("%s could not be looked at after creating; run again", self._environment)
 
-    def _last_observation(self) -> Observed | None:
+    def _last_observation(self) -> NewLiveKeys | None:
         """A look after which nothing is to be expected, or the last of several."""
         self._stop.sleep(_SETTLE_DELAY)
-        last: Observed | None = None
+        last: NewLiveKeys | None = None
         for rounds in range(MAX_ATTEMPTS):
             observed = self._observe()
             if observed is not None:
@@ -183,13 +183,13 @@ class BulkCreate:
             self._stop.sleep(max(_LOOK_DELAY, delay(rounds)))
         return last
 
-    def _calm(self, observed: Observed, *, first: bool) -> bool:
+    def _calm(self, observed: NewLiveKeys, *, first: bool) -> bool:
         """Whether all that this run touched has arrived whole, and no other run meddles."""
-        touched = [pending for pending in self._pending if pending.touched]
-        if first and observed.strangers(map(self._sent, touched)):
+        touched = [pending for pending in self._pending if pending.may_have_key]
+        if first and observed.other_run_active(map(self._sent, touched)):
             return False
         return all(
-            pending.arrived(observed.resolve(self._sent(pending)), first=first)
+            pending.is_final(observed.resolve(self._sent(pending)), first=first)
             for pending in touched
         )
 
@@ -198,8 +198,8 @@ class BulkCreate:
         revoking = Revocations(self._workspace, self._stop)
         revoking.run(loser for pending in self._pending for loser in pending.duplicates)
         for pending in self._pending:
-            failed = tuple(loser for loser in pending.duplicates if not revoking.ended(loser))
-            pending.gave_way(failed, revoking.failure(failed[0]) if failed else None)
+            failed = tuple(loser for loser in pending.duplicates if not revoking.revoked(loser))
+            pending.on_revoked(failed, revoking.failure(failed[0]) if failed else None)
 
     def _read_records(self, *, roles_hidden: bool) -> None:
         """The records of keys that a look found.
@@ -207,14 +207,16 @@ class BulkCreate:
         Where roles are hidden a look cannot tell that a key has none yet; its record can, for
         with its role it cannot be read then.
         """
-        unread = {id_: pending for pending in self._pending if (id_ := pending.unread) is not None}
+        unread = {
+            id_: pending for pending in self._pending if (id_ := pending.unread_id) is not None
+        }
         if roles_hidden:
             whole = self._records(dict.fromkeys(unread, _WITH_ROLE))
             for id_ in unread.keys() - whole.keys():
-                unread.pop(id_).half()
+                unread.pop(id_).on_role_missing()
         records = self._records({id_: pending.action.depth for id_, pending in unread.items()})
         for id_, pending in unread.items():
-            pending.read(records.get(id_))
+            pending.on_record(records.get(id_))
 
     def _records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
         """Records of keys that exist, each asked for a few times."""
@@ -232,7 +234,7 @@ class BulkCreate:
         return OwnKeys(
             name=pending.action.name,
             ids=frozenset(pending.ids),
-            expires_at=self._mark.on(pending.action.expires_at) if unseen else None,
+            expires_at=self._mark.apply_to(pending.action.expires_at) if unseen else None,
             expected=pending.expected,
         )
 
@@ -244,15 +246,15 @@ class BulkCreate:
         return NewKey(
             id=pending.id,
             name=action.name,
-            expires_at=self._mark.write(action.expires_at),
+            expires_at=self._mark.format(action.expires_at),
             depth=action.depth,
             role_id=action.role_id,
             tries=pending.tries,
         )
 
-    def _observe(self) -> Observed | None:
+    def _observe(self) -> NewLiveKeys | None:
         try:
-            observed = Observed(self._workspace.observe(), self._before)
+            observed = NewLiveKeys(self._workspace.observe(), self._before)
         except WorkspaceError as error:
             self._blind = True
             _LOG.info("%s: %s", self._environment, failure_of(error).message)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-LONG = 2.0
+REVERIFY_AFTER = 2.0
 """Seconds on the way to its sinks after which a token is proven once more."""
 
 
@@ -74,10 +74,10 @@ class TokenDelivery:
     key_id: str
     expires_at: datetime
     sinks: tuple[Address, ...]
-    former: tuple[str, ...] = ()
-    was: datetime | None = None
-    ends_others: bool = False
-    again: str = ""
+    predecessor_ids: tuple[str, ...] = ()
+    observed_expires_at: datetime | None = None
+    retires_others: bool = False
+    advice: str = ""
 
 
 class TokenDeliveries:
@@ -98,18 +98,18 @@ class TokenDeliveries:
         self,
         workspace: Workspace,
         open_sink: OpenSink,
-        before: frozenset[str],
+        existing_ids: frozenset[str],
         *,
         parallel: int,
         stop: Cancellation,
         on_start: Callable[[str], None],
         on_progress: Callable[[str], None],
-        long: float = LONG,
+        reverify_after: float = REVERIFY_AFTER,
     ) -> None:
-        self._long = long
+        self._long = reverify_after
         self._workspace = workspace
         self._open_sink = open_sink
-        self._before = before
+        self._before = existing_ids
         self._parallel = parallel
         self._stop = stop
         self._on_start = on_start
@@ -140,14 +140,14 @@ class TokenDeliveries:
         """Whether the token of this key is in all sinks of its parcel."""
         return name in self._outcomes and self._outcomes[name] is None
 
-    def former(self, key_id: str) -> Secret | None:
+    def former_token(self, key_id: str) -> Secret | None:
         """The token of a key that a sink held before, where one did."""
         return self._former.get(key_id)
 
-    def failure(self, name: str, otherwise: Failure | None) -> Failure | None:
+    def failure(self, name: str, fallback: Failure | None) -> Failure | None:
         """Why the token of this key is not in all sinks; `otherwise`, if any, while it is open."""
         why = self._outcomes.get(name)
-        return otherwise or why if why is None or name in self._in_flight else why
+        return fallback or why if why is None or name in self._in_flight else why
 
     def _each(
         self, work: Callable[[TokenDelivery], None], deliveries: Sequence[TokenDelivery]
@@ -163,7 +163,7 @@ class TokenDeliveries:
             return
         self._on_start(delivery.name)
         self._in_flight.add(delivery.name)
-        self._outcomes[delivery.name] = in_flight(delivery.again)
+        self._outcomes[delivery.name] = delivery_in_flight(delivery.advice)
         self._once_more(delivery)
 
     def _once_more(self, delivery: TokenDelivery) -> None:
@@ -210,7 +210,7 @@ class TokenDeliveries:
         """Writes to one sink and reads it back."""
         try:
             sink = self._open_sink(address)
-            if delivery.former:
+            if delivery.predecessor_ids:
                 self._keep(sink.read(), delivery)
             sink.write(token)
             unread = _read_back(sink, address, token, delivery)
@@ -272,7 +272,7 @@ class TokenDeliveries:
 
     def _written_over(self, delivery: TokenDelivery) -> bool:
         """Whether a sink tells of a write after this run's, where other keys are to end."""
-        if not delivery.ends_others:
+        if not delivery.retires_others:
             return False
         try:
             return any(
@@ -299,7 +299,7 @@ class TokenDeliveries:
         """Keeps the token of a former key, if that is what the sink holds."""
         if isinstance(content, StoredValue):
             claims = claims_of(content.value)
-            if claims is not None and claims.key in delivery.former:
+            if claims is not None and claims.key in delivery.predecessor_ids:
                 self._former[claims.key] = content.value
 
 
@@ -319,12 +319,14 @@ def key_to_deliver(
     live = [key for key in look.keys if key.name == delivery.name and key.live(look.server_time)]
     own = next((key for key in live if key.id == delivery.key_id), None)
     newer = [key for key in live if own is None or key.creation_order > own.creation_order]
-    if own is not None and (delivery.was is None or own.expires_at >= delivery.was):
+    if own is not None and (
+        delivery.observed_expires_at is None or own.expires_at >= delivery.observed_expires_at
+    ):
         newer = [key for key in newer if key.id not in before]
     return max(newer, key=lambda key: key.creation_order, default=own)
 
 
-def again(action: Action) -> str:
+def delivery_advice(action: Action) -> str:
     """Return what to do where a token does not arrive and the next run does not deliver it.
 
     Empty where the next run does, and for a rotation that ends the old key at once, whose failure
@@ -345,7 +347,7 @@ def _later(now: Content, then: WriteOnly) -> bool:
     return now.updated_at - then.updated_at > _EXACT
 
 
-def in_flight(again: str) -> Failure:
+def delivery_in_flight(again: str) -> Failure:
     """Return why a token is not delivered that was on its way when the run had to end."""
     return Failure(
         "not_delivered",
@@ -360,9 +362,9 @@ def _redelivery(name: str) -> str:
 
 def _advised(failure: Failure, delivery: TokenDelivery) -> Failure:
     """The failure, with what to do where the next run does not make up for it."""
-    if not delivery.again:
+    if not delivery.advice:
         return failure
-    return Failure(failure.code, f"{failure.message} {delivery.again}")
+    return Failure(failure.code, f"{failure.message} {delivery.advice}")
 
 
 def _not_settled(delivery: TokenDelivery) -> Failure:
@@ -402,7 +404,7 @@ def mint(workspace: Workspace, key_id: str, expires_at: datetime) -> Secret:
         WorkspaceError: when none was minted, or when the one that was does not work.
     """
     token = workspace.mint(key_id, expires_at)
-    if not good(token, key_id, expires_at):
+    if not token_matches(token, key_id, expires_at):
         raise WorkspaceError(
             "token_refused",
             f"The token that was minted for the key {key_id} does not say that it is for this key "
@@ -413,7 +415,7 @@ def mint(workspace: Workspace, key_id: str, expires_at: datetime) -> Secret:
     return token
 
 
-def good(token: Secret, key_id: str, expires_at: datetime) -> bool:
+def token_matches(token: Secret, key_id: str, expires_at: datetime) -> bool:
     """Whether a token says that it is for this key, until the key's end."""
     claims = claims_of(token)
     if claims is None or (claims.key or "").lower() != key_id.lower():
@@ -431,7 +433,7 @@ def _read_back(
     match sink.read():
         case WriteOnly() as unread:
             return unread
-        case StoredValue(value=value) if value.reveal() == token.reveal() or good(
+        case StoredValue(value=value) if value.reveal() == token.reveal() or token_matches(
             value, delivery.key_id, delivery.expires_at
         ):
             return None

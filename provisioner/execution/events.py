@@ -31,7 +31,7 @@ class EnvironmentObserved:
     """An environment was looked at, or could not be."""
 
     environment: str
-    seen: Observation | Unobserved
+    outcome: Observation | Unobserved
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure, failure_of
 from provisioner.execution.create import BulkCreate
-from provisioner.execution.deliver import LONG, TokenDeliveries, TokenDelivery, again
+from provisioner.execution.deliver import (
+    REVERIFY_AFTER,
+    TokenDeliveries,
+    TokenDelivery,
+    delivery_advice,
+)
 from provisioner.execution.events import ignore
 from provisioner.execution.progress import Progress
 from provisioner.execution.results import (
@@ -63,16 +68,16 @@ class Execution:
     def __init__(  # noqa: PLR0913 - what a run knows of one environment
         self,
         planned: Planned,
-        before: frozenset[str],
+        existing_ids: frozenset[str],
         workspace: Workspace,
         open_sink: OpenSink,
         *,
         parallel: int,
-        mark: RunMarker,
+        run_marker: RunMarker,
         stop: Cancellation,
         on_progress: Callable[[int], None],
         emit: Emit = ignore,
-        long: float = LONG,
+        reverify_after: float = REVERIFY_AFTER,
     ) -> None:
         self._planned = planned
         self._workspace = workspace
@@ -87,9 +92,9 @@ class Execution:
         self._creation = BulkCreate(
             planned.environment,
             tuple(_creates(planned)),
-            before,
+            existing_ids,
             workspace,
-            mark=mark,
+            run_marker=run_marker,
             stop=stop,
             on_start=self._on_start(self._makes),
             on_progress=self._progress.on_progress,
@@ -104,16 +109,16 @@ class Execution:
         self._delivery = TokenDeliveries(
             workspace,
             open_sink,
-            before,
+            existing_ids,
             parallel=parallel,
             stop=stop,
             on_start=self._on_start(self._delivers),
             on_progress=self._arrived,
-            long=long,
+            reverify_after=reverify_after,
         )
         self._revokes = {one.key_id: one for one in actions if isinstance(one, Revoke)}
         self._revoking = Revocations(
-            workspace, stop, may_begin=self._may_revoke, ended=self._has_ended
+            workspace, stop, may_start=self._may_revoke, on_revoked=self._has_ended
         )
         self._made: dict[str, Result] = {}
         self._alive: dict[str, Failure] = {}
@@ -125,27 +130,27 @@ class Execution:
         updates = tuple(self._changes.values())
         self._creation.run()
         self._emit_created()
-        self._changing.assign(updates)
+        self._changing.assign_roles(updates)
         self._delivery.run(tuple(self._deliveries()))
-        self._changing.move(
+        self._changing.set_expiries(
             [one for one in updates if not one.sinks or self._delivery.delivered(one.name)]
         )
         self._mark_due()
         self._revoke(tuple(self._ending()))
 
-    def result(self, otherwise: Failure | None = None) -> Executed:
+    def result(self, fallback: Failure | None = None) -> Executed:
         """What is known now of every action.
 
         Args:
             otherwise: the failure of actions that are still open, where a bug ended the run.
         """
-        made = {one.action.name: one for one in self._creation.results(otherwise)}
-        results = (self._known(action, made, otherwise) for action in self._planned.actions)
+        made = {one.action.name: one for one in self._creation.results(fallback)}
+        results = (self._known(action, made, fallback) for action in self._planned.actions)
         return Executed(self._planned, tuple(results))
 
-    def finish(self, otherwise: Failure | None = None) -> Executed:
+    def finish(self, fallback: Failure | None = None) -> Executed:
         """As `result`, and the last word: what happens afterwards is told to nobody."""
-        return self._progress.close(lambda: self.result(otherwise))
+        return self._progress.close(lambda: self.result(fallback))
 
     def _known(
         self, action: Action, made: Mapping[str, Result], otherwise: Failure | None
@@ -202,7 +207,7 @@ class Execution:
             for one in self._planned.unblocked
             if isinstance(one, Rotate) and one.at_once
         }
-        for made in self._creation.made():
+        for made in self._creation.created_keys():
             name, sinks = made.action.name, made.action.sinks
             action = self._makes[name]
             if sinks:
@@ -211,18 +216,25 @@ class Execution:
                     made.id,
                     made.expires_at,
                     sinks,
-                    former=former.get(name, ()),
-                    was=made.expires_at,
-                    ends_others=isinstance(action, Rotate) and bool(action.endings),
-                    again=again(action),
+                    predecessor_ids=former.get(name, ()),
+                    observed_expires_at=made.expires_at,
+                    retires_others=isinstance(action, Rotate) and bool(action.endings),
+                    advice=delivery_advice(action),
                 )
         for one in self._planned.unblocked:
             if isinstance(one, Deliver):
                 end = one.expires_at
-                yield TokenDelivery(one.name, one.key_id, end, one.sinks, was=end, again=again(one))
-            elif isinstance(one, Update) and one.sinks and self._changing.open(one.name):
                 yield TokenDelivery(
-                    one.name, one.key_id, one.expires_at, one.sinks, again=again(one)
+                    one.name,
+                    one.key_id,
+                    end,
+                    one.sinks,
+                    observed_expires_at=end,
+                    advice=delivery_advice(one),
+                )
+            elif isinstance(one, Update) and one.sinks and self._changing.has_not_failed(one.name):
+                yield TokenDelivery(
+                    one.name, one.key_id, one.expires_at, one.sinks, advice=delivery_advice(one)
                 )
 
     def _mark_due(self) -> None:
@@ -271,7 +283,7 @@ class Execution:
     def _revoke(self, key_ids: tuple[str, ...]) -> None:
         self._revoking.run(key_ids)
         self._progress.on_progress(sum(self._revoking.failure(one) is not None for one in key_ids))
-        for key_id in filter(self._revoking.ended, key_ids):
+        for key_id in filter(self._revoking.revoked, key_ids):
             if (why := self._still_alive(key_id)) is not None:
                 self._alive[key_id] = why
 
@@ -291,7 +303,7 @@ class Execution:
 
     def _still_alive(self, key_id: str) -> Failure | None:
         """What is wrong where the server still accepts the known token of a revoked key."""
-        token = self._delivery.former(key_id)
+        token = self._delivery.former_token(key_id)
         if token is None:
             return None
         try:
@@ -312,9 +324,11 @@ class Execution:
         if not result.action.sinks or self._delivery.delivered(result.action.name):
             return result
         name = result.action.name
-        why = self._delivery.failure(name, otherwise) or _not_begun(again(self._makes[name]))
+        why = self._delivery.failure(name, otherwise) or _not_begun(
+            delivery_advice(self._makes[name])
+        )
         made = isinstance(result, Done)
-        return Unfinished(result.action, result.id, result.record, why, made=made)
+        return Unfinished(result.action, result.id, result.record, why, created=made)
 
     def _rotated(self, action: Rotate, made: Result, otherwise: Failure | None) -> Result:
         result = self._delivered(made, otherwise)
@@ -323,7 +337,7 @@ class Execution:
             if why is not None:
                 ours = isinstance(result, Done)
                 result = Unfinished(
-                    action, result.id, result.record, why, made=ours, delivered=True
+                    action, result.id, result.record, why, created=ours, delivered=True
                 )
         if action.at_once and isinstance(result, Unfinished):
             result = replace(result, failure=_once_more(result.failure, action.name))
@@ -343,12 +357,12 @@ class Execution:
 
     def _left(self, key_id: str, otherwise: Failure | None) -> Failure | None:
         """Why a predecessor has not ended; None where it has."""
-        if self._revoking.ended(key_id):
+        if self._revoking.revoked(key_id):
             return None
         return self._revoking.failure(key_id) or otherwise or _NOT_ENDED
 
     def _updated(self, action: Update, otherwise: Failure | None) -> Result:
-        if self._changing.changed(action.name):
+        if self._changing.done(action.name):
             return Done(action, action.key_id, None)
         why = self._changing.failure(action.name)
         if not action.sinks:
@@ -356,7 +370,7 @@ class Execution:
             return Skipped(action, STOPPED) if why is None else Failed(action, why)
         if self._delivery.delivered(action.name):
             why = why or otherwise or _NOT_MOVED
-            return Unfinished(action, action.key_id, None, why, made=False, delivered=True)
+            return Unfinished(action, action.key_id, None, why, created=False, delivered=True)
         why = why or self._delivery.failure(action.name, otherwise)
         return Skipped(action, STOPPED) if why is None else Failed(action, why)
 
@@ -368,7 +382,7 @@ class Execution:
 
     def _revoked(self, action: Revoke, otherwise: Failure | None) -> Result:
         key_id = action.key_id
-        if self._revoking.ended(key_id):
+        if self._revoking.revoked(key_id):
             return Done(action, key_id, None)
         why = self._revoking.failure(key_id) or otherwise
         if why is None and not self._stop.asked:

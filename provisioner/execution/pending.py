@@ -77,29 +77,29 @@ class PendingCreate:
     expected: int = 0
     tries: int = 0
     refusals: int = 0
-    doubt: Unknown | None = None
+    unknown: Unknown | None = None
     cause: Failure | None = None
     refusal: Failure | None = None
-    shown: Created | None = None
-    found: Resolution | None = None
-    unsettled: bool = False
+    created: Created | None = None
+    resolution: Resolution | None = None
+    unconfirmed: bool = False
     result: Result | None = None
 
     @property
-    def open(self) -> bool:
+    def unresolved(self) -> bool:
         """Whether it is still to be made, or to be found."""
-        return self.shown is None and self.found is None and self.refusal is None
+        return self.created is None and self.resolution is None and self.refusal is None
 
     @property
-    def touched(self) -> bool:
+    def may_have_key(self) -> bool:
         """Whether it may have come to something: sent, or found to be made by another run."""
-        return self.sent or self.found is not None
+        return self.sent or self.resolution is not None
 
-    def note(self, outcome: Outcome) -> None:
+    def on_outcome(self, outcome: Outcome) -> None:
         """Takes in what a request said."""
         match outcome:
             case Created(id=id_):
-                self.shown = outcome
+                self.created = outcome
                 self.ids.add(id_)
                 self.expected = self._one_more()
             case NotCreated(failure=failure):
@@ -110,17 +110,17 @@ class PendingCreate:
                 # An earlier try that went out says more than this one, which did not.
                 self.cause = self.cause if self.sent else failure
             case Unknown(cause=cause):
-                self.doubt = outcome
+                self.unknown = outcome
                 self.cause = cause
                 self.expected = self._one_more()
             case _:
                 assert_never(outcome)
 
-    def missed(self) -> None:
+    def on_absent(self) -> None:
         """Takes in that a look did not show it: how to try again, or that it is in vain."""
-        if self.doubt is None:
+        if self.unknown is None:
             return
-        match self.doubt.doubt:
+        match self.unknown.doubt:
             case "lost":
                 self.tries += 1
             case "taken":
@@ -133,75 +133,79 @@ class PendingCreate:
                 self.tries = _ALONE
                 # The server answered when it was done, twice, and the key is not there.
                 if self.refusals >= _REFUSALS:
-                    self.refusal = self.doubt.cause
+                    self.refusal = self.unknown.cause
             case _:
-                assert_never(self.doubt.doubt)
+                assert_never(self.unknown.doubt)
 
-    def arrived(self, conflict: Conflict, *, first: bool) -> bool:
+    def is_final(self, conflict: Conflict, *, first: bool) -> bool:
         """Whether a look, the first or a later one, shows all that can be expected of it."""
         if isinstance(conflict, NotFound):
-            return not first and self.shown is None and self.found is None
-        return conflict.whole and (conflict.settled or not first)
+            return not first and self.created is None and self.resolution is None
+        return conflict.complete and (conflict.final or not first)
 
-    def conclude(self, conflict: Conflict) -> None:
+    def on_last_observation(self, conflict: Conflict) -> None:
         """Takes in what the last look shows."""
         if isinstance(conflict, NotFound):
             self.result = Failed(self.action, self._why_missing())
             return
-        self.found = conflict
-        if not conflict.whole:
+        self.resolution = conflict
+        if not conflict.complete:
             self.result = self._half(conflict)
 
     @property
     def duplicates(self) -> tuple[str, ...]:
         """The ids of this run's keys that are to go; none for a key that is not whole itself."""
-        return self.found.duplicates if self.found is not None and self.found.whole else ()
+        return (
+            self.resolution.duplicates
+            if self.resolution is not None and self.resolution.complete
+            else ()
+        )
 
-    def gave_way(self, failed: tuple[str, ...], why: Failure | None) -> None:
+    def on_revoked(self, failed: tuple[str, ...], why: Failure | None) -> None:
         """Takes in which of its losers could not be revoked, and why."""
-        if self.found is not None:
-            self.found = replace(self.found, duplicates=failed)
+        if self.resolution is not None:
+            self.resolution = replace(self.resolution, duplicates=failed)
             if why is not None:
-                self.result = self._left(self.found, why.message)
+                self.result = self._left(self.resolution, why.message)
 
     @property
-    def unread(self) -> str | None:
+    def unread_id(self) -> str | None:
         """The id of the key that stands for it and whose record no answer has shown."""
-        if self.result is not None or self.found is None or self._shows(self.found):
+        if self.result is not None or self.resolution is None or self._shows(self.resolution):
             return None
-        return self.found.key.id
+        return self.resolution.key.id
 
-    def half(self) -> None:
+    def on_role_missing(self) -> None:
         """Takes in that the key that a look showed cannot be read with its role: it has none."""
-        if self.found is not None:
-            self.result = self._half(self.found)
+        if self.resolution is not None:
+            self.result = self._half(self.resolution)
 
-    def read(self, record: Record | None) -> None:
+    def on_record(self, record: Record | None) -> None:
         """Takes in the record of the key that a look showed, if it could be read."""
-        if self.found is not None:
-            self.result = self._resolve(self.found, record)
+        if self.resolution is not None:
+            self.result = self._resolve(self.resolution, record)
 
-    def made(self, mark: RunMarker) -> CreatedKey | None:
+    def created_key(self, mark: RunMarker) -> CreatedKey | None:
         """The key that stands for it, where one does."""
-        match self.known(None):
+        match self.current_result(None):
             case Done(id=id_) | CreatedByAnotherRun(id=id_):
-                expires_at = mark.on(self.action.expires_at)
-                if self.found is not None:
-                    expires_at = self.found.key.expires_at
+                expires_at = mark.apply_to(self.action.expires_at)
+                if self.resolution is not None:
+                    expires_at = self.resolution.key.expires_at
                 return CreatedKey(self.action, id_, expires_at)
             case _:
                 return None
 
-    def known(self, otherwise: Failure | None) -> Result:
+    def current_result(self, otherwise: Failure | None) -> Result:
         """The result as far as it is known; a failure where a bug ended the run."""
         if self.result is not None:
             return self.result
         if (unfinished := self._unfinished()) is not None:
             return unfinished
-        if self.shown is not None and (self.found is None or self._shows(self.found)):
-            return Done(self.action, self.shown.id, self.shown.record)
-        if self.found is not None:
-            return self._resolve(self.found, None)
+        if self.created is not None and (self.resolution is None or self._shows(self.resolution)):
+            return Done(self.action, self.created.id, self.created.record)
+        if self.resolution is not None:
+            return self._resolve(self.resolution, None)
         why = self.refusal or otherwise
         if why is None and self.sent:
             why = outcome_unknown(self.cause or IN_FLIGHT)
@@ -215,7 +219,7 @@ class PendingCreate:
 
     def _shows(self, resolution: Resolution) -> bool:
         """Whether the answer to the create showed the very key that stays."""
-        return self.shown is not None and self.shown.id == resolution.key.id
+        return self.created is not None and self.created.id == resolution.key.id
 
     def _resolve(self, resolution: Resolution, record: Record | None) -> Result:
         kind = Done if resolution.ours else CreatedByAnotherRun
@@ -223,15 +227,15 @@ class PendingCreate:
 
     def _unfinished(self) -> Result | None:
         """What is known of a key that was made, or seen, and not settled."""
-        found = self.found
-        if found is not None and not found.whole:
+        found = self.resolution
+        if found is not None and not found.complete:
             return self._half(found)
         if found is not None and found.duplicates:
             return self._left(found, "The run had to end before it was.")
-        if self.unsettled and self.shown is not None:
-            return Unfinished(self.action, self.shown.id, self.shown.record, NOT_SETTLED)
-        if self.unsettled and found is not None:
-            return Unfinished(self.action, found.key.id, None, NOT_SETTLED, made=found.ours)
+        if self.unconfirmed and self.created is not None:
+            return Unfinished(self.action, self.created.id, self.created.record, UNCONFIRMED)
+        if self.unconfirmed and found is not None:
+            return Unfinished(self.action, found.key.id, None, UNCONFIRMED, created=found.ours)
         return None
 
     def _half(self, resolution: Resolution) -> Result:
@@ -246,7 +250,7 @@ class PendingCreate:
             f"{name!r} was made as {id_}, and has no role after several looks.{also} Assign it by "
             "hand, or revoke the key and run again.",
         )
-        return Unfinished(self.action, id_, None, why, made=resolution.ours)
+        return Unfinished(self.action, id_, None, why, created=resolution.ours)
 
     def _left(self, resolution: Resolution, why: str) -> Result:
         stays, duplicates = resolution.key.id, ", ".join(resolution.duplicates)
@@ -255,10 +259,10 @@ class PendingCreate:
             f"{stays} stays, and {duplicates}, which this run made for the same name, was not "
             f"revoked. {why}",
         )
-        return Unfinished(self.action, stays, None, failure, made=resolution.ours)
+        return Unfinished(self.action, stays, None, failure, created=resolution.ours)
 
     def _why_missing(self) -> Failure:
-        if self.shown is not None or self.found is not None:
+        if self.created is not None or self.resolution is not None:
             return Failure(
                 "outcome_unknown",
                 f"{self.action.name!r} was made, and later looks do not show it live: someone "
@@ -267,7 +271,7 @@ class PendingCreate:
         return self.refusal or outcome_unknown(self.cause or IN_FLIGHT)
 
 
-NOT_SETTLED = Failure(
+UNCONFIRMED = Failure(
     "not_settled",
     "The key was made, and the workspace could not be looked at afterwards: whether another run "
     "made one of this name at the same moment is unknown. Run again.",

@@ -58,7 +58,7 @@ class Unfinished:
     id: str
     record: Record | None
     failure: Failure
-    made: bool = True
+    created: bool = True
     delivered: bool = False
 
 
@@ -81,18 +81,18 @@ class Skipped:
 Result = Done | CreatedByAnotherRun | Unfinished | Failed | Skipped
 
 
-def made_by_this_run(result: Result) -> bool:
+def created_by_this_run(result: Result) -> bool:
     """Return whether this run made a key for the action, whatever became of it afterwards."""
     if not isinstance(result.action, Create | Rotate):
         return False
-    return isinstance(result, Done) or (isinstance(result, Unfinished) and result.made)
+    return isinstance(result, Done) or (isinstance(result, Unfinished) and result.created)
 
 
 def undelivered(result: Result) -> bool:
     """Return whether this run made a key whose token did not reach every sink."""
     return (
         isinstance(result, Unfinished)
-        and made_by_this_run(result)
+        and created_by_this_run(result)
         and bool(result.action.sinks)
         and not result.delivered
     )

@@ -34,13 +34,13 @@ class Revocations:
         workspace: Workspace,
         stop: Cancellation,
         *,
-        may_begin: Callable[[str], bool] = lambda _: True,
-        ended: Callable[[str], None] = lambda _: None,
+        may_start: Callable[[str], bool] = lambda _: True,
+        on_revoked: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._workspace = workspace
         self._stop = stop
-        self._may_begin = may_begin
-        self._told = ended
+        self._may_begin = may_start
+        self._told = on_revoked
         self._outcomes: dict[str, Failure | None] = {}
 
     def run(self, key_ids: Iterable[str]) -> None:
@@ -58,7 +58,7 @@ class Revocations:
                 break
             self._stop.sleep(delay(rounds))
 
-    def ended(self, key_id: str) -> bool:
+    def revoked(self, key_id: str) -> bool:
         """Whether the key has been revoked."""
         return key_id in self._outcomes and self._outcomes[key_id] is None
 

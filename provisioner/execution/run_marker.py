@@ -28,10 +28,10 @@ class RunMarker:
         """A mark for a new run."""
         return cls(1 + secrets.randbelow(_MARKS))
 
-    def on(self, moment: datetime) -> datetime:
+    def apply_to(self, moment: datetime) -> datetime:
         """The moment, in whole seconds, with this mark."""
         return moment.replace(microsecond=1000 * self.milliseconds)
 
-    def write(self, moment: datetime) -> str:
+    def format(self, moment: datetime) -> str:
         """RFC 3339 with this mark for its milliseconds."""
-        return format_milliseconds(self.on(moment))
+        return format_milliseconds(self.apply_to(moment))

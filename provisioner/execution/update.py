@@ -52,7 +52,7 @@ class Updates:
         self._looking = threading.Lock()
         self._observe: Observation | None = None
 
-    def assign(self, updates: Sequence[Update]) -> None:
+    def assign_roles(self, updates: Sequence[Update]) -> None:
         """Gives keys their roles; one that fails does not keep another from getting its own.
 
         Raises:
@@ -60,20 +60,20 @@ class Updates:
         """
         self._each(self._assign, [one for one in updates if one.role_id is not None])
 
-    def move(self, updates: Sequence[Update]) -> None:
+    def set_expiries(self, updates: Sequence[Update]) -> None:
         """Moves ends, but of keys whose role could not be assigned.
 
         Raises:
             Exception: as `assign`.
         """
-        moving = [one for one in updates if one.sets_expiry and self.open(one.name)]
+        moving = [one for one in updates if one.sets_expiry and self.has_not_failed(one.name)]
         self._each(self._move, moving)
 
-    def open(self, name: str) -> bool:
+    def has_not_failed(self, name: str) -> bool:
         """Whether nothing has failed so far with the key of this name."""
         return self._outcomes.get(name) in (None, _NOT_MOVED)
 
-    def changed(self, name: str) -> bool:
+    def done(self, name: str) -> bool:
         """Whether the key of this name is as its update wants it."""
         return name in self._outcomes and self._outcomes[name] is None
 

@@ -53,7 +53,7 @@ class SavedOptions:
     @property
     def overrides(self) -> GuardOverrides:
         """The same for the guards."""
-        return GuardOverrides(max_revoke=self.max_revoke, protected=self.allow_protected)
+        return GuardOverrides(max_revoke=self.max_revoke, allow_protected=self.allow_protected)
 
 
 @dataclass(frozen=True, slots=True)

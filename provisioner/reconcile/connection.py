@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _A_DAY = 86_400.0
 
 
-def opener(root: Path, stop: Cancellation, *, others_wait: bool = False) -> Connect:
+def workspace_opener(root: Path, stop: Cancellation, *, others_wait: bool = False) -> Connect:
     """Return what opens workspaces.
 
     Args:

@@ -41,7 +41,7 @@ class GuardOverrides:
     """
 
     max_revoke: int | None = None
-    protected: bool = False
+    allow_protected: bool = False
 
 
 def refusals(
@@ -92,7 +92,7 @@ def refusals(
             f"{len(lost)} keys of {name} would be revoked, and at most {most} may be.",
             remedy=f"Look at the plan; if it is meant, use --max-revoke {len(lost)}.",
         )
-    if overrides.protected:
+    if overrides.allow_protected:
         return
     guarded = {key.name for key in desired if key.protect}
     held = sorted(each for each in set(lost.values()) if environment.protect or each in guarded)
@@ -106,7 +106,7 @@ def refusals(
         )
 
 
-def one_workspace_twice(
+def shared_workspaces(
     seen: Sequence[tuple[Environment, Observation]],
 ) -> Iterator[tuple[tuple[str, ...], RefusedError]]:
     """Yield the environments of one workspace, which would fight over its keys, and why not.
@@ -172,7 +172,7 @@ def _server(url: str) -> tuple[str | None, int | None]:
     return host, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
-def together(found: Sequence[RefusedError]) -> RefusedError | None:
+def combine_refusals(found: Sequence[RefusedError]) -> RefusedError | None:
     """All that speaks against a run as one, named by the first; None where nothing does."""
     if len(found) < 2:  # noqa: PLR2004 - one speaks for itself
         return next(iter(found), None)

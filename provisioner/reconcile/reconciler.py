@@ -38,9 +38,9 @@ from provisioner.plan import (
 from provisioner.reconcile.guards import (
     GuardOverrides,
     nothing_selected,
-    one_workspace_twice,
+    shared_workspaces,
     refusals,
-    together,
+    combine_refusals,
 )
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.file_descriptors import none_left, spent
@@ -152,8 +152,8 @@ class Reconciler:
         found = [observed for observed in looks if isinstance(observed, _Observed)]
         refusals = [observed for observed in looks if isinstance(observed, RefusedError)]
         seen = [(observed.environment, observed.observation) for observed in found]
-        refusals += [error for _, error in one_workspace_twice(seen)]
-        self.refusal = together(refusals)
+        refusals += [error for _, error in shared_workspaces(seen)]
+        self.refusal = combine_refusals(refusals)
         self._looks = {observed.environment.name: observed for observed in found}
         return tuple(
             (environment, _seen(environment, observed))
@@ -248,17 +248,17 @@ class Reconciler:
         return Plan(now, digest(plans, {}), plans)
 
     @property
-    def seen(self) -> tuple[tuple[Environment, Observation], ...]:
+    def observations(self) -> tuple[tuple[Environment, Observation], ...]:
         """The last look at every workspace that could be looked at."""
         return tuple(
             (observed.environment, observed.observation) for observed in self._looks.values()
         )
 
-    def look_into(self, addresses: Iterable[Address]) -> Mapping[Address, SinkContent]:
+    def read_sinks(self, addresses: Iterable[Address]) -> Mapping[Address, SinkContent]:
         """What some sinks hold, without the tokens themselves."""
         return read_all(addresses, self._open_sink, self._stop)
 
-    def survey(
+    def read_key_sinks(
         self, desired: Mapping[str, tuple[DesiredKey, ...]], options: PlanOptions
     ) -> Mapping[Address, SinkContent]:
         """What the sinks of live keys hold, but of those that a stop or a bug came before.
@@ -296,7 +296,7 @@ class Reconciler:
                 found += refusals(
                     observed.environment, wanted, observed.observation, part, overrides
                 )
-        self.refusal = self.refusal or together(found)
+        self.refusal = self.refusal or combine_refusals(found)
 
     def apply(self, plan: Plan, on_progress: Callable[[int], None]) -> RunResult:
         """Carries out a plan that this fleet made; with a refusal, nothing of it.
@@ -344,7 +344,7 @@ class Reconciler:
             observed.workspace,
             self._open_sink,
             parallel=observed.environment.limits.parallel,
-            mark=mark,
+            run_marker=mark,
             stop=self._stop,
             on_progress=on_progress,
             emit=self._emit,

@@ -10,7 +10,7 @@ from builders import END, NOW, observation_with, observed_key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.execution.conflict import Conflict, NotFound, Observed, OwnKeys, Resolution
+from provisioner.execution.conflict import Conflict, NotFound, NewLiveKeys, OwnKeys, Resolution
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, ObservedKey, Roles
 
 pytestmark = pytest.mark.fast
@@ -26,9 +26,11 @@ def key(id_: str, name: str = "a", second: int = 0, **changes: object) -> Observ
     return observed_key(name, **(fields | changes))
 
 
-def look(*keys: ObservedKey, before: tuple[str, ...] = (), roles: Roles | None = None) -> Observed:
+def look(
+    *keys: ObservedKey, before: tuple[str, ...] = (), roles: Roles | None = None
+) -> NewLiveKeys:
     seen = observation_with(*keys, roles=roles)
-    return Observed(seen, frozenset(before))
+    return NewLiveKeys(seen, frozenset(before))
 
 
 def sent(*ids: str, name: str = "a", end: datetime | None = None, expected: int = 1) -> OwnKeys:
@@ -67,14 +69,14 @@ def test_a_run_that_came_second_ends_its_own_key_alone() -> None:
 )
 def test_a_key_is_known_by_the_very_milliseconds_of_its_end(end: datetime, made: bool) -> None:
     """Neither another run's mark, nor none, nor our mark on another second is ours."""
-    assert sent(end=OURS).made(key("x", expires_at=end)) is made
+    assert sent(end=OURS).includes(key("x", expires_at=end)) is made
 
 
 def test_without_an_end_to_look_for_only_ids_tell_whose_a_key_is() -> None:
     """Where every id of ours is known, our mark on another key is a coincidence."""
     twin = key("x", expires_at=OURS)
-    assert not sent("y").made(twin)
-    assert sent("x").made(twin)
+    assert not sent("y").includes(twin)
+    assert sent("x").includes(twin)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_it_is_settled_when_ours_are_all_there_and_alone(
 ) -> None:
     """Not while another run's key has the name, nor while one of ours may still come."""
     seen = look(*map(key, keys))
-    assert stands(seen.resolve(sent("ours", "ours-2", expected=expected))).settled is settled
+    assert stands(seen.resolve(sent("ours", "ours-2", expected=expected))).final is settled
 
 
 @pytest.mark.parametrize(
@@ -111,14 +113,16 @@ def test_a_key_is_whole_with_its_role_where_roles_are_seen(
 ) -> None:
     """On 2.x a key is there a moment before its role; where no role is seen none is missed."""
     seen = look(key("ours", role_id=role_id), roles=roles)
-    assert stands(seen.resolve(sent("ours"))).whole is whole
+    assert stands(seen.resolve(sent("ours"))).complete is whole
 
 
 def test_only_the_key_that_stays_has_to_be_whole() -> None:
     """A loser goes with or without a role."""
     stays, goes = key("1", second=1), key("2", second=2, role_id=None)
-    assert stands(look(stays, goes).resolve(sent("2"))).whole
-    assert not stands(look(replace(stays, role_id=None), key("2", second=2)).resolve(sent())).whole
+    assert stands(look(stays, goes).resolve(sent("2"))).complete
+    assert not stands(
+        look(replace(stays, role_id=None), key("2", second=2)).resolve(sent())
+    ).complete
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,7 @@ def test_a_stranger_is_a_new_live_key_of_any_name_that_this_run_did_not_make(
 ) -> None:
     """Names that this run never sent show other runs at work as well."""
     everything = [sent("ours"), sent(name="b", end=OURS)]
-    assert look(*keys, before=("before",)).strangers(everything) is stranger
+    assert look(*keys, before=("before",)).other_run_active(everything) is stranger
 
 
 IDS = st.sampled_from([f"id-{number}" for number in range(8)])
@@ -177,7 +181,7 @@ def test_the_one_that_stays_is_the_first_and_losers_are_ours(
     assert standing.ours == (first.id in ours)
     assert set(standing.duplicates) == made - {first.id}
     assert len(standing.duplicates) == len(made - {first.id})
-    assert standing.settled == ({one.id for one in keys} == made and len(made) >= expected)
+    assert standing.final == ({one.id for one in keys} == made and len(made) >= expected)
 
 
 @given(keys=KEYS, distractions=DISTRACTIONS, ours=st.frozensets(IDS), seed=st.randoms())

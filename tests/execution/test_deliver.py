@@ -28,7 +28,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
-from provisioner.execution.deliver import good
+from provisioner.execution.deliver import token_matches
 from provisioner.model.sink_address import CommandAddress, FileAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import (
@@ -221,9 +221,9 @@ def test_a_token_may_write_its_key_in_capitals_and_end_later_or_just_before(fate
 def test_a_token_may_end_60_seconds_before_its_key_and_not_a_second_earlier() -> None:
     """Where its key ends at a whole second; the same boundary as that of a plan."""
     last = END - timedelta(seconds=60)
-    assert good(token("id-a", last), "id-a", END)
-    assert not good(token("id-a", last - timedelta(seconds=1)), "id-a", END)
-    assert not good(token("id-a", last), "id-a", OUR_END)
+    assert token_matches(token("id-a", last), "id-a", END)
+    assert not token_matches(token("id-a", last - timedelta(seconds=1)), "id-a", END)
+    assert not token_matches(token("id-a", last), "id-a", OUR_END)
 
 
 def test_a_token_that_was_not_minted_or_not_accepted_goes_nowhere() -> None:
@@ -312,7 +312,7 @@ def test_a_key_of_another_run_that_cannot_be_delivered_is_unfinished() -> None:
     """With the id of the key that stays."""
     world = ModelServer(rows=[theirs("a")], sinks={FILE: ("write", DOWN)})
     assert world.run(create("a", FILE)) == (
-        Unfinished(create("a", FILE), "their-a", {"id": "their-a"}, DOWN, made=False),
+        Unfinished(create("a", FILE), "their-a", {"id": "their-a"}, DOWN, created=False),
     )
 
 

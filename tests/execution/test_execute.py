@@ -42,7 +42,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
-from provisioner.execution.pending import NOT_SETTLED
+from provisioner.execution.pending import UNCONFIRMED
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.twenty.workspace import IN_FLIGHT, NewKey
 
@@ -294,7 +294,7 @@ def test_on_core_a_key_is_known_by_the_mark_when_its_answer_was_lost() -> None:
 def test_where_every_answer_came_the_mark_of_a_stranger_is_no_proof() -> None:
     """Another run drew the same milliseconds: its later key is not ours to revoke."""
     server = ModelServer(rows=[theirs(99)])
-    server.rows[0].end = MARK.on(END)
+    server.rows[0].end = MARK.apply_to(END)
     [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
     assert server.revoked == []
@@ -303,7 +303,7 @@ def test_where_every_answer_came_the_mark_of_a_stranger_is_no_proof() -> None:
 def test_on_legacy_the_mark_of_a_stranger_is_never_a_proof() -> None:
     """Ids that nobody else chose tell whose a key is, whatever was lost."""
     server = ModelServer(generation="legacy", fates=[LOST_BEFORE], rows=[theirs(99, seen_from=2)])
-    server.rows[0].end = MARK.on(END)
+    server.rows[0].end = MARK.apply_to(END)
     [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
     assert server.revoked == []
@@ -419,7 +419,7 @@ def test_settling_ends_after_eight_looks_whatever_they_show(caplog) -> None:
     with caplog.at_level(logging.INFO, "provisioner"):
         [result] = server.run(*creates("a"))
     [row] = server.made("a")
-    assert result == Unfinished(action("a"), row.id, server.record(row), NOT_SETTLED)
+    assert result == Unfinished(action("a"), row.id, server.record(row), UNCONFIRMED)
     assert server.looks == 8
     *looks, end = [(one.levelno, one.getMessage()) for one in caplog.records]
     assert looks == [(logging.INFO, "shop: shop hangs. Wait.")] * 8
@@ -580,7 +580,7 @@ def test_a_loser_that_cannot_be_revoked_is_reported() -> None:
             "~a-1 stays, and id-a, which this run made for the same name, was not revoked. "
             "shop hangs. Wait.",
         ),
-        made=False,
+        created=False,
     )
     assert isinstance(second, Done)
 
@@ -602,7 +602,7 @@ def test_a_run_that_ends_before_its_loser_is_revoked_says_so() -> None:
             f"~a-1 stays, and {ours.id}, which this run made for the same name, was not revoked. "
             "The run had to end before it was.",
         ),
-        made=False,
+        created=False,
     )
     assert {one.failure.code for one in seen if isinstance(one, Unfinished)} == {"duplicate_left"}
 
@@ -623,7 +623,7 @@ def test_a_key_that_a_look_found_is_not_done_when_no_later_look_succeeds() -> No
     server = ModelServer(fates=[LOST_AFTER], blind=frozenset(range(2, 99)))
     [result] = server.run(*creates("a"))
     [row] = server.made("a")
-    assert result == Unfinished(action("a"), row.id, None, NOT_SETTLED)
+    assert result == Unfinished(action("a"), row.id, None, UNCONFIRMED)
 
 
 @pytest.mark.parametrize("role_from", [0, NEVER])

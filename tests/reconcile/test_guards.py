@@ -37,9 +37,9 @@ from provisioner.plan import (
 from provisioner.reconcile.guards import (
     GuardOverrides,
     nothing_selected,
-    one_workspace_twice,
+    shared_workspaces,
     refusals,
-    together,
+    combine_refusals,
 )
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def test_a_share_allows_three_or_its_part_and_none_of_0_percent(percent, live) -
 def test_an_environment_all_of_whose_manifests_vanished_ends_nothing() -> None:
     """Not even with a word for so many keys: it is a wrong -m, or a deleted folder."""
     assert refused(many(1), ()) == ["manifests_vanished"]
-    assert refused(many(1), (), max_revoke=100, protected=True) == ["manifests_vanished"]
+    assert refused(many(1), (), max_revoke=100, allow_protected=True) == ["manifests_vanished"]
     assert refused(many(1), (), options=PlanOptions()) == []
     assert refused([key("their")], ()) == []
 
@@ -153,11 +153,11 @@ def test_what_is_protected_ends_with_a_word_for_it_alone() -> None:
     twins = [key("svc-a", 1), key("svc-a", 2)]
     wanted = (desired_key("svc-a", protect=True),)
     assert refused(twins, wanted, options=PlanOptions(dedupe=True)) == ["protected"]
-    assert refused(twins, wanted, options=PlanOptions(dedupe=True), protected=True) == []
+    assert refused(twins, wanted, options=PlanOptions(dedupe=True), allow_protected=True) == []
     assert refused(twins, (desired_key("svc-a"),), options=PlanOptions(dedupe=True)) == []
     safe = replace(SHOP, protect=True)
     assert refused(many(1), environment=safe) == ["protected"]
-    assert refused(many(1), environment=safe, protected=True) == []
+    assert refused(many(1), environment=safe, allow_protected=True) == []
     assert refused([key("svc-wanted")], environment=safe) == []
 
 
@@ -180,15 +180,15 @@ def test_an_emergency_is_stopped_by_no_clock() -> None:
 def test_all_reasons_against_a_run_are_one_refusal() -> None:
     """Named by the first; the sixth and later ones are counted."""
     reasons = [RefusedError(f"slug_{n}", f"Because {n}.", remedy=f"Mend {n}.") for n in range(7)]
-    assert together([]) is None
-    assert together(reasons[:1]) is reasons[0]
-    both = together(reasons[:2])
+    assert combine_refusals([]) is None
+    assert combine_refusals(reasons[:1]) is reasons[0]
+    both = combine_refusals(reasons[:2])
     assert both is not None
     assert (both.code, both.message) == ("slug_0", "Because 0. Mend 0. Because 1. Mend 1.")
-    many_more = together(reasons)
+    many_more = combine_refusals(reasons)
     assert many_more is not None
     assert many_more.message.endswith("Because 4. Mend 4. And 2 more reasons.")
-    five = together(reasons[:5])
+    five = combine_refusals(reasons[:5])
     assert five is not None
     assert five.message.endswith("Mend 4.")
 
@@ -345,7 +345,7 @@ def seen(
 
 
 def shared(*looks: tuple[Environment, Observation]) -> list[tuple[str, ...]]:
-    return [names for names, _ in one_workspace_twice(looks)]
+    return [names for names, _ in shared_workspaces(looks)]
 
 
 @pytest.mark.parametrize("url", LOOPBACK)
@@ -379,7 +379,7 @@ def test_an_id_that_nobody_seeds_is_one_workspace_wherever_it_is() -> None:
         ("a", "b")
     ]
     assert shared(seen("a", far, None), seen("b", far, None), seen("c", far, "w")) == []
-    [(names, error)] = one_workspace_twice([seen("a", far, "w"), seen("b", near, "w")])
+    [(names, error)] = shared_workspaces([seen("a", far, "w"), seen("b", near, "w")])
     assert (names, error.code, error.exit_code) == (("a", "b"), "workspace_shared", 5)
     assert error.message == "a and b turn out to be one workspace, w."
     assert error.remedy.endswith("copies of one workspace are run one at a time, with -e.")

@@ -28,7 +28,7 @@ from provisioner.model.expiry import format_moment
 from provisioner.model.sink_address import FileAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobserved
-from provisioner.reconcile.connection import opener
+from provisioner.reconcile.connection import workspace_opener
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sandbox import Dialect
@@ -68,7 +68,7 @@ def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
 
     def run_(environment: Environment, keys: Any = None) -> tuple[Plan, RunResult]:
         stop = hurried()
-        connect = opener(tmp_path, stop)
+        connect = workspace_opener(tmp_path, stop)
         with Reconciler(
             (environment,), connect, SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(4), stop
         ) as reconciler:
@@ -326,7 +326,9 @@ def meeting(served: Any, hurried: Any, root: Path, meanwhile: Callable[[], Any])
         name="svc-a", deliver=(FileAddress("token", "", "bare"),), rotation=rotated
     )
     sinks = SinkRegistry(root, {}, stop)
-    with Reconciler((shop,), opener(root, stop), sinks.open, ThreadExecutor(4), stop) as reconciler:
+    with Reconciler(
+        (shop,), workspace_opener(root, stop), sinks.open, ThreadExecutor(4), stop
+    ) as reconciler:
         return reconciler.apply(
             reconciler.plan({"shop": (key,)}, NOW, PlanOptions()), lambda _: None
         )
@@ -390,7 +392,7 @@ def test_the_key_whose_token_is_out_stays_though_all_get_new_ones(serve, hurried
     stop = hurried()
     sinks = SinkRegistry(tmp_path, {}, stop)
     with Reconciler(
-        (shop,), opener(tmp_path, stop), sinks.open, ThreadExecutor(4), stop
+        (shop,), workspace_opener(tmp_path, stop), sinks.open, ThreadExecutor(4), stop
     ) as reconciler:
         [part] = reconciler.plan({"shop": (key,)}, NOW, options).environments
     assert isinstance(part, Planned)
@@ -420,7 +422,7 @@ def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(
         "b": (desired_key("x", SOUND, environment="b"),),
     }
     with Reconciler(
-        environments, opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+        environments, workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
     ) as reconciler:
         made = reconciler.plan(desired, NOW, PlanOptions())
         first, second = (
@@ -452,7 +454,7 @@ def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path, hurri
         "b": (desired_key("x", SOUND, environment="b"),),
     }
     with Reconciler(
-        environments, opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+        environments, workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
     ) as reconciler:
         first, second = reconciler.plan(desired, NOW, PlanOptions()).environments
         assert isinstance(reconciler.internal_error, ZeroDivisionError)
