@@ -1,4 +1,4 @@
-"""Execution: the actions of one environment are carried out, and every outcome is kept."""
+"""Execution: carries out the actions of one environment and records the result of each."""
 
 from provisioner.execution.deliver import mint
 from provisioner.execution.events import (
@@ -50,8 +50,8 @@ __all__ = [
     "Skipped",
     "StepsSettled",
     "Unfinished",
-    "ignore",
     "created_by_this_run",
+    "ignore",
     "mint",
     "undelivered",
 ]
