@@ -95,8 +95,9 @@ def refusals(
     if len(counted) > limit:
         yield RefusedError(
             "too_many_revocations",
-            f"{pluralize(len(counted), 'key')} of {name} would be revoked, but the limit is {limit}.",
-            remedy=f"Check the plan; if it is intended, use --max-revoke {len(counted)}.",
+            f"{pluralize(len(counted), 'key')} of {name} would be revoked, but the limit is "
+            f"{limit}.",
+            remedy=f"Check the plan; if this is intended, use --max-revoke {len(counted)}.",
         )
     if overrides.allow_protected:
         return
