@@ -272,7 +272,7 @@ def test_a_sink_that_does_not_return_what_it_accepted_has_failed(fate: str) -> N
     assert result.failure == Failure(
         "sink_failed",
         "file secrets/a.env A accepted the token but does not return it when it is read back. "
-        "Check what else writes existing_key, and run again.",
+        "Check what else writes there, and run again.",
     )
 
 
