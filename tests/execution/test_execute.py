@@ -97,7 +97,7 @@ def test_a_run_without_errors_creates_once_and_observes_once(generation) -> None
     assert server.stop.seconds == [0.3]
     assert (server.read, server.revoked) == ([], [])
     assert server.settled == 3
-    rows = [server.made(name)[0] for name in NAMES]
+    rows = [server.created_rows(name)[0] for name in NAMES]
     assert results == tuple(Done(action(row.name), row.id, server.record(row)) for row in rows)
 
 
@@ -141,7 +141,7 @@ def test_only_keys_that_an_observation_does_not_show_are_sent_again(generation) 
     results = server.run(*creates("a", "b", "c"))
     assert server.calls == [("a", "b", "c"), ("a", "c")]
     assert [type(one) for one in results] == [Done] * 3
-    assert [len(server.made(name)) for name in NAMES] == [1, 1, 1]
+    assert [len(server.created_rows(name)) for name in NAMES] == [1, 1, 1]
     assert server.settled == 3
 
 
@@ -208,7 +208,7 @@ def test_a_server_that_lists_nothing_any_more_is_asked_eight_times() -> None:
     first, second = server.run(*creates("a", "b"))
     assert first == Failed(action("a"), unknown(LOST))
     assert isinstance(second, Unfinished)
-    assert (second.failure.code, second.id) == ("not_settled", server.made("b")[0].id)
+    assert (second.failure.code, second.id) == ("not_settled", server.created_rows("b")[0].id)
     assert server.looks == 8
     assert len(server.stop.seconds) == 8
 
@@ -255,7 +255,7 @@ def test_a_repeated_create_has_the_same_id_on_legacy() -> None:
     server = ModelServer(generation="legacy", fates=[Fate(3, "lost"), LOST_BEFORE])
     [result] = server.run(*creates("a"))
     assert len({key.id for key, _ in server.sent}) == 1
-    assert [row.id for row in server.made("a")] == [result.id]
+    assert [row.id for row in server.created_rows("a")] == [result.id]
 
 
 def test_an_unusable_id_is_replaced_once_the_key_was_sent_by_itself_and_is_not_listed() -> None:
@@ -273,7 +273,7 @@ def test_the_key_of_an_id_that_was_replaced_too_early_is_revoked() -> None:
     """The row of the first id appears after the change: both keys are ours, the later one goes."""
     server = ModelServer(generation="legacy", fates=[Fate(3, "lost")])
     [result] = server.run(*creates("a"))
-    early, late = server.made("a")
+    early, late = server.created_rows("a")
     assert result == Done(action("a"), early.id, server.record(early))
     assert server.revoked == [late.id]
 
@@ -285,7 +285,7 @@ def test_on_core_a_key_whose_answer_was_lost_is_recognised_by_the_run_marker() -
     """The first of two is kept and the other revoked, although only one of them was answered."""
     server = ModelServer(fates=[LATE, MADE])
     [result] = server.run(*creates("a"))
-    lost, answered = server.made("a")
+    lost, answered = server.created_rows("a")
     assert result == Done(action("a"), lost.id, server.record(lost))
     assert server.revoked == [answered.id]
     assert server.read == [{lost.id: 0}]
@@ -315,7 +315,7 @@ def test_an_earlier_key_of_another_run_is_kept_and_ours_is_revoked(generation) -
     server = ModelServer(generation=generation, rows=[theirs(1)])
     [result] = server.run(*creates("a"))
     assert result == CreatedByAnotherRun(action("a"), "~a-1", server.record(server.rows[0]))
-    assert server.revoked == [row.id for row in server.made("a")]
+    assert server.revoked == [row.id for row in server.created_rows("a")]
 
 
 @BOTH
@@ -418,7 +418,7 @@ def test_final_observations_end_after_eight_attempts(caplog) -> None:
     server = ModelServer(blind=frozenset(range(1, 99)))
     with caplog.at_level(logging.INFO, "provisioner"):
         [result] = server.run(*creates("a"))
-    [row] = server.made("a")
+    [row] = server.created_rows("a")
     assert result == Unfinished(action("a"), row.id, server.record(row), UNCONFIRMED)
     assert server.looks == 8
     *looks, end = [(one.levelno, one.getMessage()) for one in caplog.records]
@@ -539,7 +539,7 @@ def test_a_complete_key_never_gives_way_to_one_without_a_role() -> None:
     [result] = server.run(*creates("a"))
     assert isinstance(result, Unfinished)
     assert result.failure.code == "outcome_unknown"
-    [ours] = server.made("a")
+    [ours] = server.created_rows("a")
     assert all(id_ in result.failure.message for id_ in ("~a-1", ours.id))
     assert server.revoked == []
 
@@ -561,7 +561,7 @@ def test_a_duplicate_is_revoked_in_eight_attempts_with_growing_waits() -> None:
     server = ModelServer(rows=[theirs(1)], revoking=["lost", *["refused"] * 6])
     [result] = server.run(*creates("a"))
     assert isinstance(result, CreatedByAnotherRun)
-    assert server.revoked == [row.id for row in server.made("a")] * 8
+    assert server.revoked == [row.id for row in server.created_rows("a")] * 8
     waits = server.stop.seconds[2:]
     for wait, longest in zip(waits, [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0], strict=True):
         assert longest / 2 <= wait <= longest
@@ -592,7 +592,7 @@ def test_a_run_that_ends_before_its_duplicate_is_revoked_says_so() -> None:
     seen: list[Result] = []
     server.watch = lambda: seen.extend(execution.result().results) if server.revoked else None
     execution.run()
-    [ours] = server.made("a")
+    [ours] = server.created_rows("a")
     assert seen[0] == Unfinished(
         action("a"),
         "~a-1",
@@ -611,9 +611,9 @@ def test_after_revoking_a_late_duplicate_the_returned_key_is_done() -> None:
     """A create that was committed late is revoked; the key that the server returned is kept."""
     server = ModelServer(fates=[LATE, MADE])
     # The server began the first create after the second one.
-    server.watch = lambda: [setattr(row, "second", 99) for row in server.made("a")[:1]]
+    server.watch = lambda: [setattr(row, "second", 99) for row in server.created_rows("a")[:1]]
     [result] = server.run(*creates("a"))
-    late, made = server.made("a")
+    late, made = server.created_rows("a")
     assert result == Done(action("a"), made.id, server.record(made))
     assert server.revoked == [late.id]
 
@@ -622,7 +622,7 @@ def test_a_key_that_was_found_is_not_done_if_no_later_observation_succeeds() -> 
     """Its id is reported, because another run's earlier key may exist."""
     server = ModelServer(fates=[LOST_AFTER], blind=frozenset(range(2, 99)))
     [result] = server.run(*creates("a"))
-    [row] = server.made("a")
+    [row] = server.created_rows("a")
     assert result == Unfinished(action("a"), row.id, None, UNCONFIRMED)
 
 
@@ -635,9 +635,9 @@ def test_every_duplicate_is_named(role_from) -> None:
     )
     server.rows[0].seen_from = 3
     [result] = server.run(*creates("a"))
-    ids = ", ".join(row.id for row in server.made("a"))
+    ids = ", ".join(row.id for row in server.created_rows("a"))
     assert isinstance(result, Unfinished)
-    assert len(server.made("a")) == 3
+    assert len(server.created_rows("a")) == 3
     assert ids in result.failure.message
 
 
@@ -725,7 +725,7 @@ def check_so_far(server: ModelServer, executed: Executed) -> None:
                 assert result.record in (None, server.record(rows[id_]))
             case Skipped(failure=why):
                 assert why == STOPPED
-                assert not server.made(name)
+                assert not server.created_rows(name)
             case Unfinished(id=id_, failure=why):
                 assert rows[id_].name == name
                 assert why.code in ("outcome_unknown", "duplicate_left", "not_settled")
@@ -825,7 +825,7 @@ def test_results_are_true_and_nothing_is_created_twice_whatever_happens(server, 
     assert [one.action.name for one in executed.results] == names
     assert server.looks <= 8 * len(names) + 8
     assert len(server.calls) <= 8 * len(names) + 1
-    if server.well:
+    if server.observed_since_last_send:
         check_at_the_end(server, executed)
     assert server.settled <= len(names)
 

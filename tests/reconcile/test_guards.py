@@ -36,10 +36,10 @@ from provisioner.plan import (
 )
 from provisioner.reconcile.guards import (
     GuardOverrides,
-    nothing_selected,
-    shared_workspaces,
-    refusals,
     combine_refusals,
+    nothing_selected,
+    refusals,
+    shared_workspaces,
 )
 
 if TYPE_CHECKING:
