@@ -883,7 +883,9 @@ def test_the_token_that_a_sink_held_is_proven_dead(undead) -> None:
     assert isinstance(result, Unfinished if undead else Done)
     if isinstance(result, Unfinished):
         assert result.failure.code == "token_alive"
-        assert result.failure.message.startswith("The key svc-a-1 was revoked, and its token is")
+        assert result.failure.message.startswith(
+            "The key svc-a-1 was revoked, but the server still accepts its token."
+        )
 
 
 def test_a_surplus_key_ends_only_when_the_token_of_the_one_that_stays_is_delivered() -> None:
@@ -1014,7 +1016,7 @@ def test_a_stop_before_the_revoking_revokes_nothing(at) -> None:
     assert ended == Skipped(prune, STOPPED)
     assert isinstance(changed, Done if at.startswith("move") else Unfinished)
     if isinstance(changed, Unfinished):
-        assert changed.failure.message.endswith("The next run moves it.")
+        assert changed.failure.message.endswith("The next run changes it.")
     assert not any(event.startswith("revoke") for event in server.told)
 
 
