@@ -1,10 +1,11 @@
-"""A workspace and its sinks as runs meet them: a script says what becomes of each request.
+"""A scripted workspace with its sinks, for tests of runs.
 
-The model keeps what a server keeps. Looks are its clock: a key that commits late shows after so
-many more of them. Whatever happens is an event, at which a run may be stopped, refused, or asked
-for its result. What a run must never do fails here, whatever a test was about: to send a key again
-without a look that does not show it, to end a key of others or the one that stays, to mint for a
-key that gave way, to write what was not proven, to begin anything after a stop.
+The model keeps what a server keeps. Observations are its clock: a key that is committed late is
+listed after so many more of them. Everything that happens is an event, at which a run may be
+stopped, refused, or asked for its result. Whatever a test is about, the model fails if a run does
+what it must never do: send a key again unless an observation did not show it, revoke a key of
+others or the one to keep, mint a token for a key that gave way, write a token that was not
+verified, or start anything after a stop.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from builders import ADMIN, END, NOW, SECOND, WORKER, observation_with, observed
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution import Done, Execution, RunMarker
-from provisioner.execution.deliver import LONG
+from provisioner.execution.deliver import REVERIFY_AFTER
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Revoke, Rotate, Update
@@ -52,12 +53,12 @@ UNREACHABLE = Failure("unreachable", "shop cannot be reached.")
 
 
 class Fate(NamedTuple):
-    """What becomes of one create.
+    """The scripted outcome of one create.
 
     Attributes:
-        shows: how many looks pass before one shows the key; None where it is never made.
-        says: what the caller is told.
-        role: how many looks show the key without its role.
+        shows: how many observations pass before one lists the key; None if it is never created.
+        says: the answer that the caller gets.
+        role: how many observations list the key without its role.
     """
 
     shows: int | None
@@ -78,9 +79,10 @@ BURIED = Fate(None, "taken")
 
 @dataclass
 class Row:
-    """A key on the server; `owner` is the run that made it, `…_from` the number of a look.
+    """A key on the server.
 
-    Those of a negative second were there before every run.
+    `owner` is the run that created it, and `…_from` is the number of an observation. Keys with a
+    negative second existed before every run.
     """
 
     id: str
@@ -97,7 +99,7 @@ class Row:
 
     @classmethod
     def of(cls, key: ObservedKey) -> Self:
-        """A key that a plan was made of."""
+        """Return the row of a key that a plan was made of."""
         made = (key.created_at - NOW) // SECOND
         return cls(key.id, key.name, made, key.expires_at, role=key.role, role_id=key.role_id)
 
@@ -127,13 +129,13 @@ class Row:
 
 @dataclass
 class Clock:
-    """How many looks have come to an end or failed, of all runs together."""
+    """The number of observations, finished or failed, of all runs together."""
 
     looks: int = 0
 
 
 class Waits(Cancellation):
-    """A stop that counts the waits instead of waiting."""
+    """A cancellation that records the waits instead of waiting."""
 
     def __init__(self, note: Callable[[str], None] = lambda _: None) -> None:
         super().__init__()
@@ -146,7 +148,7 @@ class Waits(Cancellation):
 
 
 def token(key_id: str, ends: datetime | None, number: int = 0) -> Secret:
-    """A token as a server signs it; the number makes two of one key differ."""
+    """Return a token as a server signs it; the number makes two tokens of one key differ."""
     claims: dict[str, Any] = {"workspaceId": "w", "type": "API_KEY", "jti": key_id}
     claims["number"] = number
     if ends is not None:
@@ -160,25 +162,27 @@ def token(key_id: str, ends: datetime | None, number: int = 0) -> Secret:
 
 @dataclass(kw_only=True)
 class ModelServer:
-    """One run's way to the model; runs that race share `rows` and `clock`.
+    """The view that one run has of the model; runs that race share `rows` and `clock`.
 
     Attributes:
-        fates: what becomes of the creates, in the order in which they are sent; then all is well.
-        named: the same of every create of a name, which is none of those then.
-        blind: the numbers of the looks that fail.
-        revoking: what becomes of each revoking, in order; then all go well.
-        readings: how many records each reading shows, in order; then all.
-        mints: by name, what is minted: `other key`, `early`, `forever`, `upper`, `junk`, `just`,
-            or the failure instead.
-        proofs: by name, the failure of the proof.
-        sinks: by address, what becomes of it: a failure to `open`, `write` or `read`, or what is
-            read back: `nothing`, `other`, `early`, `theirs`, `unread`.
-        refuses: events that end with a refusal, as `told`, or all of a kind by the first word.
-        undead: whether tokens of keys that were revoked go on working.
+        fates: the outcomes of the creates in the order in which they are sent; all further ones
+            succeed.
+        named: the outcome of every create of a name; such creates do not use up `fates`.
+        blind: the numbers of the observations that fail.
+        revoking: the outcome of each revocation, in order; all further ones succeed.
+        readings: how many records each reading returns, in order; all further ones return all.
+        mints: by name, the token that is minted: `other key`, `early`, `forever`, `upper`, `junk`,
+            `just`, or the failure to mint.
+        proofs: by name, the failure to verify a token.
+        sinks: by address, what goes wrong: a failure to `open`, `write` or `read`, or what is read
+            back: `nothing`, `other`, `early`, `theirs`, `unread`.
+        refuses: events that end with a refusal, as in `told`, or all of a kind by its first word.
+        undead: True if tokens of revoked keys still work.
         tokens: the token that each sink holds.
-        stop_at: the event at which the run is told to stop, by its number or as `told`.
+        stop_at: the event at which the run is stopped, by its number or as in `told`.
         watch: called at every event.
-        long: seconds after which a token is proven once more; anything is long from -1 on.
+        long: seconds of writing to sinks after which a token is verified once more; with -1 every
+            write takes long enough.
     """
 
     generation: Literal["legacy", "core"] = "core"
@@ -199,7 +203,7 @@ class ModelServer:
     tokens: dict[Address, Secret] = field(default_factory=dict)
     stop_at: int | str | None = None
     watch: Callable[[], None] = lambda: None
-    long: float = LONG
+    long: float = REVERIFY_AFTER
 
     def __post_init__(self) -> None:
         self.stop = Waits(self.note)
@@ -221,7 +225,7 @@ class ModelServer:
     # A run, and what is known of it
 
     def execution(self, *actions: Action, parallel: int = 1) -> Execution:
-        """A run that is to carry these out."""
+        """Return a run that is to carry out these actions."""
 
         def count(number: int) -> None:
             self.settled += number
@@ -234,15 +238,15 @@ class ModelServer:
             self,
             self.open,
             parallel=parallel,
-            mark=self.mark,
+            run_marker=self.mark,
             stop=self.stop,
             on_progress=count,
             emit=self.heard.append,
-            long=self.long,
+            reverify_after=self.long,
         )
 
     def run(self, *actions: Action, parallel: int = 1) -> tuple[Result, ...]:
-        """What such a run reports when it has ended."""
+        """Carry out these actions, and return the results."""
         execution = self.execution(*actions, parallel=parallel)
         execution.run()
         results = execution.finish().results
@@ -253,49 +257,49 @@ class ModelServer:
         return results
 
     def note(self, *event: Any) -> None:
-        """Something happens.
+        """Record an event, and stop or refuse the run if the script says so.
 
         Raises:
-            WorkspaceError: when the script refuses it.
+            WorkspaceError: if the script refuses the event.
         """
         self.events.append(event)
-        said = _said(event)
-        if self.stop_at in (len(self.events), said):
+        text = _text_of(event)
+        if self.stop_at in (len(self.events), text):
             self.stop.ask()
         self.watch()
-        if self.refuses & {event[0], said}:
-            raise WorkspaceError("rejected", f"No {said}.", remedy="Mend it.")
+        if self.refuses & {event[0], text}:
+            raise WorkspaceError("rejected", f"No {text}.", remedy="Mend it.")
 
     def of(self, *kinds: str) -> list[tuple[Any, ...]]:
-        """The events of some kinds, in their order."""
+        """Return the events of some kinds, in their order."""
         return [event for event in self.events if event[0] in kinds]
 
     @property
     def told(self) -> list[str]:
-        """The events, each in words."""
-        return [_said(event) for event in self.events]
+        """The events, each as text."""
+        return [_text_of(event) for event in self.events]
 
     @property
     def revoked(self) -> list[str]:
-        """The ids of the keys that were to be revoked, once for each try."""
+        """The ids of the keys that the run tried to revoke, once for each try."""
         return [key_id for _, key_id in self.of("revoke")]
 
     @property
-    def well(self) -> bool:
-        """Whether no look failed since something was sent for the last time."""
+    def observed_since_last_send(self) -> bool:
+        """Return whether no observation has failed since the last create was sent."""
         after = 1 + max(self._sent_at.values(), default=0)
         return not any(look in self.blind for look in range(after, self.looks + 1))
 
     def row(self, key_id: str) -> Row | None:
-        """The key of an id; None of one that a plan has and this server does not."""
+        """Return the key of an id, or None if only the plan has it."""
         return next((row for row in self.rows if row.id.lower() == key_id.lower()), None)
 
-    def made(self, name: str) -> list[Row]:
-        """All keys of a name that this run made, seen or not."""
+    def created_rows(self, name: str) -> list[Row]:
+        """Return all keys of a name that this run created, listed or not."""
         return [row for row in self.rows if row.name == name and row.owner is self]
 
     def new(self, name: str) -> list[Row]:
-        """The live new keys of a name in the last look that came to an end, the first first."""
+        """Return the new live keys of a name in the last complete observation, the oldest first."""
         found = (row for row in self.rows if row.name == name and row.id not in self._before)
         return sorted((row for row in found if row.live(self.seen)), key=lambda row: row.age)
 
@@ -324,7 +328,7 @@ class ModelServer:
 
     def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         assert keys
-        assert not self.stop.asked, "a create began after the stop was asked for"
+        assert not self.stop.asked, "a create started after the stop"
         self.calls.append(tuple(key.name for key in keys))
         sent = sum(key.name not in self.named for key, _ in self.sent)
         fates = iter(self.fates[sent:])
@@ -332,8 +336,8 @@ class ModelServer:
             if self.stop.asked:
                 observer.on_outcome(key, NotSent(STOPPED))
                 continue
-            assert self._sent_at.get(key.name, -1) < self.seen, "sent again without a look"
-            assert key.name not in self._shown, "sent again although a look showed it"
+            assert self._sent_at.get(key.name, -1) < self.seen, "sent again without an observation"
+            assert key.name not in self._shown, "sent again although an observation showed it"
             fate = self.named.get(key.name) or next(fates, MADE)
             observer.on_send(key)
             self.sent.append((key, fate))
@@ -374,7 +378,7 @@ class ModelServer:
                 return Unknown(TAKEN, "taken")
 
     def _id_of(self, name: str) -> str:
-        """`id-NAME`, and of further keys of the name `id-NAME-2` and so on."""
+        """Return `id-NAME`, and for further keys of the name `id-NAME-2` and so on."""
         number = 1 + sum(row.owner is not None for row in self.rows if row.name == name)
         return f"id-{name}" if number == 1 else f"id-{name}-{number}"
 
@@ -392,10 +396,10 @@ class ModelServer:
     def revoke(self, key_id: str) -> None:
         self.note("revoke", key_id)
         row = self.row(key_id)
-        if key_id not in self._may_end:
-            assert row is not None, "a key that is nowhere was revoked"
+        if key_id not in self._ids_to_revoke:
+            assert row is not None, "a key that does not exist was revoked"
             assert row.owner is self, "a key of someone else was revoked"
-            assert row is not self.new(row.name)[0], "the key that stays was revoked"
+            assert row is not self.new(row.name)[0], "the key to keep was revoked"
         number = len(self.revoked) - 1
         end = self.revoking[number] if number < len(self.revoking) else "done"
         if end != "refused":
@@ -406,8 +410,8 @@ class ModelServer:
             raise _error(HANGS)
 
     @property
-    def _may_end(self) -> frozenset[str]:
-        """The keys that the plan ends."""
+    def _ids_to_revoke(self) -> frozenset[str]:
+        """The ids of the keys that the plan revokes."""
         ids: set[str] = set()
         for action in self._actions:
             if isinstance(action, Revoke):
@@ -428,11 +432,11 @@ class ModelServer:
             row.role, row.role_id = role.label, role.id
 
     def capabilities(self) -> Any:
-        raise AssertionError("nobody asks here")
+        raise AssertionError("a run does not ask for capabilities")
 
     def mint(self, key_id: str, ends: datetime) -> Secret:
-        assert not self.stop.asked, "a delivery began after the stop was asked for"
-        name = self._demand_mintable(key_id, ends)
+        assert not self.stop.asked, "a delivery started after the stop"
+        name = self._check_mintable(key_id, ends)
         self.note("mint", key_id)
         fate = self.mints.get(name, "good")
         if isinstance(fate, Failure):
@@ -450,8 +454,8 @@ class ModelServer:
         self.minted[made.reveal()] = key_id
         return made
 
-    def _demand_mintable(self, key_id: str, ends: datetime) -> str:
-        """The name of a key that a token is for, until its end or the one that it is to get."""
+    def _check_mintable(self, key_id: str, ends: datetime) -> str:
+        """Return the name of the key, and check that the token gets the right expiry."""
         changed = {one.key_id: one for one in self._actions if isinstance(one, Update | Deliver)}
         if key_id in changed:
             action = changed[key_id]
@@ -463,7 +467,7 @@ class ModelServer:
         assert row.id not in self._before, "no action is about this key"
         same = [one for one in self.rows if one.name == row.name and one.id not in self._before]
         live = [one for one in same if not one.revoked]
-        assert row is min(live, key=lambda one: one.age), "not the key that stays"
+        assert row is min(live, key=lambda one: one.age), "not the key to keep"
         assert ends == row.end
         return row.name
 
@@ -480,32 +484,32 @@ class ModelServer:
         self.proven.add(token.reveal())
 
     def close(self) -> None:
-        raise AssertionError("whoever opened the workspace closes it")
+        raise AssertionError("a run does not close the workspace")
 
     # The sinks
 
     def open(self, address: Address) -> Sink:
         self.note("open", address)
-        self.trouble(address, "open")
+        self.raise_scripted(address, "open")
         return Shelf(self, address)
 
-    def trouble(self, address: Address, moment: str) -> None:
+    def raise_scripted(self, address: Address, operation: str) -> None:
         fate = self.sinks.get(address)
-        if isinstance(fate, tuple) and fate[0] == moment:
+        if isinstance(fate, tuple) and fate[0] == operation:
             raise SinkError(fate[1].code, fate[1].message)
-        if fate == f"bug at {moment}":
+        if fate == f"bug at {operation}":
             raise ZeroDivisionError
 
 
 @dataclass
 class Shelf:
-    """One sink of a model."""
+    """One sink of the model."""
 
     server: ModelServer
     address: Address
 
     def prepare(self) -> None:
-        raise AssertionError("a plan looks ahead, and a run does not")
+        raise AssertionError("only a plan checks sinks")
 
     def read(self) -> Content:
         self._note("read")
@@ -525,19 +529,19 @@ class Shelf:
         return shown.get(self.server.sinks.get(self.address)) or StoredValue(Secret(held.reveal()))
 
     def write(self, token: Secret) -> None:
-        assert token.reveal() in self.server.proven, "written before it was proven"
+        assert token.reveal() in self.server.proven, "written before it was verified"
         self._note("write")
         self.server.tokens[self.address] = token
 
-    def _note(self, moment: str) -> None:
+    def _note(self, operation: str) -> None:
         try:
-            self.server.note(moment, self.address)
+            self.server.note(operation, self.address)
         except WorkspaceError:
             raise SinkError("sink_denied", "No.", remedy="Mend it.") from None
-        self.server.trouble(self.address, moment)
+        self.server.raise_scripted(self.address, operation)
 
 
-def _said(event: tuple[Any, ...]) -> str:
+def _text_of(event: tuple[Any, ...]) -> str:
     return " ".join(map(str, event))
 
 

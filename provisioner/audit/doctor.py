@@ -11,7 +11,7 @@ from provisioner.audit.server_checks import checks_of_error, checks_of_server
 from provisioner.audit.sink_checks import SinkChecks
 from provisioner.errors.exceptions import ProvisionError, RefusedError, WorkspaceError
 from provisioner.model.globs import matches
-from provisioner.reconcile.guards import one_workspace_twice
+from provisioner.reconcile.guards import shared_workspaces
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.log_context import bind
 
@@ -142,7 +142,7 @@ class Doctor:
         ]
         shared = {
             name: failed_check("credential", error)
-            for names, error in one_workspace_twice(observed)
+            for names, error in shared_workspaces(observed)
             for name in names
         }
         for one in diagnoses:

@@ -138,7 +138,7 @@ class GuardOptions(NamedTuple):
         """The same for the guards."""
         from provisioner.reconcile.guards import GuardOverrides  # noqa: PLC0415 - keeps --help fast
 
-        return GuardOverrides(max_revoke=self.max_revoke, protected=self.allow_protected)
+        return GuardOverrides(max_revoke=self.max_revoke, allow_protected=self.allow_protected)
 
 
 def add_plan_flags(command: Command) -> Command:

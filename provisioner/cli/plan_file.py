@@ -96,7 +96,7 @@ def plan_input_of(
 ) -> PlanFileInput:
     """A plan that the fleet made, and what it follows from."""
     desired = selected_keys(prepared.manifests.desired, asked.plan_options)
-    return PlanFileInput(made, plan_document(made), asked, reconciler.seen, desired)
+    return PlanFileInput(made, plan_document(made), asked, reconciler.observations, desired)
 
 
 def keep(file: Path, plan_input: PlanFileInput, console: Console) -> None:

@@ -18,8 +18,8 @@ from provisioner.errors.exceptions import (
 from provisioner.execution import ignore
 from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
 from provisioner.model.environment import Environment
-from provisioner.reconcile.connection import opener
-from provisioner.reconcile.guards import together
+from provisioner.reconcile.connection import workspace_opener
+from provisioner.reconcile.guards import combine_refusals
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.file_descriptors import left, raise_limit, room_for
@@ -149,7 +149,7 @@ def opened(
         for address in key.deliver
     )
     with closing(SinkRegistry(root, os.environ, stop, declared, rules)) as sinks:
-        if (refusal := together(list(sinks.refusals(ours)))) is not None:
+        if (refusal := combine_refusals(list(sinks.refusals(ours)))) is not None:
             raise refusal
         raise_limit()
         needed = max(map(_descriptors, prepared.environments), default=1)
@@ -162,7 +162,11 @@ def opened(
             )
         room = room_for(needed + _BESIDE)
         width = max(1, min(_WIDTH, len(prepared.environments), room))
-        yield opener(root, stop, others_wait=others_wait), sinks.open, ThreadExecutor(width)
+        yield (
+            workspace_opener(root, stop, others_wait=others_wait),
+            sinks.open,
+            ThreadExecutor(width),
+        )
 
 
 def _descriptors(environment: Environment) -> int:
@@ -219,7 +223,7 @@ def _refuse_hosts(declared: Iterable[DeclaredEnvironment], rules: Restrictions) 
                     remedy="Correct `url`, or have the workflow allow its host with --allow-host.",
                 )
             )
-    if (refusal := together(found)) is not None:
+    if (refusal := combine_refusals(found)) is not None:
         raise refusal
 
 

@@ -1,4 +1,4 @@
-"""Execution: the actions of one environment are carried out, and every outcome is kept."""
+"""Execution: carries out the actions of one environment and records the result of each."""
 
 from provisioner.execution.deliver import mint
 from provisioner.execution.events import (
@@ -24,7 +24,7 @@ from provisioner.execution.results import (
     RunResult,
     Skipped,
     Unfinished,
-    made_by_this_run,
+    created_by_this_run,
     undelivered,
 )
 from provisioner.execution.run_marker import RunMarker
@@ -50,8 +50,8 @@ __all__ = [
     "Skipped",
     "StepsSettled",
     "Unfinished",
+    "created_by_this_run",
     "ignore",
-    "made_by_this_run",
     "mint",
     "undelivered",
 ]

@@ -1,8 +1,8 @@
-"""What a look says of the keys that a run wanted to make; no I/O, the rule for everyone.
+"""The rule for new keys that several runs may have created under one name; no I/O.
 
-Of several new live keys of a name the first by (`createdAt`, `id`) stays. Every run follows this
-rule by itself and ends only keys that it made, so that of runs that race all but one give way,
-and never all of them (docs/reliability.md, "Two runs at once").
+Of several new live keys of a name, the first by (`createdAt`, `id`) is kept. Every run applies this
+rule on its own and revokes only keys that it created itself. So when runs race, all but one give
+way, and never all of them (docs/reliability.md, "Two runs at once").
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OwnKeys:
-    """What this run sent for one name.
+    """The keys that this run may have created under one name.
 
     Attributes:
-        ids: of keys that are this run's, because it chose them or the server showed them.
-        end: the end with the run's mark, where a key of this run may be there whose id nobody
-            knows; else None.
-        expected: how many keys its requests may have made; more than one where a create whose
-            answer was lost had to be sent again, and the server chooses the ids.
+        ids: the ids of this run's keys: it chose them, or the server returned them.
+        expires_at: the expiry with the run marker, if this run may have created a key whose id is
+            not known; else None.
+        expected: the number of keys that its requests may have created. It is more than one if the
+            server chooses the ids and a create whose answer was lost was sent again.
     """
 
     name: str
@@ -36,8 +36,8 @@ class OwnKeys:
     expires_at: datetime | None = None
     expected: int = 1
 
-    def made(self, key: ObservedKey) -> bool:
-        """Whether a new key of this name is this run's."""
+    def includes(self, key: ObservedKey) -> bool:
+        """Return whether this run created the key, given a new key of this name."""
         return key.id in self.ids or (
             self.expires_at is not None and key.expires_at == self.expires_at
         )
@@ -50,66 +50,66 @@ class NotFound:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """A new live key has the name.
+    """At least one new live key has the name.
 
     Attributes:
-        key: the one that stays.
-        ours: whether this run made it.
-        duplicates: ids of this run's other keys of the name, which are to go.
-        whole: False while the key has no role, as one that is just being created on 2.x.
-        settled: whether nothing more is to be expected: no other run has made the name too,
-            and every key that ours may have made is there.
+        key: the key to keep.
+        ours: True if this run created that key.
+        duplicates: the ids of this run's other keys of the name, which are to be revoked.
+        complete: False if the key has no role yet. On 2.x a key is listed before it has its role.
+        final: True if no later observation can change this: no other run has created a key of the
+            name, and every key that this run may have created is listed.
     """
 
     key: ObservedKey
     ours: bool
     duplicates: tuple[str, ...]
-    whole: bool
-    settled: bool
+    complete: bool
+    final: bool
 
 
 Conflict = NotFound | Resolution
 
 
-class Observed:
-    """The live keys of one observation that were not there before the run.
+class NewLiveKeys:
+    """The live keys of one observation that did not exist before the run.
 
     Attributes:
-        roles_hidden: whether keys have roles that this credential may not see.
+        roles_hidden: True if keys have roles that this credential may not read.
 
     Args:
-        observation: what the workspace holds now.
-        before: the ids of all keys that it held when the plan was made.
+        observation: the current content of the workspace.
+        existing_ids: the ids of all keys that the workspace had when the plan was made.
     """
 
-    def __init__(self, observation: Observation, before: frozenset[str]) -> None:
-        self._roles = isinstance(observation.roles, KnownRoles)
+    def __init__(self, observation: Observation, existing_ids: frozenset[str]) -> None:
+        self._roles_known = isinstance(observation.roles, KnownRoles)
         self.roles_hidden = isinstance(observation.roles, HiddenRoles)
-        self._new = by_name(
+        self._new_keys = by_name(
             key
             for key in observation.keys
-            if key.id not in before and key.live(observation.server_time)
+            if key.id not in existing_ids and key.live(observation.server_time)
         )
 
-    def resolve(self, sent: OwnKeys) -> Conflict:
-        """Which key of a name stays, and which of this run's keys go."""
-        new = self._new.get(sent.name, ())
+    def resolve(self, own: OwnKeys) -> Conflict:
+        """Return which key of a name is kept, and which of this run's keys are duplicates of it."""
+        new = self._new_keys.get(own.name, ())
         if not new:
             return NotFound()
-        stays = new[0]
-        ours = tuple(key.id for key in new if sent.made(key))
+        kept = new[0]
+        own_ids = tuple(key.id for key in new if own.includes(key))
         return Resolution(
-            key=stays,
-            ours=stays.id in ours,
-            duplicates=tuple(id_ for id_ in ours if id_ != stays.id),
-            whole=stays.role_id is not None or not self._roles,
-            settled=len(new) == len(ours) >= sent.expected,
+            key=kept,
+            ours=kept.id in own_ids,
+            duplicates=tuple(id_ for id_ in own_ids if id_ != kept.id),
+            complete=kept.role_id is not None or not self._roles_known,
+            final=len(new) == len(own_ids) >= own.expected,
         )
 
-    def strangers(self, everything: Iterable[OwnKeys]) -> bool:
-        """Whether a new key is there that this run did not make: another run is at work."""
-        sent = {one.name: one for one in everything}
+    def other_run_active(self, own_keys: Iterable[OwnKeys]) -> bool:
+        """Return whether another run is active: there is a new key that this run did not create."""
+        by_own_name = {own.name: own for own in own_keys}
         return any(
-            name not in sent or not all(map(sent[name].made, keys))
-            for name, keys in self._new.items()
+            name not in by_own_name or not all(map(by_own_name[name].includes, keys))
+            for name, keys in self._new_keys.items()
         )

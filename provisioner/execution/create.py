@@ -1,4 +1,8 @@
-"""The keys of one environment made exactly once: create, look, create what is missing, settle."""
+"""Creation of the keys of one environment, each exactly once.
+
+Create the keys, observe the workspace, create only what is still missing, and finally revoke this
+run's duplicates.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import failure_of
-from provisioner.execution.conflict import Observed, OwnKeys, Resolution
+from provisioner.errors.pluralize import pluralize
+from provisioner.execution.conflict import NewLiveKeys, OwnKeys, Resolution
 from provisioner.execution.pending import PendingCreate
 from provisioner.execution.revoke import Revocations
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
@@ -28,29 +33,30 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _SETTLE_DELAY = 0.3
-"""Seconds before the look that settles: creates of another run that began before ours show."""
+"""Seconds before the final observation, in which creates that another run started before ours
+become visible."""
 
-_LOOK_DELAY = 1.0
-"""Seconds to the second one, where the first saw another run at work."""
+_OBSERVE_DELAY = 1.0
+"""Seconds before the next observation, if the first one showed another active run."""
 
 _WITH_ROLE: Depth = 1
-"""The depth whose records show the role."""
+"""The depth at which records include the role."""
 
-_READINGS = 3
-"""Times that a record is asked for before a result goes without."""
+_RECORD_ATTEMPTS = 3
+"""Attempts to read a record; after that the result has none."""
 
 
 class BulkCreate:
-    """The keys of one environment on their way; what became of them can be asked at any time.
+    """The creates of one environment; their results can be read at any time.
 
     Args:
-        environment: its name, for messages.
-        creates: what is to be made, nothing blocked among it.
-        before: the ids of all keys that the workspace held when it was planned.
-        workspace: where to carry it out.
-        mark: of this run.
-        stop: once it is asked for, no create begins.
-        on_start: called with the name of each key when it is about to be sent.
+        environment: the name of the environment, for messages.
+        creates: the keys to create; none of them is blocked.
+        existing_ids: the ids of all keys that the workspace had when the plan was made.
+        workspace: the workspace to create the keys in.
+        run_marker: the marker of this run.
+        stop: once requested, no create starts.
+        on_start: called with the name of each key before it is sent.
         on_progress: called with the number of keys whose outcome has become known.
     """
 
@@ -58,204 +64,212 @@ class BulkCreate:
         self,
         environment: str,
         creates: Sequence[Create],
-        before: frozenset[str],
+        existing_ids: frozenset[str],
         workspace: Workspace,
         *,
-        mark: RunMarker,
+        run_marker: RunMarker,
         stop: Cancellation,
         on_start: Callable[[str], None],
         on_progress: Callable[[int], None],
     ) -> None:
         self._environment = environment
-        self._before = before
+        self._existing_ids = existing_ids
         self._workspace = workspace
-        self._mark = mark
+        self._run_marker = run_marker
         self._stop = stop
         self._on_start = on_start
         self._on_progress = on_progress
         chooses_ids = workspace.generation == "legacy"
-        self._pending = [PendingCreate(action, chooses_ids) for action in creates]
+        self._creates = [PendingCreate(action, chooses_ids) for action in creates]
         self._by_id: dict[str, PendingCreate] = {}
-        self._blind = False
+        self._last_observe_failed = False
 
     def run(self) -> None:
-        """Makes every key exactly once, or learns as well as it can what became of it."""
-        if not self._pending or self._stop.asked:
+        """Create every key exactly once, or find out its state as far as possible."""
+        if not self._creates or self._stop.asked:
             return
-        self._create(self._pending)
+        self._send(self._creates)
         self._resolve()
-        if any(pending.touched for pending in self._pending):
-            observed = None if self._blind and self._open() else self._last_observation()
+        if any(create.may_have_key for create in self._creates):
+            unreachable = self._last_observe_failed and self._unresolved()
+            observed = None if unreachable else self._final_observation()
             if observed is None:
-                self._leave_unsettled()
+                self._mark_unconfirmed()
             else:
-                self._settle(observed)
+                self._finish(observed)
 
-    def results(self, otherwise: Failure | None = None) -> tuple[Result, ...]:
-        """What is known now of every key, in the order of the creates.
+    def results(self, fallback: Failure | None = None) -> tuple[Result, ...]:
+        """Return the current result of every key, in the order of the creates.
 
         Args:
-            otherwise: the failure of keys that are still open, where a bug ended the run.
+            fallback: the failure of keys that are still unresolved because a bug ended the run.
         """
-        return tuple(pending.known(otherwise) for pending in self._pending)
+        return tuple(create.current_result(fallback) for create in self._creates)
 
-    def made(self) -> tuple[CreatedKey, ...]:
-        """The keys that stand for their creates, each the only one of its name."""
-        found = (pending.made(self._mark) for pending in self._pending)
-        return tuple(one for one in found if one is not None)
+    def created_keys(self) -> tuple[CreatedKey, ...]:
+        """Return the key that fulfils each create, the only new one of its name."""
+        keys = (create.created_key(self._run_marker) for create in self._creates)
+        return tuple(key for key in keys if key is not None)
 
     def on_send(self, key: NewKey) -> None:
-        """Notes that a key may exist from now on."""
+        """Record that the key is being sent, so that it may exist from now on."""
         self._by_id[key.id].sent = True
         self._on_start(key.name)
 
     def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
-        """Notes what a request said of a key."""
-        pending = self._by_id[key.id]
-        pending.note(outcome)
-        if not pending.open:
+        """Record the outcome of a request for the key."""
+        create = self._by_id[key.id]
+        create.on_outcome(outcome)
+        if not create.unresolved:
             self._on_progress(1)
 
-    def _create(self, pending_creates: list[PendingCreate]) -> None:
-        for pending in pending_creates:
-            pending.doubt = None
-        self._workspace.create_many([self._new_key(pending) for pending in pending_creates], self)
+    def _send(self, creates: list[PendingCreate]) -> None:
+        for create in creates:
+            create.unknown = None
+        self._workspace.create_many([self._new_key(create) for create in creates], self)
 
     def _resolve(self) -> None:
-        """Looks for the keys whose outcome is unknown, and creates what is still missing."""
+        """Look for the keys whose outcome is unknown, and create those that are still missing."""
         rounds = 0
-        while (still := self._open()) and rounds < MAX_ATTEMPTS and not self._stop.asked:
+        while (unresolved := self._unresolved()) and rounds < MAX_ATTEMPTS and not self._stop.asked:
             _LOG.info(
-                "%s: the outcome of %d creates is unknown; looking again",
+                "%s: the outcome of %s is unknown; listing the keys again",
                 self._environment,
-                len(still),
+                pluralize(len(unresolved), "create"),
             )
             self._stop.sleep(delay(rounds))
             observed = self._observe()
             if observed is not None:
-                self._match(still, observed)
-                missing = [pending for pending in still if pending.open]
+                self._match(unresolved, observed)
+                missing = [create for create in unresolved if create.unresolved]
                 if missing and not self._stop.asked:
-                    self._create(missing)
-            rounds = 0 if len(self._open()) < len(still) else rounds + 1
+                    self._send(missing)
+            rounds = 0 if len(self._unresolved()) < len(unresolved) else rounds + 1
 
-    def _open(self) -> list[PendingCreate]:
-        return [pending for pending in self._pending if pending.open]
+    def _unresolved(self) -> list[PendingCreate]:
+        return [create for create in self._creates if create.unresolved]
 
-    def _match(self, pending_creates: list[PendingCreate], observed: Observed) -> None:
-        """Holds a look against what is still open."""
-        for pending in pending_creates:
-            conflict = observed.resolve(self._sent(pending))
+    def _match(self, unresolved: list[PendingCreate], observed: NewLiveKeys) -> None:
+        """Compare the unresolved creates with an observation."""
+        for create in unresolved:
+            conflict = observed.resolve(self._own_keys(create))
             if isinstance(conflict, Resolution):
-                pending.found = conflict
+                create.resolution = conflict
             else:
-                pending.missed()
-            if not pending.open:
+                create.on_absent()
+            if not create.unresolved:
                 self._on_progress(1)
 
-    def _settle(self, observed: Observed) -> None:
-        """Takes in what came of it all, ends this run's duplicates, and reads the records."""
-        for pending in self._pending:
-            if pending.touched:
-                self._on_progress(int(pending.open))
-                pending.conclude(observed.resolve(self._sent(pending)))
-        self._give_way()
+    def _finish(self, observed: NewLiveKeys) -> None:
+        """Record the final observation, revoke this run's duplicates, and read missing records."""
+        for create in self._creates:
+            if create.may_have_key:
+                self._on_progress(int(create.unresolved))
+                create.on_final_observation(observed.resolve(self._own_keys(create)))
+        self._revoke_duplicates()
         self._read_records(roles_hidden=observed.roles_hidden)
 
-    def _leave_unsettled(self) -> None:
-        """Says of every key that it is not known to be the only one of its name."""
+    def _mark_unconfirmed(self) -> None:
+        """Mark every key as not known to be the only new one of its name."""
         if self._stop.asked:
-            return  # which says so itself
-        for pending in self._pending:
-            pending.unsettled = True
-        _LOG.warning("%s could not be looked at after creating; run again", self._environment)
+            return  # the results of a stopped run already say so
+        for create in self._creates:
+            create.unconfirmed = True
+        _LOG.warning(
+            "%s: the keys could not be listed after creating; run again", self._environment
+        )
 
-    def _last_observation(self) -> Observed | None:
-        """A look after which nothing is to be expected, or the last of several."""
+    def _final_observation(self) -> NewLiveKeys | None:
+        """Observe until nothing more can appear, or return the last of several observations."""
         self._stop.sleep(_SETTLE_DELAY)
-        last: Observed | None = None
+        last: NewLiveKeys | None = None
         for rounds in range(MAX_ATTEMPTS):
             observed = self._observe()
             if observed is not None:
-                if self._calm(observed, first=last is None):
+                if self._is_final(observed, first=last is None):
                     return observed
                 last = observed
-            self._stop.sleep(max(_LOOK_DELAY, delay(rounds)))
+            self._stop.sleep(max(_OBSERVE_DELAY, delay(rounds)))
         return last
 
-    def _calm(self, observed: Observed, *, first: bool) -> bool:
-        """Whether all that this run touched has arrived whole, and no other run meddles."""
-        touched = [pending for pending in self._pending if pending.touched]
-        if first and observed.strangers(map(self._sent, touched)):
+    def _is_final(self, observed: NewLiveKeys, *, first: bool) -> bool:
+        """Return whether all keys of this run are listed and complete, and no other run is active.
+
+        Args:
+            observed: the observation.
+            first: True for the first observation after the creates.
+        """
+        creates = [create for create in self._creates if create.may_have_key]
+        if first and observed.other_run_active(map(self._own_keys, creates)):
             return False
         return all(
-            pending.arrived(observed.resolve(self._sent(pending)), first=first)
-            for pending in touched
+            create.is_final(observed.resolve(self._own_keys(create)), first=first)
+            for create in creates
         )
 
-    def _give_way(self) -> None:
-        """Revokes this run's keys that another key of their name made needless."""
-        revoking = Revocations(self._workspace, self._stop)
-        revoking.run(loser for pending in self._pending for loser in pending.duplicates)
-        for pending in self._pending:
-            failed = tuple(loser for loser in pending.duplicates if not revoking.ended(loser))
-            pending.gave_way(failed, revoking.failure(failed[0]) if failed else None)
+    def _revoke_duplicates(self) -> None:
+        """Revoke this run's keys whose name has another key that is kept."""
+        revocations = Revocations(self._workspace, self._stop)
+        revocations.run(id_ for create in self._creates for id_ in create.duplicates)
+        for create in self._creates:
+            remaining = tuple(id_ for id_ in create.duplicates if not revocations.revoked(id_))
+            create.on_revoked(remaining, revocations.failure(remaining[0]) if remaining else None)
 
     def _read_records(self, *, roles_hidden: bool) -> None:
-        """The records of keys that a look found.
+        """Read the records of keys that an observation found.
 
-        Where roles are hidden a look cannot tell that a key has none yet; its record can, for
-        with its role it cannot be read then.
+        If roles are hidden, an observation cannot show that a key has no role yet. Its record can:
+        reading it at a depth with the role fails.
         """
-        unread = {id_: pending for pending in self._pending if (id_ := pending.unread) is not None}
+        unread = {id_: create for create in self._creates if (id_ := create.unread_id) is not None}
         if roles_hidden:
-            whole = self._records(dict.fromkeys(unread, _WITH_ROLE))
-            for id_ in unread.keys() - whole.keys():
-                unread.pop(id_).half()
-        records = self._records({id_: pending.action.depth for id_, pending in unread.items()})
-        for id_, pending in unread.items():
-            pending.read(records.get(id_))
+            complete = self._records(dict.fromkeys(unread, _WITH_ROLE))
+            for id_ in unread.keys() - complete.keys():
+                unread.pop(id_).on_role_missing()
+        records = self._records({id_: create.action.depth for id_, create in unread.items()})
+        for id_, create in unread.items():
+            create.on_record(records.get(id_))
 
-    def _records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
-        """Records of keys that exist, each asked for a few times."""
+    def _records(self, depths: Mapping[str, Depth]) -> dict[str, Record]:
+        """Return the records of keys that exist, with a few attempts for each."""
         records: dict[str, Record] = {}
-        for _ in range(_READINGS):
-            without = {id_: depth for id_, depth in wanted.items() if id_ not in records}
-            if not without:
+        for _ in range(_RECORD_ATTEMPTS):
+            missing = {id_: depth for id_, depth in depths.items() if id_ not in records}
+            if not missing:
                 break
-            records |= self._workspace.records(without)
+            records |= self._workspace.records(missing)
         return records
 
-    def _sent(self, pending: PendingCreate) -> OwnKeys:
-        # Where ids are the server's choice, the mark tells a key whose answer was lost.
-        unseen = not pending.chooses_ids and pending.expected > len(pending.ids)
+    def _own_keys(self, create: PendingCreate) -> OwnKeys:
+        # If the server chooses the ids, only the run marker identifies a key whose answer was lost.
+        ids_unknown = not create.chooses_ids and create.expected > len(create.ids)
         return OwnKeys(
-            name=pending.action.name,
-            ids=frozenset(pending.ids),
-            expires_at=self._mark.on(pending.action.expires_at) if unseen else None,
-            expected=pending.expected,
+            name=create.action.name,
+            ids=frozenset(create.ids),
+            expires_at=self._run_marker.apply_to(create.action.expires_at) if ids_unknown else None,
+            expected=create.expected,
         )
 
-    def _new_key(self, pending: PendingCreate) -> NewKey:
-        self._by_id[pending.id] = pending
-        if pending.chooses_ids:
-            pending.ids.add(pending.id)
-        action = pending.action
+    def _new_key(self, create: PendingCreate) -> NewKey:
+        self._by_id[create.id] = create
+        if create.chooses_ids:
+            create.ids.add(create.id)
+        action = create.action
         return NewKey(
-            id=pending.id,
+            id=create.id,
             name=action.name,
-            expires_at=self._mark.write(action.expires_at),
+            expires_at=self._run_marker.format(action.expires_at),
             depth=action.depth,
             role_id=action.role_id,
-            tries=pending.tries,
+            tries=create.tries,
         )
 
-    def _observe(self) -> Observed | None:
+    def _observe(self) -> NewLiveKeys | None:
         try:
-            observed = Observed(self._workspace.observe(), self._before)
+            observed = NewLiveKeys(self._workspace.observe(), self._existing_ids)
         except WorkspaceError as error:
-            self._blind = True
+            self._last_observe_failed = True
             _LOG.info("%s: %s", self._environment, failure_of(error).message)
             return None
-        self._blind = False
+        self._last_observe_failed = False
         return observed

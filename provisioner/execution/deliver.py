@@ -1,7 +1,7 @@
-"""Tokens on their way: minted with the key's own end, proven, written, read back.
+"""Delivery of tokens: mint a token with the key's expiry, verify it, write it, read it back.
 
-A token is held by nothing but this process until it is in its sinks. Whatever ends the run before
-that loses no more than a token that nobody has: the next run mints another for the same key.
+Only this process has a token until its sinks do. If the run ends before that, all that is lost is a
+token that nobody has: the next run mints another one for the same key.
 """
 
 from __future__ import annotations
@@ -39,139 +39,150 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-LONG = 2.0
-"""Seconds on the way to its sinks after which a token is proven once more."""
+REVERIFY_AFTER = 2.0
+"""Seconds of writing to sinks after which a token is verified once more."""
 
 
-_SETTLES = 2.0
-"""Seconds after which a run that is about to end a key, its own or an older one, has done so."""
+_SETTLE_DELAY = 2.0
+"""Seconds after which a run that is about to revoke a key, its own or an older one, has done so."""
 
-_YOUNG = timedelta(minutes=1)
-"""For so long after its making the run that made a key may still be about to end another."""
+_RECENT = timedelta(minutes=1)
+"""Age of a key up to which the run that created it may still be about to revoke another one."""
 
-_EXACT = timedelta(seconds=2)
-"""How far two times of one sink may be apart for one write: each is corrected to the second."""
+_SAME_WRITE = timedelta(seconds=2)
+"""Largest difference between two times that a sink reports for the same write: each is corrected
+to the second."""
 
-_WRITES = 4
-"""Times that a token is written where other runs go on making newer keys of its name."""
+_MAX_WRITES = 4
+"""Writes of a name's token while other runs keep creating newer keys of that name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenDelivery:
-    """A key whose token is to reach some sinks.
+    """A key whose token is to be written to some sinks.
 
     Attributes:
-        name: of the key, unique in the environment.
-        expires_at: of the key, as the workspace has it; its token ends then too.
-        former: ids of keys whose tokens are kept where the sinks show them, to be proven dead.
-        was: the end that the key had when the run looked, None where the run itself moves it.
-        ends_others: whether the run ends other keys for it, or has them end earlier.
-        again: what to do where the token does not arrive and no later run delivers it by itself;
-            empty where the next run does.
+        name: the name of the key, unique in the environment.
+        key_id: the id of the key.
+        expires_at: the expiry of the key in the workspace, and of its token.
+        sinks: the sinks to write.
+        predecessor_ids: ids of keys that the run revokes. If a sink holds the token of one, the
+            token is kept to verify afterwards that the server no longer accepts it.
+        observed_expires_at: the expiry of the key when the run observed it; None if the run itself
+            changes it.
+        retires_others: True if the run revokes other keys in favour of this one, or makes them
+            expire earlier.
+        advice: what to do if the delivery fails and no later run repeats it; empty if the next run
+            does.
     """
 
     name: str
     key_id: str
     expires_at: datetime
     sinks: tuple[Address, ...]
-    former: tuple[str, ...] = ()
-    was: datetime | None = None
-    ends_others: bool = False
-    again: str = ""
+    predecessor_ids: tuple[str, ...] = ()
+    observed_expires_at: datetime | None = None
+    retires_others: bool = False
+    advice: str = ""
 
 
 class TokenDeliveries:
-    """The deliveries of one environment.
+    """The token deliveries of one environment.
 
     Args:
-        workspace: where tokens are minted.
+        workspace: the workspace that mints the tokens.
         open_sink: opens the sink of an address.
-        before: the ids of all keys that the workspace held when it was planned.
-        parallel: deliveries at once.
-        stop: once it is asked for, no delivery begins.
-        on_start: called with the name of each key whose delivery begins.
-        on_progress: called with the name of each key whose delivery ended.
-        long: seconds on the way to its sinks after which a token is proven once more.
+        existing_ids: the ids of all keys that the workspace had when the plan was made.
+        parallel: deliveries at the same time.
+        stop: once requested, no delivery starts.
+        on_start: called with the name of each key whose delivery starts.
+        on_progress: called with the name of each key whose delivery is done or failed.
+        reverify_after: seconds of writing to sinks after which a token is verified once more.
     """
 
     def __init__(  # noqa: PLR0913 - what a delivery goes through
         self,
         workspace: Workspace,
         open_sink: OpenSink,
-        before: frozenset[str],
+        existing_ids: frozenset[str],
         *,
         parallel: int,
         stop: Cancellation,
         on_start: Callable[[str], None],
         on_progress: Callable[[str], None],
-        long: float = LONG,
+        reverify_after: float = REVERIFY_AFTER,
     ) -> None:
-        self._long = long
+        self._reverify_after = reverify_after
         self._workspace = workspace
         self._open_sink = open_sink
-        self._before = before
+        self._existing_ids = existing_ids
         self._parallel = parallel
         self._stop = stop
         self._on_start = on_start
         self._on_progress = on_progress
         self._in_flight: set[str] = set()
         self._outcomes: dict[str, Failure | None] = {}
-        self._former: dict[str, Secret] = {}
-        self._unread: dict[str, TokenDelivery] = {}
-        self._written: dict[Address, WriteOnly] = {}
+        self._former_tokens: dict[str, Secret] = {}
+        self._unconfirmed: dict[str, TokenDelivery] = {}
+        self._write_only: dict[Address, WriteOnly] = {}
 
     def run(self, deliveries: Sequence[TokenDelivery]) -> None:
-        """Delivers every parcel; one that fails does not keep another from arriving.
+        """Deliver every token; one delivery that fails does not stop the others.
 
-        A write to a sink that cannot be read counts when a look after it shows no newer key of the
-        name: a slow write may have put an older token over the one that another run delivered.
+        A write to a sink that cannot be read back counts only once a later observation shows no
+        newer key of the name: a slow write may have replaced the newer token of another run.
 
         Raises:
-            Exception: a bug that a parcel met, when all the others have ended.
+            Exception: a bug that one delivery met, once all the others have finished.
         """
-        self._each(self._one, deliveries)
-        for number in range(_WRITES):
-            if not self._unread:
+        self._run_all(self._start, deliveries)
+        for number in range(_MAX_WRITES):
+            if not self._unconfirmed:
                 break
-            last = number == _WRITES - 1
-            self._each(self._once_more, self._overtaken(last=last))
+            last = number == _MAX_WRITES - 1
+            self._run_all(self._attempt, self._confirm(last=last))
 
     def delivered(self, name: str) -> bool:
-        """Whether the token of this key is in all sinks of its parcel."""
+        """Return whether the token of this key is in all sinks of its delivery."""
         return name in self._outcomes and self._outcomes[name] is None
 
-    def former(self, key_id: str) -> Secret | None:
-        """The token of a key that a sink held before, where one did."""
-        return self._former.get(key_id)
+    def former_token(self, key_id: str) -> Secret | None:
+        """Return the token of a predecessor, if a sink held it before the write."""
+        return self._former_tokens.get(key_id)
 
-    def failure(self, name: str, otherwise: Failure | None) -> Failure | None:
-        """Why the token of this key is not in all sinks; `otherwise`, if any, while it is open."""
-        why = self._outcomes.get(name)
-        return otherwise or why if why is None or name in self._in_flight else why
+    def failure(self, name: str, fallback: Failure | None) -> Failure | None:
+        """Return why the token of this key is not in all sinks.
 
-    def _each(
-        self, work: Callable[[TokenDelivery], None], deliveries: Sequence[TokenDelivery]
+        Args:
+            name: the name of the key.
+            fallback: the failure of a delivery that is not finished, if a bug ended the run.
+        """
+        failure = self._outcomes.get(name)
+        return fallback or failure if failure is None or name in self._in_flight else failure
+
+    def _run_all(
+        self, step: Callable[[TokenDelivery], None], deliveries: Sequence[TokenDelivery]
     ) -> None:
         if deliveries:
             with ThreadExecutor(self._parallel) as threads:
-                works = [threads.submit(work, delivery) for delivery in deliveries]
-            for each in works:
-                each.result()
+                futures = [threads.submit(step, delivery) for delivery in deliveries]
+            for future in futures:
+                future.result()
 
-    def _one(self, delivery: TokenDelivery) -> None:
+    def _start(self, delivery: TokenDelivery) -> None:
         if self._stop.asked:
             return
         self._on_start(delivery.name)
         self._in_flight.add(delivery.name)
-        self._outcomes[delivery.name] = in_flight(delivery.again)
-        self._once_more(delivery)
+        self._outcomes[delivery.name] = delivery_in_flight(delivery.advice)
+        self._attempt(delivery)
 
-    def _once_more(self, delivery: TokenDelivery) -> None:
+    def _attempt(self, delivery: TokenDelivery) -> None:
         with bind(key=delivery.name):
             failure = self._deliver(delivery)
         if failure is not None:
-            self._unread.pop(delivery.name, None)
-        if delivery.name not in self._unread:
+            self._unconfirmed.pop(delivery.name, None)
+        if delivery.name not in self._unconfirmed:
             self._finish(delivery, failure)
 
     def _finish(self, delivery: TokenDelivery, failure: Failure | None) -> None:
@@ -180,21 +191,21 @@ class TokenDeliveries:
         self._on_progress(delivery.name)
 
     def _deliver(self, delivery: TokenDelivery) -> Failure | None:
-        """Mints the token and writes it to all sinks; the first that went wrong."""
+        """Mint the token, write it to all sinks, and return the first failure."""
         try:
             token = mint(self._workspace, delivery.key_id, delivery.expires_at)
         except WorkspaceError as error:
-            return _advised(failure_of(error), delivery)
-        minted = time.monotonic()
+            return _with_advice(failure_of(error), delivery)
+        minted_at = time.monotonic()
         failures = [self._write(address, token, delivery) for address in delivery.sinks]
-        if time.monotonic() - minted > self._long and not any(failures):
-            failures.append(self._still_good(token, delivery))
+        if time.monotonic() - minted_at > self._reverify_after and not any(failures):
+            failures.append(self._reverify(token, delivery))
         return next(filter(None, failures), None)
 
-    def _still_good(self, token: Secret, delivery: TokenDelivery) -> Failure | None:
-        """Why a token that took long to its sinks is good no more: another run ended its key."""
-        if delivery.name in self._unread:
-            return None  # the look that follows shows it, and what to deliver instead
+    def _reverify(self, token: Secret, delivery: TokenDelivery) -> Failure | None:
+        """Return a failure if another run has revoked the key while its token was being written."""
+        if delivery.name in self._unconfirmed:
+            return None  # the observation that follows shows it, and which key to deliver instead
         try:
             self._workspace.verify_token(token)
         except WorkspaceError as error:
@@ -202,89 +213,97 @@ class TokenDeliveries:
                 return Failure(
                     error.code,
                     f"The server no longer accepts the token of {delivery.name!r}: another run "
-                    "ended its key during delivery. Run again.",
+                    "revoked its key during the delivery. Run again.",
                 )
         return None
 
     def _write(self, address: Address, token: Secret, delivery: TokenDelivery) -> Failure | None:
-        """Writes to one sink and reads it back."""
+        """Write the token to one sink and read it back."""
         try:
             sink = self._open_sink(address)
-            if delivery.former:
-                self._keep(sink.read(), delivery)
+            if delivery.predecessor_ids:
+                self._keep_former_token(sink.read(), delivery)
             sink.write(token)
-            unread = _read_back(sink, address, token, delivery)
-            if unread is not None:
-                self._written[address] = unread
-                self._unread[delivery.name] = delivery
+            write_only = _read_back(sink, address, token, delivery)
+            if write_only is not None:
+                self._write_only[address] = write_only
+                self._unconfirmed[delivery.name] = delivery
         except SinkError as error:
-            return _advised(failure_of(error), delivery)
+            return _with_advice(failure_of(error), delivery)
         return None
 
-    def _overtaken(self, *, last: bool) -> list[TokenDelivery]:
-        """Ends what no newer key overtook, and returns what to deliver in place of the rest.
+    def _confirm(self, *, last: bool) -> list[TokenDelivery]:
+        """Finish deliveries whose key is still the one to deliver, and return those to repeat.
 
         Args:
-            last: whether nothing more is delivered.
+            last: True if no further write follows.
         """
-        deliveries = tuple(self._unread.values())
-        self._unread.clear()
-        look = self._observe()
-        if look is not None and self._unsettled(deliveries, look):
-            self._stop.sleep(_SETTLES)
-            look = self._observe()
-        again: list[TokenDelivery] = []
+        deliveries = tuple(self._unconfirmed.values())
+        self._unconfirmed.clear()
+        observation = self._observe()
+        if observation is not None and self._other_run_active(deliveries, observation):
+            self._stop.sleep(_SETTLE_DELAY)
+            observation = self._observe()
+        repeated: list[TokenDelivery] = []
         for delivery in deliveries:
-            key = None if look is None else key_to_deliver(look, self._before, delivery)
-            if look is None:
-                self._finish(delivery, _not_settled(delivery))
+            key = (
+                None
+                if observation is None
+                else key_to_deliver(observation, self._existing_ids, delivery)
+            )
+            if observation is None:
+                self._finish(delivery, _unconfirmed(delivery))
             elif key is None:
-                self._finish(delivery, _ended(delivery))
-            elif key.id == delivery.key_id and not self._written_over(delivery):
+                self._finish(delivery, _key_gone(delivery))
+            elif key.id == delivery.key_id and not self._overwritten(delivery):
                 self._finish(delivery, None)
-            elif last or not key.expires_at.microsecond:  # without the mark of a run
-                self._finish(delivery, _overtaken(delivery, key))
+            elif last or not key.expires_at.microsecond:  # no run marker: no run created this key
+                self._finish(delivery, _newer_key(delivery, key))
             else:
                 _LOG.warning(
-                    "%s: another run was at work while a token of %s was delivered; one of %s "
-                    "is delivered in its place", delivery.name, delivery.key_id, key.id,
+                    "%s: another run was active while the token of key %s was delivered; "
+                    "delivering a token of key %s instead", delivery.name, delivery.key_id, key.id,
                 )  # fmt: skip
-                again.append(
+                repeated.append(
                     replace(
                         delivery,
                         key_id=key.id,
                         expires_at=key.expires_at,
-                        was=key.expires_at,
-                        again=f"Run {_redelivery(delivery.name)}.",
+                        observed_expires_at=key.expires_at,
+                        advice=f"Run {_redeliver_command(delivery.name)}.",
                     )
                 )
-        return again
+        return repeated
 
-    def _unsettled(self, deliveries: Sequence[TokenDelivery], look: Observation) -> bool:
-        """Whether the run that made a newer key may still be about to end it, or an older one."""
-        since = look.server_time - _YOUNG
-        ours = {delivery.name: delivery.key_id for delivery in deliveries}
+    def _other_run_active(
+        self, deliveries: Sequence[TokenDelivery], observation: Observation
+    ) -> bool:
+        """Return whether a run that created another key may still be about to revoke a key."""
+        since = observation.server_time - _RECENT
+        own_ids = {delivery.name: delivery.key_id for delivery in deliveries}
         return any(
-            key.created_at > since and key.id != ours[key.name] and key.live(look.server_time)
-            for key in look.keys
-            if key.name in ours
+            key.created_at > since
+            and key.id != own_ids[key.name]
+            and key.live(observation.server_time)
+            for key in observation.keys
+            if key.name in own_ids
         )
 
-    def _written_over(self, delivery: TokenDelivery) -> bool:
-        """Whether a sink tells of a write after this run's, where other keys are to end."""
-        if not delivery.ends_others:
+    def _overwritten(self, delivery: TokenDelivery) -> bool:
+        """Return whether a sink reports a write after this run's, if the run retires other keys."""
+        if not delivery.retires_others:
             return False
         try:
             return any(
-                _later(self._open_sink(address).read(), self._written[address])
+                _written_again(self._open_sink(address).read(), self._write_only[address])
                 for address in delivery.sinks
-                if address in self._written
+                if address in self._write_only
             )
         except SinkError:
             return True
 
     def _observe(self) -> Observation | None:
-        """The workspace after the writes; None where it could not be looked at."""
+        """Return the workspace after the writes, or None if it could not be observed."""
         for rounds in range(MAX_ATTEMPTS):
             try:
                 return self._workspace.observe()
@@ -295,126 +314,134 @@ class TokenDeliveries:
             self._stop.sleep(delay(rounds))
         return None
 
-    def _keep(self, content: Content, delivery: TokenDelivery) -> None:
-        """Keeps the token of a former key, if that is what the sink holds."""
+    def _keep_former_token(self, content: Content, delivery: TokenDelivery) -> None:
+        """Keep the token of a predecessor if the sink holds one."""
         if isinstance(content, StoredValue):
             claims = claims_of(content.value)
-            if claims is not None and claims.key in delivery.former:
-                self._former[claims.key] = content.value
+            if claims is not None and claims.key in delivery.predecessor_ids:
+                self._former_tokens[claims.key] = content.value
 
 
 def key_to_deliver(
-    look: Observation, before: frozenset[str], delivery: TokenDelivery
+    observation: Observation, existing_ids: frozenset[str], delivery: TokenDelivery
 ) -> ObservedKey | None:
-    """Return the live key whose token the sinks of a parcel are to hold; None where none lives.
+    """Return the live key whose token the sinks of a delivery should hold; None if there is none.
 
-    Its own, unless another run made a newer key meanwhile, or a newer one took over: its own key
-    ended, or was given an earlier end.
+    That is the delivery's own key, unless another run has created a newer key since then, or a
+    newer key has taken over: the own key is gone, or its expiry was set to an earlier time.
 
     Args:
-        look: at the workspace, after the token was written.
-        before: the ids of all keys that it held when the run was planned.
-        delivery: what was delivered.
+        observation: the workspace after the token was written.
+        existing_ids: the ids of all keys that the workspace had when the plan was made.
+        delivery: the delivery.
     """
-    live = [key for key in look.keys if key.name == delivery.name and key.live(look.server_time)]
+    live = [
+        key
+        for key in observation.keys
+        if key.name == delivery.name and key.live(observation.server_time)
+    ]
     own = next((key for key in live if key.id == delivery.key_id), None)
     newer = [key for key in live if own is None or key.creation_order > own.creation_order]
-    if own is not None and (delivery.was is None or own.expires_at >= delivery.was):
-        newer = [key for key in newer if key.id not in before]
+    if own is not None and (
+        delivery.observed_expires_at is None or own.expires_at >= delivery.observed_expires_at
+    ):
+        newer = [key for key in newer if key.id not in existing_ids]
     return max(newer, key=lambda key: key.creation_order, default=own)
 
 
-def again(action: Action) -> str:
-    """Return what to do where a token does not arrive and the next run does not deliver it.
+def delivery_advice(action: Action) -> str:
+    """Return what to do if the delivery fails and the next run does not repeat it.
 
-    Empty where the next run does, and for a rotation that ends the old key at once, whose failure
-    says so itself.
+    It is empty if the next run does, and for a rotation with `at_once`, whose own failure says it.
     """
     if isinstance(action, Rotate) and action.reason == "asked":
-        told = f"The old key stays: run `provision rotate {quote(action.name)}` again."
-        return "" if action.at_once else told
-    silent = (isinstance(one, CommandAddress) and not one.check for one in action.sinks)
-    told = f"No later run can see that a sink has no token: run {_redelivery(action.name)}."
-    return told if any(silent) else ""
+        advice = f"The old key is still live: run `provision rotate {quote(action.name)}` again."
+        return "" if action.at_once else advice
+    unreadable = (isinstance(one, CommandAddress) and not one.check for one in action.sinks)
+    advice = (
+        f"No later run can tell that the token is missing: run {_redeliver_command(action.name)}."
+    )
+    return advice if any(unreadable) else ""
 
 
-def _later(now: Content, then: WriteOnly) -> bool:
-    """Whether a sink was written again, by its time as far as that is exact."""
-    if not isinstance(now, WriteOnly) or now.updated_at is None or then.updated_at is None:
+def _written_again(now: Content, before: WriteOnly) -> bool:
+    """Return whether a sink was written again, as far as the times that it reports are exact."""
+    if not isinstance(now, WriteOnly) or now.updated_at is None or before.updated_at is None:
         return False
-    return now.updated_at - then.updated_at > _EXACT
+    return now.updated_at - before.updated_at > _SAME_WRITE
 
 
-def in_flight(again: str) -> Failure:
-    """Return why a token is not delivered that was on its way when the run had to end."""
+def delivery_in_flight(advice: str) -> Failure:
+    """Return the failure of a delivery that was in flight when the run ended."""
     return Failure(
         "not_delivered",
-        "The key is made, and the run had to end while its token was being delivered. "
-        f"{again or 'The next run delivers it.'}",
+        "The key exists, but the run ended while its token was being delivered. "
+        f"{advice or 'The next run delivers it.'}",
     )
 
 
-def _redelivery(name: str) -> str:
+def _redeliver_command(name: str) -> str:
     return f"`provision apply --redeliver --only {quote(escape(name))}`"
 
 
-def _advised(failure: Failure, delivery: TokenDelivery) -> Failure:
-    """The failure, with what to do where the next run does not make up for it."""
-    if not delivery.again:
+def _with_advice(failure: Failure, delivery: TokenDelivery) -> Failure:
+    """Return the failure, followed by the advice of the delivery."""
+    if not delivery.advice:
         return failure
-    return Failure(failure.code, f"{failure.message} {delivery.again}")
+    return Failure(failure.code, f"{failure.message} {delivery.advice}")
 
 
-def _not_settled(delivery: TokenDelivery) -> Failure:
+def _unconfirmed(delivery: TokenDelivery) -> Failure:
     return Failure(
         "not_settled",
-        f"The token of {delivery.name!r} was written, and the workspace could not be looked at "
-        "afterwards: another run may have delivered a newer key. Run "
-        f"{_redelivery(delivery.name)}.",
+        f"The token of {delivery.name!r} was written, but the keys could not be listed "
+        "afterwards, so another run may have delivered a newer key. Run "
+        f"{_redeliver_command(delivery.name)}.",
     )
 
 
-def _ended(delivery: TokenDelivery) -> Failure:
+def _key_gone(delivery: TokenDelivery) -> Failure:
     return Failure(
         "token_refused",
-        f"The key {delivery.key_id} of {delivery.name!r} was ended while its token was being "
-        "delivered. Run again.",
+        f"The key {delivery.key_id} of {delivery.name!r} was revoked or expired while its token "
+        "was being delivered. Run again.",
     )
 
 
-def _overtaken(delivery: TokenDelivery, newest: ObservedKey) -> Failure:
+def _newer_key(delivery: TokenDelivery, newest: ObservedKey) -> Failure:
     return Failure(
         "not_settled",
-        f"While a token of {delivery.name!r} was being delivered, someone made the newer key "
-        f"{newest.id}. Revoke the one that is not wanted, then run {_redelivery(delivery.name)}.",
+        f"Someone created the newer key {newest.id} while the token of {delivery.name!r} was being "
+        "delivered. Revoke the key that you do not want, then run "
+        f"{_redeliver_command(delivery.name)}.",
     )
 
 
 def mint(workspace: Workspace, key_id: str, expires_at: datetime) -> Secret:
-    """A token of a live key that the server has been seen to accept.
+    """Mint a token of a live key and verify that the server accepts it.
 
     Args:
-        workspace: of the key.
-        key_id: the key.
-        expires_at: when the token is to end.
+        workspace: the workspace of the key.
+        key_id: the id of the key.
+        expires_at: the expiry of the token.
 
     Raises:
-        WorkspaceError: when none was minted, or when the one that was does not work.
+        WorkspaceError: if no token was minted, or the token does not work.
     """
     token = workspace.mint(key_id, expires_at)
-    if not good(token, key_id, expires_at):
+    if not token_matches(token, key_id, expires_at):
         raise WorkspaceError(
             "token_refused",
-            f"The token that was minted for the key {key_id} does not say that it is for this key "
-            "until its end.",
-            remedy="Nothing was delivered; look at the key in Twenty itself.",
+            f"The token minted for the key {key_id} is not a token of that key, "
+            "or expires before it does.",
+            remedy="Nothing was delivered; check the key in Twenty.",
         )
     workspace.verify_token(token)
     return token
 
 
-def good(token: Secret, key_id: str, expires_at: datetime) -> bool:
-    """Whether a token says that it is for this key, until the key's end."""
+def token_matches(token: Secret, key_id: str, expires_at: datetime) -> bool:
+    """Return whether the token's claims name this key and cover its lifetime."""
     claims = claims_of(token)
     if claims is None or (claims.key or "").lower() != key_id.lower():
         return False
@@ -424,20 +451,20 @@ def good(token: Secret, key_id: str, expires_at: datetime) -> bool:
 def _read_back(
     sink: Sink, address: Address, token: Secret, delivery: TokenDelivery
 ) -> WriteOnly | None:
-    """Reads what was written, where that is possible; what the sink tells where it is not.
+    """Read the token back from a sink; return the report of a sink that cannot be read, else None.
 
-    Another run's token of the same key is as good.
+    Another token of the same key is accepted too: another run may have written it.
     """
     match sink.read():
-        case WriteOnly() as unread:
-            return unread
-        case StoredValue(value=value) if value.reveal() == token.reveal() or good(
+        case WriteOnly() as write_only:
+            return write_only
+        case StoredValue(value=value) if value.reveal() == token.reveal() or token_matches(
             value, delivery.key_id, delivery.expires_at
         ):
             return None
         case _:
             raise failed(
                 "sink_failed",
-                f"{address} took the token, and does not hold it when it is read back.",
-                "Look for what else writes there, and run again.",
+                f"{address} accepted the token but does not return it when it is read back.",
+                "Check what else writes there, and run again.",
             )

@@ -1,4 +1,7 @@
-"""What happens in a run, as frozen values: told one by one, as each happens."""
+"""The events of a run, as frozen values, emitted one by one as they happen.
+
+Each class has the name of its event in `schemas/events.schema.json`.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A run begins to look at its environments.
+    """A run starts to observe its environments.
 
     Attributes:
-        command: as it is typed, without `provision`.
-        environments: their names; none where the manifests kept the run from beginning.
+        command: the command as typed, without `provision`.
+        version: the version of this tool.
+        environments: their names; empty if the manifests have problems and the run does not start.
     """
 
     command: str
@@ -28,22 +32,22 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentObserved:
-    """An environment was looked at, or could not be."""
+    """An environment was observed, or could not be."""
 
     environment: str
-    seen: Observation | Unobserved
+    outcome: Observation | Unobserved
 
 
 @dataclass(frozen=True, slots=True)
 class PlanMade:
-    """All environments are planned, and nothing is changed yet."""
+    """All environments are planned, and nothing has changed yet."""
 
     plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
 class ActionBegun:
-    """The first request for an action is about to go out."""
+    """The first request for an action is about to be sent."""
 
     environment: str
     action: Action
@@ -51,7 +55,7 @@ class ActionBegun:
 
 @dataclass(frozen=True, slots=True)
 class StepsSettled:
-    """The outcome of some steps has become known; a plan's `steps` are all there are."""
+    """The outcome of some steps has become known; `Plan.steps` is the total."""
 
     environment: str
     steps: int
@@ -59,7 +63,7 @@ class StepsSettled:
 
 @dataclass(frozen=True, slots=True)
 class ActionEnded:
-    """What became of an action is certain: the result of the run says the same."""
+    """The result of an action is final, and the same as in the result of the run."""
 
     environment: str
     result: Result
@@ -78,8 +82,8 @@ class RunEnded:
     """The run is over.
 
     Attributes:
-        exit_code: of the process.
-        refusal: why nothing of the plan may be done, where that is so.
+        exit_code: the exit code of the process.
+        refusal: why a guard refused the whole plan; None if no guard did.
     """
 
     exit_code: int
@@ -99,13 +103,13 @@ Event = (
 
 
 class Emit(Protocol):
-    """Is told what happens, by several threads; it neither waits nor raises."""
+    """Receives the events of a run, from several threads; neither waits nor raises."""
 
     def __call__(self, event: Event, /) -> None:
-        """Takes in one event."""
+        """Receive one event."""
         ...
 
 
 def ignore(event: Event, /) -> None:
-    """Lets an event pass: nobody asked for it."""
+    """Drop an event that nobody listens for."""
     del event

@@ -1,4 +1,4 @@
-"""One environment's plan carried out: keys made, changed, delivered, ended, and reported."""
+"""Execution of one environment's plan: create, update, deliver, revoke, and report the results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure, failure_of
 from provisioner.execution.create import BulkCreate
-from provisioner.execution.deliver import LONG, TokenDeliveries, TokenDelivery, again
+from provisioner.execution.deliver import (
+    REVERIFY_AFTER,
+    TokenDeliveries,
+    TokenDelivery,
+    delivery_advice,
+)
 from provisioner.execution.events import ignore
 from provisioner.execution.progress import Progress
 from provisioner.execution.results import (
@@ -40,262 +45,285 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """The actions of one environment on their way; what became of them can be asked at any time.
+    """The execution of one environment's plan; its results can be read at any time.
 
-    Nothing ends before what takes its place is delivered: keys are made and get their roles first,
-    then tokens are delivered, and only then are ends moved and keys revoked. An end that is not yet
-    moved is seen by the next run, a token that did not arrive need not be.
+    No key is revoked or made to expire earlier before its replacement is delivered: the run creates
+    keys and assigns roles first, then delivers tokens, and sets expiries and revokes keys last. The
+    next run notices an expiry that is not set, but not always a missing token.
 
     Args:
         planned: the environment's plan.
-        before: the ids of all keys that the workspace held when it was planned.
-        workspace: where to carry it out.
+        existing_ids: the ids of all keys that the workspace had when the plan was made.
+        workspace: the workspace to change.
         open_sink: opens the sinks of the actions.
-        parallel: deliveries and changes at once.
-        mark: of this run.
-        stop: once it is asked for, nothing begins.
-        on_progress: called with the number of steps whose outcome has become known, of the plan's
-            `steps`.
-        emit: is told what happens.
-        long: seconds on the way to its sinks after which a token is proven once more.
+        parallel: deliveries and updates at the same time.
+        run_marker: the marker of this run.
+        stop: once requested, nothing starts.
+        on_progress: called with the number of steps whose outcome has become known; `Plan.steps` is
+            the total.
+        emit: receives the events of the actions.
+        reverify_after: seconds of writing to sinks after which a token is verified once more.
     """
 
     def __init__(  # noqa: PLR0913 - what a run knows of one environment
         self,
         planned: Planned,
-        before: frozenset[str],
+        existing_ids: frozenset[str],
         workspace: Workspace,
         open_sink: OpenSink,
         *,
         parallel: int,
-        mark: RunMarker,
+        run_marker: RunMarker,
         stop: Cancellation,
         on_progress: Callable[[int], None],
         emit: Emit = ignore,
-        long: float = LONG,
+        reverify_after: float = REVERIFY_AFTER,
     ) -> None:
         self._planned = planned
         self._workspace = workspace
         self._stop = stop
         self._progress = Progress(planned.environment, on_progress, emit)
-        # Of one name there may be a change beside a successor or a delivery, and no two of a kind.
+        # A name has at most one action of each of these kinds.
         actions = planned.unblocked
-        self._makes = {one.name: one for one in actions if isinstance(one, Create | Rotate)}
-        self._changes = {one.name: one for one in actions if isinstance(one, Update)}
-        self._delivers = {one.name: one for one in actions if one.sinks}
-        self._sinking = frozenset(one.name for one in planned.actions if one.sinks)
-        self._creation = BulkCreate(
+        self._create_actions = {
+            one.name: one for one in actions if isinstance(one, Create | Rotate)
+        }
+        self._update_actions = {one.name: one for one in actions if isinstance(one, Update)}
+        self._deliver_actions = {one.name: one for one in actions if one.sinks}
+        self._names_with_sinks = frozenset(one.name for one in planned.actions if one.sinks)
+        self._bulk_create = BulkCreate(
             planned.environment,
-            tuple(_creates(planned)),
-            before,
+            tuple(_keys_to_create(planned)),
+            existing_ids,
             workspace,
-            mark=mark,
+            run_marker=run_marker,
             stop=stop,
-            on_start=self._on_start(self._makes),
+            on_start=self._on_start(self._create_actions),
             on_progress=self._progress.on_progress,
         )
-        self._changing = Updates(
+        self._updates = Updates(
             workspace,
             parallel,
             stop,
-            on_start=self._on_start(self._changes),
-            on_progress=self._changed,
+            on_start=self._on_start(self._update_actions),
+            on_progress=self._on_updated,
         )
-        self._delivery = TokenDeliveries(
+        self._deliveries = TokenDeliveries(
             workspace,
             open_sink,
-            before,
+            existing_ids,
             parallel=parallel,
             stop=stop,
-            on_start=self._on_start(self._delivers),
-            on_progress=self._arrived,
-            long=long,
+            on_start=self._on_start(self._deliver_actions),
+            on_progress=self._on_delivered,
+            reverify_after=reverify_after,
         )
-        self._revokes = {one.key_id: one for one in actions if isinstance(one, Revoke)}
-        self._revoking = Revocations(
-            workspace, stop, may_begin=self._may_revoke, ended=self._has_ended
+        self._revoke_actions = {one.key_id: one for one in actions if isinstance(one, Revoke)}
+        self._revocations = Revocations(
+            workspace, stop, may_start=self._start_revocation, on_revoked=self._on_revoked
         )
-        self._made: dict[str, Result] = {}
-        self._alive: dict[str, Failure] = {}
+        self._create_results: dict[str, Result] = {}
+        self._tokens_alive: dict[str, Failure] = {}
         self._parallel = parallel
-        self._marked: dict[str, Failure | None] = {}
+        self._expiry_outcomes: dict[str, Failure | None] = {}
 
     def run(self) -> None:
-        """Carries out every action that is not blocked."""
-        updates = tuple(self._changes.values())
-        self._creation.run()
+        """Carry out every action that is not blocked."""
+        updates = tuple(self._update_actions.values())
+        self._bulk_create.run()
         self._emit_created()
-        self._changing.assign(updates)
-        self._delivery.run(tuple(self._deliveries()))
-        self._changing.move(
-            [one for one in updates if not one.sinks or self._delivery.delivered(one.name)]
+        self._updates.assign_roles(updates)
+        self._deliveries.run(tuple(self._token_deliveries()))
+        self._updates.set_expiries(
+            [one for one in updates if not one.sinks or self._deliveries.delivered(one.name)]
         )
-        self._mark_due()
-        self._revoke(tuple(self._ending()))
+        self._expire_predecessors()
+        self._revoke(tuple(self._ids_to_revoke()))
 
-    def result(self, otherwise: Failure | None = None) -> Executed:
-        """What is known now of every action.
+    def result(self, fallback: Failure | None = None) -> Executed:
+        """Return the current result of every action.
 
         Args:
-            otherwise: the failure of actions that are still open, where a bug ended the run.
+            fallback: the failure of actions that are not finished, if a bug ended the run.
         """
-        made = {one.action.name: one for one in self._creation.results(otherwise)}
-        results = (self._known(action, made, otherwise) for action in self._planned.actions)
+        creates = {one.action.name: one for one in self._bulk_create.results(fallback)}
+        results = (
+            self._current_result(action, creates, fallback) for action in self._planned.actions
+        )
         return Executed(self._planned, tuple(results))
 
-    def finish(self, otherwise: Failure | None = None) -> Executed:
-        """As `result`, and the last word: what happens afterwards is told to nobody."""
-        return self._progress.close(lambda: self.result(otherwise))
+    def finish(self, fallback: Failure | None = None) -> Executed:
+        """Return the result as `result` does, and emit no event after it.
 
-    def _known(
-        self, action: Action, made: Mapping[str, Result], otherwise: Failure | None
+        Args:
+            fallback: as for `result`.
+        """
+        return self._progress.close(lambda: self.result(fallback))
+
+    def _current_result(
+        self, action: Action, creates: Mapping[str, Result], fallback: Failure | None
     ) -> Result:
-        """What is known now of an action, given what became of all creates."""
+        """Return the current result of an action, given the results of all creates."""
         if action.blocked is not None:
             return Failed(action, action.blocked)
         match action:
             case Create():
-                return self._delivered(made[action.name], otherwise)
+                return self._create_result(creates[action.name], fallback)
             case Rotate():
-                return self._rotated(action, made[action.name], otherwise)
+                return self._rotate_result(action, creates[action.name], fallback)
             case Update():
-                return self._updated(action, otherwise)
+                return self._update_result(action, fallback)
             case Deliver():
-                return self._redelivered(action, otherwise)
+                return self._deliver_result(action, fallback)
             case Revoke():
-                return self._revoked(action, otherwise)
+                return self._revoke_result(action, fallback)
             case _:
                 assert_never(action)
 
     def _on_start(self, actions: Mapping[str, Action]) -> Callable[[str], None]:
-        """What tells that one of these actions begins, by its name."""
+        """Return a function that emits, given a name, that the action of that name starts."""
         return lambda name: self._progress.on_start(actions[name])
 
     def _emit_created(self) -> None:
-        """Tells of the creates that nothing more comes of: they failed, or go to no sink."""
-        self._made = {one.action.name: one for one in self._creation.results()}
-        for name, result in self._made.items():
-            going_on = isinstance(result, Done | CreatedByAnotherRun) and result.action.sinks
-            if not (going_on or isinstance(self._makes[name], Rotate)):
+        """Emit the results of creates that are final: they failed, or have no sinks."""
+        self._create_results = {one.action.name: one for one in self._bulk_create.results()}
+        for name, result in self._create_results.items():
+            delivery_follows = (
+                isinstance(result, Done | CreatedByAnotherRun) and result.action.sinks
+            )
+            if not (delivery_follows or isinstance(self._create_actions[name], Rotate)):
                 self._progress.on_result(result)
 
-    def _changed(self, name: str) -> None:
-        """Takes in that a change is done or failed; its token is delivered before that."""
+    def _on_updated(self, name: str) -> None:
+        """Record that an update is done or failed; its token was delivered before."""
         self._progress.on_progress(1)
-        self._emit_result(self._changes[name])
+        self._emit_result(self._update_actions[name])
 
-    def _arrived(self, name: str) -> None:
-        """Takes in that a delivery has ended; an end may still be to move, or a key to end."""
+    def _on_delivered(self, name: str) -> None:
+        """Record that a delivery is done or failed.
+
+        Its action is not finished while an expiry is still to be set or a key to be revoked.
+        """
         self._progress.on_progress(1)
-        action = self._delivers[name]
-        going_on = isinstance(action, Update) or (
+        action = self._deliver_actions[name]
+        more_follows = isinstance(action, Update) or (
             isinstance(action, Rotate) and action.predecessor_changes
         )
-        if not (going_on and self._delivery.delivered(name)):
+        if not (more_follows and self._deliveries.delivered(name)):
             self._emit_result(action)
 
     def _emit_result(self, action: Action) -> None:
-        self._progress.on_result(self._known(action, self._made, None))
+        self._progress.on_result(self._current_result(action, self._create_results, None))
 
-    def _deliveries(self) -> Iterator[TokenDelivery]:
-        """The tokens that are to reach sinks."""
-        former = {
+    def _token_deliveries(self) -> Iterator[TokenDelivery]:
+        """Yield the tokens to deliver: of created keys first, then of keys that existed before."""
+        predecessor_ids = {
             one.name: one.predecessors
             for one in self._planned.unblocked
             if isinstance(one, Rotate) and one.at_once
         }
-        for made in self._creation.made():
-            name, sinks = made.action.name, made.action.sinks
-            action = self._makes[name]
+        for created in self._bulk_create.created_keys():
+            name, sinks = created.action.name, created.action.sinks
+            action = self._create_actions[name]
             if sinks:
                 yield TokenDelivery(
                     name,
-                    made.id,
-                    made.expires_at,
+                    created.id,
+                    created.expires_at,
                     sinks,
-                    former=former.get(name, ()),
-                    was=made.expires_at,
-                    ends_others=isinstance(action, Rotate) and bool(action.predecessor_changes),
-                    again=again(action),
+                    predecessor_ids=predecessor_ids.get(name, ()),
+                    observed_expires_at=created.expires_at,
+                    retires_others=isinstance(action, Rotate) and bool(action.predecessor_changes),
+                    advice=delivery_advice(action),
                 )
         for one in self._planned.unblocked:
             if isinstance(one, Deliver):
-                end = one.expires_at
-                yield TokenDelivery(one.name, one.key_id, end, one.sinks, was=end, again=again(one))
-            elif isinstance(one, Update) and one.sinks and self._changing.open(one.name):
                 yield TokenDelivery(
-                    one.name, one.key_id, one.expires_at, one.sinks, again=again(one)
+                    one.name,
+                    one.key_id,
+                    one.expires_at,
+                    one.sinks,
+                    observed_expires_at=one.expires_at,
+                    advice=delivery_advice(one),
+                )
+            elif isinstance(one, Update) and one.sinks and self._updates.has_not_failed(one.name):
+                yield TokenDelivery(
+                    one.name, one.key_id, one.expires_at, one.sinks, advice=delivery_advice(one)
                 )
 
-    def _mark_due(self) -> None:
-        """Has keys that were rotated on request end earlier, so that they were due for it.
+    def _expire_predecessors(self) -> None:
+        """Give the predecessors of keys rotated on request an earlier expiry, so that they are due.
 
-        By that a later run knows the successor for one, and may end the old key after its overlap.
+        That is how a later run recognises the successor and may revoke the old key after the
+        overlap.
         """
         delivered = [
             one
             for one in self._planned.unblocked
             if isinstance(one, Rotate)
             and one.predecessor_expires_at
-            and self._delivery.delivered(one.name)
+            and self._deliveries.delivered(one.name)
         ]
         with ThreadExecutor(self._parallel) as threads:
-            for work in [threads.submit(self._mark_one_due, one) for one in delivered]:
-                work.result()
+            futures = [threads.submit(self._expire_predecessors_of, one) for one in delivered]
+            for future in futures:
+                future.result()
 
-    def _mark_one_due(self, action: Rotate) -> None:
-        assert action.predecessor_expires_at is not None  # noqa: S101 - whoever asks has looked
+    def _expire_predecessors_of(self, action: Rotate) -> None:
+        assert action.predecessor_expires_at is not None  # noqa: S101 - the caller selects only such actions
         try:
             with bind(key=action.name):
                 for key_id in action.predecessors:
                     self._workspace.set_expiry(key_id, action.predecessor_expires_at)
-            self._marked[action.name] = None
+            self._expiry_outcomes[action.name] = None
         except WorkspaceError as error:
-            self._marked[action.name] = failure_of(error)
+            self._expiry_outcomes[action.name] = failure_of(error)
         self._progress.on_progress(1)
         self._emit_result(action)
 
-    def _ending(self) -> Iterator[str]:
-        """The ids of keys that are to end now."""
+    def _ids_to_revoke(self) -> Iterator[str]:
+        """Yield the ids of the keys to revoke now."""
         for one in self._planned.unblocked:
             match one:
-                case Revoke(key_id=key_id) if self._may_end(one):
+                case Revoke(key_id=key_id) if self._replacement_delivered(one):
                     yield key_id
-                case Rotate(at_once=True) if self._delivery.delivered(one.name):
+                case Rotate(at_once=True) if self._deliveries.delivered(one.name):
                     yield from one.predecessors
                 case _:
                     pass
 
-    def _may_end(self, action: Revoke) -> bool:
-        """Whether what is to take the place of a surplus key is delivered, where it has to be."""
-        if action.reason != "duplicate" or action.name not in self._sinking:
+    def _replacement_delivered(self, action: Revoke) -> bool:
+        """Return whether the key that replaces a duplicate is delivered, or needs no delivery."""
+        if action.reason != "duplicate" or action.name not in self._names_with_sinks:
             return True
-        return self._delivery.delivered(action.name)
+        return self._deliveries.delivered(action.name)
 
     def _revoke(self, key_ids: tuple[str, ...]) -> None:
-        self._revoking.run(key_ids)
-        self._progress.on_progress(sum(self._revoking.failure(one) is not None for one in key_ids))
-        for key_id in filter(self._revoking.ended, key_ids):
-            if (why := self._still_alive(key_id)) is not None:
-                self._alive[key_id] = why
+        self._revocations.run(key_ids)
+        self._progress.on_progress(
+            sum(self._revocations.failure(one) is not None for one in key_ids)
+        )
+        for key_id in filter(self._revocations.revoked, key_ids):
+            if (failure := self._token_alive(key_id)) is not None:
+                self._tokens_alive[key_id] = failure
 
-    def _may_revoke(self, key_id: str) -> bool:
-        """Whether a revocation may begin, which is told of then."""
+    def _start_revocation(self, key_id: str) -> bool:
+        """Return whether a revocation may start, and if so, emit that it does."""
         if self._stop.asked:
             return False
-        if (action := self._revokes.get(key_id)) is not None:
+        if (action := self._revoke_actions.get(key_id)) is not None:
             self._progress.on_start(action)
         return True
 
-    def _has_ended(self, key_id: str) -> None:
-        """Takes in that a key has ended; that of a rotation is told of when all have."""
+    def _on_revoked(self, key_id: str) -> None:
+        """Record that a key is revoked; a rotation is not finished until all its keys are."""
         self._progress.on_progress(1)
-        if (action := self._revokes.get(key_id)) is not None:
+        if (action := self._revoke_actions.get(key_id)) is not None:
             self._emit_result(action)
 
-    def _still_alive(self, key_id: str) -> Failure | None:
-        """What is wrong where the server still accepts the known token of a revoked key."""
-        token = self._delivery.former(key_id)
+    def _token_alive(self, key_id: str) -> Failure | None:
+        """Return a failure if the server still accepts the known token of a revoked key."""
+        token = self._deliveries.former_token(key_id)
         if token is None:
             return None
         try:
@@ -304,108 +332,112 @@ class Execution:
             return None
         return Failure(
             "token_alive",
-            f"The key {key_id} was revoked, and its token is still accepted. Look at it in Twenty.",
+            f"The key {key_id} was revoked, but the server still accepts its token. Check the key "
+            "in Twenty.",
         )
 
-    def _delivered(self, result: Result, otherwise: Failure | None) -> Result:
-        """What became of a create, its delivery included."""
+    def _create_result(self, result: Result, fallback: Failure | None) -> Result:
+        """Return the result of a create, including its delivery."""
         if not isinstance(result, Done | CreatedByAnotherRun) or not isinstance(
             result.action, Create
         ):
             return result
-        if not result.action.sinks or self._delivery.delivered(result.action.name):
+        if not result.action.sinks or self._deliveries.delivered(result.action.name):
             return result
         name = result.action.name
-        why = self._delivery.failure(name, otherwise) or _not_begun(again(self._makes[name]))
-        made = isinstance(result, Done)
-        return Unfinished(result.action, result.id, result.record, why, made=made)
+        failure = self._deliveries.failure(name, fallback) or _delivery_not_started(
+            delivery_advice(self._create_actions[name])
+        )
+        created = isinstance(result, Done)
+        return Unfinished(result.action, result.id, result.record, failure, created=created)
 
-    def _rotated(self, action: Rotate, made: Result, otherwise: Failure | None) -> Result:
-        result = self._delivered(made, otherwise)
+    def _rotate_result(self, action: Rotate, create: Result, fallback: Failure | None) -> Result:
+        result = self._create_result(create, fallback)
         if isinstance(result, Done | CreatedByAnotherRun):
-            why = self._not_followed(action, otherwise)
-            if why is not None:
-                ours = isinstance(result, Done)
+            failure = self._predecessor_failure(action, fallback)
+            if failure is not None:
+                created = isinstance(result, Done)
                 result = Unfinished(
-                    action, result.id, result.record, why, made=ours, delivered=True
+                    action, result.id, result.record, failure, created=created, delivered=True
                 )
         if action.at_once and isinstance(result, Unfinished):
-            result = replace(result, failure=_once_more(result.failure, action.name))
+            result = replace(result, failure=_rotate_again(result.failure, action.name))
         return replace(result, action=action)
 
-    def _not_followed(self, action: Rotate, otherwise: Failure | None) -> Failure | None:
-        """Why the older keys of a delivered successor live on longer than they are to."""
+    def _predecessor_failure(self, action: Rotate, fallback: Failure | None) -> Failure | None:
+        """Return why the predecessors of a delivered successor live longer than planned."""
         if action.at_once:
-            whys = (
-                self._alive.get(id_) or self._left(id_, otherwise) for id_ in action.predecessors
+            failures = (
+                self._tokens_alive.get(id_) or self._not_revoked(id_, fallback)
+                for id_ in action.predecessors
             )
-            return next(filter(None, whys), None)
+            return next(filter(None, failures), None)
         if action.predecessor_expires_at is None:
             return None
-        why = self._marked.get(action.name, otherwise or _NOT_ENDED)
-        return why and _not_marked(why, action.predecessors)
+        failure = self._expiry_outcomes.get(action.name, fallback or _OLD_EXPIRY_NOT_SET)
+        return failure and _expiry_not_set(failure, action.predecessors)
 
-    def _left(self, key_id: str, otherwise: Failure | None) -> Failure | None:
-        """Why a predecessor has not ended; None where it has."""
-        if self._revoking.ended(key_id):
+    def _not_revoked(self, key_id: str, fallback: Failure | None) -> Failure | None:
+        """Return why a predecessor is not revoked; None if it is."""
+        if self._revocations.revoked(key_id):
             return None
-        return self._revoking.failure(key_id) or otherwise or _NOT_ENDED
+        return self._revocations.failure(key_id) or fallback or _NOT_REVOKED
 
-    def _updated(self, action: Update, otherwise: Failure | None) -> Result:
-        if self._changing.changed(action.name):
+    def _update_result(self, action: Update, fallback: Failure | None) -> Result:
+        if self._updates.done(action.name):
             return Done(action, action.key_id, None)
-        why = self._changing.failure(action.name)
+        failure = self._updates.failure(action.name)
         if not action.sinks:
-            why = why or otherwise
-            return Skipped(action, STOPPED) if why is None else Failed(action, why)
-        if self._delivery.delivered(action.name):
-            why = why or otherwise or _NOT_MOVED
-            return Unfinished(action, action.key_id, None, why, made=False, delivered=True)
-        why = why or self._delivery.failure(action.name, otherwise)
-        return Skipped(action, STOPPED) if why is None else Failed(action, why)
+            failure = failure or fallback
+            return Skipped(action, STOPPED) if failure is None else Failed(action, failure)
+        if self._deliveries.delivered(action.name):
+            failure = failure or fallback or _EXPIRY_NOT_SET
+            return Unfinished(action, action.key_id, None, failure, created=False, delivered=True)
+        failure = failure or self._deliveries.failure(action.name, fallback)
+        return Skipped(action, STOPPED) if failure is None else Failed(action, failure)
 
-    def _redelivered(self, action: Deliver, otherwise: Failure | None) -> Result:
-        if self._delivery.delivered(action.name):
+    def _deliver_result(self, action: Deliver, fallback: Failure | None) -> Result:
+        if self._deliveries.delivered(action.name):
             return Done(action, action.key_id, None)
-        why = self._delivery.failure(action.name, otherwise)
-        return Skipped(action, STOPPED) if why is None else Failed(action, why)
+        failure = self._deliveries.failure(action.name, fallback)
+        return Skipped(action, STOPPED) if failure is None else Failed(action, failure)
 
-    def _revoked(self, action: Revoke, otherwise: Failure | None) -> Result:
+    def _revoke_result(self, action: Revoke, fallback: Failure | None) -> Result:
         key_id = action.key_id
-        if self._revoking.ended(key_id):
+        if self._revocations.revoked(key_id):
             return Done(action, key_id, None)
-        why = self._revoking.failure(key_id) or otherwise
-        if why is None and not self._stop.asked:
-            why = _NOT_REPLACED
-        return Skipped(action, STOPPED) if why is None else Failed(action, why)
+        failure = self._revocations.failure(key_id) or fallback
+        if failure is None and not self._stop.asked:
+            failure = _NOT_REPLACED
+        return Skipped(action, STOPPED) if failure is None else Failed(action, failure)
 
 
-def _once_more(failure: Failure, name: str) -> Failure:
-    """A failure that leaves an old key alive that was to end at once: no `apply` sees that."""
-    again = f"provision rotate --now {quote(name)}"
-    return Failure(failure.code, f"{failure.message} The old key is still live: run `{again}`.")
+def _rotate_again(failure: Failure, name: str) -> Failure:
+    """Return the failure of a rotation with `at_once`, with the command to repeat it."""
+    command = f"provision rotate --now {quote(name)}"
+    return Failure(failure.code, f"{failure.message} The old key is still live: run `{command}`.")
 
 
-def _not_marked(failure: Failure, key_ids: tuple[str, ...]) -> Failure:
-    """A failure that leaves an old key as long a life as it had: no `apply` ends it."""
+def _expiry_not_set(failure: Failure, key_ids: tuple[str, ...]) -> Failure:
+    """Return the failure of a predecessor that keeps its expiry, which no `apply` revokes."""
     command = f"provision revoke {' '.join(key_ids)}"
     return Failure(
         failure.code,
-        f"{failure.message} The successor is delivered: run `{command}` when nothing uses the old "
-        "key any more.",
+        f"{failure.message} The new token is delivered: run `{command}` once nothing uses the old "
+        "key.",
     )
 
 
-def _not_begun(again: str) -> Failure:
+def _delivery_not_started(advice: str) -> Failure:
     return Failure(
         "stopped",
-        "The key is made, and the run was told to stop before its token was delivered. "
-        f"{again or 'The next run delivers it.'}",
+        "The key exists, but the run was stopped before its token was delivered. "
+        f"{advice or 'The next run delivers it.'}",
     )
 
 
-def _creates(planned: Planned) -> Iterator[Create]:
-    """The keys that are to be made, in the order of the plan."""
+def _keys_to_create(planned: Planned) -> Iterator[Create]:
+    """Yield the keys to create, in the order of the plan."""
     for one in planned.unblocked:
         match one:
             case Create():
@@ -416,16 +448,20 @@ def _creates(planned: Planned) -> Iterator[Create]:
                 pass
 
 
-_NOT_ENDED = Failure(
+_NOT_REVOKED = Failure(
     "stopped",
-    "The successor is delivered, and the run was told to stop before the old key was revoked.",
+    "The new token is delivered, but the run was stopped before the old key was revoked.",
 )
-_NOT_MOVED = Failure(
+_OLD_EXPIRY_NOT_SET = Failure(
     "stopped",
-    "The token with the new end is delivered, and the run was told to stop before the key's own "
-    "end was moved. The next run moves it.",
+    "The run was stopped before the expiry of the old key was changed.",
+)
+_EXPIRY_NOT_SET = Failure(
+    "stopped",
+    "The token with the new expiry is delivered, but the run was stopped before the expiry of the "
+    "key was changed. The next run changes it.",
 )
 _NOT_REPLACED = Failure(
     "not_delivered",
-    "The key stays, because the token of the one that stays could not be delivered first.",
+    "This duplicate was not revoked, because the token of the key to keep was not delivered.",
 )

@@ -1,4 +1,4 @@
-"""One action on its way: what was sent for it, what is known of it, and what it came to."""
+"""The state of one create: its requests, what is known about its key, and its result."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ if TYPE_CHECKING:
     from provisioner.plan import Create
     from provisioner.twenty.workspace import Outcome, Record
 
-_ALONE = 4
+_SINGLE_AFTER = 4
 """Tries after which a key is sent in a request of its own."""
 
-_REFUSALS = 2
-"""Refusals of a key by itself, each followed by a look without it, that make it certain."""
+_MAX_REFUSALS = 2
+"""Refusals of a key in a request of its own, each followed by an observation without the key, after
+which it counts as refused for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedKey:
-    """The live key that stands for a create, made by this run or by another.
+    """The live key that fulfils a create, whether this run or another one created it.
 
     Attributes:
-        expires_at: of the key, as the workspace has it.
+        expires_at: the expiry of the key in the workspace.
     """
 
     action: Create
@@ -50,23 +51,25 @@ class CreatedKey:
 
 @dataclass(slots=True)
 class PendingCreate:
-    """One action on its way.
+    """One create action and its state.
 
     Attributes:
-        chooses_ids: whether this run chooses the ids of keys, as on legacy.
-        id: of the next try; it names the key on legacy, and only the try on core.
-        ids: of keys that are this run's: chosen by it, or shown by the server.
-        sent: whether a request with it may be under way, or came to an unknown end.
-        expected: how many keys may have come of its requests.
-        tries: how often it was sent without becoming known.
-        refusals: how often it was refused by itself, with a look without it after that.
-        doubt: why the last try does not tell.
-        cause: why it is not known to be made.
-        refusal: why it will not be made, once that is certain.
-        shown: what an answer showed of it.
-        found: what a look showed of it.
-        unsettled: whether no look after creating said which key of the name stays.
-        result: once nothing can change it.
+        action: the action.
+        chooses_ids: True if this run chooses the ids of keys, as on legacy.
+        id: the id of the next request. It becomes the id of the key on legacy; on core it only
+            identifies the request.
+        ids: the ids of this run's keys: chosen by it, or returned by the server.
+        sent: True if a request for the key may be in flight, or ended with an unknown outcome.
+        expected: the number of keys that its requests may have created.
+        tries: how often it was sent with an unknown outcome.
+        refusals: how often it was refused in a request of its own and then not listed.
+        unknown: the unknown outcome of the last request, if it was one.
+        cause: why the key is not known to be created.
+        refusal: why the key will not be created, once that is certain.
+        created: the outcome in which the server returned the key.
+        resolution: the key of this name in the last observation that showed one.
+        unconfirmed: True if no observation after the creates showed which key of the name is kept.
+        result: the result, once it is final.
     """
 
     action: Create
@@ -77,198 +80,214 @@ class PendingCreate:
     expected: int = 0
     tries: int = 0
     refusals: int = 0
-    doubt: Unknown | None = None
+    unknown: Unknown | None = None
     cause: Failure | None = None
     refusal: Failure | None = None
-    shown: Created | None = None
-    found: Resolution | None = None
-    unsettled: bool = False
+    created: Created | None = None
+    resolution: Resolution | None = None
+    unconfirmed: bool = False
     result: Result | None = None
 
     @property
-    def open(self) -> bool:
-        """Whether it is still to be made, or to be found."""
-        return self.shown is None and self.found is None and self.refusal is None
+    def unresolved(self) -> bool:
+        """Return whether the key is still to be created or found."""
+        return self.created is None and self.resolution is None and self.refusal is None
 
     @property
-    def touched(self) -> bool:
-        """Whether it may have come to something: sent, or found to be made by another run."""
-        return self.sent or self.found is not None
+    def may_have_key(self) -> bool:
+        """Return whether a new key may exist: this run sent one, or another run created one."""
+        return self.sent or self.resolution is not None
 
-    def note(self, outcome: Outcome) -> None:
-        """Takes in what a request said."""
+    def on_outcome(self, outcome: Outcome) -> None:
+        """Record the outcome of a request."""
         match outcome:
             case Created(id=id_):
-                self.shown = outcome
+                self.created = outcome
                 self.ids.add(id_)
-                self.expected = self._one_more()
+                self.expected = self._expected_with_one_more()
             case NotCreated(failure=failure):
                 self.sent = self.expected > 0
                 self.refusal = failure
             case NotSent(failure=failure):
                 self.sent = self.expected > 0
-                # An earlier try that went out says more than this one, which did not.
+                # An earlier request that was sent explains more than this one, which was not.
                 self.cause = self.cause if self.sent else failure
             case Unknown(cause=cause):
-                self.doubt = outcome
+                self.unknown = outcome
                 self.cause = cause
-                self.expected = self._one_more()
+                self.expected = self._expected_with_one_more()
             case _:
                 assert_never(outcome)
 
-    def missed(self) -> None:
-        """Takes in that a look did not show it: how to try again, or that it is in vain."""
-        if self.doubt is None:
+    def on_absent(self) -> None:
+        """Record that an observation did not show the key: decide how to retry, or to give up."""
+        if self.unknown is None:
             return
-        match self.doubt.doubt:
+        match self.unknown.doubt:
             case "lost":
                 self.tries += 1
             case "taken":
-                if self.tries >= _ALONE:
-                    # The server refuses the id and no list shows it: it is buried for good.
+                if self.tries >= _SINGLE_AFTER:
+                    # The server refuses the id although no list shows it: it can never be used.
                     self.id = str(uuid.uuid4())
-                self.tries = _ALONE
+                self.tries = _SINGLE_AFTER
             case "refused":
-                self.refusals += self.tries >= _ALONE
-                self.tries = _ALONE
-                # The server answered when it was done, twice, and the key is not there.
-                if self.refusals >= _REFUSALS:
-                    self.refusal = self.doubt.cause
+                self.refusals += self.tries >= _SINGLE_AFTER
+                self.tries = _SINGLE_AFTER
+                # The server has finished both requests, and the key is not there.
+                if self.refusals >= _MAX_REFUSALS:
+                    self.refusal = self.unknown.cause
             case _:
-                assert_never(self.doubt.doubt)
+                assert_never(self.unknown.doubt)
 
-    def arrived(self, conflict: Conflict, *, first: bool) -> bool:
-        """Whether a look, the first or a later one, shows all that can be expected of it."""
-        if isinstance(conflict, NotFound):
-            return not first and self.shown is None and self.found is None
-        return conflict.whole and (conflict.settled or not first)
+    def is_final(self, conflict: Conflict, *, first: bool) -> bool:
+        """Return whether an observation shows all that can be expected of this create.
 
-    def conclude(self, conflict: Conflict) -> None:
-        """Takes in what the last look shows."""
+        Args:
+            conflict: what the observation shows for the name.
+            first: True for the first observation after the creates.
+        """
         if isinstance(conflict, NotFound):
-            self.result = Failed(self.action, self._why_missing())
+            return not first and self.created is None and self.resolution is None
+        return conflict.complete and (conflict.final or not first)
+
+    def on_final_observation(self, conflict: Conflict) -> None:
+        """Record what the final observation shows."""
+        if isinstance(conflict, NotFound):
+            self.result = Failed(self.action, self._missing_failure())
             return
-        self.found = conflict
-        if not conflict.whole:
-            self.result = self._half(conflict)
+        self.resolution = conflict
+        if not conflict.complete:
+            self.result = self._without_role(conflict)
 
     @property
     def duplicates(self) -> tuple[str, ...]:
-        """The ids of this run's keys that are to go; none for a key that is not whole itself."""
-        return self.found.duplicates if self.found is not None and self.found.whole else ()
+        """The ids of this run's keys to revoke; empty if the key to keep is not complete."""
+        if self.resolution is None or not self.resolution.complete:
+            return ()
+        return self.resolution.duplicates
 
-    def gave_way(self, failed: tuple[str, ...], why: Failure | None) -> None:
-        """Takes in which of its losers could not be revoked, and why."""
-        if self.found is not None:
-            self.found = replace(self.found, duplicates=failed)
-            if why is not None:
-                self.result = self._left(self.found, why.message)
+    def on_revoked(self, remaining: tuple[str, ...], failure: Failure | None) -> None:
+        """Record which duplicates could not be revoked, and why."""
+        if self.resolution is not None:
+            self.resolution = replace(self.resolution, duplicates=remaining)
+            if failure is not None:
+                self.result = self._with_duplicates(self.resolution, failure.message)
 
     @property
-    def unread(self) -> str | None:
-        """The id of the key that stands for it and whose record no answer has shown."""
-        if self.result is not None or self.found is None or self._shows(self.found):
+    def unread_id(self) -> str | None:
+        """The id of the key that fulfils this create, if no answer has shown its record."""
+        if self.result is not None or self.resolution is None:
             return None
-        return self.found.key.id
+        return None if self._returned(self.resolution) else self.resolution.key.id
 
-    def half(self) -> None:
-        """Takes in that the key that a look showed cannot be read with its role: it has none."""
-        if self.found is not None:
-            self.result = self._half(self.found)
+    def on_role_missing(self) -> None:
+        """Record that the observed key has no role, because its record cannot be read with it."""
+        if self.resolution is not None:
+            self.result = self._without_role(self.resolution)
 
-    def read(self, record: Record | None) -> None:
-        """Takes in the record of the key that a look showed, if it could be read."""
-        if self.found is not None:
-            self.result = self._resolve(self.found, record)
+    def on_record(self, record: Record | None) -> None:
+        """Record the record of the observed key, or None if it could not be read."""
+        if self.resolution is not None:
+            self.result = self._resolved(self.resolution, record)
 
-    def made(self, mark: RunMarker) -> CreatedKey | None:
-        """The key that stands for it, where one does."""
-        match self.known(None):
+    def created_key(self, run_marker: RunMarker) -> CreatedKey | None:
+        """Return the key that fulfils this create, if there is one."""
+        match self.current_result(None):
             case Done(id=id_) | CreatedByAnotherRun(id=id_):
-                expires_at = mark.on(self.action.expires_at)
-                if self.found is not None:
-                    expires_at = self.found.key.expires_at
+                expires_at = run_marker.apply_to(self.action.expires_at)
+                if self.resolution is not None:
+                    expires_at = self.resolution.key.expires_at
                 return CreatedKey(self.action, id_, expires_at)
             case _:
                 return None
 
-    def known(self, otherwise: Failure | None) -> Result:
-        """The result as far as it is known; a failure where a bug ended the run."""
+    def current_result(self, fallback: Failure | None) -> Result:
+        """Return the result as far as it is known.
+
+        Args:
+            fallback: the failure of an unresolved create, if a bug ended the run.
+        """
         if self.result is not None:
             return self.result
         if (unfinished := self._unfinished()) is not None:
             return unfinished
-        if self.shown is not None and (self.found is None or self._shows(self.found)):
-            return Done(self.action, self.shown.id, self.shown.record)
-        if self.found is not None:
-            return self._resolve(self.found, None)
-        why = self.refusal or otherwise
-        if why is None and self.sent:
-            why = outcome_unknown(self.cause or IN_FLIGHT)
-        if why is None and self.cause != STOPPED:
-            why = self.cause
-        return Skipped(self.action, STOPPED) if why is None else Failed(self.action, why)
+        if self.created is not None and (
+            self.resolution is None or self._returned(self.resolution)
+        ):
+            return Done(self.action, self.created.id, self.created.record)
+        if self.resolution is not None:
+            return self._resolved(self.resolution, None)
+        failure = self.refusal or fallback
+        if failure is None and self.sent:
+            failure = outcome_unknown(self.cause or IN_FLIGHT)
+        if failure is None and self.cause != STOPPED:
+            failure = self.cause
+        return Skipped(self.action, STOPPED) if failure is None else Failed(self.action, failure)
 
-    def _one_more(self) -> int:
-        """The keys that may have come of one more request: one for each id, or one more."""
+    def _expected_with_one_more(self) -> int:
+        """Return the number of keys that may exist after one more request: at most one per id."""
         return len(self.ids) if self.chooses_ids else self.expected + 1
 
-    def _shows(self, resolution: Resolution) -> bool:
-        """Whether the answer to the create showed the very key that stays."""
-        return self.shown is not None and self.shown.id == resolution.key.id
+    def _returned(self, resolution: Resolution) -> bool:
+        """Return whether the server returned the key to keep in its answer to the create."""
+        return self.created is not None and self.created.id == resolution.key.id
 
-    def _resolve(self, resolution: Resolution, record: Record | None) -> Result:
+    def _resolved(self, resolution: Resolution, record: Record | None) -> Result:
         kind = Done if resolution.ours else CreatedByAnotherRun
         return kind(self.action, resolution.key.id, record)
 
     def _unfinished(self) -> Result | None:
-        """What is known of a key that was made, or seen, and not settled."""
-        found = self.found
-        if found is not None and not found.whole:
-            return self._half(found)
-        if found is not None and found.duplicates:
-            return self._left(found, "The run had to end before it was.")
-        if self.unsettled and self.shown is not None:
-            return Unfinished(self.action, self.shown.id, self.shown.record, NOT_SETTLED)
-        if self.unsettled and found is not None:
-            return Unfinished(self.action, found.key.id, None, NOT_SETTLED, made=found.ours)
+        """Return the result of a key that exists but is not confirmed, or None."""
+        resolution = self.resolution
+        if resolution is not None and not resolution.complete:
+            return self._without_role(resolution)
+        if resolution is not None and resolution.duplicates:
+            return self._with_duplicates(resolution, "The run ended first.")
+        if self.unconfirmed and self.created is not None:
+            return Unfinished(self.action, self.created.id, self.created.record, UNCONFIRMED)
+        if self.unconfirmed and resolution is not None:
+            return Unfinished(
+                self.action, resolution.key.id, None, UNCONFIRMED, created=resolution.ours
+            )
         return None
 
-    def _half(self, resolution: Resolution) -> Result:
+    def _without_role(self, resolution: Resolution) -> Result:
         name, id_ = self.action.name, resolution.key.id
         also = (
-            f" Besides, this run made {', '.join(resolution.duplicates)}."
+            f"; this run also created {', '.join(resolution.duplicates)}"
             if resolution.duplicates
             else ""
         )
-        why = Failure(
+        failure = Failure(
             "outcome_unknown",
-            f"{name!r} was made as {id_}, and has no role after several looks.{also} Assign it by "
-            "hand, or revoke the key and run again.",
+            f"{name!r} was created as {id_} but still has no role{also}. Assign the role by hand, "
+            "or revoke the key and run again.",
         )
-        return Unfinished(self.action, id_, None, why, made=resolution.ours)
+        return Unfinished(self.action, id_, None, failure, created=resolution.ours)
 
-    def _left(self, resolution: Resolution, why: str) -> Result:
-        stays, duplicates = resolution.key.id, ", ".join(resolution.duplicates)
+    def _with_duplicates(self, resolution: Resolution, cause: str) -> Result:
+        kept, duplicates = resolution.key.id, resolution.duplicates
+        what = "a duplicate" if len(duplicates) == 1 else "duplicates"
         failure = Failure(
             "duplicate_left",
-            f"{stays} stays, and {duplicates}, which this run made for the same name, was not "
-            f"revoked. {why}",
+            f"This run created {', '.join(duplicates)} as {what} of {kept} and could not revoke "
+            f"{'it' if len(duplicates) == 1 else 'them'}. {cause}",
         )
-        return Unfinished(self.action, stays, None, failure, made=resolution.ours)
+        return Unfinished(self.action, kept, None, failure, created=resolution.ours)
 
-    def _why_missing(self) -> Failure:
-        if self.shown is not None or self.found is not None:
+    def _missing_failure(self) -> Failure:
+        if self.created is not None or self.resolution is not None:
             return Failure(
                 "outcome_unknown",
-                f"{self.action.name!r} was made, and later looks do not show it live: someone "
-                "revoked it, or the server lost it. `provision list` shows what is there.",
+                f"{self.action.name!r} was created but is no longer listed as live: someone "
+                "revoked it, or the server lost it. Run `provision list` to see which keys exist.",
             )
         return self.refusal or outcome_unknown(self.cause or IN_FLIGHT)
 
 
-NOT_SETTLED = Failure(
+UNCONFIRMED = Failure(
     "not_settled",
-    "The key was made, and the workspace could not be looked at afterwards: whether another run "
-    "made one of this name at the same moment is unknown. Run again.",
+    "The key was created, but the keys of its workspace could not be listed afterwards, so another "
+    "run may have created one of the same name. Run again.",
 )

@@ -1,4 +1,4 @@
-"""What is told of the actions of one environment: once that each begins, once how it ended."""
+"""The progress events of one environment: each action starts once and ends once."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """The actions of one environment as they are told of.
+    """Emits the events of one environment's actions.
 
-    What a thread that was left behind has to say after the end is not told: the result of the run
-    does not say it either.
+    Events of threads that are still running after `close` are dropped, because the result of the
+    run does not include them either.
 
     Args:
-        environment: its name.
+        environment: the name of the environment.
         on_progress: called with the number of steps whose outcome has become known.
-        emit: is told what happens.
+        emit: receives the events.
     """
 
     def __init__(self, environment: str, on_progress: Callable[[int], None], emit: Emit) -> None:
@@ -37,49 +37,49 @@ class Progress:
         self._on_progress = on_progress
         self._emit = emit
         self._lock = threading.Lock()
-        self._begun: set[int] = set()
-        self._ended: set[int] = set()
+        self._started: set[int] = set()
+        self._finished: set[int] = set()
         self._executed: Executed | None = None
 
     def on_start(self, action: Action) -> None:
-        """The first request for it is about to go out."""
+        """Emit that an action starts, before its first request is sent."""
         with self._lock:
-            if self._executed is None and id(action) not in self._begun:
-                self._begun.add(id(action))
+            if self._executed is None and id(action) not in self._started:
+                self._started.add(id(action))
                 self._emit(ActionBegun(self._environment, action))
 
     def on_progress(self, steps: int) -> None:
-        """The outcome of some steps has become known."""
+        """Emit that the outcome of some steps has become known."""
         self._on_progress(steps)
         with self._lock:
             if self._executed is None and steps:
                 self._emit(StepsSettled(self._environment, steps))
 
     def on_result(self, result: Result) -> None:
-        """What became of an action is certain."""
+        """Emit the final result of an action."""
         with self._lock:
             if self._executed is None:
-                self._finish(result)
+                self._emit_once(result)
 
-    def close(self, known: Callable[[], Executed]) -> Executed:
-        """Tells what became of all that is still open, and that nothing more happens.
+    def close(self, current: Callable[[], Executed]) -> Executed:
+        """Emit the results of all actions that are still open, and that the environment is done.
 
         Args:
-            known: what is known now of every action; asked for once.
+            current: returns the current result of every action; called once.
 
         Returns:
-            The outcome of the environment, the same however often it is closed.
+            The outcome of the environment, the same however often this is called.
         """
         with self._lock:
             if self._executed is None:
-                executed = known()
+                executed = current()
                 for result in executed.results:
-                    self._finish(result)
+                    self._emit_once(result)
                 self._emit(EnvironmentFinished(self._environment, executed))
                 self._executed = executed
             return self._executed
 
-    def _finish(self, result: Result) -> None:
-        if id(result.action) not in self._ended:
-            self._ended.add(id(result.action))
+    def _emit_once(self, result: Result) -> None:
+        if id(result.action) not in self._finished:
+            self._finished.add(id(result.action))
             self._emit(ActionEnded(self._environment, result))

@@ -1,4 +1,4 @@
-"""What became of actions, environments and whole runs, as frozen values."""
+"""The results of actions, environments and whole runs, as frozen values."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The action was carried out: the key is live on the server, its token in every sink.
+    """The action is complete: the key is live on the server, and its token is in every sink.
 
     Attributes:
-        record: the key as the server returned it at the manifest's depth; None where the answer
-            was lost, a look found the key, and its record could not be read; None for a delivery.
+        id: the id of the key.
+        record: the key as the server returned it at the manifest's depth. None for a delivery, and
+            if the answer was lost, an observation found the key, and reading its record failed.
     """
 
     action: Action
@@ -31,11 +32,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class CreatedByAnotherRun:
-    """Another run made the key at the same moment, and its key is the one that stays.
+    """Another run created a key of the name at the same time, and that key is kept.
 
     Attributes:
-        id: of the key that stays, live on the server.
-        record: as of `Done`.
+        id: the id of the key that is kept, live on the server.
+        record: as for `Done`.
     """
 
     action: Create | Rotate
@@ -45,26 +46,27 @@ class CreatedByAnotherRun:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """The key is made, and what belongs to it is not done: the next run does it.
+    """The key exists, but the rest of the action failed; the failure says what to do.
 
     Attributes:
-        id: of the key.
-        record: as of `Done`.
-        made: whether this run made the key; another run's stands for it where not.
-        delivered: whether its token reached every sink.
+        id: the id of the key.
+        record: as for `Done`.
+        failure: why the action is not complete.
+        created: True if this run created the key; False if another run did or it was there before.
+        delivered: True if its token reached every sink.
     """
 
     action: Create | Rotate | Update
     id: str
     record: Record | None
     failure: Failure
-    made: bool = True
+    created: bool = True
     delivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The action was not carried out, or whether it was is unknown."""
+    """The action failed, or its outcome is unknown."""
 
     action: Action
     failure: Failure
@@ -72,7 +74,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """The action was not begun."""
+    """The action was not started."""
 
     action: Action
     failure: Failure
@@ -81,18 +83,18 @@ class Skipped:
 Result = Done | CreatedByAnotherRun | Unfinished | Failed | Skipped
 
 
-def made_by_this_run(result: Result) -> bool:
-    """Return whether this run made a key for the action, whatever became of it afterwards."""
+def created_by_this_run(result: Result) -> bool:
+    """Return whether this run created a key for the action, even if a later step failed."""
     if not isinstance(result.action, Create | Rotate):
         return False
-    return isinstance(result, Done) or (isinstance(result, Unfinished) and result.made)
+    return isinstance(result, Done) or (isinstance(result, Unfinished) and result.created)
 
 
 def undelivered(result: Result) -> bool:
-    """Return whether this run made a key whose token did not reach every sink."""
+    """Return whether this run created a key whose token did not reach every sink."""
     return (
         isinstance(result, Unfinished)
-        and made_by_this_run(result)
+        and created_by_this_run(result)
         and bool(result.action.sinks)
         and not result.delivered
     )
@@ -100,20 +102,26 @@ def undelivered(result: Result) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """What became of one environment's plan; one result for each action, in its order."""
+    """The results of one environment's plan, one for each action, in the plan's order."""
 
     planned: Planned
     results: tuple[Result, ...]
 
     @classmethod
-    def skipped(cls, planned: Planned, why: Failure) -> Executed:
-        """The result of a plan of which nothing was begun."""
-        return cls(planned, tuple(Skipped(action, why) for action in planned.actions))
+    def skipped(cls, planned: Planned, failure: Failure) -> Executed:
+        """Return the result of a plan none of whose actions was started."""
+        return cls(planned, tuple(Skipped(action, failure) for action in planned.actions))
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What became of a plan: the moment and digest of that plan, and each environment."""
+    """The outcome of a plan.
+
+    Attributes:
+        created_at: the time of the plan.
+        digest: the digest of the plan.
+        environments: the outcome of each environment.
+    """
 
     created_at: datetime
     digest: str
@@ -121,7 +129,7 @@ class RunResult:
 
     @property
     def incomplete(self) -> bool:
-        """Whether an environment could not be looked at, or an action was not done."""
+        """Return whether an environment could not be observed or an action is not complete."""
         return any(
             not isinstance(part, Executed)
             or any(isinstance(result, Unfinished | Failed | Skipped) for result in part.results)

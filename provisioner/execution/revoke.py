@@ -1,4 +1,4 @@
-"""Live keys ended, as patiently as a workspace is looked at."""
+"""Revocation of live keys, with retries."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.twenty.workspace import Workspace
 
-_SIDE_BY_SIDE = 8
-"""Revocations at once; the workspace's own limit holds besides."""
+_PARALLEL = 8
+"""Revocations at the same time; the workspace applies its own limit as well."""
 
 
 class Revocations:
-    """The revocations of one environment; what became of each can be asked at any time.
+    """The revocations of one environment; the outcome of each can be read at any time.
 
     Args:
-        workspace: of the keys.
-        stop: its waits.
-        may_begin: asked with the id of a key before each request for it.
-        ended: called with the id of each key that has ended.
+        workspace: the workspace of the keys.
+        stop: cuts the waits between attempts short.
+        may_start: called with the id of a key before each request for it; False skips the request.
+        on_revoked: called with the id of each key that has been revoked.
     """
 
     def __init__(
@@ -34,41 +34,43 @@ class Revocations:
         workspace: Workspace,
         stop: Cancellation,
         *,
-        may_begin: Callable[[str], bool] = lambda _: True,
-        ended: Callable[[str], None] = lambda _: None,
+        may_start: Callable[[str], bool] = lambda _: True,
+        on_revoked: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._workspace = workspace
         self._stop = stop
-        self._may_begin = may_begin
-        self._told = ended
+        self._may_start = may_start
+        self._on_revoked = on_revoked
         self._outcomes: dict[str, Failure | None] = {}
 
     def run(self, key_ids: Iterable[str]) -> None:
-        """Revokes keys, each again while that fails.
+        """Revoke the keys, and try each that fails again.
 
         Raises:
-            Exception: a bug that one met, when all the others have been tried.
+            Exception: a bug that one revocation met, once all the others have been tried.
         """
-        left = tuple(key_ids)
-        for rounds in range(MAX_ATTEMPTS):
-            with ThreadExecutor(_SIDE_BY_SIDE) as threads:
-                works = [threads.submit(self._one, key_id) for key_id in left]
-            left = tuple(key_id for key_id, work in zip(left, works, strict=True) if work.result())
-            if not left:
+        remaining = tuple(key_ids)
+        for attempt in range(MAX_ATTEMPTS):
+            with ThreadExecutor(_PARALLEL) as threads:
+                futures = [threads.submit(self._try_to_revoke, key_id) for key_id in remaining]
+            remaining = tuple(
+                key_id for key_id, future in zip(remaining, futures, strict=True) if future.result()
+            )
+            if not remaining:
                 break
-            self._stop.sleep(delay(rounds))
+            self._stop.sleep(delay(attempt))
 
-    def ended(self, key_id: str) -> bool:
-        """Whether the key has been revoked."""
+    def revoked(self, key_id: str) -> bool:
+        """Return whether the key has been revoked."""
         return key_id in self._outcomes and self._outcomes[key_id] is None
 
     def failure(self, key_id: str) -> Failure | None:
-        """Why the key has not been revoked, or may not have been; None where it was not begun."""
+        """Return why the key was not or may not have been revoked; None if it was never tried."""
         return self._outcomes.get(key_id)
 
-    def _one(self, key_id: str) -> bool:
-        """Revokes one key; whether that failed and is worth another try."""
-        if not self._may_begin(key_id):
+    def _try_to_revoke(self, key_id: str) -> bool:
+        """Revoke one key, and return whether that failed and should be tried again."""
+        if not self._may_start(key_id):
             return False
         self._outcomes[key_id] = _IN_FLIGHT
         try:
@@ -77,11 +79,11 @@ class Revocations:
             self._outcomes[key_id] = failure_of(error)
             return True
         self._outcomes[key_id] = None
-        self._told(key_id)
+        self._on_revoked(key_id)
         return False
 
 
 _IN_FLIGHT = Failure(
     "outcome_unknown",
-    "The run had to end while the key was being revoked. `provision list` shows whether it was.",
+    "The run ended while the key was being revoked. Run `provision list` to see whether it was.",
 )

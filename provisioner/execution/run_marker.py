@@ -1,4 +1,4 @@
-"""How a run knows its own keys again: by milliseconds that it writes into their ends."""
+"""The run marker: milliseconds that a run writes into the expiry of the keys it creates."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from provisioner.model.expiry import format_milliseconds
 if TYPE_CHECKING:
     from datetime import datetime
 
-_MARKS = 999
+_MAX_MILLISECONDS = 999
 
 
 @dataclass(frozen=True, slots=True)
 class RunMarker:
-    """The milliseconds, 1 to 999, that one run writes into the ends of the keys it makes.
+    """The milliseconds, 1 to 999, that one run writes into the expiry of the keys it creates.
 
-    A later look tells the run's own keys from others by them; ends are compared to the second.
+    A later observation recognises the run's own keys by them. Everything else compares expiries to
+    the second.
     """
 
     milliseconds: int
 
     @classmethod
     def random(cls) -> RunMarker:
-        """A mark for a new run."""
-        return cls(1 + secrets.randbelow(_MARKS))
+        """Return a marker for a new run."""
+        return cls(1 + secrets.randbelow(_MAX_MILLISECONDS))
 
-    def on(self, moment: datetime) -> datetime:
-        """The moment, in whole seconds, with this mark."""
-        return moment.replace(microsecond=1000 * self.milliseconds)
+    def apply_to(self, time: datetime) -> datetime:
+        """Return the time in whole seconds plus the milliseconds of this marker."""
+        return time.replace(microsecond=1000 * self.milliseconds)
 
-    def write(self, moment: datetime) -> str:
-        """RFC 3339 with this mark for its milliseconds."""
-        return format_milliseconds(self.on(moment))
+    def format(self, time: datetime) -> str:
+        """Format the time as RFC 3339, with the milliseconds of this marker."""
+        return format_milliseconds(self.apply_to(time))

@@ -1,4 +1,4 @@
-"""Live keys given another role or another end."""
+"""Updates of live keys: another role or another expiry."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Workspace
 
 
-_LOOK_DELAY = 1.0
-"""Seconds after which a key that is just being made has its role."""
+_ROLE_DELAY = 1.0
+"""Seconds after which a key that another run is just creating has its role."""
 
 
 class Updates:
-    """The changes of one environment.
+    """The updates of one environment.
 
     Args:
-        workspace: of the keys.
-        parallel: changes at once.
-        stop: once it is asked for, no change begins.
-        on_start: called with the name of each key whose change begins.
-        on_progress: called with the name of each key whose change ended.
+        workspace: the workspace of the keys.
+        parallel: updates at the same time.
+        stop: once requested, no update starts.
+        on_start: called with the name of each key whose update starts.
+        on_progress: called with the name of each key whose update is done or failed.
     """
 
     def __init__(
@@ -49,95 +49,100 @@ class Updates:
         self._on_start = on_start
         self._on_progress = on_progress
         self._outcomes: dict[str, Failure | None] = {}
-        self._looking = threading.Lock()
-        self._observe: Observation | None = None
+        self._observation_lock = threading.Lock()
+        self._observation: Observation | None = None
 
-    def assign(self, updates: Sequence[Update]) -> None:
-        """Gives keys their roles; one that fails does not keep another from getting its own.
-
-        Raises:
-            Exception: a bug that one met, when all the others have ended.
-        """
-        self._each(self._assign, [one for one in updates if one.role_id is not None])
-
-    def move(self, updates: Sequence[Update]) -> None:
-        """Moves ends, but of keys whose role could not be assigned.
+    def assign_roles(self, updates: Sequence[Update]) -> None:
+        """Assign roles to keys; one that fails does not stop the others.
 
         Raises:
-            Exception: as `assign`.
+            Exception: a bug that one update met, once all the others have finished.
         """
-        moving = [one for one in updates if one.sets_expiry and self.open(one.name)]
-        self._each(self._move, moving)
+        self._run_all(self._assign_role, [one for one in updates if one.role_id is not None])
 
-    def open(self, name: str) -> bool:
-        """Whether nothing has failed so far with the key of this name."""
-        return self._outcomes.get(name) in (None, _NOT_MOVED)
+    def set_expiries(self, updates: Sequence[Update]) -> None:
+        """Set the expiry of keys, except those whose role could not be assigned.
 
-    def changed(self, name: str) -> bool:
-        """Whether the key of this name is as its update wants it."""
+        Raises:
+            Exception: as for `assign_roles`.
+        """
+        selected = [one for one in updates if one.sets_expiry and self.has_not_failed(one.name)]
+        self._run_all(self._set_expiry, selected)
+
+    def has_not_failed(self, name: str) -> bool:
+        """Return whether no part of the update of the key of this name has failed so far."""
+        return self._outcomes.get(name) in (None, _EXPIRY_PENDING)
+
+    def done(self, name: str) -> bool:
+        """Return whether the update of the key of this name is complete."""
         return name in self._outcomes and self._outcomes[name] is None
 
     def failure(self, name: str) -> Failure | None:
-        """Why the key of this name is not; None while nothing has been done for it."""
+        """Return why the update of this name is not complete; None if it has not started."""
         return self._outcomes.get(name)
 
-    def _each(self, work: Callable[[Update], None], updates: Sequence[Update]) -> None:
-        def one(update: Update) -> None:
+    def _run_all(self, step: Callable[[Update], None], updates: Sequence[Update]) -> None:
+        def run_one(update: Update) -> None:
             if self._stop.asked:
                 return
             self._on_start(update.name)
             self._outcomes[update.name] = _IN_FLIGHT
             try:
                 with bind(key=update.name):
-                    work(update)
+                    step(update)
             except WorkspaceError as error:
                 self._outcomes[update.name] = failure_of(error)
                 self._on_progress(update.name)
 
         if updates:
             with ThreadExecutor(self._parallel) as threads:
-                changes = [threads.submit(one, update) for update in updates]
-            for change in changes:
-                change.result()
+                futures = [threads.submit(run_one, update) for update in updates]
+            for future in futures:
+                future.result()
 
-    def _assign(self, update: Update) -> None:
+    def _assign_role(self, update: Update) -> None:
         if update.role_id is not None and self._needs_role(update):
             self._workspace.assign_role(update.key_id, update.role_id)
         if update.sets_expiry:
-            self._outcomes[update.name] = _NOT_MOVED
+            self._outcomes[update.name] = _EXPIRY_PENDING
         else:
-            self._done(update)
+            self._finish(update)
 
-    def _move(self, update: Update) -> None:
+    def _set_expiry(self, update: Update) -> None:
         self._workspace.set_expiry(update.key_id, update.expires_at)
-        self._done(update)
+        self._finish(update)
 
-    def _done(self, update: Update) -> None:
+    def _finish(self, update: Update) -> None:
         self._outcomes[update.name] = None
         self._on_progress(update.name)
 
     def _needs_role(self, update: Update) -> bool:
-        """Whether the key is still without its role; one that had none may just be being made."""
+        """Return whether the key still lacks its role.
+
+        A key that had no role in the plan may have been in the middle of its creation.
+        """
         if not any(one.field == "role" and one.actual is None for one in update.changes):
             return True
-        look = self._second_observation()
-        key = next((one for one in look.keys if one.id == update.key_id), None)
+        observation = self._second_observation()
+        key = next((one for one in observation.keys if one.id == update.key_id), None)
         return key is None or key.role_id != update.role_id
 
     def _second_observation(self) -> Observation:
-        """One look for all such keys, a while after the plan's."""
-        with self._looking:
-            if self._observe is None:
-                self._stop.sleep(_LOOK_DELAY)
-                self._observe = self._workspace.observe()
-            return self._observe
+        """Return one observation, shared by all updates, that is later than the plan's."""
+        with self._observation_lock:
+            if self._observation is None:
+                self._stop.sleep(_ROLE_DELAY)
+                self._observation = self._workspace.observe()
+            return self._observation
 
 
-_NOT_MOVED = Failure(
+_EXPIRY_PENDING = Failure(
     "stopped",
-    "The key has its role, and the run had to end before its end was moved. The next run moves it.",
+    "The key has its role, but the run ended before its expiry was changed. The next run "
+    "changes it.",
 )
 _IN_FLIGHT = Failure(
     "outcome_unknown",
-    "The run had to end while the key was being changed. The next run looks and finishes it.",
+    "The run ended while the key was being changed. The next run checks the key and finishes the "
+    "change.",
 )

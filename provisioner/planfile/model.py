@@ -54,7 +54,7 @@ class SavedOptions:
     @property
     def guard_overrides(self) -> GuardOverrides:
         """Return the options for the guards."""
-        return GuardOverrides(max_revoke=self.max_revoke, protected=self.allow_protected)
+        return GuardOverrides(max_revoke=self.max_revoke, allow_protected=self.allow_protected)
 
 
 @dataclass(frozen=True, slots=True)

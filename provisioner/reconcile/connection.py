@@ -1,4 +1,4 @@
-"""Opens the workspace of an environment: a server on the network, or the embedded Twenty."""
+"""The workspace of an environment: a server on the network, or the embedded Twenty."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from provisioner.sandbox import Front, Sandbox
     from provisioner.twenty.workspace import Workspace
 
-_A_DAY = 86_400.0
+_SESSION_SECONDS = 86_400.0
 
 
-def opener(root: Path, stop: Cancellation, *, others_wait: bool = False) -> Connect:
-    """Return what opens workspaces.
+def workspace_opener(root: Path, stop: Cancellation, *, others_wait: bool = False) -> Connect:
+    """Return a function that opens the workspace of an environment.
 
     Args:
-        root: the embedded Twenty keeps its state in `.provision/` below it.
+        root: the directory in which the embedded Twenty keeps its state, in `.provision/`.
         stop: ends the run early.
-        others_wait: whether the first writes of other environments wait for the first look at each.
+        others_wait: True if no environment is written to before each of them has been observed.
     """
     embedded = _Embedded(root)
 
@@ -49,8 +49,8 @@ def opener(root: Path, stop: Cancellation, *, others_wait: bool = False) -> Conn
         elif environment.credential is None:
             raise WorkspaceError(
                 "auth_missing",
-                f"{environment.name} has no credential.",
-                remedy="Write `auth:` for this environment.",
+                f"The environment {environment.name} has no credential.",
+                remedy="Add `auth:` to this environment.",
             )
         else:
             credential = environment.credential
@@ -64,7 +64,7 @@ def opener(root: Path, stop: Cancellation, *, others_wait: bool = False) -> Conn
 
 
 class _Embedded:
-    """The embedded Twenties of a run, all behind one server, which starts with the first."""
+    """The embedded Twenties of a run, behind one server that starts with the first of them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -72,13 +72,13 @@ class _Embedded:
         self._front: Front | None = None
 
     def start(self, environment: Environment, stack: ExitStack) -> Sandbox:
-        """Open the workspace of an environment, and have the stack close it.
+        """Open the embedded workspace of an environment; the stack closes it.
 
         Raises:
-            WorkspaceError: when its file cannot be used.
+            WorkspaceError: if its file cannot be used, or the server cannot start.
         """
-        # Here, because most environments are real and need no GraphQL engine.
-        from provisioner.sandbox import LOCK_WAIT, Sandbox, dialect_of  # noqa: PLC0415 - as said above
+        # Imported here because most runs use real servers and need no GraphQL engine.
+        from provisioner.sandbox import LOCK_WAIT, Sandbox, dialect_of  # noqa: PLC0415 - see above
 
         file = self._root / ".provision" / f"{environment.name}.sqlite3"
         dialect = dialect_of(environment.url)
@@ -86,7 +86,7 @@ class _Embedded:
             front = self._front_in(stack)
             lock_wait = min(LOCK_WAIT, environment.limits.timeout / 2)
             sandbox = Sandbox(
-                file, dialect, session_seconds=_A_DAY, lock_wait=lock_wait, front=front
+                file, dialect, session_seconds=_SESSION_SECONDS, lock_wait=lock_wait, front=front
             )
             return stack.enter_context(sandbox)
         except OSError as error:
@@ -94,13 +94,13 @@ class _Embedded:
                 raise none_left(environment.name) from None
             raise WorkspaceError(
                 "sandbox_unusable",
-                f"The embedded Twenty of {environment.name} cannot be served: {error.strerror}.",
+                f"The embedded Twenty of {environment.name} cannot start: {error.strerror}.",
                 remedy="Free a loopback port for this user and run again.",
             ) from None
 
     def _front_in(self, stack: ExitStack) -> Front:
-        """The server, which the stack stops after all workspaces behind it."""
-        from provisioner.sandbox import Front  # noqa: PLC0415 - as above
+        """Return the server, which the stack stops after closing all workspaces behind it."""
+        from provisioner.sandbox import Front  # noqa: PLC0415 - see `start`
 
         with self._lock:
             if self._front is None:

@@ -1,4 +1,4 @@
-"""What a run must not do by mistake: looked at for all environments, before the first write."""
+"""Guards: checks of all plans of a run, before the first write, against costly mistakes."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from provisioner.plan import EnvironmentPlan, PlanOptions
 
 _SEEDED = "20202020-"
-"""How the ids begin that a development server is seeded with, the same on every one."""
+"""The prefix of the ids that every development server is seeded with."""
 
-_TOLD = 5
-"""Reasons that one message gives."""
+_MAX_REASONS = 5
+"""Reasons that one message lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardOverrides:
-    """What a run was told that it may do.
+    """Permissions given on the command line that override guards.
 
     Attributes:
-        max_revoke: keys that it may revoke in each environment; None leaves it to the
-            environment's guards.
-        protected: whether it may revoke what is protected.
+        max_revoke: the number of keys that the run may revoke in each environment; None for the
+            limit in the environment's `guards`.
+        allow_protected: True if the run may revoke protected keys.
     """
 
     max_revoke: int | None = None
-    protected: bool = False
+    allow_protected: bool = False
 
 
 def refusals(
@@ -51,117 +51,124 @@ def refusals(
     planned: Planned,
     overrides: GuardOverrides,
 ) -> Iterator[RefusedError]:
-    """Why the plan of one environment must not be carried out.
+    """Yield the reasons why the plan of one environment must not be carried out.
 
     Args:
-        environment: whose plan it is.
-        desired: all of its desired keys, whatever bounds the plan.
-        observation: the look that the plan follows from.
+        environment: the environment.
+        desired: all of its desired keys, including those that the plan does not select.
+        observation: the observation that the plan is based on.
         planned: the plan.
-        overrides: what the run was told that it may do.
+        overrides: the guards that the run may override.
     """
     name = environment.name
-    ending = tuple(_ending(planned))
-    asked = all(isinstance(one, Revoke) and one.reason == "asked" for one in planned.unblocked)
-    if not asked and observation.server_ahead is not None:
-        apart = abs(observation.server_ahead)
-        if apart > CLOCK_TOLERANCE:
+    revoked = tuple(_revoked_keys(planned))
+    only_requested = all(
+        isinstance(one, Revoke) and one.reason == "asked" for one in planned.unblocked
+    )
+    if not only_requested and observation.server_ahead is not None:
+        difference = abs(observation.server_ahead)
+        if difference > CLOCK_TOLERANCE:
             yield RefusedError(
                 "clock_off",
-                f"This machine's clock and that of {name} are {apart.total_seconds():.0f} s apart.",
-                remedy="Set the clock that is wrong: ends of keys are counted by it.",
+                f"The clocks of this machine and of {name} are {difference.total_seconds():.0f} s "
+                "apart.",
+                remedy="Correct the wrong clock: the expiry of new keys depends on it.",
             )
-    if not ending:
+    if not revoked:
         return
-    undeclared = (one for one in planned.unblocked if isinstance(one, Revoke))
-    if not desired and any(one.reason == "undeclared" for one in undeclared):
+    revocations = (one for one in planned.unblocked if isinstance(one, Revoke))
+    if not desired and any(one.reason == "undeclared" for one in revocations):
         yield RefusedError(
             "manifests_vanished",
-            f"No manifest names {name} any more, and {len(ending)} of its keys would be revoked.",
-            remedy="Check -m and the manifests; to end the keys, use `provision revoke`.",
+            f"No manifest declares keys for {name} any more, and {len(revoked)} of its keys would "
+            "be revoked.",
+            remedy="Check -m and the manifests; to revoke the keys, use `provision revoke`.",
         )
     owned = sum(
         key.live(observation.server_time) and matches(key.name, environment.owns)
         for key in observation.keys
     )
-    most = (
+    limit = (
         environment.guards.revocation_limit(owned)
         if overrides.max_revoke is None
         else overrides.max_revoke
     )
-    lost = _lost(ending)
-    if len(lost) > most:
+    counted = _without_delivered_successor(revoked)
+    if len(counted) > limit:
         yield RefusedError(
             "too_many_revocations",
-            f"{len(lost)} keys of {name} would be revoked, and at most {most} may be.",
-            remedy=f"Look at the plan; if it is meant, use --max-revoke {len(lost)}.",
+            f"{pluralize(len(counted), 'key')} of {name} would be revoked, but the limit is "
+            f"{limit}.",
+            remedy=f"Check the plan; if this is intended, use --max-revoke {len(counted)}.",
         )
-    if overrides.protected:
+    if overrides.allow_protected:
         return
-    guarded = {key.name for key in desired if key.protect}
-    held = sorted(each for each in set(lost.values()) if environment.protect or each in guarded)
-    if held:
-        alone = len(held) == 1
-        are = f"in {name} is" if alone else f"and {len(held) - 1} more in {name} are"
+    protected_names = {key.name for key in desired if key.protect}
+    protected = sorted(
+        each for each in set(counted.values()) if environment.protect or each in protected_names
+    )
+    if protected:
+        others = len(protected) - 1
+        are = f"and {others} more in {name} are" if others else f"in {name} is"
         yield RefusedError(
             "protected",
-            f"{held[0]!r} {are} protected, and would be revoked.",
-            remedy="If it is meant, use --allow-protected.",
+            f"{protected[0]!r} {are} protected but would be revoked.",
+            remedy="If this is intended, use --allow-protected.",
         )
 
 
-def one_workspace_twice(
-    seen: Sequence[tuple[Environment, Observation]],
+def shared_workspaces(
+    observed: Sequence[tuple[Environment, Observation]],
 ) -> Iterator[tuple[tuple[str, ...], RefusedError]]:
-    """Yield the environments of one workspace, which would fight over its keys, and why not.
+    """Yield the environments that share a workspace, and the error: they would fight over its keys.
 
-    Workspaces of one id are one, whatever the addresses are: a server has many. Only development
-    servers share an id that they are seeded with; of those the address decides, and a key in both.
+    Environments whose workspaces have the same id share it, whatever their addresses are: a server
+    has many. Only development servers are all seeded with the same id; those share a workspace if
+    they have the same address or list the same key.
 
     Args:
-        seen: each environment with the look at its workspace.
+        observed: each environment with the observation of its workspace.
     """
-    same_id: dict[str, list[tuple[Environment, Observation]]] = defaultdict(list)
-    for environment, observation in seen:
+    by_id: dict[str, list[tuple[Environment, Observation]]] = defaultdict(list)
+    for environment, observation in observed:
         if observation.workspace is not None:
-            same_id[observation.workspace.lower()].append((environment, observation))
-    for id_, group in same_id.items():
-        for shared in _told_apart(group) if id_.startswith(_SEEDED) else [group]:
+            by_id[observation.workspace.lower()].append((environment, observation))
+    for id_, same_id in by_id.items():
+        for shared in _group_by_server(same_id) if id_.startswith(_SEEDED) else [same_id]:
             if len(shared) > 1:
                 names = tuple(environment.name for environment, _ in shared)
-                told = " and ".join(names)
                 error = RefusedError(
                     "workspace_shared",
-                    f"{told} turn out to be one workspace, {shared[0][1].workspace}.",
-                    remedy="Point each at a workspace of its own, or merge them into one; copies of"
-                    " one workspace are run one at a time, with -e.",
+                    f"{' and '.join(names)} point to the same workspace, {shared[0][1].workspace}.",
+                    remedy="Point each at its own workspace, or merge them into one environment; "
+                    "run copies of one workspace one at a time, with -e.",
                 )
                 yield names, error
 
 
-def _told_apart(
-    group: Sequence[tuple[Environment, Observation]],
+def _group_by_server(
+    same_id: Sequence[tuple[Environment, Observation]],
 ) -> list[list[tuple[Environment, Observation]]]:
-    """Those of one seeded id, together where they have an address or a key in common."""
-    joined = list(range(len(group)))
+    """Group environments with a seeded id by the addresses or keys that they have in common."""
+    parents = list(range(len(same_id)))
 
-    def first(number: int) -> int:
-        while joined[number] != number:
-            number = joined[number]
+    def root(number: int) -> int:
+        while parents[number] != number:
+            number = parents[number]
         return number
 
-    seen: dict[object, int] = {}
-    for number, (environment, observation) in enumerate(group):
-        for mark in (_server(environment.url), *_grown(observation)):
-            joined[first(number)] = first(seen.setdefault(mark, number))
-    found: dict[int, list[tuple[Environment, Observation]]] = defaultdict(list)
-    for number, one in enumerate(group):
-        found[first(number)].append(one)
-    return list(found.values())
+    first_with: dict[object, int] = {}
+    for number, (environment, observation) in enumerate(same_id):
+        for feature in (_server(environment.url), *_unseeded_keys(observation)):
+            parents[root(number)] = root(first_with.setdefault(feature, number))
+    groups: dict[int, list[tuple[Environment, Observation]]] = defaultdict(list)
+    for number, one in enumerate(same_id):
+        groups[root(number)].append(one)
+    return list(groups.values())
 
 
-def _grown(observation: Observation) -> frozenset[tuple[str, datetime]]:
-    """The keys that no other workspace has: those that were not seeded."""
+def _unseeded_keys(observation: Observation) -> frozenset[tuple[str, datetime]]:
+    """Return the keys that only one workspace can have, because they were not seeded."""
     return frozenset(
         (key.id.lower(), key.created_at)
         for key in observation.keys
@@ -170,49 +177,49 @@ def _grown(observation: Observation) -> frozenset[tuple[str, datetime]]:
 
 
 def _server(url: str) -> tuple[str | None, int | None]:
-    """Host and port of a url, however they are written."""
+    """Return the canonical host and port of a URL."""
     parts = urlsplit(url)
     host = None if parts.hostname is None else canonical(parts.hostname)
     return host, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
-def together(found: Sequence[RefusedError]) -> RefusedError | None:
-    """All that speaks against a run as one, named by the first; None where nothing does."""
-    if len(found) < 2:  # noqa: PLR2004 - one speaks for itself
-        return next(iter(found), None)
-    told = [f"{one.message} {one.remedy}" for one in found[:_TOLD]]
-    more = len(found) - _TOLD
+def combine_refusals(reasons: Sequence[RefusedError]) -> RefusedError | None:
+    """Combine all reasons against a run into one error with the first one's code; None if none."""
+    if len(reasons) < 2:  # noqa: PLR2004 - a single reason needs no combining
+        return next(iter(reasons), None)
+    texts = [f"{one.message} {one.remedy}" for one in reasons[:_MAX_REASONS]]
+    more = len(reasons) - _MAX_REASONS
     return RefusedError(
-        found[0].code,
-        " ".join(told) + (f" And {pluralize(more, 'more reason')}." if more > 0 else ""),
+        reasons[0].code,
+        " ".join(texts) + (f" And {pluralize(more, 'more reason')}." if more > 0 else ""),
     )
 
 
 def nothing_selected(plans: Iterable[EnvironmentPlan], options: PlanOptions) -> RefusedError | None:
-    """Why a run that may revoke must not go on where its globs match nothing at all."""
+    """Return the error for a run that may revoke keys if its globs match no key; else None."""
     planned = [part for part in plans if isinstance(part, Planned)]
-    met = any(part.actions or part.kept or part.findings for part in planned)
-    if not (options.prune or options.dedupe) or not options.only or not planned or met:
+    matched = any(part.actions or part.kept or part.findings for part in planned)
+    if not (options.prune or options.dedupe) or not options.only or not planned or matched:
         return None
     return RefusedError(
         "nothing_selected",
         f"No key matches --only {' '.join(options.only)}.",
-        remedy="Correct the glob: a run that may revoke does not go on by a guess.",
+        remedy="Correct the glob: a run that may revoke keys needs one that matches.",
     )
 
 
-def _lost(ending: Iterable[tuple[str, str, str]]) -> dict[str, str]:
-    """The names of the keys that leave is needed for, by their ids.
+def _without_delivered_successor(revoked: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """Return the names, by id, of the revoked keys that the guards count.
 
-    All but the predecessor of each name in a rotation, whose successor is delivered, so that nobody
-    is cut off. Of several the newest is the predecessor; older ones are of no rotation.
+    The predecessor in a rotation does not count: its successor is delivered, so nobody loses
+    access. Of several older keys of a name only the newest is the predecessor; the others count.
     """
-    spared = {name: id_ for id_, name, reason in ending if reason == "superseded"}
-    return {id_: name for id_, name, _ in ending if spared.get(name) != id_}
+    predecessors = {name: id_ for id_, name, reason in revoked if reason == "superseded"}
+    return {id_: name for id_, name, _ in revoked if predecessors.get(name) != id_}
 
 
-def _ending(planned: Planned) -> Iterator[tuple[str, str, str]]:
-    """The id and name of every key that the plan revokes, and why."""
+def _revoked_keys(planned: Planned) -> Iterator[tuple[str, str, str]]:
+    """Yield the id and name of every key that the plan revokes, and the reason."""
     for action in planned.unblocked:
         match action:
             case Revoke(key_id=key_id, name=name, reason=reason):

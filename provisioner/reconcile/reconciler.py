@@ -1,7 +1,12 @@
-"""The whole run: every environment observed and planned, guarded together, then executed.
+"""The pipeline of a run: observe, plan, guard, execute.
 
-Each environment is an independent unit of work that goes through an executor; only the guards
-see them all at once, between the last look and the first write.
+`Reconciler.plan` observes every environment, reads the sinks of its desired keys, compares both
+with the manifests, and checks that the sinks of the planned tokens are writable. The guards then
+check all plans together and may refuse the whole run. `Reconciler.apply` carries the plan out, or
+reports every action as skipped if a guard refused.
+
+Environments run side by side, one task each in an executor. Only the guards see all of them at
+once, between the last observation and the first write.
 """
 
 from __future__ import annotations
@@ -37,10 +42,10 @@ from provisioner.plan import (
 )
 from provisioner.reconcile.guards import (
     GuardOverrides,
+    combine_refusals,
     nothing_selected,
-    one_workspace_twice,
     refusals,
-    together,
+    shared_workspaces,
 )
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.file_descriptors import none_left, spent
@@ -67,44 +72,44 @@ if TYPE_CHECKING:
 
 _NO_OVERRIDES = GuardOverrides()
 
-_LATER = 2.0
-"""Seconds after which runs that met have settled which of their keys stays."""
+_SETTLE_DELAY = 2.0
+"""Seconds after which two runs at once have agreed on which of their keys to keep."""
 
 
 class Connect(Protocol):
-    """Opens the workspace of an environment and has the stack close it."""
+    """Opens the workspace of an environment; the stack closes it."""
 
     def __call__(self, environment: Environment, stack: ExitStack) -> Workspace:
-        """The workspace, signed in to.
+        """Sign in, and return the workspace.
 
         Raises:
-            WorkspaceError: when it cannot be opened.
-            RefusedError: when a guard forbids to use it.
+            WorkspaceError: if it cannot be opened.
+            RefusedError: if a guard forbids using it.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Observed:
+class _ObservedEnvironment:
     environment: Environment
     workspace: Workspace
     observation: Observation
 
 
 class Reconciler:
-    """The environments of one run, and the workspaces that were opened for them.
+    """The environments of one run and their open workspaces.
 
     Attributes:
-        refusal: a guard that stops the whole run, known after the look.
-        internal_error: the first bug that an environment met; the others went on.
+        refusal: why a guard refused the whole run; None if no guard did.
+        internal_error: the first bug that an environment met; the others continued.
 
     Args:
-        environments: in the order of environments.yaml.
+        environments: the environments in the order of environments.yaml.
         connect: opens a workspace.
         open_sink: opens a sink.
-        executor: runs one unit of work for each environment.
+        executor: runs one task for each environment.
         stop: ends the run early.
-        emit: is told what happens.
+        emit: receives the events of the run.
     """
 
     def __init__(  # noqa: PLR0913 - what a run is made of
@@ -124,7 +129,7 @@ class Reconciler:
         self._stop = stop
         self._emit = emit
         self._stack = ExitStack()
-        self._looks: dict[str, _Observed] = {}
+        self._observed: dict[str, _ObservedEnvironment] = {}
         self.refusal: RefusedError | None = None
         self.internal_error: Exception | None = None
 
@@ -137,27 +142,27 @@ class Reconciler:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # No workspace is closed under a unit that is still at work, but for one left behind.
+        # A workspace is closed while its task still runs only if a stop left that task behind.
         self._executor.shutdown(wait=not self._stop.asked, cancel_futures=True)
         self._stack.close()
 
     def observe(self) -> tuple[tuple[Environment, Observation | Unobserved], ...]:
-        """Looks at every workspace; one that fails does not stop the others.
+        """Observe every workspace; one that fails does not stop the others.
 
-        A guard that forbids an environment is kept in `refusal` for the whole run.
+        If a guard forbids using an environment, `refusal` is set for the whole run.
         """
-        futures = [self._executor.submit(self._look, one) for one in self._environments]
+        futures = [self._executor.submit(self._observe, one) for one in self._environments]
         self._stop.wait_for(futures, graceful=False)
-        looks = tuple(future.result() if future.done() else None for future in futures)
-        found = [observed for observed in looks if isinstance(observed, _Observed)]
-        refusals = [observed for observed in looks if isinstance(observed, RefusedError)]
-        seen = [(observed.environment, observed.observation) for observed in found]
-        refusals += [error for _, error in one_workspace_twice(seen)]
-        self.refusal = together(refusals)
-        self._looks = {observed.environment.name: observed for observed in found}
+        outcomes = tuple(future.result() if future.done() else None for future in futures)
+        observed = [one for one in outcomes if isinstance(one, _ObservedEnvironment)]
+        refusals = [one for one in outcomes if isinstance(one, RefusedError)]
+        pairs = [(one.environment, one.observation) for one in observed]
+        refusals += [error for _, error in shared_workspaces(pairs)]
+        self.refusal = combine_refusals(refusals)
+        self._observed = {one.environment.name: one for one in observed}
         return tuple(
-            (environment, _seen(environment, observed))
-            for environment, observed in zip(self._environments, looks, strict=True)
+            (environment, _observation_or_failure(environment, outcome))
+            for environment, outcome in zip(self._environments, outcomes, strict=True)
         )
 
     def plan(
@@ -167,55 +172,56 @@ class Reconciler:
         options: PlanOptions,
         overrides: GuardOverrides = _NO_OVERRIDES,
     ) -> Plan:
-        """Observes and plans every environment, and looks ahead into the sinks of its keys.
+        """Observe and plan every environment, and check that the sinks of its actions are writable.
 
         Args:
             desired: the desired keys by environment.
-            now: the moment of the plan.
-            options: what else is asked for.
-            overrides: what the guards may let pass; what they do not is kept in `refusal`.
+            now: the time of the plan.
+            options: the options of the plan.
+            overrides: the guards that the run may override; any other objection is in `refusal`.
         """
-        looks = self.observe()
+        observations = self.observe()
 
-        def planned(environment: Environment, observation: Observation) -> EnvironmentPlan:
+        def plan_one(environment: Environment, observation: Observation) -> EnvironmentPlan:
             with bind(environment=environment.name):
                 try:
-                    part = from_look(environment, observation)
-                    if delivers_too_early(part, observation):
-                        part = from_look(environment, self._observe_again(environment.name))
-                    return block_actions(
-                        part, check_all(sinks_to_check(part), self._open_sink, self._stop)
-                    )
+                    planned = compare(environment, observation)
+                    if delivers_too_early(planned, observation):
+                        planned = compare(environment, self._observe_again(environment.name))
+                    failures = check_all(sinks_to_check(planned), self._open_sink, self._stop)
+                    return block_actions(planned, failures)
                 except WorkspaceError as error:
-                    why = failure_of(error)
+                    failure = failure_of(error)
                 except Exception as error:  # noqa: BLE001 - it must not stop the others
-                    why = failure_of(self._surprised(environment.name, error))
-                return Unobserved(environment.name, environment.url, why)
+                    failure = failure_of(self._record_bug(environment.name, error))
+                return Unobserved(environment.name, environment.url, failure)
 
-        def from_look(environment: Environment, observation: Observation) -> Planned:
-            wanted = desired.get(environment.name, ())
-            read = sinks_to_read(wanted, observation, options)
-            sink_contents = read_all(read, self._open_sink, self._stop)
+        def compare(environment: Environment, observation: Observation) -> Planned:
+            keys = desired.get(environment.name, ())
+            addresses = sinks_to_read(keys, observation, options)
+            sink_contents = read_all(addresses, self._open_sink, self._stop)
             return plan_environment(
-                environment, wanted, observation, now, options, sink_contents=sink_contents
+                environment, keys, observation, now, options, sink_contents=sink_contents
             )
 
         futures = {
-            environment.name: self._executor.submit(planned, environment, seen)
-            for environment, seen in looks
-            if not isinstance(seen, Unobserved)
+            environment.name: self._executor.submit(plan_one, environment, observation)
+            for environment, observation in observations
+            if not isinstance(observation, Unobserved)
         }
         self._stop.wait_for(futures.values(), graceful=False)
 
-        def ended(environment: Environment, seen: Observation | Unobserved) -> EnvironmentPlan:
-            if isinstance(seen, Unobserved):
-                return seen
+        def finished(
+            environment: Environment, observation: Observation | Unobserved
+        ) -> EnvironmentPlan:
+            if isinstance(observation, Unobserved):
+                return observation
             future = futures[environment.name]
             if future.done():
                 return future.result()
             return Unobserved(environment.name, environment.url, STOPPED)
 
-        plans = tuple(ended(environment, seen) for environment, seen in looks)
+        plans = tuple(finished(environment, one) for environment, one in observations)
         self._guard(plans, desired, overrides)
         self.refusal = self.refusal or nothing_selected(plans, options)
         return Plan(now, digest(plans, selected_keys(desired, options)), plans)
@@ -224,54 +230,51 @@ class Reconciler:
         self,
         desired: Mapping[str, tuple[DesiredKey, ...]],
         now: datetime,
-        asked: frozenset[str],
+        requested: frozenset[str],
         options: PlanOptions,
         overrides: GuardOverrides = _NO_OVERRIDES,
     ) -> Plan:
-        """Plans the end of the live keys that someone names.
+        """Plan the revocation of live keys that someone names.
 
         Args:
-            desired: the desired keys by environment, for what is protected.
-            now: the moment of the plan.
-            asked: names and ids of keys.
-            options: what bounds the plan.
-            overrides: what the guards may let pass; what they do not is kept in `refusal`.
+            desired: the desired keys by environment, which tell what is protected.
+            now: the time of the plan.
+            requested: names and ids of keys.
+            options: the options of the plan.
+            overrides: the guards that the run may override; any other objection is in `refusal`.
         """
-        looks = self.observe()
         plans = tuple(
-            seen
-            if isinstance(seen, Unobserved)
+            observation
+            if isinstance(observation, Unobserved)
             else plan_revocations(
-                environment, seen, asked, options, desired.get(environment.name, ())
+                environment, observation, requested, options, desired.get(environment.name, ())
             )
-            for environment, seen in looks
+            for environment, observation in self.observe()
         )
         self._guard(plans, desired, overrides)
         return Plan(now, digest(plans, {}), plans)
 
     @property
-    def seen(self) -> tuple[tuple[Environment, Observation], ...]:
-        """The last look at every workspace that could be looked at."""
-        return tuple(
-            (observed.environment, observed.observation) for observed in self._looks.values()
-        )
+    def observations(self) -> tuple[tuple[Environment, Observation], ...]:
+        """The last observation of every workspace that could be observed."""
+        return tuple((one.environment, one.observation) for one in self._observed.values())
 
-    def look_into(self, addresses: Iterable[Address]) -> Mapping[Address, SinkContent]:
-        """What some sinks hold, without the tokens themselves."""
+    def read_sinks(self, addresses: Iterable[Address]) -> Mapping[Address, SinkContent]:
+        """Return the content of some sinks, without the tokens themselves."""
         return read_all(addresses, self._open_sink, self._stop)
 
-    def survey(
+    def read_key_sinks(
         self, desired: Mapping[str, tuple[DesiredKey, ...]], options: PlanOptions
     ) -> Mapping[Address, SinkContent]:
-        """What the sinks of live keys hold, but of those that a stop or a bug came before.
+        """Return the content of the sinks of live keys, except those that a stop or a bug skipped.
 
         Args:
-            desired: the desired keys by environment, of those that were observed.
-            options: what bounds the keys.
+            desired: the desired keys by environment, of the environments that were observed.
+            options: the options that select keys.
         """
         futures = [
-            self._executor.submit(self._surveyed, observed, desired, options)
-            for observed in self._looks.values()
+            self._executor.submit(self._read_key_sinks, observed, desired, options)
+            for observed in self._observed.values()
         ]
         self._stop.wait_for(futures, graceful=False)
         sink_contents: dict[Address, SinkContent] = {}
@@ -279,9 +282,9 @@ class Reconciler:
             sink_contents |= future.result() if future.done() else {}
         return sink_contents
 
-    def refuse(self, why: RefusedError) -> None:
-        """Has nothing of the plans carried out, whatever the guards say of them."""
-        self.refusal = why
+    def refuse(self, error: RefusedError) -> None:
+        """Refuse the whole run, whatever the guards decided."""
+        self.refusal = error
 
     def _guard(
         self,
@@ -289,94 +292,92 @@ class Reconciler:
         desired: Mapping[str, tuple[DesiredKey, ...]],
         overrides: GuardOverrides,
     ) -> None:
-        """Keeps the reasons why nothing of the plans must be carried out."""
+        """Set `refusal` if a guard objects to one of the plans."""
         found: list[RefusedError] = []
         for part in plans:
             if isinstance(part, Planned):
-                observed = self._looks[part.environment]
-                wanted = desired.get(part.environment, ())
-                found += refusals(
-                    observed.environment, wanted, observed.observation, part, overrides
-                )
-        self.refusal = self.refusal or together(found)
+                observed = self._observed[part.environment]
+                keys = desired.get(part.environment, ())
+                found += refusals(observed.environment, keys, observed.observation, part, overrides)
+        self.refusal = self.refusal or combine_refusals(found)
 
     def apply(self, plan: Plan, on_progress: Callable[[int], None]) -> RunResult:
-        """Carries out a plan that this fleet made; with a refusal, nothing of it.
+        """Carry out a plan of this reconciler, or skip all of it if there is a `refusal`.
 
         Args:
-            plan: what `plan` returned.
-            on_progress: called with the number of actions whose outcome has become known.
+            plan: the return value of `plan`.
+            on_progress: called with the number of steps whose outcome has become known.
         """
         if self.refusal is not None:
             skipped = _skipped(plan, self.refusal)
             for part, outcome in zip(plan.environments, skipped, strict=True):
                 self._emit_finished(part.environment, outcome)
             return RunResult(plan.created_at, plan.digest, skipped)
-        mark = RunMarker.random()
+        run_marker = RunMarker.random()
         executions = {
-            part.environment: self._execution(part, mark, on_progress)
+            part.environment: self._execution(part, run_marker, on_progress)
             for part in plan.environments
             if isinstance(part, Planned)
         }
         futures = {
-            name: self._executor.submit(self._carry_out, name, execution)
+            name: self._executor.submit(self._execute, name, execution)
             for name, execution in executions.items()
         }
         self._stop.wait_for(futures.values(), graceful=True)
 
-        def ended(part: Planned | Unobserved) -> Executed | Unobserved:
+        def finished(part: Planned | Unobserved) -> Executed | Unobserved:
             if isinstance(part, Unobserved):
                 self._emit_finished(part.environment, part)
                 return part
             if (future := futures[part.environment]).done():
-                future.result()  # what is no exception of a run ends this one as well
+                future.result()  # raises what `_execute` does not handle, such as KeyboardInterrupt
             return executions[part.environment].finish()
 
-        results = tuple(map(ended, plan.environments))
+        results = tuple(map(finished, plan.environments))
         return RunResult(plan.created_at, plan.digest, results)
 
     def _execution(
-        self, planned: Planned, mark: RunMarker, on_progress: Callable[[int], None]
+        self, planned: Planned, run_marker: RunMarker, on_progress: Callable[[int], None]
     ) -> Execution:
-        observed = self._looks[planned.environment]
-        before = frozenset(key.id for key in observed.observation.keys)
+        observed = self._observed[planned.environment]
+        existing_ids = frozenset(key.id for key in observed.observation.keys)
         return Execution(
             planned,
-            before,
+            existing_ids,
             observed.workspace,
             self._open_sink,
             parallel=observed.environment.limits.parallel,
-            mark=mark,
+            run_marker=run_marker,
             stop=self._stop,
             on_progress=on_progress,
             emit=self._emit,
         )
 
-    def _carry_out(self, name: str, execution: Execution) -> None:
-        """Runs one environment's actions; what a bug leaves open fails."""
+    def _execute(self, name: str, execution: Execution) -> None:
+        """Run one environment's actions; after a bug, those that are not finished fail."""
         try:
             with bind(environment=name):
-                self._looks[name].workspace.begin_work()
+                self._observed[name].workspace.begin_work()
                 execution.run()
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-            execution.finish(failure_of(self._surprised(name, error)))
+            execution.finish(failure_of(self._record_bug(name, error)))
         else:
             execution.finish()
         finally:
-            self._looks[name].workspace.release()
+            self._observed[name].workspace.release()
 
     def _emit_finished(self, environment: str, outcome: Executed | Unobserved) -> None:
-        """Tells of an environment in which nothing was begun."""
+        """Emit the events of an environment in which nothing was started."""
         for result in outcome.results if isinstance(outcome, Executed) else ():
             self._emit(ActionEnded(environment, result))
         self._emit(EnvironmentFinished(environment, outcome))
 
     def open(self, environment: Environment) -> Workspace | None:
-        """The workspace of one environment, not looked at; None when a stop came first.
+        """Open the workspace of one environment without observing it; None if a stop came first.
 
         Raises:
-            WorkspaceError: when it cannot be opened.
-            RefusedError: when a guard forbids to use it.
+            WorkspaceError: if it cannot be opened.
+            RefusedError: if a guard forbids using it.
         """
         if self._stop.asked:
             return None
@@ -384,80 +385,85 @@ class Reconciler:
         self._stop.wait_for((opening,), graceful=False)
         return opening.result() if opening.done() else None
 
-    def _look(self, environment: Environment) -> _Observed | WorkspaceError | RefusedError:
-        observed = self._looked_at(environment)
-        self._emit(EnvironmentObserved(environment.name, _seen(environment, observed)))
-        return observed
+    def _observe(
+        self, environment: Environment
+    ) -> _ObservedEnvironment | WorkspaceError | RefusedError:
+        outcome = self._try_to_observe(environment)
+        event = EnvironmentObserved(environment.name, _observation_or_failure(environment, outcome))
+        self._emit(event)
+        return outcome
 
-    def _looked_at(self, environment: Environment) -> _Observed | WorkspaceError | RefusedError:
+    def _try_to_observe(
+        self, environment: Environment
+    ) -> _ObservedEnvironment | WorkspaceError | RefusedError:
         if self._stop.asked:
             return WorkspaceError(STOPPED.code, STOPPED.message)
         try:
             with bind(environment=environment.name):
                 workspace = self._connect(environment, self._stack)
                 try:
-                    return _Observed(environment, workspace, workspace.observe())
+                    return _ObservedEnvironment(environment, workspace, workspace.observe())
                 finally:
                     workspace.release()
         except (WorkspaceError, RefusedError) as error:
             return error
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-            return self._surprised(environment.name, error)
+            return self._record_bug(environment.name, error)
 
     def _observe_again(self, name: str) -> Observation:
-        """Looks once more, in place of the first look, when runs that met have settled.
+        """Observe once more, after runs at the same time have agreed on which keys to keep.
 
         Raises:
-            WorkspaceError: when the workspace cannot be looked at any more.
+            WorkspaceError: if the workspace can no longer be observed.
         """
-        self._stop.sleep(_LATER)
-        observed = self._looks[name]
+        self._stop.sleep(_SETTLE_DELAY)
+        observed = self._observed[name]
         observed = replace(observed, observation=observed.workspace.observe())
-        self._looks[name] = observed
+        self._observed[name] = observed
         self._emit(EnvironmentObserved(name, observed.observation))
         return observed.observation
 
-    def _surveyed(
+    def _read_key_sinks(
         self,
-        observed: _Observed,
+        observed: _ObservedEnvironment,
         desired: Mapping[str, tuple[DesiredKey, ...]],
         options: PlanOptions,
     ) -> Mapping[Address, SinkContent]:
         name = observed.environment.name
         try:
             with bind(environment=name):
-                read = sinks_to_read(desired.get(name, ()), observed.observation, options)
-                return read_all(read, self._open_sink, self._stop)
+                addresses = sinks_to_read(desired.get(name, ()), observed.observation, options)
+                return read_all(addresses, self._open_sink, self._stop)
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-            self._surprised(name, error)
+            self._record_bug(name, error)
             return {}
 
-    def _surprised(self, name: str, error: Exception) -> WorkspaceError:
-        """A bug of ours: kept for the end of the run, a failure of this environment meanwhile.
+    def _record_bug(self, name: str, error: Exception) -> WorkspaceError:
+        """Keep a bug in `internal_error`, and return it as the failure of this environment.
 
-        That no descriptor is left is none.
+        Running out of file descriptors is not a bug.
         """
         if spent(error):
             return none_left(name)
         self.internal_error = self.internal_error or error
         return WorkspaceError(
             "internal_error",
-            f"{name} could not be finished because of a bug ({type(error).__name__}).",
-            remedy="Please report it; `provision list` shows what is there.",
+            f"{name} failed because of a bug in provision ({type(error).__name__}).",
+            remedy="Please report it, and run `provision list` to see which keys exist.",
         )
 
 
-def _skipped(plan: Plan, why: RefusedError) -> tuple[Executed | Unobserved, ...]:
+def _skipped(plan: Plan, error: RefusedError) -> tuple[Executed | Unobserved, ...]:
     return tuple(
-        part if isinstance(part, Unobserved) else Executed.skipped(part, failure_of(why))
+        part if isinstance(part, Unobserved) else Executed.skipped(part, failure_of(error))
         for part in plan.environments
     )
 
 
-def _seen(
-    environment: Environment, observed: _Observed | WorkspaceError | RefusedError | None
+def _observation_or_failure(
+    environment: Environment, outcome: _ObservedEnvironment | WorkspaceError | RefusedError | None
 ) -> Observation | Unobserved:
-    if isinstance(observed, _Observed):
-        return observed.observation
-    why = STOPPED if observed is None else failure_of(observed)
-    return Unobserved(environment.name, environment.url, why)
+    if isinstance(outcome, _ObservedEnvironment):
+        return outcome.observation
+    failure = STOPPED if outcome is None else failure_of(outcome)
+    return Unobserved(environment.name, environment.url, failure)

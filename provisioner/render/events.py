@@ -14,7 +14,7 @@ from provisioner.execution import (
     RunEnded,
     RunStarted,
     StepsSettled,
-    made_by_this_run,
+    created_by_this_run,
     undelivered,
 )
 from provisioner.plan import Unobserved
@@ -47,7 +47,7 @@ def event_document(event: Event) -> Document:
             document = {
                 "event": "environment_observed",
                 "environment": event.environment,
-                **_observation_fields(event.seen),
+                **_observation_fields(event.outcome),
             }
         case PlanMade(plan=plan):
             document = {
@@ -83,7 +83,7 @@ def event_document(event: Event) -> Document:
                 "environment": event.environment,
                 **action_identity(result.action),
                 **outcome,
-                "made": made_by_this_run(result),
+                "made": created_by_this_run(result),
                 "undelivered": undelivered(result),
                 "made_elsewhere": isinstance(result, CreatedByAnotherRun),
             }

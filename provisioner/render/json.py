@@ -13,7 +13,7 @@ from provisioner.execution import (
     Failed,
     Skipped,
     Unfinished,
-    made_by_this_run,
+    created_by_this_run,
     undelivered,
 )
 from provisioner.model.expiry import format_moment
@@ -134,7 +134,7 @@ def result_summary(result: Executed | Unobserved) -> dict[str, int]:
         done.update(
             type(one.action)
             for one in result.results
-            if isinstance(one, Done) or made_by_this_run(one)
+            if isinstance(one, Done) or created_by_this_run(one)
         )
         kinds.update(type(one) for one in result.results)
         kept = len(result.planned.kept) + kinds[CreatedByAnotherRun]

@@ -25,7 +25,7 @@ from provisioner.audit import CheckFailed, CheckName, CheckOk, CheckWarning, Dia
 from provisioner.cli import main
 from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
 from provisioner.model.sink_address import CommandAddress, FileAddress
-from provisioner.reconcile.connection import opener
+from provisioner.reconcile.connection import workspace_opener
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sandbox import API_KEYS_FLAG, Dialect, Response, Sandbox, json_answer
@@ -51,7 +51,7 @@ def examine(hurried, tmp_path) -> Callable[..., Diagnosis]:
     def examine_(environment: Environment, *keys: DesiredKey, only: tuple[str, ...] = ()) -> Any:
         stop = hurried()
         open_sink = SinkRegistry(tmp_path, {}, stop).open
-        with Doctor(opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop) as doctor:
+        with Doctor(workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop) as doctor:
             [found] = doctor.examine((environment,), {environment.name: keys}, only)
         if doctor.internal_error is not None:
             raise doctor.internal_error
@@ -570,7 +570,7 @@ def test_a_bug_in_one_environment_does_not_stop_the_others(serve, hurried, tmp_p
 
     shop = served.environment(credential=served.credential())
     other = environment_with(name="other", url="sandbox:")
-    with Doctor(opener(tmp_path, stop), broken_opener, ThreadExecutor(2), stop) as doctor:
+    with Doctor(workspace_opener(tmp_path, stop), broken_opener, ThreadExecutor(2), stop) as doctor:
         first, second = doctor.examine((shop, other), {"shop": (desired_key("a", file("a.env")),)})
     assert failures(first) == [("reached", "internal_error")]
     assert not second.failed
@@ -592,7 +592,10 @@ def test_a_stop_does_not_wait_for_a_hanging_server(hanging, tmp_path) -> None:
     stopper = threading.Thread(target=stop_once_connected)
     stopper.start()
     with Doctor(
-        opener(tmp_path, stop), SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(1), stop
+        workspace_opener(tmp_path, stop),
+        SinkRegistry(tmp_path, {}, stop).open,
+        ThreadExecutor(1),
+        stop,
     ) as doctor:
         [found] = doctor.examine((shop,), {})
     assert failures(found) == [("reached", "stopped")]
@@ -817,7 +820,10 @@ def test_environments_that_share_a_workspace_fail(serve, hurried, tmp_path) -> N
     three = replace(other.environment(), name="third", credential=other.credential())
     stop = hurried()
     with Doctor(
-        opener(tmp_path, stop), SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(3), stop
+        workspace_opener(tmp_path, stop),
+        SinkRegistry(tmp_path, {}, stop).open,
+        ThreadExecutor(3),
+        stop,
     ) as doctor:
         found = doctor.examine((one, two, three), {})
     assert [("credential", "workspace_shared") in failures(part) for part in found] == [

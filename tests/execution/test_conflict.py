@@ -1,4 +1,4 @@
-"""The rule for keys that several runs may have made: which one stays, and who gives way."""
+"""The rule for keys that several runs may have created: which one is kept, and who gives way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from builders import END, NOW, observation_with, observed_key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.execution.conflict import Conflict, NotFound, Observed, OwnKeys, Resolution
+from provisioner.execution.conflict import Conflict, NewLiveKeys, NotFound, OwnKeys, Resolution
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, ObservedKey, Roles
 
 pytestmark = pytest.mark.fast
@@ -20,65 +20,74 @@ THEIRS = END + timedelta(milliseconds=9)
 
 
 def key(id_: str, name: str = "a", second: int = 0, **changes: object) -> ObservedKey:
-    """A live key, created at a second, with a role and the mark of another run."""
-    made = NOW + timedelta(seconds=second)
-    fields = {"id": id_, "expires_at": THEIRS, "created_at": made, "role_id": "role-1"}
+    """Return a live key, created at a second, with a role and the marker of another run."""
+    created_at = NOW + timedelta(seconds=second)
+    fields = {"id": id_, "expires_at": THEIRS, "created_at": created_at, "role_id": "role-1"}
     return observed_key(name, **(fields | changes))
 
 
-def look(*keys: ObservedKey, before: tuple[str, ...] = (), roles: Roles | None = None) -> Observed:
-    seen = observation_with(*keys, roles=roles)
-    return Observed(seen, frozenset(before))
+def observe(
+    *keys: ObservedKey, before: tuple[str, ...] = (), roles: Roles | None = None
+) -> NewLiveKeys:
+    return NewLiveKeys(observation_with(*keys, roles=roles), frozenset(before))
 
 
-def sent(*ids: str, name: str = "a", end: datetime | None = None, expected: int = 1) -> OwnKeys:
-    return OwnKeys(name, frozenset(ids), end, expected)
+def own(
+    *ids: str, name: str = "a", expires_at: datetime | None = None, expected: int = 1
+) -> OwnKeys:
+    return OwnKeys(name, frozenset(ids), expires_at, expected)
 
 
-def stands(standing: Conflict) -> Resolution:
-    assert isinstance(standing, Resolution)
-    return standing
+def resolved(conflict: Conflict) -> Resolution:
+    assert isinstance(conflict, Resolution)
+    return conflict
 
 
-def test_the_first_by_created_at_and_then_by_id_stays() -> None:
-    """The id decides only between keys of one moment, whoever made them."""
+def test_the_first_by_created_at_and_then_by_id_is_kept() -> None:
+    """The id decides only between keys created at the same time, whoever created them."""
     early, low, high = key("z", second=1), key("b", second=2), key("c", second=2)
-    assert stands(look(high, low, early).resolve(sent("b"))).key == early
-    assert stands(look(high, low).resolve(sent("c"))).key == low
+    assert resolved(observe(high, low, early).resolve(own("b"))).key == early
+    assert resolved(observe(high, low).resolve(own("c"))).key == low
 
 
-def test_of_several_keys_of_one_run_all_but_the_first_go() -> None:
-    """A run that made a name twice keeps the one and ends the other, in the order of creation."""
-    seen = look(key("3", second=3), key("1", second=1), key("2", second=2))
-    standing = stands(seen.resolve(sent("1", "2", "3", expected=3)))
-    assert (standing.key.id, standing.ours, standing.duplicates) == ("1", True, ("2", "3"))
+def test_of_several_keys_of_one_run_only_the_first_is_kept() -> None:
+    """A run that created a name several times revokes its later keys, in the order of creation."""
+    observed = observe(key("3", second=3), key("1", second=1), key("2", second=2))
+    resolution = resolved(observed.resolve(own("1", "2", "3", expected=3)))
+    assert (resolution.key.id, resolution.ours, resolution.duplicates) == ("1", True, ("2", "3"))
 
 
-def test_a_run_that_came_second_ends_its_own_key_alone() -> None:
-    """The one that stays is another run's: ours goes, the third is none of ours."""
-    seen = look(key("theirs", second=1), key("ours", second=2), key("third", second=3))
-    standing = stands(seen.resolve(sent("ours")))
-    assert (standing.key.id, standing.ours, standing.duplicates) == ("theirs", False, ("ours",))
+def test_a_run_that_came_second_revokes_only_its_own_key() -> None:
+    """Another run's key is kept, ours is a duplicate, and a third run's key is not touched."""
+    observed = observe(key("theirs", second=1), key("ours", second=2), key("third", second=3))
+    resolution = resolved(observed.resolve(own("ours")))
+    assert (resolution.key.id, resolution.ours, resolution.duplicates) == (
+        "theirs",
+        False,
+        ("ours",),
+    )
 
 
 @pytest.mark.parametrize(
-    ("end", "made"),
+    ("expires_at", "ours"),
     [(OURS, True), (THEIRS, False), (END, False), (OURS + timedelta(seconds=1), False)],
 )
-def test_a_key_is_known_by_the_very_milliseconds_of_its_end(end: datetime, made: bool) -> None:
-    """Neither another run's mark, nor none, nor our mark on another second is ours."""
-    assert sent(end=OURS).made(key("x", expires_at=end)) is made
+def test_a_key_is_recognised_by_the_exact_milliseconds_of_its_expiry(
+    expires_at: datetime, ours: bool
+) -> None:
+    """Another run's marker, no marker, and our marker on another second are not ours."""
+    assert own(expires_at=OURS).includes(key("x", expires_at=expires_at)) is ours
 
 
-def test_without_an_end_to_look_for_only_ids_tell_whose_a_key_is() -> None:
-    """Where every id of ours is known, our mark on another key is a coincidence."""
+def test_without_an_expiry_to_compare_only_ids_identify_own_keys() -> None:
+    """If every id of ours is known, our marker on another key is a coincidence."""
     twin = key("x", expires_at=OURS)
-    assert not sent("y").made(twin)
-    assert sent("x").made(twin)
+    assert not own("y").includes(twin)
+    assert own("x").includes(twin)
 
 
 @pytest.mark.parametrize(
-    ("keys", "expected", "settled"),
+    ("keys", "expected", "final"),
     [
         (("ours",), 1, True),
         (("ours",), 2, False),
@@ -89,16 +98,16 @@ def test_without_an_end_to_look_for_only_ids_tell_whose_a_key_is() -> None:
         (("theirs",), 0, False),
     ],
 )
-def test_it_is_settled_when_ours_are_all_there_and_alone(
-    keys: tuple[str, ...], expected: int, settled: bool
+def test_a_resolution_is_final_when_exactly_our_keys_are_listed(
+    keys: tuple[str, ...], expected: int, final: bool
 ) -> None:
-    """Not while another run's key has the name, nor while one of ours may still come."""
-    seen = look(*map(key, keys))
-    assert stands(seen.resolve(sent("ours", "ours-2", expected=expected))).settled is settled
+    """It is not while another run's key has the name, or while a key of ours may still appear."""
+    observed = observe(*map(key, keys))
+    assert resolved(observed.resolve(own("ours", "ours-2", expected=expected))).final is final
 
 
 @pytest.mark.parametrize(
-    ("roles", "role_id", "whole"),
+    ("roles", "role_id", "complete"),
     [
         (KnownRoles(()), "role-1", True),
         (KnownRoles(()), None, False),
@@ -106,23 +115,25 @@ def test_it_is_settled_when_ours_are_all_there_and_alone(
         (NoRoles(), None, True),
     ],
 )
-def test_a_key_is_whole_with_its_role_where_roles_are_seen(
-    roles: Roles, role_id: str | None, whole: bool
+def test_a_key_is_complete_once_it_has_its_role_if_roles_are_known(
+    roles: Roles, role_id: str | None, complete: bool
 ) -> None:
-    """On 2.x a key is there a moment before its role; where no role is seen none is missed."""
-    seen = look(key("ours", role_id=role_id), roles=roles)
-    assert stands(seen.resolve(sent("ours"))).whole is whole
+    """On 2.x a key is listed a moment before its role; if roles are hidden, none is expected."""
+    observed = observe(key("ours", role_id=role_id), roles=roles)
+    assert resolved(observed.resolve(own("ours"))).complete is complete
 
 
-def test_only_the_key_that_stays_has_to_be_whole() -> None:
-    """A loser goes with or without a role."""
+def test_only_the_key_to_keep_has_to_be_complete() -> None:
+    """A duplicate is revoked with or without a role."""
     stays, goes = key("1", second=1), key("2", second=2, role_id=None)
-    assert stands(look(stays, goes).resolve(sent("2"))).whole
-    assert not stands(look(replace(stays, role_id=None), key("2", second=2)).resolve(sent())).whole
+    assert resolved(observe(stays, goes).resolve(own("2"))).complete
+    assert not resolved(
+        observe(replace(stays, role_id=None), key("2", second=2)).resolve(own())
+    ).complete
 
 
 @pytest.mark.parametrize(
-    ("keys", "stranger"),
+    ("keys", "active"),
     [
         ((), False),
         ((key("ours"),), False),
@@ -135,19 +146,19 @@ def test_only_the_key_that_stays_has_to_be_whole() -> None:
         ((key("dead", "c", revoked_at=NOW),), False),
     ],
 )
-def test_a_stranger_is_a_new_live_key_of_any_name_that_this_run_did_not_make(
-    keys: tuple[ObservedKey, ...], stranger: bool
+def test_another_run_is_active_if_there_is_a_new_live_key_that_this_run_did_not_create(
+    keys: tuple[ObservedKey, ...], active: bool
 ) -> None:
-    """Names that this run never sent show other runs at work as well."""
-    everything = [sent("ours"), sent(name="b", end=OURS)]
-    assert look(*keys, before=("before",)).strangers(everything) is stranger
+    """Keys of names that this run never sent show other runs too."""
+    own_keys = [own("ours"), own(name="b", expires_at=OURS)]
+    assert observe(*keys, before=("before",)).other_run_active(own_keys) is active
 
 
 IDS = st.sampled_from([f"id-{number}" for number in range(8)])
 KEYS = st.lists(
     st.builds(key, IDS, st.just("a"), st.integers(0, 3)), unique_by=lambda one: one.id, max_size=8
 )
-DISTRACTIONS = st.lists(
+IRRELEVANT = st.lists(
     st.sampled_from(
         [
             key("before-1", second=-9, expires_at=OURS),
@@ -163,63 +174,64 @@ DISTRACTIONS = st.lists(
 
 
 @given(keys=KEYS, ours=st.frozensets(IDS), expected=st.integers(0, 9))
-def test_the_one_that_stays_is_the_first_and_losers_are_ours(
+def test_the_first_key_is_kept_and_only_our_keys_are_duplicates(
     keys: list[ObservedKey], ours: frozenset[str], expected: int
 ) -> None:
-    """Whatever a look shows: one stays, the first; ours go but never that one; no key of others."""
-    standing = look(*keys).resolve(sent(*ours, expected=expected))
-    if isinstance(standing, NotFound):
+    """In any observation the first key is kept, and duplicates are our other keys and no others."""
+    resolution = observe(*keys).resolve(own(*ours, expected=expected))
+    if isinstance(resolution, NotFound):
         assert not keys
         return
     first = min(keys, key=lambda one: (one.created_at, one.id))
-    made = {one.id for one in keys} & ours
-    assert standing.key == first
-    assert standing.ours == (first.id in ours)
-    assert set(standing.duplicates) == made - {first.id}
-    assert len(standing.duplicates) == len(made - {first.id})
-    assert standing.settled == ({one.id for one in keys} == made and len(made) >= expected)
+    own_ids = {one.id for one in keys} & ours
+    assert resolution.key == first
+    assert resolution.ours == (first.id in ours)
+    assert set(resolution.duplicates) == own_ids - {first.id}
+    assert len(resolution.duplicates) == len(own_ids - {first.id})
+    assert resolution.final == ({one.id for one in keys} == own_ids and len(own_ids) >= expected)
 
 
-@given(keys=KEYS, distractions=DISTRACTIONS, ours=st.frozensets(IDS), seed=st.randoms())
-def test_what_was_there_before_what_is_dead_and_other_names_never_matter(
-    keys: list[ObservedKey], distractions: list[ObservedKey], ours: frozenset[str], seed: object
+@given(keys=KEYS, irrelevant=IRRELEVANT, ours=st.frozensets(IDS), seed=st.randoms())
+def test_existing_keys_dead_keys_and_other_names_never_matter(
+    keys: list[ObservedKey], irrelevant: list[ObservedKey], ours: frozenset[str], seed: object
 ) -> None:
-    """The rule sees the new live keys of its name alone, in whatever order a list has them."""
-    everything = keys + distractions
+    """The rule depends only on the new live keys of its name, in any order of the list."""
+    everything = keys + irrelevant
     seed.shuffle(everything)  # type: ignore[attr-defined]
-    noisy = look(*everything, before=("before-1", "before-2"))
-    for mine in (sent(*ours), sent(*ours, end=OURS)):
-        assert noisy.resolve(mine) == look(*keys).resolve(mine)
+    observed = observe(*everything, before=("before-1", "before-2"))
+    for mine in (own(*ours), own(*ours, expires_at=OURS)):
+        assert observed.resolve(mine) == observe(*keys).resolve(mine)
 
 
 @given(
-    made=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=8),
-    by_mark=st.frozensets(st.integers(0, 3)),
+    created=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=8),
+    by_marker=st.frozensets(st.integers(0, 3)),
 )
-def test_of_any_number_of_runs_exactly_one_stays_and_the_others_give_way(
-    made: list[tuple[int, int]], by_mark: frozenset[int]
+def test_of_any_number_of_runs_exactly_one_keeps_its_key(
+    created: list[tuple[int, int]], by_marker: frozenset[int]
 ) -> None:
-    """Runs that see the same keys agree, whether each knows its own by ids or by its mark.
+    """Runs that observe the same keys agree, whether each knows its own keys by ids or by marker.
 
-    Never all of them give way, never two stay: the losers of all are every key but one.
+    Never do all of them give way, and never are two keys kept: together, the duplicates of all runs
+    are every key except one.
     """
-    ends = [END + timedelta(milliseconds=1 + run) for run in range(4)]
+    expiries = [END + timedelta(milliseconds=1 + run) for run in range(4)]
     keys = [
-        key(f"id-{number}", second=second, expires_at=ends[run])
-        for number, (run, second) in enumerate(made)
+        key(f"id-{number}", second=second, expires_at=expiries[run])
+        for number, (run, second) in enumerate(created)
     ]
-    seen = look(*keys)
-    standings = [
-        stands(
-            seen.resolve(
-                sent(end=ends[run])
-                if run in by_mark
-                else sent(*(one.id for one in keys if one.expires_at == ends[run]))
+    observed = observe(*keys)
+    resolutions = [
+        resolved(
+            observed.resolve(
+                own(expires_at=expiries[run])
+                if run in by_marker
+                else own(*(one.id for one in keys if one.expires_at == expiries[run]))
             )
         )
         for run in range(4)
     ]
-    assert [one.ours for one in standings].count(True) == 1
-    assert len({one.key.id for one in standings}) == 1
-    losers = [id_ for one in standings for id_ in one.duplicates]
-    assert sorted([*losers, standings[0].key.id]) == sorted(one.id for one in keys)
+    assert [one.ours for one in resolutions].count(True) == 1
+    assert len({one.key.id for one in resolutions}) == 1
+    duplicates = [id_ for one in resolutions for id_ in one.duplicates]
+    assert sorted([*duplicates, resolutions[0].key.id]) == sorted(one.id for one in keys)

@@ -1,4 +1,4 @@
-"""The event stream: valid line by line, and enough for another program to draw the run from."""
+"""The event stream: every line is valid, and another program can show the run from it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ ENVIRONMENTS = "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin,
 
 
 @dataclass
-class Drawn:
-    """What a program knows of one environment that has seen nothing but the events."""
+class EnvironmentView:
+    """The state of one environment for a program that reads only the events."""
 
     planned: dict[str, int] = field(default_factory=dict)
-    on_progress: int = 0
+    steps: int = 0
     running: set[tuple[str, str]] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     finished: bool = False
@@ -53,26 +53,26 @@ PAST = {
 
 def replay(  # noqa: C901, PLR0912 - a case for each event
     lines: list[dict[str, Any]],
-) -> tuple[dict[str, Drawn], int]:
-    """A second program: draws every environment from the events alone; the exit code."""
-    drawn: defaultdict[str, Drawn] = defaultdict(Drawn)
+) -> tuple[dict[str, EnvironmentView], int]:
+    """Return the state of every environment, and the exit code, from the events alone."""
+    views: defaultdict[str, EnvironmentView] = defaultdict(EnvironmentView)
     for event in lines:
-        one = drawn[event["environment"]] if "environment" in event else None
+        one = views[event["environment"]] if "environment" in event else None
         match event["event"]:
             case "run_started":
                 for name in event["environments"]:
-                    drawn[name].finished = False
+                    views[name].finished = False
             case "environment_observed":
                 assert one is not None
             case "plan_made":
                 for part in event["environments"]:
-                    drawn[part["environment"]].planned = part["summary"]
-                    drawn[part["environment"]].counts["kept"] += part["summary"]["keep"]
+                    views[part["environment"]].planned = part["summary"]
+                    views[part["environment"]].counts["kept"] += part["summary"]["keep"]
             case "action_begun":
                 assert not one.finished
                 one.running.add((event["action"], event["name"]))
             case "steps_settled":
-                one.on_progress += event["steps"]
+                one.steps += event["steps"]
             case "action_ended":
                 assert not one.finished
                 one.running.discard((event["action"], event["name"]))
@@ -87,14 +87,14 @@ def replay(  # noqa: C901, PLR0912 - a case for each event
                 assert one.running == set()
                 one.finished = True
             case "run_ended":
-                return dict(drawn), event["exit_code"]
+                return dict(views), event["exit_code"]
             case other:
                 raise AssertionError(other)
-    raise AssertionError("the stream has no end")
+    raise AssertionError("the stream has no last event")
 
 
-def read(file: Path) -> list[dict[str, Any]]:
-    """The lines of a stream, each by the schema, in the order of their numbers, of one run."""
+def read_events(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of the stream of one run, each validated, in the order of their numbers."""
     text = file.read_text()
     assert text.endswith("\n")
     lines = [json.loads(line) for line in text.splitlines()]
@@ -108,20 +108,22 @@ def read(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def agree(lines: list[dict[str, Any]], result: dict[str, Any]) -> None:
-    """The drawn end is that of the result: counts, every action with status, id and error."""
+def check_agreement(lines: list[dict[str, Any]], result: dict[str, Any]) -> None:
+    """Check that the events lead to the result: counts, and each action's status, id and error."""
     RESULT.validate(result)
-    drawn, _ = replay(lines)
+    views, _ = replay(lines)
     ended = [line for line in lines if line["event"] == "action_ended"]
     for part in result["environments"]:
         name = part["environment"]
-        assert drawn[name].finished
-        counts = drawn[name].counts
+        assert views[name].finished
+        counts = views[name].counts
         assert {word: counts[word] for word in part["summary"]} == part["summary"]
         keys = ("action", "name", "ids", "status", "id", "error")
-        told = [{key: line[key] for key in keys} for line in ended if line["environment"] == name]
-        wanted = [{key: one[key] for key in keys} for one in part["results"]]
-        assert sorted(map(str, told)) == sorted(map(str, wanted))
+        from_events = [
+            {key: line[key] for key in keys} for line in ended if line["environment"] == name
+        ]
+        from_result = [{key: one[key] for key in keys} for one in part["results"]]
+        assert sorted(map(str, from_events)) == sorted(map(str, from_result))
         [finished] = [
             line
             for line in lines
@@ -132,7 +134,7 @@ def agree(lines: list[dict[str, Any]], result: dict[str, Any]) -> None:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capfd):
-    """Runs a command beside manifests: exit code, stdout, stderr."""
+    """Return a function that runs a command beside manifests: exit code, stdout, stderr."""
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "environments.yaml").write_text(ENVIRONMENTS)
     monkeypatch.chdir(tmp_path)
@@ -148,30 +150,30 @@ def run(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def apply(run, tmp_path):
-    """Applies a list of keys, and holds the events against the result."""
+    """Return a function that applies a list of keys and compares the events with the result."""
 
     def apply_(keys: str, *arguments: str, command: str = "apply") -> list[dict[str, Any]]:
         head = "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\n"
         (tmp_path / "manifests" / "keys.yaml").write_text(f"{head}keys: {keys}\n")
         words = command.split()
         code, out, _ = run(*words, "--format", "json", "--events", "events", *arguments)
-        lines = read(tmp_path / "events")
+        lines = read_events(tmp_path / "events")
         assert replay(lines)[1] == code
-        agree(lines, json.loads(out))
+        check_agreement(lines, json.loads(out))
         return lines
 
     return apply_
 
 
-def kinds(lines: list[dict[str, Any]]) -> Counter[str]:
+def count_events(lines: list[dict[str, Any]]) -> Counter[str]:
     return Counter(line["event"] for line in lines)
 
 
-def test_a_whole_life_is_drawn_from_its_events(apply) -> None:
-    """Created, kept, delivered, changed, rotated, revoked: the counts are those of the result."""
+def test_a_whole_life_can_be_replayed_from_its_events(apply) -> None:
+    """Created, kept, delivered, updated, rotated, revoked: the counts are those of the result."""
     sink = "deliver: [{file: out.env}]"
     lines = apply(f"[{{name: a}}, {{name: b, {sink}}}]")
-    assert kinds(lines) == {
+    assert count_events(lines) == {
         "run_started": 1,
         "environment_observed": 1,
         "plan_made": 1,
@@ -192,21 +194,21 @@ def test_a_whole_life_is_drawn_from_its_events(apply) -> None:
     begun = [line for line in lines if line["event"] == "action_begun"]
     assert [(line["action"], line["name"]) for line in begun] == [("revoke", "a")]
     lines = apply(f"[{{name: b, {sink}}}]")
-    assert kinds(lines)["action_ended"] == 0
+    assert count_events(lines)["action_ended"] == 0
 
 
-def test_an_action_begins_before_it_ends_and_each_once(apply) -> None:
-    """What is drawn as running has not ended, and nothing runs twice."""
+def test_an_action_starts_before_it_ends_and_does_both_once(apply) -> None:
+    """An action that is shown as running has not ended, and none runs twice."""
     lines = apply("[{name: 'k-{part}', matrix: {part: [a, b, c, d, e, f, g]}}]")
-    seen: defaultdict[str, list[str]] = defaultdict(list)
+    events: defaultdict[str, list[str]] = defaultdict(list)
     for line in lines:
         if line["event"].startswith("action_"):
-            seen[line["name"]].append(line["event"])
-    assert len(seen) == 7
-    assert set(map(tuple, seen.values())) == {("action_begun", "action_ended")}
+            events[line["name"]].append(line["event"])
+    assert len(events) == 7
+    assert set(map(tuple, events.values())) == {("action_begun", "action_ended")}
 
 
-def test_what_cannot_be_done_ends_without_having_begun(apply, tmp_path) -> None:
+def test_a_blocked_action_ends_without_having_started(apply, tmp_path) -> None:
     """A blocked key and one whose sink fails are failed in both, and the exit code is 4."""
     (tmp_path / "taken").mkdir()
     lines = apply("[{name: a, role: Nobody}, {name: b, deliver: [{file: taken}]}, {name: c}]")
@@ -222,8 +224,8 @@ def test_what_cannot_be_done_ends_without_having_begun(apply, tmp_path) -> None:
     assert lines[-1]["exit_code"] == 4
 
 
-def test_a_run_that_a_guard_stops_has_all_its_ends(apply) -> None:
-    """Every action is skipped, in the events as in the result, and the code is 5."""
+def test_a_run_that_a_guard_refuses_ends_every_action(apply) -> None:
+    """Every action is skipped, in the events as in the result, and the exit code is 5."""
     apply("[{name: 'k-{part}', matrix: {part: [a, b, c, d, e, f]}}]")
     lines = apply("[{name: z}]", "--prune")
     ended = [line for line in lines if line["event"] == "action_ended"]
@@ -234,8 +236,8 @@ def test_a_run_that_a_guard_stops_has_all_its_ends(apply) -> None:
     assert lines[-1]["exit_code"] == 5
 
 
-def test_an_environment_that_is_not_reached_is_told_of(apply, tmp_path) -> None:
-    """Its error stands where it would have been observed, planned and finished."""
+def test_an_environment_that_cannot_be_reached_has_events(apply, tmp_path) -> None:
+    """Its error takes the place of its observation and of its result."""
     far = "  far: {url: 'http://127.0.0.1:1', insecure: true, auth: {token: '${T}'}}\n"
     (tmp_path / "manifests" / "environments.yaml").write_text(ENVIRONMENTS + far)
     os.environ["T"] = "a-token-of-nobody"
@@ -250,12 +252,12 @@ def test_an_environment_that_is_not_reached_is_told_of(apply, tmp_path) -> None:
 
 
 def test_a_plan_has_events_too(run, tmp_path) -> None:
-    """What it looked at and what it came to; nothing begins."""
+    """They show what was observed and planned; no action starts."""
     (tmp_path / "manifests" / "keys.yaml").write_text(
         "version: 1\nenvironment: dev\nkeys: [{name: a, expires: 9d}]\n"
     )
     code, out, _ = run("plan", "--format", "json", "--detailed-exitcode", "--events", "events")
-    lines = read(tmp_path / "events")
+    lines = read_events(tmp_path / "events")
     names = ["run_started", "environment_observed", "plan_made", "run_ended"]
     assert [line["event"] for line in lines] == names
     assert lines[1]["requests"] > 0
@@ -267,20 +269,20 @@ def test_a_plan_has_events_too(run, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("text", "code"), [("keys: 1\n", 3), (None, 64)])
-def test_a_run_that_does_not_begin_ends(run, tmp_path, text, code) -> None:
-    """Problems and wrong usage: a first line, a last line, and the code of the process."""
+def test_a_run_that_does_not_start_has_a_first_and_a_last_event(run, tmp_path, text, code) -> None:
+    """After problems or wrong usage, the last line has the exit code of the process."""
     arguments = [] if text else ["-e", "nowhere"]
     (tmp_path / "manifests" / "keys.yaml").write_text(
         text or "version: 1\nenvironment: dev\nkeys: [{name: a, expires: 9d}]\n"
     )
     assert run("apply", "--events", "events", *arguments)[0] == code
-    lines = read(tmp_path / "events")
+    lines = read_events(tmp_path / "events")
     assert [line["event"] for line in lines] == ["run_started", "run_ended"]
     assert lines[0]["environments"] == []
     assert lines[1]["exit_code"] == code
 
 
-def test_wrong_usage_that_the_plan_file_tells_ends_the_events_with_its_code(
+def test_wrong_usage_of_a_plan_file_ends_the_events_with_its_exit_code(
     run, tmp_path, monkeypatch
 ) -> None:
     """The last line and the process agree."""
@@ -288,11 +290,11 @@ def test_wrong_usage_that_the_plan_file_tells_ends_the_events_with_its_code(
     monkeypatch.setenv("PROVISION_ONLY", "zzz")
     code, _, _ = run("apply", "p.json", "--events", "e.jsonl")
     assert code == 64
-    assert read(tmp_path / "e.jsonl")[-1]["exit_code"] == 64
+    assert read_events(tmp_path / "e.jsonl")[-1]["exit_code"] == 64
 
 
 def test_events_are_written_as_they_happen(tmp_path, run) -> None:
-    """Whoever reads a pipe sees the plan while the keys are not yet made."""
+    """A reader of a pipe sees the plan before the keys are created."""
     (tmp_path / "manifests" / "keys.yaml").write_text(
         "version: 1\nenvironment: dev\nkeys:\n"
         "- {name: a, expires: 9d, deliver: [{command: [sh, -c, 'read x <gate; cat >got']}]}\n"
@@ -306,7 +308,7 @@ def test_events_are_written_as_they_happen(tmp_path, run) -> None:
             for line in pipe:
                 seen.append(json.loads(line)["event"])
                 if seen[-1] == "steps_settled" and seen.count("steps_settled") == 1:
-                    # The key is made; its delivery waits for this very line to be read.
+                    # The key is created; its delivery waits until this line has been read.
                     assert "action_ended" not in seen
                     assert process.poll() is None
                     (tmp_path / "gate").write_text("go\n")
@@ -314,9 +316,9 @@ def test_events_are_written_as_they_happen(tmp_path, run) -> None:
     assert seen[-3:] == ["action_ended", "environment_finished", "run_ended"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
 def test_a_full_disk_ends_the_events_and_not_the_run(run, tmp_path) -> None:
-    """One warning, and the key is made."""
+    """It gives one warning, and the key is created."""
     (tmp_path / "manifests" / "keys.yaml").write_text(
         "version: 1\nenvironment: dev\nkeys: [{name: a, expires: 9d}]\n"
     )
@@ -327,7 +329,7 @@ def test_a_full_disk_ends_the_events_and_not_the_run(run, tmp_path) -> None:
 
 
 def test_a_reader_that_goes_away_ends_the_events_and_not_the_run(run, tmp_path) -> None:
-    """As with a full disk: the run is what it is for."""
+    """It gives one warning, and the key is created."""
     (tmp_path / "manifests" / "keys.yaml").write_text(
         "version: 1\nenvironment: dev\nkeys: [{name: a, expires: 9d}]\n"
     )
@@ -341,8 +343,8 @@ def test_a_reader_that_goes_away_ends_the_events_and_not_the_run(run, tmp_path) 
     assert err.count("warning: the events in pipe end here") == 1
 
 
-def test_a_reader_that_reads_nothing_holds_up_nobody(tmp_path, caplog) -> None:
-    """A pipe that is full is waited for at the end alone, and not for ever."""
+def test_a_reader_that_reads_nothing_does_not_delay_the_run(tmp_path, caplog) -> None:
+    """A full pipe is waited for only at the end, and only for a limited time."""
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     events = EventFile(str(tmp_path / "pipe"), "f" * 32, timeout=0.05)
@@ -353,27 +355,27 @@ def test_a_reader_that_reads_nothing_holds_up_nobody(tmp_path, caplog) -> None:
     os.close(reader)
 
 
-def test_what_is_said_after_the_end_is_not_told() -> None:
-    """A thread that was left behind may finish its key: the result does not know of it either."""
+def test_events_after_the_end_are_dropped() -> None:
+    """A thread that was left behind may finish its key; the result does not include it either."""
     action = create("a")
     planned = part_with(action, environment="dev", url="sandbox:")
-    told: list[Event] = []
-    on_progress: list[int] = []
-    chronicle = Progress("dev", on_progress.append, told.append)
-    chronicle.on_start(action)
+    emitted: list[Event] = []
+    steps: list[int] = []
+    progress = Progress("dev", steps.append, emitted.append)
+    progress.on_start(action)
     failed = Executed(planned, (Failed(action, Failure("outcome_unknown", "")),))
-    assert chronicle.close(lambda: failed) is failed
-    before = list(told)
+    assert progress.close(lambda: failed) is failed
+    before = list(emitted)
     assert [type(one).__name__ for one in before] == [
         "ActionBegun",
         "ActionEnded",
         "EnvironmentFinished",
     ]
-    chronicle.on_start(action)
-    chronicle.on_progress(1)
-    chronicle.on_result(Done(action, "id", None))
-    assert chronicle.close(lambda: Executed(planned, (Done(action, "id", None),))) is failed
-    assert (told, on_progress) == (before, [1])
+    progress.on_start(action)
+    progress.on_progress(1)
+    progress.on_result(Done(action, "id", None))
+    assert progress.close(lambda: Executed(planned, (Done(action, "id", None),))) is failed
+    assert (emitted, steps) == (before, [1])
 
 
 def test_stderr_takes_events(tmp_path, run) -> None:
@@ -391,10 +393,10 @@ def test_stderr_takes_events(tmp_path, run) -> None:
 
 
 def test_every_event_has_its_schema() -> None:
-    """Closed: a line of another kind, or with one thing more, is not valid."""
+    """The schema is closed: a line of another kind, or with one more field, is not valid."""
     names = {one["properties"]["event"]["const"] for one in schemas.load("events")["oneOf"]}
     assert len(names) == 8
-    good = {
+    valid = {
         "seq": 1,
         "time": "2026-11-23T04:00:00.000Z",
         "run": "84bdf360cda340f0aebc5aafb7fbfb71",
@@ -402,6 +404,6 @@ def test_every_event_has_its_schema() -> None:
         "exit_code": 0,
         "refusal": None,
     }
-    LINE.validate(good)
-    assert not LINE.is_valid(good | {"more": 1})
-    assert not LINE.is_valid(good | {"event": "other"})
+    LINE.validate(valid)
+    assert not LINE.is_valid(valid | {"more": 1})
+    assert not LINE.is_valid(valid | {"event": "other"})

@@ -1,4 +1,4 @@
-"""A sink that cannot be read: what a run does whose write another run may have overtaken."""
+"""A sink that cannot be read: another run may write to it at the same time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
-    """A delivered key that is not due for long, and a server that does what it is asked at once."""
+    """Yield a shop with a delivered key that is not due soon, on a server that answers at once."""
 
     def around(request: Request, answer: Callable[[Request], Response]) -> Response:
         return shop.around(request, answer)
@@ -42,7 +42,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 
 
 def writes(shop: Shop) -> int:
-    return sum(asked.method == "PUT" for asked in shop.github.asked)
+    return sum(request.method == "PUT" for request in shop.github.asked)
 
 
 def live(sandbox: Sandbox) -> list[ApiKey]:
@@ -54,14 +54,16 @@ def live(sandbox: Sandbox) -> list[ApiKey]:
     ]
 
 
-def newer(shop: Shop, milliseconds: int = 417) -> str:
-    """Another run, or a person, makes a newer key; its id."""
-    end = datetime.now(UTC) + timedelta(days=90)
-    [id_] = shop.sandbox.seed(["svc-a"], expires_at=f"{end:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z")
+def create_newer_key(shop: Shop, milliseconds: int = 417) -> str:
+    """Create a newer key as another run or a person does, and return its id."""
+    expires_at = datetime.now(UTC) + timedelta(days=90)
+    [id_] = shop.sandbox.seed(
+        ["svc-a"], expires_at=f"{expires_at:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+    )
     return id_
 
 
-def held_by(shop: Shop) -> str | None:
+def delivered_key(shop: Shop) -> str | None:
     claims = claims_of(Secret(shop.github.containers[REPOSITORY]["A"].value))
     return claims and claims.key
 
@@ -74,14 +76,14 @@ def failure_of(result: RunResult) -> Failure:
     return one.failure
 
 
-def once(does: Callable[[], object]) -> Callable[[], None]:
-    """What happens at the first write and at no other."""
-    left = [does]
-    return lambda: left.pop()() and None if left else None
+def once(action: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that calls another one at its first call only."""
+    remaining = [action]
+    return lambda: remaining.pop()() and None if remaining else None
 
 
-def test_a_rotation_on_request_ends_the_old_key_behind_a_sink_that_cannot_be_read(tmp_path) -> None:
-    """The run that delivers has the old key end earlier, so that it counts as due from then on."""
+def test_a_requested_rotation_ends_the_old_key_behind_a_sink_that_cannot_be_read(tmp_path) -> None:
+    """The run that delivers makes the old key expire earlier, so it is due from then on."""
     with SlowGithub(random.Random(1)) as github, Sandbox(None, Dialect.CORE) as sandbox:
         shop = Shop(sandbox, github, tmp_path)
         assert shop.run()[0]
@@ -90,15 +92,15 @@ def test_a_rotation_on_request_ends_the_old_key_behind_a_sink_that_cannot_be_rea
         assert shop.run(rotate=frozenset({"svc-a"}))[0]
         old, new = sorted(sandbox.keys(), key=lambda one: one.created_at)
         assert (old.id, old.revoked_at) == (first.id, None)
-        end = datetime.fromisoformat(old.expires_at)
-        assert abs(end - datetime.now(UTC) - timedelta(days=10)) < timedelta(minutes=1)
-        assert end.microsecond == datetime.fromisoformat(first.expires_at).microsecond
+        expires_at = datetime.fromisoformat(old.expires_at)
+        assert abs(expires_at - datetime.now(UTC) - timedelta(days=10)) < timedelta(minutes=1)
+        assert expires_at.microsecond == datetime.fromisoformat(first.expires_at).microsecond
         assert writes(shop) == 2
         shop.run()
         assert writes(shop) == 2
         shop.days_pass(1)
         shop.run()
-        assert writes(shop) == 3, "a time within the minute proves nothing"
+        assert writes(shop) == 3, "a time within a minute proves nothing"
         shop.days_pass(3)
         shop.run()
         assert writes(shop) == 3
@@ -106,21 +108,21 @@ def test_a_rotation_on_request_ends_the_old_key_behind_a_sink_that_cannot_be_rea
         assert shop.works
 
 
-def test_a_rotation_on_request_that_was_cut_short_is_a_finding(tmp_path) -> None:
-    """Nothing is delivered of the key that it left; the finding and the failure say what to do."""
+def test_a_requested_rotation_that_was_cut_short_is_a_finding(tmp_path) -> None:
+    """The key that it left is not delivered; the finding and the failure say what to do."""
     with SlowGithub(random.Random(1)) as github, Sandbox(None, Dialect.CORE) as sandbox:
         shop = Shop(sandbox, github, tmp_path)
         assert shop.run()[0]
         shop.days_pass(20)
         github.refuses = True
-        good, result = shop.run(rotate=frozenset({"svc-a"}))
-        assert not good
+        succeeded, result = shop.run(rotate=frozenset({"svc-a"}))
+        assert not succeeded
         [failed] = result.environments[0].results  # type: ignore[union-attr]
         assert "run `provision rotate svc-a` again" in failed.failure.message  # type: ignore[union-attr]
         github.refuses = False
         assert len(live(sandbox)) == 2
-        good, result = shop.run()
-        assert good
+        succeeded, result = shop.run()
+        assert succeeded
         assert shop.works
         part = result.environments[0]
         assert isinstance(part, Executed)
@@ -137,61 +139,61 @@ def test_a_rotation_on_request_that_was_cut_short_is_a_finding(tmp_path) -> None
         assert len(live(sandbox)) == 1
 
 
-def test_a_slow_write_is_made_good_by_the_token_of_the_newer_key(shop: Shop) -> None:
-    """Another run made it while the write was under way, and may have delivered it before."""
-    made: list[str] = []
-    shop.github.at_write = once(lambda: made.append(newer(shop)))
+def test_after_a_slow_write_the_token_of_the_newer_key_is_delivered(shop: Shop) -> None:
+    """Another run created it during the write, and may have delivered it before."""
+    created: list[str] = []
+    shop.github.at_write = once(lambda: created.append(create_newer_key(shop)))
     assert shop.run(Hurried(), redeliver=True)[0]
-    assert [held_by(shop)] == made
+    assert [delivered_key(shop)] == created
     assert writes(shop) == 3
 
 
-def test_a_key_that_a_person_made_meanwhile_is_not_delivered(shop: Shop) -> None:
-    """The failure names it, and what was delivered before works on."""
-    made: list[str] = []
-    shop.github.at_write = once(lambda: made.append(newer(shop, 0)))
-    good, result = shop.run(Hurried(), redeliver=True)
-    assert not good
-    why = failure_of(result)
-    assert why.code == "not_settled"
-    assert made[0] in why.message
-    assert "`provision apply --redeliver --only svc-a`" in why.message
+def test_a_key_that_a_person_created_during_the_write_is_not_delivered(shop: Shop) -> None:
+    """The failure names it, and the delivered token still works."""
+    created: list[str] = []
+    shop.github.at_write = once(lambda: created.append(create_newer_key(shop, 0)))
+    succeeded, result = shop.run(Hurried(), redeliver=True)
+    assert not succeeded
+    failure = failure_of(result)
+    assert failure.code == "not_settled"
+    assert created[0] in failure.message
+    assert "`provision apply --redeliver --only svc-a`" in failure.message
     assert shop.works
-    assert held_by(shop) not in made
+    assert delivered_key(shop) not in created
 
 
-def test_a_key_that_ended_meanwhile_is_a_failure(shop: Shop) -> None:
-    """Nobody is left to deliver; the next run makes a key."""
+def test_a_key_that_was_revoked_during_the_write_is_a_failure(shop: Shop) -> None:
+    """There is no key left to deliver; the next run creates one."""
     [key] = live(shop.sandbox)
-    ended = replace(key, revoked_at=key.created_at)
-    shop.github.at_write = once(lambda: shop.sandbox.put(ended))
-    good, result = shop.run(Hurried(), redeliver=True)
-    assert (good, failure_of(result).code) == (False, "token_refused")
+    revoked = replace(key, revoked_at=key.created_at)
+    shop.github.at_write = once(lambda: shop.sandbox.put(revoked))
+    succeeded, result = shop.run(Hurried(), redeliver=True)
+    assert (succeeded, failure_of(result).code) == (False, "token_refused")
     assert shop.run(Hurried())[0]
     assert shop.works
 
 
-def test_the_key_that_took_over_is_delivered_though_the_plan_knew_it(shop: Shop) -> None:
-    """As a duplicate then; the other run had not yet ended the older key, or marked it as due."""
+def test_the_key_that_took_over_is_delivered_although_the_plan_knew_it(shop: Shop) -> None:
+    """It was a duplicate then: the other run had not yet revoked the older key or made it due."""
     [old] = live(shop.sandbox)
-    new = newer(shop)
-    soon = datetime.now(UTC) + timedelta(days=10)
-    marked = replace(old, expires_at=f"{soon:%Y-%m-%dT%H:%M:%S}.417Z")
-    shop.github.at_write = once(lambda: shop.sandbox.put(marked))
+    new = create_newer_key(shop)
+    sooner = datetime.now(UTC) + timedelta(days=10)
+    due = replace(old, expires_at=f"{sooner:%Y-%m-%dT%H:%M:%S}.417Z")
+    shop.github.at_write = once(lambda: shop.sandbox.put(due))
     assert shop.run(Hurried(), redeliver=True)[0]
-    assert held_by(shop) == new
+    assert delivered_key(shop) == new
 
 
-def test_a_duplicate_that_takes_nothing_over_changes_nothing(shop: Shop) -> None:
-    """It was there when the run was planned, and the key of the name lives as long as before."""
+def test_a_duplicate_that_does_not_take_over_changes_nothing(shop: Shop) -> None:
+    """It existed when the run was planned, and the key of the name lives as long as before."""
     [old] = live(shop.sandbox)
-    newer(shop)
+    create_newer_key(shop)
     assert shop.run(Hurried(), redeliver=True)[0]
-    assert held_by(shop) == old.id
+    assert delivered_key(shop) == old.id
 
 
-def test_a_workspace_that_cannot_be_looked_at_after_the_write_is_a_failure(shop: Shop) -> None:
-    """Nothing is done whose outcome nobody knows; the message says how to make sure."""
+def test_a_workspace_that_cannot_be_observed_after_the_write_is_a_failure(shop: Shop) -> None:
+    """An action is not done if its outcome is unknown; the message says how to make sure."""
     down: list[bool] = []
 
     def around(request: Request, answer: Callable[[Request], Response]) -> Response:
@@ -199,46 +201,46 @@ def test_a_workspace_that_cannot_be_looked_at_after_the_write_is_a_failure(shop:
 
     shop.around = around
     shop.github.at_write = lambda: down.append(True)
-    good, result = shop.run(Hurried(), redeliver=True)
-    why = failure_of(result)
-    assert (good, why.code) == (False, "not_settled")
-    assert why.message.endswith("Run `provision apply --redeliver --only svc-a`.")
+    succeeded, result = shop.run(Hurried(), redeliver=True)
+    failure = failure_of(result)
+    assert (succeeded, failure.code) == (False, "not_settled")
+    assert failure.message.endswith("Run `provision apply --redeliver --only svc-a`.")
 
 
-def test_a_run_gives_up_where_others_go_on_making_newer_keys(shop: Shop) -> None:
-    """After four writes, and says so."""
-    shop.github.at_write = lambda: newer(shop) and None
+def test_a_run_gives_up_if_others_keep_creating_newer_keys(shop: Shop) -> None:
+    """It gives up after four writes, and says so."""
+    shop.github.at_write = lambda: create_newer_key(shop) and None
     before = writes(shop)
-    good, result = shop.run(Hurried(), redeliver=True)
-    assert (good, failure_of(result).code) == (False, "not_settled")
+    succeeded, result = shop.run(Hurried(), redeliver=True)
+    assert (succeeded, failure_of(result).code) == (False, "not_settled")
     assert writes(shop) == before + 4
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_rotation_writes_again_where_another_run_wrote_after_it(shop: Shop, at_once) -> None:
-    """Before it ends the older key, whose token that other run may have written."""
+def test_a_rotation_writes_again_if_another_run_wrote_after_it(shop: Shop, at_once) -> None:
+    """It does so before it ends the older key, whose token the other run may have written."""
     kept = shop.github.containers[REPOSITORY]
 
     def late() -> None:
         kept["A"].updated_at += timedelta(seconds=9)
 
-    looks: list[int] = []
+    observed: list[int] = []
 
     def around(request: Request, answer: Callable[[Request], Response]) -> Response:
-        if b"apiKeys{id" in request.body.replace(b" ", b"") and writes(shop) == 2 and not looks:
-            looks.append(1)
+        if b"apiKeys{id" in request.body.replace(b" ", b"") and writes(shop) == 2 and not observed:
+            observed.append(1)
             late()
         return answer(request)
 
     shop.around = around
     assert shop.run(Hurried(), rotate=frozenset({"svc-a"}), at_once=at_once)[0]
-    assert looks
+    assert observed
     assert writes(shop) == 3
     assert shop.works
 
 
-def test_a_rotation_fails_where_the_sink_cannot_be_asked_again(shop: Shop) -> None:
-    """And the older key lives on."""
+def test_a_rotation_fails_if_the_sink_does_not_answer_again(shop: Shop) -> None:
+    """The older key stays live."""
 
     def around(request: Request, answer: Callable[[Request], Response]) -> Response:
         if b"apiKeys{id" in request.body.replace(b" ", b"") and writes(shop) == 2:
@@ -251,16 +253,16 @@ def test_a_rotation_fails_where_the_sink_cannot_be_asked_again(shop: Shop) -> No
     assert shop.works
 
 
-def test_an_old_key_whose_end_cannot_be_moved_is_told(shop: Shop) -> None:
-    """The successor is delivered, and the failure says how to end the older key by hand."""
+def test_an_old_key_whose_expiry_cannot_be_changed_is_reported(shop: Shop) -> None:
+    """The successor is delivered, and the failure says how to revoke the older key."""
     [old] = live(shop.sandbox)
 
     def around(request: Request, answer: Callable[[Request], Response]) -> Response:
-        moves = request.method == "PATCH" or b"updateApiKey" in request.body
-        return Response(403, b'{"messages": ["no"]}') if moves else answer(request)
+        sets_expiry = request.method == "PATCH" or b"updateApiKey" in request.body
+        return Response(403, b'{"messages": ["no"]}') if sets_expiry else answer(request)
 
     shop.around = around
-    good, result = shop.run(Hurried(), rotate=frozenset({"svc-a"}))
-    assert not good
+    succeeded, result = shop.run(Hurried(), rotate=frozenset({"svc-a"}))
+    assert not succeeded
     assert f"`provision revoke {old.id}`" in failure_of(result).message
-    assert held_by(shop) != old.id
+    assert delivered_key(shop) != old.id

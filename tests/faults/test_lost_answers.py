@@ -23,7 +23,7 @@ from laboratory import (
 from provisioner.execution import Done, Executed
 from provisioner.model.environment import SessionToken
 from provisioner.plan import PlanOptions
-from provisioner.reconcile.connection import opener
+from provisioner.reconcile.connection import workspace_opener
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sandbox import Dialect
@@ -70,7 +70,7 @@ def apply(laboratory: Laboratory, root: Path, stop: Cancellation) -> RunResult:
     )
     with Reconciler(
         (environment,),
-        opener(root, stop),
+        workspace_opener(root, stop),
         SinkRegistry(root, {}, stop).open,
         ThreadExecutor(1),
         stop,

@@ -14,7 +14,7 @@ from tls_server import Told
 from provisioner.model.environment import SessionToken
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import PlanOptions
-from provisioner.reconcile.connection import opener
+from provisioner.reconcile.connection import workspace_opener
 from provisioner.reconcile.guards import GuardOverrides
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.cancellation import Cancellation
@@ -86,7 +86,7 @@ class Shop:
         environ = {"GH_TOKEN": self.github.token, "GITHUB_API_URL": self.github.url}
         sinks = SinkRegistry(self.root, environ, stop)
         with Reconciler(
-            (environment,), opener(self.root, stop), sinks.open, ThreadExecutor(1), stop
+            (environment,), workspace_opener(self.root, stop), sinks.open, ThreadExecutor(1), stop
         ) as reconciler:
             now = datetime.now(UTC).replace(microsecond=0)
             plan = reconciler.plan(

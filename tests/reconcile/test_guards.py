@@ -1,4 +1,4 @@
-"""What a run must not do by mistake: refused for all environments, before the first write."""
+"""The guards: costly mistakes are refused for all environments, before the first write."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from provisioner.plan import (
 )
 from provisioner.reconcile.guards import (
     GuardOverrides,
+    combine_refusals,
     nothing_selected,
-    one_workspace_twice,
     refusals,
-    together,
+    shared_workspaces,
 )
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ pytestmark = pytest.mark.fast
 
 SHOP = environment_with(owns=("svc-*",))
 PRUNE = PlanOptions(prune=True)
-WORD = GuardOverrides(max_revoke=9)
+OVERRIDES = GuardOverrides(max_revoke=9)
 SINK = file_sink()
 
 
 def key(name: str, number: int = 1, **changes: Any) -> ObservedKey:
-    """As a legacy server has it, without a role."""
+    """Return a key as a legacy server lists it, without a role."""
     return observed_key(name, number, **({"role": None, "role_id": None} | changes))
 
 
@@ -64,13 +64,13 @@ def many(count: int) -> list[ObservedKey]:
     return [key(f"svc-{number}") for number in range(count)]
 
 
-def look_at(keys: Iterable[ObservedKey], ahead: timedelta | None = None) -> Observation:
-    return observation_with(*keys, roles=NoRoles(), server_ahead=ahead)
+def observe(keys: Iterable[ObservedKey], ahead: timedelta | None = None) -> Observation:
+    return observation_with(*keys, roles=NoRoles(), ahead=ahead)
 
 
-def refused(
-    seen: Iterable[ObservedKey],
-    wanted: tuple[DesiredKey, ...] = (desired_key("svc-wanted"),),
+def refusal_codes(
+    keys: Iterable[ObservedKey],
+    desired: tuple[DesiredKey, ...] = (desired_key("svc-wanted"),),
     environment: Environment = SHOP,
     *,
     options: PlanOptions = PRUNE,
@@ -78,39 +78,39 @@ def refused(
     alter: Callable[[Planned], Planned] = lambda planned: planned,
     **overrides: Any,
 ) -> list[str]:
-    """The slugs of what stops a run."""
-    look = look_at(seen, ahead)
-    plan = alter(plan_environment(environment, wanted, look, NOW, options))
+    """Return the codes of the refusals of a plan."""
+    observation = observe(keys, ahead)
+    plan = alter(plan_environment(environment, desired, observation, NOW, options))
     return [
         error.code
-        for error in refusals(environment, wanted, look, plan, GuardOverrides(**overrides))
+        for error in refusals(environment, desired, observation, plan, GuardOverrides(**overrides))
     ]
 
 
 @pytest.mark.parametrize(
-    ("live", "ending", "stops"),
+    ("live", "revoked", "refused"),
     [(100, 30, False), (100, 31, True), (4, 3, False), (4, 4, True), (9, 3, False), (11, 4, True)],
 )
-def test_a_run_may_end_three_in_ten_owned_keys_but_always_three(live, ending, stops) -> None:
-    """The share is of the owned live keys, rounded down; three may always end."""
-    wanted = tuple(desired_key(f"svc-{number}") for number in range(ending, live))
-    assert refused(many(live), wanted or (desired_key("svc-other"),)) == (
-        ["too_many_revocations"] if stops else []
+def test_a_run_may_revoke_three_in_ten_owned_keys_and_always_three(live, revoked, refused) -> None:
+    """The share is of the owned live keys, rounded down; three may always be revoked."""
+    wanted = tuple(desired_key(f"svc-{number}") for number in range(revoked, live))
+    assert refusal_codes(many(live), wanted or (desired_key("svc-other"),)) == (
+        ["too_many_revocations"] if refused else []
     )
 
 
-def test_dead_and_foreign_keys_do_not_raise_what_may_end() -> None:
-    """Only live keys that `owns` matches count: ten of each others and 4 of 10 are too many."""
+def test_dead_and_foreign_keys_do_not_raise_the_limit() -> None:
+    """Only live keys that `owns` matches count: with ten others of each kind, 4 is too many."""
     others = [key(f"their-{number}") for number in range(10)]
     dead = [key(f"svc-dead-{number}", revoked_at=NOW) for number in range(10)]
     old = [key(f"svc-old-{number}", expires_at=NOW) for number in range(10)]
     wanted = tuple(desired_key(f"svc-{number}") for number in range(4, 10))
-    assert refused([*many(10), *others, *dead, *old], wanted) == ["too_many_revocations"]
-    assert refused([*many(10), *others, *dead, *old], (*wanted, desired_key("svc-3"))) == []
+    assert refusal_codes([*many(10), *others, *dead, *old], wanted) == ["too_many_revocations"]
+    assert refusal_codes([*many(10), *others, *dead, *old], (*wanted, desired_key("svc-3"))) == []
 
 
 @pytest.mark.parametrize(
-    ("guards", "overrides", "stops"),
+    ("guards", "max_revoke", "refused"),
     [
         (Guards(Share(50)), None, False),
         (Guards(Share(40)), None, True),
@@ -123,84 +123,88 @@ def test_dead_and_foreign_keys_do_not_raise_what_may_end() -> None:
         (Guards(Share(100)), 0, True),
     ],
 )
-def test_guards_say_how_many_and_max_revoke_overrides_them(guards, overrides, stops) -> None:
-    """5 of 10 owned keys are to end: a share, a number, and the word of the one who runs it."""
+def test_guards_set_the_limit_and_max_revoke_overrides_it(guards, max_revoke, refused) -> None:
+    """5 of 10 owned keys are to be revoked; the limit is a share, a number, or --max-revoke."""
     wanted = tuple(desired_key(f"svc-{number}") for number in range(5))
     shop = replace(SHOP, guards=guards)
-    assert refused(many(10), wanted, shop, max_revoke=overrides) == (
-        ["too_many_revocations"] if stops else []
+    assert refusal_codes(many(10), wanted, shop, max_revoke=max_revoke) == (
+        ["too_many_revocations"] if refused else []
     )
 
 
 @given(st.integers(0, 100), st.integers(0, 10_000))
-def test_a_share_allows_three_or_its_part_and_none_of_0_percent(percent, live) -> None:
-    """Never less than three but for 0 %, never more than the part of them all."""
-    most = Guards(Share(percent)).revocation_limit(live)
+def test_a_share_allows_three_or_its_part_and_0_percent_allows_none(percent, live) -> None:
+    """It is never less than three except for 0 %, and never more than that part of all keys."""
+    most = Guards(Share(percent)).limit(live)
     assert most == (max(3, live * percent // 100) if percent else 0)
     assert most <= max(3, live)
 
 
-def test_an_environment_all_of_whose_manifests_vanished_ends_nothing() -> None:
-    """Not even with a word for so many keys: it is a wrong -m, or a deleted folder."""
-    assert refused(many(1), ()) == ["manifests_vanished"]
-    assert refused(many(1), (), max_revoke=100, protected=True) == ["manifests_vanished"]
-    assert refused(many(1), (), options=PlanOptions()) == []
-    assert refused([key("their")], ()) == []
+def test_an_environment_whose_manifests_all_vanished_loses_no_key() -> None:
+    """No option overrides this: it is a wrong -m, or a deleted folder."""
+    assert refusal_codes(many(1), ()) == ["manifests_vanished"]
+    assert refusal_codes(many(1), (), max_revoke=100, allow_protected=True) == [
+        "manifests_vanished"
+    ]
+    assert refusal_codes(many(1), (), options=PlanOptions()) == []
+    assert refusal_codes([key("their")], ()) == []
 
 
-def test_what_is_protected_ends_with_a_word_for_it_alone() -> None:
-    """A key that is protected, or any key of a protected environment."""
+def test_protected_keys_are_revoked_only_with_allow_protected() -> None:
+    """This holds for a protected key, and for any key of a protected environment."""
     twins = [key("svc-a", 1), key("svc-a", 2)]
     wanted = (desired_key("svc-a", protect=True),)
-    assert refused(twins, wanted, options=PlanOptions(dedupe=True)) == ["protected"]
-    assert refused(twins, wanted, options=PlanOptions(dedupe=True), protected=True) == []
-    assert refused(twins, (desired_key("svc-a"),), options=PlanOptions(dedupe=True)) == []
+    assert refusal_codes(twins, wanted, options=PlanOptions(dedupe=True)) == ["protected"]
+    assert (
+        refusal_codes(twins, wanted, options=PlanOptions(dedupe=True), allow_protected=True) == []
+    )
+    assert refusal_codes(twins, (desired_key("svc-a"),), options=PlanOptions(dedupe=True)) == []
     safe = replace(SHOP, protect=True)
-    assert refused(many(1), environment=safe) == ["protected"]
-    assert refused(many(1), environment=safe, protected=True) == []
-    assert refused([key("svc-wanted")], environment=safe) == []
+    assert refusal_codes(many(1), environment=safe) == ["protected"]
+    assert refusal_codes(many(1), environment=safe, allow_protected=True) == []
+    assert refusal_codes([key("svc-wanted")], environment=safe) == []
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_clocks_more_than_a_minute_apart_stop_whatever_would_change(sign) -> None:
-    """Ends are counted by ours and judged by the server's; what changes nothing may go on."""
-    assert refused([], ahead=sign * timedelta(seconds=61)) == ["clock_off"]
-    assert refused([], ahead=sign * timedelta(seconds=60)) == []
-    assert refused([key("svc-wanted")], ahead=sign * timedelta(days=1)) == []
+@pytest.mark.parametrize("direction", [1, -1])
+def test_clocks_more_than_a_minute_apart_refuse_any_change(direction) -> None:
+    """Expiries are set by our clock and judged by the server's; a run without changes goes on."""
+    assert refusal_codes([], ahead=direction * timedelta(seconds=61)) == ["clock_off"]
+    assert refusal_codes([], ahead=direction * timedelta(seconds=60)) == []
+    assert refusal_codes([key("svc-wanted")], ahead=direction * timedelta(days=1)) == []
 
 
-def test_an_emergency_is_stopped_by_no_clock() -> None:
-    """`revoke` counts no end, and nobody can mend the clock of a server that is not theirs."""
-    look = look_at(many(1), timedelta(hours=1))
-    plan = plan_revocations(SHOP, look, frozenset({"svc-0"}))
+def test_a_requested_revocation_is_not_refused_because_of_a_clock() -> None:
+    """`revoke` sets no expiry, and nobody can correct the clock of a server that is not theirs."""
+    observation = observe(many(1), timedelta(hours=1))
+    plan = plan_revocations(SHOP, observation, frozenset({"svc-0"}))
     assert len(plan.unblocked) == 1
-    assert [*refusals(SHOP, (), look, plan, GuardOverrides())] == []
+    assert [*refusals(SHOP, (), observation, plan, GuardOverrides())] == []
 
 
 def test_all_reasons_against_a_run_are_one_refusal() -> None:
-    """Named by the first; the sixth and later ones are counted."""
-    reasons = [RefusedError(f"slug_{n}", f"Because {n}.", remedy=f"Mend {n}.") for n in range(7)]
-    assert together([]) is None
-    assert together(reasons[:1]) is reasons[0]
-    both = together(reasons[:2])
+    """It has the code of the first reason, and counts the sixth and later ones."""
+    reasons = [RefusedError(f"code_{n}", f"Because {n}.", remedy=f"Fix {n}.") for n in range(7)]
+    assert combine_refusals([]) is None
+    assert combine_refusals(reasons[:1]) is reasons[0]
+    both = combine_refusals(reasons[:2])
     assert both is not None
-    assert (both.code, both.message) == ("slug_0", "Because 0. Mend 0. Because 1. Mend 1.")
-    many_more = together(reasons)
+    assert (both.code, both.message) == ("code_0", "Because 0. Fix 0. Because 1. Fix 1.")
+    many_more = combine_refusals(reasons)
     assert many_more is not None
-    assert many_more.message.endswith("Because 4. Mend 4. And 2 more reasons.")
-    five = together(reasons[:5])
+    assert many_more.message.endswith("Because 4. Fix 4. And 2 more reasons.")
+    five = combine_refusals(reasons[:5])
     assert five is not None
-    assert five.message.endswith("Mend 4.")
+    assert five.message.endswith("Fix 4.")
 
 
-def test_all_that_speaks_against_a_plan_is_told() -> None:
-    """One after the other, so that nobody finds the next only when the first is mended."""
-    slugs = refused(many(4), (), replace(SHOP, protect=True), ahead=timedelta(hours=1))
-    assert slugs == ["clock_off", "manifests_vanished", "too_many_revocations", "protected"]
+def test_all_reasons_against_a_plan_are_reported() -> None:
+    """They are reported together, so that nobody finds the next one only after fixing the first."""
+    codes = refusal_codes(many(4), (), replace(SHOP, protect=True), ahead=timedelta(hours=1))
+    assert codes == ["clock_off", "manifests_vanished", "too_many_revocations", "protected"]
 
 
-def test_blocked_actions_and_keys_that_live_on_for_an_overlap_do_not_count() -> None:
-    """What a plan does not do needs no leave; a successor with an overlap ends nothing now."""
+def test_blocked_actions_do_not_count() -> None:
+    """The plan does not carry them out, so they need no permission."""
 
     def block(planned: Planned) -> Planned:
         why = Failure("not_owned", "No.")
@@ -208,12 +212,12 @@ def test_blocked_actions_and_keys_that_live_on_for_an_overlap_do_not_count() -> 
         assert len(actions) == 4
         return replace(planned, actions=tuple(actions))
 
-    assert refused(many(4)) == ["too_many_revocations"]
-    assert refused(many(4), alter=block) == []
+    assert refusal_codes(many(4)) == ["too_many_revocations"]
+    assert refusal_codes(many(4), alter=block) == []
 
 
-def test_predecessors_whose_successor_is_delivered_need_no_leave() -> None:
-    """Nobody is cut off by their end: neither a number nor a protection is for them."""
+def test_predecessors_whose_successor_is_delivered_need_no_permission() -> None:
+    """Nobody loses access by their revocation, so neither the limit nor a protection applies."""
     safe = replace(SHOP, guards=Guards(0), protect=True)
 
     def supersede(planned: Planned) -> Planned:
@@ -221,60 +225,66 @@ def test_predecessors_whose_successor_is_delivered_need_no_leave() -> None:
         assert len(actions) == 4
         return replace(planned, actions=tuple(one._replace(reason="superseded") for one in actions))
 
-    assert refused(many(4), environment=safe) == ["too_many_revocations", "protected"]
-    assert refused(many(4), environment=safe, alter=supersede) == []
+    assert refusal_codes(many(4), environment=safe) == ["too_many_revocations", "protected"]
+    assert refusal_codes(many(4), environment=safe, alter=supersede) == []
 
 
-def test_of_several_older_keys_of_a_rotated_name_one_is_its_predecessor() -> None:
-    """The others were made by no rotation, and end by leave alone: the newest goes without."""
+def test_of_several_older_keys_of_a_rotated_name_only_the_newest_is_its_predecessor() -> None:
+    """No rotation created the others, so they need permission; the newest does not."""
     rotated = (desired_key("svc-a", rotation=rotation_with(49 * DAY, DAY, "49d"), deliver=(SINK,)),)
     keys = [key("svc-a", number, created_at=NOW - (9 - number) * DAY) for number in range(4)]
     keys = [replace(one, expires_at=NOW + (5 + 15 * n) * DAY) for n, one in enumerate(keys)]
-    look = look_at(keys)
-    held = {SINK: ApiKeyToken(keys[3].id, None)}
+    observation = observe(keys)
+    sink_contents = {SINK: ApiKeyToken(keys[3].id, None)}
     safe = replace(SHOP, guards=Guards(1), protect=True)
-    plan = plan_environment(safe, rotated, look, NOW, PlanOptions(), sink_contents=held)
+    plan = plan_environment(
+        safe, rotated, observation, NOW, PlanOptions(), sink_contents=sink_contents
+    )
     assert len(plan.unblocked) == 3
-    found = [error.code for error in refusals(safe, rotated, look, plan, GuardOverrides())]
+    found = [error.code for error in refusals(safe, rotated, observation, plan, GuardOverrides())]
     assert found == ["too_many_revocations", "protected"]
-    two = look_at(keys[2:])
-    plan = plan_environment(safe, rotated, two, NOW, PlanOptions(), sink_contents=held)
+    two = observe(keys[2:])
+    plan = plan_environment(safe, rotated, two, NOW, PlanOptions(), sink_contents=sink_contents)
     assert len(plan.unblocked) == 1
     assert [*refusals(safe, rotated, two, plan, GuardOverrides())] == []
 
 
-def test_a_refusal_says_how_much_and_what_to_do() -> None:
-    """The clock's distance, the counts, the first name and how many more, and the way on."""
-    look = look_at(many(4), timedelta(seconds=90))
+def test_a_refusal_gives_numbers_and_says_what_to_do() -> None:
+    """It has the difference of the clocks, the counts, the first name and the number of others."""
+    observation = observe(many(4), timedelta(seconds=90))
     safe = replace(SHOP, protect=True, guards=Guards(1))
-    plan = plan_environment(safe, (), look, NOW, PRUNE)
-    clock, vanished, many_end, protected = refusals(safe, (), look, plan, GuardOverrides())
+    plan = plan_environment(safe, (), observation, NOW, PRUNE)
+    clock, vanished, too_many, protected = refusals(safe, (), observation, plan, GuardOverrides())
     assert (clock.message, clock.remedy) == (
-        "This machine's clock and that of shop are 90 s apart.",
-        "Set the clock that is wrong: ends of keys are counted by it.",
+        "The clocks of this machine and of shop are 90 s apart.",
+        "Correct the wrong clock: the expiry of new keys depends on it.",
     )
     assert (vanished.message, vanished.remedy) == (
-        "No manifest names shop any more, and 4 of its keys would be revoked.",
-        "Check -m and the manifests; to end the keys, use `provision revoke`.",
+        "No manifest declares keys for shop any more, and 4 of its keys would be revoked.",
+        "Check -m and the manifests; to revoke the keys, use `provision revoke`.",
     )
-    assert (many_end.message, many_end.remedy) == (
-        "4 keys of shop would be revoked, and at most 1 may be.",
-        "Look at the plan; if it is meant, use --max-revoke 4.",
+    assert (too_many.message, too_many.remedy) == (
+        "4 keys of shop would be revoked, but the limit is 1.",
+        "Check the plan; if this is intended, use --max-revoke 4.",
     )
     assert (protected.message, protected.remedy) == (
-        "'svc-0' and 3 more in shop are protected, and would be revoked.",
-        "If it is meant, use --allow-protected.",
+        "'svc-0' and 3 more in shop are protected but would be revoked.",
+        "If this is intended, use --allow-protected.",
     )
     two, one = (
-        [*refusals(safe, (), look_at(many(4)), replace(plan, actions=plan.actions[:count]), WORD)]
+        [
+            *refusals(
+                safe, (), observe(many(4)), replace(plan, actions=plan.actions[:count]), OVERRIDES
+            )
+        ]
         for count in (2, 1)
     )
-    assert two[-1].message == "'svc-0' and 1 more in shop are protected, and would be revoked."
-    assert one[-1].message == "'svc-0' in shop is protected, and would be revoked."
+    assert two[-1].message == "'svc-0' and 1 more in shop are protected but would be revoked."
+    assert one[-1].message == "'svc-0' in shop is protected but would be revoked."
 
 
 @pytest.mark.parametrize(
-    ("options", "stops"),
+    ("options", "refused"),
     [
         (PlanOptions(prune=True, only=("x*",)), True),
         (PlanOptions(dedupe=True, only=("x*", "y*")), True),
@@ -284,13 +294,13 @@ def test_a_refusal_says_how_much_and_what_to_do() -> None:
         (PlanOptions(prune=True, only=("svc-wanted",)), False),
     ],
 )
-def test_globs_that_match_nothing_stop_a_run_that_may_revoke(options, stops) -> None:
-    """Neither a live key nor a wanted one: the glob is wrong, and says so."""
-    plan = plan_environment(SHOP, (desired_key("svc-wanted"),), look_at(many(2)), NOW, options)
+def test_globs_that_match_nothing_refuse_a_run_that_may_revoke(options, refused) -> None:
+    """They match neither a live key nor a desired one, so the refusal names the globs."""
+    plan = plan_environment(SHOP, (desired_key("svc-wanted"),), observe(many(2)), NOW, options)
     away = Unobserved("away", "https://a", Failure("unreachable", "No."))
     for plans in ((plan,), (away, plan)):
         found = nothing_selected(plans, options)
-        assert (found is not None) is stops
+        assert (found is not None) is refused
         if found is not None:
             assert (found.code, f"--only {' '.join(options.only)}." in str(found)) == (
                 "nothing_selected",
@@ -300,19 +310,19 @@ def test_globs_that_match_nothing_stop_a_run_that_may_revoke(options, stops) -> 
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_predecessors_that_end_at_once_count(at_once) -> None:
-    """`rotate --now` of four keys of four is as much as revoking them."""
+def test_predecessors_that_are_revoked_at_once_count(at_once) -> None:
+    """`rotate --now` of four keys of four counts as much as revoking them."""
     shop = replace(SHOP, guards=Guards(3))
     wanted = tuple(desired_key(f"svc-{number}") for number in range(4))
 
-    def follow(planned: Planned) -> Planned:
-        found = plan_environment(shop, wanted, look_at([]), NOW, PlanOptions()).unblocked
+    def rotate_all(planned: Planned) -> Planned:
+        found = plan_environment(shop, wanted, observe([]), NOW, PlanOptions()).unblocked
         rotates = tuple(
             rotate(one, predecessors=(f"id-{one.name}-1",), at_once=at_once) for one in found
         )
         return replace(planned, actions=rotates)
 
-    assert refused(many(4), wanted, shop, alter=follow) == (
+    assert refusal_codes(many(4), wanted, shop, alter=rotate_all) == (
         ["too_many_revocations"] if at_once else []
     )
 
@@ -337,21 +347,23 @@ LOOPBACK = (
 )
 
 
-def seen(
+def observed_at(
     name: str, url: str, workspace: str | None, *keys: ObservedKey
 ) -> tuple[Environment, Observation]:
     environment = replace(SHOP, name=name, url=url)
-    return environment, replace(look_at(keys), workspace=workspace)
+    return environment, replace(observe(keys), workspace=workspace)
 
 
-def shared(*looks: tuple[Environment, Observation]) -> list[tuple[str, ...]]:
-    return [names for names, _ in one_workspace_twice(looks)]
+def shared_names(*observed: tuple[Environment, Observation]) -> list[tuple[str, ...]]:
+    return [names for names, _ in shared_workspaces(observed)]
 
 
 @pytest.mark.parametrize("url", LOOPBACK)
-def test_seeded_workspaces_of_one_server_are_one_however_it_is_written(url) -> None:
-    """An address has many spellings, and they all lead to the same keys."""
-    assert shared(seen("a", LOOPBACK[0], SEEDED), seen("b", url, SEEDED)) == [("a", "b")]
+def test_seeded_workspaces_of_one_server_are_the_same_however_it_is_written(url) -> None:
+    """All spellings of an address lead to the same keys."""
+    assert shared_names(observed_at("a", LOOPBACK[0], SEEDED), observed_at("b", url, SEEDED)) == [
+        ("a", "b")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -366,46 +378,64 @@ def test_seeded_workspaces_of_one_server_are_one_however_it_is_written(url) -> N
         "https://127.0.0.1",
     ],
 )
-def test_seeded_workspaces_of_other_servers_are_others(url) -> None:
-    """Every development server has the same id: several are one setting up, and no mistake."""
-    assert shared(seen("a", LOOPBACK[0], SEEDED), seen("b", url, SEEDED.upper())) == []
-    assert shared(seen("a", LOOPBACK[0], "w"), seen("b", url, "w")) == [("a", "b")]
-
-
-def test_an_id_that_nobody_seeds_is_one_workspace_wherever_it_is() -> None:
-    """Two names of one server, and a copy of it, which would follow the same manifests."""
-    far, near = "https://crm.example.com", "https://crm.internal:8443"
-    assert shared(seen("a", far, "W-1"), seen("b", near, "w-1"), seen("c", far, "w-2")) == [
+def test_seeded_workspaces_of_other_servers_are_different(url) -> None:
+    """Every development server has the same id, so several of them are a valid setup."""
+    assert (
+        shared_names(observed_at("a", LOOPBACK[0], SEEDED), observed_at("b", url, SEEDED.upper()))
+        == []
+    )
+    assert shared_names(observed_at("a", LOOPBACK[0], "w"), observed_at("b", url, "w")) == [
         ("a", "b")
     ]
-    assert shared(seen("a", far, None), seen("b", far, None), seen("c", far, "w")) == []
-    [(names, error)] = one_workspace_twice([seen("a", far, "w"), seen("b", near, "w")])
+
+
+def test_an_id_that_is_not_seeded_is_one_workspace_at_any_address() -> None:
+    """It has two names of one server, or is a copy that would follow the same manifests."""
+    far, near = "https://crm.example.com", "https://crm.internal:8443"
+    assert shared_names(
+        observed_at("a", far, "W-1"), observed_at("b", near, "w-1"), observed_at("c", far, "w-2")
+    ) == [("a", "b")]
+    assert (
+        shared_names(
+            observed_at("a", far, None), observed_at("b", far, None), observed_at("c", far, "w")
+        )
+        == []
+    )
+    [(names, error)] = shared_workspaces([observed_at("a", far, "w"), observed_at("b", near, "w")])
     assert (names, error.code, error.exit_code) == (("a", "b"), "workspace_shared", 5)
-    assert error.message == "a and b turn out to be one workspace, w."
-    assert error.remedy.endswith("copies of one workspace are run one at a time, with -e.")
+    assert error.message == "a and b point to the same workspace, w."
+    assert error.remedy.endswith("run copies of one workspace one at a time, with -e.")
 
 
-def test_seeded_workspaces_that_list_the_same_key_are_one() -> None:
-    """A name of DNS says nothing, and a key that was made is in no other workspace."""
+def test_seeded_workspaces_that_list_the_same_key_are_the_same() -> None:
+    """DNS names say nothing, but a key that was created exists in no other workspace."""
     one, two = "http://twenty:3000", "https://crm.test"
     made = key("svc-a")
-    assert shared(seen("a", one, SEEDED, made), seen("b", two, SEEDED, made)) == [("a", "b")]
+    assert shared_names(
+        observed_at("a", one, SEEDED, made), observed_at("b", two, SEEDED, made)
+    ) == [("a", "b")]
     for other in (
         replace(made, created_at=made.created_at + timedelta(milliseconds=1)),
         replace(made, id="another"),
     ):
-        assert shared(seen("a", one, SEEDED, made), seen("b", two, SEEDED, other)) == []
+        assert (
+            shared_names(observed_at("a", one, SEEDED, made), observed_at("b", two, SEEDED, other))
+            == []
+        )
     seeded = replace(made, id="20202020-aaaa-4d02-bf25-6aeccf7ea419")
-    assert shared(seen("a", one, SEEDED, seeded), seen("b", two, SEEDED, seeded)) == []
-
-
-def test_all_names_of_one_workspace_are_told_together() -> None:
-    """Also where two of them are one only by a third."""
-    first, second = key("svc-a"), key("svc-b")
-    looks = (
-        seen("a", "http://a:1", SEEDED, first),
-        seen("b", "http://b:1", SEEDED, second),
-        seen("c", "http://c:1", SEEDED),
-        seen("d", "http://d:1", SEEDED, first, second),
+    assert (
+        shared_names(observed_at("a", one, SEEDED, seeded), observed_at("b", two, SEEDED, seeded))
+        == []
     )
-    assert shared(*looks) == [("a", "b", "d")]
+
+
+def test_all_names_of_one_workspace_are_reported_together() -> None:
+    """This holds even if two of them are connected only through a third."""
+    first, second = key("svc-a"), key("svc-b")
+    observed = (
+        observed_at("a", "http://a:1", SEEDED, first),
+        observed_at("b", "http://b:1", SEEDED, second),
+        observed_at("c", "http://c:1", SEEDED),
+        observed_at("d", "http://d:1", SEEDED, first, second),
+    )
+    assert shared_names(*observed) == [("a", "b", "d")]

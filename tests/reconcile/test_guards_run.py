@@ -1,4 +1,4 @@
-"""Whole runs that must end no key by mistake: the guards, from the command line to the server."""
+"""The guards in whole runs, from the command line to the server: no key is revoked by mistake."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEEDED = "20202020-1c25-4d02-bf25-6aeccf7ea419"
 
 @pytest.fixture
 def shop(tmp_path: Path, serve, monkeypatch) -> Callable[[Dialect], tuple[Path, Any]]:
-    """A workspace of keys that `owns` matches, and a folder whose one environment it is."""
+    """Return a function that makes a workspace with owned keys and a folder for its manifests."""
 
     def make(dialect: Dialect) -> tuple[Path, Any]:
         served = serve(dialect)
@@ -45,7 +45,7 @@ def shop(tmp_path: Path, serve, monkeypatch) -> Callable[[Dialect], tuple[Path, 
     return make
 
 
-def keys_of(folder: Path, *names: str, file: str = "keys.yaml") -> None:
+def write_manifest(folder: Path, *names: str, file: str = "keys.yaml") -> None:
     manifest = {
         "version": 1,
         "environment": "shop",
@@ -55,50 +55,50 @@ def keys_of(folder: Path, *names: str, file: str = "keys.yaml") -> None:
     (folder / file).write_text(json.dumps(manifest))
 
 
-def pruned(folder: Path, *more: str) -> int:
+def prune(folder: Path, *more: str) -> int:
     return main(["apply", "-m", str(folder), "--prune", "--max-revoke", "100", *more])
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_manifests_that_are_not_there_end_no_key(shop, tmp_path, dialect) -> None:
-    """An empty directory and a wrong -m are exit 3, manifests that vanished exit 5."""
+def test_missing_manifests_revoke_no_key(shop, tmp_path, dialect) -> None:
+    """An empty directory and a wrong -m exit with 3, manifests that vanished with 5."""
     folder, served = shop(dialect)
     before = served.sandbox.keys()
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert pruned(empty) == 3
-    assert pruned(tmp_path / "nowhere") == 3
-    assert pruned(folder / "environments.yaml") == 3
+    assert prune(empty) == 3
+    assert prune(tmp_path / "nowhere") == 3
+    assert prune(folder / "environments.yaml") == 3
     assert served.journal == []
-    assert pruned(folder) == 5
-    assert pruned(folder, "--allow-protected") == 5
+    assert prune(folder) == 5
+    assert prune(folder, "--allow-protected") == 5
     assert served.sandbox.keys() == before
     assert served.writes() == []
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_prune_ends_what_owns_matches_and_no_manifest_wants(shop, dialect) -> None:
-    """The very same keys end when a manifest is there, so that the guards are what kept them."""
+def test_prune_revokes_keys_that_owns_matches_and_no_manifest_declares(shop, dialect) -> None:
+    """With a manifest the same keys are revoked, so it was the guards that kept them."""
     folder, served = shop(dialect)
-    keys_of(folder, "svc-a")
-    assert pruned(folder) == 0
-    ended = {row.name for row in served.sandbox.keys() if row.revoked_at}
-    assert ended == {"svc-b"}
+    write_manifest(folder, "svc-a")
+    assert prune(folder) == 0
+    revoked = {row.name for row in served.sandbox.keys() if row.revoked_at}
+    assert revoked == {"svc-b"}
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_glob_that_matches_nothing_ends_no_key(shop, dialect) -> None:
-    """`--only` bounds revoking too, and a typing error in it touches nothing."""
+def test_a_glob_that_matches_nothing_revokes_no_key(shop, dialect) -> None:
+    """`--only` limits revocations too, and a typing error in it changes nothing."""
     folder, served = shop(dialect)
-    keys_of(folder, "svc-a")
+    write_manifest(folder, "svc-a")
     before = served.sandbox.keys()
-    pruned(folder, "--only", "scv-*")
+    prune(folder, "--only", "scv-*")
     assert served.sandbox.keys() == before
     assert served.writes() == []
 
 
 def test_a_refusal_changes_nothing_in_any_environment(tmp_path, serve, monkeypatch) -> None:
-    """The other environment has a key to make, and it is not made."""
+    """The other environment has a key to create, and it is not created."""
     served = {dialect: serve(dialect) for dialect in (Dialect.LEGACY, Dialect.CORE)}
     environments = {}
     for dialect, one in served.items():
@@ -130,7 +130,7 @@ def test_a_refusal_changes_nothing_in_any_environment(tmp_path, serve, monkeypat
 
 
 def forward(port: int, stack: ExitStack) -> int:
-    """The port of something that stands before a server, as a proxy with a name of its own does."""
+    """Forward a new port to a server, as a proxy with its own name does, and return the port."""
 
     class Forward(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -155,8 +155,8 @@ def forward(port: int, stack: ExitStack) -> int:
 @pytest.mark.parametrize("dialect", Dialect)
 @pytest.mark.parametrize("id_", ["seeded", "random"])
 @pytest.mark.parametrize("name", ["127.1", "localhost", "proxy"])
-def test_two_names_of_one_server_end_no_key(tmp_path, dialect, id_, name) -> None:
-    """By each of them `--prune` would end the keys that the manifests of the other one want."""
+def test_two_names_of_one_server_revoke_no_key(tmp_path, dialect, id_, name) -> None:
+    """With each of them `--prune` would revoke the keys that the other one's manifests declare."""
     file = tmp_path / "server.sqlite3"
     with Sandbox(file, dialect) as sandbox:
         sandbox.seed(["svc-a", "svc-b"])
@@ -191,12 +191,12 @@ def test_two_names_of_one_server_end_no_key(tmp_path, dialect, id_, name) -> Non
         done = provision("apply", "--prune", "--max-revoke", "9")
         assert (done.returncode, "workspace_shared: one and two" in done.stderr) == (5, True)
         assert sandbox.keys() == before
-        told = provision("doctor")
-        assert (told.returncode, told.stdout.count("turn out to be one workspace")) == (4, 2)
+        checked = provision("doctor")
+        assert (checked.returncode, checked.stdout.count("point to the same workspace")) == (4, 2)
         assert provision("apply", "--prune", "-e", "one").returncode == 0
 
 
-def test_development_servers_that_share_their_seeded_id_are_worked_on_together(
+def test_development_servers_that_share_their_seeded_id_are_changed_in_one_run(
     tmp_path, serve, monkeypatch
 ) -> None:
     """Each has its own keys, which is how they are told apart."""

@@ -1,4 +1,4 @@
-"""The main job, counted: requests, writes and outcomes of whole runs."""
+"""Whole runs, with their requests, writes and outcomes counted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from provisioner.model.expiry import format_moment
 from provisioner.model.sink_address import FileAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobserved
-from provisioner.reconcile.connection import opener
+from provisioner.reconcile.connection import workspace_opener
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sandbox import Dialect
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 COUNTS = {0: 20, 1: 57, 2: 60}
 
 
-def wanted(role: str | None = "Integrations") -> tuple[DesiredKey, ...]:
-    """137 keys, in three manifests of depth 0, 1 and 2."""
+def desired_keys(role: str | None = "Integrations") -> tuple[DesiredKey, ...]:
+    """Return 137 keys, in three manifests of depth 0, 1 and 2."""
     return tuple(
         desired_key(
             f"key-{depth}-{number}",
@@ -64,15 +64,17 @@ def wanted(role: str | None = "Integrations") -> tuple[DesiredKey, ...]:
 
 @pytest.fixture
 def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
-    """Plans and applies one environment, in a hurry."""
+    """Return a function that plans and applies one environment, with short waits."""
 
     def run_(environment: Environment, keys: Any = None) -> tuple[Plan, RunResult]:
         stop = hurried()
-        connect = opener(tmp_path, stop)
+        connect = workspace_opener(tmp_path, stop)
         with Reconciler(
             (environment,), connect, SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(4), stop
         ) as reconciler:
-            plan = reconciler.plan({"shop": wanted() if keys is None else keys}, NOW, PlanOptions())
+            plan = reconciler.plan(
+                {"shop": desired_keys() if keys is None else keys}, NOW, PlanOptions()
+            )
             return plan, reconciler.apply(plan, lambda _: None)
 
     return run_
@@ -95,7 +97,7 @@ def sign_in(served: Any) -> SignIn:
 
 
 def test_legacy_takes_three_posts_for_137_keys_and_none_the_second_time(serve, run) -> None:
-    """Four pages of 200 keys, the first by detection; three batches; a look at 337 keys."""
+    """It reads 200 keys in four pages, sends three batches, and lists 337 keys in six pages."""
     served = serve(Dialect.LEGACY)
     served.sandbox.seed(f"old-{number}" for number in range(200))
     shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
@@ -116,8 +118,8 @@ def test_legacy_takes_three_posts_for_137_keys_and_none_the_second_time(serve, r
 
 
 @pytest.mark.parametrize(("dialect", "creates"), [(Dialect.CORE_1, 8), (Dialect.CORE, 138)])
-def test_core_takes_few_requests_besides_the_creates(serve, run, dialect, creates) -> None:
-    """With a session: sign-in, detection, list, permissions, the creates, and one more list.
+def test_core_sends_few_requests_in_addition_to_the_creates(serve, run, dialect, creates) -> None:
+    """With a session it signs in, detects, lists, reads permissions, creates, and lists once more.
 
     1.x takes two creates and then 20 a request; 2.x refuses the two and takes 137 single ones.
     """
@@ -144,36 +146,36 @@ def test_core_takes_few_requests_besides_the_creates(serve, run, dialect, create
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_run_without_anything_to_do_looks_once_and_waits_for_nothing(serve, run, dialect) -> None:
-    """No second look, no write, where nothing is missing."""
+def test_a_run_without_actions_observes_once_and_does_not_wait(serve, run, dialect) -> None:
+    """If nothing is missing, it neither observes again nor writes."""
     served = serve(dialect)
     served.sandbox.seed(["key-0-0"])
     shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
-    plan, result = run(shop, wanted()[:1])
+    plan, result = run(shop, desired_keys()[:1])
     assert plan.changes == 0
     assert executed(result).results == ()
     assert len(served.journal) == (1 if dialect is Dialect.LEGACY else 2)
 
 
-def test_a_run_marks_its_keys_with_its_own_milliseconds(serve, run) -> None:
-    """All ends of a run carry the same 001 to 999, and the plan shows whole seconds."""
+def test_a_run_writes_its_marker_into_the_expiry_of_its_keys(serve, run) -> None:
+    """All keys of a run have the same 001 to 999, and the plan shows whole seconds."""
     served = serve(Dialect.LEGACY)
     run(shop_of(served, SessionToken(Secret(served.sandbox.session_token()))))
-    marks = {key.expires_at[-5:-1] for key in served.sandbox.keys()}
-    assert len(marks) == 1
-    assert marks.pop() != ".000"
-    drawn = {RunMarker.random().milliseconds for _ in range(5000)}
-    assert min(drawn) >= 1
-    assert max(drawn) <= 999
-    assert len(drawn) > 500
+    markers = {key.expires_at[-5:-1] for key in served.sandbox.keys()}
+    assert len(markers) == 1
+    assert markers.pop() != ".000"
+    random = {RunMarker.random().milliseconds for _ in range(5000)}
+    assert min(random) >= 1
+    assert max(random) <= 999
+    assert len(random) > 500
 
 
-def lost(dialect: Dialect, *, commits: bool) -> Around:
-    """What loses the answer of the first request that creates, before or after the commit."""
+def lose_first_create(dialect: Dialect, *, commits: bool) -> Around:
+    """Return a handler that loses the first create's answer, before or after the commit."""
     first = iter([True])
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
-        if creates(dialect, request) and next(first, False):
+        if may_create(dialect, request) and next(first, False):
             if commits:
                 inner(request)
             raise ConnectionError
@@ -182,8 +184,8 @@ def lost(dialect: Dialect, *, commits: bool) -> Around:
     return around
 
 
-def creates(dialect: Dialect, request: Request | Exchange) -> bool:
-    """Whether a request may make keys; 2.x makes none of a document of several."""
+def may_create(dialect: Dialect, request: Request | Exchange) -> bool:
+    """Return whether a request may create keys; 2.x refuses a document of several creates."""
     if dialect is Dialect.LEGACY:
         return request.path.startswith("/rest/batch")
     several = request.body.count(b":createApiKey(")
@@ -195,13 +197,13 @@ def creates(dialect: Dialect, request: Request | Exchange) -> bool:
 def test_a_create_whose_answer_is_lost_is_resolved_within_the_run(
     serve, run, dialect, commits
 ) -> None:
-    """What was made is found and not made again, what was not is made: one key a name.
+    """A key that exists is found and not created again, others are created: one key for each name.
 
     Each result has its key's id, and its record at its depth.
     """
-    served = serve(dialect, around=lost(dialect, commits=commits))
+    served = serve(dialect, around=lose_first_create(dialect, commits=commits))
     shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())), parallel=1)
-    keys = [key for key in wanted() if key.name.endswith(("-1", "-2"))]
+    keys = [key for key in desired_keys() if key.name.endswith(("-1", "-2"))]
     role = {} if dialect is Dialect.LEGACY else {"role": "Integrations"}
     _, result = run(shop, tuple(keys))
     rows = {key.name: key for key in served.sandbox.keys()}
@@ -215,7 +217,7 @@ def test_a_create_whose_answer_is_lost_is_resolved_within_the_run(
         assert bool(shown) == (bool(role) and one.action.depth > 0)
         assert ("permissionFlags" in (shown or {})) == (bool(role) and one.action.depth == 2)
     assert not result.incomplete
-    bodies = [one.body.decode() for one in served.writes() if creates(dialect, one)]
+    bodies = [one.body.decode() for one in served.writes() if may_create(dialect, one)]
     times = [sum(f'"name": "{name}"' in body for body in bodies) for name in rows]
     assert set(times) == ({1} if commits else {1, 2})
     if dialect is Dialect.LEGACY:
@@ -223,12 +225,14 @@ def test_a_create_whose_answer_is_lost_is_resolved_within_the_run(
         assert len(sent) == len(keys)
 
 
-def test_a_create_is_not_sent_again_before_a_look_at_it_succeeded(scripted, answer, run) -> None:
-    """The server is silent from the create on: one POST, many looks, and the word for it."""
+def test_a_create_is_not_sent_again_before_an_observation_has_succeeded(
+    scripted, answer, run
+) -> None:
+    """The server stops answering at the create: one POST, many lists, and an unknown outcome."""
     page = '{"data":{"apiKeys":[]},"pageInfo":{"hasNextPage":false}}'
     server = scripted(answer(200, page))
     shop = environment_with(url=server.url, credential=SessionToken(Secret("t")))
-    _, result = run(shop, wanted()[:1])
+    _, result = run(shop, desired_keys()[:1])
     [failed] = executed(result).results
     assert isinstance(failed, Failed)
     assert failed.failure.code == "outcome_unknown"
@@ -240,8 +244,8 @@ def test_a_create_is_not_sent_again_before_a_look_at_it_succeeded(scripted, answ
     assert len(methods) > 2 + 8
 
 
-def test_an_environment_without_a_credential_is_not_reached(run) -> None:
-    """The manifests refuse it; whoever builds an environment by hand is told too."""
+def test_an_environment_without_a_credential_is_not_contacted(run) -> None:
+    """Manifests cannot contain one, but code that builds an environment gets an error too."""
     plan, result = run(environment_with(url="http://127.0.0.1:9"))
     [part] = plan.environments
     assert isinstance(part, Unobserved)
@@ -250,11 +254,11 @@ def test_an_environment_without_a_credential_is_not_reached(run) -> None:
 
 
 @time_machine.travel(NOW, tick=False)
-def test_durations_count_from_the_moment_of_the_plan(serve, run) -> None:
-    """Plan and keys agree on the end to the second, on a clock that stands still."""
+def test_durations_count_from_the_time_of_the_plan(serve, run) -> None:
+    """With a clock that stands still, plan and keys have the same expiry to the second."""
     served = serve(Dialect.LEGACY)
     shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
-    plan, _ = run(shop, wanted()[:1])
+    plan, _ = run(shop, desired_keys()[:1])
     [key] = served.sandbox.keys()
     [planned] = plan.environments
     assert isinstance(planned, Planned)
@@ -264,10 +268,10 @@ def test_durations_count_from_the_moment_of_the_plan(serve, run) -> None:
 
 @responses.activate
 @pytest.mark.parametrize("status", [400, 404, 418, 451])
-def test_a_refusal_that_twenty_does_not_say_is_no_success_and_sent_once(run, status) -> None:
-    """A proxy in front refuses: nothing created is claimed, and nothing is tried again."""
+def test_a_refusal_that_is_not_from_twenty_is_a_failure_and_sent_once(run, status) -> None:
+    """A proxy refuses: no key counts as created, and nothing is sent again."""
     posted = responses.post(f"{URL}/rest/batch/apiKeys", body="<html>", status=status)
-    _, result = run(empty_shop(), wanted()[:3])
+    _, result = run(empty_shop(), desired_keys()[:3])
     failures = [one.failure.code for one in executed(result).results if isinstance(one, Failed)]
     assert failures == ["unexpected_answer"] * 3
     assert posted.call_count == 1
@@ -275,10 +279,10 @@ def test_a_refusal_that_twenty_does_not_say_is_no_success_and_sent_once(run, sta
 
 @responses.activate
 @pytest.mark.parametrize("status", [200, 201, 299, 408, 500, 507, 511, 520, 599])
-def test_no_answer_that_a_proxy_may_invent_is_taken_for_a_success(run, status) -> None:
-    """Unreadable or failed: looked at before every repeat, the same ids in each, never claimed."""
+def test_no_answer_that_a_proxy_may_send_is_taken_for_a_success(run, status) -> None:
+    """Each repeat follows an observation and has the same ids; no key counts as created."""
     posted = responses.post(f"{URL}/rest/batch/apiKeys", body="<html>", status=status)
-    _, result = run(empty_shop(), wanted()[:3])
+    _, result = run(empty_shop(), desired_keys()[:3])
     failures = [one.failure.code for one in executed(result).results if isinstance(one, Failed)]
     assert failures == ["outcome_unknown"] * 3
     methods = [str(call.request.method) for call in responses.calls]
@@ -296,44 +300,46 @@ def empty_shop() -> Environment:
 
 
 def two_successors(served: Any, age: float) -> tuple[ApiKey, ApiKey]:
-    """Keys of two runs that met at a rotation, the first of which stays; `age` in seconds."""
+    """Return the keys of two runs that rotated at once, `age` seconds ago; the first is kept."""
     served.sandbox.seed(["svc-a", "svc-a"])
-    made = datetime.now(UTC) - timedelta(seconds=age)
+    created_at = datetime.now(UTC) - timedelta(seconds=age)
     first, second = (
-        replace(key, created_at=f"{made + timedelta(seconds=later):%Y-%m-%dT%H:%M:%S.000Z}")
-        for key, later in zip(served.sandbox.keys(), (-1, 0), strict=True)
+        replace(key, created_at=f"{created_at + timedelta(seconds=offset):%Y-%m-%dT%H:%M:%S.000Z}")
+        for key, offset in zip(served.sandbox.keys(), (-1, 0), strict=True)
     )
     served.sandbox.put(first, second)
     return first, second
 
 
-def meeting(served: Any, hurried: Any, root: Path, meanwhile: Callable[[], Any]) -> RunResult:
-    """A run of one rotated key, and what happens while it waits for the first time."""
+def run_during(served: Any, hurried: Any, root: Path, during_wait: Callable[[], Any]) -> RunResult:
+    """Run one rotated key, and call a function when the run waits for the first time."""
     waits: list[float] = []
 
-    class Meeting(hurried):  # type: ignore[misc]  # a fixture's class
+    class Waiting(hurried):  # type: ignore[misc]  # a fixture's class
         def sleep(self, seconds: float) -> None:
             waits.append(seconds)
             if len(waits) == 1:
-                meanwhile()
+                during_wait()
             super().sleep(seconds)
 
-    stop = Meeting()
+    stop = Waiting()
     shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
     shop = replace(shop, owns=("svc-*",))
     rotated = rotation_with()
-    key = wanted("Admin")[0]._replace(
+    key = desired_keys("Admin")[0]._replace(
         name="svc-a", deliver=(FileAddress("token", "", "bare"),), rotation=rotated
     )
     sinks = SinkRegistry(root, {}, stop)
-    with Reconciler((shop,), opener(root, stop), sinks.open, ThreadExecutor(4), stop) as reconciler:
+    with Reconciler(
+        (shop,), workspace_opener(root, stop), sinks.open, ThreadExecutor(4), stop
+    ) as reconciler:
         return reconciler.apply(
             reconciler.plan({"shop": (key,)}, NOW, PlanOptions()), lambda _: None
         )
 
 
-def delivered(root: Path, result: RunResult) -> str:
-    """The id of the key whose token the run delivered."""
+def delivered_key(root: Path, result: RunResult) -> str:
+    """Return the id of the key whose token the run delivered."""
     [one] = executed(result).results
     assert isinstance(one, Done), one
     claims = claims_of(Secret((root / "token").read_text().strip()))
@@ -342,18 +348,18 @@ def delivered(root: Path, result: RunResult) -> str:
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_run_that_meets_two_at_a_rotation_delivers_the_key_that_stays(
+def test_a_run_that_finds_two_new_successors_delivers_the_one_that_is_kept(
     serve, hurried, tmp_path, dialect
 ) -> None:
-    """It looks again when the others have settled, and not at all once they long have."""
+    """It observes again after the other runs have resolved them, but not if that was long ago."""
     served = serve(dialect)
     first, second = two_successors(served, age=0)
 
     def give_way() -> None:
         served.sandbox.put(replace(second, revoked_at=first.created_at))
 
-    result = meeting(served, hurried, tmp_path, give_way)
-    assert delivered(tmp_path, result) == first.id
+    result = run_during(served, hurried, tmp_path, give_way)
+    assert delivered_key(tmp_path, result) == first.id
     served.sandbox.forget()
     served.journal.clear()
     (tmp_path / "token").unlink()
@@ -362,22 +368,26 @@ def test_a_run_that_meets_two_at_a_rotation_delivers_the_key_that_stays(
     def never() -> None:
         raise AssertionError
 
-    result = meeting(served, hurried, tmp_path, never)
-    assert delivered(tmp_path, result) == first.id
+    result = run_during(served, hurried, tmp_path, never)
+    assert delivered_key(tmp_path, result) == first.id
 
 
-def test_a_workspace_that_is_gone_at_the_second_look_is_told(serve, hurried, tmp_path) -> None:
-    """Nothing is delivered by a look that another run may have made old."""
+def test_a_workspace_that_is_gone_at_the_second_observation_is_reported(
+    serve, hurried, tmp_path
+) -> None:
+    """Nothing is delivered based on an observation that another run may have outdated."""
     served = serve(Dialect.CORE)
     two_successors(served, age=0)
-    [part] = meeting(served, hurried, tmp_path, served.sandbox.stop).environments
+    [part] = run_during(served, hurried, tmp_path, served.sandbox.stop).environments
     assert isinstance(part, Unobserved)
     assert part.failure.code == "unreachable"
     assert not (tmp_path / "token").exists()
 
 
-def test_the_key_whose_token_is_out_stays_though_all_get_new_ones(serve, hurried, tmp_path) -> None:
-    """Deduping and redelivering at once cut nobody off."""
+def test_the_key_whose_token_is_delivered_is_kept_when_redelivering(
+    serve, hurried, tmp_path
+) -> None:
+    """With --dedupe and --redeliver together nobody loses access."""
     served = serve(Dialect.CORE)
     served.sandbox.seed(["svc-a"])
     served.sandbox.seed(["svc-a"])
@@ -385,29 +395,31 @@ def test_the_key_whose_token_is_out_stays_though_all_get_new_ones(serve, hurried
     (tmp_path / "token").write_text(served.sandbox.token_of(other.id))
     shop = shop_of(served, SessionToken(Secret(served.sandbox.session_token())))
     shop = replace(shop, owns=("svc-*",))
-    key = wanted("Admin")[0]._replace(name="svc-a", deliver=(FileAddress("token", "", "bare"),))
+    key = desired_keys("Admin")[0]._replace(
+        name="svc-a", deliver=(FileAddress("token", "", "bare"),)
+    )
     options = PlanOptions(dedupe=True, redeliver=True)
     stop = hurried()
     sinks = SinkRegistry(tmp_path, {}, stop)
     with Reconciler(
-        (shop,), opener(tmp_path, stop), sinks.open, ThreadExecutor(4), stop
+        (shop,), workspace_opener(tmp_path, stop), sinks.open, ThreadExecutor(4), stop
     ) as reconciler:
         [part] = reconciler.plan({"shop": (key,)}, NOW, options).environments
     assert isinstance(part, Planned)
-    told = {type(one): one.key_id for one in part.actions if isinstance(one, Deliver | Revoke)}
-    assert told == {Deliver: other.id, Revoke: oldest.id}
+    ids = {type(one): one.key_id for one in part.actions if isinstance(one, Deliver | Revoke)}
+    assert ids == {Deliver: other.id, Revoke: oldest.id}
 
 
 # Bugs
 
-SOUND = file_sink("secrets/a.env")
+WORKING = file_sink("secrets/a.env")
 BROKEN = vault_sink()
 
 
-def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(
+def test_a_bug_in_one_environments_sink_does_not_affect_the_other_environment(
     tmp_path, hurried
 ) -> None:
-    """It is kept for the end of the run, and the key that was made is told with its id."""
+    """It is kept for the end of the run, and the created key is reported with its id."""
     stop = hurried()
     sinks = SinkRegistry(tmp_path, {}, stop)
 
@@ -417,15 +429,15 @@ def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(
     environments = tuple(environment_with(name=name, url="sandbox:", role="Admin") for name in "ab")
     desired = {
         "a": (desired_key("x", BROKEN, environment="a"),),
-        "b": (desired_key("x", SOUND, environment="b"),),
+        "b": (desired_key("x", WORKING, environment="b"),),
     }
     with Reconciler(
-        environments, opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+        environments, workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
     ) as reconciler:
-        made = reconciler.plan(desired, NOW, PlanOptions())
+        plan = reconciler.plan(desired, NOW, PlanOptions())
         first, second = (
             part.results[0]
-            for part in reconciler.apply(made, lambda _: None).environments
+            for part in reconciler.apply(plan, lambda _: None).environments
             if isinstance(part, Executed)
         )
         again = reconciler.plan(desired, NOW, PlanOptions(redeliver=True))
@@ -437,8 +449,8 @@ def test_a_bug_of_one_environments_sink_leaves_the_other_environment_alone(
     assert [type(part) for part in again.environments] == [Planned, Planned]
 
 
-def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path, hurried) -> None:
-    """The environment counts as not looked at; the other one is planned."""
+def test_a_bug_in_reading_a_sink_fails_only_its_environment(tmp_path, hurried) -> None:
+    """The environment counts as not observed; the other one is planned."""
     stop = hurried()
 
     def open_sink(address: Address) -> Sink:
@@ -449,10 +461,10 @@ def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path, hurri
     environments = tuple(environment_with(name=name, url="sandbox:", role="Admin") for name in "ab")
     desired = {
         "a": (desired_key("x", BROKEN, environment="a"),),
-        "b": (desired_key("x", SOUND, environment="b"),),
+        "b": (desired_key("x", WORKING, environment="b"),),
     }
     with Reconciler(
-        environments, opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+        environments, workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
     ) as reconciler:
         first, second = reconciler.plan(desired, NOW, PlanOptions()).environments
         assert isinstance(reconciler.internal_error, ZeroDivisionError)
@@ -463,10 +475,10 @@ def test_a_bug_in_a_look_into_a_sink_loses_its_environment_alone(tmp_path, hurri
 
 
 class Buggy:
-    """A sink with a bug that shows when it is written."""
+    """A sink with a bug in its write."""
 
     def check(self) -> None:
-        """Sees nothing."""
+        """Find no problem."""
 
     def read(self) -> Content:
         return Empty()

@@ -68,7 +68,7 @@ def report(
     desired = prepared.manifests.desired
     with reconciler_of(prepared, signals.stop) as reconciler:
         seen = reconciler.observe()
-        sink_contents = reconciler.survey(desired, PlanOptions(only=selection.only))
+        sink_contents = reconciler.read_key_sinks(desired, PlanOptions(only=selection.only))
     _warn(sink_contents)
     looks = (
         AuditInput(environment, desired.get(environment.name, ()), look, sink_contents)

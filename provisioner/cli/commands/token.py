@@ -83,7 +83,7 @@ def token(  # noqa: PLR0913 - what there is to say of a token
             None
             if workspace is None
             else deliver_token(
-                workspace, name, sink, address, desired_key=wanted, read_sinks=reconciler.look_into
+                workspace, name, sink, address, desired_key=wanted, read_sinks=reconciler.read_sinks
             )
         )
         if key is None:
