@@ -257,7 +257,7 @@ def test_figures_of_stopping_and_of_looking_again_are_those_of_the_code():
     assert f"has {cancellation.GRACE:g} seconds" in words
     assert (signals._SIGNALS_UNTIL_EXIT, "A third signal ends it at once" in words) == (3, True)
     assert (create.MAX_ATTEMPTS, "eight looks" in words) == (8, True)
-    assert f"up to {core_bulk_create._SEVERAL} a document" in text("docs/twenty-api.md")
+    assert f"up to {core_bulk_create._MAX_CREATES} a document" in text("docs/twenty-api.md")
 
 
 # Schemas
@@ -536,9 +536,9 @@ def test_numbers_of_bounds_are_those_of_the_code():
 def test_figures_of_open_files_are_those_of_the_code():
     """The page on platforms says how many descriptors a run of all widths takes."""
     page = text("docs/platforms.md")
-    assert f"{file_descriptors._ENOUGH:,}".replace(",", " ") in page
-    assert f"+ {run._BESIDE} of what is left after {file_descriptors._FOR_ALL} for" in page
-    wanted = (limits_with().parallel + run._BESIDE) * run._WIDTH + file_descriptors._FOR_ALL
+    assert f"{file_descriptors._LIMIT:,}".replace(",", " ") in page
+    assert f"+ {run._BESIDE} of what is left after {file_descriptors._RESERVED} for" in page
+    wanted = (limits_with().parallel + run._BESIDE) * run._WIDTH + file_descriptors._RESERVED
     [said] = re.findall(r"a limit of about (\d+) is enough", page)
     assert wanted < int(said) < wanted + 32
     assert f"all\n{run._WIDTH} environments" in page

@@ -124,7 +124,7 @@ class Doctor:
             places.hold_against(workspace, observation)
         checks += places.checks(keys)
         if workspace is not None:
-            workspace.release()
+            workspace.close_idle_connections()
         return Diagnosis(environment.name, environment.url, generation, tuple(checks))
 
     def _told_of_shared(

@@ -120,7 +120,7 @@ class PendingCreate:
         """Takes in that a look did not show it: how to try again, or that it is in vain."""
         if self.doubt is None:
             return
-        match self.doubt.doubt:
+        match self.doubt.reason:
             case "lost":
                 self.tries += 1
             case "taken":

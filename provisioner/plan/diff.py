@@ -18,7 +18,7 @@ from provisioner.plan.lifecycle import Lifecycle, PlanClock
 from provisioner.plan.options import PlanOptions
 from provisioner.plan.revocations import revoke
 from provisioner.plan.roles import RoleChoice
-from provisioner.runtime.gc_pause import without_collector
+from provisioner.runtime.gc_pause import gc_paused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,7 +57,7 @@ def to_read(
     )
 
 
-@without_collector()
+@gc_paused()
 def plan_environment(  # noqa: PLR0913 - all that a plan follows from
     environment: Environment,
     desired: Iterable[DesiredKey],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from provisioner import __version__
 from provisioner.model.expiry import format_moment
 from provisioner.plan import Create, Planned, Rotate, Unobserved, Update, sealed, wanted
-from provisioner.runtime.gc_pause import without_collector
+from provisioner.runtime.gc_pause import gc_paused
 from provisioner.secret import hidden
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def unwritable(plan: Plan) -> str | None:
     return first if len(lost) == 1 else f"{first}, nor could {len(lost) - 1} more"
 
 
-@without_collector()
+@gc_paused()
 def document(plan_input: PlanFileInput) -> Document:
     """`provision/planfile/v1`, without its checksum and without any secret of this process."""
     looks = {environment.name: (environment, look) for environment, look in plan_input.seen}

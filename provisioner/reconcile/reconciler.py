@@ -43,7 +43,7 @@ from provisioner.reconcile.guards import (
     together,
 )
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.file_descriptors import none_left, spent
+from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many_open_files
 from provisioner.runtime.log_context import bind
 from provisioner.sinks.probe import check_all, read_all
 
@@ -354,14 +354,14 @@ class Reconciler:
         """Runs one environment's actions; what a bug leaves open fails."""
         try:
             with bind(environment=name):
-                self._looks[name].workspace.begin_work()
+                self._looks[name].workspace.lift_observe_limits()
                 execution.run()
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             execution.finish(failure_of(self._surprised(name, error)))
         else:
             execution.finish()
         finally:
-            self._looks[name].workspace.release()
+            self._looks[name].workspace.close_idle_connections()
 
     def _emit_finished(self, environment: str, outcome: Executed | Unobserved) -> None:
         """Tells of an environment in which nothing was begun."""
@@ -396,7 +396,7 @@ class Reconciler:
                 try:
                     return _Observed(environment, workspace, workspace.observe())
                 finally:
-                    workspace.release()
+                    workspace.close_idle_connections()
         except (WorkspaceError, RefusedError) as error:
             return error
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
@@ -435,8 +435,8 @@ class Reconciler:
 
         That no descriptor is left is none.
         """
-        if spent(error):
-            return none_left(name)
+        if is_out_of_descriptors(error):
+            return too_many_open_files(name)
         self.internal_error = self.internal_error or error
         return WorkspaceError(
             "internal_error",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.runtime.file_descriptors import left, spent
+from provisioner.runtime.file_descriptors import can_open, is_out_of_descriptors
 from provisioner.sandbox import seeds
 
 if TYPE_CHECKING:
@@ -385,7 +385,9 @@ def _meaning(file: Path, error: sqlite3.Error | OSError) -> UnusableError:
     """Return what an error says of the file, and what to do."""
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     said = text[:1].lower() + text[1:]
-    if spent(error) or (text.startswith("unable to open") and not left(_OPENED)):
+    if is_out_of_descriptors(error) or (
+        text.startswith("unable to open") and not can_open(_OPENED)
+    ):
         return UnusableError(
             f"This process may open no more files, and {file} is one more.",
             "Raise that limit (`ulimit -n`), or work on fewer environments at once.",

@@ -181,7 +181,8 @@ def test_an_unreachable_server_is_said_and_sinks_are_looked_at_all_the_same(
     )
     assert [check for check, _ in broken(found)] == ["reached", "sinks"]
     assert of(found, "reached").code == "unreachable"
-    assert of(found, "reached").remedy == "Check `url`, the network and that the server runs."
+    remedy = "Check `url`, the network and that the server is running."
+    assert of(found, "reached").remedy == remedy
     assert Fine("sinks", "Nothing speaks against 1 sink.") in found.checks
 
 

@@ -115,7 +115,7 @@ def test_a_shutdown_does_not_wait_for_work_that_a_thread_takes_in_that_moment() 
     """What was waiting a moment ago may be in work now: it is neither cancelled nor awaited."""
     taken = threading.Event()
     threads = ThreadExecutor(1)
-    queue = threads._work
+    queue = threads._queue
 
     class Contended:
         """The queue as it is where a thread takes its last entry just before it is emptied."""
@@ -127,7 +127,7 @@ def test_a_shutdown_does_not_wait_for_work_that_a_thread_takes_in_that_moment() 
             return getattr(queue, name)
 
     queue.put((Future(), lambda: None))
-    threads._work = Contended()  # type: ignore[assignment]  # a stand-in
+    threads._queue = Contended()  # type: ignore[assignment]  # a stand-in
     threads.shutdown(wait=False, cancel_futures=True)
     assert taken.is_set()
 

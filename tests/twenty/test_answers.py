@@ -96,18 +96,18 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
         (429, '{"messages":["Limit reached (100 tokens per 60000 ms)"]}', {}, None, Rate(100, 60)),
         (429, "<html>slow down</html>", {}, None, None),
         (429, "{}", {"retry_after": 7.0}, 7.0, None),
-        (429, "{}", {"retry_after": 7.0, "limit": 100}, 7.0, Rate(100, 60)),
-        (429, '{"retryAfterSeconds": 2}', {"limit": 50}, 2.0, Rate(50, 60)),
-        (429, '{"messages":["Limit reached (9 tokens per 1000 ms)"]}', {"limit": 100}, None)
+        (429, "{}", {"retry_after": 7.0, "rate_limit": 100}, 7.0, Rate(100, 60)),
+        (429, '{"retryAfterSeconds": 2}', {"rate_limit": 50}, 2.0, Rate(50, 60)),
+        (429, '{"messages":["Limit reached (9 tokens per 1000 ms)"]}', {"rate_limit": 100}, None)
         + (Rate(9, 1),),
-        (429, "{}", {"limit": 0}, None, None),
+        (429, "{}", {"rate_limit": 0}, None, None),
         (429, '{"retryAfterSeconds": 3}', {}, 3.0, None),
         (429, '{"retryAfterSeconds": 1%s}' % ("0" * 400), {}, 1e9, None),
         (429, '{"messages":["Limit reached (%s tokens per 1 ms)"]}' % ("9" * 400), {}, None, None),
         (200, '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}', {}, None, None),
         (200, '{"errors":[{"message":"Too many requests."}],"data":null}', {}, None, None),
         (503, "", {"retry_after": 1.0}, 1.0, None),
-        (503, "", {"retry_after": 1.0, "limit": 100}, 1.0, None),
+        (503, "", {"retry_after": 1.0, "rate_limit": 100}, 1.0, None),
         (503, "", {}, None, None),
         (503, "<html><center>nginx</center>", {}, None, None),
     ],
@@ -118,7 +118,7 @@ def test_throttling_is_known_in_every_form(
     """429 with and without numbers, GraphQL's two texts, and any 503 (not recorded)."""
     found = answer(status, body, **more)
     speed = status != 503
-    assert throttling(found) == Throttling(wait, rate, unhandled=speed, for_speed=speed)
+    assert throttling(found) == Throttling(wait, rate, unhandled=speed, rate_limited=speed)
     assert refusal_code(found) == ("rate_limited" if status != 503 else "server_error")
 
 
@@ -132,10 +132,10 @@ def test_the_limit_is_read_from_its_header(header: str, limit: int | None) -> No
     response.status_code = 429
     response.headers["X-RateLimit-Limit"] = header
     response.headers["Retry-After"] = "2"
-    found = transport._answer(response, b"{}", took=0.25)
-    assert (found.limit, found.retry_after, found.took) == (limit, 2.0, 0.25)
+    found = transport._answer(response, b"{}", duration=0.25)
+    assert (found.rate_limit, found.retry_after, found.duration) == (limit, 2.0, 0.25)
     del response.headers["X-RateLimit-Limit"]
-    assert transport._answer(response, b"{}", took=0.0).limit is None
+    assert transport._answer(response, b"{}", duration=0.0).rate_limit is None
 
 
 @pytest.mark.parametrize("server", ["nginx", "nginx/1.27.3", "openresty/1.21.4.1"])
@@ -172,10 +172,10 @@ _STACK = f'{{"message": "Cannot read keys", "statusCode": 500, "stack": "TypeErr
         (f'{{"messages": ["Cannot read keys{_JAVA}"]}}', "Cannot read keys"),
         (f'{{"messages": ["{_PYTHON}"]}}', "a stack trace"),
         (f'{{"errors": [{{"message": "Upstream said {_PAGE}"}}]}}', "Upstream said"),
-        (f'{{"errors": [{{"message": "{_PAGE}"}}, {{"message": "b"}}]}}', "a page of HTML; b"),
+        (f'{{"errors": [{{"message": "{_PAGE}"}}, {{"message": "b"}}]}}', "an HTML page; b"),
         (_STACK, "Cannot read keys"),
         (f'{{"stack": "TypeError: x{_V8}"}}', "TypeError: x"),
-        (f'"{_PAGE}"', "a page of HTML"),
+        (f'"{_PAGE}"', "an HTML page"),
         (f"TypeError: x{_V8}".replace(r"\n", "\n"), "TypeError: x"),
         ("Not found <pre>canary</pre>", "Not found"),
         ('{"messages": ["It ends at 12:30 (at 127.0.0.1:80)"]}', "at 12:30 (at 127.0.0.1:80)"),

@@ -157,17 +157,17 @@ def test_the_answer_of_a_request_that_left_before_the_pause_changes_nothing() ->
     learning = pace(clock)
     go(learning)
     clock.now = 5.0
-    wait = learning.throttled(None, Rate(100, 60.0), took=0.5)
+    wait = learning.throttled(None, Rate(100, 60.0), duration=0.5)
     for _ in range(3):
         clock.now += 0.1
-        assert learning.throttled(None, None, took=0.5) == wait
+        assert learning.throttled(None, None, duration=0.5) == wait
 
 
 def test_what_was_in_flight_and_refused_too_did_not_get_through() -> None:
     """A hundred of 104 were let through, also where the server had been down before."""
     clock = Clock()
     learning = pace(clock)
-    learning.throttled(0.0, None, for_speed=False)
+    learning.throttled(0.0, None, rate_limited=False)
     for _ in range(104):
         go(learning)
     for _ in range(4):
@@ -350,7 +350,7 @@ def run(
             known = True
             ran.later += following
             rate = None if form == "nothing" else Rate(server.requests, server.seconds)
-            pace.throttled(wait, rate, took=clock.now - left)
+            pace.throttled(wait, rate, duration=clock.now - left)
         return passed
 
     def work() -> None:
@@ -532,7 +532,7 @@ def test_two_clients_of_one_limit_share_it() -> None:
                     passed = server.lets_through(clock.now)
                 if not passed:
                     refused[which].append(clock.now)
-                    pace.throttled(None, Rate(100, 60.0), took=0.01 + 0.003 * which)
+                    pace.throttled(None, Rate(100, 60.0), duration=0.01 + 0.003 * which)
 
     clock.run(lambda: client(0), lambda: client(1))
     assert server.passed == 400
@@ -555,7 +555,7 @@ def test_a_server_that_is_down_is_asked_by_one_and_then_by_all(declared: int | N
             clock.sleep(0.1)
             down = 1.0 <= clock.now < 10.0
         if down:
-            pace.throttled(2.0, None, took=0.1, for_speed=False)
+            pace.throttled(2.0, None, duration=0.1, rate_limited=False)
         return not down
 
     def work() -> None:
@@ -584,7 +584,7 @@ def test_a_request_that_hangs_does_not_hold_the_others_for_long() -> None:
         clock.sleep(0.5)
         with pace.slot():
             clock.sleep(0.1)
-        pace.throttled(1.0, Rate(100, 60.0), took=0.1)
+        pace.throttled(1.0, Rate(100, 60.0), duration=0.1)
         with pace.slot():
             left.append(clock.now)
 
@@ -625,7 +625,7 @@ def test_an_error_in_a_slot_gives_it_back() -> None:
     """A request that fails in the middle neither keeps its slot nor the others waiting."""
     clock = Clock()
     learning = pace(clock, parallel=1)
-    learning.throttled(1.0, None, for_speed=False)
+    learning.throttled(1.0, None, rate_limited=False)
     for _ in range(2):
         with pytest.raises(OSError, match="gone"), learning.slot():
             raise OSError("gone")

@@ -89,7 +89,9 @@ def test_no_token_of_a_key_that_is_revoked_or_not_there_goes_anywhere(
             workspace.mint(dead, datetime.fromisoformat(ENDS))
         assert dead in caught.value.message
         assert "is revoked" in caught.value.message
-        assert caught.value.remedy == ("Someone ended the key, or the credential's own: run again.")
+        assert caught.value.remedy == (
+            "Someone revoked the key, or the one of the credential: run again."
+        )
 
 
 @DIALECTS
@@ -214,7 +216,7 @@ def test_only_a_whole_answer_proves_a_token(scripted, answer, status: int, body:
         scripted_workspace(server).verify_token(token("id-a", END))
     assert (caught.value.code, caught.value.remedy) == (
         "token_refused",
-        "Nothing was delivered; look at the key in Twenty itself.",
+        "Nothing was delivered; check the key in Twenty itself.",
     )
     fine = scripted(answer(200, '{"data":{"__typename":"Query"}}'))
     scripted_workspace(fine).verify_token(token("id-a", END))

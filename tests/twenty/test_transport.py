@@ -55,7 +55,7 @@ def test_a_request_says_who_asks_and_carries_its_headers(scripted, answer, to) -
         "POST", "/x?y=1", body={"k": "v"}, token=lambda: Secret("tok"), repeatable=False
     )
     assert (got.status, got.body) == (200, {"a": 1})
-    assert got.moment == NOW
+    assert got.server_time == NOW
     [request] = server.requests
     head, _, body = request.partition(b"\r\n\r\n")
     assert head.startswith(b"POST /x?y=1 HTTP/1.1")
@@ -210,7 +210,7 @@ def test_a_silent_server_is_asked_once_until_it_was_looked_at(scripted, answer, 
     with pytest.raises(LostAnswerError) as caught:
         transport.send("GET", "/", repeatable=True)
     assert (caught.value.code, transport.requests_sent) == ("timeout", 1)
-    transport.release()
+    transport.close_idle_connections()
     release.set()
     transport.timeout = 5.0
     assert transport.send("GET", "/", repeatable=True).body == []
@@ -223,7 +223,7 @@ def test_connections_that_nothing_uses_are_closed_and_opened_again(serve, to) ->
     transport.send("GET", "/", repeatable=True)
     manager = transport._session.get_adapter(served.sandbox.url).poolmanager
     assert len(manager.pools) == 1
-    transport.release()
+    transport.close_idle_connections()
     assert len(manager.pools) == 0
     assert transport.send("GET", "/", repeatable=True).status
 
@@ -277,7 +277,7 @@ def test_retry_after_is_read_in_both_forms(scripted, answer, to, header, least, 
     """Seconds or a date; anything else is no wait at all."""
     server = scripted(answer(200, "{}", Retry_After=header, Date="nonsense"))
     got = to(server.url).send("GET", "/", repeatable=True)
-    assert got.moment is None
+    assert got.server_time is None
     if least is None:
         assert got.retry_after is None
     else:
@@ -373,8 +373,8 @@ def closed_port() -> int:
 @pytest.mark.parametrize(
     ("url", "word"),
     [
-        (lambda: f"http://127.0.0.1:{closed_port()}", "nothing listens there"),
-        (lambda: "http://no-such-host.example.com", "its name is not known"),
+        (lambda: f"http://127.0.0.1:{closed_port()}", "nothing listens at that address"),
+        (lambda: "http://no-such-host.example.com", "its host name is not known"),
     ],
     ids=["refused", "unknown-name"],
 )
@@ -497,15 +497,17 @@ def test_the_pace_is_told_all_that_a_refusal_says(scripted, answer, monkeypatch,
         answer(503, "", Retry_After="0", X_RateLimit_Limit="6000"),
         answer(200, "{}"),
     )
-    told = []
+    calls = []
     throttled = RateLimit.throttled
 
-    def listen(self: RateLimit, *numbers: object, took: float, for_speed: bool) -> float:
-        told.append((*numbers, 0 < took < 5, for_speed))
-        return throttled(self, *numbers, took=took, for_speed=for_speed)  # type: ignore[arg-type]
+    def listen(self: RateLimit, *numbers: object, duration: float, rate_limited: bool) -> float:
+        calls.append((*numbers, 0 < duration < 5, rate_limited))
+        return throttled(  # type: ignore[arg-type]
+            self, *numbers, duration=duration, rate_limited=rate_limited
+        )
 
     monkeypatch.setattr(RateLimit, "throttled", listen)
     transport = Transport(environment_with(url=server.url), server.url, Cancellation())
     assert transport.send(method, "/", repeatable=True).status == 200
     transport.close()
-    assert told == [(0.0, Rate(6000, 60.0), True, True), (0.0, None, True, False)]
+    assert calls == [(0.0, Rate(6000, 60.0), True, True), (0.0, None, True, False)]

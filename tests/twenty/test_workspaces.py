@@ -250,7 +250,7 @@ def test_an_id_that_exists_already_is_an_unknown_outcome(serve) -> None:
     create(workspace, [new("a")])
     [again] = create(workspace, [new("a")])
     assert isinstance(again, Unknown)
-    assert again.doubt == "taken"
+    assert again.reason == "taken"
     assert "Record already exists" in again.cause.message
 
 
@@ -311,7 +311,7 @@ def test_a_role_that_the_server_does_not_know_is_no_success(serve) -> None:
         key = new("a", role_id="99999999-9999-4999-8999-999999999999")
         [outcome] = create(served.workspace(), [key])
         assert isinstance(outcome, Unknown)
-        assert outcome.doubt == "refused"
+        assert outcome.reason == "refused"
         bad = new("b", role_id="zzz")
         [outcome] = create(served.workspace(), [bad])
         assert isinstance(outcome, NotCreated)
@@ -444,7 +444,7 @@ def test_an_answer_about_another_key_is_no_proof(scripted, answer, to, entries, 
     server = scripted(answer(200, '{"data":{' + entries + "}}"))
     outcomes = create(to(server.url, "core"), [new("a", role_id="r"), new("b", role_id="r")])
     assert [type(one) for one in outcomes] == kinds
-    assert {one.doubt for one in outcomes if isinstance(one, Unknown)} == {"lost"}
+    assert {one.reason for one in outcomes if isinstance(one, Unknown)} == {"lost"}
     assert len(server.requests) == 1
 
 
@@ -811,7 +811,7 @@ def test_a_core_create_is_made_refused_or_unknown(scripted, answer, to, said, ki
     """Only what the server certainly refused counts as not made; nothing is sent twice."""
     server = scripted(answer(*said))
     [outcome] = create(to(server.url, "core"), [new("a", role_id="r")])
-    assert (outcome.doubt if isinstance(outcome, Unknown) else type(outcome)) == kind
+    assert (outcome.reason if isinstance(outcome, Unknown) else type(outcome)) == kind
     assert failure(outcome).code == code
     assert len(server.requests) == 1
 
@@ -843,7 +843,7 @@ def test_a_legacy_batch_is_judged_key_by_key(scripted, answer, to, said, kinds) 
     status, body = said
     server = scripted(answer(status, body.replace("%s", keys[1].id)))
     outcomes = create(to(server.url, "legacy"), keys)
-    told = [one.doubt if isinstance(one, Unknown) else type(one) for one in outcomes]
+    told = [one.reason if isinstance(one, Unknown) else type(one) for one in outcomes]
     assert told == kinds
     assert len(server.requests) == 1
 
@@ -854,7 +854,7 @@ def test_a_lost_answer_of_a_create_is_unknown_and_not_repeated(scripted, to, gen
     server = scripted(None)
     [outcome] = create(to(server.url, generation), [new("a", role_id="r")])
     assert isinstance(outcome, Unknown)
-    assert (outcome.doubt, outcome.cause.code) == ("lost", "connection_lost")
+    assert (outcome.reason, outcome.cause.code) == ("lost", "connection_lost")
     assert len(server.requests) == 1
 
 
@@ -1011,7 +1011,7 @@ def test_a_503_of_unknown_make_slows_down_and_keeps_the_doubt(scripted, answer, 
     assert isinstance(outcome, Unknown)
     assert "canary" not in failure(outcome).message
     assert len(server.requests) == 1
-    assert workspace._client._transport._pace._recovering
+    assert workspace._client._transport._rate_limit._recovering
 
 
 @pytest.mark.parametrize(
@@ -1144,7 +1144,7 @@ def test_a_document_that_fails_in_the_middle_is_unknown_and_then_sent_apart(serv
     keys = [*good[:3], odd, *good[3:]]
     outcomes = create(workspace, keys)
     assert [type(one) for one in outcomes] == [Created] * 2 + [Unknown] * 4
-    assert {one.doubt for one in outcomes if isinstance(one, Unknown)} == {"refused"}
+    assert {one.reason for one in outcomes if isinstance(one, Unknown)} == {"refused"}
     made = {key.name for key in served.sandbox.keys()}
     assert made >= {"k0", "k1"}
     assert "odd" not in made
@@ -1228,7 +1228,7 @@ def test_a_document_of_several_that_was_begun_is_not_sent_again(
     served = serve(Dialect.CORE_1, around=say)
     outcomes = create(served.workspace("sign-in"), of_core(served, count))
     if begun and count > 1:
-        assert [one.doubt for one in outcomes if isinstance(one, Unknown)] == ["refused"] * 2
+        assert [one.reason for one in outcomes if isinstance(one, Unknown)] == ["refused"] * 2
         assert sizes(served.journal) == [2]
     else:
         assert [type(one) for one in outcomes] == [Created] * count
@@ -1516,7 +1516,7 @@ def documents() -> list[str]:
 
     keys = tuple(new(f"k{depth}", depth) for depth in (0, 1, 2))
     creates = [core_bulk_create._document(keys[:count])[0] for count in (1, 2, 3)]
-    reads = [core._ONE % selection for selection in core_bulk_create.SELECTION.values()]
+    reads = [core._QUERY_ONE % selection for selection in core_bulk_create.SELECTION.values()]
     lists = [core._LIST % (core_bulk_create.KEY, "getRoles"), core._PERMISSIONS]
     return [*creates, *reads, *lists, core._REVOKE]
 
