@@ -71,7 +71,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._lost_in_a_row = 0
         self._max_group: int | None = None
-        self._silence: Failure | None = None
+        self._unsent_reason: Failure | None = None
         self._refusal: Failure | None = None
 
     def send_all(self, groups: Iterable[Group], send: Callable[[Group], None]) -> None:
@@ -120,7 +120,7 @@ class Dispatcher:
         """Return the outcome of keys that are not sent any more; None while sending goes on."""
         if self._refusal is not None:
             return NotCreated(self._refusal)
-        reason = STOPPED if self._stop.asked else self._silence
+        reason = STOPPED if self._stop.asked else self._unsent_reason
         return None if reason is None else NotSent(reason)
 
     def record_answer(self) -> None:
@@ -133,7 +133,7 @@ class Dispatcher:
         with self._lock:
             self._lost_in_a_row += 1
             if self._lost_in_a_row >= max(_MAX_LOST, 2 * self._parallel):
-                self._silence = Failure(
+                self._unsent_reason = Failure(
                     "server_error",
                     f"{self._environment} lost {self._lost_in_a_row} answers in a row, so this key "
                     "was not sent. Run again; if it fails again, check the server's log.",
@@ -149,7 +149,7 @@ class Dispatcher:
         outcome = outcome_unsent(error)
         if isinstance(outcome, NotSent):
             with self._lock:
-                self._silence = outcome.failure
+                self._unsent_reason = outcome.failure
         else:
             self.record_refusal(outcome.failure)
         return outcome

@@ -20,7 +20,7 @@ _ONE = 1.0 - 1e-6
 _MINUTE = 60.0
 """The period of Twenty's rate limits (docs/twenty-api.md, "Errors")."""
 
-_MAX_GUESSED_WAIT = 10.0
+_MAX_WAIT = 10.0
 """Seconds between two tries if the server does not say how long it will keep refusing."""
 
 _POLL_INTERVAL = 0.02
@@ -94,8 +94,8 @@ class _Bucket:
         self.filled_at = until
 
 
-class _Guess:
-    """The rate of a server that does not say it."""
+class _RateEstimate:
+    """Estimate of the rate of a server that does not state it."""
 
     def __init__(self) -> None:
         self._sent_at: list[float] = []
@@ -114,12 +114,12 @@ class _Guess:
         """
         if self._sent_at:
             self._sent_at.pop()
-        proven = (
-            Rate(len(self._sent_at) - before, _MINUTE + now - at)
-            for before, at in enumerate(self._sent_at)
+        rates = (
+            Rate(len(self._sent_at) - index, _MINUTE + now - sent_at)
+            for index, sent_at in enumerate(self._sent_at)
         )
-        self._proven = min(proven, key=_interval, default=None)
-        rate = self._no_less_than_proven(_MIN_RATE)
+        self._proven = min(rates, key=_interval, default=None)
+        rate = self._at_least_proven(_MIN_RATE)
         # Too few to tell, or the bucket was not full: a whole minute without refusal will show.
         self._double_at = now + _MINUTE if rate is _MIN_RATE else None
         return rate
@@ -127,7 +127,7 @@ class _Guess:
     def on_refusal(self, rate: Rate) -> Rate:
         """Return the rate to try after this rate was too high."""
         self._double_at = None
-        return self._no_less_than_proven(_times(rate, 0.5))
+        return self._at_least_proven(_times(rate, 0.5))
 
     def on_send_at_rate(self, now: float, rate: Rate) -> Rate:
         """Return the rate to try after this rate was not refused so far."""
@@ -136,7 +136,7 @@ class _Guess:
         self._double_at = now + _MINUTE
         return _times(rate, 2)
 
-    def _no_less_than_proven(self, rate: Rate) -> Rate:
+    def _at_least_proven(self, rate: Rate) -> Rate:
         return rate if self._proven is None else min(self._proven, rate, key=_interval)
 
 
@@ -168,7 +168,7 @@ class RateLimit:
         self._sleep = sleep
         self._not_before = clock()
         self._bucket: _Bucket | None = None
-        self._guess: _Guess | None = _Guess()
+        self._estimate: _RateEstimate | None = _RateEstimate()
         self._in_flight = 0
         # True from a refusal until the first request after the pause is accepted.
         self._recovering = False
@@ -176,10 +176,10 @@ class RateLimit:
         self._first_sent = False
         self._accepted = 0
         self._pauses = 0
-        self._refused = 0
+        self._refusals = 0
         if (declared := limits.requests_per_minute) is not None:
             full = float(declared)
-            self._guess = None
+            self._estimate = None
             self._bucket = _Bucket(Rate(declared, _MINUTE), full, full, inf)
         self._declared = declared is not None
 
@@ -227,14 +227,14 @@ class RateLimit:
             # Nothing is sent in a pause, so a request sent before its end did not know of it.
             is_new = now - duration >= self._not_before
             if is_new:
-                self._refused = 1 if self._accepted > 1 else self._refused + 1
+                self._refusals = 1 if self._accepted > 1 else self._refusals + 1
                 self._accepted = 0
                 self._pauses += rate_limited
             if rate_limited:
                 self._learn(rate, now, is_new=is_new)
             self._rate_limited = rate_limited
             resume = now if wait is None else now + wait
-            if wait is None or self._refused > 1:
+            if wait is None or self._refusals > 1:
                 resume = max(resume, now + self._max_wait())
             self._recovering = True
             self._pause(resume)
@@ -255,13 +255,13 @@ class RateLimit:
             return 0.0
 
     def _token(self, now: float) -> float:
-        bucket, guess = self._bucket, self._guess
+        bucket, estimate = self._bucket, self._estimate
         if bucket is None:
-            if guess is not None:
-                guess.on_send(now)
+            if estimate is not None:
+                estimate.on_send(now)
             return 0.0
-        if guess is not None:
-            bucket.rate = guess.on_send_at_rate(now, bucket.rate)
+        if estimate is not None:
+            bucket.rate = estimate.on_send_at_rate(now, bucket.rate)
         return bucket.take(now)
 
     def _release_slot(self) -> None:
@@ -290,7 +290,7 @@ class RateLimit:
             return _MIN_RATE.interval
         interval = self._bucket.interval
         # A limit by fixed windows keeps refusing until the next window starts.
-        return float(min(interval * 2.0 ** (self._refused - 1), max(interval, _MAX_GUESSED_WAIT)))
+        return float(min(interval * 2.0 ** (self._refusals - 1), max(interval, _MAX_WAIT)))
 
     def _learn(self, stated: Rate | None, now: float, *, is_new: bool) -> None:
         """Set the rate after a refusal, and slow it down a little if it was too high."""
@@ -298,20 +298,20 @@ class RateLimit:
         if is_new and bucket is not None:
             if bucket.stretch < _FIRST_STRETCH:
                 bucket.stretch = _FIRST_STRETCH
-            elif self._refused == 1:
+            elif self._refusals == 1:
                 bucket.stretch *= _NEXT_STRETCH
-        guess = self._guess
+        estimate = self._estimate
         if self._declared:
             return
         if stated is not None:
-            if guess is not None or bucket is None or stated.interval > bucket.rate.interval:
-                self._guess = None
+            if estimate is not None or bucket is None or stated.interval > bucket.rate.interval:
+                self._estimate = None
                 self._use(stated)
-        elif guess is not None:
+        elif estimate is not None:
             if bucket is None or (not is_new and self._pauses == 1):
-                self._use(guess.on_first_refusal(now))
-            elif is_new and self._refused == 1:
-                self._use(guess.on_refusal(bucket.rate))
+                self._use(estimate.on_first_refusal(now))
+            elif is_new and self._refusals == 1:
+                self._use(estimate.on_refusal(bucket.rate))
 
     def _use(self, rate: Rate) -> None:
         if self._bucket is None:

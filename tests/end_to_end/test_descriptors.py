@@ -182,7 +182,7 @@ def test_what_led_to_an_error_tells_that_no_descriptor_is_left() -> None:
 
 def test_the_room_follows_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """At least one environment at a time, and as many as have room."""
-    monkeypatch.setattr(file_descriptors, "_open", lambda: 20)
+    monkeypatch.setattr(file_descriptors, "_open_count", lambda: 20)
     for soft, each, expected in ((256, 16, 10), (64, 16, 1), (resource.RLIM_INFINITY, 9, 65536)):
         limits = (soft, soft)
         monkeypatch.setattr(resource, "getrlimit", lambda _, limits=limits: limits)

@@ -1,4 +1,4 @@
-"""What servers answer, held against every recorded error and the unrecorded ones of the docs."""
+"""Answers of servers, compared with every recorded error and the unrecorded ones of the docs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NGINX = (
     "<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n"
     "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
-"""What nginx answers where `limit_req` refuses, with its default settings."""
+"""The page that nginx sends if `limit_req` refuses a request, with its default settings."""
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 
@@ -81,17 +81,17 @@ def answer(status: int, body: str = "", **more: object) -> Answer:
     ],
 )
 def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> None:
-    """Texts and codes decide, whatever status a version gives them."""
+    """Texts and codes decide, whatever status a version sends with them."""
     found = recorded(server, name)
     assert refusal_code(found) == code
-    told, happened, remedy = explain("shop", found, found.quote)
-    assert told == code
+    explained, happened, remedy = explain("shop", found, found.quote)
+    assert explained == code
     assert happened.startswith("shop ")
     assert remedy.endswith(".")
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "more", "wait", "rate"),
+    ("status", "body", "fields", "wait", "rate"),
     [
         (429, '{"messages":["Limit reached (100 tokens per 60000 ms)"]}', {}, None, Rate(100, 60)),
         (429, "<html>slow down</html>", {}, None, None),
@@ -112,13 +112,14 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
         (503, "<html><center>nginx</center>", {}, None, None),
     ],
 )
-def test_throttling_is_known_in_every_form(
-    status: int, body: str, more: dict[str, float], wait: float | None, rate: Rate | None
+def test_throttling_is_recognized_in_every_form(
+    status: int, body: str, fields: dict[str, float], wait: float | None, rate: Rate | None
 ) -> None:
-    """429 with and without numbers, GraphQL's two texts, and any 503 (not recorded)."""
-    found = answer(status, body, **more)
-    speed = status != 503
-    assert throttling(found) == Throttling(wait, rate, unhandled=speed, rate_limited=speed)
+    """429 with and without numbers, both texts of GraphQL, and any 503 (not recorded)."""
+    found = answer(status, body, **fields)
+    rate_limited = status != 503
+    expected = Throttling(wait, rate, unhandled=rate_limited, rate_limited=rate_limited)
+    assert throttling(found) == expected
     assert refusal_code(found) == ("rate_limited" if status != 503 else "server_error")
 
 
@@ -127,7 +128,7 @@ def test_throttling_is_known_in_every_form(
     [("100", 100), (" 50 ", 50), ("100;w=60", None), ("-1", None), ("9" * 10, None), ("", None)],
 )
 def test_the_limit_is_read_from_its_header(header: str, limit: int | None) -> None:
-    """Newest servers say how many requests a minute they allow; what is no number says nothing."""
+    """The newest servers state their limit a minute; a value that is not a number is ignored."""
     response = requests.Response()
     response.status_code = 429
     response.headers["X-RateLimit-Limit"] = header
@@ -140,8 +141,8 @@ def test_the_limit_is_read_from_its_header(header: str, limit: int | None) -> No
 
 @pytest.mark.parametrize("server", ["nginx", "nginx/1.27.3", "openresty/1.21.4.1"])
 @pytest.mark.parametrize("padding", ["", 6 * "<!-- a padding to disable MSIE -->\r\n"])
-def test_nginx_own_page_is_a_refusal_before_twenty(server: str, padding: str) -> None:
-    """`limit_req` answers with 503 before it asks Twenty: for its speed, and never handled."""
+def test_the_page_of_nginx_is_a_refusal_before_twenty(server: str, padding: str) -> None:
+    """`limit_req` answers 503 before it asks Twenty, so the request was never handled."""
     found = answer(503, NGINX.replace("nginx", server) + padding)
     assert throttling(found) == Throttling(None, None, unhandled=True)
     assert refusal_code(found) == "rate_limited"
@@ -149,8 +150,8 @@ def test_nginx_own_page_is_a_refusal_before_twenty(server: str, padding: str) ->
     assert not throttling(answer(503, f"x{NGINX}")).unhandled
 
 
-def test_a_page_of_html_is_never_shown() -> None:
-    """A message says that it is one."""
+def test_an_html_page_is_never_shown() -> None:
+    """A message only says that the answer is an HTML page."""
     for page in (NGINX, "<!DOCTYPE html><html>canary", "<HTML lang=en>canary", " <body>canary"):
         _, happened, _ = explain("shop", found := answer(502, page), found.quote)
         assert "HTML" in happened
@@ -183,14 +184,14 @@ _STACK = f'{{"message": "Cannot read keys", "statusCode": 500, "stack": "TypeErr
     ],
 )
 def test_markup_and_stack_traces_never_reach_a_message(body: str, words: str) -> None:
-    """Wherever in an answer they stand; the words before them do."""
+    """Only the words before them are shown, wherever they are in the answer."""
     _, happened, _ = explain("shop", found := answer(500, body), found.quote)
     assert words in happened
     assert "canary" not in happened
 
 
-def test_a_request_that_is_too_large_says_what_to_raise() -> None:
-    """Whoever says 413, and however."""
+def test_the_error_for_a_request_that_is_too_large_names_the_limit_to_raise() -> None:
+    """A 413 of any server counts, whatever its body."""
     code, happened, remedy = explain("shop", found := answer(413, "<html>"), found.quote)
     assert (code, "this size" in happened) == ("rejected", True)
     assert "client_max_body_size" in remedy
@@ -205,8 +206,8 @@ def test_a_request_that_is_too_large_says_what_to_raise() -> None:
         (200, '{"data":{"a":{}},"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}'),
     ],
 )
-def test_other_answers_are_no_throttling(status: int, body: str) -> None:
-    """A failure without a wait, and data that only reads like the text, are not refusals."""
+def test_other_answers_are_not_throttling(status: int, body: str) -> None:
+    """A failure without a wait, and data that only reads like the text, are not throttling."""
     assert throttling(answer(status, body)) is None
 
 
@@ -227,20 +228,20 @@ def test_other_answers_are_no_throttling(status: int, body: str) -> None:
         (401, "", "credential_invalid"),
     ],
 )
-def test_html_empty_and_half_answers_are_errors(status: int, body: str, code: str) -> None:
-    """Nothing that cannot be read as Twenty's own answer counts as a success."""
+def test_html_empty_and_incomplete_answers_are_errors(status: int, body: str, code: str) -> None:
+    """An answer that cannot be read as one of Twenty is never a success."""
     assert refusal_code(answer(status, body)) == code
 
 
-def test_a_redirect_says_where_to_and_is_not_followed() -> None:
-    """The remedy is to write the final address."""
+def test_a_redirect_is_reported_and_not_followed() -> None:
+    """The message names the target, and the remedy is to set `url` to it."""
     _, happened, remedy = explain("shop", answer(302, location="https://login.example.com/x"), "x")
     assert "https://login.example.com/x" in happened
     assert "url" in remedy
 
 
-def test_messages_carry_no_escapes_and_no_flood() -> None:
-    """A server's words cannot draw on the terminal and are cut."""
+def test_messages_have_no_escapes_and_a_maximum_length() -> None:
+    """The words of a server cannot draw on the terminal, and long texts are cut."""
     found = answer(400, json.dumps({"messages": ["\x1b[2Jgone\r\n" + "x" * 9999]}))
     _, happened, _ = explain("shop", found, found.quote)
     assert "\x1b" not in happened
@@ -248,8 +249,8 @@ def test_messages_carry_no_escapes_and_no_flood() -> None:
     assert len(happened) < 500
 
 
-def test_an_ended_session_is_told_from_other_refusals() -> None:
-    """Only what was refused before anything was done may be sent again with a new session."""
+def test_an_expired_session_differs_from_other_refusals() -> None:
+    """Only a request that was refused before anything was done may be sent again."""
     assert session_ended(recorded("core-2.21", "136-gql-metadata-list-expired"))
     assert session_ended(recorded("legacy-0.60", "004-rest-list-expired-token"))
     assert not session_ended(recorded("core-2.21", "140-gql-metadata-create-member"))
@@ -259,15 +260,15 @@ def test_an_ended_session_is_told_from_other_refusals() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_decoded_or_unreadable(raw: bytes) -> None:
-    """No body makes reading it fail; what it shows is printable."""
+def test_any_body_is_decoded_or_unreadable(raw: bytes) -> None:
+    """No body makes reading it fail, and the excerpt is printable."""
     body, excerpt = decode(raw)
     assert excerpt.isprintable()
     assert refusal_code(Answer(500, body, excerpt))
 
 
-def test_a_bottomless_body_is_unreadable() -> None:
-    """Nesting beyond Python's own limit is no crash."""
+def test_a_body_that_is_nested_too_deep_is_unreadable() -> None:
+    """Nesting beyond Python's own limit does not crash."""
     assert decode(b"[" * 500_000)[0] is NOT_JSON
     assert repr(NOT_JSON) == "UNREADABLE"
     assert clean("a\x00b\u202e") == "a b"
