@@ -79,7 +79,7 @@ while True:
 
 
 class _Server:
-    """Server that forks for the tests of one process, several of which may run at once."""
+    """Server that forks for the tests of one process, also from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,8 +1,8 @@
 """Answers of untrusted servers, bounded in time, in size, and in the size they unpack to.
 
-The libraries below bound each read, not the whole answer. Headers that arrive byte by byte, endless
-"100 Continue" responses or trailers, or a body that unpacks to a thousand times its size would
-block a run, or fill its memory, for as long as the server likes.
+The underlying libraries bound each read, not the whole answer. Headers that arrive byte by byte,
+endless "100 Continue" responses or trailers, or a body that unpacks to a thousand times its size
+would block a run, or fill its memory, for as long as the server likes.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def too_many_open_files(environment: str) -> WorkspaceError:
 def can_open(count: int) -> bool:
     """Return whether `count` more descriptors can be opened.
 
-    For libraries whose errors do not tell that none was left.
+    For libraries whose errors do not say that none was left.
     """
     with ExitStack() as stack:
         try:

@@ -39,7 +39,7 @@ class LogContext(TypedDict, total=False):
     duration_ms: int
 
 
-_CONTEXT: ContextVar[LogContext] = ContextVar("subject")
+_CONTEXT: ContextVar[LogContext] = ContextVar("log_context")
 _EXTRA = "subject"
 
 

@@ -398,15 +398,15 @@ def explain(environment: str, answer: Answer, words: str) -> tuple[RefusalCode, 
         words: the server's own words, without secrets; empty to leave them out.
     """
     code = refusal_code(answer)
-    happened, remedy = _ADVICE[code]
+    problem, remedy = _ADVICE[code]
     if code == "sandbox_unusable" and len(answer.errors) > 1:
         return code, f"{environment}: {answer.errors[0]}", answer.errors[1]
     if answer.location is not None:
-        happened = f"redirects to {answer.location}, which is not followed"
+        problem = f"redirects to {answer.location}, which is not followed"
         remedy = "Set `url` to the final address"
     if answer.too_large:
-        happened = "or a proxy in front of it does not accept requests of this size"
+        problem = "or a proxy in front of it does not accept requests of this size"
         remedy = "Raise the limit (nginx: client_max_body_size)"
     show_words = words and answer.location is None
     detail = f"{answer.status}: {words}" if show_words else f"{answer.status}"
-    return code, f"{environment} {happened} ({detail}).", f"{remedy}."
+    return code, f"{environment} {problem} ({detail}).", f"{remedy}."

@@ -144,14 +144,14 @@ class Session:
     def _refused(self, answer: Answer) -> WorkspaceError:
         """Return the error of a refused sign-in; the answer may have secrets and is not quoted."""
         name = self._transport.name
-        code, happened, remedy = self._transport.explain(answer, quoted=False)
+        code, message, remedy = self._transport.explain(answer, quoted=False)
         wrong_credential = answer.has_error(("Wrong password", "User not found"))
         if wrong_credential or any("must be an email" in text for text in answer.errors):
             reason = "the email or the password is wrong"
         elif code in ("rejected", "credential_invalid", "permission_denied"):
             reason = "the workspace may require single sign-on, a second factor or a captcha"
         else:
-            return WorkspaceError(code, f"The sign-in failed: {happened}", remedy=remedy)
+            return WorkspaceError(code, f"The sign-in failed: {message}", remedy=remedy)
         self._refusal = WorkspaceError(
             "sign_in_failed",
             f"{name} refused the sign-in: {reason}.",

@@ -126,7 +126,7 @@ class Client:
         return self.rest("POST", "/metadata", body, repeatable=repeatable, several=several)
 
     def read(self, path: str) -> Answer:
-        """Send a REST read and return its answer, whatever the answer says.
+        """Send a REST read and return its answer, even if that is a refusal.
 
         Raises:
             WorkspaceError: no complete answer came back.
@@ -134,7 +134,7 @@ class Client:
         return _require_answer(lambda: self.rest("GET", path, repeatable=True, is_list=True))
 
     def query(self, document: str, variables: dict[str, Json] | None = None) -> Answer:
-        """Send a GraphQL read and return its answer, whatever the answer says.
+        """Send a GraphQL read and return its answer, even if that is a refusal.
 
         Raises:
             WorkspaceError: no complete answer came back.
@@ -166,7 +166,7 @@ class Client:
         )
 
     def change(self, method: str, path: str, body: Json) -> Answer:
-        """Send a REST change that may be repeated, and return its answer, whatever it says.
+        """Send a REST change that may be repeated, and return its answer, even a refusal.
 
         Raises:
             WorkspaceError: no complete answer came back.
@@ -174,7 +174,7 @@ class Client:
         return _require_answer(lambda: self.rest(method, path, body, repeatable=True))
 
     def mutate(self, document: str, variables: dict[str, Json]) -> Answer:
-        """Send a GraphQL change that may be repeated, and return its answer, whatever it says.
+        """Send a GraphQL change that may be repeated, and return its answer, even a refusal.
 
         Raises:
             WorkspaceError: no complete answer came back.
@@ -183,8 +183,8 @@ class Client:
 
     def refusal(self, answer: Answer) -> WorkspaceError:
         """Return the error of a workspace that gave this answer."""
-        code, happened, remedy = self.explain(answer)
-        return WorkspaceError(code, happened, remedy=remedy)
+        code, message, remedy = self.explain(answer)
+        return WorkspaceError(code, message, remedy=remedy)
 
     def explain(self, answer: Answer) -> tuple[RefusalCode, str, str]:
         """Return the code, what happened and what to do, with the secrets of the answer masked."""

@@ -221,8 +221,8 @@ class CoreWorkspace:
             return outcome_unsent(error)
         entries = answer.data.get("getRoles") if answer.data else None
         if answer.errors or not isinstance(entries, list):
-            code, happened, remedy = self._client.explain(answer)
-            message = f"Depth 2 needs the permissions of roles, but {happened}"
+            code, message, remedy = self._client.explain(answer)
+            message = f"Depth 2 needs the permissions of roles, but {message}"
             return outcome_unsent(WorkspaceError(code, message, remedy=remedy))
         found = dict(filter(None, map(record_id, entries)))
         self._known_permissions = {

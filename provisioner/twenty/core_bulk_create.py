@@ -180,8 +180,8 @@ class CoreBulkCreate:
 
     def _refused(self, answer: Answer, *, several: bool) -> Outcome:
         """Return the outcome that a failed answer proves; some of several creates may be done."""
-        code, happened, remedy = self._client.explain(answer)
-        cause = Failure(code, f"{happened} {remedy}")
+        code, message, remedy = self._client.explain(answer)
+        cause = Failure(code, f"{message} {remedy}")
         if answer.server_failed or (answer.ok and not answer.errors):
             return Unknown(cause)
         if not _certainly_refused(answer) or (

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _MAX_LOST = 4
-"""Lost answers in a row, or two for each thread, that are no accident any more."""
+"""Lost answers in a row after which sending stops; two for each thread if that is more."""
 
 # Nothing but a sign-in reached the server, and a later attempt may succeed.
 _TRANSIENT = frozenset({"unreachable", "stopped", "timeout", "connection_lost", "server_error"})
@@ -124,7 +124,7 @@ class Dispatcher:
         return None if reason is None else NotSent(reason)
 
     def record_answer(self) -> None:
-        """Record that the server answered, whatever it said."""
+        """Record that the server sent an answer, even a refusal."""
         with self._lock:
             self._lost_in_a_row = 0
 

@@ -183,8 +183,8 @@ class LegacyWorkspace:
         dispatcher: Dispatcher,
         observer: CreateObserver,
     ) -> None:
-        code, happened, remedy = self._client.explain(answer)
-        cause = Failure(code, f"{happened} {remedy}")
+        code, message, remedy = self._client.explain(answer)
+        cause = Failure(code, f"{message} {remedy}")
         may_split = answer.status == _BAD_REQUEST and not answer.has_error(_WHOLE_REQUEST)
 
         def send(half: tuple[NewKey, ...]) -> None:

@@ -63,9 +63,9 @@ def verify_token(client: Client, token: Secret) -> None:
     answer = client.query_as(token, PROBE)
     if answer.ok and answer.data is not None and not answer.errors:
         return
-    code, happened, remedy = client.explain(answer)
+    code, message, remedy = client.explain(answer)
     if code in ("server_error", "rate_limited"):
-        raise WorkspaceError(code, happened, remedy=remedy)
+        raise WorkspaceError(code, message, remedy=remedy)
     raise WorkspaceError(
         "token_refused",
         f"{client.environment} minted a token but does not accept it ({code}).",

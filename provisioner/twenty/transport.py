@@ -191,7 +191,7 @@ class Transport:
             body: sent as JSON, unless None.
             token: called for the bearer token just before the request is sent.
             repeatable: whether sending it twice changes nothing.
-            several: whether it does several things, some of which may be done when it fails.
+            several: whether it does several things; some may be done even if it fails.
             is_list: whether the answer may list all keys of a workspace.
 
         Raises:
@@ -275,7 +275,7 @@ class Transport:
         return wait
 
     def _refused_beyond(self, max_wait: float) -> Answer | None:
-        """Return the answer that asked for a longer wait than is left, while that wait lasts."""
+        """Return the answer that asked for a wait longer than `max_wait`, while that lasts."""
         if self._refused_until is not None and self._refused_until[0] > self.stop.now() + max_wait:
             return self._refused_until[1]
         return None

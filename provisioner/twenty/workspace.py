@@ -221,7 +221,7 @@ class Workspace(Protocol):
 
         Raises:
             WorkspaceError: no token was minted, or the answer was lost. The next call mints another
-                token, and nobody has the first one.
+                token; the first one is lost.
         """
         ...
 

@@ -66,7 +66,7 @@ class CustomBaseError(BaseException):
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, CustomBaseError])
 def test_an_exception_reaches_the_future_and_ends_no_thread(kind: type[BaseException]) -> None:
-    """The future has the exception, whatever it is, and the thread goes on with the next task."""
+    """The future has any kind of exception, and the thread continues with the next task."""
     error = kind("why")
 
     def work() -> None:

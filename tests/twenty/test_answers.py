@@ -45,9 +45,9 @@ def recorded(server: str, name: str) -> Answer:
     raise AssertionError(f"no recording {server} {name}")
 
 
-def answer(status: int, body: str = "", **more: object) -> Answer:
+def answer(status: int, body: str = "", **fields: object) -> Answer:
     decoded, excerpt = decode(body.encode())
-    return Answer(status, decoded, excerpt, **more)  # type: ignore[arg-type]
+    return Answer(status, decoded, excerpt, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
     """Texts and codes decide, whatever status a version sends with them."""
     found = recorded(server, name)
     assert refusal_code(found) == code
-    explained, happened, remedy = explain("shop", found, found.quote)
+    explained, message, remedy = explain("shop", found, found.quote)
     assert explained == code
-    assert happened.startswith("shop ")
+    assert message.startswith("shop ")
     assert remedy.endswith(".")
 
 
@@ -153,10 +153,10 @@ def test_the_page_of_nginx_is_a_refusal_before_twenty(server: str, padding: str)
 def test_an_html_page_is_never_shown() -> None:
     """A message only says that the answer is an HTML page."""
     for page in (NGINX, "<!DOCTYPE html><html>canary", "<HTML lang=en>canary", " <body>canary"):
-        _, happened, _ = explain("shop", found := answer(502, page), found.quote)
-        assert "HTML" in happened
-        assert "canary" not in happened.lower()
-        assert "<" not in happened
+        _, message, _ = explain("shop", found := answer(502, page), found.quote)
+        assert "HTML" in message
+        assert "canary" not in message.lower()
+        assert "<" not in message
 
 
 _V8 = r"\n    at Guard.canActivate (/app/canary/guard.js:12:34)\n    at async /app/canary/x.js:1:2"
@@ -185,15 +185,15 @@ _STACK = f'{{"message": "Cannot read keys", "statusCode": 500, "stack": "TypeErr
 )
 def test_markup_and_stack_traces_never_reach_a_message(body: str, words: str) -> None:
     """Only the words before them are shown, wherever they are in the answer."""
-    _, happened, _ = explain("shop", found := answer(500, body), found.quote)
-    assert words in happened
-    assert "canary" not in happened
+    _, message, _ = explain("shop", found := answer(500, body), found.quote)
+    assert words in message
+    assert "canary" not in message
 
 
 def test_the_error_for_a_request_that_is_too_large_names_the_limit_to_raise() -> None:
     """A 413 of any server counts, whatever its body."""
-    code, happened, remedy = explain("shop", found := answer(413, "<html>"), found.quote)
-    assert (code, "this size" in happened) == ("rejected", True)
+    code, message, remedy = explain("shop", found := answer(413, "<html>"), found.quote)
+    assert (code, "this size" in message) == ("rejected", True)
     assert "client_max_body_size" in remedy
 
 
@@ -235,18 +235,18 @@ def test_html_empty_and_incomplete_answers_are_errors(status: int, body: str, co
 
 def test_a_redirect_is_reported_and_not_followed() -> None:
     """The message names the target, and the remedy is to set `url` to it."""
-    _, happened, remedy = explain("shop", answer(302, location="https://login.example.com/x"), "x")
-    assert "https://login.example.com/x" in happened
+    _, message, remedy = explain("shop", answer(302, location="https://login.example.com/x"), "x")
+    assert "https://login.example.com/x" in message
     assert "url" in remedy
 
 
 def test_messages_have_no_escapes_and_a_maximum_length() -> None:
     """The words of a server cannot draw on the terminal, and long texts are cut."""
     found = answer(400, json.dumps({"messages": ["\x1b[2Jgone\r\n" + "x" * 9999]}))
-    _, happened, _ = explain("shop", found, found.quote)
-    assert "\x1b" not in happened
-    assert "\n" not in happened
-    assert len(happened) < 500
+    _, message, _ = explain("shop", found, found.quote)
+    assert "\x1b" not in message
+    assert "\n" not in message
+    assert len(message) < 500
 
 
 def test_an_expired_session_differs_from_other_refusals() -> None:

@@ -195,7 +195,7 @@ def test_the_wait_grows_while_the_server_keeps_refusing(waits: list[float]) -> N
 
 
 class Threads:
-    """Threads of which one runs at a time; the clock jumps to when the next one wakes."""
+    """Threads that run one at a time; the clock jumps to when the next one wakes."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -487,8 +487,8 @@ def test_a_token_without_a_type_counts_as_a_token_of_a_key(
     scripted, answer, connect, claims, own
 ) -> None:
     """Old tokens of keys have neither a type nor a workspace; their keys are never revoked."""
-    said = json.dumps({"sub": "w", "jti": "11111111-1111-4111-8111-111111111111"} | claims)
-    part = base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
+    payload = json.dumps({"sub": "w", "jti": "11111111-1111-4111-8111-111111111111"} | claims)
+    part = base64.urlsafe_b64encode(payload.encode()).decode().rstrip("=")
     page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}, "totalCount": 0}
     server = scripted(answer(200, json.dumps(page)))
     environment = environment_with(url=server.url)
