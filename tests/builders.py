@@ -1,7 +1,7 @@
-"""The values that tests are made of: each whole by default, and every field open to a keyword.
+"""Values that tests are made of: each complete by default, with a keyword for every field.
 
-A test names what its promise hangs on and nothing else. That is why a value of the product is made
-here and nowhere else: a field that it gets, and that every construction must give, is given once.
+A test names only what its promise depends on. Tests construct the product's values only here, so a
+new required field is added in one place.
 """
 
 from __future__ import annotations
@@ -38,59 +38,59 @@ if TYPE_CHECKING:
 SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)
 NOW = datetime(2026, 11, 23, 4, tzinfo=UTC)
-"""The moment of every plan, by all clocks."""
+"""The time of every plan, by all clocks."""
 
 END = NOW + 90 * DAY
-"""The end of a key for 90 days that is made now."""
+"""The expiry of a key for 90 days that is created now."""
 
 URL = "https://crm.example.com"
 DIGEST = f"sha256:{'0' * 64}"
 
-# Where tokens go
+# Sink addresses
 
 
 def file_sink(path: str = "a.env", variable: str = "A", **changes: Any) -> FileAddress:
-    """A variable of a dotenv file."""
+    """Return a variable of a dotenv file."""
     return replace(FileAddress(path, variable), **changes)
 
 
 def vault_sink(path: str = "a", **changes: Any) -> VaultAddress:
-    """A field of a secret in Vault, which can be read back."""
+    """Return a field of a secret in Vault, which can be read back."""
     return replace(VaultAddress("secret", path), **changes)
 
 
 def github_sink(secret: str = "A", **changes: Any) -> GithubAddress:
-    """A secret of a repository at GitHub, which cannot be read back."""
+    """Return a secret of a GitHub repository, which cannot be read back."""
     return replace(GithubAddress("acme", secret, "billing"), **changes)
 
 
 def command_sink(*argv: str, **changes: Any) -> CommandAddress:
-    """A program that takes a token, and that has no check."""
+    """Return a program that receives a token and has no check."""
     return replace(CommandAddress(argv or ("store", "a")), **changes)
 
 
-# What is asked for
+# Desired state
 
 
 def limits_with(**changes: Any) -> Limits:
-    """What a server may be asked for."""
+    """Return limits of a server with these values."""
     return Limits(**changes)
 
 
 def policy_with(**changes: Any) -> Policy:
-    """A policy of these rules."""
+    """Return a policy with these rules."""
     return Policy(**changes)
 
 
 def environment_with(**changes: Any) -> Environment:
-    """`shop`, which owns no key and has no role, credential or policy."""
+    """Return `shop`, which owns no key and has no role, credential or policy."""
     return replace(Environment(name="shop", url=URL), **changes)
 
 
 def rotation_with(
     before: timedelta = 10 * DAY, overlap: timedelta = 2 * DAY, written: str = "10d, 48h"
 ) -> Rotation:
-    """A successor ten days before the end, and both for two days."""
+    """Return a rotation ten days before the expiry, with an overlap of two days."""
     return Rotation(before, overlap, written)
 
 
@@ -101,7 +101,7 @@ def desired_key(
     line: int = 7,
     **changes: Any,
 ) -> DesiredKey:
-    """A key that a manifest asks for on a line, for 90 days, delivered to these sinks."""
+    """Return a key that a manifest declares on a line, for 90 days, delivered to these sinks."""
     key = DesiredKey(
         environment="shop",
         name=name,
@@ -114,13 +114,13 @@ def desired_key(
     return key._replace(**changes)
 
 
-# What is there
+# Observed state
 
 
 def role_with(label: str = "Worker", number: int = 1, **changes: Any) -> Role:
-    """A role that keys may have; the number is in its id."""
-    n = str(number)
-    id_ = f"{n * 8}-{n * 4}-4{n * 3}-8{n * 3}-{n * 12}"
+    """Return a role that keys may have; its id is made of the number."""
+    digit = str(number)
+    id_ = f"{digit * 8}-{digit * 4}-4{digit * 3}-8{digit * 3}-{digit * 12}"
     return replace(Role(id_, label, assignable=True), **changes)
 
 
@@ -130,7 +130,7 @@ GUEST = role_with("Guest", 3, assignable=False)
 
 
 def observed_key(name: str = "svc-a", number: int = 1, **changes: Any) -> ObservedKey:
-    """A live key for 90 days, made yesterday; of one name the lower number is the older."""
+    """Return a live key for 90 days, created yesterday; of one name the lower number is older."""
     key = ObservedKey(
         id=f"id-{name}-{number}",
         name=name,
@@ -144,8 +144,8 @@ def observed_key(name: str = "svc-a", number: int = 1, **changes: Any) -> Observ
 
 
 def observation_with(*keys: ObservedKey, roles: Roles | None = None, **changes: Any) -> Observation:
-    """One look at these keys; it is one at a legacy server where there are no roles."""
-    look = Observation(
+    """Return an observation of these keys; of a legacy server if there are no roles."""
+    observation = Observation(
         generation="legacy" if isinstance(roles, NoRoles) else "core",
         workspace="w",
         keys=keys,
@@ -153,14 +153,14 @@ def observation_with(*keys: ObservedKey, roles: Roles | None = None, **changes: 
         server_time=NOW,
         requests=1,
     )
-    return replace(look, **changes)
+    return replace(observation, **changes)
 
 
-# What is to be done
+# Planned actions
 
 
 def create(name: str = "svc-a", *sinks: Address, **changes: Any) -> Create:
-    """A key to be made, for these sinks."""
+    """Return the action that creates a key, for these sinks."""
     action = Create(
         name=name,
         reason="missing",
@@ -176,7 +176,7 @@ def create(name: str = "svc-a", *sinks: Address, **changes: Any) -> Create:
 
 
 def deliver(name: str = "svc-a", *sinks: Address, **changes: Any) -> Deliver:
-    """A token for the key `old-…` of that name, for these sinks."""
+    """Return the action that delivers a token for the key `old-…` of that name to these sinks."""
     action = Deliver(
         name=name,
         reason="token_missing",
@@ -191,7 +191,7 @@ def deliver(name: str = "svc-a", *sinks: Address, **changes: Any) -> Deliver:
 
 
 def update(name: str = "svc-a", *sinks: Address, **changes: Any) -> Update:
-    """A later end for the key `old-…` of that name, told to these sinks."""
+    """Return the action that extends the key `old-…` of that name, for these sinks."""
     action = Update(
         name=name,
         reason="drift",
@@ -209,14 +209,14 @@ def update(name: str = "svc-a", *sinks: Address, **changes: Any) -> Update:
 
 
 def rotate(successor: Create | None = None, **changes: Any) -> Rotate:
-    """A successor, asked for, of the key `old-…` of its name."""
-    made = successor or create()
-    action = Rotate(reason="asked", successor=made, predecessors=(f"old-{made.name}",))
+    """Return the action that replaces the key `old-…` of a name by a successor, as requested."""
+    created = successor or create()
+    action = Rotate(reason="asked", successor=created, predecessors=(f"old-{created.name}",))
     return action._replace(**changes)
 
 
 def revoke(name: str = "svc-a", **changes: Any) -> Revoke:
-    """The end of the key `old-…` of a name that no manifest has."""
+    """Return the action that revokes the key `old-…` of a name that no manifest declares."""
     action = Revoke(
         name=name,
         reason="undeclared",
@@ -229,7 +229,7 @@ def revoke(name: str = "svc-a", **changes: Any) -> Revoke:
 
 
 def part_with(*actions: Action, **changes: Any) -> Planned:
-    """The plan of `shop`: these actions, and nothing that is kept or told."""
+    """Return the plan of `shop`: these actions, no kept keys and no findings."""
     part = Planned(
         environment="shop",
         url=URL,
@@ -245,5 +245,5 @@ def part_with(*actions: Action, **changes: Any) -> Planned:
 
 
 def plan_with(*parts: Planned | Unobserved, **changes: Any) -> Plan:
-    """The plan of a run over these environments."""
+    """Return the plan of a run over these environments."""
     return replace(Plan(created_at=NOW, digest=DIGEST, environments=parts), **changes)

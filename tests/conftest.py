@@ -1,4 +1,4 @@
-"""What the tests share: the embedded Twenty, servers that misbehave, and no network."""
+"""Shared fixtures: the embedded Twenty, servers that misbehave, and no network."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Workspace
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Processes of tests would take twice as long, and reach hardly a line that no other test does.
+    # Processes of tests would take twice as long, and cover hardly a line that no other test does.
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
 DIALECTS = tuple(Dialect)
 HURRY = 50.0
-# How long an example takes hangs on what else the machine does, which no test promises.
+# The duration of an example depends on other load of the machine, which no test promises.
 settings.register_profile(
     "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -47,7 +47,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1", None)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`-m fast` does not so much as import a file without the mark, which would take longest."""
+    """Ignore files without the mark for `-m fast`, since importing them takes longest."""
     if config.option.markexpr != "fast" or collection_path.suffix != ".py":
         return None
     return True if "mark.fast" not in collection_path.read_text(encoding="utf-8") else None
@@ -55,38 +55,38 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(autouse=True, scope="session")
 def only_loopback() -> Iterator[None]:
-    """No test reaches the network: other names and addresses fail at once."""
-    real_connect, real_lookup = socket.socket.connect, socket.getaddrinfo
+    """Keep tests off the network: names and addresses other than loopback fail at once."""
+    real_connect, real_getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
     def connect_(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in _LOOPBACK:
             raise OSError(f"a test tried to reach {address}")
         real_connect(self, address)
 
-    def lookup(host: Any, *rest: Any, **named: Any) -> Any:
+    def getaddrinfo(host: Any, *rest: Any, **named: Any) -> Any:
         if host not in _LOOPBACK:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return real_lookup(host, *rest, **named)
+        return real_getaddrinfo(host, *rest, **named)
 
     patch = pytest.MonkeyPatch()
     patch.setattr(socket.socket, "connect", connect_)
-    patch.setattr(socket, "getaddrinfo", lookup)
+    patch.setattr(socket, "getaddrinfo", getaddrinfo)
     yield
     patch.undo()
 
 
 @pytest.fixture(autouse=True)
 def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test that says it is fast uses no socket and starts no process, not even in a thread."""
+    """Fail a test marked fast if it uses a socket or starts a process, even in a thread."""
     if request.node.get_closest_marker("fast") is None:
         yield
         return
     used: list[str] = []
 
-    def refuse(what: str) -> Callable[..., None]:
+    def refuse(action: str) -> Callable[..., None]:
         def refused(*_: object, **__: object) -> None:
-            used.append(what)
-            raise AssertionError(f"a test that is marked fast {what}")
+            used.append(action)
+            raise AssertionError(f"a test that is marked fast {action}")
 
         return refused
 
@@ -99,7 +99,7 @@ def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture(autouse=True)
 def unmeasured_faults(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Faults are tried over and over, and reach no line that the rest does not."""
+    """Do not measure the coverage of faults, which run many times and reach no new line."""
     measured = Coverage.current() if "faults" in request.path.parts else None
     if measured is None:
         yield
@@ -111,7 +111,7 @@ def unmeasured_faults(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the machine changes what a test sees."""
+    """Remove variables of the machine that would change what a test sees."""
     for name in list(os.environ):
         if name.startswith("PROVISION_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -123,7 +123,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def own_levels() -> Iterator[None]:
-    """A command sets the levels of libraries for its process; no other test sees that."""
+    """Restore the levels of library loggers, which a command sets for its process."""
     loggers = [logging.getLogger(name) for name in (None, "urllib3", "botocore")]
     levels = [logger.level for logger in loggers]
     yield
@@ -133,7 +133,7 @@ def own_levels() -> Iterator[None]:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command in this process: exit code, stdout, stderr."""
+    """Run a command in this process and return its exit code, stdout and stderr."""
 
     def run_(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])
@@ -145,9 +145,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 
 class Hurried(Cancellation):
-    """A stop whose waits are a fiftieth, by a clock that runs as fast.
+    """Cancellation whose waits take a fiftieth of the time, by a clock that runs as fast.
 
-    How long they are is asked where that is the promise.
+    Tests that promise a duration use a real one.
     """
 
     def now(self) -> float:
@@ -159,13 +159,13 @@ class Hurried(Cancellation):
 
 @pytest.fixture
 def hurried() -> type[Hurried]:
-    """The stop of runs in which nobody counts the seconds."""
+    """Return the cancellation of runs whose durations do not matter."""
     return Hurried
 
 
 @dataclass
 class Served:
-    """A running sandbox, its journal, and ways to its workspace."""
+    """A running sandbox, its journal, and access to its workspace."""
 
     sandbox: Sandbox
     journal: list[Exchange]
@@ -195,18 +195,18 @@ class Served:
         return [one for one in self.journal if is_write(one)]
 
     def most_in_flight(self) -> int:
-        edges = sorted(
+        changes = sorted(
             [(one.started, 1) for one in self.journal] + [(one.ended, -1) for one in self.journal]
         )
-        flying = most = 0
-        for _, step in edges:
-            flying += step
-            most = max(most, flying)
-        return most
+        in_flight = highest = 0
+        for _, step in changes:
+            in_flight += step
+            highest = max(highest, in_flight)
+        return highest
 
 
 def is_write(exchange: Exchange) -> bool:
-    """Whether an exchange may have changed the workspace."""
+    """Return whether an exchange may have changed the workspace."""
     if exchange.method != "POST":
         return exchange.method not in ("GET", "OPTIONS")
     if exchange.path.startswith("/rest/"):
@@ -217,7 +217,7 @@ def is_write(exchange: Exchange) -> bool:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Starts sandboxes that end with the test."""
+    """Start sandboxes that end with the test."""
     with ExitStack() as stack:
 
         def start(dialect: Dialect = Dialect.CORE, **options: Any) -> Served:
@@ -231,11 +231,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 
 @dataclass
 class Scripted:
-    """A server that says exactly what its script says, one entry for each request.
+    """A server that answers exactly what its script says, one entry for each request.
 
-    An entry is bytes to send before the connection closes, or None to close without a word, or
-    an event to wait for before that. After the script every connection is closed without a word,
-    and its request is noted all the same.
+    An entry is bytes to send before the connection closes, None to close without an answer, or an
+    event to wait for before closing. After the script every connection is closed without an answer,
+    and its request is still recorded.
     """
 
     script: list[bytes | threading.Event | None]
@@ -294,7 +294,7 @@ def _read_request(connection: socket.socket) -> bytes:
 
 
 def http(status: int, body: bytes | str = b"", **headers: str) -> bytes:
-    """A whole HTTP answer; header names take underscores for dashes."""
+    """Return a whole HTTP answer; header names have underscores for dashes."""
     raw = body.encode() if isinstance(body, str) else body
     fields = {"Content_Length": str(len(raw)), "Connection": "close"} | headers
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
@@ -303,7 +303,7 @@ def http(status: int, body: bytes | str = b"", **headers: str) -> bytes:
 
 @pytest.fixture(autouse=True)
 def quiet_log() -> Iterator[None]:
-    """The log that a command sets up ends with the test."""
+    """Remove the log handlers that a command sets up, after the test."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     yield
@@ -313,32 +313,32 @@ def quiet_log() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def strangers_secrets_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test has its output masked for the secrets of another one in the same process."""
+    """Forget the secrets of other tests in this process, so that they are not masked here."""
     monkeypatch.setattr(secret, "_KNOWN", secret._Known())
 
 
 @pytest.fixture
 def scripted() -> Iterator[Callable[..., Scripted]]:
-    """Starts servers that say what their script says."""
+    """Start servers that answer what their script says."""
     with ExitStack() as stack:
         yield lambda *script: stack.enter_context(Scripted(list(script)))
 
 
 @pytest.fixture
 def answer() -> Callable[..., bytes]:
-    """Builds a whole HTTP answer."""
+    """Return a function that builds a whole HTTP answer."""
     return http
 
 
 @pytest.fixture
 def writes() -> Callable[[list[Exchange]], list[Exchange]]:
-    """Picks the exchanges that may have changed the workspace."""
+    """Return a function that selects the exchanges that may have changed the workspace."""
     return lambda journal: [one for one in journal if is_write(one)]
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Whatever is sent to a port of loopback.
+    """Data that is sent to a port of loopback.
 
     Attributes:
         port: where it listens.
@@ -351,9 +351,9 @@ class Listener:
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
-    """A server of a stranger, which hears everything and answers nothing."""
+    """Run a foreign server, which records everything and answers nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        found = Listener(server.getsockname()[1])
+        result = Listener(server.getsockname()[1])
 
         def serve() -> None:
             while True:
@@ -364,10 +364,10 @@ def listener() -> Iterator[Listener]:
                 with connection:
                     connection.settimeout(2)
                     with suppress(OSError):
-                        found.heard.append(connection.recv(65_536))
+                        result.heard.append(connection.recv(65_536))
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield found
+        yield result
         server.shutdown(socket.SHUT_RDWR)
     thread.join(10)

@@ -1,9 +1,9 @@
-"""Start `provision` as a process of its own, without paying for its imports each time.
+"""Start `provision` in its own process, without paying for its imports each time.
 
-A server that has imported everything forks itself for each run. What comes of it is a real
-process, and a child of the test: with its own streams, variables, folder and signals. Where the
-system cannot do that, Python starts anew. A test that is about Python's own start runs
-`[sys.executable, "-m", "provisioner"]`.
+A server that has imported everything forks itself for each run. The result is a real process and a
+child of the test, with its own streams, variables, folder and signals. On systems that cannot do
+that, a new Python starts. A test about the start of Python itself runs `[sys.executable, "-m",
+"provisioner"]`.
 """
 
 from __future__ import annotations
@@ -79,50 +79,50 @@ while True:
 
 
 class _Server:
-    """Forks for the tests of one process, which may be several at once."""
+    """Server that forks for the tests of one process, also from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(its.fileno())],
-            pass_fds=[its.fileno()],
+            [sys.executable, "-c", _SERVER, str(child_socket.fileno())],
+            pass_fds=[child_socket.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        its.close()
-        atexit.register(self._end)
+        child_socket.close()
+        atexit.register(self._stop)
 
     def fork(self, order: dict[str, Any], streams: list[int]) -> tuple[int, int]:
-        """Return the id of the process, and the file that tells its status at its end."""
+        """Return the id of the process, and the file that receives its status when it ends."""
         read, write = os.pipe()
         with self._lock:
-            socket.send_fds(self._ours, [json.dumps(order).encode()], [*streams, write])
+            socket.send_fds(self._socket, [json.dumps(order).encode()], [*streams, write])
         os.close(write)
         return int.from_bytes(os.read(read, 8)), read
 
-    def _end(self) -> None:
-        self._ours.close()
+    def _stop(self) -> None:
+        self._socket.close()
         self._process.wait()
 
 
 @cache
 def _server_of(process: int) -> _Server | None:
-    del process  # a test process that was forked has one of its own
+    del process  # a forked test process has its own server
     return _Server() if sys.platform.startswith("linux") else None
 
 
 class Provision(subprocess.Popen[Any]):
-    """`provision` in a process of its own; what else `subprocess.Popen` takes, it takes.
+    """`provision` in its own process; takes all options of `subprocess.Popen`.
 
     Args:
         arguments: the words after `provision`.
-        script: Python that runs in place of the command, which it may end in.
-        address_space: bytes that it may map, where that is bounded.
-        options: as of `subprocess.Popen`.
+        script: Python code that runs in place of the command, and may call it.
+        address_space: bytes that it may map; 0 for no limit.
+        options: of `subprocess.Popen`.
 
     Attributes:
-        megabytes: the most memory that it had, once it is over; 0 where Python started anew.
+        megabytes: its peak memory after it ended; 0 if a new Python was started.
     """
 
     _status: int | None = None
@@ -134,35 +134,35 @@ class Provision(subprocess.Popen[Any]):
         address_space: int = 0,
         **options: Any,
     ) -> None:
-        self._arguments = [str(one) for one in arguments]
+        self._arguments = [str(argument) for argument in arguments]
         self._script = script
         self._address_space = address_space
         self.megabytes = 0.0
         program = ["-m", "provisioner"] if script is None else ["-c", script]
         super().__init__([sys.executable, *program, *self._arguments], **options)
 
-    def _execute_child(self, *given: Any) -> None:
+    def _execute_child(self, *arguments: Any) -> None:
         inherited: Any = super()
         names = subprocess.Popen._execute_child.__code__.co_varnames[1:]  # type: ignore[attr-defined]
-        named = dict(zip(names, given, strict=False))
+        options = dict(zip(names, arguments, strict=False))
         server = _server_of(os.getpid())
-        if server is None or named["preexec_fn"] is not None or named["pass_fds"]:
-            inherited._execute_child(*given)
+        if server is None or options["preexec_fn"] is not None or options["pass_fds"]:
+            inherited._execute_child(*arguments)
             return
         pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-        streams = (named["p2cread"], named["c2pwrite"], named["errwrite"])
+        streams = (options["p2cread"], options["c2pwrite"], options["errwrite"])
         order = {
             "arguments": self._arguments,
             "script": self._script,
-            "cwd": str(named["cwd"] or Path.cwd()),
-            "env": dict(os.environ if named["env"] is None else named["env"]),
-            "session": named["start_new_session"],
+            "cwd": str(options["cwd"] or Path.cwd()),
+            "env": dict(os.environ if options["env"] is None else options["env"]),
+            "session": options["start_new_session"],
             "address_space": self._address_space,
         }
         files = [own if file == -1 else file for own, file in enumerate(streams)]
         self.pid, self._status = server.fork(order, files)
         self._child_created = True
-        inherited._close_pipe_fds(*(named[one] for one in pipes))
+        inherited._close_pipe_fds(*(options[one] for one in pipes))
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         inherited: Any = super()
@@ -195,7 +195,7 @@ class Provision(subprocess.Popen[Any]):
 def provision(
     *arguments: object, timeout: float = 60, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run `provision` to its end, without a terminal, and return its code and what it printed."""
+    """Run `provision` without a terminal until it ends, and return its exit code and output."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with Provision(*arguments, **{**streams, "text": True, **options}) as process:
         try:

@@ -128,7 +128,7 @@ class Doctor:
             sink_checks.verify_against(workspace, observation)
         checks += sink_checks.checks(keys)
         if workspace is not None:
-            workspace.release()
+            workspace.close_idle_connections()
         return Diagnosis(environment.name, environment.url, generation, tuple(checks))
 
     def _add_shared_workspaces(

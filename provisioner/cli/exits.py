@@ -25,7 +25,7 @@ from provisioner.errors.exceptions import (
 )
 from provisioner.errors.failure import failure_of
 from provisioner.render.text import PLAIN, problems_text, visible
-from provisioner.runtime.file_descriptors import spent
+from provisioner.runtime.file_descriptors import is_out_of_descriptors
 from provisioner.runtime.log_context import extra
 from provisioner.secret import masked
 
@@ -45,7 +45,7 @@ def report_error(error: Exception) -> int:
                 "The working directory is not there any more.",
                 remedy="Change to one that is.",
             )
-        case OSError() if spent(error):
+        case OSError() if is_out_of_descriptors(error):
             error = WorkspaceError(
                 "unreachable",
                 "This process may not open another file or connection.",

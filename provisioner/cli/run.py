@@ -22,7 +22,7 @@ from provisioner.reconcile.connection import workspace_opener
 from provisioner.reconcile.guards import combine_refusals
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.runtime.file_descriptors import left, raise_limit, room_for
+from provisioner.runtime.file_descriptors import can_open, max_parallel, raise_limit
 from provisioner.sinks.registry import SinkRegistry
 
 if TYPE_CHECKING:
@@ -153,14 +153,14 @@ def opened(
             raise refusal
         raise_limit()
         needed = max(map(_descriptors, prepared.environments), default=1)
-        if not left(needed):
+        if not can_open(needed):
             raise WorkspaceError(
                 "unreachable",
                 "This process may open too few files and connections: one environment needs "
                 f"{needed}.",
                 remedy="Raise that limit (`ulimit -n`), or lower `limits.parallel`.",
             )
-        room = room_for(needed + _BESIDE)
+        room = max_parallel(needed + _BESIDE)
         width = max(1, min(_WIDTH, len(prepared.environments), room))
         yield (
             workspace_opener(root, stop, others_wait=others_wait),

@@ -123,7 +123,7 @@ class PendingCreate:
         """Record that an observation did not show the key: decide how to retry, or to give up."""
         if self.unknown is None:
             return
-        match self.unknown.doubt:
+        match self.unknown.reason:
             case "lost":
                 self.tries += 1
             case "taken":
@@ -138,7 +138,7 @@ class PendingCreate:
                 if self.refusals >= _MAX_REFUSALS:
                     self.refusal = self.unknown.cause
             case _:
-                assert_never(self.unknown.doubt)
+                assert_never(self.unknown.reason)
 
     def is_final(self, conflict: Conflict, *, first: bool) -> bool:
         """Return whether an observation shows all that can be expected of this create.

@@ -1,1 +1,1 @@
-"""HTTP answers in bounded time and memory, and the hosts that are this machine."""
+"""HTTP answers bounded in time and memory, and the hosts that are this machine."""

@@ -1,4 +1,4 @@
-"""Hosts that are this very machine, to which a credential may go in the clear, and their names."""
+"""Hosts that are this machine, to which a credential may go unencrypted, and their names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _THIS_MACHINE = "127.0.0.1"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address, as a url has it without brackets, is of this machine."""
+    """Return whether a host name or address, as in a URL but without brackets, is this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -19,11 +19,14 @@ def is_loopback(host: str) -> bool:
 
 
 def canonical(host: str) -> str:
-    """Return one spelling for all of a host: `127.1`, `0x7f.1`, `::1` and `localhost.` are one."""
+    """Return one spelling for all spellings of a host.
+
+    `127.1`, `0x7f.1`, `::1` and `localhost.` are the same host.
+    """
     name = host.lower().rstrip(".")
     address: IPv4Address | IPv6Address
     try:
-        # What the system takes for an address of four bytes, in all of its spellings.
+        # `inet_aton` accepts every spelling of an IPv4 address.
         address = IPv4Address(socket.inet_aton(name))
     except OSError:
         try:
@@ -32,5 +35,5 @@ def canonical(host: str) -> str:
             return _THIS_MACHINE if is_loopback(name) else name
     if isinstance(address, IPv6Address):
         address = address.ipv4_mapped or address
-    this = address.is_unspecified or address == IPv6Address("::1")
-    return _THIS_MACHINE if this else str(address)
+    is_this_machine = address.is_unspecified or address == IPv6Address("::1")
+    return _THIS_MACHINE if is_this_machine else str(address)

@@ -13,7 +13,7 @@ from provisioner.manifests import document, text
 from provisioner.manifests.characters import escaped, skeleton
 from provisioner.manifests.environments import Declarations, DeclaredEnvironment, declare
 from provisioner.manifests.keys import Collection
-from provisioner.runtime.gc_pause import without_collector
+from provisioner.runtime.gc_pause import gc_paused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -94,7 +94,7 @@ def load(
         return Manifests(directory, root, (), MappingProxyType({}), (problem,), (), file, beside)
     first = _shown(file)
     sources = []
-    with without_collector():
+    with gc_paused():
         declarations, problems = _environments(file)
         names = None if declarations is None else declarations.names
         collection = Collection(

@@ -19,7 +19,7 @@ from provisioner.plan.lifecycle import Lifecycle, PlanClock
 from provisioner.plan.options import PlanOptions
 from provisioner.plan.revocations import revoke
 from provisioner.plan.roles import RoleChoice
-from provisioner.runtime.gc_pause import without_collector
+from provisioner.runtime.gc_pause import gc_paused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -58,7 +58,7 @@ def sinks_to_read(
     )
 
 
-@without_collector()
+@gc_paused()
 def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     environment: Environment,
     desired: Iterable[DesiredKey],

@@ -19,7 +19,7 @@ from provisioner.planfile.model import (
     SavedOptions,
 )
 from provisioner.planfile.write import FORMAT
-from provisioner.runtime.gc_pause import without_collector
+from provisioner.runtime.gc_pause import gc_paused
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -52,7 +52,7 @@ class UnreadablePlanFile:
 _WRITE_AGAIN = "Create it again with `provision plan --out`."
 
 
-@without_collector()
+@gc_paused()
 def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
     """Parse a plan file.
 

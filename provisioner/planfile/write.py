@@ -17,7 +17,7 @@ from provisioner.plan import (
     desired_key_json,
     json_digest,
 )
-from provisioner.runtime.gc_pause import without_collector
+from provisioner.runtime.gc_pause import gc_paused
 from provisioner.secret import masked_document
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def why_unwritable(plan: Plan) -> str | None:
     return f"{first}, and {pluralize(more, 'more environment')}" if more else first
 
 
-@without_collector()
+@gc_paused()
 def document(plan_input: PlanFileInput) -> Document:
     """Return `provision/planfile/v1` without its checksum, with all secrets masked."""
     observed = {one[0].name: one for one in plan_input.observations}

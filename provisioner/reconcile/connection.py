@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.environment import SessionToken
-from provisioner.runtime.file_descriptors import none_left, spent
+from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many_open_files
 from provisioner.secret import Secret
 from provisioner.twenty.connect import connect
 
@@ -44,7 +44,7 @@ def workspace_opener(root: Path, stop: Cancellation, *, others_wait: bool = Fals
                 session,
                 stop,
                 others_wait=others_wait,
-                released=sandbox.close_idle_files,
+                on_idle_closed=sandbox.close_idle_files,
             )
         elif environment.credential is None:
             raise WorkspaceError(
@@ -90,8 +90,8 @@ class _Embedded:
             )
             return stack.enter_context(sandbox)
         except OSError as error:
-            if spent(error):
-                raise none_left(environment.name) from None
+            if is_out_of_descriptors(error):
+                raise too_many_open_files(environment.name) from None
             raise WorkspaceError(
                 "sandbox_unusable",
                 f"The embedded Twenty of {environment.name} cannot start: {error.strerror}.",

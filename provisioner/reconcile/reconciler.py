@@ -48,7 +48,7 @@ from provisioner.reconcile.guards import (
     shared_workspaces,
 )
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.file_descriptors import none_left, spent
+from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many_open_files
 from provisioner.runtime.log_context import bind
 from provisioner.sinks.probe import check_all, read_all
 
@@ -357,14 +357,14 @@ class Reconciler:
         """Run one environment's actions; after a bug, those that are not finished fail."""
         try:
             with bind(environment=name):
-                self._observed[name].workspace.begin_work()
+                self._observed[name].workspace.lift_observe_limits()
                 execution.run()
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             execution.finish(failure_of(self._record_bug(name, error)))
         else:
             execution.finish()
         finally:
-            self._observed[name].workspace.release()
+            self._observed[name].workspace.close_idle_connections()
 
     def _emit_finished(self, environment: str, outcome: Executed | Unobserved) -> None:
         """Emit the events of an environment in which nothing was started."""
@@ -404,7 +404,7 @@ class Reconciler:
                 try:
                     return _ObservedEnvironment(environment, workspace, workspace.observe())
                 finally:
-                    workspace.release()
+                    workspace.close_idle_connections()
         except (WorkspaceError, RefusedError) as error:
             return error
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
@@ -443,8 +443,8 @@ class Reconciler:
 
         Running out of file descriptors is not a bug.
         """
-        if spent(error):
-            return none_left(name)
+        if is_out_of_descriptors(error):
+            return too_many_open_files(name)
         self.internal_error = self.internal_error or error
         return WorkspaceError(
             "internal_error",

@@ -1,1 +1,1 @@
-"""What a run needs of this process: cancellation, threads, backoff, log context, limits."""
+"""The process of a run: cancellation, threads, backoff, log context, open files."""

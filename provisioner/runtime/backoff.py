@@ -1,17 +1,20 @@
-"""How often and how soon a run tries again what it cannot do without."""
+"""The delay between attempts of a run, and the number of attempts."""
 
 from __future__ import annotations
 
 import random
 
 MAX_ATTEMPTS = 8
-"""Looks in a row that may bring nothing new before a run gives up."""
+"""Observations in a row that may bring nothing new before a run gives up."""
 
-_SHORTEST = 0.25
-_LONGEST = 5.0
-"""Seconds between two looks, growing from the one to the other."""
+_MIN_DELAY = 0.25
+_MAX_DELAY = 5.0
+"""Seconds between two observations; the delay grows from `_MIN_DELAY` to `_MAX_DELAY`."""
 
 
-def delay(rounds: int) -> float:
-    """Seconds, jittered, so that several runs do not look at the same moment."""
-    return min(_SHORTEST * 2.0**rounds, _LONGEST) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+def delay(attempts: int) -> float:
+    """Return the seconds to wait after so many attempts.
+
+    The delay is jittered, so that runs that started together do not all observe at once.
+    """
+    return min(_MIN_DELAY * 2.0**attempts, _MAX_DELAY) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

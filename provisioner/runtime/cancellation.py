@@ -1,4 +1,4 @@
-"""The wish to stop: from then on nothing new begins, and what is in flight has a grace."""
+"""The request to stop a run: nothing new starts, and work in flight has a grace period."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GRACE = 5.0
-"""Seconds; a cancelled GitHub job is asked to stop, and 7.5 s later asked again."""
+"""Seconds; GitHub signals a cancelled job, and signals it again 7.5 s later."""
 
-STOPPED = Failure("stopped", "The run was told to stop before this began. Run again to finish.")
+STOPPED = Failure("stopped", "The run was stopped before this started. Run again to finish.")
 
 
 class Cancellation:
-    """Whether a run is to stop; the waits of the run are its, and end with it.
+    """Flag that stops a run, and the waits that the flag ends.
 
     Args:
-        grace: seconds that what is in flight may still take.
+        grace: seconds that work in flight may still take.
     """
 
     def __init__(self, grace: float = GRACE) -> None:
@@ -32,46 +32,46 @@ class Cancellation:
 
     @property
     def asked(self) -> bool:
-        """Whether nothing new may begin."""
+        """Return whether a stop was requested, so that nothing new may start."""
         return self._asked.done()
 
     def now(self) -> float:
-        """Seconds that only grow; the clock that its waits go by."""
+        """Return monotonic seconds; the clock of all waits of the run."""
         return time.monotonic()
 
     def ask(self) -> None:
-        """Has the run stop; the grace counts from the first time."""
+        """Stop the run; the grace period counts from the first request."""
         if not self.asked:
             self._asked.set_result(self.now())
 
     def wait(self) -> None:
-        """Returns once it has been asked for."""
+        """Block until a stop is requested."""
         self._asked.result()
 
     def sleep(self, seconds: float) -> None:
-        """Waits; being asked to stop ends the wait, but not one that began afterwards.
+        """Sleep until the time is up or a stop is requested.
 
-        Such a one is of what is in flight, and ends with the grace.
+        A sleep that starts after the stop belongs to work in flight; it ends with the grace period.
         """
         if self.asked:
             time.sleep(min(seconds, self._left()))
         else:
             wait((self._asked,), timeout=seconds)
 
-    def wait_for(self, work: Collection[Future[T]], *, graceful: bool) -> None:
-        """Returns when all work has ended, or when a stop leaves it no more time.
+    def wait_for(self, futures: Collection[Future[T]], *, graceful: bool) -> None:
+        """Wait until all futures are done, or until a stop leaves them no more time.
 
         Args:
-            work: what runs.
-            graceful: whether it has the grace; a look alone has nothing to bring to an end.
+            futures: the work in flight.
+            graceful: whether the work gets the grace period; a read has nothing to finish.
         """
-        ends: Future[object] = self._asked  # type: ignore[assignment]  # read, never set
-        running: set[Future[object]] = set(work)  # type: ignore[arg-type]  # as above
+        stop: Future[object] = self._asked  # type: ignore[assignment]  # read, never set
+        running: set[Future[object]] = set(futures)  # type: ignore[arg-type]  # as above
         while running and not self.asked:
-            running = wait({*running, ends}, return_when=FIRST_COMPLETED).not_done - {ends}
+            running = wait({*running, stop}, return_when=FIRST_COMPLETED).not_done - {stop}
         if running and graceful:
             wait(running, timeout=self._left())
 
     def _left(self) -> float:
-        """Seconds of the grace that are left, once it has been asked for."""
+        """Return the seconds left of the grace period, once a stop is requested."""
         return max(0.0, self._asked.result() + self._grace - self.now())

@@ -1,4 +1,4 @@
-"""Work done side by side in threads that do not keep the process alive."""
+"""Threads that run work side by side and do not keep the process alive."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ T = TypeVar("T")
 
 
 class ThreadExecutor(Executor):
-    """Runs what is submitted, so many at a time; a stopped run may leave it behind at work.
+    """Executor whose threads a stopped run can abandon.
 
-    What is submitted runs in the context of whoever submitted it, as `asyncio` does it.
-
-    The executor of the standard library has the interpreter wait for its threads at the end,
-    however long a server keeps them.
+    A submitted function runs in the context of its submitter, as in `asyncio`. The interpreter
+    waits for the threads of the standard library's executor at exit, however long a server keeps
+    them busy.
 
     Args:
-        most: threads at once.
+        max_workers: threads at once.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_workers: int) -> None:
+        self._max_workers = max_workers
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._work: SimpleQueue[tuple[Future[Any], Callable[[], None]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], None]] | None] = SimpleQueue()
         self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Has a thread call the function.
+        """Call the function in a thread.
 
         Raises:
             RuntimeError: after the shutdown.
@@ -44,10 +43,10 @@ class ThreadExecutor(Executor):
         future: Future[T] = Future()
         context = copy_context()
 
-        def run() -> None:
+        def call() -> None:
             try:
                 result = context.run(fn, *args, **kwargs)
-            except BaseException as error:  # noqa: BLE001 - whoever asks the future gets it
+            except BaseException as error:  # noqa: BLE001 - the future hands it on
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -55,34 +54,34 @@ class ThreadExecutor(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("submitted after the shutdown")
-            self._work.put((future, run))
-            if len(self._threads) < self._most:
+            self._queue.put((future, call))
+            if len(self._threads) < self._max_workers:
                 thread = threading.Thread(target=self._serve, daemon=True)
                 self._threads.append(thread)
                 thread.start()
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the base's
-        """Takes no more work; waits for what was submitted unless told otherwise."""
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the base class
+        """Accept no more work, and wait for submitted work if `wait` is true."""
         with self._lock:
             if not self._closed:
                 self._closed = True
                 if cancel_futures:
                     self._cancel()
                 for _ in self._threads:
-                    self._work.put(None)
+                    self._queue.put(None)
         if wait:
             for thread in self._threads:
                 thread.join()
 
     def _cancel(self) -> None:
-        """Cancels what no thread has taken; one may take it in this very moment."""
+        """Cancel the work that no thread has taken; a thread may take some at the same time."""
         with suppress(Empty):
-            while (work := self._work.get_nowait()) is not None:
-                work[0].cancel()
+            while (item := self._queue.get_nowait()) is not None:
+                item[0].cancel()
 
     def _serve(self) -> None:
-        while (work := self._work.get()) is not None:
-            future, run = work
+        while (item := self._queue.get()) is not None:
+            future, call = item
             if future.set_running_or_notify_cancel():
-                run()
+                call()

@@ -1,4 +1,4 @@
-"""File descriptors of this process: the limit raised, what is left of them, and running out."""
+"""File descriptors of this process: their limit, how many are left, and the error for none left."""
 
 from __future__ import annotations
 
@@ -12,75 +12,85 @@ from provisioner.errors.exceptions import WorkspaceError
 if sys.platform != "win32":
     import resource
 
-_ENOUGH = 65_536
-"""Descriptors that no run needs more of; programs that close all of theirs take long with more."""
+_LIMIT = 65_536
+"""Descriptors that no run exceeds; some programs close all of theirs, which takes long for more."""
 
-_FOR_ALL = 64
-"""Descriptors for what is not of one environment: files, logs, the sockets of sinks."""
+_RESERVED = 64
+"""Descriptors that belong to no environment: files, logs, the sockets of sinks."""
 
-_SHOWN = ("/proc/self/fd", "/dev/fd")
-_SPENT = frozenset({errno.EMFILE, errno.ENFILE})
-_CHAIN = 20
+_DESCRIPTOR_FOLDERS = ("/proc/self/fd", "/dev/fd")
+_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE})
+_MAX_ERRORS = 20
 
 
 def raise_limit() -> None:
-    """Raise the soft limit to the hard one, where that gives more."""
+    """Raise the soft limit to the hard limit, if that is higher."""
     if sys.platform == "win32":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)
-    if soft == resource.RLIM_INFINITY or soft >= most:
+    target = _LIMIT if hard == resource.RLIM_INFINITY else min(hard, _LIMIT)
+    if soft == resource.RLIM_INFINITY or soft >= target:
         return
-    with suppress(OSError, ValueError):  # macOS allows less than it says
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    with suppress(OSError, ValueError):  # macOS may allow less than it reports
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
-def room_for(each: int) -> int:
-    """Return how many that need so many descriptors each have room at once; at least one."""
+def max_parallel(each: int) -> int:
+    """Return how many tasks that need `each` descriptors may run at once; at least one."""
     if sys.platform == "win32":
-        return _ENOUGH
+        return _LIMIT
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return _ENOUGH
-    return max(1, (soft - _open() - _FOR_ALL) // each)
+        return _LIMIT
+    return max(1, (soft - _open_count() - _RESERVED) // each)
 
 
-def none_left(environment: str) -> WorkspaceError:
-    """Return the error of an environment for which no descriptor was left."""
+def too_many_open_files(environment: str) -> WorkspaceError:
+    """Return the error of an environment that got no file descriptor."""
     return WorkspaceError(
         "unreachable",
-        f"{environment} cannot be reached: this process may open no more files and connections.",
-        remedy="Raise that limit (`ulimit -n`), or work on fewer environments at once.",
+        f"Cannot reach {environment}: this process has reached its limit of open files.",
+        remedy="Raise the limit (`ulimit -n`), or run fewer environments at once.",
     )
 
 
-def left(wanted: int) -> bool:
-    """Return whether so many descriptors are left now, for those whose errors do not tell."""
+def can_open(count: int) -> bool:
+    """Return whether `count` more descriptors can be opened.
+
+    For libraries whose errors do not say that none was left.
+    """
     with ExitStack() as stack:
         try:
-            for _ in range(wanted):
+            for _ in range(count):
                 stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
         except OSError as error:
-            return not spent(error)
+            return not is_out_of_descriptors(error)
     return True
 
 
-def spent(error: BaseException) -> bool:
-    """Return whether an error, or one that led to it, says that no descriptor was left."""
-    seen: list[BaseException] = [error]
-    for one in seen:
-        if isinstance(one, OSError) and one.errno in _SPENT:
+def is_out_of_descriptors(error: BaseException) -> bool:
+    """Return whether this error, or one that caused it, means that no descriptor was left."""
+    errors: list[BaseException] = [error]
+    for current in errors:
+        if isinstance(current, OSError) and current.errno in _ERRNOS:
             return True
-        # The libraries below keep the first error as an argument or an attribute.
-        more = [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
-        seen += [each for each in more if isinstance(each, BaseException) and each not in seen]
-        if len(seen) > _CHAIN:
+        # Libraries keep the first error as an argument or as `reason`.
+        causes = [
+            current.__cause__,
+            current.__context__,
+            getattr(current, "reason", None),
+            *current.args,
+        ]
+        errors += [
+            inner for inner in causes if isinstance(inner, BaseException) and inner not in errors
+        ]
+        if len(errors) > _MAX_ERRORS:
             break
-    return any(f"[Errno {number}]" in str(error) for number in _SPENT)
+    return any(f"[Errno {number}]" in str(error) for number in _ERRNOS)
 
 
-def _open() -> int:
-    for folder in _SHOWN:
+def _open_count() -> int:
+    for folder in _DESCRIPTOR_FOLDERS:
         with suppress(OSError):
-            return len(os.listdir(folder))  # noqa: PTH208 - a count, not paths
+            return len(os.listdir(folder))  # noqa: PTH208 - only the count is needed
     return 0

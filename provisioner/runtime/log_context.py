@@ -1,7 +1,7 @@
-"""What a line of the log is about, beside its words: fields for `--log-format json`.
+"""Context of log lines: the fields of `--log-format json` next to the message.
 
-The environment and the key are bound where work on them begins and go along into its threads, so
-that the lines of libraries have them too. What a single line knows goes with its call.
+The environment and the key are bound where work on them starts and are passed on to its threads,
+so that the lines of libraries have them too. Fields of a single line are passed with its call.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class LogContext(TypedDict, total=False):
-    """What a line may be about.
+    """Fields that a log line may have.
 
     Attributes:
         environment: its name in environments.yaml.
         key: the name of an API key.
-        code: of docs/errors.md.
-        attempt: which try of one request this is, from 1.
+        code: an error code of docs/errors.md.
+        attempt: the number of this attempt of a request, from 1.
         method: of the request.
         path: of the request, with its query.
-        status: of its answer, absent where no whole answer came.
-        duration_ms: from sending it to the end of its answer.
+        status: of the answer; absent if no complete answer came.
+        duration_ms: from sending the request to the end of its answer.
     """
 
     environment: str
@@ -39,13 +39,13 @@ class LogContext(TypedDict, total=False):
     duration_ms: int
 
 
-_CONTEXT: ContextVar[LogContext] = ContextVar("subject")
+_CONTEXT: ContextVar[LogContext] = ContextVar("log_context")
 _EXTRA = "subject"
 
 
 @contextmanager
 def bind(**fields: Unpack[LogContext]) -> Iterator[None]:
-    """Has all lines be about this, from here to the end of the block."""
+    """Add these fields to all log lines until the end of the block."""
     token = _CONTEXT.set(_merged(_CONTEXT.get({}), fields))
     try:
         yield
@@ -54,18 +54,19 @@ def bind(**fields: Unpack[LogContext]) -> Iterator[None]:
 
 
 def extra(**fields: Unpack[LogContext]) -> dict[str, object]:
-    """What one line is about, as the `extra` of its call."""
+    """Return the `extra` argument of a logging call that adds these fields to its line."""
     return {_EXTRA: fields}
 
 
 def log_context_of(record: logging.LogRecord) -> LogContext:
-    """What a line is about, asked in the thread that wrote it."""
+    """Return the fields of a line; call it in the thread that wrote the line."""
     return _merged(_CONTEXT.get({}), cast("LogContext", getattr(record, _EXTRA, {})))
 
 
 def _merged(outer: LogContext, inner: LogContext) -> LogContext:
-    # In the order of the class, whoever knew what.
-    both = cast("LogContext", {**outer, **inner})
+    # Fields keep the order of the class, wherever they were bound.
+    merged = cast("LogContext", {**outer, **inner})
     return cast(
-        "LogContext", {name: both.get(name) for name in LogContext.__annotations__ if name in both}
+        "LogContext",
+        {name: merged.get(name) for name in LogContext.__annotations__ if name in merged},
     )

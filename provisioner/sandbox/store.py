@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.runtime.file_descriptors import left, spent
+from provisioner.runtime.file_descriptors import can_open, is_out_of_descriptors
 from provisioner.sandbox import seeds
 
 if TYPE_CHECKING:
@@ -388,7 +388,9 @@ def _unusable_error(file: Path, error: sqlite3.Error | OSError) -> UnusableError
     """Return an `UnusableError` with the reason and the remedy for an error of a file."""
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     reason = text[:1].lower() + text[1:]
-    if spent(error) or (text.startswith("unable to open") and not left(_FILES_PER_CONNECTION)):
+    if is_out_of_descriptors(error) or (
+        text.startswith("unable to open") and not can_open(_FILES_PER_CONNECTION)
+    ):
         return UnusableError(
             f"This process has reached its limit of open files and cannot open {file}.",
             "Raise the limit (`ulimit -n`), or work on fewer environments at once.",

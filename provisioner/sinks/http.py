@@ -29,9 +29,15 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3.exceptions import HTTPError as PoolError
 
 from provisioner import __version__
-from provisioner.http_client.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of, json_of
+from provisioner.http_client.bounded import (
+    ACCEPT_ENCODING,
+    AnswerTooLargeError,
+    BoundedAdapter,
+    body_of,
+    json_of,
+)
 from provisioner.http_client.loopback import is_loopback
-from provisioner.runtime.file_descriptors import spent
+from provisioner.runtime.file_descriptors import is_out_of_descriptors
 from provisioner.sinks.sink import failed
 
 if TYPE_CHECKING:
@@ -346,7 +352,7 @@ class Api:
                 moment = _moment(response.headers.get("Date"))
                 ahead = timedelta(0) if moment is None else moment - datetime.now(UTC)
                 return _RawAnswer(response.status_code, response.headers, raw, ahead)
-        except TooMuchError:
+        except AnswerTooLargeError:
             return _HttpFailure(f"answers with more than {_BODY_LIMIT >> 20} MiB", passes=False)
         except (requests.RequestException, PoolError, ValueError, OSError) as error:
             return _translated(error)
@@ -505,7 +511,7 @@ def _session(route: Route, identity: Secret | None, fixed: Mapping[str, str]) ->
     session.verify = route.verified
     proxies = get_environ_proxies(route.base)
     session.proxies.update({"http": route.proxy, "https": route.proxy} if route.proxy else proxies)
-    session.headers.update({"Accept-Encoding": ACCEPTED, **fixed})
+    session.headers.update({"Accept-Encoding": ACCEPT_ENCODING, **fixed})
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     tls: dict[str, Any] = {"ssl_context": _context(route, identity)}
     if route.server_name:
@@ -621,7 +627,7 @@ def _translated(error: Exception) -> _HttpFailure:
             "Name its authority, for example in REQUESTS_CA_BUNDLE.",
             passes=False,
         )
-    if spent(error):
+    if is_out_of_descriptors(error):
         return _HttpFailure(
             "cannot be reached, since this process may open no more files and connections",
             "Raise that limit (`ulimit -n`), or work on fewer environments at once.",

@@ -23,7 +23,13 @@ import requests
 from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError as PoolError
 
-from provisioner.http_client.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of, json_of
+from provisioner.http_client.bounded import (
+    ACCEPT_ENCODING,
+    AnswerTooLargeError,
+    BoundedAdapter,
+    body_of,
+    json_of,
+)
 from provisioner.http_client.loopback import is_loopback
 from provisioner.runtime.log_context import extra
 from provisioner.secret import Secret
@@ -416,7 +422,7 @@ def _opened(
     session.verify = trusted = _trusted(environment)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.stream = True  # read here, within bounds, and not by hvac
-    session.headers["Accept-Encoding"] = ACCEPTED
+    session.headers["Accept-Encoding"] = ACCEPT_ENCODING
     for scheme in ("https://", "http://"):
         session.mount(scheme, BoundedAdapter(_BODY_LIMIT, pool_maxsize=_CONNECTIONS))
     client: _Client = RawAdapter(
@@ -501,7 +507,7 @@ def _exchange(
     try:
         with client.request(method, path, raise_exception=False, json=body) as response:
             raw = body_of(response, _BODY_LIMIT)
-    except TooMuchError:
+    except AnswerTooLargeError:
         return _unexpected(response.status_code)
     except (requests.RequestException, PoolError, ValueError) as error:
         return _unreachable(error)

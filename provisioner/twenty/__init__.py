@@ -1,5 +1,5 @@
-"""Twenty's wire, known here alone: `connect` gives one interface over all generations.
+"""Twenty's API, which no other package knows: `connect` opens one interface to all generations.
 
-`provisioner.twenty.workspace` is that interface, with nothing of HTTP, so that reports and
-`validate` need not wait for an HTTP library.
+The interface is `provisioner.twenty.workspace`. It imports no HTTP library, so that reports and
+`validate` start fast.
 """

@@ -1,7 +1,7 @@
-"""What a server's answer means, read from its texts and codes rather than from its status.
+"""The meaning of a server's answer, read from its texts and codes rather than from its status.
 
-Twenty says the same thing with different statuses in different versions, and GraphQL says
-nearly everything with 200 (docs/twenty-api.md, "Errors").
+Twenty sends different statuses for the same error in different versions, and GraphQL answers nearly
+everything with 200 (docs/twenty-api.md, "Errors").
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ if TYPE_CHECKING:
 
     from provisioner.http_client.bounded import Json
 
-_QUOTED = 300
-_SEARCHED = 8192
-_MOST_ERRORS = 100
-"""Error texts of one answer that anyone looks at: more than any document of ours has parts."""
+_MAX_QUOTE = 300
+_MAX_TEXT = 8192
+_MAX_ERRORS = 100
+"""Error texts that are read of one answer: more than any document of ours has parts."""
 
-_VALUES_OF_A_LIST = 1_000_000
-"""Values of a list of 100 000 keys, the most that one may have, and of the keys of their roles."""
+_MAX_LIST_VALUES = 1_000_000
+"""JSON values of the largest list that is read: 100 000 keys, and the keys of their roles."""
 
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)*")
-"""How every token of Twenty begins, also one that was cut short or is not ours."""
+"""The beginning of every token of Twenty, also of one that was cut off or is not ours."""
 
-_LONGEST = 1e9
+_MAX_RETRY_AFTER = 1e9
 _MINUTE = 60.0
-_LIMIT_TEXT = re.compile(r"Limit reached \(([0-9]{1,9}) tokens per ([0-9]{1,9}) ms\)")
-_THROTTLED_TEXTS = ("Limit reached", "Too many requests")
+_RATE_TEXT = re.compile(r"Limit reached \(([0-9]{1,9}) tokens per ([0-9]{1,9}) ms\)")
+_RATE_LIMITED = ("Limit reached", "Too many requests")
 _NGINX_BUSY = re.compile(
     r"<html>\s*<head><title>503 Service Temporarily Unavailable</title></head>\s*<body[^>]*>\s*"
     r"<center><h1>503 Service Temporarily Unavailable</h1></center>\s*"
     r"<hr><center>(nginx|openresty)(/[0-9.]+)?</center>"
 )
-"""The page that nginx makes itself where `limit_req` refuses, before it asks Twenty (not recorded).
+"""The page that nginx sends itself if `limit_req` refuses a request (not recorded).
 
-What Twenty answers with 503 is passed on as it is, and a server that is gone is a 502 or 504.
+It refuses before it asks Twenty. A 503 from Twenty is passed on unchanged, and a server that is
+gone gives 502 or 504.
 """
 
-_NOT_FOR_PEOPLE = re.compile(
+_MARKUP_OR_TRACE = re.compile(
     r"<(?:!doctype|!--|\?xml|/?(?:html|head|title|body|center|div|h[1-6]|p|pre|span|br|hr|script))\b"
     r"|Traceback \(most recent call last\)"
     r"|(?:(?<=\s)|(?<=\\n))at (?:async |new )*(?:"
@@ -52,16 +53,16 @@ _NOT_FOR_PEOPLE = re.compile(
     r"|(?:file:|node:|/)\S*:[0-9]+:[0-9]+)",
     re.IGNORECASE,
 )
-"""Where a page of HTML or a stack trace begins: of JavaScript, Java or Python."""
+"""The start of an HTML page or a stack trace of JavaScript, Java or Python."""
 _STATUS_OK = 200
 _STATUS_UNAUTHORIZED = 401
 _STATUS_TOO_LARGE = 413
 _STATUS_TOO_MANY = 429
 _STATUS_UNAVAILABLE = 503
-_SERVER_ERRORS = 500
-_REQUEST_TIMEOUT = 408
+_STATUS_SERVER_ERROR = 500
+_STATUS_REQUEST_TIMEOUT = 408
 
-# Texts that stand for one meaning in every recorded version (docs/twenty-api.md, "Errors").
+# Texts with one meaning in every recorded version (docs/twenty-api.md, "Errors").
 _NO_CREDENTIAL = ("Missing authentication token", "Forbidden resource")
 _EXPIRED = ("Token has expired.", "This API Key is expired")
 _REVOKED = ("This API Key is revoked",)
@@ -71,7 +72,7 @@ _SESSION_NEEDED = (
     "This endpoint is not available to this caller",
 )
 _SANDBOX_UNUSABLE = "SANDBOX_UNUSABLE"
-"""Said by the embedded Twenty alone, with one text of what is wrong and one of what to do."""
+"""Code that only the embedded Twenty sends, with a text for the error and one for the remedy."""
 
 _NO_PERMISSION = (
     "Entity performing the request does not have permission",
@@ -80,7 +81,7 @@ _NO_PERMISSION = (
 
 
 class NotJson:
-    """The body is not JSON: HTML from a proxy, nothing at all, or cut short."""
+    """A body that is not JSON: HTML from a proxy, empty, or cut off."""
 
     def __repr__(self) -> str:
         return "UNREADABLE"
@@ -95,67 +96,67 @@ class Answer:
 
     Attributes:
         body: the decoded JSON, or UNREADABLE.
-        excerpt: the beginning of the body as text without control characters and secrets.
-        moment: the server's `Date`, to the second, where it sent one.
-        ahead: how far that was ahead of our clock when it came, to the second.
-        retry_after: seconds that the server asks to wait, where it does.
-        limit: requests a minute that the server says it allows, where it does.
-        took: seconds from when the request left until the answer was whole.
-        location: where a redirect points.
+        excerpt: the beginning of the body as text, without control characters and secrets.
+        server_time: the server's `Date`, to the second, if it sent one.
+        ahead: how far the server's clock was ahead of ours when the answer came, to the second.
+        retry_after: seconds that the server asks to wait, if it does.
+        rate_limit: requests a minute that the server says it allows, if it does.
+        duration: seconds from sending the request to the end of the answer.
+        location: the target of a redirect.
     """
 
     status: int
     body: Json | NotJson
     excerpt: str
-    moment: datetime | None = None
+    server_time: datetime | None = None
     ahead: timedelta | None = None
     retry_after: float | None = None
-    limit: int | None = None
-    took: float = 0.0
+    rate_limit: int | None = None
+    duration: float = 0.0
     location: str | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether the status is a success."""
-        return _STATUS_OK <= self.status < 300  # noqa: PLR2004 - the end of the 2xx range
+        """Return whether the status is a success."""
+        return _STATUS_OK <= self.status < 300  # noqa: PLR2004 - above the 2xx range
 
     @property
     def server_failed(self) -> bool:
-        """Whether the server itself, or a proxy in front of it, gave up."""
-        return self.status >= _SERVER_ERRORS or self.status == _REQUEST_TIMEOUT
+        """Return whether the server itself, or a proxy in front of it, failed."""
+        return self.status >= _STATUS_SERVER_ERROR or self.status == _STATUS_REQUEST_TIMEOUT
 
     @property
     def lost(self) -> bool:
-        """Whether what the request came to is not in it: a failed server, or no JSON."""
+        """Return whether the answer does not show the outcome: server error or not JSON."""
         return self.server_failed or (self.ok and self.body is NOT_JSON)
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """The error texts in the body, whatever shape they have."""
+        """Return the error texts in the body, whatever its shape."""
         body = self.body
         if isinstance(body, str):
-            return (_said(body),)
+            return (_error_text(body),)
         if not isinstance(body, dict):
             return ()
-        if isinstance(found := body.get("errors"), list):
+        if isinstance(entries := body.get("errors"), list):
             return tuple(
-                _said(entry.get("message") if isinstance(entry, dict) else None)
-                for entry in found[:_MOST_ERRORS]
+                _error_text(entry.get("message") if isinstance(entry, dict) else None)
+                for entry in entries[:_MAX_ERRORS]
             )
         if self.ok:
             return ()
         messages = body.get("messages")
         texts = messages if isinstance(messages, list) else [body.get("message")]
-        return tuple(_said(text) for text in texts[:_MOST_ERRORS] if text)
+        return tuple(_error_text(text) for text in texts[:_MAX_ERRORS] if text)
 
     @property
     def codes(self) -> frozenset[str]:
-        """The error codes in the body: `code`, `error` and GraphQL's `extensions`."""
+        """Return the error codes in the body: `code`, `error` and GraphQL's `extensions`."""
         found: set[str] = set()
         if isinstance(self.body, dict):
             holders: list[Json] = [self.body]
             if isinstance(entries := self.body.get("errors"), list):
-                few = entries[:_MOST_ERRORS]
+                few = entries[:_MAX_ERRORS]
                 holders += [e.get("extensions") for e in few if isinstance(e, dict)]
             for holder in holders:
                 if isinstance(holder, dict):
@@ -165,133 +166,134 @@ class Answer:
 
     @property
     def data(self) -> dict[str, Json] | None:
-        """GraphQL's `data`, or None where it is missing or null."""
+        """Return GraphQL's `data`; None if it is missing or null."""
         data = self.body.get("data") if isinstance(self.body, dict) else None
         return data if isinstance(data, dict) else None
 
     @property
-    def begun(self) -> bool:
-        """Whether GraphQL began to carry out the document: only then is there any `data`, or null.
+    def execution_began(self) -> bool:
+        """Return whether GraphQL began to run the document.
 
-        What is refused before has none (`135`, `165` of core-2.21; `185` of core-1 has null).
+        Only then has the answer `data`, which may be null: a document that is refused before it
+        runs has none (`135`, `165` of core-2.21; `185` of core-1 has null).
         """
         return isinstance(self.body, dict) and "data" in self.body
 
     @property
-    def holds_data(self) -> bool:
-        """Whether GraphQL gave any data, so that something was done whatever the errors say."""
+    def has_data(self) -> bool:
+        """Return whether GraphQL returned any data, so something was done despite the errors."""
         return any(value is not None for value in (self.data or {}).values())
 
     @property
     def too_large(self) -> bool:
-        """Whether a proxy or the server took the request for too large, before it handled it."""
+        """Return whether the request was refused for its size, before it was handled."""
         return self.status == _STATUS_TOO_LARGE
 
-    def says(self, texts: tuple[str, ...]) -> bool:
-        """Whether one of the error texts begins like one of these."""
+    def has_error(self, texts: tuple[str, ...]) -> bool:
+        """Return whether one of the error texts begins with one of these texts."""
         return any(error.startswith(texts) for error in self.errors)
 
     @property
     def quote(self) -> str:
-        """The server's own words, short and without secrets, for a message to people."""
+        """Return the server's own words for a message to people, short and without secrets."""
         texts = self.errors or ((self.excerpt,) if self.excerpt else ())
-        words = shown("; ".join(_readable(text) for text in texts)) or "no body"
-        return words if len(words) <= _QUOTED else words[:_QUOTED] + "…"
+        words = redact("; ".join(_readable(text) for text in texts)) or "no body"
+        return words if len(words) <= _MAX_QUOTE else words[:_MAX_QUOTE] + "…"
 
 
 def clean(text: str) -> str:
-    """Text of a server without line breaks, control characters and terminal escapes."""
+    """Return text of a server without line breaks, control characters and terminal escapes."""
     return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
-def decode(raw: bytes, *, long: bool = False) -> tuple[Json | NotJson, str]:
-    """Return a body's JSON, or UNREADABLE, and the beginning of its text.
+def decode(raw: bytes, *, is_list: bool = False) -> tuple[Json | NotJson, str]:
+    """Return the JSON of a body, or UNREADABLE, and the beginning of its text.
 
     Args:
         raw: the body.
-        long: whether it may list all keys of a workspace.
+        is_list: whether it may list all keys of a workspace.
     """
-    excerpt = shown(clean(raw[: _SEARCHED + 1].decode("utf-8", "replace")))[:_QUOTED]
+    excerpt = redact(clean(raw[: _MAX_TEXT + 1].decode("utf-8", "replace")))[:_MAX_QUOTE]
     try:
-        body: Json = json_of(raw, _VALUES_OF_A_LIST) if long else json_of(raw)
+        body: Json = json_of(raw, _MAX_LIST_VALUES) if is_list else json_of(raw)
     except ValueError:
         return NOT_JSON, excerpt
     return body, excerpt
 
 
 def _readable(text: str) -> str:
-    """Return what stands before a page of HTML or a stack trace, or which of the two it is."""
-    found = _NOT_FOR_PEOPLE.search(text)
-    if found is None:
+    """Return the text before an HTML page or a stack trace, or which of the two it is."""
+    match = _MARKUP_OR_TRACE.search(text)
+    if match is None:
         return text
-    kind = "a page of HTML" if found[0].startswith("<") else "a stack trace"
-    return text[: found.start()].rstrip() or kind
+    kind = "an HTML page" if match[0].startswith("<") else "a stack trace"
+    return text[: match.start()].rstrip() or kind
 
 
-def _said(text: Json) -> str:
-    """An error's text, as much of it as may ever be shown."""
-    return clean(text[: _SEARCHED + 1]) if isinstance(text, str) else "an error without a text"
+def _error_text(text: Json) -> str:
+    """Return the text of an error, up to the length that may be shown."""
+    return clean(text[: _MAX_TEXT + 1]) if isinstance(text, str) else "an error without a message"
 
 
-def shown(text: str) -> str:
-    """The beginning of a server's text without secrets, which may fill all of it.
+def redact(text: str) -> str:
+    """Return the beginning of a server's text without secrets, which may fill all of it.
 
-    What is cut off may be the other half of a secret, and the half before it is not known as one:
-    so of a text that is cut, the last part is not shown either.
+    A cut text may end inside a secret, and half a secret is not recognized as one. So the last part
+    of a text that was cut is not shown either.
     """
-    begun = _TOKEN.sub(MASK, masked(text[:_SEARCHED]))
-    return begun if len(text) <= _SEARCHED else begun[: -_SEARCHED // 2]
+    shown = _TOKEN.sub(MASK, masked(text[:_MAX_TEXT]))
+    return shown if len(text) <= _MAX_TEXT else shown[: -_MAX_TEXT // 2]
 
 
 @dataclass(frozen=True, slots=True)
 class Throttling:
-    """A refusal of a request for its speed.
+    """The refusal of a request because of the rate limit, or a 503.
 
     Attributes:
-        wait: seconds that the server asks for, where it does.
-        rate: what the server says that it allows, where it does.
-        unhandled: whether the request was certainly refused before it was handled. A 503 may
-            come from a proxy whose server went on with it, unless it is nginx's own page.
-        for_speed: whether it was refused for its speed, which a 503 does not say for certain.
+        wait: seconds that the server asks to wait, if it does.
+        rate: the rate that the server says it allows, if it does.
+        unhandled: whether the request was certainly refused before it was handled. A 503 may come
+            from a proxy whose server still handled it, unless it is nginx's own page.
+        rate_limited: whether the rate limit caused it, which a 503 does not show for certain.
     """
 
     wait: float | None
     rate: Rate | None
     unhandled: bool
-    for_speed: bool = True
+    rate_limited: bool = True
 
 
 def throttling(answer: Answer) -> Throttling | None:
-    """How the request was refused for its speed, or None where it was not."""
-    for_speed = not answer.holds_data and (
+    """Return how the request was throttled; None if it was not."""
+    rate_limited = not answer.has_data and (
         answer.status == _STATUS_TOO_MANY
         or "LIMIT_REACHED" in answer.codes
-        or answer.says(_THROTTLED_TEXTS)
+        or answer.has_error(_RATE_LIMITED)
     )
-    if not for_speed and answer.status != _STATUS_UNAVAILABLE:
+    if not rate_limited and answer.status != _STATUS_UNAVAILABLE:
         return None
-    of_nginx = not for_speed and _NGINX_BUSY.match(answer.excerpt) is not None
-    unhandled = for_speed or of_nginx
-    found = next(filter(None, (_LIMIT_TEXT.search(text) for text in answer.errors)), None)
+    is_nginx = not rate_limited and _NGINX_BUSY.match(answer.excerpt) is not None
+    unhandled = rate_limited or is_nginx
+    match = next(filter(None, (_RATE_TEXT.search(text) for text in answer.errors)), None)
     rate: Rate | None = None
-    if found:
-        rate = Rate(max(1, int(found[1])), max(1, int(found[2])) / 1000)
-    elif for_speed and answer.limit:
-        rate = Rate(answer.limit, _MINUTE)
+    if match:
+        rate = Rate(max(1, int(match[1])), max(1, int(match[2])) / 1000)
+    elif rate_limited and answer.rate_limit:
+        rate = Rate(answer.rate_limit, _MINUTE)
     wait = answer.retry_after
     if wait is None and isinstance(answer.body, dict):
         seconds = answer.body.get("retryAfterSeconds")
         if isinstance(seconds, (int, float)) and seconds >= 0:
-            wait = float(min(seconds, _LONGEST))
-    return Throttling(wait, rate, unhandled, for_speed=for_speed or of_nginx)
+            wait = float(min(seconds, _MAX_RETRY_AFTER))
+    return Throttling(wait, rate, unhandled, rate_limited=unhandled)
 
 
 def session_ended(answer: Answer) -> bool:
-    """Whether the credential was refused as expired or unknown, before anything was done."""
-    return not answer.holds_data and (
+    """Return whether the credential was refused as expired or unknown, before anything was done."""
+    return not answer.has_data and (
         answer.status == _STATUS_UNAUTHORIZED
         or "UNAUTHENTICATED" in answer.codes
-        or answer.says(("Token has expired.",))
+        or answer.has_error(("Token has expired.",))
     )
 
 
@@ -310,7 +312,7 @@ RefusalCode = Literal[
 ]
 
 
-_SAID: tuple[tuple[tuple[str, ...], RefusalCode], ...] = (
+_TEXT_CODES: tuple[tuple[tuple[str, ...], RefusalCode], ...] = (
     (_NO_CREDENTIAL, "credential_missing"),
     (_EXPIRED, "credential_expired"),
     (_REVOKED, "credential_revoked"),
@@ -318,19 +320,19 @@ _SAID: tuple[tuple[tuple[str, ...], RefusalCode], ...] = (
 )
 
 
-def refusal_code(answer: Answer) -> RefusalCode:  # noqa: PLR0911 - one line for each meaning
-    """Why an answer that is no success is none; texts and codes before statuses."""
-    slow = throttling(answer)
-    if slow is not None and slow.unhandled:
+def refusal_code(answer: Answer) -> RefusalCode:  # noqa: PLR0911 - one line a meaning
+    """Return why an answer is not a success; texts and codes count before statuses."""
+    throttle = throttling(answer)
+    if throttle is not None and throttle.unhandled:
         return "rate_limited"
     if _SANDBOX_UNUSABLE in answer.codes:
         return "sandbox_unusable"
-    for texts, code in _SAID:
-        if answer.says(texts):
+    for texts, code in _TEXT_CODES:
+        if answer.has_error(texts):
             return code
-    if "PERMISSION_DENIED" in answer.codes or answer.says(_NO_PERMISSION):
+    if "PERMISSION_DENIED" in answer.codes or answer.has_error(_NO_PERMISSION):
         return "permission_denied"
-    if answer.says(_INVALID) or session_ended(answer):
+    if answer.has_error(_INVALID) or session_ended(answer):
         return "credential_invalid"
     if answer.server_failed:
         return "server_error"
@@ -339,72 +341,72 @@ def refusal_code(answer: Answer) -> RefusalCode:  # noqa: PLR0911 - one line for
     return "unexpected_answer"
 
 
-def may_pass(answer: Answer) -> bool:
-    """Whether what changes nothing may be sent again, because the server stumbled over itself.
+def is_transient(answer: Answer) -> bool:
+    """Return whether a read may be sent again, because the server itself failed.
 
-    GraphQL says with 200 and `INTERNAL_SERVER_ERROR` what REST says with 500.
+    GraphQL sends 200 and `INTERNAL_SERVER_ERROR` for errors that REST answers with 500.
     """
-    stumbled = answer.ok and "INTERNAL_SERVER_ERROR" in answer.codes
-    return answer.lost or (stumbled and refusal_code(answer) == "rejected")
+    failed = answer.ok and "INTERNAL_SERVER_ERROR" in answer.codes
+    return answer.lost or (failed and refusal_code(answer) == "rejected")
 
 
 _ADVICE: dict[RefusalCode, tuple[str, str]] = {
     "credential_missing": (
-        "got no credential from this request",
-        "Check whether a proxy in front removes the Authorization header",
+        "received no credential with this request",
+        "Check whether a proxy in front of it removes the Authorization header",
     ),
     "credential_expired": (
-        "says that the credential has expired",
+        "reports that the credential has expired",
         "Put a new token into the variable or file that `auth` names",
     ),
     "credential_revoked": (
-        "says that the API key of this credential is revoked",
+        "reports that the API key of this credential is revoked",
         "Put the token of a live key into the variable or file that `auth` names",
     ),
     "credential_invalid": (
         "does not accept the credential",
-        "Check that the variable or file that `auth` names holds a token of this very workspace",
+        "Check that the variable or file that `auth` names contains a token of this workspace",
     ),
     "session_required": (
-        "lets only a signed-in user do this, not an API key",
+        "allows this only to a signed-in user, not to an API key",
         "Give `auth` an email and a password, or a session_token",
     ),
     "permission_denied": (
-        "does not permit this to the role of the credential",
-        "Give that role the permissions for API keys and webhooks and for roles",
+        "does not permit this for the role of the credential",
+        "Give the role the permissions for API keys and webhooks and for roles",
     ),
     "rate_limited": (
-        "goes on refusing requests for their speed",
-        "Write limits.requests_per_minute for this environment, or run again later",
+        "keeps refusing requests because of its rate limit",
+        "Set limits.requests_per_minute for this environment, or run again later",
     ),
-    "server_error": ("failed", "Run again; if it stays, look into the server's log"),
+    "server_error": ("failed", "Run again; if it fails again, check the server's log"),
     "unexpected_answer": (
-        "answered with something that Twenty does not say",
+        "sent an answer that does not come from Twenty",
         "Check that `url` is the address of Twenty itself and that no proxy answers in its place",
     ),
-    "sandbox_unusable": ("cannot use its file", "Free that file and run again"),
-    "rejected": ("rejected the request", "The words in brackets are the server's own"),
+    "sandbox_unusable": ("cannot use its file", "Free the file and run again"),
+    "rejected": ("rejected the request", "The text in parentheses is the server's own"),
 }
 
 
 def explain(environment: str, answer: Answer, words: str) -> tuple[RefusalCode, str, str]:
-    """The code, what happened in which environment, and what to do about it.
+    """Return the code, what happened in which environment, and what to do about it.
 
     Args:
         environment: its name.
-        answer: what it said.
-        words: the server's own words, free of secrets, or empty to leave them out.
+        answer: of its server.
+        words: the server's own words, without secrets; empty to leave them out.
     """
     code = refusal_code(answer)
-    happened, remedy = _ADVICE[code]
+    problem, remedy = _ADVICE[code]
     if code == "sandbox_unusable" and len(answer.errors) > 1:
         return code, f"{environment}: {answer.errors[0]}", answer.errors[1]
     if answer.location is not None:
-        happened = f"redirects to {answer.location}, which is not followed"
-        remedy = "Write the final address as `url`"
+        problem = f"redirects to {answer.location}, which is not followed"
+        remedy = "Set `url` to the final address"
     if answer.too_large:
-        happened = "or a proxy in front of it takes no request of this size"
-        remedy = "Raise that limit (nginx: client_max_body_size)"
-    quoted = words and answer.location is None
-    said = f"{answer.status}: {words}" if quoted else f"{answer.status}"
-    return code, f"{environment} {happened} ({said}).", f"{remedy}."
+        problem = "or a proxy in front of it does not accept requests of this size"
+        remedy = "Raise the limit (nginx: client_max_body_size)"
+    show_words = words and answer.location is None
+    detail = f"{answer.status}: {words}" if show_words else f"{answer.status}"
+    return code, f"{environment} {problem} ({detail}).", f"{remedy}."

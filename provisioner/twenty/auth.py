@@ -1,4 +1,4 @@
-"""Credentials on the wire: a fixed token, or a session signed in for and renewed."""
+"""Credentials of requests: a fixed token, or a session that is signed in and renewed."""
 
 from __future__ import annotations
 
@@ -27,48 +27,49 @@ _TOKENS = (
     "mutation($login:String!,$origin:String!){getAuthTokensFromLoginToken"
     "(loginToken:$login,origin:$origin){tokens{%s{token expiresAt}}}}"
 )
-# The first is the name on 1.10 and 2.21 (`907-…`), the second on legacy (`908-…`).
+# Names of the field on 1.10 and 2.21 (`907-…`), and on legacy (`908-…`).
 _TOKEN_FIELDS = ("accessOrWorkspaceAgnosticToken", "accessToken")
-# 2.21 signs in on /metadata alone, 0.60 and 1.10 on both, older ones on /graphql (`901`, `902`).
+# 2.21 signs in only on /metadata, 0.60 and 1.10 on both, older ones on /graphql (`901`, `902`).
 _ENDPOINTS = ("/metadata", "/graphql")
-_MARGIN = 30.0
+_RENEWAL_MARGIN = 30.0
+"""Seconds before its expiry at which a session is renewed."""
 _UNKNOWN_FIELD = "Cannot query field"
 
 
 class TokenSource(Protocol):
-    """What opens the workspace: gives the bearer token, and a new one where it can."""
+    """Source of the bearer token of a workspace, and of a new one where that is possible."""
 
     def token(self) -> Secret:
-        """The token to send with the next request; signs in first where that is needed.
+        """Return the token for the next request; sign in first if needed.
 
         Raises:
-            WorkspaceError: when the sign-in is refused.
+            WorkspaceError: the sign-in is refused.
         """
         ...
 
     def renew(self, stale: Secret) -> bool:
-        """Replaces a token that the server just refused; False where there is no other."""
+        """Replace a token that the server just refused; return False if there is no other."""
         ...
 
 
 class FixedToken:
-    """An API-key token or a session token: it is what it is."""
+    """An API key's token or a session token, which cannot be renewed."""
 
     def __init__(self, token: Secret) -> None:
         self._token = token
 
     def token(self) -> Secret:
-        """The token."""
+        """Return the token."""
         return self._token
 
     def renew(self, stale: Secret) -> bool:
-        """There is no other."""
+        """Return False: there is no other token."""
         del stale
         return False
 
 
 class Session:
-    """A session of a user, signed in at the first need and again when it runs out.
+    """A session of a user, which signs in at the first request and again before it expires.
 
     One thread signs in while the others wait for its token.
     """
@@ -84,17 +85,17 @@ class Session:
         self._origin = f"{parts.scheme}://{parts.netloc}"
 
     def token(self) -> Secret:
-        """The session's token, signed in for anew shortly before it runs out."""
+        """Return the session's token; sign in again shortly before it expires."""
         with self._lock:
             if self._refusal is not None:
-                raise self._refusal  # many refused sign-ins may lock the user out
+                raise self._refusal  # more failed sign-ins may lock the user out
             if self._token is None or time.monotonic() >= self._renew_at:
                 self._sign_in()
             assert self._token is not None  # noqa: S101 - _sign_in sets it or raises
             return self._token
 
     def renew(self, stale: Secret) -> bool:
-        """Signs in again, unless another thread has done so meanwhile."""
+        """Sign in again, unless another thread already has."""
         with self._lock:
             if self._token is stale:
                 self._token = None
@@ -106,18 +107,18 @@ class Session:
         for field in _TOKEN_FIELDS:
             variables: dict[str, Json] = {"login": login.reveal(), "origin": self._origin}
             answer = self._post(endpoint, _TOKENS % field, variables)
-            if answer.says((_UNKNOWN_FIELD,)) and field != _TOKEN_FIELDS[-1]:
+            if answer.has_error((_UNKNOWN_FIELD,)) and field != _TOKEN_FIELDS[-1]:
                 continue
-            found = _dig(answer, "getAuthTokensFromLoginToken", "tokens", field)
-            token = found.get("token") if isinstance(found, dict) else None
-            if not isinstance(found, dict) or not isinstance(token, str) or not is_token(token):
+            tokens = _get(answer, "getAuthTokensFromLoginToken", "tokens", field)
+            token = tokens.get("token") if isinstance(tokens, dict) else None
+            if not isinstance(tokens, dict) or not isinstance(token, str) or not is_token(token):
                 raise self._refused(answer)
             self._token = Secret.received(token)
-            self._renew_at = time.monotonic() + self._lifetime(found.get("expiresAt"), answer)
+            self._renew_at = time.monotonic() + self._lifetime(tokens.get("expiresAt"), answer)
             return
 
     def _login_token(self) -> tuple[str, Secret]:
-        """Where this server signs in, and the login token that it gave."""
+        """Return the endpoint where this server signs in, and the login token that it issued."""
         variables: dict[str, Json] = {
             "email": self._credential.email.reveal(),
             "password": self._credential.password.reveal(),
@@ -125,9 +126,9 @@ class Session:
         }
         for endpoint in _ENDPOINTS:
             answer = self._post(endpoint, _LOGIN, variables)
-            if answer.says((_UNKNOWN_FIELD,)) and endpoint != _ENDPOINTS[-1]:
+            if answer.has_error((_UNKNOWN_FIELD,)) and endpoint != _ENDPOINTS[-1]:
                 continue
-            found = _dig(answer, "getLoginTokenFromCredentials", "loginToken", "token")
+            found = _get(answer, "getLoginTokenFromCredentials", "loginToken", "token")
             if not isinstance(found, str) or not is_token(found):
                 break
             return endpoint, Secret.received(found)
@@ -141,16 +142,16 @@ class Session:
             raise lost.of_workspace() from None
 
     def _refused(self, answer: Answer) -> WorkspaceError:
-        """Never quotes the server: the answer to a sign-in may hold e-mail, password and tokens."""
+        """Return the error of a refused sign-in; the answer may have secrets and is not quoted."""
         name = self._transport.name
-        code, happened, remedy = self._transport.explain(answer, quoted=False)
-        known = answer.says(("Wrong password", "User not found"))
-        if known or any("must be an email" in text for text in answer.errors):
-            reason = "the e-mail or the password is not right"
+        code, message, remedy = self._transport.explain(answer, quoted=False)
+        wrong_credential = answer.has_error(("Wrong password", "User not found"))
+        if wrong_credential or any("must be an email" in text for text in answer.errors):
+            reason = "the email or the password is wrong"
         elif code in ("rejected", "credential_invalid", "permission_denied"):
-            reason = "the workspace may demand single sign-on, a second factor or a captcha"
+            reason = "the workspace may require single sign-on, a second factor or a captcha"
         else:
-            return WorkspaceError(code, f"The sign-in failed: {happened}", remedy=remedy)
+            return WorkspaceError(code, f"The sign-in failed: {message}", remedy=remedy)
         self._refusal = WorkspaceError(
             "sign_in_failed",
             f"{name} refused the sign-in: {reason}.",
@@ -159,19 +160,19 @@ class Session:
         return self._refusal
 
     def _lifetime(self, expires_at: Json, answer: Answer) -> float:
-        """Seconds this session may be used, by the server's own clock at both ends."""
+        """Return the seconds for which this session may be used, by the server's own clock."""
         try:
-            end = parse_moment(str(expires_at))
+            expiry = parse_moment(str(expires_at))
         except ValueError:
             return float("inf")
-        if answer.moment is None:
+        if answer.server_time is None:
             return float("inf")
-        life = (end - answer.moment).total_seconds()
-        return max(life - _MARGIN, life / 2)
+        seconds = (expiry - answer.server_time).total_seconds()
+        return max(seconds - _RENEWAL_MARGIN, seconds / 2)
 
 
 def token_source_for(credential: Credential, transport: Transport) -> TokenSource:
-    """What opens the workspace with this credential."""
+    """Return the token source of a credential."""
     match credential:
         case ApiToken(token=token) | SessionToken(token=token):
             return FixedToken(token)
@@ -181,8 +182,8 @@ def token_source_for(credential: Credential, transport: Transport) -> TokenSourc
             assert_never(credential)
 
 
-def _dig(answer: Answer, *names: str) -> Json:
-    found: Json = answer.data
+def _get(answer: Answer, *names: str) -> Json:
+    value: Json = answer.data
     for name in names:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+        value = value.get(name) if isinstance(value, dict) else None
+    return value

@@ -1,10 +1,10 @@
-"""On what terms a server works with a credential, as far as reading alone tells."""
+"""Capabilities of a server and a credential, as far as reads show them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provisioner.twenty.tokens import HARMLESS
+from provisioner.twenty.tokens import PROBE
 from provisioner.twenty.workspace import Capabilities, Release
 
 if TYPE_CHECKING:
@@ -13,50 +13,54 @@ if TYPE_CHECKING:
 
 _FIELD_OF_2 = "universalIdentifier"
 _RELEASE = "{getRoles{%s}}" % _FIELD_OF_2  # noqa: UP031 - braces are GraphQL's
-"""Its field is of 2.x alone (core-2.21 `214`; that 1.10 does not know it was not recorded)."""
+"""Query of a field that only 2.x has (core-2.21 `214`; that 1.10 lacks it is not recorded)."""
 
-_USE = "{apiKeys{id}}"
+_KEYS = "{apiKeys{id}}"
 
 
 def legacy_capabilities(client: Client) -> Capabilities:
-    """By one query that does nothing.
+    """Read the capabilities by one query that changes nothing.
 
     Raises:
-        WorkspaceError: when no complete answer comes back.
+        WorkspaceError: no complete answer came back.
     """
-    return _capabilities(client, client.query(HARMLESS), None, permitted=None)
+    return _capabilities(client, client.query(PROBE), None, permitted=None)
 
 
 def core_capabilities(client: Client) -> Capabilities:
-    """By a query of roles, which tells the release even where they are hidden, and one of keys.
+    """Read the capabilities by a query of roles and a query of keys.
+
+    The query of roles shows the release even if the roles are hidden.
 
     Raises:
-        WorkspaceError: when no complete answer comes back.
+        WorkspaceError: no complete answer came back.
     """
     answer = client.query(_RELEASE)
-    permitted = _permitted(client, client.query(_USE))
+    permitted = _permitted(client, client.query(_KEYS))
     return _capabilities(client, answer, _release(client, answer), permitted=permitted)
 
 
 def _capabilities(
     client: Client, answer: Answer, release: Release | None, *, permitted: bool | None
 ) -> Capabilities:
-    return Capabilities(client.claims(), release, permitted, answer.limit)
+    return Capabilities(client.claims(), release, permitted, answer.rate_limit)
 
 
 def _release(client: Client, answer: Answer) -> Release | None:
-    """A document is validated before it is run, so a refusal to run it tells as much as roles do.
+    """Return the release of a server, as far as its answer to the query of roles shows it.
 
-    Refused for the role that asks, it has `data`, as what is begun has (core-1 `221`, `216`).
+    A server validates a document before it runs it, so a refusal to run it shows as much as the
+    roles. If the role lacks the permission, the answer has `data`, as if the document had run
+    (core-1 `221`, `216`).
     """
-    unknown = (text for text in answer.errors if text.startswith("Cannot query field"))
-    if any(_FIELD_OF_2 in text for text in unknown):
+    unknown_fields = (text for text in answer.errors if text.startswith("Cannot query field"))
+    if any(_FIELD_OF_2 in text for text in unknown_fields):
         return "1.x"
-    return "2.x" if answer.begun and _permitted(client, answer) is not None else None
+    return "2.x" if answer.execution_began and _permitted(client, answer) is not None else None
 
 
 def _permitted(client: Client, answer: Answer) -> bool | None:
-    """Whether the role lets the credential ask this; None where something else was in the way."""
+    """Return whether the role permits the query; None if it failed for another reason."""
     if answer.data is not None and not answer.errors:
         return True
     return False if client.explain(answer)[0] == "permission_denied" else None

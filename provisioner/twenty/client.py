@@ -1,4 +1,4 @@
-"""Signed-in requests to one server: REST and GraphQL, the session renewed when it runs out."""
+"""Authenticated requests to one server: REST and GraphQL, with renewal of the session."""
 
 from __future__ import annotations
 
@@ -23,59 +23,59 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """A server and what opens it."""
+    """A server, and the source of its token."""
 
-    def __init__(self, transport: Transport, key: TokenSource) -> None:
+    def __init__(self, transport: Transport, token_source: TokenSource) -> None:
         self._transport = transport
-        self._token_source = key
+        self._token_source = token_source
 
     @property
     def environment(self) -> str:
-        """The environment's name, for messages."""
+        """Return the name of the environment, for messages."""
         return self._transport.name
 
     @property
     def requests_sent(self) -> int:
-        """How many requests went out so far."""
+        """Return how many requests were sent so far."""
         return self._transport.requests_sent
 
     def claims(self) -> TokenClaims | None:
-        """What the credential says of itself; signs in where that is needed."""
+        """Return the claims of the credential; sign in if needed."""
         return claims_of(self._token_source.token())
 
     def workspace(self) -> str | None:
-        """The workspace id that the credential shows; signs in where that is needed."""
+        """Return the workspace id in the credential; sign in if needed."""
         claims = self.claims()
         return None if claims is None else claims.workspace
 
     def own_key(self) -> str | None:
-        """The id of the key whose token the credential is, None where it is no key's.
+        """Return the id of the key whose token the credential is; None if it is not a key's token.
 
-        A token that tells no kind counts as a key's: to spare a key too many ends none too many.
+        A token without a type counts as a key's: to spare one key too many revokes none by mistake.
         """
         claims = self.claims()
         return claims.key if claims is not None and claims.kind in (None, "API_KEY") else None
 
     @property
     def timeout(self) -> float:
-        """Seconds in which one answer has to come."""
+        """Return the seconds in which one answer must arrive."""
         return self._transport.timeout
 
-    def release(self) -> None:
-        """Close the connections that nothing uses now."""
-        self._transport.release()
+    def close_idle_connections(self) -> None:
+        """Close idle connections."""
+        self._transport.close_idle_connections()
 
-    def begin_work(self) -> None:
-        """No other environment waits for this one any more."""
-        self._transport.begin_work()
+    def lift_observe_limits(self) -> None:
+        """Allow slow requests from now on, since no other environment waits for this one."""
+        self._transport.lift_observe_limits()
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         self._transport.close()
 
     @property
     def stop(self) -> Cancellation:
-        """Whether the run is to stop."""
+        """Return the cancellation of the run."""
         return self._transport.stop
 
     def rest(  # noqa: PLR0913 - as `Transport.send`
@@ -86,14 +86,14 @@ class Client:
         *,
         repeatable: bool,
         several: bool = False,
-        long: bool = False,
+        is_list: bool = False,
     ) -> Answer:
-        """One REST exchange; see `Transport.send` for the arguments and what it raises."""
-        used: list[Secret] = []
+        """Send one REST request; see `Transport.send` for the arguments and exceptions."""
+        tokens: list[Secret] = []
 
         def token() -> Secret:
-            used.append(self._token_source.token())
-            return used[-1]
+            tokens.append(self._token_source.token())
+            return tokens[-1]
 
         def send() -> Answer:
             return self._transport.send(
@@ -103,13 +103,13 @@ class Client:
                 token=token,
                 repeatable=repeatable,
                 several=several,
-                long=long,
+                is_list=is_list,
             )
 
         answer = send()
-        # A refused credential means that nothing was done, so even a write may be sent again.
-        untouched = not (several and answer.begun)
-        if session_ended(answer) and untouched and self._token_source.renew(used[-1]):
+        # The server did nothing for a refused credential, so even a write may be sent again.
+        may_repeat = not (several and answer.execution_began)
+        if session_ended(answer) and may_repeat and self._token_source.renew(tokens[-1]):
             answer = send()
         return answer
 
@@ -121,98 +121,100 @@ class Client:
         repeatable: bool,
         several: bool = False,
     ) -> Answer:
-        """One GraphQL exchange on `/metadata`, where the core generation has the keys."""
+        """Send one GraphQL request to `/metadata`, where the core generation has its keys."""
         body: Json = {"query": document, "variables": variables or {}}
         return self.rest("POST", "/metadata", body, repeatable=repeatable, several=several)
 
     def read(self, path: str) -> Answer:
-        """A REST read that must come back, whatever it says.
+        """Send a REST read and return its answer, even if that is a refusal.
 
         Raises:
-            WorkspaceError: when no complete answer comes back.
+            WorkspaceError: no complete answer came back.
         """
-        return _come_back(lambda: self.rest("GET", path, repeatable=True, long=True))
+        return _require_answer(lambda: self.rest("GET", path, repeatable=True, is_list=True))
 
     def query(self, document: str, variables: dict[str, Json] | None = None) -> Answer:
-        """A GraphQL read that must come back, whatever it says.
+        """Send a GraphQL read and return its answer, even if that is a refusal.
 
         Raises:
-            WorkspaceError: when no complete answer comes back.
+            WorkspaceError: no complete answer came back.
         """
-        return _come_back(lambda: self.graphql(document, variables, repeatable=True))
+        return _require_answer(lambda: self.graphql(document, variables, repeatable=True))
 
     def query_list(self, document: str) -> Answer:
-        """Send a GraphQL read of all keys, whose answer may be long, and must come back.
+        """Send a GraphQL read of all keys, whose answer may be long.
 
         Raises:
-            WorkspaceError: when no complete answer comes back.
+            WorkspaceError: no complete answer came back.
         """
         body: Json = {"query": document, "variables": {}}
-        return _come_back(lambda: self.rest("POST", "/metadata", body, repeatable=True, long=True))
+        return _require_answer(
+            lambda: self.rest("POST", "/metadata", body, repeatable=True, is_list=True)
+        )
 
     def query_as(self, token: Secret, document: str) -> Answer:
-        """A GraphQL read with another token than the environment's own.
+        """Send a GraphQL read with another token than the environment's own.
 
         Raises:
-            WorkspaceError: when no complete answer comes back.
+            WorkspaceError: no complete answer came back.
         """
         body: Json = {"query": document, "variables": {}}
-        return _come_back(
+        return _require_answer(
             lambda: self._transport.send(
                 "POST", "/metadata", body=body, token=lambda: token, repeatable=True
             )
         )
 
     def change(self, method: str, path: str, body: Json) -> Answer:
-        """A REST change that may be made twice, and must come back, whatever it says.
+        """Send a REST change that may be repeated, and return its answer, even a refusal.
 
         Raises:
-            WorkspaceError: when no complete answer comes back.
+            WorkspaceError: no complete answer came back.
         """
-        return _come_back(lambda: self.rest(method, path, body, repeatable=True))
+        return _require_answer(lambda: self.rest(method, path, body, repeatable=True))
 
     def mutate(self, document: str, variables: dict[str, Json]) -> Answer:
-        """A GraphQL change that may be made twice, and must come back, whatever it says.
+        """Send a GraphQL change that may be repeated, and return its answer, even a refusal.
 
         Raises:
-            WorkspaceError: when no complete answer comes back.
+            WorkspaceError: no complete answer came back.
         """
-        return _come_back(lambda: self.graphql(document, variables, repeatable=True))
+        return _require_answer(lambda: self.graphql(document, variables, repeatable=True))
 
-    def refused(self, answer: Answer) -> WorkspaceError:
-        """The error of a workspace that gave this answer."""
-        code, happened, remedy = self.explain(answer)
-        return WorkspaceError(code, happened, remedy=remedy)
+    def refusal(self, answer: Answer) -> WorkspaceError:
+        """Return the error of a workspace that gave this answer."""
+        code, message, remedy = self.explain(answer)
+        return WorkspaceError(code, message, remedy=remedy)
 
     def explain(self, answer: Answer) -> tuple[RefusalCode, str, str]:
-        """The code, what happened, and what to do, without any secret that the server echoes."""
+        """Return the code, what happened and what to do, with the secrets of the answer masked."""
         return self._transport.explain(answer)
 
-    def endless(self) -> WorkspaceError:
-        """The error of a list whose pages each come in time, and never all of them."""
+    def slow_list(self) -> WorkspaceError:
+        """Return the error of a list whose pages take too long together."""
         return WorkspaceError(
             "timeout",
-            f"{self.environment} is too slow with the pages of the list of keys.",
+            f"{self.environment} takes too long to list all pages of its keys.",
             remedy="Run again, or raise limits.timeout.",
         )
 
-    def strange(self, answer: Answer, what: str) -> WorkspaceError:
-        """The error of a list that is a success by its status and no list by its content."""
-        what = "something that is not JSON" if answer.body is NOT_JSON else what
+    def unexpected_list(self, answer: Answer, content: str) -> WorkspaceError:
+        """Return the error of an answer that has the status of a success and contains no list."""
+        content = "something that is not JSON" if answer.body is NOT_JSON else content
         return WorkspaceError(
             "unexpected_answer",
-            f"{self.environment} answered the list of keys with {what}.",
-            remedy="Check that `url` is Twenty itself; look with --log-level debug.",
+            f"{self.environment} answered the request for its keys with {content}.",
+            remedy="Check that `url` is Twenty itself, and run with --log-level debug.",
         )
 
 
-def _come_back(exchange: Callable[[], Answer]) -> Answer:
+def _require_answer(exchange: Callable[[], Answer]) -> Answer:
     try:
         return exchange()
     except LostAnswerError as lost:
         raise lost.of_workspace() from None
 
 
-def moment_of(answer: Answer) -> datetime:
-    """The server's clock; ours where a proxy removed the `Date` header."""
-    return answer.moment or datetime.now(UTC)
+def server_time_of(answer: Answer) -> datetime:
+    """Return the time by the server's clock, or ours if a proxy removed the `Date` header."""
+    return answer.server_time or datetime.now(UTC)

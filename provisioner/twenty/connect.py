@@ -1,4 +1,4 @@
-"""From an environment to its workspace: the generation is found by one read, never guessed."""
+"""Open the workspace of an environment: one read finds the generation, nothing is guessed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from provisioner.errors.exceptions import RefusedError
 from provisioner.twenty.auth import token_source_for
 from provisioner.twenty.client import Client
 from provisioner.twenty.core import CoreWorkspace
-from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace, shows_core
+from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace, is_core
 from provisioner.twenty.transport import Transport
 
 if TYPE_CHECKING:
@@ -20,33 +20,35 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Workspace
 
 
-def connect(  # noqa: PLR0913 - what there is to say of a workspace
+def connect(  # noqa: PLR0913 - all a workspace needs
     environment: Environment,
     address: str,
     credential: Credential,
     stop: Cancellation,
     *,
     others_wait: bool = False,
-    released: Callable[[], None] | None = None,
+    on_idle_closed: Callable[[], None] | None = None,
 ) -> Workspace:
-    """The workspace of an environment, signed in to and with its generation known.
+    """Return the workspace of an environment, signed in to and with its generation known.
 
     Args:
         environment: its limits, headers, pin and declared generation.
-        address: where its server listens; the embedded one's differs from its url.
-        credential: what opens it.
-        stop: once it is asked for, no key is begun.
-        others_wait: whether other environments write nothing before this one has been observed.
-        released: called whenever connections that nothing uses were closed.
+        address: of its server; that of the embedded Twenty differs from the environment's URL.
+        credential: to sign in with.
+        stop: once a stop is requested, no key is sent.
+        others_wait: whether other environments write nothing before this one is observed.
+        on_idle_closed: called whenever idle connections were closed.
 
     Raises:
-        WorkspaceError: when the server cannot be reached or does not let us in.
-        RefusedError: when the credential belongs to another workspace than the pinned one.
+        WorkspaceError: the server cannot be reached or refuses the credential.
+        RefusedError: the credential belongs to another workspace than the pinned one.
     """
-    transport = Transport(environment, address, stop, others_wait=others_wait, released=released)
+    transport = Transport(
+        environment, address, stop, others_wait=others_wait, on_idle_closed=on_idle_closed
+    )
     try:
         client = Client(transport, token_source_for(credential, transport))
-        _hold_pin(environment, client)
+        _check_pin(environment, client)
         return _of_generation(environment, client)
     except BaseException:
         transport.close()
@@ -61,36 +63,36 @@ def _of_generation(environment: Environment, client: Client) -> Workspace:
             return CoreWorkspace(client, environment.limits)
         case None:
             answer = client.read(FIRST_PAGE)
-            if _shows_legacy(answer):
+            if _is_legacy(answer):
                 return LegacyWorkspace(client, environment.limits, answer)
-            if shows_core(answer):
+            if is_core(answer):
                 return CoreWorkspace(client, environment.limits)
-            raise client.refused(answer)
+            raise client.refusal(answer)
         case _:
             assert_never(environment.generation)
 
 
-def _shows_legacy(answer: Answer) -> bool:
-    """An object with `data.apiKeys` (legacy-0.60 `910-list-detect`)."""
+def _is_legacy(answer: Answer) -> bool:
+    """Return whether the answer has `data.apiKeys` (legacy-0.60 `910-list-detect`)."""
     return answer.ok and answer.data is not None and "apiKeys" in answer.data
 
 
-def _hold_pin(environment: Environment, client: Client) -> None:
-    """Compares the pinned workspace with the one in the credential's own claims."""
+def _check_pin(environment: Environment, client: Client) -> None:
+    """Compare the pinned workspace with the one in the credential's claims."""
     if environment.workspace is None:
         return
     actual = client.workspace()
     if actual is None:
         raise RefusedError(
             "workspace_unknown",
-            f"{environment.name} is pinned to workspace {environment.workspace}, and its "
-            "credential does not show which workspace it belongs to.",
-            remedy="Use a token of Twenty itself, or remove the pin.",
+            f"{environment.name} is pinned to workspace {environment.workspace}, but its "
+            "credential does not show its workspace.",
+            remedy="Use a token issued by Twenty, or remove the pin.",
         )
     if actual.lower() != environment.workspace.lower():
         raise RefusedError(
             "workspace_mismatch",
-            f"{environment.name} is pinned to workspace {environment.workspace}, and its "
+            f"{environment.name} is pinned to workspace {environment.workspace}, but its "
             f"credential belongs to {actual}.",
             remedy="Use a credential of the pinned workspace, or correct the pin.",
         )

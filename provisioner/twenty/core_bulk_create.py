@@ -1,7 +1,7 @@
-"""Creates of the core generation: in documents of several where the server takes them.
+"""Creation of keys on core: several a document if the server accepts that.
 
-1.x runs aliased creates one after the other, 2.x refuses a document of two before it runs
-anything (docs/twenty-api.md, "Creating").
+1.x runs aliased creates one after the other, 2.x refuses a document of two before it runs anything
+(docs/twenty-api.md, "Creating").
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import CreateObserver, NewKey, Outcome
 
 KEY = "id name expiresAt revokedAt createdAt updatedAt"
-"""The fields of a key alone."""
+"""The fields of a key itself, without its role."""
 
 _ROLE = "id label description icon isEditable canBeAssignedToApiKeys canUpdateAllSettings"
 _FLAGS = (
@@ -49,35 +49,35 @@ SELECTION: dict[Depth, str] = {
 }
 """Fields that 1.10 and 2.21 fill inside `ApiKey.role` (`913` to `915`)."""
 
-_SEVERAL = 20
-"""Creates in one document, where the server takes them (core-1 `164` to `173`)."""
+_MAX_CREATES = 20
+"""Creates in one document, if the server accepts several (core-1 `164` to `173`)."""
 
-_ASKED_AT_MOST = 4
-"""Documents of two that one bulk create sends to learn it, while their answers are lost."""
+_MAX_PROBES = 4
+"""Documents of two that one bulk create sends to find out, while their answers are lost."""
 
-_ONE_A_DOCUMENT = ("Duplicate root resolver",)
-"""Said by 2.x before it runs anything (`165` to `173`)."""
+_ONLY_ONE = ("Duplicate root resolver",)
+"""Error of 2.x, before it runs anything (`165` to `173`)."""
 
-# Said before a create runs, in every recorded version: the key was certainly not made.
+# Errors before a create runs, in every recorded version: the key was certainly not created.
 _REFUSED_CODES = frozenset({"GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "BAD_USER_INPUT"})
 _REFUSED_TEXTS = ("Cannot query field", "Unknown type", "Unknown argument", "Syntax Error")
 
 Join = Callable[[Record], Record]
-"""Completes the record of a key of depth 2."""
+"""Function that completes the record of a key of depth 2."""
 
 
 class CoreBulkCreate:
-    """One bulk create: documents of one or several creates, and what came of each.
+    """One bulk create: documents of one or several creates, and the outcome of each key.
 
     Args:
-        client: where to send them.
-        limits: how many at once.
-        observer: is told the outcome of every key.
+        client: to send them with.
+        limits: how many requests run at once.
+        observer: receives the outcome of every key.
         join: completes records of depth 2.
-        takes_several: whether the server takes several creates in a document, if it is known.
+        accepts_several: whether the server accepts several creates in a document, if that is known.
 
     Attributes:
-        takes_several: the same, as the server has said meanwhile.
+        accepts_several: the same, updated by the answers of the server.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class CoreBulkCreate:
         observer: CreateObserver,
         *,
         join: Join,
-        takes_several: bool | None,
+        accepts_several: bool | None,
     ) -> None:
         self._client = client
         self._dispatcher = Dispatcher(client.environment, limits.parallel, client.stop, observer)
@@ -95,109 +95,115 @@ class CoreBulkCreate:
         self._join = join
         self._lock = threading.Lock()
         self._ids: set[str] = set()
-        self.takes_several = takes_several
+        self.accepts_several = accepts_several
 
     def send_all(self, keys: Sequence[NewKey]) -> None:
-        """Sends every key once."""
-        rest = self._learn(list(keys))
-        most = _SEVERAL if self.takes_several else 1
+        """Send every key once."""
+        remaining = self._probe(list(keys))
+        size = _MAX_CREATES if self.accepts_several else 1
         groups = [
             group
-            for tries in sorted({key.tries for key in rest})
+            for tries in sorted({key.tries for key in remaining})
             for group in split(
-                tuple(key for key in rest if key.tries == tries), batch_size(most, tries)
+                tuple(key for key in remaining if key.tries == tries),
+                batch_size(size, tries),
             )
         ]
-        self._dispatcher.all(groups, self._send)
+        self._dispatcher.send_all(groups, self._send)
 
-    def _learn(self, keys: list[NewKey]) -> list[NewKey]:
-        """Asks with documents of two whether several are taken; returns the keys still to send.
+    def _probe(self, keys: list[NewKey]) -> list[NewKey]:
+        """Find out with documents of two whether several are accepted; return the other keys.
 
-        An answer that was lost teaches nothing, and keys that are to be sent alone do not ask.
+        A lost answer shows nothing, and a key that needs a request of its own is not used for this.
         """
-        for _ in range(_ASKED_AT_MOST):
-            pair = tuple(key for key in keys if batch_size(_SEVERAL, key.tries) > 1)[:2]
-            if self.takes_several is not None or len(pair) == 1 or not pair:
+        for _ in range(_MAX_PROBES):
+            pair = tuple(key for key in keys if batch_size(_MAX_CREATES, key.tries) > 1)[:2]
+            if self.accepts_several is not None or len(pair) == 1 or not pair:
                 break
-            self._dispatcher.one(pair, self._send)
+            self._dispatcher.send_group(pair, self._send)
             keys = [key for key in keys if key not in pair]
         return keys
 
     def _send(self, group: tuple[NewKey, ...]) -> None:
-        """One request for a group; one more for each key where the server takes them singly."""
+        """Send one request for a group; one more for each key if the server accepts only one."""
         several = len(group) > 1
         document, variables = _document(group)
         try:
             answer = self._client.graphql(document, variables, repeatable=False, several=several)
         except LostAnswerError as lost:
-            self._dispatcher.lost()
-            self._settle(group, Unknown(lost.cause))
+            self._dispatcher.record_lost()
+            self._report_all(group, Unknown(lost.cause))
             return
         except WorkspaceError as error:
-            self._settle(group, self._dispatcher.never_arrived(error))
+            self._report_all(group, self._dispatcher.record_unsent(error))
             return
         if answer.lost:
-            self._dispatcher.lost()
+            self._dispatcher.record_lost()
         else:
-            self._dispatcher.heard()
+            self._dispatcher.record_answer()
         if answer.ok and not answer.errors and answer.data is not None:
-            self.takes_several = several or self.takes_several
-            for place, key in enumerate(group):
-                self._observer.on_outcome(key, self._outcome(key, answer.data.get(f"k{place}")))
-        elif several and answer.says(_ONE_A_DOCUMENT):
-            self.takes_several = False
+            self.accepts_several = several or self.accepts_several
+            for index, key in enumerate(group):
+                self._observer.on_outcome(key, self._outcome(key, answer.data.get(f"k{index}")))
+        elif several and answer.has_error(_ONLY_ONE):
+            self.accepts_several = False
             for key in group:
-                self._dispatcher.one((key,), self._send)
+                self._dispatcher.send_group((key,), self._send)
         elif several and answer.too_large:
-            self._dispatcher.too_large(group, self._send)
+            self._dispatcher.split_too_large(group, self._send)
         else:
             outcome = self._refused(answer, several=several)
             if isinstance(outcome, NotCreated):
-                self._dispatcher.refused(outcome.failure)
-            self._settle(group, outcome)
+                self._dispatcher.record_refusal(outcome.failure)
+            self._report_all(group, outcome)
 
-    def _settle(self, group: tuple[NewKey, ...], outcome: Outcome) -> None:
+    def _report_all(self, group: tuple[NewKey, ...], outcome: Outcome) -> None:
         for key in group:
             self._observer.on_outcome(key, outcome)
 
     def _outcome(self, key: NewKey, entry: Json) -> Outcome:
-        """What the answer shows of one key; one id for two keys is no proof of the second."""
-        found = record_id(entry)
+        """Return the outcome that an answer shows for a key.
+
+        If it shows one id for two keys, the second key counts as unknown.
+        """
+        created = record_id(entry)
         name = self._client.environment
-        if found is None or found[1].get("name") != key.name:
-            return _strange(f"{name} showed another key than {key.name!r}, or none.")
+        if created is None or created[1].get("name") != key.name:
+            return _unexpected(f"{name} did not return the key {key.name!r} in its answer.")
         with self._lock:
-            if found[0] in self._ids:
-                return _strange(f"{name} showed one id for several keys.")
-            self._ids.add(found[0])
+            if created[0] in self._ids:
+                return _unexpected(f"{name} returned the same id for several keys.")
+            self._ids.add(created[0])
         if key.depth == WITH_PERMISSIONS:
-            return Created(found[0], self._join(found[1]))
-        return Created(*found)
+            return Created(created[0], self._join(created[1]))
+        return Created(*created)
 
     def _refused(self, answer: Answer, *, several: bool) -> Outcome:
-        """What an answer that is no success proves; of several creates some may be made."""
-        code, happened, remedy = self._client.explain(answer)
-        cause = Failure(code, f"{happened} {remedy}")
+        """Return the outcome that a failed answer proves; some of several creates may be done."""
+        code, message, remedy = self._client.explain(answer)
+        cause = Failure(code, f"{message} {remedy}")
         if answer.server_failed or (answer.ok and not answer.errors):
             return Unknown(cause)
-        if not _certainly_refused(answer) or (several and (answer.begun or code == "rejected")):
+        if not _certainly_refused(answer) or (
+            several and (answer.execution_began or code == "rejected")
+        ):
             return Unknown(cause, "refused")
         return NotCreated(cause)
 
 
-def _strange(what: str) -> Unknown:
-    return Unknown(Failure("unexpected_answer", what))
+def _unexpected(message: str) -> Unknown:
+    return Unknown(Failure("unexpected_answer", message))
 
 
 def _document(group: tuple[NewKey, ...]) -> tuple[str, dict[str, Json]]:
-    """A mutation that creates the keys one after the other, and its variables."""
-    heads = ",".join(f"$k{place}:CreateApiKeyInput!" for place in range(len(group)))
+    """Return a mutation that creates the keys one after the other, and its variables."""
+    parameters = ",".join(f"$k{index}:CreateApiKeyInput!" for index in range(len(group)))
     creates = " ".join(
-        f"k{place}:createApiKey(input:$k{place}){{{SELECTION[key.depth]}}}"
-        for place, key in enumerate(group)
+        f"k{index}:createApiKey(input:$k{index}){{{SELECTION[key.depth]}}}"
+        for index, key in enumerate(group)
     )
-    variables: dict[str, Json] = {f"k{place}": _input(key) for place, key in enumerate(group)}
-    return f"mutation({heads}){{{creates}}}", variables
+    variables: dict[str, Json] = {f"k{index}": _input(key) for index, key in enumerate(group)}
+    return f"mutation({parameters}){{{creates}}}", variables
 
 
 def _input(key: NewKey) -> Json:
@@ -208,13 +214,13 @@ def _input(key: NewKey) -> Json:
 
 
 def _certainly_refused(answer: Answer) -> bool:
-    """Whether the server said no before it ran the create.
+    """Return whether the server refused the create before running it.
 
-    Anything else that is no success is unknown: on 2.x a key is stored before its role, so an
-    error of the role may come after the commit.
+    Any other failure is unknown: 2.x stores a key before its role, so an error about the role may
+    come after the commit.
     """
-    if answer.holds_data or answer.server_failed:
+    if answer.has_data or answer.server_failed:
         return False
     if not answer.ok or refusal_code(answer) not in ("rejected", "unexpected_answer"):
         return True
-    return bool(answer.codes & _REFUSED_CODES) or answer.says(_REFUSED_TEXTS)
+    return bool(answer.codes & _REFUSED_CODES) or answer.has_error(_REFUSED_TEXTS)

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_SILENT = 4
-"""So many lost answers in a row, or two for each thread, are no accident."""
+_MAX_LOST = 4
+"""Lost answers in a row after which sending stops; two for each thread if that is more."""
 
-# Nothing reached the server, or nothing but a sign-in, and a later try may fare better.
-_PASSING = frozenset({"unreachable", "stopped", "timeout", "connection_lost", "server_error"})
+# Nothing but a sign-in reached the server, and a later attempt may succeed.
+_TRANSIENT = frozenset({"unreachable", "stopped", "timeout", "connection_lost", "server_error"})
 
 
-# What is refused to a credential or a connection is refused to every key.
-_OF_ALL = frozenset(
+# Refusals of the credential or the connection, which are the same for every key.
+_SAME_FOR_ALL = frozenset(
     {
         "credential_expired",
         "credential_invalid",
@@ -49,16 +49,16 @@ _OF_ALL = frozenset(
 
 
 class Dispatcher:
-    """Sends the groups of one bulk create.
+    """Sender of the groups of one bulk create.
 
-    A server that loses answer after answer is not sent the rest: whoever creates looks first. Nor
-    is one that turned the credential down, which many refusals might lock out.
+    It stops sending to a server that loses several answers in a row, since the caller checks first
+    what exists. It also stops after the credential is refused, since more refusals may lock it out.
 
     Args:
         environment: its name, for messages.
         parallel: groups in flight at once.
-        stop: once it is asked for, no group begins.
-        observer: is told what is not sent.
+        stop: once a stop is requested, no group is sent.
+        observer: receives the outcome of keys that are not sent.
     """
 
     def __init__(
@@ -69,119 +69,120 @@ class Dispatcher:
         self._stop = stop
         self._observer = observer
         self._lock = threading.Lock()
-        self._lost = 0
-        self._most: int | None = None
-        self._silence: Failure | None = None
+        self._lost_in_a_row = 0
+        self._max_group: int | None = None
+        self._unsent_reason: Failure | None = None
         self._refusal: Failure | None = None
 
-    def all(self, groups: Iterable[Group], send: Callable[[Group], None]) -> None:
-        """Sends every group; `send` tells the ledger of each of its keys."""
+    def send_all(self, groups: Iterable[Group], send: Callable[[Group], None]) -> None:
+        """Send every group; `send` reports the outcome of each of its keys to the observer."""
         with ThreadExecutor(self._parallel) as threads:
-            for _ in threads.map(lambda group: self.one(group, send), groups):
+            for _ in threads.map(lambda group: self.send_group(group, send), groups):
                 pass
 
-    def one(self, group: Group, send: Callable[[Group], None]) -> None:
-        """Send one group, in parts where it is too large, unless nothing is to be sent any more."""
-        for part in split(group, self._most or len(group)):
-            self._one(part, send)
+    def send_group(self, group: Group, send: Callable[[Group], None]) -> None:
+        """Send one group, in parts if it is too large, unless sending has stopped."""
+        for part in split(group, self._max_group or len(group)):
+            self._send_part(part, send)
 
-    def halves(self, group: Group, send: Callable[[Group], None]) -> None:
+    def send_halves(self, group: Group, send: Callable[[Group], None]) -> None:
         """Send the two halves of a group of several keys."""
         middle = len(group) // 2
         for half in (group[:middle], group[middle:]):
-            self.one(half, send)
+            self.send_group(half, send)
 
-    def too_large(self, group: Group, send: Callable[[Group], None]) -> None:
-        """Send the halves of a group whose request was too large, and never so many keys again."""
+    def split_too_large(self, group: Group, send: Callable[[Group], None]) -> None:
+        """Send the halves of a group that was too large, and no group of that size again."""
         with self._lock:
-            first = self._most is None
-            self._most = min(self._most or len(group), (len(group) + 1) // 2)
+            first = self._max_group is None
+            self._max_group = min(self._max_group or len(group), (len(group) + 1) // 2)
         if first:
-            words = (
-                "%s or a proxy in front of it takes no request of %d keys; sending fewer at once"
+            message = (
+                "%s or a proxy in front of it does not accept requests of %d keys; "
+                "sending fewer keys a request"
             )
-            about = extra(environment=self._environment)
-            _LOG.warning(words, self._environment, len(group), extra=about)
-        self.halves(group, send)
+            fields = extra(environment=self._environment)
+            _LOG.warning(message, self._environment, len(group), extra=fields)
+        self.send_halves(group, send)
 
-    def _one(self, group: Group, send: Callable[[Group], None]) -> None:
-        if (outcome := self._in_vain()) is not None:
+    def _send_part(self, group: Group, send: Callable[[Group], None]) -> None:
+        if (outcome := self._outcome_unsent()) is not None:
             for key in group:
                 self._observer.on_outcome(key, outcome)
             return
         for key in group:
             self._observer.on_send(key)
-        # Of several keys in one request no line is about one of them.
+        # A request of several keys is about none of them in particular.
         with bind(key=group[0].name) if len(group) == 1 else nullcontext():
             send(group)
 
-    def _in_vain(self) -> Outcome | None:
-        """The outcome of keys that need not be sent any more."""
+    def _outcome_unsent(self) -> Outcome | None:
+        """Return the outcome of keys that are not sent any more; None while sending goes on."""
         if self._refusal is not None:
             return NotCreated(self._refusal)
-        reason = STOPPED if self._stop.asked else self._silence
+        reason = STOPPED if self._stop.asked else self._unsent_reason
         return None if reason is None else NotSent(reason)
 
-    def heard(self) -> None:
-        """The server answered, whatever it said."""
+    def record_answer(self) -> None:
+        """Record that the server sent an answer, even a refusal."""
         with self._lock:
-            self._lost = 0
+            self._lost_in_a_row = 0
 
-    def lost(self) -> None:
-        """An answer of the server was lost."""
+    def record_lost(self) -> None:
+        """Record that an answer of the server was lost."""
         with self._lock:
-            self._lost += 1
-            if self._lost >= max(_SILENT, 2 * self._parallel):
-                self._silence = Failure(
+            self._lost_in_a_row += 1
+            if self._lost_in_a_row >= max(_MAX_LOST, 2 * self._parallel):
+                self._unsent_reason = Failure(
                     "server_error",
-                    f"{self._environment} lost {self._lost} answers in a row, so this key was "
-                    "not sent. Run again; if it stays, look into the server's log.",
+                    f"{self._environment} lost {self._lost_in_a_row} answers in a row, so this key "
+                    "was not sent. Run again; if it fails again, check the server's log.",
                 )
 
-    def refused(self, why: Failure) -> None:
-        """The server refused a key; where it did so for the credential, none is sent any more."""
-        if why.code in _OF_ALL:
-            self._refusal = why
+    def record_refusal(self, failure: Failure) -> None:
+        """Record that the server refused a key; if it refused the credential, stop sending."""
+        if failure.code in _SAME_FOR_ALL:
+            self._refusal = failure
 
-    def never_arrived(self, error: WorkspaceError) -> NotSent | NotCreated:
-        """The outcome of keys whose request was not sent at all, and the silence that follows."""
-        outcome = unsent(error)
+    def record_unsent(self, error: WorkspaceError) -> NotSent | NotCreated:
+        """Return the outcome of keys whose request was not sent at all, and stop sending."""
+        outcome = outcome_unsent(error)
         if isinstance(outcome, NotSent):
             with self._lock:
-                self._silence = outcome.failure
+                self._unsent_reason = outcome.failure
         else:
-            self.refused(outcome.failure)
+            self.record_refusal(outcome.failure)
         return outcome
 
 
-def unsent(error: WorkspaceError) -> NotSent | NotCreated:
-    """The outcome of keys that an error kept from being sent: whether a later try may help."""
+def outcome_unsent(error: WorkspaceError) -> NotSent | NotCreated:
+    """Return the outcome of keys that an error kept from being sent."""
     failure = failure_of(error)
-    return NotSent(failure) if error.code in _PASSING else NotCreated(failure)
+    return NotSent(failure) if error.code in _TRANSIENT else NotCreated(failure)
 
 
-def batch_size(most: int, tries: int) -> int:
-    """How many keys may share a request when they were tried so often: ever fewer, in the end one.
+def batch_size(max_size: int, tries: int) -> int:
+    """Return how many keys may share a request after so many tries: fewer each time, finally one.
 
-    So that a key that always fails does not keep the others from being made.
+    So a key that always fails does not keep the others from being created.
     """
-    return max(1, most >> (2 * tries))
+    return max(1, max_size >> (2 * tries))
 
 
-def split(keys: Group, most: int) -> Iterator[Group]:
-    """Groups of at most so many keys, in order."""
-    for start in range(0, len(keys), most):
-        yield keys[start : start + most]
+def split(keys: Group, max_size: int) -> Iterator[Group]:
+    """Yield groups of at most `max_size` keys, in order."""
+    for start in range(0, len(keys), max_size):
+        yield keys[start : start + max_size]
 
 
 def read_each(
-    wanted: Mapping[str, Depth],
+    depths: Mapping[str, Depth],
     read: Callable[[str, Depth], Record | None],
     parallel: int,
 ) -> dict[str, Record]:
-    """Reads records side by side; without those that could not be read."""
+    """Read records side by side; leave out those that cannot be read."""
 
-    def one(item: tuple[str, Depth]) -> tuple[str, Record] | None:
+    def read_one(item: tuple[str, Depth]) -> tuple[str, Record] | None:
         try:
             record = read(*item)
         except WorkspaceError:
@@ -189,4 +190,4 @@ def read_each(
         return None if record is None else (item[0], record)
 
     with ThreadExecutor(parallel) as threads:
-        return dict(filter(None, threads.map(one, wanted.items())))
+        return dict(filter(None, threads.map(read_one, depths.items())))

@@ -1,7 +1,7 @@
 """The legacy generation, Twenty up to 1.2: keys are workspace objects of the REST API.
 
-The client chooses the ids, a batch is one transaction, keys have no roles
-(docs/twenty-api.md, "Generations").
+The client chooses the ids, a batch is one transaction, and keys have no roles (docs/twenty-api.md,
+"Generations").
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from provisioner.errors.failure import Failure
 from provisioner.model.expiry import format_milliseconds, format_moment
 from provisioner.model.observed import NoRoles, Observation
 from provisioner.twenty.capabilities import legacy_capabilities
-from provisioner.twenty.client import moment_of
+from provisioner.twenty.client import server_time_of
 from provisioner.twenty.dispatch import Dispatcher, batch_size, read_each, split
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import record_id
@@ -36,30 +36,30 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Capabilities, CreateObserver, NewKey, Outcome, Record
 
 FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"
-"""60 is the documented most a page; on core the same read answers in another shape."""
+"""60 is the documented maximum of a page; core answers the same read in another shape."""
 
 _BAD_REQUEST = 400
-# Refusals of the request itself, whatever its records are (`025`, core-1 `072`).
-_OF_THE_WHOLE = ("object 'apiKeys' not found", "'depth=")
-# The row is there already, or was buried: the texts that servers have for it (`053`, `923`, `925`).
+# Refusals of the request itself, whatever records it contains (`025`, core-1 `072`).
+_WHOLE_REQUEST = ("object 'apiKeys' not found", "'depth=")
+# Texts for a row that exists, or was softly deleted (`053`, `923`, `925`).
 _EXISTS = ("Record already exists", "duplicate key value", "Created record not found")
 
 
-def shows_core(answer: Answer) -> bool:
-    """Whether that read was answered as core does it: a bare array, or a page of one.
+def is_core(answer: Answer) -> bool:
+    """Return whether `FIRST_PAGE` was answered as core does: a bare array, or a page of one.
 
     1.10 and 2.21 `911-list-detect`; the page is of about 2.4x, and not recorded.
     """
     body = answer.body
-    paged = isinstance(body, dict) and isinstance(body.get("data"), list)
-    return answer.ok and (isinstance(body, list) or paged)
+    is_page = isinstance(body, dict) and isinstance(body.get("data"), list)
+    return answer.ok and (isinstance(body, list) or is_page)
 
 
 class LegacyWorkspace:
     """A workspace of the legacy generation.
 
     Args:
-        first_page: the first page of the keys, where detection has read it already.
+        first_page: the first page of the keys, if detection has read it already.
     """
 
     generation: Literal["legacy"] = "legacy"
@@ -69,27 +69,27 @@ class LegacyWorkspace:
         self._limits = limits
         self._first_page = first_page
 
-    def release(self) -> None:
-        """Close the connections that nothing uses now."""
-        self._client.release()
+    def close_idle_connections(self) -> None:
+        """Close idle connections."""
+        self._client.close_idle_connections()
 
-    def begin_work(self) -> None:
-        """No other environment waits for this one any more."""
-        self._client.begin_work()
+    def lift_observe_limits(self) -> None:
+        """Allow slow requests from now on, since no other environment waits for this one."""
+        self._client.lift_observe_limits()
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         self._client.close()
 
     def observe(self) -> Observation:
-        """Reads all pages; revoked keys are among them."""
+        """Read all pages, which include revoked keys."""
         answer = self._first_page or self._client.read(FIRST_PAGE)
         self._first_page = None
-        if shows_core(answer):
+        if is_core(answer):
             raise WorkspaceError(
                 "unexpected_answer",
-                f"{self._client.environment} is of the core generation.",
-                remedy="Write `generation: core`, or leave it out.",
+                f"{self._client.environment} is declared as legacy, but its server is core.",
+                remedy="Set `generation: core`, or leave it out.",
             )
         keys = list_keys(self._client, FIRST_PAGE, answer)
         return Observation(
@@ -97,56 +97,56 @@ class LegacyWorkspace:
             workspace=self._client.workspace(),
             keys=keys,
             roles=NoRoles(),
-            server_time=moment_of(answer),
+            server_time=server_time_of(answer),
             requests=self._client.requests_sent,
             server_ahead=answer.ahead,
             own_key=self._client.own_key(),
         )
 
     def capabilities(self) -> Capabilities:
-        """One query that does nothing."""
+        """Send one query that changes nothing."""
         return legacy_capabilities(self._client)
 
     def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
-        """One POST for each batch of one depth, several of them at a time."""
+        """Send one POST for each batch of one depth, several at a time."""
         limits = self._limits
         dispatcher = Dispatcher(
             self._client.environment, limits.parallel, self._client.stop, observer
         )
-        dispatcher.all(
+        dispatcher.send_all(
             _batches(keys, limits.batch), lambda batch: self._create(batch, dispatcher, observer)
         )
 
-    def records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
-        """One GET a key (`104`)."""
-        return read_each(wanted, self._record, self._limits.parallel)
+    def records(self, depths: Mapping[str, Depth]) -> dict[str, Record]:
+        """Send one GET a key (`104`)."""
+        return read_each(depths, self._record, self._limits.parallel)
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> None:
-        """One PATCH (`928`)."""
+        """Send one PATCH (`928`)."""
         body: Json = {"expiresAt": format_milliseconds(expires_at)}
         answer = self._client.change("PATCH", f"/rest/apiKeys/{quote(key_id, safe='')}", body)
         if not answer.ok or record_id((answer.data or {}).get("updateApiKey")) is None:
-            raise self._client.refused(answer)
+            raise self._client.refusal(answer)
 
     def assign_role(self, key_id: str, role_id: str) -> None:
-        """Never: keys of this generation have no roles, and a plan asks for none."""
+        """Raise an error: keys of this generation have no roles, and no plan gives them one."""
         raise AssertionError(f"no role {role_id} for {key_id}")
 
     def mint(self, key_id: str, expires_at: datetime) -> Secret:
-        """One mutation; again mints another (`914`, `190`)."""
+        """Send one mutation; each call mints another token (`914`, `190`)."""
         return mint(self._client, key_id, expires_at)
 
     def verify_token(self, token: Secret) -> None:
-        """One query with the token itself."""
+        """Send one query with the token itself."""
         verify_token(self._client, token)
 
     def revoke(self, key_id: str) -> None:
-        """One PATCH (`112`)."""
+        """Send one PATCH (`112`)."""
         body: Json = {"revokedAt": format_moment(datetime.now(UTC))}
         answer = self._client.change("PATCH", f"/rest/apiKeys/{quote(key_id, safe='')}", body)
         found = record_id((answer.data or {}).get("updateApiKey"))
         if not answer.ok or found is None or found[1].get("revokedAt") is None:
-            raise self._client.refused(answer)
+            raise self._client.refusal(answer)
 
     def _record(self, key_id: str, depth: Depth) -> Record | None:
         answer = self._client.read(f"/rest/apiKeys/{quote(key_id, safe='')}?depth={depth}")
@@ -161,16 +161,16 @@ class LegacyWorkspace:
         try:
             answer = self._client.rest("POST", path, body, repeatable=False)
         except LostAnswerError as lost:
-            dispatcher.lost()
-            _settle(batch, Unknown(lost.cause), observer)
+            dispatcher.record_lost()
+            _report_all(batch, Unknown(lost.cause), observer)
             return
         except WorkspaceError as error:
-            _settle(batch, dispatcher.never_arrived(error), observer)
+            _report_all(batch, dispatcher.record_unsent(error), observer)
             return
         if answer.lost:
-            dispatcher.lost()
+            dispatcher.record_lost()
         else:
-            dispatcher.heard()
+            dispatcher.record_answer()
         if answer.ok:
             self._created(batch, answer, observer)
         else:
@@ -183,53 +183,53 @@ class LegacyWorkspace:
         dispatcher: Dispatcher,
         observer: CreateObserver,
     ) -> None:
-        code, happened, remedy = self._client.explain(answer)
-        cause = Failure(code, f"{happened} {remedy}")
-        splits = answer.status == _BAD_REQUEST and not answer.says(_OF_THE_WHOLE)
+        code, message, remedy = self._client.explain(answer)
+        cause = Failure(code, f"{message} {remedy}")
+        may_split = answer.status == _BAD_REQUEST and not answer.has_error(_WHOLE_REQUEST)
 
         def send(half: tuple[NewKey, ...]) -> None:
             self._create(half, dispatcher, observer)
 
         if answer.too_large and len(batch) > 1:
-            dispatcher.too_large(batch, send)
-        elif answer.says(_EXISTS):
-            _settle(batch, Unknown(cause, "taken"), observer)
+            dispatcher.split_too_large(batch, send)
+        elif answer.has_error(_EXISTS):
+            _report_all(batch, Unknown(cause, "taken"), observer)
         elif answer.server_failed:
-            _settle(batch, Unknown(cause), observer)
-        elif splits and code == "rejected" and len(batch) > 1:
-            # All or nothing: halves until the bad record stands alone.
-            dispatcher.halves(batch, send)
+            _report_all(batch, Unknown(cause), observer)
+        elif may_split and code == "rejected" and len(batch) > 1:
+            # A batch is all or nothing: halve it until the bad record is on its own.
+            dispatcher.send_halves(batch, send)
         else:
-            dispatcher.refused(cause)
-            _settle(batch, NotCreated(cause), observer)
+            dispatcher.record_refusal(cause)
+            _report_all(batch, NotCreated(cause), observer)
 
     def _created(self, batch: tuple[NewKey, ...], answer: Answer, observer: CreateObserver) -> None:
-        """Every key that the answer shows under its own id; the others are unknown."""
-        entries = (answer.data or {}).get("createApiKeys")
-        listed = entries if isinstance(entries, list) else []
-        found = dict(filter(None, map(record_id, listed)))
+        """Report keys that the answer shows under their ids as created, others as unknown."""
+        records = (answer.data or {}).get("createApiKeys")
+        entries = records if isinstance(records, list) else []
+        created = dict(filter(None, map(record_id, entries)))
         cause = Failure(
             "unexpected_answer",
-            f"{self._client.environment} said {answer.status} and did not show the key.",
+            f"{self._client.environment} answered {answer.status} without the created key.",
         )
-        # A null in place of a record is how a batch says that the id is buried (`924`).
-        buried = len(listed) == len(batch)
-        for place, key in enumerate(batch):
-            if key.id in found:
-                observer.on_outcome(key, Created(key.id, found[key.id]))
+        # A null in place of a record means that the id is softly deleted (`924`).
+        complete = len(entries) == len(batch)
+        for index, key in enumerate(batch):
+            if key.id in created:
+                observer.on_outcome(key, Created(key.id, created[key.id]))
             else:
-                taken = buried and listed[place] is None
+                taken = complete and entries[index] is None
                 observer.on_outcome(key, Unknown(cause, "taken" if taken else "lost"))
 
 
-def _batches(keys: Sequence[NewKey], most: int) -> Iterator[tuple[NewKey, ...]]:
-    """Groups of one depth that were tried as often, none larger than a batch may be."""
-    together = sorted(keys, key=_alike)
-    for (_, tries), group in groupby(together, key=_alike):
-        yield from split(tuple(group), batch_size(most, tries))
+def _batches(keys: Sequence[NewKey], max_batch: int) -> Iterator[tuple[NewKey, ...]]:
+    """Yield groups of one depth and as many tries, none larger than a batch may be."""
+    ordered = sorted(keys, key=_batch_key)
+    for (_, tries), group in groupby(ordered, key=_batch_key):
+        yield from split(tuple(group), batch_size(max_batch, tries))
 
 
-def _alike(key: NewKey) -> tuple[int, int]:
+def _batch_key(key: NewKey) -> tuple[int, int]:
     return key.depth, key.tries
 
 
@@ -240,6 +240,6 @@ def _body(key: NewKey) -> Json:
     return body
 
 
-def _settle(batch: tuple[NewKey, ...], outcome: Outcome, observer: CreateObserver) -> None:
+def _report_all(batch: tuple[NewKey, ...], outcome: Outcome, observer: CreateObserver) -> None:
     for key in batch:
         observer.on_outcome(key, outcome)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from provisioner.twenty.answers import NotJson
-from provisioner.twenty.records import HalfRecordError, listed, read_key
+from provisioner.twenty.records import IncompleteRecordError, read_key, require_list
 
 if TYPE_CHECKING:
     from provisioner.http_client.bounded import Json
@@ -15,98 +15,98 @@ if TYPE_CHECKING:
     from provisioner.twenty.client import Client
 
 
-_MOST_KEYS = 100_000
-_MOST_PAGES = 2_000
-"""What no list of keys has; a server that goes on beyond it would go on for ever."""
+_MAX_KEYS = 100_000
+_MAX_PAGES = 2_000
+"""More than any list of keys has; a server that goes beyond would never stop."""
 
-_MOST_SIGNS = 20_000_000
-"""Signs of all names and roles together, which stay while the pages are read."""
+_MAX_CHARACTERS = 20_000_000
+"""Characters of all names and roles together, which stay in memory while pages are read."""
 
-_LONGEST_CURSOR = 8_000
-"""Signs that still fit into the address of the next page."""
+_MAX_CURSOR = 8_000
+"""Characters of a cursor that still fit into the URL of the next page."""
 
-_MAX_ROUNDS = 5
-"""How many times the timeout of one answer those of all pages may take together."""
+_MAX_TIMEOUTS = 5
+"""Time limit of all pages together, in timeouts of one answer."""
 
 
 def list_keys(client: Client, path: str, first: Answer) -> tuple[ObservedKey, ...]:
-    """Follows the cursors from the first page to the last.
+    """Follow the cursors from the first page to the last.
 
     Args:
-        client: where to read.
+        client: to read with.
         path: of the first page, with its query.
-        first: the answer of the first page; its shape decides: `data.apiKeys` with `pageInfo` on
+        first: the answer with the first page. Its shape decides: `data.apiKeys` with `pageInfo` on
             legacy, a bare array on core, `data` with `pageInfo` on core since about 2.4x.
 
     Returns:
-        Every key once, though it may have moved between two pages.
+        Every key once, even if it moved between two pages.
 
     Raises:
-        WorkspaceError: when a page is refused, half, or leads in a circle, or when they do not end.
+        WorkspaceError: a page is refused, incomplete or repeated, or the pages do not end.
     """
     keys: dict[str, ObservedKey] = {}
     cursors: set[str] = set()
     answer = first
-    took = 0.0
-    signs = 0
+    duration = 0.0
+    characters = 0
     while True:
         if not answer.ok:
-            raise client.refused(answer)
-        known = len(keys)
-        took += answer.took
+            raise client.refusal(answer)
+        known_before = len(keys)
+        duration += answer.duration
         try:
             for key in map(read_key, _entries(answer.body)):
                 keys[key.id] = key
-                signs += len(key.name) + len(key.role or "")
-            cursor = _next(answer.body, cursors)
+                characters += len(key.name) + len(key.role or "")
+            cursor = _next_cursor(answer.body, cursors)
             if cursor is None:
-                _hold_count(first.body, len(keys))
+                _check_count(first.body, len(keys))
             else:
-                _hold_end(len(keys) - known, len(keys), len(cursors), signs)
-        except HalfRecordError as half:
-            raise client.strange(answer, str(half)) from None
+                _check_progress(len(keys) - known_before, len(keys), len(cursors), characters)
+        except IncompleteRecordError as incomplete:
+            raise client.unexpected_list(answer, str(incomplete)) from None
         if cursor is None:
             return tuple(keys.values())
-        if took > _MAX_ROUNDS * client.timeout:
-            raise client.endless()
+        if duration > _MAX_TIMEOUTS * client.timeout:
+            raise client.slow_list()
         cursors.add(cursor)
         answer = client.read(f"{path}&starting_after={quote(cursor, safe='')}")
 
 
-def _hold_count(body: Json | NotJson, found: int) -> None:
-    """The first page counts all keys; fewer at the end would look like missing ones."""
+def _check_count(body: Json | NotJson, count: int) -> None:
+    """Raise if there are fewer keys than the first page counts; some would be missing."""
     total = body.get("totalCount") if isinstance(body, dict) else None
-    if isinstance(total, int) and found < total:
-        raise HalfRecordError(f"{found} keys where it counts {str(total)[:20]}")
+    if isinstance(total, int) and count < total:
+        raise IncompleteRecordError(f"{count} keys, although it counts {str(total)[:20]}")
 
 
-def _hold_end(added: int, keys: int, pages: int, signs: int) -> None:
-    """A page that is not the last adds something, and there is an end to what they add."""
+def _check_progress(added: int, keys: int, pages: int, characters: int) -> None:
+    """Raise if a page that is not the last adds nothing, or if the pages do not end."""
     if not added:
-        raise HalfRecordError("a page that adds nothing and is not the last")
-    if keys > _MOST_KEYS or pages >= _MOST_PAGES or signs > _MOST_SIGNS:
-        raise HalfRecordError("pages that do not end")
+        raise IncompleteRecordError("a page that adds no keys although it is not the last")
+    if keys > _MAX_KEYS or pages >= _MAX_PAGES or characters > _MAX_CHARACTERS:
+        raise IncompleteRecordError("too many pages or keys")
 
 
 def _entries(body: Json | NotJson) -> list[Json]:
     if isinstance(body, NotJson):
-        raise HalfRecordError("something that is not JSON")
-    found = body.get("data") if isinstance(body, dict) else body
-    return listed(found.get("apiKeys") if isinstance(found, dict) else found)
+        raise IncompleteRecordError("something that is not JSON")
+    data = body.get("data") if isinstance(body, dict) else body
+    return require_list(data.get("apiKeys") if isinstance(data, dict) else data)
 
 
-def _next(body: Json | NotJson, seen: set[str]) -> str | None:
-    """The cursor of the next page; a page that says it is not the last must have one."""
+def _next_cursor(body: Json | NotJson, used: set[str]) -> str | None:
+    """Return the cursor of the next page, None after the last one."""
     if isinstance(body, list):
         return None
     info = body.get("pageInfo") if isinstance(body, dict) else None
     if not isinstance(info, dict) or not isinstance(info.get("hasNextPage"), bool):
-        raise HalfRecordError("a page that does not say whether it is the last")
+        raise IncompleteRecordError("a page without `hasNextPage`")
     if not info["hasNextPage"]:
         return None
     cursor = info.get("endCursor")
-    if not isinstance(cursor, str) or len(cursor) > _LONGEST_CURSOR:
-        raise HalfRecordError("a page without the cursor of the next")
-    if cursor in seen:
-        raise HalfRecordError("the same page again and again")
+    if not isinstance(cursor, str) or len(cursor) > _MAX_CURSOR:
+        raise IncompleteRecordError("a page without the cursor of the next one")
+    if cursor in used:
+        raise IncompleteRecordError("the same page more than once")
     return cursor

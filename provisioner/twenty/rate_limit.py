@@ -1,4 +1,4 @@
-"""The pace of one environment: requests in flight, a token bucket, and a pause for all."""
+"""The request rate of one environment: requests in flight, a token bucket, and a pause for all."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
     from provisioner.model.environment import Limits
 
-# A little less than one, since a wait as long as floats can say may gain a token but for dust.
+# A little less than one, since the wait for a token is only as exact as a float.
 _ONE = 1.0 - 1e-6
 
 _MINUTE = 60.0
-"""What limits of Twenty are counted by (docs/twenty-api.md, "Errors")."""
+"""The period of Twenty's rate limits (docs/twenty-api.md, "Errors")."""
 
-_LONGEST_GUESS = 10.0
-"""Seconds between two tries where the server does not say how long it will go on refusing."""
+_MAX_WAIT = 10.0
+"""Seconds between two tries if the server does not say how long it will keep refusing."""
 
-_GLANCE = 0.02
-"""Seconds after which those who wait for another's answer look again."""
+_POLL_INTERVAL = 0.02
+"""Seconds after which those who wait for another request check its state again."""
 
-_FLIGHT = 2.0
-"""Seconds beyond a pause for which others wait for an answer: one that hangs must not hold all."""
+_MAX_HOLD = 2.0
+"""Seconds after a pause that others wait for a request in flight: one that hangs must not block."""
 
-# Twenty's own bucket forgets the begun token whenever it lets a request through, and whoever comes
-# a moment too early is refused. So a refused client leaves a little more than the interval, and
-# more each time that this was not enough.
+# Twenty's own bucket drops the started token whenever it accepts a request, and refuses whoever
+# comes a moment too early. So a refused client waits a little longer than the interval, and longer
+# each time that this was not enough.
 _FIRST_STRETCH = 1.02
 _NEXT_STRETCH = 1.04
 
@@ -45,40 +45,40 @@ class Rate:
 
     @property
     def interval(self) -> float:
-        """Seconds that one more request takes to be allowed."""
+        """Return the seconds from one allowed request to the next."""
         return self.seconds / self.requests
 
 
-_LEAST = Rate(50, _MINUTE)
-"""What hosted Twenty allows at least; tried where too few requests got through to tell."""
+_MIN_RATE = Rate(50, _MINUTE)
+"""The least that hosted Twenty allows; used if too few requests were accepted to tell."""
 
 
 @dataclass(slots=True)
 class _Bucket:
-    """A token bucket: the full burst, then the refill, and one by one after a refusal.
+    """A token bucket: the full burst, then the refill; only single tokens after a refusal.
 
     Attributes:
-        most: tokens that it holds.
-        filled_at: until when the refill is in `tokens`, by the clock of the pace; infinite while
-            none began.
-        stretch: how many times the interval of the rate one more token takes.
+        max_tokens: its capacity.
+        filled_at: time up to which `tokens` includes the refill, by the clock of the rate limit;
+            infinite before the first request.
+        stretch: factor on the interval of the rate.
     """
 
     rate: Rate
-    most: float
+    max_tokens: float
     tokens: float
     filled_at: float
     stretch: float = 1.0
 
     @property
     def interval(self) -> float:
-        """Seconds from one token to the next."""
+        """Return the seconds from one token to the next."""
         return self.rate.interval * self.stretch
 
     def take(self, now: float) -> float:
-        """Takes a token if one is there; else says in how many seconds."""
+        """Take a token and return 0, or return the seconds until one is there."""
         gained = max(0.0, now - self.filled_at) / self.interval
-        self.tokens = min(self.most, self.tokens + gained)
+        self.tokens = min(self.max_tokens, self.tokens + gained)
         self.filled_at = max(self.filled_at, now)
         if self.tokens >= _ONE:
             self.tokens -= 1.0
@@ -86,70 +86,73 @@ class _Bucket:
         return (1.0 - self.tokens) * self.interval
 
     def empty(self, until: float) -> None:
-        """The server's turned out to be: one token at that moment, and no two at once any more."""
-        self.most = self.tokens = 1.0
+        """Keep one token, from that time on, and never hold more than one again.
+
+        The server refused a request, so its own bucket is empty.
+        """
+        self.max_tokens = self.tokens = 1.0
         self.filled_at = until
 
 
-class _Guess:
-    """The rate of a server that does not say it."""
+class _RateEstimate:
+    """Estimate of the rate of a server that does not state it."""
 
     def __init__(self) -> None:
-        self._left: list[float] = []
+        self._sent_at: list[float] = []
         self._proven: Rate | None = None
         self._double_at: float | None = None
 
-    def leaves(self, now: float) -> None:
-        """A request left, and nothing was refused yet."""
-        self._left.append(now)
+    def on_send(self, now: float) -> None:
+        """Record that a request was sent before anything was refused."""
+        self._sent_at.append(now)
 
-    def at_first(self, now: float) -> Rate:
-        """What a limit by the minute has to allow when it let all through but one more.
+    def on_first_refusal(self, now: float) -> Rate:
+        """Return the rate that a limit by the minute must have if it accepted all but one more.
 
         Called for each of the first requests to be refused. A bucket of B requests that is refilled
-        at B a minute lets B * (1 + t / 60) through in any t seconds, and no more.
+        at B a minute accepts at most B * (1 + t / 60) in any t seconds.
         """
-        if self._left:
-            self._left.pop()
-        proven = (
-            Rate(len(self._left) - before, _MINUTE + now - at)
-            for before, at in enumerate(self._left)
+        if self._sent_at:
+            self._sent_at.pop()
+        rates = (
+            Rate(len(self._sent_at) - index, _MINUTE + now - sent_at)
+            for index, sent_at in enumerate(self._sent_at)
         )
-        self._proven = min(proven, key=_interval, default=None)
-        rate = self._no_less_than_proven(_LEAST)
-        # Too few to tell, or the bucket was not full: a whole minute without refusal tells.
-        self._double_at = now + _MINUTE if rate is _LEAST else None
+        self._proven = min(rates, key=_interval, default=None)
+        rate = self._at_least_proven(_MIN_RATE)
+        # Too few to tell, or the bucket was not full: a whole minute without refusal will show.
+        self._double_at = now + _MINUTE if rate is _MIN_RATE else None
         return rate
 
-    def at_next(self, rate: Rate) -> Rate:
-        """What to try when this rate was too much."""
+    def on_refusal(self, rate: Rate) -> Rate:
+        """Return the rate to try after this rate was too high."""
         self._double_at = None
-        return self._no_less_than_proven(_times(rate, 0.5))
+        return self._at_least_proven(_times(rate, 0.5))
 
-    def after(self, now: float, rate: Rate) -> Rate:
-        """What to try when this rate was not refused so far."""
+    def on_send_at_rate(self, now: float, rate: Rate) -> Rate:
+        """Return the rate to try after this rate was not refused so far."""
         if self._double_at is None or now < self._double_at:
             return rate
         self._double_at = now + _MINUTE
         return _times(rate, 2)
 
-    def _no_less_than_proven(self, rate: Rate) -> Rate:
+    def _at_least_proven(self, rate: Rate) -> Rate:
         return rate if self._proven is None else min(self._proven, rate, key=_interval)
 
 
-class NotWantedError(Exception):
+class RequestAbandonedError(Exception):
     """A request was given up before its turn came."""
 
 
 class RateLimit:
-    """Lets requests through no faster than the server allows.
+    """Gate that sends requests no faster than the server allows.
 
-    A declared rate is held by a token bucket, the full burst first and then the refill. With
-    none declared, the first refusal sets the rate for every thread at once: the one that the
-    server says, or else the one that its limit must have if it let so many through before.
+    A declared rate is a token bucket: the full burst first, then the refill. Without one, the first
+    refusal sets the rate for every thread at once: the rate that the server says, otherwise the one
+    that its limit must have if it accepted so many requests before.
 
-    After a refusal all wait, then one request goes alone, and when it got through the others
-    follow at the rate.
+    After a refusal all wait, then one request goes first, and once it is accepted the others follow
+    at the rate.
     """
 
     def __init__(
@@ -165,32 +168,32 @@ class RateLimit:
         self._sleep = sleep
         self._not_before = clock()
         self._bucket: _Bucket | None = None
-        self._guess: _Guess | None = _Guess()
-        self._flying = 0
-        # From a refusal on, until the first request after the pause got through.
+        self._estimate: _RateEstimate | None = _RateEstimate()
+        self._in_flight = 0
+        # True from a refusal until the first request after the pause is accepted.
         self._recovering = False
-        self._for_speed = False
-        self._first_is_out = False
-        self._answered = 0
+        self._rate_limited = False
+        self._first_sent = False
+        self._accepted = 0
         self._pauses = 0
-        self._in_a_row = 0
+        self._refusals = 0
         if (declared := limits.requests_per_minute) is not None:
             full = float(declared)
-            self._guess = None
+            self._estimate = None
             self._bucket = _Bucket(Rate(declared, _MINUTE), full, full, inf)
         self._declared = declared is not None
 
     @contextmanager
-    def slot(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Waits for a free slot and for this request's turn, and holds the slot meanwhile.
+    def slot(self, still_wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Wait for a free slot and for this request's turn, and hold the slot in the block.
 
         Raises:
-            NotWantedError: when the request was not wanted any more before its turn came.
+            RequestAbandonedError: `still_wanted` returned false before the turn came.
         """
         with self._slots:
             while True:
-                if not wanted():
-                    raise NotWantedError
+                if not still_wanted():
+                    raise RequestAbandonedError
                 if (wait := self._claim()) <= 0:
                     break
                 self._sleep(wait)
@@ -200,110 +203,115 @@ class RateLimit:
                 self._release_slot()
 
     def throttled(
-        self, wait: float | None, rate: Rate | None, *, took: float = 0.0, for_speed: bool = True
+        self,
+        wait: float | None,
+        rate: Rate | None,
+        *,
+        duration: float = 0.0,
+        rate_limited: bool = True,
     ) -> float:
-        """The server refused a request: everyone waits, and then keeps the rate.
+        """Record a refusal: every thread waits, and then keeps the rate.
 
         Args:
-            wait: seconds that the server asks for, where it does.
-            rate: what the server says that it allows, where it does.
-            took: seconds from when the request left to now.
-            for_speed: whether it was refused for its speed, and not because the server is down,
-                which says nothing of a rate.
+            wait: seconds that the server asks to wait, if it does.
+            rate: the rate that the server says it allows, if it does.
+            duration: seconds since the request was sent.
+            rate_limited: whether the rate limit caused the refusal. A server that is down says
+                nothing about a rate.
 
         Returns:
-            Seconds until the next request may go out.
+            Seconds until the next request may be sent.
         """
         with self._lock:
             now = self._clock()
-            # Nobody leaves in a pause: who left before its end did not know of it.
-            again = now - took >= self._not_before
-            if again:
-                self._in_a_row = 1 if self._answered > 1 else self._in_a_row + 1
-                self._answered = 0
-                self._pauses += for_speed
-            if for_speed:
-                self._learn(rate, now, again=again)
-            self._for_speed = for_speed
+            # Nothing is sent in a pause, so a request sent before its end did not know of it.
+            is_new = now - duration >= self._not_before
+            if is_new:
+                self._refusals = 1 if self._accepted > 1 else self._refusals + 1
+                self._accepted = 0
+                self._pauses += rate_limited
+            if rate_limited:
+                self._learn(rate, now, is_new=is_new)
+            self._rate_limited = rate_limited
             resume = now if wait is None else now + wait
-            if wait is None or self._in_a_row > 1:
+            if wait is None or self._refusals > 1:
                 resume = max(resume, now + self._max_wait())
             self._recovering = True
             self._pause(resume)
             return self._not_before - now
 
     def _claim(self) -> float:
-        """Lets the request go if it may; else says how many seconds to wait and ask again."""
+        """Let the request go and return 0, or return the seconds to wait before asking again."""
         with self._lock:
             now = self._clock()
             if now < self._not_before:
                 return self._not_before - now
-            if self._recovering and self._flying and now < self._not_before + _FLIGHT:
-                return _GLANCE
+            if self._recovering and self._in_flight and now < self._not_before + _MAX_HOLD:
+                return _POLL_INTERVAL
             if (wait := self._token(now)) > 0:
                 return wait
-            self._flying += 1
-            self._first_is_out = self._recovering
+            self._in_flight += 1
+            self._first_sent = self._recovering
             return 0.0
 
     def _token(self, now: float) -> float:
-        bucket, guess = self._bucket, self._guess
+        bucket, estimate = self._bucket, self._estimate
         if bucket is None:
-            if guess is not None:
-                guess.leaves(now)
+            if estimate is not None:
+                estimate.on_send(now)
             return 0.0
-        if guess is not None:
-            bucket.rate = guess.after(now, bucket.rate)
+        if estimate is not None:
+            bucket.rate = estimate.on_send_at_rate(now, bucket.rate)
         return bucket.take(now)
 
     def _release_slot(self) -> None:
-        """A request came back; whether it was refused is said right after that."""
+        """Record that a request came back; a refusal is reported right after this."""
         with self._lock:
-            self._flying -= 1
-            # The server's refill began with the first arrival, which was before this answer.
+            self._in_flight -= 1
+            # The server's refill started with the first request, which was before this answer.
             if self._bucket is not None and self._bucket.filled_at == inf:
                 self._bucket.filled_at = self._clock()
-            if self._recovering and not self._first_is_out:
-                # It may have taken the token that the next one counts on.
-                if self._bucket is not None and self._for_speed:
+            if self._recovering and not self._first_sent:
+                # It may have taken the token that the next request expects.
+                if self._bucket is not None and self._rate_limited:
                     self._pause(self._clock() + self._bucket.interval)
                 return
-            self._answered += 1
-            self._recovering = self._first_is_out = False
+            self._accepted += 1
+            self._recovering = self._first_sent = False
 
     def _pause(self, until: float) -> None:
         self._not_before = max(self._not_before, until)
-        if self._bucket is not None and self._for_speed:
+        if self._bucket is not None and self._rate_limited:
             self._bucket.empty(self._not_before)
 
     def _max_wait(self) -> float:
-        """Seconds to wait for a server that does not say how long, or says too little."""
-        if self._bucket is None or not self._for_speed:
-            return _LEAST.interval
+        """Return the seconds to wait if the server does not say how long, or says too little."""
+        if self._bucket is None or not self._rate_limited:
+            return _MIN_RATE.interval
         interval = self._bucket.interval
-        # A limit by fixed windows goes on refusing until the next one begins.
-        return float(min(interval * 2.0 ** (self._in_a_row - 1), max(interval, _LONGEST_GUESS)))
+        # A limit by fixed windows keeps refusing until the next window starts.
+        return float(min(interval * 2.0 ** (self._refusals - 1), max(interval, _MAX_WAIT)))
 
-    def _learn(self, said: Rate | None, now: float, *, again: bool) -> None:
-        """Takes the rate from a refusal, and a little less of it than was too much."""
+    def _learn(self, stated: Rate | None, now: float, *, is_new: bool) -> None:
+        """Set the rate after a refusal, and slow it down a little if it was too high."""
         bucket = self._bucket
-        if again and bucket is not None:
+        if is_new and bucket is not None:
             if bucket.stretch < _FIRST_STRETCH:
                 bucket.stretch = _FIRST_STRETCH
-            elif self._in_a_row == 1:
+            elif self._refusals == 1:
                 bucket.stretch *= _NEXT_STRETCH
-        guess = self._guess
+        estimate = self._estimate
         if self._declared:
             return
-        if said is not None:
-            if guess is not None or bucket is None or said.interval > bucket.rate.interval:
-                self._guess = None
-                self._use(said)
-        elif guess is not None:
-            if bucket is None or (not again and self._pauses == 1):
-                self._use(guess.at_first(now))
-            elif again and self._in_a_row == 1:
-                self._use(guess.at_next(bucket.rate))
+        if stated is not None:
+            if estimate is not None or bucket is None or stated.interval > bucket.rate.interval:
+                self._estimate = None
+                self._use(stated)
+        elif estimate is not None:
+            if bucket is None or (not is_new and self._pauses == 1):
+                self._use(estimate.on_first_refusal(now))
+            elif is_new and self._refusals == 1:
+                self._use(estimate.on_refusal(bucket.rate))
 
     def _use(self, rate: Rate) -> None:
         if self._bucket is None:

@@ -1,7 +1,7 @@
-"""Tokens of keys: minted and proven, in the same way on every generation.
+"""Tokens of keys: minted and verified in the same way on every generation.
 
 `/metadata` mints on all recorded servers (legacy-0.60 `148`, core-1 `194`, core-2.21 `189`), and
-takes the id as a literal whatever type it declares for it (`920-mint-literal`).
+accepts the id as a literal whatever type it declares for it (`920-mint-literal`).
 """
 
 from __future__ import annotations
@@ -19,55 +19,55 @@ if TYPE_CHECKING:
     from provisioner.twenty.client import Client
 
 _MINT = "mutation{generateApiKeyToken(apiKeyId:%s,expiresAt:%s){token}}"
-_KEY_IS_DEAD = ("This API Key ", "API Key with id ")
-"""Said of a key that is revoked, expired or unknown (core-1 `218`, `925`, `199`)."""
+_KEY_NOT_LIVE = ("This API Key ", "API Key with id ")
+"""Errors for a key that is revoked, expired or unknown (core-1 `218`, `925`, `199`)."""
 
-HARMLESS = "{__typename}"
-"""Answered for any role; refused for a token that is wrong, revoked or expired (`921`, `929`)."""
+PROBE = "{__typename}"
+"""Query that any role may send; refused for an invalid, revoked or expired token (`921`, `929`)."""
 
 
 def mint(client: Client, key_id: str, expires_at: datetime) -> Secret:
-    """A new token of a live key.
+    """Mint a new token of a live key.
 
     Raises:
-        WorkspaceError: when none was minted, or its answer was lost.
+        WorkspaceError: no token was minted, or the answer was lost.
     """
     answer = client.mutate(
         _MINT % (json.dumps(key_id), json.dumps(format_milliseconds(expires_at))), {}
     )
     found = (answer.data or {}).get("generateApiKeyToken")
     token = found.get("token") if isinstance(found, dict) else None
-    if answer.says(_KEY_IS_DEAD):
+    if answer.has_error(_KEY_NOT_LIVE):
         raise WorkspaceError(
             "token_refused",
-            f"{client.environment} mints no token for the key {key_id} ({answer.quote}).",
-            remedy="Someone ended the key, or the credential's own: run again.",
+            f"{client.environment} did not mint a token for the key {key_id} ({answer.quote}).",
+            remedy="Someone revoked the key, or the one of the credential: run again.",
         )
     if answer.errors or not isinstance(token, str) or not token:
-        raise client.refused(answer)
+        raise client.refusal(answer)
     if not is_token(token):
         raise WorkspaceError(
             "token_refused",
-            f"What {client.environment} minted for the key {key_id} is no token.",
-            remedy="Nothing was delivered; look at the key in Twenty itself.",
+            f"{client.environment} minted something that is not a token for the key {key_id}.",
+            remedy="Nothing was delivered; check the key in Twenty itself.",
         )
     return Secret.received(token)
 
 
 def verify_token(client: Client, token: Secret) -> None:
-    """Has the server accept a token.
+    """Check that the server accepts a token.
 
     Raises:
-        WorkspaceError: when it does not, or when no answer came.
+        WorkspaceError: the server does not accept it, or no answer came.
     """
-    answer = client.query_as(token, HARMLESS)
+    answer = client.query_as(token, PROBE)
     if answer.ok and answer.data is not None and not answer.errors:
         return
-    code, happened, remedy = client.explain(answer)
+    code, message, remedy = client.explain(answer)
     if code in ("server_error", "rate_limited"):
-        raise WorkspaceError(code, happened, remedy=remedy)
+        raise WorkspaceError(code, message, remedy=remedy)
     raise WorkspaceError(
         "token_refused",
-        f"{client.environment} minted a token and does not accept it ({code}).",
-        remedy="Nothing was delivered; look at the key in Twenty itself.",
+        f"{client.environment} minted a token but does not accept it ({code}).",
+        remedy="Nothing was delivered; check the key in Twenty itself.",
     )

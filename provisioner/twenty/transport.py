@@ -1,8 +1,8 @@
-"""One environment's HTTP: sockets, pace, repeats that are safe, and nothing of meaning above.
+"""HTTP of one environment: connections, rate limit, and repeats that are safe.
 
-A request whose answer is lost is repeated here only where its caller says that a repeat
-changes nothing. A request that never reached the server, or that the server refused for its
-speed before handling it, is repeated for everyone.
+A request whose answer is lost is repeated here only if its caller says that a repeat changes
+nothing. A request that never reached the server, or that the server refused for the rate limit
+before handling it, is repeated for every caller.
 """
 
 from __future__ import annotations
@@ -35,9 +35,14 @@ from urllib3.exceptions import ProxyError as PoolProxyError
 from provisioner import __version__
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.http_client.bounded import ACCEPTED, BoundedAdapter, TooMuchError, body_of
+from provisioner.http_client.bounded import (
+    ACCEPT_ENCODING,
+    AnswerTooLargeError,
+    BoundedAdapter,
+    body_of,
+)
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.file_descriptors import none_left, spent
+from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many_open_files
 from provisioner.runtime.log_context import bind, extra
 from provisioner.twenty.answers import (
     Answer,
@@ -46,11 +51,11 @@ from provisioner.twenty.answers import (
     clean,
     decode,
     explain,
-    may_pass,
-    shown,
+    is_transient,
+    redact,
     throttling,
 )
-from provisioner.twenty.rate_limit import NotWantedError, RateLimit
+from provisioner.twenty.rate_limit import RateLimit, RequestAbandonedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,26 +71,26 @@ if TYPE_CHECKING:
     from provisioner.secret import Secret
 
 _LOG = logging.getLogger(__name__)
-_BODY_LIMIT = 12 * 1024 * 1024
-_LIST_LIMIT = 32 * 1024 * 1024
-"""Bytes of a list that no server gives in pages: those of core's keys."""
+_MAX_BODY = 12 * 1024 * 1024
+_MAX_LIST = 32 * 1024 * 1024
+"""Bytes of a list that no server gives in pages: the keys of core."""
 
-_TRIES = 4
-_FIRST_WAIT = 0.2
-_LEAST_TIMEOUT = 0.001
+_MAX_TRIES = 4
+_MIN_DELAY = 0.2
+_MIN_TIMEOUT = 0.001
 _MAX_WAIT = 180.0
-_LOOK = 2
-"""Times the timeout of an answer that the first look may take where other environments wait."""
+_OBSERVE_TIMEOUTS = 2
+"""Time limit of the first observation while other environments wait, in timeouts of one answer."""
 
 _SECONDS = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?", re.ASCII)
-_LONGEST_TARGET = 200
+_MAX_TARGET = 200
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class LostAnswerError(Exception):
-    """A request went out and no complete answer came back: what it did is unknown."""
+    """A request was sent and no complete answer came back: its outcome is unknown."""
 
     def __init__(self, code: str, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -95,11 +100,11 @@ class LostAnswerError(Exception):
 
     @property
     def cause(self) -> Failure:
-        """The same of a create, which may have been made."""
+        """Return the failure of a create, which may have happened."""
         return Failure(self.code, f"{self.message} {self.remedy}")
 
     def of_workspace(self) -> WorkspaceError:
-        """The same of a read, which changed nothing and can only be given up."""
+        """Return the error of a read, which changed nothing and can only be given up."""
         return WorkspaceError(self.code, self.message, remedy=self.remedy)
 
 
@@ -107,66 +112,67 @@ class Transport:
     """The connections of one environment.
 
     Args:
-        environment: its limits, headers and trusted authorities.
-        address: where the server listens, `http(s)://host[:port][/prefix]`.
-        stop: once it is asked for, nothing goes out that must not be repeated.
-        others_wait: whether the first writes of other environments wait for each look at this one.
-        released: called whenever connections that nothing uses were closed.
-        body_limit: bytes of an answer that is no list of all keys.
+        environment: its limits, headers and certificate authorities.
+        address: of the server, `http(s)://host[:port][/prefix]`.
+        stop: once a stop is requested, nothing is sent that must not be repeated.
+        others_wait: whether other environments wait for each observation of this one before their
+            first writes.
+        on_idle_closed: called whenever idle connections were closed.
+        body_limit: bytes of an answer that is not a list of all keys.
     """
 
-    def __init__(  # noqa: PLR0913 - the knobs of one connection
+    def __init__(  # noqa: PLR0913 - the settings of one connection
         self,
         environment: Environment,
         address: str,
         stop: Cancellation,
         *,
         others_wait: bool = False,
-        released: Callable[[], None] | None = None,
-        body_limit: int = _BODY_LIMIT,
+        on_idle_closed: Callable[[], None] | None = None,
+        body_limit: int = _MAX_BODY,
     ) -> None:
         self._body_limit = body_limit
         self.name = environment.name
         self.address = address
         self.stop = stop
-        self._pace = RateLimit(environment.limits, clock=stop.now, sleep=stop.sleep)
+        self._rate_limit = RateLimit(environment.limits, clock=stop.now, sleep=stop.sleep)
         self.timeout = environment.limits.timeout
         self._host = clean(urlsplit(address).netloc)
-        self._told_until: tuple[float, Answer] | None = None
+        self._refused_until: tuple[float, Answer] | None = None
         self._was_throttled = False
-        self._looked = False
-        self._released = released
-        self._look_bound = _LOOK * self.timeout if others_wait else inf
-        self._look_left = self._look_bound
-        # A turn that our own declared rate has us wait for is not the server's doing.
-        self._turns_count = environment.limits.requests_per_minute is None
+        self._observed = False
+        self._on_idle_closed = on_idle_closed
+        self._observe_limit = _OBSERVE_TIMEOUTS * self.timeout if others_wait else inf
+        self._observe_left = self._observe_limit
+        # A wait for the declared rate is not the server's fault, so it does not count.
+        self._count_turns = environment.limits.requests_per_minute is None
         self._count = 0
         self._count_lock = threading.Lock()
         self._session = _session(environment, address)
 
     @property
     def requests_sent(self) -> int:
-        """How many requests went out so far, repeats included."""
+        """Return how many requests were sent so far, including repeats."""
         return self._count
 
-    def release(self) -> None:
-        """Close the connections that nothing uses now: a look is over, and another has as long."""
-        self._look_left = self._look_bound
-        self._looked = self._looked or self._look_bound == inf
+    def close_idle_connections(self) -> None:
+        """Close idle connections: an observation is over, and the next one has its full time."""
+        self._observe_left = self._observe_limit
+        self._observed = self._observed or self._observe_limit == inf
         self._session.close()
-        if self._released is not None:
-            self._released()
+        if self._on_idle_closed is not None:
+            self._on_idle_closed()
 
-    def begin_work(self) -> None:
-        """Repeat from now on also what was not answered in time: no other environment waits."""
-        self._looked = True
-        self._look_bound = self._look_left = inf
+    def lift_observe_limits(self) -> None:
+        """Repeat requests that timed out: no other environment waits for this one."""
+        self._observed = True
+        self._observe_limit = self._observe_left = inf
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         self._session.close()
 
-    def send(  # noqa: PLR0913 - what there is to say of a request
+    def send(  # noqa: PLR0913 - all a request needs
         self,
         method: str,
         path: str,
@@ -175,98 +181,103 @@ class Transport:
         token: Callable[[], Secret] | None = None,
         repeatable: bool,
         several: bool = False,
-        long: bool = False,
+        is_list: bool = False,
     ) -> Answer:
-        """Sends one request and reads its whole answer.
+        """Send one request and read its whole answer.
 
         Args:
             method: the HTTP method.
-            path: with its query, beginning with a slash.
+            path: with its query, starting with a slash.
             body: sent as JSON, unless None.
-            token: asked for the bearer token just before the request goes out.
+            token: called for the bearer token just before the request is sent.
             repeatable: whether sending it twice changes nothing.
-            several: whether it does several things, some of which may be done when it fails.
-            long: whether the answer may list all keys of a workspace.
+            several: whether it does several things; some may be done even if it fails.
+            is_list: whether the answer may list all keys of a workspace.
 
         Raises:
             LostAnswerError: the request may have been handled.
-            WorkspaceError: the server could not be reached, or the run is to stop; nothing was
+            WorkspaceError: the server could not be reached, or a stop was requested; nothing was
                 handled.
         """
         tries = attempt = 0
-        max_wait = _MAX_WAIT  # for the waits that the server asks for, not for our turn
+        max_wait = _MAX_WAIT  # for waits that the server asks for, not for our own rate
         while True:
-            # Before a slot is taken: whoever signs in needs one for itself.
+            # Before a slot is taken, since a sign-in needs a slot of its own.
             bearer = token() if token else None
-            if self._look_left <= 0:
-                raise self._look_is_over().of_workspace()
-            if (told := self._told_to_wait_beyond(min(max_wait, self._look_left))) is not None:
-                return told
+            if self._observe_left <= 0:
+                raise self._observe_timed_out().of_workspace()
+            if (refusal := self._refused_beyond(min(max_wait, self._observe_left))) is not None:
+                return refusal
             attempt += 1
             try:
                 with bind(environment=self.name, attempt=attempt):
                     answer = self._exchange(
-                        method, path, body, bearer, begins=not repeatable, long=long
+                        method, path, body, bearer, must_not_repeat=not repeatable, is_list=is_list
                     )
-            except NotWantedError:
+            except RequestAbandonedError:
                 raise WorkspaceError(STOPPED.code, STOPPED.message) from None
             except LostAnswerError as lost:
                 tries += 1
-                hangs = lost.code == "timeout" and not self._looked
-                if not repeatable or hangs or tries >= _TRIES:
+                stalls_others = lost.code == "timeout" and not self._observed
+                if not repeatable or stalls_others or tries >= _MAX_TRIES:
                     raise
                 self._pause(tries)
                 continue
-            slow = throttling(answer)
-            if slow is not None:
-                wait = self._slow_down(slow, answer)
-                unhandled = slow.unhandled and not (several and answer.begun)
-                tries += slow.wait is None and not slow.for_speed
-                too_long = wait > min(max_wait, self._look_left) or tries >= _TRIES
+            throttle = throttling(answer)
+            if throttle is not None:
+                wait = self._slow_down(throttle, answer)
+                unhandled = throttle.unhandled and not (several and answer.execution_began)
+                tries += throttle.wait is None and not throttle.rate_limited
+                too_long = wait > min(max_wait, self._observe_left) or tries >= _MAX_TRIES
                 if too_long or not (repeatable or unhandled):
                     return answer
                 max_wait -= wait
                 continue
-            if repeatable and tries + 1 < _TRIES and may_pass(answer):
+            if repeatable and tries + 1 < _MAX_TRIES and is_transient(answer):
                 tries += 1
                 self._pause(tries)
                 continue
             return answer
 
     def _pause(self, tries: int) -> None:
-        """Wait before a repeat: growing and jittered, so that several runs do not knock at once."""
-        wait = min(_FIRST_WAIT * 2.0**tries, 5.0) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        self._look_left -= wait
-        self.stop.sleep(wait)
+        """Wait before a repeat; the delay grows and is jittered, so that runs spread out."""
+        delay = min(_MIN_DELAY * 2.0**tries, 5.0) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        self._observe_left -= delay
+        self.stop.sleep(delay)
 
     def explain(self, answer: Answer, *, quoted: bool = True) -> tuple[RefusalCode, str, str]:
-        """What an answer that is no success means, without any secret that it may echo.
+        """Return what a failed answer means, without any secret that it may echo.
 
         Args:
             answer: of this environment.
-            quoted: whether the server's own words may stand in the message.
+            quoted: whether the message may quote the server.
         """
         return explain(self.name, answer, answer.quote if quoted else "")
 
-    def _slow_down(self, slow: Throttling, answer: Answer) -> float:
-        """Makes everyone wait, or give up where the server asks for more than our patience."""
-        wait = slow.rate.interval if slow.wait is None and slow.rate else slow.wait or 0.0
+    def _slow_down(self, throttle: Throttling, answer: Answer) -> float:
+        """Pause every thread, or refuse requests if the server asks for too long a wait."""
+        wait = throttle.wait or 0.0
+        if throttle.wait is None and throttle.rate:
+            wait = throttle.rate.interval
         if wait > _MAX_WAIT:
-            self._told_until = (self.stop.now() + wait, answer)
+            self._refused_until = (self.stop.now() + wait, answer)
             return wait
-        wait = self._pace.throttled(
-            slow.wait, slow.rate, took=answer.took, for_speed=slow.for_speed
+        wait = self._rate_limit.throttled(
+            throttle.wait,
+            throttle.rate,
+            duration=answer.duration,
+            rate_limited=throttle.rate_limited,
         )
         level = logging.INFO if self._was_throttled else logging.WARNING
         self._was_throttled = True
-        words = "%s asks to slow down; going on in %.1f s"
-        _LOG.log(level, words, self.name, wait, extra=extra(environment=self.name))
+        message = "%s asks to slow down; continuing in %.1f s"
+        _LOG.log(level, message, self.name, wait, extra=extra(environment=self.name))
         return wait
 
-    def _told_to_wait_beyond(self, max_wait: float) -> Answer | None:
-        """The answer that asked for more patience than there is, while it holds."""
-        if self._told_until is not None and self._told_until[0] > self.stop.now() + max_wait:
-            return self._told_until[1]
+    def _refused_beyond(self, max_wait: float) -> Answer | None:
+        """Return the answer that asked for a wait longer than `max_wait`, while that lasts."""
+        if self._refused_until is not None and self._refused_until[0] > self.stop.now() + max_wait:
+            return self._refused_until[1]
         return None
 
     def _exchange(  # noqa: PLR0913 - as `send`
@@ -276,19 +287,19 @@ class Transport:
         body: Json,
         bearer: Secret | None,
         *,
-        begins: bool,
-        long: bool,
+        must_not_repeat: bool,
+        is_list: bool,
     ) -> Answer:
-        limit = _LIST_LIMIT if long else self._body_limit
-        asked = self.stop.now()
-        with self._pace.slot(wanted=lambda: not (begins and self.stop.asked)):
+        limit = _MAX_LIST if is_list else self._body_limit
+        queued = self.stop.now()
+        with self._rate_limit.slot(still_wanted=lambda: not (must_not_repeat and self.stop.asked)):
             with self._count_lock:
                 self._count += 1
-            if self._turns_count:
-                self._look_left -= self.stop.now() - asked
-            timeout = max(_LEAST_TIMEOUT, min(self.timeout, self._look_left))
+            if self._count_turns:
+                self._observe_left -= self.stop.now() - queued
+            timeout = max(_MIN_TIMEOUT, min(self.timeout, self._observe_left))
             started = time.monotonic()
-            page = False
+            is_page = False
             try:
                 with self._session.request(
                     method,
@@ -300,50 +311,50 @@ class Transport:
                     stream=True,
                 ) as response:
                     raw = body_of(response, limit)
-                    answer = _answer(response, raw, time.monotonic() - started, long=long)
-                    page = long and answer.ok
-            except TooMuchError:
+                    answer = _answer(response, raw, time.monotonic() - started, is_list=is_list)
+                    is_page = is_list and answer.ok
+            except AnswerTooLargeError:
                 self._log(method, path, started, None)
                 raise LostAnswerError(
                     "unexpected_answer",
-                    f"{self.name} answered with more than {limit >> 20} MiB.",
+                    f"{self.name} sent an answer of more than {limit >> 20} MiB.",
                     "Check that `url` is the address of Twenty itself.",
                 ) from None
             except (requests.RequestException, PoolError, ValueError) as error:
                 self._log(method, path, started, None)
-                raise self._translated(error, in_all=timeout < self.timeout) from None
+                raise self._translated(error, of_observation=timeout < self.timeout) from None
             except OSError as error:  # no descriptor, or a ca_file that cannot be read
-                if spent(error):
-                    raise none_left(self.name) from None
+                if is_out_of_descriptors(error):
+                    raise too_many_open_files(self.name) from None
                 raise WorkspaceError(
                     "tls_failed",
-                    f"{self.name} cannot be trusted: {clean(str(error))}.",
+                    f"Cannot verify the certificate of {self.name}: {clean(str(error))}.",
                     remedy="Check ca_file, REQUESTS_CA_BUNDLE and SSL_CERT_FILE.",
                 ) from None
             finally:
-                # The pages of a long list have a bound of their own.
-                self._look_left -= 0.0 if page else time.monotonic() - started
+                # The pages of a list have a time limit of their own.
+                self._observe_left -= 0.0 if is_page else time.monotonic() - started
         self._log(method, path, started, answer.status)
         return answer
 
     def _log(self, method: str, path: str, started: float, status: int | None) -> None:
-        """Writes down one exchange, without a body."""
+        """Log one exchange, without bodies."""
         if not _LOG.isEnabledFor(logging.DEBUG):
             return
-        spent = round(1000 * (time.monotonic() - started))
-        what: LogContext = {"method": method, "path": path, "duration_ms": spent}
+        duration = round(1000 * (time.monotonic() - started))
+        fields: LogContext = {"method": method, "path": path, "duration_ms": duration}
         if status is not None:
-            what["status"] = status
-        came = "no answer" if status is None else status
-        words = "%s %s %s -> %s in %d ms"
-        _LOG.debug(words, self.name, method, path, came, spent, extra=extra(**what))
+            fields["status"] = status
+        result = "no answer" if status is None else status
+        message = "%s %s %s -> %s in %d ms"
+        _LOG.debug(message, self.name, method, path, result, duration, extra=extra(**fields))
 
-    def _look_is_over(self) -> LostAnswerError:
+    def _observe_timed_out(self) -> LostAnswerError:
         return LostAnswerError(
             "timeout",
-            f"The look at {self.name} ({self._host}) took more than "
-            f"{_LOOK * self.timeout:g} s, and other environments wait for it.",
-            "Run it alone with -e, or raise limits.timeout.",
+            f"Listing the keys of {self.name} ({self._host}) took more than "
+            f"{_OBSERVE_TIMEOUTS * self.timeout:g} s, and other environments wait for it.",
+            "Run only this environment with -e, or raise limits.timeout.",
         )
 
     def _timed_out(self) -> LostAnswerError:
@@ -353,22 +364,23 @@ class Transport:
             "Run again, or raise limits.timeout.",
         )
 
-    def _translated(  # noqa: PLR0911 - one for each cause
-        self, error: Exception, *, in_all: bool
+    def _translated(  # noqa: PLR0911 - one return for each cause
+        self, error: Exception, *, of_observation: bool
     ) -> Exception:
-        """Ours for theirs: whether it reached the server, what happened, what to do.
+        """Return our error for one of the libraries', by whether the request reached the server.
 
         Args:
             error: of the libraries.
-            in_all: whether the time of the whole look was over, before that of one answer.
+            of_observation: whether the time limit of the observation ended first, not that of one
+                answer.
         """
         host = self._host
-        if _never_connected(error) and spent(error):
-            return none_left(self.name)
+        if _never_connected(error) and is_out_of_descriptors(error):
+            return too_many_open_files(self.name)
         if isinstance(error, (LocationParseError, requests.exceptions.InvalidURL)):
             return WorkspaceError(
                 "unreachable",
-                f"{self.name} cannot be reached: {host} is no host name.",
+                f"Cannot reach {self.name}: {host} is not a valid host name.",
                 remedy="Check `url`.",
             )
         if isinstance(error, requests.exceptions.SSLError):
@@ -381,49 +393,51 @@ class Transport:
             return LostAnswerError(
                 "tls_failed",
                 f"The encrypted connection to {self.name} ({host}) failed.",
-                "Check that this address speaks https.",
+                "Check that the server uses https.",
             )
-        # A proxy that went away after the request is told like one that was never reached.
+        # Libraries raise the same error for a proxy that closed after the request.
         if isinstance(error, requests.exceptions.ProxyError) and _never_connected(error):
             return WorkspaceError(
                 "unreachable",
-                f"{self.name} ({host}) cannot be reached through the proxy.",
+                f"Cannot reach {self.name} ({host}) through the proxy.",
                 remedy="Check HTTPS_PROXY and NO_PROXY.",
             )
         if _never_connected(error):
             return WorkspaceError(
                 "unreachable",
-                f"{self.name} ({host}) cannot be reached: {_reason(error)}.",
-                remedy="Check `url`, the network and that the server runs.",
+                f"Cannot reach {self.name} ({host}): {_reason(error)}.",
+                remedy="Check `url`, the network and that the server is running.",
             )
         if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
-            return self._look_is_over() if in_all else self._timed_out()
+            return self._observe_timed_out() if of_observation else self._timed_out()
         return LostAnswerError(
             "connection_lost",
-            f"The connection to {self.name} ({host}) broke before the answer was complete.",
-            "Run again; if it stays, look into the logs of the server and of proxies in between.",
+            f"The connection to {self.name} ({host}) closed before the answer was complete.",
+            "Run again; if it fails again, check the logs of the server and of any proxy.",
         )
 
 
-def _answer(response: requests.Response, raw: bytes, took: float, *, long: bool = False) -> Answer:
-    decoded, excerpt = decode(raw, long=long)
+def _answer(
+    response: requests.Response, raw: bytes, duration: float, *, is_list: bool = False
+) -> Answer:
+    decoded, excerpt = decode(raw, is_list=is_list)
     redirect = response.headers.get("Location") if response.is_redirect else None
-    moment, now = _clock(response.headers.get("Date")), datetime.now(UTC)
+    server_time, now = _server_time(response.headers.get("Date")), datetime.now(UTC)
     return Answer(
         status=response.status_code,
         body=decoded,
         excerpt=excerpt,
-        moment=moment,
-        ahead=None if moment is None else moment - now,
-        retry_after=_retry_after(response.headers.get("Retry-After"), moment or now),
-        limit=_number(response.headers.get("X-RateLimit-Limit")),
-        took=took,
+        server_time=server_time,
+        ahead=None if server_time is None else server_time - now,
+        retry_after=_retry_after(response.headers.get("Retry-After"), server_time or now),
+        rate_limit=_number(response.headers.get("X-RateLimit-Limit")),
+        duration=duration,
         location=_origin(redirect) if redirect else None,
     )
 
 
 class _Bearer(requests.auth.AuthBase):
-    """Puts the token on; an auth object, because `~/.netrc` overrides a session's header."""
+    """Authentication with the token; not a session header, which `~/.netrc` would override."""
 
     def __init__(self, token: Secret) -> None:
         self._token = token
@@ -438,16 +452,16 @@ def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 class _TwentySession(requests.Session):
-    """A session that does not even look where a redirect leads, nor read its body for that."""
+    """A session that ignores where a redirect leads, and does not read its body."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Nowhere."""
+        """Return None, so that no redirect is followed."""
         del resp
         return None
 
 
 class _Retry(Retry):
-    """Tries of a connection, of which one that took the whole time limit is the last."""
+    """Retries of a connection; an attempt that took the whole timeout is the last one."""
 
     def increment(
         self,
@@ -458,38 +472,40 @@ class _Retry(Retry):
         _pool: ConnectionPool | None = None,
         _stacktrace: TracebackType | None = None,
     ) -> Self:
-        """Count a try.
+        """Count an attempt.
 
         Raises:
             MaxRetryError: it was the last one.
         """
-        # What could not be opened at all, as with nobody listening, is a subclass, and quick.
-        late = isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError)
-        if late and _pool is not None:
+        # NewConnectionError is a subclass, for a connection that is refused at once.
+        timed_out = isinstance(error, ConnectTimeoutError) and not isinstance(
+            error, NewConnectionError
+        )
+        if timed_out and _pool is not None:
             raise MaxRetryError(_pool, url or "", error) from error
         return super().increment(method, url, response, error, _pool, _stacktrace)
 
 
 def _session(environment: Environment, address: str) -> requests.Session:
-    """A session that asks the process environment once instead of at every request."""
+    """Return a session that reads the process environment once instead of at every request."""
     session = _TwentySession()
     session.trust_env = False
     if not environment.embedded:
         session.proxies.update(get_environ_proxies(address))
     bundles = (os.environ.get(variable) for variable in _CA_VARIABLES)
-    named = str(environment.ca_file) if environment.ca_file else next(filter(None, bundles), None)
-    session.verify = named or True
+    bundle = str(environment.ca_file) if environment.ca_file else next(filter(None, bundles), None)
+    session.verify = bundle or True
     session.headers.update(
         {
             "User-Agent": f"twenty-provisioner/{__version__}",
             "Accept": "application/json",
-            "Accept-Encoding": ACCEPTED,
+            "Accept-Encoding": ACCEPT_ENCODING,
         }
     )
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update({name: value.reveal() for name, value in environment.headers})
-    # Connections that never came up are the one thing below us that is safe for every method.
-    # An answer with Retry-After is ours to read: urllib3 would make an error of it.
+    # A connection that was never made is safe to repeat for every method. Answers with Retry-After
+    # are handled here: urllib3 would raise an error for them.
     retry = _Retry(
         connect=2,
         read=False,
@@ -499,8 +515,8 @@ def _session(environment: Environment, address: str) -> requests.Session:
         backoff_factor=0.2,
         respect_retry_after_header=False,
     )
-    pool = environment.limits.parallel
-    adapter = BoundedAdapter(_LIST_LIMIT, pool_maxsize=pool, max_retries=retry)
+    parallel = environment.limits.parallel
+    adapter = BoundedAdapter(_MAX_LIST, pool_maxsize=parallel, max_retries=retry)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
@@ -520,29 +536,29 @@ def _never_connected(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     text = str(error)
     for phrase, meaning in (
-        ("Connection refused", "nothing listens there"),
-        ("Failed to resolve", "its name is not known"),
-        ("Name or service not known", "its name is not known"),
-        ("timed out", "no connection within the time limit"),
-        ("unreachable", "no route to it"),
+        ("Connection refused", "nothing listens at that address"),
+        ("Failed to resolve", "its host name is not known"),
+        ("Name or service not known", "its host name is not known"),
+        ("timed out", "no connection within the timeout"),
+        ("unreachable", "there is no route to it"),
     ):
         if phrase in text:
             return meaning
-    return "no connection came up"
+    return "the connection failed"
 
 
 def _origin(location: str) -> str:
-    """Where a redirect leads, without user name, password and query, which may hold anything."""
+    """Return the target of a redirect without parts that may have secrets."""
     try:
         parts = urlsplit(location)
     except ValueError:
-        return "no address"
+        return "an invalid address"
     host = parts.netloc.rpartition("@")[2]
     target = f"{parts.scheme}://{host}{parts.path}" if host else parts.path
-    return shown(clean(target))[:_LONGEST_TARGET]
+    return redact(clean(target))[:_MAX_TARGET]
 
 
-def _moment(header: str | None) -> datetime | None:
+def _http_date(header: str | None) -> datetime | None:
     if header is None:
         return None
     try:
@@ -551,10 +567,14 @@ def _moment(header: str | None) -> datetime | None:
         return None
 
 
-def _clock(header: str | None) -> datetime | None:
-    """The server's clock, None for one from which the ends of keys cannot be counted."""
-    moment = _moment(header)
-    return moment if moment is not None and _FIRST_YEAR <= moment.year <= _LAST_YEAR else None
+def _server_time(header: str | None) -> datetime | None:
+    """Return the server's time; None for one that no expiry can be counted from."""
+    server_time = _http_date(header)
+    return (
+        server_time
+        if server_time is not None and _FIRST_YEAR <= server_time.year <= _LAST_YEAR
+        else None
+    )
 
 
 def _number(header: str | None) -> int | None:
@@ -562,10 +582,10 @@ def _number(header: str | None) -> int | None:
 
 
 def _retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds to wait; a moment is one of the server's own clock, as `now` is."""
+    """Return the seconds to wait; a date is by the server's own clock, as `now` is."""
     if header is None:
         return None
     if _SECONDS.fullmatch(header.strip()):
         return float(header)
-    moment = _moment(header)
-    return max(0.0, (moment - now).total_seconds()) if moment else None
+    retry_at = _http_date(header)
+    return max(0.0, (retry_at - now).total_seconds()) if retry_at else None

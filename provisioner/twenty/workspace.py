@@ -1,4 +1,4 @@
-"""The interface to one workspace, whatever generation its server is of."""
+"""The interface to one workspace, for every generation of server."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from provisioner.secret import Secret
 
 Record = dict[str, "Json"]
-"""An API key as the server returned it; holds no secret."""
+"""An API key as the server returned it; contains no secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """A key to be made.
+    """A key to create.
 
     Attributes:
-        id: chosen by this run; used where the generation lets the client choose.
+        id: chosen by this run; used if the generation lets the client choose.
         expires_at: RFC 3339 with milliseconds, as it is sent.
-        revoked_at: RFC 3339, for a key that is born revoked.
+        revoked_at: RFC 3339, for a key that is created revoked.
         role_id: required by core, refused by legacy.
-        depth: how much of the created key comes back.
-        tries: how often it was sent before without becoming known; the more often, the fewer
-            keys share its request, so that one that always fails stands alone in the end.
+        depth: how much of the created key the server returns.
+        tries: earlier attempts whose outcome stayed unknown. Each attempt puts fewer keys into one
+            request, so that a key that always fails ends up in a request of its own.
     """
 
     id: str
@@ -47,7 +47,7 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The server made the key and said so."""
+    """The server created the key and returned it."""
 
     id: str
     record: Record
@@ -55,27 +55,30 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class NotCreated:
-    """The key was certainly not made."""
+    """The key was certainly not created."""
 
     failure: Failure
 
 
-Doubt = Literal["lost", "refused", "taken"]
-"""Why it is unknown whether a key was made: no readable answer came, or an error that may come
-after the commit, or the server says that the id is taken."""
+UnknownReason = Literal["lost", "refused", "taken"]
+"""Why it is unknown whether a key was created.
+
+`lost`: no readable answer came. `refused`: an error that may come after the commit. `taken`: the
+server says that the id is in use.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The request went out and its answer does not tell: the key may or may not exist."""
+    """The request was sent, and its answer does not show whether the key exists."""
 
     cause: Failure
-    doubt: Doubt = "lost"
+    reason: UnknownReason = "lost"
 
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """Nothing reached the server, so that the key may be sent for again."""
+    """Nothing reached the server, so the key may be sent again."""
 
     failure: Failure
 
@@ -83,38 +86,36 @@ class NotSent:
 Outcome = Created | NotCreated | Unknown | NotSent
 
 WITH_PERMISSIONS: Depth = 2
-"""The depth whose records hold the role's permissions."""
+"""The depth whose records include the permissions of the role."""
 
 
-IN_FLIGHT = Failure("timeout", "The request was still under way when the run had to end.")
-"""The cause where a stop's grace ended before the answer came."""
+IN_FLIGHT = Failure("timeout", "The request was still in flight when the run ended.")
+"""The cause if the grace period of a stop ended before the answer came."""
 
 
 def outcome_unknown(cause: Failure) -> Failure:
-    """The failure of a key that may or may not exist, and of which no more could be learnt."""
+    """Return the failure of a key that may or may not exist and cannot be looked up any more."""
     return Failure(
         "outcome_unknown",
-        f"{cause.message} Whether the key was made is unknown; `provision list` shows what is "
-        "there.",
+        f"{cause.message} The key may or may not exist; check with `provision list`.",
     )
 
 
 Release = Literal["1.x", "2.x"]
-"""The two of the core generation; only 1.x lets an API key write (docs/twenty-api.md,
-"Generations")."""
+"""Releases of core; only 1.x lets an API key write (docs/twenty-api.md, "Generations")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a server and a credential say of themselves.
+    """Facts about a server and a credential.
 
     Attributes:
-        claims: what the credential says of itself; None where it is no token of Twenty.
-        release: of the core generation, None where it was not told, and on legacy.
-        permitted: whether the role of the credential may use keys, None where it was not told, and
-            on legacy. To list them by REST proves nothing: 1.10 asks for no permission there
-            (core-1 `010`), and where keys are written it does (core-1 `137`, `140`).
-        limit: requests a minute that the server says it allows, where it does.
+        claims: of the credential; None if it is not a token of Twenty.
+        release: of the core generation; None if unknown, and on legacy.
+        permitted: whether the role of the credential may use keys; None if unknown, and on legacy.
+            Listing keys by REST does not prove it: 1.10 requires no permission for the list (core-1
+            `010`), and does for writing keys (core-1 `137`, `140`).
+        limit: requests a minute that the server says it allows; None if it does not say.
     """
 
     claims: TokenClaims | None
@@ -124,14 +125,14 @@ class Capabilities:
 
 
 class CreateObserver(Protocol):
-    """Is told what becomes of each key when it becomes known, by several threads."""
+    """Receiver of what becomes of each key, called from several threads."""
 
     def on_send(self, key: NewKey) -> None:
-        """The key is about to be sent: from now on it may exist."""
+        """Record that the key is about to be sent; from now on it may exist."""
         ...
 
     def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
-        """The outcome of the key is known."""
+        """Record the outcome of the key."""
         ...
 
 
@@ -140,108 +141,110 @@ class Workspace(Protocol):
 
     @property
     def generation(self) -> Generation:
-        """The dialect of the server."""
+        """Return the generation of the server."""
         ...
 
     def observe(self) -> Observation:
-        """Lists all keys and roles.
+        """List all keys and roles.
 
         Raises:
-            WorkspaceError: when the workspace cannot be listed completely.
+            WorkspaceError: the workspace cannot be listed completely.
         """
         ...
 
     def capabilities(self) -> Capabilities:
-        """Asks what `observe` does not tell: release, permission, limit, credential.
+        """Return what `observe` does not show: release, permission, rate limit, credential.
 
         Raises:
-            WorkspaceError: when no complete answer comes back.
+            WorkspaceError: no complete answer came back.
         """
         ...
 
     def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
-        """Creates keys in as few requests as the server takes.
+        """Create keys in as few requests as the server accepts.
 
-        A request is sent once; again only where the server certainly refused it unhandled.
-        When a stop is asked for, or the server loses answer after answer, the rest is not sent.
+        A request is sent once; it is repeated only if the server certainly refused it before
+        handling it. When a stop is requested, or the server loses several answers in a row, the
+        remaining keys are not sent.
 
         Args:
-            keys: what to create; each carries its own depth.
-            observer: is told the outcome of every key.
+            keys: to create; each has its own depth.
+            observer: receives the outcome of every key.
         """
         ...
 
-    def records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
-        """Keys that exist, each at a depth, as creating them would have shown them.
+    def records(self, depths: Mapping[str, Depth]) -> dict[str, Record]:
+        """Return existing keys, each at a depth, as the answer to their creation would show them.
 
         Args:
-            wanted: the depth of each key id.
+            depths: the depth of each key id.
 
         Returns:
-            The record of each id; without those that could not be read.
+            The record of each id, without those that could not be read.
         """
         ...
 
     def revoke(self, key_id: str) -> None:
-        """Ends the life of a key; once more is once.
+        """Revoke a key; revoking it twice is the same as once.
 
         Raises:
-            WorkspaceError: when it was not revoked, or may not have been.
+            WorkspaceError: the key was not revoked, or may not have been.
         """
         ...
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> None:
-        """Gives a key another end; tokens that are out keep theirs.
+        """Change when a key expires; tokens already issued keep their expiry.
 
         Args:
             key_id: the key.
-            expires_at: its new end, with the milliseconds that it is to have.
+            expires_at: its new expiry, with milliseconds.
 
         Raises:
-            WorkspaceError: when it was not moved, or may not have been.
+            WorkspaceError: the expiry was not changed, or may not have been.
         """
         ...
 
     def assign_role(self, key_id: str, role_id: str) -> None:
-        """Gives a key a role in place of the one that it has, if any; on core alone.
+        """Give a key a role, in place of its current one; only on core.
 
         Raises:
-            WorkspaceError: when it was not assigned, or may not have been.
+            WorkspaceError: the role was not assigned, or may not have been.
         """
         ...
 
     def mint(self, key_id: str, expires_at: datetime) -> Secret:
-        """A new token of a live key; tokens minted before go on working.
+        """Mint a new token of a live key; earlier tokens keep working.
 
         Args:
             key_id: the key.
-            expires_at: when the token itself ends, whatever becomes of its key.
+            expires_at: when the token expires, whatever happens to its key.
 
         Raises:
-            WorkspaceError: when none was minted, or its answer was lost: whoever asks again gets
-                another, and nobody has the first.
+            WorkspaceError: no token was minted, or the answer was lost. The next call mints another
+                token; the first one is lost.
         """
         ...
 
     def verify_token(self, token: Secret) -> None:
-        """Has the server accept a token, by one request that does nothing.
+        """Check that the server accepts a token, with one request that changes nothing.
 
         Raises:
-            WorkspaceError: when it does not accept it, as `token_refused`, or when no answer came.
+            WorkspaceError: the server does not accept the token (`token_refused`), or no answer
+                came.
         """
         ...
 
-    def release(self) -> None:
-        """Close the connections that nothing uses now, after each look; later ones open others."""
+    def close_idle_connections(self) -> None:
+        """Close idle connections, after each observation; later requests open new ones."""
         ...
 
-    def begin_work(self) -> None:
-        """Say that no other environment waits for this one any more.
+    def lift_observe_limits(self) -> None:
+        """Allow slow requests from now on, since no other environment waits for this one any more.
 
-        Until then a server that does not answer in time is asked once, and a look has a bound.
+        Until then a request that timed out is not repeated, and an observation has a time limit.
         """
         ...
 
     def close(self) -> None:
-        """Lets go of the connections."""
+        """Close all connections."""
         ...

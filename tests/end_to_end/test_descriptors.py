@@ -169,11 +169,13 @@ def test_a_run_without_a_descriptor_left_says_so(tmp_path: Path) -> None:
 def test_the_cause_of_an_error_shows_that_no_descriptor_is_left() -> None:
     """The cause is found however the libraries wrap it."""
     cause = OSError(errno.EMFILE, "Too many open files")
-    assert file_descriptors.spent(cause)
-    assert file_descriptors.spent(ValueError(cause))
+    assert file_descriptors.is_out_of_descriptors(cause)
+    assert file_descriptors.is_out_of_descriptors(ValueError(cause))
     wrapped = NewConnectionError(None, f"Failed: {cause}")  # type: ignore[arg-type]
-    assert file_descriptors.spent(wrapped)
-    assert not file_descriptors.spent(OSError(errno.ENOSPC, "No space left on device"))
+    assert file_descriptors.is_out_of_descriptors(wrapped)
+    assert not file_descriptors.is_out_of_descriptors(
+        OSError(errno.ENOSPC, "No space left on device")
+    )
 
 
 def test_the_number_of_environments_at_once_fits_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,4 +184,4 @@ def test_the_number_of_environments_at_once_fits_the_limit(monkeypatch: pytest.M
     for soft, each, expected in ((256, 16, 10), (64, 16, 1), (resource.RLIM_INFINITY, 9, 65536)):
         limits = (soft, soft)
         monkeypatch.setattr(resource, "getrlimit", lambda _, limits=limits: limits)
-        assert file_descriptors.room_for(each) == expected
+        assert file_descriptors.max_parallel(each) == expected

@@ -184,7 +184,7 @@ def test_slow_answers_and_a_hang_are_bounded_together(good, apply) -> None:
         bad = apply(slow.url, good, timeout="1500ms", code=4, auth=auth)
         release.set()
     assert bad["error"]["code"] == "timeout"
-    assert "look at bad" in bad["error"]["message"]
+    assert "keys of bad" in bad["error"]["message"]
     assert "more than 3 s" in bad["error"]["message"]
     assert good.keys == [1, 1]
 
@@ -197,7 +197,7 @@ def test_all_waits_of_a_look_count_together(scripted, answer, hurried) -> None:
     transport = Transport(shop, server.url, hurried(), others_wait=True)
     assert transport.send("GET", "/", repeatable=True).status == 200
     assert transport.send("GET", "/", repeatable=True).status == 429
-    transport.begin_work()
+    transport.lift_observe_limits()
     assert transport.send("GET", "/", repeatable=True).status == 200
     transport.close()
 
@@ -209,13 +209,13 @@ def test_another_look_before_the_writes_has_a_bound_too(scripted, answer, hurrie
     shop = Environment(name="shop", url=server.url, limits=Limits(timeout=0.3))
     transport = Transport(shop, server.url, hurried(), others_wait=True)
     assert transport.send("GET", "/", repeatable=True).status == 200
-    transport.release()
+    transport.close_idle_connections()
     with pytest.raises((WorkspaceError, LostAnswerError)) as told:
         transport.send("GET", "/", repeatable=True)
     assert told.value.code == "timeout"
     assert len(server.requests) == 2
     silent.set()
-    transport.begin_work()
+    transport.lift_observe_limits()
     assert transport.send("GET", "/", repeatable=True).status == 200
     transport.close()
 
@@ -223,14 +223,14 @@ def test_another_look_before_the_writes_has_a_bound_too(scripted, answer, hurrie
 def test_the_bound_of_a_look_ends_with_the_first_action(good, apply, monkeypatch) -> None:
     """What is under way is given the patience of a run by itself."""
     begun: list[str] = []
-    begin = Transport.begin_work
+    begin = Transport.lift_observe_limits
 
-    def begin_work(self: Transport) -> None:
+    def lift_observe_limits(self: Transport) -> None:
         begun.append(self.name)
         assert not good.at_first_write or len(begun) == 2
         begin(self)
 
-    monkeypatch.setattr(Transport, "begin_work", begin_work)
+    monkeypatch.setattr(Transport, "lift_observe_limits", lift_observe_limits)
     with Hanging() as hanging:
         apply(hanging.url, good, timeout="300ms", code=4)
     assert sorted(begun) == ["good-0", "good-1"]
@@ -245,7 +245,7 @@ def test_the_turns_of_a_declared_rate_and_pages_of_keys_are_no_part_of_that(
     shop = Environment(name="shop", url=server.url, limits=limits)
     transport = Transport(shop, server.url, hurried(), others_wait=True)
     for _ in range(3):
-        assert transport.send("GET", "/", repeatable=True, long=True).status == 200
+        assert transport.send("GET", "/", repeatable=True, is_list=True).status == 200
     transport.close()
 
 

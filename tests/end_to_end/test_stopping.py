@@ -293,7 +293,7 @@ def test_every_command_that_looks_says_what_it_did_not_see(
         assert found == code
         assert seconds < AT_ONCE
         if form == "text":
-            assert "stopped: The run was told to stop" in (err if command == "list" else out)
+            assert "stopped: The run was stopped before" in (err if command == "list" else out)
         elif command == "list":
             assert valid("keys", out) == []
             assert "stopped: " in err
@@ -741,7 +741,7 @@ def test_a_signal_in_the_first_moments_still_gives_a_report(tmp_path, words, mom
         assert server.live() == Counter()
     assert not (tmp_path / "token").exists()
     if not schema:
-        assert (out, "stopped: The run was told to stop" in err) == ("", True)
+        assert (out, "stopped: The run was stopped before" in err) == ("", True)
         return
     document = json.loads(out)
     Draft202012Validator(schemas.load(schema)).validate(document)

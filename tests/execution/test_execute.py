@@ -76,8 +76,7 @@ def theirs(second: int, name: str = "a", **changes: int) -> Row:
 def unknown(cause: Failure) -> Failure:
     return Failure(
         "outcome_unknown",
-        f"{cause.message} Whether the key was made is unknown; `provision list` shows what is "
-        "there.",
+        f"{cause.message} The key may or may not exist; check with `provision list`.",
     )
 
 

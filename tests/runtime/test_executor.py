@@ -1,4 +1,4 @@
-"""Threads that do a run's work side by side and keep no process alive."""
+"""Threads that do a run's work side by side and do not keep the process alive."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from provisioner.runtime.executor import ThreadExecutor
 pytestmark = pytest.mark.fast
 
 
-def test_what_is_mapped_comes_back_in_its_order() -> None:
-    """Results stand in the order of the arguments, whichever is done first."""
+def test_map_returns_results_in_order() -> None:
+    """Results come in the order of the arguments, whichever is done first."""
     second_done = threading.Event()
 
     def work(number: int) -> int:
@@ -29,44 +29,44 @@ def test_what_is_mapped_comes_back_in_its_order() -> None:
     assert second_done.is_set()
 
 
-@pytest.mark.parametrize("most", [1, 3])
-def test_so_many_are_at_work_at_once_and_no_more(most: int) -> None:
-    """All threads work side by side, and there is never one more."""
+@pytest.mark.parametrize("max_workers", [1, 3])
+def test_the_number_of_threads_is_limited(max_workers: int) -> None:
+    """All threads work at the same time, and there are never more of them."""
     before = threading.active_count()
-    together = threading.Barrier(most + 1)
-    seen: list[int] = []
+    together = threading.Barrier(max_workers + 1)
+    finished: list[int] = []
 
     def work(number: int) -> None:
-        if number < most:
+        if number < max_workers:
             together.wait(5)
-        seen.append(number)
+        finished.append(number)
 
-    with ThreadExecutor(most) as threads:
-        for number in range(4 * most):
+    with ThreadExecutor(max_workers) as threads:
+        for number in range(4 * max_workers):
             threads.submit(work, number)
-        assert threading.active_count() - before == most
-        assert seen == []
+        assert threading.active_count() - before == max_workers
+        assert finished == []
         together.wait(5)
-    assert sorted(seen) == list(range(4 * most))
+    assert sorted(finished) == list(range(4 * max_workers))
 
 
-def test_no_more_threads_are_started_than_there_is_work() -> None:
-    """A wide pool with one piece of work is one thread."""
+def test_only_as_many_threads_start_as_there_are_tasks() -> None:
+    """A large pool with one task starts one thread."""
     before = threading.active_count()
-    go_on = threading.Event()
+    resume = threading.Event()
     with ThreadExecutor(64) as threads:
-        threads.submit(go_on.wait, 5)
+        threads.submit(resume.wait, 5)
         assert threading.active_count() == before + 1
-        go_on.set()
+        resume.set()
 
 
-class Odd(BaseException):
-    """Not even an Exception."""
+class CustomBaseError(BaseException):
+    """An exception that is not an Exception."""
 
 
-@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, Odd])
-def test_what_the_work_raises_arrives_and_ends_no_thread(kind: type[BaseException]) -> None:
-    """Whoever asks gets the error, whatever it is, and the thread goes on with the next."""
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, CustomBaseError])
+def test_an_exception_reaches_the_future_and_ends_no_thread(kind: type[BaseException]) -> None:
+    """The future has any kind of exception, and the thread continues with the next task."""
     error = kind("why")
 
     def work() -> None:
@@ -78,8 +78,8 @@ def test_what_the_work_raises_arrives_and_ends_no_thread(kind: type[BaseExceptio
         assert threads.submit(pow, 2, 3).result(5) == 8
 
 
-def test_a_shutdown_waits_for_all_that_was_submitted() -> None:
-    """After it nothing is at work any more, and nothing was left out."""
+def test_a_shutdown_waits_for_all_submitted_tasks() -> None:
+    """After a shutdown every task is done and no thread is left."""
     done: list[int] = []
     with ThreadExecutor(2) as threads:
         for number in range(50):
@@ -88,37 +88,37 @@ def test_a_shutdown_waits_for_all_that_was_submitted() -> None:
     assert all(not thread.is_alive() for thread in threads._threads)
 
 
-def test_a_shutdown_may_cancel_what_has_not_begun() -> None:
-    """What runs is finished and waited for, what waits never begins and says so."""
-    begun, go_on = threading.Event(), threading.Event()
+def test_a_shutdown_may_cancel_tasks_that_have_not_started() -> None:
+    """Running tasks are finished and awaited; waiting tasks are cancelled and say so."""
+    started, resume = threading.Event(), threading.Event()
 
-    def hold() -> str:
-        begun.set()
-        go_on.wait(5)
-        return "held"
+    def block() -> str:
+        started.set()
+        resume.wait(5)
+        return "finished"
 
     threads = ThreadExecutor(1)
-    running = threads.submit(hold)
+    running = threads.submit(block)
     waiting = [threads.submit(pow, 2, 3) for _ in range(3)]
-    assert begun.wait(5)
+    assert started.wait(5)
     threads.shutdown(wait=False, cancel_futures=True)
     assert all(one.cancelled() for one in waiting)
     with pytest.raises(CancelledError):
         waiting[0].result(5)
     assert not running.done()
-    go_on.set()
+    resume.set()
     threads.shutdown()
-    assert running.result(0) == "held"
+    assert running.result(0) == "finished"
 
 
-def test_a_shutdown_does_not_wait_for_work_that_a_thread_takes_in_that_moment() -> None:
-    """What was waiting a moment ago may be in work now: it is neither cancelled nor awaited."""
+def test_a_shutdown_does_not_wait_for_a_task_that_a_thread_takes_at_the_same_time() -> None:
+    """A task that was waiting may be running by now: it is neither cancelled nor awaited."""
     taken = threading.Event()
     threads = ThreadExecutor(1)
-    queue = threads._work
+    queue = threads._queue
 
     class Contended:
-        """The queue as it is where a thread takes its last entry just before it is emptied."""
+        """The queue when a thread takes its last entry just before it is emptied."""
 
         def __getattr__(self, name: str) -> Any:
             if name in ("get", "get_nowait") and not taken.is_set():
@@ -127,24 +127,24 @@ def test_a_shutdown_does_not_wait_for_work_that_a_thread_takes_in_that_moment() 
             return getattr(queue, name)
 
     queue.put((Future(), lambda: None))
-    threads._work = Contended()  # type: ignore[assignment]  # a stand-in
+    threads._queue = Contended()  # type: ignore[assignment]  # a stand-in
     threads.shutdown(wait=False, cancel_futures=True)
     assert taken.is_set()
 
 
-def test_a_shutdown_need_not_wait() -> None:
-    """It comes back while the work goes on, and what was submitted is still done."""
-    go_on = threading.Event()
+def test_a_shutdown_can_return_at_once() -> None:
+    """A shutdown without waiting returns at once, and submitted tasks are still done."""
+    resume = threading.Event()
     threads = ThreadExecutor(1)
-    first, second = threads.submit(go_on.wait, 5), threads.submit(pow, 2, 3)
+    first, second = threads.submit(resume.wait, 5), threads.submit(pow, 2, 3)
     threads.shutdown(wait=False)
     assert not first.done()
-    go_on.set()
+    resume.set()
     assert second.result(5) == 8
 
 
-def test_after_a_shutdown_nothing_more_is_taken() -> None:
-    """A submission is refused rather than forgotten; a second shutdown is no harm."""
+def test_a_submission_after_a_shutdown_is_refused() -> None:
+    """It raises an error rather than being ignored; a second shutdown does no harm."""
     threads = ThreadExecutor(1)
     threads.shutdown()
     threads.shutdown()

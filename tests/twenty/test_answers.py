@@ -1,4 +1,4 @@
-"""What servers answer, held against every recorded error and the unrecorded ones of the docs."""
+"""Answers of servers, compared with every recorded error and the unrecorded ones of the docs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NGINX = (
     "<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n"
     "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
-"""What nginx answers where `limit_req` refuses, with its default settings."""
+"""The page that nginx sends if `limit_req` refuses a request, with its default settings."""
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 
@@ -45,9 +45,9 @@ def recorded(server: str, name: str) -> Answer:
     raise AssertionError(f"no recording {server} {name}")
 
 
-def answer(status: int, body: str = "", **more: object) -> Answer:
+def answer(status: int, body: str = "", **fields: object) -> Answer:
     decoded, excerpt = decode(body.encode())
-    return Answer(status, decoded, excerpt, **more)  # type: ignore[arg-type]
+    return Answer(status, decoded, excerpt, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -81,44 +81,45 @@ def answer(status: int, body: str = "", **more: object) -> Answer:
     ],
 )
 def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> None:
-    """Texts and codes decide, whatever status a version gives them."""
+    """Texts and codes decide, whatever status a version sends with them."""
     found = recorded(server, name)
     assert refusal_code(found) == code
-    told, happened, remedy = explain("shop", found, found.quote)
-    assert told == code
-    assert happened.startswith("shop ")
+    explained, message, remedy = explain("shop", found, found.quote)
+    assert explained == code
+    assert message.startswith("shop ")
     assert remedy.endswith(".")
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "more", "wait", "rate"),
+    ("status", "body", "fields", "wait", "rate"),
     [
         (429, '{"messages":["Limit reached (100 tokens per 60000 ms)"]}', {}, None, Rate(100, 60)),
         (429, "<html>slow down</html>", {}, None, None),
         (429, "{}", {"retry_after": 7.0}, 7.0, None),
-        (429, "{}", {"retry_after": 7.0, "limit": 100}, 7.0, Rate(100, 60)),
-        (429, '{"retryAfterSeconds": 2}', {"limit": 50}, 2.0, Rate(50, 60)),
-        (429, '{"messages":["Limit reached (9 tokens per 1000 ms)"]}', {"limit": 100}, None)
+        (429, "{}", {"retry_after": 7.0, "rate_limit": 100}, 7.0, Rate(100, 60)),
+        (429, '{"retryAfterSeconds": 2}', {"rate_limit": 50}, 2.0, Rate(50, 60)),
+        (429, '{"messages":["Limit reached (9 tokens per 1000 ms)"]}', {"rate_limit": 100}, None)
         + (Rate(9, 1),),
-        (429, "{}", {"limit": 0}, None, None),
+        (429, "{}", {"rate_limit": 0}, None, None),
         (429, '{"retryAfterSeconds": 3}', {}, 3.0, None),
         (429, '{"retryAfterSeconds": 1%s}' % ("0" * 400), {}, 1e9, None),
         (429, '{"messages":["Limit reached (%s tokens per 1 ms)"]}' % ("9" * 400), {}, None, None),
         (200, '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}', {}, None, None),
         (200, '{"errors":[{"message":"Too many requests."}],"data":null}', {}, None, None),
         (503, "", {"retry_after": 1.0}, 1.0, None),
-        (503, "", {"retry_after": 1.0, "limit": 100}, 1.0, None),
+        (503, "", {"retry_after": 1.0, "rate_limit": 100}, 1.0, None),
         (503, "", {}, None, None),
         (503, "<html><center>nginx</center>", {}, None, None),
     ],
 )
-def test_throttling_is_known_in_every_form(
-    status: int, body: str, more: dict[str, float], wait: float | None, rate: Rate | None
+def test_throttling_is_recognized_in_every_form(
+    status: int, body: str, fields: dict[str, float], wait: float | None, rate: Rate | None
 ) -> None:
-    """429 with and without numbers, GraphQL's two texts, and any 503 (not recorded)."""
-    found = answer(status, body, **more)
-    speed = status != 503
-    assert throttling(found) == Throttling(wait, rate, unhandled=speed, for_speed=speed)
+    """429 with and without numbers, both texts of GraphQL, and any 503 (not recorded)."""
+    found = answer(status, body, **fields)
+    rate_limited = status != 503
+    expected = Throttling(wait, rate, unhandled=rate_limited, rate_limited=rate_limited)
+    assert throttling(found) == expected
     assert refusal_code(found) == ("rate_limited" if status != 503 else "server_error")
 
 
@@ -127,21 +128,21 @@ def test_throttling_is_known_in_every_form(
     [("100", 100), (" 50 ", 50), ("100;w=60", None), ("-1", None), ("9" * 10, None), ("", None)],
 )
 def test_the_limit_is_read_from_its_header(header: str, limit: int | None) -> None:
-    """Newest servers say how many requests a minute they allow; what is no number says nothing."""
+    """The newest servers state their limit a minute; a value that is not a number is ignored."""
     response = requests.Response()
     response.status_code = 429
     response.headers["X-RateLimit-Limit"] = header
     response.headers["Retry-After"] = "2"
-    found = transport._answer(response, b"{}", took=0.25)
-    assert (found.limit, found.retry_after, found.took) == (limit, 2.0, 0.25)
+    found = transport._answer(response, b"{}", duration=0.25)
+    assert (found.rate_limit, found.retry_after, found.duration) == (limit, 2.0, 0.25)
     del response.headers["X-RateLimit-Limit"]
-    assert transport._answer(response, b"{}", took=0.0).limit is None
+    assert transport._answer(response, b"{}", duration=0.0).rate_limit is None
 
 
 @pytest.mark.parametrize("server", ["nginx", "nginx/1.27.3", "openresty/1.21.4.1"])
 @pytest.mark.parametrize("padding", ["", 6 * "<!-- a padding to disable MSIE -->\r\n"])
-def test_nginx_own_page_is_a_refusal_before_twenty(server: str, padding: str) -> None:
-    """`limit_req` answers with 503 before it asks Twenty: for its speed, and never handled."""
+def test_the_page_of_nginx_is_a_refusal_before_twenty(server: str, padding: str) -> None:
+    """`limit_req` answers 503 before it asks Twenty, so the request was never handled."""
     found = answer(503, NGINX.replace("nginx", server) + padding)
     assert throttling(found) == Throttling(None, None, unhandled=True)
     assert refusal_code(found) == "rate_limited"
@@ -149,13 +150,13 @@ def test_nginx_own_page_is_a_refusal_before_twenty(server: str, padding: str) ->
     assert not throttling(answer(503, f"x{NGINX}")).unhandled
 
 
-def test_a_page_of_html_is_never_shown() -> None:
-    """A message says that it is one."""
+def test_an_html_page_is_never_shown() -> None:
+    """A message only says that the answer is an HTML page."""
     for page in (NGINX, "<!DOCTYPE html><html>canary", "<HTML lang=en>canary", " <body>canary"):
-        _, happened, _ = explain("shop", found := answer(502, page), found.quote)
-        assert "HTML" in happened
-        assert "canary" not in happened.lower()
-        assert "<" not in happened
+        _, message, _ = explain("shop", found := answer(502, page), found.quote)
+        assert "HTML" in message
+        assert "canary" not in message.lower()
+        assert "<" not in message
 
 
 _V8 = r"\n    at Guard.canActivate (/app/canary/guard.js:12:34)\n    at async /app/canary/x.js:1:2"
@@ -172,10 +173,10 @@ _STACK = f'{{"message": "Cannot read keys", "statusCode": 500, "stack": "TypeErr
         (f'{{"messages": ["Cannot read keys{_JAVA}"]}}', "Cannot read keys"),
         (f'{{"messages": ["{_PYTHON}"]}}', "a stack trace"),
         (f'{{"errors": [{{"message": "Upstream said {_PAGE}"}}]}}', "Upstream said"),
-        (f'{{"errors": [{{"message": "{_PAGE}"}}, {{"message": "b"}}]}}', "a page of HTML; b"),
+        (f'{{"errors": [{{"message": "{_PAGE}"}}, {{"message": "b"}}]}}', "an HTML page; b"),
         (_STACK, "Cannot read keys"),
         (f'{{"stack": "TypeError: x{_V8}"}}', "TypeError: x"),
-        (f'"{_PAGE}"', "a page of HTML"),
+        (f'"{_PAGE}"', "an HTML page"),
         (f"TypeError: x{_V8}".replace(r"\n", "\n"), "TypeError: x"),
         ("Not found <pre>canary</pre>", "Not found"),
         ('{"messages": ["It ends at 12:30 (at 127.0.0.1:80)"]}', "at 12:30 (at 127.0.0.1:80)"),
@@ -183,16 +184,16 @@ _STACK = f'{{"message": "Cannot read keys", "statusCode": 500, "stack": "TypeErr
     ],
 )
 def test_markup_and_stack_traces_never_reach_a_message(body: str, words: str) -> None:
-    """Wherever in an answer they stand; the words before them do."""
-    _, happened, _ = explain("shop", found := answer(500, body), found.quote)
-    assert words in happened
-    assert "canary" not in happened
+    """Only the words before them are shown, wherever they are in the answer."""
+    _, message, _ = explain("shop", found := answer(500, body), found.quote)
+    assert words in message
+    assert "canary" not in message
 
 
-def test_a_request_that_is_too_large_says_what_to_raise() -> None:
-    """Whoever says 413, and however."""
-    code, happened, remedy = explain("shop", found := answer(413, "<html>"), found.quote)
-    assert (code, "this size" in happened) == ("rejected", True)
+def test_the_error_for_a_request_that_is_too_large_names_the_limit_to_raise() -> None:
+    """A 413 of any server counts, whatever its body."""
+    code, message, remedy = explain("shop", found := answer(413, "<html>"), found.quote)
+    assert (code, "this size" in message) == ("rejected", True)
     assert "client_max_body_size" in remedy
 
 
@@ -205,8 +206,8 @@ def test_a_request_that_is_too_large_says_what_to_raise() -> None:
         (200, '{"data":{"a":{}},"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}'),
     ],
 )
-def test_other_answers_are_no_throttling(status: int, body: str) -> None:
-    """A failure without a wait, and data that only reads like the text, are not refusals."""
+def test_other_answers_are_not_throttling(status: int, body: str) -> None:
+    """A failure without a wait, and data that only reads like the text, are not throttling."""
     assert throttling(answer(status, body)) is None
 
 
@@ -227,29 +228,29 @@ def test_other_answers_are_no_throttling(status: int, body: str) -> None:
         (401, "", "credential_invalid"),
     ],
 )
-def test_html_empty_and_half_answers_are_errors(status: int, body: str, code: str) -> None:
-    """Nothing that cannot be read as Twenty's own answer counts as a success."""
+def test_html_empty_and_incomplete_answers_are_errors(status: int, body: str, code: str) -> None:
+    """An answer that cannot be read as one of Twenty is never a success."""
     assert refusal_code(answer(status, body)) == code
 
 
-def test_a_redirect_says_where_to_and_is_not_followed() -> None:
-    """The remedy is to write the final address."""
-    _, happened, remedy = explain("shop", answer(302, location="https://login.example.com/x"), "x")
-    assert "https://login.example.com/x" in happened
+def test_a_redirect_is_reported_and_not_followed() -> None:
+    """The message names the target, and the remedy is to set `url` to it."""
+    _, message, remedy = explain("shop", answer(302, location="https://login.example.com/x"), "x")
+    assert "https://login.example.com/x" in message
     assert "url" in remedy
 
 
-def test_messages_carry_no_escapes_and_no_flood() -> None:
-    """A server's words cannot draw on the terminal and are cut."""
+def test_messages_have_no_escapes_and_a_maximum_length() -> None:
+    """The words of a server cannot draw on the terminal, and long texts are cut."""
     found = answer(400, json.dumps({"messages": ["\x1b[2Jgone\r\n" + "x" * 9999]}))
-    _, happened, _ = explain("shop", found, found.quote)
-    assert "\x1b" not in happened
-    assert "\n" not in happened
-    assert len(happened) < 500
+    _, message, _ = explain("shop", found, found.quote)
+    assert "\x1b" not in message
+    assert "\n" not in message
+    assert len(message) < 500
 
 
-def test_an_ended_session_is_told_from_other_refusals() -> None:
-    """Only what was refused before anything was done may be sent again with a new session."""
+def test_an_expired_session_differs_from_other_refusals() -> None:
+    """Only a request that was refused before anything was done may be sent again."""
     assert session_ended(recorded("core-2.21", "136-gql-metadata-list-expired"))
     assert session_ended(recorded("legacy-0.60", "004-rest-list-expired-token"))
     assert not session_ended(recorded("core-2.21", "140-gql-metadata-create-member"))
@@ -259,15 +260,15 @@ def test_an_ended_session_is_told_from_other_refusals() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_decoded_or_unreadable(raw: bytes) -> None:
-    """No body makes reading it fail; what it shows is printable."""
+def test_any_body_is_decoded_or_unreadable(raw: bytes) -> None:
+    """No body makes reading it fail, and the excerpt is printable."""
     body, excerpt = decode(raw)
     assert excerpt.isprintable()
     assert refusal_code(Answer(500, body, excerpt))
 
 
-def test_a_bottomless_body_is_unreadable() -> None:
-    """Nesting beyond Python's own limit is no crash."""
+def test_a_body_that_is_nested_too_deep_is_unreadable() -> None:
+    """Nesting beyond Python's own limit does not crash."""
     assert decode(b"[" * 500_000)[0] is NOT_JSON
     assert repr(NOT_JSON) == "UNREADABLE"
     assert clean("a\x00b\u202e") == "a b"

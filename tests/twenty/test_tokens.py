@@ -1,4 +1,4 @@
-"""Tokens as servers mint and accept them: the embedded Twenty, and answers of a script."""
+"""Tokens as servers mint and accept them: the embedded Twenty, and scripted answers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forgotten() -> Iterator[None]:
-    """What is wrapped here is masked in no other test."""
+def forget_secrets() -> Iterator[None]:
+    """Forget the secrets of this module, so that no other test masks them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(secret, "_KNOWN", secret._Known())
         yield
@@ -33,10 +33,10 @@ def forgotten() -> Iterator[None]:
 DIALECTS = pytest.mark.parametrize("dialect", Dialect)
 
 
-ENDS = "2031-01-01T00:00:00.417Z"
+EXPIRES_AT = "2031-01-01T00:00:00.417Z"
 
 
-NOBODY = "7b6f2c1e-0000-4000-8000-000000000000"
+UNKNOWN_ID = "7b6f2c1e-0000-4000-8000-000000000000"
 
 
 def is_mint(body: bytes) -> bool:
@@ -44,21 +44,21 @@ def is_mint(body: bytes) -> bool:
 
 
 @DIALECTS
-def test_a_minted_token_opens_the_workspace_until_its_key_ends(serve, dialect: Dialect) -> None:
-    """It is for this key; a second one does not end the first."""
+def test_a_minted_token_opens_the_workspace_until_its_key_expires(serve, dialect: Dialect) -> None:
+    """The token is for this key, and a second token does not end the first."""
     served = serve(dialect)
-    [key_id] = served.sandbox.seed(["a"], expires_at=ENDS)
+    [key_id] = served.sandbox.seed(["a"], expires_at=EXPIRES_AT)
     workspace = served.workspace()
-    ends = datetime.fromisoformat(ENDS)
-    tokens = [mint(workspace, key_id, ends) for _ in range(2)]
-    for one in tokens:
-        claims = claims_of(one)
+    expires_at = datetime.fromisoformat(EXPIRES_AT)
+    tokens = [mint(workspace, key_id, expires_at) for _ in range(2)]
+    for minted in tokens:
+        claims = claims_of(minted)
         assert claims is not None
         assert (claims.key, claims.workspace) == (key_id, served.sandbox.workspace_id)
-        assert claims.expires_at == ends.replace(microsecond=0)
+        assert claims.expires_at == expires_at.replace(microsecond=0)
         environment = environment_with(url=served.sandbox.url)
-        with_it = opened(served, environment, ApiToken(one))
-        assert key_id in {key.id for key in with_it.observe().keys}
+        workspace_of_key = opened(served, environment, ApiToken(minted))
+        assert key_id in {key.id for key in workspace_of_key.observe().keys}
     assert [key.id for key in served.sandbox.keys()] == [key_id]
 
 
@@ -71,41 +71,41 @@ def opened(served: Any, environment: Environment, credential: ApiToken | Session
 
 
 @DIALECTS
-def test_no_token_of_a_key_that_is_revoked_or_not_there_goes_anywhere(
-    serve, dialect: Dialect
-) -> None:
-    """Legacy mints one and does not accept it; core mints none. The word is the same."""
+def test_no_token_is_minted_for_a_key_that_is_revoked_or_unknown(serve, dialect: Dialect) -> None:
+    """Legacy mints a token and does not accept it; core mints none. The error code is the same."""
     served = serve(dialect)
-    [dead] = served.sandbox.seed(["a"], revoked_at="2026-01-01T00:00:00.000Z")
+    [revoked] = served.sandbox.seed(["a"], revoked_at="2026-01-01T00:00:00.000Z")
     workspace = served.workspace()
-    for key_id in (dead, NOBODY):
+    for key_id in (revoked, UNKNOWN_ID):
         with pytest.raises(WorkspaceError) as caught:
-            mint(workspace, key_id, datetime.fromisoformat(ENDS))
+            mint(workspace, key_id, datetime.fromisoformat(EXPIRES_AT))
         assert caught.value.code == "token_refused"
         assert caught.value.remedy
         assert "eyJ" not in str(caught.value)
     if dialect is not Dialect.LEGACY:
         with pytest.raises(WorkspaceError) as caught:
-            workspace.mint(dead, datetime.fromisoformat(ENDS))
-        assert dead in caught.value.message
+            workspace.mint(revoked, datetime.fromisoformat(EXPIRES_AT))
+        assert revoked in caught.value.message
         assert "is revoked" in caught.value.message
-        assert caught.value.remedy == ("Someone ended the key, or the credential's own: run again.")
+        assert caught.value.remedy == (
+            "Someone revoked the key, or the one of the credential: run again."
+        )
 
 
 @DIALECTS
 def test_a_mint_whose_answer_was_lost_is_repeated(serve, dialect: Dialect) -> None:
-    """The first token is nobody's; the second one is proven."""
+    """Nobody has the first token; the second one is verified."""
     lost = iter([True])
 
-    def around(request: Any, inner: Callable[[Any], Any]) -> Any:
+    def lose_first(request: Any, inner: Callable[[Any], Any]) -> Any:
         answer = inner(request)
         if is_mint(request.body) and next(lost, False):
             raise ConnectionError
         return answer
 
-    served = serve(dialect, around=around)
-    [key_id] = served.sandbox.seed(["a"], expires_at=ENDS)
-    minted = mint(served.workspace(), key_id, datetime.fromisoformat(ENDS))
+    served = serve(dialect, around=lose_first)
+    [key_id] = served.sandbox.seed(["a"], expires_at=EXPIRES_AT)
+    minted = mint(served.workspace(), key_id, datetime.fromisoformat(EXPIRES_AT))
     claims = claims_of(minted)
     assert claims is not None
     assert claims.key == key_id
@@ -113,40 +113,40 @@ def test_a_mint_whose_answer_was_lost_is_repeated(serve, dialect: Dialect) -> No
 
 
 @pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE_1])
-def test_a_credential_that_may_not_mint_is_told_so(serve, dialect: Dialect) -> None:
-    """A member of the workspace sees its keys, or none, and mints nothing."""
+def test_a_credential_without_permission_cannot_mint(serve, dialect: Dialect) -> None:
+    """A member of the workspace may see its keys, but mints nothing."""
     served = serve(dialect)
-    [key_id] = served.sandbox.seed(["a"], expires_at=ENDS)
+    [key_id] = served.sandbox.seed(["a"], expires_at=EXPIRES_AT)
     member = SessionToken(Secret(served.sandbox.session_token("member")))
     environment = environment_with(
         url=served.sandbox.url,
         generation="legacy" if dialect is Dialect.LEGACY else "core",
     )
     with pytest.raises(WorkspaceError) as caught:
-        opened(served, environment, member).mint(key_id, datetime.fromisoformat(ENDS))
+        opened(served, environment, member).mint(key_id, datetime.fromisoformat(EXPIRES_AT))
     assert caught.value.code == "permission_denied"
 
 
 @DIALECTS
-def test_a_token_that_is_not_accepted_is_refused(serve, dialect: Dialect) -> None:
-    """Revoked, expired, forged or none at all; the code of the server is told, the token is not."""
+def test_a_token_that_the_server_does_not_accept_is_refused(serve, dialect: Dialect) -> None:
+    """Revoked, expired, forged or invalid: the message has the server's code, but not the token."""
     served = serve(dialect)
     sandbox, workspace = served.sandbox, served.workspace()
     [live] = sandbox.seed(["a"])
-    [dead] = sandbox.seed(["a"], revoked_at="2026-01-01T00:00:00.000Z")
+    [revoked] = sandbox.seed(["a"], revoked_at="2026-01-01T00:00:00.000Z")
     good = sandbox.token_of(live)
     workspace.verify_token(Secret(good))
     cases = {
-        sandbox.token_of(dead): "credential_revoked",
+        sandbox.token_of(revoked): "credential_revoked",
         sandbox.token_of(live, seconds=-5): "credential_expired",
         good[:-10] + "A" * 10: "credential_invalid",
         "abc.def.ghi": "credential_invalid",
     }
-    for bad, code in cases.items():
+    for refused, code in cases.items():
         with pytest.raises(WorkspaceError) as caught:
-            workspace.verify_token(Secret(bad))
+            workspace.verify_token(Secret(refused))
         assert (caught.value.code, f"({code})" in caught.value.message) == ("token_refused", True)
-        assert bad not in caught.value.message + caught.value.remedy
+        assert refused not in caught.value.message + caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -165,21 +165,21 @@ def test_a_token_that_is_not_accepted_is_refused(serve, dialect: Dialect) -> Non
         ),
     ],
 )
-def test_an_answer_without_a_token_is_no_token(scripted, answer, body: str, code: str) -> None:
-    """Half an answer is not taken for one, nor is a token beside an error."""
+def test_an_answer_without_a_token_is_an_error(scripted, answer, body: str, code: str) -> None:
+    """An incomplete answer is not a token, and neither is a token next to an error."""
     server = scripted(*[answer(200, body)] * 9)
     with pytest.raises(WorkspaceError) as caught:
         scripted_workspace(server).mint("id-a", END)
     assert caught.value.code == code
 
 
-def test_a_token_is_asked_for_with_the_milliseconds_of_its_key(scripted, answer) -> None:
-    """As the server writes them; the id is a string of the document."""
+def test_a_token_is_requested_with_the_milliseconds_of_its_key(scripted, answer) -> None:
+    """The expiry is written as the server writes it; the id is a string of the document."""
     minted = '{"data":{"generateApiKeyToken":{"token":"eyJhbGciOiJIUzI1NiJ9.e30.x"}}}'
     server = scripted(answer(200, minted))
     workspace = scripted_workspace(server)
-    got = workspace.mint('id-"a"', END.replace(microsecond=7000))
-    assert got.reveal() == "eyJhbGciOiJIUzI1NiJ9.e30.x"
+    minted_token = workspace.mint('id-"a"', END.replace(microsecond=7000))
+    assert minted_token.reveal() == "eyJhbGciOiJIUzI1NiJ9.e30.x"
     document = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])["query"]
     assert '(apiKeyId:"id-\\"a\\"",expiresAt:"2027-02-21T04:00:00.007Z")' in document
 
@@ -187,8 +187,8 @@ def test_a_token_is_asked_for_with_the_milliseconds_of_its_key(scripted, answer)
 @pytest.mark.parametrize(
     ("status", "code"), [(500, "server_error"), (429, "rate_limited"), (403, "token_refused")]
 )
-def test_a_server_in_trouble_says_nothing_of_a_token(scripted, answer, status, code) -> None:
-    """Only a refusal is one; a server that fails or is busy is told as that."""
+def test_a_server_error_does_not_refuse_a_token(scripted, answer, status, code) -> None:
+    """Only a refusal refuses the token; a server that fails or is busy is reported as that."""
     server = scripted(*[answer(status, '{"message":"No."}', Retry_After="30")] * 99)
     with pytest.raises(WorkspaceError) as caught:
         scripted_workspace(server, clocked=True).verify_token(token("id-a", END))
@@ -207,21 +207,21 @@ def test_a_server_in_trouble_says_nothing_of_a_token(scripted, answer, status, c
         (404, ""),
     ],
 )
-def test_only_a_whole_answer_proves_a_token(scripted, answer, status: int, body: str) -> None:
-    """Data beside an error, or with the status of a failure, is no proof."""
+def test_only_a_complete_answer_verifies_a_token(scripted, answer, status: int, body: str) -> None:
+    """Data next to an error, or with the status of a failure, does not verify the token."""
     server = scripted(*[answer(status, body)] * 9)
     with pytest.raises(WorkspaceError) as caught:
         scripted_workspace(server).verify_token(token("id-a", END))
     assert (caught.value.code, caught.value.remedy) == (
         "token_refused",
-        "Nothing was delivered; look at the key in Twenty itself.",
+        "Nothing was delivered; check the key in Twenty itself.",
     )
     fine = scripted(answer(200, '{"data":{"__typename":"Query"}}'))
     scripted_workspace(fine).verify_token(token("id-a", END))
 
 
 class Clocked(Waits):
-    """A stop whose clock runs as its waits ask for."""
+    """A cancellation whose clock advances by its waits."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""HTTP against servers that misbehave, over real sockets."""
+"""HTTP against misbehaving servers, over real sockets."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def to(hurried) -> Iterator[Callable[..., Transport]]:
         transport.close()
 
 
-def test_a_request_says_who_asks_and_carries_its_headers(scripted, answer, to) -> None:
+def test_a_request_has_its_headers_and_the_name_of_the_tool(scripted, answer, to) -> None:
     """User-Agent, the environment's own headers, JSON, and the bearer token."""
     server = scripted(answer(200, '{"a": 1}', Date="Mon, 23 Nov 2026 04:00:00 GMT"))
     transport = to(server.url, headers=(("X-Gate", Secret("open")),))
-    got = transport.send(
+    response = transport.send(
         "POST", "/x?y=1", body={"k": "v"}, token=lambda: Secret("tok"), repeatable=False
     )
-    assert (got.status, got.body) == (200, {"a": 1})
-    assert got.moment == NOW
+    assert (response.status, response.body) == (200, {"a": 1})
+    assert response.server_time == NOW
     [request] = server.requests
     head, _, body = request.partition(b"\r\n\r\n")
     assert head.startswith(b"POST /x?y=1 HTTP/1.1")
@@ -70,7 +70,7 @@ def test_a_request_says_who_asks_and_carries_its_headers(scripted, answer, to) -
 
 
 def test_netrc_does_not_replace_the_credential(scripted, answer, to, tmp_path, monkeypatch) -> None:
-    """A ~/.netrc entry for the host is not what the environment says."""
+    """A ~/.netrc entry for the host is ignored."""
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password canary\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     server = scripted(answer(200, "{}"), answer(200, "{}"))
@@ -91,8 +91,8 @@ def test_netrc_does_not_replace_the_credential(scripted, answer, to, tmp_path, m
     ],
     ids=["closed", "truncated", "half-chunk", "broken-gzip", "no-http"],
 )
-def test_a_lost_answer_of_a_write_is_told_and_never_repeated(scripted, to, entry) -> None:
-    """Whatever breaks after the request went out: one request, and the word that it is lost."""
+def test_a_lost_answer_of_a_write_is_reported_and_never_repeated(scripted, to, entry) -> None:
+    """Whatever breaks after the request was sent: one request, and an error that it is lost."""
     server = scripted(entry, entry)
     with pytest.raises(LostAnswerError) as caught:
         to(server.url).send("POST", "/", body={}, repeatable=False)
@@ -100,30 +100,28 @@ def test_a_lost_answer_of_a_write_is_told_and_never_repeated(scripted, to, entry
     assert len(server.requests) == 1
 
 
-def test_a_lost_answer_of_a_read_is_asked_for_again(scripted, answer, to) -> None:
-    """Reads are repeated after a reset and after a failure of the server."""
+def test_a_read_whose_answer_is_lost_is_repeated(scripted, answer, to) -> None:
+    """Reads are repeated after a reset and after a server error."""
     server = scripted(None, answer(502, "<html>"), answer(500, "{}"), answer(200, "[]"))
     transport = to(server.url)
     assert transport.send("GET", "/", repeatable=True).body == []
     assert transport.requests_sent == 4
 
 
-def test_reads_are_not_repeated_for_ever(scripted, answer, to) -> None:
-    """After four tries the last answer, or the loss of it, is what the caller gets."""
+def test_reads_are_not_repeated_forever(scripted, answer, to) -> None:
+    """After four tries the caller gets the last answer, or the error that it is lost."""
     server = scripted(*[answer(500, "{}")] * 9)
     assert to(server.url).send("GET", "/", repeatable=True).status == 500
     assert len(server.requests) == 4
-    gone = scripted(*[None] * 9)
+    silent = scripted(*[None] * 9)
     with pytest.raises(LostAnswerError):
-        to(gone.url).send("GET", "/", repeatable=True)
-    assert len(gone.requests) == 4
+        to(silent.url).send("GET", "/", repeatable=True)
+    assert len(silent.requests) == 4
 
 
 @pytest.mark.parametrize("body", ["", "<html>", '{"data":', "\xff"])
-def test_an_answer_that_is_no_json_is_asked_for_again_by_a_reader(
-    scripted, answer, to, body
-) -> None:
-    """A 200 of a proxy, or one cut short: a reader asks again, four times in all."""
+def test_a_read_with_an_answer_that_is_not_json_is_repeated(scripted, answer, to, body) -> None:
+    """A 200 of a proxy, or an answer cut off: a read is sent four times in all."""
     server = scripted(answer(200, body), answer(201, body), answer(200, "[]"))
     assert to(server.url).send("GET", "/", repeatable=True).body == []
     assert len(server.requests) == 3
@@ -133,23 +131,25 @@ def test_an_answer_that_is_no_json_is_asked_for_again_by_a_reader(
 
 
 @pytest.mark.parametrize("status", [302, 400, 404])
-def test_a_refusal_that_is_no_json_is_not_asked_for_again(scripted, answer, to, status) -> None:
-    """It says what it says by its status."""
+def test_a_read_with_a_refusal_that_is_not_json_is_not_repeated(
+    scripted, answer, to, status
+) -> None:
+    """Its status says enough."""
     server = scripted(answer(status, "<html>"))
     assert to(server.url).send("GET", "/", repeatable=True).status == status
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("said", [(500, "{}"), (408, ""), (200, "<html>"), (201, "")])
-def test_a_failure_of_the_server_is_no_reason_to_repeat_a_write(scripted, answer, to, said) -> None:
-    """A 500 may come after the commit, and so may an answer that nobody can read."""
-    server = scripted(answer(*said), answer(200, "{}"))
-    assert to(server.url).send("POST", "/", body={}, repeatable=False).status == said[0]
+@pytest.mark.parametrize("reply", [(500, "{}"), (408, ""), (200, "<html>"), (201, "")])
+def test_a_write_is_not_repeated_after_a_server_error(scripted, answer, to, reply) -> None:
+    """A 500 may come after the commit, and so may an answer that cannot be read."""
+    server = scripted(answer(*reply), answer(200, "{}"))
+    assert to(server.url).send("POST", "/", body={}, repeatable=False).status == reply[0]
     assert len(server.requests) == 1
 
 
-def test_after_a_stop_nothing_goes_out_that_must_not_be_repeated(scripted, answer, to, hurried):
-    """What only looks, and what may be made twice, still does: the run must learn how it ends."""
+def test_after_a_stop_only_repeatable_requests_are_sent(scripted, answer, to, hurried):
+    """Reads and repeatable changes are still sent, so that the run learns its outcome."""
     stop = hurried()
     server = scripted(None, answer(200, "[]"))
     transport = to(server.url, stop)
@@ -163,7 +163,7 @@ def test_after_a_stop_nothing_goes_out_that_must_not_be_repeated(scripted, answe
 
 
 def test_a_write_that_waits_for_its_turn_is_not_sent_after_a_stop(scripted, answer, to, hurried):
-    """Told to slow down and then to stop: it was refused unhandled, and is not sent again."""
+    """A write that the rate limit refused, and that a stop meets in its wait, is not repeated."""
 
     class StoppedInWait(hurried):
         def sleep(self, seconds: float) -> None:
@@ -177,22 +177,22 @@ def test_a_write_that_waits_for_its_turn_is_not_sent_after_a_stop(scripted, answ
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("execution_began", [True, False])
 @pytest.mark.parametrize("several", [True, False])
-def test_a_document_of_several_is_not_sent_again_once_it_began(
-    scripted, answer, to, begun, several
+def test_a_document_of_several_is_not_repeated_once_it_began(
+    scripted, answer, to, execution_began, several
 ) -> None:
-    """Refused for its speed in the middle, with `data` in the answer: part of it may be done."""
-    said = '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]%s}'
-    said = said % (',"data":null' if begun else "")
-    server = scripted(answer(200, said), answer(201, "{}"))
-    got = to(server.url).send("POST", "/", body={}, repeatable=False, several=several)
-    again = not (begun and several)
-    assert (got.status, len(server.requests)) == ((201, 2) if again else (200, 1))
+    """If the rate limit refuses it with `data` in the answer, parts of it may be done."""
+    reply = '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]%s}'
+    reply = reply % (',"data":null' if execution_began else "")
+    server = scripted(answer(200, reply), answer(201, "{}"))
+    response = to(server.url).send("POST", "/", body={}, repeatable=False, several=several)
+    repeated = not (execution_began and several)
+    assert (response.status, len(server.requests)) == ((201, 2) if repeated else (200, 1))
 
 
 def test_a_silent_server_times_out(scripted, to) -> None:
-    """The limit is named in the message."""
+    """The message names the timeout."""
     release = threading.Event()
     server = scripted(release)
     with pytest.raises(LostAnswerError) as caught:
@@ -202,34 +202,34 @@ def test_a_silent_server_times_out(scripted, to) -> None:
     assert "0.1 s" in caught.value.message
 
 
-def test_a_silent_server_is_asked_once_until_it_was_looked_at(scripted, answer, to) -> None:
-    """One that hangs holds the first writes of the others for its own timeout, and no longer."""
+def test_a_silent_server_is_asked_once_in_its_first_observation(scripted, answer, to) -> None:
+    """A server that hangs delays the first writes of others by its own timeout, not longer."""
     release = threading.Event()
     server = scripted(release, release, answer(200, "[]"))
     transport = to(server.url, limits=limits_with(timeout=0.1))
     with pytest.raises(LostAnswerError) as caught:
         transport.send("GET", "/", repeatable=True)
     assert (caught.value.code, transport.requests_sent) == ("timeout", 1)
-    transport.release()
+    transport.close_idle_connections()
     release.set()
     transport.timeout = 5.0
     assert transport.send("GET", "/", repeatable=True).body == []
 
 
-def test_connections_that_nothing_uses_are_closed_and_opened_again(serve, to) -> None:
-    """After a release none is left; the next request opens one."""
+def test_idle_connections_are_closed_and_opened_again(serve, to) -> None:
+    """No connection is left after closing them; the next request opens one."""
     served = serve()
     transport = to(served.sandbox.url)
     transport.send("GET", "/", repeatable=True)
     manager = transport._session.get_adapter(served.sandbox.url).poolmanager
     assert len(manager.pools) == 1
-    transport.release()
+    transport.close_idle_connections()
     assert len(manager.pools) == 0
     assert transport.send("GET", "/", repeatable=True).status
 
 
-def test_a_connection_that_takes_its_whole_time_is_not_tried_again() -> None:
-    """Three of them would take three times the timeout; a refused one costs nothing."""
+def test_a_connection_that_times_out_is_not_tried_again() -> None:
+    """Three attempts would take three timeouts; a refused connection costs nothing."""
     pool = HTTPConnectionPool("host")
     retry = transport_module._Retry(connect=2, read=False)
     with pytest.raises(MaxRetryError):
@@ -238,8 +238,8 @@ def test_a_connection_that_takes_its_whole_time_is_not_tried_again() -> None:
     assert retry.increment("GET", "/", error=refused, _pool=pool).connect == 1
 
 
-def test_a_write_that_was_refused_for_its_speed_is_sent_again(scripted, answer, to) -> None:
-    """A throttled request was not handled, so even a write may go out again."""
+def test_a_write_that_the_rate_limit_refused_is_repeated(scripted, answer, to) -> None:
+    """A throttled request was not handled, so even a write may be repeated."""
     server = scripted(
         answer(429, "{}", Retry_After="0"),
         answer(200, '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}'),
@@ -250,19 +250,19 @@ def test_a_write_that_was_refused_for_its_speed_is_sent_again(scripted, answer, 
     assert len(server.requests) == 4
 
 
-def test_a_503_slows_everyone_down_and_is_no_reason_to_repeat_a_write(scripted, answer, to) -> None:
-    """It may come from a proxy whose server went on; a read is asked for again."""
+def test_a_write_is_not_repeated_after_a_503(scripted, answer, to) -> None:
+    """It may come from a proxy whose server still handled the request; a read is repeated."""
     server = scripted(answer(503, "", Retry_After="0"), answer(200, "{}"))
     transport = to(server.url)
     assert transport.send("POST", "/", body={}, repeatable=False).status == 503
     assert len(server.requests) == 1
     assert transport.send("GET", "/", repeatable=True).status == 200
-    again = scripted(answer(503, "", Retry_After="0"), answer(200, "{}"))
-    assert to(again.url).send("GET", "/", repeatable=True).status == 200
+    repeated = scripted(answer(503, "", Retry_After="0"), answer(200, "{}"))
+    assert to(repeated.url).send("GET", "/", repeatable=True).status == 200
 
 
-def test_endless_throttling_ends(scripted, answer, to) -> None:
-    """When the wait passes all patience the refusal itself is the answer."""
+def test_a_wait_that_is_too_long_is_not_waited_for(scripted, answer, to) -> None:
+    """The refusal itself is then the answer."""
     server = scripted(answer(429, "{}", Retry_After="3600"))
     assert to(server.url).send("POST", "/", body={}, repeatable=False).status == 429
     assert len(server.requests) == 1
@@ -274,18 +274,18 @@ def test_endless_throttling_ends(scripted, answer, to) -> None:
     + [("Mon, 01 Jan 2001 00:00:00 GMT", 0, 0), ("1.5", 1.5, 1.5), ("1.", None, None)],
 )
 def test_retry_after_is_read_in_both_forms(scripted, answer, to, header, least, most) -> None:
-    """Seconds or a date; anything else is no wait at all."""
+    """Seconds or a date; anything else counts as no wait."""
     server = scripted(answer(200, "{}", Retry_After=header, Date="nonsense"))
-    got = to(server.url).send("GET", "/", repeatable=True)
-    assert got.moment is None
+    response = to(server.url).send("GET", "/", repeatable=True)
+    assert response.server_time is None
     if least is None:
-        assert got.retry_after is None
+        assert response.retry_after is None
     else:
-        assert least <= got.retry_after <= most
+        assert least <= response.retry_after <= most
 
 
-def test_a_moment_to_retry_at_is_one_of_the_servers_clock(scripted, answer, to) -> None:
-    """However wrong that is: both moments are of the same answer."""
+def test_a_date_to_retry_at_is_read_by_the_servers_clock(scripted, answer, to) -> None:
+    """However wrong that clock is: both dates are in the same answer."""
     dates = {
         "Retry_After": "Mon, 01 Jan 2001 00:01:30 GMT",
         "Date": "Mon, 01 Jan 2001 00:00:00 GMT",
@@ -295,16 +295,16 @@ def test_a_moment_to_retry_at_is_one_of_the_servers_clock(scripted, answer, to) 
 
 
 def test_a_redirect_is_not_followed(scripted, answer, to) -> None:
-    """The credential goes nowhere else, and the query of the target is not shown."""
+    """The credential is sent nowhere else, and the query of the target is not shown."""
     server = scripted(answer(302, Location="https://other.example.com/login?token=canary"))
-    got = to(server.url).send("GET", "/", token=lambda: Secret("tok"), repeatable=True)
-    assert (got.status, got.location) == (302, "https://other.example.com/login")
+    response = to(server.url).send("GET", "/", token=lambda: Secret("tok"), repeatable=True)
+    assert (response.status, response.location) == (302, "https://other.example.com/login")
     local = scripted(answer(302, Location="/login?x=1"))
     assert to(local.url).send("GET", "/", repeatable=True).location == "/login"
 
 
 def test_cookies_are_not_kept(scripted, answer, to) -> None:
-    """A server's cookie does not come back with the next request."""
+    """The next request does not send a server's cookie back."""
     server = scripted(answer(200, "{}", Set_Cookie="a=b; Path=/"), answer(200, "{}"))
     transport = to(server.url)
     for _ in range(2):
@@ -312,15 +312,15 @@ def test_cookies_are_not_kept(scripted, answer, to) -> None:
     assert b"Cookie" not in server.requests[1]
 
 
-def test_an_endless_body_is_cut_off(scripted, to) -> None:
-    """More than the limit is an error, not a full memory."""
+def test_a_body_that_is_too_large_is_an_error(scripted, to) -> None:
+    """A body larger than the limit does not fill the memory."""
     server = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096)
     with pytest.raises(LostAnswerError) as caught:
         to(server.url, bounds={"body_limit": 1024}).send("POST", "/", body={}, repeatable=False)
     assert caught.value.code == "unexpected_answer"
 
 
-def test_a_body_that_drips_is_given_up(to) -> None:
+def test_a_body_that_arrives_too_slowly_is_given_up(to) -> None:
     """The timeout is for the whole answer, not for each of its bytes."""
     listener = socket.create_server(("127.0.0.1", 0))
     ended = threading.Event()
@@ -348,17 +348,17 @@ def test_a_body_that_drips_is_given_up(to) -> None:
 @pytest.mark.parametrize(
     "location", ["http://[::1", "https://user:canary@h.example.com/", "\xff\xfe"]
 )
-def test_a_strange_redirect_is_an_answer_like_any_other(scripted, answer, to, location) -> None:
-    """No address, one with a password, bytes that are no text: told, not raised."""
+def test_an_invalid_redirect_is_an_answer_like_any_other(scripted, answer, to, location) -> None:
+    """No address, one with a password, bytes that are not text: none of them raises an error."""
     raw = answer(302).replace(b"\r\n\r\n", f"\r\nLocation: {location}\r\n\r\n".encode("latin-1"))
-    got = to(scripted(raw).url).send("GET", "/", repeatable=True)
-    assert got.status == 302
-    assert "canary" not in str(got.location)
+    response = to(scripted(raw).url).send("GET", "/", repeatable=True)
+    assert response.status == 302
+    assert "canary" not in str(response.location)
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example.com"])
-def test_a_host_that_cannot_be_one_is_unreachable(to, host) -> None:
-    """A typing error in `url` is told as that."""
+def test_an_invalid_host_name_is_unreachable(to, host) -> None:
+    """The error of a typo in `url` is `unreachable`."""
     with pytest.raises(WorkspaceError) as caught:
         to(f"http://{host}").send("GET", "/", repeatable=True)
     assert caught.value.code == "unreachable"
@@ -371,24 +371,24 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize(
-    ("url", "word"),
+    ("url", "reason"),
     [
-        (lambda: f"http://127.0.0.1:{closed_port()}", "nothing listens there"),
-        (lambda: "http://no-such-host.example.com", "its name is not known"),
+        (lambda: f"http://127.0.0.1:{closed_port()}", "nothing listens at that address"),
+        (lambda: "http://no-such-host.example.com", "its host name is not known"),
     ],
     ids=["refused", "unknown-name"],
 )
-def test_a_server_that_was_never_reached_is_unreachable(to, url, word) -> None:
-    """Nothing went out, so even a write certainly did nothing."""
+def test_a_server_without_a_connection_is_unreachable(to, url, reason) -> None:
+    """Nothing was sent, so even a write certainly did nothing."""
     with pytest.raises(WorkspaceError) as caught:
         to(url()).send("POST", "/", body={}, repeatable=False)
     assert caught.value.code == "unreachable"
-    assert word in caught.value.message
+    assert reason in caught.value.message
     assert "shop" in caught.value.message
 
 
 def test_a_dead_proxy_is_named_and_no_proxy_is_honoured(scripted, answer, to, monkeypatch) -> None:
-    """Proxies come from the environment, and NO_PROXY says where not."""
+    """Proxies come from the process environment, and NO_PROXY excludes hosts."""
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
     monkeypatch.setenv("no_proxy", "")
     server = scripted(answer(200, "{}"))
@@ -400,10 +400,10 @@ def test_a_dead_proxy_is_named_and_no_proxy_is_honoured(scripted, answer, to, mo
 
 
 @pytest.mark.parametrize(("repeatable", "sent"), [(False, 1), (True, 4)])
-def test_what_a_proxy_took_and_never_answered_is_lost(
+def test_a_request_that_a_proxy_never_answered_is_lost(
     scripted, to, monkeypatch, repeatable, sent
 ) -> None:
-    """A proxy that goes away after the request may have passed it on: no `unreachable`."""
+    """The proxy may have passed the request on before it closed, so this is not `unreachable`."""
     proxy = scripted()
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", "")
@@ -412,8 +412,8 @@ def test_what_a_proxy_took_and_never_answered_is_lost(
     assert len(proxy.requests) == sent
 
 
-def test_a_tunnel_that_a_proxy_refuses_is_no_lost_answer(scripted, answer, to, monkeypatch) -> None:
-    """Nothing of the request itself went out."""
+def test_a_tunnel_that_a_proxy_refuses_is_unreachable(scripted, answer, to, monkeypatch) -> None:
+    """Nothing of the request itself was sent."""
     proxy = scripted(*[answer(403)] * 9)
     monkeypatch.setenv("https_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", "")
@@ -425,9 +425,9 @@ def test_a_tunnel_that_a_proxy_refuses_is_no_lost_answer(scripted, answer, to, m
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key in one file."""
+    """Create a self-signed certificate for 127.0.0.1, in one file with its key."""
     folder = tmp_path_factory.mktemp("tls")
-    made = folder / "server.pem"
+    pem = folder / "server.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
         + ["-nodes", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
@@ -435,8 +435,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         capture_output=True,
     )
-    made.write_bytes((folder / "key.pem").read_bytes() + (folder / "cert.pem").read_bytes())
-    return made
+    pem.write_bytes((folder / "key.pem").read_bytes() + (folder / "cert.pem").read_bytes())
+    return pem
 
 
 @pytest.fixture
@@ -481,8 +481,8 @@ def test_certificates_are_checked_against_the_named_authority(
     assert caught.value.code == "tls_failed"
 
 
-def test_https_to_a_plain_server_says_so(scripted, answer, to) -> None:
-    """The connection fails before anything is said."""
+def test_https_to_an_http_server_fails(scripted, answer, to) -> None:
+    """The connection fails before anything is sent."""
     server = scripted(answer(200), answer(200), answer(200), answer(200))
     with pytest.raises(LostAnswerError) as caught:
         to(server.url.replace("http:", "https:")).send("POST", "/", body={}, repeatable=False)
@@ -490,22 +490,26 @@ def test_https_to_a_plain_server_says_so(scripted, answer, to) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_the_pace_is_told_all_that_a_refusal_says(scripted, answer, monkeypatch, method) -> None:
-    """The wait, the rate, when the request left, and whether it was its speed."""
+def test_the_rate_limit_receives_all_that_a_refusal_says(
+    scripted, answer, monkeypatch, method
+) -> None:
+    """The wait, the rate, the duration of the request, and whether the rate limit caused it."""
     server = scripted(
         answer(429, '{"retryAfterSeconds": 9}', Retry_After="0", X_RateLimit_Limit="6000"),
         answer(503, "", Retry_After="0", X_RateLimit_Limit="6000"),
         answer(200, "{}"),
     )
-    told = []
+    calls = []
     throttled = RateLimit.throttled
 
-    def listen(self: RateLimit, *numbers: object, took: float, for_speed: bool) -> float:
-        told.append((*numbers, 0 < took < 5, for_speed))
-        return throttled(self, *numbers, took=took, for_speed=for_speed)  # type: ignore[arg-type]
+    def record(self: RateLimit, *numbers: object, duration: float, rate_limited: bool) -> float:
+        calls.append((*numbers, 0 < duration < 5, rate_limited))
+        return throttled(  # type: ignore[arg-type]
+            self, *numbers, duration=duration, rate_limited=rate_limited
+        )
 
-    monkeypatch.setattr(RateLimit, "throttled", listen)
+    monkeypatch.setattr(RateLimit, "throttled", record)
     transport = Transport(environment_with(url=server.url), server.url, Cancellation())
     assert transport.send(method, "/", repeatable=True).status == 200
     transport.close()
-    assert told == [(0.0, Rate(6000, 60.0), True, True), (0.0, None, True, False)]
+    assert calls == [(0.0, Rate(6000, 60.0), True, True), (0.0, None, True, False)]

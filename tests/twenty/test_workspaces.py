@@ -41,20 +41,20 @@ CORES = [Dialect.CORE_1, Dialect.CORE]
 END = "2031-01-01T00:00:00.417Z"
 
 
-def new(name: str, depth: int = 1, **more: object) -> NewKey:
+def new(name: str, depth: int = 1, **fields: object) -> NewKey:
     number = abs(hash((name, depth)))
-    fields: dict[str, object] = {
+    defaults: dict[str, object] = {
         "id": f"{number % 16**8:08x}-0000-4000-8000-{number % 16**12:012x}",
         "name": name,
         "expires_at": END,
         "depth": depth,
     }
-    return NewKey(**(fields | more))  # type: ignore[arg-type]
+    return NewKey(**(defaults | fields))  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def connect(hurried) -> Iterator[Callable[..., Workspace]]:
-    """Opens workspaces whose waits are short, and closes them with the test."""
+    """Open workspaces with short waits, and close them with the test."""
     with ExitStack() as stack:
 
         def open_(
@@ -72,7 +72,7 @@ def connect(hurried) -> Iterator[Callable[..., Workspace]]:
 
 @pytest.fixture
 def to(connect) -> Callable[..., Workspace]:
-    """Opens the workspace of a scripted server."""
+    """Open the workspace of a scripted server."""
 
     def open_(
         url: str, generation: Any, stop: Cancellation | None = None, **limits: Any
@@ -84,47 +84,47 @@ def to(connect) -> Callable[..., Workspace]:
 
 
 class Outcomes:
-    """A ledger that keeps what it is told, and is told each outcome once.
+    """Observer that keeps the outcomes, and receives each of them once.
 
     Args:
-        settled: called for each key.
+        on_progress: called for each key.
     """
 
-    def __init__(self, settled: Callable[[int], None]) -> None:
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
         self.sent: list[str] = []
-        self.of: dict[str, Outcome] = {}
-        self._settled = settled
+        self.by_id: dict[str, Outcome] = {}
+        self._on_progress = on_progress
 
     def on_send(self, key: NewKey) -> None:
-        assert key.id not in self.of
+        assert key.id not in self.by_id
         self.sent.append(key.name)
 
     def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
-        assert key.id not in self.of
-        self.of[key.id] = outcome
-        self._settled(1)
+        assert key.id not in self.by_id
+        self.by_id[key.id] = outcome
+        self._on_progress(1)
 
 
 def create(
-    workspace: Workspace, keys: list[NewKey], settled: Callable[[int], None] | None = None
+    workspace: Workspace, keys: list[NewKey], on_progress: Callable[[int], None] | None = None
 ) -> list[Outcome]:
-    outcomes = Outcomes(settled or silent)
+    outcomes = Outcomes(on_progress or ignore)
     workspace.create_many(keys, outcomes)
-    return [outcomes.of[key.id] for key in keys]
+    return [outcomes.by_id[key.id] for key in keys]
 
 
-def silent(_: int) -> None:
-    """Nobody watches the progress."""
+def ignore(_: int) -> None:
+    """Ignore the progress."""
 
 
 def failure(outcome: Outcome) -> Failure:
-    """Why a key is not known to be made."""
+    """Return why a key is not known to be created."""
     assert not isinstance(outcome, Created)
     return outcome.cause if isinstance(outcome, Unknown) else outcome.failure
 
 
 def sizes(journal: list[Exchange]) -> list[int]:
-    """How many keys each create of core asked for, in the order of the requests."""
+    """Return how many keys each create of core requested, in the order of the requests."""
     ordered = sorted(journal, key=lambda one: one.started)
     counts = [one.body.count(b":createApiKey(") for one in ordered]
     return [count for count in counts if count]
@@ -132,16 +132,16 @@ def sizes(journal: list[Exchange]) -> list[int]:
 
 @pytest.mark.parametrize("count", [0, 1, 59, 60, 61, 120, 2325])
 @pytest.mark.parametrize("dialect", Dialect)
-def test_every_key_is_seen_whatever_the_page_size(serve, dialect: Dialect, count: int) -> None:
-    """Pages of 60 on legacy, one list on core: all keys, each once; no page too many."""
+def test_every_key_is_listed_whatever_the_page_size(serve, dialect: Dialect, count: int) -> None:
+    """Pages of 60 on legacy, one list on core: every key once, and no page too many."""
     served = serve(dialect)
     served.sandbox.seed(f"key-{n}" for n in range(count))
-    seen = served.workspace().observe()
-    assert sorted(key.name for key in seen.keys) == sorted(f"key-{n}" for n in range(count))
-    assert len({key.id for key in seen.keys}) == count
+    observed = served.workspace().observe()
+    assert sorted(key.name for key in observed.keys) == sorted(f"key-{n}" for n in range(count))
+    assert len({key.id for key in observed.keys}) == count
     pages = max(1, -(-count // 60)) if dialect is Dialect.LEGACY else 2
-    assert len(served.journal) == seen.requests == pages
-    assert seen.workspace == served.sandbox.workspace_id
+    assert len(served.journal) == observed.requests == pages
+    assert observed.workspace == served.sandbox.workspace_id
     assert not served.writes()
 
 
@@ -151,22 +151,22 @@ def test_every_key_is_seen_whatever_the_page_size(serve, dialect: Dialect, count
     + [(Dialect.CORE, "core", KnownRoles)],
 )
 @pytest.mark.parametrize("declared", [True, False])
-def test_the_generation_is_found_by_one_read_or_not_asked_for(
+def test_the_generation_is_detected_by_at_most_one_read(
     serve, dialect: Dialect, generation: str, roles: type, declared: bool
 ) -> None:
-    """Detection costs nothing on legacy, one read on core, and nothing where it is declared."""
+    """Detection costs nothing on legacy, one read on core, and nothing if it is declared."""
     served = serve(dialect)
     workspace = served.workspace(generation=generation if declared else None)
-    seen = workspace.observe()
-    assert workspace.generation == seen.generation == generation
-    assert isinstance(seen.roles, roles)
+    observed = workspace.observe()
+    assert workspace.generation == observed.generation == generation
+    assert isinstance(observed.roles, roles)
     detecting = 0 if declared or generation == "legacy" else 1
     assert len(served.journal) == 1 + detecting
-    assert workspace.observe().keys == seen.keys
+    assert workspace.observe().keys == observed.keys
 
 
-def test_revoked_keys_are_seen_on_legacy_and_their_dates_read(serve) -> None:
-    """The legacy list shows dead keys too, with all their dates."""
+def test_revoked_keys_are_listed_on_legacy_with_their_dates(serve) -> None:
+    """The legacy list includes revoked keys, with all their dates."""
     served = serve(Dialect.LEGACY)
     served.sandbox.seed(["gone"], revoked_at="2026-01-01T00:00:00.000Z")
     [key] = served.workspace().observe().keys
@@ -174,32 +174,32 @@ def test_revoked_keys_are_seen_on_legacy_and_their_dates_read(serve) -> None:
     assert key.expires_at.year == 2031
 
 
-def test_roles_come_with_the_keys_and_never_inside_the_list(serve) -> None:
-    """A key whose role has not arrived does not make the list fail."""
+def test_roles_are_read_with_the_keys_and_never_inside_the_list(serve) -> None:
+    """A key whose role is not stored yet does not make the list fail."""
     served = serve(Dialect.CORE)
     served.sandbox.seed(["whole"], role="Admin")
     served.sandbox.seed(["half"], role=None)
-    seen = served.workspace().observe()
-    assert {key.name: key.role for key in seen.keys} == {"whole": "Admin", "half": None}
-    assert isinstance(seen.roles, KnownRoles)
-    assignable = {role.label for role in seen.roles.roles if role.assignable}
+    observed = served.workspace().observe()
+    assert {key.name: key.role for key in observed.keys} == {"whole": "Admin", "half": None}
+    assert isinstance(observed.roles, KnownRoles)
+    assignable = {role.label for role in observed.roles.roles if role.assignable}
     assert "Admin" in assignable
     assert "Member" not in assignable
 
 
 @pytest.mark.parametrize("page", [True, False])
-def test_without_the_roles_permission_the_keys_alone_are_listed(serve, page: bool, connect) -> None:
-    """Bare or in pages of 200, all keys are there; that roles are hidden is said."""
+def test_without_the_permission_for_roles_only_keys_are_listed(serve, page: bool, connect) -> None:
+    """All keys are listed, bare or in pages of 200, and the roles are reported as hidden."""
     served = serve(Dialect.CORE, page_core_list=page)
     served.sandbox.seed(f"key-{n}" for n in range(450))
     served.sandbox.permit("Member", API_KEYS_FLAG)
     token = SessionToken(Secret(served.sandbox.session_token("member")))
     workspace = connect(served.environment(), served.sandbox.url, token)
     served.stack.callback(workspace.close)
-    seen = workspace.observe()
-    assert len(seen.keys) == 450
-    assert seen.roles == HiddenRoles()
-    assert all(key.role is None for key in seen.keys)
+    observed = workspace.observe()
+    assert len(observed.keys) == 450
+    assert observed.roles == HiddenRoles()
+    assert all(key.role is None for key in observed.keys)
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
@@ -209,27 +209,27 @@ def test_legacy_creates_in_batches_of_one_depth(serve, parallel: int) -> None:
     workspace = served.workspace(limits=limits_with(parallel=parallel))
     counts = {0: 20, 1: 57, 2: 60}
     keys = [new(f"k-{depth}-{n}", depth) for depth in counts for n in range(counts[depth])]
-    settled: list[int] = []
-    outcomes = create(workspace, keys, settled.append)
+    progress: list[int] = []
+    outcomes = create(workspace, keys, progress.append)
     assert [outcome.id for outcome in outcomes if isinstance(outcome, Created)] == [
         key.id for key in keys
     ]
     posts = {one.path: len(json.loads(one.body)) for one in served.writes()}
     assert posts == {f"/rest/batch/apiKeys?depth={depth}": n for depth, n in counts.items()}
-    assert sum(settled) == 137
+    assert sum(progress) == 137
     made = served.sandbox.keys()
     assert {key.expires_at for key in made} == {END}
 
 
 def test_a_batch_is_never_larger_than_the_limit(serve) -> None:
-    """`limits.batch` splits what is too much for one request."""
+    """`limits.batch` splits the keys into several requests."""
     served = serve(Dialect.LEGACY)
     workspace = served.workspace(limits=limits_with(batch=25))
     create(workspace, [new(f"k{n}") for n in range(61)])
     assert sorted(len(json.loads(one.body)) for one in served.writes()) == [11, 25, 25]
 
 
-def test_a_bad_record_of_a_batch_stands_alone(serve) -> None:
+def test_a_bad_record_of_a_batch_is_isolated(serve) -> None:
     """A definite 400 splits the batch until only the bad record fails."""
     served = serve(Dialect.LEGACY)
     keys = [new(f"k{n}") for n in range(9)]
@@ -243,21 +243,21 @@ def test_a_bad_record_of_a_batch_stands_alone(serve) -> None:
     assert len(served.sandbox.keys()) == 8
 
 
-def test_an_id_that_exists_already_is_an_unknown_outcome(serve) -> None:
-    """`Record already exists` may be the trace of this very create, so it is no clear no."""
+def test_an_id_that_already_exists_is_an_unknown_outcome(serve) -> None:
+    """`Record already exists` may come from an earlier try of this create: it is no refusal."""
     served = serve(Dialect.LEGACY)
     workspace = served.workspace()
     create(workspace, [new("a")])
     [again] = create(workspace, [new("a")])
     assert isinstance(again, Unknown)
-    assert again.doubt == "taken"
+    assert again.reason == "taken"
     assert "Record already exists" in again.cause.message
 
 
 @pytest.mark.parametrize("kind", ["session", "token", "sign-in"])
 @pytest.mark.parametrize("dialect", CORES)
 def test_core_creates_keys_with_their_roles(serve, dialect, kind) -> None:
-    """Depth 0 is the key, 1 its role, 2 the role's flags and its permissions."""
+    """Depth 0 is the key, 1 adds its role, 2 the role's flags and its permissions."""
     served = serve(dialect)
     workspace = served.workspace(kind)
     role = served.sandbox.role("Integrations").id
@@ -282,7 +282,7 @@ def test_core_creates_keys_with_their_roles(serve, dialect, kind) -> None:
 
 @pytest.mark.parametrize("parallel", [1, 3, 8])
 def test_no_more_requests_are_in_flight_than_the_limit(serve, parallel: int) -> None:
-    """Requests of any kind, over the whole run, share the environment's slots."""
+    """Requests of any kind share the environment's slots during the whole run."""
     served = serve(Dialect.CORE, create_seconds=0.01)
     workspace = served.workspace(limits=limits_with(parallel=parallel))
     workspace.observe()
@@ -293,8 +293,8 @@ def test_no_more_requests_are_in_flight_than_the_limit(serve, parallel: int) -> 
     assert sizes(served.writes()) == [2] + [1] * 24
 
 
-def test_a_born_revoked_key_is_sent_as_it_is(serve) -> None:
-    """`revokedAt` and `roleId` reach the server where the dialect has them."""
+def test_a_key_that_is_created_revoked_is_sent_as_declared(serve) -> None:
+    """`revokedAt` and `roleId` reach the server if its generation has them."""
     for dialect in Dialect:
         served = serve(dialect)
         role = None if dialect is Dialect.LEGACY else served.sandbox.role("Admin").id
@@ -304,25 +304,25 @@ def test_a_born_revoked_key_is_sent_as_it_is(serve) -> None:
         assert outcome.record["revokedAt"] == "2020-01-01T00:00:00.000Z"
 
 
-def test_a_role_that_the_server_does_not_know_is_no_success(serve) -> None:
-    """On 1.x and 2.x an error after the store may have been begun is an unknown outcome."""
+def test_a_role_that_the_server_does_not_know_is_an_unknown_outcome(serve) -> None:
+    """On 1.x and 2.x the error may come after the key was stored."""
     for dialect in CORES:
         served = serve(dialect)
         key = new("a", role_id="99999999-9999-4999-8999-999999999999")
         [outcome] = create(served.workspace(), [key])
         assert isinstance(outcome, Unknown)
-        assert outcome.doubt == "refused"
+        assert outcome.reason == "refused"
         bad = new("b", role_id="zzz")
         [outcome] = create(served.workspace(), [bad])
         assert isinstance(outcome, NotCreated)
 
 
-def test_a_session_that_runs_out_in_the_middle_is_renewed_once_for_all(serve, monkeypatch) -> None:
+def test_a_session_that_expires_during_a_run_is_renewed_once(serve, monkeypatch) -> None:
     """Refused requests are sent again with the new session, and only one thread signs in."""
     served = serve(Dialect.CORE)
     workspace = served.workspace("sign-in")
     workspace.observe()
-    # From here every token the client holds is one that the server takes for expired.
+    # From here on the server considers the client's token expired.
     stale = served.sandbox.session_token(seconds=-5)
     session = workspace._client._token_source
     session._token = Secret(stale)
@@ -337,22 +337,22 @@ def test_a_session_that_runs_out_in_the_middle_is_renewed_once_for_all(serve, mo
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 4])
-def test_signing_in_never_waits_for_a_slot_that_waits_for_it(serve, parallel: int) -> None:
-    """At the start, and when the session runs out under many threads, with any few slots."""
+def test_signing_in_never_deadlocks_with_the_slots(serve, parallel: int) -> None:
+    """At the start, and when the session expires under many threads, with any number of slots."""
     served = serve(Dialect.CORE, create_seconds=0.005, session_seconds=2.0)
     workspace = served.workspace("sign-in", limits=limits_with(parallel=parallel))
     role = served.sandbox.role("Admin").id
     session = workspace._client._token_source
-    seen: list[int] = []
+    calls: list[int] = []
 
-    def run_out(count: int) -> None:
-        seen.append(count)
-        if len(seen) % 5 == 0:
+    def expire(count: int) -> None:
+        calls.append(count)
+        if len(calls) % 5 == 0:
             session._renew_at = 0.0
 
     with ThreadPoolExecutor(1) as pool:
         keys = [new(f"k{n}", role_id=role) for n in range(30)]
-        outcomes = pool.submit(create, workspace, keys, run_out).result(timeout=30)
+        outcomes = pool.submit(create, workspace, keys, expire).result(timeout=30)
     assert all(isinstance(outcome, Created) for outcome in outcomes)
     assert sum(b"getLoginToken" in one.body for one in served.journal) > 3
     assert served.most_in_flight() <= parallel
@@ -369,8 +369,8 @@ ECHOES = [
 
 
 @pytest.mark.parametrize("echo", ECHOES)
-def test_the_answer_to_a_sign_in_is_never_shown(scripted, answer, echo, connect) -> None:
-    """Servers and proxies echo what they got; e-mail, password and tokens stay unseen."""
+def test_the_answer_to_a_sign_in_is_never_quoted(scripted, answer, echo, connect) -> None:
+    """Servers and proxies echo what they received, such as the email, password and tokens."""
     server = scripted(*[answer(*echo)] * 4)
     credential = SignIn(Secret("canary@example.com"), Secret("canary-password"))
     with pytest.raises(WorkspaceError) as caught:
@@ -378,8 +378,8 @@ def test_the_answer_to_a_sign_in_is_never_shown(scripted, answer, echo, connect)
     assert "canary" not in f"{caught.value.message} {caught.value.remedy}"
 
 
-def test_what_a_server_echoes_of_our_secrets_is_masked(scripted, answer, connect) -> None:
-    """Token, headers, and whatever looks like a token, in errors, bodies and redirects."""
+def test_secrets_that_a_server_echoes_are_masked(scripted, answer, connect) -> None:
+    """The token, headers, and anything like a token, in errors, bodies and redirects."""
     token = "secret-token-canary"
     jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJjYW5hcnkifQ.canary"
     headers = (("X-Gate", Secret("gate-canary")),)
@@ -404,8 +404,8 @@ def test_what_a_server_echoes_of_our_secrets_is_masked(scripted, answer, connect
         '{"message":"Token has expired."}',
     ],
 )
-def test_an_answer_with_data_is_never_asked_for_again(scripted, answer, body, connect) -> None:
-    """Errors beside data do not undo what was made: one request, and an unknown outcome."""
+def test_a_create_whose_answer_has_data_is_never_repeated(scripted, answer, body, connect) -> None:
+    """Errors next to data do not undo the create: one request, and an unknown outcome."""
     body = '{"data":{"k0":{"id":"1","name":"a"}},"errors":[' + body + "]}"
     server = scripted(answer(200, body), answer(200, body))
     environment = environment_with(url=server.url, generation="core")
@@ -415,8 +415,8 @@ def test_an_answer_with_data_is_never_asked_for_again(scripted, answer, body, co
     assert len(server.requests) == 1
 
 
-def test_a_wait_beyond_all_patience_fails_everything_at_once(scripted, answer, connect) -> None:
-    """An hour of Retry-After is not waited for once a key: one request, and the rest is told."""
+def test_a_wait_that_is_too_long_fails_all_keys_at_once(scripted, answer, connect) -> None:
+    """Keys do not each wait for a Retry-After of an hour: one request, and the rest fails."""
     server = scripted(answer(429, "{}", Retry_After="3600"))
     environment = environment_with(
         url=server.url, generation="core", limits=limits_with(parallel=1)
@@ -439,17 +439,17 @@ def test_a_wait_beyond_all_patience_fails_everything_at_once(scripted, answer, c
         ('"k0":null,"k1":{"id":"2","name":"b"}', [Unknown, Created]),
     ],
 )
-def test_an_answer_about_another_key_is_no_proof(scripted, answer, to, entries, kinds) -> None:
-    """Each created record must be of its name, and no id may stand for two keys."""
+def test_an_answer_about_another_key_proves_nothing(scripted, answer, to, entries, kinds) -> None:
+    """Each created record must have the key's name, and an id counts for one key only."""
     server = scripted(answer(200, '{"data":{' + entries + "}}"))
     outcomes = create(to(server.url, "core"), [new("a", role_id="r"), new("b", role_id="r")])
     assert [type(one) for one in outcomes] == kinds
-    assert {one.doubt for one in outcomes if isinstance(one, Unknown)} == {"lost"}
+    assert {one.reason for one in outcomes if isinstance(one, Unknown)} == {"lost"}
     assert len(server.requests) == 1
 
 
-def test_one_id_is_no_proof_in_several_requests_either(scripted, answer, to) -> None:
-    """A server that shows the same id for two requests has shown one key."""
+def test_one_id_in_two_answers_proves_one_key(scripted, answer, to) -> None:
+    """A server that returns the same id for two requests has created one key at most."""
     refused = answer(200, '{"errors":[{"message":"Duplicate root resolver"}]}')
     one = '{"data":{"k0":{"id":"1","name":"a"}}}'
     server = scripted(refused, answer(200, one), answer(200, one.replace('"a"', '"b"')))
@@ -461,7 +461,7 @@ def test_one_id_is_no_proof_in_several_requests_either(scripted, answer, to) -> 
 
 
 def test_a_refusal_of_the_whole_request_is_not_split(scripted, answer, connect) -> None:
-    """What is wrong with every record alike is asked once, not once for each half."""
+    """An error that is the same for every record is not tried again for each half."""
     said = '{"statusCode":400,"messages":["object \'apiKeys\' not found. eg: companies"]}'
     server = scripted(*[answer(400, said)] * 9)
     environment = environment_with(url=server.url, generation="legacy")
@@ -471,7 +471,7 @@ def test_a_refusal_of_the_whole_request_is_not_split(scripted, answer, connect) 
     assert len(server.requests) == 1
 
 
-def test_a_generation_that_is_declared_wrong_is_found_before_anything_is_written(serve) -> None:
+def test_a_wrongly_declared_generation_is_found_before_anything_is_written(serve) -> None:
     """`legacy` for a core server, and `core` for a legacy one."""
     with pytest.raises(WorkspaceError) as caught:
         serve(Dialect.CORE).workspace(generation="legacy").observe()
@@ -483,12 +483,12 @@ def test_a_generation_that_is_declared_wrong_is_found_before_anything_is_written
 @pytest.mark.parametrize(
     ("claims", "own"), [({}, True), ({"type": "API_KEY"}, True), ({"type": "ACCESS"}, False)]
 )
-def test_a_token_that_tells_no_kind_counts_as_that_of_a_key(
+def test_a_token_without_a_type_counts_as_a_token_of_a_key(
     scripted, answer, connect, claims, own
 ) -> None:
-    """Old tokens of keys have neither a kind nor a workspace; theirs is never revoked."""
-    said = json.dumps({"sub": "w", "jti": "11111111-1111-4111-8111-111111111111"} | claims)
-    part = base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
+    """Old tokens of keys have neither a type nor a workspace; their keys are never revoked."""
+    payload = json.dumps({"sub": "w", "jti": "11111111-1111-4111-8111-111111111111"} | claims)
+    part = base64.urlsafe_b64encode(payload.encode()).decode().rstrip("=")
     page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}, "totalCount": 0}
     server = scripted(answer(200, json.dumps(page)))
     environment = environment_with(url=server.url)
@@ -497,8 +497,10 @@ def test_a_token_that_tells_no_kind_counts_as_that_of_a_key(
     assert found == ("11111111-1111-4111-8111-111111111111" if own else None)
 
 
-def test_pages_that_take_long_put_no_clock_off(scripted, answer, connect, monkeypatch) -> None:
-    """How far the clocks are apart is known when an answer comes, not when all have come."""
+def test_slow_pages_do_not_change_the_clock_difference(
+    scripted, answer, connect, monkeypatch
+) -> None:
+    """The clocks are compared when an answer comes, not when all have come."""
     page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}, "totalCount": 0}
     with time_machine.travel(datetime.now(UTC), tick=False) as clock:
 
@@ -515,8 +517,8 @@ def test_pages_that_take_long_put_no_clock_off(scripted, answer, connect, monkey
     assert abs(found.ahead) < timedelta(seconds=2)
 
 
-def test_a_paged_core_list_is_not_taken_for_legacy(scripted, answer, connect) -> None:
-    """That of about 2.4x looks much like a page of legacy."""
+def test_a_page_of_core_is_not_mistaken_for_legacy(scripted, answer, connect) -> None:
+    """The page of about 2.4x resembles a page of legacy."""
     page = {"data": [], "pageInfo": {"hasNextPage": False}, "totalCount": 0}
     server = scripted(answer(200, json.dumps(page)))
     environment = environment_with(url=server.url, generation="legacy")
@@ -525,8 +527,8 @@ def test_a_paged_core_list_is_not_taken_for_legacy(scripted, answer, connect) ->
     assert "generation: core" in caught.value.remedy
 
 
-def test_a_key_of_the_far_future_does_not_stop_the_look(scripted, answer, connect) -> None:
-    """JavaScript writes years from 10 000 on with a plus; such a key just lives."""
+def test_a_key_that_expires_in_the_far_future_can_be_listed(scripted, answer, connect) -> None:
+    """JavaScript writes years from 10 000 on with a plus sign; the key is simply live."""
     far = (KEY % 1).replace("2031-01-01", "+010000-01-01")
     server = scripted(answer(200, PAGE % (far, "false", "null")))
     environment = environment_with(url=server.url)
@@ -534,8 +536,8 @@ def test_a_key_of_the_far_future_does_not_stop_the_look(scripted, answer, connec
     assert key.expires_at.year == 9999
 
 
-def test_half_a_key_is_named(scripted, answer, connect) -> None:
-    """Which of thousands of keys cannot be read stands in the message."""
+def test_the_error_for_an_incomplete_key_names_it(scripted, answer, connect) -> None:
+    """The message says which of thousands of keys cannot be read."""
     bad = (KEY % "the-id").replace("2031-01-01", "soon")
     server = scripted(answer(200, PAGE % (bad, "false", "null")))
     environment = environment_with(url=server.url)
@@ -544,8 +546,8 @@ def test_half_a_key_is_named(scripted, answer, connect) -> None:
     assert "the-id" in caught.value.message
 
 
-def test_a_core_list_is_judged_by_its_status_too(scripted, answer, connect) -> None:
-    """A 500 with a list in it is no list; a key listed twice is one key."""
+def test_the_status_of_a_core_list_counts_too(scripted, answer, connect) -> None:
+    """A 500 with a list in it is not a list; a key listed twice is one key."""
     body = '{"data":{"apiKeys":[%s],"getRoles":[]}}'
     server = scripted(*[answer(500, body % "")] * 4)
     environment = environment_with(url=server.url, generation="core")
@@ -556,8 +558,8 @@ def test_a_core_list_is_judged_by_its_status_too(scripted, answer, connect) -> N
     assert len(connect(environment, again.url, ApiToken(Secret("t"))).observe().keys) == 1
 
 
-def test_a_session_near_its_end_is_renewed_before_it_is_used(serve) -> None:
-    """A token with less than a moment to live is not sent at all."""
+def test_a_session_that_is_about_to_expire_is_renewed_before_it_is_used(serve) -> None:
+    """A token that is about to expire is not sent at all."""
     served = serve(Dialect.CORE, session_seconds=2.0)
     workspace = served.workspace("sign-in")
     workspace.observe()
@@ -569,7 +571,7 @@ def test_a_session_near_its_end_is_renewed_before_it_is_used(serve) -> None:
 
 @pytest.mark.parametrize("dialect", Dialect)
 def test_signing_in_works_on_every_generation(serve, dialect) -> None:
-    """Each dialect's endpoint and token field is found."""
+    """Each generation's endpoint and token field is found."""
     served = serve(dialect)
     assert served.workspace("sign-in").observe().workspace == served.sandbox.workspace_id
 
@@ -577,20 +579,20 @@ def test_signing_in_works_on_every_generation(serve, dialect) -> None:
 @pytest.mark.parametrize("dialect", Dialect)
 @pytest.mark.parametrize("wrong", ["password", "email"])
 def test_a_refused_sign_in_names_neither_email_nor_password(serve, dialect, wrong, connect) -> None:
-    """The e-mail is as secret as the password; the remedy names the place of both."""
+    """The email is as secret as the password; the remedy names where both come from."""
     served = serve(dialect)
     email = "canary@example.com" if wrong == "email" else served.sandbox.email
     credential = SignIn(Secret(email), Secret("canary-password"))
     with pytest.raises(WorkspaceError) as caught:
         connect(served.environment(), served.sandbox.url, credential).observe()
     assert caught.value.code == "sign_in_failed"
-    told = f"{caught.value.message} {caught.value.remedy}"
-    assert "canary" not in told
-    assert email not in told
+    shown = f"{caught.value.message} {caught.value.remedy}"
+    assert "canary" not in shown
+    assert email not in shown
 
 
-def test_a_refused_sign_in_is_not_tried_for_every_key(serve, connect) -> None:
-    """A user whose password changed in the middle is not locked out by the keys that are left."""
+def test_a_refused_sign_in_is_not_repeated_for_every_key(serve, connect) -> None:
+    """The remaining keys do not lock out a user whose password was changed during the run."""
     served = serve(Dialect.CORE)
     credential = SignIn(Secret(served.sandbox.email), Secret(served.sandbox.password))
     workspace = connect(served.environment(), served.sandbox.url, credential)
@@ -607,8 +609,8 @@ def test_a_refused_sign_in_is_not_tried_for_every_key(serve, connect) -> None:
     assert sum(b"getLoginToken" in one.body for one in served.journal) == 2
 
 
-def test_a_credential_that_may_not_write_is_not_tried_for_every_key(serve, connect) -> None:
-    """Those in flight are refused, and the rest is told the same without being sent."""
+def test_a_credential_that_may_not_write_is_not_used_for_every_key(serve, connect) -> None:
+    """Keys in flight are refused, and the rest fails the same way without being sent."""
     served = serve(Dialect.CORE)
     credential = ApiToken(Secret(served.sandbox.api_token()))
     workspace = connect(served.environment(), served.sandbox.url, credential)
@@ -619,10 +621,10 @@ def test_a_credential_that_may_not_write_is_not_tried_for_every_key(serve, conne
     assert len(served.journal) < 10
 
 
-def test_a_sign_in_that_the_workspace_forbids_points_to_a_session_token(
+def test_the_error_for_a_forbidden_sign_in_suggests_a_session_token(
     scripted, answer, connect
 ) -> None:
-    """Single sign-on, a second factor or a captcha: another credential is the way."""
+    """Single sign-on, a second factor or a captcha require another credential."""
     server = scripted(answer(200, '{"errors":[{"message":"Captcha is not valid"}],"data":null}'))
     credential = SignIn(Secret("a@b.c"), Secret("p"))
     with pytest.raises(WorkspaceError) as caught:
@@ -632,37 +634,41 @@ def test_a_sign_in_that_the_workspace_forbids_points_to_a_session_token(
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("reply", "code"),
     [
         ((200, "<html>"), "unexpected_answer"),
         ((200, '{"data":{"getLoginTokenFromCredentials":{}}}'), "unexpected_answer"),
         ((502, "<html>"), "server_error"),
     ],
 )
-def test_a_sign_in_that_is_no_answer_is_an_error(scripted, answer, said, code, connect) -> None:
-    """Half and foreign answers to the sign-in are told as what they are."""
-    server = scripted(*[answer(*said)] * 4)
+def test_an_incomplete_answer_to_a_sign_in_is_an_error(
+    scripted, answer, reply, code, connect
+) -> None:
+    """Incomplete and foreign answers to the sign-in have their own error codes."""
+    server = scripted(*[answer(*reply)] * 4)
     credential = SignIn(Secret("a@b.c"), Secret("p"))
     with pytest.raises(WorkspaceError) as caught:
         connect(environment_with(url=server.url), server.url, credential)
     assert caught.value.code == code
 
 
-def test_a_lost_sign_in_is_an_error_of_the_workspace(scripted, connect) -> None:
-    """No answer to four sign-ins: the environment cannot be used, and it says why."""
+def test_a_lost_answer_to_a_sign_in_is_an_error_of_the_workspace(scripted, connect) -> None:
+    """After four sign-ins without an answer the environment cannot be used."""
     server = scripted(*[None] * 4)
     with pytest.raises(WorkspaceError) as caught:
         connect(environment_with(url=server.url), server.url, SignIn(Secret("a"), Secret("p")))
     assert caught.value.code == "connection_lost"
 
 
-def test_a_session_without_dates_lives_until_it_is_refused(scripted, answer, connect) -> None:
-    """A proxy that removes `Date`, or an end that is no date, does not stop the sign-in."""
+def test_a_session_without_dates_is_used_until_it_is_refused(scripted, answer, connect) -> None:
+    """A proxy that removes `Date`, or an invalid expiry, does not prevent the sign-in."""
     login = '{"data":{"getLoginTokenFromCredentials":{"loginToken":{"token":"eyJs.b.c"}}}}'
     field = "accessOrWorkspaceAgnosticToken"
     tokens = '{"data":{"getAuthTokensFromLoginToken":{"tokens":{"%s":{"token":"eyJs.e.s"%s}}}}}'
-    for end in ("", ',"expiresAt":"2031-01-01T00:00:00Z"'):
-        server = scripted(answer(200, login), answer(200, tokens % (field, end)), answer(200, "[]"))
+    for expiry in ("", ',"expiresAt":"2031-01-01T00:00:00Z"'):
+        server = scripted(
+            answer(200, login), answer(200, tokens % (field, expiry)), answer(200, "[]")
+        )
         workspace = connect(
             environment_with(url=server.url), server.url, SignIn(Secret("a"), Secret("p"))
         )
@@ -671,8 +677,8 @@ def test_a_session_without_dates_lives_until_it_is_refused(scripted, answer, con
         workspace.close()
 
 
-def test_the_workspace_pin_is_held_against_the_credential(serve, connect) -> None:
-    """Another workspace, or one that cannot be known, is refused before any other request."""
+def test_the_workspace_pin_is_compared_with_the_credential(serve, connect) -> None:
+    """Another workspace, or an unknown one, is refused before any other request."""
     served = serve(Dialect.CORE)
     pin = served.sandbox.workspace_id
     assert served.workspace(workspace=pin.upper()).observe().workspace == pin
@@ -690,8 +696,8 @@ def test_the_workspace_pin_is_held_against_the_credential(serve, connect) -> Non
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_bad_credential_says_what_to_do(serve, dialect, connect) -> None:
-    """Garbage, expired and revoked tokens are told apart in every dialect."""
+def test_the_error_for_a_bad_credential_says_what_to_do(serve, dialect, connect) -> None:
+    """Invalid, expired and revoked tokens have different errors in every generation."""
     served = serve(dialect)
     [revoked] = served.sandbox.seed(["r"], revoked_at="2026-01-01T00:00:00.000Z")
     cases = {
@@ -707,8 +713,8 @@ def test_a_bad_credential_says_what_to_do(serve, dialect, connect) -> None:
         assert "auth" in caught.value.remedy
 
 
-def test_a_credential_without_the_permission_is_told_so(serve, connect) -> None:
-    """400 with PERMISSION_DENIED at the detecting read is core, and the permission lacks."""
+def test_a_credential_without_the_permission_is_refused(serve, connect) -> None:
+    """400 with PERMISSION_DENIED at the detecting read means core, without the permission."""
     served = serve(Dialect.CORE)
     token = SessionToken(Secret(served.sandbox.session_token("member")))
     for generation in (None, "core"):
@@ -743,12 +749,12 @@ KEY = (
         ([PAGE % ((KEY % 1).replace("2031", "never"), "false", "null")], "unexpected_answer"),
     ],
 )
-def test_half_a_list_is_an_error_and_never_a_shorter_list(
+def test_an_incomplete_list_is_an_error_and_never_a_shorter_list(
     scripted, answer, bodies, code, connect
 ) -> None:
     """A list that is cut, foreign or circular must not look like a workspace with fewer keys.
 
-    What is no JSON is asked for again, and after four tries it is what the server says.
+    A page that is not JSON is requested four times before it is an error.
     """
     server = scripted(*[answer(200, body) for body in bodies])
     environment = environment_with(url=server.url)
@@ -772,8 +778,8 @@ def test_half_a_list_is_an_error_and_never_a_shorter_list(
         "<html>",
     ],
 )
-def test_half_a_core_list_is_an_error(scripted, answer, to, body) -> None:
-    """As on legacy: an answer that is not whole is no list."""
+def test_an_incomplete_core_list_is_an_error(scripted, answer, to, body) -> None:
+    """As on legacy: an incomplete answer is not a list."""
     server = scripted(*[answer(200, body)] * 4)
     with pytest.raises(WorkspaceError) as caught:
         to(server.url, "core").observe()
@@ -784,7 +790,7 @@ BAD_INPUT = '{"errors":[{"message":"x","extensions":{"code":"BAD_USER_INPUT"}}]}
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "code"),
+    ("reply", "kind", "code"),
     [
         ((500, "{}"), "lost", "server_error"),
         ((502, "<html>"), "lost", "server_error"),
@@ -807,11 +813,13 @@ BAD_INPUT = '{"errors":[{"message":"x","extensions":{"code":"BAD_USER_INPUT"}}]}
         ((403, '{"messages":["This API Key is revoked"]}'), NotCreated, "credential_revoked"),
     ],
 )
-def test_a_core_create_is_made_refused_or_unknown(scripted, answer, to, said, kind, code) -> None:
-    """Only what the server certainly refused counts as not made; nothing is sent twice."""
-    server = scripted(answer(*said))
+def test_the_outcome_of_a_core_create_is_never_guessed(
+    scripted, answer, to, reply, kind, code
+) -> None:
+    """Only a key that the server certainly refused counts as not created; nothing is sent twice."""
+    server = scripted(answer(*reply))
     [outcome] = create(to(server.url, "core"), [new("a", role_id="r")])
-    assert (outcome.doubt if isinstance(outcome, Unknown) else type(outcome)) == kind
+    assert (outcome.reason if isinstance(outcome, Unknown) else type(outcome)) == kind
     assert failure(outcome).code == code
     assert len(server.requests) == 1
 
@@ -820,7 +828,7 @@ NULL = '{"data":{"createApiKeys":[null,{"id":"%s"}]}}'
 
 
 @pytest.mark.parametrize(
-    ("said", "kinds"),
+    ("reply", "kinds"),
     [
         ((500, "{}"), ["lost", "lost"]),
         ((502, "<html>"), ["lost", "lost"]),
@@ -837,30 +845,32 @@ NULL = '{"data":{"createApiKeys":[null,{"id":"%s"}]}}'
         ((403, '{"messages":["This API Key is revoked"]}'), [NotCreated, NotCreated]),
     ],
 )
-def test_a_legacy_batch_is_judged_key_by_key(scripted, answer, to, said, kinds) -> None:
-    """What the answer shows under its id is made; that its id is taken, or nothing, is a doubt."""
+def test_each_key_of_a_legacy_batch_has_its_own_outcome(scripted, answer, to, reply, kinds) -> None:
+    """A key in the answer is created; without it, or if its id is taken, the outcome is unknown."""
     keys = [new("a"), new("b")]
-    status, body = said
+    status, body = reply
     server = scripted(answer(status, body.replace("%s", keys[1].id)))
     outcomes = create(to(server.url, "legacy"), keys)
-    told = [one.doubt if isinstance(one, Unknown) else type(one) for one in outcomes]
-    assert told == kinds
+    found = [one.reason if isinstance(one, Unknown) else type(one) for one in outcomes]
+    assert found == kinds
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("generation", ["legacy", "core"])
-def test_a_lost_answer_of_a_create_is_unknown_and_not_repeated(scripted, to, generation) -> None:
-    """A connection that breaks after the request is one request and an honest word."""
+def test_a_create_whose_answer_is_lost_is_unknown_and_not_repeated(
+    scripted, to, generation
+) -> None:
+    """A connection that breaks after the request leaves one request and an unknown outcome."""
     server = scripted(None)
     [outcome] = create(to(server.url, generation), [new("a", role_id="r")])
     assert isinstance(outcome, Unknown)
-    assert (outcome.doubt, outcome.cause.code) == ("lost", "connection_lost")
+    assert (outcome.reason, outcome.cause.code) == ("lost", "connection_lost")
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("generation", ["legacy", "core"])
-def test_a_server_that_went_away_was_sent_nothing(to, generation) -> None:
-    """Where no connection comes up nothing was sent, and the rest of the keys is not tried."""
+def test_nothing_is_sent_to_a_server_that_is_gone(to, generation) -> None:
+    """Without a connection nothing was sent, and the rest of the keys is not tried."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -872,7 +882,7 @@ def test_a_server_that_went_away_was_sent_nothing(to, generation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("reply", "kind"),
     [
         ((200, "<html>"), NotCreated),
         ((200, '{"data":{}}'), NotCreated),
@@ -881,11 +891,11 @@ def test_a_server_that_went_away_was_sent_nothing(to, generation) -> None:
         (None, NotSent),
     ],
 )
-def test_depth_2_without_permissions_to_show_creates_nothing(
-    scripted, answer, to, said, kind
+def test_depth_2_creates_nothing_if_the_permissions_cannot_be_read(
+    scripted, answer, to, reply, kind
 ) -> None:
     """The permissions are read before the first create; without them those keys are not sent."""
-    entry = answer(*said) if said else None
+    entry = answer(*reply) if reply else None
     server = scripted(*[entry] * 4)
     [outcome] = create(to(server.url, "core"), [new("a", 2, role_id="r")])
     assert type(outcome) is kind
@@ -893,7 +903,7 @@ def test_depth_2_without_permissions_to_show_creates_nothing(
 
 
 def test_one_workspace_serves_many_threads(serve) -> None:
-    """Several looks and creates at once share one session and lose nothing."""
+    """Observations and creates at the same time share one session and lose nothing."""
     served = serve(Dialect.CORE)
     workspace = served.workspace("sign-in")
     role = served.sandbox.role("Admin").id
@@ -901,8 +911,10 @@ def test_one_workspace_serves_many_threads(serve) -> None:
 
     def work(number: int) -> int:
         ready.wait(5)
-        made = create(workspace, [new(f"k{number}-{n}", role_id=role) for n in range(5)], silent)
-        return sum(isinstance(one, Created) for one in made)
+        outcomes = create(
+            workspace, [new(f"k{number}-{n}", role_id=role) for n in range(5)], ignore
+        )
+        return sum(isinstance(one, Created) for one in outcomes)
 
     with ThreadPoolExecutor(6) as pool:
         assert sum(pool.map(work, range(6))) == 30
@@ -910,57 +922,57 @@ def test_one_workspace_serves_many_threads(serve) -> None:
     assert sum(b"getLoginToken" in one.body for one in served.journal) == 1
 
 
-# documents of several
+# Documents of several creates
 
 
-def asks_for(*counts: int) -> Callable[[Request], bool]:
-    """Whether a request creates so many keys of core."""
+def creates_of(*counts: int) -> Callable[[Request], bool]:
+    """Return a filter for requests that create so many keys of core."""
     return lambda request: request.body.count(b":createApiKey(") in counts
 
 
-def said_once(
-    which: Callable[[Request], bool], say: Callable[..., Response], times: int = 1
+def first_time(
+    matches: Callable[[Request], bool], respond: Callable[..., Response], times: int = 1
 ) -> Callable[..., Response]:
-    """What stands in front of a server: the first requests of a kind are answered by `say`."""
-    left = iter(range(times))
+    """Return a front of a server that answers the first requests of a kind with `respond`."""
+    remaining = iter(range(times))
     lock = threading.Lock()
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         with lock:
-            now = which(request) and next(left, None) is not None
-        return say(request, inner) if now else inner(request)
+            is_first = matches(request) and next(remaining, None) is not None
+        return respond(request, inner) if is_first else inner(request)
 
     return around
 
 
-def never_arrives(_: Request, __: Callable[[Request], Response]) -> Response:
+def lose_request(_: Request, __: Callable[[Request], Response]) -> Response:
     raise ConnectionError
 
 
-def made_and_lost(request: Request, inner: Callable[[Request], Response]) -> Response:
+def lose_answer(request: Request, inner: Callable[[Request], Response]) -> Response:
     inner(request)
     raise ConnectionError
 
 
-def of_core(served: Any, count: int, **more: object) -> list[NewKey]:
+def core_keys(served: Any, count: int, **fields: object) -> list[NewKey]:
     role = served.sandbox.role("Admin").id
-    return [new(f"k{number}", role_id=role, **more) for number in range(count)]
+    return [new(f"k{number}", role_id=role, **fields) for number in range(count)]
 
 
 def test_fifty_thousand_keys_of_core_are_listed(scripted, answer, to) -> None:
-    """Core lists all keys in one answer, which is larger than any other may be."""
+    """Core lists all keys in one answer, which may be larger than any other answer."""
     ids = [f"20202020-1c25-4d02-bf25-{number:012d}" for number in range(50_000)]
-    moment = "2026-01-01T00:00:00.000Z"
+    timestamp = "2026-01-01T00:00:00.000Z"
     common = {"expiresAt": "2036-01-01T00:00:00.000Z", "revokedAt": None}
-    common |= {"createdAt": moment, "updatedAt": moment}
+    common |= {"createdAt": timestamp, "updatedAt": timestamp}
     keys = [{"id": id_, "name": f"service {id_} of a large fleet"} | common for id_ in ids]
     role = {"id": "r", "label": "Admin", "canBeAssignedToApiKeys": True}
     role["apiKeys"] = [{"id": id_} for id_ in ids]
     body = json.dumps({"data": {"apiKeys": keys, "getRoles": [role]}})
     assert len(body) > 12 << 20
-    seen = to(scripted(answer(200, body)).url, "core").observe()
-    assert len(seen.keys) == 50_000
-    assert {key.role for key in seen.keys} == {"Admin"}
+    observed = to(scripted(answer(200, body)).url, "core").observe()
+    assert len(observed.keys) == 50_000
+    assert {key.role for key in observed.keys} == {"Admin"}
 
 
 NGINX = (
@@ -973,83 +985,85 @@ CLOUD = b"<!DOCTYPE html><html><head><title>429</title></head><body>Too many can
 
 @pytest.mark.parametrize(("status", "page"), [(503, NGINX), (429, CLOUD)])
 @pytest.mark.parametrize("dialect", list(Dialect))
-def test_a_limit_in_front_of_twenty_loses_and_doubles_no_create(
+def test_a_rate_limit_in_front_of_twenty_neither_loses_nor_repeats_a_create(
     serve, caplog, dialect, status, page
 ) -> None:
-    """A proxy that refuses every third request: one pause for all, then on."""
+    """A proxy refuses every third request: every thread pauses once, then all go on."""
     refused: list[Request] = []
     lock = threading.Lock()
-    seen = iter(range(10_000))
+    numbers = iter(range(10_000))
 
     def limit(request: Request, inner: Callable[[Request], Response]) -> Response:
         with lock:
-            over = request.method == "POST" and next(seen) % 3 == 1
+            over = request.method == "POST" and next(numbers) % 3 == 1
             if over:
                 refused.append(request)
         return Response(status, page, (("Content-Type", "text/html"),)) if over else inner(request)
 
     served = serve(dialect, around=limit)
     workspace = served.workspace(limits=limits_with(parallel=4, batch=3))
-    outcomes = create(workspace, of_core_or_legacy(served, dialect, 24))
+    outcomes = create(workspace, new_keys(served, dialect, 24))
     assert [type(one) for one in outcomes] == [Created] * 24
     assert len(served.sandbox.keys()) == 24
     assert refused
     assert sum("slow down" in one.message for one in caplog.records) >= 1
 
 
-def of_core_or_legacy(served: Any, dialect: Dialect, count: int) -> list[NewKey]:
+def new_keys(served: Any, dialect: Dialect, count: int) -> list[NewKey]:
     if dialect is Dialect.LEGACY:
         return [new(f"k{number}") for number in range(count)]
-    return of_core(served, count)
+    return core_keys(served, count)
 
 
-def test_a_503_of_unknown_make_slows_down_and_keeps_the_doubt(scripted, answer, to) -> None:
-    """It may come from a proxy whose server went on: the create is unknown, and not repeated."""
+def test_a_503_of_an_unknown_server_leaves_the_outcome_unknown(scripted, answer, to) -> None:
+    """It may come from a proxy whose server still handled the create, so it is not repeated."""
     server = scripted(answer(503, "<html>busy canary"), answer(503, ""))
     workspace = to(server.url, "core")
     [outcome] = create(workspace, [new("a", role_id="r")])
     assert isinstance(outcome, Unknown)
     assert "canary" not in failure(outcome).message
     assert len(server.requests) == 1
-    assert workspace._client._transport._pace._recovering
+    assert workspace._client._transport._rate_limit._recovering
 
 
 @pytest.mark.parametrize(
-    ("dialect", "most", "count", "requests"),
+    ("dialect", "max_keys", "count", "requests"),
     [(Dialect.LEGACY, 17, 60, 7), (Dialect.CORE_1, 6, 42, 15), (Dialect.LEGACY, 1, 5, 9)],
 )
 def test_a_request_that_is_too_large_is_sent_in_halves(
-    serve, caplog, dialect, most, count, requests
+    serve, caplog, dialect, max_keys, count, requests
 ) -> None:
-    """As many keys in one request as the proxy takes; its page of HTML is told once, as words."""
+    """Requests shrink to what the proxy accepts, and one warning says so, without its HTML page."""
 
     def limit(request: Request, inner: Callable[[Request], Response]) -> Response:
         keys = request.body.count(b'"name"')
         page = b"<html><h1>413 canary</h1></html>"
         return (
-            Response(413, page, (("Content-Type", "text/html"),)) if keys > most else inner(request)
+            Response(413, page, (("Content-Type", "text/html"),))
+            if keys > max_keys
+            else inner(request)
         )
 
     served = serve(dialect, around=limit)
     outcomes = create(
-        served.workspace(limits=limits_with(parallel=1)), of_core_or_legacy(served, dialect, count)
+        served.workspace(limits=limits_with(parallel=1)), new_keys(served, dialect, count)
     )
     assert [type(one) for one in outcomes] == [Created] * count
     assert len(served.sandbox.keys()) == count
     assert sum(one.path.startswith(("/rest/batch", "/metadata")) for one in served.writes()) <= (
         requests
     )
-    told = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-    assert len(told) == 1
-    assert "fewer" in told[0]
+    warnings = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "fewer" in warnings[0]
     assert "canary" not in caplog.text
 
 
 @pytest.mark.parametrize("generation", ["legacy", "core"])
-def test_a_key_that_is_too_large_by_itself_says_what_to_raise(
+def test_the_error_for_a_key_that_is_too_large_names_the_limit_to_raise(
     scripted, answer, to, generation
 ) -> None:
-    """It is certainly not made."""
+    """The key is certainly not created."""
     server = scripted(answer(413, "<html>canary"))
     [outcome] = create(to(server.url, generation), [new("a", role_id="r")])
     assert isinstance(outcome, NotCreated)
@@ -1057,8 +1071,8 @@ def test_a_key_that_is_too_large_by_itself_says_what_to_raise(
     assert "canary" not in failure(outcome).message
 
 
-def test_core_1_takes_documents_of_20_after_one_of_two(serve) -> None:
-    """47 keys of three depths are four requests, each key as its own depth shows it."""
+def test_core_1_accepts_documents_of_20_after_one_of_two(serve) -> None:
+    """47 keys of three depths are four requests, each key with the fields of its own depth."""
     served = serve(Dialect.CORE_1)
     workspace = served.workspace()
     role = served.sandbox.role("Admin").id
@@ -1079,8 +1093,8 @@ def test_core_1_takes_documents_of_20_after_one_of_two(serve) -> None:
     assert sorted(sizes(served.writes())) == [1, 20]
 
 
-def test_core_2_is_asked_once_and_then_served_one_key_a_request(serve) -> None:
-    """A server that refuses a document of two is never sent another, in no later create either."""
+def test_core_2_is_probed_once_and_then_sent_one_key_a_request(serve) -> None:
+    """A server that refuses a document of two gets no other, in later creates either."""
     served = serve(Dialect.CORE)
     workspace = served.workspace()
     role = served.sandbox.role("Admin").id
@@ -1092,13 +1106,13 @@ def test_core_2_is_asked_once_and_then_served_one_key_a_request(serve) -> None:
     assert len(served.sandbox.keys()) == 11
 
 
-def test_a_server_that_changes_its_mind_is_served_one_key_a_request(serve) -> None:
-    """Upgraded in the middle of a run: what it refuses unread goes out again, key by key."""
+def test_a_server_that_is_upgraded_during_a_run_is_sent_one_key_a_request(serve) -> None:
+    """A document that it refuses before running it is sent again, key by key."""
     body: Any = {"errors": [{"message": 'Duplicate root resolver: "createApiKey"'}]}
-    around = said_once(asks_for(20), lambda *_: json_answer(200, body))
+    around = first_time(creates_of(20), lambda *_: json_answer(200, body))
     served = serve(Dialect.CORE_1, around=around)
     workspace = served.workspace(limits=limits_with(parallel=1))
-    outcomes = create(workspace, of_core(served, 22))
+    outcomes = create(workspace, core_keys(served, 22))
     assert {type(one) for one in outcomes} == {Created}
     assert sizes(served.journal) == [2, 20] + [1] * 20
     served.journal.clear()
@@ -1107,26 +1121,24 @@ def test_a_server_that_changes_its_mind_is_served_one_key_a_request(serve) -> No
     assert sizes(served.journal) == [1] * 3
 
 
-@pytest.mark.parametrize("lose", [never_arrives, made_and_lost])
+@pytest.mark.parametrize("lose", [lose_request, lose_answer])
 @pytest.mark.parametrize(
     ("dialect", "expected"), [(Dialect.CORE_1, [2, 2, 4]), (Dialect.CORE, [2, 2] + [1] * 6)]
 )
-def test_a_lost_answer_to_the_document_of_two_teaches_nothing(
-    serve, dialect, expected, lose
-) -> None:
-    """Its two keys are unknown, and the next two ask again."""
-    served = serve(dialect, around=said_once(asks_for(2), lose))
-    outcomes = create(served.workspace(), of_core(served, 8))
+def test_a_lost_answer_to_the_document_of_two_shows_nothing(serve, dialect, expected, lose) -> None:
+    """Its two keys are unknown, and the next two keys try again."""
+    served = serve(dialect, around=first_time(creates_of(2), lose))
+    outcomes = create(served.workspace(), core_keys(served, 8))
     assert [type(one) for one in outcomes] == [Unknown] * 2 + [Created] * 6
     assert sizes(served.journal) == expected
 
 
-def test_a_server_that_loses_every_document_of_two_is_not_asked_for_ever(serve) -> None:
-    """After a few the keys are sent alone, and the next create asks anew."""
-    around = said_once(asks_for(2), never_arrives, times=4)
+def test_a_server_that_loses_every_document_of_two_is_not_probed_forever(serve) -> None:
+    """After a few tries the keys are sent singly, and the next create tries again."""
+    around = first_time(creates_of(2), lose_request, times=4)
     served = serve(Dialect.CORE_1, around=around)
     workspace = served.workspace()
-    outcomes = create(workspace, of_core(served, 12))
+    outcomes = create(workspace, core_keys(served, 12))
     assert [type(one) for one in outcomes] == [Unknown] * 8 + [Created] * 4
     assert sizes(served.journal) == [2] * 4 + [1] * 4
     served.journal.clear()
@@ -1135,19 +1147,19 @@ def test_a_server_that_loses_every_document_of_two_is_not_asked_for_ever(serve) 
     assert sizes(served.journal) == [2, 7]
 
 
-def test_a_document_that_fails_in_the_middle_is_unknown_and_then_sent_apart(serve) -> None:
-    """No key of it is certain; those that were tried often stand alone, and one fails alone."""
+def test_a_document_that_fails_halfway_is_unknown_and_then_sent_key_by_key(serve) -> None:
+    """No key of it is certain; keys that were tried often are sent singly, and only one fails."""
     served = serve(Dialect.CORE_1)
     workspace = served.workspace()
-    good = of_core(served, 5)
-    odd = new("odd", role_id="99999999-9999-4999-8999-999999999999")
-    keys = [*good[:3], odd, *good[3:]]
+    good = core_keys(served, 5)
+    invalid = new("invalid", role_id="99999999-9999-4999-8999-999999999999")
+    keys = [*good[:3], invalid, *good[3:]]
     outcomes = create(workspace, keys)
     assert [type(one) for one in outcomes] == [Created] * 2 + [Unknown] * 4
-    assert {one.doubt for one in outcomes if isinstance(one, Unknown)} == {"refused"}
-    made = {key.name for key in served.sandbox.keys()}
-    assert made >= {"k0", "k1"}
-    assert "odd" not in made
+    assert {one.reason for one in outcomes if isinstance(one, Unknown)} == {"refused"}
+    created = {key.name for key in served.sandbox.keys()}
+    assert created >= {"k0", "k1"}
+    assert "invalid" not in created
     served.journal.clear()
     again = [replace(key, name=f"{key.name}-again", tries=4) for key in keys[2:]]
     outcomes = create(workspace, again)
@@ -1155,10 +1167,10 @@ def test_a_document_that_fails_in_the_middle_is_unknown_and_then_sent_apart(serv
     assert sizes(served.writes()) == [1] * 4
 
 
-def test_keys_that_are_to_be_sent_alone_do_not_ask_for_company(serve) -> None:
-    """What was tried so often goes in requests of its own, whether or not several would do."""
+def test_keys_that_need_their_own_request_do_not_probe_the_server(serve) -> None:
+    """Keys that were tried often get their own requests, whatever the server accepts."""
     served = serve(Dialect.CORE_1)
-    assert len(create(served.workspace(), of_core(served, 3, tries=4))) == 3
+    assert len(create(served.workspace(), core_keys(served, 3, tries=4))) == 3
     assert sizes(served.writes()) == [1] * 3
 
 
@@ -1173,20 +1185,20 @@ def test_keys_that_are_to_be_sent_alone_do_not_ask_for_company(serve) -> None:
         (Dialect.LEGACY, 3, [1] * 30),
     ],
 )
-def test_the_more_often_tried_the_less_company(serve, dialect, tries, expected) -> None:
-    """A key that fails whatever shares its request keeps the others waiting but a few rounds."""
+def test_requests_have_fewer_keys_after_more_tries(serve, dialect, tries, expected) -> None:
+    """A key that always fails makes the others wait for a few rounds only."""
     served = serve(dialect)
     if dialect is Dialect.LEGACY:
         create(served.workspace(), [new(f"k{n}", tries=tries) for n in range(30)])
         assert sorted(len(json.loads(one.body)) for one in served.writes()) == sorted(expected)
     else:
-        create(served.workspace(), of_core(served, 30, tries=tries))
+        create(served.workspace(), core_keys(served, 30, tries=tries))
         assert sorted(sizes(served.writes())) == sorted(expected)
     assert len(served.sandbox.keys()) == 30
 
 
 def test_keys_of_different_tries_do_not_share_a_request(serve) -> None:
-    """A key that failed keeps no new one waiting."""
+    """A key that failed before delays no new one."""
     served = serve(Dialect.LEGACY)
     keys = [new("a"), new("b", tries=1), new("c"), new("d", tries=1)]
     assert all(isinstance(one, Created) for one in create(served.workspace(), keys))
@@ -1194,19 +1206,19 @@ def test_keys_of_different_tries_do_not_share_a_request(serve) -> None:
     assert groups == [["a", "c"], ["b", "d"]]
 
 
-@pytest.mark.parametrize("most", [1, 7, 20, 60])
-def test_in_the_end_everyone_is_alone_and_none_is_lost_on_the_way(most) -> None:
-    """`company` only shrinks and ends with one; `split` leaves out nothing and keeps the order."""
-    shares = [batch_size(most, tries) for tries in range(6)]
-    assert shares[0] == most
-    assert shares == sorted(shares, reverse=True)
-    assert shares[4:] == [1, 1]
-    for count in (0, 1, most - 1, most, most + 1, 3 * most + 1):
+@pytest.mark.parametrize("max_size", [1, 7, 20, 60])
+def test_batches_shrink_to_one_key_and_lose_none(max_size) -> None:
+    """`batch_size` only shrinks, down to one; `split` leaves out no key and keeps the order."""
+    batch_sizes = [batch_size(max_size, tries) for tries in range(6)]
+    assert batch_sizes[0] == max_size
+    assert batch_sizes == sorted(batch_sizes, reverse=True)
+    assert batch_sizes[4:] == [1, 1]
+    for count in (0, 1, max_size - 1, max_size, max_size + 1, 3 * max_size + 1):
         keys = tuple(new(f"k{n}") for n in range(count))
-        groups = list(split(keys, most))
+        groups = list(split(keys, max_size))
         assert tuple(key for group in groups for key in group) == keys
-        assert {len(group) for group in groups[:-1]} <= {most}
-        assert all(1 <= len(group) <= most for group in groups)
+        assert {len(group) for group in groups[:-1]} <= {max_size}
+        assert all(1 <= len(group) <= max_size for group in groups)
 
 
 REFUSALS = {
@@ -1217,18 +1229,18 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("execution_began", [True, False])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_document_of_several_that_was_begun_is_not_sent_again(
-    serve, refusal, begun, count
+def test_a_document_of_several_that_began_to_run_is_not_repeated(
+    serve, refusal, execution_began, count
 ) -> None:
-    """With `data: null` some of its keys may be made; without, or of one key, nothing was."""
-    body: Any = {"errors": [REFUSALS[refusal]]} | ({"data": None} if begun else {})
-    say = said_once(asks_for(count), lambda *_: json_answer(200, body))
-    served = serve(Dialect.CORE_1, around=say)
-    outcomes = create(served.workspace("sign-in"), of_core(served, count))
-    if begun and count > 1:
-        assert [one.doubt for one in outcomes if isinstance(one, Unknown)] == ["refused"] * 2
+    """With `data: null` some keys may exist; without `data`, or for one key, nothing was done."""
+    body: Any = {"errors": [REFUSALS[refusal]]} | ({"data": None} if execution_began else {})
+    front = first_time(creates_of(count), lambda *_: json_answer(200, body))
+    served = serve(Dialect.CORE_1, around=front)
+    outcomes = create(served.workspace("sign-in"), core_keys(served, count))
+    if execution_began and count > 1:
+        assert [one.reason for one in outcomes if isinstance(one, Unknown)] == ["refused"] * 2
         assert sizes(served.journal) == [2]
     else:
         assert [type(one) for one in outcomes] == [Created] * count
@@ -1236,65 +1248,65 @@ def test_a_document_of_several_that_was_begun_is_not_sent_again(
     assert len(served.sandbox.keys()) in (0, count)
 
 
-# what goes out before it is known
+# Order of the reports
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_key_is_told_of_before_it_is_sent(serve, dialect) -> None:
-    """Whoever is killed or stopped in between knows which keys may exist."""
-    outcomes = Outcomes(silent)
-    untold: list[str] = []
+def test_a_key_is_reported_before_it_is_sent(serve, dialect) -> None:
+    """A run that is killed or stopped in between knows which keys may exist."""
+    outcomes = Outcomes(ignore)
+    unreported: list[str] = []
 
-    def listen(request: Request, inner: Callable[[Request], Response]) -> Response:
+    def check_reported(request: Request, inner: Callable[[Request], Response]) -> Response:
         names = re.findall(rb'"name": ?"(k\d+)"', request.body)
-        untold.extend(name.decode() for name in names if name.decode() not in outcomes.sent)
+        unreported.extend(name.decode() for name in names if name.decode() not in outcomes.sent)
         return inner(request)
 
-    served = serve(dialect, around=listen)
+    served = serve(dialect, around=check_reported)
     keys = [new(f"k{n}") for n in range(70)]
-    keys = keys if dialect is Dialect.LEGACY else of_core(served, 30)
+    keys = keys if dialect is Dialect.LEGACY else core_keys(served, 30)
     served.workspace().create_many(keys, outcomes)
     assert set(outcomes.sent) == {key.name for key in keys}
-    assert untold == []
+    assert unreported == []
 
 
 @pytest.mark.parametrize("dialect", Dialect)
 def test_a_stop_before_a_create_sends_nothing(serve, hurried, dialect) -> None:
-    """Nothing new begins; every key says that it was not sent."""
+    """Nothing new starts; every key is reported as not sent."""
     served = serve(dialect)
     stop = hurried()
     workspace = served.workspace(stop=stop)
-    keys = [new("a"), new("b")] if dialect is Dialect.LEGACY else of_core(served, 2)
+    keys = [new("a"), new("b")] if dialect is Dialect.LEGACY else core_keys(served, 2)
     stop.ask()
-    outcomes = Outcomes(silent)
+    outcomes = Outcomes(ignore)
     workspace.create_many(keys, outcomes)
-    assert {type(one) for one in outcomes.of.values()} == {NotSent}
-    assert {failure(one).code for one in outcomes.of.values()} == {"stopped"}
+    assert {type(one) for one in outcomes.by_id.values()} == {NotSent}
+    assert {failure(one).code for one in outcomes.by_id.values()} == {"stopped"}
     assert outcomes.sent == []
     assert not served.writes()
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_stop_amid_a_create_lets_only_what_is_in_flight_end(serve, hurried, dialect) -> None:
-    """The request that was under way is answered and believed; none follows it."""
+def test_a_stop_during_a_create_finishes_only_requests_in_flight(serve, hurried, dialect) -> None:
+    """The answer to the request in flight counts; no request follows it."""
     stop = hurried()
     sent: list[int] = []
 
-    def tell(request: Request, inner: Callable[[Request], Response]) -> Response:
+    def stop_at_third(request: Request, inner: Callable[[Request], Response]) -> Response:
         if is_create(request):
             sent.append(1)
             if len(sent) == 3:
                 stop.ask()
         return inner(request)
 
-    served = serve(dialect, around=tell)
+    served = serve(dialect, around=stop_at_third)
     limits = limits_with(parallel=1, batch=2)
     workspace = served.workspace(stop=stop, limits=limits)
     keys = [new(f"k{n}") for n in range(60)]
-    keys = keys if dialect is Dialect.LEGACY else of_core(served, 60)
+    keys = keys if dialect is Dialect.LEGACY else core_keys(served, 60)
     outcomes = create(workspace, keys)
-    made = [one for one in outcomes if isinstance(one, Created)]
-    assert len(made) == len(served.sandbox.keys()) > 0
+    created = [one for one in outcomes if isinstance(one, Created)]
+    assert len(created) == len(served.sandbox.keys()) > 0
     assert {failure(one).code for one in outcomes if not isinstance(one, Created)} == {"stopped"}
     assert {type(one) for one in outcomes} == {Created, NotSent}
     assert len(sent) == 3
@@ -1306,28 +1318,30 @@ def is_create(request: Request) -> bool:
     )
 
 
-# silence
+# Lost answers in a row
 
 
 @pytest.mark.parametrize("entry", ["closed", "failed", "unreadable"])
 @pytest.mark.parametrize("generation", ["legacy", "core"])
-def test_a_server_that_loses_answer_after_answer_is_not_sent_the_rest(
+def test_a_server_that_loses_several_answers_in_a_row_is_not_sent_the_rest(
     scripted, answer, to, generation, entry
 ) -> None:
-    """Four in a row are no accident: the keys after them are not sent, and said not to be."""
-    said = {"closed": None, "failed": answer(500, "{}"), "unreadable": answer(200, "<html>")}
-    server = scripted(*[said[entry]] * 20)
+    """After four lost answers the remaining keys are not sent, and are reported as that."""
+    replies = {"closed": None, "failed": answer(500, "{}"), "unreadable": answer(200, "<html>")}
+    server = scripted(*[replies[entry]] * 20)
     keys = [new(f"k{n}", role_id="r") for n in range(20)]
     outcomes = create(to(server.url, generation, parallel=1, batch=1), keys)
-    each = 2 if generation == "core" else 1
-    assert [type(one) for one in outcomes] == [Unknown] * 4 * each + [NotSent] * (20 - 4 * each)
+    keys_a_request = 2 if generation == "core" else 1
+    assert [type(one) for one in outcomes] == [Unknown] * 4 * keys_a_request + [NotSent] * (
+        20 - 4 * keys_a_request
+    )
     assert failure(outcomes[-1]).code == "server_error"
     assert "4 answers in a row" in failure(outcomes[-1]).message
     assert len(server.requests) == 4
 
 
-def test_many_threads_lose_more_before_it_is_silence(scripted, to) -> None:
-    """Two for each thread, since one hiccup of a proxy takes all that is in flight."""
+def test_more_threads_may_lose_more_answers(scripted, to) -> None:
+    """Two for each thread, since one failure of a proxy affects all requests in flight."""
     server = scripted()
     outcomes = create(
         to(server.url, "legacy", parallel=4, batch=1), [new(f"k{n}") for n in range(40)]
@@ -1338,8 +1352,8 @@ def test_many_threads_lose_more_before_it_is_silence(scripted, to) -> None:
     assert {type(one) for one in outcomes} == {Unknown, NotSent}
 
 
-def test_an_answer_in_between_ends_the_silence(scripted, answer, to) -> None:
-    """A server that answers now and then, were it with a refusal, is sent everything."""
+def test_an_answer_in_between_restarts_the_count(scripted, answer, to) -> None:
+    """A server that answers now and then, even with a refusal, is sent everything."""
     refusal = answer(400, '{"messages":["no"]}')
     server = scripted(*[None, None, None, refusal] * 5)
     outcomes = create(
@@ -1349,35 +1363,35 @@ def test_an_answer_in_between_ends_the_silence(scripted, answer, to) -> None:
     assert len(server.requests) == 20
 
 
-# records and revoking
+# Records and revocations
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_record_that_is_read_is_the_one_that_creating_shows(serve, dialect) -> None:
-    """At every depth and of every generation; ids that are not there are left out."""
+def test_a_record_that_is_read_equals_the_one_that_a_create_returns(serve, dialect) -> None:
+    """At every depth and in every generation; unknown ids are left out."""
     served = serve(dialect)
     workspace = served.workspace()
     role = None if dialect is Dialect.LEGACY else served.sandbox.role("Integrations").id
     keys = [new(f"k{depth}", depth, role_id=role) for depth in (0, 1, 2)]
-    made = {one.id: one.record for one in create(workspace, keys) if isinstance(one, Created)}
-    assert len(made) == 3
+    created = {one.id: one.record for one in create(workspace, keys) if isinstance(one, Created)}
+    assert len(created) == 3
     fresh = served.workspace()
     fresh.observe()
     served.journal.clear()
-    wanted = dict(zip(made, (0, 1, 2), strict=True))
-    gone = "99999999-9999-4999-8999-999999999999"
-    assert fresh.records(wanted | {gone: 1}) == made
+    depths = dict(zip(created, (0, 1, 2), strict=True))
+    unknown_id = "99999999-9999-4999-8999-999999999999"
+    assert fresh.records(depths | {unknown_id: 1}) == created
     assert not served.writes()
     reads = 4 + (dialect is not Dialect.LEGACY)
     assert len(served.journal) == reads
-    assert fresh.records(wanted) == made
+    assert fresh.records(depths) == created
     assert len(served.journal) == reads + 3
     assert fresh.records({}) == {}
 
 
 @pytest.mark.parametrize("dialect", Dialect)
 def test_records_that_cannot_be_read_are_left_out(serve, dialect) -> None:
-    """One read that is lost again and again keeps no other from coming back."""
+    """A read that is lost again and again does not affect the others."""
     ids: list[str] = []
 
     def lose(request: Request, inner: Callable[[Request], Response]) -> Response:
@@ -1393,7 +1407,7 @@ def test_records_that_cannot_be_read_are_left_out(serve, dialect) -> None:
 
 
 def test_permissions_that_cannot_be_read_leave_the_record_without_them(serve) -> None:
-    """A key that exists is shown as far as it can be."""
+    """The key exists, and is shown as far as it can be read."""
     served = serve(Dialect.CORE)
     [key] = served.sandbox.seed(["a"])
     served.sandbox.permit("Member", API_KEYS_FLAG)
@@ -1406,30 +1420,30 @@ def test_permissions_that_cannot_be_read_leave_the_record_without_them(serve) ->
 
 @pytest.mark.parametrize("dialect", Dialect)
 @pytest.mark.parametrize("times", [1, 2])
-def test_revoking_ends_one_key_and_once_more_is_once(serve, dialect, times) -> None:
-    """The key lives no more, its twin does; on every generation one request."""
+def test_revoking_a_key_twice_is_the_same_as_once(serve, dialect, times) -> None:
+    """The key is revoked, its twin stays live; one request in every generation."""
     served = serve(dialect)
-    ended, stays = served.sandbox.seed(["a", "a"])
+    revoked_id, live_id = served.sandbox.seed(["a", "a"])
     workspace = served.workspace()
     workspace.observe()
     for _ in range(times):
-        workspace.revoke(ended)
+        workspace.revoke(revoked_id)
     assert len(served.writes()) == times
     revoked = {key.id: key.revoked_at is not None for key in served.sandbox.keys()}
-    assert revoked == {ended: True, stays: False}
-    seen = workspace.observe()
-    assert [key.id for key in seen.keys if key.live(seen.server_time)] == [stays]
+    assert revoked == {revoked_id: True, live_id: False}
+    observed = workspace.observe()
+    assert [key.id for key in observed.keys if key.live(observed.server_time)] == [live_id]
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-@pytest.mark.parametrize("lose", [never_arrives, made_and_lost])
-def test_a_lost_answer_to_a_revoke_is_asked_for_again(serve, dialect, lose) -> None:
-    """Revoking may be repeated, so a broken connection leaves no key alive."""
+@pytest.mark.parametrize("lose", [lose_request, lose_answer])
+def test_a_revocation_whose_answer_is_lost_is_repeated(serve, dialect, lose) -> None:
+    """Revoking may be repeated, so a broken connection leaves no key live."""
 
     def revokes(request: Request) -> bool:
         return request.method == "PATCH" or b"revokeApiKey" in request.body
 
-    served = serve(dialect, around=said_once(revokes, lose, times=3))
+    served = serve(dialect, around=first_time(revokes, lose, times=3))
     [key] = served.sandbox.seed(["a"])
     served.workspace().revoke(key)
     [left] = served.sandbox.keys()
@@ -1437,18 +1451,18 @@ def test_a_lost_answer_to_a_revoke_is_asked_for_again(serve, dialect, lose) -> N
 
 
 @pytest.mark.parametrize("generation", ["legacy", "core"])
-@pytest.mark.parametrize("said", [(500, "{}"), (200, "{}"), (400, '{"messages":["no"]}'), None])
-def test_a_revoke_that_is_not_known_to_be_made_is_an_error(
-    scripted, answer, to, generation, said
+@pytest.mark.parametrize("reply", [(500, "{}"), (200, "{}"), (400, '{"messages":["no"]}'), None])
+def test_a_revocation_that_is_not_confirmed_is_an_error(
+    scripted, answer, to, generation, reply
 ) -> None:
-    """No success without the server's word."""
-    server = scripted(*[answer(*said) if said else None] * 4)
+    """Nothing is a success unless the server says so."""
+    server = scripted(*[answer(*reply) if reply else None] * 4)
     with pytest.raises(WorkspaceError):
         to(server.url, generation).revoke("20202020-1c25-4d02-bf25-6aeccf7ea419")
 
 
-def test_a_key_that_may_not_be_revoked_says_why(serve) -> None:
-    """On 2.x an API key may not write; the code says so."""
+def test_the_error_for_a_refused_revocation_says_why(serve) -> None:
+    """On 2.x an API key may not write; the error code says so."""
     served = serve(Dialect.CORE)
     [key] = served.sandbox.seed(["a"])
     with pytest.raises(WorkspaceError) as caught:
@@ -1456,45 +1470,47 @@ def test_a_key_that_may_not_be_revoked_says_why(serve) -> None:
     assert caught.value.code == "session_required"
 
 
-# lists that meet a key in the making
+# Lists that contain a key which is being created
 
 
-def unready() -> Response:
+def no_role_yet() -> Response:
     message = "API key 20202020-1c25-4d02-bf25-6aeccf7ea419 has no role assigned"
     return json_answer(200, {"errors": [{"message": message}], "data": None})
 
 
-def test_a_list_that_meets_a_key_in_the_making_is_asked_for_again(serve) -> None:
-    """`has no role assigned` is a moment and no error."""
+def test_a_list_that_contains_a_key_being_created_is_repeated(serve) -> None:
+    """`has no role assigned` is a temporary state and not an error."""
 
     def lists(request: Request) -> bool:
         return b"{apiKeys{" in request.body
 
-    served = serve(Dialect.CORE, around=said_once(lists, lambda *_: unready(), times=6))
+    served = serve(Dialect.CORE, around=first_time(lists, lambda *_: no_role_yet(), times=6))
     served.sandbox.seed(["a", "b"])
-    seen = served.workspace().observe()
-    assert sorted(key.name for key in seen.keys) == ["a", "b"]
-    assert sum(lists_(one) for one in served.journal) == 7
+    observed = served.workspace().observe()
+    assert sorted(key.name for key in observed.keys) == ["a", "b"]
+    assert sum(is_list(one) for one in served.journal) == 7
 
 
-def lists_(exchange: Exchange) -> bool:
+def is_list(exchange: Exchange) -> bool:
     return b"{apiKeys{" in exchange.body
 
 
-def test_a_key_without_a_role_for_good_is_told(serve) -> None:
-    """A list that goes on failing is asked for so often, and then its words are shown."""
+def test_a_key_that_never_gets_a_role_is_reported(serve) -> None:
+    """A list that keeps failing is repeated a few times, and then its error is shown."""
     served = serve(
         Dialect.CORE,
-        around=lambda request, inner: unready() if b"{apiKeys{" in request.body else inner(request),
+        around=lambda request, inner: (
+            no_role_yet() if b"{apiKeys{" in request.body else inner(request)
+        ),
     )
     with pytest.raises(WorkspaceError) as caught:
         served.workspace().observe()
     assert "has no role assigned" in caught.value.message
-    assert sum(lists_(one) for one in served.journal) == 11
+    assert sum(is_list(one) for one in served.journal) == 11
 
 
-def test_what_a_server_does_not_show_is_asked_for_once(serve) -> None:
-    """Hidden roles and the permissions of roles are learnt at the first look, not at each."""
+def test_hidden_roles_are_requested_only_once(serve) -> None:
+    """Later observations do not ask again for what the first one was refused."""
     served = serve(Dialect.CORE)
     served.sandbox.permit("Member", API_KEYS_FLAG)
     token = SessionToken(Secret(served.sandbox.session_token("member")))
@@ -1508,7 +1524,7 @@ def test_what_a_server_does_not_show_is_asked_for_once(serve) -> None:
     assert [one.method for one in served.journal] == ["GET"]
 
 
-# the documents
+# GraphQL documents
 
 
 def documents() -> list[str]:
@@ -1516,13 +1532,13 @@ def documents() -> list[str]:
 
     keys = tuple(new(f"k{depth}", depth) for depth in (0, 1, 2))
     creates = [core_bulk_create._document(keys[:count])[0] for count in (1, 2, 3)]
-    reads = [core._ONE % selection for selection in core_bulk_create.SELECTION.values()]
+    reads = [core._QUERY_ONE % selection for selection in core_bulk_create.SELECTION.values()]
     lists = [core._LIST % (core_bulk_create.KEY, "getRoles"), core._PERMISSIONS]
     return [*creates, *reads, *lists, core._REVOKE]
 
 
 @pytest.mark.parametrize("dialect", CORES)
-def test_the_documents_are_valid_against_what_the_servers_know(dialect) -> None:
+def test_the_documents_are_valid_for_the_schemas_of_the_servers(dialect) -> None:
     """Every document that is sent validates against the schema of 1.10 and of 2.21."""
     from provisioner.sandbox.sdl import METADATA, schema_text
 
@@ -1532,28 +1548,31 @@ def test_the_documents_are_valid_against_what_the_servers_know(dialect) -> None:
     assert not any(re.search(r"apiKeys\{[^}]*role", document) for document in documents())
 
 
-# Changing
+# Changes
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_key_gets_another_end_with_its_milliseconds(serve, dialect) -> None:
-    """Moved there and back, and nothing else of the key changes."""
+def test_the_expiry_of_a_key_is_set_with_milliseconds(serve, dialect) -> None:
+    """The expiry moves later and earlier, and nothing else of the key changes."""
     served = serve(dialect)
     [key] = served.sandbox.seed(["a"])
     before = served.sandbox.keys()[0]
     workspace = served.workspace()
     workspace.observe()
-    for ends in (datetime(2040, 1, 2, 3, 4, 5, 678000, UTC), datetime(2032, 1, 1, tzinfo=UTC)):
-        workspace.set_expiry(key, ends)
-        [seen] = workspace.observe().keys
-        assert seen.expires_at == ends
+    for expires_at in (
+        datetime(2040, 1, 2, 3, 4, 5, 678000, UTC),
+        datetime(2032, 1, 1, tzinfo=UTC),
+    ):
+        workspace.set_expiry(key, expires_at)
+        [found] = workspace.observe().keys
+        assert found.expires_at == expires_at
     after = served.sandbox.keys()[0]
     assert replace(after, expires_at=before.expires_at, updated_at=before.updated_at) == before
 
 
 @pytest.mark.parametrize("dialect", CORES)
 def test_a_key_gets_a_role_whether_it_has_one_or_not(serve, dialect) -> None:
-    """`assignRoleToApiKey` repairs a key that was left half made."""
+    """`assignRoleToApiKey` repairs a key that was stored without its role."""
     served = serve(dialect)
     served.sandbox.seed(["half"], role=None)
     served.sandbox.seed(["whole"], role="Admin")
@@ -1565,25 +1584,25 @@ def test_a_key_gets_a_role_whether_it_has_one_or_not(serve, dialect) -> None:
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_change_of_a_key_that_is_gone_is_an_error(serve, dialect) -> None:
+def test_a_change_of_an_unknown_key_is_an_error(serve, dialect) -> None:
     """Servers answer null or nothing for an id that they do not know."""
     workspace = serve(dialect).workspace()
-    nobody = "20202020-1c25-4d02-bf25-6aeccf7ea419"
+    unknown_id = "20202020-1c25-4d02-bf25-6aeccf7ea419"
     with pytest.raises(WorkspaceError):
-        workspace.set_expiry(nobody, datetime(2032, 1, 1, tzinfo=UTC))
+        workspace.set_expiry(unknown_id, datetime(2032, 1, 1, tzinfo=UTC))
     if dialect is not Dialect.LEGACY:
         with pytest.raises(WorkspaceError):
-            workspace.assign_role(nobody, nobody)
+            workspace.assign_role(unknown_id, unknown_id)
 
 
-@pytest.mark.parametrize("said", [(500, "{}"), (200, "{}"), (200, '{"data":{}}'), None])
+@pytest.mark.parametrize("reply", [(500, "{}"), (200, "{}"), (200, '{"data":{}}'), None])
 @pytest.mark.parametrize("generation", ["legacy", "core"])
-def test_a_change_that_is_not_known_to_be_made_is_an_error(
-    scripted, answer, to, generation, said
+def test_a_change_that_is_not_confirmed_is_an_error(
+    scripted, answer, to, generation, reply
 ) -> None:
-    """No success without the server's word."""
+    """Nothing is a success unless the server says so."""
     key = "20202020-1c25-4d02-bf25-6aeccf7ea419"
-    server = scripted(*[answer(*said) if said else None] * 8)
+    server = scripted(*[answer(*reply) if reply else None] * 8)
     with pytest.raises(WorkspaceError):
         to(server.url, generation).set_expiry(key, datetime(2032, 1, 1, tzinfo=UTC))
     if generation == "core":
