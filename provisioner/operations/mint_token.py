@@ -8,7 +8,7 @@ from provisioner.errors.exceptions import WorkspaceError
 from provisioner.execution import mint
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import tell_apart
-from provisioner.sinks.sink import StoredValue, failed
+from provisioner.sinks.sink import StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -61,7 +61,7 @@ def deliver_token(  # noqa: PLR0913 - what a token by hand follows from
     if isinstance(content, StoredValue):
         claims = claims_of(content.value)
         if claims is None or claims.key not in {key.id for key in same_name}:
-            raise failed(
+            raise sink_error(
                 "sink_unsuitable",
                 f"{address} is there and holds something that is no token of {name!r}.",
                 "Name a file that is not there yet.",

@@ -75,7 +75,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def demand_mounts() -> None:
+def require_mounts() -> None:
     """Skips a test where mounts that end with a process cannot be made."""
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed")
@@ -84,7 +84,7 @@ def demand_mounts() -> None:
         pytest.skip("this user may not mount anything")
 
 
-def stepped(mounts: str, root: Path, name: str, *steps: str) -> list[Step]:
+def run_steps(mounts: str, root: Path, name: str, *steps: str) -> list[Step]:
     """How steps went, one after the other in one run, in a process with mounts of its own.
 
     Args:
@@ -93,7 +93,7 @@ def stepped(mounts: str, root: Path, name: str, *steps: str) -> list[Step]:
         name: of the file in it.
         steps: `prepare`, or a token to be written.
     """
-    demand_mounts()
+    require_mounts()
     script = f'set -e\n{mounts}\nshift\nexec "$@"'
     told = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", root, sys.executable, "-c", STEPS]

@@ -13,13 +13,13 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tls_server import Asked, TlsServer, Told
+from tls_server import HttpRequest, HttpResponse, TlsServer
 
 _KEY = re.compile(r"[-._A-Za-z0-9]{1,253}", re.ASCII)
 
 
 @dataclass
-class Kept:
+class StoredSecret:
     """A Secret, and which keys of its data each field manager owns."""
 
     data: dict[str, str] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Kept:
     type: str = "Opaque"
     immutable: bool = False
 
-    def apply(self, manager: str, data: dict[str, str], *, force: bool) -> Told | None:
+    def apply(self, manager: str, data: dict[str, str], *, force: bool) -> HttpResponse | None:
         """Has a manager apply its whole opinion; None where that went well."""
         contested = {
             key
@@ -69,27 +69,27 @@ class KubernetesServer(TlsServer):
         self.terminating: set[str] = set()
         self.webhook: Literal["allows", "denies", "knows no dry run"] = "allows"
         self.namespaces = {"shop", "crm.eu"}
-        self.secrets: dict[tuple[str, str], Kept] = {}
+        self.secrets: dict[tuple[str, str], StoredSecret] = {}
 
-    def answer(self, asked: Asked) -> Told:  # noqa: PLR0911 - one for each refusal
-        if asked.headers.get("Authorization") not in self.credentials:
+    def answer(self, request: HttpRequest) -> HttpResponse:  # noqa: PLR0911 - one for each refusal
+        if request.headers.get("Authorization") not in self.credentials:
             return _refusal(401, "Unauthorized")
-        _, _, _, namespace, _, name = asked.names
-        verb = {"GET": "get", "PATCH": "patch"}[asked.method]
+        _, _, _, namespace, _, name = request.names
+        verb = {"GET": "get", "PATCH": "patch"}[request.method]
         kept = self.secrets.get((namespace, name))
         if verb not in self.verbs:
             return _forbidden(namespace, name, verb)
         if verb == "get":
             return _refusal(404, "NotFound") if kept is None else _shown(namespace, name, kept)
-        if asked.headers["Content-Type"] != "application/apply-patch+yaml":
+        if request.headers["Content-Type"] != "application/apply-patch+yaml":
             return _refusal(415, "UnsupportedMediaType")
         if kept is None and "create" not in self.verbs:
             return _forbidden(namespace, name, "create")
         if namespace not in self.namespaces:
             return _refusal(404, "NotFound", f'namespaces "{namespace}" not found')
-        return self._admitted(namespace, name, asked) or self._apply(namespace, name, asked)
+        return self._admitted(namespace, name, request) or self._apply(namespace, name, request)
 
-    def _admitted(self, namespace: str, name: str, asked: Asked) -> Told | None:
+    def _admitted(self, namespace: str, name: str, request: HttpRequest) -> HttpResponse | None:
         """What the rules of the cluster have against a write; None for nothing."""
         forbidden = f'secrets "{name}" is forbidden: '
         if (namespace, name) not in self.secrets:
@@ -99,7 +99,7 @@ class KubernetesServer(TlsServer):
             if sum(one == namespace for one, _ in self.secrets) >= self.quota:
                 return _refusal(403, "Forbidden", f"{forbidden}exceeded quota: few, requested: ...")
         webhook = 'admission webhook "policy.example.com"'
-        if self.webhook == "knows no dry run" and "dryRun" in asked.query:
+        if self.webhook == "knows no dry run" and "dryRun" in request.query:
             return _refusal(400, "BadRequest", f"{webhook} does not support dry run")
         if self.webhook == "denies":
             return _refusal(
@@ -107,10 +107,10 @@ class KubernetesServer(TlsServer):
             )
         return None
 
-    def _apply(self, namespace: str, name: str, asked: Asked) -> Told:
-        body, manager = asked.body, asked.query.get("fieldManager", "")
-        kept = self.secrets.get((namespace, name)) or Kept(type=body.get("type", "Opaque"))
-        if asked.query.get("dryRun") == "All":
+    def _apply(self, namespace: str, name: str, request: HttpRequest) -> HttpResponse:
+        body, manager = request.body, request.query.get("fieldManager", "")
+        kept = self.secrets.get((namespace, name)) or StoredSecret(type=body.get("type", "Opaque"))
+        if request.query.get("dryRun") == "All":
             kept = deepcopy(kept)
         right = (body["apiVersion"], body["kind"], body["metadata"]) == (
             "v1",
@@ -121,30 +121,30 @@ class KubernetesServer(TlsServer):
             return _refusal(422, "Invalid")
         if not all(map(_KEY.fullmatch, body["data"])):
             return _refusal(422, "Invalid")
-        refused = kept.apply(manager, body["data"], force=asked.query.get("force") == "true")
+        refused = kept.apply(manager, body["data"], force=request.query.get("force") == "true")
         if refused is not None:
             return refused
         new = (namespace, name) not in self.secrets
-        if asked.query.get("dryRun") != "All":
+        if request.query.get("dryRun") != "All":
             self.secrets[namespace, name] = kept
         return _shown(namespace, name, kept, 201 if new else 200)
 
 
-def _shown(namespace: str, name: str, kept: Kept, status: int = 200) -> Told:
+def _shown(namespace: str, name: str, kept: StoredSecret, status: int = 200) -> HttpResponse:
     for value in kept.data.values():
         base64.b64decode(value, validate=True)
     metadata = {"namespace": namespace, "name": name}
     shown = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": kept.type}
     extra = {"immutable": True} if kept.immutable else {}
-    return Told(status, shown | extra | ({"data": kept.data} if kept.data else {}))
+    return HttpResponse(status, shown | extra | ({"data": kept.data} if kept.data else {}))
 
 
-def _refusal(status: int, reason: str, message: str = "") -> Told:
+def _refusal(status: int, reason: str, message: str = "") -> HttpResponse:
     failure = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
-    return Told(status, failure | {"reason": reason, "code": status})
+    return HttpResponse(status, failure | {"reason": reason, "code": status})
 
 
-def _forbidden(namespace: str, name: str, verb: str) -> Told:
+def _forbidden(namespace: str, name: str, verb: str) -> HttpResponse:
     text = (
         f'secrets "{name}" is forbidden: User "ci" cannot {verb} resource "secrets" in API group '
     )

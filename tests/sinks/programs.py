@@ -9,7 +9,7 @@ _PATIENCE = 30.0
 """Seconds; far more than any of them takes."""
 
 
-def running(path: Path) -> bool:
+def is_running(path: Path) -> bool:
     """Whether the process whose id a file has is alive; one that nobody waits for is not."""
     try:
         status = Path(f"/proc/{path.read_text().strip()}/stat").read_text()
@@ -18,7 +18,7 @@ def running(path: Path) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def until_begun(path: Path) -> bool:
+def wait_until_started(path: Path) -> bool:
     """Whether it wrote its id, once it has or has had the time to."""
     end = time.monotonic() + _PATIENCE
     while not (path.exists() and path.read_text().endswith("\n")) and time.monotonic() < end:
@@ -26,9 +26,9 @@ def until_begun(path: Path) -> bool:
     return path.exists()
 
 
-def until_over(path: Path) -> bool:
+def wait_until_ended(path: Path) -> bool:
     """Whether it is over, once it is or has had the time to be."""
     end = time.monotonic() + _PATIENCE
-    while running(path) and time.monotonic() < end:
+    while is_running(path) and time.monotonic() < end:
         time.sleep(0.01)
-    return not running(path)
+    return not is_running(path)

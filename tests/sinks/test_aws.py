@@ -17,7 +17,7 @@ import boto3
 import botocore.endpoint
 import pytest
 import requests
-from compliance import FIRST, SECOND, Compliance, Stand
+from compliance import FIRST, SECOND, Backend, Compliance
 from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.server import ThreadedMotoServer
@@ -98,7 +98,7 @@ def _versions(vendor: Any, name: str = SVC.secret) -> list[str]:
     ]
 
 
-class AwsStand(Stand):
+class AwsBackend(Backend):
     credential = SECRET_KEY
 
     def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ class AwsStand(Stand):
     def sink(self, place=0):
         return _manager().sink(AwsAddress(f"twenty/shop/place-{place}", REGION))
 
-    def held(self, place=0):
+    def stored(self, place=0):
         # Not by a request, which would be refused while IAM is enforced.
         found = get_backend("secretsmanager")[DEFAULT_ACCOUNT_ID][REGION].secrets.get(
             f"twenty/shop/place-{place}"
@@ -151,8 +151,8 @@ class AwsStand(Stand):
 
 class TestAws(Compliance):
     @pytest.fixture
-    def stand(self, aws, monkeypatch) -> Stand:
-        return AwsStand(aws, monkeypatch)
+    def backend(self, aws, monkeypatch) -> Backend:
+        return AwsBackend(aws, monkeypatch)
 
 
 def _refused(act: Callable[[], object], address: AwsAddress = SVC) -> SinkError:

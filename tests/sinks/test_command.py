@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from compliance import FIRST, SECOND, Compliance, Stand
-from programs import until_over
+from compliance import FIRST, SECOND, Backend, Compliance
+from programs import wait_until_ended
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import CommandAddress
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 STORE = """
 import os, sys, time
 from pathlib import Path
-hang, place = Path("hang"), Path("held", sys.argv[2])
+hang, place = Path("hang"), Path("stored", sys.argv[2])
 if hang.exists(): time.sleep(60)
 if sys.argv[1] == "get": sys.exit(print(place.read_text()) if place.exists() else "nothing there")
 token = sys.stdin.read()
@@ -46,13 +46,13 @@ print(token, file=sys.stderr)
 """
 
 
-class CommandStand(Stand):
+class CommandBackend(Backend):
     def __init__(self, root: Path, *, check: bool) -> None:
         self.root = root
         self.commands = Commands(root)
         self.readable = check
         (root / "store.py").write_text(STORE)
-        (root / "held").mkdir()
+        (root / "stored").mkdir()
 
     def named(self, name: str) -> Sink:
         program = (sys.executable, "store.py")
@@ -62,8 +62,8 @@ class CommandStand(Stand):
     def sink(self, place: int = 0) -> Sink:
         return self.named(f"KEY_{place}")
 
-    def held(self, place: int = 0) -> str | None:
-        path = self.root / "held" / f"KEY_{place}"
+    def stored(self, place: int = 0) -> str | None:
+        path = self.root / "stored" / f"KEY_{place}"
         return path.read_text() if path.exists() else None
 
     def strange_names(self) -> tuple[Sink, ...]:
@@ -80,14 +80,14 @@ class CommandStand(Stand):
 
 class TestCommand(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path) -> Stand:
-        return CommandStand(tmp_path, check=True)
+    def backend(self, tmp_path: Path) -> Backend:
+        return CommandBackend(tmp_path, check=True)
 
 
 class TestCommandWithoutCheck(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path) -> Stand:
-        return CommandStand(tmp_path, check=False)
+    def backend(self, tmp_path: Path) -> Backend:
+        return CommandBackend(tmp_path, check=False)
 
 
 def shell(root: Path, script: str, check: str = "", *, timeout: float = 60) -> CommandSink:
@@ -129,7 +129,7 @@ def test_arguments_reach_no_shell(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
-def executable(path: Path, text: str = "#!/bin/sh\ncat > held\n", mode: int = 0o700) -> None:
+def executable(path: Path, text: str = "#!/bin/sh\ncat > stored\n", mode: int = 0o700) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     path.chmod(mode)
@@ -147,7 +147,7 @@ def test_a_name_with_a_slash_leads_from_the_root(tmp_path: Path, monkeypatch, na
     sink = CommandSink(CommandAddress((name,)), root)
     sink.check()
     sink.write(Secret(FIRST))
-    assert (root / "held").read_text() == FIRST
+    assert (root / "stored").read_text() == FIRST
 
 
 def test_a_bare_name_is_looked_for_on_the_path_alone(tmp_path: Path, monkeypatch) -> None:
@@ -161,7 +161,7 @@ def test_a_bare_name_is_looked_for_on_the_path_alone(tmp_path: Path, monkeypatch
     sink = CommandSink(CommandAddress(("store",)), root)
     sink.check()
     sink.write(Secret(FIRST))
-    assert (root / "held").read_text() == FIRST
+    assert (root / "stored").read_text() == FIRST
     assert refused(CommandSink(CommandAddress(("other",)), root).check).code == "sink_missing"
 
 
@@ -211,7 +211,7 @@ def test_a_failing_program_is_told(tmp_path: Path, capfd, caplog, script: str, e
     sink = shell(tmp_path, f"{script} # argument-canary")
     error = refused(lambda: sink.write(Secret(FIRST)))
     assert error.code == "sink_failed"
-    assert error.message == f"command sh ended with {ending}."
+    assert error.message == f"command sh failed with {ending}."
     shown = repr((error.args, error.remedy, error.__cause__, sink, capfd.readouterr(), caplog.text))
     assert FIRST not in shown
     assert "argument-canary" not in shown
@@ -241,20 +241,20 @@ def test_a_program_without_end_is_ended(tmp_path: Path, way: str, step: str) -> 
     sink = shell(tmp_path, script, script, timeout=0.5)
     error = refused(sink.read if step == "read" else lambda: sink.write(Secret(FIRST)))
     assert error.code == "sink_unavailable"
-    assert until_over(tmp_path / "pid")
-    assert until_over(tmp_path / "child")
+    assert wait_until_ended(tmp_path / "pid")
+    assert wait_until_ended(tmp_path / "child")
 
 
 @pytest.mark.parametrize("step", ["read", "write"])
 def test_what_a_program_leaves_running_is_not_waited_for(tmp_path: Path, step: str) -> None:
     """Its own end counts, though a child of its own holds the pipes open, and goes on."""
-    script = "sleep 60 & echo $! > child; printf held"
+    script = "sleep 60 & echo $! > child; printf stored"
     sink = shell(tmp_path, script, script)
     before = time.monotonic()
     if step == "read":
         content = sink.read()
         assert isinstance(content, StoredValue)
-        assert content.value.reveal() == "held"
+        assert content.value.reveal() == "stored"
     else:
         sink.write(Secret(FIRST))
     assert time.monotonic() - before < 30
@@ -264,24 +264,24 @@ def test_what_a_program_leaves_running_is_not_waited_for(tmp_path: Path, step: s
 
 def test_endless_output_is_dropped(tmp_path: Path) -> None:
     """What a program prints fills no memory and stops nothing."""
-    sink = shell(tmp_path, "head -c 300000000 /dev/zero; cat > held", "cat /dev/zero")
+    sink = shell(tmp_path, "head -c 300000000 /dev/zero; cat > stored", "cat /dev/zero")
     sink.write(Secret(FIRST))
-    assert (tmp_path / "held").read_text() == FIRST
+    assert (tmp_path / "stored").read_text() == FIRST
     content = sink.read()
     assert isinstance(content, StoredValue)
-    assert len(content.value.reveal()) <= 2 * module._MOST
+    assert len(content.value.reveal()) <= 2 * module._MAX_OUTPUT
 
 
 def test_signals_are_as_a_program_expects(tmp_path: Path) -> None:
     """SIGPIPE ends it, as in a shell, though Python itself ignores that signal."""
-    sink = shell(tmp_path, "(yes; echo $? > code) | head -n 1; cat > held")
+    sink = shell(tmp_path, "(yes; echo $? > code) | head -n 1; cat > stored")
     sink.write(Secret(FIRST))
     assert int((tmp_path / "code").read_text()) == 128 + signal.SIGPIPE
 
 
 def test_programs_run_side_by_side(tmp_path: Path) -> None:
     """Each write is a process of its own: two that wait for one another both end."""
-    script = "cat > held-{0}; until [ -e held-{1} ]; do sleep 0.01; done"
+    script = "cat > stored-{0}; until [ -e stored-{1} ]; do sleep 0.01; done"
     sinks = [shell(tmp_path, script.format(*pair)) for pair in (("a", "b"), ("b", "a"))]
     threads = [threading.Thread(target=sink.write, args=(Secret(FIRST),)) for sink in sinks]
     for thread in threads:
@@ -325,14 +325,14 @@ def test_an_exit_code_of_a_check_is_logged(tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.INFO)
     shell(tmp_path, "cat", f"echo {FIRST}; echo {FIRST} >&2; exit 7").read()
     assert [one.getMessage() for one in caplog.records] == [
-        "sh, a check, ended with exit code 7: no token"
+        "check sh exited with code 7: no token found"
     ]
 
 
 def test_a_check_that_breaks_down_is_an_error(tmp_path: Path) -> None:
     """A signal is no answer."""
     error = refused(shell(tmp_path, "cat", "kill -SEGV $$").read)
-    assert (error.code, error.message) == ("sink_failed", "command sh ended with SIGSEGV.")
+    assert (error.code, error.message) == ("sink_failed", "command sh failed with SIGSEGV.")
 
 
 def test_without_a_check_nothing_is_read(tmp_path: Path) -> None:

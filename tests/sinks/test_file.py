@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from compliance import FIRST, SECOND, Compliance, Stand
+from compliance import FIRST, SECOND, Backend, Compliance
 from files import NOBODY, as_user, locked
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,9 +31,9 @@ from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import FileAddress
 from provisioner.secret import Secret
 from provisioner.sinks import file as module
-from provisioner.sinks.dotenv import quoted
+from provisioner.sinks.dotenv import quote_value
 from provisioner.sinks.file import Files
-from provisioner.sinks.file_entry import UnfitTextError
+from provisioner.sinks.file_entry import InvalidTextError
 from provisioner.sinks.file_text import entries_of, values_of, with_value
 from provisioner.sinks.file_write import Folders, LockWait
 from provisioner.sinks.sink import Empty, StoredValue
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from provisioner.sinks.sink import Sink
 
 
-class FileStand(Stand):
+class FileBackend(Backend):
     def __init__(self, root: Path, form: str) -> None:
         self.root = root
         self.form = form
@@ -55,7 +55,7 @@ class FileStand(Stand):
         address = FileAddress(f"secrets/shop.{self.form}", f"KEY_{place}", self.form)
         return Files(self.root, folders=self.folders).sink(address)
 
-    def held(self, place: int = 0) -> str | None:
+    def stored(self, place: int = 0) -> str | None:
         with as_user(os.getuid()):
             if not self.path.exists():
                 return None
@@ -96,14 +96,14 @@ class FileStand(Stand):
 
 class TestDotenvFile(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path) -> Stand:
-        return FileStand(tmp_path, "dotenv")
+    def backend(self, tmp_path: Path) -> Backend:
+        return FileBackend(tmp_path, "dotenv")
 
 
 class TestJsonFile(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path) -> Stand:
-        return FileStand(tmp_path, "json")
+    def backend(self, tmp_path: Path) -> Backend:
+        return FileBackend(tmp_path, "json")
 
 
 def sink_of(path: Path, variable: str = "KEY", form: str = "dotenv") -> Sink:
@@ -215,7 +215,9 @@ VALUES = st.text(min_size=1).filter(lambda text: not re.search("[\0\ud800-\udfff
 NAMES = st.sampled_from(["A", "B", "KEY", "KEY_2"])
 LINES = st.one_of(
     st.binary(max_size=12),
-    st.builds(lambda name, value: f"{name}={quoted(value)}".encode(), NAMES, st.text("a'\"\\ #\n")),
+    st.builds(
+        lambda name, value: f"{name}={quote_value(value)}".encode(), NAMES, st.text("a'\"\\ #\n")
+    ),
     st.sampled_from([b"", b"# KEY=x", b"export KEY=1", b"KEY='", b'A="', b" KEY = `"]),
 )
 
@@ -234,14 +236,14 @@ def test_any_dotenv_text_keeps_its_other_bytes(lines, end, final, value) -> None
     text = (end.join(lines) + (end if final else b"")).decode("utf-8", "surrogateescape")
     try:
         before = entries_of(text, "dotenv")
-    except UnfitTextError:
+    except InvalidTextError:
         other = re.search(r"(?m)^[\ufeff \t]*[{\[<-]", text)
         assigns = re.search(r"(?m)^[ \t]*(?:export[ \t]+)?[^\s=#'\"`]+[ \t]*=", text)
         assert "\0" in text or not assigns or other, "a dotenv file is one"
         return
     try:
         new = with_value(text, "KEY", Secret(value), "dotenv")
-    except UnfitTextError:
+    except InvalidTextError:
         assert re.search("['\"`]", text), "only an open quote is to blame"
         return
     after = values_of(entries_of(new, "dotenv"))
@@ -252,10 +254,10 @@ def test_any_dotenv_text_keeps_its_other_bytes(lines, end, final, value) -> None
         assert new.startswith(text[: old.start])
         assert new.endswith(text[old.end :])
         changed = new[old.start : len(new) - len(text) + old.end]
-        assert changed == quoted(value)
+        assert changed == quote_value(value)
     else:
         assert new.startswith(text)
-        assert new[len(text) :].strip("\r\n") == f"KEY={quoted(value)}"
+        assert new[len(text) :].strip("\r\n") == f"KEY={quote_value(value)}"
 
 
 @given(value=VALUES)
@@ -386,7 +388,7 @@ def test_any_json_object_keeps_its_other_members(members, indent, ascii_, value)
     """Their values, their order and every character of their text."""
     text = json.dumps(members, indent=indent, ensure_ascii=ascii_)
     if isinstance(members.get("KEY"), list | dict):
-        with pytest.raises(UnfitTextError):
+        with pytest.raises(InvalidTextError):
             with_value(text, "KEY", Secret(value), "json")
         return
     new = with_value(text, "KEY", Secret(value), "json")
@@ -476,7 +478,7 @@ def test_two_addresses_that_are_one_place_by_a_link_are_both_refused(tmp_path: P
             files.sink(LINKED[number])
         assert refused.value.code == "sink_unsuitable"
         assert other in refused.value.message
-        assert "of its own" in refused.value.remedy
+        assert "its own file" in refused.value.remedy
     for sound in (LINKED[3], LINKED[4]):
         files.sink(sound).write(Secret(FIRST))
     for _ in range(2):
@@ -636,7 +638,7 @@ def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "b.env"
     path.write_text("".join(f"KEY_{n}={n}\n" for n in range(2000)))
     (tmp_path / "link").symlink_to("b.env")
-    files = Files(tmp_path, tick=-1)
+    files = Files(tmp_path, timestamp_resolution=-1)
     spellings = ("b.env", "./b.env", "a/../b.env", str(path), "link")
     sinks = [files.sink(FileAddress(spellings[n % 5], f"KEY_{n}")) for n in range(2000)]
     for sink in sinks:

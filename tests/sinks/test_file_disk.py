@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from compliance import FIRST, SECOND, Compliance, Stand
-from files import NOBODY, Step, as_user, locked, stepped
+from compliance import FIRST, SECOND, Backend, Compliance
+from files import NOBODY, Step, as_user, locked, run_steps
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import FileAddress
@@ -65,7 +65,7 @@ def place() -> Iterator[Path]:
 @pytest.mark.parametrize("name", ["keys.env", "new/folder/keys.env"])
 def test_a_full_disk_is_found_beforehand(tmp_path: Path, name: str) -> None:
     """Also where the folder is still to be made; the remedy is to free space."""
-    ahead, written = stepped(FULL, tmp_path, name, "check", FIRST)
+    ahead, written = run_steps(FULL, tmp_path, name, "check", FIRST)
     assert ahead.code == written.code == "sink_failed"
     assert os.strerror(errno.ENOSPC) in ahead.message
     assert "Free disk space" in ahead.remedy
@@ -77,10 +77,10 @@ def test_a_disk_with_too_little_room_for_the_file_is_found_beforehand(tmp_path: 
         'mount -t tmpfs -o size=64k none "$1"\n'
         '{ printf A=; head -c 40000 /dev/zero | tr "\\0" x; echo; } >"$1/keys.env"\n'
     )
-    ahead, again, other = stepped(mounts, tmp_path, "keys.env", "check", "check", FIRST)
+    ahead, again, other = run_steps(mounts, tmp_path, "keys.env", "check", "check", FIRST)
     assert ahead == again
     assert ahead.code == other.code == "sink_failed"
-    small = stepped(
+    small = run_steps(
         'mount -t tmpfs -o size=64k none "$1"', tmp_path, "keys.env", "check", "check", FIRST
     )
     assert small == [FINE] * 3
@@ -90,15 +90,15 @@ def test_a_disk_with_too_little_room_for_the_file_is_found_beforehand(tmp_path: 
 def test_a_read_only_mount_is_found_beforehand(tmp_path: Path, name: str) -> None:
     """The remedy is another path, and no permission."""
     (tmp_path / "other.env").touch()
-    ahead, written = stepped(READ_ONLY, tmp_path, name, "check", FIRST)
+    ahead, written = run_steps(READ_ONLY, tmp_path, name, "check", FIRST)
     assert ahead.code == written.code == "sink_unsuitable"
-    assert "file system that can be written" in ahead.remedy
+    assert "writable file system" in ahead.remedy
 
 
 def test_a_read_only_mount_with_the_file_is_found_beforehand(tmp_path: Path) -> None:
     """It can neither be replaced nor written in place."""
     (tmp_path / "keys.env").write_text("A=1\n")
-    ahead, written = stepped(READ_ONLY, tmp_path, "keys.env", "check", FIRST)
+    ahead, written = run_steps(READ_ONLY, tmp_path, "keys.env", "check", FIRST)
     assert ahead.code == written.code == "sink_unsuitable"
     assert (tmp_path / "keys.env").read_text() == "A=1\n"
 
@@ -179,9 +179,11 @@ def immutable(path: Path) -> Iterator[None]:
 def test_looking_ahead_tries_one_folder_once_a_run(tmp_path: Path, monkeypatch) -> None:
     """A thousand new files of it cost one probe, and a bigger one that is there one more."""
     tried: list[int] = []
-    inner = file_write._beside
+    inner = file_write._temporary_file
     monkeypatch.setattr(
-        file_write, "_beside", lambda folder, data: tried.append(len(data)) or inner(folder, data)
+        file_write,
+        "_temporary_file",
+        lambda folder, data: tried.append(len(data)) or inner(folder, data),
     )
     files = Files(tmp_path)
     for number in range(1000):
@@ -239,7 +241,7 @@ def test_a_locked_folder_is_waited_for_once_a_run(tmp_path: Path) -> None:
 
 def test_a_lock_that_was_free_in_between_is_waited_for_less(tmp_path: Path) -> None:
     """Another process that takes it again and again does not cost ten seconds each time."""
-    files = Files(tmp_path, folders=Folders(LockWait(first=3, again=0.1)))
+    files = Files(tmp_path, folders=Folders(LockWait(first=3, after_timeout=0.1)))
     sink = files.sink(FileAddress("keys.env", "KEY"))
     with locked(tmp_path):
         assert refused(sink).code == "sink_unavailable"
@@ -270,7 +272,7 @@ def test_who_holds_the_lock_above_may_tidy_up_meanwhile(tmp_path: Path, monkeypa
         raise FileNotFoundError(errno.ENOENT, str(folder))
         yield
 
-    monkeypatch.setattr(file_write, "_beside", beside)
+    monkeypatch.setattr(file_write, "_temporary_file", beside)
     with locked(tmp_path):
         Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).check()
     assert tried == [tmp_path]
@@ -279,7 +281,7 @@ def test_who_holds_the_lock_above_may_tidy_up_meanwhile(tmp_path: Path, monkeypa
 # Files that can be written and not be replaced
 
 
-class InPlaceStand(Stand):
+class InPlaceBackend(Backend):
     """Files of a user who may not write their folder."""
 
     def __init__(self, root: Path) -> None:
@@ -290,7 +292,7 @@ class InPlaceStand(Stand):
     def sink(self, place: int = 0) -> Sink:
         return Files(self.root, folders=self.folders).sink(FileAddress("keys.env", f"KEY_{place}"))
 
-    def held(self, place: int = 0) -> str | None:
+    def stored(self, place: int = 0) -> str | None:
         text = self.path.read_text()
         if text:
             assert stat.S_IMODE(self.path.stat().st_mode) in (0o600, 0o400)
@@ -318,15 +320,15 @@ class InPlaceStand(Stand):
 
 class TestFileInPlace(Compliance):
     @pytest.fixture
-    def stand(self, place: Path) -> Iterator[Stand]:
-        stand = InPlaceStand(place)
+    def backend(self, place: Path) -> Iterator[Backend]:
+        backend = InPlaceBackend(place)
         user = os.getuid() or NOBODY
         for name in ("keys.env", "a b.env", "'ö' \"🗝\".env", "line\nend.env"):
             (place / name).touch(0o644)
             os.chown(place / name, user, -1)
         place.chmod(0o555)
         with as_user(user):
-            yield stand
+            yield backend
         place.chmod(0o755)
 
 
@@ -364,7 +366,7 @@ def test_a_mounted_file_is_written_in_place(tmp_path: Path, name: str) -> None:
     (tmp_path / "host").write_text("A=1\n")
     (tmp_path / name).touch()
     mounts = f"mount --bind \"$1/host\" '{tmp_path / name}'"
-    warned, ahead, written, again = stepped(mounts, tmp_path, name, "check", FIRST, SECOND)
+    warned, ahead, written, again = run_steps(mounts, tmp_path, name, "check", FIRST, SECOND)
     assert warned.code == "warning"
     assert "written in place" in warned.message
     assert ahead == written == again == FINE
@@ -399,7 +401,7 @@ def test_a_mounted_file_in_a_read_only_container_is_written(tmp_path: Path) -> N
     folder.mkdir()
     (folder / "keys.env").touch()
     mounts = f'{READ_ONLY}mount --bind "{tmp_path}/host" "$1/keys.env"'
-    _, ahead, written = stepped(mounts, folder, "keys.env", "check", FIRST)
+    _, ahead, written = run_steps(mounts, folder, "keys.env", "check", FIRST)
     assert ahead == written == FINE
     assert (tmp_path / "host").read_text() == f"KEY={FIRST}\n"
 
@@ -419,7 +421,7 @@ def test_a_full_disk_under_a_mounted_file_changes_nothing(tmp_path: Path) -> Non
     )
     # What the file is afterwards is only seen in there.
     mounts += 'root=$1\nshift\n"$@"\ncp "$root/keys.env" "$root/../after"\nset -- sh sh -c :'
-    _, ahead, written = stepped(mounts, app, "keys.env", "check", FIRST * 8)
+    _, ahead, written = run_steps(mounts, app, "keys.env", "check", FIRST * 8)
     assert ahead.code == written.code == "sink_failed"
     assert "Free disk space" in ahead.remedy
     assert (tmp_path / "after").read_text() == f"{text}\n"
@@ -432,7 +434,7 @@ def test_a_mounted_file_of_another_user_is_refused(tmp_path: Path) -> None:
     host.chmod(0o666)
     (tmp_path / "keys.env").touch()
     mounts = f'mount --bind "$1/host" "$1/keys.env"\nchown {NOBODY} "$1/host"'
-    ahead, written = stepped(mounts, tmp_path, "keys.env", "check", FIRST)
+    ahead, written = run_steps(mounts, tmp_path, "keys.env", "check", FIRST)
     assert ahead == written
     assert ahead.code == "sink_unsuitable"
     assert "another user" in ahead.message
@@ -491,7 +493,7 @@ def in_place(tmp_path: Path, monkeypatch) -> Path:
     def refuse(_: object) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
-    monkeypatch.setattr(file_write.DiskFile, "_demand_no_mount", refuse)
+    monkeypatch.setattr(file_write.DiskFile, "_check_not_mounted", refuse)
     return path
 
 

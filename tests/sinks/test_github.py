@@ -11,9 +11,9 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from compliance import FIRST, SECOND, Compliance, Stand
+from compliance import FIRST, SECOND, Backend, Compliance
 from github_server import GithubServer
-from tls_server import Asked, Told
+from tls_server import HttpRequest, HttpResponse
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import GithubAddress
@@ -34,7 +34,7 @@ REPOSITORY = ("repos", "acme", "billing", "actions")
 ORGANISATION = ("orgs", "acme", "actions")
 
 
-class GithubStand(Stand):
+class GithubBackend(Backend):
     readable = False
 
     def __init__(self, server: GithubServer) -> None:
@@ -54,7 +54,7 @@ class GithubStand(Stand):
     def sink(self, place: int = 0) -> Sink:
         return self.opened(GithubAddress("acme", f"TWENTY_KEY_{place}", "billing"))
 
-    def held(self, place: int = 0) -> str | None:
+    def stored(self, place: int = 0) -> str | None:
         kept = self.server.containers[REPOSITORY].get(f"TWENTY_KEY_{place}")
         return kept and kept.value
 
@@ -86,8 +86,8 @@ def server() -> Iterator[GithubServer]:
 
 
 @pytest.fixture
-def stand(server: GithubServer) -> GithubStand:
-    return GithubStand(server)
+def backend(server: GithubServer) -> GithubBackend:
+    return GithubBackend(server)
 
 
 class TestGithub(Compliance):
@@ -100,7 +100,7 @@ def code_of(sink: Sink, step: str = "check") -> str:
     return caught.value.code
 
 
-def test_the_places_are_told_apart(stand: GithubStand) -> None:
+def test_the_places_are_told_apart(backend: GithubBackend) -> None:
     """A repository, its environment and the organisation each have a secret of the name."""
     addresses = [
         GithubAddress("acme", "KEY", "billing"),
@@ -108,22 +108,24 @@ def test_the_places_are_told_apart(stand: GithubStand) -> None:
         GithubAddress("acme", "KEY"),
     ]
     for number, address in enumerate(addresses):
-        stand.opened(address).check()
-        stand.opened(address).write(Secret(f"token-{number}"))
-    held = {
-        path: secrets["KEY"].value for path, secrets in stand.server.containers.items() if secrets
+        backend.opened(address).check()
+        backend.opened(address).write(Secret(f"token-{number}"))
+    stored = {
+        path: secrets["KEY"].value for path, secrets in backend.server.containers.items() if secrets
     }
-    assert held == {
+    assert stored == {
         REPOSITORY: "token-0",
         ("repos", "acme", "billing", "environments", "eu/west é 1"): "token-1",
         ORGANISATION: "token-2",
     }
 
 
-def test_a_new_secret_of_an_organisation_is_for_private_repositories(stand: GithubStand) -> None:
+def test_a_new_secret_of_an_organisation_is_for_private_repositories(
+    backend: GithubBackend,
+) -> None:
     """The narrower of what needs no list of repositories."""
-    stand.opened(GithubAddress("acme", "KEY")).write(Secret(FIRST))
-    assert stand.server.containers[ORGANISATION]["KEY"].visibility == "private"
+    backend.opened(GithubAddress("acme", "KEY")).write(Secret(FIRST))
+    assert backend.server.containers[ORGANISATION]["KEY"].visibility == "private"
 
 
 @pytest.mark.parametrize(
@@ -131,79 +133,90 @@ def test_a_new_secret_of_an_organisation_is_for_private_repositories(stand: Gith
     [("all", []), ("private", []), ("selected", []), ("selected", list(range(1, 251)))],
 )
 def test_who_sees_a_secret_of_an_organisation_is_kept(
-    stand: GithubStand, visibility: str, repositories: list[int]
+    backend: GithubBackend, visibility: str, repositories: list[int]
 ) -> None:
     """A write changes neither the visibility nor which repositories were selected."""
-    stand.opened(GithubAddress("acme", "KEY")).write(Secret(FIRST))
-    kept = stand.server.containers[ORGANISATION]["KEY"]
+    backend.opened(GithubAddress("acme", "KEY")).write(Secret(FIRST))
+    kept = backend.server.containers[ORGANISATION]["KEY"]
     kept.visibility, kept.repositories = visibility, repositories
-    stand.opened(GithubAddress("acme", "KEY")).write(Secret(SECOND))
-    kept = stand.server.containers[ORGANISATION]["KEY"]
+    backend.opened(GithubAddress("acme", "KEY")).write(Secret(SECOND))
+    kept = backend.server.containers[ORGANISATION]["KEY"]
     assert (kept.value, kept.visibility, kept.repositories) == (SECOND, visibility, repositories)
 
 
 @pytest.mark.parametrize(
-    "page", [Told(404), Told(200, {"total_count": 2, "repositories": []}), Told(200, [])]
+    "page",
+    [
+        HttpResponse(404),
+        HttpResponse(200, {"total_count": 2, "repositories": []}),
+        HttpResponse(200, []),
+    ],
 )
-def test_repositories_that_are_not_shown_lose_nothing(stand: GithubStand, page: Told) -> None:
+def test_repositories_that_are_not_shown_lose_nothing(
+    backend: GithubBackend, page: HttpResponse
+) -> None:
     """Where the list of who sees a secret is not whole, it is not written back."""
-    sink = stand.opened(GithubAddress("acme", "KEY"))
+    sink = backend.opened(GithubAddress("acme", "KEY"))
     sink.write(Secret(FIRST))
-    kept = stand.server.containers[ORGANISATION]["KEY"]
+    kept = backend.server.containers[ORGANISATION]["KEY"]
     kept.visibility, kept.repositories = "selected", [1, 2]
-    stand.server.turns = [Told(200, {"visibility": "selected"}), page]
+    backend.server.outcomes = [HttpResponse(200, {"visibility": "selected"}), page]
     assert code_of(sink, "write") == "sink_denied"
-    assert stand.server.containers[ORGANISATION]["KEY"] is kept
+    assert backend.server.containers[ORGANISATION]["KEY"] is kept
 
 
 @pytest.mark.parametrize("step", ["check", "read", "write"])
-def test_an_answer_that_nothing_foresees_is_told(stand: GithubStand, step: str) -> None:
+def test_an_answer_that_nothing_foresees_is_told(backend: GithubBackend, step: str) -> None:
     """Its status is named."""
-    stand.server.turns = [Told(418, {"message": FIRST})]
-    assert code_of(stand.sink(), step) == "sink_failed"
+    backend.server.outcomes = [HttpResponse(418, {"message": FIRST})]
+    assert code_of(backend.sink(), step) == "sink_failed"
 
 
-def test_a_key_that_was_changed_meanwhile_is_read_again(stand: GithubStand) -> None:
+def test_a_key_that_was_changed_meanwhile_is_read_again(backend: GithubBackend) -> None:
     """GitHub's answer to an old key costs one more look, not the token."""
-    sink = stand.sink()
+    sink = backend.sink()
     sink.check()
-    stand.server.change_key()
+    backend.server.change_key()
     sink.write(Secret(FIRST))
-    assert stand.held() == FIRST
+    assert backend.stored() == FIRST
 
 
-def test_a_write_that_stays_refused_is_told(stand: GithubStand) -> None:
+def test_a_write_that_stays_refused_is_told(backend: GithubBackend) -> None:
     """A refusal that no new key helps is an error that names the status."""
-    sink = stand.sink()
+    sink = backend.sink()
     sink.check()
-    stand.server.turns = [Told(422), Told(200, {"key_id": "1", "key": "C" * 43 + "="}), Told(422)]
+    backend.server.outcomes = [
+        HttpResponse(422),
+        HttpResponse(200, {"key_id": "1", "key": "C" * 43 + "="}),
+        HttpResponse(422),
+    ]
     assert code_of(sink, "write") == "sink_failed"
-    assert (stand.server.turns, stand.held()) == ([], None)
+    assert (backend.server.outcomes, backend.stored()) == ([], None)
 
 
 @pytest.mark.parametrize("key", ["A" * 43 + "=", "short", "no base64"])
-def test_a_key_that_is_none_is_told(stand: GithubStand, key: str) -> None:
+def test_a_key_that_is_none_is_told(backend: GithubBackend, key: str) -> None:
     """What cannot seal a token is found out beforehand."""
-    stand.server.turns = [Told(200, {"key_id": "1", "key": key})]
-    assert code_of(stand.sink()) == "sink_unavailable"
+    backend.server.outcomes = [HttpResponse(200, {"key_id": "1", "key": key})]
+    assert code_of(backend.sink()) == "sink_unavailable"
 
 
-def test_the_key_of_a_place_is_read_once(stand: GithubStand) -> None:
+def test_the_key_of_a_place_is_read_once(backend: GithubBackend) -> None:
     """Many secrets of one repository cost one look at its key in a run."""
-    github = Github(stand.environment, stand.waits.append)
+    github = Github(backend.environment, backend.waits.append)
     for number in range(5):
         sink = github.sink(GithubAddress("acme", f"KEY_{number}", "billing"))
         sink.check()
         sink.write(Secret(FIRST))
-    looks = [one for one in stand.server.asked if one.target.endswith("/public-key")]
+    looks = [one for one in backend.server.requests if one.target.endswith("/public-key")]
     assert len(looks) == 1
 
 
 @pytest.mark.parametrize("name", ["GITHUB_KEY", "github_key", "9KEY", "A-B", "A B", "", "É"])
-def test_names_that_github_refuses_are_told_beforehand(stand: GithubStand, name: str) -> None:
+def test_names_that_github_refuses_are_told_beforehand(backend: GithubBackend, name: str) -> None:
     """Nothing is sent for a name that no secret can have."""
-    assert code_of(stand.opened(GithubAddress("acme", name, "billing"))) == "sink_unsuitable"
-    assert stand.server.asked == []
+    assert code_of(backend.opened(GithubAddress("acme", name, "billing"))) == "sink_unsuitable"
+    assert backend.server.requests == []
 
 
 @pytest.mark.parametrize(
@@ -214,26 +227,26 @@ def test_names_that_github_refuses_are_told_beforehand(stand: GithubStand, name:
         GithubAddress("acme", "KEY", "billing", "nowhere"),
     ],
 )
-def test_a_place_that_is_not_there_is_told(stand: GithubStand, address: GithubAddress) -> None:
+def test_a_place_that_is_not_there_is_told(backend: GithubBackend, address: GithubAddress) -> None:
     """A repository, environment or organisation that is missing is found out beforehand."""
-    assert code_of(stand.opened(address)) == "sink_missing"
-    assert code_of(stand.opened(address), "write") == "sink_missing"
+    assert code_of(backend.opened(address)) == "sink_missing"
+    assert code_of(backend.opened(address), "write") == "sink_missing"
 
 
-def test_a_missing_token_is_told(stand: GithubStand) -> None:
+def test_a_missing_token_is_told(backend: GithubBackend) -> None:
     """Without a token nothing is sent, and the error says which variable to set."""
-    stand.environment.update(GH_TOKEN="", GITHUB_TOKEN=" ")
+    backend.environment.update(GH_TOKEN="", GITHUB_TOKEN=" ")
     with pytest.raises(SinkError) as caught:
-        stand.sink().check()
+        backend.sink().check()
     assert (caught.value.code, "GH_TOKEN" in caught.value.remedy) == ("sink_denied", True)
-    assert stand.server.asked == []
+    assert backend.server.requests == []
 
 
-def test_a_missing_extra_is_told(stand: GithubStand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_told(backend: GithubBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without PyNaCl the error names what to install, before any key is made."""
     monkeypatch.setitem(sys.modules, "nacl.public", None)
     with pytest.raises(SinkError) as caught:
-        stand.sink().check()
+        backend.sink().check()
     assert caught.value.code == "sink_extra_missing"
     assert "twenty-provisioner[github]" in caught.value.remedy
 
@@ -263,42 +276,44 @@ def test_an_enterprise_server_gets_no_token_of_github_com() -> None:
     assert "GH_ENTERPRISE_TOKEN" in caught.value.remedy
 
 
-def test_a_rate_limit_is_waited_for(stand: GithubStand) -> None:
+def test_a_rate_limit_is_waited_for(backend: GithubBackend) -> None:
     """A 403 for speed is no denial: it is waited for as long as GitHub says."""
-    stand.server.turns = [
-        Told(403, {"message": "secondary rate limit"}, {"Retry-After": "7"}),
-        Told(429, {"message": "secondary rate limit"}, {"Retry-After": "9"}),
+    backend.server.outcomes = [
+        HttpResponse(403, {"message": "secondary rate limit"}, {"Retry-After": "7"}),
+        HttpResponse(429, {"message": "secondary rate limit"}, {"Retry-After": "9"}),
     ]
-    stand.sink().check()
-    assert [int(wait) for wait in stand.waits] == [7, 9]
+    backend.sink().check()
+    assert [int(wait) for wait in backend.waits] == [7, 9]
 
 
-def test_what_is_there_tells_when_it_was_written(stand: GithubStand) -> None:
+def test_what_is_there_tells_when_it_was_written(backend: GithubBackend) -> None:
     """By our clock, as far as its `Date` corrects its own; a time that cannot be read is none."""
-    stand.sink().write(Secret(FIRST))
-    kept = stand.server.containers[REPOSITORY]["TWENTY_KEY_0"]
-    content = stand.sink().read()
+    backend.sink().write(Secret(FIRST))
+    kept = backend.server.containers[REPOSITORY]["TWENTY_KEY_0"]
+    content = backend.sink().read()
     assert isinstance(content, WriteOnly)
     assert content.updated_at is not None
     # Both the time and the `Date` that corrects it count whole seconds.
     assert abs(content.updated_at - kept.updated_at) < timedelta(seconds=2)
     assert content.only_writes
-    assert stand.sink(1).read() == Empty()
-    stand.server.turns = [Told(200, {"updated_at": "yesterday"})]
-    assert stand.sink().read() == WriteOnly(None)
+    assert backend.sink(1).read() == Empty()
+    backend.server.outcomes = [HttpResponse(200, {"updated_at": "yesterday"})]
+    assert backend.sink().read() == WriteOnly(None)
     ahead = datetime.now(UTC) + timedelta(seconds=50)
     told = {"updated_at": ahead.isoformat()}
-    stand.server.turns = [Told(200, told, {"Date": format_datetime(ahead, usegmt=True)})]
-    content = stand.sink().read()
+    backend.server.outcomes = [
+        HttpResponse(200, told, {"Date": format_datetime(ahead, usegmt=True)})
+    ]
+    content = backend.sink().read()
     assert isinstance(content, WriteOnly)
     assert content.updated_at is not None
     assert abs(content.updated_at - datetime.now(UTC)) < timedelta(seconds=5)
 
 
-def test_the_time_of_an_organisations_secret_proves_no_write(stand: GithubStand) -> None:
+def test_the_time_of_an_organisations_secret_proves_no_write(backend: GithubBackend) -> None:
     """It moves when other repositories may see the secret, too."""
     address = GithubAddress("acme", "TWENTY_KEY")
-    sink = stand.opened(address)
+    sink = backend.opened(address)
     sink.write(Secret(FIRST))
     content = sink.read()
     assert isinstance(content, WriteOnly)
@@ -307,11 +322,11 @@ def test_the_time_of_an_organisations_secret_proves_no_write(stand: GithubStand)
 
 @pytest.mark.parametrize("environment", [None, "production"])
 def test_an_archived_repository_is_told_beforehand(
-    stand: GithubStand, environment: str | None
+    backend: GithubBackend, environment: str | None
 ) -> None:
     """A thousand secrets of it cost one look, and none is tried to be written."""
-    stand.server.archived = {("acme", "billing")}
-    github = Github(stand.environment, stand.waits.append)
+    backend.server.archived = {("acme", "billing")}
+    github = Github(backend.environment, backend.waits.append)
     for number in range(20):
         sink = github.sink(GithubAddress("acme", f"KEY_{number}", "billing", environment))
         with pytest.raises(SinkError) as caught:
@@ -319,28 +334,30 @@ def test_an_archived_repository_is_told_beforehand(
         assert caught.value.code == "sink_unsuitable"
         assert "archived" in caught.value.message
         assert "Unarchive the repository" in caught.value.remedy
-    looks = [one for one in stand.server.asked if one.names == ("repos", "acme", "billing")]
+    looks = [one for one in backend.server.requests if one.names == ("repos", "acme", "billing")]
     assert len(looks) == 1
-    stand.opened(GithubAddress("acme", "KEY")).check()
+    backend.opened(GithubAddress("acme", "KEY")).check()
 
 
 @pytest.mark.parametrize(
     "told",
     [
-        Told(403, {"archived": True}),
-        Told(404, {"archived": True}),
-        Told(500),
-        Told(301),
-        Told(200, {"archived": "true"}),
-        Told(200, {}),
+        HttpResponse(403, {"archived": True}),
+        HttpResponse(404, {"archived": True}),
+        HttpResponse(500),
+        HttpResponse(301),
+        HttpResponse(200, {"archived": "true"}),
+        HttpResponse(200, {}),
     ],
 )
-def test_a_repository_that_is_not_shown_may_take_secrets(stand: GithubStand, told: Told) -> None:
+def test_a_repository_that_is_not_shown_may_take_secrets(
+    backend: GithubBackend, told: HttpResponse
+) -> None:
     """Only a plain answer that it is archived counts; nobody needs the right to see more."""
-    stand.server.repository = told
-    stand.sink().check()
-    stand.sink().write(Secret(FIRST))
-    assert stand.held() == FIRST
+    backend.server.repository = told
+    backend.sink().check()
+    backend.sink().write(Secret(FIRST))
+    assert backend.stored() == FIRST
 
 
 class Minutes(GithubServer):
@@ -358,28 +375,28 @@ class Minutes(GithubServer):
         with self._waits:
             self.now = max(self.now, until)
 
-    def answer(self, asked: Asked) -> Told:
-        if asked.method == "PUT":
+    def answer(self, request: HttpRequest) -> HttpResponse:
+        if request.method == "PUT":
             self.puts += 1
             if self.now >= self.since + 60:
                 self.since, self.writes = self.now, 0
             if self.writes == 20:
-                return Told(403, SECONDARY, self.headers)
+                return HttpResponse(403, SECONDARY, self.headers)
             self.writes += 1
-        return super().answer(asked)
+        return super().answer(request)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "60"}])
 def test_a_secondary_limit_costs_no_token_and_hardly_a_request(headers: dict[str, str]) -> None:
     """60 secrets by eight threads, 20 writes a minute: all delivered, with at most 63 writes."""
     with Minutes(**headers) as server:
-        github = Github(GithubStand(server).environment, server.wait)
+        github = Github(GithubBackend(server).environment, server.wait)
         addresses = [GithubAddress("acme", f"KEY_{number}", "billing") for number in range(60)]
         with ThreadPoolExecutor(8) as threads:
             for address in addresses:
                 threads.submit(github.sink(address).write, Secret(f"token of {address.secret}"))
-        held = server.containers[REPOSITORY]
-        assert {name: kept.value for name, kept in held.items()} == {
+        stored = server.containers[REPOSITORY]
+        assert {name: kept.value for name, kept in stored.items()} == {
             address.secret: f"token of {address.secret}" for address in addresses
         }
         assert server.puts <= 63

@@ -89,7 +89,7 @@ def test_what_is_ignored_is_what_git_ignores(tree: Path, files, mark) -> None:
         text = ("\ufeff" if mark else "") + "".join(f"{rule}\n" for rule in rules)
         (tree / name).write_bytes(text.encode())
     rules = IgnoreFiles()
-    found = {path for path in PATHS if rules.ignore(tree / path, tree)}
+    found = {path for path in PATHS if rules.ignores(tree / path, tree)}
     wanted = ignored_by_git(tree)
     assert found <= wanted
     if not any(ODD.search(rule) for one in files.values() for rule in one):

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from compliance import FIRST, SECOND, Compliance, Stand
+from compliance import FIRST, SECOND, Backend, Compliance
 from gitlab_server import GitlabServer
-from throttling import Clock, Limit, delivered_within
-from tls_server import Told
+from throttling import Clock, Limit, assert_all_delivered
+from tls_server import HttpResponse
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import GitlabAddress
@@ -26,7 +26,7 @@ PROJECT = ("projects", "acme/billing")
 GROUP = ("groups", "acme/all-of-it")
 
 
-class GitlabStand(Stand):
+class GitlabBackend(Backend):
     def __init__(self, server: GitlabServer) -> None:
         self.server = server
         self.credential = server.token
@@ -47,7 +47,7 @@ class GitlabStand(Stand):
         found = self.server.variables[where]
         return next((x for x in found if (x["key"], x["environment_scope"]) == wanted), None)
 
-    def held(self, place: int = 0) -> str | None:
+    def stored(self, place: int = 0) -> str | None:
         found = self.variable(f"TWENTY_KEY_{place}")
         return found and found["value"]
 
@@ -74,16 +74,18 @@ class GitlabStand(Stand):
 
 
 @pytest.fixture
-def stand() -> Iterator[GitlabStand]:
+def backend() -> Iterator[GitlabBackend]:
     with GitlabServer() as server:
-        yield GitlabStand(server)
+        yield GitlabBackend(server)
 
 
 class TestGitlab(Compliance):
     """What every sink promises."""
 
 
-def add(stand: GitlabStand, where: tuple[str, str] = PROJECT, **attributes: Any) -> dict[str, Any]:
+def add(
+    backend: GitlabBackend, where: tuple[str, str] = PROJECT, **attributes: Any
+) -> dict[str, Any]:
     variable = {
         "key": "KEY",
         "value": "theirs",
@@ -95,7 +97,7 @@ def add(stand: GitlabStand, where: tuple[str, str] = PROJECT, **attributes: Any)
         "environment_scope": "*",
         "description": "by hand",
     } | attributes
-    stand.server.variables[where].append(variable)
+    backend.server.variables[where].append(variable)
     return variable
 
 
@@ -106,126 +108,129 @@ def code_of(sink: Sink, step: str = "check", token: str = FIRST) -> str:
     return caught.value.code
 
 
-def test_a_variable_is_masked_protected_and_raw(stand: GitlabStand) -> None:
+def test_a_variable_is_masked_protected_and_raw(backend: GitlabBackend) -> None:
     """A new one is, and one that was made by hand becomes so; what else it had is kept."""
-    add(stand)
-    stand.sink().write(Secret(FIRST))
-    stand.opened(GitlabAddress("acme/billing", "KEY")).write(Secret(SECOND))
-    new, old = stand.variable("TWENTY_KEY_0"), stand.variable("KEY")
+    add(backend)
+    backend.sink().write(Secret(FIRST))
+    backend.opened(GitlabAddress("acme/billing", "KEY")).write(Secret(SECOND))
+    new, old = backend.variable("TWENTY_KEY_0"), backend.variable("KEY")
     for variable in (new, old):
         assert [variable[name] for name in ("masked", "protected", "raw")] == [True, True, True]
     assert (old["value"], old["description"]) == (SECOND, "by hand")
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_what_cannot_be_masked_is_not_written(stand: GitlabStand, there: bool) -> None:
+def test_what_cannot_be_masked_is_not_written(backend: GitlabBackend, there: bool) -> None:
     """GitLab's refusal is told as such, and nothing stands there unmasked."""
     if there:
-        stand.sink().write(Secret(FIRST))
-    assert code_of(stand.sink(), "write", "short") == "sink_unsuitable"
-    assert stand.held() == (FIRST if there else None)
+        backend.sink().write(Secret(FIRST))
+    assert code_of(backend.sink(), "write", "short") == "sink_unsuitable"
+    assert backend.stored() == (FIRST if there else None)
 
 
 @pytest.mark.parametrize("where", [PROJECT, GROUP])
 def test_variables_of_one_environment_are_left_alone(
-    stand: GitlabStand, where: tuple[str, str]
+    backend: GitlabBackend, where: tuple[str, str]
 ) -> None:
     """Of several variables of a key the one for all environments is meant, there or not."""
-    add(stand, where, environment_scope="production")
-    sink = stand.opened(GitlabAddress(where[1], "KEY"))
+    add(backend, where, environment_scope="production")
+    sink = backend.opened(GitlabAddress(where[1], "KEY"))
     sink.check()
     assert sink.read() == Empty()
     for token in (FIRST, SECOND):
         sink.write(Secret(token))
-        assert stand.variable("KEY", where)["value"] == token
-    assert stand.variable("KEY", where, "production")["value"] == "theirs"
+        assert backend.variable("KEY", where)["value"] == token
+    assert backend.variable("KEY", where, "production")["value"] == "theirs"
 
 
-def test_a_server_that_cannot_tell_variables_apart_is_not_trusted(stand: GitlabStand) -> None:
+def test_a_server_that_cannot_tell_variables_apart_is_not_trusted(backend: GitlabBackend) -> None:
     """Where the filter is not heeded, another environment's value is not overwritten."""
-    stand.server.filters_groups = False
-    add(stand, GROUP, environment_scope="production")
-    sink = stand.opened(GitlabAddress(GROUP[1], "KEY"))
+    backend.server.filters_groups = False
+    add(backend, GROUP, environment_scope="production")
+    sink = backend.opened(GitlabAddress(GROUP[1], "KEY"))
     assert code_of(sink) == "sink_unsuitable"
     assert code_of(sink, "write") == "sink_unsuitable"
-    assert stand.variable("KEY", GROUP, "production")["value"] == "theirs"
+    assert backend.variable("KEY", GROUP, "production")["value"] == "theirs"
 
 
-def test_a_path_that_is_no_project_is_a_group(stand: GitlabStand) -> None:
+def test_a_path_that_is_no_project_is_a_group(backend: GitlabBackend) -> None:
     """The group is found, and looked for once in a run."""
-    gitlab = Gitlab(stand.environment, lambda _: None)
+    gitlab = Gitlab(backend.environment, lambda _: None)
     for key in ("A", "B"):
         sink = gitlab.sink(GitlabAddress("acme/all-of-it", key))
         sink.check()
         sink.write(Secret(FIRST))
-        assert stand.variable(key, GROUP)["value"] == FIRST
-    looks = [one.names[2] for one in stand.server.asked if len(one.names) == 4]
+        assert backend.variable(key, GROUP)["value"] == FIRST
+    looks = [one.names[2] for one in backend.server.requests if len(one.names) == 4]
     assert looks == ["projects", "groups"]
 
 
-def test_a_path_that_is_nothing_is_told(stand: GitlabStand) -> None:
+def test_a_path_that_is_nothing_is_told(backend: GitlabBackend) -> None:
     """Neither project nor group: found out beforehand."""
-    assert code_of(stand.opened(GitlabAddress("acme/nowhere", "KEY"))) == "sink_missing"
+    assert code_of(backend.opened(GitlabAddress("acme/nowhere", "KEY"))) == "sink_missing"
 
 
 @pytest.mark.parametrize("key", ["A-B", "A B", "", "K" * 256, "É"])
-def test_keys_that_gitlab_refuses_are_told_beforehand(stand: GitlabStand, key: str) -> None:
+def test_keys_that_gitlab_refuses_are_told_beforehand(backend: GitlabBackend, key: str) -> None:
     """Nothing is sent for a key that no variable can have."""
-    assert code_of(stand.opened(GitlabAddress("acme/billing", key))) == "sink_unsuitable"
-    assert stand.server.asked == []
+    assert code_of(backend.opened(GitlabAddress("acme/billing", key))) == "sink_unsuitable"
+    assert backend.server.requests == []
 
 
-def test_a_hidden_variable_cannot_be_read_and_can_be_written(stand: GitlabStand) -> None:
+def test_a_hidden_variable_cannot_be_read_and_can_be_written(backend: GitlabBackend) -> None:
     """GitLab shows no value of it, so neither do we say that there is none."""
-    variable = add(stand, hidden=True, masked=True, value=FIRST)
-    sink = stand.opened(GitlabAddress("acme/billing", "KEY"))
+    variable = add(backend, hidden=True, masked=True, value=FIRST)
+    sink = backend.opened(GitlabAddress("acme/billing", "KEY"))
     sink.check()
     assert sink.read() == WriteOnly()
     sink.write(Secret(SECOND))
     assert variable["value"] == SECOND
 
 
-def test_a_create_whose_answer_was_lost_is_one_variable(stand: GitlabStand) -> None:
+def test_a_create_whose_answer_was_lost_is_one_variable(backend: GitlabBackend) -> None:
     """The repeat finds the key taken, and sets the value of what is there."""
-    sink = stand.sink()
+    sink = backend.sink()
     sink.check()
-    stand.server.turns = [Told(404), "lose"]
+    backend.server.outcomes = [HttpResponse(404), "lose"]
     sink.write(Secret(FIRST))
-    assert [one["value"] for one in stand.server.variables[PROJECT]] == [FIRST]
-    assert [one.method for one in stand.server.asked][-3:] == ["POST", "POST", "PUT"]
+    assert [one["value"] for one in backend.server.variables[PROJECT]] == [FIRST]
+    assert [one.method for one in backend.server.requests][-3:] == ["POST", "POST", "PUT"]
 
 
-def test_another_refusal_is_told(stand: GitlabStand) -> None:
+def test_another_refusal_is_told(backend: GitlabBackend) -> None:
     """A status that nothing foresees is named, and none of GitLab's words."""
-    sink = stand.sink()
+    sink = backend.sink()
     sink.check()
-    stand.server.turns = [Told(404), Told(400, {"message": {"base": [f"no more of {FIRST}"]}})]
+    backend.server.outcomes = [
+        HttpResponse(404),
+        HttpResponse(400, {"message": {"base": [f"no more of {FIRST}"]}}),
+    ]
     assert code_of(sink, "write") == "sink_failed"
 
 
-@pytest.mark.parametrize("before", [[], [Told(200, {})]])
+@pytest.mark.parametrize("before", [[], [HttpResponse(200, {})]])
 @pytest.mark.parametrize("step", ["check", "read", "write"])
 def test_an_answer_that_nothing_foresees_is_told(
-    stand: GitlabStand, step: str, before: list[Told]
+    backend: GitlabBackend, step: str, before: list[HttpResponse]
 ) -> None:
     """Its status is named, whether it concerns the project or the variable."""
-    stand.server.turns = [*before, Told(418, {"message": FIRST})]
-    assert code_of(stand.sink(), step) == "sink_failed"
+    backend.server.outcomes = [*before, HttpResponse(418, {"message": FIRST})]
+    assert code_of(backend.sink(), step) == "sink_failed"
 
 
-def test_a_missing_token_is_told(stand: GitlabStand) -> None:
+def test_a_missing_token_is_told(backend: GitlabBackend) -> None:
     """Without a token nothing is sent, and the error says which variable to set."""
-    del stand.environment["GITLAB_TOKEN"]
+    del backend.environment["GITLAB_TOKEN"]
     with pytest.raises(SinkError) as caught:
-        stand.sink().check()
+        backend.sink().check()
     assert (caught.value.code, "GITLAB_TOKEN" in caught.value.remedy) == ("sink_denied", True)
-    assert stand.server.asked == []
+    assert backend.server.requests == []
 
 
-def test_a_value_of_another_kind_is_read_as_it_is(stand: GitlabStand) -> None:
+def test_a_value_of_another_kind_is_read_as_it_is(backend: GitlabBackend) -> None:
     """What someone wrote by hand is shown to whoever compares, token or not."""
-    add(stand, value="theirs")
-    content = stand.opened(GitlabAddress("acme/billing", "KEY")).read()
+    add(backend, value="theirs")
+    content = backend.opened(GitlabAddress("acme/billing", "KEY")).read()
     assert isinstance(content, StoredValue)
     assert content.value.reveal() == "theirs"
 
@@ -253,10 +258,10 @@ def test_the_server_is_the_one_that_glab_would_use(variables: dict[str, str], ho
 
 
 @pytest.mark.parametrize("path", ["acme/billing", "acme/all-of-it"])
-def test_an_archived_project_is_told_beforehand(stand: GitlabStand, path: str) -> None:
+def test_an_archived_project_is_told_beforehand(backend: GitlabBackend, path: str) -> None:
     """Before a token is made for it; what it holds can still be read."""
-    stand.server.archived = {path}
-    sink = stand.opened(GitlabAddress(path, "KEY"))
+    backend.server.archived = {path}
+    sink = backend.opened(GitlabAddress(path, "KEY"))
     with pytest.raises(SinkError) as caught:
         sink.check()
     assert caught.value.code == "sink_unsuitable"
@@ -267,25 +272,25 @@ def test_an_archived_project_is_told_beforehand(stand: GitlabStand, path: str) -
 
 @pytest.mark.parametrize(("headers", "tries"), [({"Retry-After": "60"}, 1), ({}, 7)])
 def test_a_rate_limit_is_one_pause_for_all_variables(
-    stand: GitlabStand, headers: dict[str, str], tries: int
+    backend: GitlabBackend, headers: dict[str, str], tries: int
 ) -> None:
     """A 429 as GitLab answers it, also from a proxy that names no wait: nothing is lost."""
     clock = Clock()
-    limit = Limit(stand.server, clock, Told(429, b"Retry later\n", headers))
-    gitlab = Gitlab(stand.environment, clock.wait)
-    delivered_within(
+    limit = Limit(backend.server, clock, HttpResponse(429, b"Retry later\n", headers))
+    gitlab = Gitlab(backend.environment, clock.wait)
+    assert_all_delivered(
         limit, lambda place: gitlab.sink(GitlabAddress("acme/billing", f"KEY_{place}")), tries
     )
-    kept = stand.server.variables[PROJECT]
+    kept = backend.server.variables[PROJECT]
     assert len({one["key"] for one in kept}) == len(kept) == 24
 
 
-def test_a_rate_limit_without_end_costs_no_variable(stand: GitlabStand) -> None:
+def test_a_rate_limit_without_end_costs_no_variable(backend: GitlabBackend) -> None:
     """The credential is not blamed, and what was there stays."""
-    stand.sink().write(Secret(FIRST))
-    stand.server.turns = [Told(429, b"Retry later\n")] * 40
+    backend.sink().write(Secret(FIRST))
+    backend.server.outcomes = [HttpResponse(429, b"Retry later\n")] * 40
     with pytest.raises(SinkError) as caught:
-        stand.sink().write(Secret(SECOND))
+        backend.sink().write(Secret(SECOND))
     assert caught.value.code == "sink_unavailable"
     assert "too many requests" in caught.value.message
-    assert stand.held() == FIRST
+    assert backend.stored() == FIRST

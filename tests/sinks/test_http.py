@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import trustme
 from throttling import Clock, Limit
-from tls_server import Asked, TlsServer, Told
+from tls_server import HttpRequest, HttpResponse, TlsServer
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import GithubAddress
 from provisioner.secret import Secret
 from provisioner.sinks import http
-from provisioner.sinks.http import Api, Grant, Once, Reply, Route, route_of, segment
+from provisioner.sinks.http import Api, Credential, Once, Reply, Route, route_of, segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 ADDRESS = GithubAddress("acme", "KEY")
 CREDENTIAL = "credentialCanary"
 BODY = {"value": "bodyCanary"}
-OK = Told(200, {"fine": True})
+OK = HttpResponse(200, {"fine": True})
 
 
 class Plain(TlsServer):
     """Says that all is well."""
 
-    def answer(self, _: Asked) -> Told:
+    def answer(self, _: HttpRequest) -> HttpResponse:
         return OK
 
 
@@ -56,9 +56,9 @@ class Client:
         fixed, timeouts = {"Accept": "text/x-test"}, (5.0, whole)
         self.api = Api(Route(**way), self.grant, fixed, self.waits.append, timeouts=timeouts)
 
-    def grant(self, _: Any) -> Grant:
+    def grant(self, _: Any) -> Credential:
         self.grants += 1
-        return Grant({"Authorization": Secret(f"Bearer {self.token}")})
+        return Credential({"Authorization": Secret(f"Bearer {self.token}")})
 
     def call(self, path: str = "/it", method: str = "PUT", **options: Any) -> Reply:
         return self.api.call(ADDRESS, method, path, BODY, **options)
@@ -90,7 +90,7 @@ def client(server: Plain) -> Client:
 def test_a_request_is_what_was_asked_for(server: Plain, client: Client) -> None:
     """Method, path, query, body, media type and headers arrive; the answer comes back."""
     reply = client.call(f"/a/{segment('b/ é?#%')}?c=d", kind="text/x-body")
-    asked = server.asked[0]
+    asked = server.requests[0]
     assert (reply.status, reply.body) == (200, {"fine": True})
     assert (asked.method, asked.names, asked.query) == ("PUT", ("a", "b/ é?#%"), {"c": "d"})
     assert asked.body == BODY
@@ -99,34 +99,34 @@ def test_a_request_is_what_was_asked_for(server: Plain, client: Client) -> None:
     assert asked.headers["Authorization"] == f"Bearer {CREDENTIAL}"
     assert asked.headers["User-Agent"].startswith("twenty-provisioner/")
     client.api.call(ADDRESS, "GET", "/")
-    assert (server.asked[1].raw, server.asked[1].headers["Content-Type"]) == (b"", None)
+    assert (server.requests[1].raw, server.requests[1].headers["Content-Type"]) == (b"", None)
 
 
-@pytest.mark.parametrize("turn", ["drop", "lose", Told(500), Told(503)])
+@pytest.mark.parametrize("turn", ["drop", "lose", HttpResponse(500), HttpResponse(503)])
 @pytest.mark.parametrize("times", [1, 3])
 def test_what_may_pass_is_tried_again(client: Client, server: Plain, turn: Any, times: int) -> None:
     """A lost answer and a failure of the server are each tried four times."""
-    server.turns = [turn] * times
+    server.outcomes = [turn] * times
     assert client.call().status == 200
-    assert len(server.asked) == client.grants == times + 1
+    assert len(server.requests) == client.grants == times + 1
     assert [0.25 <= wait / 2**n <= 0.5 for n, wait in enumerate(client.waits)] == [True] * times
 
 
-@pytest.mark.parametrize("turn", ["drop", "lose", Told(500)])
+@pytest.mark.parametrize("turn", ["drop", "lose", HttpResponse(500)])
 def test_what_does_not_pass_is_given_up(client: Client, server: Plain, turn: Any) -> None:
     """After the fourth try the sink is unavailable."""
-    server.turns = [turn] * 5
+    server.outcomes = [turn] * 5
     assert client.error().code == "sink_unavailable"
-    assert len(server.turns) == 1
+    assert len(server.outcomes) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refusal_is_final(client: Client, server: Plain, status: int) -> None:
     """The same credential is not tried again; what the server says is not repeated."""
-    server.turns = [Told(status, {"message": "sentCanary"})]
+    server.outcomes = [HttpResponse(status, {"message": "sentCanary"})]
     error = client.error()
     assert (error.code, str(status) in error.message) == ("sink_denied", True)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422])
@@ -134,7 +134,11 @@ def test_other_statuses_are_for_the_sink_to_judge(
     client: Client, server: Plain, status: int
 ) -> None:
     """They come back with the object that they hold, or an empty one."""
-    server.turns = [Told(status, {"message": "no"}), Told(status, b"<html>"), Told(status, [1])]
+    server.outcomes = [
+        HttpResponse(status, {"message": "no"}),
+        HttpResponse(status, b"<html>"),
+        HttpResponse(status, [1]),
+    ]
     assert [client.call() for _ in range(3)] == [
         Reply(status, {"message": "no"}),
         Reply(status, {}),
@@ -144,9 +148,9 @@ def test_other_statuses_are_for_the_sink_to_judge(
 
 def test_a_sink_may_name_statuses_that_pass(client: Client, server: Plain) -> None:
     """They are tried again, and in the end come back."""
-    server.turns = [Told(409)] * 5
+    server.outcomes = [HttpResponse(409)] * 5
     assert client.call(again=frozenset({409})).status == 409
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
 
 
 def date(seconds: float) -> str:
@@ -180,7 +184,7 @@ def test_a_server_that_asks_for_patience_gets_it(
     client: Client, server: Plain, status: int, headers: dict[str, str], low: float, high: float
 ) -> None:
     """In seconds, as a date by its own clock, or as the end of GitHub's hour."""
-    server.turns = [Told(status, None, headers)]
+    server.outcomes = [HttpResponse(status, None, headers)]
     assert client.call().status == 200
     assert len(client.waits) == 1
     assert low <= client.waits[0] <= high + 0.5
@@ -190,9 +194,9 @@ def test_more_than_a_minute_is_not_waited_for_a_server_that_is_down(
     client: Client, server: Plain
 ) -> None:
     """Whoever asks for it is unavailable."""
-    server.turns = [Told(503, None, {"Retry-After": "61"})]
+    server.outcomes = [HttpResponse(503, None, {"Retry-After": "61"})]
     assert client.error().code == "sink_unavailable"
-    assert (client.waits, len(server.asked)) == ([], 1)
+    assert (client.waits, len(server.requests)) == ([], 1)
 
 
 SECONDARY = {
@@ -210,7 +214,7 @@ def test_a_secondary_limit_is_no_denial(
     client: Client, server: Plain, status: int, body: Any, headers: dict[str, str], waits: list[int]
 ) -> None:
     """Without `Retry-After` it asks for a minute at least, and for more each time."""
-    server.turns = [Told(status, body, headers)] * 2
+    server.outcomes = [HttpResponse(status, body, headers)] * 2
     assert client.call(explained=frozenset({403})).status == 200
     assert all(a <= b <= a + 0.5 for a, b in zip(waits, client.waits, strict=True))
 
@@ -220,16 +224,18 @@ def test_a_throttling_that_says_nothing_is_waited_for_ever_longer(
     client: Client, server: Plain, body: Any
 ) -> None:
     """As GitLab and a cluster may answer: one second, two, four, a minute at most."""
-    server.turns = [Told(429, body)] * 8
+    server.outcomes = [HttpResponse(429, body)] * 8
     assert client.call().status == 200
     least = [1, 2, 4, 8, 16, 32, 60, 60]
     assert all(a <= b <= a + 0.5 for a, b in zip(least, client.waits, strict=True))
 
 
-@pytest.mark.parametrize("turn", [Told(429), Told(403, SECONDARY)])
-def test_a_throttling_without_end_is_given_up(client: Client, server: Plain, turn: Told) -> None:
+@pytest.mark.parametrize("turn", [HttpResponse(429), HttpResponse(403, SECONDARY)])
+def test_a_throttling_without_end_is_given_up(
+    client: Client, server: Plain, turn: HttpResponse
+) -> None:
     """After several minutes in all; the credential is not blamed."""
-    server.turns = [turn] * 40
+    server.outcomes = [turn] * 40
     error = client.error()
     assert (error.code, "too many requests" in error.message) == ("sink_unavailable", True)
     assert 300 <= sum(client.waits) <= http.MAX_WAIT
@@ -237,39 +243,43 @@ def test_a_throttling_without_end_is_given_up(client: Client, server: Plain, tur
 
 def test_an_hour_is_not_waited_and_the_others_ask_no_more(client: Client, server: Plain) -> None:
     """GitHub's primary limit may take an hour; until then no request is worth sending."""
-    server.turns = [Told(403, None, {"Retry-After": "3000"})]
+    server.outcomes = [HttpResponse(403, None, {"Retry-After": "3000"})]
     assert [client.error().code for _ in range(3)] == ["sink_unavailable"] * 3
-    assert (client.waits, len(server.asked)) == ([], 1)
+    assert (client.waits, len(server.requests)) == ([], 1)
 
 
 @pytest.mark.parametrize(
-    "refusal", [Told(403, SECONDARY), Told(429, b"Retry later\n", {"Retry-After": "60"})]
+    "refusal",
+    [HttpResponse(403, SECONDARY), HttpResponse(429, b"Retry later\n", {"Retry-After": "60"})],
 )
-def test_one_pause_is_for_all_that_share_the_credential(refusal: Told) -> None:
+def test_one_pause_is_for_all_that_share_the_credential(refusal: HttpResponse) -> None:
     """Eight threads, of which none asks again before the pause of one of them is over."""
     clock = Clock()
     with Plain() as server:
         Limit(server, clock, refusal)
         client = Client(server)
-        client.api = Api(Route(server.url, authority=server.ca_file), client.grant, {}, clock.wait)
+        client.api = Api(Route(server.url, ca_path=server.ca_file), client.grant, {}, clock.wait)
         with ThreadPoolExecutor(8) as threads:
             replies = list(threads.map(lambda _: client.call().status, range(60)))
         assert replies == [200] * 60
-        assert len(server.asked) <= 60 + 8 + 2  # in flight at the first refusal; then one by one
+        assert len(server.requests) <= 60 + 8 + 2  # in flight at the first refusal; then one by one
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
 def test_a_redirect_is_not_followed(client: Client, server: Plain, status: int) -> None:
     """Neither token nor credential goes where a server points to."""
-    server.turns = [Told(status, None, {"Location": f"{server.url}/elsewhereCanary"})]
+    server.outcomes = [HttpResponse(status, None, {"Location": f"{server.url}/elsewhereCanary"})]
     error = client.error()
     assert (error.code, "redirect" in error.message) == ("sink_unavailable", True)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_an_answer_that_is_no_json_is_told(client: Client, server: Plain) -> None:
     """A page of a proxy that says 200 is no success."""
-    server.turns = [Told(200, b"<html>welcomeCanary</html>"), Told(200, b"[" * 100_000)]
+    server.outcomes = [
+        HttpResponse(200, b"<html>welcomeCanary</html>"),
+        HttpResponse(200, b"[" * 100_000),
+    ]
     assert [client.error().code, client.error().code] == ["sink_unavailable"] * 2
 
 
@@ -279,7 +289,7 @@ def test_an_endless_answer_is_not_read(client: Client, server: Plain, packed: bo
     for size, fine in ((8 << 20, True), ((8 << 20) + 1, False)):
         raw = b" " * size
         told = gzip.compress(raw) if packed else raw
-        server.turns = [Told(200, told, {"Content-Encoding": "gzip"} if packed else {})]
+        server.outcomes = [HttpResponse(200, told, {"Content-Encoding": "gzip"} if packed else {})]
         if fine:
             assert client.call() == Reply(200, {})
         else:
@@ -373,7 +383,7 @@ def test_a_certificate_of_another_authority_is_not_trusted(
     ):
         client = Client(server, **route)
         assert "not trusted" in client.error().message
-        assert (client.waits, server.asked) == ([], [])
+        assert (client.waits, server.requests) == ([], [])
 
 
 def test_the_usual_authorities_are_trusted(server: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +401,7 @@ def test_an_authority_that_cannot_be_read_is_told(server: Plain, route: dict[str
 def test_the_authority_comes_from_the_usual_variables() -> None:
     """The first that is set; an empty one is not."""
     variables = {"REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": "b", "SSL_CERT_FILE": "c"}
-    assert route_of("https://x", variables) == Route("https://x", authority="b")
+    assert route_of("https://x", variables) == Route("https://x", ca_path="b")
     assert route_of("https://x", {}) == Route("https://x")
 
 
@@ -399,7 +409,7 @@ def test_the_authority_comes_from_the_usual_variables() -> None:
 def test_no_name_leads_elsewhere(client: Client, server: Plain, path: str) -> None:
     """Names of dots alone would be taken for folders on the way."""
     assert client.error(path).code == "sink_unsuitable"
-    assert server.asked == []
+    assert server.requests == []
 
 
 # What is never told, and what is never taken.
@@ -410,16 +420,16 @@ def test_a_credential_that_no_header_carries_is_told(server: Plain, token: str) 
     """It is refused without being shown or sent."""
     client = Client(server, token)
     assert client.error().code == "sink_denied"
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_no_log_holds_a_secret(client: Client, server: Plain, caplog) -> None:
     """Not even the libraries' own at their most talkative."""
     caplog.set_level(logging.DEBUG)
-    server.turns = [
+    server.outcomes = [
         "drop",
-        Told(500, {"message": "answerCanary"}),
-        Told(200, {"it": "answerCanary"}),
+        HttpResponse(500, {"message": "answerCanary"}),
+        HttpResponse(200, {"it": "answerCanary"}),
     ]
     reply = client.call()
     assert caplog.records
@@ -435,13 +445,13 @@ def test_nothing_of_the_machine_changes_the_credential(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     client = Client(server, base=server.url.replace("//", "//user:passwordCanary@"))
-    server.turns = [Told(200, {}, {"Set-Cookie": "a=b"})]
+    server.outcomes = [HttpResponse(200, {}, {"Set-Cookie": "a=b"})]
     client.call()
     client.call()
-    for asked in server.asked:
+    for asked in server.requests:
         assert asked.headers["Authorization"] == f"Bearer {CREDENTIAL}"
         assert asked.headers["Cookie"] is None
-    server.turns = [Told(500)] * 4
+    server.outcomes = [HttpResponse(500)] * 4
     client.error()
 
 
@@ -490,7 +500,7 @@ def test_threads_share_a_client(client: Client, server: Plain) -> None:
     with ThreadPoolExecutor(8) as threads:
         replies = list(threads.map(lambda n: client.call(f"/{n}"), range(40)))
     assert [reply.status for reply in replies] == [200] * 40
-    assert sorted(int(one.names[0]) for one in server.asked) == list(range(40))
+    assert sorted(int(one.names[0]) for one in server.requests) == list(range(40))
 
 
 # What is looked up once.

@@ -28,7 +28,7 @@ from provisioner.sandbox import Sandbox
 from provisioner.secret import Secret
 from provisioner.sinks.probe import check_all, read_all
 from provisioner.sinks.registry import SinkRegistry
-from provisioner.sinks.sink import Empty, StoredValue, WriteOnly, failed
+from provisioner.sinks.sink import Empty, StoredValue, WriteOnly, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,11 +64,11 @@ class Answers:
 
 
 def refuse() -> Content:
-    raise failed("sink_denied", "The sink refused it.", "Ask for more.")
+    raise sink_error("sink_denied", "The sink refused it.", "Ask for more.")
 
 
 def no_way(_: Address) -> Sink:
-    raise failed("sink_denied", "The sink refused it.", "Ask for more.")
+    raise sink_error("sink_denied", "The sink refused it.", "Ask for more.")
 
 
 def test_a_survey_tells_claims_and_never_a_token(tmp_path: Path) -> None:

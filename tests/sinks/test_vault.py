@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
-from compliance import FIRST, SECOND, Compliance, Stand
+from compliance import FIRST, SECOND, Backend, Compliance
 from vault_server import (
     ALL,
     DEFAULT_POLICY,
@@ -83,7 +83,7 @@ def opened(vault, certificate, waits) -> Callable[..., VaultServer]:
     return opened_
 
 
-class VaultStand(Stand):
+class VaultBackend(Backend):
     credential = TOKEN
 
     def __init__(self, vault: VaultStandIn, opened: Callable[..., VaultServer]) -> None:
@@ -95,7 +95,7 @@ class VaultStand(Stand):
         address = VaultAddress("secret", "twenty/shop", f"field-{place}")
         return self.opened(**self.changes).sink(address)
 
-    def held(self, place=0):
+    def stored(self, place=0):
         return self.vault.latest(PATH).get(f"field-{place}")
 
     def strange_names(self):
@@ -135,8 +135,8 @@ class VaultStand(Stand):
 
 class TestVault(Compliance):
     @pytest.fixture
-    def stand(self, vault, opened) -> Stand:
-        return VaultStand(vault, opened)
+    def backend(self, vault, opened) -> Backend:
+        return VaultBackend(vault, opened)
 
 
 def _refused(act: Callable[[], object]) -> SinkError:
@@ -150,23 +150,23 @@ def _refused(act: Callable[[], object]) -> SinkError:
 def test_a_write_changes_its_field_and_nothing_else(vault, opened) -> None:
     """Other fields keep their values, of any type, and the secret keeps its own metadata."""
     vault.put(PATH, {"other": "x", "list": [1, {"a": None}], "svc": 7})
-    vault.kept(PATH).custom_metadata = {"owner": "ops"}
+    vault.secret_at(PATH).custom_metadata = {"owner": "ops"}
     opened().sink(SVC).write(Secret(FIRST))
     assert vault.latest(PATH) == {"other": "x", "list": [1, {"a": None}], "svc": FIRST}
-    assert vault.kept(PATH).custom_metadata == {"owner": "ops"}
-    assert len(vault.kept(PATH).versions) == 2
+    assert vault.secret_at(PATH).custom_metadata == {"owner": "ops"}
+    assert len(vault.secret_at(PATH).versions) == 2
 
 
 @pytest.mark.parametrize("gone", ["deleted", "destroyed"])
 def test_a_version_that_is_gone_holds_nothing_and_is_followed(vault, opened, gone) -> None:
     """A deleted secret reads as empty, is not brought back, and takes a new token."""
-    vault.kept(PATH).versions += [Version({"x": "1"}), Version({"svc": "old"}, **{gone: True})]
+    vault.secret_at(PATH).versions += [Version({"x": "1"}), Version({"svc": "old"}, **{gone: True})]
     sink = opened().sink(SVC)
     sink.check()
     assert sink.read() == Empty()
     sink.write(Secret(FIRST))
     assert vault.latest(PATH) == {"svc": FIRST}
-    assert len(vault.kept(PATH).versions) == 3
+    assert len(vault.secret_at(PATH).versions) == 3
 
 
 def test_an_engine_that_demands_check_and_set_is_served(vault, opened) -> None:
@@ -203,7 +203,7 @@ def test_a_write_whose_answer_is_lost_is_made_once(vault, opened, handled, answe
     vault.faults.append(Fault("POST", "secret/data/*", answer, handled=handled))
     opened().sink(SVC).write(Secret(FIRST))
     assert vault.latest(PATH) == {"other": "x", "svc": FIRST}
-    assert len(vault.kept(PATH).versions) == 2
+    assert len(vault.secret_at(PATH).versions) == 2
     assert not vault.faults
 
 
@@ -212,7 +212,7 @@ def test_who_is_overtaken_reads_again(vault, opened) -> None:
     for number in range(7):
         others = {str(one): "x" for one in range(number + 1)}
         meanwhile = lambda data=others: vault.put(PATH, data)  # noqa: E731 - its data is bound now
-        vault.faults.append(Fault("POST", "secret/data/*", first=meanwhile, answered=True))
+        vault.faults.append(Fault("POST", "secret/data/*", before=meanwhile, passed_on=True))
     opened().sink(SVC).write(Secret(FIRST))
     assert vault.latest(PATH) == {**{str(one): "x" for one in range(7)}, "svc": FIRST}
 
@@ -221,7 +221,7 @@ def test_who_is_always_overtaken_says_so(vault, opened, waits) -> None:
     """After eight times it fails, has lost nothing of the others, and waited between."""
     for _ in range(8):
         meanwhile = lambda: vault.put(PATH, {"other": "x"})  # noqa: E731 - one line
-        vault.faults.append(Fault("POST", "secret/data/*", first=meanwhile, answered=True))
+        vault.faults.append(Fault("POST", "secret/data/*", before=meanwhile, passed_on=True))
     error = _refused(lambda: opened().sink(SVC).write(Secret(FIRST)))
     assert error.code == "sink_failed"
     assert vault.latest(PATH) == {"other": "x"}
@@ -245,7 +245,7 @@ def test_threads_of_one_run_never_overtake_each_other(vault, opened) -> None:
     with ThreadPoolExecutor(12) as threads:
         list(threads.map(lambda place: server.sink(place).write(Secret(FIRST)), places))
     assert vault.latest(PATH) == {place.field: FIRST for place in places}
-    assert vault.asked("POST", "secret/data/*") == len(places)
+    assert vault.count("POST", "secret/data/*") == len(places)
 
 
 @pytest.mark.parametrize("status", [429, 412, 500, 502, 503])
@@ -282,14 +282,14 @@ STARTING = [
 def test_an_engine_that_is_starting_is_waited_for(vault, opened, waits, status, says) -> None:
     """Read and written as soon as it answers; what it holds is not taken for nothing meanwhile."""
     vault.put(PATH, {"svc": FIRST, "other": "x"})
-    vault.faults.extend(Fault("GET", "secret/*", (status, {}), says=says) for _ in range(4))
+    vault.faults.extend(Fault("GET", "secret/*", (status, {}), message=says) for _ in range(4))
     content = opened().sink(SVC).read()
     assert isinstance(content, StoredValue)
     assert len(waits) == 4
-    vault.faults.extend(Fault("POST", "secret/*", (status, {}), says=says) for _ in range(3))
+    vault.faults.extend(Fault("POST", "secret/*", (status, {}), message=says) for _ in range(3))
     opened().sink(SVC).write(Secret(SECOND))
     assert vault.latest(PATH) == {"svc": SECOND, "other": "x"}
-    assert len(vault.kept(PATH).versions) == 2
+    assert len(vault.secret_at(PATH).versions) == 2
 
 
 @pytest.mark.parametrize(("status", "says"), STARTING)
@@ -297,7 +297,7 @@ def test_an_engine_that_is_starting_is_waited_for(vault, opened, waits, status, 
 def test_an_engine_that_does_not_start_is_told(vault, opened, step, method, status, says) -> None:
     """As a server that stays sealed is; nothing was written."""
     vault.put(PATH, {"svc": FIRST})
-    vault.faults.extend(Fault(method, "secret/*", (status, {}), says=says) for _ in range(8))
+    vault.faults.extend(Fault(method, "secret/*", (status, {}), message=says) for _ in range(8))
     sink = opened().sink(SVC)
     arguments = (Secret(SECOND),) if step == "write" else ()
     error = _refused(lambda: getattr(sink, step)(*arguments))
@@ -310,14 +310,14 @@ def test_an_engine_that_does_not_start_is_told(vault, opened, step, method, stat
 def test_a_lookup_meets_an_engine_that_is_starting(vault, opened, waits, path) -> None:
     """What is asked before a token is minted waits for it too."""
     for method in ("GET", "POST"):
-        vault.faults.append(Fault(method, path, (400, {}), says=WAITING))
+        vault.faults.append(Fault(method, path, (400, {}), message=WAITING))
     opened().sink(SVC).check()
     assert len(waits) == 1
 
 
 def test_another_400_is_not_waited_for(vault, opened, waits) -> None:
     """A refusal is one, whatever words of it are alike."""
-    vault.faults.append(Fault("POST", "secret/*", (400, {}), says="invalid: versioned data"))
+    vault.faults.append(Fault("POST", "secret/*", (400, {}), message="invalid: versioned data"))
     assert _refused(lambda: opened().sink(SVC).write(Secret(FIRST))).code == "sink_failed"
     assert not waits
 
@@ -455,8 +455,8 @@ def test_what_is_alike_is_looked_up_once(vault, opened) -> None:
     places = [VaultAddress("secret", f"twenty/{number}") for number in range(60)]
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda place: server.sink(place).check(), places))
-    assert vault.asked("GET", "sys/internal/ui/mounts/*") == 1
-    assert vault.asked("POST", "sys/capabilities-self") == len(places)
+    assert vault.count("GET", "sys/internal/ui/mounts/*") == 1
+    assert vault.count("POST", "sys/capabilities-self") == len(places)
     assert len(vault.journal) == len(places) + 1
 
 
@@ -499,7 +499,7 @@ def test_version_1_is_refused(vault, opened) -> None:
 
 def test_a_mount_that_is_not_there_is_told_apart_from_a_bad_token(vault, opened) -> None:
     """A valid token is said to be valid."""
-    with pytest.raises(SinkError, match="which is valid") as caught:
+    with pytest.raises(SinkError, match="is valid but") as caught:
         opened().sink(VaultAddress("typo", "x")).check()
     assert caught.value.code == "sink_denied"
     with pytest.raises(SinkError, match="not valid"):

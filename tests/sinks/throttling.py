@@ -12,12 +12,12 @@ from provisioner.sinks.sink import StoredValue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tls_server import Asked, TlsServer, Told
+    from tls_server import HttpRequest, HttpResponse, TlsServer
 
     from provisioner.sinks.sink import Sink
 
 THREADS = 8
-MOST = 20
+MAX_REQUESTS = 20
 PLACES = 24
 
 
@@ -42,7 +42,9 @@ class Limit:
         windows: how many minutes it let requests through in.
     """
 
-    def __init__(self, server: TlsServer, clock: Clock, refusal: Told, most: int = MOST) -> None:
+    def __init__(
+        self, server: TlsServer, clock: Clock, refusal: HttpResponse, most: int = MAX_REQUESTS
+    ) -> None:
         self._clock = clock
         self._refusal = refusal
         self._most = most
@@ -53,7 +55,7 @@ class Limit:
         self.windows = 1
         server.answer = self._limited  # type: ignore[method-assign]
 
-    def _limited(self, asked: Asked) -> Told:
+    def _limited(self, request: HttpRequest) -> HttpResponse:
         if self._clock.now >= self._since + 60:
             self._since, self._passed = self._clock.now, 0
             self.windows += 1
@@ -61,10 +63,10 @@ class Limit:
             self.refused += 1
             return self._refusal
         self._passed += 1
-        return self._answer(asked)
+        return self._answer(request)
 
 
-def delivered_within(limit: Limit, sink: Callable[[int], Sink], tries: int) -> None:
+def assert_all_delivered(limit: Limit, sink: Callable[[int], Sink], tries: int) -> None:
     """Delivers to all places at once; each holds its own token, and one pause was for all.
 
     Args:
@@ -79,8 +81,8 @@ def delivered_within(limit: Limit, sink: Callable[[int], Sink], tries: int) -> N
 
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(deliver, range(PLACES)))
-        held = list(threads.map(lambda place: sink(place).read(), range(PLACES)))
-    found = [one.value.reveal() if isinstance(one, StoredValue) else None for one in held]
+        stored = list(threads.map(lambda place: sink(place).read(), range(PLACES)))
+    found = [one.value.reveal() if isinstance(one, StoredValue) else None for one in stored]
     assert found == [f"token-of-place-{place}" for place in range(PLACES)]
     assert limit.windows > 2
     # Those in flight at the first refusal; after it they go one by one.

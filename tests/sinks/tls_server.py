@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class HttpRequest:
     """A request: the names of its path are decoded, each by itself."""
 
     method: str
@@ -45,7 +45,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Told:
+class HttpResponse:
     """An answer; a body of bytes is sent as it is, another as JSON."""
 
     status: int
@@ -59,7 +59,7 @@ class Told:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
 
-Turn = Told | Literal["drop", "lose"]
+Outcome = HttpResponse | Literal["drop", "lose"]
 """What becomes of a request: another answer, no answer at all, or no answer to what was done."""
 
 
@@ -76,10 +76,10 @@ class TlsServer(ABC):
     name = "localhost"
 
     def __init__(self, *, plain: bool = False, clients: trustme.CA | None = None) -> None:
-        self.asked: list[Asked] = []
-        self.turns: list[Turn] = []
+        self.requests: list[HttpRequest] = []
+        self.outcomes: list[Outcome] = []
         self.down = False
-        self.ahead = timedelta(0)
+        self.clock_skew = timedelta(0)
         self._lock = threading.Lock()
         self._folder = TemporaryDirectory()
         self.authority = trustme.CA()
@@ -94,7 +94,7 @@ class TlsServer(ABC):
             self._context.verify_mode = ssl.CERT_REQUIRED
 
     @abstractmethod
-    def answer(self, asked: Asked) -> Told:
+    def answer(self, request: HttpRequest) -> HttpResponse:
         """What the vendor would say."""
 
     @property
@@ -121,13 +121,13 @@ class TlsServer(ABC):
         self._http.server_close()
         self._folder.cleanup()
 
-    def respond(self, asked: Asked) -> Told | None:
+    def respond(self, request: HttpRequest) -> HttpResponse | None:
         with self._lock:
-            self.asked.append(asked)
-            turn = "drop" if self.down else self.turns.pop(0) if self.turns else None
-            if isinstance(turn, Told):
+            self.requests.append(request)
+            turn = "drop" if self.down else self.outcomes.pop(0) if self.outcomes else None
+            if isinstance(turn, HttpResponse):
                 return turn
-            told = self.answer(asked) if turn != "drop" else None
+            told = self.answer(request) if turn != "drop" else None
             return None if turn == "lose" else told
 
 
@@ -149,12 +149,12 @@ def _server(owner: TlsServer, context: ssl.SSLContext | None) -> ThreadingHTTPSe
 
         def serve(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            told = owner.respond(Asked(self.command, self.path, self.headers, raw))
+            told = owner.respond(HttpRequest(self.command, self.path, self.headers, raw))
             if told is None:
                 self.close_connection = True
                 return
             self.send_response_only(told.status)
-            date = self.date_time_string((datetime.now(UTC) + owner.ahead).timestamp())
+            date = self.date_time_string((datetime.now(UTC) + owner.clock_skew).timestamp())
             usual = {"Date": date, "Content-Length": str(len(told.raw))}
             for name, value in (usual | dict(told.headers)).items():
                 self.send_header(name, value)

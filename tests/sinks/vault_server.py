@@ -47,7 +47,7 @@ class Version:
 
 
 @dataclass
-class Kept:
+class StoredSecret:
     """A secret of the engine, its oldest version first."""
 
     versions: list[Version] = field(default_factory=list)
@@ -69,13 +69,13 @@ class Fault:
     path: str = "*"
     answer: tuple[int, dict[str, str]] | None = None
     handled: bool = False
-    says: str = "told to"
-    first: Callable[[], None] | None = None
-    answered: bool = False
+    message: str = "told to"
+    before: Callable[[], None] | None = None
+    passed_on: bool = False
 
 
 @dataclass
-class Seen:
+class LoggedRequest:
     method: str
     path: str
     headers: dict[str, str]
@@ -88,8 +88,8 @@ class VaultStandIn:
         self.policies: dict[str, dict[str, tuple[str, ...]]] = {}
         self.engines = {"secret/": "2", "old/": "1", "team/kv/": "2"}
         self.cas_required = False
-        self.secrets: dict[tuple[str, str], Kept] = {}
-        self.journal: list[Seen] = []
+        self.secrets: dict[tuple[str, str], StoredSecret] = {}
+        self.journal: list[LoggedRequest] = []
         self.faults: deque[Fault] = deque()
         self._lock = threading.RLock()
         self._tls = tls
@@ -132,39 +132,39 @@ class VaultStandIn:
         scheme = "https" if self._tls else "http"
         return f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
 
-    def kept(self, path: str, namespace: str = "") -> Kept:
+    def secret_at(self, path: str, namespace: str = "") -> StoredSecret:
         with self._lock:
-            return self.secrets.setdefault((namespace, path), Kept())
+            return self.secrets.setdefault((namespace, path), StoredSecret())
 
     def put(self, path: str, data: dict[str, Any], namespace: str = "") -> None:
         with self._lock:
-            self.kept(path, namespace).versions.append(Version(data))
+            self.secret_at(path, namespace).versions.append(Version(data))
 
     def latest(self, path: str, namespace: str = "") -> dict[str, Any]:
         with self._lock:
-            kept = self.secrets.get((namespace, path), Kept())
+            kept = self.secrets.get((namespace, path), StoredSecret())
             return dict(kept.versions[-1].data or {}) if kept.versions else {}
 
-    def asked(self, method: str, glob: str) -> int:
+    def count(self, method: str, glob: str) -> int:
         return sum(one.method == method and fnmatchcase(one.path, glob) for one in self.journal)
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
         path = unquote(handler.path).removeprefix("/v1/")
         with self._lock:
-            self.journal.append(Seen(handler.command, path, dict(handler.headers)))
+            self.journal.append(LoggedRequest(handler.command, path, dict(handler.headers)))
             fault = self._fault(handler.command, path)
-        if fault and fault.first:
-            fault.first()
-        handled = fault is None or fault.handled or fault.answered
+        if fault and fault.before:
+            fault.before()
+        handled = fault is None or fault.handled or fault.passed_on
         with self._lock:
             real = self._handle(handler, path, body) if handled else (0, None)
-        if fault is None or fault.answered:
+        if fault is None or fault.passed_on:
             _answer(handler, real[0], real[1], {})
         elif fault.answer is None:
             handler.close_connection = True
         else:
-            _answer(handler, fault.answer[0], {"errors": [fault.says]}, fault.answer[1])
+            _answer(handler, fault.answer[0], {"errors": [fault.message]}, fault.answer[1])
 
     def _fault(self, method: str, path: str) -> Fault | None:
         for fault in self.faults:
@@ -195,7 +195,9 @@ class VaultStandIn:
         for engine, version in self.engines.items():
             if version == "2" and path.startswith(f"{engine}data/"):
                 name = engine + path.removeprefix(f"{engine}data/")
-                return self._data(handler.command, policy, path, self.kept(name, namespace), body)
+                return self._data(
+                    handler.command, policy, path, self.secret_at(name, namespace), body
+                )
         return _errors(404, f'no handler for route "{path}". route entry not found.')
 
     def _mount(
@@ -217,7 +219,7 @@ class VaultStandIn:
         method: str,
         policy: dict[str, tuple[str, ...]],
         path: str,
-        kept: Kept,
+        kept: StoredSecret,
         body: dict[str, Any],
     ) -> tuple[int, dict[str, Any] | None]:
         number = len(kept.versions)
