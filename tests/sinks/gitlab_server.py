@@ -1,4 +1,4 @@
-"""GitLab's CI/CD variables interface as its documentation has it.
+"""GitLab's API for CI/CD variables as documented.
 
 After "Project-level CI/CD variables API", "Group-level Variables API", "Projects API" and "Mask a
 CI/CD variable".
@@ -28,9 +28,9 @@ class GitlabServer(TlsServer):
     """One project and one group, and the token of a maintainer of both.
 
     Attributes:
-        variables: of each project and group, in the order in which they were created.
-        archived: the paths of those that nobody may change.
-        filters_groups: whether `filter` is heeded for groups; older servers do not.
+        variables: the variables of each project and group, in the order of their creation.
+        archived: the paths of the archived ones.
+        filters_groups: whether `filter` works for groups; on older servers it does not.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -71,7 +71,7 @@ class GitlabServer(TlsServer):
             return HttpResponse(409, {"message": {"base": ["There are multiple variables"]}})
         if request.method == "PUT":
             return _save(found[0], request.body, 200)
-        return HttpResponse(200, _shown(found[0]))
+        return HttpResponse(200, _variable_body(found[0]))
 
 
 def _create(variables: list[dict[str, Any]], body: dict[str, Any]) -> HttpResponse:
@@ -83,10 +83,10 @@ def _create(variables: list[dict[str, Any]], body: dict[str, Any]) -> HttpRespon
             400, {"message": {"key": ["can contain only letters, digits and '_'."]}}
         )
     new = dict(_ATTRIBUTES)
-    told = _save(new, body, 201)
-    if told.status == 201:
+    response = _save(new, body, 201)
+    if response.status == 201:
         variables.append(new)
-    return told
+    return response
 
 
 def _save(variable: dict[str, Any], changes: dict[str, Any], status: int) -> HttpResponse:
@@ -94,8 +94,8 @@ def _save(variable: dict[str, Any], changes: dict[str, Any], status: int) -> Htt
     if after["masked"] and not _MASKABLE.fullmatch(after["value"]):
         return HttpResponse(400, {"message": {"value": ["is invalid"]}})
     variable.update(after)
-    return HttpResponse(status, _shown(variable))
+    return HttpResponse(status, _variable_body(variable))
 
 
-def _shown(variable: dict[str, Any]) -> dict[str, Any]:
+def _variable_body(variable: dict[str, Any]) -> dict[str, Any]:
     return variable | ({"value": None} if variable["hidden"] else {})

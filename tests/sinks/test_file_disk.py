@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from provisioner.sinks.sink import Sink
 
-FINE = Step("fine", "", "")
+OK = Step("ok", "", "")
 FULL = 'mount -t tmpfs -o size=64k none "$1"\nhead -c 65536 /dev/zero >"$1/ballast" || true\n'
 READ_ONLY = 'mount --bind "$1" "$1"\nmount -o remount,ro,bind "$1"\n'
 
@@ -83,7 +83,7 @@ def test_a_disk_with_too_little_room_for_the_file_is_found_beforehand(tmp_path: 
     small = run_steps(
         'mount -t tmpfs -o size=64k none "$1"', tmp_path, "keys.env", "check", "check", FIRST
     )
-    assert small == [FINE] * 3
+    assert small == [OK] * 3
 
 
 @pytest.mark.parametrize("name", ["keys.env", "new/folder/keys.env"])
@@ -369,7 +369,7 @@ def test_a_mounted_file_is_written_in_place(tmp_path: Path, name: str) -> None:
     warned, ahead, written, again = run_steps(mounts, tmp_path, name, "check", FIRST, SECOND)
     assert warned.code == "warning"
     assert "written in place" in warned.message
-    assert ahead == written == again == FINE
+    assert ahead == written == again == OK
     assert (tmp_path / "host").read_text() == f"A=1\nKEY={SECOND}\n"
     assert stat.S_IMODE((tmp_path / "host").stat().st_mode) == 0o600
     assert {one.name for one in tmp_path.iterdir()} == {"host", name}
@@ -402,7 +402,7 @@ def test_a_mounted_file_in_a_read_only_container_is_written(tmp_path: Path) -> N
     (folder / "keys.env").touch()
     mounts = f'{READ_ONLY}mount --bind "{tmp_path}/host" "$1/keys.env"'
     _, ahead, written = run_steps(mounts, folder, "keys.env", "check", FIRST)
-    assert ahead == written == FINE
+    assert ahead == written == OK
     assert (tmp_path / "host").read_text() == f"KEY={FIRST}\n"
 
 

@@ -1,4 +1,4 @@
-"""Kubernetes Secrets, against a server that knows the owner of each key."""
+"""Kubernetes Secrets, against a server that tracks the owner of each key."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from provisioner.sinks.sink import Sink
 
 ADDRESS = KubernetesAddress("shop", "twenty", "key-0")
-HELD = ("shop", "twenty")
+SECRET = ("shop", "twenty")
 
 
-def coded(text: str) -> str:
+def encode(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
@@ -49,7 +49,7 @@ class KubernetesBackend(Backend):
         self.configure({"token": server.token})
 
     def configure(self, user: dict[str, Any], **cluster: Any) -> None:
-        authority = {"certificate-authority-data": coded(Path(self.server.ca_file).read_text())}
+        authority = {"certificate-authority-data": encode(Path(self.server.ca_file).read_text())}
         self.write_config(
             "config",
             current="here",
@@ -79,22 +79,22 @@ class KubernetesBackend(Backend):
         path.write_text(yaml.safe_dump(document))
         return path
 
-    def opened(self, address: KubernetesAddress = ADDRESS) -> Sink:
+    def open_sink(self, address: KubernetesAddress = ADDRESS) -> Sink:
         return Kubernetes(self.environment, lambda _: None, self.account).sink(address)
 
     def sink(self, place: int = 0) -> Sink:
-        return self.opened(KubernetesAddress("shop", "twenty", f"key-{place}"))
+        return self.open_sink(KubernetesAddress("shop", "twenty", f"key-{place}"))
 
     def stored(self, place: int = 0) -> str | None:
-        kept = self.server.secrets.get(HELD)
-        value = kept and kept.data.get(f"key-{place}")
+        secret = self.server.secrets.get(SECRET)
+        value = secret and secret.data.get(f"key-{place}")
         return base64.b64decode(value).decode() if value else None
 
     def strange_names(self) -> tuple[Sink, ...]:
         return (
-            self.opened(KubernetesAddress("crm.eu", "a.b-c.1", "._-A")),
-            self.opened(KubernetesAddress("crm.eu", "a" * 253, "K" * 253)),
-            self.opened(KubernetesAddress("crm.eu", "a" * 253, "K" * 252 + "L")),
+            self.open_sink(KubernetesAddress("crm.eu", "a.b-c.1", "._-A")),
+            self.open_sink(KubernetesAddress("crm.eu", "a" * 253, "K" * 253)),
+            self.open_sink(KubernetesAddress("crm.eu", "a" * 253, "K" * 252 + "L")),
         )
 
     @contextmanager
@@ -120,7 +120,7 @@ def backend(tmp_path: Path) -> Iterator[KubernetesBackend]:
 
 
 class TestKubernetes(Compliance):
-    """What every sink promises."""
+    """The promises of every sink."""
 
 
 def error_of(sink: Sink, step: str = "check") -> SinkError:
@@ -134,129 +134,134 @@ def code_of(sink: Sink, step: str = "check") -> str:
     return error_of(sink, step).code
 
 
-def test_each_key_has_an_owner_of_its_own(backend: KubernetesBackend) -> None:
-    """One apply takes no key away that another one of ours set before."""
+def test_each_key_has_its_own_owner(backend: KubernetesBackend) -> None:
+    """Applying one key does not remove another key that was applied before."""
     backend.sink(0).write(Secret(FIRST))
     backend.sink(1).write(Secret(SECOND))
-    owners = backend.server.secrets[HELD].owners
+    owners = backend.server.secrets[SECRET].owners
     assert owners == {"twenty-provisioner.key-0": {"key-0"}, "twenty-provisioner.key-1": {"key-1"}}
 
 
-def test_the_stand_in_takes_away_what_is_applied_no_more(backend: KubernetesBackend) -> None:
-    """The trap is real here: one manager for two keys would lose the first."""
-    kept = StoredSecret()
-    assert kept.apply("one", {"a": "1"}, force=True) is None
-    assert kept.apply("one", {"b": "2"}, force=True) is None
-    assert kept.data == {"b": "2"}
-    assert kept.apply("two", {"b": "3"}, force=False) is not None
+def test_the_test_server_removes_keys_that_are_no_longer_applied(
+    backend: KubernetesBackend,
+) -> None:
+    """The danger is real in these tests: one manager for two keys would lose the first."""
+    secret = StoredSecret()
+    assert secret.apply("one", {"a": "1"}, force=True) is None
+    assert secret.apply("one", {"b": "2"}, force=True) is None
+    assert secret.data == {"b": "2"}
+    assert secret.apply("two", {"b": "3"}, force=False) is not None
 
 
 def test_a_long_key_has_an_owner_with_a_short_name(backend: KubernetesBackend) -> None:
-    """Field managers have 128 characters; keys that differ only at the end stay apart."""
+    """Field managers have 128 characters, and keys that differ only at the end stay separate."""
     for number in range(2):
-        backend.opened(KubernetesAddress("shop", "twenty", f"{'k' * 250}{number}")).write(
+        backend.open_sink(KubernetesAddress("shop", "twenty", f"{'k' * 250}{number}")).write(
             Secret("x")
         )
-    kept = backend.server.secrets[HELD]
-    assert len(kept.data) == len(kept.owners) == 2
+    secret = backend.server.secrets[SECRET]
+    assert len(secret.data) == len(secret.owners) == 2
 
 
-def test_what_others_own_is_kept_and_our_key_is_taken_over(backend: KubernetesBackend) -> None:
-    """A Secret made by hand keeps its type and its other keys."""
-    theirs = StoredSecret(type="kubernetes.io/basic-auth")
-    theirs.apply("kubectl", {"key-0": coded("theirs"), "other": coded("kept")}, force=False)
-    backend.server.secrets[HELD] = theirs
+def test_keys_of_other_owners_are_kept(backend: KubernetesBackend) -> None:
+    """A Secret that was created by hand keeps its type and its other keys."""
+    existing = StoredSecret(type="kubernetes.io/basic-auth")
+    existing.apply("kubectl", {"key-0": encode("theirs"), "other": encode("kept")}, force=False)
+    backend.server.secrets[SECRET] = existing
     backend.sink().check()
     backend.sink().write(Secret(FIRST))
-    assert theirs.data == {"key-0": coded(FIRST), "other": coded("kept")}
-    assert theirs.type == "kubernetes.io/basic-auth"
-    assert theirs.owners["kubectl"] == {"other"}
+    assert existing.data == {"key-0": encode(FIRST), "other": encode("kept")}
+    assert existing.type == "kubernetes.io/basic-auth"
+    assert existing.owners["kubectl"] == {"other"}
 
 
 def test_a_new_secret_is_opaque(backend: KubernetesBackend) -> None:
-    """The type is left to the cluster, which refuses another one later."""
+    """The cluster chooses the type, because it cannot be changed later."""
     backend.sink().write(Secret(FIRST))
-    assert backend.server.secrets[HELD].type == "Opaque"
+    assert backend.server.secrets[SECRET].type == "Opaque"
 
 
-def test_an_immutable_secret_is_told(backend: KubernetesBackend) -> None:
-    """It is found out beforehand, and told also when it became so meanwhile."""
-    backend.server.secrets[HELD] = StoredSecret(immutable=True)
+def test_an_immutable_secret_is_refused(backend: KubernetesBackend) -> None:
+    """The check and the write both report it."""
+    backend.server.secrets[SECRET] = StoredSecret(immutable=True)
     assert code_of(backend.sink()) == "sink_unsuitable"
     assert code_of(backend.sink(), "write") == "sink_unsuitable"
 
 
-def refused(backend: KubernetesBackend, address: KubernetesAddress = ADDRESS) -> SinkError:
-    """What looking ahead and the write both end in; nothing was written by either."""
+def error_of_check_and_write(
+    backend: KubernetesBackend, address: KubernetesAddress = ADDRESS
+) -> SinkError:
+    """Return the error of the check and of the write, which are equal, and write nothing."""
     before = dict(backend.server.secrets)
-    ahead, written = error_of(backend.opened(address)), error_of(backend.opened(address), "write")
-    assert (ahead.code, ahead.message) == (written.code, written.message)
-    assert ahead.remedy == written.remedy
+    checked = error_of(backend.open_sink(address))
+    written = error_of(backend.open_sink(address), "write")
+    assert (checked.code, checked.message) == (written.code, written.message)
+    assert checked.remedy == written.remedy
     assert backend.server.secrets == before
-    return ahead
+    return checked
 
 
 def test_a_dry_run_writes_nothing(backend: KubernetesBackend) -> None:
-    """Looking ahead leaves a Secret that is there as it was, and sends no token."""
+    """The check leaves an existing Secret unchanged, and sends no token."""
     backend.sink().write(Secret(FIRST))
     backend.sink().check()
     assert backend.stored() == FIRST
-    dry = [one for one in backend.server.requests if one.query.get("dryRun") == "All"]
-    assert len(dry) == 1
-    assert FIRST not in str(dry[0].body)
+    dry_runs = [one for one in backend.server.requests if one.query.get("dryRun") == "All"]
+    assert len(dry_runs) == 1
+    assert FIRST not in str(dry_runs[0].body)
 
 
-def test_a_missing_namespace_is_told(backend: KubernetesBackend) -> None:
-    """Before a token is made, though a Secret that is not there looks the same."""
-    error = refused(backend, KubernetesAddress("nowhere", "twenty"))
+def test_a_missing_namespace_is_reported(backend: KubernetesBackend) -> None:
+    """The check finds it, though a read cannot distinguish it from a missing Secret."""
+    error = error_of_check_and_write(backend, KubernetesAddress("nowhere", "twenty"))
     assert error.code == "sink_missing"
     assert "Create the namespace" in error.remedy
 
 
-def test_a_namespace_that_is_being_deleted_is_told(backend: KubernetesBackend) -> None:
-    """It takes nothing new; what is in it may still be written."""
+def test_a_namespace_that_is_being_deleted_is_reported(backend: KubernetesBackend) -> None:
+    """It accepts no new Secret, but its existing ones can be written."""
     backend.server.terminating = {"shop"}
-    error = refused(backend)
+    error = error_of_check_and_write(backend)
     assert error.code == "sink_unsuitable"
     assert "being deleted" in error.message
-    backend.server.secrets[HELD] = StoredSecret()
+    backend.server.secrets[SECRET] = StoredSecret()
     backend.sink().check()
 
 
-def test_a_quota_that_is_used_up_is_told(backend: KubernetesBackend) -> None:
-    """It is no matter of rights, though the cluster answers as if it were."""
+def test_an_exhausted_quota_is_reported(backend: KubernetesBackend) -> None:
+    """It is not reported as a missing permission, though the status is the same."""
     backend.server.quota = 0
-    error = refused(backend)
+    error = error_of_check_and_write(backend)
     assert error.code == "sink_failed"
     assert "quota" in error.remedy
 
 
-def test_an_admission_rule_that_refuses_is_told(backend: KubernetesBackend) -> None:
-    """Its words may be anything, those of a dry run too, and are not shown."""
+def test_a_refusing_admission_rule_is_reported(backend: KubernetesBackend) -> None:
+    """Its message may be anything, even mention a dry run, and is not shown."""
     backend.server.webhook = "denies"
-    error = refused(backend)
+    error = error_of_check_and_write(backend)
     assert error.code == "sink_denied"
     assert "admission" in error.remedy
     assert "policy.example.com" not in f"{error.message}{error.remedy}"
 
 
-def test_a_policy_of_the_cluster_that_refuses_is_told(backend: KubernetesBackend) -> None:
-    """Validating policies answer as for an invalid object."""
+def test_a_refusing_admission_policy_is_reported(backend: KubernetesBackend) -> None:
+    """Validating policies answer like for an invalid object."""
     message = "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"
     backend.server.outcomes = [HttpResponse(404), HttpResponse(422, {"message": message})]
     assert code_of(backend.sink()) == "sink_denied"
 
 
-def test_a_cluster_that_cannot_try_is_not_refused(backend: KubernetesBackend) -> None:
-    """A webhook without dry runs has them refused, which says nothing of a write."""
-    backend.server.webhook = "knows no dry run"
+def test_a_cluster_without_dry_runs_is_not_refused(backend: KubernetesBackend) -> None:
+    """A webhook without support for dry runs refuses them, but may accept the write."""
+    backend.server.webhook = "no dry run support"
     backend.sink().check()
     backend.sink().write(Secret(FIRST))
     assert backend.stored() == FIRST
 
 
 @pytest.mark.parametrize(
-    ("told", "code", "word"),
+    ("answer", "code", "word"),
     [
         (HttpResponse(415), "sink_unsuitable", "1.22"),
         (HttpResponse(422), "sink_unsuitable", "1 MiB"),
@@ -265,20 +270,18 @@ def test_a_cluster_that_cannot_try_is_not_refused(backend: KubernetesBackend) ->
     ],
 )
 def test_other_refusals_of_a_write_are_explained(
-    backend: KubernetesBackend, told: HttpResponse, code: str, word: str
+    backend: KubernetesBackend, answer: HttpResponse, code: str, word: str
 ) -> None:
-    """Each with what to do about it."""
-    backend.server.outcomes = [HttpResponse(404), told]
+    """Each of them has a remedy."""
+    backend.server.outcomes = [HttpResponse(404), answer]
     error = error_of(backend.sink())
     assert error.code == code
     assert word in f"{error.message}{error.remedy}"
 
 
 @pytest.mark.parametrize("verb", ["get", "patch", "create"])
-def test_a_verb_that_is_not_allowed_is_told_beforehand(
-    backend: KubernetesBackend, verb: str
-) -> None:
-    """The verb is named, as the cluster names it."""
+def test_a_missing_verb_is_found_by_the_check(backend: KubernetesBackend, verb: str) -> None:
+    """The remedy names the verb like the cluster does."""
     backend.server.verbs.remove(verb)
     error = error_of(backend.sink())
     assert error.code == "sink_denied"
@@ -286,30 +289,30 @@ def test_a_verb_that_is_not_allowed_is_told_beforehand(
     assert backend.server.secrets == {}
 
 
-def test_creating_need_not_be_allowed_where_the_secret_is(backend: KubernetesBackend) -> None:
-    """A role for one Secret that is there is enough."""
+def test_an_existing_secret_needs_no_create_permission(backend: KubernetesBackend) -> None:
+    """A role for one existing Secret is sufficient."""
     backend.server.verbs.remove("create")
-    backend.server.secrets[HELD] = StoredSecret()
+    backend.server.secrets[SECRET] = StoredSecret()
     backend.sink().check()
     backend.sink().write(Secret(FIRST))
     assert backend.stored() == FIRST
 
 
 @pytest.mark.parametrize("step", ["check", "read", "write"])
-def test_an_answer_that_nothing_foresees_is_told(backend: KubernetesBackend, step: str) -> None:
-    """Its status is named."""
+def test_an_unexpected_status_is_reported(backend: KubernetesBackend, step: str) -> None:
+    """The message has the status."""
     backend.server.outcomes = [HttpResponse(418, {"message": FIRST})]
     assert code_of(backend.sink(), step) == "sink_failed"
 
 
-def test_a_cluster_that_cannot_be_asked_is_told(backend: KubernetesBackend) -> None:
-    """A dry run that is lost is no permission."""
+def test_a_failed_dry_run_is_reported(backend: KubernetesBackend) -> None:
+    """A dry run without an answer does not count as a success."""
     backend.server.outcomes = [HttpResponse(404), *[HttpResponse(500)] * 4]
     assert code_of(backend.sink()) == "sink_unavailable"
 
 
-def test_a_writer_in_between_is_no_failure(backend: KubernetesBackend) -> None:
-    """The cluster asks for another try, and gets it; a race without end is told."""
+def test_a_conflict_is_retried(backend: KubernetesBackend) -> None:
+    """The cluster asks for another attempt, and an endless conflict is reported."""
     backend.server.outcomes = [HttpResponse(409), HttpResponse(409)]
     backend.sink().write(Secret(FIRST))
     assert backend.stored() == FIRST
@@ -329,34 +332,34 @@ def test_a_writer_in_between_is_no_failure(backend: KubernetesBackend) -> None:
         KubernetesAddress("shop", "twenty", ""),
     ],
 )
-def test_names_that_no_cluster_takes_are_told_beforehand(
+def test_invalid_names_are_refused_by_the_check(
     backend: KubernetesBackend, address: KubernetesAddress
 ) -> None:
-    """Nothing is sent for them."""
-    assert code_of(backend.opened(address)) == "sink_unsuitable"
+    """No request is sent for them."""
+    assert code_of(backend.open_sink(address)) == "sink_unsuitable"
     assert backend.server.requests == []
 
 
-def test_what_is_no_text_is_read_all_the_same(backend: KubernetesBackend) -> None:
-    """Bytes that someone put there are something, and not our token."""
-    backend.server.secrets[HELD] = StoredSecret(
+def test_binary_content_is_read(backend: KubernetesBackend) -> None:
+    """Bytes that someone wrote are content, but not the token."""
+    backend.server.secrets[SECRET] = StoredSecret(
         data={"key-0": base64.b64encode(b"\xff\xfe").decode()}
     )
     assert isinstance(backend.sink().read(), StoredValue)
     assert isinstance(backend.sink(1).read(), Empty)
 
 
-# How the cluster is found and who asks there.
+# The cluster and the credential
 
 
 def delivers(backend: KubernetesBackend) -> bool:
-    """Whether a token arrives in the cluster that the environment leads to."""
+    """Return whether a token arrives in the cluster that the environment names."""
     backend.sink().write(Secret(FIRST))
     return backend.stored() == FIRST
 
 
 def test_a_pod_uses_its_service_account(backend: KubernetesBackend) -> None:
-    """Host, port, authority and token are the pod's, and a token that changed is read anew."""
+    """It uses the pod's host, port, CA certificate and token, and reads a changed token again."""
     backend.account.mkdir()
     token = backend.account / "token"
     token.write_text("wrong")
@@ -369,24 +372,24 @@ def test_a_pod_uses_its_service_account(backend: KubernetesBackend) -> None:
     sink.check()
 
 
-def test_a_kubeconfig_that_is_named_goes_before_the_pod(backend: KubernetesBackend) -> None:
-    """As with kubectl."""
+def test_kubeconfig_takes_precedence_over_the_pod(backend: KubernetesBackend) -> None:
+    """This is the precedence of kubectl."""
     backend.account.mkdir()
     (backend.account / "token").write_text("wrong")
     backend.environment |= {"KUBERNETES_SERVICE_HOST": "nowhere", "KUBERNETES_SERVICE_PORT": "1"}
     assert delivers(backend)
 
 
-def test_the_usual_kubeconfig_stands_at_home(backend: KubernetesBackend) -> None:
-    """~/.kube/config, where nothing else is named."""
+def test_the_default_kubeconfig_is_in_the_home_folder(backend: KubernetesBackend) -> None:
+    """It is ~/.kube/config, if nothing else is set."""
     (backend.folder / ".kube").mkdir()
     (backend.folder / "config").rename(backend.folder / ".kube" / "config")
     backend.environment = {"HOME": str(backend.folder)}
     assert delivers(backend)
 
 
-def test_several_kubeconfigs_are_one(backend: KubernetesBackend) -> None:
-    """What comes first stands, what is missing is left out, paths stand at their own file."""
+def test_several_kubeconfigs_are_merged(backend: KubernetesBackend) -> None:
+    """The first value counts, missing files are skipped, and paths start from their own file."""
     first = backend.write_config("a/one", current="here", user={"tokenFile": "token"})
     (first.parent / "token").write_text(backend.server.token)
     cluster = {"server": backend.server.url, "certificate-authority": "ca.pem"}
@@ -401,15 +404,15 @@ def test_several_kubeconfigs_are_one(backend: KubernetesBackend) -> None:
 
 
 def test_a_user_with_name_and_password(backend: KubernetesBackend) -> None:
-    """Basic authentication, as some proxies in front of clusters want it."""
-    backend.server.credentials = {f"Basic {coded('me:canary:1')}"}
+    """Basic authentication works, as some proxies in front of clusters need it."""
+    backend.server.credentials = {f"Basic {encode('me:canary:1')}"}
     backend.configure({"username": "me", "password": "canary:1"})
     assert delivers(backend)
 
 
 @pytest.mark.parametrize("inline", [True, False])
 def test_a_client_certificate(tmp_path: Path, inline: bool) -> None:
-    """It is shown to the cluster, from the kubeconfig itself or from files, and left nowhere."""
+    """It is sent to the cluster, from the kubeconfig or from files, and leaves no copy behind."""
     clients = trustme.CA()
     mine = clients.issue_cert("me.example")
     key, chain = mine.private_key_pem.bytes(), mine.cert_chain_pems[0].bytes()
@@ -418,7 +421,7 @@ def test_a_client_certificate(tmp_path: Path, inline: bool) -> None:
         backend = KubernetesBackend(server, tmp_path)
         if inline:
             pems = {"certificate": chain, "key": key}
-            user = {f"client-{name}-data": coded(pem.decode()) for name, pem in pems.items()}
+            user = {f"client-{name}-data": encode(pem.decode()) for name, pem in pems.items()}
         else:
             (tmp_path / "me.pem").write_bytes(chain)
             (tmp_path / "me.key").write_bytes(key)
@@ -427,12 +430,12 @@ def test_a_client_certificate(tmp_path: Path, inline: bool) -> None:
         backend.sink().check()
         backend.configure({})
         assert code_of(backend.sink()) == "sink_unavailable"
-        backend.configure(user | {"client-key-data": coded("no key")})
+        backend.configure(user | {"client-key-data": encode("no key")})
         assert code_of(backend.sink()) == "sink_unavailable"
 
 
 def test_a_certificate_for_another_name(tmp_path: Path) -> None:
-    """`tls-server-name` is the name that is checked, instead of the server's."""
+    """`tls-server-name` replaces the server's name when the certificate is verified."""
 
     class Elsewhere(KubernetesServer):
         name = "kubernetes.default.svc"
@@ -447,8 +450,8 @@ def test_a_certificate_for_another_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
-def test_an_unchecked_certificate_is_for_loopback_alone(backend: KubernetesBackend) -> None:
-    """`insecure-skip-tls-verify` is refused for every other server, before anything is sent."""
+def test_an_unverified_certificate_is_only_for_loopback(backend: KubernetesBackend) -> None:
+    """`insecure-skip-tls-verify` is refused for every other server, before a request."""
     insecure = {"insecure-skip-tls-verify": True}
     backend.configure({"token": backend.server.token}, **insecure)
     backend.sink().check()
@@ -475,7 +478,7 @@ print(json.dumps({{"apiVersion": info["apiVersion"], "kind": "ExecCredential", "
 
 @pytest.fixture
 def plugin(backend: KubernetesBackend) -> Callable[..., Path]:
-    """Writes a credential plugin and a kubeconfig that names it; gives the file of its runs."""
+    """Write a credential plugin and a kubeconfig for it; return the file that counts its runs."""
 
     def write(status: dict[str, Any], version: str = "v1") -> Path:
         file = backend.folder / "bin" / "plugin"
@@ -506,20 +509,20 @@ def test_a_credential_plugin(
     hours: int | None,
     runs: int,
 ) -> None:
-    """It is run as kubectl would, and again once its credential has expired."""
+    """It runs like with kubectl, and again after its credential has expired."""
     status = {"token": backend.server.token}
     if hours is not None:
         status["expirationTimestamp"] = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
-    ran = plugin(status, version)
+    runs_file = plugin(status, version)
     backend.sink().check()
     assert len(backend.server.requests) == 2
-    assert len(ran.read_text()) == runs
+    assert len(runs_file.read_text()) == runs
 
 
-def test_a_credential_plugin_that_gives_a_certificate(
+def test_a_credential_plugin_may_return_a_certificate(
     tmp_path: Path, plugin: Callable[..., Path], backend: KubernetesBackend
 ) -> None:
-    """What it gives is shown to the cluster as a client certificate."""
+    """The certificate is sent to the cluster as a client certificate."""
     clients = trustme.CA()
     mine = clients.issue_cert("me.example")
     status = {
@@ -543,10 +546,10 @@ def test_a_credential_plugin_that_gives_a_certificate(
         ("exit(3)", "exits with code 3"),
     ],
 )
-def test_a_credential_plugin_that_gives_nothing(
+def test_a_failing_credential_plugin_is_reported(
     backend: KubernetesBackend, plugin: Callable[..., Path], status: Any, how: str
 ) -> None:
-    """It is named with what went wrong, and nothing that it said."""
+    """The message has its name and the reason, but none of its output."""
     plugin({})
     file = backend.folder / "bin" / "plugin"
     file.write_text(file.read_text().replace("status = {}", f"status = {status}"))
@@ -556,28 +559,28 @@ def test_a_credential_plugin_that_gives_nothing(
     assert "canary" not in error.message + error.remedy
 
 
-def test_a_credential_plugin_that_is_not_there(backend: KubernetesBackend) -> None:
-    """It is named."""
+def test_a_missing_credential_plugin_is_reported(backend: KubernetesBackend) -> None:
+    """The message has its name."""
     settings = {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin"}
     backend.configure({"exec": settings})
     error = error_of(backend.sink())
     assert (error.code, "no-such-plugin cannot" in error.message) == ("sink_denied", True)
 
 
-def test_a_credential_plugin_that_hangs_is_ended(
+def test_a_hanging_credential_plugin_is_killed(
     backend: KubernetesBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the programs that it started."""
+    """The programs that it started are killed too."""
     monkeypatch.setattr("provisioner.sinks.kubeconfig._PLUGIN_TIMEOUT", 1.0)
     pipe = backend.folder / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    arguments = ["-c", 'exec 3>"$0"; echo begun >&3; sleep 60 & sleep 60', str(pipe)]
+    arguments = ["-c", 'exec 3>"$0"; echo started >&3; sleep 60 & sleep 60', str(pipe)]
     version = "client.authentication.k8s.io/v1"
     backend.configure({"exec": {"apiVersion": version, "command": "sh", "args": arguments}})
     assert "does not finish" in error_of(backend.sink()).message
-    assert os.read(reader, 100) == b"begun\n"
-    # The end of the pipe comes once nobody holds it any more.
+    assert os.read(reader, 100) == b"started\n"
+    # The pipe ends when no process has it open.
     assert select.select([reader], [], [], 10)[0]
     assert os.read(reader, 100) == b""
     os.close(reader)
@@ -602,10 +605,8 @@ def test_a_credential_plugin_that_hangs_is_ended(
         {"exec": "canary"},
     ],
 )
-def test_a_user_that_cannot_be_used_is_told(
-    backend: KubernetesBackend, user: dict[str, Any]
-) -> None:
-    """Nothing is sent as someone else than the kubeconfig says."""
+def test_an_unsupported_user_is_reported(backend: KubernetesBackend, user: dict[str, Any]) -> None:
+    """No request is sent with another identity than that of the kubeconfig."""
     backend.configure(user)
     error = error_of(backend.sink())
     assert error.code == "sink_denied"
@@ -632,15 +633,15 @@ def test_a_user_that_cannot_be_used_is_told(
         json.dumps({"contexts": "canary", "clusters": ["canary"]}),
     ],
 )
-def test_a_kubeconfig_that_cannot_be_used_is_told(backend: KubernetesBackend, text: str) -> None:
-    """Whatever stands there, the error names what is wrong and quotes nothing."""
+def test_an_invalid_kubeconfig_is_reported(backend: KubernetesBackend, text: str) -> None:
+    """The error names the problem, and quotes nothing of the file."""
     (backend.folder / "config").write_text(text)
     error = error_of(backend.sink())
     assert error.code == "sink_denied"
     assert "canary" not in error.message + error.remedy
 
 
-def test_no_kubeconfig_at_all_is_told(backend: KubernetesBackend) -> None:
+def test_a_missing_kubeconfig_is_reported(backend: KubernetesBackend) -> None:
     """The error says what to set."""
     backend.environment["KUBECONFIG"] = str(backend.folder / "missing")
     error = error_of(backend.sink())
@@ -660,7 +661,7 @@ BUSY = {"kind": "Status", "status": "Failure", "reason": "TooManyRequests", "cod
 def test_a_busy_cluster_is_one_pause_for_all_keys(
     backend: KubernetesBackend, refusal: HttpResponse, tries: int
 ) -> None:
-    """A 429 of priority and fairness, also of a proxy that names no wait: nothing is lost."""
+    """A 429 of API priority and fairness, or of a proxy that names no wait, loses no key."""
     clock = Clock()
     limit = Limit(backend.server, clock, refusal)
     cluster = Kubernetes(backend.environment, clock.wait, backend.account)
@@ -669,11 +670,11 @@ def test_a_busy_cluster_is_one_pause_for_all_keys(
         lambda place: cluster.sink(KubernetesAddress("shop", "twenty", f"key-{place}")),
         tries,
     )
-    assert len(backend.server.secrets[HELD].data) == 24
+    assert len(backend.server.secrets[SECRET].data) == 24
 
 
-def test_a_cluster_that_stays_busy_costs_no_key(backend: KubernetesBackend) -> None:
-    """The credential is not blamed, and what was there stays."""
+def test_a_cluster_that_stays_busy_changes_nothing(backend: KubernetesBackend) -> None:
+    """The error does not blame the credential, and the stored token stays."""
     backend.sink().write(Secret(FIRST))
     backend.server.outcomes = [HttpResponse(429, BUSY)] * 40
     with pytest.raises(SinkError) as caught:

@@ -1,4 +1,4 @@
-"""A small real HTTPS server in a thread, on which the stand-ins of vendors are built."""
+"""A small real HTTPS server in a thread, the base of the servers that imitate vendors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """A request: the names of its path are decoded, each by itself."""
+    """A request. The names of its path are decoded one by one."""
 
     method: str
     target: str
@@ -46,7 +46,7 @@ class HttpRequest:
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """An answer; a body of bytes is sent as it is, another as JSON."""
+    """A response. A body of bytes is sent unchanged, any other as JSON."""
 
     status: int
     body: Any = None
@@ -60,17 +60,18 @@ class HttpResponse:
 
 
 Outcome = HttpResponse | Literal["drop", "lose"]
-"""What becomes of a request: another answer, no answer at all, or no answer to what was done."""
+"""The outcome of a request: another answer, no answer at all, or a lost answer after the request
+was handled."""
 
 
 class TlsServer(ABC):
-    """Serves `answer`, one request at a time, until it is left.
+    """Serve `answer`, one request at a time, until the context is left.
 
     Attributes:
-        asked: every request so far.
-        turns: what becomes of the next requests; then all are answered.
-        down: while it is set, every connection is broken off.
-        ahead: how far its clock is ahead of that of this machine.
+        requests: every request so far.
+        outcomes: the outcomes of the next requests; later requests are answered normally.
+        down: while True, every connection is closed.
+        clock_skew: how far its clock is ahead of the clock of this machine.
     """
 
     name = "localhost"
@@ -95,7 +96,7 @@ class TlsServer(ABC):
 
     @abstractmethod
     def answer(self, request: HttpRequest) -> HttpResponse:
-        """What the vendor would say."""
+        """Return the answer of the vendor."""
 
     @property
     def url(self) -> str:
@@ -104,7 +105,7 @@ class TlsServer(ABC):
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """Meanwhile no request gets an answer, nor does anything."""
+        """Answer no request for a while."""
         self.down = True
         yield
         self.down = False
@@ -124,11 +125,11 @@ class TlsServer(ABC):
     def respond(self, request: HttpRequest) -> HttpResponse | None:
         with self._lock:
             self.requests.append(request)
-            turn = "drop" if self.down else self.outcomes.pop(0) if self.outcomes else None
-            if isinstance(turn, HttpResponse):
-                return turn
-            told = self.answer(request) if turn != "drop" else None
-            return None if turn == "lose" else told
+            outcome = "drop" if self.down else self.outcomes.pop(0) if self.outcomes else None
+            if isinstance(outcome, HttpResponse):
+                return outcome
+            answer = self.answer(request) if outcome != "drop" else None
+            return None if outcome == "lose" else answer
 
 
 def _server(owner: TlsServer, context: ssl.SSLContext | None) -> ThreadingHTTPServer:
@@ -149,17 +150,17 @@ def _server(owner: TlsServer, context: ssl.SSLContext | None) -> ThreadingHTTPSe
 
         def serve(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            told = owner.respond(HttpRequest(self.command, self.path, self.headers, raw))
-            if told is None:
+            answer = owner.respond(HttpRequest(self.command, self.path, self.headers, raw))
+            if answer is None:
                 self.close_connection = True
                 return
-            self.send_response_only(told.status)
+            self.send_response_only(answer.status)
             date = self.date_time_string((datetime.now(UTC) + owner.clock_skew).timestamp())
-            usual = {"Date": date, "Content-Length": str(len(told.raw))}
-            for name, value in (usual | dict(told.headers)).items():
+            default_headers = {"Date": date, "Content-Length": str(len(answer.raw))}
+            for name, value in (default_headers | dict(answer.headers)).items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(told.raw)
+            self.wfile.write(answer.raw)
 
         do_GET = do_PUT = do_POST = do_PATCH = serve  # noqa: N815 - http.server's names
 
@@ -171,6 +172,6 @@ def _server(owner: TlsServer, context: ssl.SSLContext | None) -> ThreadingHTTPSe
         request_queue_size = 64
 
         def handle_error(self, *_: Any) -> None:
-            """Clients break connections off here, as some tests want them to."""
+            """Ignore connections that clients close, as some tests want them to."""
 
     return Server(("127.0.0.1", 0), Handler)
