@@ -72,7 +72,7 @@ def refuse_to_open(_: Address) -> Sink:
 
 
 def test_read_all_returns_claims_and_no_tokens(tmp_path: Path) -> None:
-    """From real files: the token of a key, a session token, other text, half a token, and nothing."""
+    """Real files contain a key's token, a session token, other text, half a token or nothing."""
     with Sandbox(tmp_path / "state.sqlite3") as sandbox:
         [key_id] = sandbox.seed(["a"])
         good, session = sandbox.token_of(key_id, seconds=3600), sandbox.session_token()
@@ -150,7 +150,7 @@ def test_eight_sinks_are_opened_in_parallel_and_none_after_a_stop(visit_all: Any
 
     def answer() -> Content:
         if together.wait(10) == 0:
-            stop.visit_all()
+            stop.ask()
         stop.wait()
         return Empty()
 
