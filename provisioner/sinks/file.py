@@ -193,7 +193,7 @@ def _as_sink_errors(address: FileAddress) -> Iterator[None]:
     except OSError as error:
         raise _to_sink_error(address, file_failure(error)) from None
     except UnicodeEncodeError:
-        message = f"{str(address)!a} has a path or a value that is not valid Unicode."
+        message = f"{str(address)!a} has a path or a value that cannot be encoded."
         raise sink_error("sink_unsuitable", message, "Choose another path.") from None
 
 

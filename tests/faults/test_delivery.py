@@ -582,7 +582,10 @@ def run_with(project: Project, mounts: str, folder: Path, *arguments: str) -> Ra
 
 @pytest.mark.parametrize(
     ("mounts", "code", "remedy"),
-    [(FULL, "sink_failed", "Free disk space"), (READ_ONLY, "sink_unsuitable", "can be written")],
+    [
+        (FULL, "sink_failed", "Free disk space"),
+        (READ_ONLY, "sink_unsuitable", "writable file system"),
+    ],
     ids=["full disk", "read-only folder"],
 )
 def test_a_folder_that_cannot_be_written_costs_no_token(

@@ -414,7 +414,7 @@ def test_each_refusal_has_its_meaning(
 @pytest.mark.parametrize(
     "kind", [(500, "InternalServiceError"), (400, "ThrottlingException"), None]
 )
-def test_transient_failures_are_retried_four_times(
+def test_transient_failures_are_tried_four_times(
     aws, scripted, answer, monkeypatch, waits, kind
 ) -> None:
     """A fault, throttling or a lost answer is retried, and reported if it persists."""

@@ -22,7 +22,7 @@ PLACES = 24
 
 
 class Clock:
-    """A clock that only waits advance; parallel waits count once."""
+    """A clock that advances only by waits; parallel waits count once."""
 
     def __init__(self) -> None:
         self.now = 0.0
