@@ -48,7 +48,7 @@ class Commands:
         self._root = root
         self.timeout = timeout
         self._lock = threading.Lock()
-        self._start: set[int] = set()
+        self._running: set[int] = set()
 
     def sink(self, address: CommandAddress) -> CommandSink:
         """Return the sink of an address; nothing is run yet."""
@@ -58,17 +58,17 @@ class Commands:
     def track(self, session: int) -> Iterator[None]:
         """Keep track of a program while it runs."""
         with self._lock:
-            self._start.add(session)
+            self._running.add(session)
         try:
             yield
         finally:
             with self._lock:
-                self._start.discard(session)
+                self._running.discard(session)
 
     def close(self) -> None:
         """Kill the programs that are still running, and all that they started."""
         with self._lock:
-            for session in self._start:
+            for session in self._running:
                 _kill(session)
 
 

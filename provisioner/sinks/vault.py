@@ -124,7 +124,7 @@ class VaultServer:
     def engine(self, path: str) -> str | _VaultFailure:
         """Return the mount of the KV version 2 engine that contains a path, with its final slash.
 
-        It is looked up once for all paths of the engine. A failed lookup is also kept.
+        It is looked up once for all paths of the engine. An unavailable server is also remembered.
         """
         with self._lookup_lock:
             if self._server_failure is not None:
