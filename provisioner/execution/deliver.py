@@ -22,7 +22,7 @@ from provisioner.plan import EXPIRY_TOLERANCE, Rotate
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.log_context import bind
-from provisioner.sinks.sink import StoredValue, WriteOnly, failed
+from provisioner.sinks.sink import StoredValue, WriteOnly, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -463,7 +463,7 @@ def _read_back(
         ):
             return None
         case _:
-            raise failed(
+            raise sink_error(
                 "sink_failed",
                 f"{address} accepted the token but does not return it when it is read back.",
                 "Check what else writes there, and run again.",

@@ -62,7 +62,7 @@ def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on
     if isinstance(content, StoredValue):
         claims = claims_of(content.value)
         if claims is None or claims.key not in {key.id for key in same_name}:
-            raise failed(
+            raise sink_error(
                 "sink_unsuitable",
                 f"{address} already exists and does not contain a token of {name!r}.",
                 "Choose a file that does not exist yet.",

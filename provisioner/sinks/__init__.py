@@ -1,5 +1,5 @@
-"""Sinks: the places where tokens are delivered, behind one interface.
+"""Sinks: the places to which tokens are delivered, behind one interface.
 
-`provisioner.sinks.sink` is that interface; `provisioner.sinks.registry` makes the sink of an
-address. Each vendor has a module of its own, which is imported when one of its sinks is opened.
+`provisioner.sinks.sink` defines that interface, and `provisioner.sinks.registry` opens the sink of
+an address. Each vendor has its own module, which is imported when one of its sinks is opened.
 """

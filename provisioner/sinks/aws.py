@@ -1,4 +1,4 @@
-"""Secrets of AWS Secrets Manager, each of which is one token."""
+"""The sink `aws`: secrets of AWS Secrets Manager, each of which is one token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from provisioner.http_client.loopback import is_loopback
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Empty, StoredValue, failed
+from provisioner.sinks.sink import Empty, StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT = 10
 _READ_TIMEOUT = 30
-_TRIES = 4
+_MAX_ATTEMPTS = 4
 _CONNECTIONS = 32
 _NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}|arn:[A-Za-z0-9/_+=.@:-]{1,2044}")
-"""CreateSecret, "Name", and the ARN that every other request takes as well."""
+"""The `Name` of CreateSecret, or the ARN, which every other request also accepts."""
 
 _CODE = re.compile(r"[A-Za-z0-9]{1,64}")
 
 
 def server_of(environment: Mapping[str, str], region: str | None) -> str:
-    """Return the address of the service in a region; empty where none can be made up.
+    """Return the address of the service in a region; empty if it cannot be determined.
 
-    No credential is looked for: the client is made with one that is none.
+    No credential is looked up: the client gets a placeholder.
     """
     try:
         import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; an extra
@@ -59,7 +59,7 @@ def server_of(environment: Mapping[str, str], region: str | None) -> str:
 
 
 def program_of() -> str | None:
-    """Return what a profile of the AWS configuration runs for its credential; None without one."""
+    """Return the program of the AWS configuration that fetches a credential; None without one."""
     try:
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - an extra
         from botocore.session import (  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
@@ -71,20 +71,21 @@ def program_of() -> str | None:
         profiles = Session().full_config.get("profiles", {})
     except BotoCoreError:
         return None
-    runs = any("credential_process" in profile for profile in profiles.values())
-    return "the credential_process of the AWS configuration" if runs else None
+    has_program = any("credential_process" in profile for profile in profiles.values())
+    return "the credential_process of the AWS configuration" if has_program else None
 
 
 class SecretsManager:
-    """AWS Secrets Manager in all regions of a run; its sinks may be used from several threads.
+    """AWS Secrets Manager in all regions of a run. Its sinks may be used from several threads.
 
-    Relied on: clients are safe to share between threads, sessions are not (Boto3, "Clients",
+    Relies on: clients can be shared between threads, sessions cannot (Boto3, "Clients",
     "Multithreading"); credentials come from the default chain, and the endpoint from
     `AWS_ENDPOINT_URL_SECRETS_MANAGER` or `AWS_ENDPOINT_URL` (Boto3, "Credentials",
-    "Configuration"), while of the variables for the region Boto3 knows only `AWS_DEFAULT_REGION`.
+    "Configuration"). Of the variables for the region, Boto3 reads only `AWS_DEFAULT_REGION`.
 
     Args:
-        environment: of the process, looked into for `AWS_REGION`; Boto3 looks into the real one.
+        environment: the environment variables of the process, used for `AWS_REGION`; Boto3 reads
+            the real environment.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -94,25 +95,25 @@ class SecretsManager:
         self._clients: dict[str | None, _Client] = {}
 
     def sink(self, address: AwsAddress) -> Sink:
-        """The sink at an address; whatever is wrong with it is told when it is used."""
+        """Return the sink of an address; problems are reported when it is used."""
         return _WholeSecret(self, address)
 
     def client(self, address: AwsAddress) -> _Client:
-        """The client for an address's region.
+        """Return the client for the region of an address.
 
         Raises:
-            SinkError: when there is no region, no library, or no endpoint that is safe.
+            SinkError: there is no region, no library, or no safe endpoint.
         """
         with self._lock:
             client = self._clients.get(address.region)
             if client is None:
-                with _translated(address):
-                    client = self._opened(address)
-                _refuse_clear_text(address, client.meta.endpoint_url)
+                with _sink_errors(address):
+                    client = self._create_client(address)
+                _check_encrypted(address, client.meta.endpoint_url)
                 self._clients[address.region] = client
             return client
 
-    def _opened(self, address: AwsAddress) -> _Client:
+    def _create_client(self, address: AwsAddress) -> _Client:
         import boto3  # noqa: PLC0415 - an extra
         from botocore.config import (  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
             Config,
@@ -122,27 +123,27 @@ class SecretsManager:
             self._session = boto3.session.Session()
         region = address.region or self._region or self._session.region_name
         if not region:
-            raise failed(
+            raise sink_error(
                 "sink_missing",
-                f"{address} cannot be found: no region is named.",
-                "Write `region:` beside `aws:`, or set AWS_REGION.",
+                f"{address} cannot be found: its region is not set.",
+                "Add `region:` next to `aws:`, or set AWS_REGION.",
             )
         config = Config(
             connect_timeout=_CONNECT_TIMEOUT,
             read_timeout=_READ_TIMEOUT,
-            retries={"mode": "standard", "total_max_attempts": _TRIES},
+            retries={"mode": "standard", "total_max_attempts": _MAX_ATTEMPTS},
             max_pool_connections=_CONNECTIONS,
         )
         return self._session.client("secretsmanager", region_name=region, config=config)
 
 
 class _WholeSecret:
-    """One secret, whose text is the token and nothing else.
+    """One secret, whose text is exactly the token.
 
-    Relied on (API reference): PutSecretValue stages its version as AWSCURRENT and the one before
-    as AWSPREVIOUS; with a ClientRequestToken that it has seen, PutSecretValue and CreateSecret
-    ignore the same value, so that a repeat makes no second version; a secret scheduled for
-    deletion can be neither read nor written (DeleteSecret).
+    Relies on (API reference): PutSecretValue stages its version as AWSCURRENT and the previous one
+    as AWSPREVIOUS; PutSecretValue and CreateSecret ignore a repeat with the same ClientRequestToken
+    and the same value, so that it creates no second version; a secret scheduled for deletion can
+    neither be read nor written (DeleteSecret).
     """
 
     def __init__(self, service: SecretsManager, address: AwsAddress) -> None:
@@ -150,35 +151,35 @@ class _WholeSecret:
         self._address = address
 
     def check(self) -> None:
-        """Whether the secret can be written as far as its description tells.
+        """Check that the secret can be written, as far as its description shows.
 
-        Whether one that is not there may be created cannot be looked up without creating it.
+        Whether a missing secret may be created cannot be found out without creating it.
         """
         client = self._client()
-        with _translated(self._address):
+        with _sink_errors(self._address):
             try:
                 described = client.describe_secret(SecretId=self._address.secret)
             except client.exceptions.ResourceNotFoundException:
                 described = None
         if described is None:
-            self._refuse_to_create_by_arn()
+            self._check_is_not_arn()
         elif described.get("DeletedDate") is not None:
-            raise failed(
+            raise sink_error(
                 "sink_unsuitable",
                 f"{self._address} is scheduled for deletion.",
-                "Take that back with aws secretsmanager restore-secret, or write another name.",
+                "Restore it with `aws secretsmanager restore-secret`, or use another name.",
             )
         elif described.get("PrimaryRegion") not in (None, client.meta.region_name):
-            raise failed(
+            raise sink_error(
                 "sink_unsuitable",
-                f"{self._address} is a replica, which can only be read.",
-                "Write the region of its primary secret as `region:`.",
+                f"{self._address} is a read-only replica.",
+                "Set `region:` to the region of its primary secret.",
             )
 
     def read(self) -> Content:
-        """The current text; bytes, which are no token, as base64."""
+        """Return the current text; binary content, which is not a token, as base64."""
         client = self._client()
-        with _translated(self._address):
+        with _sink_errors(self._address):
             try:
                 answer = client.get_secret_value(SecretId=self._address.secret)
             except client.exceptions.ResourceNotFoundException:
@@ -192,10 +193,10 @@ class _WholeSecret:
         )
 
     def write(self, token: Secret) -> None:
-        """Makes a new current version; the former one stays as the previous version."""
+        """Create a new current version; the old one stays as the previous version."""
         client = self._client()
         secret, version = self._address.secret, str(uuid.uuid4())
-        with _translated(self._address):
+        with _sink_errors(self._address):
             try:
                 client.put_secret_value(
                     SecretId=secret, SecretString=token.reveal(), ClientRequestToken=version
@@ -204,32 +205,32 @@ class _WholeSecret:
                 pass
             else:
                 return
-            self._refuse_to_create_by_arn()
+            self._check_is_not_arn()
             try:
                 client.create_secret(
                     Name=secret, SecretString=token.reveal(), ClientRequestToken=version
                 )
             except client.exceptions.ResourceExistsException:
-                # Another run was faster.
+                # Another run created the secret in the meantime.
                 client.put_secret_value(
                     SecretId=secret, SecretString=token.reveal(), ClientRequestToken=version
                 )
 
     def _client(self) -> _Client:
         if not _NAME.fullmatch(self._address.secret):
-            raise failed(
+            raise sink_error(
                 "sink_unsuitable",
-                f"{self._address} cannot be the name of a secret of AWS.",
-                "Use ASCII letters, digits and /_+=.@- only, at most 512 of them.",
+                f"{self._address} is not a valid name of an AWS secret.",
+                "Use only ASCII letters, digits and /_+=.@-, at most 512 characters.",
             )
         return self._service.client(self._address)
 
-    def _refuse_to_create_by_arn(self) -> None:
+    def _check_is_not_arn(self) -> None:
         if self._address.secret.startswith("arn:"):
-            raise failed(
+            raise sink_error(
                 "sink_missing",
-                f"{self._address} is not there, and an ARN cannot be chosen.",
-                "Create the secret first, or write its name instead.",
+                f"{self._address} does not exist and cannot be created by its ARN.",
+                "Create the secret first, or use its name instead.",
             )
 
 
@@ -244,42 +245,42 @@ class _Errors(Protocol):
 
 
 class _Client(Protocol):
-    """What is used of Boto3's client; its methods take the names of the API."""
+    """The part of Boto3's client that is used; its methods have the names of the API."""
 
     @property
     def meta(self) -> _Metadata: ...
     @property
     def exceptions(self) -> _Errors: ...
     def describe_secret(self, **parameters: str) -> Mapping[str, object]:
-        """DescribeSecret."""
+        """Call DescribeSecret."""
         ...
 
     def get_secret_value(self, **parameters: str) -> Mapping[str, object]:
-        """GetSecretValue."""
+        """Call GetSecretValue."""
         ...
 
     def put_secret_value(self, **parameters: str) -> Mapping[str, object]:
-        """PutSecretValue."""
+        """Call PutSecretValue."""
         ...
 
     def create_secret(self, **parameters: str) -> Mapping[str, object]:
-        """CreateSecret."""
+        """Call CreateSecret."""
         ...
 
 
 class _BotoSession(Protocol):
-    """What is used of Boto3's session."""
+    """The part of Boto3's session that is used."""
 
     @property
     def region_name(self) -> str | None: ...
     def client(self, service: str, *, region_name: str, config: object) -> _Client:
-        """A client of one service in one region."""
+        """Create the client of one service in one region."""
         ...
 
 
 @contextmanager
-def _translated(address: AwsAddress) -> Iterator[None]:
-    """Has what Boto3 raises end as an error of the sink, without anything of its text."""
+def _sink_errors(address: AwsAddress) -> Iterator[None]:
+    """Turn the errors of Boto3 into errors of the sink, without their texts."""
     try:
         from botocore.exceptions import (  # noqa: PLC0415 - has no types; an extra
             BotoCoreError,
@@ -288,7 +289,7 @@ def _translated(address: AwsAddress) -> Iterator[None]:
 
         yield
     except ImportError:
-        raise failed(
+        raise sink_error(
             "sink_extra_missing",
             f"{address} needs the library boto3, which is not installed.",
             'Install it with pip install "twenty-provisioner[aws]".',
@@ -296,45 +297,47 @@ def _translated(address: AwsAddress) -> Iterator[None]:
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code"))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        raise _refused(address, code if _CODE.fullmatch(code) else "unknown", status) from None
-    except (BotoCoreError, ValueError) as error:  # an endpoint that is no URL is a ValueError
-        raise _not_asked(address, error) from None
+        raise _service_error(
+            address, code if _CODE.fullmatch(code) else "unknown", status
+        ) from None
+    except (BotoCoreError, ValueError) as error:  # an invalid endpoint is a ValueError
+        raise _client_error(address, error) from None
 
 
-def _refused(address: AwsAddress, code: str, status: int) -> SinkError:
-    """The error for one that the service answered with.
+def _service_error(address: AwsAddress, code: str, status: int) -> SinkError:
+    """Return the error for an answer of the service.
 
     Args:
-        address: of the sink.
-        code: the name of the service's error.
-        status: of its HTTP answer.
+        address: the address of the sink.
+        code: the service's name of the error.
+        status: the HTTP status of its answer.
     """
     meaning = next((one for one in _MEANINGS if code in one.codes), None)
     if meaning is None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        meaning = _BUSY
+        meaning = _BUSY_OR_FAULTY
     elif meaning is None:
-        # A gateway on the way refuses in words of its own.
+        # A gateway may refuse with a code that AWS does not use.
         meaning = _NOT_ALLOWED if status == HTTPStatus.FORBIDDEN else _UNKNOWN
-    return failed(meaning.code, f"{address} {meaning.what} ({code}).", meaning.remedy)
+    return sink_error(meaning.code, f"{address} {meaning.reason} ({code}).", meaning.remedy)
 
 
 @dataclass(frozen=True, slots=True)
-class _Meaning:
-    """What some error codes of AWS come to.
+class _ErrorMeaning:
+    """The meaning of some error codes of AWS.
 
     Attributes:
-        what: the end of a sentence that begins with the sink.
+        reason: the rest of a sentence that begins with the sink's address.
     """
 
     code: SinkCode
-    what: str
+    reason: str
     remedy: str
     codes: frozenset[str] = frozenset()
 
 
-_BUSY = _Meaning(
+_BUSY_OR_FAULTY = _ErrorMeaning(
     "sink_unavailable",
-    "is out of order: AWS is busy or has a fault",
+    "is unavailable: AWS is busy or has an internal error",
     "Run again.",
     frozenset(
         {
@@ -349,25 +352,25 @@ _BUSY = _Meaning(
         }
     ),
 )
-_NOT_ALLOWED = _Meaning(
+_NOT_ALLOWED = _ErrorMeaning(
     "sink_denied",
-    "is closed to the AWS identity",
-    "Allow it secretsmanager:DescribeSecret, GetSecretValue, PutSecretValue and CreateSecret "
-    "there, and the use of its KMS key.",
+    "cannot be accessed: the AWS identity lacks a permission",
+    "Allow secretsmanager:DescribeSecret, GetSecretValue, PutSecretValue and CreateSecret there, "
+    "and the use of its KMS key.",
     frozenset({"AccessDenied", "AccessDeniedException", "NotAuthorized", "OptInRequired"}),
 )
-_UNKNOWN = _Meaning(
+_UNKNOWN = _ErrorMeaning(
     "sink_failed",
     "was refused by AWS",
-    "Look the code up in the API reference of AWS Secrets Manager.",
+    "Look up the code in the API reference of AWS Secrets Manager.",
 )
 _MEANINGS = (
-    _BUSY,
+    _BUSY_OR_FAULTY,
     # Common errors of the AWS APIs, in the spellings of their different protocols.
-    _Meaning(
+    _ErrorMeaning(
         "sink_denied",
-        "is closed: AWS does not accept the credential",
-        "Check and renew the AWS credential, and the clock of this machine.",
+        "cannot be accessed: AWS does not accept the credential",
+        "Check and renew the AWS credential, and check the clock of this machine.",
         frozenset(
             {
                 "ExpiredToken",
@@ -385,65 +388,65 @@ _MEANINGS = (
         ),
     ),
     _NOT_ALLOWED,
-    _Meaning(
+    _ErrorMeaning(
         "sink_unsuitable",
         "has a KMS key that cannot be used",
-        "Enable that key, or give the secret another one.",
+        "Enable that key, or use another one for the secret.",
         frozenset({"DecryptionFailure", "EncryptionFailure", "KMSKeyNotFoundException"}),
     ),
-    _Meaning(
+    _ErrorMeaning(
         "sink_unsuitable",
-        "is refused as it is",
-        "Check that it is not scheduled for deletion, no replica, and not managed by a service "
-        "of AWS.",
+        "is refused by AWS in its current state",
+        "Check that it is not scheduled for deletion, not a replica and not managed by an AWS "
+        "service.",
         frozenset({"InvalidParameterException", "InvalidRequestException", "ValidationException"}),
     ),
-    _Meaning(
+    _ErrorMeaning(
         "sink_missing",
-        "is not there any more",
-        "Run again when nothing else removes it.",
+        "was deleted in the meantime",
+        "Run again when nothing else deletes it.",
         frozenset({"ResourceNotFoundException"}),
     ),
 )
 
 
-def _not_asked(address: AwsAddress, error: Exception) -> SinkError:
-    """The error for one that Boto3 found by itself; only the name of its class is shown."""
+def _client_error(address: AwsAddress, error: Exception) -> SinkError:
+    """Return the error for a failure inside Boto3; only the name of its class is shown."""
     from botocore import (  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; an extra
         exceptions,
     )
 
     kind = type(error).__name__
     if isinstance(error, exceptions.SSLError):
-        return failed(
+        return sink_error(
             "sink_unavailable",
-            f"{address} cannot be trusted, or does not speak https.",
-            "Name the authority's certificate in AWS_CA_BUNDLE, and check AWS_ENDPOINT_URL.",
+            f"{address} is on a server that is not trusted or does not use https.",
+            "Set the path of the CA certificate in AWS_CA_BUNDLE, and check AWS_ENDPOINT_URL.",
         )
     if isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError)):
-        return failed(
+        return sink_error(
             "sink_unavailable",
-            f"{address} is out of reach ({kind}).",
+            f"{address} is unreachable ({kind}).",
             "Check the region, AWS_ENDPOINT_URL, the network and its proxies.",
         )
     if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
-        return failed(
+        return sink_error(
             "sink_denied",
-            f"{address} is closed: there is no AWS credential, or half of one.",
+            f"{address} cannot be accessed: the AWS credential is missing or incomplete.",
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or assume a role before the run.",
         )
-    return failed(
+    return sink_error(
         "sink_denied",
-        f"{address} is closed: the AWS configuration or credential cannot be used ({kind}).",
+        f"{address} cannot be accessed: the AWS configuration or credential is not valid ({kind}).",
         "Check AWS_PROFILE, AWS_CONFIG_FILE and AWS_ENDPOINT_URL, and sign in again.",
     )
 
 
-def _refuse_clear_text(address: AwsAddress, endpoint: str) -> None:
+def _check_encrypted(address: AwsAddress, endpoint: str) -> None:
     parts = urlsplit(endpoint)
     if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-        raise failed(
+        raise sink_error(
             "sink_unsuitable",
-            f"{address} is refused: over plain http everyone on the way could read the token.",
+            f"{address} is refused: plain http would expose the token to the network.",
             "Set AWS_ENDPOINT_URL to an https:// address.",
         )

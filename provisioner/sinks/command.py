@@ -1,4 +1,4 @@
-"""The sink `command`: a program of the user's that takes the token on its standard input."""
+"""The sink `command`: a program of the user that reads the token from its standard input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, failed
+from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _TIMEOUT = 60.0
-"""Seconds for one program to end."""
+"""Seconds for one program to finish."""
 
-_DYING = 1.0
-"""Seconds for a program that was killed to be gone."""
+_KILL_TIMEOUT = 1.0
+"""Seconds for a killed program to terminate."""
 
-_MOST = 65_536
-"""Bytes to read of what `check` prints; no token is as long."""
+_MAX_OUTPUT = 65_536
+"""Bytes to read from the output of `check`; no token is as long."""
 
 
 class Commands:
     """The programs of one run.
 
     Args:
-        root: the folder in which they run, and from which a name with a slash leads.
-        timeout: seconds for one of them to end.
+        root: the folder that they run in, and that a name with a slash is relative to.
+        timeout: seconds for one of them to finish.
     """
 
     def __init__(self, root: Path, timeout: float = _TIMEOUT) -> None:
@@ -51,12 +51,12 @@ class Commands:
         self._running: set[int] = set()
 
     def sink(self, address: CommandAddress) -> CommandSink:
-        """The sink of an address; nothing is run yet."""
+        """Return the sink of an address; nothing is run yet."""
         return CommandSink(address, self._root, self)
 
     @contextmanager
-    def running(self, session: int) -> Iterator[None]:
-        """Notes a program for as long as it runs."""
+    def track(self, session: int) -> Iterator[None]:
+        """Keep track of a program while it runs."""
         with self._lock:
             self._running.add(session)
         try:
@@ -66,7 +66,7 @@ class Commands:
                 self._running.discard(session)
 
     def close(self) -> None:
-        """Ends the programs that are still running, with what they started."""
+        """Kill the programs that are still running, and all that they started."""
         with self._lock:
             for session in self._running:
                 _kill(session)
@@ -75,51 +75,51 @@ class Commands:
 class CommandSink:
     """Runs a program for each token, and another one, `check`, to read it back.
 
-    The token is the whole standard input, without a line end; it stands in no argument and no
-    variable. What the programs print is never shown, because it may repeat the token, and
-    messages name the program alone, because its arguments may hold what should not be there. The
-    exit code of the program is believed, even where it did not read its input.
+    The token is the whole standard input, without a line break. It is in no argument and no
+    variable. The output of the programs is never shown, because it may repeat the token, and
+    messages name only the program, because its arguments may contain secrets. The exit code of the
+    program is trusted, even if it did not read its input.
 
     Args:
-        root: the folder in which the programs run, and from which a name with a slash leads.
+        root: the folder that the programs run in, and that a name with a slash is relative to.
     """
 
     def __init__(
         self, address: CommandAddress, root: Path, commands: Commands | None = None
     ) -> None:
-        self._commands = commands or Commands(root)
+        self._programs = commands or Commands(root)
         self._argv = address.argv
         self._check = address.check
         self._root = root.absolute()
 
     def check(self) -> None:
-        """Looks whether the programs are there; neither is run.
+        """Check that the programs exist, without running them.
 
         Raises:
-            SinkError: when one cannot be found or executed.
+            SinkError: one of them cannot be found or executed.
         """
         for argv in filter(None, (self._argv, self._check)):
-            self._program(argv)
+            self._find_program(argv)
 
     def read(self) -> Content:
-        """What `check` prints, less one line end; Unread without a `check`.
+        """Return the output of `check` without its line break; WriteOnly without a `check`.
 
-        Nothing also when it ends with an exit code: programs that keep secrets have one, often
-        the same as for every other trouble, for an entry that is not there (pass(1) and gh have
-        1). The token is then delivered, and a trouble that lasts fails that.
+        A failing `check` counts as Empty: password managers exit with the same code for a missing
+        entry as for any other error (pass(1) and gh use 1). The token is then delivered, and an
+        error that persists makes that fail.
 
         Raises:
-            SinkError: when `check` could not be run, did not end in time or ended by a signal.
+            SinkError: `check` could not be started, timed out or was killed by a signal.
         """
         if not self._check:
             return WriteOnly()
-        with self._running(self._check, subprocess.DEVNULL, subprocess.PIPE) as process:
-            output = _output(process, self._commands.timeout)
-            code = 0 if len(output) > _MOST else process.wait(self._commands.timeout)
+        with self._start(self._check, subprocess.DEVNULL, subprocess.PIPE) as process:
+            output = _read_output(process, self._programs.timeout)
+            code = 0 if len(output) > _MAX_OUTPUT else process.wait(self._programs.timeout)
         if code < 0:
-            raise _ended(self._check, code)
+            raise _exit_error(self._check, code)
         if code > 0:
-            _LOG.info("%s, a check, ended with exit code %d: no token", self._check[0], code)
+            _LOG.info("check %s exited with code %d: no token found", self._check[0], code)
             return Empty()
         text = output.decode("utf-8", "surrogateescape")
         if text.endswith("\n"):
@@ -127,43 +127,43 @@ class CommandSink:
         return StoredValue(Secret.received(text)) if text else Empty()
 
     def write(self, token: Secret) -> None:
-        """Runs the program with the token on its standard input.
+        """Run the program with the token on its standard input.
 
         Raises:
-            SinkError: when it could not be run, did not end in time or did not end with exit
-                code 0; it may have stored the token even so.
+            SinkError: the program could not be started, timed out or failed. It may have stored the
+                token nevertheless.
         """
-        with self._running(self._argv, subprocess.PIPE, subprocess.DEVNULL) as process:
-            said = token.reveal().encode("utf-8", "surrogatepass")
-            process.communicate(said, self._commands.timeout)
+        with self._start(self._argv, subprocess.PIPE, subprocess.DEVNULL) as process:
+            data = token.reveal().encode("utf-8", "surrogatepass")
+            process.communicate(data, self._programs.timeout)
         if process.returncode:
-            raise _ended(self._argv, process.returncode)
+            raise _exit_error(self._argv, process.returncode)
 
-    def _program(self, argv: tuple[str, ...]) -> str:
-        """The path of a program, from the root or on the PATH."""
+    def _find_program(self, argv: tuple[str, ...]) -> str:
+        """Return the path of a program, relative to the root or found on the PATH."""
         name = argv[0]
         if sys.platform == "win32":
-            raise failed(
+            raise sink_error(
                 "sink_unsuitable",
-                f"{_named(argv)} cannot be used on Windows, where a program that hangs cannot be "
-                "ended together with what it started.",
+                f"{_label(argv)} cannot be used on Windows, where a hanging program and its child "
+                "processes cannot be stopped.",
                 "Use another sink, or run on Linux or macOS.",
             )
-        program = shutil.which(str(self._root / name) if os.path.dirname(name) else name)  # noqa: PTH120 - a Path forgets the dot of `./name`
+        program = shutil.which(str(self._root / name) if os.path.dirname(name) else name)  # noqa: PTH120 - a Path drops the dot of `./name`
         if program is None:
-            raise failed(
+            raise sink_error(
                 "sink_missing",
-                f"{_named(argv)} is not there or cannot be executed.",
+                f"{_label(argv)} does not exist or is not executable.",
                 "Install the program, or correct its name.",
             )
-        return os.path.abspath(program)  # noqa: PTH100 - as `which`, in texts
+        return os.path.abspath(program)  # noqa: PTH100 - `which` returns a text too
 
     @contextmanager
-    def _running(
+    def _start(
         self, argv: tuple[str, ...], stdin: int, stdout: int
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A running program; neither it nor what it started in its session outlives a trouble."""
-        program = self._program(argv)
+        """Run a program, and kill it with all that it started if anything fails."""
+        program = self._find_program(argv)
         try:
             process = subprocess.Popen(  # noqa: S603 - the user's own list of arguments, no shell
                 argv,
@@ -175,21 +175,23 @@ class CommandSink:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "a NUL in an argument"
-            raise failed(
+            reason = (
+                error.strerror if isinstance(error, OSError) else "NUL character in an argument"
+            )
+            raise sink_error(
                 "sink_failed",
-                f"{_named(argv)} could not be started: {why}.",
-                "Mend the program or its arguments.",
+                f"{_label(argv)} could not be started: {reason}.",
+                "Correct the program or its arguments.",
             ) from None
         try:
             try:
-                with self._commands.running(process.pid):
+                with self._programs.track(process.pid):
                     yield process
             except subprocess.TimeoutExpired:
-                raise failed(
+                raise sink_error(
                     "sink_unavailable",
-                    f"{_named(argv)} did not end within {self._commands.timeout:.0f} seconds.",
-                    "Look what it waits for; it must not ask for anything.",
+                    f"{_label(argv)} did not finish within {self._programs.timeout:.0f} seconds.",
+                    "Find out what it waits for; it must not prompt for input.",
                 ) from None
             finally:
                 if process.poll() is None:
@@ -199,56 +201,56 @@ class CommandSink:
                 with suppress(OSError):
                     pipe.close()
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_DYING)
+                process.wait(_KILL_TIMEOUT)
 
 
 def _kill(session: int) -> None:
-    # One that is gone needs no end, and one that has become another user's is left behind.
+    # A program that has terminated, or now runs as another user, cannot be killed.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(session, signal.SIGKILL)
 
 
-def _output(process: subprocess.Popen[bytes], timeout: float) -> bytes:
-    """What a program prints until it ends, and hardly more of it than the most.
+def _read_output(process: subprocess.Popen[bytes], timeout: float) -> bytes:
+    """Return the output of a program up to slightly more than the maximum.
 
-    Its end counts, not that of the pipe, which a program that it started may hold open.
+    Reading stops when the program terminates, even if a child process still has the pipe open.
     """
     assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
     pipe = process.stdout.fileno()
     os.set_blocking(pipe, False)
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
-    end = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     output = b""
-    while len(output) <= _MOST:
-        ended = process.poll() is not None
+    while len(output) <= _MAX_OUTPUT:
+        has_exited = process.poll() is not None
         try:
-            part = os.read(pipe, _MOST)
+            chunk = os.read(pipe, _MAX_OUTPUT)
         except BlockingIOError:
-            if ended:
+            if has_exited:
                 break
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise subprocess.TimeoutExpired(process.args, timeout) from None
             poll.poll(50)
             continue
-        if not part:
+        if not chunk:
             break
-        output += part
+        output += chunk
     return output
 
 
-def _named(argv: tuple[str, ...]) -> str:
+def _label(argv: tuple[str, ...]) -> str:
     return f"command {argv[0]}"
 
 
-def _ended(argv: tuple[str, ...], code: int) -> SinkError:
-    ending = f"exit code {code}"
+def _exit_error(argv: tuple[str, ...], code: int) -> SinkError:
+    cause = f"exit code {code}"
     if code < 0:
-        ending = f"signal {-code}"
+        cause = f"signal {-code}"
         with suppress(ValueError):
-            ending = signal.Signals(-code).name
-    return failed(
+            cause = signal.Signals(-code).name
+    return sink_error(
         "sink_failed",
-        f"{_named(argv)} ended with {ending}.",
-        "Run it by hand with another input to see what it says.",
+        f"{_label(argv)} failed with {cause}.",
+        "Run it manually with another input to see its output.",
     )

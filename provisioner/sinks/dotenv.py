@@ -1,20 +1,20 @@
-"""Dotenv texts: where a variable has its value, and a new line for another one."""
+"""Dotenv files as text: find the value of a variable, and add one."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from provisioner.sinks.file_entry import Entry, UnfitTextError
+from provisioner.sinks.file_entry import Entry, InvalidTextError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME = re.compile(r"[\w.-]+", re.ASCII)
 _BARE = re.compile(r"[\w.:/+@%,=-]*", re.ASCII)
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"} | {sign: sign for sign in "\\\"'$`"}
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"} | {char: char for char in "\\\"'$`"}
 
-# What stands in quotes may have several lines; quotes that nothing closes are part of the value.
+# A quoted value may have several lines; a quote that is never closed is part of the value.
 _ASSIGNMENT = re.compile(
     r"""
     ^[ \t]*(?:export[ \t]+)?(?P<name>[^\s=\#'"`]+)[ \t]*=[ \t]*?
@@ -29,38 +29,42 @@ _ASSIGNMENT = re.compile(
 )
 
 
-_OF_NO_VARIABLE = re.compile(r"[ \t]*(?:\#.*|(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*)?[ \t]*\r?")
-"""A line of a dotenv file that assigns nothing: blank, a comment or a name alone."""
+_NOT_AN_ASSIGNMENT = re.compile(r"[ \t]*(?:\#.*|(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*)?[ \t]*\r?")
+"""A line of a dotenv file that assigns nothing: an empty line, a comment or a bare name."""
 
 
-def demand_dotenv(text: str) -> None:
-    """Refuses a text of another kind, which an appended line would spoil.
+def check_dotenv(text: str) -> None:
+    """Raise if a text is not a dotenv file, because an appended line would corrupt it.
 
-    It has a NUL, or says something and assigns nothing, or begins as JSON, PEM or a script do.
+    It is refused if it has a NUL, if it has content but no assignment, or if it begins like JSON,
+    PEM or a script.
+
+    Raises:
+        InvalidTextError: the text is of another kind.
     """
-    said = [line for line in text.split("\n") if not _OF_NO_VARIABLE.fullmatch(line)]
-    first = said[0].lstrip("\ufeff \t") if said else ""
+    other = [line for line in text.split("\n") if not _NOT_AN_ASSIGNMENT.fullmatch(line)]
+    first = other[0].lstrip("\ufeff \t") if other else ""
     assigns = _ASSIGNMENT.search(text) is not None
-    if "\0" in text or (said and not assigns) or first.startswith(("{", "[", "<", "-----", "---")):
-        raise UnfitTextError(
-            "stands in a file that is no dotenv file",
-            "Choose another file, or write `format: json` where it is a JSON object.",
+    if "\0" in text or (other and not assigns) or first.startswith(("{", "[", "<", "-----", "---")):
+        raise InvalidTextError(
+            "is in a file that is not a dotenv file",
+            "Choose another file, or write `format: json` if it is a JSON object.",
         )
 
 
 def assignments(text: str) -> Iterator[tuple[str, Entry]]:
-    """The assignments of a dotenv text."""
+    """Yield the assignments of a dotenv text."""
     for found in _ASSIGNMENT.finditer(text):
         value = found["value"]
         if found["quoted"]:
             value = value[1:-1]
             if found["quoted"].startswith('"'):
-                value = re.sub(r"\\([\s\S])", lambda sign: _ESCAPES.get(sign[1], sign[0]), value)
+                value = re.sub(r"\\([\s\S])", lambda match: _ESCAPES.get(match[1], match[0]), value)
         yield found["name"], Entry(value, found.start("value"), found.end())
 
 
-def quoted(value: str) -> str:
-    """A value as a dotenv file has it; in single quotes no character has a meaning."""
+def quote_value(value: str) -> str:
+    """Return a value as a dotenv file writes it; in single quotes no character is special."""
     if _BARE.fullmatch(value):
         return value
     if not re.search(r"['\\\r\n]", value):
@@ -70,7 +74,7 @@ def quoted(value: str) -> str:
 
 
 def append_line(text: str, variable: str, quoted: str) -> str:
-    """Return the text with one more assignment, in the line endings that it has."""
+    """Return the text with one more assignment, with the line endings that the text already has."""
     end = "\r\n" if "\r\n" in text else "\n"
     gap = end if text and not text.endswith("\n") else ""
     return f"{text}{gap}{variable}={quoted}{end}"

@@ -1,9 +1,9 @@
 """The sink `file`: a variable of a dotenv file, a member of a JSON object, or a whole file.
 
-A file is replaced as a whole or not at all, under a lock that writers in other processes wait
-for, and belongs to its owner alone (mode 0600); where it can be written and not replaced it is
-written in place. On Windows there is neither that lock nor that mode: there one process at a time
-may write a file, and its folder must be closed to others.
+A file is replaced completely or not at all, under a lock that writers in other processes wait for,
+and only its owner may read it (mode 0600). A file that can be written but not replaced is written
+in place. Windows has neither that lock nor that mode: there, only one process at a time may write a
+file, and its folder must be closed to other users.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.secret import Secret
-from provisioner.sinks.file_entry import UnfitTextError
+from provisioner.sinks.file_entry import InvalidTextError
 from provisioner.sinks.file_text import (
     Entries,
     FileFormat,
-    demand_name,
+    check_name,
+    effective_entry,
     entries_of,
-    only_entry,
     with_value,
 )
-from provisioner.sinks.file_write import DiskFile, FileError, FileTrouble, Folders, trouble_of
+from provisioner.sinks.file_write import DiskFile, FileError, FileFailure, Folders, file_failure
 from provisioner.sinks.git import Git
-from provisioner.sinks.sink import Content, Empty, StoredValue, failed
+from provisioner.sinks.sink import Content, Empty, StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,23 +39,24 @@ if TYPE_CHECKING:
     from provisioner.errors.exceptions import SinkError
     from provisioner.model.sink_address import FileAddress
 
-_TICK = 100_000_000
-"""Generously, for any file system."""
+_TIMESTAMP_RESOLUTION = 100_000_000
+"""Nanoseconds; more than any file system needs."""
 
 _STREAM = re.compile(r"/dev/(?:std(?:in|out|err)|fd/.*)|/proc/.*")
 
-_NUL = FileTrouble("sink_unsuitable", "has a NUL in its path", "Choose another path.")
-_NO_FILE = FileTrouble("sink_unsuitable", "is no regular file", "Choose the path of a file.")
+_NUL = FileFailure("sink_unsuitable", "has a NUL character in its path", "Choose another path.")
+_NOT_A_FILE = FileFailure("sink_unsuitable", "is not a regular file", "Choose the path of a file.")
 
 
 class Files:
-    """The files of one run: addresses that lead to one file share what is known of it.
+    """The files of one run. Addresses of the same file share what was found out about it.
 
     Args:
-        root: where relative paths stand; `~` is a name like any other.
-        declared: every address that a token may be delivered to, of this run or another one.
-        folders: those that the files stand in.
-        tick: nanoseconds within which a file may change twice under one time stamp.
+        root: the folder that relative paths start from; `~` has no special meaning.
+        declared: every address that this run or another one may deliver a token to.
+        folders: the folders of the files.
+        timestamp_resolution: the nanoseconds within which a file may change twice without a new
+            timestamp.
     """
 
     def __init__(
@@ -64,47 +65,54 @@ class Files:
         declared: Iterable[FileAddress] = (),
         *,
         folders: Folders | None = None,
-        tick: int = _TICK,
+        timestamp_resolution: int = _TIMESTAMP_RESOLUTION,
     ) -> None:
         self._root = root.absolute()
-        self._twins = _twins(self._root, declared)
+        self._shared_locations = _shared_locations(self._root, declared)
         self._lock = threading.Lock()
         self._files: dict[tuple[Path, FileFormat], _File] = {}
         self._folders = folders or Folders()
-        self._tick = tick
+        self._resolution = timestamp_resolution
         self._git = Git(self._root)
 
     def sink(self, address: FileAddress) -> FileSink:
-        """The sink of an address; symbolic links are followed now.
+        """Open the sink of an address; symbolic links are followed now.
 
         Raises:
-            SinkError: when no file can have such a path, no dotenv file such a variable, or when
-                another address leads to the same variable of the same file.
+            SinkError: the path or the variable name is not valid, or another address leads to the
+                same variable of the same file.
         """
-        with _told(address):
+        with _as_sink_errors(address):
             if "\0" in address.path:
                 raise FileError(_NUL)
-            demand_name(address.variable, address.format)
+            check_name(address.variable, address.format)
             path = self._root / address.file
             real = Path(os.path.realpath(path))
-            for twin in self._twins.get((str(real), address.variable), ()):
-                if twin.place != address.place:
-                    raise FileError(_twin_of(twin))
+            for other in self._shared_locations.get((str(real), address.variable), ()):
+                if other.place != address.place:
+                    raise FileError(_shared_location_failure(other))
         with self._lock:
             file = self._files.get((real, address.format))
             if file is None:
                 disk = DiskFile(real, self._folders)
-                file = _File(path, real, address.format, disk, self._git, tick=self._tick)
+                file = _File(
+                    path,
+                    real,
+                    address.format,
+                    disk,
+                    self._git,
+                    timestamp_resolution=self._resolution,
+                )
                 self._files[real, address.format] = file
         return FileSink(address, file)
 
 
 class FileSink:
-    """One variable of a dotenv file or one member, at the top level, of a JSON object.
+    """One variable of a dotenv file, or one top-level member of a JSON object.
 
-    Of several lines that assign a variable the last one counts, as to every reader: bash,
-    python-dotenv ("File format"), Node's dotenv ("FAQ"), Docker Compose ("Env file syntax"). All
-    else in the file is kept byte for byte.
+    If several lines assign a variable, the last one counts, as for every reader: bash,
+    python-dotenv ("File format"), Node's dotenv ("FAQ"), Docker Compose ("Env file syntax").
+    Everything else in the file is kept byte for byte.
     """
 
     def __init__(self, address: FileAddress, file: _File) -> None:
@@ -115,38 +123,38 @@ class FileSink:
         """Check that the file can be written, has its format, and is not tracked by git.
 
         Raises:
-            SinkError: when it certainly cannot hold a token, or not safely.
+            SinkError: the file certainly cannot hold a token, or not safely.
         """
-        with _told(self._address):
+        with _as_sink_errors(self._address):
             self._file.check()
             self._file.value(self._address.variable)
 
     def read(self) -> Content:
-        """What the variable holds; Nothing without the file or the variable, or where it is empty.
+        """Return the value of the variable; Empty without the file, the variable or a value.
 
         Raises:
-            SinkError: when the file could not be read, or is none that can hold the variable.
+            SinkError: the file could not be read, or cannot hold the variable.
         """
-        with _told(self._address):
+        with _as_sink_errors(self._address):
             value = self._file.value(self._address.variable)
         return StoredValue(Secret.received(value)) if value else Empty()
 
     def write(self, token: Secret) -> None:
-        """Puts the token into the file; folders that are missing are made.
+        """Write the token to the file, and create missing folders.
 
         Raises:
-            SinkError: when it was not written, or may be lost in a power failure.
+            SinkError: the token was not written, or a power failure may lose it.
         """
-        with _told(self._address):
-            self._file.put(self._address.variable, token)
+        with _as_sink_errors(self._address):
+            self._file.set_value(self._address.variable, token)
 
 
-def _twins(
+def _shared_locations(
     root: Path, declared: Iterable[FileAddress]
 ) -> dict[tuple[str, str], tuple[FileAddress, ...]]:
-    """The variables of files, by real path, that several addresses lead to by symbolic links."""
+    """Return the variables, by real path, that several addresses reach by symbolic links."""
     first: dict[tuple[str, str], FileAddress] = {}
-    several: dict[tuple[str, str], tuple[FileAddress, ...]] = {}
+    shared: dict[tuple[str, str], tuple[FileAddress, ...]] = {}
     folders: dict[str, str] = {}
     for address in declared:
         folder, name = os.path.split(os.path.join(root, address.file))  # noqa: PTH118 - for many
@@ -156,158 +164,161 @@ def _twins(
             real = os.path.join(folders[folder], name)  # noqa: PTH118 - as above
             if os.path.islink(real):  # noqa: PTH114 - as above
                 real = os.path.realpath(real)
-        except ValueError:  # no file can have such a path, which is told when it is opened
+        except ValueError:  # not a valid path, which opening its sink reports
             continue
         place = (real, address.variable)
         other = first.setdefault(place, address)
         if other is not address and other.place != address.place:
-            several[place] = (*several.get(place, (other,)), address)
-    return several
+            shared[place] = (*shared.get(place, (other,)), address)
+    return shared
 
 
-def _twin_of(other: FileAddress) -> FileTrouble:
-    return FileTrouble(
+def _shared_location_failure(other: FileAddress) -> FileFailure:
+    return FileFailure(
         "sink_unsuitable",
-        f"is, by a symbolic link, the same place as {other}",
-        "Give each key a file or a variable of its own.",
+        f"leads to the same place as {other}, by a symbolic link",
+        "Give each key its own file or variable.",
     )
 
 
 @contextmanager
-def _told(address: FileAddress) -> Iterator[None]:
-    """Makes what goes wrong with a file the error of one of its sinks."""
+def _as_sink_errors(address: FileAddress) -> Iterator[None]:
+    """Turn the errors of a file into errors of one of its sinks."""
     try:
         yield
     except FileError as error:
-        raise _failed(address, error.trouble) from None
-    except UnfitTextError as error:
-        raise failed("sink_unsuitable", f"{address} {error.what}.", error.remedy) from None
+        raise _to_sink_error(address, error.failure) from None
+    except InvalidTextError as error:
+        raise sink_error("sink_unsuitable", f"{address} {error.reason}.", error.remedy) from None
     except OSError as error:
-        raise _failed(address, trouble_of(error)) from None
+        raise _to_sink_error(address, file_failure(error)) from None
     except UnicodeEncodeError:
-        message = f"{str(address)!a} has a path or a value that is no Unicode."
-        raise failed("sink_unsuitable", message, "Choose another path.") from None
+        message = f"{str(address)!a} has a path or a value that cannot be encoded."
+        raise sink_error("sink_unsuitable", message, "Choose another path.") from None
 
 
-def _failed(address: FileAddress, trouble: FileTrouble) -> SinkError:
-    return failed(trouble.code, f"{address} {trouble.what}.", trouble.remedy)
+def _to_sink_error(address: FileAddress, failure: FileFailure) -> SinkError:
+    return sink_error(failure.code, f"{address} {failure.reason}.", failure.remedy)
 
 
 class _File:
-    """One file, whichever of its variables are asked for, in whichever threads.
+    """One file, for any number of variables and threads.
 
     Args:
-        written: its path as a manifest writes it, absolute.
-        path: the same without symbolic links, so that a link stays and its target is replaced.
-        file_format: of its text.
-        disk: the same file as it stands on the disk.
-        git: says what git would publish.
-        tick: nanoseconds within which it may change twice under one time stamp.
+        declared_path: the path in the manifest, made absolute.
+        path: the same path without symbolic links, so that a link stays and its target is replaced.
+        file_format: the format of its text.
+        disk: the same file on the disk.
+        git: finds out whether git would publish the file.
+        timestamp_resolution: the nanoseconds within which it may change twice without a new
+            timestamp.
     """
 
-    def __init__(  # noqa: PLR0913 - what all its variables share
+    def __init__(  # noqa: PLR0913 - everything that its variables share
         self,
-        written: Path,
+        declared_path: Path,
         path: Path,
         file_format: FileFormat,
         disk: DiskFile,
         git: Git,
         *,
-        tick: int,
+        timestamp_resolution: int,
     ) -> None:
-        self._written = written
+        self._declared_path = declared_path
         self._path = path
         self._format = file_format
         self._disk = disk
         self._git = git
-        self._tick = tick
-        self._probing = threading.Lock()
+        self._resolution = timestamp_resolution
+        self._probe_lock = threading.Lock()
         self._probed = False
-        self._trouble: FileTrouble | None = None
-        self._looking = threading.Lock()
-        self._seen: _Seen | None = None
+        self._probe_failure: FileFailure | None = None
+        self._parse_lock = threading.Lock()
+        self._parsed: _ParsedFile | None = None
 
     def check(self) -> None:
-        """Tries, once a run, what a write will do; nothing is left behind."""
-        self._keep_from_git()
+        """Try, once a run, what a write will do, without leaving anything behind."""
+        self._check_not_published()
         self._status()
-        with self._probing:
+        with self._probe_lock:
             if not self._probed:
-                self._trouble = self._probe()
+                self._probe_failure = self._probe()
                 self._probed = True
-        if self._trouble is not None:
-            raise FileError(self._trouble)
+        if self._probe_failure is not None:
+            raise FileError(self._probe_failure)
 
-    def _probe(self) -> FileTrouble | None:
+    def _probe(self) -> FileFailure | None:
         try:
             self._disk.probe()
         except FileError as error:
-            return error.trouble
+            return error.failure
         except OSError as error:
-            return trouble_of(error)
+            return file_failure(error)
         return None
 
     def value(self, variable: str) -> str:
         """Return the value of a variable, empty without it; an unchanged file is parsed once."""
-        entry = only_entry(self.entries_of().get(variable, ()), self._format)
+        entry = effective_entry(self.current_entries().get(variable, ()), self._format)
         return "" if entry is None else entry.value
 
-    def put(self, variable: str, value: Secret) -> None:
-        """Gives a variable its value, in place of the one that it has."""
-        self._keep_from_git()
+    def set_value(self, variable: str, value: Secret) -> None:
+        """Replace the value of a variable, or add the variable."""
+        self._check_not_published()
         self._status()
 
-        def changed() -> bytes:
+        def new_content() -> bytes:
             text = with_value(self._text(), variable, value, self._format)
             return text.encode("utf-8", "surrogateescape")
 
-        self._disk.rewrite(changed)
+        self._disk.rewrite(new_content)
 
     @cached_property
-    def _published(self) -> FileTrouble | None:
-        return self._git.publishes(self._path)
+    def _publication_failure(self) -> FileFailure | None:
+        return self._git.publication_failure(self._path)
 
-    def _keep_from_git(self) -> None:
-        if self._published is not None:
-            raise FileError(self._published)
+    def _check_not_published(self) -> None:
+        if self._publication_failure is not None:
+            raise FileError(self._publication_failure)
 
     def _status(self) -> os.stat_result | None:
-        """The status of the file, None where there is none yet."""
+        """Return the status of the file; None if it does not exist yet."""
         try:
-            status = self._written.stat()
+            status = self._declared_path.stat()
         except FileNotFoundError:
             return None
-        if not stat.S_ISREG(status.st_mode) or _STREAM.fullmatch(os.path.normpath(self._written)):
-            raise FileError(_NO_FILE)
+        if not stat.S_ISREG(status.st_mode) or _STREAM.fullmatch(
+            os.path.normpath(self._declared_path)
+        ):
+            raise FileError(_NOT_A_FILE)
         return status
 
-    def entries_of(self) -> Entries:
-        """The values of each variable of the file as it is now."""
-        with self._looking:
+    def current_entries(self) -> Entries:
+        """Return the current entries of each variable of the file."""
+        with self._parse_lock:
             status = self._status()
             if status is None:
                 return {}
             times = (status.st_mtime_ns, status.st_ctime_ns)
-            mark = (status.st_dev, status.st_ino, status.st_size, *times)
-            if self._seen is None or self._seen.mark != mark:
-                seen = _Seen(mark, entries_of(self._text(), self._format))
-                settled = abs(time.time_ns() - status.st_ctime_ns) > self._tick
-                self._seen = seen if settled else None
-                return seen.entries
-            return self._seen.entries
+            fingerprint = (status.st_dev, status.st_ino, status.st_size, *times)
+            if self._parsed is None or self._parsed.fingerprint != fingerprint:
+                parsed = _ParsedFile(fingerprint, entries_of(self._text(), self._format))
+                is_stable = abs(time.time_ns() - status.st_ctime_ns) > self._resolution
+                self._parsed = parsed if is_stable else None
+                return parsed.entries
+            return self._parsed.entries
 
     def _text(self) -> str:
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
             return ""
-        # A write in place that was killed may leave NULs at the end.
+        # A killed write in place may leave NULs at the end.
         return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a file had, and the marks of a file that has it still."""
+class _ParsedFile:
+    """The entries of a file, and a fingerprint that tells whether it has changed since."""
 
-    mark: tuple[int, ...]
+    fingerprint: tuple[int, ...]
     entries: Entries

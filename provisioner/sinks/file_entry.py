@@ -1,33 +1,34 @@
-"""One value in the text of a file, and why a text cannot hold one."""
+"""A value in the text of a file, and the error for a text that cannot hold one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 
-class UnfitTextError(Exception):
-    """Why a text cannot hold a variable.
+class InvalidTextError(Exception):
+    """A text cannot hold a variable.
 
     Attributes:
-        what: the rest of a sentence that begins with the sink's address.
-        remedy: what to do about it.
+        reason: the rest of a sentence that begins with the sink's address.
+        remedy: one sentence that says what to do.
     """
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what)
-        self.what = what
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
         self.remedy = remedy
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One place of a text at which a variable has a value.
+    """A place in a text where a variable has a value.
 
     Attributes:
-        value: without its quotes; no `Secret`, since others' values would be masked in reports.
-        start: the first character that a new value takes the place of.
-        end: the first one after them.
-        nested: whether it is an object or an array.
+        value: the value without its quotes. It is not a `Secret`, because the values of others
+            would then be masked in reports.
+        start: the position of the first character that a new value replaces.
+        end: the position after the last of them.
+        nested: True if the value is an object or an array.
     """
 
     value: str = field(repr=False)

@@ -1,7 +1,7 @@
-"""The texts of the sink `file`: where a variable has its value, and the same text with another.
+"""The texts of the sink `file`: find the value of a variable, and replace it.
 
-All else in a text is kept as it is. A text that cannot have the variable, or could not have it
-back, is an `UnfitTextError` and is left alone.
+Everything else in a text is kept unchanged. A text that cannot hold the variable, or could not
+return it, raises an `InvalidTextError` and is left unchanged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from provisioner.sinks import dotenv, json_file
-from provisioner.sinks.file_entry import Entry, UnfitTextError
+from provisioner.sinks.file_entry import Entry, InvalidTextError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 
 FileFormat = Literal["dotenv", "json", "bare"]
-"""A bare text is one value, of a variable without a name."""
+"""The format of a file. A bare file is one value, of a variable without a name."""
 
 
 Entries = Mapping[str, tuple[Entry, ...]]
 
 
-def demand_name(variable: str, file_format: FileFormat) -> None:
-    """Holds a name to what the form can have.
+def check_name(variable: str, file_format: FileFormat) -> None:
+    """Check that a format allows the name of a variable.
 
     Raises:
-        UnfitTextError: when no such text can have the variable.
+        InvalidTextError: no text of this format can have the variable.
     """
     if file_format == "dotenv" and not dotenv.NAME.fullmatch(variable):
-        raise UnfitTextError(
-            "has a name that no dotenv file can have",
-            "Choose one of letters, digits and underscores.",
+        raise InvalidTextError(
+            "has a variable name that is not valid in a dotenv file",
+            "Use only letters, digits and underscores.",
         )
 
 
 def entries_of(text: str, file_format: FileFormat) -> Entries:
-    """The values of each variable, in their order."""
+    """Return the entries of each variable, in their order."""
     pairs: Iterable[tuple[str, Entry]]
     match file_format:
         case "dotenv":
-            dotenv.demand_dotenv(text)
+            dotenv.check_dotenv(text)
             pairs = dotenv.assignments(text)
         case "bare":
             pairs = (("", Entry(text.strip(), 0, len(text))),)
@@ -58,24 +58,32 @@ def entries_of(text: str, file_format: FileFormat) -> Entries:
     return found
 
 
-def only_entry(entries: tuple[Entry, ...], file_format: FileFormat) -> Entry | None:
-    """The entry of a variable that counts, None where there is none."""
+def effective_entry(entries: tuple[Entry, ...], file_format: FileFormat) -> Entry | None:
+    """Return the entry of a variable that its readers use; None if there is none.
+
+    Raises:
+        InvalidTextError: the entry is ambiguous, or not a text.
+    """
     if file_format == "json" and len(entries) > 1:
-        raise UnfitTextError("stands there twice", "Take one of the two out.")
+        raise InvalidTextError("is in its JSON object twice", "Remove one of the two members.")
     if not entries:
         return None
     if entries[-1].nested:
-        raise UnfitTextError("holds an object or an array", "Choose another variable.")
+        raise InvalidTextError("contains an object or an array", "Choose another variable.")
     return entries[-1]
 
 
 def with_value(text: str, variable: str, value: Secret, file_format: FileFormat) -> str:
-    """The text in which a variable has a value, and all else is as it was."""
+    """Return the text with a new value for a variable and everything else unchanged.
+
+    Raises:
+        InvalidTextError: the text cannot hold the variable, or another value would change.
+    """
     before = entries_of(text, file_format)
-    entry = only_entry(before.get(variable, ()), file_format)
+    entry = effective_entry(before.get(variable, ()), file_format)
     match file_format:
         case "dotenv":
-            written, append = dotenv.quoted(value.reveal()), dotenv.append_line
+            written, append = dotenv.quote_value(value.reveal()), dotenv.append_line
         case "bare":
             return value.reveal()
         case "json":
@@ -86,14 +94,16 @@ def with_value(text: str, variable: str, value: Secret, file_format: FileFormat)
         new = append(text, variable, written)
     else:
         new = text[: entry.start] + written + text[entry.end :]
-    wanted = values_of(before)
-    wanted.setdefault(variable, [])[-1:] = [value.reveal()]
-    # A quote that is never closed, for one, may swallow what comes after it.
-    if values_of(entries_of(new, file_format)) != wanted:
-        raise UnfitTextError("cannot stand in its file as it is", "Close the quotes in the file.")
+    expected = values_of(before)
+    expected.setdefault(variable, [])[-1:] = [value.reveal()]
+    # For example, a quote that is never closed may swallow the lines after it.
+    if values_of(entries_of(new, file_format)) != expected:
+        raise InvalidTextError(
+            "cannot be added: its file has an unclosed quote", "Close the quotes in the file."
+        )
     return new
 
 
 def values_of(entries: Entries) -> dict[str, list[str]]:
-    """The values of each variable, without where they stand."""
-    return {name: [entry.value for entry in those] for name, those in entries.items()}
+    """Return the values of each variable, without their positions."""
+    return {name: [entry.value for entry in found] for name, found in entries.items()}

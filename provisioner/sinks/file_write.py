@@ -1,7 +1,7 @@
-"""Put a file of the sink `file` on the disk: replaced as a whole, or else written in place.
+"""Writes the files of the sink `file` to the disk: replaced completely, or else written in place.
 
-Everything that a write needs is tried before a token is minted: the lock of the folder, a file
-beside the old one with as many bytes, and that it belongs to the user of this run.
+Everything that a write needs is tried before a token is minted: the lock of the folder, a file of
+the same size beside the old one, and that new files belong to the user of this run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 from provisioner.runtime.executor import ThreadExecutor
 
 if sys.platform == "win32":
-    _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_BINARY
+    _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_BINARY
 else:
     import fcntl
 
-    _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,107 +38,113 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_ROOM = 8192
-"""Bytes that a file may grow by when a token is put into it, generously."""
+_EXTRA_SIZE = 8192
+"""Bytes that a file may grow by when a token is added to it; a generous bound."""
 
-_LEFT_BEHIND = ".provision-????????.tmp"
+_LEFTOVERS = ".provision-????????.tmp"
 _MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 _IRREPLACEABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV})
-"""Errors after which a file that is there may still be written in place."""
+"""Errors after which an existing file may still be writable in place."""
 
 _CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV})
 
 
 @dataclass(frozen=True, slots=True)
 class LockWait:
-    """How long to wait for another process that holds a lock.
+    """The time to wait for a lock that another process has.
 
     Attributes:
         first: seconds, once a run for each lock.
-        again: the same for a lock that was waited for in vain, and has been free since then.
+        after_timeout: seconds for a lock that timed out before and has been free since.
     """
 
     first: float = 10.0
-    again: float = 0.5
+    after_timeout: float = 0.5
 
 
 _LOCK_WAIT = LockWait()
 
 
 @dataclass(frozen=True, slots=True)
-class FileTrouble:
+class FileFailure:
     """The reason why a file cannot be used.
 
     Attributes:
         code: the kind of failure.
-        what: the rest of a sentence that begins with the sink's address.
+        reason: the rest of a sentence that begins with the sink's address.
         remedy: one sentence that says what to do.
     """
 
     code: SinkCode
-    what: str
+    reason: str
     remedy: str
 
 
 class FileError(Exception):
-    """A file cannot be used, for a reason that is no `OSError`."""
+    """A file cannot be used, for a reason that is not an `OSError`."""
 
-    def __init__(self, trouble: FileTrouble) -> None:
-        super().__init__(trouble.what)
-        self.trouble = trouble
+    def __init__(self, failure: FileFailure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
 
-_LOCKED = FileTrouble(
+_LOCKED = FileFailure(
     "sink_unavailable",
-    "is in a folder that another process keeps locked",
-    "Wait until that process has ended, then run again.",
+    "is in a folder that another process has locked",
+    "Wait until that process has finished, then run again.",
 )
-_OF_ANOTHER_USER = FileTrouble(
+_OTHER_OWNER = FileFailure(
     "sink_unsuitable",
     "belongs to another user and cannot be replaced",
-    "Give the file to the user of this run with `chown`, or choose another path.",
+    "Make the user of this run its owner with `chown`, or choose another path.",
 )
-_GIVEN_AWAY = FileTrouble(
+_NOT_OWNED = FileFailure(
     "sink_unsuitable",
     "is on a file system that gives new files to another user",
     "Choose a folder on a local disk.",
 )
 
-_NO_FILE: tuple[SinkCode, str] = ("sink_unsuitable", "Choose a path at which a file can stand.")
+_NOT_A_FILE_PATH: tuple[SinkCode, str] = (
+    "sink_unsuitable",
+    "Choose a path where a file can be created.",
+)
 _REMEDIES: dict[int, tuple[SinkCode, str]] = {
     errno.EACCES: ("sink_denied", "Let the user of this run write the file and its folder."),
     errno.EPERM: (
         "sink_denied",
         "Remove the attribute that protects the file or its folder; `lsattr` shows it.",
     ),
-    errno.EROFS: ("sink_unsuitable", "Choose a path on a file system that can be written."),
-    errno.ENOTDIR: _NO_FILE,
-    errno.EISDIR: _NO_FILE,
-    errno.ELOOP: _NO_FILE,
-    errno.ENAMETOOLONG: _NO_FILE,
+    errno.EROFS: ("sink_unsuitable", "Choose a path on a writable file system."),
+    errno.ENOTDIR: _NOT_A_FILE_PATH,
+    errno.EISDIR: _NOT_A_FILE_PATH,
+    errno.ELOOP: _NOT_A_FILE_PATH,
+    errno.ENAMETOOLONG: _NOT_A_FILE_PATH,
     errno.ENOSPC: ("sink_failed", "Free disk space there, or choose a path on another disk."),
-    errno.EDQUOT: ("sink_failed", "Free space within the user's quota, or have it raised."),
+    errno.EDQUOT: ("sink_failed", "Free space in the user's quota, or raise the quota."),
     errno.EFBIG: ("sink_failed", "Raise the limit on the size of files (`ulimit -f`)."),
     errno.EMFILE: ("sink_failed", "Raise the limit on open files (`ulimit -n`)."),
     errno.ENFILE: ("sink_failed", "Raise the machine's limit on open files (`fs.file-max`)."),
 }
-_OTHER: tuple[SinkCode, str] = ("sink_failed", "Check the file system of the path, and run again.")
+_DEFAULT_REMEDY: tuple[SinkCode, str] = (
+    "sink_failed",
+    "Check the file system of the path, and run again.",
+)
 
 
-def trouble_of(error: OSError) -> FileTrouble:
-    """The trouble that an error of the system is, with the remedy for it."""
-    code, remedy = _REMEDIES.get(error.errno or 0, _OTHER)
-    return FileTrouble(code, f"cannot be used: {error.strerror}", remedy)
+def file_failure(error: OSError) -> FileFailure:
+    """Return the failure for an error of the operating system, with its remedy."""
+    code, remedy = _REMEDIES.get(error.errno or 0, _DEFAULT_REMEDY)
+    return FileFailure(code, f"cannot be used: {error.strerror}", remedy)
 
 
 class Folders:
-    """The folders of one run, each with what is known of it.
+    """The folders of one run, each with what was found out about it.
 
     Args:
-        lock_wait: for the locks in them.
-        mounts: a file that lists what is mounted, as Linux has it.
+        lock_wait: the time to wait for the locks in them.
+        mounts: a file that lists the mounts, in the format of Linux.
     """
 
     def __init__(self, lock_wait: LockWait = _LOCK_WAIT, mounts: Path = _MOUNTS) -> None:
@@ -148,51 +154,55 @@ class Folders:
         self._folders: dict[Path, Folder] = {}
 
     def at(self, path: Path) -> Folder:
-        """The folder of a path without symbolic links, which need not be there yet."""
+        """Return the folder of a path without symbolic links; the folder need not exist yet."""
         with self._lock:
             return self._folders.setdefault(path, Folder(path, self))
 
     @cached_property
     def mount_points(self) -> frozenset[str]:
-        """The paths at which something is mounted, a single file too; empty where nobody tells."""
+        """Return the paths where something is mounted, including single files; empty if unknown."""
         try:
             lines = self._mounts.read_bytes().splitlines()
         except OSError:
             return frozenset()
         points = (line.split(b" ")[4] for line in lines)
         return frozenset(
-            os.fsdecode(_OCTAL.sub(lambda sign: bytes([int(sign[1], 8)]), point))
+            os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), point))
             for point in points
         )
 
 
 class Folder:
-    """One folder in which files of the run stand, or will."""
+    """A folder that has, or will have, files of this run."""
 
     def __init__(self, path: Path, folders: Folders) -> None:
         self.path = path
         self._folders = folders
         self._lock = _Lock(folders.lock_wait)
-        self._probing = threading.Lock()
-        self._proven = 0
-        self._failed: int | None = None
+        self._probe_lock = threading.Lock()
+        self._probed_size = 0
+        self._probe_errno: int | None = None
 
     @contextmanager
-    def alone(self, *, patient: bool = True) -> Iterator[None]:
-        """Keeps threads and other processes of this machine from writing files of it meanwhile."""
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
+        """Keep other threads and other processes of this machine from writing in the folder.
+
+        Args:
+            wait: False to raise at once if another process has the lock.
+        """
         if sys.platform == "win32":
-            with self._lock.turn:
+            with self._lock.mutex:
                 yield
             return
-        with self._lock.held(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY), patient=patient):
+        with self._lock.acquired(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY), wait=wait):
             yield
 
     def probe(self, size: int) -> None:
-        """Tries, once a run, what replacing a file of so many bytes in it needs.
+        """Try, once a run, what replacing a file of this size in the folder needs.
 
         Raises:
-            OSError: when the system refuses it.
-            FileError: when it cannot be locked, or gives files to another user.
+            OSError: the operating system refuses it.
+            FileError: the folder cannot be locked, or its new files belong to another user.
         """
         if not os.path.lexists(self.path):
             above = next(parent for parent in self.path.parents if os.path.lexists(parent))
@@ -201,48 +211,48 @@ class Folder:
             self._probe(size, for_new=False)
 
     def _probe(self, size: int, *, for_new: bool) -> None:
-        """Tries it in this folder, or for a folder that is still to be made in it."""
-        with self._probing:
-            if self._failed is not None:
-                raise OSError(self._failed, os.strerror(self._failed))
-            if size <= self._proven:
+        """Run the probe in this folder, or for a new folder that will be created in it."""
+        with self._probe_lock:
+            if self._probe_errno is not None:
+                raise OSError(self._probe_errno, os.strerror(self._probe_errno))
+            if size <= self._probed_size:
                 return
             try:
                 if for_new and not self._is_free():
-                    # Who holds the lock may tidy up meanwhile, which a write can only do as well.
-                    with suppress(FileNotFoundError), _beside(self.path, os.urandom(size)):
+                    # The process with the lock may remove the probe as a leftover, which is fine.
+                    with suppress(FileNotFoundError), _temporary_file(self.path, os.urandom(size)):
                         pass
                     return
-                with self.alone():
-                    self.tidy()
-                    with _beside(self.path, os.urandom(size)):
-                        self._proven = size
+                with self.locked():
+                    self.remove_leftovers()
+                    with _temporary_file(self.path, os.urandom(size)):
+                        self._probed_size = size
             except OSError as error:
-                self._failed = error.errno
+                self._probe_errno = error.errno
                 raise
 
     def _is_free(self) -> bool:
-        """Return whether nobody holds the lock; making a folder in here does not need it."""
+        """Return whether no process has the lock. Creating a folder in here does not need it."""
         try:
-            with self.alone(patient=False):
+            with self.locked(wait=False):
                 return True
         except FileError as error:
-            if error.trouble is _LOCKED:
+            if error.failure is _LOCKED:
                 return False
             raise
 
-    def tidy(self) -> None:
-        """Removes what killed processes left behind; only under the lock nobody needs it."""
-        for left in self.path.glob(_LEFT_BEHIND):
-            shutil.rmtree(left, ignore_errors=True)
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes left behind. Only under the lock is it certainly unused."""
+        for path in self.path.glob(_LEFTOVERS):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class DiskFile:
-    """One file, as its bytes stand on the disk.
+    """One file on the disk, as bytes.
 
     Args:
-        path: without symbolic links.
-        folders: of the run.
+        path: its path without symbolic links.
+        folders: the folders of the run.
     """
 
     def __init__(self, path: Path, folders: Folders) -> None:
@@ -250,134 +260,138 @@ class DiskFile:
         self._folders = folders
         self._folder = folders.at(path.parent)
         self._lock = _Lock(folders.lock_wait)
-        self._told = False
+        self._warned = False
 
     def probe(self) -> None:
-        """Tries what a write needs, without leaving anything behind.
+        """Try what a write needs, without leaving anything behind.
 
         Raises:
-            OSError: when the system refuses it.
-            FileError: when the file or its folder is not fit for it.
+            OSError: the operating system refuses it.
+            FileError: the file or its folder is not suitable.
         """
-        there = os.path.lexists(self._path)
-        size = _ROOM + (self._path.stat().st_size if there else 0)
+        exists = os.path.lexists(self._path)
+        size = _EXTRA_SIZE + (self._path.stat().st_size if exists else 0)
         try:
-            if there:
-                self._demand_replaceable()
+            if exists:
+                self._check_replaceable()
             self._folder.probe(size)
         except OSError as error:
-            if not self._may_be_written_after(error):
+            if not self._allows_write_in_place(error):
                 raise
             self._probe_in_place(size)
 
-    def rewrite(self, change: Callable[[], bytes]) -> None:
-        """Gives the file other bytes, all of them or none; in place where it cannot be replaced.
+    def rewrite(self, new_content: Callable[[], bytes]) -> None:
+        """Replace the content of the file completely or not at all, in place if necessary.
 
         Args:
-            change: reads the file and says what it shall be; called while nobody else writes.
+            new_content: reads the file and returns its new content, while nobody else writes it.
 
         Raises:
-            OSError: when the system refuses it.
-            FileError: when the file or its folder is not fit for it.
+            OSError: the operating system refuses it.
+            FileError: the file or its folder is not suitable.
         """
         _make_folders(self._folder.path)
         try:
-            self._demand_no_mount()
-            with self._folder.alone():
-                self._folder.tidy()
-                with _beside(self._folder.path, change()) as new:
-                    new.replace(self._path)
-                    _sync(self._folder.path)
+            self._check_not_mounted()
+            with self._folder.locked():
+                self._folder.remove_leftovers()
+                with _temporary_file(self._folder.path, new_content()) as temporary:
+                    temporary.replace(self._path)
+                    _sync_folder(self._folder.path)
         except OSError as error:
-            if not self._may_be_written_after(error):
+            if not self._allows_write_in_place(error):
                 raise
-            with self._opened_in_place() as descriptor:
-                _overwrite(descriptor, change())
+            with self._open_in_place() as descriptor:
+                _overwrite(descriptor, new_content())
 
-    def _demand_no_mount(self) -> None:
+    def _check_not_mounted(self) -> None:
         if os.path.ismount(self._path) or str(self._path) in self._folders.mount_points:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
-    def _demand_replaceable(self) -> None:
-        """Refuses a file that a rename could not replace, as far as that can be seen."""
-        self._demand_no_mount()
+    def _check_replaceable(self) -> None:
+        """Raise if a rename could not replace the file, as far as that can be seen."""
+        self._check_not_mounted()
         if sys.platform == "win32":
             return
         folder, user = self._path.parent.stat(), os.geteuid()
-        kept = folder.st_mode & stat.S_ISVTX and user not in (0, folder.st_uid)
-        if kept and user != self._path.stat().st_uid:
+        is_sticky = folder.st_mode & stat.S_ISVTX and user not in (0, folder.st_uid)
+        if is_sticky and user != self._path.stat().st_uid:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         if not os.access(self._path, os.W_OK, effective_ids=True):
             try:
                 os.close(os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW))
             except OSError as error:
-                # Its mode does not matter, since it is to be replaced; an attribute does.
+                # The mode of a file that is replaced does not matter; its attributes do.
                 if error.errno == errno.EPERM:
                     raise
 
-    def _may_be_written_after(self, error: OSError) -> bool:
+    def _allows_write_in_place(self, error: OSError) -> bool:
         irreplaceable = sys.platform != "win32" and error.errno in _IRREPLACEABLE
         return irreplaceable and os.path.isfile(self._path)  # noqa: PTH113 - False where denied
 
     def _probe_in_place(self, size: int) -> None:
-        with self._opened_in_place() as descriptor:
-            room, status = os.fstatvfs(descriptor), os.fstat(descriptor)
-            free = room.f_frsize * (room.f_bavail if os.geteuid() else room.f_bfree)
+        with self._open_in_place() as descriptor:
+            disk, status = os.fstatvfs(descriptor), os.fstat(descriptor)
+            free = disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
             if size - status.st_blocks * 512 > free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @contextmanager
-    def _opened_in_place(self) -> Iterator[int]:
-        """The file itself, locked, with its folder where that can be opened; says so once."""
-        with ExitStack() as held:
+    def _open_in_place(self) -> Iterator[int]:
+        """Open and lock the file itself, and its folder if possible; warn once."""
+        with ExitStack() as stack:
             with suppress(PermissionError):
-                held.enter_context(self._folder.alone())
+                stack.enter_context(self._folder.locked())
             descriptor = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW)
-            held.enter_context(self._lock.held(descriptor))
+            stack.enter_context(self._lock.acquired(descriptor))
             if os.fstat(descriptor).st_uid != os.geteuid():
-                raise FileError(_OF_ANOTHER_USER)
-            if not self._told:
-                self._told = True
+                raise FileError(_OTHER_OWNER)
+            if not self._warned:
+                self._warned = True
                 _LOG.warning(
-                    "%s cannot be replaced, so it is written in place: a reader may see half of it",
+                    "%s cannot be replaced and is written in place: a reader may see half of it",
                     self._path,
                 )
             yield descriptor
 
 
 class _Lock:
-    """One lock that threads and other processes take in turns; waited for in vain only once.
+    """A lock between threads and processes, which waits for its full time only once.
 
     Attributes:
-        turn: held by the thread that has it or waits for it.
+        mutex: held by the thread that has the lock or waits for it.
     """
 
     def __init__(self, lock_wait: LockWait) -> None:
         self._lock_wait = lock_wait
-        self.turn = threading.Lock()
-        self._left: Future[None] | None = None
+        self.mutex = threading.Lock()
+        self._abandoned: Future[None] | None = None
 
     @contextmanager
-    def held(self, descriptor: int, *, patient: bool = True) -> Iterator[None]:
-        """Locks what is open, and closes it afterwards.
+    def acquired(self, descriptor: int, *, wait: bool = True) -> Iterator[None]:
+        """Lock an open file or folder, and close it afterwards.
+
+        Args:
+            descriptor: its file descriptor.
+            wait: False to raise at once if another process has the lock.
 
         Raises:
-            FileError: when another process does not give it back in time, or nothing can be
-                locked there.
+            FileError: another process does not release the lock in time, or nothing can be locked
+                here.
         """
         waiting: Future[None] | None = None
         try:
-            with self.turn:
-                if self._left is not None and not self._left.done():
+            with self.mutex:
+                if self._abandoned is not None and not self._abandoned.done():
                     raise FileError(_LOCKED)
-                if not _locked_at_once(descriptor):
-                    if not patient:
+                if not _try_lock(descriptor):
+                    if not wait:
                         raise FileError(_LOCKED)
-                    # flock(2) knows no time limit, so a thread waits in it and may be left there.
+                    # flock(2) has no timeout, so a thread waits in it and may be abandoned there.
                     threads = ThreadExecutor(1)
                     waiting = threads.submit(fcntl.flock, descriptor, fcntl.LOCK_EX)
                     threads.shutdown(wait=False)
-                    self._await(waiting)
+                    self._wait_for(waiting)
                 yield
         finally:
             if waiting is None:
@@ -385,43 +399,43 @@ class _Lock:
             else:
                 waiting.add_done_callback(lambda _: os.close(descriptor))
 
-    def _await(self, waiting: Future[None]) -> None:
+    def _wait_for(self, waiting: Future[None]) -> None:
         try:
             lock_wait = self._lock_wait
-            waiting.result(lock_wait.first if self._left is None else lock_wait.again)
+            waiting.result(lock_wait.first if self._abandoned is None else lock_wait.after_timeout)
         except TimeoutError:
-            self._left = waiting
+            self._abandoned = waiting
             raise FileError(_LOCKED) from None
 
 
-def _locked_at_once(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        trouble = FileTrouble(
+        failure = FileFailure(
             "sink_unsuitable",
             f"is in a folder that cannot be locked ({error.strerror})",
             "Choose a folder on a local disk.",
         )
-        raise FileError(trouble) from None
+        raise FileError(failure) from None
     return True
 
 
 @contextmanager
-def _beside(folder: Path, data: bytes) -> Iterator[Path]:
-    """A new file with these bytes in a folder of its own; what is left of it goes at the end."""
+def _temporary_file(folder: Path, data: bytes) -> Iterator[Path]:
+    """Create a file with this content in a temporary folder, and remove the folder afterwards."""
     with tempfile.TemporaryDirectory(
         prefix=".provision-", suffix=".tmp", dir=folder, ignore_cleanup_errors=True
-    ) as aside:
-        # What a killed process leaves behind is invisible to git, whatever else it ignores.
-        Path(aside, ".gitignore").write_text("*\n", encoding="ascii")
-        new = Path(aside, "new")
-        descriptor = os.open(new, _NEW, 0o600)
+    ) as name:
+        # Git must never add what a killed process leaves behind.
+        Path(name, ".gitignore").write_text("*\n", encoding="ascii")
+        new = Path(name, "new")
+        descriptor = os.open(new, _CREATE_FLAGS, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             if sys.platform != "win32" and os.fstat(descriptor).st_uid != os.geteuid():
-                raise FileError(_GIVEN_AWAY)
+                raise FileError(_NOT_OWNED)
             file.write(data)
             file.flush()
             os.fsync(descriptor)
@@ -429,12 +443,12 @@ def _beside(folder: Path, data: bytes) -> Iterator[Path]:
 
 
 def _overwrite(descriptor: int, data: bytes) -> None:
-    """Writes over what is there; a kill leaves blank lines or NULs behind it at worst."""
+    """Write over the current content; a kill leaves at worst blank lines or NULs at the end."""
     os.fchmod(descriptor, 0o600)
     size = os.fstat(descriptor).st_size
     if len(data) > size:
         try:
-            _reserve(descriptor, len(data))
+            _reserve_space(descriptor, len(data))
         except OSError:
             os.ftruncate(descriptor, size)
             raise
@@ -446,8 +460,8 @@ def _overwrite(descriptor: int, data: bytes) -> None:
     os.fsync(descriptor)
 
 
-def _reserve(descriptor: int, size: int) -> None:
-    """Has a full disk say so before anything is changed, where the system can."""
+def _reserve_space(descriptor: int, size: int) -> None:
+    """Let a full disk fail before anything is changed, if the system supports that."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size)
@@ -457,15 +471,15 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _make_folders(folder: Path) -> None:
-    """Makes the folders that are missing, each for the user of this run alone."""
+    """Create the missing folders, accessible only to the user of this run."""
     if not folder.is_dir():
         _make_folders(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sync(folder.parent)
+        _sync_folder(folder.parent)
 
 
-def _sync(folder: Path) -> None:
-    """Has the names in a folder outlive a power failure."""
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power failure."""
     if sys.platform != "win32":
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

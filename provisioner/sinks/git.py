@@ -1,7 +1,7 @@
-"""Files that git would publish: in a work tree, and tracked there or not ignored.
+"""Detects files that git would publish: in a work tree, and tracked there or not ignored.
 
-The files of a work tree may be a stranger's, of a pull request. Nothing that they hold may choose
-what git runs: it is called at the root of a work tree, with no variable of the run.
+The files of a work tree may come from a stranger's pull request. Nothing in them may choose what
+git runs, so git is started at the root of the work tree and without the variables of the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
-from provisioner.sinks.file_write import FileTrouble
+from provisioner.sinks.file_write import FileFailure
 from provisioner.sinks.gitignore import IgnoreFiles
 
 _LOG = logging.getLogger(__name__)
@@ -23,28 +23,30 @@ _LOG = logging.getLogger(__name__)
 _TIMEOUT = 10.0
 """Seconds to wait for an answer of git."""
 
-_INSIDE = FileTrouble("sink_unsuitable", "is in a .git folder", "Choose a path outside of it.")
-_TRACKED = FileTrouble(
+_INSIDE_GIT_FOLDER = FileFailure(
+    "sink_unsuitable", "is in a .git folder", "Choose a path outside it."
+)
+_TRACKED = FileFailure(
     "sink_unsuitable",
     "is tracked by git",
-    "Take it out of git with `git rm --cached`, and add it to .gitignore.",
+    "Remove it from git with `git rm --cached`, and add it to .gitignore.",
 )
-_NOT_IGNORED = FileTrouble(
+_NOT_IGNORED = FileFailure(
     "sink_unsuitable",
     "is in a git work tree that does not ignore it",
     "Add it to .gitignore, or choose a path outside the work tree.",
 )
-_NESTED = FileTrouble(
+_NESTED = FileFailure(
     "sink_unsuitable",
-    "stands in a repository inside of a git work tree that does not ignore that repository",
+    "is in a repository inside a git work tree that does not ignore that repository",
     "Add the inner repository to the outer .gitignore, or choose a path outside the work tree.",
 )
-_NO_ANSWER = FileTrouble(
+_NO_ANSWER = FileFailure(
     "sink_unsuitable",
-    "is in a git work tree, and git does not say whether it ignores the file",
+    "is in a git work tree, and git cannot tell whether it ignores the file",
     "Run `git check-ignore` on it to see why, or choose a path outside the work tree.",
 )
-_UNREADABLE = FileTrouble(
+_UNREADABLE = FileFailure(
     "sink_unsuitable",
     "is in a git work tree with a .gitignore that cannot be read",
     "Let the user of this run read it, or choose a path outside the work tree.",
@@ -56,69 +58,69 @@ _HARDENED = (
     *("-c", "core.fsmonitor=false"),
     *("-c", f"core.hooksPath={os.devnull}"),
 )
-"""Options under which no configuration names a program that git runs."""
+"""Options that keep a repository's configuration from naming programs for git to run."""
 
-_KEPT = ("PATH", "HOME", *(("SYSTEMROOT", "USERPROFILE") if os.name == "nt" else ()))
-"""Variables that git gets; no other of the run, which has secrets in them."""
+_PASSED_VARIABLES = ("PATH", "HOME", *(("SYSTEMROOT", "USERPROFILE") if os.name == "nt" else ()))
+"""The variables that git gets. The others may contain secrets."""
 
 
 class Git:
-    """The answers of git for the files of one run, or of its ignore files where there is no git.
+    """Asks git about the files of one run, or reads the ignore files if git is not installed.
 
     Args:
-        root: the folder that the run works from; the work tree around it has the first say.
+        root: the folder of the run; the work tree around it is asked first.
     """
 
     def __init__(self, root: Path) -> None:
         program = shutil.which("git")
-        # A relative one was found in the current folder: it may be the pull request's.
+        # A relative path is in the current folder and may come from a pull request.
         self._program = program if program and Path(program).is_absolute() else None
         self._root = root
         self._ignore_files = IgnoreFiles()
         self._lock = threading.Lock()
-        self._told = False
+        self._warned = False
 
     @cached_property
     def _checkout(self) -> Path | None:
-        """The work tree that the run stands in, looked for with the first file."""
+        """The work tree that contains the root; looked up for the first file."""
         return _nearest_tree(Path(os.path.realpath(self._root), ".git"))
 
-    def publishes(self, path: Path) -> FileTrouble | None:
-        """Return what is wrong with a file that git publishes; None where it does not.
+    def publication_failure(self, path: Path) -> FileFailure | None:
+        """Return the failure of a file that git would publish; None if git would not.
 
-        A file that is tracked is never ignored: git-check-ignore(1), "DESCRIPTION". An inner
-        repository cannot answer for the outer one: both have to ignore the file.
+        A tracked file is never ignored: git-check-ignore(1), "DESCRIPTION". An inner repository
+        cannot answer for the outer one: both must ignore the file.
 
         Args:
             path: absolute, without symbolic links.
         """
         if ".git" in path.parts:
-            return _INSIDE
+            return _INSIDE_GIT_FOLDER
         trees = _trees(path, self._checkout)
         for tree, inner in zip_longest(trees, trees[1:]):
-            ask = self._by_files if self._program is None else self._by_program
-            trouble = ask(path if inner is None else inner, tree, nested=inner is not None)
-            if trouble is not None:
-                return trouble
+            check = self._check_ignore_files if self._program is None else self._check_with_git
+            failure = check(path if inner is None else inner, tree, nested=inner is not None)
+            if failure is not None:
+                return failure
         return None
 
-    def _by_files(self, path: Path, tree: Path, *, nested: bool) -> FileTrouble | None:
+    def _check_ignore_files(self, path: Path, tree: Path, *, nested: bool) -> FileFailure | None:
         with self._lock:
-            if not self._told:
-                self._told = True
+            if not self._warned:
+                self._warned = True
                 _LOG.warning(
-                    "git is not installed, so only .gitignore files were read: nobody checked "
-                    "whether a file is tracked"
+                    "git is not installed, so only .gitignore files were read; tracked files were "
+                    "not detected"
                 )
         try:
-            ignored = self._ignore_files.ignore(path, tree, is_folder=nested)
+            ignored = self._ignore_files.ignores(path, tree, is_folder=nested)
         except OSError:
             return _UNREADABLE
         if ignored:
             return None
         return _NESTED if nested else _NOT_IGNORED
 
-    def _by_program(self, path: Path, tree: Path, *, nested: bool) -> FileTrouble | None:
+    def _check_with_git(self, path: Path, tree: Path, *, nested: bool) -> FileFailure | None:
         assert self._program is not None  # noqa: S101 - for the type checker
         match _exit_code(self._program, path, tree, "check-ignore", "--quiet"):
             case 0:
@@ -136,30 +138,30 @@ class Git:
 
 
 def _nearest_tree(path: Path) -> Path | None:
-    """The root of the innermost work tree that a path stands in."""
-    return next((one for one in path.parents if os.path.lexists(one / ".git")), None)
+    """Return the root of the innermost work tree that contains a path; None without one."""
+    return next((parent for parent in path.parents if os.path.lexists(parent / ".git")), None)
 
 
 def _trees(path: Path, checkout: Path | None) -> tuple[Path, ...]:
-    """The work trees that a path stands in, the outermost that matters first.
+    """Return the work trees that must ignore a path, the outermost first.
 
-    From the one of the run inwards; of a path elsewhere the nearest one.
+    They start at the work tree of the run. A path outside of it has only its nearest one.
     """
     if checkout is None or checkout not in path.parents:
         nearest = _nearest_tree(path)
         return () if nearest is None else (nearest,)
     above = path.parents
     within = reversed(above[: above.index(checkout) + 1])
-    return tuple(one for one in within if os.path.lexists(one / ".git"))
+    return tuple(folder for folder in within if os.path.lexists(folder / ".git"))
 
 
 def _exit_code(program: str, path: Path, tree: Path, *command: str) -> int | None:
-    """The exit code of a git command about one path; None where git does not run, or not end."""
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    # Git looks for no repository above the tree, and fetches nothing that one lacks.
+    """Return the exit code of a git command about one path; None if git does not finish."""
+    environment = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
+    # Git must not search above the tree, or fetch objects that are missing.
     environment |= {"GIT_CEILING_DIRECTORIES": str(tree.parent), "GIT_ALLOW_PROTOCOL": "none"}
     words = [*_HARDENED, "-C", str(tree), *command]
-    # With the dot before it a path has no magic, and check-ignore takes no other way to say so.
+    # The leading dot turns pathspec magic off; check-ignore has no option for that.
     try:
         return subprocess.run(  # noqa: S603 - a list, and a path after the dashes is no option
             [program, *words, "--", f"./{path.relative_to(tree).as_posix()}"],

@@ -1,7 +1,7 @@
-"""The rules of git's ignore files, for machines without git; git itself is asked where it is.
+"""The rules of git's ignore files, for machines without git. Otherwise git itself decides.
 
 Sources: gitignore(5), gitrepository-layout(5). The user's own excludes (`core.excludesFile`) are
-left out: without them a file may be taken for one that is not ignored, and never the reverse.
+not read: that can only make an ignored file count as not ignored, never the reverse.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_DIRECTORY_MARK = "ps_d"
-"""The group of pathspec's expressions that matches where a rule is about a folder above."""
+_DIRECTORY_GROUP = "ps_d"
+"""The group of pathspec's expressions that matches if a rule names a parent folder."""
 
 
 _ANYTHING = re.compile("")
@@ -28,60 +28,60 @@ class _IgnoreRule:
     """One line of an ignore file.
 
     Attributes:
-        ignores: False for a line that begins with an exclamation mark.
-        folders_only: for a line that ends in a slash.
+        ignores: False if the line begins with an exclamation mark.
+        folders_only: True if the line ends in a slash.
     """
 
     ignores: bool
     folders_only: bool
     expression: re.Pattern[str]
 
-    def is_about(self, path: str, *, is_folder: bool) -> bool:
-        """Return whether it matches this very path, and not only a folder above it."""
+    def matches(self, path: str, *, is_folder: bool) -> bool:
+        """Return whether the rule matches this path itself, not only one of its parent folders."""
         if self.folders_only and not is_folder:
             return False
         found = self.expression.search(path)
-        return found is not None and not found.groupdict().get(_DIRECTORY_MARK)
+        return found is not None and not found.groupdict().get(_DIRECTORY_GROUP)
 
 
 class IgnoreFiles:
-    """The ignore files of work trees, each read once."""
+    """The ignore files of work trees. Each is read once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rules: dict[Path, tuple[_IgnoreRule, ...]] = {}
 
-    def ignore(self, path: Path, tree: Path, *, is_folder: bool = False) -> bool:
-        """Return whether git ignores a file, or a folder.
+    def ignores(self, path: Path, tree: Path, *, is_folder: bool = False) -> bool:
+        """Return whether git ignores a file or folder.
 
         Args:
-            path: absolute, without symbolic links; folders of it may be missing.
+            path: absolute, without symbolic links; its folders need not exist.
             tree: the root of its work tree.
-            is_folder: whether the path is a folder.
+            is_folder: True if the path is a folder.
 
         Raises:
-            OSError: when an ignore file cannot be read.
+            OSError: an ignore file cannot be read.
         """
-        if "\n" in str(path.relative_to(tree)):  # no line of a file can have meant it
+        if "\n" in str(path.relative_to(tree)):  # no rule can contain a line break
             return False
         above = path.parents
-        folders = reversed(above[: above.index(tree)])  # what is in an ignored folder is ignored
-        return any(self._rule_out(one, tree, is_folder=True) for one in folders) or self._rule_out(
-            path, tree, is_folder=is_folder
-        )
+        folders = reversed(above[: above.index(tree)])  # an ignored folder ignores its content
+        return any(
+            self._is_excluded(folder, tree, is_folder=True) for folder in folders
+        ) or self._is_excluded(path, tree, is_folder=is_folder)
 
-    def _rule_out(self, path: Path, tree: Path, *, is_folder: bool) -> bool:
-        """Return whether the last rule about a path ignores it; the nearest file goes first."""
-        for base, file in self._files_about(path, tree):
+    def _is_excluded(self, path: Path, tree: Path, *, is_folder: bool) -> bool:
+        """Return whether the last rule for a path ignores it; the nearest file counts first."""
+        for base, file in self._ignore_files_for(path, tree):
             relative = path.relative_to(base).as_posix()
             for rule in reversed(self._rules_of(file)):
-                if rule.is_about(relative, is_folder=is_folder):
+                if rule.matches(relative, is_folder=is_folder):
                     return rule.ignores
         return False
 
     @staticmethod
-    def _files_about(path: Path, tree: Path) -> Iterator[tuple[Path, Path]]:
-        """The ignore files for a path, each with the folder that its lines are relative to."""
+    def _ignore_files_for(path: Path, tree: Path) -> Iterator[tuple[Path, Path]]:
+        """Yield the ignore files for a path, each with the folder that its rules start from."""
         above = path.parents
         for folder in above[: above.index(tree) + 1]:
             yield folder, folder / ".gitignore"
@@ -95,9 +95,9 @@ class IgnoreFiles:
 
 
 def _repository(tree: Path) -> Path:
-    """The folder with what all work trees of a repository share."""
+    """Return the folder that all work trees of a repository share."""
     folder = tree / ".git"
-    if folder.is_file():  # of a linked work tree, or a submodule
+    if folder.is_file():  # a linked work tree or a submodule
         text = folder.read_text(encoding="utf-8", errors="surrogateescape")
         folder = tree / text.removeprefix("gitdir:").strip()
         common = folder / "commondir"
@@ -107,7 +107,7 @@ def _repository(tree: Path) -> Path:
 
 
 def _read(file: Path) -> str:
-    """The text of an ignore file, empty without one; git follows no link to one."""
+    """Return the text of an ignore file, empty without one. Git does not follow links here."""
     if file.is_symlink():
         return ""
     try:
@@ -119,18 +119,18 @@ def _read(file: Path) -> str:
 
 def _rules(text: str) -> Iterator[_IgnoreRule]:
     for line in text.split("\n"):
-        rule = _without_blanks(line.removesuffix("\r"))
+        rule = _strip_trailing_spaces(line.removesuffix("\r"))
         body = rule.removesuffix("/")
         found = _expression(body)
         if found is not None:
             yield _IgnoreRule(not rule.startswith("!"), body != rule, found)
         elif rule.startswith("!"):
-            # It may take any file out: better to refuse one than to have it published.
+            # It may re-include any file. Refusing a file is safer than publishing it.
             yield _IgnoreRule(ignores=False, folders_only=False, expression=_ANYTHING)
 
 
 def _expression(rule: str) -> re.Pattern[str] | None:
-    """Return what a rule matches; None where pathspec and git would not agree on it."""
+    """Return the pattern of a rule; None if pathspec and git would not agree about it."""
     from pathspec.patterns.gitignore.base import (  # noqa: PLC0415 - for machines without git
         GitIgnorePatternError,
     )
@@ -138,7 +138,7 @@ def _expression(rule: str) -> re.Pattern[str] | None:
         GitIgnoreSpecPattern,
     )
 
-    if rule.rstrip() != rule.rstrip(" "):  # git takes spaces away, and no other blank
+    if rule.rstrip() != rule.rstrip(" "):  # git strips spaces, but no other whitespace
         return None
     try:
         return GitIgnoreSpecPattern(rule).regex
@@ -146,8 +146,8 @@ def _expression(rule: str) -> re.Pattern[str] | None:
         return None
 
 
-def _without_blanks(line: str) -> str:
-    """A line without the spaces at its end, unless a backslash keeps one."""
+def _strip_trailing_spaces(line: str) -> str:
+    """Return a line without its trailing spaces, except one that a backslash keeps."""
     bare = line.rstrip(" ")
     backslashes = len(bare) - len(bare.rstrip("\\"))
     return f"{bare} " if backslashes % 2 and len(bare) < len(line) else bare

@@ -1,4 +1,4 @@
-"""JSON objects as text: where a member has its value, and the same text with another member."""
+"""JSON files as text: find the value of a member, and add one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from provisioner.sinks.file_entry import Entry, UnfitTextError
+from provisioner.sinks.file_entry import Entry, InvalidTextError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member of a JSON object, with the blanks before its name and around its colon."""
+    """One member of a JSON object, with the whitespace before its name and around its colon."""
 
     before: str
     name: str
@@ -23,42 +23,48 @@ class Member:
     entry: Entry
 
 
-# Numbers are only passed over, and Python refuses to make an `int` of a very long one.
+# Numbers are only skipped, and Python refuses to convert a very long one to `int`.
 _JSON = json.JSONDecoder(parse_int=str, parse_float=str)
 _BEFORE = re.compile(r'(?:\s*,)?(\s*)(?=")')
 _COLON = re.compile(r"\s*:\s*")
 
 
 def members(text: str) -> Iterator[Member]:
-    """The members at the top level of a JSON object; none of an empty file."""
+    """Yield the members at the top level of a JSON object; none for an empty file.
+
+    Raises:
+        InvalidTextError: the text is not a JSON object.
+    """
     if not text.strip():
         return
     try:
-        sound = isinstance(_JSON.decode(text), dict)
+        is_object = isinstance(_JSON.decode(text), dict)
     except (ValueError, RecursionError):
-        sound = False
-    if not sound:
-        raise UnfitTextError("stands in no JSON object", "Mend the file.")
-    at = text.index("{") + 1
+        is_object = False
+    if not is_object:
+        raise InvalidTextError("is in a file that is not a JSON object", "Correct the file.")
+    start = text.index("{") + 1
     value: Any
-    while before := _BEFORE.match(text, at):
+    while before := _BEFORE.match(text, start):
         name, end = _JSON.raw_decode(text, before.end())
-        colon = _COLON.match(text, end)
-        assert colon is not None  # noqa: S101 - the whole text was decoded before
-        value, at = _JSON.raw_decode(text, colon.end())
+        separator = _COLON.match(text, end)
+        assert separator is not None  # noqa: S101 - the whole text was decoded before
+        value, start = _JSON.raw_decode(text, separator.end())
         nested = isinstance(value, dict | list)
-        shown = value if isinstance(value, str) else "" if value is None else text[colon.end() : at]
-        yield Member(before[1], name, colon[0], Entry(shown, colon.end(), at, nested=nested))
+        source = text[separator.end() : start]
+        as_text = value if isinstance(value, str) else "" if value is None else source
+        entry = Entry(as_text, separator.end(), start, nested=nested)
+        yield Member(before[1], name, separator[0], entry)
 
 
 def append_member(text: str, variable: str, quoted: str) -> str:
     """Return the text with one more member, spaced like the last one."""
     name = json.dumps(variable)
-    there = tuple(members(text))
-    if there:
-        last = there[-1]
-        at = last.entry.end
-        return f"{text[:at]},{last.before}{name}{last.colon}{quoted}{text[at:]}"
+    existing = tuple(members(text))
+    if existing:
+        last = existing[-1]
+        insert_at = last.entry.end
+        return f"{text[:insert_at]},{last.before}{name}{last.colon}{quoted}{text[insert_at:]}"
     text = text if text.strip() else "{}\n"
-    start, end = text.index("{") + 1, text.rindex("}")
-    return f"{text[:start]}\n  {name}: {quoted}\n{text[end:]}"
+    insert_at, end = text.index("{") + 1, text.rindex("}")
+    return f"{text[:insert_at]}\n  {name}: {quoted}\n{text[end:]}"

@@ -1,7 +1,7 @@
-"""Kubernetes Secrets, by the REST interface of the cluster.
+"""The sink `kubernetes`: Kubernetes Secrets, by the REST API of the cluster.
 
 Sources: "Server-Side Apply", "Kubernetes API Concepts" (dry run), "Secret v1", "Secrets"
-(immutable), "Resource Quotas", "Dynamic Admission Control", and the words of `apiserver`.
+(immutable), "Resource Quotas", "Dynamic Admission Control", and the messages of `apiserver`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING
 
 from provisioner.secret import Secret
-from provisioner.sinks.http import Api, Grant, Once, Reply, segment, unexpected
+from provisioner.sinks.http import Api, Credential, Once, Reply, segment, unexpected_status
 from provisioner.sinks.kubeconfig import SERVICE_ACCOUNT, ClusterConfigError, cluster_of
-from provisioner.sinks.sink import Content, Empty, StoredValue, failed
+from provisioner.sinks.sink import Content, Empty, StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,16 +32,18 @@ _KEY = re.compile(r"(?!\.\.|\.\Z)[-._A-Za-z0-9]{1,253}", re.ASCII)
 _MANAGER = "twenty-provisioner"
 _MANAGER_LENGTH = 128
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
-_RACE = frozenset({409})  # another writer was between; with `force` no owner is in the way
-_REFUSALS = frozenset({403})
+_RETRY_STATUSES = frozenset(
+    {409}
+)  # another writer interfered; with `force` it is never a conflict of owners
+_EXPLAINED_STATUSES = frozenset({403})
 _PLACEHOLDER = base64.b64encode(b"placeholder").decode()
-_NO_DRY_RUN = re.compile(r"dry.?run", re.IGNORECASE)
-_DENIED = re.compile(r"denied (the )?request")
-_VERB = re.compile(r" cannot (create|patch) ")
+_NO_DRY_RUN_TEXT = re.compile(r"dry.?run", re.IGNORECASE)
+_DENIED_TEXT = re.compile(r"denied (the )?request")
+_VERB_TEXT = re.compile(r" cannot (create|patch) ")
 
 
 def server_of(environment: Mapping[str, str]) -> str:
-    """Return the address of the cluster; empty where no configuration leads to one."""
+    """Return the address of the cluster; empty if no configuration names one."""
     try:
         return cluster_of(environment).route.base
     except ClusterConfigError:
@@ -59,14 +61,14 @@ def program_of(environment: Mapping[str, str]) -> str | None:
 class Kubernetes:
     """The Secrets of one cluster.
 
-    Relies on: an apply takes away what its field manager applied before and does not now, so
-    each key has a manager of its own; `force` takes a key from whoever had it ("Server-Side
-    Apply"); a Secret without `type` becomes `Opaque`, and no type can change later ("Secret v1").
+    Relies on: an apply removes what its field manager applied before and no longer does, so each
+    key has its own manager; `force` takes over a key from any other manager ("Server-Side Apply");
+    a Secret without `type` becomes `Opaque`, and its type can never change ("Secret v1").
 
     Args:
-        environment: as `cluster_of` reads it.
-        wait: waits so many seconds.
-        service_account: the folder of a pod's credential.
+        environment: the environment variables, for `cluster_of`.
+        wait: waits for a number of seconds.
+        service_account: the folder with the credential of a pod.
     """
 
     def __init__(
@@ -81,26 +83,26 @@ class Kubernetes:
         self._apis: Once[Api] = Once()
 
     def sink(self, address: KubernetesAddress) -> KubernetesSecret:
-        """The sink of an address; nothing is read or sent yet."""
+        """Return the sink of an address; nothing is read or sent yet."""
         return KubernetesSecret(lambda: self._apis.get(None, lambda: self._open(address)), address)
 
     def _open(self, address: KubernetesAddress) -> Api:
         try:
             cluster = cluster_of(self._environment, self._service_account)
         except ClusterConfigError as error:
-            raise _unusable(address, error) from None
+            raise _config_error(address, error) from None
 
-        def grant(asking: Address) -> Grant:
+        def credential(requester: Address) -> Credential:
             try:
-                return cluster.grant()
+                return cluster.credential()
             except ClusterConfigError as error:
-                raise _unusable(asking, error) from None
+                raise _config_error(requester, error) from None
 
-        return Api(cluster.route, grant, {"Accept": "application/json"}, self._wait)
+        return Api(cluster.route, credential, {"Accept": "application/json"}, self._wait)
 
 
 class KubernetesSecret:
-    """One key of a Secret; made by `Kubernetes`."""
+    """One key of a Secret; created by `Kubernetes`."""
 
     def __init__(self, api: Callable[[], Api], address: KubernetesAddress) -> None:
         self._api = api
@@ -109,23 +111,23 @@ class KubernetesSecret:
         self._path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
 
     def check(self) -> None:
-        """Reads the Secret, and has the cluster try a write of another value as a dry run."""
+        """Read the Secret, and write a placeholder in a dry run."""
         address = self._address
         names = (address.namespace, address.secret)
         if not (all(map(_OBJECT.fullmatch, names)) and _KEY.fullmatch(address.key)):
-            raise failed(
+            raise sink_error(
                 "sink_unsuitable",
-                f"{address} cannot be used: Kubernetes takes no such name.",
-                "Write names of a-z, 0-9, - and . alone, and keys of letters, digits, -, _ and .",
+                f"{address} cannot be used: the name is not valid in Kubernetes.",
+                "Use only a-z, 0-9, - and . in names, and letters, digits, -, _ and . in keys.",
             )
-        self._refuse_immutable(self._get())
+        self._check_mutable(self._get())
         reply = self._apply(_PLACEHOLDER, "&dryRun=All")
-        # A webhook that knows no dry run has it refused, and says nothing of a write.
-        if not _cannot_try(reply):
-            self._judge(reply)
+        # A webhook without support for dry runs refuses them, but may accept the write.
+        if not _is_dry_run_unsupported(reply):
+            self._check_reply(reply)
 
     def read(self) -> Content:
-        """What stands under the key."""
+        """Return the value of the key."""
         found = self._get()
         value = (found.body.get("data") or {}).get(self._address.key) if found else None
         if value is None:
@@ -133,10 +135,10 @@ class KubernetesSecret:
         return StoredValue(Secret.received(base64.b64decode(value).decode(errors="replace")))
 
     def write(self, token: Secret) -> None:
-        """Applies the key, and the Secret where there is none; other keys are left alone."""
-        self._judge(self._apply(base64.b64encode(token.reveal().encode()).decode()))
+        """Apply the key, and create the Secret if it is missing; other keys stay unchanged."""
+        self._check_reply(self._apply(base64.b64encode(token.reveal().encode()).decode()))
 
-    def _apply(self, value: str, more: str = "") -> Reply:
+    def _apply(self, value: str, query: str = "") -> Reply:
         address = self._address
         body = {
             "apiVersion": "v1",
@@ -144,100 +146,106 @@ class KubernetesSecret:
             "metadata": {"namespace": address.namespace, "name": address.secret},
             "data": {address.key: value},
         }
-        path = f"{self._path}?fieldManager={segment(_manager(address.key))}&force=true{more}"
+        path = f"{self._path}?fieldManager={segment(_field_manager(address.key))}&force=true{query}"
         return self._api().call(
-            address, "PATCH", path, body, kind=_APPLY, again=_RACE, explained=_REFUSALS
+            address,
+            "PATCH",
+            path,
+            body,
+            content_type=_APPLY,
+            retry_statuses=_RETRY_STATUSES,
+            returned_statuses=_EXPLAINED_STATUSES,
         )
 
-    def _judge(self, reply: Reply) -> None:
-        """Explains why a write was refused, by what the cluster says; none of that is shown."""
-        said, namespace = _said(reply), self._address.namespace
+    def _check_reply(self, reply: Reply) -> None:
+        """Raise with an explanation if a write was refused; the answer itself is not shown."""
+        message, namespace = _message(reply), self._address.namespace
         match reply.status:
             case 200 | 201:
                 return
             case 404:
                 raise self._error(
                     "sink_missing",
-                    f"there is no namespace {namespace}",
+                    f"the namespace {namespace} does not exist",
                     "Create the namespace, or correct its name.",
                 )
             case 415:
                 raise self._error(
                     "sink_unsuitable",
-                    "this cluster knows no server-side apply",
-                    "Use a cluster of Kubernetes 1.22 or later.",
+                    "this cluster does not support server-side apply",
+                    "Use a cluster with Kubernetes 1.22 or later.",
                 )
-            case 403 if "exceeded quota" in said:
+            case 403 if "exceeded quota" in message:
                 raise self._error(
                     "sink_failed",
-                    f"the quota of {namespace} is used up",
-                    "Have the quota of the namespace raised, or remove what nobody needs.",
+                    f"the quota of the namespace {namespace} is exhausted",
+                    "Raise the quota of the namespace, or delete unused Secrets.",
                 )
-            case 403 if "being terminated" in said:
+            case 403 if "being terminated" in message:
                 raise self._error(
                     "sink_unsuitable",
                     f"the namespace {namespace} is being deleted",
-                    "Create it again when it is gone, or name another one.",
+                    "Create it again after the deletion, or use another namespace.",
                 )
-            case 400 | 403 | 422 if _DENIED.search(said):
+            case 400 | 403 | 422 if _DENIED_TEXT.search(message):
                 raise self._error(
                     "sink_denied",
                     "an admission rule of the cluster refuses it",
-                    f"Look at the admission webhooks and policies for secrets in {namespace}.",
+                    f"Check the admission webhooks and policies for secrets in {namespace}.",
                 )
             case 403:
-                verb = found[1] if (found := _VERB.search(said)) else "patch and create"
+                verb = found[1] if (found := _VERB_TEXT.search(message)) else "patch and create"
                 raise self._error(
                     "sink_denied",
-                    f"the cluster does not allow us to {verb} it",
-                    f"Give the role the verb {verb} on secrets in {namespace}.",
+                    f"this identity may not {verb} it",
+                    f"Grant the role the verb {verb} on secrets in {namespace}.",
                 )
             case 422:
-                self._refuse_immutable(self._get())
+                self._check_mutable(self._get())
                 raise self._error(
                     "sink_unsuitable",
-                    "the cluster takes no such Secret",
-                    "Check its names, and that it stays below 1 MiB.",
+                    "the cluster considers the Secret invalid",
+                    "Check its names, and that it is smaller than 1 MiB.",
                 )
             case _:
-                raise unexpected(self._address, reply)
+                raise unexpected_status(self._address, reply)
 
     def _get(self) -> Reply | None:
         reply = self._api().call(self._address, "GET", self._path)
         if reply.status not in (200, 404):
-            raise unexpected(self._address, reply)
+            raise unexpected_status(self._address, reply)
         return reply if reply.status == 200 else None  # noqa: PLR2004 - found
 
-    def _refuse_immutable(self, found: Reply | None) -> None:
+    def _check_mutable(self, found: Reply | None) -> None:
         if found is not None and found.body.get("immutable"):
             raise self._error(
                 "sink_unsuitable",
                 "the Secret is immutable",
-                "Create a Secret without `immutable`, under this name or another.",
+                "Create a Secret without `immutable`, with this name or another.",
             )
 
-    def _error(self, code: SinkCode, what: str, remedy: str) -> SinkError:
-        return failed(code, f"{self._address} cannot be used: {what}.", remedy)
+    def _error(self, code: SinkCode, reason: str, remedy: str) -> SinkError:
+        return sink_error(code, f"{self._address} cannot be used: {reason}.", remedy)
 
 
-def _cannot_try(reply: Reply) -> bool:
-    said = _said(reply)
-    unknown = reply.status == 400 and _NO_DRY_RUN.search(said)  # noqa: PLR2004 - refused
-    return bool(unknown and not _DENIED.search(said))
+def _is_dry_run_unsupported(reply: Reply) -> bool:
+    message = _message(reply)
+    unknown = reply.status == 400 and _NO_DRY_RUN_TEXT.search(message)  # noqa: PLR2004 - refused
+    return bool(unknown and not _DENIED_TEXT.search(message))
 
 
-def _said(reply: Reply) -> str:
-    """The words of a refusal, which may show a part of what was sent."""
+def _message(reply: Reply) -> str:
+    """Return the text of a refusal, which may quote a part of the request."""
     return str(reply.body.get("message", ""))
 
 
-def _manager(key: str) -> str:
-    """The field manager that owns a key, and nothing else."""
+def _field_manager(key: str) -> str:
+    """Return the field manager that owns only this key."""
     name = f"{_MANAGER}.{key}"
     if len(name) <= _MANAGER_LENGTH:
         return name
     return f"{_MANAGER}.{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-def _unusable(address: Address, error: ClusterConfigError) -> SinkError:
-    return failed("sink_denied", f"{address} cannot be used: {error.reason}.", error.remedy)
+def _config_error(address: Address, error: ClusterConfigError) -> SinkError:
+    return sink_error("sink_denied", f"{address} cannot be used: {error.reason}.", error.remedy)

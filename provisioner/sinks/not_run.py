@@ -1,10 +1,10 @@
-"""A sink behind a program that this run may not start: nothing is known of it, nothing written."""
+"""A sink whose program this run may not start: its content is unknown, and nothing is written."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provisioner.sinks.sink import Content, WriteOnly, failed
+from provisioner.sinks.sink import Content, WriteOnly, sink_error
 
 if TYPE_CHECKING:
     from provisioner.errors.exceptions import SinkError
@@ -16,8 +16,8 @@ class NotRun:
     """The sink of an address whose program is not run.
 
     Args:
-        address: of the sink.
-        program: what would be run.
+        address: the address of the sink.
+        program: the name of the program that a run would start.
     """
 
     def __init__(self, address: Address, program: str) -> None:
@@ -25,7 +25,7 @@ class NotRun:
         self._program = program
 
     def check(self) -> None:
-        """Raise: a token cannot be delivered by this run."""
+        """Raise, because this run cannot deliver a token here."""
         raise self._not_run()
 
     def read(self) -> Content:
@@ -33,14 +33,14 @@ class NotRun:
         return WriteOnly()
 
     def write(self, token: Secret) -> None:
-        """Raise: a token cannot be delivered by this run."""
+        """Raise, because this run cannot deliver a token here."""
         del token
         raise self._not_run()
 
     def _not_run(self) -> SinkError:
-        return failed(
+        return sink_error(
             "program_not_run",
-            f"{self._program} was not run for a {self._address.place[0]} sink because of "
-            "--no-programs, so what the sink holds is unknown.",
-            "Run without --no-programs where the manifests were reviewed.",
+            f"The content of a {self._address.place[0]} sink is unknown: {self._program} was not "
+            "run because of --no-programs.",
+            "Review the manifests, then run without --no-programs.",
         )

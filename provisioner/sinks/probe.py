@@ -1,4 +1,4 @@
-"""Many sinks asked side by side: what they hold, and which of them could not take a token."""
+"""Reading and checking many sinks in parallel."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
 
-_SIDE_BY_SIDE = 8
+_PARALLEL = 8
 
-_Found = TypeVar("_Found")
+_Result = TypeVar("_Result")
 
 
 def read_all(
     addresses: Iterable[Address], open_sink: OpenSink, stop: Cancellation
 ) -> dict[Address, SinkContent]:
-    """What each sink holds, without the tokens themselves.
+    """Return the content of each sink, without the tokens themselves.
 
     Args:
-        addresses: of the sinks.
+        addresses: the addresses of the sinks.
         open_sink: opens one of them.
-        stop: once it is asked for, no sink is asked any more.
+        stop: after a stop, no further sink is read.
     """
 
     def read(address: Address) -> SinkContent:
@@ -60,32 +60,37 @@ def read_all(
 def check_all(
     addresses: Iterable[Address], open_sink: OpenSink, stop: Cancellation
 ) -> dict[Address, Failure]:
-    """Why sinks could not take a token, as far as that can be seen without writing.
+    """Return the sinks that cannot take a token, as far as a check without writing can show.
+
+    Args:
+        addresses: the addresses of the sinks.
+        open_sink: opens one of them.
+        stop: after a stop, no further sink is checked.
 
     Returns:
-        A failure for each address that has one.
+        The failure of each address that has one.
     """
 
-    def failure(address: Address) -> Failure | None:
+    def check(address: Address) -> Failure | None:
         try:
             open_sink(address).check()
         except SinkError as error:
             return failure_of(error)
         return None
 
-    found: dict[Address, Failure | None] = _each(addresses, failure, stop, STOPPED)
-    return {address: why for address, why in found.items() if why is not None}
+    failures: dict[Address, Failure | None] = _each(addresses, check, stop, STOPPED)
+    return {address: failure for address, failure in failures.items() if failure is not None}
 
 
 def _each(
     addresses: Iterable[Address],
-    ask: Callable[[Address], _Found],
+    visit: Callable[[Address], _Result],
     stop: Cancellation,
-    stopped: _Found,
-) -> dict[Address, _Found]:
-    wanted = tuple(dict.fromkeys(addresses))
-    if not wanted:
+    stopped: _Result,
+) -> dict[Address, _Result]:
+    unique = tuple(dict.fromkeys(addresses))
+    if not unique:
         return {}
-    with ThreadExecutor(_SIDE_BY_SIDE) as threads:
-        found = threads.map(lambda one: stopped if stop.asked else ask(one), wanted)
-        return dict(zip(wanted, found, strict=True))
+    with ThreadExecutor(_PARALLEL) as threads:
+        results = threads.map(lambda address: stopped if stop.asked else visit(address), unique)
+        return dict(zip(unique, results, strict=True))

@@ -1,4 +1,4 @@
-"""Makes the sink of an address; what a vendor's sinks share is made once, when first needed."""
+"""Opens the sink of an address; the sinks of one vendor share what is created at first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from provisioner.model.sink_address import (
     VaultAddress,
 )
 from provisioner.sinks.not_run import NotRun
-from provisioner.sinks.sink import failed
+from provisioner.sinks.sink import sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,18 +35,18 @@ _NO_RESTRICTIONS = Restrictions()
 
 
 class SinkRegistry:
-    """Opens the sinks of one run.
+    """The sinks of one run.
 
-    Vendors are imported here and not at the top: a run without one needs neither its library nor
-    the time to load it.
+    The vendors' modules are imported on demand and not at the top: a run without a vendor needs
+    neither its library nor the time to load it.
 
     Args:
-        root: where relative paths stand.
-        environ: the variables that vendors' credentials come from.
-        stop: ends the waits between two tries.
-        declared: every address of the manifests, looked at when the first file is opened: two of
-            them may be one file.
-        restrictions: what this run may open.
+        root: the folder that relative paths start from.
+        environ: the environment variables with the credentials of the vendors.
+        stop: ends the waits between two attempts.
+        declared: every address in the manifests. They are compared when the first file is opened,
+            because two of them may lead to the same file.
+        restrictions: the sinks, hosts and programs that this run may use.
     """
 
     def __init__(
@@ -65,44 +65,44 @@ class SinkRegistry:
         self._servers: dict[tuple[type, str | None], str] = {}
         self._lock = threading.Lock()
         self._vendors: dict[type, object] = {}
-        self._closing: list[Callable[[], None]] = []
+        self._close_callbacks: list[Callable[[], None]] = []
 
     def open(self, address: Address) -> Sink:
-        """The sink of an address.
+        """Open the sink of an address.
 
         Raises:
-            SinkError: when its extra or its credential is missing, or the run may not open it.
+            SinkError: its extra or its credential is missing, or this run may not open it.
         """
-        if (why := self._forbidden(address)) is not None:
-            raise why
+        if (error := self._refusal(address)) is not None:
+            raise error
         program = None if self._restrictions.programs else self._program(address)
-        return self._opened(address) if program is None else NotRun(address, program)
+        return self._open(address) if program is None else NotRun(address, program)
 
     def refusals(self, addresses: Iterable[Address]) -> Iterator[RefusedError]:
-        """Yield why sinks may not be opened; nothing is read from them or sent to them."""
+        """Yield a refusal for each sink that this run may not open, without contacting it."""
         for address in addresses:
-            if (why := self._forbidden(address)) is not None:
-                yield RefusedError(why.code, why.message, remedy=why.remedy)
+            if (error := self._refusal(address)) is not None:
+                yield RefusedError(error.code, error.message, remedy=error.remedy)
 
-    def _forbidden(self, address: Address) -> SinkError | None:
-        """Why the run may not open a sink, as its workflow says."""
+    def _refusal(self, address: Address) -> SinkError | None:
+        """Return the error for a sink that the options of this run do not allow."""
         rules = self._restrictions
-        if rules.sinks and not rules.allows_sink(address, *self._real_names(address)):
-            return failed(
+        if rules.sinks and not rules.allows_sink(address, *self._resolved_names(address)):
+            return sink_error(
                 "sink_not_allowed",
-                f"{address} is not among the sinks that this run may open.",
-                "Correct `deliver`, or have the workflow allow it with --allow-sink.",
+                f"{address} is not allowed by --allow-sink.",
+                "Correct `deliver`, or add the sink to --allow-sink in the workflow.",
             )
         if rules.hosts and (server := self._server(address)) and not rules.allows_host(server):
-            return failed(
+            return sink_error(
                 "host_not_allowed",
-                f"{address} is on a server that this run may not speak to.",
-                "Correct the server, or have the workflow allow its host with --allow-host.",
+                f"The server of {address} is not allowed by --allow-host.",
+                "Correct the server, or add its host to --allow-host in the workflow.",
             )
         return None
 
-    def _real_names(self, address: Address) -> tuple[str, ...]:
-        """Where a file in the root leads to by the symbolic links of the checkout."""
+    def _resolved_names(self, address: Address) -> tuple[str, ...]:
+        """Return the path of a file in the root after resolving symbolic links, if it differs."""
         if not isinstance(address, FileAddress) or "\0" in address.path:
             return ()
         root = Path(os.path.realpath(self._root))
@@ -113,7 +113,7 @@ class SinkRegistry:
         return ((real.relative_to(root) if real.is_relative_to(root) else real).as_posix(),)
 
     def _server(self, address: Address) -> str:
-        """The server of a sink; empty where it has none, or none that can be reached."""
+        """Return the server of a sink; empty if it has none, or none that can be reached."""
         place = (type(address), address.region if isinstance(address, AwsAddress) else None)
         with self._lock:
             if place not in self._servers:
@@ -121,7 +121,7 @@ class SinkRegistry:
             return self._servers[place]
 
     def _program(self, address: Address) -> str | None:
-        """The program that a sink runs, or that its credential comes from; None without one."""
+        """Return the program that a sink, or its credential, needs; None if it needs none."""
         match address:
             case CommandAddress(argv=argv):
                 return argv[0]
@@ -136,68 +136,71 @@ class SinkRegistry:
             case _:
                 return None
 
-    def _opened(self, address: Address) -> Sink:  # noqa: PLR0911 - one for each vendor
+    def _open(self, address: Address) -> Sink:  # noqa: PLR0911 - one for each vendor
         match address:
             case FileAddress():
                 from provisioner.sinks.file import Files  # noqa: PLC0415 - see above
 
-                return self._vendor(Files, lambda: Files(self._root, self._files())).sink(address)
+                return self._shared(Files, lambda: Files(self._root, self._file_addresses())).sink(
+                    address
+                )
             case CommandAddress():
                 from provisioner.sinks.command import Commands  # noqa: PLC0415 - see above
 
-                return self._vendor(Commands, self._commands).sink(address)
+                return self._shared(Commands, self._commands).sink(address)
             case VaultAddress():
                 from provisioner.sinks.vault import VaultServer  # noqa: PLC0415 - see above
 
-                return self._vendor(
+                return self._shared(
                     VaultServer, lambda: VaultServer(self._environ, sleep=self._wait)
                 ).sink(address)
             case AwsAddress():
                 from provisioner.sinks.aws import SecretsManager  # noqa: PLC0415 - see above
 
-                manager = self._vendor(SecretsManager, lambda: SecretsManager(self._environ))
+                manager = self._shared(SecretsManager, lambda: SecretsManager(self._environ))
                 return manager.sink(address)
             case GithubAddress():
                 from provisioner.sinks.github import Github  # noqa: PLC0415 - see above
 
-                return self._vendor(Github, lambda: Github(self._environ, self._wait)).sink(address)
+                return self._shared(Github, lambda: Github(self._environ, self._wait)).sink(address)
             case GitlabAddress():
                 from provisioner.sinks.gitlab import Gitlab  # noqa: PLC0415 - see above
 
-                return self._vendor(Gitlab, lambda: Gitlab(self._environ, self._wait)).sink(address)
+                return self._shared(Gitlab, lambda: Gitlab(self._environ, self._wait)).sink(address)
             case KubernetesAddress():
                 from provisioner.sinks.kubernetes import Kubernetes  # noqa: PLC0415 - see above
 
-                return self._vendor(Kubernetes, lambda: Kubernetes(self._environ, self._wait)).sink(
+                return self._shared(Kubernetes, lambda: Kubernetes(self._environ, self._wait)).sink(
                     address
                 )
             case _:
                 assert_never(address)
 
-    def _files(self) -> Iterator[FileAddress]:
+    def _file_addresses(self) -> Iterator[FileAddress]:
         return (one for one in self._declared if isinstance(one, FileAddress))
 
     def _commands(self) -> Commands:
         from provisioner.sinks.command import Commands  # noqa: PLC0415 - see above
 
         commands = Commands(self._root)
-        self._closing.append(commands.close)
+        self._close_callbacks.append(commands.close)
         return commands
 
     def close(self) -> None:
-        """Ends what sinks have left running, where a stop left them no more time."""
-        for end in self._closing:
-            end()
+        """Stop the programs that sinks have left running."""
+        for close in self._close_callbacks:
+            close()
 
-    def _vendor(self, kind: type[_Vendor], make: Callable[[], _Vendor]) -> _Vendor:
-        """What all sinks of a vendor share; one that cannot be made is tried again."""
+    def _shared(self, kind: type[_Vendor], create: Callable[[], _Vendor]) -> _Vendor:
+        """Return what the sinks of a vendor share, and create it if that has not succeeded yet."""
         with self._lock:
             if kind not in self._vendors:
-                self._vendors[kind] = make()
+                self._vendors[kind] = create()
             return cast("_Vendor", self._vendors[kind])
 
 
 def _server_of(address: Address, environ: Mapping[str, str]) -> str:
+    """Return the server of a sink; empty if it has none, or none that can be reached."""
     match address:
         case FileAddress() | CommandAddress():
             return ""

@@ -1,4 +1,4 @@
-"""The interface to one sink, whatever kind it is."""
+"""The interface of a sink, whatever its kind."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ SinkCode = Literal[
     "host_not_allowed",
     "program_not_run",
 ]
-"""Why a sink cannot be used: it cannot be reached or is out of order; the credential is missing,
-refused or may not do this; the place is not there; the place cannot hold a token safely; the
-extra is not installed; a write did not come to what it was to come to; the run may not open it,
-not speak to its server, or not run its program."""
+"""The reason why a sink cannot be used: it cannot be reached or is out of service; the credential
+is missing, is refused or lacks a permission; the place does not exist; the place cannot hold a
+token safely; the extra is not installed; a write failed; this run may not open the sink, contact
+its server or run its program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Empty:
-    """The sink was looked into, and no token is there."""
+    """The sink was read and contains no token."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredValue:
-    """What the sink holds, whether it is a token or not."""
+    """The content of a sink, which may or may not be a token."""
 
     value: Secret
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOnly:
-    """What the sink holds cannot be read back.
+    """The content of a sink that cannot be read back.
 
     Attributes:
-        updated_at: when it last changed, by this machine's clock as far as the sink's `Date`
-            corrects its own; None where not even that is told.
-        only_writes: whether nothing but a write of the value moves that time.
+        updated_at: when the sink last changed, by the clock of this machine, corrected with the
+            sink's `Date` header; None if the sink does not report it.
+        only_writes: True if nothing except a write of the value changes that time.
     """
 
     updated_at: datetime | None = None
@@ -60,52 +60,53 @@ Content = Empty | StoredValue | WriteOnly
 
 
 class Sink(Protocol):
-    """One place that holds one token; its methods may be called from several threads."""
+    """A place that holds one token. Its methods may be called from several threads."""
 
     def check(self) -> None:
-        """Looks, as far as that goes without writing, whether a token can be delivered.
+        """Check, without writing anything, that a token can be delivered.
 
         Raises:
-            SinkError: when it certainly cannot.
+            SinkError: the sink certainly cannot take a token.
         """
         ...
 
     def read(self) -> Content:
-        """What the sink holds now.
+        """Return the current content of the sink.
 
         Raises:
-            SinkError: when a sink that can be read could not be.
+            SinkError: the sink is readable, but reading it failed.
         """
         ...
 
     def write(self, token: Secret) -> None:
-        """Puts a token in the place of what is there; nothing else in the sink is changed.
+        """Replace the token in the sink, and change nothing else there.
 
         Raises:
-            SinkError: when it was not written, or may not have been.
+            SinkError: the token was not written, or may not have been.
         """
         ...
 
 
 class OpenSink(Protocol):
-    """Opens sinks; may be called from several threads."""
+    """A function that opens sinks. It may be called from several threads."""
 
     def __call__(self, address: Address) -> Sink:
-        """The sink of an address.
+        """Open the sink of an address.
 
         Raises:
-            SinkError: when there is no way to it, as without its vendor's library.
+            SinkError: the sink cannot be opened, for example because its vendor's library is
+                missing.
         """
         ...
 
 
-def failed(code: SinkCode, message: str, remedy: str) -> SinkError:
-    """The error of a sink.
+def sink_error(code: SinkCode, message: str, remedy: str) -> SinkError:
+    """Create the error of a sink.
 
     Args:
-        code: what kind of failure it is.
-        message: one sentence that names the sink and what happened, without anything that came
-            back from a vendor or a program unless it cannot hold a secret.
+        code: the kind of failure.
+        message: one sentence that names the sink and says what happened. It quotes the answer of a
+            vendor or program only if that cannot contain a secret.
         remedy: one sentence that says what to do.
     """
     return SinkError(code, message, remedy=remedy)

@@ -1,8 +1,8 @@
-"""Fields of secrets in a KV version 2 engine of HashiCorp Vault or OpenBao.
+"""The sink `vault`: fields of secrets in a KV version 2 engine of HashiCorp Vault or OpenBao.
 
-A write changes one field and keeps the others of its secret: it states the version that it was
-made from (check-and-set), so that the server itself refuses it where another writer was faster,
-and so that one whose answer was lost can be sent again.
+A write changes one field and keeps the other fields of its secret. It names the version that it is
+based on (check-and-set), so the server refuses it if another writer was faster, and a write whose
+answer was lost can be sent again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from provisioner.http_client.bounded import (
 from provisioner.http_client.loopback import is_loopback
 from provisioner.runtime.log_context import extra
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Empty, StoredValue, failed
+from provisioner.sinks.sink import Empty, StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,34 +47,34 @@ _LOG = logging.getLogger(__name__)
 _TIMEOUT = (10.0, 30.0)
 _BODY_LIMIT = 8 * 1024 * 1024
 
-_TRIES = 5
-_WRITES = 8
+_MAX_ATTEMPTS = 5
+_MAX_WRITES = 8
 _FIRST_WAIT = 0.25
 _LONGEST_WAIT = 2.0
-_LONGEST_ASKED_WAIT = 30.0
+_MAX_RETRY_AFTER = 30.0
 _CONNECTIONS = 32
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
-_PASSING = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.TOO_MANY_REQUESTS})
-_UPGRADING = "from non-versioned to versioned data"
-_NO_ROUTE = "no handler for route"
-_MISMATCH = "check-and-set parameter did not match"
+_TRANSIENT_STATUSES = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.TOO_MANY_REQUESTS})
+_UPGRADING_TEXT = "from non-versioned to versioned data"
+_NO_ROUTE_TEXT = "no handler for route"
+_MISMATCH_TEXT = "check-and-set parameter did not match"
 
 
 class VaultServer:
-    """The one Vault or OpenBao server of a run; its sinks may be used from several threads.
+    """The Vault or OpenBao server of a run. Its sinks may be used from several threads.
 
-    Relied on: every variable is read as `BAO_…`, then as `VAULT_…` (OpenBao, `api/env.go`); the
-    CLIs of both keep their token in `~/.vault-token` (docs, "Token helpers"); a plain token is
-    what every login method gives (docs, "Tokens"); `sys/internal/ui/mounts/:path` tells the
-    engine of a path to every token that may do something there, and is what the CLIs ask first
-    (API docs, "/sys/internal/ui/mounts"). A redirect by a standby is not followed: it would take
-    the token to another host.
+    Relies on: every variable is read as `BAO_…`, then as `VAULT_…` (OpenBao, `api/env.go`); the
+    CLIs of both keep their token in `~/.vault-token` (docs, "Token helpers"); every login method
+    returns a token that can be sent unchanged (docs, "Tokens"); `sys/internal/ui/mounts/:path`
+    names the engine of a path to every token that has any permission there, and is what the CLIs
+    ask first (API docs, "/sys/internal/ui/mounts"). A redirect of a standby is not followed,
+    because it would send the token to another host.
 
     Args:
-        environment: of the process; proxies and the trusted authorities of `requests` are looked
-            up in the real one.
-        sleep: waits for so many seconds.
+        environment: the environment variables of the process; proxies and the CA certificates of
+            `requests` come from the real environment.
+        sleep: waits for a number of seconds.
         timeout: seconds to connect, and for the whole answer.
     """
 
@@ -85,80 +85,80 @@ class VaultServer:
         sleep: Callable[[float], None] = time.sleep,
         timeout: tuple[float, float] = _TIMEOUT,
     ) -> None:
-        self._client = _opened(environment, timeout)
+        self._client = _connect(environment, timeout)
         self._sleep = sleep
-        self._looking_up = threading.Lock()
+        self._lookup_lock = threading.Lock()
         self._engines: set[str] = set()
-        self._out_of_order: _VaultFailure | None = None
-        self._writing: dict[str, threading.Lock] = {}
+        self._server_failure: _VaultFailure | None = None
+        self._write_locks: dict[str, threading.Lock] = {}
 
     def sink(self, address: VaultAddress) -> Sink:
-        """The sink at an address; whatever is wrong with the server is told when it is used."""
+        """Return the sink of an address; a problem with the server is reported when it is used."""
         return _Field(self, address)
 
-    def ask(
+    def request(
         self, method: str, path: str, body: Mapping[str, object] | None = None
     ) -> _VaultAnswer | _VaultFailure:
-        """What the server says to a request that changes nothing; repeated where that may help."""
-        for number in range(_TRIES - 1):
+        """Send a request that changes nothing, and repeat it while that may help."""
+        for attempt in range(_MAX_ATTEMPTS - 1):
             answer = self.send(method, path, body)
-            if not isinstance(answer, _VaultFailure) or not answer.passes:
+            if not isinstance(answer, _VaultFailure) or not answer.transient:
                 return answer
-            self.wait(number, answer)
+            self.wait(attempt, answer)
         return self.send(method, path, body)
 
     def send(
         self, method: str, path: str, body: Mapping[str, object] | None = None
     ) -> _VaultAnswer | _VaultFailure:
-        """The same of one request, sent once.
+        """Send a request once.
 
         Args:
-            method: in small letters.
-            path: below `v1/`, not yet quoted.
+            method: in lower case.
+            path: the part after `v1/`, not yet quoted.
             body: sent as JSON.
         """
         if isinstance(self._client, _VaultFailure):
             return self._client
         return _exchange(self._client, method, f"/v1/{quote(path)}", body)
 
-    def wait(self, number: int, answer: _VaultAnswer | _VaultFailure) -> None:
-        """Waits before a repeat: as long as was asked for, else growing, and never quite alike."""
-        asked = answer.wait if isinstance(answer, _VaultFailure) else 0.0
-        wait = min(_FIRST_WAIT * 2.0**number, _LONGEST_WAIT)
-        self._sleep(max(asked, wait * random.uniform(0.5, 1.0)))  # noqa: S311 - no secret
+    def wait(self, attempt: int, answer: _VaultAnswer | _VaultFailure) -> None:
+        """Wait before a repeat: as long as the server asks, or with a growing, random delay."""
+        requested = answer.retry_after if isinstance(answer, _VaultFailure) else 0.0
+        delay = min(_FIRST_WAIT * 2.0**attempt, _LONGEST_WAIT)
+        self._sleep(max(requested, delay * random.uniform(0.5, 1.0)))  # noqa: S311 - no secret
 
     def engine(self, path: str) -> str | _VaultFailure:
-        """The mount of the KV version 2 engine that a path is in, with its last slash.
+        """Return the mount of the KV version 2 engine that contains a path, with its final slash.
 
-        It is looked up once for all paths in it, as is that nothing can be looked up.
+        It is looked up once for all paths of the engine. An unavailable server is also remembered.
         """
-        with self._looking_up:
-            if self._out_of_order is not None:
-                return self._out_of_order
-            for engine in self._engines:  # one never stands within another
+        with self._lookup_lock:
+            if self._server_failure is not None:
+                return self._server_failure
+            for engine in self._engines:  # engines are never nested
                 if path.startswith(engine):
                     return engine
-            answer = self.ask("get", f"sys/internal/ui/mounts/{path}")
-            engine_or_trouble = self._engine_in(answer, path)
-            if isinstance(engine_or_trouble, str):
-                self._engines.add(engine_or_trouble)
-            elif engine_or_trouble.code == "sink_unavailable":
-                self._out_of_order = engine_or_trouble
-            return engine_or_trouble
+            answer = self.request("get", f"sys/internal/ui/mounts/{path}")
+            engine_or_failure = self._engine_of(answer, path)
+            if isinstance(engine_or_failure, str):
+                self._engines.add(engine_or_failure)
+            elif engine_or_failure.code == "sink_unavailable":
+                self._server_failure = engine_or_failure
+            return engine_or_failure
 
-    def writing(self, path: str) -> threading.Lock:
-        """Held while a secret is written, so that threads of one run need no check-and-set."""
-        return self._writing.setdefault(path, threading.Lock())
+    def write_lock(self, path: str) -> threading.Lock:
+        """Return the lock for writes to a secret, so that threads of one run never conflict."""
+        return self._write_locks.setdefault(path, threading.Lock())
 
-    def _engine_in(self, answer: _VaultAnswer | _VaultFailure, path: str) -> str | _VaultFailure:
+    def _engine_of(self, answer: _VaultAnswer | _VaultFailure, path: str) -> str | _VaultFailure:
         if isinstance(answer, _VaultFailure):
             return answer
         if answer.status == HTTPStatus.FORBIDDEN:
-            return self._refusal()
+            return self._denied_engine()
         if answer.status == HTTPStatus.NOT_FOUND:
             return _VaultFailure(
                 "sink_missing",
-                "is not there: the server knows no such engine or namespace",
+                "does not exist: the server has no engine or namespace of this name",
                 "Check the mount, VAULT_ADDR and VAULT_NAMESPACE.",
             )
         engine = answer.at("data", "path")
@@ -168,35 +168,36 @@ class VaultServer:
         if answer.at("data", "type") != "kv" or version != "2" or not path.startswith(engine):
             return _VaultFailure(
                 "sink_unsuitable",
-                "is in no KV engine of version 2, and others cannot keep the neighbours of a field",
-                "Name the mount of a KV version 2 engine, or upgrade this one to it.",
+                "is not in a KV version 2 engine, and only those keep the other fields of a secret",
+                "Use the mount of a KV version 2 engine, or upgrade this engine to version 2.",
             )
         return engine
 
-    def _refusal(self) -> _VaultFailure:
-        """Why the token may not even see the engine; a good one may lack the right to ask."""
-        answer = self.ask("get", "auth/token/lookup-self")
+    def _denied_engine(self) -> _VaultFailure:
+        """Check a token that may not see the engine, and return the failure."""
+        answer = self.request("get", "auth/token/lookup-self")
         if isinstance(answer, _VaultFailure):
             return answer
         if answer.status == HTTPStatus.OK:
             return _VaultFailure(
                 "sink_denied",
-                "is closed to the token, which is valid, or its engine is not there",
-                "Check the mount and VAULT_NAMESPACE, and the token's policies.",
+                "cannot be accessed: the Vault token is valid but lacks access, or the engine does "
+                "not exist",
+                "Check the mount, VAULT_NAMESPACE and the policies of the token.",
             )
         return _VaultFailure(
             "sink_denied",
-            "is closed to the token, which is not valid or may do nothing there",
-            "Set VAULT_TOKEN (BAO_TOKEN) to a token that is valid and may read and write there.",
+            "cannot be accessed: the Vault token is not valid or has no permissions",
+            "Set VAULT_TOKEN (BAO_TOKEN) to a valid token that may read and write there.",
         )
 
 
 class _Field:
     """One field of one secret.
 
-    Relied on (API docs, "KV secrets engine - version 2" and "/sys/capabilities-self"): a read of
-    a deleted version is a 404 that tells its number; a write with `cas` 0 is for a secret without
-    versions; a new version holds what was sent and nothing else, while custom metadata belongs to
+    Relies on (API docs, "KV secrets engine - version 2" and "/sys/capabilities-self"): a read of a
+    deleted version is a 404 that includes its number; a write with `cas` 0 is for a secret without
+    versions; a new version has exactly the fields that were sent, while custom metadata belongs to
     the secret.
     """
 
@@ -206,35 +207,35 @@ class _Field:
         self._path = f"{address.mount}/{address.path}"
 
     def check(self) -> None:
-        """Whether the engine is one of version 2, and the token may read and write there."""
+        """Check that the engine has version 2, and that the token may read and write there."""
         path = self._data_path()
-        answer = self._server.ask("post", "sys/capabilities-self", {"paths": [path]})
+        answer = self._server.request("post", "sys/capabilities-self", {"paths": [path]})
         if isinstance(answer, _VaultFailure):
             raise self._error(answer)
         granted = answer.at(path) or answer.at("data", path) or answer.at("capabilities")
         if answer.status != HTTPStatus.OK or not isinstance(granted, list):
-            # A token need not be allowed to ask for its own rights.
-            self._latest(path)
+            # A token may lack the permission to look up its own permissions.
+            self._latest_version(path)
         elif "root" not in granted and not (
             "read" in granted and {"create", "update"}.intersection(granted)
         ):
             raise self._denied(path)
 
     def read(self) -> Content:
-        """The field in the latest version; what is no text as the JSON that it is."""
-        value = self._latest(self._data_path()).fields.get(self._address.field)
+        """Return the field in the latest version; a value that is not a text as JSON."""
+        value = self._latest_version(self._data_path()).fields.get(self._address.field)
         if value is None:
             return Empty()
         return StoredValue(Secret.received(value if isinstance(value, str) else json.dumps(value)))
 
     def write(self, token: Secret) -> None:
-        """Makes a new version that differs from the latest in this field only."""
+        """Create a version that differs from the latest one only in this field."""
         path = self._data_path()
-        with self._server.writing(path):
+        with self._server.write_lock(path):
             answer: _VaultAnswer | _VaultFailure | None = None
-            for number in range(_WRITES):
-                latest = self._latest(path)
-                if answer is not None and self._is_there(latest, token):
+            for attempt in range(_MAX_WRITES):
+                latest = self._latest_version(path)
+                if answer is not None and self._has_token(latest, token):
                     return
                 answer = self._server.send(
                     "post",
@@ -244,37 +245,39 @@ class _Field:
                         "options": {"cas": latest.number},
                     },
                 )
-                if not self._again(answer, path):
+                if not self._should_retry(answer, path):
                     return
-                self._server.wait(number, answer)
-            if not self._is_there(self._latest(path), token):
-                raise self._error(answer if isinstance(answer, _VaultFailure) else _OVERTAKEN)
+                self._server.wait(attempt, answer)
+            if not self._has_token(self._latest_version(path), token):
+                raise self._error(
+                    answer if isinstance(answer, _VaultFailure) else _TOO_MANY_CONFLICTS
+                )
 
-    def _is_there(self, latest: _Version, token: Secret) -> bool:
+    def _has_token(self, latest: _Version, token: Secret) -> bool:
         return latest.fields.get(self._address.field) == token.reveal()
 
-    def _again(self, answer: _VaultAnswer | _VaultFailure, path: str) -> bool:
-        """Whether a write is to be tried again; False where it was done."""
+    def _should_retry(self, answer: _VaultAnswer | _VaultFailure, path: str) -> bool:
+        """Return whether to repeat a write; False if it succeeded."""
         if isinstance(answer, _VaultFailure):
-            if answer.passes:
+            if answer.transient:
                 return True
             raise self._error(answer)
         if answer.status in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
             return False
         if answer.status == HTTPStatus.FORBIDDEN:
             raise self._denied(path)
-        if _MISMATCH in str(answer.at("errors")):
+        if _MISMATCH_TEXT in str(answer.at("errors")):
             return True
         raise self._error(
             _VaultFailure(
                 "sink_failed",
-                f"was not written: the server refused it with status {answer.status}",
-                "Look into the server's log, and for a limit on what the engine takes.",
+                f"was not written: the server refused it with HTTP status {answer.status}",
+                "Check the server's log, and the size limit of the engine.",
             )
         )
 
-    def _latest(self, path: str) -> _Version:
-        answer = self._server.ask("get", path)
+    def _latest_version(self, path: str) -> _Version:
+        answer = self._server.request("get", path)
         if isinstance(answer, _VaultFailure):
             raise self._error(answer)
         if answer.status == HTTPStatus.FORBIDDEN:
@@ -288,14 +291,14 @@ class _Field:
         return _Version(number, fields if isinstance(fields, dict) else {})
 
     def _data_path(self) -> str:
-        """Where the API has the secret's versions."""
+        """Return the API path of the versions of the secret."""
         parts = self._path.split("/")
         if not self._path.isprintable() or any(part in ("", ".", "..") for part in parts):
             raise self._error(
                 _VaultFailure(
                     "sink_unsuitable",
                     "has a path with an empty part, `.`, `..` or a control character",
-                    "Write the path as mount/path, each part with a name.",
+                    "Write the path as mount/path, without empty parts.",
                 )
             )
         engine = self._server.engine(self._path)
@@ -307,13 +310,13 @@ class _Field:
         return self._error(
             _VaultFailure(
                 "sink_denied",
-                "may not be read and written with this token",
-                f"Give one of the token's policies create, update and read on {path}.",
+                "cannot be read and written with this Vault token",
+                f"Grant create, update and read on {path} in a policy of the token.",
             )
         )
 
-    def _error(self, trouble: _VaultFailure) -> SinkError:
-        return failed(trouble.code, f"{self._address} {trouble.what}.", trouble.remedy)
+    def _error(self, failure: _VaultFailure) -> SinkError:
+        return sink_error(failure.code, f"{self._address} {failure.reason}.", failure.remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +324,7 @@ class _Version:
     """The latest version of a secret.
 
     Attributes:
-        number: 0 for a secret without any; a deleted version has its number and no fields.
+        number: 0 for a secret without versions; a deleted version has its number and no fields.
     """
 
     number: int
@@ -330,13 +333,13 @@ class _Version:
 
 @dataclass(frozen=True, slots=True)
 class _VaultAnswer:
-    """What Vault itself said."""
+    """An answer of Vault itself."""
 
     status: int
     body: Mapping[str, object]
 
     def at(self, *names: str) -> object:
-        """What stands in the body below these names; None for nothing."""
+        """Return the value below these names in the body; None without one."""
         found: object = self.body
         for name in names:
             found = found.get(name) if isinstance(found, dict) else None
@@ -345,37 +348,37 @@ class _VaultAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _VaultFailure:
-    """Why something cannot be done, whichever sink it is for.
+    """The reason why something cannot be done, for any sink.
 
     Attributes:
-        what: the end of a sentence that begins with the sink.
-        passes: whether it may fare better soon; a write may have been done all the same.
-        wait: seconds that the server asks to wait before that.
+        reason: the rest of a sentence that begins with the sink's address.
+        transient: True if a repeat may succeed; a write may have been executed nevertheless.
+        retry_after: seconds that the server asks to wait before a repeat.
     """
 
     code: SinkCode
-    what: str
+    reason: str
     remedy: str
-    passes: bool = False
-    wait: float = 0.0
+    transient: bool = False
+    retry_after: float = 0.0
 
 
 _STARTING = _VaultFailure(
     "sink_unavailable",
-    "is out of order: Vault is upgrading or mounting its engine",
-    "Wait until that is done, and run again.",
-    passes=True,
+    "is unavailable: Vault is upgrading or mounting its engine",
+    "Wait until Vault has finished, then run again.",
+    transient=True,
 )
 
-_OVERTAKEN = _VaultFailure(
+_TOO_MANY_CONFLICTS = _VaultFailure(
     "sink_failed",
-    f"was not written: others changed its secret {_WRITES} times meanwhile",
-    "Run again when nothing else writes this secret.",
+    f"was not written: other writers changed its secret {_MAX_WRITES} times in the meantime",
+    "Run again when nothing else writes to this secret.",
 )
 
 
 class _Client(Protocol):
-    """What is used of `hvac.adapters.RawAdapter`."""
+    """The part of `hvac.adapters.RawAdapter` that is used."""
 
     def request(
         self,
@@ -385,16 +388,16 @@ class _Client(Protocol):
         raise_exception: bool,
         json: Mapping[str, object] | None,
     ) -> requests.Response:
-        """Sends one request."""
+        """Send one request."""
         ...
 
 
 def server_of(environment: Mapping[str, str]) -> str:
-    """Return the address of the server; empty where no variable names one."""
+    """Return the address of the server; empty if no variable names one."""
     return _variable(environment, "ADDR")
 
 
-def _opened(
+def _connect(
     environment: Mapping[str, str], timeout: tuple[float, float]
 ) -> _Client | _VaultFailure:
     try:
@@ -408,21 +411,21 @@ def _opened(
             'Install it with pip install "twenty-provisioner[vault]".',
         )
     address = _variable(environment, "ADDR")
-    if (trouble := _wrong_with(address)) is not None:
-        return trouble
+    if (failure := _address_failure(address)) is not None:
+        return failure
     token = _token(environment)
     if token is None:
         return _VaultFailure(
             "sink_denied",
-            "cannot be opened: there is no token of Vault, or one that cannot be sent",
-            "Set VAULT_TOKEN (BAO_TOKEN), as the login step of a pipeline does.",
+            "cannot be opened: the Vault token is missing or is not printable ASCII",
+            "Set VAULT_TOKEN (BAO_TOKEN), for example in the login step of a pipeline.",
         )
     session = requests.Session()
-    session.trust_env = False  # ~/.netrc would add a credential of its own
-    session.verify = trusted = _trusted(environment)
+    session.trust_env = False  # ~/.netrc would add another credential
+    session.verify = ca_certificates = _ca_certificates(environment)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.stream = True  # read here, within bounds, and not by hvac
-    session.headers["Accept-Encoding"] = ACCEPT_ENCODING
+    session.stream = True  # the body is read here, within bounds, and not by hvac
+    session.headers["Accept-Encoding"] = ACCEPTED
     for scheme in ("https://", "http://"):
         session.mount(scheme, BoundedAdapter(_BODY_LIMIT, pool_maxsize=_CONNECTIONS))
     client: _Client = RawAdapter(
@@ -430,7 +433,7 @@ def _opened(
         token=token.reveal(),
         namespace=_variable(environment, "NAMESPACE") or None,
         session=session,
-        verify=trusted,  # where the session's is False hvac looks here
+        verify=ca_certificates,  # hvac uses this value if that of the session is False
         cert=_client_certificate(environment),
         proxies=get_environ_proxies(address),
         timeout=timeout,
@@ -440,41 +443,41 @@ def _opened(
 
 
 def _variable(environment: Mapping[str, str], name: str) -> str:
-    """What OpenBao's name of a variable says, or Vault's; an empty one says nothing."""
+    """Return the value of OpenBao's variable, or else of Vault's; empty without either."""
     return environment.get(f"BAO_{name}") or environment.get(f"VAULT_{name}") or ""
 
 
-def _wrong_with(address: str) -> _VaultFailure | None:
-    """Why tokens cannot be sent to an address; it stands in no message, for it may hold one."""
+def _address_failure(address: str) -> _VaultFailure | None:
+    """Return the failure of an unsafe address. It is in no message, as it may contain a secret."""
     if not address:
         return _VaultFailure(
             "sink_missing",
             "cannot be found: the address of Vault is not set",
-            "Set VAULT_ADDR (BAO_ADDR), as https://vault.example.com:8200.",
+            "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
         )
     try:
         parts = urlsplit(address)
         host = parts.hostname or ""
-        _ = parts.port  # which raises where it is no number
+        _ = parts.port  # raises if it is not a number
     except ValueError:
         host = ""
     if not host or parts.scheme not in ("http", "https"):
         return _VaultFailure(
             "sink_missing",
-            "cannot be found: the address of Vault is no https:// URL",
-            "Set VAULT_ADDR (BAO_ADDR) as https://vault.example.com:8200.",
+            "cannot be found: the address of Vault is not an https:// URL",
+            "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
         )
     if parts.scheme == "http" and not is_loopback(host):
         return _VaultFailure(
             "sink_unsuitable",
-            "is refused: over plain http everyone on the way could read the tokens",
+            "is refused: plain http would expose the tokens to the network",
             "Set VAULT_ADDR (BAO_ADDR) to an https:// address.",
         )
     return None
 
 
 def _token(environment: Mapping[str, str]) -> Secret | None:
-    """The token of the variables, or else the one that a login left in a file."""
+    """Return the token from the variables, or else from the file that a login wrote."""
     value = _variable(environment, "TOKEN").strip()
     home = environment.get("HOME")
     file = _variable(environment, "TOKEN_PATH") or (home and f"{home}/.vault-token")
@@ -483,14 +486,14 @@ def _token(environment: Mapping[str, str]) -> Secret | None:
             value = Path(file).read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             return None
-    # A header with anything else fails with an error that shows it.
+    # A header with other characters would fail with an error that quotes it.
     return Secret(value) if value and value.isascii() and value.isprintable() else None
 
 
-def _trusted(environment: Mapping[str, str]) -> str | bool:
-    """The authorities that a server's certificate may come from; False for whomever."""
+def _ca_certificates(environment: Mapping[str, str]) -> str | bool:
+    """Return the path of the CA certificates; True for the default ones, False to skip checks."""
     if _variable(environment, "SKIP_VERIFY") in _TRUE:
-        _LOG.warning("VAULT_SKIP_VERIFY is set: tokens go to whoever answers in Vault's place")
+        _LOG.warning("VAULT_SKIP_VERIFY is set: the identity of the Vault server is not verified")
         return False
     named = _variable(environment, "CACERT") or _variable(environment, "CAPATH")
     return named or next(filter(None, map(environment.get, _CA_VARIABLES)), None) or True
@@ -510,81 +513,83 @@ def _exchange(
     except AnswerTooLargeError:
         return _unexpected(response.status_code)
     except (requests.RequestException, PoolError, ValueError) as error:
-        return _unreachable(error)
-    except OSError:  # files named for TLS that cannot be read: requests looks as it connects
+        return _connection_failure(error)
+    except OSError:  # requests opens the TLS files only when it connects
         return _VaultFailure(
             "sink_unavailable",
-            "cannot be trusted: a file named for its TLS is not there or cannot be read",
+            "is unreachable: a certificate or key file for TLS is missing or cannot be read",
             "Check VAULT_CACERT, VAULT_CAPATH, VAULT_CLIENT_CERT and VAULT_CLIENT_KEY.",
         )
-    what = extra(method=method, path=path, status=response.status_code)
-    _LOG.debug("vault %s %s -> %d", method, path, response.status_code, extra=what)
-    understood = _understood(response, raw)
-    if isinstance(understood, _VaultAnswer) and _is_starting(understood, path):
+    context = extra(method=method, path=path, status=response.status_code)
+    _LOG.debug("vault %s %s -> %d", method, path, response.status_code, extra=context)
+    answer = _parse(response, raw)
+    if isinstance(answer, _VaultAnswer) and _is_starting(answer, path):
         return _STARTING
-    return understood
+    return answer
 
 
 def _is_starting(answer: _VaultAnswer, path: str) -> bool:
-    """Return whether the engine is still being mounted or upgraded; nothing was done then.
+    """Return whether the engine is still being mounted or upgraded, so that nothing was done.
 
-    Relied on: the words of the KV plugin while it upgrades, on the primary and on others, and of a
-    node that a new mount has not reached yet.
+    Relies on: the texts of the KV plugin during an upgrade, on the primary and on other nodes, and
+    of a node that a new mount has not reached yet.
     """
-    said = str(answer.at("errors"))
+    errors = str(answer.at("errors"))
     if answer.status == HTTPStatus.BAD_REQUEST:
-        return _UPGRADING in said
-    # Of what is asked about the engine itself it means that there is no such namespace.
+        return _UPGRADING_TEXT in errors
+    # For a request about the engine itself it means that the namespace does not exist.
     return (
         answer.status == HTTPStatus.NOT_FOUND
         and not path.startswith("/v1/sys/")
-        and _NO_ROUTE in said
+        and _NO_ROUTE_TEXT in errors
     )
 
 
-def _unreachable(error: Exception) -> _VaultFailure:
-    """Why no answer came; nothing of the error is shown, for it may hold the request."""
+def _connection_failure(error: Exception) -> _VaultFailure:
+    """Return the failure for an error, without its text, which may quote the request."""
     if not isinstance(error, requests.exceptions.SSLError):
-        slow = isinstance(error, requests.exceptions.Timeout)
-        reason = "did not answer in time" if slow else "cannot be reached, or broke off its answer"
+        timed_out = isinstance(error, requests.exceptions.Timeout)
+        reason = (
+            "did not answer in time" if timed_out else "cannot be reached or closed the connection"
+        )
         return _VaultFailure(
             "sink_unavailable",
-            f"is out of reach: Vault {reason}",
-            "Check VAULT_ADDR (BAO_ADDR), the network and that the server runs.",
-            passes=True,
+            f"is unreachable: Vault {reason}",
+            "Check VAULT_ADDR (BAO_ADDR), the network and that the server is running.",
+            transient=True,
         )
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return _VaultFailure(
             "sink_unavailable",
-            "cannot be trusted: the certificate of Vault comes from an unknown authority, or is "
-            "for another host",
-            "Name the authority's certificate in VAULT_CACERT (BAO_CACERT).",
+            "is not trusted: the certificate of Vault was issued by an unknown authority or for "
+            "another host",
+            "Set the path of the CA certificate in VAULT_CACERT (BAO_CACERT).",
         )
     return _VaultFailure(
         "sink_unavailable",
-        "is out of reach: the encrypted connection to Vault failed",
-        "Check that VAULT_ADDR (BAO_ADDR) speaks https.",
-        passes=True,
+        "is unreachable: the TLS connection to Vault failed",
+        "Check that the server in VAULT_ADDR (BAO_ADDR) uses https.",
+        transient=True,
     )
 
 
-def _understood(response: requests.Response, raw: bytes) -> _VaultAnswer | _VaultFailure:
+def _parse(response: requests.Response, raw: bytes) -> _VaultAnswer | _VaultFailure:
     status = response.status_code
-    if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        wait = _asked_wait(response.headers.get("Retry-After", ""))
+    if status in _TRANSIENT_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        wait = _retry_after(response.headers.get("Retry-After", ""))
         return _VaultFailure(
             "sink_unavailable",
-            f"is out of order: Vault is sealed, a standby, or overloaded (status {status})",
-            "Look after the server, and run again.",
-            passes=wait <= _LONGEST_ASKED_WAIT,
-            wait=wait,
+            f"is unavailable: Vault is sealed, on standby or overloaded (HTTP status {status})",
+            "Check the server, then run again.",
+            transient=wait <= _MAX_RETRY_AFTER,
+            retry_after=wait,
         )
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         return _VaultFailure(
             "sink_unavailable",
-            f"is elsewhere: Vault answers with a redirect (status {status}), not followed because "
-            "it would take the token to another host",
-            "Set VAULT_ADDR (BAO_ADDR) to the active node or to a load balancer before it.",
+            f"is unavailable: Vault answers with a redirect (HTTP status {status}), which is not "
+            "followed because it would send the token to another host",
+            "Set VAULT_ADDR (BAO_ADDR) to the active node or to its load balancer.",
         )
     try:
         decoded = json_of(raw) if raw else {}
@@ -593,13 +598,13 @@ def _understood(response: requests.Response, raw: bytes) -> _VaultAnswer | _Vaul
     return _VaultAnswer(status, decoded) if isinstance(decoded, dict) else _unexpected(status)
 
 
-def _asked_wait(header: str) -> float:
+def _retry_after(header: str) -> float:
     return float(header) if header.isdecimal() else 0.0
 
 
 def _unexpected(status: int) -> _VaultFailure:
     return _VaultFailure(
         "sink_unavailable",
-        f"is not there: what answers is not the API of Vault (status {status})",
+        f"is unavailable: the answer is not from the API of Vault (HTTP status {status})",
         "Check that VAULT_ADDR (BAO_ADDR) is the address of Vault itself.",
     )

@@ -142,7 +142,7 @@ def test_a_bare_repository_with_an_empty_git_folder_is_no_repository(checkout):
     checkout.write("{file: secrets/a.txt}")
     done = checkout.run("apply")
     assert done.returncode == 4, done.stdout + done.stderr
-    assert "git does not say" in done.stdout + done.stderr
+    assert "git cannot tell" in done.stdout + done.stderr
     assert not checkout.marker.exists(), checkout.marker.read_text()
 
 

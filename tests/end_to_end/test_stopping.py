@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from jsonschema import Draft202012Validator
 from processes import Provision
-from programs import until_begun, until_over
+from programs import wait_until_ended, wait_until_started
 
 from provisioner import schemas
 from provisioner.sandbox import Dialect, Exchange, Request, Response, Sandbox, json_answer
@@ -638,13 +638,13 @@ def test_a_check_that_runs_ends_with_the_command(tmp_path, command) -> None:
     (tmp_path / "slow").touch()
     process = subprocess.Popen([*program, command], cwd=tmp_path, stdout=subprocess.DEVNULL)
     try:
-        assert until_begun(tmp_path / "pid")
+        assert wait_until_started(tmp_path / "pid")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 143
     finally:
         process.kill()
         process.wait()
-    assert until_over(tmp_path / "pid")
+    assert wait_until_ended(tmp_path / "pid")
 
 
 # --- The first moments ---------------------------------------------------------------------------

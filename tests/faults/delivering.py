@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import requests
 from github_server import GithubServer
-from github_server import Kept as GithubSecret
+from github_server import StoredSecret as GithubSecret
 from gitlab_server import GitlabServer
-from kubernetes_server import Kept as KubernetesSecret
 from kubernetes_server import KubernetesServer
+from kubernetes_server import StoredSecret as KubernetesSecret
 from processes import Provision
 from vault_server import ALL, DEFAULT_POLICY, VaultStandIn
 

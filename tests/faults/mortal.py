@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from provisioner.runtime.cancellation import Cancellation
-from provisioner.sinks.sink import failed
+from provisioner.sinks.sink import sink_error
 from provisioner.twenty.transport import Transport
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class MortalSink:
 
     def write(self, token: Secret) -> None:
         if self._out:
-            raise failed("sink_unavailable", "The sink is out of order.", "Wait.")
+            raise sink_error("sink_unavailable", "The sink is out of order.", "Wait.")
         self._process.passes(lambda: self._sink.write(token))
 
 

@@ -31,8 +31,8 @@ from delivering import (
     shop,
     works,
 )
-from files import NOBODY, demand_mounts
-from tls_server import Told
+from files import NOBODY, require_mounts
+from tls_server import HttpResponse
 
 from provisioner.cli import main
 from provisioner.sandbox import Dialect, Exchange, Request, Response, Sandbox
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tls_server import Asked
+    from tls_server import HttpRequest
 
 RACES = int(os.environ.get("RACES", "5"))
 """Races of two runs for one file; the dialects take turns."""
@@ -110,7 +110,7 @@ def test_a_run_right_after_a_complete_one_writes_nothing_whatever_the_clocks_say
     sandbox = stack.enter_context(Sandbox(None, dialect, journal=journal))
     places = {kind: place(kind, stack, project.root) for kind in ALL_KINDS}
     github = places["github"].server
-    github.ahead = timedelta(seconds=ours + theirs)
+    github.clock_skew = timedelta(seconds=ours + theirs)
     keys = [(f"svc-{kind}", [one.item]) for kind, one in places.items()]
     organisation = {"github": "acme", "secret": "OF_ALL"}
     keys += [(f"due-{kind}", [one.item]) for kind, one in places.items()]
@@ -140,7 +140,7 @@ def names_of(keys: list[tuple[str, list[dict[str, Any]]]]) -> list[tuple[str, st
 
 
 def writes_of(server: Any) -> int:
-    return sum(asked.method == "PUT" for asked in server.asked)
+    return sum(asked.method == "PUT" for asked in server.requests)
 
 
 # What it costs, and in which order it goes
@@ -188,10 +188,10 @@ class Order:
     def watch(self, gitlab: Gitlab, monkeypatch: pytest.MonkeyPatch) -> None:
         inner = gitlab.server.answer
 
-        def answer(asked: Asked) -> Told:
-            if asked.method in ("POST", "PUT"):
-                self.events.append(("written", asked.body["value"]))
-            return inner(asked)
+        def answer(request: HttpRequest) -> HttpResponse:
+            if request.method in ("POST", "PUT"):
+                self.events.append(("written", request.body["value"]))
+            return inner(request)
 
         monkeypatch.setattr(gitlab.server, "answer", answer)
 
@@ -393,8 +393,8 @@ def test_a_sink_that_fails_at_the_write_alone_leaves_a_key_that_the_next_run_del
     keys = [("svc-git", [file.item | {"variable": "GIT"}, gitlab.item]), ("svc-file", [file.item])]
     inner = gitlab.server.answer
 
-    def refusing(asked: Asked) -> Told:
-        return Told(418, asked.body) if asked.method == "POST" else inner(asked)
+    def refusing(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(418, request.body) if request.method == "POST" else inner(request)
 
     with Sandbox(None, dialect) as sandbox:
         open_shop(project, sandbox, keys)
@@ -566,7 +566,7 @@ def nothing_is_made(
 
 def run_with(project: Project, mounts: str, folder: Path, *arguments: str) -> Ran:
     """Runs a command in a process with mounts of its own, made by a shell with `$1` a folder."""
-    demand_mounts()
+    require_mounts()
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f'set -e; {mounts}; shift; exec "$@"', "sh", str(folder)]
         + project.command(*arguments),
@@ -582,7 +582,10 @@ def run_with(project: Project, mounts: str, folder: Path, *arguments: str) -> Ra
 
 @pytest.mark.parametrize(
     ("mounts", "code", "remedy"),
-    [(FULL, "sink_failed", "Free disk space"), (READ_ONLY, "sink_unsuitable", "can be written")],
+    [
+        (FULL, "sink_failed", "Free disk space"),
+        (READ_ONLY, "sink_unsuitable", "writable file system"),
+    ],
     ids=["full disk", "read-only folder"],
 )
 def test_a_folder_that_cannot_be_written_costs_no_token(
@@ -657,7 +660,7 @@ def test_a_vendor_that_takes_nothing_costs_no_token(
     with Sandbox(None, dialect, journal=journal) as sandbox:
         open_shop(project, sandbox, keys_delivered_to(sinks.item))
         nothing_is_made(sandbox, journal, run, code, remedy)
-    writes = {one.method for one in sinks.server.asked if not one.query.get("dryRun")}
+    writes = {one.method for one in sinks.server.requests if not one.query.get("dryRun")}
     assert writes == {"GET"}
 
 

@@ -888,7 +888,7 @@ def test_no_sink_holds_a_run(behave: Any, sink: str) -> None:
             ask: Any = told.sink(VaultAddress("secret", "one", "token")).check
         else:
             route, waits = http.Route(server.url), list[float]()
-            api = http.Api(route, lambda _: http.Grant({}), {}, waits.append, timeouts=soon)
+            api = http.Api(route, lambda _: http.Credential({}), {}, waits.append, timeouts=soon)
             ask = partial(api.call, GithubAddress("acme", "KEY"), "GET", "/")
         with pytest.raises(SinkError) as caught:
             ask()

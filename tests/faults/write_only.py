@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from builders import desired_key, environment_with, github_sink, rotation_with
 from github_server import GithubServer
-from tls_server import Told
+from tls_server import HttpResponse
 
 from provisioner.model.environment import SessionToken
 from provisioner.model.token_claims import claims_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tls_server import Asked
+    from tls_server import HttpRequest
 
     from provisioner.execution import RunResult
     from provisioner.sandbox import ApiKey
@@ -50,14 +50,16 @@ class SlowGithub(GithubServer):
         self.refuses = False
         self.at_write: Callable[[], None] = lambda: None
 
-    def respond(self, asked: Asked) -> Told | None:
-        if asked.method == "PUT" and self.slow:
+    def respond(self, request: HttpRequest) -> HttpResponse | None:
+        if request.method == "PUT" and self.slow:
             time.sleep(self.chance.uniform(0, SLOWEST))
-        if asked.method == "PUT" and self.refuses:
-            return Told(403, {"message": "Resource not accessible by personal access token"})
-        if asked.method == "PUT":
+        if request.method == "PUT" and self.refuses:
+            return HttpResponse(
+                403, {"message": "Resource not accessible by personal access token"}
+            )
+        if request.method == "PUT":
             self.at_write()
-        return super().respond(asked)
+        return super().respond(request)
 
 
 def unchanged(request: Request, answer: Callable[[Request], Response]) -> Response:

@@ -1,4 +1,4 @@
-"""What every sink promises, as one suite: a test class of each kind inherits it with its stand."""
+"""The promises of every sink, as one suite. The test class of each kind inherits it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SECOND = "eyJhbGciOiJIUzI1NiJ9.eyJqdGkiOiJjYW5hcnktMiJ9.second-canary-9d2e_-bbbb
 WRITERS = 8
 
 
-class Stand(ABC):
-    """One real place, or a server that stands in for its vendor, with one container of places.
+class Backend(ABC):
+    """A real place, or a server that imitates a vendor, with one container of places.
 
     Attributes:
         readable: whether the sink can be read back.
-        credential: the secret that opens the place, where there is one; shown nowhere.
+        credential: the secret that opens the place, if there is one; it must never be shown.
     """
 
     readable: bool = True
@@ -40,134 +40,136 @@ class Stand(ABC):
 
     @abstractmethod
     def sink(self, place: int = 0) -> Sink:
-        """A sink as a new process would open it; places 0 to 9 share one container."""
+        """Open a sink as a new process would; places 0 to 9 share one container."""
 
     @abstractmethod
-    def held(self, place: int = 0) -> str | None:
-        """What the place holds, seen from the vendor's side; None where there is nothing."""
+    def stored(self, place: int = 0) -> str | None:
+        """Return the content of a place as the vendor sees it; None if there is none."""
 
     @abstractmethod
     def strange_names(self) -> tuple[Sink, ...]:
-        """Sinks of places whose names have blanks, accents, emoji, slashes, as far as allowed."""
+        """Return sinks whose names have spaces, accents, emoji and slashes, as far as allowed."""
 
     def denied(self) -> AbstractContextManager[None]:
-        """Meanwhile the credential may neither read nor write; skip where nothing can."""
-        pytest.skip("nothing here can refuse")
+        """Refuse reading and writing with this credential for a while; skip if nothing can."""
+        pytest.skip("this sink has no permissions")
 
     def unreachable(self) -> AbstractContextManager[None]:
-        """Meanwhile nothing answers."""
-        pytest.skip("nothing here can be out of reach")
+        """Leave every request unanswered for a while."""
+        pytest.skip("this sink cannot be unreachable")
 
     def wrong_credential(self) -> AbstractContextManager[None]:
-        """Meanwhile sinks are opened with a credential that is not right."""
-        pytest.skip("there is no credential here")
+        """Open sinks with a wrong credential for a while."""
+        pytest.skip("this sink has no credential")
 
 
 class Compliance:
-    """The promises. A subclass is called Test… and gives the fixture `stand`."""
+    """The promises. A subclass is called Test… and provides the fixture `backend`."""
 
-    def test_a_prepared_sink_is_unchanged(self, stand: Stand) -> None:
-        """Looking ahead finds nothing wrong with a sound place, and writes nothing."""
-        stand.sink().check()
-        assert stand.held() is None
-        assert isinstance(stand.sink().read(), Empty if stand.readable else (Empty, WriteOnly))
+    def test_check_changes_nothing(self, backend: Backend) -> None:
+        """A check finds no problem with a working place, and writes nothing."""
+        backend.sink().check()
+        assert backend.stored() is None
+        assert isinstance(backend.sink().read(), Empty if backend.readable else (Empty, WriteOnly))
 
-    def test_what_is_written_is_there(self, stand: Stand) -> None:
-        """A token arrives whole, where the vendor's own tools see it and a new process reads it."""
-        stand.sink().check()
-        stand.sink().write(Secret(FIRST))
-        assert stand.held() == FIRST
-        _assert_reads(stand, FIRST)
+    def test_a_written_token_is_stored(self, backend: Backend) -> None:
+        """A token arrives complete: the vendor's own tools see it, and a new process reads it."""
+        backend.sink().check()
+        backend.sink().write(Secret(FIRST))
+        assert backend.stored() == FIRST
+        _assert_reads(backend, FIRST)
 
-    def test_a_write_replaces(self, stand: Stand) -> None:
-        """The last token written is the one that is there, by the same or another process."""
-        sink = stand.sink()
+    def test_a_write_replaces(self, backend: Backend) -> None:
+        """The last token written is stored, whether the same or another process wrote it."""
+        sink = backend.sink()
         sink.write(Secret(FIRST))
         sink.write(Secret(SECOND))
-        _assert_reads(stand, SECOND)
-        stand.sink().write(Secret(FIRST))
-        stand.sink().check()
-        assert stand.held() == FIRST
-        _assert_reads(stand, FIRST)
+        _assert_reads(backend, SECOND)
+        backend.sink().write(Secret(FIRST))
+        backend.sink().check()
+        assert backend.stored() == FIRST
+        _assert_reads(backend, FIRST)
 
-    def test_the_same_again_is_no_failure(self, stand: Stand) -> None:
-        """Writing what is there already changes nothing that can be seen."""
-        stand.sink().write(Secret(FIRST))
-        stand.sink().write(Secret(FIRST))
-        assert stand.held() == FIRST
+    def test_a_repeated_write_succeeds(self, backend: Backend) -> None:
+        """Writing the stored token again has no visible effect."""
+        backend.sink().write(Secret(FIRST))
+        backend.sink().write(Secret(FIRST))
+        assert backend.stored() == FIRST
 
-    def test_neighbours_are_left_alone(self, stand: Stand) -> None:
-        """Other places of the same container keep what they hold."""
-        stand.sink(1).write(Secret(FIRST))
-        stand.sink(0).write(Secret(SECOND))
-        assert (stand.held(0), stand.held(1), stand.held(2)) == (SECOND, FIRST, None)
+    def test_neighbours_are_unchanged(self, backend: Backend) -> None:
+        """Other places in the same container keep their content."""
+        backend.sink(1).write(Secret(FIRST))
+        backend.sink(0).write(Secret(SECOND))
+        assert (backend.stored(0), backend.stored(1), backend.stored(2)) == (SECOND, FIRST, None)
 
-    def test_writers_at_once_lose_nothing(self, stand: Stand) -> None:
-        """Processes that write different places of one container at once all succeed."""
+    def test_concurrent_writers_lose_nothing(self, backend: Backend) -> None:
+        """Processes that write different places of one container at the same time all succeed."""
         start = threading.Barrier(WRITERS)
 
         def write(place: int) -> None:
-            sink = stand.sink(place)
+            sink = backend.sink(place)
             start.wait(30)
             sink.write(Secret(f"{FIRST}{place}"))
 
         with ThreadPoolExecutor(WRITERS) as threads:
             list(threads.map(write, range(WRITERS)))
-        assert [stand.held(n) for n in range(WRITERS)] == [f"{FIRST}{n}" for n in range(WRITERS)]
+        assert [backend.stored(n) for n in range(WRITERS)] == [
+            f"{FIRST}{n}" for n in range(WRITERS)
+        ]
 
-    def test_writers_of_one_place_leave_one_of_their_tokens(self, stand: Stand) -> None:
-        """Of processes that write one place at once one wins, and nobody's token is torn."""
+    def test_writers_of_one_place_leave_one_of_their_tokens(self, backend: Backend) -> None:
+        """If processes write one place at the same time, one complete token remains."""
         start = threading.Barrier(2)
 
         def write(token: str) -> None:
-            sink = stand.sink()
+            sink = backend.sink()
             start.wait(30)
             sink.write(Secret(token))
 
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(write, (FIRST, SECOND)))
-        assert stand.held() in (FIRST, SECOND)
+        assert backend.stored() in (FIRST, SECOND)
 
-    def test_strange_names_work(self, stand: Stand) -> None:
-        """Names with blanks, accents and signs lead to places of their own."""
-        sinks = stand.strange_names()
+    def test_strange_names_work(self, backend: Backend) -> None:
+        """Names with spaces, accents and special characters lead to separate places."""
+        sinks = backend.strange_names()
         for number, sink in enumerate(sinks):
             sink.check()
             sink.write(Secret(f"{FIRST}{number}"))
-        if stand.readable:
+        if backend.readable:
             assert [_value(sink) for sink in sinks] == [f"{FIRST}{n}" for n in range(len(sinks))]
 
-    def test_refused_permission_is_told(self, stand: Stand, caplog) -> None:
-        """A place that may not be written fails as `sink_denied`, when prepared or written."""
-        with stand.denied():
-            _assert_fails(stand, caplog, {"sink_denied"}, stand.sink)
+    def test_a_missing_permission_is_reported(self, backend: Backend, caplog) -> None:
+        """A place that may not be written fails with `sink_denied`, at the check or the write."""
+        with backend.denied():
+            _assert_fails(backend, caplog, {"sink_denied"}, backend.sink)
 
-    def test_an_unreachable_sink_is_told(self, stand: Stand, caplog) -> None:
-        """A place that does not answer fails as `sink_unavailable`, prepared, read or written."""
-        with stand.unreachable():
-            _assert_fails(stand, caplog, {"sink_unavailable"}, stand.sink)
+    def test_an_unreachable_sink_is_reported(self, backend: Backend, caplog) -> None:
+        """A place that does not answer fails with `sink_unavailable` in every step."""
+        with backend.unreachable():
+            _assert_fails(backend, caplog, {"sink_unavailable"}, backend.sink)
 
-    def test_a_wrong_credential_is_told(self, stand: Stand, caplog) -> None:
-        """A credential that is not right fails as `sink_denied`."""
-        with stand.wrong_credential():
-            _assert_fails(stand, caplog, {"sink_denied"}, stand.sink)
+    def test_a_wrong_credential_is_reported(self, backend: Backend, caplog) -> None:
+        """A wrong credential fails with `sink_denied`."""
+        with backend.wrong_credential():
+            _assert_fails(backend, caplog, {"sink_denied"}, backend.sink)
 
-    def test_a_failed_write_loses_nothing(self, stand: Stand) -> None:
-        """After a write that failed the place holds what it held, and the next one succeeds."""
-        stand.sink().write(Secret(FIRST))
-        with stand.unreachable(), pytest.raises(SinkError):
-            stand.sink().write(Secret(SECOND))
-        assert stand.held() == FIRST
-        stand.sink().write(Secret(SECOND))
-        assert stand.held() == SECOND
+    def test_a_failed_write_loses_nothing(self, backend: Backend) -> None:
+        """After a failed write the place keeps its content, and the next write succeeds."""
+        backend.sink().write(Secret(FIRST))
+        with backend.unreachable(), pytest.raises(SinkError):
+            backend.sink().write(Secret(SECOND))
+        assert backend.stored() == FIRST
+        backend.sink().write(Secret(SECOND))
+        assert backend.stored() == SECOND
 
-    def test_an_update_time_is_the_time_of_the_write(self, stand: Stand) -> None:
-        """A sink that tells when it was written tells the truth."""
-        if stand.readable:
-            pytest.skip("what can be read needs no time")
+    def test_an_update_time_is_the_time_of_the_write(self, backend: Backend) -> None:
+        """The update time that a sink reports is the time of the write."""
+        if backend.readable:
+            pytest.skip("a readable sink needs no update time")
         before = datetime.now(UTC).replace(microsecond=0)
-        stand.sink().write(Secret(FIRST))
-        content = stand.sink().read()
+        backend.sink().write(Secret(FIRST))
+        content = backend.sink().read()
         assert isinstance(content, WriteOnly)
         if content.updated_at is not None:
             assert before <= content.updated_at <= datetime.now(UTC)
@@ -179,22 +181,22 @@ def _value(sink: Sink) -> str:
     return content.value.reveal()
 
 
-def _assert_reads(stand: Stand, token: str) -> None:
-    content = stand.sink().read()
-    if stand.readable:
+def _assert_reads(backend: Backend, token: str) -> None:
+    content = backend.sink().read()
+    if backend.readable:
         assert isinstance(content, StoredValue)
         assert content.value.reveal() == token
     else:
         assert isinstance(content, WriteOnly)
 
 
-def _assert_fails(stand: Stand, caplog, codes: set[str], opened: Callable[[], Sink]) -> None:
-    """The write fails with one of the codes; nothing secret in what is raised or logged."""
+def _assert_fails(backend: Backend, caplog, codes: set[str], open_sink: Callable[[], Sink]) -> None:
+    """Assert that the write fails with one of the codes, and that no secret is raised or logged."""
     caplog.set_level(logging.DEBUG)
     errors: list[SinkError] = []
     for step in ("check", "read", "write"):
         try:
-            sink = opened()
+            sink = open_sink()
             if step == "check":
                 sink.check()
             elif step == "read":
@@ -203,16 +205,16 @@ def _assert_fails(stand: Stand, caplog, codes: set[str], opened: Callable[[], Si
                 sink.write(Secret(FIRST))
         except SinkError as error:
             errors.append(error)
-            told = "".join(traceback.format_exception(error)) + error.message + error.remedy
-            told += repr(error) + repr(sink)
-            assert FIRST not in told
-            assert stand.credential is None or stand.credential not in told
-            last = step
+            shown = "".join(traceback.format_exception(error)) + error.message + error.remedy
+            shown += repr(error) + repr(sink)
+            assert FIRST not in shown
+            assert backend.credential is None or backend.credential not in shown
+            failed_step = step
     assert {error.code for error in errors} <= codes
     assert errors
-    assert last == "write"
+    assert failed_step == "write"
     assert all(error.message and error.remedy for error in errors)
-    # What libraries log is masked where it is written out (tests/test_secret.py).
-    ours = [one for one in caplog.records if one.name.startswith("provisioner")]
-    assert not [one for one in ours if FIRST in one.getMessage()]
-    assert stand.held() is None
+    # The log messages of libraries are masked when they are written (tests/test_secret.py).
+    own = [record for record in caplog.records if record.name.startswith("provisioner")]
+    assert not [record for record in own if FIRST in record.getMessage()]
+    assert backend.stored() is None

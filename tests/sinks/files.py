@@ -1,4 +1,4 @@
-"""What the tests of files share: other users, locks, and mounts that end with a process."""
+"""Shared helpers for the tests of files: other users, locks, and temporary mounts."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ for step in steps:
     except SinkError as error:
         print(error.code, error.message, error.remedy, sep="|")
     else:
-        print("fine||")
+        print("ok||")
 """
-"""Prepares a sink, or writes a token into it, and says how each of the steps ended."""
+"""Checks a sink, or writes a token to it, and prints the result of each step."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """How one step ended, or a warning in between."""
+    """The result of one step, or a warning between two steps."""
 
     code: str
     message: str
@@ -52,7 +52,7 @@ class Step:
 
 @contextmanager
 def as_user(user: int) -> Iterator[None]:
-    """As another user, whom a test that runs as root can be for a while."""
+    """Act as another user for a while, which only root can."""
     before = os.geteuid()
     if before != user:
         os.seteuid(0 if before else user)
@@ -75,31 +75,31 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def demand_mounts() -> None:
-    """Skips a test where mounts that end with a process cannot be made."""
+def require_mounts() -> None:
+    """Skip a test if mounts that end with a process cannot be created."""
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed")
-    tried = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
-    if tried.returncode:
+    result = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
+    if result.returncode:
         pytest.skip("this user may not mount anything")
 
 
-def stepped(mounts: str, root: Path, name: str, *steps: str) -> list[Step]:
-    """How steps went, one after the other in one run, in a process with mounts of its own.
+def run_steps(mounts: str, root: Path, name: str, *steps: str) -> list[Step]:
+    """Run steps one after the other in one process that has its own mounts, and return the results.
 
     Args:
-        mounts: lines of a shell that make them, with the folder as `$1`.
+        mounts: lines of a shell script that create them, with the folder as `$1`.
         root: the folder.
-        name: of the file in it.
-        steps: `prepare`, or a token to be written.
+        name: the name of the file in it.
+        steps: `check`, or a token to write.
     """
-    demand_mounts()
+    require_mounts()
     script = f'set -e\n{mounts}\nshift\nexec "$@"'
-    told = subprocess.run(
+    result = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", root, sys.executable, "-c", STEPS]
         + [root, name, *steps],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return [Step(*line.split("|")) for line in told.stdout.splitlines()]
+    return [Step(*line.split("|")) for line in result.stdout.splitlines()]

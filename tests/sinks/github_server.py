@@ -1,8 +1,8 @@
-"""GitHub's secrets interface as its documentation has it, with real sealed boxes.
+"""GitHub's API for secrets as documented, with real sealed boxes.
 
 After "REST API endpoints for GitHub Actions Secrets", "REST API endpoints for repositories",
-"Archiving repositories" and "Rate limits for the REST API". What a
-write is answered that names another key than today's is not documented: here 422.
+"Archiving repositories" and "Rate limits for the REST API". The answer to a write with an outdated
+key is not documented: 422 here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nacl.public import PrivateKey, SealedBox
-from tls_server import Asked, TlsServer, Told
+from tls_server import HttpRequest, HttpResponse, TlsServer
 
 
 @dataclass
-class Kept:
-    """A secret as GitHub keeps it."""
+class StoredSecret:
+    """A secret as GitHub stores it."""
 
     value: str
     updated_at: datetime
@@ -27,12 +27,12 @@ class Kept:
 
 
 class GithubServer(TlsServer):
-    """One organisation `acme`, its repositories, and one token.
+    """The organisation `acme`, its repositories, and one token.
 
     Attributes:
-        containers: the paths under which secrets stand, with their secrets by upper-case name.
-        archived: the repositories that are, as owner and name.
-        repository: what is answered in place of a repository; None for the repository.
+        containers: the paths that contain secrets, with their secrets by upper-case name.
+        archived: the archived repositories, as owner and name.
+        repository: the answer to a request for a repository; None for the normal one.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -40,8 +40,8 @@ class GithubServer(TlsServer):
         self.token = "ghp_credentialCanary0123456789abcdef"
         self.allowed = True
         self.archived: set[tuple[str, str]] = set()
-        self.repository: Told | None = None
-        self.containers: dict[tuple[str, ...], dict[str, Kept]] = {
+        self.repository: HttpResponse | None = None
+        self.containers: dict[tuple[str, ...], dict[str, StoredSecret]] = {
             ("orgs", "acme", "actions"): {},
             ("repos", "acme", "billing", "actions"): {},
             ("repos", "acme", "billing", "environments", "production"): {},
@@ -50,74 +50,80 @@ class GithubServer(TlsServer):
         self.change_key()
 
     def change_key(self) -> None:
-        """From now on secrets are sealed with another key."""
+        """Encrypt secrets with another key from now on."""
         self._key = PrivateKey.generate()
         self.key_id = str(int.from_bytes(bytes(self._key.public_key)[:6], "big"))
 
-    def answer(self, asked: Asked) -> Told:  # noqa: PLR0911 - one for each refusal
-        if asked.headers.get("Authorization") != f"Bearer {self.token}":
-            return Told(401, {"message": "Bad credentials"})
+    def answer(self, request: HttpRequest) -> HttpResponse:  # noqa: PLR0911 - one for each refusal
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            return HttpResponse(401, {"message": "Bad credentials"})
         if not self.allowed:
-            return Told(403, {"message": "Resource not accessible by personal access token"})
-        if len(asked.names) == 3 and asked.names[0] == "repos":
-            return self.repository or self._repository(asked.names[1:])
-        where, _, rest = _split(asked.names)
-        if (secrets := self.containers.get(where)) is None or not rest:
-            return Told(404, {"message": "Not Found"})
+            return HttpResponse(
+                403, {"message": "Resource not accessible by personal access token"}
+            )
+        if len(request.names) == 3 and request.names[0] == "repos":
+            return self.repository or self._repository(request.names[1:])
+        container, _, rest = _split(request.names)
+        if (secrets := self.containers.get(container)) is None or not rest:
+            return HttpResponse(404, {"message": "Not Found"})
         if rest == ("public-key",):
             public = base64.b64encode(bytes(self._key.public_key)).decode()
-            return Told(200, {"key_id": self.key_id, "key": public})
+            return HttpResponse(200, {"key_id": self.key_id, "key": public})
         name = rest[0].upper()
-        if asked.method == "PUT":
-            if where[1:3] in self.archived:
-                return Told(403, {"message": "Repository was archived so is read-only."})
-            return self._put(where, secrets, name, asked.body)
+        if request.method == "PUT":
+            if container[1:3] in self.archived:
+                return HttpResponse(403, {"message": "Repository was archived so is read-only."})
+            return self._put(container, secrets, name, request.body)
         if name not in secrets:
-            return Told(404, {"message": "Not Found"})
+            return HttpResponse(404, {"message": "Not Found"})
         if rest[1:] == ("repositories",):
-            return _repositories(secrets[name], asked.query)
-        return Told(200, _shown(name, secrets[name]))
+            return _repositories(secrets[name], request.query)
+        return HttpResponse(200, _secret_body(name, secrets[name]))
 
-    def _repository(self, names: tuple[str, ...]) -> Told:
-        if not any(where[:3] == ("repos", *names) for where in self.containers):
-            return Told(404, {"message": "Not Found"})
+    def _repository(self, names: tuple[str, ...]) -> HttpResponse:
+        if not any(container[:3] == ("repos", *names) for container in self.containers):
+            return HttpResponse(404, {"message": "Not Found"})
         archived = names in self.archived
-        return Told(200, {"id": 1, "full_name": "/".join(names), "archived": archived})
+        return HttpResponse(200, {"id": 1, "full_name": "/".join(names), "archived": archived})
 
     def _put(
-        self, where: tuple[str, ...], secrets: dict[str, Kept], name: str, body: dict[str, Any]
-    ) -> Told:
+        self,
+        container: tuple[str, ...],
+        secrets: dict[str, StoredSecret],
+        name: str,
+        body: dict[str, Any],
+    ) -> HttpResponse:
         if body["key_id"] != self.key_id:
-            return Told(422, {"message": "Validation Failed"})
-        if where[0] == "orgs" and body.get("visibility") not in ("all", "private", "selected"):
-            return Told(422, {"message": "Invalid request"})
+            return HttpResponse(422, {"message": "Validation Failed"})
+        if container[0] == "orgs" and body.get("visibility") not in ("all", "private", "selected"):
+            return HttpResponse(422, {"message": "Invalid request"})
         if "selected_repository_ids" in body and body["visibility"] != "selected":
-            return Told(422, {"message": "Invalid request"})
+            return HttpResponse(422, {"message": "Invalid request"})
         value = SealedBox(self._key).decrypt(base64.b64decode(body["encrypted_value"])).decode()
-        kept = Kept(
+        secret = StoredSecret(
             value,
-            (datetime.now(UTC) + self.ahead).replace(microsecond=0),
+            (datetime.now(UTC) + self.clock_skew).replace(microsecond=0),
             body.get("visibility"),
             body.get("selected_repository_ids", []),
         )
         status = 204 if name in secrets else 201
-        secrets[name] = kept
-        return Told(status, None if status == 204 else {})
+        secrets[name] = secret
+        return HttpResponse(status, None if status == 204 else {})
 
 
 def _split(names: tuple[str, ...]) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
-    at = names.index("secrets") if "secrets" in names else len(names)
-    return names[:at], "secrets", names[at + 1 :]
+    position = names.index("secrets") if "secrets" in names else len(names)
+    return names[:position], "secrets", names[position + 1 :]
 
 
-def _shown(name: str, kept: Kept) -> dict[str, Any]:
-    moment = kept.updated_at.isoformat().replace("+00:00", "Z")
-    shown = {"name": name, "created_at": moment, "updated_at": moment}
-    return shown | ({"visibility": kept.visibility} if kept.visibility else {})
+def _secret_body(name: str, secret: StoredSecret) -> dict[str, Any]:
+    updated_at = secret.updated_at.isoformat().replace("+00:00", "Z")
+    body = {"name": name, "created_at": updated_at, "updated_at": updated_at}
+    return body | ({"visibility": secret.visibility} if secret.visibility else {})
 
 
-def _repositories(kept: Kept, query: dict[str, str]) -> Told:
+def _repositories(secret: StoredSecret, query: dict[str, str]) -> HttpResponse:
     size, page = int(query.get("per_page", 30)), int(query.get("page", 1))
-    some = kept.repositories[(page - 1) * size : page * size]
-    found = [{"id": id_, "name": f"repository-{id_}"} for id_ in some]
-    return Told(200, {"total_count": len(kept.repositories), "repositories": found})
+    selected = secret.repositories[(page - 1) * size : page * size]
+    found = [{"id": id_, "name": f"repository-{id_}"} for id_ in selected]
+    return HttpResponse(200, {"total_count": len(secret.repositories), "repositories": found})

@@ -1,4 +1,4 @@
-"""GitLab's CI/CD variables interface as its documentation has it.
+"""GitLab's API for CI/CD variables as documented.
 
 After "Project-level CI/CD variables API", "Group-level Variables API", "Projects API" and "Mask a
 CI/CD variable".
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tls_server import Asked, TlsServer, Told
+from tls_server import HttpRequest, HttpResponse, TlsServer
 
 _MASKABLE = re.compile(r"[A-Za-z0-9_+=/@:.~-]{8,}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
@@ -28,9 +28,9 @@ class GitlabServer(TlsServer):
     """One project and one group, and the token of a maintainer of both.
 
     Attributes:
-        variables: of each project and group, in the order in which they were created.
-        archived: the paths of those that nobody may change.
-        filters_groups: whether `filter` is heeded for groups; older servers do not.
+        variables: the variables of each project and group, in the order of their creation.
+        archived: the paths of the archived ones.
+        filters_groups: whether `filter` works for groups; on older servers it does not.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -44,20 +44,20 @@ class GitlabServer(TlsServer):
             ("groups", "acme/all-of-it"): [],
         }
 
-    def answer(self, asked: Asked) -> Told:  # noqa: PLR0911 - one for each refusal
-        if asked.headers.get("PRIVATE-TOKEN") != self.token:
-            return Told(401, {"message": "401 Unauthorized"})
-        api, version, kind, path, *rest = asked.names
+    def answer(self, request: HttpRequest) -> HttpResponse:  # noqa: PLR0911 - one for each refusal
+        if request.headers.get("PRIVATE-TOKEN") != self.token:
+            return HttpResponse(401, {"message": "401 Unauthorized"})
+        api, version, kind, path, *rest = request.names
         if (api, version) != ("api", "v4") or (kind, path) not in self.variables:
-            return Told(404, {"message": f"404 {kind[:-1].title()} Not Found"})
+            return HttpResponse(404, {"message": f"404 {kind[:-1].title()} Not Found"})
         variables = self.variables[kind, path]
         if not rest:
-            return Told(200, {"id": 1, "path": path, "archived": path in self.archived})
-        if not self.allowed or (path in self.archived and asked.method != "GET"):
-            return Told(403, {"message": "403 Forbidden"})
-        if asked.method == "POST":
-            return _create(variables, asked.body)
-        scope = asked.query.get("filter[environment_scope]")
+            return HttpResponse(200, {"id": 1, "path": path, "archived": path in self.archived})
+        if not self.allowed or (path in self.archived and request.method != "GET"):
+            return HttpResponse(403, {"message": "403 Forbidden"})
+        if request.method == "POST":
+            return _create(variables, request.body)
+        scope = request.query.get("filter[environment_scope]")
         if kind == "groups" and not self.filters_groups:
             scope = None
         found = [
@@ -66,34 +66,36 @@ class GitlabServer(TlsServer):
             if one["key"] == rest[1] and scope in (None, one["environment_scope"])
         ]
         if not found:
-            return Told(404, {"message": "404 Variable Not Found"})
+            return HttpResponse(404, {"message": "404 Variable Not Found"})
         if len(found) > 1 and kind == "projects":
-            return Told(409, {"message": {"base": ["There are multiple variables"]}})
-        if asked.method == "PUT":
-            return _save(found[0], asked.body, 200)
-        return Told(200, _shown(found[0]))
+            return HttpResponse(409, {"message": {"base": ["There are multiple variables"]}})
+        if request.method == "PUT":
+            return _save(found[0], request.body, 200)
+        return HttpResponse(200, _variable_body(found[0]))
 
 
-def _create(variables: list[dict[str, Any]], body: dict[str, Any]) -> Told:
+def _create(variables: list[dict[str, Any]], body: dict[str, Any]) -> HttpResponse:
     scope = body.get("environment_scope", "*")
     if any((one["key"], one["environment_scope"]) == (body["key"], scope) for one in variables):
-        return Told(400, {"message": {"key": [f"({body['key']}) has already been taken"]}})
+        return HttpResponse(400, {"message": {"key": [f"({body['key']}) has already been taken"]}})
     if not _KEY.fullmatch(body["key"]):
-        return Told(400, {"message": {"key": ["can contain only letters, digits and '_'."]}})
+        return HttpResponse(
+            400, {"message": {"key": ["can contain only letters, digits and '_'."]}}
+        )
     new = dict(_ATTRIBUTES)
-    told = _save(new, body, 201)
-    if told.status == 201:
+    response = _save(new, body, 201)
+    if response.status == 201:
         variables.append(new)
-    return told
+    return response
 
 
-def _save(variable: dict[str, Any], changes: dict[str, Any], status: int) -> Told:
+def _save(variable: dict[str, Any], changes: dict[str, Any], status: int) -> HttpResponse:
     after = variable | changes
     if after["masked"] and not _MASKABLE.fullmatch(after["value"]):
-        return Told(400, {"message": {"value": ["is invalid"]}})
+        return HttpResponse(400, {"message": {"value": ["is invalid"]}})
     variable.update(after)
-    return Told(status, _shown(variable))
+    return HttpResponse(status, _variable_body(variable))
 
 
-def _shown(variable: dict[str, Any]) -> dict[str, Any]:
+def _variable_body(variable: dict[str, Any]) -> dict[str, Any]:
     return variable | ({"value": None} if variable["hidden"] else {})

@@ -1,8 +1,8 @@
-"""The Secrets of a cluster as its documentation has them, with the owners of each key.
+"""The Secrets of a cluster as documented, with the owners of each key.
 
 After "Server-Side Apply" (ownership, conflicts, removal), "Secret v1", "Secrets" (immutable),
 "Kubernetes API Concepts" (creation by apply needs `create`; dry run), "Resource Quotas",
-"Namespaces" and "Dynamic Admission Control" (what refuses, with the words of `apiserver`).
+"Namespaces" and "Dynamic Admission Control" (refusals, with the texts of `apiserver`).
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tls_server import Asked, TlsServer, Told
+from tls_server import HttpRequest, HttpResponse, TlsServer
 
 _KEY = re.compile(r"[-._A-Za-z0-9]{1,253}", re.ASCII)
 
 
 @dataclass
-class Kept:
-    """A Secret, and which keys of its data each field manager owns."""
+class StoredSecret:
+    """A Secret, and the keys of its data that each field manager owns."""
 
     data: dict[str, str] = field(default_factory=dict)
     owners: dict[str, set[str]] = field(default_factory=dict)
     type: str = "Opaque"
     immutable: bool = False
 
-    def apply(self, manager: str, data: dict[str, str], *, force: bool) -> Told | None:
-        """Has a manager apply its whole opinion; None where that went well."""
+    def apply(self, manager: str, data: dict[str, str], *, force: bool) -> HttpResponse | None:
+        """Apply the complete data of a manager; return None on success, or else the refusal."""
         contested = {
             key
             for other, keys in self.owners.items()
@@ -41,23 +41,23 @@ class Kept:
             return _refusal(422, "Invalid")
         for other in self.owners.keys() - {manager}:
             self.owners[other] -= contested
-        gone = self.owners.get(manager, set()) - data.keys()
+        removed = self.owners.get(manager, set()) - data.keys()
         self.owners[manager] = set(data)
-        for key in gone - set().union(*self.owners.values()):
+        for key in removed - set().union(*self.owners.values()):
             del self.data[key]
         self.data |= data
         return None
 
 
 class KubernetesServer(TlsServer):
-    """One cluster with the namespaces `shop` and `crm.eu`.
+    """A cluster with the namespaces `shop` and `crm.eu`.
 
     Attributes:
-        credentials: the values of `Authorization` that open it; None stands for a certificate.
-        verbs: what they may do with Secrets.
-        quota: how many Secrets a namespace may have.
+        credentials: the accepted values of `Authorization`; None stands for a certificate.
+        verbs: the verbs that they may use on Secrets.
+        quota: the number of Secrets that a namespace may have.
         terminating: the namespaces that are being deleted.
-        webhook: what an admission webhook makes of every write.
+        webhook: the reaction of an admission webhook to every write.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -67,30 +67,38 @@ class KubernetesServer(TlsServer):
         self.verbs = {"get", "patch", "create"}
         self.quota = 100
         self.terminating: set[str] = set()
-        self.webhook: Literal["allows", "denies", "knows no dry run"] = "allows"
+        self.webhook: Literal["allows", "denies", "no dry run support"] = "allows"
         self.namespaces = {"shop", "crm.eu"}
-        self.secrets: dict[tuple[str, str], Kept] = {}
+        self.secrets: dict[tuple[str, str], StoredSecret] = {}
 
-    def answer(self, asked: Asked) -> Told:  # noqa: PLR0911 - one for each refusal
-        if asked.headers.get("Authorization") not in self.credentials:
+    def answer(self, request: HttpRequest) -> HttpResponse:  # noqa: PLR0911 - one for each refusal
+        if request.headers.get("Authorization") not in self.credentials:
             return _refusal(401, "Unauthorized")
-        _, _, _, namespace, _, name = asked.names
-        verb = {"GET": "get", "PATCH": "patch"}[asked.method]
-        kept = self.secrets.get((namespace, name))
+        _, _, _, namespace, _, name = request.names
+        verb = {"GET": "get", "PATCH": "patch"}[request.method]
+        secret = self.secrets.get((namespace, name))
         if verb not in self.verbs:
             return _forbidden(namespace, name, verb)
         if verb == "get":
-            return _refusal(404, "NotFound") if kept is None else _shown(namespace, name, kept)
-        if asked.headers["Content-Type"] != "application/apply-patch+yaml":
+            return (
+                _refusal(404, "NotFound")
+                if secret is None
+                else _secret_body(namespace, name, secret)
+            )
+        if request.headers["Content-Type"] != "application/apply-patch+yaml":
             return _refusal(415, "UnsupportedMediaType")
-        if kept is None and "create" not in self.verbs:
+        if secret is None and "create" not in self.verbs:
             return _forbidden(namespace, name, "create")
         if namespace not in self.namespaces:
             return _refusal(404, "NotFound", f'namespaces "{namespace}" not found')
-        return self._admitted(namespace, name, asked) or self._apply(namespace, name, asked)
+        return self._admission_refusal(namespace, name, request) or self._apply(
+            namespace, name, request
+        )
 
-    def _admitted(self, namespace: str, name: str, asked: Asked) -> Told | None:
-        """What the rules of the cluster have against a write; None for nothing."""
+    def _admission_refusal(
+        self, namespace: str, name: str, request: HttpRequest
+    ) -> HttpResponse | None:
+        """Return the refusal of a write by the rules of the cluster; None without one."""
         forbidden = f'secrets "{name}" is forbidden: '
         if (namespace, name) not in self.secrets:
             if namespace in self.terminating:
@@ -99,7 +107,7 @@ class KubernetesServer(TlsServer):
             if sum(one == namespace for one, _ in self.secrets) >= self.quota:
                 return _refusal(403, "Forbidden", f"{forbidden}exceeded quota: few, requested: ...")
         webhook = 'admission webhook "policy.example.com"'
-        if self.webhook == "knows no dry run" and "dryRun" in asked.query:
+        if self.webhook == "no dry run support" and "dryRun" in request.query:
             return _refusal(400, "BadRequest", f"{webhook} does not support dry run")
         if self.webhook == "denies":
             return _refusal(
@@ -107,44 +115,52 @@ class KubernetesServer(TlsServer):
             )
         return None
 
-    def _apply(self, namespace: str, name: str, asked: Asked) -> Told:
-        body, manager = asked.body, asked.query.get("fieldManager", "")
-        kept = self.secrets.get((namespace, name)) or Kept(type=body.get("type", "Opaque"))
-        if asked.query.get("dryRun") == "All":
-            kept = deepcopy(kept)
-        right = (body["apiVersion"], body["kind"], body["metadata"]) == (
+    def _apply(self, namespace: str, name: str, request: HttpRequest) -> HttpResponse:
+        body, manager = request.body, request.query.get("fieldManager", "")
+        secret = self.secrets.get((namespace, name)) or StoredSecret(
+            type=body.get("type", "Opaque")
+        )
+        if request.query.get("dryRun") == "All":
+            secret = deepcopy(secret)
+        is_valid = (body["apiVersion"], body["kind"], body["metadata"]) == (
             "v1",
             "Secret",
             {"namespace": namespace, "name": name},
         )
-        if not right or not 0 < len(manager) <= 128 or body.get("type", kept.type) != kept.type:
+        if (
+            not is_valid
+            or not 0 < len(manager) <= 128
+            or body.get("type", secret.type) != secret.type
+        ):
             return _refusal(422, "Invalid")
         if not all(map(_KEY.fullmatch, body["data"])):
             return _refusal(422, "Invalid")
-        refused = kept.apply(manager, body["data"], force=asked.query.get("force") == "true")
-        if refused is not None:
-            return refused
-        new = (namespace, name) not in self.secrets
-        if asked.query.get("dryRun") != "All":
-            self.secrets[namespace, name] = kept
-        return _shown(namespace, name, kept, 201 if new else 200)
+        refusal = secret.apply(manager, body["data"], force=request.query.get("force") == "true")
+        if refusal is not None:
+            return refusal
+        is_new = (namespace, name) not in self.secrets
+        if request.query.get("dryRun") != "All":
+            self.secrets[namespace, name] = secret
+        return _secret_body(namespace, name, secret, 201 if is_new else 200)
 
 
-def _shown(namespace: str, name: str, kept: Kept, status: int = 200) -> Told:
-    for value in kept.data.values():
+def _secret_body(
+    namespace: str, name: str, secret: StoredSecret, status: int = 200
+) -> HttpResponse:
+    for value in secret.data.values():
         base64.b64decode(value, validate=True)
     metadata = {"namespace": namespace, "name": name}
-    shown = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": kept.type}
-    extra = {"immutable": True} if kept.immutable else {}
-    return Told(status, shown | extra | ({"data": kept.data} if kept.data else {}))
+    body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": secret.type}
+    extra = {"immutable": True} if secret.immutable else {}
+    return HttpResponse(status, body | extra | ({"data": secret.data} if secret.data else {}))
 
 
-def _refusal(status: int, reason: str, message: str = "") -> Told:
+def _refusal(status: int, reason: str, message: str = "") -> HttpResponse:
     failure = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
-    return Told(status, failure | {"reason": reason, "code": status})
+    return HttpResponse(status, failure | {"reason": reason, "code": status})
 
 
-def _forbidden(namespace: str, name: str, verb: str) -> Told:
+def _forbidden(namespace: str, name: str, verb: str) -> HttpResponse:
     text = (
         f'secrets "{name}" is forbidden: User "ci" cannot {verb} resource "secrets" in API group '
     )

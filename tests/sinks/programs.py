@@ -1,16 +1,16 @@
-"""Programs that a command started, by the file into which each wrote its id."""
+"""Finds out whether a program that a command started is running, by its PID file."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-_PATIENCE = 30.0
-"""Seconds; far more than any of them takes."""
+_TIMEOUT = 30.0
+"""Seconds; much longer than any of them takes."""
 
 
-def running(path: Path) -> bool:
-    """Whether the process whose id a file has is alive; one that nobody waits for is not."""
+def is_running(path: Path) -> bool:
+    """Return whether the process with the PID in a file is running; a zombie is not."""
     try:
         status = Path(f"/proc/{path.read_text().strip()}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -18,17 +18,17 @@ def running(path: Path) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def until_begun(path: Path) -> bool:
-    """Whether it wrote its id, once it has or has had the time to."""
-    end = time.monotonic() + _PATIENCE
-    while not (path.exists() and path.read_text().endswith("\n")) and time.monotonic() < end:
+def wait_until_started(path: Path) -> bool:
+    """Wait until the process has written its PID, and return whether it has."""
+    deadline = time.monotonic() + _TIMEOUT
+    while not (path.exists() and path.read_text().endswith("\n")) and time.monotonic() < deadline:
         time.sleep(0.01)
     return path.exists()
 
 
-def until_over(path: Path) -> bool:
-    """Whether it is over, once it is or has had the time to be."""
-    end = time.monotonic() + _PATIENCE
-    while running(path) and time.monotonic() < end:
+def wait_until_ended(path: Path) -> bool:
+    """Wait until the process has terminated, and return whether it has."""
+    deadline = time.monotonic() + _TIMEOUT
+    while is_running(path) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return not running(path)
+    return not is_running(path)

@@ -17,7 +17,7 @@ import boto3
 import botocore.endpoint
 import pytest
 import requests
-from compliance import FIRST, SECOND, Compliance, Stand
+from compliance import FIRST, SECOND, Backend, Compliance
 from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.server import ThreadedMotoServer
@@ -47,7 +47,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def aws(server, monkeypatch, tmp_path) -> Iterator[str]:
-    """An empty AWS, and an environment with a credential for it and for nothing else."""
+    """Provide an empty AWS, and an environment with a credential only for it."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -68,15 +68,15 @@ def aws(server, monkeypatch, tmp_path) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch) -> list[float]:
-    """The seconds that Boto3 waited for between its tries, which took no time."""
-    waited: list[float] = []
-    monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=waited.append))
-    return waited
+    """Return Boto3's waits in seconds between its attempts, which take no time."""
+    recorded: list[float] = []
+    monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=recorded.append))
+    return recorded
 
 
 @pytest.fixture
 def vendor(aws) -> Any:
-    """The vendor's own client, of somebody else."""
+    """Return the vendor's own client, as another user would have it."""
     return _client(aws, "secretsmanager")
 
 
@@ -89,7 +89,7 @@ def _manager() -> SecretsManager:
 
 
 def _versions(vendor: Any, name: str = SVC.secret) -> list[str]:
-    """The texts of all versions, the current one first."""
+    """Return the texts of all versions, the current one first."""
     found = vendor.list_secret_version_ids(SecretId=name, IncludeDeprecated=True)["Versions"]
     found.sort(key=lambda one: "AWSCURRENT" not in one.get("VersionStages", []))
     return [
@@ -98,7 +98,7 @@ def _versions(vendor: Any, name: str = SVC.secret) -> list[str]:
     ]
 
 
-class AwsStand(Stand):
+class AwsBackend(Backend):
     credential = SECRET_KEY
 
     def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +108,8 @@ class AwsStand(Stand):
     def sink(self, place=0):
         return _manager().sink(AwsAddress(f"twenty/shop/place-{place}", REGION))
 
-    def held(self, place=0):
-        # Not by a request, which would be refused while IAM is enforced.
+    def stored(self, place=0):
+        # A request would be refused while IAM is enforced.
         found = get_backend("secretsmanager")[DEFAULT_ACCOUNT_ID][REGION].secrets.get(
             f"twenty/shop/place-{place}"
         )
@@ -151,20 +151,20 @@ class AwsStand(Stand):
 
 class TestAws(Compliance):
     @pytest.fixture
-    def stand(self, aws, monkeypatch) -> Stand:
-        return AwsStand(aws, monkeypatch)
+    def backend(self, aws, monkeypatch) -> Backend:
+        return AwsBackend(aws, monkeypatch)
 
 
-def _refused(act: Callable[[], object], address: AwsAddress = SVC) -> SinkError:
+def _error_of(action: Callable[[], object], address: AwsAddress = SVC) -> SinkError:
     with pytest.raises(SinkError) as caught:
-        act()
+        action()
     assert str(address) in caught.value.message
     assert SECRET_KEY not in f"{caught.value.message}{caught.value.remedy}"
     return caught.value
 
 
-def test_the_former_token_stays_as_the_previous_version(vendor) -> None:
-    """One version a write, staged as AWS stages them, so that a write can be taken back."""
+def test_the_old_token_stays_as_the_previous_version(vendor) -> None:
+    """Each write creates one version with the usual stages of AWS, so that it can be undone."""
     _manager().sink(SVC).write(Secret(FIRST))
     _manager().sink(SVC).write(Secret(SECOND))
     assert _versions(vendor) == [SECOND, FIRST]
@@ -172,8 +172,8 @@ def test_the_former_token_stays_as_the_previous_version(vendor) -> None:
     assert previous["SecretString"] == FIRST
 
 
-def test_what_else_a_secret_has_is_kept(vendor) -> None:
-    """Its description and tags are not the tool's."""
+def test_description_and_tags_are_kept(vendor) -> None:
+    """A write changes only the text of a secret."""
     tags = [{"Key": "team", "Value": "shop"}]
     vendor.create_secret(Name=SVC.secret, SecretString="x", Description="by hand", Tags=tags)
     _manager().sink(SVC).write(Secret(FIRST))
@@ -182,8 +182,8 @@ def test_what_else_a_secret_has_is_kept(vendor) -> None:
 
 
 @contextmanager
-def _forgetful(behind: str) -> Iterator[tuple[str, list[str]]]:
-    """A server before another that drops the first answer to a write that was made.
+def _dropping_proxy(upstream: str) -> Iterator[tuple[str, list[str]]]:
+    """Run a proxy server that drops the first answer to a successful write.
 
     Yields:
         Its URL, and the operations whose answers it dropped.
@@ -193,7 +193,7 @@ def _forgetful(behind: str) -> Iterator[tuple[str, list[str]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            answer = requests.post(behind, body, headers=dict(self.headers), timeout=30)
+            answer = requests.post(upstream, body, headers=dict(self.headers), timeout=30)
             operation = self.headers["X-Amz-Target"].rpartition(".")[2]
             if answer.ok and operation.startswith(("Put", "Create")) and not dropped:
                 dropped.append(operation)
@@ -216,22 +216,20 @@ def _forgetful(behind: str) -> Iterator[tuple[str, list[str]]]:
     thread.join(5)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_write_whose_answer_is_lost_is_made_once(aws, vendor, monkeypatch, there) -> None:
-    """Boto3 repeats it with the same version id, so that AWS knows it again."""
-    if there:
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_write_with_a_lost_answer_happens_once(aws, vendor, monkeypatch, exists) -> None:
+    """Boto3 repeats it with the same version id, which AWS recognises."""
+    if exists:
         vendor.create_secret(Name=SVC.secret, SecretString="before")
-    with _forgetful(aws) as (url, dropped):
+    with _dropping_proxy(aws) as (url, dropped):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         _manager().sink(SVC).write(Secret(FIRST))
-    assert dropped == ["PutSecretValue" if there else "CreateSecret"]
-    assert _versions(vendor) == [FIRST, *(["before"] if there else [])]
+    assert dropped == ["PutSecretValue" if exists else "CreateSecret"]
+    assert _versions(vendor) == [FIRST, *(["before"] if exists else [])]
 
 
-def test_who_was_overtaken_in_creating_writes_all_the_same(
-    vendor, scripted, answer, monkeypatch
-) -> None:
-    """A secret that another run creates at the same moment gets this token as a version."""
+def test_a_secret_created_by_another_run_is_written(vendor, scripted, answer, monkeypatch) -> None:
+    """If another run creates the secret at the same time, the token becomes a version of it."""
     script = scripted(
         _error(answer, 400, "ResourceNotFoundException"),
         _error(answer, 400, "ResourceExistsException"),
@@ -245,8 +243,8 @@ def test_who_was_overtaken_in_creating_writes_all_the_same(
     assert {one["SecretString"] for one in bodies} == {FIRST}
 
 
-def test_each_write_has_an_id_of_its_own(vendor) -> None:
-    """The same token written twice is two versions, neither refused as a repeat of the other."""
+def test_each_write_has_its_own_id(vendor) -> None:
+    """Writing the same token again creates another version, and is not ignored as a repeat."""
     sink = _manager().sink(SVC)
     sink.write(Secret(FIRST))
     sink.write(Secret(SECOND))
@@ -255,8 +253,8 @@ def test_each_write_has_an_id_of_its_own(vendor) -> None:
     assert len(_versions(vendor)) == 3
 
 
-def test_bytes_are_something_else_than_a_token(vendor) -> None:
-    """A binary secret is there, and is replaced by a text."""
+def test_a_binary_secret_is_not_a_token(vendor) -> None:
+    """A binary secret is reported as content, and a write replaces it by a text."""
     vendor.create_secret(Name=SVC.secret, SecretBinary=b"\x00\xff")
     content = _manager().sink(SVC).read()
     assert isinstance(content, StoredValue)
@@ -265,8 +263,8 @@ def test_bytes_are_something_else_than_a_token(vendor) -> None:
     assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
 
 
-def test_a_secret_without_a_value_holds_nothing(vendor) -> None:
-    """A container that was created empty is ready for its first token."""
+def test_a_secret_without_a_value_is_empty(vendor) -> None:
+    """A secret that was created empty can take its first token."""
     vendor.create_secret(Name=SVC.secret)
     sink = _manager().sink(SVC)
     sink.check()
@@ -275,28 +273,28 @@ def test_a_secret_without_a_value_holds_nothing(vendor) -> None:
     assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
 
 
-def test_a_secret_scheduled_for_deletion_is_no_place(vendor) -> None:
-    """It is told when prepared or read, with the way to take the deletion back."""
+def test_a_secret_scheduled_for_deletion_is_refused(vendor) -> None:
+    """The check and the read report it, and say how to restore it."""
     vendor.create_secret(Name=SVC.secret, SecretString="x")
     vendor.delete_secret(SecretId=SVC.secret)
     sink = _manager().sink(SVC)
-    error = _refused(sink.check)
+    error = _error_of(sink.check)
     assert error.code == "sink_unsuitable"
     assert "restore-secret" in error.remedy
-    assert _refused(sink.read).code == "sink_unsuitable"
+    assert _error_of(sink.read).code == "sink_unsuitable"
 
 
-def test_a_replica_is_no_place(vendor) -> None:
-    """What can only be read is told before a token is made."""
+def test_a_replica_is_refused(vendor) -> None:
+    """A read-only secret is reported before a token is minted."""
     replicas = [{"Region": "eu-west-1"}]
     vendor.create_secret(Name=SVC.secret, SecretString="x", AddReplicaRegions=replicas)
     _manager().sink(SVC).check()
     replica = AwsAddress(SVC.secret, "eu-west-1")
-    assert _refused(_manager().sink(replica).check, replica).code == "sink_unsuitable"
+    assert _error_of(_manager().sink(replica).check, replica).code == "sink_unsuitable"
 
 
-def test_regions_are_apart(vendor, monkeypatch) -> None:
-    """The address's region wins over the environment's."""
+def test_regions_are_separate(vendor, monkeypatch) -> None:
+    """The region of the address takes precedence over that of the environment."""
     monkeypatch.setenv("AWS_REGION", REGION)
     _manager().sink(AwsAddress(SVC.secret, "us-east-1")).write(Secret(FIRST))
     assert _manager().sink(SVC).read() == Empty()
@@ -304,14 +302,14 @@ def test_regions_are_apart(vendor, monkeypatch) -> None:
 
 @pytest.mark.parametrize("name", ["AWS_REGION", "AWS_DEFAULT_REGION"])
 def test_the_environment_may_name_the_region(vendor, monkeypatch, name) -> None:
-    """Both variables are known."""
+    """Both variables are used."""
     monkeypatch.setenv(name, REGION)
     _manager().sink(AwsAddress(SVC.secret)).write(Secret(FIRST))
     assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
 
 
 def test_a_profile_may_name_region_and_credential(vendor, monkeypatch, tmp_path) -> None:
-    """The configuration of the AWS tools is used as it is."""
+    """The configuration of the AWS tools is used."""
     file = tmp_path / "config"
     file.write_text(
         f"[profile shop]\nregion = {REGION}\naws_access_key_id = A\naws_secret_access_key = B\n"
@@ -324,26 +322,26 @@ def test_a_profile_may_name_region_and_credential(vendor, monkeypatch, tmp_path)
     assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
 
 
-def test_no_region_is_told(aws) -> None:
-    """Without a region the two ways to name one are told."""
+def test_a_missing_region_is_reported(aws) -> None:
+    """The error names the two ways to set a region."""
     nowhere = AwsAddress(SVC.secret)
-    error = _refused(_manager().sink(nowhere).check, nowhere)
+    error = _error_of(_manager().sink(nowhere).check, nowhere)
     assert error.code == "sink_missing"
     assert "region:" in error.remedy
     assert "AWS_REGION" in error.remedy
 
 
 @pytest.mark.parametrize("half", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_no_credential_is_told(aws, monkeypatch, half) -> None:
-    """Without a credential, or with half of one, nothing is asked."""
+def test_a_missing_credential_is_reported(aws, monkeypatch, half) -> None:
+    """Without a complete credential no request is sent."""
     monkeypatch.delenv(half)
-    error = _refused(_manager().sink(SVC).check)
+    error = _error_of(_manager().sink(SVC).check)
     assert error.code == "sink_denied"
     assert "AWS_ACCESS_KEY_ID" in error.remedy
 
 
 @pytest.mark.parametrize(
-    ("changes", "slug"),
+    ("changes", "expected_code"),
     [
         ({"AWS_PROFILE": "nobody"}, "sink_denied"),
         ({"AWS_ENDPOINT_URL": "no url"}, "sink_denied"),
@@ -351,35 +349,35 @@ def test_no_credential_is_told(aws, monkeypatch, half) -> None:
         ({"AWS_ENDPOINT_URL_SECRETS_MANAGER": "http://10.0.0.1"}, "sink_unsuitable"),
     ],
 )
-def test_a_configuration_that_cannot_be_used_is_told(aws, monkeypatch, changes, slug) -> None:
-    """What Boto3 cannot use, and what would send tokens in the clear, ends before a request."""
+def test_an_unusable_configuration_is_reported(aws, monkeypatch, changes, expected_code) -> None:
+    """An invalid or unencrypted endpoint fails before a request."""
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
-    assert _refused(lambda: _manager().sink(SVC).write(Secret(FIRST))).code == slug
+    assert _error_of(lambda: _manager().sink(SVC).write(Secret(FIRST))).code == expected_code
 
 
 @pytest.mark.parametrize("name", ["", "a b", "ü", "a:b", "x" * 513, "a\n", "arn"])
-def test_names_that_aws_has_not_are_refused(aws, name) -> None:
-    """Before anything is asked; a plain word that looks like the start of an ARN is a name."""
+def test_invalid_names_are_refused(aws, name) -> None:
+    """They are refused before a request; `arn` without a colon is a valid name."""
     address = AwsAddress(name, REGION)
     sink = _manager().sink(address)
     if name == "arn":
         sink.check()
     else:
-        assert _refused(sink.check, address).code == "sink_unsuitable"
+        assert _error_of(sink.check, address).code == "sink_unsuitable"
 
 
 def test_an_arn_is_written_but_not_created(vendor) -> None:
-    """A secret may be named by its ARN once it is there."""
+    """A secret can be named by its ARN if it exists."""
     arn = vendor.create_secret(Name=SVC.secret, SecretString="x")["ARN"]
     address = AwsAddress(arn, REGION)
     _manager().sink(address).check()
     _manager().sink(address).write(Secret(FIRST))
     assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
     other = AwsAddress(f"{arn[:-13]}other-AbCdEf", REGION)
-    assert _refused(_manager().sink(other).check, other).code == "sink_missing"
+    assert _error_of(_manager().sink(other).check, other).code == "sink_missing"
     write = _manager().sink(other).write
-    assert _refused(lambda: write(Secret(FIRST)), other).code == "sink_missing"
+    assert _error_of(lambda: write(Secret(FIRST)), other).code == "sink_missing"
 
 
 def _error(answer: Callable[..., bytes], status: int, code: str) -> bytes:
@@ -388,7 +386,7 @@ def _error(answer: Callable[..., bytes], status: int, code: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "slug"),
+    ("status", "code", "expected_code"),
     [
         (400, "UnrecognizedClientException", "sink_denied"),
         (400, "ExpiredTokenException", "sink_denied"),
@@ -402,13 +400,13 @@ def _error(answer: Callable[..., bytes], status: int, code: str) -> bytes:
     ],
 )
 def test_each_refusal_has_its_meaning(
-    aws, scripted, answer, monkeypatch, waits, status, code, slug
+    aws, scripted, answer, monkeypatch, waits, status, code, expected_code
 ) -> None:
-    """At once, by the code alone: what else the service says is not repeated."""
+    """It is reported at once, by its code only; the message of the service is not repeated."""
     script = scripted(_error(answer, status, code))
     monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
-    error = _refused(lambda: _manager().sink(SVC).write(Secret(FIRST)))
-    assert error.code == slug
+    error = _error_of(lambda: _manager().sink(SVC).write(Secret(FIRST)))
+    assert error.code == expected_code
     assert FIRST not in f"{error.message}{error.remedy}"
     assert not waits
 
@@ -416,17 +414,19 @@ def test_each_refusal_has_its_meaning(
 @pytest.mark.parametrize(
     "kind", [(500, "InternalServiceError"), (400, "ThrottlingException"), None]
 )
-def test_what_passes_is_tried_four_times(aws, scripted, answer, monkeypatch, waits, kind) -> None:
-    """A fault, a brake or a lost answer is waited for, and told when it stays."""
+def test_transient_failures_are_tried_four_times(
+    aws, scripted, answer, monkeypatch, waits, kind
+) -> None:
+    """A fault, throttling or a lost answer is retried, and reported if it persists."""
     script = scripted(*[kind and _error(answer, *kind)] * 4, answer(200, "{}"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
-    assert _refused(_manager().sink(SVC).read).code == "sink_unavailable"
+    assert _error_of(_manager().sink(SVC).read).code == "sink_unavailable"
     assert len(script.requests) == 4
     assert len(waits) == 3
 
 
 def test_one_manager_serves_many_threads_and_regions(vendor) -> None:
-    """Its clients are shared: one for each region, whoever comes first."""
+    """Its clients are shared, one for each region, for any number of threads."""
     manager = _manager()
     places = [AwsAddress(f"many/{n}", ("eu-central-1", "us-east-1")[n % 2]) for n in range(24)]
     with ThreadPoolExecutor(8) as threads:
@@ -440,8 +440,8 @@ def test_one_manager_serves_many_threads_and_regions(vendor) -> None:
 
 @pytest.mark.parametrize("library", ["boto3", "botocore.exceptions"])
 def test_without_the_library_the_extra_is_named(aws, monkeypatch, library) -> None:
-    """Who has not installed the extra is told how."""
+    """Without the library the error says how to install the extra."""
     monkeypatch.setitem(sys.modules, library, None)
-    error = _refused(_manager().sink(SVC).check)
+    error = _error_of(_manager().sink(SVC).check)
     assert error.code == "sink_extra_missing"
     assert "twenty-provisioner[aws]" in error.remedy

@@ -1,4 +1,4 @@
-"""Tokens on the standard input of programs, good, bad and never ending."""
+"""Tokens on the standard input of programs that succeed, fail or hang."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from compliance import FIRST, SECOND, Compliance, Stand
-from programs import until_over
+from compliance import FIRST, SECOND, Backend, Compliance
+from programs import wait_until_ended
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import CommandAddress
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 STORE = """
 import os, sys, time
 from pathlib import Path
-hang, place = Path("hang"), Path("held", sys.argv[2])
+hang, place = Path("hang"), Path("stored", sys.argv[2])
 if hang.exists(): time.sleep(60)
 if sys.argv[1] == "get": sys.exit(print(place.read_text()) if place.exists() else "nothing there")
 token = sys.stdin.read()
@@ -46,13 +46,13 @@ print(token, file=sys.stderr)
 """
 
 
-class CommandStand(Stand):
+class CommandBackend(Backend):
     def __init__(self, root: Path, *, check: bool) -> None:
         self.root = root
         self.commands = Commands(root)
         self.readable = check
         (root / "store.py").write_text(STORE)
-        (root / "held").mkdir()
+        (root / "stored").mkdir()
 
     def named(self, name: str) -> Sink:
         program = (sys.executable, "store.py")
@@ -62,8 +62,8 @@ class CommandStand(Stand):
     def sink(self, place: int = 0) -> Sink:
         return self.named(f"KEY_{place}")
 
-    def held(self, place: int = 0) -> str | None:
-        path = self.root / "held" / f"KEY_{place}"
+    def stored(self, place: int = 0) -> str | None:
+        path = self.root / "stored" / f"KEY_{place}"
         return path.read_text() if path.exists() else None
 
     def strange_names(self) -> tuple[Sink, ...]:
@@ -80,14 +80,14 @@ class CommandStand(Stand):
 
 class TestCommand(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path) -> Stand:
-        return CommandStand(tmp_path, check=True)
+    def backend(self, tmp_path: Path) -> Backend:
+        return CommandBackend(tmp_path, check=True)
 
 
 class TestCommandWithoutCheck(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path) -> Stand:
-        return CommandStand(tmp_path, check=False)
+    def backend(self, tmp_path: Path) -> Backend:
+        return CommandBackend(tmp_path, check=False)
 
 
 def shell(root: Path, script: str, check: str = "", *, timeout: float = 60) -> CommandSink:
@@ -95,9 +95,9 @@ def shell(root: Path, script: str, check: str = "", *, timeout: float = 60) -> C
     return Commands(root, timeout).sink(address)
 
 
-def refused(act: Callable[[], object]) -> SinkError:
+def error_of(action: Callable[[], object]) -> SinkError:
     with pytest.raises(SinkError) as raised:
-        act()
+        action()
     assert raised.value.remedy
     return raised.value
 
@@ -105,39 +105,41 @@ def refused(act: Callable[[], object]) -> SinkError:
 # Programs
 
 
-def test_the_token_is_the_whole_input_and_nothing_else(tmp_path: Path) -> None:
-    """Without a line end; in no argument and no variable; the root is the working folder."""
+def test_the_token_is_the_whole_input(tmp_path: Path) -> None:
+    """It has no line break and is in no argument or variable; the program runs in the root."""
     inner = (
-        "import os, sys; print([os.getcwd(), sys.argv, dict(os.environ)], file=open('seen','w'))"
+        "import os, sys; print([os.getcwd(), sys.argv, dict(os.environ)], file=open('record','w'))"
     )
     script = f'cat > got; exec "{sys.executable}" -c "{inner}" one two'
     shell(tmp_path, script).write(Secret(FIRST))
     assert (tmp_path / "got").read_bytes() == FIRST.encode()
-    seen = (tmp_path / "seen").read_text()
-    assert "'one', 'two'" in seen
-    assert repr(str(tmp_path)) in seen
-    assert FIRST not in seen
+    record = (tmp_path / "record").read_text()
+    assert "'one', 'two'" in record
+    assert repr(str(tmp_path)) in record
+    assert FIRST not in record
 
 
-def test_arguments_reach_no_shell(tmp_path: Path) -> None:
-    """They arrive as they are written."""
-    words = ("$(touch made)", "; touch made", "a  b", "")
-    script = "import sys; open('seen', 'w').write(repr(tuple(sys.argv[1:])))"
+def test_arguments_are_not_passed_to_a_shell(tmp_path: Path) -> None:
+    """The arguments arrive unchanged."""
+    words = ("$(touch created)", "; touch created", "a  b", "")
+    script = "import sys; open('record', 'w').write(repr(tuple(sys.argv[1:])))"
     address = CommandAddress((sys.executable, "-c", script, *words))
     CommandSink(address, tmp_path).write(Secret(FIRST))
-    assert (tmp_path / "seen").read_text() == repr(words)
-    assert not (tmp_path / "made").exists()
+    assert (tmp_path / "record").read_text() == repr(words)
+    assert not (tmp_path / "created").exists()
 
 
-def executable(path: Path, text: str = "#!/bin/sh\ncat > held\n", mode: int = 0o700) -> None:
+def executable(path: Path, text: str = "#!/bin/sh\ncat > stored\n", mode: int = 0o700) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     path.chmod(mode)
 
 
 @pytest.mark.parametrize("name", ["./store", "bin/store", "bin/../bin/store"])
-def test_a_name_with_a_slash_leads_from_the_root(tmp_path: Path, monkeypatch, name: str) -> None:
-    """Wherever this process stands, and whatever is on the PATH."""
+def test_a_name_with_a_slash_is_relative_to_the_root(
+    tmp_path: Path, monkeypatch, name: str
+) -> None:
+    """The current folder and the PATH do not matter."""
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     root.mkdir()
     elsewhere.mkdir()
@@ -147,11 +149,11 @@ def test_a_name_with_a_slash_leads_from_the_root(tmp_path: Path, monkeypatch, na
     sink = CommandSink(CommandAddress((name,)), root)
     sink.check()
     sink.write(Secret(FIRST))
-    assert (root / "held").read_text() == FIRST
+    assert (root / "stored").read_text() == FIRST
 
 
-def test_a_bare_name_is_looked_for_on_the_path_alone(tmp_path: Path, monkeypatch) -> None:
-    """Also by a relative entry of the PATH, which counts from where this process stands."""
+def test_a_bare_name_is_searched_only_on_the_path(tmp_path: Path, monkeypatch) -> None:
+    """A relative entry of the PATH starts from the current folder of this process."""
     root = tmp_path / "root"
     root.mkdir()
     executable(tmp_path / "bin" / "store")
@@ -161,43 +163,43 @@ def test_a_bare_name_is_looked_for_on_the_path_alone(tmp_path: Path, monkeypatch
     sink = CommandSink(CommandAddress(("store",)), root)
     sink.check()
     sink.write(Secret(FIRST))
-    assert (root / "held").read_text() == FIRST
-    assert refused(CommandSink(CommandAddress(("other",)), root).check).code == "sink_missing"
+    assert (root / "stored").read_text() == FIRST
+    assert error_of(CommandSink(CommandAddress(("other",)), root).check).code == "sink_missing"
 
 
-@pytest.mark.parametrize("name", ["no-such-program", "./none", "./plain", "./folder", ""])
+@pytest.mark.parametrize("name", ["no-such-program", "./none", "./not-executable", "./folder", ""])
 @pytest.mark.parametrize("which", ["argv", "check"])
-def test_a_program_that_is_not_there_is_missed(tmp_path: Path, name: str, which: str) -> None:
-    """Not there, a plain file or a folder; the check as well as the program itself."""
-    executable(tmp_path / "plain", mode=0o600)
+def test_a_missing_program_is_reported(tmp_path: Path, name: str, which: str) -> None:
+    """A missing file, a file that is not executable or a folder is reported, for both programs."""
+    executable(tmp_path / "not-executable", mode=0o600)
     (tmp_path / "folder").mkdir()
     good, bad = ("sh", "-c", "exit 0"), (name, "argument-canary")
     address = CommandAddress(bad) if which == "argv" else CommandAddress(good, bad)
     sink = CommandSink(address, tmp_path)
-    error = refused(sink.check)
+    error = error_of(sink.check)
     assert error.code == "sink_missing"
     assert "argument-canary" not in error.message
-    act = (lambda: sink.write(Secret(FIRST))) if which == "argv" else sink.read
-    assert refused(act).code == "sink_missing"
+    action = (lambda: sink.write(Secret(FIRST))) if which == "argv" else sink.read
+    assert error_of(action).code == "sink_missing"
 
 
 @pytest.mark.parametrize(
     ("argv", "text"),
-    [(("./odd",), "no program"), (("./odd",), "#!/no/such/shell\n"), (("sh", "a\0b"), "")],
+    [(("./invalid",), "no program"), (("./invalid",), "#!/no/such/shell\n"), (("sh", "a\0b"), "")],
 )
-def test_a_program_that_cannot_be_started_is_told(tmp_path: Path, argv, text: str) -> None:
-    """What the system refuses to run is an error of the sink."""
-    executable(tmp_path / "odd", text)
+def test_a_program_that_cannot_be_started_is_reported(tmp_path: Path, argv, text: str) -> None:
+    """If the system refuses to run a program, that is an error of the sink."""
+    executable(tmp_path / "invalid", text)
     sink = CommandSink(CommandAddress(argv, argv), tmp_path)
-    assert refused(lambda: sink.write(Secret(FIRST))).code == "sink_failed"
-    assert refused(sink.read).code == "sink_failed"
+    assert error_of(lambda: sink.write(Secret(FIRST))).code == "sink_failed"
+    assert error_of(sink.read).code == "sink_failed"
 
 
-# Ends
+# Exit codes, signals and timeouts
 
 
 @pytest.mark.parametrize(
-    ("script", "ending"),
+    ("script", "cause"),
     [
         ("cat >&2; exit 3", "exit code 3"),
         ("cat; exit 255", "exit code 255"),
@@ -205,26 +207,28 @@ def test_a_program_that_cannot_be_started_is_told(tmp_path: Path, argv, text: st
         (f"kill -{signal.SIGRTMIN + 3} $$", f"signal {signal.SIGRTMIN + 3}"),
     ],
 )
-def test_a_failing_program_is_told(tmp_path: Path, capfd, caplog, script: str, ending: str) -> None:
-    """By how it ended, and by nothing of what it said or was told on its command line."""
+def test_a_failing_program_is_reported(
+    tmp_path: Path, capfd, caplog, script: str, cause: str
+) -> None:
+    """The message has its exit code or signal, but not its output or arguments."""
     caplog.set_level(logging.DEBUG)
     sink = shell(tmp_path, f"{script} # argument-canary")
-    error = refused(lambda: sink.write(Secret(FIRST)))
+    error = error_of(lambda: sink.write(Secret(FIRST)))
     assert error.code == "sink_failed"
-    assert error.message == f"command sh ended with {ending}."
+    assert error.message == f"command sh failed with {cause}."
     shown = repr((error.args, error.remedy, error.__cause__, sink, capfd.readouterr(), caplog.text))
     assert FIRST not in shown
     assert "argument-canary" not in shown
 
 
 @pytest.mark.parametrize("code", [0, 1])
-@pytest.mark.parametrize("way", ["exec <&-; sleep 0.1", "sleep 0.1", ""])
-def test_unread_input_is_no_trouble(tmp_path: Path, code: int, way: str) -> None:
-    """A program that closes its input, or never reads it, is believed by its exit code."""
-    sink = shell(tmp_path, f"{way}\nexit {code}")
+@pytest.mark.parametrize("behaviour", ["exec <&-; sleep 0.1", "sleep 0.1", ""])
+def test_unread_input_is_not_an_error(tmp_path: Path, code: int, behaviour: str) -> None:
+    """The exit code counts, even if a program closes its input or never reads it."""
+    sink = shell(tmp_path, f"{behaviour}\nexit {code}")
     for token in (FIRST, "x" * 1_000_000):
         if code:
-            assert refused(lambda token=token: sink.write(Secret(token))).code == "sink_failed"
+            assert error_of(lambda token=token: sink.write(Secret(token))).code == "sink_failed"
         else:
             sink.write(Secret(token))
 
@@ -233,28 +237,28 @@ HANG = "sleep 60 & echo $! > child; echo $$ > pid; {}wait"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
-@pytest.mark.parametrize("way", ["", "trap '' TERM INT HUP; ", "exec >&-; "])
+@pytest.mark.parametrize("behaviour", ["", "trap '' TERM INT HUP; ", "exec >&-; "])
 @pytest.mark.parametrize("step", ["read", "write"])
-def test_a_program_without_end_is_ended(tmp_path: Path, way: str, step: str) -> None:
-    """After the time all of its session is killed, whatever signals it ignores."""
-    script = HANG.format(way)
+def test_a_hanging_program_is_killed(tmp_path: Path, behaviour: str, step: str) -> None:
+    """After the timeout its whole session is killed, whatever signals it ignores."""
+    script = HANG.format(behaviour)
     sink = shell(tmp_path, script, script, timeout=0.5)
-    error = refused(sink.read if step == "read" else lambda: sink.write(Secret(FIRST)))
+    error = error_of(sink.read if step == "read" else lambda: sink.write(Secret(FIRST)))
     assert error.code == "sink_unavailable"
-    assert until_over(tmp_path / "pid")
-    assert until_over(tmp_path / "child")
+    assert wait_until_ended(tmp_path / "pid")
+    assert wait_until_ended(tmp_path / "child")
 
 
 @pytest.mark.parametrize("step", ["read", "write"])
-def test_what_a_program_leaves_running_is_not_waited_for(tmp_path: Path, step: str) -> None:
-    """Its own end counts, though a child of its own holds the pipes open, and goes on."""
-    script = "sleep 60 & echo $! > child; printf held"
+def test_a_child_process_is_not_waited_for(tmp_path: Path, step: str) -> None:
+    """Only the end of the program counts, though its child process keeps the pipes open."""
+    script = "sleep 60 & echo $! > child; printf stored"
     sink = shell(tmp_path, script, script)
     before = time.monotonic()
     if step == "read":
         content = sink.read()
         assert isinstance(content, StoredValue)
-        assert content.value.reveal() == "held"
+        assert content.value.reveal() == "stored"
     else:
         sink.write(Secret(FIRST))
     assert time.monotonic() - before < 30
@@ -262,26 +266,26 @@ def test_what_a_program_leaves_running_is_not_waited_for(tmp_path: Path, step: s
     os.kill(child, signal.SIGKILL)
 
 
-def test_endless_output_is_dropped(tmp_path: Path) -> None:
-    """What a program prints fills no memory and stops nothing."""
-    sink = shell(tmp_path, "head -c 300000000 /dev/zero; cat > held", "cat /dev/zero")
+def test_endless_output_is_discarded(tmp_path: Path) -> None:
+    """The output of a program neither fills the memory nor stops the run."""
+    sink = shell(tmp_path, "head -c 300000000 /dev/zero; cat > stored", "cat /dev/zero")
     sink.write(Secret(FIRST))
-    assert (tmp_path / "held").read_text() == FIRST
+    assert (tmp_path / "stored").read_text() == FIRST
     content = sink.read()
     assert isinstance(content, StoredValue)
-    assert len(content.value.reveal()) <= 2 * module._MOST
+    assert len(content.value.reveal()) <= 2 * module._MAX_OUTPUT
 
 
 def test_signals_are_as_a_program_expects(tmp_path: Path) -> None:
-    """SIGPIPE ends it, as in a shell, though Python itself ignores that signal."""
-    sink = shell(tmp_path, "(yes; echo $? > code) | head -n 1; cat > held")
+    """SIGPIPE kills it as in a shell, though Python itself ignores that signal."""
+    sink = shell(tmp_path, "(yes; echo $? > code) | head -n 1; cat > stored")
     sink.write(Secret(FIRST))
     assert int((tmp_path / "code").read_text()) == 128 + signal.SIGPIPE
 
 
-def test_programs_run_side_by_side(tmp_path: Path) -> None:
-    """Each write is a process of its own: two that wait for one another both end."""
-    script = "cat > held-{0}; until [ -e held-{1} ]; do sleep 0.01; done"
+def test_programs_run_in_parallel(tmp_path: Path) -> None:
+    """Each write is a separate process: two programs that wait for each other both finish."""
+    script = "cat > stored-{0}; until [ -e stored-{1} ]; do sleep 0.01; done"
     sinks = [shell(tmp_path, script.format(*pair)) for pair in (("a", "b"), ("b", "a"))]
     threads = [threading.Thread(target=sink.write, args=(Secret(FIRST),)) for sink in sinks]
     for thread in threads:
@@ -312,8 +316,8 @@ def test_programs_run_side_by_side(tmp_path: Path) -> None:
         ("echo token; exit 1", None),
     ],
 )
-def test_a_check_prints_what_is_there(tmp_path: Path, check: str, value: str | None) -> None:
-    """One line end is the printer's; nothing, or an exit code, is no token; there is no input."""
+def test_a_check_prints_the_stored_token(tmp_path: Path, check: str, value: str | None) -> None:
+    """One line break is removed; no output, or an exit code, means no token; there is no input."""
     content = shell(tmp_path, "cat", check).read()
     assert isinstance(content, Empty if value is None else StoredValue)
     if isinstance(content, StoredValue):
@@ -321,23 +325,23 @@ def test_a_check_prints_what_is_there(tmp_path: Path, check: str, value: str | N
 
 
 def test_an_exit_code_of_a_check_is_logged(tmp_path: Path, caplog) -> None:
-    """So that one sees why tokens are delivered again; without what it printed."""
+    """The log explains why tokens are delivered again, without the output of the check."""
     caplog.set_level(logging.INFO)
     shell(tmp_path, "cat", f"echo {FIRST}; echo {FIRST} >&2; exit 7").read()
     assert [one.getMessage() for one in caplog.records] == [
-        "sh, a check, ended with exit code 7: no token"
+        "check sh exited with code 7: no token found"
     ]
 
 
-def test_a_check_that_breaks_down_is_an_error(tmp_path: Path) -> None:
-    """A signal is no answer."""
-    error = refused(shell(tmp_path, "cat", "kill -SEGV $$").read)
-    assert (error.code, error.message) == ("sink_failed", "command sh ended with SIGSEGV.")
+def test_a_crashing_check_is_an_error(tmp_path: Path) -> None:
+    """A signal does not mean that there is no token."""
+    error = error_of(shell(tmp_path, "cat", "kill -SEGV $$").read)
+    assert (error.code, error.message) == ("sink_failed", "command sh failed with SIGSEGV.")
 
 
 def test_without_a_check_nothing_is_read(tmp_path: Path) -> None:
-    """And nothing is run for it."""
-    assert shell(tmp_path, "touch made").read() == WriteOnly(None)
+    """No program is run."""
+    assert shell(tmp_path, "touch created").read() == WriteOnly(None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -345,14 +349,14 @@ def test_without_a_check_nothing_is_read(tmp_path: Path) -> None:
 
 
 def test_age_encrypts_a_token(tmp_path: Path) -> None:
-    """The documented line for age: the file that it makes opens to the token."""
+    """The documented command for age creates a file that decrypts to the token."""
     if not (shutil.which("age") and shutil.which("age-keygen")):
         pytest.skip("age is not installed (Debian: age)")
     quietly("age-keygen", "-o", str(tmp_path / "id"))
-    told = subprocess.run(
+    result = subprocess.run(
         ["age-keygen", "-y", tmp_path / "id"], check=True, stdout=subprocess.PIPE, text=True
     )
-    recipient = told.stdout.strip()
+    recipient = result.stdout.strip()
     sink = CommandSink(
         CommandAddress(
             ("age", "--encrypt", "--recipient", recipient, "--output", "key.age"),
@@ -376,10 +380,10 @@ def quietly(*argv: str) -> None:
 
 @pytest.fixture
 def password_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A new password store with a key of its own."""
+    """Create a new password store with its own key."""
     if not (shutil.which("pass") and shutil.which("gpg") and shutil.which("gpgconf")):
         pytest.skip("pass is not installed (Debian: pass, gnupg)")
-    # The agent's socket stands there, and the path of a socket is short.
+    # It contains the agent's socket, and the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="gpg-") as home:
         monkeypatch.setenv("GNUPGHOME", home)
         monkeypatch.setenv("PASSWORD_STORE_DIR", str(tmp_path / "store"))
@@ -392,8 +396,8 @@ def password_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.mark.usefixtures("password_store")
-def test_pass_keeps_a_token(tmp_path: Path) -> None:
-    """The documented lines for pass: a new entry, and the same entry again."""
+def test_pass_stores_a_token(tmp_path: Path) -> None:
+    """The documented commands for pass create an entry, and replace it."""
     sink = CommandSink(
         CommandAddress(
             ("pass", "insert", "--multiline", "--force", "twenty/key"),

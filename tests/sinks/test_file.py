@@ -1,4 +1,4 @@
-"""Tokens in dotenv and JSON files: kept whole, kept private, and kept out of git."""
+"""Tokens in dotenv and JSON files: complete, private, and never in git."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from compliance import FIRST, SECOND, Compliance, Stand
+from compliance import FIRST, SECOND, Backend, Compliance
 from files import NOBODY, as_user, locked
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,9 +31,9 @@ from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import FileAddress
 from provisioner.secret import Secret
 from provisioner.sinks import file as module
-from provisioner.sinks.dotenv import quoted
+from provisioner.sinks.dotenv import quote_value
 from provisioner.sinks.file import Files
-from provisioner.sinks.file_entry import UnfitTextError
+from provisioner.sinks.file_entry import InvalidTextError
 from provisioner.sinks.file_text import entries_of, values_of, with_value
 from provisioner.sinks.file_write import Folders, LockWait
 from provisioner.sinks.sink import Empty, StoredValue
@@ -44,38 +44,38 @@ if TYPE_CHECKING:
     from provisioner.sinks.sink import Sink
 
 
-class FileStand(Stand):
-    def __init__(self, root: Path, form: str) -> None:
+class FileBackend(Backend):
+    def __init__(self, root: Path, file_format: str) -> None:
         self.root = root
-        self.form = form
+        self.file_format = file_format
         self.folders = Folders()
-        self.path = root / "secrets" / f"shop.{form}"
+        self.path = root / "secrets" / f"shop.{file_format}"
 
     def sink(self, place: int = 0) -> Sink:
-        address = FileAddress(f"secrets/shop.{self.form}", f"KEY_{place}", self.form)
+        address = FileAddress(f"secrets/shop.{self.file_format}", f"KEY_{place}", self.file_format)
         return Files(self.root, folders=self.folders).sink(address)
 
-    def held(self, place: int = 0) -> str | None:
+    def stored(self, place: int = 0) -> str | None:
         with as_user(os.getuid()):
             if not self.path.exists():
                 return None
             assert stat.S_IMODE(self.path.stat().st_mode) == 0o600
-            if self.form == "json":
+            if self.file_format == "json":
                 return json.loads(self.path.read_text()).get(f"KEY_{place}")
             shell = f'. "$1"; printf %s "$KEY_{place}"'
-            told = subprocess.run(
+            result = subprocess.run(
                 ["sh", "-c", shell, "sh", self.path], stdout=subprocess.PIPE, check=True
             )
-        return told.stdout.decode() or None
+        return result.stdout.decode() or None
 
     def strange_names(self) -> tuple[Sink, ...]:
         paths = ("a b/ö.env", "'quoted' \"twice\".env", "-n.env", "line\nend.env", "*.env", "🗝.env")
         names = ("KEY", "lower.dots-dashes_9", "9")
-        if self.form == "json":
+        if self.file_format == "json":
             names += ("a b", "ключ", 'quote"', "", "back\\slash", "🗝")
         files = Files(self.root)
-        addresses = [FileAddress(path, names[0], self.form) for path in paths]
-        addresses += [FileAddress("names", name, self.form) for name in names]
+        addresses = [FileAddress(path, names[0], self.file_format) for path in paths]
+        addresses += [FileAddress("names", name, self.file_format) for name in names]
         return tuple(files.sink(address) for address in addresses)
 
     @contextmanager
@@ -96,18 +96,18 @@ class FileStand(Stand):
 
 class TestDotenvFile(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path) -> Stand:
-        return FileStand(tmp_path, "dotenv")
+    def backend(self, tmp_path: Path) -> Backend:
+        return FileBackend(tmp_path, "dotenv")
 
 
 class TestJsonFile(Compliance):
     @pytest.fixture
-    def stand(self, tmp_path: Path) -> Stand:
-        return FileStand(tmp_path, "json")
+    def backend(self, tmp_path: Path) -> Backend:
+        return FileBackend(tmp_path, "json")
 
 
-def sink_of(path: Path, variable: str = "KEY", form: str = "dotenv") -> Sink:
-    return Files(path.parent).sink(FileAddress(path.name, variable, form))
+def sink_of(path: Path, variable: str = "KEY", file_format: str = "dotenv") -> Sink:
+    return Files(path.parent).sink(FileAddress(path.name, variable, file_format))
 
 
 def value_of(sink: Sink) -> str | None:
@@ -115,15 +115,15 @@ def value_of(sink: Sink) -> str | None:
     return content.value.reveal() if isinstance(content, StoredValue) else None
 
 
-def everything_refused(sink: Sink, code: str) -> SinkError:
-    """Neither looked at ahead nor written; the error of the write."""
-    with pytest.raises(SinkError) as ahead:
+def error_of_check_and_write(sink: Sink, code: str) -> SinkError:
+    """Return the error of the write, after the check failed with the same code."""
+    with pytest.raises(SinkError) as checked:
         sink.check()
-    with pytest.raises(SinkError) as refused:
+    with pytest.raises(SinkError) as written:
         sink.write(Secret(FIRST))
-    assert ahead.value.code == refused.value.code == code
-    assert refused.value.remedy
-    return refused.value
+    assert checked.value.code == written.value.code == code
+    assert written.value.remedy
+    return written.value
 
 
 # Texts of dotenv files
@@ -158,7 +158,7 @@ def everything_refused(sink: Sink, code: str) -> SinkError:
     ],
 )
 def test_one_assignment_of_a_dotenv_file_changes(tmp_path: Path, before: bytes, after: bytes):
-    """The line that counts takes the token where it stands; all other bytes stay."""
+    """The effective line gets the token, and all other bytes stay."""
     path = tmp_path / ".env"
     path.write_bytes(before)
     sink_of(path).write(Secret("new"))
@@ -184,30 +184,30 @@ def test_one_assignment_of_a_dotenv_file_changes(tmp_path: Path, before: bytes, 
         ("", None),
     ],
 )
-def test_a_dotenv_value_is_read_as_its_readers_do(tmp_path: Path, text: str, value: str | None):
-    """Bare or quoted, with a comment behind it or not; an empty value is none."""
+def test_a_dotenv_value_is_read_like_by_other_readers(tmp_path: Path, text: str, value: str | None):
+    """It may be bare or quoted, with or without a comment; an empty value means no value."""
     path = tmp_path / ".env"
     path.write_bytes(text.encode())
     assert value_of(sink_of(path)) == value
 
 
 @pytest.mark.parametrize("name", ["", "A B", "A=B", "A\nB", "ö", "A'", "#A", "$A"])
-def test_a_name_that_no_dotenv_file_has_is_refused(tmp_path: Path, name: str) -> None:
-    """It would make a line that means something else."""
+def test_an_invalid_dotenv_name_is_refused(tmp_path: Path, name: str) -> None:
+    """It would create a line with another meaning."""
     path = tmp_path / ".env"
-    with pytest.raises(SinkError) as refused:
+    with pytest.raises(SinkError) as error:
         sink_of(path, name)
-    assert refused.value.code == "sink_unsuitable"
+    assert error.value.code == "sink_unsuitable"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_open_quote_swallows_nothing(tmp_path: Path) -> None:
-    """A value that would close a quote of another line is refused, and the file is as it was."""
+    """A value that would close the quote of another line is refused, and the file stays."""
     path = tmp_path / ".env"
     path.write_text("A='\nKEY=old\n")
-    with pytest.raises(SinkError) as refused:
+    with pytest.raises(SinkError) as error:
         sink_of(path).write(Secret("' #"))
-    assert refused.value.code == "sink_unsuitable"
+    assert error.value.code == "sink_unsuitable"
     assert path.read_text() == "A='\nKEY=old\n"
 
 
@@ -215,7 +215,9 @@ VALUES = st.text(min_size=1).filter(lambda text: not re.search("[\0\ud800-\udfff
 NAMES = st.sampled_from(["A", "B", "KEY", "KEY_2"])
 LINES = st.one_of(
     st.binary(max_size=12),
-    st.builds(lambda name, value: f"{name}={quoted(value)}".encode(), NAMES, st.text("a'\"\\ #\n")),
+    st.builds(
+        lambda name, value: f"{name}={quote_value(value)}".encode(), NAMES, st.text("a'\"\\ #\n")
+    ),
     st.sampled_from([b"", b"# KEY=x", b"export KEY=1", b"KEY='", b'A="', b" KEY = `"]),
 )
 
@@ -227,22 +229,19 @@ LINES = st.one_of(
     value=VALUES,
 )
 def test_any_dotenv_text_keeps_its_other_bytes(lines, end, final, value) -> None:
-    """Whatever the file is, one stretch of it changes, and all other variables keep their values.
-
-    Or the write is refused.
-    """
+    """In any file only one part changes and other variables keep their values, or it is refused."""
     text = (end.join(lines) + (end if final else b"")).decode("utf-8", "surrogateescape")
     try:
         before = entries_of(text, "dotenv")
-    except UnfitTextError:
-        other = re.search(r"(?m)^[\ufeff \t]*[{\[<-]", text)
+    except InvalidTextError:
+        is_other_format = re.search(r"(?m)^[\ufeff \t]*[{\[<-]", text)
         assigns = re.search(r"(?m)^[ \t]*(?:export[ \t]+)?[^\s=#'\"`]+[ \t]*=", text)
-        assert "\0" in text or not assigns or other, "a dotenv file is one"
+        assert "\0" in text or not assigns or is_other_format, "a dotenv file was refused"
         return
     try:
         new = with_value(text, "KEY", Secret(value), "dotenv")
-    except UnfitTextError:
-        assert re.search("['\"`]", text), "only an open quote is to blame"
+    except InvalidTextError:
+        assert re.search("['\"`]", text), "only an open quote may cause a refusal"
         return
     after = values_of(entries_of(new, "dotenv"))
     assert after.pop("KEY") == [*(one.value for one in before.get("KEY", ())[:-1]), value]
@@ -252,15 +251,15 @@ def test_any_dotenv_text_keeps_its_other_bytes(lines, end, final, value) -> None
         assert new.startswith(text[: old.start])
         assert new.endswith(text[old.end :])
         changed = new[old.start : len(new) - len(text) + old.end]
-        assert changed == quoted(value)
+        assert changed == quote_value(value)
     else:
         assert new.startswith(text)
-        assert new[len(text) :].strip("\r\n") == f"KEY={quoted(value)}"
+        assert new[len(text) :].strip("\r\n") == f"KEY={quote_value(value)}"
 
 
 @given(value=VALUES)
-def test_any_value_comes_back_from_a_dotenv_file(value: str) -> None:
-    """Quotes are written such that they are read as the same value, on a line of its own."""
+def test_any_value_is_read_back_from_a_dotenv_file(value: str) -> None:
+    """Quotes are written so that the same value is read, on a single line."""
     text = with_value("A=1\nKEY=old\nB=2\n", "KEY", Secret(value), "dotenv")
     assert text.count("\n") == 3
     found = values_of(entries_of(text, "dotenv"))
@@ -279,23 +278,23 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
-def test_a_file_of_another_kind_is_refused_and_left(tmp_path: Path, text: str) -> None:
-    """A forgotten `format: json`, a key, a manifest: nothing is appended to them."""
+def test_a_file_of_another_format_is_refused(tmp_path: Path, text: str) -> None:
+    """Nothing is appended to a JSON file, a key or a manifest."""
     path = tmp_path / "other"
     path.write_text(text)
     for step in ("check", "read", "write"):
         sink = sink_of(path)
-        with pytest.raises(SinkError) as refused:
+        with pytest.raises(SinkError) as error:
             {"check": sink.check, "read": sink.read, "write": partial(sink.write, Secret("x"))}[
                 step
             ]()
-        assert refused.value.code == "sink_unsuitable"
+        assert error.value.code == "sink_unsuitable"
     assert path.read_text() == text
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# only this\n", "export\nNAME\n", "A=1\nB\n"])
-def test_a_dotenv_file_without_values_is_one(tmp_path: Path, text: str) -> None:
-    """Comments and bare names are no other kind."""
+def test_a_dotenv_file_without_values_is_accepted(tmp_path: Path, text: str) -> None:
+    """A file with only comments and bare names is a dotenv file."""
     path = tmp_path / "a.env"
     path.write_text(text)
     sink_of(path).write(Secret("x"))
@@ -304,7 +303,7 @@ def test_a_dotenv_file_without_values_is_one(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("spelled", ["nope/../a.env", "//{root}/a.env", "./a.env"])
 def test_one_file_has_one_address_however_it_is_spelled(tmp_path: Path, spelled: str) -> None:
-    """Through a folder that is not there too, and with two slashes."""
+    """The path may lead through a missing folder, or have two slashes."""
     address = FileAddress(spelled.format(root=tmp_path), "KEY")
     straight = FileAddress("a.env", "KEY")
     files = Files(tmp_path)
@@ -332,15 +331,15 @@ def test_one_file_has_one_address_however_it_is_spelled(tmp_path: Path, spelled:
     ],
 )
 def test_one_member_of_a_json_file_changes(tmp_path: Path, before: str, after: str | None) -> None:
-    """The member takes the token where it stands, in the file's own layout; numbers stay exact."""
+    """The member gets the token in the file's own layout, and numbers stay exact."""
     if after is None:
         before += "9" * 6000 + "}"
         after = before[:-1] + ',\r\n "KEY": "new"}'
     path = tmp_path / "keys.json"
     path.write_bytes(before.encode())
-    sink_of(path, form="json").write(Secret("new"))
+    sink_of(path, file_format="json").write(Secret("new"))
     assert path.read_bytes() == after.encode()
-    assert value_of(sink_of(path, form="json")) == "new"
+    assert value_of(sink_of(path, file_format="json")) == "new"
 
 
 @pytest.mark.parametrize(
@@ -358,15 +357,15 @@ def test_one_member_of_a_json_file_changes(tmp_path: Path, before: str, after: s
         "KEY=secret",
     ],
 )
-def test_a_file_that_is_not_such_an_object_is_left_alone(tmp_path: Path, text: str) -> None:
-    """What is no JSON object, or has the member twice or as a container, is refused as it is."""
+def test_an_unsuitable_json_file_is_refused(tmp_path: Path, text: str) -> None:
+    """A text that is not an object, or has the member twice or as a container, stays unchanged."""
     path = tmp_path / "keys.json"
     path.write_text(text)
-    refused = everything_refused(sink_of(path, form="json"), "sink_unsuitable")
-    assert "secret" not in repr(refused.args) + refused.message
+    error = error_of_check_and_write(sink_of(path, file_format="json"), "sink_unsuitable")
+    assert "secret" not in repr(error.args) + error.message
     assert path.read_text() == text
     with pytest.raises(SinkError):
-        sink_of(path, form="json").read()
+        sink_of(path, file_format="json").read()
 
 
 JSON = st.recursive(
@@ -383,18 +382,18 @@ JSON = st.recursive(
     value=st.text(min_size=1),
 )
 def test_any_json_object_keeps_its_other_members(members, indent, ascii_, value) -> None:
-    """Their values, their order and every character of their text."""
+    """Their values, their order and every character of their text stay the same."""
     text = json.dumps(members, indent=indent, ensure_ascii=ascii_)
     if isinstance(members.get("KEY"), list | dict):
-        with pytest.raises(UnfitTextError):
+        with pytest.raises(InvalidTextError):
             with_value(text, "KEY", Secret(value), "json")
         return
     new = with_value(text, "KEY", Secret(value), "json")
     assert list(json.loads(new).items()) == list((members | {"KEY": value}).items())
     before, after = entries_of(text, "json"), entries_of(new, "json")
     for name in members.keys() - {"KEY"}:
-        old, now = before[name][0], after[name][0]
-        assert text[old.start : old.end] == new[now.start : now.end]
+        old, new_entry = before[name][0], after[name][0]
+        assert text[old.start : old.end] == new[new_entry.start : new_entry.end]
     if members:
         place = before["KEY"][0] if "KEY" in members else None
         start = place.start if place else before[list(members)[-1]][0].end
@@ -407,7 +406,7 @@ def test_any_json_object_keeps_its_other_members(members, indent, ascii_, value)
 
 @pytest.mark.parametrize("mode", [0o644, 0o666, 0o400, 0o755])
 def test_an_existing_file_becomes_private(tmp_path: Path, mode: int) -> None:
-    """A file that others could read is theirs no more once a token is in it."""
+    """Other users cannot read the file after a token is written to it."""
     path = tmp_path / ".env"
     path.touch()
     path.chmod(mode)
@@ -415,39 +414,39 @@ def test_an_existing_file_becomes_private(tmp_path: Path, mode: int) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_refused_folder_is_told_ahead() -> None:
-    """Before anything is made for a token that could not be delivered."""
-    # Another user could not even enter the folders of `tmp_path`.
+def test_a_read_only_folder_is_found_by_the_check() -> None:
+    """The error comes before a token is minted that could not be delivered."""
+    # Another user could not even open the folders of `tmp_path`.
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o555)
         sink = Files(Path(name)).sink(FileAddress("new/keys.env", "KEY"))
-        with as_user(os.getuid() or NOBODY), pytest.raises(SinkError) as refused:
+        with as_user(os.getuid() or NOBODY), pytest.raises(SinkError) as error:
             sink.check()
-    assert refused.value.code == "sink_denied"
+    assert error.value.code == "sink_denied"
 
 
-def test_missing_folders_are_made_for_the_user_alone(tmp_path: Path) -> None:
-    """Looking ahead makes none; the write makes each of them with mode 0700."""
+def test_missing_folders_are_created_private(tmp_path: Path) -> None:
+    """The check creates none, and the write creates each of them with mode 0700."""
     sink = Files(tmp_path).sink(FileAddress("a/b/c.env", "KEY"))
     sink.check()
     assert list(tmp_path.iterdir()) == []
     sink.write(Secret(FIRST))
-    assert [stat.S_IMODE((tmp_path / made).stat().st_mode) for made in ("a", "a/b")] == [0o700] * 2
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b")] == [0o700] * 2
     assert [one.name for one in (tmp_path / "a/b").iterdir()] == ["c.env"]
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_link_stays_and_its_target_is_written(tmp_path: Path, there: bool) -> None:
-    """A symbolic link is followed to the file, also to one that is still to be made."""
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path, exists: bool) -> None:
+    """A symbolic link is followed to its file, even if the file does not exist yet."""
     link, target = tmp_path / "link.env", tmp_path / "far" / "real.env"
     target.parent.mkdir()
-    if there:
+    if exists:
         target.write_text("A=1\n")
     link.symlink_to("far/real.env")
     sink_of(link).check()
     sink_of(link).write(Secret(FIRST))
     assert link.is_symlink()
-    assert target.read_text() == ("A=1\n" if there else "") + f"KEY={FIRST}\n"
+    assert target.read_text() == ("A=1\n" if exists else "") + f"KEY={FIRST}\n"
     assert not target.is_symlink()
 
 
@@ -464,28 +463,28 @@ LINKED = (
 )
 
 
-def test_two_addresses_that_are_one_place_by_a_link_are_both_refused(tmp_path: Path) -> None:
-    """Each names another; where files or variables are different nothing is wrong."""
+def test_two_addresses_of_one_place_are_both_refused(tmp_path: Path) -> None:
+    """Each error names another address; different files or variables are accepted."""
     (tmp_path / "real").mkdir()
     (tmp_path / "folder").symlink_to("real")
     (tmp_path / "b.env").symlink_to("folder/a.env")
     files = Files(tmp_path, LINKED)
     others = {0: "folder/a.env", 1: "real/a.env", 2: "real/a.env", 7: "folder/", 8: "real/new.env"}
     for number, other in others.items():
-        with pytest.raises(SinkError) as refused:
+        with pytest.raises(SinkError) as error:
             files.sink(LINKED[number])
-        assert refused.value.code == "sink_unsuitable"
-        assert other in refused.value.message
-        assert "of its own" in refused.value.remedy
-    for sound in (LINKED[3], LINKED[4]):
-        files.sink(sound).write(Secret(FIRST))
+        assert error.value.code == "sink_unsuitable"
+        assert other in error.value.message
+        assert "its own file" in error.value.remedy
+    for accepted in (LINKED[3], LINKED[4]):
+        files.sink(accepted).write(Secret(FIRST))
     for _ in range(2):
         same = FileAddress("./b.env", "KEY")
         Files(tmp_path, [same, FileAddress("x/../b.env", "KEY")]).sink(same).write(Secret(FIRST))
 
 
-def test_links_are_looked_for_in_one_pass(tmp_path: Path, monkeypatch) -> None:
-    """Of many addresses each folder is resolved once, and each path costs one look."""
+def test_links_are_resolved_in_one_pass(tmp_path: Path, monkeypatch) -> None:
+    """Many addresses need one lookup for each folder."""
     resolved: list[str] = []
     inner = os.path.realpath
     monkeypatch.setattr(os.path, "realpath", lambda path: resolved.append(path) or inner(path))
@@ -502,8 +501,8 @@ def make_fifo(path: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
 
 
 def make_loop(path: Path) -> None:
@@ -515,22 +514,22 @@ def make_device(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
+    "create",
     [make_folder, make_fifo, make_socket, make_loop, make_device],
 )
-def test_what_is_no_regular_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """A folder, a pipe, a socket, a device, a link to itself: nothing is read or written."""
-    path = tmp_path / "odd"
-    make(path)
-    everything_refused(sink_of(path), "sink_unsuitable")
+def test_only_a_regular_file_is_accepted(tmp_path: Path, create: Callable[[Path], None]) -> None:
+    """A folder, pipe, socket, device or circular link is neither read nor written."""
+    path = tmp_path / "not-a-file"
+    create(path)
+    error_of_check_and_write(sink_of(path), "sink_unsuitable")
     with pytest.raises(SinkError):
         sink_of(path).read()
     assert os.path.lexists(path)
 
 
 @pytest.mark.parametrize("path", ["/dev/stdout", "/dev/../dev/fd/1", "/proc/self/fd/1"])
-def test_standard_output_is_no_file(tmp_path: Path, path: str) -> None:
-    """Also where it leads to a regular file, whose other output would be lost."""
+def test_standard_output_is_refused(tmp_path: Path, path: str) -> None:
+    """It may be a regular file, whose other content would be lost."""
     script = (
         "import sys; from pathlib import Path\n"
         "from provisioner.model.sink_address import FileAddress\n"
@@ -546,32 +545,32 @@ def test_standard_output_is_no_file(tmp_path: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["no\0path", "no\ud800path", "x" * 300])
-def test_a_path_that_cannot_be_is_refused(tmp_path: Path, path: str) -> None:
+def test_an_invalid_path_is_refused(tmp_path: Path, path: str) -> None:
     """It is an error of the sink like any other."""
-    with pytest.raises(SinkError) as refused:
+    with pytest.raises(SinkError) as error:
         Files(tmp_path).sink(FileAddress(path, "KEY")).write(Secret(FIRST))
-    assert refused.value.code == "sink_unsuitable"
+    assert error.value.code == "sink_unsuitable"
 
 
-def test_a_value_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    """Half a character has no bytes; the error does not hold it."""
-    with pytest.raises(SinkError) as refused:
+def test_an_invalid_text_is_refused(tmp_path: Path) -> None:
+    """A surrogate has no UTF-8 bytes, and the error does not contain the value."""
+    with pytest.raises(SinkError) as error:
         sink_of(tmp_path / ".env").write(Secret("half\ud800"))
-    assert refused.value.code == "sink_unsuitable"
-    assert "half" not in refused.value.message
+    assert error.value.code == "sink_unsuitable"
+    assert "half" not in error.value.message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
-    """The path cannot be, and what is in the way stays."""
-    (tmp_path / "way").write_text("mine")
-    sink = Files(tmp_path).sink(FileAddress("way/keys.env", "KEY"))
-    everything_refused(sink, "sink_unsuitable")
-    assert (tmp_path / "way").read_text() == "mine"
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    """The path is not valid, and the file stays unchanged."""
+    (tmp_path / "file").write_text("mine")
+    sink = Files(tmp_path).sink(FileAddress("file/keys.env", "KEY"))
+    error_of_check_and_write(sink, "sink_unsuitable")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_file_of_another_user_is_taken_over(tmp_path: Path) -> None:
-    """No secret is left in a file that someone else owns."""
+    """No secret is left in a file that another user owns."""
     if os.getuid() != 0:
         pytest.skip("only root may give files away")
     path = tmp_path / ".env"
@@ -600,7 +599,7 @@ WRITES = (
 )
 
 
-# Writes in a new child for each line of the input, and says how that ended.
+# Runs a writer in a new child process for each line of the input, and prints its signal.
 FORKS = (
     "import os, sys; import provisioner.sinks.file\n"
     "for _ in sys.stdin:\n"
@@ -612,14 +611,14 @@ FORKS = (
 
 
 def test_a_disk_without_space_loses_nothing(tmp_path: Path) -> None:
-    """A write that breaks off in the middle fails, leaves the file as it was, and no other."""
+    """An interrupted write fails, leaves the file unchanged, and creates no other file."""
     path = tmp_path / ".env"
     path.write_text("A=1\n")
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", WRITES, path, "200", "0", "1"], stdout=subprocess.PIPE, check=True
     )
-    assert b"sink_failed | " in told.stdout
-    assert os.strerror(errno.EFBIG).encode() in told.stdout
+    assert b"sink_failed | " in result.stdout
+    assert os.strerror(errno.EFBIG).encode() in result.stdout
     assert path.read_text() == "A=1\n"
     assert [one.name for one in tmp_path.iterdir()] == [".env"]
 
@@ -628,7 +627,7 @@ def test_a_disk_without_space_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
-    """Two thousand variables of one file, however its path is spelled, cost one look into it."""
+    """Two thousand variables of one file, with different spellings of its path, are parsed once."""
     parsed: list[str] = []
     entries = module.entries_of
     monkeypatch.setattr(module, "entries_of", lambda *text: parsed.append("") or entries(*text))
@@ -636,7 +635,7 @@ def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "b.env"
     path.write_text("".join(f"KEY_{n}={n}\n" for n in range(2000)))
     (tmp_path / "link").symlink_to("b.env")
-    files = Files(tmp_path, tick=-1)
+    files = Files(tmp_path, timestamp_resolution=-1)
     spellings = ("b.env", "./b.env", "a/../b.env", str(path), "link")
     sinks = [files.sink(FileAddress(spellings[n % 5], f"KEY_{n}")) for n in range(2000)]
     for sink in sinks:
@@ -650,8 +649,8 @@ def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
     assert len(parsed) == 3
 
 
-def test_a_file_that_changes_at_once_is_seen(tmp_path: Path) -> None:
-    """A change of the same size right after a look is not missed, whatever the clock's ticks."""
+def test_a_quick_change_is_detected(tmp_path: Path) -> None:
+    """A change of the same size right after a read is detected, within one timestamp."""
     path = tmp_path / ".env"
     path.write_text("KEY=0000\n")
     sink = sink_of(path)
@@ -677,17 +676,17 @@ def assert_whole(path: Path) -> None:
         assert WHOLE.fullmatch(file.read())
 
 
-def test_processes_that_write_at_once_lose_no_line(tmp_path: Path) -> None:
-    """Every line of each arrives; whoever looks meanwhile sees a whole file with mode 0600."""
+def test_parallel_processes_lose_no_line(tmp_path: Path) -> None:
+    """All lines arrive, and readers always see a complete file with mode 0600."""
     path = tmp_path / ".env"
     path.write_text("# first\nA='\n1'\n")
     path.chmod(0o600)
     processes = [started(path, number, 100) for number in range(2)]
-    looks = 0
+    reads = 0
     while any(process.poll() is None for process in processes):
         assert_whole(path)
-        looks += 1
-    assert looks > 10
+        reads += 1
+    assert reads > 10
     assert [process.communicate()[0] for process in processes] == [b"", b""]
     text = path.read_text()
     for number in range(2):
@@ -697,13 +696,13 @@ def test_processes_that_write_at_once_lose_no_line(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == [".env"]
 
 
-def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
-    """Killed at any moment, what is there is one of the versions; the next write tidies up."""
+def test_a_killed_writer_leaves_a_complete_file(tmp_path: Path) -> None:
+    """A kill at any time leaves one of the versions, and the next write removes leftovers."""
     path = tmp_path / ".env"
     path.write_text("# first\nA='\n1'\n")
     path.chmod(0o600)
-    chance = random.Random(1)
-    left = 0
+    generator = random.Random(1)
+    leftovers = 0
     forks = subprocess.Popen(
         [sys.executable, "-c", FORKS + WRITES, path, "0", "0", "1000"],
         stdin=subprocess.PIPE,
@@ -712,28 +711,28 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
     assert forks.stdin is not None
     assert forks.stdout is not None
     for _ in range(50):
-        forks.stdin.write(b"go on\n")
+        forks.stdin.write(b"continue\n")
         forks.stdin.flush()
         child = int(forks.stdout.readline())
         assert forks.stdout.readline() == b"ready\n"
-        threading.Event().wait(chance.uniform(0, 0.03))
+        threading.Event().wait(generator.uniform(0, 0.03))
         os.kill(child, signal.SIGKILL)
         assert forks.stdout.readline() == f"{signal.SIGKILL}\n".encode()
         assert_whole(path)
-        for aside in set(tmp_path.iterdir()) - {path}:
-            left += 1
-            assert stat.S_IMODE(aside.stat().st_mode) == 0o700
-            names = {one.name for one in aside.iterdir()}
+        for folder in set(tmp_path.iterdir()) - {path}:
+            leftovers += 1
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            names = {one.name for one in folder.iterdir()}
             assert names <= {".gitignore", "new"}
-            assert "new" not in names or (aside / ".gitignore").read_text() == "*\n"
+            assert "new" not in names or (folder / ".gitignore").read_text() == "*\n"
     forks.communicate()
-    assert left > 0
+    assert leftovers > 0
     sink_of(path).write(Secret(FIRST))
     assert [one.name for one in tmp_path.iterdir()] == [".env"]
 
 
-def test_a_writer_waits_for_its_turn(tmp_path: Path) -> None:
-    """A lock that is given back in time is waited for, and no error."""
+def test_a_writer_waits_for_the_lock(tmp_path: Path) -> None:
+    """A lock that is released in time is not an error."""
     path = tmp_path / ".env"
     with locked(tmp_path):
         writer = threading.Thread(target=sink_of(path).write, args=(Secret(FIRST),))
@@ -745,14 +744,14 @@ def test_a_writer_waits_for_its_turn(tmp_path: Path) -> None:
     assert value_of(sink_of(path)) == FIRST
 
 
-def test_a_writer_that_gave_up_keeps_no_lock(tmp_path: Path) -> None:
-    """After a wait in vain the next writer finds the way free."""
+def test_a_writer_that_timed_out_keeps_no_lock(tmp_path: Path) -> None:
+    """After a timeout the next writer can take the lock."""
     path = tmp_path / ".env"
-    hasty = Files(tmp_path, folders=Folders(LockWait(0.1))).sink(FileAddress(".env", "KEY"))
+    impatient = Files(tmp_path, folders=Folders(LockWait(0.1))).sink(FileAddress(".env", "KEY"))
     with locked(tmp_path):
-        with pytest.raises(SinkError) as refused:
-            hasty.write(Secret(FIRST))
-        assert refused.value.code == "sink_unavailable"
+        with pytest.raises(SinkError) as error:
+            impatient.write(Secret(FIRST))
+        assert error.value.code == "sink_unavailable"
     sink_of(path).write(Secret(SECOND))
     assert value_of(sink_of(path)) == SECOND
 
@@ -762,7 +761,7 @@ def test_a_writer_that_gave_up_keeps_no_lock(tmp_path: Path) -> None:
 
 @pytest.fixture
 def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs git in a new repository, with nobody's configuration."""
+    """Run git in a new repository, without the configuration of any user."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
@@ -771,9 +770,9 @@ def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     tree = tmp_path / "tree"
 
     def run(*arguments: str, folder: Path = tree) -> None:
-        who = ("-c", "user.name=x", "-c", "user.email=x@localhost")
+        identity = ("-c", "user.name=x", "-c", "user.email=x@localhost")
         subprocess.run(
-            ["git", *who, "-C", folder, *arguments], check=True, stdout=subprocess.DEVNULL
+            ["git", *identity, "-C", folder, *arguments], check=True, stdout=subprocess.DEVNULL
         )
 
     tree.mkdir()
@@ -798,10 +797,10 @@ STRANGE = (
 @pytest.mark.usefixtures("git")
 @pytest.mark.parametrize("name", STRANGE)
 def test_what_git_would_publish_is_refused(tmp_path: Path, name: str) -> None:
-    """A path in a work tree that is not ignored holds no token, whatever its name."""
+    """A path in a work tree that is not ignored cannot hold a token, whatever its name."""
     sink = Files(tmp_path / "tree").sink(FileAddress(name, "KEY"))
-    refused = everything_refused(sink, "sink_unsuitable")
-    assert ".gitignore" in refused.remedy
+    error = error_of_check_and_write(sink, "sink_unsuitable")
+    assert ".gitignore" in error.remedy
     assert not (tmp_path / "tree" / name).exists()
     assert not (tmp_path / "tree" / "new").exists()
 
@@ -809,8 +808,8 @@ def test_what_git_would_publish_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.usefixtures("git")
 @pytest.mark.parametrize("name", STRANGE)
 @pytest.mark.parametrize("rule", ["/secrets/", "secrets/**", "*"])
-def test_what_git_ignores_holds_tokens(tmp_path: Path, name: str, rule: str) -> None:
-    """Also where the folder that is ignored is still to be made."""
+def test_an_ignored_file_may_hold_tokens(tmp_path: Path, name: str, rule: str) -> None:
+    """The ignored folder need not exist yet."""
     (tmp_path / "tree" / ".gitignore").write_text(f"{rule}\n")
     sink = Files(tmp_path / "tree").sink(FileAddress(f"secrets/{name}", "KEY"))
     sink.check()
@@ -818,30 +817,30 @@ def test_what_git_ignores_holds_tokens(tmp_path: Path, name: str, rule: str) -> 
     assert value_of(sink) == FIRST
 
 
-def test_another_file_of_the_same_pattern_counts_for_nothing(tmp_path: Path, git) -> None:
-    """A name is a name: neither what git tracks nor what it ignores is looked up as a pattern."""
+def test_a_name_is_not_a_pattern(tmp_path: Path, git) -> None:
+    """A name is never used as a pattern, neither for tracked nor for ignored files."""
     tree = tmp_path / "tree"
     (tree / "x.env").touch()
     git("add", "x.env")
     (tree / ".gitignore").write_text("\\*.txt\n")
     sink_of(tree / "*.txt").check()
-    everything_refused(sink_of(tree / "y.txt"), "sink_unsuitable")
-    refused = everything_refused(sink_of(tree / "*.env"), "sink_unsuitable")
-    assert "does not ignore" in refused.message
+    error_of_check_and_write(sink_of(tree / "y.txt"), "sink_unsuitable")
+    error = error_of_check_and_write(sink_of(tree / "*.env"), "sink_unsuitable")
+    assert "does not ignore" in error.message
 
 
 def test_a_tracked_file_is_refused_though_ignored(tmp_path: Path, git) -> None:
-    """Git goes on to publish what it once took in."""
+    """Git continues to publish a tracked file."""
     tree = tmp_path / "tree"
     (tree / ".env").touch()
     git("add", ".env")
     (tree / ".gitignore").write_text(".env\n")
-    refused = everything_refused(sink_of(tree / ".env"), "sink_unsuitable")
-    assert "git rm --cached" in refused.remedy
+    error = error_of_check_and_write(sink_of(tree / ".env"), "sink_unsuitable")
+    assert "git rm --cached" in error.remedy
 
 
 def test_a_link_is_judged_by_its_target(tmp_path: Path, git) -> None:
-    """A link out of the tree is fine, one into it is not."""
+    """A link out of the work tree is accepted, and a link into it is refused."""
     tree = tmp_path / "tree"
     (tree / "out.env").symlink_to(tmp_path / "far.env")
     git("add", "out.env")
@@ -849,26 +848,26 @@ def test_a_link_is_judged_by_its_target(tmp_path: Path, git) -> None:
     sink_of(tree / "out.env").write(Secret("x"))
     assert (tmp_path / "far.env").read_text() == "KEY=x\n"
     (tmp_path / "in.env").symlink_to(tree / "x.env")
-    refused = everything_refused(sink_of(tmp_path / "in.env"), "sink_unsuitable")
-    assert "does not ignore" in refused.message
+    error = error_of_check_and_write(sink_of(tmp_path / "in.env"), "sink_unsuitable")
+    assert "does not ignore" in error.message
 
 
 @pytest.mark.usefixtures("git")
 def test_the_folder_of_git_itself_is_refused(tmp_path: Path) -> None:
-    """A token among the files of git is as good as lost."""
+    """A token must not be among the files of git."""
     path = tmp_path / "tree" / ".git" / "x.env"
-    refused = everything_refused(sink_of(path), "sink_unsuitable")
-    assert "a .git folder" in refused.message
+    error = error_of_check_and_write(sink_of(path), "sink_unsuitable")
+    assert "a .git folder" in error.message
     assert not path.exists()
 
 
-def test_a_worktree_is_a_work_tree(tmp_path: Path, git) -> None:
-    """Where `.git` is a file, as in linked work trees and submodules."""
+def test_a_linked_work_tree_is_a_work_tree(tmp_path: Path, git) -> None:
+    """In linked work trees and submodules `.git` is a file."""
     git("commit", "--quiet", "--allow-empty", "-m", "x")
     git("worktree", "add", "--quiet", str(tmp_path / "linked"))
     (tmp_path / "linked" / ".gitignore").write_text("ok.env\n")
-    refused = everything_refused(sink_of(tmp_path / "linked" / "x.env"), "sink_unsuitable")
-    assert "does not ignore" in refused.message
+    error = error_of_check_and_write(sink_of(tmp_path / "linked" / "x.env"), "sink_unsuitable")
+    assert "does not ignore" in error.message
     allowed = sink_of(tmp_path / "linked" / "ok.env")
     allowed.check()
     allowed.write(Secret("x"))
@@ -885,21 +884,21 @@ def test_a_worktree_is_a_work_tree(tmp_path: Path, git) -> None:
     ],
 )
 def test_no_variable_leads_git_elsewhere(tmp_path: Path, git, monkeypatch, variables) -> None:
-    """A hook's variables, for one, would have another repository answer."""
+    """The variables of a hook, for example, would select another repository."""
     other = tmp_path / "other"
     other.mkdir()
     git("init", "--quiet", folder=other)
     (other / ".git" / "info" / "exclude").write_text("*\n")
     for name, value in variables.items():
-        leads = value if "=" in value else str(tmp_path / value)
-        monkeypatch.setenv(name, leads)
-    refused = everything_refused(sink_of(tmp_path / "tree" / "x.env"), "sink_unsuitable")
-    assert ".gitignore" in refused.remedy
+        resolved = value if "=" in value else str(tmp_path / value)
+        monkeypatch.setenv(name, resolved)
+    error = error_of_check_and_write(sink_of(tmp_path / "tree" / "x.env"), "sink_unsuitable")
+    assert ".gitignore" in error.remedy
 
 
 @pytest.mark.usefixtures("git")
 def test_a_repository_that_git_does_not_trust_is_refused(tmp_path: Path) -> None:
-    """No answer is no permission: another user's repository may ignore the file or not."""
+    """Without an answer of git the file is not accepted, whether it is ignored or not."""
     tree = tmp_path / "tree"
     (tree / ".gitignore").write_text("*\n")
     sink_of(tree / "x.env").check()
@@ -908,24 +907,25 @@ def test_a_repository_that_git_does_not_trust_is_refused(tmp_path: Path) -> None
     for path in (tree, tree / ".git"):
         os.chown(path, NOBODY, NOBODY)
     assert (
-        "git check-ignore" in everything_refused(sink_of(tree / "x.env"), "sink_unsuitable").remedy
+        "git check-ignore"
+        in error_of_check_and_write(sink_of(tree / "x.env"), "sink_unsuitable").remedy
     )
 
 
 @pytest.mark.usefixtures("git")
-def test_a_git_that_does_not_run_is_no_permission(tmp_path: Path, monkeypatch) -> None:
-    """It is there, so its ignore files are not read in its place."""
+def test_a_git_that_does_not_run_is_an_error(tmp_path: Path, monkeypatch) -> None:
+    """Git is installed, so the ignore files are not read instead."""
     (tmp_path / "git").write_bytes(b"\0")
     (tmp_path / "git").chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "tree" / ".gitignore").write_text("*\n")
-    refused = everything_refused(sink_of(tmp_path / "tree" / "x.env"), "sink_unsuitable")
-    assert "git check-ignore" in refused.remedy
+    error = error_of_check_and_write(sink_of(tmp_path / "tree" / "x.env"), "sink_unsuitable")
+    assert "git check-ignore" in error.remedy
 
 
 @pytest.fixture(params=["git", "files"])
 def nested(request, tmp_path: Path, git, monkeypatch) -> Path:
-    """A repository inside of a work tree, judged by git and by the ignore files."""
+    """Create a repository inside a work tree, for git itself and for the ignore files."""
     inner = tmp_path / "tree" / "inner"
     inner.mkdir()
     git("init", "--quiet", folder=inner)
@@ -935,26 +935,26 @@ def nested(request, tmp_path: Path, git, monkeypatch) -> Path:
 
 
 def test_an_inner_repository_does_not_answer_for_the_outer_one(tmp_path: Path, nested) -> None:
-    """What only the inner one ignores is not ignored, whichever of its files says so."""
+    """A file that only the inner repository ignores is refused, whichever of its files says so."""
     tree = tmp_path / "tree"
     (nested / ".gitignore").write_text("*\n")
     (nested / "everything").write_text("*\n")
     with (nested / ".git" / "config").open("a") as config:
         config.write(f"[core]\n\texcludesFile = {nested / 'everything'}\n")
     sink = Files(tree).sink(FileAddress("inner/x.env", "KEY"))
-    refused = everything_refused(sink, "sink_unsuitable")
-    assert "does not ignore that repository" in refused.message
+    error = error_of_check_and_write(sink, "sink_unsuitable")
+    assert "does not ignore that repository" in error.message
     assert not (nested / "x.env").exists()
 
 
-def test_both_repositories_have_to_ignore_a_file(tmp_path: Path, nested) -> None:
-    """The outer one the folder of the inner one, and that one the file."""
+def test_both_repositories_must_ignore_a_file(tmp_path: Path, nested) -> None:
+    """The outer one must ignore the folder of the inner one, and the inner one the file."""
     tree = tmp_path / "tree"
     (tree / ".gitignore").write_text("/inner/\n")
-    refused = everything_refused(
+    error = error_of_check_and_write(
         Files(tree).sink(FileAddress("inner/x.env", "KEY")), "sink_unsuitable"
     )
-    assert "does not ignore it" in refused.message
+    assert "does not ignore it" in error.message
     (nested / ".gitignore").write_text("*.env\n")
     sink = Files(tree).sink(FileAddress("inner/x.env", "KEY"))
     sink.check()
@@ -963,7 +963,7 @@ def test_both_repositories_have_to_ignore_a_file(tmp_path: Path, nested) -> None
 
 
 def test_an_inner_repository_runs_nothing_and_fetches_nothing(tmp_path: Path, git) -> None:
-    """Neither its monitor, its hooks, nor the transport of a remote that promises objects."""
+    """Its file system monitor, hooks, filters and remotes start no program."""
     inner, marker = tmp_path / "tree" / "inner", tmp_path / "marker"
     inner.mkdir()
     (tmp_path / "tree" / ".gitignore").write_text("/inner/\n")
@@ -985,7 +985,7 @@ def test_an_inner_repository_runs_nothing_and_fetches_nothing(tmp_path: Path, gi
             f'[diff]\n\texternal = {run}\n[filter "x"]\n\tclean = {run}\n\tsmudge = {run}\n'
         )
     (inner / ".gitattributes").write_text("* filter=x\n")
-    everything_refused(
+    error_of_check_and_write(
         Files(tmp_path / "tree").sink(FileAddress("inner/x.env", "KEY")), "sink_unsuitable"
     )
     assert not marker.exists()
@@ -993,7 +993,7 @@ def test_an_inner_repository_runs_nothing_and_fetches_nothing(tmp_path: Path, gi
 
 @pytest.fixture
 def without_git(tmp_path: Path, monkeypatch, caplog) -> Callable[[], int]:
-    """A work tree on a machine that has no git; counts the warnings."""
+    """Create a work tree on a machine without git; the result counts the warnings."""
     folder = tmp_path / "tree" / ".git" / "info"
     folder.mkdir(parents=True)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -1004,7 +1004,7 @@ def without_git(tmp_path: Path, monkeypatch, caplog) -> Callable[[], int]:
 
 
 def test_without_git_its_ignore_files_are_read(tmp_path: Path, without_git) -> None:
-    """As in a slim container: what they ignore holds tokens; one warning says what was not seen."""
+    """Ignored files can hold tokens, and one warning says what was not checked."""
     tree = tmp_path / "tree"
     (tree / ".gitignore").write_text("/secrets/\n!*.txt\n")
     (tree / ".git" / "info" / "exclude").write_text("*.env\n*.txt\n")
@@ -1015,14 +1015,16 @@ def test_without_git_its_ignore_files_are_read(tmp_path: Path, without_git) -> N
         sink.write(Secret(f"{FIRST}{number}"))
         assert value_of(sink) == f"{FIRST}{number}"
     for name in ("x", "x.txt", "folder/secrets.txt"):
-        refused = everything_refused(files.sink(FileAddress(name, "KEY")), "sink_unsuitable")
-        assert ".gitignore" in refused.remedy
+        error = error_of_check_and_write(files.sink(FileAddress(name, "KEY")), "sink_unsuitable")
+        assert ".gitignore" in error.remedy
         assert not (tree / name).exists()
     assert without_git() == 1
 
 
-def test_without_git_a_file_outside_of_work_trees_is_no_matter(tmp_path: Path, without_git) -> None:
-    """Nothing is to be checked, and nothing is warned of."""
+def test_without_git_a_file_outside_work_trees_needs_no_warning(
+    tmp_path: Path, without_git
+) -> None:
+    """There is nothing to check."""
     outside = sink_of(tmp_path / "x.env")
     outside.check()
     outside.write(Secret("x"))
@@ -1033,41 +1035,48 @@ def test_without_git_a_file_outside_of_work_trees_is_no_matter(tmp_path: Path, w
 def test_without_git_a_linked_work_tree_has_the_rules_of_its_repository(
     tmp_path: Path, without_git
 ) -> None:
-    """Its `.git` is a file that leads to what all its work trees share; so of submodules."""
+    """Its `.git` file leads to the shared folder of its work trees, as in submodules."""
     shared = tmp_path / "tree" / ".git"
     (shared / "worktrees" / "linked").mkdir(parents=True)
     (shared / "worktrees" / "linked" / "commondir").write_text("../..\n")
     (shared / "modules" / "sub" / "info").mkdir(parents=True)
     (shared / "modules" / "sub" / "info" / "exclude").write_text("sub.env\n")
     (shared / "info" / "exclude").write_text("linked.env\n")
-    for name, leads in (
+    for name, target in (
         ("linked", shared / "worktrees/linked"),
         ("sub", "../tree/.git/modules/sub"),
     ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / ".git").write_text(f"gitdir: {leads}\n")
+        (tmp_path / name / ".git").write_text(f"gitdir: {target}\n")
         sink_of(tmp_path / name / f"{name}.env").check()
-        everything_refused(sink_of(tmp_path / name / "x.env"), "sink_unsuitable")
+        error_of_check_and_write(sink_of(tmp_path / name / "x.env"), "sink_unsuitable")
 
 
 @pytest.mark.usefixtures("without_git")
-def test_without_git_rules_that_cannot_be_read_ignore_nothing(tmp_path: Path) -> None:
-    """Git follows no link to them; a folder of that name has none; those of others are told."""
+def test_without_git_unusual_ignore_files_ignore_nothing(tmp_path: Path) -> None:
+    """Git does not follow links to them, and a folder with their name has no rules."""
     tree = tmp_path / "tree"
     (tmp_path / "rules").write_text("*\n")
     (tree / ".gitignore").symlink_to("../rules")
-    assert "does not ignore" in everything_refused(sink_of(tree / "x"), "sink_unsuitable").message
+    assert (
+        "does not ignore"
+        in error_of_check_and_write(sink_of(tree / "x"), "sink_unsuitable").message
+    )
     (tree / ".gitignore").unlink()
     (tree / ".gitignore").mkdir()
-    assert "does not ignore" in everything_refused(sink_of(tree / "x"), "sink_unsuitable").message
     assert (
-        "does not ignore" in everything_refused(sink_of(tree / "x\ny"), "sink_unsuitable").message
+        "does not ignore"
+        in error_of_check_and_write(sink_of(tree / "x"), "sink_unsuitable").message
+    )
+    assert (
+        "does not ignore"
+        in error_of_check_and_write(sink_of(tree / "x\ny"), "sink_unsuitable").message
     )
 
 
 @pytest.mark.usefixtures("without_git")
-def test_without_git_rules_of_another_user_are_told(monkeypatch) -> None:
-    """Nobody knows whether they ignore the file."""
+def test_without_git_an_unreadable_ignore_file_is_an_error(monkeypatch) -> None:
+    """It is unknown whether it ignores the file."""
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
         (tree / ".git").mkdir()
@@ -1075,17 +1084,17 @@ def test_without_git_rules_of_another_user_are_told(monkeypatch) -> None:
         (tree / ".gitignore").chmod(0)
         tree.chmod(0o777)
         with as_user(os.getuid() or NOBODY):
-            refused = everything_refused(sink_of(tree / "x.env"), "sink_unsuitable")
-    assert "cannot be read" in refused.message
+            error = error_of_check_and_write(sink_of(tree / "x.env"), "sink_unsuitable")
+    assert "cannot be read" in error.message
 
 
-def test_git_is_asked_once_for_a_file(tmp_path: Path, git, monkeypatch) -> None:
-    """However many variables of it are prepared and written."""
+def test_git_runs_once_for_a_file(tmp_path: Path, git, monkeypatch) -> None:
+    """Many variables of the file are checked and written."""
     assert git
-    asked = tmp_path / "asked"
+    calls = tmp_path / "calls"
     wrapper = tmp_path / "bin" / "git"
     wrapper.parent.mkdir()
-    wrapper.write_text(f'#!/bin/sh\necho x >> "{asked}"\nexec {shutil.which("git")} "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\necho x >> "{calls}"\nexec {shutil.which("git")} "$@"\n')
     wrapper.chmod(0o700)
     monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
     (tmp_path / "tree" / ".gitignore").write_text("*\n")
@@ -1094,11 +1103,11 @@ def test_git_is_asked_once_for_a_file(tmp_path: Path, git, monkeypatch) -> None:
     for sink in sinks:
         sink.check()
     sinks[0].write(Secret(FIRST))
-    assert asked.read_text() == "x\n"
+    assert calls.read_text() == "x\n"
 
 
-def test_what_a_kill_leaves_behind_is_invisible_to_git(tmp_path: Path, git) -> None:
-    """Where only the file itself is ignored, `git add` takes in no copy of it."""
+def test_leftovers_of_a_kill_are_invisible_to_git(tmp_path: Path, git) -> None:
+    """If only the file itself is ignored, `git add` adds no copy of it."""
     tree = tmp_path / "tree"
     (tree / ".gitignore").write_text("/.env\n")
     for _ in range(50):
@@ -1112,7 +1121,7 @@ def test_what_a_kill_leaves_behind_is_invisible_to_git(tmp_path: Path, git) -> N
             break
     assert any(tree.glob(".provision-*/new"))
     git("add", "--all")
-    told = subprocess.run(
+    result = subprocess.run(
         ["git", "-C", tree, "ls-files"], stdout=subprocess.PIPE, check=True, text=True
     )
-    assert told.stdout.split() == [".gitignore"]
+    assert result.stdout.split() == [".gitignore"]

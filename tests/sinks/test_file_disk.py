@@ -1,4 +1,4 @@
-"""Files that cannot be written or not be replaced: found before a token is minted, or written."""
+"""Files that cannot be written or replaced: found by the check, or written in place."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from compliance import FIRST, SECOND, Compliance, Stand
-from files import NOBODY, Step, as_user, locked, stepped
+from compliance import FIRST, SECOND, Backend, Compliance
+from files import NOBODY, Step, as_user, locked, run_steps
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import FileAddress
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from provisioner.sinks.sink import Sink
 
-FINE = Step("fine", "", "")
+OK = Step("ok", "", "")
 FULL = 'mount -t tmpfs -o size=64k none "$1"\nhead -c 65536 /dev/zero >"$1/ballast" || true\n'
 READ_ONLY = 'mount --bind "$1" "$1"\nmount -o remount,ro,bind "$1"\n'
 
@@ -40,81 +40,84 @@ def sink_of(path: Path) -> Sink:
     return Files(path.parent).sink(FileAddress(path.name, "KEY"))
 
 
-def refused(sink: Sink) -> SinkError:
-    """What both looking ahead and the write of one run end in."""
-    with pytest.raises(SinkError) as ahead:
+def error_of_check_and_write(sink: Sink) -> SinkError:
+    """Return the error of the check and of the write in one run, which are equal."""
+    with pytest.raises(SinkError) as checked:
         sink.check()
     with pytest.raises(SinkError) as written:
         sink.write(Secret(FIRST))
-    assert (ahead.value.code, ahead.value.message) == (written.value.code, written.value.message)
-    assert ahead.value.remedy == written.value.remedy
-    return ahead.value
+    assert (checked.value.code, checked.value.message) == (
+        written.value.code,
+        written.value.message,
+    )
+    assert checked.value.remedy == written.value.remedy
+    return checked.value
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that other users can enter, unlike those of `tmp_path`."""
+    """Provide a folder that other users can open, unlike those of `tmp_path`."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
-# What cannot be written is found beforehand
+# The check finds files that cannot be written
 
 
 @pytest.mark.parametrize("name", ["keys.env", "new/folder/keys.env"])
-def test_a_full_disk_is_found_beforehand(tmp_path: Path, name: str) -> None:
-    """Also where the folder is still to be made; the remedy is to free space."""
-    ahead, written = stepped(FULL, tmp_path, name, "check", FIRST)
-    assert ahead.code == written.code == "sink_failed"
-    assert os.strerror(errno.ENOSPC) in ahead.message
-    assert "Free disk space" in ahead.remedy
+def test_a_full_disk_is_found_by_the_check(tmp_path: Path, name: str) -> None:
+    """The folder need not exist yet; the remedy is to free disk space."""
+    checked, written = run_steps(FULL, tmp_path, name, "check", FIRST)
+    assert checked.code == written.code == "sink_failed"
+    assert os.strerror(errno.ENOSPC) in checked.message
+    assert "Free disk space" in checked.remedy
 
 
-def test_a_disk_with_too_little_room_for_the_file_is_found_beforehand(tmp_path: Path) -> None:
-    """As many bytes are tried as the file will have, and nothing of them is left."""
+def test_a_disk_with_too_little_space_is_found_by_the_check(tmp_path: Path) -> None:
+    """The probe is as large as the file will be, and leaves nothing behind."""
     mounts = (
         'mount -t tmpfs -o size=64k none "$1"\n'
         '{ printf A=; head -c 40000 /dev/zero | tr "\\0" x; echo; } >"$1/keys.env"\n'
     )
-    ahead, again, other = stepped(mounts, tmp_path, "keys.env", "check", "check", FIRST)
-    assert ahead == again
-    assert ahead.code == other.code == "sink_failed"
-    small = stepped(
+    checked, again, written = run_steps(mounts, tmp_path, "keys.env", "check", "check", FIRST)
+    assert checked == again
+    assert checked.code == written.code == "sink_failed"
+    with_space = run_steps(
         'mount -t tmpfs -o size=64k none "$1"', tmp_path, "keys.env", "check", "check", FIRST
     )
-    assert small == [FINE] * 3
+    assert with_space == [OK] * 3
 
 
 @pytest.mark.parametrize("name", ["keys.env", "new/folder/keys.env"])
-def test_a_read_only_mount_is_found_beforehand(tmp_path: Path, name: str) -> None:
-    """The remedy is another path, and no permission."""
+def test_a_read_only_mount_is_found_by_the_check(tmp_path: Path, name: str) -> None:
+    """The remedy is another path, not a permission."""
     (tmp_path / "other.env").touch()
-    ahead, written = stepped(READ_ONLY, tmp_path, name, "check", FIRST)
-    assert ahead.code == written.code == "sink_unsuitable"
-    assert "file system that can be written" in ahead.remedy
+    checked, written = run_steps(READ_ONLY, tmp_path, name, "check", FIRST)
+    assert checked.code == written.code == "sink_unsuitable"
+    assert "writable file system" in checked.remedy
 
 
-def test_a_read_only_mount_with_the_file_is_found_beforehand(tmp_path: Path) -> None:
+def test_a_file_on_a_read_only_mount_is_found_by_the_check(tmp_path: Path) -> None:
     """It can neither be replaced nor written in place."""
     (tmp_path / "keys.env").write_text("A=1\n")
-    ahead, written = stepped(READ_ONLY, tmp_path, "keys.env", "check", FIRST)
-    assert ahead.code == written.code == "sink_unsuitable"
+    checked, written = run_steps(READ_ONLY, tmp_path, "keys.env", "check", FIRST)
+    assert checked.code == written.code == "sink_unsuitable"
     assert (tmp_path / "keys.env").read_text() == "A=1\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
 @pytest.mark.parametrize("name", ["keys.env", "new/folder/keys.env"])
-def test_a_folder_without_locks_is_found_beforehand(
+def test_a_folder_without_locks_is_found_by_the_check(
     tmp_path: Path, monkeypatch, number: int, name: str
 ) -> None:
-    """NFS without a lock service, and some mounts of containers: no file system here is so."""
+    """NFS without a lock service and some container mounts behave like this simulation."""
 
     def flock(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    error = refused(Files(tmp_path).sink(FileAddress(name, "KEY")))
+    error = error_of_check_and_write(Files(tmp_path).sink(FileAddress(name, "KEY")))
     assert error.code == "sink_unsuitable"
     assert "cannot be locked" in error.message
     assert "local disk" in error.remedy
@@ -132,33 +135,33 @@ def test_a_folder_without_locks_is_found_beforehand(
 def test_each_error_of_the_system_has_its_own_remedy(
     tmp_path: Path, monkeypatch, number: int, code: str, word: str
 ) -> None:
-    """Those that no file system gives on demand, at the moment when the bytes go to the disk."""
+    """These errors cannot be caused on demand, so they are simulated when the bytes are written."""
 
     def fsync(_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    error = refused(sink_of(tmp_path / "keys.env"))
+    error = error_of_check_and_write(sink_of(tmp_path / "keys.env"))
     assert error.code == code
     assert word in error.remedy
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_become_another_users_are_refused(tmp_path: Path, monkeypatch) -> None:
-    """As on NFS that knows no root: a secret would lie in someone else's file."""
+def test_a_folder_that_changes_owners_is_refused(tmp_path: Path, monkeypatch) -> None:
+    """On some NFS mounts the secret would be in another user's file."""
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    error = refused(sink_of(tmp_path / "keys.env"))
+    error = error_of_check_and_write(sink_of(tmp_path / "keys.env"))
     assert error.code == "sink_unsuitable"
     assert "another user" in error.message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_immutable_file_is_found_beforehand(tmp_path: Path) -> None:
-    """Its attribute is named, since its mode says nothing of it."""
+def test_an_immutable_file_is_found_by_the_check(tmp_path: Path) -> None:
+    """The remedy names the attribute, because the mode does not show it."""
     path = tmp_path / "keys.env"
     path.write_text("A=1\n")
     with immutable(path):
-        error = refused(sink_of(path))
+        error = error_of_check_and_write(sink_of(path))
     assert error.code == "sink_denied"
     assert "lsattr" in error.remedy
     assert path.read_text() == "A=1\n"
@@ -176,30 +179,32 @@ def immutable(path: Path) -> Iterator[None]:
         subprocess.run(["chattr", "-i", path], check=True)
 
 
-def test_looking_ahead_tries_one_folder_once_a_run(tmp_path: Path, monkeypatch) -> None:
-    """A thousand new files of it cost one probe, and a bigger one that is there one more."""
-    tried: list[int] = []
-    inner = file_write._beside
+def test_a_folder_is_probed_once_a_run(tmp_path: Path, monkeypatch) -> None:
+    """A thousand new files need one probe, and a larger existing file one more."""
+    probes: list[int] = []
+    inner = file_write._temporary_file
     monkeypatch.setattr(
-        file_write, "_beside", lambda folder, data: tried.append(len(data)) or inner(folder, data)
+        file_write,
+        "_temporary_file",
+        lambda folder, data: probes.append(len(data)) or inner(folder, data),
     )
     files = Files(tmp_path)
     for number in range(1000):
         files.sink(FileAddress(f"new-{number % 7}/{number}.env", "KEY")).check()
-    assert len(tried) == 1
+    assert len(probes) == 1
     (tmp_path / "big.env").write_text("A=1\n" * 5000)
     for number in range(50):
         files.sink(FileAddress("big.env", f"KEY_{number}")).check()
-    assert len(tried) == 2
-    assert tried[1] > 20_000
+    assert len(probes) == 2
+    assert probes[1] > 20_000
 
 
-def test_a_folder_that_failed_is_not_tried_again(tmp_path: Path, monkeypatch) -> None:
-    """What the disk said to one file it says to every other of the folder."""
-    tried: list[object] = []
+def test_a_failed_folder_is_not_probed_again(tmp_path: Path, monkeypatch) -> None:
+    """The error for one file also counts for the other files of the folder."""
+    probes: list[object] = []
 
     def fsync(descriptor: object) -> None:
-        tried.append(descriptor)
+        probes.append(descriptor)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -208,14 +213,14 @@ def test_a_folder_that_failed_is_not_tried_again(tmp_path: Path, monkeypatch) ->
         with pytest.raises(SinkError) as caught:
             files.sink(FileAddress(f"{number}.env", "KEY")).check()
         assert caught.value.code == "sink_failed"
-    assert len(tried) == 1
+    assert len(probes) == 1
 
 
-def test_looking_ahead_tidies_up_after_the_killed(tmp_path: Path) -> None:
-    """What a killed process left is removed, also where the folder of the file is to be made."""
-    left = tmp_path / ".provision-abcdefgh.tmp"
-    left.mkdir()
-    (left / "new").write_text("token")
+def test_the_check_removes_leftovers(tmp_path: Path) -> None:
+    """It removes what a killed process left, even if the folder of the file does not exist yet."""
+    leftover = tmp_path / ".provision-abcdefgh.tmp"
+    leftover.mkdir()
+    (leftover / "new").write_text("token")
     Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).check()
     assert list(tmp_path.iterdir()) == []
 
@@ -224,25 +229,25 @@ def test_looking_ahead_tidies_up_after_the_killed(tmp_path: Path) -> None:
 
 
 def test_a_locked_folder_is_waited_for_once_a_run(tmp_path: Path) -> None:
-    """Later keys fail at once as the first did; when the lock is free again they are written."""
+    """Later keys fail at once, and are written after the lock is released."""
     files = Files(tmp_path, folders=Folders(LockWait(0.5)))
     sinks = [files.sink(FileAddress(f"{n % 3}.env", f"KEY_{n}")) for n in range(30)]
     start = time.monotonic()
     with locked(tmp_path):
         for sink in sinks:
-            assert refused(sink).code == "sink_unavailable"
+            assert error_of_check_and_write(sink).code == "sink_unavailable"
     assert 0.5 <= time.monotonic() - start < 10
-    time.sleep(0.5)  # the thread that was left waiting gets it, and gives it back
+    time.sleep(0.5)  # the abandoned thread gets the lock and releases it
     sinks[0].write(Secret(FIRST))
     assert (tmp_path / "0.env").read_text() == f"KEY_0={FIRST}\n"
 
 
 def test_a_lock_that_was_free_in_between_is_waited_for_less(tmp_path: Path) -> None:
-    """Another process that takes it again and again does not cost ten seconds each time."""
-    files = Files(tmp_path, folders=Folders(LockWait(first=3, again=0.1)))
+    """A process that takes it again and again does not cost ten seconds each time."""
+    files = Files(tmp_path, folders=Folders(LockWait(first=3, after_timeout=0.1)))
     sink = files.sink(FileAddress("keys.env", "KEY"))
     with locked(tmp_path):
-        assert refused(sink).code == "sink_unavailable"
+        assert error_of_check_and_write(sink).code == "sink_unavailable"
     time.sleep(0.5)
     start = time.monotonic()
     with locked(tmp_path), pytest.raises(SinkError):
@@ -250,8 +255,8 @@ def test_a_lock_that_was_free_in_between_is_waited_for_less(tmp_path: Path) -> N
     assert time.monotonic() - start < 3
 
 
-def test_the_lock_of_a_folder_above_is_no_hindrance(tmp_path: Path) -> None:
-    """Whoever runs this command under a lock of the project may have new folders made in it."""
+def test_the_lock_of_a_parent_folder_does_not_block(tmp_path: Path) -> None:
+    """If this command runs under a lock of the project, it can still create folders."""
     with locked(tmp_path):
         sink = Files(tmp_path).sink(FileAddress("new/keys.env", "KEY"))
         sink.check()
@@ -260,27 +265,27 @@ def test_the_lock_of_a_folder_above_is_no_hindrance(tmp_path: Path) -> None:
     assert (tmp_path / "new/keys.env").read_text() == f"KEY={FIRST}\n"
 
 
-def test_who_holds_the_lock_above_may_tidy_up_meanwhile(tmp_path: Path, monkeypatch) -> None:
-    """That a probe is gone before it ended says nothing against the folder."""
-    tried: list[Path] = []
+def test_the_owner_of_the_parent_lock_may_remove_the_probe(tmp_path: Path, monkeypatch) -> None:
+    """A probe that is removed early is not an error."""
+    probes: list[Path] = []
 
     @contextmanager
     def beside(folder: Path, _: bytes) -> Iterator[None]:
-        tried.append(folder)
+        probes.append(folder)
         raise FileNotFoundError(errno.ENOENT, str(folder))
         yield
 
-    monkeypatch.setattr(file_write, "_beside", beside)
+    monkeypatch.setattr(file_write, "_temporary_file", beside)
     with locked(tmp_path):
         Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).check()
-    assert tried == [tmp_path]
+    assert probes == [tmp_path]
 
 
-# Files that can be written and not be replaced
+# Files that can be written but not replaced
 
 
-class InPlaceStand(Stand):
-    """Files of a user who may not write their folder."""
+class InPlaceBackend(Backend):
+    """Files of a user who may not write to their folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -290,7 +295,7 @@ class InPlaceStand(Stand):
     def sink(self, place: int = 0) -> Sink:
         return Files(self.root, folders=self.folders).sink(FileAddress("keys.env", f"KEY_{place}"))
 
-    def held(self, place: int = 0) -> str | None:
+    def stored(self, place: int = 0) -> str | None:
         text = self.path.read_text()
         if text:
             assert stat.S_IMODE(self.path.stat().st_mode) in (0o600, 0o400)
@@ -318,23 +323,23 @@ class InPlaceStand(Stand):
 
 class TestFileInPlace(Compliance):
     @pytest.fixture
-    def stand(self, place: Path) -> Iterator[Stand]:
-        stand = InPlaceStand(place)
+    def backend(self, place: Path) -> Iterator[Backend]:
+        backend = InPlaceBackend(place)
         user = os.getuid() or NOBODY
         for name in ("keys.env", "a b.env", "'ö' \"🗝\".env", "line\nend.env"):
             (place / name).touch(0o644)
             os.chown(place / name, user, -1)
         place.chmod(0o555)
         with as_user(user):
-            yield stand
+            yield backend
         place.chmod(0o755)
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o311])
-def test_a_folder_that_cannot_be_written_may_hold_a_file_that_can(
+def test_a_writable_file_in_a_read_only_folder_is_written_in_place(
     place: Path, caplog, mode: int
 ) -> None:
-    """It is written in place, for this user alone, and a warning says so once."""
+    """It becomes private to this user, and there is one warning."""
     path = place / "keys.env"
     path.write_text("A=1\nKEY=" + "x" * 500 + "\nB=2\n")
     path.chmod(0o644)
@@ -360,21 +365,21 @@ def test_a_folder_that_cannot_be_written_may_hold_a_file_that_can(
 
 @pytest.mark.parametrize("name", ["keys.env", "a b\tc\\040.env"])
 def test_a_mounted_file_is_written_in_place(tmp_path: Path, name: str) -> None:
-    """As a container has it: no rename can replace it, whatever signs are in its name."""
+    """A file mounted into a container cannot be replaced by a rename, whatever its name."""
     (tmp_path / "host").write_text("A=1\n")
     (tmp_path / name).touch()
     mounts = f"mount --bind \"$1/host\" '{tmp_path / name}'"
-    warned, ahead, written, again = stepped(mounts, tmp_path, name, "check", FIRST, SECOND)
+    warned, checked, written, again = run_steps(mounts, tmp_path, name, "check", FIRST, SECOND)
     assert warned.code == "warning"
     assert "written in place" in warned.message
-    assert ahead == written == again == FINE
+    assert checked == written == again == OK
     assert (tmp_path / "host").read_text() == f"A=1\nKEY={SECOND}\n"
     assert stat.S_IMODE((tmp_path / "host").stat().st_mode) == 0o600
     assert {one.name for one in tmp_path.iterdir()} == {"host", name}
 
 
-def test_a_mount_that_nothing_shows_is_found_by_the_write(tmp_path: Path, monkeypatch) -> None:
-    """Where the system lists no mounts, the refused rename itself leads to the way in place."""
+def test_an_unlisted_mount_is_found_by_the_write(tmp_path: Path, monkeypatch) -> None:
+    """If the system lists no mounts, a failed rename leads to a write in place."""
     path = tmp_path / "keys.env"
     path.write_text("A=1\n")
     number = path.stat().st_ino
@@ -393,19 +398,19 @@ def test_a_mount_that_nothing_shows_is_found_by_the_write(tmp_path: Path, monkey
 
 
 def test_a_mounted_file_in_a_read_only_container_is_written(tmp_path: Path) -> None:
-    """The mount of the file can be written, though nothing around it can."""
+    """The mounted file is writable, though the folder around it is not."""
     (tmp_path / "host").write_text("")
     folder = tmp_path / "app"
     folder.mkdir()
     (folder / "keys.env").touch()
     mounts = f'{READ_ONLY}mount --bind "{tmp_path}/host" "$1/keys.env"'
-    _, ahead, written = stepped(mounts, folder, "keys.env", "check", FIRST)
-    assert ahead == written == FINE
+    _, checked, written = run_steps(mounts, folder, "keys.env", "check", FIRST)
+    assert checked == written == OK
     assert (tmp_path / "host").read_text() == f"KEY={FIRST}\n"
 
 
 def test_a_full_disk_under_a_mounted_file_changes_nothing(tmp_path: Path) -> None:
-    """It is found beforehand, and by the write before anything of the file is lost."""
+    """The check finds it, and so does the write before the content is changed."""
     disk, app = tmp_path / "disk", tmp_path / "app"
     disk.mkdir()
     app.mkdir()
@@ -417,31 +422,31 @@ def test_a_full_disk_under_a_mounted_file_changes_nothing(tmp_path: Path) -> Non
         f'head -c 65536 /dev/zero >"{disk}/ballast" 2>/dev/null || true\n'
         f'mount --bind "{disk}/keys.env" "$1/keys.env"\n'
     )
-    # What the file is afterwards is only seen in there.
+    # The mounted file can be read only in that process, so its content is copied out.
     mounts += 'root=$1\nshift\n"$@"\ncp "$root/keys.env" "$root/../after"\nset -- sh sh -c :'
-    _, ahead, written = stepped(mounts, app, "keys.env", "check", FIRST * 8)
-    assert ahead.code == written.code == "sink_failed"
-    assert "Free disk space" in ahead.remedy
+    _, checked, written = run_steps(mounts, app, "keys.env", "check", FIRST * 8)
+    assert checked.code == written.code == "sink_failed"
+    assert "Free disk space" in checked.remedy
     assert (tmp_path / "after").read_text() == f"{text}\n"
 
 
 def test_a_mounted_file_of_another_user_is_refused(tmp_path: Path) -> None:
-    """It cannot be taken over, so no secret is written into it."""
+    """It cannot be replaced, so no secret is written to it."""
     host = tmp_path / "host"
     host.write_text("A=1\n")
     host.chmod(0o666)
     (tmp_path / "keys.env").touch()
     mounts = f'mount --bind "$1/host" "$1/keys.env"\nchown {NOBODY} "$1/host"'
-    ahead, written = stepped(mounts, tmp_path, "keys.env", "check", FIRST)
-    assert ahead == written
-    assert ahead.code == "sink_unsuitable"
-    assert "another user" in ahead.message
-    assert "chown" in ahead.remedy
+    checked, written = run_steps(mounts, tmp_path, "keys.env", "check", FIRST)
+    assert checked == written
+    assert checked.code == "sink_unsuitable"
+    assert "another user" in checked.message
+    assert "chown" in checked.remedy
     assert host.read_text() == "A=1\n"
 
 
 def test_another_users_file_in_a_sticky_folder_is_refused(place: Path) -> None:
-    """As in /tmp: it can be written, not be replaced, and its owner would read the token."""
+    """In /tmp, for example, it cannot be replaced, and its owner could read the token."""
     if os.getuid() != 0:
         pytest.skip("only root may be two users")
     path = place / "keys.env"
@@ -449,15 +454,15 @@ def test_another_users_file_in_a_sticky_folder_is_refused(place: Path) -> None:
     path.chmod(0o666)
     place.chmod(0o1777)
     with as_user(NOBODY):
-        error = refused(sink_of(path))
+        error = error_of_check_and_write(sink_of(path))
     assert error.code == "sink_unsuitable"
     assert "chown" in error.remedy
     assert path.read_text() == "A=1\n"
     assert path.stat().st_uid == 0
 
 
-def test_ones_own_file_in_a_sticky_folder_is_replaced(place: Path) -> None:
-    """There nothing speaks against a rename."""
+def test_an_own_file_in_a_sticky_folder_is_replaced(place: Path) -> None:
+    """The sticky bit does not prevent that rename."""
     if os.getuid() != 0:
         pytest.skip("only root may be two users")
     place.chmod(0o1777)
@@ -469,8 +474,8 @@ def test_ones_own_file_in_a_sticky_folder_is_replaced(place: Path) -> None:
         assert (place / "keys.env").stat().st_ino != number
 
 
-def test_an_immutable_folder_may_hold_a_file_that_can_be_written(tmp_path: Path) -> None:
-    """No file can be put beside it, so it is written in place."""
+def test_a_file_in_an_immutable_folder_is_written_in_place(tmp_path: Path) -> None:
+    """No temporary file can be created in the folder."""
     path = tmp_path / "keys.env"
     path.touch()
     with immutable(tmp_path):
@@ -479,32 +484,32 @@ def test_an_immutable_folder_may_hold_a_file_that_can_be_written(tmp_path: Path)
     assert path.read_text() == f"KEY={FIRST}\n"
 
 
-# A write in place that breaks off
+# Interrupted writes in place
 
 
 @pytest.fixture
 def in_place(tmp_path: Path, monkeypatch) -> Path:
-    """A file that is written in place."""
+    """Provide a file that is written in place."""
     path = tmp_path / "keys.env"
     path.write_text("A=1\nKEY=old\n")
 
     def refuse(_: object) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
-    monkeypatch.setattr(file_write.DiskFile, "_demand_no_mount", refuse)
+    monkeypatch.setattr(file_write.DiskFile, "_check_not_mounted", refuse)
     return path
 
 
 class KilledError(Exception):
-    """Stands for the end of the process."""
+    """A simulated end of the process."""
 
 
 @pytest.mark.parametrize("at", ["pwrite", "ftruncate", "fsync"])
 @pytest.mark.parametrize(("before", "token"), [("old", FIRST), ("x" * 900, FIRST)])
-def test_a_write_in_place_that_is_killed_is_made_good_by_the_next(
+def test_a_killed_write_in_place_is_repaired_by_the_next(
     in_place: Path, monkeypatch, at: str, before: str, token: str
 ) -> None:
-    """Between any two of its steps the file is one that the next write takes."""
+    """After a kill between any two steps, the next write accepts the file."""
     in_place.write_text(f"A=1\nKEY={before}\n")
 
     def killed(*_: object) -> None:
@@ -514,18 +519,16 @@ def test_a_write_in_place_that_is_killed_is_made_good_by_the_next(
         patch.setattr(os, at, killed)
         with pytest.raises(KilledError):
             sink_of(in_place).write(Secret(token))
-    left = in_place.read_bytes()
-    assert left.startswith(b"A=1\nKEY=")
+    content = in_place.read_bytes()
+    assert content.startswith(b"A=1\nKEY=")
     sink_of(in_place).check()
     sink_of(in_place).write(Secret(SECOND))
     assert in_place.read_text().rstrip("\n") == f"A=1\nKEY={SECOND}"
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, None])
-def test_room_that_cannot_be_reserved_is_done_without(
-    in_place: Path, monkeypatch, number: int | None
-) -> None:
-    """Not every file system can reserve any, and not every system."""
+def test_space_need_not_be_reserved(in_place: Path, monkeypatch, number: int | None) -> None:
+    """Not every file system or operating system can reserve space."""
 
     def reserve(*_: object) -> None:
         raise OSError(number, "not here")
@@ -538,8 +541,8 @@ def test_room_that_cannot_be_reserved_is_done_without(
     assert in_place.read_text() == f"A=1\nKEY={FIRST}\n"
 
 
-def test_a_write_in_place_goes_on_where_the_system_took_half(in_place: Path, monkeypatch) -> None:
-    """A short write is followed by the rest."""
+def test_a_short_write_is_continued(in_place: Path, monkeypatch) -> None:
+    """The rest of the bytes follows."""
     inner = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: inner(descriptor, data[:7], at))
     sink_of(in_place).write(Secret(FIRST))

@@ -1,4 +1,4 @@
-"""GitHub Actions secrets, against a server that opens the sealed boxes."""
+"""GitHub Actions secrets, against a server that decrypts the sealed boxes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from compliance import FIRST, SECOND, Compliance, Stand
+from compliance import FIRST, SECOND, Backend, Compliance
 from github_server import GithubServer
-from tls_server import Asked, Told
+from tls_server import HttpRequest, HttpResponse
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import GithubAddress
@@ -34,7 +34,7 @@ REPOSITORY = ("repos", "acme", "billing", "actions")
 ORGANISATION = ("orgs", "acme", "actions")
 
 
-class GithubStand(Stand):
+class GithubBackend(Backend):
     readable = False
 
     def __init__(self, server: GithubServer) -> None:
@@ -48,20 +48,20 @@ class GithubStand(Stand):
             "REQUESTS_CA_BUNDLE": server.ca_file,
         }
 
-    def opened(self, address: GithubAddress) -> Sink:
+    def open_sink(self, address: GithubAddress) -> Sink:
         return Github(self.environment, self.waits.append).sink(address)
 
     def sink(self, place: int = 0) -> Sink:
-        return self.opened(GithubAddress("acme", f"TWENTY_KEY_{place}", "billing"))
+        return self.open_sink(GithubAddress("acme", f"TWENTY_KEY_{place}", "billing"))
 
-    def held(self, place: int = 0) -> str | None:
-        kept = self.server.containers[REPOSITORY].get(f"TWENTY_KEY_{place}")
-        return kept and kept.value
+    def stored(self, place: int = 0) -> str | None:
+        secret = self.server.containers[REPOSITORY].get(f"TWENTY_KEY_{place}")
+        return secret and secret.value
 
     def strange_names(self) -> tuple[Sink, ...]:
         return (
-            self.opened(GithubAddress("acme", "_twenty9", "billing", "eu/west é 1")),
-            self.opened(GithubAddress("acme", "T" * 200, "billing", "production")),
+            self.open_sink(GithubAddress("acme", "_twenty9", "billing", "eu/west é 1")),
+            self.open_sink(GithubAddress("acme", "T" * 200, "billing", "production")),
         )
 
     @contextmanager
@@ -86,12 +86,12 @@ def server() -> Iterator[GithubServer]:
 
 
 @pytest.fixture
-def stand(server: GithubServer) -> GithubStand:
-    return GithubStand(server)
+def backend(server: GithubServer) -> GithubBackend:
+    return GithubBackend(server)
 
 
 class TestGithub(Compliance):
-    """What every sink promises."""
+    """The promises of every sink."""
 
 
 def code_of(sink: Sink, step: str = "check") -> str:
@@ -100,110 +100,127 @@ def code_of(sink: Sink, step: str = "check") -> str:
     return caught.value.code
 
 
-def test_the_places_are_told_apart(stand: GithubStand) -> None:
-    """A repository, its environment and the organisation each have a secret of the name."""
+def test_places_with_the_same_name_are_separate(backend: GithubBackend) -> None:
+    """A repository, its environment and the organisation each have a secret with this name."""
     addresses = [
         GithubAddress("acme", "KEY", "billing"),
         GithubAddress("acme", "KEY", "billing", "eu/west é 1"),
         GithubAddress("acme", "KEY"),
     ]
     for number, address in enumerate(addresses):
-        stand.opened(address).check()
-        stand.opened(address).write(Secret(f"token-{number}"))
-    held = {
-        path: secrets["KEY"].value for path, secrets in stand.server.containers.items() if secrets
+        backend.open_sink(address).check()
+        backend.open_sink(address).write(Secret(f"token-{number}"))
+    secrets = {
+        path: secrets["KEY"].value for path, secrets in backend.server.containers.items() if secrets
     }
-    assert held == {
+    assert secrets == {
         REPOSITORY: "token-0",
         ("repos", "acme", "billing", "environments", "eu/west é 1"): "token-1",
         ORGANISATION: "token-2",
     }
 
 
-def test_a_new_secret_of_an_organisation_is_for_private_repositories(stand: GithubStand) -> None:
-    """The narrower of what needs no list of repositories."""
-    stand.opened(GithubAddress("acme", "KEY")).write(Secret(FIRST))
-    assert stand.server.containers[ORGANISATION]["KEY"].visibility == "private"
+def test_a_new_secret_of_an_organisation_is_for_private_repositories(
+    backend: GithubBackend,
+) -> None:
+    """This is the narrower visibility that needs no list of repositories."""
+    backend.open_sink(GithubAddress("acme", "KEY")).write(Secret(FIRST))
+    assert backend.server.containers[ORGANISATION]["KEY"].visibility == "private"
 
 
 @pytest.mark.parametrize(
     ("visibility", "repositories"),
     [("all", []), ("private", []), ("selected", []), ("selected", list(range(1, 251)))],
 )
-def test_who_sees_a_secret_of_an_organisation_is_kept(
-    stand: GithubStand, visibility: str, repositories: list[int]
+def test_the_visibility_of_an_organisation_secret_is_kept(
+    backend: GithubBackend, visibility: str, repositories: list[int]
 ) -> None:
-    """A write changes neither the visibility nor which repositories were selected."""
-    stand.opened(GithubAddress("acme", "KEY")).write(Secret(FIRST))
-    kept = stand.server.containers[ORGANISATION]["KEY"]
-    kept.visibility, kept.repositories = visibility, repositories
-    stand.opened(GithubAddress("acme", "KEY")).write(Secret(SECOND))
-    kept = stand.server.containers[ORGANISATION]["KEY"]
-    assert (kept.value, kept.visibility, kept.repositories) == (SECOND, visibility, repositories)
+    """A write changes neither the visibility nor the selected repositories."""
+    backend.open_sink(GithubAddress("acme", "KEY")).write(Secret(FIRST))
+    secret = backend.server.containers[ORGANISATION]["KEY"]
+    secret.visibility, secret.repositories = visibility, repositories
+    backend.open_sink(GithubAddress("acme", "KEY")).write(Secret(SECOND))
+    secret = backend.server.containers[ORGANISATION]["KEY"]
+    assert (secret.value, secret.visibility, secret.repositories) == (
+        SECOND,
+        visibility,
+        repositories,
+    )
 
 
 @pytest.mark.parametrize(
-    "page", [Told(404), Told(200, {"total_count": 2, "repositories": []}), Told(200, [])]
+    "page",
+    [
+        HttpResponse(404),
+        HttpResponse(200, {"total_count": 2, "repositories": []}),
+        HttpResponse(200, []),
+    ],
 )
-def test_repositories_that_are_not_shown_lose_nothing(stand: GithubStand, page: Told) -> None:
-    """Where the list of who sees a secret is not whole, it is not written back."""
-    sink = stand.opened(GithubAddress("acme", "KEY"))
+def test_an_incomplete_list_of_repositories_is_not_written(
+    backend: GithubBackend, page: HttpResponse
+) -> None:
+    """If the list of selected repositories is incomplete, the write is refused."""
+    sink = backend.open_sink(GithubAddress("acme", "KEY"))
     sink.write(Secret(FIRST))
-    kept = stand.server.containers[ORGANISATION]["KEY"]
-    kept.visibility, kept.repositories = "selected", [1, 2]
-    stand.server.turns = [Told(200, {"visibility": "selected"}), page]
+    secret = backend.server.containers[ORGANISATION]["KEY"]
+    secret.visibility, secret.repositories = "selected", [1, 2]
+    backend.server.outcomes = [HttpResponse(200, {"visibility": "selected"}), page]
     assert code_of(sink, "write") == "sink_denied"
-    assert stand.server.containers[ORGANISATION]["KEY"] is kept
+    assert backend.server.containers[ORGANISATION]["KEY"] is secret
 
 
 @pytest.mark.parametrize("step", ["check", "read", "write"])
-def test_an_answer_that_nothing_foresees_is_told(stand: GithubStand, step: str) -> None:
-    """Its status is named."""
-    stand.server.turns = [Told(418, {"message": FIRST})]
-    assert code_of(stand.sink(), step) == "sink_failed"
+def test_an_unexpected_status_is_reported(backend: GithubBackend, step: str) -> None:
+    """The message has the status."""
+    backend.server.outcomes = [HttpResponse(418, {"message": FIRST})]
+    assert code_of(backend.sink(), step) == "sink_failed"
 
 
-def test_a_key_that_was_changed_meanwhile_is_read_again(stand: GithubStand) -> None:
-    """GitHub's answer to an old key costs one more look, not the token."""
-    sink = stand.sink()
+def test_a_changed_public_key_is_read_again(backend: GithubBackend) -> None:
+    """GitHub's refusal of an old key leads to one more lookup, and the token is delivered."""
+    sink = backend.sink()
     sink.check()
-    stand.server.change_key()
+    backend.server.change_key()
     sink.write(Secret(FIRST))
-    assert stand.held() == FIRST
+    assert backend.stored() == FIRST
 
 
-def test_a_write_that_stays_refused_is_told(stand: GithubStand) -> None:
-    """A refusal that no new key helps is an error that names the status."""
-    sink = stand.sink()
+def test_a_persistent_refusal_is_reported(backend: GithubBackend) -> None:
+    """If a new key does not help, the error has the status."""
+    sink = backend.sink()
     sink.check()
-    stand.server.turns = [Told(422), Told(200, {"key_id": "1", "key": "C" * 43 + "="}), Told(422)]
+    backend.server.outcomes = [
+        HttpResponse(422),
+        HttpResponse(200, {"key_id": "1", "key": "C" * 43 + "="}),
+        HttpResponse(422),
+    ]
     assert code_of(sink, "write") == "sink_failed"
-    assert (stand.server.turns, stand.held()) == ([], None)
+    assert (backend.server.outcomes, backend.stored()) == ([], None)
 
 
 @pytest.mark.parametrize("key", ["A" * 43 + "=", "short", "no base64"])
-def test_a_key_that_is_none_is_told(stand: GithubStand, key: str) -> None:
-    """What cannot seal a token is found out beforehand."""
-    stand.server.turns = [Told(200, {"key_id": "1", "key": key})]
-    assert code_of(stand.sink()) == "sink_unavailable"
+def test_an_invalid_public_key_is_reported(backend: GithubBackend, key: str) -> None:
+    """The check finds a key that cannot encrypt a token."""
+    backend.server.outcomes = [HttpResponse(200, {"key_id": "1", "key": key})]
+    assert code_of(backend.sink()) == "sink_unavailable"
 
 
-def test_the_key_of_a_place_is_read_once(stand: GithubStand) -> None:
-    """Many secrets of one repository cost one look at its key in a run."""
-    github = Github(stand.environment, stand.waits.append)
+def test_the_public_key_is_read_once(backend: GithubBackend) -> None:
+    """Many secrets of one repository need one lookup of its key in a run."""
+    github = Github(backend.environment, backend.waits.append)
     for number in range(5):
         sink = github.sink(GithubAddress("acme", f"KEY_{number}", "billing"))
         sink.check()
         sink.write(Secret(FIRST))
-    looks = [one for one in stand.server.asked if one.target.endswith("/public-key")]
-    assert len(looks) == 1
+    lookups = [one for one in backend.server.requests if one.target.endswith("/public-key")]
+    assert len(lookups) == 1
 
 
 @pytest.mark.parametrize("name", ["GITHUB_KEY", "github_key", "9KEY", "A-B", "A B", "", "É"])
-def test_names_that_github_refuses_are_told_beforehand(stand: GithubStand, name: str) -> None:
-    """Nothing is sent for a name that no secret can have."""
-    assert code_of(stand.opened(GithubAddress("acme", name, "billing"))) == "sink_unsuitable"
-    assert stand.server.asked == []
+def test_invalid_names_are_refused_by_the_check(backend: GithubBackend, name: str) -> None:
+    """No request is sent for a name that no secret can have."""
+    assert code_of(backend.open_sink(GithubAddress("acme", name, "billing"))) == "sink_unsuitable"
+    assert backend.server.requests == []
 
 
 @pytest.mark.parametrize(
@@ -214,26 +231,28 @@ def test_names_that_github_refuses_are_told_beforehand(stand: GithubStand, name:
         GithubAddress("acme", "KEY", "billing", "nowhere"),
     ],
 )
-def test_a_place_that_is_not_there_is_told(stand: GithubStand, address: GithubAddress) -> None:
-    """A repository, environment or organisation that is missing is found out beforehand."""
-    assert code_of(stand.opened(address)) == "sink_missing"
-    assert code_of(stand.opened(address), "write") == "sink_missing"
+def test_a_missing_place_is_reported(backend: GithubBackend, address: GithubAddress) -> None:
+    """The check finds a missing repository, environment or organisation."""
+    assert code_of(backend.open_sink(address)) == "sink_missing"
+    assert code_of(backend.open_sink(address), "write") == "sink_missing"
 
 
-def test_a_missing_token_is_told(stand: GithubStand) -> None:
-    """Without a token nothing is sent, and the error says which variable to set."""
-    stand.environment.update(GH_TOKEN="", GITHUB_TOKEN=" ")
+def test_a_missing_token_is_reported(backend: GithubBackend) -> None:
+    """Without a token no request is sent, and the error says which variable to set."""
+    backend.environment.update(GH_TOKEN="", GITHUB_TOKEN=" ")
     with pytest.raises(SinkError) as caught:
-        stand.sink().check()
+        backend.sink().check()
     assert (caught.value.code, "GH_TOKEN" in caught.value.remedy) == ("sink_denied", True)
-    assert stand.server.asked == []
+    assert backend.server.requests == []
 
 
-def test_a_missing_extra_is_told(stand: GithubStand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without PyNaCl the error names what to install, before any key is made."""
+def test_a_missing_extra_is_reported(
+    backend: GithubBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without PyNaCl the error says what to install, before a key is created."""
     monkeypatch.setitem(sys.modules, "nacl.public", None)
     with pytest.raises(SinkError) as caught:
-        stand.sink().check()
+        backend.sink().check()
     assert caught.value.code == "sink_extra_missing"
     assert "twenty-provisioner[github]" in caught.value.remedy
 
@@ -249,56 +268,58 @@ def test_a_missing_extra_is_told(stand: GithubStand, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_the_server_is_the_one_that_gh_would_use(variables: dict[str, str], host: str) -> None:
-    """Enterprise servers are named by the variables of gh, or of a runner."""
+    """The variables of gh, or of a runner, name an Enterprise Server."""
     github = Github({"GH_TOKEN": "x"} | variables, lambda _: None)
     with pytest.raises(SinkError, match=f": {host} cannot be reached"):
         github.sink(GithubAddress("acme", "KEY", "billing")).check()
 
 
 def test_an_enterprise_server_gets_no_token_of_github_com() -> None:
-    """GH_TOKEN is never sent to a server of one's own that GH_HOST names."""
+    """GH_TOKEN is never sent to the Enterprise Server in GH_HOST."""
     github = Github({"GH_TOKEN": "x", "GH_HOST": "git.acme.example"}, lambda _: None)
     with pytest.raises(SinkError) as caught:
         github.sink(GithubAddress("acme", "KEY", "billing")).check()
     assert "GH_ENTERPRISE_TOKEN" in caught.value.remedy
 
 
-def test_a_rate_limit_is_waited_for(stand: GithubStand) -> None:
-    """A 403 for speed is no denial: it is waited for as long as GitHub says."""
-    stand.server.turns = [
-        Told(403, {"message": "secondary rate limit"}, {"Retry-After": "7"}),
-        Told(429, {"message": "secondary rate limit"}, {"Retry-After": "9"}),
+def test_a_rate_limit_is_waited_for(backend: GithubBackend) -> None:
+    """A 403 for throttling is not a denial: it is waited for as long as GitHub asks."""
+    backend.server.outcomes = [
+        HttpResponse(403, {"message": "secondary rate limit"}, {"Retry-After": "7"}),
+        HttpResponse(429, {"message": "secondary rate limit"}, {"Retry-After": "9"}),
     ]
-    stand.sink().check()
-    assert [int(wait) for wait in stand.waits] == [7, 9]
+    backend.sink().check()
+    assert [int(wait) for wait in backend.waits] == [7, 9]
 
 
-def test_what_is_there_tells_when_it_was_written(stand: GithubStand) -> None:
-    """By our clock, as far as its `Date` corrects its own; a time that cannot be read is none."""
-    stand.sink().write(Secret(FIRST))
-    kept = stand.server.containers[REPOSITORY]["TWENTY_KEY_0"]
-    content = stand.sink().read()
+def test_the_update_time_uses_the_local_clock(backend: GithubBackend) -> None:
+    """GitHub's `Date` corrects the time of its clock; a time that cannot be parsed is ignored."""
+    backend.sink().write(Secret(FIRST))
+    secret = backend.server.containers[REPOSITORY]["TWENTY_KEY_0"]
+    content = backend.sink().read()
     assert isinstance(content, WriteOnly)
     assert content.updated_at is not None
-    # Both the time and the `Date` that corrects it count whole seconds.
-    assert abs(content.updated_at - kept.updated_at) < timedelta(seconds=2)
+    # Both the time and the `Date` that corrects it are in whole seconds.
+    assert abs(content.updated_at - secret.updated_at) < timedelta(seconds=2)
     assert content.only_writes
-    assert stand.sink(1).read() == Empty()
-    stand.server.turns = [Told(200, {"updated_at": "yesterday"})]
-    assert stand.sink().read() == WriteOnly(None)
+    assert backend.sink(1).read() == Empty()
+    backend.server.outcomes = [HttpResponse(200, {"updated_at": "yesterday"})]
+    assert backend.sink().read() == WriteOnly(None)
     ahead = datetime.now(UTC) + timedelta(seconds=50)
-    told = {"updated_at": ahead.isoformat()}
-    stand.server.turns = [Told(200, told, {"Date": format_datetime(ahead, usegmt=True)})]
-    content = stand.sink().read()
+    body = {"updated_at": ahead.isoformat()}
+    backend.server.outcomes = [
+        HttpResponse(200, body, {"Date": format_datetime(ahead, usegmt=True)})
+    ]
+    content = backend.sink().read()
     assert isinstance(content, WriteOnly)
     assert content.updated_at is not None
     assert abs(content.updated_at - datetime.now(UTC)) < timedelta(seconds=5)
 
 
-def test_the_time_of_an_organisations_secret_proves_no_write(stand: GithubStand) -> None:
-    """It moves when other repositories may see the secret, too."""
+def test_the_update_time_of_an_organisation_secret_proves_no_write(backend: GithubBackend) -> None:
+    """It also changes when other repositories may see the secret."""
     address = GithubAddress("acme", "TWENTY_KEY")
-    sink = stand.opened(address)
+    sink = backend.open_sink(address)
     sink.write(Secret(FIRST))
     content = sink.read()
     assert isinstance(content, WriteOnly)
@@ -306,12 +327,12 @@ def test_the_time_of_an_organisations_secret_proves_no_write(stand: GithubStand)
 
 
 @pytest.mark.parametrize("environment", [None, "production"])
-def test_an_archived_repository_is_told_beforehand(
-    stand: GithubStand, environment: str | None
+def test_an_archived_repository_is_refused_by_the_check(
+    backend: GithubBackend, environment: str | None
 ) -> None:
-    """A thousand secrets of it cost one look, and none is tried to be written."""
-    stand.server.archived = {("acme", "billing")}
-    github = Github(stand.environment, stand.waits.append)
+    """Many secrets of it need one lookup, and none is written."""
+    backend.server.archived = {("acme", "billing")}
+    github = Github(backend.environment, backend.waits.append)
     for number in range(20):
         sink = github.sink(GithubAddress("acme", f"KEY_{number}", "billing", environment))
         with pytest.raises(SinkError) as caught:
@@ -319,68 +340,70 @@ def test_an_archived_repository_is_told_beforehand(
         assert caught.value.code == "sink_unsuitable"
         assert "archived" in caught.value.message
         assert "Unarchive the repository" in caught.value.remedy
-    looks = [one for one in stand.server.asked if one.names == ("repos", "acme", "billing")]
-    assert len(looks) == 1
-    stand.opened(GithubAddress("acme", "KEY")).check()
+    lookups = [one for one in backend.server.requests if one.names == ("repos", "acme", "billing")]
+    assert len(lookups) == 1
+    backend.open_sink(GithubAddress("acme", "KEY")).check()
 
 
 @pytest.mark.parametrize(
-    "told",
+    "answer",
     [
-        Told(403, {"archived": True}),
-        Told(404, {"archived": True}),
-        Told(500),
-        Told(301),
-        Told(200, {"archived": "true"}),
-        Told(200, {}),
+        HttpResponse(403, {"archived": True}),
+        HttpResponse(404, {"archived": True}),
+        HttpResponse(500),
+        HttpResponse(301),
+        HttpResponse(200, {"archived": "true"}),
+        HttpResponse(200, {}),
     ],
 )
-def test_a_repository_that_is_not_shown_may_take_secrets(stand: GithubStand, told: Told) -> None:
-    """Only a plain answer that it is archived counts; nobody needs the right to see more."""
-    stand.server.repository = told
-    stand.sink().check()
-    stand.sink().write(Secret(FIRST))
-    assert stand.held() == FIRST
+def test_a_repository_without_read_access_is_not_refused(
+    backend: GithubBackend, answer: HttpResponse
+) -> None:
+    """Only a clear answer that it is archived counts, so the token needs no access to it."""
+    backend.server.repository = answer
+    backend.sink().check()
+    backend.sink().write(Secret(FIRST))
+    assert backend.stored() == FIRST
 
 
-class Minutes(GithubServer):
-    """A GitHub with a secondary limit of 20 writes a minute, by a clock that waits drive."""
+class SecondaryLimitServer(GithubServer):
+    """A GitHub with a secondary limit of 20 writes a minute, by a clock that waits advance."""
 
     def __init__(self, **headers: str) -> None:
         super().__init__()
-        self.now = self.since = 0.0
-        self.writes = self.puts = 0
+        self.now = self.window_start = 0.0
+        self.writes = self.attempts = 0
         self.headers = headers
-        self._waits = threading.Lock()
+        self._clock_lock = threading.Lock()
 
     def wait(self, seconds: float) -> None:
         until = self.now + seconds
-        with self._waits:
+        with self._clock_lock:
             self.now = max(self.now, until)
 
-    def answer(self, asked: Asked) -> Told:
-        if asked.method == "PUT":
-            self.puts += 1
-            if self.now >= self.since + 60:
-                self.since, self.writes = self.now, 0
+    def answer(self, request: HttpRequest) -> HttpResponse:
+        if request.method == "PUT":
+            self.attempts += 1
+            if self.now >= self.window_start + 60:
+                self.window_start, self.writes = self.now, 0
             if self.writes == 20:
-                return Told(403, SECONDARY, self.headers)
+                return HttpResponse(403, SECONDARY, self.headers)
             self.writes += 1
-        return super().answer(asked)
+        return super().answer(request)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "60"}])
-def test_a_secondary_limit_costs_no_token_and_hardly_a_request(headers: dict[str, str]) -> None:
-    """60 secrets by eight threads, 20 writes a minute: all delivered, with at most 63 writes."""
-    with Minutes(**headers) as server:
-        github = Github(GithubStand(server).environment, server.wait)
+def test_a_secondary_limit_delays_writes_and_loses_none(headers: dict[str, str]) -> None:
+    """60 secrets, 8 threads and 20 writes a minute: all are delivered with at most 63 requests."""
+    with SecondaryLimitServer(**headers) as server:
+        github = Github(GithubBackend(server).environment, server.wait)
         addresses = [GithubAddress("acme", f"KEY_{number}", "billing") for number in range(60)]
         with ThreadPoolExecutor(8) as threads:
             for address in addresses:
                 threads.submit(github.sink(address).write, Secret(f"token of {address.secret}"))
-        held = server.containers[REPOSITORY]
-        assert {name: kept.value for name, kept in held.items()} == {
+        secrets = server.containers[REPOSITORY]
+        assert {name: secret.value for name, secret in secrets.items()} == {
             address.secret: f"token of {address.secret}" for address in addresses
         }
-        assert server.puts <= 63
+        assert server.attempts <= 63
         assert server.now <= 180

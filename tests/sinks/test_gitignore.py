@@ -1,4 +1,4 @@
-"""The rules of git's ignore files, held to git itself."""
+"""The rules of git's ignore files, compared with git itself."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ NAMES = st.sampled_from(
     + ["[!a]", "[]-]", "[b-a]", "\\*", "x y.env", "\\#x", "#x", "!x", "x.env\\ ", "", "\\", "."]
 )
 RULES = st.builds(
-    lambda negated, anchored, names, folder, blanks: (
-        f"{negated}{anchored}{'/'.join(names)}{folder}{blanks}"
+    lambda negated, anchored, names, folder, spaces: (
+        f"{negated}{anchored}{'/'.join(names)}{folder}{spaces}"
     ),
     st.sampled_from(["", "", "!"]),
     st.sampled_from(["", "", "/", "**/"]),
@@ -45,8 +45,8 @@ RULES = st.builds(
     st.sampled_from(["", "", "/", "/**", "/*", "/**/"]),
     st.sampled_from(["", "", " ", "\r", "\t"]),
 )
-ODD = re.compile(r"\t|\[b-a\]|(?<!\\)\\(?:$|[ /\r])")
-"""Rules that pathspec and git understand differently: no file is taken for ignored by them."""
+AMBIGUOUS = re.compile(r"\t|\[b-a\]|(?<!\\)\\(?:$|[ /\r])")
+"""Rules that pathspec and git understand differently. No file counts as ignored because of them."""
 
 FILES = st.dictionaries(
     st.sampled_from([".gitignore", "a/.gitignore", "a/b/.gitignore", ".git/info/exclude"]),
@@ -67,7 +67,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ignored_by_git(tree: Path) -> set[str]:
-    told = subprocess.run(
+    result = subprocess.run(
         ["git", "-C", tree, "check-ignore", "--stdin", "-z"],
         input="".join(f"./{path}\0" for path in PATHS),
         env={"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "HOME": "/nowhere"},
@@ -75,22 +75,22 @@ def ignored_by_git(tree: Path) -> set[str]:
         check=False,
         text=True,
     )
-    assert told.returncode in (0, 1)
-    return {path.removeprefix("./") for path in told.stdout.split("\0") if path}
+    assert result.returncode in (0, 1)
+    return {path.removeprefix("./") for path in result.stdout.split("\0") if path}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(files=FILES, mark=st.booleans())
-def test_what_is_ignored_is_what_git_ignores(tree: Path, files, mark) -> None:
-    """In any mix of files and rules; what git would publish is never taken for ignored."""
+@given(files=FILES, byte_order_mark=st.booleans())
+def test_the_same_files_are_ignored_as_by_git(tree: Path, files, byte_order_mark) -> None:
+    """In any mix of files and rules, no file that git would publish counts as ignored."""
     for name in (".gitignore", "a/.gitignore", "a/b/.gitignore", ".git/info/exclude"):
         (tree / name).unlink(missing_ok=True)
     for name, rules in files.items():
-        text = ("\ufeff" if mark else "") + "".join(f"{rule}\n" for rule in rules)
+        text = ("\ufeff" if byte_order_mark else "") + "".join(f"{rule}\n" for rule in rules)
         (tree / name).write_bytes(text.encode())
     rules = IgnoreFiles()
-    found = {path for path in PATHS if rules.ignore(tree / path, tree)}
-    wanted = ignored_by_git(tree)
-    assert found <= wanted
-    if not any(ODD.search(rule) for one in files.values() for rule in one):
-        assert found == wanted
+    found = {path for path in PATHS if rules.ignores(tree / path, tree)}
+    expected = ignored_by_git(tree)
+    assert found <= expected
+    if not any(AMBIGUOUS.search(rule) for one in files.values() for rule in one):
+        assert found == expected

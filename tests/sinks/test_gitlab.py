@@ -1,4 +1,4 @@
-"""GitLab CI/CD variables, against a server that keeps GitLab's rules."""
+"""GitLab CI/CD variables, against a server that follows GitLab's rules."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from compliance import FIRST, SECOND, Compliance, Stand
+from compliance import FIRST, SECOND, Backend, Compliance
 from gitlab_server import GitlabServer
-from throttling import Clock, Limit, delivered_within
-from tls_server import Told
+from throttling import Clock, Limit, assert_all_delivered
+from tls_server import HttpResponse
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import GitlabAddress
@@ -26,7 +26,7 @@ PROJECT = ("projects", "acme/billing")
 GROUP = ("groups", "acme/all-of-it")
 
 
-class GitlabStand(Stand):
+class GitlabBackend(Backend):
     def __init__(self, server: GitlabServer) -> None:
         self.server = server
         self.credential = server.token
@@ -36,26 +36,28 @@ class GitlabStand(Stand):
             "REQUESTS_CA_BUNDLE": server.ca_file,
         }
 
-    def opened(self, address: GitlabAddress) -> Sink:
+    def open_sink(self, address: GitlabAddress) -> Sink:
         return Gitlab(self.environment, lambda _: None).sink(address)
 
     def sink(self, place: int = 0) -> Sink:
-        return self.opened(GitlabAddress("acme/billing", f"TWENTY_KEY_{place}"))
+        return self.open_sink(GitlabAddress("acme/billing", f"TWENTY_KEY_{place}"))
 
     def variable(self, key: str, where: tuple[str, str] = PROJECT, scope: str = "*") -> Any:
-        wanted = (key, scope)
-        found = self.server.variables[where]
-        return next((x for x in found if (x["key"], x["environment_scope"]) == wanted), None)
+        key_and_scope = (key, scope)
+        variables = self.server.variables[where]
+        return next(
+            (x for x in variables if (x["key"], x["environment_scope"]) == key_and_scope), None
+        )
 
-    def held(self, place: int = 0) -> str | None:
+    def stored(self, place: int = 0) -> str | None:
         found = self.variable(f"TWENTY_KEY_{place}")
         return found and found["value"]
 
     def strange_names(self) -> tuple[Sink, ...]:
         self.server.variables["projects", "acme/é 1/../😀"] = []
         return (
-            self.opened(GitlabAddress("acme/é 1/../😀", "_9")),
-            self.opened(GitlabAddress("acme/all-of-it", "K" * 255)),
+            self.open_sink(GitlabAddress("acme/é 1/../😀", "_9")),
+            self.open_sink(GitlabAddress("acme/all-of-it", "K" * 255)),
         )
 
     @contextmanager
@@ -74,16 +76,18 @@ class GitlabStand(Stand):
 
 
 @pytest.fixture
-def stand() -> Iterator[GitlabStand]:
+def backend() -> Iterator[GitlabBackend]:
     with GitlabServer() as server:
-        yield GitlabStand(server)
+        yield GitlabBackend(server)
 
 
 class TestGitlab(Compliance):
-    """What every sink promises."""
+    """The promises of every sink."""
 
 
-def add(stand: GitlabStand, where: tuple[str, str] = PROJECT, **attributes: Any) -> dict[str, Any]:
+def add(
+    backend: GitlabBackend, where: tuple[str, str] = PROJECT, **attributes: Any
+) -> dict[str, Any]:
     variable = {
         "key": "KEY",
         "value": "theirs",
@@ -95,7 +99,7 @@ def add(stand: GitlabStand, where: tuple[str, str] = PROJECT, **attributes: Any)
         "environment_scope": "*",
         "description": "by hand",
     } | attributes
-    stand.server.variables[where].append(variable)
+    backend.server.variables[where].append(variable)
     return variable
 
 
@@ -106,126 +110,129 @@ def code_of(sink: Sink, step: str = "check", token: str = FIRST) -> str:
     return caught.value.code
 
 
-def test_a_variable_is_masked_protected_and_raw(stand: GitlabStand) -> None:
-    """A new one is, and one that was made by hand becomes so; what else it had is kept."""
-    add(stand)
-    stand.sink().write(Secret(FIRST))
-    stand.opened(GitlabAddress("acme/billing", "KEY")).write(Secret(SECOND))
-    new, old = stand.variable("TWENTY_KEY_0"), stand.variable("KEY")
+def test_a_variable_is_masked_protected_and_raw(backend: GitlabBackend) -> None:
+    """A new variable is, and an existing one becomes so and keeps its other attributes."""
+    add(backend)
+    backend.sink().write(Secret(FIRST))
+    backend.open_sink(GitlabAddress("acme/billing", "KEY")).write(Secret(SECOND))
+    new, old = backend.variable("TWENTY_KEY_0"), backend.variable("KEY")
     for variable in (new, old):
         assert [variable[name] for name in ("masked", "protected", "raw")] == [True, True, True]
     assert (old["value"], old["description"]) == (SECOND, "by hand")
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_what_cannot_be_masked_is_not_written(stand: GitlabStand, there: bool) -> None:
-    """GitLab's refusal is told as such, and nothing stands there unmasked."""
-    if there:
-        stand.sink().write(Secret(FIRST))
-    assert code_of(stand.sink(), "write", "short") == "sink_unsuitable"
-    assert stand.held() == (FIRST if there else None)
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_unmaskable_token_is_not_written(backend: GitlabBackend, exists: bool) -> None:
+    """GitLab's refusal is explained, and no unmasked value is stored."""
+    if exists:
+        backend.sink().write(Secret(FIRST))
+    assert code_of(backend.sink(), "write", "short") == "sink_unsuitable"
+    assert backend.stored() == (FIRST if exists else None)
 
 
 @pytest.mark.parametrize("where", [PROJECT, GROUP])
-def test_variables_of_one_environment_are_left_alone(
-    stand: GitlabStand, where: tuple[str, str]
+def test_variables_of_one_environment_are_unchanged(
+    backend: GitlabBackend, where: tuple[str, str]
 ) -> None:
-    """Of several variables of a key the one for all environments is meant, there or not."""
-    add(stand, where, environment_scope="production")
-    sink = stand.opened(GitlabAddress(where[1], "KEY"))
+    """Of several variables with one key, only the one for all environments is used."""
+    add(backend, where, environment_scope="production")
+    sink = backend.open_sink(GitlabAddress(where[1], "KEY"))
     sink.check()
     assert sink.read() == Empty()
     for token in (FIRST, SECOND):
         sink.write(Secret(token))
-        assert stand.variable("KEY", where)["value"] == token
-    assert stand.variable("KEY", where, "production")["value"] == "theirs"
+        assert backend.variable("KEY", where)["value"] == token
+    assert backend.variable("KEY", where, "production")["value"] == "theirs"
 
 
-def test_a_server_that_cannot_tell_variables_apart_is_not_trusted(stand: GitlabStand) -> None:
-    """Where the filter is not heeded, another environment's value is not overwritten."""
-    stand.server.filters_groups = False
-    add(stand, GROUP, environment_scope="production")
-    sink = stand.opened(GitlabAddress(GROUP[1], "KEY"))
+def test_a_server_without_the_filter_is_refused(backend: GitlabBackend) -> None:
+    """If it ignores the filter, the value of another environment is not overwritten."""
+    backend.server.filters_groups = False
+    add(backend, GROUP, environment_scope="production")
+    sink = backend.open_sink(GitlabAddress(GROUP[1], "KEY"))
     assert code_of(sink) == "sink_unsuitable"
     assert code_of(sink, "write") == "sink_unsuitable"
-    assert stand.variable("KEY", GROUP, "production")["value"] == "theirs"
+    assert backend.variable("KEY", GROUP, "production")["value"] == "theirs"
 
 
-def test_a_path_that_is_no_project_is_a_group(stand: GitlabStand) -> None:
-    """The group is found, and looked for once in a run."""
-    gitlab = Gitlab(stand.environment, lambda _: None)
+def test_a_path_may_be_a_group(backend: GitlabBackend) -> None:
+    """The group is found, and looked up once in a run."""
+    gitlab = Gitlab(backend.environment, lambda _: None)
     for key in ("A", "B"):
         sink = gitlab.sink(GitlabAddress("acme/all-of-it", key))
         sink.check()
         sink.write(Secret(FIRST))
-        assert stand.variable(key, GROUP)["value"] == FIRST
-    looks = [one.names[2] for one in stand.server.asked if len(one.names) == 4]
-    assert looks == ["projects", "groups"]
+        assert backend.variable(key, GROUP)["value"] == FIRST
+    lookups = [one.names[2] for one in backend.server.requests if len(one.names) == 4]
+    assert lookups == ["projects", "groups"]
 
 
-def test_a_path_that_is_nothing_is_told(stand: GitlabStand) -> None:
-    """Neither project nor group: found out beforehand."""
-    assert code_of(stand.opened(GitlabAddress("acme/nowhere", "KEY"))) == "sink_missing"
+def test_a_missing_path_is_reported(backend: GitlabBackend) -> None:
+    """The check finds that it is neither a project nor a group."""
+    assert code_of(backend.open_sink(GitlabAddress("acme/nowhere", "KEY"))) == "sink_missing"
 
 
 @pytest.mark.parametrize("key", ["A-B", "A B", "", "K" * 256, "É"])
-def test_keys_that_gitlab_refuses_are_told_beforehand(stand: GitlabStand, key: str) -> None:
-    """Nothing is sent for a key that no variable can have."""
-    assert code_of(stand.opened(GitlabAddress("acme/billing", key))) == "sink_unsuitable"
-    assert stand.server.asked == []
+def test_invalid_keys_are_refused_by_the_check(backend: GitlabBackend, key: str) -> None:
+    """No request is sent for a key that no variable can have."""
+    assert code_of(backend.open_sink(GitlabAddress("acme/billing", key))) == "sink_unsuitable"
+    assert backend.server.requests == []
 
 
-def test_a_hidden_variable_cannot_be_read_and_can_be_written(stand: GitlabStand) -> None:
-    """GitLab shows no value of it, so neither do we say that there is none."""
-    variable = add(stand, hidden=True, masked=True, value=FIRST)
-    sink = stand.opened(GitlabAddress("acme/billing", "KEY"))
+def test_a_hidden_variable_is_write_only(backend: GitlabBackend) -> None:
+    """GitLab does not return its value, so it is not reported as empty either."""
+    variable = add(backend, hidden=True, masked=True, value=FIRST)
+    sink = backend.open_sink(GitlabAddress("acme/billing", "KEY"))
     sink.check()
     assert sink.read() == WriteOnly()
     sink.write(Secret(SECOND))
     assert variable["value"] == SECOND
 
 
-def test_a_create_whose_answer_was_lost_is_one_variable(stand: GitlabStand) -> None:
-    """The repeat finds the key taken, and sets the value of what is there."""
-    sink = stand.sink()
+def test_a_create_with_a_lost_answer_creates_one_variable(backend: GitlabBackend) -> None:
+    """The repeat finds that the key exists, and updates its value."""
+    sink = backend.sink()
     sink.check()
-    stand.server.turns = [Told(404), "lose"]
+    backend.server.outcomes = [HttpResponse(404), "lose"]
     sink.write(Secret(FIRST))
-    assert [one["value"] for one in stand.server.variables[PROJECT]] == [FIRST]
-    assert [one.method for one in stand.server.asked][-3:] == ["POST", "POST", "PUT"]
+    assert [one["value"] for one in backend.server.variables[PROJECT]] == [FIRST]
+    assert [one.method for one in backend.server.requests][-3:] == ["POST", "POST", "PUT"]
 
 
-def test_another_refusal_is_told(stand: GitlabStand) -> None:
-    """A status that nothing foresees is named, and none of GitLab's words."""
-    sink = stand.sink()
+def test_another_refusal_is_reported(backend: GitlabBackend) -> None:
+    """The message has the unexpected status, and none of GitLab's text."""
+    sink = backend.sink()
     sink.check()
-    stand.server.turns = [Told(404), Told(400, {"message": {"base": [f"no more of {FIRST}"]}})]
+    backend.server.outcomes = [
+        HttpResponse(404),
+        HttpResponse(400, {"message": {"base": [f"no more of {FIRST}"]}}),
+    ]
     assert code_of(sink, "write") == "sink_failed"
 
 
-@pytest.mark.parametrize("before", [[], [Told(200, {})]])
+@pytest.mark.parametrize("before", [[], [HttpResponse(200, {})]])
 @pytest.mark.parametrize("step", ["check", "read", "write"])
-def test_an_answer_that_nothing_foresees_is_told(
-    stand: GitlabStand, step: str, before: list[Told]
+def test_an_unexpected_status_is_reported(
+    backend: GitlabBackend, step: str, before: list[HttpResponse]
 ) -> None:
-    """Its status is named, whether it concerns the project or the variable."""
-    stand.server.turns = [*before, Told(418, {"message": FIRST})]
-    assert code_of(stand.sink(), step) == "sink_failed"
+    """The message has the status, for the project and for the variable."""
+    backend.server.outcomes = [*before, HttpResponse(418, {"message": FIRST})]
+    assert code_of(backend.sink(), step) == "sink_failed"
 
 
-def test_a_missing_token_is_told(stand: GitlabStand) -> None:
-    """Without a token nothing is sent, and the error says which variable to set."""
-    del stand.environment["GITLAB_TOKEN"]
+def test_a_missing_token_is_reported(backend: GitlabBackend) -> None:
+    """Without a token no request is sent, and the error says which variable to set."""
+    del backend.environment["GITLAB_TOKEN"]
     with pytest.raises(SinkError) as caught:
-        stand.sink().check()
+        backend.sink().check()
     assert (caught.value.code, "GITLAB_TOKEN" in caught.value.remedy) == ("sink_denied", True)
-    assert stand.server.asked == []
+    assert backend.server.requests == []
 
 
-def test_a_value_of_another_kind_is_read_as_it_is(stand: GitlabStand) -> None:
-    """What someone wrote by hand is shown to whoever compares, token or not."""
-    add(stand, value="theirs")
-    content = stand.opened(GitlabAddress("acme/billing", "KEY")).read()
+def test_any_value_is_read_unchanged(backend: GitlabBackend) -> None:
+    """A value that someone wrote by hand is returned, whether or not it is a token."""
+    add(backend, value="theirs")
+    content = backend.open_sink(GitlabAddress("acme/billing", "KEY")).read()
     assert isinstance(content, StoredValue)
     assert content.value.reveal() == "theirs"
 
@@ -246,17 +253,17 @@ def test_a_value_of_another_kind_is_read_as_it_is(stand: GitlabStand) -> None:
     ],
 )
 def test_the_server_is_the_one_that_glab_would_use(variables: dict[str, str], host: str) -> None:
-    """One's own servers are named by the variables of glab, or of a job."""
+    """The variables of glab, or of a job, name a self-managed server."""
     gitlab = Gitlab({"GITLAB_TOKEN": "x"} | variables, lambda _: None)
     with pytest.raises(SinkError, match=f": {host} cannot be reached"):
         gitlab.sink(GitlabAddress("acme/billing", "KEY")).check()
 
 
 @pytest.mark.parametrize("path", ["acme/billing", "acme/all-of-it"])
-def test_an_archived_project_is_told_beforehand(stand: GitlabStand, path: str) -> None:
-    """Before a token is made for it; what it holds can still be read."""
-    stand.server.archived = {path}
-    sink = stand.opened(GitlabAddress(path, "KEY"))
+def test_an_archived_project_is_refused_by_the_check(backend: GitlabBackend, path: str) -> None:
+    """The check fails before a token is minted; the content can still be read."""
+    backend.server.archived = {path}
+    sink = backend.open_sink(GitlabAddress(path, "KEY"))
     with pytest.raises(SinkError) as caught:
         sink.check()
     assert caught.value.code == "sink_unsuitable"
@@ -267,25 +274,25 @@ def test_an_archived_project_is_told_beforehand(stand: GitlabStand, path: str) -
 
 @pytest.mark.parametrize(("headers", "tries"), [({"Retry-After": "60"}, 1), ({}, 7)])
 def test_a_rate_limit_is_one_pause_for_all_variables(
-    stand: GitlabStand, headers: dict[str, str], tries: int
+    backend: GitlabBackend, headers: dict[str, str], tries: int
 ) -> None:
-    """A 429 as GitLab answers it, also from a proxy that names no wait: nothing is lost."""
+    """A 429 of GitLab, or of a proxy that names no wait, loses no variable."""
     clock = Clock()
-    limit = Limit(stand.server, clock, Told(429, b"Retry later\n", headers))
-    gitlab = Gitlab(stand.environment, clock.wait)
-    delivered_within(
+    limit = Limit(backend.server, clock, HttpResponse(429, b"Retry later\n", headers))
+    gitlab = Gitlab(backend.environment, clock.wait)
+    assert_all_delivered(
         limit, lambda place: gitlab.sink(GitlabAddress("acme/billing", f"KEY_{place}")), tries
     )
-    kept = stand.server.variables[PROJECT]
-    assert len({one["key"] for one in kept}) == len(kept) == 24
+    variables = backend.server.variables[PROJECT]
+    assert len({one["key"] for one in variables}) == len(variables) == 24
 
 
-def test_a_rate_limit_without_end_costs_no_variable(stand: GitlabStand) -> None:
-    """The credential is not blamed, and what was there stays."""
-    stand.sink().write(Secret(FIRST))
-    stand.server.turns = [Told(429, b"Retry later\n")] * 40
+def test_an_endless_rate_limit_changes_nothing(backend: GitlabBackend) -> None:
+    """The error does not blame the credential, and the stored token stays."""
+    backend.sink().write(Secret(FIRST))
+    backend.server.outcomes = [HttpResponse(429, b"Retry later\n")] * 40
     with pytest.raises(SinkError) as caught:
-        stand.sink().write(Secret(SECOND))
+        backend.sink().write(Secret(SECOND))
     assert caught.value.code == "sink_unavailable"
     assert "too many requests" in caught.value.message
-    assert stand.held() == FIRST
+    assert backend.stored() == FIRST

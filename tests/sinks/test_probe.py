@@ -1,4 +1,4 @@
-"""Sinks are opened once for each vendor, asked side by side, and each of them once."""
+"""Opening sinks once for each vendor, and reading and checking them in parallel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from provisioner.sandbox import Sandbox
 from provisioner.secret import Secret
 from provisioner.sinks.probe import check_all, read_all
 from provisioner.sinks.registry import SinkRegistry
-from provisioner.sinks.sink import Empty, StoredValue, WriteOnly, failed
+from provisioner.sinks.sink import Empty, StoredValue, WriteOnly, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from provisioner.sinks.sink import Content, Sink
 
 DENIED = Failure("sink_denied", "The sink refused it. Ask for more.")
-SIDE_BY_SIDE = 8
+PARALLEL = 8
 
 
 def file(number: int) -> FileAddress:
@@ -46,8 +46,8 @@ def file(number: int) -> FileAddress:
 
 
 @dataclass
-class Answers:
-    """A sink that answers as it is told."""
+class FakeSink:
+    """A sink with a given answer."""
 
     answer: Callable[[], Content | None]
 
@@ -60,19 +60,19 @@ class Answers:
         return found
 
     def write(self, _: Secret) -> None:
-        raise AssertionError("a survey writes nothing")
+        raise AssertionError("nothing may be written")
 
 
 def refuse() -> Content:
-    raise failed("sink_denied", "The sink refused it.", "Ask for more.")
+    raise sink_error("sink_denied", "The sink refused it.", "Ask for more.")
 
 
-def no_way(_: Address) -> Sink:
-    raise failed("sink_denied", "The sink refused it.", "Ask for more.")
+def refuse_to_open(_: Address) -> Sink:
+    raise sink_error("sink_denied", "The sink refused it.", "Ask for more.")
 
 
-def test_a_survey_tells_claims_and_never_a_token(tmp_path: Path) -> None:
-    """Of real files: a key's token, a session's, junk, half a token, and nothing."""
+def test_read_all_returns_claims_and_no_tokens(tmp_path: Path) -> None:
+    """Real files contain a key's token, a session token, other text, half a token or nothing."""
     with Sandbox(tmp_path / "state.sqlite3") as sandbox:
         [key_id] = sandbox.seed(["a"])
         good, session = sandbox.token_of(key_id, seconds=3600), sandbox.session_token()
@@ -97,13 +97,13 @@ def test_a_survey_tells_claims_and_never_a_token(tmp_path: Path) -> None:
     assert not [text for text in lines.values() if text in repr(found)]
 
 
-def test_a_sink_that_cannot_be_read_back_tells_its_time_or_nothing() -> None:
-    """As it was told; the order is that of the question."""
+def test_a_write_only_sink_returns_its_update_time() -> None:
+    """The results have the order of the addresses."""
     sinks = {
-        file(1): Answers(lambda: WriteOnly(NOW)),
-        file(2): Answers(WriteOnly),
-        file(3): Answers(Empty),
-        file(4): Answers(lambda: StoredValue(Secret("no-token-at-all"))),
+        file(1): FakeSink(lambda: WriteOnly(NOW)),
+        file(2): FakeSink(WriteOnly),
+        file(3): FakeSink(Empty),
+        file(4): FakeSink(lambda: StoredValue(Secret("no-token-at-all"))),
     }
     found = read_all(sinks, sinks.__getitem__, Cancellation())
     assert list(found.items()) == [
@@ -114,39 +114,39 @@ def test_a_sink_that_cannot_be_read_back_tells_its_time_or_nothing() -> None:
     ]
 
 
-def test_a_sink_that_fails_is_its_own_failure_alone() -> None:
-    """Whether it cannot be opened, read or prepared; the others are told."""
-    sinks: dict[Address, Sink] = {file(1): Answers(refuse), file(2): Answers(Empty)}
+def test_a_failing_sink_does_not_affect_others() -> None:
+    """Opening, reading or checking may fail; the other sinks are still returned."""
+    sinks: dict[Address, Sink] = {file(1): FakeSink(refuse), file(2): FakeSink(Empty)}
     found = read_all(sinks, sinks.__getitem__, Cancellation())
     assert found == {file(1): Unavailable(DENIED), file(2): NoToken()}
-    assert read_all([file(1)], no_way, Cancellation()) == {file(1): Unavailable(DENIED)}
+    assert read_all([file(1)], refuse_to_open, Cancellation()) == {file(1): Unavailable(DENIED)}
     assert check_all(sinks, sinks.__getitem__, Cancellation()) == {file(1): DENIED}
-    assert check_all([file(1)], no_way, Cancellation()) == {file(1): DENIED}
+    assert check_all([file(1)], refuse_to_open, Cancellation()) == {file(1): DENIED}
     assert check_all([file(2)], sinks.__getitem__, Cancellation()) == {}
 
 
-@pytest.mark.parametrize("ask", [read_all, check_all])
-def test_each_sink_is_asked_once_however_often_it_is_named(ask: Any) -> None:
-    """And none where there is none."""
-    asked: list[Address] = []
+@pytest.mark.parametrize("visit_all", [read_all, check_all])
+def test_each_sink_is_opened_once(visit_all: Any) -> None:
+    """Repeated addresses are opened once, and no thread is started without addresses."""
+    opened: list[Address] = []
 
     def open_sink(address: Address) -> Sink:
-        asked.append(address)
-        return Answers(Empty)
+        opened.append(address)
+        return FakeSink(Empty)
 
-    ask([file(1), file(2), file(1), file(1), file(2)], open_sink, Cancellation())
-    assert sorted(asked, key=str) == [file(1), file(2)]
+    visit_all([file(1), file(2), file(1), file(1), file(2)], open_sink, Cancellation())
+    assert sorted(opened, key=str) == [file(1), file(2)]
     before = threading.active_count()
-    assert ask(iter(()), open_sink, Cancellation()) == {}
-    assert (len(asked), threading.active_count()) == (2, before)
+    assert visit_all(iter(()), open_sink, Cancellation()) == {}
+    assert (len(opened), threading.active_count()) == (2, before)
 
 
-@pytest.mark.parametrize("ask", [read_all, check_all])
-def test_eight_sinks_are_asked_at_once_and_none_after_a_stop(ask: Any) -> None:
-    """They wait for each other, so that fewer would never meet; the rest is not asked."""
+@pytest.mark.parametrize("visit_all", [read_all, check_all])
+def test_eight_sinks_are_opened_in_parallel_and_none_after_a_stop(visit_all: Any) -> None:
+    """Eight of them wait for each other, so fewer would block; the others are never opened."""
     stop = Cancellation()
-    together = threading.Barrier(SIDE_BY_SIDE)
-    asked: list[Address] = []
+    together = threading.Barrier(PARALLEL)
+    opened: list[Address] = []
 
     def answer() -> Content:
         if together.wait(10) == 0:
@@ -155,26 +155,26 @@ def test_eight_sinks_are_asked_at_once_and_none_after_a_stop(ask: Any) -> None:
         return Empty()
 
     def open_sink(address: Address) -> Sink:
-        asked.append(address)
-        return Answers(answer)
+        opened.append(address)
+        return FakeSink(answer)
 
     addresses = [file(number) for number in range(20)]
-    found = ask(addresses, open_sink, stop)
-    assert sorted(asked, key=str) == sorted(addresses[:SIDE_BY_SIDE], key=str)
-    stopped = Unavailable(STOPPED) if ask is read_all else STOPPED
-    answered = dict.fromkeys(addresses[:SIDE_BY_SIDE], NoToken()) if ask is read_all else {}
-    assert found == answered | dict.fromkeys(addresses[SIDE_BY_SIDE:], stopped)
+    found = visit_all(addresses, open_sink, stop)
+    assert sorted(opened, key=str) == sorted(addresses[:PARALLEL], key=str)
+    stopped = Unavailable(STOPPED) if visit_all is read_all else STOPPED
+    answered = dict.fromkeys(addresses[:PARALLEL], NoToken()) if visit_all is read_all else {}
+    assert found == answered | dict.fromkeys(addresses[PARALLEL:], stopped)
 
 
-@pytest.mark.parametrize("ask", [read_all, check_all])
-def test_a_bug_in_a_sink_is_no_failure_of_it(ask: Any) -> None:
-    """It ends the survey, so that nobody takes it for an answer."""
+@pytest.mark.parametrize("visit_all", [read_all, check_all])
+def test_a_bug_in_a_sink_is_not_a_failure(visit_all: Any) -> None:
+    """It is raised, so that nobody takes it for a result."""
 
     def bug() -> Content:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        ask([file(1)], lambda _: Answers(bug), Cancellation())
+        visit_all([file(1)], lambda _: FakeSink(bug), Cancellation())
 
 
 # --- Opening -------------------------------------------------------------------------------------
@@ -187,14 +187,14 @@ ADDRESSES: dict[Address, Address] = {
     GitlabAddress("acme/web", "A"): GitlabAddress("acme", "B"),
     KubernetesAddress("web", "a"): KubernetesAddress("web", "b"),
 }
-"""Two of each vendor; a command has none."""
+"""Two addresses of each vendor; a command has none."""
 
 
-def test_every_kind_of_address_opens_its_sink_and_vendors_are_made_once(tmp_path: Path) -> None:
-    """Without any variable, without the network; two sinks of a vendor share what it is."""
+def test_each_kind_of_address_opens_and_vendors_are_shared(tmp_path: Path) -> None:
+    """This needs no variable and no network, and the sinks of a vendor share their state."""
     sinks = SinkRegistry(tmp_path, {}, Cancellation())
-    shown = {type(sinks.open(address)).__name__ for address in ADDRESSES}
-    assert len(shown) == len(ADDRESSES)
+    type_names = {type(sinks.open(address)).__name__ for address in ADDRESSES}
+    assert len(type_names) == len(ADDRESSES)
     vendors = dict(sinks._vendors)
     assert len(vendors) == len(ADDRESSES)
     for address in (*ADDRESSES, *ADDRESSES.values()):
@@ -203,69 +203,69 @@ def test_every_kind_of_address_opens_its_sink_and_vendors_are_made_once(tmp_path
         kind: id(one) for kind, one in vendors.items()
     }
     command = CommandAddress((sys.executable, "-c", "print('x')"))
-    assert type(sinks.open(command)).__name__ not in shown
-    assert len(sinks._vendors) == len(vendors) + 1  # what programs share
+    assert type(sinks.open(command)).__name__ not in type_names
+    assert len(sinks._vendors) == len(vendors) + 1  # the state of all programs
 
 
-def test_sinks_that_are_opened_at_once_share_their_vendor(tmp_path: Path) -> None:
-    """Threads that meet there find one file, so that neither loses the other's token."""
+def test_sinks_opened_in_parallel_share_their_vendor(tmp_path: Path) -> None:
+    """Parallel threads get one file, so that none loses the token of another."""
     sinks = SinkRegistry(tmp_path, {}, Cancellation())
-    together = threading.Barrier(SIDE_BY_SIDE)
+    together = threading.Barrier(PARALLEL)
 
     def write(number: int) -> None:
         together.wait(10)
         sinks.open(file(number)).write(Secret(f"token-{number}"))
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(SIDE_BY_SIDE)]
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(PARALLEL)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
     assert len(sinks._vendors) == 1
     lines = (tmp_path / "a.env").read_text().splitlines()
-    assert sorted(lines) == [f"A{number}=token-{number}" for number in range(SIDE_BY_SIDE)]
+    assert sorted(lines) == [f"A{number}=token-{number}" for number in range(PARALLEL)]
 
 
-def test_relative_paths_and_programs_stand_at_the_root(tmp_path: Path) -> None:
-    """Wherever the command was run."""
+def test_relative_paths_and_programs_start_from_the_root(tmp_path: Path) -> None:
+    """The current folder of the command does not matter."""
     sinks = SinkRegistry(tmp_path, {}, Cancellation())
     sinks.open(FileAddress("x/a.env", "A")).write(Secret("token-1"))
     assert (tmp_path / "x" / "a.env").read_text() == "A=token-1\n"
-    store = "import sys; open('kept', 'w').write(sys.stdin.read())"
+    store = "import sys; open('stored', 'w').write(sys.stdin.read())"
     sinks.open(CommandAddress((sys.executable, "-c", store))).write(Secret("token-2"))
-    assert (tmp_path / "kept").read_text() == "token-2"
+    assert (tmp_path / "stored").read_text() == "token-2"
 
 
 @pytest.mark.parametrize(
     ("address", "library"),
     [(VaultAddress("secret", "a"), "hvac"), (AwsAddress("a"), "boto3")],
 )
-def test_a_library_that_is_missing_is_told_when_it_is_needed(
+def test_a_missing_library_is_reported_when_it_is_needed(
     address: Address, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sink opens, and says which extra to install; sinks of others work."""
+    """The sink opens, and then names the extra to install; other sinks work."""
     for name in [one for one in sys.modules if one.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
     stop = Cancellation()
     open_sink = SinkRegistry(tmp_path, {}, stop).open
     found = read_all([address, file(1)], open_sink, stop)
-    lacking = found[address]
-    assert isinstance(lacking, Unavailable)
-    assert lacking.failure.code == "sink_extra_missing"
-    assert str(address) in lacking.failure.message
-    assert "twenty-provisioner[" in lacking.failure.message
+    content = found[address]
+    assert isinstance(content, Unavailable)
+    assert content.failure.code == "sink_extra_missing"
+    assert str(address) in content.failure.message
+    assert "twenty-provisioner[" in content.failure.message
     assert found[file(1)] == NoToken()
-    assert check_all([address, file(1)], open_sink, stop) == {address: lacking.failure}
+    assert check_all([address, file(1)], open_sink, stop) == {address: content.failure}
     with pytest.raises(SinkError):
         open_sink(address).write(Secret("token-1"))
 
 
 @pytest.mark.parametrize("address", [one for one in ADDRESSES if not isinstance(one, AwsAddress)])
-def test_a_vendor_without_a_credential_is_told_with_the_sinks_own_name(
+def test_a_missing_credential_is_reported_with_the_address(
     address: Address, tmp_path: Path
 ) -> None:
-    """What opens it comes from the variables of the run alone; a file needs none."""
+    """The credential comes only from the variables of the run; a file needs none."""
     stop = Cancellation()
     found = check_all([address], SinkRegistry(tmp_path, {}, stop).open, stop)
     if isinstance(address, FileAddress):
@@ -274,8 +274,8 @@ def test_a_vendor_without_a_credential_is_told_with_the_sinks_own_name(
         assert str(address) in found[address].message
 
 
-class Noted(Cancellation):
-    """A stop that notes its waits."""
+class RecordingCancellation(Cancellation):
+    """A cancellation that records its waits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -302,14 +302,14 @@ current-context: x
         (KubernetesAddress("web", "a"), {"KUBECONFIG": "{root}/config"}),
     ],
 )
-def test_a_vendor_that_is_busy_is_waited_for_as_long_as_the_run_may_wait(
+def test_a_busy_vendor_is_waited_for(
     address: Address, variables: dict[str, str], tmp_path: Path, scripted, answer
 ) -> None:
-    """Its waits are those of the run, so that a stop ends them; then it is told as busy."""
+    """The waits are those of the run, so that a stop ends them; then the sink is unavailable."""
     server = scripted(*[answer(503, "{}", Retry_After="1")] * 50)
     (tmp_path / "config").write_text(KUBECONFIG.format(url=server.url))
     environ = {name: text.format(url=server.url, root=tmp_path) for name, text in variables.items()}
-    stop = Noted()
+    stop = RecordingCancellation()
     found = read_all([address], SinkRegistry(tmp_path, environ, stop).open, stop)
     assert isinstance(found[address], Unavailable)
     assert found[address].failure.code == "sink_unavailable"

@@ -1,4 +1,4 @@
-"""A limit on the requests of one credential, for any of the stand-ins."""
+"""A rate limit for one credential, for any of the servers that imitate vendors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from provisioner.sinks.sink import StoredValue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tls_server import Asked, TlsServer, Told
+    from tls_server import HttpRequest, HttpResponse, TlsServer
 
     from provisioner.sinks.sink import Sink
 
 THREADS = 8
-MOST = 20
+MAX_REQUESTS = 20
 PLACES = 24
 
 
 class Clock:
-    """A clock that runs by the waits alone, however many wait at once."""
+    """A clock that advances only by waits; parallel waits count once."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -35,42 +35,48 @@ class Clock:
 
 
 class Limit:
-    """Has a server let so many requests through in a minute of a clock, and refuse the others.
+    """Let a server answer a number of requests in each minute of a clock, and refuse the others.
 
     Attributes:
-        refused: how many it refused.
-        windows: how many minutes it let requests through in.
+        refused: the number of refused requests.
+        windows: the number of minutes in which it answered requests.
     """
 
-    def __init__(self, server: TlsServer, clock: Clock, refusal: Told, most: int = MOST) -> None:
+    def __init__(
+        self,
+        server: TlsServer,
+        clock: Clock,
+        refusal: HttpResponse,
+        max_requests: int = MAX_REQUESTS,
+    ) -> None:
         self._clock = clock
         self._refusal = refusal
-        self._most = most
-        self._since = 0.0
-        self._passed = 0
+        self._max_requests = max_requests
+        self._window_start = 0.0
+        self._answered = 0
         self._answer = server.answer
         self.refused = 0
         self.windows = 1
         server.answer = self._limited  # type: ignore[method-assign]
 
-    def _limited(self, asked: Asked) -> Told:
-        if self._clock.now >= self._since + 60:
-            self._since, self._passed = self._clock.now, 0
+    def _limited(self, request: HttpRequest) -> HttpResponse:
+        if self._clock.now >= self._window_start + 60:
+            self._window_start, self._answered = self._clock.now, 0
             self.windows += 1
-        if self._passed == self._most:
+        if self._answered == self._max_requests:
             self.refused += 1
             return self._refusal
-        self._passed += 1
-        return self._answer(asked)
+        self._answered += 1
+        return self._answer(request)
 
 
-def delivered_within(limit: Limit, sink: Callable[[int], Sink], tries: int) -> None:
-    """Delivers to all places at once; each holds its own token, and one pause was for all.
+def assert_all_delivered(limit: Limit, sink: Callable[[int], Sink], tries: int) -> None:
+    """Deliver to all places in parallel, and assert that each gets its token with shared pauses.
 
     Args:
-        limit: of the server of the sinks.
-        sink: that of a place.
-        tries: requests that are refused in one pause; where it names no end, a few.
+        limit: the limit of the server.
+        sink: returns the sink of a place.
+        tries: the requests that are refused during one pause; more than one if it has no known end.
     """
 
     def deliver(place: int) -> None:
@@ -79,9 +85,9 @@ def delivered_within(limit: Limit, sink: Callable[[int], Sink], tries: int) -> N
 
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(deliver, range(PLACES)))
-        held = list(threads.map(lambda place: sink(place).read(), range(PLACES)))
-    found = [one.value.reveal() if isinstance(one, StoredValue) else None for one in held]
+        stored = list(threads.map(lambda place: sink(place).read(), range(PLACES)))
+    found = [one.value.reveal() if isinstance(one, StoredValue) else None for one in stored]
     assert found == [f"token-of-place-{place}" for place in range(PLACES)]
     assert limit.windows > 2
-    # Those in flight at the first refusal; after it they go one by one.
+    # Several requests are in flight at the first refusal; afterwards they are sent one by one.
     assert limit.refused <= THREADS + tries * limit.windows

@@ -1,4 +1,4 @@
-"""A small real HTTPS server in a thread, on which the stand-ins of vendors are built."""
+"""A small real HTTPS server in a thread, the base of the servers that imitate vendors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request: the names of its path are decoded, each by itself."""
+class HttpRequest:
+    """A request. The names of its path are decoded one by one."""
 
     method: str
     target: str
@@ -45,8 +45,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Told:
-    """An answer; a body of bytes is sent as it is, another as JSON."""
+class HttpResponse:
+    """A response. A body of bytes is sent unchanged, any other as JSON."""
 
     status: int
     body: Any = None
@@ -59,27 +59,28 @@ class Told:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
 
-Turn = Told | Literal["drop", "lose"]
-"""What becomes of a request: another answer, no answer at all, or no answer to what was done."""
+Outcome = HttpResponse | Literal["drop", "lose"]
+"""The outcome of a request: another answer, no answer at all, or a lost answer after the request
+was handled."""
 
 
 class TlsServer(ABC):
-    """Serves `answer`, one request at a time, until it is left.
+    """Serve `answer`, one request at a time, until the context is left.
 
     Attributes:
-        asked: every request so far.
-        turns: what becomes of the next requests; then all are answered.
-        down: while it is set, every connection is broken off.
-        ahead: how far its clock is ahead of that of this machine.
+        requests: every request so far.
+        outcomes: the outcomes of the next requests; later requests are answered normally.
+        down: while True, every connection is closed.
+        clock_skew: how far its clock is ahead of the clock of this machine.
     """
 
     name = "localhost"
 
     def __init__(self, *, plain: bool = False, clients: trustme.CA | None = None) -> None:
-        self.asked: list[Asked] = []
-        self.turns: list[Turn] = []
+        self.requests: list[HttpRequest] = []
+        self.outcomes: list[Outcome] = []
         self.down = False
-        self.ahead = timedelta(0)
+        self.clock_skew = timedelta(0)
         self._lock = threading.Lock()
         self._folder = TemporaryDirectory()
         self.authority = trustme.CA()
@@ -94,8 +95,8 @@ class TlsServer(ABC):
             self._context.verify_mode = ssl.CERT_REQUIRED
 
     @abstractmethod
-    def answer(self, asked: Asked) -> Told:
-        """What the vendor would say."""
+    def answer(self, request: HttpRequest) -> HttpResponse:
+        """Return the answer of the vendor."""
 
     @property
     def url(self) -> str:
@@ -104,7 +105,7 @@ class TlsServer(ABC):
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """Meanwhile no request gets an answer, nor does anything."""
+        """Answer no request for a while."""
         self.down = True
         yield
         self.down = False
@@ -121,14 +122,14 @@ class TlsServer(ABC):
         self._http.server_close()
         self._folder.cleanup()
 
-    def respond(self, asked: Asked) -> Told | None:
+    def respond(self, request: HttpRequest) -> HttpResponse | None:
         with self._lock:
-            self.asked.append(asked)
-            turn = "drop" if self.down else self.turns.pop(0) if self.turns else None
-            if isinstance(turn, Told):
-                return turn
-            told = self.answer(asked) if turn != "drop" else None
-            return None if turn == "lose" else told
+            self.requests.append(request)
+            outcome = "drop" if self.down else self.outcomes.pop(0) if self.outcomes else None
+            if isinstance(outcome, HttpResponse):
+                return outcome
+            answer = self.answer(request) if outcome != "drop" else None
+            return None if outcome == "lose" else answer
 
 
 def _server(owner: TlsServer, context: ssl.SSLContext | None) -> ThreadingHTTPServer:
@@ -149,17 +150,17 @@ def _server(owner: TlsServer, context: ssl.SSLContext | None) -> ThreadingHTTPSe
 
         def serve(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            told = owner.respond(Asked(self.command, self.path, self.headers, raw))
-            if told is None:
+            answer = owner.respond(HttpRequest(self.command, self.path, self.headers, raw))
+            if answer is None:
                 self.close_connection = True
                 return
-            self.send_response_only(told.status)
-            date = self.date_time_string((datetime.now(UTC) + owner.ahead).timestamp())
-            usual = {"Date": date, "Content-Length": str(len(told.raw))}
-            for name, value in (usual | dict(told.headers)).items():
+            self.send_response_only(answer.status)
+            date = self.date_time_string((datetime.now(UTC) + owner.clock_skew).timestamp())
+            default_headers = {"Date": date, "Content-Length": str(len(answer.raw))}
+            for name, value in (default_headers | dict(answer.headers)).items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(told.raw)
+            self.wfile.write(answer.raw)
 
         do_GET = do_PUT = do_POST = do_PATCH = serve  # noqa: N815 - http.server's names
 
@@ -171,6 +172,6 @@ def _server(owner: TlsServer, context: ssl.SSLContext | None) -> ThreadingHTTPSe
         request_queue_size = 64
 
         def handle_error(self, *_: Any) -> None:
-            """Clients break connections off here, as some tests want them to."""
+            """Ignore connections that clients close, as some tests want them to."""
 
     return Server(("127.0.0.1", 0), Handler)

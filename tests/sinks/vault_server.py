@@ -1,10 +1,10 @@
-"""A stand-in for Vault over real TLS, built from the vendor's API documentation.
+"""A server that imitates Vault over real TLS, built from the vendor's API documentation.
 
 It follows these pages of developer.hashicorp.com/vault/api-docs, which openbao.org/api-docs has
-alike: "KV secrets engine - version 2" (read, create and update with `cas` and `cas_required`,
-soft deletion, metadata), "/sys/internal/ui/mounts" (single mount details),
-"/sys/capabilities-self", "Token auth method" (lookup a token, self), "Namespaces", and "HTTP API"
-(headers, error shapes, status codes).
+too: "KV secrets engine - version 2" (read, create and update with `cas` and `cas_required`, soft
+deletion, metadata), "/sys/internal/ui/mounts" (single mount details), "/sys/capabilities-self",
+"Token auth method" (lookup a token, self), "Namespaces", and "HTTP API" (headers, error shapes,
+status codes).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WAITING = (
     "Waiting for the primary to upgrade from non-versioned to versioned data. This backend will be "
     "unavailable for a brief period and will resume service when the primary is finished."
 )
-"""What the KV plugin says, with 400, while it upgrades an engine."""
+"""The messages of the KV plugin, with 400, while it upgrades an engine."""
 
 CREATED = f"{NOW:%Y-%m-%dT%H:%M:%S}.000000000Z"
 ALL = ("create", "read", "update", "delete", "list")
@@ -47,7 +47,7 @@ class Version:
 
 
 @dataclass
-class Kept:
+class StoredSecret:
     """A secret of the engine, its oldest version first."""
 
     versions: list[Version] = field(default_factory=list)
@@ -56,40 +56,41 @@ class Kept:
 
 @dataclass
 class Fault:
-    """What becomes of one request, if its method and path fit.
+    """The outcome of one request, if its method and path match.
 
     Attributes:
         answer: a status and headers in place of the real answer; None for no answer at all.
-        handled: whether the request is carried out all the same.
-        says: the words of an answer that is none.
-        first: done before anything else.
+        handled: whether the request is executed nevertheless.
+        message: the error message of the answer.
+        before: called before anything else.
+        passed_on: whether the request is handled and answered normally.
     """
 
     method: str
     path: str = "*"
     answer: tuple[int, dict[str, str]] | None = None
     handled: bool = False
-    says: str = "told to"
-    first: Callable[[], None] | None = None
-    answered: bool = False
+    message: str = "simulated error"
+    before: Callable[[], None] | None = None
+    passed_on: bool = False
 
 
 @dataclass
-class Seen:
+class LoggedRequest:
     method: str
     path: str
     headers: dict[str, str]
 
 
 class VaultStandIn:
-    """One server; `policies` gives each token the capabilities that it has on globs of paths."""
+    """One server; `policies` gives each token its capabilities on path patterns."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.policies: dict[str, dict[str, tuple[str, ...]]] = {}
         self.engines = {"secret/": "2", "old/": "1", "team/kv/": "2"}
         self.cas_required = False
-        self.secrets: dict[tuple[str, str], Kept] = {}
-        self.journal: list[Seen] = []
+        self.secrets: dict[tuple[str, str], StoredSecret] = {}
+        self.journal: list[LoggedRequest] = []
         self.faults: deque[Fault] = deque()
         self._lock = threading.RLock()
         self._tls = tls
@@ -132,39 +133,39 @@ class VaultStandIn:
         scheme = "https" if self._tls else "http"
         return f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
 
-    def kept(self, path: str, namespace: str = "") -> Kept:
+    def secret_at(self, path: str, namespace: str = "") -> StoredSecret:
         with self._lock:
-            return self.secrets.setdefault((namespace, path), Kept())
+            return self.secrets.setdefault((namespace, path), StoredSecret())
 
     def put(self, path: str, data: dict[str, Any], namespace: str = "") -> None:
         with self._lock:
-            self.kept(path, namespace).versions.append(Version(data))
+            self.secret_at(path, namespace).versions.append(Version(data))
 
     def latest(self, path: str, namespace: str = "") -> dict[str, Any]:
         with self._lock:
-            kept = self.secrets.get((namespace, path), Kept())
-            return dict(kept.versions[-1].data or {}) if kept.versions else {}
+            secret = self.secrets.get((namespace, path), StoredSecret())
+            return dict(secret.versions[-1].data or {}) if secret.versions else {}
 
-    def asked(self, method: str, glob: str) -> int:
+    def count(self, method: str, glob: str) -> int:
         return sum(one.method == method and fnmatchcase(one.path, glob) for one in self.journal)
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
         path = unquote(handler.path).removeprefix("/v1/")
         with self._lock:
-            self.journal.append(Seen(handler.command, path, dict(handler.headers)))
+            self.journal.append(LoggedRequest(handler.command, path, dict(handler.headers)))
             fault = self._fault(handler.command, path)
-        if fault and fault.first:
-            fault.first()
-        handled = fault is None or fault.handled or fault.answered
+        if fault and fault.before:
+            fault.before()
+        handled = fault is None or fault.handled or fault.passed_on
         with self._lock:
             real = self._handle(handler, path, body) if handled else (0, None)
-        if fault is None or fault.answered:
+        if fault is None or fault.passed_on:
             _answer(handler, real[0], real[1], {})
         elif fault.answer is None:
             handler.close_connection = True
         else:
-            _answer(handler, fault.answer[0], {"errors": [fault.says]}, fault.answer[1])
+            _answer(handler, fault.answer[0], {"errors": [fault.message]}, fault.answer[1])
 
     def _fault(self, method: str, path: str) -> Fault | None:
         for fault in self.faults:
@@ -190,12 +191,18 @@ class VaultStandIn:
         if path == "sys/capabilities-self":
             if "update" not in _granted(policy, path):
                 return _errors(403, "1 error occurred:\n\t* permission denied\n\n")
-            told = {one: list(_granted(policy, one)) or ["deny"] for one in body["paths"]}
-            return 200, {"data": told, **told, "capabilities": next(iter(told.values()))}
+            capabilities = {one: list(_granted(policy, one)) or ["deny"] for one in body["paths"]}
+            return 200, {
+                "data": capabilities,
+                **capabilities,
+                "capabilities": next(iter(capabilities.values())),
+            }
         for engine, version in self.engines.items():
             if version == "2" and path.startswith(f"{engine}data/"):
                 name = engine + path.removeprefix(f"{engine}data/")
-                return self._data(handler.command, policy, path, self.kept(name, namespace), body)
+                return self._data(
+                    handler.command, policy, path, self.secret_at(name, namespace), body
+                )
         return _errors(404, f'no handler for route "{path}". route entry not found.')
 
     def _mount(
@@ -217,35 +224,35 @@ class VaultStandIn:
         method: str,
         policy: dict[str, tuple[str, ...]],
         path: str,
-        kept: Kept,
+        secret: StoredSecret,
         body: dict[str, Any],
     ) -> tuple[int, dict[str, Any] | None]:
-        number = len(kept.versions)
+        number = len(secret.versions)
         needed = "read" if method == "GET" else "update" if number else "create"
         if not {needed, "root"} & set(_granted(policy, path)):
             return _errors(403, "1 error occurred:\n\t* permission denied\n\n")
         if method == "GET":
             if not number:
                 return 404, {"errors": []}
-            version = kept.versions[-1]
-            gone = version.deleted or version.destroyed
-            told = {
-                "data": None if gone else version.data,
+            version = secret.versions[-1]
+            is_deleted = version.deleted or version.destroyed
+            answer = {
+                "data": None if is_deleted else version.data,
                 "metadata": {
                     "created_time": CREATED,
-                    "custom_metadata": kept.custom_metadata,
+                    "custom_metadata": secret.custom_metadata,
                     "deletion_time": CREATED if version.deleted else "",
                     "destroyed": version.destroyed,
                     "version": number,
                 },
             }
-            return (404 if gone else 200), {"data": told}
+            return (404 if is_deleted else 200), {"data": answer}
         cas = body.get("options", {}).get("cas")
         if cas is None and self.cas_required:
             return _errors(400, "check-and-set parameter required for this call")
         if cas is not None and cas != number:
             return _errors(400, "check-and-set parameter did not match the current version")
-        kept.versions.append(Version(body["data"]))
+        secret.versions.append(Version(body["data"]))
         return 200, {"data": {"created_time": CREATED, "version": number + 1}}
 
 
@@ -254,11 +261,13 @@ class _Quiet(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, *_: object) -> None:
-        """A client that does not trust the certificate breaks off."""
+        """Ignore clients that do not trust the certificate and close the connection."""
 
 
 def _granted(policy: dict[str, tuple[str, ...]], path: str) -> tuple[str, ...]:
-    return next((told for glob, told in policy.items() if fnmatchcase(path, glob)), ())
+    return next(
+        (capabilities for glob, capabilities in policy.items() if fnmatchcase(path, glob)), ()
+    )
 
 
 def _errors(status: int, *texts: str) -> tuple[int, dict[str, Any]]:
