@@ -11,6 +11,7 @@ from contextlib import suppress
 import click
 
 from provisioner import __version__
+from provisioner.cli.command_help import WIDTH
 from provisioner.cli.exit_codes import INTERRUPTED, USAGE
 from provisioner.cli.group import CommandGroup
 from provisioner.cli.standard_streams import settle_streams
@@ -18,14 +19,15 @@ from provisioner.cli.standard_streams import settle_streams
 
 @click.group(
     cls=CommandGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
+    epilog="Run `provision COMMAND --help` to learn about a command.",
 )
-@click.version_option(__version__, message="provision %(version)s")
+@click.version_option(__version__, "-V", "--version", message="provision %(version)s")
 def provision() -> None:
     """Keep the API keys of Twenty CRM workspaces as declared in YAML manifests.
 
-    Manifests in git list the keys that each environment should have; `provision apply` creates
-    the missing ones. `provision init` writes first files to begin with.
+    Manifests in git list the keys that each environment should have. `provision apply` creates
+    the missing ones; `provision plan` shows first what it would do.
     """
 
 

@@ -530,7 +530,7 @@ def outputs_of(file: Path) -> dict[str, str]:
 
 def test_every_form_is_offered_where_a_file_is_asked_for() -> None:
     """`--report` knows the forms that the reports have, and `validate` shows them all."""
-    assert options.REPORT_FORMS == OUTPUT_FORMATS
+    assert options.REPORT_FORMATS == OUTPUT_FORMATS
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown", "json", "text"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.options import (
     add_guard_options,
     add_output_options,
@@ -43,21 +44,30 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
     return value
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Create what is missing in production, without a question:",
+            "provision apply --environment production --yes",
+        ),
+        Example("Carry out a reviewed plan, and nothing else:", "provision apply plan.json"),
+    ),
+)
 @click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]")
-@add_selection(revokes=True)
-@add_output_options("text", "json", "markdown")
-@add_output_targets(events=True)
-@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
+@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask for confirmation.")
 @click.option(
     "--digest",
     envvar="PROVISION_DIGEST",
-    metavar="sha256:…",
+    metavar="DIGEST",
     callback=_digest,
-    help="Change nothing where the plan has another digest than this.",
+    help="Change nothing unless the plan has this digest, sha256:...",
 )
 @add_plan_flags
 @add_guard_options
+@add_selection(revokes=True)
+@add_output_options("text", "json", "markdown")
+@add_output_targets(events=True)
 @stoppable
 def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
     file: Path | None,
@@ -71,15 +81,15 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
     yes: bool,
     digest: str | None,
 ) -> int:
-    """Create the keys that are missing, and deliver the tokens that are.
+    """Create missing keys and deliver their tokens.
 
-    Looks at every environment, compares its keys with the manifests, creates the missing ones
-    with the depth of their manifest, and delivers a token of each to its sinks. A sink that lost
-    its token gets a new one. Without a terminal nothing asks; on one, `apply` shows the plan and
-    asks before it changes anything but the embedded Twenty.
+    Compares the keys of every environment with the manifests, creates the missing ones, and
+    delivers a token of each to its sinks. A sink that lost its token gets a new one. On a
+    terminal, apply shows the plan and asks before it changes a real workspace. Without a
+    terminal it never asks.
 
-    With a PLANFILE of `plan --out` it does exactly what was reviewed, counted from that moment,
-    or changes nothing and exits with 6 where manifests or workspaces moved.
+    With PLANFILE, a file of `provision plan --out`, apply does exactly what was reviewed. If
+    manifests or workspaces have changed since, it changes nothing and exits with code 6.
     """
     from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.execute import carry_out  # noqa: PLC0415 - as above

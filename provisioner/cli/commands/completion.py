@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 
-@click.command()
+
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Complete in bash; add this line to ~/.bashrc:", 'eval "$(provision completion bash)"'
+        ),
+        Example(
+            "Complete in fish:",
+            "provision completion fish > ~/.config/fish/completions/provision.fish",
+        ),
+    ),
+)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that completes commands, options and names in a shell.
+    """Print the completion script of a shell.
 
-    Names of environments and keys come from the manifests; nothing is sent. In ~/.bashrc or
-    ~/.zshrc: eval "$(provision completion bash)", or zsh. For fish, write it to
-    ~/.config/fish/completions/provision.fish.
+    Completes commands, options, and the names of environments and keys, which are read from the
+    manifests. Nothing is sent. For zsh, add `eval "$(provision completion zsh)"` to ~/.zshrc.
     """
     from click.shell_completion import (  # noqa: PLC0415 - keeps --help fast
         ShellComplete,

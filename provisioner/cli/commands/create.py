@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.completion_items import files
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import (
@@ -26,17 +27,26 @@ if TYPE_CHECKING:
     from provisioner.model.restrictions import Restrictions
 
 
-@click.command()
-@manifests_option
-@one_environment_option
-@add_restrictions
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Create the keys of a JSON file:",
+            "provision create --environment staging --body keys.json",
+        ),
+        Example(
+            "Create the keys of a list that another program prints:",
+            "./list-keys | provision create --environment staging --body -",
+        ),
+    ),
+)
 @click.option(
     "--depth",
     type=click.Choice(["0", "1", "2"]),
     default="1",
     show_default=True,
     envvar="PROVISION_DEPTH",
-    help="How much of each created key comes back.",
+    help="Return created keys with this much of their relations.",
 )
 @click.option(
     "--body",
@@ -44,8 +54,11 @@ if TYPE_CHECKING:
     envvar="PROVISION_BODY",
     metavar="FILE",
     shell_complete=files,
-    help="JSON object or array of records; - is standard input.",
+    help="Read a JSON object or array of records from this file; - is standard input.",
 )
+@manifests_option
+@one_environment_option
+@add_restrictions
 @add_output_options()
 @stoppable
 def create(  # noqa: PLR0913 - what there is to say of a body
@@ -58,12 +71,12 @@ def create(  # noqa: PLR0913 - what there is to say of a body
     signals: Signals,
     restrictions: Restrictions,
 ) -> int:
-    """Post a JSON body of keys to one environment.
+    """Create keys from a JSON body in one environment.
 
-    The bulk operation itself, for scripts that bring their own list: records have a name, an
-    expiresAt, and where they are wanted a revokedAt and, on the core generation, a roleId. The
+    For scripts that bring their own list: nothing is compared with existing keys. A record has a
+    name and an expiresAt, and may have a revokedAt and, on the core generation, a roleId. The
     created records are printed in the shape of the body. Each request is sent once and never
-    repeated; nothing is compared with what exists.
+    repeated.
     """
     from provisioner.cli.body_source import read_source  # noqa: PLC0415 - as above
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above

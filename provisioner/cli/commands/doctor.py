@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
@@ -15,15 +16,25 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example("Check all environments and their sinks:", "provision doctor"),
+        Example(
+            "Check production, and show only what needs attention:",
+            "provision doctor --environment production --quiet",
+        ),
+    ),
+)
 @add_selection(revokes=False)
 @add_output_options("text", "json")
 @stoppable
 def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int:
-    """Examine credentials, permissions, limits and sinks; write nothing.
+    """Check credentials, permissions, limits and sinks.
 
-    Says of each environment what works and what to change. Needs environments.yaml alone; with
-    valid manifests it looks into the sinks of their keys too. Exits with 4 when anything failed.
+    Changes nothing. Shows for each environment what works and what to fix. Needs only
+    environments.yaml; with valid manifests, the sinks of their keys are checked too. Exits with
+    code 4 if a check fails.
     """
     from provisioner.audit import Doctor  # noqa: PLC0415 - as above
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast

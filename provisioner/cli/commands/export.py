@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import (
@@ -27,17 +28,26 @@ if TYPE_CHECKING:
     from provisioner.operations.export import Exported
 
 
-@click.command()
-@manifests_option
-@one_environment_option
-@add_restrictions
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Write a manifest of the keys in production:",
+            "provision export --environment production --to manifests/production.yaml",
+        ),
+        Example(
+            "Print a manifest of some of them:",
+            "provision export --environment production --only 'svc-*'",
+        ),
+    ),
+)
 @click.option(
     "--only",
     multiple=True,
     envvar="PROVISION_ONLY",
     metavar="GLOB",
     shell_complete=key_names,
-    help="Write keys whose names match alone; repeatable.",
+    help="Write only keys whose names match. Repeatable.",
 )
 @click.option(
     "--to",
@@ -45,8 +55,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     envvar="PROVISION_TO",
     metavar="FILE",
-    help="Where the manifest goes, a file that is not there yet; by default to stdout.",
+    help="Write to this file, which must not exist, instead of stdout.",
 )
+@manifests_option
+@one_environment_option
+@add_restrictions
 @add_output_options()
 @stoppable
 def export(  # noqa: PLR0913 - what there is to say of an export
@@ -59,10 +72,10 @@ def export(  # noqa: PLR0913 - what there is to say of an export
     signals: Signals,
     restrictions: Restrictions,
 ) -> int:
-    """Write a manifest of what a workspace holds, to adopt it.
+    """Write a manifest of the keys that a workspace has.
 
-    Needs environments.yaml alone. The manifest asks for the live keys as they are, so that a plan
-    with it changes nothing. Keys that a manifest cannot hold are left out, with a comment each.
+    Use it to adopt existing keys: a plan with this manifest changes nothing. Needs only
+    environments.yaml. Keys that a manifest cannot declare are left out, with a comment for each.
     """
     import logging  # noqa: PLC0415 - keeps --help fast
 

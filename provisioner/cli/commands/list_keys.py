@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
@@ -15,14 +16,24 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command("list")
+@click.command(
+    "list",
+    cls=DocumentedCommand,
+    examples=(
+        Example("List the keys of all environments:", "provision list"),
+        Example(
+            "List some keys of production as JSON:",
+            "provision list --environment production --only 'svc-*' --format json",
+        ),
+    ),
+)
 @add_selection(revokes=False)
 @add_output_options("text", "json")
 @stoppable
 def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> int:
-    """List the keys that the environments really have.
+    """List the keys of each environment.
 
-    Needs environments.yaml alone. Revoked keys are shown where the server lists them, which
+    Needs only environments.yaml. Revoked keys are listed where the server returns them, which
     only the legacy generation does.
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import (
     add_guard_options,
@@ -28,15 +29,20 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command()
-@add_selection(revokes=True)
-@add_output_options("text", "json", "markdown")
-@add_output_targets(events=True)
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Show what apply would change in production:", "provision plan --environment production"
+        ),
+        Example("Write the plan to a file for review:", "provision plan --out plan.json"),
+    ),
+)
 @click.option(
     "--detailed-exitcode",
     is_flag=True,
     envvar="PROVISION_DETAILED_EXITCODE",
-    help="Exit with 2 when there are changes.",
+    help="Exit with code 2 if there are changes.",
 )
 @click.option(
     "--out",
@@ -44,10 +50,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     envvar="PROVISION_OUT",
     metavar="FILE",
-    help="Write the plan to a file too, for `apply FILE`.",
+    help="Also write the plan to a file, for `provision apply FILE`.",
 )
 @add_plan_flags
 @add_guard_options
+@add_selection(revokes=True)
+@add_output_options("text", "json", "markdown")
+@add_output_targets(events=True)
 @stoppable
 def plan(  # noqa: PLR0913 - what there is to say of a plan
     selection: Selection,
@@ -60,12 +69,14 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     detailed_exitcode: bool,
     file: Path | None,
 ) -> int:
-    """Show what would change; change nothing.
+    """Show what apply would change, and change nothing.
 
-    Looks at every environment and compares its keys with the manifests, and what the sinks hold
-    with the keys. Exits with 4 when an environment could not be looked at, a key cannot be made
-    or its token not be delivered. With --out the plan is written to a file, which `apply FILE`
-    carries out where it still holds; not where it is refused or an environment is not reached.
+    Reads the keys of every environment and the content of their sinks, and compares them with
+    the manifests. Exits with code 4 if an environment cannot be read, or if a key cannot be
+    created or its token delivered.
+
+    With --out, the plan is also written to a file, which `provision apply FILE` carries out. No
+    file is written if the plan is refused or an environment cannot be read.
     """
     from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
@@ -33,25 +34,37 @@ def _duration(
         raise click.BadParameter(f"{error}.", context, option) from None
 
 
-@click.command()
-@add_selection(revokes=False)
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Exit with code 2 if a key expires within two weeks:",
+            "provision report --expiring-within 14d",
+        ),
+        Example(
+            "Write the report as one HTML page:", "provision report --format html > report.html"
+        ),
+    ),
+)
 @click.option(
     "--expiring-within",
     callback=_duration,
     envvar="PROVISION_EXPIRING_WITHIN",
     metavar="DURATION",
-    help="Exit with 2 when a key is due within 36h, 14d, 12w or P14D, or missing.",
+    help="Exit with code 2 if a key is missing, or is due within this time, such as "
+    "36h, 14d or 12w.",
 )
+@add_selection(revokes=False)
 @add_output_options("text", "json", "markdown", "html")
 @stoppable
 def report(
     selection: Selection, expiring_within: timedelta | None, output: OutputOptions, signals: Signals
 ) -> int:
-    """Report expiry and hygiene of every live key; write nothing.
+    """Report when keys expire and which need attention.
 
-    Looks at every environment, and into the sinks of its declared keys. Says of each key when it
-    ends, whether its token is where it belongs, and what else is worth knowing. Exits with 4 when
-    an environment could not be looked at.
+    Reads every environment and the sinks of its declared keys, and changes nothing. Shows for
+    each live key when it expires, whether its token is in its sinks, and what needs attention.
+    Exits with code 4 if an environment cannot be read.
     """
     from provisioner.audit.key_audit import AuditInput, audit  # noqa: PLC0415 - as above
     from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast

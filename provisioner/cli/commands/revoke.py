@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.options import (
     add_guard_options,
@@ -20,13 +21,24 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME|ID…", shell_complete=key_names)
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Revoke all live keys of a name in staging:",
+            "provision revoke svc-billing --environment staging",
+        ),
+        Example(
+            "Revoke one key by its id:", "provision revoke 2a8c5ef5-788b-46ff-94d8-2f9cd657a73c"
+        ),
+    ),
+)
+@click.argument("names", nargs=-1, required=True, metavar="NAME|ID...", shell_complete=key_names)
+@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask for confirmation.")
+@add_guard_options
 @add_selection(revokes=True)
 @add_output_options("text", "json", "markdown")
 @add_output_targets(events=True)
-@add_guard_options
-@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
 @stoppable
 def revoke(  # noqa: PLR0913 - what there is to say of a revocation
     names: tuple[str, ...],
@@ -38,12 +50,12 @@ def revoke(  # noqa: PLR0913 - what there is to say of a revocation
     signals: Signals,
     yes: bool,
 ) -> int:
-    """End live keys, now.
+    """Revoke live keys, now.
 
-    Each by its name, which ends all live keys of that name in every environment (-e keeps to
-    one), or by its id. Only keys that the `owns` of their environment match, and never the one
-    that this run is signed in with. A key that a manifest declares is made anew by the next
-    `apply`.
+    A name revokes all live keys of that name in every environment, unless -e selects some; an
+    id revokes one key. Only keys that match `owns` of their environment are revoked, and never
+    the key that this run is signed in with. The next `provision apply` creates a key again if a
+    manifest declares it.
     """
     from provisioner.cli.execute import SelectedNames, carry_out  # noqa: PLC0415 - keeps --help fast
     from provisioner.plan import PlanOptions  # noqa: PLC0415 - as above

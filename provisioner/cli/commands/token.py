@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.options import (
     Selection,
@@ -23,11 +24,20 @@ if TYPE_CHECKING:
     from provisioner.model.restrictions import Restrictions
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Write a token of a key to a file:",
+            "provision token svc-billing --environment staging --to billing.token",
+        ),
+        Example(
+            "Do the same in a script, without output:",
+            "provision token svc-billing --to billing.token --quiet",
+        ),
+    ),
+)
 @click.argument("name", shell_complete=key_names)
-@manifests_option
-@one_environment_option
-@add_restrictions
 @click.option(
     "--to",
     "file",
@@ -35,8 +45,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     envvar="PROVISION_TO",
     metavar="FILE",
-    help="Where the token goes: a file of its own, for this user alone.",
+    help="Write the token to this file, which holds nothing else.",
 )
+@manifests_option
+@one_environment_option
+@add_restrictions
 @add_output_options()
 @stoppable
 def token(  # noqa: PLR0913 - what there is to say of a token
@@ -49,11 +62,11 @@ def token(  # noqa: PLR0913 - what there is to say of a token
     signals: Signals,
     restrictions: Restrictions,
 ) -> int:
-    """Mint a token of a live key into a file.
+    """Mint a token of a live key and write it to a file.
 
-    For a key that no sink takes, or once more for one that has its tokens already: those go on
-    working. The token is proven and then written to FILE, which nobody else may read (mode 0600);
-    it never goes to a terminal.
+    Use it for a key that has no sink, or to get one more token: earlier tokens stay valid. The
+    token is checked, then written to FILE, which only the current user can read (mode 0600). It
+    is never printed.
     """
     from provisioner.cli.console import Console  # noqa: PLC0415 - as above
     from provisioner.cli.run import prepare, reconciler_of  # noqa: PLC0415 - as above

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import INVALID
 from provisioner.cli.options import (
     add_output_options,
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
     from provisioner.render.formats import OutputFormat
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example("Check all manifests in ./manifests:", "provision validate"),
+        Example(
+            "Check one file, and report problems for a code scanner:",
+            "provision validate manifests/keys.yaml --format sarif",
+        ),
+    ),
+)
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @manifests_option
 @environments_option
@@ -35,8 +45,9 @@ def validate(
 ) -> int:
     """Check manifests offline, without credentials.
 
-    Looks at no variable and sends nothing. A PATH is a directory of manifests, or a file in one:
-    then its whole directory is read and the problems of that file are shown.
+    Reads no variables that manifests use, and sends nothing. PATH is a directory of manifests or
+    a file in one. For a file, the whole directory is read, and only problems of that file are
+    reported.
     """
     import logging  # noqa: PLC0415 - as below
     from datetime import UTC, datetime  # noqa: PLC0415 - keeps --help fast
