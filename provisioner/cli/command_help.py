@@ -1,4 +1,4 @@
-"""The `--help` of a command: its own options first, its variables, and examples."""
+"""Commands whose `--help` shows examples, and that know options of other programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 WIDTH = 80
 """Columns of a help page at most."""
@@ -34,11 +34,33 @@ class DocumentedCommand(click.Command):
 
     Args:
         examples: the invocations to show.
+        foreign_options: options of other programs that users may try, each with the command that
+            does that here.
     """
 
-    def __init__(self, *arguments: Any, examples: Sequence[Example] = (), **named: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        examples: Sequence[Example] = (),
+        foreign_options: Mapping[str, str] | None = None,
+        **named: Any,
+    ) -> None:
         super().__init__(*arguments, **named)
         self.examples = examples
+        self.foreign_options = foreign_options or {}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, and answer a foreign option with the command to use."""
+        words = tuple(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            instead = self.foreign_options.get(error.option_name)
+            if instead is None:
+                raise
+            line = _same_arguments(ctx, words, instead)
+            message = f"No such option {error.option_name!r}. Use `{line}` instead."
+            raise click.UsageError(message, ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, the common ones, and the variables of both."""
@@ -62,6 +84,30 @@ class DocumentedCommand(click.Command):
         """Write the examples."""
         del ctx
         write_examples(formatter, self.examples)
+
+
+def _same_arguments(ctx: click.Context, words: Iterable[str], instead: str) -> str:
+    """Return the command line of another command, with the options that it takes too."""
+    import shlex  # noqa: PLC0415 - rarely needed
+
+    root = ctx.find_root()
+    assert isinstance(root.command, click.Group)  # noqa: S101 - for the type checker
+    other = root.command.get_command(root, instead)
+    assert other is not None  # noqa: S101 - for the type checker
+    own = {name: one for one in ctx.command.params for name in one.opts}
+    shared = {name for one in other.params for name in one.opts}
+    line = ["provision", instead]
+    rest = iter(words)
+    for word in rest:
+        name = word.partition("=")[0] if word.startswith("--") else word[:2]
+        option = own.get(name) if word.startswith("-") else None
+        if not isinstance(option, click.Option):
+            continue
+        separate = not option.is_flag and name == word
+        option_words = [word, *([next(rest, "")] if separate else [])]
+        if name in shared:
+            line += option_words
+    return shlex.join(line)
 
 
 def write_examples(formatter: click.HelpFormatter, examples: Iterable[Example]) -> None:

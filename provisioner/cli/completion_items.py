@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from click.shell_completion import CompletionItem
 
+from provisioner.cli.group import COMMANDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -61,6 +63,11 @@ def _declared_keys(ctx: click.Context) -> Iterable[str]:
     return (key.name for environment in chosen for key in desired.get(environment, ()))
 
 
+def _commands(ctx: click.Context) -> Iterable[str]:
+    del ctx
+    return COMMANDS
+
+
 def _published_schemas(ctx: click.Context) -> Iterable[str]:
     from provisioner import schemas  # noqa: PLC0415 - keeps --help fast
 
@@ -91,6 +98,7 @@ def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
     return [CompletionItem(incomplete, type="file")]
 
 
+command_names = _names(_commands)
 environment_names = _names(_declared_environments)
 key_names = _names(_declared_keys)
 schema_names = _names(_published_schemas)

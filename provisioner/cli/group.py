@@ -23,6 +23,7 @@ COMMANDS = {
     "create": ("create", "Create keys from a JSON body in one environment."),
     "schema": ("schema", "Print a JSON Schema, or list the names of all."),
     "sandbox": ("sandbox", "Serve the embedded Twenty for other programs."),
+    "help": ("show_help", "Show the help page of a command."),
     "completion": ("completion", "Print the completion script of a shell."),
 }
 """Module and summary of each command, in the order of first use."""
@@ -67,12 +68,28 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Resolve the command as click does, and suggest one for a misspelt name."""
+        """Resolve the command as click does, and suggest one for an unknown name."""
         try:
             return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            from difflib import get_close_matches  # noqa: PLC0415 - only for a misspelt command
+        except click.NoSuchOption:
+            raise
+        except click.UsageError:
+            raise _unknown(args[0], ctx) from None
 
-            close = get_close_matches(args[0], COMMANDS, n=1)
-            guess = f" Did you mean {close[0]!r}?" if close else ""
-            raise click.UsageError(error.message + guess, ctx) from None
+    def require_command(self, ctx: click.Context, name: str) -> click.Command:
+        """Return the command of that name.
+
+        Raises:
+            UsageError: if there is none; with a suggestion.
+        """
+        command = self.get_command(ctx, name)
+        if command is None:
+            raise _unknown(name, ctx)
+        return command
+
+
+def _unknown(name: str, ctx: click.Context) -> click.UsageError:
+    from provisioner.cli.suggestions import suggest_command  # noqa: PLC0415 - rarely needed
+
+    message = f"No such command {name!r}. {suggest_command(name, COMMANDS)}"
+    return click.UsageError(message.rstrip(), ctx)

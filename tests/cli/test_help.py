@@ -98,3 +98,33 @@ def test_the_summary_of_a_command_is_the_first_line_of_its_page(name, capsys) ->
 def test_the_version_has_two_options(option, run) -> None:
     """`-V` is what many type."""
     assert run(option) == (0, f"provision {__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_and_the_option_print_the_same(name, capsys) -> None:
+    """`provision help COMMAND` is `provision COMMAND --help`, also for `help` itself."""
+    text = page(capsys, name)
+    assert main(["help", name]) == 0
+    assert capsys.readouterr() == (text, "")
+
+
+def test_help_without_a_command_is_the_page_of_the_program(capsys) -> None:
+    """`provision help` is `provision --help`."""
+    text = page(capsys)
+    assert main(["help"]) == 0
+    assert capsys.readouterr() == (text, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("aply", "Did you mean 'apply'?"),
+        ("destroy", "use `provision revoke`"),
+        ("zzz", "No such command 'zzz'.\n"),
+    ],
+)
+def test_help_for_an_unknown_command_suggests_one(name, suggestion, run) -> None:
+    """The same answer as to `provision NAME`, with the same exit code."""
+    code, out, err = run("help", name)
+    assert (code, out, suggestion in err) == (64, "", True)
+    assert run(name) == (code, out, err)

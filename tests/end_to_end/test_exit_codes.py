@@ -92,6 +92,11 @@ TABLE = {
         Row(1, "schema plan", broken="provisioner.schemas"),
         Row(64, "schema nope"),
     ),
+    "help": (
+        Row(0, "help plan"),
+        Row(1, "help plan", broken="provisioner.cli.commands.show_help"),
+        Row(64, "help nope"),
+    ),
     "completion": (
         Row(0, "completion bash"),
         Row(1, "completion bash", broken="click.shell_completion"),

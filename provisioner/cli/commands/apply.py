@@ -53,6 +53,7 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
         ),
         Example("Carry out a reviewed plan, and nothing else:", "provision apply plan.json"),
     ),
+    foreign_options=dict.fromkeys(("--dry-run", "--check", "--what-if"), "plan"),
 )
 @click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]")
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask for confirmation.")
