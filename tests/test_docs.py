@@ -18,7 +18,7 @@ from builders import limits_with
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas
-from provisioner.cli import provision, run, signals
+from provisioner.cli import explanations, provision, run, signals
 from provisioner.errors.exceptions import InvalidInputError
 from provisioner.execution import create
 from provisioner.manifests import CODES, load
@@ -144,6 +144,25 @@ def raised():
     return frozenset(found)
 
 
+def known_codes():
+    """Every code that the program can emit, whether for an error, a finding or a reason."""
+    return {
+        *error_codes("plan"),
+        *CODES,
+        *BODY_CODES,
+        *CHECKING_CODES,
+        *finding_kinds(),
+        *get_args(Reason),
+        *get_args(DeliverReason),
+        *get_args(RevokeReason),
+        "due",
+        *get_args(SinkCode),
+        *(code for code, _ in raised()),
+        *get_args(RefusalCode),
+        InvalidInputError(()).code,
+    }
+
+
 def error_codes(name):
     return schemas.load(name)["$defs"]["errorCode"]["enum"]
 
@@ -164,21 +183,7 @@ def cli_commands():
 def test_every_code_has_one_paragraph_and_no_paragraph_is_of_a_code_that_is_not():
     """Whoever sees a code finds it in docs/errors.md, and finds nothing there that is gone."""
     documented = documented_codes()
-    known = {
-        *error_codes("plan"),
-        *CODES,
-        *BODY_CODES,
-        *CHECKING_CODES,
-        *finding_kinds(),
-        *get_args(Reason),
-        *get_args(DeliverReason),
-        *get_args(RevokeReason),
-        "due",
-        *get_args(SinkCode),
-        *(code for code, _ in raised()),
-        *get_args(RefusalCode),
-        InvalidInputError(()).code,
-    }
+    known = known_codes()
     assert set(documented) - known == set()
     assert known - set(documented) == set()
     assert len(documented) == len(set(documented))
@@ -189,6 +194,12 @@ def test_every_code_says_something():
     parts = re.split(r"^### `(\w+)`$", text("docs/errors.md"), flags=re.MULTILINE)[1:]
     for code, words in zip(parts[::2], parts[1::2], strict=True):
         assert len(re.sub(r"^#.*", "", words, flags=re.MULTILINE).split()) > 5, code
+
+
+def test_every_code_is_explained_by_the_program():
+    """`provision explain` knows each code, and each exit code, and nothing else."""
+    exit_codes = {"0", "1", "2", "3", "4", "5", "6", "64", "130", "143"}
+    assert set(explanations.load()) == known_codes() | exit_codes
 
 
 def test_codes_of_the_body_are_those_that_the_source_writes():

@@ -68,6 +68,13 @@ def _commands(ctx: click.Context) -> Iterable[str]:
     return COMMANDS
 
 
+def _codes(ctx: click.Context) -> Iterable[str]:
+    from provisioner.cli import explanations  # noqa: PLC0415 - keeps --help fast
+
+    del ctx
+    return explanations.load()
+
+
 def _published_schemas(ctx: click.Context) -> Iterable[str]:
     from provisioner import schemas  # noqa: PLC0415 - keeps --help fast
 
@@ -99,6 +106,7 @@ def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
 
 
 command_names = _names(_commands)
+explained_codes = _names(_codes)
 environment_names = _names(_declared_environments)
 key_names = _names(_declared_keys)
 schema_names = _names(_published_schemas)

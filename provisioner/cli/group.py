@@ -24,6 +24,7 @@ COMMANDS = {
     "schema": ("schema", "Print a JSON Schema, or list the names of all."),
     "sandbox": ("sandbox", "Serve the embedded Twenty for other programs."),
     "help": ("show_help", "Show the help page of a command."),
+    "explain": ("explain", "Explain the code of an error, a finding or an exit."),
     "completion": ("completion", "Print the completion script of a shell."),
 }
 """Module and summary of each command, in the order of first use."""

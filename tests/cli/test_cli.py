@@ -1299,7 +1299,10 @@ HEAVY = ("yaml", "jsonschema", "requests", "rich", "graphql", "provisioner.sandb
 
 @pytest.mark.parametrize(
     ("arguments", "needed"),
-    [(["--help"], ()), (["plan", "--help"], ()), (["validate", "-q"], ("yaml",))],
+    [
+        *((["--help"], ()), (["plan", "--help"], ()), (["help", "plan"], ())),
+        *((["explain", "plan_stale"], ()), (["validate", "-q"], ("yaml",))),
+    ],
 )
 def test_what_a_command_does_not_need_is_not_imported(small, arguments, needed) -> None:
     """Start-up stays short because imports do."""

@@ -145,6 +145,11 @@ def test_commands_options_and_choices_are_completed(ask) -> None:
     assert ask("plan", "--color", "a") == ["auto", "always"]
     assert ask("schema", "") == list(schemas.NAMES)
     assert ask("completion", "") == list(SHELLS)
+    assert ask("help", "re") == ["report", "revoke"]
+    assert ask("explain", "plan_s") == ["plan_stale"]
+    assert ask("explain", "plan_stale", "plan_") == [
+        *("plan_unreadable", "plan_invalid", "plan_newer", "plan_applied", "plan_unconfirmed"),
+    ]
 
 
 def test_environments_are_those_of_the_manifests(ask, place) -> None:

@@ -97,6 +97,11 @@ TABLE = {
         Row(1, "help plan", broken="provisioner.cli.commands.show_help"),
         Row(64, "help nope"),
     ),
+    "explain": (
+        Row(0, "explain plan_stale"),
+        Row(1, "explain plan_stale", broken="provisioner.cli.explanations"),
+        Row(64, "explain nope"),
+    ),
     "completion": (
         Row(0, "completion bash"),
         Row(1, "completion bash", broken="click.shell_completion"),

@@ -70,7 +70,7 @@ def test_no_secret_and_no_history_goes_into_a_build():
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "*"
     sent = {line[1:] for line in lines if line.startswith("!")}
-    assert sent == {*("LICENSE", "provisioner", "requirements.lock", "schemas")}
+    assert sent == {*("LICENSE", "docs/errors.md", "provisioner", "requirements.lock", "schemas")}
     assert not re.search("(?i)token|secret|password", "\n".join([*of("ARG"), *of("ENV")]))
 
 
