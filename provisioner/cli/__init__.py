@@ -13,6 +13,7 @@ import click
 from provisioner import __version__
 from provisioner.cli.command_help import WIDTH
 from provisioner.cli.exit_codes import INTERRUPTED, USAGE
+from provisioner.cli.explain_hint import explain_hint
 from provisioner.cli.group import CommandGroup
 from provisioner.cli.standard_streams import settle_streams
 
@@ -33,8 +34,9 @@ def provision() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code; never raises."""
-    code = _run(arguments)
+    """Run one command and return its exit code; never raises."""
+    with explain_hint():
+        code = _run(arguments)
     settle_streams()
     return code
 

@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
+from provisioner.cli.explain_hint import remember_codes
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json, set_up_log
 from provisioner.cli.run_id import new_run_id
@@ -124,6 +125,7 @@ class Console:
                 subject["environment"] = environment
             _LOG.error("%s", failure.message, extra=extra(**subject))
         else:
+            remember_codes([failure.code])
             place = "" if environment is None else f"{environment}: "
             self.aside(visible(f"{place}{failure.code}: {failure.message}") + "\n")
 

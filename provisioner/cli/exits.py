@@ -15,6 +15,7 @@ import click
 from provisioner import __version__
 from provisioner.cli.console import lost_output
 from provisioner.cli.exit_codes import UNEXPECTED
+from provisioner.cli.explain_hint import remember_codes
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json
 from provisioner.errors.exceptions import (
@@ -73,10 +74,12 @@ def _say(error: Exception) -> None:
                 _LOG.error("%s: %s", one.place, one.message, extra=extra(code=one.code))
         case InvalidInputError():
             told = masked(problems_text(error.problems, PLAIN))
+            remember_codes(one.code for one in error.problems)
             click.echo(without_commands(told), err=True, nl=False)
         case ProvisionError() if logs_json():
             _LOG.error("%s", failure_of(error).message, extra=extra(code=error.code))
         case ProvisionError():
+            remember_codes([error.code])
             told = f"{error.code}: {visible(error.message)} {visible(error.remedy)}"
             click.echo(without_commands(masked(told)), err=True)
         case _:

@@ -72,6 +72,11 @@ def copy_examples(tmp_path: Path) -> Path:
     return folder
 
 
+def hint(*codes: str) -> str:
+    """The last line on stderr after errors with these codes."""
+    return f'Run "provision explain {" ".join(codes)}" to learn more.'
+
+
 def within(days: int) -> str:
     """A moment so many days from now, as Twenty writes it."""
     return f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT%H:%M:%S.000Z}"
@@ -275,7 +280,7 @@ def test_a_guard_changes_nothing_anywhere(run, write, serve, monkeypatch) -> Non
         assert refusal in err
         document = valid("result", out)
         assert document["refusal"]["code"] == refusal
-        assert err.endswith(f"{refusal}: {document['refusal']['message']}\n")
+        assert err.endswith(f"{refusal}: {document['refusal']['message']}\n{hint(refusal)}\n")
         last = json.loads(events.read_text().splitlines()[-1])
         assert (last["event"], last["refusal"]) == ("run_ended", document["refusal"])
         results = [r for one in document["environments"] for r in one["results"]]
@@ -727,7 +732,7 @@ def test_rotating_what_no_manifest_names_is_wrong_usage_and_sends_nothing(
     where = ("-m", folder, "--format", "json", "--events", events)
     code, out, err = run("rotate", *words.split(), "--now", *where)
     told = f"No manifest names {names} in the environments of this run. {remedy}"
-    assert (code, out, err) == (64, "", f"key_missing: {told}\n")
+    assert (code, out, err) == (64, "", f"key_missing: {told}\n{hint('key_missing')}\n")
     assert served.journal == []
     last = json.loads(events.read_text().splitlines()[-1])
     assert (last["event"], last["exit_code"]) == ("run_ended", 64)
@@ -738,9 +743,9 @@ def test_rotating_a_declared_key_that_is_not_there_is_incomplete(run, shop) -> N
     """It takes a look to know that."""
     folder, served = shop(Dialect.CORE, lambda request, inner: inner(request))
     code, _, err = run("rotate", "a", "--now", "-m", folder)
-    assert (code, err.splitlines()[-1]) == (
+    assert (code, err.splitlines()[-2:]) == (
         4,
-        "key_missing: 'a' has no live key: `provision apply` makes it.",
+        ["key_missing: 'a' has no live key: `provision apply` makes it.", hint("key_missing")],
     )
     assert served.writes() == []
 
@@ -754,7 +759,8 @@ def test_revoking_what_is_not_there_says_what_may_have_been_meant(run, small) ->
         ("a", "'a' has no live key: there is nothing to revoke."),
     ):
         code, _, err = run("revoke", name, "-m", small)
-        assert (code, err.splitlines()[-1]) == (4, f"key_missing: {told}")
+        assert code == 4
+        assert err.splitlines()[-2:] == [f"key_missing: {told}", hint("key_missing")]
 
 
 @pytest.mark.parametrize("command", ["plan", "apply"])

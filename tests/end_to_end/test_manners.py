@@ -219,7 +219,7 @@ def test_a_full_device_is_told_by_every_kind_of_output(project: Path, words: str
             stderr=subprocess.PIPE,
             timeout=60,
         )
-    assert (done.returncode, done.stderr.count(b"output_failed")) == (1, 1)
+    assert (done.returncode, done.stderr.count(b"output_failed: ")) == (1, 1)
     assert b"bug" not in done.stderr
 
 

@@ -184,6 +184,7 @@ def test_a_session_token_is_not_taken_for_the_token_of_a_key(run, shop, root) ->
     assert run("token", "svc", "--to", "session")[2] == (
         "sink_unsuitable: file session is there and holds something that is no token of 'svc'. "
         "Name a file that is not there yet.\n"
+        'Run "provision explain sink_unsuitable" to learn more.\n'
     )
 
 
@@ -261,6 +262,7 @@ def test_a_key_that_is_not_live_has_no_token(run, shop, root, name: str) -> None
     assert err == (
         f"key_missing: There is no live key {name!r}. "
         "`provision list` shows the keys that are there.\n"
+        'Run "provision explain key_missing" to learn more.\n'
     )
     assert not (root / "x").exists()
     assert mints(served.journal) == 0
