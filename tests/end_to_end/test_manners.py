@@ -596,14 +596,14 @@ def test_every_line_of_a_json_log_keeps_to_its_schema(
     assert {line.get("key") for line in requests} == {None, "a", "b"}
     libraries = [line for line in lines if line["logger"].startswith("urllib3")]
     assert {line.get("key") for line in libraries} == {None, "a", "b"}
-    for words, code, code in (
+    for words, exit_code, code in (
         ("plan -e zz", 64, "environment_unknown"),
         ("plan -m zz", 3, "manifests_missing"),
         ("revoke zz", 4, "key_missing"),
     ):
         failed = provision(*words.split(), cwd=project, env=env)
         told = [checked(line) for line in failed.err.splitlines()]
-        assert failed.code == code
+        assert failed.code == exit_code
         assert [line["code"] for line in told if line["level"] == "error"] == [code]
         assert {line["run"] for line in told} != {lines[0]["run"]}
 
