@@ -548,11 +548,15 @@ def test_figures_of_open_files_are_those_of_the_code():
     """The page on platforms says how many descriptors a run of all widths takes."""
     page = text("docs/platforms.md")
     assert f"{file_descriptors._ENOUGH:,}".replace(",", " ") in page
-    assert f"+ {run._BESIDE} of what is left after {file_descriptors._FOR_ALL} for" in page
-    wanted = (limits_with().parallel + run._BESIDE) * run._WIDTH + file_descriptors._FOR_ALL
+    assert (
+        f"+ {run._SINK_DESCRIPTORS} of what is left after {file_descriptors._FOR_ALL} for" in page
+    )
+    wanted = (
+        limits_with().parallel + run._SINK_DESCRIPTORS
+    ) * run._MAX_ENVIRONMENTS + file_descriptors._FOR_ALL
     [said] = re.findall(r"a limit of about (\d+) is enough", page)
     assert wanted < int(said) < wanted + 32
-    assert f"all\n{run._WIDTH} environments" in page
+    assert f"all\n{run._MAX_ENVIRONMENTS} environments" in page
 
 
 def test_the_help_of_schema_names_every_schema():

@@ -88,7 +88,7 @@ class DocumentedCommand(click.Command):
 
 def _same_arguments(ctx: click.Context, words: Iterable[str], instead: str) -> str:
     """Return the command line of another command, with the options that it takes too."""
-    import shlex  # noqa: PLC0415 - rarely needed
+    import shlex
 
     root = ctx.find_root()
     assert isinstance(root.command, click.Group)  # noqa: S101 - for the type checker

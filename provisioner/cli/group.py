@@ -90,7 +90,7 @@ class CommandGroup(click.Group):
 
 
 def _unknown(name: str, ctx: click.Context) -> click.UsageError:
-    from provisioner.cli.suggestions import suggest_command  # noqa: PLC0415 - rarely needed
+    from provisioner.cli.suggestions import suggest_command
 
     message = f"No such command {name!r}. {suggest_command(name, COMMANDS)}"
     return click.UsageError(message.rstrip(), ctx)

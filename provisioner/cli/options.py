@@ -140,7 +140,7 @@ class GuardOptions(NamedTuple):
 
     def overrides(self) -> GuardOverrides:
         """Return the overrides in the form that the guards take."""
-        from provisioner.reconcile.guards import GuardOverrides  # noqa: PLC0415 - keeps --help fast
+        from provisioner.reconcile.guards import GuardOverrides
 
         return GuardOverrides(max_revoke=self.max_revoke, protected=self.allow_protected)
 

@@ -425,7 +425,7 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
     with monkeypatch.context() as patch:
         patch.setattr("click.confirm", meanwhile)
         assert main(["apply", "-m", str(folder)]) == 6
-    assert "plan_stale: What would be done is no longer what you were shown" in err.getvalue()
+    assert "plan_stale: The plan has changed since it was shown." in err.getvalue()
     assert len(served.sandbox.keys()) == 3
     (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: b3"))
     err = terminal("y\n")
@@ -717,7 +717,7 @@ def test_an_interrupted_run_says_how_many_keys_it_made(write, tmp_path, serve, m
     [
         ("c", "'c'", "Check the names, -m and -e."),
         ("a svc-alpah", "'svc-alpah'", "Did you mean 'svc-alpha'?"),
-        ("zz svc-*", "'zz' or 'svc-*'", "Names are taken as they are, and not as globs."),
+        ("zz svc-*", "'zz' or 'svc-*'", "Write exact names; globs are not expanded here."),
         ("svc-alpha -e other", "'svc-alpha'", "Check the names, -m and -e."),
     ],
 )
@@ -731,7 +731,7 @@ def test_rotating_what_no_manifest_names_is_wrong_usage_and_sends_nothing(
     events = folder.parent / "events"
     where = ("-m", folder, "--format", "json", "--events", events)
     code, out, err = run("rotate", *words.split(), "--now", *where)
-    told = f"No manifest names {names} in the environments of this run. {remedy}"
+    told = f"No manifest declares {names} in the selected environments. {remedy}"
     assert (code, out, err) == (64, "", f"key_missing: {told}\n{hint('key_missing')}\n")
     assert served.journal == []
     last = json.loads(events.read_text().splitlines()[-1])
@@ -745,7 +745,7 @@ def test_rotating_a_declared_key_that_is_not_there_is_incomplete(run, shop) -> N
     code, _, err = run("rotate", "a", "--now", "-m", folder)
     assert (code, err.splitlines()[-2:]) == (
         4,
-        ["key_missing: 'a' has no live key: `provision apply` makes it.", hint("key_missing")],
+        ["key_missing: 'a' has no live key: `provision apply` creates it.", hint("key_missing")],
     )
     assert served.writes() == []
 
@@ -753,9 +753,9 @@ def test_rotating_a_declared_key_that_is_not_there_is_incomplete(run, shop) -> N
 def test_revoking_what_is_not_there_says_what_may_have_been_meant(run, small) -> None:
     """Which keys are live takes a look, so that it is no wrong usage."""
     for name, told in (
-        ("c", "There is no live key 'c'. `provision list` shows the live ones."),
+        ("c", "There is no live key 'c'. `provision list` shows the live keys."),
         ("aa", "There is no live key 'aa'. Did you mean 'a'?"),
-        ("a*", "There is no live key 'a*'. Names are taken as they are, and not as globs."),
+        ("a*", "There is no live key 'a*'. Write exact names; globs are not expanded here."),
         ("a", "'a' has no live key: there is nothing to revoke."),
     ):
         code, _, err = run("revoke", name, "-m", small)
@@ -798,7 +798,7 @@ def test_an_unknown_environment_is_wrong_usage_with_a_guess(run, small) -> None:
     code, _, err = run("plan", "-m", small, "-e", "deb")
     assert (code, "Did you mean 'dev'?" in err) == (64, True)
     code, _, err = run("plan", "-m", small, "-e", "zzz")
-    assert (code, "There are dev." in err) == (64, True)
+    assert (code, "Declared are dev." in err) == (64, True)
 
 
 @pytest.mark.parametrize(
@@ -913,7 +913,7 @@ def test_the_report_of_a_run_with_a_bug_is_whole(write, monkeypatch, capsys) -> 
     found = {one["environment"]: one for one in valid("result", out)["environments"]}
     assert found["dev"]["summary"]["created"] == 2
     assert {one["error"]["code"] for one in found["old"]["results"]} == {"internal_error"}
-    assert "This is a bug of provision" in err
+    assert "This is a bug in provision" in err
 
 
 # validate
@@ -1175,7 +1175,7 @@ def test_what_init_writes_works_at_once(run, tmp_path) -> None:
     assert run("validate", "-m", folder)[0] == 0
     assert run("apply", "-m", folder)[0] == 0
     code, _, err = run("init", "-m", folder)
-    assert (code, "overwrites nothing" in err) == (64, True)
+    assert (code, "overwrites no file" in err) == (64, True)
     ignored.write_text("mine\n")
     assert run("init", "-m", folder.parent / "others")[0] == 0
     assert ignored.read_text() == "mine\n"
@@ -1379,7 +1379,7 @@ def test_a_bug_is_told_as_one(run, small, monkeypatch, capsys) -> None:
     monkeypatch.setattr(check_manifests, "load", broken)
     assert main(["validate", "-m", str(small)]) == 1
     err = capsys.readouterr().err
-    assert "This is a bug of provision" in err
+    assert "This is a bug in provision" in err
     assert "RuntimeError" in err
     assert "canary" not in err
 

@@ -19,6 +19,11 @@ PAGE = (ROOT / "docs" / "errors.md").read_text("utf-8")
 CODES = tuple(explanations.load())
 
 
+@pytest.fixture(autouse=True)
+def columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("code", CODES)
 def test_the_explanation_of_a_code_is_the_text_of_the_page(code, run) -> None:

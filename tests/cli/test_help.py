@@ -18,6 +18,11 @@ pytestmark = pytest.mark.fast
 ROOT = click.Context(provision, info_name="provision")
 
 
+@pytest.fixture(autouse=True)
+def columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 def command_of(name: str) -> DocumentedCommand:
     command = provision.get_command(ROOT, name)
     assert isinstance(command, DocumentedCommand)

@@ -272,7 +272,7 @@ def proven(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
                         assert process.stdout.readline()
                         process.send_signal(SIGNALS[row.code])
                 out, err = process.communicate(timeout=60)
-            assert ("This is a bug of provision" in err) == (row.code == 1), err
+            assert ("This is a bug in provision" in err) == (row.code == 1), err
             assert row.code == 1 or "Traceback" not in out + err
             assert row.code == process.returncode, out + err
 

@@ -63,7 +63,7 @@ def provision(*arguments: object, env: dict[str, str] | None = None, **options: 
     done = subprocess.run(command(*arguments), check=False, env=bare() | (env or {}), **options)
     out, err = (stream.decode("utf-8", "surrogateescape") for stream in (done.stdout, done.stderr))
     assert "Traceback" not in err
-    assert "bug of provision" not in err, err
+    assert "bug in provision" not in err, err
     return Done(done.returncode, out, err)
 
 
@@ -566,7 +566,7 @@ def test_init_takes_no_other_schema_for_its_own(tmp_path: Path) -> None:
     theirs = tmp_path / "schemas" / "manifest.schema.json"
     theirs.write_text('{"$id": "https://example.com/app.schema.json"}')
     done = provision("init", cwd=tmp_path)
-    assert (done.code, "is no schema of provision" in done.err) == (64, True)
+    assert (done.code, "is not a schema of provision" in done.err) == (64, True)
     assert not (tmp_path / "manifests").exists()
     old = json.dumps(schemas.load("manifest") | {"title": "Of an older version"})
     theirs.write_text(old)

@@ -630,7 +630,7 @@ def test_what_a_plan_file_carries_is_wrong_usage_beside_it(run, small, file, opt
     assert run("plan", "-m", small, "--out", file, *option)[0] == 0
     code, out, err = run("apply", file, "-m", small, *option)
     assert (code, out) == (64, "")
-    assert "stands in the plan file" in err
+    assert "cannot be used with a plan file" in err
     assert run("apply", file, "-m", small)[0] == 0
 
 
@@ -739,7 +739,7 @@ def test_a_digest_alone_is_held_to(run, small, file) -> None:
     code, _, err = run("apply", "-m", small, "--digest", other)
     assert (code, f"the digest is {planned}, and not {other}" in err) == (6, True)
     code, out, err = run("apply", file, "-m", small, "--digest", other)
-    assert (code, out, f"is {planned}, and not {other}" in err) == (6, "", True)
+    assert (code, out, f"is {planned}, not {other}" in err) == (6, "", True)
     assert run("list", "-m", small)[1] == "no keys\n"
     assert run("apply", "-m", small, "--digest", planned)[0] == 0
     assert run("list", "-m", small)[1] != "no keys\n"

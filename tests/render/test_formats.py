@@ -718,7 +718,7 @@ def test_a_file_that_cannot_be_written_is_found_out_first(here, run, option) -> 
 def test_two_reports_are_two_files(here, run) -> None:
     """One would write over the other."""
     code, _, err = run("plan", "--report", "json=x", "--report", "text=x")
-    assert (code, "cannot be two things at once" in err) == (64, True)
+    assert (code, "is named for two files" in err) == (64, True)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
@@ -735,11 +735,11 @@ def test_a_plan_file_is_no_report_besides(here, run) -> None:
     """Neither the one that is written nor the one that is applied, which stays as it was."""
     for words in (("--report", "json=p.json"), ("--events", "./p.json")):
         code, _, err = run("plan", "--out", "p.json", *words)
-        assert (code, "cannot be two things at once" in err) == (64, True)
+        assert (code, "is named for two files" in err) == (64, True)
     assert run("plan", "--out", "p.json")[0] == 0
     before = (here / "p.json").read_bytes()
     code, _, err = run("apply", "p.json", "--report", f"text={here}/p.json")
-    assert (code, "cannot be two things at once" in err) == (64, True)
+    assert (code, "is named for two files" in err) == (64, True)
     assert (here / "p.json").read_bytes() == before
 
 
@@ -821,7 +821,7 @@ def test_one_file_is_not_two_things_however_it_is_written(here, run, other) -> N
     other = other.format(here=here)
     for words in (("--report", f"text={other}"), ("--events", other)):
         code, _, err = run("plan", "--report", "json=x", *words)
-        assert (code, "cannot be two things at once" in err) == (64, True)
+        assert (code, "is named for two files" in err) == (64, True)
 
 
 def test_names_give_no_commands_to_a_runner_that_reads_along(here, run, monkeypatch) -> None:
@@ -958,14 +958,16 @@ def test_a_summary_is_not_made_longer_than_github_takes(runner, run) -> None:
     summary.write_text("x" * (1024 * 1024 - 100))
     code, _, err = run("plan")
     assert code == 0
-    assert "longer than GitHub takes" in err
+    assert "longer than GitHub accepts" in err
     assert summary.stat().st_size == 1024 * 1024 - 100
 
 
 def test_a_value_cannot_begin_another_output(runner) -> None:
     """A path with a line break is one value."""
     file = str(runner / "GITHUB_OUTPUT")
-    Runner({"GITHUB_OUTPUT": file}).put_out({"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"})
+    Runner({"GITHUB_OUTPUT": file}).set_outputs(
+        {"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"}
+    )
     assert outputs_of(Path(file)) == {"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"}
 
 

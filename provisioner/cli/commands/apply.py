@@ -37,10 +37,10 @@ _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 def _digest(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     del context, parameter
-    # A step of a pipeline that gave no digest leaves its variable empty, which is no consent.
+    # A pipeline step that lost the digest leaves the variable empty, which must not mean consent.
     value = os.environ.get("PROVISION_DIGEST") if value is None else value
     if value is not None and not _DIGEST.fullmatch(value):
-        raise click.BadParameter("A digest is `sha256:` and 64 hexadecimal digits.")
+        raise click.BadParameter("A digest is sha256: and 64 hexadecimal digits.")
     return value
 
 
@@ -70,7 +70,7 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
 @add_output_options("text", "json", "markdown")
 @add_output_targets(events=True)
 @stoppable
-def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
+def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line
     file: Path | None,
     selection: Selection,
     output: OutputOptions,
@@ -92,27 +92,27 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
     With PLANFILE, a file of `provision plan --out`, apply does exactly what was reviewed. If
     manifests or workspaces have changed since, it changes nothing and exits with code 6.
     """
-    from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.execute import carry_out  # noqa: PLC0415 - as above
-    from provisioner.planfile import not_of_digest  # noqa: PLC0415 - as above
+    from provisioner.cli import plan_file
+    from provisioner.cli.execute import carry_out
+    from provisioner.planfile import not_of_digest
 
-    asked = plan_file.asked_of(selection, plan_flags, guard_options)
+    saved = plan_file.saved_options(selection, plan_flags, guard_options)
 
-    def of_now(reconciler: Reconciler, prepared: Prepared) -> Plan:
-        made = reconciler.plan(
-            prepared.manifests.desired, prepared.now, asked.options, asked.overrides
+    def plan_now(reconciler: Reconciler, prepared: Prepared) -> Plan:
+        plan = reconciler.plan(
+            prepared.manifests.desired, prepared.now, saved.options, saved.overrides
         )
-        why = None if digest is None else not_of_digest(digest, made)
-        if why is not None:
-            reconciler.refuse(why)
-        return made
+        refusal = None if digest is None else not_of_digest(digest, plan)
+        if refusal is not None:
+            reconciler.refuse(refusal)
+        return plan
 
     if file is None:
         return carry_out(
-            "apply", selection, output, output_targets, of_now, signals=signals, yes=yes
+            "apply", selection, output, output_targets, plan_now, signals=signals, yes=yes
         )
-    plan_file.check_alone(click.get_current_context())
-    reviewed = plan_file.PlanOnDisk(file, digest, asked)
+    plan_file.refuse_saved_options(click.get_current_context())
+    reviewed = plan_file.PlanOnDisk(file, digest, saved)
     return carry_out(
         "apply",
         selection,
@@ -121,6 +121,6 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
         reviewed.plan,
         signals=signals,
         yes=yes,
-        preparing=lambda: reviewed.prepare(selection),
-        taken=(file,),
+        load=lambda: reviewed.prepare(selection),
+        other_files=(file,),
     )

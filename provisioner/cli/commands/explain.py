@@ -22,10 +22,10 @@ def explain(codes: tuple[str, ...]) -> None:
     CODE is a word of a message, such as plan_stale, or an exit code of `provision`. Without
     CODE, lists all codes. Works offline.
     """
-    import shutil  # noqa: PLC0415 - keeps --help fast
+    import shutil
 
-    from provisioner.cli import explanations  # noqa: PLC0415 - as above
-    from provisioner.cli.suggestions import did_you_mean  # noqa: PLC0415 - as above
+    from provisioner.cli import explanations
+    from provisioner.cli.suggestions import did_you_mean
 
     explained = explanations.load()
     columns = shutil.get_terminal_size().columns
@@ -35,14 +35,14 @@ def explain(codes: tuple[str, ...]) -> None:
             sentence = explanations.first_sentence(text, max(WIDTH, columns) - indent)
             click.echo(f"{code:{indent}}{sentence}")
         return
-    # As they stand in a message, where a colon or a quote may follow.
-    asked = [code.strip(":.,`'\"").lower() for code in codes]
-    for code in asked:
+    # A code may be pasted with the punctuation of its message.
+    names = [code.strip(":.,`'\"").lower() for code in codes]
+    for code in names:
         if code not in explained:
             guess = did_you_mean(code, explained) or "`provision explain` lists all codes."
             raise click.UsageError(f"No such code {code!r}. {guess}")
     pages = []
-    for code in dict.fromkeys(asked):
+    for code in dict.fromkeys(names):
         title = f"exit code {code}" if code.isdigit() else code
         pages.append(f"{title}\n\n{explanations.wrap(explained[code], min(WIDTH, columns))}")
     click.echo("\n\n".join(pages))

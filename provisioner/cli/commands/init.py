@@ -28,7 +28,7 @@ def init(manifests: Path) -> int:
     written next to the directory, and so is a .gitignore for tokens. Existing files are never
     overwritten.
     """
-    from provisioner.cli.starter_files import write_first_files  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.starter_files import write_first_files
 
     for path in write_first_files(manifests):
         click.echo(f"wrote {path.as_posix()}")
@@ -37,6 +37,6 @@ def init(manifests: Path) -> int:
 
 
 def _option(manifests: Path) -> str:
-    import shlex  # noqa: PLC0415 - keeps --help fast
+    import shlex
 
     return "" if manifests.as_posix() == "manifests" else f" -m {shlex.quote(str(manifests))}"

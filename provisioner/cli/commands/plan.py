@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @add_output_options("text", "json", "markdown")
 @add_output_targets(events=True)
 @stoppable
-def plan(  # noqa: PLR0913 - what there is to say of a plan
+def plan(  # noqa: PLR0913 - one for each part of a command line
     selection: Selection,
     output: OutputOptions,
     output_targets: OutputTargets,
@@ -78,53 +78,58 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     With --out, the plan is also written to a file, which `provision apply FILE` carries out. No
     file is written if the plan is refused or an environment cannot be read.
     """
-    from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.outputs import open_outputs  # noqa: PLC0415 - as above
-    from provisioner.cli.run import ended_early, prepare, reconciler_of  # noqa: PLC0415 - as above
-    from provisioner.cli.show import note, show_plan, warn_of_nothing  # noqa: PLC0415 - as above
-    from provisioner.errors.exceptions import WrongUsageError  # noqa: PLC0415 - as above
-    from provisioner.errors.failure import failure_of  # noqa: PLC0415 - as above
+    from provisioner.cli import plan_file
+    from provisioner.cli.console import Console
+    from provisioner.cli.outputs import open_outputs
+    from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.cli.show import (
+        log_notes,
+        show_plan,
+        warn_if_nothing_selected,
+    )
+    from provisioner.errors.exceptions import WrongUsageError
+    from provisioner.errors.failure import failure_of
 
     console = Console(output)
     if file is not None:
-        plan_file.check_free(file)
-    asked = plan_file.asked_of(selection, plan_flags, guard_options)
-    taken = () if file is None else (file,)
-    with open_outputs("plan", output_targets, console, signals, taken=taken) as out:
-        with out.problems():
+        plan_file.require_writable(file)
+    saved = plan_file.saved_options(selection, plan_flags, guard_options)
+    other_files = () if file is None else (file,)
+    with open_outputs("plan", output_targets, console, signals, other_files=other_files) as outputs:
+        with outputs.problems():
             prepared = prepare(selection)
-        out.begun(prepared.manifests.sources, prepared.environments)
-        with reconciler_of(prepared, signals.stop, out.tell) as reconciler:
+        outputs.start(prepared.manifests.sources, prepared.environments)
+        with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
             desired = prepared.manifests.desired
-            made = reconciler.plan(desired, prepared.now, asked.options, asked.overrides)
-        out.planned(made)
-        note(made)
-        with out.shown():
-            show_plan(made, console, reconciler.refusal)
-        warn_of_nothing(made, selection)
-        kept = lost = None
+            new_plan = reconciler.plan(desired, prepared.now, saved.options, saved.overrides)
+        outputs.plan_made(new_plan)
+        log_notes(new_plan)
+        with outputs.printing():
+            show_plan(new_plan, console, reconciler.refusal)
+        warn_if_nothing_selected(new_plan, selection)
+        written = write_error = None
         if file is not None:
             stopped = signals.exit_code is not None
-            why = plan_file.why_not_kept(made, reconciler, stopped=stopped)
+            reason = plan_file.reason_not_to_write(new_plan, reconciler, stopped=stopped)
             try:
-                if why is None:
-                    plan_file.keep(
-                        file, plan_file.plan_input_of(made, asked, reconciler, prepared), console
-                    )
-                    kept = file.as_posix()
+                if reason is None:
+                    plan_input = plan_file.plan_input_of(new_plan, saved, reconciler, prepared)
+                    plan_file.write(file, plan_input, console)
+                    written = file.as_posix()
                 else:
-                    plan_file.drop(file, why, console)
+                    plan_file.remove_earlier(file, reason, console)
             except WrongUsageError as error:
-                lost = error
-        out.outcome(made, changes=made.changes, refusal=reconciler.refusal, plan_file=kept)
-        if lost is not None:
-            console.failed(failure_of(lost))
-        code = ended_early(reconciler, signals)
+                write_error = error
+        outputs.report_outcome(
+            new_plan, changes=new_plan.changes, refusal=reconciler.refusal, plan_file=written
+        )
+        if write_error is not None:
+            console.failed(failure_of(write_error))
+        code = early_exit_code(reconciler, signals)
         if code is not None:
-            return out.finish(code)
-        if lost is not None:
-            return out.finish(lost.exit_code)
-        if made.incomplete:
-            return out.finish(INCOMPLETE)
-        return out.finish(CHANGES if detailed_exitcode and made.changes else 0)
+            return outputs.finish(code)
+        if write_error is not None:
+            return outputs.finish(write_error.exit_code)
+        if new_plan.incomplete:
+            return outputs.finish(INCOMPLETE)
+        return outputs.finish(CHANGES if detailed_exitcode and new_plan.changes else 0)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @add_output_options("text", "json", "markdown")
 @add_output_targets(events=True)
 @stoppable
-def revoke(  # noqa: PLR0913 - what there is to say of a revocation
+def revoke(  # noqa: PLR0913 - one for each part of a command line
     names: tuple[str, ...],
     selection: Selection,
     output: OutputOptions,
@@ -57,12 +57,14 @@ def revoke(  # noqa: PLR0913 - what there is to say of a revocation
     the key that this run is signed in with. The next `provision apply` creates a key again if a
     manifest declares it.
     """
-    from provisioner.cli.execute import SelectedNames, carry_out  # noqa: PLC0415 - keeps --help fast
-    from provisioner.plan import PlanOptions  # noqa: PLC0415 - as above
+    from provisioner.cli.execute import SelectedNames, carry_out
+    from provisioner.plan import PlanOptions
 
     if not all(names):
-        raise click.UsageError("A NAME is empty: a variable may not be set. Name an id instead.")
-    asked = frozenset(names)
+        raise click.UsageError(
+            "A NAME is empty: is a variable not set? To revoke a key without a name, use its id."
+        )
+    names_or_ids = frozenset(names)
     options = PlanOptions(only=selection.only)
     return carry_out(
         "revoke",
@@ -70,9 +72,13 @@ def revoke(  # noqa: PLR0913 - what there is to say of a revocation
         output,
         output_targets,
         lambda reconciler, prepared: reconciler.plan_revocations(
-            prepared.manifests.desired, prepared.now, asked, options, guard_options.overrides()
+            prepared.manifests.desired,
+            prepared.now,
+            names_or_ids,
+            options,
+            guard_options.overrides(),
         ),
         signals=signals,
         yes=yes,
-        named=SelectedNames(names, "live"),
+        selected_names=SelectedNames(names, "live"),
     )

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @add_output_options("text", "json", "markdown")
 @add_output_targets(events=True)
 @stoppable
-def rotate(  # noqa: PLR0913 - what there is to say of a rotation
+def rotate(  # noqa: PLR0913 - one for each part of a command line
     names: tuple[str, ...],
     selection: Selection,
     output: OutputOptions,
@@ -68,8 +68,8 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
 
     Works in every environment that has the name, unless -e selects some.
     """
-    from provisioner.cli.execute import SelectedNames, carry_out  # noqa: PLC0415 - keeps --help fast
-    from provisioner.plan import PlanOptions  # noqa: PLC0415 - as above
+    from provisioner.cli.execute import SelectedNames, carry_out
+    from provisioner.plan import PlanOptions
 
     options = PlanOptions(only=selection.only, rotate=frozenset(names), at_once=at_once)
     return carry_out(
@@ -82,5 +82,5 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
         ),
         signals=signals,
         yes=yes,
-        named=SelectedNames(names, "declared"),
+        selected_names=SelectedNames(names, "declared"),
     )

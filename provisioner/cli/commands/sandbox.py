@@ -53,11 +53,11 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
     (legacy), and prints its address and credentials. Runs until it is interrupted. It is meant
     for trying things out: do not keep secrets in it.
     """
-    import json  # noqa: PLC0415 - keeps --help fast
+    import json
 
-    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
-    from provisioner.errors.exceptions import WorkspaceError, WrongUsageError  # noqa: PLC0415 - as above
-    from provisioner.sandbox import Dialect, Sandbox  # noqa: PLC0415 - as above
+    from provisioner.cli.signals import Signals
+    from provisioner.errors.exceptions import WorkspaceError, WrongUsageError
+    from provisioner.sandbox import Dialect, Sandbox
 
     signals = Signals()
     try:
@@ -82,7 +82,7 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
     except OSError as error:
         raise WrongUsageError(
             "not_servable",
-            f"The sandbox cannot be served: {error.strerror or error}.",
+            f"The sandbox cannot be started: {error.strerror or error}.",
             remedy="Choose another --port or --file.",
         ) from None
     return signals.exit_code or 0

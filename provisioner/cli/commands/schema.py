@@ -28,11 +28,13 @@ def schema(name: str | None) -> None:
     Lines of --events:             events
     Lines of --log-format json:    log
     """  # noqa: D301 - click keeps the lines of a paragraph that starts with a backspace
-    from provisioner import schemas  # noqa: PLC0415 - keeps --help fast
+    from provisioner import schemas
 
     if name is None:
         click.echo("\n".join(schemas.NAMES))
     elif name in schemas.NAMES:
         click.echo(schemas.text(name), nl=False)
     else:
-        raise click.BadParameter(f"{name!r} is none of {', '.join(schemas.NAMES)}.")
+        raise click.BadParameter(
+            f"{name!r} is not a schema. Choose from {', '.join(schemas.NAMES)}."
+        )

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @add_restrictions
 @add_output_options()
 @stoppable
-def token(  # noqa: PLR0913 - what there is to say of a token
+def token(  # noqa: PLR0913 - one for each part of a command line
     name: str,
     manifests: Path,
     environment: str | None,
@@ -68,35 +68,35 @@ def token(  # noqa: PLR0913 - what there is to say of a token
     token is checked, then written to FILE, which only the current user can read (mode 0600). It
     is never printed.
     """
-    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.run import prepare, reconciler_of  # noqa: PLC0415 - as above
-    from provisioner.model.expiry import format_moment  # noqa: PLC0415 - as above
-    from provisioner.model.sink_address import FileAddress  # noqa: PLC0415 - keeps --help fast
-    from provisioner.operations.mint_token import deliver_token  # noqa: PLC0415 - as above
-    from provisioner.render.text import visible  # noqa: PLC0415 - as above
-    from provisioner.runtime.cancellation import STOPPED  # noqa: PLC0415 - as above
-    from provisioner.runtime.log_context import bind  # noqa: PLC0415 - as above
-    from provisioner.sinks.file import Files  # noqa: PLC0415 - as above
+    from provisioner.cli.console import Console
+    from provisioner.cli.run import prepare, reconciler_of
+    from provisioner.model.expiry import format_moment
+    from provisioner.model.sink_address import FileAddress
+    from provisioner.operations.mint_token import deliver_token
+    from provisioner.render.text import visible
+    from provisioner.runtime.cancellation import STOPPED
+    from provisioner.runtime.log_context import bind
+    from provisioner.sinks.file import Files
 
     if str(file) == "-":
-        raise click.UsageError("A token is never printed: name a file with --to.")
+        raise click.UsageError("A token is never printed. Name a file with --to.")
     console = Console(output)
     selection = Selection(manifests, (environment,) if environment else ())
     selection = selection._replace(restrictions=restrictions)
     prepared = prepare(selection, keys_matter=False, one=True)
-    (where,) = prepared.environments
-    working = bind(environment=where.name, key=name)
-    with working, reconciler_of(prepared, signals.stop) as reconciler:
+    (target,) = prepared.environments
+    context = bind(environment=target.name, key=name)
+    with context, reconciler_of(prepared, signals.stop) as reconciler:
         address = FileAddress(str(file), "", "bare")
         sink = Files(Path.cwd()).sink(address)
-        desired = prepared.manifests.desired.get(where.name, ())
-        wanted = next((one for one in desired if one.name == name), None)
-        workspace = reconciler.open(where)
+        desired = prepared.manifests.desired.get(target.name, ())
+        declared = next((one for one in desired if one.name == name), None)
+        workspace = reconciler.open(target)
         key = (
             None
             if workspace is None
             else deliver_token(
-                workspace, name, sink, address, wanted=wanted, look_into=reconciler.look_into
+                workspace, name, sink, address, wanted=declared, look_into=reconciler.look_into
             )
         )
         if key is None:
@@ -104,6 +104,6 @@ def token(  # noqa: PLR0913 - what there is to say of a token
         elif not output.quiet:
             expires_at = format_moment(key.expires_at)
             console.text(
-                f"{file} holds a token of {visible(name)} ({key.id}) until {expires_at}.\n"
+                f"wrote {file}: token of {visible(name)} ({key.id}), expires {expires_at}\n"
             )
     return signals.exit_code or 0
