@@ -27,10 +27,10 @@ def columns(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("code", CODES)
 def test_the_explanation_of_a_code_is_the_text_of_the_page(code, run) -> None:
-    """Every word of it, without links and escapes, in ASCII and within 80 columns."""
+    """It has every word of the page, without links and escapes, in ASCII and within 80 columns."""
     code_, out, err = run("explain", code)
-    title, blank, *lines = out.splitlines()
-    assert (code_, err, title.removeprefix("exit code "), blank) == (0, "", code, "")
+    title, separator, *lines = out.splitlines()
+    assert (code_, err, title.removeprefix("exit code "), separator) == (0, "", code, "")
     assert max(map(len, lines)) <= 80
     assert out.isascii()
     if code.isdigit():
@@ -43,7 +43,7 @@ def test_the_explanation_of_a_code_is_the_text_of_the_page(code, run) -> None:
 
 @pytest.mark.fast
 def test_the_items_of_a_list_stay_apart(run) -> None:
-    """Each starts a line, and its further lines are indented."""
+    """Each item starts a line, and its other lines are indented."""
     lines = run("explain", "sandbox_unusable")[1].splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("- "))
     assert all(line.startswith(("- ", "  ")) for line in lines[start:])
@@ -52,7 +52,7 @@ def test_the_items_of_a_list_stay_apart(run) -> None:
 
 @pytest.mark.fast
 def test_without_a_code_all_are_listed(run) -> None:
-    """One line each, in the order of the page, with the beginning of the text."""
+    """Each code has one line, in the order of the page, with the start of its text."""
     code, out, err = run("explain")
     lines = out.splitlines()
     assert (code, err) == (0, "")
@@ -63,7 +63,7 @@ def test_without_a_code_all_are_listed(run) -> None:
 
 @pytest.mark.fast
 def test_several_codes_are_explained_in_one_go(run) -> None:
-    """As the last line of an error asks for them; each once, also with what stood around it."""
+    """Each is explained once, even if it is pasted with punctuation."""
     both = run("explain", "dead", "drift")[1]
     assert both == f"{run('explain', 'dead')[1]}\n{run('explain', 'drift')[1]}"
     assert run("explain", "DEAD:", "`drift`", "dead") == (0, both, "")
@@ -79,7 +79,7 @@ def test_several_codes_are_explained_in_one_go(run) -> None:
     ],
 )
 def test_an_unknown_code_is_wrong_usage(words, answer, run) -> None:
-    """Exit code 64, with the closest code, and no part of the list is printed."""
+    """The exit code is 64, the closest code is suggested, and nothing is printed on stdout."""
     code, out, err = run("explain", *words.split())
     assert (code, out, answer in err) == (64, "", True)
 
@@ -97,7 +97,7 @@ def explained(site: Path, tmp_path: Path, **variables: str) -> subprocess.Comple
 
 
 def test_a_wheel_explains_too(tmp_path) -> None:
-    """Laid out as pyproject.toml says, far from the checkout, and in a narrow locale."""
+    """The page is found where pyproject.toml puts it in a wheel, in a narrow locale too."""
     site = tmp_path / "site"
     shutil.copytree(
         ROOT / "provisioner", site / "provisioner", ignore=shutil.ignore_patterns("__pycache__")

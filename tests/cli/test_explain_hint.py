@@ -40,7 +40,7 @@ def project(tmp_path, monkeypatch):
     ],
 )
 def test_errors_as_text_end_with_the_line(run, project, words, exit_code, code) -> None:
-    """Once, for every kind of error, however many lines have the code."""
+    """The line is printed once, for every kind of error."""
     found, _, err = run(*words.split())
     assert found == exit_code
     assert err.splitlines()[-1] == LINE.format(code)
@@ -49,7 +49,7 @@ def test_errors_as_text_end_with_the_line(run, project, words, exit_code, code) 
 
 
 def test_problems_of_several_codes_share_the_line(run, project) -> None:
-    """Up to three codes, each once and in their order; the whole line can be pasted."""
+    """The line names up to three codes, each once and in their order."""
     (project / "manifests" / "keys.yaml").write_text(
         "version: 1\nenvironment: dev\nkeys:\n  - {name: a, nam: b}\n"
         "  - {name: '', expires: soon}\n  - {name: d, depth: 9}\n  - {name: 7, expires: later}\n"
@@ -64,7 +64,7 @@ def test_problems_of_several_codes_share_the_line(run, project) -> None:
 
 @pytest.mark.parametrize("form", ["json", "github", "gitlab", "junit", "sarif", "markdown"])
 def test_data_on_stdout_has_no_such_line(run, project, form) -> None:
-    """Whatever the format, it is for programs or for a page."""
+    """Formats for programs and for pages do not contain it."""
     (project / "manifests" / "keys.yaml").write_text("version: 2\n")
     code, out, _ = run("validate", "--format", form, "--report", f"{form}=report")
     assert (code, "provision explain" in out) == (3, False)
@@ -73,7 +73,7 @@ def test_data_on_stdout_has_no_such_line(run, project, form) -> None:
 
 @pytest.mark.parametrize("words", ["plan -m zz", "revoke zz", "list -e zz"])
 def test_a_json_log_has_no_such_line(run, project, words) -> None:
-    """Each line of it is an object of the published schema."""
+    """Every line of a JSON log is an object."""
     _, _, err = run(*words.split(), "--log-format", "json")
     assert [json.loads(line) for line in err.splitlines()]
     assert "provision explain" not in err
@@ -81,12 +81,12 @@ def test_a_json_log_has_no_such_line(run, project, words) -> None:
 
 @pytest.mark.parametrize("words", ["validate", "plan --nope", "nope", "plan --only a"])
 def test_without_a_code_there_is_no_such_line(run, project, words) -> None:
-    """Success and wrong usage of options have none."""
+    """Success and wrong options have no code."""
     assert "provision explain" not in run(*words.split())[2]
 
 
 def test_a_bug_has_no_such_line(run, project, monkeypatch, capsys) -> None:
-    """The message itself says what to do."""
+    """The message of a bug already says what to do."""
     from provisioner.cli import check_manifests, main
 
     monkeypatch.setattr(check_manifests, "load", None)
@@ -95,7 +95,7 @@ def test_a_bug_has_no_such_line(run, project, monkeypatch, capsys) -> None:
 
 
 def test_the_line_is_the_last_of_a_process(project) -> None:
-    """Also where the environment fails that a list is about."""
+    """It follows the failure of an environment too."""
     (project / "manifests" / "environments.yaml").write_text(
         "version: 1\nenvironments: {dev: {url: 'http://127.0.0.1:9', auth: {token: '${T}'}}}\n"
     )
@@ -114,7 +114,7 @@ def test_the_line_is_the_last_of_a_process(project) -> None:
 
 
 def test_codes_outside_of_a_command_are_not_kept(capsys) -> None:
-    """Nothing of one command is told by the next."""
+    """A command does not print the codes of an earlier one."""
     remember_codes(["dead"])
     with explain_hint():
         remember_codes(["drift"])

@@ -67,7 +67,7 @@ def test_a_help_page_names_every_variable(name, capsys) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_are_invocations_that_the_command_accepts(name, capsys, monkeypatch) -> None:
-    """Two of them, each explained, and each with options and arguments that exist."""
+    """There are two, each explained, and each with options and arguments that exist."""
     monkeypatch.chdir("/")
     text = page(capsys, name).partition("Examples:\n")[2]
     shown = re.findall(r"^  # ([A-Z].*:)\n  \$ (.+)$", text, re.MULTILINE)
@@ -101,7 +101,7 @@ def test_the_summary_of_a_command_is_the_first_line_of_its_page(name, capsys) ->
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
 def test_the_version_has_two_options(option, run) -> None:
-    """`-V` is what many type."""
+    """`-V` is short for `--version`."""
     assert run(option) == (0, f"provision {__version__}\n", "")
 
 

@@ -46,7 +46,7 @@ def project(tmp_path, monkeypatch):
     ],
 )
 def test_a_familiar_command_is_answered_with_ours(names, commands, run, project) -> None:
-    """With exit code 64, whatever follows, and nothing else happens."""
+    """The exit code is 64 whatever follows, and nothing else happens."""
     for name in names.split():
         for words in ((name,), (name, "svc-billing", "--force"), (name.upper(),)):
             code, out, err = run(*words)
@@ -106,7 +106,7 @@ def test_another_unknown_option_is_still_unknown(run) -> None:
 
 @pytest.mark.parametrize("words", ["apply --dry-run", "destroy", "help lst"])
 def test_the_answer_of_a_process(words, project) -> None:
-    """On stderr, with exit code 64, and without any change."""
+    """It is on stderr, the exit code is 64, and nothing is changed."""
     done = subprocess.run(
         [sys.executable, "-m", "provisioner", *words.split()],
         check=False,
