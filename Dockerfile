@@ -11,6 +11,7 @@ RUN python -m venv --without-pip /opt/provision \
  && chmod 755 /opt/provision/bin/provision
 COPY provisioner /opt/provision/tool/provisioner
 COPY schemas /opt/provision/tool/schemas
+COPY docs/errors.md /opt/provision/tool/docs/errors.md
 RUN /opt/provision/bin/python -m compileall -q /opt/provision/tool
 
 FROM python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b

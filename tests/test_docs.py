@@ -18,7 +18,7 @@ from builders import limits_with
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas
-from provisioner.cli import provision, run, signals
+from provisioner.cli import explanations, provision, run, signals
 from provisioner.errors.exceptions import InvalidInputError
 from provisioner.execution import create
 from provisioner.manifests import CODES, load
@@ -142,6 +142,25 @@ def raised():
     return frozenset(found)
 
 
+def known_codes():
+    """Every code that the program can emit, whether for an error, a finding or a reason."""
+    return {
+        *error_codes("plan"),
+        *CODES,
+        *BODY_CODES,
+        *CHECKING_CODES,
+        *finding_kinds(),
+        *get_args(Reason),
+        *get_args(DeliverReason),
+        *get_args(RevokeReason),
+        "due",
+        *get_args(SinkCode),
+        *(code for code, _ in raised()),
+        *get_args(RefusalCode),
+        InvalidInputError(()).code,
+    }
+
+
 def error_codes(name):
     return schemas.load(name)["$defs"]["errorCode"]["enum"]
 
@@ -162,21 +181,7 @@ def cli_commands():
 def test_every_code_has_one_paragraph():
     """docs/errors.md explains every code once, and no code that does not exist."""
     documented = documented_codes()
-    known = {
-        *error_codes("plan"),
-        *CODES,
-        *BODY_CODES,
-        *CHECKING_CODES,
-        *finding_kinds(),
-        *get_args(Reason),
-        *get_args(DeliverReason),
-        *get_args(RevokeReason),
-        "due",
-        *get_args(SinkCode),
-        *(code for code, _ in raised()),
-        *get_args(RefusalCode),
-        InvalidInputError(()).code,
-    }
+    known = known_codes()
     assert set(documented) - known == set()
     assert known - set(documented) == set()
     assert len(documented) == len(set(documented))

@@ -1,7 +1,7 @@
-"""The command `provision`: the only place that reads argv, prints or exits.
+"""The command `provision`: the only package that reads argv, prints or exits.
 
-Modules of commands import click alone at their top; what a command needs besides is imported
-when it runs, so that `--help` stays as fast as click itself.
+Modules of commands import only click at the top. Everything else is imported when a command
+runs, so that `--help` is as fast as click itself.
 """
 
 from __future__ import annotations
@@ -11,28 +11,33 @@ from contextlib import suppress
 import click
 
 from provisioner import __version__
+from provisioner.cli.command_help import WIDTH
 from provisioner.cli.exit_codes import INTERRUPTED, USAGE
+from provisioner.cli.explain_hint import explain_hint
 from provisioner.cli.group import CommandGroup
-from provisioner.cli.standard_streams import settle_streams
+from provisioner.cli.standard_streams import flush_streams
 
 
 @click.group(
     cls=CommandGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
+    epilog="Run `provision help COMMAND` to learn about a command, and `provision explain CODE` "
+    "about the code of an error.",
 )
-@click.version_option(__version__, message="provision %(version)s")
+@click.version_option(__version__, "-V", "--version", message="provision %(version)s")
 def provision() -> None:
     """Keep the API keys of Twenty CRM workspaces as declared in YAML manifests.
 
-    Manifests in git list the keys that each environment should have; `provision apply` creates
-    the missing ones. `provision init` writes first files to begin with.
+    Manifests in git list the keys that each environment should have. `provision apply` creates
+    the missing ones; `provision plan` shows first what it would do.
     """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code; never raises."""
-    code = _run(arguments)
-    settle_streams()
+    """Run one command and return its exit code; never raises."""
+    with explain_hint():
+        code = _run(arguments)
+    flush_streams()
     return code
 
 
@@ -40,7 +45,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         code = provision.main(arguments, prog_name="provision", standalone_mode=False)
     except click.ClickException as error:
-        with suppress(OSError):  # where nobody can be told, the exit code still tells
+        with suppress(OSError):  # the exit code says what failed even if stderr is gone
             error.show()
         return USAGE if isinstance(error, click.UsageError) else error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -48,14 +53,14 @@ def _run(arguments: list[str] | None) -> int:
             click.echo("interrupted", err=True)
         return INTERRUPTED
     except SystemExit:
-        # How click ends when the reader of its help or of a schema went away (`| head`).
+        # Click exits like this when the reader of its output has gone (`| head`).
         return 0
-    except Exception as error:  # noqa: BLE001 - the last line of defence, it names the bug
-        return _ended_by(error)
+    except Exception as error:  # noqa: BLE001 - reports every bug with a traceback
+        return _report(error)
     return code if isinstance(code, int) else 0
 
 
-def _ended_by(error: Exception) -> int:
-    from provisioner.cli.exits import report_error  # noqa: PLC0415 - only when something went wrong
+def _report(error: Exception) -> int:
+    from provisioner.cli.exits import report_error
 
     return report_error(error)

@@ -1,4 +1,4 @@
-"""Where the body of `create` comes from: a file or standard input."""
+"""The body of `create`, from a file or standard input."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def read_source(name: str, stdin: TextIO | None) -> RequestBody:
-    """The records of a file, or of standard input for `-`.
+    """Return the records of a file, or of standard input for `-`.
 
     Raises:
-        InvalidInputError: when it cannot be read or is no body.
+        InvalidInputError: if it cannot be read or is not a valid body.
     """
     try:
         text = _bytes_of(name, stdin).decode("utf-8-sig")
     except OSError as error:
-        reason = f"Cannot be read: {error.strerror}."
+        reason = f"The body cannot be read: {error.strerror}."
     except UnicodeDecodeError:
-        reason = "This is not UTF-8."
+        reason = "The body is not UTF-8."
     else:
         return read_body(text, name)
     raise InvalidInputError((Problem(Place(name), "body_invalid", reason),))

@@ -1,4 +1,4 @@
-"""What `validate` looks at: whole directories of manifests, or single files in their context."""
+"""The check of `validate`: directories of manifests, or single files within them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The problems found, or what was found in order.
+    """The result of a check.
 
     Attributes:
-        summary: one line that says how much was checked.
-        files: those that were looked at.
-        warnings: what is allowed and most likely not meant.
+        problems: the problems of the checked files.
+        summary: a line with the number of keys and environments.
+        files: the files that were checked.
+        warnings: findings that are allowed, but most likely mistakes.
     """
 
     problems: tuple[Problem, ...]
@@ -35,25 +36,25 @@ class Checked:
 
 
 def check(paths: Iterable[Path], now: datetime, environments: Path | None = None) -> Checked:
-    """Checks directories and files; a file is read together with its whole directory.
+    """Check directories and files; a file is read together with its whole directory.
 
     Args:
         paths: directories of manifests, or files in them.
-        now: what an expiry may not lie before.
-        environments: read in place of the environments.yaml of each directory.
+        now: the current time; an earlier expiry is a problem.
+        environments: a file to read instead of the environments.yaml of each directory.
     """
-    chosen: dict[Path, set[str] | None] = {}
+    selected: dict[Path, set[str] | None] = {}
     for path in paths:
-        directory, file = _in_its_directory(path)
+        directory, file = _split_path(path)
         if file is None:
-            chosen[directory] = None
-        elif (files := chosen.setdefault(directory, set())) is not None:
+            selected[directory] = None
+        elif (files := selected.setdefault(directory, set())) is not None:
             files.add(file)
     problems: list[Problem] = []
     warnings: list[Problem] = []
     sources: list[str] = []
     keys = declared = 0
-    for directory, files in chosen.items():
+    for directory, files in selected.items():
         manifests = load(directory, now=now, environments=environments)
         found = (*manifests.problems, *_no_manifest(manifests))
         problems += [one for one in found if _concerns(one, files, manifests)]
@@ -68,12 +69,13 @@ def check(paths: Iterable[Path], now: datetime, environments: Path | None = None
     )
 
 
-def _in_its_directory(path: Path) -> tuple[Path, str | None]:
-    """The manifests directory of a path, and the file in it where the path is one.
+def _split_path(path: Path) -> tuple[Path, str | None]:
+    """Return the manifests directory of a path, and the file if the path is one.
 
-    It is the nearest above the file with an environments.yaml, also above where we stand.
+    The directory is the nearest parent with an environments.yaml, even above the working
+    directory.
     """
-    if not os.path.isfile(path):  # noqa: PTH113 - says no to names that no file can have
+    if not os.path.isfile(path):  # noqa: PTH113 - is False for names that are too long
         return path, None
     for file in (path, path.absolute()):
         for folder in file.parents:
@@ -83,18 +85,21 @@ def _in_its_directory(path: Path) -> tuple[Path, str | None]:
 
 
 def _no_manifest(manifests: Manifests) -> Iterable[Problem]:
-    """The problem that nothing but environments.yaml was read: there is nothing to check."""
+    """Yield a problem if only environments.yaml was read, because nothing was checked."""
     if manifests.none_read:
-        message = "no manifest stands beside this file: write one, or name another directory"
+        message = (
+            "there is no manifest in the directory of this file: write one, or name another "
+            "directory"
+        )
         yield Problem(Place(manifests.sources[0]), "manifests_missing", message)
 
 
 def _unread(files: set[str], manifests: Manifests) -> Iterable[Problem]:
-    """Files that were asked about and that no run would read."""
+    """Yield a problem for each file that no run would read."""
     known = {*manifests.sources, *(problem.place.file for problem in manifests.problems)}
     message = (
-        "this file is no manifest: only *.yaml and *.yml below the manifests directory are read, "
-        "not hidden ones and not through linked folders"
+        "this file is not read: manifests are *.yaml and *.yml files below the manifests "
+        "directory that are not hidden or behind a linked folder"
     )
     for file in sorted(files - known):
         yield Problem(Place(file), "file_unread", message)

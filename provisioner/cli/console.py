@@ -1,4 +1,4 @@
-"""Where a command speaks: data on stdout, everything else on stderr, colour where it shows."""
+"""The console of a command: data on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
+from provisioner.cli.explain_hint import remember_codes
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json, set_up_log
 from provisioner.cli.run_id import new_run_id
-from provisioner.cli.standard_streams import lead_nowhere
+from provisioner.cli.standard_streams import discard_output
 from provisioner.errors.exceptions import InvalidInputError, OutputError
 from provisioner.render.json import as_json, problems_document
 from provisioner.render.text import COLOUR, PLAIN, Palette, visible
@@ -30,10 +31,10 @@ _LOG = logging.getLogger("provisioner")
 
 
 class Console:
-    """The two streams of a command and how to write on them.
+    """The two streams of a command, and methods to write to them.
 
     Attributes:
-        run_id: of this run, in all that it tells programs about itself.
+        run_id: the id of this run, which logs and events share.
     """
 
     def __init__(self, output: OutputOptions) -> None:
@@ -43,41 +44,41 @@ class Console:
 
     @property
     def json(self) -> bool:
-        """Whether the data on stdout is JSON."""
+        """Return whether the data on stdout is JSON."""
         return self.output.format == "json"
 
     @property
     def palette(self) -> Palette:
-        """The colours of text on stdout."""
-        return COLOUR if _coloured(self.output.color, sys.stdout) else PLAIN
+        """Return the colours of text on stdout."""
+        return COLOUR if _has_colour(self.output.color, sys.stdout) else PLAIN
 
     @property
     def error_palette(self) -> Palette:
-        """The colours of text on stderr."""
-        return COLOUR if _coloured(self.output.color, sys.stderr) else PLAIN
+        """Return the colours of text on stderr."""
+        return COLOUR if _has_colour(self.output.color, sys.stderr) else PLAIN
 
     def document(self, document: object) -> None:
-        """Writes a JSON document on stdout.
+        """Write a JSON document to stdout.
 
         Raises:
             OutputError: as `text`.
         """
         _write(sys.stdout, without_commands(as_json(document), "json"))
 
-    def show_report(self, told: ReportInput, form: OutputFormat) -> None:
-        """Writes what a run has to tell on stdout, in a form of its own.
+    def show_report(self, report: ReportInput, format_: OutputFormat) -> None:
+        """Write a report to stdout in one of the report formats.
 
         Raises:
             OutputError: as `text`.
         """
-        # Only here: its forms need YAML, without which an error is still told.
-        from provisioner.render.formats import render  # noqa: PLC0415 - as said above
+        # The formats import YAML, and an error must be reported even if that import fails.
+        from provisioner.render.formats import render
 
-        _write(sys.stdout, without_commands(render(told, form, self.palette), form))
+        _write(sys.stdout, without_commands(render(report, format_, self.palette), format_))
 
     @contextmanager
     def problems_as_data(self) -> Iterator[None]:
-        """With JSON, problems that end the command are its data too."""
+        """Write problems that end the command to stdout too, if the data there is JSON."""
         try:
             yield
         except InvalidInputError as error:
@@ -86,18 +87,18 @@ class Console:
             raise
 
     def text(self, text: str) -> None:
-        """Writes text on stdout, as it is but for secrets that no word of it can be by chance.
+        """Write text to stdout, with secrets masked that are too long to be a word.
 
         Raises:
-            OutputError: when stdout takes no more, but for a reader that went away.
+            OutputError: if stdout cannot be written; not if its reader has gone.
         """
-        shown = masked(text, min_length=MIN_DATA_LENGTH)
-        _write(sys.stdout, without_commands(shown, self.output.format))
+        text = masked(text, shortest=NO_WORD)
+        _write(sys.stdout, without_commands(text, self.output.format))
 
     def aside(self, text: str) -> None:
-        """Writes text on stderr, for people alone; where they cannot be told, work goes on.
+        """Write text for people to stderr; an error of stderr is ignored.
 
-        Where the log is JSON, each line becomes one of it, whatever its least level.
+        If the log is JSON, each line is logged, whatever the log level is.
         """
         if logs_json():
             for line in text.splitlines():
@@ -107,36 +108,37 @@ class Console:
             _write(sys.stderr, without_commands(masked(text)))
 
     def commands(self, text: str) -> None:
-        """Writes what is meant for a runner that reads along on stderr, whatever the log is."""
+        """Write workflow commands for a CI runner to stderr, even if the log is JSON."""
         with suppress(OutputError):
             _write(sys.stderr, masked(text))
 
     def failed(self, failure: Failure, environment: str | None = None) -> None:
-        """Tells on stderr what could not be done; a line of the log where that is JSON.
+        """Report a failure on stderr, as a log line if the log is JSON.
 
         Args:
-            failure: of a key, or of an environment.
-            environment: where it was, in a command that has several.
+            failure: the failure of a key or an environment.
+            environment: the name of the environment, in a command that works on several.
         """
         if logs_json():
-            subject: LogContext = {"code": failure.code}
+            context: LogContext = {"code": failure.code}
             if environment is not None:
-                subject["environment"] = environment
-            _LOG.error("%s", failure.message, extra=extra(**subject))
+                context["environment"] = environment
+            _LOG.error("%s", failure.message, extra=extra(**context))
         else:
+            remember_codes([failure.code])
             place = "" if environment is None else f"{environment}: "
             self.aside(visible(f"{place}{failure.code}: {failure.message}") + "\n")
 
     @contextmanager
-    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
-        """A bar on stderr while keys are created on a terminal; elsewhere nothing."""
-        shown = sys.stderr and sys.stderr.isatty() and not logs_json()
-        if total == 0 or self.output.quiet or not shown:
+    def progress(self, total: int, description: str) -> Iterator[Callable[[int], None]]:
+        """Show a progress bar on stderr if that is a terminal."""
+        on_terminal = sys.stderr and sys.stderr.isatty() and not logs_json()
+        if total == 0 or self.output.quiet or not on_terminal:
             yield lambda _: None
             return
-        # Only here: rich takes as long to import as the rest of a small run.
-        from rich.console import Console as RichConsole  # noqa: PLC0415 - as said above
-        from rich.progress import (  # noqa: PLC0415 - as said above
+        # Importing rich takes as long as the rest of a small run.
+        from rich.console import Console as RichConsole
+        from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
             Progress,
@@ -145,41 +147,41 @@ class Console:
         )
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        no_color = not _coloured(self.output.color, sys.stderr)
+        no_color = not _has_colour(self.output.color, sys.stderr)
         stderr = RichConsole(stderr=True, no_color=no_color)
         with Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(description, total=total)
             yield lambda count: bar.advance(task, count)
 
 
 def _write(stream: TextIO | None, text: str) -> None:
-    if stream is None:  # closed before we began
+    if stream is None:  # closed before the program started
         return
     encoding = stream.encoding or "utf-8"
     rest = memoryview(text.encode(encoding, "backslashreplace"))
     try:
         stream.flush()
         while rest:
-            # An unbuffered stream writes less than it was given when a signal comes in between.
+            # An unbuffered stream may write only a part when a signal arrives.
             rest = rest[stream.buffer.write(rest) or 0 :]
         stream.flush()
     except BrokenPipeError:
-        # The reader has seen enough (`| head`); the work and its exit code go on.
-        lead_nowhere(stream)
+        # The reader has gone (`| head`); that changes neither the work nor the exit code.
+        discard_output(stream)
     except OSError as error:
-        raise lost_output(error) from None
+        raise output_error(error) from None
 
 
-def lost_output(error: OSError) -> OutputError:
-    """Stdout that takes no more, as the error of a command."""
+def output_error(error: OSError) -> OutputError:
+    """Return the error of a command whose stdout cannot be written."""
     return OutputError(
         "output_failed",
         f"The output could not be written: {error.strerror}.",
-        remedy="What was done is done; `provision list` shows what is there.",
+        remedy="Changes already made stay in place; `provision list` shows the keys.",
     )
 
 
-def _coloured(choice: str, stream: TextIO | None) -> bool:
+def _has_colour(choice: str, stream: TextIO | None) -> bool:
     if choice != "auto":
         return choice == "always"
     if os.environ.get("NO_COLOR"):

@@ -1,4 +1,4 @@
-"""The stream of events: one JSON object a line, written as each happens."""
+"""The file of events: one JSON object per line, written as events happen."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _CLOSE_TIMEOUT = 5.0
 
 
 class EventFile:
-    """A file of events; one that takes no more is left alone, and the run goes on.
+    """A file of events; if it cannot be written any longer, the run continues without it.
 
-    A thread of its own writes, so that a reader who is slow holds up nobody.
+    A thread of its own writes, so that a slow reader does not delay the run.
 
     Args:
-        file: as it was typed.
-        run_id: of the run, as its log has it.
-        timeout: seconds that a reader may still take for what is written at the end.
+        file: the path as it was typed.
+        run_id: the id of the run, as in its log.
+        timeout: seconds that a reader may take at the end to read the remaining events.
 
     Raises:
-        WrongUsageError: when it cannot be written.
+        WrongUsageError: if the file cannot be opened.
     """
 
     def __init__(self, file: str, run_id: str, timeout: float = _CLOSE_TIMEOUT) -> None:
-        self._patience = timeout
+        self._timeout = timeout
         self._file = file
         self._stream = open_output(file, "--events")
         self._run = run_id
@@ -49,7 +49,7 @@ class EventFile:
         self._writer.start()
 
     def emit(self, event: Event, /) -> None:
-        """Takes in what happened; has it written soon."""
+        """Queue an event, which the thread writes soon."""
         document = event_document(event)
         with self._lock:
             self._count += 1
@@ -63,11 +63,11 @@ class EventFile:
             self._lines.put(f"{line}\n".encode())
 
     def close(self) -> None:
-        """Waits until all is written, but not for ever."""
+        """Wait until all events are written, up to the timeout."""
         self._lines.put(None)
-        self._writer.join(self._patience)
+        self._writer.join(self._timeout)
         if self._writer.is_alive():
-            _LOG.warning("the events in %s are not all read, and the rest is lost", self._file)
+            _LOG.warning("the reader of %s is too slow: the remaining events are lost", self._file)
 
     def _write(self) -> None:
         with self._stream as stream:
@@ -75,6 +75,5 @@ class EventFile:
                 try:
                     write_all(stream, line)
                 except OSError as error:
-                    why = error.strerror
-                    _LOG.warning("the events in %s end here: %s", self._file, why)
+                    _LOG.warning("cannot write events to %s: %s", self._file, error.strerror)
                     break

@@ -1,17 +1,24 @@
-"""How `apply`, `rotate` and `revoke` go on from a plan: shown, asked for, carried out, reported."""
+"""The part that `apply`, `rotate` and `revoke` share: plan, confirm, execute and report."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.cli.console import Console
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.outputs import open_outputs
-from provisioner.cli.run import ended_early, prepare, reconciler_of
-from provisioner.cli.show import agreed, announce, note, show_result, to_ask_about, warn_of_nothing
+from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+from provisioner.cli.show import (
+    announce_revocations,
+    confirm,
+    environments_to_confirm,
+    log_notes,
+    show_result,
+    warn_if_nothing_selected,
+)
+from provisioner.cli.suggestions import did_you_mean
 from provisioner.errors.exceptions import StalePlanError, WrongUsageError
 from provisioner.errors.failure import Failure
 from provisioner.plan import Planned, Revoke, digest
@@ -27,150 +34,151 @@ if TYPE_CHECKING:
     from provisioner.reconcile.reconciler import Reconciler
 
 
-def carry_out(  # noqa: PLR0913 - what there is to say of a run
+def carry_out(  # noqa: PLR0913 - one for each part of a command line
     command: str,
     selection: Selection,
     output: OutputOptions,
     output_targets: OutputTargets,
-    planned: Callable[[Reconciler, Prepared], Plan],
+    make_plan: Callable[[Reconciler, Prepared], Plan],
     *,
     signals: Signals,
     yes: bool,
-    named: SelectedNames | None = None,
-    preparing: Callable[[], Prepared] | None = None,
-    taken: tuple[Path, ...] = (),
+    selected_names: SelectedNames | None = None,
+    load: Callable[[], Prepared] | None = None,
+    other_files: tuple[Path, ...] = (),
 ) -> int:
-    """Plans, asks where that is needed, carries out and reports; returns the exit code.
+    """Make a plan, ask for confirmation if needed, execute it, and return the exit code.
 
     Args:
-        command: its name.
-        selection: what to work on.
-        output: how to speak.
-        output_targets: where else to speak.
-        planned: makes the plan.
-        signals: caught while this goes on.
-        yes: whether nothing is asked.
-        named: what the plan has to be about; None for whatever it is about.
-        preparing: loads the manifests otherwise than as selected.
-        taken: files that the command reads besides.
+        command: the name of the command.
+        selection: the environments and keys to work on.
+        output: the format of the output.
+        output_targets: the other outputs.
+        make_plan: makes the plan.
+        signals: the signals that are caught during the run.
+        yes: True to skip the confirmation.
+        selected_names: the keys that the plan must be about; None for any.
+        load: loads the manifests; None to load them as selected.
+        other_files: files that the command itself reads.
     """
     console = Console(output)
     with (
-        open_outputs(command, output_targets, console, signals, taken=taken) as out,
+        open_outputs(command, output_targets, console, signals, other_files=other_files) as outputs,
         ExitStack() as stack,
     ):
-        with out.problems():
-            prepared = prepare(selection) if preparing is None else preparing()
-        if named is not None:
-            named.check(prepared.names)
-        out.begun(prepared.manifests.sources, prepared.environments)
-        reconciler = stack.enter_context(reconciler_of(prepared, signals.stop, out.tell))
-        made = planned(reconciler, prepared)
-        out.planned(made)
-        note(made)
-        warn_of_nothing(made, prepared.selection)
-        unknown: tuple[str, ...] = ()
-        if named is not None and not signals.stop.asked:
-            unknown = named.not_met(made)
-            for name in unknown:
-                console.failed(Failure("key_missing", named.missing(name, prepared.names)))
-            if unknown == named.names and not made.incomplete and reconciler.refusal is None:
-                out.outcome(made, changes=made.changes)
-                return out.finish(INCOMPLETE)
-        going_on = reconciler.refusal is not None or yes or signals.stop.asked
-        asking = () if going_on else to_ask_about(made, prepared)
-        if asking:
-            with signals.let_through():
-                agrees = agreed(made, asking, console)
-            if not agrees:
-                out.outcome(made, changes=made.changes)
-                return out.finish(INCOMPLETE if made.incomplete or unknown else 0)
-            shown, made = made, planned(reconciler, prepared)
-            out.planned(made)
-            _hold_to(shown, made, reconciler)
+        with outputs.problems():
+            prepared = prepare(selection) if load is None else load()
+        if selected_names is not None:
+            selected_names.require_declared(prepared.names)
+        outputs.start(prepared.manifests.sources, prepared.environments)
+        reconciler = stack.enter_context(reconciler_of(prepared, signals.stop, outputs.emit))
+        plan = make_plan(reconciler, prepared)
+        outputs.plan_made(plan)
+        log_notes(plan)
+        warn_if_nothing_selected(plan, prepared.selection)
+        missing: tuple[str, ...] = ()
+        if selected_names is not None and not signals.stop.asked:
+            missing = selected_names.without_action(plan)
+            for name in missing:
+                message = selected_names.explain_missing(name, prepared.names)
+                console.failed(Failure("key_missing", message))
+            nothing_to_do = missing == selected_names.names and not plan.incomplete
+            if nothing_to_do and reconciler.refusal is None:
+                outputs.report_outcome(plan, changes=plan.changes)
+                return outputs.finish(INCOMPLETE)
+        skip_question = reconciler.refusal is not None or yes or signals.stop.asked
+        to_confirm = () if skip_question else environments_to_confirm(plan, prepared)
+        if to_confirm:
+            with signals.default_handling():
+                confirmed = confirm(plan, to_confirm, console)
+            if not confirmed:
+                outputs.report_outcome(plan, changes=plan.changes)
+                return outputs.finish(INCOMPLETE if plan.incomplete or missing else 0)
+            confirmed_plan, plan = plan, make_plan(reconciler, prepared)
+            outputs.plan_made(plan)
+            _refuse_if_changed(confirmed_plan, plan, reconciler)
         if reconciler.refusal is None:
-            announce(made, console)
-        with console.progress(made.steps, "keys and tokens") as on_progress:
-            result = reconciler.apply(made, on_progress)
-        with out.shown():
+            announce_revocations(plan, console)
+        with console.progress(plan.steps, "keys and tokens") as on_progress:
+            result = reconciler.apply(plan, on_progress)
+        with outputs.printing():
             show_result(result, console, reconciler.refusal)
-        out.outcome(result, changes=made.changes, refusal=reconciler.refusal)
+        outputs.report_outcome(result, changes=plan.changes, refusal=reconciler.refusal)
         stack.close()
-        code = ended_early(reconciler, signals)
+        code = early_exit_code(reconciler, signals)
         if code is not None:
-            return out.finish(code)
-        return out.finish(INCOMPLETE if result.incomplete or unknown else 0)
+            return outputs.finish(code)
+        return outputs.finish(INCOMPLETE if result.incomplete or missing else 0)
 
 
-def _hold_to(shown: Plan, now: Plan, reconciler: Reconciler) -> None:
-    """Refuses a plan that was made anew after a question and moved: that may have stood for hours.
+def _refuse_if_changed(confirmed: Plan, now: Plan, reconciler: Reconciler) -> None:
+    """Refuse a plan that differs from the one that was confirmed, perhaps hours earlier.
 
-    An environment that cannot be looked at any more is no move: nothing is done there.
+    An environment that can no longer be read does not count: nothing is done there.
     """
-    seen = {part.environment for part in now.environments if isinstance(part, Planned)}
-    then, anew = (
-        digest((part for part in plan.environments if part.environment in seen), {})
-        for plan in (shown, now)
+    readable = {part.environment for part in now.environments if isinstance(part, Planned)}
+    digest_before, digest_now = (
+        digest((part for part in plan.environments if part.environment in readable), {})
+        for plan in (confirmed, now)
     )
-    if then != anew and reconciler.refusal is None:
+    if digest_before != digest_now and reconciler.refusal is None:
         reconciler.refuse(
             StalePlanError(
                 "plan_stale",
-                "What would be done is no longer what you were shown.",
-                remedy="Run again, and look at the new plan.",
+                "The plan has changed since it was shown.",
+                remedy="Run the command again and review the new plan.",
             )
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedNames:
-    """Keys that someone names.
+    """The keys that a command line names.
 
     Attributes:
-        names: names, or ids too.
-        what: the kind of key that they have to be.
+        names: the names, or also ids.
+        kind: `declared` if a manifest must declare them, `live` if they must be live keys.
     """
 
     names: tuple[str, ...]
-    what: Literal["declared", "live"]
+    kind: Literal["declared", "live"]
 
-    def not_met(self, plan: Plan) -> tuple[str, ...]:
-        """The names and ids that no action of the plan is about."""
+    def without_action(self, plan: Plan) -> tuple[str, ...]:
+        """Return the names and ids that no action of the plan is about."""
         parts = [part for part in plan.environments if isinstance(part, Planned)]
         actions = [action for part in parts for action in part.actions]
-        met = {action.name for action in actions}
+        names = {action.name for action in actions}
         ids = {action.key_id.lower() for action in actions if isinstance(action, Revoke)}
-        return tuple(name for name in self.names if name not in met and name.lower() not in ids)
+        return tuple(name for name in self.names if name not in names and name.lower() not in ids)
 
-    def check(self, declared: Collection[str]) -> None:
-        """Raise where a name has to be declared and is not, so that no part of a list is done.
+    def require_declared(self, declared: Collection[str]) -> None:
+        """Raise if a name must be declared and is not, so that no part of a list is done.
 
         Raises:
-            WrongUsageError: with what may have been meant.
+            WrongUsageError: with a suggestion.
         """
         unknown = tuple(name for name in self.names if name not in declared)
-        if self.what == "live" or not unknown:
+        if self.kind == "live" or not unknown:
             return
-        guesses = tuple(dict.fromkeys(filter(None, (_guess(one, declared) for one in unknown))))
+        hints = tuple(dict.fromkeys(filter(None, (_suggest(one, declared) for one in unknown))))
         raise WrongUsageError(
             "key_missing",
-            f"No manifest names {' or '.join(map(repr, unknown))} in the environments of this run.",
-            remedy=" ".join(guesses) or "Check the names, -m and -e.",
+            f"No manifest declares {' or '.join(map(repr, unknown))} in the selected environments.",
+            remedy=" ".join(hints) or "Check the names, -m and -e.",
         )
 
-    def missing(self, name: str, declared: Collection[str]) -> str:
-        """Why no action is about a name, and what may have been meant."""
-        if name in declared and self.what == "live":
+    def explain_missing(self, name: str, declared: Collection[str]) -> str:
+        """Return why no action is about a name, with a suggestion."""
+        if name in declared and self.kind == "live":
             return f"{name!r} has no live key: there is nothing to revoke."
         if name in declared:
-            return f"{name!r} has no live key: `provision apply` makes it."
-        guess = _guess(name, declared) or "`provision list` shows the live ones."
-        return f"There is no live key {name!r}. {guess}"
+            return f"{name!r} has no live key: `provision apply` creates it."
+        hint = _suggest(name, declared) or "`provision list` shows the live keys."
+        return f"There is no live key {name!r}. {hint}"
 
 
-def _guess(name: str, declared: Collection[str]) -> str | None:
-    """What may have been meant by a name that is not there."""
+def _suggest(name: str, declared: Collection[str]) -> str:
+    """Return a suggestion for a name that does not exist, or an empty text."""
     if set(name) & set("*?["):
-        return "Names are taken as they are, and not as globs."
-    close = get_close_matches(name, declared, n=1)
-    return f"Did you mean {close[0]!r}?" if close else None
+        return "Write exact names; globs are not expanded here."
+    return did_you_mean(name, declared)

@@ -1,4 +1,4 @@
-"""The exit codes that commands return; errors carry their own (`provisioner.errors.exceptions`)."""
+"""The exit codes that commands return; those of exceptions are in `errors/exceptions.py`."""
 
 UNEXPECTED = 1
 CHANGES = 2

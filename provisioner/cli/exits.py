@@ -1,4 +1,4 @@
-"""How a command ends when something went wrong: what, where, and what to do."""
+"""The error that ends a command: its message on stderr, and its exit code."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from contextlib import suppress
 import click
 
 from provisioner import __version__
-from provisioner.cli.console import lost_output
+from provisioner.cli.console import output_error
 from provisioner.cli.exit_codes import UNEXPECTED
+from provisioner.cli.explain_hint import remember_codes
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json
 from provisioner.errors.exceptions import (
@@ -32,61 +33,63 @@ from provisioner.secret import masked
 _LOG = logging.getLogger("provisioner")
 
 
-_OUTPUT_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What the device behind stdout says, which has no file name, when click writes on it."""
+_STDOUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of the device behind stdout; they have no file name when click writes to it."""
 
 
 def report_error(error: Exception) -> int:
-    """Says on stderr why the command ended, and returns its exit code."""
+    """Print on stderr why the command failed, and return its exit code."""
     match error:
-        case FileNotFoundError() if not _stands_somewhere():
+        case FileNotFoundError() if not _has_working_directory():
             error = WrongUsageError(
                 "directory_gone",
-                "The working directory is not there any more.",
-                remedy="Change to one that is.",
+                "The working directory no longer exists.",
+                remedy="Change to a directory that exists.",
             )
         case OSError() if is_out_of_descriptors(error):
             error = WorkspaceError(
                 "unreachable",
-                "This process may not open another file or connection.",
+                "This process cannot open more files or connections.",
                 remedy="Raise the limit on open files (`ulimit -n`).",
             )
-        case OSError(filename=None) if error.errno in _OUTPUT_LOST:
-            error = lost_output(error)
-    with suppress(OSError):  # where nobody can be told, the exit code still tells
-        _say(error)
+        case OSError(filename=None) if error.errno in _STDOUT_ERRORS:
+            error = output_error(error)
+    with suppress(OSError):  # the exit code says what failed even if stderr is gone
+        _print_error(error)
     return error.exit_code if isinstance(error, ProvisionError) else UNEXPECTED
 
 
-def _stands_somewhere() -> bool:
+def _has_working_directory() -> bool:
     try:
-        os.getcwd()  # noqa: PTH109 - asked whether there is one
+        os.getcwd()  # noqa: PTH109 - fails if the directory was removed
     except FileNotFoundError:
         return False
     return True
 
 
-def _say(error: Exception) -> None:
+def _print_error(error: Exception) -> None:
     match error:
         case InvalidInputError() if logs_json():
-            for one in error.problems:
-                _LOG.error("%s: %s", one.place, one.message, extra=extra(code=one.code))
+            for problem in error.problems:
+                _LOG.error("%s: %s", problem.place, problem.message, extra=extra(code=problem.code))
         case InvalidInputError():
-            told = masked(problems_text(error.problems, PLAIN))
-            click.echo(without_commands(told), err=True, nl=False)
+            text = masked(problems_text(error.problems, PLAIN))
+            remember_codes(problem.code for problem in error.problems)
+            click.echo(without_commands(text), err=True, nl=False)
         case ProvisionError() if logs_json():
             _LOG.error("%s", failure_of(error).message, extra=extra(code=error.code))
         case ProvisionError():
-            told = f"{error.code}: {visible(error.message)} {visible(error.remedy)}"
-            click.echo(without_commands(masked(told)), err=True)
+            remember_codes([error.code])
+            text = f"{error.code}: {visible(error.message)} {visible(error.remedy)}"
+            click.echo(without_commands(masked(text)), err=True)
         case _:
-            where = "".join(traceback.format_tb(error.__traceback__))
-            told = (
-                f"{where}{type(error).__name__}\n\nThis is a bug of provision {__version__} "
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            text = (
+                f"{frames}{type(error).__name__}\n\nThis is a bug in provision {__version__} "
                 f"(Python {platform.python_version()}, {sys.platform}). Please report it with "
-                "the lines above; they hold no values of variables."
+                "the lines above; they contain no values of variables."
             )
             if logs_json():
-                _LOG.critical("%s", told, extra=extra(code="internal_error"))
+                _LOG.critical("%s", text, extra=extra(code="internal_error"))
             else:
-                click.echo(told, err=True)
+                click.echo(text, err=True)

@@ -1,4 +1,4 @@
-"""What a step of GitHub Actions tells its runner without being asked."""
+"""Output for the runner of GitHub Actions: summaries, outputs, and escaping of commands."""
 
 from __future__ import annotations
 
@@ -14,68 +14,70 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("provisioner")
 
-_LARGEST = 1024 * 1024
-"""Bytes of a step's summary; GitHub shows nothing at all of a longer one."""
+_MAX_SUMMARY_BYTES = 1024 * 1024
+"""The longest summary of a step; GitHub shows nothing of a longer one."""
 
 
-_MARKS = dict.fromkeys(("json", "sarif", "gitlab"), r"\u0023")
-_MARKS |= dict.fromkeys(("markdown", "html", "junit"), "&#35;")
+_HASH_SIGNS = dict.fromkeys(("json", "sarif", "gitlab"), r"\u0023")
+_HASH_SIGNS |= dict.fromkeys(("markdown", "html", "junit"), "&#35;")
 _COMMAND = re.compile(r"^(\s*)::", re.MULTILINE)
 
 
-def without_commands(text: str, form: str = "text") -> str:
-    """Text in which a runner that reads along finds no command; elsewhere as it is.
+def without_commands(text: str, format_: str = "text") -> str:
+    """Return text in which the runner finds no workflow command; unchanged elsewhere.
 
-    It takes `##[…` anywhere in a line, and `::` where a line begins, whatever program says it.
+    A runner obeys `##[...` anywhere in a line and `::` at its start, whoever prints that.
 
     Args:
-        text: what a step prints.
-        form: of the text, by which a sign may be written otherwise.
+        text: the text that a step prints.
+        format_: the format of the text, which decides how a character is escaped.
     """
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return text
-    text = text.replace("##[", _MARKS.get(form, r"\x23") + "#[")
-    return _COMMAND.sub(r"\1\\x3a:", text) if form == "text" else text
+    text = text.replace("##[", _HASH_SIGNS.get(format_, r"\x23") + "#[")
+    return _COMMAND.sub(r"\1\\x3a:", text) if format_ == "text" else text
 
 
 class Runner:
-    """The runner of a job, by the files that it names to each step.
+    """The runner of a job, which names a file for each kind of output in a variable.
 
-    What cannot be told is a warning: it is no failure of the run.
+    Output that cannot be written is a warning, not a failure of the run.
 
     Args:
-        variables: of the process.
+        variables: the environment variables of the process.
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
 
     @property
-    def there(self) -> bool:
-        """Whether this is a step of GitHub Actions."""
+    def present(self) -> bool:
+        """Return whether this process is a step of GitHub Actions."""
         return self._variables.get("GITHUB_ACTIONS") == "true"
 
     def summarize(self, markdown: str) -> None:
-        """Appends Markdown to the summary of the step."""
-        self._append("GITHUB_STEP_SUMMARY", f"{markdown}\n", _LARGEST)
+        """Append Markdown to the summary of the step."""
+        self._append("GITHUB_STEP_SUMMARY", f"{markdown}\n", _MAX_SUMMARY_BYTES)
 
-    def put_out(self, values: Mapping[str, str]) -> None:
-        """Gives values to later steps, as `steps.ID.outputs.NAME`."""
-        # By the form with an end of its own, in which no value can begin another one.
+    def set_outputs(self, values: Mapping[str, str]) -> None:
+        """Set outputs of the step, which later steps read as `steps.ID.outputs.NAME`."""
+        # A random delimiter keeps a value from starting another output.
         parts = [
-            f"{name}<<{(end := uuid.uuid4())}\n{text}\n{end}\n" for name, text in values.items()
+            f"{name}<<{(delimiter := uuid.uuid4())}\n{text}\n{delimiter}\n"
+            for name, text in values.items()
         ]
         self._append("GITHUB_OUTPUT", "".join(parts), None)
 
-    def _append(self, variable: str, text: str, largest: int | None) -> None:
+    def _append(self, variable: str, text: str, max_bytes: int | None) -> None:
         name = self._variables.get(variable)
         if not name:
             return
         data = text.encode(errors="surrogateescape")
         try:
             with Path(name).open("ab") as file:
-                if largest is not None and os.fstat(file.fileno()).st_size + len(data) > largest:
-                    _LOG.warning("%s would be longer than GitHub takes: left as it is", variable)
+                size = os.fstat(file.fileno()).st_size + len(data)
+                if max_bytes is not None and size > max_bytes:
+                    _LOG.warning("%s would be longer than GitHub accepts: not written", variable)
                     return
                 file.write(data)
         except OSError as error:

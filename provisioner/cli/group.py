@@ -1,4 +1,4 @@
-"""The commands by name: a line for `--help`, and where each is imported from when it runs."""
+"""The commands by name: the summary that `--help` shows, and the module that defines each."""
 
 from __future__ import annotations
 
@@ -6,61 +6,91 @@ from importlib import import_module
 
 import click
 
+from provisioner.cli.command_help import Example, write_examples
+
 COMMANDS = {
     "init": ("init", "Write a first environments.yaml and manifest."),
     "validate": ("validate", "Check manifests offline, without credentials."),
-    "plan": ("plan", "Show what would change; change nothing."),
-    "apply": ("apply", "Create the keys that are missing, deliver their tokens."),
-    "list": ("list_keys", "List the keys that the environments really have."),
-    "export": ("export", "Write a manifest of what a workspace holds, to adopt it."),
-    "report": ("report", "Report expiry and hygiene of every live key; write nothing."),
-    "doctor": ("doctor", "Examine credentials, permissions, limits and sinks; write nothing."),
-    "rotate": ("rotate", "Give keys successors of the same name, now."),
-    "revoke": ("revoke", "End live keys, now."),
-    "token": ("token", "Mint a token of a live key into a file."),
-    "create": ("create", "Post a JSON body of keys to one environment."),
-    "schema": ("schema", "Print the JSON Schemas of the files and outputs."),
+    "plan": ("plan", "Show what apply would change, and change nothing."),
+    "apply": ("apply", "Create missing keys and deliver their tokens."),
+    "list": ("list_keys", "List the keys of each environment."),
+    "export": ("export", "Write a manifest of the keys that a workspace has."),
+    "report": ("report", "Report when keys expire and which need attention."),
+    "doctor": ("doctor", "Check credentials, permissions, limits and sinks."),
+    "rotate": ("rotate", "Replace keys with successors of the same name, now."),
+    "revoke": ("revoke", "Revoke live keys, now."),
+    "token": ("token", "Mint a token of a live key and write it to a file."),
+    "create": ("create", "Create keys from a JSON body in one environment."),
+    "schema": ("schema", "Print a JSON Schema, or list the names of all."),
     "sandbox": ("sandbox", "Serve the embedded Twenty for other programs."),
+    "help": ("show_help", "Show the help page of a command."),
+    "explain": ("explain", "Explain the code of an error, a finding or an exit."),
     "completion": ("completion", "Print the completion script of a shell."),
 }
-"""Module and line of each command, in the order of a first use, not of the alphabet."""
+"""Module and summary of each command, in the order of first use."""
+
+_EXAMPLES = (
+    Example("Write a first project, which works without a server:", "provision init"),
+    Example("Create the keys that its manifest declares:", "provision apply"),
+)
 
 
 class CommandGroup(click.Group):
-    """Imports a command when it is asked for, and guesses at misspelt ones."""
+    """The group of all commands; it imports a command when that is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of a first use."""
+        """Return the names, in the order of first use."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, imported now."""
+        """Import and return the command of that name."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module, line = COMMANDS[cmd_name]
+        module, summary = COMMANDS[cmd_name]
         command: click.Command = getattr(
             import_module(f"provisioner.cli.commands.{module}"), module
         )
-        command.short_help = line
+        command.short_help = summary
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing any."""
-        del ctx
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, without importing any, and the options of the program itself."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+        click.Command.format_options(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, and where to read on."""
+        write_examples(formatter, _EXAMPLES)
+        super().format_epilog(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it, with a guess at what was meant."""
+        """Resolve the command as click does, and suggest one for an unknown name."""
         try:
             return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            from difflib import get_close_matches  # noqa: PLC0415 - only for a misspelt command
+        except click.NoSuchOption:
+            raise
+        except click.UsageError:
+            raise _unknown(args[0], ctx) from None
 
-            close = get_close_matches(args[0], COMMANDS, n=1)
-            guess = f" Did you mean {close[0]!r}?" if close else ""
-            raise click.UsageError(error.message + guess, ctx) from None
+    def require_command(self, ctx: click.Context, name: str) -> click.Command:
+        """Return the command of that name.
+
+        Raises:
+            UsageError: if there is none; with a suggestion.
+        """
+        command = self.get_command(ctx, name)
+        if command is None:
+            raise _unknown(name, ctx)
+        return command
+
+
+def _unknown(name: str, ctx: click.Context) -> click.UsageError:
+    from provisioner.cli.suggestions import suggest_command
+
+    message = f"No such command {name!r}. {suggest_command(name, COMMANDS)}"
+    return click.UsageError(message.rstrip(), ctx)

@@ -13,31 +13,31 @@ from provisioner.runtime.log_context import log_context_of
 from provisioner.secret import masked
 
 
-def set_up_log(level: str, form: str, run_id: str) -> None:
-    """Has everything that is logged from now on written on stderr.
+def set_up_log(level: str, format_: str, run_id: str) -> None:
+    """Write the log to stderr from now on.
 
     Args:
-        level: the least that is written.
-        form: `text` or `json`.
-        run_id: what all JSON lines of the run have in common.
+        level: the lowest level that is written.
+        format_: `text` or `json`.
+        run_id: the id of the run, in every JSON line.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines(run_id) if form == "json" else _Line())
+    handler.setFormatter(_JsonLines(run_id) if format_ == "json" else _Line())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level != "debug":
-        # What we make of a broken connection is told; its retries are noise.
+        # Errors of connections are reported elsewhere; urllib3's own warnings are noise.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
-    # On debug it tells whole answers, with secrets that nobody has wrapped yet.
+    # At debug level it logs whole responses, with secrets that are not masked yet.
     logging.getLogger("botocore").setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 def logs_json() -> bool:
-    """Whether stderr is read by a program that wants each line to be JSON."""
+    """Return whether the log on stderr is JSON."""
     return any(isinstance(one.formatter, _JsonLines) for one in logging.getLogger().handlers)
 
 
 class _JsonLines(logging.Formatter):
-    """In ASCII, which every encoding can carry."""
+    """Lines of JSON in ASCII, which every encoding can represent."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _JsonLines(logging.Formatter):
             "time": f"{second}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": masked(_told(self, record)),
+            "message": masked(_message(self, record)),
             "run": self._run_id,
         }
         for name, value in log_context_of(record).items():
@@ -60,11 +60,11 @@ class _JsonLines(logging.Formatter):
 
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        told = visible(masked(_told(self, record)))
-        return without_commands(f"{record.levelname.lower()}: {told}")
+        text = visible(masked(_message(self, record)))
+        return without_commands(f"{record.levelname.lower()}: {text}")
 
 
-def _told(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    """The message, and the traceback where a library logs one."""
-    told = record.getMessage()
-    return f"{told}\n{formatter.formatException(record.exc_info)}" if record.exc_info else told
+def _message(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """Return the message, with the traceback if a library logs one."""
+    text = record.getMessage()
+    return f"{text}\n{formatter.formatException(record.exc_info)}" if record.exc_info else text

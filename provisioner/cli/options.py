@@ -1,19 +1,20 @@
-"""The options that commands share, each readable from `PROVISION_<OPTION>` too.
+"""The options that commands share; each can also be set by a variable `PROVISION_<OPTION>`.
 
-The decorators gather what was given into one value, so that a command takes what it works on
-and how it speaks, not a dozen flags.
+Each decorator collects a group of options into one value, so that a command takes a few values
+and not a dozen flags.
 """
 
 from __future__ import annotations
 
 import os
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from provisioner.cli.command_help import CommonOption
 from provisioner.cli.completion_items import directories, environment_names, key_names
 from provisioner.model.restrictions import Restrictions, SinkRule
 
@@ -26,26 +27,28 @@ if TYPE_CHECKING:
 
     Command = Callable[..., int]
 
-REPORT_FORMS = ("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
-"""The forms of `--report`: all that `provisioner.render.formats` knows."""
+REPORT_FORMATS = ("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
+"""The formats of `--report`: those of `provisioner.render.formats`."""
 
 SINK_KINDS: tuple[SinkKind, ...] = (
     *("file", "command", "vault", "aws", "github", "gitlab", "kubernetes"),
 )
-"""The kinds of `--allow-sink`: all that `provisioner.model.desired.SinkKind` has."""
+"""The kinds of `--allow-sink`: those of `provisioner.model.environment.SinkKind`."""
 
-_LEVELS = ("debug", "info", "warning", "error")
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_common_option = partial(click.option, cls=CommonOption)
 
 
 class OutputOptions(NamedTuple):
-    """How a command speaks.
+    """The format of a command's output on stdout and stderr.
 
     Attributes:
-        format: of the data on stdout, one of those that the command offers.
-        quiet: whether successes stay silent.
+        format: the format of the data on stdout, one of those that the command offers.
+        quiet: True to print only warnings and errors.
         color: `auto`, `always` or `never`.
-        log_level: least level of the log on stderr.
-        log_format: of that log, `text` or `json`.
+        log_level: the lowest level of log messages on stderr.
+        log_format: the format of the log, `text` or `json`.
     """
 
     format: str
@@ -56,12 +59,12 @@ class OutputOptions(NamedTuple):
 
 
 class OutputTargets(NamedTuple):
-    """Where else a command speaks.
+    """The outputs of a command other than stdout and stderr.
 
     Attributes:
-        reports: the form and the file of each report.
-        events: the file of the events, None where nobody wants them.
-        ci: whether the runner of a pipeline is told what it can show.
+        reports: the format and the file of each report.
+        events: the file to write events to, or None.
+        ci: True to write annotations, a summary and outputs for GitHub Actions.
     """
 
     reports: tuple[tuple[OutputFormat, str], ...]
@@ -70,14 +73,14 @@ class OutputTargets(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """What a reconciling command works on.
+    """The manifests, environments and keys that a command works on.
 
     Attributes:
         manifests: the manifests directory.
-        environments: their names; none means all.
-        only: globs of key names; none means all.
+        environments: the names of environments; empty for all.
+        only: globs of key names; empty for all.
         parallel: overrides `limits.parallel` of every environment.
-        restrictions: what the workflow lets the run do.
+        restrictions: the restrictions that the command line puts on the run.
     """
 
     manifests: Path
@@ -87,7 +90,7 @@ class Selection(NamedTuple):
     restrictions: Restrictions = Restrictions()
 
 
-manifests_option = click.option(
+manifests_option = _common_option(
     "-m",
     "--manifests",
     type=click.Path(path_type=Path),
@@ -96,26 +99,26 @@ manifests_option = click.option(
     envvar="PROVISION_MANIFESTS",
     metavar="DIR",
     shell_complete=directories,
-    help="Directory of environments.yaml and the manifests.",
+    help="Read environments.yaml and manifests from this directory.",
 )
 
-one_environment_option = click.option(
+one_environment_option = _common_option(
     "-e",
     "--environment",
     envvar="PROVISION_ENVIRONMENT",
     metavar="NAME",
     shell_complete=environment_names,
-    help="The environment; needless where there is but one.",
+    help="Work on this environment; required if there are several.",
 )
 
 
 class PlanFlags(NamedTuple):
-    """What a run may do beyond making what is missing.
+    """The optional actions of a run.
 
     Attributes:
-        prune: whether owned keys that no manifest wants are revoked.
-        dedupe: whether surplus owned keys of a name are revoked.
-        redeliver: whether new tokens of all keys with sinks are delivered.
+        prune: True to revoke owned keys that no manifest declares.
+        dedupe: True to revoke duplicates of owned keys.
+        redeliver: True to deliver a new token to every sink.
     """
 
     prune: bool
@@ -124,83 +127,86 @@ class PlanFlags(NamedTuple):
 
 
 class GuardOptions(NamedTuple):
-    """What guards may let pass.
+    """The options that override guards.
 
     Attributes:
-        max_revoke: keys that may be revoked in each environment; None leaves it to the guards.
-        allow_protected: whether what is protected may be revoked.
+        max_revoke: the number of keys that may be revoked in each environment; None for the limit
+            of `guards.max_revoke`.
+        allow_protected: True to allow revoking protected keys.
     """
 
     max_revoke: int | None
     allow_protected: bool
 
     def overrides(self) -> GuardOverrides:
-        """The same for the guards."""
-        from provisioner.reconcile.guards import GuardOverrides  # noqa: PLC0415 - keeps --help fast
+        """Return the overrides in the form that the guards take."""
+        from provisioner.reconcile.guards import GuardOverrides
 
         return GuardOverrides(max_revoke=self.max_revoke, allow_protected=self.allow_protected)
 
 
 def add_plan_flags(command: Command) -> Command:
-    """The options of `Reconciling`, gathered into the argument `reconciling`."""
+    """Add the options of `PlanFlags`; the command gets them as its argument `plan_flags`."""
 
     @wraps(command)
-    def gathered(*, prune: bool, dedupe: bool, redeliver: bool, **others: object) -> int:
+    def collect(*, prune: bool, dedupe: bool, redeliver: bool, **others: object) -> int:
         return command(plan_flags=PlanFlags(prune, dedupe, redeliver), **others)
 
-    return _with(gathered, _prune_option, _dedupe_option, _redeliver_option)
+    return _add_options(collect, *_PLAN_FLAGS)
 
 
 def add_guard_options(command: Command) -> Command:
-    """The options of `Leaving`, gathered into the argument `leaving`."""
+    """Add the options of `GuardOptions`; the command gets them as its argument `guard_options`."""
 
     @wraps(command)
-    def gathered(*, max_revoke: int | None, allow_protected: bool, **others: object) -> int:
+    def collect(*, max_revoke: int | None, allow_protected: bool, **others: object) -> int:
         return command(guard_options=GuardOptions(max_revoke, allow_protected), **others)
 
-    return _with(gathered, *_guard_options)
+    return _add_options(collect, *_GUARD_OPTIONS)
 
 
-_prune_option = click.option(
-    "--prune",
-    is_flag=True,
-    envvar="PROVISION_PRUNE",
-    help="Revoke owned keys that no manifest wants.",
+_PLAN_FLAGS = (
+    click.option(
+        "--prune",
+        is_flag=True,
+        envvar="PROVISION_PRUNE",
+        help="Revoke owned keys that no manifest declares.",
+    ),
+    click.option(
+        "--dedupe",
+        is_flag=True,
+        envvar="PROVISION_DEDUPE",
+        help="Revoke duplicates of owned keys.",
+    ),
+    click.option(
+        "--redeliver",
+        is_flag=True,
+        envvar="PROVISION_REDELIVER",
+        help="Deliver a new token of every key to its sinks.",
+    ),
 )
-_dedupe_option = click.option(
-    "--dedupe",
-    is_flag=True,
-    envvar="PROVISION_DEDUPE",
-    help="Revoke surplus owned keys of a name.",
-)
-_guard_options = (
+_GUARD_OPTIONS = (
     click.option(
         "--max-revoke",
         type=click.IntRange(0),
         envvar="PROVISION_MAX_REVOKE",
         metavar="N",
-        help="Keys that may be revoked in each environment, instead of guards.max_revoke.",
+        help="Allow N revocations in each environment, instead of guards.max_revoke.",
     ),
     click.option(
         "--allow-protected",
         is_flag=True,
         envvar="PROVISION_ALLOW_PROTECTED",
-        help="Revoke even what is protected.",
+        help="Allow revoking keys and environments with `protect: true`.",
     ),
-)
-_redeliver_option = click.option(
-    "--redeliver",
-    is_flag=True,
-    envvar="PROVISION_REDELIVER",
-    help="Deliver new tokens of all keys with sinks, whatever those hold.",
 )
 
 
 def add_restrictions(command: Command) -> Command:
-    """The options of `Restrictions`, gathered into the argument `restrictions`."""
+    """Add the options of `Restrictions`; the command gets them as its argument `restrictions`."""
 
     @wraps(command)
-    def gathered(
+    def collect(
         *,
         environments_file: Path | None,
         against: Path | None,
@@ -218,131 +224,134 @@ def add_restrictions(command: Command) -> Command:
         )
         return command(restrictions=restrictions, **others)
 
-    return _with(gathered, *_RESTRICTIONS)
+    return _add_options(collect, *_RESTRICTIONS)
 
 
-_Given = TypeVar("_Given")
+_Value = TypeVar("_Value")
 
 
-def _not_lost(context: click.Context, option: click.Parameter, given: _Given) -> _Given:
-    """The value of an option that keeps a run within bounds, where its variable is not empty."""
+def _require_value(context: click.Context, option: click.Parameter, value: _Value) -> _Value:
+    """Return the value of a restriction; an empty value or variable is wrong usage."""
     variable = str(option.envvar)
-    # Click takes an empty variable for none, and so would the run be free of its bounds.
+    # Click ignores an empty variable, which would lift the restriction.
     source = context.get_parameter_source(str(option.name))
     if source is not ParameterSource.COMMANDLINE and not os.environ.get(variable, "set").strip():
         raise click.BadParameter(
-            f"{variable} is empty: give it a value, or unset it to run without.", context, option
+            f"{variable} is empty. Set it, or unset it to run without this restriction.",
+            context,
+            option,
         )
-    values = given if isinstance(given, tuple) else (given,)
+    values = value if isinstance(value, tuple) else (value,)
     if any(isinstance(one, (str, Path)) and str(one).strip() in {"", "."} for one in values):
-        raise click.BadParameter("A value is empty: give one.", context, option)
-    return given
+        raise click.BadParameter("A value is empty.", context, option)
+    return value
 
 
 def _sink_rules(
-    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
 ) -> tuple[SinkRule, ...]:
-    """Rules of `KIND[:GLOB]`."""
+    """Parse the values of `--allow-sink`, each `KIND` or `KIND:GLOB`."""
     rules = []
-    for text in _not_lost(context, option, given):
-        word, colon, glob = text.partition(":")
-        kind = next((one for one in SINK_KINDS if one == word), None)
+    for text in _require_value(context, option, values):
+        name, colon, glob = text.partition(":")
+        kind = next((one for one in SINK_KINDS if one == name), None)
         if kind is None or (colon and not glob):
-            known = ", ".join(SINK_KINDS)
             raise click.BadParameter(
-                f"{text!r} is not KIND or KIND:GLOB with one of {known}.", context, option
+                f"{text!r} is not KIND or KIND:GLOB. Choose the kind from {', '.join(SINK_KINDS)}.",
+                context,
+                option,
             )
         rules.append(SinkRule(kind, glob or "*"))
     return tuple(rules)
 
 
-environments_option = click.option(
+environments_option = _common_option(
     "--environments",
     "environments_file",
     type=click.Path(path_type=Path),
-    callback=_not_lost,
+    callback=_require_value,
     envvar="PROVISION_ENVIRONMENTS",
     metavar="FILE",
-    help="Read this file in place of the environments.yaml of the manifests.",
+    help="Read this file instead of environments.yaml in the manifests directory.",
 )
 
 _RESTRICTIONS = (
     environments_option,
-    click.option(
+    _common_option(
         "--against",
         type=click.Path(path_type=Path),
-        callback=_not_lost,
+        callback=_require_value,
         envvar="PROVISION_AGAINST",
         metavar="DIR",
-        help="Refuse an environments.yaml, `deliver` or `check` that the manifests of DIR lack.",
+        help="Refuse an environments.yaml, `deliver` or `check` that DIR does not have.",
     ),
-    click.option(
+    _common_option(
         "--allow-host",
         multiple=True,
-        callback=_not_lost,
+        callback=_require_value,
         envvar="PROVISION_ALLOW_HOST",
         metavar="GLOB",
-        help="Speak to servers whose hosts match, and no other; repeatable.",
+        help="Connect only to hosts that match. Repeatable.",
     ),
-    click.option(
+    _common_option(
         "--allow-sink",
         multiple=True,
         callback=_sink_rules,
         envvar="PROVISION_ALLOW_SINK",
         metavar="KIND[:GLOB]",
-        help="Open sinks of this kind that match, and no other; repeatable.",
+        help="Use only sinks of this kind that match. Repeatable.",
     ),
-    click.option(
+    _common_option(
         "--no-programs",
         is_flag=True,
-        callback=_not_lost,
+        callback=_require_value,
         envvar="PROVISION_NO_PROGRAMS",
-        help="Run no program that manifests or sinks name.",
+        help="Do not run programs named by manifests or by configurations of sinks.",
     ),
 )
 
 
 def add_selection(*, revokes: bool) -> Callable[[Command], Command]:
-    """The options of `Selection`, gathered into the argument `selection`.
+    """Add the options of `Selection`; the command gets them as its argument `selection`.
 
     Args:
-        revokes: whether the command, or its plan file, may end keys: what bounds it is not empty
-            then, because a step of a pipeline that gave no value leaves its variable empty.
+        revokes: True if the command, or its plan file, can revoke keys. An empty `-e` or `--only`
+            is wrong usage then: a pipeline that lost a value leaves its variable empty.
     """
-    bound = _not_empty if revokes else None
+    callback = _require_selection if revokes else None
     options = (
         manifests_option,
-        click.option(
+        _common_option(
             "-e",
             "--environment",
             multiple=True,
-            callback=bound,
+            callback=callback,
             envvar="PROVISION_ENVIRONMENT",
             metavar="NAME",
             shell_complete=environment_names,
-            help="Work on this environment alone; repeatable.",
+            help="Work only on this environment. Repeatable.",
         ),
-        click.option(
+        _common_option(
             "--only",
             multiple=True,
-            callback=bound,
+            callback=callback,
             envvar="PROVISION_ONLY",
             metavar="GLOB",
             shell_complete=key_names,
-            help="Work on keys whose names match alone; repeatable.",
+            help="Work only on keys whose names match. Repeatable.",
         ),
-        click.option(
+        _common_option(
             "--parallel",
             type=click.IntRange(1, 100),
             envvar="PROVISION_PARALLEL",
             metavar="N",
-            help="Requests in flight in each environment, instead of limits.parallel.",
+            help="Send up to N requests at once in each environment, instead of limits.parallel.",
         ),
     )
 
     def decorate(command: Command) -> Command:
         @wraps(command)
-        def gathered(
+        def collect(
             manifests: Path,
             environment: tuple[str, ...],
             only: tuple[str, ...],
@@ -353,106 +362,109 @@ def add_selection(*, revokes: bool) -> Callable[[Command], Command]:
             selection = Selection(manifests, environment, only, parallel, restrictions)
             return command(selection=selection, **others)
 
-        return _with(add_restrictions(gathered), *options)
+        return _add_options(add_restrictions(collect), *options)
 
     return decorate
 
 
-def _not_empty(
-    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+def _require_selection(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """The values of an option that bounds a run, none of them empty, nor its variable."""
+    """Return the values of an option that limits a run; an empty one is wrong usage."""
     variable = str(option.envvar)
-    # Click takes an empty variable for none, and so would the run work on everything.
-    if not given and not os.environ.get(variable, "set").strip():
+    # Click ignores an empty variable, so the run would work on everything.
+    if not values and not os.environ.get(variable, "set").strip():
         raise click.BadParameter(
-            f"{variable} is empty: give it a value, or unset it to work on all.", context, option
+            f"{variable} is empty. Set it, or unset it to work on all.", context, option
         )
-    if not all(map(str.strip, given)):
+    if not all(map(str.strip, values)):
         raise click.BadParameter(
-            "A value is empty: give one, or leave the option out to work on all.", context, option
+            "A value is empty. Set it, or omit the option to work on all.", context, option
         )
-    return given
+    return values
 
 
 def add_output_targets(*, events: bool) -> Callable[[Command], Command]:
-    """The options of `Telling`, gathered into the argument `telling`.
+    """Add the options of `OutputTargets`; the command gets them as `output_targets`.
 
     Args:
-        events: whether the command has any to tell of.
+        events: True if the command has events to write.
     """
 
     def decorate(command: Command) -> Command:
         @wraps(command)
-        def gathered(
+        def collect(
             *, report: tuple[tuple[OutputFormat, str], ...], no_ci: bool, **others: object
         ) -> int:
             file = others.pop("events", None)
             output_targets = OutputTargets(report, None if file is None else str(file), not no_ci)
             return command(output_targets=output_targets, **others)
 
-        return _with(gathered, *_OUTPUT_TARGETS[: 3 if events else 2])
+        return _add_options(collect, *_OUTPUT_TARGETS[: 3 if events else 2])
 
     return decorate
 
 
-def _report(
-    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+def _reports(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
 ) -> tuple[tuple[str, str], ...]:
-    """Forms and files of `FORMAT=FILE`."""
-    asked = []
-    for text in given:
-        form, _, file = text.partition("=")
-        if form not in REPORT_FORMS or not file:
-            known = ", ".join(REPORT_FORMS)
+    """Parse the values of `--report`, each `FORMAT=FILE`."""
+    reports = []
+    for text in values:
+        format_, _, file = text.partition("=")
+        if format_ not in REPORT_FORMATS or not file:
+            known = ", ".join(REPORT_FORMATS)
             raise click.BadParameter(
-                f"{text!r} is not FORMAT=FILE with one of {known}.", context, option
+                f"{text!r} is not FORMAT=FILE. Choose the format from {known}.", context, option
             )
-        asked.append((form, file))
-    return tuple(asked)
+        reports.append((format_, file))
+    return tuple(reports)
 
 
 _OUTPUT_TARGETS = (
-    click.option(
+    _common_option(
         "--report",
         multiple=True,
-        callback=_report,
+        callback=_reports,
         envvar="PROVISION_REPORT",
         metavar="FORMAT=FILE",
-        help=f"Write a report to a file too; repeatable. FORMAT: {', '.join(REPORT_FORMS)}.",
+        help="Also write a report to a file. FORMAT is one of "
+        f"{', '.join(REPORT_FORMATS)}. Repeatable.",
     ),
-    click.option(
+    _common_option(
         "--no-ci",
         is_flag=True,
         envvar="PROVISION_NO_CI",
-        help="Tell the runner of GitHub Actions nothing.",
+        help="Write no annotations, summary or outputs for GitHub Actions.",
     ),
-    click.option(
+    _common_option(
         "--events",
         envvar="PROVISION_EVENTS",
         metavar="FILE",
-        help="Write what happens to a file, one JSON object a line.",
+        help="Write events to a file as they happen, one JSON object per line.",
     ),
 )
 
 
 def add_output_options(*formats: str) -> Callable[[Command], Command]:
-    """The options of `Output`, gathered into the argument `output`.
+    """Add the options of `OutputOptions`; the command gets them as its argument `output`.
 
     Args:
-        formats: what `--format` offers, the first by default; none for a command with but one.
+        formats: the choices of `--format`, the default first; empty for a command without it.
     """
 
     def decorate(command: Command) -> Command:
         @wraps(command)
-        def gathered(
+        def collect(
             *, quiet: bool, color: str, log_level: str, log_format: str, **others: object
         ) -> int:
             format_ = str(others.pop("format_", "json"))
             output = OutputOptions(format_, quiet, color, log_level, log_format)
             return command(output=output, **others)
 
-        return _with(gathered, *(_format_options(formats) if formats else ()), *_OUTPUT_OPTIONS)
+        return _add_options(
+            collect, *(_format_options(formats) if formats else ()), *_OUTPUT_OPTIONS
+        )
 
     return decorate
 
@@ -466,48 +478,48 @@ def _format_options(formats: tuple[str, ...]) -> tuple[Callable[[Command], Comma
             default=formats[0],
             show_default=True,
             envvar="PROVISION_FORMAT",
-            help="Form of the data on stdout.",
+            help="Print results on stdout in this format.",
         ),
     )
 
 
 _OUTPUT_OPTIONS = (
-    click.option(
+    _common_option(
         "-q",
         "--quiet",
         is_flag=True,
         envvar="PROVISION_QUIET",
-        help="Say nothing of what went well.",
+        help="Print only warnings and errors.",
     ),
-    click.option(
+    _common_option(
         "--log-level",
-        type=click.Choice(_LEVELS, case_sensitive=False),
+        type=click.Choice(_LOG_LEVELS, case_sensitive=False),
         default="warning",
         show_default=True,
         envvar="PROVISION_LOG_LEVEL",
-        help="Least level of the log on stderr.",
+        help="Write log messages of this level and above to stderr.",
     ),
-    click.option(
+    _common_option(
         "--log-format",
         type=click.Choice(["text", "json"]),
         default="text",
         show_default=True,
         envvar="PROVISION_LOG_FORMAT",
-        help="Form of the log on stderr.",
+        help="Write the log on stderr in this format.",
     ),
-    click.option(
+    _common_option(
         "--color",
         type=click.Choice(["auto", "always", "never"]),
         default="auto",
         show_default=True,
         envvar="PROVISION_COLOR",
-        help="When to colour text; NO_COLOR and FORCE_COLOR count too.",
+        help="Colour text output; auto respects NO_COLOR and FORCE_COLOR.",
     ),
 )
 
 
-def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
-    """The command with these options, shown by --help in this order."""
+def _add_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """Return the command with these options, which --help shows in this order."""
     for option in reversed(options):
         command = option(command)
     return command

@@ -1,4 +1,4 @@
-"""A file that a command writes beside its two streams, opened before anything is done."""
+"""An output file of a command, opened before the command does anything."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _STREAM = re.compile(r"/dev/(?:fd/(\d+)|stdout|stderr)")
 
 
 def is_stream(file: str) -> bool:
-    """Whether it is a stream of this process, which a runner may read along."""
+    """Return whether a path is a stream of this process, which a CI runner may read."""
     return _STREAM.fullmatch(file) is not None
 
 
 def open_output(file: str, option: str) -> BinaryIO:
-    """The file, empty and open for writing; a stream of this process keeps what it has.
+    """Open a file for writing and empty it; a stream of this process is not emptied.
 
     Args:
-        file: as it was typed; may be a pipe, or `/dev/stderr`.
-        option: which asked for it.
+        file: the path as it was typed; may be a pipe, or `/dev/stderr`.
+        option: the option that named it.
 
     Raises:
-        WrongUsageError: when it cannot be written.
+        WrongUsageError: if it cannot be written.
     """
     stream = _STREAM.fullmatch(file)
     try:
         if stream is None:
             return open(file, "wb", buffering=0)  # noqa: PTH123 - as it was typed
-        # To open a stream by its name would cut the file that a shell lets it append to.
+        # Opening a stream by name would truncate the file that a shell redirects it to.
         number = int(stream[1]) if stream[1] else 1 + (file == "/dev/stderr")
         return os.fdopen(os.dup(number), "wb", buffering=0)
     except (OSError, ValueError, OverflowError) as error:
@@ -38,15 +38,15 @@ def open_output(file: str, option: str) -> BinaryIO:
         raise WrongUsageError(
             "report_unwritable",
             f"{file!r} cannot be written: {reason}.",
-            remedy=f"Give {option} a file in a folder that exists. Nothing was done.",
+            remedy=f"Name a file in an existing folder with {option}. Nothing was changed.",
         ) from None
 
 
 def write_all(stream: BinaryIO, data: bytes) -> None:
-    """Writes all of it: a pipe may take less than it is given.
+    """Write all data, also to a pipe, which may accept only a part at a time.
 
     Raises:
-        OSError: when it takes no more.
+        OSError: if it cannot be written.
     """
     rest = memoryview(data)
     while rest:

@@ -1,4 +1,4 @@
-"""Where a command speaks beside its two streams: report files, events, and a pipeline's runner."""
+"""The outputs of a command other than stdout and stderr: reports, events, and GitHub Actions."""
 
 from __future__ import annotations
 
@@ -43,17 +43,18 @@ if TYPE_CHECKING:
 
 
 class Outputs:
-    """The report files, the events and the runner of one command.
+    """The report files, the events and the GitHub Actions runner of one command.
 
     Attributes:
-        tell: is told what happens.
+        emit: the function that takes events.
+        exit_code: the exit code of the command, as far as it is known.
 
     Args:
-        command: its name.
-        console: where it speaks first of all.
-        reports: the form of each report and its open file.
-        events: where events go, if anywhere.
-        ci: whether a runner that is there is told anything.
+        command: the name of the command.
+        console: the console of the command.
+        reports: the format and the open file of each report, by path.
+        events: the file of events, or None.
+        ci: True to write to the runner, if there is one.
     """
 
     def __init__(
@@ -69,58 +70,58 @@ class Outputs:
         self._command = command
         self._console = console
         self._reports = reports
-        self._runner = runner if ci and runner.there else None
-        self._examined = ValidationResult((), (), datetime.now(UTC))
+        self._runner = runner if ci and runner.present else None
+        self._examined = Examined((), (), datetime.now(UTC))
         self._started = False
-        self._lost: OutputError | None = None
+        self._stdout_error: OutputError | None = None
         self._refusal: Failure | None = None
-        self.tell: Emit = ignore if events is None else events.emit
+        self.emit: Emit = ignore if events is None else events.emit
         self.exit_code = UNEXPECTED
 
     @contextmanager
     def problems(self) -> Iterator[None]:
-        """Problems that end the command go wherever they were asked for, stdout among it."""
+        """Report problems that end the command, in each format that was requested."""
         try:
             yield
         except InvalidInputError as error:
-            told = self.examined(error.sources, error.problems)
-            form = cast("OutputFormat", self._console.output.format)
-            # As text they are told on stderr, where the command ends.
-            if form != "text":
-                with self.shown():
-                    self._console.show_report(told, form)
-            self.report(told)
+            report = self.report_input(error.sources, error.problems)
+            format_ = cast("OutputFormat", self._console.output.format)
+            # Problems as text are printed on stderr when the command ends.
+            if format_ != "text":
+                with self.printing():
+                    self._console.show_report(report, format_)
+            self.write_reports(report)
             raise
 
-    def begun(self, sources: tuple[str, ...], environments: Iterable[Environment]) -> None:
-        """Tells that the manifests are sound and the run begins."""
+    def start(self, sources: tuple[str, ...], environments: Iterable[Environment]) -> None:
+        """Emit that the run starts, once the manifests are valid."""
         self._examined = _examined(sources, ())
-        self._start(tuple(one.name for one in environments))
+        self._emit_start(tuple(one.name for one in environments))
 
-    def examined(
+    def report_input(
         self,
         files: tuple[str, ...],
         problems: tuple[Problem, ...],
         summary: str = "",
         warnings: tuple[Problem, ...] = (),
     ) -> ReportInput:
-        """What there is to tell of manifests alone."""
+        """Return the content of a report about manifests only."""
         self._examined = _examined(files, problems, warnings)
         return ReportInput(self._examined, summary)
 
-    def planned(self, plan: Plan) -> None:
-        """Tells that a plan is made."""
-        self.tell(PlanMade(plan))
+    def plan_made(self, plan: Plan) -> None:
+        """Emit that the plan is made."""
+        self.emit(PlanMade(plan))
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Shows on stdout what `outcome` reports next, which is not lost where stdout fails."""
+    def printing(self) -> Iterator[None]:
+        """Keep an error of stdout until the reports are written, so that they are not lost."""
         try:
             yield
         except OutputError as error:
-            self._lost = error
+            self._stdout_error = error
 
-    def outcome(
+    def report_outcome(
         self,
         outcome: Plan | RunResult,
         *,
@@ -128,47 +129,47 @@ class Outputs:
         refusal: ProvisionError | None = None,
         plan_file: str | None = None,
     ) -> None:
-        """Reports a plan, or what became of it, and tells the runner.
+        """Report a plan or its result, and set the outputs of the step.
 
         Args:
-            outcome: the one or the other.
-            changes: how many actions the plan has that can be done.
-            refusal: why none of them may be.
-            plan_file: where the plan was written, if it was.
+            outcome: the plan or the result.
+            changes: the number of actions of the plan that can be carried out.
+            refusal: the reason why none of them may be carried out.
+            plan_file: the path of the plan file, if one was written.
 
         Raises:
-            OutputError: as `report`.
+            OutputError: as `write_reports`.
         """
         self._refusal = None if refusal is None else failure_of(refusal)
         if self._runner is not None:
             values = {"changes": "true" if changes else "false", "digest": outcome.digest}
             if plan_file is not None:
                 values["plan-file"] = plan_file
-            self._runner.put_out(values)
-        self.report(ReportInput(self._examined, outcome=outcome, refusal=self._refusal))
+            self._runner.set_outputs(values)
+        self.write_reports(ReportInput(self._examined, outcome=outcome, refusal=self._refusal))
 
-    def report(self, told: ReportInput) -> None:
-        """Writes the reports, and the summary of the step.
+    def write_reports(self, report: ReportInput) -> None:
+        """Write the report files, and the summary of the step.
 
         Raises:
-            OutputError: when a report, or stdout before it, takes no more; the others are written
-                all the same.
+            OutputError: if a report, or stdout before it, could not be written; the other reports
+                are written.
         """
         if self._runner is not None:
-            if told.outcome is not None or told.validation.problems:
-                self._runner.summarize(render(told, "markdown"))
-            if told.validation.entries and self._console.output.format != "github":
+            if report.outcome is not None or report.examined.problems:
+                self._runner.summarize(render(report, "markdown"))
+            if report.examined.all and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
-                self._console.commands(problems_github(told.validation))
+                self._console.commands(problems_github(report.examined))
         failed = None
-        for file, (form, stream) in self._reports.items():
+        for file, (format_, stream) in self._reports.items():
             try:
-                text = render(told, form)
-                write_all(
-                    stream, (without_commands(text, form) if is_stream(file) else text).encode()
-                )
+                text = render(report, format_)
+                if is_stream(file):
+                    text = without_commands(text, format_)
+                write_all(stream, text.encode())
             except BrokenPipeError:
-                pass  # the reader has seen enough, as on stdout
+                pass  # the reader has gone, as may happen on stdout
             except OSError as error:
                 failed = failed or (file, error.strerror)
         if failed is not None:
@@ -176,25 +177,25 @@ class Outputs:
             raise OutputError(
                 "output_failed",
                 f"The report {file!r} could not be written: {reason}.",
-                remedy="What was done is done; `provision list` shows what is there.",
+                remedy="Changes already made stay in place; `provision list` shows the keys.",
             )
-        if self._lost is not None:
-            raise self._lost
+        if self._stdout_error is not None:
+            raise self._stdout_error
 
     def finish(self, exit_code: int) -> int:
-        """The exit code, which is that of the run."""
+        """Set the exit code of the run, and return it."""
         self.exit_code = exit_code
         return exit_code
 
     def close(self) -> None:
-        """Tells that the run is over."""
-        self._start(())
-        self.tell(RunEnded(self.exit_code, self._refusal))
+        """Emit that the run ended."""
+        self._emit_start(())
+        self.emit(RunEnded(self.exit_code, self._refusal))
 
-    def _start(self, environments: tuple[str, ...]) -> None:
+    def _emit_start(self, environments: tuple[str, ...]) -> None:
         if not self._started:
             self._started = True
-            self.tell(RunStarted(self._command, __version__, environments))
+            self.emit(RunStarted(self._command, __version__, environments))
 
 
 @contextmanager
@@ -204,66 +205,68 @@ def open_outputs(
     console: Console,
     signals: Signals | None = None,
     *,
-    taken: tuple[Path, ...] = (),
+    other_files: tuple[Path, ...] = (),
 ) -> Iterator[Outputs]:
-    """What a command speaks by, opened before anything is done.
+    """Open the outputs of a command before it does anything.
 
     Args:
-        command: its name.
-        output_targets: where it speaks beside its two streams.
-        console: where it speaks first of all.
-        signals: those that were caught, where it catches any.
-        taken: files that the command itself reads or writes.
+        command: the name of the command.
+        output_targets: the files to write.
+        console: the console of the command.
+        signals: the signals that the command catches, if any.
+        other_files: files that the command itself reads or writes.
 
     Raises:
-        WrongUsageError: when a file cannot be written, or two reports are to be one.
+        WrongUsageError: if a file cannot be written, or is named for two outputs.
     """
     with ExitStack() as stack:
         reports: dict[str, tuple[OutputFormat, BinaryIO]] = {}
         events = output_targets.events
-        beside = () if events is None or events.startswith("/dev/") else (events,)
-        _check_apart([*map(str, taken), *beside, *(file for _, file in output_targets.reports)])
-        for form, file in output_targets.reports:
-            reports[file] = form, stack.enter_context(open_output(file, "--report"))
+        event_files = () if events is None or events.startswith("/dev/") else (events,)
+        report_files = tuple(file for _, file in output_targets.reports)
+        _require_distinct(*map(str, other_files), *event_files, *report_files)
+        for format_, file in output_targets.reports:
+            reports[file] = format_, stack.enter_context(open_output(file, "--report"))
         event_file = None
         if events is not None:
             event_file = EventFile(events, console.run_id)
             stack.callback(event_file.close)
-        opened = Outputs(command, console, reports, event_file, ci=output_targets.ci)
+        outputs = Outputs(command, console, reports, event_file, ci=output_targets.ci)
         try:
-            yield opened
+            yield outputs
         except ProvisionError as error:
-            told = None if signals is None else signals.exit_code
-            opened.exit_code = error.exit_code if told is None else told
+            signal_code = None if signals is None else signals.exit_code
+            outputs.exit_code = error.exit_code if signal_code is None else signal_code
             raise
         except click.UsageError:
-            opened.exit_code = USAGE
+            outputs.exit_code = USAGE
             raise
         except click.Abort:
-            opened.exit_code = INTERRUPTED
+            outputs.exit_code = INTERRUPTED
             raise
         except Exception:
-            opened.exit_code = UNEXPECTED
+            outputs.exit_code = UNEXPECTED
             raise
         except BaseException:
-            opened.exit_code = INTERRUPTED
+            outputs.exit_code = INTERRUPTED
             raise
         finally:
-            opened.close()
+            outputs.close()
 
 
-def _check_apart(files: list[str]) -> None:
-    """Raises where two of them are one file, of which one would be lost."""
-    seen: set[str] = set()
+def _require_distinct(*files: str) -> None:
+    """Raise if two of the paths are one file, because one output would be lost."""
+    paths: set[str] = set()
     for file in files:
-        place = os.path.realpath(file)
-        if place in seen:
+        path = os.path.realpath(file)
+        if path in paths:
             raise WrongUsageError(
                 "report_unwritable",
-                f"{file!r} cannot be two things at once.",
-                remedy="Give each --report, --events and the plan a file. Nothing was done.",
+                f"{file!r} is named for two files.",
+                remedy="Use different files for --report, --events and the plan. "
+                "Nothing was changed.",
             )
-        seen.add(place)
+        paths.add(path)
 
 
 def _examined(
@@ -273,24 +276,27 @@ def _examined(
     try:
         here = os.path.realpath(os.curdir)
         root = os.path.realpath(next(filter(None, map(os.environ.get, variables)), here))
-    except FileNotFoundError:  # no place that a path could count from
-        return ValidationResult(tuple(files), tuple(problems), datetime.now(UTC), tuple(warnings))
+    except FileNotFoundError:  # the working directory is gone: leave the paths as they are
+        return Examined(tuple(files), tuple(problems), datetime.now(UTC), tuple(warnings))
 
-    def placed(file: str) -> str:
-        """The path from the root of the repository; as it is where the file is not below it."""
+    def from_root(file: str) -> str:
+        """Return the path from the root of the repository; unchanged if it is not below it."""
         absolute = Path(here, file)
         path = Path(os.path.realpath(absolute.parent), absolute.name)
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else file
 
-    def moved(place: Place) -> Place:
-        return place._replace(file=placed(place.file))
+    def relocated(place: Place) -> Place:
+        return place._replace(file=from_root(place.file))
 
-    def all_moved(found: Iterable[Problem]) -> tuple[Problem, ...]:
+    def all_relocated(found: Iterable[Problem]) -> tuple[Problem, ...]:
         return tuple(
-            replace(one, place=moved(one.place), related=one.related and moved(one.related))
+            replace(one, place=relocated(one.place), related=one.related and relocated(one.related))
             for one in found
         )
 
-    return ValidationResult(
-        tuple(map(placed, files)), all_moved(problems), datetime.now(UTC), all_moved(warnings)
+    return Examined(
+        tuple(map(from_root, files)),
+        all_relocated(problems),
+        datetime.now(UTC),
+        all_relocated(warnings),
     )

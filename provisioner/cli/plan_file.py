@@ -1,4 +1,4 @@
-"""The plan file on disk: written by `plan --out`, read and held to by `apply`."""
+"""The plan file on disk: written by `plan --out`, read and carried out by `apply`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from click.core import ParameterSource
 from provisioner.cli.run import prepare
 from provisioner.errors.exceptions import InvalidInputError, StalePlanError, WrongUsageError
 from provisioner.manifests import load
-from provisioner.manifests.text import read_bytes, reason
+from provisioner.manifests.text import read_bytes
+from provisioner.manifests.text import reason as reason_of
 from provisioner.plan import selected_keys
 from provisioner.planfile import (
     MAX_BYTES,
@@ -43,10 +44,10 @@ if TYPE_CHECKING:
     from provisioner.planfile import PlanFile
     from provisioner.reconcile.reconciler import Reconciler
 
-_HEAD = 64
-"""Bytes by which a plan file is known."""
+_HEAD_BYTES = 64
+"""Bytes at the start that identify a plan file."""
 
-_CARRIED = {
+_SAVED_OPTIONS = {
     "environment": "--environment",
     "only": "--only",
     "prune": "--prune",
@@ -55,13 +56,13 @@ _CARRIED = {
     "max_revoke": "--max-revoke",
     "allow_protected": "--allow-protected",
 }
-"""Options that a plan file carries, by the name of the parameter."""
+"""The options that a plan file contains, by the name of the parameter."""
 
 
-def asked_of(
+def saved_options(
     selection: Selection, plan_flags: PlanFlags, guard_options: GuardOptions
 ) -> SavedOptions:
-    """What a run is asked for beside the manifests, as a plan file carries it."""
+    """Return the options of a run that a plan file contains."""
     return SavedOptions(
         environments=selection.environments,
         only=selection.only,
@@ -73,37 +74,37 @@ def asked_of(
     )
 
 
-def check_free(file: Path) -> None:
-    """Raises where something stands that is no plan file, which is not written over."""
+def require_writable(file: Path) -> None:
+    """Raise if the file exists and is not a plan file, because it would be overwritten."""
     if str(file) == "-":
-        raise click.UsageError("A plan is written to a file: name one with --out.")
+        raise click.UsageError("A plan cannot be written to stdout. Name a file with --out.")
     if not os.path.lexists(file):
         return
     try:
-        ours = file.is_file() and may_overwrite(_head_of(file))
+        is_plan_file = file.is_file() and begins_as_ours(_head_of(file))
     except OSError as error:
         raise _not_writable(file, error) from None
-    if not ours:
+    if not is_plan_file:
         raise WrongUsageError(
             "file_exists",
-            f"{file.as_posix()} exists already, and is no plan file, which alone is replaced.",
+            f"{file.as_posix()} already exists and is not a plan file.",
             remedy="Name another file with --out.",
         )
 
 
 def plan_input_of(
-    made: Plan, asked: SavedOptions, reconciler: Reconciler, prepared: Prepared
+    plan: Plan, saved: SavedOptions, reconciler: Reconciler, prepared: Prepared
 ) -> PlanFileInput:
-    """A plan that the fleet made, and what it follows from."""
-    desired = selected_keys(prepared.manifests.desired, asked.plan_options)
-    return PlanFileInput(made, plan_document(made), asked, reconciler.observations, desired)
+    """Return a plan with everything that it was made from, as a plan file contains it."""
+    desired = selected_keys(prepared.manifests.desired, saved.options)
+    return PlanFileInput(plan, plan_document(plan), saved, reconciler.seen, desired)
 
 
-def keep(file: Path, plan_input: PlanFileInput, console: Console) -> None:
-    """Writes the plan file, whole or not at all, and says so with its digest.
+def write(file: Path, plan_input: PlanFileInput, console: Console) -> None:
+    """Write the plan file atomically, and print its digest.
 
     Raises:
-        WrongUsageError: when it cannot be written; an earlier plan file stays as it was.
+        WrongUsageError: if it cannot be written; an earlier plan file stays as it was.
     """
     try:
         _replace(Path(os.path.realpath(file)), text(document(plan_input)))
@@ -113,107 +114,109 @@ def keep(file: Path, plan_input: PlanFileInput, console: Console) -> None:
         console.aside(f"wrote {visible(file.as_posix())}, {plan_input.plan.digest}\n")
 
 
-def drop(file: Path, why: str, console: Console) -> None:
-    """Says why no plan file is written, and takes away an earlier one: it is not of this plan."""
+def remove_earlier(file: Path, reason: str, console: Console) -> None:
+    """Print why no plan file is written, and remove an earlier one, which is of another plan."""
     try:
         Path(os.path.realpath(file)).unlink(missing_ok=True)
     except OSError as error:
         raise _not_writable(file, error) from None
-    console.aside(f"{visible(file.as_posix())} is not written: {visible(why)}.\n")
+    console.aside(f"{visible(file.as_posix())} is not written: {visible(reason)}.\n")
 
 
-def why_not_kept(made: Plan, reconciler: Reconciler, *, stopped: bool) -> str | None:
-    """Why a plan cannot be reviewed as it is, None where it can."""
+def reason_not_to_write(plan: Plan, reconciler: Reconciler, *, stopped: bool) -> str | None:
+    """Return why a plan must not be written to a file, or None."""
     if stopped:
         return "the run was stopped"
     if reconciler.internal_error is not None:
-        return "a bug was met"
+        return "there was an internal error"
     if reconciler.refusal is not None:
         return f"the plan is refused ({reconciler.refusal.code})"
-    return why_unwritable(made)
+    return unwritable(plan)
 
 
 def _load_plan(file: Path) -> PlanFile:
-    """Reads a plan file.
+    """Read a plan file.
 
     Raises:
-        WrongUsageError: when it cannot be opened.
-        StalePlanError: when it is no plan file, or none that can be used.
+        WrongUsageError: if it cannot be opened.
+        StalePlanError: if it is not a plan file, or not one that can be used.
     """
-    shown = file.as_posix()
+    path = file.as_posix()
     try:
         data = read_bytes(file, MAX_BYTES)
     except OSError as error:
         raise WrongUsageError(
             "plan_unreadable",
-            f"{shown} cannot be read: {reason(error)}.",
+            f"{path} cannot be read: {reason_of(error)}.",
             remedy="Name a file that `provision plan --out` wrote.",
         ) from None
     if data is None:
         raise StalePlanError(
             "plan_invalid",
-            f"{shown} is no plan file: it has more than {MAX_BYTES // 2**20} MiB.",
+            f"{path} is not a plan file: it has more than {MOST_BYTES // 2**20} MiB.",
             remedy="Name a file that `provision plan --out` wrote.",
         )
     found = read(data, datetime.now(UTC))
     if isinstance(found, UnreadablePlanFile):
-        raise StalePlanError(found.code, f"{shown} {found.problem}.", remedy=found.remedy)
+        raise StalePlanError(found.code, f"{path} {found.why}.", remedy=found.remedy)
     return found
 
 
-def check_alone(context: click.Context) -> None:
-    """Raises where an option is given on the command line that a plan file carries."""
-    for parameter, option in _CARRIED.items():
+def refuse_saved_options(context: click.Context) -> None:
+    """Raise if the command line has an option that the plan file already contains."""
+    for parameter, option in _SAVED_OPTIONS.items():
         if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option} stands in the plan file: leave it out beside one.")
-
-
-def _check_variables(carried: SavedOptions, given: SavedOptions) -> None:
-    """Raises where a variable says something else than the plan file.
-
-    One that says the same is let pass: it may be set for every command of a pipeline.
-    """
-    theirs, ours = _by_parameter(carried), _by_parameter(given)
-    for parameter, option in _CARRIED.items():
-        variable = f"PROVISION_{parameter.upper()}"
-        if os.environ.get(variable) and theirs[parameter] != ours[parameter]:
             raise click.UsageError(
-                f"{variable} says something else than the plan file, which carries its own "
-                f"{option}. Unset it, or plan with it."
+                f"{option} cannot be used with a plan file, which contains its own value."
+            )
+
+
+def _check_variables(saved: SavedOptions, current: SavedOptions) -> None:
+    """Raise if a variable has another value than the plan file.
+
+    The same value is accepted: the variable may be set for every command of a pipeline.
+    """
+    saved_values, current_values = _by_parameter(saved), _by_parameter(current)
+    for parameter, option in _SAVED_OPTIONS.items():
+        variable = f"PROVISION_{parameter.upper()}"
+        if os.environ.get(variable) and saved_values[parameter] != current_values[parameter]:
+            raise click.UsageError(
+                f"{variable} differs from the {option} of the plan file. Unset it, or make a new "
+                "plan with it."
             )
 
 
 def _check_digest(file: Path, reviewed: PlanFile, digest: str | None) -> None:
-    """Raises where the plan file is not the one of the digest that was passed on."""
+    """Raise if the plan file does not have the digest that the command line names."""
     if digest is not None and digest != reviewed.digest:
         raise StalePlanError(
             "digest_differs",
-            f"The digest of {file.as_posix()} is {reviewed.digest}, and not {digest}.",
-            remedy="This is not the plan that was reviewed: pass on the one that was.",
+            f"The digest of {file.as_posix()} is {reviewed.digest}, not {digest}.",
+            remedy="Use the plan file that was reviewed.",
         )
 
 
 def _selection_of(selection: Selection, reviewed: PlanFile) -> Selection:
-    """What to work on: of the plan file what it carries, the rest as given."""
-    asked = reviewed.options
-    return selection._replace(environments=asked.environments, only=asked.only)
+    """Return the selection with the environments and globs of the plan file."""
+    saved = reviewed.asked
+    return selection._replace(environments=saved.environments, only=saved.only)
 
 
 @contextmanager
-def _after_manifests(selection: Selection) -> Iterator[None]:
-    """Has what is wrong with the manifests told first: no plan file would mend that."""
+def _problems_of_manifests_first(selection: Selection) -> Iterator[None]:
+    """Report problems of the manifests instead of a stale plan: a new plan would not help."""
     try:
         yield
     except StalePlanError:
-        found = load(selection.manifests, environments=selection.restrictions.environments)
-        if found.problems:
-            raise InvalidInputError(found.problems, sources=found.sources) from None
+        manifests = load(selection.manifests, environments=selection.restrictions.environments)
+        if manifests.problems:
+            raise InvalidInputError(manifests.problems, sources=manifests.sources) from None
         raise
 
 
 @contextmanager
-def _environments_gone(file: Path) -> Iterator[None]:
-    """Has an environment that the plan file names and no manifest any more be what moved."""
+def _unknown_environment_is_stale(file: Path) -> Iterator[None]:
+    """Report an environment that is no longer declared as a change since the plan."""
     try:
         yield
     except WrongUsageError as error:
@@ -221,99 +224,97 @@ def _environments_gone(file: Path) -> Iterator[None]:
             raise
         raise StalePlanError(
             "plan_stale",
-            f"{file.as_posix()} does not hold any more: {error.message}",
-            remedy="Plan anew, and review that.",
+            f"{file.as_posix()} is out of date: {error.message}",
+            remedy="Make a new plan and review it.",
         ) from None
 
 
 class PlanOnDisk:
-    """The plan file of one `apply`: read, held to what was passed on beside it, and planned again.
+    """The plan file of an `apply`: read, checked, and compared with a plan made now.
 
     Args:
-        file: as it was typed.
-        digest: of the reviewed plan, where it was passed on.
-        given: what variables ask for beside the file.
+        file: the path as it was typed.
+        digest: the digest that the command line names, or None.
+        current: the options of the command line and of variables.
     """
 
-    def __init__(self, file: Path, digest: str | None, given: SavedOptions) -> None:
+    def __init__(self, file: Path, digest: str | None, current: SavedOptions) -> None:
         self._file = file
         self._digest = digest
-        self._given = given
+        self._current = current
         self._reviewed: PlanFile | None = None
 
     def prepare(self, selection: Selection) -> Prepared:
-        """Loads the manifests for what the file carries.
+        """Read the plan file, and load the manifests for its selection.
 
         Raises:
-            InvalidInputError: when anything is wrong in manifests, variables or secret files.
-            WrongUsageError: when the file cannot be opened.
-            UsageError: when a variable says something else than the file.
-            StalePlanError: when it is none that can be used, or of another digest.
+            InvalidInputError: if manifests, variables or secret files have problems.
+            WrongUsageError: if the file cannot be opened.
+            UsageError: if a variable has another value than the file.
+            StalePlanError: if the file cannot be used, or has another digest.
         """
-        with _after_manifests(selection):
+        with _problems_of_manifests_first(selection):
             reviewed = _load_plan(self._file)
             _check_digest(self._file, reviewed, self._digest)
-        _check_variables(reviewed.options, self._given)
+        _check_variables(reviewed.asked, self._current)
         self._reviewed = reviewed
-        with _environments_gone(self._file):
+        with _unknown_environment_is_stale(self._file):
             return prepare(_selection_of(selection, reviewed))
 
     def plan(self, reconciler: Reconciler, prepared: Prepared) -> Plan:
-        """Plans as the file was planned; what is not the same plan is refused by the fleet."""
-        reviewed, name = self._reviewed, self._file.as_posix()
-        assert reviewed is not None  # noqa: S101 - for the type checker: it was prepared
-        desired, asked = prepared.manifests.desired, reviewed.options
-        made = reconciler.plan(
-            desired, reviewed.created_at, asked.plan_options, asked.guard_overrides
-        )
-        plan_input = plan_input_of(made, asked, reconciler, prepared)
-        if made.digest != reviewed.digest:
-            reconciler.refuse(stale_plan(name, reviewed, plan_input))
-        elif was_edited(reviewed, plan_input):
+        """Make the plan again as of the file's time, and refuse it if it is not the same."""
+        reviewed, path = self._reviewed, self._file.as_posix()
+        assert reviewed is not None  # noqa: S101 - for the type checker: set by `prepare`
+        desired, saved = prepared.manifests.desired, reviewed.asked
+        plan = reconciler.plan(desired, reviewed.created_at, saved.options, saved.overrides)
+        plan_input = plan_input_of(plan, saved, reconciler, prepared)
+        if plan.digest != reviewed.digest:
+            reconciler.refuse(not_as_reviewed(path, reviewed, plan_input))
+        elif edited(reviewed, plan_input):
             reconciler.refuse(
                 StalePlanError(
                     "plan_invalid",
-                    f"{name} shows other actions than its digest stands for: it was edited.",
-                    remedy="Write it anew with `provision plan --out`.",
+                    f"The actions in {path} do not match its digest: it was edited.",
+                    remedy="Write it again with `provision plan --out`.",
                 )
             )
-        return made
+        return plan
 
 
-def _by_parameter(asked: SavedOptions) -> dict[str, object]:
+def _by_parameter(saved: SavedOptions) -> dict[str, object]:
     return {
-        "environment": frozenset(asked.environments),
-        "only": frozenset(asked.only),
-        "prune": asked.prune,
-        "dedupe": asked.dedupe,
-        "redeliver": asked.redeliver,
-        "max_revoke": asked.max_revoke,
-        "allow_protected": asked.allow_protected,
+        "environment": frozenset(saved.environments),
+        "only": frozenset(saved.only),
+        "prune": saved.prune,
+        "dedupe": saved.dedupe,
+        "redeliver": saved.redeliver,
+        "max_revoke": saved.max_revoke,
+        "allow_protected": saved.allow_protected,
     }
 
 
 def _head_of(file: Path) -> str:
     with file.open("rb") as stream:
-        return stream.read(_HEAD).decode(errors="replace")
+        return stream.read(_HEAD_BYTES).decode(errors="replace")
 
 
 def _not_writable(file: Path, error: OSError) -> WrongUsageError:
     return WrongUsageError(
         "not_writable",
-        f"{file.as_posix()} cannot be written: {reason(error)}.",
-        remedy="Name a file that you may write with --out.",
+        f"{file.as_posix()} cannot be written: {reason_of(error)}.",
+        remedy="Name a file that you can write with --out.",
     )
 
 
 def _replace(file: Path, content: str) -> None:
-    """Writes a file beside and puts it in place; readable as files are, no secret is in it."""
+    """Write a temporary file and rename it; the mode is the default, it contains no secret."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{secrets.token_hex(8)}.plan")
+    temporary = file.with_name(f".{secrets.token_hex(8)}.plan")
     try:
-        with beside.open("x", encoding="ascii") as stream:
+        with temporary.open("x", encoding="ascii") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        beside.replace(file)
+        temporary.replace(file)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How every reconciling command begins: manifests loaded, environments chosen and resolved."""
+"""The start of every command that reads workspaces: load manifests, resolve environments."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from provisioner.cli.suggestions import did_you_mean
 from provisioner.errors.exceptions import (
     InvalidInputError,
     RefusedError,
@@ -39,26 +39,28 @@ if TYPE_CHECKING:
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
 
-_WIDTH = 16
+_MAX_ENVIRONMENTS = 16
 """Environments that are worked on at once."""
 
-_EMBEDDED = 4
+_EMBEDDED_DESCRIPTORS = 4
 """File descriptors of a request to the embedded Twenty: both ends of it, a database and its log."""
 
-_FEW = 4
-"""File descriptors without which an environment cannot be worked on at all: one file at a time."""
+_MIN_SINK_DESCRIPTORS = 4
+"""File descriptors that an environment needs at least, in addition to connections: one file."""
 
-_BESIDE = 12
-"""File descriptors of an environment beside its connections: of its sinks, one after the other."""
+_SINK_DESCRIPTORS = 12
+"""File descriptors of the sinks of an environment, which are used one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a reconciling command works with.
+    """The loaded manifests and the resolved environments of a run.
 
     Attributes:
-        selection: what it works on.
-        now: the moment of the run, from which durations count.
+        selection: the selection of the command line.
+        manifests: the loaded manifests.
+        environments: the selected environments.
+        now: the time of the run, from which durations count.
     """
 
     selection: Selection
@@ -68,25 +70,24 @@ class Prepared:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of the keys that manifests ask for in these environments."""
+        """Return the names of the keys that manifests declare in these environments."""
         desired = self.manifests.desired
         return frozenset(key.name for one in self.environments for key in desired.get(one.name, ()))
 
 
 def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False) -> Prepared:
-    """Loads and resolves; with problems nothing goes on and nothing is sent.
+    """Load the manifests and resolve the selected environments, before anything is sent.
 
     Args:
-        selection: what was asked for.
-        keys_matter: False for commands that need no manifest but environments.yaml.
-        one: whether it must be exactly one environment.
+        selection: the selection of the command line.
+        keys_matter: False for commands that need only environments.yaml.
+        one: True if exactly one environment must be selected.
 
     Raises:
-        InvalidInputError: when anything is wrong in manifests, variables or secret files.
-        WrongUsageError: when an environment was asked for that is not declared, or when one
-            must be asked for and was not.
-        RefusedError: when the run may not speak to the server of one, or the manifests reach what
-            those of `against` do not; no credential was read.
+        InvalidInputError: if manifests, variables or secret files have problems.
+        WrongUsageError: if a selected environment is not declared, or one must be selected.
+        RefusedError: if the run may not connect to a server, or the manifests reach something
+            that those of `against` do not; no credential was read.
     """
     manifests = load(selection.manifests, environments=selection.restrictions.environments)
     problems: tuple[Problem, ...] = manifests.problems
@@ -99,9 +100,11 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
         if one and not selection.environments and len(manifests.environments) != 1:
             names = ", ".join(declared.name for declared in manifests.environments)
             raise WrongUsageError(
-                "environment_unnamed", "There are several environments.", remedy=f"-e: {names}."
+                "environment_unnamed",
+                "Several environments are declared.",
+                remedy=f"Choose one with -e: {names}.",
             )
-        environments, problems = _resolved(manifests, selection)
+        environments, problems = _resolve(manifests, selection)
     if problems:
         raise InvalidInputError(problems, manifests.sources)
     return Prepared(selection, manifests, environments, datetime.now(UTC))
@@ -111,10 +114,10 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
 def reconciler_of(
     prepared: Prepared, stop: Cancellation, emit: Emit = ignore
 ) -> Iterator[Reconciler]:
-    """The fleet of the chosen environments, one unit of work each; `tell` is told what happens."""
+    """Open a reconciler of the selected environments; `emit` takes its events."""
     several = len(prepared.environments) > 1
     with (
-        opened(prepared, stop, others_wait=several) as (connect, open_sink, executor),
+        open_backends(prepared, stop, others_wait=several) as (connect, open_sink, executor),
         Reconciler(
             prepared.environments, connect, open_sink, executor, stop, emit=emit
         ) as reconciler,
@@ -123,137 +126,132 @@ def reconciler_of(
 
 
 @contextmanager
-def opened(
+def open_backends(
     prepared: Prepared, stop: Cancellation, *, others_wait: bool = False
 ) -> Iterator[tuple[Connect, OpenSink, Executor]]:
-    """What opens workspaces and sinks, and what has room for the units of work.
+    """Yield functions that open workspaces and sinks, and an executor for the environments.
 
-    What sinks left running, where a stop left them no more time, is ended afterwards.
+    Programs of sinks that still run after a stop are ended afterwards.
 
     Args:
         prepared: the environments.
         stop: ends the run early.
-        others_wait: whether the first write waits for the first look at every environment.
+        others_wait: True if the first write waits until every environment was read.
 
     Raises:
-        RefusedError: when the run may not open a sink of these environments; none was opened.
-        WorkspaceError: when too few descriptors are left for any environment.
+        RefusedError: if the run may not use a sink of these environments; none was opened.
+        WorkspaceError: if too few file descriptors are left for one environment.
     """
     rules = prepared.selection.restrictions
     root, desired = prepared.manifests.root, prepared.manifests.desired
     declared = (address for keys in desired.values() for key in keys for address in key.deliver)
-    ours = (
+    selected = (
         address
         for one in prepared.environments
         for key in desired.get(one.name, ())
         for address in key.deliver
     )
     with closing(SinkRegistry(root, os.environ, stop, declared, rules)) as sinks:
-        if (refusal := combine_refusals(list(sinks.refusals(ours)))) is not None:
+        if (refusal := together(list(sinks.refusals(selected)))) is not None:
             raise refusal
         raise_limit()
         needed = max(map(_descriptors, prepared.environments), default=1)
         if not can_open(needed):
             raise WorkspaceError(
                 "unreachable",
-                "This process may open too few files and connections: one environment needs "
+                "This process can open too few files and connections: one environment needs "
                 f"{needed}.",
-                remedy="Raise that limit (`ulimit -n`), or lower `limits.parallel`.",
+                remedy="Raise the limit (`ulimit -n`), or lower `limits.parallel`.",
             )
-        room = max_parallel(needed + _BESIDE)
-        width = max(1, min(_WIDTH, len(prepared.environments), room))
-        yield (
-            workspace_opener(root, stop, others_wait=others_wait),
-            sinks.open,
-            ThreadExecutor(width),
-        )
+        room = room_for(needed + _SINK_DESCRIPTORS)
+        width = max(1, min(_MAX_ENVIRONMENTS, len(prepared.environments), room))
+        yield opener(root, stop, others_wait=others_wait), sinks.open, ThreadExecutor(width)
 
 
 def _descriptors(environment: Environment) -> int:
-    """Return how many file descriptors the work on one environment needs at most."""
-    of_a_request = _EMBEDDED if environment.embedded else 1
-    return environment.limits.parallel * of_a_request + _FEW
+    """Return how many file descriptors the requests of an environment and one file need."""
+    per_request = _EMBEDDED_DESCRIPTORS if environment.embedded else 1
+    return environment.limits.parallel * per_request + _MIN_SINK_DESCRIPTORS
 
 
-def ended_early(reconciler: Reconciler, signals: Signals) -> int | None:
-    """The exit code of a run that a signal ended; None where that goes by what was found and done.
+def early_exit_code(reconciler: Reconciler, signals: Signals) -> int | None:
+    """Return the exit code of a run that a signal ended, or None.
 
-    Asked last and once: a thread of a run that was stopped may meet a bug until then.
+    Called once, at the end: until then a thread of a stopped run may still hit a bug.
 
     Raises:
-        Exception: the bug that the run met.
-        RefusedError: why the run must not go on.
+        Exception: the bug that the run hit.
+        RefusedError: the reason why a guard stopped the run.
     """
     internal_error = reconciler.internal_error
     if internal_error is None and signals.exit_code is not None:
         return signals.exit_code
-    if (ending := internal_error or reconciler.refusal) is not None:
-        raise ending
+    if (error := internal_error or reconciler.refusal) is not None:
+        raise error
     return None
 
 
 def _refuse_change(manifests: Manifests, rules: Restrictions) -> None:
-    """Raise where manifests reach what those of `against` do not, before a credential is read."""
+    """Raise if manifests reach something new, before a credential is read."""
     if rules.against is None:
         return
-    why = (
-        "its manifests have problems"  # they are not compared, and this command needs none of them
+    reason = (
+        "its manifests have problems"  # a command that needs no manifest cannot compare them
         if manifests.problems
         else newly_reached(manifests.directory, rules.against, rules.environments)
     )
-    if why is not None:
+    if reason is not None:
         raise RefusedError(
             "change_unreviewed",
-            f"This change gets no credential, because {why}.",
+            f"This change gets no credentials, because {reason}.",
             remedy="Review it; then run without --against, or merge it.",
         )
 
 
 def _refuse_hosts(declared: Iterable[DeclaredEnvironment], rules: Restrictions) -> None:
-    """Raise where the run may not speak to a server, before any credential for it is read."""
-    found = []
+    """Raise if the run may not connect to a server, before a credential for it is read."""
+    refusals = []
     for one in declared if rules.hosts else ():
         url = url_of(one, os.environ)
         if url is not None and not rules.allows_host(url):
-            found.append(
+            refusals.append(
                 RefusedError(
                     "host_not_allowed",
                     f"{one.name} ({one.url.place.file} line {one.url.place.line}) is on a host "
-                    "that this run may not speak to.",
-                    remedy="Correct `url`, or have the workflow allow its host with --allow-host.",
+                    "that --allow-host does not allow.",
+                    remedy="Correct `url`, or allow its host with --allow-host.",
                 )
             )
-    if (refusal := combine_refusals(found)) is not None:
+    if (refusal := together(refusals)) is not None:
         raise refusal
 
 
-def _resolved(
+def _resolve(
     manifests: Manifests, selection: Selection
 ) -> tuple[tuple[Environment, ...], tuple[Problem, ...]]:
     names = [declared.name for declared in manifests.environments]
-    for asked in selection.environments:
-        if asked not in names:
-            close = get_close_matches(asked, names, n=1)
-            guess = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(names)}."
+    for name in selection.environments:
+        if name not in names:
+            hint = did_you_mean(name, names) or f"Declared are {', '.join(names)}."
             raise WrongUsageError(
-                "environment_unknown", f"There is no environment {asked!r}.", remedy=guess
+                "environment_unknown", f"There is no environment {name!r}.", remedy=hint
             )
-    chosen = [
+    selected = [
         declared
         for declared in manifests.environments
         if not selection.environments or declared.name in selection.environments
     ]
-    _refuse_hosts(chosen, selection.restrictions)
+    _refuse_hosts(selected, selection.restrictions)
     environments: list[Environment] = []
     problems: list[Problem] = []
-    for declared in chosen:
-        wanted = manifests.desired.get(declared.name, ())
-        found = resolve(declared, os.environ, manifests.environments_root, wanted)
-        if isinstance(found, Environment):
+    for declared in selected:
+        desired = manifests.desired.get(declared.name, ())
+        resolved = resolve(declared, os.environ, manifests.environments_root, desired)
+        if isinstance(resolved, Environment):
             if selection.parallel is not None:
-                limits = replace(found.limits, parallel=selection.parallel)
-                found = replace(found, limits=limits)
-            environments.append(found)
+                limits = replace(resolved.limits, parallel=selection.parallel)
+                resolved = replace(resolved, limits=limits)
+            environments.append(resolved)
         else:
-            problems += found
+            problems += resolved
     return tuple(environments), tuple(problems)

@@ -1,4 +1,4 @@
-"""The name of one run, the same in everything that it says of itself."""
+"""The id of a run, which its log, events and reports share."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _BYTES = 16
 
 
 def new_run_id() -> str:
-    """A random name, 32 signs of 0-9 and a-f."""
+    """Return a random id of 32 hexadecimal digits."""
     return os.urandom(_BYTES).hex()

@@ -1,4 +1,4 @@
-"""Plans and results as the chosen format shows them, and the question before a change."""
+"""Plans and results in the chosen format, and the question before a change."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ _LOG = logging.getLogger("provisioner")
 
 
 def show_plan(plan: Plan, console: Console, refusal: RefusedError | None = None) -> None:
-    """Prints a plan; JSON and Markdown say too why none of it may be done."""
-    why = None if refusal is None else failure_of(refusal)
+    """Print a plan; JSON and Markdown include the reason if it is refused."""
+    failure = None if refusal is None else failure_of(refusal)
     if console.json:
-        console.document(plan_document(plan, why))
+        console.document(plan_document(plan, failure))
     elif console.output.format == "markdown":
-        console.text(plan_markdown(plan, why))
+        console.text(plan_markdown(plan, failure))
     elif not console.output.quiet or plan.changes or plan.incomplete:
         console.text(plan_text(plan, console.palette))
 
 
 def show_result(result: RunResult, console: Console, refusal: RefusedError | None = None) -> None:
-    """Prints what became of a plan; with a refusal, that it is nothing."""
-    why = None if refusal is None else failure_of(refusal)
+    """Print the result of a plan; with a refusal, that nothing was done."""
+    failure = None if refusal is None else failure_of(refusal)
     if console.json:
-        console.document(result_document(result, why))
+        console.document(result_document(result, failure))
     elif console.output.format == "markdown":
-        console.text(result_markdown(result, why))
+        console.text(result_markdown(result, failure))
     elif not console.output.quiet or result.incomplete:
-        # Why it is refused is told on stderr, where the command ends.
+        # The reason of a refusal is printed on stderr when the command ends.
         console.text(result_text(result, console.palette, refused=refusal is not None))
 
 
-def to_ask_about(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
-    """The real environments that would change, where there is a terminal to ask on."""
+def environments_to_confirm(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
+    """Return the real environments that would change, if there is a terminal to ask on."""
     embedded = {one.name for one in prepared.environments if one.embedded}
     real = [
         part.environment
@@ -62,13 +62,13 @@ def to_ask_about(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
         and part.environment not in embedded
         and any(action.blocked is None for action in part.actions)
     ]
-    # Either stream is None when it was closed before we began.
+    # A stream is None if it was closed before the program started.
     terminal = all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))
     return tuple(real) if terminal else ()
 
 
-def agreed(plan: Plan, environments: tuple[str, ...], console: Console) -> bool:
-    """Shows the plan and asks whether to go on."""
+def confirm(plan: Plan, environments: tuple[str, ...], console: Console) -> bool:
+    """Show the plan, ask for confirmation, and return the answer."""
     console.aside(plan_text(plan, console.error_palette))
     question = f"Apply this to {', '.join(environments)}?"
     if click.confirm(question, default=False, err=True):
@@ -77,20 +77,23 @@ def agreed(plan: Plan, environments: tuple[str, ...], console: Console) -> bool:
     return False
 
 
-def announce(plan: Plan, console: Console) -> None:
-    """Says of every key that is about to end that it is: in the log, or where that is silent."""
-    parts = [part for part in plan.environments if isinstance(part, Planned)]
-    for place, name, told in ((part.environment, *one) for part in parts for one in _ending(part)):
-        if _LOG.isEnabledFor(logging.WARNING) or logs_json():
-            level = max(logging.WARNING, _LOG.getEffectiveLevel())
-            about = extra(environment=place, key=name)
-            _LOG.log(level, "%s: %s", place, told, extra=about)
-        else:
-            console.aside(f"{visible(f'{place}: {told}')}\n")
+def announce_revocations(plan: Plan, console: Console) -> None:
+    """Name on stderr every key that is about to be revoked, whatever the log level is."""
+    for part in plan.environments:
+        if not isinstance(part, Planned):
+            continue
+        environment = part.environment
+        for name, message in _revocations(part):
+            if _LOG.isEnabledFor(logging.WARNING) or logs_json():
+                level = max(logging.WARNING, _LOG.getEffectiveLevel())
+                context = extra(environment=environment, key=name)
+                _LOG.log(level, "%s: %s", environment, message, extra=context)
+            else:
+                console.aside(f"{visible(f'{environment}: {message}')}\n")
 
 
-def _ending(part: Planned) -> Iterator[tuple[str, str]]:
-    """The name of each key that is about to end, and how it does."""
+def _revocations(part: Planned) -> Iterator[tuple[str, str]]:
+    """Yield the name of each key that is about to be revoked, and a message about it."""
     for action in part.unblocked:
         name = action.name
         match action:
@@ -102,16 +105,16 @@ def _ending(part: Planned) -> Iterator[tuple[str, str]]:
                 pass
 
 
-def warn_of_nothing(plan: Plan, selection: Selection) -> None:
-    """A glob that matches no name is more likely a typing error than meant."""
+def warn_if_nothing_selected(plan: Plan, selection: Selection) -> None:
+    """Warn if --only matches no key, which is most likely a typing error."""
     planned = [part for part in plan.environments if isinstance(part, Planned)]
     if selection.only and planned and not any(part.actions or part.kept for part in planned):
         _LOG.warning("no key matches --only %s", " ".join(selection.only))
 
 
-def note(plan: Plan) -> None:
-    """Says what people should know of a plan besides, before anything is done or asked."""
+def log_notes(plan: Plan) -> None:
+    """Log the notes of a plan, before anything is asked or done."""
     for part in plan.environments:
         for note in part.notes if isinstance(part, Planned) else ():
-            about = extra(environment=part.environment)
-            _LOG.warning("%s: %s", part.environment, note, extra=about)
+            context = extra(environment=part.environment)
+            _LOG.warning("%s: %s", part.environment, note, extra=context)

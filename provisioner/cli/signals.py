@@ -1,4 +1,4 @@
-"""The signals that end a command: SIGINT and SIGTERM, taken in without haste or loss."""
+"""The signals that stop a command, SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,77 +17,77 @@ if TYPE_CHECKING:
 
     _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
-_SIGNALED = 128
+_EXIT_CODE_BASE = 128
 _SIGNALS_UNTIL_EXIT = 3
-"""The signal that ends the process at once: a pipeline's cancelling sends two."""
+"""Signals until the process exits at once; cancelling a pipeline sends two."""
 
-_WHICH = (signal.SIGINT, signal.SIGTERM)
-_ENOUGH = b"\0"
+_CAUGHT = (signal.SIGINT, signal.SIGTERM)
+_END = b"\0"
 
 
 class Signals:
-    """What the process was told by signals, and the stop that they ask for."""
+    """The signals that the process got, and the stop that they request."""
 
     def __init__(self) -> None:
         self.stop = Cancellation()
         self._first: int | None = None
         self._count = 0
-        self._before: dict[signal.Signals, _Handler] = {}
+        self._previous: dict[signal.Signals, _Handler] = {}
 
     @property
     def exit_code(self) -> int | None:
-        """130 or 143 after the first signal, None before."""
-        return None if self._first is None else _SIGNALED + self._first
+        """Return 130 or 143 after the first signal, None before."""
+        return None if self._first is None else _EXIT_CODE_BASE + self._first
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Has signals ask for a stop, from here to the end of the block."""
-        # The kernel may give a signal to any thread, and a handler of Python runs when the main
-        # thread wakes up, which it may not for long. So a thread of its own reads the numbers.
-        heard, rung = socket.socketpair()
-        rung.setblocking(False)  # noqa: FBT003 - the socket's own argument
-        listener = threading.Thread(target=self._listen, args=(heard,), daemon=True)
+        """Request a stop when a signal arrives, until the end of the block."""
+        # A Python handler runs only when the main thread wakes up, which may take long. So a
+        # thread reads the numbers of the signals from a socket.
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)  # noqa: FBT003 - the argument of `socket` has no name
+        listener = threading.Thread(target=self._listen, args=(receiver,), daemon=True)
         listener.start()
-        # First, so that no signal is swallowed unheard.
-        descriptor = signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
-        self._before = {which: signal.signal(which, self._note) for which in _WHICH}
+        # Before the handlers, so that no signal is lost in between.
+        descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        self._previous = {one: signal.signal(one, self._remember) for one in _CAUGHT}
         try:
             yield
         finally:
             signal.set_wakeup_fd(descriptor)
-            for which, handler in self._before.items():
-                signal.signal(which, handler)
-            rung.send(_ENOUGH)
+            for one, handler in self._previous.items():
+                signal.signal(one, handler)
+            sender.send(_END)
             listener.join()
-            heard.close()
-            rung.close()
+            receiver.close()
+            sender.close()
 
     @contextmanager
-    def let_through(self) -> Iterator[None]:
-        """Have signals end the command at once to the end of the block, which waits for a person.
+    def default_handling(self) -> Iterator[None]:
+        """Let signals end the command at once while the block waits for a person.
 
-        Only within `caught`, which goes on afterwards.
+        Only within `caught`, which continues afterwards.
         """
-        for which, handler in self._before.items():
-            signal.signal(which, handler)
+        for one, handler in self._previous.items():
+            signal.signal(one, handler)
         descriptor = signal.set_wakeup_fd(-1)
         try:
             yield
         finally:
             signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
-            for which in _WHICH:
-                signal.signal(which, self._note)
+            for one in _CAUGHT:
+                signal.signal(one, self._remember)
 
-    def _listen(self, heard: socket.socket) -> None:
-        while (told := heard.recv(1)) != _ENOUGH:
-            if (number := told[0]) not in _WHICH:
+    def _listen(self, receiver: socket.socket) -> None:
+        while (data := receiver.recv(1)) != _END:
+            if (number := data[0]) not in _CAUGHT:
                 continue
             self._count += 1
             if self._count >= _SIGNALS_UNTIL_EXIT:
-                os._exit(_SIGNALED + number)
+                os._exit(_EXIT_CODE_BASE + number)
             self._first = self._first or number
             self.stop.ask()
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        """Keeps the signal from ending the process; the main thread knows of it from here on."""
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        """Keep the signal from ending the process, and remember it for the main thread."""
         self._first = self._first or number

@@ -1,4 +1,4 @@
-"""Standard streams that take no more: nothing is to go wrong because of them at the very end."""
+"""Standard streams that cannot be written: they must not change the exit code at the end."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
-def lead_nowhere(stream: TextIO) -> None:
-    """Has a stream swallow what it still holds and all that follows."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - no path of ours
-        os.dup2(nowhere.fileno(), stream.fileno())
+def discard_output(stream: TextIO) -> None:
+    """Discard what a stream has buffered and everything that is written to it later."""
+    with open(os.devnull, "w", encoding="utf-8") as devnull:  # noqa: PTH123 - not a path of ours
+        os.dup2(devnull.fileno(), stream.fileno())
 
 
-def settle_streams() -> None:
-    """Empties stdout and stderr; the interpreter exits with 120 where it cannot do that itself."""
+def flush_streams() -> None:
+    """Flush stdout and stderr; the interpreter would exit with 120 if it could not do that."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:  # as where it was closed before we began
+            if stream is not None:  # None if it was closed before the program started
                 stream.flush()
         except OSError:
-            lead_nowhere(stream)
+            discard_output(stream)

@@ -1,4 +1,4 @@
-"""The files that `init` writes, which are a working example with comments."""
+"""The files that `init` writes: a working example with comments."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _ADDRESS = "{schemas}"
 
 _ENVIRONMENTS = """\
 # yaml-language-server: $schema={schemas}/environments.schema.json
-# The workspaces that the manifests in this directory speak of.
+# The workspaces that manifests in this directory can name.
 version: 1
 environments:
   development:
     url: "sandbox:"          # the embedded Twenty: needs no server and no credentials
-    role: Integrations       # the role of keys that name none
-    owns: ["svc-*"]          # only keys of these names may ever be changed or revoked
+    role: Integrations       # the role of keys that do not name one
+    owns: ["svc-*"]          # only keys with these names may be changed or revoked
 
-  # A real workspace. Secrets come from variables, or from files named by token_file and
-  # password_file; they are never written here.
+  # A real workspace. Secrets come from variables, or from files that token_file and
+  # password_file name; do not write them here.
   # production:
   #   url: https://crm.example.com
   #   auth: {email: "${TWENTY_EMAIL}", password: "${TWENTY_PASSWORD}"}
@@ -39,7 +39,7 @@ environments: [development]
 depth: 1                     # how much of a created key is reported: 0, 1 or 2
 defaults:
   expires: 90d               # a date, a date-time, hours, days or weeks, or never
-  deliver:                   # where the tokens go; git has to ignore the file
+  deliver:                   # where tokens are written; git must ignore the file
     - file: secrets/{environment}.env
 keys:
   - name: svc-billing
@@ -51,75 +51,75 @@ keys:
 
 
 _IGNORED = """\
-# Written by provision: where the embedded Twenty keeps its keys, and tokens that are delivered.
+# Written by provision: the state of the embedded Twenty, and delivered tokens.
 /.provision/
 /secrets/
 """
 
-_ALL_IGNORED = "# Written by provision: tokens that are delivered.\n*\n"
-"""For the folder of tokens itself, where somebody else's .gitignore is not touched."""
+_ALL_IGNORED = "# Written by provision: delivered tokens.\n*\n"
+"""The .gitignore of the folder of tokens, used if the project has its own .gitignore."""
 
 
 def write_first_files(manifests: Path) -> tuple[Path, ...]:
-    """Writes the example, the schemas that its comments point to, and a .gitignore where none is.
+    """Write the example, the schemas that its comments name, and a .gitignore if there is none.
 
     Args:
-        manifests: the directory to begin; schemas go to `schemas/` beside it, or in it where it
-            is the working directory itself.
+        manifests: the manifests directory; schemas go to `schemas/` next to it, or in it if it is
+            the working directory.
 
     Returns:
-        What was written.
+        The paths of the written files.
 
     Raises:
-        WrongUsageError: when one of the two files exists already, another program's schema has the
-            name of ours, or nothing can be written.
+        WrongUsageError: if one of the files already exists, another program's schema has the
+            same name, or a file cannot be written.
     """
-    beside = manifests.parent / "schemas"
-    # What editors read it relative to is the file that it stands in.
-    address = Path(os.path.relpath(beside, manifests)).as_posix()
-    own = {
+    schema_folder = manifests.parent / "schemas"
+    # Editors resolve the path relative to the manifest.
+    address = Path(os.path.relpath(schema_folder, manifests)).as_posix()
+    new_files = {
         manifests / ENVIRONMENTS: _ENVIRONMENTS.replace(_ADDRESS, address),
         manifests / "keys.yaml": _MANIFEST.replace(_ADDRESS, address),
     }
-    for path in own:
+    for path in new_files:
         if os.path.lexists(path):
             raise WrongUsageError(
                 "file_exists",
-                f"{path.as_posix()} exists already, and init overwrites nothing.",
+                f"{path.as_posix()} already exists, and init overwrites no file.",
                 remedy="Name another directory with -m.",
             )
     if not os.path.lexists(ignored := manifests.parent / ".gitignore"):
-        own[ignored] = _IGNORED
+        new_files[ignored] = _IGNORED
     elif not os.path.lexists(ignored := manifests.parent / "secrets" / ".gitignore"):
-        own[ignored] = _ALL_IGNORED
+        new_files[ignored] = _ALL_IGNORED
     for name in ("environments", "manifest"):
-        path = beside / f"{name}.schema.json"
+        path = schema_folder / f"{name}.schema.json"
         if not os.path.lexists(path):
-            own[path] = schemas.text(name)
-        elif not _is_ours(path, name):
+            new_files[path] = schemas.text(name)
+        elif not _is_own_schema(path, name):
             raise WrongUsageError(
                 "file_exists",
-                f"{path.as_posix()} exists already and is no schema of provision.",
-                remedy="Name a directory in another place with -m, such as keys/manifests.",
+                f"{path.as_posix()} already exists and is not a schema of provision.",
+                remedy="Name a directory elsewhere with -m, such as keys/manifests.",
             )
     try:
-        for path, text in own.items():
+        for path, text in new_files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise WrongUsageError(
             "not_writable",
             f"{error.filename} cannot be written: {error.strerror}.",
-            remedy="Choose a directory that you may write to with -m.",
+            remedy="Name a directory that you can write to with -m.",
         ) from None
-    return tuple(own)
+    return tuple(new_files)
 
 
-def _is_ours(path: Path, name: str) -> bool:
-    """Whether a file is this schema, in whatever version."""
+def _is_own_schema(path: Path, name: str) -> bool:
+    """Return whether a file is this schema, in any version."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    own = schemas.load(name)["$id"].rpartition(":")[0]
-    return isinstance(found, dict) and str(found.get("$id")).rpartition(":")[0] == own
+    schema_id = schemas.load(name)["$id"].rpartition(":")[0]
+    return isinstance(content, dict) and str(content.get("$id")).rpartition(":")[0] == schema_id

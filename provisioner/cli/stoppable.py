@@ -1,4 +1,4 @@
-"""Commands that a signal ends in order, from their first moment on."""
+"""Commands that stop in an orderly way when a signal arrives, even during their imports."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def stoppable(command: Command) -> Command:
-    """Have signals caught while a command runs, the imports in its body included.
+    """Catch signals while a command runs; the command gets them as its argument `signals`.
 
-    The command gets them as its argument `signals`. What ends it after a signal is told, and the
-    exit code is that of the signal; a bug goes before both.
+    An error after a signal is reported, and the exit code is that of the signal. An unexpected
+    exception takes precedence over both.
     """
 
     @wraps(command)
-    def caught(**arguments: object) -> int:
-        from provisioner.cli.signals import Signals  # noqa: PLC0415 - keeps --help fast
-        from provisioner.errors.exceptions import ProvisionError  # noqa: PLC0415 - as above
+    def run_stoppable(**arguments: object) -> int:
+        from provisioner.cli.signals import Signals
+        from provisioner.errors.exceptions import ProvisionError
 
         signals = Signals()
         with signals.caught():
@@ -30,9 +30,9 @@ def stoppable(command: Command) -> Command:
             except ProvisionError as error:
                 if signals.exit_code is None:
                     raise
-                from provisioner.cli.exits import report_error  # noqa: PLC0415 - only when it went wrong
+                from provisioner.cli.exits import report_error
 
                 report_error(error)
                 return signals.exit_code
 
-    return caught
+    return run_stoppable

@@ -593,4 +593,4 @@ def test_a_sink_that_cannot_be_read_is_a_note_and_a_warning(here, run) -> None:
     [shop] = json.loads(out)["environments"]
     assert code == 0
     assert all("delivery_unknown" in key["notes"] for key in shop["keys"])
-    assert "2 sinks could not be looked into" in err
+    assert "2 sinks could not be read" in err

@@ -1,4 +1,4 @@
-"""The command as people and pipelines meet it: streams, exit codes, files."""
+"""The command from the outside: streams, exit codes and files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KEYS = "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys: [{name: a}
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes files of a manifests directory."""
+    """Return a function that writes files of a manifests directory."""
 
     def write_(**files: str) -> Path:
         folder = tmp_path / "manifests"
@@ -72,8 +72,13 @@ def copy_examples(tmp_path: Path) -> Path:
     return folder
 
 
+def hint(*codes: str) -> str:
+    """Return the last line on stderr after errors with these codes."""
+    return f'Run "provision explain {" ".join(codes)}" to learn more.'
+
+
 def within(days: int) -> str:
-    """A moment so many days from now, as Twenty writes it."""
+    """Return the time that many days from now, in the format of Twenty."""
     return f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT%H:%M:%S.000Z}"
 
 
@@ -81,7 +86,7 @@ def within(days: int) -> str:
 
 
 def test_the_examples_are_created_once_and_never_again(run, tmp_path) -> None:
-    """Three environments of three generations, three depths; the second run changes nothing."""
+    """The first run creates keys in three environments; the second changes nothing."""
     folder = copy_examples(tmp_path)
     code, out, _ = run("apply", "-m", folder, "--format", "json")
     document = valid("result", out)
@@ -107,7 +112,7 @@ def test_the_examples_are_created_once_and_never_again(run, tmp_path) -> None:
 
 
 def test_the_records_come_back_at_the_depth_of_their_manifest(run, tmp_path) -> None:
-    """Depth 0 has no role, 1 has it, 2 has its permissions; legacy has none at any depth."""
+    """Depth 0 returns no role, 1 the role, 2 its permissions too; legacy never returns a role."""
     _, out, _ = run("apply", "-m", copy_examples(tmp_path), "--format", "json")
     for environment in json.loads(out)["environments"]:
         for one in environment["results"]:
@@ -121,7 +126,7 @@ def test_the_records_come_back_at_the_depth_of_their_manifest(run, tmp_path) -> 
 
 
 def test_plan_changes_nothing_and_its_json_follows_the_schema(run, small, tmp_path) -> None:
-    """Two plans are equal but for the moment; the workspace stays empty."""
+    """Two plans have the same digest, and the workspace stays empty."""
     code, out, _ = run("plan", "-m", small, "--format", "json")
     first = valid("plan", out)
     assert code == 0
@@ -142,8 +147,8 @@ def test_plan_changes_nothing_and_its_json_follows_the_schema(run, small, tmp_pa
         assert sandbox.keys() == ()
 
 
-def test_detailed_exitcode_tells_whether_there_are_changes(run, small) -> None:
-    """2 with changes, 0 without, and 0 with changes when it was not asked for."""
+def test_detailed_exitcode_shows_whether_there_are_changes(run, small) -> None:
+    """The code is 2 with changes and 0 without; without the option it is 0 in both cases."""
     assert run("plan", "-m", small)[0] == 0
     assert run("plan", "-m", small, "--detailed-exitcode")[0] == 2
     assert run("apply", "-m", small)[0] == 0
@@ -151,7 +156,7 @@ def test_detailed_exitcode_tells_whether_there_are_changes(run, small) -> None:
 
 
 def test_a_plan_shows_findings_with_from_and_to(run, small, tmp_path) -> None:
-    """Unmanaged, duplicate, drift and expiring keys, in text and in JSON."""
+    """Unmanaged, duplicate, drifted and expiring keys appear in text and in JSON."""
     (small / "keys.yaml").write_text(
         "version: 1\nenvironment: dev\nkeys:\n"
         "  - {name: dated, expires: 2030-01-01, role: Integrations}\n"
@@ -178,8 +183,8 @@ def test_a_plan_shows_findings_with_from_and_to(run, small, tmp_path) -> None:
     assert "\x1b" not in text
 
 
-def test_a_key_that_cannot_be_made_fails_alone(run, small) -> None:
-    """A past date and an unknown role fail their keys; the others are created; exit 4."""
+def test_a_key_that_cannot_be_created_does_not_stop_others(run, small) -> None:
+    """A past date and an unknown role fail only their own keys; the exit code is 4."""
     (small / "keys.yaml").write_text(
         "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys:\n  - {name: good}\n"
         "  - {name: old, expires: 2020-01-01}\n  - {name: odd, role: Nobody}\n"
@@ -203,15 +208,15 @@ def test_a_key_that_cannot_be_made_fails_alone(run, small) -> None:
     assert "Incomplete: 0 created, 1 kept, 2 failed." in out
 
 
-def test_only_bounds_what_is_created(run, small) -> None:
-    """`--only` leaves every other name alone."""
+def test_only_limits_what_is_created(run, small) -> None:
+    """`--only` leaves every other name as it is."""
     code, out, _ = run("apply", "-m", small, "--only", "a*", "--format", "json")
     [environment] = json.loads(out)["environments"]
     assert (code, [one["name"] for one in environment["results"]]) == (0, ["a"])
 
 
 def test_an_environment_without_keys_says_so(run, write) -> None:
-    """Nothing declared is no error and no silence."""
+    """An environment for which nothing is declared is not an error, and is listed."""
     code, out, _ = run("plan", "-m", write(environments=ENVIRONMENTS))
     assert (code, "= nothing to do" in out) == (0, True)
 
@@ -220,7 +225,7 @@ def test_an_environment_without_keys_says_so(run, write) -> None:
 
 
 def test_one_environment_down_does_not_stop_the_others(run, write, serve, monkeypatch) -> None:
-    """Down, bad credential, fine: the fine one is finished; exit 4; each error has a remedy."""
+    """The working environment is finished, the exit code is 4, and each error has a remedy."""
     served = serve(Dialect.CORE)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -258,7 +263,7 @@ environments:
 
 
 def test_a_guard_changes_nothing_anywhere(run, write, serve, monkeypatch) -> None:
-    """A pinned workspace that is another, or one workspace twice, stops every environment."""
+    """A wrong pinned workspace, or one workspace declared twice, stops every environment."""
     served = serve(Dialect.CORE)
     other = "20202020-1c25-4d02-bf25-6aeccf7ea419"
     monkeypatch.setenv("TOKEN", served.sandbox.session_token())
@@ -275,7 +280,7 @@ def test_a_guard_changes_nothing_anywhere(run, write, serve, monkeypatch) -> Non
         assert refusal in err
         document = valid("result", out)
         assert document["refusal"]["code"] == refusal
-        assert err.endswith(f"{refusal}: {document['refusal']['message']}\n")
+        assert err.endswith(f"{refusal}: {document['refusal']['message']}\n{hint(refusal)}\n")
         last = json.loads(events.read_text().splitlines()[-1])
         assert (last["event"], last["refusal"]) == ("run_ended", document["refusal"])
         results = [r for one in document["environments"] for r in one["results"]]
@@ -292,14 +297,14 @@ def test_a_guard_changes_nothing_anywhere(run, write, serve, monkeypatch) -> Non
         assert run("list", "-m", folder)[0] == 5
 
 
-def test_a_plan_and_a_result_without_a_refusal_say_so(run, small) -> None:
-    """Programs look at one field, and it is always there."""
+def test_refusal_is_null_in_a_plan_and_a_result_that_are_not_refused(run, small) -> None:
+    """The field is always present, so that programs can rely on it."""
     assert valid("plan", run("plan", "-m", small, "--format", "json")[1])["refusal"] is None
     assert valid("result", run("apply", "-m", small, "--format", "json")[1])["refusal"] is None
 
 
-def test_a_refusal_without_any_action_stands_in_the_result(run, small) -> None:
-    """No action carries it then."""
+def test_a_refusal_without_any_action_is_in_the_result(run, small) -> None:
+    """Without an action, only `refusal` shows it."""
     words = ("--only", "nomatch", "--prune", "-m", small, "--format", "json")
     for command, schema in (("plan", "plan"), ("apply", "result")):
         code, out, _ = run(command, *words)
@@ -309,8 +314,8 @@ def test_a_refusal_without_any_action_stands_in_the_result(run, small) -> None:
         assert environment["actions" if command == "plan" else "results"] == []
 
 
-def test_only_what_makes_a_token_says_that_it_goes_to_no_sink(run, write) -> None:
-    """A changed role and a revocation leave the sinks of a key as they are."""
+def test_only_actions_that_mint_a_token_show_a_missing_sink(run, write) -> None:
+    """A changed role and a revocation do not mention sinks."""
     environments = ENVIRONMENTS.replace("Admin}", "Admin, owns: ['*']}")
     keys = "version: 1\nenvironment: dev\ndefaults: {expires: 2031-01-01}\nkeys:\n"
     kept = "  - {name: kept, deliver: [{file: out.env}]%s}\n"
@@ -323,18 +328,18 @@ def test_only_what_makes_a_token_says_that_it_goes_to_no_sink(run, write) -> Non
     code, out, _ = run("plan", "-m", folder, "--prune")
     lines = {line.split()[1]: line for line in out.splitlines() if line.startswith("  ")}
     assert code == 0
-    told = {name: "no sink" in line for name, line in lines.items()}
-    assert told == {"kept": False, "new": True, "sunk": False, "old": False}
+    lacks_sink = {name: "no sink" in line for name, line in lines.items()}
+    assert lacks_sink == {"kept": False, "new": True, "sunk": False, "old": False}
     _, page, _ = run("plan", "-m", folder, "--prune", "--format", "markdown")
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
     [head] = [row for row in rows if "sinks" in row]
-    plain = [[re.sub("</?code>", "", cell) for cell in row] for row in rows[rows.index(head) + 2 :]]
-    shown = {row[2]: row[head.index("sinks")] for row in plain}
-    assert shown == {"kept": "", "new": "no sink", "sunk": "file out.env SUNK", "old": ""}
+    cells = [[re.sub("</?code>", "", cell) for cell in row] for row in rows[rows.index(head) + 2 :]]
+    sinks = {row[2]: row[head.index("sinks")] for row in cells}
+    assert sinks == {"kept": "", "new": "no sink", "sunk": "file out.env SUNK", "old": ""}
 
 
 def test_notes_of_a_legacy_workspace_go_to_the_log(run, write) -> None:
-    """Roles that are ignored are said on stderr, as text or as JSON lines."""
+    """Ignored roles are reported on stderr, as text or as JSON lines."""
     folder = write(
         environments="version: 1\nenvironments:\n  dev: {url: 'sandbox:legacy'}\n",
         keys=KEYS.replace("{name: a}", "{name: a, role: Admin}"),
@@ -349,15 +354,15 @@ def test_notes_of_a_legacy_workspace_go_to_the_log(run, write) -> None:
     assert "POST /rest/batch/apiKeys?depth=1 -> 201" in err
 
 
-def test_quiet_says_nothing_of_what_went_well(run, small) -> None:
-    """Data in JSON stays; text of success does not."""
+def test_quiet_prints_only_warnings_and_errors(run, small) -> None:
+    """A successful run with -q prints no text."""
     assert run("apply", "-m", small, "-q")[:2] == (0, "")
     assert run("plan", "-m", small, "-q")[:2] == (0, "")
     assert run("validate", "-m", small, "-q")[:2] == (0, "")
 
 
 class Terminal(io.TextIOWrapper):
-    """A stream that says it is a terminal."""
+    """A stream that pretends to be a terminal."""
 
     def __init__(self, typed: str = "") -> None:
         super().__init__(io.BytesIO(typed.encode()), encoding="utf-8", write_through=True)
@@ -371,7 +376,7 @@ class Terminal(io.TextIOWrapper):
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Terminal]:
-    """Makes stdin and stderr a terminal on which someone types."""
+    """Return a function that makes stdin and stderr a terminal with typed input."""
 
     def make(typed: str) -> Terminal:
         err = Terminal()
@@ -385,7 +390,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Terminal]:
 def test_a_terminal_is_asked_before_a_real_workspace_changes(
     write, serve, monkeypatch, terminal, capsys
 ) -> None:
-    """The question names the real environments; no means no; `--yes` and none real ask not."""
+    """The question names the real environments; `--yes`, or none of them, skips it."""
     served = serve(Dialect.CORE)
     monkeypatch.setenv("TOKEN", served.sandbox.session_token())
     folder = write(
@@ -413,14 +418,14 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
     (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: b2"))
     confirm = click.confirm
 
-    def meanwhile(*words: Any, **more: Any) -> bool:
+    def confirm_after_a_change(*words: Any, **more: Any) -> bool:
         served.sandbox.seed(["b2"])
         return confirm(*words, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("click.confirm", meanwhile)
+        patch.setattr("click.confirm", confirm_after_a_change)
         assert main(["apply", "-m", str(folder)]) == 6
-    assert "plan_stale: What would be done is no longer what you were shown" in err.getvalue()
+    assert "plan_stale: The plan has changed since it was shown." in err.getvalue()
     assert len(served.sandbox.keys()) == 3
     (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: b3"))
     err = terminal("y\n")
@@ -434,7 +439,7 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
 
 
 def test_colour_follows_option_variables_and_terminal(run, small, monkeypatch) -> None:
-    """Always and never win; NO_COLOR and FORCE_COLOR count for auto."""
+    """--color always and never win; NO_COLOR and FORCE_COLOR matter for auto."""
     assert "\x1b[" not in run("plan", "-m", small)[1]
     assert "\x1b[32m" in run("plan", "-m", small, "--color", "always")[1]
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -444,12 +449,12 @@ def test_colour_follows_option_variables_and_terminal(run, small, monkeypatch) -
     assert "\x1b[" not in run("plan", "-m", small)[1]
 
 
-# what a run meets
+# conflicts and failures
 
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch, hurried: type[Cancellation]) -> None:
-    """Commands of this process wait but a fiftieth."""
+    """Make commands of this process wait a fiftieth of the time."""
     monkeypatch.setattr("provisioner.cli.signals.Cancellation", hurried)
 
 
@@ -463,7 +468,7 @@ def is_revoke(request: Request) -> bool:
 
 @pytest.fixture
 def shop(write, serve, monkeypatch) -> Callable[..., tuple[Path, Any]]:
-    """A server that something stands in front of, and manifests for it."""
+    """Return a function that starts a server behind an interceptor and writes manifests for it."""
 
     def make(dialect: Dialect, around: Around, names: Iterable[str] = "ab") -> tuple[Path, Any]:
         served = serve(dialect, around=around)
@@ -482,8 +487,8 @@ def shop(write, serve, monkeypatch) -> Callable[..., tuple[Path, Any]]:
 
 @pytest.mark.usefixtures("hurry")
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_key_that_was_found_may_lack_its_record(run, shop, dialect) -> None:
-    """Its answer was lost and its record cannot be read: done, with the id of the live key."""
+def test_a_key_that_is_found_after_a_lost_answer_may_have_no_record(run, shop, dialect) -> None:
+    """If its record cannot be read either, the key is done, with the id of the live key."""
     lost = iter([True])
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
@@ -507,10 +512,8 @@ def test_a_key_that_was_found_may_lack_its_record(run, shop, dialect) -> None:
 @pytest.mark.usefixtures("hurry")
 @pytest.mark.parametrize("dialect", Dialect)
 @pytest.mark.parametrize("revocable", [True, False])
-def test_a_key_that_another_run_made_first_is_the_one_that_stays(
-    run, shop, dialect, revocable
-) -> None:
-    """Ours goes, and the result names theirs; where ours cannot go, that is an error."""
+def test_the_key_that_another_run_created_first_stays(run, shop, dialect, revocable) -> None:
+    """Our key is revoked and the result has the id of theirs; a failed revocation is an error."""
     theirs: list[ApiKey] = []
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
@@ -544,7 +547,7 @@ def test_a_key_that_another_run_made_first_is_the_one_that_stays(
 
 
 def stranger(name: str, role_id: str | None) -> ApiKey:
-    """A key that another run made a moment ago."""
+    """Return a key that another run created a moment ago."""
     return ApiKey(
         id="00000000-0000-4000-8000-000000000001",
         name=name,
@@ -557,12 +560,12 @@ def stranger(name: str, role_id: str | None) -> ApiKey:
 
 
 @pytest.mark.usefixtures("hurry")
-def test_a_key_made_elsewhere_is_shown_to_people_as_that(run, shop) -> None:
-    """Neither created nor failed."""
-    seen = iter([True])
+def test_text_shows_a_key_that_another_run_created(run, shop) -> None:
+    """It counts as declared, not as created or failed."""
+    first = iter([True])
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
-        if is_create(request) and next(seen, False):
+        if is_create(request) and next(first, False):
             served.sandbox.put(stranger("a", None))
         return inner(request)
 
@@ -576,8 +579,8 @@ def test_a_key_made_elsewhere_is_shown_to_people_as_that(run, shop) -> None:
 
 @pytest.mark.usefixtures("hurry")
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_server_that_loses_every_create_is_told_key_by_key(run, shop, dialect) -> None:
-    """Sent and unknown is one error, never sent another; both are in the published list."""
+def test_lost_creates_are_reported_for_each_key(run, shop, dialect) -> None:
+    """A key that was sent has `outcome_unknown`, a key that was not has `server_error`."""
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         return json_answer(500, {}) if is_create(request) else inner(request)
@@ -596,7 +599,7 @@ def test_a_server_that_loses_every_create_is_told_key_by_key(run, shop, dialect)
 
 
 def undeliverable(write, tmp_path, count: int) -> tuple[Path, Path]:
-    """Manifests of keys whose tokens a program takes, and that program, which refuses them."""
+    """Write manifests of keys with a program as their sink, and the program, which fails."""
     sink = {"command": ["./deliver", "{name}"]}
     keys = [{"name": f"k-{number:02}", "deliver": [sink]} for number in range(count)]
     manifest = {"version": 1, "environment": "dev", "defaults": {"expires": "90d"}, "keys": keys}
@@ -607,10 +610,10 @@ def undeliverable(write, tmp_path, count: int) -> tuple[Path, Path]:
     return folder, program
 
 
-def test_a_key_that_was_made_counts_as_made_whatever_became_of_its_token(
+def test_a_created_key_counts_as_created_even_if_its_token_is_not_delivered(
     run, write, tmp_path
 ) -> None:
-    """As created beside the failure, in text, Markdown, JSON and events."""
+    """It counts as created and as failed, in text, Markdown, JSON and events."""
     folder, program = undeliverable(write, tmp_path, 3)
     files = [f"--report={form}={tmp_path / form}" for form in ("json", "markdown")]
     code, out, _ = run("apply", "-m", folder, *files, "--events", tmp_path / "events")
@@ -638,7 +641,7 @@ def test_a_key_that_was_made_counts_as_made_whatever_became_of_its_token(
     assert {(one["status"], one["made"], one["undelivered"]) for one in ended} == {
         ("failed", True, True)
     }
-    # What is only to be delivered was made by no run of now.
+    # A key that is only delivered was not created by this run.
     code, out, _ = run("apply", "-m", folder, "--redeliver", "--format", "json")
     [environment] = valid("result", out)["environments"]
     assert [environment["summary"][word] for word in ("created", "undelivered", "failed")] == [
@@ -651,10 +654,10 @@ def test_a_key_that_was_made_counts_as_made_whatever_became_of_its_token(
     assert (code, out.splitlines()[-1]) == (0, "Done: 0 created, 3 delivered, 0 kept.")
 
 
-def test_a_successor_that_was_made_counts_as_rotated_whatever_became_of_its_token(
+def test_a_successor_counts_as_rotated_even_if_its_token_is_not_delivered(
     run, write, tmp_path
 ) -> None:
-    """And the old key stays."""
+    """The old key stays live."""
     folder, program = undeliverable(write, tmp_path, 1)
     (folder / "environments.yaml").write_text(ENVIRONMENTS.replace("Admin}", "Admin, owns: ['*']}"))
     program.write_text("#!/bin/sh\ncat > /dev/null\n")
@@ -670,8 +673,10 @@ def test_a_successor_that_was_made_counts_as_rotated_whatever_became_of_its_toke
     assert [environment["summary"][word] for word in ("rotated", "undelivered")] == [1, 1]
 
 
-def test_an_interrupted_run_says_how_many_keys_it_made(write, tmp_path, serve, monkeypatch) -> None:
-    """Ctrl-C while the first token is minted: every key is there, and counted."""
+def test_an_interrupted_run_reports_how_many_keys_it_created(
+    write, tmp_path, serve, monkeypatch
+) -> None:
+    """After Ctrl-C during the first mint, every created key is counted."""
     minting, over = threading.Event(), threading.Event()
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
@@ -710,54 +715,55 @@ def test_an_interrupted_run_says_how_many_keys_it_made(write, tmp_path, serve, m
     [
         ("c", "'c'", "Check the names, -m and -e."),
         ("a svc-alpah", "'svc-alpah'", "Did you mean 'svc-alpha'?"),
-        ("zz svc-*", "'zz' or 'svc-*'", "Names are taken as they are, and not as globs."),
+        ("zz svc-*", "'zz' or 'svc-*'", "Write exact names; globs are not expanded here."),
         ("svc-alpha -e other", "'svc-alpha'", "Check the names, -m and -e."),
     ],
 )
-def test_rotating_what_no_manifest_names_is_wrong_usage_and_sends_nothing(
+def test_rotating_an_undeclared_name_is_wrong_usage_and_sends_nothing(
     run, shop, words, names, remedy
 ) -> None:
-    """A typing error in an emergency: no part of the list is done, and nobody is asked anything."""
+    """No part of the list is rotated, and nothing is asked."""
     folder, served = shop(Dialect.CORE, lambda request, inner: inner(request), ("a", "svc-alpha"))
     with (folder / "environments.yaml").open("a") as stream:
         stream.write("  other: {url: 'sandbox:', role: Admin}\n")
     events = folder.parent / "events"
     where = ("-m", folder, "--format", "json", "--events", events)
     code, out, err = run("rotate", *words.split(), "--now", *where)
-    told = f"No manifest names {names} in the environments of this run. {remedy}"
-    assert (code, out, err) == (64, "", f"key_missing: {told}\n")
+    message = f"No manifest declares {names} in the selected environments. {remedy}"
+    assert (code, out, err) == (64, "", f"key_missing: {message}\n{hint('key_missing')}\n")
     assert served.journal == []
     last = json.loads(events.read_text().splitlines()[-1])
     assert (last["event"], last["exit_code"]) == ("run_ended", 64)
     assert not (folder.parent / ".provision").exists()
 
 
-def test_rotating_a_declared_key_that_is_not_there_is_incomplete(run, shop) -> None:
-    """It takes a look to know that."""
+def test_rotating_a_declared_key_that_does_not_exist_is_incomplete(run, shop) -> None:
+    """Only reading the workspace shows that there is no key."""
     folder, served = shop(Dialect.CORE, lambda request, inner: inner(request))
     code, _, err = run("rotate", "a", "--now", "-m", folder)
-    assert (code, err.splitlines()[-1]) == (
+    assert (code, err.splitlines()[-2:]) == (
         4,
-        "key_missing: 'a' has no live key: `provision apply` makes it.",
+        ["key_missing: 'a' has no live key: `provision apply` creates it.", hint("key_missing")],
     )
     assert served.writes() == []
 
 
-def test_revoking_what_is_not_there_says_what_may_have_been_meant(run, small) -> None:
-    """Which keys are live takes a look, so that it is no wrong usage."""
-    for name, told in (
-        ("c", "There is no live key 'c'. `provision list` shows the live ones."),
+def test_revoking_a_name_without_a_live_key_suggests_another(run, small) -> None:
+    """It is incomplete and not wrong usage, because only the workspace knows its live keys."""
+    for name, message in (
+        ("c", "There is no live key 'c'. `provision list` shows the live keys."),
         ("aa", "There is no live key 'aa'. Did you mean 'a'?"),
-        ("a*", "There is no live key 'a*'. Names are taken as they are, and not as globs."),
+        ("a*", "There is no live key 'a*'. Write exact names; globs are not expanded here."),
         ("a", "'a' has no live key: there is nothing to revoke."),
     ):
         code, _, err = run("revoke", name, "-m", small)
-        assert (code, err.splitlines()[-1]) == (4, f"key_missing: {told}")
+        assert code == 4
+        assert err.splitlines()[-2:] == [f"key_missing: {message}", hint("key_missing")]
 
 
 @pytest.mark.parametrize("command", ["plan", "apply"])
-def test_problems_are_all_told_and_nothing_is_sent(run, small, tmp_path, command) -> None:
-    """Exit 3, each problem with its place on stderr, in JSON on stdout; no state appears."""
+def test_all_problems_are_reported_and_nothing_is_sent(run, small, tmp_path, command) -> None:
+    """The exit code is 3; problems are on stderr with their place, and in JSON on stdout."""
     (small / "keys.yaml").write_text("version: 1\nenvironment: devv\nkeys: [{name: 7}]\n")
     code, out, err = run(command, "-m", small)
     assert (code, out) == (3, "")
@@ -770,8 +776,8 @@ def test_problems_are_all_told_and_nothing_is_sent(run, small, tmp_path, command
     assert not (tmp_path / ".provision").exists()
 
 
-def test_a_missing_variable_is_a_problem_of_the_chosen_environments(run, write) -> None:
-    """Only environments of the run need their variables; validate needs none."""
+def test_a_missing_variable_is_a_problem_of_the_selected_environments(run, write) -> None:
+    """Only selected environments need their variables; validate needs none."""
     folder = write(
         environments=ENVIRONMENTS
         + '  far: {url: "https://crm.example.com", auth: {token: "${FAR_TOKEN}"}}\n',
@@ -785,12 +791,12 @@ def test_a_missing_variable_is_a_problem_of_the_chosen_environments(run, write) 
     assert "environments.yaml:4:" in err
 
 
-def test_an_unknown_environment_is_wrong_usage_with_a_guess(run, small) -> None:
-    """Exit 64 and what was probably meant."""
+def test_an_unknown_environment_is_wrong_usage_with_a_suggestion(run, small) -> None:
+    """The exit code is 64, and the message names the closest environment or all of them."""
     code, _, err = run("plan", "-m", small, "-e", "deb")
     assert (code, "Did you mean 'dev'?" in err) == (64, True)
     code, _, err = run("plan", "-m", small, "-e", "zzz")
-    assert (code, "There are dev." in err) == (64, True)
+    assert (code, "Declared are dev." in err) == (64, True)
 
 
 @pytest.mark.parametrize(
@@ -805,21 +811,21 @@ def test_an_unknown_environment_is_wrong_usage_with_a_guess(run, small) -> None:
         (["schema", "nope"], "manifest"),
     ],
 )
-def test_wrong_usage_is_64_and_says_what_is_right(run, arguments, word) -> None:
-    """Commands, options and values that do not exist."""
+def test_wrong_usage_exits_with_64_and_shows_what_is_valid(run, arguments, word) -> None:
+    """This holds for commands, options and values that do not exist."""
     code, out, err = run(*arguments)
     assert (code, out) == (64, "")
     assert word in err
 
 
-def test_no_manifests_at_all_points_to_init(run, tmp_path) -> None:
-    """A wrong -m is a problem, not an empty fleet."""
+def test_a_missing_manifests_directory_suggests_init(run, tmp_path) -> None:
+    """A wrong -m is a problem, not a run without environments."""
     code, _, err = run("apply", "-m", tmp_path / "gone")
     assert (code, "manifests_missing" in err, "provision init" in err) == (3, True, True)
 
 
-def test_every_option_reads_its_variable_and_the_flag_wins(run, small, monkeypatch) -> None:
-    """PROVISION_<OPTION> for pipelines."""
+def test_options_read_their_variables_and_the_command_line_wins(run, small, monkeypatch) -> None:
+    """Pipelines set PROVISION_<OPTION>."""
     monkeypatch.setenv("PROVISION_MANIFESTS", str(small))
     monkeypatch.setenv("PROVISION_FORMAT", "json")
     monkeypatch.setenv("PROVISION_ENVIRONMENT", "dev")
@@ -833,10 +839,10 @@ def test_every_option_reads_its_variable_and_the_flag_wins(run, small, monkeypat
 
 @pytest.mark.parametrize("empty", ["", " ", " \t\n"])
 @pytest.mark.parametrize("words", ["apply --prune", "plan", "rotate svc-a", "revoke svc-a"])
-def test_a_variable_or_option_that_bounds_a_run_is_never_empty(
+def test_an_option_that_limits_a_run_must_not_be_empty(
     run, shop, words, empty, monkeypatch
 ) -> None:
-    """A step of a pipeline that gave no value does not widen the run to all keys."""
+    """A pipeline step that lost a value does not widen the run to all keys."""
     folder, served = shop(Dialect.CORE, lambda request, inner: inner(request), ("svc-a",))
     command = [*words.split(), "-m", folder]
     for option in ("--environment", "--only"):
@@ -858,18 +864,16 @@ def test_a_variable_or_option_that_bounds_a_run_is_never_empty(
         assert run(command, "-m", folder)[0] == 0
 
 
-def test_a_glob_that_matches_nothing_is_said(run, small) -> None:
-    """A typing error in --only must not look like a finished job."""
+def test_a_glob_that_matches_nothing_is_a_warning(run, small) -> None:
+    """A typing error in --only does not look like a finished job."""
     for command in ("plan", "apply"):
         code, _, err = run(command, "-m", small, "--only", "nomatch*")
         assert code == 0
         assert "no key matches --only nomatch*" in err
 
 
-def test_a_bug_in_one_environment_leaves_the_others_and_their_report(
-    run, write, monkeypatch
-) -> None:
-    """The report comes first, then the bug with exit 1, whether it met the look or the create."""
+def test_a_bug_in_one_environment_does_not_stop_the_others(run, write, monkeypatch) -> None:
+    """The report is printed before the bug, which exits with 1, at reading or creating."""
     from provisioner.twenty.core import CoreWorkspace
     from provisioner.twenty.legacy import LegacyWorkspace
 
@@ -891,8 +895,8 @@ def test_a_bug_in_one_environment_leaves_the_others_and_their_report(
     assert main(["list", "-m", str(folder)]) == 1
 
 
-def test_the_report_of_a_run_with_a_bug_is_whole(write, monkeypatch, capsys) -> None:
-    """Done where it was done, `internal_error` where the bug was."""
+def test_the_report_of_a_run_with_a_bug_is_complete(write, monkeypatch, capsys) -> None:
+    """One environment is done; the one with the bug has `internal_error`."""
     from provisioner.twenty.legacy import LegacyWorkspace
 
     folder = write(
@@ -905,20 +909,20 @@ def test_the_report_of_a_run_with_a_bug_is_whole(write, monkeypatch, capsys) -> 
     found = {one["environment"]: one for one in valid("result", out)["environments"]}
     assert found["dev"]["summary"]["created"] == 2
     assert {one["error"]["code"] for one in found["old"]["results"]} == {"internal_error"}
-    assert "This is a bug of provision" in err
+    assert "This is a bug in provision" in err
 
 
 # validate
 
 
-def test_validate_judges_directories_and_single_files(run, small, tmp_path, monkeypatch) -> None:
-    """A file is read in the context of its directory; only its own problems are shown."""
+def test_validate_checks_directories_and_single_files(run, small, tmp_path, monkeypatch) -> None:
+    """A file is read with its directory, and only its own problems are shown."""
     code, out, _ = run("validate", small)
     assert (code, out) == (0, "2 keys in 1 environment, no problems.\n")
     bad = small / "team" / "bad.yaml"
     bad.parent.mkdir()
     bad.write_text(KEYS.replace("{name: a}", "{nam: a}"))
-    assert run("validate", small / "keys.yaml")[0] == 3  # b stands in both files
+    assert run("validate", small / "keys.yaml")[0] == 3  # both files declare b
     bad.write_text("version: 1\nenvironment: dev\nkeys: [{name: c, expire: 1d}]\n")
     assert run("validate", small / "keys.yaml")[0] == 0
     code, out, _ = run("validate", bad, "--format", "json")
@@ -940,7 +944,7 @@ def test_validate_judges_directories_and_single_files(run, small, tmp_path, monk
 
 
 def test_validate_without_any_manifest_is_a_problem(run, write, tmp_path) -> None:
-    """A wrong directory in a pipeline is no success, in whatever way it is wrong."""
+    """A wrong directory in a pipeline is never a success."""
     (tmp_path / "empty").mkdir()
     for words, code in (
         (["-m", tmp_path / "gone"], "manifests_missing"),
@@ -977,7 +981,7 @@ def test_validate_without_any_manifest_is_a_problem(run, write, tmp_path) -> Non
 
 
 def test_validate_finds_expiries_that_have_passed(run, small) -> None:
-    """Offline, an old date is a problem; plan and apply fail its key alone."""
+    """In `validate` an old date is a problem; in plan and apply it fails only its key."""
     (small / "keys.yaml").write_text(KEYS.replace("90d", "2020-01-01"))
     code, out, _ = run("validate", "-m", small)
     assert (code, "expiry_past" in out) == (3, True)
@@ -986,8 +990,8 @@ def test_validate_finds_expiries_that_have_passed(run, small) -> None:
 # list
 
 
-def test_list_shows_what_is_there(run, small, tmp_path) -> None:
-    """As a table and as JSON, revoked and expired keys told apart, by --only if wanted."""
+def test_list_shows_existing_keys(run, small, tmp_path) -> None:
+    """It shows which keys are revoked or expired, as a table and as JSON, and obeys --only."""
     (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", "sandbox:legacy"))
     assert run("list", "-m", small)[:2] == (0, "no keys\n")
     with Sandbox(tmp_path / ".provision" / "dev.sqlite3", Dialect.LEGACY) as sandbox:
@@ -1010,8 +1014,8 @@ def test_list_shows_what_is_there(run, small, tmp_path) -> None:
     assert len(json.loads(run("list", "-m", small, "--only", "x", "--format", "json")[1])) == 1
 
 
-def test_list_and_create_need_environments_alone(run, small) -> None:
-    """A broken manifest does not stop them; a broken environments.yaml does."""
+def test_list_needs_only_environments(run, small) -> None:
+    """A broken manifest does not stop it; a broken environments.yaml does."""
     (small / "keys.yaml").write_text("version: 2")
     assert run("list", "-m", small)[0] == 0
     (small / "environments.yaml").write_text("version: 2")
@@ -1026,7 +1030,7 @@ def test_list_and_create_need_environments_alone(run, small) -> None:
 def test_create_prints_the_records_in_the_shape_of_the_body(
     run, small, tmp_path, dialect, depth
 ) -> None:
-    """An object gives an object, an array an array, just as the server gave them."""
+    """An object returns an object, an array an array, as the server returned them."""
     (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", f"sandbox:{dialect}"))
     run("plan", "-m", small)
     with Sandbox(tmp_path / ".provision" / "dev.sqlite3", Dialect(dialect)) as sandbox:
@@ -1035,17 +1039,17 @@ def test_create_prints_the_records_in_the_shape_of_the_body(
     body = tmp_path / "body.json"
     body.write_text(json.dumps(record))
     code, out, _ = run("create", "-m", small, "--body", body, "--depth", depth)
-    made = json.loads(out)
+    created = json.loads(out)
     assert code == 0
-    assert made["name"] == "x"
-    assert ("role" in made) == (depth > 0 and dialect != "legacy")
+    assert created["name"] == "x"
+    assert ("role" in created) == (depth > 0 and dialect != "legacy")
     body.write_text(json.dumps([record, record | {"name": "y"}]))
     code, out, _ = run("create", "-m", small, "-e", "dev", "--body", body, "--depth", depth)
     assert (code, [one["name"] for one in json.loads(out)]) == (0, ["x", "y"])
 
 
 def test_create_reads_standard_input(run, small, monkeypatch) -> None:
-    """`--body -`."""
+    """`--body -` is standard input."""
     (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", "sandbox:legacy"))
     raw = io.BytesIO(b'\xef\xbb\xbf[{"name": "x", "expiresAt": "2031-01-01T00:00:00Z"}]')
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(raw))
@@ -1075,7 +1079,7 @@ def test_create_reads_standard_input(run, small, monkeypatch) -> None:
     ],
 )
 def test_create_with_a_bad_body_is_a_clear_error(run, small, tmp_path, body, code, word) -> None:
-    """Malformed JSON, bad records, a missing role: place and remedy, nothing printed as data."""
+    """Errors of JSON, records and roles have a place and a remedy; stdout has no records."""
     file = tmp_path / "body.json"
     file.write_text(body)
     found, out, err = run("create", "-m", small, "--body", file)
@@ -1085,8 +1089,8 @@ def test_create_with_a_bad_body_is_a_clear_error(run, small, tmp_path, body, cod
         assert valid("problems", out)["problems"]
 
 
-def test_create_says_what_it_could_not_use(run, small, tmp_path, monkeypatch) -> None:
-    """Bad depth, unreadable and foreign bodies, no credential, several environments."""
+def test_create_reports_wrong_arguments(run, small, tmp_path, monkeypatch) -> None:
+    """It reports a bad depth, a bad body, a missing credential and a missing environment."""
     assert run("create", "-m", small, "--body", "x", "--depth", "3")[0] == 64
     code, _, err = run("create", "-m", small, "--body", tmp_path / "gone.json")
     assert (code, "No such file" in err) == (3, True)
@@ -1108,7 +1112,7 @@ def test_create_says_what_it_could_not_use(run, small, tmp_path, monkeypatch) ->
 def test_create_on_legacy_refuses_roles_and_reports_a_rate_limit(
     run, write, scripted, answer, tmp_path, monkeypatch
 ) -> None:
-    """A role where there are none sends no write; endless throttling is `rate_limited`."""
+    """A role is refused before anything is sent; endless throttling is `rate_limited`."""
     monkeypatch.setenv("TOKEN", "t.o.k")
     server = scripted(answer(429, "{}", Retry_After="3600"), answer(500, "{}"))
     folder = write(
@@ -1134,7 +1138,7 @@ def test_create_on_legacy_refuses_roles_and_reports_a_rate_limit(
     "other", ["SVC-a", "svc-\u0430", "svc-\uff41", "\u0455vc-a", "svc\u2011a", "svc-\u03b1"]
 )
 def test_a_name_that_looks_like_another_is_a_warning(run, tmp_path, other) -> None:
-    """By case or by letters of another alphabet: told with both places, and nothing fails."""
+    """A difference only by case or alphabet is a warning with both places."""
     folder = tmp_path / "manifests"
     folder.mkdir()
     (folder / "environments.yaml").write_text("version: 1\nenvironments: {d: {url: 'sandbox:'}}\n")
@@ -1154,8 +1158,8 @@ def test_a_name_that_looks_like_another_is_a_warning(run, tmp_path, other) -> No
 # init and schema
 
 
-def test_what_init_writes_works_at_once(run, tmp_path) -> None:
-    """The example is valid, can be applied, and its schema comments lead somewhere."""
+def test_the_files_of_init_work_at_once(run, tmp_path) -> None:
+    """The example is valid and can be applied, and the schemas that it names exist."""
     folder = tmp_path / "new place" / "manifests"
     code, out, err = run("init", "-m", folder)
     assert (code, out.count("wrote ")) == (0, 5)
@@ -1167,7 +1171,7 @@ def test_what_init_writes_works_at_once(run, tmp_path) -> None:
     assert run("validate", "-m", folder)[0] == 0
     assert run("apply", "-m", folder)[0] == 0
     code, _, err = run("init", "-m", folder)
-    assert (code, "overwrites nothing" in err) == (64, True)
+    assert (code, "overwrites no file" in err) == (64, True)
     ignored.write_text("mine\n")
     assert run("init", "-m", folder.parent / "others")[0] == 0
     assert ignored.read_text() == "mine\n"
@@ -1178,8 +1182,8 @@ def test_what_init_writes_works_at_once(run, tmp_path) -> None:
     assert (code, "not_writable" in err) == (64, True)
 
 
-def test_keys_of_init_are_rotated_and_revoked_on_the_first_day(run, tmp_path) -> None:
-    """Its environment owns the keys of its manifest, all of them."""
+def test_keys_of_init_can_be_rotated_and_revoked(run, tmp_path) -> None:
+    """The environment of the example owns all keys of its manifest."""
     folder = tmp_path / "manifests"
     assert run("init", "-m", folder)[0] == 0
     assert run("apply", "-m", folder)[0] == 0
@@ -1199,7 +1203,7 @@ def test_keys_of_init_are_rotated_and_revoked_on_the_first_day(run, tmp_path) ->
 
 
 def test_schemas_are_printed_as_published(run) -> None:
-    """Without a name their names, with one the very text of the file."""
+    """Without a name their names are printed, with one the text of the file."""
     code, out, _ = run("schema")
     assert (code, tuple(out.split())) == (0, schemas.NAMES)
     for name in schemas.NAMES:
@@ -1218,7 +1222,7 @@ def provision(*arguments: object, **options: Any) -> subprocess.CompletedProcess
 
 
 def test_the_command_as_a_process(small) -> None:
-    """Version, streams and exit codes from the outside."""
+    """A process prints its version, uses both streams, and returns exit codes."""
     assert provision("--version").stdout == f"provision {__version__}\n"
     done = provision("apply", "-m", small)
     assert done.returncode == 0
@@ -1234,8 +1238,8 @@ def test_the_command_as_a_process(small) -> None:
     ("arguments", "code"),
     [("apply -e dev", 0), ("list", 0), ("--help", 0), ("schema result", 0), ("apply -e odd", 4)],
 )
-def test_a_reader_that_goes_away_does_not_change_the_exit_code(small, arguments, code) -> None:
-    """`| true`: what was to be done is done, and the code still says how it went."""
+def test_a_closed_pipe_does_not_change_the_exit_code(small, arguments, code) -> None:
+    """With `| true` the command still does its work and returns its exit code."""
     (small / "environments.yaml").write_text(ENVIRONMENTS + "  odd: {url: 'sandbox:'}\n")
     (small / "odd.yaml").write_text(KEYS.replace("dev", "odd"))
     command = f"'{sys.executable}' -m provisioner {arguments} | true; exit ${{PIPESTATUS[0]}}"
@@ -1251,15 +1255,15 @@ def test_a_reader_that_goes_away_does_not_change_the_exit_code(small, arguments,
 
 
 @pytest.mark.parametrize("redirect", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_stop_nothing(small, redirect) -> None:
-    """No stdin is no terminal; no stdout is nobody to tell."""
+def test_closed_streams_do_not_stop_a_run(small, redirect) -> None:
+    """Without stdin, stdout or stderr, keys are created all the same."""
     command = f"exec '{sys.executable}' -m provisioner apply -m '{small}' {redirect}"
     done = subprocess.run(["bash", "-c", command], check=False, timeout=60)
     assert done.returncode == 0
 
 
-def test_a_full_disk_is_told(small) -> None:
-    """The keys are made; that the report is lost is an error of its own, no bug."""
+def test_a_full_disk_is_reported(small) -> None:
+    """The keys are created; the lost report is an error, not a bug."""
     command = f"'{sys.executable}' -m provisioner apply -m '{small}' >/dev/full"
     done = subprocess.run(
         ["bash", "-c", command], check=False, capture_output=True, text=True, timeout=60
@@ -1270,8 +1274,8 @@ def test_a_full_disk_is_told(small) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_narrow_encoding_loses_no_report(small, form) -> None:
-    """Names that the terminal cannot show are escaped, and JSON stays JSON."""
+def test_a_narrow_encoding_keeps_the_report(small, form) -> None:
+    """Names that the terminal cannot show are escaped, and JSON stays valid."""
     (small / "keys.yaml").write_text(KEYS.replace("name: a", 'name: "k\U0001f511"'), "utf-8")
     narrow = os.environ | {"PYTHONIOENCODING": "latin-1"}
     done = provision("apply", "-m", small, "--format", form, env=narrow)
@@ -1283,8 +1287,8 @@ def test_a_narrow_encoding_loses_no_report(small, form) -> None:
         assert r"k\U0001f511" in done.stdout
 
 
-def test_a_closed_reader_ends_the_command_quietly(small) -> None:
-    """`| head` is no error and no traceback."""
+def test_head_ends_the_command_without_a_message(small) -> None:
+    """With `| head` there is no error and no traceback."""
     command = f"'{sys.executable}' -m provisioner schema result | head -1"
     shell = ["bash", "-o", "pipefail", "-c", command]
     done = subprocess.run(shell, check=False, capture_output=True, text=True, timeout=60)
@@ -1297,10 +1301,13 @@ HEAVY = ("yaml", "jsonschema", "requests", "rich", "graphql", "provisioner.sandb
 
 @pytest.mark.parametrize(
     ("arguments", "needed"),
-    [(["--help"], ()), (["plan", "--help"], ()), (["validate", "-q"], ("yaml",))],
+    [
+        *((["--help"], ()), (["plan", "--help"], ()), (["help", "plan"], ())),
+        *((["explain", "plan_stale"], ()), (["validate", "-q"], ("yaml",))),
+    ],
 )
-def test_what_a_command_does_not_need_is_not_imported(small, arguments, needed) -> None:
-    """Start-up stays short because imports do."""
+def test_a_command_imports_only_what_it_needs(small, arguments, needed) -> None:
+    """Start-up stays fast because heavy libraries are not imported."""
     program = (
         "import sys; from provisioner.cli import main; code = main(sys.argv[1:]);"
         "print(*sys.modules, file=sys.stderr); sys.exit(code)"
@@ -1318,7 +1325,7 @@ def test_what_a_command_does_not_need_is_not_imported(small, arguments, needed) 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_sandbox_is_served_until_a_signal(tmp_path, number, code) -> None:
-    """`provision sandbox` prints where and how, answers, and ends with the signal's code."""
+    """`provision sandbox` prints its address, answers, and exits with the code of the signal."""
     import requests
 
     command = [sys.executable, "-m", "provisioner", "sandbox", "core-1", "--format", "json"]
@@ -1336,7 +1343,7 @@ def test_the_sandbox_is_served_until_a_signal(tmp_path, number, code) -> None:
 
 
 def test_the_sandbox_in_text_and_on_a_taken_port(tmp_path) -> None:
-    """Aligned facts on stdout; a port that is taken is said, not raised."""
+    """Facts are aligned on stdout; a port that is in use is an error without a traceback."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -1356,8 +1363,8 @@ def test_the_sandbox_in_text_and_on_a_taken_port(tmp_path) -> None:
         assert process.wait(20) == 143
 
 
-def test_a_bug_is_told_as_one(run, small, monkeypatch, capsys) -> None:
-    """An unexpected error exits with 1 and asks for a report, without values of variables."""
+def test_a_bug_asks_for_a_report(run, small, monkeypatch, capsys) -> None:
+    """An unexpected error exits with 1, and its message contains no values of variables."""
     from provisioner.cli import check_manifests
 
     value = "canary"
@@ -1368,13 +1375,13 @@ def test_a_bug_is_told_as_one(run, small, monkeypatch, capsys) -> None:
     monkeypatch.setattr(check_manifests, "load", broken)
     assert main(["validate", "-m", str(small)]) == 1
     err = capsys.readouterr().err
-    assert "This is a bug of provision" in err
+    assert "This is a bug in provision" in err
     assert "RuntimeError" in err
     assert "canary" not in err
 
 
-def test_a_state_file_that_is_none_fails_its_environment_alone(run, small, tmp_path) -> None:
-    """A file of another dialect, a foreign file, a folder in its place: exit 4 and a remedy."""
+def test_an_unusable_state_file_fails_only_its_environment(run, small, tmp_path) -> None:
+    """A file of another dialect, or a folder in its place, exits with 4."""
     state = tmp_path / ".provision" / "dev.sqlite3"
     state.parent.mkdir()
     state.mkdir()

@@ -1,4 +1,4 @@
-"""Shell completion as a shell asks for it: in real shells, offline, and never with an error."""
+"""Shell completion in real shells: offline, and never with an error message."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ keys:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with manifests, in which `provision` is on the path."""
+    """A repository with manifests and with `provision` on the path."""
     folder = tmp_path / "manifests"
     folder.mkdir()
     (folder / "environments.yaml").write_text(ENVIRONMENTS)
@@ -74,16 +74,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ask(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., list[str]]:
-    """What is offered for the words of a command line, the last unfinished."""
+    """Return a function that completes a command line, the last word of which is unfinished."""
 
     def ask_(*words: str, **variables: str) -> list[str]:
-        asked = {
+        request = {
             "_PROVISION_COMPLETE": "bash_complete",
             "COMP_WORDS": shlex.join(["provision", *words]),
             "COMP_CWORD": str(len(words)),
         }
         with monkeypatch.context() as patch:
-            for name, value in {**asked, **variables}.items():
+            for name, value in {**request, **variables}.items():
                 patch.setenv(name, value)
             assert main([]) == 0
         printed = capsys.readouterr()
@@ -94,14 +94,14 @@ def ask(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_script_of_each_shell_is_one_that_it_can_read(shell, capsys, tmp_path) -> None:
-    """What `completion` prints is without a fault by the shell's own judgement."""
+def test_each_shell_accepts_its_script(shell, capsys, tmp_path) -> None:
+    """The output of `completion` has no syntax error, as the shell itself reports."""
     assert main(["completion", shell]) == 0
     printed = capsys.readouterr()
     assert "_PROVISION_COMPLETE" in printed.out
     assert printed.err == ""
     if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed: its script was printed and not read by it")
+        pytest.skip(f"{shell} is not installed: its script was printed but not checked")
     script = tmp_path / "script"
     script.write_text(printed.out)
     subprocess.run([shell, "-n", str(script)], check=True, timeout=60)
@@ -121,8 +121,8 @@ ask rotate -e production svc-
 """
 
 
-def test_a_real_bash_gets_its_answers(place, capsys) -> None:
-    """The script and the program together fill COMPREPLY: commands, choices, names."""
+def test_a_real_bash_completes(place, capsys) -> None:
+    """The script and the program fill COMPREPLY with commands, choices and names."""
     assert main(["completion", "bash"]) == 0
     (place / "script").write_text(capsys.readouterr().out)
     command = ["bash", "--norc", "-c", BASH]
@@ -138,17 +138,22 @@ def test_a_real_bash_gets_its_answers(place, capsys) -> None:
 
 
 def test_commands_options_and_choices_are_completed(ask) -> None:
-    """Every command is offered, the options of one, the choices of an option, schemas, shells."""
+    """Commands, options, choices, schemas, shells and codes are offered."""
     assert ask("") == list(COMMANDS)
     assert ask("pl") == ["plan"]
     assert ask("plan", "--pr") == ["--prune"]
     assert ask("plan", "--color", "a") == ["auto", "always"]
     assert ask("schema", "") == list(schemas.NAMES)
     assert ask("completion", "") == list(SHELLS)
+    assert ask("help", "re") == ["report", "revoke"]
+    assert ask("explain", "plan_s") == ["plan_stale"]
+    assert ask("explain", "plan_stale", "plan_") == [
+        *("plan_unreadable", "plan_invalid", "plan_newer", "plan_applied", "plan_unconfirmed"),
+    ]
 
 
 def test_environments_are_those_of_the_manifests(ask, place) -> None:
-    """`-e` offers what the environments.yaml of -m declares, whatever variables are not set."""
+    """`-e` offers the environments of -m, even if their variables are not set."""
     assert ask("plan", "-e", "") == ["staging", "production"]
     assert ask("token", "-e", "p") == ["production"]
     assert ask("plan", "-e", "staging", "--environment", "") == ["production"]
@@ -160,40 +165,40 @@ def test_environments_are_those_of_the_manifests(ask, place) -> None:
 
 @pytest.mark.parametrize("command", ["rotate", "revoke", "token"])
 def test_names_of_keys_are_those_of_the_manifests(command, ask) -> None:
-    """Commands that take a key's name offer those of the environments in question."""
+    """Commands that take the name of a key offer the names in the selected environments."""
     assert ask(command, "-e", "staging", "") == ["svc-billing", "svc-mail", "report"]
     assert ask(command, "o") == ["only-here"]
 
 
-def test_names_on_the_line_are_not_offered_again(ask) -> None:
-    """Names that may be repeated are offered once, and --only takes them too."""
+def test_names_that_are_already_typed_are_not_offered(ask) -> None:
+    """Each name is offered once, for arguments and for --only."""
     assert ask("rotate", "svc-mail", "svc-") == ["svc-billing"]
     assert ask("apply", "--only", "svc-mail", "--only", "svc-") == ["svc-billing"]
 
 
-def test_a_name_that_a_shell_would_run_is_not_offered(ask) -> None:
-    """Bash inserts completions as they are: names with blanks and signs of shells are left out."""
+def test_a_name_that_a_shell_would_interpret_is_not_offered(ask) -> None:
+    """Bash inserts completions as they are, so names that need quotes are left out."""
     assert ask("rotate", "-e", "production", "svc-") == ["svc-billing", "svc-mail"]
 
 
 @pytest.mark.parametrize(
     "broken", ["keys: [", "version: 1\nenvironments: nonsense\n", "\x00", "&a [*a]"]
 )
-def test_broken_manifests_are_silence(broken, ask, place) -> None:
-    """Where the manifests cannot be read nothing is offered, nothing said, and nothing fails."""
+def test_broken_manifests_are_silent(broken, ask, place) -> None:
+    """With manifests that cannot be read, nothing is offered or printed, and nothing fails."""
     (place / "manifests" / "environments.yaml").write_text(broken)
     assert ask("plan", "-e", "") == []
     assert ask("rotate", "") == []
 
 
 def test_a_broken_manifest_does_not_hide_the_environments(ask, place) -> None:
-    """environments.yaml is read alone, whatever stands beside it."""
+    """Only environments.yaml is read for them."""
     (place / "manifests" / "keys.yaml").write_text("keys: [")
     assert ask("plan", "-e", "") == ["staging", "production"]
 
 
-def test_surprises_and_wrong_variables_are_silence(ask, monkeypatch) -> None:
-    """A variable that no command would accept, a file for a directory, a bug: no message."""
+def test_bugs_and_invalid_variables_are_silent(ask, monkeypatch) -> None:
+    """An invalid variable, a file in place of a directory or a bug prints no message."""
     assert ask("plan", "-e", "s", PROVISION_PARALLEL="many") == ["staging"]
     assert ask("plan", "-e", "", PROVISION_MANIFESTS="manifests/keys.yaml") == []
 
@@ -204,15 +209,15 @@ def test_surprises_and_wrong_variables_are_silence(ask, monkeypatch) -> None:
     assert ask("plan", "-e", "") == []
 
 
-def test_completing_needs_neither_network_nor_heavy_imports(place) -> None:
-    """A key press waits for YAML at most."""
+def test_completion_imports_no_heavy_library(place) -> None:
+    """A key press imports nothing slower than YAML."""
     program = (
         "import sys; from provisioner.cli import main; main([]);"
         "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        # Unmeasured: what measures coverage imports sqlite3.
+        # Without coverage, which imports sqlite3.
         env={name: text for name, text in os.environ.items() if "COVERAGE" not in name}
         | {
             "_PROVISION_COMPLETE": "bash_complete",
@@ -230,10 +235,10 @@ def test_completing_needs_neither_network_nor_heavy_imports(place) -> None:
 
 
 class Terminal:
-    """A shell on a terminal of its own, typed to and read from."""
+    """A shell on its own pseudo-terminal."""
 
     def __init__(self, *command: str) -> None:
-        self.seen = ""
+        self.output = ""
         self.pid, self.file = pty.fork()
         if self.pid == 0:  # pragma: no cover - the shell
             os.environ |= {"TERM": "dumb", "PS1": "", "COLUMNS": "500"}
@@ -243,13 +248,13 @@ class Terminal:
         os.write(self.file, text.encode())
 
     def wait_for(self, text: str) -> None:
-        """Reads until the text was printed, at most a minute."""
+        """Read until the text is printed, for a minute at most."""
         until = time.monotonic() + 60
-        while text not in self.seen:
+        while text not in self.output:
             ready, _, _ = select.select([self.file], [], [], max(0, until - time.monotonic()))
-            assert ready, f"{text!r} never came: {self.seen!r}"
-            self.seen += os.read(self.file, 4096).decode(errors="replace")
-        self.seen = self.seen.partition(text)[2]
+            assert ready, f"{text!r} never came: {self.output!r}"
+            self.output += os.read(self.file, 4096).decode(errors="replace")
+        self.output = self.output.partition(text)[2]
 
     def close(self) -> None:
         os.kill(self.pid, 9)
@@ -273,7 +278,7 @@ def terminal(request: pytest.FixtureRequest, place: Path) -> Iterator[Terminal]:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     one = Terminal(*START[shell])
-    # The words are put together by the shell, so that their echo is not taken for its answer.
+    # The shell joins the words, so that the echo of the line does not look like its output.
     one.type(f'{READY[shell]}eval "$(provision completion {shell})"; echo rea""dy\n')
     one.wait_for("ready")
     yield one
@@ -282,7 +287,7 @@ def terminal(request: pytest.FixtureRequest, place: Path) -> Iterator[Terminal]:
 
 @pytest.mark.parametrize("terminal", START, indirect=True)
 def test_the_tab_key_completes_on_a_terminal(terminal, place) -> None:
-    """Typed into an interactive shell, a tab finishes an environment, a key and a directory."""
+    """In an interactive shell, the tab key completes an environment, a key and a directory."""
     terminal.type("echo provi''sion; provision plan -e stag\t")
     terminal.wait_for("staging")
     terminal.type("\x15provision rotate svc-b\t")
@@ -301,7 +306,7 @@ def test_the_tab_key_completes_on_a_terminal(terminal, place) -> None:
     ],
 )
 def test_fish_offers_the_same(line, offered, place) -> None:
-    """Fish, asked what it would offer, offers environments, keys and directories."""
+    """Fish offers environments, keys and directories."""
     done = subprocess.run(
         ["fish", "--no-config", "-c", f"provision completion fish | source; complete -C'{line}'"],
         capture_output=True,

@@ -92,6 +92,16 @@ TABLE = {
         Row(1, "schema plan", broken="provisioner.schemas"),
         Row(64, "schema nope"),
     ),
+    "help": (
+        Row(0, "help plan"),
+        Row(1, "help plan", broken="provisioner.cli.commands.show_help"),
+        Row(64, "help nope"),
+    ),
+    "explain": (
+        Row(0, "explain plan_stale"),
+        Row(1, "explain plan_stale", broken="provisioner.cli.explanations"),
+        Row(64, "explain nope"),
+    ),
     "completion": (
         Row(0, "completion bash"),
         Row(1, "completion bash", broken="click.shell_completion"),
@@ -271,7 +281,7 @@ def run_row(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
                         assert process.stdout.readline()
                         process.send_signal(SIGNALS[row.code])
                 out, err = process.communicate(timeout=60)
-            assert ("This is a bug of provision" in err) == (row.code == 1), err
+            assert ("This is a bug in provision" in err) == (row.code == 1), err
             assert row.code == 1 or "Traceback" not in out + err
             assert row.code == process.returncode, out + err
 

@@ -221,7 +221,7 @@ def test_every_kind_of_output_reports_a_full_device(project: Path, words: str) -
             stderr=subprocess.PIPE,
             timeout=60,
         )
-    assert (done.returncode, done.stderr.count(b"output_failed")) == (1, 1)
+    assert (done.returncode, done.stderr.count(b"output_failed: ")) == (1, 1)
     assert b"bug" not in done.stderr
 
 
@@ -582,7 +582,7 @@ def test_init_does_not_overwrite_a_foreign_schema(tmp_path: Path) -> None:
     theirs = tmp_path / "schemas" / "manifest.schema.json"
     theirs.write_text('{"$id": "https://example.com/app.schema.json"}')
     done = provision("init", cwd=tmp_path)
-    assert (done.code, "is no schema of provision" in done.err) == (64, True)
+    assert (done.code, "is not a schema of provision" in done.err) == (64, True)
     assert not (tmp_path / "manifests").exists()
     old = json.dumps(schemas.load("manifest") | {"title": "Of an older version"})
     theirs.write_text(old)

@@ -61,7 +61,7 @@ def start(folder: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=55)
     assert "Traceback" not in err
-    assert "bug of provision" not in err
+    assert "bug in provision" not in err
     assert "failed to answer" not in err
     return process.returncode, out, err
 

@@ -571,7 +571,8 @@ def test_create_finishes_what_it_has_begun(start, tmp_path, number, code, dialec
         made = {key.id for key in server.sandbox.keys()}
         assert {one["id"] for one in json.loads(out)} == made
         assert len(made) == FIRST[dialect] + PARALLEL * SIZES[dialect] < 12
-        lines = err.splitlines()
+        *lines, last = err.splitlines()
+        assert last == 'Run "provision explain stopped" to learn more.'
         assert len(lines) == 12 - len(made)
         assert all(line.startswith("stopped: ") for line in lines)
 
@@ -589,7 +590,9 @@ def test_create_says_which_record_may_exist(start, tmp_path, single) -> None:
         code, out, err, seconds = run.end()
         assert code == 130
         assert GRACE - 0.5 < seconds < GRACE + AT_ONCE
-        codes = Counter(line.partition(":")[0] for line in err.splitlines())
+        *lines, last = err.splitlines()
+        assert last.startswith('Run "provision explain ')
+        codes = Counter(line.partition(":")[0] for line in lines)
         if single:
             assert (out, codes) == ("", {"outcome_unknown": 1})
         else:

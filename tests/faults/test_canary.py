@@ -722,6 +722,6 @@ def test_a_bug_in_the_middle_shows_no_secret(where: str, tmp_path: Path, aws: Aw
                 script=FAIL.format(where=BUGS[where]) + MAIN,
             )  # fmt: skip
             assert code == 1, places["stderr"]
-            assert b"This is a bug of provision" in places["stderr"]
+            assert b"This is a bug in provision" in places["stderr"]
             assert b"RuntimeError" in places["stderr"]
             assert leaks(places, stage.secrets) == []

@@ -463,10 +463,10 @@ def test_the_manifest_is_on_stdout_and_notes_are_on_stderr(run, place) -> None:
         sandbox.seed(["a", "b", "twin", "twin"])
     code, out, err = run("export", "-m", folder, "-q")
     assert (code, len(loaded(out).desired["dev"])) == (0, 2)
-    assert err == "warning: dev: 2 live keys left out, with a comment each\n"
+    assert err == "warning: dev: 2 live keys left out; a comment says why\n"
     assert run("export", "-m", folder, "--to", "-")[1].splitlines()[2:] == out.splitlines()[2:]
     _, _, err = run("export", "-m", folder, "--log-format", "json")
-    assert json.loads(err)["message"] == "dev: 2 live keys left out, with a comment each"
+    assert json.loads(err)["message"] == "dev: 2 live keys left out; a comment says why"
     assert sorted(path.name for path in folder.iterdir()) == ["environments.yaml"]
 
 
@@ -620,7 +620,7 @@ def test_a_bug_is_reported_as_one(place, monkeypatch, capsys) -> None:
     monkeypatch.setattr("provisioner.twenty.core.CoreWorkspace.observe", None)
     assert main(["export", "-m", str(place())]) == 1
     out, err = capsys.readouterr()
-    assert (out, "This is a bug of provision" in err) == ("", True)
+    assert (out, "This is a bug in provision" in err) == ("", True)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -100,7 +100,7 @@ def test_the_file_is_private_and_contains_only_the_token(run, shop, root, dialec
     file = root / "secrets" / "svc.token"
     assert (code, err) == (0, "")
     assert out == (
-        f"secrets/svc.token holds a token of svc ({served.key_id}) until 2031-01-01T00:00:00Z.\n"
+        f"wrote secrets/svc.token: token of svc ({served.key_id}), expires 2031-01-01T00:00:00Z\n"
     )
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert list(file.parent.iterdir()) == [file]
@@ -124,7 +124,7 @@ def test_the_embedded_twenty_mints_tokens(run, root) -> None:
     assert run("apply")[0] == 0
     code, out, _ = run("token", "a", "--to", "a.token")
     assert code == 0
-    assert f"a.token holds a token of a ({key_of(root / 'a.token')}) until " in out
+    assert f"a.token: token of a ({key_of(root / 'a.token')}), expires " in out
 
 
 def test_an_existing_token_is_replaced_and_still_works(run, shop, root) -> None:
@@ -284,7 +284,7 @@ def test_the_oldest_of_several_live_keys_is_used(run, shop, root) -> None:
     code, out, _ = run("token", "svc", "--to", "svc.token")
     assert code == 0
     assert key_of(root / "svc.token") == twin.id
-    assert f"({twin.id}) until 2030-06-30T00:00:00Z" in out
+    assert f"({twin.id}), expires 2030-06-30T00:00:00Z" in out
 
 
 def test_a_token_that_the_server_rejects_is_not_written(run, shop, root) -> None:

@@ -634,7 +634,7 @@ def test_an_option_that_the_plan_file_contains_is_wrong_usage(run, small, file, 
     assert run("plan", "-m", small, "--out", file, *option)[0] == 0
     code, out, err = run("apply", file, "-m", small, *option)
     assert (code, out) == (64, "")
-    assert "stands in the plan file" in err
+    assert "cannot be used with a plan file" in err
     assert run("apply", file, "-m", small)[0] == 0
 
 
@@ -747,7 +747,7 @@ def test_apply_refuses_a_plan_without_the_given_digest(run, small, file) -> None
     code, _, err = run("apply", "-m", small, "--digest", other)
     assert (code, f"digest is {planned}, and not {other}" in err) == (6, True)
     code, out, err = run("apply", file, "-m", small, "--digest", other)
-    assert (code, out, f"is {planned}, and not {other}" in err) == (6, "", True)
+    assert (code, out, f"is {planned}, not {other}" in err) == (6, "", True)
     assert run("list", "-m", small)[1] == "no keys\n"
     assert run("apply", "-m", small, "--digest", planned)[0] == 0
     assert run("list", "-m", small)[1] != "no keys\n"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.options import (
     add_guard_options,
     add_output_options,
@@ -36,30 +37,40 @@ _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 def _digest(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     del context, parameter
-    # A step of a pipeline that gave no digest leaves its variable empty, which is no consent.
+    # A pipeline step that lost the digest leaves the variable empty, which must not mean consent.
     value = os.environ.get("PROVISION_DIGEST") if value is None else value
     if value is not None and not _DIGEST.fullmatch(value):
-        raise click.BadParameter("A digest is `sha256:` and 64 hexadecimal digits.")
+        raise click.BadParameter("A digest is sha256: and 64 hexadecimal digits.")
     return value
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Create what is missing in production, without a question:",
+            "provision apply --environment production --yes",
+        ),
+        Example("Carry out a reviewed plan, and nothing else:", "provision apply plan.json"),
+    ),
+    foreign_options=dict.fromkeys(("--dry-run", "--check", "--what-if"), "plan"),
+)
 @click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]")
-@add_selection(revokes=True)
-@add_output_options("text", "json", "markdown")
-@add_output_targets(events=True)
-@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
+@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask for confirmation.")
 @click.option(
     "--digest",
     envvar="PROVISION_DIGEST",
-    metavar="sha256:…",
+    metavar="DIGEST",
     callback=_digest,
-    help="Change nothing where the plan has another digest than this.",
+    help="Change nothing unless the plan has this digest, sha256:...",
 )
 @add_plan_flags
 @add_guard_options
+@add_selection(revokes=True)
+@add_output_options("text", "json", "markdown")
+@add_output_targets(events=True)
 @stoppable
-def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
+def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line
     file: Path | None,
     selection: Selection,
     output: OutputOptions,
@@ -71,37 +82,37 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
     yes: bool,
     digest: str | None,
 ) -> int:
-    """Create the keys that are missing, and deliver the tokens that are.
+    """Create missing keys and deliver their tokens.
 
-    Looks at every environment, compares its keys with the manifests, creates the missing ones
-    with the depth of their manifest, and delivers a token of each to its sinks. A sink that lost
-    its token gets a new one. Without a terminal nothing asks; on one, `apply` shows the plan and
-    asks before it changes anything but the embedded Twenty.
+    Compares the keys of every environment with the manifests, creates the missing ones, and
+    delivers a token of each to its sinks. A sink that lost its token gets a new one. On a
+    terminal, apply shows the plan and asks before it changes a real workspace. Without a
+    terminal it never asks.
 
-    With a PLANFILE of `plan --out` it does exactly what was reviewed, counted from that moment,
-    or changes nothing and exits with 6 where manifests or workspaces moved.
+    With PLANFILE, a file of `provision plan --out`, apply does exactly what was reviewed. If
+    manifests or workspaces have changed since, it changes nothing and exits with code 6.
     """
-    from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.execute import carry_out  # noqa: PLC0415 - as above
-    from provisioner.planfile import digest_mismatch  # noqa: PLC0415 - as above
+    from provisioner.cli import plan_file
+    from provisioner.cli.execute import carry_out
+    from provisioner.planfile import not_of_digest
 
-    asked = plan_file.asked_of(selection, plan_flags, guard_options)
+    saved = plan_file.saved_options(selection, plan_flags, guard_options)
 
-    def of_now(reconciler: Reconciler, prepared: Prepared) -> Plan:
-        made = reconciler.plan(
-            prepared.manifests.desired, prepared.now, asked.plan_options, asked.guard_overrides
+    def plan_now(reconciler: Reconciler, prepared: Prepared) -> Plan:
+        plan = reconciler.plan(
+            prepared.manifests.desired, prepared.now, saved.options, saved.overrides
         )
-        why = None if digest is None else digest_mismatch(digest, made)
-        if why is not None:
-            reconciler.refuse(why)
-        return made
+        refusal = None if digest is None else not_of_digest(digest, plan)
+        if refusal is not None:
+            reconciler.refuse(refusal)
+        return plan
 
     if file is None:
         return carry_out(
-            "apply", selection, output, output_targets, of_now, signals=signals, yes=yes
+            "apply", selection, output, output_targets, plan_now, signals=signals, yes=yes
         )
-    plan_file.check_alone(click.get_current_context())
-    reviewed = plan_file.PlanOnDisk(file, digest, asked)
+    plan_file.refuse_saved_options(click.get_current_context())
+    reviewed = plan_file.PlanOnDisk(file, digest, saved)
     return carry_out(
         "apply",
         selection,
@@ -110,6 +121,6 @@ def apply(  # noqa: PLR0913, PLR0917 - what there is to say of a run
         reviewed.plan,
         signals=signals,
         yes=yes,
-        preparing=lambda: reviewed.prepare(selection),
-        taken=(file,),
+        load=lambda: reviewed.prepare(selection),
+        other_files=(file,),
     )

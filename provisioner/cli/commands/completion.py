@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 
-@click.command()
+
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Complete in bash; add this line to ~/.bashrc:", 'eval "$(provision completion bash)"'
+        ),
+        Example(
+            "Complete in fish:",
+            "provision completion fish > ~/.config/fish/completions/provision.fish",
+        ),
+    ),
+)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that completes commands, options and names in a shell.
+    """Print the completion script of a shell.
 
-    Names of environments and keys come from the manifests; nothing is sent. In ~/.bashrc or
-    ~/.zshrc: eval "$(provision completion bash)", or zsh. For fish, write it to
-    ~/.config/fish/completions/provision.fish.
+    Completes commands, options, and the names of environments and keys, which are read from the
+    manifests. Nothing is sent. For zsh, add `eval "$(provision completion zsh)"` to ~/.zshrc.
     """
-    from click.shell_completion import (  # noqa: PLC0415 - keeps --help fast
+    from click.shell_completion import (
         ShellComplete,
         get_completion_class,
     )
 
-    kind = get_completion_class(shell)
-    if kind is None:  # pragma: no cover - click knows the three
+    shell_class = get_completion_class(shell)
+    if shell_class is None:  # pragma: no cover - click knows the three
         raise click.BadParameter(f"click has no completion for {shell}.")
     root = click.get_current_context().find_root().command
-    made = kind(root, {}, "provision", "_PROVISION_COMPLETE")
-    # Not the method of its own kind: that of bash starts a bash to ask for its version.
-    click.echo(ShellComplete.source(made), nl=False)
+    completion_ = shell_class(root, {}, "provision", "_PROVISION_COMPLETE")
+    # Not `completion_.source()`: the method of bash starts a bash to ask for its version.
+    click.echo(ShellComplete.source(completion_), nl=False)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
@@ -15,38 +16,48 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example("Check all environments and their sinks:", "provision doctor"),
+        Example(
+            "Check production, and show only what needs attention:",
+            "provision doctor --environment production --quiet",
+        ),
+    ),
+)
 @add_selection(revokes=False)
 @add_output_options("text", "json")
 @stoppable
 def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int:
-    """Examine credentials, permissions, limits and sinks; write nothing.
+    """Check credentials, permissions, limits and sinks.
 
-    Says of each environment what works and what to change. Needs environments.yaml alone; with
-    valid manifests it looks into the sinks of their keys too. Exits with 4 when anything failed.
+    Changes nothing. Shows for each environment what works and what to fix. Needs only
+    environments.yaml; with valid manifests, the sinks of their keys are checked too. Exits with
+    code 4 if a check fails.
     """
-    from provisioner.audit import Doctor  # noqa: PLC0415 - as above
-    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.run import opened, prepare  # noqa: PLC0415 - as above
-    from provisioner.render.doctor import diagnosis_document, diagnosis_text  # noqa: PLC0415 - as above
+    from provisioner.audit import Doctor
+    from provisioner.cli.console import Console
+    from provisioner.cli.run import open_backends, prepare
+    from provisioner.render.doctor import diagnosis_document, diagnosis_text
 
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
     manifests = prepared.manifests
     with (
-        opened(prepared, signals.stop) as (connect, open_sink, executor),
+        open_backends(prepared, signals.stop) as (connect, open_sink, executor),
         Doctor(connect, open_sink, executor, signals.stop) as examiner,
     ):
         desired = None if manifests.problems else manifests.desired
-        found = examiner.examine(prepared.environments, desired, selection.only)
+        diagnoses = examiner.examine(prepared.environments, desired, selection.only)
         internal_error = examiner.internal_error
     if console.json:
-        console.document(diagnosis_document(found))
+        console.document(diagnosis_document(diagnoses))
     else:
-        console.text(diagnosis_text(found, console.palette, quiet=output.quiet))
+        console.text(diagnosis_text(diagnoses, console.palette, quiet=output.quiet))
     if internal_error is not None:
         raise internal_error
     if signals.exit_code is not None:
         return signals.exit_code
-    return INCOMPLETE if any(one.failed for one in found) else 0
+    return INCOMPLETE if any(one.failed for one in diagnoses) else 0

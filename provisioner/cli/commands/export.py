@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import (
@@ -27,17 +28,26 @@ if TYPE_CHECKING:
     from provisioner.operations.export import ExportedManifest
 
 
-@click.command()
-@manifests_option
-@one_environment_option
-@add_restrictions
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Write a manifest of the keys in production:",
+            "provision export --environment production --to manifests/production.yaml",
+        ),
+        Example(
+            "Print a manifest of some of them:",
+            "provision export --environment production --only 'svc-*'",
+        ),
+    ),
+)
 @click.option(
     "--only",
     multiple=True,
     envvar="PROVISION_ONLY",
     metavar="GLOB",
     shell_complete=key_names,
-    help="Write keys whose names match alone; repeatable.",
+    help="Write only keys whose names match. Repeatable.",
 )
 @click.option(
     "--to",
@@ -45,11 +55,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     envvar="PROVISION_TO",
     metavar="FILE",
-    help="Where the manifest goes, a file that is not there yet; by default to stdout.",
+    help="Write to this file, which must not exist, instead of stdout.",
 )
+@manifests_option
+@one_environment_option
+@add_restrictions
 @add_output_options()
 @stoppable
-def export(  # noqa: PLR0913 - what there is to say of an export
+def export(  # noqa: PLR0913 - one for each part of a command line
     manifests: Path,
     environment: str | None,
     only: tuple[str, ...],
@@ -59,20 +72,20 @@ def export(  # noqa: PLR0913 - what there is to say of an export
     signals: Signals,
     restrictions: Restrictions,
 ) -> int:
-    """Write a manifest of what a workspace holds, to adopt it.
+    """Write a manifest of the keys that a workspace has.
 
-    Needs environments.yaml alone. The manifest asks for the live keys as they are, so that a plan
-    with it changes nothing. Keys that a manifest cannot hold are left out, with a comment each.
+    Use it to adopt existing keys: a plan with this manifest changes nothing. Needs only
+    environments.yaml. Keys that a manifest cannot declare are left out, with a comment for each.
     """
-    import logging  # noqa: PLC0415 - keeps --help fast
+    import logging
 
-    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.run import prepare, reconciler_of  # noqa: PLC0415 - as above
-    from provisioner.errors.pluralize import pluralize  # noqa: PLC0415 - as above
-    from provisioner.operations.export import export as exported_from  # noqa: PLC0415 - as above
-    from provisioner.plan import Unobserved  # noqa: PLC0415 - as above
-    from provisioner.render.text import visible  # noqa: PLC0415 - as above
-    from provisioner.runtime.log_context import extra  # noqa: PLC0415 - as above
+    from provisioner.cli.console import Console
+    from provisioner.cli.run import prepare, reconciler_of
+    from provisioner.errors.pluralize import pluralize
+    from provisioner.operations.export import export as export_keys
+    from provisioner.plan import Unobserved
+    from provisioner.render.text import visible
+    from provisioner.runtime.log_context import extra
 
     console = Console(output)
     if str(file) == "-":
@@ -83,24 +96,24 @@ def export(  # noqa: PLR0913 - what there is to say of an export
     selection = selection._replace(restrictions=restrictions)
     prepared = prepare(selection, keys_matter=False, one=True)
     with reconciler_of(prepared, signals.stop) as reconciler:
-        ((place, look),) = reconciler.observe()
+        ((source, observation),) = reconciler.observe()
     if reconciler.internal_error is not None:
         raise reconciler.internal_error
     if reconciler.refusal is not None and signals.exit_code is None:
         raise reconciler.refusal
-    if isinstance(look, Unobserved):
-        console.failed(look.failure)
+    if isinstance(observation, Unobserved):
+        console.failed(observation.failure)
         return signals.exit_code or INCOMPLETE
-    exported = exported_from(place.name, look, only)
+    exported = export_keys(source.name, observation, only)
     if not exported.keys:
         console.aside("".join(exported.comments))
-    _check(exported, place.name)
+    _require_manifest(exported, source.name)
     if exported.left_out:
         logging.getLogger("provisioner").warning(
-            "%s: %s left out, with a comment each",
-            place.name,
+            "%s: %s left out; a comment says why",
+            source.name,
             pluralize(exported.left_out, "live key"),
-            extra=extra(environment=place.name),
+            extra=extra(environment=source.name),
         )
     if file is None:
         console.text(exported.text)
@@ -111,34 +124,34 @@ def export(  # noqa: PLR0913 - what there is to say of an export
     return signals.exit_code or 0
 
 
-def _check(exported: ExportedManifest, environment: str) -> None:
-    """Raises what keeps this from being a manifest."""
+def _require_manifest(exported: Exported, environment: str) -> None:
+    """Raise if the exported keys are not one manifest: there are none, or too many."""
     if not exported.keys:
         raise WorkspaceError(
             "key_missing",
-            f"{environment} has no live key that a manifest could hold, of those asked for.",
-            remedy="`provision list` shows the keys that are there, and --only may leave some out."
+            f"{environment} has no selected live key that a manifest can declare.",
+            remedy="Check --only, or use `provision list` to see the keys."
             if not exported.left_out
-            else "A name that several live keys have may be written into a manifest by hand, and "
-            "`apply --dedupe` keeps one of them; where a rotation is at work, wait for its end.",
+            else "If several live keys share a name, declare the name by hand and use "
+            "`provision apply --dedupe`, which keeps one; wait for a rotation to finish.",
         )
     if not exported.fits:
         raise WrongUsageError(
             "file_too_large",
-            f"The {exported.keys} keys of {environment} are more than one manifest holds.",
-            remedy="Write several, each with some of the keys, with --only.",
+            f"The {exported.keys} keys of {environment} do not fit into one manifest.",
+            remedy="Write several manifests, each with some of the keys, with --only.",
         )
 
 
 def _write_new(file: Path, text: str) -> None:
-    """Writes a file for this user alone, whole or not at all, and never over another."""
-    from tempfile import TemporaryDirectory  # noqa: PLC0415 - keeps --help fast
+    """Write a new file atomically, which only the current user can read."""
+    from tempfile import TemporaryDirectory
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Hidden, because no run reads what is hidden: it may be left behind when we are killed.
-        with TemporaryDirectory(dir=file.parent, prefix=".") as aside:
-            new = Path(aside, "new")
+        # Hidden, so that no run reads it if this process is killed and leaves it behind.
+        with TemporaryDirectory(dir=file.parent, prefix=".") as folder:
+            new = Path(folder, "new")
             new.touch(0o600)
             with new.open("w", encoding="utf-8") as stream:
                 stream.write(text)
@@ -152,13 +165,13 @@ def _write_new(file: Path, text: str) -> None:
         raise WrongUsageError(
             "not_writable",
             f"{file.as_posix()} cannot be written: {error.strerror}.",
-            remedy="Name a file that you may write with --to.",
+            remedy="Name a file that you can write with --to.",
         ) from None
 
 
 def _exists(file: Path) -> WrongUsageError:
     return WrongUsageError(
         "file_exists",
-        f"{file.as_posix()} exists already, and export overwrites nothing.",
+        f"{file.as_posix()} already exists, and export overwrites no file.",
         remedy="Name another file with --to.",
     )

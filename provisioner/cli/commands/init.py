@@ -6,21 +6,29 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.options import manifests_option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example("Write example files to ./manifests:", "provision init"),
+        Example("Write them to another directory:", "provision init --manifests ops/api-keys"),
+    ),
+)
 @manifests_option
 def init(manifests: Path) -> int:
-    """Write a first environments.yaml and manifest, with comments.
+    """Write a first environments.yaml and manifest.
 
-    Both work at once on the embedded Twenty. The JSON Schemas that editors read are written
-    beside the directory, and a .gitignore for tokens. Nothing that exists is overwritten.
+    The example works at once with the embedded Twenty. The JSON Schemas that editors use are
+    written next to the directory, and so is a .gitignore for tokens. Existing files are never
+    overwritten.
     """
-    from provisioner.cli.starter_files import write_first_files  # noqa: PLC0415 - keeps --help fast
+    from provisioner.cli.starter_files import write_first_files
 
     for path in write_first_files(manifests):
         click.echo(f"wrote {path.as_posix()}")
@@ -29,6 +37,6 @@ def init(manifests: Path) -> int:
 
 
 def _option(manifests: Path) -> str:
-    import shlex  # noqa: PLC0415 - keeps --help fast
+    import shlex
 
     return "" if manifests.as_posix() == "manifests" else f" -m {shlex.quote(str(manifests))}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
@@ -15,47 +16,57 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command("list")
+@click.command(
+    "list",
+    cls=DocumentedCommand,
+    examples=(
+        Example("List the keys of all environments:", "provision list"),
+        Example(
+            "List some keys of production as JSON:",
+            "provision list --environment production --only 'svc-*' --format json",
+        ),
+    ),
+)
 @add_selection(revokes=False)
 @add_output_options("text", "json")
 @stoppable
 def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> int:
-    """List the keys that the environments really have.
+    """List the keys of each environment.
 
-    Needs environments.yaml alone. Revoked keys are shown where the server lists them, which
+    Needs only environments.yaml. Revoked keys are listed where the server returns them, which
     only the legacy generation does.
     """
-    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.run import ended_early, prepare, reconciler_of  # noqa: PLC0415 - as above
-    from provisioner.errors.failure import Failure  # noqa: PLC0415 - as above
-    from provisioner.model.globs import matches  # noqa: PLC0415 - as above
-    from provisioner.model.observed import Observation  # noqa: PLC0415 - as above
-    from provisioner.render.json import key_document  # noqa: PLC0415 - as above
-    from provisioner.render.text import keys_text  # noqa: PLC0415 - as above
+    from provisioner.cli.console import Console
+    from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.errors.failure import Failure
+    from provisioner.model.globs import matches
+    from provisioner.model.observed import Observation
+    from provisioner.render.json import key_document
+    from provisioner.render.text import keys_text
 
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
     with reconciler_of(prepared, signals.stop) as reconciler:
-        seen = reconciler.observe()
-    found = [
-        (place.name, key, look.server_time)
-        for place, look in seen
-        if isinstance(look, Observation)
-        for key in sorted(look.keys, key=lambda one: (one.name, one.creation_order))
+        observations = reconciler.observe()
+    rows = [
+        (environment.name, key, observation.server_time)
+        for environment, observation in observations
+        if isinstance(observation, Observation)
+        for key in sorted(observation.keys, key=lambda one: (one.name, one.creation_order))
         if not selection.only or matches(key.name, selection.only)
     ]
     if console.json:
-        console.document([key_document(*one) for one in found])
+        console.document([key_document(*row) for row in rows])
     else:
-        console.text(keys_text(found, console.palette))
-    if selection.only and not found:
-        told = f"No key matches --only {' '.join(selection.only)}."
-        console.failed(Failure("nothing_selected", told))
-    failures = [look for _, look in seen if not isinstance(look, Observation)]
+        console.text(keys_text(rows, console.palette))
+    if selection.only and not rows:
+        message = f"No key matches --only {' '.join(selection.only)}."
+        console.failed(Failure("nothing_selected", message))
+    failures = [one for _, one in observations if not isinstance(one, Observation)]
     for failed in failures:
         console.failed(failed.failure, failed.environment)
-    code = ended_early(reconciler, signals)
+    code = early_exit_code(reconciler, signals)
     if code is not None:
         return code
     return INCOMPLETE if failures else 0

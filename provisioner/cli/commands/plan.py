@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import (
     add_guard_options,
@@ -28,15 +29,20 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command()
-@add_selection(revokes=True)
-@add_output_options("text", "json", "markdown")
-@add_output_targets(events=True)
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Show what apply would change in production:", "provision plan --environment production"
+        ),
+        Example("Write the plan to a file for review:", "provision plan --out plan.json"),
+    ),
+)
 @click.option(
     "--detailed-exitcode",
     is_flag=True,
     envvar="PROVISION_DETAILED_EXITCODE",
-    help="Exit with 2 when there are changes.",
+    help="Exit with code 2 if there are changes.",
 )
 @click.option(
     "--out",
@@ -44,12 +50,15 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     envvar="PROVISION_OUT",
     metavar="FILE",
-    help="Write the plan to a file too, for `apply FILE`.",
+    help="Also write the plan to a file, for `provision apply FILE`.",
 )
 @add_plan_flags
 @add_guard_options
+@add_selection(revokes=True)
+@add_output_options("text", "json", "markdown")
+@add_output_targets(events=True)
 @stoppable
-def plan(  # noqa: PLR0913 - what there is to say of a plan
+def plan(  # noqa: PLR0913 - one for each part of a command line
     selection: Selection,
     output: OutputOptions,
     output_targets: OutputTargets,
@@ -60,60 +69,67 @@ def plan(  # noqa: PLR0913 - what there is to say of a plan
     detailed_exitcode: bool,
     file: Path | None,
 ) -> int:
-    """Show what would change; change nothing.
+    """Show what apply would change, and change nothing.
 
-    Looks at every environment and compares its keys with the manifests, and what the sinks hold
-    with the keys. Exits with 4 when an environment could not be looked at, a key cannot be made
-    or its token not be delivered. With --out the plan is written to a file, which `apply FILE`
-    carries out where it still holds; not where it is refused or an environment is not reached.
+    Reads the keys of every environment and the content of their sinks, and compares them with
+    the manifests. Exits with code 4 if an environment cannot be read, or if a key cannot be
+    created or its token delivered.
+
+    With --out, the plan is also written to a file, which `provision apply FILE` carries out. No
+    file is written if the plan is refused or an environment cannot be read.
     """
-    from provisioner.cli import plan_file  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.outputs import open_outputs  # noqa: PLC0415 - as above
-    from provisioner.cli.run import ended_early, prepare, reconciler_of  # noqa: PLC0415 - as above
-    from provisioner.cli.show import note, show_plan, warn_of_nothing  # noqa: PLC0415 - as above
-    from provisioner.errors.exceptions import WrongUsageError  # noqa: PLC0415 - as above
-    from provisioner.errors.failure import failure_of  # noqa: PLC0415 - as above
+    from provisioner.cli import plan_file
+    from provisioner.cli.console import Console
+    from provisioner.cli.outputs import open_outputs
+    from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.cli.show import (
+        log_notes,
+        show_plan,
+        warn_if_nothing_selected,
+    )
+    from provisioner.errors.exceptions import WrongUsageError
+    from provisioner.errors.failure import failure_of
 
     console = Console(output)
     if file is not None:
-        plan_file.check_free(file)
-    asked = plan_file.asked_of(selection, plan_flags, guard_options)
-    taken = () if file is None else (file,)
-    with open_outputs("plan", output_targets, console, signals, taken=taken) as out:
-        with out.problems():
+        plan_file.require_writable(file)
+    saved = plan_file.saved_options(selection, plan_flags, guard_options)
+    other_files = () if file is None else (file,)
+    with open_outputs("plan", output_targets, console, signals, other_files=other_files) as outputs:
+        with outputs.problems():
             prepared = prepare(selection)
-        out.begun(prepared.manifests.sources, prepared.environments)
-        with reconciler_of(prepared, signals.stop, out.tell) as reconciler:
+        outputs.start(prepared.manifests.sources, prepared.environments)
+        with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
             desired = prepared.manifests.desired
-            made = reconciler.plan(desired, prepared.now, asked.plan_options, asked.guard_overrides)
-        out.planned(made)
-        note(made)
-        with out.shown():
-            show_plan(made, console, reconciler.refusal)
-        warn_of_nothing(made, selection)
-        kept = lost = None
+            new_plan = reconciler.plan(desired, prepared.now, saved.options, saved.overrides)
+        outputs.plan_made(new_plan)
+        log_notes(new_plan)
+        with outputs.printing():
+            show_plan(new_plan, console, reconciler.refusal)
+        warn_if_nothing_selected(new_plan, selection)
+        written = write_error = None
         if file is not None:
             stopped = signals.exit_code is not None
-            why = plan_file.why_not_kept(made, reconciler, stopped=stopped)
+            reason = plan_file.reason_not_to_write(new_plan, reconciler, stopped=stopped)
             try:
-                if why is None:
-                    plan_file.keep(
-                        file, plan_file.plan_input_of(made, asked, reconciler, prepared), console
-                    )
-                    kept = file.as_posix()
+                if reason is None:
+                    plan_input = plan_file.plan_input_of(new_plan, saved, reconciler, prepared)
+                    plan_file.write(file, plan_input, console)
+                    written = file.as_posix()
                 else:
-                    plan_file.drop(file, why, console)
+                    plan_file.remove_earlier(file, reason, console)
             except WrongUsageError as error:
-                lost = error
-        out.outcome(made, changes=made.changes, refusal=reconciler.refusal, plan_file=kept)
-        if lost is not None:
-            console.failed(failure_of(lost))
-        code = ended_early(reconciler, signals)
+                write_error = error
+        outputs.report_outcome(
+            new_plan, changes=new_plan.changes, refusal=reconciler.refusal, plan_file=written
+        )
+        if write_error is not None:
+            console.failed(failure_of(write_error))
+        code = early_exit_code(reconciler, signals)
         if code is not None:
-            return out.finish(code)
-        if lost is not None:
-            return out.finish(lost.exit_code)
-        if made.incomplete:
-            return out.finish(INCOMPLETE)
-        return out.finish(CHANGES if detailed_exitcode and made.changes else 0)
+            return outputs.finish(code)
+        if write_error is not None:
+            return outputs.finish(write_error.exit_code)
+        if new_plan.incomplete:
+            return outputs.finish(INCOMPLETE)
+        return outputs.finish(CHANGES if detailed_exitcode and new_plan.changes else 0)

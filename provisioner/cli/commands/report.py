@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def _duration(
     context: click.Context, option: click.Parameter, text: str | None
 ) -> timedelta | None:
-    from provisioner.model.expiry import parse_duration  # noqa: PLC0415 - keeps --help fast
+    from provisioner.model.expiry import parse_duration
 
     try:
         return None if text is None else parse_duration(text)
@@ -33,81 +34,93 @@ def _duration(
         raise click.BadParameter(f"{error}.", context, option) from None
 
 
-@click.command()
-@add_selection(revokes=False)
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Exit with code 2 if a key expires within two weeks:",
+            "provision report --expiring-within 14d",
+        ),
+        Example(
+            "Write the report as one HTML page:", "provision report --format html > report.html"
+        ),
+    ),
+)
 @click.option(
     "--expiring-within",
     callback=_duration,
     envvar="PROVISION_EXPIRING_WITHIN",
     metavar="DURATION",
-    help="Exit with 2 when a key is due within 36h, 14d, 12w or P14D, or missing.",
+    help="Exit with code 2 if a key is missing, or is due within this time, such as "
+    "36h, 14d or 12w.",
 )
+@add_selection(revokes=False)
 @add_output_options("text", "json", "markdown", "html")
 @stoppable
 def report(
     selection: Selection, expiring_within: timedelta | None, output: OutputOptions, signals: Signals
 ) -> int:
-    """Report expiry and hygiene of every live key; write nothing.
+    """Report when keys expire and which need attention.
 
-    Looks at every environment, and into the sinks of its declared keys. Says of each key when it
-    ends, whether its token is where it belongs, and what else is worth knowing. Exits with 4 when
-    an environment could not be looked at.
+    Reads every environment and the sinks of its declared keys, and changes nothing. Shows for
+    each live key when it expires, whether its token is in its sinks, and what needs attention.
+    Exits with code 4 if an environment cannot be read.
     """
-    from provisioner.audit.key_audit import AuditInput, audit  # noqa: PLC0415 - as above
-    from provisioner.cli.console import Console  # noqa: PLC0415 - keeps --help fast
-    from provisioner.cli.run import ended_early, prepare, reconciler_of  # noqa: PLC0415 - as above
-    from provisioner.errors.exceptions import RefusedError  # noqa: PLC0415 - as above
-    from provisioner.errors.failure import Failure  # noqa: PLC0415 - as above
-    from provisioner.model.observed import Observation  # noqa: PLC0415 - as above
-    from provisioner.plan import PlanOptions  # noqa: PLC0415 - as above
-    from provisioner.plan.diff import EXPIRING_WITHIN  # noqa: PLC0415 - as above
+    from provisioner.audit.key_audit import AuditInput, audit
+    from provisioner.cli.console import Console
+    from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.errors.exceptions import RefusedError
+    from provisioner.errors.failure import Failure
+    from provisioner.model.observed import Observation
+    from provisioner.plan import PlanOptions
+    from provisioner.plan.diff import SOON
 
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection)
     desired = prepared.manifests.desired
     with reconciler_of(prepared, signals.stop) as reconciler:
-        seen = reconciler.observe()
-        sink_contents = reconciler.read_key_sinks(desired, PlanOptions(only=selection.only))
-    _warn(sink_contents)
-    looks = (
-        AuditInput(environment, desired.get(environment.name, ()), look, sink_contents)
-        if isinstance(look, Observation)
-        else look
-        for environment, look in seen
+        observations = reconciler.observe()
+        sink_contents = reconciler.survey(desired, PlanOptions(only=selection.only))
+    _warn_of_unavailable(sink_contents)
+    inputs = (
+        AuditInput(environment, desired.get(environment.name, ()), observation, sink_contents)
+        if isinstance(observation, Observation)
+        else observation
+        for environment, observation in observations
     )
-    found = audit(looks, prepared.now, expiring_within or EXPIRING_WITHIN, selection.only)
-    _show(found, console)
-    code = ended_early(reconciler, signals)
+    fleet_audit = audit(inputs, prepared.now, expiring_within or SOON, selection.only)
+    _show(fleet_audit, console)
+    code = early_exit_code(reconciler, signals)
     if code is not None:
         return code
-    empty = not any(one.keys or one.missing for one in found.observed)
+    empty = not any(one.keys or one.missing for one in fleet_audit.observed)
     if selection.only and empty:
-        told = f"No key matches --only {' '.join(selection.only)}."
-        if expiring_within is not None and not found.unobserved:
-            raise RefusedError("nothing_selected", told, remedy="Correct the glob.")
-        console.failed(Failure("nothing_selected", told))
-    if found.unobserved:
+        message = f"No key matches --only {' '.join(selection.only)}."
+        if expiring_within is not None and not fleet_audit.unobserved:
+            raise RefusedError("nothing_selected", message, remedy="Correct the glob.")
+        console.failed(Failure("nothing_selected", message))
+    if fleet_audit.unobserved:
         return INCOMPLETE
-    overdue = found.due or found.missing
+    overdue = fleet_audit.due or fleet_audit.missing
     return CHANGES if expiring_within is not None and overdue else 0
 
 
-def _warn(sink_contents: Mapping[Address, SinkContent]) -> None:
-    """Says how many sinks nothing is known of."""
-    import logging  # noqa: PLC0415 - keeps --help fast
+def _warn_of_unavailable(sink_contents: Mapping[Address, SinkContent]) -> None:
+    """Log how many sinks could not be read."""
+    import logging
 
-    from provisioner.errors.pluralize import pluralize  # noqa: PLC0415 - as above
-    from provisioner.model.sink_content import Unavailable  # noqa: PLC0415 - as above
+    from provisioner.errors.pluralize import pluralize
+    from provisioner.model.sink_content import Unavailable
 
-    if unusable := sum(isinstance(one, Unavailable) for one in sink_contents.values()):
+    if unavailable := sum(isinstance(one, Unavailable) for one in sink_contents.values()):
         logging.getLogger("provisioner").warning(
-            "%s could not be looked into; `provision doctor` says why", pluralize(unusable, "sink")
+            "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
         )
 
 
-def _show(found: FleetAudit, console: Console) -> None:
-    from provisioner.render.audit import (  # noqa: PLC0415 - keeps --help fast
+def _show(fleet_audit: FleetAudit, console: Console) -> None:
+    from provisioner.render.audit import (
         audit_document,
         audit_html,
         audit_markdown,
@@ -116,12 +129,12 @@ def _show(found: FleetAudit, console: Console) -> None:
 
     match console.output.format:
         case "json":
-            console.document(audit_document(found))
+            console.document(audit_document(fleet_audit))
         case "markdown":
-            console.text(audit_markdown(found))
+            console.text(audit_markdown(fleet_audit))
         case "html":
-            console.text(audit_html(found))
+            console.text(audit_page(fleet_audit))
         case _:
-            console.text(audit_text(found, console.palette, quiet=console.output.quiet))
-    for one in found.unobserved:
+            console.text(audit_text(fleet_audit, console.palette, quiet=console.output.quiet))
+    for one in fleet_audit.unobserved:
         console.failed(one.failure, one.environment)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.options import (
     add_guard_options,
@@ -20,15 +21,26 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME|ID…", shell_complete=key_names)
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Revoke all live keys of a name in staging:",
+            "provision revoke svc-billing --environment staging",
+        ),
+        Example(
+            "Revoke one key by its id:", "provision revoke 2a8c5ef5-788b-46ff-94d8-2f9cd657a73c"
+        ),
+    ),
+)
+@click.argument("names", nargs=-1, required=True, metavar="NAME|ID...", shell_complete=key_names)
+@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask for confirmation.")
+@add_guard_options
 @add_selection(revokes=True)
 @add_output_options("text", "json", "markdown")
 @add_output_targets(events=True)
-@add_guard_options
-@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
 @stoppable
-def revoke(  # noqa: PLR0913 - what there is to say of a revocation
+def revoke(  # noqa: PLR0913 - one for each part of a command line
     names: tuple[str, ...],
     selection: Selection,
     output: OutputOptions,
@@ -38,19 +50,21 @@ def revoke(  # noqa: PLR0913 - what there is to say of a revocation
     signals: Signals,
     yes: bool,
 ) -> int:
-    """End live keys, now.
+    """Revoke live keys, now.
 
-    Each by its name, which ends all live keys of that name in every environment (-e keeps to
-    one), or by its id. Only keys that the `owns` of their environment match, and never the one
-    that this run is signed in with. A key that a manifest declares is made anew by the next
-    `apply`.
+    A name revokes all live keys of that name in every environment, unless -e selects some; an
+    id revokes one key. Only keys that match `owns` of their environment are revoked, and never
+    the key that this run is signed in with. The next `provision apply` creates a key again if a
+    manifest declares it.
     """
-    from provisioner.cli.execute import SelectedNames, carry_out  # noqa: PLC0415 - keeps --help fast
-    from provisioner.plan import PlanOptions  # noqa: PLC0415 - as above
+    from provisioner.cli.execute import SelectedNames, carry_out
+    from provisioner.plan import PlanOptions
 
     if not all(names):
-        raise click.UsageError("A NAME is empty: a variable may not be set. Name an id instead.")
-    asked = frozenset(names)
+        raise click.UsageError(
+            "A NAME is empty: is a variable not set? To revoke a key without a name, use its id."
+        )
+    names_or_ids = frozenset(names)
     options = PlanOptions(only=selection.only)
     return carry_out(
         "revoke",
@@ -58,9 +72,13 @@ def revoke(  # noqa: PLR0913 - what there is to say of a revocation
         output,
         output_targets,
         lambda reconciler, prepared: reconciler.plan_revocations(
-            prepared.manifests.desired, prepared.now, asked, options, guard_options.overrides()
+            prepared.manifests.desired,
+            prepared.now,
+            names_or_ids,
+            options,
+            guard_options.overrides(),
         ),
         signals=signals,
         yes=yes,
-        named=SelectedNames(names, "live"),
+        selected_names=SelectedNames(names, "live"),
     )

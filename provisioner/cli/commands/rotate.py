@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.options import (
     add_guard_options,
@@ -20,22 +21,34 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME…", shell_complete=key_names)
-@add_selection(revokes=True)
-@add_output_options("text", "json", "markdown")
-@add_output_targets(events=True)
-@add_guard_options
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Replace a key; the old one stays valid for its overlap:",
+            "provision rotate svc-billing --environment production",
+        ),
+        Example(
+            "Replace a leaked key and revoke the old one at once:",
+            "provision rotate svc-billing --now",
+        ),
+    ),
+)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=key_names)
 @click.option(
     "--now",
     "at_once",
     is_flag=True,
     envvar="PROVISION_NOW",
-    help="Revoke the old keys as soon as the new tokens are delivered: for a leaked key.",
+    help="Revoke the old keys as soon as the new tokens are delivered, for a leaked key.",
 )
-@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask on a terminal.")
+@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask for confirmation.")
+@add_guard_options
+@add_selection(revokes=True)
+@add_output_options("text", "json", "markdown")
+@add_output_targets(events=True)
 @stoppable
-def rotate(  # noqa: PLR0913 - what there is to say of a rotation
+def rotate(  # noqa: PLR0913 - one for each part of a command line
     names: tuple[str, ...],
     selection: Selection,
     output: OutputOptions,
@@ -46,15 +59,17 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
     at_once: bool,
     yes: bool,
 ) -> int:
-    """Give keys successors of the same name, now.
+    """Replace keys with successors of the same name, now.
 
-    Each NAME has to be declared, owned, and delivered somewhere. The successor is made, its token
-    is proven and delivered, and the old key is revoked when the overlap of its `rotate` is over,
-    by a later `apply`; with --now as soon as the delivery is done. This is done in every
-    environment that has the name: -e keeps to one.
+    Each NAME must be declared in a manifest, match `owns` and have a sink. The successor is
+    created, and its token is checked and delivered. A later `provision apply` revokes the old
+    key once the overlap of its `rotate` is over; with --now it is revoked as soon as the new
+    token is delivered.
+
+    Works in every environment that has the name, unless -e selects some.
     """
-    from provisioner.cli.execute import SelectedNames, carry_out  # noqa: PLC0415 - keeps --help fast
-    from provisioner.plan import PlanOptions  # noqa: PLC0415 - as above
+    from provisioner.cli.execute import SelectedNames, carry_out
+    from provisioner.plan import PlanOptions
 
     options = PlanOptions(only=selection.only, rotate=frozenset(names), at_once=at_once)
     return carry_out(
@@ -67,5 +82,5 @@ def rotate(  # noqa: PLR0913 - what there is to say of a rotation
         ),
         signals=signals,
         yes=yes,
-        named=SelectedNames(names, "declared"),
+        selected_names=SelectedNames(names, "declared"),
     )

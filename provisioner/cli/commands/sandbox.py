@@ -6,17 +6,28 @@ from pathlib import Path
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
+
 _DIALECTS = ("core", "core-1", "legacy")
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example("Serve the newest API on a free port:", "provision sandbox"),
+        Example(
+            "Serve the API of Twenty 0.60 on port 3000:", "provision sandbox legacy --port 3000"
+        ),
+    ),
+)
 @click.argument("dialect", type=click.Choice(_DIALECTS), default="core")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=0,
+    metavar="PORT",
     envvar="PROVISION_PORT",
-    help="Loopback port; 0 takes a free one.",
+    help="Listen on this loopback port; 0 picks a free one.",
 )
 @click.option(
     "--file",
@@ -24,7 +35,7 @@ _DIALECTS = ("core", "core-1", "legacy")
     default=Path(".provision/served.sqlite3"),
     show_default=True,
     envvar="PROVISION_FILE",
-    help="Where its workspace is kept.",
+    help="Keep the workspace in this file.",
 )
 @click.option(
     "--format",
@@ -33,20 +44,20 @@ _DIALECTS = ("core", "core-1", "legacy")
     default="text",
     show_default=True,
     envvar="PROVISION_FORMAT",
-    help="Form of the address and credentials on stdout.",
+    help="Print the address and credentials in this format.",
 )
 def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
-    """Serve the embedded Twenty for other programs, until it is interrupted.
+    """Serve the embedded Twenty for other programs.
 
-    Speaks the API-key part of Twenty as 2.21 (core), 1.10 (core-1) or 0.60 (legacy) does, on a
-    loopback port, and prints its address and credentials. They open nothing but this sandbox,
-    which is for trying things out and keeps no secret.
+    Answers API-key requests on a loopback port like Twenty 2.21 (core), 1.10 (core-1) or 0.60
+    (legacy), and prints its address and credentials. Runs until it is interrupted. It is meant
+    for trying things out: do not keep secrets in it.
     """
-    import json  # noqa: PLC0415 - keeps --help fast
+    import json
 
-    from provisioner.cli.signals import Signals  # noqa: PLC0415 - as above
-    from provisioner.errors.exceptions import WorkspaceError, WrongUsageError  # noqa: PLC0415 - as above
-    from provisioner.sandbox import Dialect, Sandbox  # noqa: PLC0415 - as above
+    from provisioner.cli.signals import Signals
+    from provisioner.errors.exceptions import WorkspaceError, WrongUsageError
+    from provisioner.sandbox import Dialect, Sandbox
 
     signals = Signals()
     try:
@@ -71,7 +82,7 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
     except OSError as error:
         raise WrongUsageError(
             "not_servable",
-            f"The sandbox cannot be served: {error.strerror or error}.",
+            f"The sandbox cannot be started: {error.strerror or error}.",
             remedy="Choose another --port or --file.",
         ) from None
     return signals.exit_code or 0

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.completion_items import schema_names
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example("List the names of all schemas:", "provision schema"),
+        Example("Print the schema of a manifest:", "provision schema manifest"),
+    ),
+)
 @click.argument("name", required=False, shell_complete=schema_names)
 def schema(name: str | None) -> None:
-    """Print a JSON Schema (draft 2020-12), or the names of all.
+    """Print a JSON Schema, or list the names of all.
 
-    Names: environments and manifest, the files that you write; planfile, what `plan --out`
-    writes; plan, result, problems, keys, doctor and report, what `--format json` prints; events, a
-    line of `--events`; log, a line of `--log-format json`.
-    """
-    from provisioner import schemas  # noqa: PLC0415 - keeps --help fast
+    The schemas are of draft 2020-12.
+
+    \b
+    Files that you write:          environments, manifest
+    Files that provision writes:   planfile
+    Results with --format json:    plan, result, problems, keys, doctor, report
+    Lines of --events:             events
+    Lines of --log-format json:    log
+    """  # noqa: D301 - click keeps the lines of a paragraph that starts with a backspace
+    from provisioner import schemas
 
     if name is None:
         click.echo("\n".join(schemas.NAMES))
     elif name in schemas.NAMES:
         click.echo(schemas.text(name), nl=False)
     else:
-        raise click.BadParameter(f"{name!r} is none of {', '.join(schemas.NAMES)}.")
+        raise click.BadParameter(
+            f"{name!r} is not a schema. Choose from {', '.join(schemas.NAMES)}."
+        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.options import (
     Selection,
@@ -23,11 +24,20 @@ if TYPE_CHECKING:
     from provisioner.model.restrictions import Restrictions
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example(
+            "Write a token of a key to a file:",
+            "provision token svc-billing --environment staging --to billing.token",
+        ),
+        Example(
+            "Do the same in a script, without output:",
+            "provision token svc-billing --to billing.token --quiet",
+        ),
+    ),
+)
 @click.argument("name", shell_complete=key_names)
-@manifests_option
-@one_environment_option
-@add_restrictions
 @click.option(
     "--to",
     "file",
@@ -35,11 +45,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     envvar="PROVISION_TO",
     metavar="FILE",
-    help="Where the token goes: a file of its own, for this user alone.",
+    help="Write the token to this file, which holds nothing else.",
 )
+@manifests_option
+@one_environment_option
+@add_restrictions
 @add_output_options()
 @stoppable
-def token(  # noqa: PLR0913 - what there is to say of a token
+def token(  # noqa: PLR0913 - one for each part of a command line
     name: str,
     manifests: Path,
     environment: str | None,
@@ -49,41 +62,41 @@ def token(  # noqa: PLR0913 - what there is to say of a token
     signals: Signals,
     restrictions: Restrictions,
 ) -> int:
-    """Mint a token of a live key into a file.
+    """Mint a token of a live key and write it to a file.
 
-    For a key that no sink takes, or once more for one that has its tokens already: those go on
-    working. The token is proven and then written to FILE, which nobody else may read (mode 0600);
-    it never goes to a terminal.
+    Use it for a key that has no sink, or to get one more token: earlier tokens stay valid. The
+    token is checked, then written to FILE, which only the current user can read (mode 0600). It
+    is never printed.
     """
-    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.run import prepare, reconciler_of  # noqa: PLC0415 - as above
-    from provisioner.model.expiry import format_moment  # noqa: PLC0415 - as above
-    from provisioner.model.sink_address import FileAddress  # noqa: PLC0415 - keeps --help fast
-    from provisioner.operations.mint_token import deliver_token  # noqa: PLC0415 - as above
-    from provisioner.render.text import visible  # noqa: PLC0415 - as above
-    from provisioner.runtime.cancellation import STOPPED  # noqa: PLC0415 - as above
-    from provisioner.runtime.log_context import bind  # noqa: PLC0415 - as above
-    from provisioner.sinks.file import Files  # noqa: PLC0415 - as above
+    from provisioner.cli.console import Console
+    from provisioner.cli.run import prepare, reconciler_of
+    from provisioner.model.expiry import format_moment
+    from provisioner.model.sink_address import FileAddress
+    from provisioner.operations.mint_token import deliver_token
+    from provisioner.render.text import visible
+    from provisioner.runtime.cancellation import STOPPED
+    from provisioner.runtime.log_context import bind
+    from provisioner.sinks.file import Files
 
     if str(file) == "-":
-        raise click.UsageError("A token is never printed: name a file with --to.")
+        raise click.UsageError("A token is never printed. Name a file with --to.")
     console = Console(output)
     selection = Selection(manifests, (environment,) if environment else ())
     selection = selection._replace(restrictions=restrictions)
     prepared = prepare(selection, keys_matter=False, one=True)
-    (where,) = prepared.environments
-    working = bind(environment=where.name, key=name)
-    with working, reconciler_of(prepared, signals.stop) as reconciler:
+    (target,) = prepared.environments
+    context = bind(environment=target.name, key=name)
+    with context, reconciler_of(prepared, signals.stop) as reconciler:
         address = FileAddress(str(file), "", "bare")
         sink = Files(Path.cwd()).sink(address)
-        desired = prepared.manifests.desired.get(where.name, ())
-        wanted = next((one for one in desired if one.name == name), None)
-        workspace = reconciler.open(where)
+        desired = prepared.manifests.desired.get(target.name, ())
+        declared = next((one for one in desired if one.name == name), None)
+        workspace = reconciler.open(target)
         key = (
             None
             if workspace is None
             else deliver_token(
-                workspace, name, sink, address, desired_key=wanted, read_sinks=reconciler.read_sinks
+                workspace, name, sink, address, wanted=declared, look_into=reconciler.look_into
             )
         )
         if key is None:
@@ -91,6 +104,6 @@ def token(  # noqa: PLR0913 - what there is to say of a token
         elif not output.quiet:
             expires_at = format_moment(key.expires_at)
             console.text(
-                f"{file} holds a token of {visible(name)} ({key.id}) until {expires_at}.\n"
+                f"wrote {file}: token of {visible(name)} ({key.id}), expires {expires_at}\n"
             )
     return signals.exit_code or 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import INVALID
 from provisioner.cli.options import (
     add_output_options,
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
     from provisioner.render.formats import OutputFormat
 
 
-@click.command()
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example("Check all manifests in ./manifests:", "provision validate"),
+        Example(
+            "Check one file, and report problems for a code scanner:",
+            "provision validate manifests/keys.yaml --format sarif",
+        ),
+    ),
+)
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @manifests_option
 @environments_option
@@ -35,24 +45,27 @@ def validate(
 ) -> int:
     """Check manifests offline, without credentials.
 
-    Looks at no variable and sends nothing. A PATH is a directory of manifests, or a file in one:
-    then its whole directory is read and the problems of that file are shown.
+    Reads no variables that manifests use, and sends nothing. PATH is a directory of manifests or
+    a file in one. For a file, the whole directory is read, and only problems of that file are
+    reported.
     """
-    import logging  # noqa: PLC0415 - as below
-    from datetime import UTC, datetime  # noqa: PLC0415 - keeps --help fast
+    import logging
+    from datetime import UTC, datetime
 
-    from provisioner.cli.check_manifests import check  # noqa: PLC0415 - as above
-    from provisioner.cli.console import Console  # noqa: PLC0415 - as above
-    from provisioner.cli.outputs import open_outputs  # noqa: PLC0415 - as above
+    from provisioner.cli.check_manifests import check
+    from provisioner.cli.console import Console
+    from provisioner.cli.outputs import open_outputs
 
     console = Console(output)
-    with open_outputs("validate", output_targets, console) as out:
+    with open_outputs("validate", output_targets, console) as outputs:
         checked = check(paths or (manifests,), datetime.now(UTC), environments_file)
         for warning in checked.warnings:
             logging.getLogger("provisioner").warning("%s", warning)
-        told = out.examined(checked.files, checked.problems, checked.summary, checked.warnings)
+        report = outputs.report_input(
+            checked.files, checked.problems, checked.summary, checked.warnings
+        )
         if output.format != "text" or checked.problems or not output.quiet:
-            with out.shown():
-                console.show_report(told, cast("OutputFormat", output.format))
-        out.report(told)
+            with outputs.printing():
+                console.show_report(report, cast("OutputFormat", output.format))
+        outputs.write_reports(report)
     return INVALID if checked.problems else 0

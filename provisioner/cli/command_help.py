@@ -1,0 +1,140 @@
+"""Commands whose `--help` shows examples, and that know options of other programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+WIDTH = 80
+"""Columns of a help page at most."""
+
+
+class Example(NamedTuple):
+    """An invocation that a help page shows.
+
+    Attributes:
+        purpose: what it does, as a short sentence in the imperative.
+        line: the command line, as a user types it.
+    """
+
+    purpose: str
+    line: str
+
+
+class CommonOption(click.Option):
+    """An option that many commands share; help pages list it after a command's own options."""
+
+
+class DocumentedCommand(click.Command):
+    """A command whose help page has headings for its own and common options, and examples.
+
+    Args:
+        examples: the invocations to show.
+        foreign_options: options of other programs that users may try, each with the command that
+            does that here.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        examples: Sequence[Example] = (),
+        foreign_options: Mapping[str, str] | None = None,
+        **named: Any,
+    ) -> None:
+        super().__init__(*arguments, **named)
+        self.examples = examples
+        self.foreign_options = foreign_options or {}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, and answer a foreign option with the command to use."""
+        words = tuple(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            instead = self.foreign_options.get(error.option_name)
+            if instead is None:
+                raise
+            line = _same_arguments(ctx, words, instead)
+            message = f"No such option {error.option_name!r}. Use `{line}` instead."
+            raise click.UsageError(message, ctx) from None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, the common ones, and the variables of both."""
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        common: list[click.Option] = [one for one in options if isinstance(one, CommonOption)]
+        own = [one for one in options if one not in common]
+        if common and len(own) > 1:
+            common.append(own.pop())  # --help, which click adds last
+            _write_options(ctx, formatter, "Options", own)
+            _write_options(ctx, formatter, "Common options", common)
+        else:
+            _write_options(ctx, formatter, "Options", options)
+        with_variable = [one for one in (*own, *common) if one.envvar is not None]
+        if with_variable:
+            with formatter.section("Environment variables"):
+                formatter.write_text(_about_variables(with_variable))
+                formatter.write_paragraph()
+                formatter.write_text(", ".join(str(one.envvar) for one in with_variable))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
+        del ctx
+        write_examples(formatter, self.examples)
+
+
+def _same_arguments(ctx: click.Context, words: Iterable[str], instead: str) -> str:
+    """Return the command line of another command, with the options that it takes too."""
+    import shlex
+
+    root = ctx.find_root()
+    assert isinstance(root.command, click.Group)  # noqa: S101 - for the type checker
+    other = root.command.get_command(root, instead)
+    assert other is not None  # noqa: S101 - for the type checker
+    own = {name: one for one in ctx.command.params for name in one.opts}
+    shared = {name for one in other.params for name in one.opts}
+    line = ["provision", instead]
+    rest = iter(words)
+    for word in rest:
+        name = word.partition("=")[0] if word.startswith("--") else word[:2]
+        option = own.get(name) if word.startswith("-") else None
+        if not isinstance(option, click.Option):
+            continue
+        separate = not option.is_flag and name == word
+        option_words = [word, *([next(rest, "")] if separate else [])]
+        if name in shared:
+            line += option_words
+    return shlex.join(line)
+
+
+def write_examples(formatter: click.HelpFormatter, examples: Iterable[Example]) -> None:
+    """Write invocations as they are typed, each below a comment that says what it does."""
+    with formatter.section("Examples"):
+        for number, example in enumerate(examples):
+            if number:
+                formatter.write_paragraph()
+            indent = " " * formatter.current_indent
+            formatter.write(f"{indent}# {example.purpose}\n{indent}$ {example.line}\n")
+
+
+def _about_variables(options: Sequence[click.Option]) -> str:
+    text = "Each option can also be set by a variable. The command line takes precedence."
+    if any(one.is_flag for one in options):
+        text += " Flags take 1 or 0."
+    if any(one.multiple for one in options):
+        text += " Repeatable options take values separated by spaces."
+    return text
+
+
+def _write_options(
+    ctx: click.Context,
+    formatter: click.HelpFormatter,
+    heading: str,
+    options: Iterable[click.Option],
+) -> None:
+    records = [record for one in options if (record := one.get_help_record(ctx)) is not None]
+    with formatter.section(heading):
+        formatter.write_dl(records)

@@ -1,0 +1,48 @@
+"""`provision explain`."""
+
+from __future__ import annotations
+
+import click
+
+from provisioner.cli.command_help import WIDTH, DocumentedCommand, Example
+from provisioner.cli.completion_items import explained_codes
+
+
+@click.command(
+    cls=DocumentedCommand,
+    examples=(
+        Example("Explain the code of an error message:", "provision explain plan_stale"),
+        Example("Explain the exit code 4:", "provision explain 4"),
+    ),
+)
+@click.argument("codes", nargs=-1, metavar="[CODE]...", shell_complete=explained_codes)
+def explain(codes: tuple[str, ...]) -> None:
+    """Explain the code of an error, a finding or an exit.
+
+    CODE is a word of a message, such as plan_stale, or an exit code of `provision`. Without
+    CODE, lists all codes. Works offline.
+    """
+    import shutil
+
+    from provisioner.cli import explanations
+    from provisioner.cli.suggestions import did_you_mean
+
+    explained = explanations.load()
+    columns = shutil.get_terminal_size().columns
+    if not codes:
+        indent = max(map(len, explained)) + 2
+        for code, text in explained.items():
+            sentence = explanations.first_sentence(text, max(WIDTH, columns) - indent)
+            click.echo(f"{code:{indent}}{sentence}")
+        return
+    # A code may be pasted with the punctuation of its message.
+    names = [code.strip(":.,`'\"").lower() for code in codes]
+    for code in names:
+        if code not in explained:
+            guess = did_you_mean(code, explained) or "`provision explain` lists all codes."
+            raise click.UsageError(f"No such code {code!r}. {guess}")
+    pages = []
+    for code in dict.fromkeys(names):
+        title = f"exit code {code}" if code.isdigit() else code
+        pages.append(f"{title}\n\n{explanations.wrap(explained[code], min(WIDTH, columns))}")
+    click.echo("\n\n".join(pages))
