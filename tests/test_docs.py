@@ -194,6 +194,12 @@ def test_no_paragraph_of_a_code_is_empty():
         assert len(re.sub(r"^#.*", "", paragraph, flags=re.MULTILINE).split()) > 5, code
 
 
+def test_the_program_explains_every_code():
+    """`provision explain` knows each code, and each exit code, and nothing else."""
+    exit_codes = {"0", "1", "2", "3", "4", "5", "6", "64", "130", "143"}
+    assert set(explanations.load()) == known_codes() | exit_codes
+
+
 def test_the_codes_of_a_request_body_are_complete():
     """The source uses exactly the two codes of the request body of `create`."""
     written = {
@@ -539,12 +545,16 @@ def test_documented_limits_equal_the_code():
 def test_documented_numbers_of_open_files_equal_the_code():
     """The page on platforms has the number of file descriptors of the widest run."""
     page = text("docs/platforms.md")
-    assert f"{file_descriptors._ENOUGH:,}".replace(",", " ") in page
-    assert f"+ {run._BESIDE} of what is left after {file_descriptors._FOR_ALL} for" in page
-    needed = (limits_with().parallel + run._BESIDE) * run._WIDTH + file_descriptors._FOR_ALL
+    assert f"{file_descriptors._LIMIT:,}".replace(",", " ") in page
+    assert (
+        f"+ {run._SINK_DESCRIPTORS} of what is left after {file_descriptors._RESERVED} for" in page
+    )
+    needed = (
+        limits_with().parallel + run._SINK_DESCRIPTORS
+    ) * run._MAX_ENVIRONMENTS + file_descriptors._RESERVED
     [documented] = re.findall(r"a limit of about (\d+) is enough", page)
     assert needed < int(documented) < needed + 32
-    assert f"all\n{run._WIDTH} environments" in page
+    assert f"all\n{run._MAX_ENVIRONMENTS} environments" in page
 
 
 def test_the_help_of_schema_names_every_schema():

@@ -92,7 +92,7 @@ class Console:
         Raises:
             OutputError: if stdout cannot be written; not if its reader has gone.
         """
-        text = masked(text, shortest=NO_WORD)
+        text = masked(text, min_length=MIN_DATA_LENGTH)
         _write(sys.stdout, without_commands(text, self.output.format))
 
     def aside(self, text: str) -> None:

@@ -71,7 +71,7 @@ class Outputs:
         self._console = console
         self._reports = reports
         self._runner = runner if ci and runner.present else None
-        self._examined = Examined((), (), datetime.now(UTC))
+        self._examined = ValidationResult((), (), datetime.now(UTC))
         self._started = False
         self._stdout_error: OutputError | None = None
         self._refusal: Failure | None = None
@@ -156,11 +156,11 @@ class Outputs:
                 are written.
         """
         if self._runner is not None:
-            if report.outcome is not None or report.examined.problems:
+            if report.outcome is not None or report.validation.problems:
                 self._runner.summarize(render(report, "markdown"))
-            if report.examined.all and self._console.output.format != "github":
+            if report.validation.entries and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
-                self._console.commands(problems_github(report.examined))
+                self._console.commands(problems_github(report.validation))
         failed = None
         for file, (format_, stream) in self._reports.items():
             try:
@@ -277,7 +277,7 @@ def _examined(
         here = os.path.realpath(os.curdir)
         root = os.path.realpath(next(filter(None, map(os.environ.get, variables)), here))
     except FileNotFoundError:  # the working directory is gone: leave the paths as they are
-        return Examined(tuple(files), tuple(problems), datetime.now(UTC), tuple(warnings))
+        return ValidationResult(tuple(files), tuple(problems), datetime.now(UTC), tuple(warnings))
 
     def from_root(file: str) -> str:
         """Return the path from the root of the repository; unchanged if it is not below it."""
@@ -294,7 +294,7 @@ def _examined(
             for one in found
         )
 
-    return Examined(
+    return ValidationResult(
         tuple(map(from_root, files)),
         all_relocated(problems),
         datetime.now(UTC),

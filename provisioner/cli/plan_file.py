@@ -81,7 +81,7 @@ def require_writable(file: Path) -> None:
     if not os.path.lexists(file):
         return
     try:
-        is_plan_file = file.is_file() and begins_as_ours(_head_of(file))
+        is_plan_file = file.is_file() and may_overwrite(_head_of(file))
     except OSError as error:
         raise _not_writable(file, error) from None
     if not is_plan_file:
@@ -96,8 +96,8 @@ def plan_input_of(
     plan: Plan, saved: SavedOptions, reconciler: Reconciler, prepared: Prepared
 ) -> PlanFileInput:
     """Return a plan with everything that it was made from, as a plan file contains it."""
-    desired = selected_keys(prepared.manifests.desired, saved.options)
-    return PlanFileInput(plan, plan_document(plan), saved, reconciler.seen, desired)
+    desired = selected_keys(prepared.manifests.desired, saved.plan_options)
+    return PlanFileInput(plan, plan_document(plan), saved, reconciler.observations, desired)
 
 
 def write(file: Path, plan_input: PlanFileInput, console: Console) -> None:
@@ -131,7 +131,7 @@ def reason_not_to_write(plan: Plan, reconciler: Reconciler, *, stopped: bool) ->
         return "there was an internal error"
     if reconciler.refusal is not None:
         return f"the plan is refused ({reconciler.refusal.code})"
-    return unwritable(plan)
+    return why_unwritable(plan)
 
 
 def _load_plan(file: Path) -> PlanFile:
@@ -153,12 +153,12 @@ def _load_plan(file: Path) -> PlanFile:
     if data is None:
         raise StalePlanError(
             "plan_invalid",
-            f"{path} is not a plan file: it has more than {MOST_BYTES // 2**20} MiB.",
+            f"{path} is not a plan file: it has more than {MAX_BYTES // 2**20} MiB.",
             remedy="Name a file that `provision plan --out` wrote.",
         )
     found = read(data, datetime.now(UTC))
     if isinstance(found, UnreadablePlanFile):
-        raise StalePlanError(found.code, f"{path} {found.why}.", remedy=found.remedy)
+        raise StalePlanError(found.code, f"{path} {found.problem}.", remedy=found.remedy)
     return found
 
 
@@ -198,7 +198,7 @@ def _check_digest(file: Path, reviewed: PlanFile, digest: str | None) -> None:
 
 def _selection_of(selection: Selection, reviewed: PlanFile) -> Selection:
     """Return the selection with the environments and globs of the plan file."""
-    saved = reviewed.asked
+    saved = reviewed.options
     return selection._replace(environments=saved.environments, only=saved.only)
 
 
@@ -256,7 +256,7 @@ class PlanOnDisk:
         with _problems_of_manifests_first(selection):
             reviewed = _load_plan(self._file)
             _check_digest(self._file, reviewed, self._digest)
-        _check_variables(reviewed.asked, self._current)
+        _check_variables(reviewed.options, self._current)
         self._reviewed = reviewed
         with _unknown_environment_is_stale(self._file):
             return prepare(_selection_of(selection, reviewed))
@@ -265,12 +265,14 @@ class PlanOnDisk:
         """Make the plan again as of the file's time, and refuse it if it is not the same."""
         reviewed, path = self._reviewed, self._file.as_posix()
         assert reviewed is not None  # noqa: S101 - for the type checker: set by `prepare`
-        desired, saved = prepared.manifests.desired, reviewed.asked
-        plan = reconciler.plan(desired, reviewed.created_at, saved.options, saved.overrides)
+        desired, saved = prepared.manifests.desired, reviewed.options
+        plan = reconciler.plan(
+            desired, reviewed.created_at, saved.plan_options, saved.guard_overrides
+        )
         plan_input = plan_input_of(plan, saved, reconciler, prepared)
         if plan.digest != reviewed.digest:
-            reconciler.refuse(not_as_reviewed(path, reviewed, plan_input))
-        elif edited(reviewed, plan_input):
+            reconciler.refuse(stale_plan(path, reviewed, plan_input))
+        elif was_edited(reviewed, plan_input):
             reconciler.refuse(
                 StalePlanError(
                     "plan_invalid",

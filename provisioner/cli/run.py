@@ -152,7 +152,7 @@ def open_backends(
         for address in key.deliver
     )
     with closing(SinkRegistry(root, os.environ, stop, declared, rules)) as sinks:
-        if (refusal := together(list(sinks.refusals(selected)))) is not None:
+        if (refusal := combine_refusals(list(sinks.refusals(selected)))) is not None:
             raise refusal
         raise_limit()
         needed = max(map(_descriptors, prepared.environments), default=1)
@@ -163,9 +163,13 @@ def open_backends(
                 f"{needed}.",
                 remedy="Raise the limit (`ulimit -n`), or lower `limits.parallel`.",
             )
-        room = room_for(needed + _SINK_DESCRIPTORS)
+        room = max_parallel(needed + _SINK_DESCRIPTORS)
         width = max(1, min(_MAX_ENVIRONMENTS, len(prepared.environments), room))
-        yield opener(root, stop, others_wait=others_wait), sinks.open, ThreadExecutor(width)
+        yield (
+            workspace_opener(root, stop, others_wait=others_wait),
+            sinks.open,
+            ThreadExecutor(width),
+        )
 
 
 def _descriptors(environment: Environment) -> int:
@@ -222,7 +226,7 @@ def _refuse_hosts(declared: Iterable[DeclaredEnvironment], rules: Restrictions) 
                     remedy="Correct `url`, or allow its host with --allow-host.",
                 )
             )
-    if (refusal := together(refusals)) is not None:
+    if (refusal := combine_refusals(refusals)) is not None:
         raise refusal
 
 

@@ -8,7 +8,7 @@ from provisioner.errors.exceptions import WorkspaceError
 from provisioner.execution import mint
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import classify_live_keys
-from provisioner.sinks.sink import StoredValue, failed
+from provisioner.sinks.sink import StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -37,7 +37,7 @@ from provisioner.http_client.bounded import (
     json_of,
 )
 from provisioner.http_client.loopback import is_loopback
-from provisioner.runtime.file_descriptors import spent
+from provisioner.runtime.file_descriptors import is_out_of_descriptors
 from provisioner.sinks.sink import sink_error
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ class Api:
                 date = _parse_date(response.headers.get("Date"))
                 clock_skew = timedelta(0) if date is None else date - datetime.now(UTC)
                 return _RawAnswer(response.status_code, response.headers, raw, clock_skew)
-        except TooMuchError:
+        except AnswerTooLargeError:
             return _HttpFailure(f"answers with more than {_BODY_LIMIT >> 20} MiB", transient=False)
         except (requests.RequestException, PoolError, ValueError, OSError) as error:
             return _connection_failure(error)

@@ -425,7 +425,7 @@ def _connect(
     session.verify = ca_certificates = _ca_certificates(environment)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.stream = True  # the body is read here, within bounds, and not by hvac
-    session.headers["Accept-Encoding"] = ACCEPTED
+    session.headers["Accept-Encoding"] = ACCEPT_ENCODING
     for scheme in ("https://", "http://"):
         session.mount(scheme, BoundedAdapter(_BODY_LIMIT, pool_maxsize=_CONNECTIONS))
     client: _Client = RawAdapter(

@@ -73,7 +73,7 @@ def test_no_secret_or_history_is_sent_to_the_builder():
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "*"
     sent = {line[1:] for line in lines if line.startswith("!")}
-    assert sent == {*("LICENSE", "provisioner", "requirements.lock", "schemas")}
+    assert sent == {*("LICENSE", "docs/errors.md", "provisioner", "requirements.lock", "schemas")}
     assert not re.search(
         "(?i)token|secret|password", "\n".join([*arguments_of("ARG"), *arguments_of("ENV")])
     )

@@ -65,7 +65,7 @@ def provision(*arguments: object, env: dict[str, str] | None = None, **options: 
     )
     out, err = (stream.decode("utf-8", "surrogateescape") for stream in (done.stdout, done.stderr))
     assert "Traceback" not in err
-    assert "bug of provision" not in err, err
+    assert "bug in provision" not in err, err
     return Result(done.returncode, out, err)
 
 

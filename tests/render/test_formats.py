@@ -535,7 +535,7 @@ def outputs_of(file: Path) -> dict[str, str]:
 
 def test_report_option_offers_every_format() -> None:
     """`--report` accepts exactly the formats that can be rendered."""
-    assert options.REPORT_FORMS == OUTPUT_FORMATS
+    assert options.REPORT_FORMATS == OUTPUT_FORMATS
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown", "json", "text"])

@@ -94,15 +94,15 @@ def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line
     """
     from provisioner.cli import plan_file
     from provisioner.cli.execute import carry_out
-    from provisioner.planfile import not_of_digest
+    from provisioner.planfile import digest_mismatch
 
     saved = plan_file.saved_options(selection, plan_flags, guard_options)
 
     def plan_now(reconciler: Reconciler, prepared: Prepared) -> Plan:
         plan = reconciler.plan(
-            prepared.manifests.desired, prepared.now, saved.options, saved.overrides
+            prepared.manifests.desired, prepared.now, saved.plan_options, saved.guard_overrides
         )
-        refusal = None if digest is None else not_of_digest(digest, plan)
+        refusal = None if digest is None else digest_mismatch(digest, plan)
         if refusal is not None:
             reconciler.refuse(refusal)
         return plan

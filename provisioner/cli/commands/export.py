@@ -124,7 +124,7 @@ def export(  # noqa: PLR0913 - one for each part of a command line
     return signals.exit_code or 0
 
 
-def _require_manifest(exported: Exported, environment: str) -> None:
+def _require_manifest(exported: ExportedManifest, environment: str) -> None:
     """Raise if the exported keys are not one manifest: there are none, or too many."""
     if not exported.keys:
         raise WorkspaceError(

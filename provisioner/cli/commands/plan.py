@@ -101,7 +101,9 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
         outputs.start(prepared.manifests.sources, prepared.environments)
         with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
             desired = prepared.manifests.desired
-            new_plan = reconciler.plan(desired, prepared.now, saved.options, saved.overrides)
+            new_plan = reconciler.plan(
+                desired, prepared.now, saved.plan_options, saved.guard_overrides
+            )
         outputs.plan_made(new_plan)
         log_notes(new_plan)
         with outputs.printing():

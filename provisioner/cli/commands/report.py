@@ -73,7 +73,7 @@ def report(
     from provisioner.errors.failure import Failure
     from provisioner.model.observed import Observation
     from provisioner.plan import PlanOptions
-    from provisioner.plan.diff import SOON
+    from provisioner.plan.diff import EXPIRING_WITHIN
 
     console = Console(output)
     with console.problems_as_data():
@@ -81,7 +81,7 @@ def report(
     desired = prepared.manifests.desired
     with reconciler_of(prepared, signals.stop) as reconciler:
         observations = reconciler.observe()
-        sink_contents = reconciler.survey(desired, PlanOptions(only=selection.only))
+        sink_contents = reconciler.read_key_sinks(desired, PlanOptions(only=selection.only))
     _warn_of_unavailable(sink_contents)
     inputs = (
         AuditInput(environment, desired.get(environment.name, ()), observation, sink_contents)
@@ -89,7 +89,7 @@ def report(
         else observation
         for environment, observation in observations
     )
-    fleet_audit = audit(inputs, prepared.now, expiring_within or SOON, selection.only)
+    fleet_audit = audit(inputs, prepared.now, expiring_within or EXPIRING_WITHIN, selection.only)
     _show(fleet_audit, console)
     code = early_exit_code(reconciler, signals)
     if code is not None:
@@ -133,7 +133,7 @@ def _show(fleet_audit: FleetAudit, console: Console) -> None:
         case "markdown":
             console.text(audit_markdown(fleet_audit))
         case "html":
-            console.text(audit_page(fleet_audit))
+            console.text(audit_html(fleet_audit))
         case _:
             console.text(audit_text(fleet_audit, console.palette, quiet=console.output.quiet))
     for one in fleet_audit.unobserved:

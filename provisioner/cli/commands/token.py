@@ -96,7 +96,12 @@ def token(  # noqa: PLR0913 - one for each part of a command line
             None
             if workspace is None
             else deliver_token(
-                workspace, name, sink, address, wanted=declared, look_into=reconciler.look_into
+                workspace,
+                name,
+                sink,
+                address,
+                desired_key=declared,
+                read_sinks=reconciler.read_sinks,
             )
         )
         if key is None:
