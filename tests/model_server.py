@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from provisioner.sinks.sink import Content, Sink
     from provisioner.twenty.workspace import CreateObserver, Outcome, Record
 
-MARK = RunMarker(417)
+MARKER = RunMarker(417)
 NEVER = 10**6
 ALWAYS = range(1, NEVER)
 
@@ -100,8 +100,8 @@ class Row:
     @classmethod
     def of(cls, key: ObservedKey) -> Self:
         """Return the row of a key that a plan was made of."""
-        made = (key.created_at - NOW) // SECOND
-        return cls(key.id, key.name, made, key.expires_at, role=key.role, role_id=key.role_id)
+        second = (key.created_at - NOW) // SECOND
+        return cls(key.id, key.name, second, key.expires_at, role=key.role, role_id=key.role_id)
 
     @property
     def age(self) -> tuple[int, str]:
@@ -111,19 +111,19 @@ class Row:
     def revoked(self) -> bool:
         return self.revoked_from < NEVER
 
-    def live(self, look: int) -> bool:
-        return self.seen_from <= look < min(self.gone_from, self.revoked_from)
+    def live(self, observation: int) -> bool:
+        return self.seen_from <= observation < min(self.gone_from, self.revoked_from)
 
-    def observed(self, look: int) -> ObservedKey:
-        whole = self.role_from <= look
+    def observed(self, observation: int) -> ObservedKey:
+        complete = self.role_from <= observation
         return observed_key(
             self.name,
             id=self.id,
             expires_at=self.end,
-            revoked_at=NOW if self.revoked_from <= look else None,
+            revoked_at=NOW if self.revoked_from <= observation else None,
             created_at=NOW + self.second * SECOND,
-            role=self.role if whole else None,
-            role_id=self.role_id if whole else None,
+            role=self.role if complete else None,
+            role_id=self.role_id if complete else None,
         )
 
 
@@ -131,7 +131,7 @@ class Row:
 class Clock:
     """The number of observations, finished or failed, of all runs together."""
 
-    looks: int = 0
+    observations: int = 0
 
 
 class Waits(Cancellation):
@@ -188,7 +188,7 @@ class ModelServer:
     generation: Literal["legacy", "core"] = "core"
     rows: list[Row] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
-    mark: RunMarker = MARK
+    run_marker: RunMarker = MARKER
     fates: Sequence[Fate] = ()
     named: Mapping[str, Fate] = field(default_factory=dict)
     blind: Container[int] = frozenset()
@@ -208,14 +208,14 @@ class ModelServer:
     def __post_init__(self) -> None:
         self.stop = Waits(self.note)
         self.events: list[tuple[Any, ...]] = []
-        self.looks = self.seen = self.settled = 0
+        self.observations = self.last_observation = self.settled = 0
         self.heard: list[Event] = []
         self.sent: list[tuple[NewKey, Fate]] = []
         self.calls: list[tuple[str, ...]] = []
         self.read: list[Mapping[str, Depth]] = []
         self.minted: dict[str, str] = {}
-        self.proven: set[str] = set()
-        self.ended: set[str] = set()
+        self.verified: set[str] = set()
+        self.revoked_ids: set[str] = set()
         self._before: frozenset[str] = frozenset()
         self._actions: tuple[Action, ...] = ()
         self._shown: frozenset[str] = frozenset()
@@ -238,7 +238,7 @@ class ModelServer:
             self,
             self.open,
             parallel=parallel,
-            run_marker=self.mark,
+            run_marker=self.run_marker,
             stop=self.stop,
             on_progress=count,
             emit=self.heard.append,
@@ -268,7 +268,7 @@ class ModelServer:
             self.stop.ask()
         self.watch()
         if self.refuses & {event[0], text}:
-            raise WorkspaceError("rejected", f"No {text}.", remedy="Mend it.")
+            raise WorkspaceError("rejected", f"No {text}.", remedy="Fix it.")
 
     def of(self, *kinds: str) -> list[tuple[Any, ...]]:
         """Return the events of some kinds, in their order."""
@@ -288,7 +288,7 @@ class ModelServer:
     def observed_since_last_send(self) -> bool:
         """Return whether no observation has failed since the last create was sent."""
         after = 1 + max(self._sent_at.values(), default=0)
-        return not any(look in self.blind for look in range(after, self.looks + 1))
+        return not any(number in self.blind for number in range(after, self.observations + 1))
 
     def row(self, key_id: str) -> Row | None:
         """Return the key of an id, or None if only the plan has it."""
@@ -301,7 +301,9 @@ class ModelServer:
     def new(self, name: str) -> list[Row]:
         """Return the new live keys of a name in the last complete observation, the oldest first."""
         found = (row for row in self.rows if row.name == name and row.id not in self._before)
-        return sorted((row for row in found if row.live(self.seen)), key=lambda row: row.age)
+        return sorted(
+            (row for row in found if row.live(self.last_observation)), key=lambda row: row.age
+        )
 
     def record(self, row: Row) -> Record:
         return {"id": row.id}
@@ -310,19 +312,21 @@ class ModelServer:
 
     def observe(self) -> Observation:
         self.note("look")
-        self.looks += 1
-        self.clock.looks += 1
-        if self.looks in self.blind:
+        self.observations += 1
+        self.clock.observations += 1
+        if self.observations in self.blind:
             raise _error(HANGS)
-        self.seen = self.clock.looks
-        listed = [row for row in self.rows if row.seen_from <= self.seen < row.gone_from]
+        self.last_observation = self.clock.observations
+        listed = [
+            row for row in self.rows if row.seen_from <= self.last_observation < row.gone_from
+        ]
         if self.generation == "core":
-            listed = [row for row in listed if row.live(self.seen)]
+            listed = [row for row in listed if row.live(self.last_observation)]
         names = {action.name for action in self._actions}
         self._shown = frozenset(name for name in names if self.new(name))
         known = HiddenRoles() if self.roles_hidden else KnownRoles((WORKER, ADMIN))
         return observation_with(
-            *(row.observed(self.seen) for row in listed),
+            *(row.observed(self.last_observation) for row in listed),
             roles=NoRoles() if self.generation == "legacy" else known,
         )
 
@@ -336,12 +340,14 @@ class ModelServer:
             if self.stop.asked:
                 observer.on_outcome(key, NotSent(STOPPED))
                 continue
-            assert self._sent_at.get(key.name, -1) < self.seen, "sent again without an observation"
+            assert self._sent_at.get(key.name, -1) < self.last_observation, (
+                "sent again without an observation"
+            )
             assert key.name not in self._shown, "sent again although an observation showed it"
             fate = self.named.get(key.name) or next(fates, MADE)
             observer.on_send(key)
             self.sent.append((key, fate))
-            self._sent_at[key.name] = self.clock.looks
+            self._sent_at[key.name] = self.clock.observations
             self.note("create", key.name)
             outcome = self._answer(key, fate)
             self.note("answer", key.name)
@@ -359,7 +365,7 @@ class ModelServer:
             owner=self,
         )
         if fate.shows is not None and not taken:
-            row.seen_from = self.clock.looks + 1 + fate.shows
+            row.seen_from = self.clock.observations + 1 + fate.shows
             row.role_from = row.seen_from + fate.role
             self.rows.append(row)
         match fate.says:
@@ -389,8 +395,8 @@ class ModelServer:
         self.read.append(dict(wanted))
         depths = {action.name: action.depth for action in self._actions}
         rows = {row.id: row for row in self.rows}
-        asked = all(depths[rows[id_].name] == depth for id_, depth in wanted.items())
-        assert asked or (self.roles_hidden and set(wanted.values()) == {1})
+        as_planned = all(depths[rows[id_].name] == depth for id_, depth in wanted.items())
+        assert as_planned or (self.roles_hidden and set(wanted.values()) == {1})
         return {id_: self.record(rows[id_]) for id_ in list(wanted)[:most]}
 
     def revoke(self, key_id: str) -> None:
@@ -403,9 +409,9 @@ class ModelServer:
         number = len(self.revoked) - 1
         end = self.revoking[number] if number < len(self.revoking) else "done"
         if end != "refused":
-            self.ended.add(key_id)
+            self.revoked_ids.add(key_id)
             if row is not None:
-                row.revoked_from = self.clock.looks + 1
+                row.revoked_from = self.clock.observations + 1
         if end != "done":
             raise _error(HANGS)
 
@@ -442,7 +448,7 @@ class ModelServer:
         if isinstance(fate, Failure):
             raise _error(fate)
         number = len(self.events)
-        made = {
+        minted = {
             "good": lambda: token(key_id, ends, number),
             "upper": lambda: token(key_id.upper(), ends, number),
             "forever": lambda: token(key_id, None, number),
@@ -451,8 +457,8 @@ class ModelServer:
             "early": lambda: token(key_id, ends - 61 * SECOND, number),
             "junk": lambda: Secret("no-token-at-all"),
         }[fate]()
-        self.minted[made.reveal()] = key_id
-        return made
+        self.minted[minted.reveal()] = key_id
+        return minted
 
     def _check_mintable(self, key_id: str, ends: datetime) -> str:
         """Return the name of the key, and check that the token gets the right expiry."""
@@ -476,12 +482,12 @@ class ModelServer:
         assert claims is not None
         key_id = self.minted.get(token.reveal(), claims.key) or ""
         self.note("prove", key_id)
-        if key_id in self.ended and not self.undead:
+        if key_id in self.revoked_ids and not self.undead:
             raise WorkspaceError("token_refused", "It is revoked.", remedy="")
         row = self.row(key_id)
         if row is not None and (why := self.proofs.get(row.name)):
             raise _error(why)
-        self.proven.add(token.reveal())
+        self.verified.add(token.reveal())
 
     def close(self) -> None:
         raise AssertionError("a run does not close the workspace")
@@ -508,28 +514,30 @@ class Shelf:
     server: ModelServer
     address: Address
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         raise AssertionError("only a plan checks sinks")
 
     def read(self) -> Content:
         self._note("read")
-        held = self.server.tokens.get(self.address)
-        if held is None:
+        stored = self.server.tokens.get(self.address)
+        if stored is None:
             return Empty()
-        key_id = self.server.minted.get(held.reveal(), "")
+        key_id = self.server.minted.get(stored.reveal(), "")
         row = self.server.row(key_id)
         end = row.end if row else END
-        shown: dict[object, Content] = {
+        returned: dict[object, Content] = {
             "nothing": Empty(),
             "other": StoredValue(token("other", end, 999)),
             "early": StoredValue(token(key_id, end - 61 * SECOND, 999)),
             "theirs": StoredValue(token(key_id, end, 999)),
             "unread": WriteOnly(NOW),
         }
-        return shown.get(self.server.sinks.get(self.address)) or StoredValue(Secret(held.reveal()))
+        return returned.get(self.server.sinks.get(self.address)) or StoredValue(
+            Secret(stored.reveal())
+        )
 
     def write(self, token: Secret) -> None:
-        assert token.reveal() in self.server.proven, "written before it was verified"
+        assert token.reveal() in self.server.verified, "written before it was verified"
         self._note("write")
         self.server.tokens[self.address] = token
 
@@ -537,7 +545,7 @@ class Shelf:
         try:
             self.server.note(operation, self.address)
         except WorkspaceError:
-            raise SinkError("sink_denied", "No.", remedy="Mend it.") from None
+            raise SinkError("sink_denied", "No.", remedy="Fix it.") from None
         self.server.raise_scripted(self.address, operation)
 
 
