@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from provisioner.sinks.sink import Content, Sink
     from provisioner.twenty.workspace import CreateObserver, Outcome, Record
 
-MARK = RunMarker(417)
+MARKER = RunMarker(417)
 NEVER = 10**6
 ALWAYS = range(1, NEVER)
 
@@ -99,7 +99,7 @@ class Row:
 
     @classmethod
     def of(cls, key: ObservedKey) -> Self:
-        """Return the row of a key in a plan."""
+        """Return the row of a key that a plan was made of."""
         second = (key.created_at - NOW) // SECOND
         return cls(key.id, key.name, second, key.expires_at, role=key.role, role_id=key.role_id)
 
@@ -115,15 +115,15 @@ class Row:
         return self.seen_from <= observation < min(self.gone_from, self.revoked_from)
 
     def observed(self, observation: int) -> ObservedKey:
-        has_role = self.role_from <= observation
+        complete = self.role_from <= observation
         return observed_key(
             self.name,
             id=self.id,
             expires_at=self.end,
             revoked_at=NOW if self.revoked_from <= observation else None,
             created_at=NOW + self.second * SECOND,
-            role=self.role if has_role else None,
-            role_id=self.role_id if has_role else None,
+            role=self.role if complete else None,
+            role_id=self.role_id if complete else None,
         )
 
 
@@ -131,7 +131,7 @@ class Row:
 class Clock:
     """Number of observations, finished or failed, of all runs together."""
 
-    looks: int = 0
+    observations: int = 0
 
 
 class Waits(Cancellation):
@@ -187,7 +187,7 @@ class ModelServer:
     generation: Literal["legacy", "core"] = "core"
     rows: list[Row] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
-    mark: RunMarker = MARK
+    run_marker: RunMarker = MARKER
     fates: Sequence[Fate] = ()
     named: Mapping[str, Fate] = field(default_factory=dict)
     blind: Container[int] = frozenset()
@@ -207,15 +207,15 @@ class ModelServer:
     def __post_init__(self) -> None:
         self.stop = Waits(self.note)
         self.events: list[tuple[Any, ...]] = []
-        self.looks = self.seen = self.settled = 0
+        self.observations = self.last_observation = self.settled = 0
         self.heard: list[Event] = []
         self.sent: list[tuple[NewKey, Fate]] = []
         self.calls: list[tuple[str, ...]] = []
         self.read: list[Mapping[str, Depth]] = []
         self.minted: dict[str, str] = {}
-        self.proven: set[str] = set()
-        self.ended: set[str] = set()
-        self._existing_ids: frozenset[str] = frozenset()
+        self.verified: set[str] = set()
+        self.revoked_ids: set[str] = set()
+        self._before: frozenset[str] = frozenset()
         self._actions: tuple[Action, ...] = ()
         self._listed_names: frozenset[str] = frozenset()
         self._sent_at: dict[str, int] = {}
@@ -237,7 +237,7 @@ class ModelServer:
             self,
             self.open,
             parallel=parallel,
-            run_marker=self.mark,
+            run_marker=self.run_marker,
             stop=self.stop,
             on_progress=count,
             emit=self.heard.append,
@@ -287,7 +287,7 @@ class ModelServer:
     def well(self) -> bool:
         """Return whether no observation failed since the last create was sent."""
         after = 1 + max(self._sent_at.values(), default=0)
-        return not any(observation in self.blind for observation in range(after, self.looks + 1))
+        return not any(number in self.blind for number in range(after, self.observations + 1))
 
     def row(self, key_id: str) -> Row | None:
         """Return the key of an id; None if it is in a plan and not on this server."""
@@ -298,9 +298,11 @@ class ModelServer:
         return [row for row in self.rows if row.name == name and row.owner is self]
 
     def new(self, name: str) -> list[Row]:
-        """Return the live new keys of a name in the last complete observation, oldest first."""
-        found = (row for row in self.rows if row.name == name and row.id not in self._existing_ids)
-        return sorted((row for row in found if row.live(self.seen)), key=lambda row: row.age)
+        """Return the new live keys of a name in the last complete observation, the oldest first."""
+        found = (row for row in self.rows if row.name == name and row.id not in self._before)
+        return sorted(
+            (row for row in found if row.live(self.last_observation)), key=lambda row: row.age
+        )
 
     def record(self, row: Row) -> Record:
         return {"id": row.id}
@@ -309,19 +311,21 @@ class ModelServer:
 
     def observe(self) -> Observation:
         self.note("look")
-        self.looks += 1
-        self.clock.looks += 1
-        if self.looks in self.blind:
+        self.observations += 1
+        self.clock.observations += 1
+        if self.observations in self.blind:
             raise _error(HANGS)
-        self.seen = self.clock.looks
-        listed = [row for row in self.rows if row.seen_from <= self.seen < row.gone_from]
+        self.last_observation = self.clock.observations
+        listed = [
+            row for row in self.rows if row.seen_from <= self.last_observation < row.gone_from
+        ]
         if self.generation == "core":
-            listed = [row for row in listed if row.live(self.seen)]
+            listed = [row for row in listed if row.live(self.last_observation)]
         names = {action.name for action in self._actions}
         self._listed_names = frozenset(name for name in names if self.new(name))
         known = HiddenRoles() if self.roles_hidden else KnownRoles((WORKER, ADMIN))
         return observation_with(
-            *(row.observed(self.seen) for row in listed),
+            *(row.observed(self.last_observation) for row in listed),
             roles=NoRoles() if self.generation == "legacy" else known,
         )
 
@@ -335,14 +339,14 @@ class ModelServer:
             if self.stop.asked:
                 observer.on_outcome(key, NotSent(STOPPED))
                 continue
-            assert self._sent_at.get(key.name, -1) < self.seen, "sent again without an observation"
-            assert key.name not in self._listed_names, (
-                "sent again although an observation listed it"
+            assert self._sent_at.get(key.name, -1) < self.last_observation, (
+                "sent again without an observation"
             )
+            assert key.name not in self._shown, "sent again although an observation showed it"
             fate = self.named.get(key.name) or next(fates, MADE)
             observer.on_send(key)
             self.sent.append((key, fate))
-            self._sent_at[key.name] = self.clock.looks
+            self._sent_at[key.name] = self.clock.observations
             self.note("create", key.name)
             outcome = self._answer(key, fate)
             self.note("answer", key.name)
@@ -360,7 +364,7 @@ class ModelServer:
             owner=self,
         )
         if fate.shows is not None and not taken:
-            row.seen_from = self.clock.looks + 1 + fate.shows
+            row.seen_from = self.clock.observations + 1 + fate.shows
             row.role_from = row.seen_from + fate.role
             self.rows.append(row)
         match fate.says:
@@ -392,9 +396,9 @@ class ModelServer:
         self.read.append(dict(depths))
         planned = {action.name: action.depth for action in self._actions}
         rows = {row.id: row for row in self.rows}
-        as_planned = all(planned[rows[id_].name] == depth for id_, depth in depths.items())
-        assert as_planned or (self.roles_hidden and set(depths.values()) == {1})
-        return {id_: self.record(rows[id_]) for id_ in list(depths)[:max_records]}
+        as_planned = all(depths[rows[id_].name] == depth for id_, depth in wanted.items())
+        assert as_planned or (self.roles_hidden and set(wanted.values()) == {1})
+        return {id_: self.record(rows[id_]) for id_ in list(wanted)[:most]}
 
     def revoke(self, key_id: str) -> None:
         self.note("revoke", key_id)
@@ -404,12 +408,12 @@ class ModelServer:
             assert row.owner is self, "a key of another run was revoked"
             assert row is not self.new(row.name)[0], "the key that stays was revoked"
         number = len(self.revoked) - 1
-        outcome = self.revoking[number] if number < len(self.revoking) else "done"
-        if outcome != "refused":
-            self.ended.add(key_id)
+        end = self.revoking[number] if number < len(self.revoking) else "done"
+        if end != "refused":
+            self.revoked_ids.add(key_id)
             if row is not None:
-                row.revoked_from = self.clock.looks + 1
-        if outcome != "done":
+                row.revoked_from = self.clock.observations + 1
+        if end != "done":
             raise _error(HANGS)
 
     @property
@@ -446,8 +450,8 @@ class ModelServer:
             raise _error(fate)
         number = len(self.events)
         minted = {
-            "good": lambda: token(key_id, expires_at, number),
-            "upper": lambda: token(key_id.upper(), expires_at, number),
+            "good": lambda: token(key_id, ends, number),
+            "upper": lambda: token(key_id.upper(), ends, number),
             "forever": lambda: token(key_id, None, number),
             "just": lambda: token(key_id, expires_at - 59 * SECOND, number),
             "other key": lambda: token("other", expires_at, number),
@@ -481,12 +485,12 @@ class ModelServer:
         assert claims is not None
         key_id = self.minted.get(token.reveal(), claims.key) or ""
         self.note("prove", key_id)
-        if key_id in self.ended and not self.undead:
+        if key_id in self.revoked_ids and not self.undead:
             raise WorkspaceError("token_refused", "It is revoked.", remedy="")
         row = self.row(key_id)
-        if row is not None and (failure := self.proofs.get(row.name)):
-            raise _error(failure)
-        self.proven.add(token.reveal())
+        if row is not None and (why := self.proofs.get(row.name)):
+            raise _error(why)
+        self.verified.add(token.reveal())
 
     def close(self) -> None:
         raise AssertionError("the run did not open the workspace and must not close it")
@@ -513,8 +517,8 @@ class Shelf:
     server: ModelServer
     address: Address
 
-    def prepare(self) -> None:
-        raise AssertionError("a plan checks its sinks, a run does not")
+    def check(self) -> None:
+        raise AssertionError("only a plan checks sinks")
 
     def read(self) -> Content:
         self._note("read")
@@ -523,20 +527,20 @@ class Shelf:
             return Empty()
         key_id = self.server.minted.get(stored.reveal(), "")
         row = self.server.row(key_id)
-        expires_at = row.end if row else END
-        contents: dict[object, Content] = {
+        end = row.end if row else END
+        returned: dict[object, Content] = {
             "nothing": Empty(),
             "other": StoredValue(token("other", expires_at, 999)),
             "early": StoredValue(token(key_id, expires_at - 61 * SECOND, 999)),
             "theirs": StoredValue(token(key_id, expires_at, 999)),
             "unread": WriteOnly(NOW),
         }
-        return contents.get(self.server.sinks.get(self.address)) or StoredValue(
+        return returned.get(self.server.sinks.get(self.address)) or StoredValue(
             Secret(stored.reveal())
         )
 
     def write(self, token: Secret) -> None:
-        assert token.reveal() in self.server.proven, "written before it was verified"
+        assert token.reveal() in self.server.verified, "written before it was verified"
         self._note("write")
         self.server.tokens[self.address] = token
 
@@ -545,7 +549,7 @@ class Shelf:
             self.server.note(step, self.address)
         except WorkspaceError:
             raise SinkError("sink_denied", "No.", remedy="Fix it.") from None
-        self.server.trouble(self.address, step)
+        self.server.raise_scripted(self.address, operation)
 
 
 def _event_text(event: tuple[Any, ...]) -> str:

@@ -217,7 +217,7 @@ def test_a_token_may_name_its_key_in_capitals_and_expire_later_or_just_before(fa
     server = ModelServer(mints={"a": fate})
     [result] = server.run(create("a", FILE))
     assert isinstance(result, Done)
-    assert server.tokens[FILE].reveal() in server.proven
+    assert server.tokens[FILE].reveal() in server.verified
 
 
 def test_a_token_may_expire_60_seconds_before_its_key_and_not_a_second_earlier() -> None:
@@ -473,7 +473,7 @@ def test_a_token_whose_delivery_took_long_is_verified_once_more() -> None:
         code = ""
 
         def verify_token(self, token: Secret) -> None:
-            if token.reveal() in self.proven:
+            if token.reveal() in self.verified:
                 raise WorkspaceError(self.code, "No.", remedy="Nothing was delivered.")
             super().verify_token(token)
 
@@ -526,7 +526,7 @@ def check(server: ModelServer, executed: Executed) -> None:
                 assert id_ in ids
                 for sink in action.sinks:
                     assert server.minted[server.tokens[sink].reveal()] == id_
-                    assert server.tokens[sink].reveal() in server.proven
+                    assert server.tokens[sink].reveal() in server.verified
             case Unfinished(id=id_):
                 assert id_ in ids
             case Skipped(failure=why):

@@ -17,7 +17,7 @@ from model_server import (
     LOST_AFTER,
     LOST_BEFORE,
     MADE,
-    MARK,
+    MARKER,
     NEVER,
     NOT_SENT,
     REFUSED,
@@ -92,7 +92,7 @@ def test_a_run_without_errors_creates_once_and_observes_once(generation) -> None
     server = ModelServer(generation=generation)
     results = server.run(*creates("a", "b", "c"))
     assert server.calls == [("a", "b", "c")]
-    assert server.looks == 1
+    assert server.observations == 1
     assert server.stop.seconds == [0.3]
     assert (server.read, server.revoked) == ([], [])
     assert server.settled == 3
@@ -160,7 +160,7 @@ def test_a_failed_observation_is_no_reason_to_send_again() -> None:
     [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
     assert len(server.sent) == 1
-    assert server.looks == 5
+    assert server.observations == 5
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_run_gives_up_after_eight_observations_without_progress(generation) ->
     server = ModelServer(generation=generation, fates=[LOST_BEFORE] * 9)
     assert server.run(*creates("a")) == (Failed(action("a"), unknown(LOST)),)
     assert len(server.sent) == 9
-    assert server.looks == 8 + 2
+    assert server.observations == 8 + 2
     assert server.settled == 1
 
 
@@ -198,7 +198,7 @@ def test_progress_gives_the_other_keys_eight_more_observations() -> None:
     first, second = server.run(*creates("a", "b"))
     assert isinstance(second, Done)
     assert first == Failed(action("a"), unknown(LOST))
-    assert server.looks == 8 + 8 + 2
+    assert server.observations == 8 + 8 + 2
 
 
 def test_a_server_that_lists_nothing_any_more_is_asked_eight_times() -> None:
@@ -208,7 +208,7 @@ def test_a_server_that_lists_nothing_any_more_is_asked_eight_times() -> None:
     assert first == Failed(action("a"), unknown(LOST))
     assert isinstance(second, Unfinished)
     assert (second.failure.code, second.id) == ("not_settled", server.created_rows("b")[0].id)
-    assert server.looks == 8
+    assert server.observations == 8
     assert len(server.stop.seconds) == 8
 
 
@@ -293,7 +293,7 @@ def test_on_core_a_key_whose_answer_was_lost_is_recognised_by_the_run_marker() -
 def test_if_every_answer_arrived_the_same_marker_on_another_key_proves_nothing() -> None:
     """Another run has the same milliseconds: its later key is not ours to revoke."""
     server = ModelServer(rows=[theirs(99)])
-    server.rows[0].end = MARK.apply_to(END)
+    server.rows[0].end = MARKER.apply_to(END)
     [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
     assert server.revoked == []
@@ -302,7 +302,7 @@ def test_if_every_answer_arrived_the_same_marker_on_another_key_proves_nothing()
 def test_on_legacy_the_same_marker_on_another_key_never_proves_anything() -> None:
     """Ids that nobody else chose identify our keys, whatever was lost."""
     server = ModelServer(generation="legacy", fates=[LOST_BEFORE], rows=[theirs(99, seen_from=2)])
-    server.rows[0].end = MARK.apply_to(END)
+    server.rows[0].end = MARKER.apply_to(END)
     [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
     assert server.revoked == []
@@ -356,14 +356,14 @@ def test_keys_that_existed_before_are_never_taken_for_the_new_key() -> None:
     server = ModelServer(generation="legacy", fates=[LOST_BEFORE], rows=before)
     [result] = server.run(*creates("a"))
     assert isinstance(result, Done)
-    assert server.looks == 2
+    assert server.observations == 2
 
 
 # --- How often it observes -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("generation", "fates", "rows", "looks"),
+    ("generation", "fates", "rows", "observations"),
     [
         ("core", [], [theirs(99, "c")], 2),
         ("core", [], [theirs(99, "a")], 2),
@@ -389,12 +389,12 @@ def test_keys_that_existed_before_are_never_taken_for_the_new_key() -> None:
     ],
 )
 def test_a_second_observation_follows_only_if_another_key_may_still_appear(
-    generation, fates, rows, looks
+    generation, fates, rows, observations
 ) -> None:
     """The counts include the observations that resolve creates and the final ones."""
     server = ModelServer(generation=generation, fates=fates, rows=list(rows))
     server.run(*creates("a"))
-    assert server.looks == looks
+    assert server.observations == observations
 
 
 def test_a_final_observation_that_fails_is_repeated() -> None:
@@ -402,14 +402,14 @@ def test_a_final_observation_that_fails_is_repeated() -> None:
     server = ModelServer(rows=[theirs(1)], blind=frozenset({1, 3, 4, 5, 6, 7, 8}))
     [result] = server.run(*creates("a"))
     assert isinstance(result, CreatedByAnotherRun)
-    assert server.looks == 8
+    assert server.observations == 8
 
 
 def test_the_first_observation_that_succeeds_is_the_first_of_two() -> None:
     """Another active run requires one more observation, however many failed before."""
     server = ModelServer(rows=[theirs(99)], blind=frozenset({1, 2}))
     server.run(*creates("a"))
-    assert server.looks == 4
+    assert server.observations == 4
 
 
 def test_final_observations_end_after_eight_attempts(caplog) -> None:
@@ -419,9 +419,9 @@ def test_final_observations_end_after_eight_attempts(caplog) -> None:
         [result] = server.run(*creates("a"))
     [row] = server.created_rows("a")
     assert result == Unfinished(action("a"), row.id, server.record(row), UNCONFIRMED)
-    assert server.looks == 8
-    *looks, end = [(one.levelno, one.getMessage()) for one in caplog.records]
-    assert looks == [(logging.INFO, "shop: shop hangs. Wait.")] * 8
+    assert server.observations == 8
+    *attempts, end = [(one.levelno, one.getMessage()) for one in caplog.records]
+    assert attempts == [(logging.INFO, "shop: shop hangs. Wait.")] * 8
     assert end == (
         logging.WARNING,
         "shop: the keys could not be listed after creating; run again",
@@ -482,7 +482,7 @@ def test_a_server_that_is_never_reached_fails_the_key_as_unreachable() -> None:
     """Nothing was sent, so nothing is unknown."""
     server = ModelServer(fates=[NOT_SENT] * 99)
     assert server.run(*creates("a")) == (Failed(action("a"), UNREACHABLE),)
-    assert server.looks == 8
+    assert server.observations == 8
 
 
 def test_an_unknown_outcome_stays_unknown_if_later_tries_do_not_reach_the_server() -> None:
@@ -494,10 +494,10 @@ def test_an_unknown_outcome_stays_unknown_if_later_tries_do_not_reach_the_server
 
 def test_a_key_that_vanished_is_not_reported_as_done() -> None:
     """It was created, and eight observations do not show it."""
-    made = ModelServer(fates=[Fate(NEVER, "created")])
+    vanished = ModelServer(fates=[Fate(NEVER, "created")])
     found = ModelServer(fates=[LOST_AFTER], watch=lambda: None)
     found.watch = lambda: [setattr(row, "gone_from", 2) for row in found.rows]
-    for server in (made, found):
+    for server in (vanished, found):
         assert server.run(*creates("a")) == (
             Failed(
                 action("a"),
@@ -508,7 +508,7 @@ def test_a_key_that_vanished_is_not_reported_as_done() -> None:
                 ),
             ),
         )
-    assert (made.looks, found.looks) == (8, 9)
+    assert (vanished.observations, found.observations) == (8, 9)
 
 
 def test_a_key_whose_role_never_comes_is_not_reported_as_done() -> None:
@@ -526,10 +526,10 @@ def test_a_key_whose_role_never_comes_is_not_reported_as_done() -> None:
             ),
         ),
     )
-    assert server.looks == 8
+    assert server.observations == 8
     roles_hidden = ModelServer(fates=[Fate(0, "created", role=NEVER)], roles_hidden=True)
     assert isinstance(roles_hidden.run(*creates("a"))[0], Done)
-    assert roles_hidden.looks == 1
+    assert roles_hidden.observations == 1
 
 
 def test_a_complete_key_never_gives_way_to_one_without_a_role() -> None:
@@ -588,11 +588,13 @@ def test_a_run_that_ends_before_its_duplicate_is_revoked_says_so() -> None:
     """While the duplicate is being revoked, the result names it and is never `done`."""
     server = ModelServer(rows=[theirs(1)], revoking=["refused"] * 8)
     execution = server.execution(*creates("a"))
-    seen: list[Result] = []
-    server.watch = lambda: seen.extend(execution.result().results) if server.revoked else None
+    results_seen: list[Result] = []
+    server.watch = lambda: (
+        results_seen.extend(execution.result().results) if server.revoked else None
+    )
     execution.run()
     [ours] = server.created_rows("a")
-    assert seen[0] == Unfinished(
+    assert results_seen[0] == Unfinished(
         action("a"),
         "~a-1",
         None,
@@ -603,7 +605,9 @@ def test_a_run_that_ends_before_its_duplicate_is_revoked_says_so() -> None:
         ),
         created=False,
     )
-    assert {one.failure.code for one in seen if isinstance(one, Unfinished)} == {"duplicate_left"}
+    assert {one.failure.code for one in results_seen if isinstance(one, Unfinished)} == {
+        "duplicate_left"
+    }
 
 
 def test_after_revoking_a_late_duplicate_the_returned_key_is_done() -> None:
@@ -612,8 +616,8 @@ def test_after_revoking_a_late_duplicate_the_returned_key_is_done() -> None:
     # The server began the first create after the second one.
     server.watch = lambda: [setattr(row, "second", 99) for row in server.created_rows("a")[:1]]
     [result] = server.run(*creates("a"))
-    late, made = server.created_rows("a")
-    assert result == Done(action("a"), made.id, server.record(made))
+    late, returned = server.created_rows("a")
+    assert result == Done(action("a"), returned.id, server.record(returned))
     assert server.revoked == [late.id]
 
 
@@ -648,7 +652,7 @@ def test_a_run_that_is_stopped_before_it_starts_skips_everything() -> None:
     server = ModelServer()
     server.stop.ask()
     assert server.run(*creates("a", "b")) == tuple(Skipped(action(name), STOPPED) for name in "ab")
-    assert (server.sent, server.looks) == ([], 0)
+    assert (server.sent, server.observations) == ([], 0)
 
 
 def test_a_stop_lets_requests_in_flight_be_resolved_and_skips_the_rest() -> None:
@@ -657,7 +661,7 @@ def test_a_stop_lets_requests_in_flight_be_resolved_and_skips_the_rest() -> None
     first, *rest = server.run(*creates("a", "b", "c"))
     assert isinstance(first, Done)
     assert rest == [Skipped(action("b"), STOPPED), Skipped(action("c"), STOPPED)]
-    assert (len(server.sent), server.looks) == (1, 1)
+    assert (len(server.sent), server.observations) == (1, 1)
 
 
 @pytest.mark.parametrize("stop_at", [3, 4])
@@ -679,20 +683,20 @@ def test_a_result_can_be_read_while_the_request_is_in_flight() -> None:
     """It is skipped before the request, unknown while the request is in flight, and then done."""
     server = ModelServer()
     execution = server.execution(*creates("a", "b"))
-    seen: list[tuple[Result, ...]] = []
-    server.watch = lambda: seen.append(execution.result().results)
+    results_seen: list[tuple[Result, ...]] = []
+    server.watch = lambda: results_seen.append(execution.result().results)
     skipped = tuple(Skipped(action(name), STOPPED) for name in "ab")
     in_flight = [Failed(action(name), unknown(IN_FLIGHT)) for name in "ab"]
     assert execution.result() == Executed(part_with(action("a"), action("b")), skipped)
     execution.run()
     done = execution.result().results
-    assert seen[:4] == [
+    assert results_seen[:4] == [
         (in_flight[0], skipped[1]),
         (in_flight[0], skipped[1]),
         (done[0], in_flight[1]),
         (done[0], in_flight[1]),
     ]
-    assert seen[4:] == [done] * 2
+    assert results_seen[4:] == [done] * 2
 
 
 def test_a_bug_that_ends_a_run_is_the_failure_of_unresolved_creates() -> None:
@@ -749,7 +753,9 @@ def check_at_the_end(server: ModelServer, executed: Executed) -> None:
         ours = [row for row in new if row.owner is server]
         code = result.failure.code if isinstance(result, Unfinished) else None
         left = code == "duplicate_left"
-        complete = not new or new[0].role_from <= server.seen or server.generation == "legacy"
+        complete = (
+            not new or new[0].role_from <= server.last_observation or server.generation == "legacy"
+        )
         sent = bool(says - {"rejected", "not sent"})
         if isinstance(result, Done | CreatedByAnotherRun):
             assert new[0].id == result.id
@@ -762,7 +768,7 @@ def check_at_the_end(server: ModelServer, executed: Executed) -> None:
         elif complete and code != "not_settled":
             assert [row for row in ours if row.revoked_from == NEVER] in ([], new[:1])
         if isinstance(result, Failed) and result.failure.code == "outcome_unknown":
-            assert server.looks >= 8 or server.stop.asked
+            assert server.observations >= 8 or server.stop.asked
 
 
 OTHERS = st.lists(
@@ -822,7 +828,7 @@ def test_results_are_true_and_nothing_is_created_twice_whatever_happens(server, 
     executed = execution.result()
     check_so_far(server, executed)
     assert [one.action.name for one in executed.results] == names
-    assert server.looks <= 8 * len(names) + 8
+    assert server.observations <= 8 * len(names) + 8
     assert len(server.calls) <= 8 * len(names) + 1
     if server.observed_since_last_send:
         check_at_the_end(server, executed)
@@ -860,7 +866,7 @@ def test_of_two_runs_at_once_one_key_of_each_name_is_kept_and_both_report_it(
     rows, clock = list[Row](), Clock()
     first = ModelServer(generation=generation, fates=fates[0], rows=rows, clock=clock)
     second = ModelServer(
-        generation=generation, fates=fates[1], rows=rows, mark=RunMarker(9), clock=clock
+        generation=generation, fates=fates[1], rows=rows, run_marker=RunMarker(9), clock=clock
     )
     reports: list[tuple[Result, ...]] = []
 

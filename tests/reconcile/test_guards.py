@@ -93,8 +93,8 @@ def refusal_codes(
 )
 def test_a_run_may_revoke_three_in_ten_owned_keys_and_always_three(live, revoked, refused) -> None:
     """The share is of the owned live keys, rounded down; three may always be revoked."""
-    wanted = tuple(desired_key(f"svc-{number}") for number in range(revoked, live))
-    assert refusal_codes(many(live), wanted or (desired_key("svc-other"),)) == (
+    desired = tuple(desired_key(f"svc-{number}") for number in range(revoked, live))
+    assert refusal_codes(many(live), desired or (desired_key("svc-other"),)) == (
         ["too_many_revocations"] if refused else []
     )
 
@@ -104,9 +104,9 @@ def test_dead_and_foreign_keys_do_not_raise_the_limit() -> None:
     others = [key(f"their-{number}") for number in range(10)]
     dead = [key(f"svc-dead-{number}", revoked_at=NOW) for number in range(10)]
     old = [key(f"svc-old-{number}", expires_at=NOW) for number in range(10)]
-    wanted = tuple(desired_key(f"svc-{number}") for number in range(4, 10))
-    assert refusal_codes([*many(10), *others, *dead, *old], wanted) == ["too_many_revocations"]
-    assert refusal_codes([*many(10), *others, *dead, *old], (*wanted, desired_key("svc-3"))) == []
+    desired = tuple(desired_key(f"svc-{number}") for number in range(4, 10))
+    assert refusal_codes([*many(10), *others, *dead, *old], desired) == ["too_many_revocations"]
+    assert refusal_codes([*many(10), *others, *dead, *old], (*desired, desired_key("svc-3"))) == []
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_dead_and_foreign_keys_do_not_raise_the_limit() -> None:
 )
 def test_guards_set_the_limit_and_max_revoke_overrides_it(guards, max_revoke, refused) -> None:
     """5 of 10 owned keys are to be revoked; the limit is a share, a number, or --max-revoke."""
-    wanted = tuple(desired_key(f"svc-{number}") for number in range(5))
+    desired = tuple(desired_key(f"svc-{number}") for number in range(5))
     shop = replace(SHOP, guards=guards)
-    assert refusal_codes(many(10), wanted, shop, max_revoke=max_revoke) == (
+    assert refusal_codes(many(10), desired, shop, max_revoke=max_revoke) == (
         ["too_many_revocations"] if refused else []
     )
 
@@ -153,10 +153,10 @@ def test_an_environment_whose_manifests_all_vanished_loses_no_key() -> None:
 def test_protected_keys_are_revoked_only_with_allow_protected() -> None:
     """This holds for a protected key, and for any key of a protected environment."""
     twins = [key("svc-a", 1), key("svc-a", 2)]
-    wanted = (desired_key("svc-a", protect=True),)
-    assert refusal_codes(twins, wanted, options=PlanOptions(dedupe=True)) == ["protected"]
+    desired = (desired_key("svc-a", protect=True),)
+    assert refusal_codes(twins, desired, options=PlanOptions(dedupe=True)) == ["protected"]
     assert (
-        refusal_codes(twins, wanted, options=PlanOptions(dedupe=True), allow_protected=True) == []
+        refusal_codes(twins, desired, options=PlanOptions(dedupe=True), allow_protected=True) == []
     )
     assert refusal_codes(twins, (desired_key("svc-a"),), options=PlanOptions(dedupe=True)) == []
     safe = replace(SHOP, protect=True)
@@ -313,16 +313,16 @@ def test_globs_that_match_nothing_refuse_a_run_that_may_revoke(options, refused)
 def test_predecessors_that_are_revoked_at_once_count(at_once) -> None:
     """`rotate --now` of four keys of four counts as much as revoking them."""
     shop = replace(SHOP, guards=Guards(3))
-    wanted = tuple(desired_key(f"svc-{number}") for number in range(4))
+    desired = tuple(desired_key(f"svc-{number}") for number in range(4))
 
     def rotate_all(planned: Planned) -> Planned:
-        found = plan_environment(shop, wanted, observe([]), NOW, PlanOptions()).unblocked
+        found = plan_environment(shop, desired, observe([]), NOW, PlanOptions()).unblocked
         rotates = tuple(
             rotate(one, predecessors=(f"id-{one.name}-1",), at_once=at_once) for one in found
         )
         return replace(planned, actions=rotates)
 
-    assert refusal_codes(many(4), wanted, shop, alter=rotate_all) == (
+    assert refusal_codes(many(4), desired, shop, alter=rotate_all) == (
         ["too_many_revocations"] if at_once else []
     )
 
@@ -410,19 +410,21 @@ def test_an_id_that_is_not_seeded_is_one_workspace_at_any_address() -> None:
 def test_seeded_workspaces_that_list_the_same_key_are_the_same() -> None:
     """DNS names say nothing, but a key that was created exists in no other workspace."""
     one, two = "http://twenty:3000", "https://crm.test"
-    made = key("svc-a")
+    created = key("svc-a")
     assert shared_names(
-        observed_at("a", one, SEEDED, made), observed_at("b", two, SEEDED, made)
+        observed_at("a", one, SEEDED, created), observed_at("b", two, SEEDED, created)
     ) == [("a", "b")]
     for other in (
-        replace(made, created_at=made.created_at + timedelta(milliseconds=1)),
-        replace(made, id="another"),
+        replace(created, created_at=created.created_at + timedelta(milliseconds=1)),
+        replace(created, id="another"),
     ):
         assert (
-            shared_names(observed_at("a", one, SEEDED, made), observed_at("b", two, SEEDED, other))
+            shared_names(
+                observed_at("a", one, SEEDED, created), observed_at("b", two, SEEDED, other)
+            )
             == []
         )
-    seeded = replace(made, id="20202020-aaaa-4d02-bf25-6aeccf7ea419")
+    seeded = replace(created, id="20202020-aaaa-4d02-bf25-6aeccf7ea419")
     assert (
         shared_names(observed_at("a", one, SEEDED, seeded), observed_at("b", two, SEEDED, seeded))
         == []

@@ -213,9 +213,9 @@ def test_a_create_whose_answer_is_lost_is_resolved_within_the_run(
         assert one.id == rows[one.action.name].id
         assert one.record is not None
         assert (one.record["id"], one.record["name"]) == (one.id, one.action.name)
-        shown = one.record.get("role")
-        assert bool(shown) == (bool(role) and one.action.depth > 0)
-        assert ("permissionFlags" in (shown or {})) == (bool(role) and one.action.depth == 2)
+        role_record = one.record.get("role")
+        assert bool(role_record) == (bool(role) and one.action.depth > 0)
+        assert ("permissionFlags" in (role_record or {})) == (bool(role) and one.action.depth == 2)
     assert not result.incomplete
     bodies = [one.body.decode() for one in served.writes() if may_create(dialect, one)]
     times = [sum(f'"name": "{name}"' in body for body in bodies) for name in rows]
