@@ -1,9 +1,9 @@
-"""What a version writes, so that the next one can be compared with it.
+"""Records the output of this version, so that the next version can be compared with it.
 
     PYTHONPATH=tests python -m version_before
 
-writes `recordings/version-before/`: for each example the exit code, the JSON and the plan file of
-the version that runs it, and the state of the embedded workspaces that they follow from.
+writes `recordings/version-before/`: the state of embedded workspaces, and for each of them the
+exit codes, the JSON and the plan file that this version writes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples" / "valid"
 RECORDINGS = HERE / "recordings" / "version-before"
 
-NOON = datetime(2027, 3, 1, 12, tzinfo=UTC)
-"""When it is: moments of one hour count as equal."""
+NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
+"""The time of all runs; timestamps within one hour count as equal."""
 
 WORKSPACES = {"core": Dialect.CORE, "core-1": Dialect.CORE_1, "legacy": Dialect.LEGACY}
 
@@ -68,12 +68,12 @@ ACTIONS = (
     ("list", "--format", "json"),
     ("report", "--format", "json"),
 )
-"""Commands that change nothing, in a workspace in which each kind of action is to be done."""
+"""Read-only commands, run on a workspace that needs every kind of action."""
 
 _ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
-_MOMENT = re.compile(r"\b(\d{4}-\d\d-\d\dT\d\d):\d\d:\d\d(?:\.\d+)?Z")
+_TIMESTAMP = re.compile(r"\b(\d{4}-\d\d-\d\dT\d\d):\d\d:\d\d(?:\.\d+)?Z")
 _SENTENCES = frozenset({"message", "hint", "remedy", "notes"})
-"""Of a document: what is told to people, who are told better by each version."""
+"""Fields with texts for people, whose wording may change between versions."""
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -82,7 +82,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
     os.chdir(folder)
     try:
         with (
-            time_machine.travel(NOON, tick=True),
+            time_machine.travel(NOW, tick=True),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")),
         ):
@@ -94,7 +94,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def comparable(document: Any, known: frozenset[str] = frozenset()) -> Any:
-    """Return a JSON document without its sentences, minutes and ids that are made by chance."""
+    """Return a JSON document without texts for people, minutes and random ids."""
     match document:
         case dict():
             return {
@@ -105,14 +105,14 @@ def comparable(document: Any, known: frozenset[str] = frozenset()) -> Any:
         case list():
             return [comparable(value, known) for value in document]
         case str():
-            text = _MOMENT.sub(r"\1:00:00Z", document)
+            text = _TIMESTAMP.sub(r"\1:00:00Z", document)
             return _ID.sub(lambda found: found[0] if found[0] in known else "ID", text)
         case _:
             return document
 
 
 def stage(folder: Path, workspace: str) -> frozenset[str]:
-    """Fill a folder with manifests, sinks and the recorded state; return the ids of that."""
+    """Write manifests, sinks and the recorded state to a folder; return the recorded ids."""
     (folder / "manifests").mkdir(parents=True)
     (folder / "secrets").mkdir()
     declared = ENVIRONMENT.replace("DIALECT", "" if workspace == "core" else workspace)
@@ -121,14 +121,14 @@ def stage(folder: Path, workspace: str) -> frozenset[str]:
     state = folder / ".provision" / "shop.sqlite3"
     known = restore(state, workspace)
     with Sandbox(state, WORKSPACES[workspace]) as sandbox:
-        held = next(key for key in sandbox.keys() if key.name == "svc-held")
-        token = sandbox.token_of(held.id)
+        key = next(key for key in sandbox.keys() if key.name == "svc-held")
+        token = sandbox.token_of(key.id)
     (folder / "secrets" / "held.env").write_text(f"SVC_HELD={token}\n")
     return known
 
 
 def restore(state: Path, workspace: str) -> frozenset[str]:
-    """Write the recorded state of a workspace; return the ids in it."""
+    """Write the recorded state of a workspace to a file; return the ids in it."""
     dump = (RECORDINGS / f"{workspace}.sql").read_text()
     state.parent.mkdir(exist_ok=True)
     with contextlib.closing(sqlite3.connect(state)) as database:
@@ -137,14 +137,13 @@ def restore(state: Path, workspace: str) -> frozenset[str]:
 
 
 def seed(workspace: str) -> None:
-    """Write the state of a workspace in which each kind of action is to be done, as SQL."""
-    with tempfile.TemporaryDirectory() as folder, time_machine.travel(NOON, tick=True):
+    """Record, as SQL, the state of a workspace that needs every kind of action."""
+    with tempfile.TemporaryDirectory() as folder, time_machine.travel(NOW, tick=True):
         state = Path(folder) / "state"
         with Sandbox(state, WORKSPACES[workspace]) as sandbox:
             sandbox.seed(["svc-dated", "svc-lost", "svc-held", "svc-kept", "svc-gone", "ops-x"])
             sandbox.seed(["svc-due"], expires_at="2027-03-11T00:00:00.000Z")
             sandbox.seed(["svc-twice", "svc-twice"])
-            sandbox.api_token  # noqa: B018 - its key is made when it is asked for
         with contextlib.closing(sqlite3.connect(state)) as database:
             dump = "\n".join(database.iterdump())
             version = database.execute("PRAGMA user_version").fetchone()[0]
@@ -152,8 +151,8 @@ def seed(workspace: str) -> None:
     (RECORDINGS / f"{workspace}.sql").write_text(text)
 
 
-def observed(folder: Path, workspace: str) -> dict[str, Any]:
-    """Return what each command of `ACTIONS` answers."""
+def record_commands(folder: Path, workspace: str) -> dict[str, Any]:
+    """Return the exit code and the JSON of each command in `ACTIONS`."""
     known = stage(folder, workspace)
     answers = {}
     for command in ACTIONS:
@@ -162,8 +161,8 @@ def observed(folder: Path, workspace: str) -> dict[str, Any]:
     return answers
 
 
-def planned(folder: Path) -> dict[str, Any]:
-    """Return what `plan` says of each valid example, on workspaces of one recorded state."""
+def record_plans(folder: Path) -> dict[str, Any]:
+    """Return exit code and JSON of `plan` for each valid example, on one recorded state."""
     answers = {}
     names = ("staging", "production", "rotated", "strict")
     declared = {name: {"url": "sandbox:", "role": "Admin", "owns": ["svc-*"]} for name in names}
@@ -183,20 +182,20 @@ def planned(folder: Path) -> dict[str, Any]:
 
 
 def record() -> None:
-    """Write all of it, in the words of this version."""
+    """Write all recordings with this version."""
     shutil.rmtree(RECORDINGS, ignore_errors=True)
     RECORDINGS.mkdir(parents=True)
     for workspace in WORKSPACES:
         seed(workspace)
         with tempfile.TemporaryDirectory() as folder:
-            _write(f"{workspace}.json", observed(Path(folder) / "all", workspace))
+            _write(f"{workspace}.json", record_commands(Path(folder) / "all", workspace))
             root = Path(folder) / "file"
             stage(root, workspace)
             file = RECORDINGS / f"{workspace}.planfile.json"
             code, _ = run(root, "plan", "--prune", "--out", str(file))
             assert code == 0
     with tempfile.TemporaryDirectory() as folder:
-        _write("examples.json", planned(Path(folder)))
+        _write("examples.json", record_plans(Path(folder)))
 
 
 def _write(name: str, document: object) -> None:

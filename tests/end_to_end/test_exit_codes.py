@@ -182,18 +182,17 @@ class World:
         urls = {"good": url, "missing": url, "pinned": url, "down": "http://127.0.0.1:9"}
         urls |= {"hanging": hanging, "bug": "sandbox:", "invalid": url, "slow": url}
         lines = ["version: 1", "environments:"]
-        for state_name in states:
-            pin = f", workspace: {OTHER_WORKSPACE}" if state_name == "pinned" else ""
-            auth = "" if state_name == "bug" else ", auth: {session_token: '${TOKEN}'}"
+        for name in states:
+            pin = f", workspace: {OTHER_WORKSPACE}" if name == "pinned" else ""
+            auth = "" if name == "bug" else ", auth: {session_token: '${TOKEN}'}"
             lines.append(
-                f"  {state_name}: {{url: '{urls[state_name]}', role: Admin, "
-                f"owns: ['svc-*']{auth}{pin}}}"
+                f"  {name}: {{url: '{urls[name]}', role: Admin, owns: ['svc-*']{auth}{pin}}}"
             )
         (folder / "environments.yaml").write_text("\n".join(lines) + "\n")
         names = [
             "kept",
             "rotated",
-            *(state_name for state_name in states if state_name in ("missing", "slow")),
+            *(name for name in states if name in ("missing", "slow")),
         ]
         version = 2 if "invalid" in states else 1
         (folder / "keys.yaml").write_text(

@@ -1,4 +1,4 @@
-"""What the files of a pull request may make a run do, shown by real processes and a real git."""
+"""Restrictions for pull requests: hostile files in a checkout, with real processes and git."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CREDENTIAL = "credential-of-this-very-run"
 RESTRICTED = (("plan",), ("doctor",), ("report",), ("apply", "--no-programs"))
-"""What a workflow lets a pull request run, beside `auto` of the action (test_action.py)."""
+"""The commands that a workflow runs for a pull request (for `auto`, see test_action.py)."""
 
 ENVIRONMENTS = "version: 1\nenvironments:\n  dev: {url: 'sandbox:', role: Admin}\n"
 KEYS = """\
@@ -36,21 +36,21 @@ class Checkout:
 
     Attributes:
         folder: the work tree.
-        marker: a file that what must not run would write.
+        marker: a file that a forbidden program writes if it runs.
     """
 
     folder: Path
     marker: Path
 
     def write(self, sink: str, environments: str = ENVIRONMENTS) -> None:
-        """Writes the manifests of the pull request."""
+        """Write the manifests of the pull request."""
         manifests = self.folder / "manifests"
         manifests.mkdir(exist_ok=True)
         (manifests / "environments.yaml").write_text(environments)
         (manifests / "keys.yaml").write_text(KEYS.format(sink=sink))
 
     def program(self, name: str, then: str = "") -> Path:
-        """A program that leaves its variables in the marker."""
+        """Write a program that writes its variables to the marker."""
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"#!/bin/sh\nenv >> '{self.marker}'\n{then}\n")
@@ -58,7 +58,7 @@ class Checkout:
         return file
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs provision at the root of the checkout, with a credential among its variables."""
+        """Run provision at the root of the checkout, with a credential among its variables."""
         own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         env = {**own, "TWENTY_TOKEN": CREDENTIAL, **variables}
         return processes.provision(*arguments, cwd=self.folder, env=env, timeout=100)
@@ -66,7 +66,7 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    """A new work tree that ignores the files of its sinks."""
+    """Return a new work tree that ignores the files of its sinks."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     folder = tmp_path / "checkout"
@@ -80,20 +80,20 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 def bare_repository(checkout: Checkout, folder: str) -> None:
-    """Commits a repository without `.git` that names a program as its file system monitor."""
-    place = checkout.folder / folder
-    subprocess.run(["git", "init", "--quiet", "--bare", str(place)], check=True)
+    """Create a bare repository whose configuration names a program as file system monitor."""
+    repository = checkout.folder / folder
+    subprocess.run(["git", "init", "--quiet", "--bare", str(repository)], check=True)
     checkout.program(f"{folder}/monitor")
-    (place / "config").write_text(
+    (repository / "config").write_text(
         "[core]\n\trepositoryformatversion = 0\n\tbare = false\n\tworktree = .\n"
         "\tfsmonitor = ./monitor\n\thooksPath = .\n\texcludesFile = everything\n"
     )
-    (place / "everything").write_text("*\n")
+    (repository / "everything").write_text("*\n")
 
 
 @pytest.mark.parametrize("command", [*RESTRICTED, ("apply",)], ids=" ".join)
 def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(checkout, command):
-    """Its `core.fsmonitor` would run with all variables of the run."""
+    """Git does not run its `core.fsmonitor`, which would see all variables of the run."""
     bare_repository(checkout, "secrets")
     checkout.write("{file: secrets/a.env}")
     token = checkout.folder / "secrets" / "a.env"
@@ -101,7 +101,7 @@ def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(checkout, comman
     assert first.returncode == 0, first.stdout + first.stderr
     assert not checkout.marker.exists(), checkout.marker.read_text()
     assert token.exists() == (command[0] == "apply")
-    assert checkout.run("apply").returncode == 0  # a sink is read where its key is there
+    assert checkout.run("apply").returncode == 0  # a sink is only read if its key exists
     checkout.marker.unlink(missing_ok=True)
     done = checkout.run(*command)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -109,7 +109,7 @@ def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(checkout, comman
 
 
 def test_a_bare_repository_cannot_ignore_a_file_for_the_checkout(checkout):
-    """Its `core.excludesFile` would have the token published."""
+    """Its `core.excludesFile` is not used, so a token that git would track is not written."""
     bare_repository(checkout, "secrets")
     checkout.write("{file: secrets/a.txt}")
     done = checkout.run("apply")
@@ -119,8 +119,8 @@ def test_a_bare_repository_cannot_ignore_a_file_for_the_checkout(checkout):
     assert not checkout.marker.exists()
 
 
-def test_a_repository_inside_of_the_checkout_runs_nothing(checkout):
-    """Git is asked in it as well, and its own `core.fsmonitor` stays off."""
+def test_a_repository_inside_the_checkout_runs_nothing(checkout):
+    """Git does not run the `core.fsmonitor` of a repository inside the checkout either."""
     inner = checkout.folder / "secrets"
     subprocess.run(["git", "init", "--quiet", str(inner)], check=True)
     monitor = checkout.program("monitor")
@@ -134,8 +134,8 @@ def test_a_repository_inside_of_the_checkout_runs_nothing(checkout):
     assert not checkout.marker.exists(), checkout.marker.read_text()
 
 
-def test_a_bare_repository_with_an_empty_git_folder_is_no_repository(checkout):
-    """It looks like a work tree, and what it says that git ignores counts for nothing."""
+def test_a_bare_repository_with_an_empty_git_folder_is_not_trusted(checkout):
+    """It looks like a work tree, but its ignore rules are not used."""
     bare_repository(checkout, "secrets")
     (checkout.folder / "secrets" / ".git").mkdir()
     (checkout.folder / ".gitignore").write_text("secrets\n")
@@ -147,7 +147,7 @@ def test_a_bare_repository_with_an_empty_git_folder_is_no_repository(checkout):
 
 
 def test_git_gets_no_variable_of_the_run(checkout, tmp_path):
-    """Whatever it runs, the credentials of the run are not among its variables."""
+    """Git gets only harmless variables, without the credentials of the run."""
     fake = tmp_path / "bin" / "git"
     fake.parent.mkdir()
     words = tmp_path / "words"
@@ -163,7 +163,7 @@ def test_git_gets_no_variable_of_the_run(checkout, tmp_path):
 
 
 def test_a_git_of_the_checkout_is_not_run(checkout):
-    """A `PATH` with an empty entry would find the pull request's own `git`."""
+    """An empty entry in `PATH` does not make the run use the pull request's own `git`."""
     checkout.program("git")
     checkout.write("{file: secrets/a.env}")
     done = checkout.run("plan", PATH=f"{os.pathsep}{os.environ['PATH']}")
@@ -184,7 +184,7 @@ environments:
 @pytest.mark.parametrize("command", [*RESTRICTED, ("list",)], ids=" ".join)
 @pytest.mark.parametrize("auth", ["token: '${TWENTY_TOKEN}'", "token_file: not-there"])
 def test_a_changed_url_gets_no_credential(checkout, listener, command, auth):
-    """Its host is not among those of the workflow: no credential is read, nothing is sent."""
+    """If the workflow does not allow the host, no credential is read and nothing is sent."""
     checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
     done = checkout.run(*command, "--allow-host", "crm.example.com")
     assert done.returncode == 5, done.stderr
@@ -201,8 +201,8 @@ def test_a_changed_url_gets_no_credential(checkout, listener, command, auth):
     ],
     ids=" ".join,
 )
-def test_every_command_that_opens_a_workspace_is_held_to_the_hosts(checkout, listener, command):
-    """The variable does as the option does."""
+def test_every_command_that_opens_a_workspace_checks_the_host(checkout, listener, command):
+    """Every command that opens a workspace obeys PROVISION_ALLOW_HOST."""
     auth = "token: '${TWENTY_TOKEN}'"
     checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
     (checkout.folder / "body.json").write_text("[]")
@@ -211,8 +211,8 @@ def test_every_command_that_opens_a_workspace_is_held_to_the_hosts(checkout, lis
     assert listener.heard == []
 
 
-def test_a_host_that_is_allowed_is_spoken_to(checkout, listener):
-    """The same run with the right glob reaches the server, so that the tests above can fail."""
+def test_an_allowed_host_is_reached(checkout, listener):
+    """The same run with the right glob reaches the server, so the tests above can fail."""
     auth = "token: '${TWENTY_TOKEN}'"
     checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
     done = checkout.run("doctor", "--allow-host", f"127.0.*:{listener.port}")
@@ -221,8 +221,8 @@ def test_a_host_that_is_allowed_is_spoken_to(checkout, listener):
 
 
 @pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)
-def test_the_environments_of_the_protected_branch_count(checkout, listener, tmp_path, command):
-    """A changed `url`, and one that moved into another file of the checkout, is not read."""
+def test_the_environments_of_the_protected_branch_are_used(checkout, listener, tmp_path, command):
+    """With `--environments`, the environments of the checkout are not read."""
     auth = "token: '${TWENTY_TOKEN}'"
     checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
     protected = tmp_path / "protected.yaml"
@@ -236,7 +236,7 @@ def test_the_environments_of_the_protected_branch_count(checkout, listener, tmp_
 
 @pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)
 @pytest.mark.parametrize(
-    ("named", "code"),
+    ("fields", "code"),
     [
         ("auth: {token_file: lent}", "secret_file_unreadable"),
         ("auth: {email: '${WHO}', password_file: lent}", "secret_file_unreadable"),
@@ -244,10 +244,10 @@ def test_the_environments_of_the_protected_branch_count(checkout, listener, tmp_
     ],
     ids=["token_file", "password_file", "ca_file"],
 )
-def test_files_of_the_protected_environments_are_not_those_of_the_checkout(
-    checkout, listener, tmp_path, command, named, code
+def test_protected_environments_do_not_read_files_of_the_checkout(
+    checkout, listener, tmp_path, command, fields, code
 ):
-    """A pull request that brings a file of that name lends no credential and no authority."""
+    """Files of the checkout are not used as credentials or certificate authorities."""
     for folder in (checkout.folder, checkout.folder / "manifests"):
         folder.mkdir(exist_ok=True)
         (folder / "lent").write_text("of-the-pull-request")
@@ -255,7 +255,7 @@ def test_files_of_the_protected_environments_are_not_those_of_the_checkout(
     protected = tmp_path / "protected" / "environments.yaml"
     protected.parent.mkdir()
     url = f"http://127.0.0.1:{listener.port}"
-    protected.write_text(f"version: 1\nenvironments: {{dev: {{url: '{url}', {named}}}}}\n")
+    protected.write_text(f"version: 1\nenvironments: {{dev: {{url: '{url}', {fields}}}}}\n")
     variables = {"PROVISION_ENVIRONMENTS": "../protected/environments.yaml", "WHO": "a@b.example"}
     done = checkout.run(*command, **variables)
     assert (done.returncode, code in done.stderr) == (3, True), done.stderr
@@ -263,7 +263,7 @@ def test_files_of_the_protected_environments_are_not_those_of_the_checkout(
 
 
 def test_files_beside_the_protected_environments_are_read(checkout, listener, tmp_path):
-    """Relative paths stand in the folder of that file, wherever the run stands."""
+    """Relative paths are relative to the folder of the protected file."""
     checkout.write("{file: a.env}")
     (checkout.folder / "token").write_text("of-the-pull-request")
     protected = tmp_path / "protected" / "environments.yaml"
@@ -277,15 +277,17 @@ def test_files_beside_the_protected_environments_are_read(checkout, listener, tm
 
 
 def test_validate_reads_the_protected_environments(checkout, tmp_path):
-    """What it accepts is what `plan` takes: the environments of the pull request do not count."""
+    """`validate` uses the protected environments, like `plan`, not those of the pull request."""
     checkout.write("{file: a.env}", "version: 2\n")
     protected = tmp_path / "protected.yaml"
     protected.write_text(ENVIRONMENTS)
     assert checkout.run("validate").returncode == 3
     done = checkout.run("validate", "--environments", str(protected))
     assert (done.returncode, "1 key in 1 environment" in done.stdout) == (0, True), done.stdout
-    one = checkout.run("validate", "manifests/keys.yaml", PROVISION_ENVIRONMENTS=str(protected))
-    assert (one.returncode, "1 key in 1 environment" in one.stdout) == (0, True), one.stdout
+    single = checkout.run("validate", "manifests/keys.yaml", PROVISION_ENVIRONMENTS=str(protected))
+    assert (single.returncode, "1 key in 1 environment" in single.stdout) == (0, True), (
+        single.stdout
+    )
     protected.write_text(ENVIRONMENTS.replace("dev:", "staging:"))
     lost = checkout.run("validate", "--environments", str(protected))
     assert (lost.returncode, "environment_unknown" in lost.stdout) == (3, True), lost.stdout
@@ -294,8 +296,10 @@ def test_validate_reads_the_protected_environments(checkout, tmp_path):
 
 @pytest.mark.parametrize("command", [*RESTRICTED, ("list",), ("export",)], ids=" ".join)
 @pytest.mark.parametrize("change", ["url", "check", "folder", "arguments", "line end", "problem"])
-def test_what_the_branch_does_not_reach_is_refused(checkout, listener, tmp_path, command, change):
-    """Nothing of it runs, and no credential leaves."""
+def test_a_change_that_reaches_something_new_is_refused(
+    checkout, listener, tmp_path, command, change
+):
+    """A change that reaches something new is refused: no program runs, no credential is sent."""
     for name in ("take", "check"):
         checkout.program(name)
     base = tmp_path / "base"
@@ -316,7 +320,7 @@ def test_what_the_branch_does_not_reach_is_refused(checkout, listener, tmp_path,
         case "arguments":
             manifest.write_text(manifest.read_text().replace("name: a", "name: b"))
         case "line end":
-            # YAML 1.1 sees a line after it, and no document at all.
+            # For YAML 1.1 the line ends here, and what follows is not valid YAML.
             checkout.write("{file: other.env}")
             manifest.write_text("# \x85]}: [\n" + manifest.read_text(), "utf-8")
         case _:
@@ -330,8 +334,8 @@ def test_what_the_branch_does_not_reach_is_refused(checkout, listener, tmp_path,
     assert not checkout.marker.exists()
 
 
-def test_what_the_branch_reaches_too_is_planned(checkout, tmp_path):
-    """A new key with a sink that is there, and one sink less; an empty variable is wrong usage."""
+def test_a_change_that_reaches_nothing_new_is_planned(checkout, tmp_path):
+    """A new key with a known sink, and one sink less, can be planned."""
     base = tmp_path / "base"
     checkout.write("{file: a.env}, {file: b.env}")
     assert checkout.run("plan", "--against", str(base)).returncode == 5
@@ -347,21 +351,21 @@ def test_what_the_branch_reaches_too_is_planned(checkout, tmp_path):
 
 @pytest.mark.parametrize("command", RESTRICTED, ids=" ".join)
 def test_a_new_check_is_not_run(checkout, command):
-    """Nor its `command`: what it holds is unknown, and nothing is delivered to it."""
+    """Neither a new check nor its command is run, so nothing is delivered to it."""
     checkout.write("{command: [./take], check: [./check]}")
-    made = checkout.run("apply", "--no-programs")
-    assert (made.returncode, "program_not_run" in made.stdout) == (4, True), made.stdout
+    applied = checkout.run("apply", "--no-programs")
+    assert (applied.returncode, "program_not_run" in applied.stdout) == (4, True), applied.stdout
     checkout.program("take")
     checkout.program("check")
     done = checkout.run(*dict.fromkeys((*command, "--no-programs")), "--format", "json")
     assert not checkout.marker.exists()
-    told = "program_not_run" if command[0] in {"plan", "apply"} else "not run"
+    expected = "program_not_run" if command[0] in {"plan", "apply"} else "not run"
     assert done.returncode == (0 if command[0] in {"doctor", "report"} else 4), done.stderr
-    assert told in done.stdout or command == ("report",)
+    assert expected in done.stdout or command == ("report",)
 
 
 def test_the_check_of_a_live_key_is_unknown_and_not_run(checkout):
-    """A key that is there needs nothing, and its sink is a finding."""
+    """The check of a live key is not run; its sink is a `delivery_unknown` finding."""
     checkout.program("take", "cat > ../store")
     checkout.program("check", "cat ../store 2> /dev/null")
     checkout.write("{command: [./take], check: [./check]}")
@@ -375,7 +379,7 @@ def test_the_check_of_a_live_key_is_unknown_and_not_run(checkout):
 
 
 def test_the_credential_plugin_of_a_kubeconfig_is_not_run(checkout, listener):
-    """It is a program as well, and the cluster is not asked without it."""
+    """With `--no-programs` a credential plugin is not run, and the cluster gets no request."""
     plugin = checkout.program("plugin")
     config = {
         "current-context": "c",
@@ -409,7 +413,7 @@ def test_the_credential_plugin_of_a_kubeconfig_is_not_run(checkout, listener):
 
 @pytest.mark.parametrize("file", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "HOME"])
 def test_the_credential_process_of_aws_is_not_run(checkout, listener, tmp_path, file):
-    """It is a program as well, whichever file names it; AWS is not asked without it."""
+    """With `--no-programs` a `credential_process` of any file is not run; AWS gets no request."""
     process = checkout.program("process")
     folder = tmp_path / "home" / ".aws"
     folder.mkdir(parents=True)
@@ -451,12 +455,12 @@ def test_the_credential_process_of_aws_is_not_run(checkout, listener, tmp_path, 
     ],
     ids=["vault", "github", "gitlab", "aws"],
 )
-def test_the_server_of_a_sink_is_held_to_the_hosts(checkout, listener, command, sink, variables):
-    """The embedded Twenty is always allowed; the server of the sink is not asked."""
+def test_the_host_of_a_sink_is_checked(checkout, listener, command, sink, variables):
+    """A sink on a forbidden host gets no request; the embedded Twenty is always allowed."""
     url = f"http://127.0.0.1:{listener.port}"
     checkout.write(sink)
-    given = {name: url if value == "URL" else value for name, value in variables.items()}
-    done = checkout.run(*command, "--allow-host", "vault.example.com", **given)
+    environment = {name: url if value == "URL" else value for name, value in variables.items()}
+    done = checkout.run(*command, "--allow-host", "vault.example.com", **environment)
     assert (done.returncode, "host_not_allowed" in done.stderr) == (5, True), done.stderr
     assert listener.heard == []
 
@@ -471,8 +475,8 @@ def test_the_server_of_a_sink_is_held_to_the_hosts(checkout, listener, command, 
         "{file: secrets/link.env}",
     ],
 )
-def test_a_sink_that_is_not_allowed_is_not_opened(checkout, command, sink):
-    """Nothing of it runs, and no file is written, whatever leads there."""
+def test_a_forbidden_sink_is_not_opened(checkout, command, sink):
+    """No program of a forbidden sink runs and no file is written, also through a link."""
     checkout.program("take")
     checkout.program("check")
     for folder in ("secrets", "other"):
@@ -485,8 +489,8 @@ def test_a_sink_that_is_not_allowed_is_not_opened(checkout, command, sink):
     assert list((checkout.folder / "other").iterdir()) == []
 
 
-def test_a_sink_that_is_allowed_is_opened(checkout):
-    """The rules of several kinds stand side by side."""
+def test_an_allowed_sink_is_opened(checkout):
+    """A sink is opened if one of several rules allows it."""
     checkout.write("{file: secrets/a.env}")
     done = checkout.run("apply", PROVISION_ALLOW_SINK="vault file:secrets/*")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -497,7 +501,7 @@ def test_a_sink_that_is_allowed_is_opened(checkout):
     "name", ["ENVIRONMENTS", "AGAINST", "ALLOW_HOST", "NO_PROGRAMS", "ALLOW_SINK"]
 )
 def test_an_empty_variable_is_wrong_usage(checkout, name):
-    """A variable that a workflow lost would set the run free."""
+    """An empty variable, as from a lost setting, is refused instead of lifting a restriction."""
     checkout.write("{file: a.env}")
     done = checkout.run("plan", **{f"PROVISION_{name}": ""})
     assert done.returncode == 64
@@ -506,21 +510,21 @@ def test_an_empty_variable_is_wrong_usage(checkout, name):
 
 @pytest.mark.parametrize("name", ["environments", "against", "allow-host"])
 def test_an_empty_value_is_wrong_usage(checkout, name):
-    """So also on the command line, where a variable of the workflow was lost."""
+    """An empty value on the command line is refused too."""
     checkout.write("{file: a.env}")
     done = checkout.run("plan", f"--{name}", "")
     assert (done.returncode, "A value is empty" in done.stderr) == (64, True), done.stderr
 
 
 @pytest.mark.parametrize("rule", ["", "files", "file:", ":x"])
-def test_a_rule_that_is_none_is_wrong_usage(checkout, rule):
-    """The message has the kinds."""
+def test_an_invalid_rule_is_wrong_usage(checkout, rule):
+    """An invalid rule of `--allow-sink` is wrong usage."""
     checkout.write("{file: a.env}")
     assert checkout.run("plan", "--allow-sink", rule).returncode == 64
 
 
-def test_a_plan_file_is_applied_within_the_bounds_of_apply(checkout, tmp_path):
-    """It carries none of them, and cannot lift them."""
+def test_a_plan_file_cannot_lift_the_restrictions_of_apply(checkout, tmp_path):
+    """`apply` with a plan file obeys the restrictions of its own command line."""
     checkout.program("take")
     checkout.write("{command: [./take]}")
     plan = str(tmp_path / "plan.json")

@@ -1,4 +1,4 @@
-"""The file of the embedded Twenty: two runs at once, locked, read-only, another user's, no room."""
+"""The file of the embedded Twenty: shared, locked, read-only, another user's, or without space."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def start(folder: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def result_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=55)
     assert "Traceback" not in err
     assert "bug in provision" not in err
@@ -72,7 +72,7 @@ def state(folder: Path) -> Path:
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Another program writes, and does not come to an end."""
+    """Hold the write lock of the file, as another program does."""
     holder = sqlite3.connect(file, isolation_level=None)
     try:
         holder.execute("BEGIN IMMEDIATE")
@@ -82,48 +82,52 @@ def locked(file: Path) -> Iterator[None]:
 
 
 def failures(out: str) -> Counter[tuple[str, str]]:
-    """Code and message of what failed, the environment or its keys."""
-    [part] = json.loads(out)["environments"]
-    errors = [part["error"]] if part["error"] else [one["error"] for one in part["results"]]
+    """Return the codes and messages of the environment's or its keys' errors, with counts."""
+    [environment] = json.loads(out)["environments"]
+    errors = (
+        [environment["error"]]
+        if environment["error"]
+        else [result["error"] for result in environment["results"]]
+    )
     return Counter((error["code"], error["message"]) for error in errors if error)
 
 
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("fresh", [True, False])
-def test_two_runs_of_one_file_at_once_leave_one_key_a_name(tmp_path, url, fresh) -> None:
-    """Both end well, also where both make the file."""
+def test_two_runs_with_one_file_leave_one_key_per_name(tmp_path, url, fresh) -> None:
+    """Both runs succeed, also if both create the file."""
     folder = project(tmp_path, url)
     if not fresh:
         with Sandbox(state(folder), dialect_of(url)):
             pass
     runs = [start(folder) for _ in range(2)]
-    assert [ended(run)[0] for run in runs] == [0, 0]
+    assert [result_of(run)[0] for run in runs] == [0, 0]
     with Sandbox(state(folder), dialect_of(url)) as sandbox:
         live = [key.name for key in sandbox.keys() if key.revoked_at is None]
     assert Counter(live) == Counter(NAMES)
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_locked_file_is_told_by_each_key_after_one_wait(tmp_path, url) -> None:
-    """No key is unknown: nothing was written, and the message names the file and what to do."""
+def test_a_locked_file_fails_each_key_after_one_wait(tmp_path, url) -> None:
+    """The error of each key names the file and what to do; no outcome is unknown."""
     folder = project(tmp_path, url, timeout="2s")
     with Sandbox(state(folder), dialect_of(url)):
         pass
     with locked(state(folder)):
-        code, out, _ = ended(start(folder))
+        code, out, _ = result_of(start(folder))
     assert code == 4
-    told = failures(out)
-    assert {code for code, _ in told} == {"sandbox_unusable"}
-    [(_, message)] = told
+    errors = failures(out)
+    assert {code for code, _ in errors} == {"sandbox_unusable"}
+    [(_, message)] = errors
     assert message == (
         f"dev: {state(folder)} is locked by another program. Close that program or "
         "wait until it finishes, then run again."
     )
-    assert ended(start(folder))[0] == 0
+    assert result_of(start(folder))[0] == 0
 
 
 def without_root() -> None:
-    """Take from root, for a process to be, the right to write where modes forbid it."""
+    """Make root obey file modes in the next process; for use as `preexec_fn`."""
     if os.geteuid() == 0:
         for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: capabilities(7)
             drop = ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: prctl(2)
@@ -139,90 +143,92 @@ def cannot_write(file: Path) -> list[tuple[str, str]]:
 
 
 @AS_ROOT
-@pytest.mark.parametrize("made", ["folder", "hidden folder", "file", "file in an open folder"])
-def test_what_belongs_to_another_user_is_told_with_a_remedy(tmp_path: Path, made: str) -> None:
-    """Whatever of `.provision/` is there already: exit 4, the path, and what to make writable."""
+@pytest.mark.parametrize("existing", ["folder", "hidden folder", "file", "file in an open folder"])
+def test_the_error_for_another_users_file_has_a_remedy(tmp_path: Path, existing: str) -> None:
+    """The run exits with 4, and the error names the path and what to make writable."""
     file = state(project(tmp_path))
-    if "file" in made:
+    if "file" in existing:
         with Sandbox(file):
             pass
         file.chmod(0o644)
         os.chown(file, NOBODY, NOBODY)
     file.parent.mkdir(exist_ok=True)
-    file.parent.chmod({"hidden folder": 0o700, "file in an open folder": 0o777}.get(made, 0o755))
+    file.parent.chmod(
+        {"hidden folder": 0o700, "file in an open folder": 0o777}.get(existing, 0o755)
+    )
     os.chown(file.parent, NOBODY, NOBODY)
-    code, out, _ = ended(start(tmp_path, preexec_fn=without_root))
+    code, out, _ = result_of(start(tmp_path, preexec_fn=without_root))
     assert (code, list(failures(out))) == (4, cannot_write(file))
 
 
-@pytest.mark.parametrize("made", ["nothing", "folder", "file"])
-def test_what_is_read_only_is_told_with_a_remedy(tmp_path: Path, made: str) -> None:
-    """A project, a `.provision/` or a file that this user may only read."""
+@pytest.mark.parametrize("existing", ["nothing", "folder", "file"])
+def test_the_error_for_a_read_only_file_has_a_remedy(tmp_path: Path, existing: str) -> None:
+    """A read-only project, `.provision/` or file is reported with what to make writable."""
     file = state(project(tmp_path))
-    if made == "file":
+    if existing == "file":
         with Sandbox(file):
             pass
         file.chmod(0o400)
-    elif made == "folder":
+    elif existing == "folder":
         file.parent.mkdir(mode=0o500)
     else:
         tmp_path.chmod(0o500)
-    code, out, _ = ended(start(tmp_path, preexec_fn=without_root))
+    code, out, _ = result_of(start(tmp_path, preexec_fn=without_root))
     tmp_path.chmod(0o700)
     assert (code, list(failures(out))) == (4, cannot_write(file))
 
 
 @pytest.mark.parametrize("home", ["/nonexistent", "read-only"])
 def test_no_home_is_needed(tmp_path: Path, home: str) -> None:
-    """The embedded Twenty lives in the project, not in a home."""
+    """The embedded Twenty needs no home directory."""
     folder = project(tmp_path)
     if home == "read-only":
         (folder / "home").mkdir(mode=0o500)
         home = str(folder / "home")
     env = os.environ | {"HOME": home}
-    code, out, err = ended(start(folder, preexec_fn=without_root, env=env))
+    code, out, err = result_of(start(folder, preexec_fn=without_root, env=env))
     assert (code, err[-2000:]) == (0, err[-2000:])
     assert json.loads(out)["environments"][0]["summary"]["created"] == len(NAMES)
 
 
-@pytest.mark.parametrize("most", [0, 4096, 40_000, 60_000, 100_000])
-def test_files_that_may_not_grow_are_told_with_a_remedy(tmp_path: Path, most: int) -> None:
-    """`ulimit -f`, as a full disk: exit 4, and the next run makes what is missing."""
+@pytest.mark.parametrize("limit", [0, 4096, 40_000, 60_000, 100_000])
+def test_the_error_for_a_file_size_limit_has_a_remedy(tmp_path: Path, limit: int) -> None:
+    """With `ulimit -f`, as with a full disk, the run exits with 4; the next one does the rest."""
     folder = project(tmp_path)
 
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    def set_limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    code, out, _ = ended(start(folder, preexec_fn=limited))
+    code, out, _ = result_of(start(folder, preexec_fn=set_limit))
     assert code == 4
-    [(kind, message)] = failures(out)
-    assert kind == "sandbox_unusable"
+    [(error_code, message)] = failures(out)
+    assert error_code == "sandbox_unusable"
     assert f"cannot write {state(folder)}: " in message
     assert message.endswith("Free disk space, or raise the limit on file sizes (`ulimit -f`).")
-    assert ended(start(folder))[0] == 0
+    assert result_of(start(folder))[0] == 0
     with Sandbox(state(folder)) as sandbox:
         assert Counter(key.name for key in sandbox.keys()) == Counter(NAMES)
 
 
-@pytest.mark.parametrize(("most", "expected"), [(6, 4), (8, 4), (10, 4), (13, 4), (40, 0)])
-def test_too_few_descriptors_for_one_environment_are_told(
-    tmp_path: Path, most: int, expected: int
+@pytest.mark.parametrize(("limit", "expected"), [(6, 4), (8, 4), (10, 4), (13, 4), (40, 0)])
+def test_the_error_for_too_few_descriptors_names_the_limit(
+    tmp_path: Path, limit: int, expected: int
 ) -> None:
-    """Before anything is begun, with the limit to raise; nothing waits for what cannot come."""
+    """The run ends before it starts anything, and the error names the limit to raise."""
     folder = project(tmp_path)
 
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    def set_limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
-    code, _, err = ended(start(folder, preexec_fn=limited))
+    code, _, err = result_of(start(folder, preexec_fn=set_limit))
     assert (code, "`ulimit -n`" in err) == (expected, expected == 4)
     assert expected == 0 or not state(folder).exists()
 
 
-def test_a_request_that_fails_after_its_commit_is_not_told_as_undone(
+def test_a_request_that_fails_after_its_commit_gets_no_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key was made and its role cannot be read: the answer is lost, not a refusal."""
+    """If a key was created and its role cannot be read, the connection closes without an answer."""
     with Sandbox(tmp_path / "state") as sandbox:
         role = sandbox.role("Admin").id
         session = sandbox.session_token()

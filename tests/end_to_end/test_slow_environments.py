@@ -1,4 +1,4 @@
-"""Runs of several environments, of which one hangs, is out of order or is too slow."""
+"""Runs of several environments, one of which hangs, fails or is too slow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NGINX = (
 
 @dataclass
 class Hanging:
-    """A server that takes every connection and never answers."""
+    """A server that accepts every connection and never answers."""
 
     connections: list[socket.socket] = field(default_factory=list)
     _socket: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
@@ -45,8 +45,8 @@ class Hanging:
     def __exit__(self, *_: object) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
-        for one in (self._socket, *self.connections):
-            one.close()
+        for opened in (self._socket, *self.connections):
+            opened.close()
 
     @property
     def url(self) -> str:
@@ -61,8 +61,8 @@ class Hanging:
 
 
 @dataclass
-class Good:
-    """Two workspaces in order, and what is counted when the first write reaches one of them."""
+class Healthy:
+    """Two healthy workspaces; `count` is called and noted when the first write reaches each."""
 
     count: Callable[[], int] = lambda: 0
     at_first_write: list[int] = field(default_factory=list)
@@ -70,12 +70,14 @@ class Good:
 
     @property
     def around(self) -> Around:
-        def around_(request: Request, inner: Callable[[Request], Response]) -> Response:
+        def count_at_first_write(
+            request: Request, answer_request: Callable[[Request], Response]
+        ) -> Response:
             if request.method == "POST" and request.path.startswith("/rest/batch"):
                 self.at_first_write.append(self.count())
-            return inner(request)
+            return answer_request(request)
 
-        return around_
+        return count_at_first_write
 
     @property
     def keys(self) -> list[int]:
@@ -83,24 +85,24 @@ class Good:
 
 
 @pytest.fixture
-def good() -> Iterator[Good]:
+def good() -> Iterator[Healthy]:
     with ExitStack() as stack:
-        found = Good()
+        healthy = Healthy()
         for _ in range(2):
-            sandbox = Sandbox(None, Dialect.LEGACY, around=found.around)
-            found.sandboxes.append(stack.enter_context(sandbox))
-        yield found
+            sandbox = Sandbox(None, Dialect.LEGACY, around=healthy.around)
+            healthy.sandboxes.append(stack.enter_context(sandbox))
+        yield healthy
 
 
 @pytest.fixture
 def apply(
     tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, Any]]:
-    """Applies one key to an environment that is not in order and to those that are."""
+    """Return a function that applies one key to a bad environment and to the healthy ones."""
 
-    def apply_(
+    def run_apply(
         url: str,
-        good: Good,
+        good: Healthy,
         *,
         timeout: str,
         code: int,
@@ -121,12 +123,12 @@ def apply(
         (tmp_path / "environments.yaml").write_text(json.dumps(document))
         keys = {"environments": list(environments), "keys": [{"name": "svc", "expires": "90d"}]}
         (tmp_path / "keys.yaml").write_text(json.dumps({"version": 1} | keys))
-        ended, out, _ = run(command, "-m", tmp_path, "--format", "json")
-        assert ended == code, out
+        exit_code, out, _ = run(command, "-m", tmp_path, "--format", "json")
+        assert exit_code == code, out
         first: dict[str, Any] = json.loads(out)["environments"][0]
         return first
 
-    return apply_
+    return run_apply
 
 
 def environment(url: str, auth: dict[str, str], timeout: str) -> dict[str, Any]:
@@ -134,8 +136,8 @@ def environment(url: str, auth: dict[str, str], timeout: str) -> dict[str, Any]:
     return {"url": url, "auth": auth, "generation": "legacy", "limits": limits}
 
 
-def test_an_environment_that_hangs_is_tried_once_before_the_others_write(good, apply) -> None:
-    """Its own timeout is all that the first writes of the others wait for it."""
+def test_a_hanging_environment_is_tried_once_before_the_others_write(good, apply) -> None:
+    """The first writes of the others wait only for the hanging environment's own timeout."""
     with Hanging() as hanging:
         good.count = lambda: len(hanging.connections)
         bad = apply(hanging.url, good, timeout="300ms", code=4)
@@ -145,10 +147,10 @@ def test_an_environment_that_hangs_is_tried_once_before_the_others_write(good, a
     assert good.keys == [1, 1]
 
 
-def test_a_throttle_longer_than_the_look_is_not_waited_for_beside_others(
+def test_a_long_retry_after_is_not_waited_for_while_others_wait(
     good, apply, scripted, answer
 ) -> None:
-    """Twice the timeout is all that the look at one of several environments may take."""
+    """The observation of one of several environments may take at most twice its timeout."""
     server = scripted(*[answer(503, NGINX, Retry_After="1")] * 9)
     good.count = lambda: len(server.requests)
     bad = apply(server.url, good, timeout="300ms", code=4)
@@ -158,26 +160,26 @@ def test_a_throttle_longer_than_the_look_is_not_waited_for_beside_others(
     assert len(server.requests) == 1
 
 
-def test_a_throttle_is_waited_for_where_no_other_environment_waits(apply, scripted, answer) -> None:
-    """A run of one environment has the patience of three minutes."""
+def test_a_retry_after_is_waited_for_in_a_run_of_one_environment(apply, scripted, answer) -> None:
+    """A run of one environment waits for a `Retry-After`, for up to three minutes."""
     page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}}
     throttled = answer(503, NGINX, Retry_After="1")
     server = scripted(throttled, answer(200, json.dumps(page)))
-    alone = apply(server.url, Good(), timeout="300ms", code=0, command="plan")
-    assert alone["error"] is None
+    environment = apply(server.url, Healthy(), timeout="300ms", code=0, command="plan")
+    assert environment["error"] is None
     assert len(server.requests) == 2
 
 
-def test_slow_answers_and_a_hang_are_bounded_together(good, apply) -> None:
-    """A sign-in that is slow, and then silence: twice the timeout, not one for each request."""
+def test_slow_answers_and_a_hang_share_one_limit(good, apply) -> None:
+    """A slow sign-in and then a hang take twice the timeout in all, not one for each request."""
     release = threading.Event()
 
-    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
+    def around(request: Request, answer_request: Callable[[Request], Response]) -> Response:
         if b"getLoginToken" in request.body or b"getAuthTokens" in request.body:
             time.sleep(1.0)
         else:
             release.wait(30)
-        return inner(request)
+        return answer_request(request)
 
     with Sandbox(None, Dialect.LEGACY, around=around) as slow:
         auth = {"email": slow.email, "password": slow.password}
@@ -189,8 +191,8 @@ def test_slow_answers_and_a_hang_are_bounded_together(good, apply) -> None:
     assert good.keys == [1, 1]
 
 
-def test_all_waits_of_a_look_count_together(scripted, answer, hurried) -> None:
-    """Each request of it is throttled for less than it may take, and two are for more."""
+def test_all_waits_of_an_observation_count_together(scripted, answer, hurried) -> None:
+    """Each throttled request alone is within the limit of the observation, but not both."""
     throttled = answer(429, "{}", Retry_After="30")
     server = scripted(throttled, answer(200, "[]"), throttled, answer(200, "[]"))
     shop = Environment(name="shop", url=server.url, limits=Limits(timeout=27))
@@ -202,17 +204,17 @@ def test_all_waits_of_a_look_count_together(scripted, answer, hurried) -> None:
     transport.close()
 
 
-def test_another_look_before_the_writes_has_a_bound_too(scripted, answer, hurried) -> None:
-    """Where runs met, one looks twice, and the others wait for that as well."""
+def test_a_second_observation_before_the_writes_has_a_limit_too(scripted, answer, hurried) -> None:
+    """After a conflict a run observes again before it writes; that has a limit too."""
     silent = threading.Event()
     server = scripted(answer(200, "[]"), silent, answer(200, "[]"))
     shop = Environment(name="shop", url=server.url, limits=Limits(timeout=0.3))
     transport = Transport(shop, server.url, hurried(), others_wait=True)
     assert transport.send("GET", "/", repeatable=True).status == 200
-    transport.close_idle_connections()
-    with pytest.raises((WorkspaceError, LostAnswerError)) as told:
+    transport.release()
+    with pytest.raises((WorkspaceError, LostAnswerError)) as raised:
         transport.send("GET", "/", repeatable=True)
-    assert told.value.code == "timeout"
+    assert raised.value.code == "timeout"
     assert len(server.requests) == 2
     silent.set()
     transport.lift_observe_limits()
@@ -220,26 +222,24 @@ def test_another_look_before_the_writes_has_a_bound_too(scripted, answer, hurrie
     transport.close()
 
 
-def test_the_bound_of_a_look_ends_with_the_first_action(good, apply, monkeypatch) -> None:
-    """What is under way is given the patience of a run by itself."""
-    begun: list[str] = []
-    begin = Transport.lift_observe_limits
+def test_the_limit_of_an_observation_ends_with_the_first_action(good, apply, monkeypatch) -> None:
+    """Once an environment starts its actions, the limit of the observation no longer applies."""
+    started: list[str] = []
+    begin = Transport.begin_work
 
-    def lift_observe_limits(self: Transport) -> None:
-        begun.append(self.name)
-        assert not good.at_first_write or len(begun) == 2
+    def begin_work(self: Transport) -> None:
+        started.append(self.name)
+        assert not good.at_first_write or len(started) == 2
         begin(self)
 
     monkeypatch.setattr(Transport, "lift_observe_limits", lift_observe_limits)
     with Hanging() as hanging:
         apply(hanging.url, good, timeout="300ms", code=4)
-    assert sorted(begun) == ["good-0", "good-1"]
+    assert sorted(started) == ["good-0", "good-1"]
 
 
-def test_the_turns_of_a_declared_rate_and_pages_of_keys_are_no_part_of_that(
-    scripted, answer, hurried
-) -> None:
-    """A workspace with many keys, or a low `requests_per_minute`, is read to its end."""
+def test_waits_for_the_declared_rate_do_not_count(scripted, answer, hurried) -> None:
+    """A workspace with many keys or a low `requests_per_minute` is read completely."""
     server = scripted(*[answer(200, "[]")] * 3)
     limits = Limits(timeout=0.9, requests_per_minute=1)
     shop = Environment(name="shop", url=server.url, limits=limits)
@@ -249,14 +249,14 @@ def test_the_turns_of_a_declared_rate_and_pages_of_keys_are_no_part_of_that(
     transport.close()
 
 
-def test_nothing_is_sent_once_the_time_of_the_look_is_over(scripted, answer, hurried) -> None:
-    """Whatever took it, the next request of the look says so."""
+def test_nothing_is_sent_after_the_time_of_the_observation(scripted, answer, hurried) -> None:
+    """Once the time is over, the next request of the observation fails with a timeout."""
     server = scripted(*[answer(500, "{}")] * 9)
     shop = Environment(name="shop", url=server.url, limits=Limits(timeout=0.1))
     transport = Transport(shop, server.url, hurried(), others_wait=True)
-    with pytest.raises((WorkspaceError, LostAnswerError)) as told:
+    with pytest.raises((WorkspaceError, LostAnswerError)) as raised:
         transport.send("GET", "/", repeatable=True)
-    assert told.value.code == "timeout"
-    assert "more than 0.2 s" in told.value.message
+    assert raised.value.code == "timeout"
+    assert "more than 0.2 s" in raised.value.message
     assert len(server.requests) < 3
     transport.close()

@@ -1,4 +1,4 @@
-"""Runs that are told to stop: real processes, real signals, a server that holds its answers."""
+"""Runs that are stopped: real processes, real signals, and a server that delays its answers."""
 
 from __future__ import annotations
 
@@ -32,68 +32,68 @@ if TYPE_CHECKING:
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 PARALLEL = 2
 GRACE = 5.0
-AT_ONCE = 3.0
-"""Seconds in which a process surely ends that waits for nothing; most of them are the machine's."""
+IMMEDIATE = 3.0
+"""Seconds within which a process that waits for nothing ends, also on a slow machine."""
 
-HEARD = 0.5
-"""Seconds in which a process surely hears a signal; nothing tells from outside that it did."""
+SIGNAL_HANDLED = 0.5
+"""Seconds within which a process handles a signal, which cannot be observed from outside."""
 
 
-def creates(request: Request | Exchange) -> int:
-    """How many keys a request may make."""
+def creates_in(request: Request | Exchange) -> int:
+    """Return the number of keys that a request creates."""
     if request.path.startswith("/rest/batch"):
         return len(json.loads(request.body))
     return request.body.count(b":createApiKey(")
 
 
 class Server:
-    """The embedded Twenty, whose answers to chosen requests can be held.
+    """An embedded Twenty that can delay its answers to chosen requests.
 
     Args:
-        dialect: the server to be.
-        holds: which requests wait until `let_go`, before they are handled.
-        commits: whether they are handled first and only their answers wait.
+        dialect: the dialect of the server.
+        blocks: returns whether a request waits for `release` before it is handled.
+        commits: whether such a request is handled first, so that only its answer waits.
     """
 
     def __init__(
         self,
         dialect: Dialect,
-        holds: Callable[[Request], object] = lambda _: False,
+        blocks: Callable[[Request], object] = lambda _: False,
         *,
         commits: bool = False,
     ) -> None:
-        self._holds = holds
-        self._commits = commits
-        self._free = threading.Event()
-        self._sink_contents = threading.Semaphore(0)
+        self._blocks = blocks
+        self._commits_first = commits
+        self._released = threading.Event()
+        self._blocked = threading.Semaphore(0)
         self._done = threading.Semaphore(0)
-        self.begun: list[tuple[float, Request]] = []
+        self.received: list[tuple[float, Request]] = []
         self.sandbox = Sandbox(None, dialect, around=self._around)
 
-    def _around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
-        self.begun.append((time.monotonic(), request))
-        if self._free.is_set() or not self._holds(request):
-            return inner(request)
-        answer = inner(request) if self._commits else None
-        self._sink_contents.release()
-        self._free.wait(30)
-        answer = answer or inner(request)
+    def _around(self, request: Request, answer_request: Callable[[Request], Response]) -> Response:
+        self.received.append((time.monotonic(), request))
+        if self._released.is_set() or not self._blocks(request):
+            return answer_request(request)
+        answer = answer_request(request) if self._commits_first else None
+        self._blocked.release()
+        self._released.wait(30)
+        answer = answer or answer_request(request)
         self._done.release()
         return answer
 
-    def held(self, count: int) -> None:
-        """Waits until so many requests are held."""
+    def wait_until_blocked(self, count: int) -> None:
+        """Wait until `count` requests are blocked."""
         for _ in range(count):
-            assert self._sink_contents.acquire(timeout=30)
+            assert self._blocked.acquire(timeout=30)
 
-    def let_go(self, count: int = 0) -> None:
-        """Answers what is held and holds nothing more; waits until so many were handled."""
-        self._free.set()
+    def release(self, count: int = 0) -> None:
+        """Answer the blocked requests and block no more; wait until `count` are handled."""
+        self._released.set()
         for _ in range(count):
             assert self._done.acquire(timeout=30)
 
-    def creates_since(self, moment: float) -> list[Request]:
-        return [request for at, request in self.begun if at > moment and creates(request)]
+    def creates_since(self, since: float) -> list[Request]:
+        return [request for at, request in self.received if at > since and creates_in(request)]
 
     def live(self) -> Counter[str]:
         return Counter(key.name for key in self.sandbox.keys() if key.revoked_at is None)
@@ -103,7 +103,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.let_go()
+        self.release()
         self.sandbox.stop()
 
 
@@ -112,33 +112,38 @@ class Run:
     """A process of the command."""
 
     process: subprocess.Popen[str]
-    told: float = field(default=0.0)
+    first_signal: float = field(default=0.0)
 
-    def tell(self, number: int) -> float:
-        """Sends a signal; the moment of the first one counts."""
+    def send_signal(self, number: int) -> float:
+        """Send a signal and return the time; `result` counts from the first one."""
         now = time.monotonic()
-        self.told = self.told or now
+        self.first_signal = self.first_signal or now
         self.process.send_signal(number)
         return now
 
-    def end(self) -> tuple[int, str, str, float]:
-        """Exit code, stdout, stderr, and seconds since the first signal."""
+    def result(self) -> tuple[int, str, str, float]:
+        """Return the exit code, stdout, stderr, and the seconds since the first signal."""
         out, err = self.process.communicate(timeout=30)
         assert "Traceback" not in err
-        return self.process.returncode, out, err, time.monotonic() - self.told
+        return self.process.returncode, out, err, time.monotonic() - self.first_signal
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Starts commands for the keys of one server; ends what is left of them with the test."""
+    """Return a function that starts commands for one server; kill the rest after the test."""
     running: list[subprocess.Popen[str]] = []
     folder = tmp_path / "manifests"
     folder.mkdir()
 
-    def start_(server: Server, names: list[str], *arguments: str, **more: int) -> Run:
-        stdin = more.pop("stdin", subprocess.DEVNULL)
+    def start_command(
+        server: Server,
+        names: list[str],
+        *arguments: str,
+        stdin: int = subprocess.DEVNULL,
+        **more_limits: int,
+    ) -> Run:
         auth = {"session_token": "${TOKEN}"}
-        limits = {"parallel": PARALLEL, "batch": 2} | more
+        limits = {"parallel": PARALLEL, "batch": 2} | more_limits
         shop = {"url": server.sandbox.url, "auth": auth, "limits": limits}
         if server.sandbox.dialect is not Dialect.LEGACY:
             shop["role"] = "Admin"
@@ -159,7 +164,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         running.append(process)
         return Run(process)
 
-    yield start_
+    yield start_command
     for process in running:
         if process.poll() is None:
             process.kill()
@@ -168,10 +173,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["apply", "create"])
-def test_a_signal_while_the_report_is_printed_does_not_cut_it_short(
+def test_a_signal_does_not_truncate_the_report(
     start, tmp_path, monkeypatch, command, unbuffered
 ) -> None:
-    """A slow reader gets all of it, whether Python buffers or not."""
+    """A slow reader gets the complete report, with and without Python's buffering."""
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     names = names_of(1000)
     body = [{"name": name, "expiresAt": "2031-01-01T00:00:00.000Z"} for name in names]
@@ -181,9 +186,9 @@ def test_a_signal_while_the_report_is_printed_does_not_cut_it_short(
         run = start(server, names, command, *options[command], batch=60)
         assert run.process.stdout is not None
         until_full(run.process.stdout.fileno())
-        run.tell(signal.SIGTERM)
-        time.sleep(HEARD)
-        found, out, _, _ = run.end()
+        run.send_signal(signal.SIGTERM)
+        time.sleep(SIGNAL_HANDLED)
+        found, out, _, _ = run.result()
         assert found == 143
         document = json.loads(out)
         records = document if command == "create" else document["environments"][0]["results"]
@@ -195,11 +200,11 @@ def names_of(count: int) -> list[str]:
 
 
 def until_full(pipe: int) -> None:
-    """Waits until a pipe that nobody reads takes no more."""
+    """Wait until a pipe that nobody reads is full."""
     size = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
-    end = time.monotonic() + 30
+    deadline = time.monotonic() + 30
     while struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0] < size:
-        assert time.monotonic() < end
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
@@ -212,7 +217,7 @@ def valid(name: str, text: str) -> Any:
 
 
 def results(text: str) -> dict[str, Any]:
-    """The results of the one environment of a run, by name."""
+    """Return the results of a run's only environment, by name."""
     [environment] = valid("result", text)["environments"]
     assert environment["error"] is None
     counted = Counter(one["status"] for one in environment["results"])
@@ -223,75 +228,73 @@ def results(text: str) -> dict[str, Any]:
 
 
 def names_for(dialect: Dialect) -> list[str]:
-    """As many as are several requests: of 2 keys, of 20, of one."""
+    """Return enough names for several requests of 2 keys, 20 keys or one key."""
     return [f"svc-{number:02d}" for number in range(62 if dialect is Dialect.CORE_1 else 12)]
 
 
 SIZES = {Dialect.LEGACY: 2, Dialect.CORE_1: 20, Dialect.CORE: 1}
-FIRST = {Dialect.LEGACY: 0, Dialect.CORE_1: 2, Dialect.CORE: 2}
-"""Keys of which core is asked whether it takes several; no others are in flight meanwhile."""
+PROBED = {Dialect.LEGACY: 0, Dialect.CORE_1: 2, Dialect.CORE: 2}
+"""The keys with which a run finds out the batch size of core, before it sends the others."""
 
 
 def in_bulk(dialect: Dialect) -> Callable[[Request], bool]:
-    """Which requests make keys, several at a time, once that is known."""
-    asked = [f"svc-{number:02d}".encode() for number in range(FIRST[dialect])]
+    """Return a function that matches creates of full size, after the batch size is known."""
+    probed = [f"svc-{number:02d}".encode() for number in range(PROBED[dialect])]
 
     def matches(request: Request) -> bool:
-        alone = not any(name in request.body for name in asked)
-        return creates(request) == SIZES[dialect] and alone
+        only_others = not any(name in request.body for name in probed)
+        return creates_in(request) == SIZES[dialect] and only_others
 
     return matches
 
 
-def converges(server: Server, start: Callable[..., Run], names: list[str]) -> None:
-    """A later run finishes the work, and the one after it finds nothing to do."""
-    server.let_go()
-    before = server.live()
+def assert_converges(server: Server, start: Callable[..., Run], names: list[str]) -> None:
+    """Assert that the next run creates the missing keys, and the one after that sends no create."""
+    server.release()
+    live_before = server.live()
     run = start(server, names, "apply", "--format", "json")
-    code, out, err, _ = run.end()
+    code, out, err, _ = run.result()
     assert code == 0, (out, err)
-    assert set(results(out)) == set(names) - set(before)
+    assert set(results(out)) == set(names) - set(live_before)
     assert server.live() == Counter(names)
-    moment = time.monotonic()
-    assert start(server, names, "apply").end()[0] == 0
-    assert server.creates_since(moment) == []
+    started_at = time.monotonic()
+    assert start(server, names, "apply").result()[0] == 0
+    assert server.creates_since(started_at) == []
 
 
-# while looking
+# during the observation
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE])
-def test_a_look_that_hangs_is_left_at_once(start, number, code, dialect) -> None:
-    """Nothing was begun, so nothing is waited for; the document says what was not looked at."""
+def test_a_hanging_observation_is_abandoned_at_once(start, number, code, dialect) -> None:
+    """The run does not wait for the answer; the document lists the environment as stopped."""
     with Server(dialect, lambda _: True) as server:
         run = start(server, ["a"], "apply", "--format", "json")
-        server.held(1)
-        run.tell(number)
-        found, out, err, seconds = run.end()
+        server.wait_until_blocked(1)
+        run.send_signal(number)
+        found, out, err, seconds = run.result()
         assert found == code
-        assert seconds < AT_ONCE
+        assert seconds < IMMEDIATE
         [environment] = valid("result", out)["environments"]
         assert environment["error"]["code"] == "stopped"
         assert environment["results"] == []
         assert "Traceback" not in err
-        assert not any(creates(request) for _, request in server.begun)
+        assert not any(creates_in(request) for _, request in server.received)
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("form", ["json", "text"])
 @pytest.mark.parametrize("command", ["plan", "list", "apply"])
-def test_every_command_that_looks_says_what_it_did_not_see(
-    start, number, code, form, command
-) -> None:
-    """The code of the signal before that of the incomplete, data on stdout, a reason somewhere."""
+def test_every_command_reports_what_it_could_not_read(start, number, code, form, command) -> None:
+    """The exit code is that of the signal, stdout has the document, and the reason is printed."""
     with Server(Dialect.CORE, lambda request: b"{apiKeys{" in request.body) as server:
         run = start(server, ["a"], command, "--format", form)
-        server.held(1)
-        run.tell(number)
-        found, out, err, seconds = run.end()
+        server.wait_until_blocked(1)
+        run.send_signal(number)
+        found, out, err, seconds = run.result()
         assert found == code
-        assert seconds < AT_ONCE
+        assert seconds < IMMEDIATE
         if form == "text":
             assert "stopped: The run was stopped before" in (err if command == "list" else out)
         elif command == "list":
@@ -302,35 +305,37 @@ def test_every_command_that_looks_says_what_it_did_not_see(
             assert environment["error"]["code"] == "stopped"
 
 
-def test_a_wait_that_the_server_ordered_ends_with_the_signal_while_looking(start) -> None:
-    """`Retry-After: 60` to the first read keeps no cancelled job for a minute."""
-    told = threading.Event()
+def test_a_signal_ends_a_wait_for_retry_after_of_a_read(start) -> None:
+    """A stopped run does not wait for the `Retry-After: 60` of the first read."""
+    answered = threading.Event()
 
     def slow(_: Request) -> Response:
-        told.set()
+        answered.set()
         return json_answer(429, {"messages": ["no"]}, headers=(("Retry-After", "60"),))
 
     with answering(Dialect.CORE, lambda _: True, slow) as server:
         run = start(server, ["a"], "plan", "--format", "json")
-        assert told.wait(30)
-        time.sleep(HEARD)
-        run.tell(signal.SIGTERM)
-        found, out, _, seconds = run.end()
-        assert (found, seconds < AT_ONCE) == (143, True)
+        assert answered.wait(30)
+        time.sleep(SIGNAL_HANDLED)
+        run.send_signal(signal.SIGTERM)
+        found, out, _, seconds = run.result()
+        assert (found, seconds < IMMEDIATE) == (143, True)
         assert valid("plan", out)["environments"][0]["error"]["code"] == "stopped"
 
 
 def answering(
-    dialect: Dialect, which: Callable[[Request], object], say: Callable[[Request], Response]
+    dialect: Dialect, which: Callable[[Request], object], answer: Callable[[Request], Response]
 ) -> Server:
-    """A server that answers chosen requests by itself, without handling them."""
+    """Return a server that answers chosen requests with `answer` instead of handling them."""
 
     class Answering(Server):
-        def _around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
-            if self._free.is_set() or not which(request):
-                return super()._around(request, inner)
-            self.begun.append((time.monotonic(), request))
-            return say(request)
+        def _around(
+            self, request: Request, answer_request: Callable[[Request], Response]
+        ) -> Response:
+            if self._released.is_set() or not which(request):
+                return super()._around(request, answer_request)
+            self.received.append((time.monotonic(), request))
+            return answer(request)
 
     return Answering(dialect)
 
@@ -340,53 +345,55 @@ def answering(
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("dialect", Dialect)
-def test_what_is_in_flight_is_finished_and_the_rest_is_not_begun(
+def test_requests_in_progress_are_finished_and_the_rest_is_not_started(
     start, number, code, dialect
 ) -> None:
-    """After the signal no create goes out; held ones are `done` with their ids, others skipped."""
+    """After a signal no create is sent; those in progress are `done`, the others skipped."""
     names = names_for(dialect)
     with Server(dialect, in_bulk(dialect)) as server:
         run = start(server, names, "apply", "--format", "json")
-        server.held(PARALLEL)
-        moment = run.tell(number)
-        time.sleep(HEARD)
-        server.let_go(PARALLEL)
-        found, out, _, seconds = run.end()
+        server.wait_until_blocked(PARALLEL)
+        signalled_at = run.send_signal(number)
+        time.sleep(SIGNAL_HANDLED)
+        server.release(PARALLEL)
+        found, out, _, seconds = run.result()
         assert found == code
         assert seconds < GRACE
-        assert server.creates_since(moment) == []
+        assert server.creates_since(signalled_at) == []
         reported = results(out)
         assert set(reported) == set(names)
-        made = {key.name: key.id for key in server.sandbox.keys()}
-        assert len(made) == FIRST[dialect] + PARALLEL * SIZES[dialect] < len(names)
+        created = {key.name: key.id for key in server.sandbox.keys()}
+        assert len(created) == PROBED[dialect] + PARALLEL * SIZES[dialect] < len(names)
         done = {name: one["id"] for name, one in reported.items() if one["status"] == "done"}
-        assert done == made
-        assert all(reported[name]["record"]["id"] == id_ for name, id_ in made.items())
-        others = [one for name, one in reported.items() if name not in made]
+        assert done == created
+        assert all(reported[name]["record"]["id"] == id_ for name, id_ in created.items())
+        others = [one for name, one in reported.items() if name not in created]
         assert {(one["status"], one["error"]["code"]) for one in others} == {("skipped", "stopped")}
-        converges(server, start, names)
+        assert_converges(server, start, names)
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_people_are_told_what_was_done_and_what_was_left(start, number, code) -> None:
-    """The text of a stopped run has the same outcomes as its document."""
+def test_the_text_report_shows_what_was_done_and_what_was_skipped(start, number, code) -> None:
+    """The text report of a stopped run has the same results as the JSON document."""
     names = names_for(Dialect.CORE)
     with Server(Dialect.CORE, in_bulk(Dialect.CORE)) as server:
         run = start(server, names, "apply")
-        server.held(PARALLEL)
-        run.tell(number)
-        time.sleep(HEARD)
-        server.let_go(PARALLEL)
-        found, out, err, _ = run.end()
+        server.wait_until_blocked(PARALLEL)
+        run.send_signal(number)
+        time.sleep(SIGNAL_HANDLED)
+        server.release(PARALLEL)
+        found, out, err, _ = run.result()
         assert found == code
         assert [line.split()[2:5] for line in err.splitlines()] == [["no", "sink", "takes"]]
-        made = {key.name for key in server.sandbox.keys()}
+        created = {key.name for key in server.sandbox.keys()}
         lines = {line.split()[1]: line for line in out.splitlines() if line.startswith("  + ")}
-        assert set(lines) == made
+        assert set(lines) == created
         skipped = [line for line in out.splitlines() if line.endswith("  skipped")]
-        assert {line.split()[0] for line in skipped} == set(names) - made
-        left = len(names) - len(made)
-        assert f"Incomplete: {len(made)} created, 0 kept, {left} skipped (stopped)." in out
+        assert {line.split()[0] for line in skipped} == set(names) - created
+        left = len(names) - len(created)
+        assert (
+            f"Incomplete: {len(created)} created, 0 as declared, {left} skipped (stopped)." in out
+        )
 
 
 @pytest.mark.parametrize(
@@ -395,86 +402,86 @@ def test_people_are_told_what_was_done_and_what_was_left(start, number, code) ->
     + [(Dialect.CORE, False), (Dialect.CORE, True)],
 )
 def test_a_request_that_outlives_the_grace_is_reported_as_unknown(start, dialect, commits) -> None:
-    """The process ends with the grace, says which keys may exist, and a later run converges."""
+    """The process ends after the grace period and reports which keys may exist."""
     names = names_for(dialect)
     with Server(dialect, in_bulk(dialect), commits=commits) as server:
         run = start(server, names, "apply", "--format", "json")
-        server.held(PARALLEL)
-        run.tell(signal.SIGINT)
-        found, out, _, seconds = run.end()
+        server.wait_until_blocked(PARALLEL)
+        run.send_signal(signal.SIGINT)
+        found, out, _, seconds = run.result()
         assert found == 130
-        assert GRACE - 0.5 < seconds < GRACE + AT_ONCE
+        assert GRACE - 0.5 < seconds < GRACE + IMMEDIATE
         reported = results(out)
-        held = [request for _, request in server.begun if in_bulk(dialect)(request)]
-        in_flight = {name for name in names for one in held if name.encode() in one.body}
-        assert len(held) == PARALLEL
+        blocked = [request for _, request in server.received if in_bulk(dialect)(request)]
+        in_flight = {name for name in names for one in blocked if name.encode() in one.body}
+        assert len(blocked) == PARALLEL
         unknown = {name for name, one in reported.items() if one["status"] == "failed"}
         assert unknown == in_flight
         assert {reported[name]["error"]["code"] for name in unknown} == {"outcome_unknown"}
         rest = [one for one in reported.values() if one["status"] == "skipped"]
         assert rest
         assert {one["error"]["code"] for one in rest} == {"stopped"}
-        server.let_go(PARALLEL)
-        converges(server, start, names)
+        server.release(PARALLEL)
+        assert_converges(server, start, names)
 
 
-def test_a_second_signal_of_the_pipeline_changes_nothing(start) -> None:
-    """A cancelled job gets SIGINT and then SIGTERM: still in order, by the code of the first."""
+def test_a_second_signal_changes_nothing(start) -> None:
+    """After SIGINT and SIGTERM, as in a cancelled job, the run stops with the code of the first."""
     names = names_for(Dialect.CORE)
     with Server(Dialect.CORE, in_bulk(Dialect.CORE)) as server:
         run = start(server, names, "apply", "--format", "json")
-        server.held(PARALLEL)
-        moment = run.tell(signal.SIGINT)
+        server.wait_until_blocked(PARALLEL)
+        signalled_at = run.send_signal(signal.SIGINT)
         time.sleep(0.5)
-        run.tell(signal.SIGTERM)
-        time.sleep(HEARD)
-        server.let_go(PARALLEL)
-        code, out, _, _ = run.end()
+        run.send_signal(signal.SIGTERM)
+        time.sleep(SIGNAL_HANDLED)
+        server.release(PARALLEL)
+        code, out, _, _ = run.result()
         assert code == 130
-        assert server.creates_since(moment) == []
+        assert server.creates_since(signalled_at) == []
         statuses = Counter(one["status"] for one in results(out).values())
-        done = FIRST[Dialect.CORE] + PARALLEL
+        done = PROBED[Dialect.CORE] + PARALLEL
         assert statuses == {"done": done, "skipped": len(names) - done}
 
 
 @pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE])
 def test_a_third_signal_ends_the_process_at_once(start, dialect) -> None:
-    """Whoever asks three times does not want to wait; what a request did, the next run finds."""
+    """A third signal ends the process without a report; the next run finds what was created."""
     names = names_for(dialect)
     with Server(dialect, in_bulk(dialect)) as server:
         run = start(server, names, "apply", "--format", "json")
-        server.held(PARALLEL)
+        server.wait_until_blocked(PARALLEL)
         for number in (signal.SIGINT, signal.SIGTERM):
-            run.tell(number)
-            time.sleep(HEARD)
+            run.send_signal(number)
+            time.sleep(SIGNAL_HANDLED)
         assert run.process.poll() is None
-        last = run.tell(signal.SIGTERM)
-        code, out, _, _ = run.end()
+        last = run.send_signal(signal.SIGTERM)
+        code, out, _, _ = run.result()
         assert (code, out) == (143, "")
-        assert time.monotonic() - last < AT_ONCE
-        server.let_go(PARALLEL)
-        converges(server, start, names)
+        assert time.monotonic() - last < IMMEDIATE
+        server.release(PARALLEL)
+        assert_converges(server, start, names)
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_wait_that_the_server_ordered_ends_with_the_signal(start, dialect) -> None:
-    """`Retry-After: 60` to every create: nothing was made, and the process does not stay for it."""
-    told = threading.Event()
+def test_a_signal_ends_a_wait_for_retry_after_of_a_create(start, dialect) -> None:
+    """A stopped run does not wait for the `Retry-After: 60` of its creates."""
+    answered = threading.Event()
 
     def slow(_: Request) -> Response:
-        told.set()
+        answered.set()
         return json_answer(429, {"messages": ["no"]}, headers=(("Retry-After", "60"),))
 
     names = names_for(dialect)
-    with answering(dialect, creates, slow) as server:
+    with answering(dialect, creates_in, slow) as server:
         run = start(server, names, "apply", "--format", "json")
-        assert told.wait(30)
-        time.sleep(HEARD)
-        moment = run.tell(signal.SIGINT)
-        code, out, _, seconds = run.end()
+        assert answered.wait(30)
+        time.sleep(SIGNAL_HANDLED)
+        signalled_at = run.send_signal(signal.SIGINT)
+        code, out, _, seconds = run.result()
         assert code == 130
-        assert seconds < AT_ONCE
-        assert server.creates_since(moment) == []
+        assert seconds < IMMEDIATE
+        assert server.creates_since(signalled_at) == []
         reported = results(out)
         assert {one["status"] for one in reported.values()} == {"skipped"}
         assert {one["error"]["code"] for one in reported.values()} == {"stopped"}
@@ -482,63 +489,65 @@ def test_a_wait_that_the_server_ordered_ends_with_the_signal(start, dialect) -> 
 
 
 @pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE])
-def test_a_create_that_waits_for_its_turn_is_not_begun_after_the_signal(start, dialect) -> None:
-    """Under a declared limit: what had not left yet is skipped at once, and not `unknown`."""
+def test_a_create_that_waits_for_the_rate_is_not_sent_after_the_signal(start, dialect) -> None:
+    """With a declared rate, creates that were not sent yet are skipped, not unknown."""
     names = names_for(dialect)
-    burst = 4 + FIRST[dialect]
+    burst = 4 + PROBED[dialect]
     with Server(dialect) as server:
         options = ("apply", "--format", "json")
         run = start(server, names, *options, requests_per_minute=burst)
-        while len(server.begun) < burst:
+        while len(server.received) < burst:
             assert run.process.poll() is None
             time.sleep(0.01)
-        time.sleep(HEARD)
-        moment = run.tell(signal.SIGTERM)
-        code, out, _, seconds = run.end()
+        time.sleep(SIGNAL_HANDLED)
+        signalled_at = run.send_signal(signal.SIGTERM)
+        code, out, _, seconds = run.result()
         assert code == 143
-        assert server.creates_since(moment) == []
-        made = {key.name: key.id for key in server.sandbox.keys()}
+        assert server.creates_since(signalled_at) == []
+        created = {key.name: key.id for key in server.sandbox.keys()}
         reported = results(out)
         done = {name: one["id"] for name, one in reported.items() if one["status"] == "done"}
-        assert done == made != {}
-        others = [one for name, one in reported.items() if name not in made]
+        assert done == created != {}
+        others = [one for name, one in reported.items() if name not in created]
         assert {(one["status"], one["error"]["code"]) for one in others} == {("skipped", "stopped")}
-        assert seconds < GRACE + AT_ONCE
+        assert seconds < GRACE + IMMEDIATE
 
 
 @pytest.mark.parametrize("dialect", Dialect)
 def test_a_signal_ends_the_search_for_a_lost_create(start, dialect) -> None:
-    """Between two looks: no create follows, one last look settles, what it shows is reported."""
+    """A signal between two observations: no create follows, and a last observation is reported."""
     lost = threading.Semaphore(0)
-    looked = threading.Semaphore(0)
+    answered = threading.Semaphore(0)
 
     class Losing(Server):
-        def _around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
-            if creates(request) and not self._free.is_set():
-                self.begun.append((time.monotonic(), request))
+        def _around(
+            self, request: Request, answer_request: Callable[[Request], Response]
+        ) -> Response:
+            if creates_in(request) and not self._released.is_set():
+                self.received.append((time.monotonic(), request))
                 lost.release()
                 raise ConnectionError
-            answer = super()._around(request, inner)
-            looked.release()
+            answer = super()._around(request, answer_request)
+            answered.release()
             return answer
 
     names = ["a", "b", "c"]
     with Losing(dialect) as server:
         run = start(server, names, "apply", "--format", "json")
         assert lost.acquire(timeout=30)
-        while looked.acquire(blocking=False):
+        while answered.acquire(blocking=False):
             pass
-        assert looked.acquire(timeout=30)
-        moment = run.tell(signal.SIGTERM)
-        code, out, _, seconds = run.end()
+        assert answered.acquire(timeout=30)
+        signalled_at = run.send_signal(signal.SIGTERM)
+        code, out, _, seconds = run.result()
         assert code == 143
-        assert seconds < GRACE + AT_ONCE
-        assert len(server.creates_since(moment + HEARD)) == 0
+        assert seconds < GRACE + IMMEDIATE
+        assert len(server.creates_since(signalled_at + SIGNAL_HANDLED)) == 0
         reported = results(out)
         assert {one["status"] for one in reported.values()} <= {"failed", "skipped"}
         failed = [one for one in reported.values() if one["status"] == "failed"]
         assert {one["error"]["code"] for one in failed} == {"outcome_unknown"}
-        converges(server, start, names)
+        assert_converges(server, start, names)
 
 
 # create
@@ -555,44 +564,41 @@ def body_for(server: Server, count: int) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE])
-def test_create_finishes_what_it_has_begun(start, tmp_path, number, code, dialect) -> None:
-    """The records that were made are printed, every other one is named with its reason."""
+def test_create_finishes_its_requests_in_progress(start, tmp_path, number, code, dialect) -> None:
+    """The created records are printed, and every other record is listed with its reason."""
     with Server(dialect, in_bulk(dialect)) as server:
         file = tmp_path / "body.json"
         file.write_text(json.dumps(body_for(server, 12)))
         run = start(server, ["unused"], "create", "--body", str(file))
-        server.held(PARALLEL)
-        moment = run.tell(number)
-        time.sleep(HEARD)
-        server.let_go(PARALLEL)
-        found, out, err, seconds = run.end()
+        server.wait_until_blocked(PARALLEL)
+        signalled_at = run.send_signal(number)
+        time.sleep(SIGNAL_HANDLED)
+        server.release(PARALLEL)
+        found, out, err, seconds = run.result()
         assert (found, seconds < GRACE) == (code, True)
-        assert server.creates_since(moment) == []
-        made = {key.id for key in server.sandbox.keys()}
-        assert {one["id"] for one in json.loads(out)} == made
-        assert len(made) == FIRST[dialect] + PARALLEL * SIZES[dialect] < 12
-        *lines, last = err.splitlines()
-        assert last == 'Run "provision explain stopped" to learn more.'
-        assert len(lines) == 12 - len(made)
+        assert server.creates_since(signalled_at) == []
+        created = {key.id for key in server.sandbox.keys()}
+        assert {one["id"] for one in json.loads(out)} == created
+        assert len(created) == PROBED[dialect] + PARALLEL * SIZES[dialect] < 12
+        lines = err.splitlines()
+        assert len(lines) == 12 - len(created)
         assert all(line.startswith("stopped: ") for line in lines)
 
 
 @pytest.mark.parametrize("single", [True, False])
-def test_create_says_which_record_may_exist(start, tmp_path, single) -> None:
-    """A request that outlives the grace: `outcome_unknown` for it, and the process has ended."""
-    with Server(Dialect.LEGACY, in_bulk(Dialect.LEGACY) if not single else creates) as server:
+def test_create_reports_which_record_may_exist(start, tmp_path, single) -> None:
+    """A request that outlives the grace period is `outcome_unknown`, and the process ends."""
+    with Server(Dialect.LEGACY, in_bulk(Dialect.LEGACY) if not single else creates_in) as server:
         file = tmp_path / "body.json"
         body = body_for(server, 12)
         file.write_text(json.dumps(body[0] if single else body))
         run = start(server, ["unused"], "create", "--body", str(file))
-        server.held(1 if single else PARALLEL)
-        run.tell(signal.SIGINT)
-        code, out, err, seconds = run.end()
+        server.wait_until_blocked(1 if single else PARALLEL)
+        run.send_signal(signal.SIGINT)
+        code, out, err, seconds = run.result()
         assert code == 130
-        assert GRACE - 0.5 < seconds < GRACE + AT_ONCE
-        *lines, last = err.splitlines()
-        assert last.startswith('Run "provision explain ')
-        codes = Counter(line.partition(":")[0] for line in lines)
+        assert GRACE - 0.5 < seconds < GRACE + IMMEDIATE
+        codes = Counter(line.partition(":")[0] for line in err.splitlines())
         if single:
             assert (out, codes) == ("", {"outcome_unknown": 1})
         else:
@@ -601,17 +607,17 @@ def test_create_says_which_record_may_exist(start, tmp_path, single) -> None:
 
 
 def test_create_is_stopped_while_it_connects(start, tmp_path) -> None:
-    """A server that hangs at the first read is left at once, and nothing was made."""
+    """`create` does not wait for a server that hangs at the first read, and creates nothing."""
     with Server(Dialect.CORE, lambda _: True) as server:
         file = tmp_path / "body.json"
         file.write_text(json.dumps(body_for(server, 1)))
         run = start(server, ["unused"], "create", "--body", str(file))
-        server.held(1)
-        run.tell(signal.SIGTERM)
-        code, out, err, seconds = run.end()
+        server.wait_until_blocked(1)
+        run.send_signal(signal.SIGTERM)
+        code, out, err, seconds = run.result()
         assert (code, out) == (143, "")
         assert err.startswith("stopped: ")
-        assert seconds < AT_ONCE
+        assert seconds < IMMEDIATE
 
 
 CHECKED = """\
@@ -629,8 +635,8 @@ if [ -e token ]; then cat token; fi
 
 
 @pytest.mark.parametrize("command", ["plan", "report", "doctor"])
-def test_a_check_that_runs_ends_with_the_command(tmp_path, command) -> None:
-    """A program that hangs is not left behind by a command that was told to stop."""
+def test_a_running_check_ends_with_the_command(tmp_path, command) -> None:
+    """A stopped command also ends a check program that hangs."""
     (tmp_path / "manifests").mkdir()
     shop = "version: 1\nenvironments: {shop: {url: 'sandbox:', role: Admin}}\n"
     (tmp_path / "manifests" / "environments.yaml").write_text(shop)
@@ -650,31 +656,34 @@ def test_a_check_that_runs_ends_with_the_command(tmp_path, command) -> None:
     assert wait_until_ended(tmp_path / "pid")
 
 
-# --- The first moments ---------------------------------------------------------------------------
+# --- Signals at the start of a command -----------------------------------------------
 
-TOLD = """\
+SIGNAL_HOOK = """\
 import os, random, signal, sys, threading, time
-place, number, within = os.environ["TELL"].split()
-def tell(*_):
+place, number, within = os.environ["SIGNAL"].split()
+def send_signal(*_):
     time.sleep(random.Random(int(os.environ["SEED"])).uniform(0, float(within)))
     os.kill(os.getpid(), int(number))
 def hook(event, arguments):
     global place
     if place and event in ("open", "import") and str(arguments[0]).endswith(place):
         place = ""
-        tell() if float(within) == 0 else threading.Thread(target=tell, daemon=True).start()
+        if float(within) == 0:
+            send_signal()
+        else:
+            threading.Thread(target=send_signal, daemon=True).start()
 sys.addaudithook(hook)
 """
-"""What a process runs first: it gets a signal as it opens a file, or imports a module."""
+"""A hook at the start of a process: it sends a signal when a file is opened or imported."""
 
-FIRST_MOMENTS = {
+EARLY_STAGES = {
     "imports": "provisioner.cli.console",
     "environments": "manifests/environments.yaml",
     "manifests": "manifests/keys.yaml",
-    "look": "provisioner.twenty.legacy",
+    "observation": "provisioner.twenty.legacy",
 }
 
-EARLY = {
+EARLY_COMMANDS = {
     "plan": "plan",
     "apply": "result",
     "rotate a": "result",
@@ -686,14 +695,14 @@ EARLY = {
     "token a --to {tmp}/token": "",
     "create --body {tmp}/body.json": "",
 }
-"""Commands that go to servers, and the schema of what they print."""
+"""The commands that send requests to servers, with the schema of their output."""
 
 
-def early(
-    tmp_path: Path, server: Server, words: str, place: str, number: int, **more: str
+def run_with_early_signal(
+    tmp_path: Path, server: Server, words: str, path: str, number: int, **variables: str
 ) -> tuple[int, str, str]:
-    """What a process says that gets a signal at a place of its way."""
-    (tmp_path / "sitecustomize.py").write_text(TOLD)
+    """Return exit code, stdout and stderr of a process that gets a signal at a given path."""
+    (tmp_path / "sitecustomize.py").write_text(SIGNAL_HOOK)
     folder = tmp_path / "manifests"
     folder.mkdir(exist_ok=True)
     real = f"url: '{server.sandbox.url}', auth: {{session_token: '${{TOKEN}}'}}, role: Admin"
@@ -702,16 +711,16 @@ def early(
     )
     (folder / "keys.yaml").write_text(
         "version: 1\nenvironment: shop\ndefaults: {expires: 90d}\n"
-        f"keys: [{{name: a, deliver: [{{file: a.env}}]}}{more.pop('keys', '')}]\n"
+        f"keys: [{{name: a, deliver: [{{file: a.env}}]}}{variables.pop('keys', '')}]\n"
     )
     (tmp_path / "body.json").write_text(json.dumps(body_for(server, 1)))
-    within = more.pop("within", "0")
+    within = variables.pop("within", "0")
     done = subprocess.run(
         [sys.executable, "-m", "provisioner", *words.format(tmp=tmp_path).split()],
         env=os.environ
         | {"TOKEN": server.sandbox.session_token(), "PYTHONPATH": str(tmp_path)}
-        | {"TELL": f"{place} {number} {within}", "SEED": "0"}
-        | more,
+        | {"SIGNAL": f"{path} {number} {within}", "SEED": "0"}
+        | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -723,23 +732,30 @@ def early(
     return done.returncode, done.stdout, done.stderr
 
 
-MEETINGS = [
-    *(("apply", moment) for moment in FIRST_MOMENTS),
-    *zip((one for one in EARLY if one != "apply"), itertools.cycle(FIRST_MOMENTS), strict=False),
+EARLY_CASES = [
+    *(("apply", stage) for stage in EARLY_STAGES),
+    *zip(
+        (one for one in EARLY_COMMANDS if one != "apply"),
+        itertools.cycle(EARLY_STAGES),
+        strict=False,
+    ),
 ]
 
 
-@pytest.mark.parametrize(("words", "moment"), MEETINGS)
-def test_a_signal_in_the_first_moments_still_gives_a_report(tmp_path, words, moment) -> None:
-    """While modules or manifests are read: every environment is told as stopped, nothing is made.
+@pytest.mark.parametrize(("words", "stage"), EARLY_CASES)
+def test_an_early_signal_still_gives_a_report(tmp_path, words, stage) -> None:
+    """After a signal while modules or manifests are read, every environment is stopped.
 
-    The thread that hears the signal may be later than a first look, which is left then.
+    The thread that handles the signal may be slower than the start of the first observation,
+    which is then abandoned.
     """
     number, code = SIGNALS[len(words) % 2]
     with Server(Dialect.CORE, lambda _: True) as server:
-        schema = EARLY[words]
+        schema = EARLY_COMMANDS[words]
         form = "--format json" if schema else ""
-        found, out, err = early(tmp_path, server, f"{words} {form}", FIRST_MOMENTS[moment], number)
+        found, out, err = run_with_early_signal(
+            tmp_path, server, f"{words} {form}", EARLY_STAGES[stage], number
+        )
         assert found == code, err
         assert server.live() == Counter()
     assert not (tmp_path / "token").exists()
@@ -760,12 +776,12 @@ def test_a_signal_in_the_first_moments_still_gives_a_report(tmp_path, words, mom
     assert "key_missing" not in err
 
 
-def test_a_report_and_the_events_of_a_run_that_was_stopped_early_are_whole(tmp_path) -> None:
-    """They end with the code of the process, in every form."""
+def test_reports_and_events_of_an_early_stop_are_complete(tmp_path) -> None:
+    """All reports and the last event of an early stop have the code of the process."""
     with Server(Dialect.CORE, lambda _: True) as server:
         words = "apply --report markdown=run.md --report json=run.json --events events"
-        place = FIRST_MOMENTS["manifests"]
-        code, out, _ = early(tmp_path, server, words, place, signal.SIGTERM)
+        path = EARLY_STAGES["manifests"]
+        code, out, _ = run_with_early_signal(tmp_path, server, words, path, signal.SIGTERM)
     assert code == 143
     verdict = "Incomplete: 0 created, 0 kept, 1 environment not reached."
     assert out.splitlines()[-1] == verdict
@@ -777,16 +793,16 @@ def test_a_report_and_the_events_of_a_run_that_was_stopped_early_are_whole(tmp_p
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_problems_that_a_stopped_run_meets_are_told_with_the_code_of_the_signal(
-    tmp_path, form
-) -> None:
-    """The order of exit codes holds: 143 before 3."""
+def test_a_stopped_run_reports_problems_with_the_code_of_the_signal(tmp_path, form) -> None:
+    """143 comes before 3 in the order of exit codes."""
     with Server(Dialect.CORE) as server:
         words = f"apply --format {form} --events events"
-        place = FIRST_MOMENTS["environments"]
+        path = EARLY_STAGES["environments"]
         keys = ", {name: a}"
-        code, out, err = early(tmp_path, server, words, place, signal.SIGTERM, keys=keys)
-        assert (code, server.begun) == (143, [])
+        code, out, err = run_with_early_signal(
+            tmp_path, server, words, path, signal.SIGTERM, keys=keys
+        )
+        assert (code, server.received) == (143, [])
     assert "name_duplicate" in err
     if form == "json":
         Draft202012Validator(schemas.load("problems")).validate(json.loads(out))
@@ -795,15 +811,15 @@ def test_problems_that_a_stopped_run_meets_are_told_with_the_code_of_the_signal(
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("EARLY", "4"))))
-def test_a_signal_at_any_moment_of_the_first_300_ms_gives_a_whole_report(tmp_path, seed) -> None:
-    """At random, from the first line of the command on, before a server that answers nothing."""
+def test_a_signal_in_the_first_300_ms_gives_a_complete_report(tmp_path, seed) -> None:
+    """A signal at a random time gives a complete report, also if the server never answers."""
     with Server(Dialect.CORE, lambda _: True) as server:
-        place = FIRST_MOMENTS["imports"]
-        code, out, err = early(
+        path = EARLY_STAGES["imports"]
+        code, out, err = run_with_early_signal(
             tmp_path,
             server,
             "apply --format json",
-            place,
+            path,
             signal.SIGTERM,
             within="0.3",
             SEED=str(seed),
@@ -814,21 +830,21 @@ def test_a_signal_at_any_moment_of_the_first_300_ms_gives_a_whole_report(tmp_pat
     assert [one["error"]["code"] for one in document["environments"]] == ["stopped"]
 
 
-def test_a_body_that_somebody_types_can_be_left(start) -> None:
-    """Ctrl-C while `create` reads its standard input ends it at once."""
+def test_ctrl_c_ends_a_body_that_is_being_typed(start) -> None:
+    """Ctrl-C while `create` reads standard input ends the command at once."""
     with Server(Dialect.CORE) as server:
-        ours, theirs = os.pipe()
-        run = start(server, ["unused"], "create", "--body", "-", stdin=ours)
-        os.write(theirs, b"[")
-        while int.from_bytes(fcntl.ioctl(ours, termios.FIONREAD, b"\0" * 4), sys.byteorder):
+        reader, writer = os.pipe()
+        run = start(server, ["unused"], "create", "--body", "-", stdin=reader)
+        os.write(writer, b"[")
+        while int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, b"\0" * 4), sys.byteorder):
             time.sleep(0.01)
-        run.tell(signal.SIGINT)
-        code, out, err, seconds = run.end()
-        os.close(ours)
-        os.close(theirs)
+        run.send_signal(signal.SIGINT)
+        code, out, err, seconds = run.result()
+        os.close(reader)
+        os.close(writer)
         assert (code, out, err.strip()) == (130, "", "interrupted")
-        assert seconds < AT_ONCE
-        assert server.begun == []
+        assert seconds < IMMEDIATE
+        assert server.received == []
 
 
 STUCK = """
@@ -837,26 +853,26 @@ from provisioner.runtime.executor import ThreadExecutor
 
 listener = socket.create_server(("127.0.0.1", 0))
 connection = socket.create_connection(listener.getsockname())
-begun = threading.Event()
+started = threading.Event()
 
 def read():
-    begun.set()
+    started.set()
     connection.recv(1)
 
 threads = ThreadExecutor(2)
 threads.submit(read)
 threads.submit(read)
-begun.wait(5)
+started.wait(5)
 threads.shutdown(wait=False, cancel_futures=True)
-print("told", flush=True)
+print("done", flush=True)
 sys.exit(7)
 """
 
 
-def test_a_process_ends_though_a_thread_is_stuck_in_a_read() -> None:
-    """A server that never answers keeps no process alive, and the exit code is the program's."""
+def test_a_stuck_thread_does_not_keep_a_process_alive() -> None:
+    """A thread that waits for a server forever does not keep a process alive."""
     command = [sys.executable, "-c", STUCK]
     started = time.monotonic()
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stdout, done.stderr) == (7, "told\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "done\n", "")
     assert time.monotonic() - started < 5

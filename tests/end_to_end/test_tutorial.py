@@ -1,4 +1,4 @@
-"""docs/tutorial.md is followed as a reader follows it: one shell, top to bottom, word for word."""
+"""docs/tutorial.md, followed as a reader does: in one shell, from top to bottom, word for word."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 EXEMPT = {
-    # It needs an index of packages. .ci/run runs the same line in a fresh clone.
+    # It needs a package index. .ci/run runs the same line in a fresh clone.
     "python3 -m venv .venv && .venv/bin/pip install .": "true",
 }
-PATIENCE = 240
-"""Seconds for the whole page, which takes some 20: a limit for a shell that hangs."""
+TIMEOUT = 240
+"""Seconds for the whole page, which takes about 20: a limit for a shell that hangs."""
 
 BLOCK = re.compile(r"(?:(?<=\n\n)`([^`\n]+)`:\n\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMPT = re.compile(r"^\$ (.+)\n", re.MULTILINE)
@@ -39,7 +39,7 @@ STARTS, ENDS = "\x1e", "\x1f"
 
 @dataclass(frozen=True)
 class File:
-    """A block with the name of a file above it: the reader writes that file, where they are."""
+    """A block with a file name above it: the reader writes that file in the current directory."""
 
     path: str
     text: str
@@ -47,33 +47,33 @@ class File:
 
 @dataclass(frozen=True)
 class Command:
-    """A line to type, and what the page shows of its output: None where it shows nothing."""
+    """A line to type, and its output on the page: None if the page shows no output."""
 
     line: str
-    shown: str | None
+    output: str | None
 
 
 def steps(page=PAGE):
-    """What the page tells its reader to do, in order."""
-    found = []
+    """Return the steps of the page in order."""
+    steps_ = []
     for path, language, text in BLOCK.findall(page):
         if path:
-            found.append(File(path, text))
+            steps_.append(File(path, text))
         elif language == "sh":
-            found += [Command(line, None) for line in text.splitlines()]
+            steps_ += [Command(line, None) for line in text.splitlines()]
         elif language == "console":
             start, *rest = PROMPT.split(text)
             assert start == "", text
-            found += [Command(*one) for one in zip(rest[::2], rest[1::2], strict=True)]
+            steps_ += [Command(*one) for one in zip(rest[::2], rest[1::2], strict=True)]
         else:
             raise AssertionError(f"nothing says what to do with a block of {language!r}: {text}")
-    return tuple(found)
+    return tuple(steps_)
 
 
-def script(todo, files):
-    """One program for bash that does the steps, with each one's number and exit code around it."""
+def script(page_steps, files):
+    """Return a bash program that does the steps and prints each one's number and exit code."""
     lines = ['last() { return "$1"; }', "code=0"]
-    for number, step in enumerate(todo):
+    for number, step in enumerate(page_steps):
         match step:
             case File(path, text):
                 staged = files / str(number)
@@ -92,41 +92,41 @@ def script(todo, files):
     return "\n".join(lines) + "\n"
 
 
-def follow(todo, folder):
-    """Does the steps in a clone with the tool installed, and gives code and output of each."""
+def follow(page_steps, folder):
+    """Do the steps in a clone with the tool installed; return exit code and output of each."""
     clone, files, home = (folder / name for name in ("clone", "files", "home"))
-    for one in (clone, files, home):
-        one.mkdir()
+    for directory in (clone, files, home):
+        directory.mkdir()
     (clone / ".venv").mkdir()
     (clone / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     program = folder / "program.bash"
-    program.write_text(script(todo, files), encoding="utf-8")
-    told = folder / "output"
-    surroundings = {
+    program.write_text(script(page_steps, files), encoding="utf-8")
+    output_file = folder / "output"
+    variables = {
         name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "TWENTY"))
     }
-    surroundings |= {"HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C.UTF-8"}
-    for who in ("AUTHOR", "COMMITTER"):
-        surroundings |= {f"GIT_{who}_NAME": "Reader", f"GIT_{who}_EMAIL": "reader@example.com"}
-    with told.open("wb") as output:
+    variables |= {"HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C.UTF-8"}
+    for role in ("AUTHOR", "COMMITTER"):
+        variables |= {f"GIT_{role}_NAME": "Reader", f"GIT_{role}_EMAIL": "reader@example.com"}
+    with output_file.open("wb") as output:
         shell = subprocess.Popen(
             ["bash", "--noprofile", "--norc", str(program)],
             cwd=clone,
-            env=surroundings,
+            env=variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            assert shell.wait(PATIENCE) == 0
+            assert shell.wait(TIMEOUT) == 0
         finally:
-            # What the page starts in the background ends with it, also where it fails half-way.
+            # Also kills the background processes of the page, if a step fails.
             with suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGKILL)
             shell.wait()
-    parts = [part.split(ENDS) for part in told.read_text(encoding="utf-8").split(STARTS)[1:]]
-    assert [int(number) for number, _, _ in parts] == list(range(len(todo)))
+    parts = [part.split(ENDS) for part in output_file.read_text(encoding="utf-8").split(STARTS)[1:]]
+    assert [int(number) for number, _, _ in parts] == list(range(len(page_steps)))
     return [(int(code), output) for _, output, code in parts]
 
 
@@ -136,8 +136,8 @@ def mask(output):
     return output
 
 
-def shown(step):
-    return isinstance(step, Command) and step.shown is not None
+def has_output(step):
+    return isinstance(step, Command) and step.output is not None
 
 
 def git(folder, *arguments):
@@ -151,33 +151,37 @@ def git(folder, *arguments):
     ).stdout
 
 
-def transcript(todo, outputs):
-    """Commands and their outputs, one below the other: a difference is seen in its place."""
-    return "".join(f"$ {step.line}\n{mask(one)}" for step, one in zip(todo, outputs, strict=True))
+def transcript(page_steps, outputs):
+    """Return commands and outputs as one text, so that a difference is shown in its context."""
+    return "".join(
+        f"$ {step.line}\n{mask(one)}" for step, one in zip(page_steps, outputs, strict=True)
+    )
 
 
 def test_the_page_can_be_followed_from_top_to_bottom(tmp_path):
-    """Whoever types what the page says sees what the page shows, and no command fails unsaid."""
-    todo = steps()
-    results = follow(todo, tmp_path)
-    shows = [(step, out) for step, (_, out) in zip(todo, results, strict=True) if shown(step)]
-    commands, printed = zip(*shows, strict=True)
-    assert transcript(commands, printed) == transcript(commands, [one.shown for one in commands])
-    after = [*todo[1:], None]
-    for step, (code, output), following in zip(todo, results, after, strict=True):
-        told = isinstance(following, Command) and following.line == "echo $?"
-        assert (code != 0) == told, (step, code, output)
+    """Each command prints what the page shows, and only those fail whose exit code it shows."""
+    page_steps = steps()
+    results = follow(page_steps, tmp_path)
+    shown_steps = [
+        (step, out) for step, (_, out) in zip(page_steps, results, strict=True) if has_output(step)
+    ]
+    commands, printed = zip(*shown_steps, strict=True)
+    assert transcript(commands, printed) == transcript(commands, [one.output for one in commands])
+    after = [*page_steps[1:], None]
+    for step, (code, output), following in zip(page_steps, results, after, strict=True):
+        code_is_shown = isinstance(following, Command) and following.line == "echo $?"
+        assert (code != 0) == code_is_shown, (step, code, output)
     tracked = git(tmp_path / "keys", "ls-files")
     assert {"nightly.sh", "manifests/production.yaml", ".gitignore"} <= set(tracked.splitlines())
     history = git(tmp_path / "keys", "log", "--all", "--patch")
-    for place, number in (("keys/secrets/development.env", 10), ("vault/production.env", 3)):
-        tokens = re.findall(r"=(eyJ.+)", (tmp_path / place).read_text(encoding="utf-8"))
+    for path, number in (("keys/secrets/development.env", 10), ("vault/production.env", 3)):
+        tokens = re.findall(r"=(eyJ.+)", (tmp_path / path).read_text(encoding="utf-8"))
         assert len(set(tokens)) == number
         assert not any(token in history for token in tokens)
 
 
-def test_nothing_of_the_page_is_left_out():
-    """Every block is typed or written; what is not run as it stands is run by .ci/run."""
+def test_no_block_of_the_page_is_skipped():
+    """Every block is typed or written, and .ci/run runs the exempt lines."""
     assert 2 * len(BLOCK.findall(PAGE)) == len(re.findall(r"^ *```", PAGE, re.MULTILINE))
     lines = [step.line for step in steps() if isinstance(step, Command)]
     for exempt in EXEMPT:
@@ -188,7 +192,7 @@ def test_nothing_of_the_page_is_left_out():
             assert yaml.safe_load(step.text)["version"] == 1
 
 
-STAND_IN = """\
+FAKE_PROVISION = """\
 #!/bin/sh
 echo "$1" >> "$TRACE"
 case $1 in apply) exit "$APPLY" ;; report) exit "$REPORT" ;; esac
@@ -197,14 +201,14 @@ case $1 in apply) exit "$APPLY" ;; report) exit "$REPORT" ;; esac
 
 @pytest.fixture
 def nightly(tmp_path):
-    """The script of the page, in a folder of its own."""
+    """Write the script of the page to its own folder."""
     (found,) = (one for one in steps() if isinstance(one, File) and one.path == "nightly.sh")
     (tmp_path / found.path).write_text(found.text, encoding="utf-8")
     return tmp_path / found.path
 
 
 @pytest.mark.parametrize(
-    ("apply", "report", "ran", "said"),
+    ("apply", "report", "ran", "message"),
     [
         (0, 0, "apply report", ""),
         (0, 2, "apply report", "report: a key is due or missing"),
@@ -216,9 +220,9 @@ def nightly(tmp_path):
         (143, 0, "apply", "apply: exit 143"),
     ],
 )
-def test_the_nightly_job_tells_every_exit_code_apart(nightly, tmp_path, apply, report, ran, said):
-    """The script that readers copy fails where a person is needed, and never passes for success."""
-    (tmp_path / "provision").write_text(STAND_IN, encoding="utf-8")
+def test_the_nightly_job_handles_every_exit_code(nightly, tmp_path, apply, report, ran, message):
+    """The script of the page fails whenever a person has to act, with a message."""
+    (tmp_path / "provision").write_text(FAKE_PROVISION, encoding="utf-8")
     (tmp_path / "provision").chmod(0o755)
     trace = tmp_path / "trace"
     done = subprocess.run(
@@ -233,12 +237,12 @@ def test_the_nightly_job_tells_every_exit_code_apart(nightly, tmp_path, apply, r
         check=False,
     )
     assert trace.read_text(encoding="utf-8").split() == ran.split()
-    assert done.stderr.strip() == said
-    assert done.returncode == (1 if said else 0)
+    assert done.stderr.strip() == message
+    assert done.returncode == (1 if message else 0)
 
 
-def test_the_nightly_job_has_no_fault_that_shellcheck_knows(nightly):
-    """What readers copy into their repository is sound."""
+def test_the_nightly_job_passes_shellcheck(nightly):
+    """Shellcheck finds no problem in the script of the page."""
     shellcheck = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run(
         [shellcheck, "nightly.sh"],

@@ -1,4 +1,4 @@
-"""What the version before wrote still holds: its JSON, exit codes, digests and plan files."""
+"""Compatibility with the previous version: its JSON, exit codes, digests and plan files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from version_before import RECORDINGS, WORKSPACES, observed, planned, run, stage
+from version_before import RECORDINGS, WORKSPACES, record_commands, record_plans, run, stage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,19 +17,19 @@ def recorded(name: str) -> Any:
 
 
 @pytest.mark.parametrize("workspace", WORKSPACES)
-def test_a_plan_says_what_it_said(tmp_path: Path, workspace: str) -> None:
-    """The JSON, the digest and the exit code of one state and one manifest, on each generation."""
-    assert observed(tmp_path / "shop", workspace) == recorded(f"{workspace}.json")
+def test_a_plan_is_unchanged(tmp_path: Path, workspace: str) -> None:
+    """The JSON, the digest and the exit codes for one state are unchanged on each generation."""
+    assert record_commands(tmp_path / "shop", workspace) == recorded(f"{workspace}.json")
 
 
-def test_an_example_is_planned_as_it_was(tmp_path: Path) -> None:
-    """Whatever a manifest may say counts in the digest as it did."""
-    assert planned(tmp_path) == recorded("examples.json")
+def test_the_plans_of_the_examples_are_unchanged(tmp_path: Path) -> None:
+    """Every field of a manifest affects the digest as before."""
+    assert record_plans(tmp_path) == recorded("examples.json")
 
 
 @pytest.mark.parametrize("workspace", WORKSPACES)
-def test_a_plan_file_of_the_version_before_is_applied(tmp_path: Path, workspace: str) -> None:
-    """What was reviewed with the version before is carried out by this one, to the last action."""
+def test_a_plan_file_of_the_previous_version_is_applied(tmp_path: Path, workspace: str) -> None:
+    """This version carries out all actions of a plan file that the previous version wrote."""
     root = tmp_path / "shop"
     stage(root, workspace)
     file = RECORDINGS / f"{workspace}.planfile.json"
@@ -38,5 +38,11 @@ def test_a_plan_file_of_the_version_before_is_applied(tmp_path: Path, workspace:
     actions = result["environments"][0]["results"]
     assert code == 0
     assert result["digest"] == recorded(file.name)["digest"]
-    assert {one["action"] for one in actions} == {"create", "update", "rotate", "deliver", "revoke"}
-    assert {one["status"] for one in actions} == {"done"}
+    assert {result["action"] for result in actions} == {
+        "create",
+        "update",
+        "rotate",
+        "deliver",
+        "revoke",
+    }
+    assert {result["status"] for result in actions} == {"done"}
