@@ -17,7 +17,6 @@ from provisioner.errors.exceptions import (
 )
 from provisioner.execution import ignore
 from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
-from provisioner.model.environment import Environment
 from provisioner.reconcile.connection import opener
 from provisioner.reconcile.guards import together
 from provisioner.reconcile.reconciler import Reconciler
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from provisioner.errors.problem import Problem
     from provisioner.execution import Emit
     from provisioner.manifests import DeclaredEnvironment
+    from provisioner.model.environment import Environment
     from provisioner.model.restrictions import Restrictions
     from provisioner.reconcile.reconciler import Connect
     from provisioner.runtime.cancellation import Cancellation
@@ -240,16 +240,12 @@ def _resolved(
         if not selection.environments or declared.name in selection.environments
     ]
     _refuse_hosts(chosen, selection.restrictions)
-    environments: list[Environment] = []
-    problems: list[Problem] = []
-    for declared in chosen:
-        wanted = manifests.desired.get(declared.name, ())
-        found = resolve(declared, os.environ, manifests.environments_root, wanted)
-        if isinstance(found, Environment):
-            if selection.parallel is not None:
-                limits = replace(found.limits, parallel=selection.parallel)
-                found = replace(found, limits=limits)
-            environments.append(found)
-        else:
-            problems += found
-    return tuple(environments), tuple(problems)
+    environments, problems = resolve(
+        chosen, os.environ, manifests.environments_root, manifests.desired
+    )
+    if selection.parallel is not None:
+        parallel = selection.parallel
+        environments = tuple(
+            replace(one, limits=replace(one.limits, parallel=parallel)) for one in environments
+        )
+    return environments, problems

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from provisioner.manifests import COUNTS
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -47,8 +49,9 @@ class Examined:
         seen: Counter[tuple[str, str, str]] = Counter()
         found = []
         for problem, _ in self.all:
-            # Messages name the line of another place that takes part.
-            what = problem.place.file, problem.code, _LINE.sub("line", problem.message)
+            # Messages name the line of another place that takes part, and count keys.
+            message = COUNTS.sub("", _LINE.sub("line", problem.message))
+            what = problem.place.file, problem.code, message
             told = "\0".join((*what, str(seen[what])))
             seen[what] += 1
             found.append(sha256(told.encode(errors="backslashreplace")).hexdigest())
