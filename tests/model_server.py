@@ -1,10 +1,10 @@
-"""A workspace and its sinks as runs meet them: a script decides the outcome of each request.
+"""A scripted workspace with its sinks, for tests of runs.
 
-The model keeps the state that a server keeps. Observations are its clock: a key that commits late
-is listed after so many more of them. Every step is an event, at which a run may be stopped,
-refused, or asked for its result. The model also fails on anything that a run must never do,
-whatever the test is about: send a key again unless an observation does not list it, revoke a key of
-others or the one that stays, mint for a key that lost a conflict, write a token that was not
+The model keeps what a server keeps. Observations are its clock: a key that is committed late is
+listed after so many more of them. Everything that happens is an event, at which a run may be
+stopped, refused, or asked for its result. Whatever a test is about, the model fails if a run does
+what it must never do: send a key again unless an observation did not show it, revoke a key of
+others or the one to keep, mint a token for a key that gave way, write a token that was not
 verified, or start anything after a stop.
 """
 
@@ -53,12 +53,12 @@ UNREACHABLE = Failure("unreachable", "shop cannot be reached.")
 
 
 class Fate(NamedTuple):
-    """The outcome of one create.
+    """The scripted outcome of one create.
 
     Attributes:
-        shows: observations before the one that lists the key; None if it is never created.
-        says: what the caller receives.
-        role: observations that list the key without its role.
+        shows: how many observations pass before one lists the key; None if it is never created.
+        says: the answer that the caller gets.
+        role: how many observations list the key without its role.
     """
 
     shows: int | None
@@ -81,8 +81,8 @@ BURIED = Fate(None, "taken")
 class Row:
     """A key on the server.
 
-    `owner` is the run that created it, and `…_from` the number of an observation. A negative
-    `second` means that the key existed before every run.
+    `owner` is the run that created it, and `…_from` is the number of an observation. Keys with a
+    negative second existed before every run.
     """
 
     id: str
@@ -129,13 +129,13 @@ class Row:
 
 @dataclass
 class Clock:
-    """Number of observations, finished or failed, of all runs together."""
+    """The number of observations, finished or failed, of all runs together."""
 
     observations: int = 0
 
 
 class Waits(Cancellation):
-    """Cancellation that counts the waits instead of waiting."""
+    """A cancellation that records the waits instead of waiting."""
 
     def __init__(self, note: Callable[[str], None] = lambda _: None) -> None:
         super().__init__()
@@ -147,41 +147,42 @@ class Waits(Cancellation):
         self._note("wait")
 
 
-def token(key_id: str, expires_at: datetime | None, number: int = 0) -> Secret:
+def token(key_id: str, ends: datetime | None, number: int = 0) -> Secret:
     """Return a token as a server signs it; the number makes two tokens of one key differ."""
     claims: dict[str, Any] = {"workspaceId": "w", "type": "API_KEY", "jti": key_id}
     claims["number"] = number
-    if expires_at is not None:
-        claims["exp"] = int(expires_at.timestamp())
-    header, payload = (
+    if ends is not None:
+        claims["exp"] = int(ends.timestamp())
+    head, body = (
         base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
         for part in ({"alg": "HS256", "typ": "JWT"}, claims)
     )
-    return Secret(f"{header}.{payload}.{'x' * 43}")
+    return Secret(f"{head}.{body}.{'x' * 43}")
 
 
 @dataclass(kw_only=True)
 class ModelServer:
-    """One run's access to the model; runs that race share `rows` and `clock`.
+    """The view that one run has of the model; runs that race share `rows` and `clock`.
 
     Attributes:
-        fates: outcomes of the creates, in the order in which they are sent; later creates succeed.
-        named: outcome of every create of a name; these creates do not use up `fates`.
-        blind: numbers of the observations that fail.
-        revoking: outcomes of the revocations, in order; later ones succeed.
-        readings: number of records that each read returns, in order; later reads return all.
-        mints: by name, what is minted: `other key`, `early`, `forever`, `upper`, `junk`, `just`, or
-            the failure instead.
-        proofs: by name, the failure of the verification.
-        sinks: by address, a failure to `open`, `write` or `read`, or what is read back: `nothing`,
-            `other`, `early`, `theirs`, `unread`.
-        refuses: events that end with a refusal, as in `told`, or all events of a kind by the first
-            word.
-        undead: whether tokens of revoked keys still work.
-        tokens: the token in each sink.
+        fates: the outcomes of the creates in the order in which they are sent; all further ones
+            succeed.
+        named: the outcome of every create of a name; such creates do not use up `fates`.
+        blind: the numbers of the observations that fail.
+        revoking: the outcome of each revocation, in order; all further ones succeed.
+        readings: how many records each reading returns, in order; all further ones return all.
+        mints: by name, the token that is minted: `other key`, `early`, `forever`, `upper`, `junk`,
+            `just`, or the failure to mint.
+        proofs: by name, the failure to verify a token.
+        sinks: by address, what goes wrong: a failure to `open`, `write` or `read`, or what is read
+            back: `nothing`, `other`, `early`, `theirs`, `unread`.
+        refuses: events that end with a refusal, as in `told`, or all of a kind by its first word.
+        undead: True if tokens of revoked keys still work.
+        tokens: the token that each sink holds.
         stop_at: the event at which the run is stopped, by its number or as in `told`.
         watch: called at every event.
-        long: seconds after which a token is verified again; with -1, always.
+        long: seconds of writing to sinks after which a token is verified once more; with -1 every
+            write takes long enough.
     """
 
     generation: Literal["legacy", "core"] = "core"
@@ -217,23 +218,23 @@ class ModelServer:
         self.revoked_ids: set[str] = set()
         self._before: frozenset[str] = frozenset()
         self._actions: tuple[Action, ...] = ()
-        self._listed_names: frozenset[str] = frozenset()
+        self._shown: frozenset[str] = frozenset()
         self._sent_at: dict[str, int] = {}
         self._refused_ids: set[str] = set()
 
-    # A run and its events
+    # A run, and what is known of it
 
     def execution(self, *actions: Action, parallel: int = 1) -> Execution:
-        """Return a run that will carry out these actions."""
+        """Return a run that is to carry out these actions."""
 
         def count(number: int) -> None:
             self.settled += number
 
         self._actions = actions
-        self._existing_ids = frozenset(row.id for row in self.rows if row.second < 0)
+        self._before = frozenset(row.id for row in self.rows if row.second < 0)
         return Execution(
             part_with(*actions),
-            self._existing_ids,
+            self._before,
             self,
             self.open,
             parallel=parallel,
@@ -245,7 +246,7 @@ class ModelServer:
         )
 
     def run(self, *actions: Action, parallel: int = 1) -> tuple[Result, ...]:
-        """Carry out these actions and return the results."""
+        """Carry out these actions, and return the results."""
         execution = self.execution(*actions, parallel=parallel)
         execution.run()
         results = execution.finish().results
@@ -256,13 +257,13 @@ class ModelServer:
         return results
 
     def note(self, *event: Any) -> None:
-        """Record an event.
+        """Record an event, and stop or refuse the run if the script says so.
 
         Raises:
-            WorkspaceError: the script refuses it.
+            WorkspaceError: if the script refuses the event.
         """
         self.events.append(event)
-        text = _event_text(event)
+        text = _text_of(event)
         if self.stop_at in (len(self.events), text):
             self.stop.ask()
         self.watch()
@@ -270,30 +271,30 @@ class ModelServer:
             raise WorkspaceError("rejected", f"No {text}.", remedy="Fix it.")
 
     def of(self, *kinds: str) -> list[tuple[Any, ...]]:
-        """Return the events of some kinds, in order."""
+        """Return the events of some kinds, in their order."""
         return [event for event in self.events if event[0] in kinds]
 
     @property
     def told(self) -> list[str]:
-        """Return the text of each event."""
-        return [_event_text(event) for event in self.events]
+        """The events, each as text."""
+        return [_text_of(event) for event in self.events]
 
     @property
     def revoked(self) -> list[str]:
-        """Return the ids of the keys that the run tried to revoke, once for each try."""
+        """The ids of the keys that the run tried to revoke, once for each try."""
         return [key_id for _, key_id in self.of("revoke")]
 
     @property
-    def well(self) -> bool:
-        """Return whether no observation failed since the last create was sent."""
+    def observed_since_last_send(self) -> bool:
+        """Return whether no observation has failed since the last create was sent."""
         after = 1 + max(self._sent_at.values(), default=0)
         return not any(number in self.blind for number in range(after, self.observations + 1))
 
     def row(self, key_id: str) -> Row | None:
-        """Return the key of an id; None if it is in a plan and not on this server."""
+        """Return the key of an id, or None if only the plan has it."""
         return next((row for row in self.rows if row.id.lower() == key_id.lower()), None)
 
-    def made(self, name: str) -> list[Row]:
+    def created_rows(self, name: str) -> list[Row]:
         """Return all keys of a name that this run created, listed or not."""
         return [row for row in self.rows if row.name == name and row.owner is self]
 
@@ -322,7 +323,7 @@ class ModelServer:
         if self.generation == "core":
             listed = [row for row in listed if row.live(self.last_observation)]
         names = {action.name for action in self._actions}
-        self._listed_names = frozenset(name for name in names if self.new(name))
+        self._shown = frozenset(name for name in names if self.new(name))
         known = HiddenRoles() if self.roles_hidden else KnownRoles((WORKER, ADMIN))
         return observation_with(
             *(row.observed(self.last_observation) for row in listed),
@@ -331,7 +332,7 @@ class ModelServer:
 
     def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         assert keys
-        assert not self.stop.asked, "a create started after the stop was requested"
+        assert not self.stop.asked, "a create started after the stop"
         self.calls.append(tuple(key.name for key in keys))
         sent = sum(key.name not in self.named for key, _ in self.sent)
         fates = iter(self.fates[sent:])
@@ -353,11 +354,11 @@ class ModelServer:
             observer.on_outcome(key, outcome)
 
     def _answer(self, key: NewKey, fate: Fate) -> Outcome:
-        client_chooses = self.generation == "legacy"
+        chosen = self.generation == "legacy"
         assert str(uuid.UUID(key.id)) == key.id
-        taken = client_chooses and (key.id in self._refused_ids or self.row(key.id) is not None)
+        taken = chosen and (key.id in self._refused_ids or self.row(key.id) is not None)
         row = Row(
-            id=key.id if client_chooses else self._id_of(key.name),
+            id=key.id if chosen else self._id_of(key.name),
             name=key.name,
             second=10 + len(self.rows),
             end=datetime.fromisoformat(key.expires_at),
@@ -383,18 +384,16 @@ class ModelServer:
                 return Unknown(TAKEN, "taken")
 
     def _id_of(self, name: str) -> str:
-        """Return `id-NAME`, or `id-NAME-2` and so on for further keys of the name."""
+        """Return `id-NAME`, and for further keys of the name `id-NAME-2` and so on."""
         number = 1 + sum(row.owner is not None for row in self.rows if row.name == name)
         return f"id-{name}" if number == 1 else f"id-{name}-{number}"
 
-    def records(self, depths: Mapping[str, Depth]) -> dict[str, Record]:
-        assert depths
+    def records(self, wanted: Mapping[str, Depth]) -> dict[str, Record]:
+        assert wanted
         self.note("records")
-        max_records = (
-            self.readings[len(self.read)] if len(self.read) < len(self.readings) else NEVER
-        )
-        self.read.append(dict(depths))
-        planned = {action.name: action.depth for action in self._actions}
+        most = self.readings[len(self.read)] if len(self.read) < len(self.readings) else NEVER
+        self.read.append(dict(wanted))
+        depths = {action.name: action.depth for action in self._actions}
         rows = {row.id: row for row in self.rows}
         as_planned = all(depths[rows[id_].name] == depth for id_, depth in wanted.items())
         assert as_planned or (self.roles_hidden and set(wanted.values()) == {1})
@@ -403,10 +402,10 @@ class ModelServer:
     def revoke(self, key_id: str) -> None:
         self.note("revoke", key_id)
         row = self.row(key_id)
-        if key_id not in self._planned_revocations:
-            assert row is not None, "an unknown key was revoked"
-            assert row.owner is self, "a key of another run was revoked"
-            assert row is not self.new(row.name)[0], "the key that stays was revoked"
+        if key_id not in self._ids_to_revoke:
+            assert row is not None, "a key that does not exist was revoked"
+            assert row.owner is self, "a key of someone else was revoked"
+            assert row is not self.new(row.name)[0], "the key to keep was revoked"
         number = len(self.revoked) - 1
         end = self.revoking[number] if number < len(self.revoking) else "done"
         if end != "refused":
@@ -417,8 +416,8 @@ class ModelServer:
             raise _error(HANGS)
 
     @property
-    def _planned_revocations(self) -> frozenset[str]:
-        """Return the ids of the keys that the plan revokes."""
+    def _ids_to_revoke(self) -> frozenset[str]:
+        """The ids of the keys that the plan revokes."""
         ids: set[str] = set()
         for action in self._actions:
             if isinstance(action, Revoke):
@@ -427,10 +426,10 @@ class ModelServer:
                 ids |= {*action.predecessors}
         return frozenset(ids)
 
-    def set_expiry(self, key_id: str, expires_at: datetime) -> None:
-        self.note("move", key_id, f"{expires_at:%Y-%m-%d}")
+    def set_expiry(self, key_id: str, ends: datetime) -> None:
+        self.note("move", key_id, f"{ends:%Y-%m-%d}")
         if (row := self.row(key_id)) is not None:
-            row.end = expires_at
+            row.end = ends
 
     def assign_role(self, key_id: str, role_id: str) -> None:
         [role] = [one for one in (WORKER, ADMIN) if one.id == role_id]
@@ -439,11 +438,11 @@ class ModelServer:
             row.role, row.role_id = role.label, role.id
 
     def capabilities(self) -> Any:
-        raise AssertionError("no run asks for capabilities")
+        raise AssertionError("a run does not ask for capabilities")
 
-    def mint(self, key_id: str, expires_at: datetime) -> Secret:
-        assert not self.stop.asked, "a delivery started after the stop was requested"
-        name = self._check_mintable(key_id, expires_at)
+    def mint(self, key_id: str, ends: datetime) -> Secret:
+        assert not self.stop.asked, "a delivery started after the stop"
+        name = self._check_mintable(key_id, ends)
         self.note("mint", key_id)
         fate = self.mints.get(name, "good")
         if isinstance(fate, Failure):
@@ -453,31 +452,29 @@ class ModelServer:
             "good": lambda: token(key_id, ends, number),
             "upper": lambda: token(key_id.upper(), ends, number),
             "forever": lambda: token(key_id, None, number),
-            "just": lambda: token(key_id, expires_at - 59 * SECOND, number),
-            "other key": lambda: token("other", expires_at, number),
-            "early": lambda: token(key_id, expires_at - 61 * SECOND, number),
+            "just": lambda: token(key_id, ends - 59 * SECOND, number),
+            "other key": lambda: token("other", ends, number),
+            "early": lambda: token(key_id, ends - 61 * SECOND, number),
             "junk": lambda: Secret("no-token-at-all"),
         }[fate]()
         self.minted[minted.reveal()] = key_id
         return minted
 
-    def _check_mintable(self, key_id: str, expires_at: datetime) -> str:
-        """Check that a token for this key and expiry is needed, and return the key's name."""
+    def _check_mintable(self, key_id: str, ends: datetime) -> str:
+        """Return the name of the key, and check that the token gets the right expiry."""
         changed = {one.key_id: one for one in self._actions if isinstance(one, Update | Deliver)}
         if key_id in changed:
             action = changed[key_id]
             if isinstance(action, Deliver):
-                assert expires_at == action.expires_at
+                assert ends == action.expires_at
             return action.name
         row = self.row(key_id)
         assert row is not None
-        assert row.id not in self._existing_ids, "no action concerns this key"
-        of_name = [
-            one for one in self.rows if one.name == row.name and one.id not in self._existing_ids
-        ]
-        live = [one for one in of_name if not one.revoked]
-        assert row is min(live, key=lambda one: one.age), "not the key that stays"
-        assert expires_at == row.end
+        assert row.id not in self._before, "no action is about this key"
+        same = [one for one in self.rows if one.name == row.name and one.id not in self._before]
+        live = [one for one in same if not one.revoked]
+        assert row is min(live, key=lambda one: one.age), "not the key to keep"
+        assert ends == row.end
         return row.name
 
     def verify_token(self, token: Secret) -> None:
@@ -493,7 +490,7 @@ class ModelServer:
         self.verified.add(token.reveal())
 
     def close(self) -> None:
-        raise AssertionError("the run did not open the workspace and must not close it")
+        raise AssertionError("a run does not close the workspace")
 
     # The sinks
 
@@ -502,11 +499,11 @@ class ModelServer:
         self.raise_scripted(address, "open")
         return Shelf(self, address)
 
-    def trouble(self, address: Address, step: str) -> None:
+    def raise_scripted(self, address: Address, operation: str) -> None:
         fate = self.sinks.get(address)
-        if isinstance(fate, tuple) and fate[0] == step:
+        if isinstance(fate, tuple) and fate[0] == operation:
             raise SinkError(fate[1].code, fate[1].message)
-        if fate == f"bug at {step}":
+        if fate == f"bug at {operation}":
             raise ZeroDivisionError
 
 
@@ -530,9 +527,9 @@ class Shelf:
         end = row.end if row else END
         returned: dict[object, Content] = {
             "nothing": Empty(),
-            "other": StoredValue(token("other", expires_at, 999)),
-            "early": StoredValue(token(key_id, expires_at - 61 * SECOND, 999)),
-            "theirs": StoredValue(token(key_id, expires_at, 999)),
+            "other": StoredValue(token("other", end, 999)),
+            "early": StoredValue(token(key_id, end - 61 * SECOND, 999)),
+            "theirs": StoredValue(token(key_id, end, 999)),
             "unread": WriteOnly(NOW),
         }
         return returned.get(self.server.sinks.get(self.address)) or StoredValue(
@@ -544,17 +541,17 @@ class Shelf:
         self._note("write")
         self.server.tokens[self.address] = token
 
-    def _note(self, step: str) -> None:
+    def _note(self, operation: str) -> None:
         try:
-            self.server.note(step, self.address)
+            self.server.note(operation, self.address)
         except WorkspaceError:
             raise SinkError("sink_denied", "No.", remedy="Fix it.") from None
         self.server.raise_scripted(self.address, operation)
 
 
-def _event_text(event: tuple[Any, ...]) -> str:
+def _text_of(event: tuple[Any, ...]) -> str:
     return " ".join(map(str, event))
 
 
-def _error(failure: Failure) -> WorkspaceError:
-    return WorkspaceError(failure.code, failure.message)
+def _error(why: Failure) -> WorkspaceError:
+    return WorkspaceError(why.code, why.message)

@@ -109,4 +109,4 @@ def _concerns(problem: Problem, files: set[str] | None, manifests: Manifests) ->
     if files is None:
         return True
     places = {problem.place.file} | ({problem.related.file} if problem.related else set())
-    return bool(places & files) or not manifests.environments
+    return bool((places | problem.also_in) & files) or not manifests.environments

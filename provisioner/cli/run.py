@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from provisioner.errors.problem import Problem
     from provisioner.execution import Emit
     from provisioner.manifests import DeclaredEnvironment
+    from provisioner.model.environment import Environment
     from provisioner.model.restrictions import Restrictions
     from provisioner.reconcile.reconciler import Connect
     from provisioner.runtime.cancellation import Cancellation
@@ -246,16 +247,12 @@ def _resolve(
         if not selection.environments or declared.name in selection.environments
     ]
     _refuse_hosts(selected, selection.restrictions)
-    environments: list[Environment] = []
-    problems: list[Problem] = []
-    for declared in selected:
-        desired = manifests.desired.get(declared.name, ())
-        resolved = resolve(declared, os.environ, manifests.environments_root, desired)
-        if isinstance(resolved, Environment):
-            if selection.parallel is not None:
-                limits = replace(resolved.limits, parallel=selection.parallel)
-                resolved = replace(resolved, limits=limits)
-            environments.append(resolved)
-        else:
-            problems += resolved
-    return tuple(environments), tuple(problems)
+    environments, problems = resolve(
+        selected, os.environ, manifests.environments_root, manifests.desired
+    )
+    if selection.parallel is not None:
+        parallel = selection.parallel
+        environments = tuple(
+            replace(one, limits=replace(one.limits, parallel=parallel)) for one in environments
+        )
+    return environments, problems

@@ -32,12 +32,14 @@ class Problem:
         code: one of the codes in docs/errors.md.
         message: what is wrong and what to write instead.
         related: a second place that is involved, such as the first of two equal names.
+        also_in: the other files with keys affected by the same mistake.
     """
 
     place: Place
     code: str
     message: str
     related: Place | None = None
+    also_in: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.place}: {self.code}: {self.message}"

@@ -1,16 +1,18 @@
 """Manifests: YAML files to environments and desired keys, with the place of every problem.
 
-`load` reads a directory offline and collects everything that is wrong; `resolve` then makes one
-environment of its declaration with the variables of the run.
+`load` reads a directory offline and collects all problems; `resolve` then turns declarations into
+environments with the variables of the run.
 """
 
 from provisioner.errors.codes import CODES, WARNINGS
+from provisioner.manifests.causes import COUNTS
 from provisioner.manifests.environments import DeclaredEnvironment, resolve, url_of
 from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load, look_alikes
 from provisioner.manifests.reach import newly_reached
 
 __all__ = [
     "CODES",
+    "COUNTS",
     "ENVIRONMENTS",
     "WARNINGS",
     "DeclaredEnvironment",

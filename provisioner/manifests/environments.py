@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from provisioner.errors.problem import Place, Problem
 from provisioner.http_client.loopback import is_loopback
 from provisioner.manifests import characters, variables
+from provisioner.manifests.causes import Cause, Causes, identified
 from provisioner.manifests.document import Document, Mapping, Position, Sequence
 from provisioner.manifests.policy_check import DeclaredPolicy, PolicyCheck, policy_of, rules_of
 from provisioner.manifests.schema import published
@@ -35,8 +38,10 @@ from provisioner.secret import Secret
 
 if TYPE_CHECKING:
     import collections.abc
+    from collections.abc import Hashable
     from pathlib import Path
 
+    from provisioner.manifests.causes import Affected
     from provisioner.manifests.policy_check import Rule
     from provisioner.model.environment import Generation
     from provisioner.model.key import DesiredKey
@@ -106,6 +111,7 @@ class DeclaredEnvironment:
             owns=tuple(_plain(glob) or "" for glob in self.owns) if known else None,
             owns_place=self.owns[0].place if self.owns else self.place,
             role=_plain(self.role),
+            role_place=self.role.place if self.role else self.place,
             policy=self.policy,
         )
 
@@ -161,36 +167,65 @@ def declare(document: Document) -> Declarations:
     return Declarations(tuple(listed) if known else None, tuple(environments), tuple(problems))
 
 
+_NO_KEYS: collections.abc.Mapping[str, tuple[DesiredKey, ...]] = MappingProxyType({})
+
+
 def url_of(declared: DeclaredEnvironment, values: collections.abc.Mapping[str, str]) -> str | None:
     """Return where an environment is, before any credential is read; None with a problem."""
     return _Walk(values, None).url(declared)
 
 
 def resolve(
-    declared: DeclaredEnvironment,
+    declared: collections.abc.Iterable[DeclaredEnvironment],
     values: collections.abc.Mapping[str, str],
     root: Path,
-    desired: collections.abc.Iterable[DesiredKey] = (),
-) -> Environment | tuple[Problem, ...]:
-    """Makes an environment of its declaration, or says everything that is in the way.
+    desired: collections.abc.Mapping[str, collections.abc.Iterable[DesiredKey]] = _NO_KEYS,
+) -> tuple[tuple[Environment, ...], tuple[Problem, ...]]:
+    """Return the environments of a run without a problem, and the problems of the others.
 
     Args:
-        declared: what `load` gave.
-        values: of the variables, usually `os.environ`.
-        root: where relative paths stand: `Manifests.environments_root`.
-        desired: its keys, held to what it demands as soon as the variables are known.
+        declared: environments that `load` returned.
+        values: the variables, usually `os.environ`.
+        root: the directory that relative paths start at: `Manifests.environments_root`.
+        desired: the keys by environment, checked against what depends on variables.
     """
-    walk = _Walk(values, root)
-    environment = walk.environment(declared)
-    if environment is None or walk.problems:
-        return tuple(walk.problems)
-    if declared.policy_check_varies:
-        policy_check = replace(declared.policy_check, owns=environment.owns, role=environment.role)
-        # Dates were held to the policy by whoever loads with a clock.
-        found = [problem for key in desired for problem in policy_check.problems(key, None)]
-        if found:
-            return tuple(found)
-    return environment
+    environments: list[Environment] = []
+    causes = Causes()
+    for one in declared:
+        walk = _Walk(values, root)
+        environment = walk.environment(one)
+        for problem, identity, rank in walk.found:
+            cause = Cause(problem.code, problem.place, identity)
+            causes.add(cause, partial(_in_environments, problem.message), rank=rank).add(
+                None, "", one.name
+            )
+        if environment is None or walk.found:
+            continue
+        environments.append(environment)
+        if one.policy_check_varies:
+            check = replace(one.policy_check, owns=environment.owns, role=environment.role)
+            for key, identity in identified(desired.get(one.name, ())):
+                # `load` compared dates with the policy, if it was given the time.
+                for breach in check.breaches(key, None):
+                    causes.add(_cause(one, key, breach.code), breach.describe, breach.related).add(
+                        identity, key.name, one.name, breach.rule
+                    )
+    return tuple(environments), tuple(causes.problems())
+
+
+def _cause(declared: DeclaredEnvironment, key: DesiredKey, code: str) -> Cause:
+    """Return the variable that makes a key break a rule of its environment."""
+    check = declared.policy_check
+    if code == "rotation_unowned":
+        globs = tuple(glob.template for glob in declared.owns)
+        return Cause(code, check.owns_place, globs, single=key.place)
+    if code == "policy_role" and key.role is None and declared.role is not None:
+        return Cause(code, check.role_place, declared.role.template)
+    return Cause(code, key.place)
+
+
+def _in_environments(message: str, affected: Affected) -> str:
+    return f"{message}{affected.in_environments}"
 
 
 def _check(declared: DeclaredEnvironment) -> list[Problem]:
@@ -200,7 +235,7 @@ def _check(declared: DeclaredEnvironment) -> list[Problem]:
     for part in declared.auth or ():
         if part.name in _VARIABLES and part.value.template.literal:
             walk.problem(
-                part.value.place,
+                part.value,
                 "secret_literal",
                 f"`{part.name}` stands in the file itself: put it into a variable and write "
                 f"${{{_VARIABLES[part.name]}}}, without a default",
@@ -208,7 +243,7 @@ def _check(declared: DeclaredEnvironment) -> list[Problem]:
     for header in declared.headers:
         if _SECRET_HEADER.search(header.name) and _literal_header(header.value.template):
             walk.problem(
-                header.value.place,
+                header.value,
                 "secret_literal",
                 "by its name this header holds a secret, and it stands in the file itself: put "
                 "the whole value into a variable, without a default",
@@ -339,7 +374,7 @@ class _Walk:
     """
 
     def __init__(self, values: collections.abc.Mapping[str, str] | None, root: Path | None) -> None:
-        self.problems: list[Problem] = []
+        self.found: list[tuple[Problem, Hashable, int]] = []
         self._values = values
         self._root = root
 
@@ -349,8 +384,9 @@ class _Walk:
         credential = self._credential(declared, url)
         headers = self._headers(declared.headers)
         ca_file = self._ca_file(declared.ca_file)
-        owns = tuple(filter(None, map(self._nonblank, declared.owns)))
-        role = self._nonblank(declared.role)
+        globs = (self._nonblank(glob, "a glob of `owns`") for glob in declared.owns)
+        owns = tuple(filter(None, globs))
+        role = self._nonblank(declared.role, "`role`")
         generation = self._generation(declared.generation)
         workspace = self._workspace(declared.workspace)
         limits = self._limits(declared.limits)
@@ -372,9 +408,27 @@ class _Walk:
             policy=None if declared.policy is None else declared.policy.policy,
         )
 
-    def problem(self, place: Place, code: str, message: str) -> None:
-        """Notes a problem."""
-        self.problems.append(Problem(place, code, message))
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems found."""
+        return [problem for problem, _, _ in self.found]
+
+    def problem(self, at: Place | DeclaredText, code: str, message: str) -> None:
+        """Record a problem; that of a text has the same cause wherever this text is written."""
+        if isinstance(at, DeclaredText):
+            self._record(Problem(at.place, code, message), (at.template, message))
+        else:
+            self._record(Problem(at, code, message))
+
+    def _record(self, problem: Problem, identity: Hashable = None, rank: int = 0) -> None:
+        """Record a problem.
+
+        Args:
+            problem: what to report.
+            identity: the same for problems with the same cause; None for the place.
+            rank: the problem of the lowest rank is the one that is reported.
+        """
+        self.found.append((problem, identity, rank))
 
     def _text(self, written: DeclaredText | None) -> str | None:
         """The value; None where there is none, or none yet, or a variable is missing."""
@@ -387,15 +441,19 @@ class _Walk:
         if isinstance(expanded, str):
             return expanded
         for missing in expanded:
-            self.problem(written.place, "variable_missing", str(missing))
+            # Where several places need it, one that says more than its name is shown.
+            self._record(
+                Problem(written.place, "variable_missing", str(missing)),
+                missing.variable.name,
+                rank=0 if missing.variable.message else 1,
+            )
         return None
 
-    def _nonblank(self, written: DeclaredText | None) -> str | None:
+    def _nonblank(self, written: DeclaredText | None, subject: str) -> str | None:
         text = self._text(written)
         if written is not None and text is not None and not text.strip():
-            self.problem(
-                written.place, "invalid_value", "this is empty: write text, or leave it out"
-            )
+            message = f"{subject} is empty: write text, or leave it out"
+            self.problem(written, "invalid_value", message)
             return None
         return text
 
@@ -407,7 +465,7 @@ class _Walk:
         found = _url(text, declared.url.place, insecure=declared.insecure)
         if isinstance(found, str):
             return found
-        self.problems.append(found)
+        self.problem(declared.url, found.code, found.message)
         return None
 
     def _credential(self, declared: DeclaredEnvironment, url: str | None) -> Credential | None:
@@ -449,7 +507,7 @@ class _Walk:
             "this is not a token: it is empty, or holds blanks or signs that no token has; "
             "give the token alone, without `Bearer`"
         )
-        self.problem(written.place, "auth_invalid", message)
+        self.problem(written, "auth_invalid", message)
         return None
 
     def _file(self, written: DeclaredText) -> str | None:
@@ -470,7 +528,7 @@ class _Walk:
             if text:
                 return text
             fault = "is empty" if text is not None else f"has more than {MAX_SECRET_BYTES} bytes"
-        self.problem(written.place, "secret_file_unreadable", f"{called} {fault}")
+        self.problem(written, "secret_file_unreadable", f"{called} {fault}")
         return None
 
     def _headers(self, headers: tuple[DeclaredHeader, ...]) -> tuple[tuple[str, Secret], ...]:
@@ -489,7 +547,7 @@ class _Walk:
             value = self._text(header.value)
             if value is not None and not _sendable(value):
                 message = "the value is empty, or holds line breaks or signs no header can have"
-                self.problem(header.value.place, "header_invalid", message)
+                self.problem(header.value, "header_invalid", message)
             found[name] = (header.name, Secret((value or "").strip()))
         return tuple(found.values())
 
@@ -505,7 +563,7 @@ class _Walk:
             fault = "is empty or too large"
         except OSError as error:
             fault = f"cannot be read: {reason(error)}"
-        self.problem(written.place, "ca_file_unreadable", f"{called} {fault}")
+        self.problem(written, "ca_file_unreadable", f"{called} {fault}")
         return None
 
     def _generation(self, written: DeclaredText | None) -> Generation | None:
@@ -513,7 +571,7 @@ class _Walk:
         if written is None or text is None or text == "auto":
             return None
         if text not in ("legacy", "core"):
-            self.problem(written.place, "invalid_value", "write auto, legacy or core")
+            self.problem(written, "invalid_value", "write auto, legacy or core")
             return None
         return cast("Generation", text)
 
@@ -522,7 +580,7 @@ class _Walk:
         if written is None or text is None:
             return None
         if not _UUID.fullmatch(text.lower()):
-            self.problem(written.place, "invalid_value", "write the id of the workspace, a UUID")
+            self.problem(written, "invalid_value", "write the id of the workspace, a UUID")
             return None
         return text.lower()
 
@@ -545,7 +603,7 @@ class _Walk:
                     found[limit.name] = int(text)
                     continue
                 want = f"write a whole number from 1 to {most}"
-            self.problem(limit.value.place, "invalid_value", f"`{limit.name}`: {want}")
+            self.problem(limit.value, "invalid_value", f"`{limit.name}`: {want}")
         return replace(Limits(), **found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product, repeat
 from math import prod
 from sys import intern
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
 
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
+from provisioner.manifests.causes import Affected, Cause, Causes
 from provisioner.manifests.document import Document, Mapping, Position, Sequence
 from provisioner.manifests.schema import is_expiry, published
 from provisioner.manifests.schema_errors import manifest_problems, show
 from provisioner.manifests.templates import (
     ADDRESSES,
+    Fault,
     Filled,
     PlaceholderText,
     SinkTemplate,
@@ -33,11 +36,12 @@ from provisioner.model.key import Depth, DesiredKey, Rotation
 from provisioner.model.sink_address import Address, FileAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
     from collections.abc import Sequence as SequenceOf
     from datetime import datetime
 
-    from provisioner.manifests.policy_check import PolicyCheck
+    from provisioner.manifests.causes import Describe
+    from provisioner.manifests.policy_check import Breach, PolicyCheck
 
 MAX_MATRIX = 10_000
 """Keys that one matrix may give in one environment."""
@@ -71,7 +75,8 @@ class Collection:
         now: an expiry that is not after it is a problem; None where that is not looked at.
         policy_check: of the environments without a problem, by their names.
         keys: by environment and by name, in the order of the files and lines.
-        problems: in the order found.
+        problems: those with a cause of their own, in the order found.
+        causes: of all other problems.
         holders: of each place that holds one token, the key that is delivered there.
         formats: of each file that is delivered to, its format and the key that says so first.
     """
@@ -81,6 +86,7 @@ class Collection:
     policy_check: dict[str, PolicyCheck] = field(default_factory=dict)
     keys: dict[str, dict[str, DesiredKey]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    causes: Causes = field(default_factory=Causes)
     holders: dict[tuple[str, ...], DesiredKey] = field(default_factory=dict)
     formats: dict[str, tuple[str, DesiredKey]] = field(default_factory=dict)
 
@@ -164,10 +170,12 @@ class _Manifest:
                 and published("manifest").check("defaults")(defaults)
             )
         )
-        self._default_sinks: dict[tuple[str, ...], tuple[SinkTemplate, ...]] = {}
-        self._told: set[tuple[Place, str]] = set()
+        self._default_sinks: dict[
+            tuple[str, ...], tuple[tuple[SinkTemplate, ...], list[Affected]]
+        ] = {}
+        self._affected: list[Affected] = []
 
-    def expand(self, entries: SequenceOf[Mapping]) -> None:  # noqa: C901 - one loop, calls cost
+    def expand(self, entries: SequenceOf[Mapping]) -> None:  # noqa: C901, PLR0912 - one loop, calls cost
         """Takes up keys that the schema accepts."""
         file, depth, targets, expiries, default_role, delivers, default_rotation = (
             self._document.file, self._depth, self._targets, self._expiries, self._role,
@@ -182,6 +190,8 @@ class _Manifest:
                 entry.positions[1] if next(iter(entry)) == "name" else entry.value_position("name")
             )
             place = Place(file, position.line + 1, position.column + 1)
+            affected, expanded = self._affected, False
+            affected.clear()
             expiry = expiries.get(entry.get("expires")) or self._expiry(entry)
             if not name.isascii():
                 self._check_text("the name", name, position)
@@ -201,20 +211,31 @@ class _Manifest:
                 key = DesiredKey(
                     target.name, each, depth, expiry, role, place, (), rotation, protect
                 )
+                if affected:
+                    expanded = True
+                    for one in affected:
+                        one.add((place, values), each, target.name)
                 if sinks:
                     found = self._addresses(sinks, entry, key, values)
                     key = key._replace(deliver=tuple(found.values()))
                 first = target.keys.setdefault(each, key)
                 if first is not key:
-                    self._named_twice(key, first)
+                    self._named_twice(key, values, first)
                     continue
                 if sinks:
-                    self._hold(key, found)
+                    self._hold(key, values, found)
                 policy_check = target.policy_check
                 if policy_check is not None and (
                     rotation is not None or policy_check.policy is not None
                 ):
-                    self._hold_to(policy_check, entry, key)
+                    self._hold_to(policy_check, entry, key, values)
+            if affected and not expanded:
+                self._count_unexpanded(place, name)
+
+    def _count_unexpanded(self, place: Place, name: str) -> None:
+        """Count an entry that another problem leaves without a name or an environment."""
+        for affected in self._affected:
+            affected.add((place, ()), name, None)
 
     def _own_role(self, role: str, node: Mapping) -> str:
         """Return the role that a key or `defaults` name, one string for all that name it."""
@@ -237,10 +258,17 @@ class _Manifest:
         if "expires" not in node:
             # A mapping that lost a key to a problem may have had it.
             if entry.position.index not in self._document.partial:
-                self._problem(
-                    entry.position,
-                    "expiry_missing",
-                    "a key needs `expires`, its own or from `defaults`: 90d, 2027-06-30, never …",
+                # One line in `defaults` is enough for all keys that lack it.
+                self._record(
+                    Cause(
+                        "expiry_missing",
+                        self._document.place(entry.position),
+                        (self._document.file, "expires"),
+                    ),
+                    lambda affected: (
+                        f"{affected.key} has no `expires`: write it here or in `defaults`, as in "
+                        "90d, 2027-06-30 or never"
+                    ),
                 )
             return _NO_EXPIRY
         if not isinstance(written, str) or not is_expiry(written):
@@ -248,11 +276,14 @@ class _Manifest:
         expiry = parse_expiry(written)
         now = self._collection.now
         if now is not None and isinstance(expiry, ExpiresAt) and expiry.timestamp <= now:
-            message = f"{show(written)} has passed: write a later date, or remove the key"
-            self._problem(node.value_position("expires"), "expiry_past", message)
-            # A default is told of once, however many keys it holds for.
-            if own is not None:
-                return expiry
+            self._record(
+                Cause("expiry_past", self._document.place(node.value_position("expires"))),
+                lambda affected: (
+                    f"{show(written)} has passed{affected.for_keys}: write a later date, or remove "
+                    f"the key{'s' if affected.for_keys else ''}"
+                ),
+            )
+            return expiry
         self._expiries[own] = expiry
         return expiry
 
@@ -263,42 +294,40 @@ class _Manifest:
                 lives_on = min(rotation.before, rotation.overlap)
                 if rotation.before + lives_on <= lifetime:
                     return
-                message = (
+                what = (
                     f"with this `before` and `overlap` a key of {written} lives on until its "
-                    "successor has one itself, so that three are always live: write less"
+                    "successor has one itself, so that three are always live"
                 )
+                advice = "write less"
             case ExpiresAfter(written=written):
-                message = (
+                what = (
                     f"`before` is not shorter than {written}, the lifetime, so that each successor "
-                    "would be due for the next at once: write less"
+                    "would be due for the next at once"
                 )
+                advice = "write less"
             case ExpiresAt(written=written):
-                message = (
-                    f"{show(written)} is a date, and each successor would end then too: write a "
-                    "lifetime, as in `expires: 90d`"
-                )
+                what = f"{show(written)} is a date, and each successor would end then too"
+                advice = "write a lifetime, as in `expires: 90d`"
             case ExpiresNever():
                 if expiry is _NO_EXPIRY:
                     return
-                message = (
-                    "a key that never ends is never due for rotation: write `expires: 90d` or so"
-                )
+                what = "a key that never ends is never due for rotation"
+                advice = "write `expires: 90d` or so"
             case _:
                 assert_never(expiry)
         own = [word for word in ("rotate", "expires") if word in entry]
         node = entry if own else self._defaults
         other = self._defaults if len(own) == 1 else node
         word, counterpart = ("expires", "rotate") if own == ["expires"] else ("rotate", "expires")
-        self._tell_once(
-            Problem(
-                self._document.place(node.value_position(word)),
-                "rotation_expiry",
-                f"{message}, or `rotate: never`",
-                self._document.place(other.value_position(counterpart)),
-            )
+        self._record(
+            Cause("rotation_expiry", self._document.place(node.value_position(word))),
+            lambda affected: f"{what}{affected.for_keys}: {advice}, or `rotate: never`",
+            self._document.place(other.value_position(counterpart)),
         )
 
-    def _hold_to(self, policy_check: PolicyCheck, entry: Mapping, key: DesiredKey) -> None:
+    def _hold_to(
+        self, policy_check: PolicyCheck, entry: Mapping, key: DesiredKey, axes: SequenceOf[str]
+    ) -> None:
         """Tells of what an environment demands of a key and does not get."""
         wanted = entry.get("deliver", self._deliver or ())
         # What a problem was told about may be as it must be when that is mended.
@@ -308,7 +337,32 @@ class _Manifest:
             and len(key.deliver) == len(wanted)
             and entry.position.index not in self._document.partial
         ):
-            self._collection.problems += policy_check.problems(key, self._collection.now)
+            for breach in policy_check.breaches(key, self._collection.now):
+                cause = self._cause(breach, policy_check, entry, key)
+                self._collection.causes.add(
+                    cause, breach.describe, breach.related, rank=breach.rank
+                ).add((key.place, axes), key.name, key.environment, breach.rule)
+
+    def _cause(
+        self, breach: Breach, policy_check: PolicyCheck, entry: Mapping, key: DesiredKey
+    ) -> Cause:
+        """Return the line that has to change: of the key, of `defaults` or of the environment."""
+        code, part = breach.code, breach.part
+        unowned = code == "rotation_unowned"
+        if unowned and not policy_check.owns:
+            return Cause(code, policy_check.owns_place, "without owns", single=key.place)
+        if part == "name" or part in entry:
+            return Cause(code, key.place)
+        if part == "role" and key.role is None:
+            return Cause(code, policy_check.role_place)
+        if part not in self._defaults:
+            return Cause(code, key.place, (self._document.file, part))
+        position = self._defaults.value_position(part)
+        if code == "policy_sink_forbidden" and breach.rule is not None and self._deliver:
+            forbidden = breach.rule.value or ()
+            sinks = zip(self._deliver.positions, key.deliver, strict=True)
+            position = next(at for at, sink in sinks if sink.place[0] in forbidden)
+        return Cause(code, self._document.place(position), single=key.place if unowned else None)
 
     def _room(self, count: int, position: Position) -> bool:
         """Whether that many keys more in each environment are not too many."""
@@ -316,7 +370,8 @@ class _Manifest:
         if taken + count * len(self._targets) <= MAX_KEYS:
             return True
         message = f"more than {MAX_KEYS} keys in all manifests: leave some out"
-        self._problem(position, "matrix_too_large", message)
+        cause = Cause("matrix_too_large", self._document.place(position), "all manifests")
+        self._collection.causes.add(cause, lambda _: message)
         return False
 
     def _expanded(
@@ -327,9 +382,11 @@ class _Manifest:
         if matrix and matrix.position.index in self._document.partial:
             return  # the axis that it lost to a problem may be any
         parts: list[str] | None
-        parts, problems = parts_of(name, ("environment", *matrix), place)
-        self._collection.problems += problems
-        if problems:
+        parts, faults = parts_of(name, ("environment", *matrix), place)
+        for fault in faults:
+            cause = Cause(fault.code, place, (place, fault.what))
+            self._collection.causes.add(cause, fault.describe)
+        if faults:
             parts = None
         self._check_values(matrix)
         used = set(matrix if parts is None else parts[1::2])
@@ -370,9 +427,10 @@ class _Manifest:
             earlier = given.setdefault(name, values)
             if earlier is not values:
                 both = f"{', '.join(map(show, earlier))} and {', '.join(map(show, values))}"
-                message = f"{both} both give the name {show(name)}: put a sign between the axes"
-                self._collection.problems.append(Problem(place, "matrix_collision", message))
-                break
+                self._collection.causes.add(
+                    Cause("matrix_collision", place),
+                    partial(_collision, both),
+                ).add((place, values), name, target.name)
         return given
 
     def _sinks(self, entry: Mapping) -> tuple[SinkTemplate, ...]:
@@ -381,36 +439,40 @@ class _Manifest:
             return ()  # the list that it lost to a problem may be any
         axes = tuple(entry.get("matrix", ()))
         if "deliver" in entry:
-            return self._taken_apart(entry["deliver"], axes, entry)
-        if axes not in self._default_sinks:
-            self._default_sinks[axes] = self._taken_apart(self._deliver or (), axes, entry)
-        return self._default_sinks[axes]
+            sinks, affected = self._taken_apart(entry["deliver"], axes)
+        else:
+            if axes not in self._default_sinks:
+                self._default_sinks[axes] = self._taken_apart(self._deliver or (), axes)
+            sinks, affected = self._default_sinks[axes]
+        self._affected += affected
+        return sinks
 
     def _taken_apart(
-        self, deliver: SequenceOf[Mapping], axes: tuple[str, ...], entry: Mapping
-    ) -> tuple[SinkTemplate, ...]:
-        """The sinks of a list; one with a problem is left out."""
+        self, deliver: SequenceOf[Mapping], axes: tuple[str, ...]
+    ) -> tuple[tuple[SinkTemplate, ...], list[Affected]]:
+        """The sinks of a list, and what problems with the others affect."""
         known = ("environment", "name", *axes)
         sinks = []
+        affected: list[Affected] = []
         for sink in deliver:
             texts: dict[str, tuple[PlaceholderText, ...]] = {}
-            faults: list[Problem] = []
+            faults: list[Fault] = []
             for option, value in sink.items():
                 alone = isinstance(value, str)
                 positions = [sink.value_position(option)] if alone else value.positions
                 templates = []
                 for text, position in zip([value] if alone else value, positions, strict=True):
                     place = self._document.place(position)
-                    parts, problems = parts_of(text, known, place, f" to {show(entry['name'])}")
+                    parts, found = parts_of(text, known, place)
                     templates.append(PlaceholderText(tuple(parts), place))
-                    faults += problems
+                    faults += found
                 texts[option] = tuple(templates)
-            for fault in faults:
-                self._tell_once(fault)
+            # Two placeholders of one text may both be unknown.
+            affected += [self._fault(fault, (fault.place, fault.what)) for fault in faults]
             if not faults and sink.position.index not in self._document.partial:
                 kind = next(kind for kind in ADDRESSES if kind in sink)
                 sinks.append(SinkTemplate(kind, texts, self._document.place(sink.position)))
-        return tuple(sinks)
+        return tuple(sinks), affected
 
     def _addresses(
         self,
@@ -427,12 +489,19 @@ class _Manifest:
             filled = Filled(sink, values)
             address = ADDRESSES[sink.kind](filled)
             for fault in filled.faults:
-                self._tell_once(fault)
+                self._fault(fault).add((key.place, axes), key.name, key.environment)
             if not filled.faults:
                 addresses[sink.place] = address
         return addresses
 
-    def _hold(self, key: DesiredKey, addresses: dict[Place, Address]) -> None:
+    def _fault(self, fault: Fault, identity: Hashable = None) -> Affected:
+        """Record a mistake in a sink, and return what it affects."""
+        cause = Cause(fault.code, fault.place, identity)
+        return self._collection.causes.add(cause, fault.describe)
+
+    def _hold(
+        self, key: DesiredKey, axes: SequenceOf[str], addresses: dict[Place, Address]
+    ) -> None:
         """Notes what holds the key's token, and tells of what holds another already."""
         holders, formats = self._collection.holders, self._collection.formats
         for written, address in addresses.items():
@@ -440,39 +509,36 @@ class _Manifest:
             if isinstance(address, FileAddress):
                 form, first = formats.setdefault(address.file, (address.format, key))
                 if form != address.format:
-                    message = (
-                        f"the file {show(address.file)} is {form} for {_whose(first)}, and "
-                        f"{address.format} here: a file has one format"
-                    )
-                    self._tell_once(Problem(written, "sink_collision", message, first.place))
+                    describe = partial(_two_formats, address, form, first)
+                    cause = Cause("sink_collision", written, (written, "format"))
+                    self._collide(cause, describe, key, axes, first)
                     continue
             if place not in holders:
                 holders[place] = key
                 continue
             first = holders[place]
-            what = show(str(address))
-            if first is key:
-                message = f"{what} is listed twice for {show(key.name)}: remove one"
-            else:
-                message = (
-                    f"{what} is where {show(key.name)} of {key.environment} goes, and "
-                    f"{_whose(first)}: put {{environment}} or {{name}} into it, or name another "
-                    "place in one of them"
-                )
-            self._tell_once(Problem(written, "sink_collision", message, first.place))
+            describe = partial(_one_place, address, key, first)
+            self._collide(Cause("sink_collision", written), describe, key, axes, first)
 
-    def _named_twice(self, key: DesiredKey, first: DesiredKey) -> None:
-        message = (
-            f"{show(key.name)} is named twice in {key.environment}, first in "
-            f"{first.place.file} line {first.place.line}: a name stands for one key"
+    def _collide(
+        self,
+        cause: Cause,
+        describe: Describe,
+        key: DesiredKey,
+        axes: SequenceOf[str],
+        first: DesiredKey,
+    ) -> None:
+        affected = self._collection.causes.add(cause, describe, first.place)
+        affected.add((key.place, axes), key.name, key.environment)
+
+    def _named_twice(self, key: DesiredKey, axes: SequenceOf[str], first: DesiredKey) -> None:
+        self._collide(
+            Cause("name_duplicate", key.place), partial(_two_keys, key, first), key, axes, first
         )
-        self._collection.problems.append(Problem(key.place, "name_duplicate", message, first.place))
 
-    def _tell_once(self, problem: Problem) -> None:
-        """Tells of a fault of a sink once, however many keys it holds for."""
-        if (problem.place, problem.code) not in self._told:
-            self._told.add((problem.place, problem.code))
-            self._collection.problems.append(problem)
+    def _record(self, cause: Cause, describe: Describe, related: Place | None = None) -> None:
+        """Record a failure of an entry; each of its names is counted when it is known."""
+        self._affected.append(self._collection.causes.add(cause, describe, related))
 
     def _problem(self, position: Position, code: str, message: str) -> None:
         self._collection.problems.append(Problem(self._document.place(position), code, message))
@@ -490,6 +556,35 @@ def _rotation(node: Mapping | str) -> Rotation | None:
 
 def _whose(key: DesiredKey) -> str:
     return f"{show(key.name)} of {key.environment} ({key.place.file} line {key.place.line})"
+
+
+def _collision(both: str, affected: Affected) -> str:
+    return f"{both} both give the name {affected.key}: put a character between the axes"
+
+
+def _two_keys(key: DesiredKey, first: DesiredKey, affected: Affected) -> str:
+    return (
+        f"{affected.key} is named twice in {key.environment}{affected.other_environments}, first "
+        f"in {first.place.file} line {first.place.line}: a name stands for one key"
+    )
+
+
+def _two_formats(address: FileAddress, form: str, first: DesiredKey, affected: Affected) -> str:
+    return (
+        f"the file {show(address.file)} is {form} for {_whose(first)}, and {address.format} for "
+        f"{affected.key}: a file has one format"
+    )
+
+
+def _one_place(address: Address, key: DesiredKey, first: DesiredKey, affected: Affected) -> str:
+    what = show(str(address))
+    if first is key:
+        return f"{what} is listed twice for {affected.key}: remove one"
+    return (
+        f"{what} is where {affected.key} of {key.environment}{affected.other_environments} goes, "
+        f"and {_whose(first)}: put {{environment}} or {{name}} into it, or name another place in "
+        "one of them"
+    )
 
 
 def _unknown_environment(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import document, text
+from provisioner.manifests.causes import Cause, Causes, identified
 from provisioner.manifests.characters import escaped, skeleton
 from provisioner.manifests.environments import Declarations, DeclaredEnvironment, declare
 from provisioner.manifests.keys import Collection
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
+    from provisioner.manifests.causes import Affected
     from provisioner.model.key import DesiredKey
 
 ENVIRONMENTS = "environments.yaml"
@@ -61,7 +64,7 @@ class Manifests:
     def problems_of_environments(self) -> tuple[Problem, ...]:
         """Those of environments.yaml alone."""
         file = _shown(self.environments_file)
-        return tuple(one for one in self.problems if one.place.file == file)
+        return tuple(one for one in self.problems if one.place.file == file and not one.also_in)
 
     @property
     def none_read(self) -> bool:
@@ -114,6 +117,7 @@ def load(
             manifest = _document(path, problems)
             if manifest is not None:
                 collection.add(manifest)
+    problems += collection.causes.problems()
     problems.sort(key=lambda problem: (problem.place.file != first, problem.place, problem.code))
     return Manifests(
         directory,
@@ -129,19 +133,24 @@ def load(
 
 def look_alikes(manifests: Manifests) -> tuple[Problem, ...]:
     """Return a warning for each name that looks like an earlier one of its environment."""
-    found: dict[tuple[Place, str], Problem] = {}
+    causes = Causes()
     for environment, keys in manifests.desired.items():
         first: dict[str, DesiredKey] = {}
-        for key in keys:
+        for key, identity in identified(keys):
             other = first.setdefault(skeleton(key.name), key)
             if other is not key:
-                message = (
-                    f"{escaped(key.name[:_SHOWN])} looks like {escaped(other.name[:_SHOWN])} of "
-                    f"{environment} ({other.place.file} line {other.place.line}): rename one"
-                )
-                problem = Problem(key.place, "name_alike", message, other.place)
-                found.setdefault((key.place, key.name), problem)
-    return tuple(found.values())
+                causes.add(
+                    Cause("name_alike", key.place), partial(_look_alike, key, other), other.place
+                ).add(identity, key.name, environment)
+    return tuple(causes.problems())
+
+
+def _look_alike(key: DesiredKey, other: DesiredKey, affected: Affected) -> str:
+    return (
+        f"{escaped(key.name[:_SHOWN])}{affected.other_keys} looks like "
+        f"{escaped(other.name[:_SHOWN])} of {other.environment}{affected.other_environments}, "
+        f"declared in {other.place.file} line {other.place.line}: rename one"
+    )
 
 
 def environment_names(directory: Path) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ Both are judged offline, but for what hangs on a variable: `resolve` judges that
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
 
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping as MappingOf
     from datetime import datetime
 
+    from provisioner.manifests.causes import Affected, Describe
     from provisioner.manifests.document import Document
     from provisioner.model.key import DesiredKey
     from provisioner.model.policy import PolicyCode
+
+Part = Literal["name", "expires", "role", "deliver", "rotate"]
+"""A part of a key that can break a rule."""
 
 _SHOWN = 3
 """Items of a rule that a message shows."""
@@ -101,6 +106,26 @@ def policy_of(rules: dict[str, Rule]) -> DeclaredPolicy | None:
     )
 
 
+class Breach(NamedTuple):
+    """A requirement of an environment that a key does not meet.
+
+    Attributes:
+        code: the code of the problem.
+        part: the part of the key that has to change.
+        rule: the rule of the policy; None for `owns`.
+        related: the place of the rule, or of `owns`.
+        describe: returns the message.
+        rank: lower for a stricter rule of the same name.
+    """
+
+    code: str
+    part: Part
+    rule: Rule | None
+    related: Place
+    describe: Describe
+    rank: float = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyCheck:
     """What one environment demands of each of its keys.
@@ -109,60 +134,100 @@ class PolicyCheck:
         owns: None where it hangs on a variable, and nothing is said of it.
         owns_place: where it stands, or the environment that lacks it.
         role: of keys that name none; None where there is none, or none yet.
+        role_place: where that stands, else as `place`.
     """
 
     environment: str
     owns: tuple[str, ...] | None
     owns_place: Place
     role: str | None
+    role_place: Place
     policy: DeclaredPolicy | None
 
-    def problems(self, key: DesiredKey, now: datetime | None) -> Iterator[Problem]:
-        """What of a key is not as it must be.
+    def breaches(self, key: DesiredKey, now: datetime | None) -> Iterator[Breach]:
+        """Yield every requirement that a key does not meet.
 
         Args:
             key: whole: nothing of it was lost to another problem.
             now: from which the lifetime of a key with a date counts; None leaves dates alone.
         """
         if key.rotation is not None and self.owns is not None and not matches(key.name, self.owns):
-            message = (
-                f"{self.environment} does not own {show(key.name)}, so that its predecessor could "
-                f"never be revoked: add a glob to `owns` there, or write `rotate: never`"
-            )
-            yield Problem(key.place, "rotation_unowned", message, self.owns_place)
+            yield Breach("rotation_unowned", "rotate", None, self.owns_place, self._unowned)
         if self.policy is not None:
             role = self.role if key.role is None else key.role
             for code in breaches(self.policy.policy, key, role=role, now=now):
-                yield self._breach(code, key, role, self.policy.rules[_RULES[code]])
+                name, part = _RULES[code]
+                rule = self.policy.rules[name]
+                describe = partial(_describe, code, key, self.environment, rule)
+                yield Breach(code, part, rule, rule.place, describe, _rank(code, rule))
 
-    def _breach(self, code: PolicyCode, key: DesiredKey, role: str | None, rule: Rule) -> Problem:
-        values = rule.value or ()
-        wanted = ", ".join(map(show, values[:_SHOWN])) + (", …" if len(values) > _SHOWN else "")
-        whose = f"the policy of {self.environment} (environments.yaml line {rule.place.line})"
-        name = show(key.name)
-        match code:
-            case "policy_lifetime":
-                message = (
-                    f"{whose} lets keys live for {values[0]} at most, and {name} has "
-                    f"{show(key.expiry.written)}: write `expires: {values[0]}` or less"
-                )
-            case "policy_rotation":
-                message = f"{whose} wants {name} rotated: write `rotate: {{before: 14d}}`"
-            case "policy_role":
-                message = (
-                    f"{whose} does not let {name} have {show(role or '')}: write one of {wanted}"
-                )
-            case "policy_name":
-                message = f"{whose} has no glob that fits {name}: name it like {wanted}"
-            case "policy_sink":
-                message = f"{whose} wants {name} delivered to one of these: {wanted}"
-            case "policy_sink_forbidden":
-                kinds = {address.place[0]: None for address in key.deliver}
-                found = ", ".join(show(kind) for kind in kinds if kind in values)
-                message = f"{whose} forbids {name} to be delivered to {found}: use another sink"
-            case _:
-                assert_never(code)
-        return Problem(key.place, code, message, rule.place)
+    def _unowned(self, affected: Affected) -> str:
+        return (
+            f"{self.environment}{affected.other_environments} does not own {affected.key}, so a "
+            "rotation could never revoke the old key: add a glob to `owns` there, or write "
+            "`rotate: never`"
+        )
+
+
+def _rank(code: PolicyCode, rule: Rule) -> float:
+    """Return the lifetime that a rule allows, so that the shortest one is described."""
+    if code != "policy_lifetime" or not rule.value:
+        return 0
+    return parse_duration(rule.value[0]).total_seconds()
+
+
+def _describe(
+    code: PolicyCode, key: DesiredKey, environment: str, rule: Rule, affected: Affected
+) -> str:
+    """Return the message of a breach, with advice that holds in all environments affected."""
+    policy = f"the policy of {environment}{affected.other_environments}"
+    line = f"(environments.yaml line {rule.place.line})"
+    values = rule.value or ()
+    rules = [set(other.value or ()) for other in affected.environments.values() if other]
+    common = [value for value in values if all(value in other for other in rules)] or values
+    allowed = ", ".join(map(show, common[:_SHOWN])) + (", …" if len(common) > _SHOWN else "")
+    match code:
+        case "policy_lifetime":
+            message = (
+                f"{policy} allows a lifetime of at most {values[0]} {line}, and {affected.key} has "
+                f"{show(key.expiry.written)}: write `expires: {values[0]}` or less"
+            )
+        case "policy_rotation":
+            message = (
+                f"{policy} requires rotation {line}, and {affected.key} has none: write "
+                "`rotate: {before: 14d}`"
+            )
+        case "policy_role" if key.role is None:
+            # It may come from a variable, whose value no message shows.
+            message = (
+                f"{policy} does not allow the environment's own `role` {line}, which "
+                f"{affected.key} gets: write one of {allowed}"
+            )
+        case "policy_role":
+            message = (
+                f"{policy} does not allow the role {show(key.role or '')} {line}, which "
+                f"{affected.key} gets: write one of {allowed}"
+            )
+        case "policy_name":
+            message = (
+                f"{policy} does not allow this name {line}: write a name for {affected.key} that "
+                f"matches {allowed}"
+            )
+        case "policy_sink":
+            message = (
+                f"{policy} requires a sink of another kind {line} for {affected.key}: add one of "
+                f"{allowed} to `deliver`"
+            )
+        case "policy_sink_forbidden":
+            kinds = {address.place[0]: None for address in key.deliver}
+            found = ", ".join(show(kind) for kind in kinds if any(kind in other for other in rules))
+            message = (
+                f"{policy} forbids the sink {found} {line}, which {affected.key} has: use another "
+                "sink"
+            )
+        case _:
+            assert_never(code)
+    return message
 
 
 def _literal(text: str) -> str:
@@ -184,11 +249,12 @@ _PARTS = {"require": "sinks", "forbid": "forbidden_sinks"}
 """The rules that the mapping of `sinks` holds."""
 _OPEN = {"max_lifetime": "never", "rotation": "optional", "roles": "any", "sinks": "optional"}
 """What each rule says to let everything pass, over a rule of the whole file; names have `*`."""
-_RULES: dict[PolicyCode, str] = {
-    "policy_lifetime": "max_lifetime",
-    "policy_rotation": "rotation",
-    "policy_role": "roles",
-    "policy_name": "names",
-    "policy_sink": "sinks",
-    "policy_sink_forbidden": "forbidden_sinks",
+_RULES: dict[PolicyCode, tuple[str, Part]] = {
+    "policy_lifetime": ("max_lifetime", "expires"),
+    "policy_rotation": ("rotation", "rotate"),
+    "policy_role": ("roles", "role"),
+    "policy_name": ("names", "name"),
+    "policy_sink": ("sinks", "deliver"),
+    "policy_sink_forbidden": ("forbidden_sinks", "deliver"),
 }
+"""The rule that each code is about, and the part of a key that breaks it."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import variables
 from provisioner.manifests.schema_errors import show
 from provisioner.model.sink_address import (
@@ -28,15 +27,39 @@ from provisioner.model.sink_address import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.errors.problem import Place
+    from provisioner.manifests.causes import Affected
+
 _BRACES = re.compile(r"(?P<left>\{\{)|(?P<right>\}\})|\{(?P<name>[^{}]*)\}|(?P<lone>[{}])")
 
 
-def parts_of(
-    text: str, known: tuple[str, ...], place: Place, whom: str = ""
-) -> tuple[list[str], list[Problem]]:
+class Fault(NamedTuple):
+    """A mistake in a text of a name or a sink.
+
+    Attributes:
+        place: the place of the text.
+        code: the code of the problem.
+        what: what is wrong, without the keys that it is wrong for.
+        advice: what to write instead.
+    """
+
+    place: Place
+    code: str
+    what: str
+    advice: str
+
+    def describe(self, affected: Affected) -> str:
+        """Return the message of the problem."""
+        # The placeholders that a sink may have depend on the key.
+        named = self.code == "placeholder_unknown" and affected.keys
+        keys = f" for {affected.key}" if named else affected.for_keys
+        return f"{self.what}{keys}: {self.advice}"
+
+
+def parts_of(text: str, known: tuple[str, ...], place: Place) -> tuple[list[str], list[Fault]]:
     """A text in turns of text and placeholder, and what is wrong with it."""
     parts = [""]
-    problems = []
+    faults = []
     start = 0
     for found in _BRACES.finditer(text):
         parts[-1] += text[start : found.start()]
@@ -49,21 +72,20 @@ def parts_of(
             case ("name", _) if text[: found.start()].endswith("$") and (
                 variable := variables.written_in(f"${found[0]}")
             ):
-                message = variables.only_in_environments(variable)
-                message += f", or ${{{{{variable}}}}} for these very characters"
-                problems.append(Problem(place, "variable_invalid", message))
+                what = variables.unread(variable)
+                advice = f"{variables.VALUE_ITSELF}, or ${{{{{variable}}}}} for these characters"
+                faults.append(Fault(place, "variable_invalid", what, advice))
             case ("name", str() as placeholder) if placeholder.strip():
                 close = difflib.get_close_matches(placeholder[:64], known, n=1)
                 advice = f"did you mean {{{close[0]}}}?" if close else "add it to `matrix`,"
-                message = f"the placeholder {show(placeholder)} is not known{whom}: {advice}"
-                problems.append(
-                    Problem(place, "placeholder_unknown", f"{message} or write {{{{ for a brace")
-                )
+                what = f"the placeholder {show(placeholder)} is not known"
+                advice += " or write {{ for a brace"
+                faults.append(Fault(place, "placeholder_unknown", what, advice))
             case _:
-                message = "a brace stands alone: write {{ or }} for the brace itself"
-                problems.append(Problem(place, "placeholder_invalid", message))
+                what, advice = "a brace stands alone", "write {{ or }} for the brace itself"
+                faults.append(Fault(place, "placeholder_invalid", what, advice))
     parts[-1] += text[start:]
-    return parts, problems
+    return parts, faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +132,7 @@ class Filled:
     """
 
     def __init__(self, sink: SinkTemplate, values: dict[str, str]) -> None:
-        self.faults: list[Problem] = []
+        self.faults: list[Fault] = []
         self._sink = sink
         self._values = values
 
@@ -120,8 +142,8 @@ class Filled:
             (template,) = self._sink.texts[option]
             return self._fit(option, form, template)
         if form.pattern.fullmatch(default) is None:
-            message = f"{form.want}, not {show(default)}: write `{option}`"
-            self.faults.append(Problem(self._sink.place, "sink_invalid", message))
+            what = f"{form.want}, not {show(default)}"
+            self._refuse(self._sink.place, what, f"write `{option}`")
         return default
 
     def optional(self, option: str, form: _Form) -> str | None:
@@ -146,11 +168,8 @@ class Filled:
             value = self._values[placeholder]
             # What consists of dots alone may become `..` beside another dot.
             if "/" in value or "\\" in value or not value.strip("."):
-                message = f"{{{placeholder}}} is {show(value)}, which leads to another folder"
-                fault = Problem(
-                    template.place, "sink_invalid", f"{message}: leave it out of a path"
-                )
-                self.faults.append(fault)
+                what = f"{{{placeholder}}} is {show(value)}, which leads to another folder"
+                self._refuse(template.place, what, "leave it out of a path")
         return self._fit(option, form, template)
 
     @property
@@ -159,15 +178,17 @@ class Filled:
         name = _NOT_IN_A_VARIABLE.sub("_", self._values["name"]).upper()
         return f"_{name}" if name[0].isdigit() else name
 
-    def refuse(self, option: str, message: str) -> None:
+    def refuse(self, option: str, what: str, advice: str) -> None:
         """Notes what is wrong with an option beside how it looks."""
-        self.faults.append(Problem(self._sink.texts[option][0].place, "sink_invalid", message))
+        self._refuse(self._sink.texts[option][0].place, what, advice)
+
+    def _refuse(self, place: Place, what: str, advice: str) -> None:
+        self.faults.append(Fault(place, "sink_invalid", what, advice))
 
     def _fit(self, option: str, form: _Form, template: PlaceholderText) -> str:
         value = template.filled(self._values)
         if form.pattern.fullmatch(value) is None:
-            message = f"`{option}` cannot be {show(value)}: {form.want}"
-            self.faults.append(Problem(template.place, "sink_invalid", message))
+            self._refuse(template.place, f"`{option}` cannot be {show(value)}", form.want)
         return value
 
 
@@ -177,8 +198,8 @@ def _file(sink: Filled) -> FileAddress:
     if ending in _OTHER_FORMATS and not sink.has("format"):
         sink.refuse(
             "file",
-            f"`file` ends in {ending}, which neither dotenv nor JSON does: write a path that ends "
-            "in .env or .json, or `format: dotenv` if you mean that",
+            f"`file` ends in {ending}, which neither dotenv nor JSON does",
+            "write a path that ends in .env or .json, or `format: dotenv` if you mean that",
         )
     if sink.text("format", _TEXT, "json" if ending == ".json" else "dotenv") == "json":
         return FileAddress(path, sink.text("variable", _TEXT, sink.variable), "json")
@@ -203,7 +224,7 @@ def _github(sink: Filled) -> GithubAddress:
     secret = sink.text("secret", _GITHUB_SECRET, sink.variable)
     environment = sink.optional("environment", _TEXT)
     if environment and not repository:
-        sink.refuse("environment", "an organisation has no environments: write OWNER/REPOSITORY")
+        sink.refuse("environment", "an organisation has no environments", "write OWNER/REPOSITORY")
     return GithubAddress(owner, secret, repository or None, environment)
 
 

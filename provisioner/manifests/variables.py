@@ -97,11 +97,17 @@ def written_in(text: str) -> str | None:
 
 
 def only_in_environments(name: str) -> str:
-    """Return what to say of a variable in a manifest."""
-    return (
-        f"`${{{name}}}` is a variable, and only environments.yaml reads variables: write the "
-        "value itself"
-    )
+    """Return the message about a variable in a manifest."""
+    return f"{unread(name)}: {VALUE_ITSELF}"
+
+
+def unread(name: str) -> str:
+    """Return what is wrong with a variable in a manifest, without the advice."""
+    return f"`${{{name}}}` is a variable, and only environments.yaml reads variables"
+
+
+VALUE_ITSELF = "write the value itself"
+"""What to do about a variable where none is read."""
 
 
 def parse(text: str) -> VariableText:

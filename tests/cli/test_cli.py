@@ -1151,7 +1151,7 @@ def test_a_name_that_looks_like_another_is_a_warning(run, tmp_path, other) -> No
     assert (code, "3 keys in 1 environment, no problems." in out) == (0, True)
     assert err.count("name_alike") == 1
     assert f"{folder}/a.yaml:7:11: name_alike: " in err
-    assert f'looks like "svc-a" of d ({folder}/a.yaml line 5): rename one' in err
+    assert f'looks like "svc-a" of d, declared in {folder}/a.yaml line 5: rename one' in err
     assert err.isascii()
 
 

@@ -225,12 +225,12 @@ def test_a_second_observation_before_the_writes_has_a_limit_too(scripted, answer
 def test_the_limit_of_an_observation_ends_with_the_first_action(good, apply, monkeypatch) -> None:
     """Once an environment starts its actions, the limit of the observation no longer applies."""
     started: list[str] = []
-    begin = Transport.begin_work
+    lift = Transport.lift_observe_limits
 
-    def begin_work(self: Transport) -> None:
+    def lift_observe_limits(self: Transport) -> None:
         started.append(self.name)
         assert not good.at_first_write or len(started) == 2
-        begin(self)
+        lift(self)
 
     monkeypatch.setattr(Transport, "lift_observe_limits", lift_observe_limits)
     with Hanging() as hanging:

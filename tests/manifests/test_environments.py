@@ -38,14 +38,15 @@ def declare(tmp_path: Path):
 
 
 def resolved(declared: DeclaredEnvironment, root: Path, **variables: str) -> Environment:
-    environment = resolve(declared, {"TOKEN": "t", **variables}, root)
-    assert isinstance(environment, Environment), environment
+    environments, problems = resolve([declared], {"TOKEN": "t", **variables}, root)
+    assert problems == ()
+    (environment,) = environments
     return environment
 
 
 def refused(declared: DeclaredEnvironment, root: Path, **variables: str) -> tuple[Problem, ...]:
-    problems = resolve(declared, variables, root)
-    assert isinstance(problems, tuple)
+    environments, problems = resolve([declared], variables, root)
+    assert environments == ()
     return problems
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from provisioner.manifests import COUNTS
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -47,8 +49,8 @@ class ValidationResult:
         occurrences: Counter[tuple[str, str, str]] = Counter()
         fingerprints = []
         for problem, _ in self.entries:
-            # A message may name the line of another place, which moves too.
-            message = _LINE.sub("line", problem.message)
+            # A message may name the line of another place, which moves too, and counts keys.
+            message = COUNTS.sub("", _LINE.sub("line", problem.message))
             identity = problem.place.file, problem.code, message
             text = "\0".join((*identity, str(occurrences[identity])))
             occurrences[identity] += 1

@@ -1,0 +1,184 @@
+"""Problems merged by their cause: a default that is wrong for 40 keys is one problem, not 40.
+
+A check records every failure together with its cause, the line that has to change. `Causes` keeps
+one problem for each cause and counts the keys and environments that it affects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from provisioner.errors.pluralize import pluralize
+from provisioner.errors.problem import Place, Problem
+from provisioner.manifests.schema_errors import show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sized
+
+    from provisioner.manifests.policy_check import Rule
+    from provisioner.model.key import DesiredKey
+
+    Describe = Callable[["Affected"], str]
+    """Returns the message of a problem, given what its cause affects."""
+
+    KeyId = tuple[Place, Hashable]
+    """The place of a key and its number there, since a matrix gives several.
+
+    It is the same in all environments of a manifest, where names may differ.
+    """
+
+COUNTS = re.compile(
+    r' \((?:(?:for|in) (?:"(?:[^"\\]|\\.)*"|\S+) )?and \d+ other (?:key|environment)s?\)'
+)
+"""The parts of a message that count keys and environments, and change as soon as one is added."""
+
+
+class Cause(NamedTuple):
+    """The mistake behind a problem.
+
+    Attributes:
+        code: the code of the problem.
+        place: the line that has to change, where the problem is reported.
+        identity: failures of one code and one identity have the same cause; None for the place.
+        single: where the problem is reported if it affects only one key; None for the place.
+    """
+
+    code: str
+    place: Place
+    identity: Hashable = None
+    single: Place | None = None
+
+
+@dataclass(slots=True)
+class Affected:
+    """The keys and environments that a cause affects.
+
+    Attributes:
+        name: the name of the first key.
+        keys: all keys, those of a matrix one by one.
+        environments: in the order found, each with the rule of its policy that is broken, if any.
+    """
+
+    name: str = ""
+    keys: set[KeyId] = field(default_factory=set)
+    environments: dict[str, Rule | None] = field(default_factory=dict)
+
+    def add(
+        self, key: KeyId | None, name: str, environment: str | None, rule: Rule | None = None
+    ) -> None:
+        """Count a key in an environment; one of them is None if the problem has none."""
+        if key is not None:
+            if not self.keys:
+                self.name = name
+            self.keys.add(key)
+        if environment is not None:
+            self.environments.setdefault(environment, rule)
+
+    def update(self, other: Affected) -> None:
+        """Count also what another cause affects."""
+        self.keys |= other.keys
+        for environment, rule in other.environments.items():
+            self.environments.setdefault(environment, rule)
+
+    @property
+    def key(self) -> str:
+        """The name of the first key, and the number of others."""
+        return f"{show(self.name)}{self.other_keys}"
+
+    @property
+    def other_keys(self) -> str:
+        """The number of keys except the first; empty if there is only one."""
+        return f" ({others})" if (others := _others(self.keys, "key")) else ""
+
+    @property
+    def for_keys(self) -> str:
+        """The keys, for a message that names none; empty if there is only one."""
+        others = _others(self.keys, "key")
+        return f" (for {show(self.name)} {others})" if others else ""
+
+    @property
+    def other_environments(self) -> str:
+        """The number of environments except the first; empty if there is only one."""
+        return f" ({others})" if (others := _others(self.environments, "environment")) else ""
+
+    @property
+    def in_environments(self) -> str:
+        """The environments, for a message that names none; empty if there is only one."""
+        others = _others(self.environments, "environment")
+        return f" (in {next(iter(self.environments))} {others})" if others else ""
+
+
+def _others(found: Sized, noun: str) -> str:
+    return f"and {pluralize(len(found) - 1, f'other {noun}')}" if len(found) > 1 else ""
+
+
+@dataclass(slots=True)
+class _Found:
+    """A cause with what is reported about it."""
+
+    cause: Cause
+    describe: Describe
+    related: Place | None
+    rank: float
+    affected: Affected
+
+
+class Causes:
+    """All causes of problems, each with the keys and environments that it affects."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, Hashable], _Found] = {}
+
+    def add(
+        self, cause: Cause, describe: Describe, related: Place | None = None, *, rank: float = 0
+    ) -> Affected:
+        """Record a failure and return what its cause affects, for the caller to count.
+
+        Args:
+            cause: merged with the same cause of an earlier failure.
+            describe: the message of the problem.
+            related: another place that takes part.
+            rank: the failure of the lowest rank gives the message, the first of several.
+        """
+        identity = cause.code, cause.place if cause.identity is None else cause.identity
+        found = self._found.get(identity)
+        if found is None:
+            found = self._found[identity] = _Found(cause, describe, related, rank, Affected())
+        elif rank < found.rank:
+            found.describe, found.related, found.rank = describe, related, rank
+        return found.affected
+
+    def problems(self) -> list[Problem]:
+        """Return one problem for each cause, in the order in which they were found."""
+        merged: dict[tuple[str, Hashable], tuple[Place, _Found]] = {}
+        for (code, identity), found in self._found.items():
+            single = found.cause.single if len(found.affected.keys) == 1 else None
+            place = single or found.cause.place
+            key = code, single or identity
+            _, kept = merged.setdefault(key, (place, found))
+            if kept is not found:
+                kept.affected.update(found.affected)
+        return [_problem(place, found) for place, found in merged.values()]
+
+
+def identified(keys: Iterable[DesiredKey]) -> Iterator[tuple[DesiredKey, KeyId]]:
+    """Yield each key of one environment with what identifies it in all of them."""
+    numbers = Counter[Place]()
+    for key in keys:
+        yield key, (key.place, numbers[key.place])
+        numbers[key.place] += 1
+
+
+def _problem(place: Place, found: _Found) -> Problem:
+    files = {at.file for at, _ in found.affected.keys}
+    shown = {place.file, place.file if found.related is None else found.related.file}
+    return Problem(
+        place,
+        found.cause.code,
+        found.describe(found.affected),
+        found.related,
+        frozenset(files - shown),
+    )
