@@ -215,7 +215,7 @@ class ModelServer:
         self.read: list[Mapping[str, Depth]] = []
         self.minted: dict[str, str] = {}
         self.verified: set[str] = set()
-        self.revoked_ids: set[str] = set()
+        self.ended: set[str] = set()
         self._before: frozenset[str] = frozenset()
         self._actions: tuple[Action, ...] = ()
         self._shown: frozenset[str] = frozenset()
@@ -409,7 +409,7 @@ class ModelServer:
         number = len(self.revoked) - 1
         end = self.revoking[number] if number < len(self.revoking) else "done"
         if end != "refused":
-            self.revoked_ids.add(key_id)
+            self.ended.add(key_id)
             if row is not None:
                 row.revoked_from = self.clock.observations + 1
         if end != "done":
@@ -482,7 +482,7 @@ class ModelServer:
         assert claims is not None
         key_id = self.minted.get(token.reveal(), claims.key) or ""
         self.note("prove", key_id)
-        if key_id in self.revoked_ids and not self.undead:
+        if key_id in self.ended and not self.undead:
             raise WorkspaceError("token_refused", "It is revoked.", remedy="")
         row = self.row(key_id)
         if row is not None and (why := self.proofs.get(row.name)):
