@@ -181,7 +181,7 @@ def test_sinks_are_checked_even_if_the_server_is_unreachable(
     )
     assert [check for check, _ in failures(found)] == ["reached", "sinks"]
     assert of(found, "reached").code == "unreachable"
-    assert of(found, "reached").remedy == "Check `url`, the network and that the server runs."
+    assert of(found, "reached").remedy == "Check `url`, the network and that the server is running."
     assert CheckOk("sinks", "1 sink OK.") in found.checks
 
 

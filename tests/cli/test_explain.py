@@ -58,7 +58,7 @@ def test_without_a_code_all_are_listed(run) -> None:
     assert (code, err) == (0, "")
     assert tuple(line.split()[0] for line in lines) == CODES
     assert all(len(line) <= 80 and len(line.split()) > 1 for line in lines)
-    assert "credential_missing        The server saw no credential." in lines
+    assert "credential_missing        The server received no credential." in lines
 
 
 @pytest.mark.fast
@@ -110,6 +110,6 @@ def test_a_wheel_explains_too(tmp_path) -> None:
     narrow = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = explained(site, tmp_path, **narrow)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("url_credentials\n\nA user name or password")
+    assert done.stdout.startswith("url_credentials\n\nA URL contains a user name or a password.")
     (site / "provisioner" / "_docs" / "errors.md").unlink()
     assert explained(site, tmp_path).returncode == 1

@@ -211,7 +211,7 @@ def test_a_second_observation_before_the_writes_has_a_limit_too(scripted, answer
     shop = Environment(name="shop", url=server.url, limits=Limits(timeout=0.3))
     transport = Transport(shop, server.url, hurried(), others_wait=True)
     assert transport.send("GET", "/", repeatable=True).status == 200
-    transport.release()
+    transport.close_idle_connections()
     with pytest.raises((WorkspaceError, LostAnswerError)) as raised:
         transport.send("GET", "/", repeatable=True)
     assert raised.value.code == "timeout"

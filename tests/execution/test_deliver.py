@@ -752,10 +752,10 @@ def test_the_text_of_a_result_shows_what_was_delivered_and_what_was_not() -> Non
         f"! half depth 0 {expires} file secrets/a.env A, vault secret/a token manifests/a.yaml:7",
         f"{DOWN.code}: {DOWN.message}",
         f"= theirs depth 0 {expires} vault secret/a token manifests/a.yaml:7 {elsewhere}",
-        f"> there token missing {later} vault secret/a token manifests/a.yaml:8",
-        f"! lost token missing {later} file secrets/a.env A manifests/a.yaml:8",
+        f"> there deliver, token missing {later} vault secret/a token manifests/a.yaml:8",
+        f"! lost deliver, token missing {later} file secrets/a.env A manifests/a.yaml:8",
         f"{DENIED.code}: {DENIED.message}",
-        f"late\\x1b[2J token missing {later} vault secret/a token manifests/a.yaml:8 skipped",
+        f"late\\x1b[2J deliver, token missing {later} vault secret/a token manifests/a.yaml:8 skipped",
         "= 1 key kept",
     ]
     assert shown[-1] == (

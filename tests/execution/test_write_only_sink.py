@@ -42,7 +42,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 
 
 def writes(shop: Shop) -> int:
-    return sum(request.method == "PUT" for request in shop.github.asked)
+    return sum(request.method == "PUT" for request in shop.github.requests)
 
 
 def live(sandbox: Sandbox) -> list[ApiKey]:

@@ -185,6 +185,7 @@ def test_a_session_token_is_not_mistaken_for_a_token_of_the_key(run, shop, root)
     assert run("token", "svc", "--to", "session")[2] == (
         "sink_unsuitable: file session already exists and does not contain a token of 'svc'. "
         "Choose a file that does not exist yet.\n"
+        'Run "provision explain sink_unsuitable" to learn more.\n'
     )
 
 
@@ -261,6 +262,7 @@ def test_no_token_is_minted_without_a_live_key(run, shop, root, name: str) -> No
     assert (code, out) == (4, "")
     assert err == (
         f"key_missing: There is no live key {name!r}. Run `provision list` to see the live keys.\n"
+        'Run "provision explain key_missing" to learn more.\n'
     )
     assert not (root / "x").exists()
     assert mints(served.journal) == 0

@@ -65,7 +65,7 @@ def many(count: int) -> list[ObservedKey]:
 
 
 def observe(keys: Iterable[ObservedKey], ahead: timedelta | None = None) -> Observation:
-    return observation_with(*keys, roles=NoRoles(), ahead=ahead)
+    return observation_with(*keys, roles=NoRoles(), server_ahead=ahead)
 
 
 def refusal_codes(
@@ -135,7 +135,7 @@ def test_guards_set_the_limit_and_max_revoke_overrides_it(guards, max_revoke, re
 @given(st.integers(0, 100), st.integers(0, 10_000))
 def test_a_share_allows_three_or_its_part_and_0_percent_allows_none(percent, live) -> None:
     """It is never less than three except for 0 %, and never more than that part of all keys."""
-    most = Guards(Share(percent)).limit(live)
+    most = Guards(Share(percent)).revocation_limit(live)
     assert most == (max(3, live * percent // 100) if percent else 0)
     assert most <= max(3, live)
 
