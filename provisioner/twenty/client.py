@@ -51,7 +51,7 @@ class Client:
     def own_key(self) -> str | None:
         """Return the id of the key whose token the credential is; None if it is not a key's token.
 
-        A token without a type counts as a key's: to spare one key too many revokes none by mistake.
+        A token without a type counts as a key's token: sparing a key is safer than revoking it.
         """
         claims = self.claims()
         return claims.key if claims is not None and claims.kind in (None, "API_KEY") else None
