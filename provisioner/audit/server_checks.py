@@ -110,13 +110,13 @@ def _credential(
             )
         case _:
             assert_never(environment.credential)
-    message = f"{kind}; {_workspace_text(environment, observation.workspace)}."
+    workspace = _workspace_text(environment, observation.workspace)
     if expires_at is None or expires_at - observation.server_time > EXPIRING_WITHIN:
-        return CheckOk("credential", message)
+        return CheckOk("credential", f"{kind}; {workspace}.")
     alternative = ", or sign in with an email and a password" if session else ""
     return CheckWarning(
         "credential",
-        f"{message} It expires within {EXPIRING_WITHIN.days} days.",
+        f"{kind}, within {EXPIRING_WITHIN.days} days; {workspace}.",
         f"Before then, put a new token where `auth` reads it{alternative}.",
     )
 

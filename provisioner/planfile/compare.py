@@ -1,7 +1,7 @@
 """The comparison of a reviewed plan with the current one: changed manifests and workspaces.
 
-The digests decide whether a plan is still valid, and the plan file must show what its digest
-stands for. The list of changes is for people: it compares the plan file with the file that the
+The digests decide whether a plan is still valid, and the plan file must show the actions of its
+digest. The list of changes is only for people: it compares the plan file with the file that the
 current plan would have.
 """
 
@@ -70,7 +70,7 @@ def stale_plan(name: str, reviewed: PlanFile, plan_input: PlanFileInput) -> Stal
 
 
 def was_edited(reviewed: PlanFile, plan_input: PlanFileInput) -> bool:
-    """Return whether a plan file shows something else than its digest stands for.
+    """Return whether the actions in a plan file differ from those of its digest.
 
     Args:
         reviewed: a plan file.

@@ -607,11 +607,11 @@ def test_no_sink_is_checked_after_a_stop(serve, tmp_path) -> None:
     """The other sinks are reported as stopped."""
     served = serve()
     stop = Cancellation()
-    asked: list[Address] = []
+    opened: list[Address] = []
     sinks = SinkRegistry(tmp_path, {}, stop)
 
     def open_sink(address: Address) -> Any:
-        asked.append(address)
+        opened.append(address)
         stop.ask()
         return sinks.open(address)
 
@@ -620,7 +620,7 @@ def test_no_sink_is_checked_after_a_stop(serve, tmp_path) -> None:
     shop = served.environment(limits=limits_with(parallel=1))
     keys = [desired_key(f"k{n}", file(f"{n}.env")) for n in range(5)]
     checks = list(SinkChecks(shop, open_sink, stop).checks(keys))
-    assert asked == [file("0.env")]
+    assert opened == [file("0.env")]
     assert [one.code for one in checks if isinstance(one, CheckFailed)] == ["stopped"]
 
 
