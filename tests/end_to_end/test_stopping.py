@@ -833,7 +833,7 @@ def test_a_body_that_somebody_types_can_be_left(start) -> None:
 
 STUCK = """
 import socket, sys, threading
-from provisioner.threads import Threads
+from provisioner.runtime.executor import ThreadExecutor
 
 listener = socket.create_server(("127.0.0.1", 0))
 connection = socket.create_connection(listener.getsockname())
@@ -843,7 +843,7 @@ def read():
     begun.set()
     connection.recv(1)
 
-threads = Threads(2)
+threads = ThreadExecutor(2)
 threads.submit(read)
 threads.submit(read)
 begun.wait(5)
