@@ -89,6 +89,7 @@ class DocumentedCommand(click.Command):
 def _same_arguments(ctx: click.Context, words: Iterable[str], instead: str) -> str:
     """Return the command line of another command, with the options that it takes too."""
     import shlex
+    from collections import deque
 
     root = ctx.find_root()
     assert isinstance(root.command, click.Group)  # noqa: S101 - for the type checker
@@ -97,14 +98,19 @@ def _same_arguments(ctx: click.Context, words: Iterable[str], instead: str) -> s
     own = {name: one for one in ctx.command.params for name in one.opts}
     shared = {name for one in other.params for name in one.opts}
     line = ["provision", instead]
-    rest = iter(words)
-    for word in rest:
+    rest = deque(words)
+    while rest:
+        word = rest.popleft()
         name = word.partition("=")[0] if word.startswith("--") else word[:2]
         option = own.get(name) if word.startswith("-") else None
         if not isinstance(option, click.Option):
             continue
-        separate = not option.is_flag and name == word
-        option_words = [word, *([next(rest, "")] if separate else [])]
+        option_words = [word]
+        if name == word and not option.is_flag and rest:
+            option_words.append(rest.popleft())
+        elif option.is_flag and not word.startswith("--") and name != word:  # as in -qe
+            option_words = [name]
+            rest.appendleft(f"-{word[2:]}")
         if name in shared:
             line += option_words
     return shlex.join(line)

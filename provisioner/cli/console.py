@@ -57,19 +57,19 @@ class Console:
         """Return the colours of text on stderr."""
         return COLOUR if _has_colour(self.output.color, sys.stderr) else PLAIN
 
-    def document(self, document: object) -> None:
+    def print_json(self, document: object) -> None:
         """Write a JSON document to stdout.
 
         Raises:
-            OutputError: as `text`.
+            OutputError: as `print_text`.
         """
         _write(sys.stdout, without_commands(as_json(document), "json"))
 
-    def show_report(self, report: ReportInput, format_: OutputFormat) -> None:
+    def print_report(self, report: ReportInput, format_: OutputFormat) -> None:
         """Write a report to stdout in one of the report formats.
 
         Raises:
-            OutputError: as `text`.
+            OutputError: as `print_text`.
         """
         # The formats import YAML, and an error must be reported even if that import fails.
         from provisioner.render.formats import render
@@ -83,10 +83,10 @@ class Console:
             yield
         except InvalidInputError as error:
             if self.json:
-                self.document(problems_document(error.problems))
+                self.print_json(problems_document(error.problems))
             raise
 
-    def text(self, text: str) -> None:
+    def print_text(self, text: str) -> None:
         """Write text to stdout, with secrets masked that are too long to be a word.
 
         Raises:
@@ -95,7 +95,7 @@ class Console:
         text = masked(text, min_length=MIN_DATA_LENGTH)
         _write(sys.stdout, without_commands(text, self.output.format))
 
-    def aside(self, text: str) -> None:
+    def print_stderr(self, text: str) -> None:
         """Write text for people to stderr; an error of stderr is ignored.
 
         If the log is JSON, each line is logged, whatever the log level is.
@@ -107,12 +107,12 @@ class Console:
         with suppress(OutputError):
             _write(sys.stderr, without_commands(masked(text)))
 
-    def commands(self, text: str) -> None:
+    def print_commands(self, text: str) -> None:
         """Write workflow commands for a CI runner to stderr, even if the log is JSON."""
         with suppress(OutputError):
             _write(sys.stderr, masked(text))
 
-    def failed(self, failure: Failure, environment: str | None = None) -> None:
+    def print_failure(self, failure: Failure, environment: str | None = None) -> None:
         """Report a failure on stderr, as a log line if the log is JSON.
 
         Args:
@@ -127,7 +127,7 @@ class Console:
         else:
             remember_codes([failure.code])
             place = "" if environment is None else f"{environment}: "
-            self.aside(visible(f"{place}{failure.code}: {failure.message}") + "\n")
+            self.print_stderr(visible(f"{place}{failure.code}: {failure.message}") + "\n")
 
     @contextmanager
     def progress(self, total: int, description: str) -> Iterator[Callable[[int], None]]:

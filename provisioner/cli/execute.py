@@ -81,7 +81,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             missing = selected_names.without_action(plan)
             for name in missing:
                 message = selected_names.explain_missing(name, prepared.names)
-                console.failed(Failure("key_missing", message))
+                console.print_failure(Failure("key_missing", message))
             nothing_to_do = missing == selected_names.names and not plan.incomplete
             if nothing_to_do and reconciler.refusal is None:
                 outputs.report_outcome(plan, changes=plan.changes)

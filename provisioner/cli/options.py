@@ -90,17 +90,22 @@ class Selection(NamedTuple):
     restrictions: Restrictions = Restrictions()
 
 
-manifests_option = _common_option(
-    "-m",
-    "--manifests",
-    type=click.Path(path_type=Path),
-    default=Path("manifests"),
-    show_default=True,
-    envvar="PROVISION_MANIFESTS",
-    metavar="DIR",
-    shell_complete=directories,
-    help="Read environments.yaml and manifests from this directory.",
-)
+def _manifests_option(text: str) -> Callable[[Command], Command]:
+    return _common_option(
+        "-m",
+        "--manifests",
+        type=click.Path(path_type=Path),
+        default=Path("manifests"),
+        show_default=True,
+        envvar="PROVISION_MANIFESTS",
+        metavar="DIR",
+        shell_complete=directories,
+        help=text,
+    )
+
+
+manifests_option = _manifests_option("Read environments.yaml and manifests from this directory.")
+new_manifests_option = _manifests_option("Write the files to this directory.")
 
 one_environment_option = _common_option(
     "-e",

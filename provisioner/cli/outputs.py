@@ -89,7 +89,7 @@ class Outputs:
             # Problems as text are printed on stderr when the command ends.
             if format_ != "text":
                 with self.printing():
-                    self._console.show_report(report, format_)
+                    self._console.print_report(report, format_)
             self.write_reports(report)
             raise
 
@@ -160,7 +160,7 @@ class Outputs:
                 self._runner.summarize(render(report, "markdown"))
             if report.validation.entries and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
-                self._console.commands(problems_github(report.validation))
+                self._console.print_commands(problems_github(report.validation))
         failed = None
         for file, (format_, stream) in self._reports.items():
             try:

@@ -111,7 +111,7 @@ def write(file: Path, plan_input: PlanFileInput, console: Console) -> None:
     except OSError as error:
         raise _not_writable(file, error) from None
     if not console.output.quiet:
-        console.aside(f"wrote {visible(file.as_posix())}, {plan_input.plan.digest}\n")
+        console.print_stderr(f"wrote {visible(file.as_posix())}, {plan_input.plan.digest}\n")
 
 
 def remove_earlier(file: Path, reason: str, console: Console) -> None:
@@ -120,7 +120,7 @@ def remove_earlier(file: Path, reason: str, console: Console) -> None:
         Path(os.path.realpath(file)).unlink(missing_ok=True)
     except OSError as error:
         raise _not_writable(file, error) from None
-    console.aside(f"{visible(file.as_posix())} is not written: {visible(reason)}.\n")
+    console.print_stderr(f"{visible(file.as_posix())} is not written: {visible(reason)}.\n")
 
 
 def reason_not_to_write(plan: Plan, reconciler: Reconciler, *, stopped: bool) -> str | None:

@@ -33,23 +33,23 @@ def show_plan(plan: Plan, console: Console, refusal: RefusedError | None = None)
     """Print a plan; JSON and Markdown include the reason if it is refused."""
     failure = None if refusal is None else failure_of(refusal)
     if console.json:
-        console.document(plan_document(plan, failure))
+        console.print_json(plan_document(plan, failure))
     elif console.output.format == "markdown":
-        console.text(plan_markdown(plan, failure))
+        console.print_text(plan_markdown(plan, failure))
     elif not console.output.quiet or plan.changes or plan.incomplete:
-        console.text(plan_text(plan, console.palette))
+        console.print_text(plan_text(plan, console.palette))
 
 
 def show_result(result: RunResult, console: Console, refusal: RefusedError | None = None) -> None:
     """Print the result of a plan; with a refusal, that nothing was done."""
     failure = None if refusal is None else failure_of(refusal)
     if console.json:
-        console.document(result_document(result, failure))
+        console.print_json(result_document(result, failure))
     elif console.output.format == "markdown":
-        console.text(result_markdown(result, failure))
+        console.print_text(result_markdown(result, failure))
     elif not console.output.quiet or result.incomplete:
         # The reason of a refusal is printed on stderr when the command ends.
-        console.text(result_text(result, console.palette, refused=refusal is not None))
+        console.print_text(result_text(result, console.palette, refused=refusal is not None))
 
 
 def environments_to_confirm(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
@@ -69,11 +69,11 @@ def environments_to_confirm(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
 
 def confirm(plan: Plan, environments: tuple[str, ...], console: Console) -> bool:
     """Show the plan, ask for confirmation, and return the answer."""
-    console.aside(plan_text(plan, console.error_palette))
+    console.print_stderr(plan_text(plan, console.error_palette))
     question = f"Apply this to {', '.join(environments)}?"
     if click.confirm(question, default=False, err=True):
         return True
-    console.aside("Nothing was changed.\n")
+    console.print_stderr("Nothing was changed.\n")
     return False
 
 
@@ -89,7 +89,7 @@ def announce_revocations(plan: Plan, console: Console) -> None:
                 context = extra(environment=environment, key=name)
                 _LOG.log(level, "%s: %s", environment, message, extra=context)
             else:
-                console.aside(f"{visible(f'{environment}: {message}')}\n")
+                console.print_stderr(f"{visible(f'{environment}: {message}')}\n")
 
 
 def _revocations(part: Planned) -> Iterator[tuple[str, str]]:

@@ -74,6 +74,7 @@ def test_a_familiar_command_is_none_of_ours_and_names_only_ours() -> None:
     [
         ("{}", "provision plan"),
         ("-e dev {} --yes --prune", "provision plan -e dev --prune"),
+        ("-qe dev {}", "provision plan -q -e dev"),
         ("{}=true -m 'my keys' -edev", "provision plan -m 'my keys' -edev"),
         ("plan.json --digest sha256:0 --only='a*' {}", "provision plan '--only=a*'"),
         ("--format json -q --max-revoke 3 {}", "provision plan --format json -q --max-revoke 3"),

@@ -106,12 +106,12 @@ def create(  # noqa: PLR0913 - one for each part of a command line
                     workspace, request, depth_of(int(depth)), signals.stop, on_progress
                 )
         if created is None:
-            console.failed(STOPPED)
+            console.print_failure(STOPPED)
             return signals.exit_code or INCOMPLETE
         if created.output is not None:
-            console.document(created.output)
+            console.print_json(created.output)
         for failure in created.failures:
-            console.failed(failure)
+            console.print_failure(failure)
     if signals.exit_code is not None:
         return signals.exit_code
     return INCOMPLETE if created.failures else 0

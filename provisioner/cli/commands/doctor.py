@@ -53,9 +53,9 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
         diagnoses = examiner.examine(prepared.environments, desired, selection.only)
         internal_error = examiner.internal_error
     if console.json:
-        console.document(diagnosis_document(diagnoses))
+        console.print_json(diagnosis_document(diagnoses))
     else:
-        console.text(diagnosis_text(diagnoses, console.palette, quiet=output.quiet))
+        console.print_text(diagnosis_text(diagnoses, console.palette, quiet=output.quiet))
     if internal_error is not None:
         raise internal_error
     if signals.exit_code is not None:

@@ -102,11 +102,11 @@ def export(  # noqa: PLR0913 - one for each part of a command line
     if reconciler.refusal is not None and signals.exit_code is None:
         raise reconciler.refusal
     if isinstance(observation, Unobserved):
-        console.failed(observation.failure)
+        console.print_failure(observation.failure)
         return signals.exit_code or INCOMPLETE
     exported = export_keys(source.name, observation, only)
     if not exported.keys:
-        console.aside("".join(exported.comments))
+        console.print_stderr("".join(exported.comments))
     _require_manifest(exported, source.name)
     if exported.left_out:
         logging.getLogger("provisioner").warning(
@@ -116,11 +116,13 @@ def export(  # noqa: PLR0913 - one for each part of a command line
             extra=extra(environment=source.name),
         )
     if file is None:
-        console.text(exported.text)
+        console.print_text(exported.text)
     else:
         _write_new(file, exported.text)
         if not output.quiet:
-            console.text(f"wrote {visible(file.as_posix())}: {pluralize(exported.keys, 'key')}\n")
+            console.print_text(
+                f"wrote {visible(file.as_posix())}: {pluralize(exported.keys, 'key')}\n"
+            )
     return signals.exit_code or 0
 
 

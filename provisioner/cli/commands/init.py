@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.command_help import DocumentedCommand, Example
-from provisioner.cli.options import manifests_option
+from provisioner.cli.options import new_manifests_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         Example("Write them to another directory:", "provision init --manifests ops/api-keys"),
     ),
 )
-@manifests_option
+@new_manifests_option
 def init(manifests: Path) -> int:
     """Write a first environments.yaml and manifest.
 

@@ -57,15 +57,15 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
         if not selection.only or matches(key.name, selection.only)
     ]
     if console.json:
-        console.document([key_document(*row) for row in rows])
+        console.print_json([key_document(*row) for row in rows])
     else:
-        console.text(keys_text(rows, console.palette))
+        console.print_text(keys_text(rows, console.palette))
     if selection.only and not rows:
         message = f"No key matches --only {' '.join(selection.only)}."
-        console.failed(Failure("nothing_selected", message))
+        console.print_failure(Failure("nothing_selected", message))
     failures = [one for _, one in observations if not isinstance(one, Observation)]
     for failed in failures:
-        console.failed(failed.failure, failed.environment)
+        console.print_failure(failed.failure, failed.environment)
     code = early_exit_code(reconciler, signals)
     if code is not None:
         return code

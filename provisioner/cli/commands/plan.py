@@ -126,7 +126,7 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
             new_plan, changes=new_plan.changes, refusal=reconciler.refusal, plan_file=written
         )
         if write_error is not None:
-            console.failed(failure_of(write_error))
+            console.print_failure(failure_of(write_error))
         code = early_exit_code(reconciler, signals)
         if code is not None:
             return outputs.finish(code)

@@ -99,7 +99,7 @@ def report(
         message = f"No key matches --only {' '.join(selection.only)}."
         if expiring_within is not None and not fleet_audit.unobserved:
             raise RefusedError("nothing_selected", message, remedy="Correct the glob.")
-        console.failed(Failure("nothing_selected", message))
+        console.print_failure(Failure("nothing_selected", message))
     if fleet_audit.unobserved:
         return INCOMPLETE
     overdue = fleet_audit.due or fleet_audit.missing
@@ -129,12 +129,12 @@ def _show(fleet_audit: FleetAudit, console: Console) -> None:
 
     match console.output.format:
         case "json":
-            console.document(audit_document(fleet_audit))
+            console.print_json(audit_document(fleet_audit))
         case "markdown":
-            console.text(audit_markdown(fleet_audit))
+            console.print_text(audit_markdown(fleet_audit))
         case "html":
-            console.text(audit_html(fleet_audit))
+            console.print_text(audit_html(fleet_audit))
         case _:
-            console.text(audit_text(fleet_audit, console.palette, quiet=console.output.quiet))
+            console.print_text(audit_text(fleet_audit, console.palette, quiet=console.output.quiet))
     for one in fleet_audit.unobserved:
-        console.failed(one.failure, one.environment)
+        console.print_failure(one.failure, one.environment)

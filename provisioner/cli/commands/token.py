@@ -105,10 +105,10 @@ def token(  # noqa: PLR0913 - one for each part of a command line
             )
         )
         if key is None:
-            console.failed(STOPPED)
+            console.print_failure(STOPPED)
         elif not output.quiet:
             expires_at = format_moment(key.expires_at)
-            console.text(
+            console.print_text(
                 f"wrote {file}: token of {visible(name)} ({key.id}), expires {expires_at}\n"
             )
     return signals.exit_code or 0

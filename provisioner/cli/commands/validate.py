@@ -66,6 +66,6 @@ def validate(
         )
         if output.format != "text" or checked.problems or not output.quiet:
             with outputs.printing():
-                console.show_report(report, cast("OutputFormat", output.format))
+                console.print_report(report, cast("OutputFormat", output.format))
         outputs.write_reports(report)
     return INVALID if checked.problems else 0
