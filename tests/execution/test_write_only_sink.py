@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from mortal import Hurried
+from killable import FastClock
 from write_only import REPOSITORY, Shop, SlowGithub
 
 from provisioner.execution import Executed, Failed, Unfinished
@@ -141,7 +141,7 @@ def test_a_slow_write_is_made_good_by_the_token_of_the_newer_key(shop: Shop) -> 
     """Another run made it while the write was under way, and may have delivered it before."""
     made: list[str] = []
     shop.github.at_write = once(lambda: made.append(newer(shop)))
-    assert shop.run(Hurried(), redeliver=True)[0]
+    assert shop.run(FastClock(), redeliver=True)[0]
     assert [held_by(shop)] == made
     assert writes(shop) == 3
 
@@ -150,7 +150,7 @@ def test_a_key_that_a_person_made_meanwhile_is_not_delivered(shop: Shop) -> None
     """The failure names it, and what was delivered before works on."""
     made: list[str] = []
     shop.github.at_write = once(lambda: made.append(newer(shop, 0)))
-    good, result = shop.run(Hurried(), redeliver=True)
+    good, result = shop.run(FastClock(), redeliver=True)
     assert not good
     why = failure_of(result)
     assert why.code == "not_settled"
@@ -165,9 +165,9 @@ def test_a_key_that_ended_meanwhile_is_a_failure(shop: Shop) -> None:
     [key] = live(shop.sandbox)
     ended = replace(key, revoked_at=key.created_at)
     shop.github.at_write = once(lambda: shop.sandbox.put(ended))
-    good, result = shop.run(Hurried(), redeliver=True)
+    good, result = shop.run(FastClock(), redeliver=True)
     assert (good, failure_of(result).code) == (False, "token_refused")
-    assert shop.run(Hurried())[0]
+    assert shop.run(FastClock())[0]
     assert shop.works
 
 
@@ -178,7 +178,7 @@ def test_the_key_that_took_over_is_delivered_though_the_plan_knew_it(shop: Shop)
     soon = datetime.now(UTC) + timedelta(days=10)
     marked = replace(old, expires_at=f"{soon:%Y-%m-%dT%H:%M:%S}.417Z")
     shop.github.at_write = once(lambda: shop.sandbox.put(marked))
-    assert shop.run(Hurried(), redeliver=True)[0]
+    assert shop.run(FastClock(), redeliver=True)[0]
     assert held_by(shop) == new
 
 
@@ -186,7 +186,7 @@ def test_a_duplicate_that_takes_nothing_over_changes_nothing(shop: Shop) -> None
     """It was there when the run was planned, and the key of the name lives as long as before."""
     [old] = live(shop.sandbox)
     newer(shop)
-    assert shop.run(Hurried(), redeliver=True)[0]
+    assert shop.run(FastClock(), redeliver=True)[0]
     assert held_by(shop) == old.id
 
 
@@ -199,7 +199,7 @@ def test_a_workspace_that_cannot_be_looked_at_after_the_write_is_a_failure(shop:
 
     shop.around = around
     shop.github.at_write = lambda: down.append(True)
-    good, result = shop.run(Hurried(), redeliver=True)
+    good, result = shop.run(FastClock(), redeliver=True)
     why = failure_of(result)
     assert (good, why.code) == (False, "not_settled")
     assert why.message.endswith("Run `provision apply --redeliver --only svc-a`.")
@@ -209,7 +209,7 @@ def test_a_run_gives_up_where_others_go_on_making_newer_keys(shop: Shop) -> None
     """After four writes, and says so."""
     shop.github.at_write = lambda: newer(shop) and None
     before = writes(shop)
-    good, result = shop.run(Hurried(), redeliver=True)
+    good, result = shop.run(FastClock(), redeliver=True)
     assert (good, failure_of(result).code) == (False, "not_settled")
     assert writes(shop) == before + 4
 
@@ -231,7 +231,7 @@ def test_a_rotation_writes_again_where_another_run_wrote_after_it(shop: Shop, at
         return answer(request)
 
     shop.around = around
-    assert shop.run(Hurried(), rotate=frozenset({"svc-a"}), at_once=at_once)[0]
+    assert shop.run(FastClock(), rotate=frozenset({"svc-a"}), at_once=at_once)[0]
     assert looks
     assert writes(shop) == 3
     assert shop.works
@@ -246,7 +246,7 @@ def test_a_rotation_fails_where_the_sink_cannot_be_asked_again(shop: Shop) -> No
         return answer(request)
 
     shop.around = around
-    assert not shop.run(Hurried(), rotate=frozenset({"svc-a"}), at_once=True)[0]
+    assert not shop.run(FastClock(), rotate=frozenset({"svc-a"}), at_once=True)[0]
     assert len(live(shop.sandbox)) == 2
     assert shop.works
 
@@ -260,7 +260,7 @@ def test_an_old_key_whose_end_cannot_be_moved_is_told(shop: Shop) -> None:
         return Response(403, b'{"messages": ["no"]}') if moves else answer(request)
 
     shop.around = around
-    good, result = shop.run(Hurried(), rotate=frozenset({"svc-a"}))
+    good, result = shop.run(FastClock(), rotate=frozenset({"svc-a"}))
     assert not good
     assert f"`provision revoke {old.id}`" in failure_of(result).message
     assert held_by(shop) != old.id
