@@ -249,11 +249,11 @@ class Gitlab(SinkFixture):
         self.environ = {"GITLAB_TOKEN": self.server.token, "CI_API_V4_URL": url}
 
     def stored(self, name: str) -> str | None:
-        found = [one for one in self._variables if one["key"] == _variable(name)]
+        found = [entry for entry in self._variables if entry["key"] == _variable(name)]
         return found[0]["value"] if found else None
 
     def put(self, name: str, value: str | None) -> None:
-        [found] = [one for one in self._variables if one["key"] == _variable(name)]
+        [found] = [entry for entry in self._variables if entry["key"] == _variable(name)]
         if value is None:
             self._variables.remove(found)
         else:
@@ -334,11 +334,14 @@ class Completed:
     @property
     def actions(self) -> dict[str, tuple[str, str]]:
         """The action and the reason for each key of a plan."""
-        return {one["name"]: (one["action"], one["reason"]) for one in self.environment["actions"]}
+        return {
+            entry["name"]: (entry["action"], entry["reason"])
+            for entry in self.environment["actions"]
+        }
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:
-        return {one["name"]: one for one in self.environment["results"]}
+        return {entry["name"]: entry for entry in self.environment["results"]}
 
 
 @dataclass
@@ -388,7 +391,7 @@ class Project:
         return Provision(command, "-m", str(self.manifests), *rest, script=script, **options)
 
     def command(self, *arguments: str, script: str | None = None) -> list[str]:
-        """Return the command line of such a process."""
+        """Return the command line of a process that `start` starts."""
         program = ["-m", "provisioner"] if script is None else ["-c", script]
         command, *rest = arguments
         return [sys.executable, *program, command, "-m", str(self.manifests), *rest]

@@ -95,7 +95,7 @@ class CommandLineWatcher:
         self._ended = threading.Event()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._watch)
-        self.seen: set[bytes] = set()
+        self.lines: set[bytes] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -108,20 +108,20 @@ class CommandLineWatcher:
     def wait(self, text: bytes) -> bool:
         """Wait until a command line has contained this text."""
         with self._changed:
-            return self._changed.wait_for(lambda: any(text in one for one in self.seen), 30)
+            return self._changed.wait_for(lambda: any(text in entry for entry in self.lines), 30)
 
     def _watch(self) -> None:
         while not self._ended.wait(0.02):
             lines = set(self._lines(self._pid))
             with self._changed:
-                self.seen |= lines
+                self.lines |= lines
                 self._changed.notify_all()
 
     def _lines(self, pid: int) -> Iterator[bytes]:
         folder = Path("/proc", str(pid))
         try:
             yield (folder / "cmdline").read_bytes()
-            children = [(one / "children").read_text() for one in (folder / "task").iterdir()]
+            children = [(entry / "children").read_text() for entry in (folder / "task").iterdir()]
         except OSError:  # the process has ended
             return
         for child in " ".join(children).split():
@@ -176,7 +176,7 @@ class FaultyProxy:
 
     def sink_fault(self, text: str) -> SinkFault:
         """Return the fault for a request with this path and body."""
-        found = [one for part, one in self._sink_faults.items() if part in text.lower()]
+        found = [entry for part, entry in self._sink_faults.items() if part in text.lower()]
         return found[0] if found else "none"
 
 
@@ -353,7 +353,7 @@ def rows() -> list[Row]:
             range(len(FAULTS)), range(6), range(6), range(3), ("text", "json"), ("text", "json"),
             LEVELS,
         )  # fmt: skip
-        return [Row(number, *one) for number, one in enumerate(product)]
+        return [Row(number, *entry) for number, entry in enumerate(product)]
     formats = ("text", "json")
     return [
         Row(
@@ -471,16 +471,16 @@ class Stage:
                 self.places[kind] = self.aws
             else:
                 self.places[kind] = sink_fixture(kind, self.stack, self.root)
-            one = self.places[kind]
-            self.fixed |= {*one.secrets}
+            entry = self.places[kind]
+            self.fixed |= {*entry.secrets}
             sink_faults = {
                 environment: self.row.sink_fault_of(environment, kind)
                 for environment in ENVIRONMENTS
             }
             if kind in VENDORS:
                 refused = VENDORS.index(kind) == self.row.refused % 6
-                one.redirect(self._proxy(sink_faults, refused=refused))
-            self.project.environ |= one.environ
+                entry.redirect(self._proxy(sink_faults, refused=refused))
+            self.project.environ |= entry.environ
 
     def _proxy(
         self, sink_faults: Mapping[str, SinkFault], *, refused: bool
@@ -534,8 +534,10 @@ class Stage:
         with CommandLineWatcher(process) as watcher:
             out, err = process.communicate(timeout=240)
         places = {"stdout": out.encode(), "stderr": err.encode()}
-        places["command lines"] = b"\n".join(watcher.seen)
-        own = {part for one in self.places.values() for part in one.token_paths} | {"seen-environ"}
+        places["command lines"] = b"\n".join(watcher.lines)
+        own = {part for entry in self.places.values() for part in entry.token_paths} | {
+            "seen-environ"
+        }
         for file in self.root.rglob("*"):
             if file.is_file() and file.relative_to(self.root).parts[0] not in own:
                 places[str(file)] = file.read_bytes()
@@ -543,11 +545,11 @@ class Stage:
 
     @property
     def minted(self) -> set[str]:
-        return {token for one in self.laboratories.values() for token in one.minted}
+        return {token for entry in self.laboratories.values() for token in entry.minted}
 
     @property
     def secrets(self) -> set[str]:
-        secrets_ = {token for one in self.laboratories.values() for token in one.tokens}
+        secrets_ = {token for entry in self.laboratories.values() for token in entry.tokens}
         return self.fixed | secrets_
 
     def delivered(self) -> set[str]:
@@ -562,8 +564,8 @@ class Stage:
 
     def leaked_variables(self) -> list[tuple[str, str]]:
         """Return minted tokens in the variables of child processes, which have our credentials."""
-        seen = self.root / "seen-environ"
-        inherited = seen.read_bytes() if seen.exists() else b""
+        environ_file = self.root / "seen-environ"
+        inherited = environ_file.read_bytes() if environ_file.exists() else b""
         secrets_ = {self.project.environ[name].encode() for name in self.project.environ}
         for value in secrets_:
             inherited = inherited.replace(value, b"")
@@ -691,7 +693,7 @@ def test_the_search_finds_a_secret_in_a_command_line_of_a_child() -> None:
         process.stdin.flush()
         assert watcher.wait(secret.encode())
         process.stdin.close()
-    assert leaks({"lines": b"\n".join(watcher.seen)}, [secret])
+    assert leaks({"lines": b"\n".join(watcher.lines)}, [secret])
 
 
 # Bugs

@@ -111,20 +111,20 @@ def test_a_run_right_after_another_writes_nothing_with_shifted_clocks(
     places = {kind: sink_fixture(kind, stack, project.root) for kind in ALL_KINDS}
     github = places["github"].server
     github.ahead = timedelta(seconds=run_offset + github_offset)
-    keys = [(f"svc-{kind}", [one.item]) for kind, one in places.items()]
+    keys = [(f"svc-{kind}", [entry.item]) for kind, entry in places.items()]
     organisation = {"github": "acme", "secret": "OF_ALL"}
-    keys += [(f"due-{kind}", [one.item]) for kind, one in places.items()]
+    keys += [(f"due-{kind}", [entry.item]) for kind, entry in places.items()]
     keys += [("svc-all", [organisation]), ("due-all", [organisation | {"secret": "DUE"}])]
     soon = datetime.now(UTC) + timedelta(days=3)
     sandbox.seed([name for name, _ in keys if name.startswith("due-")], expires_at=f"{soon:%FT%T}Z")
     rotate = {"before": "10d", "overlap": "48h"}
     open_shop(project, sandbox, keys, owns=["*"], defaults={"expires": "90d", "rotate": rotate})
-    for one in places.values():
-        project.environ |= one.environ
+    for entry in places.values():
+        project.environ |= entry.environ
     script = SHIFTED_CLOCK.format(ours=run_offset)
     first = project.run("apply", "--format", "json", script=script)
     assert first.code == 0, first.err
-    assert {one["action"] for one in first.results.values()} == {"create", "rotate"}
+    assert {entry["action"] for entry in first.results.values()} == {"create", "rotate"}
     written, sent = writes_of(github), len(journal)
     stored = {name: places[kind].stored(name) for kind, name in names_of(keys)}
     second = project.run("apply", "--format", "json", script=script)
@@ -159,7 +159,7 @@ def test_the_number_of_requests_for_each_new_key(dialect: Dialect, project: Proj
             open_shop(project, sandbox, [(name, [sinks.item]) for name in names])
             assert run("apply").code == 0
             sent[count] = len(journal)
-            batches[count] = sum(one.path.startswith("/rest/batch") for one in journal)
+            batches[count] = sum(entry.path.startswith("/rest/batch") for entry in journal)
             assert_one_token_per_key(sandbox, {name: sinks.stored(name) for name in names})
     if dialect is Dialect.LEGACY:
         assert batches == {5: 1, 25: 1, 65: 2}
@@ -310,7 +310,7 @@ def test_damaged_tokens_are_repaired_without_a_new_key(
 
         healed = run("apply", "--format", "json")
         assert healed.code == 0, healed
-        assert {name: one["status"] for name, one in healed.results.items()} == dict.fromkeys(
+        assert {name: entry["status"] for name, entry in healed.results.items()} == dict.fromkeys(
             DAMAGE, "done"
         )
         assert {key.id for key in live_keys(sandbox)} == created
@@ -373,9 +373,9 @@ def test_an_unusable_sink_blocks_only_its_own_keys(
         open_shop(project, sandbox, keys)
         ran = run("apply", "--format", "json")
         assert ran.code == 4
-        assert {name for name, one in ran.results.items() if one["status"] == "done"} == free
+        assert {name for name, entry in ran.results.items() if entry["status"] == "done"} == free
         code = "sink_denied" if fault == "denied" else "sink_unavailable"
-        failed = {n: one["error"]["code"] for n, one in ran.results.items() if n not in free}
+        failed = {n: entry["error"]["code"] for n, entry in ran.results.items() if n not in free}
         assert failed == dict.fromkeys(dict(keys).keys() - free, code)
         assert_one_token_per_key(sandbox, {name: file.stored(name) for name in free})
         assert file.stored("svc-both") is None
@@ -401,7 +401,7 @@ def test_the_next_run_delivers_after_a_failed_write(
         assert ran.code == 4
         created = {key.name: key.id for key in live_keys(sandbox)}
         assert sorted(created) == ["svc-file", "svc-git"]
-        reported = {name: (one["status"], one["id"]) for name, one in ran.results.items()}
+        reported = {name: (entry["status"], entry["id"]) for name, entry in ran.results.items()}
         assert reported == {
             "svc-git": ("failed", created["svc-git"]),
             "svc-file": ("done", created["svc-file"]),
@@ -412,7 +412,7 @@ def test_the_next_run_delivers_after_a_failed_write(
         gitlab.server.answer = inner
         second = run("apply", "--format", "json")
         assert second.code == 0
-        assert [(name, one["action"]) for name, one in second.results.items()] == [
+        assert [(name, entry["action"]) for name, entry in second.results.items()] == [
             ("svc-git", "deliver")
         ]
         stored = {"svc-git": gitlab.stored("svc-git"), "svc-file": file.stored("svc-file")}
@@ -469,9 +469,9 @@ def test_two_runs_at_once_leave_the_tokens_of_the_live_keys(race: int, project: 
     with Sandbox(None, list(Dialect)[race % 3], around=line) as sandbox:
         open_shop(project, sandbox, [(name, [file.item]) for name in names])
         runs = [project.start("apply", "--format", "json") for _ in range(2)]
-        reports = [one.communicate(timeout=90) for one in runs]
+        reports = [entry.communicate(timeout=90) for entry in runs]
         assert line.raced
-        assert [one.returncode for one in runs] == [0, 0], reports
+        assert [entry.returncode for entry in runs] == [0, 0], reports
         winners = {key.name: key.id for key in live_keys(sandbox)}
         assert sorted(winners) == names
         assert len(live_keys(sandbox)) == len(names)
@@ -480,7 +480,7 @@ def test_two_runs_at_once_leave_the_tokens_of_the_live_keys(race: int, project: 
             assert is_accepted(sandbox, file.stored(name) or "")
     for out, _ in reports:
         [environment] = json.loads(out)["environments"]
-        assert {one["id"]: one["name"] for one in environment["results"]}.items() <= {
+        assert {entry["id"]: entry["name"] for entry in environment["results"]}.items() <= {
             id_: name for name, id_ in winners.items()
         }.items()
 
@@ -504,7 +504,7 @@ def test_a_run_after_a_complete_one_mints_nothing(dialect: Dialect, project: Pro
 
 
 def minted_tokens(journal: list[Exchange]) -> int:
-    return sum(b"generateApiKeyToken" in one.body for one in journal)
+    return sum(b"generateApiKeyToken" in entry.body for entry in journal)
 
 
 @DIALECTS
@@ -547,10 +547,10 @@ def assert_nothing_is_created(
     for _ in range(RUNS):
         ran = run("apply", "--format", "json")
         assert ran.code == 4
-        assert {one["error"]["code"] for one in ran.results.values()} == {code}
-        assert {one["status"] for one in ran.results.values()} == {"failed"}
+        assert {entry["error"]["code"] for entry in ran.results.values()} == {code}
+        assert {entry["status"] for entry in ran.results.values()} == {"failed"}
         assert len(ran.results) == 3
-        assert all(remedy in one["error"]["message"] for one in ran.results.values())
+        assert all(remedy in entry["error"]["message"] for entry in ran.results.values())
     assert not sandbox.keys()
     assert minted_tokens(journal) == 0
     checked = run("doctor")
@@ -651,7 +651,7 @@ def test_a_vendor_that_accepts_no_write_costs_no_token(
     with Sandbox(None, dialect, journal=journal) as sandbox:
         open_shop(project, sandbox, keys_delivered_to(sinks.item))
         assert_nothing_is_created(sandbox, journal, run, code, remedy)
-    writes = {one.method for one in sinks.server.asked if not one.query.get("dryRun")}
+    writes = {entry.method for entry in sinks.server.asked if not entry.query.get("dryRun")}
     assert writes == {"GET"}
 
 

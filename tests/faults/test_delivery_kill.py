@@ -66,7 +66,7 @@ def run(project: Project, monkeypatch, capsys) -> Callable[..., Completed]:
 
 def open_shop(project: Project, laboratory: Laboratory, *sinks: DotenvFile | Command) -> None:
     """Declare six keys, whose tokens go to all of these sinks."""
-    deliver = [one.item for one in sinks]
+    deliver = [entry.item for entry in sinks]
     project.write(shop(laboratory.sandbox), {"shop": [(name, deliver) for name in NAMES]})
     project.environ["TOKEN"] = laboratory.sandbox.session_token()
 
@@ -81,10 +81,10 @@ def assert_converges(
     assert ran.code == 0, ran
     for sink in sinks:
         assert_one_token_per_key(laboratory.sandbox, {name: sink.stored(name) for name in NAMES})
-    so_far = len(laboratory.journal)
+    journal_length = len(laboratory.journal)
     assert run("plan", "--detailed-exitcode").code == 0
     assert run("apply").code == 0
-    assert not any(map(is_write, laboratory.journal[so_far:]))
+    assert not any(map(is_write, laboratory.journal[journal_length:]))
 
 
 def wait_for_orphans(root: Path) -> None:
@@ -186,8 +186,10 @@ def test_a_run_killed_at_any_step_of_a_file_is_finished_by_the_next_one(
             for token in map(sink.stored, NAMES):
                 assert token is None or token.count(".") == 2, step
             assert_converges(laboratory, run, sink)
-            remaining = [one for one in sink.file.parent.rglob("*") if one.is_file()]
-            assert [one for one in remaining if b"eyJ" in one.read_bytes()] == [sink.file], step
+            remaining = [entry for entry in sink.file.parent.rglob("*") if entry.is_file()]
+            assert [entry for entry in remaining if b"eyJ" in entry.read_bytes()] == [sink.file], (
+                step
+            )
 
 
 def killing_script(script: str, name: str, when: str) -> str:
@@ -240,7 +242,7 @@ def test_the_plan_reports_an_unknown_delivery_of_a_killed_run(
         planned = run("plan", "--detailed-exitcode", "--format", "json")
         assert planned.code == 0
         found = planned.environment["findings"]
-        assert {one["name"]: one["finding"] for one in found} == dict.fromkeys(
+        assert {entry["name"]: entry["finding"] for entry in found} == dict.fromkeys(
             NAMES, "delivery_unknown"
         )
         assert run("apply", "--redeliver").code == 0

@@ -182,7 +182,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         assert not any(map(writes, self.laboratory.journal[before:]))
         [planned] = outcome[1].environments
         assert isinstance(planned, Planned)
-        reported = {one.name for one in planned.findings if isinstance(one, Duplicate)}
+        reported = {entry.name for entry in planned.findings if isinstance(entry, Duplicate)}
         names = {key.name for key in self.desired}
         assert reported == {name for name in names if len(live[name]) > 1}
 
@@ -209,7 +209,8 @@ class ExactlyOnce(RuleBasedStateMachine):
         """Return the live keys that runs created, by name."""
         live = self.laboratory.live()
         created = {
-            name: [one for one in same if one.id not in self.foreign] for name, same in live.items()
+            name: [entry for entry in same if entry.id not in self.foreign]
+            for name, same in live.items()
         }
         return {name: same for name, same in created.items() if same}
 
@@ -270,16 +271,16 @@ class ExactlyOnce(RuleBasedStateMachine):
             assert planned == environment_result
             return
         assert isinstance(environment_result, Executed)
-        assert [one.action for one in environment_result.results] == list(planned.actions)
+        assert [entry.action for entry in environment_result.results] == list(planned.actions)
         live = {key.id: key for same in self.laboratory.live().values() for key in same}
-        for one in environment_result.results:
-            name = one.action.name
+        for entry in environment_result.results:
+            name = entry.action.name
             own = [
                 key
                 for key in live.values()
                 if key.name == name and key.expires_at.endswith(run_marker)
             ]
-            match one:
+            match entry:
                 case Done(id=id_, record=record):
                     assert live[id_].name == name
                     assert record is None or record["id"] == id_
@@ -310,19 +311,21 @@ class ExactlyOnce(RuleBasedStateMachine):
                 self.duplicates.add(name)
                 continue
             first = min(live, key=lambda key: (key.created_at, key.id))
-            by_mark = {f".{one[0].run_marker:03d}Z": one[0] for one in outcomes if one is not None}
+            by_suffix = {
+                f".{entry[0].run_marker:03d}Z": entry[0] for entry in outcomes if entry is not None
+            }
             committed = self._committed(first)
             for key in live:
-                creator = by_mark.get(key.expires_at[-5:])
+                creator = by_suffix.get(key.expires_at[-5:])
                 if key is not first and creator is not None:
                     reported = [
-                        one.failure
+                        entry.failure
                         for outcome in outcomes
                         if outcome and outcome[0] is creator
                         for environment_result in outcome[2].environments
                         if isinstance(environment_result, Executed)
-                        for one in environment_result.results
-                        if isinstance(one, FailedAction) and one.action.name == name
+                        for entry in environment_result.results
+                        if isinstance(entry, FailedAction) and entry.action.name == name
                     ]
                     assert reported or creator.observed_at < committed, (name, live, outcomes)
                     self.duplicates.add(name)
@@ -330,9 +333,9 @@ class ExactlyOnce(RuleBasedStateMachine):
     def _committed(self, key: ApiKey) -> float:
         """Return `time.monotonic()` when the create of a key was answered."""
         return max(
-            one.ended
-            for one in self.laboratory.journal
-            if json.dumps(key.name).encode() in one.body and key.expires_at.encode() in one.body
+            entry.ended
+            for entry in self.laboratory.journal
+            if json.dumps(key.name).encode() in entry.body and key.expires_at.encode() in entry.body
         )
 
 
@@ -356,8 +359,8 @@ def killable_runs() -> Any:
     )
     yield
     patch.undo()
-    for one in LABORATORIES.values():
-        one.close()
+    for entry in LABORATORIES.values():
+        entry.close()
     LABORATORIES.clear()
 
 

@@ -310,7 +310,7 @@ def run_cases(check: Callable[[str, Workdir], None], cases: Iterable[str], folde
         ExceptionGroup: the errors of the failed cases.
     """
 
-    def one(number: int, case: str) -> Exception | None:
+    def entry(number: int, case: str) -> Exception | None:
         (folder / str(number)).mkdir()
         try:
             check(case, Workdir(folder / str(number), TOKEN))
@@ -320,7 +320,7 @@ def run_cases(check: Callable[[str, Workdir], None], cases: Iterable[str], folde
         return None
 
     with ThreadPoolExecutor(PARALLEL_CASES) as pool:
-        failed = [error for error in pool.map(one, count(), cases) if error is not None]
+        failed = [error for error in pool.map(entry, count(), cases) if error is not None]
     if failed:
         raise ExceptionGroup(f"{len(failed)} cases", failed)
 
@@ -339,7 +339,7 @@ def test_no_answer_holds_a_run_or_fills_its_memory(tmp_path: Path, cases: list[s
     """A run exits with 4 and an expected code within the limits, whatever the server sends."""
 
     def check(case: str, workdir: Workdir) -> None:
-        behave, words = WIRE[case]
+        behave, expected = WIRE[case]
         # The commands take turns, because a case takes long; they use the same transport.
         command = COMMANDS[[*WIRE].index(case) % len(COMMANDS)]
         with HostileServer(behave) as server:
@@ -347,9 +347,9 @@ def test_no_answer_holds_a_run_or_fills_its_memory(tmp_path: Path, cases: list[s
             ran = check_run(workdir.run(command, "--log-level", "debug"))
             assert ran.code == 4
             # `doctor` words its remedies differently.
-            assert command == "doctor" or re.search(words, ran.output)
+            assert command == "doctor" or re.search(expected, ran.output)
             assert server.received
-            assert all(f"Bearer {TOKEN}".encode() in one for one in server.received)
+            assert all(f"Bearer {TOKEN}".encode() in entry for entry in server.received)
 
     run_cases(check, cases, tmp_path)
 
@@ -488,19 +488,19 @@ def test_no_list_harms(tmp_path: Path, cases: list[str]) -> None:
     """A list is refused with its code, or shown without doing harm."""
 
     def check(case: str, workdir: Workdir) -> None:
-        body, words = LISTS[case]
+        body, expected = LISTS[case]
         command = ("plan", "list", "report")[[*LISTS].index(case) % 3]
         with HostileServer(
             answers(body, Date=format_datetime(datetime.now(UTC), usegmt=True))
         ) as server:
             workdir.write_manifests(server.url, generation="core", timeout="3s")
             ran = check_run(workdir.run(command, "--log-level", "debug"))
-            if not words:
+            if not expected:
                 again = check_run(workdir.run("plan", "--format", "json", "--log-format", "json"))
                 json.loads(again.out)
                 assert all(json.loads(line) for line in again.err.splitlines())
-        assert ran.code in ((4,) if words else (0, 4, 5))
-        assert words in ran.output
+        assert ran.code in ((4,) if expected else (0, 4, 5))
+        assert expected in ran.output
 
     run_cases(check, cases, tmp_path)
 
@@ -592,12 +592,12 @@ def test_no_list_goes_on_for_ever(tmp_path: Path, cases: list[str]) -> None:
     """Circular and endless cursors end with an error code, not when memory runs out."""
 
     def check(case: str, workdir: Workdir) -> None:
-        behave, words = PAGES[case]
+        behave, expected = PAGES[case]
         with HostileServer(behave) as server:
             workdir.write_manifests(server.url, generation="legacy", timeout="1s")
             ran = check_run(workdir.run("plan", "--log-level", "error"))
-            assert (ran.code, bool(re.search(words, ran.out))) == (4, True)
-            assert all(one.startswith(b"GET /rest/apiKeys?limit=60") for one in server.received)
+            assert (ran.code, bool(re.search(expected, ran.out))) == (4, True)
+            assert all(entry.startswith(b"GET /rest/apiKeys?limit=60") for entry in server.received)
 
     run_cases(check, cases, tmp_path)
 
@@ -726,7 +726,9 @@ def test_no_answer_to_a_sign_in_harms(tmp_path: Path, cases: list[str]) -> None:
             assert ran.code == 4
             assert not re.search("[cC]anary", ran.output)
             assert re.search("sign_in_failed: |unexpected_answer: ", ran.output)
-            assert not any(b"\r\nX-Evil" in one or b"\r\nX: y" in one for one in server.received)
+            assert not any(
+                b"\r\nX-Evil" in entry or b"\r\nX: y" in entry for entry in server.received
+            )
 
     run_cases(check, cases, tmp_path)
 
@@ -754,8 +756,8 @@ def shop(
         elif b"__typename" in request.body:
             request.answer({"data": {"__typename": "Query"}})
         else:
-            keys = [json.loads(one) for one in created_keys]
-            role = ROLE | {"apiKeys": [{"id": one["id"]} for one in keys]}
+            keys = [json.loads(entry) for entry in created_keys]
+            role = ROLE | {"apiKeys": [{"id": entry["id"]} for entry in keys]}
             request.answer(core(keys, [role]))
 
     return behave
@@ -794,7 +796,7 @@ def test_no_answer_to_a_create_or_a_mint_harms(tmp_path: Path, cases: list[str])
     """The created key is found by reading the list; a token of another key is not delivered."""
 
     def check(case: str, workdir: Workdir) -> None:
-        create, mint, word = CREATES[case]
+        create, mint, expected = CREATES[case]
         sink = {"file": "out.env", "variable": "KEY"}
         with HostileServer(shop(create, mint)) as server:
             workdir.write_manifests(
@@ -804,10 +806,10 @@ def test_no_answer_to_a_create_or_a_mint_harms(tmp_path: Path, cases: list[str])
             )
             ran = check_run(workdir.run("apply", "--log-level", "debug"))
             assert ran.code == 4
-            assert word in ran.output
+            assert expected in ran.output
             assert not (workdir.folder / "out.env").exists()
-            assert sum(b"createApiKey" in one for one in server.received) == 1
-            assert not any(b"\r\nX-Evil" in one for one in server.received)
+            assert sum(b"createApiKey" in entry for entry in server.received) == 1
+            assert not any(b"\r\nX-Evil" in entry for entry in server.received)
 
     run_cases(check, cases, tmp_path)
 
@@ -854,7 +856,7 @@ def test_nothing_is_drawn_on_a_terminal(workdir: Workdir, arguments: tuple[str, 
     roles = [
         ROLE | {"id": ID.format(n), "label": name[:200]} for n, name in enumerate(NAMES.values())
     ]
-    roles[0] |= {"apiKeys": [{"id": one["id"]} for one in EVIL]}
+    roles[0] |= {"apiKeys": [{"id": entry["id"]} for entry in EVIL]}
     errors = [{"message": name[:200]} for name in NAMES.values()]
 
     def behave(request: HostileRequest) -> None:
@@ -865,7 +867,7 @@ def test_nothing_is_drawn_on_a_terminal(workdir: Workdir, arguments: tuple[str, 
         workdir.write_manifests(
             server.url, generation="core", owns=["*"], role=NAMES["C1"][:3].strip("\x9b")
         )
-        arguments = tuple(one for one in arguments if "\x00" not in one)
+        arguments = tuple(entry for entry in arguments if "\x00" not in entry)
         written = on_terminal(workdir, *arguments).decode()
     assert len(written) > 100
     assert control_characters(COLOURS.sub("", written).replace("\r\n", "\n")) == set()
@@ -892,7 +894,7 @@ def test_no_sink_harms(tmp_path: Path, cases: list[str]) -> None:
     """A hostile GitLab or Vault makes the plan of a key fail, and nothing else."""
 
     def check(case: str, workdir: Workdir) -> None:
-        behave, word = SINKS[case]
+        behave, expected = SINKS[case]
         secret = "sinkCanary0123456789abcdef"
         with HostileServer(behave) as server:
             workdir.variables = {
@@ -907,8 +909,8 @@ def test_no_sink_harms(tmp_path: Path, cases: list[str]) -> None:
                 "sandbox:", ({"name": "svc-one", "deliver": [sink]},), timeout="30s"
             )
             ran = check_run(workdir.run("plan", "--log-level", "debug"), secret)
-            assert (ran.code, word in ran.output) == (4, True)
-            assert all(secret.encode() in one for one in server.received)
+            assert (ran.code, expected in ran.output) == (4, True)
+            assert all(secret.encode() in entry for entry in server.received)
 
     run_cases(check, cases, tmp_path)
 
@@ -917,7 +919,7 @@ DRIPS = (drips_head, drips_lines, drips_body, drips_chunks, drips_trailers, cont
 
 
 @pytest.mark.parametrize("sink", ["gitlab", "vault"])
-@pytest.mark.parametrize("behave", DRIPS, ids=[one.__name__ for one in DRIPS])
+@pytest.mark.parametrize("behave", DRIPS, ids=[entry.__name__ for entry in DRIPS])
 def test_no_sink_holds_a_run(behave: Any, sink: str) -> None:
     """An answer that drips or hangs is abandoned after its limit (30 seconds, here 0.1)."""
     timeouts = (1.0, 0.1)

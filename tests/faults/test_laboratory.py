@@ -1,4 +1,4 @@
-"""The laboratory itself: each fault as a bare client sees it, and what the store holds then."""
+"""The fault laboratory itself: the effect of each fault on a simple client and on the store."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ SIGN_IN = (
 
 @dataclass
 class Answer:
-    """An answer as it came over the socket."""
+    """An answer as received."""
 
     status: int
     headers: dict[str, str]
@@ -79,7 +79,7 @@ class Answer:
 
 
 class Client:
-    """One connection that repeats nothing."""
+    """A client with one connection, which repeats no request."""
 
     def __init__(self, url: str, token: str | None, timeout: float = 30.0) -> None:
         self.connection = HTTPConnection(url.removeprefix("http://"), timeout=timeout)
@@ -96,7 +96,7 @@ class Client:
 
 
 class Bench:
-    """A laboratory and the requests that a test sends to it."""
+    """A laboratory, and requests to it."""
 
     def __init__(self, dialect: Dialect, **options: Any) -> None:
         self.dialect = dialect
@@ -121,7 +121,7 @@ class Bench:
     def create(
         self, client: Client | None = None, name: str = "svc", *, rest: bool = True
     ) -> Answer:
-        """Sends one create, by REST or by GraphQL."""
+        """Send one create by REST or GraphQL."""
         record = {"name": name, "expiresAt": DATE}
         if self.dialect is not Dialect.LEGACY:
             record["roleId"] = self.laboratory.sandbox.role("Admin").id
@@ -154,7 +154,7 @@ def core() -> Iterator[Bench]:
 
 
 def create_outcome(bench: Bench, *, rest: bool) -> Answer | type[Exception]:
-    """What one create is told, or how it failed."""
+    """Return the answer to one create, or the type of its exception."""
     try:
         return bench.create(rest=rest)
     except (RemoteDisconnected, IncompleteRead) as error:
@@ -171,7 +171,7 @@ def graphql_error(dialect: Dialect, message: str, code: str) -> Any:
 @pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
 @pytest.mark.parametrize("fault", TRANSIENT, ids=repr)
 def test_only_a_fault_after_the_commit_leaves_a_key(bench, fault, rest):
-    """Whether a create was handled under each fault is what `handles` says of it."""
+    """`handles` tells for each fault whether a create is handled."""
     bench.laboratory.use(scripted({0: fault}))
     create_outcome(bench, rest=rest)
     bench.laboratory.wait_until_idle()
@@ -180,7 +180,7 @@ def test_only_a_fault_after_the_commit_leaves_a_key(bench, fault, rest):
 
 
 def test_handles_is_right_for_each_fault():
-    """`handles` is right about each kind of fault."""
+    """`handles` returns the right answer for each kind of fault."""
     unhandled = {
         ClosedBefore(),
         BadGateway(),
@@ -197,14 +197,14 @@ def test_handles_is_right_for_each_fault():
 
 @pytest.mark.parametrize("fault", [ClosedBefore(), ClosedAfter()], ids=repr)
 def test_a_closed_connection_has_no_answer(bench, fault):
-    """The client finds the connection closed, and the journal notes an exchange of status 0."""
+    """The connection is closed, and the journal has an exchange with status 0."""
     bench.laboratory.use(scripted({0: fault}))
     assert create_outcome(bench, rest=True) is RemoteDisconnected
-    assert [one.status for one in bench.laboratory.journal] == [0]
+    assert [entry.status for entry in bench.laboratory.journal] == [0]
 
 
 def test_an_error_after_the_commit_has_the_format_of_its_endpoint(bench):
-    """REST answers 500 with `messages`, GraphQL with `errors` and the status that is asked for."""
+    """REST answers 500 with `messages`, GraphQL answers `errors` with the given status."""
     bench.laboratory.use(scripted({0: Failed(), 1: Failed(), 2: Failed(graphql_status=200)}))
     answer = bench.create(rest=True)
     assert answer.status == 500
@@ -232,7 +232,7 @@ def test_an_error_after_the_commit_has_the_format_of_its_endpoint(bench):
     ids=repr,
 )
 def test_a_proxy_answers_with_an_html_page(core, fault, status, wait, rest):
-    """Such an answer is HTML; only 503 names a wait."""
+    """The answer of a proxy is HTML; only a 503 names a wait."""
     core.laboratory.use(scripted({0: fault}))
     answer = core.create(rest=rest)
     assert answer.status == status
@@ -242,7 +242,7 @@ def test_a_proxy_answers_with_an_html_page(core, fault, status, wait, rest):
 
 
 def test_an_empty_answer_is_complete(bench):
-    """HTTP 200, no content type and nothing in the body, on a connection that stays open."""
+    """An empty answer has status 200, no content type and no body; the connection stays open."""
     bench.laboratory.use(scripted({0: Empty()}))
     client = bench.client()
     answer = bench.create(client)
@@ -252,7 +252,7 @@ def test_an_empty_answer_is_complete(bench):
 
 
 def test_a_truncated_answer_is_shorter_than_its_content_length(bench):
-    """The length is that of the true answer, half of which arrives before the connection ends."""
+    """The length is that of the real answer, but the connection closes after its first half."""
     bench.laboratory.use(scripted({0: Truncated()}))
     with pytest.raises(IncompleteRead) as caught:
         bench.create()
@@ -263,7 +263,7 @@ def test_a_truncated_answer_is_shorter_than_its_content_length(bench):
 
 
 def test_a_truncated_empty_answer_is_shorter_too(core):
-    """Also an answer with nothing in it is cut: one byte is promised that never comes."""
+    """A truncated empty answer announces one byte and sends none."""
     core.laboratory.use(scripted({0: Truncated()}))
     with pytest.raises(IncompleteRead) as caught:
         core.client()("DELETE", f"/rest/metadata/apiKeys/{'0' * 8}-0000-4000-8000-{'0' * 12}")
@@ -272,7 +272,7 @@ def test_a_truncated_empty_answer_is_shorter_too(core):
 
 @pytest.mark.parametrize("form", ["text", "graphql"])
 def test_throttling_on_rest_names_the_limit_only_in_the_text(bench, form):
-    """Both forms without a header are the same on REST, which has no GraphQL errors."""
+    """The forms `text` and `graphql` give the same answer on REST."""
     bench.laboratory.use(every(Throttled(form, requests=100, milliseconds=60_000)))
     answer = bench.create(rest=True)
     assert answer.status == 429
@@ -286,7 +286,7 @@ def test_throttling_on_rest_names_the_limit_only_in_the_text(bench, form):
 
 @pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
 def test_throttling_with_headers_names_the_wait(bench, rest):
-    """Header and body say the same seconds, and the reset lies as far ahead."""
+    """Header, body and reset time name the same wait."""
     bench.laboratory.use(every(Throttled("headers", retry_after=7, requests=50)))
     before = time.time()
     answer = bench.create(rest=rest)
@@ -299,7 +299,7 @@ def test_throttling_with_headers_names_the_wait(bench, rest):
 
 
 def test_throttling_in_graphql_has_status_200(bench):
-    """Core says it by its code, legacy by a text alone."""
+    """Core answers with a code, legacy only with a text."""
     bench.laboratory.use(every(Throttled("graphql", requests=9, milliseconds=500)))
     answer = bench.create(rest=False)
     expected = graphql_error(bench.dialect, "Limit reached (9 tokens per 500 ms)", "LIMIT_REACHED")
@@ -310,7 +310,7 @@ def test_throttling_in_graphql_has_status_200(bench):
 
 @pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
 def test_an_expired_session_gets_the_real_answer(bench, rest):
-    """The answer is byte for byte that to a session that did expire."""
+    """The answer is identical to that for a session that really expired."""
     bench.laboratory.use(scripted({0: ExpiredSession()}))
     answer = bench.create(rest=rest)
     expired = bench.laboratory.sandbox.session_token(seconds=-60)
@@ -324,7 +324,7 @@ def test_an_expired_session_gets_the_real_answer(bench, rest):
 
 
 def test_a_session_can_expire_permanently(core):
-    """One credential is refused from then on; a new one works, and so does signing in."""
+    """The credential is refused from then on; a new one works, and so does `heal`."""
     core.laboratory.use(scripted({1: ExpiredSession(permanent=True)}))
     statuses = [core.list_keys().status for _ in range(4)]
     assert statuses == [200, 401, 401, 401]
@@ -336,7 +336,7 @@ def test_a_session_can_expire_permanently(core):
 
 
 def test_a_sign_in_has_no_session_to_expire(bench):
-    """Where every request meets an expired session, one without a credential is handled."""
+    """A request without a credential is handled, even if every session is expired."""
     sandbox = bench.laboratory.sandbox
     bench.laboratory.use(every(ExpiredSession()))
     variables = {"e": sandbox.email, "p": sandbox.password, "o": sandbox.url}
@@ -351,7 +351,7 @@ def test_a_sign_in_has_no_session_to_expire(bench):
 
 @pytest.mark.parametrize("before", [True, False])
 def test_a_slow_answer_is_late_and_correct(core, before):
-    """The answer comes that much later; the key is made before or after the wait, as asked."""
+    """The answer comes after the delay; the key is created before or after it, as configured."""
     core.laboratory.use(scripted({0: Slow(30.0, before=before)}))
     committed = threading.Event()
     insert = core.laboratory.sandbox._store.insert
@@ -379,7 +379,7 @@ def test_a_slow_answer_is_late_and_correct(core, before):
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_hang_lasts_longer_than_its_client(core, committed):
-    """The client gives up and finds its key made or not; letting go makes no second one."""
+    """The client times out; its key exists or not, and healing creates no second one."""
     core.laboratory.use(scripted({0: Hang(committed=committed)}))
     with pytest.raises(TimeoutError):
         core.create(core.client(timeout=0.2))
@@ -390,11 +390,11 @@ def test_a_hang_lasts_longer_than_its_client(core, committed):
     core.laboratory.heal()
     core.laboratory.wait_until_idle()
     assert core.names() == ["svc"] * committed
-    assert [one.status for one in core.laboratory.journal] == [201 if committed else 0]
+    assert [entry.status for entry in core.laboratory.journal] == [201 if committed else 0]
 
 
 def test_healing_answers_hanging_requests(core):
-    """A client that waits on gets the true answer in the end; one not handled a closed line."""
+    """`heal` sends the real answer to a handled request, and closes an unhandled one."""
     core.laboratory.use(scripted({0: Hang(), 1: Hang(committed=False)}))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(core.create)
@@ -410,7 +410,7 @@ def test_healing_answers_hanging_requests(core):
 
 
 def test_closing_leaves_no_thread_behind():
-    """A laboratory that ends while requests hang takes their threads with it, and at once."""
+    """`close` ends the threads of hanging requests without delay."""
     before = set(threading.enumerate())
     with Bench(Dialect.CORE, plan=every(Hang())) as bench:
         for _ in range(3):
@@ -422,7 +422,7 @@ def test_closing_leaves_no_thread_behind():
 
 
 def test_stopping_works_after_a_client_was_killed():
-    """A connection that was reset while its request is under way does not upset the end."""
+    """A connection that is reset during its request does not disturb the stop."""
     arrived, continue_ = threading.Event(), threading.Event()
 
     def around(request: Request, answer_request: Any) -> Response:
@@ -435,22 +435,22 @@ def test_stopping_works_after_a_client_was_killed():
         client = Client(sandbox.url, None)
         client.connection.request("GET", "/healthz")
         assert arrived.wait(5)
-        linger = struct.pack("ii", 1, 0)  # a reset in place of an orderly end
+        linger = struct.pack("ii", 1, 0)  # makes close() reset the connection
         client.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         client.connection.close()
-        # Only once the sandbox waits for it does the request go on.
+        # The request continues only after the sandbox has started to wait for it.
         threading.Timer(0.1, continue_.set).start()
-    assert [one.status for one in journal] == [200]
+    assert [entry.status for entry in journal] == [200]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 def test_a_fault_can_be_pasted_into_a_test(fault):
-    """The `repr` of a fault is its source."""
+    """The `repr` of a fault is its source code."""
     assert eval(repr(fault), vars(module)) == fault
 
 
 def test_every_kind_of_fault_has_an_example():
-    """Whoever draws from `FAULTS` meets each kind, those that hold a request too."""
+    """`FAULTS` has every kind of fault, also those that block a request."""
     assert {type(fault) for fault in FAULTS} == set(module.Fault.__args__)
     assert set(FAULTS) - set(TRANSIENT) == {Hang(), Hang(committed=False)}
 
@@ -474,7 +474,7 @@ def request(method: str = "POST", path: str = "/rest/apiKeys", body: bytes = b""
     ],
 )
 def test_is_write_recognizes_writes(request_, write):
-    """REST by its method, GraphQL by its document; a sign-in changes nothing."""
+    """Writes are recognized by REST method or GraphQL document; a sign-in is not a write."""
     assert is_write(request_) is write
 
 
@@ -483,18 +483,18 @@ def faults_at(plan: Any, numbers: range) -> dict[int, Any]:
 
 
 def test_a_seed_gives_the_same_faults_at_the_same_numbers():
-    """In whatever order requests are asked for, and another seed gives others."""
+    """A seed gives the same faults in any order of calls; another seed gives other faults."""
     numbers = range(200)
-    one = faults_at(seeded(7, 0.3), numbers)
-    assert faults_at(seeded(7, 0.3), numbers[::-1]) == one
-    assert faults_at(seeded(8, 0.3), numbers) != one
-    faults = [fault for fault in one.values() if fault]
+    entry = faults_at(seeded(7, 0.3), numbers)
+    assert faults_at(seeded(7, 0.3), numbers[::-1]) == entry
+    assert faults_at(seeded(8, 0.3), numbers) != entry
+    faults = [fault for fault in entry.values() if fault]
     assert 30 <= len(faults) <= 90
     assert len(set(faults)) > 8
 
 
 def test_a_seeded_run_can_be_replayed_as_a_script(core):
-    """What `injected` holds is a script of the same faults at the same places."""
+    """`injected` is a script with the same faults at the same numbers."""
 
     def play() -> list[Any]:
         results: list[Any] = []
@@ -512,7 +512,7 @@ def test_a_seeded_run_can_be_replayed_as_a_script(core):
 
 
 def test_seeded_faults_do_not_depend_on_threads(core):
-    """Sixteen threads meet exactly the faults that one would: the numbers decide."""
+    """16 threads get exactly the same faults as one thread."""
     plan = seeded(5, 0.4, [BadGateway(), Empty(), ClosedBefore()])
     core.laboratory.use(plan)
     with ThreadPoolExecutor(16) as pool:
@@ -532,7 +532,7 @@ def test_seeded_faults_do_not_depend_on_threads(core):
     ids=["scripted", "seeded", "every"],
 )
 def test_a_plan_for_writes_ignores_reads(core, plan):
-    """Reads meet nothing and are not counted, so that more of them move no fault."""
+    """Reads get no faults and are not counted."""
     core.laboratory.use(plan)
     assert [core.list_keys().status for _ in range(3)] == [200] * 3
     core.create()
@@ -542,13 +542,13 @@ def test_a_plan_for_writes_ignores_reads(core, plan):
 
 
 def test_a_share_of_all_requests_meets_the_one_fault():
-    """`every` without a share spares no request, with one about that part of them."""
+    """`every` injects the fault into all requests, or into about the given share of them."""
     assert set(faults_at(every(Empty()), range(50)).values()) == {Empty()}
     assert 20 <= Counter(faults_at(every(Empty(), 0.5), range(80)).values())[Empty()] <= 60
 
 
 def test_the_first_plan_that_has_a_fault_decides():
-    """Plans stand in a row, and one behind a fault is not asked: its bucket loses no token."""
+    """A plan after one that returned a fault is not called: its bucket loses no token."""
     bucket = TokenBucket(1, 60.0, clock=lambda: 0.0)
     plan = first_of(scripted({0: Empty()}), bucket)
     found = [plan(number, request()) for number in range(3)]
@@ -561,7 +561,7 @@ def test_the_first_plan_that_has_a_fault_decides():
 def test_a_client_can_be_killed_at_a_request(core, when):
     """The kill happens before the request is handled or after its commit, without an answer.
 
-    Nothing is handled from then on until the laboratory is healed.
+    No request is handled from then on until the laboratory is healed.
     """
     observed = []
     core.laboratory.kill_at(1, when, lambda: observed.append(core.names()))
@@ -573,11 +573,11 @@ def test_a_client_can_be_killed_at_a_request(core, when):
     assert observed == [created]
     core.laboratory.heal()
     assert core.create().status == 201
-    assert [one.status for one in core.laboratory.journal] == [201, 0, 0, 0, 201]
+    assert [entry.status for entry in core.laboratory.journal] == [201, 0, 0, 0, 201]
 
 
 def test_a_kill_can_count_only_writes(core):
-    """The second write is the one, however many reads came before it."""
+    """The kill happens at the second write, regardless of reads before it."""
     killed = []
     core.laboratory.kill_at(1, "before", lambda: killed.append(True), only_writes=True)
     assert [core.list_keys().status, core.create().status, core.list_keys().status] == [
@@ -592,7 +592,7 @@ def test_a_kill_can_count_only_writes(core):
 
 
 def test_requests_in_progress_continue_after_a_kill(core):
-    """A create that a killed client had sent before is committed, as on a real server."""
+    """A create that was sent before the kill is committed, as on a real server."""
     core.laboratory.use(scripted({0: Slow(30.0, before=True)}))
     core.laboratory.kill_at(1, "before", lambda: None)
     with ThreadPoolExecutor(1) as pool:
@@ -607,7 +607,7 @@ def test_requests_in_progress_continue_after_a_kill(core):
 
 @pytest.mark.parametrize(("when", "created"), [("before", []), ("after", ["svc"])])
 def test_a_call_at_a_request_does_not_disturb_it(core, when, created):
-    """The function sees the store of that moment, and the client gets its answer."""
+    """The function sees the store as it was at that time, and the client gets its answer."""
     observed = []
     core.laboratory.call_at(0, when, lambda: observed.append(core.names()))
     assert [core.create().status, core.create().status] == [201, 201]
@@ -615,7 +615,7 @@ def test_a_call_at_a_request_does_not_disturb_it(core, when, created):
 
 
 def test_a_full_bucket_admits_a_burst_and_then_refills():
-    """Of 10 requests in 5 s: ten at once, then one every half second, never more than ten."""
+    """A bucket of 10 requests in 5 s admits ten at first, then one every half second."""
     clock = SimpleNamespace(now=100.0)
     bucket = TokenBucket(10, 5.0, clock=lambda: clock.now)
 
@@ -638,7 +638,7 @@ def test_a_full_bucket_admits_a_burst_and_then_refills():
 
 @pytest.mark.parametrize("form", ["text", "headers", "graphql"])
 def test_an_empty_bucket_names_its_limit_and_the_wait_in_seconds(form):
-    """100 a minute are 100 tokens per 60000 ms; a wait of 0.6 s is named as one second."""
+    """The limit is named in tokens per milliseconds; a wait of 0.6 s is named as one second."""
     bucket = TokenBucket(100, 60.0, form, clock=lambda: 0.0)
     found = [bucket(0, request()) for _ in range(101)]
     assert found == [None] * 100 + [Throttled(form, 1, 100, 60_000)]
@@ -646,7 +646,7 @@ def test_an_empty_bucket_names_its_limit_and_the_wait_in_seconds(form):
 
 @pytest.mark.parametrize(("requests", "seconds", "wait"), [(1, 3.0, 3), (2, 3.0, 2), (4, 1.0, 1)])
 def test_waits_are_rounded_up(requests, seconds, wait):
-    """A client that waits as long as it is told to finds a token, and waits no second more."""
+    """After the named wait there is a token, and the wait is no longer than necessary."""
     clock = SimpleNamespace(now=0.0)
     bucket = TokenBucket(requests, seconds, "headers", clock=lambda: clock.now)
     found = [bucket(0, request()) for _ in range(requests + 1)]
@@ -656,7 +656,7 @@ def test_waits_are_rounded_up(requests, seconds, wait):
 
 
 def test_a_refill_in_many_steps_adds_up():
-    """Ten tenths of a second are a second: rounding of floats costs no token."""
+    """Ten refills of a tenth give one token, despite the rounding of floats."""
     clock = SimpleNamespace(now=0.0)
     bucket = TokenBucket(1, 1.0, clock=lambda: clock.now)
     assert bucket(0, request()) is None
@@ -668,13 +668,13 @@ def test_a_refill_in_many_steps_adds_up():
 
 
 def test_a_bucket_admits_one_thread_at_a_time():
-    """No two threads are in it at once, whoever calls it."""
+    """Two threads are never inside the bucket at the same time."""
     inside: list[int] = []
     observed = []
 
     def clock() -> float:
         inside.append(1)
-        time.sleep(0.001)  # lets another thread in, if there is a way in
+        time.sleep(0.001)  # gives another thread a chance to enter
         observed.append(len(inside))
         inside.pop()
         return 0.0
@@ -687,7 +687,7 @@ def test_a_bucket_admits_one_thread_at_a_time():
 
 
 def test_a_bucket_counts_correctly_with_many_threads(core):
-    """Of 80 requests of 16 threads exactly as many pass as there are tokens."""
+    """Of 80 requests from 16 threads, exactly as many are admitted as there are tokens."""
     bucket = TokenBucket(30, 60.0, clock=lambda: 0.0)
     core.laboratory.use(bucket)
     with ThreadPoolExecutor(16) as pool:
@@ -698,7 +698,7 @@ def test_a_bucket_counts_correctly_with_many_threads(core):
 
 @dataclass
 class PausedClock:
-    """Stands for the clock of a sandbox: a wait for a role ends when the test says so."""
+    """A fake `time` module for a sandbox, whose wait for a role ends when the test decides."""
 
     started: threading.Event
     continue_: threading.Event
@@ -711,14 +711,14 @@ class PausedClock:
 
 @pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
 def test_a_role_appears_after_its_key(monkeypatch, rest):
-    """On 2.21 others see the key before its role: no role has it, and asking for it fails."""
+    """On 2.21 a new key is visible before its role; a query for its role then fails."""
     clock = PausedClock(threading.Event(), threading.Event())
     monkeypatch.setattr(workspace_module, "time", clock)
     with Bench(Dialect.CORE, role_seconds=0.1) as bench, ThreadPoolExecutor(1) as pool:
         watcher = bench.client()
 
-        def query(query: str) -> Any:
-            return watcher("POST", "/metadata", {"query": query}).json
+        def query(document: str) -> Any:
+            return watcher("POST", "/metadata", {"query": document}).json
 
         answer = pool.submit(bench.create, rest=rest)
         assert clock.started.wait(5)
@@ -737,7 +737,7 @@ def test_a_role_appears_after_its_key(monkeypatch, rest):
 
 @pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE_1])
 def test_older_servers_create_a_key_with_its_role(monkeypatch, dialect):
-    """`role_seconds` says nothing to the dialects that do not have that moment."""
+    """`role_seconds` has no effect on dialects that create a key with its role."""
     monkeypatch.setattr(workspace_module, "time", None)
     with Bench(dialect, role_seconds=5.0) as bench:
         assert bench.create().status == 201
@@ -745,7 +745,7 @@ def test_older_servers_create_a_key_with_its_role(monkeypatch, dialect):
 
 
 def test_a_role_that_does_not_exist_leaves_no_key_behind(monkeypatch):
-    """On 2.21 too the role is looked at before a row is written, and nothing is waited for."""
+    """On 2.21 the role is checked before a row is written, without a wait."""
     monkeypatch.setattr(workspace_module, "time", None)
     with Bench(Dialect.CORE, role_seconds=0.1) as bench:
         record = {
@@ -759,7 +759,7 @@ def test_a_role_that_does_not_exist_leaves_no_key_behind(monkeypatch):
 
 
 def test_a_reset_clears_the_laboratory(bench):
-    """Keys, journal, numbers, faults and hooks are gone; sessions and the kept names stay."""
+    """A reset deletes keys, journal, numbers, faults and hooks; sessions and kept keys remain."""
     laboratory = bench.laboratory
     laboratory.use(scripted({1: BadGateway(), 2: ExpiredSession(permanent=True)}))
     laboratory.kill_at(9, "before", lambda: None)
@@ -777,7 +777,7 @@ def test_a_reset_clears_the_laboratory(bench):
 
 
 def test_a_reset_waits_for_the_last_scenario():
-    """A create that is committed only after its client left puts no key into the next one."""
+    """A create that is committed after its client disconnected adds no key to the next scenario."""
     with Bench(Dialect.CORE, plan=every(Slow(30.0, before=True)), create_seconds=0.1) as bench:
         committed = threading.Event()
         bench.laboratory.call_at(0, "after", committed.set)
@@ -791,7 +791,7 @@ def test_a_reset_waits_for_the_last_scenario():
 
 
 def test_live_keys_are_neither_revoked_nor_deleted_nor_expired(bench):
-    """Those that live are found by their names, twins together."""
+    """Live keys are returned by name, duplicates together."""
     sandbox = bench.laboratory.sandbox
     duplicates = sandbox.seed(["twin", "twin"])
     sandbox.seed(["revoked"], revoked_at=DATE)
@@ -807,7 +807,7 @@ def test_live_keys_are_neither_revoked_nor_deleted_nor_expired(bench):
 
 
 def test_numbers_count_in_the_order_of_arrival(core):
-    """A request that waits keeps its number: later ones have later ones."""
+    """A waiting request keeps its number; later requests have higher ones."""
     core.laboratory.use(scripted({0: Hang(), 2: BadGateway()}))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(core.create)
@@ -819,7 +819,7 @@ def test_numbers_count_in_the_order_of_arrival(core):
 
 
 def test_a_middleware_can_change_an_answer():
-    """The seam of the sandbox: an own `Content-Length` is no second one, `close` closes."""
+    """A middleware can set `Content-Length`, without a second one, and close the connection."""
 
     def around(request: Request, answer_request: Any) -> Response:
         answer = answer_request(request)
@@ -835,10 +835,10 @@ def test_a_middleware_can_change_an_answer():
 
 
 def test_a_bug_in_a_middleware_is_logged(caplog):
-    """Only a `ConnectionError` is a fault; any other exception is logged and not noted."""
+    """Only a `ConnectionError` is a fault; other exceptions are logged and not in the journal."""
 
     def around(request: Request, answer_request: Any) -> Response:
-        raise LookupError("a mistake")
+        raise LookupError("a bug")
 
     journal: list[Any] = []
     with Sandbox(None, journal=journal, around=around) as sandbox:

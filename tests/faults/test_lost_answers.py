@@ -81,7 +81,7 @@ def apply(laboratory: Laboratory, root: Path, stop: Cancellation) -> RunResult:
         return result
 
 
-@pytest.mark.parametrize("fault", [*((one,) for one in LOST_ANSWERS), LOST_ANSWERS], ids=str)
+@pytest.mark.parametrize("fault", [*((entry,) for entry in LOST_ANSWERS), LOST_ANSWERS], ids=str)
 @pytest.mark.parametrize("dialect", Dialect)
 def test_lost_answers_neither_duplicate_nor_lose_a_key(
     dialect: Dialect, fault: tuple[Fault, ...], tmp_path: Path, hurried
@@ -99,8 +99,8 @@ def test_lost_answers_neither_duplicate_nor_lose_a_key(
     [environment_result] = result.environments
     assert isinstance(environment_result, Executed)
     assert len(environment_result.results) == KEYS
-    for one in environment_result.results:
-        assert isinstance(one, Done)
-        assert rows[one.id].name == one.action.name
-        assert one.record is not None
-        assert one.record["id"] == one.id
+    for entry in environment_result.results:
+        assert isinstance(entry, Done)
+        assert rows[entry.id].name == entry.action.name
+        assert entry.record is not None
+        assert entry.record["id"] == entry.id

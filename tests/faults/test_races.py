@@ -96,9 +96,9 @@ def test_two_runs_at_once_leave_and_report_one_live_key_per_name(
         [environment] = json.loads(out)["environments"]
         results, summary = environment["results"], environment["summary"]
         assert environment["findings"] == []
-        assert {one["id"]: one["name"] for one in results}.items() <= live.items()
-        assert {one["record"]["id"] for one in results} == {one["id"] for one in results}
-        assert all(one["status"] == "done" for one in results)
+        assert {entry["id"]: entry["name"] for entry in results}.items() <= live.items()
+        assert {entry["record"]["id"] for entry in results} == {entry["id"] for entry in results}
+        assert all(entry["status"] == "done" for entry in results)
         assert summary["created"] + summary["kept"] == len(NAMES)
         created += summary["created"]
     assert created == len(NAMES), reports

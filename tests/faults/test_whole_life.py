@@ -265,7 +265,7 @@ class WholeLife(RuleBasedStateMachine):
         processes = [Process(kill, next(self.markers)) for kill in kill_points]
         try:
             with ThreadPoolExecutor(len(kill_points)) as pool:
-                results = list(pool.map(lambda one: self._run(one, options), processes))
+                results = list(pool.map(lambda entry: self._run(entry, options), processes))
         finally:
             self.laboratory.heal()
             self.laboratory.wait_until_idle()
@@ -294,8 +294,8 @@ class WholeLife(RuleBasedStateMachine):
                 reason = options.prune if key is None else bool(options.dedupe or key.rotation)
                 self._require(reason, ("revoked without a reason", row, options))
                 if key is not None:
-                    others = (one for one in after.values() if one.name == row.name)
-                    another = any(self._live(one, datetime.now(UTC)) for one in others)
+                    others = (entry for entry in after.values() if entry.name == row.name)
+                    another = any(self._live(entry, datetime.now(UTC)) for entry in others)
                     self._require(another, ("the last key of a name was revoked", row, options))
 
     def _delivered_ids(self) -> dict[str, set[str]]:
@@ -341,7 +341,9 @@ class WholeLife(RuleBasedStateMachine):
             for row in delivered_before:
                 was_revoked = after[row.id].revoked_at != row.revoked_at
                 if was_revoked and row.id not in self.manual_user.keys:
-                    has_successor = any(self._live(after[one], now) for one in ids if one in after)
+                    has_successor = any(
+                        self._live(after[entry], now) for entry in ids if entry in after
+                    )
                     self._require(has_successor, ("a reviewed key was revoked", row, ids))
 
     def _reviewed(self, rows: list[ApiKey]) -> bool:
@@ -364,7 +366,7 @@ class WholeLife(RuleBasedStateMachine):
             if isinstance(action, Revoke):
                 reported.add(action.key_id)
         for row in live:
-            same_name = [one for one in live if one.name == row.name]
+            same_name = [entry for entry in live if entry.name == row.name]
             if row.id in self.manual_user.keys - self.adopted and self._reviewed(same_name):
                 self._require(
                     row.id in reported,
@@ -483,8 +485,8 @@ def killable_runs() -> Any:
     )
     yield
     patch.undo()
-    for one in LABORATORIES.values():
-        one.close()
+    for entry in LABORATORIES.values():
+        entry.close()
     LABORATORIES.clear()
 
 

@@ -410,7 +410,7 @@ def clock() -> Iterator[Any]:
         yield traveller
 
 
-@pytest.run_marker.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("dialect", Dialect)
 def test_a_year_of_rotations_breaks_no_token(dialect, tmp_path, clock) -> None:
     """Each key always has a valid delivered token, and keys outside `owns` stay unchanged.
 
