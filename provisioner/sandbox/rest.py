@@ -136,8 +136,8 @@ def unknown_object(request: Request, dialect: Dialect) -> Response:
     """Return the answer to an unknown object (`109-rest-unknown-object`, legacy `108`)."""
     parts = request.path.split("/")[2:]
     name = parts[1] if parts[0] == "batch" and len(parts) > 1 else parts[0]
-    near = dialect is Dialect.LEGACY and name == "apiKey"
-    hint = "Did you mean 'apiKeys'?" if near else "eg: companies"
+    similar = dialect is Dialect.LEGACY and name == "apiKey"
+    hint = "Did you mean 'apiKeys'?" if similar else "eg: companies"
     return bad_request(f"object '{name}' not found. {hint}")
 
 

@@ -53,7 +53,9 @@ def answer(
             and "/" not in key_id
             and request.method in ("GET", "PATCH", "DELETE")
         ):
-            return _denied(workspace, caller, request) or _one(workspace, key_id, request, body)
+            return _denied(workspace, caller, request) or _single_key(
+                workspace, key_id, request, body
+            )
     if request.method == "GET" and request.path == "/rest/metadata/webhooks":
         return json_answer(200, [])  # `110-rest-webhooks`: a workspace without one
     return (
@@ -107,16 +109,16 @@ def _page(workspace: SandboxWorkspace, request: Request) -> Response:
     size = min(int(limit), _LARGEST_PAGE) if limit.isdecimal() and int(limit) else _PAGE
     after = request.query.get("starting_after", "")
     condition = keys_core.LISTED.sql
-    found = workspace.store.select(
+    keys = workspace.store.select(
         Condition(f"{condition} AND id > ?", (after,)), order="id", limit=size + 1
     )
-    page = found[:size]
+    page = keys[:size]
     return json_answer(
         200,
         {
             "data": _records(workspace, page),
             "pageInfo": {
-                "hasNextPage": len(found) > size,
+                "hasNextPage": len(keys) > size,
                 "hasPreviousPage": bool(
                     page
                     and workspace.store.count(Condition(f"{condition} AND id < ?", (page[0].id,)))
@@ -129,7 +131,9 @@ def _page(workspace: SandboxWorkspace, request: Request) -> Response:
     )
 
 
-def _one(workspace: SandboxWorkspace, key_id: str, request: Request, body: RestBody) -> Response:
+def _single_key(
+    workspace: SandboxWorkspace, key_id: str, request: Request, body: RestBody
+) -> Response:
     if not keys_core.is_uuid(key_id):
         # `106`, `123`; not recorded for DELETE.
         return rest.rejected(bad_uuid(key_id))

@@ -80,7 +80,7 @@ def answer(workspace: SandboxWorkspace, request: Request, body: RestBody) -> Res
         case ["apiKeys"]:
             return _collection(workspace, request, body)
         case ["apiKeys", key_id]:
-            return _one(workspace, key_id.lower(), request, body)
+            return _single_key(workspace, key_id.lower(), request, body)
         case _:
             return rest.unknown_object(request, workspace.dialect)
 
@@ -110,7 +110,7 @@ def page(  # noqa: PLR0913  # one argument for each parameter of the list
     column = _FIELDS[field]
     descends = descending != backwards
     if after or before:
-        position = _place(after or before, field)
+        position = _read_cursor(after or before, field)
         if position is None:
             return Rejected(f"Invalid cursor: {after or before}")
         compare, compare_id = ("<" if descends else ">"), ("<" if backwards else ">")
@@ -119,15 +119,15 @@ def page(  # noqa: PLR0913  # one argument for each parameter of the list
             (*condition.values, position[0], position[0], position[1]),
         )
     order = f"{column} {'DESC' if descends else 'ASC'}, id {'DESC' if backwards else 'ASC'}"
-    found = workspace.store.select(condition, order=order, limit=int(limit + 1.5))
-    more = len(found) > limit
-    kept = found[:-1] if more else found
+    keys = workspace.store.select(condition, order=order, limit=int(limit + 1.5))
+    has_more = len(keys) > limit
+    page_keys = keys[:-1] if has_more else keys
     return Page(
-        keys=kept[::-1] if backwards else kept,
+        keys=page_keys[::-1] if backwards else page_keys,
         # Backwards, the cursors keep the order of reading (`098-rest-list-ending_before`).
-        first=kept[0] if kept else None,
-        last=kept[-1] if kept else None,
-        has_more=more,
+        first=page_keys[0] if page_keys else None,
+        last=page_keys[-1] if page_keys else None,
+        has_more=has_more,
         total=workspace.store.count(condition),
         field=field,
     )
@@ -160,7 +160,9 @@ def _create_many(workspace: SandboxWorkspace, request: Request, body: RestBody) 
     return json_answer(201, {"data": {"createApiKeys": [*records]}})
 
 
-def _one(workspace: SandboxWorkspace, key_id: str, request: Request, body: RestBody) -> Response:
+def _single_key(
+    workspace: SandboxWorkspace, key_id: str, request: Request, body: RestBody
+) -> Response:
     match request.method:
         case "GET":
             found = workspace.store.key(key_id)
@@ -182,19 +184,19 @@ def _one(workspace: SandboxWorkspace, key_id: str, request: Request, body: RestB
 
 
 def _list(workspace: SandboxWorkspace, request: Request) -> Response:
-    found = _requested_page(workspace, request.query)
-    if isinstance(found, Rejected):
-        return rest.rejected(found)
+    requested = _requested_page(workspace, request.query)
+    if isinstance(requested, Rejected):
+        return rest.rejected(requested)
     return json_answer(
         200,
         {
-            "data": {"apiKeys": [rest.legacy_record(key) for key in found.keys]},
+            "data": {"apiKeys": [rest.legacy_record(key) for key in requested.keys]},
             "pageInfo": {
-                "hasNextPage": found.has_more,
-                "startCursor": found.cursor(found.first),
-                "endCursor": found.cursor(found.last),
+                "hasNextPage": requested.has_more,
+                "startCursor": requested.cursor(requested.first),
+                "endCursor": requested.cursor(requested.last),
             },
-            "totalCount": found.total,
+            "totalCount": requested.total,
         },
     )
 
@@ -267,7 +269,7 @@ def _operand(text: str) -> str:
     return text[1:-1] if quoted else text
 
 
-def _place(cursor: str, field: str) -> tuple[str, str] | None:
+def _read_cursor(cursor: str, field: str) -> tuple[str, str] | None:
     """Return the sort value and the id from a cursor, or None if it is invalid."""
     try:
         position = json.loads(base64.b64decode(cursor, validate=True))

@@ -164,14 +164,14 @@ class Store:
             if not self._file.exists():
                 _create(self._file, dialect)
         with self._connection() as connection:
-            found: tuple[str, str, str] | None = connection.execute(
+            row: tuple[str, str, str] | None = connection.execute(
                 "SELECT id, dialect, secret FROM workspace"
             ).fetchone()
-        if found is None:
+        if row is None:
             raise _not_a_workspace(self._file)
         if not os.access(self._file, os.W_OK):
             raise _read_only(self._file)
-        return found
+        return row
 
     @property
     def commits(self) -> int:

@@ -75,10 +75,10 @@ def postgres_date(value: str) -> str | None:
 
 
 def _iso(value: str) -> str | None:
-    found = _ISO.fullmatch(value.strip())
-    if found is None:
+    match = _ISO.fullmatch(value.strip())
+    if match is None:
         return None
-    year, month, day, hour, minute, second, fraction, zone = found.groups()
+    year, month, day, hour, minute, second, fraction, zone = match.groups()
     try:
         timestamp = datetime(
             int(year),

@@ -96,7 +96,9 @@ class GitHub:
             assert parse_qs(url.query) == {"ref": ["main"]}
             return self.list_folder(url.path.removeprefix("/repos/acme/keys/contents/"))
         if method == "GET" and "/git/blobs/" in url.path:
-            text = next(one for one in self.base.values() if blob(one) == url.path.split("/")[-1])
+            text = next(
+                entry for entry in self.base.values() if blob(entry) == url.path.split("/")[-1]
+            )
             return 200, {"content": base64.b64encode(text.encode()).decode()}
         if method == "GET" and url.path == "/repos/acme/keys/issues/7/comments":
             query = parse_qs(url.query)
@@ -119,8 +121,8 @@ class GitHub:
 def blob(text: str) -> str:
     """Return git's object name for a content."""
     command = ["git", "hash-object", "--stdin"]
-    done = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
-    return done.stdout.decode().strip()
+    process = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
+    return process.stdout.decode().strip()
 
 
 @pytest.fixture
@@ -209,7 +211,9 @@ class Runner:
         **variables: str,
     ) -> ActionResult:
         """Run the steps, except those in `steps`, which maps their ids to given outputs."""
-        values = {name: one.get("default", "") for name, one in ACTION["inputs"].items()} | inputs
+        values = {
+            name: entry.get("default", "") for name, entry in ACTION["inputs"].items()
+        } | inputs
         outputs = {"install": {"python": sys.executable}} if steps is None else steps
         environment = self.environment(event, **variables)
         printed, code, names = "", 0, []
@@ -242,7 +246,7 @@ class Runner:
             script, output = self.folder / "step.sh", self.folder / "output"
             script.write_text(step["run"])
             output.write_text("")
-            done = subprocess.run(
+            process = subprocess.run(
                 ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
                 cwd=self.folder / "work" / value_in(step.get("working-directory", ".")),
                 env=environment
@@ -254,12 +258,12 @@ class Runner:
                 timeout=100,
                 check=False,
             )
-            printed += done.stdout
-            code = code or done.returncode
+            printed += process.stdout
+            code = code or process.returncode
             outputs.setdefault(step.get("id", ""), {}).update(parse_outputs(output.read_text()))
         summary = self.folder / "summary.md"
         return ActionResult(
-            {name: value_in(one["value"]) for name, one in ACTION["outputs"].items()},
+            {name: value_in(entry["value"]) for name, entry in ACTION["outputs"].items()},
             printed,
             summary.read_text() if summary.exists() else "",
             code,
@@ -274,7 +278,7 @@ def parse_outputs(text: str) -> dict[str, str]:
     for line in lines:
         if re.fullmatch(r"[\w-]+<<.+", line):
             name, _, end = line.partition("<<")
-            found[name] = "\n".join(itertools.takewhile(lambda one, end=end: one != end, lines))
+            found[name] = "\n".join(itertools.takewhile(lambda entry, end=end: entry != end, lines))
         else:
             name, _, found[name] = line.partition("=")
     return found
@@ -333,10 +337,10 @@ def comment(runner: Runner, tmp_path: Path) -> Callable[..., ActionResult]:
 def run_check(*command: str) -> None:
     """Run a check program from the virtual environment of these tests."""
     program = Path(sys.executable).with_name(command[0])
-    done = subprocess.run(
+    process = subprocess.run(
         [program, *command[1:]], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_the_action_matches_the_published_schema():
@@ -366,11 +370,11 @@ def test_the_scripts_pass_shellcheck(tmp_path):
 def test_every_input_and_output_is_used_and_described():
     """Every input and output has a description, and every input reaches a step."""
     used = "".join(text for step in STEPS for text in [*step["env"].values(), str(step)])
-    for name, one in ACTION["inputs"].items():
-        assert one["description"]
+    for name, entry in ACTION["inputs"].items():
+        assert entry["description"]
         assert f"inputs.{name} " in used, name
-    for one in ACTION["outputs"].values():
-        assert one["description"]
+    for entry in ACTION["outputs"].values():
+        assert entry["description"]
 
 
 # Which command
@@ -518,8 +522,8 @@ def test_a_pull_request_gets_its_plan_as_one_comment(runner, github):
 
     manifest = runner.folder / "work" / "manifests" / "keys.yaml"
     manifest.write_text(manifest.read_text().replace("{name: b}", "{name: b}, {name: third}"))
-    again = runner.run({}, pull_request())
-    assert again.code == 0, again.printed
+    second = runner.run({}, pull_request())
+    assert second.code == 0, second.printed
     assert len(github.comments) == 1
     assert "third" in github.comments[0]["body"]
     assert "third" not in first
@@ -550,8 +554,8 @@ def test_apply_follows_the_plan_file_or_digest(runner):
     assert (stale.code, stale.outputs["exit-code"]) == (6, "6"), stale.printed
     by_digest = {"command": "apply", "prune": "true", "digest": planned.outputs["digest"]}
     assert runner.run(by_digest, PUSH, **ON_MAIN).code == 6
-    again = runner.run({"command": "plan", "prune": "true"}, PUSH)
-    by_digest["digest"] = again.outputs["digest"]
+    second = runner.run({"command": "plan", "prune": "true"}, PUSH)
+    by_digest["digest"] = second.outputs["digest"]
     assert runner.run(by_digest, PUSH, **ON_MAIN).code == 0
 
 
@@ -658,7 +662,7 @@ def test_a_changed_url_is_validated_and_the_comment_says_how_to_approve(runner, 
         assert "To approve: review these changes, then start this workflow by hand" in text
     planned = runner.run({"command": "plan"}, pull_request(), TWENTY_TOKEN="credential-of-this-run")
     assert planned.code == 4
-    assert any(b"credential-of-this-run" in one for one in listener.heard)
+    assert any(b"credential-of-this-run" in entry for entry in listener.heard)
     assert len(github.comments) == 1
 
 
@@ -690,8 +694,8 @@ def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(runner, github, 
     """With unchanged manifests `auto` plans, and git does not run the repository's monitor."""
     work = runner.folder / "work"
     bare = work / "secrets"
-    for words in (["--quiet", str(work)], ["--quiet", "--bare", str(bare)]):
-        subprocess.run(["git", "init", *words], check=True)
+    for arguments in (["--quiet", str(work)], ["--quiet", "--bare", str(bare)]):
+        subprocess.run(["git", "init", *arguments], check=True)
     (work / ".gitignore").write_text("*.env\n")
     monitor = bare / "monitor"
     monitor.write_text(f"#!/bin/sh\nenv >> '{tmp_path / 'owned'}'\n")
@@ -807,7 +811,7 @@ def test_each_selection_has_a_comment_of_its_own(comment, github):
         {"manifests": "a--><b"},
     ):
         comment("plan", **inputs)
-    lines = [one["body"].splitlines()[0] for one in github.comments]
+    lines = [entry["body"].splitlines()[0] for entry in github.comments]
     assert lines == [
         "<!-- provision plan manifests=manifests -->",
         "<!-- provision plan manifests=manifests&environment=staging -->",
@@ -838,9 +842,9 @@ def test_a_long_plan_is_cut_with_a_note(comment, github):
     assert 65_000 < len(body) <= 65_536
     note = re.search(r"\*\*Cut here\*\*: (\d+) of 9000 lines", body)
     assert note
-    shown = body.splitlines()[1 : 1 + 9000 - int(note[1])]
-    assert shown == lines[: len(shown)]
-    assert f"{lines[len(shown)]}\n" not in body
+    kept_lines = body.splitlines()[1 : 1 + 9000 - int(note[1])]
+    assert kept_lines == lines[: len(kept_lines)]
+    assert f"{lines[len(kept_lines)]}\n" not in body
 
 
 @pytest.mark.parametrize(
@@ -955,8 +959,8 @@ def test_the_tool_is_installed_from_the_checkout_by_the_hashes_of_the_lock(runne
     assert ran.code == 0, ran.printed
     assert "runs with tiny" in ran.printed
     lock.write_text("not read again")
-    again = runner.run(inputs, PUSH, {}, **variables)
-    assert again.code == 0, again.printed
+    second = runner.run(inputs, PUSH, {}, **variables)
+    assert second.code == 0, second.printed
 
 
 @pytest.mark.parametrize("extras", ["vault --index-url=x", "test"])

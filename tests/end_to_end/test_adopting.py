@@ -39,10 +39,10 @@ def table(title, head):
 
 def run(*command):
     program = Path(sys.executable).with_name(command[0])
-    done = subprocess.run(
+    process = subprocess.run(
         [program, *command[1:]], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 @pytest.fixture
@@ -68,7 +68,9 @@ def test_workflows_use_only_existing_inputs_and_outputs(workflows):
     steps = []
     for file in workflows:
         for job in yaml.safe_load(file.read_text())["jobs"].values():
-            steps += [one for one in job["steps"] if one["uses"].startswith("acme/provision@")]
+            steps += [
+                entry for entry in job["steps"] if entry["uses"].startswith("acme/provision@")
+            ]
         for step, output in re.findall(r"steps\.(\w+)\.outputs\.([\w-]+)", file.read_text()):
             assert step == "plan"
             assert output in ACTION["outputs"]
@@ -81,10 +83,10 @@ def test_every_input_and_output_of_the_action_is_on_the_page():
     """The tables list the inputs and outputs of action.yml, with its defaults."""
     inputs = table("GitHub", "input")
     assert list(inputs) == list(ACTION["inputs"])
-    for name, one in ACTION["inputs"].items():
+    for name, entry in ACTION["inputs"].items():
         default = inputs[name][0]
-        assert default in (f"`{one['default']}`", "all", "none", "the job's"), name
-        assert (default in ("all", "none")) == (one["default"] == ""), name
+        assert default in (f"`{entry['default']}`", "all", "none", "the job's"), name
+        assert (default in ("all", "none")) == (entry["default"] == ""), name
     assert list(table("GitHub", "output")) == list(ACTION["outputs"])
 
 
@@ -92,8 +94,8 @@ def test_every_input_and_job_of_the_template_is_on_the_page():
     """The tables list the inputs and jobs of templates/provision.yml, with its defaults."""
     inputs = table("GitLab", "input")
     assert list(inputs) == list(INPUTS)
-    for name, one in INPUTS.items():
-        default = str(one["default"]).lower() if one["default"] is False else one["default"]
+    for name, entry in INPUTS.items():
+        default = str(entry["default"]).lower() if entry["default"] is False else entry["default"]
         assert inputs[name][0] == (f"`{default}`" if default else "all"), name
     jobs = re.findall(r"^\$\[\[ inputs\.prefix \]\](-\w+):", TEMPLATE, re.MULTILINE)
     assert list(table("GitLab", "job")) == [f"provision{job}" for job in jobs]
@@ -119,8 +121,8 @@ def test_pre_commit_accepts_the_configurations(tmp_path):
         file = tmp_path / ".pre-commit-config.yaml"
         file.write_text(text)
         run("pre-commit", "validate-config", file)
-        (one,) = yaml.safe_load(text)["repos"][0]["hooks"]
-        assert one["id"] == hook["id"]
+        (entry,) = yaml.safe_load(text)["repos"][0]["hooks"]
+        assert entry["id"] == hook["id"]
 
 
 def test_completion_lines_name_existing_shells():

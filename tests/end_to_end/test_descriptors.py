@@ -130,7 +130,7 @@ def test_300_environments_need_few_descriptors(tmp_path: Path, soft: int, hard: 
     assert (ran.returncode, ran.stderr[-2000:]) == (0, ran.stderr[-2000:])
     assert [len(keys) for keys in workspaces.keys.values()] == [1] * COUNT
     result = json.loads(ran.stdout)
-    assert {one["summary"]["created"] for one in result["environments"]} == {1}
+    assert {environment["summary"]["created"] for environment in result["environments"]} == {1}
 
 
 def test_300_embedded_twenties_need_few_descriptors(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_300_embedded_twenties_need_few_descriptors(tmp_path: Path) -> None:
     ran = apply(tmp_path, 256, 256)
     assert (ran.returncode, ran.stderr[-2000:]) == (0, ran.stderr[-2000:])
     result = json.loads(ran.stdout)
-    assert {one["summary"]["created"] for one in result["environments"]} == {1}
+    assert {environment["summary"]["created"] for environment in result["environments"]} == {1}
 
 
 def test_doctor_examines_many_embedded_workspaces_with_few_descriptors(tmp_path: Path) -> None:

@@ -36,14 +36,14 @@ class Row(NamedTuple):
     """One exit code of one command, and the smallest real situation that causes it.
 
     Attributes:
-        words: the command line; {good}, {none} … are manifests directories, {tmp} is empty.
+        arguments: the command line; {good}, {none} … are manifests directories, {tmp} is empty.
         broken: a module whose import fails, as in a broken installation.
         signal_when: the event after which the process gets a signal: it `connects` to the
             hanging server, `prints` a line, or `creates` the key that takes long.
     """
 
     code: int
-    words: str
+    arguments: str
     broken: str = ""
     signal_when: str = ""
 
@@ -63,15 +63,15 @@ SERVER_COMMANDS = {
 """The commands that send requests to servers, with valid arguments."""
 
 
-def rows_of(words: str) -> tuple[Row, ...]:
+def rows_of(arguments: str) -> tuple[Row, ...]:
     """Return the rows that every command with requests to servers has."""
     return (
-        Row(0, f"{words} -m {{good}}"),
-        Row(1, f"{words} -m {{good}}", broken="yaml"),
-        Row(3, f"{words} -m {{none}}"),
-        Row(4, f"{words} -m {{down}}"),
-        Row(64, f"{words} -m {{good}} --nope"),
-        *(Row(code, f"{words} -m {{hanging}}", signal_when="connects") for code in SIGNALS),
+        Row(0, f"{arguments} -m {{good}}"),
+        Row(1, f"{arguments} -m {{good}}", broken="yaml"),
+        Row(3, f"{arguments} -m {{none}}"),
+        Row(4, f"{arguments} -m {{down}}"),
+        Row(64, f"{arguments} -m {{good}} --nope"),
+        *(Row(code, f"{arguments} -m {{hanging}}", signal_when="connects") for code in SIGNALS),
     )
 
 
@@ -113,7 +113,7 @@ TABLE = {
         Row(64, "sandbox --file {good}/environments.yaml/new"),
         *(Row(code, "sandbox --file {tmp}/new", signal_when="prints") for code in SIGNALS),
     ),
-    **{name: rows_of(words) for name, words in SERVER_COMMANDS.items()},
+    **{name: rows_of(arguments) for name, arguments in SERVER_COMMANDS.items()},
 }
 TABLE["plan"] += (Row(2, "plan -m {missing} --detailed-exitcode"),)
 TABLE["report"] += (Row(2, "report -m {good} --expiring-within 36500d"),)
@@ -241,16 +241,16 @@ def run_row(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
         def run(row: Row) -> None:
             paths = {"tmp": tmp_path, "body": world.root / "body.json"}
             paths["state"] = world.root / "core.sqlite3"
-            for state in re.findall(r"{(\w+)}", row.words):
+            for state in re.findall(r"{(\w+)}", row.arguments):
                 if state not in paths:
                     paths[state] = world.manifests(state, hanging)
-            words = row.words.format(**paths).split()
+            arguments = row.arguments.format(**paths).split()
             # A broken module has to be broken from the start of Python.
-            fresh_process = [sys.executable, "-m", "provisioner", *words]
+            fresh_process = [sys.executable, "-m", "provisioner", *arguments]
             start = (
                 partial(subprocess.Popen, fresh_process)
                 if row.broken
-                else partial(Provision, *words)
+                else partial(Provision, *arguments)
             )
             process = start(
                 env={
@@ -288,7 +288,7 @@ def run_row(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
 
 
 def row_id(row: Row) -> str:
-    return f"{row.code}-{row.words}{'-bug' if row.broken else ''}"
+    return f"{row.code}-{row.arguments}{'-bug' if row.broken else ''}"
 
 
 @pytest.mark.parametrize("row", [row for rows in TABLE.values() for row in rows], ids=row_id)

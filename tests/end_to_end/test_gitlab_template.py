@@ -25,12 +25,12 @@ INPUTS = yaml.safe_load(HEADER)["spec"]["inputs"]
 
 def render_jobs(**inputs: str) -> dict[str, Any]:
     """Return the jobs as GitLab renders them: inputs inserted as text, `extends` merged."""
-    values = {name: one["default"] for name, one in INPUTS.items()}
+    values = {name: entry["default"] for name, entry in INPUTS.items()}
     values |= {name.replace("_", "-"): value for name, value in inputs.items()}
 
     def value(found: re.Match[str]) -> str:
-        one = values[found[1]]
-        return str(one).lower() if isinstance(one, bool) else one
+        entry = values[found[1]]
+        return str(entry).lower() if isinstance(entry, bool) else entry
 
     document = yaml.safe_load(re.sub(r"\$\[\[ inputs\.([\w-]+) \]\]", value, BODY))
     jobs = {}
@@ -94,18 +94,20 @@ def test_the_template_matches_gitlabs_schema(tmp_path):
         file = tmp_path / f"{number}.yml"
         jobs = render_jobs(**inputs)
         # The schema describes a header and jobs, but not inputs, so these are rendered.
-        file.write_text(json.dumps({name: one for name, one in jobs.items() if "script" in one}))
+        file.write_text(
+            json.dumps({name: entry for name, entry in jobs.items() if "script" in entry})
+        )
         files.append(file)
     program = Path(sys.executable).with_name("check-jsonschema")
     command = [program, "--builtin-schema", "vendor.gitlab-ci", *files]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_inputs_are_described_used_and_never_part_of_a_script():
     """Every input is described and used, and reaches scripts only as a variable."""
-    for name, one in INPUTS.items():
-        assert one["description"]
+    for name, entry in INPUTS.items():
+        assert entry["description"]
         assert f"$[[ inputs.{name} ]]" in BODY, name
     marked = {"manifests": "M$(x)", "environment": "E;x", "only": "O`x`", "install": "I'x"}
     for job in render_jobs(**marked).values():
@@ -146,7 +148,7 @@ def test_each_pipeline_runs_its_jobs(pipeline, jobs):
             [known.get(side[1:]) if side.startswith("$") else side.strip('"') for side in term]
             for term in terms
         ]
-        return all(one[0] == one[1] if one[1:] else bool(one[0]) for one in sides)
+        return all(entry[0] == entry[1] if entry[1:] else bool(entry[0]) for entry in sides)
 
     for inputs, by_hand in (({}, []), ({"apply_when": "manual"}, ["provision-apply"])):
         found, manual = set(), []
@@ -196,11 +198,11 @@ def merge_request(run, project: Path, tmp_path: Path) -> Callable[..., Any]:
     shutil.copytree(project, origin)
 
     def commit(*branches: str) -> None:
-        words = ["git", "-c", "user.name=a", "-c", "user.email=a@b.example", "-C", str(origin)]
-        done = [["init", "--quiet", "--initial-branch=main"], ["add", "--all"]]
-        done += [["commit", "--quiet", "--allow-empty", "--message=x"]]
-        for command in [*done, *(["branch", "--force", one] for one in branches)]:
-            subprocess.run([*words, *command], check=True)
+        arguments = ["git", "-c", "user.name=a", "-c", "user.email=a@b.example", "-C", str(origin)]
+        process = [["init", "--quiet", "--initial-branch=main"], ["add", "--all"]]
+        process += [["commit", "--quiet", "--allow-empty", "--message=x"]]
+        for command in [*process, *(["branch", "--force", entry] for entry in branches)]:
+            subprocess.run([*arguments, *command], check=True)
 
     def plan(base: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         if base:
@@ -221,12 +223,12 @@ def program(project: Path, name: str) -> Path:
 
 
 def assert_only_validated(
-    done: subprocess.CompletedProcess[str], project: Path, reason: str
+    process: subprocess.CompletedProcess[str], project: Path, reason: str
 ) -> None:
     """Assert that nothing was planned, and that log and artifact say why and how to approve."""
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert not (project / "provision-plan.json").exists()
-    for text in (done.stdout, (project / "provision-plan.md").read_text()):
+    for text in (process.stdout, (project / "provision-plan.md").read_text()):
         assert reason in text
         assert "To approve: review these changes, then run a pipeline by hand" in text
     assert not (project.parent / "owned").exists()
@@ -238,9 +240,9 @@ def test_a_merge_request_that_reaches_nothing_new_is_planned(merge_request, proj
     keys = project / "manifests" / "keys.yaml"
     base = KEY.format(name="a", sink=sink)
     keys.write_text(f"{base}  - {{name: b{sink}}}\n")
-    done = merge_request(base)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "+ b" in done.stdout
+    process = merge_request(base)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "+ b" in process.stdout
     assert (project / "provision-plan.json").is_file()
 
 
@@ -250,12 +252,12 @@ def test_a_changed_url_of_a_merge_request_gets_no_credential(merge_request, proj
         f"version: 1\nenvironments: {{dev: {{url: 'http://127.0.0.1:{listener.port}', "
         "auth: {token: '${TWENTY_TOKEN}'}, role: Admin}}\n"
     )
-    done = merge_request()
-    assert_only_validated(done, project, "it changes `environments.yaml`")
+    process = merge_request()
+    assert_only_validated(process, project, "it changes `environments.yaml`")
     assert listener.heard == []
     by_hand = merge_request(CI_PIPELINE_SOURCE="web")
     assert by_hand.returncode == 1, by_hand.stderr
-    assert any(b"credential-of-this-run" in one for one in listener.heard)
+    assert any(b"credential-of-this-run" in entry for entry in listener.heard)
 
 
 @pytest.mark.parametrize(
@@ -286,8 +288,8 @@ def test_an_equal_check_of_a_merge_request_is_planned_and_not_run(merge_request,
     for name in ("take", "check"):
         program(project, name)
     (project / "manifests" / "keys.yaml").write_text(text)
-    done = merge_request(text)
-    assert (done.returncode, "program_not_run" in done.stdout) == (4, True), done.stderr
+    process = merge_request(text)
+    assert (process.returncode, "program_not_run" in process.stdout) == (4, True), process.stderr
     assert not (project.parent / "owned").exists()
 
 
@@ -311,20 +313,20 @@ def test_without_git_a_merge_request_is_validated(merge_request, project):
     fake = project.parent / "bin" / "git"
     fake.write_text("#!/bin/sh\nexit 127\n")
     fake.chmod(0o755)
-    done = merge_request(PATH=f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
-    assert_only_validated(done, project, "the image needs git")
+    process = merge_request(PATH=f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    assert_only_validated(process, project, "the image needs git")
 
 
 def test_the_address_with_the_token_is_not_an_argument(merge_request, project):
     """A list of processes does not show the address of the repository."""
     real = shutil.which("git")
     fake = project.parent / "bin" / "git"
-    fake.write_text(f'#!/bin/sh\necho "$@" >> "{project.parent}/words"\nexec {real} "$@"\n')
+    fake.write_text(f'#!/bin/sh\necho "$@" >> "{project.parent}/arguments"\nexec {real} "$@"\n')
     fake.chmod(0o755)
     assert merge_request().returncode == 0
-    words = (project.parent / "words").read_text()
-    assert "fetch" in words
-    assert str(project.parent / "origin") not in words
+    arguments = (project.parent / "arguments").read_text()
+    assert "fetch" in arguments
+    assert str(project.parent / "origin") not in arguments
 
 
 @pytest.mark.parametrize("name", ["provision-plan", "provision-report", "provision-apply"])
@@ -343,15 +345,15 @@ def test_the_restrictions_are_inputs(run, project, tmp_path, name):
     )[name]
     if name == "provision-apply":
         job["script"] = ["provision apply"]
-    done = run(job, TOKEN="t" * 20)
-    assert (done.returncode, "host_not_allowed" in done.stderr) == (5, True), done.stderr
-    assert str(protected) in done.stderr
+    process = run(job, TOKEN="t" * 20)
+    assert (process.returncode, "host_not_allowed" in process.stderr) == (5, True), process.stderr
+    assert str(protected) in process.stderr
     printed = run({**job, "script": ["env"]}).stdout
     assert "PROVISION_ALLOW_SINK=vault file:secrets/*\n" in printed
     assert "PROVISION_NO_PROGRAMS=true\n" in printed
     without_inputs = run({**render_jobs(install="")[name], "script": ["env"]}).stdout
-    for one in ("ENVIRONMENTS", "ALLOW_HOST", "ALLOW_SINK"):
-        assert f"PROVISION_{one}=" not in without_inputs
+    for entry in ("ENVIRONMENTS", "ALLOW_HOST", "ALLOW_SINK"):
+        assert f"PROVISION_{entry}=" not in without_inputs
 
 
 def test_empty_inputs_set_no_variables(run):
@@ -394,20 +396,22 @@ def test_an_unreachable_environment_fails_the_plan(run, project):
     )
     plan = render_jobs(install="")["provision-plan"]
     plan["variables"] |= {"TOKEN": "eyJ.a.b"}
-    done = run(plan)
-    assert (done.returncode, (project / "provision-plan.json").exists()) == (1, False), done.stderr
+    process = run(plan)
+    assert (process.returncode, (project / "provision-plan.json").exists()) == (1, False), (
+        process.stderr
+    )
 
 
 def test_validate_writes_reports_for_gitlab(run, project):
     """Both reports are at the paths of the job, with and without problems."""
     job = render_jobs(install="")["provision-validate"]
     reports = [project / name for name in job["artifacts"]["reports"].values()]
-    done = run(job)
-    assert done.returncode == 0, done.stderr
+    process = run(job)
+    assert process.returncode == 0, process.stderr
     assert json.loads(reports[0].read_text()) == []
     (project / "manifests" / "keys.yaml").write_text("version: 2\n")
-    done = run(job)
-    assert done.returncode == 3
+    process = run(job)
+    assert process.returncode == 3
     assert json.loads(reports[0].read_text())[0]["location"]["path"] == "manifests/keys.yaml"
     assert reports[1].is_file()
 
@@ -449,7 +453,7 @@ def test_pip_installs_what_the_input_names(install, locked, expected, run, proje
     )
     fake_python.chmod(0o755)
     job = render_jobs(install=install)["provision-validate"]
-    done = run({**job, "script": ["true"]})
-    assert done.returncode == 0, done.stderr
+    process = run({**job, "script": ["true"]})
+    assert process.returncode == 0, process.stderr
     calls = [block.split("\n") for block in (project / "calls").read_text().strip().split("\n\n")]
-    assert calls == [["install", "--quiet", *words] for words in expected]
+    assert calls == [["install", "--quiet", *arguments] for arguments in expected]

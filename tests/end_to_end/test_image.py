@@ -29,10 +29,10 @@ def test_hadolint_finds_nothing():
     """The linter for Dockerfiles finds nothing, not even a style problem."""
     program = Path(sys.executable).with_name("hadolint")
     command = [program, "--failure-threshold", "style", "Dockerfile"]
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stdout) == (0, "")
+    assert (process.returncode, process.stdout) == (0, "")
 
 
 def test_both_stages_use_one_image_pinned_by_digest():
@@ -54,8 +54,10 @@ def test_only_locked_packages_are_downloaded():
         for command in line.split("&&")
         if command.strip()
     ]
-    assert not [words for words in commands if words[0] in ("apt-get", "curl", "wget", "apk")]
-    (install,) = [words for words in commands if words[0].endswith("pip")]
+    assert not [
+        arguments for arguments in commands if arguments[0] in ("apt-get", "curl", "wget", "apk")
+    ]
+    (install,) = [arguments for arguments in commands if arguments[0].endswith("pip")]
     assert install[-3:] == ["--require-hashes", "-r", "/requirements.lock"]
 
 
@@ -90,5 +92,5 @@ def test_the_image_can_be_built_and_runs():
         ["docker", "image", "inspect", "--format", "{{.Size}}", "provision:test"], text=True
     )
     assert int(size) < 250_000_000
-    words = "docker run --rm --read-only --tmpfs /work:uid=10001 provision:test init"
-    subprocess.run(shlex.split(words), check=True, timeout=60)
+    arguments = "docker run --rm --read-only --tmpfs /work:uid=10001 provision:test init"
+    subprocess.run(shlex.split(arguments), check=True, timeout=60)

@@ -60,13 +60,15 @@ class Result:
 def provision(*arguments: object, env: dict[str, str] | None = None, **options: Any) -> Result:
     """Run a command in its own process, without a terminal."""
     options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 60} | options
-    done = subprocess.run(
+    result = subprocess.run(
         command(*arguments), check=False, env=minimal_environment() | (env or {}), **options
     )
-    out, err = (stream.decode("utf-8", "surrogateescape") for stream in (done.stdout, done.stderr))
+    out, err = (
+        stream.decode("utf-8", "surrogateescape") for stream in (result.stdout, result.stderr)
+    )
     assert "Traceback" not in err
-    assert "bug in provision" not in err, err
-    return Result(done.returncode, out, err)
+    assert "bug of provision" not in err, err
+    return Result(result.returncode, out, err)
 
 
 def on_terminal(
@@ -131,8 +133,8 @@ PIPELINES = {
 def test_the_variables_of_a_pipeline_do_not_change_the_output(project: Path) -> None:
     """The output in a pipeline is the same as on a developer's machine."""
     assert provision("apply", "-q", cwd=project).code == 0
-    for words in ("validate", "plan"):
-        assert provision(words, cwd=project, env=PIPELINES) == provision(words, cwd=project)
+    for arguments in ("validate", "plan"):
+        assert provision(arguments, cwd=project, env=PIPELINES) == provision(arguments, cwd=project)
 
 
 def test_without_a_terminal_no_question_is_asked(project: Path, serve: Callable[..., Any]) -> None:
@@ -141,10 +143,10 @@ def test_without_a_terminal_no_question_is_asked(project: Path, serve: Callable[
     use_real_server(project, served)
     env = {"TOKEN": served.sandbox.session_token()}
     read, write = os.pipe()  # a standard input that is silent and stays open
-    done = provision("apply", cwd=project, env=env, stdin=read)
+    result = provision("apply", cwd=project, env=env, stdin=read)
     os.close(read)
     os.close(write)
-    assert (done.code, "Apply this" in done.err + done.out) == (0, False)
+    assert (result.code, "Apply this" in result.err + result.out) == (0, False)
     assert len(served.sandbox.keys()) == 2
 
 
@@ -163,11 +165,11 @@ def test_ctrl_c_at_the_question_changes_nothing(project: Path, serve: Callable[.
     served = serve()
     use_real_server(project, served)
     token = served.sandbox.session_token()
-    words = ("apply", "-m", project / "manifests")
+    arguments = ("apply", "-m", project / "manifests")
     question = b"Apply this to dev? [y/N]: "
-    no = on_terminal(*words, prompt=question, typed=b"n\n", TOKEN=token)
+    no = on_terminal(*arguments, prompt=question, typed=b"n\n", TOKEN=token)
     assert (no.code, "Nothing was changed." in no.out) == (0, True)
-    cut = on_terminal(*words, prompt=question, typed=b"\x03", TOKEN=token)
+    cut = on_terminal(*arguments, prompt=question, typed=b"\x03", TOKEN=token)
     assert (cut.code, "interrupted" in cut.out) == (130, True)
     assert served.sandbox.keys() == ()
 
@@ -185,35 +187,37 @@ def test_ctrl_c_at_the_question_changes_nothing(project: Path, serve: Callable[.
 )
 def test_colour_on_a_terminal(project: Path, env: dict[str, str], coloured: bool) -> None:
     """A terminal gets colour unless it is dumb or NO_COLOR is set; an empty NO_COLOR is ignored."""
-    done = on_terminal("validate", "-m", project / "none", **env)
-    assert (done.code, ESCAPE in done.out) == (3, coloured)
+    result = on_terminal("validate", "-m", project / "none", **env)
+    assert (result.code, ESCAPE in result.out) == (3, coloured)
 
 
 def test_colour_without_a_terminal_has_to_be_forced(project: Path) -> None:
     """Without a terminal, escape sequences are only printed with FORCE_COLOR."""
-    words = ("validate", "-m", project / "none")
-    assert ESCAPE not in provision(*words, env={"TERM": "xterm"}).out
-    assert ESCAPE in provision(*words, env={"FORCE_COLOR": "1"}).out
+    arguments = ("validate", "-m", project / "none")
+    assert ESCAPE not in provision(*arguments, env={"TERM": "xterm"}).out
+    assert ESCAPE in provision(*arguments, env={"FORCE_COLOR": "1"}).out
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 def test_a_terminal_of_20_columns_is_enough(project: Path, term: str) -> None:
     """Help, progress bar and report work in 20 columns; a dumb terminal gets no escapes."""
     assert on_terminal("plan", "--help", columns=20, TERM=term).code == 0
-    done = on_terminal("apply", "-m", project / "manifests", columns=20, TERM=term)
-    assert (done.code, "Done: 2 created" in done.out) == (0, True)
-    assert (ESCAPE in done.out) == (term != "dumb")
+    result = on_terminal("apply", "-m", project / "manifests", columns=20, TERM=term)
+    assert (result.code, "Done: 2 created" in result.out) == (0, True)
+    assert (ESCAPE in result.out) == (term != "dumb")
 
 
 # streams
 
 
-@pytest.mark.parametrize("words", ["--help", "schema plan", "init -m new/manifests", "validate"])
-def test_every_kind_of_output_reports_a_full_device(project: Path, words: str) -> None:
+@pytest.mark.parametrize(
+    "arguments", ["--help", "schema plan", "init -m new/manifests", "validate"]
+)
+def test_every_kind_of_output_reports_a_full_device(project: Path, arguments: str) -> None:
     """A full stdout is reported as `output_failed`, not as a bug, by every command."""
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            command(*words.split()),
+        result = subprocess.run(
+            command(*arguments.split()),
             check=False,
             cwd=project,
             env=minimal_environment(),
@@ -221,12 +225,12 @@ def test_every_kind_of_output_reports_a_full_device(project: Path, words: str) -
             stderr=subprocess.PIPE,
             timeout=60,
         )
-    assert (done.returncode, done.stderr.count(b"output_failed: ")) == (1, 1)
-    assert b"bug" not in done.stderr
+    assert (result.returncode, result.stderr.count(b"output_failed")) == (1, 1)
+    assert b"bug" not in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "where"),
+    ("arguments", "code", "where"),
     [
         ("plan", 0, "/dev/full"),
         ("list -e zz", 64, "/dev/full"),
@@ -237,11 +241,11 @@ def test_every_kind_of_output_reports_a_full_device(project: Path, words: str) -
     ],
 )
 def test_the_exit_code_does_not_depend_on_stderr(
-    project: Path, words: str, code: int, where: str
+    project: Path, arguments: str, code: int, where: str
 ) -> None:
     """The exit code is the same if stderr is full or closed."""
-    shell = f"exec {' '.join(command(words))} 2>{where}"
-    done = subprocess.run(
+    shell = f"exec {' '.join(command(arguments))} 2>{where}"
+    result = subprocess.run(
         ["bash", "-c", shell],
         check=False,
         cwd=project,
@@ -249,15 +253,15 @@ def test_the_exit_code_does_not_depend_on_stderr(
         capture_output=True,
         timeout=60,
     )
-    assert done.returncode == code
+    assert result.returncode == code
 
 
-@pytest.mark.parametrize("words", ["validate", "schema", "--help", "init -m new/manifests"])
-def test_a_closed_stdout_stops_no_command(project: Path, words: str) -> None:
+@pytest.mark.parametrize("arguments", ["validate", "schema", "--help", "init -m new/manifests"])
+def test_a_closed_stdout_stops_no_command(project: Path, arguments: str) -> None:
     """A command succeeds with a closed stdout (`>&-`) and with a reader that reads nothing."""
-    shell = f"{' '.join(command(words))} "
+    shell = f"{' '.join(command(arguments))} "
     closed = f"{shell} >&- && rm -rf new && {shell} | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", closed],
         check=False,
         cwd=project,
@@ -265,8 +269,8 @@ def test_a_closed_stdout_stops_no_command(project: Path, words: str) -> None:
         capture_output=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout) == (0, b"")
-    assert b"Traceback" not in done.stderr
+    assert (result.returncode, result.stdout) == (0, b"")
+    assert b"Traceback" not in result.stderr
 
 
 # directories
@@ -283,15 +287,18 @@ def without_root() -> None:
 def test_a_read_only_directory(project: Path) -> None:
     """Commands that write nothing work; the others say which path they cannot write."""
     project.chmod(0o500)
-    for words, code, expected in (
+    for arguments, code, expected in (
         ("validate", 0, "2 keys"),
         ("schema", 0, "manifest"),
         ("plan", 4, "The embedded Twenty cannot write"),
         ("init -m new/manifests", 64, "not_writable"),
         ("sandbox", 64, "not_servable"),
     ):
-        done = provision(*words.split(), cwd=project, preexec_fn=without_root)
-        assert (done.code, expected in done.out + done.err) == (code, True), (words, done)
+        result = provision(*arguments.split(), cwd=project, preexec_fn=without_root)
+        assert (result.code, expected in result.out + result.err) == (code, True), (
+            arguments,
+            result,
+        )
     project.chmod(0o700)
 
 
@@ -318,20 +325,20 @@ def test_a_removed_working_directory(project: Path) -> None:
     """A relative path is reported as `directory_gone`; commands without one work."""
     missing = project / "gone"
     shell = f"rmdir '{missing}' && exec {' '.join(command())} "
-    for words, code in (("plan", 64), ("validate x.yaml", 64), ("init", 64), ("schema", 0)):
+    for arguments, code in (("plan", 64), ("validate x.yaml", 64), ("init", 64), ("schema", 0)):
         missing.mkdir()
-        done = subprocess.run(
-            ["bash", "-c", shell + words],
+        result = subprocess.run(
+            ["bash", "-c", shell + arguments],
             check=False,
             cwd=missing,
             env=minimal_environment() | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             timeout=60,
         )
-        assert (done.returncode, b"directory_gone" in done.stderr) == (code, code == 64)
+        assert (result.returncode, b"directory_gone" in result.stderr) == (code, code == 64)
     missing.mkdir()
     plan = shell + f"plan -m '{project}/manifests'"
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", plan],
         check=False,
         cwd=missing,
@@ -339,13 +346,13 @@ def test_a_removed_working_directory(project: Path) -> None:
         capture_output=True,
         timeout=60,
     )
-    assert done.returncode == 0
+    assert result.returncode == 0
 
 
 def test_a_file_name_that_is_too_long(project: Path) -> None:
     """A name that is too long for the file system is reported like any other wrong path."""
     assert provision("apply", "-q", cwd=project).code == 0
-    for words, code, expected in (
+    for arguments, code, expected in (
         ("plan -m {}", 3, "manifests_missing"),
         ("validate {}", 3, "manifests_missing"),
         ("init -m {}", 64, "not_writable"),
@@ -354,16 +361,19 @@ def test_a_file_name_that_is_too_long(project: Path) -> None:
         ("token a --to {}", 4, "sink_unsuitable"),
         ("sandbox --file {}", 64, "not_servable"),
     ):
-        done = provision(*words.format("n" * 300).split(), cwd=project)
-        assert (done.code, expected in done.out + done.err) == (code, True), (words, done)
+        result = provision(*arguments.format("n" * 300).split(), cwd=project)
+        assert (result.code, expected in result.out + result.err) == (code, True), (
+            arguments,
+            result,
+        )
 
 
 def test_a_path_too_long_for_the_embedded_twenty(tmp_path: Path) -> None:
     """SQLite allows about 500 characters: a longer path fails its environment, with a remedy."""
     deep = tmp_path.joinpath(*["d" * 200] * 4)
     make_project(deep)
-    done = provision("apply", "-m", deep / "manifests")
-    assert (done.code, "a shorter path, at most about 500 characters" in done.out) == (4, True)
+    result = provision("apply", "-m", deep / "manifests")
+    assert (result.code, "a shorter path, at most about 500 characters" in result.out) == (4, True)
     assert provision("validate", "-m", deep / "manifests").code == 0
 
 
@@ -373,21 +383,21 @@ def test_paths_of_every_kind(tmp_path: Path) -> None:
     folder = make_project(tmp_path / name) / "manifests"
     keys = KEYS.replace("secrets/", f"{name}/".replace("'", "''"))
     (folder / "keys.yaml").write_text(keys, "utf-8")
-    done = provision("apply", f"--manifests={folder}")
-    assert (done.code, "Done: 2 created" in done.out) == (0, True)
+    result = provision("apply", f"--manifests={folder}")
+    assert (result.code, "Done: 2 created" in result.out) == (0, True)
     assert (tmp_path / name / name / "dev.env").is_file()
     (folder / "keys.yaml").write_text("version: 2\n")
-    done = provision("validate", f"--manifests={folder}")
-    assert (done.code, done.out.startswith(f"{folder.as_posix()}/keys.yaml:1:")) == (3, True)
+    result = provision("validate", f"--manifests={folder}")
+    assert (result.code, result.out.startswith(f"{folder.as_posix()}/keys.yaml:1:")) == (3, True)
 
 
 def test_a_path_that_is_not_unicode(tmp_path: Path) -> None:
     """A path with undecodable bytes can be used, and is shown as far as possible."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/man\xff"))
     shutil.copytree(make_project(tmp_path / "plain") / "manifests", folder)
-    done = provision("apply", "-m", folder, "--format", "json")
-    [environment] = json.loads(done.out)["environments"]
-    assert (done.code, environment["summary"]["created"]) == (0, 2)
+    result = provision("apply", "-m", folder, "--format", "json")
+    [environment] = json.loads(result.out)["environments"]
+    assert (result.code, environment["summary"]["created"]) == (0, 2)
     assert environment["results"][0]["manifest"] == f"{tmp_path}/man\ufffd/keys.yaml"
 
 
@@ -397,16 +407,16 @@ def test_invalid_environments_stop_a_command_that_needs_no_manifest(tmp_path: Pa
     shutil.copytree(make_project(tmp_path / "plain") / "manifests", folder)
     text = (folder / "environments.yaml").read_text("utf-8")
     (folder / "environments.yaml").write_text(text + "surplus: 1\n", "utf-8")
-    done = provision("list", "-m", folder)
-    assert (done.code, done.out) == (3, "")
-    assert "environments.yaml" in done.err
+    result = provision("list", "-m", folder)
+    assert (result.code, result.out) == (3, "")
+    assert "environments.yaml" in result.err
 
 
 def test_secrets_are_private_under_any_umask(project: Path) -> None:
     """Only this user can read tokens, the workspace and exported manifests."""
     run = " && ".join(
-        " ".join(command(words))
-        for words in ("apply -q", "token a --to t -q", "export --to e.yaml -q")
+        " ".join(command(arguments))
+        for arguments in ("apply -q", "token a --to t -q", "export --to e.yaml -q")
     )
     shell = ["bash", "-c", f"umask 000; {run}"]
     subprocess.run(
@@ -429,24 +439,24 @@ NO_UTF_8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 def test_a_c_locale_loses_no_name(tmp_path: Path, locale: str) -> None:
     """Keys and files can have non-ASCII names in a C locale, and the output shows them."""
     project = make_project(tmp_path, UMLAUTS)
-    done = provision("apply", cwd=project, env={"LC_ALL": locale})
-    assert (done.code, "schlüssel-🔑" in done.out) == (0, True)
+    result = provision("apply", cwd=project, env={"LC_ALL": locale})
+    assert (result.code, "schlüssel-🔑" in result.out) == (0, True)
     assert (project / "gehäuse" / "dev.env").is_file()
 
 
 def test_without_utf_8_an_error_names_the_path(tmp_path: Path) -> None:
     """The unusable path is reported before the key is created, in ASCII."""
-    done = provision("apply", cwd=make_project(tmp_path, UMLAUTS), env=NO_UTF_8)
-    assert (done.code, "cannot be encoded" in done.out, done.out.isascii()) == (4, True, True)
+    result = provision("apply", cwd=make_project(tmp_path, UMLAUTS), env=NO_UTF_8)
+    assert (result.code, "no Unicode" in result.out, result.out.isascii()) == (4, True, True)
 
 
 def test_log_lines_are_json_in_every_locale(tmp_path: Path) -> None:
     """A non-ASCII name does not break a line of the JSON log."""
     keys = UMLAUTS.replace(", deliver: [{file: 'gehäuse/{environment}.env'}]", "")
     project = make_project(tmp_path, keys)
-    words = ("apply", "-q", "--log-format", "json", "--log-level", "debug")
-    done = provision(*words, cwd=project, env=NO_UTF_8)
-    lines = [json.loads(line) for line in done.err.splitlines()]
+    arguments = ("apply", "-q", "--log-format", "json", "--log-level", "debug")
+    result = provision(*arguments, cwd=project, env=NO_UTF_8)
+    lines = [json.loads(line) for line in result.err.splitlines()]
     assert "schlüssel-🔑" in {line.get("key") for line in lines}
 
 
@@ -513,15 +523,15 @@ sys.exit(main(sys.argv[1:]))
 
 
 def as_on_windows(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-c", WINDOWS, *map(str, arguments)]
+    command_line = [sys.executable, "-c", WINDOWS, *map(str, arguments)]
     options = {"capture_output": True, "text": True, "timeout": 60} | options
-    return subprocess.run(words, check=False, env=minimal_environment(), **options)
+    return subprocess.run(command_line, check=False, env=minimal_environment(), **options)
 
 
 def test_a_run_works_without_posix_calls(project: Path) -> None:
     """Without the calls that Windows lacks, all modules can be imported and `apply` works."""
-    done = as_on_windows("apply", cwd=project)
-    assert (done.returncode, "Done: 2 created" in done.stdout) == (0, True), done.stderr
+    result = as_on_windows("apply", cwd=project)
+    assert (result.returncode, "Done: 2 created" in result.stdout) == (0, True), result.stderr
     lines = (project / "secrets" / "dev.env").read_text().splitlines()
     assert {line[:2] for line in lines} >= {"A=", "B="}
 
@@ -530,8 +540,10 @@ def test_a_program_as_a_sink_is_refused_on_windows(project: Path) -> None:
     """A `command` sink is refused with a message before any key is created."""
     keys = KEYS.replace("file: 'secrets/{environment}.env'", "command: ['true', '{name}']")
     (project / "manifests" / "keys.yaml").write_text(keys)
-    done = as_on_windows("plan", cwd=project)
-    assert (done.returncode, "cannot be used on Windows" in done.stdout) == (4, True), done.stderr
+    result = as_on_windows("plan", cwd=project)
+    assert (result.returncode, "cannot be used on Windows" in result.stdout) == (4, True), (
+        result.stderr
+    )
 
 
 # files that init writes
@@ -563,8 +575,8 @@ def test_schema_addresses_are_valid_after_an_installation(
     """Each file names the path of a schema, relative to itself, and is valid under it."""
     project = tmp_path / "project"
     (project / "a").mkdir(parents=True)
-    done = provision("init", *option, cwd=project, env={"PYTHONPATH": str(installed)})
-    assert done.code == 0
+    result = provision("init", *option, cwd=project, env={"PYTHONPATH": str(installed)})
+    assert result.code == 0
     for name in ("environments", "keys"):
         file = project / manifests / f"{name}.yaml"
         text = file.read_text("utf-8")
@@ -579,15 +591,15 @@ def test_schema_addresses_are_valid_after_an_installation(
 def test_init_does_not_overwrite_a_foreign_schema(tmp_path: Path) -> None:
     """`init` refuses to overwrite a foreign manifest.schema.json, and keeps ours of any version."""
     (tmp_path / "schemas").mkdir()
-    theirs = tmp_path / "schemas" / "manifest.schema.json"
-    theirs.write_text('{"$id": "https://example.com/app.schema.json"}')
-    done = provision("init", cwd=tmp_path)
-    assert (done.code, "is not a schema of provision" in done.err) == (64, True)
+    existing = tmp_path / "schemas" / "manifest.schema.json"
+    existing.write_text('{"$id": "https://example.com/app.schema.json"}')
+    result = provision("init", cwd=tmp_path)
+    assert (result.code, "is no schema of provision" in result.err) == (64, True)
     assert not (tmp_path / "manifests").exists()
     old = json.dumps(schemas.load("manifest") | {"title": "Of an older version"})
-    theirs.write_text(old)
+    existing.write_text(old)
     assert provision("init", cwd=tmp_path).code == 0
-    assert theirs.read_text() == old
+    assert existing.read_text() == old
 
 
 # the log
@@ -600,9 +612,9 @@ def test_every_line_of_a_json_log_matches_its_schema(
     served = serve()
     use_real_server(project, served)
     env = {"TOKEN": served.sandbox.session_token(), "PROVISION_LOG_FORMAT": "json"}
-    done = provision("apply", "--log-level", "debug", cwd=project, env=env)
-    lines = [valid_entry(line) for line in done.err.splitlines()]
-    assert done.code == 0
+    result = provision("apply", "--log-level", "debug", cwd=project, env=env)
+    lines = [valid_entry(line) for line in result.err.splitlines()]
+    assert result.code == 0
     assert len({line["run"] for line in lines}) == 1
     assert {line["environment"] for line in lines} == {"dev"}
     requests = [line for line in lines if "duration_ms" in line]
@@ -612,12 +624,12 @@ def test_every_line_of_a_json_log_matches_its_schema(
     assert {line.get("key") for line in requests} == {None, "a", "b"}
     libraries = [line for line in lines if line["logger"].startswith("urllib3")]
     assert {line.get("key") for line in libraries} == {None, "a", "b"}
-    for words, exit_code, error_code in (
+    for arguments, exit_code, error_code in (
         ("plan -e zz", 64, "environment_unknown"),
         ("plan -m zz", 3, "manifests_missing"),
         ("revoke zz", 4, "key_missing"),
     ):
-        failed = provision(*words.split(), cwd=project, env=env)
+        failed = provision(*arguments.split(), cwd=project, env=env)
         entries = [valid_entry(line) for line in failed.err.splitlines()]
         assert failed.code == exit_code
         assert [line["code"] for line in entries if line["level"] == "error"] == [error_code]
@@ -640,10 +652,10 @@ def test_the_attempts_of_a_request_are_counted(
         "auth: {session_token: 'x'}}\n".replace("'x'", "'${TOKEN}'")
     )
     env = {"TOKEN": "t.o.k"}
-    words = ("list", "--log-level", "debug", "--log-format", "json")
-    done = provision(*words, cwd=project, env=env)
-    lines = [valid_entry(line) for line in done.err.splitlines()]
+    arguments = ("list", "--log-level", "debug", "--log-format", "json")
+    result = provision(*arguments, cwd=project, env=env)
+    lines = [valid_entry(line) for line in result.err.splitlines()]
     attempts = [(line["attempt"], line.get("status")) for line in lines if "duration_ms" in line]
-    assert (done.code, attempts) == (4, [(1, None), (2, None), (3, 401)])
+    assert (result.code, attempts) == (4, [(1, None), (2, None), (3, 401)])
     [failure] = [line for line in lines if line["level"] == "error"]
     assert (failure["environment"], failure["code"]) == ("dev", "credential_invalid")

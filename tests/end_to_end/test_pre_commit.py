@@ -20,9 +20,9 @@ PACKAGE = ("LICENSE", "README.md", "pyproject.toml", "provisioner", "sbom.cdx.js
 OURS = ("provisioner", "twenty_provisioner", "_twenty_provisioner", "__editable__", "pip")
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
-    command = ["git", *identity, "-c", "init.defaultBranch=main", *words]
+    command = ["git", *identity, "-c", "init.defaultBranch=main", *arguments]
     return subprocess.check_output(command, cwd=folder, text=True, timeout=60).strip()
 
 
@@ -64,10 +64,10 @@ def pre_commit(tmp_path: Path, repository: Path) -> Callable[..., subprocess.Com
     }
     (work / ".pre-commit-config.yaml").write_text(yaml.safe_dump({"repos": [config]}))
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         git(work, "add", "--all")
         return subprocess.run(
-            [Path(sys.executable).with_name("pre-commit"), *words],
+            [Path(sys.executable).with_name("pre-commit"), *arguments],
             cwd=work,
             env=os.environ
             | {
@@ -115,5 +115,5 @@ def test_pre_commit_accepts_the_hook_definition():
     """Pre-commit accepts .pre-commit-hooks.yaml."""
     command = [Path(sys.executable).with_name("pre-commit"), "validate-manifest"]
     command.append(".pre-commit-hooks.yaml")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout) == (0, b"")
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60)
+    assert (process.returncode, process.stdout) == (0, b"")

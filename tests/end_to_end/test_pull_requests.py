@@ -103,8 +103,8 @@ def test_a_bare_repository_in_the_folder_of_a_sink_runs_nothing(checkout, comman
     assert token.exists() == (command[0] == "apply")
     assert checkout.run("apply").returncode == 0  # a sink is only read if its key exists
     checkout.marker.unlink(missing_ok=True)
-    done = checkout.run(*command)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = checkout.run(*command)
+    assert process.returncode == 0, process.stdout + process.stderr
     assert not checkout.marker.exists(), checkout.marker.read_text()
 
 
@@ -112,9 +112,9 @@ def test_a_bare_repository_cannot_ignore_a_file_for_the_checkout(checkout):
     """Its `core.excludesFile` is not used, so a token that git would track is not written."""
     bare_repository(checkout, "secrets")
     checkout.write("{file: secrets/a.txt}")
-    done = checkout.run("apply")
-    assert done.returncode == 4
-    assert "does not ignore it" in done.stdout + done.stderr
+    process = checkout.run("apply")
+    assert process.returncode == 4
+    assert "does not ignore it" in process.stdout + process.stderr
     assert not (checkout.folder / "secrets" / "a.txt").exists()
     assert not checkout.marker.exists()
 
@@ -129,8 +129,8 @@ def test_a_repository_inside_the_checkout_runs_nothing(checkout):
     for folder, ignored in ((inner, "*.env\n"), (checkout.folder, "secrets\n")):
         (folder / ".gitignore").write_text(ignored)
     checkout.write("{file: secrets/a.env}")
-    done = checkout.run("apply")
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = checkout.run("apply")
+    assert process.returncode == 0, process.stdout + process.stderr
     assert not checkout.marker.exists(), checkout.marker.read_text()
 
 
@@ -140,9 +140,9 @@ def test_a_bare_repository_with_an_empty_git_folder_is_not_trusted(checkout):
     (checkout.folder / "secrets" / ".git").mkdir()
     (checkout.folder / ".gitignore").write_text("secrets\n")
     checkout.write("{file: secrets/a.txt}")
-    done = checkout.run("apply")
-    assert done.returncode == 4, done.stdout + done.stderr
-    assert "git cannot tell" in done.stdout + done.stderr
+    process = checkout.run("apply")
+    assert process.returncode == 4, process.stdout + process.stderr
+    assert "git does not say" in process.stdout + process.stderr
     assert not checkout.marker.exists(), checkout.marker.read_text()
 
 
@@ -150,24 +150,26 @@ def test_git_gets_no_variable_of_the_run(checkout, tmp_path):
     """Git gets only harmless variables, without the credentials of the run."""
     fake = tmp_path / "bin" / "git"
     fake.parent.mkdir()
-    words = tmp_path / "words"
-    fake.write_text(f"#!/bin/sh\nenv > '{checkout.marker}'\necho \"$@\" > '{words}'\nexit 0\n")
+    arguments_file = tmp_path / "arguments"
+    fake.write_text(
+        f"#!/bin/sh\nenv > '{checkout.marker}'\necho \"$@\" > '{arguments_file}'\nexit 0\n"
+    )
     fake.chmod(0o755)
     checkout.write("{file: secrets/a.env}")
-    done = checkout.run("plan", PATH=f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
-    assert done.returncode == 0, done.stderr
+    process = checkout.run("plan", PATH=f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    assert process.returncode == 0, process.stderr
     names = {line.partition("=")[0] for line in checkout.marker.read_text().splitlines()}
     ours = {"GIT_CEILING_DIRECTORIES", "GIT_ALLOW_PROTOCOL"}
     assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "HOME", *ours}
-    assert f"-c core.hooksPath={os.devnull}" in words.read_text()
+    assert f"-c core.hooksPath={os.devnull}" in arguments_file.read_text()
 
 
 def test_a_git_of_the_checkout_is_not_run(checkout):
     """An empty entry in `PATH` does not make the run use the pull request's own `git`."""
     checkout.program("git")
     checkout.write("{file: secrets/a.env}")
-    done = checkout.run("plan", PATH=f"{os.pathsep}{os.environ['PATH']}")
-    assert done.returncode == 0, done.stderr
+    process = checkout.run("plan", PATH=f"{os.pathsep}{os.environ['PATH']}")
+    assert process.returncode == 0, process.stderr
     assert not checkout.marker.exists()
 
 
@@ -186,10 +188,10 @@ environments:
 def test_a_changed_url_gets_no_credential(checkout, listener, command, auth):
     """If the workflow does not allow the host, no credential is read and nothing is sent."""
     checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
-    done = checkout.run(*command, "--allow-host", "crm.example.com")
-    assert done.returncode == 5, done.stderr
-    assert "host_not_allowed" in done.stderr
-    assert "manifests/environments.yaml line 3" in done.stderr
+    process = checkout.run(*command, "--allow-host", "crm.example.com")
+    assert process.returncode == 5, process.stderr
+    assert "host_not_allowed" in process.stderr
+    assert "manifests/environments.yaml line 3" in process.stderr
     assert listener.heard == []
 
 
@@ -206,8 +208,8 @@ def test_every_command_that_opens_a_workspace_checks_the_host(checkout, listener
     auth = "token: '${TWENTY_TOKEN}'"
     checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
     (checkout.folder / "body.json").write_text("[]")
-    done = checkout.run(*command, PROVISION_ALLOW_HOST="crm.example.com *.example.org")
-    assert (done.returncode, "host_not_allowed" in done.stderr) == (5, True), done.stderr
+    process = checkout.run(*command, PROVISION_ALLOW_HOST="crm.example.com *.example.org")
+    assert (process.returncode, "host_not_allowed" in process.stderr) == (5, True), process.stderr
     assert listener.heard == []
 
 
@@ -215,8 +217,8 @@ def test_an_allowed_host_is_reached(checkout, listener):
     """The same run with the right glob reaches the server, so the tests above can fail."""
     auth = "token: '${TWENTY_TOKEN}'"
     checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
-    done = checkout.run("doctor", "--allow-host", f"127.0.*:{listener.port}")
-    assert done.returncode == 4
+    process = checkout.run("doctor", "--allow-host", f"127.0.*:{listener.port}")
+    assert process.returncode == 4
     assert any(CREDENTIAL.encode() in request for request in listener.heard)
 
 
@@ -227,8 +229,8 @@ def test_the_environments_of_the_protected_branch_are_used(checkout, listener, t
     checkout.write("{file: a.env}", ELSEWHERE.format(port=listener.port, auth=auth))
     protected = tmp_path / "protected.yaml"
     protected.write_text(ENVIRONMENTS)
-    done = checkout.run(*command, "--environments", str(protected))
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = checkout.run(*command, "--environments", str(protected))
+    assert process.returncode == 0, process.stdout + process.stderr
     assert listener.heard == []
     lost = checkout.run(*command, "--environments", str(tmp_path / "lost.yaml"))
     assert (lost.returncode, "environments_missing" in lost.stdout + lost.stderr) == (3, True)
@@ -257,8 +259,8 @@ def test_protected_environments_do_not_read_files_of_the_checkout(
     url = f"http://127.0.0.1:{listener.port}"
     protected.write_text(f"version: 1\nenvironments: {{dev: {{url: '{url}', {fields}}}}}\n")
     variables = {"PROVISION_ENVIRONMENTS": "../protected/environments.yaml", "WHO": "a@b.example"}
-    done = checkout.run(*command, **variables)
-    assert (done.returncode, code in done.stderr) == (3, True), done.stderr
+    process = checkout.run(*command, **variables)
+    assert (process.returncode, code in process.stderr) == (3, True), process.stderr
     assert listener.heard == []
 
 
@@ -270,8 +272,8 @@ def test_files_beside_the_protected_environments_are_read(checkout, listener, tm
     protected.parent.mkdir()
     protected.write_text(ELSEWHERE.format(port=listener.port, auth="token_file: token"))
     (protected.parent / "token").write_text(CREDENTIAL)
-    done = checkout.run("doctor", "--environments", "../protected/environments.yaml")
-    assert done.returncode == 4, done.stderr
+    process = checkout.run("doctor", "--environments", "../protected/environments.yaml")
+    assert process.returncode == 4, process.stderr
     assert any(CREDENTIAL.encode() in request for request in listener.heard)
     assert not any(b"of-the-pull-request" in request for request in listener.heard)
 
@@ -282,8 +284,10 @@ def test_validate_reads_the_protected_environments(checkout, tmp_path):
     protected = tmp_path / "protected.yaml"
     protected.write_text(ENVIRONMENTS)
     assert checkout.run("validate").returncode == 3
-    done = checkout.run("validate", "--environments", str(protected))
-    assert (done.returncode, "1 key in 1 environment" in done.stdout) == (0, True), done.stdout
+    process = checkout.run("validate", "--environments", str(protected))
+    assert (process.returncode, "1 key in 1 environment" in process.stdout) == (0, True), (
+        process.stdout
+    )
     single = checkout.run("validate", "manifests/keys.yaml", PROVISION_ENVIRONMENTS=str(protected))
     assert (single.returncode, "1 key in 1 environment" in single.stdout) == (0, True), (
         single.stdout
@@ -325,11 +329,13 @@ def test_a_change_that_reaches_something_new_is_refused(
             manifest.write_text("# \x85]}: [\n" + manifest.read_text(), "utf-8")
         case _:
             manifest.write_text(manifest.read_text() + "  - {name: [\n")
-    done = checkout.run(*command, "--against", str(base))
+    process = checkout.run(*command, "--against", str(base))
     if change == "problem" and command[0] not in {"list", "export", "doctor"}:
-        assert done.returncode == 3
+        assert process.returncode == 3
     else:
-        assert (done.returncode, "change_unreviewed" in done.stderr) == (5, True), done.stderr
+        assert (process.returncode, "change_unreviewed" in process.stderr) == (5, True), (
+            process.stderr
+        )
     assert listener.heard == []
     assert not checkout.marker.exists()
 
@@ -344,8 +350,8 @@ def test_a_change_that_reaches_nothing_new_is_planned(checkout, tmp_path):
     (base / "more.yaml").write_text(more)
     manifest = checkout.folder / "manifests" / "keys.yaml"
     manifest.write_text(manifest.read_text() + "  - name: c\n")
-    done = checkout.run("plan", PROVISION_AGAINST=str(base))
-    assert (done.returncode, "2 to create" in done.stdout) == (0, True), done.stderr
+    process = checkout.run("plan", PROVISION_AGAINST=str(base))
+    assert (process.returncode, "2 to create" in process.stdout) == (0, True), process.stderr
     assert checkout.run("plan", PROVISION_AGAINST="").returncode == 64
 
 
@@ -357,11 +363,11 @@ def test_a_new_check_is_not_run(checkout, command):
     assert (applied.returncode, "program_not_run" in applied.stdout) == (4, True), applied.stdout
     checkout.program("take")
     checkout.program("check")
-    done = checkout.run(*dict.fromkeys((*command, "--no-programs")), "--format", "json")
+    process = checkout.run(*dict.fromkeys((*command, "--no-programs")), "--format", "json")
     assert not checkout.marker.exists()
     expected = "program_not_run" if command[0] in {"plan", "apply"} else "not run"
-    assert done.returncode == (0 if command[0] in {"doctor", "report"} else 4), done.stderr
-    assert expected in done.stdout or command == ("report",)
+    assert process.returncode == (0 if command[0] in {"doctor", "report"} else 4), process.stderr
+    assert expected in process.stdout or command == ("report",)
 
 
 def test_the_check_of_a_live_key_is_unknown_and_not_run(checkout):
@@ -401,8 +407,8 @@ def test_the_credential_plugin_of_a_kubeconfig_is_not_run(checkout, listener):
     checkout.write("{kubernetes: shop/twenty}")
     variables = {"KUBECONFIG": str(checkout.folder / "kubeconfig")}
     for command in ("plan", "doctor", "report", "apply"):
-        done = checkout.run(command, "--no-programs", **variables)
-        assert done.returncode in {0, 4}, done.stderr
+        process = checkout.run(command, "--no-programs", **variables)
+        assert process.returncode in {0, 4}, process.stderr
         assert not checkout.marker.exists(), command
     refused = checkout.run("plan", "--allow-host", "k8s.example.com", **variables)
     assert (refused.returncode, "host_not_allowed" in refused.stderr) == (5, True)
@@ -414,10 +420,10 @@ def test_the_credential_plugin_of_a_kubeconfig_is_not_run(checkout, listener):
 @pytest.mark.parametrize("file", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "HOME"])
 def test_the_credential_process_of_aws_is_not_run(checkout, listener, tmp_path, file):
     """With `--no-programs` a `credential_process` of any file is not run; AWS gets no request."""
-    process = checkout.program("process")
+    program = checkout.program("process")
     folder = tmp_path / "home" / ".aws"
     folder.mkdir(parents=True)
-    (folder / "config").write_text(f"[default]\ncredential_process = {process}\n")
+    (folder / "config").write_text(f"[default]\ncredential_process = {program}\n")
     variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{listener.port}",
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -428,9 +434,9 @@ def test_the_credential_process_of_aws_is_not_run(checkout, listener, tmp_path, 
         variables[file] = str(folder / "config")
     checkout.write("{aws: a, region: eu-central-1}")
     for command in ("plan", "doctor", "report", "apply", "plan"):
-        done = checkout.run(command, "--no-programs", **variables)
-        assert done.returncode in {0, 4}, done.stderr
-        assert ("program_not_run" in done.stdout) == (command in {"plan", "apply"})
+        process = checkout.run(command, "--no-programs", **variables)
+        assert process.returncode in {0, 4}, process.stderr
+        assert ("program_not_run" in process.stdout) == (command in {"plan", "apply"})
         assert not checkout.marker.exists(), command
     assert listener.heard == []
     checkout.run("plan", **variables)
@@ -460,8 +466,8 @@ def test_the_host_of_a_sink_is_checked(checkout, listener, command, sink, variab
     url = f"http://127.0.0.1:{listener.port}"
     checkout.write(sink)
     environment = {name: url if value == "URL" else value for name, value in variables.items()}
-    done = checkout.run(*command, "--allow-host", "vault.example.com", **environment)
-    assert (done.returncode, "host_not_allowed" in done.stderr) == (5, True), done.stderr
+    process = checkout.run(*command, "--allow-host", "vault.example.com", **environment)
+    assert (process.returncode, "host_not_allowed" in process.stderr) == (5, True), process.stderr
     assert listener.heard == []
 
 
@@ -483,8 +489,8 @@ def test_a_forbidden_sink_is_not_opened(checkout, command, sink):
         (checkout.folder / folder).mkdir()
     (checkout.folder / "secrets" / "link.env").symlink_to("../other/a.env")
     checkout.write(sink)
-    done = checkout.run(*command, "--allow-sink", "file:secrets/*", "--allow-sink", "vault")
-    assert (done.returncode, "sink_not_allowed" in done.stderr) == (5, True), done.stderr
+    process = checkout.run(*command, "--allow-sink", "file:secrets/*", "--allow-sink", "vault")
+    assert (process.returncode, "sink_not_allowed" in process.stderr) == (5, True), process.stderr
     assert not checkout.marker.exists()
     assert list((checkout.folder / "other").iterdir()) == []
 
@@ -492,8 +498,8 @@ def test_a_forbidden_sink_is_not_opened(checkout, command, sink):
 def test_an_allowed_sink_is_opened(checkout):
     """A sink is opened if one of several rules allows it."""
     checkout.write("{file: secrets/a.env}")
-    done = checkout.run("apply", PROVISION_ALLOW_SINK="vault file:secrets/*")
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = checkout.run("apply", PROVISION_ALLOW_SINK="vault file:secrets/*")
+    assert process.returncode == 0, process.stdout + process.stderr
     assert (checkout.folder / "secrets" / "a.env").exists()
 
 
@@ -503,17 +509,17 @@ def test_an_allowed_sink_is_opened(checkout):
 def test_an_empty_variable_is_wrong_usage(checkout, name):
     """An empty variable, as from a lost setting, is refused instead of lifting a restriction."""
     checkout.write("{file: a.env}")
-    done = checkout.run("plan", **{f"PROVISION_{name}": ""})
-    assert done.returncode == 64
-    assert f"PROVISION_{name} is empty" in done.stderr
+    process = checkout.run("plan", **{f"PROVISION_{name}": ""})
+    assert process.returncode == 64
+    assert f"PROVISION_{name} is empty" in process.stderr
 
 
 @pytest.mark.parametrize("name", ["environments", "against", "allow-host"])
 def test_an_empty_value_is_wrong_usage(checkout, name):
     """An empty value on the command line is refused too."""
     checkout.write("{file: a.env}")
-    done = checkout.run("plan", f"--{name}", "")
-    assert (done.returncode, "A value is empty" in done.stderr) == (64, True), done.stderr
+    process = checkout.run("plan", f"--{name}", "")
+    assert (process.returncode, "A value is empty" in process.stderr) == (64, True), process.stderr
 
 
 @pytest.mark.parametrize("rule", ["", "files", "file:", ":x"])
@@ -529,7 +535,7 @@ def test_a_plan_file_cannot_lift_the_restrictions_of_apply(checkout, tmp_path):
     checkout.write("{command: [./take]}")
     plan = str(tmp_path / "plan.json")
     assert checkout.run("plan", "--out", plan).returncode == 0
-    done = checkout.run("apply", plan, "--allow-sink", "vault")
-    assert (done.returncode, "sink_not_allowed" in done.stderr) == (5, True), done.stderr
+    process = checkout.run("apply", plan, "--allow-sink", "vault")
+    assert (process.returncode, "sink_not_allowed" in process.stderr) == (5, True), process.stderr
     assert checkout.run("apply", plan, "--no-programs").returncode in {4, 6}
     assert not checkout.marker.exists()

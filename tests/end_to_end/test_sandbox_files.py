@@ -47,9 +47,9 @@ def project(folder: Path, url: str = "sandbox:", timeout: str = "30s") -> Path:
     return folder
 
 
-def start(folder: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "provisioner", *(words or ("apply", "--format", "json"))],
+        [sys.executable, "-m", "provisioner", *(arguments or ("apply", "--format", "json"))],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

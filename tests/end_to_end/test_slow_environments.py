@@ -85,7 +85,7 @@ class Healthy:
 
 
 @pytest.fixture
-def good() -> Iterator[Healthy]:
+def healthy() -> Iterator[Healthy]:
     with ExitStack() as stack:
         healthy = Healthy()
         for _ in range(2):
@@ -102,7 +102,7 @@ def apply(
 
     def run_apply(
         url: str,
-        good: Healthy,
+        healthy: Healthy,
         *,
         timeout: str,
         code: int,
@@ -114,7 +114,7 @@ def apply(
             monkeypatch.setenv(f"BAD_{name.upper()}", value)
         bad_auth = {name: f"${{BAD_{name.upper()}}}" for name in secrets}
         environments = {"bad": environment(url, bad_auth, timeout)}
-        for number, sandbox in enumerate(good.sandboxes):
+        for number, sandbox in enumerate(healthy.sandboxes):
             monkeypatch.setenv(f"GOOD_{number}", sandbox.session_token())
             environments[f"good-{number}"] = environment(
                 sandbox.url, {"session_token": f"${{GOOD_{number}}}"}, "30s"
@@ -136,27 +136,27 @@ def environment(url: str, auth: dict[str, str], timeout: str) -> dict[str, Any]:
     return {"url": url, "auth": auth, "generation": "legacy", "limits": limits}
 
 
-def test_a_hanging_environment_is_tried_once_before_the_others_write(good, apply) -> None:
+def test_a_hanging_environment_is_tried_once_before_the_others_write(healthy, apply) -> None:
     """The first writes of the others wait only for the hanging environment's own timeout."""
     with Hanging() as hanging:
-        good.count = lambda: len(hanging.connections)
-        bad = apply(hanging.url, good, timeout="300ms", code=4)
+        healthy.count = lambda: len(hanging.connections)
+        bad = apply(hanging.url, healthy, timeout="300ms", code=4)
         assert len(hanging.connections) == 1
     assert bad["error"]["code"] == "timeout"
-    assert good.at_first_write == [1, 1]
-    assert good.keys == [1, 1]
+    assert healthy.at_first_write == [1, 1]
+    assert healthy.keys == [1, 1]
 
 
 def test_a_long_retry_after_is_not_waited_for_while_others_wait(
-    good, apply, scripted, answer
+    healthy, apply, scripted, answer
 ) -> None:
     """The observation of one of several environments may take at most twice its timeout."""
     server = scripted(*[answer(503, NGINX, Retry_After="1")] * 9)
-    good.count = lambda: len(server.requests)
-    bad = apply(server.url, good, timeout="300ms", code=4)
+    healthy.count = lambda: len(server.requests)
+    bad = apply(server.url, healthy, timeout="300ms", code=4)
     assert bad["error"]["code"] == "rate_limited"
-    assert good.at_first_write == [1, 1]
-    assert good.keys == [1, 1]
+    assert healthy.at_first_write == [1, 1]
+    assert healthy.keys == [1, 1]
     assert len(server.requests) == 1
 
 
@@ -170,7 +170,7 @@ def test_a_retry_after_is_waited_for_in_a_run_of_one_environment(apply, scripted
     assert len(server.requests) == 2
 
 
-def test_slow_answers_and_a_hang_share_one_limit(good, apply) -> None:
+def test_slow_answers_and_a_hang_share_one_limit(healthy, apply) -> None:
     """A slow sign-in and then a hang take twice the timeout in all, not one for each request."""
     release = threading.Event()
 
@@ -183,16 +183,16 @@ def test_slow_answers_and_a_hang_share_one_limit(good, apply) -> None:
 
     with Sandbox(None, Dialect.LEGACY, around=around) as slow:
         auth = {"email": slow.email, "password": slow.password}
-        bad = apply(slow.url, good, timeout="1500ms", code=4, auth=auth)
+        bad = apply(slow.url, healthy, timeout="1500ms", code=4, auth=auth)
         release.set()
     assert bad["error"]["code"] == "timeout"
     assert "keys of bad" in bad["error"]["message"]
     assert "more than 3 s" in bad["error"]["message"]
-    assert good.keys == [1, 1]
+    assert healthy.keys == [1, 1]
 
 
 def test_all_waits_of_an_observation_count_together(scripted, answer, hurried) -> None:
-    """Each throttled request alone is within the limit of the observation, but not both."""
+    """One throttled request is within the limit of the observation, two are not."""
     throttled = answer(429, "{}", Retry_After="30")
     server = scripted(throttled, answer(200, "[]"), throttled, answer(200, "[]"))
     shop = Environment(name="shop", url=server.url, limits=Limits(timeout=27))
@@ -222,19 +222,21 @@ def test_a_second_observation_before_the_writes_has_a_limit_too(scripted, answer
     transport.close()
 
 
-def test_the_limit_of_an_observation_ends_with_the_first_action(good, apply, monkeypatch) -> None:
+def test_the_limit_of_an_observation_ends_with_the_first_action(
+    healthy, apply, monkeypatch
+) -> None:
     """Once an environment starts its actions, the limit of the observation no longer applies."""
     started: list[str] = []
     lift = Transport.lift_observe_limits
 
     def lift_observe_limits(self: Transport) -> None:
         started.append(self.name)
-        assert not good.at_first_write or len(started) == 2
-        lift(self)
+        assert not healthy.at_first_write or len(started) == 2
+        begin(self)
 
     monkeypatch.setattr(Transport, "lift_observe_limits", lift_observe_limits)
     with Hanging() as hanging:
-        apply(hanging.url, good, timeout="300ms", code=4)
+        apply(hanging.url, healthy, timeout="300ms", code=4)
     assert sorted(started) == ["good-0", "good-1"]
 
 

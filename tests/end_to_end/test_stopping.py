@@ -52,7 +52,7 @@ class Server:
     Args:
         dialect: the dialect of the server.
         blocks: returns whether a request waits for `release` before it is handled.
-        commits: whether such a request is handled first, so that only its answer waits.
+        commits: true if these requests are handled first and only their answers wait.
     """
 
     def __init__(
@@ -188,11 +188,11 @@ def test_a_signal_does_not_truncate_the_report(
         until_full(run.process.stdout.fileno())
         run.send_signal(signal.SIGTERM)
         time.sleep(SIGNAL_HANDLED)
-        found, out, _, _ = run.result()
-        assert found == 143
+        exit_code, out, _, _ = run.result()
+        assert exit_code == 143
         document = json.loads(out)
         records = document if command == "create" else document["environments"][0]["results"]
-        assert [one["name"] for one in records] == names
+        assert [entry["name"] for entry in records] == names
 
 
 def names_of(count: int) -> list[str]:
@@ -220,11 +220,11 @@ def results(text: str) -> dict[str, Any]:
     """Return the results of a run's only environment, by name."""
     [environment] = valid("result", text)["environments"]
     assert environment["error"] is None
-    counted = Counter(one["status"] for one in environment["results"])
+    counted = Counter(entry["status"] for entry in environment["results"])
     summary = environment["summary"]
     assert summary["created"] == counted["done"]
     assert (summary["failed"], summary["skipped"]) == (counted["failed"], counted["skipped"])
-    return {one["name"]: one for one in environment["results"]}
+    return {entry["name"]: entry for entry in environment["results"]}
 
 
 def names_for(dialect: Dialect) -> list[str]:
@@ -273,8 +273,8 @@ def test_a_hanging_observation_is_abandoned_at_once(start, number, code, dialect
         run = start(server, ["a"], "apply", "--format", "json")
         server.wait_until_blocked(1)
         run.send_signal(number)
-        found, out, err, seconds = run.result()
-        assert found == code
+        exit_code, out, err, seconds = run.result()
+        assert exit_code == code
         assert seconds < IMMEDIATE
         [environment] = valid("result", out)["environments"]
         assert environment["error"]["code"] == "stopped"
@@ -292,8 +292,8 @@ def test_every_command_reports_what_it_could_not_read(start, number, code, form,
         run = start(server, ["a"], command, "--format", form)
         server.wait_until_blocked(1)
         run.send_signal(number)
-        found, out, err, seconds = run.result()
-        assert found == code
+        exit_code, out, err, seconds = run.result()
+        assert exit_code == code
         assert seconds < IMMEDIATE
         if form == "text":
             assert "stopped: The run was stopped before" in (err if command == "list" else out)
@@ -318,8 +318,8 @@ def test_a_signal_ends_a_wait_for_retry_after_of_a_read(start) -> None:
         assert answered.wait(30)
         time.sleep(SIGNAL_HANDLED)
         run.send_signal(signal.SIGTERM)
-        found, out, _, seconds = run.result()
-        assert (found, seconds < IMMEDIATE) == (143, True)
+        exit_code, out, _, seconds = run.result()
+        assert (exit_code, seconds < IMMEDIATE) == (143, True)
         assert valid("plan", out)["environments"][0]["error"]["code"] == "stopped"
 
 
@@ -356,19 +356,21 @@ def test_requests_in_progress_are_finished_and_the_rest_is_not_started(
         signalled_at = run.send_signal(number)
         time.sleep(SIGNAL_HANDLED)
         server.release(PARALLEL)
-        found, out, _, seconds = run.result()
-        assert found == code
+        exit_code, out, _, seconds = run.result()
+        assert exit_code == code
         assert seconds < GRACE
         assert server.creates_since(signalled_at) == []
         reported = results(out)
         assert set(reported) == set(names)
         created = {key.name: key.id for key in server.sandbox.keys()}
         assert len(created) == PROBED[dialect] + PARALLEL * SIZES[dialect] < len(names)
-        done = {name: one["id"] for name, one in reported.items() if one["status"] == "done"}
+        done = {name: entry["id"] for name, entry in reported.items() if entry["status"] == "done"}
         assert done == created
         assert all(reported[name]["record"]["id"] == id_ for name, id_ in created.items())
-        others = [one for name, one in reported.items() if name not in created]
-        assert {(one["status"], one["error"]["code"]) for one in others} == {("skipped", "stopped")}
+        others = [entry for name, entry in reported.items() if name not in created]
+        assert {(entry["status"], entry["error"]["code"]) for entry in others} == {
+            ("skipped", "stopped")
+        }
         assert_converges(server, start, names)
 
 
@@ -382,17 +384,18 @@ def test_the_text_report_shows_what_was_done_and_what_was_skipped(start, number,
         run.send_signal(number)
         time.sleep(SIGNAL_HANDLED)
         server.release(PARALLEL)
-        found, out, err, _ = run.result()
-        assert found == code
+        exit_code, out, err, _ = run.result()
+        assert exit_code == code
         assert [line.split()[2:5] for line in err.splitlines()] == [["no", "sink", "takes"]]
         created = {key.name for key in server.sandbox.keys()}
         lines = {line.split()[1]: line for line in out.splitlines() if line.startswith("  + ")}
         assert set(lines) == created
         skipped = [line for line in out.splitlines() if line.endswith("  skipped")]
         assert {line.split()[0] for line in skipped} == set(names) - created
-        left = len(names) - len(created)
+        skipped_count = len(names) - len(created)
         assert (
-            f"Incomplete: {len(created)} created, 0 as declared, {left} skipped (stopped)." in out
+            f"Incomplete: {len(created)} created, 0 as declared, {skipped_count} skipped (stopped)."
+            in out
         )
 
 
@@ -408,19 +411,19 @@ def test_a_request_that_outlives_the_grace_is_reported_as_unknown(start, dialect
         run = start(server, names, "apply", "--format", "json")
         server.wait_until_blocked(PARALLEL)
         run.send_signal(signal.SIGINT)
-        found, out, _, seconds = run.result()
-        assert found == 130
+        exit_code, out, _, seconds = run.result()
+        assert exit_code == 130
         assert GRACE - 0.5 < seconds < GRACE + IMMEDIATE
         reported = results(out)
         blocked = [request for _, request in server.received if in_bulk(dialect)(request)]
-        in_flight = {name for name in names for one in blocked if name.encode() in one.body}
+        in_flight = {name for name in names for entry in blocked if name.encode() in entry.body}
         assert len(blocked) == PARALLEL
-        unknown = {name for name, one in reported.items() if one["status"] == "failed"}
+        unknown = {name for name, entry in reported.items() if entry["status"] == "failed"}
         assert unknown == in_flight
         assert {reported[name]["error"]["code"] for name in unknown} == {"outcome_unknown"}
-        rest = [one for one in reported.values() if one["status"] == "skipped"]
+        rest = [entry for entry in reported.values() if entry["status"] == "skipped"]
         assert rest
-        assert {one["error"]["code"] for one in rest} == {"stopped"}
+        assert {entry["error"]["code"] for entry in rest} == {"stopped"}
         server.release(PARALLEL)
         assert_converges(server, start, names)
 
@@ -439,7 +442,7 @@ def test_a_second_signal_changes_nothing(start) -> None:
         code, out, _, _ = run.result()
         assert code == 130
         assert server.creates_since(signalled_at) == []
-        statuses = Counter(one["status"] for one in results(out).values())
+        statuses = Counter(entry["status"] for entry in results(out).values())
         done = PROBED[Dialect.CORE] + PARALLEL
         assert statuses == {"done": done, "skipped": len(names) - done}
 
@@ -483,8 +486,8 @@ def test_a_signal_ends_a_wait_for_retry_after_of_a_create(start, dialect) -> Non
         assert seconds < IMMEDIATE
         assert server.creates_since(signalled_at) == []
         reported = results(out)
-        assert {one["status"] for one in reported.values()} == {"skipped"}
-        assert {one["error"]["code"] for one in reported.values()} == {"stopped"}
+        assert {entry["status"] for entry in reported.values()} == {"skipped"}
+        assert {entry["error"]["code"] for entry in reported.values()} == {"stopped"}
         assert server.live() == Counter()
 
 
@@ -506,10 +509,12 @@ def test_a_create_that_waits_for_the_rate_is_not_sent_after_the_signal(start, di
         assert server.creates_since(signalled_at) == []
         created = {key.name: key.id for key in server.sandbox.keys()}
         reported = results(out)
-        done = {name: one["id"] for name, one in reported.items() if one["status"] == "done"}
+        done = {name: entry["id"] for name, entry in reported.items() if entry["status"] == "done"}
         assert done == created != {}
-        others = [one for name, one in reported.items() if name not in created]
-        assert {(one["status"], one["error"]["code"]) for one in others} == {("skipped", "stopped")}
+        others = [entry for name, entry in reported.items() if name not in created]
+        assert {(entry["status"], entry["error"]["code"]) for entry in others} == {
+            ("skipped", "stopped")
+        }
         assert seconds < GRACE + IMMEDIATE
 
 
@@ -544,9 +549,9 @@ def test_a_signal_ends_the_search_for_a_lost_create(start, dialect) -> None:
         assert seconds < GRACE + IMMEDIATE
         assert len(server.creates_since(signalled_at + SIGNAL_HANDLED)) == 0
         reported = results(out)
-        assert {one["status"] for one in reported.values()} <= {"failed", "skipped"}
-        failed = [one for one in reported.values() if one["status"] == "failed"]
-        assert {one["error"]["code"] for one in failed} == {"outcome_unknown"}
+        assert {entry["status"] for entry in reported.values()} <= {"failed", "skipped"}
+        failed = [entry for entry in reported.values() if entry["status"] == "failed"]
+        assert {entry["error"]["code"] for entry in failed} == {"outcome_unknown"}
         assert_converges(server, start, names)
 
 
@@ -574,11 +579,11 @@ def test_create_finishes_its_requests_in_progress(start, tmp_path, number, code,
         signalled_at = run.send_signal(number)
         time.sleep(SIGNAL_HANDLED)
         server.release(PARALLEL)
-        found, out, err, seconds = run.result()
-        assert (found, seconds < GRACE) == (code, True)
+        exit_code, out, err, seconds = run.result()
+        assert (exit_code, seconds < GRACE) == (code, True)
         assert server.creates_since(signalled_at) == []
         created = {key.id for key in server.sandbox.keys()}
-        assert {one["id"] for one in json.loads(out)} == created
+        assert {entry["id"] for entry in json.loads(out)} == created
         assert len(created) == PROBED[dialect] + PARALLEL * SIZES[dialect] < 12
         lines = err.splitlines()
         assert len(lines) == 12 - len(created)
@@ -699,7 +704,7 @@ EARLY_COMMANDS = {
 
 
 def run_with_early_signal(
-    tmp_path: Path, server: Server, words: str, path: str, number: int, **variables: str
+    tmp_path: Path, server: Server, command_line: str, path: str, number: int, **variables: str
 ) -> tuple[int, str, str]:
     """Return exit code, stdout and stderr of a process that gets a signal at a given path."""
     (tmp_path / "sitecustomize.py").write_text(SIGNAL_HOOK)
@@ -716,7 +721,7 @@ def run_with_early_signal(
     (tmp_path / "body.json").write_text(json.dumps(body_for(server, 1)))
     within = variables.pop("within", "0")
     done = subprocess.run(
-        [sys.executable, "-m", "provisioner", *words.format(tmp=tmp_path).split()],
+        [sys.executable, "-m", "provisioner", *command_line.format(tmp=tmp_path).split()],
         env=os.environ
         | {"TOKEN": server.sandbox.session_token(), "PYTHONPATH": str(tmp_path)}
         | {"SIGNAL": f"{path} {number} {within}", "SEED": "0"}
@@ -735,28 +740,28 @@ def run_with_early_signal(
 EARLY_CASES = [
     *(("apply", stage) for stage in EARLY_STAGES),
     *zip(
-        (one for one in EARLY_COMMANDS if one != "apply"),
+        (entry for entry in EARLY_COMMANDS if entry != "apply"),
         itertools.cycle(EARLY_STAGES),
         strict=False,
     ),
 ]
 
 
-@pytest.mark.parametrize(("words", "stage"), EARLY_CASES)
-def test_an_early_signal_still_gives_a_report(tmp_path, words, stage) -> None:
+@pytest.mark.parametrize(("command_line", "stage"), EARLY_CASES)
+def test_an_early_signal_still_gives_a_report(tmp_path, command_line, stage) -> None:
     """After a signal while modules or manifests are read, every environment is stopped.
 
     The thread that handles the signal may be slower than the start of the first observation,
     which is then abandoned.
     """
-    number, code = SIGNALS[len(words) % 2]
+    number, code = SIGNALS[len(command_line) % 2]
     with Server(Dialect.CORE, lambda _: True) as server:
-        schema = EARLY_COMMANDS[words]
+        schema = EARLY_COMMANDS[command_line]
         form = "--format json" if schema else ""
-        found, out, err = run_with_early_signal(
-            tmp_path, server, f"{words} {form}", EARLY_STAGES[stage], number
+        exit_code, out, err = run_with_early_signal(
+            tmp_path, server, f"{command_line} {form}", EARLY_STAGES[stage], number
         )
-        assert found == code, err
+        assert exit_code == code, err
         assert server.live() == Counter()
     assert not (tmp_path / "token").exists()
     if not schema:
@@ -779,9 +784,9 @@ def test_an_early_signal_still_gives_a_report(tmp_path, words, stage) -> None:
 def test_reports_and_events_of_an_early_stop_are_complete(tmp_path) -> None:
     """All reports and the last event of an early stop have the code of the process."""
     with Server(Dialect.CORE, lambda _: True) as server:
-        words = "apply --report markdown=run.md --report json=run.json --events events"
+        command_line = "apply --report markdown=run.md --report json=run.json --events events"
         path = EARLY_STAGES["manifests"]
-        code, out, _ = run_with_early_signal(tmp_path, server, words, path, signal.SIGTERM)
+        code, out, _ = run_with_early_signal(tmp_path, server, command_line, path, signal.SIGTERM)
     assert code == 143
     verdict = "Incomplete: 0 created, 0 kept, 1 environment not reached."
     assert out.splitlines()[-1] == verdict
@@ -796,11 +801,11 @@ def test_reports_and_events_of_an_early_stop_are_complete(tmp_path) -> None:
 def test_a_stopped_run_reports_problems_with_the_code_of_the_signal(tmp_path, form) -> None:
     """143 comes before 3 in the order of exit codes."""
     with Server(Dialect.CORE) as server:
-        words = f"apply --format {form} --events events"
+        command_line = f"apply --format {form} --events events"
         path = EARLY_STAGES["environments"]
         keys = ", {name: a}"
         code, out, err = run_with_early_signal(
-            tmp_path, server, words, path, signal.SIGTERM, keys=keys
+            tmp_path, server, command_line, path, signal.SIGTERM, keys=keys
         )
         assert (code, server.received) == (143, [])
     assert "name_duplicate" in err
@@ -827,7 +832,7 @@ def test_a_signal_in_the_first_300_ms_gives_a_complete_report(tmp_path, seed) ->
     assert code == 143, err
     document = json.loads(out)
     Draft202012Validator(schemas.load("result")).validate(document)
-    assert [one["error"]["code"] for one in document["environments"]] == ["stopped"]
+    assert [entry["error"]["code"] for entry in document["environments"]] == ["stopped"]
 
 
 def test_ctrl_c_ends_a_body_that_is_being_typed(start) -> None:

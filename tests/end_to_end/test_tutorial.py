@@ -202,9 +202,9 @@ case $1 in apply) exit "$APPLY" ;; report) exit "$REPORT" ;; esac
 @pytest.fixture
 def nightly(tmp_path):
     """Write the script of the page to its own folder."""
-    (found,) = (one for one in steps() if isinstance(one, File) and one.path == "nightly.sh")
-    (tmp_path / found.path).write_text(found.text, encoding="utf-8")
-    return tmp_path / found.path
+    (match,) = (one for one in steps() if isinstance(one, File) and one.path == "nightly.sh")
+    (tmp_path / match.path).write_text(match.text, encoding="utf-8")
+    return tmp_path / match.path
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_the_nightly_job_handles_every_exit_code(nightly, tmp_path, apply, repor
     (tmp_path / "provision").write_text(FAKE_PROVISION, encoding="utf-8")
     (tmp_path / "provision").chmod(0o755)
     trace = tmp_path / "trace"
-    done = subprocess.run(
+    process = subprocess.run(
         ["sh", "nightly.sh"],
         cwd=nightly.parent,
         env=os.environ
@@ -237,14 +237,14 @@ def test_the_nightly_job_handles_every_exit_code(nightly, tmp_path, apply, repor
         check=False,
     )
     assert trace.read_text(encoding="utf-8").split() == ran.split()
-    assert done.stderr.strip() == message
-    assert done.returncode == (1 if message else 0)
+    assert process.stderr.strip() == message
+    assert process.returncode == (1 if message else 0)
 
 
 def test_the_nightly_job_passes_shellcheck(nightly):
     """Shellcheck finds no problem in the script of the page."""
     shellcheck = Path(sys.executable).with_name("shellcheck")
-    done = subprocess.run(
+    process = subprocess.run(
         [shellcheck, "nightly.sh"],
         cwd=nightly.parent,
         capture_output=True,
@@ -252,4 +252,4 @@ def test_the_nightly_job_passes_shellcheck(nightly):
         timeout=60,
         check=False,
     )
-    assert (done.stdout, done.returncode) == ("", 0)
+    assert (process.stdout, process.returncode) == ("", 0)

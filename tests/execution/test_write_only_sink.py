@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from mortal import Hurried
+from killable import FastClock
 from write_only import REPOSITORY, Shop, SlowGithub
 
 from provisioner.execution import Executed, Failed, Unfinished
@@ -248,7 +248,7 @@ def test_a_rotation_fails_if_the_sink_does_not_answer_again(shop: Shop) -> None:
         return answer(request)
 
     shop.around = around
-    assert not shop.run(Hurried(), rotate=frozenset({"svc-a"}), at_once=True)[0]
+    assert not shop.run(FastClock(), rotate=frozenset({"svc-a"}), at_once=True)[0]
     assert len(live(shop.sandbox)) == 2
     assert shop.works
 

@@ -1,4 +1,4 @@
-"""What the tests of delivery share: real sinks and stand-ins of vendors, and runs against them."""
+"""Fixtures for the tests of delivery: real sinks, fake vendors, and runs against them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from provisioner.sandbox import ApiKey
 
 Item: TypeAlias = dict[str, Any]
-"""One item of `deliver`; `{name}` in it is the key's name."""
+"""An item of `deliver`; `{name}` in it is the key's name."""
 
-READ_BACK = ("dotenv", "json", "command", "vault", "aws", "gitlab", "kubernetes")
-ALL_KINDS = (*READ_BACK, "github")
+READABLE = ("dotenv", "json", "command", "vault", "aws", "gitlab", "kubernetes")
+ALL_KINDS = (*READABLE, "github")
 
 AWS_REGION = "eu-central-1"
 TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
@@ -46,35 +46,35 @@ STORE = 'umask 077; mkdir -p kept; cat > "$0.new"; mv "$0.new" "$0"'
 CHECK = 'exec cat "$0"'
 
 
-class Place(ABC):
-    """One kind of sink, with a place for each key.
+class SinkFixture(ABC):
+    """A sink of one kind, with a place for the token of each key.
 
     Attributes:
-        item: of `deliver`, for every key.
-        environ: what leads a run there and opens it.
-        own: the files that may hold tokens.
-        secrets: what opens it; shown nowhere.
+        item: the item of `deliver` for every key.
+        environ: the variables with the address and the credentials for a run.
+        token_paths: the files and folders that may contain tokens.
+        secrets: the credentials, which must not be shown anywhere.
     """
 
     item: Item
-    own: tuple[str, ...] = ()
+    token_paths: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.environ: dict[str, str] = {}
 
     @abstractmethod
-    def held(self, name: str) -> str | None:
-        """What the place of a key holds, seen from the vendor's side."""
+    def stored(self, name: str) -> str | None:
+        """Return the stored token of a key, read directly from the vendor's state."""
 
     @abstractmethod
     def put(self, name: str, value: str | None) -> None:
-        """Puts something there by hand; None for nothing."""
+        """Store a value by hand, or remove it if it is None."""
 
 
-class DotenvFile(Place):
+class DotenvFile(SinkFixture):
     item: ClassVar[Item] = {"file": "secrets/keys.env"}
-    own = ("secrets",)
+    token_paths = ("secrets",)
 
     def __init__(self, root: Path) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class DotenvFile(Place):
     def clear(self) -> None:
         self.file.unlink(missing_ok=True)
 
-    def held(self, name: str) -> str | None:
+    def stored(self, name: str) -> str | None:
         return self._values().get(_variable(name))
 
     def put(self, name: str, value: str | None) -> None:
@@ -98,36 +98,36 @@ class DotenvFile(Place):
         return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
-class JsonFile(Place):
+class JsonFile(SinkFixture):
     item: ClassVar[Item] = {"file": "secrets/keys.json", "format": "json", "variable": "{name}"}
-    own = ("secrets",)
+    token_paths = ("secrets",)
 
     def __init__(self, root: Path) -> None:
         super().__init__()
         self._file = root / "secrets" / "keys.json"
 
-    def held(self, name: str) -> str | None:
+    def stored(self, name: str) -> str | None:
         return self._values().get(name)
 
     def put(self, name: str, value: str | None) -> None:
         values = self._values() | {name: value}
-        kept = {key: text for key, text in values.items() if text is not None}
-        self._file.write_text(json.dumps(kept))
+        values = {key: text for key, text in values.items() if text is not None}
+        self._file.write_text(json.dumps(values))
 
     def _values(self) -> dict[str, str]:
         return json.loads(self._file.read_text()) if self._file.exists() else {}
 
 
-class Command(Place):
-    """A shell that keeps a token in a file.
+class Command(SinkFixture):
+    """A `command` sink: a shell script that stores a token in a file.
 
     Args:
         root: the parent of the manifests.
-        store: the script, given the file as `$0` and the token on its standard input.
-        check: likewise; empty for a command that cannot be read back.
+        store: the script; `$0` is the file, and the token is on standard input.
+        check: the script that prints the token; empty for a sink that cannot be read.
     """
 
-    own = ("kept",)
+    token_paths = ("kept",)
 
     def __init__(self, root: Path, store: str = STORE, check: str = CHECK) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Command(Place):
         if check:
             self.item["check"] = ["sh", "-c", _literal(check), "kept/{name}"]
 
-    def held(self, name: str) -> str | None:
+    def stored(self, name: str) -> str | None:
         file = self._folder / name
         return file.read_text() if file.exists() else None
 
@@ -146,7 +146,7 @@ class Command(Place):
             (self._folder / name).write_text(value)
 
 
-class Vault(Place):
+class Vault(SinkFixture):
     item: ClassVar[Item] = {"vault": "secret/twenty/{name}"}
     secrets = ("hvs.vault-canary-8d3e02",)
 
@@ -156,18 +156,18 @@ class Vault(Place):
         self.server.policies[self.secrets[0]] = {**DEFAULT_POLICY, "secret/*": ALL}
         self.environ = {"VAULT_ADDR": self.server.url, "VAULT_TOKEN": self.secrets[0]}
 
-    def held(self, name: str) -> str | None:
+    def stored(self, name: str) -> str | None:
         return self.server.latest(f"secret/twenty/{name}").get("token")
 
     def put(self, name: str, value: str | None) -> None:
         self.server.put(f"secret/twenty/{name}", {} if value is None else {"token": value})
 
-    def redirect(self, through: Callable[[str], str]) -> None:
-        """Leads runs to another address, made from the true one."""
-        self.environ["VAULT_ADDR"] = through(self.server.url)
+    def redirect(self, proxy: Callable[[str], str]) -> None:
+        """Give runs the address of a proxy, which `proxy` returns for the real address."""
+        self.environ["VAULT_ADDR"] = proxy(self.server.url)
 
 
-class Aws(Place):
+class Aws(SinkFixture):
     item: ClassVar[Item] = {"aws": "twenty/{name}", "region": AWS_REGION}
     secrets = ("aws-secret-canary-77c1/+0a",)
 
@@ -190,19 +190,19 @@ class Aws(Place):
             "AWS_ENDPOINT_URL": self._url,
         }
 
-    def held(self, name: str) -> str | None:
-        kept = self._secrets().get(f"twenty/{name}")
-        return kept and kept.versions[kept.default_version_id]["secret_string"]
+    def stored(self, name: str) -> str | None:
+        secret = self._secrets().get(f"twenty/{name}")
+        return secret and secret.versions[secret.default_version_id]["secret_string"]
 
     def put(self, name: str, value: str | None) -> None:
-        kept = self._secrets().get(f"twenty/{name}")
-        if kept and value is not None:
-            kept.versions[kept.default_version_id]["secret_string"] = value
-        elif kept:
+        secret = self._secrets().get(f"twenty/{name}")
+        if secret and value is not None:
+            secret.versions[secret.default_version_id]["secret_string"] = value
+        elif secret:
             self._secrets().pop(f"twenty/{name}")
 
-    def redirect(self, through: Callable[[str], str]) -> None:
-        self.environ["AWS_ENDPOINT_URL"] = through(self._url)
+    def redirect(self, proxy: Callable[[str], str]) -> None:
+        self.environ["AWS_ENDPOINT_URL"] = proxy(self._url)
 
     @staticmethod
     def _secrets() -> Any:
@@ -212,7 +212,7 @@ class Aws(Place):
         return get_backend("secretsmanager")[DEFAULT_ACCOUNT_ID][AWS_REGION].secrets
 
 
-class Github(Place):
+class Github(SinkFixture):
     item: ClassVar[Item] = {"github": "acme/billing"}
     secrets = ("ghp_credentialCanary0123456789abcdef",)
 
@@ -222,23 +222,23 @@ class Github(Place):
         self.environ = {"GH_TOKEN": self.server.token, "GITHUB_API_URL": self.server.url}
 
     @property
-    def kept(self) -> dict[str, GithubSecret]:
+    def stored_secrets(self) -> dict[str, GithubSecret]:
         return self.server.containers[_REPOSITORY]
 
-    def held(self, name: str) -> str | None:
-        found = self.kept.get(_variable(name))
+    def stored(self, name: str) -> str | None:
+        found = self.stored_secrets.get(_variable(name))
         return found and found.value
 
     def put(self, name: str, value: str | None) -> None:
-        self.kept.pop(_variable(name), None)
+        self.stored_secrets.pop(_variable(name), None)
         if value is not None:
-            self.kept[_variable(name)] = GithubSecret(value, datetime.now(UTC))
+            self.stored_secrets[_variable(name)] = GithubSecret(value, datetime.now(UTC))
 
-    def redirect(self, through: Callable[[str], str]) -> None:
-        self.environ["GITHUB_API_URL"] = through(self.server.url)
+    def redirect(self, proxy: Callable[[str], str]) -> None:
+        self.environ["GITHUB_API_URL"] = proxy(self.server.url)
 
 
-class Gitlab(Place):
+class Gitlab(SinkFixture):
     item: ClassVar[Item] = {"gitlab": "acme/billing"}
     secrets = ("glpat-credentialCanary012345",)
 
@@ -248,29 +248,29 @@ class Gitlab(Place):
         url = f"{self.server.url}/api/v4"
         self.environ = {"GITLAB_TOKEN": self.server.token, "CI_API_V4_URL": url}
 
-    def held(self, name: str) -> str | None:
-        found = [one for one in self._variables if one["key"] == _variable(name)]
+    def stored(self, name: str) -> str | None:
+        found = [entry for entry in self._variables if entry["key"] == _variable(name)]
         return found[0]["value"] if found else None
 
     def put(self, name: str, value: str | None) -> None:
-        [found] = [one for one in self._variables if one["key"] == _variable(name)]
+        [found] = [entry for entry in self._variables if entry["key"] == _variable(name)]
         if value is None:
             self._variables.remove(found)
         else:
             found["value"] = value
 
-    def redirect(self, through: Callable[[str], str]) -> None:
-        self.environ["CI_API_V4_URL"] = f"{through(self.server.url)}/api/v4"
+    def redirect(self, proxy: Callable[[str], str]) -> None:
+        self.environ["CI_API_V4_URL"] = f"{proxy(self.server.url)}/api/v4"
 
     @property
     def _variables(self) -> list[dict[str, Any]]:
         return self.server.variables["projects", "acme/billing"]
 
 
-class Kubernetes(Place):
+class Kubernetes(SinkFixture):
     item: ClassVar[Item] = {"kubernetes": "shop/twenty", "key": "{name}"}
     secrets = ("sa-credentialCanary.0123456789",)
-    own = ("kubeconfig",)
+    token_paths = ("kubeconfig",)
 
     def __init__(self, stack: ExitStack, root: Path) -> None:
         super().__init__()
@@ -280,31 +280,31 @@ class Kubernetes(Place):
         self.redirect(lambda url: url)
 
     @property
-    def kept(self) -> KubernetesSecret:
+    def stored_secrets(self) -> KubernetesSecret:
         return self.server.secrets.get(("shop", "twenty"), KubernetesSecret())
 
-    def held(self, name: str) -> str | None:
-        value = self.kept.data.get(name)
+    def stored(self, name: str) -> str | None:
+        value = self.stored_secrets.data.get(name)
         return value and base64.b64decode(value).decode()
 
     def put(self, name: str, value: str | None) -> None:
-        self.kept.data.pop(name, None)
+        self.stored_secrets.data.pop(name, None)
         if value is not None:
-            self.kept.data[name] = base64.b64encode(value.encode()).decode()
+            self.stored_secrets.data[name] = base64.b64encode(value.encode()).decode()
 
-    def redirect(self, through: Callable[[str], str]) -> None:
+    def redirect(self, proxy: Callable[[str], str]) -> None:
         config = {
             "current-context": "a",
             "contexts": [{"name": "a", "context": {"cluster": "b", "user": "c"}}],
-            "clusters": [{"name": "b", "cluster": {"server": through(self.server.url)}}],
+            "clusters": [{"name": "b", "cluster": {"server": proxy(self.server.url)}}],
             "users": [{"name": "c", "user": {"token": self.server.token}}],
         }
         self._config.write_text(json.dumps(config))
 
 
-def place(kind: str, stack: ExitStack, root: Path) -> Any:
-    """A new place of a kind; what it needs ends with the stack."""
-    makers: dict[str, Callable[[], Place]] = {
+def sink_fixture(kind: str, stack: ExitStack, root: Path) -> Any:
+    """Return a new sink of a kind; its servers stop with the stack."""
+    factories: dict[str, Callable[[], SinkFixture]] = {
         "dotenv": lambda: DotenvFile(root),
         "json": lambda: JsonFile(root),
         "command": lambda: Command(root),
@@ -314,12 +314,12 @@ def place(kind: str, stack: ExitStack, root: Path) -> Any:
         "gitlab": lambda: Gitlab(stack),
         "kubernetes": lambda: Kubernetes(stack, root),
     }
-    return makers[kind]()
+    return factories[kind]()
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A run that ended."""
+class Completed:
+    """A completed run."""
 
     code: int
     out: str
@@ -327,23 +327,26 @@ class Ran:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """The only environment of its JSON."""
+        """The only environment of its JSON document."""
         [found] = json.loads(self.out)["environments"]
         return found
 
     @property
     def actions(self) -> dict[str, tuple[str, str]]:
-        """What a plan would do to each key, and why."""
-        return {one["name"]: (one["action"], one["reason"]) for one in self.environment["actions"]}
+        """The action and the reason for each key of a plan."""
+        return {
+            entry["name"]: (entry["action"], entry["reason"])
+            for entry in self.environment["actions"]
+        }
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:
-        return {one["name"]: one for one in self.environment["results"]}
+        return {entry["name"]: entry for entry in self.environment["results"]}
 
 
 @dataclass
 class Project:
-    """A directory of manifests, and the variables that its runs have."""
+    """A directory of manifests, and the variables of its runs."""
 
     root: Path
     environ: dict[str, str] = field(default_factory=dict)
@@ -356,26 +359,26 @@ class Project:
         self,
         environments: Mapping[str, Mapping[str, Any]],
         keys: Mapping[str, Iterable[tuple[str, list[Item]]]],
-        **of_manifest: Any,
+        **manifest_fields: Any,
     ) -> None:
-        """Writes a manifest for each environment, of keys and where they are delivered."""
+        """Write a manifest for each environment, with its keys and their sinks."""
         self.manifests.mkdir(exist_ok=True)
         document = {"version": 1, "environments": environments}
         (self.manifests / "environments.yaml").write_text(json.dumps(document))
-        for environment, those in keys.items():
+        for environment, deliveries in keys.items():
             manifest = {
                 "version": 1,
                 "environment": environment,
                 "defaults": {"expires": "90d"},
-                "keys": [{"name": name, "deliver": deliver} for name, deliver in those],
-                **of_manifest,
+                "keys": [{"name": name, "deliver": deliver} for name, deliver in deliveries],
+                **manifest_fields,
             }
             (self.manifests / f"{environment}.yaml").write_text(json.dumps(manifest))
 
     def start(
         self, *arguments: str, script: str | None = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """A process of the command; with a script, of one that is to end in `main()`."""
+        """Start a process of the command, or of a script that ends with `main()`."""
         options = {
             "env": {**os.environ, **self.environ},
             "stdin": subprocess.DEVNULL,
@@ -388,31 +391,31 @@ class Project:
         return Provision(command, "-m", str(self.manifests), *rest, script=script, **options)
 
     def command(self, *arguments: str, script: str | None = None) -> list[str]:
-        """What starts such a process."""
+        """Return the command line of a process that `start` starts."""
         program = ["-m", "provisioner"] if script is None else ["-c", script]
         command, *rest = arguments
         return [sys.executable, *program, command, "-m", str(self.manifests), *rest]
 
-    def run(self, *arguments: str, script: str | None = None) -> Ran:
+    def run(self, *arguments: str, script: str | None = None) -> Completed:
         process = self.start(*arguments, script=script)
         out, err = process.communicate(timeout=120)
-        return Ran(process.returncode, out, err)
+        return Completed(process.returncode, out, err)
 
 
-def shop(sandbox: Sandbox, **more: Any) -> dict[str, dict[str, Any]]:
-    """One environment, `shop`, whose session token is in the variable TOKEN."""
+def shop(sandbox: Sandbox, **fields: Any) -> dict[str, dict[str, Any]]:
+    """Return the environment `shop`, whose session token is in the variable TOKEN."""
     role = {} if sandbox.dialect is Dialect.LEGACY else {"role": "Admin"}
     auth = {"session_token": "${TOKEN}"}
-    return {"shop": {"url": sandbox.url, "auth": auth, **role, **more}}
+    return {"shop": {"url": sandbox.url, "auth": auth, **role, **fields}}
 
 
-def live(sandbox: Sandbox) -> list[ApiKey]:
-    """The keys that work."""
+def live_keys(sandbox: Sandbox) -> list[ApiKey]:
+    """Return the keys that are not revoked or deleted."""
     return [key for key in sandbox.keys() if key.revoked_at is None and key.deleted_at is None]
 
 
-def works(sandbox: Sandbox, token: str) -> bool:
-    """Whether the server accepts a token, asked with a request of its own."""
+def is_accepted(sandbox: Sandbox, token: str) -> bool:
+    """Return whether the server accepts a token in a request."""
     answer = requests.post(
         f"{sandbox.url}/graphql",
         json={"query": "{__typename}"},
@@ -422,25 +425,25 @@ def works(sandbox: Sandbox, token: str) -> bool:
     return "errors" not in answer and bool(answer.get("data"))
 
 
-def key_of(token: str | None) -> str | None:
-    """The id of the key that a token says it is for."""
+def key_id_of(token: str | None) -> str | None:
+    """Return the id of the key that a token names."""
     claims = claims_of(Secret(token or ""))
     return claims and claims.key
 
 
-def deliver_nothing_else(sandbox: Sandbox, held: Mapping[str, str | None]) -> None:
-    """Each name has one key, no key is there besides, and each sink a working token of its own."""
+def assert_one_token_per_key(sandbox: Sandbox, tokens: Mapping[str, str | None]) -> None:
+    """Assert that each name has exactly one key, and its sink a valid token of that key."""
     keys = sandbox.keys()
-    assert sorted(key.name for key in keys) == sorted(held)
-    assert len(live(sandbox)) == len(held)
+    assert sorted(key.name for key in keys) == sorted(tokens)
+    assert len(live_keys(sandbox)) == len(tokens)
     ids = {key.name: key.id for key in keys}
-    for name, token in held.items():
-        assert key_of(token) == ids[name], name
-        assert works(sandbox, token or ""), name
+    for name, token in tokens.items():
+        assert key_id_of(token) == ids[name], name
+        assert is_accepted(sandbox, token or ""), name
 
 
 def is_write(exchange: Exchange) -> bool:
-    """Whether an exchange made a key or a token, or ended one."""
+    """Return whether an exchange created or revoked a key, or minted a token."""
     return exchange.path.startswith("/rest/batch") or b"mutation" in exchange.body
 
 
@@ -449,5 +452,5 @@ def _variable(name: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Text of a manifest in which no brace is a placeholder."""
+    """Escape the braces of a text for a manifest."""
     return text.replace("{", "{{").replace("}", "}}")

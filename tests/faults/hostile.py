@@ -1,7 +1,7 @@
-"""A server that means harm, a host that nobody should ever call, and a run that is measured.
+"""A hostile server, and runs whose time and memory are measured.
 
-A `Hostile` hands each request to its behaviour, which may write what it likes on the raw socket,
-for ever if it wants to: writing ends with the peer or with the server.
+A `HostileServer` passes each request to its behaviour, a function that may write anything to the
+raw socket, even forever: writing ends when the peer disconnects or the server stops.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 WORKSPACE = "20202020-1c25-4d02-bf25-6aeccf7ea419"
 LIMIT_SECONDS = 10.0
 LIMIT_MEGABYTES = 200.0
-_ALONE = Path(tempfile.gettempdir(), "provision-hostile.lock")
-"""Held by all runs of the machine together, or by one alone."""
+_LOCK_FILE = Path(tempfile.gettempdir(), "provision-hostile.lock")
+"""A lock that all runs on this machine share, or that one run holds exclusively."""
 
 
 def token(**claims: object) -> str:
-    """A JWT as Twenty makes them, signed by nobody."""
+    """Return a JWT like Twenty's, with an invalid signature."""
     head = {"alg": "HS256", "typ": "JWT"}
     parts = [head, {"sub": WORKSPACE, "workspaceId": WORKSPACE, "type": "API_KEY", **claims}]
     packed = [base64.urlsafe_b64encode(json.dumps(one).encode()).decode() for one in parts]
@@ -43,50 +43,50 @@ def token(**claims: object) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request, and the socket on which to answer it."""
+class HostileRequest:
+    """A request, and the socket for its answer."""
 
     head: bytes
     body: bytes
     peer: socket.socket
-    over: threading.Event
+    stopped: threading.Event
 
     @property
     def path(self) -> str:
-        """With its query."""
+        """The path with the query."""
         return self.head.split(b" ", 2)[1].decode("latin-1")
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """The body as text."""
         return self.body.decode()
 
-    def say(self, data: bytes) -> None:
-        """Writes bytes."""
+    def send(self, data: bytes) -> None:
+        """Write bytes."""
         self.peer.sendall(data)
 
-    def for_ever(self, data: bytes, *, every: float = 0.0) -> None:
-        """Writes the same bytes again and again, with so many seconds in between."""
-        while not self.over.wait(every):
+    def send_forever(self, data: bytes, *, every: float = 0.0) -> None:
+        """Write the same bytes repeatedly, every `every` seconds."""
+        while not self.stopped.wait(every):
             self.peer.sendall(data)
 
     def answer(
         self, body: object = b"", status: int = 200, headers: tuple[tuple[str, str], ...] = ()
     ) -> None:
-        """A whole answer; what is no bytes is sent as JSON."""
+        """Send a complete answer; a body that is not bytes is sent as JSON."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         lines = [("Content-Length", str(len(raw))), ("Connection", "close"), *headers]
         head = "".join(f"{name}: {value}\r\n" for name, value in lines)
-        self.say(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + raw)
+        self.send(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + raw)
 
 
-class Hostile:
-    """A server on loopback whose every answer is its behaviour's doing; a context manager."""
+class HostileServer:
+    """A server on loopback that answers every request with its behaviour; a context manager."""
 
-    def __init__(self, behave: Callable[[Asked], object]) -> None:
-        self.asked: list[bytes] = []
+    def __init__(self, behave: Callable[[HostileRequest], object]) -> None:
+        self.received: list[bytes] = []
         self._behave = behave
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
 
     def __enter__(self) -> Self:
@@ -95,7 +95,7 @@ class Hostile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join(5)
@@ -112,35 +112,35 @@ class Hostile:
         with suppress(OSError):
             while True:
                 peer, _ = self._listener.accept()
-                threading.Thread(target=self._meet, args=(peer,), daemon=True).start()
+                threading.Thread(target=self._handle, args=(peer,), daemon=True).start()
 
-    def _meet(self, peer: socket.socket) -> None:
+    def _handle(self, peer: socket.socket) -> None:
         with peer, suppress(OSError):
             peer.settimeout(30)
             data = b""
             while b"\r\n\r\n" not in data:
-                more = peer.recv(65536)
-                data += more
-                if not more:
+                chunk = peer.recv(65536)
+                data += chunk
+                if not chunk:
                     return
             head, _, body = data.partition(b"\r\n\r\n")
             length = 0
             for line in head.split(b"\r\n"):
                 if line.lower().startswith(b"content-length:"):
                     length = int(line.split(b":")[1])
-            while len(body) < length and (more := peer.recv(65536)):
-                body += more
-            self.asked.append(head + b"\r\n\r\n" + body)
-            self._behave(Asked(head, body, peer, self._over))
+            while len(body) < length and (chunk := peer.recv(65536)):
+                body += chunk
+            self.received.append(head + b"\r\n\r\n" + body)
+            self._behave(HostileRequest(head, body, peer, self._stopped))
 
 
 @dataclass(frozen=True)
-class Ran:
-    """How a process ended, and what it took.
+class Completed:
+    """The result of a process, and its time and memory.
 
     Attributes:
-        seconds: from its start to its end.
-        megabytes: the most that it had in memory.
+        seconds: the duration of the process.
+        megabytes: the peak memory of the process.
     """
 
     code: int
@@ -150,27 +150,26 @@ class Ran:
     megabytes: float
 
     @property
-    def said(self) -> str:
-        """Everything that it wrote."""
+    def output(self) -> str:
+        """The text on stdout and stderr."""
         return self.out + self.err
 
 
-# Its own small process, so that the peak is the command's: a child starts with its parent's.
 @dataclass
-class Place:
-    """A directory of manifests for one environment `shop`, and runs in it.
+class Workdir:
+    """A directory with manifests for the environment `shop`, and runs in it.
 
     Attributes:
-        folder: holds `manifests/`, and is where commands run.
+        folder: the parent of `manifests/` and the working directory of the commands.
         secret: the token of the environment.
-        variables: more of the process environment.
+        variables: additional variables for the processes.
     """
 
     folder: Path
     secret: str
     variables: dict[str, str] = field(default_factory=dict)
 
-    def declare(
+    def write_manifests(
         self,
         url: str,
         keys: tuple[Mapping[str, Any], ...] = ({"name": "svc-one"},),
@@ -179,7 +178,7 @@ class Place:
         auth: Mapping[str, str] | None = None,
         **environment: Any,
     ) -> None:
-        """Writes the manifests anew."""
+        """Write the manifests."""
         shop = {
             "url": url,
             "role": "Admin",
@@ -188,34 +187,36 @@ class Place:
         }
         if not url.startswith("sandbox:"):
             shop["auth"] = auth or {"token": "${SHOP_TOKEN}"}
-        wanted = {"environment": "shop", "defaults": {"expires": "90d"}, "keys": list(keys)}
+        keys_document = {"environment": "shop", "defaults": {"expires": "90d"}, "keys": list(keys)}
         manifests = self.folder / "manifests"
         manifests.mkdir(exist_ok=True)
-        documents = {"environments": {"environments": {"shop": shop}}, "keys": wanted}
+        documents = {"environments": {"environments": {"shop": shop}}, "keys": keys_document}
         for name, document in documents.items():
             (manifests / f"{name}.yaml").write_text(json.dumps({"version": 1, **document}))
 
     def environment(self) -> dict[str, str]:
-        """Of the process: bare, but for what it needs."""
-        found = {
+        """Return the variables of the process: only the necessary ones."""
+        variables = {
             name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ
         }
-        # Where the coverage of processes is measured, these say so.
-        found |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
-        return found | {"HOME": str(self.folder), "SHOP_TOKEN": self.secret} | self.variables
+        # These measure the coverage of processes.
+        variables |= {
+            name: value for name, value in os.environ.items() if name.startswith("COVERAGE")
+        }
+        return variables | {"HOME": str(self.folder), "SHOP_TOKEN": self.secret} | self.variables
 
-    def run(self, *arguments: str) -> Ran:
-        """Runs a command to its end; once more without the others where it took too long."""
-        with _ALONE.open("w") as lock:
+    def run(self, *arguments: str) -> Completed:
+        """Run a command; if it took too long, run it once more while no other runs."""
+        with _LOCK_FILE.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
             ran = self._run(*arguments)
         if ran.seconds < LIMIT_SECONDS:
             return ran
-        with _ALONE.open("w") as lock:
+        with _LOCK_FILE.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             return self._run(*arguments)
 
-    def _run(self, *arguments: str) -> Ran:
+    def _run(self, *arguments: str) -> Completed:
         started = time.monotonic()
         with Provision(
             *arguments,
@@ -233,4 +234,4 @@ class Place:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
         seconds = time.monotonic() - started
-        return Ran(process.returncode, out.decode(), err.decode(), seconds, process.megabytes)
+        return Completed(process.returncode, out.decode(), err.decode(), seconds, process.megabytes)

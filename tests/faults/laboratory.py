@@ -1,11 +1,11 @@
-"""The fault laboratory: the embedded Twenty, failing where a script or a seed says so.
+"""The fault laboratory: an embedded Twenty with faults, injected by a script or a seed.
 
-A `Laboratory` owns a sandbox and asks its plan, for each request by its number, which fault the
-request meets, if any. Faults are values whose `repr` is their source, so that a scenario that
-failed can be pasted into a test: `scripted(laboratory.injected)` plays it again.
+A `Laboratory` owns a sandbox and a plan. For each request, the plan returns the fault to inject,
+if any. The `repr` of a fault is its source, so that a failed scenario can be pasted into a test:
+`scripted(laboratory.injected)` replays it.
 
-"Before" means that Twenty never handled the request, "after" that it did and only the answer
-went wrong.
+A fault "before" the request means that Twenty does not handle it; "after" means that Twenty
+handles it and only the answer is lost or wrong.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from provisioner.sandbox import ApiKey, Json
 
 Form: TypeAlias = Literal["text", "headers", "graphql"]
-"""How a server says that it is too fast; none was recorded (`docs/twenty-api.md`).
+"""The forms of a throttling answer; none was recorded (`docs/twenty-api.md`).
 
-`text`: HTTP 429 whose message alone names the limit. `headers`: HTTP 429 that names the wait in
+`text`: HTTP 429 that names the limit only in its message. `headers`: HTTP 429 with the wait in
 `Retry-After` and in its body. `graphql`: HTTP 200 with a GraphQL error; `text` outside GraphQL.
 """
 
@@ -45,12 +45,12 @@ _HTML = (("Content-Type", "text/html"),)
 _CLOSE = (("Connection", "close"),)
 _QUIET_SECONDS = 10.0
 _WHOLE_TOKEN = 1 - 1e-9
-"""A refill that adds up to one token but for the rounding of floats."""
+"""One token, with a tolerance for the rounding of floats."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedBefore:
-    """The connection is closed, and the request was never handled."""
+    """The connection is closed, and the request is not handled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,11 @@ class ClosedAfter:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An error of the server after the commit, in the shape of REST or of GraphQL.
+    """A server error after the commit, in the format of REST or GraphQL.
 
     Attributes:
-        graphql_status: of HTTP, on GraphQL paths; REST answers 500. With 200 the answer reads
-            like any other refusal of GraphQL.
+        graphql_status: the HTTP status on GraphQL paths; REST answers 500. With 200 the answer
+            looks like any other GraphQL error.
     """
 
     graphql_status: int = 500
@@ -72,10 +72,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class BadGateway:
-    """HTTP 502 with a page of HTML: a proxy that found no server, or gave up on one.
+    """HTTP 502 with an HTML page, from a proxy that did not reach the server or gave up waiting.
 
     Attributes:
-        committed: the server went on behind the proxy's back.
+        committed: true if the server handled the request nevertheless.
     """
 
     committed: bool = False
@@ -83,12 +83,12 @@ class BadGateway:
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """Too fast: refused before it was handled.
+    """A throttled request, which is not handled.
 
     Attributes:
-        form: how the server says so.
-        retry_after: seconds, named by the form `headers` alone.
-        requests: the limit that the answer names, in `milliseconds`.
+        form: the form of the answer.
+        retry_after: the wait in seconds; only the form `headers` names it.
+        requests: the number of requests that the answer allows within `milliseconds`.
     """
 
     form: Form = "text"
@@ -99,11 +99,11 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """HTTP 503 with a page of HTML and `Retry-After`.
+    """HTTP 503 with an HTML page and `Retry-After`.
 
     Attributes:
-        committed: the server went on behind the proxy's back.
-        retry_after: seconds.
+        committed: true if the server handled the request nevertheless.
+        retry_after: the wait in seconds.
     """
 
     committed: bool = False
@@ -112,27 +112,26 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """The first half of the answer, after the commit; its `Content-Length` promises all of it."""
+    """The first half of the answer, after the commit, with the `Content-Length` of the whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class HtmlPage:
-    """HTTP 200 with a page of HTML, after the commit."""
+    """HTTP 200 with an HTML page, after the commit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Empty:
-    """HTTP 200 with nothing in it, after the commit."""
+    """HTTP 200 with an empty body, after the commit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """The true answer, late; `heal` ends the wait.
+    """The real answer, but late; `heal` ends the wait.
 
     Attributes:
-        seconds: what is waited.
-        before: waits before the request is handled, so that it may be handled when its client
-            has long given up.
+        seconds: the delay.
+        before: true to wait before the request is handled, perhaps after its client gave up.
     """
 
     seconds: float = 0.2
@@ -141,10 +140,10 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """No answer until `heal`, which sends the true one, or closes what was not handled.
+    """No answer until `heal`, which sends the real one, or closes an unhandled request.
 
     Attributes:
-        committed: whether the request is handled, at once.
+        committed: true if the request is handled at once.
     """
 
     committed: bool = True
@@ -152,15 +151,15 @@ class Hang:
 
 @dataclass(frozen=True, slots=True)
 class ExpiredSession:
-    """The credential has run out: refused before it is handled, as recorded (`007`, `136`).
+    """An expired credential: the request is refused, as recorded (`007`, `136`).
 
     A request without a credential is handled: a sign-in has no session that could expire.
 
     Attributes:
-        for_good: this credential is refused from now on, as a real one that ran out.
+        permanent: true if this credential is refused from now on, like one that really expired.
     """
 
-    for_good: bool = False
+    permanent: bool = False
 
 
 Fault: TypeAlias = (
@@ -178,7 +177,7 @@ Fault: TypeAlias = (
     | ExpiredSession
 )
 
-PASSING: tuple[Fault, ...] = (
+TRANSIENT: tuple[Fault, ...] = (
     ClosedBefore(),
     ClosedAfter(),
     Failed(),
@@ -196,19 +195,19 @@ PASSING: tuple[Fault, ...] = (
     Slow(before=True),
     ExpiredSession(),
 )
-"""One of each fault that ends by itself."""
+"""One example of each fault that ends by itself."""
 
-FAULTS: tuple[Fault, ...] = (*PASSING, Hang(), Hang(committed=False))
-"""One of each fault; the last two hold a request until `heal` or until its client gives up."""
+FAULTS: tuple[Fault, ...] = (*TRANSIENT, Hang(), Hang(committed=False))
+"""One example of each fault; the last two block a request until `heal` or a client timeout."""
 
 Plan: TypeAlias = "Callable[[int, Request], Fault | None]"
-"""Which fault a request meets, given its number from 0 in the order of arrival."""
+"""A function from a request and its number, from 0 in order of arrival, to a fault or None."""
 
 
 def handles(fault: Fault | None) -> bool:
-    """Whether a request that meets this fault is handled, and so commits, sooner or later.
+    """Return whether a request with this fault is handled and so commits, sooner or later.
 
-    Of `ExpiredSession` this is said for a request with a credential.
+    For `ExpiredSession`, this is the answer for a request with a credential.
     """
     match fault:
         case ClosedBefore() | Throttled() | ExpiredSession():
@@ -222,7 +221,7 @@ def handles(fault: Fault | None) -> bool:
 
 
 def is_write(request: Request) -> bool:
-    """Whether a request may change the workspace."""
+    """Return whether a request may change the workspace."""
     if request.method != "POST":
         return request.method not in ("GET", "OPTIONS")
     if request.path.startswith("/rest/"):
@@ -232,41 +231,41 @@ def is_write(request: Request) -> bool:
 
 
 def scripted(faults: Mapping[int, Fault], *, only_writes: bool = False) -> Plan:
-    """The faults of a script, by the number of the request.
+    """Return a plan that injects the faults of a script.
 
     Args:
-        faults: numbers count from 0.
-        only_writes: counts the writes alone.
+        faults: the faults by the number of the request, from 0.
+        only_writes: count only writes.
     """
     return _numbered(faults.get, only_writes=only_writes)
 
 
 def seeded(
-    seed: int, share: float, faults: Sequence[Fault] = PASSING, *, only_writes: bool = False
+    seed: int, share: float, faults: Sequence[Fault] = TRANSIENT, *, only_writes: bool = False
 ) -> Plan:
-    """Faults by chance, the same at the same numbers for the same seed, however threads run.
+    """Return a plan with random faults; a seed gives the same ones regardless of threads.
 
     Args:
         seed: any number.
-        share: the chance of each request to meet a fault, 0 to 1.
-        faults: what is chosen from, each as likely as the others.
-        only_writes: counts the writes alone, and no other request meets a fault.
+        share: the probability that a request gets a fault, 0 to 1.
+        faults: the faults to choose from, all with the same probability.
+        only_writes: count only writes, and inject faults only into writes.
     """
 
     def decide(number: int) -> Fault | None:
-        chance = random.Random(f"{seed}/{number}")
-        return chance.choice(faults) if chance.random() < share else None
+        rng = random.Random(f"{seed}/{number}")
+        return rng.choice(faults) if rng.random() < share else None
 
     return _numbered(decide, only_writes=only_writes)
 
 
 def every(fault: Fault, share: float = 1.0, *, seed: int = 0, only_writes: bool = False) -> Plan:
-    """One fault for every request, or for a share of them by chance."""
+    """Return a plan with one fault for every request, or for a random share of them."""
     return seeded(seed, share, (fault,), only_writes=only_writes)
 
 
 def first_of(*plans: Plan) -> Plan:
-    """What the first plan says that says anything; the others behind it are not asked."""
+    """Return a plan that uses the first fault of several plans and does not call the rest."""
 
     def decide(number: int, request: Request) -> Fault | None:
         for plan in plans:
@@ -282,18 +281,18 @@ def _numbered(decide: Callable[[int], Fault | None], *, only_writes: bool) -> Pl
     if not only_writes:
         return lambda number, _: decide(number)
     writes = iter(range(1 << 62))
-    # A laboratory asks its plan about one request at a time, in the order of arrival.
+    # A laboratory calls its plan for one request at a time, in the order of arrival.
     return lambda _, request: decide(next(writes)) if is_write(request) else None
 
 
 class TokenBucket:
-    """A plan that is a declared speed limit: the full burst at once, then a steady refill.
+    """A plan with a rate limit: a full burst at first, then a steady refill.
 
     Args:
-        requests: how many the bucket holds, and how many flow into it within `seconds`.
-        seconds: the time in which an empty bucket fills.
-        form: how the refusals say so.
-        clock: seconds that only grow.
+        requests: the size of the bucket, and the number of requests allowed within `seconds`.
+        seconds: the time in which an empty bucket is refilled.
+        form: the form of the throttling answers.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -310,26 +309,26 @@ class TokenBucket:
         self._clock = clock
         self._lock = threading.Lock()
         self._tokens = float(requests)
-        self._looked = clock()
+        self._refilled_at = clock()
         self._refused = self._admitted = 0
 
     @property
     def refused(self) -> int:
-        """How many requests found it empty."""
+        """The number of refused requests."""
         return self._refused
 
     @property
     def admitted(self) -> int:
-        """How many requests took a token."""
+        """The number of admitted requests."""
         return self._admitted
 
     def __call__(self, _number: int, _request: Request) -> Throttled | None:
-        """Takes a token, or refuses."""
+        """Take a token, or return the fault if there is none."""
         rate = self._requests / self._seconds
         with self._lock:
-            moment = self._clock()
-            grown = self._tokens + (moment - self._looked) * rate
-            self._tokens, self._looked = min(float(self._requests), grown), moment
+            now_ = self._clock()
+            refilled = self._tokens + (now_ - self._refilled_at) * rate
+            self._tokens, self._refilled_at = min(float(self._requests), refilled), now_
             if self._tokens >= _WHOLE_TOKEN:
                 self._tokens -= 1
                 self._admitted += 1
@@ -345,12 +344,12 @@ class TokenBucket:
 
 
 class Laboratory:
-    """An embedded Twenty that fails as it is told; a context manager, safe for threads.
+    """An embedded Twenty with injected faults; a thread-safe context manager.
 
     Args:
         dialect: the recorded server to behave like.
-        plan: which request meets which fault; None for none.
-        options: of the sandbox: `role_seconds`, `create_seconds`, `file`, `session_seconds` …
+        plan: the faults to inject; None for none.
+        options: options of the sandbox: `role_seconds`, `create_seconds`, `file`, …
     """
 
     def __init__(self, dialect: Dialect, *, plan: Plan | None = None, **options: Any) -> None:
@@ -361,11 +360,11 @@ class Laboratory:
         )
         self._lock = threading.Lock()
         self._plan = plan
-        self._let_go = threading.Event()
+        self._released = threading.Event()
         self._injected: dict[int, Fault] = {}
         self._hooks: dict[tuple[bool, int], _Hook] = {}
         self._expired: set[str] = set()
-        self._dead = False
+        self._client_killed = False
         self._arrived = self._writes = 0
 
     def __enter__(self) -> Self:
@@ -381,37 +380,37 @@ class Laboratory:
         self.close()
 
     def close(self) -> None:
-        """Heals, lets what is under way end, and ends the sandbox."""
+        """Heal, wait for requests in progress, and stop the sandbox."""
         self.heal()
         self.sandbox.stop()
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:PORT`."""
+        """The address, `http://127.0.0.1:PORT`."""
         return self.sandbox.url
 
     @property
     def journal(self) -> list[Exchange]:
-        """Every finished exchange since the last `reset`; status 0 where no answer was sent."""
+        """All finished exchanges since the last `reset`; status 0 if no answer was sent."""
         return self._journal
 
     @property
     def arrived(self) -> int:
-        """How many requests arrived since the last `reset`."""
+        """The number of requests that arrived since the last `reset`."""
         return self._arrived
 
     @property
     def injected(self) -> dict[int, Fault]:
-        """The faults that requests met since the last `reset`, by number: a script of them."""
+        """The injected faults since the last `reset`, by number, as a script."""
         with self._lock:
             return dict(self._injected)
 
     def use(self, plan: Plan | None) -> None:
-        """Changes the plan from the next request on; the numbers go on."""
+        """Change the plan from the next request on; the numbers continue."""
         with self._lock:
             self._plan = plan
-            if self._let_go.is_set():
-                self._let_go = threading.Event()
+            if self._released.is_set():
+                self._released = threading.Event()
 
     def call_at(
         self,
@@ -421,15 +420,15 @@ class Laboratory:
         *,
         only_writes: bool = False,
     ) -> None:
-        """Has a function called at one request, before it is handled or after the commit.
+        """Call a function at one request, before it is handled or after the commit.
 
-        A request that meets a fault before it is handled never gets to "after".
+        If a fault prevents the handling of the request, "after" is not reached.
 
         Args:
-            number: of the request, from 0 since the last `reset`.
-            when: the moment.
-            call: runs in the thread of the request.
-            only_writes: counts the writes alone.
+            number: the number of the request, from 0 since the last `reset`.
+            when: whether to call before or after the request.
+            call: the function, which runs in the thread of the request.
+            only_writes: count only writes.
         """
         with self._lock:
             self._hooks[only_writes, number] = _Hook(when, call, kills=False)
@@ -442,41 +441,41 @@ class Laboratory:
         *,
         only_writes: bool = False,
     ) -> None:
-        """As `call_at`, then closes the connection, and every later one unhandled until `heal`.
+        """As `call_at`, then close this connection and all later ones unhandled, until `heal`.
 
-        What arrived before the kill and is under way goes on, as on a real server.
+        Requests in progress at the time of the kill continue, as on a real server.
         """
         with self._lock:
             self._hooks[only_writes, number] = _Hook(when, kill, kills=True)
 
     def heal(self) -> None:
-        """Ends every fault: plan, hooks and refusals are gone, and what hangs is let go."""
+        """End every fault: remove plan, hooks and expired sessions, and release hung requests."""
         with self._lock:
             self._plan = None
             self._hooks.clear()
             self._expired.clear()
-            self._dead = False
-            self._let_go.set()
+            self._client_killed = False
+            self._released.set()
 
-    def quiet(self, seconds: float = _QUIET_SECONDS) -> None:
-        """Waits until no request is under way, also none whose client is gone.
+    def wait_until_idle(self, seconds: float = _QUIET_SECONDS) -> None:
+        """Wait until no request is in progress, not even one whose client has disconnected.
 
         Raises:
-            TimeoutError: one still is.
+            TimeoutError: a request is still in progress.
         """
         if not self._journal.wait(lambda: self._arrived, seconds):
-            raise TimeoutError(f"a request is still under way after {seconds} s")
+            raise TimeoutError(f"a request is still in progress after {seconds} s")
 
     def reset(self, plan: Plan | None = None, *, keep: Sequence[str] = ()) -> None:
-        """Makes the laboratory as new for another scenario: keys, journal, numbers and faults.
+        """Delete keys, journal, numbers and faults, for the next scenario.
 
-        Users, roles and their sessions stay; so do the keys of the names in `keep`.
+        Users, roles, their sessions and the keys named in `keep` remain.
 
         Raises:
-            TimeoutError: a request of the last scenario is still under way.
+            TimeoutError: a request of the last scenario is still in progress.
         """
         self.heal()
-        self.quiet()
+        self.wait_until_idle()
         self.sandbox.forget(key.id for key in self.sandbox.keys() if key.name not in keep)
         with self._lock:
             self._journal.clear()
@@ -485,20 +484,20 @@ class Laboratory:
         self.use(plan)
 
     def live(self) -> dict[str, list[ApiKey]]:
-        """The keys that are neither revoked nor deleted nor expired, by name."""
-        moment = now()
+        """Return the keys that are not revoked, deleted or expired, by name."""
+        timestamp = now()
         found: defaultdict[str, list[ApiKey]] = defaultdict(list)
         for key in self.sandbox.keys():
-            if not key.revoked_at and not key.deleted_at and key.expires_at > moment:
+            if not key.revoked_at and not key.deleted_at and key.expires_at > timestamp:
                 found[key.name].append(key)
         return dict(found)
 
-    def _around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
-        arrival = self._arrive(request)
+    def _around(self, request: Request, answer_request: Callable[[Request], Response]) -> Response:
+        arrival = self._register(request)
         hook = arrival.hook
 
         def handle(request: Request) -> Response:
-            answer = inner(request)
+            answer = answer_request(request)
             if hook is not None and hook.when == "after":
                 self._run(hook)
             return answer
@@ -507,16 +506,16 @@ class Laboratory:
             self._run(hook)
         match arrival.fault:
             case Slow() | Hang() as fault:
-                return _sink_contents(fault, arrival.let_go, request, handle)
+                return _delayed_answer(fault, arrival.released, request, handle)
             case fault:
-                truth = handle(request) if handles(fault) else Response(0)
-                return _told(fault, truth, request, self.sandbox.dialect)
+                real_answer = handle(request) if handles(fault) else Response(0)
+                return _faulty_answer(fault, real_answer, request, self.sandbox.dialect)
 
-    def _arrive(self, request: Request) -> _Arrival:
-        """Numbers a request and decides everything about it.
+    def _register(self, request: Request) -> _Arrival:
+        """Number a request and return its fault and its hook.
 
         Raises:
-            ConnectionAbortedError: the client was killed: nothing of it is handled any more.
+            ConnectionAbortedError: the client was killed, so its requests are not handled.
         """
         with self._lock:
             number, self._arrived = self._arrived, self._arrived + 1
@@ -524,25 +523,25 @@ class Laboratory:
             if is_write(request):
                 hook = self._hooks.pop((True, self._writes), hook)
                 self._writes += 1
-            if self._dead:
+            if self._client_killed:
                 raise ConnectionAbortedError("its client was killed")
             fault = self._plan(number, request) if self._plan else None
             if request.authorization in self._expired:
-                fault = ExpiredSession(for_good=True)
+                fault = ExpiredSession(permanent=True)
             if isinstance(fault, ExpiredSession) and not request.authorization:
                 fault = None
-            if isinstance(fault, ExpiredSession) and fault.for_good:
+            if isinstance(fault, ExpiredSession) and fault.permanent:
                 self._expired.add(request.authorization)
             if fault is not None:
                 self._injected[number] = fault
             if hook is not None and hook.kills and hook.when == "before":
-                self._dead = True  # here, so that no later number is handled
-            return _Arrival(fault, hook, self._let_go)
+                self._client_killed = True  # set here, so that no later request is handled
+            return _Arrival(fault, hook, self._released)
 
     def _run(self, hook: _Hook) -> None:
         if hook.kills and hook.when == "after":
             with self._lock:
-                self._dead = True
+                self._client_killed = True
         hook.call()
         if hook.kills:
             raise ConnectionAbortedError("its client was killed")
@@ -559,62 +558,66 @@ class _Hook:
 class _Arrival:
     fault: Fault | None
     hook: _Hook | None
-    let_go: threading.Event
+    released: threading.Event
 
 
 class _Journal(list[Exchange]):
-    """A journal that can be waited for: the server notes each request exactly once."""
+    """A journal to wait for: the server adds each request exactly once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._noted = 0
-        self._grown = threading.Condition()
+        self._count = 0
+        self._appended = threading.Condition()
 
     def append(self, exchange: Exchange) -> None:
-        with self._grown:
+        with self._appended:
             super().append(exchange)
-            self._noted += 1
-            self._grown.notify_all()
+            self._count += 1
+            self._appended.notify_all()
 
     def wait(self, expected: Callable[[], int], seconds: float) -> bool:
-        with self._grown:
-            return self._grown.wait_for(lambda: self._noted >= expected(), seconds)
+        with self._appended:
+            return self._appended.wait_for(lambda: self._count >= expected(), seconds)
 
     def clear(self) -> None:
-        with self._grown:
+        with self._appended:
             super().clear()
-            self._noted = 0
+            self._count = 0
 
 
-def _sink_contents(
+def _delayed_answer(
     fault: Slow | Hang,
-    let_go: threading.Event,
+    released: threading.Event,
     request: Request,
     handle: Callable[[Request], Response],
 ) -> Response:
     match fault:
         case Slow(seconds, before=True):
-            let_go.wait(seconds)
+            released.wait(seconds)
             return handle(request)
         case Slow(seconds):
-            truth = handle(request)
-            let_go.wait(seconds)
-            return truth
+            real_answer = handle(request)
+            released.wait(seconds)
+            return real_answer
         case Hang(committed=True):
-            truth = handle(request)
-            let_go.wait()
-            return truth
+            real_answer = handle(request)
+            released.wait()
+            return real_answer
         case Hang():
-            let_go.wait()
+            released.wait()
             raise ConnectionResetError(repr(fault))
         case _:
             assert_never(fault)
 
 
-def _told(  # noqa: C901, PLR0911  # one case for each fault
-    fault: Fault | None, truth: Response, request: Request, dialect: Dialect
+def _faulty_answer(  # noqa: C901, PLR0911  # one case for each fault
+    fault: Fault | None, real_answer: Response, request: Request, dialect: Dialect
 ) -> Response:
-    """What the client is told in place of the truth, which is nothing if it was not handled."""
+    """Return the answer for a fault, in place of the real one.
+
+    Raises:
+        ConnectionResetError: the fault closes the connection without an answer.
+    """
     match fault:
         case ClosedBefore() | ClosedAfter():
             raise ConnectionResetError(repr(fault))
@@ -628,7 +631,7 @@ def _told(  # noqa: C901, PLR0911  # one case for each fault
             wait = (("Retry-After", str(fault.retry_after)),)
             return _page(503, "503 Service Temporarily Unavailable", wait)
         case Truncated():
-            return _truncated(truth)
+            return _truncated(real_answer)
         case HtmlPage():
             return _page(200, "Sign in to continue")
         case Empty():
@@ -636,7 +639,7 @@ def _told(  # noqa: C901, PLR0911  # one case for each fault
         case ExpiredSession():
             return _expired(request, dialect)
         case Slow() | Hang() | None:
-            return truth
+            return real_answer
         case _:
             assert_never(fault)
 
@@ -647,9 +650,9 @@ def _page(status: int, title: str, headers: tuple[tuple[str, str], ...] = ()) ->
 
 
 def _truncated(answer: Response) -> Response:
-    promised = ("Content-Length", str(max(len(answer.body), 1)))
+    content_length = ("Content-Length", str(max(len(answer.body), 1)))
     half = answer.body[: len(answer.body) // 2]
-    return Response(answer.status, half, (*answer.headers, promised, *_CLOSE))
+    return Response(answer.status, half, (*answer.headers, content_length, *_CLOSE))
 
 
 def _failed(fault: Failed, request: Request, dialect: Dialect) -> Response:
@@ -673,7 +676,7 @@ def _throttled(fault: Throttled, request: Request, dialect: Dialect) -> Response
         ("Retry-After", str(fault.retry_after)),
         ("X-RateLimit-Limit", str(fault.requests)),
         ("X-RateLimit-Remaining", "0"),
-        # In seconds since 1970, as most servers count; Twenty's own unit is not recorded.
+        # Seconds since 1970, as on most servers; Twenty's own unit is not recorded.
         ("X-RateLimit-Reset", str(math.ceil(time.time()) + fault.retry_after)),
     )
     return json_answer(429, {**body, "retryAfterSeconds": fault.retry_after}, headers=headers)

@@ -1,12 +1,12 @@
-"""No secret is ever seen: real runs, real faults, and a search for every byte of every secret.
+"""No secret is ever shown: real runs with faults, whose output is searched for every secret.
 
-A run of the matrix is one process with three environments, one of each dialect, and in each a key
-for every sink. Each environment meets its own fault of the laboratory at each kind of step, and
-each sink its own trouble. What is searched is stdout, stderr, every file that was left but the
-sinks' own, and the command lines of the process and of all that it started.
+A row of the matrix is one process with three environments, one per dialect, each with a key for
+every kind of sink. Each environment has its own fault at each kind of step, and each sink its own
+fault. The search covers stdout, stderr, all remaining files except those of the sinks, and the
+command lines of the process and its children.
 
-`CANARY=full` runs the product of faults, troubles, credentials, formats and log levels in place of
-the rows that meet each pair of faults and steps, and of troubles and sinks: hours, not a minute.
+`CANARY=full` runs the product of faults, sink faults, credentials, formats and log levels instead
+of rows that cover each pair of fault and step and each pair of sink fault and sink. It takes hours.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote, quote_plus, urlsplit
 
 import pytest
-from delivering import ALL_KINDS, STORE, TOKEN, Aws, Command, Item, Project, place
+from delivering import ALL_KINDS, STORE, TOKEN, Aws, Command, Item, Project, sink_fixture
 from laboratory import FAULTS, Fault, Laboratory, is_write
 
 from provisioner.sandbox import Dialect, Request, Response
@@ -39,21 +39,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FULL = os.environ.get("CANARY") == "full"
-PIECES = 2
+SHARES = 2
 
 EMAIL = "canary+ü5f1c@example.com"
 PASSWORD = 'pass "wörd"/canary+%7e2b'
 HEADER = 'header-canary/19d+"z"=='
 NEIGHBOUR = "neighbour-canary-61aa0c"
-BEGINNING = b"eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ"
-"""How every token of the embedded Twenty begins, also one that was cut short."""
+TOKEN_PREFIX = b"eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ"
+"""The start of every token of the embedded Twenty, also of a truncated one."""
 
 
 # The search
 
 
-def forms(secret: str) -> set[bytes]:
-    """A secret as it may turn up in a stream, a file or a command line."""
+def encodings(secret: str) -> set[bytes]:
+    """Return a secret in all encodings that may appear in a stream, a file or a command line."""
     raw = secret.encode()
     found = {
         raw,
@@ -75,24 +75,27 @@ def forms(secret: str) -> set[bytes]:
 
 
 def leaks(places: Mapping[str, bytes], secrets: Iterable[str]) -> list[tuple[str, str]]:
-    """Where a secret is seen, and which one."""
-    wanted = [(secret, form) for secret in {*secrets} for form in forms(secret)]
+    """Return the places that contain a secret, each with the secret."""
+    expected = [(secret, form) for secret in {*secrets} for form in encodings(secret)]
     found = {
-        (where, secret) for where, text in places.items() for secret, form in wanted if form in text
+        (place, secret)
+        for place, text in places.items()
+        for secret, form in expected
+        if form in text
     }
-    found |= {(where, "a token") for where, text in places.items() if BEGINNING in text}
+    found |= {(place, "a token") for place, text in places.items() if TOKEN_PREFIX in text}
     return sorted(found)
 
 
-class Onlooker:
-    """Reads the command lines of a process and of everything below it, until it has ended."""
+class CommandLineWatcher:
+    """A thread that reads the command lines of a process and its descendants until it ends."""
 
     def __init__(self, process: subprocess.Popen[Any]) -> None:
         self._pid = process.pid
         self._ended = threading.Event()
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._look)
-        self.seen: set[bytes] = set()
+        self._thread = threading.Thread(target=self._watch)
+        self.lines: set[bytes] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -103,38 +106,38 @@ class Onlooker:
         self._thread.join()
 
     def wait(self, text: bytes) -> bool:
-        """Waits until a command line had this text in it."""
+        """Wait until a command line has contained this text."""
         with self._changed:
-            return self._changed.wait_for(lambda: any(text in one for one in self.seen), 30)
+            return self._changed.wait_for(lambda: any(text in entry for entry in self.lines), 30)
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         while not self._ended.wait(0.02):
             lines = set(self._lines(self._pid))
             with self._changed:
-                self.seen |= lines
+                self.lines |= lines
                 self._changed.notify_all()
 
     def _lines(self, pid: int) -> Iterator[bytes]:
         folder = Path("/proc", str(pid))
         try:
             yield (folder / "cmdline").read_bytes()
-            children = [(one / "children").read_text() for one in (folder / "task").iterdir()]
-        except OSError:  # it has ended
+            children = [(entry / "children").read_text() for entry in (folder / "task").iterdir()]
+        except OSError:  # the process has ended
             return
         for child in " ".join(children).split():
             yield from self._lines(int(child))
 
 
-# The troubles of sinks
+# The faults of sinks
 
-Trouble = Literal["none", "denied", "broken", "echo", "lost", "redirect"]
-TROUBLES: tuple[Trouble, ...] = ("none", "denied", "broken", "echo", "lost", "redirect")
-"""None; a 403 and a 500 that repeat the request; the same for writes alone; a write that is done
-and whose connection breaks off; a redirect."""
+SinkFault = Literal["none", "denied", "broken", "echo", "lost", "redirect"]
+SINK_FAULTS: tuple[SinkFault, ...] = ("none", "denied", "broken", "echo", "lost", "redirect")
+"""No fault; a 403 and a 500 that echo the request; a 500 only for writes; a write that is done
+but whose connection breaks; a redirect."""
 
 
 def writes(method: str, headers: Mapping[str, str], path: str) -> bool:
-    """Whether a request carries a token to a vendor."""
+    """Return whether a request writes a token to a vendor."""
     target = headers.get("X-Amz-Target", "")
     if target:
         return target.endswith(("PutSecretValue", "CreateSecret"))
@@ -143,19 +146,19 @@ def writes(method: str, headers: Mapping[str, str], path: str) -> bool:
     )
 
 
-class Gate:
-    """Stands before a vendor's server and troubles the requests that are about some names.
+class FaultyProxy:
+    """A proxy for a vendor's server with faults for requests about some keys.
 
     Args:
         upstream: the vendor's address.
-        troubles: by a part of the key's name.
+        sink_faults: the faults by a part of the key's name.
     """
 
-    def __init__(self, upstream: str, troubles: Mapping[str, Trouble]) -> None:
+    def __init__(self, upstream: str, sink_faults: Mapping[str, SinkFault]) -> None:
         self.upstream = urlsplit(upstream).netloc
-        self._troubles = troubles
-        self._http = _GateServer(("127.0.0.1", 0), _Handler)
-        self._http.gate = self
+        self._sink_faults = sink_faults
+        self._http = _ProxyServer(("127.0.0.1", 0), _Handler)
+        self._http.proxy = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
 
     @property
@@ -171,49 +174,49 @@ class Gate:
         self._thread.join(10)
         self._http.server_close()
 
-    def trouble(self, text: str) -> Trouble:
-        """What befalls a request with this path and body."""
-        found = [one for part, one in self._troubles.items() if part in text.lower()]
+    def sink_fault(self, text: str) -> SinkFault:
+        """Return the fault for a request with this path and body."""
+        found = [entry for part, entry in self._sink_faults.items() if part in text.lower()]
         return found[0] if found else "none"
 
 
-class _GateServer(ThreadingHTTPServer):
+class _ProxyServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
-    gate: Gate
+    proxy: FaultyProxy
 
     def handle_error(self, *_: Any) -> None:
-        """Clients break connections off."""
+        """Ignore clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 30
     wbufsize = -1
-    server: _GateServer
+    server: _ProxyServer
 
     def serve(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        trouble = self.server.gate.trouble(self.path + raw.decode(errors="replace"))
-        if trouble in ("echo", "lost") and not writes(self.command, self.headers, self.path):
-            trouble = "none"
-        repeated = f"{self.command} {self.path}\n{self.headers}".encode() + raw
-        match trouble:
+        sink_fault = self.server.proxy.sink_fault(self.path + raw.decode(errors="replace"))
+        if sink_fault in ("echo", "lost") and not writes(self.command, self.headers, self.path):
+            sink_fault = "none"
+        echoed = f"{self.command} {self.path}\n{self.headers}".encode() + raw
+        match sink_fault:
             case "none":
                 self.answer(*self.forward(raw))
             case "lost":
                 self.forward(raw)
                 self.close_connection = True
             case "redirect":
-                where = f"{self.server.gate.url}/elsewhere?{quote(raw[:900])}"
-                self.answer(307, {"Location": where}, repeated)
+                place = f"{self.server.proxy.url}/elsewhere?{quote(raw[:900])}"
+                self.answer(307, {"Location": place}, echoed)
             case "denied":
-                self.answer(403, {}, repeated)
+                self.answer(403, {}, echoed)
             case "broken" | "echo":
-                self.answer(500, {}, repeated)
+                self.answer(500, {}, echoed)
 
     def forward(self, raw: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        connection = http.client.HTTPConnection(self.server.gate.upstream, timeout=30)
+        connection = http.client.HTTPConnection(self.server.proxy.upstream, timeout=30)
         try:
             connection.request(self.command, self.path, raw, dict(self.headers))
             answer = connection.getresponse()
@@ -252,7 +255,7 @@ def step_of(request: Request) -> str:
 
 
 class AtEachStep:
-    """The first and the fourth request of each kind of step meet the fault of that step."""
+    """A plan that injects the fault of each step into its first and fourth request."""
 
     def __init__(self, faults: Mapping[str, Fault]) -> None:
         self._faults = faults
@@ -268,36 +271,36 @@ class AtEachStep:
         return self._faults[step]
 
 
-class Witnessed(Laboratory):
-    """A laboratory that knows every token which its server ever gave away."""
+class RecordingLaboratory(Laboratory):
+    """A laboratory that records every token that its server issues."""
 
     def __init__(self, dialect: Dialect) -> None:
         self.tokens: set[str] = set()
         self.minted: set[str] = set()
         super().__init__(dialect)
 
-    def _around(self, request: Request, inner: Callable[[Request], Response]) -> Response:
-        def noted(request: Request) -> Response:
-            answer = inner(request)
+    def _around(self, request: Request, answer_request: Callable[[Request], Response]) -> Response:
+        def record_tokens(request: Request) -> Response:
+            answer = answer_request(request)
             tokens = TOKEN.findall(answer.body.decode(errors="replace"))
             self.tokens.update(tokens)
             if b"generateApiKeyToken" in request.body:
                 self.minted.update(tokens)
             return answer
 
-        return super()._around(request, noted)
+        return super()._around(request, record_tokens)
 
 
 # One run of the matrix
 
 MAIN = "import sys\nfrom provisioner.cli import main\nsys.exit(main())\n"
-HURRIED = """
+FAST_CLOCK = """
 from provisioner.runtime.cancellation import Cancellation
 now, sleep = Cancellation.now, Cancellation.sleep
 Cancellation.now = lambda self: 10 * now(self)
 Cancellation.sleep = lambda self, seconds: sleep(self, seconds / 10)
 """
-"""Waits are a tenth, by a clock that runs as fast: nobody counts the seconds here."""
+"""Makes all waits ten times shorter, on a clock that is ten times faster."""
 
 ENVIRONMENTS = dict(zip(("alpha", "bravo", "delta"), Dialect, strict=True))
 CREDENTIALS = ("email", "session_token", "token")
@@ -307,18 +310,19 @@ VENDORS = ("vault", "aws", "github", "gitlab", "kubernetes")
 
 @dataclass(frozen=True)
 class Row:
-    """What one run meets; numbers are turned on for each environment and sink.
+    """The parameters of one run; the indexes rotate with each environment and sink.
 
     Attributes:
-        fault: of `FAULTS`, of the first step of the first environment.
-        trouble: of `TROUBLES`, of the first sink of the first environment; None for none at all.
-        refused: the vendor whose address nobody listens at, by its number in `VENDORS`; beyond
-            them none.
+        fault: the index in `FAULTS` for the first step of the first environment.
+        sink_fault: the index in `SINK_FAULTS` for the first sink of the first environment; None
+            for no sink faults.
+        refused: the index in `VENDORS` of the vendor that refuses connections; a larger number
+            for none.
     """
 
     number: int
     fault: int
-    trouble: int | None
+    sink_fault: int | None
     refused: int
     credential: int
     format: str
@@ -326,20 +330,20 @@ class Row:
     level: str
 
     def faults(self, environment: str) -> dict[str, Fault]:
-        """The fault of each step."""
+        """Return the fault of each step."""
         turn = self.fault + 5 * [*ENVIRONMENTS].index(environment)
         return {step: FAULTS[(turn + n) % len(FAULTS)] for n, step in enumerate(STEPS)}
 
-    def trouble_of(self, environment: str, kind: str) -> Trouble:
-        if self.trouble is None:
+    def sink_fault_of(self, environment: str, kind: str) -> SinkFault:
+        if self.sink_fault is None:
             return "none"
-        turn = self.trouble + 2 * [*ENVIRONMENTS].index(environment) + ALL_KINDS.index(kind)
-        return TROUBLES[turn % len(TROUBLES)]
+        turn = self.sink_fault + 2 * [*ENVIRONMENTS].index(environment) + ALL_KINDS.index(kind)
+        return SINK_FAULTS[turn % len(SINK_FAULTS)]
 
     def credential_of(self, environment: str) -> str:
         turn = self.credential + [*ENVIRONMENTS].index(environment)
         kind = CREDENTIALS[turn % len(CREDENTIALS)]
-        # A key may not make keys there.
+        # An API key cannot create keys there.
         return "email" if kind == "token" and environment == "delta" else kind
 
 
@@ -349,7 +353,7 @@ def rows() -> list[Row]:
             range(len(FAULTS)), range(6), range(6), range(3), ("text", "json"), ("text", "json"),
             LEVELS,
         )  # fmt: skip
-        return [Row(number, *one) for number, one in enumerate(product)]
+        return [Row(number, *entry) for number, entry in enumerate(product)]
     formats = ("text", "json")
     return [
         Row(
@@ -366,13 +370,13 @@ def rows() -> list[Row]:
     ]
 
 
-def pieces() -> list[list[Row]]:
-    """The rows in as many parts as make good use of two cores, most of whose time is waiting."""
-    return [rows()[number::PIECES] for number in range(PIECES)]
+def shares() -> list[list[Row]]:
+    """Return the rows in two shares, one for each core; most of their time is waiting."""
+    return [rows()[number::SHARES] for number in range(SHARES)]
 
 
-def test_the_rows_meet_every_pair_that_they_promise() -> None:
-    """Each fault at each step on each dialect; each trouble of each sink, in each format."""
+def test_the_rows_cover_every_pair() -> None:
+    """The rows have each fault at each step on each dialect, and each sink fault in each format."""
     faults = {
         (environment, step, fault)
         for row in rows()
@@ -381,20 +385,20 @@ def test_the_rows_meet_every_pair_that_they_promise() -> None:
     }
     assert len(faults) == len(ENVIRONMENTS) * len(STEPS) * len(FAULTS)
     for names in (("format",), ("log_format",)):
-        troubles = {
-            (kind, row.trouble_of(environment, kind), *(getattr(row, name) for name in names))
+        sink_faults = {
+            (kind, row.sink_fault_of(environment, kind), *(getattr(row, name) for name in names))
             for row in rows()
             for environment in ENVIRONMENTS
             for kind in ALL_KINDS
         }
-        assert len(troubles) == len(ALL_KINDS) * len(TROUBLES) * 2
+        assert len(sink_faults) == len(ALL_KINDS) * len(SINK_FAULTS) * 2
     assert {row.refused for row in rows()} >= set(range(len(VENDORS)))
     assert {row.level for row in rows()} == set(LEVELS)
     used = {(env, row.credential_of(env)) for row in rows() for env in ENVIRONMENTS}
     assert len(used) == len(ENVIRONMENTS) * len(CREDENTIALS) - 1
 
 
-SEEING = """cat /proc/$$/cmdline /proc/$PPID/cmdline >> seen-cmdline
+RECORDING = """cat /proc/$$/cmdline /proc/$PPID/cmdline >> seen-cmdline
 cat /proc/$$/environ >> seen-environ
 """
 ECHOING = "tee /dev/stderr; exit 3"
@@ -402,10 +406,10 @@ ECHOING = "tee /dev/stderr; exit 3"
 
 @dataclass
 class Stage:
-    """One row set up: three servers, all sinks, and a project that knows them.
+    """The setup of one row: three servers, all sinks, and a project that uses them.
 
     Attributes:
-        secrets: all that must not be seen, by now.
+        secrets: all secrets so far, which must not be shown.
     """
 
     row: Row
@@ -413,7 +417,7 @@ class Stage:
     aws: Aws | None
     stack: ExitStack
     project: Project = field(init=False)
-    laboratories: dict[str, Witnessed] = field(default_factory=dict)
+    laboratories: dict[str, RecordingLaboratory] = field(default_factory=dict)
     places: dict[str, Any] = field(default_factory=dict)
     fixed: set[str] = field(default_factory=set)
     plans: list[AtEachStep] = field(default_factory=list)
@@ -423,14 +427,16 @@ class Stage:
         self.project = Project(self.root)
         for name in ("home", "tmp"):
             (self.root / name).mkdir()
-        told = self.root / "told"
-        told.mkdir()
+        outputs = self.root / "told"
+        outputs.mkdir()
         self.project.environ |= {
             "GITHUB_ACTIONS": "true",
-            "GITHUB_OUTPUT": str(told / "outputs"),
-            "GITHUB_STEP_SUMMARY": str(told / "summary"),
-            "PROVISION_EVENTS": str(told / "events"),
-            "PROVISION_REPORT": " ".join(f"{form}={told / form}" for form in ("json", "markdown")),
+            "GITHUB_OUTPUT": str(outputs / "outputs"),
+            "GITHUB_STEP_SUMMARY": str(outputs / "summary"),
+            "PROVISION_EVENTS": str(outputs / "events"),
+            "PROVISION_REPORT": " ".join(
+                f"{form}={outputs / form}" for form in ("json", "markdown")
+            ),
             "HOME": str(self.root / "home"),
             "TMPDIR": str(self.root / "tmp"),
             "PROXY_KEY": HEADER,
@@ -448,14 +454,14 @@ class Stage:
         return f"svc-{kind}-{environment}-{self.row.number}"
 
     def items(self, kind: str, environment: str) -> list[Item]:
-        trouble = self.row.trouble_of(environment, kind)
+        sink_fault = self.row.sink_fault_of(environment, kind)
         if kind == "command":
-            script = ECHOING if trouble in ("denied", "echo") else STORE
-            check = 'tee /dev/stderr; exec cat "$0"' if trouble == "lost" else 'cat "$0"'
-            return [Command(self.root, SEEING + script, check).item]
-        if kind == "json" and trouble == "denied":
+            script = ECHOING if sink_fault in ("denied", "echo") else STORE
+            check = 'tee /dev/stderr; exec cat "$0"' if sink_fault == "lost" else 'cat "$0"'
+            return [Command(self.root, RECORDING + script, check).item]
+        if kind == "json" and sink_fault == "denied":
             return [{"file": "secrets/no-json", "format": "json"}]
-        if kind == "dotenv" and trouble in ("denied", "broken"):
+        if kind == "dotenv" and sink_fault in ("denied", "broken"):
             return [{"file": f"secrets/keys.env/{environment}"}]
         return [self.places[kind].item]
 
@@ -464,29 +470,34 @@ class Stage:
             if kind == "aws" and self.aws is not None:
                 self.places[kind] = self.aws
             else:
-                self.places[kind] = place(kind, self.stack, self.root)
-            one = self.places[kind]
-            self.fixed |= {*one.secrets}
-            troubles = {
-                environment: self.row.trouble_of(environment, kind) for environment in ENVIRONMENTS
+                self.places[kind] = sink_fixture(kind, self.stack, self.root)
+            entry = self.places[kind]
+            self.fixed |= {*entry.secrets}
+            sink_faults = {
+                environment: self.row.sink_fault_of(environment, kind)
+                for environment in ENVIRONMENTS
             }
             if kind in VENDORS:
                 refused = VENDORS.index(kind) == self.row.refused % 6
-                one.redirect(self._gate(troubles, refused=refused))
-            self.project.environ |= one.environ
+                entry.redirect(self._proxy(sink_faults, refused=refused))
+            self.project.environ |= entry.environ
 
-    def _gate(self, troubles: Mapping[str, Trouble], *, refused: bool) -> Callable[[str], str]:
-        def through(url: str) -> str:
-            with ExitStack() as gone:
-                gate = (gone if refused else self.stack).enter_context(Gate(url, troubles))
-            return gate.url
+    def _proxy(
+        self, sink_faults: Mapping[str, SinkFault], *, refused: bool
+    ) -> Callable[[str], str]:
+        def redirect_through(url: str) -> str:
+            with ExitStack() as closed:
+                proxy = (closed if refused else self.stack).enter_context(
+                    FaultyProxy(url, sink_faults)
+                )
+            return proxy.url
 
-        return through
+        return redirect_through
 
     def _open_servers(self) -> None:
         environments, keys = {}, {}
         for environment, dialect in ENVIRONMENTS.items():
-            laboratory = self.stack.enter_context(Witnessed(dialect))
+            laboratory = self.stack.enter_context(RecordingLaboratory(dialect))
             self.laboratories[environment] = laboratory
             sandbox = laboratory.sandbox
             user = sandbox.user()
@@ -518,13 +529,15 @@ class Stage:
             laboratory.use(plan)
 
     def run(self, *arguments: str, script: str | None = None) -> tuple[int, dict[str, bytes]]:
-        """Runs a command; its exit code, and all places at which a secret could be seen."""
+        """Run a command; return its exit code and all places where a secret could be shown."""
         process = self.project.start(*arguments, script=script)
-        with Onlooker(process) as onlooker:
+        with CommandLineWatcher(process) as watcher:
             out, err = process.communicate(timeout=240)
         places = {"stdout": out.encode(), "stderr": err.encode()}
-        places["command lines"] = b"\n".join(onlooker.seen)
-        own = {part for one in self.places.values() for part in one.own} | {"seen-environ"}
+        places["command lines"] = b"\n".join(watcher.lines)
+        own = {part for entry in self.places.values() for part in entry.token_paths} | {
+            "seen-environ"
+        }
         for file in self.root.rglob("*"):
             if file.is_file() and file.relative_to(self.root).parts[0] not in own:
                 places[str(file)] = file.read_bytes()
@@ -532,39 +545,39 @@ class Stage:
 
     @property
     def minted(self) -> set[str]:
-        return {token for one in self.laboratories.values() for token in one.minted}
+        return {token for entry in self.laboratories.values() for token in entry.minted}
 
     @property
     def secrets(self) -> set[str]:
-        given = {token for one in self.laboratories.values() for token in one.tokens}
-        return self.fixed | given
+        secrets_ = {token for entry in self.laboratories.values() for token in entry.tokens}
+        return self.fixed | secrets_
 
     def delivered(self) -> set[str]:
-        """The kinds of sinks that hold a token that was minted in this row."""
+        """Return the kinds of sinks that contain a token minted in this row."""
         minted = self.minted
         return {
             kind
             for kind in ALL_KINDS
             for environment in ENVIRONMENTS
-            if self.places[kind].held(self.name(kind, environment)) in minted
+            if self.places[kind].stored(self.name(kind, environment)) in minted
         }
 
-    def not_in_environments(self) -> list[tuple[str, str]]:
-        """Minted tokens in what programs inherited, where the given credentials do stand."""
-        seen = self.root / "seen-environ"
-        inherited = seen.read_bytes() if seen.exists() else b""
-        given = {self.project.environ[name].encode() for name in self.project.environ}
-        for value in given:
+    def leaked_variables(self) -> list[tuple[str, str]]:
+        """Return minted tokens in the variables of child processes, which have our credentials."""
+        environ_file = self.root / "seen-environ"
+        inherited = environ_file.read_bytes() if environ_file.exists() else b""
+        secrets_ = {self.project.environ[name].encode() for name in self.project.environ}
+        for value in secrets_:
             inherited = inherited.replace(value, b"")
         return leaks({"inherited variables": inherited}, self.minted)
 
 
 def play(row: Row, root: Path, aws: Aws) -> tuple[list[tuple[str, str]], set[str], set[str]]:
-    """Plays a row: an apply in the midst of it all, and a plan after it."""
+    """Run a row: an apply with faults, and a plan after it."""
     with ExitStack() as stack:
-        shared = _another(aws)
+        shared = _second_address(aws)
         stage = Stage(row, root, shared, stack)
-        found: list[tuple[str, str]] = []
+        leaks_: list[tuple[str, str]] = []
         other = {"text": "json", "json": "text"}
         for command, level, format_, log_format in (
             ("apply", "debug", row.format, row.log_format),
@@ -573,18 +586,18 @@ def play(row: Row, root: Path, aws: Aws) -> tuple[list[tuple[str, str]], set[str
             stage.meet_faults()
             code, places = stage.run(
                 command, "--format", format_, "--log-format", log_format, "--log-level", level,
-                script=HURRIED + MAIN,
+                script=FAST_CLOCK + MAIN,
             )  # fmt: skip
             assert code in (0, 4), (row, code, places["stderr"].decode()[-4000:])
-            found += leaks(places, stage.secrets)
-        found += stage.not_in_environments()
+            leaks_ += leaks(places, stage.secrets)
+        leaks_ += stage.leaked_variables()
         met = {step for plan in stage.plans for step in plan.met}
         assert stage.minted, row
-        return found, stage.delivered(), met
+        return leaks_, stage.delivered(), met
 
 
-def _another(aws: Aws) -> Aws:
-    """The same AWS by another address, since its stand-in is one for the process."""
+def _second_address(aws: Aws) -> Aws:
+    """Return the same AWS with its own variables; the fake AWS exists once per process."""
     import copy
 
     another = copy.copy(aws)
@@ -598,23 +611,25 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
         yield Aws(stack, tmp_path_factory.mktemp("aws"))
 
 
-@pytest.mark.parametrize("piece", range(PIECES))
-def test_no_run_shows_a_secret_whatever_fails(piece: int, tmp_path: Path, aws: Aws) -> None:
-    """Over every sink, dialect, format and log level, with faults at every step."""
-    played = pieces()[piece]
+@pytest.mark.parametrize("share", range(SHARES))
+def test_no_run_shows_a_secret_whatever_fails(share: int, tmp_path: Path, aws: Aws) -> None:
+    """No run shows a secret, over all sinks, dialects, formats, log levels and faults."""
+    rows_ = shares()[share]
     with ThreadPoolExecutor(4) as threads:
-        ends = list(threads.map(lambda row: play(row, tmp_path / f"row-{row.number}", aws), played))
-    assert [(row, found) for row, (found, *_) in zip(played, ends, strict=True) if found] == []
-    assert set().union(*(delivered for _, delivered, _ in ends)) == set(ALL_KINDS)
-    assert set().union(*(met for *_, met in ends)) == set(STEPS)
+        results = list(
+            threads.map(lambda row: play(row, tmp_path / f"row-{row.number}", aws), rows_)
+        )
+    assert [(row, found) for row, (found, *_) in zip(rows_, results, strict=True) if found] == []
+    assert set().union(*(delivered for _, delivered, _ in results)) == set(ALL_KINDS)
+    assert set().union(*(met for *_, met in results)) == set(STEPS)
 
 
-# The search is able to find
+# The search finds leaks
 
 
-CALM = Row(0, 0, None, 5, 0, "text", "text", "debug")
-TALKATIVE = "import logging\nlogging.getLogger('botocore').setLevel = lambda level: None\n"
-BLIND = {
+NO_FAULTS = Row(0, 0, None, 5, 0, "text", "text", "debug")
+VERBOSE_BOTOCORE = "import logging\nlogging.getLogger('botocore').setLevel = lambda level: None\n"
+BROKEN_MASKS = {
     "masks nothing": "from provisioner.secret import _Known\n"
     "_Known.mask = lambda self, text, shortest: text\n",
     "knows nothing": "from provisioner.secret import _Known\n"
@@ -622,25 +637,27 @@ BLIND = {
 }
 
 
-@pytest.mark.parametrize("blind", BLIND)
-def test_a_run_that_masks_nothing_is_found_out(blind: str, tmp_path: Path, aws: Aws) -> None:
-    """Without the mask the libraries' own debug log shows tokens, and the search finds them."""
+@pytest.mark.parametrize("broken_mask", BROKEN_MASKS)
+def test_the_search_finds_tokens_of_a_run_without_masks(
+    broken_mask: str, tmp_path: Path, aws: Aws
+) -> None:
+    """Without masks, the debug logs of libraries show tokens, and the search finds them."""
     with ExitStack() as stack:
-        stage = Stage(CALM, tmp_path / "row", _another(aws), stack)
-        script = TALKATIVE + BLIND[blind] + MAIN
+        stage = Stage(NO_FAULTS, tmp_path / "row", _second_address(aws), stack)
+        script = VERBOSE_BOTOCORE + BROKEN_MASKS[broken_mask] + MAIN
         code, places = stage.run("apply", "--log-level", "debug", script=script)
         assert code == 0
-        shown = {secret for where, secret in leaks(places, stage.secrets) if where == "stderr"}
-        assert shown & stage.minted
+        found = {secret for place, secret in leaks(places, stage.secrets) if place == "stderr"}
+        assert found & stage.minted
 
 
-def test_a_library_that_tells_what_it_reads_is_found_out(tmp_path: Path, aws: Aws) -> None:
-    """Boto3's debug log shows what a sink holds before anybody can mask it, so it is kept quiet."""
+def test_the_search_finds_tokens_in_a_librarys_debug_log(tmp_path: Path, aws: Aws) -> None:
+    """Boto3's debug log shows the content of sinks before it can be masked, so it is disabled."""
     with ExitStack() as stack:
-        stage = Stage(CALM, tmp_path / "row", _another(aws), stack)
+        stage = Stage(NO_FAULTS, tmp_path / "row", _second_address(aws), stack)
         assert stage.run("apply")[0] == 0
         assert "aws" in stage.delivered()
-        _, places = stage.run("plan", "--log-level", "debug", script=TALKATIVE + MAIN)
+        _, places = stage.run("plan", "--log-level", "debug", script=VERBOSE_BOTOCORE + MAIN)
         assert {secret for _, secret in leaks(places, stage.secrets)} & stage.minted
         _, places = stage.run("plan", "--log-level", "debug")
         assert leaks(places, stage.secrets) == []
@@ -656,27 +673,27 @@ def test_a_library_that_tells_what_it_reads_is_found_out(tmp_path: Path, aws: Aw
     ],
 )
 @pytest.mark.parametrize("secret", ["a.token-like_canary~5f1c", PASSWORD])
-def test_the_search_finds_a_secret_however_it_is_written(written: str, secret: str) -> None:
-    """Plain, in base64 at each offset, URL-encoded and escaped as in JSON."""
+def test_the_search_finds_a_secret_in_any_encoding(written: str, secret: str) -> None:
+    """The search finds plain, URL-encoded and JSON-escaped secrets, and base64 at each offset."""
     for before in ("", "a", "ab"):
-        inner = base64.b64encode(f"{before}{secret}zz".encode()).decode()
-        text = written.format(secret, inner, quote(secret, safe=""), json.dumps(secret)[1:-1])
+        packed = base64.b64encode(f"{before}{secret}zz".encode()).decode()
+        text = written.format(secret, packed, quote(secret, safe=""), json.dumps(secret)[1:-1])
         assert leaks({"there": text.encode()}, [secret]) == [("there", secret)]
     assert leaks({"there": b"nothing of it"}, [secret]) == []
 
 
 def test_the_search_finds_a_secret_in_a_command_line_of_a_child() -> None:
-    """Also for as long as the child lives, and not a moment more."""
+    """The search finds a secret in the command line of a running child process."""
     secret = "argument-canary-5f1c"
     script = f"import subprocess; subprocess.run(['sh', '-c', 'read x', '{secret}'])"
     process = subprocess.Popen([sys.executable, "-c", "exec(input())"], stdin=subprocess.PIPE)
     assert process.stdin is not None
-    with process, Onlooker(process) as onlooker:
+    with process, CommandLineWatcher(process) as watcher:
         process.stdin.write(f"{script}\n".encode())
         process.stdin.flush()
-        assert onlooker.wait(secret.encode())
+        assert watcher.wait(secret.encode())
         process.stdin.close()
-    assert leaks({"lines": b"\n".join(onlooker.seen)}, [secret])
+    assert leaks({"lines": b"\n".join(watcher.lines)}, [secret])
 
 
 # Bugs
@@ -711,15 +728,15 @@ setattr(owner, name, fail)
 """
 
 
-@pytest.mark.parametrize("where", BUGS)
-def test_a_bug_in_the_middle_shows_no_secret(where: str, tmp_path: Path, aws: Aws) -> None:
-    """An exception full of secrets ends with code 1 and a traceback without any value."""
+@pytest.mark.parametrize("place", BUGS)
+def test_a_bug_in_the_middle_shows_no_secret(place: str, tmp_path: Path, aws: Aws) -> None:
+    """An exception full of secrets gives exit code 1 and a traceback without any value."""
     with ExitStack() as stack:
-        stage = Stage(CALM, tmp_path / "row", _another(aws), stack)
+        stage = Stage(NO_FAULTS, tmp_path / "row", _second_address(aws), stack)
         for format_ in ("text", "json"):
             code, places = stage.run(
                 "apply", "--log-level", "debug", "--format", format_,
-                script=FAIL.format(where=BUGS[where]) + MAIN,
+                script=FAIL.format(where=BUGS[place]) + MAIN,
             )  # fmt: skip
             assert code == 1, places["stderr"]
             assert b"This is a bug in provision" in places["stderr"]

@@ -1,4 +1,4 @@
-"""Tokens on their way: what they cost, what heals, and what a failure leaves undone."""
+"""Delivery of tokens: the number of requests, the repair of damage, and the effect of failures."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import pytest
 import requests
 from delivering import (
     ALL_KINDS,
-    READ_BACK,
+    READABLE,
     Command,
+    Completed,
     DotenvFile,
     Gitlab,
     Project,
-    Ran,
     Vault,
-    deliver_nothing_else,
+    assert_one_token_per_key,
+    is_accepted,
     is_write,
-    key_of,
-    live,
-    place,
+    key_id_of,
+    live_keys,
     shop,
-    works,
+    sink_fixture,
 )
 from files import NOBODY, require_mounts
 from tls_server import HttpResponse
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tls_server import HttpRequest
 
 RACES = int(os.environ.get("RACES", "5"))
-"""Races of two runs for one file; the dialects take turns."""
+"""The number of races of two runs for one file; the dialects alternate."""
 
 DIALECTS = pytest.mark.parametrize("dialect", Dialect)
 
@@ -55,18 +55,18 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def run(project: Project, monkeypatch, capsys) -> Callable[..., Ran]:
-    """Runs a command in this process."""
+def run(project: Project, monkeypatch, capsys) -> Callable[..., Completed]:
+    """Return a function that runs a command in this process."""
 
-    def run_(command: str, *arguments: str) -> Ran:
+    def run_command(command: str, *arguments: str) -> Completed:
         with monkeypatch.context() as patch:
             for name, value in project.environ.items():
                 patch.setenv(name, value)
             capsys.readouterr()
             code = main([command, "-m", str(project.manifests), *arguments])
-        return Ran(code, *capsys.readouterr())
+        return Completed(code, *capsys.readouterr())
 
-    return run_
+    return run_command
 
 
 @pytest.fixture
@@ -81,17 +81,17 @@ def open_shop(
     keys: list[tuple[str, list[dict[str, Any]]]],
     *,
     defaults: dict[str, Any] | None = None,
-    **more: Any,
+    **fields: Any,
 ) -> None:
-    of_manifest = {} if defaults is None else {"defaults": defaults}
-    project.write(shop(sandbox, **more), {"shop": keys}, **of_manifest)
+    manifest_fields = {} if defaults is None else {"defaults": defaults}
+    project.write(shop(sandbox, **fields), {"shop": keys}, **manifest_fields)
     project.environ["TOKEN"] = sandbox.session_token()
 
 
-APART = ((-50, 0), (50, 0), (0, -50), (0, 50), (-25, 25), (25, -25))
-"""Seconds by which the clocks of a run and of GitHub are ahead of Twenty's."""
+CLOCK_OFFSETS = ((-50, 0), (50, 0), (0, -50), (0, 50), (-25, 25), (25, -25))
+"""Seconds by which the clocks of the run and of GitHub are ahead of Twenty's clock."""
 
-TRAVELLING = """
+SHIFTED_CLOCK = """
 import datetime, sys, time_machine
 moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds={ours})
 with time_machine.travel(moment, tick=True):
@@ -100,57 +100,55 @@ with time_machine.travel(moment, tick=True):
 """
 
 
-@pytest.mark.parametrize(("ours", "theirs"), APART)
-def test_a_run_right_after_a_complete_one_writes_nothing_whatever_the_clocks_say(
-    ours: int, theirs: int, project: Project, stack: ExitStack
+@pytest.mark.parametrize(("run_offset", "github_offset"), CLOCK_OFFSETS)
+def test_a_run_right_after_another_writes_nothing_with_shifted_clocks(
+    run_offset: int, github_offset: int, project: Project, stack: ExitStack
 ) -> None:
-    """Within the minute that the clock guard allows; for each kind of sink, made and rotated."""
-    dialect = list(Dialect)[(ours + theirs) % 3]
+    """Clock differences within the allowed minute cause no second delivery, for any sink."""
+    dialect = list(Dialect)[(run_offset + github_offset) % 3]
     journal: list[Exchange] = []
     sandbox = stack.enter_context(Sandbox(None, dialect, journal=journal))
-    places = {kind: place(kind, stack, project.root) for kind in ALL_KINDS}
+    places = {kind: sink_fixture(kind, stack, project.root) for kind in ALL_KINDS}
     github = places["github"].server
-    github.clock_skew = timedelta(seconds=ours + theirs)
-    keys = [(f"svc-{kind}", [one.item]) for kind, one in places.items()]
+    github.ahead = timedelta(seconds=run_offset + github_offset)
+    keys = [(f"svc-{kind}", [entry.item]) for kind, entry in places.items()]
     organisation = {"github": "acme", "secret": "OF_ALL"}
-    keys += [(f"due-{kind}", [one.item]) for kind, one in places.items()]
+    keys += [(f"due-{kind}", [entry.item]) for kind, entry in places.items()]
     keys += [("svc-all", [organisation]), ("due-all", [organisation | {"secret": "DUE"}])]
     soon = datetime.now(UTC) + timedelta(days=3)
     sandbox.seed([name for name, _ in keys if name.startswith("due-")], expires_at=f"{soon:%FT%T}Z")
     rotate = {"before": "10d", "overlap": "48h"}
     open_shop(project, sandbox, keys, owns=["*"], defaults={"expires": "90d", "rotate": rotate})
-    for one in places.values():
-        project.environ |= one.environ
-    script = TRAVELLING.format(ours=ours)
+    for entry in places.values():
+        project.environ |= entry.environ
+    script = SHIFTED_CLOCK.format(ours=run_offset)
     first = project.run("apply", "--format", "json", script=script)
     assert first.code == 0, first.err
-    assert {one["action"] for one in first.results.values()} == {"create", "rotate"}
+    assert {entry["action"] for entry in first.results.values()} == {"create", "rotate"}
     written, sent = writes_of(github), len(journal)
-    held = {name: places[kind].held(name) for kind, name in names_of(keys)}
-    again = project.run("apply", "--format", "json", script=script)
-    assert (again.code, again.results) == (0, {}), again.err
+    stored = {name: places[kind].stored(name) for kind, name in names_of(keys)}
+    second = project.run("apply", "--format", "json", script=script)
+    assert (second.code, second.results) == (0, {}), second.err
     assert not any(map(is_write, journal[sent:]))
     assert writes_of(github) == written
-    assert {name: places[kind].held(name) for kind, name in names_of(keys)} == held
+    assert {name: places[kind].stored(name) for kind, name in names_of(keys)} == stored
 
 
 def names_of(keys: list[tuple[str, list[dict[str, Any]]]]) -> list[tuple[str, str]]:
-    """The kind of sink and the name of each key, but of the organisation's."""
+    """Return the kind of sink and the name of each key, except those of the organisation."""
     return [(name.partition("-")[2], name) for name, _ in keys if not name.endswith("-all")]
 
 
 def writes_of(server: Any) -> int:
-    return sum(asked.method == "PUT" for asked in server.requests)
+    return sum(request.method == "PUT" for request in server.asked)
 
 
-# What it costs, and in which order it goes
+# The number and order of requests
 
 
 @DIALECTS
-def test_a_new_key_costs_three_requests_on_core_and_two_and_its_batch_on_legacy(
-    dialect: Dialect, project: Project, run
-) -> None:
-    """Beyond a constant: 3 a key on core, one less where a document creates many; 2 on legacy."""
+def test_the_number_of_requests_for_each_new_key(dialect: Dialect, project: Project, run) -> None:
+    """A new key costs at most 3 requests on core, and on legacy 2 requests and its batch."""
     sent: dict[int, int] = {}
     batches: dict[int, int] = {}
     for count in (5, 25, 65):
@@ -161,11 +159,11 @@ def test_a_new_key_costs_three_requests_on_core_and_two_and_its_batch_on_legacy(
             open_shop(project, sandbox, [(name, [sinks.item]) for name in names])
             assert run("apply").code == 0
             sent[count] = len(journal)
-            batches[count] = sum(one.path.startswith("/rest/batch") for one in journal)
-            deliver_nothing_else(sandbox, {name: sinks.held(name) for name in names})
+            batches[count] = sum(entry.path.startswith("/rest/batch") for entry in journal)
+            assert_one_token_per_key(sandbox, {name: sinks.stored(name) for name in names})
     if dialect is Dialect.LEGACY:
         assert batches == {5: 1, 25: 1, 65: 2}
-        # 65 keys fill a second page of the look that follows.
+        # 65 keys need a second page in the observation that follows.
         assert sent[25] - sent[5] == 2 * 20
         assert sent[65] - sent[25] == 2 * 40 + 2
     else:
@@ -173,8 +171,8 @@ def test_a_new_key_costs_three_requests_on_core_and_two_and_its_batch_on_legacy(
         assert sent[65] - sent[25] <= 3 * 40
 
 
-class Order:
-    """Notes which tokens were accepted, and which were written, in the order of the events."""
+class EventLog:
+    """A log of accepted and written tokens, in the order of the events."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
@@ -188,7 +186,7 @@ class Order:
     def watch(self, gitlab: Gitlab, monkeypatch: pytest.MonkeyPatch) -> None:
         inner = gitlab.server.answer
 
-        def answer(request: HttpRequest) -> HttpResponse:
+        def answer(request: Asked) -> Told:
             if request.method in ("POST", "PUT"):
                 self.events.append(("written", request.body["value"]))
             return inner(request)
@@ -197,36 +195,34 @@ class Order:
 
 
 @DIALECTS
-def test_a_token_is_accepted_by_its_server_before_any_sink_is_given_it(
+def test_a_token_is_checked_before_it_is_delivered(
     dialect: Dialect, project: Project, run, stack, monkeypatch
 ) -> None:
-    """The first thing that any token did was to open the workspace; then it was written."""
-    order = Order()
+    """Each token is accepted by the workspace before it is written to a sink."""
+    log = EventLog()
     names = [f"svc-{number}" for number in range(6)]
     gitlab = Gitlab(stack)
-    order.watch(gitlab, monkeypatch)
+    log.watch(gitlab, monkeypatch)
     project.environ |= gitlab.environ
-    with Sandbox(None, dialect, around=order.around) as sandbox:
+    with Sandbox(None, dialect, around=log.around) as sandbox:
         open_shop(project, sandbox, [(name, [gitlab.item]) for name in names])
         assert run("apply").code == 0
-    written = [token for event, token in order.events if event == "written"]
+    written = [token for event, token in log.events if event == "written"]
     assert len(set(written)) == len(written) == len(names)
     for token in written:
-        assert order.events.index(("accepted", token)) < order.events.index(("written", token))
+        assert log.events.index(("accepted", token)) < log.events.index(("written", token))
 
 
 @DIALECTS
-def test_a_token_that_its_server_does_not_accept_reaches_no_sink(
-    dialect: Dialect, project: Project, run
-) -> None:
-    """A minted token of a key that is revoked at once fails as refused, and nothing is written."""
+def test_a_refused_token_is_not_delivered(dialect: Dialect, project: Project, run) -> None:
+    """The token of a key that is revoked after minting is `token_refused` and is not written."""
 
     def around(request: Request, inner: Callable[[Request], Response]) -> Response:
         answer = inner(request)
         if b"generateApiKeyToken" in request.body:
-            moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-            ended = [_replaced(key, revoked_at=moment) for key in sandbox.keys()]
-            sandbox.put(*ended)
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+            revoked = [_replaced(key, revoked_at=now) for key in sandbox.keys()]
+            sandbox.put(*revoked)
         return answer
 
     sinks = DotenvFile(project.root)
@@ -235,7 +231,7 @@ def test_a_token_that_its_server_does_not_accept_reaches_no_sink(
         ran = run("apply", "--format", "json")
     assert ran.code == 4
     assert ran.results["svc"]["error"]["code"] == "token_refused"
-    assert sinks.held("svc") is None
+    assert sinks.stored("svc") is None
 
 
 def _replaced(key: Any, **changes: Any) -> Any:
@@ -244,12 +240,14 @@ def _replaced(key: Any, **changes: Any) -> Any:
     return dataclasses.replace(key, **changes)
 
 
-# What heals
+# Repairs
 
 
-def minted(sandbox: Sandbox, key_id: str, ends: str) -> str:
-    """A token by the server's own interface."""
-    document = f'mutation{{generateApiKeyToken(apiKeyId:"{key_id}",expiresAt:"{ends}"){{token}}}}'
+def minted(sandbox: Sandbox, key_id: str, expires_at: str) -> str:
+    """Return a token that the server minted in a request."""
+    document = (
+        f'mutation{{generateApiKeyToken(apiKeyId:"{key_id}",expiresAt:"{expires_at}"){{token}}}}'
+    )
     answer = requests.post(
         f"{sandbox.url}/metadata",
         json={"query": document},
@@ -267,9 +265,9 @@ DAMAGE = {
     "svc-of-another-key": "token_dead",
     "svc-ends-earlier": "token_expiring",
 }
-"""What happens to the token of each key by hand, and the reason that a plan gives for it."""
+"""The damage to the token of each key, and the reason in the plan that repairs it."""
 
-HEALING = [(kind, list(Dialect)[number % 3]) for number, kind in enumerate(READ_BACK)] + [
+HEALING = [(kind, list(Dialect)[number % 3]) for number, kind in enumerate(READABLE)] + [
     ("dotenv", Dialect.CORE_1),
     ("dotenv", Dialect.CORE),
 ]
@@ -277,68 +275,68 @@ HEALING = [(kind, list(Dialect)[number % 3]) for number, kind in enumerate(READ_
 
 def damage(sandbox: Sandbox, sinks: Any, names: list[str]) -> None:
     ids = {key.name: key.id for key in sandbox.keys()}
-    ends = {key.name: key.expires_at for key in sandbox.keys()}
+    expiries = {key.name: key.expires_at for key in sandbox.keys()}
     [revoked] = sandbox.seed(["svc-junk"], revoked_at="2026-01-01T00:00:00.000Z")
     early = (datetime.now(UTC) + timedelta(days=89)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     sinks.put("svc-removed", None)
     sinks.put("svc-junk", "not-a-token-at-all")
-    sinks.put("svc-cut", sinks.held("svc-cut")[:-7])
+    sinks.put("svc-cut", sinks.stored("svc-cut")[:-7])
     sinks.put("svc-of-a-revoked-key", sandbox.token_of(revoked))
-    sinks.put("svc-of-another-key", minted(sandbox, ids["svc-kept"], ends["svc-kept"]))
+    sinks.put("svc-of-another-key", minted(sandbox, ids["svc-kept"], expiries["svc-kept"]))
     sinks.put("svc-ends-earlier", minted(sandbox, ids["svc-ends-earlier"], early))
-    sinks.put("svc-other", minted(sandbox, ids["svc-other"], ends["svc-other"]))
+    sinks.put("svc-other", minted(sandbox, ids["svc-other"], expiries["svc-other"]))
     assert set(names) == {*DAMAGE, "svc-other", "svc-kept"}
 
 
 @pytest.mark.parametrize(("kind", "dialect"), HEALING)
-def test_what_is_damaged_by_hand_is_planned_and_healed_without_a_new_key(
+def test_damaged_tokens_are_repaired_without_a_new_key(
     kind: str, dialect: Dialect, project: Project, run, stack
 ) -> None:
-    """Each damage is an action with its reason; a good token, also another one, is left alone."""
-    sinks = place(kind, stack, project.root)
+    """Each damage is planned with its reason and repaired; every valid token is kept."""
+    sinks = sink_fixture(kind, stack, project.root)
     project.environ |= sinks.environ
     names = [*DAMAGE, "svc-other", "svc-kept"]
     with Sandbox(None, dialect) as sandbox:
         open_shop(project, sandbox, [(name, [sinks.item]) for name in names])
         assert run("apply").code == 0
-        made = {key.id for key in sandbox.keys()}
+        created = {key.id for key in sandbox.keys()}
         assert run("plan", "--detailed-exitcode").code == 0
         damage(sandbox, sinks, names)
-        good = {name: sinks.held(name) for name in ("svc-other", "svc-kept")}
+        good = {name: sinks.stored(name) for name in ("svc-other", "svc-kept")}
 
         planned = run("plan", "--detailed-exitcode", "--format", "json")
         assert planned.code == 2
-        assert planned.actions == {name: ("deliver", why) for name, why in DAMAGE.items()}
+        assert planned.actions == {name: ("deliver", reason) for name, reason in DAMAGE.items()}
 
         healed = run("apply", "--format", "json")
         assert healed.code == 0, healed
-        assert {name: one["status"] for name, one in healed.results.items()} == dict.fromkeys(
+        assert {name: entry["status"] for name, entry in healed.results.items()} == dict.fromkeys(
             DAMAGE, "done"
         )
-        assert {key.id for key in live(sandbox)} == made
-        assert {name: sinks.held(name) for name in good} == good
-        ids = {key.name: key.id for key in live(sandbox)}
+        assert {key.id for key in live_keys(sandbox)} == created
+        assert {name: sinks.stored(name) for name in good} == good
+        ids = {key.name: key.id for key in live_keys(sandbox)}
         for name in names:
-            assert key_of(sinks.held(name)) == ids[name], name
-            assert works(sandbox, sinks.held(name)), name
+            assert key_id_of(sinks.stored(name)) == ids[name], name
+            assert is_accepted(sandbox, sinks.stored(name)), name
         assert run("plan", "--detailed-exitcode").code == 0
 
 
 @DIALECTS
-def test_a_sink_that_tells_only_when_it_was_written_heals_by_that(
+def test_a_write_only_sink_is_repaired_by_its_timestamps(
     dialect: Dialect, project: Project, run, stack
 ) -> None:
-    """A secret older than its key, or removed, is written anew; one that is newer is left alone."""
-    github = place("github", stack, project.root)
+    """A secret that is removed or older than its key is written again; a newer one is kept."""
+    github = sink_fixture("github", stack, project.root)
     project.environ |= github.environ
     names = ["svc-older", "svc-removed", "svc-newer"]
     with Sandbox(None, dialect) as sandbox:
         open_shop(project, sandbox, [(name, [github.item]) for name in names])
         assert run("apply").code == 0
-        made = sandbox.keys()
-        github.kept["SVC_OLDER"].updated_at -= timedelta(hours=1)
+        created = sandbox.keys()
+        github.stored_secrets["SVC_OLDER"].updated_at -= timedelta(hours=1)
         github.put("svc-removed", None)
-        newer = github.held("svc-newer")
+        newer = github.stored("svc-newer")
         planned = run("plan", "--detailed-exitcode", "--format", "json")
         assert planned.code == 2
         assert planned.actions == {
@@ -346,28 +344,28 @@ def test_a_sink_that_tells_only_when_it_was_written_heals_by_that(
             "svc-removed": ("deliver", "token_missing"),
         }
         assert run("apply").code == 0
-        assert sandbox.keys() == made
-        assert github.held("svc-newer") == newer
-        deliver_nothing_else(sandbox, {name: github.held(name) for name in names})
+        assert sandbox.keys() == created
+        assert github.stored("svc-newer") == newer
+        assert_one_token_per_key(sandbox, {name: github.stored(name) for name in names})
         assert run("plan", "--detailed-exitcode").code == 0
 
 
-# What a sink that fails costs
+# Failing sinks
 
 
-@pytest.mark.parametrize("trouble", ["denied", "down"])
+@pytest.mark.parametrize("fault", ["denied", "down"])
 @DIALECTS
-def test_a_sink_that_cannot_be_used_blocks_its_own_keys_before_they_are_made(
-    dialect: Dialect, trouble: str, project: Project, run, stack
+def test_an_unusable_sink_blocks_only_its_own_keys(
+    dialect: Dialect, fault: str, project: Project, run, stack
 ) -> None:
-    """Its keys fail and are not made; those of the other sink are made and delivered."""
+    """The keys of an unusable sink are not created; those of another sink are delivered."""
     vault, file = Vault(stack), DotenvFile(project.root)
     project.environ |= vault.environ
-    if trouble == "denied":
+    if fault == "denied":
         vault.server.policies.clear()
     else:
-        with Sandbox(None) as gone:
-            project.environ["VAULT_ADDR"] = gone.url
+        with Sandbox(None) as stopped:
+            project.environ["VAULT_ADDR"] = stopped.url
     keys = [(f"svc-{number}", [(vault, file)[number % 2].item]) for number in range(6)]
     keys.append(("svc-both", [file.item, vault.item]))
     free = {"svc-1", "svc-3", "svc-5"}
@@ -375,57 +373,55 @@ def test_a_sink_that_cannot_be_used_blocks_its_own_keys_before_they_are_made(
         open_shop(project, sandbox, keys)
         ran = run("apply", "--format", "json")
         assert ran.code == 4
-        assert {name for name, one in ran.results.items() if one["status"] == "done"} == free
-        code = "sink_denied" if trouble == "denied" else "sink_unavailable"
-        failed = {n: one["error"]["code"] for n, one in ran.results.items() if n not in free}
+        assert {name for name, entry in ran.results.items() if entry["status"] == "done"} == free
+        code = "sink_denied" if fault == "denied" else "sink_unavailable"
+        failed = {n: entry["error"]["code"] for n, entry in ran.results.items() if n not in free}
         assert failed == dict.fromkeys(dict(keys).keys() - free, code)
-        deliver_nothing_else(sandbox, {name: file.held(name) for name in free})
-        assert file.held("svc-both") is None
+        assert_one_token_per_key(sandbox, {name: file.stored(name) for name in free})
+        assert file.stored("svc-both") is None
 
 
 @DIALECTS
-def test_a_sink_that_fails_at_the_write_alone_leaves_a_key_that_the_next_run_delivers(
+def test_the_next_run_delivers_after_a_failed_write(
     dialect: Dialect, project: Project, run, stack
 ) -> None:
-    """The result is failed with the id of the key that was made; the next run makes none."""
+    """The failed result has the id of the created key; the next run only delivers its token."""
     gitlab, file = Gitlab(stack), DotenvFile(project.root)
     project.environ |= gitlab.environ
     keys = [("svc-git", [file.item | {"variable": "GIT"}, gitlab.item]), ("svc-file", [file.item])]
     inner = gitlab.server.answer
 
-    def refusing(request: HttpRequest) -> HttpResponse:
-        return HttpResponse(418, request.body) if request.method == "POST" else inner(request)
+    def refusing(request: Asked) -> Told:
+        return Told(418, request.body) if request.method == "POST" else inner(request)
 
     with Sandbox(None, dialect) as sandbox:
         open_shop(project, sandbox, keys)
         gitlab.server.answer = refusing
         ran = run("apply", "--format", "json")
         assert ran.code == 4
-        made = {key.name: key.id for key in live(sandbox)}
-        assert sorted(made) == ["svc-file", "svc-git"]
-        told = {name: (one["status"], one["id"]) for name, one in ran.results.items()}
-        assert told == {
-            "svc-git": ("failed", made["svc-git"]),
-            "svc-file": ("done", made["svc-file"]),
+        created = {key.name: key.id for key in live_keys(sandbox)}
+        assert sorted(created) == ["svc-file", "svc-git"]
+        reported = {name: (entry["status"], entry["id"]) for name, entry in ran.results.items()}
+        assert reported == {
+            "svc-git": ("failed", created["svc-git"]),
+            "svc-file": ("done", created["svc-file"]),
         }
         assert ran.results["svc-git"]["error"]["code"] == "sink_failed"
-        assert ran.results["svc-git"]["record"]["id"] == made["svc-git"]
+        assert ran.results["svc-git"]["record"]["id"] == created["svc-git"]
 
         gitlab.server.answer = inner
-        again = run("apply", "--format", "json")
-        assert again.code == 0
-        assert [(name, one["action"]) for name, one in again.results.items()] == [
+        second = run("apply", "--format", "json")
+        assert second.code == 0
+        assert [(name, entry["action"]) for name, entry in second.results.items()] == [
             ("svc-git", "deliver")
         ]
-        held = {"svc-git": gitlab.held("svc-git"), "svc-file": file.held("svc-file")}
-        deliver_nothing_else(sandbox, held)
+        stored = {"svc-git": gitlab.stored("svc-git"), "svc-file": file.stored("svc-file")}
+        assert_one_token_per_key(sandbox, stored)
 
 
 @DIALECTS
-def test_a_command_that_fails_fails_its_own_key_alone(
-    dialect: Dialect, project: Project, run
-) -> None:
-    """One program of two ends with an error: its key is made and failed, the other is done."""
+def test_a_failing_command_fails_only_its_own_key(dialect: Dialect, project: Project, run) -> None:
+    """If one of two programs fails, its key is created and failed, and the other key is done."""
     broken = Command(project.root, "cat; cat >&2; exit 3", check="")
     sound = Command(project.root)
     with Sandbox(None, dialect) as sandbox:
@@ -435,28 +431,28 @@ def test_a_command_that_fails_fails_its_own_key_alone(
         assert ran.results["svc-a"]["status"] == "failed"
         assert "exit code 3" in ran.results["svc-a"]["error"]["message"]
         assert ran.results["svc-b"]["status"] == "done"
-        assert works(sandbox, sound.held("svc-b"))
+        assert is_accepted(sandbox, sound.stored("svc-b"))
 
 
 # Two runs at once
 
 
 class StartingLine:
-    """Holds the first create of each of two runs until both have sent one."""
+    """A middleware that delays the first create of each of two runs until both have sent one."""
 
     def __init__(self) -> None:
         self._line = threading.Barrier(2)
-        self._marks: set[bytes] = set()
+        self._expiries: set[bytes] = set()
         self._lock = threading.Lock()
         self.raced = False
 
     def __call__(self, request: Request, answer: Callable[[Request], Response]) -> Response:
         if request.method == "POST" and b"svc-" in request.body:
-            # The end of the first key; the runs differ in its milliseconds.
-            mark = request.body.partition(b'expiresAt": "')[2][:24]
+            # The expiry of the first key, whose milliseconds differ between the runs.
+            expiry = request.body.partition(b'expiresAt": "')[2][:24]
             with self._lock:
-                first = mark not in self._marks and len(self._marks) < 2
-                self._marks.add(mark)
+                first = expiry not in self._expiries and len(self._expiries) < 2
+                self._expiries.add(expiry)
             if first:
                 with suppress(threading.BrokenBarrierError):
                     self._line.wait(20.0)
@@ -465,35 +461,33 @@ class StartingLine:
 
 
 @pytest.mark.parametrize("race", range(RACES))
-def test_two_runs_at_once_leave_the_tokens_of_the_keys_that_stay(
-    race: int, project: Project
-) -> None:
-    """Both end well, each name has one live key, and one file has a working token of each."""
+def test_two_runs_at_once_leave_the_tokens_of_the_live_keys(race: int, project: Project) -> None:
+    """Both runs succeed, each name has one live key, and one file has a valid token of each."""
     names = [f"svc-{number:02d}" for number in range(12)]
     file = DotenvFile(project.root)
     line = StartingLine()
     with Sandbox(None, list(Dialect)[race % 3], around=line) as sandbox:
         open_shop(project, sandbox, [(name, [file.item]) for name in names])
         runs = [project.start("apply", "--format", "json") for _ in range(2)]
-        reports = [one.communicate(timeout=90) for one in runs]
+        reports = [entry.communicate(timeout=90) for entry in runs]
         assert line.raced
-        assert [one.returncode for one in runs] == [0, 0], reports
-        kept = {key.name: key.id for key in live(sandbox)}
-        assert sorted(kept) == names
-        assert len(live(sandbox)) == len(names)
+        assert [entry.returncode for entry in runs] == [0, 0], reports
+        winners = {key.name: key.id for key in live_keys(sandbox)}
+        assert sorted(winners) == names
+        assert len(live_keys(sandbox)) == len(names)
         for name in names:
-            assert key_of(file.held(name)) == kept[name]
-            assert works(sandbox, file.held(name) or "")
+            assert key_id_of(file.stored(name)) == winners[name]
+            assert is_accepted(sandbox, file.stored(name) or "")
     for out, _ in reports:
         [environment] = json.loads(out)["environments"]
-        assert {one["id"]: one["name"] for one in environment["results"]}.items() <= {
-            id_: name for name, id_ in kept.items()
+        assert {entry["id"]: entry["name"] for entry in environment["results"]}.items() <= {
+            id_: name for name, id_ in winners.items()
         }.items()
 
 
 @DIALECTS
-def test_a_run_after_a_whole_one_mints_nothing(dialect: Dialect, project: Project, run) -> None:
-    """Neither a key nor a token is made where every sink has its token."""
+def test_a_run_after_a_complete_one_mints_nothing(dialect: Dialect, project: Project, run) -> None:
+    """If every sink has its token, a run creates no key and mints no token."""
     journal: list[Exchange] = []
     file = DotenvFile(project.root)
     with Sandbox(None, dialect, journal=journal) as sandbox:
@@ -506,37 +500,37 @@ def test_a_run_after_a_whole_one_mints_nothing(dialect: Dialect, project: Projec
     assert not any(map(is_write, journal))
 
 
-# Sinks that cannot be written
+# Unwritable sinks
 
 
 def minted_tokens(journal: list[Exchange]) -> int:
-    return sum(b"generateApiKeyToken" in one.body for one in journal)
+    return sum(b"generateApiKeyToken" in entry.body for entry in journal)
 
 
 @DIALECTS
 def test_two_keys_with_one_file_by_a_link_are_refused_before_the_first_mint(
     dialect: Dialect, project: Project, run
 ) -> None:
-    """Neither key is made and neither token is minted; each names the other's address."""
+    """Neither key is created and no token is minted; each error names the other address."""
     (project.root / "real").mkdir()
     (project.root / "link").symlink_to("real")
     journal: list[Exchange] = []
     keys = [(name, [{"file": f"{name}/keys.env", "variable": "KEY"}]) for name in ("real", "link")]
     with Sandbox(None, dialect, journal=journal) as sandbox:
         open_shop(project, sandbox, keys)
-        for chosen in ((), ("--only", "real")):
-            ran = run("apply", "--format", "json", *chosen)
+        for options in ((), ("--only", "real")):
+            ran = run("apply", "--format", "json", *options)
             assert ran.code == 4
-            told = ran.results["real"]["error"]
-            assert told["code"] == "sink_unsuitable"
-            assert "link/keys.env" in told["message"]
+            reported = ran.results["real"]["error"]
+            assert reported["code"] == "sink_unsuitable"
+            assert "link/keys.env" in reported["message"]
         assert not sandbox.keys()
         assert minted_tokens(journal) == 0
     assert list((project.root / "real").iterdir()) == []
 
 
 RUNS = int(os.environ.get("RUNS", "3"))
-"""Runs against a sink that cannot be written; the figure in docs/reliability.md is of 10."""
+"""The number of runs against an unwritable sink; docs/reliability.md reports 10."""
 
 FULL = 'mount -t tmpfs -o size=64k none "$1"; head -c 65536 /dev/zero >"$1/ballast" || true'
 READ_ONLY = 'mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"'
@@ -546,27 +540,27 @@ def keys_delivered_to(item: dict[str, Any]) -> list[tuple[str, list[dict[str, An
     return [(f"svc-{number}", [item]) for number in range(3)]
 
 
-def nothing_is_made(
-    sandbox: Sandbox, journal: list[Exchange], run: Callable[..., Ran], code: str, remedy: str
+def assert_nothing_is_created(
+    sandbox: Sandbox, journal: list[Exchange], run: Callable[..., Completed], code: str, remedy: str
 ) -> None:
-    """Each run ends with 4 and the remedy, and makes nothing; doctor says the same."""
+    """Assert that each run exits with 4 and the remedy and creates nothing, and doctor agrees."""
     for _ in range(RUNS):
         ran = run("apply", "--format", "json")
         assert ran.code == 4
-        assert {one["error"]["code"] for one in ran.results.values()} == {code}
-        assert {one["status"] for one in ran.results.values()} == {"failed"}
+        assert {entry["error"]["code"] for entry in ran.results.values()} == {code}
+        assert {entry["status"] for entry in ran.results.values()} == {"failed"}
         assert len(ran.results) == 3
-        assert all(remedy in one["error"]["message"] for one in ran.results.values())
+        assert all(remedy in entry["error"]["message"] for entry in ran.results.values())
     assert not sandbox.keys()
     assert minted_tokens(journal) == 0
-    examined = run("doctor")
-    assert examined.code == 4
-    assert remedy in f"{examined.out}{examined.err}"
+    checked = run("doctor")
+    assert checked.code == 4
+    assert remedy in f"{checked.out}{checked.err}"
 
 
-def run_with(project: Project, mounts: str, folder: Path, *arguments: str) -> Ran:
-    """Runs a command in a process with mounts of its own, made by a shell with `$1` a folder."""
-    require_mounts()
+def run_with(project: Project, mounts: str, folder: Path, *arguments: str) -> Completed:
+    """Run a command with its own mounts, which a shell script makes with the folder as `$1`."""
+    demand_mounts()
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f'set -e; {mounts}; shift; exec "$@"', "sh", str(folder)]
         + project.command(*arguments),
@@ -577,7 +571,7 @@ def run_with(project: Project, mounts: str, folder: Path, *arguments: str) -> Ra
         check=False,
         timeout=120,
     )
-    return Ran(done.returncode, done.stdout, done.stderr)
+    return Completed(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -588,19 +582,19 @@ def run_with(project: Project, mounts: str, folder: Path, *arguments: str) -> Ra
     ],
     ids=["full disk", "read-only folder"],
 )
-def test_a_folder_that_cannot_be_written_costs_no_token(
+def test_an_unwritable_folder_costs_no_token(
     project: Project, mounts: str, code: str, remedy: str
 ) -> None:
-    """With a disk that is really full, and a mount that is really read-only."""
+    """A full disk and a read-only mount block the keys before any token is minted."""
     (project.root / "secrets").mkdir()
     journal: list[Exchange] = []
 
-    def run(*arguments: str) -> Ran:
+    def run(*arguments: str) -> Completed:
         return run_with(project, mounts, project.root / "secrets", *arguments)
 
     with Sandbox(None, Dialect.CORE, journal=journal) as sandbox:
         open_shop(project, sandbox, keys_delivered_to(DotenvFile.item))
-        nothing_is_made(sandbox, journal, run, code, remedy)
+        assert_nothing_is_created(sandbox, journal, run, code, remedy)
     assert list((project.root / "secrets").iterdir()) == []
 
 
@@ -608,7 +602,7 @@ def test_a_folder_that_cannot_be_written_costs_no_token(
 def test_a_folder_without_locks_costs_no_token(
     dialect: Dialect, project: Project, run, monkeypatch
 ) -> None:
-    """As on NFS without a lock service; no file system here is so."""
+    """A file system without locks, as NFS may be (simulated), blocks the keys."""
 
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -617,7 +611,7 @@ def test_a_folder_without_locks_costs_no_token(
     journal: list[Exchange] = []
     with Sandbox(None, dialect, journal=journal) as sandbox:
         open_shop(project, sandbox, keys_delivered_to(DotenvFile.item))
-        nothing_is_made(sandbox, journal, run, "sink_unsuitable", "local disk")
+        assert_nothing_is_created(sandbox, journal, run, "sink_unsuitable", "local disk")
     assert not (project.root / "secrets").exists()
 
 
@@ -635,45 +629,45 @@ def delete_namespace(sinks: Any) -> None:
 
 @DIALECTS
 @pytest.mark.parametrize(
-    ("kind", "closes", "code", "remedy"),
+    ("kind", "break_sink", "code", "remedy"),
     [
         ("github", archive_github, "sink_unsuitable", "Unarchive the repository"),
         ("gitlab", archive_gitlab, "sink_unsuitable", "Unarchive the project"),
         ("kubernetes", delete_namespace, "sink_missing", "Create the namespace"),
     ],
 )
-def test_a_vendor_that_takes_nothing_costs_no_token(
+def test_a_vendor_that_accepts_no_write_costs_no_token(
     dialect: Dialect,
     project: Project,
     run,
     stack,
     kind: str,
-    closes: Callable[[Any], None],
+    break_sink: Callable[[Any], None],
     code: str,
     remedy: str,
 ) -> None:
-    """An archived repository, an archived project, a namespace that is not there."""
-    sinks = place(kind, stack, project.root)
-    closes(sinks)
+    """An archived repository or project and a missing namespace block the keys."""
+    sinks = sink_fixture(kind, stack, project.root)
+    break_sink(sinks)
     project.environ |= sinks.environ
     journal: list[Exchange] = []
     with Sandbox(None, dialect, journal=journal) as sandbox:
         open_shop(project, sandbox, keys_delivered_to(sinks.item))
-        nothing_is_made(sandbox, journal, run, code, remedy)
-    writes = {one.method for one in sinks.server.requests if not one.query.get("dryRun")}
+        assert_nothing_is_created(sandbox, journal, run, code, remedy)
+    writes = {entry.method for entry in sinks.server.asked if not entry.query.get("dryRun")}
     assert writes == {"GET"}
 
 
 @DIALECTS
-def test_a_token_by_hand_is_never_left_in_another_users_file(
+def test_the_token_command_writes_no_file_of_another_user(
     dialect: Dialect, project: Project, run
 ) -> None:
-    """One that can be replaced is taken over; for one that cannot, no token is even minted."""
+    """Another user's file is replaced, or, if it cannot be, no token is minted."""
     if os.getuid() != 0:
         pytest.skip("only root may give files away")
     journal: list[Exchange] = []
-    theirs, mounted = project.root / "theirs.token", project.root / "mounted.token"
-    for file in (theirs, mounted, project.root / "host"):
+    foreign, mounted = project.root / "theirs.token", project.root / "mounted.token"
+    for file in (foreign, mounted, project.root / "host"):
         file.touch(0o666)
         os.chown(file, NOBODY, NOBODY)
     with Sandbox(None, dialect, journal=journal) as sandbox:
@@ -684,7 +678,7 @@ def test_a_token_by_hand_is_never_left_in_another_users_file(
         assert ran.code == 4
         assert "belongs to another user" in ran.err
         assert minted_tokens(journal) == 0
-        assert run("token", "svc", "--to", str(theirs)).code == 0
-        assert works(sandbox, theirs.read_text())
+        assert run("token", "svc", "--to", str(foreign)).code == 0
+        assert is_accepted(sandbox, foreign.read_text())
     assert (project.root / "host").read_text() == ""
-    assert (theirs.stat().st_uid, theirs.stat().st_mode & 0o777) == (0, 0o600)
+    assert (foreign.stat().st_uid, foreign.stat().st_mode & 0o777) == (0, 0o600)

@@ -1,8 +1,8 @@
-"""The promise itself: random manifests, random keys, random faults, random kills, every dialect.
+"""The main guarantee: random manifests, keys, faults and kills on every dialect.
 
-`pytest tests/faults/test_exactly_once.py` plays SCENARIOS random scenarios (200 where nothing is
-said), a third of them on each dialect; docs/reliability.md has the command for 10 000. A scenario
-that fails is printed by Hypothesis as a program of rules, ready to be pasted below as a test.
+`pytest tests/faults/test_exactly_once.py` runs SCENARIOS random scenarios (200 by default), a
+third of them on each dialect; docs/reliability.md has the command for 10 000. Hypothesis prints a
+failed scenario as a program of rules, which can be pasted below as a test.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from builders import desired_key, environment_with, limits_with
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from laboratory import PASSING, Failed, Fault, Laboratory, Slow, seeded
-from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, Process, marked
+from killable import PROCESSES, FastClock, Kill, KillableTransport, Killed, Process, use_run_marker
+from laboratory import TRANSIENT, Failed, Fault, Laboratory, Slow, seeded
 
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, RunMarker, Skipped
 from provisioner.execution import Failed as FailedAction
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 
 SCENARIOS = int(os.environ.get("SCENARIOS", "200"))
 
-# A fault that ends by itself within the client's time limit. What a server commits after the
-# client gave up is beyond the guarantee, and is tried in tests/execution/test_execute.py.
+# Faults that end by themselves within the client's timeout. A commit after the client gave up is
+# not covered by the guarantee; tests/execution/test_execute.py tests it.
 FAULTS: tuple[Fault, ...] = (
-    *(fault for fault in PASSING if not isinstance(fault, Slow)),
+    *(fault for fault in TRANSIENT if not isinstance(fault, Slow)),
     Failed(graphql_status=200),
     Slow(0.01),
     Slow(0.01, before=True),
@@ -61,7 +61,7 @@ LABORATORIES: dict[Dialect, Laboratory] = {}
 
 
 def laboratory(dialect: Dialect) -> Laboratory:
-    """One for all scenarios of a dialect: a scenario begins with an empty workspace."""
+    """Return the laboratory for all scenarios of a dialect; each starts with an empty workspace."""
     if dialect not in LABORATORIES:
         LABORATORIES[dialect] = Laboratory(dialect).__enter__()
     return LABORATORIES[dialect]
@@ -72,7 +72,7 @@ NAMES = ("svc-a", "svc-b", "svc-ü", "svc c", "svc-d", "svc-e", "svc-f", "SVC-A"
 kills = st.none() | st.builds(Kill, st.integers(0, 14), st.sampled_from(("before", "after")))
 plans = st.tuples(st.integers(0, 2**16), st.sampled_from((0.0, 0.1, 0.3, 0.5)))
 keys = st.dictionaries(st.sampled_from(NAMES), st.sampled_from((0, 1, 2)), min_size=1)
-strangers = st.lists(
+existing_keys = st.lists(
     st.tuples(
         st.sampled_from((*NAMES, "old", "other")),
         st.sampled_from(("live", "expired", "revoked", "no role")),
@@ -82,7 +82,7 @@ strangers = st.lists(
 
 
 class ExactlyOnce(RuleBasedStateMachine):
-    """A workspace, the manifests that want keys in it, and runs that meet every kind of fault."""
+    """A workspace, manifests that declare keys in it, and runs with every kind of fault."""
 
     dialect: Dialect
 
@@ -91,36 +91,36 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.laboratory = laboratory(self.dialect)
         self.laboratory.reset()
         self.sandbox = self.laboratory.sandbox
-        self.wanted: tuple[DesiredKey, ...] = ()
+        self.desired: tuple[DesiredKey, ...] = ()
         self.foreign: dict[str, ApiKey] = {}
-        self.twins: set[str] = set()
+        self.duplicates: set[str] = set()
         self.broken = False
-        self.marks = itertools.count(1)
+        self.markers = itertools.count(1)
 
     @initialize(
-        wanted=keys, found=strangers, parallel=st.sampled_from((1, 4)), signs_in=st.booleans()
+        desired=keys, found=existing_keys, parallel=st.sampled_from((1, 4)), signs_in=st.booleans()
     )
     def begin(
-        self, wanted: dict[str, int], found: list[tuple[str, State]], parallel: int, signs_in: bool
+        self, desired: dict[str, int], found: list[tuple[str, State]], parallel: int, signs_in: bool
     ) -> None:
         self.parallel = parallel
         self.signs_in = signs_in
-        self.want(wanted)
+        self.merge_manifests(desired)
         for name, state in found:
-            self.someone_makes(name, state)
+            self.someone_creates(name, state)
 
-    @rule(wanted=keys)
-    def want(self, wanted: dict[str, int]) -> None:
-        """Somebody merges other manifests."""
+    @rule(desired=keys)
+    def merge_manifests(self, desired: dict[str, int]) -> None:
+        """Change the manifests."""
         role = None if self.dialect is Dialect.LEGACY else "Admin"
-        self.wanted = tuple(
+        self.desired = tuple(
             desired_key(name, environment="", depth=depth, role=role, line=line)
-            for line, (name, depth) in enumerate(wanted.items(), 1)
+            for line, (name, depth) in enumerate(desired.items(), 1)
         )
 
     @rule(name=st.sampled_from((*NAMES, "old")), state=st.sampled_from(("live", "expired")))
-    def someone_makes(self, name: str, state: State) -> None:
-        """Somebody makes a key by hand."""
+    def someone_creates(self, name: str, state: State) -> None:
+        """Create a key by hand."""
         past, future = "2020-01-01T00:00:00.000Z", "2031-01-01T00:00:00.000Z"
         [id_] = self.sandbox.seed(
             [name],
@@ -132,97 +132,98 @@ class ExactlyOnce(RuleBasedStateMachine):
 
     @rule(plan=plans, kill=kills)
     def run(self, plan: tuple[int, float], kill: Kill | None) -> None:
-        """One pipeline."""
-        with self._under(plan):
-            [outcome] = self._play(kill)
-        with self._holding():
+        """Run one pipeline."""
+        with self._with_faults(plan):
+            [outcome] = self._run_all(kill)
+        with self._note_failure():
             if outcome is not None:
-                self._reported(*outcome, alone=True)
-            self._made_each_once()
+                self._check_report(*outcome, alone=True)
+            self._check_no_duplicates_created()
 
     @rule(plan=plans, first=kills, second=kills)
     def race(self, plan: tuple[int, float], first: Kill | None, second: Kill | None) -> None:
-        """Two pipelines at once."""
-        with self._under(plan):
-            outcomes = self._play(first, second)
-        with self._holding():
-            self._excuse(outcomes)
+        """Run two pipelines at the same time."""
+        with self._with_faults(plan):
+            outcomes = self._run_all(first, second)
+        with self._note_failure():
+            self._allow_duplicates(outcomes)
             for outcome in outcomes:
                 if outcome is not None:
-                    self._reported(*outcome, alone=False)
+                    self._check_report(*outcome, alone=False)
 
     @invariant()
     def foreign_keys_are_as_they_were(self) -> None:
-        with self._holding():
+        with self._note_failure():
             rows = {key.id: key for key in self.sandbox.keys()}
             assert self.foreign.items() <= rows.items()
 
     @invariant()
     def no_name_has_a_second_live_key(self) -> None:
-        with self._holding():
-            for name, live in self._made().items():
-                assert len(live) == 1 or name in self.twins, (name, live)
+        with self._note_failure():
+            for name, live in self._keys_of_runs().items():
+                assert len(live) == 1 or name in self.duplicates, (name, live)
 
     def teardown(self) -> None:
-        """When the faults end one more run converges, and the run after it sends no write."""
-        if not self.wanted or self.broken:
+        """Check that a run without faults completes everything, and the next one sends no write."""
+        if not self.desired or self.broken:
             return
-        [outcome] = self._play(None)
+        [outcome] = self._run_all(None)
         assert outcome is not None
-        self._reported(*outcome, alone=True)
+        self._check_report(*outcome, alone=True)
         _, _, result = outcome
         assert not result.incomplete, result
         live = self.laboratory.live()
-        assert {key.name for key in self.wanted} <= live.keys()
+        assert {key.name for key in self.desired} <= live.keys()
         self.no_name_has_a_second_live_key()
         self.foreign_keys_are_as_they_were()
         before = len(self.laboratory.journal)
-        [outcome] = self._play(None)
+        [outcome] = self._run_all(None)
         assert outcome is not None
         assert not any(map(writes, self.laboratory.journal[before:]))
         [planned] = outcome[1].environments
         assert isinstance(planned, Planned)
-        told = {one.name for one in planned.findings if isinstance(one, Duplicate)}
-        names = {key.name for key in self.wanted}
-        assert told == {name for name in names if len(live[name]) > 1}
+        reported = {entry.name for entry in planned.findings if isinstance(entry, Duplicate)}
+        names = {key.name for key in self.desired}
+        assert reported == {name for name in names if len(live[name]) > 1}
 
     @contextmanager
-    def _under(self, plan: tuple[int, float]) -> Iterator[None]:
-        """Faults of a plan, and at the end a server that is well and idle."""
+    def _with_faults(self, plan: tuple[int, float]) -> Iterator[None]:
+        """Inject the faults of a plan; at the end, heal the server and wait until it is idle."""
         self.laboratory.use(seeded(*plan, FAULTS))
         try:
             yield
         finally:
             self.laboratory.heal()
-            self.laboratory.quiet()
+            self.laboratory.wait_until_idle()
 
     @contextmanager
-    def _holding(self) -> Iterator[None]:
-        """Notes that a promise was broken, so that the end does not hide which one was first."""
+    def _note_failure(self) -> Iterator[None]:
+        """Note a failed check, so that `teardown` does not hide it with another failure."""
         try:
             yield
         except BaseException:
             self.broken = True
             raise
 
-    def _made(self) -> dict[str, list[ApiKey]]:
-        """The live keys that runs made, by name."""
+    def _keys_of_runs(self) -> dict[str, list[ApiKey]]:
+        """Return the live keys that runs created, by name."""
         live = self.laboratory.live()
-        made = {
-            name: [one for one in same if one.id not in self.foreign] for name, same in live.items()
+        created = {
+            name: [entry for entry in same if entry.id not in self.foreign]
+            for name, same in live.items()
         }
-        return {name: same for name, same in made.items() if same}
+        return {name: same for name, same in created.items() if same}
 
-    def _play(self, *fates: Kill | None) -> list[tuple[Process, Plan, RunResult] | None]:
-        """Runs at once, each killed at its point; None for one that was killed."""
-        self.processes = [Process(kill, next(self.marks)) for kill in fates]
-        with ThreadPoolExecutor(len(fates)) as pool:
+    def _run_all(self, *kill_points: Kill | None) -> list[tuple[Process, Plan, RunResult] | None]:
+        """Start runs at the same time; return their results, or None for a killed run."""
+        self.processes = [Process(kill, next(self.markers)) for kill in kill_points]
+        with ThreadPoolExecutor(len(kill_points)) as pool:
             return list(pool.map(self._run, self.processes))
 
     def _run(self, process: Process) -> tuple[Process, Plan, RunResult] | None:
-        name = f"run-{process.mark}"
+        name = f"run-{process.run_marker}"
         PROCESSES[name] = process
-        stop = Hurried()
+        stop = FastClock()
         credential = (
             SignIn(Secret(self.sandbox.email), Secret(self.sandbox.password))
             if self.signs_in
@@ -241,15 +242,15 @@ class ExactlyOnce(RuleBasedStateMachine):
             return workspace
 
         no_sinks = SinkRegistry(Path(), {}, stop).open
-        wanted = {name: tuple(key._replace(environment=name) for key in self.wanted)}
+        desired = {name: tuple(key._replace(environment=name) for key in self.desired)}
         try:
             with Reconciler(
                 (environment,), open_workspace, no_sinks, ThreadExecutor(1), stop
             ) as reconciler:
                 plan = reconciler.plan(
-                    wanted, datetime.now(UTC).replace(microsecond=0), PlanOptions()
+                    desired, datetime.now(UTC).replace(microsecond=0), PlanOptions()
                 )
-                with marked(process.mark):
+                with use_run_marker(process.run_marker):
                     result = reconciler.apply(plan, lambda _: None)
                 assert reconciler.internal_error is None, reconciler.internal_error
         except Killed:
@@ -258,82 +259,88 @@ class ExactlyOnce(RuleBasedStateMachine):
             del PROCESSES[name]
         return process, plan, result
 
-    def _reported(self, process: Process, plan: Plan, result: RunResult, *, alone: bool) -> None:
-        """The report is true: what is done is live, what is not says why, nothing is missing."""
+    def _check_report(
+        self, process: Process, plan: Plan, result: RunResult, *, alone: bool
+    ) -> None:
+        """Check that the report is complete, done keys are live and others have a reason."""
         rows = {key.id: key for key in self.sandbox.keys()}
-        mark = f".{process.mark:03d}Z"
-        assert all(rows[id_].expires_at.endswith(mark) for id_ in process.written)
-        [planned], [part] = plan.environments, result.environments
+        run_marker = f".{process.run_marker:03d}Z"
+        assert all(rows[id_].expires_at.endswith(run_marker) for id_ in process.written)
+        [planned], [environment_result] = plan.environments, result.environments
         if not isinstance(planned, Planned):
-            assert planned == part
+            assert planned == environment_result
             return
-        assert isinstance(part, Executed)
-        assert [one.action for one in part.results] == list(planned.actions)
+        assert isinstance(environment_result, Executed)
+        assert [entry.action for entry in environment_result.results] == list(planned.actions)
         live = {key.id: key for same in self.laboratory.live().values() for key in same}
-        for one in part.results:
-            name = one.action.name
-            mine = [
-                key for key in live.values() if key.name == name and key.expires_at.endswith(mark)
+        for entry in environment_result.results:
+            name = entry.action.name
+            own = [
+                key
+                for key in live.values()
+                if key.name == name and key.expires_at.endswith(run_marker)
             ]
-            match one:
+            match entry:
                 case Done(id=id_, record=record):
                     assert live[id_].name == name
                     assert record is None or record["id"] == id_
-                    assert mine
+                    assert own
                 case CreatedByAnotherRun(id=id_):
                     assert live[id_].name == name
                     assert not alone
-                    assert not mine or name in self.twins
+                    assert not own or name in self.duplicates
                 case FailedAction(failure=failure):
                     assert failure.code
                     assert failure.message
-                    assert not mine or failure.code in ("outcome_unknown", "duplicate_left")
+                    assert not own or failure.code in ("outcome_unknown", "duplicate_left")
                 case Skipped():
-                    assert not mine
+                    assert not own
 
-    def _made_each_once(self) -> None:
-        """A run without a rival never makes a key that it has to take back."""
-        mark = f".{self.processes[0].mark:03d}Z"
-        made = [key.name for key in self.sandbox.keys() if key.expires_at.endswith(mark)]
-        assert len(made) == len(set(made)), made
+    def _check_no_duplicates_created(self) -> None:
+        """Check that a run by itself never created a key that it had to revoke."""
+        run_marker = f".{self.processes[0].run_marker:03d}Z"
+        created = [key.name for key in self.sandbox.keys() if key.expires_at.endswith(run_marker)]
+        assert len(created) == len(set(created)), created
 
-    def _excuse(self, outcomes: list[tuple[Process, Plan, RunResult] | None]) -> None:
-        """Twins that the guarantee leaves: of a killed run, and of a commit behind a last look."""
-        for name, live in self._made().items():
-            if len(live) < 2 or name in self.twins:
+    def _allow_duplicates(self, outcomes: list[tuple[Process, Plan, RunResult] | None]) -> None:
+        """Note allowed duplicates: from a killed run, or committed after the last observation."""
+        for name, live in self._keys_of_runs().items():
+            if len(live) < 2 or name in self.duplicates:
                 continue
             if None in outcomes:
-                self.twins.add(name)
+                self.duplicates.add(name)
                 continue
             first = min(live, key=lambda key: (key.created_at, key.id))
-            by_mark = {f".{one[0].mark:03d}Z": one[0] for one in outcomes if one is not None}
+            by_suffix = {
+                f".{entry[0].run_marker:03d}Z": entry[0] for entry in outcomes if entry is not None
+            }
             committed = self._committed(first)
             for key in live:
-                maker = by_mark.get(key.expires_at[-5:])
-                if key is not first and maker is not None:
-                    told = [
-                        one.failure
+                creator = by_suffix.get(key.expires_at[-5:])
+                if key is not first and creator is not None:
+                    reported = [
+                        entry.failure
                         for outcome in outcomes
-                        if outcome and outcome[0] is maker
-                        for part in outcome[2].environments
-                        if isinstance(part, Executed)
-                        for one in part.results
-                        if isinstance(one, FailedAction) and one.action.name == name
+                        if outcome and outcome[0] is creator
+                        for environment_result in outcome[2].environments
+                        if isinstance(environment_result, Executed)
+                        for entry in environment_result.results
+                        if isinstance(entry, FailedAction) and entry.action.name == name
                     ]
-                    assert told or maker.looked_at < committed, (name, live, outcomes)
-                    self.twins.add(name)
+                    assert reported or creator.observed_at < committed, (name, live, outcomes)
+                    self.duplicates.add(name)
 
     def _committed(self, key: ApiKey) -> float:
-        """When the create of a key was answered, by `time.monotonic`."""
+        """Return `time.monotonic()` when the create of a key was answered."""
         return max(
-            one.ended
-            for one in self.laboratory.journal
-            if json.dumps(key.name).encode() in one.body and key.expires_at.encode() in one.body
+            entry.ended
+            for entry in self.laboratory.journal
+            if json.dumps(key.name).encode() in entry.body and key.expires_at.encode() in entry.body
         )
 
 
 def writes(exchange: Exchange) -> bool:
-    """Whether an exchange may have changed a key."""
+    """Return whether an exchange may have changed a key."""
     return (
         exchange.method == "PATCH"
         or exchange.path.startswith("/rest/batch")
@@ -343,15 +350,17 @@ def writes(exchange: Exchange) -> bool:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def mortal_runs() -> Any:
-    """Runs can be killed, and draw the marks that they are given."""
+def killable_runs() -> Any:
+    """Make runs killable, with given run markers."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(connect_module, "Transport", Mortal)
-    patch.setattr(RunMarker, "random", classmethod(lambda cls: cls(marked.current.mark)))
+    patch.setattr(connect_module, "Transport", KillableTransport)
+    patch.setattr(
+        RunMarker, "random", classmethod(lambda cls: cls(use_run_marker.current.run_marker))
+    )
     yield
     patch.undo()
-    for one in LABORATORIES.values():
-        one.close()
+    for entry in LABORATORIES.values():
+        entry.close()
     LABORATORIES.clear()
 
 

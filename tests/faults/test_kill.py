@@ -1,7 +1,7 @@
-"""A run killed at each of its requests, before and after the commit, and then run again.
+"""A run killed at each of its requests, before and after the commit, and then repeated.
 
-`KILLS=all` kills before and after each; otherwise each second request of a run with many is killed
-before its commit, and the others after it.
+`KILLS=all` kills before and after each request. By default, a run with many requests is killed
+before every second one, and after the others.
 """
 
 from __future__ import annotations
@@ -23,72 +23,76 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-Moment = Literal["before", "after"]
+When = Literal["before", "after"]
 
 COUNTS = {0: 8, 1: 9, 2: 8}
 MANY = 10
-"""Requests from which a run is killed at a part of them."""
+"""The number of requests from which a run is killed only at some of them."""
 NAMES = [f"svc-{depth}-{number}" for depth, count in COUNTS.items() for number in range(count)]
 DIALECTS = pytest.mark.parametrize("dialect", Dialect)
 
 
-class Gallows:
-    """Kills a process at one of its requests, from then on handles none, until it is taken down.
+class KillPoint:
+    """A middleware that kills a process at one of its requests and then handles none.
 
     Attributes:
-        fell: whether the request came.
+        process: the process to kill.
+        fired: true once the process was killed.
+        disabled: true once all requests are handled again.
     """
 
-    def __init__(self, number: int, moment: Moment) -> None:
+    def __init__(self, number: int, when: When) -> None:
         self._number = number
-        self._moment = moment
+        self._when = when
         self._arrived = 0
         self._handling = 0
         self._changed = threading.Condition()
         self.process: subprocess.Popen[bytes] | None = None
-        self.fell = False
-        self.down = False
+        self.fired = False
+        self.disabled = False
 
     def __call__(self, request: Request, answer: Callable[[Request], Response]) -> Response:
         with self._changed:
             number = self._arrived
             self._arrived += 1
-            if not self.down and (self.fell or (number == self._number and self._before())):
+            if not self.disabled and (
+                self.fired or (number == self._number and self._kill_before())
+            ):
                 raise ConnectionResetError
             self._handling += 1
         try:
-            answered = answer(request)
+            result = answer(request)
         finally:
             with self._changed:
                 self._handling -= 1
                 self._changed.notify_all()
         with self._changed:
-            if not self.down and (self.fell or number == self._number):
+            if not self.disabled and (self.fired or number == self._number):
                 self._kill()
                 raise ConnectionResetError
-        return answered
+        return result
 
-    def take_down(self) -> None:
-        """Waits until the server is done with what it had begun, and lets everyone through."""
+    def disable(self) -> None:
+        """Wait until the requests in progress are handled, then handle all later ones."""
         with self._changed:
             assert self._changed.wait_for(lambda: not self._handling, 10)
-            self.down = True
+            self.disabled = True
 
-    def _before(self) -> bool:
-        if self._moment == "before":
+    def _kill_before(self) -> bool:
+        if self._when == "before":
             self._kill()
-        return self.fell
+        return self.fired
 
     def _kill(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.fell = True
+        self.fired = True
 
 
 def write_manifests(folder: Path, url: str, dialect: Dialect) -> None:
     folder.mkdir()
-    given = {"url": url, "auth": {"token": "${TOKEN}"}}
-    environments = {"version": 1, "environments": {"shop": given}}
+    environment = {"url": url, "auth": {"token": "${TOKEN}"}}
+    environments = {"version": 1, "environments": {"shop": environment}}
     (folder / "environments.yaml").write_text(json.dumps(environments))
     role = {} if dialect is Dialect.LEGACY else {"role": "Admin"}
     for depth in COUNTS:
@@ -104,7 +108,7 @@ def write_manifests(folder: Path, url: str, dialect: Dialect) -> None:
 
 
 def requests_of_a_run(dialect: Dialect) -> int:
-    """How many requests a run sends that nobody disturbs; docs/reliability.md has the figures."""
+    """Return the number of requests of an undisturbed run; docs/reliability.md has the figures."""
     return {Dialect.LEGACY: 5, Dialect.CORE_1: 7, Dialect.CORE: 30}[dialect]
 
 
@@ -113,10 +117,10 @@ def is_write(exchange: Exchange) -> bool:
 
 
 @DIALECTS
-def test_the_points_of_a_run_are_all_its_requests(
+def test_the_kill_points_are_all_requests_of_a_run(
     dialect: Dialect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The runs below are killed at every request that an undisturbed run sends."""
+    """An undisturbed run sends the number of requests that the test below kills at."""
     journal: list[Exchange] = []
     with Sandbox(None, dialect, journal=journal) as sandbox:
         write_manifests(tmp_path / "manifests", sandbox.url, dialect)
@@ -125,27 +129,27 @@ def test_the_points_of_a_run_are_all_its_requests(
     assert len(journal) == requests_of_a_run(dialect)
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", "after"])
 @DIALECTS
 def test_a_run_killed_at_any_request_is_finished_by_the_next_one(
-    dialect: Dialect, moment: Moment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    dialect: Dialect, when: When, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    """Every key is there exactly once after the next run, and the run after that sends no write."""
+    """After the next run every key exists exactly once, and the run after that sends no write."""
     requests = requests_of_a_run(dialect)
     every = 1 if os.environ.get("KILLS") == "all" or requests < MANY else 2
-    first = 1 if every > 1 and moment == "after" else 0
+    first = 1 if every > 1 and when == "after" else 0
     for number in range(first, requests, every):
         journal: list[Exchange] = []
-        gallows = Gallows(number, moment)
+        kill_point = KillPoint(number, when)
         folder = tmp_path / f"manifests-{number}"
-        with Sandbox(None, dialect, around=gallows, journal=journal) as sandbox:
+        with Sandbox(None, dialect, around=kill_point, journal=journal) as sandbox:
             write_manifests(folder, sandbox.url, dialect)
             monkeypatch.setenv("TOKEN", sandbox.session_token())
-            gallows.process = Provision(
+            kill_point.process = Provision(
                 "apply", "-m", folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            assert gallows.process.wait(30) == -9, number
-            gallows.take_down()
+            assert kill_point.process.wait(30) == -9, number
+            kill_point.disable()
             assert main(["apply", "-m", str(folder)]) == 0, number
             live = Counter(key.name for key in sandbox.keys() if key.revoked_at is None)
             assert live == Counter(NAMES), number

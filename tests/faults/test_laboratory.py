@@ -1,4 +1,4 @@
-"""The laboratory itself: each fault as a bare client sees it, and what the store holds then."""
+"""The fault laboratory itself: the effect of each fault on a simple client and on the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import laboratory as module
 import pytest
 from laboratory import (
     FAULTS,
-    PASSING,
+    TRANSIENT,
     BadGateway,
     ClosedAfter,
     ClosedBefore,
@@ -58,7 +58,7 @@ REST = {
 }
 LIST = {**REST, Dialect.LEGACY: "/rest/apiKeys"}
 GRAPHQL = {Dialect.LEGACY: "/graphql", Dialect.CORE_1: "/metadata", Dialect.CORE: "/metadata"}
-QUESTION = {"query": "{__typename}"}
+QUERY = {"query": "{__typename}"}
 SIGN_IN = (
     "mutation($e:String!,$p:String!,$o:String!)"
     "{getLoginTokenFromCredentials(email:$e,password:$p,origin:$o){loginToken{token}}}"
@@ -66,8 +66,8 @@ SIGN_IN = (
 
 
 @dataclass
-class Told:
-    """An answer as it came over the socket."""
+class Answer:
+    """An answer as received."""
 
     status: int
     headers: dict[str, str]
@@ -79,24 +79,24 @@ class Told:
 
 
 class Client:
-    """One connection that repeats nothing."""
+    """A client with one connection, which repeats no request."""
 
     def __init__(self, url: str, token: str | None, timeout: float = 30.0) -> None:
         self.connection = HTTPConnection(url.removeprefix("http://"), timeout=timeout)
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
-    def __call__(self, method: str, path: str, body: Any = None) -> Told:
+    def __call__(self, method: str, path: str, body: Any = None) -> Answer:
         raw = None if body is None else json.dumps(body)
         headers = {**self.headers, "Content-Type": "application/json"}
         self.connection.request(method, path, raw, headers)
         answer = self.connection.getresponse()
         headers = {name.lower(): value for name, value in answer.getheaders()}
         assert len(headers) == len(answer.getheaders()), "a header came twice"
-        return Told(answer.status, headers, answer.read())
+        return Answer(answer.status, headers, answer.read())
 
 
 class Bench:
-    """A laboratory and the requests that a test sends to it."""
+    """A laboratory, and requests to it."""
 
     def __init__(self, dialect: Dialect, **options: Any) -> None:
         self.dialect = dialect
@@ -118,8 +118,10 @@ class Bench:
         self.clients.append(client)
         return client
 
-    def create(self, client: Client | None = None, name: str = "svc", *, rest: bool = True) -> Told:
-        """Sends one create, by REST or by GraphQL."""
+    def create(
+        self, client: Client | None = None, name: str = "svc", *, rest: bool = True
+    ) -> Answer:
+        """Send one create by REST or GraphQL."""
         record = {"name": name, "expiresAt": DATE}
         if self.dialect is not Dialect.LEGACY:
             record["roleId"] = self.laboratory.sandbox.role("Admin").id
@@ -132,7 +134,7 @@ class Bench:
         query = f"mutation{{createApiKey({argument}:{{{fields}}}){{id}}}}"
         return client("POST", GRAPHQL[self.dialect], {"query": query})
 
-    def look(self, client: Client | None = None) -> Told:
+    def list_keys(self, client: Client | None = None) -> Answer:
         return (client or self.client())("GET", LIST[self.dialect])
 
     def names(self) -> list[str]:
@@ -151,8 +153,8 @@ def core() -> Iterator[Bench]:
         yield found
 
 
-def said(bench: Bench, *, rest: bool) -> Told | type[Exception]:
-    """What one create is told, or how it failed."""
+def create_outcome(bench: Bench, *, rest: bool) -> Answer | type[Exception]:
+    """Return the answer to one create, or the type of its exception."""
     try:
         return bench.create(rest=rest)
     except (RemoteDisconnected, IncompleteRead) as error:
@@ -167,18 +169,18 @@ def graphql_error(dialect: Dialect, message: str, code: str) -> Any:
 
 
 @pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
-@pytest.mark.parametrize("fault", PASSING, ids=repr)
-def test_only_a_fault_after_the_commit_leaves_the_key_made(bench, fault, rest):
-    """Whether a create was handled under each fault is what `handles` says of it."""
+@pytest.mark.parametrize("fault", TRANSIENT, ids=repr)
+def test_only_a_fault_after_the_commit_leaves_a_key(bench, fault, rest):
+    """`handles` tells for each fault whether a create is handled."""
     bench.laboratory.use(scripted({0: fault}))
-    said(bench, rest=rest)
-    bench.laboratory.quiet()
+    create_outcome(bench, rest=rest)
+    bench.laboratory.wait_until_idle()
     assert bench.names() == ["svc"] * handles(fault)
     assert bench.laboratory.injected == {0: fault}
 
 
-def test_handled_faults_are_those_that_say_so():
-    """`handles` is right about each kind of fault."""
+def test_handles_is_right_for_each_fault():
+    """`handles` returns the right answer for each kind of fault."""
     unhandled = {
         ClosedBefore(),
         BadGateway(),
@@ -194,27 +196,27 @@ def test_handled_faults_are_those_that_say_so():
 
 
 @pytest.mark.parametrize("fault", [ClosedBefore(), ClosedAfter()], ids=repr)
-def test_a_closed_connection_carries_no_answer(bench, fault):
-    """The client finds the connection closed, and the journal notes an exchange of status 0."""
+def test_a_closed_connection_has_no_answer(bench, fault):
+    """The connection is closed, and the journal has an exchange with status 0."""
     bench.laboratory.use(scripted({0: fault}))
-    assert said(bench, rest=True) is RemoteDisconnected
-    assert [one.status for one in bench.laboratory.journal] == [0]
+    assert create_outcome(bench, rest=True) is RemoteDisconnected
+    assert [entry.status for entry in bench.laboratory.journal] == [0]
 
 
-def test_an_error_after_the_commit_has_the_shape_of_its_endpoint(bench):
-    """REST answers 500 with `messages`, GraphQL with `errors` and the status that is asked for."""
+def test_an_error_after_the_commit_has_the_format_of_its_endpoint(bench):
+    """REST answers 500 with `messages`, GraphQL answers `errors` with the given status."""
     bench.laboratory.use(scripted({0: Failed(), 1: Failed(), 2: Failed(graphql_status=200)}))
-    told = bench.create(rest=True)
-    assert told.status == 500
-    assert told.json == {
+    answer = bench.create(rest=True)
+    assert answer.status == 500
+    assert answer.json == {
         "statusCode": 500,
         "error": "Error",
         "messages": ["Query read timeout"],
     }
     for status in (500, 200):
-        told = bench.create(rest=False)
+        answer = bench.create(rest=False)
         expected = graphql_error(bench.dialect, "Query read timeout", "INTERNAL_SERVER_ERROR")
-        assert (told.status, told.json) == (status, expected)
+        assert (answer.status, answer.json) == (status, expected)
 
 
 @pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
@@ -229,28 +231,28 @@ def test_an_error_after_the_commit_has_the_shape_of_its_endpoint(bench):
     ],
     ids=repr,
 )
-def test_a_proxy_answers_a_page(core, fault, status, wait, rest):
-    """Such an answer is HTML; only 503 names a wait."""
+def test_a_proxy_answers_with_an_html_page(core, fault, status, wait, rest):
+    """The answer of a proxy is HTML; only a 503 names a wait."""
     core.laboratory.use(scripted({0: fault}))
-    told = core.create(rest=rest)
-    assert told.status == status
-    assert told.headers["content-type"] == "text/html"
-    assert told.body.startswith(b"<html>")
-    assert told.headers.get("retry-after") == wait
+    answer = core.create(rest=rest)
+    assert answer.status == status
+    assert answer.headers["content-type"] == "text/html"
+    assert answer.body.startswith(b"<html>")
+    assert answer.headers.get("retry-after") == wait
 
 
-def test_an_empty_answer_is_a_whole_one(bench):
-    """HTTP 200, no content type and nothing in the body, on a connection that stays open."""
+def test_an_empty_answer_is_complete(bench):
+    """An empty answer has status 200, no content type and no body; the connection stays open."""
     bench.laboratory.use(scripted({0: Empty()}))
     client = bench.client()
-    told = bench.create(client)
-    assert (told.status, told.body, told.headers["content-length"]) == (200, b"", "0")
-    assert "content-type" not in told.headers
-    assert bench.look(client).status == 200
+    answer = bench.create(client)
+    assert (answer.status, answer.body, answer.headers["content-length"]) == (200, b"", "0")
+    assert "content-type" not in answer.headers
+    assert bench.list_keys(client).status == 200
 
 
-def test_a_truncated_answer_promises_more_than_it_sends(bench):
-    """The length is that of the true answer, half of which arrives before the connection ends."""
+def test_a_truncated_answer_is_shorter_than_its_content_length(bench):
+    """The length is that of the real answer, but the connection closes after its first half."""
     bench.laboratory.use(scripted({0: Truncated()}))
     with pytest.raises(IncompleteRead) as caught:
         bench.create()
@@ -260,8 +262,8 @@ def test_a_truncated_answer_promises_more_than_it_sends(bench):
         json.loads(caught.value.partial)
 
 
-def test_a_truncated_empty_answer_promises_more_than_it_sends(core):
-    """Also an answer with nothing in it is cut: one byte is promised that never comes."""
+def test_a_truncated_empty_answer_is_shorter_too(core):
+    """A truncated empty answer announces one byte and sends none."""
     core.laboratory.use(scripted({0: Truncated()}))
     with pytest.raises(IncompleteRead) as caught:
         core.client()("DELETE", f"/rest/metadata/apiKeys/{'0' * 8}-0000-4000-8000-{'0' * 12}")
@@ -269,96 +271,96 @@ def test_a_truncated_empty_answer_promises_more_than_it_sends(core):
 
 
 @pytest.mark.parametrize("form", ["text", "graphql"])
-def test_too_fast_on_rest_names_the_limit_in_the_text_alone(bench, form):
-    """Both forms without a header are the same on REST, which has no GraphQL errors."""
+def test_throttling_on_rest_names_the_limit_only_in_the_text(bench, form):
+    """The forms `text` and `graphql` give the same answer on REST."""
     bench.laboratory.use(every(Throttled(form, requests=100, milliseconds=60_000)))
-    told = bench.create(rest=True)
-    assert told.status == 429
-    assert told.json == {
+    answer = bench.create(rest=True)
+    assert answer.status == 429
+    assert answer.json == {
         "statusCode": 429,
         "error": "Error",
         "messages": ["Limit reached (100 tokens per 60000 ms)"],
     }
-    assert not [name for name in told.headers if "rate" in name or "retry" in name]
+    assert not [name for name in answer.headers if "rate" in name or "retry" in name]
 
 
 @pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
-def test_too_fast_with_headers_names_the_wait_four_times(bench, rest):
-    """Header and body say the same seconds, and the reset lies as far ahead."""
+def test_throttling_with_headers_names_the_wait(bench, rest):
+    """Header, body and reset time name the same wait."""
     bench.laboratory.use(every(Throttled("headers", retry_after=7, requests=50)))
     before = time.time()
-    told = bench.create(rest=rest)
-    assert told.status == 429
-    assert told.json["messages"] == ["Limit reached (50 tokens per 1000 ms)"]
-    assert told.json["retryAfterSeconds"] == 7
+    answer = bench.create(rest=rest)
+    assert answer.status == 429
+    assert answer.json["messages"] == ["Limit reached (50 tokens per 1000 ms)"]
+    assert answer.json["retryAfterSeconds"] == 7
     names = ("retry-after", "x-ratelimit-limit", "x-ratelimit-remaining")
-    assert [told.headers[name] for name in names] == ["7", "50", "0"]
-    assert before + 7 <= int(told.headers["x-ratelimit-reset"]) <= time.time() + 8
+    assert [answer.headers[name] for name in names] == ["7", "50", "0"]
+    assert before + 7 <= int(answer.headers["x-ratelimit-reset"]) <= time.time() + 8
 
 
-def test_too_fast_in_graphql_is_a_200(bench):
-    """Core says it by its code, legacy by a text alone."""
+def test_throttling_in_graphql_has_status_200(bench):
+    """Core answers with a code, legacy only with a text."""
     bench.laboratory.use(every(Throttled("graphql", requests=9, milliseconds=500)))
-    told = bench.create(rest=False)
+    answer = bench.create(rest=False)
     expected = graphql_error(bench.dialect, "Limit reached (9 tokens per 500 ms)", "LIMIT_REACHED")
     if bench.dialect is Dialect.LEGACY:
         expected = {"errors": [{"message": "Too many requests."}], "data": None}
-    assert (told.status, told.json) == (200, expected)
+    assert (answer.status, answer.json) == (200, expected)
 
 
 @pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
-def test_an_expired_session_reads_like_a_real_one(bench, rest):
-    """The answer is byte for byte that to a session that did expire."""
+def test_an_expired_session_gets_the_real_answer(bench, rest):
+    """The answer is identical to that for a session that really expired."""
     bench.laboratory.use(scripted({0: ExpiredSession()}))
-    told = bench.create(rest=rest)
+    answer = bench.create(rest=rest)
     expired = bench.laboratory.sandbox.session_token(seconds=-60)
     real = bench.create(bench.client(expired), rest=rest)
-    assert (told.status, told.body) == (real.status, real.body)
-    assert told.headers["content-type"] == real.headers["content-type"]
-    assert b"Token has expired." in told.body
+    assert (answer.status, answer.body) == (real.status, real.body)
+    assert answer.headers["content-type"] == real.headers["content-type"]
+    assert b"Token has expired." in answer.body
     assert bench.names() == []
     bench.create(rest=rest)
     assert bench.names() == ["svc"]
 
 
-def test_a_session_may_expire_for_good(core):
-    """One credential is refused from then on; a new one works, and so does signing in."""
-    core.laboratory.use(scripted({1: ExpiredSession(for_good=True)}))
-    statuses = [core.look().status for _ in range(4)]
+def test_a_session_can_expire_permanently(core):
+    """The credential is refused from then on; a new one works, and so does `heal`."""
+    core.laboratory.use(scripted({1: ExpiredSession(permanent=True)}))
+    statuses = [core.list_keys().status for _ in range(4)]
     assert statuses == [200, 401, 401, 401]
     assert sorted(core.laboratory.injected) == [1, 2, 3]
     other = core.laboratory.sandbox.session_token("admin", seconds=1000)
-    assert core.look(core.client(other)).status == 200
+    assert core.list_keys(core.client(other)).status == 200
     core.laboratory.heal()
-    assert core.look().status == 200
+    assert core.list_keys().status == 200
 
 
 def test_a_sign_in_has_no_session_to_expire(bench):
-    """Where every request meets an expired session, one without a credential is handled."""
+    """A request without a credential is handled, even if every session is expired."""
     sandbox = bench.laboratory.sandbox
     bench.laboratory.use(every(ExpiredSession()))
     variables = {"e": sandbox.email, "p": sandbox.password, "o": sandbox.url}
-    told = bench.client(None)(
+    answer = bench.client(None)(
         "POST", GRAPHQL[bench.dialect], {"query": SIGN_IN, "variables": variables}
     )
     path = "/metadata" if bench.dialect is not Dialect.LEGACY else "/graphql"
     assert path == GRAPHQL[bench.dialect]
-    assert told.json["data"]["getLoginTokenFromCredentials"]["loginToken"]["token"]
+    assert answer.json["data"]["getLoginTokenFromCredentials"]["loginToken"]["token"]
     assert bench.laboratory.injected == {}
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_slow_answer_takes_its_time_and_is_true(core, before):
-    """The answer comes that much later; the key is made before or after the wait, as asked."""
+def test_a_slow_answer_is_late_and_correct(core, before):
+    """The answer comes after the delay; the key is created before or after it, as configured."""
     core.laboratory.use(scripted({0: Slow(30.0, before=before)}))
     committed = threading.Event()
     insert = core.laboratory.sandbox._store.insert
 
-    def noticed(keys):
+    def insert_and_notify(keys):
         insert(keys)
         committed.set()
 
-    core.laboratory.sandbox._store.insert = noticed
+    core.laboratory.sandbox._store.insert = insert_and_notify
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(core.create)
         if before:
@@ -377,22 +379,22 @@ def test_a_slow_answer_takes_its_time_and_is_true(core, before):
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_hang_lasts_longer_than_its_client(core, committed):
-    """The client gives up and finds its key made or not; letting go makes no second one."""
+    """The client times out; its key exists or not, and healing creates no second one."""
     core.laboratory.use(scripted({0: Hang(committed=committed)}))
     with pytest.raises(TimeoutError):
         core.create(core.client(timeout=0.2))
     assert core.names() == ["svc"] * committed
     assert core.laboratory.journal == []
     with pytest.raises(TimeoutError):
-        core.laboratory.quiet(0.01)
+        core.laboratory.wait_until_idle(0.01)
     core.laboratory.heal()
-    core.laboratory.quiet()
+    core.laboratory.wait_until_idle()
     assert core.names() == ["svc"] * committed
-    assert [one.status for one in core.laboratory.journal] == [201 if committed else 0]
+    assert [entry.status for entry in core.laboratory.journal] == [201 if committed else 0]
 
 
-def test_healing_answers_what_hangs_and_was_handled(core):
-    """A client that waits on gets the true answer in the end; one not handled a closed line."""
+def test_healing_answers_hanging_requests(core):
+    """`heal` sends the real answer to a handled request, and closes an unhandled one."""
     core.laboratory.use(scripted({0: Hang(), 1: Hang(committed=False)}))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(core.create)
@@ -408,7 +410,7 @@ def test_healing_answers_what_hangs_and_was_handled(core):
 
 
 def test_closing_leaves_no_thread_behind():
-    """A laboratory that ends while requests hang takes their threads with it, and at once."""
+    """`close` ends the threads of hanging requests without delay."""
     before = set(threading.enumerate())
     with Bench(Dialect.CORE, plan=every(Hang())) as bench:
         for _ in range(3):
@@ -419,38 +421,38 @@ def test_closing_leaves_no_thread_behind():
     assert set(threading.enumerate()) <= before
 
 
-def test_stopping_bears_a_client_that_was_killed():
-    """A connection that was reset while its request is under way does not upset the end."""
-    arrived, go_on = threading.Event(), threading.Event()
+def test_stopping_works_after_a_client_was_killed():
+    """A connection that is reset during its request does not disturb the stop."""
+    arrived, continue_ = threading.Event(), threading.Event()
 
-    def around(request: Request, inner: Any) -> Response:
+    def around(request: Request, answer_request: Any) -> Response:
         arrived.set()
-        assert go_on.wait(10)
-        return inner(request)
+        assert continue_.wait(10)
+        return answer_request(request)
 
     journal: list[Any] = []
     with Sandbox(None, journal=journal, around=around) as sandbox:
         client = Client(sandbox.url, None)
         client.connection.request("GET", "/healthz")
         assert arrived.wait(5)
-        linger = struct.pack("ii", 1, 0)  # a reset in place of an orderly end
+        linger = struct.pack("ii", 1, 0)  # makes close() reset the connection
         client.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         client.connection.close()
-        # Only once the sandbox waits for it does the request go on.
-        threading.Timer(0.1, go_on.set).start()
-    assert [one.status for one in journal] == [200]
+        # The request continues only after the sandbox has started to wait for it.
+        threading.Timer(0.1, continue_.set).start()
+    assert [entry.status for entry in journal] == [200]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 def test_a_fault_can_be_pasted_into_a_test(fault):
-    """The `repr` of a fault is its source."""
+    """The `repr` of a fault is its source code."""
     assert eval(repr(fault), vars(module)) == fault
 
 
 def test_every_kind_of_fault_has_an_example():
-    """Whoever draws from `FAULTS` meets each kind, those that hold a request too."""
+    """`FAULTS` has every kind of fault, also those that block a request."""
     assert {type(fault) for fault in FAULTS} == set(module.Fault.__args__)
-    assert set(FAULTS) - set(PASSING) == {Hang(), Hang(committed=False)}
+    assert set(FAULTS) - set(TRANSIENT) == {Hang(), Hang(committed=False)}
 
 
 def request(method: str = "POST", path: str = "/rest/apiKeys", body: bytes = b"") -> Request:
@@ -458,7 +460,7 @@ def request(method: str = "POST", path: str = "/rest/apiKeys", body: bytes = b""
 
 
 @pytest.mark.parametrize(
-    ("asked", "write"),
+    ("request_", "write"),
     [
         (request("GET"), False),
         (request("OPTIONS"), False),
@@ -471,51 +473,51 @@ def request(method: str = "POST", path: str = "/rest/apiKeys", body: bytes = b""
         (request("POST", "/graphql", b'{"query":"mutation{getAuthTokens}"}'), False),
     ],
 )
-def test_writes_are_told_from_the_rest(asked, write):
-    """REST by its method, GraphQL by its document; a sign-in changes nothing."""
-    assert is_write(asked) is write
+def test_is_write_recognizes_writes(request_, write):
+    """Writes are recognized by REST method or GraphQL document; a sign-in is not a write."""
+    assert is_write(request_) is write
 
 
-def drawn(plan: Any, numbers: range) -> dict[int, Any]:
+def faults_at(plan: Any, numbers: range) -> dict[int, Any]:
     return {number: plan(number, request()) for number in numbers}
 
 
 def test_a_seed_gives_the_same_faults_at_the_same_numbers():
-    """In whatever order requests are asked for, and another seed gives others."""
+    """A seed gives the same faults in any order of calls; another seed gives other faults."""
     numbers = range(200)
-    one = drawn(seeded(7, 0.3), numbers)
-    assert drawn(seeded(7, 0.3), numbers[::-1]) == one
-    assert drawn(seeded(8, 0.3), numbers) != one
-    met = [fault for fault in one.values() if fault]
-    assert 30 <= len(met) <= 90
-    assert len(set(met)) > 8
+    entry = faults_at(seeded(7, 0.3), numbers)
+    assert faults_at(seeded(7, 0.3), numbers[::-1]) == entry
+    assert faults_at(seeded(8, 0.3), numbers) != entry
+    faults = [fault for fault in entry.values() if fault]
+    assert 30 <= len(faults) <= 90
+    assert len(set(faults)) > 8
 
 
-def test_a_seed_that_was_played_can_be_played_again_as_a_script(core):
-    """What `injected` holds is a script of the same faults at the same places."""
+def test_a_seeded_run_can_be_replayed_as_a_script(core):
+    """`injected` is a script with the same faults at the same numbers."""
 
     def play() -> list[Any]:
         results: list[Any] = []
         for _ in range(30):
-            told = said(core, rest=True)
-            results.append(told.status if isinstance(told, Told) else told)
+            answer = create_outcome(core, rest=True)
+            results.append(answer.status if isinstance(answer, Answer) else answer)
         return results
 
-    plan = seeded(3, 0.5, [fault for fault in PASSING if not isinstance(fault, Slow)])
+    plan = seeded(3, 0.5, [fault for fault in TRANSIENT if not isinstance(fault, Slow)])
     core.laboratory.reset(plan)
-    first, script, made = play(), core.laboratory.injected, len(core.names())
+    first, script, created = play(), core.laboratory.injected, len(core.names())
     assert 5 < len(script) < 25
     core.laboratory.reset(scripted(eval(repr(script), vars(module))))
-    assert (play(), core.laboratory.injected, len(core.names())) == (first, script, made)
+    assert (play(), core.laboratory.injected, len(core.names())) == (first, script, created)
 
 
-def test_the_seed_is_blind_to_how_threads_run(core):
-    """Sixteen threads meet exactly the faults that one would: the numbers decide."""
+def test_seeded_faults_do_not_depend_on_threads(core):
+    """16 threads get exactly the same faults as one thread."""
     plan = seeded(5, 0.4, [BadGateway(), Empty(), ClosedBefore()])
     core.laboratory.use(plan)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda _: said(core, rest=True), range(64)))
-    expected = {number: fault for number, fault in drawn(plan, range(64)).items() if fault}
+        list(pool.map(lambda _: create_outcome(core, rest=True), range(64)))
+    expected = {number: fault for number, fault in faults_at(plan, range(64)).items() if fault}
     assert core.laboratory.injected == expected
     assert core.laboratory.arrived == 64
 
@@ -529,24 +531,24 @@ def test_the_seed_is_blind_to_how_threads_run(core):
     ],
     ids=["scripted", "seeded", "every"],
 )
-def test_a_plan_for_writes_lets_reads_through(core, plan):
-    """Reads meet nothing and are not counted, so that more of them move no fault."""
+def test_a_plan_for_writes_ignores_reads(core, plan):
+    """Reads get no faults and are not counted."""
     core.laboratory.use(plan)
-    assert [core.look().status for _ in range(3)] == [200] * 3
+    assert [core.list_keys().status for _ in range(3)] == [200] * 3
     core.create()
-    assert core.look().status == 200
+    assert core.list_keys().status == 200
     assert core.create().status == 502
     assert 4 not in core.laboratory.injected
 
 
 def test_a_share_of_all_requests_meets_the_one_fault():
-    """`every` without a share spares no request, with one about that part of them."""
-    assert set(drawn(every(Empty()), range(50)).values()) == {Empty()}
-    assert 20 <= Counter(drawn(every(Empty(), 0.5), range(80)).values())[Empty()] <= 60
+    """`every` injects the fault into all requests, or into about the given share of them."""
+    assert set(faults_at(every(Empty()), range(50)).values()) == {Empty()}
+    assert 20 <= Counter(faults_at(every(Empty(), 0.5), range(80)).values())[Empty()] <= 60
 
 
 def test_the_first_plan_that_has_a_fault_decides():
-    """Plans stand in a row, and one behind a fault is not asked: its bucket loses no token."""
+    """A plan after one that returned a fault is not called: its bucket loses no token."""
     bucket = TokenBucket(1, 60.0, clock=lambda: 0.0)
     plan = first_of(scripted({0: Empty()}), bucket)
     found = [plan(number, request()) for number in range(3)]
@@ -559,80 +561,84 @@ def test_the_first_plan_that_has_a_fault_decides():
 def test_a_client_can_be_killed_at_a_request(core, when):
     """The kill happens before the request is handled or after its commit, without an answer.
 
-    Nothing is handled from then on until the laboratory is healed.
+    No request is handled from then on until the laboratory is healed.
     """
-    seen = []
-    core.laboratory.kill_at(1, when, lambda: seen.append(core.names()))
+    observed = []
+    core.laboratory.kill_at(1, when, lambda: observed.append(core.names()))
     assert core.create().status == 201
-    made = ["svc", "svc"] if when == "after" else ["svc"]
+    created = ["svc", "svc"] if when == "after" else ["svc"]
     for _ in range(3):
-        assert said(core, rest=True) is RemoteDisconnected
-        assert core.names() == made
-    assert seen == [made]
+        assert create_outcome(core, rest=True) is RemoteDisconnected
+        assert core.names() == created
+    assert observed == [created]
     core.laboratory.heal()
     assert core.create().status == 201
-    assert [one.status for one in core.laboratory.journal] == [201, 0, 0, 0, 201]
+    assert [entry.status for entry in core.laboratory.journal] == [201, 0, 0, 0, 201]
 
 
-def test_a_kill_may_count_writes_alone(core):
-    """The second write is the one, however many reads came before it."""
+def test_a_kill_can_count_only_writes(core):
+    """The kill happens at the second write, regardless of reads before it."""
     killed = []
     core.laboratory.kill_at(1, "before", lambda: killed.append(True), only_writes=True)
-    assert [core.look().status, core.create().status, core.look().status] == [200, 201, 200]
+    assert [core.list_keys().status, core.create().status, core.list_keys().status] == [
+        200,
+        201,
+        200,
+    ]
     assert not killed
-    assert said(core, rest=False) is RemoteDisconnected
+    assert create_outcome(core, rest=False) is RemoteDisconnected
     assert killed
     assert core.names() == ["svc"]
 
 
-def test_what_is_under_way_at_the_kill_goes_on(core):
-    """A create that a killed client had sent before is committed, as on a real server."""
+def test_requests_in_progress_continue_after_a_kill(core):
+    """A create that was sent before the kill is committed, as on a real server."""
     core.laboratory.use(scripted({0: Slow(30.0, before=True)}))
     core.laboratory.kill_at(1, "before", lambda: None)
     with ThreadPoolExecutor(1) as pool:
-        under_way = pool.submit(core.create)
+        pending = pool.submit(core.create)
         while core.laboratory.arrived < 1:
-            assert not under_way.done()
-        assert said(core, rest=True) is RemoteDisconnected
+            assert not pending.done()
+        assert create_outcome(core, rest=True) is RemoteDisconnected
         assert core.names() == []
         core.laboratory.heal()
-        assert under_way.result(5).status == 201
+        assert pending.result(5).status == 201
 
 
-@pytest.mark.parametrize(("when", "made"), [("before", []), ("after", ["svc"])])
-def test_a_call_at_a_request_lets_it_go_on(core, when, made):
-    """The function sees the store of that moment, and the client gets its answer."""
-    seen = []
-    core.laboratory.call_at(0, when, lambda: seen.append(core.names()))
+@pytest.mark.parametrize(("when", "created"), [("before", []), ("after", ["svc"])])
+def test_a_call_at_a_request_does_not_disturb_it(core, when, created):
+    """The function sees the store as it was at that time, and the client gets its answer."""
+    observed = []
+    core.laboratory.call_at(0, when, lambda: observed.append(core.names()))
     assert [core.create().status, core.create().status] == [201, 201]
-    assert seen == [made]
+    assert observed == [created]
 
 
-def test_a_full_bucket_lets_a_burst_through_and_then_refills():
-    """Of 10 requests in 5 s: ten at once, then one every half second, never more than ten."""
+def test_a_full_bucket_admits_a_burst_and_then_refills():
+    """A bucket of 10 requests in 5 s admits ten at first, then one every half second."""
     clock = SimpleNamespace(now=100.0)
     bucket = TokenBucket(10, 5.0, clock=lambda: clock.now)
 
-    def let_through(count: int) -> int:
+    def admitted(count: int) -> int:
         return sum(bucket(0, request()) is None for _ in range(count))
 
-    assert let_through(15) == 10
+    assert admitted(15) == 10
     assert (bucket.admitted, bucket.refused) == (10, 5)
     clock.now += 0.499
-    assert let_through(1) == 0
+    assert admitted(1) == 0
     clock.now += 0.001
-    assert let_through(3) == 1
+    assert admitted(3) == 1
     clock.now += 1.75
-    assert let_through(9) == 3
+    assert admitted(9) == 3
     clock.now += 0.25
-    assert let_through(9) == 1
+    assert admitted(9) == 1
     clock.now += 3600
-    assert let_through(99) == 10
+    assert admitted(99) == 10
 
 
 @pytest.mark.parametrize("form", ["text", "headers", "graphql"])
-def test_an_empty_bucket_names_its_limit_and_the_whole_seconds_to_the_next_token(form):
-    """100 a minute are 100 tokens per 60000 ms; a wait of 0.6 s is named as one second."""
+def test_an_empty_bucket_names_its_limit_and_the_wait_in_seconds(form):
+    """The limit is named in tokens per milliseconds; a wait of 0.6 s is named as one second."""
     bucket = TokenBucket(100, 60.0, form, clock=lambda: 0.0)
     found = [bucket(0, request()) for _ in range(101)]
     assert found == [None] * 100 + [Throttled(form, 1, 100, 60_000)]
@@ -640,7 +646,7 @@ def test_an_empty_bucket_names_its_limit_and_the_whole_seconds_to_the_next_token
 
 @pytest.mark.parametrize(("requests", "seconds", "wait"), [(1, 3.0, 3), (2, 3.0, 2), (4, 1.0, 1)])
 def test_waits_are_rounded_up(requests, seconds, wait):
-    """A client that waits as long as it is told to finds a token, and waits no second more."""
+    """After the named wait there is a token, and the wait is no longer than necessary."""
     clock = SimpleNamespace(now=0.0)
     bucket = TokenBucket(requests, seconds, "headers", clock=lambda: clock.now)
     found = [bucket(0, request()) for _ in range(requests + 1)]
@@ -650,7 +656,7 @@ def test_waits_are_rounded_up(requests, seconds, wait):
 
 
 def test_a_refill_in_many_steps_adds_up():
-    """Ten tenths of a second are a second: rounding of floats costs no token."""
+    """Ten refills of a tenth give one token, despite the rounding of floats."""
     clock = SimpleNamespace(now=0.0)
     bucket = TokenBucket(1, 1.0, clock=lambda: clock.now)
     assert bucket(0, request()) is None
@@ -661,77 +667,77 @@ def test_a_refill_in_many_steps_adds_up():
     assert bucket(0, request()) is None
 
 
-def test_a_bucket_looks_and_takes_in_one_step():
-    """No two threads are in it at once, whoever calls it."""
+def test_a_bucket_admits_one_thread_at_a_time():
+    """Two threads are never inside the bucket at the same time."""
     inside: list[int] = []
-    seen = []
+    observed = []
 
     def clock() -> float:
         inside.append(1)
-        time.sleep(0.001)  # lets another thread in, if there is a way in
-        seen.append(len(inside))
+        time.sleep(0.001)  # gives another thread a chance to enter
+        observed.append(len(inside))
         inside.pop()
         return 0.0
 
     bucket = TokenBucket(5, 60.0, clock=clock)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda number: bucket(number, request()), range(40)))
-    assert set(seen) == {1}
+    assert set(observed) == {1}
     assert found.count(None) == 5
 
 
-def test_a_bucket_counts_right_under_many_threads(core):
-    """Of 80 requests of 16 threads exactly as many pass as there are tokens."""
+def test_a_bucket_counts_correctly_with_many_threads(core):
+    """Of 80 requests from 16 threads, exactly as many are admitted as there are tokens."""
     bucket = TokenBucket(30, 60.0, clock=lambda: 0.0)
     core.laboratory.use(bucket)
     with ThreadPoolExecutor(16) as pool:
-        statuses = Counter(pool.map(lambda _: core.look().status, range(80)))
+        statuses = Counter(pool.map(lambda _: core.list_keys().status, range(80)))
     assert statuses == {200: 30, 429: 50}
     assert (bucket.admitted, bucket.refused) == (30, 50)
 
 
 @dataclass
-class Held:
-    """Stands for the clock of a sandbox: a wait for a role ends when the test says so."""
+class PausedClock:
+    """A fake `time` module for a sandbox, whose wait for a role ends when the test decides."""
 
-    began: threading.Event
-    go_on: threading.Event
+    started: threading.Event
+    continue_: threading.Event
 
     def sleep(self, seconds: float) -> None:
         assert seconds == 0.1
-        self.began.set()
-        assert self.go_on.wait(10)
+        self.started.set()
+        assert self.continue_.wait(10)
 
 
 @pytest.mark.parametrize("rest", [True, False], ids=["rest", "graphql"])
 def test_a_role_appears_after_its_key(monkeypatch, rest):
-    """On 2.21 others see the key before its role: no role has it, and asking for it fails."""
-    held = Held(threading.Event(), threading.Event())
-    monkeypatch.setattr(workspace_module, "time", held)
+    """On 2.21 a new key is visible before its role; a query for its role then fails."""
+    clock = PausedClock(threading.Event(), threading.Event())
+    monkeypatch.setattr(workspace_module, "time", clock)
     with Bench(Dialect.CORE, role_seconds=0.1) as bench, ThreadPoolExecutor(1) as pool:
         watcher = bench.client()
 
-        def ask(query: str) -> Any:
-            return watcher("POST", "/metadata", {"query": query}).json
+        def query(document: str) -> Any:
+            return watcher("POST", "/metadata", {"query": document}).json
 
         answer = pool.submit(bench.create, rest=rest)
-        assert held.began.wait(5)
-        both = ask("{apiKeys{id name} getRoles{label apiKeys{id}}}")["data"]
+        assert clock.started.wait(5)
+        both = query("{apiKeys{id name} getRoles{label apiKeys{id}}}")["data"]
         [key] = both["apiKeys"]
         assert [role["apiKeys"] for role in both["getRoles"]] == [[]] * len(both["getRoles"])
-        failed = ask("{apiKeys{id role{label}}}")
+        failed = query("{apiKeys{id role{label}}}")
         assert failed["data"] is None
         assert failed["errors"][0]["message"] == f"API key {key['id']} has no role assigned"
         assert not answer.done()
-        held.go_on.set()
+        clock.continue_.set()
         assert answer.result(5).status == (201 if rest else 200)
-        found = ask("{apiKeys{name role{label}}}")["data"]["apiKeys"]
+        found = query("{apiKeys{name role{label}}}")["data"]["apiKeys"]
         assert found == [{"name": "svc", "role": {"label": "Admin"}}]
 
 
 @pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE_1])
-def test_older_servers_make_a_key_and_its_role_at_once(monkeypatch, dialect):
-    """`role_seconds` says nothing to the dialects that do not have that moment."""
+def test_older_servers_create_a_key_with_its_role(monkeypatch, dialect):
+    """`role_seconds` has no effect on dialects that create a key with its role."""
     monkeypatch.setattr(workspace_module, "time", None)
     with Bench(dialect, role_seconds=5.0) as bench:
         assert bench.create().status == 201
@@ -739,7 +745,7 @@ def test_older_servers_make_a_key_and_its_role_at_once(monkeypatch, dialect):
 
 
 def test_a_role_that_does_not_exist_leaves_no_key_behind(monkeypatch):
-    """On 2.21 too the role is looked at before a row is written, and nothing is waited for."""
+    """On 2.21 the role is checked before a row is written, without a wait."""
     monkeypatch.setattr(workspace_module, "time", None)
     with Bench(Dialect.CORE, role_seconds=0.1) as bench:
         record = {
@@ -747,15 +753,15 @@ def test_a_role_that_does_not_exist_leaves_no_key_behind(monkeypatch):
             "expiresAt": DATE,
             "roleId": str(uuid.uuid4()),
         }
-        told = bench.client()("POST", REST[Dialect.CORE], record)
-        assert told.json["messages"] == ["Could not find role for given roleId"]
+        answer = bench.client()("POST", REST[Dialect.CORE], record)
+        assert answer.json["messages"] == ["Could not find role for given roleId"]
         assert bench.names() == []
 
 
-def test_a_laboratory_is_as_new_after_a_reset(bench):
-    """Keys, journal, numbers, faults and hooks are gone; sessions and the kept names stay."""
+def test_a_reset_clears_the_laboratory(bench):
+    """A reset deletes keys, journal, numbers, faults and hooks; sessions and kept keys remain."""
     laboratory = bench.laboratory
-    laboratory.use(scripted({1: BadGateway(), 2: ExpiredSession(for_good=True)}))
+    laboratory.use(scripted({1: BadGateway(), 2: ExpiredSession(permanent=True)}))
     laboratory.kill_at(9, "before", lambda: None)
     bench.create(name="one")
     bench.create(name="two")
@@ -771,7 +777,7 @@ def test_a_laboratory_is_as_new_after_a_reset(bench):
 
 
 def test_a_reset_waits_for_the_last_scenario():
-    """A create that is committed only after its client left puts no key into the next one."""
+    """A create that is committed after its client disconnected adds no key to the next scenario."""
     with Bench(Dialect.CORE, plan=every(Slow(30.0, before=True)), create_seconds=0.1) as bench:
         committed = threading.Event()
         bench.laboratory.call_at(0, "after", committed.set)
@@ -785,54 +791,54 @@ def test_a_reset_waits_for_the_last_scenario():
 
 
 def test_live_keys_are_neither_revoked_nor_deleted_nor_expired(bench):
-    """Those that live are found by their names, twins together."""
+    """Live keys are returned by name, duplicates together."""
     sandbox = bench.laboratory.sandbox
-    twins = sandbox.seed(["twin", "twin"])
+    duplicates = sandbox.seed(["twin", "twin"])
     sandbox.seed(["revoked"], revoked_at=DATE)
     sandbox.seed(["expired"], expires_at="2020-01-01T00:00:00.000Z")
     sandbox.seed(["alone"])
     if bench.dialect is Dialect.LEGACY:
-        [gone] = sandbox.seed(["deleted"])
-        document = {"query": f'mutation{{deleteApiKey(id:"{gone}"){{id}}}}'}
+        [deleted] = sandbox.seed(["deleted"])
+        document = {"query": f'mutation{{deleteApiKey(id:"{deleted}"){{id}}}}'}
         assert bench.client()("POST", "/graphql", document).status == 200
     live = bench.laboratory.live()
     assert {name: len(keys) for name, keys in live.items()} == {"twin": 2, "alone": 1}
-    assert {key.id for key in live["twin"]} == set(twins)
+    assert {key.id for key in live["twin"]} == set(duplicates)
 
 
 def test_numbers_count_in_the_order_of_arrival(core):
-    """A request that waits keeps its number: later ones have later ones."""
+    """A waiting request keeps its number; later requests have higher ones."""
     core.laboratory.use(scripted({0: Hang(), 2: BadGateway()}))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(core.create)
         while core.laboratory.arrived < 1:
             assert not first.done()
-        assert [core.look().status, core.look().status] == [200, 502]
+        assert [core.list_keys().status, core.list_keys().status] == [200, 502]
         core.laboratory.heal()
         assert first.result(5).status == 201
 
 
-def test_what_stands_around_may_change_an_answer_and_is_served_as_it_says():
-    """The seam of the sandbox: an own `Content-Length` is no second one, `close` closes."""
+def test_a_middleware_can_change_an_answer():
+    """A middleware can set `Content-Length`, without a second one, and close the connection."""
 
-    def around(request: Request, inner: Any) -> Response:
-        answer = inner(request)
+    def around(request: Request, answer_request: Any) -> Response:
+        answer = answer_request(request)
         headers = (*answer.headers, ("content-length", "2"), ("Connection", "close"))
         return Response(299, b"{}", headers)
 
     with Sandbox(None, around=around) as sandbox:
         client = Client(sandbox.url, None)
-        told = client("GET", "/healthz")
-        assert (told.status, told.body) == (299, b"{}")
-        assert told.headers["content-length"] == "2"
+        answer = client("GET", "/healthz")
+        assert (answer.status, answer.body) == (299, b"{}")
+        assert answer.headers["content-length"] == "2"
         assert client.connection.sock is None
 
 
-def test_a_mistake_around_is_no_closed_connection_by_design(caplog):
-    """Only a `ConnectionError` is a fault; any other exception is logged and not noted."""
+def test_a_bug_in_a_middleware_is_logged(caplog):
+    """Only a `ConnectionError` is a fault; other exceptions are logged and not in the journal."""
 
-    def around(request: Request, inner: Any) -> Response:
-        raise LookupError("a mistake")
+    def around(request: Request, answer_request: Any) -> Response:
+        raise LookupError("a bug")
 
     journal: list[Any] = []
     with Sandbox(None, journal=journal, around=around) as sandbox:

@@ -1,4 +1,4 @@
-"""Five hundred keys while three answers in ten are lost after the commit, on every dialect."""
+"""500 keys, with 30 % of the answers lost after the commit, on every dialect."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 KEYS = 500
 LOST = 0.3
-# Every way that an answer is lost whose request was committed.
-AFTER: tuple[Fault, ...] = (
+# All faults that lose the answer to a committed request.
+LOST_ANSWERS: tuple[Fault, ...] = (
     ClosedAfter(),
     Failed(),
     Failed(graphql_status=200),
@@ -59,7 +59,7 @@ def apply(laboratory: Laboratory, root: Path, stop: Cancellation) -> RunResult:
         credential=SessionToken(Secret(laboratory.sandbox.session_token())),
     )
     role = None if laboratory.sandbox.dialect is Dialect.LEGACY else "Admin"
-    wanted = tuple(
+    desired = tuple(
         desired_key(
             f"svc-{number:03d}",
             depth=(0, 1, 2)[number % 3],
@@ -75,18 +75,18 @@ def apply(laboratory: Laboratory, root: Path, stop: Cancellation) -> RunResult:
         ThreadExecutor(1),
         stop,
     ) as reconciler:
-        plan = reconciler.plan({"shop": wanted}, datetime.now(UTC), PlanOptions())
+        plan = reconciler.plan({"shop": desired}, datetime.now(UTC), PlanOptions())
         result = reconciler.apply(plan, lambda _: None)
         assert reconciler.internal_error is None
         return result
 
 
-@pytest.mark.parametrize("fault", [*((one,) for one in AFTER), AFTER], ids=str)
+@pytest.mark.parametrize("fault", [*((entry,) for entry in LOST_ANSWERS), LOST_ANSWERS], ids=str)
 @pytest.mark.parametrize("dialect", Dialect)
-def test_lost_answers_neither_double_a_key_nor_lose_one(
+def test_lost_answers_neither_duplicate_nor_lose_a_key(
     dialect: Dialect, fault: tuple[Fault, ...], tmp_path: Path, hurried
 ) -> None:
-    """The run itself converges: each key is made once, and the report has its id and record."""
+    """The run creates each key exactly once, and the report has its id and record."""
     with Laboratory(dialect, plan=seeded(7, LOST, fault)) as laboratory:
         result = apply(laboratory, tmp_path, hurried())
         lost, sent = len(laboratory.injected), laboratory.arrived
@@ -96,11 +96,11 @@ def test_lost_answers_neither_double_a_key_nor_lose_one(
         f"svc-{number:03d}" for number in range(KEYS)
     )
     assert all(key.revoked_at is None for key in rows.values())
-    [part] = result.environments
-    assert isinstance(part, Executed)
-    assert len(part.results) == KEYS
-    for one in part.results:
-        assert isinstance(one, Done)
-        assert rows[one.id].name == one.action.name
-        assert one.record is not None
-        assert one.record["id"] == one.id
+    [environment_result] = result.environments
+    assert isinstance(environment_result, Executed)
+    assert len(environment_result.results) == KEYS
+    for entry in environment_result.results:
+        assert isinstance(entry, Done)
+        assert rows[entry.id].name == entry.action.name
+        assert entry.record is not None
+        assert entry.record["id"] == entry.id

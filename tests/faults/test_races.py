@@ -1,4 +1,4 @@
-"""Two pipelines at the same moment: real processes, one workspace, the same fifty keys."""
+"""Two pipelines at the same time: real processes, one workspace, the same 50 keys."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RACES = int(os.environ.get("RACES", "4"))
-"""Races of each dialect; the figure in docs/reliability.md is of 50."""
+"""The number of races of each dialect; docs/reliability.md reports 50."""
 
 NAMES = [f"svc-{number:02d}" for number in range(50)]
 ROLE_SECONDS = 0.1
 
 
 class StartingLine:
-    """Holds the first create of each process until both have sent one, so that they do race."""
+    """A middleware that delays the first create of each process until both have sent one."""
 
     def __init__(self) -> None:
         self._line = threading.Barrier(2)
-        self._marks: set[bytes] = set()
+        self._expiries: set[bytes] = set()
         self._lock = threading.Lock()
         self.raced = False
 
     def __call__(self, request: Request, answer: Callable[[Request], Response]) -> Response:
         if request.method == "POST" and b"svc-" in request.body:
-            # The end of the first key; the runs differ in its milliseconds.
-            mark = request.body.partition(b'expiresAt": "')[2][:24]
+            # The expiry of the first key, whose milliseconds differ between the runs.
+            expiry = request.body.partition(b'expiresAt": "')[2][:24]
             with self._lock:
-                first = mark not in self._marks and len(self._marks) < 2
-                self._marks.add(mark)
+                first = expiry not in self._expiries and len(self._expiries) < 2
+                self._expiries.add(expiry)
             if first:
-                # A run that saw the other's keys has nothing to create: it is not waited for.
+                # A run that has seen the other's keys creates nothing, so the wait may time out.
                 with suppress(threading.BrokenBarrierError):
                     self._line.wait(10.0)
                     self.raced = True
@@ -52,8 +52,8 @@ class StartingLine:
 
 def write_manifests(folder: Path, url: str, *, role: bool) -> None:
     folder.mkdir()
-    given = {"url": url, "auth": {"token": "${TOKEN}"}}
-    environments = {"version": 1, "environments": {"shop": given}}
+    environment = {"url": url, "auth": {"token": "${TOKEN}"}}
+    environments = {"version": 1, "environments": {"shop": environment}}
     manifest = {
         "version": 1,
         "environment": "shop",
@@ -77,10 +77,10 @@ def start(folder: Path, token: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("race", range(RACES))
 @pytest.mark.parametrize("dialect", Dialect)
-def test_two_runs_at_once_leave_one_live_key_a_name_and_both_say_so(
+def test_two_runs_at_once_leave_and_report_one_live_key_per_name(
     dialect: Dialect, race: int, tmp_path: Path
 ) -> None:
-    """Of each name exactly one key lives after both ended, and both reports name that very key."""
+    """After both runs, exactly one key of each name is live, and both reports name that key."""
     line = StartingLine()
     with Sandbox(None, dialect, around=line, role_seconds=ROLE_SECONDS) as sandbox:
         token = sandbox.session_token()
@@ -91,14 +91,14 @@ def test_two_runs_at_once_leave_one_live_key_a_name_and_both_say_so(
     assert line.raced
     assert [run.returncode for run in runs] == [0, 0], reports
     assert Counter(live.values()) == Counter(NAMES), reports
-    made = 0
+    created = 0
     for out, _ in reports:
         [environment] = json.loads(out)["environments"]
         results, summary = environment["results"], environment["summary"]
         assert environment["findings"] == []
-        assert {one["id"]: one["name"] for one in results}.items() <= live.items()
-        assert {one["record"]["id"] for one in results} == {one["id"] for one in results}
-        assert all(one["status"] == "done" for one in results)
+        assert {entry["id"]: entry["name"] for entry in results}.items() <= live.items()
+        assert {entry["record"]["id"] for entry in results} == {entry["id"] for entry in results}
+        assert all(entry["status"] == "done" for entry in results)
         assert summary["created"] + summary["kept"] == len(NAMES)
-        made += summary["created"]
-    assert made == len(NAMES), reports
+        created += summary["created"]
+    assert created == len(NAMES), reports

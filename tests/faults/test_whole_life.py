@@ -1,10 +1,10 @@
-"""The whole life of keys: random manifests, wishes, faults, kills, races and days that pass.
+"""The whole life of keys: random manifests, options, faults, kills, races and passing days.
 
-What `test_exactly_once` promises of creates holds for rotating, changing, pruning and deduping,
-and besides: what `owns` does not match is never touched, what ends has a reason to, and no run
-takes a working token away. Somebody makes, renames, revokes and re-dates keys under wanted names
-by hand all the while: none of that displaces a reviewed key, and all of it is reported. LIVES
-random lives are played (50 where nothing is said), a third of them on each dialect.
+The guarantee of `test_exactly_once` also holds for rotation, updates, pruning and deduplication.
+In addition: keys that `owns` does not match are never changed, every revocation has a reason, and
+no run removes a valid token. During all of this, a person creates, renames and revokes keys with
+declared names and changes their expiry: none of that replaces a reviewed key, and all of it is
+reported. LIVES random lives are run (50 by default), a third of them on each dialect.
 """
 
 from __future__ import annotations
@@ -25,10 +25,18 @@ from builders import desired_key, environment_with, limits_with, rotation_with
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from laboratory import PASSING, Failed, Fault, Laboratory, Slow, seeded
-from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, MortalSink, Process, marked
-from stranger import LIVES as BY_HAND
-from stranger import Stranger
+from killable import (
+    PROCESSES,
+    FastClock,
+    Kill,
+    KillableSink,
+    KillableTransport,
+    Killed,
+    Process,
+    use_run_marker,
+)
+from laboratory import TRANSIENT, Failed, Fault, Laboratory, Slow, seeded
+from manual_user import LIFETIMES, ManualUser
 
 from provisioner.execution import Executed, RunMarker
 from provisioner.model.environment import Environment, SessionToken
@@ -59,30 +67,30 @@ OTHERS = ("zapier", "Svc-a")
 NEW_YEAR = datetime(2027, 1, 1, 4, 0, 0, tzinfo=UTC)
 TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 FAULTS: tuple[Fault, ...] = (
-    *(fault for fault in PASSING if not isinstance(fault, Slow)),
+    *(fault for fault in TRANSIENT if not isinstance(fault, Slow)),
     Failed(graphql_status=200),
     Slow(0.01),
 )
 
 
-class Wish(NamedTuple):
-    """What a manifest says of one key."""
+class KeySpec(NamedTuple):
+    """The fields of one key in a manifest."""
 
     expires: str
     rotates: bool
     sinks: int
 
 
-options = st.builds(
-    Wish,
+key_specs = st.builds(
+    KeySpec,
     st.sampled_from(("30d", "90d", "2027-09-01", "2028-01-01")),
     st.booleans(),
     st.integers(0, 2),
 )
-manifests = st.dictionaries(st.sampled_from((*OWNED, *OTHERS)), options, min_size=1)
+manifests = st.dictionaries(st.sampled_from((*OWNED, *OTHERS)), key_specs, min_size=1)
 kills = st.none() | st.builds(Kill, st.integers(0, 24), st.sampled_from(("before", "after")))
 faults = st.tuples(st.integers(0, 2**16), st.sampled_from((0.0, 0.0, 0.1, 0.3)))
-asks = st.builds(
+plan_options = st.builds(
     lambda prune, dedupe, redeliver: PlanOptions(prune=prune, dedupe=dedupe, redeliver=redeliver),
     *(st.sampled_from((False, False, True)) for _ in range(3)),
 )
@@ -90,14 +98,14 @@ LABORATORIES: dict[Dialect, Laboratory] = {}
 
 
 def laboratory(dialect: Dialect) -> Laboratory:
-    """One for all lives on a dialect: each begins with an empty workspace."""
+    """Return the laboratory for all lives on a dialect; each starts with an empty workspace."""
     if dialect not in LABORATORIES:
         LABORATORIES[dialect] = Laboratory(dialect).__enter__()
     return LABORATORIES[dialect]
 
 
 class WholeLife(RuleBasedStateMachine):
-    """A workspace, its manifests and sinks, and runs that meet every kind of fault."""
+    """A workspace, its manifests and sinks, and runs with every kind of fault."""
 
     dialect: Dialect
 
@@ -107,119 +115,125 @@ class WholeLife(RuleBasedStateMachine):
         self.laboratory.reset()
         self.sandbox = self.laboratory.sandbox
         self.clock = time_machine.travel(NEW_YEAR, tick=True)
-        self.traveller = self.clock.start()
+        self.time_traveller = self.clock.start()
         self.folder = tempfile.TemporaryDirectory()
         self.root = Path(self.folder.name)
-        self.wanted: tuple[DesiredKey, ...] = ()
-        self.stranger = Stranger(self.sandbox)
+        self.desired: tuple[DesiredKey, ...] = ()
+        self.manual_user = ManualUser(self.sandbox)
         self.adopted: set[str] = set()
-        self.excused: set[str] = set()
+        self.allowed_duplicates: set[str] = set()
         self.broken = False
-        self.marks = itertools.count(1)
+        self.markers = itertools.count(1)
 
-    @initialize(wanted=manifests, found=st.lists(st.sampled_from((*OWNED, *OTHERS)), max_size=3))
-    def begin(self, wanted: dict[str, Wish], found: list[str]) -> None:
-        self.want(wanted)
+    @initialize(specs=manifests, found=st.lists(st.sampled_from((*OWNED, *OTHERS)), max_size=3))
+    def begin(self, specs: dict[str, KeySpec], found: list[str]) -> None:
+        self.merge_manifests(specs)
         for name in found:
-            self.someone_makes(name, BY_HAND[1])
+            self.someone_creates(name, LIFETIMES[1])
 
-    @rule(wanted=manifests)
-    def want(self, wanted: dict[str, Wish]) -> None:
-        """Somebody merges other manifests."""
-        self.wanted = tuple(
+    @rule(specs=manifests)
+    def merge_manifests(self, specs: dict[str, KeySpec]) -> None:
+        """Change the manifests."""
+        self.desired = tuple(
             desired_key(
                 name,
                 environment="",
-                expiry=wish.expires,
+                expiry=spec.expires,
                 role=None if self.dialect is Dialect.LEGACY else "Admin",
                 line=line,
                 deliver=(
                     FileAddress(f"{name}.json", "token", "json"),
                     FileAddress(f"{name}.env", "TOKEN"),
-                )[: wish.sinks],
+                )[: spec.sinks],
                 rotation=rotation_with()
-                if wish.rotates
+                if spec.rotates
                 and name in OWNED
-                and wish.sinks
-                and isinstance(parse_expiry(wish.expires), ExpiresAfter)
+                and spec.sinks
+                and isinstance(parse_expiry(spec.expires), ExpiresAfter)
                 else None,
             )
-            for line, (name, wish) in enumerate(wanted.items(), 1)
+            for line, (name, spec) in enumerate(specs.items(), 1)
         )
 
-    @rule(name=st.sampled_from((*OWNED, *OTHERS)), life=st.sampled_from(BY_HAND))
-    def someone_makes(self, name: str, life: timedelta) -> None:
-        """Somebody makes a key by hand."""
-        self.stranger.makes(name, life)
+    @rule(name=st.sampled_from((*OWNED, *OTHERS)), lifetime=st.sampled_from(LIFETIMES))
+    def someone_creates(self, name: str, lifetime: timedelta) -> None:
+        """Create a key by hand."""
+        self.manual_user.create(name, lifetime)
 
     @rule(name=st.sampled_from((*OWNED, *OTHERS)))
-    def someone_left_one_that_has_ended(self, name: str) -> None:
-        """Long ago somebody made a key by hand."""
-        self.stranger.keys.update(self.sandbox.seed([name], expires_at="2020-01-01T00:00:00.000Z"))
+    def someone_created_one_that_expired(self, name: str) -> None:
+        """Add a key that was created by hand long ago and has expired."""
+        self.manual_user.keys.update(
+            self.sandbox.seed([name], expires_at="2020-01-01T00:00:00.000Z")
+        )
 
     @rule(which=st.integers(0, 99), name=st.sampled_from((*OWNED, *OTHERS)))
     def someone_renames(self, which: int, name: str) -> None:
-        """Somebody gives a live key another name, or its own."""
+        """Rename a live key by hand."""
         for row in self._one_live(which):
             if row.name != name:
-                self.stranger.renames(row, name)
+                self.manual_user.rename(row, name)
 
     @rule(which=st.integers(0, 99))
     def someone_revokes(self, which: int) -> None:
-        """Somebody ends a live key."""
+        """Revoke a live key by hand."""
         for row in self._one_live(which):
-            self.stranger.revokes(row)
+            self.manual_user.revoke(row)
 
     @rule(which=st.integers(0, 99), days=st.sampled_from((4, 20, 40)))
-    def someone_redates(self, which: int, days: int) -> None:
-        """Somebody gives a live key another end."""
+    def someone_changes_the_expiry(self, which: int, days: int) -> None:
+        """Change the expiry of a live key by hand."""
         for row in self._one_live(which):
-            self.stranger.redates(row, timedelta(days=days, hours=7))
+            self.manual_user.change_expiry(row, timedelta(days=days, hours=7))
 
     def _one_live(self, which: int) -> list[ApiKey]:
-        """One of the live keys, if there is any."""
+        """Return a list with one of the live keys, or an empty one."""
         now = datetime.now(UTC)
         rows = [row for row in self._rows().values() if self._live(row, now)]
         return rows[which % len(rows) :][:1] if rows else []
 
     @rule(name=st.sampled_from(OWNED), form=st.sampled_from(("json", "env")))
-    def someone_loses_a_sink(self, name: str, form: str) -> None:
-        """A file is gone."""
+    def someone_deletes_a_file(self, name: str, form: str) -> None:
+        """Delete the file of a sink."""
         (self.root / f"{name}.{form}").unlink(missing_ok=True)
 
     @rule(days=st.sampled_from((1, 3, 9, 18, 25)))
     def days_pass(self, days: int) -> None:
-        """Nobody runs anything."""
-        self.traveller.shift(timedelta(days=days))
+        """Let some days pass without a run."""
+        self.time_traveller.shift(timedelta(days=days))
 
-    @rule(faults=faults, kill=kills, asked=asks)
-    def run(self, faults: tuple[int, float], kill: Kill | None, asked: PlanOptions) -> None:
-        """One pipeline."""
-        self._observed(faults, (kill,), asked)
+    @rule(faults=faults, kill=kills, options=plan_options)
+    def run(self, faults: tuple[int, float], kill: Kill | None, options: PlanOptions) -> None:
+        """Run one pipeline."""
+        self._run_and_check(faults, (kill,), options)
 
-    @rule(faults=faults, first=kills, second=kills, asked=asks)
+    @rule(faults=faults, first=kills, second=kills, options=plan_options)
     def race(
-        self, faults: tuple[int, float], first: Kill | None, second: Kill | None, asked: PlanOptions
+        self,
+        faults: tuple[int, float],
+        first: Kill | None,
+        second: Kill | None,
+        options: PlanOptions,
     ) -> None:
-        """Two pipelines at once."""
-        self._observed(faults, (first, second), asked)
+        """Run two pipelines at the same time."""
+        self._run_and_check(faults, (first, second), options)
 
     @invariant()
     def no_name_has_a_third_live_key(self) -> None:
-        """Beside those that people made by hand."""
+        """Check that no name has more than two live keys, except those changed by hand."""
         live = Counter(
             row.name
             for row in self._rows().values()
             if self._live(row, datetime.now(UTC))
-            and row.id not in self.stranger.keys | self.stranger.redated
+            and row.id not in self.manual_user.keys | self.manual_user.changed_expiry
         )
-        most = {name for name, count in live.items() if count > 2}
-        self._demand(not most - self.excused, most)
+        too_many = {name for name, count in live.items() if count > 2}
+        self._require(not too_many - self.allowed_duplicates, too_many)
 
     def teardown(self) -> None:
-        """When the faults end three more runs converge, and the one after them sends no write."""
+        """Check that three runs without faults complete everything, and the next sends no write."""
         try:
-            if not self.broken and self.wanted:
+            if not self.broken and self.desired:
                 self._converge()
         finally:
             self.clock.stop()
@@ -227,67 +241,67 @@ class WholeLife(RuleBasedStateMachine):
 
     def _converge(self) -> None:
         for _ in range(3):
-            [result] = self._observed((0, 0.0), (None,), PlanOptions())
+            [result] = self._run_and_check((0, 0.0), (None,), PlanOptions())
             assert result is not None
             assert not result.incomplete, result
         before = len(self.laboratory.journal)
-        self._observed((0, 0.0), (None,), PlanOptions())
+        self._run_and_check((0, 0.0), (None,), PlanOptions())
         assert not any(map(writes, self.laboratory.journal[before:]))
         now = datetime.now(UTC)
         rows = self._rows()
         live = {row.name for row in rows.values() if self._live(row, now)}
-        assert {key.name for key in self.wanted} <= live
-        assert self._working(rows) == {address for key in self.wanted for address in key.deliver}
+        assert {key.name for key in self.desired} <= live
+        assert self._working(rows) == {address for key in self.desired for address in key.deliver}
 
-    def _observed(
-        self, faults: tuple[int, float], fates: tuple[Kill | None, ...], asked: PlanOptions
+    def _run_and_check(
+        self, faults: tuple[int, float], kill_points: tuple[Kill | None, ...], options: PlanOptions
     ) -> list[RunResult | None]:
-        """Runs at once, and what must hold of all that they changed."""
+        """Start runs at the same time, and check everything that they changed."""
         before = self._rows()
-        worked = self._working(before)
-        shown = self._shown()
-        self._adopt(before, shown)
+        working_before = self._working(before)
+        delivered = self._delivered_ids()
+        self._note_adopted(before, delivered)
         self.laboratory.use(seeded(*faults, FAULTS))
-        processes = [Process(kill, next(self.marks)) for kill in fates]
+        processes = [Process(kill, next(self.markers)) for kill in kill_points]
         try:
-            with ThreadPoolExecutor(len(fates)) as pool:
-                results = list(pool.map(lambda one: self._run(one, asked), processes))
+            with ThreadPoolExecutor(len(kill_points)) as pool:
+                results = list(pool.map(lambda entry: self._run(entry, options), processes))
         finally:
             self.laboratory.heal()
-            self.laboratory.quiet()
+            self.laboratory.wait_until_idle()
         after = self._rows()
-        if len(fates) > 1:
-            self._excuse(after)
-        self._nothing_else_was_touched(before, after, asked)
-        self._no_stranger_displaced_anything(before, after, shown)
+        if len(kill_points) > 1:
+            self._allow_duplicates(after)
+        self._check_untouched(before, after, options)
+        self._check_not_displaced(before, after, delivered)
         for result in results:
-            self._strangers_are_reported(result, before)
-        lost = worked - self._working(after)
-        self._demand(not lost, ("a working token was taken away", lost, asked))
+            self._check_reported(result, before)
+        lost = working_before - self._working(after)
+        self._require(not lost, ("a valid token was removed", lost, options))
         return results
 
-    def _nothing_else_was_touched(
-        self, before: dict[str, ApiKey], after: dict[str, ApiKey], asked: PlanOptions
+    def _check_untouched(
+        self, before: dict[str, ApiKey], after: dict[str, ApiKey], options: PlanOptions
     ) -> None:
-        """What `owns` does not match stays as it is, and the rest ends for a reason alone."""
-        wanted = {key.name: key for key in self.wanted}
+        """Check that keys outside `owns` are unchanged, and every revocation has a reason."""
+        desired = {key.name: key for key in self.desired}
         for id_, row in before.items():
             owned = matches(row.name, OWNS)
             now = after[id_]
-            self._demand(owned or row == now, ("touched", row, now))
+            self._require(owned or row == now, ("changed", row, now))
             if now.revoked_at != row.revoked_at:
-                key = wanted.get(row.name)
-                reason = asked.prune if key is None else bool(asked.dedupe or key.rotation)
-                self._demand(reason, ("ended without a reason", row, asked))
+                key = desired.get(row.name)
+                reason = options.prune if key is None else bool(options.dedupe or key.rotation)
+                self._require(reason, ("revoked without a reason", row, options))
                 if key is not None:
-                    others = (one for one in after.values() if one.name == row.name)
-                    another = any(self._live(one, datetime.now(UTC)) for one in others)
-                    self._demand(another, ("the last key of a name ended", row, asked))
+                    others = (entry for entry in after.values() if entry.name == row.name)
+                    another = any(self._live(entry, datetime.now(UTC)) for entry in others)
+                    self._require(another, ("the last key of a name was revoked", row, options))
 
-    def _shown(self) -> dict[str, set[str]]:
-        """The ids of the keys whose tokens the sinks hold, by the name that the sinks are of."""
+    def _delivered_ids(self) -> dict[str, set[str]]:
+        """Return the ids of the keys whose tokens are in the sinks, by the declared name."""
         found: dict[str, set[str]] = {}
-        for key in self.wanted:
+        for key in self.desired:
             for address in key.deliver:
                 assert isinstance(address, FileAddress)
                 claims = self._claims(address)
@@ -295,75 +309,81 @@ class WholeLife(RuleBasedStateMachine):
                     found.setdefault(key.name, set()).add(claims.key)
         return found
 
-    def _adopt(self, before: dict[str, ApiKey], shown: dict[str, set[str]]) -> None:
-        """Notes the keys by hand that are the key of their name: the oldest, where none is held."""
+    def _note_adopted(self, before: dict[str, ApiKey], delivered: dict[str, set[str]]) -> None:
+        """Note manual keys that count as the key of their name (the oldest if none has a token)."""
         now = datetime.now(UTC)
-        for key in self.wanted:
-            same = [row for row in before.values() if row.name == key.name and self._live(row, now)]
-            if same and not any(row.id in shown.get(key.name, ()) for row in same):
-                self.adopted.add(min(same, key=lambda row: (row.created_at, row.id)).id)
+        for key in self.desired:
+            live = [row for row in before.values() if row.name == key.name and self._live(row, now)]
+            if live and not any(row.id in delivered.get(key.name, ()) for row in live):
+                self.adopted.add(min(live, key=lambda row: (row.created_at, row.id)).id)
 
-    def _no_stranger_displaced_anything(
-        self, before: dict[str, ApiKey], after: dict[str, ApiKey], shown: dict[str, set[str]]
+    def _check_not_displaced(
+        self, before: dict[str, ApiKey], after: dict[str, ApiKey], delivered: dict[str, set[str]]
     ) -> None:
-        """A key by hand is delivered only where it was the key, or beside no reviewed one.
+        """Check that manual keys did not replace reviewed ones.
 
-        It was the key where it was delivered, or none older lived. And a reviewed key that was
-        delivered ends only when the sinks hold one of another run.
+        The token of a manual key is delivered only if that key counted as the key, because it was
+        delivered before or no older key was live, or if there is no reviewed key. A delivered
+        reviewed key is revoked only if the sinks have the token of another run's key.
         """
         now = datetime.now(UTC)
-        for name, ids in self._shown().items():
-            same = [row for row in before.values() if row.name == name and self._live(row, now)]
-            known = [row for row in same if row.id in shown.get(name, ())]
-            first = min(same, key=lambda row: (row.created_at, row.id), default=None)
-            for id_ in (ids - shown.get(name, set())) & self.stranger.keys:
-                adopted = not known and first is not None and first.id == id_
-                adopted = adopted or not self._reviewed(same)
-                self._demand(adopted, ("a stranger's token was delivered", name, id_, same, shown))
-            self.adopted |= ids & self.stranger.keys
-            for row in known:
-                ended = after[row.id].revoked_at != row.revoked_at
-                if ended and row.id not in self.stranger.keys:
-                    follows = any(self._live(after[one], now) for one in ids if one in after)
-                    self._demand(follows, ("a reviewed key ended", row, ids))
+        for name, ids in self._delivered_ids().items():
+            live = [row for row in before.values() if row.name == name and self._live(row, now)]
+            delivered_before = [row for row in live if row.id in delivered.get(name, ())]
+            first = min(live, key=lambda row: (row.created_at, row.id), default=None)
+            for id_ in (ids - delivered.get(name, set())) & self.manual_user.keys:
+                adopted = not delivered_before and first is not None and first.id == id_
+                adopted = adopted or not self._reviewed(live)
+                self._require(
+                    adopted, ("the token of a manual key was delivered", name, id_, live, delivered)
+                )
+            self.adopted |= ids & self.manual_user.keys
+            for row in delivered_before:
+                was_revoked = after[row.id].revoked_at != row.revoked_at
+                if was_revoked and row.id not in self.manual_user.keys:
+                    has_successor = any(
+                        self._live(after[entry], now) for entry in ids if entry in after
+                    )
+                    self._require(has_successor, ("a reviewed key was revoked", row, ids))
 
     def _reviewed(self, rows: list[ApiKey]) -> bool:
-        """Whether a key is among them that a run made and nobody touched."""
-        touched = self.stranger.keys | self.stranger.redated
+        """Return whether one of the keys was created by a run and not changed by hand."""
+        touched = self.manual_user.keys | self.manual_user.changed_expiry
         return any(row.id not in touched for row in rows)
 
-    def _strangers_are_reported(self, result: RunResult | None, before: dict[str, ApiKey]) -> None:
-        """Each key by hand beside another one of a wanted name is in a finding or an action."""
+    def _check_reported(self, result: RunResult | None, before: dict[str, ApiKey]) -> None:
+        """Check that each manual duplicate of a declared key is in a finding or an action."""
         if result is None:
             return
-        [part] = result.environments
-        if not isinstance(part, Executed):
+        [environment_result] = result.environments
+        if not isinstance(environment_result, Executed):
             return
         now = datetime.now(UTC)
-        wanted = {key.name for key in self.wanted}
-        live = [row for row in before.values() if row.name in wanted and self._live(row, now)]
-        told = {id_ for finding in part.planned.findings for id_ in finding.ids}
-        for action in part.planned.actions:
+        desired = {key.name for key in self.desired}
+        live = [row for row in before.values() if row.name in desired and self._live(row, now)]
+        reported = {id_ for finding in environment_result.planned.findings for id_ in finding.ids}
+        for action in environment_result.planned.actions:
             if isinstance(action, Revoke):
-                told.add(action.key_id)
+                reported.add(action.key_id)
         for row in live:
-            beside = [one for one in live if one.name == row.name]
-            if row.id in self.stranger.keys - self.adopted and self._reviewed(beside):
-                self._demand(
-                    row.id in told, ("a stranger's key is not reported", row, part.planned)
+            same_name = [entry for entry in live if entry.name == row.name]
+            if row.id in self.manual_user.keys - self.adopted and self._reviewed(same_name):
+                self._require(
+                    row.id in reported,
+                    ("a manual key is not reported", row, environment_result.planned),
                 )
 
-    def _excuse(self, after: dict[str, ApiKey]) -> None:
-        """Twins that the guarantee leaves where two runs meet: a finding of the next plan."""
+    def _allow_duplicates(self, after: dict[str, ApiKey]) -> None:
+        """Note duplicates that two runs at the same time may leave; the next plan reports them."""
         now = datetime.now(UTC)
         live = Counter(row.name for row in after.values() if self._live(row, now))
-        self.excused |= {name for name, count in live.items() if count > 2}
+        self.allowed_duplicates |= {name for name, count in live.items() if count > 2}
 
     def _working(self, rows: dict[str, ApiKey]) -> set[FileAddress]:
-        """The sinks of wanted keys that hold a token which the server accepts now."""
+        """Return the sinks of declared keys whose token the server accepts now."""
         now = datetime.now(UTC)
         found = set()
-        for key in self.wanted:
+        for key in self.desired:
             for address in key.deliver:
                 assert isinstance(address, FileAddress)
                 claims = self._claims(address)
@@ -375,20 +395,20 @@ class WholeLife(RuleBasedStateMachine):
                     and row
                     and self._live(row, now)
                 ):
-                    # One that somebody renamed is not of this name any more.
+                    # A renamed key no longer counts for this name.
                     found |= {address} if row.name == key.name else set()
         return found
 
     def _claims(self, address: FileAddress) -> TokenClaims | None:
-        """What the token says that a sink holds, if it holds one."""
+        """Return the claims of the token in a sink, or None."""
         file = self.root / address.path
         token = TOKEN.search(file.read_text()) if file.exists() else None
         return claims_of(Secret(token[0])) if token else None
 
-    def _run(self, process: Process, asked: PlanOptions) -> RunResult | None:
-        name = f"run-{process.mark}"
+    def _run(self, process: Process, options: PlanOptions) -> RunResult | None:
+        name = f"run-{process.run_marker}"
         PROCESSES[name] = process
-        stop = Hurried()
+        stop = FastClock()
         credential = SessionToken(Secret(self.sandbox.session_token()))
         environment = environment_with(
             name=name,
@@ -404,19 +424,19 @@ class WholeLife(RuleBasedStateMachine):
             return workspace
 
         sinks = SinkRegistry(self.root, {}, stop)
-        wanted = {name: tuple(key._replace(environment=name) for key in self.wanted)}
+        desired = {name: tuple(key._replace(environment=name) for key in self.desired)}
         try:
             with Reconciler(
                 (environment,),
                 open_workspace,
-                lambda address: MortalSink(sinks.open(address), process),
+                lambda address: KillableSink(sinks.open(address), process),
                 ThreadExecutor(1),
                 stop,
             ) as reconciler:
                 now = datetime.now(UTC).replace(microsecond=0)
-                plan = reconciler.plan(wanted, now, asked, GuardOverrides(max_revoke=100))
+                plan = reconciler.plan(desired, now, options, GuardOverrides(max_revoke=100))
                 assert reconciler.refusal is None, reconciler.refusal
-                with marked(process.mark):
+                with use_run_marker(process.run_marker):
                     result = reconciler.apply(plan, lambda _: None)
                 assert reconciler.internal_error is None, reconciler.internal_error
         except Killed:
@@ -432,29 +452,41 @@ class WholeLife(RuleBasedStateMachine):
     def _live(row: ApiKey, now: datetime) -> bool:
         return not row.revoked_at and datetime.fromisoformat(row.expires_at) > now
 
-    def _demand(self, holds: bool, told: object) -> None:
-        """Notes that a promise was broken, so that the end does not hide which one was first."""
+    def _require(self, holds: bool, details: object) -> None:
+        """Assert a condition; note a failure, so that `teardown` does not hide it with another."""
         self.broken = self.broken or not holds
-        assert holds, told
+        assert holds, details
 
 
 def writes(exchange: Exchange) -> bool:
-    """Whether an exchange may have changed a key, or minted a token."""
-    words = (b"createApiKey", b"revokeApiKey", b"updateApiKey", b"assignRole", b"generateApiKey")
+    """Return whether an exchange may have changed a key or minted a token."""
+    mutations = (
+        b"createApiKey",
+        b"revokeApiKey",
+        b"updateApiKey",
+        b"assignRole",
+        b"generateApiKey",
+    )
     batch = exchange.path.startswith("/rest/batch")
-    return exchange.method == "PATCH" or batch or any(word in exchange.body for word in words)
+    return (
+        exchange.method == "PATCH"
+        or batch
+        or any(mutation in exchange.body for mutation in mutations)
+    )
 
 
 @pytest.fixture(autouse=True, scope="module")
-def mortal_runs() -> Any:
-    """Runs can be killed, and draw the marks that they are given."""
+def killable_runs() -> Any:
+    """Make runs killable, with given run markers."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(connect_module, "Transport", Mortal)
-    patch.setattr(RunMarker, "random", classmethod(lambda cls: cls(marked.current.mark)))
+    patch.setattr(connect_module, "Transport", KillableTransport)
+    patch.setattr(
+        RunMarker, "random", classmethod(lambda cls: cls(use_run_marker.current.run_marker))
+    )
     yield
     patch.undo()
-    for one in LABORATORIES.values():
-        one.close()
+    for entry in LABORATORIES.values():
+        entry.close()
     LABORATORIES.clear()
 
 

@@ -1,9 +1,9 @@
-"""A year of rotations: a run a day, one in five killed somewhere, and nobody is ever cut off.
+"""A year of rotations, with one run a day, one in five of which is killed; no token ever fails.
 
-Twice a month most of the sinks take no token for two days, so that deliveries fail. Every few days
-somebody makes, renames, revokes or re-dates keys under wanted names by hand. The clock of
-the embedded Twenty and of the runs is moved from day to day; a year of YEAR_KEYS keys (16 where
-nothing is said) is played on each dialect. docs/reliability.md has the command for 200.
+Twice a month, most sinks accept no token for two days, so that deliveries fail. Every few days a
+person creates, renames or revokes keys with declared names, or changes their expiry. The clock of
+the embedded Twenty and of the runs moves from day to day. A year of YEAR_KEYS keys (16 by
+default) is run on each dialect; docs/reliability.md has the command for 200.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import pytest
 import requests
 import time_machine
 from builders import desired_key, environment_with, rotation_with
-from mortal import PROCESSES, Hurried, Kill, Killed, Mortal, MortalSink, Process
-from stranger import LIVES, Stranger
+from killable import PROCESSES, FastClock, Kill, KillableSink, KillableTransport, Killed, Process
+from manual_user import LIFETIMES, ManualUser
 
 from provisioner.execution import Executed
 from provisioner.model.environment import Environment, SessionToken
@@ -53,107 +53,107 @@ _LOG = logging.getLogger(__name__)
 KEYS = int(os.environ.get("YEAR_KEYS", "16"))
 DAYS = 365
 NEW_YEAR = datetime(2027, 1, 1, 4, 0, 0, tzinfo=UTC)
-DAWN = datetime.min.replace(tzinfo=UTC)
+EARLIEST = datetime.min.replace(tzinfo=UTC)
 SHOP = "shop"
 OWNS = "svc-*"
 FOREIGN = ("zapier", "old-svc", "Svc-billing", "svc", "provision")
-"""Names that `owns` does not match, though some of them look like it."""
+"""Names that `owns` does not match, although some look as if it did."""
 
-A_PAGE = 60
-A_BATCH = 60
-A_DOCUMENT = 20
+PAGE_SIZE = 60
+BATCH_SIZE = 60
+DOCUMENT_SIZE = 20
 TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Year:
-    """A workspace, the manifests that want keys in it, and a run a day.
+    """A workspace, manifests that declare keys in it, and a run a day.
 
     Attributes:
-        killed: how many runs were.
-        out: whether some sinks take no token today.
-        requests: how many all runs sent.
-        least: how many they could not do without, see `_least`.
-        cut_off: what broke a promise while a run was at work.
+        killed: the number of killed runs.
+        sinks_down: true if some sinks accept no token today.
+        requests: the number of requests of all runs.
+        minimum_requests: the number of requests that were necessary, see `_minimum_requests`.
+        violations: descriptions of revocations that broke the guarantee.
     """
 
-    def __init__(self, dialect: Dialect, root: Path, chance: random.Random) -> None:
+    def __init__(self, dialect: Dialect, root: Path, rng: random.Random) -> None:
         self.dialect = dialect
         self.root = root
-        self.chance = chance
+        self.rng = rng
         self.journal: list[Exchange] = []
-        self.sandbox = Sandbox(None, dialect, journal=self.journal, around=self._watched)
-        self.wanted = tuple(map(self._key, range(KEYS)))
+        self.sandbox = Sandbox(None, dialect, journal=self.journal, around=self._check_revocation)
+        self.desired = tuple(map(self._key, range(KEYS)))
         self.rows: dict[str, ApiKey] = {}
         self.foreign: dict[str, ApiKey] = {}
-        self.stranger = Stranger(self.sandbox)
-        self.killed = self.requests = self.least = 0
-        self.cut_off: list[str] = []
-        self.out = False
+        self.manual_user = ManualUser(self.sandbox)
+        self.killed = self.requests = self.minimum_requests = 0
+        self.violations: list[str] = []
+        self.sinks_down = False
 
     def begin(self) -> None:
-        """Keys of other people, and a first run that nobody kills."""
+        """Create keys that `owns` does not match, and do a first run without a kill."""
         for name in FOREIGN:
             self.sandbox.seed([name], expires_at="2027-06-01T00:00:00.000Z")
             self.sandbox.seed([name])
         self.rows = self.foreign = self._rows()
-        assert not self.run(doomed=False)
+        assert not self.run(kill=False)
 
-    def someone_works_by_hand(self) -> None:
-        """Keys by hand under wanted names, or another end for a reviewed one."""
+    def change_keys_by_hand(self) -> None:
+        """Make a random change by hand to keys with declared names."""
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
         rows = [row for row in self.rows.values() if not row.revoked_at and row.expires_at > now]
-        names = [key.name for key in self.wanted]
-        theirs = [row for row in rows if row.id in self.stranger.keys]
-        match self.chance.randrange(5):
-            case 0 if theirs:
-                self.stranger.renames(self.chance.choice(theirs), self.chance.choice(names))
-            case 1 if theirs:
-                self.stranger.revokes(self.chance.choice(theirs))
-            case 2 if theirs:
-                days = timedelta(days=self.chance.choice((1, 400)), hours=5)
-                self.stranger.redates(self.chance.choice(theirs), days)
+        names = [key.name for key in self.desired]
+        manual = [row for row in rows if row.id in self.manual_user.keys]
+        match self.rng.randrange(5):
+            case 0 if manual:
+                self.manual_user.rename(self.rng.choice(manual), self.rng.choice(names))
+            case 1 if manual:
+                self.manual_user.revoke(self.rng.choice(manual))
+            case 2 if manual:
+                days = timedelta(days=self.rng.choice((1, 400)), hours=5)
+                self.manual_user.change_expiry(self.rng.choice(manual), days)
             case 3:
-                ours = [row for row in rows if row.name in names and row not in theirs]
-                days = timedelta(days=self.chance.randint(20, 80), hours=5)
-                self.stranger.redates(self.chance.choice(ours), days)
+                ours = [row for row in rows if row.name in names and row not in manual]
+                days = timedelta(days=self.rng.randint(20, 80), hours=5)
+                self.manual_user.change_expiry(self.rng.choice(ours), days)
             case _:
-                self.stranger.makes(self.chance.choice(names), self.chance.choice(LIVES))
+                self.manual_user.create(self.rng.choice(names), self.rng.choice(LIFETIMES))
         self.rows = self._rows()
-        self.foreign |= {id_: self.rows[id_] for id_ in self.stranger.keys}
+        self.foreign |= {id_: self.rows[id_] for id_ in self.manual_user.keys}
 
-    def run(self, *, doomed: bool) -> bool:
-        """One pipeline; whether it was killed."""
+    def run(self, *, kill: bool) -> bool:
+        """Run one pipeline; return whether it was killed."""
         process = Process(None, 0)
         self.journal.clear()
-        over = self._over()
-        result = self._run(process, doomed=doomed)
+        ended_overlaps = self._names_with_ended_overlap()
+        result = self._run(process, kill=kill)
         sent = len(self.journal)
         before, self.rows = self.rows, self._rows()
         self.requests += sent
-        self.least += self._least(before, sent, killed=result is None)
+        self.minimum_requests += self._minimum_requests(before, sent, killed=result is None)
         if result is None:
             self.killed += 1
         else:
-            assert self.out or not result.incomplete, result
+            assert self.sinks_down or not result.incomplete, result
             live = self._live()
-            assert [name for name in over if len(live[name]) > 1] == []
+            assert [name for name in ended_overlaps if len(live[name]) > 1] == []
             assert self._unreported(result) == set()
         return result is None
 
-    def holds(self, until: datetime) -> None:
-        """What must hold after every run, killed or not, and up to the next one."""
-        assert self.cut_off == []
+    def check(self, until: datetime) -> None:
+        """Check what must be true after every run, killed or not, until the next one."""
+        assert self.violations == []
         soon = f"{datetime.now(UTC) + timedelta(days=14):%Y-%m-%d}"
-        touched = [
+        changed = [
             row
             for id_, row in self.foreign.items()
-            if row != self.rows[id_] and (row.expires_at > soon or id_ not in self.stranger.keys)
+            if row != self.rows[id_] and (row.expires_at > soon or id_ not in self.manual_user.keys)
         ]
-        assert touched == []
+        assert changed == []
         dead = [
             name
-            for name in (key.name for key in self.wanted)
+            for name in (key.name for key in self.desired)
             if not all(self._works(name, token, until) for token in self.tokens(name))
         ]
         assert dead == [], until
@@ -161,13 +161,13 @@ class Year:
         assert {name: keys for name, keys in live.items() if len(keys) > 2} == {}
 
     def tokens(self, name: str) -> list[str]:
-        """What the sinks of a key hold, an empty text for none."""
-        [key] = [key for key in self.wanted if key.name == name]
+        """Return the tokens in the sinks of a key, with an empty text for a missing one."""
+        [key] = [key for key in self.desired if key.name == name]
         texts = [(self.root / address.path).read_text() for address in key.deliver]
         return [found[0] if (found := TOKEN.search(text)) else "" for text in texts]
 
     def accepted(self) -> bool:
-        """Whether the server accepts every token that a sink holds, asked of the server itself."""
+        """Return whether the server accepts the tokens in all sinks, in real requests."""
         return all(
             "errors"
             not in requests.post(
@@ -176,13 +176,13 @@ class Year:
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=30,
             ).json()
-            for key in self.wanted
+            for key in self.desired
             for token in self.tokens(key.name)
         )
 
     def _key(self, number: int) -> DesiredKey:
-        before, overlap = self.chance.randint(7, 14), self.chance.choice((24, 36, 48, 72))
-        lifetime = self.chance.randint(30, 90)
+        before, overlap = self.rng.randint(7, 14), self.rng.choice((24, 36, 48, 72))
+        lifetime = self.rng.randint(30, 90)
         name = f"svc-{number:03d}"
         sinks = (
             FileAddress(f"tokens/{name}.env", "TOKEN"),
@@ -199,8 +199,8 @@ class Year:
             rotation=rotation_with(timedelta(days=before), timedelta(hours=overlap), "as it says"),
         )
 
-    def _run(self, process: Process, *, doomed: bool) -> RunResult | None:
-        stop = Hurried()
+    def _run(self, process: Process, *, kill: bool) -> RunResult | None:
+        stop = FastClock()
         PROCESSES[SHOP] = process
         environment = environment_with(
             name=SHOP,
@@ -218,10 +218,10 @@ class Year:
             stack.callback(workspace.close)
             return workspace
 
-        def open_sink(address: Address) -> MortalSink:
+        def open_sink(address: Address) -> KillableSink:
             assert isinstance(address, FileAddress)
-            out = self.out and address.format != "json"
-            return MortalSink(sinks.open(address), process, out=out)
+            unavailable = self.sinks_down and address.format != "json"
+            return KillableSink(sinks.open(address), process, unavailable=unavailable)
 
         sinks = SinkRegistry(self.root, {}, stop)
         try:
@@ -232,13 +232,13 @@ class Year:
                 ThreadExecutor(1),
                 stop,
             ) as reconciler:
-                if doomed and self.chance.random() < 0.15:
-                    process.kill = self._somewhere(process, 1)
+                if kill and self.rng.random() < 0.15:
+                    process.kill = self._random_kill(process, 1)
                 plan = reconciler.plan(
-                    {SHOP: self.wanted}, datetime.now(UTC), PlanOptions(prune=True)
+                    {SHOP: self.desired}, datetime.now(UTC), PlanOptions(prune=True)
                 )
-                if doomed and process.kill is None:
-                    process.kill = self._somewhere(process, steps(plan))
+                if kill and process.kill is None:
+                    process.kill = self._random_kill(process, steps(plan))
                 result = reconciler.apply(plan, lambda _: None)
                 assert reconciler.internal_error is None, reconciler.internal_error
                 assert reconciler.refusal is None, reconciler.refusal
@@ -246,118 +246,133 @@ class Year:
             return None
         finally:
             del PROCESSES[SHOP]
-        return None if doomed and not process.killed else result
+        return None if kill and not process.killed else result
 
-    def _somewhere(self, process: Process, steps: int) -> Kill:
-        """One of the steps that a run has before it, and a moment of it."""
-        number = process.steps + self.chance.randrange(max(1, steps))
-        return Kill(number, self.chance.choice(("before", "after")))
+    def _random_kill(self, process: Process, steps: int) -> Kill:
+        """Return a random kill point in the remaining steps of a run."""
+        number = process.steps + self.rng.randrange(max(1, steps))
+        return Kill(number, self.rng.choice(("before", "after")))
 
-    def _least(self, before: dict[str, ApiKey], sent: int, *, killed: bool) -> int:
-        """The requests that a run could not do without, by what it found and what it did.
+    def _minimum_requests(self, before: dict[str, ApiKey], sent: int, *, killed: bool) -> int:
+        """Return the number of necessary requests of a run, from its input and its effects.
 
-        A look, and another where it made keys; the creates, in batches where the server takes
-        them; of each key made one mint and one proof, whichever run delivers it; one revocation
-        of each key that ended. A look takes the pages that the list has. A killed run is counted
-        like any other, but with no more than it sent, so that what it wasted counts against the
-        year, and what the next run repeats does too.
+        They are: one observation, and another if the run created keys, each with all pages of the
+        list; the creates, in batches if the server supports them; one mint and one check of the
+        token for each created key, whichever run delivers it; and one request for each revoked
+        key. A killed run counts the same, but not more than it sent: requests that it wasted, or
+        that the next run repeats, are not necessary ones.
         """
         legacy = self.dialect is Dialect.LEGACY
-        made = self.rows.keys() - before.keys()
-        ended = sum(
+        created = self.rows.keys() - before.keys()
+        revoked = sum(
             row.revoked_at is not None and before[id_].revoked_at is None
             for id_, row in self.rows.items()
             if id_ in before
         )
-        look = max(1, math.ceil(len(before) / A_PAGE)) if legacy else 1
-        again = max(1, math.ceil(len(self.rows) / A_PAGE)) if legacy else 1
-        together = {Dialect.LEGACY: A_BATCH, Dialect.CORE_1: A_DOCUMENT, Dialect.CORE: 1}
-        creates = math.ceil(len(made) / together[self.dialect])
-        least = look + bool(made) * again + creates + ended
-        return (min(least, sent) if killed else least) + 2 * len(made)
+        observation = max(1, math.ceil(len(before) / PAGE_SIZE)) if legacy else 1
+        second_observation = max(1, math.ceil(len(self.rows) / PAGE_SIZE)) if legacy else 1
+        keys_per_request = {
+            Dialect.LEGACY: BATCH_SIZE,
+            Dialect.CORE_1: DOCUMENT_SIZE,
+            Dialect.CORE: 1,
+        }
+        creates = math.ceil(len(created) / keys_per_request[self.dialect])
+        minimum_requests = observation + bool(created) * second_observation + creates + revoked
+        return (min(minimum_requests, sent) if killed else minimum_requests) + 2 * len(created)
 
     def _unreported(self, result: RunResult) -> set[str]:
-        """The live keys by hand under wanted names that are in no finding of a run."""
-        [part] = result.environments
-        assert isinstance(part, Executed)
-        told = {
+        """Return the live manual keys with declared names that a run has in no finding."""
+        [environment_result] = result.environments
+        assert isinstance(environment_result, Executed)
+        reported = {
             id_
-            for finding in part.planned.findings
+            for finding in environment_result.planned.findings
             if isinstance(finding, Duplicate)
             for id_ in finding.ids
         }
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
         return {
             id_
-            for id_ in self.stranger.keys - told
+            for id_ in self.manual_user.keys - reported
             if not self.rows[id_].revoked_at and self.rows[id_].expires_at > now
         }
 
     def _live(self) -> dict[str, list[ApiKey]]:
-        """The live keys of each wanted name, the oldest first, but of those changed by hand.
+        """Return the live keys of each declared name, oldest first, without those changed by hand.
 
-        One that was given another end may no longer be known as due, or as a successor: a finding.
+        A key with a changed expiry may no longer count as due or as a successor; it is a finding.
         """
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
-        live: dict[str, list[ApiKey]] = {key.name: [] for key in self.wanted}
+        live: dict[str, list[ApiKey]] = {key.name: [] for key in self.desired}
         for row in self.rows.values():
-            ours = row.name in live and row.id not in self.stranger.keys | self.stranger.redated
-            if ours and not row.revoked_at and row.expires_at > now:
+            counts = (
+                row.name in live
+                and row.id not in self.manual_user.keys | self.manual_user.changed_expiry
+            )
+            if counts and not row.revoked_at and row.expires_at > now:
                 live[row.name].append(row)
         return live
 
-    def _over(self) -> list[str]:
-        """The names whose overlap is over: all but the newest key are to end now."""
+    def _names_with_ended_overlap(self) -> list[str]:
+        """Return the names whose overlap has ended, so that only the newest key may stay live."""
         live = self._live()
         found = []
-        for key in self.wanted:
+        for key in self.desired:
             assert key.rotation is not None
             if len(live[key.name]) > 1:
                 newest = live[key.name][-1]
-                held = [claims_of(Secret(token)) for token in self.tokens(key.name)]
-                delivered = all(claims is not None and claims.key == newest.id for claims in held)
-                since = max(claims.issued_at or DAWN for claims in held if claims is not None)
+                claims_of_sinks = [claims_of(Secret(token)) for token in self.tokens(key.name)]
+                delivered = all(
+                    claims is not None and claims.key == newest.id for claims in claims_of_sinks
+                )
+                since = max(
+                    claims.issued_at or EARLIEST for claims in claims_of_sinks if claims is not None
+                )
                 since = max(since, datetime.fromisoformat(newest.created_at))
                 if delivered and datetime.now(UTC) - since >= key.rotation.overlap:
                     found.append(key.name)
         return found
 
     def _works(self, name: str, token: str, until: datetime) -> bool:
-        """Whether it is a token of a key of that name which is good up to a moment."""
+        """Return whether a token belongs to a key of that name and is valid until a given time."""
         claims = claims_of(Secret(token))
         row = self.rows.get(claims.key or "") if claims is not None else None
         if (
             claims is None
             or claims.expires_at is None
             or row is None
-            or row.id in self.stranger.keys
+            or row.id in self.manual_user.keys
         ):
             return False
-        end = datetime.fromisoformat(row.expires_at)
-        return row.name == name and not row.revoked_at and min(claims.expires_at, end) > until
+        expires_at = datetime.fromisoformat(row.expires_at)
+        return (
+            row.name == name and not row.revoked_at and min(claims.expires_at, expires_at) > until
+        )
 
-    def _watched(self, request: Request, inner: Callable[[Request], Response]) -> Response:
-        """At the very moment of a revocation another key is delivered and old enough for it."""
-        answer = inner(request)
+    def _check_revocation(
+        self, request: Request, answer_request: Callable[[Request], Response]
+    ) -> Response:
+        """Check at each revocation that another key is delivered and its overlap has ended."""
+        answer = answer_request(request)
         if b"revokeApiKey" in request.body or request.method == "PATCH":
             [id_] = UUID.findall(request.path.encode() + request.body)
             row = self.rows.get(id_.decode())
-            wanted = {key.name: key.rotation for key in self.wanted}
-            rotation = wanted.get(row.name) if row is not None else None
+            desired = {key.name: key.rotation for key in self.desired}
+            rotation = desired.get(row.name) if row is not None else None
             if row is None or rotation is None:
-                self.cut_off.append(f"{id_!r} was not there before the run, or is not ours")
+                self.violations.append(f"{id_!r} was not there before the run, or is not ours")
                 return answer
             for token in self.tokens(row.name):
                 claims = claims_of(Secret(token))
-                kept = self.sandbox._store.key((claims and claims.key) or "")
-                if kept is None or kept.id == row.id or kept.revoked_at is not None:
-                    self.cut_off.append(f"{row.name} lost {row.id} while a sink had no other")
+                key = self.sandbox._store.key((claims and claims.key) or "")
+                if key is None or key.id == row.id or key.revoked_at is not None:
+                    self.violations.append(f"{row.name} lost {row.id} while a sink had no other")
                     continue
                 assert claims is not None
                 assert claims.issued_at is not None
-                since = max(claims.issued_at, datetime.fromisoformat(kept.created_at))
+                since = max(claims.issued_at, datetime.fromisoformat(key.created_at))
                 if datetime.now(UTC) - since < rotation.overlap:
-                    self.cut_off.append(f"{row.name} lost {row.id} before its overlap was over")
+                    self.violations.append(f"{row.name} lost {row.id} before its overlap was over")
         return answer
 
     def _rows(self) -> dict[str, ApiKey]:
@@ -365,11 +380,11 @@ class Year:
 
 
 def steps(plan: Plan) -> int:
-    """About how many requests and writes a plan takes."""
-    [part] = plan.environments
-    assert isinstance(part, Planned), part
+    """Return the approximate number of requests and writes of a plan."""
+    [environment_result] = plan.environments
+    assert isinstance(environment_result, Planned), environment_result
     count = 0
-    for action in part.unblocked:
+    for action in environment_result.unblocked:
         match action:
             case Create() | Rotate():
                 count += 4 + len(action.sinks)
@@ -383,54 +398,58 @@ def steps(plan: Plan) -> int:
 
 
 @pytest.fixture(autouse=True)
-def mortal_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs can be killed."""
-    monkeypatch.setattr(connect_module, "Transport", Mortal)
+def killable_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make runs killable."""
+    monkeypatch.setattr(connect_module, "Transport", KillableTransport)
 
 
 @pytest.fixture
 def clock() -> Iterator[Any]:
-    """The clock of everything in this process, which goes on from where it is put."""
+    """Provide the clock of this process, which keeps running after it is moved."""
     with time_machine.travel(NEW_YEAR, tick=True) as traveller:
         yield traveller
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_year_of_rotations_cuts_nobody_off(dialect, tmp_path, clock) -> None:
-    """At every moment each key has a delivered token that works; foreign keys stay as they are.
+def test_a_year_of_rotations_breaks_no_token(dialect, tmp_path, clock) -> None:
+    """Each key always has a valid delivered token, and keys outside `owns` stay unchanged.
 
-    No name ever has more than two live keys but by hand, a run that is not killed ends every key
-    whose overlap is over, and the requests of all runs are at most 1.2 times the fewest. What is
-    made by hand under a wanted name is reported by each run, delivered by none, and ended by none
-    before it is about to end by itself.
+    No name has more than two live keys, except through changes by hand. A run that is not killed
+    revokes every key whose overlap has ended. All runs together send at most 1.2 times the
+    necessary requests. Each run reports manual keys with declared names; none delivers their
+    tokens, and none revokes them before they are about to expire.
     """
-    chance = random.Random(f"{dialect}/{KEYS}")
-    year = Year(dialect, tmp_path, chance)
-    moments = [
-        NEW_YEAR + timedelta(days=day, minutes=chance.randrange(180)) for day in range(DAYS + 1)
-    ]
+    rng = random.Random(f"{dialect}/{KEYS}")
+    year = Year(dialect, tmp_path, rng)
+    times = [NEW_YEAR + timedelta(days=day, minutes=rng.randrange(180)) for day in range(DAYS + 1)]
     with year.sandbox:
         year.begin()
         for day in range(1, DAYS):
-            year.holds(until=moments[day])
-            clock.move_to(moments[day])
+            year.check(until=times[day])
+            clock.move_to(times[day])
             if day % 4 == 0:
-                year.someone_works_by_hand()
-            year.out = day % 15 < 2
-            year.run(doomed=chance.random() < 0.2)
+                year.change_keys_by_hand()
+            year.sinks_down = day % 15 < 2
+            year.run(kill=rng.random() < 0.2)
             if day % 30 == 0:
                 assert year.accepted()
-        year.holds(until=moments[DAYS])
+        year.check(until=times[DAYS])
         ours = [row for row in year.rows.values() if row.id not in year.foreign]
-        made = Counter(row.name for row in ours)
-        redated = Counter(year.rows[id_].name for id_ in year.stranger.redated)
-        for key in year.wanted:
+        created = Counter(row.name for row in ours)
+        changed_expiry = Counter(year.rows[id_].name for id_ in year.manual_user.changed_expiry)
+        for key in year.desired:
             assert isinstance(key.expiry, ExpiresAfter)
             fewest = 1 + DAYS // (key.expiry.lifetime.days + 1)
-            assert made[key.name] + redated[key.name] >= fewest
+            assert created[key.name] + changed_expiry[key.name] >= fewest
     _LOG.info(
-        "%s: %d keys, %d runs, %d killed, %d keys made, %d requests, %.3f times the fewest",
-        dialect, KEYS, DAYS, year.killed, len(ours), year.requests, year.requests / year.least,
-    )  # fmt: skip
+        "%s: %d keys, %d runs, %d killed, %d keys created, %d requests, %.3f times the minimum",
+        dialect,
+        KEYS,
+        DAYS,
+        year.killed,
+        len(ours),
+        year.requests,
+        year.requests / year.minimum_requests,
+    )
     assert year.killed > 0.15 * DAYS
-    assert year.least <= year.requests <= 1.2 * year.least
+    assert year.minimum_requests <= year.requests <= 1.2 * year.minimum_requests

@@ -1,4 +1,4 @@
-"""A shop whose one rotated key is delivered to a GitHub that cannot be read, and may be slow."""
+"""A shop with one rotated key, delivered to GitHub, which cannot be read and may be slow."""
 
 from __future__ import annotations
 
@@ -33,52 +33,50 @@ if TYPE_CHECKING:
     from provisioner.execution import RunResult
     from provisioner.sandbox import ApiKey
 
-SLOWEST = 1.5
-"""Seconds that GitHub takes for a write, at most."""
+MAX_WRITE_SECONDS = 1.5
+"""The longest time that GitHub takes for a write, in seconds."""
 
 REPOSITORY = ("repos", "acme", "billing", "actions")
-WANTED = desired_key("svc-a", github_sink(), rotation=rotation_with())
+DESIRED = desired_key("svc-a", github_sink(), rotation=rotation_with())
 
 
 class SlowGithub(GithubServer):
-    """Takes its time before it does what a write asks for, and dates it by a clock of its own."""
+    """A GitHub that delays writes and dates them with its own clock."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, rng: random.Random) -> None:
         super().__init__(plain=True)
-        self.chance = chance
+        self.rng = rng
         self.slow = False
         self.refuses = False
         self.at_write: Callable[[], None] = lambda: None
 
-    def respond(self, request: HttpRequest) -> HttpResponse | None:
+    def respond(self, request: Asked) -> Told | None:
         if request.method == "PUT" and self.slow:
-            time.sleep(self.chance.uniform(0, SLOWEST))
+            time.sleep(self.rng.uniform(0, MAX_WRITE_SECONDS))
         if request.method == "PUT" and self.refuses:
-            return HttpResponse(
-                403, {"message": "Resource not accessible by personal access token"}
-            )
+            return Told(403, {"message": "Resource not accessible by personal access token"})
         if request.method == "PUT":
             self.at_write()
         return super().respond(request)
 
 
-def unchanged(request: Request, answer: Callable[[Request], Response]) -> Response:
+def pass_through(request: Request, answer: Callable[[Request], Response]) -> Response:
     return answer(request)
 
 
 class Shop:
-    """A workspace with one rotated key, whose token goes to one secret that cannot be read."""
+    """A workspace with one rotated key, whose token goes to a secret that cannot be read."""
 
     def __init__(self, sandbox: Sandbox, github: SlowGithub, root: Path) -> None:
         self.sandbox = sandbox
         self.github = github
         self.root = root
-        self.around: Callable[[Request, Callable[[Request], Response]], Response] = unchanged
+        self.around: Callable[[Request, Callable[[Request], Response]], Response] = pass_through
         legacy = sandbox.dialect is Dialect.LEGACY
-        self.wanted = WANTED if legacy else WANTED._replace(role="Admin")
+        self.desired = DESIRED if legacy else DESIRED._replace(role="Admin")
 
     def run(self, stop: Cancellation | None = None, **options: Any) -> tuple[bool, RunResult]:
-        """One pipeline; whether it ends with 0."""
+        """Run a pipeline; return whether it succeeded, and its result."""
         stop = stop or Cancellation()
         environment = environment_with(
             url=self.sandbox.url,
@@ -92,34 +90,34 @@ class Shop:
         ) as reconciler:
             now = datetime.now(UTC).replace(microsecond=0)
             plan = reconciler.plan(
-                {"shop": (self.wanted,)}, now, PlanOptions(**options), GuardOverrides(max_revoke=9)
+                {"shop": (self.desired,)}, now, PlanOptions(**options), GuardOverrides(max_revoke=9)
             )
             result = reconciler.apply(plan, lambda _: None)
             assert reconciler.internal_error is None, reconciler.internal_error
         return not result.incomplete and reconciler.refusal is None, result
 
     def days_pass(self, days: int) -> None:
-        """Everything that is there is so much older; a token ends no earlier than its key."""
-        past = timedelta(days=days)
-        self.sandbox.put(*(older(key, past) for key in self.sandbox.keys()))
-        for kept in self.github.containers[REPOSITORY].values():
-            kept.updated_at -= past
+        """Make all keys and secrets older by some days."""
+        age = timedelta(days=days)
+        self.sandbox.put(*(older(key, age) for key in self.sandbox.keys()))
+        for secret in self.github.containers[REPOSITORY].values():
+            secret.updated_at -= age
 
     @property
     def works(self) -> bool:
-        """Whether the key of the token in the secret is live."""
+        """True if the key of the token in the secret is live."""
         claims = claims_of(Secret(self.github.containers[REPOSITORY]["A"].value))
         assert claims is not None
         row = next(one for one in self.sandbox.keys() if one.id == claims.key)
         return row.revoked_at is None and datetime.fromisoformat(row.expires_at) > datetime.now(UTC)
 
 
-def older(key: ApiKey, past: timedelta) -> ApiKey:
-    def moved(text: str) -> str:
-        return (datetime.fromisoformat(text) - past).isoformat(timespec="milliseconds")
+def older(key: ApiKey, age: timedelta) -> ApiKey:
+    def shifted(text: str) -> str:
+        return (datetime.fromisoformat(text) - age).isoformat(timespec="milliseconds")
 
     return replace(
         key,
-        created_at=moved(key.created_at).replace("+00:00", "Z"),
-        expires_at=moved(key.expires_at).replace("+00:00", "Z"),
+        created_at=shifted(key.created_at).replace("+00:00", "Z"),
+        expires_at=shifted(key.expires_at).replace("+00:00", "Z"),
     )

@@ -82,13 +82,13 @@ class Recording:
 
 @cache
 def recordings():
-    found = []
+    recordings_ = []
     for server in SERVERS:
         file = Path(__file__).parents[1] / "recordings" / f"{server}.jsonl"
         for line in file.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             request, response = entry["request"], entry["response"]
-            found.append(
+            recordings_.append(
                 Recording(
                     server=server,
                     name=entry["name"],
@@ -104,7 +104,7 @@ def recordings():
                     answer=re.sub(r"restricted-\d+", "Restricted", response["body"]),
                 )
             )
-    return tuple(found)
+    return tuple(recordings_)
 
 
 def whole_body(recording):
@@ -139,8 +139,11 @@ def whole_body(recording):
             )
             for number in range(count)
         ]
-        end = {"[": "]", "{": "]}}" if "variables" in body[:start] else '}"' + ', "variables": {}}'}
-        body = body[:start] + between.join(items) + end[body[0]]
+        closing = {
+            "[": "]",
+            "{": "]}}" if "variables" in body[:start] else '}"' + ', "variables": {}}',
+        }
+        body = body[:start] + between.join(items) + closing[body[0]]
     assert len(body) == recording.body_chars
     return body
 

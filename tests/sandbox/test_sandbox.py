@@ -575,12 +575,12 @@ def test_a_legacy_connection_goes_both_ways():
         cursor = first["edges"][-1]["cursor"]
         rest = client.query(query % f'after:"{cursor}"', "/graphql")["data"]["apiKeys"]
         back = client.query(query % f'last:2,before:"{cursor}"', "/graphql")["data"]["apiKeys"]
-        wrong = client.query(query % 'after:"zzz"', "/graphql")
+        invalid = client.query(query % 'after:"zzz"', "/graphql")
     assert len(first["edges"]) == 3
     assert len(rest["edges"]) == 2
     assert rest["pageInfo"]["hasPreviousPage"]
     assert back["edges"] == first["edges"][:2]
-    assert wrong["errors"][0]["message"] == "Invalid cursor: zzz"
+    assert invalid["errors"][0]["message"] == "Invalid cursor: zzz"
 
 
 # --- Creating
@@ -849,11 +849,11 @@ def test_numbers_and_lists_are_checked_too():
     page_query = "query($n:Int=1){apiKeys(first:$n){totalCount}}"
     with Sandbox(None, Dialect.LEGACY) as sandbox, admin_of(sandbox) as client:
         single = client.query(create_many, "/graphql", d={"name": "a", "expiresAt": DATE})
-        wrong = client.query(create_many, "/graphql", d=[{"name": "a"}])
+        invalid = client.query(create_many, "/graphql", d=[{"name": "a"}])
         size = client.query(page_query, "/graphql", n="x")
         default = client.query(page_query, "/graphql")
     assert single["data"]["createApiKeys"] == [{"name": "a"}]
-    assert "expiresAt" in wrong["errors"][0]["message"]
+    assert "expiresAt" in invalid["errors"][0]["message"]
     assert size["errors"][0]["message"] == "Int cannot represent non-integer value: x"
     assert default["data"]["apiKeys"]["totalCount"] == 1
 
@@ -918,8 +918,8 @@ def test_a_stop_finishes_requests_in_progress(file, monkeypatch):
         finish.set()
         assert sent.result().status_code == 201
         stopped.result()
-    with Sandbox(file) as again:
-        assert len(again.keys()) == 1
+    with Sandbox(file) as second:
+        assert len(second.keys()) == 1
 
 
 def test_a_stop_does_not_wait_forever(file, monkeypatch):
@@ -948,10 +948,10 @@ def test_a_stop_does_not_wait_forever(file, monkeypatch):
 
 def test_a_client_that_disconnects_is_not_logged(caplog, monkeypatch):
     """A client that disconnects before the answer causes no log message."""
-    gone = threading.Event()
+    disconnected = threading.Event()
     monkeypatch.setattr(
         "provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create",
-        lambda _: gone.wait(30) and None,
+        lambda _: disconnected.wait(30) and None,
     )
     with Sandbox(None) as sandbox:
         connection = HTTPConnection("127.0.0.1", int(sandbox.url.rpartition(":")[2]), timeout=30)
@@ -962,7 +962,7 @@ def test_a_client_that_disconnects_is_not_logged(caplog, monkeypatch):
         }
         connection.request("POST", "/rest/apiKeys", body, headers)
         connection.close()
-        gone.set()
+        disconnected.set()
     assert caplog.records == []
 
 

@@ -1,4 +1,4 @@
-"""Runs that can be killed at any of their requests and writes, and that know their own mark."""
+"""Runs that can be killed at any request or write, each with its own run marker."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ if TYPE_CHECKING:
     from provisioner.sinks.sink import Sink
     from provisioner.twenty.answers import Answer
 
-HURRY = 200
-"""How many times faster the waits of a run go by here."""
+SPEEDUP = 200
+"""The factor by which the waits of a run are shorter here."""
 
-Moment = Literal["before", "after"]
+When = Literal["before", "after"]
 T = TypeVar("T")
 
 
-class Hurried(Cancellation):
-    """A stop whose clock runs fast, so that waits end soon and are still as long as they were."""
+class FastClock(Cancellation):
+    """A cancellation with a fast clock: waits are short, but of the right length on that clock."""
 
     def now(self) -> float:
-        return super().now() * HURRY
+        return super().now() * SPEEDUP
 
     def sleep(self, seconds: float) -> None:
-        super().sleep(seconds / HURRY)
+        super().sleep(seconds / SPEEDUP)
 
 
 class Killed(BaseException):
-    """The process is gone: nothing that it would do afterwards happens."""
+    """The process was killed; none of its later requests or writes happen."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Where a run is killed: before or after so many of its requests, if it sends as many."""
+    """A kill point: before or after the request with a number, if the run sends that many."""
 
     number: int
-    moment: Moment
+    when: When
 
 
 @dataclass
 class Process:
-    """One run as the server sees it: what it sends until it ends or is killed.
+    """A run from the server's view: its requests until it ends or is killed.
 
     Attributes:
-        mark: the milliseconds that it writes into its keys.
-        looked_at: when its last look that was answered arrived, by `time.monotonic`.
-        written: ids of the keys that it wrote to, besides creating them.
+        run_marker: the milliseconds that the run writes into its keys.
+        observed_at: `time.monotonic()` when its last answered observation was sent.
+        written: the ids of the existing keys that it changed.
     """
 
     kill: Kill | None
-    mark: int
-    looked_at: float = 0.0
+    run_marker: int
+    observed_at: float = 0.0
     written: set[str] = field(default_factory=set)
     killed: bool = False
     _sent: int = 0
@@ -67,11 +67,11 @@ class Process:
 
     @property
     def steps(self) -> int:
-        """The exchanges and writes that it began."""
+        """The number of requests and writes that the run started."""
         return self._sent
 
-    def passes(self, exchange: Callable[[], T]) -> T:
-        """Lets one exchange or write happen, unless the process is gone before or after it."""
+    def run_step(self, exchange: Callable[[], T]) -> T:
+        """Do one request or write, unless the process is killed before or after it."""
         with self._lock:
             number = self._sent
             self._sent += 1
@@ -89,14 +89,14 @@ class Process:
 
 
 PROCESSES: dict[str, Process] = {}
-"""The runs under way, by the name of their environment."""
+"""The runs in progress, by the name of their environment."""
 
 
-class Mortal(Transport):
-    """A transport whose process may be killed."""
+class KillableTransport(Transport):
+    """A transport whose process can be killed."""
 
     def _exchange(
-        self, method: str, path: str, body: Any, bearer: str | None, **how: bool
+        self, method: str, path: str, body: Any, bearer: str | None, **options: bool
     ) -> Answer:
         process = PROCESSES[self.name]
         started = time.monotonic()
@@ -104,38 +104,38 @@ class Mortal(Transport):
             process.written.add(path.rpartition("/")[2])
         if isinstance(body, dict) and "revokeApiKey" in body.get("query", ""):
             process.written.add(body["variables"]["input"]["id"])
-        answer = process.passes(
-            lambda: super(Mortal, self)._exchange(method, path, body, bearer, **how)
+        answer = process.run_step(
+            lambda: super(KillableTransport, self)._exchange(method, path, body, bearer, **options)
         )
         document = body.get("query", "") if isinstance(body, dict) else ""
         listed = path.startswith("/rest/apiKeys?") or "{apiKeys{" in document
         if listed and answer.ok and not answer.lost:
-            process.looked_at = started
+            process.observed_at = started
         return answer
 
 
-class MortalSink:
-    """A sink whose process may be killed before or after it is written.
+class KillableSink:
+    """A sink whose process can be killed before or after a write.
 
     Args:
-        out: whether it takes no token at the moment.
+        unavailable: true if every write fails.
     """
 
-    def __init__(self, sink: Sink, process: Process, *, out: bool = False) -> None:
+    def __init__(self, sink: Sink, process: Process, *, unavailable: bool = False) -> None:
         self._sink = sink
         self._process = process
-        self._out = out
+        self._unavailable = unavailable
         self.check = sink.check
         self.read = sink.read
 
     def write(self, token: Secret) -> None:
-        if self._out:
-            raise sink_error("sink_unavailable", "The sink is out of order.", "Wait.")
-        self._process.passes(lambda: self._sink.write(token))
+        if self._unavailable:
+            raise failed("sink_unavailable", "The sink does not answer.", "Wait.")
+        self._process.run_step(lambda: self._sink.write(token))
 
 
-class marked:  # noqa: N801 - a context manager
-    """The next mark that a run in this thread draws, so that every run is known by its own."""
+class use_run_marker:  # noqa: N801 - a context manager
+    """A context in which runs of this thread get a given run marker, so each has its own."""
 
     current = threading.local()
 
@@ -143,7 +143,7 @@ class marked:  # noqa: N801 - a context manager
         self._milliseconds = milliseconds
 
     def __enter__(self) -> None:
-        self.current.mark = self._milliseconds
+        self.current.run_marker = self._milliseconds
 
     def __exit__(self, *_: object) -> None:
-        del self.current.mark
+        del self.current.run_marker
