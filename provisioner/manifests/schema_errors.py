@@ -509,8 +509,8 @@ def _mistyped(
 
 def _disallowed(path: Path, rule: _Rule, place: Place, node: Any) -> Problem:
     """A value of the right type that is not allowed."""
-    if rule is _EXPIRY and isinstance(node, str) and (found := variables.written_in(node)):
-        return Problem(place, "variable_invalid", variables.only_in_environments(found))
+    if rule is _EXPIRY and isinstance(node, str) and (found := variables.first_variable(node)):
+        return Problem(place, "variable_invalid", variables.not_allowed(found))
     if rule is _EXPIRY and isinstance(node, str) and len(node) <= _SHOWN:
         try:
             parse_expiry(node)
@@ -530,7 +530,7 @@ def show(value: str | int) -> str:
         text = text[: _SHOWN - 1] + "…"
     if not isinstance(value, str):
         return text
-    hidden = not text.isprintable() or characters.unseen(text) is not None
+    hidden = not text.isprintable() or characters.first_invisible(text) is not None
     return json.dumps(text, ensure_ascii=hidden)
 
 

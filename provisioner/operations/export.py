@@ -157,7 +157,7 @@ def _unwritable(word: str) -> str | None:
 
 def _ambiguous(word: str) -> str | None:
     """Why a word reads like another one."""
-    if characters.unseen(word) is not None:
+    if characters.first_invisible(word) is not None:
         return "the name has characters that cannot be seen"
     if characters.advice("", word) is not None:
         return "the name is not in its composed form (NFC)"

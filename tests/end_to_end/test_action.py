@@ -722,7 +722,11 @@ def test_manifests_are_compared_under_the_environments_that_are_read(runner, git
     else:
         ran = runner.run({"arguments": f"--environments\n{protected}"}, pull_request())
     assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
-    why = "is run with" if by == "variable" else "without the file of `--environments`"
+    why = (
+        "the arguments of a `command`"
+        if by == "variable"
+        else "without the file of `--environments`"
+    )
     assert why in github.comments[0]["body"]
     assert not (tmp_path / "owned").exists()
 

@@ -127,7 +127,7 @@ def test_places_are_what_the_user_would_type(write: Write, monkeypatch: pytest.M
 def test_without_a_directory_there_is_one_problem(tmp_path: Path) -> None:
     """A directory that is not there, or is a file, is named with what to do."""
     (tmp_path / "file").write_text("")
-    for name, state in (("none", "is not there"), ("file", "is not a directory")):
+    for name, state in (("none", "does not exist"), ("file", "is not a directory")):
         (problem,) = load(tmp_path / name).problems
         assert (problem.code, problem.place) == (
             "manifests_missing",
@@ -922,7 +922,9 @@ def test_a_variable_in_a_manifest_is_named(write: Write, content: str, place: st
     (problem,) = load(write({"a.yaml": HEAD + content})).problems
     assert f"{problem.place.line}:{problem.place.column}" == place
     assert problem.code == "variable_invalid"
-    assert "`${HOME}` is a variable, and only environments.yaml reads variables" in problem.message
+    assert (
+        "`${HOME}` is a variable, and only environments.yaml can use variables" in problem.message
+    )
 
 
 def test_a_variable_in_place_of_an_environment_is_named(write: Write) -> None:
