@@ -866,9 +866,9 @@ VARIABLE = 'put a variable inside {…} or […] in quotes: "${NAME}"'
         ("x: [a, ${TOKEN}]\n", "1:8 yaml_syntax", VARIABLE),
         ("x: {url: https://${HOST:-a}/}\n", "1:18 yaml_syntax", VARIABLE),
         ("x: {name: svc-{service}}\n", "1:15 yaml_syntax", "text with a brace inside {…}"),
-        ("keys:\n\t- name: a\n", "2:1 yaml_syntax", "a tab stands where spaces belong"),
-        ("keys:\n  - name: a\n  \tx: b\n", "3:3 yaml_syntax", "a tab stands where spaces belong"),
-        ("keys:\n  -\tname: a\n    x: b\n", "2:4 yaml_syntax", "a tab stands where spaces"),
+        ("keys:\n\t- name: a\n", "2:1 yaml_syntax", "indent with spaces instead of this tab"),
+        ("keys:\n  - name: a\n  \tx: b\n", "3:3 yaml_syntax", "indent with spaces instead of"),
+        ("keys:\n  -\tname: a\n    x: b\n", "2:4 yaml_syntax", "indent with spaces instead"),
         ("a: 1\n<<<<<<< H\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "2:1 yaml_syntax", "`<<<<<<<` ma"),
         ("a: x\n=======\nb: 2\n", "2:1 yaml_syntax", "`=======` marks a merge conflict"),
         ("a: 1\r\n=======\r\nb: 2\r\n", "2:1 yaml_syntax", "`=======` marks a merge conflict"),
@@ -884,7 +884,7 @@ VARIABLE = 'put a variable inside {…} or […] in quotes: "${NAME}"'
         ("keys:\n  - name: a\n      x: b\n", "3:8 yaml_syntax", "check the indentation"),
         (f"{MANIFEST}keys: [{{name a}}]\n", "4:8 missing_key 4:9 unknown_key", "after `name`"),
         (f"{HEAD}defaults:\n  expires: 1d\n  keys:\n    - name: a\n", "5:3 unknown_key",
-         "`keys` is not known here: it belongs to the manifest itself"),
+         "`keys` is unknown here: move it to the top of the manifest"),
     ],
 )  # fmt: skip
 def test_a_common_mistake_is_named_in_its_own_line(

@@ -244,7 +244,7 @@ def test_keywords_mean_what_they_mean_in_jsonschema(
 )
 def test_what_is_not_known_is_refused_when_compiled(schema: dict) -> None:
     """A schema that grows cannot leave the compiled check behind."""
-    with pytest.raises(ValueError, match=r"not known here|leads nowhere"):
+    with pytest.raises(ValueError, match=r"is not supported|has no target"):
         compile_check(schema, {})
 
 
