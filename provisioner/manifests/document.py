@@ -264,7 +264,7 @@ class _Reader:
         get_event = CSafeLoader(substituted).get_event
         if substitutes:
             get_event = _restoring(get_event, substitutes)
-        # Without these characters there are no anchors and tags to check every event for.
+        # Without these characters there are no anchors or tags, and events need no check.
         decorated = "&" in self._text or "!" in self._text
         keys = self._keys
         expects_key, expects_item, ignored = _State.KEY, _State.ITEM, _State.IGNORED

@@ -390,9 +390,9 @@ class _Resolver:
         credential = self._credential(declared, url)
         headers = self._headers(declared.headers)
         ca_file = self._ca_file(declared.ca_file)
-        globs = (self._nonblank(glob, "a glob of `owns`") for glob in declared.owns)
+        globs = (self._nonempty(glob, "a glob of `owns`") for glob in declared.owns)
         owns = tuple(filter(None, globs))
-        role = self._nonblank(declared.role, "`role`")
+        role = self._nonempty(declared.role, "`role`")
         generation = self._generation(declared.generation)
         workspace = self._workspace(declared.workspace)
         limits = self._limits(declared.limits)
@@ -455,7 +455,7 @@ class _Resolver:
             )
         return None
 
-    def _nonblank(self, written: DeclaredText | None, subject: str) -> str | None:
+    def _nonempty(self, written: DeclaredText | None, subject: str) -> str | None:
         text = self._text(written)
         if written is not None and text is not None and not text.strip():
             message = f"{subject} is empty: write text, or remove it"

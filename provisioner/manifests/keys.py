@@ -50,7 +50,7 @@ MAX_KEYS = 1_000_000
 """The limit of keys in all manifests together."""
 
 OVERLAP = "48h"
-"""How long a rotated key and its successor are both live by default, as in the schema."""
+"""The default time for which a rotated key and its successor are both live, as in the schema."""
 
 MAX_ENVIRONMENTS = 10_000
 """The limit of environments in one manifest, as in the schema."""
