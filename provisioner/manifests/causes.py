@@ -85,28 +85,28 @@ class Affected:
 
     @property
     def key(self) -> str:
-        """The name of the first key, and the number of others."""
+        """Return the name of the first key, and the number of others."""
         return f"{show(self.name)}{self.other_keys}"
 
     @property
     def other_keys(self) -> str:
-        """The number of keys except the first; empty if there is only one."""
+        """Return the number of keys except the first; empty if there is only one."""
         return f" ({others})" if (others := _others(self.keys, "key")) else ""
 
     @property
     def for_keys(self) -> str:
-        """The keys, for a message that names none; empty if there is only one."""
+        """Return the keys for a message that names none; empty if there is only one."""
         others = _others(self.keys, "key")
         return f" (for {show(self.name)} {others})" if others else ""
 
     @property
     def other_environments(self) -> str:
-        """The number of environments except the first; empty if there is only one."""
+        """Return the number of environments except the first; empty if there is only one."""
         return f" ({others})" if (others := _others(self.environments, "environment")) else ""
 
     @property
     def in_environments(self) -> str:
-        """The environments, for a message that names none; empty if there is only one."""
+        """Return the environments for a message that names none; empty if there is only one."""
         others = _others(self.environments, "environment")
         return f" (in {next(iter(self.environments))} {others})" if others else ""
 

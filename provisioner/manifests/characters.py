@@ -1,59 +1,61 @@
-"""Characters that a reader of a name cannot see, or takes for another."""
+"""Characters that a reader cannot see, or mistakes for others."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-_BLANK = re.compile(
+_INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0100-\U000e01ef]"
 )
-"""What Python calls printable and no screen shows: fillers, joiners, variation selectors."""
+"""Characters that Python calls printable and no screen shows: fillers, variation selectors."""
 
-_UNSEEN = frozenset({"Cf", "Zs"})
-"""The categories of format characters, and of spaces, of which one is seen as what it is."""
+_INVISIBLE_CATEGORIES = frozenset({"Cf", "Zs"})
+"""Format characters and spaces; only the ordinary space is recognizable."""
 
 
-def unseen(text: str) -> str | None:
-    """Return the first character of a text that a reader does not see, or None."""
+def first_invisible(text: str) -> str | None:
+    """Return the first character of a text that a reader cannot see, or None."""
     if text.isascii():
         return None
-    if found := _BLANK.search(text):
+    if found := _INVISIBLE.search(text):
         return found[0]
     if text.isprintable():
         return None
-    return next((c for c in text if c != " " and unicodedata.category(c) in _UNSEEN), None)
+    return next(
+        (c for c in text if c != " " and unicodedata.category(c) in _INVISIBLE_CATEGORIES), None
+    )
 
 
 def advice(subject: str, text: str) -> str | None:
-    """Return what of a text is not seen and what to write instead; None where all is seen.
+    """Return what to change in a text with invisible or decomposed characters, or None.
 
     Args:
-        subject: what the text is, for the message.
-        text: as it is written.
+        subject: the name of the text in the message.
+        text: the text as written.
     """
     if text.isascii():
         return None
-    shown = f"{subject} {escaped(text[:_SHOWN])}"
-    if (char := unseen(text)) is not None:
+    shown = f"{subject} {escaped(text[:_MAX_SHOWN])}"
+    if (char := first_invisible(text)) is not None:
         name = unicodedata.name(char, "a character").lower()
-        plain = "put a plain space there" if unicodedata.category(char) == "Zs" else "remove it"
-        return f"{shown} holds U+{ord(char):04X} ({name}), which cannot be seen: {plain}"
+        remedy = "write an ordinary space" if unicodedata.category(char) == "Zs" else "remove it"
+        return f"{shown} contains the invisible character U+{ord(char):04X} ({name}): {remedy}"
     if not unicodedata.is_normalized("NFC", text):
-        composed = escaped(unicodedata.normalize("NFC", text)[:_SHOWN])
-        return f"{shown} is not in its composed form (NFC): write {composed}, or save it as NFC"
+        composed = escaped(unicodedata.normalize("NFC", text)[:_MAX_SHOWN])
+        return f"{shown} is not in composed form (NFC): write {composed}, or save it as NFC"
     return None
 
 
 def escaped(text: str) -> str:
-    """Return a text in quotes, with an escape for all but ASCII."""
-    signs = (c if " " <= c <= "~" and c not in '"\\' else _escape(c) for c in text)
-    return f'"{"".join(signs)}"'
+    """Return a text in quotes, with escapes for everything except ASCII."""
+    characters = (c if " " <= c <= "~" and c not in '"\\' else _escape(c) for c in text)
+    return f'"{"".join(characters)}"'
 
 
 def skeleton(name: str) -> str:
-    """Return what a name looks like, whatever its case and its alphabet."""
+    """Return the appearance of a name: the same for all names that look like it."""
     if not name.isascii():
         name = unicodedata.normalize("NFKC", name).translate(_LOOKS_LIKE)
     return name.lower()
@@ -66,7 +68,8 @@ def _escape(char: str) -> str:
     return f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"  # noqa: PLR2004 - four digits
 
 
-_SHOWN = 60
+_MAX_SHOWN = 60
+"""The number of characters that a message shows."""
 
 _LOOKS_LIKE = str.maketrans(
     # Cyrillic
@@ -79,8 +82,11 @@ _LOOKS_LIKE = str.maketrans(
     "\u03b1\u03b3\u03b9\u03ba\u03bd\u03bf\u03c1\u03c5\u03c7\u03f3"
     # Armenian, and other Latin letters
     "\u0585\u057d\u0570\u0578\u0581\u0131\u0251\u0261\u0269"
-    # dashes; U+2011 is U+2010 by then
+    # dashes; NFKC has turned U+2011 into U+2010
     "\u2010\u2012\u2013\u2014\u2015\u2212",
     "ABESIJKMHOPCTYXaesijkopcyxhdqwvlyABEZHIKMNOPTYXayikvopuxjouhngiagi------",
 )
-"""Letters of other alphabets by the Latin ones that they look like; full width is NFKC's."""
+"""Letters of other alphabets to the Latin letters that they look like.
+
+NFKC has replaced full-width letters before.
+"""

@@ -1,8 +1,8 @@
-"""environments.yaml: what it declares, what can be said offline, and what a run makes of it.
+"""The environments of environments.yaml: declared offline, then resolved for a run.
 
-One walk over the values serves both: offline it leaves out what hangs on a variable or a file,
-for a run it has the variables and reads the files. No message shows a value that came from a
-variable, for a secret may be in the wrong one.
+The same code checks the values in both cases. Offline it skips values that depend on a variable or
+a file; in a run it expands the variables and reads the files. No message shows the value of a
+variable, because it may be a secret in the wrong variable.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ SANDBOX = ("sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:legacy")
 """The URLs of the embedded Twenty."""
 
 MAX_ENVIRONMENTS = 10_000
-"""Environments in one file; the schema says so too."""
+"""The limit of environments in one file, as in the schema."""
 
 MAX_SECRET_BYTES = 64 * 2**10
-"""How large a token or password file may be."""
+"""The size limit of a token or password file."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredText:
-    """A value as written, and where."""
+    """A value as written, and its place."""
 
     template: VariableText
     place: Place
 
 
 @dataclass(frozen=True, slots=True)
-class DeclaredHeader:
-    """A value under a name: a header, a part of `auth`, a limit."""
+class DeclaredEntry:
+    """A name and its value: a header, a part of `auth` or a limit."""
 
     name: str
     name_place: Place
@@ -75,60 +75,63 @@ class DeclaredHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredEnvironment:
-    """An environment as environments.yaml declares it: nothing expanded, no file read.
+    """An environment as declared in environments.yaml, before variables and files are read.
 
     Attributes:
-        place: where its name stands.
-        auth: the parts of `auth`, in one of the forms that the schema allows; None without it.
-        auth_place: where `auth` stands, else where the mapping starts that lacks it.
-        limits: by the names in the file; numbers as text.
-        policy: its own over that of the file, rule by rule; None where neither is written.
+        place: the place of its name.
+        auth: the parts of `auth`, in one of the forms that the schema allows; None without `auth`.
+        auth_place: the place of `auth`, or of the environment's mapping if it has none.
+        limits: the limits by name, with numbers as text.
+        policy: its own rules, and the rules of the file that it does not override; None without
+            any.
     """
 
     name: str
     place: Place
     url: DeclaredText
-    auth: tuple[DeclaredHeader, ...] | None = None
+    auth: tuple[DeclaredEntry, ...] | None = None
     auth_place: Place
-    headers: tuple[DeclaredHeader, ...] = ()
+    headers: tuple[DeclaredEntry, ...] = ()
     ca_file: DeclaredText | None = None
     owns: tuple[DeclaredText, ...] = ()
     role: DeclaredText | None = None
     generation: DeclaredText | None = None
     workspace: DeclaredText | None = None
     insecure: bool = False
-    limits: tuple[DeclaredHeader, ...] = ()
+    limits: tuple[DeclaredEntry, ...] = ()
     protect: bool = False
     guards: Guards = field(default_factory=Guards)
     policy: DeclaredPolicy | None = None
 
     @property
     def policy_check(self) -> PolicyCheck:
-        """What it demands of its keys, as far as no variable has a say."""
+        """Return its requirements for keys, without those that depend on variables."""
         known = all(not glob.template.variables for glob in self.owns)
         return PolicyCheck(
             environment=self.name,
-            owns=tuple(_plain(glob) or "" for glob in self.owns) if known else None,
+            owns=tuple(_value_without_variables(glob) or "" for glob in self.owns)
+            if known
+            else None,
             owns_place=self.owns[0].place if self.owns else self.place,
-            role=_plain(self.role),
+            role=_value_without_variables(self.role),
             role_place=self.role.place if self.role else self.place,
             policy=self.policy,
         )
 
     @property
     def policy_check_varies(self) -> bool:
-        """Whether what it demands of its keys hangs on variables."""
+        """Return whether its requirements for keys depend on variables."""
         return any(written and written.template.variables for written in (*self.owns, self.role))
 
 
 @dataclass(frozen=True, slots=True)
 class Declarations:
-    """What one environments file holds.
+    """The content of an environments file.
 
     Attributes:
-        names: of all environments, those with problems too; None when they cannot be known.
-        environments: those that are sound, in the order of the file.
-        problems: all that can be said offline.
+        names: the names of all environments, with or without problems; None if they are not known.
+        environments: the environments without problems, in the order of the file.
+        problems: all problems that can be found offline.
     """
 
     names: tuple[str, ...] | None
@@ -137,7 +140,7 @@ class Declarations:
 
 
 def declare(document: Document) -> Declarations:
-    """Reads the document of an environments file and says all that needs no variable."""
+    """Return the environments of a document, and all problems that need no variable."""
     schema = published("environments")
     problems = [] if schema.check()(document.root) else environments_problems(document)
     root = document.root
@@ -151,18 +154,18 @@ def declare(document: Document) -> Declarations:
     if not isinstance(listed, Mapping):
         return Declarations(None, (), tuple(problems))
     check = schema.check("environment")
-    told = {(problem.place, problem.code) for problem in problems}
+    reported = {(problem.place, problem.code) for problem in problems}
     environments: list[DeclaredEnvironment] = []
     for (name, body), position in zip(listed.items(), listed.positions[::2], strict=True):
         if not isinstance(body, Mapping) or len(listed) > MAX_ENVIRONMENTS:
             continue
         declared, faults = _declared(document, name, document.place(position), body, common)
         faults += _check(declared)
-        # What its schema turns down is looked at all the same, for all problems at once.
-        problems += (fault for fault in faults if (fault.place, fault.code) not in told)
+        # An environment that its schema rejects is checked too, to report all problems at once.
+        problems += (fault for fault in faults if (fault.place, fault.code) not in reported)
         if check(body) and not faults:
             environments.append(declared)
-    # A mapping that lost a key to a problem may have held any name.
+    # A partial mapping may have had names that could not be read.
     known = listed and listed.position.index not in document.partial
     return Declarations(tuple(listed) if known else None, tuple(environments), tuple(problems))
 
@@ -171,8 +174,8 @@ _NO_KEYS: collections.abc.Mapping[str, tuple[DesiredKey, ...]] = MappingProxyTyp
 
 
 def url_of(declared: DeclaredEnvironment, values: collections.abc.Mapping[str, str]) -> str | None:
-    """Return where an environment is, before any credential is read; None with a problem."""
-    return _Walk(values, None).url(declared)
+    """Return the URL of an environment without reading a credential; None if it has a problem."""
+    return _Resolver(values, None).url(declared)
 
 
 def resolve(
@@ -192,20 +195,20 @@ def resolve(
     environments: list[Environment] = []
     causes = Causes()
     for one in declared:
-        walk = _Walk(values, root)
-        environment = walk.environment(one)
-        for problem, identity, rank in walk.found:
+        resolver = _Resolver(values, root)
+        environment = resolver.environment(one)
+        for problem, identity, rank in resolver.found:
             cause = Cause(problem.code, problem.place, identity)
             causes.add(cause, partial(_in_environments, problem.message), rank=rank).add(
                 None, "", one.name
             )
-        if environment is None or walk.found:
+        if environment is None or resolver.found:
             continue
         environments.append(environment)
         if one.policy_check_varies:
             check = replace(one.policy_check, owns=environment.owns, role=environment.role)
             for key, identity in identified(desired.get(one.name, ())):
-                # `load` compared dates with the policy, if it was given the time.
+                # `load` compares dates with the policy, if it is given the time.
                 for breach in check.breaches(key, None):
                     causes.add(_cause(one, key, breach.code), breach.describe, breach.related).add(
                         identity, key.name, one.name, breach.rule
@@ -229,30 +232,30 @@ def _in_environments(message: str, affected: Affected) -> str:
 
 
 def _check(declared: DeclaredEnvironment) -> list[Problem]:
-    """What is wrong whatever the variables hold."""
-    walk = _Walk(None, None)
-    walk.environment(declared)
+    """Return the problems of an environment that no variable can change."""
+    resolver = _Resolver(None, None)
+    resolver.environment(declared)
     for part in declared.auth or ():
         if part.name in _VARIABLES and part.value.template.literal:
-            walk.problem(
+            resolver.problem(
                 part.value,
                 "secret_literal",
-                f"`{part.name}` stands in the file itself: put it into a variable and write "
+                f"`{part.name}` is written in the file: put it into a variable and write "
                 f"${{{_VARIABLES[part.name]}}}, without a default",
             )
     for header in declared.headers:
         if _SECRET_HEADER.search(header.name) and _literal_header(header.value.template):
-            walk.problem(
+            resolver.problem(
                 header.value,
                 "secret_literal",
-                "by its name this header holds a secret, and it stands in the file itself: put "
-                "the whole value into a variable, without a default",
+                "the name of this header suggests a secret, and its value is written in the file: "
+                "put the whole value into a variable, without a default",
             )
-    return walk.problems
+    return resolver.problems
 
 
 _UNKNOWN = VariableText((Variable(""),))
-"""Stands in for a value that a problem was told about: offline it is like any variable."""
+"""Replaces an invalid value, which has been reported; offline it is like any variable."""
 
 _VARIABLES = {
     "token": "TWENTY_TOKEN",
@@ -269,11 +272,11 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NEVER_IN_URLS = re.compile(r"[\\\s\x00-\x20\x7f-\x9f]")
 _SHARE = re.compile(r"([0-9]{1,3})%", re.ASCII)
 _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
-_MOST = {"requests_per_minute": 1_000_000, "parallel": 100, "batch": 60}
+_MAXIMUMS = {"requests_per_minute": 1_000_000, "parallel": 100, "batch": 60}
 
 
 def _literal_header(template: VariableText) -> bool:
-    """Whether a secret may stand in the file: anything but variables, and `Bearer ` before."""
+    """Return whether a header has text other than variables and a scheme such as `Bearer `."""
     match template.parts:
         case (str() as first, _, *_) if _SCHEME.fullmatch(first):
             return VariableText(template.parts[1:]).literal
@@ -282,7 +285,7 @@ def _literal_header(template: VariableText) -> bool:
 
 
 def _rules(document: Document, node: object) -> tuple[dict[str, Rule], list[Problem]]:
-    """The rules of a `policy`; none where there is none, or one with a problem."""
+    """Return the rules of a `policy`; none if it is missing or invalid."""
     if isinstance(node, Mapping) and published("environments").check("policy")(node):
         return rules_of(document, node)
     return {}, []
@@ -298,8 +301,8 @@ def _guards(node: object) -> Guards:
             return Guards()
 
 
-def _plain(written: DeclaredText | None) -> str | None:
-    """The value of what needs no variable."""
+def _value_without_variables(written: DeclaredText | None) -> str | None:
+    """Return a value that contains no variables; None if it does or is missing."""
     text = None if written is None else written.template.expand({})
     return text if isinstance(text, str) and written and not written.template.variables else None
 
@@ -307,10 +310,10 @@ def _plain(written: DeclaredText | None) -> str | None:
 def _declared(
     document: Document, name: str, place: Place, body: Mapping, common: dict[str, Rule]
 ) -> tuple[DeclaredEnvironment, list[Problem]]:
-    """The declaration of one environment, as far as its types are right, and broken variables."""
+    """Return one environment, without values of a wrong type, and its invalid variables."""
     problems: list[Problem] = []
 
-    def written(value: object, position: Position) -> DeclaredText:
+    def text(value: object, position: Position) -> DeclaredText:
         template = _UNKNOWN
         at = document.place(position)
         if isinstance(value, str):
@@ -320,21 +323,21 @@ def _declared(
                 problems.append(Problem(at, "variable_invalid", str(error)))
         return DeclaredText(template, at)
 
-    def seen(value: object, position: Position) -> DeclaredText:
+    def visible_text(value: object, position: Position) -> DeclaredText:
         if isinstance(value, str) and (message := characters.advice("the text", value)):
             problems.append(Problem(document.place(position), "character_unseen", message))
-        return written(value, position)
+        return text(value, position)
 
-    def one(key: str) -> DeclaredText | None:
-        return written(body[key], body.value_position(key)) if key in body else None
+    def value_of(key: str) -> DeclaredText | None:
+        return text(body[key], body.value_position(key)) if key in body else None
 
-    def several(key: str) -> tuple[DeclaredHeader, ...]:
+    def entries_of(key: str) -> tuple[DeclaredEntry, ...]:
         node = body.get(key)
         if not isinstance(node, Mapping):
             return ()
         places = map(document.place, node.positions[::2])
-        values = map(written, map(_text_of, node.values()), node.positions[1::2])
-        return tuple(map(DeclaredHeader, node, places, values))
+        values = map(text, map(_text_of, node.values()), node.positions[1::2])
+        return tuple(map(DeclaredEntry, node, places, values))
 
     owns = body.get("owns")
     rules, faults = _rules(document, body.get("policy"))
@@ -342,17 +345,17 @@ def _declared(
     declared = DeclaredEnvironment(
         name=name,
         place=place,
-        url=one("url") or DeclaredText(_UNKNOWN, place),
-        auth=several("auth") if "auth" in body else None,
+        url=value_of("url") or DeclaredText(_UNKNOWN, place),
+        auth=entries_of("auth") if "auth" in body else None,
         auth_place=document.place(body.key_position("auth") if "auth" in body else body.position),
-        headers=several("headers"),
-        ca_file=one("ca_file"),
-        owns=tuple(map(seen, owns, owns.positions)) if isinstance(owns, Sequence) else (),
-        role=seen(body["role"], body.value_position("role")) if "role" in body else None,
-        generation=one("generation"),
-        workspace=one("workspace"),
+        headers=entries_of("headers"),
+        ca_file=value_of("ca_file"),
+        owns=tuple(map(visible_text, owns, owns.positions)) if isinstance(owns, Sequence) else (),
+        role=visible_text(body["role"], body.value_position("role")) if "role" in body else None,
+        generation=value_of("generation"),
+        workspace=value_of("workspace"),
         insecure=body.get("insecure") is True,
-        limits=several("limits"),
+        limits=entries_of("limits"),
         protect=body.get("protect") is True,
         guards=_guards(body.get("guards")),
         policy=policy_of({**common, **rules}),
@@ -361,16 +364,19 @@ def _declared(
 
 
 def _text_of(value: object) -> object:
-    """A number of `limits` as text, for a variable gives it as text too."""
+    """Return a number of `limits` as text, like the value of a variable."""
     return str(value) if type(value) is int else value
 
 
-class _Walk:
-    """One walk over a declaration.
+class _Resolver:
+    """Resolves the values of one environment and collects their problems.
 
     Args:
-        values: of the variables; None offline, where whatever needs one is left out.
-        root: where relative paths stand; None offline, where no file is read.
+        values: the values of the variables; None offline, to skip everything that needs one.
+        root: the directory where relative paths start; None offline, to read no file.
+
+    Attributes:
+        found: each problem with the identity and the rank of its cause.
     """
 
     def __init__(self, values: collections.abc.Mapping[str, str] | None, root: Path | None) -> None:
@@ -379,14 +385,14 @@ class _Walk:
         self._root = root
 
     def environment(self, declared: DeclaredEnvironment) -> Environment | None:
-        """The environment; None where something is missing or wrong."""
+        """Return the environment; None if it has no valid URL."""
         url = self.url(declared)
         credential = self._credential(declared, url)
         headers = self._headers(declared.headers)
         ca_file = self._ca_file(declared.ca_file)
-        globs = (self._nonblank(glob, "a glob of `owns`") for glob in declared.owns)
+        globs = (self._nonempty(glob, "a glob of `owns`") for glob in declared.owns)
         owns = tuple(filter(None, globs))
-        role = self._nonblank(declared.role, "`role`")
+        role = self._nonempty(declared.role, "`role`")
         generation = self._generation(declared.generation)
         workspace = self._workspace(declared.workspace)
         limits = self._limits(declared.limits)
@@ -410,11 +416,11 @@ class _Walk:
 
     @property
     def problems(self) -> list[Problem]:
-        """The problems found."""
+        """Return the problems that were found."""
         return [problem for problem, _, _ in self.found]
 
     def problem(self, at: Place | DeclaredText, code: str, message: str) -> None:
-        """Record a problem; that of a text has the same cause wherever this text is written."""
+        """Record a problem; a text that is written in several places is one cause."""
         if isinstance(at, DeclaredText):
             self._record(Problem(at.place, code, message), (at.template, message))
         else:
@@ -424,14 +430,14 @@ class _Walk:
         """Record a problem.
 
         Args:
-            problem: what to report.
-            identity: the same for problems with the same cause; None for the place.
-            rank: the problem of the lowest rank is the one that is reported.
+            problem: the problem.
+            identity: what identifies its cause; None for its place.
+            rank: of several problems with one cause, the lowest rank gives the message.
         """
         self.found.append((problem, identity, rank))
 
     def _text(self, written: DeclaredText | None) -> str | None:
-        """The value; None where there is none, or none yet, or a variable is missing."""
+        """Return the expanded value; None if it is missing or depends on a missing variable."""
         if written is None:
             return None
         if self._values is None:
@@ -441,7 +447,7 @@ class _Walk:
         if isinstance(expanded, str):
             return expanded
         for missing in expanded:
-            # Where several places need it, one that says more than its name is shown.
+            # Prefer a place that has a message of its own.
             self._record(
                 Problem(written.place, "variable_missing", str(missing)),
                 missing.variable.name,
@@ -449,16 +455,16 @@ class _Walk:
             )
         return None
 
-    def _nonblank(self, written: DeclaredText | None, subject: str) -> str | None:
+    def _nonempty(self, written: DeclaredText | None, subject: str) -> str | None:
         text = self._text(written)
         if written is not None and text is not None and not text.strip():
-            message = f"{subject} is empty: write text, or leave it out"
+            message = f"{subject} is empty: write text, or remove it"
             self.problem(written, "invalid_value", message)
             return None
         return text
 
     def url(self, declared: DeclaredEnvironment) -> str | None:
-        """The address; None where something is missing or wrong."""
+        """Return the URL; None if it is missing or invalid."""
         text = self._text(declared.url)
         if text is None:
             return None
@@ -471,13 +477,13 @@ class _Walk:
     def _credential(self, declared: DeclaredEnvironment, url: str | None) -> Credential | None:
         parts = {part.name: part.value for part in declared.auth or ()}
         if url in SANDBOX and declared.auth is not None:
-            message = "the embedded Twenty needs none: remove `auth`"
+            message = "the embedded Twenty needs no credentials: remove `auth`"
             self.problem(declared.auth_place, "auth_invalid", message)
             parts = {}
         elif url is not None and url not in SANDBOX and declared.auth is None:
             message = (
-                '`auth` is missing: write `auth: {token: "${TWENTY_TOKEN}"}` and put the token of '
-                "an API key into that variable"
+                '`auth` is missing: write `auth: {token: "${TWENTY_TOKEN}"}` and set the variable '
+                "to the token of an API key"
             )
             self.problem(declared.auth_place, "auth_missing", message)
         match parts:
@@ -499,24 +505,24 @@ class _Walk:
     ) -> ApiToken | SessionToken | None:
         if text is None:
             return None
-        # Tokens come with a line break at the end from many a shell and many a file.
+        # Many shells and files add a line break.
         token = text.strip()
-        if token and all("!" <= sign <= "~" for sign in token):
+        if token and all("!" <= character <= "~" for character in token):
             return kind(Secret(token))
         message = (
-            "this is not a token: it is empty, or holds blanks or signs that no token has; "
-            "give the token alone, without `Bearer`"
+            "this is not a token: it is empty, or contains characters that no token has. Write "
+            "only the token, without `Bearer`"
         )
         self.problem(written, "auth_invalid", message)
         return None
 
     def _file(self, written: DeclaredText) -> str | None:
-        """What a secret file holds, without the line break at its end."""
+        """Return the content of a secret file, without the line break at its end."""
         name = self._text(written)
         if name is None or self._root is None:
             return None
-        # A name from a variable is not shown: it may be the secret itself, in the wrong place.
-        called = "the file" if written.template.variables else f"the file {name}"
+        # A path from a variable is not shown, because it may be the secret itself.
+        file = "the file" if written.template.variables else f"the file {name}"
         try:
             data = read_bytes(self._root / name, MAX_SECRET_BYTES)
             text = None if data is None else data.decode().removesuffix("\n").removesuffix("\r")
@@ -528,25 +534,25 @@ class _Walk:
             if text:
                 return text
             fault = "is empty" if text is not None else f"has more than {MAX_SECRET_BYTES} bytes"
-        self.problem(written, "secret_file_unreadable", f"{called} {fault}")
+        self.problem(written, "secret_file_unreadable", f"{file} {fault}")
         return None
 
-    def _headers(self, headers: tuple[DeclaredHeader, ...]) -> tuple[tuple[str, Secret], ...]:
+    def _headers(self, headers: tuple[DeclaredEntry, ...]) -> tuple[tuple[str, Secret], ...]:
         found: dict[str, tuple[str, Secret]] = {}
         for header in headers:
             name = header.name.lower()
             if not _HEADER_NAME.fullmatch(name):
-                message = "the name of a header holds letters, digits and - only"
+                message = "the name of a header may contain only letters, digits and -"
                 self.problem(header.name_place, "header_invalid", message)
             elif name == "authorization":
-                message = "`Authorization` is made of `auth`: remove this header"
+                message = "`Authorization` is set from `auth`: remove this header"
                 self.problem(header.name_place, "header_invalid", message)
             elif name in found:
-                message = f"`{header.name}` stands here twice, headers know no case: keep one"
+                message = f"`{header.name}` is set twice, because case does not count: keep one"
                 self.problem(header.name_place, "header_invalid", message)
             value = self._text(header.value)
             if value is not None and not _sendable(value):
-                message = "the value is empty, or holds line breaks or signs no header can have"
+                message = "the value is empty, or contains characters that no header can have"
                 self.problem(header.value, "header_invalid", message)
             found[name] = (header.name, Secret((value or "").strip()))
         return tuple(found.values())
@@ -556,14 +562,14 @@ class _Walk:
         if written is None or name is None or self._root is None:
             return None
         path = self._root / name
-        called = "the file" if written.template.variables else f"the file {name}"
+        file = "the file" if written.template.variables else f"the file {name}"
         try:
             if read_bytes(path, MAX_BYTES):
                 return path
             fault = "is empty or too large"
         except OSError as error:
             fault = f"cannot be read: {reason(error)}"
-        self.problem(written, "ca_file_unreadable", f"{called} {fault}")
+        self.problem(written, "ca_file_unreadable", f"{file} {fault}")
         return None
 
     def _generation(self, written: DeclaredText | None) -> Generation | None:
@@ -571,7 +577,8 @@ class _Walk:
         if written is None or text is None or text == "auto":
             return None
         if text not in ("legacy", "core"):
-            self.problem(written, "invalid_value", "write auto, legacy or core")
+            message = "`generation` is not valid: write auto, legacy or core"
+            self.problem(written, "invalid_value", message)
             return None
         return cast("Generation", text)
 
@@ -580,15 +587,16 @@ class _Walk:
         if written is None or text is None:
             return None
         if not _UUID.fullmatch(text.lower()):
-            self.problem(written, "invalid_value", "write the id of the workspace, a UUID")
+            message = "`workspace` is not a UUID: write the id of the workspace"
+            self.problem(written, "invalid_value", message)
             return None
         return text.lower()
 
-    def _limits(self, limits: tuple[DeclaredHeader, ...]) -> Limits:
+    def _limits(self, limits: tuple[DeclaredEntry, ...]) -> Limits:
         found: dict[str, Any] = {}
         for limit in limits:
             text = self._text(limit.value)
-            if text is None or limit.name not in (*_MOST, "timeout"):
+            if text is None or limit.name not in (*_MAXIMUMS, "timeout"):
                 continue
             if limit.name == "timeout":
                 parsed = _TIMEOUT.fullmatch(text)
@@ -596,14 +604,14 @@ class _Walk:
                 if 0 < seconds <= _SECONDS["h"]:
                     found["timeout"] = seconds
                     continue
-                want = "write it with its unit, up to 1h: 500ms, 30s, 2m"
+                advice = "write a time with its unit, up to 1h: 500ms, 30s, 2m"
             else:
-                most = _MOST[limit.name]
-                if _COUNT.fullmatch(text) and 1 <= int(text) <= most:
+                maximum = _MAXIMUMS[limit.name]
+                if _COUNT.fullmatch(text) and 1 <= int(text) <= maximum:
                     found[limit.name] = int(text)
                     continue
-                want = f"write a whole number from 1 to {most}"
-            self.problem(limit.value, "invalid_value", f"`{limit.name}`: {want}")
+                advice = f"write a whole number from 1 to {maximum}"
+            self.problem(limit.value, "invalid_value", f"`{limit.name}` is not valid: {advice}")
         return replace(Limits(), **found)
 
 
@@ -614,49 +622,49 @@ def _sign_in(email: str | None, password: str | None) -> SignIn | None:
 
 
 def _url(text: str, place: Place, *, insecure: bool) -> str | Problem:
-    """The URL as `Environment` has it, or what is wrong with it, without showing it."""
+    """Return the URL in the form of `Environment`, or its problem, which does not show it."""
     if text in SANDBOX:
         return text
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        return Problem(place, "url_invalid", "the URL's host or port cannot be: check it")
+        return Problem(place, "url_invalid", "the host or port of the URL is not valid: correct it")
     if "@" in parts.netloc:
-        message = "credentials stand inside the URL: remove them, and use `auth` with variables"
+        message = "the URL contains credentials: remove them, and use `auth` with variables"
         return Problem(place, "url_credentials", message)
     for wrong, message in (
         (
             text.startswith("sandbox:"),
-            f"the URL of the embedded Twenty is one of {', '.join(SANDBOX)}",
+            f"this is not a URL of the embedded Twenty: write one of {', '.join(SANDBOX)}",
         ),
         (
             _NEVER_IN_URLS.search(text),
-            "the URL holds a blank, a backslash or a control character: remove it",
+            "the URL contains a space, a backslash or a control character: remove it",
         ),
-        ("://" not in text, "the URL has no scheme: write https:// in front of the host"),
-        (parts.scheme not in ("https", "http"), "the URL's scheme is not known: write https://"),
-        (not host, "the URL has no host: write it like https://crm.example.com"),
+        ("://" not in text, "the URL has no scheme: write https:// before the host"),
+        (parts.scheme not in ("https", "http"), "the scheme of the URL is unknown: write https://"),
+        (not host, "the URL has no host: write, for example, https://crm.example.com"),
         (
             "?" in text or "#" in text,
-            "the URL has a query or a fragment: remove everything from the ? or # on",
+            "the URL has a query or a fragment: remove the ? or # and everything after it",
         ),
     ):
         if wrong:
             return Problem(place, "url_invalid", message)
     if parts.scheme == "http" and not insecure and not is_loopback(host):
         message = (
-            "over plain http everyone on the way can read the credentials: write https://, or "
-            "`insecure: true` if the network is yours"
+            "anyone on the network path can read credentials sent over plain http: write https://, "
+            "or `insecure: true` if you trust the network"
         )
         return Problem(place, "url_insecure", message)
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
 def _sendable(value: str) -> bool:
-    """Whether a header can have this value; blanks around it are not sent."""
+    """Return whether a header can have this value; spaces around it are not sent."""
     try:
         value.encode("latin-1")
     except UnicodeEncodeError:
         return False
-    return bool(value.strip()) and all(sign.isprintable() or sign == "\t" for sign in value)
+    return bool(value.strip()) and all(c.isprintable() or c == "\t" for c in value)

@@ -1,4 +1,4 @@
-"""Manifests to desired keys: defaults, matrix, placeholders, and who named a key first."""
+"""Turns manifests into desired keys: applies defaults, expands matrices and finds conflicts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from provisioner.manifests.schema_errors import manifest_problems, show
 from provisioner.manifests.templates import (
     ADDRESSES,
     Fault,
-    Filled,
+    FilledSink,
     PlaceholderText,
     SinkTemplate,
-    parts_of,
+    split_placeholders,
 )
 from provisioner.model.expiry import (
     ExpiresAfter,
@@ -44,21 +44,27 @@ if TYPE_CHECKING:
     from provisioner.manifests.policy_check import Breach, PolicyCheck
 
 MAX_MATRIX = 10_000
-"""Keys that one matrix may give in one environment."""
+"""The limit of keys from one matrix in one environment."""
 
 MAX_KEYS = 1_000_000
-"""Keys that all manifests together may give."""
+"""The limit of keys in all manifests together."""
 
 OVERLAP = "48h"
-"""How long a rotated key lives on beside its successor; the schema says so too."""
+"""The default time for which a rotated key and its successor are both live, as in the schema."""
 
 MAX_ENVIRONMENTS = 10_000
-"""Environments that one manifest may name; the schema says so too."""
+"""The limit of environments in one manifest, as in the schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """One environment of a manifest, and its keys so far by name."""
+    """An environment of a manifest.
+
+    Attributes:
+        name: the name of the environment.
+        keys: its keys so far, by name.
+        policy_check: its requirements; None if it has a problem itself.
+    """
 
     name: str
     keys: dict[str, DesiredKey]
@@ -67,35 +73,35 @@ class _Target:
 
 @dataclass(slots=True)
 class Collection:
-    """The desired keys of all manifests, and what is wrong with them.
+    """The desired keys of all manifests, and their problems.
 
     Attributes:
-        declared: the names of the environments; None when environments.yaml could not be read,
-            and every name is taken as it is.
-        now: an expiry that is not after it is a problem; None where that is not looked at.
-        policy_check: of the environments without a problem, by their names.
-        keys: by environment and by name, in the order of the files and lines.
-        problems: those with a cause of their own, in the order found.
-        causes: of all other problems.
-        holders: of each place that holds one token, the key that is delivered there.
-        formats: of each file that is delivered to, its format and the key that says so first.
+        declared: the names of the environments; None if environments.yaml could not be read, so
+            that any name is accepted.
+        now: the time that expiries must be later than; None to accept all dates.
+        policy_checks: the requirements of the environments without problems, by name.
+        keys: the keys by environment and name, in the order of the files and lines.
+        problems: the problems that affect only their own line, in the order found.
+        causes: the causes of all other problems.
+        occupied: the key whose token is delivered to each place; a place holds one token.
+        formats: the format of each file, with the key that is the first to set it.
     """
 
     declared: frozenset[str] | None
     now: datetime | None
-    policy_check: dict[str, PolicyCheck] = field(default_factory=dict)
+    policy_checks: dict[str, PolicyCheck] = field(default_factory=dict)
     keys: dict[str, dict[str, DesiredKey]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     causes: Causes = field(default_factory=Causes)
-    holders: dict[tuple[str, ...], DesiredKey] = field(default_factory=dict)
+    occupied: dict[tuple[str, ...], DesiredKey] = field(default_factory=dict)
     formats: dict[str, tuple[str, DesiredKey]] = field(default_factory=dict)
 
     def add(self, document: Document) -> None:
-        """Takes up one manifest."""
+        """Add the keys and the problems of one manifest."""
         schema = published("manifest")
         root: Any = document.root
         entries: Any = root.get("keys") if isinstance(root, Mapping) else None
-        sound: list[int] | None = None
+        valid: list[int] | None = None
         if not schema.check()(root):
             check = schema.check("key")
             listed = entries if isinstance(entries, Sequence) else ()
@@ -103,18 +109,18 @@ class Collection:
             self.problems += manifest_problems(document, failing)
             if not isinstance(root, Mapping) or not isinstance(entries, Sequence):
                 return
-            left_out = set(failing)
-            sound = [index for index in range(len(entries)) if index not in left_out]
+            invalid = set(failing)
+            valid = [index for index in range(len(entries)) if index not in invalid]
         _Manifest(self, document, root, self._targets(document, root)).expand(
-            entries if sound is None else [entries[index] for index in sound]
+            entries if valid is None else [entries[index] for index in valid]
         )
 
     def desired(self, names: tuple[str, ...]) -> dict[str, tuple[DesiredKey, ...]]:
-        """The keys of each environment, in the order of the files and lines."""
+        """Return the keys of each environment, in the order of the files and lines."""
         return {name: tuple(self.keys.get(name, {}).values()) for name in names}
 
     def _targets(self, document: Document, root: Mapping) -> list[_Target]:
-        """The environments that a manifest names and that are declared, each once."""
+        """Return the declared environments that a manifest names, without duplicates."""
         named: list[tuple[object, Position]] = []
         if "environment" in root:
             named.append((root["environment"], root.value_position("environment")))
@@ -129,13 +135,13 @@ class Collection:
                 self.problems.append(_unknown_environment(document, name, position, self.declared))
                 continue
             targets[name] = _Target(
-                name, self.keys.setdefault(name, {}), self.policy_check.get(name)
+                name, self.keys.setdefault(name, {}), self.policy_checks.get(name)
             )
         return list(targets.values())
 
 
 class _Manifest:
-    """The expansion of one manifest."""
+    """One manifest, whose entries are expanded into keys."""
 
     def __init__(
         self, collection: Collection, document: Document, root: Mapping, targets: list[_Target]
@@ -144,7 +150,7 @@ class _Manifest:
         self._document = document
         self._targets = targets
         depth = root.get("depth", 1)
-        # A wrong depth is a problem already; the keys are still looked at.
+        # An invalid depth has been reported; the keys are still checked.
         self._depth = cast("Depth", depth if type(depth) is int and depth in get_args(Depth) else 1)
         defaults = root.get("defaults")
         self._defaults = defaults if isinstance(defaults, Mapping) else Mapping()
@@ -152,17 +158,16 @@ class _Manifest:
         self._role = self._own_role(role, self._defaults) if isinstance(role, str) else None
         self._expiries: dict[str | None, Expiry] = {}
         deliver = self._defaults.get("deliver")
-        # One with a problem is told of already, and delivers nowhere.
-        sound = deliver and published("manifest").check("deliver")(deliver)
-        self._deliver: Sequence | None = deliver if sound else None
+        # Invalid defaults have been reported, and are ignored here.
+        valid = deliver and published("manifest").check("deliver")(deliver)
+        self._deliver: Sequence | None = deliver if valid else None
         rotate = self._defaults.get("rotate")
-        # As with `deliver`.
         self._rotation = (
             _rotation(rotate)
             if rotate is not None and published("manifest").check("rotate")(rotate)
             else None
         )
-        self._whole = root.position.index not in document.partial and (
+        self._defaults_complete = root.position.index not in document.partial and (
             "defaults" not in root
             or (
                 isinstance(defaults, Mapping)
@@ -176,13 +181,13 @@ class _Manifest:
         self._affected: list[Affected] = []
 
     def expand(self, entries: SequenceOf[Mapping]) -> None:  # noqa: C901, PLR0912 - one loop, calls cost
-        """Takes up keys that the schema accepts."""
+        """Add the keys of entries that the schema accepts."""
         file, depth, targets, expiries, default_role, delivers, default_rotation = (
             self._document.file, self._depth, self._targets, self._expiries, self._role,
             self._deliver is not None, self._rotation,
         )  # fmt: skip
         no_values: repeat[SequenceOf[str]] = repeat(())
-        if entries and not self._room(len(entries), self._document.position):
+        if entries and not self._has_room(len(entries), self._document.position):
             return
         for entry in entries:
             name = entry["name"]
@@ -197,68 +202,68 @@ class _Manifest:
                 self._check_text("the name", name, position)
             role = entry.get("role")
             role = default_role if role is None else self._own_role(role, entry)
-            named: Iterable[tuple[_Target, str, SequenceOf[str]]]
+            expansions: Iterable[tuple[_Target, str, SequenceOf[str]]]
             if "{" in name or "}" in name or "matrix" in entry:
-                named = self._expanded(entry, name, place)
+                expansions = self._expand_names(entry, name, place)
             else:
-                named = zip(targets, repeat(name), no_values)
+                expansions = zip(targets, repeat(name), no_values)
             sinks = self._sinks(entry) if delivers or "deliver" in entry else ()
             rotation = _rotation(entry["rotate"]) if "rotate" in entry else default_rotation
             if rotation is not None:
-                self._fit(entry, rotation, expiry)
+                self._check_rotation(entry, rotation, expiry)
             protect = entry.get("protect", False)
-            for target, each, values in named:
+            for target, full_name, values in expansions:
                 key = DesiredKey(
-                    target.name, each, depth, expiry, role, place, (), rotation, protect
+                    target.name, full_name, depth, expiry, role, place, (), rotation, protect
                 )
                 if affected:
                     expanded = True
                     for one in affected:
-                        one.add((place, values), each, target.name)
+                        one.add((place, values), full_name, target.name)
                 if sinks:
-                    found = self._addresses(sinks, entry, key, values)
-                    key = key._replace(deliver=tuple(found.values()))
-                first = target.keys.setdefault(each, key)
+                    addresses = self._addresses(sinks, entry, key, values)
+                    key = key._replace(deliver=tuple(addresses.values()))
+                first = target.keys.setdefault(full_name, key)
                 if first is not key:
-                    self._named_twice(key, values, first)
+                    self._report_duplicate(key, values, first)
                     continue
                 if sinks:
-                    self._hold(key, values, found)
+                    self._occupy(key, values, addresses)
                 policy_check = target.policy_check
                 if policy_check is not None and (
                     rotation is not None or policy_check.policy is not None
                 ):
-                    self._hold_to(policy_check, entry, key, values)
+                    self._check_policy(policy_check, entry, key, values)
             if affected and not expanded:
                 self._count_unexpanded(place, name)
 
     def _count_unexpanded(self, place: Place, name: str) -> None:
-        """Count an entry that another problem leaves without a name or an environment."""
+        """Count an entry whose names or environments are unknown because of another problem."""
         for affected in self._affected:
             affected.add((place, ()), name, None)
 
     def _own_role(self, role: str, node: Mapping) -> str:
-        """Return the role that a key or `defaults` name, one string for all that name it."""
+        """Check the role of a key or of `defaults`, and return one string for equal roles."""
         if "$" in role or not role.isascii():
             self._check_text("`role`", role, node.value_position("role"))
         return intern(role)
 
     def _check_text(self, subject: str, text: str, position: Position) -> None:
-        """Tell of a text that holds a variable, or characters that are not seen."""
-        if variable := variables.written_in(text):
-            self._problem(position, "variable_invalid", variables.only_in_environments(variable))
+        """Report a text that contains a variable or invisible characters."""
+        if variable := variables.first_variable(text):
+            self._problem(position, "variable_invalid", variables.not_allowed(variable))
         if message := characters.advice(subject, text):
             self._problem(position, "character_unseen", message)
 
     def _expiry(self, entry: Mapping) -> Expiry:
-        """The key's own expiry or the default; one without a problem is kept for the next key."""
+        """Return the key's own expiry or the default, and keep a valid one for the next key."""
         own = entry.get("expires")
         node = self._defaults if own is None else entry
         written = node.get("expires")
         if "expires" not in node:
-            # A mapping that lost a key to a problem may have had it.
+            # A partial mapping may have had an `expires` that could not be read.
             if entry.position.index not in self._document.partial:
-                # One line in `defaults` is enough for all keys that lack it.
+                # One line in `defaults` fixes all keys of the manifest.
                 self._record(
                     Cause(
                         "expiry_missing",
@@ -266,8 +271,8 @@ class _Manifest:
                         (self._document.file, "expires"),
                     ),
                     lambda affected: (
-                        f"{affected.key} has no `expires`: write it here or in `defaults`, as in "
-                        "90d, 2027-06-30 or never"
+                        f"{affected.key} has no `expires`: add it to the key or to `defaults`, for "
+                        "example 90d, 2027-06-30 or never"
                     ),
                 )
             return _NO_EXPIRY
@@ -279,62 +284,62 @@ class _Manifest:
             self._record(
                 Cause("expiry_past", self._document.place(node.value_position("expires"))),
                 lambda affected: (
-                    f"{show(written)} has passed{affected.for_keys}: write a later date, or remove "
-                    f"the key{'s' if affected.for_keys else ''}"
+                    f"{show(written)} is in the past{affected.for_keys}: write a later date, or "
+                    f"remove the key{'s' if affected.for_keys else ''}"
                 ),
             )
             return expiry
         self._expiries[own] = expiry
         return expiry
 
-    def _fit(self, entry: Mapping, rotation: Rotation, expiry: Expiry) -> None:
-        """Tells of a rotation that cannot go with the expiry of the key."""
+    def _check_rotation(self, entry: Mapping, rotation: Rotation, expiry: Expiry) -> None:
+        """Report a rotation that is impossible with the expiry of the key."""
         match expiry:
             case ExpiresAfter(lifetime=lifetime, written=written) if rotation.before < lifetime:
-                lives_on = min(rotation.before, rotation.overlap)
-                if rotation.before + lives_on <= lifetime:
+                both_live = min(rotation.before, rotation.overlap)
+                if rotation.before + both_live <= lifetime:
                     return
                 what = (
-                    f"with this `before` and `overlap` a key of {written} lives on until its "
-                    "successor has one itself, so that three are always live"
+                    f"with this `before` and `overlap`, a key of {written} lives until its "
+                    "successor has a successor, so three keys are always live"
                 )
-                advice = "write less"
+                advice = "write shorter durations"
             case ExpiresAfter(written=written):
                 what = (
-                    f"`before` is not shorter than {written}, the lifetime, so that each successor "
-                    "would be due for the next at once"
+                    f"`before` is not shorter than the lifetime of {written}, so each successor "
+                    "is due for rotation at once"
                 )
-                advice = "write less"
+                advice = "write a shorter `before`"
             case ExpiresAt(written=written):
-                what = f"{show(written)} is a date, and each successor would end then too"
-                advice = "write a lifetime, as in `expires: 90d`"
+                what = f"{show(written)} is a date, so each successor expires on that date too"
+                advice = "write a lifetime, for example `expires: 90d`"
             case ExpiresNever():
                 if expiry is _NO_EXPIRY:
                     return
-                what = "a key that never ends is never due for rotation"
-                advice = "write `expires: 90d` or so"
+                what = "a key that never expires is never due for rotation"
+                advice = "write a lifetime, for example `expires: 90d`"
             case _:
                 assert_never(expiry)
-        own = [word for word in ("rotate", "expires") if word in entry]
+        own = [part for part in ("rotate", "expires") if part in entry]
         node = entry if own else self._defaults
         other = self._defaults if len(own) == 1 else node
-        word, counterpart = ("expires", "rotate") if own == ["expires"] else ("rotate", "expires")
+        part, counterpart = ("expires", "rotate") if own == ["expires"] else ("rotate", "expires")
         self._record(
-            Cause("rotation_expiry", self._document.place(node.value_position(word))),
+            Cause("rotation_expiry", self._document.place(node.value_position(part))),
             lambda affected: f"{what}{affected.for_keys}: {advice}, or `rotate: never`",
             self._document.place(other.value_position(counterpart)),
         )
 
-    def _hold_to(
+    def _check_policy(
         self, policy_check: PolicyCheck, entry: Mapping, key: DesiredKey, axes: SequenceOf[str]
     ) -> None:
-        """Tells of what an environment demands of a key and does not get."""
-        wanted = entry.get("deliver", self._deliver or ())
-        # What a problem was told about may be as it must be when that is mended.
+        """Report the requirements of an environment that a key does not meet."""
+        declared = entry.get("deliver", self._deliver or ())
+        # A part with another problem may meet the requirements once that is fixed.
         if (
-            self._whole
+            self._defaults_complete
             and key.expiry is not _NO_EXPIRY
-            and len(key.deliver) == len(wanted)
+            and len(key.deliver) == len(declared)
             and entry.position.index not in self._document.partial
         ):
             for breach in policy_check.breaches(key, self._collection.now):
@@ -364,25 +369,25 @@ class _Manifest:
             position = next(at for at, sink in sinks if sink.place[0] in forbidden)
         return Cause(code, self._document.place(position), single=key.place if unowned else None)
 
-    def _room(self, count: int, position: Position) -> bool:
-        """Whether that many keys more in each environment are not too many."""
-        taken = sum(map(len, self._collection.keys.values()))
-        if taken + count * len(self._targets) <= MAX_KEYS:
+    def _has_room(self, count: int, position: Position) -> bool:
+        """Return whether so many keys can be added to each environment; report it if not."""
+        total = sum(map(len, self._collection.keys.values()))
+        if total + count * len(self._targets) <= MAX_KEYS:
             return True
-        message = f"more than {MAX_KEYS} keys in all manifests: leave some out"
+        message = f"all manifests together have more than {MAX_KEYS} keys: remove some"
         cause = Cause("matrix_too_large", self._document.place(position), "all manifests")
         self._collection.causes.add(cause, lambda _: message)
         return False
 
-    def _expanded(
+    def _expand_names(
         self, entry: Mapping, name: str, place: Place
     ) -> Iterator[tuple[_Target, str, SequenceOf[str]]]:
-        """The names that placeholders or a matrix give in each environment, and their values."""
+        """Yield each name in each environment, with the matrix values that give it."""
         matrix = entry.get("matrix", Mapping())
         if matrix and matrix.position.index in self._document.partial:
-            return  # the axis that it lost to a problem may be any
+            return  # an axis is missing that could not be read
         parts: list[str] | None
-        parts, faults = parts_of(name, ("environment", *matrix), place)
+        parts, faults = split_placeholders(name, ("environment", *matrix), place)
         for fault in faults:
             cause = Cause(fault.code, place, (place, fault.what))
             self._collection.causes.add(cause, fault.describe)
@@ -395,23 +400,23 @@ class _Manifest:
                 self._problem(
                     matrix.key_position(axis),
                     "matrix_collision",
-                    f"the name does not hold {{{axis}}}, so every value of `{axis}` gives the "
-                    "same names: put it into the name, or remove the axis",
+                    f"the name does not contain {{{axis}}}, so all values of `{axis}` give the "
+                    "same name: add it to the name, or remove the axis",
                 )
                 parts = None
         size = prod(len(values) for values in matrix.values())
         if size > MAX_MATRIX:
-            message = f"the matrix gives {size} keys, more than {MAX_MATRIX}: split it"
+            message = f"the matrix gives {size} keys, and the limit is {MAX_MATRIX}: split it"
             self._problem(entry.key_position("matrix"), "matrix_too_large", message)
             parts = None
-        if parts is None or not self._room(size, entry.position):
+        if parts is None or not self._has_room(size, entry.position):
             return
         for target in self._targets:
-            for each, values in self._names(parts, matrix, target, place).items():
-                yield target, each, values
+            for full_name, values in self._names(parts, matrix, target, place).items():
+                yield target, full_name, values
 
     def _check_values(self, matrix: Mapping) -> None:
-        """Tell of values of a matrix that hold a variable, or characters that are not seen."""
+        """Report matrix values that contain a variable or invisible characters."""
         for axis in matrix.values():
             for value, position in zip(axis, axis.positions, strict=True):
                 if "$" in value or not value.isascii():
@@ -420,6 +425,7 @@ class _Manifest:
     def _names(
         self, parts: list[str], matrix: dict[str, list[str]], target: _Target, place: Place
     ) -> dict[str, tuple[str, ...]]:
+        """Return the names in one environment with their matrix values; report equal names."""
         given: dict[str, tuple[str, ...]] = {}
         for values in product(*matrix.values()):
             known = dict(zip(matrix, values, strict=True), environment=target.name)
@@ -434,23 +440,23 @@ class _Manifest:
         return given
 
     def _sinks(self, entry: Mapping) -> tuple[SinkTemplate, ...]:
-        """Where the key is delivered; what `defaults` say is taken apart once for one matrix."""
+        """Return the sinks of a key; those of `defaults` are parsed once for equal axes."""
         if entry.position.index in self._document.partial:
-            return ()  # the list that it lost to a problem may be any
+            return ()  # the entry may have had a list that could not be read
         axes = tuple(entry.get("matrix", ()))
         if "deliver" in entry:
-            sinks, affected = self._taken_apart(entry["deliver"], axes)
+            sinks, affected = self._parse_sinks(entry["deliver"], axes)
         else:
             if axes not in self._default_sinks:
-                self._default_sinks[axes] = self._taken_apart(self._deliver or (), axes)
+                self._default_sinks[axes] = self._parse_sinks(self._deliver or (), axes)
             sinks, affected = self._default_sinks[axes]
         self._affected += affected
         return sinks
 
-    def _taken_apart(
+    def _parse_sinks(
         self, deliver: SequenceOf[Mapping], axes: tuple[str, ...]
     ) -> tuple[tuple[SinkTemplate, ...], list[Affected]]:
-        """The sinks of a list, and what problems with the others affect."""
+        """Return the valid sinks of a list, and what the mistakes in the others affect."""
         known = ("environment", "name", *axes)
         sinks = []
         affected: list[Affected] = []
@@ -458,17 +464,17 @@ class _Manifest:
             texts: dict[str, tuple[PlaceholderText, ...]] = {}
             faults: list[Fault] = []
             for option, value in sink.items():
-                alone = isinstance(value, str)
-                positions = [sink.value_position(option)] if alone else value.positions
+                single = isinstance(value, str)
+                positions = [sink.value_position(option)] if single else value.positions
                 templates = []
-                for text, position in zip([value] if alone else value, positions, strict=True):
+                for text, position in zip([value] if single else value, positions, strict=True):
                     place = self._document.place(position)
-                    parts, found = parts_of(text, known, place)
+                    parts, found = split_placeholders(text, known, place)
                     templates.append(PlaceholderText(tuple(parts), place))
                     faults += found
                 texts[option] = tuple(templates)
-            # Two placeholders of one text may both be unknown.
-            affected += [self._fault(fault, (fault.place, fault.what)) for fault in faults]
+            # One text may contain several mistakes.
+            affected += [self._record_fault(one, (one.place, one.what)) for one in faults]
             if not faults and sink.position.index not in self._document.partial:
                 kind = next(kind for kind in ADDRESSES if kind in sink)
                 sinks.append(SinkTemplate(kind, texts, self._document.place(sink.position)))
@@ -481,46 +487,46 @@ class _Manifest:
         key: DesiredKey,
         axes: SequenceOf[str],
     ) -> dict[Place, Address]:
-        """Where one key is delivered, by the place of the sink; one with a problem is left out."""
+        """Return the addresses of a key by the places of its valid sinks; report the others."""
         values = dict(zip(entry.get("matrix", ()), axes, strict=True))
         values |= {"environment": key.environment, "name": key.name}
         addresses = {}
         for sink in sinks:
-            filled = Filled(sink, values)
+            filled = FilledSink(sink, values)
             address = ADDRESSES[sink.kind](filled)
             for fault in filled.faults:
-                self._fault(fault).add((key.place, axes), key.name, key.environment)
+                self._record_fault(fault).add((key.place, axes), key.name, key.environment)
             if not filled.faults:
                 addresses[sink.place] = address
         return addresses
 
-    def _fault(self, fault: Fault, identity: Hashable = None) -> Affected:
+    def _record_fault(self, fault: Fault, identity: Hashable = None) -> Affected:
         """Record a mistake in a sink, and return what it affects."""
         cause = Cause(fault.code, fault.place, identity)
         return self._collection.causes.add(cause, fault.describe)
 
-    def _hold(
+    def _occupy(
         self, key: DesiredKey, axes: SequenceOf[str], addresses: dict[Place, Address]
     ) -> None:
-        """Notes what holds the key's token, and tells of what holds another already."""
-        holders, formats = self._collection.holders, self._collection.formats
+        """Record the places of a key's token, and report those that have another one."""
+        occupied, formats = self._collection.occupied, self._collection.formats
         for written, address in addresses.items():
             place = address.place
             if isinstance(address, FileAddress):
-                form, first = formats.setdefault(address.file, (address.format, key))
-                if form != address.format:
-                    describe = partial(_two_formats, address, form, first)
+                file_format, first = formats.setdefault(address.file, (address.format, key))
+                if file_format != address.format:
+                    describe = partial(_two_formats, address, file_format, first)
                     cause = Cause("sink_collision", written, (written, "format"))
-                    self._collide(cause, describe, key, axes, first)
+                    self._record_conflict(cause, describe, key, axes, first)
                     continue
-            if place not in holders:
-                holders[place] = key
+            if place not in occupied:
+                occupied[place] = key
                 continue
-            first = holders[place]
+            first = occupied[place]
             describe = partial(_one_place, address, key, first)
-            self._collide(Cause("sink_collision", written), describe, key, axes, first)
+            self._record_conflict(Cause("sink_collision", written), describe, key, axes, first)
 
-    def _collide(
+    def _record_conflict(
         self,
         cause: Cause,
         describe: Describe,
@@ -528,11 +534,12 @@ class _Manifest:
         axes: SequenceOf[str],
         first: DesiredKey,
     ) -> None:
+        """Record a key that conflicts with an earlier one."""
         affected = self._collection.causes.add(cause, describe, first.place)
         affected.add((key.place, axes), key.name, key.environment)
 
-    def _named_twice(self, key: DesiredKey, axes: SequenceOf[str], first: DesiredKey) -> None:
-        self._collide(
+    def _report_duplicate(self, key: DesiredKey, axes: SequenceOf[str], first: DesiredKey) -> None:
+        self._record_conflict(
             Cause("name_duplicate", key.place), partial(_two_keys, key, first), key, axes, first
         )
 
@@ -545,7 +552,7 @@ class _Manifest:
 
 
 def _rotation(node: Mapping | str) -> Rotation | None:
-    """The rotation that is written; None for `never`."""
+    """Return a rotation as written; None for `never`."""
     if isinstance(node, str):
         return None
     before, overlap = node["before"], node.get("overlap", OVERLAP)
@@ -554,7 +561,7 @@ def _rotation(node: Mapping | str) -> Rotation | None:
     )
 
 
-def _whose(key: DesiredKey) -> str:
+def _describe_key(key: DesiredKey) -> str:
     return f"{show(key.name)} of {key.environment} ({key.place.file} line {key.place.line})"
 
 
@@ -564,34 +571,36 @@ def _collision(both: str, affected: Affected) -> str:
 
 def _two_keys(key: DesiredKey, first: DesiredKey, affected: Affected) -> str:
     return (
-        f"{affected.key} is named twice in {key.environment}{affected.other_environments}, first "
-        f"in {first.place.file} line {first.place.line}: a name stands for one key"
+        f"{affected.key} is declared twice in {key.environment}{affected.other_environments}, "
+        f"first in {first.place.file} line {first.place.line}: rename or remove one"
     )
 
 
-def _two_formats(address: FileAddress, form: str, first: DesiredKey, affected: Affected) -> str:
+def _two_formats(
+    address: FileAddress, file_format: str, first: DesiredKey, affected: Affected
+) -> str:
     return (
-        f"the file {show(address.file)} is {form} for {_whose(first)}, and {address.format} for "
-        f"{affected.key}: a file has one format"
+        f"the file {show(address.file)} is {file_format} for {_describe_key(first)}, but "
+        f"{address.format} for {affected.key}: use one format for a file"
     )
 
 
 def _one_place(address: Address, key: DesiredKey, first: DesiredKey, affected: Affected) -> str:
-    what = show(str(address))
+    sink = show(str(address))
     if first is key:
-        return f"{what} is listed twice for {affected.key}: remove one"
+        return f"{sink} is listed twice for {affected.key}: remove one"
     return (
-        f"{what} is where {affected.key} of {key.environment}{affected.other_environments} goes, "
-        f"and {_whose(first)}: put {{environment}} or {{name}} into it, or name another place in "
-        "one of them"
+        f"{affected.key} of {key.environment}{affected.other_environments} would overwrite the "
+        f"token of {_describe_key(first)} in {sink}: use {{environment}} or {{name}} in the sink, "
+        "or change one of them"
     )
 
 
 def _unknown_environment(
     document: Document, name: str, position: Position, declared: frozenset[str]
 ) -> Problem:
-    if variable := variables.written_in(name):
-        message = variables.only_in_environments(variable)
+    if variable := variables.first_variable(name):
+        message = variables.not_allowed(variable)
         return Problem(document.place(position), "variable_invalid", message)
     close = difflib.get_close_matches(name[:64], sorted(declared), n=1)
     advice = f"did you mean {close[0]}?" if close else "declare it there"
@@ -600,4 +609,4 @@ def _unknown_environment(
 
 
 _NO_EXPIRY = ExpiresNever()
-"""Stands in for an expiry that a problem was told about; such keys leave `load` never."""
+"""Replaces an invalid expiry, which has been reported; `load` returns no key with it."""

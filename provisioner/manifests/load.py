@@ -1,4 +1,4 @@
-"""A manifests directory to environments and desired keys, with every problem of the run."""
+"""Loads a manifests directory into environments, desired keys and problems."""
 
 from __future__ import annotations
 
@@ -29,26 +29,25 @@ ENVIRONMENTS = "environments.yaml"
 
 _MISNAMED = "environments.yml"
 _SUFFIXES = (".yaml", ".yml")
-_SHOWN = 60
-"""Characters of a name that a warning shows."""
+_MAX_SHOWN = 60
+"""The number of characters of a name that a warning shows."""
 _DATES = frozenset({"expires"})
 
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """What a manifests directory asks for.
+    """The content of a manifests directory.
 
     Attributes:
-        directory: as given.
-        root: its parent, where relative paths stand; absolute.
-        environments: in the order of environments.yaml.
-        desired: the keys of every environment, in the order of the files and lines; an
-            environment that no manifest names has none. Empty when there is any problem, so
-            that half a fleet is never taken for the whole.
-        problems: all of them; environments.yaml first, then by file, line and column.
-        sources: the files read, environments.yaml included, as the user would type them.
-        environments_file: what is read as environments.yaml.
-        environments_root: where relative paths in that file stand; absolute.
+        directory: the directory as given.
+        root: the absolute path of its parent, where relative paths start.
+        environments: the environments, in the order of environments.yaml.
+        desired: the keys of every environment, in the order of the files and lines. Empty if
+            there is any problem, so that a part of the keys is never mistaken for all.
+        problems: all problems: those in environments.yaml, then by file, line and column.
+        sources: the files that were read, including environments.yaml, as the user would type them.
+        environments_file: the path of the file that was read as environments.yaml.
+        environments_root: the absolute directory where relative paths in that file start.
     """
 
     directory: Path
@@ -62,40 +61,43 @@ class Manifests:
 
     @property
     def problems_of_environments(self) -> tuple[Problem, ...]:
-        """Those of environments.yaml alone."""
+        """Return the problems of environments.yaml that do not depend on keys."""
         file = _shown(self.environments_file)
         return tuple(one for one in self.problems if one.place.file == file and not one.also_in)
 
     @property
     def none_read(self) -> bool:
-        """Whether environments.yaml was read and no manifest beside it."""
+        """Return whether environments.yaml was read and no manifest."""
         return self.sources == (_shown(self.environments_file),)
 
 
 def load(
     directory: Path, *, now: datetime | None = None, environments: Path | None = None
 ) -> Manifests:
-    """Reads every file of a manifests directory; bad input gives problems, never an exception.
+    """Read every file of a manifests directory; invalid input gives problems, not exceptions.
 
     Args:
         directory: the manifests directory, as the user typed it.
-        now: when given, an absolute expiry that is not after it is the problem `expiry_past`.
-        environments: read in place of the environments.yaml of the directory; relative paths in it
-            stand in its own folder.
+        now: the time that an expiry date must be later than, or it is the problem `expiry_past`;
+            None to accept all dates.
+        environments: the file to read instead of the environments.yaml of the directory. Relative
+            paths in it start at its own directory.
     """
     file = directory / ENVIRONMENTS if environments is None else environments
     root = Path(os.path.normpath(directory.absolute())).parent
-    # The directory may be a pull request's: what a protected file names is not looked for in it.
-    beside = root if environments is None else Path(os.path.normpath(file.absolute())).parent
+    # The directory may come from a pull request, so a protected file never refers into it.
+    environments_root = (
+        root if environments is None else Path(os.path.normpath(file.absolute())).parent
+    )
     shown = _shown(directory)
-    if not os.path.isdir(directory):  # noqa: PTH112 - says no to names that no file can have
-        state = "is not a directory" if os.path.lexists(directory) else "is not there"
-        message = (
-            f"the manifests directory {state}: name one, or a file in one, or run `provision init`"
-        )
+    if not os.path.isdir(directory):  # noqa: PTH112 - False for impossible names
+        state = "is not a directory" if os.path.lexists(directory) else "does not exist"
+        message = f"the manifests directory {state}: use another path, or run `provision init`"
         problem = Problem(Place(shown), "manifests_missing", message)
-        return Manifests(directory, root, (), MappingProxyType({}), (problem,), (), file, beside)
-    first = _shown(file)
+        return Manifests(
+            directory, root, (), MappingProxyType({}), (problem,), (), file, environments_root
+        )
+    environments_source = _shown(file)
     sources = []
     with gc_paused():
         declarations, problems = _environments(file)
@@ -103,22 +105,24 @@ def load(
         collection = Collection(
             None if names is None else frozenset(names),
             now,
-            policy_check={each.name: each.policy_check for each in declarations.environments}
+            policy_checks={each.name: each.policy_check for each in declarations.environments}
             if declarations is not None
             else {},
             problems=problems,
         )
         if declarations is not None:
-            sources.append(first)
+            sources.append(environments_source)
         for path in sorted(_files(directory, problems), key=_shown):
-            if environments is not None and _is_one_file(path, environments):
+            if environments is not None and _is_same_file(path, environments):
                 continue
             sources.append(_shown(path))
             manifest = _document(path, problems)
             if manifest is not None:
                 collection.add(manifest)
     problems += collection.causes.problems()
-    problems.sort(key=lambda problem: (problem.place.file != first, problem.place, problem.code))
+    problems.sort(
+        key=lambda problem: (problem.place.file != environments_source, problem.place, problem.code)
+    )
     return Manifests(
         directory,
         root,
@@ -127,12 +131,12 @@ def load(
         tuple(problems),
         tuple(sources),
         file,
-        beside,
+        environments_root,
     )
 
 
 def look_alikes(manifests: Manifests) -> tuple[Problem, ...]:
-    """Return a warning for each name that looks like an earlier one of its environment."""
+    """Return a warning for each name that looks like an earlier name of its environment."""
     causes = Causes()
     for environment, keys in manifests.desired.items():
         first: dict[str, DesiredKey] = {}
@@ -147,34 +151,34 @@ def look_alikes(manifests: Manifests) -> tuple[Problem, ...]:
 
 def _look_alike(key: DesiredKey, other: DesiredKey, affected: Affected) -> str:
     return (
-        f"{escaped(key.name[:_SHOWN])}{affected.other_keys} looks like "
-        f"{escaped(other.name[:_SHOWN])} of {other.environment}{affected.other_environments}, "
+        f"{escaped(key.name[:_MAX_SHOWN])}{affected.other_keys} looks like "
+        f"{escaped(other.name[:_MAX_SHOWN])} of {other.environment}{affected.other_environments}, "
         f"declared in {other.place.file} line {other.place.line}: rename one"
     )
 
 
 def environment_names(directory: Path) -> tuple[str, ...]:
-    """The names that environments.yaml alone declares; none where it cannot be read."""
+    """Return the names in environments.yaml; none if it cannot be read."""
     declarations, _ = _environments(directory / ENVIRONMENTS)
     return () if declarations is None else declarations.names or ()
 
 
-def _is_one_file(one: Path, other: Path) -> bool:
+def _is_same_file(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _environments(path: Path) -> tuple[Declarations | None, list[Problem]]:
-    """What environments.yaml declares, None when it cannot be read, and its problems."""
+    """Return the content of environments.yaml, None if it cannot be read, and its problems."""
     misnamed = path.with_name(_MISNAMED)
     problems: list[Problem] = []
     if not os.path.lexists(path):
         if path.name == ENVIRONMENTS and os.path.lexists(misnamed):
-            message = f"there is {_MISNAMED} in its place: rename it to {ENVIRONMENTS}"
+            message = f"the file is named {_MISNAMED}: rename it to {ENVIRONMENTS}"
         else:
-            message = "the file is not there: `provision init` writes a first one"
+            message = "the file does not exist: `provision init` writes a first one"
         return None, [Problem(Place(_shown(path)), "environments_missing", message)]
     if path.name == ENVIRONMENTS and os.path.lexists(misnamed):
-        message = f"only {ENVIRONMENTS} is read, and it is there: remove this one"
+        message = f"this file is not read, because {ENVIRONMENTS} exists: remove it"
         problems.append(Problem(Place(_shown(misnamed)), "environments_misnamed", message))
     found = _document(path, problems)
     if found is None:
@@ -196,7 +200,7 @@ def _document(path: Path, problems: list[Problem]) -> document.Document | None:
 
 
 def _files(directory: Path, problems: list[Problem]) -> Iterator[Path]:
-    """Every manifest below the directory, in no order; hidden ones and linked folders not."""
+    """Yield every manifest below the directory, without hidden files and linked directories."""
     folders = [directory]
     while folders:
         folder = folders.pop()
@@ -204,7 +208,7 @@ def _files(directory: Path, problems: list[Problem]) -> Iterator[Path]:
             with os.scandir(folder) as listing:
                 entries = list(listing)
         except OSError as error:
-            message = f"the folder cannot be read: {text.reason(error)}"
+            message = f"the directory cannot be read: {text.reason(error)}"
             problems.append(Problem(Place(_shown(folder)), "file_unreadable", message))
             continue
         for entry in entries:
@@ -221,5 +225,5 @@ def _files(directory: Path, problems: list[Problem]) -> Iterator[Path]:
 
 
 def _shown(path: Path) -> str:
-    """A path as the user would type it; bytes that are not UTF-8 are replaced."""
+    """Return a path as the user would type it, with bytes that are not UTF-8 replaced."""
     return os.fsencode(path.as_posix()).decode(errors="replace")

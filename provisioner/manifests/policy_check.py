@@ -1,6 +1,6 @@
-"""What an environment demands of its keys: `owns` of the rotated ones, and its policy of all.
+"""The requirements of an environment for its keys: `owns` for rotated keys, and its policy.
 
-Both are judged offline, but for what hangs on a variable: `resolve` judges that again.
+Both are checked offline, except for what depends on a variable, which `resolve` checks.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 Part = Literal["name", "expires", "role", "deliver", "rotate"]
 """A part of a key that can break a rule."""
 
-_SHOWN = 3
-"""Items of a rule that a message shows."""
+_MAX_SHOWN = 3
+"""The number of items of a rule that a message shows."""
 
 
 class Rule(NamedTuple):
-    """One rule of a policy as it is written.
+    """One rule of a policy as written.
 
     Attributes:
-        place: where its name stands.
-        value: the texts; None where the rule lets everything pass.
+        place: the place of its name.
+        value: its texts; None if the rule allows everything.
     """
 
     place: Place
@@ -49,22 +49,22 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeclaredPolicy:
-    """A policy, and its rules as environments.yaml has them, by their names there."""
+    """A policy, with its rules by name as written in environments.yaml."""
 
     policy: Policy
     rules: MappingOf[str, Rule]
 
 
 def rules_of(document: Document, node: Mapping) -> tuple[dict[str, Rule], list[Problem]]:
-    """The rules of a policy that the schema accepts, and what is wrong with their texts."""
+    """Return the rules of a policy that the schema accepts, and the problems with their texts."""
     rules: dict[str, Rule] = {}
     problems: list[Problem] = []
     for name, holder, key in _written(node):
         value = holder[key]
-        alone = isinstance(value, str)
-        positions = [holder.value_position(key)] if alone else value.positions
+        single = isinstance(value, str)
+        positions = [holder.value_position(key)] if single else value.positions
         texts = []
-        for text, position in zip([value] if alone else value, positions, strict=True):
+        for text, position in zip([value] if single else value, positions, strict=True):
             if message := characters.advice("the text", text):
                 problems.append(Problem(document.place(position), "character_unseen", message))
             try:
@@ -72,14 +72,14 @@ def rules_of(document: Document, node: Mapping) -> tuple[dict[str, Rule], list[P
             except ValueError as error:
                 problems.append(Problem(document.place(position), "variable_invalid", str(error)))
         if texts or not value:
-            open_to_all = not value or (alone and value == _OPEN.get(name))
+            allows_all = not value or (single and value == _ALLOWS_ALL.get(name))
             place = document.place(holder.key_position(key))
-            rules[name] = Rule(place, None if open_to_all else tuple(texts))
+            rules[name] = Rule(place, None if allows_all else tuple(texts))
     return rules, problems
 
 
 def _written(node: Mapping) -> Iterator[tuple[str, Mapping, str]]:
-    """Each rule by its name, with the mapping and the key that it stands under."""
+    """Yield each rule by name, with the mapping and the key that contain it."""
     for name, value in node.items():
         if isinstance(value, Mapping):
             yield from ((_PARTS[part], value, part) for part in value)
@@ -88,14 +88,14 @@ def _written(node: Mapping) -> Iterator[tuple[str, Mapping, str]]:
 
 
 def policy_of(rules: dict[str, Rule]) -> DeclaredPolicy | None:
-    """The policy that the rules make; None without any."""
+    """Return the policy with these rules; None if there are none."""
     if not rules:
         return None
     values: dict[str, Any] = {name: rule.value for name, rule in rules.items()}
-    longest = values.get("max_lifetime")
+    max_lifetime = values.get("max_lifetime")
     return DeclaredPolicy(
         Policy(
-            max_lifetime=parse_duration(longest[0]) if longest else None,
+            max_lifetime=parse_duration(max_lifetime[0]) if max_lifetime else None,
             rotation=bool(values.get("rotation")),
             roles=values.get("roles") or (),
             names=values.get("names") or (),
@@ -128,13 +128,15 @@ class Breach(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyCheck:
-    """What one environment demands of each of its keys.
+    """The requirements of one environment for each of its keys.
 
     Attributes:
-        owns: None where it hangs on a variable, and nothing is said of it.
-        owns_place: where it stands, or the environment that lacks it.
-        role: of keys that name none; None where there is none, or none yet.
-        role_place: where that stands, else as `place`.
+        environment: the name of the environment.
+        owns: the globs of the keys that it owns; None skips the check, as variables require.
+        owns_place: the place of `owns`, or of the environment if it has none.
+        role: the role of keys that have none; None if there is none or it depends on a variable.
+        role_place: the place of `role`, or of the environment if it has none.
+        policy: the policy of the environment.
     """
 
     environment: str
@@ -148,8 +150,8 @@ class PolicyCheck:
         """Yield every requirement that a key does not meet.
 
         Args:
-            key: whole: nothing of it was lost to another problem.
-            now: from which the lifetime of a key with a date counts; None leaves dates alone.
+            key: a complete key: no part of it was ignored because of another problem.
+            now: the time from which the lifetime of a key with a date counts; None skips dates.
         """
         if key.rotation is not None and self.owns is not None and not matches(key.name, self.owns):
             yield Breach("rotation_unowned", "rotate", None, self.owns_place, self._unowned)
@@ -170,7 +172,7 @@ class PolicyCheck:
 
 
 def _rank(code: PolicyCode, rule: Rule) -> float:
-    """Return the lifetime that a rule allows, so that the shortest one is described."""
+    """Return a number that is lower for a shorter lifetime, and 0 for all other rules."""
     if code != "policy_lifetime" or not rule.value:
         return 0
     return parse_duration(rule.value[0]).total_seconds()
@@ -185,7 +187,9 @@ def _describe(
     values = rule.value or ()
     rules = [set(other.value or ()) for other in affected.environments.values() if other]
     common = [value for value in values if all(value in other for other in rules)] or values
-    allowed = ", ".join(map(show, common[:_SHOWN])) + (", …" if len(common) > _SHOWN else "")
+    allowed = ", ".join(map(show, common[:_MAX_SHOWN])) + (
+        ", …" if len(common) > _MAX_SHOWN else ""
+    )
     match code:
         case "policy_lifetime":
             message = (
@@ -198,7 +202,7 @@ def _describe(
                 "`rotate: {before: 14d}`"
             )
         case "policy_role" if key.role is None:
-            # It may come from a variable, whose value no message shows.
+            # The role may come from a variable, whose value is never shown.
             message = (
                 f"{policy} does not allow the environment's own `role` {line}, which "
                 f"{affected.key} gets: write one of {allowed}"
@@ -210,7 +214,7 @@ def _describe(
             )
         case "policy_name":
             message = (
-                f"{policy} does not allow this name {line}: write a name for {affected.key} that "
+                f"{policy} requires another name {line} for {affected.key}: write one that "
                 f"matches {allowed}"
             )
         case "policy_sink":
@@ -231,24 +235,24 @@ def _describe(
 
 
 def _literal(text: str) -> str:
-    """The text that is meant, `$$` being a dollar sign.
+    """Return a text with `$$` replaced by a dollar sign.
 
     Raises:
-        ValueError: it hangs on a variable, or has a broken one; the sentence shows none of it.
+        ValueError: The text contains a variable. The message shows none of the text.
     """
     template = variables.parse(text)
     expanded = template.expand({})
     if template.variables or not isinstance(expanded, str):
         raise ValueError(
-            "a policy is checked offline and holds no variables: write the value itself"
+            "a policy is checked offline and cannot use variables: write the value itself"
         )
     return expanded
 
 
 _PARTS = {"require": "sinks", "forbid": "forbidden_sinks"}
-"""The rules that the mapping of `sinks` holds."""
-_OPEN = {"max_lifetime": "never", "rotation": "optional", "roles": "any", "sinks": "optional"}
-"""What each rule says to let everything pass, over a rule of the whole file; names have `*`."""
+"""The rules in the mapping of `sinks`."""
+_ALLOWS_ALL = {"max_lifetime": "never", "rotation": "optional", "roles": "any", "sinks": "optional"}
+"""The value of each rule that allows everything and overrides the file's rule; `names` has `*`."""
 _RULES: dict[PolicyCode, tuple[str, Part]] = {
     "policy_lifetime": ("max_lifetime", "expires"),
     "policy_rotation": ("rotation", "rotate"),
@@ -257,4 +261,4 @@ _RULES: dict[PolicyCode, tuple[str, Part]] = {
     "policy_sink": ("sinks", "deliver"),
     "policy_sink_forbidden": ("forbidden_sinks", "deliver"),
 }
-"""The rule that each code is about, and the part of a key that breaks it."""
+"""The rule of each code, and the part of a key that breaks it."""

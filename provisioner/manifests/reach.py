@@ -1,7 +1,8 @@
-"""What a change of manifests newly reaches: servers that get credentials, sinks, and programs.
+"""Finds servers, sinks and programs that a change of manifests adds.
 
-`environments.yaml` says which server gets a credential, `deliver` and `check` what is opened and
-run. Where a pull request changes one of them, nobody may have reviewed it before it is planned.
+`environments.yaml` decides which servers get credentials, `deliver` and `check` decide which sinks
+are opened and which programs run. A plan for a pull request may run before anyone has reviewed its
+changes to them.
 """
 
 from __future__ import annotations
@@ -23,46 +24,46 @@ _SUFFIXES = frozenset({".yaml", ".yml"})
 
 
 def newly_reached(manifests: Path, base: Path, environments: Path | None = None) -> str | None:
-    """Return what manifests reach that those of the base do not; None where that is nothing.
+    """Return the reason why manifests reach more than those of the base; None if they do not.
 
     Args:
-        manifests: a directory of manifests without a problem.
-        base: the same directory of the branch that a change goes to; one that is not there holds
-            no manifest.
-        environments: read in place of the environments.yaml of both; those are compared all the
-            same.
+        manifests: a directory of manifests without problems.
+        base: the same directory in the branch that a change is for; if it does not exist, it has
+            no manifests.
+        environments: the file to read instead of environments.yaml of both directories, which are
+            compared nevertheless.
     """
-    ours, theirs = _contents(manifests), _contents(base)
-    if ours.get(ENVIRONMENTS) != theirs.get(ENVIRONMENTS):
-        return f"it changes `{ENVIRONMENTS}`, which says where credentials are sent"
-    if ours == theirs:
+    head_files, base_files = _contents(manifests), _contents(base)
+    if head_files.get(ENVIRONMENTS) != base_files.get(ENVIRONMENTS):
+        return f"it changes `{ENVIRONMENTS}`, which decides where credentials are sent"
+    if head_files == base_files:
         return None
     if not _deliveries(manifests) <= _deliveries(base):
         return "it changes a `deliver` or a `check`"
     loaded = (load(one, environments=environments).desired for one in (manifests, base))
-    head, known = map(_commands, loaded)
-    if not head <= known:
-        return "it changes what a `command` of `deliver` is run with"
+    head_commands, base_commands = map(_commands, loaded)
+    if not head_commands <= base_commands:
+        return "it changes the arguments of a `command` in `deliver`"
     return None
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The YAML files below a folder."""
+    """Yield the YAML files below a directory."""
     for file in sorted(folder.rglob("*")):
         if file.suffix in _SUFFIXES and file.is_file():
             yield file
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """What they hold, by their paths in it."""
+    """Return the contents of the YAML files, by their paths in the directory."""
     return {one.relative_to(folder).as_posix(): one.read_bytes() for one in _files(folder)}
 
 
 def _deliveries(folder: Path) -> frozenset[str]:
-    """Every `deliver` as it is written; of a file that cannot be read none.
+    """Return every `deliver` as written, without those of files that cannot be read.
 
-    A run's own reader reads it: where two readers took a line for the end of another one, a
-    manifest could show each of them something else.
+    The reader of a run is used. Two readers could disagree about where a line ends, so that one
+    manifest could have different contents for each.
     """
 
     def found(node: object) -> Iterator[str]:
@@ -84,6 +85,6 @@ def _deliveries(folder: Path) -> frozenset[str]:
 
 
 def _commands(desired: Mapping[str, tuple[DesiredKey, ...]]) -> frozenset[object]:
-    """Every program of a sink with its arguments, its placeholders filled in."""
+    """Return the programs of all sinks with their arguments, their placeholders replaced."""
     sinks = (address for keys in desired.values() for key in keys for address in key.deliver)
     return frozenset((one.argv, one.check) for one in sinks if isinstance(one, CommandAddress))

@@ -1,9 +1,9 @@
-"""The published schemas, compiled to plain closures that say yes or no.
+"""The published schemas, compiled to closures that accept or reject a value.
 
-jsonschema takes eight seconds for 100 000 keys, the closures take a quarter of one. They know
-the keywords that the schemas of what is read use and refuse to compile any other, so that they
-cannot fall behind a schema; a property test holds them equal to jsonschema, which is asked for the
-errors of what they turn down.
+jsonschema takes eight seconds for 100 000 keys, the closures a quarter of a second. They support
+the keywords that the schemas of input files use, and raise an error for others, so that no change
+of a schema is missed. A property test compares them with jsonschema, which explains what they
+reject.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Schema:
-    """One published schema: a quick verdict, and all errors where that is no."""
+    """A published schema: a fast check, and all errors of a value that fails it."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
@@ -33,10 +33,10 @@ class Schema:
         self._validator: Validator | None = None
 
     def check(self, part: str = "") -> Check:
-        """The verdict on a value: whether it is valid.
+        """Return the check for a value.
 
         Args:
-            part: the name under `$defs`, or empty for the whole.
+            part: the name under `$defs`, or empty for the whole schema.
         """
         if part not in self._checks:
             schema = self._document["$defs"][part] if part else self._document
@@ -44,23 +44,23 @@ class Schema:
         return self._checks[part]
 
     def errors(self, value: object) -> Iterator[ValidationError]:
-        """What jsonschema finds wrong."""
+        """Yield the errors that jsonschema finds."""
         if self._validator is None:
             self._validator = reference(self._document)
-        read: Any = value  # jsonschema asks for less than it takes
-        return self._validator.iter_errors(read)
+        untyped: Any = value  # the type that jsonschema declares is too narrow
+        return self._validator.iter_errors(untyped)
 
 
 @lru_cache(maxsize=3)
 def published(name: str) -> Schema:
-    """The schema `manifest`, `environments` or `planfile`."""
+    """Return the schema `manifest`, `environments` or `planfile`."""
     return Schema(schemas.load(name))
 
 
 def reference(document: Mapping[str, Any]) -> Validator:
-    """The same schema as jsonschema checks it, with our own format."""
-    # Imported here: most runs have nothing to explain and save its 60 ms.
-    from jsonschema import Draft202012Validator, FormatChecker  # noqa: PLC0415 - as said
+    """Return a jsonschema validator for the same schema, with our own formats."""
+    # The import takes 60 ms, and most runs have nothing to explain.
+    from jsonschema import Draft202012Validator, FormatChecker  # noqa: PLC0415 - as above
 
     formats = FormatChecker(formats=())
     for name, check in _FORMATS.items():
@@ -68,37 +68,37 @@ def reference(document: Mapping[str, Any]) -> Validator:
     return Draft202012Validator(document, format_checker=formats)
 
 
-def _readable(read: Callable[[str], object]) -> Check:
-    """Whether a text can be read; anything but text is left to `type`."""
+def _parsable(parse: Callable[[str], object]) -> Check:
+    """Return a check for text that can be parsed; it accepts everything that is not text."""
 
-    def readable(value: Any) -> bool:
+    def parsable(value: Any) -> bool:
         if not isinstance(value, str):
             return True
         try:
-            read(value)
+            parse(value)
         except ValueError:
             return False
         return True
 
-    return readable
+    return parsable
 
 
-is_expiry = _readable(parse_expiry)
-is_duration = _readable(parse_duration)
-is_moment = _readable(parse_moment)
+is_expiry = _parsable(parse_expiry)
+is_duration = _parsable(parse_duration)
+is_timestamp = _parsable(parse_moment)
 
 
 def compile_check(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Check:
-    """Makes one closure of a schema.
+    """Compile a schema to one closure.
 
     Args:
-        schema: in draft 2020-12.
-        definitions: what `#/$defs/NAME` refers to.
+        schema: a schema of draft 2020-12.
+        definitions: the schemas that `#/$defs/NAME` refers to.
 
     Raises:
-        ValueError: it uses a keyword, a type, a format or a reference that is not known here.
+        ValueError: The schema uses a keyword, type, format or reference that is not supported.
     """
-    if schema.get("type") == "string" and schema.keys() <= _OF_TEXT:
+    if schema.get("type") == "string" and schema.keys() <= _TEXT_KEYWORDS:
         return _text(schema)
     return _all(tuple(_checks(schema, definitions)))
 
@@ -107,7 +107,7 @@ def _checks(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[C
     checks: list[Check] = []
     for keyword, value in sorted(schema.items(), key=lambda item: item[0] != "type"):
         match keyword:
-            case _ if keyword in _SAYS_NOTHING:
+            case _ if keyword in _ANNOTATIONS:
                 pass
             case "$ref":
                 checks.append(_reference(value, definitions))
@@ -124,26 +124,28 @@ def _checks(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[C
             case _ if keyword in _ASSERTIONS:
                 checks.append(_ASSERTIONS[keyword](value))
             case _:
-                raise ValueError(f"the keyword {keyword} is not known here")
+                raise ValueError(f"the keyword {keyword} is not supported")
     return checks
 
 
 def _reference(target: str, definitions: Mapping[str, Any]) -> Check:
     name = target.removeprefix("#/$defs/")
     if name not in definitions:
-        raise ValueError(f"the reference {target} leads nowhere")
+        raise ValueError(f"the reference {target} has no target")
     return compile_check(definitions[name], definitions)
 
 
 def _text(schema: Mapping[str, Any]) -> Check:
-    """One closure in place of four: most values of a manifest are text."""
-    least, most = schema.get("minLength", 0), schema.get("maxLength", _INFINITE)
+    """Compile a schema of text, which most values are, to one closure instead of four."""
+    minimum, maximum = schema.get("minLength", 0), schema.get("maxLength", _INFINITE)
     search = re.compile(schema.get("pattern", "")).search
     if "pattern" in schema:
         return lambda value: (
-            isinstance(value, str) and least <= len(value) <= most and search(value) is not None
+            isinstance(value, str)
+            and minimum <= len(value) <= maximum
+            and search(value) is not None
         )
-    return lambda value: isinstance(value, str) and least <= len(value) <= most
+    return lambda value: isinstance(value, str) and minimum <= len(value) <= maximum
 
 
 def _all(checks: tuple[Check, ...]) -> Check:
@@ -190,7 +192,7 @@ def _members(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Check
 
 
 def _each(keyword: str, check: Check) -> Check:
-    # The names of a mapping are what iterating over it gives.
+    # Iterating over a mapping yields its names.
     kind = list if keyword == "items" else dict
 
     def each(value: Any) -> bool:
@@ -210,24 +212,24 @@ def _branches(keyword: str, branches: tuple[Check, ...]) -> Check:
 
 
 def _condition(keyword: str, schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Check:
-    which = compile_check(schema[keyword], definitions)
+    condition = compile_check(schema[keyword], definitions)
     if keyword == "not":
-        return lambda value: not which(value)
-    then = compile_check(schema.get("then", {}), definitions)
-    otherwise = compile_check(schema.get("else", {}), definitions)
-    return lambda value: then(value) if which(value) else otherwise(value)
+        return lambda value: not condition(value)
+    if_true = compile_check(schema.get("then", {}), definitions)
+    if_false = compile_check(schema.get("else", {}), definitions)
+    return lambda value: if_true(value) if condition(value) else if_false(value)
 
 
 def _type(name: str | list[str]) -> Check:
     if isinstance(name, list):
         return _branches("anyOf", tuple(map(_type, name)))
     if name not in _TYPES:
-        raise ValueError(f"the type {name} is not known here")
+        raise ValueError(f"the type {name} is not supported")
     return _TYPES[name]
 
 
 def _is_integer(value: Any) -> bool:
-    # 1.0 is an integer in JSON Schema; in our files it is Odd, and so no number at all.
+    # 1.0 is an integer in JSON Schema. In our files it is ambiguous, so it is not a number.
     if isinstance(value, float):
         return value.is_integer()
     return isinstance(value, int) and not isinstance(value, bool)
@@ -238,11 +240,11 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _required(names: list[str]) -> Check:
-    wanted = tuple(names)
+    needed = tuple(names)
 
     def required(value: Any) -> bool:
         if isinstance(value, dict):
-            for name in wanted:
+            for name in needed:
                 if name not in value:
                     return False
         return True
@@ -257,23 +259,23 @@ def _pattern(pattern: str) -> Check:
 
 def _format(name: str) -> Check:
     if name not in _FORMATS:
-        raise ValueError(f"the format {name} is not known here")
+        raise ValueError(f"the format {name} is not supported")
     return _FORMATS[name]
 
 
-def _sized(kind: type[Sized], least: float, most: float) -> Check:
-    return lambda value: not isinstance(value, kind) or least <= len(value) <= most
+def _sized(kind: type[Sized], minimum: float, maximum: float) -> Check:
+    return lambda value: not isinstance(value, kind) or minimum <= len(value) <= maximum
 
 
-def _ranged(least: float, most: float) -> Check:
-    return lambda value: not _is_number(value) or least <= value <= most
+def _ranged(minimum: float, maximum: float) -> Check:
+    return lambda value: not _is_number(value) or minimum <= value <= maximum
 
 
-def _unique(wanted: bool) -> Check:  # noqa: FBT001 - the value of the keyword
+def _unique(required: bool) -> Check:  # noqa: FBT001 - the value of the keyword
     def unique(value: Any) -> bool:
         return not isinstance(value, list) or len(set(map(_identity, value))) == len(value)
 
-    return unique if wanted else _always
+    return unique if required else _always
 
 
 def _one_of(values: Iterable[Any]) -> Check:
@@ -282,7 +284,7 @@ def _one_of(values: Iterable[Any]) -> Check:
 
 
 def _identity(value: Any) -> Any:
-    """Equal for values that JSON Schema calls equal: 1 and 1.0 are, 1 and true are not."""
+    """Return equal results for equal values of JSON Schema: for 1 and 1.0, not for 1 and true."""
     match value:
         case bool():
             return (bool, value)
@@ -303,8 +305,12 @@ def _never(_: object) -> bool:
 
 
 _INFINITE = float("inf")
-_OF_TEXT = {"type", "minLength", "maxLength", "pattern"} | {"title", "description", "examples"}
-_SAYS_NOTHING = frozenset(
+_TEXT_KEYWORDS = {"type", "minLength", "maxLength", "pattern"} | {
+    "title",
+    "description",
+    "examples",
+}
+_ANNOTATIONS = frozenset(
     {"$schema", "$id", "$defs", "title", "description", "default", "examples"}
     | {"then", "else"}  # read with their `if`
 )
@@ -320,7 +326,7 @@ _TYPES: dict[str, Check] = {
 _FORMATS: dict[str, Check] = {
     "expiry": is_expiry,
     "lifetime": is_duration,
-    "date-time": is_moment,
+    "date-time": is_timestamp,
 }
 _ASSERTIONS: dict[str, Callable[[Any], Check]] = {
     "type": _type,

@@ -1,7 +1,7 @@
-"""What a document's schema turns down, as problems: where it stands and what to write.
+"""Turns the schema errors of a document into problems with a place and advice.
 
-jsonschema says which rule failed at which path. What that means to a person depends on the
-path, and is looked up here.
+jsonschema reports which rule failed at which path. The message for people depends on the path, and
+is looked up here.
 """
 
 from __future__ import annotations
@@ -35,47 +35,47 @@ Path = tuple[str | int, ...]
 
 
 def manifest_problems(document: Document, failing: list[int]) -> list[Problem]:
-    """What is wrong with a manifest that its schema turns down.
+    """Return the problems of a manifest that its schema rejects.
 
     Args:
         document: the manifest.
-        failing: which keys are turned down. Only these are handed to jsonschema, so that one
-            wrong key among 100 000 costs no more than one.
+        failing: the indexes of the keys that are rejected. Only these are passed to jsonschema, so
+            that one invalid key among 100 000 costs as much as one.
     """
     value: Any = document.root
     if isinstance(value, Mapping) and isinstance(value.get("keys"), Sequence):
-        # Where only the rest is wrong one good key stays, for a list without one is wrong too.
+        # Without a failing key one valid key is kept, because an empty list is invalid too.
         failing = failing or [0][: len(value["keys"])]
         value = {**value, "keys": [value["keys"][index] for index in failing]}
 
-    def where(path: Path) -> Path:
+    def original(path: Path) -> Path:
         match path:
             case ("keys", int() as index, *rest):
                 return ("keys", failing[index], *rest)
             case _:
                 return path
 
-    return _problems(document, "manifest", value, where)
+    return _problems(document, "manifest", value, original)
 
 
 def environments_problems(document: Document) -> list[Problem]:
-    """What is wrong with an environments file that its schema turns down."""
+    """Return the problems of an environments file that its schema rejects."""
     return _problems(document, "environments", document.root, lambda path: path)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What is said about a value that is turned down.
+    """The code and the advice for a rejected value.
 
     Attributes:
-        code: when it is of the right type but not allowed.
-        want: what to write.
-        mistyped: when it is of another type; empty for `yaml_surprise` or `wrong_type`.
-        shown: whether the value may stand in the message.
+        code: the code for a value of the right type that is not allowed.
+        advice: what to write.
+        mistyped: the code for a value of another type; empty for `yaml_surprise` or `wrong_type`.
+        shown: whether the message may show the value.
     """
 
     code: str
-    want: str
+    advice: str
     mistyped: str = ""
     shown: bool = True
 
@@ -86,9 +86,9 @@ _EXPIRY = _Rule(
     "(36h, 90d, 12w) or never",
     mistyped="expiry_invalid",
 )
-_ROLE = _Rule("invalid_value", "write the label or the id of a role, or leave `role` out")
+_ROLE = _Rule("invalid_value", "write the label or the id of a role, or remove `role`")
 _VERSION = _Rule("invalid_value", "write `version: 1`")
-_CLEAN = "of 1 to 1000 signs, without blanks at its ends and control characters"
+_CLEAN = "of 1 to 1000 characters, without leading or trailing spaces and control characters"
 _ENVIRONMENT = _Rule("invalid_value", "write the name of an environment")
 
 
@@ -98,7 +98,7 @@ _AUTH_FORMS = (
 )
 _SECRET = _Rule(
     "auth_invalid",
-    "a secret is a variable, as in ${TWENTY_TOKEN}",
+    "use a variable, for example ${TWENTY_TOKEN}",
     mistyped="secret_literal",
     shown=False,
 )
@@ -108,14 +108,14 @@ _SECRET_FILE = _Rule("auth_invalid", "write the path of a file, in quotes", show
 _ROTATION: dict[tuple[str, ...], _Rule] = {
     (): _Rule(
         "rotation_invalid",
-        "write {before: 14d, overlap: 48h}, or never to switch it off",
+        "write {before: 14d, overlap: 48h}, or never to turn rotation off",
         "rotation_invalid",
     ),
     ("*",): _Rule(
         "rotation_invalid", "write hours, days or weeks: 36h, 14d, 2w", "rotation_invalid"
     ),
 }
-"""The rules of a `rotate`, on a key and in `defaults`."""
+"""The rules for `rotate` in a key and in `defaults`."""
 
 _BOOLEAN = _Rule("invalid_value", "write true or false, without quotes", "invalid_value")
 _GLOB = _Rule("invalid_value", "write a glob: svc-*")
@@ -125,7 +125,7 @@ _KIND = _Rule(
     "invalid_value",
 )
 _POLICY: dict[tuple[str, ...], _Rule] = {
-    (): _Rule("", "write a mapping: {max_lifetime: 365d, rotation: required}"),
+    (): _Rule("", "write a mapping, for example {max_lifetime: 365d, rotation: required}"),
     ("max_lifetime",): _Rule(
         "invalid_value", "write hours, days or weeks: 36h, 90d, 12w; or never", "invalid_value"
     ),
@@ -136,7 +136,8 @@ _POLICY: dict[tuple[str, ...], _Rule] = {
     ("names", "*"): _GLOB,
     ("sinks",): _Rule(
         "invalid_value",
-        "list kinds of sinks: [vault, github], or write optional or {forbid: [command]}",
+        "list kinds of sinks, for example [vault, github], or write optional or "
+        "{forbid: [command]}",
     ),
     ("sinks", "*"): _KIND,
     ("sinks", "require"): _Rule("invalid_value", "list kinds of sinks: [vault, github]"),
@@ -144,10 +145,10 @@ _POLICY: dict[tuple[str, ...], _Rule] = {
     ("sinks", "forbid"): _Rule("invalid_value", "list kinds of sinks: [command]"),
     ("sinks", "forbid", "*"): _KIND,
 }
-"""The rules of a `policy`, of the file and of an environment."""
+"""The rules for `policy` in the file and in an environment."""
 
 _PROGRAM = _Rule(
-    "sink_invalid", "list a program and its arguments, up to 100 of them: [gh, secret, set, KEY]"
+    "sink_invalid", "list a program and up to 99 arguments, for example [gh, secret, set, KEY]"
 )
 _SINKS: dict[tuple[str, ...], _Rule] = {
     (): _Rule("invalid_value", "list up to 20 sinks: `- file: secrets/{environment}.env`"),
@@ -155,14 +156,14 @@ _SINKS: dict[tuple[str, ...], _Rule] = {
     ("*", "format"): _Rule("invalid_value", "write dotenv or json", "invalid_value", shown=False),
     ("*", "command"): _PROGRAM,
     ("*", "check"): _PROGRAM,
-    ("*", "*"): _Rule("sink_invalid", "write text of 1 to 4096 signs"),
-    ("*", "*", "*"): _Rule("sink_invalid", "write text of up to 4096 signs"),
+    ("*", "*"): _Rule("sink_invalid", "write text of 1 to 4096 characters"),
+    ("*", "*", "*"): _Rule("sink_invalid", "write text of up to 4096 characters"),
 }
-"""The rules of a `deliver`, on a key and in `defaults`."""
+"""The rules for `deliver` in a key and in `defaults`."""
 
 
-def _count(most: int) -> _Rule:
-    return _Rule("invalid_value", f"write a whole number from 1 to {most}", "invalid_value")
+def _count(maximum: int) -> _Rule:
+    return _Rule("invalid_value", f"write a whole number from 1 to {maximum}", "invalid_value")
 
 
 _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
@@ -197,7 +198,7 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ("environments",): _Rule("invalid_value", "declare 1 to 10000 under their names"),
         ("environments", "*"): _Rule("", "an environment is a mapping with a `url`"),
         ("environments", "*", "url"): _Rule(
-            "url_invalid", "write it like https://crm.example.com, or `sandbox:`", shown=False
+            "url_invalid", "write, for example, https://crm.example.com, or `sandbox:`", shown=False
         ),
         ("environments", "*", "auth"): _Rule("auth_invalid", _AUTH_FORMS, shown=False),
         ("environments", "*", "auth", "token_file"): _SECRET_FILE,
@@ -208,7 +209,7 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ),
         ("environments", "*", "headers", "*"): _Rule(
             "header_invalid",
-            "write text that is not empty, in quotes",
+            "write text in quotes, and not an empty one",
             mistyped="header_invalid",
             shown=False,
         ),
@@ -220,7 +221,7 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
             "invalid_value", "write auto, legacy or core", "invalid_value"
         ),
         ("environments", "*", "workspace"): _Rule(
-            "invalid_value", "write the id of the workspace, a UUID"
+            "invalid_value", "write the id of the workspace, which is a UUID"
         ),
         ("environments", "*", "insecure"): _BOOLEAN,
         ("environments", "*", "protect"): _BOOLEAN,
@@ -235,13 +236,13 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ("environments", "*", "limits", "parallel"): _count(100),
         ("environments", "*", "limits", "batch"): _count(60),
         ("environments", "*", "limits", "timeout"): _Rule(
-            "invalid_value", "write it with its unit, up to 1h: 500ms, 30s, 2m", "invalid_value"
+            "invalid_value", "write a time with its unit, up to 1h: 500ms, 30s, 2m", "invalid_value"
         ),
         **{("policy", *path): rule for path, rule in _POLICY.items()},
         **{("environments", "*", "policy", *path): rule for path, rule in _POLICY.items()},
     },
 }
-"""What is said of the value at a path; `*` is any name or index, the first match counts."""
+"""The rule for the value at a path; `*` is any name or index, and the first match counts."""
 
 
 def _rule(kind: str, path: Path) -> _Rule:
@@ -249,19 +250,19 @@ def _rule(kind: str, path: Path) -> _Rule:
         rule
         for pattern, rule in _RULES[kind].items()
         if len(pattern) == len(path)
-        and all(want in ("*", step) for want, step in zip(pattern, path, strict=True))
+        and all(part in ("*", step) for part, step in zip(pattern, path, strict=True))
     )
 
 
 def _problems(
-    document: Document, kind: str, value: object, where: Callable[[Path], Path]
+    document: Document, kind: str, value: object, original: Callable[[Path], Path]
 ) -> list[Problem]:
-    # One fault can break several rules that say the same about it.
+    # One mistake can break several rules with the same message.
     found: dict[Problem, None] = {}
     for error in published(kind).errors(value):
-        for problem in _explain(document, kind, where(tuple(error.absolute_path)), error):
+        for problem in _explain(document, kind, original(tuple(error.absolute_path)), error):
             if len(found) == MAX_PROBLEMS:
-                message = f"more than {MAX_PROBLEMS} problems: the rest is not told"
+                message = f"the file has more than {MAX_PROBLEMS} problems: the rest is not shown"
                 return [*found, Problem(problem.place, "too_many_problems", message)]
             found[problem] = None
     return list(found)
@@ -270,26 +271,26 @@ def _problems(
 def _explain(
     document: Document, kind: str, path: Path, error: ValidationError
 ) -> Iterator[Problem]:
-    """The problems behind one error of jsonschema."""
+    """Yield the problems of one error of jsonschema."""
     node = _value_at(document, path)
-    if isinstance(node, Invalid) or _may_be_lost(document, node, error):
+    if isinstance(node, Invalid) or _follows_from_another(document, node, error):
         return
     if "propertyNames" in error.absolute_schema_path:
         yield _misnamed(document, kind, node, str(error.instance))
         return
     rule = _rule(kind, path)
-    wanted: Any = error.validator_value
+    expected: Any = error.validator_value
     match str(error.validator):
         case "additionalProperties":
             yield from _unknown(document, kind, node, error.schema)
         case "required":
-            yield from _missing(document, node, wanted)
+            yield from _missing(document, node, expected)
         case "oneOf" if kind == "manifest":
             yield from _environment_or_environments(document, node)
         case "uniqueItems":
             yield from _repeated(document, path, node)
         case "type":
-            yield _mistyped(document, path, rule, node, wants_text=wanted == "string")
+            yield _mistyped(document, path, rule, node, expects_text=expected == "string")
         case "anyOf" | "pattern" if kind == "manifest" and "deliver" in path[1:3]:
             yield from _delivery(document, path, node, error)
         case "anyOf":
@@ -299,24 +300,24 @@ def _explain(
 
 
 def _choice(document: Document, kind: str, path: Path, error: ValidationError) -> Iterator[Problem]:
-    """What the branches say that want a value of this kind, or that none does."""
+    """Yield the problems of the branches that accept this type, or one if none does."""
     node, inner, rule = _value_at(document, path), error.context or (), _rule(kind, path)
     other = {
         each.relative_schema_path[0]
         for each in inner
         if not each.relative_path and each.validator in ("type", "const", "enum")
     }
-    fitting = [each for each in inner if each.relative_schema_path[0] not in other]
-    for each in fitting:
+    matching = [each for each in inner if each.relative_schema_path[0] not in other]
+    for each in matching:
         yield from _explain(document, kind, (*path, *each.relative_path), each)
-    if not fitting and isinstance(node, (str, int)):
+    if not matching and isinstance(node, (str, int)):
         yield _disallowed(path, rule, document.place(_position_at(document, path)), node)
-    elif not fitting:
-        yield _mistyped(document, path, rule, node, wants_text=False)
+    elif not matching:
+        yield _mistyped(document, path, rule, node, expects_text=False)
 
 
-def _may_be_lost(document: Document, node: object, error: ValidationError) -> bool:
-    """Whether the error follows from another: what is lacking was lost, or the type is wrong."""
+def _follows_from_another(document: Document, node: object, error: ValidationError) -> bool:
+    """Return whether the error follows from another one: an unread key, or a wrong type."""
     if error.validator not in ("required", "oneOf", "minProperties"):
         return False
     return not isinstance(node, Mapping) or node.position.index in document.partial
@@ -327,24 +328,24 @@ def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem
     if kind == "manifest":
         code = "matrix_axis_invalid"
         message = (
-            "the name of an axis starts with a letter, goes on with letters, digits, - or _, "
-            "up to 64 of them, and is not `environment` or `name`"
+            "this is not the name of an axis: write up to 64 letters, digits, - or _, with a "
+            "letter first, but not `environment` or `name`"
         )
     else:
         code = "environment_name_invalid"
         message = (
-            "the name of an environment starts with a letter or digit and goes on with up to 63 "
-            "letters, digits, dots, - or _: it becomes the name of a file"
+            "this is not the name of an environment, which becomes the name of a file: write up "
+            "to 64 letters, digits, dots, - or _, with a letter or digit first"
         )
     return Problem(place, code, message)
 
 
 _LEVELS = {
     "manifest": {
-        "the manifest itself": ("version", "environments", "depth", "defaults", "keys"),
-        "the manifest itself or a `github` sink": ("environment",),
+        "the top of the manifest": ("version", "environments", "depth", "defaults", "keys"),
+        "the top of the manifest or a `github` sink": ("environment",),
         "a key": ("name", "description", "protect", "matrix"),
-        "a key or to `defaults`": ("expires", "role", "deliver", "rotate"),
+        "a key or `defaults`": ("expires", "role", "deliver", "rotate"),
         "`rotate`": ("before", "overlap"),
         "an item of `deliver`": ("file", "command", "vault", "aws", "github", "gitlab",
                                  "kubernetes"),
@@ -357,8 +358,8 @@ _LEVELS = {
         "a `kubernetes` sink": ("key",),
     },
     "environments": {
-        "the file itself": ("version", "environments"),
-        "the file itself or an environment": ("policy",),
+        "the top of the file": ("version", "environments"),
+        "the top of the file or an environment": ("policy",),
         "an environment": ("url", "auth", "headers", "ca_file", "owns", "role", "generation",
                            "workspace", "insecure", "limits", "protect", "guards"),
         "`guards`": ("max_revoke",),
@@ -369,13 +370,13 @@ _LEVELS = {
     },
 }  # fmt: skip
 _SHOWABLE = re.compile(r"[A-Za-z_-]{1,40}", re.ASCII)
-"""What may be shown of an unknown key: `{token:eyJ…}` without a blank is one long key."""
+"""Unknown keys that may be shown: `{token:eyJ…}` without a space is one long key."""
 
 _FIRST_WORD = re.compile(r"([a-z_]+)[ :]")
-"""The key that is meant where a colon or the space behind it is missing."""
+"""The likely key if the colon, or the space after it, is missing."""
 
 _SAME_WORD = 0.85
-"""Likeness from which a key is rather one of here than one of elsewhere: `role` and `roles`."""
+"""The similarity from which a key is a misspelling and not misplaced: `role` and `roles`."""
 
 
 def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Iterator[Problem]:
@@ -383,18 +384,18 @@ def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Itera
     for key, position in zip(node, node.positions[::2], strict=True):
         if key in known:
             continue
-        home = next((level for level, keys in _LEVELS[kind].items() if key in keys), None)
+        parent = next((level for level, keys in _LEVELS[kind].items() if key in keys), None)
         word = _FIRST_WORD.match(key)
         if node[key] is None and word is not None and word[1] in known:
-            message = f"a colon and a space are missing after `{word[1]}`"
+            message = f"a colon and a space are missing after `{word[1]}`: add them"
         elif not _SHOWABLE.fullmatch(key):
-            message = f"this key is not known here: write {', '.join(known)}"
-        elif home is not None and not difflib.get_close_matches(key, known, 1, _SAME_WORD):
-            message = f"`{key}` is not known here: it belongs to {home}"
+            message = f"this key is unknown here: use {', '.join(known)}"
+        elif parent is not None and not difflib.get_close_matches(key, known, 1, _SAME_WORD):
+            message = f"`{key}` is unknown here: move it to {parent}"
         elif close := difflib.get_close_matches(key, known, n=1):
-            message = f"`{key}` is not known here: did you mean `{close[0]}`?"
+            message = f"`{key}` is unknown here: did you mean `{close[0]}`?"
         else:
-            message = f"`{key}` is not known here: write {', '.join(known)}"
+            message = f"`{key}` is unknown here: use {', '.join(known)}"
         yield Problem(document.place(position), "unknown_key", message)
 
 
@@ -404,20 +405,20 @@ _MISSING = {
     "name": "write `- name: svc-billing`",
     "environment": "write `environment: NAME` or `environments: [NAME]`",
     "environments": "declare them under `environments:`",
-    "before": "write how long before its end a key gets a successor: `before: 14d`",
-    "url": "write where the workspace is served: `url: https://crm.example.com`",
+    "before": "write how long before it expires a key gets a successor: `before: 14d`",
+    "url": "write the address of the workspace: `url: https://crm.example.com`",
 }
 
 
-def _missing(document: Document, node: Mapping, wanted: list[str]) -> Iterator[Problem]:
-    for key in wanted:
-        if key not in node and not _written_below(document, node, key):
+def _missing(document: Document, node: Mapping, required: list[str]) -> Iterator[Problem]:
+    for key in required:
+        if key not in node and not _is_in_defaults(document, node, key):
             message = f"`{key}` is missing: {_MISSING[key]}"
             yield Problem(document.place(node.position), "missing_key", message)
 
 
-def _written_below(document: Document, node: Mapping, key: str) -> bool:
-    """Return whether a key of the file stands in its `defaults`, where it is told of as unknown."""
+def _is_in_defaults(document: Document, node: Mapping, key: str) -> bool:
+    """Return whether a key of the file is in its `defaults`, where it is reported as unknown."""
     defaults = node.get("defaults") if node is document.root else None
     return isinstance(defaults, Mapping) and key in defaults
 
@@ -431,7 +432,7 @@ def _environment_or_environments(document: Document, node: Mapping) -> Iterator[
         yield Problem(
             document.place(positions[1]),
             "environment_both",
-            "`environment` and `environments` in one manifest: keep one of them",
+            "the manifest has both `environment` and `environments`: keep one of them",
             document.place(positions[0]),
         )
     else:
@@ -441,12 +442,12 @@ def _environment_or_environments(document: Document, node: Mapping) -> Iterator[
 def _delivery(
     document: Document, path: Path, node: Any, error: ValidationError
 ) -> Iterator[Problem]:
-    """A token in a text, a sink of no kind or several, or what the schema of its kind says."""
+    """Yield the problems of a sink: a token in a text, no kind or several, or those of its kind."""
     if isinstance(node, str) and error.validator == "pattern":
-        message = "a token stands in the file itself: remove it, and replace that token"
+        message = "the file contains a token: remove it, and replace that token"
         yield Problem(document.place(_position_at(document, path)), "secret_literal", message)
     if not isinstance(node, Mapping):
-        return  # that a sink is none is told of by its type
+        return  # its type is reported
     branches: Any = error.validator_value
     kinds = [branch["$ref"].rpartition("/")[2] for branch in branches]
     written = [key for key in node if key in kinds]
@@ -460,11 +461,11 @@ def _delivery(
     elif node.position.index not in document.partial:
         first = next(iter(node), "")[:64]
         close = difflib.get_close_matches(first, kinds, n=1)
-        position, found = node.position, f"none, did you mean `{close[0]}`?" if close else "none"
+        position, found = node.position, f"none: did you mean `{close[0]}`?" if close else "none"
     else:
-        return  # it may have lost the one that it had
+        return  # its kind may be a key that could not be read
     listed = ", ".join(f"`{name}`" for name in kinds)
-    message = f"a sink has one of {listed}: this one has {found}"
+    message = f"a sink has one of {listed}, and this one has {found}"
     yield Problem(document.place(position), "sink_invalid", message)
 
 
@@ -477,7 +478,7 @@ def _repeated(document: Document, path: Path, node: Sequence) -> Iterator[Proble
         if earlier is position:
             continue
         if path == ("environments",):
-            code, message = "environment_duplicate", f"the environment {show(item)} is named twice"
+            code, message = "environment_duplicate", f"the environment {show(item)} is listed twice"
         else:
             code, message = "matrix_collision", f"the value {show(item)} is listed twice"
         yield Problem(
@@ -486,9 +487,9 @@ def _repeated(document: Document, path: Path, node: Sequence) -> Iterator[Proble
 
 
 def _mistyped(
-    document: Document, path: Path, rule: _Rule, node: Any, *, wants_text: bool
+    document: Document, path: Path, rule: _Rule, node: Any, *, expects_text: bool
 ) -> Problem:
-    """A value of another type than is wanted."""
+    """Return the problem of a value with a wrong type."""
     position = _position_at(document, path)
     place = document.place(position)
     subject = _subject(path)
@@ -496,46 +497,46 @@ def _mistyped(
     if rule.mistyped and not (
         rule.mistyped == "secret_literal" and isinstance(node, (Mapping, Sequence))
     ):
-        return Problem(place, rule.mistyped, f"{subject} is {_kind(node)}: {rule.want}")
-    if scalar and wants_text and rule.shown:
+        return Problem(place, rule.mistyped, f"{subject} is {_kind(node)}: {rule.advice}")
+    if scalar and expects_text and rule.shown:
         text = _written(document, position, node)
-        message = f'`{text}` is {_kind(node)} in YAML: write "{text}" to mean the text'
+        message = f'`{text}` is {_kind(node)} in YAML: write "{text}" to make it text'
         return Problem(place, "yaml_surprise", message)
-    if scalar and wants_text:
-        message = f"{subject} is {_kind(node)} in YAML: put it in quotes to mean the text"
+    if scalar and expects_text:
+        message = f"{subject} is {_kind(node)} in YAML: put it in quotes to make it text"
         return Problem(place, "yaml_surprise", message)
-    return Problem(place, "wrong_type", f"{subject} is {_kind(node)}: {rule.want}")
+    return Problem(place, "wrong_type", f"{subject} is {_kind(node)}: {rule.advice}")
 
 
 def _disallowed(path: Path, rule: _Rule, place: Place, node: Any) -> Problem:
-    """A value of the right type that is not allowed."""
-    if rule is _EXPIRY and isinstance(node, str) and (found := variables.written_in(node)):
-        return Problem(place, "variable_invalid", variables.only_in_environments(found))
-    if rule is _EXPIRY and isinstance(node, str) and len(node) <= _SHOWN:
+    """Return the problem of a value that has the right type and is not allowed."""
+    if rule is _EXPIRY and isinstance(node, str) and (found := variables.first_variable(node)):
+        return Problem(place, "variable_invalid", variables.not_allowed(found))
+    if rule is _EXPIRY and isinstance(node, str) and len(node) <= _MAX_SHOWN:
         try:
             parse_expiry(node)
         except ValueError as error:
             return Problem(place, rule.code, str(error))
     shown = f" {show(node)}" if rule.shown and isinstance(node, (str, int)) else ""
     state = " is empty" if node in ("", [], {}) else f"{shown} is not allowed"
-    # A matrix has one code for none of a thing and one for too many.
+    # A matrix has different codes for too few and for too many values.
     code = "matrix_too_large" if rule.code == "matrix_empty" and node else rule.code
-    return Problem(place, code, f"{_subject(path)}{state}: {rule.want}")
+    return Problem(place, code, f"{_subject(path)}{state}: {rule.advice}")
 
 
 def show(value: str | int) -> str:
-    """A value for a message: on one line, and not too much of it."""
+    """Return a value for a message: on one line, and shortened."""
     text = value if isinstance(value, str) else str(value).lower()
-    if len(text) > _SHOWN:
-        text = text[: _SHOWN - 1] + "…"
+    if len(text) > _MAX_SHOWN:
+        text = text[: _MAX_SHOWN - 1] + "…"
     if not isinstance(value, str):
         return text
-    hidden = not text.isprintable() or characters.unseen(text) is not None
+    hidden = not text.isprintable() or characters.first_invisible(text) is not None
     return json.dumps(text, ensure_ascii=hidden)
 
 
 def _value_at(document: Document, path: Path) -> Any:
-    """The value at a path of keys and indexes."""
+    """Return the value at a path of keys and indexes."""
     node: Any = document.root
     for step in path:
         node = node[step]
@@ -584,10 +585,11 @@ _KINDS: dict[type, str] = {
 
 
 def _written(document: Document, position: Position, node: AmbiguousScalar | int) -> str:
-    """A scalar as it stands in the file."""
+    """Return a scalar as written in the file."""
     if isinstance(node, AmbiguousScalar):
-        return node.text if len(node.text) <= _SHOWN else node.text[: _SHOWN - 1] + "…"
+        return node.text if len(node.text) <= _MAX_SHOWN else node.text[: _MAX_SHOWN - 1] + "…"
     return document.text[position.index : position.index + len(str(node))]
 
 
-_SHOWN = 60
+_MAX_SHOWN = 60
+"""The number of characters of a value that a message shows."""

@@ -1,6 +1,6 @@
-"""The sinks of `deliver`: templates taken apart, filled in for one key, and held to their vendors.
+"""The sinks of `deliver`: templates, which become addresses with the values of a key.
 
-An address that a vendor could not have is a fault with its place, told before anything is sent.
+Values that a vendor would refuse are found here, with their places, before anything is sent.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _BRACES = re.compile(r"(?P<left>\{\{)|(?P<right>\}\})|\{(?P<name>[^{}]*)\}|(?P<l
 
 
 class Fault(NamedTuple):
-    """A mistake in a text of a name or a sink.
+    """A mistake in a text with placeholders.
 
     Attributes:
         place: the place of the text.
         code: the code of the problem.
-        what: what is wrong, without the keys that it is wrong for.
+        what: what is wrong, without the keys that are affected.
         advice: what to write instead.
     """
 
@@ -50,14 +50,16 @@ class Fault(NamedTuple):
 
     def describe(self, affected: Affected) -> str:
         """Return the message of the problem."""
-        # The placeholders that a sink may have depend on the key.
+        # Which placeholders a sink can use depends on the key, so the first one is always named.
         named = self.code == "placeholder_unknown" and affected.keys
         keys = f" for {affected.key}" if named else affected.for_keys
         return f"{self.what}{keys}: {self.advice}"
 
 
-def parts_of(text: str, known: tuple[str, ...], place: Place) -> tuple[list[str], list[Fault]]:
-    """A text in turns of text and placeholder, and what is wrong with it."""
+def split_placeholders(
+    text: str, known: tuple[str, ...], place: Place
+) -> tuple[list[str], list[Fault]]:
+    """Split a text into literal text and placeholders, in turns, and find its mistakes."""
     parts = [""]
     faults = []
     start = 0
@@ -70,19 +72,22 @@ def parts_of(text: str, known: tuple[str, ...], place: Place) -> tuple[list[str]
             case ("name", str() as placeholder) if placeholder in known:
                 parts += [placeholder, ""]
             case ("name", _) if text[: found.start()].endswith("$") and (
-                variable := variables.written_in(f"${found[0]}")
+                variable := variables.first_variable(f"${found[0]}")
             ):
-                what = variables.unread(variable)
-                advice = f"{variables.VALUE_ITSELF}, or ${{{{{variable}}}}} for these characters"
+                what = variables.only_in_environments(variable)
+                advice = f"{variables.WRITE_VALUE}, or ${{{{{variable}}}}} for the text itself"
                 faults.append(Fault(place, "variable_invalid", what, advice))
             case ("name", str() as placeholder) if placeholder.strip():
                 close = difflib.get_close_matches(placeholder[:64], known, n=1)
-                advice = f"did you mean {{{close[0]}}}?" if close else "add it to `matrix`,"
-                what = f"the placeholder {show(placeholder)} is not known"
-                advice += " or write {{ for a brace"
+                advice = (
+                    f"did you mean {{{close[0]}}}? Write {{{{ for a literal brace"
+                    if close
+                    else "add it to `matrix`, or write {{ for a literal brace"
+                )
+                what = f"the placeholder {show(placeholder)} is unknown"
                 faults.append(Fault(place, "placeholder_unknown", what, advice))
             case _:
-                what, advice = "a brace stands alone", "write {{ or }} for the brace itself"
+                what, advice = "this brace is not part of a placeholder", "write {{ or }} for it"
                 faults.append(Fault(place, "placeholder_invalid", what, advice))
     parts[-1] += text[start:]
     return parts, faults
@@ -93,14 +98,15 @@ class PlaceholderText:
     """A text of a sink.
 
     Attributes:
-        parts: in turns of text and placeholder.
+        parts: literal text and placeholders, in turns.
+        place: the place of the text.
     """
 
     parts: tuple[str, ...]
     place: Place
 
     def filled(self, values: dict[str, str]) -> str:
-        """The text with the values in place of the placeholders."""
+        """Return the text with values in place of its placeholders."""
         if len(self.parts) == 1:
             return self.parts[0]
         return "".join(
@@ -110,25 +116,36 @@ class PlaceholderText:
 
 @dataclass(frozen=True, slots=True)
 class SinkTemplate:
-    """One item of a `deliver`; an option with one text has one template."""
+    """An item of a `deliver` list.
+
+    Attributes:
+        kind: the kind of the sink.
+        texts: the texts of each option; only a program has several.
+        place: the place of the item.
+    """
 
     kind: str
     texts: dict[str, tuple[PlaceholderText, ...]]
     place: Place
 
 
-class _Form(NamedTuple):
-    """How a value must look, and how that is said."""
+class _Format(NamedTuple):
+    """The allowed values of an option.
+
+    Attributes:
+        pattern: matches the allowed values.
+        want: describes them.
+    """
 
     pattern: re.Pattern[str]
     want: str
 
 
-class Filled:
+class FilledSink:
     """The texts of a sink with the values of one key in place of the placeholders.
 
     Attributes:
-        faults: what the sink cannot have, in the order asked for.
+        faults: the values that the sink cannot have, in the order in which they were read.
     """
 
     def __init__(self, sink: SinkTemplate, values: dict[str, str]) -> None:
@@ -136,90 +153,91 @@ class Filled:
         self._sink = sink
         self._values = values
 
-    def text(self, option: str, form: _Form, default: str = "") -> str:
-        """The value of an option, or the default where it is not written."""
+    def text(self, option: str, allowed: _Format, default: str = "") -> str:
+        """Return the value of an option, or its default."""
         if option in self._sink.texts:
             (template,) = self._sink.texts[option]
-            return self._fit(option, form, template)
-        if form.pattern.fullmatch(default) is None:
-            what = f"{form.want}, not {show(default)}"
-            self._refuse(self._sink.place, what, f"write `{option}`")
+            return self._checked(option, allowed, template)
+        if allowed.pattern.fullmatch(default) is None:
+            what = f"`{option}` cannot be {show(default)}, the default made from the key's name"
+            self._refuse(self._sink.place, what, f"write `{option}` with {allowed.want}")
         return default
 
-    def optional(self, option: str, form: _Form) -> str | None:
-        """The value of an option that has no default."""
-        return self.text(option, form) if option in self._sink.texts else None
+    def optional(self, option: str, allowed: _Format) -> str | None:
+        """Return the value of an option without a default."""
+        return self.text(option, allowed) if option in self._sink.texts else None
 
     def has(self, option: str) -> bool:
         """Return whether the option is written."""
         return option in self._sink.texts
 
     def program(self, option: str) -> tuple[str, ...]:
-        """A program and its arguments; empty where none is written."""
+        """Return a program and its arguments; empty if the option is not written."""
         return tuple(
-            self._fit(option, _ARGUMENT if index else _PROGRAM, template)
+            self._checked(option, _ARGUMENT if index else _PROGRAM, template)
             for index, template in enumerate(self._sink.texts.get(option, ()))
         )
 
-    def enclosed(self, option: str, form: _Form) -> str:
-        """A path that no placeholder leads out of its folder."""
+    def path(self, option: str, allowed: _Format) -> str:
+        """Return a path, whose placeholders may not lead to another folder."""
         (template,) = self._sink.texts[option]
         for placeholder in template.parts[1::2]:
             value = self._values[placeholder]
-            # What consists of dots alone may become `..` beside another dot.
+            # Dots may become `..` next to another dot.
             if "/" in value or "\\" in value or not value.strip("."):
                 what = f"{{{placeholder}}} is {show(value)}, which leads to another folder"
-                self._refuse(template.place, what, "leave it out of a path")
-        return self._fit(option, form, template)
+                self._refuse(template.place, what, "do not use it in a path")
+        return self._checked(option, allowed, template)
 
     @property
     def variable(self) -> str:
-        """The name of the key as the name of a variable."""
+        """Return the key's name as the name of a variable."""
         name = _NOT_IN_A_VARIABLE.sub("_", self._values["name"]).upper()
         return f"_{name}" if name[0].isdigit() else name
 
     def refuse(self, option: str, what: str, advice: str) -> None:
-        """Notes what is wrong with an option beside how it looks."""
+        """Record a mistake in an option other than its format."""
         self._refuse(self._sink.texts[option][0].place, what, advice)
 
     def _refuse(self, place: Place, what: str, advice: str) -> None:
         self.faults.append(Fault(place, "sink_invalid", what, advice))
 
-    def _fit(self, option: str, form: _Form, template: PlaceholderText) -> str:
+    def _checked(self, option: str, allowed: _Format, template: PlaceholderText) -> str:
         value = template.filled(self._values)
-        if form.pattern.fullmatch(value) is None:
-            self._refuse(template.place, f"`{option}` cannot be {show(value)}", form.want)
+        if allowed.pattern.fullmatch(value) is None:
+            what = f"`{option}` cannot be {show(value)}"
+            self._refuse(template.place, what, f"write {allowed.want}")
         return value
 
 
-def _file(sink: Filled) -> FileAddress:
-    path = sink.enclosed("file", _PATH)
-    ending = PurePosixPath(path).suffix.lower()
-    if ending in _OTHER_FORMATS and not sink.has("format"):
+def _file(sink: FilledSink) -> FileAddress:
+    path = sink.path("file", _PATH)
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix in _OTHER_FORMATS and not sink.has("format"):
         sink.refuse(
             "file",
-            f"`file` ends in {ending}, which neither dotenv nor JSON does",
+            f"`file` ends in {suffix}, which is neither dotenv nor JSON",
             "write a path that ends in .env or .json, or `format: dotenv` if you mean that",
         )
-    if sink.text("format", _TEXT, "json" if ending == ".json" else "dotenv") == "json":
+    if sink.text("format", _TEXT, "json" if suffix == ".json" else "dotenv") == "json":
         return FileAddress(path, sink.text("variable", _TEXT, sink.variable), "json")
     return FileAddress(path, sink.text("variable", _VARIABLE, sink.variable))
 
 
-def _command(sink: Filled) -> CommandAddress:
+def _command(sink: FilledSink) -> CommandAddress:
     return CommandAddress(sink.program("command"), sink.program("check"))
 
 
-def _vault(sink: Filled) -> VaultAddress:
+def _vault(sink: FilledSink) -> VaultAddress:
     mount, _, path = sink.text("vault", _VAULT_PATH).partition("/")
     return VaultAddress(mount, path, sink.text("field", _TEXT, "token"))
 
 
-def _aws(sink: Filled) -> AwsAddress:
+def _aws(sink: FilledSink) -> AwsAddress:
     return AwsAddress(sink.text("aws", _AWS_NAME), sink.optional("region", _AWS_REGION))
 
 
-def _github(sink: Filled) -> GithubAddress:
+def _github(sink: FilledSink) -> GithubAddress:
     owner, _, repository = sink.text("github", _GITHUB_PATH).partition("/")
     secret = sink.text("secret", _GITHUB_SECRET, sink.variable)
     environment = sink.optional("environment", _TEXT)
@@ -228,17 +246,17 @@ def _github(sink: Filled) -> GithubAddress:
     return GithubAddress(owner, secret, repository or None, environment)
 
 
-def _gitlab(sink: Filled) -> GitlabAddress:
+def _gitlab(sink: FilledSink) -> GitlabAddress:
     project = sink.text("gitlab", _GITLAB_PATH)
     return GitlabAddress(project, sink.text("variable", _GITLAB_VARIABLE, sink.variable))
 
 
-def _kubernetes(sink: Filled) -> KubernetesAddress:
+def _kubernetes(sink: FilledSink) -> KubernetesAddress:
     namespace, _, secret = sink.text("kubernetes", _KUBERNETES_PATH).partition("/")
     return KubernetesAddress(namespace, secret, sink.text("key", _KUBERNETES_KEY, "token"))
 
 
-ADDRESSES: dict[str, Callable[[Filled], Address]] = {
+ADDRESSES: dict[str, Callable[[FilledSink], Address]] = {
     "file": _file,
     "command": _command,
     "vault": _vault,
@@ -247,60 +265,60 @@ ADDRESSES: dict[str, Callable[[Filled], Address]] = {
     "gitlab": _gitlab,
     "kubernetes": _kubernetes,
 }
-"""How each kind of sink becomes an address; the value under the kind's name is always there."""
+"""The function that makes an address of each kind of sink, whose own option is always written."""
 
 _OTHER_FORMATS = frozenset({".yaml", ".yml", ".toml", ".ini", ".xml"})
-"""Endings of files that a sink cannot write as what they are."""
+"""Suffixes of file formats that a sink cannot write."""
 _NOT_IN_A_VARIABLE = re.compile(r"[^A-Za-z0-9]")
 _CLEAN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _NO_DOTS = r"(?!\.{1,2}(?:/|\Z))"
 _LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
-_ARGUMENT = _Form(re.compile(r"[^\0]*"), "an argument has no NUL character")
-_PROGRAM = _Form(re.compile(r"[^\0]+"), "a program has a name, without NUL characters")
-_TEXT = _Form(re.compile(rf"{_CLEAN}+"), "write text without control characters")
-_PATH = _Form(
+_ARGUMENT = _Format(re.compile(r"[^\0]*"), "an argument without NUL characters")
+_PROGRAM = _Format(re.compile(r"[^\0]+"), "the name of a program, without NUL characters")
+_TEXT = _Format(re.compile(rf"{_CLEAN}+"), "text without control characters")
+_PATH = _Format(
     re.compile(rf"(?:{_CLEAN}*/)?{_NO_DOTS}(?:(?!/){_CLEAN})+"),
-    "write the path of a file, without control characters",
+    "the path of a file, without control characters",
 )
-_VARIABLE = _Form(
+_VARIABLE = _Format(
     re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
-    "a variable has letters, digits and _, and starts with no digit",
+    "letters, digits and _, not starting with a digit",
 )
-_VAULT_PATH = _Form(
+_VAULT_PATH = _Format(
     re.compile(rf"{_NO_DOTS}(?:(?!/){_CLEAN})+(?:/{_NO_DOTS}(?:(?!/){_CLEAN})+)+"),
-    "write MOUNT/PATH, as in secret/twenty/{name}",
+    "MOUNT/PATH, as in secret/twenty/{name}",
 )
-_AWS_NAME = _Form(
+_AWS_NAME = _Format(
     re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}"),
-    "a name has 1 to 512 letters, digits and signs of /_+=.@-",
+    "1 to 512 letters, digits or characters of /_+=.@-",
 )
 """Source: AWS Secrets Manager API reference, CreateSecret, `Name`."""
-_AWS_REGION = _Form(re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+"), "write a region, as in eu-central-1")
-_GITHUB_PATH = _Form(
+_AWS_REGION = _Format(re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+"), "a region, as in eu-central-1")
+_GITHUB_PATH = _Format(
     re.compile(rf"{_NO_DOTS}[A-Za-z0-9_.-]+(?:/{_NO_DOTS}[A-Za-z0-9_.-]+)?"),
-    "write OWNER/REPOSITORY, or an organisation",
+    "OWNER/REPOSITORY, or an organisation",
 )
-_GITHUB_SECRET = _Form(
+_GITHUB_SECRET = _Format(
     re.compile(r"(?!(?i:GITHUB_))[A-Za-z_][A-Za-z0-9_]*"),
-    "a secret has letters, digits and _, and starts with no digit and not with GITHUB_",
+    "letters, digits and _, not starting with a digit or GITHUB_",
 )
 """Source: GitHub docs, "Naming your secrets"."""
-_GITLAB_PATH = _Form(
+_GITLAB_PATH = _Format(
     re.compile(rf"{_NO_DOTS}[A-Za-z0-9_.-]+(?:/{_NO_DOTS}[A-Za-z0-9_.-]+)*"),
-    "write the path of a project or group, as in acme/billing",
+    "the path of a project or group, as in acme/billing",
 )
-_GITLAB_VARIABLE = _Form(
+_GITLAB_VARIABLE = _Format(
     re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}"),
-    "a variable has up to 255 letters, digits and _, and starts with no digit",
+    "up to 255 letters, digits and _, not starting with a digit",
 )
-"""Source: GitLab docs, "Project-level CI/CD variables API", `key`; no shell has a leading digit."""
-_KUBERNETES_PATH = _Form(
+"""Source: GitLab docs, "Project-level CI/CD variables API", `key`; shells allow no digit first."""
+_KUBERNETES_PATH = _Format(
     re.compile(rf"(?=[^/]{{1,63}}/.{{1,253}}\Z){_LABEL}/{_LABEL}(?:\.{_LABEL})*"),
-    "write NAMESPACE/SECRET in small letters, digits and -, the secret with dots too",
+    "NAMESPACE/SECRET in lowercase letters, digits and -, the secret also with dots",
 )
 """Source: Kubernetes docs, "Object Names and IDs": a label, and a subdomain."""
-_KUBERNETES_KEY = _Form(
+_KUBERNETES_KEY = _Format(
     re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}"),
-    "a key has 1 to 253 letters, digits, dots, - and _, and is not . and starts with no ..",
+    "1 to 253 letters, digits, dots, - and _, but not . and not starting with ..",
 )
-"""Source: Kubernetes docs, "Secrets", constraints on names and data; the API refuses dots so."""
+"""Source: Kubernetes docs, "Secrets", constraints on names and data; the API refuses these dots."""

@@ -1,4 +1,4 @@
-"""Files to text: regular files only, of bounded size, in UTF-8."""
+"""Reading of files: regular files of limited size, in UTF-8."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 16 * 2**20
-"""How large a manifest may be: some 60 000 keys."""
+"""The size limit of a manifest, enough for about 60 000 keys."""
 
 if sys.platform == "win32":
     _FLAGS = os.O_RDONLY | os.O_BINARY
 else:
-    # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
+    # Without O_NONBLOCK, opening a FIFO that nobody writes to would block forever.
     _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 _LONE_RETURN = re.compile("\r(?!\n)")
-"""A line break for YAML and none for git, so that no line number would be right for both."""
+"""A line break for YAML but not for git, so no line number would be right for both."""
 
 
 def read(path: Path, file: str) -> str | Problem:
-    """The text of one file, without a byte order mark.
+    """Return the text of a file without its byte order mark, or the problem with it.
 
     Args:
-        path: where it is.
-        file: what the problem calls it.
+        path: the path to open.
+        file: the path in the problem.
     """
     start = Place(file)
     try:
@@ -43,22 +43,22 @@ def read(path: Path, file: str) -> str | Problem:
         return Problem(
             start,
             "file_too_large",
-            f"the file has more than {MAX_BYTES // 2**20} MiB: split it, every file below the "
-            "manifests directory is read",
+            f"the file is larger than {MAX_BYTES // 2**20} MiB: split it into several files in "
+            "the manifests directory",
         )
     return _decode(data, start)
 
 
 def read_bytes(path: Path, limit: int) -> bytes | None:
-    """The bytes of a regular file, or None when there are more than `limit`.
+    """Return the bytes of a regular file, or None if there are more than `limit`.
 
     Raises:
-        OSError: it cannot be read, or is no regular file; `reason` says why.
+        OSError: The file cannot be read or is not a regular file; `reason` explains it.
     """
     try:
         descriptor = os.open(path, _FLAGS)
     except ValueError:
-        raise OSError(0, "its name holds a NUL character") from None
+        raise OSError(0, "its name contains a NUL character") from None
     with open(descriptor, "rb", buffering=0) as stream:  # noqa: PTH123 - a descriptor has no Path
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(0, "it is not a regular file")
@@ -69,18 +69,18 @@ def read_bytes(path: Path, limit: int) -> bytes | None:
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be used, in a few words and without its name."""
+    """Return why a file cannot be used, in a few words and without its name."""
     return (error.strerror or type(error).__name__).lower()
 
 
 def place_at(text: str, index: int, file: str) -> Place:
-    """The position of a character, or of the end of the text."""
+    """Return the place of a character, or of the end of the text."""
     return Place(file, text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index))
 
 
 def _decode(data: bytes, start: Place) -> str | Problem:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return Problem(start, "file_encoding", "the file is UTF-16: save it as UTF-8")
+        return Problem(start, "file_encoding", "the file is in UTF-16: save it as UTF-8")
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
@@ -95,7 +95,7 @@ def _decode(data: bytes, start: Place) -> str | Problem:
         return Problem(
             place_at(text, found.start(), start.file),
             "file_line_ends",
-            "a carriage return (U+000D) without a line feed ends this line: save the file with "
-            "LF or CRLF line ends",
+            "this line ends in a carriage return (U+000D) without a line feed: save the file with "
+            "LF or CRLF line endings",
         )
     return text

@@ -1,7 +1,7 @@
-"""`${VAR}` in the values of environments.yaml: read once, expanded where a run needs them.
+"""Variables in the values of environments.yaml: parsed once, expanded for a run.
 
-Expansion happens in parsed values, never in the file's text, and once: what a variable holds
-is taken as it is, with every `$` in it.
+Parsed values are expanded, not the text of the file. The value of a variable is not expanded
+again, whatever `$` it contains.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Variable:
     """One `${…}`.
 
     Attributes:
-        name: of the environment variable.
-        default: what `:-` gives for an undefined or empty variable; None without one.
-        message: what `:?` says about an undefined or empty variable, or empty.
+        name: the name of the environment variable.
+        default: the text after `:-`, used if the variable is unset or empty; None without `:-`.
+        message: the text after `:?`, reported if the variable is unset or empty.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class UnsetVariable:
-    """A variable that is needed and has no value.
+    """A required variable without a value.
 
     Attributes:
-        variable: as written.
-        empty: it is defined, and empty: how a missing pipeline secret arrives.
+        variable: the variable as written.
+        empty: whether it is set but empty, as a missing pipeline secret is.
     """
 
     variable: Variable
@@ -52,30 +52,30 @@ class UnsetVariable:
 
     def __str__(self) -> str:
         state = "is empty" if self.empty else "is not set"
-        told = f": {self.variable.message}" if self.variable.message else ""
-        return f"the variable {self.variable.name} {state}{told}"
+        message = f": {self.variable.message}" if self.variable.message else ""
+        return f"the variable {self.variable.name} {state}{message}"
 
 
 @dataclass(frozen=True, slots=True)
 class VariableText:
-    """A value as written, in parts: text that stands for itself, and variables."""
+    """A value as written: its literal parts and its variables."""
 
     parts: tuple[str | Variable, ...]
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        """The variables, in the order written."""
+        """Return all variables, in the order written."""
         return tuple(part for part in self.parts if isinstance(part, Variable))
 
     @property
     def literal(self) -> bool:
-        """Whether some of the value stands in the file, a `:-default` included."""
+        """Return whether part of the value is written in the file, as a `:-default` is."""
         return not self.parts or any(
             isinstance(part, str) or part.default is not None for part in self.parts
         )
 
     def expand(self, values: Mapping[str, str]) -> str | tuple[UnsetVariable, ...]:
-        """The value, or every variable that it lacks."""
+        """Return the expanded value, or all variables without a value."""
         texts: list[str] = []
         missing: list[UnsetVariable] = []
         for part in self.parts:
@@ -90,50 +90,50 @@ class VariableText:
         return tuple(missing) if missing else "".join(texts)
 
 
-def written_in(text: str) -> str | None:
-    """Return the name of the first variable in a text that holds none, or None."""
+def first_variable(text: str) -> str | None:
+    """Return the name of the first variable in a text that may not contain any, or None."""
     found = _WRITTEN.search(text)
     return found and found[1]
 
 
-def only_in_environments(name: str) -> str:
+def not_allowed(name: str) -> str:
     """Return the message about a variable in a manifest."""
-    return f"{unread(name)}: {VALUE_ITSELF}"
+    return f"{only_in_environments(name)}: {WRITE_VALUE}"
 
 
-def unread(name: str) -> str:
-    """Return what is wrong with a variable in a manifest, without the advice."""
-    return f"`${{{name}}}` is a variable, and only environments.yaml reads variables"
+def only_in_environments(name: str) -> str:
+    """Return what is wrong with a variable in a manifest, without advice."""
+    return f"`${{{name}}}` is a variable, and only environments.yaml can use variables"
 
 
-VALUE_ITSELF = "write the value itself"
-"""What to do about a variable where none is read."""
+WRITE_VALUE = "write the value itself"
+"""The advice about a variable where none is allowed."""
 
 
 def parse(text: str) -> VariableText:
-    """Reads a value with its variables.
+    """Parse a value with variables.
 
     Raises:
-        ValueError: with a sentence that says what to write instead and shows none of the text.
+        ValueError: A `$` does not start a variable. The message shows none of the text.
     """
     parts: list[str | Variable] = []
-    plain = ""
+    literal = ""
     start = 0
     for found in _TOKEN.finditer(text):
-        plain += text[start : found.start()]
+        literal += text[start : found.start()]
         start = found.end()
         match found.lastgroup:
             case "dollar":
-                plain += "$"
+                literal += "$"
             case "wrong":
                 raise ValueError(
-                    "a `$` starts a variable: write ${NAME}, ${NAME:-default} or "
-                    "${NAME:?message}, and $$ for the dollar sign itself"
+                    "this `$` does not start a variable: write ${NAME}, ${NAME:-default} or "
+                    "${NAME:?message}, or $$ for a dollar sign"
                 )
             case _:
-                if plain:
-                    parts.append(plain)
-                    plain = ""
+                if literal:
+                    parts.append(literal)
+                    literal = ""
                 rest = (found["rest"] or "").replace("$$", "$")
                 parts.append(
                     Variable(
@@ -142,7 +142,7 @@ def parse(text: str) -> VariableText:
                         message=rest if found["kind"] == "?" else "",
                     )
                 )
-    plain += text[start:]
-    if plain:
-        parts.append(plain)
+    literal += text[start:]
+    if literal:
+        parts.append(literal)
     return VariableText(tuple(parts))

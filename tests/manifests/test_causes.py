@@ -86,7 +86,7 @@ VAULT = {"vault": "s/{environment}/{name}"}
 OWNS = ", owns: ['svc-*']"
 
 DEFAULTS: dict[str, tuple[str, dict, str, str]] = {
-    # settings of each environment; defaults; what is reported
+    # settings of each environment; defaults; the place and code of the problem; the first key
     "expires": (", policy: {max_lifetime: 30d}", {}, "1:4 policy_lifetime", '"svc-0"'),
     "never": (", policy: {max_lifetime: 30d}", {"expires": "never"}, "1:4 policy_lifetime", ""),
     "date": (", policy: {max_lifetime: 30d}", {"expires": "2199-01-01"}, "1:4 policy_lifetime", ""),
@@ -156,11 +156,12 @@ def test_keys_that_collide_because_of_a_default_are_one_problem(write: Write) ->
     text = manifest(*FORTY, defaults={"deliver": [VAULT, {"aws": "a"}]})
     problem = only(write(text))
     assert places((problem,)) == ["1:7 sink_collision"]
-    assert '"svc-1" (and 38 other keys) of a goes, and "svc-0" of a' in problem.message
+    assert '"svc-1" (and 38 other keys) of a would overwrite the' in problem.message
+    assert 'token of "svc-0" of a' in problem.message
     text = manifest(*FORTY, defaults={"deliver": [{"aws": "{name}"}]}, environments="[a, b, c]")
     problem = only(write(text))
     assert places((problem,)) == ["1:6 sink_collision"]
-    assert '"svc-0" (and 39 other keys) of b (and 1 other environment) goes' in problem.message
+    assert '"svc-0" (and 39 other keys) of b (and 1 other environment) would' in problem.message
 
 
 def test_a_default_that_gives_a_file_another_format_is_one_problem(write: Write) -> None:
@@ -244,7 +245,7 @@ def test_commands_that_need_no_keys_are_not_stopped_by_them(write: Write) -> Non
     assert manifests.problems_of_environments == ()
 
 
-# One key in several environments
+# Keys in several environments
 
 OWN: dict[str, tuple[str, dict]] = {
     "policy_lifetime": (", policy: {max_lifetime: 30d}", {"expires": "90d"}),
@@ -291,18 +292,19 @@ def test_a_name_that_is_used_twice_is_one_problem_for_all_environments(write: Wr
     """The line of the first is named once."""
     problem = only(write(manifest("svc-a", "svc-a", environments="[a, b, c]")))
     assert places((problem,)) == ["1:7 name_duplicate"]
-    assert '"svc-a" is named twice in a (and 2 other environments), first in' in problem.message
+    assert '"svc-a" is declared twice in a (and 2 other environments), first' in problem.message
 
 
 def test_a_sink_that_ignores_the_environment_is_one_problem(write: Write) -> None:
     """All three environments of the key would write to the same place."""
     problem = only(write(manifest("svc-a", environments="[a, b, c]", deliver=[{"aws": "a"}])))
     assert places((problem,)) == ["1:6 sink_collision"]
-    assert '"svc-a" of b (and 1 other environment) goes, and "svc-a" of a' in problem.message
+    assert '"svc-a" of b (and 1 other environment) would overwrite' in problem.message
+    assert 'token of "svc-a" of a' in problem.message
 
 
 def test_the_strictest_environment_is_the_one_that_is_named(write: Write) -> None:
-    """What the message says to write is right for all of them."""
+    """The advice is right for all environments."""
     directory = write(
         manifest(*FORTY, environments="[a, b, c]", defaults={"role": "X"}),
         environments="version: 1\nenvironments:\n"
@@ -366,7 +368,7 @@ def test_faults_of_a_matrix_are_counted_for_its_sinks(write: Write) -> None:
     assert f'(for "svc-a 0" {OTHERS})' in problem.message
     problem = only(write(manifest("svc-{x}", matrix=axis(40), deliver=[{"aws": "x"}])))
     assert places((problem,)) == ["1:6 sink_collision"]
-    assert '"svc-1" (and 38 other keys) of a goes' in problem.message
+    assert '"svc-1" (and 38 other keys) of a would overwrite' in problem.message
 
 
 def test_an_expiry_or_rotation_of_a_matrix_counts_its_keys(write: Write) -> None:
@@ -391,7 +393,7 @@ def test_names_of_a_matrix_that_look_alike_are_one_warning(write: Write, environ
         assert ("of a (and 2 other environments), " in warning.message) is (environments != "[a]")
 
 
-# What is not one cause
+# Separate causes
 
 
 @pytest.mark.parametrize("environments", ["[a]", "[a, b, c]"])
@@ -413,7 +415,7 @@ def test_two_causes_are_two_problems(write: Write, environments: str) -> None:
 
 
 def test_two_mistakes_in_one_text_are_two_problems(write: Write) -> None:
-    """Placeholders that are not known are told apart, in a default and in a name."""
+    """Unknown placeholders are separate mistakes, in a default and in a name."""
     text = manifest(*FORTY, defaults={"deliver": [{"vault": "s/{regoin}/{nam}/{nam}"}]})
     assert found(write(text)) == ["1:6 placeholder_unknown"] * 2
     messages = [problem.message for problem in load(write(text)).problems]
@@ -459,7 +461,7 @@ def test_too_many_keys_in_all_manifests_are_one_problem(
     assert found(write(text)) == ["1:7 matrix_too_large"]
 
 
-# A run
+# Runs
 
 
 def resolved(manifests: Manifests, root: Path, **variables: str) -> tuple[Problem, ...]:
@@ -518,7 +520,7 @@ def test_a_variable_that_is_used_twice_is_missing_once(write: Write, tmp_path: P
 def test_a_value_that_several_environments_share_is_one_problem(
     write: Write, tmp_path: Path, settings: str, code: str
 ) -> None:
-    """What a variable or a file holds is wrong wherever it is used."""
+    """A bad variable or file is bad wherever it is used."""
     variables = {"TOKEN": "a b" if settings == TOKEN else "t", "VALUE": " \n"}
     problems = resolved(load(write(environments=several(settings))), tmp_path, **variables)
     assert places(problems) == [f"environments:3 {code}"]
@@ -554,7 +556,7 @@ def test_keys_that_a_variable_affects_are_one_problem(write: Write, tmp_path: Pa
         assert '"B"' not in problems[0].message
 
 
-# What reports count
+# Reports
 
 
 @pytest.mark.parametrize("form", ["text", "json", "markdown", "github", "gitlab", "junit", "sarif"])

@@ -1,4 +1,4 @@
-"""environments.yaml to environments: variables, secrets, URLs, and what a run says of them."""
+"""Environments are resolved from environments.yaml, with its variables, secrets and URLs."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ URL = "    url: https://crm.example.com\n"
 
 @pytest.fixture
 def declare(tmp_path: Path):
-    """Declares one environment by the lines of its mapping."""
+    """Declare one environment with these lines in its mapping."""
 
     def declare(body: str) -> DeclaredEnvironment:
         directory = tmp_path / "manifests"
@@ -51,7 +51,7 @@ def refused(declared: DeclaredEnvironment, root: Path, **variables: str) -> tupl
 
 
 def test_an_environment_has_the_documented_defaults(declare, tmp_path: Path) -> None:
-    """Only a URL and credentials are needed; the place is the name's."""
+    """Only a URL and credentials are required; the place is that of the name."""
     declared = declare(URL + TOKEN)
     assert (declared.name, declared.place.line, declared.place.column) == ("production", 3, 3)
     environment = resolved(declared, tmp_path)
@@ -66,7 +66,7 @@ def test_an_environment_has_the_documented_defaults(declare, tmp_path: Path) -> 
 
 
 def test_every_key_of_an_environment_arrives(declare, tmp_path: Path) -> None:
-    """With and without variables, in the units of `Environment`."""
+    """All values have the units of `Environment`, with and without variables."""
     (tmp_path / "ca.pem").write_text("certificate")
     declared = declare(
         "    url: ${HOST:-https://CRM.example.com/proxy/}\n"
@@ -116,7 +116,7 @@ def test_every_key_of_an_environment_arrives(declare, tmp_path: Path) -> None:
 def test_a_guard_is_a_number_or_a_share(
     declare, tmp_path: Path, guards: str, expected: Guards
 ) -> None:
-    """With quotes or without."""
+    """Quotes make no difference."""
     declared = declare(f"{URL}{TOKEN}    protect: false\n    guards: {guards}\n")
     environment = resolved(declared, tmp_path)
     assert (environment.guards, environment.protect) == (expected, False)
@@ -126,7 +126,7 @@ def test_a_guard_is_a_number_or_a_share(
     ("written", "seconds"), [("1ms", 0.001), ("2s", 2.0), ("2m", 120.0), ("1h", 3600.0)]
 )
 def test_a_timeout_is_in_seconds(declare, tmp_path: Path, written: str, seconds: float) -> None:
-    """From a millisecond to an hour."""
+    """Timeouts from a millisecond to an hour are allowed."""
     declared = declare(f"{URL}{TOKEN}    limits: {{timeout: {written}}}\n")
     assert resolved(declared, tmp_path).limits.timeout == seconds
 
@@ -144,27 +144,27 @@ def test_a_timeout_is_in_seconds(declare, tmp_path: Path, written: str, seconds:
         ("https://[2001:db8::1]", "https://[2001:db8::1]"),
     ],
 )
-def test_a_url_is_kept_in_one_form(declare, tmp_path: Path, url: str, expected: str) -> None:
-    """Scheme and host in small letters, no slash at the end; plain http to loopback is fine."""
+def test_a_url_is_normalized(declare, tmp_path: Path, url: str, expected: str) -> None:
+    """Scheme and host become lowercase, trailing slashes are removed, loopback may use http."""
     assert resolved(declare(f'    url: "{url}"\n{TOKEN}'), tmp_path).url == expected
 
 
-def test_plain_http_is_allowed_by_name(declare, tmp_path: Path) -> None:
-    """`insecure: true` is the only way."""
+def test_plain_http_needs_insecure(declare, tmp_path: Path) -> None:
+    """Only `insecure: true` allows plain http to another machine."""
     declared = declare(f"    url: http://crm.example.com\n    insecure: true\n{TOKEN}")
     assert resolved(declared, tmp_path).url == "http://crm.example.com"
 
 
 @pytest.mark.parametrize("url", ["sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:legacy"])
-def test_the_embedded_twenty_needs_nothing(declare, tmp_path: Path, url: str) -> None:
-    """No credentials, in any dialect."""
+def test_the_embedded_twenty_needs_no_credentials(declare, tmp_path: Path, url: str) -> None:
+    """This holds for every dialect."""
     environment = resolved(declare(f'    url: "{url}"\n'), tmp_path)
     assert (environment.url, environment.credential) == (url, None)
     assert environment.embedded
 
 
 def test_each_form_of_auth_gives_its_credential(declare, tmp_path: Path) -> None:
-    """From variables and from files, whose line break at the end is not part of the secret."""
+    """A line break at the end of a file is not part of the secret."""
     (tmp_path / "token").write_text("from-file\n")
     (tmp_path / "password").write_text(" pass word \r\n")
     files = tmp_path / "password"
@@ -207,7 +207,7 @@ def test_each_form_of_auth_gives_its_credential(declare, tmp_path: Path) -> None
 def test_a_secret_file_that_cannot_be_used_is_named(
     declare, tmp_path: Path, content: bytes | None, reason: str
 ) -> None:
-    """With its path as written, and why."""
+    """The message has the path as written and the reason."""
     if content is not None:
         (tmp_path / "secret").write_bytes(content)
     (problem,) = refused(declare(f"{URL}    auth: {{token_file: secret}}\n"), tmp_path)
@@ -217,7 +217,7 @@ def test_a_secret_file_that_cannot_be_used_is_named(
 
 
 def test_a_path_from_a_variable_is_not_shown(declare, tmp_path: Path) -> None:
-    """It may be the token, in the wrong variable."""
+    """The variable may contain the token itself by mistake."""
     declared = declare(f'{URL}    auth: {{token_file: "${{T}}"}}\n    ca_file: "${{C}}"\n')
     problems = refused(declared, tmp_path, T="hunter2secret", C="hunter2secret")
     assert [problem.code for problem in problems] == [
@@ -230,15 +230,15 @@ def test_a_path_from_a_variable_is_not_shown(declare, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"#" * (MAX_BYTES + 1)])
-def test_a_file_of_authorities_must_hold_something(declare, tmp_path: Path, content: bytes) -> None:
-    """And not too much of it."""
+def test_a_ca_file_must_not_be_empty(declare, tmp_path: Path, content: bytes) -> None:
+    """It must not be too large either."""
     (tmp_path / "ca.pem").write_bytes(content)
     (problem,) = refused(declare(f"{URL}{TOKEN}    ca_file: ca.pem\n"), tmp_path, TOKEN="t")
     assert (problem.code, "empty or too large" in problem.message) == ("ca_file_unreadable", True)
 
 
-def test_all_missing_variables_are_told_at_once(declare, tmp_path: Path) -> None:
-    """Each with its place; empty counts as missing, and `:?` says what its author wrote."""
+def test_all_missing_variables_are_reported_at_once(declare, tmp_path: Path) -> None:
+    """Each has its place; empty counts as missing, and the text of `:?` is in the message."""
     declared = declare(
         '    url: ${HOST}/${PATH_OF_PROXY}\n    auth: {token: "${TOKEN:?see the $$wiki}"}\n'
     )
@@ -249,8 +249,8 @@ def test_all_missing_variables_are_told_at_once(declare, tmp_path: Path) -> None
     ]
 
 
-def test_all_that_is_wrong_offline_is_told_at_once(tmp_path: Path) -> None:
-    """A broken shape in one corner hides no literal secret in another."""
+def test_all_offline_problems_are_reported_at_once(tmp_path: Path) -> None:
+    """A value of a wrong type does not hide a literal secret elsewhere."""
     directory = tmp_path / "manifests"
     directory.mkdir()
     (directory / "environments.yaml").write_text(
@@ -298,7 +298,7 @@ def test_all_that_is_wrong_offline_is_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_a_value_is_read_in_parts(written: str, parts: tuple) -> None:
-    """Text and variables in turn; `$$` is a dollar sign everywhere."""
+    """Text and variables alternate; `$$` is always a dollar sign."""
     assert parse(written).parts == parts
 
 
@@ -307,22 +307,22 @@ def test_a_value_is_read_in_parts(written: str, parts: tuple) -> None:
     ["$", "$A", "${", "${}", "${A", "${1}", "${A-b}", "${A:b}", "${A:-${B}}", "${A:-$}", "${Ä}"],
 )
 def test_a_lone_dollar_is_refused(written: str) -> None:
-    """The sentence says what to write and shows nothing of the value."""
+    """The message has advice and shows nothing of the value."""
     with pytest.raises(ValueError, match=re.escape("${NAME:-default}")):
         parse(written)
 
 
 @given(st.text())
 def test_any_text_can_be_written(text: str) -> None:
-    """With every dollar sign doubled it stands for itself."""
+    """A text with every dollar sign doubled is the text itself."""
     template = parse(text.replace("$", "$$"))
     assert template.expand({}) == text
     assert template.variables == ()
 
 
 @given(st.text(min_size=1), st.text(), st.text())
-def test_values_are_taken_as_they_are(value: str, before: str, after: str) -> None:
-    """What a variable holds is never looked at for variables again."""
+def test_values_are_not_expanded_again(value: str, before: str, after: str) -> None:
+    """The value of a variable may contain `${…}`."""
     template = parse(f"{before.replace('$', '$$')}${{A}}{after.replace('$', '$$')}")
     assert template.expand({"A": value}) == before + value + after
     assert template.expand({"A": ""}) == (UnsetVariable(Variable("A"), empty=True),)
@@ -330,16 +330,16 @@ def test_values_are_taken_as_they_are(value: str, before: str, after: str) -> No
 
 
 @given(st.text(st.characters(exclude_characters="${}")), st.text())
-def test_a_default_stands_in_for_nothing_and_for_empty(default: str, value: str) -> None:
-    """As in a shell: `:-` covers undefined and empty alike."""
+def test_a_default_replaces_an_unset_and_an_empty_variable(default: str, value: str) -> None:
+    """`:-` works as in a shell."""
     template = parse(f"${{A:-{default}}}")
     assert template.expand({}) == default
     assert template.expand({"A": value}) == (value or default)
 
 
 @given(st.lists(st.sampled_from(["x", "$$", "${A}", "${B:?m}", "${C:-d}", "${D:-}"]), max_size=5))
-def test_what_is_literal_is_what_the_file_could_tell(parts: list[str]) -> None:
-    """Only variables without default keep a secret out of the file."""
+def test_a_value_with_a_default_is_literal(parts: list[str]) -> None:
+    """Only variables without a default keep a secret out of the file."""
     assert parse("".join(parts)).literal is not (
         bool(parts) and all(part in {"${A}", "${B:?m}"} for part in parts)
     )

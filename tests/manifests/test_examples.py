@@ -1,4 +1,4 @@
-"""The example files: each invalid one gives exactly the problems written in it."""
+"""Each example file gives exactly the problems or the keys that are written with it."""
 
 import json
 import re
@@ -23,7 +23,7 @@ _HEADER = re.compile(r"# (expect|variable|keys): (.*)")
 
 
 def cases(folder: Path) -> list[Path]:
-    """The files of a folder; a folder without any is an error, not a test that passes."""
+    """Return the example files of a directory, which must not be empty."""
     found = sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".json"})
     assert found, f"no examples in {folder}"
     return found
@@ -34,7 +34,7 @@ def by_name(path: Path) -> str:
 
 
 def header(path: Path, word: str) -> list[str]:
-    """What the comments of an example say, or the file beside it for one without comments."""
+    """Return the values of a word in the comments of an example, or in the file next to it."""
     beside = path.with_name(f"{path.name}.expected")
     if word == "expect" and beside.exists():
         return beside.read_text().splitlines()
@@ -42,7 +42,7 @@ def header(path: Path, word: str) -> list[str]:
     return [match[2] for match in found if match is not None and match[1] == word]
 
 
-def told(problems: tuple[Problem, ...], file: str) -> list[str]:
+def reported(problems: tuple[Problem, ...], file: str) -> list[str]:
     """Return each code with its line and column, and with its file if that is another one."""
     return [
         f"{problem.code} {f'{name}:' if name != file else ''}{place.line}:{place.column}"
@@ -63,20 +63,20 @@ def assert_presentable(problems: tuple[Problem, ...]) -> None:
 
 @pytest.mark.parametrize("path", cases(INVALID / "manifests"), ids=by_name)
 def test_an_invalid_manifest_gives_exactly_its_problems(path: Path, tmp_path: Path) -> None:
-    """Every problem has its code, line and column, and there is no other."""
+    """Every problem has the expected code, line and column, and there are no others."""
     directory = tmp_path / "manifests"
     directory.mkdir()
     shutil.copy(EXAMPLES / "environments.yaml", directory)
     shutil.copy(path, directory / "case.yaml")
     manifests = load(directory, now=NOW)
-    assert told(manifests.problems, "case.yaml") == header(path, "expect")
+    assert reported(manifests.problems, "case.yaml") == header(path, "expect")
     assert_presentable(manifests.problems)
     assert manifests.desired == {}
 
 
 @pytest.mark.parametrize("path", cases(INVALID / "environments"), ids=by_name)
 def test_invalid_environments_give_exactly_their_problems(path: Path, tmp_path: Path) -> None:
-    """Offline where that can be, else when a run resolves them; no message shows a secret."""
+    """Problems are found offline if possible, otherwise in a run; no message shows a secret."""
     directory = tmp_path / "manifests"
     directory.mkdir()
     shutil.copy(path, directory / "environments.yaml")
@@ -88,13 +88,13 @@ def test_invalid_environments_give_exactly_their_problems(path: Path, tmp_path: 
         assert len(manifests.environments) == 1
         _, found = resolve(manifests.environments, variables, manifests.root)
         problems = tuple(sorted(found, key=lambda problem: problem.place))
-    assert told(problems, "environments.yaml") == header(path, "expect")
+    assert reported(problems, "environments.yaml") == header(path, "expect")
     assert_presentable(problems)
     assert SECRET not in repr(manifests)
 
 
 def test_there_are_enough_invalid_examples() -> None:
-    """At least sixty manifests, and every code that a file's content can give has an example."""
+    """There are at least sixty manifests, and an example of every code about file contents."""
     manifests, environments = cases(INVALID / "manifests"), cases(INVALID / "environments")
     assert len(manifests) >= 60
     shown = {
@@ -113,7 +113,7 @@ def test_there_are_enough_invalid_examples() -> None:
 
 @pytest.mark.parametrize("path", cases(EXAMPLES / "valid"), ids=by_name)
 def test_a_valid_manifest_gives_exactly_its_keys(path: Path, tmp_path: Path) -> None:
-    """Defaults, matrix and placeholders come out as the file beside says."""
+    """Defaults, matrices and placeholders give the keys in the file next to the example."""
     directory = tmp_path / "manifests"
     directory.mkdir()
     shutil.copy(EXAMPLES / "environments.yaml", directory)
@@ -134,7 +134,7 @@ def test_a_valid_manifest_gives_exactly_its_keys(path: Path, tmp_path: Path) -> 
 def test_the_documentation_shows_real_problems(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files of docs/manifests.md give the output that stands beneath them, word for word."""
+    """The files in docs/manifests.md give exactly the output below them."""
     shown = dict(
         re.findall(
             r"^<!-- (\S+) -->\n```\w+\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL
@@ -148,7 +148,7 @@ def test_the_documentation_shows_real_problems(
 
 
 def test_the_examples_of_the_documentation_are_valid(tmp_path: Path) -> None:
-    """What a reader copies works."""
+    """A reader can copy them."""
     directory = tmp_path / "manifests"
     directory.mkdir()
     environments, manifest = re.findall(
@@ -167,7 +167,7 @@ def test_the_examples_of_the_documentation_are_valid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["manifest", "environments"])
 def test_every_property_explains_itself_in_an_editor(name: str) -> None:
-    """An editor has a title and a description to show for every key of both files."""
+    """Every key of both files has a title and a description."""
     schema = load_schema(name)
     seen = 0
 

@@ -1,4 +1,4 @@
-"""The place of a problem is the one that git shows, whatever characters stand before it."""
+"""Problems have git's line numbers, whatever characters come before them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STRANGE = [
 
 
 def strange_texts(count: int) -> Iterator[tuple[str, str]]:
-    """Manifests with strange characters in comments and texts, and one key that is not known."""
+    """Yield manifests with strange characters in comments and texts, and one unknown key."""
     dice = random.Random(20261128)
     for _ in range(count):
         end = dice.choice(["\n", "\r\n"])
@@ -45,7 +45,7 @@ def strange_texts(count: int) -> Iterator[tuple[str, str]]:
 
 
 def shown_by_git(file: Path, text: str) -> dict[int, str]:
-    """The lines that hold a text, by the numbers that `git grep -n` gives them."""
+    """Return the lines that contain a text, by their numbers in `git grep -n`."""
     command = ["git", "grep", "--no-index", "-n", "-a", "-h", "-F", "-e", text, "--", file.name]
     found = subprocess.run(command, cwd=file.parent, capture_output=True, check=False).stdout
     return {
@@ -54,8 +54,8 @@ def shown_by_git(file: Path, text: str) -> dict[int, str]:
     }
 
 
-def test_a_problem_stands_in_the_line_that_git_shows(tmp_path: Path) -> None:
-    """Whatever 200 texts hold: git's line and column, or a refusal that names the character."""
+def test_a_problem_has_the_line_number_of_git(tmp_path: Path) -> None:
+    """For 200 texts the line and column are git's, or the problem names the character."""
     refused = Counter[str]()
     file = tmp_path / "a.yaml"
     (tmp_path / "environments.yaml").write_text(ENVIRONMENTS)

@@ -1,4 +1,4 @@
-"""A directory to desired keys: which files are read, hostile ones too, and nothing ever raised."""
+"""A directory is loaded without exceptions, however hostile its files are."""
 
 import gc
 import json
@@ -41,7 +41,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Makes a manifests directory of files and their contents."""
+    """Write a manifests directory with these files."""
 
     def write(files: dict[str, str | bytes], *, environments: str | None = ENVIRONMENTS) -> Path:
         directory = tmp_path / "manifests"
@@ -57,7 +57,7 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def told(manifests: Manifests) -> list[str]:
+def reported(manifests: Manifests) -> list[str]:
     return [
         f"{Path(p.place.file).relative_to(manifests.directory)}:{p.place.line}:{p.place.column}"
         f" {p.code}"
@@ -73,11 +73,11 @@ def manifest(*named: str) -> str:
     return f"{HEAD}defaults: {{expires: 90d}}\nkeys: {json.dumps([{'name': n} for n in named])}\n"
 
 
-# Which files are read
+# Files
 
 
 def test_every_yaml_file_below_the_directory_is_a_manifest(write: Write) -> None:
-    """Recursively, in the order of their paths, both suffixes, hidden and other files not."""
+    """Both suffixes are read recursively, in the order of paths; hidden and other files are not."""
     directory = write(
         {
             "b.yaml": manifest("b"),
@@ -92,27 +92,27 @@ def test_every_yaml_file_below_the_directory_is_a_manifest(write: Write) -> None
         }
     )
     manifests = load(directory)
-    assert told(manifests) == []
+    assert reported(manifests) == []
     assert names(manifests) == ["c", "z", "b", "in"]
     assert [Path(source).relative_to(directory).as_posix() for source in manifests.sources] == [
         "environments.yaml", "a/b/c.yaml", "a/z.yml", "b.yaml", "looks.yaml/in.yaml",
     ]  # fmt: skip
 
 
-def test_linked_files_are_read_and_linked_folders_are_not(write: Write, tmp_path: Path) -> None:
-    """Kubernetes mounts files as links; a linked folder could lead in circles."""
+def test_linked_files_are_read_and_linked_directories_are_not(write: Write, tmp_path: Path) -> None:
+    """Kubernetes mounts files as links; a linked directory could be a loop."""
     directory = write({"a.yaml": manifest("a")})
     (tmp_path / "elsewhere.yaml").write_text(manifest("linked"))
     (directory / "linked.yaml").symlink_to(tmp_path / "elsewhere.yaml")
     (directory / "circle").symlink_to(directory)
     (directory / "folder.yaml").symlink_to(directory)
     manifests = load(directory)
-    assert told(manifests) == []
+    assert reported(manifests) == []
     assert names(manifests) == ["a", "linked"]
 
 
 def test_places_are_what_the_user_would_type(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative to the working directory when the directory was given so; `root` is absolute."""
+    """Places are relative if the directory was given as relative; `root` is absolute."""
     directory = write({"team/x.yaml": "- 1\n"})
     monkeypatch.chdir(directory.parent)
     manifests = load(Path("manifests"))
@@ -125,9 +125,9 @@ def test_places_are_what_the_user_would_type(write: Write, monkeypatch: pytest.M
 
 
 def test_without_a_directory_there_is_one_problem(tmp_path: Path) -> None:
-    """A directory that is not there, or is a file, is named with what to do."""
+    """A directory that is missing or is a file gives one problem with advice."""
     (tmp_path / "file").write_text("")
-    for name, state in (("none", "is not there"), ("file", "is not a directory")):
+    for name, state in (("none", "does not exist"), ("file", "is not a directory")):
         (problem,) = load(tmp_path / name).problems
         assert (problem.code, problem.place) == (
             "manifests_missing",
@@ -138,7 +138,7 @@ def test_without_a_directory_there_is_one_problem(tmp_path: Path) -> None:
 
 
 def test_a_missing_environments_file_says_how_to_get_one(write: Write) -> None:
-    """`provision init` writes one; one with the other suffix is to be renamed."""
+    """The advice is `provision init`, or to rename a file with the other suffix."""
     directory = write({"a.yaml": ONE}, environments=None)
     (problem,) = load(directory).problems
     assert (problem.code, Path(problem.place.file).name) == (
@@ -150,11 +150,11 @@ def test_a_missing_environments_file_says_how_to_get_one(write: Write) -> None:
     (problem,) = load(directory).problems
     assert problem.code == "environments_missing"
     assert "rename" in problem.message
-    assert told(load(write({}))) == ["environments.yml:1:1 environments_misnamed"]
+    assert reported(load(write({}))) == ["environments.yml:1:1 environments_misnamed"]
 
 
-def test_no_manifest_at_all_is_no_problem_here(write: Write) -> None:
-    """Later guards decide what an empty directory means."""
+def test_no_manifest_at_all_is_not_a_problem(write: Write) -> None:
+    """Guards decide later about an empty directory."""
     manifests = load(write({}))
     assert (manifests.problems, manifests.desired) == ((), {"production": (), "staging": ()})
     assert [environment.name for environment in manifests.environments] == [
@@ -166,17 +166,19 @@ def test_no_manifest_at_all_is_no_problem_here(write: Write) -> None:
 @pytest.mark.parametrize(
     "broken", ["environments: [", "version: 1\n", "[]", "version: 1\nenvironments: {no: {}}"]
 )
-def test_names_are_not_called_unknown_when_nobody_knows_them(write: Write, broken: str) -> None:
-    """A broken environments file does not make every manifest wrong."""
+def test_no_environment_is_unknown_if_the_environments_file_is_invalid(
+    write: Write, broken: str
+) -> None:
+    """An invalid environments file does not make every manifest invalid."""
     codes = {problem.code for problem in load(write({"a.yaml": ONE}, environments=broken)).problems}
     assert codes
     assert "environment_unknown" not in codes
 
 
 def test_an_environment_with_a_problem_is_still_known(write: Write) -> None:
-    """Its manifests are not wrong as well."""
+    """Its manifests have no problem of their own."""
     broken = ENVIRONMENTS.replace('production: {url: "sandbox:"}', "production: {url: 7}")
-    assert told(load(write({"a.yaml": ONE}, environments=broken))) == [
+    assert reported(load(write({"a.yaml": ONE}, environments=broken))) == [
         "environments.yaml:3:21 yaml_surprise"
     ]
 
@@ -184,8 +186,8 @@ def test_an_environment_with_a_problem_is_still_known(write: Write) -> None:
 # Several manifests
 
 
-def test_a_name_stands_for_one_key_over_all_files(write: Write) -> None:
-    """Twice in an environment is a problem with both places; once in each of two is none."""
+def test_a_name_is_declared_once_in_all_files(write: Write) -> None:
+    """Twice in one environment is a problem with both places; once in each of two is not."""
     both = manifest("svc-b").replace(
         "environment: production", "environments: [staging, production]"
     )
@@ -205,7 +207,7 @@ def test_a_name_stands_for_one_key_over_all_files(write: Write) -> None:
 
 
 def test_each_manifest_has_its_own_depth_and_defaults(write: Write) -> None:
-    """Several manifests for one environment do not touch each other."""
+    """Several manifests for one environment do not affect each other."""
     manifests = load(
         write(
             {
@@ -222,7 +224,7 @@ def test_each_manifest_has_its_own_depth_and_defaults(write: Write) -> None:
 
 
 def test_problems_come_in_the_order_of_files_and_lines(write: Write) -> None:
-    """The environments file first, then by path, line and column, whatever found them."""
+    """Problems of the environments file come first, then all others by path, line and column."""
     directory = write(
         {
             "a.yaml": f"{HEAD}depth: 7\nkeys:\n  - name: b\n  - {{name: b, expires: 1d, x: 1}}\n",
@@ -231,7 +233,7 @@ def test_problems_come_in_the_order_of_files_and_lines(write: Write) -> None:
         },
         environments="version: 2\nenvironments: {production: {}}\n",
     )
-    assert told(load(directory)) == [
+    assert reported(load(directory)) == [
         "environments.yaml:1:10 invalid_value",
         "environments.yaml:2:28 missing_key",
         "A.yaml:1:1 file_empty",
@@ -242,39 +244,41 @@ def test_problems_come_in_the_order_of_files_and_lines(write: Write) -> None:
     ]
 
 
-def test_nothing_is_desired_when_anything_is_wrong(write: Write) -> None:
-    """Half a fleet is never taken for the whole."""
+def test_nothing_is_desired_if_there_is_a_problem(write: Write) -> None:
+    """A part of the keys is never mistaken for all of them."""
     manifests = load(write({"a.yaml": ONE, "b.yaml": "]"}))
     assert dict(manifests.desired) == {}
 
 
-def test_an_expiry_is_past_only_for_those_who_ask(write: Write) -> None:
-    """`validate` asks; `plan` and `apply` fail that key alone, later."""
+def test_an_expiry_is_past_only_with_a_clock(write: Write) -> None:
+    """`validate` passes the time; `plan` and `apply` fail only that key later."""
     directory = write({"a.yaml": ONE.replace("90d", "2020-01-01")})
     assert names(load(directory)) == ["svc-a"]
-    assert told(load(directory, now=datetime(2019, 12, 31, tzinfo=UTC))) == []
-    assert told(load(directory, now=datetime(2020, 1, 1, tzinfo=UTC))) == [
+    assert reported(load(directory, now=datetime(2019, 12, 31, tzinfo=UTC))) == []
+    assert reported(load(directory, now=datetime(2020, 1, 1, tzinfo=UTC))) == [
         "a.yaml:4:28 expiry_past"
     ]
 
 
-def test_too_many_keys_are_refused_before_they_are_made(
+def test_too_many_keys_are_refused_before_they_are_expanded(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one manifest, by a matrix, and over all files and environments together."""
+    """The limit holds for a manifest, a matrix, and all files and environments together."""
     monkeypatch.setattr(keys, "MAX_KEYS", 3)
     matrix = f"{HEAD}keys: [{{name: 'm-{{k}}', expires: 1d, matrix: {{k: [a, b]}}}}]\n"
-    assert told(load(write({"a.yaml": manifest("a", "b", "c")}))) == []
-    assert told(load(write({"b.yaml": manifest("d")}))) == ["b.yaml:1:1 matrix_too_large"]
+    assert reported(load(write({"a.yaml": manifest("a", "b", "c")}))) == []
+    assert reported(load(write({"b.yaml": manifest("d")}))) == ["b.yaml:1:1 matrix_too_large"]
     twice = manifest("a", "b").replace(
         "environment: production", "environments: [staging, production]"
     )
-    assert told(load(write({"a.yaml": twice, "b.yaml": "{}"})))[0] == "a.yaml:1:1 matrix_too_large"
+    assert (
+        reported(load(write({"a.yaml": twice, "b.yaml": "{}"})))[0] == "a.yaml:1:1 matrix_too_large"
+    )
     write({"a.yaml": manifest("a", "b"), "b.yaml": matrix})
-    assert told(load(write({}))) == ["b.yaml:3:8 matrix_too_large"]
+    assert reported(load(write({}))) == ["b.yaml:3:8 matrix_too_large"]
 
 
-# What environments demand of their keys
+# Requirements of environments
 
 POLICY = """\
 version: 1
@@ -299,13 +303,13 @@ environments:
 """
 
 
-def wanting(environments: str, **key: object) -> str:
-    wanted = {"name": "svc-a", "expires": "90d", **key}
-    return f"version: 1\nenvironments: {environments}\nkeys: {json.dumps([wanted])}\n"
+def manifest_for(environments: str, **key: object) -> str:
+    entry = {"name": "svc-a", "expires": "90d", **key}
+    return f"version: 1\nenvironments: {environments}\nkeys: {json.dumps([entry])}\n"
 
 
-def test_the_policy_of_an_environment_wins_rule_by_rule(write: Write) -> None:
-    """What it does not speak of is as the file has it; each rule can be switched off."""
+def test_the_policy_of_an_environment_overrides_rule_by_rule(write: Write) -> None:
+    """Its other rules are those of the file; each rule can be turned off."""
     directory = write({}, environments=POLICY)
     declared = {each.name: each.policy for each in load(directory).environments}
     policies = {name: each.policy for name, each in declared.items() if each is not None}
@@ -328,9 +332,11 @@ def test_the_policy_of_an_environment_wins_rule_by_rule(write: Write) -> None:
     }
 
 
-def test_a_key_is_held_to_the_policy_of_each_of_its_environments(write: Write) -> None:
-    """One problem a rule, at the name, with the place of the first rule that is broken."""
-    text = wanting("[production, staging, open, common]", expires="never", deliver=[{"aws": "a"}])
+def test_a_key_is_checked_against_the_policy_of_each_environment(write: Write) -> None:
+    """There is one problem for each rule, at the name, with the place of the first broken rule."""
+    text = manifest_for(
+        "[production, staging, open, common]", expires="never", deliver=[{"aws": "a"}]
+    )
     directory = write({"a.yaml": text.replace('"a"}', '"{environment}"}')}, environments=POLICY)
     manifests = load(directory)
     assert {problem.place for problem in manifests.problems} == {
@@ -364,8 +370,8 @@ environments:
 
 
 def test_a_policy_forbids_kinds_of_sinks(write: Write) -> None:
-    """What the file forbids stays forbidden until an environment says otherwise itself."""
-    text = wanting(
+    """A kind that the file forbids stays forbidden until an environment overrides it."""
+    text = manifest_for(
         "[common, demanding, both, open]", expires="1d", deliver=[{"file": "{environment}.env"}]
     )
     manifests = load(write({"a.yaml": text}, environments=FORBIDDING))
@@ -388,38 +394,38 @@ def test_a_policy_forbids_kinds_of_sinks(write: Write) -> None:
         ({"role": "reader"}, {}, "policy_role"),
     ],
 )
-def test_the_nearest_role_is_judged(
+def test_the_nearest_role_is_checked(
     write: Write, key: dict, defaults: dict, code: str | None
 ) -> None:
-    """The key's, else the manifest's, else the environment's."""
+    """It is the role of the key, of `defaults` or of the environment, in this order."""
     environments = (
         "version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n    role: Admin\n"
         "    policy: {roles: [Reader]}\n"
     )
-    text = wanting("[production]", **key) + f"defaults: {json.dumps(defaults)}\n"
+    text = manifest_for("[production]", **key) + f"defaults: {json.dumps(defaults)}\n"
     problems = load(write({"a.yaml": text}, environments=environments)).problems
     assert [problem.code for problem in problems] == ([] if code is None else [code])
 
 
-def test_a_role_that_nobody_wrote_breaks_no_policy(write: Write) -> None:
-    """Keys of the legacy generation have none."""
+def test_a_key_without_a_role_breaks_no_policy(write: Write) -> None:
+    """Keys of the legacy generation have no role."""
     environments = ENVIRONMENTS.replace("{url", "{policy: {roles: [A]}, url")
-    assert told(load(write({"a.yaml": ONE}, environments=environments))) == []
+    assert reported(load(write({"a.yaml": ONE}, environments=environments))) == []
 
 
-def test_a_date_is_held_to_the_policy_from_now(write: Write) -> None:
-    """Only for those who say when that is; a duration needs no clock."""
+def test_a_date_is_checked_against_the_policy_from_now(write: Write) -> None:
+    """A date needs the current time; a duration does not."""
     environments = ENVIRONMENTS.replace("{url", "{policy: {max_lifetime: 10d}, url")
     directory = write({"a.yaml": ONE.replace("90d", "2027-01-11")}, environments=environments)
-    assert told(load(directory)) == []
-    assert told(load(directory, now=datetime(2027, 1, 1, tzinfo=UTC))) == []
+    assert reported(load(directory)) == []
+    assert reported(load(directory, now=datetime(2027, 1, 1, tzinfo=UTC))) == []
     late = load(directory, now=datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC))
-    assert told(late) == ["a.yaml:4:12 policy_lifetime"]
+    assert reported(late) == ["a.yaml:4:12 policy_lifetime"]
     directory = write({"a.yaml": ONE}, environments=environments)
-    assert told(load(directory)) == ["a.yaml:4:12 policy_lifetime"]
+    assert reported(load(directory)) == ["a.yaml:4:12 policy_lifetime"]
 
 
-ROTATED = wanting("[production]", rotate={"before": "14d"})
+ROTATED = manifest_for("[production]", rotate={"before": "14d"})
 
 
 @pytest.mark.parametrize(
@@ -435,10 +441,8 @@ ROTATED = wanting("[production]", rotate={"before": "14d"})
         ("[x, '${PREFIX:-x}']", []),
     ],
 )
-def test_a_rotated_key_is_owned_as_far_as_that_is_known(
-    write: Write, owns: str, codes: list[str]
-) -> None:
-    """`owns` without a variable decides offline, and is pointed to."""
+def test_a_rotated_key_must_be_owned(write: Write, owns: str, codes: list[str]) -> None:
+    """`owns` without a variable is checked offline, and the problem refers to it."""
     environments = (
         f"version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n    owns: {owns}\n"
     )
@@ -449,17 +453,17 @@ def test_a_rotated_key_is_owned_as_far_as_that_is_known(
     assert all(problem.related == where for problem in problems if "[" in owns[:1])
 
 
-def test_what_hangs_on_variables_is_judged_when_they_are_known(write: Write) -> None:
-    """`owns` and the role of the environment, for the keys of the run."""
+def test_rules_with_variables_are_checked_in_a_run(write: Write) -> None:
+    """These are `owns` and the role of the environment."""
     environments = (
         "version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n"
         "    owns: ['${PREFIX}-*']\n    role: ${ROLE}\n    policy: {roles: [Reader]}\n"
     )
     manifests = load(write({"a.yaml": ROTATED}, environments=environments))
-    assert told(manifests) == []
-    wanted = manifests.desired["production"]
+    assert reported(manifests) == []
+    keys_of_production = manifests.desired["production"]
 
-    def found(desired: tuple[DesiredKey, ...] = wanted, **values: str) -> list[str]:
+    def found(desired: tuple[DesiredKey, ...] = keys_of_production, **values: str) -> list[str]:
         keys = {"production": desired}
         environments, problems = resolve(manifests.environments, values, manifests.root, keys)
         return [problem.code for problem in problems] or [one.name for one in environments]
@@ -471,31 +475,31 @@ def test_what_hangs_on_variables_is_judged_when_they_are_known(write: Write) -> 
     assert found(PREFIX="etl") == ["variable_missing"]
 
 
-def test_a_broken_environment_demands_nothing(write: Write) -> None:
-    """Its own problem is told, and its keys are not blamed for a policy that may be mended."""
+def test_an_invalid_environment_has_no_requirements(write: Write) -> None:
+    """Only its own problem is reported, because its policy may change with the fix."""
     environments = ENVIRONMENTS.replace("{url", "{policy: {names: x, sinks: []}, url", 1)
-    assert told(load(write({"a.yaml": ROTATED}, environments=environments))) == [
+    assert reported(load(write({"a.yaml": ROTATED}, environments=environments))) == [
         "environments.yaml:3:42 invalid_value"
     ]
     environments = f"{ENVIRONMENTS}policy: {{names: x, roles: []}}\n"
-    assert told(load(write({"a.yaml": ONE}, environments=environments))) == [
+    assert reported(load(write({"a.yaml": ONE}, environments=environments))) == [
         "environments.yaml:5:27 invalid_value"
     ]
 
 
 def test_messages_stay_short_however_long_a_policy_is(write: Write) -> None:
-    """The first few items of a list are shown."""
+    """A message shows the first items of a list."""
     listed = json.dumps([f"role-{n}-{'x' * 200}" for n in range(100)])
     environments = ENVIRONMENTS.replace("{url", f"{{policy: {{roles: {listed}}}, url")
-    text = wanting("[production]", role="y" * 500)
+    text = manifest_for("[production]", role="y" * 500)
     (problem,) = load(write({"a.yaml": text}, environments=environments)).problems
     assert "role-2" in problem.message
     assert "role-3" not in problem.message
     assert len(problem.message) < 450
 
 
-def test_a_fault_of_the_default_rotation_is_told_once(write: Write) -> None:
-    """However many keys and environments it holds for."""
+def test_a_mistake_in_the_default_rotation_is_reported_once(write: Write) -> None:
+    """The number of keys and environments does not matter."""
     environments = ENVIRONMENTS.replace("{url", "{owns: ['*'], url")
     text = manifest("a", "b").replace("90d}", "90d, rotate: {before: 90d}}")
     text = text.replace("environment: production", "environments: [staging, production]")
@@ -518,7 +522,7 @@ def delivering(deliver: list[dict], /, *named: str, **key: object) -> str:
 
 
 def test_every_kind_of_sink_becomes_its_address(write: Write) -> None:
-    """With every option, and with the defaults of those that have one."""
+    """All options are used, and the defaults of those that have one."""
     deliver = [
         {"file": "a/{name}.env", "variable": "A"},
         {"file": "a.json", "format": "json"},
@@ -536,7 +540,7 @@ def test_every_kind_of_sink_becomes_its_address(write: Write) -> None:
         {"kubernetes": "n/s"},
     ]
     manifests = load(write({"a.yaml": delivering(deliver, "1-é.b")}))
-    assert told(manifests) == []
+    assert reported(manifests) == []
     (key,) = manifests.desired["production"]
     assert key.deliver == (
         FileAddress("a/1-é.b.env", "A"),
@@ -567,21 +571,21 @@ def test_every_kind_of_sink_becomes_its_address(write: Write) -> None:
         ({"kubernetes": "{}/s"}, "kubernetes", 63),
     ],
 )
-def test_what_a_vendor_limits_is_limited_here(
+def test_the_limits_of_vendors_are_checked(
     write: Write, sink: dict, option: str, most: int
 ) -> None:
-    """As long as it may be is fine, one sign more is not."""
+    """The longest value is accepted, and one more character is not."""
 
     def of(length: int) -> str:
         value = str(sink.get(option, "{}")).replace("{}", "a" * length)
         return delivering([{**sink, option: value}], "svc-a")
 
-    assert told(load(write({"a.yaml": of(most)}))) == []
+    assert reported(load(write({"a.yaml": of(most)}))) == []
     assert [p.code for p in load(write({"a.yaml": of(most + 1)})).problems] == ["sink_invalid"]
 
 
-def test_one_place_holds_one_token_over_all_files(write: Write) -> None:
-    """However the path is written; both keys are named with their environments and places."""
+def test_one_place_has_one_token_in_all_files(write: Write) -> None:
+    """Paths are compared after normalization; both keys are named with environment and place."""
     directory = write(
         {
             "a.yaml": delivering([{"file": "a.env", "variable": "A"}], "svc-a"),
@@ -599,16 +603,16 @@ def test_one_place_holds_one_token_over_all_files(write: Write) -> None:
         assert part in problem.message
 
 
-def test_a_sink_that_is_listed_twice_is_called_that(write: Write) -> None:
-    """It is no matter of two keys, and no placeholder would help."""
+def test_a_sink_that_is_listed_twice_is_reported_as_such(write: Write) -> None:
+    """It is not a conflict of two keys, so a placeholder would not help."""
     twice = [{"aws": "{name}"}, {"aws": "svc-a"}]
     (problem,) = load(write({"a.yaml": delivering(twice, "svc-a")})).problems
     assert problem.code == "sink_collision"
     assert "listed twice" in problem.message
 
 
-def test_a_file_has_one_format_over_all_files(write: Write) -> None:
-    """A dotenv file cannot be JSON too, for another variable either."""
+def test_a_file_has_one_format_in_all_files(write: Write) -> None:
+    """A dotenv file cannot be JSON for another variable."""
     json_too = [{"file": "./a.env", "variable": "B", "format": "json"}]
     directory = write(
         {
@@ -624,14 +628,14 @@ def test_a_file_has_one_format_over_all_files(write: Write) -> None:
     assert "dotenv" in problem.message
 
 
-def test_a_fault_of_a_default_is_told_once(write: Write) -> None:
-    """However many keys it holds for; a key with a list of its own has nothing to do with it."""
+def test_a_mistake_in_a_default_is_reported_once(write: Write) -> None:
+    """The number of keys does not matter, and keys with a list of their own are not affected."""
     deliver = [{"aws": "a"}, {"file": "{name}.env"}, {"vault": "{region}/x"}]
     other = delivering([{"aws": "a"}], "svc-own", deliver=[])
     directory = write(
         {"a.yaml": delivering(deliver, *(f"team/{n}" for n in range(100))), "b.yaml": other}
     )
-    assert told(load(directory)) == [
+    assert reported(load(directory)) == [
         "a.yaml:3:42 sink_collision",
         "a.yaml:3:65 sink_invalid",
         "a.yaml:3:90 placeholder_unknown",
@@ -639,46 +643,46 @@ def test_a_fault_of_a_default_is_told_once(write: Write) -> None:
 
 
 def test_a_default_costs_little_for_many_keys(write: Write) -> None:
-    """It is taken apart once, and filled in for each key."""
+    """It is parsed once and filled in for each key."""
     named = [f"svc-{number}" for number in range(20_000)]
     plain = write({"a.yaml": manifest(*named)})
     start = time.process_time()
-    assert told(load(plain)) == []
+    assert reported(load(plain)) == []
     usual = time.process_time() - start
     directory = write({"a.yaml": delivering([{"file": "{environment}.env"}], *named)})
-    assert lasting(5 * usual + 0.5, directory) == []
+    assert load_within(5 * usual + 0.5, directory) == []
 
 
 # Hostile files
 
 
-def lasting(seconds: float, directory: Path) -> list[str]:
+def load_within(seconds: float, directory: Path) -> list[str]:
     start = time.process_time()
-    found = told(load(directory))
+    found = reported(load(directory))
     assert time.process_time() - start < seconds
     return found
 
 
-def test_deep_nesting_does_not_take_the_process_down(write: Write) -> None:
-    """50 000 brackets crash the loader of an older libyaml; here they are a problem of one line."""
+def test_deep_nesting_does_not_crash_the_process(write: Write) -> None:
+    """50 000 brackets crash older versions of libyaml; here they are a problem."""
     directory = write({"a.yaml": "[" * 50_000, "b.yaml": "- " * 50_000, "c.yaml": "{a: " * 50_000})
-    first, *others = lasting(2, directory)
-    # libyaml from 0.2.6 on reads ahead over brackets, and refuses the thousandth level itself.
+    first, *others = load_within(2, directory)
+    # From 0.2.6, libyaml reads ahead over brackets and refuses level 1000 itself.
     assert first in ("a.yaml:1:65 yaml_too_deep", "a.yaml:1:1001 yaml_too_deep")
     assert others == ["b.yaml:1:129 yaml_too_deep", "c.yaml:1:257 yaml_too_deep"]
 
 
 def test_sixty_four_levels_are_read(write: Write) -> None:
-    """The limit is the limit: one level more is too deep, one less is a matter of types."""
+    """One more level is too deep."""
     directory = write({"a.yaml": "[" * 64 + "]" * 64, "b.yaml": "[" * 65 + "]" * 65})
-    assert told(load(directory)) == ["a.yaml:1:1 wrong_type", "b.yaml:1:65 yaml_too_deep"]
+    assert reported(load(directory)) == ["a.yaml:1:1 wrong_type", "b.yaml:1:65 yaml_too_deep"]
 
 
 def test_an_alias_bomb_stays_small(write: Write) -> None:
-    """Nothing is ever expanded, and the problems end at ten thousand."""
+    """Nothing is expanded, and the number of problems is limited to ten thousand."""
     lines = ['a0: &a0 "x"']
     lines += [f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]" for n in range(1000)]
-    found = lasting(2, write({"a.yaml": "\n".join(lines)}))
+    found = load_within(2, write({"a.yaml": "\n".join(lines)}))
     assert len(found) == 10_001
     assert found[-1].endswith("too_many_problems")
 
@@ -695,50 +699,50 @@ def test_an_alias_bomb_stays_small(write: Write) -> None:
     ],
     ids=["list", "keys", "unknown", "placeholders", "axes", "environments"],
 )
-def test_wide_files_end_in_time(write: Write, content: str) -> None:
-    """However much of it is wrong, what is said is bounded, and so is the time for it."""
-    found = lasting(15, write({"a.yaml": content}))
+def test_wide_files_are_read_in_time(write: Write, content: str) -> None:
+    """The number of problems and the time are limited, however much is wrong."""
+    found = load_within(15, write({"a.yaml": content}))
     assert 1 <= len(found) <= 20_002
 
 
 @pytest.mark.parametrize("body", ['{url: "sandbox:"}', "7", "{url: $}"])
-def test_ten_thousand_environments_are_enough(write: Write, body: str) -> None:
-    """More are refused, in a time that does not grow with the square of their number."""
+def test_there_are_at_most_ten_thousand_environments(write: Write, body: str) -> None:
+    """More are refused, in time that does not grow with their square."""
     listed = "".join(f"  e{n}: {body}\n" for n in range(12_000))
-    found = lasting(15, write({}, environments=f"version: 1\nenvironments:\n{listed}"))
+    found = load_within(15, write({}, environments=f"version: 1\nenvironments:\n{listed}"))
     assert "environments.yaml:3:3 invalid_value" in found
     assert len(found) <= 10_001
 
 
 def test_columns_are_counted_after_a_byte_order_mark(write: Write) -> None:
-    """An editor does not show it, so it is no column."""
+    """Editors do not show it, so it is not a column."""
     directory = write({"a.yaml": "\ufeffx: ]", "b.yaml": f"\ufeff{ONE.replace('1', '2', 1)}"})
-    assert told(load(directory)) == ["a.yaml:1:4 yaml_syntax", "b.yaml:1:10 invalid_value"]
+    assert reported(load(directory)) == ["a.yaml:1:4 yaml_syntax", "b.yaml:1:10 invalid_value"]
 
 
 def test_a_huge_file_is_not_read(write: Write) -> None:
-    """One byte more than 16 MiB is refused; reading stops there."""
+    """A file with one byte more than 16 MiB is refused, and reading stops there."""
     directory = write({"a.yaml": b"#" * (text.MAX_BYTES + 1), "b.yaml": b"#" * text.MAX_BYTES})
-    assert lasting(2, directory) == ["a.yaml:1:1 file_too_large", "b.yaml:1:1 file_empty"]
+    assert load_within(2, directory) == ["a.yaml:1:1 file_too_large", "b.yaml:1:1 file_empty"]
 
 
-def test_a_file_of_too_many_values_is_given_up(
+def test_a_file_with_too_many_values_is_refused(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sixteen MiB of `[],` would take a gigabyte: the count of values is bounded too."""
+    """Sixteen MiB of `[],` would take a gigabyte, so the number of values is limited too."""
     monkeypatch.setattr(document, "MAX_EVENTS", 1000)
     directory = write({"a.yaml": f"{HEAD}keys: [{'[],' * 1000}]\n"})
-    assert told(load(directory)) == ["a.yaml:3:1493 file_too_large"]
+    assert reported(load(directory)) == ["a.yaml:3:1493 file_too_large"]
 
 
-def test_what_is_no_regular_file_is_not_opened(write: Write) -> None:
-    """A FIFO that nobody writes to does not hang the run; a broken link is told."""
+def test_only_regular_files_are_read(write: Write) -> None:
+    """A FIFO without a writer does not block the run, and a broken link is reported."""
     directory = write({})
     os.mkfifo(directory / "fifo.yaml")
     (directory / "broken.yaml").symlink_to("nowhere")
     (directory / "device.yaml").symlink_to("/dev/zero")
     manifests = load(directory)
-    assert told(manifests) == [
+    assert reported(manifests) == [
         "broken.yaml:1:1 file_unreadable",
         "device.yaml:1:1 file_unreadable",
         "fifo.yaml:1:1 file_unreadable",
@@ -749,15 +753,17 @@ def test_what_is_no_regular_file_is_not_opened(write: Write) -> None:
 
 @pytest.mark.parametrize("name", ["environments.yaml", "a.yaml"])
 def test_a_fifo_for_any_file_is_a_problem(write: Write, name: str) -> None:
-    """Also in the place of the environments file."""
+    """This includes the environments file."""
     directory = write({"a.yaml": ONE})
     (directory / name).unlink()
     os.mkfifo(directory / name)
-    assert told(load(directory)) == [f"{name}:1:1 file_unreadable"]
+    assert reported(load(directory)) == [f"{name}:1:1 file_unreadable"]
 
 
-def test_what_cannot_be_opened_is_a_problem(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files and folders without permission; simulated, for root may read everything."""
+def test_a_file_that_cannot_be_opened_is_a_problem(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Missing permissions are simulated, because root may read everything."""
     directory = write({"a.yaml": ONE, "b.yaml": ONE.replace("svc-a", "svc-b"), "c/c.yaml": ONE})
     real_open, real_scan = os.open, os.scandir
 
@@ -776,20 +782,20 @@ def test_what_cannot_be_opened_is_a_problem(write: Write, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "open", open_)
     monkeypatch.setattr(os, "scandir", scan)
     manifests = load(directory)
-    assert told(manifests) == ["a.yaml:1:1 file_unreadable", "c:1:1 file_unreadable"]
+    assert reported(manifests) == ["a.yaml:1:1 file_unreadable", "c:1:1 file_unreadable"]
     assert all("permission denied" in problem.message for problem in manifests.problems)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission_is_a_problem(write: Write) -> None:
-    """The same with real modes."""
+    """The same with real file modes."""
     directory = write({"a.yaml": ONE})
     (directory / "a.yaml").chmod(0)
-    assert told(load(directory)) == ["a.yaml:1:1 file_unreadable"]
+    assert reported(load(directory)) == ["a.yaml:1:1 file_unreadable"]
 
 
 def test_a_file_name_that_is_not_utf_8_can_be_shown(write: Write) -> None:
-    """Its bytes are replaced, so that printing the problem cannot fail."""
+    """Its bytes are replaced, so printing the problem cannot fail."""
     directory = write({})
     Path(os.fsdecode(os.fsencode(directory) + b"/\xff.yaml")).write_text("]")
     (problem,) = load(directory).problems
@@ -798,21 +804,21 @@ def test_a_file_name_that_is_not_utf_8_can_be_shown(write: Write) -> None:
 
 
 def test_one_wrong_key_among_many_costs_no_more_than_one(write: Write) -> None:
-    """Only what the compiled check turns down is handed to jsonschema."""
+    """Only the keys that the compiled check rejects are passed to jsonschema."""
     listed = [f"  - {{name: svc-{n}, expires: 90d}}\n" for n in range(20_000)]
     good = write({"a.yaml": f"{HEAD}keys:\n{''.join(listed)}"})
     start = time.process_time()
-    assert told(load(good)) == []
+    assert reported(load(good)) == []
     usual = time.process_time() - start
     listed[15_000] = "  - {nam: svc, expires: 90d}\n"
     bad = write({"a.yaml": f"{HEAD}keys:\n{''.join(listed)}"})
     start = time.process_time()
-    assert told(load(bad)) == ["a.yaml:15004:5 missing_key", "a.yaml:15004:6 unknown_key"]
+    assert reported(load(bad)) == ["a.yaml:15004:5 missing_key", "a.yaml:15004:6 unknown_key"]
     assert time.process_time() - start < 2 * usual + 0.5
 
 
 def test_the_garbage_collector_is_left_as_it_was(write: Write) -> None:
-    """It is off while documents are read, and on again after, or off if it was."""
+    """It is off while documents are read, and restored to its state afterwards."""
     directory = write({"a.yaml": ONE})
     assert gc.isenabled()
     load(directory)
@@ -825,14 +831,14 @@ def test_the_garbage_collector_is_left_as_it_was(write: Write) -> None:
         gc.enable()
 
 
-# Where a line ends
+# Line breaks
 
 
 @pytest.mark.parametrize("char", ["\x85", "\u2028", "\u2029"])
-def test_what_only_old_yaml_takes_for_a_line_end_is_text(write: Write, char: str) -> None:
-    """It breaks no comment and no text, and comes back as itself beside its own stand-in."""
+def test_line_breaks_of_yaml_1_1_are_text(write: Write, char: str) -> None:
+    """They end no comment and no text, and their substitutes do not change other characters."""
     content = f"# one{char}two: [\n{HEAD}keys:\n  - name: svc-a\n    expires: 90d\n"
-    assert told(load(write({"a.yaml": content}))) == []
+    assert reported(load(write({"a.yaml": content}))) == []
     for written in (f"a{char}b\U000f0000", f'"a{char}b\U000f0000"', f"'a{char}b\\U000F0000'"):
         found, problems = document.read(f"x: {written}\nz: 1\n", "a.yaml")
         assert found is not None
@@ -845,14 +851,14 @@ def test_what_only_old_yaml_takes_for_a_line_end_is_text(write: Write, char: str
     assert found.root == {"x": f"a{char}\U000f0000"}
 
 
-def test_a_carriage_return_alone_is_refused_by_its_name(write: Write) -> None:
-    """YAML ends a line there and git does not, so that no number would be right for both."""
+def test_a_single_carriage_return_is_refused(write: Write) -> None:
+    """It is a line break in YAML but not in git, so no line number would be right for both."""
     (problem,) = load(write({"a.yaml": "version: 1\r\nkeys:\r  - 1\n"})).problems
     assert (problem.code, problem.place.line, problem.place.column) == ("file_line_ends", 2, 6)
     assert "U+000D" in problem.message
 
 
-# Mistakes that people make
+# Common mistakes
 
 MANIFEST = f"{HEAD}defaults: {{expires: 90d}}\n"
 COLON = "a colon and a space are missing"
@@ -866,9 +872,9 @@ VARIABLE = 'put a variable inside {…} or […] in quotes: "${NAME}"'
         ("x: [a, ${TOKEN}]\n", "1:8 yaml_syntax", VARIABLE),
         ("x: {url: https://${HOST:-a}/}\n", "1:18 yaml_syntax", VARIABLE),
         ("x: {name: svc-{service}}\n", "1:15 yaml_syntax", "text with a brace inside {…}"),
-        ("keys:\n\t- name: a\n", "2:1 yaml_syntax", "a tab stands where spaces belong"),
-        ("keys:\n  - name: a\n  \tx: b\n", "3:3 yaml_syntax", "a tab stands where spaces belong"),
-        ("keys:\n  -\tname: a\n    x: b\n", "2:4 yaml_syntax", "a tab stands where spaces"),
+        ("keys:\n\t- name: a\n", "2:1 yaml_syntax", "indent with spaces instead of this tab"),
+        ("keys:\n  - name: a\n  \tx: b\n", "3:3 yaml_syntax", "indent with spaces instead of"),
+        ("keys:\n  -\tname: a\n    x: b\n", "2:4 yaml_syntax", "indent with spaces instead"),
         ("a: 1\n<<<<<<< H\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "2:1 yaml_syntax", "`<<<<<<<` ma"),
         ("a: x\n=======\nb: 2\n", "2:1 yaml_syntax", "`=======` marks a merge conflict"),
         ("a: 1\r\n=======\r\nb: 2\r\n", "2:1 yaml_syntax", "`=======` marks a merge conflict"),
@@ -884,25 +890,25 @@ VARIABLE = 'put a variable inside {…} or […] in quotes: "${NAME}"'
         ("keys:\n  - name: a\n      x: b\n", "3:8 yaml_syntax", "check the indentation"),
         (f"{MANIFEST}keys: [{{name a}}]\n", "4:8 missing_key 4:9 unknown_key", "after `name`"),
         (f"{HEAD}defaults:\n  expires: 1d\n  keys:\n    - name: a\n", "5:3 unknown_key",
-         "`keys` is not known here: it belongs to the manifest itself"),
+         "`keys` is unknown here: move it to the top of the manifest"),
     ],
 )  # fmt: skip
-def test_a_common_mistake_is_named_in_its_own_line(
+def test_a_common_mistake_is_reported_at_its_line(
     write: Write, content: str, places: str, words: str
 ) -> None:
-    """The message says which mistake it is, and stands where it was made."""
+    """The message describes the mistake, and the place is where it was made."""
     manifests = load(write({"a.yaml": content}))
-    assert " ".join(one.removeprefix("a.yaml:") for one in told(manifests)) == places
+    assert " ".join(one.removeprefix("a.yaml:") for one in reported(manifests)) == places
     assert words in manifests.problems[-1].message
 
 
-def test_a_long_line_of_equal_signs_in_a_comment_or_text_is_no_merge_marker(write: Write) -> None:
-    """Only what git writes at the start of a line is one."""
+def test_equal_signs_in_a_comment_or_text_are_no_merge_marker(write: Write) -> None:
+    """Only what git writes at the start of a line is a marker."""
     text = f"# ======= <<<<<<< a\n{ONE}    # =======\n"
     text += (
         "  - name: svc-b\n    expires: 90d\n    description: |\n      =======\n      <<<<<<< a\n"
     )
-    assert told(load(write({"a.yaml": text}))) == []
+    assert reported(load(write({"a.yaml": text}))) == []
 
 
 @pytest.mark.parametrize(
@@ -918,17 +924,19 @@ def test_a_long_line_of_equal_signs_in_a_comment_or_text_is_no_merge_marker(writ
     ],
 )
 def test_a_variable_in_a_manifest_is_named(write: Write, content: str, place: str) -> None:
-    """Only environments.yaml reads variables, so that a manifest is what was reviewed."""
+    """Only environments.yaml can use variables, so that a manifest is what was reviewed."""
     (problem,) = load(write({"a.yaml": HEAD + content})).problems
     assert f"{problem.place.line}:{problem.place.column}" == place
     assert problem.code == "variable_invalid"
-    assert "`${HOME}` is a variable, and only environments.yaml reads variables" in problem.message
+    assert (
+        "`${HOME}` is a variable, and only environments.yaml can use variables" in problem.message
+    )
 
 
 def test_a_variable_in_place_of_an_environment_is_named(write: Write) -> None:
-    """As in any other value of a manifest."""
+    """The name of an environment is like any other value."""
     text = ONE.replace("production", "${HOME}")
-    assert told(load(write({"a.yaml": text}))) == ["a.yaml:2:14 variable_invalid"]
+    assert reported(load(write({"a.yaml": text}))) == ["a.yaml:2:14 variable_invalid"]
 
 
 # The format of a file
@@ -948,27 +956,27 @@ def test_a_variable_in_place_of_an_environment_is_named(write: Write) -> None:
         ({"file": "a.toml", "format": "dotenv"}, "dotenv"),
     ],
 )
-def test_the_ending_of_a_file_says_its_format(write: Write, sink: dict, form: str) -> None:
-    """JSON where it ends so, dotenv for all else, and what is written counts more."""
+def test_the_suffix_of_a_file_sets_its_format(write: Write, sink: dict, form: str) -> None:
+    """.json means JSON and everything else dotenv, unless `format` is written."""
     manifests = load(write({"a.yaml": delivering([sink], "a")}))
-    assert told(manifests) == []
+    assert reported(manifests) == []
     ((address,),) = [key.deliver for key in manifests.desired["production"]]
     assert isinstance(address, FileAddress)
     assert address.format == form
 
 
 @pytest.mark.parametrize("ending", ["yaml", "yml", "toml", "ini", "xml", "YAML"])
-def test_an_ending_of_another_format_needs_a_format(write: Write, ending: str) -> None:
-    """Nobody means dotenv by it; the problem says what to write."""
+def test_a_suffix_of_another_format_needs_a_format(write: Write, ending: str) -> None:
+    """The message says what to write."""
     (problem,) = load(write({"a.yaml": delivering([{"file": f"a.{ending}"}], "a")})).problems
     assert problem.code == "sink_invalid"
     assert f"ends in .{ending.lower()}" in problem.message
     assert "format: dotenv" in problem.message
 
 
-# Characters that are not seen
+# Invisible characters
 
-UNSEEN = {
+INVISIBLE = {
     "a\u200bb": "U+200B (zero width space)",
     "a\u202eb": "U+202E (right-to-left override)",
     "a\u2066b": "U+2066 (left-to-right isolate)",
@@ -983,7 +991,7 @@ UNSEEN = {
 }
 
 
-@pytest.mark.parametrize("name", UNSEEN, ids=ascii)
+@pytest.mark.parametrize("name", INVISIBLE, ids=ascii)
 @pytest.mark.parametrize(
     ("content", "place"),
     [
@@ -993,25 +1001,25 @@ UNSEEN = {
         ("keys: [{{name: 'a{{x}}', expires: 9d, matrix: {{x: ['{}']}}}}]\n", "3:49"),
     ],
 )
-def test_a_character_that_is_not_seen_is_a_problem(
+def test_an_invisible_character_is_a_problem(
     write: Write, name: str, content: str, place: str
 ) -> None:
     """The message names it and shows the text in ASCII, with escapes."""
     (problem,) = load(write({"a.yaml": HEAD + content.format(name)})).problems
     assert f"{problem.place.line}:{problem.place.column}" == place
     assert problem.code == "character_unseen"
-    assert UNSEEN[name] in problem.message
+    assert INVISIBLE[name] in problem.message
     assert ascii(name)[1:-1].replace("\\x", "\\u00") in problem.message
     assert problem.message.isascii()
 
 
-def test_globs_and_roles_of_environments_are_seen(write: Write) -> None:
-    """A glob with such a character would match no key, and a role no role."""
+def test_globs_and_roles_of_environments_have_no_invisible_characters(write: Write) -> None:
+    """A glob with one would match no key, and a role no role."""
     environments = (
         "version: 1\npolicy: {names: ['*\u200b'], roles: ['a\u200b']}\nenvironments:\n"
         "  production: {url: 'sandbox:', owns: ['svc-\u200b*'], role: 'Ad\u00admin'}\n"
     )
-    assert told(load(write({}, environments=environments))) == [
+    assert reported(load(write({}, environments=environments))) == [
         "environments.yaml:2:18 character_unseen",
         "environments.yaml:2:33 character_unseen",
         "environments.yaml:4:40 character_unseen",
@@ -1019,7 +1027,7 @@ def test_globs_and_roles_of_environments_are_seen(write: Write) -> None:
     ]
 
 
-# Anything at all
+# Arbitrary input
 
 relaxed = settings(
     max_examples=150,
@@ -1042,7 +1050,7 @@ yamlish = st.lists(
 ).map("".join)  # fmt: skip
 
 
-def assert_told_well(manifests: Manifests, contents: dict[str, str]) -> None:
+def assert_well_reported(manifests: Manifests, contents: dict[str, str]) -> None:
     for problem in manifests.problems:
         assert problem.code in CODES
         assert problem.message
@@ -1063,10 +1071,10 @@ def assert_told_well(manifests: Manifests, contents: dict[str, str]) -> None:
 def test_no_text_raises_and_every_place_is_in_the_file(
     write: Write, content: str, name: str
 ) -> None:
-    """Whatever is in a file, `load` gives problems, and each stands inside it."""
+    """For any file `load` returns problems, whose places are inside the file."""
     content = content.encode(errors="replace").decode()
     manifests = load(write({"a.yaml": ONE, name: content}))
-    assert_told_well(manifests, {"a.yaml": ONE, name: content})
+    assert_well_reported(manifests, {"a.yaml": ONE, name: content})
 
 
 @relaxed
@@ -1075,20 +1083,20 @@ def test_no_text_raises_and_every_place_is_in_the_file(
 @example(content=b"\xef\xbb\xbf\xef\xbb\xbf")
 @example(content=b"a: b\n\xc3")
 def test_no_bytes_raise(write: Write, content: bytes) -> None:
-    """The same for what is no text at all."""
+    """The same holds for files that are not text."""
     manifests = load(write({"a.yaml": content}))
     assert manifests.problems
-    assert_told_well(manifests, {"a.yaml": content.decode(errors="replace")})
+    assert_well_reported(manifests, {"a.yaml": content.decode(errors="replace")})
 
 
 @relaxed
 @given(data=st.data(), form=st.sampled_from(["dotenv", "json"]))
 def test_any_name_has_a_variable(write: Write, data: st.DataObject, form: str) -> None:
-    """The variable that is made of a name can stand in a dotenv file."""
+    """The variable that is made from a name is valid in a dotenv file."""
     escaped = data.draw(printable).replace("{", "{{").replace("}", "}}")
     sink = {"file": "a", "format": form}
     manifests = load(write({"a.yaml": delivering([sink], escaped)}))
-    assert told(manifests) == []
+    assert reported(manifests) == []
     ((address,),) = [key.deliver for key in manifests.desired["production"]]
     assert isinstance(address, FileAddress)
     assert re.fullmatch(r"[A-Z_][A-Z0-9_]*", address.variable)
@@ -1099,7 +1107,7 @@ printable = st.text(
     min_size=1,
     max_size=12,
 ).filter(lambda name: name == name.strip() and characters.advice("", name) is None)
-wanted = st.lists(
+entries = st.lists(
     st.fixed_dictionaries(
         {"name": printable, "expires": st.sampled_from(["90d", "P12W", "never"])},
         optional={"role": printable, "description": printable},
@@ -1111,27 +1119,29 @@ wanted = st.lists(
 
 
 @relaxed
-@given(wanted=wanted, depth=st.integers(0, 2), form=st.sampled_from(["json", "block", "flow"]))
-def test_what_is_written_is_what_is_wanted(
-    write: Write, wanted: list[dict], depth: int, form: str
+@given(entries=entries, depth=st.integers(0, 2), form=st.sampled_from(["json", "block", "flow"]))
+def test_what_is_written_is_what_is_desired(
+    write: Write, entries: list[dict], depth: int, form: str
 ) -> None:
-    """Any keys, dumped as YAML or JSON by somebody else's library, come back equal."""
+    """Any keys that another library writes as YAML or JSON are read back unchanged."""
     if form != "json":
-        # PyYAML writes `y` and `1e3` without quotes, for it reads them as text.
+        # PyYAML writes `y` and `1e3` without quotes, because it reads them as text.
         assume(
             all(
-                isinstance(document.resolve(value), str) for key in wanted for value in key.values()
+                isinstance(document.resolve(value), str)
+                for key in entries
+                for value in key.values()
             )
         )
-    braced = [{**key, "name": key["name"].replace("{", "{{").replace("}", "}}")} for key in wanted]
+    braced = [{**key, "name": key["name"].replace("{", "{{").replace("}", "}}")} for key in entries]
     content = {"version": 1, "environment": "production", "depth": depth, "keys": braced}
     if form == "json":
         dumped = json.dumps(content, ensure_ascii=False)
     else:
         dumped = yaml.safe_dump(content, allow_unicode=True, default_flow_style=form == "flow")
     manifests = load(write({"a.yaml": dumped}))
-    assert told(manifests) == []
+    assert reported(manifests) == []
     assert [
         (key.name, key.expiry.written, key.role, key.depth)
         for key in manifests.desired["production"]
-    ] == [(key["name"], key["expires"], key.get("role"), depth) for key in wanted]
+    ] == [(key["name"], key["expires"], key.get("role"), depth) for key in entries]

@@ -1,4 +1,4 @@
-"""A desired key held to a policy, and the guard that counts what one run may revoke."""
+"""Keys are checked against a policy, and the guard limits what one run may revoke."""
 
 from datetime import datetime, timedelta
 from typing import get_args
@@ -29,13 +29,13 @@ def broken(
     return list(breaches(policy, key, role=role, now=now))
 
 
-def test_no_rule_breaks_nothing() -> None:
-    """A policy without a rule lets the worst of keys pass."""
+def test_a_policy_without_rules_allows_everything() -> None:
+    """Even the worst key passes."""
     worst = KEY._replace(name="", expiry=parse_expiry("never"))
     assert broken(policy_with(), worst, "Admin") == []
 
 
-def test_each_rule_is_judged_by_itself_and_all_are_told() -> None:
+def test_each_rule_is_checked_and_all_breaches_are_returned() -> None:
     """One key can break every rule, in the order of the codes."""
     policy = policy_with(
         max_lifetime=YEAR,
@@ -69,7 +69,7 @@ def test_each_rule_is_judged_by_itself_and_all_are_told() -> None:
 def test_the_longest_lifetime_is_allowed_and_no_second_more(
     expires: str, now: datetime | None, kept: bool
 ) -> None:
-    """Durations count as they are, dates from now or not at all, and `never` is always too long."""
+    """Durations are compared as they are, dates from now or not at all, and `never` is too long."""
     key = KEY._replace(expiry=parse_expiry(expires))
     assert broken(policy_with(max_lifetime=YEAR), key, now=now) == (
         [] if kept else ["policy_lifetime"]
@@ -77,7 +77,7 @@ def test_the_longest_lifetime_is_allowed_and_no_second_more(
 
 
 def test_never_is_too_long_for_every_lifetime() -> None:
-    """Also for one of a hundred years, which is as long."""
+    """This includes a lifetime of a hundred years, which is as long."""
     key = KEY._replace(expiry=parse_expiry("never"))
     assert broken(policy_with(max_lifetime=NEVER), key) == ["policy_lifetime"]
 
@@ -86,7 +86,7 @@ def test_never_is_too_long_for_every_lifetime() -> None:
     ("role", "kept"), [("A", True), ("B c", True), ("a", False), ("B", False), (None, True)]
 )
 def test_a_role_is_one_of_the_list_or_not_known(role: str | None, kept: bool) -> None:
-    """Compared as written; where no role is known there is nothing to judge."""
+    """Roles are compared as written; an unknown role is not checked."""
     assert broken(policy_with(roles=("A", "B c")), KEY, role) == ([] if kept else ["policy_role"])
 
 
@@ -94,8 +94,8 @@ def test_a_role_is_one_of_the_list_or_not_known(role: str | None, kept: bool) ->
     ("name", "kept"),
     [("svc-a", True), ("svc-", True), ("etl-1", True), ("etl-10", False), ("SVC-a", False)],
 )
-def test_a_name_fits_one_of_the_globs(name: str, kept: bool) -> None:
-    """The whole name, and case counts."""
+def test_a_name_matches_one_of_the_globs(name: str, kept: bool) -> None:
+    """The whole name must match, including its case."""
     policy = policy_with(names=("svc-*", "etl-?"))
     assert broken(policy, KEY._replace(name=name)) == ([] if kept else ["policy_name"])
 
@@ -107,8 +107,8 @@ FILE, GITHUB = FileAddress("vault", "A"), GithubAddress("acme", "A")
     ("deliver", "kept"),
     [((), False), ((FILE,), False), ((GITHUB,), True), ((FILE, GITHUB), True)],
 )
-def test_one_sink_of_a_wanted_kind_is_enough(deliver: tuple[Address, ...], kept: bool) -> None:
-    """Others beside it are fine, and a file that is called like a kind is none."""
+def test_one_sink_of_a_required_kind_is_enough(deliver: tuple[Address, ...], kept: bool) -> None:
+    """Other sinks are allowed, and a file named like a kind does not count."""
     key = KEY._replace(deliver=deliver)
     assert broken(policy_with(sinks=("vault", "github")), key) == ([] if kept else ["policy_sink"])
 
@@ -117,8 +117,8 @@ def test_one_sink_of_a_wanted_kind_is_enough(deliver: tuple[Address, ...], kept:
     ("deliver", "kept"),
     [((), True), ((FILE,), False), ((GITHUB,), True), ((FILE, GITHUB), False)],
 )
-def test_no_sink_of_a_forbidden_kind_is_let_pass(deliver: tuple[Address, ...], kept: bool) -> None:
-    """Whatever other sinks are beside it."""
+def test_a_sink_of_a_forbidden_kind_is_refused(deliver: tuple[Address, ...], kept: bool) -> None:
+    """Other sinks of the key do not matter."""
     policy = policy_with(forbidden_sinks=("file", "command"))
     assert broken(policy, KEY._replace(deliver=deliver)) == (
         [] if kept else ["policy_sink_forbidden"]
@@ -126,7 +126,7 @@ def test_no_sink_of_a_forbidden_kind_is_let_pass(deliver: tuple[Address, ...], k
 
 
 def test_the_kinds_of_sinks_are_those_of_the_schema() -> None:
-    """`sinks` of a policy lists what `deliver` of a manifest can have, no more and no less."""
+    """`sinks` of a policy lists exactly the kinds of `deliver` in a manifest."""
     branches = schemas.load("manifest")["$defs"]["sink"]["anyOf"]
     policy = schemas.load("environments")["$defs"]["policy"]["properties"]["sinks"]
     listed = policy["anyOf"][1]["items"]["enum"]
@@ -158,14 +158,14 @@ def test_the_kinds_of_sinks_are_those_of_the_schema() -> None:
     ],
 )
 def test_a_share_allows_three_and_a_number_is_exact(guards: Guards, owned: int, limit: int) -> None:
-    """Shares are rounded down, but every one except none at all allows three."""
-    assert guards.revocation_limit(owned) == limit
+    """Shares are rounded down, but every share except zero allows three."""
+    assert guards.limit(owned) == limit
 
 
 @given(st.integers(1, 100), st.integers(0, 10**6))
-def test_a_share_is_never_passed_where_it_is_more_than_three(percent: int, owned: int) -> None:
-    """Without the errors of floats, for any number of keys."""
-    limit = Guards(Share(percent)).revocation_limit(owned)
+def test_a_share_of_more_than_three_is_exact(percent: int, owned: int) -> None:
+    """There are no rounding errors of floats, for any number of keys."""
+    limit = Guards(Share(percent)).limit(owned)
     assert limit == 3 or (limit > 3 and 100 * limit <= percent * owned < 100 * (limit + 1))
 
 
@@ -175,13 +175,13 @@ def test_a_share_is_never_passed_where_it_is_more_than_three(percent: int, owned
 @pytest.mark.parametrize(
     ("text", "hours"), [("1h", 1), ("14d", 336), ("2w", 336), ("P14D", 336), ("36500d", 876_000)]
 )
-def test_a_duration_is_what_an_expiry_counts(text: str, hours: int) -> None:
-    """From an hour to a hundred years."""
+def test_durations_are_parsed_as_in_an_expiry(text: str, hours: int) -> None:
+    """They range from an hour to a hundred years."""
     assert parse_duration(text) == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize("text", ["", "0h", "36501d", "never", "2027-06-30", "1m", "14", "14 d"])
-def test_what_is_no_duration_is_refused_with_its_text(text: str) -> None:
-    """Dates and `never` are none."""
+def test_other_texts_are_not_durations(text: str) -> None:
+    """Dates and `never` are refused, and the message has the text."""
     with pytest.raises(ValueError, match=f"^{text!r} is not"):
         parse_duration(text)
