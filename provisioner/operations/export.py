@@ -163,7 +163,7 @@ def _reason_unwritable(word: str) -> str | None:
 
 def _reason_ambiguous(word: str) -> str | None:
     """Return why a name or role looks like another one; None if it does not."""
-    if characters.unseen(word) is not None:
+    if characters.first_invisible(word) is not None:
         return "the name contains invisible characters"
     if characters.advice("", word) is not None:
         return "the name is not in Unicode NFC"

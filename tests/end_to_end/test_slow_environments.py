@@ -232,7 +232,7 @@ def test_the_limit_of_an_observation_ends_with_the_first_action(
     def lift_observe_limits(self: Transport) -> None:
         started.append(self.name)
         assert not healthy.at_first_write or len(started) == 2
-        begin(self)
+        lift(self)
 
     monkeypatch.setattr(Transport, "lift_observe_limits", lift_observe_limits)
     with Hanging() as hanging:

@@ -747,6 +747,7 @@ def test_the_text_of_a_result_shows_what_was_delivered_and_what_was_not() -> Non
     elsewhere = "created by another run"
     expires = "expires 2027-02-21T04:00:00Z role Worker"
     later = "expires 2027-03-23T04:00:00Z role Worker"
+    skipped = f"{later} vault secret/a token manifests/a.yaml:8 skipped"
     assert shown[1:10] == [
         f"+ made depth 0 {expires} file secrets/a.env A manifests/a.yaml:7",
         f"! half depth 0 {expires} file secrets/a.env A, vault secret/a token manifests/a.yaml:7",
@@ -755,7 +756,7 @@ def test_the_text_of_a_result_shows_what_was_delivered_and_what_was_not() -> Non
         f"> there deliver, token missing {later} vault secret/a token manifests/a.yaml:8",
         f"! lost deliver, token missing {later} file secrets/a.env A manifests/a.yaml:8",
         f"{DENIED.code}: {DENIED.message}",
-        f"late\\x1b[2J deliver, token missing {later} vault secret/a token manifests/a.yaml:8 skipped",
+        f"late\\x1b[2J deliver, token missing {skipped}",
         "= 1 key kept",
     ]
     assert shown[-1] == (

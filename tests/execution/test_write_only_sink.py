@@ -143,7 +143,7 @@ def test_after_a_slow_write_the_token_of_the_newer_key_is_delivered(shop: Shop) 
     """Another run created it during the write, and may have delivered it before."""
     created: list[str] = []
     shop.github.at_write = once(lambda: created.append(create_newer_key(shop)))
-    assert shop.run(Hurried(), redeliver=True)[0]
+    assert shop.run(FastClock(), redeliver=True)[0]
     assert [delivered_key(shop)] == created
     assert writes(shop) == 3
 
@@ -152,7 +152,7 @@ def test_a_key_that_a_person_created_during_the_write_is_not_delivered(shop: Sho
     """The failure names it, and the delivered token still works."""
     created: list[str] = []
     shop.github.at_write = once(lambda: created.append(create_newer_key(shop, 0)))
-    succeeded, result = shop.run(Hurried(), redeliver=True)
+    succeeded, result = shop.run(FastClock(), redeliver=True)
     assert not succeeded
     failure = failure_of(result)
     assert failure.code == "not_settled"
@@ -167,9 +167,9 @@ def test_a_key_that_was_revoked_during_the_write_is_a_failure(shop: Shop) -> Non
     [key] = live(shop.sandbox)
     revoked = replace(key, revoked_at=key.created_at)
     shop.github.at_write = once(lambda: shop.sandbox.put(revoked))
-    succeeded, result = shop.run(Hurried(), redeliver=True)
+    succeeded, result = shop.run(FastClock(), redeliver=True)
     assert (succeeded, failure_of(result).code) == (False, "token_refused")
-    assert shop.run(Hurried())[0]
+    assert shop.run(FastClock())[0]
     assert shop.works
 
 
@@ -180,7 +180,7 @@ def test_the_key_that_took_over_is_delivered_although_the_plan_knew_it(shop: Sho
     sooner = datetime.now(UTC) + timedelta(days=10)
     due = replace(old, expires_at=f"{sooner:%Y-%m-%dT%H:%M:%S}.417Z")
     shop.github.at_write = once(lambda: shop.sandbox.put(due))
-    assert shop.run(Hurried(), redeliver=True)[0]
+    assert shop.run(FastClock(), redeliver=True)[0]
     assert delivered_key(shop) == new
 
 
@@ -188,7 +188,7 @@ def test_a_duplicate_that_does_not_take_over_changes_nothing(shop: Shop) -> None
     """It existed when the run was planned, and the key of the name lives as long as before."""
     [old] = live(shop.sandbox)
     create_newer_key(shop)
-    assert shop.run(Hurried(), redeliver=True)[0]
+    assert shop.run(FastClock(), redeliver=True)[0]
     assert delivered_key(shop) == old.id
 
 
@@ -201,7 +201,7 @@ def test_a_workspace_that_cannot_be_observed_after_the_write_is_a_failure(shop: 
 
     shop.around = around
     shop.github.at_write = lambda: down.append(True)
-    succeeded, result = shop.run(Hurried(), redeliver=True)
+    succeeded, result = shop.run(FastClock(), redeliver=True)
     failure = failure_of(result)
     assert (succeeded, failure.code) == (False, "not_settled")
     assert failure.message.endswith("Run `provision apply --redeliver --only svc-a`.")
@@ -211,7 +211,7 @@ def test_a_run_gives_up_if_others_keep_creating_newer_keys(shop: Shop) -> None:
     """It gives up after four writes, and says so."""
     shop.github.at_write = lambda: create_newer_key(shop) and None
     before = writes(shop)
-    succeeded, result = shop.run(Hurried(), redeliver=True)
+    succeeded, result = shop.run(FastClock(), redeliver=True)
     assert (succeeded, failure_of(result).code) == (False, "not_settled")
     assert writes(shop) == before + 4
 
@@ -233,7 +233,7 @@ def test_a_rotation_writes_again_if_another_run_wrote_after_it(shop: Shop, at_on
         return answer(request)
 
     shop.around = around
-    assert shop.run(Hurried(), rotate=frozenset({"svc-a"}), at_once=at_once)[0]
+    assert shop.run(FastClock(), rotate=frozenset({"svc-a"}), at_once=at_once)[0]
     assert observed
     assert writes(shop) == 3
     assert shop.works
@@ -262,7 +262,7 @@ def test_an_old_key_whose_expiry_cannot_be_changed_is_reported(shop: Shop) -> No
         return Response(403, b'{"messages": ["no"]}') if sets_expiry else answer(request)
 
     shop.around = around
-    succeeded, result = shop.run(Hurried(), rotate=frozenset({"svc-a"}))
+    succeeded, result = shop.run(FastClock(), rotate=frozenset({"svc-a"}))
     assert not succeeded
     assert f"`provision revoke {old.id}`" in failure_of(result).message
     assert delivered_key(shop) != old.id

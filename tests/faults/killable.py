@@ -130,7 +130,7 @@ class KillableSink:
 
     def write(self, token: Secret) -> None:
         if self._unavailable:
-            raise failed("sink_unavailable", "The sink does not answer.", "Wait.")
+            raise sink_error("sink_unavailable", "The sink does not answer.", "Wait.")
         self._process.run_step(lambda: self._sink.write(token))
 
 

@@ -186,7 +186,7 @@ class EventLog:
     def watch(self, gitlab: Gitlab, monkeypatch: pytest.MonkeyPatch) -> None:
         inner = gitlab.server.answer
 
-        def answer(request: Asked) -> Told:
+        def answer(request: HttpRequest) -> HttpResponse:
             if request.method in ("POST", "PUT"):
                 self.events.append(("written", request.body["value"]))
             return inner(request)
@@ -391,8 +391,8 @@ def test_the_next_run_delivers_after_a_failed_write(
     keys = [("svc-git", [file.item | {"variable": "GIT"}, gitlab.item]), ("svc-file", [file.item])]
     inner = gitlab.server.answer
 
-    def refusing(request: Asked) -> Told:
-        return Told(418, request.body) if request.method == "POST" else inner(request)
+    def refusing(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(418, request.body) if request.method == "POST" else inner(request)
 
     with Sandbox(None, dialect) as sandbox:
         open_shop(project, sandbox, keys)
@@ -560,7 +560,7 @@ def assert_nothing_is_created(
 
 def run_with(project: Project, mounts: str, folder: Path, *arguments: str) -> Completed:
     """Run a command with its own mounts, which a shell script makes with the folder as `$1`."""
-    demand_mounts()
+    require_mounts()
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f'set -e; {mounts}; shift; exec "$@"', "sh", str(folder)]
         + project.command(*arguments),

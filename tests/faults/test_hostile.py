@@ -931,7 +931,9 @@ def test_no_sink_holds_a_run(behave: Any, sink: str) -> None:
             call: Any = vault_server.sink(VaultAddress("secret", "one", "token")).check
         else:
             route, waits = http.Route(server.url), list[float]()
-            api = http.Api(route, lambda _: http.Grant({}), {}, waits.append, timeouts=timeouts)
+            api = http.Api(
+                route, lambda _: http.Credential({}), {}, waits.append, timeouts=timeouts
+            )
             call = partial(api.call, GithubAddress("acme", "KEY"), "GET", "/")
         with pytest.raises(SinkError) as caught:
             call()

@@ -50,11 +50,13 @@ class SlowGithub(GithubServer):
         self.refuses = False
         self.at_write: Callable[[], None] = lambda: None
 
-    def respond(self, request: Asked) -> Told | None:
+    def respond(self, request: HttpRequest) -> HttpResponse | None:
         if request.method == "PUT" and self.slow:
             time.sleep(self.rng.uniform(0, MAX_WRITE_SECONDS))
         if request.method == "PUT" and self.refuses:
-            return Told(403, {"message": "Resource not accessible by personal access token"})
+            return HttpResponse(
+                403, {"message": "Resource not accessible by personal access token"}
+            )
         if request.method == "PUT":
             self.at_write()
         return super().respond(request)

@@ -159,13 +159,13 @@ def test_the_kinds_of_sinks_are_those_of_the_schema() -> None:
 )
 def test_a_share_allows_three_and_a_number_is_exact(guards: Guards, owned: int, limit: int) -> None:
     """Shares are rounded down, but every share except zero allows three."""
-    assert guards.limit(owned) == limit
+    assert guards.revocation_limit(owned) == limit
 
 
 @given(st.integers(1, 100), st.integers(0, 10**6))
 def test_a_share_of_more_than_three_is_exact(percent: int, owned: int) -> None:
     """There are no rounding errors of floats, for any number of keys."""
-    limit = Guards(Share(percent)).limit(owned)
+    limit = Guards(Share(percent)).revocation_limit(owned)
     assert limit == 3 or (limit > 3 and 100 * limit <= percent * owned < 100 * (limit + 1))
 
 

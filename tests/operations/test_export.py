@@ -168,7 +168,7 @@ letters = st.one_of(
 names = st.one_of(
     st.text(letters, max_size=12),
     st.text(st.characters(exclude_categories=("Cs", "Cc", "Zs")), min_size=1, max_size=12),
-    st.from_regex(document._ODD, fullmatch=True),
+    st.from_regex(document._AMBIGUOUS, fullmatch=True),
     st.sampled_from(sorted(document._WORDS)),
     st.sampled_from((*UNUSUAL, *INVALID, "svc", "svc")),
 )
