@@ -265,7 +265,7 @@ class ModelServer:
         self.events.append(event)
         text = _text_of(event)
         if self.stop_at in (len(self.events), text):
-            self.stop.ask()
+            self.stop.request()
         self.watch()
         if self.refuses & {event[0], text}:
             raise WorkspaceError("rejected", f"No {text}.", remedy="Fix it.")
@@ -332,12 +332,12 @@ class ModelServer:
 
     def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         assert keys
-        assert not self.stop.asked, "a create started after the stop"
+        assert not self.stop.requested, "a create started after the stop"
         self.calls.append(tuple(key.name for key in keys))
         sent = sum(key.name not in self.named for key, _ in self.sent)
         fates = iter(self.fates[sent:])
         for key in keys:
-            if self.stop.asked:
+            if self.stop.requested:
                 observer.on_outcome(key, NotSent(STOPPED))
                 continue
             assert self._sent_at.get(key.name, -1) < self.last_observation, (
@@ -441,7 +441,7 @@ class ModelServer:
         raise AssertionError("a run does not ask for capabilities")
 
     def mint(self, key_id: str, ends: datetime) -> Secret:
-        assert not self.stop.asked, "a delivery started after the stop"
+        assert not self.stop.requested, "a delivery started after the stop"
         name = self._check_mintable(key_id, ends)
         self.note("mint", key_id)
         fate = self.mints.get(name, "good")

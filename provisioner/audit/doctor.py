@@ -62,7 +62,7 @@ class Doctor:
         traceback: TracebackType | None,
     ) -> None:
         # Do not close a workspace that a task still uses, except for tasks abandoned by a stop.
-        self._executor.shutdown(wait=not self._stop.asked, cancel_futures=True)
+        self._executor.shutdown(wait=not self._stop.requested, cancel_futures=True)
         self._stack.close()
 
     def examine(
@@ -99,7 +99,7 @@ class Doctor:
     def _examine_safely(
         self, environment: Environment, keys: tuple[DesiredKey, ...] | None
     ) -> Diagnosis:
-        if self._stop.asked:
+        if self._stop.requested:
             return _not_reached(environment, WorkspaceError(STOPPED.code, STOPPED.message))
         try:
             with bind(environment=environment.name):

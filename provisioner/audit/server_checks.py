@@ -15,7 +15,7 @@ from provisioner.audit.check import (
 )
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.environment import ApiToken, SessionToken, SignIn
-from provisioner.model.expiry import CLOCK_TOLERANCE, format_moment
+from provisioner.model.expiry import CLOCK_TOLERANCE, format_timestamp
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan.diff import EXPIRING_WITHIN
 
@@ -101,12 +101,12 @@ def _credential(
         case SignIn():
             kind = "Email and password"
             if expires_at:
-                kind += f", with a session until {format_moment(expires_at)} that is renewed"
+                kind += f", with a session until {format_timestamp(expires_at)} that is renewed"
             expires_at = None
         case ApiToken() | SessionToken():
             kind = "Session token" if session else "API key token"
             kind += (
-                f", expires at {format_moment(expires_at)}" if expires_at else ", expiry unknown"
+                f", expires at {format_timestamp(expires_at)}" if expires_at else ", expiry unknown"
             )
         case _:
             assert_never(environment.credential)

@@ -103,7 +103,7 @@ class SinkChecks:
         yield from self._grouped(failures)
 
     def _check(self, key: str, address: Address) -> _SinkResult:
-        if self._stop.asked:
+        if self._stop.requested:
             return _SinkFailure("sinks", SinkError(STOPPED.code, STOPPED.message), key, address)
         try:
             sink = self._open_sink(address)

@@ -77,7 +77,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
         log_notes(plan)
         warn_if_nothing_selected(plan, prepared.selection)
         missing: tuple[str, ...] = ()
-        if selected_names is not None and not signals.stop.asked:
+        if selected_names is not None and not signals.stop.requested:
             missing = selected_names.without_action(plan)
             for name in missing:
                 message = selected_names.explain_missing(name, prepared.names)
@@ -86,7 +86,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             if nothing_to_do and reconciler.refusal is None:
                 outputs.report_outcome(plan, changes=plan.changes)
                 return outputs.finish(INCOMPLETE)
-        skip_question = reconciler.refusal is not None or yes or signals.stop.asked
+        skip_question = reconciler.refusal is not None or yes or signals.stop.requested
         to_confirm = () if skip_question else environments_to_confirm(plan, prepared)
         if to_confirm:
             with signals.default_handling():

@@ -86,7 +86,7 @@ class Signals:
             if self._count >= _SIGNALS_UNTIL_EXIT:
                 os._exit(_EXIT_CODE_BASE + number)
             self._first = self._first or number
-            self.stop.ask()
+            self.stop.request()
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         """Keep the signal from ending the process, and remember it for the main thread."""

@@ -86,7 +86,7 @@ class BulkCreate:
 
     def run(self) -> None:
         """Create every key exactly once, or find out its state as far as possible."""
-        if not self._creates or self._stop.asked:
+        if not self._creates or self._stop.requested:
             return
         self._send(self._creates)
         self._resolve()
@@ -131,7 +131,11 @@ class BulkCreate:
     def _resolve(self) -> None:
         """Look for the keys whose outcome is unknown, and create those that are still missing."""
         rounds = 0
-        while (unresolved := self._unresolved()) and rounds < MAX_ATTEMPTS and not self._stop.asked:
+        while (
+            (unresolved := self._unresolved())
+            and rounds < MAX_ATTEMPTS
+            and not self._stop.requested
+        ):
             _LOG.info(
                 "%s: the outcome of %s is unknown; listing the keys again",
                 self._environment,
@@ -142,7 +146,7 @@ class BulkCreate:
             if observed is not None:
                 self._match(unresolved, observed)
                 missing = [create for create in unresolved if create.unresolved]
-                if missing and not self._stop.asked:
+                if missing and not self._stop.requested:
                     self._send(missing)
             rounds = 0 if len(self._unresolved()) < len(unresolved) else rounds + 1
 
@@ -171,7 +175,7 @@ class BulkCreate:
 
     def _mark_unconfirmed(self) -> None:
         """Mark every key as not known to be the only new one of its name."""
-        if self._stop.asked:
+        if self._stop.requested:
             return  # the results of a stopped run already say so
         for create in self._creates:
             create.unconfirmed = True

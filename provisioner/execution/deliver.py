@@ -170,7 +170,7 @@ class TokenDeliveries:
                 future.result()
 
     def _start(self, delivery: TokenDelivery) -> None:
-        if self._stop.asked:
+        if self._stop.requested:
             return
         self._on_start(delivery.name)
         self._in_flight.add(delivery.name)
@@ -309,7 +309,7 @@ class TokenDeliveries:
                 return self._workspace.observe()
             except WorkspaceError as error:
                 _LOG.info("%s", failure_of(error).message)
-            if self._stop.asked:
+            if self._stop.requested:
                 break
             self._stop.sleep(delay(rounds))
         return None

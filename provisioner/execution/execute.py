@@ -309,7 +309,7 @@ class Execution:
 
     def _start_revocation(self, key_id: str) -> bool:
         """Return whether a revocation may start, and if so, emit that it does."""
-        if self._stop.asked:
+        if self._stop.requested:
             return False
         if (action := self._revoke_actions.get(key_id)) is not None:
             self._progress.on_start(action)
@@ -407,7 +407,7 @@ class Execution:
         if self._revocations.revoked(key_id):
             return Done(action, key_id, None)
         failure = self._revocations.failure(key_id) or fallback
-        if failure is None and not self._stop.asked:
+        if failure is None and not self._stop.requested:
             failure = _NOT_REPLACED
         return Skipped(action, STOPPED) if failure is None else Failed(action, failure)
 

@@ -83,7 +83,7 @@ class Updates:
 
     def _run_all(self, step: Callable[[Update], None], updates: Sequence[Update]) -> None:
         def run_one(update: Update) -> None:
-            if self._stop.asked:
+            if self._stop.requested:
                 return
             self._on_start(update.name)
             self._outcomes[update.name] = _IN_FLIGHT

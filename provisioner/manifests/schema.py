@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from provisioner import schemas
-from provisioner.model.expiry import parse_duration, parse_expiry, parse_moment
+from provisioner.model.expiry import parse_duration, parse_expiry, parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -85,7 +85,7 @@ def _parsable(parse: Callable[[str], object]) -> Check:
 
 is_expiry = _parsable(parse_expiry)
 is_duration = _parsable(parse_duration)
-is_timestamp = _parsable(parse_moment)
+is_timestamp = _parsable(parse_timestamp)
 
 
 def compile_check(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Check:

@@ -109,7 +109,7 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(hours=hours)
 
 
-def parse_moment(text: str) -> datetime:
+def parse_timestamp(text: str) -> datetime:
     """Parse an RFC 3339 date-time as servers and JSON bodies write it.
 
     Raises:
@@ -129,21 +129,21 @@ def parse_moment(text: str) -> datetime:
         raise ValueError(f"{text!r} is not a date-time that exists") from None
 
 
-def format_moment(moment: datetime) -> str:
+def format_timestamp(timestamp: datetime) -> str:
     """Return a timestamp as RFC 3339 in UTC, to the second: `2027-02-21T04:00:00Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return timestamp.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def format_milliseconds(moment: datetime) -> str:
+def format_milliseconds(timestamp: datetime) -> str:
     """Return a timestamp as RFC 3339 in UTC, to the millisecond, as servers store expiries."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _parse_date(text: str) -> datetime:
     date = _DATE.fullmatch(text)
     if date is None:
         if _DATE_TIME.fullmatch(text):
-            return parse_moment(text).replace(microsecond=0)
+            return parse_timestamp(text).replace(microsecond=0)
         raise ValueError(
             f"{text!r} is not a date: write 2027-06-30, or with a time and a zone "
             "2027-06-30T12:00:00Z"

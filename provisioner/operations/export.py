@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.manifests import characters, document, text
 from provisioner.manifests.schema import published
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.model.globs import matches
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.secret import MIN_DATA_LENGTH, masked
@@ -89,7 +89,7 @@ def export(
     own_roles = [None if role == default else role for _, role in declared]
     lines = [
         _HEADER.format(
-            environment=_yaml_scalar(environment), time=format_moment(observation.server_time)
+            environment=_yaml_scalar(environment), time=format_timestamp(observation.server_time)
         ),
         "# The credential cannot read roles, so no role is written.\n"
         if isinstance(observation.roles, HiddenRoles)
@@ -179,7 +179,7 @@ def _comment(name: str, keys: Iterable[ObservedKey], reason: str) -> str:
 
 
 def _entry(key: ObservedKey, role: str | None) -> str:
-    expires_at = "never" if key.expires_at >= _MAX_EXPIRY else format_moment(key.expires_at)
+    expires_at = "never" if key.expires_at >= _MAX_EXPIRY else format_timestamp(key.expires_at)
     role_line = "" if role is None else f"    role: {_yaml_scalar(role)}\n"
     name = _yaml_scalar(_escape_braces(key.name))
     return f"  - name: {name}\n    expires: {expires_at}\n{role_line}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import InvalidInputError
 from provisioner.errors.problem import Place, Problem
-from provisioner.model.expiry import parse_moment
+from provisioner.model.expiry import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,7 +163,7 @@ def _timestamp_problems(value: dict[str, object], field: str, *, required: bool)
     if not isinstance(timestamp, str):
         return [f"The {field} is not a string. Write it like 2027-06-30T12:00:00Z."]
     try:
-        parse_moment(timestamp)
+        parse_timestamp(timestamp)
     except ValueError as error:
         return [f"The {field} {error}."]
     return []

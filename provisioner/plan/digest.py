@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.model.sink_address import (
     AwsAddress,
     CommandAddress,
@@ -86,7 +86,7 @@ def _action(action: Action) -> tuple[object, ...]:
             return "rotate", successor.name, *create, ids, action.at_once, sinks, blocked
         case Deliver():
             # A fixed date, the expiry of the live key; it does not depend on the time of the plan.
-            expires_at = format_moment(action.expires_at)
+            expires_at = format_timestamp(action.expires_at)
             return "deliver", action.name, action.key_id, expires_at, sinks, blocked
         case Revoke():
             return "revoke", action.name, action.key_id, blocked

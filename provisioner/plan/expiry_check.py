@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provisioner.errors.failure import Failure
-from provisioner.model.expiry import ExpiresAt, format_moment
+from provisioner.model.expiry import ExpiresAt, format_timestamp
 from provisioner.model.policy import breaches
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def validate_expiry(
     if expires_at.replace(microsecond=0) <= server_time:
         return Failure(
             "expiry_past",
-            f"{key.name!r} would expire at {format_moment(expires_at)}, which is in the past. "
+            f"{key.name!r} would expire at {format_timestamp(expires_at)}, which is in the past. "
             f"Write a later date in {where}.",
         )
     policy = environment.policy
@@ -36,7 +36,7 @@ def validate_expiry(
     if "policy_lifetime" in breaches(policy, key, role=None, now=server_time):
         return Failure(
             "policy_lifetime",
-            f"{key.name!r} would expire at {format_moment(expires_at)}, later than the policy of "
+            f"{key.name!r} would expire at {format_timestamp(expires_at)}, later than the policy of "
             f"{environment.name} allows. Write an earlier date in {where}.",
         )
     return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.errors.failure import Failure
-from provisioner.model.expiry import ExpiresAfter, ExpiresAt, format_moment, resolve_expiry
+from provisioner.model.expiry import ExpiresAfter, ExpiresAt, format_timestamp, resolve_expiry
 from provisioner.model.globs import matches
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
 from provisioner.plan.actions import Change, Revoke, Rotate, Update
@@ -97,7 +97,7 @@ class Lifecycle:
         served_until = self._served_until(key, current, live)
         if served_until <= self._clock.expiring_before:
             ids = tuple(one.id for one in live)
-            findings.append(Expiring(key.name, ids, format_moment(served_until)))
+            findings.append(Expiring(key.name, ids, format_timestamp(served_until)))
         updates = (one for one in actions if isinstance(one, Update) and one.blocked is None)
         if not any(one.sinks for one in updates):
             acceptable = [current] if key.rotation is not None or self._options.dedupe else live
@@ -144,7 +144,7 @@ class Lifecycle:
                 "Add one, or use --now.",
             )
         elif key.rotation is not None and keys.predecessors and not self._options.at_once:
-            overlap_ends = format_moment(keys.current.created_at + key.rotation.overlap)
+            overlap_ends = format_timestamp(keys.current.created_at + key.rotation.overlap)
             blocked = Failure(
                 "rotation_running",
                 f"The last rotation of {key.name!r} is not finished: it has {len(live)} live keys. "
@@ -203,12 +203,12 @@ class Lifecycle:
         if isinstance(key.expiry, ExpiresAt):
             difference = expires_at - key.expiry.timestamp
             if difference.days or difference.seconds:  # milliseconds identify the run
-                desired = format_moment(key.expiry.timestamp)
-                changes.append(Change("expires", format_moment(expires_at), desired))
+                desired = format_timestamp(key.expiry.timestamp)
+                changes.append(Change("expires", format_timestamp(expires_at), desired))
         elif isinstance(key.expiry, ExpiresAfter):
             latest = resolve_expiry(key.expiry, self._clock.now)
             if expires_at.replace(microsecond=0) > latest:
-                actual, desired = format_moment(expires_at), format_moment(latest)
+                actual, desired = format_timestamp(expires_at), format_timestamp(latest)
                 ids = (current.id,)
                 findings.append(Drift(key.name, ids, "expires", actual, desired, "lifetime"))
         role = self._roles.drift(key, current)

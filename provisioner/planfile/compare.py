@@ -12,7 +12,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import StalePlanError
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Unobserved
 from provisioner.planfile.read import parse_document
 from provisioner.planfile.write import document
@@ -62,7 +62,7 @@ def stale_plan(name: str, reviewed: PlanFile, plan_input: PlanFileInput) -> Stal
         )
     listed = "; ".join(change[:_MAX_LENGTH] for change in changes[:_MAX_CHANGES])
     more = f"; and {len(changes) - _MAX_CHANGES} more" if len(changes) > _MAX_CHANGES else ""
-    created_at = format_moment(reviewed.created_at)
+    created_at = format_timestamp(reviewed.created_at)
     return StalePlanError(
         "plan_stale", f"{name}, created at {created_at}, is out of date: {listed}{more}.",
         remedy=_PLAN_AGAIN,

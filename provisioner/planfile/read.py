@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from provisioner.manifests.schema import published
-from provisioner.model.expiry import format_moment, parse_moment
+from provisioner.model.expiry import format_timestamp, parse_timestamp
 from provisioner.plan import json_digest
 from provisioner.planfile.model import (
     PlanFile,
@@ -70,7 +70,7 @@ def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
         return content
     file = parse_document(content)
     if file.created_at > now + _CLOCK_TOLERANCE:
-        problem = f"was created at {format_moment(file.created_at)}, which is in the future"
+        problem = f"was created at {format_timestamp(file.created_at)}, which is in the future"
         return UnreadablePlanFile(
             "plan_invalid", problem, "Correct the clock that is wrong, and plan again."
         )
@@ -130,7 +130,7 @@ def parse_document(document: Document) -> PlanFile:
 def _parsed(document: dict[str, Any]) -> PlanFile:
     options = document["options"]
     return PlanFile(
-        created_at=parse_moment(document["created_at"]),
+        created_at=parse_timestamp(document["created_at"]),
         version=document["version"],
         digest=document["digest"],
         options=SavedOptions(

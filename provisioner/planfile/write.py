@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from provisioner import __version__
 from provisioner.errors.pluralize import pluralize
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.plan import (
     Create,
     Planned,
@@ -127,7 +127,7 @@ def _inputs(
     )
     return inputs | {
         "workspace": part.workspace,
-        "observed_at": format_moment(observation.server_time),
+        "observed_at": format_timestamp(observation.server_time),
         "owns": list(environment.owns),
         "role": environment.role,
         "roles": _roles(part),
@@ -135,7 +135,7 @@ def _inputs(
             {
                 "id": key.id,
                 "name": key.name,
-                "expires_at": format_moment(key.expires_at),
+                "expires_at": format_timestamp(key.expires_at),
                 "role": key.role,
             }
             for key in selected

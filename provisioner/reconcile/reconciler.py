@@ -143,7 +143,7 @@ class Reconciler:
         traceback: TracebackType | None,
     ) -> None:
         # A workspace is closed while its task still runs only if a stop left that task behind.
-        self._executor.shutdown(wait=not self._stop.asked, cancel_futures=True)
+        self._executor.shutdown(wait=not self._stop.requested, cancel_futures=True)
         self._stack.close()
 
     def observe(self) -> tuple[tuple[Environment, Observation | Unobserved], ...]:
@@ -379,7 +379,7 @@ class Reconciler:
             WorkspaceError: if it cannot be opened.
             RefusedError: if a guard forbids using it.
         """
-        if self._stop.asked:
+        if self._stop.requested:
             return None
         opening = self._executor.submit(self._connect, environment, self._stack)
         self._stop.wait_for((opening,), graceful=False)
@@ -396,7 +396,7 @@ class Reconciler:
     def _try_to_observe(
         self, environment: Environment
     ) -> _ObservedEnvironment | WorkspaceError | RefusedError:
-        if self._stop.asked:
+        if self._stop.requested:
             return WorkspaceError(STOPPED.code, STOPPED.message)
         try:
             with bind(environment=environment.name):

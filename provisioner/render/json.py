@@ -16,7 +16,7 @@ from provisioner.execution import (
     created_by_this_run,
     undelivered,
 )
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.plan import (
     Create,
     Deliver,
@@ -55,7 +55,7 @@ def plan_document(plan: Plan, refusal: Failure | None = None) -> Document:
     """Return the document `provision/plan/v1`; a refusal says why the plan may not be applied."""
     return {
         "format": "provision/plan/v1",
-        "created_at": format_moment(plan.created_at),
+        "created_at": format_timestamp(plan.created_at),
         "digest": plan.digest,
         "refusal": refusal_document(refusal),
         "environments": [_environment_plan(part) for part in plan.environments],
@@ -66,7 +66,7 @@ def result_document(result: RunResult, refusal: Failure | None = None) -> Docume
     """Return the document `provision/result/v1`; a refusal says why nothing was done."""
     return {
         "format": "provision/result/v1",
-        "created_at": format_moment(result.created_at),
+        "created_at": format_timestamp(result.created_at),
         "digest": result.digest,
         "refusal": refusal_document(refusal),
         "environments": [_environment_result(part) for part in result.environments],
@@ -97,9 +97,9 @@ def key_document(environment: str, key: ObservedKey, now: datetime) -> Document:
         "id": key.id,
         "name": key.name,
         "live": key.live(now),
-        "expires_at": format_moment(key.expires_at),
-        "revoked_at": None if key.revoked_at is None else format_moment(key.revoked_at),
-        "created_at": format_moment(key.created_at),
+        "expires_at": format_timestamp(key.expires_at),
+        "revoked_at": None if key.revoked_at is None else format_timestamp(key.revoked_at),
+        "created_at": format_timestamp(key.created_at),
         "role": key.role,
     }
 
@@ -225,7 +225,7 @@ def _action(action: Action) -> Document:
         "name": action.name,
         "reason": action.reason,
         "depth": action.depth,
-        "expires_at": format_moment(action.expires_at),
+        "expires_at": format_timestamp(action.expires_at),
         "role": action.role,
         "manifest": None if place is None else place.file,
         "line": None if place is None else place.line,

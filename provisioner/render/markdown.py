@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, Failed, Skipped, Unfinished
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Planned, Unobserved
 from provisioner.render.escape import escape, inline_code, truncate
 from provisioner.render.json import action_kind, finding_kind, plan_summary, result_summary
@@ -305,7 +305,7 @@ def _action_cells(action: Action) -> tuple[str, ...]:
     return (
         _name(action.name),
         _message(describe_action(action)),
-        format_moment(action.expires_at).replace("T", " ").removesuffix("Z"),
+        format_timestamp(action.expires_at).replace("T", " ").removesuffix("Z"),
         _name(action.role) if action.role else "-",
         _name(describe_sinks(action)) if action.sinks else describe_sinks(action),
         "-" if place is None else _name(f"{place.file}:{place.line}"),

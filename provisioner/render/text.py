@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, Failed, Skipped, Unfinished
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
 from provisioner.render.json import count_undelivered, finding_kind, plan_summary, result_summary
 
@@ -68,7 +68,7 @@ def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palett
             environment,
             visible(key.name),
             _state(key, now),
-            format_moment(key.expires_at),
+            format_timestamp(key.expires_at),
             visible(key.role or "-"),
             visible(key.id),
         )
@@ -156,7 +156,7 @@ def _action_lines(actions: Sequence[Action]) -> list[str]:
         (
             visible(action.name),
             describe_action(action),
-            f"expires {format_moment(action.expires_at)}",
+            f"expires {format_timestamp(action.expires_at)}",
             f"role {visible(action.role)}" if action.role else "no role",
             *((visible(describe_sinks(action)),) if any(one.sinks for one in actions) else ()),
             _manifest_position(action.place),

@@ -28,35 +28,35 @@ class Cancellation:
 
     def __init__(self, grace: float = GRACE) -> None:
         self._grace = grace
-        self._asked: Future[float] = Future()
+        self._requested: Future[float] = Future()
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Return whether a stop was requested, so that nothing new may start."""
-        return self._asked.done()
+        return self._requested.done()
 
     def now(self) -> float:
         """Return monotonic seconds; the clock of all waits of the run."""
         return time.monotonic()
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Stop the run; the grace period counts from the first request."""
-        if not self.asked:
-            self._asked.set_result(self.now())
+        if not self.requested:
+            self._requested.set_result(self.now())
 
     def wait(self) -> None:
         """Block until a stop is requested."""
-        self._asked.result()
+        self._requested.result()
 
     def sleep(self, seconds: float) -> None:
         """Sleep until the time is up or a stop is requested.
 
         A sleep that starts after the stop belongs to work in flight; it ends with the grace period.
         """
-        if self.asked:
+        if self.requested:
             time.sleep(min(seconds, self._left()))
         else:
-            wait((self._asked,), timeout=seconds)
+            wait((self._requested,), timeout=seconds)
 
     def wait_for(self, futures: Collection[Future[T]], *, graceful: bool) -> None:
         """Wait until all futures are done, or until a stop leaves them no more time.
@@ -65,13 +65,13 @@ class Cancellation:
             futures: the work in flight.
             graceful: whether the work gets the grace period; a read has nothing to finish.
         """
-        stop: Future[object] = self._asked  # type: ignore[assignment]  # read, never set
+        stop: Future[object] = self._requested  # type: ignore[assignment]  # read, never set
         running: set[Future[object]] = set(futures)  # type: ignore[arg-type]  # as above
-        while running and not self.asked:
+        while running and not self.requested:
             running = wait({*running, stop}, return_when=FIRST_COMPLETED).not_done - {stop}
         if running and graceful:
             wait(running, timeout=self._left())
 
     def _left(self) -> float:
         """Return the seconds left of the grace period, once a stop is requested."""
-        return max(0.0, self._asked.result() + self._grace - self.now())
+        return max(0.0, self._requested.result() + self._grace - self.now())

@@ -92,5 +92,5 @@ def _each(
     if not unique:
         return {}
     with ThreadExecutor(_PARALLEL) as threads:
-        results = threads.map(lambda address: stopped if stop.asked else visit(address), unique)
+        results = threads.map(lambda address: stopped if stop.requested else visit(address), unique)
         return dict(zip(unique, results, strict=True))

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.environment import ApiToken, SessionToken, SignIn
-from provisioner.model.expiry import parse_moment
+from provisioner.model.expiry import parse_timestamp
 from provisioner.secret import Secret, is_token
 from provisioner.twenty.transport import LostAnswerError
 
@@ -162,7 +162,7 @@ class Session:
     def _lifetime(self, expires_at: Json, answer: Answer) -> float:
         """Return the seconds for which this session may be used, by the server's own clock."""
         try:
-            expiry = parse_moment(str(expires_at))
+            expiry = parse_timestamp(str(expires_at))
         except ValueError:
             return float("inf")
         if answer.server_time is None:

@@ -120,7 +120,7 @@ class Dispatcher:
         """Return the outcome of keys that are not sent any more; None while sending goes on."""
         if self._refusal is not None:
             return NotCreated(self._refusal)
-        reason = STOPPED if self._stop.asked else self._unsent_reason
+        reason = STOPPED if self._stop.requested else self._unsent_reason
         return None if reason is None else NotSent(reason)
 
     def record_answer(self) -> None:

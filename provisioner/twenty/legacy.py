@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.model.expiry import format_milliseconds, format_moment
+from provisioner.model.expiry import format_milliseconds, format_timestamp
 from provisioner.model.observed import NoRoles, Observation
 from provisioner.twenty.capabilities import legacy_capabilities
 from provisioner.twenty.client import server_time_of
@@ -142,7 +142,7 @@ class LegacyWorkspace:
 
     def revoke(self, key_id: str) -> None:
         """Send one PATCH (`112`)."""
-        body: Json = {"revokedAt": format_moment(datetime.now(UTC))}
+        body: Json = {"revokedAt": format_timestamp(datetime.now(UTC))}
         answer = self._client.change("PATCH", f"/rest/apiKeys/{quote(key_id, safe='')}", body)
         found = record_id((answer.data or {}).get("updateApiKey"))
         if not answer.ok or found is None or found[1].get("revokedAt") is None:

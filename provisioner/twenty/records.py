@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from provisioner.model.expiry import parse_moment
+from provisioner.model.expiry import parse_timestamp
 from provisioner.model.observed import ObservedKey, Role
 
 if TYPE_CHECKING:
@@ -132,6 +132,6 @@ def _timestamp(entry: Record, field: str) -> datetime:
     if text.startswith("+"):
         return _FAR_FUTURE  # year 10 000 and later, as JavaScript writes it
     try:
-        return parse_moment(text)
+        return parse_timestamp(text)
     except ValueError:
         raise IncompleteRecordError(f"a record without a date in {field!r}") from None

@@ -292,7 +292,9 @@ class Transport:
     ) -> Answer:
         limit = _MAX_LIST if is_list else self._body_limit
         queued = self.stop.now()
-        with self._rate_limit.slot(still_wanted=lambda: not (must_not_repeat and self.stop.asked)):
+        with self._rate_limit.slot(
+            still_wanted=lambda: not (must_not_repeat and self.stop.requested)
+        ):
             with self._count_lock:
                 self._count += 1
             if self._count_turns:

@@ -584,7 +584,7 @@ def test_a_stop_does_not_wait_for_a_hanging_server(hanging, tmp_path) -> None:
 
     def stop_once_connected() -> None:
         with hanging.accept()[0] as connection:
-            stop.ask()
+            stop.request()
             ended.wait(20)
             connection.shutdown(socket.SHUT_RDWR)
 
@@ -612,7 +612,7 @@ def test_no_sink_is_checked_after_a_stop(serve, tmp_path) -> None:
 
     def open_sink(address: Address) -> Any:
         opened.append(address)
-        stop.ask()
+        stop.request()
         return sinks.open(address)
 
     from provisioner.audit.sink_checks import SinkChecks

@@ -346,7 +346,7 @@ def test_a_key_that_is_not_confirmed_gets_no_token(fate: Any, code: str) -> None
 def test_a_run_that_is_stopped_before_it_starts_delivers_nothing() -> None:
     """Deliveries are skipped like creates."""
     server = ModelServer(rows=[existing("x")])
-    server.stop.ask()
+    server.stop.request()
     actions = (create("a", FILE), redeliver("x", VAULT))
     assert server.run(*actions) == tuple(Skipped(one, STOPPED) for one in actions)
     assert server.events == []
@@ -367,7 +367,7 @@ def test_a_key_that_was_created_before_the_stop_is_reported_without_its_token() 
 def test_a_delivery_in_flight_is_finished_after_a_stop_and_no_other_starts() -> None:
     """The stop comes while the first token is being minted."""
     server = ModelServer(rows=[existing("x"), existing("y")])
-    server.watch = lambda: server.stop.ask() if server.events[-1] == ("mint", "old-x") else None
+    server.watch = lambda: server.stop.request() if server.events[-1] == ("mint", "old-x") else None
     first, second = redeliver("x", *sinks_of("x")), redeliver("y", VAULT)
     assert server.run(first, second) == (Done(first, "old-x", None), Skipped(second, STOPPED))
     assert set(server.tokens) == set(sinks_of("x"))
@@ -618,7 +618,7 @@ def test_results_are_true_at_any_time_whatever_happens(case: Any) -> None:
     check(server, executed)
     assert [one.action for one in executed.results] == actions
     assert server.settled <= steps(*actions)
-    if not server.stop.asked:
+    if not server.stop.requested:
         check_at_the_end(server, executed)
 
 

@@ -650,7 +650,7 @@ def test_every_duplicate_is_named(role_from) -> None:
 def test_a_run_that_is_stopped_before_it_starts_skips_everything() -> None:
     """It sends nothing and observes nothing."""
     server = ModelServer()
-    server.stop.ask()
+    server.stop.request()
     assert server.run(*creates("a", "b")) == tuple(Skipped(action(name), STOPPED) for name in "ab")
     assert (server.sent, server.observations) == ([], 0)
 
@@ -764,11 +764,11 @@ def check_at_the_end(server: ModelServer, executed: Executed) -> None:
         else:
             assert left or not new or not complete or not sent or code == "not_settled"
         if left:
-            assert server.revoking == REVOKING_FAILS or server.stop.asked
+            assert server.revoking == REVOKING_FAILS or server.stop.requested
         elif complete and code != "not_settled":
             assert [row for row in ours if row.revoked_from == NEVER] in ([], new[:1])
         if isinstance(result, Failed) and result.failure.code == "outcome_unknown":
-            assert server.observations >= 8 or server.stop.asked
+            assert server.observations >= 8 or server.stop.requested
 
 
 OTHERS = st.lists(

@@ -140,7 +140,7 @@ def names_of(keys: list[tuple[str, list[dict[str, Any]]]]) -> list[tuple[str, st
 
 
 def writes_of(server: Any) -> int:
-    return sum(request.method == "PUT" for request in server.asked)
+    return sum(request.method == "PUT" for request in server.requests)
 
 
 # The number and order of requests
@@ -654,7 +654,7 @@ def test_a_vendor_that_accepts_no_write_costs_no_token(
     with Sandbox(None, dialect, journal=journal) as sandbox:
         open_shop(project, sandbox, keys_delivered_to(sinks.item))
         assert_nothing_is_created(sandbox, journal, run, code, remedy)
-    writes = {entry.method for entry in sinks.server.asked if not entry.query.get("dryRun")}
+    writes = {entry.method for entry in sinks.server.requests if not entry.query.get("dryRun")}
     assert writes == {"GET"}
 
 

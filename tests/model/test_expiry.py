@@ -12,9 +12,9 @@ from provisioner.model.expiry import (
     ExpiresAfter,
     ExpiresAt,
     ExpiresNever,
-    format_moment,
+    format_timestamp,
     parse_expiry,
-    parse_moment,
+    parse_timestamp,
     resolve_expiry,
 )
 
@@ -73,7 +73,7 @@ def test_an_invalid_expiry_is_refused_with_advice(text: str) -> None:
 def test_a_timestamp_is_the_same_after_formatting_and_parsing(timestamp: datetime) -> None:
     """A timestamp formatted to the second is parsed as the same second."""
     timestamp = timestamp.replace(microsecond=0, tzinfo=UTC)
-    assert parse_moment(format_moment(timestamp)) == timestamp
+    assert parse_timestamp(format_timestamp(timestamp)) == timestamp
 
 
 @given(st.text(max_size=40))
@@ -82,26 +82,26 @@ def test_any_text_is_an_expiry_or_a_value_error(text: str) -> None:
     with suppress(ValueError):
         assert parse_expiry(text).written == text
     with suppress(ValueError):
-        assert parse_moment(text).tzinfo is UTC
+        assert parse_timestamp(text).tzinfo is UTC
 
 
 def test_a_timestamp_keeps_its_milliseconds() -> None:
     """The milliseconds of servers are parsed, because runs recognize their own keys by them."""
-    assert parse_moment("2031-01-01T00:00:00.417Z").microsecond == 417_000
+    assert parse_timestamp("2031-01-01T00:00:00.417Z").microsecond == 417_000
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_a_timestamp_outside_the_calendar_is_refused(text: str) -> None:
     """An offset that leads out of the calendar is a ValueError, not an OverflowError."""
     with pytest.raises(ValueError, match="exists"):
-        parse_moment(text)
+        parse_timestamp(text)
 
 
 @pytest.mark.parametrize("offset", ["+00:60", "-00:99", "+24:00", "-2400", "+0060"])
 def test_an_invalid_utc_offset_is_refused(offset: str) -> None:
     """Hours end at 23 and minutes at 59, in an expiry too."""
-    for read in (parse_moment, parse_expiry):
+    for read in (parse_timestamp, parse_expiry):
         with pytest.raises(ValueError, match="invalid UTC offset: write one from") as raised:
             read(f"2027-06-30T12:00:00{offset}")
         assert offset in str(raised.value)
-    assert parse_moment("2027-06-30T12:00:00+23:59") == datetime(2027, 6, 29, 12, 1, tzinfo=UTC)
+    assert parse_timestamp("2027-06-30T12:00:00+23:59") == datetime(2027, 6, 29, 12, 1, tzinfo=UTC)

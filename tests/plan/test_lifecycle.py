@@ -38,7 +38,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.model.globs import matches
 from provisioner.model.observed import HiddenRoles, KnownRoles, ObservedKey
 from provisioner.model.sink_address import FileAddress
@@ -218,7 +218,7 @@ def test_a_date_beyond_the_policy_creates_and_updates_nothing() -> None:
     longest = replace(SHOP, policy=policy_with(max_lifetime=30 * DAY))
     for observed in ((), (key(),)):
         for seconds, code in ((0, None), (1, "policy_lifetime")):
-            date = format_moment(NOW + 30 * DAY + seconds * SECOND)
+            date = format_timestamp(NOW + 30 * DAY + seconds * SECOND)
             [action] = planned([desired(expiry=date)], observed, environment=longest).actions
             assert isinstance(action, Update if observed else Create)
             assert (action.blocked and action.blocked.code) == code
@@ -317,7 +317,7 @@ def test_a_predecessor_whose_token_is_in_use_is_reported_before_it_expires() -> 
     old, new = successive(8 * DAY)
     plan = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(old)})
     [expiring] = [one for one in plan.findings if isinstance(one, Expiring)]
-    assert expiring.expires_at == format_moment(old.expires_at)
+    assert expiring.expires_at == format_timestamp(old.expires_at)
     delivered = planned([desired(rotation=ROTATED)], [old, new], {SINK: token(new)})
     assert not any(isinstance(one, Expiring) for one in delivered.findings)
 
@@ -934,7 +934,7 @@ def test_actions_left_by_a_bug_fail_and_actions_left_by_a_stop_are_skipped() -> 
     assert [(type(one), one.action) for one in remaining] == [(Failed, one) for one in plan.actions]
     assert {one.failure for one in remaining if isinstance(one, Failed)} == {FAILURE}
     stopped = ModelServer()
-    stopped.stop.ask()
+    stopped.stop.request()
     assert stopped.run(*plan.actions) == tuple(Skipped(one, STOPPED) for one in plan.actions)
     assert stopped.events == []
 
@@ -1045,7 +1045,7 @@ def test_a_stop_during_the_revocations_only_finishes_those_in_flight() -> None:
     keys = [key(1, f"svc-{number}") for number in range(60)]
     plan = planned([], keys, prune=True)
     server = ModelServer(rows=[Row.of(one) for one in keys])
-    server.watch = lambda: server.stop.ask() if len(server.revoked) == 3 else None
+    server.watch = lambda: server.stop.request() if len(server.revoked) == 3 else None
     results = server.run(*plan.actions)
     done = {one.id for one in results if isinstance(one, Done)}
     skipped = [one for one in results if isinstance(one, Skipped)]

@@ -24,7 +24,7 @@ from builders import (
 from provisioner.errors.problem import Place
 from provisioner.execution import Done, Executed, Failed, RunMarker, RunResult, Unfinished
 from provisioner.model.environment import Environment, SessionToken, SignIn
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.model.sink_address import FileAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobserved
@@ -262,7 +262,7 @@ def test_durations_count_from_the_time_of_the_plan(serve, run) -> None:
     [key] = served.sandbox.keys()
     [planned] = plan.environments
     assert isinstance(planned, Planned)
-    assert format_moment(planned.actions[0].expires_at) == "2027-02-21T04:00:00Z"
+    assert format_timestamp(planned.actions[0].expires_at) == "2027-02-21T04:00:00Z"
     assert key.expires_at.startswith("2027-02-21T04:00:00.")
 
 

@@ -15,17 +15,17 @@ pytestmark = pytest.mark.fast
 def test_a_stop_ends_a_wait_in_progress() -> None:
     """A stop ends a wait at once, however long it was going to be."""
     stop = Cancellation()
-    threading.Timer(0.05, stop.ask).start()
+    threading.Timer(0.05, stop.request).start()
     started = time.monotonic()
     stop.sleep(60)
-    assert stop.asked
+    assert stop.requested
     assert time.monotonic() - started < 30
 
 
 def test_a_wait_that_starts_after_the_stop_ends_with_the_grace_period() -> None:
     """Work in flight may still wait, but only until the grace period ends."""
     stop = Cancellation(grace=0.2)
-    stop.ask()
+    stop.request()
     started = time.monotonic()
     stop.sleep(0.05)
     assert time.monotonic() - started >= 0.05

@@ -150,7 +150,7 @@ def test_eight_sinks_are_opened_in_parallel_and_none_after_a_stop(visit_all: Any
 
     def answer() -> Content:
         if together.wait(10) == 0:
-            stop.ask()
+            stop.request()
         stop.wait()
         return Empty()
 

@@ -153,7 +153,7 @@ def test_after_a_stop_only_repeatable_requests_are_sent(scripted, answer, to, hu
     stop = hurried()
     server = scripted(None, answer(200, "[]"))
     transport = to(server.url, stop)
-    stop.ask()
+    stop.request()
     with pytest.raises(WorkspaceError) as caught:
         transport.send("POST", "/", body={}, repeatable=False)
     assert caught.value.code == "stopped"
@@ -168,7 +168,7 @@ def test_a_write_that_waits_for_its_turn_is_not_sent_after_a_stop(scripted, answ
     class StoppedInWait(hurried):
         def sleep(self, seconds: float) -> None:
             assert seconds > 100
-            self.ask()
+            self.request()
 
     server = scripted(answer(429, "{}", Retry_After="170"))
     with pytest.raises(WorkspaceError) as caught:

@@ -1277,7 +1277,7 @@ def test_a_stop_before_a_create_sends_nothing(serve, hurried, dialect) -> None:
     stop = hurried()
     workspace = served.workspace(stop=stop)
     keys = [new("a"), new("b")] if dialect is Dialect.LEGACY else core_keys(served, 2)
-    stop.ask()
+    stop.request()
     outcomes = Outcomes(ignore)
     workspace.create_many(keys, outcomes)
     assert {type(one) for one in outcomes.by_id.values()} == {NotSent}
@@ -1296,7 +1296,7 @@ def test_a_stop_during_a_create_finishes_only_requests_in_flight(serve, hurried,
         if is_create(request):
             sent.append(1)
             if len(sent) == 3:
-                stop.ask()
+                stop.request()
         return inner(request)
 
     served = serve(dialect, around=stop_at_third)

@@ -70,7 +70,7 @@ def token(  # noqa: PLR0913 - one for each part of a command line
     """
     from provisioner.cli.console import Console
     from provisioner.cli.run import prepare, reconciler_of
-    from provisioner.model.expiry import format_moment
+    from provisioner.model.expiry import format_timestamp
     from provisioner.model.sink_address import FileAddress
     from provisioner.operations.mint_token import deliver_token
     from provisioner.render.text import visible
@@ -107,7 +107,7 @@ def token(  # noqa: PLR0913 - one for each part of a command line
         if key is None:
             console.print_failure(STOPPED)
         elif not output.quiet:
-            expires_at = format_moment(key.expires_at)
+            expires_at = format_timestamp(key.expires_at)
             console.print_text(
                 f"wrote {file}: token of {visible(name)} ({key.id}), expires {expires_at}\n"
             )

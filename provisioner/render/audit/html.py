@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from provisioner.errors.pluralize import pluralize
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Unobserved
 from provisioner.render.audit.css import STYLE
 from provisioner.render.audit.labels import (
@@ -79,7 +79,7 @@ def _page(audit: FleetAudit) -> Iterator[str]:
 
 
 def _created_at(audit: FleetAudit) -> str:
-    timestamp = format_moment(audit.created_at)
+    timestamp = format_timestamp(audit.created_at)
     label = f"{timestamp[:10]} {timestamp[11:16]} UTC"
     return f'<time datetime="{timestamp}">{label}</time>'
 
@@ -156,7 +156,7 @@ def _row(key: KeyAudit) -> str:
     return (
         f'<tr{css_class}><th scope="row">{marker}{escape(visible(key.name))}'
         f"<small>{escape(visible(key.id))}</small></th>"
-        f'<td title="{format_moment(key.expires_at)}">{format_date(key.expires_at)}</td>'
+        f'<td title="{format_timestamp(key.expires_at)}">{format_date(key.expires_at)}</td>'
         f'<td class="figure">{days_left(key)}</td><td class="figure">{key.age_days} d</td>'
         f"<td>{escape(visible(key.role or '-'))}</td><td>{rotation}</td><td>{delivered}</td>"
         f"<td>{notes}</td></tr>"

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never, get_args
 
 from provisioner.audit.key_audit import EnvironmentAudit, Note
-from provisioner.model.expiry import format_moment
+from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Unobserved
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def audit_document(audit: FleetAudit) -> Document:
     observed = audit.observed
     return {
         "format": "provision/report/v1",
-        "created_at": format_moment(audit.created_at),
+        "created_at": format_timestamp(audit.created_at),
         "within_hours": audit.within // timedelta(hours=1),
         "summary": _summary(
             sum(len(one.keys) for one in observed),
@@ -41,7 +41,7 @@ def _environment(one: EnvironmentAudit | Unobserved) -> Document:
                 "url": one.url,
                 "generation": one.generation,
                 "error": None,
-                "server_time": format_moment(one.server_time),
+                "server_time": format_timestamp(one.server_time),
                 "summary": _summary(len(one.keys), one.due, len(one.missing), one.notes),
                 "keys": [_key(key) for key in one.keys],
                 "missing": list(one.missing),
@@ -71,13 +71,13 @@ def _key(key: KeyAudit) -> Document:
         "name": key.name,
         "id": key.id,
         "state": "declared" if key.declared else "unmanaged",
-        "created_at": format_moment(key.created_at),
-        "expires_at": format_moment(key.expires_at),
+        "created_at": format_timestamp(key.created_at),
+        "expires_at": format_timestamp(key.expires_at),
         "age_days": key.age_days,
         "days_left": key.days_left,
         "role": key.role,
         "delivered": key.delivery,
-        "rotation_at": None if key.rotation is None else format_moment(key.rotation),
+        "rotation_at": None if key.rotation is None else format_timestamp(key.rotation),
         "due": key.due,
         "notes": list(key.notes),
     }
