@@ -292,10 +292,10 @@ class Witnessed(Laboratory):
 
 MAIN = "import sys\nfrom provisioner.cli import main\nsys.exit(main())\n"
 HURRIED = """
-from provisioner.stop import Stop
-now, sleep = Stop.now, Stop.sleep
-Stop.now = lambda self: 10 * now(self)
-Stop.sleep = lambda self, seconds: sleep(self, seconds / 10)
+from provisioner.runtime.cancellation import Cancellation
+now, sleep = Cancellation.now, Cancellation.sleep
+Cancellation.now = lambda self: 10 * now(self)
+Cancellation.sleep = lambda self, seconds: sleep(self, seconds / 10)
 """
 """Waits are a tenth, by a clock that runs as fast: nobody counts the seconds here."""
 
