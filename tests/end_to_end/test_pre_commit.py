@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ("LICENSE", "README.md", "pyproject.toml", "provisioner", "sbom.cdx.json", "schemas")
+PACKAGE = (
+    *("LICENSE", "README.md", "docs", "pyproject.toml", "provisioner", "sbom.cdx.json", "schemas"),
+)
 OURS = ("provisioner", "twenty_provisioner", "_twenty_provisioner", "__editable__", "pip")
 
 
