@@ -166,7 +166,7 @@ signs = st.one_of(
 names = st.one_of(
     st.text(signs, max_size=12),
     st.text(st.characters(exclude_categories=("Cs", "Cc", "Zs")), min_size=1, max_size=12),
-    st.from_regex(document._ODD, fullmatch=True),
+    st.from_regex(document._AMBIGUOUS, fullmatch=True),
     st.sampled_from(sorted(document._WORDS)),
     st.sampled_from((*STRANGE, *UNFIT, "svc", "svc")),
 )
