@@ -36,7 +36,7 @@ def validate_expiry(
     if "policy_lifetime" in breaches(policy, key, role=None, now=server_time):
         return Failure(
             "policy_lifetime",
-            f"{key.name!r} would expire at {format_timestamp(expires_at)}, later than the policy of "
-            f"{environment.name} allows. Write an earlier date in {where}.",
+            f"{key.name!r} would expire at {format_timestamp(expires_at)}, later than the policy "
+            f"of {environment.name} allows. Write an earlier date in {where}.",
         )
     return None
