@@ -1,7 +1,7 @@
-# The digest is of the index of all architectures of this very tag: renew both together, in both stages.
+# The digest belongs to the tag and covers all architectures. Update both together, in both stages.
 FROM python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
 COPY requirements.lock /
-# The tool is found by a path and not built: no hash would hold what builds it.
+# Put the tool on the module path. Building it would need tools that no hash pins.
 RUN python -m venv --without-pip /opt/provision \
  && pip --python /opt/provision/bin/python --no-cache-dir --disable-pip-version-check \
       install --require-hashes -r /requirements.lock \
@@ -16,14 +16,14 @@ RUN /opt/provision/bin/python -m compileall -q /opt/provision/tool
 
 FROM python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 LABEL org.opencontainers.image.title="provision" \
-      org.opencontainers.image.description="Keeps the API keys of Twenty CRM workspaces as declared in YAML manifests." \
+      org.opencontainers.image.description="Provisions API keys of Twenty CRM workspaces from YAML manifests." \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/provision /opt/provision
 COPY LICENSE /opt/provision/
 ENV PATH=/opt/provision/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 RUN useradd --uid 10001 --create-home provision && install --directory --owner=provision /work
 USER 10001:10001
-# Where the repository with the manifests is mounted.
+# Mount the repository with the manifests here.
 WORKDIR /work
 ENTRYPOINT ["provision"]
 CMD ["--help"]

@@ -1,7 +1,7 @@
-"""Values that tests are made of: each complete by default, with a keyword for every field.
+"""Builders of the values that tests use, with a default for every field.
 
-A test names only what its promise depends on. Tests construct the product's values only here, so a
-new required field is added in one place.
+A test sets only the fields that matter to it. Tests create the product's values only through these
+builders, so a new required field is added in one place.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)
 NOW = datetime(2026, 11, 23, 4, tzinfo=UTC)
-"""The time of every plan, by all clocks."""
+"""The time of every plan; the clocks of servers agree."""
 
 END = NOW + 90 * DAY
 """The expiry of a key for 90 days that is created now."""
@@ -130,7 +130,7 @@ GUEST = role_with("Guest", 3, assignable=False)
 
 
 def observed_key(name: str = "svc-a", number: int = 1, **changes: Any) -> ObservedKey:
-    """Return a live key for 90 days, created yesterday; of one name the lower number is older."""
+    """Return a live key, created yesterday; among keys of one name, the lower number is older."""
     key = ObservedKey(
         id=f"id-{name}-{number}",
         name=name,
@@ -144,7 +144,7 @@ def observed_key(name: str = "svc-a", number: int = 1, **changes: Any) -> Observ
 
 
 def observation_with(*keys: ObservedKey, roles: Roles | None = None, **changes: Any) -> Observation:
-    """Return an observation of these keys; of a legacy server if there are no roles."""
+    """Return an observation of these keys, by a legacy server if `roles` is NoRoles."""
     observation = Observation(
         generation="legacy" if isinstance(roles, NoRoles) else "core",
         workspace="w",
@@ -160,7 +160,7 @@ def observation_with(*keys: ObservedKey, roles: Roles | None = None, **changes: 
 
 
 def create(name: str = "svc-a", *sinks: Address, **changes: Any) -> Create:
-    """Return the action that creates a key, for these sinks."""
+    """Return the action that creates a key and delivers its token to these sinks."""
     action = Create(
         name=name,
         reason="missing",
@@ -176,7 +176,7 @@ def create(name: str = "svc-a", *sinks: Address, **changes: Any) -> Create:
 
 
 def deliver(name: str = "svc-a", *sinks: Address, **changes: Any) -> Deliver:
-    """Return the action that delivers a token for the key `old-…` of that name to these sinks."""
+    """Return the action that delivers a token of the key `old-NAME` to these sinks."""
     action = Deliver(
         name=name,
         reason="token_missing",
@@ -191,7 +191,7 @@ def deliver(name: str = "svc-a", *sinks: Address, **changes: Any) -> Deliver:
 
 
 def update(name: str = "svc-a", *sinks: Address, **changes: Any) -> Update:
-    """Return the action that extends the key `old-…` of that name, for these sinks."""
+    """Return the action that extends the key `old-NAME` and delivers its token to these sinks."""
     action = Update(
         name=name,
         reason="drift",
@@ -209,14 +209,14 @@ def update(name: str = "svc-a", *sinks: Address, **changes: Any) -> Update:
 
 
 def rotate(successor: Create | None = None, **changes: Any) -> Rotate:
-    """Return the action that replaces the key `old-…` of a name by a successor, as requested."""
+    """Return the action that replaces the key `old-NAME` by a successor, as requested."""
     created = successor or create()
     action = Rotate(reason="asked", successor=created, predecessors=(f"old-{created.name}",))
     return action._replace(**changes)
 
 
 def revoke(name: str = "svc-a", **changes: Any) -> Revoke:
-    """Return the action that revokes the key `old-…` of a name that no manifest declares."""
+    """Return the action that revokes the key `old-NAME`, which no manifest declares."""
     action = Revoke(
         name=name,
         reason="undeclared",

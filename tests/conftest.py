@@ -1,4 +1,4 @@
-"""Shared fixtures: the embedded Twenty, servers that misbehave, and no network."""
+"""Shared fixtures: the embedded Twenty, servers that misbehave, and a blocked network."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Workspace
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Processes of tests would take twice as long, and cover hardly a line that no other test does.
+    # Measured processes would take twice as long, and cover hardly any additional line.
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
 DIALECTS = tuple(Dialect)
 HURRY = 50.0
-# The duration of an example depends on other load of the machine, which no test promises.
+# How long an example takes depends on the load of the machine, so there is no deadline.
 settings.register_profile(
     "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -47,7 +47,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1", None)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Ignore files without the mark for `-m fast`, since importing them takes longest."""
+    """Skip files without the mark `fast` for `-m fast`, because importing them is slow."""
     if config.option.markexpr != "fast" or collection_path.suffix != ".py":
         return None
     return True if "mark.fast" not in collection_path.read_text(encoding="utf-8") else None
@@ -55,7 +55,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(autouse=True, scope="session")
 def only_loopback() -> Iterator[None]:
-    """Keep tests off the network: names and addresses other than loopback fail at once."""
+    """Block the network: names and addresses other than loopback fail at once."""
     real_connect, real_getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
     def connect_(self: socket.socket, address: Any) -> None:
@@ -99,7 +99,7 @@ def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture(autouse=True)
 def unmeasured_faults(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Do not measure the coverage of faults, which run many times and reach no new line."""
+    """Measure no coverage in tests/faults, which repeat the same lines many times."""
     measured = Coverage.current() if "faults" in request.path.parts else None
     if measured is None:
         yield
@@ -111,7 +111,7 @@ def unmeasured_faults(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove variables of the machine that would change what a test sees."""
+    """Remove environment variables that would change the results of tests."""
     for name in list(os.environ):
         if name.startswith("PROVISION_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -122,8 +122,8 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_levels() -> Iterator[None]:
-    """Restore the levels of library loggers, which a command sets for its process."""
+def restore_log_levels() -> Iterator[None]:
+    """Restore the log levels that a command sets for its process."""
     loggers = [logging.getLogger(name) for name in (None, "urllib3", "botocore")]
     levels = [logger.level for logger in loggers]
     yield
@@ -145,9 +145,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 
 class Hurried(Cancellation):
-    """Cancellation whose waits take a fiftieth of the time, by a clock that runs as fast.
+    """Cancellation whose clock runs fifty times as fast, so that waits are short.
 
-    Tests that promise a duration use a real one.
+    Tests of durations use a real cancellation.
     """
 
     def now(self) -> float:
@@ -159,7 +159,7 @@ class Hurried(Cancellation):
 
 @pytest.fixture
 def hurried() -> type[Hurried]:
-    """Return the cancellation of runs whose durations do not matter."""
+    """Return the class of cancellations with a fast clock."""
     return Hurried
 
 
@@ -217,7 +217,7 @@ def is_write(exchange: Exchange) -> bool:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Start sandboxes that end with the test."""
+    """Return a function that starts a sandbox, which stops at the end of the test."""
     with ExitStack() as stack:
 
         def start(dialect: Dialect = Dialect.CORE, **options: Any) -> Served:
@@ -231,11 +231,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 
 @dataclass
 class Scripted:
-    """A server that answers exactly what its script says, one entry for each request.
+    """A server that sends exactly the answers in its script, one for each request.
 
     An entry is bytes to send before the connection closes, None to close without an answer, or an
-    event to wait for before closing. After the script every connection is closed without an answer,
-    and its request is still recorded.
+    event to wait for before closing. After the last entry, every request is recorded, and
+    its connection is closed without an answer.
     """
 
     script: list[bytes | threading.Event | None]
@@ -294,7 +294,7 @@ def _read_request(connection: socket.socket) -> bytes:
 
 
 def http(status: int, body: bytes | str = b"", **headers: str) -> bytes:
-    """Return a whole HTTP answer; header names have underscores for dashes."""
+    """Return a complete HTTP answer; underscores in header names become dashes."""
     raw = body.encode() if isinstance(body, str) else body
     fields = {"Content_Length": str(len(raw)), "Connection": "close"} | headers
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
@@ -303,7 +303,7 @@ def http(status: int, body: bytes | str = b"", **headers: str) -> bytes:
 
 @pytest.fixture(autouse=True)
 def quiet_log() -> Iterator[None]:
-    """Remove the log handlers that a command sets up, after the test."""
+    """Remove the log handlers that a command installed, after the test."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     yield
@@ -312,21 +312,21 @@ def quiet_log() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def strangers_secrets_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the secrets of other tests in this process, so that they are not masked here."""
+def forget_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the secrets of other tests, so that this test does not mask them."""
     monkeypatch.setattr(secret, "_KNOWN", secret._Known())
 
 
 @pytest.fixture
 def scripted() -> Iterator[Callable[..., Scripted]]:
-    """Start servers that answer what their script says."""
+    """Return a function that starts a server that sends the answers in a script."""
     with ExitStack() as stack:
         yield lambda *script: stack.enter_context(Scripted(list(script)))
 
 
 @pytest.fixture
 def answer() -> Callable[..., bytes]:
-    """Return a function that builds a whole HTTP answer."""
+    """Return a function that builds a complete HTTP answer."""
     return http
 
 
@@ -338,11 +338,11 @@ def writes() -> Callable[[list[Exchange]], list[Exchange]]:
 
 @dataclass(frozen=True)
 class Listener:
-    """Data that is sent to a port of loopback.
+    """A port on loopback, and the data sent to it.
 
     Attributes:
-        port: where it listens.
-        heard: the beginning of each connection.
+        port: the number of the port.
+        heard: the first bytes of each connection.
     """
 
     port: int
@@ -351,7 +351,7 @@ class Listener:
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
-    """Run a foreign server, which records everything and answers nothing."""
+    """Run a server that records the first bytes of each connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         result = Listener(server.getsockname()[1])
 

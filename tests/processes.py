@@ -1,9 +1,8 @@
-"""Start `provision` in its own process, without paying for its imports each time.
+"""Start `provision` in its own process, without importing everything each time.
 
-A server that has imported everything forks itself for each run. The result is a real process and a
-child of the test, with its own streams, variables, folder and signals. On systems that cannot do
-that, a new Python starts. A test about the start of Python itself runs `[sys.executable, "-m",
-"provisioner"]`.
+A server that has imported everything forks itself for each run. The result is a real process with
+its own streams, variables, folder and signals. On systems other than Linux, a new Python starts
+instead. Tests of the start itself run `[sys.executable, "-m", "provisioner"]`.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ while True:
 
 
 class _Server:
-    """Server that forks for the tests of one process, also from several threads."""
+    """Server that forks processes for one test process and all its threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -94,7 +93,7 @@ class _Server:
         atexit.register(self._stop)
 
     def fork(self, order: dict[str, Any], streams: list[int]) -> tuple[int, int]:
-        """Return the id of the process, and the file that receives its status when it ends."""
+        """Start a process; return its id, and the file that receives its status when it ends."""
         read, write = os.pipe()
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(order).encode()], [*streams, write])
@@ -113,16 +112,16 @@ def _server_of(process: int) -> _Server | None:
 
 
 class Provision(subprocess.Popen[Any]):
-    """`provision` in its own process; takes all options of `subprocess.Popen`.
+    """A run of `provision` in its own process, with the options of `subprocess.Popen`.
 
     Args:
-        arguments: the words after `provision`.
-        script: Python code that runs in place of the command, and may call it.
-        address_space: bytes that it may map; 0 for no limit.
-        options: of `subprocess.Popen`.
+        arguments: the command line after `provision`.
+        script: Python code to run instead of the command; it may call the command.
+        address_space: bytes that the process may map; 0 for no limit.
+        options: the options of `subprocess.Popen`.
 
     Attributes:
-        megabytes: its peak memory after it ended; 0 if a new Python was started.
+        megabytes: the peak memory of the process, after its end; 0 if a new Python was started.
     """
 
     _status: int | None = None

@@ -1,6 +1,7 @@
-"""Shows the plan as one comment of the pull request, made once and updated from then on.
+"""Writes the plan into one comment on the pull request, which later runs update.
 
-A comment that cannot be written is a warning: the plan stands in the job's summary as well.
+If the comment cannot be written, the step prints a warning and succeeds: the summary of the job
+shows the plan as well.
 """
 
 from __future__ import annotations
@@ -15,42 +16,60 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-LONGEST = 65_536
-"""Characters of a comment that GitHub takes."""
+MAX_LENGTH = 65_536
+"""Characters that GitHub accepts in a comment."""
 
-PAGES = 100
-"""Pages of a hundred comments that are looked through for ours."""
+MAX_PAGES = 100
+"""Pages of a hundred comments to search for the comment of an earlier run."""
 
-SECONDS = 30
-MEANINGS = {
+TIMEOUT = 30
+"""Seconds to wait for an answer of GitHub."""
+
+EXIT_CODES = {
     3: "invalid manifests or configuration",
     4: "incomplete",
     5: "refused by a guard",
-    6: "the plan file is stale",
+    6: "the plan file is out of date",
     64: "wrong usage",
 }
+"""Exit codes of provision, with their meanings."""
 
 
-class NotWrittenError(Exception):
-    """The comment cannot be written; the text says why."""
+class GitHubError(Exception):
+    """A request to GitHub failed; the text is the reason.
+
+    Args:
+        text: the reason.
+        status: the status of the answer; None if there was no answer or an invalid one.
+    """
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 def main() -> int:
-    """Writes the comment of this pull request; 0 whatever comes of it."""
+    """Write the comment on this pull request, and return 0 even if that fails."""
     try:
         number = pull_request()
         if number is None:
-            print("No pull request, so no comment.")
+            print("No pull request to comment on.")
         else:
             print(write(GitHub(), number, marker()))
-    except NotWrittenError as error:
-        text = str(error).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-        print(f"::warning title=provision::The plan is not on the pull request: {text}")
+    except GitHubError as error:
+        text = str(error)
+        if error.status in (403, 404):
+            text += (
+                " The job needs `permissions: {pull-requests: write}`, which pull requests from "
+                "forks never get."
+            )
+        text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        print(f"::warning title=provision::Cannot comment on the pull request: {text}")
     return 0
 
 
 def pull_request() -> int | None:
-    """The number of the pull request that the event is about."""
+    """Return the number of the event's pull request; None if the event has none."""
     event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
     issue = event.get("issue") or {}
     found = event.get("pull_request") or (issue if issue.get("pull_request") else {})
@@ -58,109 +77,113 @@ def pull_request() -> int | None:
 
 
 def marker() -> str:
-    """The hidden line by which the comment of these manifests and this selection is known."""
-    place = Path(os.environ.get("INPUT_WORKING_DIRECTORY") or ".")
-    manifests = os.path.normpath(place / (os.environ.get("INPUT_MANIFESTS") or "manifests"))
-    named = {"manifests": Path(manifests).as_posix()}
+    """Return the hidden first line that identifies the comment for these inputs."""
+    folder = Path(os.environ.get("INPUT_WORKING_DIRECTORY") or ".")
+    manifests = os.path.normpath(folder / (os.environ.get("INPUT_MANIFESTS") or "manifests"))
+    inputs = {"manifests": Path(manifests).as_posix()}
     for name in ("environment", "only"):
         if words := os.environ.get(f"INPUT_{name.upper()}", "").split():
-            named[name] = " ".join(words)
-    # A comment of HTML ends at two dashes.
-    return f"<!-- provision plan {urlencode(named).replace('-', '%2D')} -->"
+            inputs[name] = " ".join(words)
+    # Two dashes would end the HTML comment.
+    return f"<!-- provision plan {urlencode(inputs).replace('-', '%2D')} -->"
 
 
-def write(github: GitHub, number: int, mark: str) -> str:
-    """Updates our comment, or makes the first.
+def write(github: GitHub, number: int, first_line: str) -> str:
+    """Update the comment of an earlier run, or create one.
 
     Returns:
-        What was done, as one line.
+        one line for the log that says what was done.
     """
-    body = text_of_comment(mark)
-    found = ours(github, number, mark)
+    body = comment_body(first_line)
+    found = find_comment(github, number, first_line)
     if found is None:
-        made = github.ask("POST", f"/issues/{number}/comments", {"body": body})
-        if not isinstance(made, dict):
-            raise NotWrittenError("GitHub answered with no comment.")
-        return f"Commented on #{number}: {made.get('html_url')}"
+        created = github.request("POST", f"/issues/{number}/comments", {"body": body})
+        if not isinstance(created, dict):
+            raise GitHubError("GitHub did not answer with a comment.")
+        return f"Commented on #{number}: {created.get('html_url')}"
     if found.get("body", "").replace("\r\n", "\n") == body:
-        return f"The comment on #{number} says so already: {found.get('html_url')}"
-    github.ask("PATCH", f"/issues/comments/{int(found['id'])}", {"body": body})
+        return f"The comment on #{number} is up to date: {found.get('html_url')}"
+    github.request("PATCH", f"/issues/comments/{int(found['id'])}", {"body": body})
     return f"Updated the comment on #{number}: {found.get('html_url')}"
 
 
-def ours(github: GitHub, number: int, mark: str) -> dict[str, Any] | None:
-    """The oldest comment that begins with our line and that we wrote.
+def find_comment(github: GitHub, number: int, first_line: str) -> dict[str, Any] | None:
+    """Return the oldest comment of the action's own account with this first line, or None.
 
-    Anyone may write that line. What people wrote is left to them, or a stranger's comment would
-    be shown as the plan and could be changed afterwards.
+    Anyone can write that line into a comment. A comment of another user is skipped, because its
+    author could change the plan in it afterwards.
     """
-    for page in range(1, PAGES + 1):
+    for page in range(1, MAX_PAGES + 1):
         path = f"/issues/{number}/comments?per_page=100&page={page}"
-        comments = github.ask("GET", path)
+        comments = github.request("GET", path)
         if not isinstance(comments, list) or not all(isinstance(one, dict) for one in comments):
-            raise NotWrittenError("GitHub answered with no list of comments.")
+            raise GitHubError("GitHub did not answer with a list of comments.")
         for comment in comments:
-            if str(comment.get("body") or "").startswith(mark):
+            if str(comment.get("body") or "").startswith(first_line):
                 author = comment.get("user") or {}
                 if author.get("type") == "Bot" or author.get("login") == github.login():
                     return dict(comment)
-        if len(comments) < 100:  # noqa: PLR2004 - the page that was asked for is not full
+        if len(comments) < 100:  # noqa: PLR2004 - this is the last page
             return None
     return None
 
 
-def text_of_comment(mark: str) -> str:
-    """The report between our line and where it comes from, cut at a line where it is too long."""
+def comment_body(first_line: str) -> str:
+    """Return the marker, the report and its origin; a long report is cut after a full line."""
     file = os.environ.get("REPORT")
     report = Path(file).read_text(encoding="utf-8").strip() if file else ""
     if not report:
-        report = "**No plan was made.** The log of the run says why."
-    below = [f"Of commit {commit()}, [this run]({run_address()})."]
+        report = "**No plan was created.** See the log of the run."
+    origin = [f"From [this run]({run_address()}) for commit {commit()}."]
     code = int(os.environ.get("EXIT_CODE") or 0)
     if code:
         command = os.environ.get("COMMAND") or "plan"
-        below.append(f"`provision {command}` ended with {code}: {MEANINGS.get(code, 'failed')}.")
-    head, foot = f"{mark}\n", f"\n\n{' '.join(below)}\n"
-    room = LONGEST - len(head) - len(foot)
-    return head + (report if len(report) <= room else shortened(report, room)) + foot
+        meaning = EXIT_CODES.get(code, "failed")
+        origin.append(f"`provision {command}` exited with code {code}: {meaning}.")
+    head, foot = f"{first_line}\n", f"\n\n{' '.join(origin)}\n"
+    available = MAX_LENGTH - len(head) - len(foot)
+    return head + (report if len(report) <= available else shorten(report, available)) + foot
 
 
-def shortened(report: str, room: int) -> str:
-    """As many whole lines as there is room for, and how many are missing."""
+def shorten(report: str, length: int) -> str:
+    """Return as many full lines as fit into a length, and a note that counts the missing ones."""
     lines = report.split("\n")
-    note = "\n\n**Cut here**: {} of {} lines are in the summary of the run alone."
-    room -= len(note.format(len(lines), len(lines)))
-    kept = 0
+    note = "\n\n**Truncated**: {} of {} lines are only in the summary of the run."
+    length -= len(note.format(len(lines), len(lines)))
+    count = 0
     for line in lines:
-        room -= len(line) + 1
-        if room < 0:
+        length -= len(line) + 1
+        if length < 0:
             break
-        kept += 1
-    return "\n".join(lines[:kept]) + note.format(len(lines) - kept, len(lines))
+        count += 1
+    return "\n".join(lines[:count]) + note.format(len(lines) - count, len(lines))
 
 
 def commit() -> str:
-    """The head of the pull request: GITHUB_SHA is of a merge that nobody made."""
+    """Return the head commit of the pull request, or else GITHUB_SHA, shortened.
+
+    For a pull request, GITHUB_SHA is a merge commit that GitHub creates only for the run.
+    """
     event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
     head = (event.get("pull_request") or {}).get("head") or {}
     return str(head.get("sha") or os.environ.get("GITHUB_SHA", ""))[:12]
 
 
 def run_address() -> str:
-    """The page of this run."""
+    """Return the URL of this run."""
     server, repository = os.environ["GITHUB_SERVER_URL"], os.environ["GITHUB_REPOSITORY"]
     return f"{server}/{repository}/actions/runs/{os.environ['GITHUB_RUN_ID']}"
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows nothing: the token would go along."""
+    """Handler that follows no redirect, which could send the token to another host."""
 
     def redirect_request(self, *_: object) -> None:
-        """No request."""
+        """Return None, so that the redirect becomes an error."""
 
 
 class GitHub:
-    """GitHub's REST API, as far as comments need it."""
+    """The part of GitHub's REST API that the action uses, for one repository."""
 
     def __init__(self) -> None:
         self._api = os.environ["GITHUB_API_URL"].rstrip("/")
@@ -169,22 +192,26 @@ class GitHub:
         self._login: str | None = None
         self._opener = urllib.request.build_opener(NoRedirect)
         if not self._token:
-            raise NotWrittenError("there is no github-token.")
+            raise GitHubError("The input `github-token` is empty.")
         address = urlsplit(self._api)
         if address.scheme != "https" and address.hostname not in ("127.0.0.1", "localhost", "::1"):
-            raise NotWrittenError(f"{self._api} is not https.")
+            raise GitHubError(f"The address of GitHub's API, {self._api}, is not https.")
 
     def login(self) -> str:
-        """The account of the token; of an installation, as of a workflow's own token, none."""
+        """Return the token's user name; empty for a workflow's own token, which has no user."""
         if self._login is None:
             try:
                 self._login = str(self._send("GET", f"{self._api}/user").get("login") or "")
-            except NotWrittenError:
+            except GitHubError:
                 self._login = ""
         return self._login
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:
-        """The answer to a request on the repository, read as JSON."""
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """Send a request about the repository and return the JSON of its answer.
+
+        Raises:
+            GitHubError: GitHub refused it, or did not answer with JSON.
+        """
         return self._send(method, f"{self._api}/repos/{self._repository}{path}", body)
 
     def _send(self, method: str, url: str, body: object = None) -> Any:
@@ -193,28 +220,23 @@ class GitHub:
         request.add_header("Accept", "application/vnd.github+json")
         request.add_header("Content-Type", "application/json")
         request.add_header("X-GitHub-Api-Version", "2022-11-28")
-        # Unredirected, and so at no other host whatever a proxy answers.
+        # An unredirected header never reaches another host, whatever a proxy answers.
         request.add_unredirected_header("Authorization", f"Bearer {self._token}")
         try:
-            with self._opener.open(request, timeout=SECONDS) as answer:
+            with self._opener.open(request, timeout=TIMEOUT) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             with error:
-                raise NotWrittenError(why(error.code)) from None
+                raise refusal(error.code) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise NotWrittenError(f"{method} failed: {error!r}.") from None
+            raise GitHubError(f"{method} failed: {error!r}.") from None
 
 
-def why(status: int) -> str:
-    """What a status means, and what to do."""
-    if status in (403, 404):
-        return (
-            f"GitHub answered {status}. The job needs `permissions: {{pull-requests: write}}`, "
-            "and the token of a pull request from a fork never has it."
-        )
+def refusal(status: int) -> GitHubError:
+    """Return the error for a status that is not a success."""
     if status == 401:  # noqa: PLR2004 - a status
-        return "GitHub does not accept github-token (401)."
-    return f"GitHub answered {status}."
+        return GitHubError("GitHub does not accept `github-token` (401).", status)
+    return GitHubError(f"GitHub answered {status}.", status)
 
 
 if __name__ == "__main__":

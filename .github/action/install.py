@@ -1,6 +1,6 @@
-"""Installs provision from the action's own checkout, into an environment of this job.
+"""Installs provision from the action's own checkout, into a virtual environment of this job.
 
-Written for the Python of any runner, so that one that is too old is told so.
+The script also starts with a Python that is too old, so that it can report that.
 """
 
 from __future__ import annotations
@@ -13,67 +13,70 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements.lock"
 SINKS_LOCK = ROOT / "requirements-sinks.lock"
-OLDEST = (3, 11)
+MIN_PYTHON = (3, 11)
 EXTRAS = {"aws", "github", "gitlab", "kubernetes", "vault"}
 
 
 def main() -> int:
-    """Makes the environment where it is not there yet, and outputs its `python`."""
+    """Create the virtual environment unless it exists, and output its `python`."""
     version = "{}.{}".format(*sys.version_info)
-    if sys.version_info < OLDEST:
-        return wrong(
-            f"Python {version} is too old: provision needs 3.11 or newer. Set one up with "
-            "actions/setup-python, or name one with the input `python`."
+    if sys.version_info < MIN_PYTHON:
+        return fail(
+            f"Python {version} is too old: provision needs 3.11 or newer. Install one with "
+            "actions/setup-python, or name one in the input `python`."
         )
     extras = sorted(set(os.environ.get("INPUT_EXTRAS", "").split()))
-    if unknown := set(extras) - EXTRAS:
-        return wrong(f"`extras` has {sorted(unknown)}: {sorted(EXTRAS)} is what there is.")
+    if unknown := sorted(set(extras) - EXTRAS):
+        return fail(
+            f"`extras` has unknown names: {', '.join(unknown)}. "
+            f"Use any of {', '.join(sorted(EXTRAS))}."
+        )
     home = Path(os.environ["RUNNER_TEMP"]) / "-".join(["provision", version, *extras])
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    made_from = home / "made-from"
-    if not made_from.is_file() or made_from.read_text(encoding="utf-8") != str(ROOT):
-        # -I: no file of the repository that is checked out here is taken for a module.
+    installed_from = home / "installed-from"
+    if not installed_from.is_file() or installed_from.read_text(encoding="utf-8") != str(ROOT):
+        # -I keeps Python from importing files of the checked-out repository.
         run(sys.executable, "-I", "-m", "venv", "--without-pip", str(home))
         install(python, extras)
-        made_from.write_text(str(ROOT), encoding="utf-8")
+        installed_from.write_text(str(ROOT), encoding="utf-8")
     with Path(os.environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as outputs:
         outputs.write(f"python={python}\n")
     return 0
 
 
 def install(python: Path, extras: list[str]) -> None:
-    """Installs what the tool needs, and the tool as it stands in the checkout."""
-    # The pip that is there: one more of it in each job would take longer than all the rest.
+    """Install the dependencies, and put the checkout on the module path."""
+    # Use the runner's pip: installing pip into the environment would take longest of all.
     pip = [sys.executable, "-I", "-m", "pip", "--python", str(python), "install", "--quiet"]
-    for packages in needed(extras):
-        run(*pip, "--no-input", "--disable-pip-version-check", *packages)
-    # A path in place of a build, whose tools no hash would hold.
-    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    folder = subprocess.check_output([str(python), "-I", "-c", where], text=True).strip()
+    for arguments in pip_arguments(extras):
+        run(*pip, "--no-input", "--disable-pip-version-check", *arguments)
+    # A build would need tools that no hash pins, so the checkout becomes a path.
+    script = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    folder = subprocess.check_output([str(python), "-I", "-c", script], text=True).strip()
     Path(folder, "provision.pth").write_text(f"{ROOT}\n", encoding="utf-8")
 
 
-def needed(extras: list[str]) -> list[list[str]]:
-    """What pip is asked for, one list a call: the locked packages by their hashes, then extras."""
-    import tomllib  # noqa: PLC0415 - not there in a Python that is too old
+def pip_arguments(extras: list[str]) -> list[list[str]]:
+    """Return the packages for each call of pip: those of a lock by their hashes, then extras."""
+    import tomllib  # noqa: PLC0415 - missing in a Python that is too old
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    first = ["--require-hashes", "-r", str(LOCK)] if LOCK.is_file() else project["dependencies"]
+    packages = ["--require-hashes", "-r", str(LOCK)] if LOCK.is_file() else project["dependencies"]
     more = [one for extra in extras for one in project["optional-dependencies"][extra]]
     if more and SINKS_LOCK.is_file():
         return [["--require-hashes", "-r", str(SINKS_LOCK)]]
-    return [first, more] if more else [first]
+    return [packages, more] if more else [packages]
 
 
 def run(*command: str) -> None:
-    """Runs one program, whose failure is that of the step."""
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        sys.exit(wrong(f"{' '.join(command)} ended with {done.returncode}."))
+    """Run a program; if it fails, exit so that the step fails."""
+    process = subprocess.run(command, check=False)
+    if process.returncode:
+        sys.exit(fail(f"{' '.join(command)} exited with code {process.returncode}."))
 
 
-def wrong(message: str) -> int:
-    """Tells why the step fails."""
+def fail(message: str) -> int:
+    """Print an error annotation and return the exit code of the step."""
     print(f"::error title=provision::{message}")
     return 1
 

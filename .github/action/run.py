@@ -1,8 +1,8 @@
-"""Runs one command of provision as the inputs of the action say.
+"""Runs one command of provision with the inputs of the action.
 
-Outputs `command`, `exit-code`, `report`, the Markdown of a plan or why there is none, and
-`comment`, whether that is for the pull request; provision itself outputs `changes`, `digest` and
-`plan-file`.
+Outputs `command`, `exit-code`, `report` and `comment`. `report` is the file with the Markdown of a
+plan, or of the reason why there is none; `comment` says whether it belongs on the pull request.
+provision itself outputs `changes`, `digest` and `plan-file`.
 """
 
 from __future__ import annotations
@@ -23,33 +23,35 @@ USAGE = 64
 
 
 def main() -> int:
-    """Runs the command; the exit code is its own."""
-    command = asked("COMMAND")
+    """Run the command and return its exit code."""
+    command = action_input("COMMAND")
     automatic = command == "auto"
-    why = None
+    reason = None
     if automatic:
-        command = fitting_the_event()
-        if command == "plan" and (why := why_not_planned()) is not None:
+        command = command_for_event()
+        if command == "plan" and (reason := reason_not_to_plan()) is not None:
             command = "validate"
-        print(f"command: auto, here {command}", flush=True)
+        print(f"command: auto, which runs {command} here", flush=True)
     if command not in COMMANDS:
-        return wrong(f"`command` is {command!r}, and one of auto, {', '.join(COMMANDS)} is meant.")
-    if command == "apply" and not asked("DIGEST"):
-        return wrong(
-            "`digest` is empty: a step that should have given one did not. `none` asks none."
+        *others, last = COMMANDS
+        return fail(f"`command` is {command!r}. Use auto, {', '.join(others)} or {last}.")
+    if command == "apply" and not action_input("DIGEST"):
+        return fail(
+            "`digest` is empty, because an earlier step did not output one. "
+            "Use `none` to apply without a digest."
         )
-    if asked("PRUNE") not in ("true", "false", ""):
-        return wrong("`prune` is true or false.")
+    if action_input("PRUNE") not in ("true", "false", ""):
+        return fail(f"`prune` is {action_input('PRUNE')!r}. Use true or false.")
     report = Path(tempfile.mkdtemp(dir=os.environ["RUNNER_TEMP"])) / "report.md"
-    code = carry_out([command, *arguments(command, report, automatic=automatic)])
+    code = run_provision([command, *arguments(command, report, automatic=automatic)])
     outputs = {"command": command, "exit-code": code, "comment": "false"}
     if command == "plan":
         outputs["comment"] = "true"
-    if why is not None:
-        report.write_text(base_branch.explanation(why), encoding="utf-8")
+    if reason is not None:
+        report.write_text(base_branch.explanation(reason), encoding="utf-8")
         with Path(os.environ["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as summary:
             summary.write(report.read_text(encoding="utf-8"))
-        print(f"::notice title=provision::Only validated, because {why}.")
+        print(f"::notice title=provision::Only validated, because {reason}.")
         outputs["comment"] = "true"
     if report.is_file():
         outputs["report"] = report
@@ -58,18 +60,18 @@ def main() -> int:
     return code
 
 
-_OF_MAINTAINERS = ("push", "workflow_dispatch", "repository_dispatch", "merge_group")
-"""Events that nobody but who may write to the repository brings about."""
+_MAINTAINER_EVENTS = ("push", "workflow_dispatch", "repository_dispatch", "merge_group")
+"""Events that only people with write access to the repository can cause."""
 
-_OF_PULL_REQUESTS = ("pull_request", "pull_request_target")
+_PULL_REQUEST_EVENTS = ("pull_request", "pull_request_target")
 
 
-def fitting_the_event() -> str:
-    """What `auto` means: apply what is on the default branch, plan what maintainers bring about.
+def command_for_event() -> str:
+    """Return the command of `auto`: apply on the default branch, else plan or validate.
 
-    Only events that nobody but a maintainer brings about apply: `pull_request_target` and
-    `workflow_run` stand on the default branch too. What a stranger can bring about, and what is
-    not known here, is not even planned: the manifests that were checked out may be theirs, and
+    Only events that maintainers cause, and schedules, may apply: `pull_request_target` and
+    `workflow_run` run on the default branch too. An event that anyone can cause, or that is not
+    known here, is only validated, because the checked-out manifests may be a stranger's and may
     have programs as sinks.
     """
     name = os.environ.get("GITHUB_EVENT_NAME", "")
@@ -77,82 +79,83 @@ def fitting_the_event() -> str:
     repository = event.get("repository") or {}
     default = repository.get("default_branch")
     if name == "schedule":
-        return "apply"  # runs on the default branch alone, and its event may not name it
+        return "apply"  # runs only on the default branch, which its event may not name
     if name in ("push", "workflow_dispatch"):
-        here = os.environ.get("GITHUB_REF") == f"refs/heads/{default}"
-        return "apply" if default and here else "plan"
-    if name in _OF_PULL_REQUESTS:
+        on_default = os.environ.get("GITHUB_REF") == f"refs/heads/{default}"
+        return "apply" if default and on_default else "plan"
+    if name in _PULL_REQUEST_EVENTS:
         head = (event.get("pull_request", {}).get("head") or {}).get("repo") or {}
         fork = head.get("full_name") != os.environ.get("GITHUB_REPOSITORY")
         dependabot = os.environ.get("GITHUB_ACTOR") == "dependabot[bot]"
         return "validate" if fork or dependabot else "plan"
-    return "plan" if name in _OF_MAINTAINERS else "validate"
+    return "plan" if name in _MAINTAINER_EVENTS else "validate"
 
 
-def of_pull_request() -> bool:
-    """Whether the event is about a pull request, whose manifests nobody may have reviewed."""
-    return os.environ.get("GITHUB_EVENT_NAME") in _OF_PULL_REQUESTS
+def on_pull_request() -> bool:
+    """Return whether a pull request caused the event, so its manifests may be unreviewed."""
+    return os.environ.get("GITHUB_EVENT_NAME") in _PULL_REQUEST_EVENTS
 
 
-def why_not_planned() -> str | None:
-    """Why a pull request is not planned with credentials; None where it is, or there is none."""
-    if not of_pull_request():
+def reason_not_to_plan() -> str | None:
+    """Return why a pull request must not get credentials; None if it may, or if there is none."""
+    if not on_pull_request():
         return None
     event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
-    return base_branch.why_not_planned(event, Path.cwd() / (asked("MANIFESTS") or "manifests"))
+    manifests = Path.cwd() / (action_input("MANIFESTS") or "manifests")
+    return base_branch.reason_not_to_plan(event, manifests)
 
 
 def arguments(command: str, report: Path, *, automatic: bool) -> list[str]:
-    """The command line after the command."""
-    made = ["--manifests", asked("MANIFESTS") or "manifests"]
-    plan_file = asked("PLAN_FILE")
-    applied = command == "apply" and plan_file and not automatic
-    if command != "validate" and not applied:
+    """Return the command line after the command."""
+    result = ["--manifests", action_input("MANIFESTS") or "manifests"]
+    plan_file = action_input("PLAN_FILE")
+    applies_file = command == "apply" and plan_file and not automatic
+    if command != "validate" and not applies_file:
         for name in ("ENVIRONMENT", "ONLY"):
-            for value in asked(name).split():
-                made += [f"--{name.lower()}", value]
+            for value in action_input(name).split():
+                result += [f"--{name.lower()}", value]
     if command in ("plan", "apply"):
-        made += ["--report", f"markdown={report}"]
-        if asked("PRUNE") == "true" and not applied:
-            made.append("--prune")
-    if automatic and command == "plan" and of_pull_request():
-        made.append("--no-programs")  # the pull request may have changed the programs themselves
+        result += ["--report", f"markdown={report}"]
+        if action_input("PRUNE") == "true" and not applies_file:
+            result.append("--prune")
+    if automatic and command == "plan" and on_pull_request():
+        result.append("--no-programs")  # the pull request may have changed the programs themselves
     if command == "plan" and plan_file:
-        made += ["--out", os.path.abspath(plan_file)]  # noqa: PTH100 - may not be there yet
-    if command == "apply" and asked("DIGEST") != "none":
-        made += ["--digest", asked("DIGEST")]
-    if command == "report" and asked("EXPIRING_WITHIN"):
-        made += ["--expiring-within", asked("EXPIRING_WITHIN")]
-    made += filter(None, map(str.strip, asked("ARGUMENTS").splitlines()))
-    return [*made, "--", plan_file] if applied else made
+        result += ["--out", os.path.abspath(plan_file)]  # noqa: PTH100 - the file may not exist
+    if command == "apply" and action_input("DIGEST") != "none":
+        result += ["--digest", action_input("DIGEST")]
+    if command == "report" and action_input("EXPIRING_WITHIN"):
+        result += ["--expiring-within", action_input("EXPIRING_WITHIN")]
+    result += filter(None, map(str.strip, action_input("ARGUMENTS").splitlines()))
+    return [*result, "--", plan_file] if applies_file else result
 
 
-def carry_out(words: list[str]) -> int:
-    """Runs provision, and passes on the signals by which a runner ends a step."""
+def run_provision(words: list[str]) -> int:
+    """Run provision, and forward the signals with which a runner stops a step."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def pass_on(number: int, _: object) -> None:
+    def forward(number: int, _: object) -> None:
         for process in running:
             process.send_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, pass_on)
-    # -I: no file of the repository that is checked out here is taken for a module.
-    ours = {name: value for name, value in os.environ.items() if name != "INPUT_GITHUB_TOKEN"}
+        signal.signal(number, forward)
+    # -I keeps Python from importing files of the checked-out repository.
     command = [sys.executable, "-I", "-m", "provisioner", *words]
-    with subprocess.Popen(command, env=ours) as process:
+    variables = {key: value for key, value in os.environ.items() if key != "INPUT_GITHUB_TOKEN"}
+    with subprocess.Popen(command, env=variables) as process:
         running.append(process)
         code = process.wait()
     return code if code >= 0 else 128 - code
 
 
-def asked(name: str) -> str:
-    """An input of the action."""
+def action_input(name: str) -> str:
+    """Return an input of the action, without surrounding spaces; empty if it is not set."""
     return os.environ.get(f"INPUT_{name}", "").strip()
 
 
-def wrong(message: str) -> int:
-    """Wrong usage of the action."""
+def fail(message: str) -> int:
+    """Print an error annotation and return the exit code for wrong usage."""
     print(f"::error title=provision::{message}")
     return USAGE
 

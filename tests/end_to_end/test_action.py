@@ -410,7 +410,7 @@ def test_every_input_and_output_is_used_and_described():
 )
 def test_auto_applies_only_on_the_default_branch(variables, event, command, script):
     """`auto` never applies on a pull request, and validates one without secrets."""
-    assert script(event, **variables).fitting_the_event() == command
+    assert script(event, **variables).command_for_event() == command
 
 
 def module(name: str) -> Any:
@@ -515,9 +515,8 @@ def test_a_pull_request_gets_its_plan_as_one_comment(runner, github):
     assert len(github.comments) == 1
     first = github.comments[0]["body"]
     assert first.startswith("<!-- provision plan manifests=manifests -->\n")
-    assert (
-        "Of commit aaaaaaaaaaaa, [this run](https://github.com/acme/keys/actions/runs/42)" in first
-    )
+    run_link = "[this run](https://github.com/acme/keys/actions/runs/42)"
+    assert f"From {run_link} for commit aaaaaaaaaaaa" in first
     assert "dev" in ran.summary
 
     manifest = runner.folder / "work" / "manifests" / "keys.yaml"
@@ -564,7 +563,7 @@ def test_a_plan_that_fails_is_commented_and_fails(runner, github):
     (runner.folder / "work" / "manifests" / "keys.yaml").write_text("version: 2\n")
     ran = runner.run({}, pull_request())
     assert (ran.code, ran.outputs["exit-code"]) == (3, "3")
-    assert "`provision plan` ended with 3: invalid manifests" in github.comments[0]["body"]
+    assert "`provision plan` exited with code 3: invalid manifests" in github.comments[0]["body"]
 
 
 def test_a_refused_comment_does_not_fail_the_plan(runner, github):
@@ -572,7 +571,7 @@ def test_a_refused_comment_does_not_fail_the_plan(runner, github):
     github.refuse = {"POST": 403}
     ran = runner.run({}, pull_request())
     assert ran.code == 0, ran.printed
-    assert "::warning title=provision::The plan is not on the pull request" in ran.printed
+    assert "::warning title=provision::Cannot comment on the pull request" in ran.printed
     assert "pull-requests: write" in ran.printed
     assert ran.outputs["changes"] == "true"
 
@@ -659,7 +658,7 @@ def test_a_changed_url_is_validated_and_the_comment_says_how_to_approve(runner, 
     assert listener.heard == []
     for text in (github.comments[0]["body"], ran.summary):
         assert "it changes `environments.yaml`" in text
-        assert "To approve: review these changes, then start this workflow by hand" in text
+        assert "To approve it, review these changes. Then start this workflow by hand" in text
     planned = runner.run({"command": "plan"}, pull_request(), TWENTY_TOKEN="credential-of-this-run")
     assert planned.code == 4
     assert any(b"credential-of-this-run" in entry for entry in listener.heard)
@@ -732,8 +731,11 @@ def test_manifests_are_compared_with_the_environments_that_the_run_reads(
     else:
         ran = runner.run({"arguments": f"--environments\n{protected}"}, pull_request())
     assert (ran.code, ran.outputs["command"]) == (0, "validate"), ran.printed
-    reason = "is run with" if by == "variable" else "without the file of `--environments`"
-    assert reason in github.comments[0]["body"]
+    reasons = {
+        "variable": "it changes the arguments of a `command` in `deliver`",
+        "arguments": "without the file of `--environments`",
+    }
+    assert reasons[by] in github.comments[0]["body"]
     assert not (tmp_path / "owned").exists()
 
 
@@ -795,7 +797,7 @@ def test_a_comment_beyond_the_first_page_is_found(comment, github):
         "PATCH /repos/acme/keys/issues/comments/251",
     ]
     github.requests.clear()
-    assert "says so already" in comment("second").printed
+    assert "is up to date" in comment("second").printed
     assert not [line for line in github.requests if not line.startswith("GET")]
 
 
@@ -840,7 +842,7 @@ def test_a_long_plan_is_cut_with_a_note(comment, github):
     comment("\n".join(lines))
     body = github.comments[0]["body"]
     assert 65_000 < len(body) <= 65_536
-    note = re.search(r"\*\*Cut here\*\*: (\d+) of 9000 lines", body)
+    note = re.search(r"\*\*Truncated\*\*: (\d+) of 9000 lines", body)
     assert note
     kept_lines = body.splitlines()[1 : 1 + 9000 - int(note[1])]
     assert kept_lines == lines[: len(kept_lines)]
@@ -887,7 +889,7 @@ def test_an_invalid_answer_is_a_warning(answer, comment, runner, scripted):
 
 def test_without_token_network_or_https_there_is_a_warning(comment, runner, github):
     """A missing token, an unreachable server and an address without https are warnings too."""
-    assert "there is no github-token" in comment("plan", **{"github-token": ""}).printed
+    assert "`github-token` is empty" in comment("plan", **{"github-token": ""}).printed
     assert "not accept" in comment("plan", **{"github-token": "other"}).printed
     runner.api = "http://github.example.com"
     assert "is not https" in comment("plan").printed
@@ -968,7 +970,7 @@ def test_extras_are_those_of_sinks(extras, runner):
     """Only the extras of sinks reach pip."""
     ran = runner.run({"extras": extras, "python": sys.executable}, PUSH, {})
     assert ran.code == 1
-    assert "`extras` has" in ran.printed
+    assert "`extras` has unknown names" in ran.printed
 
 
 def test_the_needed_packages_are_the_lock_and_the_extras(tmp_path, monkeypatch):
@@ -979,14 +981,14 @@ def test_the_needed_packages_are_the_lock_and_the_extras(tmp_path, monkeypatch):
     assert set(offered) - {"test"} == script.EXTRAS
     monkeypatch.setattr(script, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(script, "SINKS_LOCK", tmp_path / "sinks")
-    assert script.needed([]) == [project["dependencies"]]
-    assert script.needed(["gitlab"]) == [project["dependencies"]]
+    assert script.pip_arguments([]) == [project["dependencies"]]
+    assert script.pip_arguments(["gitlab"]) == [project["dependencies"]]
     (tmp_path / "lock").touch()
     locked = ["--require-hashes", "-r", str(tmp_path / "lock")]
-    assert script.needed(["aws", "vault"]) == [locked, [*offered["aws"], *offered["vault"]]]
+    assert script.pip_arguments(["aws", "vault"]) == [locked, [*offered["aws"], *offered["vault"]]]
     (tmp_path / "sinks").touch()
-    assert script.needed(["vault"]) == [["--require-hashes", "-r", str(tmp_path / "sinks")]]
-    assert script.needed([]) == [locked]
+    assert script.pip_arguments(["vault"]) == [["--require-hashes", "-r", str(tmp_path / "sinks")]]
+    assert script.pip_arguments([]) == [locked]
 
 
 def test_the_error_for_an_old_python_says_what_to_do(monkeypatch, capsys):

@@ -230,7 +230,7 @@ def assert_only_validated(
     assert not (project / "provision-plan.json").exists()
     for text in (process.stdout, (project / "provision-plan.md").read_text()):
         assert reason in text
-        assert "To approve: review these changes, then run a pipeline by hand" in text
+        assert "To approve it, review these changes. Then run a pipeline by hand" in text
     assert not (project.parent / "owned").exists()
 
 
