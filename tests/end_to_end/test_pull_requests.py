@@ -142,7 +142,7 @@ def test_a_bare_repository_with_an_empty_git_folder_is_not_trusted(checkout):
     checkout.write("{file: secrets/a.txt}")
     process = checkout.run("apply")
     assert process.returncode == 4, process.stdout + process.stderr
-    assert "git does not say" in process.stdout + process.stderr
+    assert "git cannot tell" in process.stdout + process.stderr
     assert not checkout.marker.exists(), checkout.marker.read_text()
 
 

@@ -394,7 +394,7 @@ def test_the_text_report_shows_what_was_done_and_what_was_skipped(start, number,
         assert {line.split()[0] for line in skipped} == set(names) - created
         skipped_count = len(names) - len(created)
         assert (
-            f"Incomplete: {len(created)} created, 0 as declared, {skipped_count} skipped (stopped)."
+            f"Incomplete: {len(created)} created, 0 kept, {skipped_count} skipped (stopped)."
             in out
         )
 
@@ -585,9 +585,10 @@ def test_create_finishes_its_requests_in_progress(start, tmp_path, number, code,
         created = {key.id for key in server.sandbox.keys()}
         assert {entry["id"] for entry in json.loads(out)} == created
         assert len(created) == PROBED[dialect] + PARALLEL * SIZES[dialect] < 12
-        lines = err.splitlines()
+        *lines, hint = err.splitlines()
         assert len(lines) == 12 - len(created)
         assert all(line.startswith("stopped: ") for line in lines)
+        assert hint == 'Run "provision explain stopped" to learn more.'
 
 
 @pytest.mark.parametrize("single", [True, False])
@@ -603,7 +604,7 @@ def test_create_reports_which_record_may_exist(start, tmp_path, single) -> None:
         code, out, err, seconds = run.result()
         assert code == 130
         assert GRACE - 0.5 < seconds < GRACE + IMMEDIATE
-        codes = Counter(line.partition(":")[0] for line in err.splitlines())
+        codes = Counter(line.partition(": ")[0] for line in err.splitlines()[:-1])
         if single:
             assert (out, codes) == ("", {"outcome_unknown": 1})
         else:

@@ -110,7 +110,7 @@ def test_a_run_right_after_another_writes_nothing_with_shifted_clocks(
     sandbox = stack.enter_context(Sandbox(None, dialect, journal=journal))
     places = {kind: sink_fixture(kind, stack, project.root) for kind in ALL_KINDS}
     github = places["github"].server
-    github.ahead = timedelta(seconds=run_offset + github_offset)
+    github.clock_skew = timedelta(seconds=run_offset + github_offset)
     keys = [(f"svc-{kind}", [entry.item]) for kind, entry in places.items()]
     organisation = {"github": "acme", "secret": "OF_ALL"}
     keys += [(f"due-{kind}", [entry.item]) for kind, entry in places.items()]

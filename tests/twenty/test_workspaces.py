@@ -513,8 +513,8 @@ def test_slow_pages_do_not_change_the_clock_difference(
         server = scripted(answer(200, json.dumps(page), Date=date))
         environment = environment_with(url=server.url)
         found = connect(environment, server.url, ApiToken(Secret("t"))).observe()
-    assert found.ahead is not None
-    assert abs(found.ahead) < timedelta(seconds=2)
+    assert found.server_ahead is not None
+    assert abs(found.server_ahead) < timedelta(seconds=2)
 
 
 def test_a_page_of_core_is_not_mistaken_for_legacy(scripted, answer, connect) -> None:
