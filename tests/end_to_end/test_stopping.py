@@ -394,8 +394,7 @@ def test_the_text_report_shows_what_was_done_and_what_was_skipped(start, number,
         assert {line.split()[0] for line in skipped} == set(names) - created
         skipped_count = len(names) - len(created)
         assert (
-            f"Incomplete: {len(created)} created, 0 kept, {skipped_count} skipped (stopped)."
-            in out
+            f"Incomplete: {len(created)} created, 0 kept, {skipped_count} skipped (stopped)." in out
         )
 
 
