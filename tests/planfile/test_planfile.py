@@ -674,7 +674,10 @@ def test_a_plan_that_cannot_be_reviewed_is_not_written(run, small, file, tmp_pat
     with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
         sandbox.seed([f"old-{number}" for number in range(9)])
     code, _, err = run("plan", "-m", small, "--prune", "--out", file)
-    assert (code, "is not written: the plan is refused (too_many_revocations)" in err) == (5, True)
+    assert (code, "was not written: the plan was refused (too_many_revocations)" in err) == (
+        5,
+        True,
+    )
     assert not file.exists()
     dead = "  dead: {url: 'http://127.0.0.1:9', auth: {token: '${T}'}}\n"
     (small / "environments.yaml").write_text(EMBEDDED + dead)
