@@ -748,7 +748,7 @@ def test_apply_refuses_a_plan_without_the_given_digest(run, small, file) -> None
     assert run("plan", "-m", small, "--out", file)[0] == 0
     other = f"sha256:{'0' * 64}"
     code, _, err = run("apply", "-m", small, "--digest", other)
-    assert (code, f"digest is {planned}, and not {other}" in err) == (6, True)
+    assert (code, f"digest is {planned}, not {other}" in err) == (6, True)
     code, out, err = run("apply", file, "-m", small, "--digest", other)
     assert (code, out, f"is {planned}, not {other}" in err) == (6, "", True)
     assert run("list", "-m", small)[1] == "no keys\n"
