@@ -161,7 +161,7 @@ def test_keys_that_collide_because_of_a_default_are_one_problem(write: Write) ->
     text = manifest(*FORTY, defaults={"deliver": [{"aws": "{name}"}]}, environments="[a, b, c]")
     problem = only(write(text))
     assert places((problem,)) == ["1:6 sink_collision"]
-    assert '"svc-0" (and 39 other keys) of b (and 1 other environment) would' in problem.message
+    assert '"svc-0" (and 39 other keys) in b (and 1 other environment) would' in problem.message
 
 
 def test_a_default_that_gives_a_file_another_format_is_one_problem(write: Write) -> None:
@@ -171,7 +171,7 @@ def test_a_default_that_gives_a_file_another_format_is_one_problem(write: Write)
     problem = only(write(first, other))
     assert places((problem,)) == ["2:6 sink_collision"]
     assert f'json for "svc-0" ({OTHERS})' in problem.message
-    assert '"first" of a' in problem.message
+    assert '"first" in a' in problem.message
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_names_of_a_matrix_that_look_alike_are_one_warning(write: Write, environ
         (warning,) = look_alikes(load(write(text)))
         assert places((warning,)) == ["1:7 name_alike"]
         assert f"({OTHERS}) looks like" in warning.message
-        assert ("of a (and 2 other environments), " in warning.message) is (environments != "[a]")
+        assert ("in a (and 2 other environments), " in warning.message) is (environments != "[a]")
 
 
 # Separate causes

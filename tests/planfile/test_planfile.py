@@ -685,7 +685,7 @@ def test_a_plan_that_cannot_be_reviewed_is_not_written(run, small, file, tmp_pat
         patch.setenv("T", "x" * 40)
         code, _, err = run("plan", "-m", small, "--out", file)
     assert code == 4
-    assert "is not written: dead could not be observed (" in err
+    assert "was not written: dead could not be observed (" in err
     assert not file.exists()
 
 
@@ -707,7 +707,7 @@ def test_a_plan_that_was_stopped_is_not_written(small, file) -> None:
             process.terminate()
             _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert "is not written: the run was stopped" in err
+    assert "was not written: the run was stopped" in err
     assert not file.exists()
 
 
