@@ -75,7 +75,7 @@ def _release(generation: Generation, capabilities: Capabilities) -> str:
         case "legacy", _:
             return "Legacy: Twenty up to 1.2."
         case "core", None:
-            return "Core: Twenty 1.3 or later; its answers do not show whether it is 1.x or 2.x."
+            return "Core: Twenty 1.3 or later; its responses do not show whether it is 1.x or 2.x."
         case "core", release:
             return f"Core: Twenty {release}."
         case _:
@@ -117,7 +117,7 @@ def _credential(
     return CheckWarning(
         "credential",
         f"{kind}, within {EXPIRING_WITHIN.days} days; {workspace}.",
-        f"Before then, put a new token where `auth` reads it{alternative}.",
+        f"Before then, replace the token that `auth` reads{alternative}.",
     )
 
 
@@ -139,13 +139,14 @@ def _roles(environment: Environment, roles: Roles) -> Check:
     match roles:
         case NoRoles():
             ignored = "" if role is None else f"; the environment's role {role!r} is ignored"
-            return CheckOk("roles", f"API keys before 1.3 have no roles{ignored}.")
+            return CheckOk("roles", f"API keys before Twenty 1.3 have no roles{ignored}.")
         case HiddenRoles():
             remedy = "Give the credential's role the permission for roles, or write role ids."
             message = "This credential cannot read roles, so a role must be written as an id"
             if role is None or _UUID.fullmatch(role):
                 return CheckWarning("roles", f"{message}.", remedy)
-            return CheckFailed("roles", "role_unknown", f"{message}; {role!r} is not one.", remedy)
+            message = f"{message}; {role!r} is not an id."
+            return CheckFailed("roles", "role_unknown", message, remedy)
         case KnownRoles(roles=known):
             return _known_roles(role, known)
         case _:
@@ -156,7 +157,7 @@ def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
     labels = ", ".join(sorted(repr(one.label) for one in roles if one.assignable))
     if not labels:
         message = "No role can be assigned to API keys."
-        remedy = "Allow a role for API keys in Twenty's settings."
+        remedy = "Make a role assignable to API keys in Twenty's settings."
         return CheckFailed("roles", "role_not_assignable", message, remedy)
     offer = f"API keys can have {labels}"
     if role is None:
@@ -171,7 +172,7 @@ def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
         return CheckFailed("roles", "role_unknown", f"The {named} {problem}; {offer}.", remedy)
     if not matching[0].assignable:
         message = f"The {named} cannot be assigned to API keys; {offer}."
-        remedy = "Allow it for API keys in Twenty's settings, or set another role."
+        remedy = "Make it assignable to API keys in Twenty's settings, or set another role."
         return CheckFailed("roles", "role_not_assignable", message, remedy)
     return CheckOk("roles", f"{offer}; the {named} is one of them.")
 
@@ -186,8 +187,8 @@ def _writes(  # noqa: PLR0911 - one for each result
     if observation.generation == "legacy":
         return CheckOk(
             "writes",
-            "Any credential of the workspace can create keys; whether it can mint tokens cannot be "
-            "checked without minting one.",
+            "Any credential for the workspace can create keys; whether this one can mint tokens "
+            "cannot be checked without minting one.",
         )
     if not session and capabilities.release == "2.x":
         message = "Twenty 2.x lets only a signed-in user write keys, not an API key."
@@ -203,12 +204,13 @@ def _writes(  # noqa: PLR0911 - one for each result
         case True:
             pass
     if not session and capabilities.release is None:
-        message = "Unknown: Twenty 1.x lets an API key write keys, 2.x does not."
+        message = "Unknown: Twenty 1.x lets an API key write keys, but 2.x does not."
         return CheckWarning("writes", message, _SESSION)
     if capabilities.release != "1.x" and isinstance(observation.roles, HiddenRoles):
         return CheckWarning(
             "writes",
-            "Allowed on 2.21; later releases also require the permission for roles to create keys.",
+            "Allowed on 2.21; in later releases, creating keys also requires the permission "
+            "for roles.",
             "Give the credential's role the permission for roles.",
         )
     return CheckOk("writes", "The credential's role has the permission for API keys.")
@@ -231,8 +233,8 @@ def _clock(observation: Observation) -> Check:
     return CheckFailed(
         "clock",
         "clock_off",
-        f"This machine's clock is {abs(seconds)} s {direction} the server's, and durations count "
-        "from it.",
+        f"This machine's clock is {abs(seconds)} s {direction} the server's, and durations "
+        "are counted from it.",
         "Synchronize the clock of this machine or of the server with a time server.",
     )
 
@@ -242,8 +244,8 @@ def _limits(limits: Limits, capabilities: Capabilities) -> Check:
     declared = limits.requests_per_minute
     if declared is None:
         rate = (
-            "No requests_per_minute: the first throttling sets the rate (hosted Twenty allows 50 "
-            "to 100 a minute)"
+            "No requests_per_minute: the first throttled request sets the rate (hosted Twenty "
+            "allows 50 to 100 a minute)"
         )
     else:
         rate = f"{pluralize(declared, 'request')} a minute"

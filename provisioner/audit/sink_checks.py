@@ -131,18 +131,18 @@ class SinkChecks:
         claims = claims_of(token)
         if claims is None or claims.key is None:
             return _bad_token(
-                "token_invalid", f"{address} holds a value that is not a token of {key!r}."
+                "token_invalid", f"{address} holds a value that is not a token for {key!r}."
             )
         if claims.key.lower() not in self._live_ids[key]:
             return _bad_token(
-                "token_dead", f"{address} holds a token of a key other than the live {key!r}."
+                "token_dead", f"{address} holds a token for a key other than the live {key!r}."
             )
         try:
             verify(token)
         except WorkspaceError as error:
             if error.code != "token_refused":
                 return error
-            message = f"The server does not accept the token of {key!r} in {address}."
+            message = f"The server does not accept the token for {key!r} in {address}."
             return _bad_token(error.code, message)
         return None
 

@@ -28,7 +28,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "yaml_merge_key": "The file uses a merge key (`<<`), which is not supported.",
         "yaml_tag": "The file uses a tag (`!name`), which is not supported.",
         "yaml_duplicate_key": "A mapping contains the same key twice.",
-        "yaml_key_type": "A key of a mapping is not a string.",
+        "yaml_key_type": "A mapping key is not a string.",
         "yaml_surprise": "YAML reads an unquoted word as something other than text.",
         "too_many_problems": "The file has too many YAML problems; the rest of it was not checked.",
         # shape
@@ -38,10 +38,10 @@ CODES: Mapping[str, str] = MappingProxyType(
         "invalid_value": "A value is not allowed here.",
         # manifests
         "depth_invalid": "The depth is not 0, 1 or 2.",
-        "name_invalid": "A name is empty, has outer spaces or contains control characters.",
-        "name_alike": "A name looks like another one of its environment; a warning.",
+        "name_invalid": "A name is empty, has spaces around it or contains control characters.",
+        "name_alike": "A name looks like another name in its environment (a warning).",
         "character_unseen": "A name or role has invisible characters or is not in Unicode NFC.",
-        "name_duplicate": "Two keys of an environment have the same name.",
+        "name_duplicate": "Two keys in an environment have the same name.",
         "environment_both": "A manifest has both `environment` and `environments`.",
         "environment_unknown": "A manifest names an environment that environments.yaml lacks.",
         "environment_duplicate": "A manifest names an environment twice.",
@@ -56,8 +56,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "placeholder_unknown": "A name or sink has a placeholder that does not exist.",
         # rotation
         "rotation_invalid": "A `rotate` is neither `never` nor two durations.",
-        "rotation_expiry": "The `expires` and the `rotate` of a key do not fit together.",
-        "rotation_unowned": "A rotated key is not matched by `owns` of its environment.",
+        "rotation_expiry": "The `expires` and `rotate` of a key do not fit together.",
+        "rotation_unowned": "A rotated key matches no pattern in `owns` of its environment.",
         # delivery
         "sink_invalid": "A sink has no kind, several kinds or a value that is not valid.",
         "sink_collision": "Two keys, or two sinks of one key, deliver to the same place.",
@@ -73,12 +73,12 @@ CODES: Mapping[str, str] = MappingProxyType(
         "url_invalid": "A URL has no scheme or host, has a query, or cannot be used.",
         "url_credentials": "A URL contains a user name or password.",
         "url_insecure": "A URL uses plain http to another machine without `insecure: true`.",
-        "auth_missing": "An environment has no `auth`, and is not the embedded Twenty.",
+        "auth_missing": "An environment has no `auth` and does not use the embedded Twenty.",
         "auth_invalid": "`auth` has an unknown form, or its value cannot be a credential.",
         "header_invalid": "A header cannot be sent, or is reserved for `auth`.",
         "secret_literal": "The file contains a secret as text.",
         "secret_file_unreadable": "A token or password file cannot be read.",
-        "ca_file_unreadable": "The file of certificate authorities cannot be read.",
+        "ca_file_unreadable": "The certificate authority file cannot be read.",
         "variable_invalid": "A `$` does not start a variable, or variables are not allowed here.",
         "variable_missing": "A variable is not set or is empty.",
     }

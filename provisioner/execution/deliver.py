@@ -212,7 +212,7 @@ class TokenDeliveries:
             if error.code == "token_refused":
                 return Failure(
                     error.code,
-                    f"The server no longer accepts the token of {delivery.name!r}: another run "
+                    f"The server no longer accepts the token for {delivery.name!r}: another run "
                     "revoked its key during the delivery. Run again.",
                 )
         return None
@@ -261,8 +261,8 @@ class TokenDeliveries:
                 self._finish(delivery, _newer_key(delivery, key))
             else:
                 _LOG.warning(
-                    "%s: another run was active while the token of key %s was delivered; "
-                    "delivering a token of key %s instead", delivery.name, delivery.key_id, key.id,
+                    "%s: another run was active while the token for key %s was being delivered; "
+                    "delivering a token for key %s instead", delivery.name, delivery.key_id, key.id,
                 )  # fmt: skip
                 repeated.append(
                     replace(
@@ -394,7 +394,7 @@ def _with_advice(failure: Failure, delivery: TokenDelivery) -> Failure:
 def _unconfirmed(delivery: TokenDelivery) -> Failure:
     return Failure(
         "not_settled",
-        f"The token of {delivery.name!r} was written, but the keys could not be listed "
+        f"The token for {delivery.name!r} was written, but the keys could not be listed "
         "afterwards, so another run may have delivered a newer key. Run "
         f"{_redeliver_command(delivery.name)}.",
     )
@@ -411,8 +411,8 @@ def _key_gone(delivery: TokenDelivery) -> Failure:
 def _newer_key(delivery: TokenDelivery, newest: ObservedKey) -> Failure:
     return Failure(
         "not_settled",
-        f"Someone created the newer key {newest.id} while the token of {delivery.name!r} was being "
-        "delivered. Revoke the key that you do not want, then run "
+        f"Someone created the newer key {newest.id} while the token for {delivery.name!r} was "
+        "being delivered. Revoke the key that you do not want, then run "
         f"{_redeliver_command(delivery.name)}.",
     )
 
@@ -432,8 +432,8 @@ def mint(workspace: Workspace, key_id: str, expires_at: datetime) -> Secret:
     if not token_matches(token, key_id, expires_at):
         raise WorkspaceError(
             "token_refused",
-            f"The token minted for the key {key_id} is not a token of that key, "
-            "or expires before it does.",
+            f"The token minted for the key {key_id} is not for that key, or expires "
+            "before the key does.",
             remedy="Nothing was delivered; check the key in Twenty.",
         )
     workspace.verify_token(token)
@@ -465,6 +465,6 @@ def _read_back(
         case _:
             raise sink_error(
                 "sink_failed",
-                f"{address} accepted the token but does not return it when it is read back.",
+                f"{address} accepted the token, but reading it back does not return it.",
                 "Check what else writes there, and run again.",
             )

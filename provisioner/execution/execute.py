@@ -463,5 +463,5 @@ _EXPIRY_NOT_SET = Failure(
 )
 _NOT_REPLACED = Failure(
     "not_delivered",
-    "This duplicate was not revoked, because the token of the key to keep was not delivered.",
+    "This duplicate was not revoked, because the token for the key to keep was not delivered.",
 )

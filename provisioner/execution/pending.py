@@ -288,6 +288,6 @@ class PendingCreate:
 
 UNCONFIRMED = Failure(
     "not_settled",
-    "The key was created, but the keys of its workspace could not be listed afterwards, so another "
-    "run may have created one of the same name. Run again.",
+    "The key was created, but the keys in its workspace could not be listed afterwards, so another "
+    "run may have created one with the same name. Run again.",
 )

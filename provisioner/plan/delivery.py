@@ -78,7 +78,7 @@ def block_actions(planned: Planned, failures: Mapping[Address, Failure]) -> Plan
         if action.reason == "due" and len(found) < len(action.sinks):
             reasons = "; ".join(f"{one.code}: {one.message}" for one in found)
             notes.append(
-                f"the successor of {action.name!r} is not delivered to every sink: {reasons}"
+                f"the successor of {action.name!r} has not been delivered to every sink: {reasons}"
             )
             return action
         return action._replace(successor=action.successor._replace(blocked=found[0]))

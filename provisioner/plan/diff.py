@@ -174,8 +174,8 @@ def _undelivered_notes(actions: list[Action]) -> Iterable[str]:
     count = sum(not action.sinks and action.blocked is None for action in creates)
     if count:
         yield (
-            f"no sink takes the token{'s' if count != 1 else ''} of {pluralize(count, 'key')}; add "
-            "one under `deliver`, or mint a token with `provision token NAME --to FILE`"
+            f"no sink receives the token{'s' if count != 1 else ''} for {pluralize(count, 'key')}; "
+            "add one under `deliver`, or mint a token with `provision token NAME --to FILE`"
         )
 
 
@@ -184,6 +184,6 @@ def _expiry_notes(actions: list[Action]) -> Iterable[str]:
     updates = (one for one in actions if isinstance(one, Update) and one.sets_expiry)
     if any(one.blocked is None for one in updates):
         yield (
-            "Tokens already issued keep their expiry. Extended keys get a new token; before 2.x, "
-            "the old token of a shortened key works until it expires."
+            "Tokens already issued keep their expiry. Extended keys get a new token; before Twenty "
+            "2.x, the old token of a shortened key works until it expires."
         )

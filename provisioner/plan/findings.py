@@ -60,7 +60,8 @@ class Duplicate:
             again = f"provision rotate {quote(self.name)}"
             other = "otherwise " if self.others == "owned" else ""
             advice = (
-                f"if an interrupted `{again}` created one of them, run it again; {other}{advice}"
+                f"if an interrupted `{again}` created one of them, run that command again; "
+                f"{other}{advice}"
             )
         return f"{head}, and the others are not delivered. {advice[0].upper()}{advice[1:]}."
 
@@ -90,8 +91,8 @@ class Drift:
         if self.reason == "lifetime":
             # The desired expiry would differ in every run, and so would the message.
             return (
-                f"Expires at {self.actual}, later than a key created now. A shorter lifetime does "
-                "not change live keys; run `provision rotate` to create a successor."
+                f"Expires at {self.actual}, later than a key created now would. A shorter lifetime "
+                "does not change live keys; run `provision rotate` to create a successor."
             )
         label = "Expiry" if self.field == "expires" else "Role"
         reason = (

@@ -128,13 +128,13 @@ class Lifecycle:
         if not owned:
             blocked = Failure(
                 "not_owned",
-                f"{key.name!r} matches no pattern under `owns` of {self._environment.name}, so its "
+                f"{key.name!r} matches no pattern under `owns` in {self._environment.name}, so its "
                 "current key could not be revoked. Add a pattern.",
             )
         elif not key.deliver:
             blocked = Failure(
                 "rotation_undelivered",
-                f"{key.name!r} has no sink, so nobody would get the token of its successor. "
+                f"{key.name!r} has no sink, so nobody would get its successor's token. "
                 "Add one under `deliver`.",
             )
         elif key.rotation is None and not self._options.at_once:

@@ -98,7 +98,7 @@ def _refusal(
     if not matches(key.name, environment.owns):
         return Failure(
             "not_owned",
-            f"{key.name!r} matches no pattern under `owns` of {environment.name}. Add a pattern, "
+            f"{key.name!r} matches no pattern under `owns` in {environment.name}. Add a pattern, "
             "or revoke the key in Twenty.",
         )
     return None

@@ -97,7 +97,8 @@ class RoleChoice:
                 return (_HIDDEN,)
             case NoRoles() if self._ignored:
                 count = pluralize(self._ignored, "key")
-                return (f"the roles of {count} are ignored; API keys before 1.3 have no roles",)
+                note = f"the roles of {count} are ignored; API keys before Twenty 1.3 have no roles"
+                return (note,)
             case NoRoles() | KnownRoles():
                 return ()
             case _:
@@ -126,7 +127,7 @@ class RoleChoice:
             role for role in roles if written == role.label
         ]
         subject, name = f"The role {written!r} of {key.name!r}", self._environment.name
-        offer = f"Roles for keys: {_assignable_labels(roles)}."
+        offer = f"Roles that keys can have: {_assignable_labels(roles)}."
         if not matching:
             return Failure("role_unknown", f"{subject} does not exist in {name}. {offer}")
         if len(matching) > 1:
@@ -142,7 +143,7 @@ class RoleChoice:
     def _missing_role(self, key: DesiredKey, advice: str) -> Failure:
         return Failure(
             "role_missing",
-            f"{key.name!r} has no role, and keys of {self._environment.name} need one. Set `role:` "
+            f"{key.name!r} has no role, and keys in {self._environment.name} need one. Set `role:` "
             f"on the key, in the manifest's defaults or in the environment to {advice}.",
         )
 

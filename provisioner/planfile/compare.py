@@ -35,10 +35,13 @@ _MAX_CHANGES = 8
 
 _MAX_LENGTH = 300
 _PLAN_AGAIN = (
-    "Plan again and review the new plan; if an apply of this file was interrupted, it contains "
-    "what is left."
+    "Plan again and review the new plan. If an apply of this file was interrupted, the new plan "
+    "contains what is left."
 )
-_RETRY = "It is unknown whether the plan is still valid; apply it again when that works."
+_RETRY = (
+    "It is unknown whether the plan is still valid; apply it again once the environment can be "
+    "observed."
+)
 
 
 def stale_plan(name: str, reviewed: PlanFile, plan_input: PlanFileInput) -> StalePlanError:
@@ -57,7 +60,7 @@ def stale_plan(name: str, reviewed: PlanFile, plan_input: PlanFileInput) -> Stal
     if _applied(reviewed, current):
         return StalePlanError(
             "plan_applied",
-            f"{name} seems to have been applied already: all its changes are done.",
+            f"{name} seems to have been applied already: all its changes have been made.",
             remedy="There is nothing left to do.",
         )
     listed = "; ".join(change[:_MAX_LENGTH] for change in changes[:_MAX_CHANGES])
@@ -108,7 +111,7 @@ def digest_mismatch(digest: str, plan: Plan) -> StalePlanError | None:
         return StalePlanError("plan_unconfirmed", f"{unobserved[0]}.", remedy=_RETRY)
     return StalePlanError(
         "digest_differs",
-        f"The plan differs from the reviewed one: its digest is {plan.digest}, and not {digest}.",
+        f"The plan differs from the reviewed one: its digest is {plan.digest}, not {digest}.",
         remedy="Plan again and review the new plan; `provision apply FILE` lists the differences.",
     )
 
@@ -248,10 +251,12 @@ def _key_changes(name: str, then: SavedEnvironment, now: SavedEnvironment) -> st
     for id_ in sorted(before.keys() & after.keys()):
         old, new = before[id_], after[id_]
         if old.expires_at != new.expires_at:
-            changes.append(f"({id_}) changed its expiry from {old.expires_at} to {new.expires_at}")
+            changes.append(
+                f"({id_}) had its expiry changed from {old.expires_at} to {new.expires_at}"
+            )
         if old.role != new.role:
             changes.append(
-                f"({id_}) changed its role from {_shown(old.role)} to {_shown(new.role)}"
+                f"({id_}) had its role changed from {_shown(old.role)} to {_shown(new.role)}"
             )
     return ", ".join(changes) or None
 

@@ -117,7 +117,7 @@ def _damaged(content: dict[str, Any], schema: Schema) -> UnreadablePlanFile:
     error = next(schema.errors(content))
     where = "/".join(map(str, error.absolute_path)) or "the top level"
     problem = (
-        f"is damaged: {where[:_MAX_LENGTH]} violates the rule {error.validator!r} of its schema"
+        f"is damaged: {where[:_MAX_LENGTH]} violates the {error.validator!r} rule of its schema"
     )
     return UnreadablePlanFile("plan_invalid", problem, _WRITE_AGAIN)
 

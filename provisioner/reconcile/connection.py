@@ -94,7 +94,7 @@ class _Embedded:
                 raise too_many_open_files(environment.name) from None
             raise WorkspaceError(
                 "sandbox_unusable",
-                f"The embedded Twenty of {environment.name} cannot start: {error.strerror}.",
+                f"The embedded Twenty for {environment.name} cannot start: {error.strerror}.",
                 remedy="Free a loopback port for this user and run again.",
             ) from None
 

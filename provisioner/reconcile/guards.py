@@ -97,7 +97,7 @@ def refusals(
     if len(counted) > limit:
         yield RefusedError(
             "too_many_revocations",
-            f"{pluralize(len(counted), 'key')} of {name} would be revoked, but the limit is "
+            f"{pluralize(len(counted), 'key')} in {name} would be revoked, but the limit is "
             f"{limit}.",
             remedy=f"Check the plan; if this is intended, use --max-revoke {len(counted)}.",
         )
@@ -141,7 +141,7 @@ def shared_workspaces(
                     "workspace_shared",
                     f"{' and '.join(names)} point to the same workspace, {shared[0][1].workspace}.",
                     remedy="Point each at its own workspace, or merge them into one environment; "
-                    "run copies of one workspace one at a time, with -e.",
+                    "if they are copies of one workspace, run them one at a time with -e.",
                 )
                 yield names, error
 
@@ -204,7 +204,7 @@ def nothing_selected(plans: Iterable[EnvironmentPlan], options: PlanOptions) -> 
     return RefusedError(
         "nothing_selected",
         f"No key matches --only {' '.join(options.only)}.",
-        remedy="Correct the glob: a run that may revoke keys needs one that matches.",
+        remedy="Correct the glob: a run that may revoke keys must match at least one key.",
     )
 
 

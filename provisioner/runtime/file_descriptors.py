@@ -49,7 +49,7 @@ def too_many_open_files(environment: str) -> WorkspaceError:
     """Return the error of an environment that got no file descriptor."""
     return WorkspaceError(
         "unreachable",
-        f"Cannot reach {environment}: this process has reached its limit of open files.",
+        f"Cannot reach {environment}: this process has reached its limit on open files.",
         remedy="Raise the limit (`ulimit -n`), or run fewer environments at once.",
     )
 

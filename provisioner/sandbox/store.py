@@ -392,7 +392,7 @@ def _unusable_error(file: Path, error: sqlite3.Error | OSError) -> UnusableError
         text.startswith("unable to open") and not can_open(_FILES_PER_CONNECTION)
     ):
         return UnusableError(
-            f"This process has reached its limit of open files and cannot open {file}.",
+            f"This process has reached its limit on open files and cannot open {file}.",
             "Raise the limit (`ulimit -n`), or work on fewer environments at once.",
         )
     if isinstance(error, sqlite3.Error):
@@ -428,7 +428,8 @@ def _can_write(file: Path) -> bool:
 
 def _read_only(file: Path) -> UnusableError:
     return UnusableError(
-        f"The embedded Twenty cannot write {file}: this user may not write the file or its folder.",
+        f"The embedded Twenty cannot write {file}: this user may not write to the file or its "
+        "folder.",
         f"Make {file.parent} writable, or run as the user who owns it.",
     )
 

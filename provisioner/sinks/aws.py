@@ -220,7 +220,7 @@ class _WholeSecret:
         if not _NAME.fullmatch(self._address.secret):
             raise sink_error(
                 "sink_unsuitable",
-                f"{self._address} is not a valid name of an AWS secret.",
+                f"{self._address} is not a valid AWS secret name.",
                 "Use only ASCII letters, digits and /_+=.@-, at most 512 characters.",
             )
         return self._service.client(self._address)
@@ -229,7 +229,7 @@ class _WholeSecret:
         if self._address.secret.startswith("arn:"):
             raise sink_error(
                 "sink_missing",
-                f"{self._address} does not exist and cannot be created by its ARN.",
+                f"{self._address} does not exist and cannot be created from its ARN.",
                 "Create the secret first, or use its name instead.",
             )
 
@@ -291,7 +291,7 @@ def _sink_errors(address: AwsAddress) -> Iterator[None]:
     except ImportError:
         raise sink_error(
             "sink_extra_missing",
-            f"{address} needs the library boto3, which is not installed.",
+            f"{address} needs the boto3 library, which is not installed.",
             'Install it with pip install "twenty-provisioner[aws]".',
         ) from None
     except ClientError as error:
@@ -362,7 +362,7 @@ _NOT_ALLOWED = _ErrorMeaning(
 _UNKNOWN = _ErrorMeaning(
     "sink_failed",
     "was refused by AWS",
-    "Look up the code in the API reference of AWS Secrets Manager.",
+    "Look up the code in the AWS Secrets Manager API reference.",
 )
 _MEANINGS = (
     _BUSY_OR_FAULTY,
@@ -396,9 +396,9 @@ _MEANINGS = (
     ),
     _ErrorMeaning(
         "sink_unsuitable",
-        "is refused by AWS in its current state",
-        "Check that it is not scheduled for deletion, not a replica and not managed by an AWS "
-        "service.",
+        "is in a state that does not allow this request",
+        "Check that it is not scheduled for deletion, is not a replica and is not managed by an "
+        "AWS service.",
         frozenset({"InvalidParameterException", "InvalidRequestException", "ValidationException"}),
     ),
     _ErrorMeaning(
@@ -421,7 +421,7 @@ def _client_error(address: AwsAddress, error: Exception) -> SinkError:
         return sink_error(
             "sink_unavailable",
             f"{address} is on a server that is not trusted or does not use https.",
-            "Set the path of the CA certificate in AWS_CA_BUNDLE, and check AWS_ENDPOINT_URL.",
+            "Set AWS_CA_BUNDLE to the path of the CA certificate, and check AWS_ENDPOINT_URL.",
         )
     if isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError)):
         return sink_error(

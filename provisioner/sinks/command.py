@@ -252,5 +252,5 @@ def _exit_error(argv: tuple[str, ...], code: int) -> SinkError:
     return sink_error(
         "sink_failed",
         f"{_label(argv)} failed with {cause}.",
-        "Run it manually with another input to see its output.",
+        "Run it manually with different input to see its output.",
     )

@@ -176,7 +176,7 @@ def _shared_locations(
 def _shared_location_failure(other: FileAddress) -> FileFailure:
     return FileFailure(
         "sink_unsuitable",
-        f"leads to the same place as {other}, by a symbolic link",
+        f"leads to the same place as {other} through a symbolic link",
         "Give each key its own file or variable.",
     )
 

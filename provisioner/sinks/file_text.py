@@ -65,7 +65,7 @@ def effective_entry(entries: tuple[Entry, ...], file_format: FileFormat) -> Entr
         InvalidTextError: the entry is ambiguous, or not a text.
     """
     if file_format == "json" and len(entries) > 1:
-        raise InvalidTextError("is in its JSON object twice", "Remove one of the two members.")
+        raise InvalidTextError("appears twice in its JSON object", "Remove one of the two members.")
     if not entries:
         return None
     if entries[-1].nested:

@@ -98,11 +98,11 @@ _LOCKED = FileFailure(
 _OTHER_OWNER = FileFailure(
     "sink_unsuitable",
     "belongs to another user and cannot be replaced",
-    "Make the user of this run its owner with `chown`, or choose another path.",
+    "Make the current user its owner with `chown`, or choose another path.",
 )
 _NOT_OWNED = FileFailure(
     "sink_unsuitable",
-    "is on a file system that gives new files to another user",
+    "is on a file system that assigns new files to another user",
     "Choose a folder on a local disk.",
 )
 
@@ -111,7 +111,7 @@ _NOT_A_FILE_PATH: tuple[SinkCode, str] = (
     "Choose a path where a file can be created.",
 )
 _REMEDIES: dict[int, tuple[SinkCode, str]] = {
-    errno.EACCES: ("sink_denied", "Let the user of this run write the file and its folder."),
+    errno.EACCES: ("sink_denied", "Give the current user write access to the file and its folder."),
     errno.EPERM: (
         "sink_denied",
         "Remove the attribute that protects the file or its folder; `lsattr` shows it.",
@@ -349,7 +349,8 @@ class DiskFile:
             if not self._warned:
                 self._warned = True
                 _LOG.warning(
-                    "%s cannot be replaced and is written in place: a reader may see half of it",
+                    "%s cannot be replaced and is written in place: a reader may see a "
+                    "half-written file",
                     self._path,
                 )
             yield descriptor

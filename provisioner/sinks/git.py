@@ -49,7 +49,7 @@ _NO_ANSWER = FileFailure(
 _UNREADABLE = FileFailure(
     "sink_unsuitable",
     "is in a git work tree with a .gitignore that cannot be read",
-    "Let the user of this run read it, or choose a path outside the work tree.",
+    "Give the current user read access to it, or choose a path outside the work tree.",
 )
 
 

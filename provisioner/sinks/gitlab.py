@@ -80,7 +80,7 @@ class Gitlab:
             raise sink_error(
                 "sink_denied",
                 f"{address} cannot be used: the GitLab token is missing.",
-                "Set GITLAB_TOKEN to an access token with the scope api.",
+                "Set GITLAB_TOKEN to an access token with the api scope.",
             )
         return Credential({"PRIVATE-TOKEN": self._token})
 
@@ -145,9 +145,9 @@ class GitlabVariable:
         if reply.body.get("environment_scope", _ALL_ENVIRONMENTS) != _ALL_ENVIRONMENTS:
             raise sink_error(
                 "sink_unsuitable",
-                f"{self._address} cannot be used: this GitLab cannot distinguish it from the "
-                "variable with the same key for one environment.",
-                "Use another key, or a newer GitLab.",
+                f"{self._address} cannot be used: this GitLab version cannot distinguish it from "
+                "the variable with the same key for one environment.",
+                "Use another key, or a newer GitLab version.",
             )
         return reply
 

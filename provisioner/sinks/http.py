@@ -280,8 +280,8 @@ class Api:
     def _throttled_error(self, address: Address, wait: float) -> SinkError:
         return sink_error(
             "sink_unavailable",
-            f"{address} cannot be used: {self._host} has received too many requests and asks for a "
-            f"wait of {wait:.0f} s.",
+            f"{address} cannot be used: {self._host} has received too many requests and asks "
+            f"clients to wait {wait:.0f} s.",
             "Run again later, or deliver fewer keys in one run.",
         )
 
@@ -321,7 +321,7 @@ class Api:
         if not readable and answer.status < 300:  # noqa: PLR2004 - the successes
             raise sink_error(
                 "sink_unavailable",
-                f"{address} cannot be used: the answer of {self._host} is not JSON.",
+                f"{address} cannot be used: the response from {self._host} is not JSON.",
                 "Check that the address is that of the vendor's API.",
             )
         return Reply(answer.status, body, answer.clock_skew)
@@ -358,7 +358,7 @@ class Api:
                 clock_skew = timedelta(0) if date is None else date - datetime.now(UTC)
                 return _RawAnswer(response.status_code, response.headers, raw, clock_skew)
         except AnswerTooLargeError:
-            return _HttpFailure(f"answers with more than {_BODY_LIMIT >> 20} MiB", transient=False)
+            return _HttpFailure(f"responds with more than {_BODY_LIMIT >> 20} MiB", transient=False)
         except (requests.RequestException, PoolError, ValueError, OSError) as error:
             return _connection_failure(error)
 
@@ -449,7 +449,7 @@ class _RateGate:
             self._not_before = max(self._not_before, self._now() + wait)
         if is_new:
             level = logging.WARNING if self._pauses == 1 else logging.INFO
-            _LOG.log(level, "%s asks to slow down; continuing in %.0f s", self._host, wait)
+            _LOG.log(level, "%s asked us to slow down; continuing in %.0f s", self._host, wait)
         return wait
 
     def succeeded(self, permit: _Permit) -> None:
@@ -582,13 +582,13 @@ def _failure_in(answer: _RawAnswer) -> _HttpFailure | None:
     status = answer.status
     if 300 <= status < 400:  # noqa: PLR2004 - the redirects
         return _HttpFailure(
-            f"answers with a redirect ({status}), which is not followed",
+            f"responds with a redirect ({status}), which is not followed",
             "Use the new name or address.",
             transient=False,
         )
     if status >= 500:  # noqa: PLR2004 - the server's own failures
         return _HttpFailure(
-            f"answers with status {status}", retry_after=_retry_after(answer.headers) or 0.0
+            f"responds with status {status}", retry_after=_retry_after(answer.headers) or 0.0
         )
     return None
 
@@ -650,7 +650,7 @@ def _connection_failure(error: Exception) -> _HttpFailure:
             "Raise the limit (`ulimit -n`), or select fewer environments.",
         )
     if "timed out" in str(error):
-        return _HttpFailure("does not answer in time")
+        return _HttpFailure("does not respond in time")
     if isinstance(error, ValueError):
         return _HttpFailure(
             "is not a valid address", "Check the address of the server.", transient=False

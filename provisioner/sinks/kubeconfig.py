@@ -83,7 +83,7 @@ def cluster_of(environment: Mapping[str, str], service_account: Path = SERVICE_A
         base = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         route = Route(base, ca_path=str(service_account / "ca.crt"))
         return Cluster(
-            route, lambda: _bearer(_read_text(service_account / "token", "the token of the pod"))
+            route, lambda: _bearer(_read_text(service_account / "token", "the pod's token"))
         )
     files = named.split(os.pathsep) if named else [_default_path(environment)]
     try:

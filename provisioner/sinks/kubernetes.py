@@ -190,7 +190,7 @@ class KubernetesSecret:
             case 400 | 403 | 422 if _DENIED_TEXT.search(message):
                 raise self._error(
                     "sink_denied",
-                    "an admission rule of the cluster refuses it",
+                    "an admission rule in the cluster refuses it",
                     f"Check the admission webhooks and policies for secrets in {namespace}.",
                 )
             case 403:
@@ -221,7 +221,7 @@ class KubernetesSecret:
             raise self._error(
                 "sink_unsuitable",
                 "the Secret is immutable",
-                "Create a Secret without `immutable`, with this name or another.",
+                "Create a Secret without `immutable`, under this name or another.",
             )
 
     def _error(self, code: SinkCode, reason: str, remedy: str) -> SinkError:

@@ -158,7 +158,7 @@ class VaultServer:
         if answer.status == HTTPStatus.NOT_FOUND:
             return _VaultFailure(
                 "sink_missing",
-                "does not exist: the server has no engine or namespace of this name",
+                "does not exist: the server has no engine or namespace with this name",
                 "Check the mount, VAULT_ADDR and VAULT_NAMESPACE.",
             )
         engine = answer.at("data", "path")
@@ -168,7 +168,7 @@ class VaultServer:
         if answer.at("data", "type") != "kv" or version != "2" or not path.startswith(engine):
             return _VaultFailure(
                 "sink_unsuitable",
-                "is not in a KV version 2 engine, and only those keep the other fields of a secret",
+                "is not in a KV version 2 engine, and only version 2 keeps a secret's other fields",
                 "Use the mount of a KV version 2 engine, or upgrade this engine to version 2.",
             )
         return engine
@@ -311,7 +311,7 @@ class _Field:
             _VaultFailure(
                 "sink_denied",
                 "cannot be read and written with this Vault token",
-                f"Grant create, update and read on {path} in a policy of the token.",
+                f"Grant create, update and read on {path} in a policy attached to the token.",
             )
         )
 
@@ -407,7 +407,7 @@ def _connect(
     except ImportError:
         return _VaultFailure(
             "sink_extra_missing",
-            "needs the library hvac, which is not installed",
+            "needs the hvac library, which is not installed",
             'Install it with pip install "twenty-provisioner[vault]".',
         )
     address = _variable(environment, "ADDR")
@@ -550,7 +550,7 @@ def _connection_failure(error: Exception) -> _VaultFailure:
     if not isinstance(error, requests.exceptions.SSLError):
         timed_out = isinstance(error, requests.exceptions.Timeout)
         reason = (
-            "did not answer in time" if timed_out else "cannot be reached or closed the connection"
+            "did not respond in time" if timed_out else "cannot be reached or closed the connection"
         )
         return _VaultFailure(
             "sink_unavailable",
@@ -563,7 +563,7 @@ def _connection_failure(error: Exception) -> _VaultFailure:
             "sink_unavailable",
             "is not trusted: the certificate of Vault was issued by an unknown authority or for "
             "another host",
-            "Set the path of the CA certificate in VAULT_CACERT (BAO_CACERT).",
+            "Set VAULT_CACERT (BAO_CACERT) to the path of the CA certificate.",
         )
     return _VaultFailure(
         "sink_unavailable",
@@ -587,7 +587,7 @@ def _parse(response: requests.Response, raw: bytes) -> _VaultAnswer | _VaultFail
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         return _VaultFailure(
             "sink_unavailable",
-            f"is unavailable: Vault answers with a redirect (HTTP status {status}), which is not "
+            f"is unavailable: Vault responds with a redirect (HTTP status {status}), which is not "
             "followed because it would send the token to another host",
             "Set VAULT_ADDR (BAO_ADDR) to the active node or to its load balancer.",
         )
@@ -605,6 +605,6 @@ def _retry_after(header: str) -> float:
 def _unexpected(status: int) -> _VaultFailure:
     return _VaultFailure(
         "sink_unavailable",
-        f"is unavailable: the answer is not from the API of Vault (HTTP status {status})",
+        f"is unavailable: the response is not from the Vault API (HTTP status {status})",
         "Check that VAULT_ADDR (BAO_ADDR) is the address of Vault itself.",
     )

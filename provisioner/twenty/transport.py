@@ -270,7 +270,7 @@ class Transport:
         )
         level = logging.INFO if self._was_throttled else logging.WARNING
         self._was_throttled = True
-        message = "%s asks to slow down; continuing in %.1f s"
+        message = "%s asked us to slow down; continuing in %.1f s"
         _LOG.log(level, message, self.name, wait, extra=extra(environment=self.name))
         return wait
 

@@ -429,7 +429,7 @@ def test_the_timeline_counts_every_key() -> None:
     found = audit_of(2000)
     page = audit_html(found)
     in_bars = sum(map(int, re.findall(r"days from now: (\d+) keys?:", page)))
-    later = sum(map(int, re.findall(r">(\d+) keys? later than 52 weeks", page)))
+    later = sum(map(int, re.findall(r">(\d+) keys? expiring more than 52 weeks", page)))
     assert in_bars + later == sum(len(one.keys) for one in found.observed)
     assert later > 0
     due = {

@@ -349,7 +349,7 @@ def test_notes_of_a_legacy_workspace_go_to_the_log(run, write) -> None:
     _, _, err = run("plan", "-m", folder, "--log-format", "json")
     roles, sinks = map(json.loads, err.splitlines())
     assert (roles["level"], "1 key are ignored" in roles["message"]) == ("warning", True)
-    assert (sinks["level"], "no sink takes" in sinks["message"]) == ("warning", True)
+    assert (sinks["level"], "no sink receives" in sinks["message"]) == ("warning", True)
     _, _, err = run("apply", "-m", folder, "--log-level", "debug", "--quiet")
     assert "POST /rest/batch/apiKeys?depth=1 -> 201" in err
 
@@ -1227,7 +1227,7 @@ def test_the_command_as_a_process(small) -> None:
     done = provision("apply", "-m", small)
     assert done.returncode == 0
     [note] = done.stderr.splitlines()
-    assert note.startswith("warning: dev: no sink takes the tokens")
+    assert note.startswith("warning: dev: no sink receives the tokens")
     assert "Done: 2 created" in done.stdout
     assert provision("nope").returncode == 64
     short = provision("plan", "-m", small, env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"})

@@ -312,7 +312,7 @@ def test_keys_are_created_from_a_read_only_directory(
     project.chmod(0o500)
     options = {"cwd": project, "env": env, "preexec_fn": without_root}
     denied = provision("apply", **options)
-    assert (denied.code, "Let the user of this run write" in denied.out) == (4, True)
+    assert (denied.code, "Give the current user write" in denied.out) == (4, True)
     assert served.sandbox.keys() == ()
     text = KEYS.replace("deliver: [{file: 'secrets/{environment}.env'}]", "depth: 1")
     (project / "manifests" / "keys.yaml").write_text(text.replace(", depth: 1", ""))

@@ -136,7 +136,8 @@ def without_root() -> None:
 
 def cannot_write(file: Path) -> list[tuple[str, str]]:
     message = (
-        f"The embedded Twenty cannot write {file}: this user may not write the file or its folder. "
+        f"The embedded Twenty cannot write {file}: this user may not write to the file or its "
+        "folder. "
         f"Make {file.parent} writable, or run as the user who owns it."
     )
     return [("sandbox_unusable", message)]

@@ -109,7 +109,7 @@ def sinks_of(name: str) -> tuple[Address, Address]:
 
 
 REFUSED = (
-    "The token minted for the key {} is not a token of that key, or expires before it does. "
+    "The token minted for the key {} is not for that key, or expires before the key does. "
     "Nothing was delivered; check the key in Twenty."
 )
 
@@ -271,7 +271,7 @@ def test_a_sink_that_does_not_return_what_it_accepted_has_failed(fate: str) -> N
     assert isinstance(result, Unfinished)
     assert result.failure == Failure(
         "sink_failed",
-        "file secrets/a.env A accepted the token but does not return it when it is read back. "
+        "file secrets/a.env A accepted the token, but reading it back does not return it. "
         "Check what else writes there, and run again.",
     )
 

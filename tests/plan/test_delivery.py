@@ -502,9 +502,9 @@ def test_new_keys_without_a_sink_are_noted() -> None:
     rest = "add one under `deliver`, or mint a token with `provision token NAME --to FILE`"
     fine = (desired_key("a", FILE), desired_key("there"), desired_key("odd", role="Nobody"))
     assert notes(*fine) == ()
-    assert notes(desired_key("b"), *fine) == (f"no sink takes the token of 1 key; {rest}",)
+    assert notes(desired_key("b"), *fine) == (f"no sink receives the token for 1 key; {rest}",)
     assert notes(desired_key("b"), desired_key("c"), *fine) == (
-        f"no sink takes the tokens of 2 keys; {rest}",
+        f"no sink receives the tokens for 2 keys; {rest}",
     )
 
 

@@ -211,11 +211,11 @@ def test_a_key_that_expires_within_14_days_is_a_finding() -> None:
     )
 
 
-ASSIGNABLE = "Roles for keys: 'Admin', 'Worker'."
-NO_ROLES = "Roles for keys: none."
+ASSIGNABLE = "Roles that keys can have: 'Admin', 'Worker'."
+NO_ROLES = "Roles that keys can have: none."
 AN_ID = "a role id (this credential cannot read roles)."
 NO_ROLE = (
-    "'a' has no role, and keys of shop need one. Set `role:` on the key, in the manifest's "
+    "'a' has no role, and keys in shop need one. Set `role:` on the key, in the manifest's "
     "defaults or in the environment to "
 )
 UNSEEN = (
@@ -305,9 +305,10 @@ def test_legacy_ignores_roles_with_a_note() -> None:
     """The note has the number of keys with a role."""
     plan = planned([desired_key("a", role="Admin"), desired_key("b")], observe(roles=NoRoles()))
     assert [one.role_id for one in plan.actions] == [None, None]
-    assert plan.notes[0] == "the roles of 2 keys are ignored; API keys before 1.3 have no roles"
+    rest = "are ignored; API keys before Twenty 1.3 have no roles"
+    assert plan.notes[0] == f"the roles of 2 keys {rest}"
     one = planned([desired_key("a")], observe(roles=NoRoles()))
-    assert one.notes[0] == "the roles of 1 key are ignored; API keys before 1.3 have no roles"
+    assert one.notes[0] == f"the roles of 1 key {rest}"
 
 
 def test_hidden_roles_accept_ids_and_refuse_labels() -> None:
@@ -483,8 +484,8 @@ def test_findings_have_a_message_with_advice() -> None:
         f"{shared} `owns` does not match the name, so --dedupe cannot revoke them."
     )
     assert Duplicate("a b", ids, "1", "owned", rotated=True).message == (
-        f"{shared} If an interrupted `provision rotate 'a b'` created one of them, run it again; "
-        "otherwise run `provision apply --dedupe` to revoke them."
+        f"{shared} If an interrupted `provision rotate 'a b'` created one of them, run that "
+        "command again; otherwise run `provision apply --dedupe` to revoke them."
     )
     assert Duplicate("a", ids, "2", "superseded").message == (
         "2 live keys share this name; 2 is the current one. "
@@ -502,7 +503,7 @@ def test_findings_have_a_message_with_advice() -> None:
     )
     long = Drift("a", ("1",), "expires", "2126-01-01T00:00:00Z", "2027-01-01T00:00:00Z", "lifetime")
     assert long.message == (
-        "Expires at 2126-01-01T00:00:00Z, later than a key created now. A shorter lifetime does "
-        "not change live keys; run `provision rotate` to create a successor."
+        "Expires at 2126-01-01T00:00:00Z, later than a key created now would. A shorter lifetime "
+        "does not change live keys; run `provision rotate` to create a successor."
     )
     assert "within 14 days" in Expiring("a", ("1",), "2026-12-01T00:00:00Z").message

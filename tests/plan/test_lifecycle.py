@@ -238,7 +238,7 @@ def test_a_plan_warns_when_a_successor_has_no_sink() -> None:
     """A rotation without a sink is carried out with a warning."""
     due = key(expires_at=NOW + DAY)
     notes = planned([desired(rotation=ROTATED, deliver=())], [due]).notes
-    assert [note[:37] for note in notes] == ["no sink takes the token of 1 key; add"]
+    assert [note[:41] for note in notes] == ["no sink receives the token for 1 key; add"]
 
 
 @pytest.mark.parametrize("rotation", [None, ROTATED])

@@ -264,7 +264,7 @@ def test_a_refusal_gives_numbers_and_says_what_to_do() -> None:
         "Check -m and the manifests; to revoke the keys, use `provision revoke`.",
     )
     assert (too_many.message, too_many.remedy) == (
-        "4 keys of shop would be revoked, but the limit is 1.",
+        "4 keys in shop would be revoked, but the limit is 1.",
         "Check the plan; if this is intended, use --max-revoke 4.",
     )
     assert (protected.message, protected.remedy) == (
@@ -404,7 +404,7 @@ def test_an_id_that_is_not_seeded_is_one_workspace_at_any_address() -> None:
     [(names, error)] = shared_workspaces([observed_at("a", far, "w"), observed_at("b", near, "w")])
     assert (names, error.code, error.exit_code) == (("a", "b"), "workspace_shared", 5)
     assert error.message == "a and b point to the same workspace, w."
-    assert error.remedy.endswith("run copies of one workspace one at a time, with -e.")
+    assert error.remedy.endswith("copies of one workspace, run them one at a time with -e.")
 
 
 def test_seeded_workspaces_that_list_the_same_key_are_the_same() -> None:

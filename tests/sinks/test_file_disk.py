@@ -360,7 +360,7 @@ def test_a_writable_file_in_a_read_only_folder_is_written_in_place(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [one.name for one in place.iterdir()] == ["keys.env"]
     [warning] = caplog.records
-    assert "written in place: a reader may see half of it" in warning.getMessage()
+    assert "written in place: a reader may see a half-written file" in warning.getMessage()
 
 
 @pytest.mark.parametrize("name", ["keys.env", "a b\tc\\040.env"])

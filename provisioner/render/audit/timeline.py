@@ -160,7 +160,8 @@ def _later_count(keys: Iterable[KeyAudit], base: int) -> Iterator[str]:
     never = sum("never_expires" in key.notes for key in later)
     kind = "later" if later else "later none"
     tooltip = (
-        f"{pluralize(len(later), 'key')} later than {_WEEKS} weeks from now, {never} of them never"
+        f"{pluralize(len(later), 'key')} expiring more than {_WEEKS} weeks from now, "
+        f"{never} of them never"
     )
     yield (
         f'<rect class="{kind}" x="{_LATER_X}%" y="{base - 30}" width="{100 - _LATER_X}%" '
