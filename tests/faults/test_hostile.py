@@ -343,7 +343,8 @@ def test_no_answer_holds_a_run_or_fills_its_memory(tmp_path: Path, cases: list[s
         # The commands take turns, because a case takes long; they use the same transport.
         command = COMMANDS[[*WIRE].index(case) % len(COMMANDS)]
         with HostileServer(behave) as server:
-            workdir.write_manifests(server.url)
+            # A response that is refused for its content must not lose a race against the timeout.
+            workdir.write_manifests(server.url, timeout="400ms" if TIMEOUT in expected else "2s")
             ran = check_run(workdir.run(command, "--log-level", "debug"))
             assert ran.code == 4
             # `doctor` words its remedies differently.
