@@ -21,8 +21,8 @@ from provisioner.cli.standard_streams import flush_streams
 @click.group(
     cls=CommandGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
-    epilog="Run `provision help COMMAND` to learn about a command, and `provision explain CODE` "
-    "about the code of an error.",
+    epilog="Run `provision help COMMAND` to learn about a command, or `provision explain CODE` "
+    "to learn about an error code.",
 )
 @click.version_option(__version__, "-V", "--version", message="provision %(version)s")
 def provision() -> None:

@@ -88,8 +88,7 @@ def _no_manifest(manifests: Manifests) -> Iterable[Problem]:
     """Yield a problem if only environments.yaml was read, because nothing was checked."""
     if manifests.none_read:
         message = (
-            "there is no manifest in the directory of this file: write one, or name another "
-            "directory"
+            "there is no manifest in this file's directory: write one, or name another directory"
         )
         yield Problem(Place(manifests.sources[0]), "manifests_missing", message)
 
@@ -98,8 +97,8 @@ def _unread(files: set[str], manifests: Manifests) -> Iterable[Problem]:
     """Yield a problem for each file that no run would read."""
     known = {*manifests.sources, *(problem.place.file for problem in manifests.problems)}
     message = (
-        "this file is not read: manifests are *.yaml and *.yml files below the manifests "
-        "directory that are not hidden or behind a linked folder"
+        "this file is not read: a manifest is a *.yaml or *.yml file below the manifests "
+        "directory, not hidden and not behind a linked folder"
     )
     for file in sorted(files - known):
         yield Problem(Place(file), "file_unread", message)

@@ -180,5 +180,5 @@ class SelectedNames:
 def _suggest(name: str, declared: Collection[str]) -> str:
     """Return a suggestion for a name that does not exist, or an empty text."""
     if set(name) & set("*?["):
-        return "Write exact names; globs are not expanded here."
+        return "Write exact names; this command does not expand globs."
     return did_you_mean(name, declared)

@@ -87,7 +87,7 @@ def _print_error(error: Exception) -> None:
             text = (
                 f"{frames}{type(error).__name__}\n\nThis is a bug in provision {__version__} "
                 f"(Python {platform.python_version()}, {sys.platform}). Please report it with "
-                "the lines above; they contain no values of variables."
+                "the lines above; they contain no variable values."
             )
             if logs_json():
                 _LOG.critical("%s", text, extra=extra(code="internal_error"))

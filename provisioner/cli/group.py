@@ -9,23 +9,23 @@ import click
 from provisioner.cli.command_help import Example, write_examples
 
 COMMANDS = {
-    "init": ("init", "Write a first environments.yaml and manifest."),
+    "init": ("init", "Write a starter environments.yaml and manifest."),
     "validate": ("validate", "Check manifests offline, without credentials."),
     "plan": ("plan", "Show what apply would change, and change nothing."),
     "apply": ("apply", "Create missing keys and deliver their tokens."),
-    "list": ("list_keys", "List the keys of each environment."),
-    "export": ("export", "Write a manifest of the keys that a workspace has."),
+    "list": ("list_keys", "List the keys in each environment."),
+    "export": ("export", "Write a manifest for the keys in a workspace."),
     "report": ("report", "Report when keys expire and which need attention."),
     "doctor": ("doctor", "Check credentials, permissions, limits and sinks."),
-    "rotate": ("rotate", "Replace keys with successors of the same name, now."),
-    "revoke": ("revoke", "Revoke live keys, now."),
-    "token": ("token", "Mint a token of a live key and write it to a file."),
+    "rotate": ("rotate", "Replace keys immediately with successors of the same name."),
+    "revoke": ("revoke", "Revoke live keys immediately."),
+    "token": ("token", "Mint a token for a live key and write it to a file."),
     "create": ("create", "Create keys from a JSON body in one environment."),
-    "schema": ("schema", "Print a JSON Schema, or list the names of all."),
+    "schema": ("schema", "Print a JSON Schema, or list the names of all schemas."),
     "sandbox": ("sandbox", "Serve the embedded Twenty for other programs."),
     "help": ("show_help", "Show the help page of a command."),
-    "explain": ("explain", "Explain the code of an error, a finding or an exit."),
-    "completion": ("completion", "Print the completion script of a shell."),
+    "explain": ("explain", "Explain an error code, finding code or exit code."),
+    "completion": ("completion", "Print the completion script for a shell."),
 }
 """Module and summary of each command, in the order of first use."""
 

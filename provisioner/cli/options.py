@@ -187,7 +187,7 @@ _PLAN_FLAGS = (
         "--redeliver",
         is_flag=True,
         envvar="PROVISION_REDELIVER",
-        help="Deliver a new token of every key to its sinks.",
+        help="Deliver a new token for every key to its sinks.",
     ),
 )
 _GUARD_OPTIONS = (
@@ -196,13 +196,13 @@ _GUARD_OPTIONS = (
         type=click.IntRange(0),
         envvar="PROVISION_MAX_REVOKE",
         metavar="N",
-        help="Allow N revocations in each environment, instead of guards.max_revoke.",
+        help="Allow up to N revocations in each environment, instead of guards.max_revoke.",
     ),
     click.option(
         "--allow-protected",
         is_flag=True,
         envvar="PROVISION_ALLOW_PROTECTED",
-        help="Allow revoking keys and environments with `protect: true`.",
+        help="Allow revoking keys that `protect: true` protects.",
     ),
 )
 
@@ -288,7 +288,7 @@ _RESTRICTIONS = (
         callback=_require_value,
         envvar="PROVISION_AGAINST",
         metavar="DIR",
-        help="Refuse an environments.yaml, `deliver` or `check` that DIR does not have.",
+        help="Refuse any environments.yaml, `deliver` or `check` that is not also in DIR.",
     ),
     _common_option(
         "--allow-host",
@@ -304,14 +304,14 @@ _RESTRICTIONS = (
         callback=_sink_rules,
         envvar="PROVISION_ALLOW_SINK",
         metavar="KIND[:GLOB]",
-        help="Use only sinks of this kind that match. Repeatable.",
+        help="Use only sinks of this kind that match GLOB, if given. Repeatable.",
     ),
     _common_option(
         "--no-programs",
         is_flag=True,
         callback=_require_value,
         envvar="PROVISION_NO_PROGRAMS",
-        help="Do not run programs named by manifests or by configurations of sinks.",
+        help="Do not run programs named in manifests or in sink configurations.",
     ),
 )
 
@@ -350,7 +350,8 @@ def add_selection(*, revokes: bool) -> Callable[[Command], Command]:
             type=click.IntRange(1, 100),
             envvar="PROVISION_PARALLEL",
             metavar="N",
-            help="Send up to N requests at once in each environment, instead of limits.parallel.",
+            help="Send up to N simultaneous requests to each environment, instead of "
+            "limits.parallel.",
         ),
     )
 
@@ -440,7 +441,7 @@ _OUTPUT_TARGETS = (
         "--no-ci",
         is_flag=True,
         envvar="PROVISION_NO_CI",
-        help="Write no annotations, summary or outputs for GitHub Actions.",
+        help="Do not write annotations, a summary or outputs for GitHub Actions.",
     ),
     _common_option(
         "--events",
@@ -502,7 +503,7 @@ _OUTPUT_OPTIONS = (
         default="warning",
         show_default=True,
         envvar="PROVISION_LOG_LEVEL",
-        help="Write log messages of this level and above to stderr.",
+        help="Write log messages at this level and above to stderr.",
     ),
     _common_option(
         "--log-format",

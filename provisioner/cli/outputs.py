@@ -262,7 +262,7 @@ def _require_distinct(*files: str) -> None:
         if path in paths:
             raise WrongUsageError(
                 "report_unwritable",
-                f"{file!r} is named for two files.",
+                f"{file!r} is named for two outputs.",
                 remedy="Use different files for --report, --events and the plan. "
                 "Nothing was changed.",
             )

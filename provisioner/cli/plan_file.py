@@ -120,7 +120,7 @@ def remove_earlier(file: Path, reason: str, console: Console) -> None:
         Path(os.path.realpath(file)).unlink(missing_ok=True)
     except OSError as error:
         raise _not_writable(file, error) from None
-    console.print_stderr(f"{visible(file.as_posix())} is not written: {visible(reason)}.\n")
+    console.print_stderr(f"{visible(file.as_posix())} was not written: {visible(reason)}.\n")
 
 
 def reason_not_to_write(plan: Plan, reconciler: Reconciler, *, stopped: bool) -> str | None:
@@ -130,7 +130,7 @@ def reason_not_to_write(plan: Plan, reconciler: Reconciler, *, stopped: bool) ->
     if reconciler.internal_error is not None:
         return "there was an internal error"
     if reconciler.refusal is not None:
-        return f"the plan is refused ({reconciler.refusal.code})"
+        return f"the plan was refused ({reconciler.refusal.code})"
     return why_unwritable(plan)
 
 
@@ -153,7 +153,7 @@ def _load_plan(file: Path) -> PlanFile:
     if data is None:
         raise StalePlanError(
             "plan_invalid",
-            f"{path} is not a plan file: it has more than {MAX_BYTES // 2**20} MiB.",
+            f"{path} is not a plan file: it is larger than {MAX_BYTES // 2**20} MiB.",
             remedy="Name a file that `provision plan --out` wrote.",
         )
     found = read(data, datetime.now(UTC))
@@ -181,7 +181,7 @@ def _check_variables(saved: SavedOptions, current: SavedOptions) -> None:
         variable = f"PROVISION_{parameter.upper()}"
         if os.environ.get(variable) and saved_values[parameter] != current_values[parameter]:
             raise click.UsageError(
-                f"{variable} differs from the {option} of the plan file. Unset it, or make a new "
+                f"{variable} differs from the {option} in the plan file. Unset it, or make a new "
                 "plan with it."
             )
 
@@ -304,7 +304,7 @@ def _not_writable(file: Path, error: OSError) -> WrongUsageError:
     return WrongUsageError(
         "not_writable",
         f"{file.as_posix()} cannot be written: {reason_of(error)}.",
-        remedy="Name a file that you can write with --out.",
+        remedy="Use --out with a file that you can write.",
     )
 
 

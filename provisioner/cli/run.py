@@ -237,7 +237,7 @@ def _resolve(
     names = [declared.name for declared in manifests.environments]
     for name in selection.environments:
         if name not in names:
-            hint = did_you_mean(name, names) or f"Declared are {', '.join(names)}."
+            hint = did_you_mean(name, names) or f"The declared environments are {', '.join(names)}."
             raise WrongUsageError(
                 "environment_unknown", f"There is no environment {name!r}.", remedy=hint
             )

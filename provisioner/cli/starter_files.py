@@ -85,7 +85,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
         if os.path.lexists(path):
             raise WrongUsageError(
                 "file_exists",
-                f"{path.as_posix()} already exists, and init overwrites no file.",
+                f"{path.as_posix()} already exists, and init never overwrites a file.",
                 remedy="Name another directory with -m.",
             )
     if not os.path.lexists(ignored := manifests.parent / ".gitignore"):
@@ -99,7 +99,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
         elif not _is_own_schema(path, name):
             raise WrongUsageError(
                 "file_exists",
-                f"{path.as_posix()} already exists and is not a schema of provision.",
+                f"{path.as_posix()} already exists and is not a schema that provision wrote.",
                 remedy="Name a directory elsewhere with -m, such as keys/manifests.",
             )
     try:
@@ -110,7 +110,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
         raise WrongUsageError(
             "not_writable",
             f"{error.filename} cannot be written: {error.strerror}.",
-            remedy="Name a directory that you can write to with -m.",
+            remedy="Use -m with a directory that you can write to.",
         ) from None
     return tuple(new_files)
 

@@ -30,7 +30,7 @@ _CHECK = (
     "To check manifests offline, use `provision validate`. To check credentials and sinks, use "
     "`provision doctor`."
 )
-_LIST = "To list the keys of each environment, use `provision list`."
+_LIST = "To list the keys in each environment, use `provision list`."
 _EXPORT = "To write a manifest of existing keys, use `provision export`."
 
 FAMILIAR: Mapping[str, str] = MappingProxyType(

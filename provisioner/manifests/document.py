@@ -331,7 +331,8 @@ class _Reader:
                 self._problem(
                     event.start_mark,
                     "yaml_multiple_documents",
-                    "a file has one document: move what follows this `---` into another file",
+                    "a file can have only one document: move what follows this `---` into "
+                    "another file",
                 )
                 break
             else:
@@ -435,7 +436,7 @@ class _Reader:
         self._problem(
             position,
             "yaml_duplicate_key",
-            f"{shown} is written twice, first in line {first.line + 1}: keep one",
+            f"{shown} is written twice, first on line {first.line + 1}: keep one",
             related=Place(self._file, first.line + 1, first.column + 1),
         )
 
@@ -456,7 +457,7 @@ class _Reader:
             self._stop(
                 position,
                 "too_many_problems",
-                f"the file has more than {MAX_PROBLEMS} problems: its rest was not read",
+                f"the file has more than {MAX_PROBLEMS} problems: the rest was not read",
             )
         place = Place(self._file, position.line + 1, position.column + 1)
         self.problems.append(Problem(place, code, message, related))
@@ -591,7 +592,7 @@ _ADVICE = {
         " (put text that starts with a brace in quotes; check the indentation)"
     ),
     "found unexpected ':'": " (put text with a colon in quotes)",
-    "found unexpected end of stream": " (is a quote missing in a line before?)",
+    "found unexpected end of stream": " (is a quote missing on an earlier line?)",
     _NO_ITEM: " (check the indentation)",
     "found invalid Unicode character escape code": (
         " (write the character itself instead of two halves)"

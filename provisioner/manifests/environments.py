@@ -510,8 +510,8 @@ class _Resolver:
         if token and all("!" <= character <= "~" for character in token):
             return kind(Secret(token))
         message = (
-            "this is not a token: it is empty, or contains characters that no token has. Write "
-            "only the token, without `Bearer`"
+            "this is not a token: it is empty, or contains characters that a token cannot have. "
+            "Write only the token, without `Bearer`"
         )
         self.problem(written, "auth_invalid", message)
         return None
@@ -533,7 +533,7 @@ class _Resolver:
         else:
             if text:
                 return text
-            fault = "is empty" if text is not None else f"has more than {MAX_SECRET_BYTES} bytes"
+            fault = "is empty" if text is not None else f"is larger than {MAX_SECRET_BYTES} bytes"
         self.problem(written, "secret_file_unreadable", f"{file} {fault}")
         return None
 
@@ -548,11 +548,14 @@ class _Resolver:
                 message = "`Authorization` is set from `auth`: remove this header"
                 self.problem(header.name_place, "header_invalid", message)
             elif name in found:
-                message = f"`{header.name}` is set twice, because case does not count: keep one"
+                message = (
+                    f"`{header.name}` is set twice, because header names are case-insensitive: "
+                    "keep one"
+                )
                 self.problem(header.name_place, "header_invalid", message)
             value = self._text(header.value)
             if value is not None and not _sendable(value):
-                message = "the value is empty, or contains characters that no header can have"
+                message = "the value is empty, or contains characters that a header cannot have"
                 self.problem(header.value, "header_invalid", message)
             found[name] = (header.name, Secret((value or "").strip()))
         return tuple(found.values())

@@ -300,8 +300,8 @@ class _Manifest:
                 if rotation.before + both_live <= lifetime:
                     return
                 what = (
-                    f"with this `before` and `overlap`, a key of {written} lives until its "
-                    "successor has a successor, so three keys are always live"
+                    f"with this `before` and `overlap`, a key with a lifetime of {written} "
+                    "lives until its successor has a successor, so three keys are always live"
                 )
                 advice = "write shorter durations"
             case ExpiresAfter(written=written):
@@ -562,7 +562,7 @@ def _rotation(node: Mapping | str) -> Rotation | None:
 
 
 def _describe_key(key: DesiredKey) -> str:
-    return f"{show(key.name)} of {key.environment} ({key.place.file} line {key.place.line})"
+    return f"{show(key.name)} in {key.environment} ({key.place.file} line {key.place.line})"
 
 
 def _collision(both: str, affected: Affected) -> str:
@@ -581,7 +581,7 @@ def _two_formats(
 ) -> str:
     return (
         f"the file {show(address.file)} is {file_format} for {_describe_key(first)}, but "
-        f"{address.format} for {affected.key}: use one format for a file"
+        f"{address.format} for {affected.key}: use one format per file"
     )
 
 
@@ -590,7 +590,7 @@ def _one_place(address: Address, key: DesiredKey, first: DesiredKey, affected: A
     if first is key:
         return f"{sink} is listed twice for {affected.key}: remove one"
     return (
-        f"{affected.key} of {key.environment}{affected.other_environments} would overwrite the "
+        f"{affected.key} in {key.environment}{affected.other_environments} would overwrite the "
         f"token of {_describe_key(first)} in {sink}: use {{environment}} or {{name}} in the sink, "
         "or change one of them"
     )

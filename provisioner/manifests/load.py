@@ -152,7 +152,7 @@ def look_alikes(manifests: Manifests) -> tuple[Problem, ...]:
 def _look_alike(key: DesiredKey, other: DesiredKey, affected: Affected) -> str:
     return (
         f"{escaped(key.name[:_MAX_SHOWN])}{affected.other_keys} looks like "
-        f"{escaped(other.name[:_MAX_SHOWN])} of {other.environment}{affected.other_environments}, "
+        f"{escaped(other.name[:_MAX_SHOWN])} in {other.environment}{affected.other_environments}, "
         f"declared in {other.place.file} line {other.place.line}: rename one"
     )
 
@@ -175,7 +175,7 @@ def _environments(path: Path) -> tuple[Declarations | None, list[Problem]]:
         if path.name == ENVIRONMENTS and os.path.lexists(misnamed):
             message = f"the file is named {_MISNAMED}: rename it to {ENVIRONMENTS}"
         else:
-            message = "the file does not exist: `provision init` writes a first one"
+            message = "the file does not exist: `provision init` writes an example"
         return None, [Problem(Place(_shown(path)), "environments_missing", message)]
     if path.name == ENVIRONMENTS and os.path.lexists(misnamed):
         message = f"this file is not read, because {ENVIRONMENTS} exists: remove it"

@@ -166,7 +166,7 @@ class PolicyCheck:
     def _unowned(self, affected: Affected) -> str:
         return (
             f"{self.environment}{affected.other_environments} does not own {affected.key}, so a "
-            "rotation could never revoke the old key: add a glob to `owns` there, or write "
+            "rotation could never revoke the old key: add a glob to its `owns`, or write "
             "`rotate: never`"
         )
 

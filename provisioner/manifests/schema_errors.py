@@ -171,7 +171,9 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         (): _Rule("", "a manifest is a mapping: start it with `version: 1`"),
         ("version",): _VERSION,
         ("environment",): _ENVIRONMENT,
-        ("environments",): _Rule("invalid_value", "list 1 to 10000: [staging, production]"),
+        ("environments",): _Rule(
+            "invalid_value", "list 1 to 10000 environments: [staging, production]"
+        ),
         ("environments", "*"): _ENVIRONMENT,
         ("depth",): _Rule("depth_invalid", "write 0, 1 or 2, without quotes", "depth_invalid"),
         ("defaults",): _Rule("", "write a mapping: {expires: 90d, role: Integrations}"),
@@ -195,7 +197,7 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
     "environments": {
         (): _Rule("", "this file is a mapping: start it with `version: 1`"),
         ("version",): _VERSION,
-        ("environments",): _Rule("invalid_value", "declare 1 to 10000 under their names"),
+        ("environments",): _Rule("invalid_value", "declare 1 to 10000 environments by name"),
         ("environments", "*"): _Rule("", "an environment is a mapping with a `url`"),
         ("environments", "*", "url"): _Rule(
             "url_invalid", "write, for example, https://crm.example.com, or `sandbox:`", shown=False
@@ -209,7 +211,7 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ),
         ("environments", "*", "headers", "*"): _Rule(
             "header_invalid",
-            "write text in quotes, and not an empty one",
+            "write at least one character, in quotes",
             mistyped="header_invalid",
             shown=False,
         ),
@@ -328,14 +330,14 @@ def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem
     if kind == "manifest":
         code = "matrix_axis_invalid"
         message = (
-            "this is not the name of an axis: write up to 64 letters, digits, - or _, with a "
-            "letter first, but not `environment` or `name`"
+            "this is not a valid axis name: write up to 64 letters, digits, - or _, starting "
+            "with a letter, but not `environment` or `name`"
         )
     else:
         code = "environment_name_invalid"
         message = (
-            "this is not the name of an environment, which becomes the name of a file: write up "
-            "to 64 letters, digits, dots, - or _, with a letter or digit first"
+            "this is not a valid environment name, which is also used as a file name: write "
+            "up to 64 letters, digits, dots, - or _, starting with a letter or digit"
         )
     return Problem(place, code, message)
 
@@ -405,7 +407,7 @@ _MISSING = {
     "name": "write `- name: svc-billing`",
     "environment": "write `environment: NAME` or `environments: [NAME]`",
     "environments": "declare them under `environments:`",
-    "before": "write how long before it expires a key gets a successor: `before: 14d`",
+    "before": "write how long before expiry a key gets a successor: `before: 14d`",
     "url": "write the address of the workspace: `url: https://crm.example.com`",
 }
 
@@ -465,7 +467,7 @@ def _delivery(
     else:
         return  # its kind may be a key that could not be read
     listed = ", ".join(f"`{name}`" for name in kinds)
-    message = f"a sink has one of {listed}, and this one has {found}"
+    message = f"a sink must have exactly one of {listed}, and this one has {found}"
     yield Problem(document.place(position), "sink_invalid", message)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _HEADER = """\
 # yaml-language-server: $schema=../schemas/manifest.schema.json
-# The live keys of {environment} at {time}, written by `provision export`.
+# The live keys in {environment} at {time}, written by `provision export`.
 """
 
 _MAX_EXPIRY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)

@@ -64,7 +64,7 @@ def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on
         if claims is None or claims.key not in {key.id for key in same_name}:
             raise sink_error(
                 "sink_unsuitable",
-                f"{address} already exists and does not contain a token of {name!r}.",
+                f"{address} already exists and does not contain a token for {name!r}.",
                 "Choose a file that does not exist yet.",
             )
     live.sort(key=lambda one: one.creation_order)

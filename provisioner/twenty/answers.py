@@ -365,7 +365,7 @@ _ADVICE: dict[RefusalCode, tuple[str, str]] = {
     ),
     "credential_invalid": (
         "does not accept the credential",
-        "Check that the variable or file that `auth` names contains a token of this workspace",
+        "Check that the variable or file that `auth` names contains a token for this workspace",
     ),
     "session_required": (
         "allows this only to a signed-in user, not to an API key",
@@ -381,11 +381,11 @@ _ADVICE: dict[RefusalCode, tuple[str, str]] = {
     ),
     "server_error": ("failed", "Run again; if it fails again, check the server's log"),
     "unexpected_answer": (
-        "sent an answer that does not come from Twenty",
-        "Check that `url` is the address of Twenty itself and that no proxy answers in its place",
+        "sent a response that does not come from Twenty",
+        "Check that `url` is the address of Twenty itself and that no proxy responds in its place",
     ),
     "sandbox_unusable": ("cannot use its file", "Free the file and run again"),
-    "rejected": ("rejected the request", "The text in parentheses is the server's own"),
+    "rejected": ("rejected the request", "The text in parentheses comes from the server"),
 }
 
 

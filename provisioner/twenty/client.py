@@ -203,7 +203,7 @@ class Client:
         content = "something that is not JSON" if answer.body is NOT_JSON else content
         return WorkspaceError(
             "unexpected_answer",
-            f"{self.environment} answered the request for its keys with {content}.",
+            f"{self.environment} responded to the request for its keys with {content}.",
             remedy="Check that `url` is Twenty itself, and run with --log-level debug.",
         )
 

@@ -86,7 +86,7 @@ def _check_pin(environment: Environment, client: Client) -> None:
         raise RefusedError(
             "workspace_unknown",
             f"{environment.name} is pinned to workspace {environment.workspace}, but its "
-            "credential does not show its workspace.",
+            "credential does not show which workspace it belongs to.",
             remedy="Use a token issued by Twenty, or remove the pin.",
         )
     if actual.lower() != environment.workspace.lower():

@@ -169,7 +169,7 @@ class CoreBulkCreate:
         created = record_id(entry)
         name = self._client.environment
         if created is None or created[1].get("name") != key.name:
-            return _unexpected(f"{name} did not return the key {key.name!r} in its answer.")
+            return _unexpected(f"{name} did not return the key {key.name!r} in its response.")
         with self._lock:
             if created[0] in self._ids:
                 return _unexpected(f"{name} returned the same id for several keys.")

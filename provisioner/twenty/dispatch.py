@@ -98,8 +98,8 @@ class Dispatcher:
             self._max_group = min(self._max_group or len(group), (len(group) + 1) // 2)
         if first:
             message = (
-                "%s or a proxy in front of it does not accept requests of %d keys; "
-                "sending fewer keys a request"
+                "%s or a proxy in front of it does not accept requests with %d keys; sending "
+                "fewer keys per request"
             )
             fields = extra(environment=self._environment)
             _LOG.warning(message, self._environment, len(group), extra=fields)
@@ -135,7 +135,8 @@ class Dispatcher:
             if self._lost_in_a_row >= max(_MAX_LOST, 2 * self._parallel):
                 self._unsent_reason = Failure(
                     "server_error",
-                    f"{self._environment} lost {self._lost_in_a_row} answers in a row, so this key "
+                    f"{self._environment} lost {self._lost_in_a_row} responses in a row, so "
+                    "this key "
                     "was not sent. Run again; if it fails again, check the server's log.",
                 )
 

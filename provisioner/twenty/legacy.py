@@ -210,7 +210,8 @@ class LegacyWorkspace:
         created = dict(filter(None, map(record_id, entries)))
         cause = Failure(
             "unexpected_answer",
-            f"{self._client.environment} answered {answer.status} without the created key.",
+            f"{self._client.environment} responded with {answer.status} but did not "
+            "return the created key.",
         )
         # A null in place of a record means that the id is softly deleted (`924`).
         complete = len(entries) == len(batch)

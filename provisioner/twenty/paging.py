@@ -77,7 +77,9 @@ def _check_count(body: Json | NotJson, count: int) -> None:
     """Raise if there are fewer keys than the first page counts; some would be missing."""
     total = body.get("totalCount") if isinstance(body, dict) else None
     if isinstance(total, int) and count < total:
-        raise IncompleteRecordError(f"{count} keys, although it counts {str(total)[:20]}")
+        raise IncompleteRecordError(
+            f"{count} keys, although it reports a total of {str(total)[:20]}"
+        )
 
 
 def _check_progress(added: int, keys: int, pages: int, characters: int) -> None:
@@ -106,7 +108,7 @@ def _next_cursor(body: Json | NotJson, used: set[str]) -> str | None:
         return None
     cursor = info.get("endCursor")
     if not isinstance(cursor, str) or len(cursor) > _MAX_CURSOR:
-        raise IncompleteRecordError("a page without the cursor of the next one")
+        raise IncompleteRecordError("a page without the cursor for the next page")
     if cursor in used:
         raise IncompleteRecordError("the same page more than once")
     return cursor

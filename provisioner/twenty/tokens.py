@@ -41,7 +41,7 @@ def mint(client: Client, key_id: str, expires_at: datetime) -> Secret:
         raise WorkspaceError(
             "token_refused",
             f"{client.environment} did not mint a token for the key {key_id} ({answer.quote}).",
-            remedy="Someone revoked the key, or the one of the credential: run again.",
+            remedy="Someone revoked this key or the credential's own key: run again.",
         )
     if answer.errors or not isinstance(token, str) or not token:
         raise client.refusal(answer)

@@ -270,7 +270,7 @@ class Transport:
         )
         level = logging.INFO if self._was_throttled else logging.WARNING
         self._was_throttled = True
-        message = "%s asks to slow down; continuing in %.1f s"
+        message = "%s asked us to slow down; continuing in %.1f s"
         _LOG.log(level, message, self.name, wait, extra=extra(environment=self.name))
         return wait
 
@@ -319,7 +319,7 @@ class Transport:
                 self._log(method, path, started, None)
                 raise LostAnswerError(
                     "unexpected_answer",
-                    f"{self.name} sent an answer of more than {limit >> 20} MiB.",
+                    f"{self.name} sent a response larger than {limit >> 20} MiB.",
                     "Check that `url` is the address of Twenty itself.",
                 ) from None
             except (requests.RequestException, PoolError, ValueError) as error:
@@ -355,14 +355,14 @@ class Transport:
         return LostAnswerError(
             "timeout",
             f"Listing the keys of {self.name} ({self._host}) took more than "
-            f"{_OBSERVE_TIMEOUTS * self.timeout:g} s, and other environments wait for it.",
+            f"{_OBSERVE_TIMEOUTS * self.timeout:g} s, and other environments are waiting for it.",
             "Run only this environment with -e, or raise limits.timeout.",
         )
 
     def _timed_out(self) -> LostAnswerError:
         return LostAnswerError(
             "timeout",
-            f"{self.name} ({self._host}) did not answer within {self.timeout:g} s.",
+            f"{self.name} ({self._host}) did not respond within {self.timeout:g} s.",
             "Run again, or raise limits.timeout.",
         )
 
@@ -390,7 +390,7 @@ class Transport:
                 return WorkspaceError(
                     "tls_failed",
                     f"The certificate of {self.name} ({host}) is not trusted.",
-                    remedy="Name its authority in ca_file or REQUESTS_CA_BUNDLE.",
+                    remedy="Name its certificate authority in ca_file or REQUESTS_CA_BUNDLE.",
                 )
             return LostAnswerError(
                 "tls_failed",
@@ -414,7 +414,7 @@ class Transport:
             return self._observe_timed_out() if of_observation else self._timed_out()
         return LostAnswerError(
             "connection_lost",
-            f"The connection to {self.name} ({host}) closed before the answer was complete.",
+            f"The connection to {self.name} ({host}) closed before the response was complete.",
             "Run again; if it fails again, check the logs of the server and of any proxy.",
         )
 

@@ -715,7 +715,7 @@ def test_an_interrupted_run_reports_how_many_keys_it_created(
     [
         ("c", "'c'", "Check the names, -m and -e."),
         ("a svc-alpah", "'svc-alpah'", "Did you mean 'svc-alpha'?"),
-        ("zz svc-*", "'zz' or 'svc-*'", "Write exact names; globs are not expanded here."),
+        ("zz svc-*", "'zz' or 'svc-*'", "Write exact names; this command does not expand globs."),
         ("svc-alpha -e other", "'svc-alpha'", "Check the names, -m and -e."),
     ],
 )
@@ -753,7 +753,7 @@ def test_revoking_a_name_without_a_live_key_suggests_another(run, small) -> None
     for name, message in (
         ("c", "There is no live key 'c'. `provision list` shows the live keys."),
         ("aa", "There is no live key 'aa'. Did you mean 'a'?"),
-        ("a*", "There is no live key 'a*'. Write exact names; globs are not expanded here."),
+        ("a*", "There is no live key 'a*'. Write exact names; this command does not expand globs."),
         ("a", "'a' has no live key: there is nothing to revoke."),
     ):
         code, _, err = run("revoke", name, "-m", small)
@@ -796,7 +796,7 @@ def test_an_unknown_environment_is_wrong_usage_with_a_suggestion(run, small) -> 
     code, _, err = run("plan", "-m", small, "-e", "deb")
     assert (code, "Did you mean 'dev'?" in err) == (64, True)
     code, _, err = run("plan", "-m", small, "-e", "zzz")
-    assert (code, "Declared are dev." in err) == (64, True)
+    assert (code, "The declared environments are dev." in err) == (64, True)
 
 
 @pytest.mark.parametrize(
@@ -1151,7 +1151,7 @@ def test_a_name_that_looks_like_another_is_a_warning(run, tmp_path, other) -> No
     assert (code, "3 keys in 1 environment, no problems." in out) == (0, True)
     assert err.count("name_alike") == 1
     assert f"{folder}/a.yaml:7:11: name_alike: " in err
-    assert f'looks like "svc-a" of d, declared in {folder}/a.yaml line 5: rename one' in err
+    assert f'looks like "svc-a" in d, declared in {folder}/a.yaml line 5: rename one' in err
     assert err.isascii()
 
 
@@ -1171,7 +1171,7 @@ def test_the_files_of_init_work_at_once(run, tmp_path) -> None:
     assert run("validate", "-m", folder)[0] == 0
     assert run("apply", "-m", folder)[0] == 0
     code, _, err = run("init", "-m", folder)
-    assert (code, "overwrites no file" in err) == (64, True)
+    assert (code, "never overwrites a file" in err) == (64, True)
     ignored.write_text("mine\n")
     assert run("init", "-m", folder.parent / "others")[0] == 0
     assert ignored.read_text() == "mine\n"

@@ -594,7 +594,7 @@ def test_init_does_not_overwrite_a_foreign_schema(tmp_path: Path) -> None:
     existing = tmp_path / "schemas" / "manifest.schema.json"
     existing.write_text('{"$id": "https://example.com/app.schema.json"}')
     result = provision("init", cwd=tmp_path)
-    assert (result.code, "is not a schema of provision" in result.err) == (64, True)
+    assert (result.code, "is not a schema that provision wrote" in result.err) == (64, True)
     assert not (tmp_path / "manifests").exists()
     old = json.dumps(schemas.load("manifest") | {"title": "Of an older version"})
     existing.write_text(old)

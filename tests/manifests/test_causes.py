@@ -156,12 +156,12 @@ def test_keys_that_collide_because_of_a_default_are_one_problem(write: Write) ->
     text = manifest(*FORTY, defaults={"deliver": [VAULT, {"aws": "a"}]})
     problem = only(write(text))
     assert places((problem,)) == ["1:7 sink_collision"]
-    assert '"svc-1" (and 38 other keys) of a would overwrite the' in problem.message
-    assert 'token of "svc-0" of a' in problem.message
+    assert '"svc-1" (and 38 other keys) in a would overwrite the' in problem.message
+    assert 'token of "svc-0" in a' in problem.message
     text = manifest(*FORTY, defaults={"deliver": [{"aws": "{name}"}]}, environments="[a, b, c]")
     problem = only(write(text))
     assert places((problem,)) == ["1:6 sink_collision"]
-    assert '"svc-0" (and 39 other keys) of b (and 1 other environment) would' in problem.message
+    assert '"svc-0" (and 39 other keys) in b (and 1 other environment) would' in problem.message
 
 
 def test_a_default_that_gives_a_file_another_format_is_one_problem(write: Write) -> None:
@@ -171,7 +171,7 @@ def test_a_default_that_gives_a_file_another_format_is_one_problem(write: Write)
     problem = only(write(first, other))
     assert places((problem,)) == ["2:6 sink_collision"]
     assert f'json for "svc-0" ({OTHERS})' in problem.message
-    assert '"first" of a' in problem.message
+    assert '"first" in a' in problem.message
 
 
 @pytest.mark.parametrize(
@@ -299,8 +299,8 @@ def test_a_sink_that_ignores_the_environment_is_one_problem(write: Write) -> Non
     """All three environments of the key would write to the same place."""
     problem = only(write(manifest("svc-a", environments="[a, b, c]", deliver=[{"aws": "a"}])))
     assert places((problem,)) == ["1:6 sink_collision"]
-    assert '"svc-a" of b (and 1 other environment) would overwrite' in problem.message
-    assert 'token of "svc-a" of a' in problem.message
+    assert '"svc-a" in b (and 1 other environment) would overwrite' in problem.message
+    assert 'token of "svc-a" in a' in problem.message
 
 
 def test_the_strictest_environment_is_the_one_that_is_named(write: Write) -> None:
@@ -368,7 +368,7 @@ def test_faults_of_a_matrix_are_counted_for_its_sinks(write: Write) -> None:
     assert f'(for "svc-a 0" {OTHERS})' in problem.message
     problem = only(write(manifest("svc-{x}", matrix=axis(40), deliver=[{"aws": "x"}])))
     assert places((problem,)) == ["1:6 sink_collision"]
-    assert '"svc-1" (and 38 other keys) of a would overwrite' in problem.message
+    assert '"svc-1" (and 38 other keys) in a would overwrite' in problem.message
 
 
 def test_an_expiry_or_rotation_of_a_matrix_counts_its_keys(write: Write) -> None:
@@ -390,7 +390,7 @@ def test_names_of_a_matrix_that_look_alike_are_one_warning(write: Write, environ
         (warning,) = look_alikes(load(write(text)))
         assert places((warning,)) == ["1:7 name_alike"]
         assert f"({OTHERS}) looks like" in warning.message
-        assert ("of a (and 2 other environments), " in warning.message) is (environments != "[a]")
+        assert ("in a (and 2 other environments), " in warning.message) is (environments != "[a]")
 
 
 # Separate causes

@@ -200,7 +200,7 @@ def test_each_form_of_auth_gives_its_credential(declare, tmp_path: Path) -> None
         (b"", "is empty"),
         (b"\n", "is empty"),
         (b"\xff", "is not UTF-8"),
-        (b"x" * (64 * 1024 + 1), "has more than 65536 bytes"),
+        (b"x" * (64 * 1024 + 1), "is larger than 65536 bytes"),
         (None, "no such file"),
     ],
 )

@@ -599,7 +599,7 @@ def test_one_place_has_one_token_in_all_files(write: Write) -> None:
     assert problem.code == "sink_collision"
     assert problem.place == Place(str(directory / "b.yaml"), 3, 42)
     assert problem.related == Place(str(directory / "a.yaml"), 4, 17)
-    for part in ('"svc-b" of staging', '"svc-a" of production', "a.yaml line 4", "{environment}"):
+    for part in ('"svc-b" in staging', '"svc-a" in production', "a.yaml line 4", "{environment}"):
         assert part in problem.message
 
 

@@ -337,7 +337,7 @@ def test_a_manifest_names_its_source_and_the_most_common_role() -> None:
         export("production", observation_of(keys)).text
         == """\
 # yaml-language-server: $schema=../schemas/manifest.schema.json
-# The live keys of production at 2026-11-23T04:00:00Z, written by `provision export`.
+# The live keys in production at 2026-11-23T04:00:00Z, written by `provision export`.
 version: 1
 environment: production
 depth: 1

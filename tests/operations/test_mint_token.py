@@ -183,7 +183,7 @@ def test_a_session_token_is_not_mistaken_for_a_token_of_the_key(run, shop, root)
     assert file.read_text() == before
     assert mints(served.journal) == 0
     assert run("token", "svc", "--to", "session")[2] == (
-        "sink_unsuitable: file session already exists and does not contain a token of 'svc'. "
+        "sink_unsuitable: file session already exists and does not contain a token for 'svc'. "
         "Choose a file that does not exist yet.\n"
         'Run "provision explain sink_unsuitable" to learn more.\n'
     )

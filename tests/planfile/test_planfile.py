@@ -674,7 +674,10 @@ def test_a_plan_that_cannot_be_reviewed_is_not_written(run, small, file, tmp_pat
     with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
         sandbox.seed([f"old-{number}" for number in range(9)])
     code, _, err = run("plan", "-m", small, "--prune", "--out", file)
-    assert (code, "is not written: the plan is refused (too_many_revocations)" in err) == (5, True)
+    assert (code, "was not written: the plan was refused (too_many_revocations)" in err) == (
+        5,
+        True,
+    )
     assert not file.exists()
     dead = "  dead: {url: 'http://127.0.0.1:9', auth: {token: '${T}'}}\n"
     (small / "environments.yaml").write_text(EMBEDDED + dead)
@@ -682,7 +685,7 @@ def test_a_plan_that_cannot_be_reviewed_is_not_written(run, small, file, tmp_pat
         patch.setenv("T", "x" * 40)
         code, _, err = run("plan", "-m", small, "--out", file)
     assert code == 4
-    assert "is not written: dead could not be observed (" in err
+    assert "was not written: dead could not be observed (" in err
     assert not file.exists()
 
 
@@ -704,7 +707,7 @@ def test_a_plan_that_was_stopped_is_not_written(small, file) -> None:
             process.terminate()
             _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert "is not written: the run was stopped" in err
+    assert "was not written: the run was stopped" in err
     assert not file.exists()
 
 

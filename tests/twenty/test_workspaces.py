@@ -1336,7 +1336,7 @@ def test_a_server_that_loses_several_answers_in_a_row_is_not_sent_the_rest(
         20 - 4 * keys_a_request
     )
     assert failure(outcomes[-1]).code == "server_error"
-    assert "4 answers in a row" in failure(outcomes[-1]).message
+    assert "4 responses in a row" in failure(outcomes[-1]).message
     assert len(server.requests) == 4
 
 

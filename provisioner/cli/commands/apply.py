@@ -40,7 +40,7 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
     # A pipeline step that lost the digest leaves the variable empty, which must not mean consent.
     value = os.environ.get("PROVISION_DIGEST") if value is None else value
     if value is not None and not _DIGEST.fullmatch(value):
-        raise click.BadParameter("A digest is sha256: and 64 hexadecimal digits.")
+        raise click.BadParameter("A digest is sha256: followed by 64 hexadecimal digits.")
     return value
 
 
@@ -48,7 +48,7 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
     cls=DocumentedCommand,
     examples=(
         Example(
-            "Create what is missing in production, without a question:",
+            "Create what is missing in production, without confirmation:",
             "provision apply --environment production --yes",
         ),
         Example("Carry out a reviewed plan, and nothing else:", "provision apply plan.json"),
@@ -84,13 +84,14 @@ def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line
 ) -> int:
     """Create missing keys and deliver their tokens.
 
-    Compares the keys of every environment with the manifests, creates the missing ones, and
-    delivers a token of each to its sinks. A sink that lost its token gets a new one. On a
-    terminal, apply shows the plan and asks before it changes a real workspace. Without a
-    terminal it never asks.
+    Compare the keys in every environment with the manifests, create the missing ones, and
+    deliver a token for each new key to its sinks. A sink that has lost its token gets a new
+    one. On a terminal, apply shows the plan and asks before it changes a real workspace.
+    Without a terminal it never asks.
 
-    With PLANFILE, a file of `provision plan --out`, apply does exactly what was reviewed. If
-    manifests or workspaces have changed since, it changes nothing and exits with code 6.
+    With PLANFILE, a file written by `provision plan --out`, apply does exactly what was
+    reviewed. If the manifests or workspaces have changed since then, it changes nothing and
+    exits with code 6.
     """
     from provisioner.cli import plan_file
     from provisioner.cli.execute import carry_out

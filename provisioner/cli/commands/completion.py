@@ -11,20 +11,22 @@ from provisioner.cli.command_help import DocumentedCommand, Example
     cls=DocumentedCommand,
     examples=(
         Example(
-            "Complete in bash; add this line to ~/.bashrc:", 'eval "$(provision completion bash)"'
+            "Enable completion in bash; add this line to ~/.bashrc:",
+            'eval "$(provision completion bash)"',
         ),
         Example(
-            "Complete in fish:",
+            "Enable completion in fish:",
             "provision completion fish > ~/.config/fish/completions/provision.fish",
         ),
     ),
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print the completion script for a shell.
 
-    Completes commands, options, and the names of environments and keys, which are read from the
-    manifests. Nothing is sent. For zsh, add `eval "$(provision completion zsh)"` to ~/.zshrc.
+    The script completes commands, options, and the names of environments and keys, which are
+    read from the manifests. Nothing is sent. For zsh, add `eval "$(provision completion zsh)"`
+    to ~/.zshrc.
     """
     from click.shell_completion import (
         ShellComplete,

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     cls=DocumentedCommand,
     examples=(
         Example(
-            "Create the keys of a JSON file:",
+            "Create the keys listed in a JSON file:",
             "provision create --environment staging --body keys.json",
         ),
         Example(
-            "Create the keys of a list that another program prints:",
+            "Create the keys that another program lists:",
             "./list-keys | provision create --environment staging --body -",
         ),
     ),
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     envvar="PROVISION_BODY",
     metavar="FILE",
     shell_complete=files,
-    help="Read a JSON object or array of records from this file; - is standard input.",
+    help="Read a JSON object or array of records from this file; - means standard input.",
 )
 @manifests_option
 @one_environment_option
@@ -73,10 +73,10 @@ def create(  # noqa: PLR0913 - one for each part of a command line
 ) -> int:
     """Create keys from a JSON body in one environment.
 
-    For scripts that bring their own list: nothing is compared with existing keys. A record has a
-    name and an expiresAt, and may have a revokedAt and, on the core generation, a roleId. The
-    created records are printed in the shape of the body. Each request is sent once and never
-    repeated.
+    This is for scripts that bring their own list: nothing is compared with existing keys. A
+    record has a name and an expiresAt. It may also have a revokedAt and, with the core
+    generation, a roleId. The created records are printed in the same shape as the body. Each
+    request is sent once and never retried.
     """
     from provisioner.cli.body_source import read_source
     from provisioner.cli.console import Console

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int:
     """Check credentials, permissions, limits and sinks.
 
-    Changes nothing. Shows for each environment what works and what to fix. Needs only
-    environments.yaml; with valid manifests, the sinks of their keys are checked too. Exits with
-    code 4 if a check fails.
+    Show what works and what to fix in each environment, without changing anything. Only
+    environments.yaml is needed. If the manifests are valid, the sinks of their keys are checked
+    too. Exit with code 4 if a check fails.
     """
     from provisioner.audit import Doctor
     from provisioner.cli.console import Console

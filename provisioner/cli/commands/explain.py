@@ -11,16 +11,16 @@ from provisioner.cli.completion_items import explained_codes
 @click.command(
     cls=DocumentedCommand,
     examples=(
-        Example("Explain the code of an error message:", "provision explain plan_stale"),
-        Example("Explain the exit code 4:", "provision explain 4"),
+        Example("Explain the code in an error message:", "provision explain plan_stale"),
+        Example("Explain exit code 4:", "provision explain 4"),
     ),
 )
 @click.argument("codes", nargs=-1, metavar="[CODE]...", shell_complete=explained_codes)
 def explain(codes: tuple[str, ...]) -> None:
-    """Explain the code of an error, a finding or an exit.
+    """Explain an error code, finding code or exit code.
 
-    CODE is a word of a message, such as plan_stale, or an exit code of `provision`. Without
-    CODE, lists all codes. Works offline.
+    CODE is a code from a message, such as plan_stale, or an exit code of `provision`. Without
+    CODE, list all codes. This works offline.
     """
     import shutil
 

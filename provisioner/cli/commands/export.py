@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     cls=DocumentedCommand,
     examples=(
         Example(
-            "Write a manifest of the keys in production:",
+            "Write a manifest for the keys in production:",
             "provision export --environment production --to manifests/production.yaml",
         ),
         Example(
-            "Print a manifest of some of them:",
+            "Print a manifest for some of them:",
             "provision export --environment production --only 'svc-*'",
         ),
     ),
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     envvar="PROVISION_TO",
     metavar="FILE",
-    help="Write to this file, which must not exist, instead of stdout.",
+    help="Write to this file, which must not exist yet, instead of stdout.",
 )
 @manifests_option
 @one_environment_option
@@ -72,10 +72,11 @@ def export(  # noqa: PLR0913 - one for each part of a command line
     signals: Signals,
     restrictions: Restrictions,
 ) -> int:
-    """Write a manifest of the keys that a workspace has.
+    """Write a manifest for the keys in a workspace.
 
-    Use it to adopt existing keys: a plan with this manifest changes nothing. Needs only
-    environments.yaml. Keys that a manifest cannot declare are left out, with a comment for each.
+    Use this to adopt existing keys: a plan made with this manifest changes nothing. Only
+    environments.yaml is needed. Keys that a manifest cannot declare are left out, with a
+    comment for each.
     """
     import logging
 
@@ -131,17 +132,18 @@ def _require_manifest(exported: ExportedManifest, environment: str) -> None:
     if not exported.keys:
         raise WorkspaceError(
             "key_missing",
-            f"{environment} has no selected live key that a manifest can declare.",
+            f"{environment} has no live key that is selected and that a manifest can declare.",
             remedy="Check --only, or use `provision list` to see the keys."
             if not exported.left_out
             else "If several live keys share a name, declare the name by hand and use "
-            "`provision apply --dedupe`, which keeps one; wait for a rotation to finish.",
+            "`provision apply --dedupe`, which keeps one of them. If a rotation is in "
+            "progress, wait for it to finish.",
         )
     if not exported.fits:
         raise WrongUsageError(
             "file_too_large",
-            f"The {exported.keys} keys of {environment} do not fit into one manifest.",
-            remedy="Write several manifests, each with some of the keys, with --only.",
+            f"The {exported.keys} keys in {environment} do not fit in one manifest.",
+            remedy="Use --only to write several manifests, each with some of the keys.",
         )
 
 
@@ -167,13 +169,13 @@ def _write_new(file: Path, text: str) -> None:
         raise WrongUsageError(
             "not_writable",
             f"{file.as_posix()} cannot be written: {error.strerror}.",
-            remedy="Name a file that you can write with --to.",
+            remedy="Use --to with a file that you can write.",
         ) from None
 
 
 def _exists(file: Path) -> WrongUsageError:
     return WrongUsageError(
         "file_exists",
-        f"{file.as_posix()} already exists, and export overwrites no file.",
+        f"{file.as_posix()} already exists, and export never overwrites a file.",
         remedy="Name another file with --to.",
     )

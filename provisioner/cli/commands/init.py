@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 )
 @new_manifests_option
 def init(manifests: Path) -> int:
-    """Write a first environments.yaml and manifest.
+    """Write a starter environments.yaml and manifest.
 
-    The example works at once with the embedded Twenty. The JSON Schemas that editors use are
-    written next to the directory, and so is a .gitignore for tokens. Existing files are never
+    The example works immediately with the embedded Twenty. The JSON Schemas that editors use
+    and a .gitignore for tokens are written next to the directory. Existing files are never
     overwritten.
     """
     from provisioner.cli.starter_files import write_first_files

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     "list",
     cls=DocumentedCommand,
     examples=(
-        Example("List the keys of all environments:", "provision list"),
+        Example("List the keys in all environments:", "provision list"),
         Example(
-            "List some keys of production as JSON:",
+            "List some keys in production as JSON:",
             "provision list --environment production --only 'svc-*' --format json",
         ),
     ),
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 @add_output_options("text", "json")
 @stoppable
 def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> int:
-    """List the keys of each environment.
+    """List the keys in each environment.
 
-    Needs only environments.yaml. Revoked keys are listed where the server returns them, which
+    Only environments.yaml is needed. Revoked keys are listed if the server returns them, which
     only the legacy generation does.
     """
     from provisioner.cli.console import Console

@@ -71,12 +71,12 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
 ) -> int:
     """Show what apply would change, and change nothing.
 
-    Reads the keys of every environment and the content of their sinks, and compares them with
-    the manifests. Exits with code 4 if an environment cannot be read, or if a key cannot be
-    created or its token delivered.
+    Read the keys in every environment and the content of their sinks, and compare them with the
+    manifests. Exit with code 4 if an environment cannot be read, if a key cannot be created or
+    if its token cannot be delivered.
 
-    With --out, the plan is also written to a file, which `provision apply FILE` carries out. No
-    file is written if the plan is refused or an environment cannot be read.
+    With --out, also write the plan to a file, which `provision apply FILE` carries out. No file
+    is written if the plan is refused or an environment cannot be read.
     """
     from provisioner.cli import plan_file
     from provisioner.cli.console import Console

@@ -62,9 +62,9 @@ def report(
 ) -> int:
     """Report when keys expire and which need attention.
 
-    Reads every environment and the sinks of its declared keys, and changes nothing. Shows for
-    each live key when it expires, whether its token is in its sinks, and what needs attention.
-    Exits with code 4 if an environment cannot be read.
+    Read every environment and the sinks of its declared keys, without changing anything. For
+    each live key, show when it expires, whether its token is in its sinks, and what needs
+    attention. Exit with code 4 if an environment cannot be read.
     """
     from provisioner.audit.key_audit import AuditInput, audit
     from provisioner.cli.console import Console

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     cls=DocumentedCommand,
     examples=(
         Example(
-            "Revoke all live keys of a name in staging:",
+            "Revoke all live keys with one name in staging:",
             "provision revoke svc-billing --environment staging",
         ),
         Example(
@@ -50,12 +50,12 @@ def revoke(  # noqa: PLR0913 - one for each part of a command line
     signals: Signals,
     yes: bool,
 ) -> int:
-    """Revoke live keys, now.
+    """Revoke live keys immediately.
 
-    A name revokes all live keys of that name in every environment, unless -e selects some; an
-    id revokes one key. Only keys that match `owns` of their environment are revoked, and never
-    the key that this run is signed in with. The next `provision apply` creates a key again if a
-    manifest declares it.
+    Passing a name revokes all live keys with that name in every environment, unless -e selects
+    some. Passing an id revokes one key. Only keys that match the `owns` globs of their
+    environment are revoked, and never the key that this run is signed in with. If a manifest
+    declares a revoked key, the next `provision apply` creates it again.
     """
     from provisioner.cli.execute import SelectedNames, carry_out
     from provisioner.plan import PlanOptions

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     cls=DocumentedCommand,
     examples=(
         Example(
-            "Replace a key; the old one stays valid for its overlap:",
+            "Replace a key; the old one stays valid during the overlap:",
             "provision rotate svc-billing --environment production",
         ),
         Example(
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     "at_once",
     is_flag=True,
     envvar="PROVISION_NOW",
-    help="Revoke the old keys as soon as the new tokens are delivered, for a leaked key.",
+    help="Revoke the old keys as soon as the new tokens are delivered; use this for a leaked key.",
 )
 @click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask for confirmation.")
 @add_guard_options
@@ -59,14 +59,14 @@ def rotate(  # noqa: PLR0913 - one for each part of a command line
     at_once: bool,
     yes: bool,
 ) -> int:
-    """Replace keys with successors of the same name, now.
+    """Replace keys immediately with successors of the same name.
 
     Each NAME must be declared in a manifest, match `owns` and have a sink. The successor is
     created, and its token is checked and delivered. A later `provision apply` revokes the old
-    key once the overlap of its `rotate` is over; with --now it is revoked as soon as the new
-    token is delivered.
+    key once the overlap set by `rotate` is over. With --now, the old key is revoked as soon as
+    the new token is delivered.
 
-    Works in every environment that has the name, unless -e selects some.
+    Keys are rotated in every environment that has the name, unless -e selects some.
     """
     from provisioner.cli.execute import SelectedNames, carry_out
     from provisioner.plan import PlanOptions

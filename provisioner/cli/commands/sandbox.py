@@ -49,9 +49,9 @@ _DIALECTS = ("core", "core-1", "legacy")
 def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
     """Serve the embedded Twenty for other programs.
 
-    Answers API-key requests on a loopback port like Twenty 2.21 (core), 1.10 (core-1) or 0.60
-    (legacy), and prints its address and credentials. Runs until it is interrupted. It is meant
-    for trying things out: do not keep secrets in it.
+    Respond to API-key requests on a loopback port as Twenty 2.21 (core), 1.10 (core-1) or 0.60
+    (legacy) would, and print the address and credentials. The server runs until it is
+    interrupted. It is meant for trying things out: do not keep secrets in it.
     """
     import json
 

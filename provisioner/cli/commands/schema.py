@@ -12,14 +12,14 @@ from provisioner.cli.completion_items import schema_names
     cls=DocumentedCommand,
     examples=(
         Example("List the names of all schemas:", "provision schema"),
-        Example("Print the schema of a manifest:", "provision schema manifest"),
+        Example("Print the schema for manifests:", "provision schema manifest"),
     ),
 )
 @click.argument("name", required=False, shell_complete=schema_names)
 def schema(name: str | None) -> None:
-    """Print a JSON Schema, or list the names of all.
+    """Print a JSON Schema, or list the names of all schemas.
 
-    The schemas are of draft 2020-12.
+    The schemas use draft 2020-12.
 
     \b
     Files that you write:          environments, manifest

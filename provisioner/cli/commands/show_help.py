@@ -15,7 +15,8 @@ from provisioner.cli.group import CommandGroup
     examples=(
         Example("List all commands:", "provision help"),
         Example(
-            "Show the options of one, as `provision apply --help` does:", "provision help apply"
+            "Show the options of one command, as `provision apply --help` does:",
+            "provision help apply",
         ),
     ),
 )
@@ -23,7 +24,8 @@ from provisioner.cli.group import CommandGroup
 def show_help(command: str | None) -> None:
     """Show the help page of a command.
 
-    Without COMMAND, lists all commands. The text is that of `provision COMMAND --help`.
+    Without COMMAND, list all commands. The text is the same as that of `provision COMMAND
+    --help`.
     """
     root = click.get_current_context().find_root()
     if command is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     cls=DocumentedCommand,
     examples=(
         Example(
-            "Write a token of a key to a file:",
+            "Write a token for a key to a file:",
             "provision token svc-billing --environment staging --to billing.token",
         ),
         Example(
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     envvar="PROVISION_TO",
     metavar="FILE",
-    help="Write the token to this file, which holds nothing else.",
+    help="Write the token to this file, which will contain nothing else.",
 )
 @manifests_option
 @one_environment_option
@@ -62,11 +62,11 @@ def token(  # noqa: PLR0913 - one for each part of a command line
     signals: Signals,
     restrictions: Restrictions,
 ) -> int:
-    """Mint a token of a live key and write it to a file.
+    """Mint a token for a live key and write it to a file.
 
-    Use it for a key that has no sink, or to get one more token: earlier tokens stay valid. The
-    token is checked, then written to FILE, which only the current user can read (mode 0600). It
-    is never printed.
+    Use this for a key that has no sink, or to get an additional token: earlier tokens stay
+    valid. The token is checked, then written to FILE, which only the current user can read
+    (mode 0600). It is never printed.
     """
     from provisioner.cli.console import Console
     from provisioner.cli.run import prepare, reconciler_of

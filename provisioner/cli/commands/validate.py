@@ -45,9 +45,9 @@ def validate(
 ) -> int:
     """Check manifests offline, without credentials.
 
-    Reads no variables that manifests use, and sends nothing. PATH is a directory of manifests or
-    a file in one. For a file, the whole directory is read, and only problems of that file are
-    reported.
+    The variables that manifests use are not read, and nothing is sent. PATH is a directory of
+    manifests or a file in such a directory. If PATH is a file, the whole directory is still
+    read, but only problems in that file are reported.
     """
     import logging
     from datetime import UTC, datetime
