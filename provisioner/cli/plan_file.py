@@ -167,7 +167,7 @@ def refuse_saved_options(context: click.Context) -> None:
     for parameter, option in _SAVED_OPTIONS.items():
         if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
             raise click.UsageError(
-                f"{option} cannot be used with a plan file, which contains its own value."
+                f"{option} cannot be used with a plan file, which already sets it."
             )
 
 

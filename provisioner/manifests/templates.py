@@ -314,7 +314,7 @@ _GITLAB_VARIABLE = _Format(
 """Source: GitLab docs, "Project-level CI/CD variables API", `key`; shells allow no digit first."""
 _KUBERNETES_PATH = _Format(
     re.compile(rf"(?=[^/]{{1,63}}/.{{1,253}}\Z){_LABEL}/{_LABEL}(?:\.{_LABEL})*"),
-    "NAMESPACE/SECRET in lowercase letters, digits and -, the secret also with dots",
+    "NAMESPACE/SECRET, in lowercase letters, digits and `-`; SECRET may also contain dots",
 )
 """Source: Kubernetes docs, "Object Names and IDs": a label, and a subdomain."""
 _KUBERNETES_KEY = _Format(

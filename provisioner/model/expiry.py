@@ -126,7 +126,7 @@ def parse_timestamp(text: str) -> datetime:
         parsed = datetime.fromisoformat(f"{date}T{whole}{offset.upper().replace('Z', '+00:00')}")
         return parsed.astimezone(UTC) + timedelta(microseconds=int(f"{fraction:0<6}"[:6]))
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not a date-time that exists") from None
+        raise ValueError(f"{text!r} is not a valid date and time") from None
 
 
 def format_timestamp(timestamp: datetime) -> str:
@@ -145,7 +145,7 @@ def _parse_date(text: str) -> datetime:
         if _DATE_TIME.fullmatch(text):
             return parse_timestamp(text).replace(microsecond=0)
         raise ValueError(
-            f"{text!r} is not a date: write 2027-06-30, or with a time and a zone "
+            f"{text!r} is not a date: write 2027-06-30 or, with a time and time zone, "
             "2027-06-30T12:00:00Z"
         )
     try:

@@ -288,7 +288,7 @@ def _new_reason(action: SavedAction) -> str | None:
     """Return why an action is needed now, if its reason says what happened."""
     match action.kind, action.reason:
         case "deliver", reason:
-            return f"needs another delivery: {reason.replace('_', ' ')}"
+            return f"must be delivered again: {reason.replace('_', ' ')}"
         case "rotate", _:
             return "is now due for rotation"
         case "revoke", "superseded":

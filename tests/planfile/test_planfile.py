@@ -304,12 +304,12 @@ CHANGES: dict[str, tuple[Dialect, Callable[[Stage, Path], object], str]] = {
     "a sink loses its token": (
         CORE_1,
         lambda stage, _: (stage.shared / "held.env").unlink(),
-        "'svc-held' needs another delivery: token missing",
+        "'svc-held' must be delivered again: token missing",
     ),
     "a sink holds something else": (
         LEGACY,
         lambda stage, _: (stage.shared / "held.env").write_text("SVC_HELD=password\n"),
-        "'svc-held' needs another delivery: token invalid",
+        "'svc-held' must be delivered again: token invalid",
     ),
     "a role that does not exist": (
         CORE,

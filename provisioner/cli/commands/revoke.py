@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     cls=DocumentedCommand,
     examples=(
         Example(
-            "Revoke all live keys with one name in staging:",
+            "Revoke all live keys named svc-billing in staging:",
             "provision revoke svc-billing --environment staging",
         ),
         Example(
