@@ -31,7 +31,7 @@ COMMANDS = {
 
 _EXAMPLES = (
     Example("Write a first project, which works without a server:", "provision init"),
-    Example("Create the keys that its manifest declares:", "provision apply"),
+    Example("Create the keys that the manifest declares:", "provision apply"),
 )
 
 

@@ -62,7 +62,8 @@ def revoke(  # noqa: PLR0913 - one for each part of a command line
 
     if not all(names):
         raise click.UsageError(
-            "A NAME is empty: is a variable not set? To revoke a key without a name, use its id."
+            "A NAME is empty; check that its variable is set. To revoke a key without a name, "
+            "use its id."
         )
     names_or_ids = frozenset(names)
     options = PlanOptions(only=selection.only)
