@@ -386,7 +386,7 @@ def test_the_text_report_shows_what_was_done_and_what_was_skipped(start, number,
         server.release(PARALLEL)
         exit_code, out, err, _ = run.result()
         assert exit_code == code
-        assert [line.split()[2:5] for line in err.splitlines()] == [["no", "sink", "takes"]]
+        assert [line.split()[2:5] for line in err.splitlines()] == [["no", "sink", "receives"]]
         created = {key.name for key in server.sandbox.keys()}
         lines = {line.split()[1]: line for line in out.splitlines() if line.startswith("  + ")}
         assert set(lines) == created
