@@ -151,7 +151,7 @@ def _parse_date(text: str) -> datetime:
     try:
         return datetime(int(date[1]), int(date[2]), int(date[3]), tzinfo=UTC)
     except ValueError:
-        raise ValueError(f"{text!r} is not a date that exists") from None
+        raise ValueError(f"{text!r} is not a valid date") from None
 
 
 def _hours(text: str) -> int | None:
