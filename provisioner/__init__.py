@@ -1,3 +1,3 @@
-"""Provisioning of API keys of Twenty CRM workspaces, as declared in YAML manifests."""
+"""Manage the API keys of Twenty CRM workspaces with YAML manifests."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The checks of sinks and of the tokens of live keys in them."""
+"""The checks of sinks and of the tokens for live keys in them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class SinkChecks:
         self._live_ids: dict[str, set[str]] = {}
 
     def verify_against(self, workspace: Workspace, observation: Observation) -> None:
-        """Enable the check of tokens of live keys, which needs a usable workspace."""
+        """Enable the check of tokens for live keys, which needs a usable workspace."""
         self._verify_token = workspace.verify_token
         for key in observation.keys:
             if key.live(observation.server_time):
@@ -95,7 +95,7 @@ class SinkChecks:
             yield CheckOk("sinks", f"{pluralize(usable, 'sink')} OK.")
         accepted, unreadable = results.count("accepted"), results.count("unreadable")
         if accepted or unreadable:
-            message = f"{pluralize(accepted, 'token')} of live keys accepted"
+            message = f"{pluralize(accepted, 'token')} for live keys accepted"
             yield CheckOk("tokens", f"{message}, {unreadable} cannot be read back.")
         if empty := results.count("empty"):
             message = f"{pluralize(empty, 'sink')} of live keys without a token."

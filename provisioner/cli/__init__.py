@@ -26,7 +26,7 @@ from provisioner.cli.standard_streams import flush_streams
 )
 @click.version_option(__version__, "-V", "--version", message="provision %(version)s")
 def provision() -> None:
-    """Keep the API keys of Twenty CRM workspaces as declared in YAML manifests.
+    """Manage the API keys of Twenty CRM workspaces with YAML manifests.
 
     Manifests in git list the keys that each environment should have. `provision apply` creates
     the missing ones; `provision plan` shows first what it would do.

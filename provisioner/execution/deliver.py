@@ -418,7 +418,7 @@ def _newer_key(delivery: TokenDelivery, newest: ObservedKey) -> Failure:
 
 
 def mint(workspace: Workspace, key_id: str, expires_at: datetime) -> Secret:
-    """Mint a token of a live key and verify that the server accepts it.
+    """Mint a token for a live key and verify that the server accepts it.
 
     Args:
         workspace: the workspace of the key.

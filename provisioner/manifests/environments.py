@@ -639,7 +639,7 @@ def _url(text: str, place: Place, *, insecure: bool) -> str | Problem:
     for wrong, message in (
         (
             text.startswith("sandbox:"),
-            f"this is not a URL of the embedded Twenty: write one of {', '.join(SANDBOX)}",
+            f"this is not a valid sandbox URL: write one of {', '.join(SANDBOX)}",
         ),
         (
             _NEVER_IN_URLS.search(text),

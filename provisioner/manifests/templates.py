@@ -286,14 +286,14 @@ _VARIABLE = _Format(
 )
 _VAULT_PATH = _Format(
     re.compile(rf"{_NO_DOTS}(?:(?!/){_CLEAN})+(?:/{_NO_DOTS}(?:(?!/){_CLEAN})+)+"),
-    "MOUNT/PATH, as in secret/twenty/{name}",
+    "MOUNT/PATH, such as secret/twenty/{name}",
 )
 _AWS_NAME = _Format(
     re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}"),
     "1 to 512 letters, digits or characters of /_+=.@-",
 )
 """Source: AWS Secrets Manager API reference, CreateSecret, `Name`."""
-_AWS_REGION = _Format(re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+"), "a region, as in eu-central-1")
+_AWS_REGION = _Format(re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+"), "a region, such as eu-central-1")
 _GITHUB_PATH = _Format(
     re.compile(rf"{_NO_DOTS}[A-Za-z0-9_.-]+(?:/{_NO_DOTS}[A-Za-z0-9_.-]+)?"),
     "OWNER/REPOSITORY, or an organisation",
@@ -305,7 +305,7 @@ _GITHUB_SECRET = _Format(
 """Source: GitHub docs, "Naming your secrets"."""
 _GITLAB_PATH = _Format(
     re.compile(rf"{_NO_DOTS}[A-Za-z0-9_.-]+(?:/{_NO_DOTS}[A-Za-z0-9_.-]+)*"),
-    "the path of a project or group, as in acme/billing",
+    "the path of a project or group, such as acme/billing",
 )
 _GITLAB_VARIABLE = _Format(
     re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}"),

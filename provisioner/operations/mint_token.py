@@ -30,7 +30,7 @@ def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on
     desired_key: DesiredKey | None,
     read_sinks: Callable[[Iterable[Address]], Mapping[Address, SinkContent]],
 ) -> ObservedKey:
-    """Mint a token of a live key and write it to a file that contains nothing else.
+    """Mint a token for a live key and write it to a file that contains nothing else.
 
     Args:
         workspace: the workspace of the key.

@@ -62,7 +62,7 @@ the action; `--redeliver` was given."""
 
 
 class Deliver(NamedTuple):
-    """An action that delivers a new token of a live key to the sinks that lack a good one.
+    """An action that delivers a new token for a live key to the sinks that lack a good one.
 
     Attributes:
         expires_at: the expiry of the key in the workspace.

@@ -31,4 +31,4 @@ def dialect_of(url: str) -> Dialect:
         if name in set(Dialect):
             return Dialect(name)
     choices = ", ".join(f"{SCHEME}{dialect}" for dialect in Dialect)
-    raise ValueError(f"{url!r} is not a URL of the embedded Twenty. Use {SCHEME}, {choices}.")
+    raise ValueError(f"{url!r} is not a valid sandbox URL. Use {SCHEME}, {choices}.")

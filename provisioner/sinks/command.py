@@ -145,8 +145,8 @@ class CommandSink:
         if sys.platform == "win32":
             raise sink_error(
                 "sink_unsuitable",
-                f"{_label(argv)} cannot be used on Windows, where a hanging program and its child "
-                "processes cannot be stopped.",
+                f"{_label(argv)} cannot be used on Windows, where a program that hangs and "
+                "its child processes cannot be stopped.",
                 "Use another sink, or run on Linux or macOS.",
             )
         program = shutil.which(str(self._root / name) if os.path.dirname(name) else name)  # noqa: PTH120 - a Path drops the dot of `./name`

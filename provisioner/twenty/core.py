@@ -222,7 +222,7 @@ class CoreWorkspace:
         entries = answer.data.get("getRoles") if answer.data else None
         if answer.errors or not isinstance(entries, list):
             code, message, remedy = self._client.explain(answer)
-            message = f"Depth 2 needs the permissions of each role, but {message}"
+            message = f"Depth 2 requires reading the permissions of each role, but {message}"
             return outcome_unsent(WorkspaceError(code, message, remedy=remedy))
         found = dict(filter(None, map(record_id, entries)))
         self._known_permissions = {

@@ -27,7 +27,7 @@ PROBE = "{__typename}"
 
 
 def mint(client: Client, key_id: str, expires_at: datetime) -> Secret:
-    """Mint a new token of a live key.
+    """Mint a new token for a live key.
 
     Raises:
         WorkspaceError: no token was minted, or the answer was lost.

@@ -213,7 +213,7 @@ class Workspace(Protocol):
         ...
 
     def mint(self, key_id: str, expires_at: datetime) -> Secret:
-        """Mint a new token of a live key; earlier tokens keep working.
+        """Mint a new token for a live key; earlier tokens keep working.
 
         Args:
             key_id: the key.

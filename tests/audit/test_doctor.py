@@ -404,7 +404,7 @@ def test_the_token_of_each_sink_is_verified(serve, examine, tmp_path, dialect) -
     found = examine(served.environment(credential=served.credential("sign-in")), *keys)
     assert of(found, "sinks") == CheckOk("sinks", "8 sinks OK.")
     tokens = [one for one in found.checks if one.check == "tokens"]
-    assert tokens[0] == CheckOk("tokens", "1 token of live keys accepted, 0 cannot be read back.")
+    assert tokens[0] == CheckOk("tokens", "1 token for live keys accepted, 0 cannot be read back.")
     assert isinstance(tokens[1], CheckWarning)
     assert tokens[1].message.startswith("1 sink of live keys")
     failed = {one.remedy.split("--redeliver ")[1].split("`")[0]: one for one in tokens[2:]}
@@ -519,7 +519,7 @@ def test_a_write_only_command_passes_and_a_missing_one_fails(serve, examine) -> 
     served.sandbox.seed(["a"])
     shop = served.environment(credential=served.credential("sign-in"))
     found = examine(shop, desired_key("a", CommandAddress((sys.executable, "-V"))))
-    assert of(found, "tokens").message == "0 tokens of live keys accepted, 1 cannot be read back."
+    assert of(found, "tokens").message == "0 tokens for live keys accepted, 1 cannot be read back."
     assert not found.failed
     missing = examine(shop, desired_key("a", CommandAddress(("no-such-program-anywhere",))))
     assert [check for check, _ in failures(missing)] == ["sinks"]

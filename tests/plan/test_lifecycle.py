@@ -524,7 +524,7 @@ def test_a_rotation_does_not_revoke_duplicates() -> None:
 
 
 def test_prune_revokes_owned_live_keys_that_no_manifest_declares() -> None:
-    """It revokes every live key of such a name, only on request, and only where `owns` matches."""
+    """It revokes every live key with that name, only on request, and only where `owns` matches."""
     observed = [
         key(1, "svc-old"),
         key(2, "svc-old"),
