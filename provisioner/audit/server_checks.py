@@ -139,7 +139,7 @@ def _roles(environment: Environment, roles: Roles) -> Check:
     match roles:
         case NoRoles():
             ignored = "" if role is None else f"; the environment's role {role!r} is ignored"
-            return CheckOk("roles", f"API keys before Twenty 1.3 have no roles{ignored}.")
+            return CheckOk("roles", f"API keys have no roles before Twenty 1.3{ignored}.")
         case HiddenRoles():
             remedy = "Give the credential's role the permission for roles, or write role ids."
             message = "This credential cannot read roles, so a role must be written as an id"
@@ -244,7 +244,8 @@ def _limits(limits: Limits, capabilities: Capabilities) -> Check:
     declared = limits.requests_per_minute
     if declared is None:
         rate = (
-            "No requests_per_minute: the first throttled request sets the rate (hosted Twenty "
+            "requests_per_minute is not set: the first throttled request sets the rate (hosted "
+            "Twenty "
             "allows 50 to 100 a minute)"
         )
     else:

@@ -98,7 +98,7 @@ class SinkChecks:
             message = f"{pluralize(accepted, 'token')} for live keys accepted"
             yield CheckOk("tokens", f"{message}, {unreadable} cannot be read back.")
         if empty := results.count("empty"):
-            message = f"{pluralize(empty, 'sink')} of live keys without a token."
+            message = f"{pluralize(empty, 'sink')} without a token for a live key."
             yield CheckWarning("tokens", message, "Run `provision apply` to deliver new tokens.")
         yield from self._grouped(failures)
 

@@ -129,7 +129,7 @@ def write_examples(formatter: click.HelpFormatter, examples: Iterable[Example]) 
 def _about_variables(options: Sequence[click.Option]) -> str:
     text = "Each option can also be set by a variable. The command line takes precedence."
     if any(one.is_flag for one in options):
-        text += " Set a flag's variable to 1 or 0."
+        text += " For a flag, set the variable to 1 or 0."
     if any(one.multiple for one in options):
         text += " Repeatable options take values separated by spaces."
     return text

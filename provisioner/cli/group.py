@@ -24,7 +24,7 @@ COMMANDS = {
     "schema": ("schema", "Print a JSON Schema, or list the names of all schemas."),
     "sandbox": ("sandbox", "Serve the embedded Twenty for other programs."),
     "help": ("show_help", "Show the help page of a command."),
-    "explain": ("explain", "Explain an error code, finding code or exit code."),
+    "explain": ("explain", "Explain an error, finding or exit code."),
     "completion": ("completion", "Print the completion script for a shell."),
 }
 """Module and summary of each command, in the order of first use."""

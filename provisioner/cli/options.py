@@ -511,7 +511,7 @@ _OUTPUT_OPTIONS = (
         default="text",
         show_default=True,
         envvar="PROVISION_LOG_FORMAT",
-        help="Write the log on stderr in this format.",
+        help="Write the log to stderr in this format.",
     ),
     _common_option(
         "--color",

@@ -217,7 +217,7 @@ def open_outputs(
         other_files: files that the command itself reads or writes.
 
     Raises:
-        WrongUsageError: if a file cannot be written, or is named for two outputs.
+        WrongUsageError: if a file cannot be written, or is given for two outputs.
     """
     with ExitStack() as stack:
         reports: dict[str, tuple[OutputFormat, BinaryIO]] = {}
@@ -262,7 +262,7 @@ def _require_distinct(*files: str) -> None:
         if path in paths:
             raise WrongUsageError(
                 "report_unwritable",
-                f"{file!r} is named for two outputs.",
+                f"{file!r} is given for two outputs.",
                 remedy="Use different files for --report, --events and the plan. "
                 "Nothing was changed.",
             )

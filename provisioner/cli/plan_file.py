@@ -148,13 +148,13 @@ def _load_plan(file: Path) -> PlanFile:
         raise WrongUsageError(
             "plan_unreadable",
             f"{path} cannot be read: {reason_of(error)}.",
-            remedy="Name a file that `provision plan --out` wrote.",
+            remedy="Specify a file that `provision plan --out` wrote.",
         ) from None
     if data is None:
         raise StalePlanError(
             "plan_invalid",
             f"{path} is not a plan file: it is larger than {MAX_BYTES // 2**20} MiB.",
-            remedy="Name a file that `provision plan --out` wrote.",
+            remedy="Specify a file that `provision plan --out` wrote.",
         )
     found = read(data, datetime.now(UTC))
     if isinstance(found, UnreadablePlanFile):

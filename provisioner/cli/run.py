@@ -160,7 +160,7 @@ def open_backends(
         if not can_open(needed):
             raise WorkspaceError(
                 "unreachable",
-                "This process can open too few files and connections: one environment needs "
+                "This process cannot open enough files and connections: one environment needs "
                 f"{needed}.",
                 remedy="Raise the limit (`ulimit -n`), or lower `limits.parallel`.",
             )
@@ -208,7 +208,7 @@ def _refuse_change(manifests: Manifests, rules: Restrictions) -> None:
     if reason is not None:
         raise RefusedError(
             "change_unreviewed",
-            f"This change gets no credentials, because {reason}.",
+            f"This change is not given any credentials, because {reason}.",
             remedy="Review it; then run without --against, or merge it.",
         )
 

@@ -100,7 +100,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
             raise WrongUsageError(
                 "file_exists",
                 f"{path.as_posix()} already exists and is not a schema that provision wrote.",
-                remedy="Name a directory elsewhere with -m, such as keys/manifests.",
+                remedy="Use -m with a directory elsewhere, such as keys/manifests.",
             )
     try:
         for path, text in new_files.items():

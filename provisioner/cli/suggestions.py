@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _APPLY = "To create missing keys and deliver their tokens, use `provision apply`."
 _INIT = (
-    "To start a project, use `provision init`. To add a key, write it in a manifest and use "
+    "To start a project, use `provision init`. To add a key, declare it in a manifest and use "
     "`provision apply`."
 )
 _CREDENTIALS = (
@@ -31,7 +31,7 @@ _CHECK = (
     "`provision doctor`."
 )
 _LIST = "To list the keys in each environment, use `provision list`."
-_EXPORT = "To write a manifest of existing keys, use `provision export`."
+_EXPORT = "To write a manifest for existing keys, use `provision export`."
 
 FAMILIAR: Mapping[str, str] = MappingProxyType(
     {

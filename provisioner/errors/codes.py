@@ -43,7 +43,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "character_unseen": "A name or role has invisible characters or is not in Unicode NFC.",
         "name_duplicate": "Two keys in an environment have the same name.",
         "environment_both": "A manifest has both `environment` and `environments`.",
-        "environment_unknown": "A manifest names an environment that environments.yaml lacks.",
+        "environment_unknown": "A manifest names an environment that environments.yaml does "
+        "not define.",
         "environment_duplicate": "A manifest names an environment twice.",
         "expiry_invalid": "An expiry is not a date, a date-time, a duration or `never`.",
         "expiry_missing": "A key has no expiry, and neither do the `defaults`.",
@@ -56,8 +57,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "placeholder_unknown": "A name or sink has a placeholder that does not exist.",
         # rotation
         "rotation_invalid": "A `rotate` is neither `never` nor two durations.",
-        "rotation_expiry": "The `expires` and `rotate` of a key do not fit together.",
-        "rotation_unowned": "A rotated key matches no pattern in `owns` of its environment.",
+        "rotation_expiry": "The `expires` and `rotate` values of a key are incompatible.",
+        "rotation_unowned": "A rotated key matches no pattern in its environment's `owns`.",
         # delivery
         "sink_invalid": "A sink has no kind, several kinds or a value that is not valid.",
         "sink_collision": "Two keys, or two sinks of one key, deliver to the same place.",
@@ -76,7 +77,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "auth_missing": "An environment has no `auth` and does not use the embedded Twenty.",
         "auth_invalid": "`auth` has an unknown form, or its value cannot be a credential.",
         "header_invalid": "A header cannot be sent, or is reserved for `auth`.",
-        "secret_literal": "The file contains a secret as text.",
+        "secret_literal": "The file contains a secret in plain text.",
         "secret_file_unreadable": "A token or password file cannot be read.",
         "ca_file_unreadable": "The certificate authority file cannot be read.",
         "variable_invalid": "A `$` does not start a variable, or variables are not allowed here.",

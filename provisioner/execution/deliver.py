@@ -465,6 +465,6 @@ def _read_back(
         case _:
             raise sink_error(
                 "sink_failed",
-                f"{address} accepted the token, but reading it back does not return it.",
+                f"{address} accepted the token, but did not return it when it was read back.",
                 "Check what else writes there, and run again.",
             )

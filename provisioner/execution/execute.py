@@ -423,7 +423,8 @@ def _expiry_not_set(failure: Failure, key_ids: tuple[str, ...]) -> Failure:
     command = f"provision revoke {' '.join(key_ids)}"
     return Failure(
         failure.code,
-        f"{failure.message} The new token is delivered: run `{command}` once nothing uses the old "
+        f"{failure.message} The new token has been delivered: run `{command}` once nothing "
+        "uses the old "
         "key.",
     )
 

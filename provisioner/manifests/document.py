@@ -195,7 +195,7 @@ class _StopReadingError(Exception):
 
 class _State(Enum):
     KEY = "a key is expected"
-    ITEM = "an item of a list is expected"
+    ITEM = "a list item is expected"
     IGNORED = "the value of an invalid key is expected"
 
 
@@ -417,13 +417,15 @@ class _Reader:
         """Report an anchor and a tag; neither is shown, because it may be part of a password."""
         if event.anchor is not None:
             self._problem(
-                event.start_mark, "yaml_anchor", "anchors (`&name`) are not supported: remove it"
+                event.start_mark,
+                "yaml_anchor",
+                "anchors (`&name`) are not supported: remove the anchor",
             )
         if event.tag is not None:
             self._problem(
                 event.start_mark,
                 "yaml_tag",
-                "tags (`!name`) are not supported: remove it, or put text that starts with an "
+                "tags (`!name`) are not supported: remove the tag, or put text that starts with an "
                 "exclamation mark in quotes",
             )
         if event.tag is None and isinstance(event, ScalarEvent):
@@ -457,7 +459,8 @@ class _Reader:
             self._stop(
                 position,
                 "too_many_problems",
-                f"the file has more than {MAX_PROBLEMS} problems: the rest was not read",
+                f"the file has more than {MAX_PROBLEMS} problems: the rest of the file was not "
+                "read",
             )
         place = Place(self._file, position.line + 1, position.column + 1)
         self.problems.append(Problem(place, code, message, related))
@@ -527,8 +530,8 @@ def _known_mistake(reason: str, text: str, index: int, context: int) -> tuple[in
         return index, "indent with spaces instead of this tab"
     if char == "{" and reason in _REASONS_OF_BRACES:
         if text[index - 1 : index] == "$":
-            return index - 1, 'put a variable inside {…} or […] in quotes: "${NAME}"'
-        return index, "put text with a brace inside {…} or […] in quotes"
+            return index - 1, 'inside {…} or […], put variables in quotes: "${NAME}"'
+        return index, "inside {…} or […], put text that contains a brace in quotes"
     if reason == _NO_COLON:
         return context, _COLON_MISSING
     if reason in (_COLON_TOO_MANY, _NO_ITEM):
@@ -555,7 +558,9 @@ def _colon_missing_before(text: str, index: int) -> tuple[int, str] | None:
 _NO_COLON = "could not find expected ':'"
 _COLON_TOO_MANY = "mapping values are not allowed in this context"
 _NO_ITEM = "did not find expected '-' indicator"
-_COLON_MISSING = "a colon and a space are missing in this line, as in `name: svc-billing`"
+_COLON_MISSING = (
+    "a colon and a space are missing in this line: write, for example, `name: svc-billing`"
+)
 _REASONS_OF_TABS = (
     "found character that cannot start any token",
     "found a tab character that violates indentation",
@@ -595,6 +600,6 @@ _ADVICE = {
     "found unexpected end of stream": " (is a quote missing on an earlier line?)",
     _NO_ITEM: " (check the indentation)",
     "found invalid Unicode character escape code": (
-        " (write the character itself instead of two halves)"
+        " (write the character itself instead of its two surrogate halves)"
     ),
 }

@@ -607,7 +607,7 @@ class _Resolver:
                 if 0 < seconds <= _SECONDS["h"]:
                     found["timeout"] = seconds
                     continue
-                advice = "write a time with its unit, up to 1h: 500ms, 30s, 2m"
+                advice = "write a time with a unit, up to 1h: 500ms, 30s, 2m"
             else:
                 maximum = _MAXIMUMS[limit.name]
                 if _COUNT.fullmatch(text) and 1 <= int(text) <= maximum:

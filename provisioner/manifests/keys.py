@@ -301,7 +301,7 @@ class _Manifest:
                     return
                 what = (
                     f"with this `before` and `overlap`, a key with a lifetime of {written} "
-                    "lives until its successor has a successor, so three keys are always live"
+                    "is still live when its successor is replaced, so three keys are always live"
                 )
                 advice = "write shorter durations"
             case ExpiresAfter(written=written):
@@ -406,7 +406,7 @@ class _Manifest:
                 parts = None
         size = prod(len(values) for values in matrix.values())
         if size > MAX_MATRIX:
-            message = f"the matrix gives {size} keys, and the limit is {MAX_MATRIX}: split it"
+            message = f"the matrix produces {size} keys, and the limit is {MAX_MATRIX}: split it"
             self._problem(entry.key_position("matrix"), "matrix_too_large", message)
             parts = None
         if parts is None or not self._has_room(size, entry.position):

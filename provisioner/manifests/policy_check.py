@@ -214,12 +214,13 @@ def _describe(
             )
         case "policy_name":
             message = (
-                f"{policy} requires another name {line} for {affected.key}: write one that "
+                f"{policy} requires a different name {line} for {affected.key}: write one that "
                 f"matches {allowed}"
             )
         case "policy_sink":
             message = (
-                f"{policy} requires a sink of another kind {line} for {affected.key}: add one of "
+                f"{policy} requires a sink of a different kind {line} for {affected.key}: add "
+                "one of "
                 f"{allowed} to `deliver`"
             )
         case "policy_sink_forbidden":

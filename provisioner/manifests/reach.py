@@ -35,7 +35,7 @@ def newly_reached(manifests: Path, base: Path, environments: Path | None = None)
     """
     head_files, base_files = _contents(manifests), _contents(base)
     if head_files.get(ENVIRONMENTS) != base_files.get(ENVIRONMENTS):
-        return f"it changes `{ENVIRONMENTS}`, which decides where credentials are sent"
+        return f"it changes `{ENVIRONMENTS}`, which determines where credentials are sent"
     if head_files == base_files:
         return None
     if not _deliveries(manifests) <= _deliveries(base):

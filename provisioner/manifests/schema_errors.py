@@ -88,7 +88,7 @@ _EXPIRY = _Rule(
 )
 _ROLE = _Rule("invalid_value", "write the label or the id of a role, or remove `role`")
 _VERSION = _Rule("invalid_value", "write `version: 1`")
-_CLEAN = "of 1 to 1000 characters, without leading or trailing spaces and control characters"
+_CLEAN = "of 1 to 1000 characters, without control characters or leading or trailing spaces"
 _ENVIRONMENT = _Rule("invalid_value", "write the name of an environment")
 
 
@@ -152,7 +152,7 @@ _PROGRAM = _Rule(
 )
 _SINKS: dict[tuple[str, ...], _Rule] = {
     (): _Rule("invalid_value", "list up to 20 sinks: `- file: secrets/{environment}.env`"),
-    ("*",): _Rule("", "a sink is a mapping: write `- file: secrets/{environment}.env`"),
+    ("*",): _Rule("", "a sink must be a mapping: write `- file: secrets/{environment}.env`"),
     ("*", "format"): _Rule("invalid_value", "write dotenv or json", "invalid_value", shown=False),
     ("*", "command"): _PROGRAM,
     ("*", "check"): _PROGRAM,
@@ -168,7 +168,7 @@ def _count(maximum: int) -> _Rule:
 
 _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
     "manifest": {
-        (): _Rule("", "a manifest is a mapping: start it with `version: 1`"),
+        (): _Rule("", "a manifest must be a mapping: start it with `version: 1`"),
         ("version",): _VERSION,
         ("environment",): _ENVIRONMENT,
         ("environments",): _Rule(
@@ -180,7 +180,7 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ("defaults", "expires"): _EXPIRY,
         ("defaults", "role"): _ROLE,
         ("keys",): _Rule("invalid_value", "list at least one key: `- name: svc-billing`"),
-        ("keys", "*"): _Rule("", "a key is a mapping: write `- name: svc-billing`"),
+        ("keys", "*"): _Rule("", "a key must be a mapping: write `- name: svc-billing`"),
         ("keys", "*", "name"): _Rule("name_invalid", f"write a name {_CLEAN}"),
         ("keys", "*", "description"): _Rule("", "write text"),
         ("keys", "*", "expires"): _EXPIRY,
@@ -195,10 +195,10 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         **{("keys", "*", "rotate", *path): rule for path, rule in _ROTATION.items()},
     },
     "environments": {
-        (): _Rule("", "this file is a mapping: start it with `version: 1`"),
+        (): _Rule("", "this file must be a mapping: start it with `version: 1`"),
         ("version",): _VERSION,
         ("environments",): _Rule("invalid_value", "declare 1 to 10000 environments by name"),
-        ("environments", "*"): _Rule("", "an environment is a mapping with a `url`"),
+        ("environments", "*"): _Rule("", "an environment must be a mapping with a `url`"),
         ("environments", "*", "url"): _Rule(
             "url_invalid", "write, for example, https://crm.example.com, or `sandbox:`", shown=False
         ),
@@ -238,7 +238,7 @@ _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
         ("environments", "*", "limits", "parallel"): _count(100),
         ("environments", "*", "limits", "batch"): _count(60),
         ("environments", "*", "limits", "timeout"): _Rule(
-            "invalid_value", "write a time with its unit, up to 1h: 500ms, 30s, 2m", "invalid_value"
+            "invalid_value", "write a time with a unit, up to 1h: 500ms, 30s, 2m", "invalid_value"
         ),
         **{("policy", *path): rule for path, rule in _POLICY.items()},
         **{("environments", "*", "policy", *path): rule for path, rule in _POLICY.items()},
@@ -264,7 +264,7 @@ def _problems(
     for error in published(kind).errors(value):
         for problem in _explain(document, kind, original(tuple(error.absolute_path)), error):
             if len(found) == MAX_PROBLEMS:
-                message = f"the file has more than {MAX_PROBLEMS} problems: the rest is not shown"
+                message = f"the file has more than {MAX_PROBLEMS} problems: the rest are not shown"
                 return [*found, Problem(problem.place, "too_many_problems", message)]
             found[problem] = None
     return list(found)
@@ -336,7 +336,7 @@ def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem
     else:
         code = "environment_name_invalid"
         message = (
-            "this is not a valid environment name, which is also used as a file name: write "
+            "this is not a valid environment name (it is also used as a file name): write "
             "up to 64 letters, digits, dots, - or _, starting with a letter or digit"
         )
     return Problem(place, code, message)

@@ -87,7 +87,10 @@ def split_placeholders(
                 what = f"the placeholder {show(placeholder)} is unknown"
                 faults.append(Fault(place, "placeholder_unknown", what, advice))
             case _:
-                what, advice = "this brace is not part of a placeholder", "write {{ or }} for it"
+                what, advice = (
+                    "this brace is not part of a placeholder",
+                    "write {{ or }} for a literal brace",
+                )
                 faults.append(Fault(place, "placeholder_invalid", what, advice))
     parts[-1] += text[start:]
     return parts, faults
@@ -159,7 +162,7 @@ class FilledSink:
             (template,) = self._sink.texts[option]
             return self._checked(option, allowed, template)
         if allowed.pattern.fullmatch(default) is None:
-            what = f"`{option}` cannot be {show(default)}, the default made from the key's name"
+            what = f"`{option}` cannot be {show(default)}, the default derived from the key's name"
             self._refuse(self._sink.place, what, f"write `{option}` with {allowed.want}")
         return default
 
@@ -217,7 +220,8 @@ def _file(sink: FilledSink) -> FileAddress:
         sink.refuse(
             "file",
             f"`file` ends in {suffix}, which is neither dotenv nor JSON",
-            "write a path that ends in .env or .json, or `format: dotenv` if you mean that",
+            "write a path that ends in .env or .json, or add `format: dotenv` if that is what "
+            "you mean",
         )
     if sink.text("format", _TEXT, "json" if suffix == ".json" else "dotenv") == "json":
         return FileAddress(path, sink.text("variable", _TEXT, sink.variable), "json")

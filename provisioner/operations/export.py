@@ -157,7 +157,7 @@ def _reason_unwritable(word: str) -> str | None:
     if any("\ud800" <= char <= "\udfff" for char in word):
         return "the name contains an unpaired surrogate"
     if masked(word, min_length=MIN_DATA_LENGTH) != word:
-        return "the name contains a secret of this run"
+        return "the name contains a secret used in this run"
     return None
 
 

@@ -158,7 +158,7 @@ def _record(value: object, place: Place) -> BodyRecord | list[Problem]:
 def _timestamp_problems(value: dict[str, object], field: str, *, required: bool) -> list[str]:
     timestamp = value.get(field)
     if timestamp is None:
-        missing = f"The {field} is missing. Write it like 2027-06-30T12:00:00Z."
+        missing = f"The {field} is missing. Write it in the form 2027-06-30T12:00:00Z."
         return [missing] if required else []
     if not isinstance(timestamp, str):
         return [f"The {field} is not a string. Write it like 2027-06-30T12:00:00Z."]

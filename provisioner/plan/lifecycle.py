@@ -134,7 +134,8 @@ class Lifecycle:
         elif not key.deliver:
             blocked = Failure(
                 "rotation_undelivered",
-                f"{key.name!r} has no sink, so nobody would get its successor's token. "
+                f"{key.name!r} has no sink, so its successor's token would not be delivered "
+                "anywhere. "
                 "Add one under `deliver`.",
             )
         elif key.rotation is None and not self._options.at_once:
@@ -147,7 +148,8 @@ class Lifecycle:
             overlap_ends = format_timestamp(keys.current.created_at + key.rotation.overlap)
             blocked = Failure(
                 "rotation_running",
-                f"The last rotation of {key.name!r} is not finished: it has {len(live)} live keys. "
+                f"The last rotation of {key.name!r} is not finished: {len(live)} keys with "
+                "that name are live. "
                 f"Run `provision apply` after {overlap_ends} to revoke the older ones, or use "
                 "--now.",
             )

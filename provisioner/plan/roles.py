@@ -97,7 +97,7 @@ class RoleChoice:
                 return (_HIDDEN,)
             case NoRoles() if self._ignored:
                 count = pluralize(self._ignored, "key")
-                note = f"the roles of {count} are ignored; API keys before Twenty 1.3 have no roles"
+                note = f"the roles of {count} are ignored; API keys have no roles before Twenty 1.3"
                 return (note,)
             case NoRoles() | KnownRoles():
                 return ()

@@ -80,7 +80,8 @@ def refusals(
     if not desired and any(one.reason == "undeclared" for one in revocations):
         yield RefusedError(
             "manifests_vanished",
-            f"No manifest declares keys for {name} any more, and {len(revoked)} of its keys would "
+            f"The manifests no longer declare any keys for {name}, and {len(revoked)} of its "
+            "keys would "
             "be revoked.",
             remedy="Check -m and the manifests; to revoke the keys, use `provision revoke`.",
         )
@@ -141,7 +142,7 @@ def shared_workspaces(
                     "workspace_shared",
                     f"{' and '.join(names)} point to the same workspace, {shared[0][1].workspace}.",
                     remedy="Point each at its own workspace, or merge them into one environment; "
-                    "if they are copies of one workspace, run them one at a time with -e.",
+                    "if they are copies of one workspace, select them one at a time with -e.",
                 )
                 yield names, error
 
@@ -204,7 +205,7 @@ def nothing_selected(plans: Iterable[EnvironmentPlan], options: PlanOptions) -> 
     return RefusedError(
         "nothing_selected",
         f"No key matches --only {' '.join(options.only)}.",
-        remedy="Correct the glob: a run that may revoke keys must match at least one key.",
+        remedy="Correct the glob: in a run that may revoke keys, it must match at least one key.",
     )
 
 

@@ -50,7 +50,7 @@ def too_many_open_files(environment: str) -> WorkspaceError:
     return WorkspaceError(
         "unreachable",
         f"Cannot reach {environment}: this process has reached its limit on open files.",
-        remedy="Raise the limit (`ulimit -n`), or run fewer environments at once.",
+        remedy="Raise the limit (`ulimit -n`), or process fewer environments at once.",
     )
 
 

@@ -404,7 +404,7 @@ _MEANINGS = (
     _ErrorMeaning(
         "sink_missing",
         "was deleted in the meantime",
-        "Run again when nothing else deletes it.",
+        "Run again once nothing else is deleting it.",
         frozenset({"ResourceNotFoundException"}),
     ),
 )

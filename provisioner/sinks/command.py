@@ -191,7 +191,7 @@ class CommandSink:
                 raise sink_error(
                     "sink_unavailable",
                     f"{_label(argv)} did not finish within {self._programs.timeout:.0f} seconds.",
-                    "Find out what it waits for; it must not prompt for input.",
+                    "Find out what it is waiting for; it must not prompt for input.",
                 ) from None
             finally:
                 if process.poll() is None:

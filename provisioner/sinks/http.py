@@ -322,7 +322,7 @@ class Api:
             raise sink_error(
                 "sink_unavailable",
                 f"{address} cannot be used: the response from {self._host} is not JSON.",
-                "Check that the address is that of the vendor's API.",
+                "Check that this is the address of the vendor's API.",
             )
         return Reply(answer.status, body, answer.clock_skew)
 

@@ -97,7 +97,7 @@ class SinkRegistry:
             return sink_error(
                 "host_not_allowed",
                 f"The server of {address} is not allowed by --allow-host.",
-                "Correct the server, or add its host to --allow-host in the workflow.",
+                "Correct the server's address, or add its host to --allow-host in the workflow.",
             )
         return None
 

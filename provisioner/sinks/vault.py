@@ -373,7 +373,7 @@ _STARTING = _VaultFailure(
 _TOO_MANY_CONFLICTS = _VaultFailure(
     "sink_failed",
     f"was not written: other writers changed its secret {_MAX_WRITES} times in the meantime",
-    "Run again when nothing else writes to this secret.",
+    "Run again once nothing else is writing to this secret.",
 )
 
 
@@ -452,7 +452,7 @@ def _address_failure(address: str) -> _VaultFailure | None:
     if not address:
         return _VaultFailure(
             "sink_missing",
-            "cannot be found: the address of Vault is not set",
+            "cannot be found: the Vault address is not set",
             "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
         )
     try:
@@ -464,7 +464,7 @@ def _address_failure(address: str) -> _VaultFailure | None:
     if not host or parts.scheme not in ("http", "https"):
         return _VaultFailure(
             "sink_missing",
-            "cannot be found: the address of Vault is not an https:// URL",
+            "cannot be found: the Vault address is not an https:// URL",
             "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
         )
     if parts.scheme == "http" and not is_loopback(host):
@@ -561,7 +561,7 @@ def _connection_failure(error: Exception) -> _VaultFailure:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return _VaultFailure(
             "sink_unavailable",
-            "is not trusted: the certificate of Vault was issued by an unknown authority or for "
+            "is not trusted: Vault's certificate was issued by an unknown authority or for "
             "another host",
             "Set VAULT_CACERT (BAO_CACERT) to the path of the CA certificate.",
         )

@@ -373,7 +373,7 @@ _ADVICE: dict[RefusalCode, tuple[str, str]] = {
     ),
     "permission_denied": (
         "does not permit this for the role of the credential",
-        "Give the role the permissions for API keys and webhooks and for roles",
+        "Give the role the permission for API keys and webhooks, and the permission for roles",
     ),
     "rate_limited": (
         "keeps refusing requests because of its rate limit",
@@ -384,7 +384,10 @@ _ADVICE: dict[RefusalCode, tuple[str, str]] = {
         "sent a response that does not come from Twenty",
         "Check that `url` is the address of Twenty itself and that no proxy responds in its place",
     ),
-    "sandbox_unusable": ("cannot use its file", "Free the file and run again"),
+    "sandbox_unusable": (
+        "cannot use its file",
+        "Make sure that nothing else is using the file, and run again",
+    ),
     "rejected": ("rejected the request", "The text in parentheses comes from the server"),
 }
 

@@ -204,7 +204,8 @@ class Client:
         return WorkspaceError(
             "unexpected_answer",
             f"{self.environment} responded to the request for its keys with {content}.",
-            remedy="Check that `url` is Twenty itself, and run with --log-level debug.",
+            remedy="Check that `url` is the address of Twenty itself, and run with "
+            "--log-level debug.",
         )
 
 

@@ -135,7 +135,8 @@ class Dispatcher:
             if self._lost_in_a_row >= max(_MAX_LOST, 2 * self._parallel):
                 self._unsent_reason = Failure(
                     "server_error",
-                    f"{self._environment} lost {self._lost_in_a_row} responses in a row, so "
+                    f"{self._lost_in_a_row} responses in a row from {self._environment} were "
+                    "lost, so "
                     "this key "
                     "was not sent. Run again; if it fails again, check the server's log.",
                 )

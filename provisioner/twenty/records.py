@@ -95,7 +95,7 @@ def read_roles(entries: Json) -> tuple[tuple[Role, ...], dict[str, Role]]:
         roles.append(role)
         for key in keys:
             if not isinstance(key, dict):
-                raise IncompleteRecordError("a key of a role that is not an object")
+                raise IncompleteRecordError("a key whose role is not an object")
             of_key[_id(key)] = role
     return tuple(roles), of_key
 

@@ -356,7 +356,7 @@ class Transport:
             "timeout",
             f"Listing the keys of {self.name} ({self._host}) took more than "
             f"{_OBSERVE_TIMEOUTS * self.timeout:g} s, and other environments are waiting for it.",
-            "Run only this environment with -e, or raise limits.timeout.",
+            "Select only this environment with -e, or raise limits.timeout.",
         )
 
     def _timed_out(self) -> LostAnswerError:

@@ -271,7 +271,7 @@ def test_a_sink_that_does_not_return_what_it_accepted_has_failed(fate: str) -> N
     assert isinstance(result, Unfinished)
     assert result.failure == Failure(
         "sink_failed",
-        "file secrets/a.env A accepted the token, but reading it back does not return it. "
+        "file secrets/a.env A accepted the token, but did not return it when it was read back. "
         "Check what else writes there, and run again.",
     )
 

@@ -862,7 +862,7 @@ def test_a_single_carriage_return_is_refused(write: Write) -> None:
 
 MANIFEST = f"{HEAD}defaults: {{expires: 90d}}\n"
 COLON = "a colon and a space are missing"
-VARIABLE = 'put a variable inside {…} or […] in quotes: "${NAME}"'
+VARIABLE = 'inside {…} or […], put variables in quotes: "${NAME}"'
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,7 @@ def test_legacy_ignores_roles_with_a_note() -> None:
     """The note has the number of keys with a role."""
     plan = planned([desired_key("a", role="Admin"), desired_key("b")], observe(roles=NoRoles()))
     assert [one.role_id for one in plan.actions] == [None, None]
-    rest = "are ignored; API keys before Twenty 1.3 have no roles"
+    rest = "are ignored; API keys have no roles before Twenty 1.3"
     assert plan.notes[0] == f"the roles of 2 keys {rest}"
     one = planned([desired_key("a")], observe(roles=NoRoles()))
     assert one.notes[0] == f"the roles of 1 key {rest}"

@@ -723,7 +723,7 @@ def test_an_unwritable_file_fails_before_anything_else(here, run, option) -> Non
 def test_two_reports_need_two_files(here, run) -> None:
     """One would overwrite the other."""
     code, _, err = run("plan", "--report", "json=x", "--report", "text=x")
-    assert (code, "is named for two outputs" in err) == (64, True)
+    assert (code, "is given for two outputs" in err) == (64, True)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
@@ -740,11 +740,11 @@ def test_a_plan_file_cannot_be_a_report_as_well(here, run) -> None:
     """Neither the plan file to write nor the one to apply, which stays unchanged."""
     for words in (("--report", "json=p.json"), ("--events", "./p.json")):
         code, _, err = run("plan", "--out", "p.json", *words)
-        assert (code, "is named for two outputs" in err) == (64, True)
+        assert (code, "is given for two outputs" in err) == (64, True)
     assert run("plan", "--out", "p.json")[0] == 0
     before = (here / "p.json").read_bytes()
     code, _, err = run("apply", "p.json", "--report", f"text={here}/p.json")
-    assert (code, "is named for two outputs" in err) == (64, True)
+    assert (code, "is given for two outputs" in err) == (64, True)
     assert (here / "p.json").read_bytes() == before
 
 
@@ -826,7 +826,7 @@ def test_two_outputs_to_one_file_are_found_by_any_path(here, run, other) -> None
     other = other.format(here=here)
     for words in (("--report", f"text={other}"), ("--events", other)):
         code, _, err = run("plan", "--report", "json=x", *words)
-        assert (code, "is named for two outputs" in err) == (64, True)
+        assert (code, "is given for two outputs" in err) == (64, True)
 
 
 def test_names_cannot_send_commands_to_the_runner(here, run, monkeypatch) -> None:

@@ -73,7 +73,7 @@ def create(  # noqa: PLR0913 - one for each part of a command line
 ) -> int:
     """Create keys from a JSON body in one environment.
 
-    This is for scripts that bring their own list: nothing is compared with existing keys. A
+    This is for scripts that supply their own list: nothing is compared with existing keys. A
     record has a name and an expiresAt. It may also have a revokedAt and, with the core
     generation, a roleId. The created records are printed in the same shape as the body. Each
     request is sent once and never retried.

@@ -17,7 +17,7 @@ from provisioner.cli.completion_items import explained_codes
 )
 @click.argument("codes", nargs=-1, metavar="[CODE]...", shell_complete=explained_codes)
 def explain(codes: tuple[str, ...]) -> None:
-    """Explain an error code, finding code or exit code.
+    """Explain an error, finding or exit code.
 
     CODE is a code from a message, such as plan_stale, or an exit code of `provision`. Without
     CODE, list all codes. This works offline.

@@ -132,7 +132,7 @@ def _require_manifest(exported: ExportedManifest, environment: str) -> None:
     if not exported.keys:
         raise WorkspaceError(
             "key_missing",
-            f"{environment} has no live key that is selected and that a manifest can declare.",
+            f"{environment} has no selected live key that a manifest can declare.",
             remedy="Check --only, or use `provision list` to see the keys."
             if not exported.left_out
             else "If several live keys share a name, declare the name by hand and use "

@@ -66,7 +66,7 @@ def rotate(  # noqa: PLR0913 - one for each part of a command line
     key once the overlap set by `rotate` is over. With --now, the old key is revoked as soon as
     the new token is delivered.
 
-    Keys are rotated in every environment that has the name, unless -e selects some.
+    Keys are rotated in every environment that has a key with that name, unless -e selects some.
     """
     from provisioner.cli.execute import SelectedNames, carry_out
     from provisioner.plan import PlanOptions

@@ -15,7 +15,7 @@ from provisioner.cli.group import CommandGroup
     examples=(
         Example("List all commands:", "provision help"),
         Example(
-            "Show the options of one command, as `provision apply --help` does:",
+            "Show the options of one command (the same as `provision apply --help`):",
             "provision help apply",
         ),
     ),

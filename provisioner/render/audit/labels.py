@@ -19,7 +19,7 @@ NOTE_MEANINGS: Mapping[Note, str] = {
     "never_expires": "expires more than 50 years from now",
     "too_long": "its lifetime exceeds the policy of its environment",
     "duplicate": "another live key has the same declared name",
-    "superseded": "it has a successor: an apply revokes it when the overlap is over",
+    "superseded": "it has a successor: the first apply after the overlap revokes it",
     "unmanaged": "no manifest lists its name",
     "undelivered": "a sink lacks its token: the next apply delivers a new one",
     "delivery_unknown": "nothing proves that its token is in every sink",
