@@ -22,7 +22,7 @@ COMMANDS = {
     "token": ("token", "Mint a token for a live key and write it to a file."),
     "create": ("create", "Create keys from a JSON body in one environment."),
     "schema": ("schema", "Print a JSON Schema, or list the names of all schemas."),
-    "sandbox": ("sandbox", "Serve the embedded Twenty for other programs."),
+    "sandbox": ("sandbox", "Run the embedded Twenty as a server for other programs."),
     "help": ("show_help", "Show the help page of a command."),
     "explain": ("explain", "Explain an error, finding or exit code."),
     "completion": ("completion", "Print the completion script for a shell."),

@@ -75,7 +75,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "url_credentials": "A URL contains a user name or password.",
         "url_insecure": "A URL uses plain http to another machine without `insecure: true`.",
         "auth_missing": "An environment has no `auth` and does not use the embedded Twenty.",
-        "auth_invalid": "`auth` has an unknown form, or its value cannot be a credential.",
+        "auth_invalid": "`auth` is in an unrecognized form, or its value cannot be a credential.",
         "header_invalid": "A header cannot be sent, or is reserved for `auth`.",
         "secret_literal": "The file contains a secret in plain text.",
         "secret_file_unreadable": "A token or password file cannot be read.",

@@ -47,7 +47,7 @@ _DIALECTS = ("core", "core-1", "legacy")
     help="Print the address and credentials in this format.",
 )
 def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
-    """Serve the embedded Twenty for other programs.
+    """Run the embedded Twenty as a server for other programs.
 
     Respond to API-key requests on a loopback port as Twenty 2.21 (core), 1.10 (core-1) or 0.60
     (legacy) would, and print the address and credentials. The server runs until it is
