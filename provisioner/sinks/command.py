@@ -9,11 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, sink_error
 
@@ -29,9 +29,6 @@ _LOG = logging.getLogger(__name__)
 _TIMEOUT = 60.0
 """Seconds for one program to finish."""
 
-_KILL_TIMEOUT = 1.0
-"""Seconds for a killed program to terminate."""
-
 _MAX_OUTPUT = 65_536
 """Bytes to read from the output of `check`; no token is as long."""
 
@@ -41,35 +38,20 @@ class Commands:
 
     Args:
         root: the folder that they run in, and that a name with a slash is relative to.
+        processes: the processes of the run; it ends those that still run.
         timeout: seconds for one of them to finish.
     """
 
-    def __init__(self, root: Path, timeout: float = _TIMEOUT) -> None:
-        self._root = root
+    def __init__(
+        self, root: Path, processes: Processes | None = None, timeout: float = _TIMEOUT
+    ) -> None:
+        self.root = root.absolute()
+        self.processes = processes or Processes()
         self.timeout = timeout
-        self._lock = threading.Lock()
-        self._running: set[int] = set()
 
     def sink(self, address: CommandAddress) -> CommandSink:
         """Return the sink of an address; nothing is run yet."""
-        return CommandSink(address, self._root, self)
-
-    @contextmanager
-    def track(self, session: int) -> Iterator[None]:
-        """Keep track of a program while it runs."""
-        with self._lock:
-            self._running.add(session)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running.discard(session)
-
-    def close(self) -> None:
-        """Kill the programs that are still running, and all that they started."""
-        with self._lock:
-            for session in self._running:
-                _kill(session)
+        return CommandSink(address, self)
 
 
 class CommandSink:
@@ -79,18 +61,12 @@ class CommandSink:
     variable. The output of the programs is never shown, because it may repeat the token, and
     messages name only the program, because its arguments may contain secrets. The exit code of the
     program is trusted, even if it did not read its input.
-
-    Args:
-        root: the folder that the programs run in, and that a name with a slash is relative to.
     """
 
-    def __init__(
-        self, address: CommandAddress, root: Path, commands: Commands | None = None
-    ) -> None:
-        self._programs = commands or Commands(root)
+    def __init__(self, address: CommandAddress, commands: Commands) -> None:
         self._argv = address.argv
         self._check = address.check
-        self._root = root.absolute()
+        self._commands = commands
 
     def check(self) -> None:
         """Check that the programs exist, without running them.
@@ -114,8 +90,8 @@ class CommandSink:
         if not self._check:
             return WriteOnly()
         with self._start(self._check, subprocess.DEVNULL, subprocess.PIPE) as process:
-            output = _read_output(process, self._programs.timeout)
-            code = 0 if len(output) > _MAX_OUTPUT else process.wait(self._programs.timeout)
+            output = _read_output(process, self._commands.timeout)
+            code = 0 if len(output) > _MAX_OUTPUT else process.wait(self._commands.timeout)
         if code < 0:
             raise _exit_error(self._check, code)
         if code > 0:
@@ -135,7 +111,7 @@ class CommandSink:
         """
         with self._start(self._argv, subprocess.PIPE, subprocess.DEVNULL) as process:
             data = token.reveal().encode("utf-8", "surrogatepass")
-            process.communicate(data, self._programs.timeout)
+            process.communicate(data, self._commands.timeout)
         if process.returncode:
             raise _exit_error(self._argv, process.returncode)
 
@@ -149,7 +125,7 @@ class CommandSink:
                 "its child processes cannot be stopped.",
                 "Use another sink, or run on Linux or macOS.",
             )
-        program = shutil.which(str(self._root / name) if os.path.dirname(name) else name)  # noqa: PTH120 - a Path drops the dot of `./name`
+        program = shutil.which(str(self._commands.root / name) if os.path.dirname(name) else name)  # noqa: PTH120 - a Path drops the dot of `./name`
         if program is None:
             raise sink_error(
                 "sink_missing",
@@ -164,15 +140,10 @@ class CommandSink:
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Run a program, and kill it with all that it started if anything fails."""
         program = self._find_program(argv)
+        processes = self._commands.processes
         try:
-            process = subprocess.Popen(  # noqa: S603 - the user's own list of arguments, no shell
-                argv,
-                executable=program,
-                cwd=self._root,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
+            process = processes.start(
+                argv, stdin=stdin, stdout=stdout, executable=program, cwd=self._commands.root
             )
         except (OSError, ValueError) as error:
             reason = (
@@ -184,30 +155,15 @@ class CommandSink:
                 "Correct the program or its arguments.",
             ) from None
         try:
-            try:
-                with self._programs.track(process.pid):
-                    yield process
-            except subprocess.TimeoutExpired:
-                raise sink_error(
-                    "sink_unavailable",
-                    f"{_label(argv)} did not finish within {self._programs.timeout:.0f} seconds.",
-                    "Find out what it is waiting for; it must not prompt for input.",
-                ) from None
-            finally:
-                if process.poll() is None:
-                    _kill(process.pid)
+            yield process
+        except subprocess.TimeoutExpired:
+            raise sink_error(
+                "sink_unavailable",
+                f"{_label(argv)} did not finish within {self._commands.timeout:.0f} seconds.",
+                "Find out what it waits for; it must not prompt for input.",
+            ) from None
         finally:
-            for pipe in filter(None, (process.stdin, process.stdout)):
-                with suppress(OSError):
-                    pipe.close()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_KILL_TIMEOUT)
-
-
-def _kill(session: int) -> None:
-    # A program that has terminated, or now runs as another user, cannot be killed.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(session, signal.SIGKILL)
+            processes.end(process)
 
 
 def _read_output(process: subprocess.Popen[bytes], timeout: float) -> bytes:

@@ -10,12 +10,9 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
 from provisioner.sinks.http import Credential, Route, route_of
 
@@ -66,13 +64,18 @@ class Cluster:
     program: str | None = None
 
 
-def cluster_of(environment: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT) -> Cluster:
+def cluster_of(
+    environment: Mapping[str, str],
+    service_account: Path = SERVICE_ACCOUNT,
+    processes: Processes | None = None,
+) -> Cluster:
     """Return the cluster that kubectl would use.
 
     Args:
         environment: `KUBECONFIG`, a list of files with the system's path separator, or else the
             pod's `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, or else `HOME`.
         service_account: the folder with the credential of the pod.
+        processes: the processes of the run, where a credential plugin belongs.
 
     Raises:
         ClusterConfigError: there is no configuration, or it cannot be used.
@@ -87,7 +90,9 @@ def cluster_of(environment: Mapping[str, str], service_account: Path = SERVICE_A
         )
     files = named.split(os.pathsep) if named else [_default_path(environment)]
     try:
-        return _MergedConfig([Path(file) for file in files if file]).cluster(environment)
+        return _MergedConfig([Path(file) for file in files if file]).cluster(
+            environment, processes or Processes()
+        )
     except (AttributeError, KeyError, TypeError):
         reason = "the structure of the kubeconfig is not valid"
     raise ClusterConfigError(reason, "Correct the kubeconfig.")
@@ -120,7 +125,7 @@ class _MergedConfig:
                     key = (kind, str(entry.get("name")))
                     self._entries.setdefault(key, (entry.get(kind) or {}, folder))
 
-    def cluster(self, environment: Mapping[str, str]) -> Cluster:
+    def cluster(self, environment: Mapping[str, str], processes: Processes) -> Cluster:
         if not self._current:
             raise ClusterConfigError(
                 "there is no kubeconfig with a current context",
@@ -136,9 +141,8 @@ class _MergedConfig:
         cluster_info = _cluster_info(members, folder)
         plugin = user.get("exec")
         program = str(plugin["command"]) if plugin else None
-        return Cluster(
-            route, _credential_source(user, user_folder, cluster_info, environment), program
-        )
+        credential = _credential_source(user, user_folder, cluster_info, environment, processes)
+        return Cluster(route, credential, program)
 
     def _entry(self, kind: str, name: object) -> tuple[Mapping[str, Any], Path]:
         if (entry := self._entries.get((kind, str(name)))) is None:
@@ -168,6 +172,7 @@ def _credential_source(
     folder: Path,
     cluster: dict[str, Any],
     environment: Mapping[str, str],
+    processes: Processes,
 ) -> Callable[[], Credential]:
     for member in (*_IMPERSONATION, "auth-provider"):
         if user.get(member):
@@ -176,7 +181,7 @@ def _credential_source(
                 "Use a token, a client certificate or a credential plugin instead.",
             )
     if user.get("exec"):
-        return _Plugin(user["exec"], folder, cluster, environment).credential
+        return _Plugin(user["exec"], folder, cluster, environment, processes).credential
     certificate = _read_pem(user, "client-certificate", folder)
     key = _read_pem(user, "client-key", folder)
     client_certificate = Secret(f"{certificate}\n{key}\n") if certificate and key else None
@@ -205,6 +210,7 @@ class _Plugin:
         folder: Path,
         cluster: dict[str, Any],
         environment: Mapping[str, str],
+        processes: Processes,
     ) -> None:
         version, command = settings.get("apiVersion"), str(settings.get("command") or "")
         if version not in _EXEC_VERSIONS or not command:
@@ -221,6 +227,7 @@ class _Plugin:
             spec["cluster"] = cluster
         info = {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
         self._version = version
+        self._processes = processes
         # Found on the PATH, except that a path is relative to the folder of the kubeconfig.
         self._program = str(folder / command) if os.sep in command else command
         self._arguments = [str(one) for one in settings.get("args") or ()]
@@ -264,25 +271,20 @@ class _Plugin:
 
     def _run(self) -> bytes:
         """Return the standard output of the program; its standard error may contain secrets."""
-        command = [self._program, *self._arguments]
         try:
-            with subprocess.Popen(  # noqa: S603 - the user's own kubeconfig names it
-                command,
-                stdin=subprocess.DEVNULL,
+            process = self._processes.start(
+                [self._program, *self._arguments],
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=self._environment,
-                start_new_session=True,
-            ) as process:
-                try:
-                    output, _ = process.communicate(timeout=_PLUGIN_TIMEOUT)
-                except BaseException:
-                    _kill(process)
-                    raise
+                environ=self._environment,
+            )
+        except (OSError, ValueError):
+            raise self._plugin_error("cannot be started") from None
+        try:
+            output, _ = process.communicate(timeout=_PLUGIN_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise self._plugin_error(f"does not finish within {_PLUGIN_TIMEOUT:.0f} s") from None
-        except OSError:
-            raise self._plugin_error("cannot be started") from None
+        finally:
+            self._processes.end(process)
         if process.returncode != 0:
             raise self._plugin_error(f"exits with code {process.returncode}")
         return output
@@ -292,15 +294,6 @@ class _Plugin:
             f"the credential plugin {self._program} {reason}",
             "Run kubectl once to see its error message.",
         )
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program and its child processes, which would keep its output open."""
-    if sys.platform == "win32":
-        process.kill()
-        return
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _cluster_info(members: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from provisioner.errors.exceptions import SinkError
     from provisioner.model.sink_address import Address, KubernetesAddress
+    from provisioner.runtime.process import Processes
     from provisioner.sinks.sink import SinkCode
 
 _OBJECT = re.compile(
@@ -69,6 +70,7 @@ class Kubernetes:
         environment: the environment variables, for `cluster_of`.
         wait: waits for a number of seconds.
         service_account: the folder with the credential of a pod.
+        processes: the processes of the run, where a credential plugin belongs.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class Kubernetes:
         environment: Mapping[str, str],
         wait: Callable[[float], None] = time.sleep,
         service_account: Path = SERVICE_ACCOUNT,
+        processes: Processes | None = None,
     ) -> None:
         self._environment = environment
         self._wait = wait
         self._service_account = service_account
+        self._processes = processes
         self._apis: Once[Api] = Once()
 
     def sink(self, address: KubernetesAddress) -> KubernetesSecret:
@@ -88,7 +92,7 @@ class Kubernetes:
 
     def _open(self, address: KubernetesAddress) -> Api:
         try:
-            cluster = cluster_of(self._environment, self._service_account)
+            cluster = cluster_of(self._environment, self._service_account, self._processes)
         except ClusterConfigError as error:
             raise _config_error(address, error) from None
 

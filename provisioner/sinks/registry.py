@@ -18,6 +18,7 @@ from provisioner.model.sink_address import (
     KubernetesAddress,
     VaultAddress,
 )
+from provisioner.runtime.process import Processes
 from provisioner.sinks.not_run import NotRun
 from provisioner.sinks.sink import sink_error
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from provisioner.model.sink_address import Address
     from provisioner.runtime.cancellation import Cancellation
-    from provisioner.sinks.command import Commands
     from provisioner.sinks.sink import Sink
 
 _Vendor = TypeVar("_Vendor")
@@ -65,7 +65,7 @@ class SinkRegistry:
         self._servers: dict[tuple[type, str | None], str] = {}
         self._lock = threading.Lock()
         self._vendors: dict[type, object] = {}
-        self._close_callbacks: list[Callable[[], None]] = []
+        self._processes = Processes()
 
     def open(self, address: Address) -> Sink:
         """Open the sink of an address.
@@ -147,7 +147,9 @@ class SinkRegistry:
             case CommandAddress():
                 from provisioner.sinks.command import Commands  # noqa: PLC0415 - see above
 
-                return self._shared(Commands, self._commands).sink(address)
+                return self._shared(Commands, lambda: Commands(self._root, self._processes)).sink(
+                    address
+                )
             case VaultAddress():
                 from provisioner.sinks.vault import VaultServer  # noqa: PLC0415 - see above
 
@@ -170,26 +172,19 @@ class SinkRegistry:
             case KubernetesAddress():
                 from provisioner.sinks.kubernetes import Kubernetes  # noqa: PLC0415 - see above
 
-                return self._shared(Kubernetes, lambda: Kubernetes(self._environ, self._wait)).sink(
-                    address
-                )
+                return self._shared(
+                    Kubernetes,
+                    lambda: Kubernetes(self._environ, self._wait, processes=self._processes),
+                ).sink(address)
             case _:
                 assert_never(address)
 
     def _file_addresses(self) -> Iterator[FileAddress]:
         return (one for one in self._declared if isinstance(one, FileAddress))
 
-    def _commands(self) -> Commands:
-        from provisioner.sinks.command import Commands  # noqa: PLC0415 - see above
-
-        commands = Commands(self._root)
-        self._close_callbacks.append(commands.close)
-        return commands
-
     def close(self) -> None:
-        """Stop the programs that sinks have left running."""
-        for close in self._close_callbacks:
-            close()
+        """Kill the programs that sinks have left running, and start no more."""
+        self._processes.close()
 
     def _shared(self, kind: type[_Vendor], create: Callable[[], _Vendor]) -> _Vendor:
         """Return what the sinks of a vendor share, and create it if that has not succeeded yet."""

@@ -650,15 +650,46 @@ def test_a_running_check_ends_with_the_command(tmp_path, command) -> None:
     program = [sys.executable, "-m", "provisioner"]
     subprocess.run([*program, "apply", "-q"], cwd=tmp_path, check=True, timeout=60)
     (tmp_path / "slow").touch()
-    process = subprocess.Popen([*program, command], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    stop_at_the_pid(tmp_path, [*program, command])
+
+
+PLUGIN = {
+    "apiVersion": "client.authentication.k8s.io/v1",
+    "command": "sh",
+    "args": ["-c", "echo $$ > pid; exec sleep 300"],
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "doctor", "apply"])
+def test_a_running_credential_plugin_ends_with_the_command(tmp_path, command) -> None:
+    """A stopped command also ends a credential plugin of kubectl that hangs."""
+    (tmp_path / "manifests").mkdir()
+    shop = "version: 1\nenvironments: {shop: {url: 'sandbox:', role: Admin}}\n"
+    (tmp_path / "manifests" / "environments.yaml").write_text(shop)
+    keys = CHECKED.partition("    deliver")[0] + "    deliver: [{kubernetes: shop/twenty}]\n"
+    (tmp_path / "manifests" / "keys.yaml").write_text(keys)
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "u", "user": {"exec": PLUGIN}}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    environ = {**os.environ, "KUBECONFIG": "kubeconfig"}
+    stop_at_the_pid(tmp_path, [sys.executable, "-m", "provisioner", command], environ)
+
+
+def stop_at_the_pid(folder: Path, argv: list[str], environ: dict[str, str] | None = None) -> None:
+    """Run a command until its program has written its PID; both end after SIGTERM."""
+    process = subprocess.Popen(argv, cwd=folder, env=environ, stdout=subprocess.DEVNULL)
     try:
-        assert wait_until_started(tmp_path / "pid")
+        assert wait_until_started(folder / "pid")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 143
     finally:
         process.kill()
         process.wait()
-    assert wait_until_ended(tmp_path / "pid")
+    assert wait_until_ended(folder / "pid")
 
 
 # --- Signals at the start of a command -----------------------------------------------

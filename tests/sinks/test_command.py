@@ -92,7 +92,7 @@ class TestCommandWithoutCheck(Compliance):
 
 def shell(root: Path, script: str, check: str = "", *, timeout: float = 60) -> CommandSink:
     address = CommandAddress(("sh", "-c", script), ("sh", "-c", check) if check else ())
-    return Commands(root, timeout).sink(address)
+    return Commands(root, timeout=timeout).sink(address)
 
 
 def error_of(action: Callable[[], object]) -> SinkError:
@@ -124,7 +124,7 @@ def test_arguments_are_not_passed_to_a_shell(tmp_path: Path) -> None:
     words = ("$(touch created)", "; touch created", "a  b", "")
     script = "import sys; open('record', 'w').write(repr(tuple(sys.argv[1:])))"
     address = CommandAddress((sys.executable, "-c", script, *words))
-    CommandSink(address, tmp_path).write(Secret(FIRST))
+    Commands(tmp_path).sink(address).write(Secret(FIRST))
     assert (tmp_path / "record").read_text() == repr(words)
     assert not (tmp_path / "created").exists()
 
@@ -146,7 +146,7 @@ def test_a_name_with_a_slash_is_relative_to_the_root(
     executable(root / "store")
     executable(root / "bin" / "store")
     monkeypatch.chdir(elsewhere)
-    sink = CommandSink(CommandAddress((name,)), root)
+    sink = Commands(root).sink(CommandAddress((name,)))
     sink.check()
     sink.write(Secret(FIRST))
     assert (root / "stored").read_text() == FIRST
@@ -160,11 +160,11 @@ def test_a_bare_name_is_searched_only_on_the_path(tmp_path: Path, monkeypatch) -
     executable(root / "other")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"bin:{os.environ['PATH']}")
-    sink = CommandSink(CommandAddress(("store",)), root)
+    sink = Commands(root).sink(CommandAddress(("store",)))
     sink.check()
     sink.write(Secret(FIRST))
     assert (root / "stored").read_text() == FIRST
-    assert error_of(CommandSink(CommandAddress(("other",)), root).check).code == "sink_missing"
+    assert error_of(Commands(root).sink(CommandAddress(("other",))).check).code == "sink_missing"
 
 
 @pytest.mark.parametrize("name", ["no-such-program", "./none", "./not-executable", "./folder", ""])
@@ -175,7 +175,7 @@ def test_a_missing_program_is_reported(tmp_path: Path, name: str, which: str) ->
     (tmp_path / "folder").mkdir()
     good, bad = ("sh", "-c", "exit 0"), (name, "argument-canary")
     address = CommandAddress(bad) if which == "argv" else CommandAddress(good, bad)
-    sink = CommandSink(address, tmp_path)
+    sink = Commands(tmp_path).sink(address)
     error = error_of(sink.check)
     assert error.code == "sink_missing"
     assert "argument-canary" not in error.message
@@ -190,7 +190,7 @@ def test_a_missing_program_is_reported(tmp_path: Path, name: str, which: str) ->
 def test_a_program_that_cannot_be_started_is_reported(tmp_path: Path, argv, text: str) -> None:
     """If the system refuses to run a program, that is an error of the sink."""
     executable(tmp_path / "invalid", text)
-    sink = CommandSink(CommandAddress(argv, argv), tmp_path)
+    sink = Commands(tmp_path).sink(CommandAddress(argv, argv))
     assert error_of(lambda: sink.write(Secret(FIRST))).code == "sink_failed"
     assert error_of(sink.read).code == "sink_failed"
 
@@ -295,6 +295,34 @@ def test_programs_run_in_parallel(tmp_path: Path) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
+def test_no_program_outlives_the_run(tmp_path: Path) -> None:
+    """The end of the run kills a program that has only just been started, and starts no more."""
+    commands = Commands(tmp_path)
+    script = "echo $$ > pid; exec sleep 300"
+    sink = commands.sink(CommandAddress(("sh", "-c", script)))
+    started = threading.Event()
+    popen = subprocess.Popen
+
+    def slow(*args: object, **options: object) -> object:
+        process = popen(*args, **options)
+        started.set()
+        closed.wait(0.2)
+        return process
+
+    closed = threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", slow)
+        thread = threading.Thread(target=lambda: error_of(lambda: sink.write(Secret(FIRST))))
+        thread.start()
+        started.wait(30)
+        commands.processes.close()
+        closed.set()
+        thread.join(30)
+    assert not thread.is_alive()
+    assert wait_until_ended(tmp_path / "pid")
+    assert error_of(lambda: sink.write(Secret(FIRST))).code == "sink_failed"
+
+
 # Checks
 
 
@@ -357,12 +385,11 @@ def test_age_encrypts_a_token(tmp_path: Path) -> None:
         ["age-keygen", "-y", tmp_path / "id"], check=True, stdout=subprocess.PIPE, text=True
     )
     recipient = result.stdout.strip()
-    sink = CommandSink(
+    sink = Commands(tmp_path).sink(
         CommandAddress(
             ("age", "--encrypt", "--recipient", recipient, "--output", "key.age"),
             ("age", "--decrypt", "--identity", "id", "key.age"),
-        ),
-        tmp_path,
+        )
     )
     sink.check()
     assert isinstance(sink.read(), Empty)
@@ -398,12 +425,11 @@ def password_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @pytest.mark.usefixtures("password_store")
 def test_pass_stores_a_token(tmp_path: Path) -> None:
     """The documented commands for pass create an entry, and replace it."""
-    sink = CommandSink(
+    sink = Commands(tmp_path).sink(
         CommandAddress(
             ("pass", "insert", "--multiline", "--force", "twenty/key"),
             ("pass", "show", "twenty/key"),
-        ),
-        tmp_path,
+        )
     )
     sink.check()
     assert isinstance(sink.read(), Empty)
