@@ -18,17 +18,16 @@ from builders import limits_with
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas
-from provisioner.cli import explanations, provision, run, signals
-from provisioner.errors.exceptions import InvalidInputError
+from provisioner.cli import provision, run, signals
+from provisioner.errors import explanations
+from provisioner.errors.codes import Code
 from provisioner.execution import create
-from provisioner.manifests import CODES, load
+from provisioner.manifests import load
 from provisioner.manifests.document import MAX_PROBLEMS
 from provisioner.plan import Finding
 from provisioner.plan.actions import DeliverReason, Reason, RevokeReason
 from provisioner.runtime import cancellation, file_descriptors
-from provisioner.sinks.sink import SinkCode
 from provisioner.twenty import core_bulk_create
-from provisioner.twenty.answers import RefusalCode
 
 pytestmark = pytest.mark.fast
 
@@ -43,16 +42,11 @@ COMMANDS = (
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/provision apply",
     "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
 )
-BODY_CODES = {"body_invalid", "record_invalid"}
-CHECKING_CODES = {"file_unread"}
-RAISERS = {"WorkspaceError", "RefusedError", "WrongUsageError", "Failure", "LostAnswerError"} | {
-    *("OutputError", "StalePlanError", "UnreadablePlanFile")
-}
 NEVER_IN_JSON = {
-    *("operations/bulk_create.py", "operations/mint_token.py", "planfile/read.py", "cli"),
+    *("operations/bulk_create.py", "operations/mint_token.py", "operations/request_body.py"),
+    *("planfile/read.py", "cli", "manifests", "errors", "model", "render"),
 }
-"""Modules whose errors are only printed as text on stderr: `create`, `token`, unreadable plan
-files and the command line."""
+"""Modules whose errors are only printed as text on stderr, or are problems of the input."""
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
@@ -126,39 +120,14 @@ def sources():
 
 
 @cache
-def raised():
-    """Return every code that a source file passes to an exception or failure, with the file."""
-    found = set()
-    for file, source in sources().items():
-        for node in ast.walk(ast.parse(source)):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id in RAISERS
-                and node.args
-                and isinstance(node.args[0], ast.Constant)
-            ):
-                found.add((node.args[0].value, file))
-    return frozenset(found)
-
-
-def known_codes():
-    """Every code that the program can emit, whether for an error, a finding or a reason."""
-    return {
-        *error_codes("plan"),
-        *CODES,
-        *BODY_CODES,
-        *CHECKING_CODES,
-        *finding_kinds(),
-        *get_args(Reason),
-        *get_args(DeliverReason),
-        *get_args(RevokeReason),
-        "due",
-        *get_args(SinkCode),
-        *(code for code, _ in raised()),
-        *get_args(RefusalCode),
-        InvalidInputError(()).code,
-    }
+def named():
+    """Return every code that a source file names, with the file."""
+    return frozenset(
+        (str(Code[node.attr]), file)
+        for file, source in sources().items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "Code"
+    )
 
 
 def error_codes(name):
@@ -178,13 +147,16 @@ def cli_commands():
 # Codes
 
 
-def test_every_code_has_one_paragraph():
+def test_the_page_explains_every_code_in_the_order_of_the_enum():
     """docs/errors.md explains every code once, and no code that does not exist."""
-    documented = documented_codes()
-    known = known_codes()
-    assert set(documented) - known == set()
-    assert known - set(documented) == set()
-    assert len(documented) == len(set(documented))
+    assert list(map(str, Code)) == documented_codes()
+
+
+def test_every_code_is_used():
+    """Each code is named in the source, or is a finding or a reason."""
+    unions = (Reason, DeliverReason, RevokeReason)
+    values = {value for union in unions for value in get_args(union)} | finding_kinds() | {"due"}
+    assert set(Code) == {code for code, _ in named()} | values
 
 
 def test_no_paragraph_of_a_code_is_empty():
@@ -197,25 +169,13 @@ def test_no_paragraph_of_a_code_is_empty():
 def test_the_program_explains_every_code():
     """`provision explain` knows each code, and each exit code, and nothing else."""
     exit_codes = {"0", "1", "2", "3", "4", "5", "6", "64", "130", "143"}
-    assert set(explanations.load()) == known_codes() | exit_codes
-
-
-def test_the_codes_of_a_request_body_are_complete():
-    """The source uses exactly the two codes of the request body of `create`."""
-    written = {
-        node.value
-        for node in ast.walk(
-            ast.parse(sources()["operations/request_body.py"] + sources()["cli/body_source.py"])
-        )
-        if isinstance(node, ast.Constant) and str(node.value).endswith("_invalid")
-    }
-    assert written == BODY_CODES
+    assert set(explanations.load()) == {*Code, *exit_codes}
 
 
 def test_schemas_publish_exactly_the_errors_that_can_occur():
     """A program that knows the `errorCode` enum meets no other code, and every one can occur."""
-    can_occur = {code for code, file in raised() if not NEVER_IN_JSON & {file, file.split("/")[0]}}
-    can_occur |= {*get_args(RefusalCode), *get_args(SinkCode)}
+    can_occur = {code for code, file in named() if not NEVER_IN_JSON & {file, file.split("/")[0]}}
+    can_occur -= {"token_invalid", "token_dead"}  # of `doctor`
     can_occur |= {"plan_invalid"}  # of an edited plan file, after the workspaces are observed
     assert set(error_codes("plan")) == can_occur
 
@@ -266,7 +226,7 @@ def test_documented_numbers_of_stopping_and_observing_equal_the_code():
     assert f"has {cancellation.GRACE:g} seconds" in words
     assert (signals._SIGNALS_UNTIL_EXIT, "A third signal ends it at once" in words) == (3, True)
     assert (create.MAX_ATTEMPTS, "eight attempts" in words) == (8, True)
-    assert f"up to {core_bulk_create._MAX_CREATES} a document" in text("docs/twenty-api.md")
+    assert f"up to {core_bulk_create._MAX_CREATES} per document" in text("docs/twenty-api.md")
 
 
 # Schemas

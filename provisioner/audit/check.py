@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from provisioner.errors.exceptions import ProvisionError
+    from provisioner.errors.failure import Failure
     from provisioner.model.environment import Generation
 
 CheckName = Literal[
@@ -48,13 +48,11 @@ class CheckFailed:
     """A check that found a problem which makes a run fail.
 
     Attributes:
-        code: the code that a plan or a result would have, as in docs/errors.md.
+        failure: as a plan or a result would have it.
     """
 
     check: CheckName
-    code: str
-    message: str
-    remedy: str
+    failure: Failure
 
 
 Check = CheckOk | CheckWarning | CheckFailed
@@ -77,8 +75,3 @@ class Diagnosis:
     def failed(self) -> bool:
         """Return whether any check failed."""
         return any(isinstance(check, CheckFailed) for check in self.checks)
-
-
-def failed_check(check: CheckName, error: ProvisionError) -> CheckFailed:
-    """Return the failed check for an error of a workspace or a sink."""
-    return CheckFailed(check, error.code, error.message, error.remedy)

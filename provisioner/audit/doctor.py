@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from provisioner.audit.check import Diagnosis, failed_check
+from provisioner.audit.check import CheckFailed, Diagnosis
 from provisioner.audit.server_checks import checks_of_error, checks_of_server
 from provisioner.audit.sink_checks import SinkChecks
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import ProvisionError, RefusedError, WorkspaceError
 from provisioner.model.globs import matches
 from provisioner.reconcile.guards import shared_workspaces
@@ -89,7 +90,7 @@ class Doctor:
             self._executor.submit(self._examine_safely, one, keys_of(one)) for one in environments
         ]
         self._stop.wait_for(futures, graceful=False)
-        stopped = WorkspaceError(STOPPED.code, STOPPED.message)
+        stopped = WorkspaceError.of(STOPPED)
         diagnoses = (
             future.result() if future.done() else _not_reached(environment, stopped)
             for environment, future in zip(environments, futures, strict=True)
@@ -100,14 +101,14 @@ class Doctor:
         self, environment: Environment, keys: tuple[DesiredKey, ...] | None
     ) -> Diagnosis:
         if self._stop.requested:
-            return _not_reached(environment, WorkspaceError(STOPPED.code, STOPPED.message))
+            return _not_reached(environment, WorkspaceError.of(STOPPED))
         try:
             with bind(environment=environment.name):
                 return self._examine(environment, keys)
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             self.internal_error = self.internal_error or error
             bug = WorkspaceError(
-                "internal_error",
+                Code.INTERNAL_ERROR,
                 f"A bug stopped the check of {environment.name} ({type(error).__name__}).",
                 remedy="Please report it.",
             )
@@ -141,7 +142,7 @@ class Doctor:
             (one, observations[one.name]) for one in environments if one.name in observations
         ]
         shared = {
-            name: failed_check("credential", error)
+            name: CheckFailed("credential", error.failure)
             for names, error in shared_workspaces(observed)
             for name in names
         }
@@ -151,4 +152,6 @@ class Doctor:
 
 
 def _not_reached(environment: Environment, error: ProvisionError) -> Diagnosis:
-    return Diagnosis(environment.name, environment.url, None, (failed_check("reached", error),))
+    return Diagnosis(
+        environment.name, environment.url, None, (CheckFailed("reached", error.failure),)
+    )

@@ -11,8 +11,9 @@ from provisioner.audit.check import (
     CheckName,
     CheckOk,
     CheckWarning,
-    failed_check,
 )
+from provisioner.errors.codes import Code
+from provisioner.errors.failure import Failure
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.environment import ApiToken, SessionToken, SignIn
 from provisioner.model.expiry import CLOCK_TOLERANCE, format_timestamp
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from provisioner.twenty.workspace import Capabilities
 
 
-_MISMATCHES = ("workspace_mismatch", "workspace_unknown", "auth_missing")
+_MISMATCHES = (Code.WORKSPACE_MISMATCH, Code.WORKSPACE_UNKNOWN, Code.AUTH_MISSING)
 """Errors that are found before any request to the server."""
 
 
@@ -37,16 +38,16 @@ def checks_of_error(environment: Environment, error: ProvisionError) -> Iterator
     check = _check_of(error.code)
     if check != "reached" and error.code not in _MISMATCHES:
         yield _reached(environment)
-    yield failed_check(check, error)
+    yield CheckFailed(check, error.failure)
 
 
-def _check_of(code: str) -> CheckName:
+def _check_of(code: Code) -> CheckName:
     """Return the check that an error of a workspace belongs to."""
-    if code in _MISMATCHES or code == "sign_in_failed" or code.startswith("credential_"):
+    if code in _MISMATCHES or code == Code.SIGN_IN_FAILED or code.startswith("credential_"):
         return "credential"
-    if code in ("unexpected_answer", "rejected"):
+    if code in (Code.UNEXPECTED_ANSWER, Code.REJECTED):
         return "generation"
-    return "keys" if code == "permission_denied" else "reached"
+    return "keys" if code == Code.PERMISSION_DENIED else "reached"
 
 
 def checks_of_server(
@@ -146,7 +147,7 @@ def _roles(environment: Environment, roles: Roles) -> Check:
             if role is None or _UUID.fullmatch(role):
                 return CheckWarning("roles", f"{message}.", remedy)
             message = f"{message}; {role!r} is not an id."
-            return CheckFailed("roles", "role_unknown", message, remedy)
+            return CheckFailed("roles", Failure(Code.ROLE_UNKNOWN, message, remedy))
         case KnownRoles(roles=known):
             return _known_roles(role, known)
         case _:
@@ -158,7 +159,7 @@ def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
     if not labels:
         message = "No role can be assigned to API keys."
         remedy = "Make a role assignable to API keys in Twenty's settings."
-        return CheckFailed("roles", "role_not_assignable", message, remedy)
+        return CheckFailed("roles", Failure(Code.ROLE_NOT_ASSIGNABLE, message, remedy))
     offer = f"API keys can have {labels}"
     if role is None:
         return CheckOk("roles", f"{offer}; the environment sets no role.")
@@ -169,11 +170,13 @@ def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
     if len(matching) != 1:
         problem = "does not exist" if not matching else "is the label of several roles"
         remedy = "Set `role` to the label or id of one of these."
-        return CheckFailed("roles", "role_unknown", f"The {named} {problem}; {offer}.", remedy)
+        return CheckFailed(
+            "roles", Failure(Code.ROLE_UNKNOWN, f"The {named} {problem}; {offer}.", remedy)
+        )
     if not matching[0].assignable:
         message = f"The {named} cannot be assigned to API keys; {offer}."
         remedy = "Make it assignable to API keys in Twenty's settings, or set another role."
-        return CheckFailed("roles", "role_not_assignable", message, remedy)
+        return CheckFailed("roles", Failure(Code.ROLE_NOT_ASSIGNABLE, message, remedy))
     return CheckOk("roles", f"{offer}; the {named} is one of them.")
 
 
@@ -192,12 +195,12 @@ def _writes(  # noqa: PLR0911 - one for each result
         )
     if not session and capabilities.release == "2.x":
         message = "Twenty 2.x lets only a signed-in user write keys, not an API key."
-        return CheckFailed("writes", "session_required", message, _SESSION)
+        return CheckFailed("writes", Failure(Code.SESSION_REQUIRED, message, _SESSION))
     grant = "Give the credential's role the permission for API keys and webhooks."
     match capabilities.permitted:
         case False:
             message = "The credential's role does not have the permission for API keys."
-            return CheckFailed("writes", "permission_denied", message, grant)
+            return CheckFailed("writes", Failure(Code.PERMISSION_DENIED, message, grant))
         case None:
             message = "Unknown: the server does not show the permissions of the credential's role."
             return CheckWarning("writes", message, grant)
@@ -232,10 +235,12 @@ def _clock(observation: Observation) -> Check:
     direction = "behind" if seconds > 0 else "ahead of"
     return CheckFailed(
         "clock",
-        "clock_off",
-        f"This machine's clock is {abs(seconds)} s {direction} the server's, and durations "
-        "are counted from it.",
-        "Synchronize the clock of this machine or of the server with a time server.",
+        Failure(
+            Code.CLOCK_OFF,
+            f"This machine's clock is {abs(seconds)} s {direction} the server's, and durations "
+            "are counted from it.",
+            "Synchronize the clock of this machine or of the server with a time server.",
+        ),
     )
 
 

@@ -8,7 +8,9 @@ from shlex import quote
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from provisioner.audit.check import Check, CheckFailed, CheckOk, CheckWarning
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import ProvisionError, SinkError, WorkspaceError
+from provisioner.errors.failure import Failure
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.token_claims import claims_of
 from provisioner.runtime.cancellation import STOPPED
@@ -104,7 +106,7 @@ class SinkChecks:
 
     def _check(self, key: str, address: Address) -> _SinkResult:
         if self._stop.requested:
-            return _SinkFailure("sinks", SinkError(STOPPED.code, STOPPED.message), key, address)
+            return _SinkFailure("sinks", SinkError.of(STOPPED), key, address)
         try:
             sink = self._open_sink(address)
             sink.check()
@@ -131,16 +133,16 @@ class SinkChecks:
         claims = claims_of(token)
         if claims is None or claims.key is None:
             return _bad_token(
-                "token_invalid", f"{address} holds a value that is not a token for {key!r}."
+                Code.TOKEN_INVALID, f"{address} holds a value that is not a token for {key!r}."
             )
         if claims.key.lower() not in self._live_ids[key]:
             return _bad_token(
-                "token_dead", f"{address} holds a token for a key other than the live {key!r}."
+                Code.TOKEN_DEAD, f"{address} holds a token for a key other than the live {key!r}."
             )
         try:
             verify(token)
         except WorkspaceError as error:
-            if error.code != "token_refused":
+            if error.code != Code.TOKEN_REFUSED:
                 return error
             message = f"The server does not accept the token for {key!r} in {address}."
             return _bad_token(error.code, message)
@@ -155,12 +157,11 @@ class SinkChecks:
             first = group[0]
             others = f" The same applies to {len(group) - 1} more." if group[1:] else ""
             remedy = first.error.remedy or self._redeliver([one.key for one in group])
-            if first.error.code == "program_not_run":  # as the user asked
+            if first.error.code == Code.PROGRAM_NOT_RUN:  # as the user asked
                 yield CheckWarning(first.check, f"{first.error.message}{others}", remedy)
                 continue
-            yield CheckFailed(
-                first.check, first.error.code, f"{first.error.message}{others}", remedy
-            )
+            message = f"{first.error.message}{others}"
+            yield CheckFailed(first.check, Failure(first.error.code, message, remedy))
 
     def _redeliver(self, names: list[str]) -> str:
         command = f"provision apply -e {self._environment.name} --redeliver"
@@ -176,6 +177,6 @@ def _token_failure(error: ProvisionError, key: str, address: Address) -> _SinkFa
     return _SinkFailure("tokens", error, key, address)
 
 
-def _bad_token(code: str, message: str) -> WorkspaceError:
+def _bad_token(code: Code, message: str) -> WorkspaceError:
     """Return an error without a remedy, which is added for all keys of the same cause."""
     return WorkspaceError(code, message)

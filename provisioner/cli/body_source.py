@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import InvalidInputError
 from provisioner.errors.problem import Place, Problem
 from provisioner.operations.request_body import RequestBody, read_body
@@ -27,7 +28,7 @@ def read_source(name: str, stdin: TextIO | None) -> RequestBody:
         reason = "The body is not UTF-8."
     else:
         return read_body(text, name)
-    raise InvalidInputError((Problem(Place(name), "body_invalid", reason),))
+    raise InvalidInputError((Problem(Place(name), Code.BODY_INVALID, reason),))
 
 
 def _bytes_of(name: str, stdin: TextIO | None) -> bytes:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.pluralize import pluralize
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import ENVIRONMENTS, load, look_alikes
@@ -90,7 +91,7 @@ def _no_manifest(manifests: Manifests) -> Iterable[Problem]:
         message = (
             "there is no manifest in this file's directory: write one, or name another directory"
         )
-        yield Problem(Place(manifests.sources[0]), "manifests_missing", message)
+        yield Problem(Place(manifests.sources[0]), Code.MANIFESTS_MISSING, message)
 
 
 def _unread(files: set[str], manifests: Manifests) -> Iterable[Problem]:
@@ -101,7 +102,7 @@ def _unread(files: set[str], manifests: Manifests) -> Iterable[Problem]:
         "directory, not hidden and not behind a linked folder"
     )
     for file in sorted(files - known):
-        yield Problem(Place(file), "file_unread", message)
+        yield Problem(Place(file), Code.FILE_UNREAD, message)
 
 
 def _concerns(problem: Problem, files: set[str] | None, manifests: Manifests) -> bool:

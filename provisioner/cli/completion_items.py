@@ -68,7 +68,7 @@ def _commands(ctx: click.Context) -> Iterable[str]:
 
 
 def _codes(ctx: click.Context) -> Iterable[str]:
-    from provisioner.cli import explanations
+    from provisioner.errors import explanations
 
     del ctx
     return explanations.load()

@@ -13,6 +13,7 @@ from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json, set_up_log
 from provisioner.cli.run_id import new_run_id
 from provisioner.cli.standard_streams import discard_output
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import InvalidInputError, OutputError
 from provisioner.render.json import as_json, problems_document
 from provisioner.render.text import COLOUR, PLAIN, Palette, visible
@@ -123,11 +124,11 @@ class Console:
             context: LogContext = {"code": failure.code}
             if environment is not None:
                 context["environment"] = environment
-            _LOG.error("%s", failure.message, extra=extra(**context))
+            _LOG.error("%s", failure.text, extra=extra(**context))
         else:
             remember_codes([failure.code])
             place = "" if environment is None else f"{environment}: "
-            self.print_stderr(visible(f"{place}{failure.code}: {failure.message}") + "\n")
+            self.print_stderr(visible(f"{place}{failure.code}: {failure.text}") + "\n")
 
     @contextmanager
     def progress(self, total: int, description: str) -> Iterator[Callable[[int], None]]:
@@ -175,7 +176,7 @@ def _write(stream: TextIO | None, text: str) -> None:
 def output_error(error: OSError) -> OutputError:
     """Return the error of a command whose stdout cannot be written."""
     return OutputError(
-        "output_failed",
+        Code.OUTPUT_FAILED,
         f"The output could not be written: {error.strerror}.",
         remedy="Changes already made stay in place; `provision list` shows the keys.",
     )

@@ -19,6 +19,7 @@ from provisioner.cli.show import (
     warn_if_nothing_selected,
 )
 from provisioner.cli.suggestions import did_you_mean
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import StalePlanError, WrongUsageError
 from provisioner.errors.failure import Failure
 from provisioner.plan import Planned, Revoke, digest
@@ -81,7 +82,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             missing = selected_names.without_action(plan)
             for name in missing:
                 message = selected_names.explain_missing(name, prepared.names)
-                console.print_failure(Failure("key_missing", message))
+                console.print_failure(Failure(Code.KEY_MISSING, message))
             nothing_to_do = missing == selected_names.names and not plan.incomplete
             if nothing_to_do and reconciler.refusal is None:
                 outputs.report_outcome(plan, changes=plan.changes)
@@ -124,7 +125,7 @@ def _refuse_if_changed(confirmed: Plan, now: Plan, reconciler: Reconciler) -> No
     if digest_before != digest_now and reconciler.refusal is None:
         reconciler.refuse(
             StalePlanError(
-                "plan_stale",
+                Code.PLAN_STALE,
                 "The plan has changed since it was shown.",
                 remedy="Run the command again and review the new plan.",
             )
@@ -162,7 +163,7 @@ class SelectedNames:
             return
         hints = tuple(dict.fromkeys(filter(None, (_suggest(one, declared) for one in unknown))))
         raise WrongUsageError(
-            "key_missing",
+            Code.KEY_MISSING,
             f"No manifest declares {' or '.join(map(repr, unknown))} in the selected environments.",
             remedy=" ".join(hints) or "Check the names, -m and -e.",
         )

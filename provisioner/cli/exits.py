@@ -18,13 +18,13 @@ from provisioner.cli.exit_codes import UNEXPECTED
 from provisioner.cli.explain_hint import remember_codes
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import (
     InvalidInputError,
     ProvisionError,
     WorkspaceError,
     WrongUsageError,
 )
-from provisioner.errors.failure import failure_of
 from provisioner.render.text import PLAIN, problems_text, visible
 from provisioner.runtime.file_descriptors import is_out_of_descriptors
 from provisioner.runtime.log_context import extra
@@ -42,13 +42,13 @@ def report_error(error: Exception) -> int:
     match error:
         case FileNotFoundError() if not _has_working_directory():
             error = WrongUsageError(
-                "directory_gone",
+                Code.DIRECTORY_GONE,
                 "The working directory no longer exists.",
                 remedy="Change to a directory that exists.",
             )
         case OSError() if is_out_of_descriptors(error):
             error = WorkspaceError(
-                "unreachable",
+                Code.UNREACHABLE,
                 "This process cannot open more files or connections.",
                 remedy="Raise the limit on open files (`ulimit -n`).",
             )
@@ -77,7 +77,7 @@ def _print_error(error: Exception) -> None:
             remember_codes(problem.code for problem in error.problems)
             click.echo(without_commands(text), err=True, nl=False)
         case ProvisionError() if logs_json():
-            _LOG.error("%s", failure_of(error).message, extra=extra(code=error.code))
+            _LOG.error("%s", error.failure.text, extra=extra(code=error.code))
         case ProvisionError():
             remember_codes([error.code])
             text = f"{error.code}: {visible(error.message)} {visible(error.remedy)}"
@@ -90,6 +90,6 @@ def _print_error(error: Exception) -> None:
                 "the lines above; they contain no variable values."
             )
             if logs_json():
-                _LOG.critical("%s", text, extra=extra(code="internal_error"))
+                _LOG.critical("%s", text, extra=extra(code=Code.INTERNAL_ERROR))
             else:
                 click.echo(text, err=True)

@@ -6,6 +6,7 @@ import os
 import re
 from typing import BinaryIO
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WrongUsageError
 
 _STREAM = re.compile(r"/dev/(?:fd/(\d+)|stdout|stderr)")
@@ -36,7 +37,7 @@ def open_output(file: str, option: str) -> BinaryIO:
     except (OSError, ValueError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise WrongUsageError(
-            "report_unwritable",
+            Code.REPORT_UNWRITABLE,
             f"{file!r} cannot be written: {reason}.",
             remedy=f"Name a file in an existing folder with {option}. Nothing was changed.",
         ) from None

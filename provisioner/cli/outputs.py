@@ -16,13 +16,13 @@ from provisioner.cli.event_file import EventFile
 from provisioner.cli.exit_codes import INTERRUPTED, UNEXPECTED, USAGE
 from provisioner.cli.github_actions import Runner, without_commands
 from provisioner.cli.output_file import is_stream, open_output, write_all
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import (
     InvalidInputError,
     OutputError,
     ProvisionError,
     WrongUsageError,
 )
-from provisioner.errors.failure import failure_of
 from provisioner.execution import PlanMade, RunEnded, RunStarted, ignore
 from provisioner.render.formats import ReportInput, render
 from provisioner.render.problems import ValidationResult, problems_github
@@ -140,7 +140,7 @@ class Outputs:
         Raises:
             OutputError: as `write_reports`.
         """
-        self._refusal = None if refusal is None else failure_of(refusal)
+        self._refusal = None if refusal is None else refusal.failure
         if self._runner is not None:
             values = {"changes": "true" if changes else "false", "digest": outcome.digest}
             if plan_file is not None:
@@ -175,7 +175,7 @@ class Outputs:
         if failed is not None:
             file, reason = failed
             raise OutputError(
-                "output_failed",
+                Code.OUTPUT_FAILED,
                 f"The report {file!r} could not be written: {reason}.",
                 remedy="Changes already made stay in place; `provision list` shows the keys.",
             )
@@ -261,7 +261,7 @@ def _require_distinct(*files: str) -> None:
         path = os.path.realpath(file)
         if path in paths:
             raise WrongUsageError(
-                "report_unwritable",
+                Code.REPORT_UNWRITABLE,
                 f"{file!r} is given for two outputs.",
                 remedy="Use different files for --report, --events and the plan. "
                 "Nothing was changed.",

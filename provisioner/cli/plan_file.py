@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from provisioner.cli.run import prepare
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import InvalidInputError, StalePlanError, WrongUsageError
 from provisioner.manifests import load
 from provisioner.manifests.text import read_bytes
@@ -86,7 +87,7 @@ def require_writable(file: Path) -> None:
         raise _not_writable(file, error) from None
     if not is_plan_file:
         raise WrongUsageError(
-            "file_exists",
+            Code.FILE_EXISTS,
             f"{file.as_posix()} already exists and is not a plan file.",
             remedy="Name another file with --out.",
         )
@@ -146,13 +147,13 @@ def _load_plan(file: Path) -> PlanFile:
         data = read_bytes(file, MAX_BYTES)
     except OSError as error:
         raise WrongUsageError(
-            "plan_unreadable",
+            Code.PLAN_UNREADABLE,
             f"{path} cannot be read: {reason_of(error)}.",
             remedy="Specify a file that `provision plan --out` wrote.",
         ) from None
     if data is None:
         raise StalePlanError(
-            "plan_invalid",
+            Code.PLAN_INVALID,
             f"{path} is not a plan file: it is larger than {MAX_BYTES // 2**20} MiB.",
             remedy="Specify a file that `provision plan --out` wrote.",
         )
@@ -190,7 +191,7 @@ def _check_digest(file: Path, reviewed: PlanFile, digest: str | None) -> None:
     """Raise if the plan file does not have the digest that the command line names."""
     if digest is not None and digest != reviewed.digest:
         raise StalePlanError(
-            "digest_differs",
+            Code.DIGEST_DIFFERS,
             f"The digest of {file.as_posix()} is {reviewed.digest}, not {digest}.",
             remedy="Use the plan file that was reviewed.",
         )
@@ -220,10 +221,10 @@ def _unknown_environment_is_stale(file: Path) -> Iterator[None]:
     try:
         yield
     except WrongUsageError as error:
-        if error.code != "environment_unknown":
+        if error.code != Code.ENVIRONMENT_UNKNOWN:
             raise
         raise StalePlanError(
-            "plan_stale",
+            Code.PLAN_STALE,
             f"{file.as_posix()} is out of date: {error.message}",
             remedy="Make a new plan and review it.",
         ) from None
@@ -275,7 +276,7 @@ class PlanOnDisk:
         elif was_edited(reviewed, plan_input):
             reconciler.refuse(
                 StalePlanError(
-                    "plan_invalid",
+                    Code.PLAN_INVALID,
                     f"The actions in {path} do not match its digest: it was edited.",
                     remedy="Write it again with `provision plan --out`.",
                 )
@@ -302,7 +303,7 @@ def _head_of(file: Path) -> str:
 
 def _not_writable(file: Path, error: OSError) -> WrongUsageError:
     return WrongUsageError(
-        "not_writable",
+        Code.NOT_WRITABLE,
         f"{file.as_posix()} cannot be written: {reason_of(error)}.",
         remedy="Use --out with a file that you can write.",
     )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from provisioner.cli.suggestions import did_you_mean
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import (
     InvalidInputError,
     RefusedError,
@@ -101,7 +102,7 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
         if one and not selection.environments and len(manifests.environments) != 1:
             names = ", ".join(declared.name for declared in manifests.environments)
             raise WrongUsageError(
-                "environment_unnamed",
+                Code.ENVIRONMENT_UNNAMED,
                 "Several environments are declared.",
                 remedy=f"Choose one with -e: {names}.",
             )
@@ -159,7 +160,7 @@ def open_backends(
         needed = max(map(_descriptors, prepared.environments), default=1)
         if not can_open(needed):
             raise WorkspaceError(
-                "unreachable",
+                Code.UNREACHABLE,
                 "This process cannot open enough files and connections: one environment needs "
                 f"{needed}.",
                 remedy="Raise the limit (`ulimit -n`), or lower `limits.parallel`.",
@@ -207,7 +208,7 @@ def _refuse_change(manifests: Manifests, rules: Restrictions) -> None:
     )
     if reason is not None:
         raise RefusedError(
-            "change_unreviewed",
+            Code.CHANGE_UNREVIEWED,
             f"This change is not given any credentials, because {reason}.",
             remedy="Review it; then run without --against, or merge it.",
         )
@@ -221,7 +222,7 @@ def _refuse_hosts(declared: Iterable[DeclaredEnvironment], rules: Restrictions) 
         if url is not None and not rules.allows_host(url):
             refusals.append(
                 RefusedError(
-                    "host_not_allowed",
+                    Code.HOST_NOT_ALLOWED,
                     f"{one.name} ({one.url.place.file} line {one.url.place.line}) is on a host "
                     "that --allow-host does not allow.",
                     remedy="Correct `url`, or allow its host with --allow-host.",
@@ -239,7 +240,7 @@ def _resolve(
         if name not in names:
             hint = did_you_mean(name, names) or f"The declared environments are {', '.join(names)}."
             raise WrongUsageError(
-                "environment_unknown", f"There is no environment {name!r}.", remedy=hint
+                Code.ENVIRONMENT_UNKNOWN, f"There is no environment {name!r}.", remedy=hint
             )
     selected = [
         declared

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.log import logs_json
-from provisioner.errors.failure import failure_of
 from provisioner.plan import Planned, Revoke, Rotate
 from provisioner.render.json import plan_document, result_document
 from provisioner.render.markdown import plan_markdown, result_markdown
@@ -31,7 +30,7 @@ _LOG = logging.getLogger("provisioner")
 
 def show_plan(plan: Plan, console: Console, refusal: RefusedError | None = None) -> None:
     """Print a plan; JSON and Markdown include the reason if it is refused."""
-    failure = None if refusal is None else failure_of(refusal)
+    failure = None if refusal is None else refusal.failure
     if console.json:
         console.print_json(plan_document(plan, failure))
     elif console.output.format == "markdown":
@@ -42,7 +41,7 @@ def show_plan(plan: Plan, console: Console, refusal: RefusedError | None = None)
 
 def show_result(result: RunResult, console: Console, refusal: RefusedError | None = None) -> None:
     """Print the result of a plan; with a refusal, that nothing was done."""
-    failure = None if refusal is None else failure_of(refusal)
+    failure = None if refusal is None else refusal.failure
     if console.json:
         console.print_json(result_document(result, failure))
     elif console.output.format == "markdown":

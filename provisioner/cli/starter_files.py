@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from provisioner import schemas
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WrongUsageError
 from provisioner.manifests import ENVIRONMENTS
 
@@ -84,7 +85,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
     for path in new_files:
         if os.path.lexists(path):
             raise WrongUsageError(
-                "file_exists",
+                Code.FILE_EXISTS,
                 f"{path.as_posix()} already exists, and init never overwrites a file.",
                 remedy="Name another directory with -m.",
             )
@@ -98,7 +99,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
             new_files[path] = schemas.text(name)
         elif not _is_own_schema(path, name):
             raise WrongUsageError(
-                "file_exists",
+                Code.FILE_EXISTS,
                 f"{path.as_posix()} already exists and is not a schema that provision wrote.",
                 remedy="Use -m with a directory elsewhere, such as keys/manifests.",
             )
@@ -108,7 +109,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise WrongUsageError(
-            "not_writable",
+            Code.NOT_WRITABLE,
             f"{error.filename} cannot be written: {error.strerror}.",
             remedy="Use -m with a directory that you can write to.",
         ) from None

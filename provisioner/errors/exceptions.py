@@ -6,7 +6,10 @@ An expected failure of one key or one environment is a value instead (`provision
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from provisioner.errors.codes import Code
+from provisioner.errors.failure import Failure
 
 if TYPE_CHECKING:
     from provisioner.errors.problem import Problem
@@ -17,18 +20,34 @@ class ProvisionError(Exception):
 
     Attributes:
         exit_code: the process exit code (section "Exit codes" of docs/errors.md).
-        code: the stable name of the error, its heading in docs/errors.md.
-        message: what happened, in one sentence without secrets.
-        remedy: what to do about it, in one sentence; may be empty.
+        failure: what happened, and what to do about it.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, code: str, message: str, *, remedy: str = "") -> None:
+    def __init__(self, code: Code, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
-        self.code = code
-        self.message = message
-        self.remedy = remedy
+        self.failure = Failure(code, message, remedy)
+
+    @classmethod
+    def of(cls, failure: Failure) -> Self:
+        """Return the error of a failure."""
+        return cls(failure.code, failure.message, remedy=failure.remedy)
+
+    @property
+    def code(self) -> Code:
+        """Return the code of the failure."""
+        return self.failure.code
+
+    @property
+    def message(self) -> str:
+        """Return what happened."""
+        return self.failure.message
+
+    @property
+    def remedy(self) -> str:
+        """Return what to do about it; may be empty."""
+        return self.failure.remedy
 
 
 class InvalidInputError(ProvisionError):
@@ -43,7 +62,7 @@ class InvalidInputError(ProvisionError):
 
     def __init__(self, problems: tuple[Problem, ...], sources: tuple[str, ...] = ()) -> None:
         count = len(problems)
-        super().__init__("invalid_input", f"{count} problem{'s' if count != 1 else ''} found")
+        super().__init__(Code.INVALID_INPUT, f"{count} problem{'s' if count != 1 else ''} found")
         self.problems = problems
         self.sources = sources
 

@@ -6,22 +6,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from provisioner.errors.exceptions import ProvisionError
+    from provisioner.errors.codes import Code
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The reason why something failed.
+    """What failed, and what to do about it; never contains a secret.
 
     Attributes:
-        code: one of the codes in docs/errors.md.
-        message: what happened, where, and what to do about it; never contains a secret.
+        code: the code, which docs/errors.md explains.
+        message: what happened, and where.
+        remedy: what to do about it; may be empty.
     """
 
-    code: str
+    code: Code
     message: str
+    remedy: str = ""
 
+    @property
+    def text(self) -> str:
+        """Return the message with the remedy."""
+        return f"{self.message} {self.remedy}".rstrip()
 
-def failure_of(error: ProvisionError) -> Failure:
-    """Return the failure for an error that affects only one key or one environment."""
-    return Failure(error.code, f"{error.message} {error.remedy}".rstrip())
+    def advise(self, remedy: str) -> Failure:
+        """Return this failure with one more sentence of advice."""
+        return Failure(self.code, self.text, remedy)

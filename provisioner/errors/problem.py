@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from provisioner.errors.codes import Code
 
 
 class Place(NamedTuple):
@@ -36,7 +39,7 @@ class Problem:
     """
 
     place: Place
-    code: str
+    code: Code
     message: str
     related: Place | None = None
     also_in: frozenset[str] = frozenset()

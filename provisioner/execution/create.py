@@ -10,7 +10,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.errors.failure import failure_of
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution.conflict import NewLiveKeys, OwnKeys, Resolution
 from provisioner.execution.pending import PendingCreate
@@ -273,7 +272,7 @@ class BulkCreate:
             observed = NewLiveKeys(self._workspace.observe(), self._existing_ids)
         except WorkspaceError as error:
             self._last_observe_failed = True
-            _LOG.info("%s: %s", self._environment, failure_of(error).message)
+            _LOG.info("%s: %s", self._environment, error.failure.message)
             return None
         self._last_observe_failed = False
         return observed

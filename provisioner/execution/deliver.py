@@ -14,8 +14,9 @@ from glob import escape
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError, WorkspaceError
-from provisioner.errors.failure import Failure, failure_of
+from provisioner.errors.failure import Failure
 from provisioner.model.sink_address import CommandAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import EXPIRY_TOLERANCE, Rotate
@@ -195,7 +196,7 @@ class TokenDeliveries:
         try:
             token = mint(self._workspace, delivery.key_id, delivery.expires_at)
         except WorkspaceError as error:
-            return _with_advice(failure_of(error), delivery)
+            return _with_advice(error.failure, delivery)
         minted_at = time.monotonic()
         failures = [self._write(address, token, delivery) for address in delivery.sinks]
         if time.monotonic() - minted_at > self._reverify_after and not any(failures):
@@ -209,7 +210,7 @@ class TokenDeliveries:
         try:
             self._workspace.verify_token(token)
         except WorkspaceError as error:
-            if error.code == "token_refused":
+            if error.code == Code.TOKEN_REFUSED:
                 return Failure(
                     error.code,
                     f"The server no longer accepts the token for {delivery.name!r}: another run "
@@ -229,7 +230,7 @@ class TokenDeliveries:
                 self._write_only[address] = write_only
                 self._unconfirmed[delivery.name] = delivery
         except SinkError as error:
-            return _with_advice(failure_of(error), delivery)
+            return _with_advice(error.failure, delivery)
         return None
 
     def _confirm(self, *, last: bool) -> list[TokenDelivery]:
@@ -308,7 +309,7 @@ class TokenDeliveries:
             try:
                 return self._workspace.observe()
             except WorkspaceError as error:
-                _LOG.info("%s", failure_of(error).message)
+                _LOG.info("%s", error.failure.message)
             if self._stop.requested:
                 break
             self._stop.sleep(delay(rounds))
@@ -374,7 +375,7 @@ def _written_again(now: Content, before: WriteOnly) -> bool:
 def delivery_in_flight(advice: str) -> Failure:
     """Return the failure of a delivery that was in flight when the run ended."""
     return Failure(
-        "not_delivered",
+        Code.NOT_DELIVERED,
         "The key exists, but the run ended while its token was being delivered. "
         f"{advice or 'The next run delivers it.'}",
     )
@@ -388,12 +389,12 @@ def _with_advice(failure: Failure, delivery: TokenDelivery) -> Failure:
     """Return the failure, followed by the advice of the delivery."""
     if not delivery.advice:
         return failure
-    return Failure(failure.code, f"{failure.message} {delivery.advice}")
+    return failure.advise(delivery.advice)
 
 
 def _unconfirmed(delivery: TokenDelivery) -> Failure:
     return Failure(
-        "not_settled",
+        Code.NOT_SETTLED,
         f"The token for {delivery.name!r} was written, but the keys could not be listed "
         "afterwards, so another run may have delivered a newer key. Run "
         f"{_redeliver_command(delivery.name)}.",
@@ -402,7 +403,7 @@ def _unconfirmed(delivery: TokenDelivery) -> Failure:
 
 def _key_gone(delivery: TokenDelivery) -> Failure:
     return Failure(
-        "token_refused",
+        Code.TOKEN_REFUSED,
         f"The key {delivery.key_id} of {delivery.name!r} was revoked or expired while its token "
         "was being delivered. Run again.",
     )
@@ -410,7 +411,7 @@ def _key_gone(delivery: TokenDelivery) -> Failure:
 
 def _newer_key(delivery: TokenDelivery, newest: ObservedKey) -> Failure:
     return Failure(
-        "not_settled",
+        Code.NOT_SETTLED,
         f"Someone created the newer key {newest.id} while the token for {delivery.name!r} was "
         "being delivered. Revoke the key that you do not want, then run "
         f"{_redeliver_command(delivery.name)}.",
@@ -431,7 +432,7 @@ def mint(workspace: Workspace, key_id: str, expires_at: datetime) -> Secret:
     token = workspace.mint(key_id, expires_at)
     if not token_matches(token, key_id, expires_at):
         raise WorkspaceError(
-            "token_refused",
+            Code.TOKEN_REFUSED,
             f"The token minted for the key {key_id} is not for that key, or expires "
             "before the key does.",
             remedy="Nothing was delivered; check the key in Twenty.",
@@ -464,7 +465,7 @@ def _read_back(
             return None
         case _:
             raise sink_error(
-                "sink_failed",
+                Code.SINK_FAILED,
                 f"{address} accepted the token, but did not return it when it was read back.",
                 "Check what else writes there, and run again.",
             )

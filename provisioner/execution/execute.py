@@ -6,8 +6,9 @@ from dataclasses import replace
 from shlex import quote
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.errors.failure import Failure, failure_of
+from provisioner.errors.failure import Failure
 from provisioner.execution.create import BulkCreate
 from provisioner.execution.deliver import (
     REVERIFY_AFTER,
@@ -277,7 +278,7 @@ class Execution:
                     self._workspace.set_expiry(key_id, action.predecessor_expires_at)
             self._expiry_outcomes[action.name] = None
         except WorkspaceError as error:
-            self._expiry_outcomes[action.name] = failure_of(error)
+            self._expiry_outcomes[action.name] = error.failure
         self._progress.on_progress(1)
         self._emit_result(action)
 
@@ -331,7 +332,7 @@ class Execution:
         except WorkspaceError:
             return None
         return Failure(
-            "token_alive",
+            Code.TOKEN_ALIVE,
             f"The key {key_id} was revoked, but the server still accepts its token. Check the key "
             "in Twenty.",
         )
@@ -415,23 +416,20 @@ class Execution:
 def _rotate_again(failure: Failure, name: str) -> Failure:
     """Return the failure of a rotation with `at_once`, with the command to repeat it."""
     command = f"provision rotate --now {quote(name)}"
-    return Failure(failure.code, f"{failure.message} The old key is still live: run `{command}`.")
+    return failure.advise(f"The old key is still live: run `{command}`.")
 
 
 def _expiry_not_set(failure: Failure, key_ids: tuple[str, ...]) -> Failure:
     """Return the failure of a predecessor that keeps its expiry, which no `apply` revokes."""
     command = f"provision revoke {' '.join(key_ids)}"
-    return Failure(
-        failure.code,
-        f"{failure.message} The new token has been delivered: run `{command}` once nothing "
-        "uses the old "
-        "key.",
+    return failure.advise(
+        f"The new token has been delivered: run `{command}` once nothing uses the old key."
     )
 
 
 def _delivery_not_started(advice: str) -> Failure:
     return Failure(
-        "stopped",
+        Code.STOPPED,
         "The key exists, but the run was stopped before its token was delivered. "
         f"{advice or 'The next run delivers it.'}",
     )
@@ -450,19 +448,19 @@ def _keys_to_create(planned: Planned) -> Iterator[Create]:
 
 
 _NOT_REVOKED = Failure(
-    "stopped",
+    Code.STOPPED,
     "The new token is delivered, but the run was stopped before the old key was revoked.",
 )
 _OLD_EXPIRY_NOT_SET = Failure(
-    "stopped",
+    Code.STOPPED,
     "The run was stopped before the expiry of the old key was changed.",
 )
 _EXPIRY_NOT_SET = Failure(
-    "stopped",
+    Code.STOPPED,
     "The token with the new expiry is delivered, but the run was stopped before the expiry of the "
     "key was changed. The next run changes it.",
 )
 _NOT_REPLACED = Failure(
-    "not_delivered",
+    Code.NOT_DELIVERED,
     "This duplicate was not revoked, because the token for the key to keep was not delivered.",
 )

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.execution.conflict import NotFound
 from provisioner.execution.results import CreatedByAnotherRun, Done, Failed, Skipped, Unfinished
@@ -172,7 +173,7 @@ class PendingCreate:
         if self.resolution is not None:
             self.resolution = replace(self.resolution, duplicates=remaining)
             if failure is not None:
-                self.result = self._with_duplicates(self.resolution, failure.message)
+                self.result = self._with_duplicates(self.resolution, failure.text)
 
     @property
     def unread_id(self) -> str | None:
@@ -260,7 +261,7 @@ class PendingCreate:
             else ""
         )
         failure = Failure(
-            "outcome_unknown",
+            Code.OUTCOME_UNKNOWN,
             f"{name!r} was created as {id_} but still has no role{also}. Assign the role by hand, "
             "or revoke the key and run again.",
         )
@@ -270,7 +271,7 @@ class PendingCreate:
         kept, duplicates = resolution.key.id, resolution.duplicates
         what = "a duplicate" if len(duplicates) == 1 else "duplicates"
         failure = Failure(
-            "duplicate_left",
+            Code.DUPLICATE_LEFT,
             f"This run created {', '.join(duplicates)} as {what} of {kept} and could not revoke "
             f"{'it' if len(duplicates) == 1 else 'them'}. {cause}",
         )
@@ -279,7 +280,7 @@ class PendingCreate:
     def _missing_failure(self) -> Failure:
         if self.created is not None or self.resolution is not None:
             return Failure(
-                "outcome_unknown",
+                Code.OUTCOME_UNKNOWN,
                 f"{self.action.name!r} was created but is no longer listed as live: someone "
                 "revoked it, or the server lost it. Run `provision list` to see which keys exist.",
             )
@@ -287,7 +288,7 @@ class PendingCreate:
 
 
 UNCONFIRMED = Failure(
-    "not_settled",
+    Code.NOT_SETTLED,
     "The key was created, but the keys in its workspace could not be listed afterwards, so another "
     "run may have created one with the same name. Run again.",
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.errors.failure import Failure, failure_of
+from provisioner.errors.failure import Failure
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
 from provisioner.runtime.executor import ThreadExecutor
 
@@ -76,7 +77,7 @@ class Revocations:
         try:
             self._workspace.revoke(key_id)
         except WorkspaceError as error:
-            self._outcomes[key_id] = failure_of(error)
+            self._outcomes[key_id] = error.failure
             return True
         self._outcomes[key_id] = None
         self._on_revoked(key_id)
@@ -84,6 +85,6 @@ class Revocations:
 
 
 _IN_FLIGHT = Failure(
-    "outcome_unknown",
+    Code.OUTCOME_UNKNOWN,
     "The run ended while the key was being revoked. Run `provision list` to see whether it was.",
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.errors.failure import Failure, failure_of
+from provisioner.errors.failure import Failure
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.log_context import bind
 
@@ -91,7 +92,7 @@ class Updates:
                 with bind(key=update.name):
                     step(update)
             except WorkspaceError as error:
-                self._outcomes[update.name] = failure_of(error)
+                self._outcomes[update.name] = error.failure
                 self._on_progress(update.name)
 
         if updates:
@@ -137,12 +138,12 @@ class Updates:
 
 
 _EXPIRY_PENDING = Failure(
-    "stopped",
+    Code.STOPPED,
     "The key has its role, but the run ended before its expiry was changed. The next run "
     "changes it.",
 )
 _IN_FLIGHT = Failure(
-    "outcome_unknown",
+    Code.OUTCOME_UNKNOWN,
     "The run ended while the key was being changed. The next run checks the key and finishes the "
     "change.",
 )

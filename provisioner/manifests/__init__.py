@@ -4,17 +4,14 @@
 environments with the variables of the run.
 """
 
-from provisioner.errors.codes import CODES, WARNINGS
 from provisioner.manifests.causes import COUNTS
 from provisioner.manifests.environments import DeclaredEnvironment, resolve, url_of
 from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load, look_alikes
 from provisioner.manifests.reach import newly_reached
 
 __all__ = [
-    "CODES",
     "COUNTS",
     "ENVIRONMENTS",
-    "WARNINGS",
     "DeclaredEnvironment",
     "Manifests",
     "environment_names",

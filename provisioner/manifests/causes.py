@@ -18,6 +18,7 @@ from provisioner.manifests.schema_errors import show
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sized
 
+    from provisioner.errors.codes import Code
     from provisioner.manifests.policy_check import Rule
     from provisioner.model.key import DesiredKey
 
@@ -46,7 +47,7 @@ class Cause(NamedTuple):
         single: where the problem is reported if it affects only one key; None for the place.
     """
 
-    code: str
+    code: Code
     place: Place
     identity: Hashable = None
     single: Place | None = None

@@ -28,6 +28,7 @@ from yaml.events import (
 )
 from yaml.reader import ReaderError
 
+from provisioner.errors.codes import Code
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests.text import place_at
 
@@ -313,7 +314,7 @@ class _Reader:
                 if decorated and (event.anchor is not None or event.tag is not None):
                     self._check_decoration(event)
                 if len(stack) == MAX_DEPTH:
-                    self._stop(position, "yaml_too_deep", _TOO_DEEP)
+                    self._stop(position, Code.YAML_TOO_DEEP, _TOO_DEEP)
                 value = Mapping() if kind is MappingStartEvent else Sequence()
                 value.position = position
                 value.positions = []
@@ -321,7 +322,7 @@ class _Reader:
                 position = event.start_mark
                 self._problem(
                     position,
-                    "yaml_alias",
+                    Code.YAML_ALIAS,
                     "aliases (`*name`) are not supported: write the value again",
                 )
                 value = Invalid()
@@ -330,7 +331,7 @@ class _Reader:
             elif kind is DocumentStartEvent and started:
                 self._problem(
                     event.start_mark,
-                    "yaml_multiple_documents",
+                    Code.YAML_MULTIPLE_DOCUMENTS,
                     "a file can have only one document: move what follows this `---` into "
                     "another file",
                 )
@@ -355,7 +356,7 @@ class _Reader:
                 self._invalid_key(
                     position,
                     node,
-                    "yaml_key_type",
+                    Code.YAML_KEY_TYPE,
                     "this key is a list or a mapping: write text",
                 )
                 after = ignored
@@ -368,7 +369,7 @@ class _Reader:
         else:
             self._stop(
                 event.start_mark,
-                "file_too_large",
+                Code.FILE_TOO_LARGE,
                 "the file has too many values: split it",
             )
         return self._finished(holder)
@@ -376,7 +377,7 @@ class _Reader:
     def _finished(self, holder: Sequence) -> Document | None:
         if not holder or holder[0] is None:
             message = "the file is empty: remove it, or start it with `version: 1`"
-            self.problems.append(Problem(Place(self._file), "file_empty", message))
+            self.problems.append(Problem(Place(self._file), Code.FILE_EMPTY, message))
             return None
         return Document(
             self._file, self._text, holder[0], holder.positions[0], frozenset(self._partial)
@@ -399,7 +400,7 @@ class _Reader:
             self._invalid_key(
                 event.start_mark,
                 node,
-                "yaml_merge_key",
+                Code.YAML_MERGE_KEY,
                 "merge keys (`<<`) are not supported: write the keys out, or use `defaults`",
             )
         else:
@@ -408,7 +409,7 @@ class _Reader:
             self._invalid_key(
                 event.start_mark,
                 node,
-                "yaml_key_type",
+                Code.YAML_KEY_TYPE,
                 f"this key is {kind} in YAML: {advice} to make it text",
             )
         return None
@@ -418,13 +419,13 @@ class _Reader:
         if event.anchor is not None:
             self._problem(
                 event.start_mark,
-                "yaml_anchor",
+                Code.YAML_ANCHOR,
                 "anchors (`&name`) are not supported: remove the anchor",
             )
         if event.tag is not None:
             self._problem(
                 event.start_mark,
-                "yaml_tag",
+                Code.YAML_TAG,
                 "tags (`!name`) are not supported: remove the tag, or put text that starts with an "
                 "exclamation mark in quotes",
             )
@@ -437,28 +438,28 @@ class _Reader:
         shown = f"`{key}`" if _PLAIN_KEY.fullmatch(key) else "this key"
         self._problem(
             position,
-            "yaml_duplicate_key",
+            Code.YAML_DUPLICATE_KEY,
             f"{shown} is written twice, first on line {first.line + 1}: keep one",
             related=Place(self._file, first.line + 1, first.column + 1),
         )
 
-    def _invalid_key(self, position: Position, node: Any, code: str, message: str) -> None:
+    def _invalid_key(self, position: Position, node: Any, code: Code, message: str) -> None:
         self._partial.add(node.position.index)
         self._problem(position, code, message)
 
-    def _stop(self, position: Position, code: str, message: str) -> None:
+    def _stop(self, position: Position, code: Code, message: str) -> None:
         self.problems.append(
             Problem(Place(self._file, position.line + 1, position.column + 1), code, message)
         )
         raise _StopReadingError
 
     def _problem(
-        self, position: Position, code: str, message: str, *, related: Place | None = None
+        self, position: Position, code: Code, message: str, *, related: Place | None = None
     ) -> None:
         if len(self.problems) == MAX_PROBLEMS:
             self._stop(
                 position,
-                "too_many_problems",
+                Code.TOO_MANY_PROBLEMS,
                 f"the file has more than {MAX_PROBLEMS} problems: the rest of the file was not "
                 "read",
             )
@@ -516,11 +517,11 @@ def _syntax_problem(error: YAMLError, text: str, file: str) -> Problem:
         index = len(text) if position is None else position.index
         reason = str(getattr(error, "problem", "it cannot be read"))
         if reason == _TOO_DEEP_FOR_LIBYAML:
-            return Problem(place_at(text, index, file), "yaml_too_deep", _TOO_DEEP)
+            return Problem(place_at(text, index, file), Code.YAML_TOO_DEEP, _TOO_DEEP)
         context = getattr(error, "context_mark", None)
         found = _known_mistake(reason, text, index, index if context is None else context.index)
         index, message = found or (index, f"{reason}{_ADVICE.get(reason, '')}")
-    return Problem(place_at(text, index, file), "yaml_syntax", f"this is not YAML: {message}")
+    return Problem(place_at(text, index, file), Code.YAML_SYNTAX, f"this is not YAML: {message}")
 
 
 def _known_mistake(reason: str, text: str, index: int, context: int) -> tuple[int, str] | None:
@@ -582,7 +583,7 @@ def _merge_conflict(text: str, file: str) -> Problem | None:
     if (found := _MERGE_MARKER.search(text)) is None:
         return None
     message = f"`{found[0].strip()}` marks a merge conflict: resolve it, and remove its markers"
-    return Problem(place_at(text, found.start(), file), "yaml_syntax", message)
+    return Problem(place_at(text, found.start(), file), Code.YAML_SYNTAX, message)
 
 
 _TOO_DEEP_FOR_LIBYAML = "exceeded maximum nesting depth"

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from provisioner.errors.codes import Code
 from provisioner.errors.problem import Place, Problem
 from provisioner.http_client.loopback import is_loopback
 from provisioner.manifests import characters, variables
@@ -216,13 +217,13 @@ def resolve(
     return tuple(environments), tuple(causes.problems())
 
 
-def _cause(declared: DeclaredEnvironment, key: DesiredKey, code: str) -> Cause:
+def _cause(declared: DeclaredEnvironment, key: DesiredKey, code: Code) -> Cause:
     """Return the variable that makes a key break a rule of its environment."""
     check = declared.policy_check
-    if code == "rotation_unowned":
+    if code == Code.ROTATION_UNOWNED:
         globs = tuple(glob.template for glob in declared.owns)
         return Cause(code, check.owns_place, globs, single=key.place)
-    if code == "policy_role" and key.role is None and declared.role is not None:
+    if code == Code.POLICY_ROLE and key.role is None and declared.role is not None:
         return Cause(code, check.role_place, declared.role.template)
     return Cause(code, key.place)
 
@@ -239,7 +240,7 @@ def _check(declared: DeclaredEnvironment) -> list[Problem]:
         if part.name in _VARIABLES and part.value.template.literal:
             resolver.problem(
                 part.value,
-                "secret_literal",
+                Code.SECRET_LITERAL,
                 f"`{part.name}` is written in the file: put it into a variable and write "
                 f"${{{_VARIABLES[part.name]}}}, without a default",
             )
@@ -247,7 +248,7 @@ def _check(declared: DeclaredEnvironment) -> list[Problem]:
         if _SECRET_HEADER.search(header.name) and _literal_header(header.value.template):
             resolver.problem(
                 header.value,
-                "secret_literal",
+                Code.SECRET_LITERAL,
                 "the name of this header suggests a secret, and its value is written in the file: "
                 "put the whole value into a variable, without a default",
             )
@@ -320,12 +321,12 @@ def _declared(
             try:
                 template = variables.parse(value)
             except ValueError as error:
-                problems.append(Problem(at, "variable_invalid", str(error)))
+                problems.append(Problem(at, Code.VARIABLE_INVALID, str(error)))
         return DeclaredText(template, at)
 
     def visible_text(value: object, position: Position) -> DeclaredText:
         if isinstance(value, str) and (message := characters.advice("the text", value)):
-            problems.append(Problem(document.place(position), "character_unseen", message))
+            problems.append(Problem(document.place(position), Code.CHARACTER_UNSEEN, message))
         return text(value, position)
 
     def value_of(key: str) -> DeclaredText | None:
@@ -419,7 +420,7 @@ class _Resolver:
         """Return the problems that were found."""
         return [problem for problem, _, _ in self.found]
 
-    def problem(self, at: Place | DeclaredText, code: str, message: str) -> None:
+    def problem(self, at: Place | DeclaredText, code: Code, message: str) -> None:
         """Record a problem; a text that is written in several places is one cause."""
         if isinstance(at, DeclaredText):
             self._record(Problem(at.place, code, message), (at.template, message))
@@ -449,7 +450,7 @@ class _Resolver:
         for missing in expanded:
             # Prefer a place that has a message of its own.
             self._record(
-                Problem(written.place, "variable_missing", str(missing)),
+                Problem(written.place, Code.VARIABLE_MISSING, str(missing)),
                 missing.variable.name,
                 rank=0 if missing.variable.message else 1,
             )
@@ -459,7 +460,7 @@ class _Resolver:
         text = self._text(written)
         if written is not None and text is not None and not text.strip():
             message = f"{subject} is empty: write text, or remove it"
-            self.problem(written, "invalid_value", message)
+            self.problem(written, Code.INVALID_VALUE, message)
             return None
         return text
 
@@ -478,14 +479,14 @@ class _Resolver:
         parts = {part.name: part.value for part in declared.auth or ()}
         if url in SANDBOX and declared.auth is not None:
             message = "the embedded Twenty needs no credentials: remove `auth`"
-            self.problem(declared.auth_place, "auth_invalid", message)
+            self.problem(declared.auth_place, Code.AUTH_INVALID, message)
             parts = {}
         elif url is not None and url not in SANDBOX and declared.auth is None:
             message = (
                 '`auth` is missing: write `auth: {token: "${TWENTY_TOKEN}"}` and set the variable '
                 "to the token of an API key"
             )
-            self.problem(declared.auth_place, "auth_missing", message)
+            self.problem(declared.auth_place, Code.AUTH_MISSING, message)
         match parts:
             case {"token": written}:
                 return self._token(ApiToken, written, self._text(written))
@@ -513,7 +514,7 @@ class _Resolver:
             "this is not a token: it is empty, or contains characters that a token cannot have. "
             "Write only the token, without `Bearer`"
         )
-        self.problem(written, "auth_invalid", message)
+        self.problem(written, Code.AUTH_INVALID, message)
         return None
 
     def _file(self, written: DeclaredText) -> str | None:
@@ -534,7 +535,7 @@ class _Resolver:
             if text:
                 return text
             fault = "is empty" if text is not None else f"is larger than {MAX_SECRET_BYTES} bytes"
-        self.problem(written, "secret_file_unreadable", f"{file} {fault}")
+        self.problem(written, Code.SECRET_FILE_UNREADABLE, f"{file} {fault}")
         return None
 
     def _headers(self, headers: tuple[DeclaredEntry, ...]) -> tuple[tuple[str, Secret], ...]:
@@ -543,20 +544,20 @@ class _Resolver:
             name = header.name.lower()
             if not _HEADER_NAME.fullmatch(name):
                 message = "the name of a header may contain only letters, digits and -"
-                self.problem(header.name_place, "header_invalid", message)
+                self.problem(header.name_place, Code.HEADER_INVALID, message)
             elif name == "authorization":
                 message = "`Authorization` is set from `auth`: remove this header"
-                self.problem(header.name_place, "header_invalid", message)
+                self.problem(header.name_place, Code.HEADER_INVALID, message)
             elif name in found:
                 message = (
                     f"`{header.name}` is set twice, because header names are case-insensitive: "
                     "keep one"
                 )
-                self.problem(header.name_place, "header_invalid", message)
+                self.problem(header.name_place, Code.HEADER_INVALID, message)
             value = self._text(header.value)
             if value is not None and not _sendable(value):
                 message = "the value is empty, or contains characters that a header cannot have"
-                self.problem(header.value, "header_invalid", message)
+                self.problem(header.value, Code.HEADER_INVALID, message)
             found[name] = (header.name, Secret((value or "").strip()))
         return tuple(found.values())
 
@@ -572,7 +573,7 @@ class _Resolver:
             fault = "is empty or too large"
         except OSError as error:
             fault = f"cannot be read: {reason(error)}"
-        self.problem(written, "ca_file_unreadable", f"{file} {fault}")
+        self.problem(written, Code.CA_FILE_UNREADABLE, f"{file} {fault}")
         return None
 
     def _generation(self, written: DeclaredText | None) -> Generation | None:
@@ -581,7 +582,7 @@ class _Resolver:
             return None
         if text not in ("legacy", "core"):
             message = "`generation` is not valid: write auto, legacy or core"
-            self.problem(written, "invalid_value", message)
+            self.problem(written, Code.INVALID_VALUE, message)
             return None
         return cast("Generation", text)
 
@@ -591,7 +592,7 @@ class _Resolver:
             return None
         if not _UUID.fullmatch(text.lower()):
             message = "`workspace` is not a UUID: write the id of the workspace"
-            self.problem(written, "invalid_value", message)
+            self.problem(written, Code.INVALID_VALUE, message)
             return None
         return text.lower()
 
@@ -614,7 +615,7 @@ class _Resolver:
                     found[limit.name] = int(text)
                     continue
                 advice = f"write a whole number from 1 to {maximum}"
-            self.problem(limit.value, "invalid_value", f"`{limit.name}` is not valid: {advice}")
+            self.problem(limit.value, Code.INVALID_VALUE, f"`{limit.name}` is not valid: {advice}")
         return replace(Limits(), **found)
 
 
@@ -632,10 +633,12 @@ def _url(text: str, place: Place, *, insecure: bool) -> str | Problem:
         parts = urlsplit(text)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        return Problem(place, "url_invalid", "the host or port of the URL is not valid: correct it")
+        return Problem(
+            place, Code.URL_INVALID, "the host or port of the URL is not valid: correct it"
+        )
     if "@" in parts.netloc:
         message = "the URL contains credentials: remove them, and use `auth` with variables"
-        return Problem(place, "url_credentials", message)
+        return Problem(place, Code.URL_CREDENTIALS, message)
     for wrong, message in (
         (
             text.startswith("sandbox:"),
@@ -654,13 +657,13 @@ def _url(text: str, place: Place, *, insecure: bool) -> str | Problem:
         ),
     ):
         if wrong:
-            return Problem(place, "url_invalid", message)
+            return Problem(place, Code.URL_INVALID, message)
     if parts.scheme == "http" and not insecure and not is_loopback(host):
         message = (
             "anyone on the network path can read credentials sent over plain http: write https://, "
             "or `insecure: true` if you trust the network"
         )
-        return Problem(place, "url_insecure", message)
+        return Problem(place, Code.URL_INSECURE, message)
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 

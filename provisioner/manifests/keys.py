@@ -10,6 +10,7 @@ from math import prod
 from sys import intern
 from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
 
+from provisioner.errors.codes import Code
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
 from provisioner.manifests.causes import Affected, Cause, Causes
@@ -251,9 +252,9 @@ class _Manifest:
     def _check_text(self, subject: str, text: str, position: Position) -> None:
         """Report a text that contains a variable or invisible characters."""
         if variable := variables.first_variable(text):
-            self._problem(position, "variable_invalid", variables.not_allowed(variable))
+            self._problem(position, Code.VARIABLE_INVALID, variables.not_allowed(variable))
         if message := characters.advice(subject, text):
-            self._problem(position, "character_unseen", message)
+            self._problem(position, Code.CHARACTER_UNSEEN, message)
 
     def _expiry(self, entry: Mapping) -> Expiry:
         """Return the key's own expiry or the default, and keep a valid one for the next key."""
@@ -266,7 +267,7 @@ class _Manifest:
                 # One line in `defaults` fixes all keys of the manifest.
                 self._record(
                     Cause(
-                        "expiry_missing",
+                        Code.EXPIRY_MISSING,
                         self._document.place(entry.position),
                         (self._document.file, "expires"),
                     ),
@@ -282,7 +283,7 @@ class _Manifest:
         now = self._collection.now
         if now is not None and isinstance(expiry, ExpiresAt) and expiry.timestamp <= now:
             self._record(
-                Cause("expiry_past", self._document.place(node.value_position("expires"))),
+                Cause(Code.EXPIRY_PAST, self._document.place(node.value_position("expires"))),
                 lambda affected: (
                     f"{show(written)} is in the past{affected.for_keys}: write a later date, or "
                     f"remove the key{'s' if affected.for_keys else ''}"
@@ -325,7 +326,7 @@ class _Manifest:
         other = self._defaults if len(own) == 1 else node
         part, counterpart = ("expires", "rotate") if own == ["expires"] else ("rotate", "expires")
         self._record(
-            Cause("rotation_expiry", self._document.place(node.value_position(part))),
+            Cause(Code.ROTATION_EXPIRY, self._document.place(node.value_position(part))),
             lambda affected: f"{what}{affected.for_keys}: {advice}, or `rotate: never`",
             self._document.place(other.value_position(counterpart)),
         )
@@ -353,7 +354,7 @@ class _Manifest:
     ) -> Cause:
         """Return the line that has to change: of the key, of `defaults` or of the environment."""
         code, part = breach.code, breach.part
-        unowned = code == "rotation_unowned"
+        unowned = code == Code.ROTATION_UNOWNED
         if unowned and not policy_check.owns:
             return Cause(code, policy_check.owns_place, "without owns", single=key.place)
         if part == "name" or part in entry:
@@ -363,7 +364,7 @@ class _Manifest:
         if part not in self._defaults:
             return Cause(code, key.place, (self._document.file, part))
         position = self._defaults.value_position(part)
-        if code == "policy_sink_forbidden" and breach.rule is not None and self._deliver:
+        if code == Code.POLICY_SINK_FORBIDDEN and breach.rule is not None and self._deliver:
             forbidden = breach.rule.value or ()
             sinks = zip(self._deliver.positions, key.deliver, strict=True)
             position = next(at for at, sink in sinks if sink.place[0] in forbidden)
@@ -375,7 +376,7 @@ class _Manifest:
         if total + count * len(self._targets) <= MAX_KEYS:
             return True
         message = f"all manifests together have more than {MAX_KEYS} keys: remove some"
-        cause = Cause("matrix_too_large", self._document.place(position), "all manifests")
+        cause = Cause(Code.MATRIX_TOO_LARGE, self._document.place(position), "all manifests")
         self._collection.causes.add(cause, lambda _: message)
         return False
 
@@ -399,7 +400,7 @@ class _Manifest:
             if axis not in used:
                 self._problem(
                     matrix.key_position(axis),
-                    "matrix_collision",
+                    Code.MATRIX_COLLISION,
                     f"the name does not contain {{{axis}}}, so all values of `{axis}` give the "
                     "same name: add it to the name, or remove the axis",
                 )
@@ -407,7 +408,7 @@ class _Manifest:
         size = prod(len(values) for values in matrix.values())
         if size > MAX_MATRIX:
             message = f"the matrix produces {size} keys, and the limit is {MAX_MATRIX}: split it"
-            self._problem(entry.key_position("matrix"), "matrix_too_large", message)
+            self._problem(entry.key_position("matrix"), Code.MATRIX_TOO_LARGE, message)
             parts = None
         if parts is None or not self._has_room(size, entry.position):
             return
@@ -434,7 +435,7 @@ class _Manifest:
             if earlier is not values:
                 both = f"{', '.join(map(show, earlier))} and {', '.join(map(show, values))}"
                 self._collection.causes.add(
-                    Cause("matrix_collision", place),
+                    Cause(Code.MATRIX_COLLISION, place),
                     partial(_collision, both),
                 ).add((place, values), name, target.name)
         return given
@@ -516,7 +517,7 @@ class _Manifest:
                 file_format, first = formats.setdefault(address.file, (address.format, key))
                 if file_format != address.format:
                     describe = partial(_two_formats, address, file_format, first)
-                    cause = Cause("sink_collision", written, (written, "format"))
+                    cause = Cause(Code.SINK_COLLISION, written, (written, "format"))
                     self._record_conflict(cause, describe, key, axes, first)
                     continue
             if place not in occupied:
@@ -524,7 +525,7 @@ class _Manifest:
                 continue
             first = occupied[place]
             describe = partial(_one_place, address, key, first)
-            self._record_conflict(Cause("sink_collision", written), describe, key, axes, first)
+            self._record_conflict(Cause(Code.SINK_COLLISION, written), describe, key, axes, first)
 
     def _record_conflict(
         self,
@@ -540,14 +541,14 @@ class _Manifest:
 
     def _report_duplicate(self, key: DesiredKey, axes: SequenceOf[str], first: DesiredKey) -> None:
         self._record_conflict(
-            Cause("name_duplicate", key.place), partial(_two_keys, key, first), key, axes, first
+            Cause(Code.NAME_DUPLICATE, key.place), partial(_two_keys, key, first), key, axes, first
         )
 
     def _record(self, cause: Cause, describe: Describe, related: Place | None = None) -> None:
         """Record a failure of an entry; each of its names is counted when it is known."""
         self._affected.append(self._collection.causes.add(cause, describe, related))
 
-    def _problem(self, position: Position, code: str, message: str) -> None:
+    def _problem(self, position: Position, code: Code, message: str) -> None:
         self._collection.problems.append(Problem(self._document.place(position), code, message))
 
 
@@ -601,11 +602,11 @@ def _unknown_environment(
 ) -> Problem:
     if variable := variables.first_variable(name):
         message = variables.not_allowed(variable)
-        return Problem(document.place(position), "variable_invalid", message)
+        return Problem(document.place(position), Code.VARIABLE_INVALID, message)
     close = difflib.get_close_matches(name[:64], sorted(declared), n=1)
     advice = f"did you mean {close[0]}?" if close else "declare it there"
     message = f"environments.yaml has no environment {show(name)}: {advice}"
-    return Problem(document.place(position), "environment_unknown", message)
+    return Problem(document.place(position), Code.ENVIRONMENT_UNKNOWN, message)
 
 
 _NO_EXPIRY = ExpiresNever()

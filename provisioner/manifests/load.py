@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import document, text
 from provisioner.manifests.causes import Cause, Causes, identified
@@ -93,7 +94,7 @@ def load(
     if not os.path.isdir(directory):  # noqa: PTH112 - False for impossible names
         state = "is not a directory" if os.path.lexists(directory) else "does not exist"
         message = f"the manifests directory {state}: use another path, or run `provision init`"
-        problem = Problem(Place(shown), "manifests_missing", message)
+        problem = Problem(Place(shown), Code.MANIFESTS_MISSING, message)
         return Manifests(
             directory, root, (), MappingProxyType({}), (problem,), (), file, environments_root
         )
@@ -144,7 +145,7 @@ def look_alikes(manifests: Manifests) -> tuple[Problem, ...]:
             other = first.setdefault(skeleton(key.name), key)
             if other is not key:
                 causes.add(
-                    Cause("name_alike", key.place), partial(_look_alike, key, other), other.place
+                    Cause(Code.NAME_ALIKE, key.place), partial(_look_alike, key, other), other.place
                 ).add(identity, key.name, environment)
     return tuple(causes.problems())
 
@@ -176,10 +177,10 @@ def _environments(path: Path) -> tuple[Declarations | None, list[Problem]]:
             message = f"the file is named {_MISNAMED}: rename it to {ENVIRONMENTS}"
         else:
             message = "the file does not exist: `provision init` writes an example"
-        return None, [Problem(Place(_shown(path)), "environments_missing", message)]
+        return None, [Problem(Place(_shown(path)), Code.ENVIRONMENTS_MISSING, message)]
     if path.name == ENVIRONMENTS and os.path.lexists(misnamed):
         message = f"this file is not read, because {ENVIRONMENTS} exists: remove it"
-        problems.append(Problem(Place(_shown(misnamed)), "environments_misnamed", message))
+        problems.append(Problem(Place(_shown(misnamed)), Code.ENVIRONMENTS_MISNAMED, message))
     found = _document(path, problems)
     if found is None:
         return None, problems
@@ -209,7 +210,7 @@ def _files(directory: Path, problems: list[Problem]) -> Iterator[Path]:
                 entries = list(listing)
         except OSError as error:
             message = f"the directory cannot be read: {text.reason(error)}"
-            problems.append(Problem(Place(_shown(folder)), "file_unreadable", message))
+            problems.append(Problem(Place(_shown(folder)), Code.FILE_UNREADABLE, message))
             continue
         for entry in entries:
             if entry.name.startswith("."):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
 
+from provisioner.errors.codes import Code
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
 from provisioner.manifests.document import Mapping
@@ -66,11 +67,13 @@ def rules_of(document: Document, node: Mapping) -> tuple[dict[str, Rule], list[P
         texts = []
         for text, position in zip([value] if single else value, positions, strict=True):
             if message := characters.advice("the text", text):
-                problems.append(Problem(document.place(position), "character_unseen", message))
+                problems.append(Problem(document.place(position), Code.CHARACTER_UNSEEN, message))
             try:
                 texts.append(_literal(text))
             except ValueError as error:
-                problems.append(Problem(document.place(position), "variable_invalid", str(error)))
+                problems.append(
+                    Problem(document.place(position), Code.VARIABLE_INVALID, str(error))
+                )
         if texts or not value:
             allows_all = not value or (single and value == _ALLOWS_ALL.get(name))
             place = document.place(holder.key_position(key))
@@ -118,7 +121,7 @@ class Breach(NamedTuple):
         rank: lower for a stricter rule of the same name.
     """
 
-    code: str
+    code: Code
     part: Part
     rule: Rule | None
     related: Place
@@ -154,7 +157,7 @@ class PolicyCheck:
             now: the time from which the lifetime of a key with a date counts; None skips dates.
         """
         if key.rotation is not None and self.owns is not None and not matches(key.name, self.owns):
-            yield Breach("rotation_unowned", "rotate", None, self.owns_place, self._unowned)
+            yield Breach(Code.ROTATION_UNOWNED, "rotate", None, self.owns_place, self._unowned)
         if self.policy is not None:
             role = self.role if key.role is None else key.role
             for code in breaches(self.policy.policy, key, role=role, now=now):
@@ -173,7 +176,7 @@ class PolicyCheck:
 
 def _rank(code: PolicyCode, rule: Rule) -> float:
     """Return a number that is lower for a shorter lifetime, and 0 for all other rules."""
-    if code != "policy_lifetime" or not rule.value:
+    if code != Code.POLICY_LIFETIME or not rule.value:
         return 0
     return parse_duration(rule.value[0]).total_seconds()
 
@@ -191,39 +194,39 @@ def _describe(
         ", …" if len(common) > _MAX_SHOWN else ""
     )
     match code:
-        case "policy_lifetime":
+        case Code.POLICY_LIFETIME:
             message = (
                 f"{policy} allows a lifetime of at most {values[0]} {line}, and {affected.key} has "
                 f"{show(key.expiry.written)}: write `expires: {values[0]}` or less"
             )
-        case "policy_rotation":
+        case Code.POLICY_ROTATION:
             message = (
                 f"{policy} requires rotation {line}, and {affected.key} has none: write "
                 "`rotate: {before: 14d}`"
             )
-        case "policy_role" if key.role is None:
+        case Code.POLICY_ROLE if key.role is None:
             # The role may come from a variable, whose value is never shown.
             message = (
                 f"{policy} does not allow the environment's own `role` {line}, which "
                 f"{affected.key} gets: write one of {allowed}"
             )
-        case "policy_role":
+        case Code.POLICY_ROLE:
             message = (
                 f"{policy} does not allow the role {show(key.role or '')} {line}, which "
                 f"{affected.key} gets: write one of {allowed}"
             )
-        case "policy_name":
+        case Code.POLICY_NAME:
             message = (
                 f"{policy} requires a different name {line} for {affected.key}: write one that "
                 f"matches {allowed}"
             )
-        case "policy_sink":
+        case Code.POLICY_SINK:
             message = (
                 f"{policy} requires a sink of a different kind {line} for {affected.key}: add "
                 "one of "
                 f"{allowed} to `deliver`"
             )
-        case "policy_sink_forbidden":
+        case Code.POLICY_SINK_FORBIDDEN:
             kinds = {address.place[0]: None for address in key.deliver}
             found = ", ".join(show(kind) for kind in kinds if any(kind in other for other in rules))
             message = (
@@ -255,11 +258,11 @@ _PARTS = {"require": "sinks", "forbid": "forbidden_sinks"}
 _ALLOWS_ALL = {"max_lifetime": "never", "rotation": "optional", "roles": "any", "sinks": "optional"}
 """The value of each rule that allows everything and overrides the file's rule; `names` has `*`."""
 _RULES: dict[PolicyCode, tuple[str, Part]] = {
-    "policy_lifetime": ("max_lifetime", "expires"),
-    "policy_rotation": ("rotation", "rotate"),
-    "policy_role": ("roles", "role"),
-    "policy_name": ("names", "name"),
-    "policy_sink": ("sinks", "deliver"),
-    "policy_sink_forbidden": ("forbidden_sinks", "deliver"),
+    Code.POLICY_LIFETIME: ("max_lifetime", "expires"),
+    Code.POLICY_ROTATION: ("rotation", "rotate"),
+    Code.POLICY_ROLE: ("roles", "role"),
+    Code.POLICY_NAME: ("names", "name"),
+    Code.POLICY_SINK: ("sinks", "deliver"),
+    Code.POLICY_SINK_FORBIDDEN: ("forbidden_sinks", "deliver"),
 }
 """The rule of each code, and the part of a key that breaks it."""

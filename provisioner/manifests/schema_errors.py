@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from provisioner.errors.codes import Code
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
 from provisioner.manifests.document import (
@@ -70,26 +71,26 @@ class _Rule:
     Attributes:
         code: the code for a value of the right type that is not allowed.
         advice: what to write.
-        mistyped: the code for a value of another type; empty for `yaml_surprise` or `wrong_type`.
+        mistyped: the code for a value of another type; None for `yaml_surprise` or `wrong_type`.
         shown: whether the message may show the value.
     """
 
-    code: str
+    code: Code
     advice: str
-    mistyped: str = ""
+    mistyped: Code | None = None
     shown: bool = True
 
 
 _EXPIRY = _Rule(
-    "expiry_invalid",
+    Code.EXPIRY_INVALID,
     "write a date (2027-06-30), a date-time (2027-06-30T12:00:00Z), hours, days or weeks "
     "(36h, 90d, 12w) or never",
-    mistyped="expiry_invalid",
+    mistyped=Code.EXPIRY_INVALID,
 )
-_ROLE = _Rule("invalid_value", "write the label or the id of a role, or remove `role`")
-_VERSION = _Rule("invalid_value", "write `version: 1`")
+_ROLE = _Rule(Code.INVALID_VALUE, "write the label or the id of a role, or remove `role`")
+_VERSION = _Rule(Code.INVALID_VALUE, "write `version: 1`")
 _CLEAN = "of 1 to 1000 characters, without control characters or leading or trailing spaces"
-_ENVIRONMENT = _Rule("invalid_value", "write the name of an environment")
+_ENVIRONMENT = _Rule(Code.INVALID_VALUE, "write the name of an environment")
 
 
 _AUTH_FORMS = (
@@ -97,148 +98,176 @@ _AUTH_FORMS = (
     "`password_file`"
 )
 _SECRET = _Rule(
-    "auth_invalid",
+    Code.AUTH_INVALID,
     "use a variable, for example ${TWENTY_TOKEN}",
-    mistyped="secret_literal",
+    mistyped=Code.SECRET_LITERAL,
     shown=False,
 )
-_SECRET_FILE = _Rule("auth_invalid", "write the path of a file, in quotes", shown=False)
+_SECRET_FILE = _Rule(Code.AUTH_INVALID, "write the path of a file, in quotes", shown=False)
 
 
 _ROTATION: dict[tuple[str, ...], _Rule] = {
     (): _Rule(
-        "rotation_invalid",
+        Code.ROTATION_INVALID,
         "write {before: 14d, overlap: 48h}, or never to turn rotation off",
-        "rotation_invalid",
+        Code.ROTATION_INVALID,
     ),
     ("*",): _Rule(
-        "rotation_invalid", "write hours, days or weeks: 36h, 14d, 2w", "rotation_invalid"
+        Code.ROTATION_INVALID, "write hours, days or weeks: 36h, 14d, 2w", Code.ROTATION_INVALID
     ),
 }
 """The rules for `rotate` in a key and in `defaults`."""
 
-_BOOLEAN = _Rule("invalid_value", "write true or false, without quotes", "invalid_value")
-_GLOB = _Rule("invalid_value", "write a glob: svc-*")
+_BOOLEAN = _Rule(Code.INVALID_VALUE, "write true or false, without quotes", Code.INVALID_VALUE)
+_GLOB = _Rule(Code.INVALID_VALUE, "write a glob: svc-*")
 _KIND = _Rule(
-    "invalid_value",
+    Code.INVALID_VALUE,
     "write file, command, vault, aws, github, gitlab or kubernetes",
-    "invalid_value",
+    Code.INVALID_VALUE,
 )
 _POLICY: dict[tuple[str, ...], _Rule] = {
-    (): _Rule("", "write a mapping, for example {max_lifetime: 365d, rotation: required}"),
-    ("max_lifetime",): _Rule(
-        "invalid_value", "write hours, days or weeks: 36h, 90d, 12w; or never", "invalid_value"
+    (): _Rule(
+        Code.INVALID_VALUE, "write a mapping, for example {max_lifetime: 365d, rotation: required}"
     ),
-    ("rotation",): _Rule("invalid_value", "write required or optional", "invalid_value"),
-    ("roles",): _Rule("invalid_value", "list roles: [Integrations], or write any"),
-    ("roles", "*"): _Rule("invalid_value", "write the label or the id of a role"),
-    ("names",): _Rule("invalid_value", "write a glob or a list of globs: svc-*"),
+    ("max_lifetime",): _Rule(
+        Code.INVALID_VALUE,
+        "write hours, days or weeks: 36h, 90d, 12w; or never",
+        Code.INVALID_VALUE,
+    ),
+    ("rotation",): _Rule(Code.INVALID_VALUE, "write required or optional", Code.INVALID_VALUE),
+    ("roles",): _Rule(Code.INVALID_VALUE, "list roles: [Integrations], or write any"),
+    ("roles", "*"): _Rule(Code.INVALID_VALUE, "write the label or the id of a role"),
+    ("names",): _Rule(Code.INVALID_VALUE, "write a glob or a list of globs: svc-*"),
     ("names", "*"): _GLOB,
     ("sinks",): _Rule(
-        "invalid_value",
+        Code.INVALID_VALUE,
         "list kinds of sinks, for example [vault, github], or write optional or "
         "{forbid: [command]}",
     ),
     ("sinks", "*"): _KIND,
-    ("sinks", "require"): _Rule("invalid_value", "list kinds of sinks: [vault, github]"),
+    ("sinks", "require"): _Rule(Code.INVALID_VALUE, "list kinds of sinks: [vault, github]"),
     ("sinks", "require", "*"): _KIND,
-    ("sinks", "forbid"): _Rule("invalid_value", "list kinds of sinks: [command]"),
+    ("sinks", "forbid"): _Rule(Code.INVALID_VALUE, "list kinds of sinks: [command]"),
     ("sinks", "forbid", "*"): _KIND,
 }
 """The rules for `policy` in the file and in an environment."""
 
 _PROGRAM = _Rule(
-    "sink_invalid", "list a program and up to 99 arguments, for example [gh, secret, set, KEY]"
+    Code.SINK_INVALID, "list a program and up to 99 arguments, for example [gh, secret, set, KEY]"
 )
 _SINKS: dict[tuple[str, ...], _Rule] = {
-    (): _Rule("invalid_value", "list up to 20 sinks: `- file: secrets/{environment}.env`"),
-    ("*",): _Rule("", "a sink must be a mapping: write `- file: secrets/{environment}.env`"),
-    ("*", "format"): _Rule("invalid_value", "write dotenv or json", "invalid_value", shown=False),
+    (): _Rule(Code.INVALID_VALUE, "list up to 20 sinks: `- file: secrets/{environment}.env`"),
+    ("*",): _Rule(
+        Code.INVALID_VALUE, "a sink must be a mapping: write `- file: secrets/{environment}.env`"
+    ),
+    ("*", "format"): _Rule(
+        Code.INVALID_VALUE, "write dotenv or json", Code.INVALID_VALUE, shown=False
+    ),
     ("*", "command"): _PROGRAM,
     ("*", "check"): _PROGRAM,
-    ("*", "*"): _Rule("sink_invalid", "write text of 1 to 4096 characters"),
-    ("*", "*", "*"): _Rule("sink_invalid", "write text of up to 4096 characters"),
+    ("*", "*"): _Rule(Code.SINK_INVALID, "write text of 1 to 4096 characters"),
+    ("*", "*", "*"): _Rule(Code.SINK_INVALID, "write text of up to 4096 characters"),
 }
 """The rules for `deliver` in a key and in `defaults`."""
 
 
 def _count(maximum: int) -> _Rule:
-    return _Rule("invalid_value", f"write a whole number from 1 to {maximum}", "invalid_value")
+    return _Rule(
+        Code.INVALID_VALUE, f"write a whole number from 1 to {maximum}", Code.INVALID_VALUE
+    )
 
 
 _RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
     "manifest": {
-        (): _Rule("", "a manifest must be a mapping: start it with `version: 1`"),
+        (): _Rule(Code.INVALID_VALUE, "a manifest must be a mapping: start it with `version: 1`"),
         ("version",): _VERSION,
         ("environment",): _ENVIRONMENT,
         ("environments",): _Rule(
-            "invalid_value", "list 1 to 10000 environments: [staging, production]"
+            Code.INVALID_VALUE, "list 1 to 10000 environments: [staging, production]"
         ),
         ("environments", "*"): _ENVIRONMENT,
-        ("depth",): _Rule("depth_invalid", "write 0, 1 or 2, without quotes", "depth_invalid"),
-        ("defaults",): _Rule("", "write a mapping: {expires: 90d, role: Integrations}"),
+        ("depth",): _Rule(
+            Code.DEPTH_INVALID, "write 0, 1 or 2, without quotes", Code.DEPTH_INVALID
+        ),
+        ("defaults",): _Rule(
+            Code.INVALID_VALUE, "write a mapping: {expires: 90d, role: Integrations}"
+        ),
         ("defaults", "expires"): _EXPIRY,
         ("defaults", "role"): _ROLE,
-        ("keys",): _Rule("invalid_value", "list at least one key: `- name: svc-billing`"),
-        ("keys", "*"): _Rule("", "a key must be a mapping: write `- name: svc-billing`"),
-        ("keys", "*", "name"): _Rule("name_invalid", f"write a name {_CLEAN}"),
-        ("keys", "*", "description"): _Rule("", "write text"),
+        ("keys",): _Rule(Code.INVALID_VALUE, "list at least one key: `- name: svc-billing`"),
+        ("keys", "*"): _Rule(
+            Code.INVALID_VALUE, "a key must be a mapping: write `- name: svc-billing`"
+        ),
+        ("keys", "*", "name"): _Rule(Code.NAME_INVALID, f"write a name {_CLEAN}"),
+        ("keys", "*", "description"): _Rule(Code.INVALID_VALUE, "write text"),
         ("keys", "*", "expires"): _EXPIRY,
         ("keys", "*", "role"): _ROLE,
         ("keys", "*", "protect"): _BOOLEAN,
-        ("keys", "*", "matrix"): _Rule("matrix_empty", "write 1 to 100 axes: {region: [eu, us]}"),
-        ("keys", "*", "matrix", "*"): _Rule("matrix_empty", "list at least one value: [eu, us]"),
-        ("keys", "*", "matrix", "*", "*"): _Rule("invalid_value", f"write text {_CLEAN}"),
+        ("keys", "*", "matrix"): _Rule(
+            Code.MATRIX_EMPTY, "write 1 to 100 axes: {region: [eu, us]}"
+        ),
+        ("keys", "*", "matrix", "*"): _Rule(Code.MATRIX_EMPTY, "list at least one value: [eu, us]"),
+        ("keys", "*", "matrix", "*", "*"): _Rule(Code.INVALID_VALUE, f"write text {_CLEAN}"),
         **{("defaults", "deliver", *path): rule for path, rule in _SINKS.items()},
         **{("keys", "*", "deliver", *path): rule for path, rule in _SINKS.items()},
         **{("defaults", "rotate", *path): rule for path, rule in _ROTATION.items()},
         **{("keys", "*", "rotate", *path): rule for path, rule in _ROTATION.items()},
     },
     "environments": {
-        (): _Rule("", "this file must be a mapping: start it with `version: 1`"),
+        (): _Rule(Code.INVALID_VALUE, "this file must be a mapping: start it with `version: 1`"),
         ("version",): _VERSION,
-        ("environments",): _Rule("invalid_value", "declare 1 to 10000 environments by name"),
-        ("environments", "*"): _Rule("", "an environment must be a mapping with a `url`"),
-        ("environments", "*", "url"): _Rule(
-            "url_invalid", "write, for example, https://crm.example.com, or `sandbox:`", shown=False
+        ("environments",): _Rule(Code.INVALID_VALUE, "declare 1 to 10000 environments by name"),
+        ("environments", "*"): _Rule(
+            Code.INVALID_VALUE, "an environment must be a mapping with a `url`"
         ),
-        ("environments", "*", "auth"): _Rule("auth_invalid", _AUTH_FORMS, shown=False),
+        ("environments", "*", "url"): _Rule(
+            Code.URL_INVALID,
+            "write, for example, https://crm.example.com, or `sandbox:`",
+            shown=False,
+        ),
+        ("environments", "*", "auth"): _Rule(Code.AUTH_INVALID, _AUTH_FORMS, shown=False),
         ("environments", "*", "auth", "token_file"): _SECRET_FILE,
         ("environments", "*", "auth", "password_file"): _SECRET_FILE,
         ("environments", "*", "auth", "*"): _SECRET,
         ("environments", "*", "headers"): _Rule(
-            "", "write a mapping of header names and values", shown=False
+            Code.INVALID_VALUE, "write a mapping of header names and values", shown=False
         ),
         ("environments", "*", "headers", "*"): _Rule(
-            "header_invalid",
+            Code.HEADER_INVALID,
             "write at least one character, in quotes",
-            mistyped="header_invalid",
+            mistyped=Code.HEADER_INVALID,
             shown=False,
         ),
-        ("environments", "*", "ca_file"): _Rule("invalid_value", "write the path of a PEM file"),
-        ("environments", "*", "owns"): _Rule("invalid_value", 'list globs: ["svc-*"]'),
+        ("environments", "*", "ca_file"): _Rule(Code.INVALID_VALUE, "write the path of a PEM file"),
+        ("environments", "*", "owns"): _Rule(Code.INVALID_VALUE, 'list globs: ["svc-*"]'),
         ("environments", "*", "owns", "*"): _GLOB,
         ("environments", "*", "role"): _ROLE,
         ("environments", "*", "generation"): _Rule(
-            "invalid_value", "write auto, legacy or core", "invalid_value"
+            Code.INVALID_VALUE, "write auto, legacy or core", Code.INVALID_VALUE
         ),
         ("environments", "*", "workspace"): _Rule(
-            "invalid_value", "write the id of the workspace, which is a UUID"
+            Code.INVALID_VALUE, "write the id of the workspace, which is a UUID"
         ),
         ("environments", "*", "insecure"): _BOOLEAN,
         ("environments", "*", "protect"): _BOOLEAN,
-        ("environments", "*", "guards"): _Rule("", "write a mapping: {max_revoke: 30%}"),
-        ("environments", "*", "guards", "max_revoke"): _Rule(
-            "invalid_value",
-            "write a whole number of keys, or a share from 0% to 100%",
-            "invalid_value",
+        ("environments", "*", "guards"): _Rule(
+            Code.INVALID_VALUE, "write a mapping: {max_revoke: 30%}"
         ),
-        ("environments", "*", "limits"): _Rule("", "write a mapping: {parallel: 4, timeout: 30s}"),
+        ("environments", "*", "guards", "max_revoke"): _Rule(
+            Code.INVALID_VALUE,
+            "write a whole number of keys, or a share from 0% to 100%",
+            Code.INVALID_VALUE,
+        ),
+        ("environments", "*", "limits"): _Rule(
+            Code.INVALID_VALUE, "write a mapping: {parallel: 4, timeout: 30s}"
+        ),
         ("environments", "*", "limits", "requests_per_minute"): _count(1_000_000),
         ("environments", "*", "limits", "parallel"): _count(100),
         ("environments", "*", "limits", "batch"): _count(60),
         ("environments", "*", "limits", "timeout"): _Rule(
-            "invalid_value", "write a time with a unit, up to 1h: 500ms, 30s, 2m", "invalid_value"
+            Code.INVALID_VALUE,
+            "write a time with a unit, up to 1h: 500ms, 30s, 2m",
+            Code.INVALID_VALUE,
         ),
         **{("policy", *path): rule for path, rule in _POLICY.items()},
         **{("environments", "*", "policy", *path): rule for path, rule in _POLICY.items()},
@@ -265,7 +294,7 @@ def _problems(
         for problem in _explain(document, kind, original(tuple(error.absolute_path)), error):
             if len(found) == MAX_PROBLEMS:
                 message = f"the file has more than {MAX_PROBLEMS} problems: the rest are not shown"
-                return [*found, Problem(problem.place, "too_many_problems", message)]
+                return [*found, Problem(problem.place, Code.TOO_MANY_PROBLEMS, message)]
             found[problem] = None
     return list(found)
 
@@ -328,13 +357,13 @@ def _follows_from_another(document: Document, node: object, error: ValidationErr
 def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem:
     place = document.place(node.key_position(key))
     if kind == "manifest":
-        code = "matrix_axis_invalid"
+        code = Code.MATRIX_AXIS_INVALID
         message = (
             "this is not a valid axis name: write up to 64 letters, digits, - or _, starting "
             "with a letter, but not `environment` or `name`"
         )
     else:
-        code = "environment_name_invalid"
+        code = Code.ENVIRONMENT_NAME_INVALID
         message = (
             "this is not a valid environment name (it is also used as a file name): write "
             "up to 64 letters, digits, dots, - or _, starting with a letter or digit"
@@ -398,7 +427,7 @@ def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Itera
             message = f"`{key}` is unknown here: did you mean `{close[0]}`?"
         else:
             message = f"`{key}` is unknown here: use {', '.join(known)}"
-        yield Problem(document.place(position), "unknown_key", message)
+        yield Problem(document.place(position), Code.UNKNOWN_KEY, message)
 
 
 _MISSING = {
@@ -416,7 +445,7 @@ def _missing(document: Document, node: Mapping, required: list[str]) -> Iterator
     for key in required:
         if key not in node and not _is_in_defaults(document, node, key):
             message = f"`{key}` is missing: {_MISSING[key]}"
-            yield Problem(document.place(node.position), "missing_key", message)
+            yield Problem(document.place(node.position), Code.MISSING_KEY, message)
 
 
 def _is_in_defaults(document: Document, node: Mapping, key: str) -> bool:
@@ -433,7 +462,7 @@ def _environment_or_environments(document: Document, node: Mapping) -> Iterator[
         )
         yield Problem(
             document.place(positions[1]),
-            "environment_both",
+            Code.ENVIRONMENT_BOTH,
             "the manifest has both `environment` and `environments`: keep one of them",
             document.place(positions[0]),
         )
@@ -447,7 +476,7 @@ def _delivery(
     """Yield the problems of a sink: a token in a text, no kind or several, or those of its kind."""
     if isinstance(node, str) and error.validator == "pattern":
         message = "the file contains a token: remove it, and replace that token"
-        yield Problem(document.place(_position_at(document, path)), "secret_literal", message)
+        yield Problem(document.place(_position_at(document, path)), Code.SECRET_LITERAL, message)
     if not isinstance(node, Mapping):
         return  # its type is reported
     branches: Any = error.validator_value
@@ -468,7 +497,7 @@ def _delivery(
         return  # its kind may be a key that could not be read
     listed = ", ".join(f"`{name}`" for name in kinds)
     message = f"a sink must have exactly one of {listed}, and this one has {found}"
-    yield Problem(document.place(position), "sink_invalid", message)
+    yield Problem(document.place(position), Code.SINK_INVALID, message)
 
 
 def _repeated(document: Document, path: Path, node: Sequence) -> Iterator[Problem]:
@@ -480,9 +509,12 @@ def _repeated(document: Document, path: Path, node: Sequence) -> Iterator[Proble
         if earlier is position:
             continue
         if path == ("environments",):
-            code, message = "environment_duplicate", f"the environment {show(item)} is listed twice"
+            code, message = (
+                Code.ENVIRONMENT_DUPLICATE,
+                f"the environment {show(item)} is listed twice",
+            )
         else:
-            code, message = "matrix_collision", f"the value {show(item)} is listed twice"
+            code, message = Code.MATRIX_COLLISION, f"the value {show(item)} is listed twice"
         yield Problem(
             document.place(position), code, f"{message}: remove one", document.place(earlier)
         )
@@ -497,23 +529,23 @@ def _mistyped(
     subject = _subject(path)
     scalar = isinstance(node, (AmbiguousScalar, bool, int))
     if rule.mistyped and not (
-        rule.mistyped == "secret_literal" and isinstance(node, (Mapping, Sequence))
+        rule.mistyped == Code.SECRET_LITERAL and isinstance(node, (Mapping, Sequence))
     ):
         return Problem(place, rule.mistyped, f"{subject} is {_kind(node)}: {rule.advice}")
     if scalar and expects_text and rule.shown:
         text = _written(document, position, node)
         message = f'`{text}` is {_kind(node)} in YAML: write "{text}" to make it text'
-        return Problem(place, "yaml_surprise", message)
+        return Problem(place, Code.YAML_SURPRISE, message)
     if scalar and expects_text:
         message = f"{subject} is {_kind(node)} in YAML: put it in quotes to make it text"
-        return Problem(place, "yaml_surprise", message)
-    return Problem(place, "wrong_type", f"{subject} is {_kind(node)}: {rule.advice}")
+        return Problem(place, Code.YAML_SURPRISE, message)
+    return Problem(place, Code.WRONG_TYPE, f"{subject} is {_kind(node)}: {rule.advice}")
 
 
 def _disallowed(path: Path, rule: _Rule, place: Place, node: Any) -> Problem:
     """Return the problem of a value that has the right type and is not allowed."""
     if rule is _EXPIRY and isinstance(node, str) and (found := variables.first_variable(node)):
-        return Problem(place, "variable_invalid", variables.not_allowed(found))
+        return Problem(place, Code.VARIABLE_INVALID, variables.not_allowed(found))
     if rule is _EXPIRY and isinstance(node, str) and len(node) <= _MAX_SHOWN:
         try:
             parse_expiry(node)
@@ -522,7 +554,7 @@ def _disallowed(path: Path, rule: _Rule, place: Place, node: Any) -> Problem:
     shown = f" {show(node)}" if rule.shown and isinstance(node, (str, int)) else ""
     state = " is empty" if node in ("", [], {}) else f"{shown} is not allowed"
     # A matrix has different codes for too few and for too many values.
-    code = "matrix_too_large" if rule.code == "matrix_empty" and node else rule.code
+    code = Code.MATRIX_TOO_LARGE if rule.code == Code.MATRIX_EMPTY and node else rule.code
     return Problem(place, code, f"{_subject(path)}{state}: {rule.advice}")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from provisioner.errors.codes import Code
 from provisioner.manifests import variables
 from provisioner.manifests.schema_errors import show
 from provisioner.model.sink_address import (
@@ -44,14 +45,14 @@ class Fault(NamedTuple):
     """
 
     place: Place
-    code: str
+    code: Code
     what: str
     advice: str
 
     def describe(self, affected: Affected) -> str:
         """Return the message of the problem."""
         # Which placeholders a sink can use depends on the key, so the first one is always named.
-        named = self.code == "placeholder_unknown" and affected.keys
+        named = self.code == Code.PLACEHOLDER_UNKNOWN and affected.keys
         keys = f" for {affected.key}" if named else affected.for_keys
         return f"{self.what}{keys}: {self.advice}"
 
@@ -76,7 +77,7 @@ def split_placeholders(
             ):
                 what = variables.only_in_environments(variable)
                 advice = f"{variables.WRITE_VALUE}, or ${{{{{variable}}}}} for the text itself"
-                faults.append(Fault(place, "variable_invalid", what, advice))
+                faults.append(Fault(place, Code.VARIABLE_INVALID, what, advice))
             case ("name", str() as placeholder) if placeholder.strip():
                 close = difflib.get_close_matches(placeholder[:64], known, n=1)
                 advice = (
@@ -85,13 +86,13 @@ def split_placeholders(
                     else "add it to `matrix`, or write {{ for a literal brace"
                 )
                 what = f"the placeholder {show(placeholder)} is unknown"
-                faults.append(Fault(place, "placeholder_unknown", what, advice))
+                faults.append(Fault(place, Code.PLACEHOLDER_UNKNOWN, what, advice))
             case _:
                 what, advice = (
                     "this brace is not part of a placeholder",
                     "write {{ or }} for a literal brace",
                 )
-                faults.append(Fault(place, "placeholder_invalid", what, advice))
+                faults.append(Fault(place, Code.PLACEHOLDER_INVALID, what, advice))
     parts[-1] += text[start:]
     return parts, faults
 
@@ -203,7 +204,7 @@ class FilledSink:
         self._refuse(self._sink.texts[option][0].place, what, advice)
 
     def _refuse(self, place: Place, what: str, advice: str) -> None:
-        self.faults.append(Fault(place, "sink_invalid", what, advice))
+        self.faults.append(Fault(place, Code.SINK_INVALID, what, advice))
 
     def _checked(self, option: str, allowed: _Format, template: PlaceholderText) -> str:
         value = template.filled(self._values)

@@ -9,6 +9,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.problem import Place, Problem
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ def read(path: Path, file: str) -> str | Problem:
     try:
         data = read_bytes(path, MAX_BYTES)
     except OSError as error:
-        return Problem(start, "file_unreadable", f"the file cannot be read: {reason(error)}")
+        return Problem(start, Code.FILE_UNREADABLE, f"the file cannot be read: {reason(error)}")
     if data is None:
         return Problem(
             start,
-            "file_too_large",
+            Code.FILE_TOO_LARGE,
             f"the file is larger than {MAX_BYTES // 2**20} MiB: split it into several files in "
             "the manifests directory",
         )
@@ -80,7 +81,7 @@ def place_at(text: str, index: int, file: str) -> Place:
 
 def _decode(data: bytes, start: Place) -> str | Problem:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return Problem(start, "file_encoding", "the file is in UTF-16: save it as UTF-8")
+        return Problem(start, Code.FILE_ENCODING, "the file is in UTF-16: save it as UTF-8")
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
@@ -88,13 +89,13 @@ def _decode(data: bytes, start: Place) -> str | Problem:
         before = data[: error.start].decode()
         return Problem(
             place_at(before, len(before), start.file),
-            "file_encoding",
+            Code.FILE_ENCODING,
             f"the byte 0x{data[error.start]:02X} is not UTF-8: save the file as UTF-8",
         )
     if "\r" in text and (found := _LONE_RETURN.search(text)):
         return Problem(
             place_at(text, found.start(), start.file),
-            "file_line_ends",
+            Code.FILE_LINE_ENDS,
             "this line ends in a carriage return (U+000D) without a line feed: save the file with "
             "LF or CRLF line endings",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, assert_never
 
+from provisioner.errors.codes import Code
 from provisioner.model.expiry import ExpiresAfter, ExpiresAt, ExpiresNever
 from provisioner.model.globs import matches
 
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from provisioner.model.key import DesiredKey
 
 PolicyCode = Literal[
-    "policy_lifetime",
-    "policy_rotation",
-    "policy_role",
-    "policy_name",
-    "policy_sink",
-    "policy_sink_forbidden",
+    Code.POLICY_LIFETIME,
+    Code.POLICY_ROTATION,
+    Code.POLICY_ROLE,
+    Code.POLICY_NAME,
+    Code.POLICY_SINK,
+    Code.POLICY_SINK_FORBIDDEN,
 ]
 """The rule of a policy that a key breaks."""
 
@@ -39,17 +40,17 @@ def breaches(
         now: the start of the lifetime of a key with a fixed date; None skips the check of dates.
     """
     if policy.max_lifetime is not None and _exceeds(key.expiry, policy.max_lifetime, now):
-        yield "policy_lifetime"
+        yield Code.POLICY_LIFETIME
     if policy.rotation and key.rotation is None:
-        yield "policy_rotation"
+        yield Code.POLICY_ROTATION
     if policy.roles and role is not None and role not in policy.roles:
-        yield "policy_role"
+        yield Code.POLICY_ROLE
     if policy.names and not matches(key.name, policy.names):
-        yield "policy_name"
+        yield Code.POLICY_NAME
     if policy.sinks and not any(address.place[0] in policy.sinks for address in key.deliver):
-        yield "policy_sink"
+        yield Code.POLICY_SINK
     if any(address.place[0] in policy.forbidden_sinks for address in key.deliver):
-        yield "policy_sink_forbidden"
+        yield Code.POLICY_SINK_FORBIDDEN
 
 
 def _exceeds(expiry: Expiry, max_lifetime: timedelta, now: datetime | None) -> bool:

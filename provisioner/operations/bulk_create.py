@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.model.observed import KnownRoles
@@ -142,20 +143,20 @@ def _with_assignable_roles(failure: Failure, workspace: Workspace, stop: Cancell
     )
     if not roles_text:
         return failure
-    return Failure(failure.code, f"{failure.message} Available roles: {roles_text}.")
+    return failure.advise(f"Available roles: {roles_text}.")
 
 
 def _role_failure(workspace: Workspace, record: BodyRecord) -> Failure | None:
     """Return why the generation of the workspace rejects the record, before anything is sent."""
     if workspace.generation == "core" and record.role_id is None:
         return Failure(
-            "role_missing",
+            Code.ROLE_MISSING,
             f"{record.place}: {record.name!r} has no roleId, which this workspace requires. "
             "Set roleId to the id of a role that keys may have.",
         )
     if workspace.generation == "legacy" and record.role_id is not None:
         return Failure(
-            "role_unsupported",
+            Code.ROLE_UNSUPPORTED,
             f"{record.place}: {record.name!r} has a roleId, which this generation of Twenty does "
             "not support. Remove the roleId.",
         )
@@ -172,4 +173,4 @@ def _failure(record: BodyRecord, outcome: Outcome) -> Failure:
             raise AssertionError(record)  # the caller filters these
         case _:
             assert_never(outcome)
-    return Failure(reason.code, f"{record.place}: {record.name!r}: {reason.message}")
+    return Failure(reason.code, f"{record.place}: {record.name!r}: {reason.text}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.execution import mint
 from provisioner.model.token_claims import claims_of
@@ -55,7 +56,7 @@ def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on
     live = [key for key in same_name if key.live(observation.server_time)]
     if not live:
         raise WorkspaceError(
-            "key_missing",
+            Code.KEY_MISSING,
             f"There is no live key {name!r}.",
             remedy="Run `provision list` to see the live keys.",
         )
@@ -63,7 +64,7 @@ def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on
         claims = claims_of(content.value)
         if claims is None or claims.key not in {key.id for key in same_name}:
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{address} already exists and does not contain a token for {name!r}.",
                 "Choose a file that does not exist yet.",
             )

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import InvalidInputError
 from provisioner.errors.problem import Place, Problem
 from provisioner.model.expiry import parse_timestamp
@@ -67,7 +68,7 @@ def read_body(text: str, file: str) -> RequestBody:
         values = list(_values(text, start, file))
     except _BadJsonError as error:
         place = _PlaceFinder(text, file).at(error.offset)
-        problem = Problem(place, "body_invalid", error.message)
+        problem = Problem(place, Code.BODY_INVALID, error.message)
         raise InvalidInputError((problem,)) from None
     for value, place in values:
         parsed = _record(value, place)
@@ -76,7 +77,7 @@ def read_body(text: str, file: str) -> RequestBody:
         else:
             problems += parsed
     if not values:
-        problems.append(Problem(Place(file), "body_invalid", "The array is empty."))
+        problems.append(Problem(Place(file), Code.BODY_INVALID, "The array is empty."))
     if problems:
         raise InvalidInputError(tuple(problems))
     return RequestBody(tuple(records), single)
@@ -129,7 +130,7 @@ def _decode(decoder: json.JSONDecoder, text: str, at: int) -> tuple[object, int]
 
 def _record(value: object, place: Place) -> BodyRecord | list[Problem]:
     def problem(message: str) -> Problem:
-        return Problem(place, "record_invalid", message)
+        return Problem(place, Code.RECORD_INVALID, message)
 
     if not isinstance(value, dict):
         return [problem("The record is not an object. Write an object with name and expiresAt.")]

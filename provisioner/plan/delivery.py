@@ -76,7 +76,7 @@ def block_actions(planned: Planned, failures: Mapping[Address, Failure]) -> Plan
         if not isinstance(action, Rotate):
             return action._replace(blocked=found[0])
         if action.reason == "due" and len(found) < len(action.sinks):
-            reasons = "; ".join(f"{one.code}: {one.message}" for one in found)
+            reasons = "; ".join(f"{one.code}: {one.text}" for one in found)
             notes.append(
                 f"the successor of {action.name!r} has not been delivered to every sink: {reasons}"
             )

@@ -7,6 +7,7 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.expiry import resolve_expiry
@@ -151,11 +152,11 @@ def _block_lockout(action: Action, own_key: str | None) -> Action:
     match action:
         case Rotate(at_once=True, successor=successor, predecessors=ids) if own_key in ids:
             failure = Failure(
-                "own_key", f"{reason} Rotate it without --now, or use another credential."
+                Code.OWN_KEY, f"{reason} Rotate it without --now, or use another credential."
             )
             return action._replace(successor=successor._replace(blocked=failure))
         case Update(key_id=key_id, role_id=role_id) if key_id == own_key and role_id is not None:
-            failure = Failure("own_key", f"{reason} Use another credential to change its role.")
+            failure = Failure(Code.OWN_KEY, f"{reason} Use another credential to change its role.")
             return action._replace(blocked=failure)
         case _:
             return action

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.expiry import ExpiresAt, format_timestamp
 from provisioner.model.policy import breaches
@@ -26,16 +27,16 @@ def validate_expiry(
     where = f"{key.place.file} line {key.place.line}"
     if expires_at.replace(microsecond=0) <= server_time:
         return Failure(
-            "expiry_past",
+            Code.EXPIRY_PAST,
             f"{key.name!r} would expire at {format_timestamp(expires_at)}, which is in the past. "
             f"Write a later date in {where}.",
         )
     policy = environment.policy
     if policy is None or not isinstance(key.expiry, ExpiresAt):
         return None
-    if "policy_lifetime" in breaches(policy, key, role=None, now=server_time):
+    if Code.POLICY_LIFETIME in breaches(policy, key, role=None, now=server_time):
         return Failure(
-            "policy_lifetime",
+            Code.POLICY_LIFETIME,
             f"{key.name!r} would expire at {format_timestamp(expires_at)}, later than the policy "
             f"of {environment.name} allows. Write an earlier date in {where}.",
         )

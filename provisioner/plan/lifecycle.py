@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.expiry import ExpiresAfter, ExpiresAt, format_timestamp, resolve_expiry
 from provisioner.model.globs import matches
@@ -127,27 +128,26 @@ class Lifecycle:
         blocked = successor.blocked
         if not owned:
             blocked = Failure(
-                "not_owned",
+                Code.NOT_OWNED,
                 f"{key.name!r} matches no pattern under `owns` in {self._environment.name}, so its "
                 "current key could not be revoked. Add a pattern.",
             )
         elif not key.deliver:
             blocked = Failure(
-                "rotation_undelivered",
-                f"{key.name!r} has no sink, so its successor's token would not be delivered "
-                "anywhere. "
+                Code.ROTATION_UNDELIVERED,
+                f"{key.name!r} has no sink that its successor's token could be delivered to.",
                 "Add one under `deliver`.",
             )
         elif key.rotation is None and not self._options.at_once:
             blocked = Failure(
-                "rotation_unsaid",
+                Code.ROTATION_UNSAID,
                 f"{key.name!r} has no `rotate`, so nothing says when to revoke the old key. "
                 "Add one, or use --now.",
             )
         elif key.rotation is not None and keys.predecessors and not self._options.at_once:
             overlap_ends = format_timestamp(keys.current.created_at + key.rotation.overlap)
             blocked = Failure(
-                "rotation_running",
+                Code.ROTATION_RUNNING,
                 f"The last rotation of {key.name!r} is not finished: {len(live)} keys with "
                 "that name are live. "
                 f"Run `provision apply` after {overlap_ends} to revoke the older ones, or use "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.globs import matches
 from provisioner.plan.actions import Planned, Revoke
@@ -91,13 +92,13 @@ def _refusal(
     """Return why a key cannot be revoked; None if it can."""
     if key.id == observation.own_key:
         return Failure(
-            "own_key",
+            Code.OWN_KEY,
             f"This run is signed in with {key.name!r} ({key.id}). "
             "Use another credential to revoke it.",
         )
     if not matches(key.name, environment.owns):
         return Failure(
-            "not_owned",
+            Code.NOT_OWNED,
             f"{key.name!r} matches no pattern under `owns` in {environment.name}. Add a pattern, "
             "or revoke the key in Twenty.",
         )

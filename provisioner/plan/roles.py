@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
@@ -111,7 +112,7 @@ class RoleChoice:
         if _is_uuid(written):
             return written
         return Failure(
-            "role_unknown",
+            Code.ROLE_UNKNOWN,
             f"This credential cannot read the roles of {self._environment.name}, so the role "
             f"{written!r} of {key.name!r} cannot be looked up. Give the credential's role the "
             "permission to read roles, or write the role's id.",
@@ -129,20 +130,20 @@ class RoleChoice:
         subject, name = f"The role {written!r} of {key.name!r}", self._environment.name
         offer = f"Roles that keys can have: {_assignable_labels(roles)}."
         if not matching:
-            return Failure("role_unknown", f"{subject} does not exist in {name}. {offer}")
+            return Failure(Code.ROLE_UNKNOWN, f"{subject} does not exist in {name}. {offer}")
         if len(matching) > 1:
             ids = _shorten([role.id for role in matching])
             return Failure(
-                "role_unknown", f"{subject} is ambiguous in {name}. Write one of the ids {ids}."
+                Code.ROLE_UNKNOWN, f"{subject} is ambiguous in {name}. Write one of the ids {ids}."
             )
         if not matching[0].assignable:
             message = f"{subject} cannot be assigned to API keys in {name}. {offer}"
-            return Failure("role_not_assignable", message)
+            return Failure(Code.ROLE_NOT_ASSIGNABLE, message)
         return matching[0].id
 
     def _missing_role(self, key: DesiredKey, advice: str) -> Failure:
         return Failure(
-            "role_missing",
+            Code.ROLE_MISSING,
             f"{key.name!r} has no role, and keys in {self._environment.name} need one. Set `role:` "
             f"on the key, in the manifest's defaults or in the environment to {advice}.",
         )

@@ -11,6 +11,7 @@ from collections import defaultdict
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import StalePlanError
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Unobserved
@@ -56,10 +57,10 @@ def stale_plan(name: str, reviewed: PlanFile, plan_input: PlanFileInput) -> Stal
     unobserved = _unobserved(plan_input.plan)
     changes = tuple(_changes(reviewed, current))
     if unobserved and len(changes) == len(unobserved):
-        return StalePlanError("plan_unconfirmed", f"{unobserved[0]}.", remedy=_RETRY)
+        return StalePlanError(Code.PLAN_UNCONFIRMED, f"{unobserved[0]}.", remedy=_RETRY)
     if _applied(reviewed, current):
         return StalePlanError(
-            "plan_applied",
+            Code.PLAN_APPLIED,
             f"{name} seems to have been applied already: all its changes have been made.",
             remedy="There is nothing left to do.",
         )
@@ -67,7 +68,7 @@ def stale_plan(name: str, reviewed: PlanFile, plan_input: PlanFileInput) -> Stal
     more = f"; and {len(changes) - _MAX_CHANGES} more" if len(changes) > _MAX_CHANGES else ""
     created_at = format_timestamp(reviewed.created_at)
     return StalePlanError(
-        "plan_stale", f"{name}, created at {created_at}, is out of date: {listed}{more}.",
+        Code.PLAN_STALE, f"{name}, created at {created_at}, is out of date: {listed}{more}.",
         remedy=_PLAN_AGAIN,
     )  # fmt: skip
 
@@ -108,9 +109,9 @@ def digest_mismatch(digest: str, plan: Plan) -> StalePlanError | None:
         return None
     unobserved = _unobserved(plan)
     if unobserved:
-        return StalePlanError("plan_unconfirmed", f"{unobserved[0]}.", remedy=_RETRY)
+        return StalePlanError(Code.PLAN_UNCONFIRMED, f"{unobserved[0]}.", remedy=_RETRY)
     return StalePlanError(
-        "digest_differs",
+        Code.DIGEST_DIFFERS,
         f"The plan differs from the reviewed one: its digest is {plan.digest}, not {digest}.",
         remedy="Plan again and review the new plan; `provision apply FILE` lists the differences.",
     )
@@ -118,7 +119,7 @@ def digest_mismatch(digest: str, plan: Plan) -> StalePlanError | None:
 
 def _unobserved(plan: Plan) -> list[str]:
     return [
-        f"{part.environment} could not be observed: {part.failure.code}: {part.failure.message}"
+        f"{part.environment} could not be observed: {part.failure.code}: {part.failure.text}"
         for part in plan.environments
         if isinstance(part, Unobserved)
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from provisioner.errors.codes import Code
 from provisioner.manifests.schema import published
 from provisioner.model.expiry import format_timestamp, parse_timestamp
 from provisioner.plan import json_digest
@@ -44,7 +45,7 @@ class UnreadablePlanFile:
         remedy: what to do about it.
     """
 
-    code: Literal["plan_invalid", "plan_newer"]
+    code: Literal[Code.PLAN_INVALID, Code.PLAN_NEWER]
     problem: str
     remedy: str
 
@@ -64,7 +65,7 @@ def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
         content = _content(data)
     except RecursionError:
         return UnreadablePlanFile(
-            "plan_invalid", "is not a plan file: it is nested too deeply", _WRITE_AGAIN
+            Code.PLAN_INVALID, "is not a plan file: it is nested too deeply", _WRITE_AGAIN
         )
     if isinstance(content, UnreadablePlanFile):
         return content
@@ -72,7 +73,7 @@ def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
     if file.created_at > now + _CLOCK_TOLERANCE:
         problem = f"was created at {format_timestamp(file.created_at)}, which is in the future"
         return UnreadablePlanFile(
-            "plan_invalid", problem, "Correct the clock that is wrong, and plan again."
+            Code.PLAN_INVALID, problem, "Correct the clock that is wrong, and plan again."
         )
     return file
 
@@ -85,28 +86,28 @@ _FIRST_BYTES = b'{"format": "provision/planfile/'
 def _content(data: bytes) -> dict[str, Any] | UnreadablePlanFile:
     """Return the JSON object of a plan file, after checking its checksum and schema."""
     if len(data) > _SMALL_FILE and not data.startswith(_FIRST_BYTES):
-        return UnreadablePlanFile("plan_invalid", "is not a plan file", _WRITE_AGAIN)
+        return UnreadablePlanFile(Code.PLAN_INVALID, "is not a plan file", _WRITE_AGAIN)
     try:
         content = json.loads(data.decode("utf-8-sig"), parse_constant=_reject_constant)
     except ValueError:
         return UnreadablePlanFile(
-            "plan_invalid", "is not a plan file: it is not JSON", _WRITE_AGAIN
+            Code.PLAN_INVALID, "is not a plan file: it is not JSON", _WRITE_AGAIN
         )
     format_ = content.get("format") if isinstance(content, dict) else None
     if not isinstance(format_, str) or not format_.startswith(_FAMILY):
         printed = format_ == "provision/plan/v1"
         detail = " but the output of `plan --format json`" if printed else ""
-        return UnreadablePlanFile("plan_invalid", f"is not a plan file{detail}", _WRITE_AGAIN)
+        return UnreadablePlanFile(Code.PLAN_INVALID, f"is not a plan file{detail}", _WRITE_AGAIN)
     if format_ != FORMAT:
         shown = format_[:_MAX_LENGTH]
         remedy = "Apply it with that version, or create it again with this one."
         return UnreadablePlanFile(
-            "plan_newer", f"was written by another version, in the format {shown}", remedy
+            Code.PLAN_NEWER, f"was written by another version, in the format {shown}", remedy
         )
     checksum = content.pop("checksum", None)
     if checksum != json_digest(content):
         return UnreadablePlanFile(
-            "plan_invalid", "was changed or damaged after it was written", _WRITE_AGAIN
+            Code.PLAN_INVALID, "was changed or damaged after it was written", _WRITE_AGAIN
         )
     content["checksum"] = checksum
     schema = published("planfile")
@@ -119,7 +120,7 @@ def _damaged(content: dict[str, Any], schema: Schema) -> UnreadablePlanFile:
     problem = (
         f"is damaged: {where[:_MAX_LENGTH]} violates the {error.validator!r} rule of its schema"
     )
-    return UnreadablePlanFile("plan_invalid", problem, _WRITE_AGAIN)
+    return UnreadablePlanFile(Code.PLAN_INVALID, problem, _WRITE_AGAIN)
 
 
 def parse_document(document: Document) -> PlanFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.environment import SessionToken
 from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many_open_files
@@ -48,7 +49,7 @@ def workspace_opener(root: Path, stop: Cancellation, *, others_wait: bool = Fals
             )
         elif environment.credential is None:
             raise WorkspaceError(
-                "auth_missing",
+                Code.AUTH_MISSING,
                 f"The environment {environment.name} has no credential.",
                 remedy="Add `auth:` to this environment.",
             )
@@ -93,7 +94,7 @@ class _Embedded:
             if is_out_of_descriptors(error):
                 raise too_many_open_files(environment.name) from None
             raise WorkspaceError(
-                "sandbox_unusable",
+                Code.SANDBOX_UNUSABLE,
                 f"The embedded Twenty for {environment.name} cannot start: {error.strerror}.",
                 remedy="Free a loopback port for this user and run again.",
             ) from None

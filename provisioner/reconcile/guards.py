@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError
 from provisioner.errors.pluralize import pluralize
 from provisioner.http_client.loopback import canonical
@@ -69,7 +70,7 @@ def refusals(
         difference = abs(observation.server_ahead)
         if difference > CLOCK_TOLERANCE:
             yield RefusedError(
-                "clock_off",
+                Code.CLOCK_OFF,
                 f"The clocks of this machine and of {name} are {difference.total_seconds():.0f} s "
                 "apart.",
                 remedy="Correct the wrong clock: the expiry of new keys depends on it.",
@@ -79,7 +80,7 @@ def refusals(
     revocations = (one for one in planned.unblocked if isinstance(one, Revoke))
     if not desired and any(one.reason == "undeclared" for one in revocations):
         yield RefusedError(
-            "manifests_vanished",
+            Code.MANIFESTS_VANISHED,
             f"The manifests no longer declare any keys for {name}, and {len(revoked)} of its "
             "keys would "
             "be revoked.",
@@ -97,7 +98,7 @@ def refusals(
     counted = _without_delivered_successor(revoked)
     if len(counted) > limit:
         yield RefusedError(
-            "too_many_revocations",
+            Code.TOO_MANY_REVOCATIONS,
             f"{pluralize(len(counted), 'key')} in {name} would be revoked, but the limit is "
             f"{limit}.",
             remedy=f"Check the plan; if this is intended, use --max-revoke {len(counted)}.",
@@ -112,7 +113,7 @@ def refusals(
         others = len(protected) - 1
         are = f"and {others} more in {name} are" if others else f"in {name} is"
         yield RefusedError(
-            "protected",
+            Code.PROTECTED,
             f"{protected[0]!r} {are} protected but would be revoked.",
             remedy="If this is intended, use --allow-protected.",
         )
@@ -139,7 +140,7 @@ def shared_workspaces(
             if len(shared) > 1:
                 names = tuple(environment.name for environment, _ in shared)
                 error = RefusedError(
-                    "workspace_shared",
+                    Code.WORKSPACE_SHARED,
                     f"{' and '.join(names)} point to the same workspace, {shared[0][1].workspace}.",
                     remedy="Point each at its own workspace, or merge them into one environment; "
                     "if they are copies of one workspace, select them one at a time with -e.",
@@ -188,7 +189,7 @@ def combine_refusals(reasons: Sequence[RefusedError]) -> RefusedError | None:
     """Combine all reasons against a run into one error with the first one's code; None if none."""
     if len(reasons) < 2:  # noqa: PLR2004 - a single reason needs no combining
         return next(iter(reasons), None)
-    texts = [f"{one.message} {one.remedy}" for one in reasons[:_MAX_REASONS]]
+    texts = [one.failure.text for one in reasons[:_MAX_REASONS]]
     more = len(reasons) - _MAX_REASONS
     return RefusedError(
         reasons[0].code,
@@ -203,7 +204,7 @@ def nothing_selected(plans: Iterable[EnvironmentPlan], options: PlanOptions) -> 
     if not (options.prune or options.dedupe) or not options.only or not planned or matched:
         return None
     return RefusedError(
-        "nothing_selected",
+        Code.NOTHING_SELECTED,
         f"No key matches --only {' '.join(options.only)}.",
         remedy="Correct the glob: in a run that may revoke keys, it must match at least one key.",
     )

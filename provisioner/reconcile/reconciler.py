@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError, WorkspaceError
-from provisioner.errors.failure import failure_of
 from provisioner.execution import (
     ActionEnded,
     EnvironmentFinished,
@@ -191,9 +191,9 @@ class Reconciler:
                     failures = check_all(sinks_to_check(planned), self._open_sink, self._stop)
                     return block_actions(planned, failures)
                 except WorkspaceError as error:
-                    failure = failure_of(error)
+                    failure = error.failure
                 except Exception as error:  # noqa: BLE001 - it must not stop the others
-                    failure = failure_of(self._record_bug(environment.name, error))
+                    failure = self._record_bug(environment.name, error).failure
                 return Unobserved(environment.name, environment.url, failure)
 
         def compare(environment: Environment, observation: Observation) -> Planned:
@@ -360,7 +360,7 @@ class Reconciler:
                 self._observed[name].workspace.lift_observe_limits()
                 execution.run()
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-            execution.finish(failure_of(self._record_bug(name, error)))
+            execution.finish(self._record_bug(name, error).failure)
         else:
             execution.finish()
         finally:
@@ -397,7 +397,7 @@ class Reconciler:
         self, environment: Environment
     ) -> _ObservedEnvironment | WorkspaceError | RefusedError:
         if self._stop.requested:
-            return WorkspaceError(STOPPED.code, STOPPED.message)
+            return WorkspaceError.of(STOPPED)
         try:
             with bind(environment=environment.name):
                 workspace = self._connect(environment, self._stack)
@@ -447,7 +447,7 @@ class Reconciler:
             return too_many_open_files(name)
         self.internal_error = self.internal_error or error
         return WorkspaceError(
-            "internal_error",
+            Code.INTERNAL_ERROR,
             f"{name} failed because of a bug in provision ({type(error).__name__}).",
             remedy="Please report it, and run `provision list` to see which keys exist.",
         )
@@ -455,7 +455,7 @@ class Reconciler:
 
 def _skipped(plan: Plan, error: RefusedError) -> tuple[Executed | Unobserved, ...]:
     return tuple(
-        part if isinstance(part, Unobserved) else Executed.skipped(part, failure_of(error))
+        part if isinstance(part, Unobserved) else Executed.skipped(part, error.failure)
         for part in plan.environments
     )
 
@@ -465,5 +465,5 @@ def _observation_or_failure(
 ) -> Observation | Unobserved:
     if isinstance(outcome, _ObservedEnvironment):
         return outcome.observation
-    failure = STOPPED if outcome is None else failure_of(outcome)
+    failure = STOPPED if outcome is None else outcome.failure
     return Unobserved(environment.name, environment.url, failure)

@@ -59,18 +59,19 @@ def diagnosis_text(diagnoses: Sequence[Diagnosis], palette: Palette, *, quiet: b
 def _check(check: Check) -> Document:
     match check:
         case CheckOk():
-            status, code, remedy = "ok", None, None
+            status, code, message, remedy = "ok", None, check.message, None
         case CheckWarning():
-            status, code, remedy = "warning", None, check.remedy
-        case CheckFailed():
-            status, code, remedy = "failed", check.code, check.remedy or None
+            status, code, message, remedy = "warning", None, check.message, check.remedy
+        case CheckFailed(failure=failure):
+            status, code, message = "failed", failure.code, failure.message
+            remedy = failure.remedy or None
         case _:
             assert_never(check)
     return {
         "check": check.check,
         "status": status,
         "code": code,
-        "message": check.message,
+        "message": message,
         "remedy": remedy,
     }
 
@@ -83,17 +84,17 @@ def _heading(diagnosis: Diagnosis, palette: Palette) -> str:
 
 def _lines(check: Check, palette: Palette) -> Iterator[str]:
     head = check.check.ljust(_CHECK_WIDTH)
-    message = visible(check.message)
     match check:
-        case CheckOk():
-            yield palette.paint(palette.good, f"  = {head}  {message}")
-        case CheckWarning(remedy=remedy):
-            yield palette.paint(palette.warn, f"  ? {head}  {message}")
+        case CheckOk(message=message):
+            yield palette.paint(palette.good, f"  = {head}  {visible(message)}")
+        case CheckWarning(message=message, remedy=remedy):
+            yield palette.paint(palette.warn, f"  ? {head}  {visible(message)}")
             yield f"    {'':{_CHECK_WIDTH}}  {visible(remedy)}"
-        case CheckFailed(code=code, remedy=remedy):
-            yield palette.paint(palette.bad, f"  ! {head}  {code}: {message}")
-            if remedy:
-                yield f"    {'':{_CHECK_WIDTH}}  {visible(remedy)}"
+        case CheckFailed(failure=failure):
+            text = f"{failure.code}: {visible(failure.message)}"
+            yield palette.paint(palette.bad, f"  ! {head}  {text}")
+            if failure.remedy:
+                yield f"    {'':{_CHECK_WIDTH}}  {visible(failure.remedy)}"
         case _:
             assert_never(check)
 

@@ -333,4 +333,4 @@ def refusal_document(refusal: Failure | None) -> dict[str, str] | None:
 
 
 def _error(failure: Failure) -> dict[str, str]:
-    return {"code": failure.code, "message": failure.message}
+    return {"code": failure.code, "message": failure.text}

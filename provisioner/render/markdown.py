@@ -317,7 +317,7 @@ def _problem_row(problem: Problem) -> tuple[str, ...]:
 
 
 def _failure_cells(failure: Failure) -> tuple[str, str]:
-    return inline_code(failure.code), _message(failure.message)
+    return inline_code(failure.code), _message(failure.text)
 
 
 def _status(result: Result) -> str:

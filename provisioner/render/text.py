@@ -241,7 +241,7 @@ def _finding_line(finding: Finding) -> str:
 
 
 def _failure_line(failure: Failure, palette: Palette) -> str:
-    return palette.paint(palette.bad, f"    {failure.code}: {visible(failure.message)}")
+    return palette.paint(palette.bad, f"    {failure.code}: {visible(failure.text)}")
 
 
 def plan_summary_line(plan: Plan) -> str:

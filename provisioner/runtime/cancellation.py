@@ -6,6 +6,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, TypeVar
 
+from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ T = TypeVar("T")
 GRACE = 5.0
 """Seconds; GitHub signals a cancelled job, and signals it again 7.5 s later."""
 
-STOPPED = Failure("stopped", "The run was stopped before this started. Run again to finish.")
+STOPPED = Failure(Code.STOPPED, "The run was stopped before this started. Run again to finish.")
 
 
 class Cancellation:

@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import ExitStack, suppress
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 
 if sys.platform != "win32":
@@ -48,7 +49,7 @@ def max_parallel(each: int) -> int:
 def too_many_open_files(environment: str) -> WorkspaceError:
     """Return the error of an environment that got no file descriptor."""
     return WorkspaceError(
-        "unreachable",
+        Code.UNREACHABLE,
         f"Cannot reach {environment}: this process has reached its limit on open files.",
         remedy="Raise the limit (`ulimit -n`), or process fewer environments at once.",
     )

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
 
+    from provisioner.errors.codes import Code
+
 
 class LogContext(TypedDict, total=False):
     """Fields that a log line may have.
@@ -31,7 +33,7 @@ class LogContext(TypedDict, total=False):
 
     environment: str
     key: str
-    code: str
+    code: Code
     attempt: int
     method: str
     path: str

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.runtime.file_descriptors import can_open, is_out_of_descriptors
 from provisioner.sandbox import seeds
@@ -145,7 +146,7 @@ class Store:
             found = self._open(dialect)
         except UnusableError as error:
             self.close()
-            raise WorkspaceError("sandbox_unusable", error.message, remedy=error.remedy) from (
+            raise WorkspaceError(Code.SANDBOX_UNUSABLE, error.message, remedy=error.remedy) from (
                 error.__cause__
             )
         self.workspace_id: str = found[0]
@@ -153,7 +154,7 @@ class Store:
         if found[1] != dialect:
             self.close()
             raise WorkspaceError(
-                "sandbox_unusable",
+                Code.SANDBOX_UNUSABLE,
                 f"{self._file} is a workspace of sandbox:{found[1]}, not of sandbox:{dialect}.",
                 remedy=f"Set `url` to sandbox:{found[1]}, or move the file away.",
             )

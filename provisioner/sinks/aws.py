@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from provisioner.errors.codes import Code
 from provisioner.http_client.loopback import is_loopback
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Empty, StoredValue, sink_error
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from provisioner.errors.exceptions import SinkError
     from provisioner.model.sink_address import AwsAddress
-    from provisioner.sinks.sink import Content, Sink, SinkCode
+    from provisioner.sinks.sink import Content, Sink
 
 _CONNECT_TIMEOUT = 10
 _READ_TIMEOUT = 30
@@ -124,7 +125,7 @@ class SecretsManager:
         region = address.region or self._region or self._session.region_name
         if not region:
             raise sink_error(
-                "sink_missing",
+                Code.SINK_MISSING,
                 f"{address} cannot be found: its region is not set.",
                 "Add `region:` next to `aws:`, or set AWS_REGION.",
             )
@@ -165,13 +166,13 @@ class _WholeSecret:
             self._check_is_not_arn()
         elif described.get("DeletedDate") is not None:
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{self._address} is scheduled for deletion.",
                 "Restore it with `aws secretsmanager restore-secret`, or use another name.",
             )
         elif described.get("PrimaryRegion") not in (None, client.meta.region_name):
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{self._address} is a read-only replica.",
                 "Set `region:` to the region of its primary secret.",
             )
@@ -219,7 +220,7 @@ class _WholeSecret:
     def _client(self) -> _Client:
         if not _NAME.fullmatch(self._address.secret):
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{self._address} is not a valid AWS secret name.",
                 "Use only ASCII letters, digits and /_+=.@-, at most 512 characters.",
             )
@@ -228,7 +229,7 @@ class _WholeSecret:
     def _check_is_not_arn(self) -> None:
         if self._address.secret.startswith("arn:"):
             raise sink_error(
-                "sink_missing",
+                Code.SINK_MISSING,
                 f"{self._address} does not exist and cannot be created from its ARN.",
                 "Create the secret first, or use its name instead.",
             )
@@ -290,7 +291,7 @@ def _sink_errors(address: AwsAddress) -> Iterator[None]:
         yield
     except ImportError:
         raise sink_error(
-            "sink_extra_missing",
+            Code.SINK_EXTRA_MISSING,
             f"{address} needs the boto3 library, which is not installed.",
             'Install it with pip install "twenty-provisioner[aws]".',
         ) from None
@@ -329,14 +330,14 @@ class _ErrorMeaning:
         reason: the rest of a sentence that begins with the sink's address.
     """
 
-    code: SinkCode
+    code: Code
     reason: str
     remedy: str
     codes: frozenset[str] = frozenset()
 
 
 _BUSY_OR_FAULTY = _ErrorMeaning(
-    "sink_unavailable",
+    Code.SINK_UNAVAILABLE,
     "is unavailable: AWS is busy or has an internal error",
     "Run again.",
     frozenset(
@@ -353,14 +354,14 @@ _BUSY_OR_FAULTY = _ErrorMeaning(
     ),
 )
 _NOT_ALLOWED = _ErrorMeaning(
-    "sink_denied",
+    Code.SINK_DENIED,
     "cannot be accessed: the AWS identity lacks a permission",
     "Allow secretsmanager:DescribeSecret, GetSecretValue, PutSecretValue and CreateSecret there, "
     "and the use of its KMS key.",
     frozenset({"AccessDenied", "AccessDeniedException", "NotAuthorized", "OptInRequired"}),
 )
 _UNKNOWN = _ErrorMeaning(
-    "sink_failed",
+    Code.SINK_FAILED,
     "was refused by AWS",
     "Look up the code in the AWS Secrets Manager API reference.",
 )
@@ -368,7 +369,7 @@ _MEANINGS = (
     _BUSY_OR_FAULTY,
     # Common errors of the AWS APIs, in the spellings of their different protocols.
     _ErrorMeaning(
-        "sink_denied",
+        Code.SINK_DENIED,
         "cannot be accessed: AWS does not accept the credential",
         "Check and renew the AWS credential, and check the clock of this machine.",
         frozenset(
@@ -389,20 +390,20 @@ _MEANINGS = (
     ),
     _NOT_ALLOWED,
     _ErrorMeaning(
-        "sink_unsuitable",
+        Code.SINK_UNSUITABLE,
         "has a KMS key that cannot be used",
         "Enable that key, or use another one for the secret.",
         frozenset({"DecryptionFailure", "EncryptionFailure", "KMSKeyNotFoundException"}),
     ),
     _ErrorMeaning(
-        "sink_unsuitable",
+        Code.SINK_UNSUITABLE,
         "is in a state that does not allow this request",
         "Check that it is not scheduled for deletion, is not a replica and is not managed by an "
         "AWS service.",
         frozenset({"InvalidParameterException", "InvalidRequestException", "ValidationException"}),
     ),
     _ErrorMeaning(
-        "sink_missing",
+        Code.SINK_MISSING,
         "was deleted in the meantime",
         "Run again once nothing else is deleting it.",
         frozenset({"ResourceNotFoundException"}),
@@ -419,24 +420,24 @@ def _client_error(address: AwsAddress, error: Exception) -> SinkError:
     kind = type(error).__name__
     if isinstance(error, exceptions.SSLError):
         return sink_error(
-            "sink_unavailable",
+            Code.SINK_UNAVAILABLE,
             f"{address} is on a server that is not trusted or does not use https.",
             "Set AWS_CA_BUNDLE to the path of the CA certificate, and check AWS_ENDPOINT_URL.",
         )
     if isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError)):
         return sink_error(
-            "sink_unavailable",
+            Code.SINK_UNAVAILABLE,
             f"{address} is unreachable ({kind}).",
             "Check the region, AWS_ENDPOINT_URL, the network and its proxies.",
         )
     if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
         return sink_error(
-            "sink_denied",
+            Code.SINK_DENIED,
             f"{address} cannot be accessed: the AWS credential is missing or incomplete.",
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or assume a role before the run.",
         )
     return sink_error(
-        "sink_denied",
+        Code.SINK_DENIED,
         f"{address} cannot be accessed: the AWS configuration or credential is not valid ({kind}).",
         "Check AWS_PROFILE, AWS_CONFIG_FILE and AWS_ENDPOINT_URL, and sign in again.",
     )
@@ -446,7 +447,7 @@ def _check_encrypted(address: AwsAddress, endpoint: str) -> None:
     parts = urlsplit(endpoint)
     if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         raise sink_error(
-            "sink_unsuitable",
+            Code.SINK_UNSUITABLE,
             f"{address} is refused: plain http would expose the token to the network.",
             "Set AWS_ENDPOINT_URL to an https:// address.",
         )

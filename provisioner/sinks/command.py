@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, sink_error
@@ -120,7 +121,7 @@ class CommandSink:
         name = argv[0]
         if sys.platform == "win32":
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{_label(argv)} cannot be used on Windows, where a program that hangs and "
                 "its child processes cannot be stopped.",
                 "Use another sink, or run on Linux or macOS.",
@@ -128,7 +129,7 @@ class CommandSink:
         program = shutil.which(str(self._commands.root / name) if os.path.dirname(name) else name)  # noqa: PTH120 - a Path drops the dot of `./name`
         if program is None:
             raise sink_error(
-                "sink_missing",
+                Code.SINK_MISSING,
                 f"{_label(argv)} does not exist or is not executable.",
                 "Install the program, or correct its name.",
             )
@@ -150,7 +151,7 @@ class CommandSink:
                 error.strerror if isinstance(error, OSError) else "NUL character in an argument"
             )
             raise sink_error(
-                "sink_failed",
+                Code.SINK_FAILED,
                 f"{_label(argv)} could not be started: {reason}.",
                 "Correct the program or its arguments.",
             ) from None
@@ -158,7 +159,7 @@ class CommandSink:
             yield process
         except subprocess.TimeoutExpired:
             raise sink_error(
-                "sink_unavailable",
+                Code.SINK_UNAVAILABLE,
                 f"{_label(argv)} did not finish within {self._commands.timeout:.0f} seconds.",
                 "Find out what it waits for; it must not prompt for input.",
             ) from None
@@ -206,7 +207,7 @@ def _exit_error(argv: tuple[str, ...], code: int) -> SinkError:
         with suppress(ValueError):
             cause = signal.Signals(-code).name
     return sink_error(
-        "sink_failed",
+        Code.SINK_FAILED,
         f"{_label(argv)} failed with {cause}.",
         "Run it manually with different input to see its output.",
     )

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.secret import Secret
 from provisioner.sinks.file_entry import InvalidTextError
 from provisioner.sinks.file_text import (
@@ -44,8 +45,10 @@ _TIMESTAMP_RESOLUTION = 100_000_000
 
 _STREAM = re.compile(r"/dev/(?:std(?:in|out|err)|fd/.*)|/proc/.*")
 
-_NUL = FileFailure("sink_unsuitable", "has a NUL character in its path", "Choose another path.")
-_NOT_A_FILE = FileFailure("sink_unsuitable", "is not a regular file", "Choose the path of a file.")
+_NUL = FileFailure(Code.SINK_UNSUITABLE, "has a NUL character in its path", "Choose another path.")
+_NOT_A_FILE = FileFailure(
+    Code.SINK_UNSUITABLE, "is not a regular file", "Choose the path of a file."
+)
 
 
 class Files:
@@ -175,7 +178,7 @@ def _shared_locations(
 
 def _shared_location_failure(other: FileAddress) -> FileFailure:
     return FileFailure(
-        "sink_unsuitable",
+        Code.SINK_UNSUITABLE,
         f"leads to the same place as {other} through a symbolic link",
         "Give each key its own file or variable.",
     )
@@ -189,12 +192,12 @@ def _as_sink_errors(address: FileAddress) -> Iterator[None]:
     except FileError as error:
         raise _to_sink_error(address, error.failure) from None
     except InvalidTextError as error:
-        raise sink_error("sink_unsuitable", f"{address} {error.reason}.", error.remedy) from None
+        raise sink_error(Code.SINK_UNSUITABLE, f"{address} {error.reason}.", error.remedy) from None
     except OSError as error:
         raise _to_sink_error(address, file_failure(error)) from None
     except UnicodeEncodeError:
         message = f"{str(address)!a} has a path or a value that cannot be encoded."
-        raise sink_error("sink_unsuitable", message, "Choose another path.") from None
+        raise sink_error(Code.SINK_UNSUITABLE, message, "Choose another path.") from None
 
 
 def _to_sink_error(address: FileAddress, failure: FileFailure) -> SinkError:

@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.runtime.executor import ThreadExecutor
 
 if sys.platform == "win32":
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
-    from provisioner.sinks.sink import SinkCode
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class FileFailure:
         remedy: one sentence that says what to do.
     """
 
-    code: SinkCode
+    code: Code
     reason: str
     remedy: str
 
@@ -91,44 +91,47 @@ class FileError(Exception):
 
 
 _LOCKED = FileFailure(
-    "sink_unavailable",
+    Code.SINK_UNAVAILABLE,
     "is in a folder that another process has locked",
     "Wait until that process has finished, then run again.",
 )
 _OTHER_OWNER = FileFailure(
-    "sink_unsuitable",
+    Code.SINK_UNSUITABLE,
     "belongs to another user and cannot be replaced",
     "Make the current user its owner with `chown`, or choose another path.",
 )
 _NOT_OWNED = FileFailure(
-    "sink_unsuitable",
+    Code.SINK_UNSUITABLE,
     "is on a file system that assigns new files to another user",
     "Choose a folder on a local disk.",
 )
 
-_NOT_A_FILE_PATH: tuple[SinkCode, str] = (
-    "sink_unsuitable",
+_NOT_A_FILE_PATH: tuple[Code, str] = (
+    Code.SINK_UNSUITABLE,
     "Choose a path where a file can be created.",
 )
-_REMEDIES: dict[int, tuple[SinkCode, str]] = {
-    errno.EACCES: ("sink_denied", "Give the current user write access to the file and its folder."),
+_REMEDIES: dict[int, tuple[Code, str]] = {
+    errno.EACCES: (
+        Code.SINK_DENIED,
+        "Give the current user write access to the file and its folder.",
+    ),
     errno.EPERM: (
-        "sink_denied",
+        Code.SINK_DENIED,
         "Remove the attribute that protects the file or its folder; `lsattr` shows it.",
     ),
-    errno.EROFS: ("sink_unsuitable", "Choose a path on a writable file system."),
+    errno.EROFS: (Code.SINK_UNSUITABLE, "Choose a path on a writable file system."),
     errno.ENOTDIR: _NOT_A_FILE_PATH,
     errno.EISDIR: _NOT_A_FILE_PATH,
     errno.ELOOP: _NOT_A_FILE_PATH,
     errno.ENAMETOOLONG: _NOT_A_FILE_PATH,
-    errno.ENOSPC: ("sink_failed", "Free disk space there, or choose a path on another disk."),
-    errno.EDQUOT: ("sink_failed", "Free space in the user's quota, or raise the quota."),
-    errno.EFBIG: ("sink_failed", "Raise the limit on the size of files (`ulimit -f`)."),
-    errno.EMFILE: ("sink_failed", "Raise the limit on open files (`ulimit -n`)."),
-    errno.ENFILE: ("sink_failed", "Raise the machine's limit on open files (`fs.file-max`)."),
+    errno.ENOSPC: (Code.SINK_FAILED, "Free disk space there, or choose a path on another disk."),
+    errno.EDQUOT: (Code.SINK_FAILED, "Free space in the user's quota, or raise the quota."),
+    errno.EFBIG: (Code.SINK_FAILED, "Raise the limit on the size of files (`ulimit -f`)."),
+    errno.EMFILE: (Code.SINK_FAILED, "Raise the limit on open files (`ulimit -n`)."),
+    errno.ENFILE: (Code.SINK_FAILED, "Raise the machine's limit on open files (`fs.file-max`)."),
 }
-_DEFAULT_REMEDY: tuple[SinkCode, str] = (
-    "sink_failed",
+_DEFAULT_REMEDY: tuple[Code, str] = (
+    Code.SINK_FAILED,
     "Check the file system of the path, and run again.",
 )
 
@@ -416,7 +419,7 @@ def _try_lock(descriptor: int) -> bool:
         return False
     except OSError as error:
         failure = FileFailure(
-            "sink_unsuitable",
+            Code.SINK_UNSUITABLE,
             f"is in a folder that cannot be locked ({error.strerror})",
             "Choose a folder on a local disk.",
         )

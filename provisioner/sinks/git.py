@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
+from provisioner.errors.codes import Code
 from provisioner.sinks.file_write import FileFailure
 from provisioner.sinks.gitignore import IgnoreFiles
 
@@ -24,30 +25,30 @@ _TIMEOUT = 10.0
 """Seconds to wait for an answer of git."""
 
 _INSIDE_GIT_FOLDER = FileFailure(
-    "sink_unsuitable", "is in a .git folder", "Choose a path outside it."
+    Code.SINK_UNSUITABLE, "is in a .git folder", "Choose a path outside it."
 )
 _TRACKED = FileFailure(
-    "sink_unsuitable",
+    Code.SINK_UNSUITABLE,
     "is tracked by git",
     "Remove it from git with `git rm --cached`, and add it to .gitignore.",
 )
 _NOT_IGNORED = FileFailure(
-    "sink_unsuitable",
+    Code.SINK_UNSUITABLE,
     "is in a git work tree that does not ignore it",
     "Add it to .gitignore, or choose a path outside the work tree.",
 )
 _NESTED = FileFailure(
-    "sink_unsuitable",
+    Code.SINK_UNSUITABLE,
     "is in a repository inside a git work tree that does not ignore that repository",
     "Add the inner repository to the outer .gitignore, or choose a path outside the work tree.",
 )
 _NO_ANSWER = FileFailure(
-    "sink_unsuitable",
+    Code.SINK_UNSUITABLE,
     "is in a git work tree, and git cannot tell whether it ignores the file",
     "Run `git check-ignore` on it to see why, or choose a path outside the work tree.",
 )
 _UNREADABLE = FileFailure(
-    "sink_unsuitable",
+    Code.SINK_UNSUITABLE,
     "is in a git work tree with a .gitignore that cannot be read",
     "Give the current user read access to it, or choose a path outside the work tree.",
 )

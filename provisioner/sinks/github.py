@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
@@ -80,7 +81,7 @@ class Github:
     def _credential(self, address: Address) -> Credential:
         if self._token is None:
             raise sink_error(
-                "sink_denied",
+                Code.SINK_DENIED,
                 f"{address} cannot be used: the GitHub token is missing.",
                 f"Set {self._variables[0]} to a token that may write the secret.",
             )
@@ -160,7 +161,7 @@ class GithubSecret:
                     repositories += [one["id"] for one in found]
                 case _:  # a write with an incomplete list would hide the secret from the others
                     raise sink_error(
-                        "sink_denied",
+                        Code.SINK_DENIED,
                         f"{self._address} cannot be used: GitHub does not list all repositories "
                         "that can access it.",
                         "Grant the token permission to read these repositories.",
@@ -178,7 +179,7 @@ class GithubSecret:
         if reply.status != 404:  # noqa: PLR2004 - not found
             raise unexpected_status(self._address, reply)
         raise sink_error(
-            "sink_missing",
+            Code.SINK_MISSING,
             f"{self._address} cannot be used: its repository, environment or organisation does not "
             "exist, or the token has no access.",
             "Check the names, and that the token may read secrets there.",
@@ -190,7 +191,7 @@ class GithubSecret:
             from nacl.public import PublicKey, SealedBox  # noqa: PLC0415 - as above
         except ImportError:
             raise sink_error(
-                "sink_extra_missing",
+                Code.SINK_EXTRA_MISSING,
                 f"{self._address} cannot be used: PyNaCl is not installed.",
                 'Install it with pip install "twenty-provisioner[github]".',
             ) from None
@@ -199,7 +200,7 @@ class GithubSecret:
             return base64.b64encode(box.encrypt(token.reveal().encode())).decode()
         except (ValueError, CryptoError):
             raise sink_error(
-                "sink_unavailable",
+                Code.SINK_UNAVAILABLE,
                 f"{self._address} cannot be used: the public key from GitHub is not valid.",
                 "Check that GITHUB_API_URL or GH_HOST is the address of GitHub.",
             ) from None
@@ -210,7 +211,7 @@ class GithubSecret:
         repository = _repository(self._address.owner, self._address.repository)
         if self._archived.get(repository, lambda: self._is_archived(repository)):
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{self._address} cannot be used: the repository is archived.",
                 "Unarchive the repository, or choose another sink.",
             )
@@ -229,7 +230,7 @@ class GithubSecret:
         if _NAME.fullmatch(address.secret) and all(map(_OWNER.fullmatch, owners)):
             return
         raise sink_error(
-            "sink_unsuitable",
+            Code.SINK_UNSUITABLE,
             f"{address} cannot be used: the name is not valid for a GitHub secret.",
             "Use only A to Z, 0 to 9 and _. The name must not begin with a digit or with GITHUB_.",
         )

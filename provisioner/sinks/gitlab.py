@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from provisioner.errors.codes import Code
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
     Api,
@@ -78,7 +79,7 @@ class Gitlab:
     def _credential(self, address: Address) -> Credential:
         if self._token is None:
             raise sink_error(
-                "sink_denied",
+                Code.SINK_DENIED,
                 f"{address} cannot be used: the GitLab token is missing.",
                 "Set GITLAB_TOKEN to an access token with the api scope.",
             )
@@ -100,13 +101,13 @@ class GitlabVariable:
         """
         if not _KEY.fullmatch(self._address.variable):
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{self._address} cannot be used: the key is not valid for a GitLab variable.",
                 "Use only letters, digits and _, at most 255 characters.",
             )
         if self._container.archived:
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{self._address} cannot be used: the project is archived.",
                 "Unarchive the project, or choose another sink.",
             )
@@ -129,7 +130,7 @@ class GitlabVariable:
             return
         if "value" in _validation_errors(reply):
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{self._address} cannot be used: GitLab cannot mask this token.",
                 "Choose another sink, because jobs would print the token.",
             )
@@ -144,7 +145,7 @@ class GitlabVariable:
             raise unexpected_status(self._address, reply)
         if reply.body.get("environment_scope", _ALL_ENVIRONMENTS) != _ALL_ENVIRONMENTS:
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{self._address} cannot be used: this GitLab version cannot distinguish it from "
                 "the variable with the same key for one environment.",
                 "Use another key, or a newer GitLab version.",
@@ -182,7 +183,7 @@ class GitlabVariable:
             if reply.status != 404:  # noqa: PLR2004 - not found
                 raise unexpected_status(self._address, reply)
         raise sink_error(
-            "sink_missing",
+            Code.SINK_MISSING,
             f"{self._address} cannot be used: the project or group does not exist, or the token "
             "has no access to it.",
             "Check its path, and that the token belongs to a member.",

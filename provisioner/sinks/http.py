@@ -29,6 +29,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3.exceptions import HTTPError as PoolError
 
 from provisioner import __version__
+from provisioner.errors.codes import Code
 from provisioner.http_client.bounded import (
     ACCEPT_ENCODING,
     AnswerTooLargeError,
@@ -176,7 +177,7 @@ def segment(text: str) -> str:
 def unexpected_status(address: Address, reply: Reply) -> SinkError:
     """Return the error for an answer with a status that no sink expects."""
     return sink_error(
-        "sink_failed",
+        Code.SINK_FAILED,
         f"{address} was refused with HTTP status {reply.status}.",
         "Look up this status in the vendor's documentation, then run again.",
     )
@@ -273,13 +274,13 @@ class Api:
                 or failure.retry_after > _LONGEST_WAIT
             ):
                 message = f"{address} cannot be used: {self._host} {failure.reason}."
-                raise sink_error("sink_unavailable", message, failure.remedy)
+                raise sink_error(Code.SINK_UNAVAILABLE, message, failure.remedy)
             self._wait(max(failure.retry_after if failure else 0.0, _backoff_delay(attempt)))
             attempt += 1
 
     def _throttled_error(self, address: Address, wait: float) -> SinkError:
         return sink_error(
-            "sink_unavailable",
+            Code.SINK_UNAVAILABLE,
             f"{address} cannot be used: {self._host} has received too many requests and asks "
             f"clients to wait {wait:.0f} s.",
             "Run again later, or deliver fewer keys in one run.",
@@ -289,20 +290,20 @@ class Api:
         """Raise if others could read the request, or if a name in its path leads elsewhere."""
         if not self._host:
             raise sink_error(
-                "sink_unavailable",
+                Code.SINK_UNAVAILABLE,
                 f"{address} cannot be used: the server address is not valid.",
                 "Write it as https://host.",
             )
         secure = self._scheme == "https" and self._route.verify
         if not secure and not is_loopback(self._host):
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{address} cannot be used: the connection to {self._host} is not secure.",
                 "Use https with certificate verification.",
             )
         if {".", ".."} & set(path.partition("?")[0].split("/")):
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{address} cannot be used: `.` and `..` are not valid names.",
                 "Choose another name in the manifest.",
             )
@@ -312,7 +313,7 @@ class Api:
     ) -> Reply:
         if answer.status in {401, 403} - returned_statuses:
             raise sink_error(
-                "sink_denied",
+                Code.SINK_DENIED,
                 f"{address} cannot be used: {self._host} refuses the credential "
                 f"with HTTP status {answer.status}.",
                 "Check that it is correct, has not expired and may read and write there.",
@@ -320,7 +321,7 @@ class Api:
         body, readable = _decoded(answer.raw)
         if not readable and answer.status < 300:  # noqa: PLR2004 - the successes
             raise sink_error(
-                "sink_unavailable",
+                Code.SINK_UNAVAILABLE,
                 f"{address} cannot be used: the response from {self._host} is not JSON.",
                 "Check that this is the address of the vendor's API.",
             )
@@ -333,7 +334,7 @@ class Api:
         for value in credential.headers.values():
             if not (value.reveal().isascii() and value.reveal().isprintable()):
                 raise sink_error(
-                    "sink_denied",
+                    Code.SINK_DENIED,
                     f"{address} cannot be used: the credential has characters "
                     "that are not allowed in an HTTP header.",
                     "Set the credential again, as one line of ASCII.",
@@ -372,7 +373,7 @@ class Api:
                     session = None
                 if session is None:
                     raise sink_error(
-                        "sink_unavailable",
+                        Code.SINK_UNAVAILABLE,
                         f"{address} cannot be used: the certificates for {self._host} "
                         "cannot be read.",
                         "Check the files of the CA certificates and of the client certificate.",

@@ -12,6 +12,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.secret import Secret
 from provisioner.sinks.http import Api, Credential, Once, Reply, segment, unexpected_status
 from provisioner.sinks.kubeconfig import SERVICE_ACCOUNT, ClusterConfigError, cluster_of
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from provisioner.errors.exceptions import SinkError
     from provisioner.model.sink_address import Address, KubernetesAddress
     from provisioner.runtime.process import Processes
-    from provisioner.sinks.sink import SinkCode
 
 _OBJECT = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
@@ -120,7 +120,7 @@ class KubernetesSecret:
         names = (address.namespace, address.secret)
         if not (all(map(_OBJECT.fullmatch, names)) and _KEY.fullmatch(address.key)):
             raise sink_error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 f"{address} cannot be used: the name is not valid in Kubernetes.",
                 "Use only a-z, 0-9, - and . in names, and letters, digits, -, _ and . in keys.",
             )
@@ -169,45 +169,45 @@ class KubernetesSecret:
                 return
             case 404:
                 raise self._error(
-                    "sink_missing",
+                    Code.SINK_MISSING,
                     f"the namespace {namespace} does not exist",
                     "Create the namespace, or correct its name.",
                 )
             case 415:
                 raise self._error(
-                    "sink_unsuitable",
+                    Code.SINK_UNSUITABLE,
                     "this cluster does not support server-side apply",
                     "Use a cluster with Kubernetes 1.22 or later.",
                 )
             case 403 if "exceeded quota" in message:
                 raise self._error(
-                    "sink_failed",
+                    Code.SINK_FAILED,
                     f"the quota of the namespace {namespace} is exhausted",
                     "Raise the quota of the namespace, or delete unused Secrets.",
                 )
             case 403 if "being terminated" in message:
                 raise self._error(
-                    "sink_unsuitable",
+                    Code.SINK_UNSUITABLE,
                     f"the namespace {namespace} is being deleted",
                     "Create it again after the deletion, or use another namespace.",
                 )
             case 400 | 403 | 422 if _DENIED_TEXT.search(message):
                 raise self._error(
-                    "sink_denied",
+                    Code.SINK_DENIED,
                     "an admission rule in the cluster refuses it",
                     f"Check the admission webhooks and policies for secrets in {namespace}.",
                 )
             case 403:
                 verb = found[1] if (found := _VERB_TEXT.search(message)) else "patch and create"
                 raise self._error(
-                    "sink_denied",
+                    Code.SINK_DENIED,
                     f"this identity may not {verb} it",
                     f"Grant the role the verb {verb} on secrets in {namespace}.",
                 )
             case 422:
                 self._check_mutable(self._get())
                 raise self._error(
-                    "sink_unsuitable",
+                    Code.SINK_UNSUITABLE,
                     "the cluster considers the Secret invalid",
                     "Check its names, and that it is smaller than 1 MiB.",
                 )
@@ -223,12 +223,12 @@ class KubernetesSecret:
     def _check_mutable(self, found: Reply | None) -> None:
         if found is not None and found.body.get("immutable"):
             raise self._error(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 "the Secret is immutable",
                 "Create a Secret without `immutable`, under this name or another.",
             )
 
-    def _error(self, code: SinkCode, reason: str, remedy: str) -> SinkError:
+    def _error(self, code: Code, reason: str, remedy: str) -> SinkError:
         return sink_error(code, f"{self._address} cannot be used: {reason}.", remedy)
 
 
@@ -252,4 +252,4 @@ def _field_manager(key: str) -> str:
 
 
 def _config_error(address: Address, error: ClusterConfigError) -> SinkError:
-    return sink_error("sink_denied", f"{address} cannot be used: {error.reason}.", error.remedy)
+    return sink_error(Code.SINK_DENIED, f"{address} cannot be used: {error.reason}.", error.remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.sinks.sink import Content, WriteOnly, sink_error
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class NotRun:
 
     def _not_run(self) -> SinkError:
         return sink_error(
-            "program_not_run",
+            Code.PROGRAM_NOT_RUN,
             f"The content of a {self._address.place[0]} sink is unknown: {self._program} was not "
             "run because of --no-programs.",
             "Review the manifests, then run without --no-programs.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar, assert_never
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.errors.failure import Failure, failure_of
 from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
 from provisioner.model.token_claims import claims_of
 from provisioner.runtime.cancellation import STOPPED
@@ -15,6 +14,7 @@ from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from provisioner.errors.failure import Failure
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
     from provisioner.runtime.cancellation import Cancellation
@@ -40,7 +40,7 @@ def read_all(
         try:
             content = open_sink(address).read()
         except SinkError as error:
-            return Unavailable(failure_of(error))
+            return Unavailable(error.failure)
         match content:
             case Empty():
                 return NoToken()
@@ -75,7 +75,7 @@ def check_all(
         try:
             open_sink(address).check()
         except SinkError as error:
-            return failure_of(error)
+            return error.failure
         return None
 
     failures: dict[Address, Failure | None] = _each(addresses, check, stop, STOPPED)

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, assert_never, cast
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError, SinkError
 from provisioner.model.restrictions import Restrictions
 from provisioner.model.sink_address import (
@@ -82,20 +83,20 @@ class SinkRegistry:
         """Yield a refusal for each sink that this run may not open, without contacting it."""
         for address in addresses:
             if (error := self._refusal(address)) is not None:
-                yield RefusedError(error.code, error.message, remedy=error.remedy)
+                yield RefusedError.of(error.failure)
 
     def _refusal(self, address: Address) -> SinkError | None:
         """Return the error for a sink that the options of this run do not allow."""
         rules = self._restrictions
         if rules.sinks and not rules.allows_sink(address, *self._resolved_names(address)):
             return sink_error(
-                "sink_not_allowed",
+                Code.SINK_NOT_ALLOWED,
                 f"{address} is not allowed by --allow-sink.",
                 "Correct `deliver`, or add the sink to --allow-sink in the workflow.",
             )
         if rules.hosts and (server := self._server(address)) and not rules.allows_host(server):
             return sink_error(
-                "host_not_allowed",
+                Code.HOST_NOT_ALLOWED,
                 f"The server of {address} is not allowed by --allow-host.",
                 "Correct the server's address, or add its host to --allow-host in the workflow.",
             )

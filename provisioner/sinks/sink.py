@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from provisioner.errors.exceptions import SinkError
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from provisioner.errors.codes import Code
     from provisioner.model.sink_address import Address
     from provisioner.secret import Secret
-
-SinkCode = Literal[
-    "sink_unavailable",
-    "sink_denied",
-    "sink_missing",
-    "sink_unsuitable",
-    "sink_extra_missing",
-    "sink_failed",
-    "sink_not_allowed",
-    "host_not_allowed",
-    "program_not_run",
-]
-"""The reason why a sink cannot be used: it cannot be reached or is out of service; the credential
-is missing, is refused or lacks a permission; the place does not exist; the place cannot hold a
-token safely; the extra is not installed; a write failed; this run may not open the sink, contact
-its server or run its program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +85,7 @@ class OpenSink(Protocol):
         ...
 
 
-def sink_error(code: SinkCode, message: str, remedy: str) -> SinkError:
+def sink_error(code: Code, message: str, remedy: str) -> SinkError:
     """Create the error of a sink.
 
     Args:

@@ -23,6 +23,7 @@ import requests
 from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError as PoolError
 
+from provisioner.errors.codes import Code
 from provisioner.http_client.bounded import (
     ACCEPT_ENCODING,
     AnswerTooLargeError,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from provisioner.errors.exceptions import SinkError
     from provisioner.model.sink_address import VaultAddress
-    from provisioner.sinks.sink import Content, Sink, SinkCode
+    from provisioner.sinks.sink import Content, Sink
 
 _LOG = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ class VaultServer:
             engine_or_failure = self._engine_of(answer, path)
             if isinstance(engine_or_failure, str):
                 self._engines.add(engine_or_failure)
-            elif engine_or_failure.code == "sink_unavailable":
+            elif engine_or_failure.code == Code.SINK_UNAVAILABLE:
                 self._server_failure = engine_or_failure
             return engine_or_failure
 
@@ -157,7 +158,7 @@ class VaultServer:
             return self._denied_engine()
         if answer.status == HTTPStatus.NOT_FOUND:
             return _VaultFailure(
-                "sink_missing",
+                Code.SINK_MISSING,
                 "does not exist: the server has no engine or namespace with this name",
                 "Check the mount, VAULT_ADDR and VAULT_NAMESPACE.",
             )
@@ -167,7 +168,7 @@ class VaultServer:
         version = answer.at("data", "options", "version")
         if answer.at("data", "type") != "kv" or version != "2" or not path.startswith(engine):
             return _VaultFailure(
-                "sink_unsuitable",
+                Code.SINK_UNSUITABLE,
                 "is not in a KV version 2 engine, and only version 2 keeps a secret's other fields",
                 "Use the mount of a KV version 2 engine, or upgrade this engine to version 2.",
             )
@@ -180,13 +181,13 @@ class VaultServer:
             return answer
         if answer.status == HTTPStatus.OK:
             return _VaultFailure(
-                "sink_denied",
+                Code.SINK_DENIED,
                 "cannot be accessed: the Vault token is valid but lacks access, or the engine does "
                 "not exist",
                 "Check the mount, VAULT_NAMESPACE and the policies of the token.",
             )
         return _VaultFailure(
-            "sink_denied",
+            Code.SINK_DENIED,
             "cannot be accessed: the Vault token is not valid or has no permissions",
             "Set VAULT_TOKEN (BAO_TOKEN) to a valid token that may read and write there.",
         )
@@ -270,7 +271,7 @@ class _Field:
             return True
         raise self._error(
             _VaultFailure(
-                "sink_failed",
+                Code.SINK_FAILED,
                 f"was not written: the server refused it with HTTP status {answer.status}",
                 "Check the server's log, and the size limit of the engine.",
             )
@@ -296,7 +297,7 @@ class _Field:
         if not self._path.isprintable() or any(part in ("", ".", "..") for part in parts):
             raise self._error(
                 _VaultFailure(
-                    "sink_unsuitable",
+                    Code.SINK_UNSUITABLE,
                     "has a path with an empty part, `.`, `..` or a control character",
                     "Write the path as mount/path, without empty parts.",
                 )
@@ -309,7 +310,7 @@ class _Field:
     def _denied(self, path: str) -> SinkError:
         return self._error(
             _VaultFailure(
-                "sink_denied",
+                Code.SINK_DENIED,
                 "cannot be read and written with this Vault token",
                 f"Grant create, update and read on {path} in a policy attached to the token.",
             )
@@ -356,7 +357,7 @@ class _VaultFailure:
         retry_after: seconds that the server asks to wait before a repeat.
     """
 
-    code: SinkCode
+    code: Code
     reason: str
     remedy: str
     transient: bool = False
@@ -364,14 +365,14 @@ class _VaultFailure:
 
 
 _STARTING = _VaultFailure(
-    "sink_unavailable",
+    Code.SINK_UNAVAILABLE,
     "is unavailable: Vault is upgrading or mounting its engine",
     "Wait until Vault has finished, then run again.",
     transient=True,
 )
 
 _TOO_MANY_CONFLICTS = _VaultFailure(
-    "sink_failed",
+    Code.SINK_FAILED,
     f"was not written: other writers changed its secret {_MAX_WRITES} times in the meantime",
     "Run again once nothing else is writing to this secret.",
 )
@@ -406,7 +407,7 @@ def _connect(
         )
     except ImportError:
         return _VaultFailure(
-            "sink_extra_missing",
+            Code.SINK_EXTRA_MISSING,
             "needs the hvac library, which is not installed",
             'Install it with pip install "twenty-provisioner[vault]".',
         )
@@ -416,7 +417,7 @@ def _connect(
     token = _token(environment)
     if token is None:
         return _VaultFailure(
-            "sink_denied",
+            Code.SINK_DENIED,
             "cannot be opened: the Vault token is missing or is not printable ASCII",
             "Set VAULT_TOKEN (BAO_TOKEN), for example in the login step of a pipeline.",
         )
@@ -451,7 +452,7 @@ def _address_failure(address: str) -> _VaultFailure | None:
     """Return the failure of an unsafe address. It is in no message, as it may contain a secret."""
     if not address:
         return _VaultFailure(
-            "sink_missing",
+            Code.SINK_MISSING,
             "cannot be found: the Vault address is not set",
             "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
         )
@@ -463,13 +464,13 @@ def _address_failure(address: str) -> _VaultFailure | None:
         host = ""
     if not host or parts.scheme not in ("http", "https"):
         return _VaultFailure(
-            "sink_missing",
+            Code.SINK_MISSING,
             "cannot be found: the Vault address is not an https:// URL",
             "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
         )
     if parts.scheme == "http" and not is_loopback(host):
         return _VaultFailure(
-            "sink_unsuitable",
+            Code.SINK_UNSUITABLE,
             "is refused: plain http would expose the tokens to the network",
             "Set VAULT_ADDR (BAO_ADDR) to an https:// address.",
         )
@@ -516,7 +517,7 @@ def _exchange(
         return _connection_failure(error)
     except OSError:  # requests opens the TLS files only when it connects
         return _VaultFailure(
-            "sink_unavailable",
+            Code.SINK_UNAVAILABLE,
             "is unreachable: a certificate or key file for TLS is missing or cannot be read",
             "Check VAULT_CACERT, VAULT_CAPATH, VAULT_CLIENT_CERT and VAULT_CLIENT_KEY.",
         )
@@ -553,20 +554,20 @@ def _connection_failure(error: Exception) -> _VaultFailure:
             "did not respond in time" if timed_out else "cannot be reached or closed the connection"
         )
         return _VaultFailure(
-            "sink_unavailable",
+            Code.SINK_UNAVAILABLE,
             f"is unreachable: Vault {reason}",
             "Check VAULT_ADDR (BAO_ADDR), the network and that the server is running.",
             transient=True,
         )
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return _VaultFailure(
-            "sink_unavailable",
+            Code.SINK_UNAVAILABLE,
             "is not trusted: Vault's certificate was issued by an unknown authority or for "
             "another host",
             "Set VAULT_CACERT (BAO_CACERT) to the path of the CA certificate.",
         )
     return _VaultFailure(
-        "sink_unavailable",
+        Code.SINK_UNAVAILABLE,
         "is unreachable: the TLS connection to Vault failed",
         "Check that the server in VAULT_ADDR (BAO_ADDR) uses https.",
         transient=True,
@@ -578,7 +579,7 @@ def _parse(response: requests.Response, raw: bytes) -> _VaultAnswer | _VaultFail
     if status in _TRANSIENT_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         wait = _retry_after(response.headers.get("Retry-After", ""))
         return _VaultFailure(
-            "sink_unavailable",
+            Code.SINK_UNAVAILABLE,
             f"is unavailable: Vault is sealed, on standby or overloaded (HTTP status {status})",
             "Check the server, then run again.",
             transient=wait <= _MAX_RETRY_AFTER,
@@ -586,7 +587,7 @@ def _parse(response: requests.Response, raw: bytes) -> _VaultAnswer | _VaultFail
         )
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         return _VaultFailure(
-            "sink_unavailable",
+            Code.SINK_UNAVAILABLE,
             f"is unavailable: Vault responds with a redirect (HTTP status {status}), which is not "
             "followed because it would send the token to another host",
             "Set VAULT_ADDR (BAO_ADDR) to the active node or to its load balancer.",
@@ -604,7 +605,7 @@ def _retry_after(header: str) -> float:
 
 def _unexpected(status: int) -> _VaultFailure:
     return _VaultFailure(
-        "sink_unavailable",
+        Code.SINK_UNAVAILABLE,
         f"is unavailable: the response is not from the Vault API (HTTP status {status})",
         "Check that VAULT_ADDR (BAO_ADDR) is the address of Vault itself.",
     )

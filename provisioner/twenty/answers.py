@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.http_client.bounded import json_of
 from provisioner.secret import MASK, masked
 from provisioner.twenty.rate_limit import Rate
@@ -297,48 +298,33 @@ def session_ended(answer: Answer) -> bool:
     )
 
 
-RefusalCode = Literal[
-    "credential_missing",
-    "credential_expired",
-    "credential_revoked",
-    "credential_invalid",
-    "session_required",
-    "permission_denied",
-    "rate_limited",
-    "server_error",
-    "unexpected_answer",
-    "rejected",
-    "sandbox_unusable",
-]
-
-
-_TEXT_CODES: tuple[tuple[tuple[str, ...], RefusalCode], ...] = (
-    (_NO_CREDENTIAL, "credential_missing"),
-    (_EXPIRED, "credential_expired"),
-    (_REVOKED, "credential_revoked"),
-    (_SESSION_NEEDED, "session_required"),
+_TEXT_CODES: tuple[tuple[tuple[str, ...], Code], ...] = (
+    (_NO_CREDENTIAL, Code.CREDENTIAL_MISSING),
+    (_EXPIRED, Code.CREDENTIAL_EXPIRED),
+    (_REVOKED, Code.CREDENTIAL_REVOKED),
+    (_SESSION_NEEDED, Code.SESSION_REQUIRED),
 )
 
 
-def refusal_code(answer: Answer) -> RefusalCode:  # noqa: PLR0911 - one line a meaning
+def refusal_code(answer: Answer) -> Code:  # noqa: PLR0911 - one line a meaning
     """Return why an answer is not a success; texts and codes count before statuses."""
     throttle = throttling(answer)
     if throttle is not None and throttle.unhandled:
-        return "rate_limited"
+        return Code.RATE_LIMITED
     if _SANDBOX_UNUSABLE in answer.codes:
-        return "sandbox_unusable"
+        return Code.SANDBOX_UNUSABLE
     for texts, code in _TEXT_CODES:
         if answer.has_error(texts):
             return code
     if "PERMISSION_DENIED" in answer.codes or answer.has_error(_NO_PERMISSION):
-        return "permission_denied"
+        return Code.PERMISSION_DENIED
     if answer.has_error(_INVALID) or session_ended(answer):
-        return "credential_invalid"
+        return Code.CREDENTIAL_INVALID
     if answer.server_failed:
-        return "server_error"
+        return Code.SERVER_ERROR
     if answer.errors or answer.too_large:
-        return "rejected"
-    return "unexpected_answer"
+        return Code.REJECTED
+    return Code.UNEXPECTED_ANSWER
 
 
 def is_transient(answer: Answer) -> bool:
@@ -347,52 +333,52 @@ def is_transient(answer: Answer) -> bool:
     GraphQL sends 200 and `INTERNAL_SERVER_ERROR` for errors that REST answers with 500.
     """
     failed = answer.ok and "INTERNAL_SERVER_ERROR" in answer.codes
-    return answer.lost or (failed and refusal_code(answer) == "rejected")
+    return answer.lost or (failed and refusal_code(answer) == Code.REJECTED)
 
 
-_ADVICE: dict[RefusalCode, tuple[str, str]] = {
-    "credential_missing": (
+_ADVICE: dict[Code, tuple[str, str]] = {
+    Code.CREDENTIAL_MISSING: (
         "received no credential with this request",
         "Check whether a proxy in front of it removes the Authorization header",
     ),
-    "credential_expired": (
+    Code.CREDENTIAL_EXPIRED: (
         "reports that the credential has expired",
         "Put a new token into the variable or file that `auth` names",
     ),
-    "credential_revoked": (
+    Code.CREDENTIAL_REVOKED: (
         "reports that the API key of this credential is revoked",
         "Put the token of a live key into the variable or file that `auth` names",
     ),
-    "credential_invalid": (
+    Code.CREDENTIAL_INVALID: (
         "does not accept the credential",
         "Check that the variable or file that `auth` names contains a token for this workspace",
     ),
-    "session_required": (
+    Code.SESSION_REQUIRED: (
         "allows this only to a signed-in user, not to an API key",
         "Give `auth` an email and a password, or a session_token",
     ),
-    "permission_denied": (
+    Code.PERMISSION_DENIED: (
         "does not permit this for the role of the credential",
         "Give the role the permission for API keys and webhooks, and the permission for roles",
     ),
-    "rate_limited": (
+    Code.RATE_LIMITED: (
         "keeps refusing requests because of its rate limit",
         "Set limits.requests_per_minute for this environment, or run again later",
     ),
-    "server_error": ("failed", "Run again; if it fails again, check the server's log"),
-    "unexpected_answer": (
+    Code.SERVER_ERROR: ("failed", "Run again; if it fails again, check the server's log"),
+    Code.UNEXPECTED_ANSWER: (
         "sent a response that does not come from Twenty",
         "Check that `url` is the address of Twenty itself and that no proxy responds in its place",
     ),
-    "sandbox_unusable": (
+    Code.SANDBOX_UNUSABLE: (
         "cannot use its file",
         "Make sure that nothing else is using the file, and run again",
     ),
-    "rejected": ("rejected the request", "The text in parentheses comes from the server"),
+    Code.REJECTED: ("rejected the request", "The text in parentheses comes from the server"),
 }
 
 
-def explain(environment: str, answer: Answer, words: str) -> tuple[RefusalCode, str, str]:
+def explain(environment: str, answer: Answer, words: str) -> tuple[Code, str, str]:
     """Return the code, what happened in which environment, and what to do about it.
 
     Args:
@@ -402,7 +388,7 @@ def explain(environment: str, answer: Answer, words: str) -> tuple[RefusalCode, 
     """
     code = refusal_code(answer)
     problem, remedy = _ADVICE[code]
-    if code == "sandbox_unusable" and len(answer.errors) > 1:
+    if code == Code.SANDBOX_UNUSABLE and len(answer.errors) > 1:
         return code, f"{environment}: {answer.errors[0]}", answer.errors[1]
     if answer.location is not None:
         problem = f"redirects to {answer.location}, which is not followed"

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol, assert_never
 from urllib.parse import urlsplit
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.environment import ApiToken, SessionToken, SignIn
 from provisioner.model.expiry import parse_timestamp
@@ -139,7 +140,7 @@ class Session:
         try:
             return self._transport.send("POST", endpoint, body=body, repeatable=True)
         except LostAnswerError as lost:
-            raise lost.of_workspace() from None
+            raise WorkspaceError.of(lost.failure) from None
 
     def _refused(self, answer: Answer) -> WorkspaceError:
         """Return the error of a refused sign-in; the answer may have secrets and is not quoted."""
@@ -148,12 +149,12 @@ class Session:
         wrong_credential = answer.has_error(("Wrong password", "User not found"))
         if wrong_credential or any("must be an email" in text for text in answer.errors):
             reason = "the email or the password is wrong"
-        elif code in ("rejected", "credential_invalid", "permission_denied"):
+        elif code in (Code.REJECTED, Code.CREDENTIAL_INVALID, Code.PERMISSION_DENIED):
             reason = "the workspace may require single sign-on, a second factor or a captcha"
         else:
             return WorkspaceError(code, f"The sign-in failed: {message}", remedy=remedy)
         self._refusal = WorkspaceError(
-            "sign_in_failed",
+            Code.SIGN_IN_FAILED,
             f"{name} refused the sign-in: {reason}.",
             remedy="Check the variables that `auth` names, or use a session_token.",
         )

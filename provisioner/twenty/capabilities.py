@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.twenty.tokens import PROBE
 from provisioner.twenty.workspace import Capabilities, Release
 
@@ -63,4 +64,4 @@ def _permitted(client: Client, answer: Answer) -> bool | None:
     """Return whether the role permits the query; None if it failed for another reason."""
     if answer.data is not None and not answer.errors:
         return True
-    return False if client.explain(answer)[0] == "permission_denied" else None
+    return False if client.explain(answer)[0] == Code.PERMISSION_DENIED else None

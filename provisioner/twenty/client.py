@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.token_claims import claims_of
 from provisioner.twenty.answers import NOT_JSON, session_ended
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from provisioner.model.token_claims import TokenClaims
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
-    from provisioner.twenty.answers import Answer, RefusalCode
+    from provisioner.twenty.answers import Answer
     from provisioner.twenty.auth import TokenSource
     from provisioner.twenty.transport import Transport
 
@@ -186,14 +187,14 @@ class Client:
         code, message, remedy = self.explain(answer)
         return WorkspaceError(code, message, remedy=remedy)
 
-    def explain(self, answer: Answer) -> tuple[RefusalCode, str, str]:
+    def explain(self, answer: Answer) -> tuple[Code, str, str]:
         """Return the code, what happened and what to do, with the secrets of the answer masked."""
         return self._transport.explain(answer)
 
     def slow_list(self) -> WorkspaceError:
         """Return the error of a list whose pages take too long together."""
         return WorkspaceError(
-            "timeout",
+            Code.TIMEOUT,
             f"{self.environment} takes too long to list all pages of its keys.",
             remedy="Run again, or raise limits.timeout.",
         )
@@ -202,7 +203,7 @@ class Client:
         """Return the error of an answer that has the status of a success and contains no list."""
         content = "something that is not JSON" if answer.body is NOT_JSON else content
         return WorkspaceError(
-            "unexpected_answer",
+            Code.UNEXPECTED_ANSWER,
             f"{self.environment} responded to the request for its keys with {content}.",
             remedy="Check that `url` is the address of Twenty itself, and run with "
             "--log-level debug.",
@@ -213,7 +214,7 @@ def _require_answer(exchange: Callable[[], Answer]) -> Answer:
     try:
         return exchange()
     except LostAnswerError as lost:
-        raise lost.of_workspace() from None
+        raise WorkspaceError.of(lost.failure) from None
 
 
 def server_time_of(answer: Answer) -> datetime:

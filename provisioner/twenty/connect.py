@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError
 from provisioner.twenty.auth import token_source_for
 from provisioner.twenty.client import Client
@@ -84,14 +85,14 @@ def _check_pin(environment: Environment, client: Client) -> None:
     actual = client.workspace()
     if actual is None:
         raise RefusedError(
-            "workspace_unknown",
+            Code.WORKSPACE_UNKNOWN,
             f"{environment.name} is pinned to workspace {environment.workspace}, but its "
             "credential does not show which workspace it belongs to.",
             remedy="Use a token issued by Twenty, or remove the pin.",
         )
     if actual.lower() != environment.workspace.lower():
         raise RefusedError(
-            "workspace_mismatch",
+            Code.WORKSPACE_MISMATCH,
             f"{environment.name} is pinned to workspace {environment.workspace}, but its "
             f"credential belongs to {actual}.",
             remedy="Use a credential of the pinned workspace, or correct the pin.",

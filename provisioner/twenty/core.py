@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.expiry import format_milliseconds
 from provisioner.model.observed import HiddenRoles, KnownRoles, Observation
@@ -96,7 +97,7 @@ class CoreWorkspace:
             if answer.ok and answer.data is not None and not answer.errors:
                 return self._observed(answer, answer.data.get(role_query))
             code = self._client.explain(answer)[0]
-            if code != "permission_denied" and not answer.has_error(("Cannot query field",)):
+            if code != Code.PERMISSION_DENIED and not answer.has_error(("Cannot query field",)):
                 raise self._refused(answer)
             self._role_queries = self._role_queries[1:]
         return self._keys_only()

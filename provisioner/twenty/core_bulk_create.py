@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.twenty.answers import refusal_code
@@ -132,7 +133,7 @@ class CoreBulkCreate:
             answer = self._client.graphql(document, variables, repeatable=False, several=several)
         except LostAnswerError as lost:
             self._dispatcher.record_lost()
-            self._report_all(group, Unknown(lost.cause))
+            self._report_all(group, Unknown(lost.failure))
             return
         except WorkspaceError as error:
             self._report_all(group, self._dispatcher.record_unsent(error))
@@ -181,18 +182,18 @@ class CoreBulkCreate:
     def _refused(self, answer: Answer, *, several: bool) -> Outcome:
         """Return the outcome that a failed answer proves; some of several creates may be done."""
         code, message, remedy = self._client.explain(answer)
-        cause = Failure(code, f"{message} {remedy}")
+        cause = Failure(code, message, remedy)
         if answer.server_failed or (answer.ok and not answer.errors):
             return Unknown(cause)
         if not _certainly_refused(answer) or (
-            several and (answer.execution_began or code == "rejected")
+            several and (answer.execution_began or code == Code.REJECTED)
         ):
             return Unknown(cause, "refused")
         return NotCreated(cause)
 
 
 def _unexpected(message: str) -> Unknown:
-    return Unknown(Failure("unexpected_answer", message))
+    return Unknown(Failure(Code.UNEXPECTED_ANSWER, message))
 
 
 def _document(group: tuple[NewKey, ...]) -> tuple[str, dict[str, Json]]:
@@ -221,6 +222,6 @@ def _certainly_refused(answer: Answer) -> bool:
     """
     if answer.has_data or answer.server_failed:
         return False
-    if not answer.ok or refusal_code(answer) not in ("rejected", "unexpected_answer"):
+    if not answer.ok or refusal_code(answer) not in (Code.REJECTED, Code.UNEXPECTED_ANSWER):
         return True
     return bool(answer.codes & _REFUSED_CODES) or answer.has_error(_REFUSED_TEXTS)

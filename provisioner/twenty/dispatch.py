@@ -7,8 +7,9 @@ import threading
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.errors.failure import Failure, failure_of
+from provisioner.errors.failure import Failure
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.log_context import bind, extra
@@ -29,21 +30,23 @@ _MAX_LOST = 4
 """Lost answers in a row after which sending stops; two for each thread if that is more."""
 
 # Nothing but a sign-in reached the server, and a later attempt may succeed.
-_TRANSIENT = frozenset({"unreachable", "stopped", "timeout", "connection_lost", "server_error"})
+_TRANSIENT = frozenset(
+    {Code.UNREACHABLE, Code.STOPPED, Code.TIMEOUT, Code.CONNECTION_LOST, Code.SERVER_ERROR}
+)
 
 
 # Refusals of the credential or the connection, which are the same for every key.
 _SAME_FOR_ALL = frozenset(
     {
-        "credential_expired",
-        "credential_invalid",
-        "credential_missing",
-        "credential_revoked",
-        "permission_denied",
-        "sandbox_unusable",
-        "session_required",
-        "sign_in_failed",
-        "tls_failed",
+        Code.CREDENTIAL_EXPIRED,
+        Code.CREDENTIAL_INVALID,
+        Code.CREDENTIAL_MISSING,
+        Code.CREDENTIAL_REVOKED,
+        Code.PERMISSION_DENIED,
+        Code.SANDBOX_UNUSABLE,
+        Code.SESSION_REQUIRED,
+        Code.SIGN_IN_FAILED,
+        Code.TLS_FAILED,
     }
 )
 
@@ -134,7 +137,7 @@ class Dispatcher:
             self._lost_in_a_row += 1
             if self._lost_in_a_row >= max(_MAX_LOST, 2 * self._parallel):
                 self._unsent_reason = Failure(
-                    "server_error",
+                    Code.SERVER_ERROR,
                     f"{self._lost_in_a_row} responses in a row from {self._environment} were "
                     "lost, so "
                     "this key "
@@ -159,7 +162,7 @@ class Dispatcher:
 
 def outcome_unsent(error: WorkspaceError) -> NotSent | NotCreated:
     """Return the outcome of keys that an error kept from being sent."""
-    failure = failure_of(error)
+    failure = error.failure
     return NotSent(failure) if error.code in _TRANSIENT else NotCreated(failure)
 
 

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.model.expiry import format_milliseconds, format_timestamp
@@ -87,7 +88,7 @@ class LegacyWorkspace:
         self._first_page = None
         if is_core(answer):
             raise WorkspaceError(
-                "unexpected_answer",
+                Code.UNEXPECTED_ANSWER,
                 f"{self._client.environment} is declared as legacy, but its server is core.",
                 remedy="Set `generation: core`, or leave it out.",
             )
@@ -162,7 +163,7 @@ class LegacyWorkspace:
             answer = self._client.rest("POST", path, body, repeatable=False)
         except LostAnswerError as lost:
             dispatcher.record_lost()
-            _report_all(batch, Unknown(lost.cause), observer)
+            _report_all(batch, Unknown(lost.failure), observer)
             return
         except WorkspaceError as error:
             _report_all(batch, dispatcher.record_unsent(error), observer)
@@ -184,7 +185,7 @@ class LegacyWorkspace:
         observer: CreateObserver,
     ) -> None:
         code, message, remedy = self._client.explain(answer)
-        cause = Failure(code, f"{message} {remedy}")
+        cause = Failure(code, message, remedy)
         may_split = answer.status == _BAD_REQUEST and not answer.has_error(_WHOLE_REQUEST)
 
         def send(half: tuple[NewKey, ...]) -> None:
@@ -196,7 +197,7 @@ class LegacyWorkspace:
             _report_all(batch, Unknown(cause, "taken"), observer)
         elif answer.server_failed:
             _report_all(batch, Unknown(cause), observer)
-        elif may_split and code == "rejected" and len(batch) > 1:
+        elif may_split and code == Code.REJECTED and len(batch) > 1:
             # A batch is all or nothing: halve it until the bad record is on its own.
             dispatcher.send_halves(batch, send)
         else:
@@ -209,7 +210,7 @@ class LegacyWorkspace:
         entries = records if isinstance(records, list) else []
         created = dict(filter(None, map(record_id, entries)))
         cause = Failure(
-            "unexpected_answer",
+            Code.UNEXPECTED_ANSWER,
             f"{self._client.environment} responded with {answer.status} but did not "
             "return the created key.",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.expiry import format_milliseconds
 from provisioner.secret import Secret, is_token
@@ -39,7 +40,7 @@ def mint(client: Client, key_id: str, expires_at: datetime) -> Secret:
     token = found.get("token") if isinstance(found, dict) else None
     if answer.has_error(_KEY_NOT_LIVE):
         raise WorkspaceError(
-            "token_refused",
+            Code.TOKEN_REFUSED,
             f"{client.environment} did not mint a token for the key {key_id} ({answer.quote}).",
             remedy="Someone revoked this key or the credential's own key: run again.",
         )
@@ -47,7 +48,7 @@ def mint(client: Client, key_id: str, expires_at: datetime) -> Secret:
         raise client.refusal(answer)
     if not is_token(token):
         raise WorkspaceError(
-            "token_refused",
+            Code.TOKEN_REFUSED,
             f"{client.environment} minted something that is not a token for the key {key_id}.",
             remedy="Nothing was delivered; check the key in Twenty itself.",
         )
@@ -64,10 +65,10 @@ def verify_token(client: Client, token: Secret) -> None:
     if answer.ok and answer.data is not None and not answer.errors:
         return
     code, message, remedy = client.explain(answer)
-    if code in ("server_error", "rate_limited"):
+    if code in (Code.SERVER_ERROR, Code.RATE_LIMITED):
         raise WorkspaceError(code, message, remedy=remedy)
     raise WorkspaceError(
-        "token_refused",
+        Code.TOKEN_REFUSED,
         f"{client.environment} minted a token but does not accept it ({code}).",
         remedy="Nothing was delivered; check the key in Twenty itself.",
     )

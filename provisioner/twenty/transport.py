@@ -33,6 +33,7 @@ from urllib3.exceptions import HTTPError as PoolError
 from urllib3.exceptions import ProxyError as PoolProxyError
 
 from provisioner import __version__
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.http_client.bounded import (
@@ -46,7 +47,6 @@ from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many
 from provisioner.runtime.log_context import bind, extra
 from provisioner.twenty.answers import (
     Answer,
-    RefusalCode,
     Throttling,
     clean,
     decode,
@@ -92,20 +92,9 @@ _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 class LostAnswerError(Exception):
     """A request was sent and no complete answer came back: its outcome is unknown."""
 
-    def __init__(self, code: str, message: str, remedy: str) -> None:
+    def __init__(self, code: Code, message: str, remedy: str) -> None:
         super().__init__(message)
-        self.code = code
-        self.message = message
-        self.remedy = remedy
-
-    @property
-    def cause(self) -> Failure:
-        """Return the failure of a create, which may have happened."""
-        return Failure(self.code, f"{self.message} {self.remedy}")
-
-    def of_workspace(self) -> WorkspaceError:
-        """Return the error of a read, which changed nothing and can only be given up."""
-        return WorkspaceError(self.code, self.message, remedy=self.remedy)
+        self.failure = Failure(code, message, remedy)
 
 
 class Transport:
@@ -205,7 +194,7 @@ class Transport:
             # Before a slot is taken, since a sign-in needs a slot of its own.
             bearer = token() if token else None
             if self._observe_left <= 0:
-                raise self._observe_timed_out().of_workspace()
+                raise WorkspaceError.of(self._observe_timed_out().failure)
             if (refusal := self._refused_beyond(min(max_wait, self._observe_left))) is not None:
                 return refusal
             attempt += 1
@@ -215,10 +204,10 @@ class Transport:
                         method, path, body, bearer, must_not_repeat=not repeatable, is_list=is_list
                     )
             except RequestAbandonedError:
-                raise WorkspaceError(STOPPED.code, STOPPED.message) from None
+                raise WorkspaceError.of(STOPPED) from None
             except LostAnswerError as lost:
                 tries += 1
-                stalls_others = lost.code == "timeout" and not self._observed
+                stalls_others = lost.failure.code == Code.TIMEOUT and not self._observed
                 if not repeatable or stalls_others or tries >= _MAX_TRIES:
                     raise
                 self._pause(tries)
@@ -245,7 +234,7 @@ class Transport:
         self._observe_left -= delay
         self.stop.sleep(delay)
 
-    def explain(self, answer: Answer, *, quoted: bool = True) -> tuple[RefusalCode, str, str]:
+    def explain(self, answer: Answer, *, quoted: bool = True) -> tuple[Code, str, str]:
         """Return what a failed answer means, without any secret that it may echo.
 
         Args:
@@ -318,7 +307,7 @@ class Transport:
             except AnswerTooLargeError:
                 self._log(method, path, started, None)
                 raise LostAnswerError(
-                    "unexpected_answer",
+                    Code.UNEXPECTED_ANSWER,
                     f"{self.name} sent a response larger than {limit >> 20} MiB.",
                     "Check that `url` is the address of Twenty itself.",
                 ) from None
@@ -329,7 +318,7 @@ class Transport:
                 if is_out_of_descriptors(error):
                     raise too_many_open_files(self.name) from None
                 raise WorkspaceError(
-                    "tls_failed",
+                    Code.TLS_FAILED,
                     f"Cannot verify the certificate of {self.name}: {clean(str(error))}.",
                     remedy="Check ca_file, REQUESTS_CA_BUNDLE and SSL_CERT_FILE.",
                 ) from None
@@ -353,7 +342,7 @@ class Transport:
 
     def _observe_timed_out(self) -> LostAnswerError:
         return LostAnswerError(
-            "timeout",
+            Code.TIMEOUT,
             f"Listing the keys of {self.name} ({self._host}) took more than "
             f"{_OBSERVE_TIMEOUTS * self.timeout:g} s, and other environments are waiting for it.",
             "Select only this environment with -e, or raise limits.timeout.",
@@ -361,7 +350,7 @@ class Transport:
 
     def _timed_out(self) -> LostAnswerError:
         return LostAnswerError(
-            "timeout",
+            Code.TIMEOUT,
             f"{self.name} ({self._host}) did not respond within {self.timeout:g} s.",
             "Run again, or raise limits.timeout.",
         )
@@ -381,39 +370,39 @@ class Transport:
             return too_many_open_files(self.name)
         if isinstance(error, (LocationParseError, requests.exceptions.InvalidURL)):
             return WorkspaceError(
-                "unreachable",
+                Code.UNREACHABLE,
                 f"Cannot reach {self.name}: {host} is not a valid host name.",
                 remedy="Check `url`.",
             )
         if isinstance(error, requests.exceptions.SSLError):
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 return WorkspaceError(
-                    "tls_failed",
+                    Code.TLS_FAILED,
                     f"The certificate of {self.name} ({host}) is not trusted.",
                     remedy="Name its certificate authority in ca_file or REQUESTS_CA_BUNDLE.",
                 )
             return LostAnswerError(
-                "tls_failed",
+                Code.TLS_FAILED,
                 f"The encrypted connection to {self.name} ({host}) failed.",
                 "Check that the server uses https.",
             )
         # Libraries raise the same error for a proxy that closed after the request.
         if isinstance(error, requests.exceptions.ProxyError) and _never_connected(error):
             return WorkspaceError(
-                "unreachable",
+                Code.UNREACHABLE,
                 f"Cannot reach {self.name} ({host}) through the proxy.",
                 remedy="Check HTTPS_PROXY and NO_PROXY.",
             )
         if _never_connected(error):
             return WorkspaceError(
-                "unreachable",
+                Code.UNREACHABLE,
                 f"Cannot reach {self.name} ({host}): {_reason(error)}.",
                 remedy="Check `url`, the network and that the server is running.",
             )
         if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
             return self._observe_timed_out() if of_observation else self._timed_out()
         return LostAnswerError(
-            "connection_lost",
+            Code.CONNECTION_LOST,
             f"The connection to {self.name} ({host}) closed before the response was complete.",
             "Run again; if it fails again, check the logs of the server and of any proxy.",
         )
@@ -542,7 +531,7 @@ def _reason(error: Exception) -> str:
         ("Failed to resolve", "its host name is not known"),
         ("Name or service not known", "its host name is not known"),
         ("timed out", "no connection within the timeout"),
-        ("unreachable", "there is no route to it"),
+        (Code.UNREACHABLE, "there is no route to it"),
     ):
         if phrase in text:
             return meaning

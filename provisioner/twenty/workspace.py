@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 
 if TYPE_CHECKING:
@@ -89,15 +90,15 @@ WITH_PERMISSIONS: Depth = 2
 """The depth whose records include the permissions of the role."""
 
 
-IN_FLIGHT = Failure("timeout", "The request was still in flight when the run ended.")
+IN_FLIGHT = Failure(Code.TIMEOUT, "The request was still in flight when the run ended.")
 """The cause if the grace period of a stop ended before the answer came."""
 
 
 def outcome_unknown(cause: Failure) -> Failure:
     """Return the failure of a key that may or may not exist and cannot be looked up any more."""
     return Failure(
-        "outcome_unknown",
-        f"{cause.message} The key may or may not exist; check with `provision list`.",
+        Code.OUTCOME_UNKNOWN,
+        f"{cause.text} The key may or may not exist; check with `provision list`.",
     )
 
 

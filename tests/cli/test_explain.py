@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.cli import explanations
+from provisioner.errors import explanations
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "errors.md").read_text("utf-8")

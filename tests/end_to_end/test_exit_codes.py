@@ -99,7 +99,7 @@ TABLE = {
     ),
     "explain": (
         Row(0, "explain plan_stale"),
-        Row(1, "explain plan_stale", broken="provisioner.cli.explanations"),
+        Row(1, "explain plan_stale", broken="provisioner.errors.explanations"),
         Row(64, "explain nope"),
     ),
     "completion": (

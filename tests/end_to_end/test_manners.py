@@ -91,7 +91,7 @@ def on_terminal(
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             # Type again after a while: a signal may arrive just before Python reads the line.
-            readable = bool(select.select([parent], [], [], 0.5)[0])
+            readable = bool(select.select([parent], [], [], 5)[0])
             try:
                 output += os.read(parent, 65536) if readable else b""
             except OSError:  # a closed terminal on Linux

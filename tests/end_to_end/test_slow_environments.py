@@ -214,7 +214,7 @@ def test_a_second_observation_before_the_writes_has_a_limit_too(scripted, answer
     transport.close_idle_connections()
     with pytest.raises((WorkspaceError, LostAnswerError)) as raised:
         transport.send("GET", "/", repeatable=True)
-    assert raised.value.code == "timeout"
+    assert raised.value.failure.code == "timeout"
     assert len(server.requests) == 2
     silent.set()
     transport.lift_observe_limits()
@@ -258,7 +258,7 @@ def test_nothing_is_sent_after_the_time_of_the_observation(scripted, answer, hur
     transport = Transport(shop, server.url, hurried(), others_wait=True)
     with pytest.raises((WorkspaceError, LostAnswerError)) as raised:
         transport.send("GET", "/", repeatable=True)
-    assert raised.value.code == "timeout"
+    assert raised.value.failure.code == "timeout"
     assert "more than 0.2 s" in raised.value.message
     assert len(server.requests) < 3
     transport.close()

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from model_server import ALWAYS, HANGS, LOST_AFTER, MADE, REJECTED, Fate, ModelServer, Row, token
 
 from provisioner import schemas, secret
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution import (
@@ -108,10 +109,13 @@ def sinks_of(name: str) -> tuple[Address, Address]:
     return file_sink(variable=name), vault_sink(name)
 
 
-REFUSED = (
-    "The token minted for the key {} is not for that key, or expires before the key does. "
-    "Nothing was delivered; check the key in Twenty."
-)
+def refused(key_id: str) -> Failure:
+    return Failure(
+        Code.TOKEN_REFUSED,
+        f"The token minted for the key {key_id} is not for that key, or expires before the key "
+        "does.",
+        "Nothing was delivered; check the key in Twenty.",
+    )
 
 
 # --- The order -----------------------------------------------------------------------------------
@@ -203,11 +207,8 @@ def test_a_token_that_does_not_match_its_key_is_not_delivered(fate: str) -> None
     """It is neither verified nor written, and the failure names the created key."""
     server = ModelServer(rows=[existing("x")], mints={"a": fate, "x": fate})
     first, second = server.run(create("a", FILE), redeliver("x", VAULT))
-    why = Failure("token_refused", REFUSED.format("id-a"))
-    assert first == Unfinished(create("a", FILE), "id-a", {"id": "id-a"}, why)
-    assert second == Failed(
-        redeliver("x", VAULT), Failure("token_refused", REFUSED.format("old-x"))
-    )
+    assert first == Unfinished(create("a", FILE), "id-a", {"id": "id-a"}, refused("id-a"))
+    assert second == Failed(redeliver("x", VAULT), refused("old-x"))
     assert server.of("prove", "open") == []
 
 
@@ -271,7 +272,7 @@ def test_a_sink_that_does_not_return_what_it_accepted_has_failed(fate: str) -> N
     assert isinstance(result, Unfinished)
     assert result.failure == Failure(
         "sink_failed",
-        "file secrets/a.env A accepted the token, but did not return it when it was read back. "
+        "file secrets/a.env A accepted the token, but did not return it when it was read back.",
         "Check what else writes there, and run again.",
     )
 
@@ -482,8 +483,8 @@ def test_a_token_whose_delivery_took_long_is_verified_once_more() -> None:
     [failed] = server.run(redeliver("x", FILE))
     assert isinstance(failed, Failed)
     assert failed.failure.code == "token_refused"
-    assert "another run revoked its key during the delivery" in failed.failure.message
-    assert "Nothing was delivered" not in failed.failure.message
+    assert "another run revoked its key during the delivery" in failed.failure.text
+    assert "Nothing was delivered" not in failed.failure.text
     # A failed verification says nothing here: the token was verified before.
     server = RefusesLater(rows=[existing("x")], long=-1)
     server.code = "unreachable"
@@ -640,19 +641,19 @@ def test_a_message_promises_a_later_delivery_only_if_the_next_run_delivers(
     [result] = stopped.run(new_key)
     assert isinstance(result, Unfinished)
     assert result.failure.code == "stopped"
-    assert result.failure.message.endswith(suffix or "The next run delivers it.")
+    assert result.failure.text.endswith(suffix or "The next run delivers it.")
     for server in (ModelServer(mints={"a b": DOWN}), ModelServer(sinks={sink: ("write", DOWN)})):
         [result] = server.run(new_key)
         assert isinstance(result, Unfinished)
         assert result.failure.code == DOWN.code
-        assert result.failure.message.endswith(REDELIVER_ADVICE) is (sink is UNREADABLE)
+        assert result.failure.text.endswith(REDELIVER_ADVICE) is (sink is UNREADABLE)
 
 
 def record_message(server: ModelServer, execution: Execution, messages: list[str]) -> None:
     """Record the message of the result while its token is being delivered."""
     [result] = execution.result().results
     if server.of("mint") and isinstance(result, Unfinished):
-        messages.append(result.failure.message)
+        messages.append(result.failure.text)
 
 
 def test_a_token_in_flight_when_the_run_ends_has_the_same_advice() -> None:
@@ -675,7 +676,7 @@ def test_a_requested_rotation_that_is_not_delivered_says_to_run_it_again() -> No
         server = ModelServer(mints={"svc": DOWN})
         [result] = server.run(rotate(one, at_once=at_once))
         assert isinstance(result, Unfinished)
-        assert command in result.failure.message
+        assert command in result.failure.text
 
 
 # --- Documents and text --------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def theirs(second: int, name: str = "a", **changes: int) -> Row:
 def unknown(cause: Failure) -> Failure:
     return Failure(
         "outcome_unknown",
-        f"{cause.message} The key may or may not exist; check with `provision list`.",
+        f"{cause.text} The key may or may not exist; check with `provision list`.",
     )
 
 
@@ -539,7 +539,7 @@ def test_a_complete_key_never_gives_way_to_one_without_a_role() -> None:
     assert isinstance(result, Unfinished)
     assert result.failure.code == "outcome_unknown"
     [ours] = server.created_rows("a")
-    assert all(id_ in result.failure.message for id_ in ("~a-1", ours.id))
+    assert all(id_ in result.failure.text for id_ in ("~a-1", ours.id))
     assert server.revoked == []
 
 
@@ -641,7 +641,7 @@ def test_every_duplicate_is_named(role_from) -> None:
     ids = ", ".join(row.id for row in server.created_rows("a"))
     assert isinstance(result, Unfinished)
     assert len(server.created_rows("a")) == 3
-    assert ids in result.failure.message
+    assert ids in result.failure.text
 
 
 # --- Stopping ------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_a_requested_rotation_that_was_cut_short_is_a_finding(tmp_path) -> None:
         succeeded, result = shop.run(rotate=frozenset({"svc-a"}))
         assert not succeeded
         [failed] = result.environments[0].results  # type: ignore[union-attr]
-        assert "run `provision rotate svc-a` again" in failed.failure.message  # type: ignore[union-attr]
+        assert "run `provision rotate svc-a` again" in failed.failure.text  # type: ignore[union-attr]
         github.refuses = False
         assert len(live(sandbox)) == 2
         succeeded, result = shop.run()
@@ -156,8 +156,8 @@ def test_a_key_that_a_person_created_during_the_write_is_not_delivered(shop: Sho
     assert not succeeded
     failure = failure_of(result)
     assert failure.code == "not_settled"
-    assert created[0] in failure.message
-    assert "`provision apply --redeliver --only svc-a`" in failure.message
+    assert created[0] in failure.text
+    assert "`provision apply --redeliver --only svc-a`" in failure.text
     assert shop.works
     assert delivered_key(shop) not in created
 
@@ -204,7 +204,7 @@ def test_a_workspace_that_cannot_be_observed_after_the_write_is_a_failure(shop: 
     succeeded, result = shop.run(FastClock(), redeliver=True)
     failure = failure_of(result)
     assert (succeeded, failure.code) == (False, "not_settled")
-    assert failure.message.endswith("Run `provision apply --redeliver --only svc-a`.")
+    assert failure.text.endswith("Run `provision apply --redeliver --only svc-a`.")
 
 
 def test_a_run_gives_up_if_others_keep_creating_newer_keys(shop: Shop) -> None:
@@ -264,5 +264,5 @@ def test_an_old_key_whose_expiry_cannot_be_changed_is_reported(shop: Shop) -> No
     shop.around = around
     succeeded, result = shop.run(FastClock(), rotate=frozenset({"svc-a"}))
     assert not succeeded
-    assert f"`provision revoke {old.id}`" in failure_of(result).message
+    assert f"`provision revoke {old.id}`" in failure_of(result).text
     assert delivered_key(shop) != old.id

@@ -291,7 +291,7 @@ class ExactlyOnce(RuleBasedStateMachine):
                     assert not own or name in self.duplicates
                 case FailedAction(failure=failure):
                     assert failure.code
-                    assert failure.message
+                    assert failure.text
                     assert not own or failure.code in ("outcome_unknown", "duplicate_left")
                 case Skipped():
                     assert not own

@@ -15,8 +15,9 @@ from builders import policy_with
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from provisioner.errors.codes import PROBLEM_CODES
 from provisioner.errors.problem import Place
-from provisioner.manifests import CODES, Manifests, characters, document, keys, load, resolve, text
+from provisioner.manifests import Manifests, characters, document, keys, load, resolve, text
 from provisioner.model.key import DesiredKey
 from provisioner.model.sink_address import (
     AwsAddress,
@@ -871,7 +872,7 @@ VARIABLE = 'inside {…} or […], put variables in quotes: "${NAME}"'
         ("x: {token: ${TOKEN}}\n", "1:12 yaml_syntax", VARIABLE),
         ("x: [a, ${TOKEN}]\n", "1:8 yaml_syntax", VARIABLE),
         ("x: {url: https://${HOST:-a}/}\n", "1:18 yaml_syntax", VARIABLE),
-        ("x: {name: svc-{service}}\n", "1:15 yaml_syntax", "text with a brace inside {…}"),
+        ("x: {name: svc-{service}}\n", "1:15 yaml_syntax", "text that contains a brace"),
         ("keys:\n\t- name: a\n", "2:1 yaml_syntax", "indent with spaces instead of this tab"),
         ("keys:\n  - name: a\n  \tx: b\n", "3:3 yaml_syntax", "indent with spaces instead of"),
         ("keys:\n  -\tname: a\n    x: b\n", "2:4 yaml_syntax", "indent with spaces instead"),
@@ -1052,7 +1053,7 @@ yamlish = st.lists(
 
 def assert_well_reported(manifests: Manifests, contents: dict[str, str]) -> None:
     for problem in manifests.problems:
-        assert problem.code in CODES
+        assert problem.code in PROBLEM_CODES
         assert problem.message
         lines = contents[Path(problem.place.file).name].removeprefix("\ufeff").split("\n")
         line, column = problem.place.line, problem.place.column

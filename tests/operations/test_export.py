@@ -427,7 +427,7 @@ def test_a_secret_of_the_run_is_in_no_manifest(monkeypatch, run, place) -> None:
     code, out, err = run("export", "-m", folder)
     assert (code, "2 live keys left out" in err) == (0, True)
     assert "someone" not in out + err
-    assert all("contains a secret of this run" in line for line in comments(out))
+    assert all("contains a secret used in this run" in line for line in comments(out))
     assert [key.name for key in loaded(out).desired["dev"]] == ["fine"]
 
 

@@ -285,7 +285,7 @@ def test_roles_with_the_same_label_are_distinguished_by_id() -> None:
     observed = observe(roles=KnownRoles((WORKER, twin)))
     by_label, by_id = planned([desired_key("a"), desired_key("b", role=twin.id)], observed).actions
     assert by_label.blocked is not None
-    assert twin.id in by_label.blocked.message
+    assert twin.id in by_label.blocked.text
     assert by_id.role_id == twin.id
 
 

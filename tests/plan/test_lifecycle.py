@@ -750,10 +750,10 @@ def test_a_successor_whose_predecessor_could_not_be_revoked_is_not_created(
     blocked = requested_rotation(declared, *observed).blocked
     assert blocked is not None
     assert blocked.code == code
-    assert repr(declared.name) in blocked.message
+    assert repr(declared.name) in blocked.text
     at_once = requested_rotation(declared, *observed, now=True).blocked
     if code == "rotation_running":
-        assert "`provision apply` after 2026-11-20T04:00:00Z to revoke" in blocked.message
+        assert "`provision apply` after 2026-11-20T04:00:00Z to revoke" in blocked.text
     works_at_once = code in ("rotation_running", "rotation_unsaid")
     assert (at_once is None) is works_at_once
 
@@ -883,7 +883,7 @@ def test_a_successor_that_is_not_delivered_revokes_no_predecessor(refused) -> No
         [result] = server.run(rotation_of(at_once=True))
         assert isinstance(result, Unfinished)
         assert result.id == "id-svc-a"
-        assert result.failure.message.endswith("run `provision rotate --now svc-a`.")
+        assert result.failure.text.endswith("run `provision rotate --now svc-a`.")
     assert any(event.startswith(refused) for event in server.told)
     assert not any(event.startswith("revoke") for event in server.told)
 
@@ -901,7 +901,7 @@ def test_the_old_token_of_a_sink_is_verified_to_be_dead(accepts_revoked) -> None
     assert isinstance(result, Unfinished if accepts_revoked else Done)
     if isinstance(result, Unfinished):
         assert result.failure.code == "token_alive"
-        assert result.failure.message.startswith(
+        assert result.failure.text.startswith(
             "The key svc-a-1 was revoked, but the server still accepts its token."
         )
 
@@ -1036,7 +1036,7 @@ def test_a_stop_before_the_revocations_revokes_nothing(at) -> None:
     assert pruned == Skipped(prune, STOPPED)
     assert isinstance(changed, Done if at.startswith("move") else Unfinished)
     if isinstance(changed, Unfinished):
-        assert changed.failure.message.endswith("The next run changes it.")
+        assert changed.failure.text.endswith("The next run changes it.")
     assert not any(event.startswith("revoke") for event in server.told)
 
 

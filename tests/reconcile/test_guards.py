@@ -260,7 +260,7 @@ def test_a_refusal_gives_numbers_and_says_what_to_do() -> None:
         "Correct the wrong clock: the expiry of new keys depends on it.",
     )
     assert (vanished.message, vanished.remedy) == (
-        "No manifest declares keys for shop any more, and 4 of its keys would be revoked.",
+        "The manifests no longer declare any keys for shop, and 4 of its keys would be revoked.",
         "Check -m and the manifests; to revoke the keys, use `provision revoke`.",
     )
     assert (too_many.message, too_many.remedy) == (
@@ -404,7 +404,7 @@ def test_an_id_that_is_not_seeded_is_one_workspace_at_any_address() -> None:
     [(names, error)] = shared_workspaces([observed_at("a", far, "w"), observed_at("b", near, "w")])
     assert (names, error.code, error.exit_code) == (("a", "b"), "workspace_shared", 5)
     assert error.message == "a and b point to the same workspace, w."
-    assert error.remedy.endswith("copies of one workspace, run them one at a time with -e.")
+    assert error.remedy.endswith("copies of one workspace, select them one at a time with -e.")
 
 
 def test_seeded_workspaces_that_list_the_same_key_are_the_same() -> None:

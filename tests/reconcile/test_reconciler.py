@@ -236,7 +236,7 @@ def test_a_create_is_not_sent_again_before_an_observation_has_succeeded(
     [failed] = executed(result).results
     assert isinstance(failed, Failed)
     assert failed.failure.code == "outcome_unknown"
-    assert "provision list" in failed.failure.message
+    assert "provision list" in failed.failure.text
     assert result.incomplete
     methods = [request.split()[0] for request in server.requests]
     assert methods.count(b"POST") == 1

@@ -22,7 +22,6 @@ import pytest
 import requests
 
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.errors.failure import failure_of
 from provisioner.model.token_claims import claims_of
 from provisioner.sandbox import (
     API_KEYS_FLAG,
@@ -1064,10 +1063,10 @@ def test_a_locked_file_is_not_reported_as_broken(tmp_path: Path) -> None:
             Sandbox(file, lock_wait=0.05).start()
     finally:
         holder.close()
-    failure = failure_of(raised.value)
+    failure = raised.value.failure
     assert failure.code == "sandbox_unusable"
-    assert "is locked by another program" in failure.message
-    assert "wait until it finishes" in failure.message
+    assert "is locked by another program" in failure.text
+    assert "wait until it finishes" in failure.text
 
 
 def test_tokens_of_the_embedded_twenty_are_read(tmp_path) -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from provisioner.model.sink_address import Address
     from provisioner.sinks.sink import Content, Sink
 
-DENIED = Failure("sink_denied", "The sink refused it. Ask for more.")
+DENIED = Failure("sink_denied", "The sink refused it.", "Ask for more.")
 PARALLEL = 8
 
 
@@ -253,8 +253,8 @@ def test_a_missing_library_is_reported_when_it_is_needed(
     content = found[address]
     assert isinstance(content, Unavailable)
     assert content.failure.code == "sink_extra_missing"
-    assert str(address) in content.failure.message
-    assert "twenty-provisioner[" in content.failure.message
+    assert str(address) in content.failure.text
+    assert "twenty-provisioner[" in content.failure.text
     assert found[file(1)] == NoToken()
     assert check_all([address, file(1)], open_sink, stop) == {address: content.failure}
     with pytest.raises(SinkError):

@@ -96,7 +96,7 @@ def test_a_lost_answer_of_a_write_is_reported_and_never_repeated(scripted, to, e
     server = scripted(entry, entry)
     with pytest.raises(LostAnswerError) as caught:
         to(server.url).send("POST", "/", body={}, repeatable=False)
-    assert caught.value.code == "connection_lost"
+    assert caught.value.failure.code == "connection_lost"
     assert len(server.requests) == 1
 
 
@@ -198,8 +198,8 @@ def test_a_silent_server_times_out(scripted, to) -> None:
     with pytest.raises(LostAnswerError) as caught:
         to(server.url, limits=limits_with(timeout=0.1)).send("POST", "/", body={}, repeatable=False)
     release.set()
-    assert caught.value.code == "timeout"
-    assert "0.1 s" in caught.value.message
+    assert caught.value.failure.code == "timeout"
+    assert "0.1 s" in caught.value.failure.message
 
 
 def test_a_silent_server_is_asked_once_in_its_first_observation(scripted, answer, to) -> None:
@@ -209,7 +209,7 @@ def test_a_silent_server_is_asked_once_in_its_first_observation(scripted, answer
     transport = to(server.url, limits=limits_with(timeout=0.1))
     with pytest.raises(LostAnswerError) as caught:
         transport.send("GET", "/", repeatable=True)
-    assert (caught.value.code, transport.requests_sent) == ("timeout", 1)
+    assert (caught.value.failure.code, transport.requests_sent) == ("timeout", 1)
     transport.close_idle_connections()
     release.set()
     transport.timeout = 5.0
@@ -317,7 +317,7 @@ def test_a_body_that_is_too_large_is_an_error(scripted, to) -> None:
     server = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096)
     with pytest.raises(LostAnswerError) as caught:
         to(server.url, bounds={"body_limit": 1024}).send("POST", "/", body={}, repeatable=False)
-    assert caught.value.code == "unexpected_answer"
+    assert caught.value.failure.code == "unexpected_answer"
 
 
 def test_a_body_that_arrives_too_slowly_is_given_up(to) -> None:
@@ -342,7 +342,7 @@ def test_a_body_that_arrives_too_slowly_is_given_up(to) -> None:
     ended.set()
     thread.join(5)
     listener.close()
-    assert caught.value.code == "timeout"
+    assert caught.value.failure.code == "timeout"
 
 
 @pytest.mark.parametrize(
@@ -486,7 +486,7 @@ def test_https_to_an_http_server_fails(scripted, answer, to) -> None:
     server = scripted(answer(200), answer(200), answer(200), answer(200))
     with pytest.raises(LostAnswerError) as caught:
         to(server.url.replace("http:", "https:")).send("POST", "/", body={}, repeatable=False)
-    assert caught.value.code == "tls_failed"
+    assert caught.value.failure.code == "tls_failed"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -239,7 +239,7 @@ def test_a_bad_record_of_a_batch_is_isolated(serve) -> None:
     assert kinds == [Created] * 4 + [NotCreated] + [Created] * 4
     assert isinstance(bad := outcomes[4], NotCreated)
     assert bad.failure.code == "rejected"
-    assert "not-a-date" in bad.failure.message
+    assert "not-a-date" in bad.failure.text
     assert len(served.sandbox.keys()) == 8
 
 
@@ -251,7 +251,7 @@ def test_an_id_that_already_exists_is_an_unknown_outcome(serve) -> None:
     [again] = create(workspace, [new("a")])
     assert isinstance(again, Unknown)
     assert again.reason == "taken"
-    assert "Record already exists" in again.cause.message
+    assert "Record already exists" in again.cause.text
 
 
 @pytest.mark.parametrize("kind", ["session", "token", "sign-in"])
@@ -1021,7 +1021,7 @@ def test_a_503_of_an_unknown_server_leaves_the_outcome_unknown(scripted, answer,
     workspace = to(server.url, "core")
     [outcome] = create(workspace, [new("a", role_id="r")])
     assert isinstance(outcome, Unknown)
-    assert "canary" not in failure(outcome).message
+    assert "canary" not in failure(outcome).text
     assert len(server.requests) == 1
     assert workspace._client._transport._rate_limit._recovering
 
@@ -1067,8 +1067,8 @@ def test_the_error_for_a_key_that_is_too_large_names_the_limit_to_raise(
     server = scripted(answer(413, "<html>canary"))
     [outcome] = create(to(server.url, generation), [new("a", role_id="r")])
     assert isinstance(outcome, NotCreated)
-    assert "client_max_body_size" in failure(outcome).message
-    assert "canary" not in failure(outcome).message
+    assert "client_max_body_size" in failure(outcome).text
+    assert "canary" not in failure(outcome).text
 
 
 def test_core_1_accepts_documents_of_20_after_one_of_two(serve) -> None:

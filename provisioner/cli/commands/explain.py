@@ -23,17 +23,19 @@ def explain(codes: tuple[str, ...]) -> None:
     CODE, list all codes. This works offline.
     """
     import shutil
+    import textwrap
 
-    from provisioner.cli import explanations
     from provisioner.cli.suggestions import did_you_mean
+    from provisioner.errors import explanations
 
     explained = explanations.load()
     columns = shutil.get_terminal_size().columns
     if not codes:
         indent = max(map(len, explained)) + 2
         for code, text in explained.items():
-            sentence = explanations.first_sentence(text, max(WIDTH, columns) - indent)
-            click.echo(f"{code:{indent}}{sentence}")
+            sentence = explanations.first_sentence(text)
+            width = max(WIDTH, columns) - indent
+            click.echo(f"{code:{indent}}{textwrap.shorten(sentence, width, placeholder='...')}")
         return
     # A code may be pasted with the punctuation of its message.
     names = [code.strip(":.,`'\"").lower() for code in codes]

@@ -19,6 +19,7 @@ from provisioner.cli.options import (
     one_environment_option,
 )
 from provisioner.cli.stoppable import stoppable
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError, WrongUsageError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _require_manifest(exported: ExportedManifest, environment: str) -> None:
     """Raise if the exported keys are not one manifest: there are none, or too many."""
     if not exported.keys:
         raise WorkspaceError(
-            "key_missing",
+            Code.KEY_MISSING,
             f"{environment} has no selected live key that a manifest can declare.",
             remedy="Check --only, or use `provision list` to see the keys."
             if not exported.left_out
@@ -141,7 +142,7 @@ def _require_manifest(exported: ExportedManifest, environment: str) -> None:
         )
     if not exported.fits:
         raise WrongUsageError(
-            "file_too_large",
+            Code.FILE_TOO_LARGE,
             f"The {exported.keys} keys in {environment} do not fit in one manifest.",
             remedy="Use --only to write several manifests, each with some of the keys.",
         )
@@ -167,7 +168,7 @@ def _write_new(file: Path, text: str) -> None:
                 raise _exists(file) from None
     except OSError as error:
         raise WrongUsageError(
-            "not_writable",
+            Code.NOT_WRITABLE,
             f"{file.as_posix()} cannot be written: {error.strerror}.",
             remedy="Use --to with a file that you can write.",
         ) from None
@@ -175,7 +176,7 @@ def _write_new(file: Path, text: str) -> None:
 
 def _exists(file: Path) -> WrongUsageError:
     return WrongUsageError(
-        "file_exists",
+        Code.FILE_EXISTS,
         f"{file.as_posix()} already exists, and export never overwrites a file.",
         remedy="Name another file with --to.",
     )

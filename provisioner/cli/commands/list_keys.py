@@ -10,6 +10,7 @@ from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
+from provisioner.errors.codes import Code
 
 if TYPE_CHECKING:
     from provisioner.cli.options import OutputOptions, Selection
@@ -62,7 +63,7 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
         console.print_text(keys_text(rows, console.palette))
     if selection.only and not rows:
         message = f"No key matches --only {' '.join(selection.only)}."
-        console.print_failure(Failure("nothing_selected", message))
+        console.print_failure(Failure(Code.NOTHING_SELECTED, message))
     failures = [one for _, one in observations if not isinstance(one, Observation)]
     for failed in failures:
         console.print_failure(failed.failure, failed.environment)

@@ -88,7 +88,6 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
         warn_if_nothing_selected,
     )
     from provisioner.errors.exceptions import WrongUsageError
-    from provisioner.errors.failure import failure_of
 
     console = Console(output)
     if file is not None:
@@ -126,7 +125,7 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
             new_plan, changes=new_plan.changes, refusal=reconciler.refusal, plan_file=written
         )
         if write_error is not None:
-            console.print_failure(failure_of(write_error))
+            console.print_failure(write_error.failure)
         code = early_exit_code(reconciler, signals)
         if code is not None:
             return outputs.finish(code)

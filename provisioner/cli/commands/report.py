@@ -10,6 +10,7 @@ from provisioner.cli.command_help import DocumentedCommand, Example
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
+from provisioner.errors.codes import Code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,8 +99,8 @@ def report(
     if selection.only and empty:
         message = f"No key matches --only {' '.join(selection.only)}."
         if expiring_within is not None and not fleet_audit.unobserved:
-            raise RefusedError("nothing_selected", message, remedy="Correct the glob.")
-        console.print_failure(Failure("nothing_selected", message))
+            raise RefusedError(Code.NOTHING_SELECTED, message, remedy="Correct the glob.")
+        console.print_failure(Failure(Code.NOTHING_SELECTED, message))
     if fleet_audit.unobserved:
         return INCOMPLETE
     overdue = fleet_audit.due or fleet_audit.missing

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.errors.codes import Code
 
 _DIALECTS = ("core", "core-1", "legacy")
 
@@ -78,10 +79,10 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
     except WorkspaceError as error:
         if not isinstance(error.__cause__, OSError):
             raise
-        raise WrongUsageError("not_servable", error.message, remedy=error.remedy) from None
+        raise WrongUsageError(Code.NOT_SERVABLE, error.message, remedy=error.remedy) from None
     except OSError as error:
         raise WrongUsageError(
-            "not_servable",
+            Code.NOT_SERVABLE,
             f"The sandbox cannot be started: {error.strerror or error}.",
             remedy="Choose another --port or --file.",
         ) from None

@@ -119,7 +119,7 @@ def _environment(one: EnvironmentAudit | Unobserved) -> Iterator[str]:
     yield f"<h2>{name}</h2>"
     if isinstance(one, Unobserved):
         yield f'<p class="where">{escape(visible(one.url))}</p>'
-        code, message = escape(one.failure.code), escape(visible(one.failure.message))
+        code, message = escape(one.failure.code), escape(visible(one.failure.text))
         yield f'<p class="failure"><b>Not reached: {code}.</b> {message}</p>'
         yield "</section>"
         return

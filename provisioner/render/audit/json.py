@@ -51,7 +51,7 @@ def _environment(one: EnvironmentAudit | Unobserved) -> Document:
                 "environment": one.environment,
                 "url": one.url,
                 "generation": None,
-                "error": {"code": failure.code, "message": failure.message},
+                "error": {"code": failure.code, "message": failure.text},
                 "server_time": None,
                 "summary": None,
                 "keys": [],

@@ -65,7 +65,7 @@ def audit_markdown(audit: FleetAudit) -> str:
     for part in shown:
         lines += ["", f"## {escape(_truncate_cell(part.environment))}", ""]
         if isinstance(part, Unobserved):
-            message = escape(truncate(part.failure.message, 200))
+            message = escape(truncate(part.failure.text, 200))
             lines.append(f"**Not reached**, {escape(part.failure.code)}: {message}")
         else:
             name = part.environment

@@ -48,7 +48,7 @@ def _environment(
     name = palette.paint(palette.strong, one.environment)
     if isinstance(one, Unobserved):
         yield f"{name}  {visible(one.url)}"
-        failure = f"    {one.failure.code}: {visible(one.failure.message)}"
+        failure = f"    {one.failure.code}: {visible(one.failure.text)}"
         yield palette.paint(palette.bad, failure)
         return
     yield f"{name}  {visible(one.url)}  {one.generation}"

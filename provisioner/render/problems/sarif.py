@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from provisioner import __version__
-from provisioner.manifests import CODES, WARNINGS
+from provisioner.errors import explanations
+from provisioner.errors.codes import PROBLEM_CODES, WARNINGS, Code
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ _ROOT = "%SRCROOT%"
 
 
 def problems_sarif(validation: ValidationResult) -> Document:
-    """Return one run with a rule for each code, and a result for each problem and warning."""
-    rules = tuple(dict.fromkeys((*CODES, *(problem.code for problem, _ in validation.entries))))
-    index = {code: number for number, code in enumerate(rules)}
+    """Return one run with a rule for each code, and a result for each problem or warning."""
+    explained = explanations.load()
+    index = {code: number for number, code in enumerate(PROBLEM_CODES)}
     return {
         "$schema": _SCHEMA,
         "version": "2.1.0",
@@ -35,7 +36,7 @@ def problems_sarif(validation: ValidationResult) -> Document:
                     "driver": {
                         "name": "provision",
                         "version": __version__,
-                        "rules": [_rule(code) for code in rules],
+                        "rules": [_rule(code, explained[code]) for code in PROBLEM_CODES],
                     }
                 },
                 # The columns of places count code points.
@@ -51,10 +52,10 @@ def problems_sarif(validation: ValidationResult) -> Document:
     }
 
 
-def _rule(code: str) -> Document:
+def _rule(code: Code, explanation: str) -> Document:
     return {
         "id": code,
-        "shortDescription": {"text": CODES.get(code, code)},
+        "shortDescription": {"text": explanations.first_sentence(explanation)},
         "help": {"text": f"docs/errors.md explains {code}."},
         "defaultConfiguration": {"level": "warning" if code in WARNINGS else "error"},
     }

@@ -29,10 +29,10 @@ def load() -> dict[str, str]:
     return {code: _plain(text) for code, text in (*rows, *_PARAGRAPHS.findall(page))}
 
 
-def first_sentence(text: str, width: int) -> str:
-    """Return the first sentence of an explanation, shortened to a number of columns."""
+def first_sentence(text: str) -> str:
+    """Return the first sentence of an explanation."""
     sentence, stop, _ = " ".join(text.split()).partition(". ")
-    return textwrap.shorten(sentence + stop.strip(), width, placeholder="...")
+    return sentence + stop.strip()
 
 
 def wrap(text: str, width: int) -> str:
