@@ -147,6 +147,7 @@ def observation_with(*keys: ObservedKey, roles: Roles | None = None, **changes: 
     """Return an observation of these keys, by a legacy server if `roles` is NoRoles."""
     observation = Observation(
         generation="legacy" if isinstance(roles, NoRoles) else "core",
+        batches=isinstance(roles, NoRoles),
         workspace="w",
         keys=keys,
         roles=roles or KnownRoles(()),

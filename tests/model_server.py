@@ -222,6 +222,10 @@ class ModelServer:
         self._sent_at: dict[str, int] = {}
         self._refused_ids: set[str] = set()
 
+    @property
+    def chooses_ids(self) -> bool:
+        return self.generation == "legacy"
+
     # A run, and what is known of it
 
     def execution(self, *actions: Action, parallel: int = 1) -> Execution:
@@ -354,7 +358,7 @@ class ModelServer:
             observer.on_outcome(key, outcome)
 
     def _answer(self, key: NewKey, fate: Fate) -> Outcome:
-        chosen = self.generation == "legacy"
+        chosen = self.chooses_ids
         assert str(uuid.UUID(key.id)) == key.id
         taken = chosen and (key.id in self._refused_ids or self.row(key.id) is not None)
         row = Row(

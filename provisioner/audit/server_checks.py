@@ -187,7 +187,7 @@ def _writes(  # noqa: PLR0911 - one for each result
     observation: Observation, capabilities: Capabilities, *, session: bool
 ) -> Check:
     """Check whether the credential can write keys (docs/twenty-api.md, "Generations")."""
-    if observation.generation == "legacy":
+    if isinstance(observation.roles, NoRoles):
         return CheckOk(
             "writes",
             "Any credential for the workspace can create keys; whether this one can mint tokens "

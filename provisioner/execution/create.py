@@ -78,8 +78,7 @@ class BulkCreate:
         self._stop = stop
         self._on_start = on_start
         self._on_progress = on_progress
-        chooses_ids = workspace.generation == "legacy"
-        self._creates = [PendingCreate(action, chooses_ids) for action in creates]
+        self._creates = [PendingCreate(action, workspace.chooses_ids) for action in creates]
         self._by_id: dict[str, PendingCreate] = {}
         self._last_observe_failed = False
 

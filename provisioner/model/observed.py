@@ -90,6 +90,7 @@ class Observation:
     """The state of a workspace, as it was read.
 
     Attributes:
+        generation: a label for reports.
         workspace: the workspace id in the credential; None if it contains none.
         keys: every key that the server lists; core never lists revoked ones.
         server_time: the server's clock when it answered; it decides which keys are live.
@@ -97,6 +98,7 @@ class Observation:
         server_ahead: how far the server's clock is ahead of this machine's; None if the server
             sent no `Date`.
         own_key: the id of the key that the run is signed in with; None for other credentials.
+        batches: whether one request creates a whole batch of keys, and the list has pages.
     """
 
     generation: Generation
@@ -107,3 +109,4 @@ class Observation:
     requests: int
     server_ahead: timedelta | None = None
     own_key: str | None = None
+    batches: bool = False

@@ -71,7 +71,7 @@ def create_records(
         The created records; none if any record does not fit the generation of the workspace.
     """
     invalid = tuple(filter(None, (_role_failure(workspace, record) for record in body.records)))
-    if invalid and workspace.generation == "core":
+    if invalid and workspace.keys_have_roles:
         invalid = (_with_assignable_roles(invalid[0], workspace, stop), *invalid[1:])
     if invalid:
         return BulkResult(None if body.single else [], invalid)
@@ -148,13 +148,13 @@ def _with_assignable_roles(failure: Failure, workspace: Workspace, stop: Cancell
 
 def _role_failure(workspace: Workspace, record: BodyRecord) -> Failure | None:
     """Return why the generation of the workspace rejects the record, before anything is sent."""
-    if workspace.generation == "core" and record.role_id is None:
+    if workspace.keys_have_roles and record.role_id is None:
         return Failure(
             Code.ROLE_MISSING,
             f"{record.place}: {record.name!r} has no roleId, which this workspace requires. "
             "Set roleId to the id of a role that keys may have.",
         )
-    if workspace.generation == "legacy" and record.role_id is not None:
+    if not workspace.keys_have_roles and record.role_id is not None:
         return Failure(
             Code.ROLE_UNSUPPORTED,
             f"{record.place}: {record.name!r} has a roleId, which this generation of Twenty does "

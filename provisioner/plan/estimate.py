@@ -39,17 +39,14 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
     depths = Counter(one.depth for one in unblocked if isinstance(one, Create | Rotate))
     creates = depths.total()
     deliveries = sum(bool(action.sinks) for action in unblocked)
-    match observation.generation:
-        case "legacy":
-            writes = sum(-(-count // limits.batch) for count in depths.values())
-            reads = -(-(len(observation.keys) + creates) // _PAGE_SIZE)
-            write_seconds = writes * _BATCH_SECONDS + creates * _BATCHED_KEY_SECONDS
-        case "core":
-            writes = creates + (creates > 1) + (depths[_DEPTH_WITH_PERMISSIONS] > 0)
-            reads = 1
-            write_seconds = creates * _CREATE_SECONDS
-        case _:
-            assert_never(observation.generation)
+    if observation.batches:
+        writes = sum(-(-count // limits.batch) for count in depths.values())
+        reads = -(-(len(observation.keys) + creates) // _PAGE_SIZE)
+        write_seconds = writes * _BATCH_SECONDS + creates * _BATCHED_KEY_SECONDS
+    else:
+        writes = creates + (creates > 1) + (depths[_DEPTH_WITH_PERMISSIONS] > 0)
+        reads = 1
+        write_seconds = creates * _CREATE_SECONDS
     writes += deliveries * _DELIVERY_REQUESTS
     write_seconds += deliveries * _DELIVERY_REQUESTS * _READ_SECONDS
     changes = sum(_write_requests(action) for action in unblocked)

@@ -1,5 +1,5 @@
 """Twenty's API, which no other package knows: `connect` opens one interface to all generations.
 
-The interface is `provisioner.twenty.workspace`. It imports no HTTP library, so that reports and
+The interface is `provisioner.model.workspace`. It imports no HTTP library, so that reports and
 `validate` start fast.
 """

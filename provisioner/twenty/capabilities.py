@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
+from provisioner.model.workspace import Capabilities, Release
 from provisioner.twenty.tokens import PROBE
-from provisioner.twenty.workspace import Capabilities, Release
 
 if TYPE_CHECKING:
     from provisioner.twenty.answers import Answer

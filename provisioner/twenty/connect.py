@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.model.environment import Credential, Environment
+    from provisioner.model.workspace import Workspace
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.workspace import Workspace
 
 
 def connect(  # noqa: PLR0913 - all a workspace needs

@@ -12,6 +12,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.expiry import format_milliseconds
 from provisioner.model.observed import HiddenRoles, KnownRoles, Observation
+from provisioner.model.workspace import WITH_PERMISSIONS, NotCreated, NotSent
 from provisioner.twenty.capabilities import core_capabilities
 from provisioner.twenty.client import server_time_of
 from provisioner.twenty.core_bulk_create import KEY, SELECTION, CoreBulkCreate
@@ -25,7 +26,6 @@ from provisioner.twenty.records import (
     require_list,
 )
 from provisioner.twenty.tokens import mint, verify_token
-from provisioner.twenty.workspace import WITH_PERMISSIONS, NotCreated, NotSent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from provisioner.model.environment import Limits
     from provisioner.model.key import Depth
     from provisioner.model.observed import ObservedKey, Roles
+    from provisioner.model.workspace import Capabilities, CreateObserver, NewKey, Record
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.client import Client
     from provisioner.twenty.core_bulk_create import Join
-    from provisioner.twenty.workspace import Capabilities, CreateObserver, NewKey, Record
 
 _QUERY_ONE = "query($input:GetApiKeyInput!){apiKey(input:$input){%s}}"
 _REVOKE = "mutation($input:RevokeApiKeyInput!){revokeApiKey(input:$input){id revokedAt}}"
@@ -66,6 +66,8 @@ class CoreWorkspace:
     """A workspace of the core generation."""
 
     generation: Literal["core"] = "core"
+    chooses_ids = False
+    keys_have_roles = True
 
     def __init__(self, client: Client, limits: Limits) -> None:
         self._client = client

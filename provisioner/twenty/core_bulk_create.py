@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.twenty.answers import refusal_code
-from provisioner.twenty.dispatch import Dispatcher, batch_size, split
-from provisioner.twenty.records import record_id
-from provisioner.twenty.transport import LostAnswerError
-from provisioner.twenty.workspace import (
+from provisioner.model.workspace import (
     WITH_PERMISSIONS,
     Created,
     NotCreated,
     Record,
     Unknown,
 )
+from provisioner.twenty.answers import refusal_code
+from provisioner.twenty.dispatch import Dispatcher, batch_size, split
+from provisioner.twenty.records import record_id
+from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from provisioner.http_client.bounded import Json
     from provisioner.model.environment import Limits
     from provisioner.model.key import Depth
+    from provisioner.model.workspace import CreateObserver, NewKey, Outcome
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.client import Client
-    from provisioner.twenty.workspace import CreateObserver, NewKey, Outcome
 
 KEY = "id name expiresAt revokedAt createdAt updatedAt"
 """The fields of a key itself, without its role."""

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
+from provisioner.model.workspace import NotCreated, NotSent
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.log_context import bind, extra
-from provisioner.twenty.workspace import NotCreated, NotSent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from provisioner.model.key import Depth
+    from provisioner.model.workspace import CreateObserver, NewKey, Outcome, Record
     from provisioner.runtime.cancellation import Cancellation
-    from provisioner.twenty.workspace import CreateObserver, NewKey, Outcome, Record
 
     Group = tuple[NewKey, ...]  # the keys of one request
 

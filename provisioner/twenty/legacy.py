@@ -16,6 +16,7 @@ from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.model.expiry import format_milliseconds, format_timestamp
 from provisioner.model.observed import NoRoles, Observation
+from provisioner.model.workspace import Created, NotCreated, Unknown
 from provisioner.twenty.capabilities import legacy_capabilities
 from provisioner.twenty.client import server_time_of
 from provisioner.twenty.dispatch import Dispatcher, batch_size, read_each, split
@@ -23,7 +24,6 @@ from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import record_id
 from provisioner.twenty.tokens import mint, verify_token
 from provisioner.twenty.transport import LostAnswerError
-from provisioner.twenty.workspace import Created, NotCreated, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from provisioner.http_client.bounded import Json
     from provisioner.model.environment import Limits
     from provisioner.model.key import Depth
+    from provisioner.model.workspace import Capabilities, CreateObserver, NewKey, Outcome, Record
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.client import Client
-    from provisioner.twenty.workspace import Capabilities, CreateObserver, NewKey, Outcome, Record
 
 FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"
 """60 is the documented maximum of a page; core answers the same read in another shape."""
@@ -64,6 +64,8 @@ class LegacyWorkspace:
     """
 
     generation: Literal["legacy"] = "legacy"
+    chooses_ids = True
+    keys_have_roles = False
 
     def __init__(self, client: Client, limits: Limits, first_page: Answer | None = None) -> None:
         self._client = client
@@ -102,6 +104,7 @@ class LegacyWorkspace:
             requests=self._client.requests_sent,
             server_ahead=answer.ahead,
             own_key=self._client.own_key(),
+            batches=True,
         )
 
     def capabilities(self) -> Capabilities:

@@ -12,7 +12,7 @@ from provisioner.model.observed import ObservedKey, Role
 
 if TYPE_CHECKING:
     from provisioner.http_client.bounded import Json
-    from provisioner.twenty.workspace import Record
+    from provisioner.model.workspace import Record
 
 
 _MAX_NAME = 100_000
