@@ -6,8 +6,9 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, assert_never
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,9 +49,17 @@ class Rate:
         """Return the seconds from one allowed request to the next."""
         return self.seconds / self.requests
 
+    def times(self, factor: float) -> Rate:
+        """Return a rate that is higher by this factor."""
+        return Rate(self.requests, self.seconds / factor)
+
 
 _MIN_RATE = Rate(50, _MINUTE)
 """The least that hosted Twenty allows; used if too few requests were accepted to tell."""
+
+
+def _higher(rate: Rate, proven: Rate | None) -> Rate:
+    return rate if proven is None or rate.interval < proven.interval else proven
 
 
 @dataclass(slots=True)
@@ -118,8 +127,8 @@ class _RateEstimate:
             Rate(len(self._sent_at) - index, _MINUTE + now - sent_at)
             for index, sent_at in enumerate(self._sent_at)
         )
-        self._proven = min(rates, key=_interval, default=None)
-        rate = self._at_least_proven(_MIN_RATE)
+        self._proven = min(rates, key=lambda rate: rate.interval, default=None)
+        rate = _higher(_MIN_RATE, self._proven)
         # Too few to tell, or the bucket was not full: a whole minute without refusal will show.
         self._double_at = now + _MINUTE if rate is _MIN_RATE else None
         return rate
@@ -127,21 +136,29 @@ class _RateEstimate:
     def on_refusal(self, rate: Rate) -> Rate:
         """Return the rate to try after this rate was too high."""
         self._double_at = None
-        return self._at_least_proven(_times(rate, 0.5))
+        return _higher(rate.times(0.5), self._proven)
 
     def on_send_at_rate(self, now: float, rate: Rate) -> Rate:
         """Return the rate to try after this rate was not refused so far."""
         if self._double_at is None or now < self._double_at:
             return rate
         self._double_at = now + _MINUTE
-        return _times(rate, 2)
-
-    def _at_least_proven(self, rate: Rate) -> Rate:
-        return rate if self._proven is None else min(self._proven, rate, key=_interval)
+        return rate.times(2)
 
 
 class RequestAbandonedError(Exception):
     """A request was given up before its turn came."""
+
+
+class _Gate(Enum):
+    """State of the gate that all requests pass."""
+
+    OPEN = auto()
+    """Every request passes in its turn."""
+    PAUSED = auto()
+    """None passes until the pause is over; then one does, once those in flight are back."""
+    PROBING = auto()
+    """The first request after a pause is in flight, and the others wait for it."""
 
 
 class RateLimit:
@@ -166,22 +183,18 @@ class RateLimit:
         self._lock = threading.Lock()
         self._clock = clock
         self._sleep = sleep
+        self._gate = _Gate.OPEN
         self._not_before = clock()
-        self._bucket: _Bucket | None = None
-        self._estimate: _RateEstimate | None = _RateEstimate()
         self._in_flight = 0
-        # True from a refusal until the first request after the pause is accepted.
-        self._recovering = False
-        self._rate_limited = False
-        self._first_sent = False
-        self._accepted = 0
-        self._pauses = 0
-        self._refusals = 0
+        self._accepted = 0  # since the last refusal
+        self._refusals = 0  # in a row
+        self._pauses = 0  # for the rate
+        self._over_rate = False  # the last refusal was for the rate
+        self._bucket: _Bucket | None = None
+        self._source: Literal["declared", "stated"] | _RateEstimate = _RateEstimate()
         if (declared := limits.requests_per_minute) is not None:
-            full = float(declared)
-            self._estimate = None
-            self._bucket = _Bucket(Rate(declared, _MINUTE), full, full, inf)
-        self._declared = declared is not None
+            self._source = "declared"
+            self._bucket = _Bucket(Rate(declared, _MINUTE), declared, declared, inf)
 
     @contextmanager
     def slot(self, still_wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
@@ -231,38 +244,41 @@ class RateLimit:
                 self._accepted = 0
                 self._pauses += rate_limited
             if rate_limited:
+                self._stretch(is_new=is_new)
                 self._learn(rate, now, is_new=is_new)
-            self._rate_limited = rate_limited
+            self._over_rate = rate_limited
+            self._gate = _Gate.PAUSED
             resume = now if wait is None else now + wait
             if wait is None or self._refusals > 1:
-                resume = max(resume, now + self._max_wait())
-            self._recovering = True
+                resume = max(resume, now + self._unstated_wait())
             self._pause(resume)
             return self._not_before - now
 
     def _claim(self) -> float:
-        """Let the request go and return 0, or return the seconds to wait before asking again."""
+        """Let the request pass and return 0, or return the seconds to wait before asking again."""
         with self._lock:
             now = self._clock()
             if now < self._not_before:
                 return self._not_before - now
-            if self._recovering and self._in_flight and now < self._not_before + _MAX_HOLD:
+            holds = self._in_flight > 0 and now < self._not_before + _MAX_HOLD
+            if holds and self._gate is not _Gate.OPEN:
                 return _POLL_INTERVAL
-            if (wait := self._token(now)) > 0:
+            if (wait := self._take_token(now)) > 0:
                 return wait
             self._in_flight += 1
-            self._first_sent = self._recovering
+            if self._gate is _Gate.PAUSED:
+                self._gate = _Gate.PROBING
             return 0.0
 
-    def _token(self, now: float) -> float:
-        bucket, estimate = self._bucket, self._estimate
-        if bucket is None:
-            if estimate is not None:
-                estimate.on_send(now)
-            return 0.0
-        if estimate is not None:
-            bucket.rate = estimate.on_send_at_rate(now, bucket.rate)
-        return bucket.take(now)
+    def _take_token(self, now: float) -> float:
+        """Take a token and return 0, or return the seconds until one is there."""
+        bucket, source = self._bucket, self._source
+        if isinstance(source, _RateEstimate):
+            if bucket is None:
+                source.on_send(now)
+            else:
+                bucket.rate = source.on_send_at_rate(now, bucket.rate)
+        return 0.0 if bucket is None else bucket.take(now)
 
     def _release_slot(self) -> None:
         """Record that a request came back; a refusal is reported right after this."""
@@ -271,58 +287,61 @@ class RateLimit:
             # The server's refill started with the first request, which was before this answer.
             if self._bucket is not None and self._bucket.filled_at == inf:
                 self._bucket.filled_at = self._clock()
-            if self._recovering and not self._first_sent:
-                # It may have taken the token that the next request expects.
-                if self._bucket is not None and self._rate_limited:
-                    self._pause(self._clock() + self._bucket.interval)
-                return
-            self._accepted += 1
-            self._recovering = self._first_sent = False
+            match self._gate:
+                case _Gate.OPEN | _Gate.PROBING:
+                    self._accepted += 1
+                    self._gate = _Gate.OPEN
+                case _Gate.PAUSED:
+                    # It may have taken the token that the next request expects.
+                    if self._bucket is not None and self._over_rate:
+                        self._pause(self._clock() + self._bucket.interval)
+                case _:
+                    assert_never(self._gate)
 
     def _pause(self, until: float) -> None:
         self._not_before = max(self._not_before, until)
-        if self._bucket is not None and self._rate_limited:
+        if self._bucket is not None and self._over_rate:
             self._bucket.empty(self._not_before)
 
-    def _max_wait(self) -> float:
+    def _unstated_wait(self) -> float:
         """Return the seconds to wait if the server does not say how long, or says too little."""
-        if self._bucket is None or not self._rate_limited:
+        if self._bucket is None or not self._over_rate:
             return _MIN_RATE.interval
         interval = self._bucket.interval
         # A limit by fixed windows keeps refusing until the next window starts.
         return float(min(interval * 2.0 ** (self._refusals - 1), max(interval, _MAX_WAIT)))
 
-    def _learn(self, stated: Rate | None, now: float, *, is_new: bool) -> None:
-        """Set the rate after a refusal, and slow it down a little if it was too high."""
-        bucket = self._bucket
-        if is_new and bucket is not None:
-            if bucket.stretch < _FIRST_STRETCH:
-                bucket.stretch = _FIRST_STRETCH
-            elif self._refusals == 1:
-                bucket.stretch *= _NEXT_STRETCH
-        estimate = self._estimate
-        if self._declared:
+    def _stretch(self, *, is_new: bool) -> None:
+        """Slow the current rate down a little, since it was too high."""
+        if self._bucket is None or not is_new:
             return
-        if stated is not None:
-            if estimate is not None or bucket is None or stated.interval > bucket.rate.interval:
-                self._estimate = None
-                self._use(stated)
-        elif estimate is not None:
-            if bucket is None or (not is_new and self._pauses == 1):
-                self._use(estimate.on_first_refusal(now))
-            elif is_new and self._refusals == 1:
-                self._use(estimate.on_refusal(bucket.rate))
+        if self._bucket.stretch < _FIRST_STRETCH:
+            self._bucket.stretch = _FIRST_STRETCH
+        elif self._refusals == 1:
+            self._bucket.stretch *= _NEXT_STRETCH
+
+    def _learn(self, stated: Rate | None, now: float, *, is_new: bool) -> None:
+        """Set the rate after a refusal: the slowest stated one, or else an estimate."""
+        bucket = self._bucket
+        match self._source:
+            case "declared":
+                pass
+            case "stated":
+                if bucket and stated and stated.interval > bucket.rate.interval:
+                    self._use(stated)
+            case _RateEstimate() as estimate:
+                if stated is not None:
+                    self._source = "stated"
+                    self._use(stated)
+                elif bucket is None or (not is_new and self._pauses == 1):
+                    self._use(estimate.on_first_refusal(now))
+                elif is_new and self._refusals == 1:
+                    self._use(estimate.on_refusal(bucket.rate))
+            case _:
+                assert_never(self._source)
 
     def _use(self, rate: Rate) -> None:
         if self._bucket is None:
             self._bucket = _Bucket(rate, 1.0, 0.0, self._clock(), _FIRST_STRETCH)
         else:
             self._bucket.rate = rate
-
-
-def _interval(rate: Rate) -> float:
-    return rate.interval
-
-
-def _times(rate: Rate, factor: float) -> Rate:
-    return Rate(rate.requests, rate.seconds / factor)

@@ -1023,7 +1023,7 @@ def test_a_503_of_an_unknown_server_leaves_the_outcome_unknown(scripted, answer,
     assert isinstance(outcome, Unknown)
     assert "canary" not in failure(outcome).text
     assert len(server.requests) == 1
-    assert workspace._client._transport._rate_limit._recovering
+    assert workspace._client._transport._rate_limit._gate.name == "PAUSED"
 
 
 @pytest.mark.parametrize(
