@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
+from provisioner.errors.failure import Failure
 from provisioner.http_client.bounded import json_of
 from provisioner.secret import MASK, masked
 from provisioner.twenty.rate_limit import Rate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime, timedelta
 
-    from provisioner.http_client.bounded import Json
+    from provisioner.model.workspace import Json
 
 _MAX_QUOTE = 300
 _MAX_TEXT = 8192
@@ -35,6 +38,7 @@ _MAX_RETRY_AFTER = 1e9
 _MINUTE = 60.0
 _RATE_TEXT = re.compile(r"Limit reached \(([0-9]{1,9}) tokens per ([0-9]{1,9}) ms\)")
 _RATE_LIMITED = ("Limit reached", "Too many requests")
+_TOKEN_EXPIRED = "Token has expired."  # noqa: S105 - an error text
 _NGINX_BUSY = re.compile(
     r"<html>\s*<head><title>503 Service Temporarily Unavailable</title></head>\s*<body[^>]*>\s*"
     r"<center><h1>503 Service Temporarily Unavailable</h1></center>\s*"
@@ -55,30 +59,6 @@ _MARKUP_OR_TRACE = re.compile(
     re.IGNORECASE,
 )
 """The start of an HTML page or a stack trace of JavaScript, Java or Python."""
-_STATUS_OK = 200
-_STATUS_UNAUTHORIZED = 401
-_STATUS_TOO_LARGE = 413
-_STATUS_TOO_MANY = 429
-_STATUS_UNAVAILABLE = 503
-_STATUS_SERVER_ERROR = 500
-_STATUS_REQUEST_TIMEOUT = 408
-
-# Texts with one meaning in every recorded version (docs/twenty-api.md, "Errors").
-_NO_CREDENTIAL = ("Missing authentication token", "Forbidden resource")
-_EXPIRED = ("Token has expired.", "This API Key is expired")
-_REVOKED = ("This API Key is revoked",)
-_INVALID = ("Token invalid.", "No payload")
-_SESSION_NEEDED = (
-    "This endpoint requires a session access token",
-    "This endpoint is not available to this caller",
-)
-_SANDBOX_UNUSABLE = "SANDBOX_UNUSABLE"
-"""Code that only the embedded Twenty sends, with a text for the error and one for the remedy."""
-
-_NO_PERMISSION = (
-    "Entity performing the request does not have permission",
-    "User does not have permission",
-)
 
 
 class NotJson:
@@ -119,12 +99,13 @@ class Answer:
     @property
     def ok(self) -> bool:
         """Return whether the status is a success."""
-        return _STATUS_OK <= self.status < 300  # noqa: PLR2004 - above the 2xx range
+        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     @property
     def server_failed(self) -> bool:
         """Return whether the server itself, or a proxy in front of it, failed."""
-        return self.status >= _STATUS_SERVER_ERROR or self.status == _STATUS_REQUEST_TIMEOUT
+        timed_out = self.status == HTTPStatus.REQUEST_TIMEOUT
+        return timed_out or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
     @property
     def lost(self) -> bool:
@@ -140,30 +121,30 @@ class Answer:
         if not isinstance(body, dict):
             return ()
         if isinstance(entries := body.get("errors"), list):
-            return tuple(
-                _error_text(entry.get("message") if isinstance(entry, dict) else None)
-                for entry in entries[:_MAX_ERRORS]
-            )
-        if self.ok:
+            texts = [e.get("message") if isinstance(e, dict) else None for e in entries]
+        elif self.ok:
             return ()
-        messages = body.get("messages")
-        texts = messages if isinstance(messages, list) else [body.get("message")]
-        return tuple(_error_text(text) for text in texts[:_MAX_ERRORS] if text)
+        else:
+            messages = body.get("messages")
+            texts = messages if isinstance(messages, list) else [body.get("message")]
+            texts = list(filter(None, texts))
+        return tuple(map(_error_text, texts[:_MAX_ERRORS]))
 
     @property
     def codes(self) -> frozenset[str]:
         """Return the error codes in the body: `code`, `error` and GraphQL's `extensions`."""
-        found: set[str] = set()
-        if isinstance(self.body, dict):
-            holders: list[Json] = [self.body]
-            if isinstance(entries := self.body.get("errors"), list):
-                few = entries[:_MAX_ERRORS]
-                holders += [e.get("extensions") for e in few if isinstance(e, dict)]
-            for holder in holders:
-                if isinstance(holder, dict):
-                    values = (holder.get(name) for name in ("code", "subCode", "error"))
-                    found.update(value for value in values if isinstance(value, str))
-        return frozenset(found)
+        if not isinstance(self.body, dict):
+            return frozenset()
+        holders: list[Json] = [self.body]
+        if isinstance(entries := self.body.get("errors"), list):
+            holders += [e.get("extensions") for e in entries[:_MAX_ERRORS] if isinstance(e, dict)]
+        values = (
+            holder.get(name)
+            for holder in holders
+            if isinstance(holder, dict)
+            for name in ("code", "subCode", "error")
+        )
+        return frozenset(value for value in values if isinstance(value, str))
 
     @property
     def data(self) -> dict[str, Json] | None:
@@ -188,7 +169,7 @@ class Answer:
     @property
     def too_large(self) -> bool:
         """Return whether the request was refused for its size, before it was handled."""
-        return self.status == _STATUS_TOO_LARGE
+        return self.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
     def has_error(self, texts: tuple[str, ...]) -> bool:
         """Return whether one of the error texts begins with one of these texts."""
@@ -267,11 +248,11 @@ class Throttling:
 def throttling(answer: Answer) -> Throttling | None:
     """Return how the request was throttled; None if it was not."""
     rate_limited = not answer.has_data and (
-        answer.status == _STATUS_TOO_MANY
+        answer.status == HTTPStatus.TOO_MANY_REQUESTS
         or "LIMIT_REACHED" in answer.codes
         or answer.has_error(_RATE_LIMITED)
     )
-    if not rate_limited and answer.status != _STATUS_UNAVAILABLE:
+    if not rate_limited and answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
         return None
     is_nginx = not rate_limited and _NGINX_BUSY.match(answer.excerpt) is not None
     unhandled = rate_limited or is_nginx
@@ -292,39 +273,134 @@ def throttling(answer: Answer) -> Throttling | None:
 def session_ended(answer: Answer) -> bool:
     """Return whether the credential was refused as expired or unknown, before anything was done."""
     return not answer.has_data and (
-        answer.status == _STATUS_UNAUTHORIZED
+        answer.status == HTTPStatus.UNAUTHORIZED
         or "UNAUTHENTICATED" in answer.codes
-        or answer.has_error(("Token has expired.",))
+        or answer.has_error((_TOKEN_EXPIRED,))
     )
 
 
-_TEXT_CODES: tuple[tuple[tuple[str, ...], Code], ...] = (
-    (_NO_CREDENTIAL, Code.CREDENTIAL_MISSING),
-    (_EXPIRED, Code.CREDENTIAL_EXPIRED),
-    (_REVOKED, Code.CREDENTIAL_REVOKED),
-    (_SESSION_NEEDED, Code.SESSION_REQUIRED),
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    """One meaning of an answer that is not a success.
+
+    Attributes:
+        problem: the rest of a sentence that begins with the name of the environment.
+        texts: beginnings of error texts with this meaning in every recorded version.
+        codes: error codes with this meaning.
+        applies: recognizes this meaning by something else.
+    """
+
+    code: Code
+    problem: str
+    remedy: str
+    texts: tuple[str, ...] = ()
+    codes: frozenset[str] = frozenset()
+    applies: Callable[[Answer], bool] = lambda _: False
+
+    def matches(self, answer: Answer) -> bool:
+        """Return whether an answer has this meaning, unless an earlier one applies."""
+        return bool(
+            answer.has_error(self.texts) or answer.codes & self.codes or self.applies(answer)
+        )
+
+
+def _is_rate_limited(answer: Answer) -> bool:
+    throttle = throttling(answer)
+    return throttle is not None and throttle.unhandled
+
+
+_UNEXPECTED = _Meaning(
+    Code.UNEXPECTED_ANSWER,
+    "sent a response that does not come from Twenty",
+    "Check that `url` is the address of Twenty itself and that no proxy responds in its place",
 )
 
+_MEANINGS = (
+    _Meaning(
+        Code.RATE_LIMITED,
+        "keeps refusing requests because of its rate limit",
+        "Set limits.requests_per_minute for this environment, or run again later",
+        applies=_is_rate_limited,
+    ),
+    _Meaning(
+        Code.SANDBOX_UNUSABLE,
+        "cannot use its file",
+        "Make sure that nothing else is using the file, and run again",
+        codes=frozenset({"SANDBOX_UNUSABLE"}),
+    ),
+    _Meaning(
+        Code.CREDENTIAL_MISSING,
+        "received no credential with this request",
+        "Check whether a proxy in front of it removes the Authorization header",
+        texts=("Missing authentication token", "Forbidden resource"),
+    ),
+    _Meaning(
+        Code.CREDENTIAL_EXPIRED,
+        "reports that the credential has expired",
+        "Put a new token into the variable or file that `auth` names",
+        texts=(_TOKEN_EXPIRED, "This API Key is expired"),
+    ),
+    _Meaning(
+        Code.CREDENTIAL_REVOKED,
+        "reports that the API key of this credential is revoked",
+        "Put the token of a live key into the variable or file that `auth` names",
+        texts=("This API Key is revoked",),
+    ),
+    _Meaning(
+        Code.SESSION_REQUIRED,
+        "allows this only to a signed-in user, not to an API key",
+        "Give `auth` an email and a password, or a session_token",
+        texts=(
+            "This endpoint requires a session access token",
+            "This endpoint is not available to this caller",
+        ),
+    ),
+    _Meaning(
+        Code.PERMISSION_DENIED,
+        "does not permit this for the role of the credential",
+        "Give the role the permission for API keys and webhooks, and the permission for roles",
+        texts=(
+            "Entity performing the request does not have permission",
+            "User does not have permission",
+        ),
+        codes=frozenset({"PERMISSION_DENIED"}),
+    ),
+    _Meaning(
+        Code.CREDENTIAL_INVALID,
+        "does not accept the credential",
+        "Check that the variable or file that `auth` names contains a token for this workspace",
+        texts=("Token invalid.", "No payload"),
+        applies=session_ended,
+    ),
+    _Meaning(
+        Code.SERVER_ERROR,
+        "failed",
+        "Run again; if it fails again, check the server's log",
+        applies=lambda answer: answer.server_failed,
+    ),
+    _Meaning(
+        Code.REJECTED,
+        "or a proxy in front of it does not accept requests of this size",
+        "Raise the limit (nginx: client_max_body_size)",
+        applies=lambda answer: answer.too_large,
+    ),
+    _Meaning(
+        Code.REJECTED,
+        "rejected the request",
+        "The text in parentheses comes from the server",
+        applies=lambda answer: bool(answer.errors),
+    ),
+)
+"""The meanings of failed answers (docs/twenty-api.md, "Errors"); the first that matches counts."""
 
-def refusal_code(answer: Answer) -> Code:  # noqa: PLR0911 - one line a meaning
+
+def _meaning_of(answer: Answer) -> _Meaning:
+    return next((meaning for meaning in _MEANINGS if meaning.matches(answer)), _UNEXPECTED)
+
+
+def refusal_code(answer: Answer) -> Code:
     """Return why an answer is not a success; texts and codes count before statuses."""
-    throttle = throttling(answer)
-    if throttle is not None and throttle.unhandled:
-        return Code.RATE_LIMITED
-    if _SANDBOX_UNUSABLE in answer.codes:
-        return Code.SANDBOX_UNUSABLE
-    for texts, code in _TEXT_CODES:
-        if answer.has_error(texts):
-            return code
-    if "PERMISSION_DENIED" in answer.codes or answer.has_error(_NO_PERMISSION):
-        return Code.PERMISSION_DENIED
-    if answer.has_error(_INVALID) or session_ended(answer):
-        return Code.CREDENTIAL_INVALID
-    if answer.server_failed:
-        return Code.SERVER_ERROR
-    if answer.errors or answer.too_large:
-        return Code.REJECTED
-    return Code.UNEXPECTED_ANSWER
+    return _meaning_of(answer).code
 
 
 def is_transient(answer: Answer) -> bool:
@@ -336,66 +412,20 @@ def is_transient(answer: Answer) -> bool:
     return answer.lost or (failed and refusal_code(answer) == Code.REJECTED)
 
 
-_ADVICE: dict[Code, tuple[str, str]] = {
-    Code.CREDENTIAL_MISSING: (
-        "received no credential with this request",
-        "Check whether a proxy in front of it removes the Authorization header",
-    ),
-    Code.CREDENTIAL_EXPIRED: (
-        "reports that the credential has expired",
-        "Put a new token into the variable or file that `auth` names",
-    ),
-    Code.CREDENTIAL_REVOKED: (
-        "reports that the API key of this credential is revoked",
-        "Put the token of a live key into the variable or file that `auth` names",
-    ),
-    Code.CREDENTIAL_INVALID: (
-        "does not accept the credential",
-        "Check that the variable or file that `auth` names contains a token for this workspace",
-    ),
-    Code.SESSION_REQUIRED: (
-        "allows this only to a signed-in user, not to an API key",
-        "Give `auth` an email and a password, or a session_token",
-    ),
-    Code.PERMISSION_DENIED: (
-        "does not permit this for the role of the credential",
-        "Give the role the permission for API keys and webhooks, and the permission for roles",
-    ),
-    Code.RATE_LIMITED: (
-        "keeps refusing requests because of its rate limit",
-        "Set limits.requests_per_minute for this environment, or run again later",
-    ),
-    Code.SERVER_ERROR: ("failed", "Run again; if it fails again, check the server's log"),
-    Code.UNEXPECTED_ANSWER: (
-        "sent a response that does not come from Twenty",
-        "Check that `url` is the address of Twenty itself and that no proxy responds in its place",
-    ),
-    Code.SANDBOX_UNUSABLE: (
-        "cannot use its file",
-        "Make sure that nothing else is using the file, and run again",
-    ),
-    Code.REJECTED: ("rejected the request", "The text in parentheses comes from the server"),
-}
-
-
-def explain(environment: str, answer: Answer, words: str) -> tuple[Code, str, str]:
-    """Return the code, what happened in which environment, and what to do about it.
+def explain(environment: str, answer: Answer, *, quoted: bool = True) -> Failure:
+    """Return what an answer that is not a success means, without any secret that it may echo.
 
     Args:
         environment: its name.
         answer: of its server.
-        words: the server's own words, without secrets; empty to leave them out.
+        quoted: whether the message may quote the server.
     """
-    code = refusal_code(answer)
-    problem, remedy = _ADVICE[code]
-    if code == Code.SANDBOX_UNUSABLE and len(answer.errors) > 1:
-        return code, f"{environment}: {answer.errors[0]}", answer.errors[1]
+    meaning = _meaning_of(answer)
+    if meaning.code == Code.SANDBOX_UNUSABLE and len(answer.errors) > 1:
+        return Failure(meaning.code, f"{environment}: {answer.errors[0]}", answer.errors[1])
     if answer.location is not None:
-        problem = f"redirects to {answer.location}, which is not followed"
-        remedy = "Set `url` to the final address"
-    if answer.too_large:
-        problem = "or a proxy in front of it does not accept requests of this size"
-        remedy = "Raise the limit (nginx: client_max_body_size)"
-    show_words = words and answer.location is None
-    detail = f"{answer.status}: {words}" if show_words else f"{answer.status}"
-    return code, f"{environment} {problem} ({detail}).", f"{remedy}."
+        problem = f"redirects to {answer.location}, which is not followed ({answer.status})"
+        return Failure(meaning.code, f"{environment} {problem}.", "Set `url` to the final address.")
+    detail = f"{answer.status}: {answer.quote}" if quoted else f"{answer.status}"
+    message = f"{environment} {meaning.problem} ({detail})."
+    return Failure(meaning.code, message, f"{meaning.remedy}.")

@@ -12,11 +12,12 @@ from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.environment import ApiToken, SessionToken, SignIn
 from provisioner.model.expiry import parse_timestamp
 from provisioner.secret import Secret, is_token
+from provisioner.twenty.answers import explain
 from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
-    from provisioner.http_client.bounded import Json
     from provisioner.model.environment import Credential
+    from provisioner.model.workspace import Json
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.transport import Transport
 
@@ -145,14 +146,15 @@ class Session:
     def _refused(self, answer: Answer) -> WorkspaceError:
         """Return the error of a refused sign-in; the answer may have secrets and is not quoted."""
         name = self._transport.name
-        code, message, remedy = self._transport.explain(answer, quoted=False)
+        failure = explain(name, answer, quoted=False)
         wrong_credential = answer.has_error(("Wrong password", "User not found"))
         if wrong_credential or any("must be an email" in text for text in answer.errors):
             reason = "the email or the password is wrong"
-        elif code in (Code.REJECTED, Code.CREDENTIAL_INVALID, Code.PERMISSION_DENIED):
+        elif failure.code in (Code.REJECTED, Code.CREDENTIAL_INVALID, Code.PERMISSION_DENIED):
             reason = "the workspace may require single sign-on, a second factor or a captcha"
         else:
-            return WorkspaceError(code, f"The sign-in failed: {message}", remedy=remedy)
+            message = f"The sign-in failed: {failure.message}"
+            return WorkspaceError(failure.code, message, remedy=failure.remedy)
         self._refusal = WorkspaceError(
             Code.SIGN_IN_FAILED,
             f"{name} refused the sign-in: {reason}.",

@@ -1,4 +1,4 @@
-"""Capabilities of a server and a credential, as far as reads show them."""
+"""Capabilities of a core server and a credential, as far as reads show them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.model.workspace import Capabilities, Release
-from provisioner.twenty.tokens import PROBE
 
 if TYPE_CHECKING:
     from provisioner.twenty.answers import Answer
@@ -19,15 +18,6 @@ _RELEASE = "{getRoles{%s}}" % _FIELD_OF_2  # noqa: UP031 - braces are GraphQL's
 _KEYS = "{apiKeys{id}}"
 
 
-def legacy_capabilities(client: Client) -> Capabilities:
-    """Read the capabilities by one query that changes nothing.
-
-    Raises:
-        WorkspaceError: no complete answer came back.
-    """
-    return _capabilities(client, client.query(PROBE), None, permitted=None)
-
-
 def core_capabilities(client: Client) -> Capabilities:
     """Read the capabilities by a query of roles and a query of keys.
 
@@ -36,15 +26,9 @@ def core_capabilities(client: Client) -> Capabilities:
     Raises:
         WorkspaceError: no complete answer came back.
     """
-    answer = client.query(_RELEASE)
-    permitted = _permitted(client, client.query(_KEYS))
-    return _capabilities(client, answer, _release(client, answer), permitted=permitted)
-
-
-def _capabilities(
-    client: Client, answer: Answer, release: Release | None, *, permitted: bool | None
-) -> Capabilities:
-    return Capabilities(client.claims(), release, permitted, answer.rate_limit)
+    answer = client.graphql(_RELEASE)
+    permitted = _permitted(client, client.graphql(_KEYS))
+    return Capabilities(client.claims(), _release(client, answer), permitted, answer.rate_limit)
 
 
 def _release(client: Client, answer: Answer) -> Release | None:
@@ -64,4 +48,4 @@ def _permitted(client: Client, answer: Answer) -> bool | None:
     """Return whether the role permits the query; None if it failed for another reason."""
     if answer.data is not None and not answer.errors:
         return True
-    return False if client.explain(answer)[0] == Code.PERMISSION_DENIED else None
+    return False if client.explain(answer).code == Code.PERMISSION_DENIED else None

@@ -63,7 +63,7 @@ def _of_generation(environment: Environment, client: Client) -> Workspace:
         case "core":
             return CoreWorkspace(client, environment.limits)
         case None:
-            answer = client.read(FIRST_PAGE)
+            answer = client.request("GET", FIRST_PAGE, is_list=True)
             if _is_legacy(answer):
                 return LegacyWorkspace(client, environment.limits, answer)
             if is_core(answer):
@@ -82,7 +82,8 @@ def _check_pin(environment: Environment, client: Client) -> None:
     """Compare the pinned workspace with the one in the credential's claims."""
     if environment.workspace is None:
         return
-    actual = client.workspace()
+    claims = client.claims()
+    actual = None if claims is None else claims.workspace
     if actual is None:
         raise RefusedError(
             Code.WORKSPACE_UNKNOWN,

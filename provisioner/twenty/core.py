@@ -6,18 +6,18 @@ of a key comes back (docs/twenty-api.md, "Generations").
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.expiry import format_milliseconds
-from provisioner.model.observed import HiddenRoles, KnownRoles, Observation
-from provisioner.model.workspace import WITH_PERMISSIONS, NotCreated, NotSent
+from provisioner.model.observed import HiddenRoles, KnownRoles
+from provisioner.model.workspace import WITH_PERMISSIONS
 from provisioner.twenty.capabilities import core_capabilities
-from provisioner.twenty.client import server_time_of
 from provisioner.twenty.core_bulk_create import KEY, SELECTION, CoreBulkCreate
-from provisioner.twenty.dispatch import outcome_unsent, read_each
-from provisioner.twenty.paging import list_keys
+from provisioner.twenty.dispatch import outcome_unsent
+from provisioner.twenty.paging import list_keys, unexpected_list
 from provisioner.twenty.records import (
     IncompleteRecordError,
     read_key,
@@ -25,21 +25,18 @@ from provisioner.twenty.records import (
     record_id,
     require_list,
 )
-from provisioner.twenty.tokens import mint, verify_token
+from provisioner.twenty.server_workspace import ServerWorkspace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from provisioner.http_client.bounded import Json
     from provisioner.model.environment import Limits
     from provisioner.model.key import Depth
-    from provisioner.model.observed import ObservedKey, Roles
-    from provisioner.model.workspace import Capabilities, CreateObserver, NewKey, Record
-    from provisioner.secret import Secret
+    from provisioner.model.observed import Observation
+    from provisioner.model.workspace import Capabilities, CreateObserver, Json, NewKey, Record
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.client import Client
-    from provisioner.twenty.core_bulk_create import Join
 
 _QUERY_ONE = "query($input:GetApiKeyInput!){apiKey(input:$input){%s}}"
 _REVOKE = "mutation($input:RevokeApiKeyInput!){revokeApiKey(input:$input){id revokedAt}}"
@@ -62,31 +59,19 @@ _LIST_RETRIES = 10
 _LIST_RETRY_DELAY = 0.3
 
 
-class CoreWorkspace:
+class CoreWorkspace(ServerWorkspace):
     """A workspace of the core generation."""
 
     generation: Literal["core"] = "core"
     chooses_ids = False
     keys_have_roles = True
+    batches = False
 
     def __init__(self, client: Client, limits: Limits) -> None:
-        self._client = client
-        self._limits = limits
+        super().__init__(client, limits)
         self._accepts_several: bool | None = None
         self._role_queries: tuple[str, ...] = ("getRoles", "getApiKeyRoles")
-        self._known_permissions: dict[str, Record] | None = None
-
-    def close_idle_connections(self) -> None:
-        """Close idle connections."""
-        self._client.close_idle_connections()
-
-    def lift_observe_limits(self) -> None:
-        """Allow slow requests from now on, since no other environment waits for this one."""
-        self._client.lift_observe_limits()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._client.close()
+        self._permissions: dict[str, Record] | None = None
 
     def observe(self) -> Observation:
         """Read keys and roles in one document; only the keys if the roles are hidden.
@@ -98,11 +83,14 @@ class CoreWorkspace:
             answer = self._list(_LIST % (KEY, role_query))
             if answer.ok and answer.data is not None and not answer.errors:
                 return self._observed(answer, answer.data.get(role_query))
-            code = self._client.explain(answer)[0]
-            if code != Code.PERMISSION_DENIED and not answer.has_error(("Cannot query field",)):
-                raise self._refused(answer)
+            denied = self._client.explain(answer).code == Code.PERMISSION_DENIED
+            if not denied and not answer.has_error(("Cannot query field",)):
+                if answer.ok and not answer.errors:
+                    raise unexpected_list(self._client, answer, "something that is not a list")
+                raise self._client.refusal(answer)
             self._role_queries = self._role_queries[1:]
-        return self._keys_only()
+        answer = self._client.request("GET", _KEYS_ONLY, is_list=True)
+        return self._observation(list_keys(self._client, _KEYS_ONLY, answer), HiddenRoles(), answer)
 
     def capabilities(self) -> Capabilities:
         """Send two queries, which show the release of the server and what the role permits."""
@@ -110,78 +98,58 @@ class CoreWorkspace:
 
     def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         """Create several keys a document if the server accepts that, else one key a request."""
-        sendable = list(keys)
-        join: Join = _unchanged
-        if any(key.depth == WITH_PERMISSIONS for key in sendable):
-            permissions = self._permissions()
-            if isinstance(permissions, dict):
-                join = _with_permissions(permissions)
-            else:
-                for key in sendable:
-                    if key.depth == WITH_PERMISSIONS:
-                        observer.on_outcome(key, permissions)
-                sendable = [key for key in sendable if key.depth != WITH_PERMISSIONS]
+        try:
+            self._read_permissions(key.depth for key in keys)
+        except WorkspaceError as error:
+            for key in keys:
+                if key.depth == WITH_PERMISSIONS:
+                    observer.on_outcome(key, outcome_unsent(error))
+            keys = [key for key in keys if key.depth != WITH_PERMISSIONS]
         bulk_create = CoreBulkCreate(
-            self._client, self._limits, observer, join=join, accepts_several=self._accepts_several
+            self._client,
+            self._limits.parallel,
+            observer,
+            complete=self._complete,
+            accepts_several=self._accepts_several,
         )
-        bulk_create.send_all(sendable)
+        bulk_create.send_all(keys)
         self._accepts_several = bulk_create.accepts_several
 
     def records(self, depths: Mapping[str, Depth]) -> dict[str, Record]:
         """Send one query a key, and one for the permissions (`200`, core-1 `205`)."""
-        join: Join = _unchanged
-        if WITH_PERMISSIONS in depths.values():
-            permissions = self._permissions()
-            if isinstance(permissions, dict):
-                join = _with_permissions(permissions)
-
-        def read(key_id: str, depth: Depth) -> Record | None:
-            answer = self._client.query(_QUERY_ONE % SELECTION[depth], {"input": {"id": key_id}})
-            found = record_id((answer.data or {}).get("apiKey"))
-            if found is None or answer.errors:
-                return None
-            return join(found[1]) if depth == WITH_PERMISSIONS else found[1]
-
-        return read_each(depths, read, self._limits.parallel)
+        with suppress(WorkspaceError):  # the records then lack the permissions
+            self._read_permissions(depths.values())
+        return super().records(depths)
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> None:
         """Send one mutation (`922`, `926`)."""
-        answer = self._client.mutate(
-            _UPDATE, {"input": {"id": key_id, "expiresAt": format_milliseconds(expires_at)}}
-        )
+        fields: Json = {"id": key_id, "expiresAt": format_milliseconds(expires_at)}
+        answer = self._client.graphql(_UPDATE, {"input": fields})
         # Null for an id that no longer exists (`203`).
         if answer.errors or (answer.data or {}).get("updateApiKey") is None:
             raise self._client.refusal(answer)
 
     def assign_role(self, key_id: str, role_id: str) -> None:
         """Send one mutation (`930`)."""
-        answer = self._client.mutate(_ASSIGN, {"key": key_id, "role": role_id})
+        answer = self._client.graphql(_ASSIGN, {"key": key_id, "role": role_id})
         if answer.errors or (answer.data or {}).get("assignRoleToApiKey") is not True:
             raise self._client.refusal(answer)
 
-    def mint(self, key_id: str, expires_at: datetime) -> Secret:
-        """Send one mutation; each call mints another token (`914`, `190`)."""
-        return mint(self._client, key_id, expires_at)
-
-    def verify_token(self, token: Secret) -> None:
-        """Send one query with the token itself."""
-        verify_token(self._client, token)
-
     def revoke(self, key_id: str) -> None:
         """Send one mutation; a second one changes the date (`208`, `209`)."""
-        answer = self._client.mutate(_REVOKE, {"input": {"id": key_id}})
+        answer = self._client.graphql(_REVOKE, {"input": {"id": key_id}})
         # Null for an id that no longer exists (`210`), which is as good as revoked.
         if answer.errors or "revokeApiKey" not in (answer.data or {}):
             raise self._client.refusal(answer)
 
     def _list(self, document: str) -> Answer:
         """Query a list, and repeat it while it fails for a key that is being created."""
-        answer = self._client.query_list(document)
+        answer = self._client.graphql(document, is_list=True)
         for _ in range(_LIST_RETRIES):
             if not any(_NO_ROLE_YET in text for text in answer.errors):
                 break
-            self._client.stop.sleep(_LIST_RETRY_DELAY)
-            answer = self._client.query_list(document)
+            self._client.transport.stop.sleep(_LIST_RETRY_DELAY)
+            answer = self._client.graphql(document, is_list=True)
         return answer
 
     def _observed(self, answer: Answer, role_entries: Json) -> Observation:
@@ -191,66 +159,38 @@ class CoreWorkspace:
             found = (read_key(entry, of_key) for entry in require_list(entries))
             keys = tuple({key.id: key for key in found}.values())
         except IncompleteRecordError as incomplete:
-            raise self._client.unexpected_list(answer, str(incomplete)) from None
+            raise unexpected_list(self._client, answer, str(incomplete)) from None
         return self._observation(keys, KnownRoles(roles), answer)
 
-    def _keys_only(self) -> Observation:
-        """Return what a credential without the permission for roles may still list."""
-        answer = self._client.read(_KEYS_ONLY)
-        keys = list_keys(self._client, _KEYS_ONLY, answer)
-        return self._observation(keys, HiddenRoles(), answer)
+    def _record(self, key_id: str, depth: Depth) -> Record | None:
+        answer = self._client.graphql(_QUERY_ONE % SELECTION[depth], {"input": {"id": key_id}})
+        found = record_id((answer.data or {}).get("apiKey"))
+        if found is None or answer.errors:
+            return None
+        return self._complete(found[1]) if depth == WITH_PERMISSIONS else found[1]
 
-    def _observation(
-        self, keys: tuple[ObservedKey, ...], roles: Roles, answer: Answer
-    ) -> Observation:
-        return Observation(
-            generation="core",
-            workspace=self._client.workspace(),
-            keys=keys,
-            roles=roles,
-            server_time=server_time_of(answer),
-            requests=self._client.requests_sent,
-            server_ahead=answer.ahead,
-            own_key=self._client.own_key(),
-        )
+    def _complete(self, record: Record) -> Record:
+        """Add the permissions of its role to the record of a key of depth 2."""
+        role = record.get("role")
+        if self._permissions is None or not isinstance(role, dict):
+            return record
+        return record | {"role": role | self._permissions.get(str(role.get("id")), {})}
 
-    def _permissions(self) -> dict[str, Record] | NotCreated | NotSent:
-        """Return the permissions of each role id, read once for all keys of depth 2."""
-        if self._known_permissions is not None:
-            return self._known_permissions
-        try:
-            answer = self._client.query(_PERMISSIONS)
-        except WorkspaceError as error:
-            return outcome_unsent(error)
+    def _read_permissions(self, depths: Iterable[Depth]) -> None:
+        """Read the permissions of all roles once, if a key of depth 2 needs them.
+
+        Raises:
+            WorkspaceError: they cannot be read.
+        """
+        if self._permissions is not None or WITH_PERMISSIONS not in depths:
+            return
+        answer = self._client.graphql(_PERMISSIONS)
         entries = answer.data.get("getRoles") if answer.data else None
         if answer.errors or not isinstance(entries, list):
-            code, message, remedy = self._client.explain(answer)
-            message = f"Depth 2 requires reading the permissions of each role, but {message}"
-            return outcome_unsent(WorkspaceError(code, message, remedy=remedy))
-        found = dict(filter(None, map(record_id, entries)))
-        self._known_permissions = {
+            why = self._client.explain(answer)
+            message = f"Depth 2 requires reading the permissions of each role, but {why.message}"
+            raise WorkspaceError(why.code, message, remedy=why.remedy)
+        self._permissions = {
             id_: {name: value for name, value in entry.items() if name != "id"}
-            for id_, entry in found.items()
+            for id_, entry in filter(None, map(record_id, entries))
         }
-        return self._known_permissions
-
-    def _refused(self, answer: Answer) -> WorkspaceError:
-        if answer.ok and not answer.errors:
-            return self._client.unexpected_list(answer, "something that is not a list")
-        return self._client.refusal(answer)
-
-
-def _unchanged(record: Record) -> Record:
-    return record
-
-
-def _with_permissions(permissions: dict[str, Record]) -> Join:
-    """Return a function that adds the permissions of a key's role to its record."""
-
-    def join(record: Record) -> Record:
-        role = record.get("role")
-        if not isinstance(role, dict):
-            return record
-        return record | {"role": role | permissions.get(str(role.get("id")), {})}
-
-    return join

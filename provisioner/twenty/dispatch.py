@@ -1,26 +1,29 @@
-"""Requests side by side: groups of keys to create, until a stop or silence, and single reads."""
+"""Bulk creates: requests for groups of keys side by side, until a stop, a refusal or silence."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.model.workspace import NotCreated, NotSent
+from provisioner.model.workspace import Created, NotCreated, NotSent, Unknown
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.log_context import bind, extra
+from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from provisioner.model.key import Depth
-    from provisioner.model.workspace import CreateObserver, NewKey, Outcome, Record
-    from provisioner.runtime.cancellation import Cancellation
+    from provisioner.model.workspace import CreateObserver, NewKey, Outcome
+    from provisioner.twenty.answers import Answer
+    from provisioner.twenty.client import Client
 
     Group = tuple[NewKey, ...]  # the keys of one request
 
@@ -33,7 +36,6 @@ _MAX_LOST = 4
 _TRANSIENT = frozenset(
     {Code.UNREACHABLE, Code.STOPPED, Code.TIMEOUT, Code.CONNECTION_LOST, Code.SERVER_ERROR}
 )
-
 
 # Refusals of the credential or the connection, which are the same for every key.
 _SAME_FOR_ALL = frozenset(
@@ -51,119 +53,142 @@ _SAME_FOR_ALL = frozenset(
 )
 
 
-class Dispatcher:
-    """Sender of the groups of one bulk create.
+class BulkCreate(ABC):
+    """One bulk create: sends groups of keys, and reports the outcome of each key.
 
     It stops sending to a server that loses several answers in a row, since the caller checks first
     what exists. It also stops after the credential is refused, since more refusals may lock it out.
 
     Args:
-        environment: its name, for messages.
+        client: to send with.
         parallel: groups in flight at once.
-        stop: once a stop is requested, no group is sent.
-        observer: receives the outcome of keys that are not sent.
+        observer: receives the outcome of every key.
     """
 
-    def __init__(
-        self, environment: str, parallel: int, stop: Cancellation, observer: CreateObserver
-    ) -> None:
-        self._environment = environment
+    def __init__(self, client: Client, parallel: int, observer: CreateObserver) -> None:
+        self._client = client
         self._parallel = parallel
-        self._stop = stop
         self._observer = observer
         self._lock = threading.Lock()
         self._lost_in_a_row = 0
         self._max_group: int | None = None
-        self._unsent_reason: Failure | None = None
-        self._refusal: Failure | None = None
+        self._refused: NotCreated | None = None
+        self._silent: NotSent | None = None
 
-    def send_all(self, groups: Iterable[Group], send: Callable[[Group], None]) -> None:
-        """Send every group; `send` reports the outcome of each of its keys to the observer."""
+    @abstractmethod
+    def _request(self, group: Group) -> Answer:
+        """Send the request that creates a group, once.
+
+        Raises:
+            LostAnswerError: the keys may be created.
+            WorkspaceError: nothing was sent.
+        """
+
+    @abstractmethod
+    def _on_answer(self, group: Group, answer: Answer) -> None:
+        """Report the outcome of each key of a group, or send the group again in parts."""
+
+    def send_groups(self, groups: Iterable[Group]) -> None:
+        """Send several groups side by side."""
         with ThreadExecutor(self._parallel) as threads:
-            for _ in threads.map(lambda group: self.send_group(group, send), groups):
+            for _ in threads.map(self.send, groups):
                 pass
 
-    def send_group(self, group: Group, send: Callable[[Group], None]) -> None:
+    def send(self, group: Group) -> None:
         """Send one group, in parts if it is too large, unless sending has stopped."""
         for part in split(group, self._max_group or len(group)):
-            self._send_part(part, send)
+            if (outcome := self._outcome_unsent()) is not None:
+                self.report(part, outcome)
+                continue
+            for key in part:
+                self._observer.on_send(key)
+            # A request of several keys is about none of them in particular.
+            with bind(key=part[0].name) if len(part) == 1 else nullcontext():
+                self._exchange(part)
 
-    def send_halves(self, group: Group, send: Callable[[Group], None]) -> None:
+    def send_halves(self, group: Group) -> None:
         """Send the two halves of a group of several keys."""
         middle = len(group) // 2
-        for half in (group[:middle], group[middle:]):
-            self.send_group(half, send)
+        self.send(group[:middle])
+        self.send(group[middle:])
 
-    def split_too_large(self, group: Group, send: Callable[[Group], None]) -> None:
-        """Send the halves of a group that was too large, and no group of that size again."""
+    def report(self, group: Group, outcome: Outcome) -> None:
+        """Report one outcome for all keys of a group; stop sending if others would share it."""
+        match outcome:
+            case NotSent():
+                self._silent = outcome
+            case NotCreated(failure=failure):
+                self._refused = outcome if failure.code in _SAME_FOR_ALL else self._refused
+            case Created() | Unknown():
+                pass
+            case _:
+                assert_never(outcome)
+        for key in group:
+            self._observer.on_outcome(key, outcome)
+
+    def _exchange(self, group: Group) -> None:
+        try:
+            answer = self._request(group)
+        except LostAnswerError as error:
+            self._count(lost=True)
+            self.report(group, Unknown(error.failure))
+        except WorkspaceError as error:
+            self.report(group, outcome_unsent(error))
+        else:
+            self._count(lost=answer.lost)
+            if answer.too_large and len(group) > 1:
+                self._limit_size(len(group))
+                self.send_halves(group)
+            else:
+                self._on_answer(group, answer)
+
+    def _outcome_unsent(self) -> NotCreated | NotSent | None:
+        """Return the outcome of keys that are not sent any more; None while sending goes on."""
+        if self._refused is None and self._client.transport.stop.requested:
+            return NotSent(STOPPED)
+        return self._refused or self._silent
+
+    def _count(self, *, lost: bool) -> None:
+        """Count the answers that were lost in a row, and stop sending if there are too many."""
+        with self._lock:
+            self._lost_in_a_row = self._lost_in_a_row + 1 if lost else 0
+            if self._lost_in_a_row >= max(_MAX_LOST, 2 * self._parallel):
+                self._silent = NotSent(
+                    Failure(
+                        Code.SERVER_ERROR,
+                        f"{self._lost_in_a_row} responses in a row from {self._client.environment} "
+                        "were lost, so this key was not sent.",
+                        "Run again; if it fails again, check the server's log.",
+                    )
+                )
+
+    def _limit_size(self, too_many: int) -> None:
+        """Send no request with so many keys again."""
         with self._lock:
             first = self._max_group is None
-            self._max_group = min(self._max_group or len(group), (len(group) + 1) // 2)
+            self._max_group = min(self._max_group or too_many, (too_many + 1) // 2)
         if first:
+            name = self._client.environment
             message = (
                 "%s or a proxy in front of it does not accept requests with %d keys; sending "
                 "fewer keys per request"
             )
-            fields = extra(environment=self._environment)
-            _LOG.warning(message, self._environment, len(group), extra=fields)
-        self.send_halves(group, send)
-
-    def _send_part(self, group: Group, send: Callable[[Group], None]) -> None:
-        if (outcome := self._outcome_unsent()) is not None:
-            for key in group:
-                self._observer.on_outcome(key, outcome)
-            return
-        for key in group:
-            self._observer.on_send(key)
-        # A request of several keys is about none of them in particular.
-        with bind(key=group[0].name) if len(group) == 1 else nullcontext():
-            send(group)
-
-    def _outcome_unsent(self) -> Outcome | None:
-        """Return the outcome of keys that are not sent any more; None while sending goes on."""
-        if self._refusal is not None:
-            return NotCreated(self._refusal)
-        reason = STOPPED if self._stop.requested else self._unsent_reason
-        return None if reason is None else NotSent(reason)
-
-    def record_answer(self) -> None:
-        """Record that the server sent an answer, even a refusal."""
-        with self._lock:
-            self._lost_in_a_row = 0
-
-    def record_lost(self) -> None:
-        """Record that an answer of the server was lost."""
-        with self._lock:
-            self._lost_in_a_row += 1
-            if self._lost_in_a_row >= max(_MAX_LOST, 2 * self._parallel):
-                self._unsent_reason = Failure(
-                    Code.SERVER_ERROR,
-                    f"{self._lost_in_a_row} responses in a row from {self._environment} were "
-                    "lost, so "
-                    "this key "
-                    "was not sent. Run again; if it fails again, check the server's log.",
-                )
-
-    def record_refusal(self, failure: Failure) -> None:
-        """Record that the server refused a key; if it refused the credential, stop sending."""
-        if failure.code in _SAME_FOR_ALL:
-            self._refusal = failure
-
-    def record_unsent(self, error: WorkspaceError) -> NotSent | NotCreated:
-        """Return the outcome of keys whose request was not sent at all, and stop sending."""
-        outcome = outcome_unsent(error)
-        if isinstance(outcome, NotSent):
-            with self._lock:
-                self._unsent_reason = outcome.failure
-        else:
-            self.record_refusal(outcome.failure)
-        return outcome
+            _LOG.warning(message, name, too_many, extra=extra(environment=name))
 
 
 def outcome_unsent(error: WorkspaceError) -> NotSent | NotCreated:
     """Return the outcome of keys that an error kept from being sent."""
-    failure = error.failure
-    return NotSent(failure) if error.code in _TRANSIENT else NotCreated(failure)
+    return (NotSent if error.code in _TRANSIENT else NotCreated)(error.failure)
+
+
+def batches(keys: Sequence[NewKey], max_size: int, *, one_depth: bool) -> Iterator[Group]:
+    """Yield the groups to send: keys with as many tries, and of one depth if so required."""
+
+    def kind(key: NewKey) -> tuple[int, int]:
+        return key.depth if one_depth else 0, key.tries
+
+    for (_, tries), group in groupby(sorted(keys, key=kind), key=kind):
+        yield from split(tuple(group), batch_size(max_size, tries))
 
 
 def batch_size(max_size: int, tries: int) -> int:
@@ -178,21 +203,3 @@ def split(keys: Group, max_size: int) -> Iterator[Group]:
     """Yield groups of at most `max_size` keys, in order."""
     for start in range(0, len(keys), max_size):
         yield keys[start : start + max_size]
-
-
-def read_each(
-    depths: Mapping[str, Depth],
-    read: Callable[[str, Depth], Record | None],
-    parallel: int,
-) -> dict[str, Record]:
-    """Read records side by side; leave out those that cannot be read."""
-
-    def read_one(item: tuple[str, Depth]) -> tuple[str, Record] | None:
-        try:
-            record = read(*item)
-        except WorkspaceError:
-            return None
-        return None if record is None else (item[0], record)
-
-    with ThreadExecutor(parallel) as threads:
-        return dict(filter(None, threads.map(read_one, depths.items())))

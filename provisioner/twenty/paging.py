@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from provisioner.twenty.answers import NotJson
+from provisioner.errors.codes import Code
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.twenty.answers import NOT_JSON, NotJson
 from provisioner.twenty.records import IncompleteRecordError, read_key, require_list
 
 if TYPE_CHECKING:
-    from provisioner.http_client.bounded import Json
     from provisioner.model.observed import ObservedKey
+    from provisioner.model.workspace import Json
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.client import Client
 
@@ -64,13 +66,28 @@ def list_keys(client: Client, path: str, first: Answer) -> tuple[ObservedKey, ..
             else:
                 _check_progress(len(keys) - known_before, len(keys), len(cursors), characters)
         except IncompleteRecordError as incomplete:
-            raise client.unexpected_list(answer, str(incomplete)) from None
+            raise unexpected_list(client, answer, str(incomplete)) from None
         if cursor is None:
             return tuple(keys.values())
-        if duration > _MAX_TIMEOUTS * client.timeout:
-            raise client.slow_list()
+        if duration > _MAX_TIMEOUTS * client.transport.timeout:
+            raise WorkspaceError(
+                Code.TIMEOUT,
+                f"{client.environment} takes too long to list all pages of its keys.",
+                remedy="Run again, or raise limits.timeout.",
+            )
         cursors.add(cursor)
-        answer = client.read(f"{path}&starting_after={quote(cursor, safe='')}")
+        next_page = f"{path}&starting_after={quote(cursor, safe='')}"
+        answer = client.request("GET", next_page, is_list=True)
+
+
+def unexpected_list(client: Client, answer: Answer, content: str) -> WorkspaceError:
+    """Return the error of an answer that has the status of a success and contains no list."""
+    content = "something that is not JSON" if answer.body is NOT_JSON else content
+    return WorkspaceError(
+        Code.UNEXPECTED_ANSWER,
+        f"{client.environment} responded to the request for its keys with {content}.",
+        remedy="Check that `url` is the address of Twenty itself, and run with --log-level debug.",
+    )
 
 
 def _check_count(body: Json | NotJson, count: int) -> None:

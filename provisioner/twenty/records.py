@@ -11,8 +11,7 @@ from provisioner.model.expiry import parse_timestamp
 from provisioner.model.observed import ObservedKey, Role
 
 if TYPE_CHECKING:
-    from provisioner.http_client.bounded import Json
-    from provisioner.model.workspace import Record
+    from provisioner.model.workspace import Json, Record
 
 
 _MAX_NAME = 100_000

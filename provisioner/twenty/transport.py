@@ -50,7 +50,6 @@ from provisioner.twenty.answers import (
     Throttling,
     clean,
     decode,
-    explain,
     is_transient,
     redact,
     throttling,
@@ -233,15 +232,6 @@ class Transport:
         delay = min(_MIN_DELAY * 2.0**tries, 5.0) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         self._observe_left -= delay
         self.stop.sleep(delay)
-
-    def explain(self, answer: Answer, *, quoted: bool = True) -> tuple[Code, str, str]:
-        """Return what a failed answer means, without any secret that it may echo.
-
-        Args:
-            answer: of this environment.
-            quoted: whether the message may quote the server.
-        """
-        return explain(self.name, answer, answer.quote if quoted else "")
 
     def _slow_down(self, throttle: Throttling, answer: Answer) -> float:
         """Pause every thread, or refuse requests if the server asks for too long a wait."""

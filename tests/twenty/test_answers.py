@@ -84,10 +84,10 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
     """Texts and codes decide, whatever status a version sends with them."""
     found = recorded(server, name)
     assert refusal_code(found) == code
-    explained, message, remedy = explain("shop", found, found.quote)
-    assert explained == code
-    assert message.startswith("shop ")
-    assert remedy.endswith(".")
+    failure = explain("shop", found)
+    assert failure.code == code
+    assert failure.message.startswith("shop ")
+    assert failure.remedy.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_the_page_of_nginx_is_a_refusal_before_twenty(server: str, padding: str)
 def test_an_html_page_is_never_shown() -> None:
     """A message only says that the answer is an HTML page."""
     for page in (NGINX, "<!DOCTYPE html><html>canary", "<HTML lang=en>canary", " <body>canary"):
-        _, message, _ = explain("shop", found := answer(502, page), found.quote)
+        message = explain("shop", answer(502, page)).message
         assert "HTML" in message
         assert "canary" not in message.lower()
         assert "<" not in message
@@ -185,16 +185,16 @@ _STACK = f'{{"message": "Cannot read keys", "statusCode": 500, "stack": "TypeErr
 )
 def test_markup_and_stack_traces_never_reach_a_message(body: str, words: str) -> None:
     """Only the words before them are shown, wherever they are in the answer."""
-    _, message, _ = explain("shop", found := answer(500, body), found.quote)
+    message = explain("shop", answer(500, body)).message
     assert words in message
     assert "canary" not in message
 
 
 def test_the_error_for_a_request_that_is_too_large_names_the_limit_to_raise() -> None:
     """A 413 of any server counts, whatever its body."""
-    code, message, remedy = explain("shop", found := answer(413, "<html>"), found.quote)
-    assert (code, "this size" in message) == ("rejected", True)
-    assert "client_max_body_size" in remedy
+    failure = explain("shop", answer(413, "<html>"))
+    assert (failure.code, "this size" in failure.message) == ("rejected", True)
+    assert "client_max_body_size" in failure.remedy
 
 
 @pytest.mark.parametrize(
@@ -235,15 +235,15 @@ def test_html_empty_and_incomplete_answers_are_errors(status: int, body: str, co
 
 def test_a_redirect_is_reported_and_not_followed() -> None:
     """The message names the target, and the remedy is to set `url` to it."""
-    _, message, remedy = explain("shop", answer(302, location="https://login.example.com/x"), "x")
-    assert "https://login.example.com/x" in message
-    assert "url" in remedy
+    failure = explain("shop", answer(302, location="https://login.example.com/x"))
+    assert "https://login.example.com/x" in failure.message
+    assert "url" in failure.remedy
 
 
 def test_messages_have_no_escapes_and_a_maximum_length() -> None:
     """The words of a server cannot draw on the terminal, and long texts are cut."""
     found = answer(400, json.dumps({"messages": ["\x1b[2Jgone\r\n" + "x" * 9999]}))
-    _, message, _ = explain("shop", found, found.quote)
+    message = explain("shop", found).message
     assert "\x1b" not in message
     assert "\n" not in message
     assert len(message) < 500

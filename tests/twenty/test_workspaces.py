@@ -878,7 +878,7 @@ def test_nothing_is_sent_to_a_server_that_is_gone(to, generation) -> None:
     outcomes = create(workspace, [new(f"k{n}", role_id="r") for n in range(9)])
     assert {type(one) for one in outcomes} == {NotSent}
     assert {failure(one).code for one in outcomes} == {"unreachable"}
-    assert workspace._client.requests_sent == 1
+    assert workspace._client.transport.requests_sent == 1
 
 
 @pytest.mark.parametrize(
@@ -1023,7 +1023,7 @@ def test_a_503_of_an_unknown_server_leaves_the_outcome_unknown(scripted, answer,
     assert isinstance(outcome, Unknown)
     assert "canary" not in failure(outcome).text
     assert len(server.requests) == 1
-    assert workspace._client._transport._rate_limit._gate.name == "PAUSED"
+    assert workspace._client.transport._rate_limit._gate.name == "PAUSED"
 
 
 @pytest.mark.parametrize(
@@ -1068,7 +1068,7 @@ def test_the_error_for_a_key_that_is_too_large_names_the_limit_to_raise(
     [outcome] = create(to(server.url, generation), [new("a", role_id="r")])
     assert isinstance(outcome, NotCreated)
     assert "client_max_body_size" in failure(outcome).text
-    assert "canary" not in failure(outcome).text
+    assert "canary" not in failure(outcome).message
 
 
 def test_core_1_accepts_documents_of_20_after_one_of_two(serve) -> None:

@@ -1,0 +1,133 @@
+"""The part of a workspace that is the same in every generation: tokens, records, connections."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, ClassVar
+
+from provisioner.errors.codes import Code
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.model.expiry import format_milliseconds
+from provisioner.model.observed import Observation
+from provisioner.runtime.executor import ThreadExecutor
+from provisioner.secret import Secret, is_token
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from provisioner.model.environment import Generation, Limits
+    from provisioner.model.key import Depth
+    from provisioner.model.observed import ObservedKey, Roles
+    from provisioner.model.workspace import Record
+    from provisioner.twenty.answers import Answer
+    from provisioner.twenty.client import Client
+
+# `/metadata` mints on all recorded servers (legacy-0.60 `148`, core-1 `194`, core-2.21 `189`), and
+# accepts the id as a literal whatever type it declares for it (`920-mint-literal`).
+_MINT = "mutation{generateApiKeyToken(apiKeyId:%s,expiresAt:%s){token}}"
+_KEY_NOT_LIVE = ("This API Key ", "API Key with id ")
+"""Errors for a key that is revoked, expired or unknown (core-1 `218`, `925`, `199`)."""
+
+PROBE = "{__typename}"
+"""Query that any role may send; refused for an invalid, revoked or expired token (`921`, `929`)."""
+
+
+class ServerWorkspace(ABC):
+    """A workspace of any generation."""
+
+    generation: Generation
+    batches: ClassVar[bool]
+
+    def __init__(self, client: Client, limits: Limits) -> None:
+        self._client = client
+        self._limits = limits
+
+    def close_idle_connections(self) -> None:
+        """Close idle connections."""
+        self._client.transport.close_idle_connections()
+
+    def lift_observe_limits(self) -> None:
+        """Allow slow requests from now on, since no other environment waits for this one."""
+        self._client.transport.lift_observe_limits()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.transport.close()
+
+    def records(self, depths: Mapping[str, Depth]) -> dict[str, Record]:
+        """Read keys side by side, one request each; leave out those that cannot be read."""
+
+        def read(item: tuple[str, Depth]) -> tuple[str, Record] | None:
+            try:
+                record = self._record(*item)
+            except WorkspaceError:
+                return None
+            return None if record is None else (item[0], record)
+
+        with ThreadExecutor(self._limits.parallel) as threads:
+            return dict(filter(None, threads.map(read, depths.items())))
+
+    @abstractmethod
+    def _record(self, key_id: str, depth: Depth) -> Record | None:
+        """Read one key; return None if the server does not show it."""
+
+    def mint(self, key_id: str, expires_at: datetime) -> Secret:
+        """Send one mutation; each call mints another token (`914`, `190`)."""
+        name = self._client.environment
+        literals = json.dumps(key_id), json.dumps(format_milliseconds(expires_at))
+        answer = self._client.graphql(_MINT % literals)
+        found = (answer.data or {}).get("generateApiKeyToken")
+        token = found.get("token") if isinstance(found, dict) else None
+        if answer.has_error(_KEY_NOT_LIVE):
+            raise WorkspaceError(
+                Code.TOKEN_REFUSED,
+                f"{name} did not mint a token for the key {key_id} ({answer.quote}).",
+                remedy="Someone revoked this key or the credential's own key: run again.",
+            )
+        if answer.errors or not isinstance(token, str) or not token:
+            raise self._client.refusal(answer)
+        if not is_token(token):
+            raise WorkspaceError(
+                Code.TOKEN_REFUSED,
+                f"{name} minted something that is not a token for the key {key_id}.",
+                remedy="Nothing was delivered; check the key in Twenty itself.",
+            )
+        return Secret.received(token)
+
+    def verify_token(self, token: Secret) -> None:
+        """Send one query with the token itself."""
+        answer = self._client.signed_in_with(token).graphql(PROBE)
+        if answer.ok and answer.data is not None and not answer.errors:
+            return
+        failure = self._client.explain(answer)
+        if failure.code in (Code.SERVER_ERROR, Code.RATE_LIMITED):
+            raise WorkspaceError.of(failure)
+        raise WorkspaceError(
+            Code.TOKEN_REFUSED,
+            f"{self._client.environment} minted a token but does not accept it ({failure.code}).",
+            remedy="Nothing was delivered; check the key in Twenty itself.",
+        )
+
+    def _observation(
+        self, keys: tuple[ObservedKey, ...], roles: Roles, answer: Answer
+    ) -> Observation:
+        """Return an observation at the time of an answer.
+
+        A credential without a type counts as the token of a key: sparing a key is safer than
+        revoking it. The time is ours if a proxy removed the `Date` header.
+        """
+        claims = self._client.claims()
+        is_key = claims is not None and claims.kind in (None, "API_KEY")
+        return Observation(
+            generation=self.generation,
+            workspace=None if claims is None else claims.workspace,
+            keys=keys,
+            roles=roles,
+            server_time=answer.server_time or datetime.now(UTC),
+            requests=self._client.transport.requests_sent,
+            server_ahead=answer.ahead,
+            own_key=claims.key if claims is not None and is_key else None,
+            batches=self.batches,
+        )
