@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from _manifests import ROLE
-
-from provisioner.sandbox import Dialect, Exchange, Sandbox
+from _sandbox import Dialect, Exchange, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

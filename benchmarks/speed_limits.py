@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Literal
 from _manifests import ENVIRONMENT, environment
 from _process import Programs
 from _report import Requirement, quick, table, verdict
-
-from provisioner.sandbox import Dialect, Sandbox
-from provisioner.sandbox.exchange import Response, json_answer
+from _sandbox import Dialect, Response, Sandbox, json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from provisioner.sandbox.exchange import Request
+    from _sandbox import Request
 
 Form = Literal["text", "headers", "nothing"]
 

@@ -17,12 +17,12 @@ import pytest
 from builders import environment_with, limits_with
 from coverage import Coverage
 from hypothesis import HealthCheck, settings
+from sandbox_control import Dialect, Exchange, Sandbox
 
 from provisioner import secret
 from provisioner.cli import main
 from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
 from provisioner.runtime.cancellation import Cancellation
-from provisioner.sandbox import Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
 from provisioner.twenty.connect import connect
 

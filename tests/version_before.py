@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import time_machine
+from sandbox_control import Dialect, Sandbox
 
 from provisioner.cli import main
-from provisioner.sandbox import Dialect, Sandbox
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples" / "valid"

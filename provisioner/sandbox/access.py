@@ -11,7 +11,7 @@ from provisioner.sandbox.tokens import InvalidToken, TokenKind
 
 if TYPE_CHECKING:
     from provisioner.sandbox.seeds import SeededRole
-    from provisioner.sandbox.store import ApiKey, Store, User
+    from provisioner.sandbox.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +20,15 @@ class Anonymous:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyCaller:
-    """A caller with the token of an API key; `role` is None until the key gets its role."""
+class SignedIn:
+    """A caller with the token of an API key, or with the session of a user.
 
-    key: ApiKey
+    Attributes:
+        role: None until a key gets its role.
+    """
+
     role: SeededRole | None
-
-
-@dataclass(frozen=True, slots=True)
-class UserCaller:
-    """A caller with the session of a signed-in user."""
-
-    user: User
-    role: SeededRole | None
+    has_session: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +45,25 @@ class Refused:
     message: str
 
 
-Caller = Anonymous | KeyCaller | UserCaller | Refused
+Caller = Anonymous | SignedIn | Refused
 
 
-def caller_of(authorization: str, store: Store, dialect: Dialect) -> Caller:
+def caller_of(authorization: str, store: Store) -> Caller:
     """Return the caller that an `Authorization` header belongs to."""
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token:
         return Anonymous()
     claims = tokens.read(token.strip(), store.secret)
     if isinstance(claims, InvalidToken):
-        return _unauthenticated(invalid_token_text(claims, dialect))
+        return _unauthenticated(invalid_token_text(claims, store.dialect))
     match claims.kind:
         case TokenKind.API_KEY:
-            return _key_caller(claims.key or "", store, dialect)
+            return _key_caller(claims.key or "", store)
         case TokenKind.ACCESS:
-            user = store.user(claims.subject)
-            if user is not None:
-                return UserCaller(user, store.role(user.role_id))
-            return _unauthenticated("User not found")
+            user = next((user for user in store.users() if user.id == claims.subject), None)
+            if user is None:
+                return _unauthenticated("User not found")
+            return SignedIn(store.role(user.role_id), has_session=True)
         case TokenKind.LOGIN | TokenKind.REFRESH:
             # Not recorded: the answer to one of these in place of an access token.
             return _unauthenticated("Token invalid.")
@@ -91,16 +87,16 @@ def invalid_token_text(reason: InvalidToken, dialect: Dialect) -> str:
             assert_never(reason)
 
 
-def _key_caller(key_id: str, store: Store, dialect: Dialect) -> KeyCaller | Refused:
+def _key_caller(key_id: str, store: Store) -> SignedIn | Refused:
     key = store.key(key_id)
     if key is None or key.revoked_at is not None:
         # A deleted key gets the same text (legacy `165`, `918`), and its token works again once
         # a new row has the same id (legacy `920`).
         return _forbidden("This API Key is revoked")
-    if dialect is Dialect.CORE and key.expires_at <= timestamps.now():
+    if store.dialect is Dialect.CORE and key.expires_at <= timestamps.now():
         # 0.60 and 1.10 check only the token's own date (legacy `929`, core-1 `923`).
         return _forbidden("This API Key is expired")
-    return KeyCaller(key, store.role(key.role_id))
+    return SignedIn(store.role(key.role_id), has_session=False)
 
 
 def _unauthenticated(message: str) -> Refused:

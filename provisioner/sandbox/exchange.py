@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+from provisioner.model.workspace import Json
+
 JsonObject: TypeAlias = dict[str, Json]
 
 _JSON_UTF8 = (("Content-Type", "application/json; charset=utf-8"),)
@@ -46,34 +46,6 @@ class Response:
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
-
-
-Around: TypeAlias = Callable[[Request, Callable[[Request], Response]], Response]
-"""A middleware: it gets a request and the function that answers it.
-
-It may answer by itself, change the answer, or raise a `ConnectionError`, which closes the
-connection without an answer. If it raises after the call, the request was committed.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One finished exchange, for tests and benchmarks.
-
-    Attributes:
-        path: the path and the query as requested.
-        status: the HTTP status; 0 if the connection was closed without an answer.
-        started: `time.monotonic()` when the request line had been read.
-        ended: `time.monotonic()` when the answer was ready to be written, or just before the
-            connection was closed without one.
-    """
-
-    method: str
-    path: str
-    body: bytes = field(repr=False)
-    status: int
-    started: float
-    ended: float
 
 
 def json_answer(

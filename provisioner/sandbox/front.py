@@ -21,7 +21,7 @@ class Front:
     def __init__(self) -> None:
         self._answers: dict[str, Callable[[Request], Response]] = {}
         self._numbers = count(1)
-        self._server = Server(0, self._answer, None)
+        self._server = Server(0, self._answer)
 
     def join(self, answer: Callable[[Request], Response]) -> str:
         """Start to serve a workspace.

@@ -23,7 +23,7 @@ from graphql import (
 from provisioner.sandbox import graphql_core, graphql_legacy, rest, sdl
 from provisioner.sandbox.access import Anonymous, Caller, Refused
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.exchange import Json, JsonObject, Request, Response, json_answer
+from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
 from provisioner.sandbox.graphql_call import Call, token_refused
 from provisioner.sandbox.store import UnusableError
 from provisioner.sandbox.variables import InvalidVariable, invalid_variables
@@ -31,8 +31,9 @@ from provisioner.sandbox.variables import InvalidVariable, invalid_variables
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from provisioner.model.workspace import Json
     from provisioner.sandbox.graphql_call import Info
-    from provisioner.sandbox.workspace import SandboxWorkspace
+    from provisioner.sandbox.store import Store
 
 _MAX_ROOT_FIELDS = 10
 """The limit of 2.21 (`184-gql-12-distinct-roots`)."""
@@ -61,12 +62,14 @@ class GraphQLRequest:
 class Endpoint:
     """A path that answers GraphQL requests."""
 
-    def __init__(self, dialect: Dialect, path: str) -> None:
-        self._dialect = dialect
-        self._schema = _schema(dialect, path, anonymous=False)
-        self._anonymous = _schema(dialect, path, anonymous=True)
+    def __init__(self, store: Store, path: str, session_seconds: float) -> None:
+        self._store = store
+        self._session_seconds = session_seconds
+        self._dialect = store.dialect
+        self._schema = _schema(store.dialect, path, anonymous=False)
+        self._anonymous = _schema(store.dialect, path, anonymous=True)
 
-    def answer(self, workspace: SandboxWorkspace, caller: Caller, request: Request) -> Response:
+    def answer(self, caller: Caller, request: Request) -> Response:
         """Answer one request."""
         query = _read_request(request)
         if isinstance(query, Response):
@@ -88,7 +91,8 @@ class Endpoint:
         if invalid:
             errors: list[Json] = [self._variable_error(variable) for variable in invalid]
             return json_answer(400, {"errors": errors})
-        return self._run(schema, prepared, query, Call(workspace, caller))
+        call = Call(self._store, caller, self._session_seconds)
+        return self._run(schema, prepared, query, call)
 
     def _run(
         self, schema: GraphQLSchema, document: DocumentNode, query: GraphQLRequest, call: Call
@@ -138,9 +142,9 @@ class Endpoint:
         return {"message": variable.message, "extensions": extensions}
 
 
-def endpoints_of(dialect: Dialect) -> Mapping[str, Endpoint]:
-    """Return the endpoints of a dialect by path."""
-    return {path: Endpoint(dialect, path) for path in (sdl.GRAPHQL, sdl.METADATA)}
+def endpoints_of(store: Store, session_seconds: float) -> Mapping[str, Endpoint]:
+    """Return the endpoints of a workspace by path."""
+    return {path: Endpoint(store, path, session_seconds) for path in (sdl.GRAPHQL, sdl.METADATA)}
 
 
 @cache

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from graphql import GraphQLError
 
 from provisioner.sandbox import timestamps, tokens
-from provisioner.sandbox.access import Anonymous, Caller, Refused, invalid_token_text
+from provisioner.sandbox.access import Caller, Refused, SignedIn, invalid_token_text
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.tokens import InvalidToken, IssuedClaims, TokenKind
 
@@ -18,37 +19,41 @@ if TYPE_CHECKING:
 
     from graphql import GraphQLResolveInfo
 
-    from provisioner.sandbox.exchange import Json, JsonObject
+    from provisioner.sandbox.exchange import JsonObject
+    from provisioner.sandbox.rejected import Rejected
     from provisioner.sandbox.seeds import SeededRole
-    from provisioner.sandbox.store import User
-    from provisioner.sandbox.workspace import Rejected, SandboxWorkspace
+    from provisioner.sandbox.store import Store
 
     Info: TypeAlias = "GraphQLResolveInfo[Call]"
 
 ANY_ERROR = "An error occurred."
+NO_PERMISSION = "Entity performing the request does not have permission"
 
 _LOGIN_SECONDS = 15 * 60
 _REFRESH_SECONDS = 60 * 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Call:
-    """The context that the resolvers of one request share."""
+    """The context that the resolvers of one request share.
 
-    workspace: SandboxWorkspace
+    Attributes:
+        session_seconds: the lifetime of the access token that a sign-in returns.
+    """
+
+    store: Store
     caller: Caller
-    _roles: list[dict[str, SeededRole]] = field(default_factory=list)
+    session_seconds: float
 
     @property
     def dialect(self) -> Dialect:
         """The dialect of the workspace."""
-        return self.workspace.dialect
+        return self.store.dialect
 
+    @cached_property
     def roles(self) -> dict[str, SeededRole]:
-        """Return the roles by id; they are read once per request."""
-        if not self._roles:
-            self._roles.append({role.id: role for role in self.workspace.store.roles()})
-        return self._roles[0]
+        """The roles by id, read once per request."""
+        return {role.id: role for role in self.store.roles()}
 
     def failure(
         self, message: str, code: str, *, sub_code: str | None = None, friendly: str = ANY_ERROR
@@ -70,7 +75,7 @@ class Call:
         if self.dialect is Dialect.LEGACY:
             return self.failure("User does not have permission", "FORBIDDEN")
         return self.failure(
-            "Entity performing the request does not have permission",
+            NO_PERMISSION,
             "FORBIDDEN",
             sub_code="PERMISSION_DENIED",
             friendly="User does not have permission.",
@@ -82,23 +87,21 @@ class Call:
         Raises:
             GraphQLError: the caller is not signed in (`134`, `151`).
         """
-        if isinstance(self.caller, Anonymous | Refused):
-            if self.dialect is not Dialect.CORE:
-                raise self.failure("Forbidden resource", "INTERNAL_SERVER_ERROR")
-            answer: JsonObject = {
-                "message": "Forbidden resource",
-                "error": "Forbidden",
-                "statusCode": 403,
-            }
-            raise GraphQLError(
-                "Forbidden resource",
-                extensions={
-                    "code": "FORBIDDEN",
-                    "response": answer,
-                    "userFriendlyMessage": ANY_ERROR,
-                },
-            )
-        return self.caller.role
+        if isinstance(self.caller, SignedIn):
+            return self.caller.role
+        if self.dialect is not Dialect.CORE:
+            raise self.failure("Forbidden resource", "INTERNAL_SERVER_ERROR")
+        answer: JsonObject = {
+            "message": "Forbidden resource",
+            "error": "Forbidden",
+            "statusCode": 403,
+        }
+        extensions: JsonObject = {
+            "code": "FORBIDDEN",
+            "response": answer,
+            "userFriendlyMessage": ANY_ERROR,
+        }
+        raise GraphQLError("Forbidden resource", extensions=extensions)
 
     def mint(self, key_id: str, expires_at: str) -> JsonObject:
         """Return a token for a key; it expires as the argument says, not the row (`191`, `192`)."""
@@ -108,15 +111,8 @@ class Call:
                 '"expiresIn" should be a number of seconds or string representing a timespan',
                 "INTERNAL_SERVER_ERROR",
             )
-        store = self.workspace.store
-        claims = IssuedClaims(
-            TokenKind.API_KEY,
-            store.workspace_id,
-            store.workspace_id,
-            int(timestamps.seconds_of(timestamp)),
-            key=key_id,
-        )
-        return {"token": tokens.sign(claims, store.secret)}
+        subject, expires = self.store.workspace_id, timestamps.seconds_of(timestamp)
+        return self._token(TokenKind.API_KEY, subject, expires, key_id)
 
     def login_token(self, email: str, password: str) -> JsonObject:
         """Answer the first step of a sign-in; the origin is ignored (`906`)."""
@@ -126,7 +122,7 @@ class Call:
             errors = [] if email else ["email must be an email", "email should not be empty"]
             errors += [] if password else ["password should not be empty"]
             raise self.failure(", ".join(errors), "BAD_USER_INPUT")
-        user = next((user for user in self.workspace.store.users() if user.email == email), None)
+        user = next((user for user in self.store.users() if user.email == email), None)
         newest = self.dialect is Dialect.CORE
         if user is None:
             raise self.failure(
@@ -142,16 +138,13 @@ class Call:
                 sub_code="FORBIDDEN_EXCEPTION",
                 friendly="Wrong password." if newest else "Wrong password",
             )
-        return {"loginToken": self._token(TokenKind.LOGIN, user, _LOGIN_SECONDS)}
+        expires = time.time() + _LOGIN_SECONDS
+        return {"loginToken": self._token(TokenKind.LOGIN, user.id, expires)}
 
     def session(self, login_token: str) -> JsonObject:
         """Answer the second step; legacy names the access token differently (`907`, `908`)."""
-        store = self.workspace.store
-        claims = tokens.read(login_token, store.secret)
-        user = None
-        if not isinstance(claims, InvalidToken) and claims.kind is TokenKind.LOGIN:
-            user = store.user(claims.subject)
-        if user is None:
+        claims = tokens.read(login_token, self.store.secret)
+        if isinstance(claims, InvalidToken) or claims.kind is not TokenKind.LOGIN:
             reason = claims if isinstance(claims, InvalidToken) else InvalidToken.FORGED
             raise self.failure(
                 invalid_token_text(reason, self.dialect),
@@ -159,19 +152,18 @@ class Call:
                 sub_code="UNAUTHENTICATED",
                 friendly="You must be authenticated to perform this action.",
             )
-        access = self._token(TokenKind.ACCESS, user, self.workspace.session_seconds)
         name = "accessToken" if self.dialect is Dialect.LEGACY else "accessOrWorkspaceAgnosticToken"
-        refresh = self._token(TokenKind.REFRESH, user, _REFRESH_SECONDS)
+        user_id, now = claims.subject, time.time()
+        access = self._token(TokenKind.ACCESS, user_id, now + self.session_seconds)
+        refresh = self._token(TokenKind.REFRESH, user_id, now + _REFRESH_SECONDS)
         return {"tokens": {name: access, "refreshToken": refresh}}
 
-    def _token(self, kind: TokenKind, user: User, seconds: float) -> Json:
-        store = self.workspace.store
-        expires = time.time() + seconds
-        claims = IssuedClaims(kind, store.workspace_id, user.id, int(expires))
-        return {
-            "token": tokens.sign(claims, store.secret),
-            "expiresAt": timestamps.text_of(expires),
-        }
+    def _token(
+        self, kind: TokenKind, subject: str, expires: float, key: str | None = None
+    ) -> JsonObject:
+        claims = IssuedClaims(kind, self.store.workspace_id, subject, int(expires), key)
+        token = tokens.sign(claims, self.store.secret)
+        return {"token": token, "expiresAt": timestamps.text_of(expires)}
 
 
 def token_refused(refusal: Refused, dialect: Dialect) -> JsonObject:

@@ -9,25 +9,25 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from provisioner.sandbox import keys_core, seeds, timestamps
-from provisioner.sandbox.access import KeyCaller
+from provisioner.sandbox import keys_core, rest, seeds, timestamps
+from provisioner.sandbox.access import SignedIn
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.graphql_call import SIGN_IN
+from provisioner.sandbox.graphql_call import ANY_ERROR, NO_PERMISSION, SIGN_IN
+from provisioner.sandbox.rejected import Rejected
 from provisioner.sandbox.store import Condition
-from provisioner.sandbox.workspace import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from provisioner.sandbox.exchange import JsonObject
     from provisioner.sandbox.graphql_call import Call, Info
+    from provisioner.sandbox.seeds import SeededRole
     from provisioner.sandbox.store import ApiKey
 
 Source = dict[str, Any]
 """The value that a parent resolver returned: JSON, plus the role id of a key (`_role`)."""
 
 _HIDDEN = ("permissionFlags", "objectPermissions", "fieldPermissions")
-_NO_PERMISSION = "Entity performing the request does not have permission"
 _NO_ACCESS = (
     "You do not have permission to access this feature. Please contact your workspace"
     " administrator for access."
@@ -36,79 +36,83 @@ _NO_ACCESS = (
 
 def _api_keys(_source: None, info: Info) -> list[Source]:
     call = _require_read(info)
-    return [_record(key) for key in call.workspace.store.select(keys_core.LISTED)]
+    return [_record(key) for key in call.store.select(keys_core.LISTED)]
 
 
 def _api_key(_source: None, info: Info, fields: JsonObject) -> Source | None:
     call = _require_read(info)
-    key = call.workspace.store.key(str(fields["id"]).lower())
-    return None if key is None else _record(key)
+    return _shown(call, call.store.key(_id(fields)))
 
 
 def _get_roles(_source: None, info: Info) -> list[Source]:
     call = info.context
-    role = call.role_of_caller()
-    if role is None or not role.permits(seeds.ROLES_FLAG):
+    if not _permits(call.role_of_caller(), seeds.ROLES_FLAG):
         raise call.no_permission()
-    return [role.wire for role in call.roles().values()]
+    return [role.wire for role in call.roles.values()]
 
 
-def _create(_source: None, info: Info, fields: JsonObject) -> Source:
+def _create(_source: None, info: Info, fields: JsonObject) -> Source | None:
     call = _require_write(info)
-    created = keys_core.create(call.workspace, fields, time.time())
-    if isinstance(created, Rejected):
-        raise call.internal(created)
-    return _record(created)
+    return _shown(call, keys_core.create(call.store, fields, time.time()))
 
 
 def _update(_source: None, info: Info, fields: JsonObject) -> Source | None:
     call = _require_write(info)
-    changed = keys_core.update(call.workspace, str(fields["id"]).lower(), fields)
-    if isinstance(changed, Rejected):
-        raise call.internal(changed)
-    return None if changed is None else _record(changed)
+    return _shown(call, keys_core.update(call.store, _id(fields), fields))
 
 
 def _revoke(_source: None, info: Info, fields: JsonObject) -> Source | None:
     call = _require_write(info)
-    key = keys_core.revoke(call.workspace, str(fields["id"]).lower())
-    return None if key is None else _record(key)
+    return _shown(call, keys_core.revoke(call.store, _id(fields)))
+
+
+def _id(fields: JsonObject) -> str:
+    return str(fields["id"]).lower()
+
+
+def _shown(call: Call, outcome: ApiKey | Rejected | None) -> Source | None:
+    """Return the record of a key; None for an unknown id.
+
+    Raises:
+        GraphQLError: the change was rejected.
+    """
+    if isinstance(outcome, Rejected):
+        raise call.internal(outcome)
+    return None if outcome is None else _record(outcome)
+
+
+def _permits(role: SeededRole | None, flag: str) -> bool:
+    return role is not None and role.permits(flag)
 
 
 def _assign(_source: None, info: Info, key_id: str, role_id: str) -> bool:
     call = _require_write(info)
-    rejection = keys_core.assign_role(call.workspace, key_id.lower(), role_id.lower())
+    rejection = keys_core.assign_role(call.store, key_id.lower(), role_id.lower())
     if rejection is None:
         return True
-    friendly = "An error occurred."
-    if (
-        rejection.code == "BAD_USER_INPUT" and call.dialect is Dialect.CORE
-    ):  # `204`; not core-1 `209`
-        friendly = "This role cannot be assigned to API keys."
+    friendly = ANY_ERROR
+    if rejection.code == "BAD_USER_INPUT" and call.dialect is Dialect.CORE:  # not core-1 `209`
+        friendly = "This role cannot be assigned to API keys."  # `204`
     raise call.failure(rejection.message, rejection.code or "", friendly=friendly)
 
 
 def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonObject:
     call = info.context
-    role = call.role_of_caller()
-    if call.dialect is Dialect.CORE_1 and not (role and role.permits(seeds.API_KEYS_FLAG)):
+    permitted = _permits(call.role_of_caller(), seeds.API_KEYS_FLAG)
+    if call.dialect is Dialect.CORE_1 and not permitted:
         raise call.no_permission()  # core-1 `201` differs from the other permission errors
     _require_write(info)
     key_id = key_id.lower()
-    key = call.workspace.store.key(key_id)
+    key = call.store.key(key_id)
     if key is None:  # `194`, core-1 `199`
-        friendly = "API key not found." if call.dialect is Dialect.CORE else "An error occurred."
+        friendly = "API key not found." if call.dialect is Dialect.CORE else ANY_ERROR
         raise call.internal(Rejected(f"API Key with id {key_id} not found"), friendly)
     if key.revoked_at is not None:  # `213`
-        raise call.internal(
-            Rejected("This API Key is revoked"),
-            "This API Key has been revoked and can no longer be used.",
-        )
+        friendly = "This API Key has been revoked and can no longer be used."
+        raise call.internal(Rejected("This API Key is revoked"), friendly)
     if key.expires_at <= timestamps.now():  # `925-mint-for-expired-row`
-        raise call.internal(
-            Rejected("This API Key has expired"),
-            "This API Key has expired. Please create a new one.",
-        )
+        friendly = "This API Key has expired. Please create a new one."
+        raise call.internal(Rejected("This API Key has expired"), friendly)
     return call.mint(key_id, expires_at)
 
 
@@ -119,11 +123,10 @@ def _require_read(info: Info) -> Call:
         GraphQLError: the caller is not signed in or lacks the permission (`134`, `137`).
     """
     call = info.context
-    role = call.role_of_caller()
-    if role is not None and role.permits(seeds.API_KEYS_FLAG):
+    if _permits(call.role_of_caller(), seeds.API_KEYS_FLAG):
         return call
     if call.dialect is Dialect.CORE_1:  # core-1 `137`, `140`
-        raise call.failure(_NO_PERMISSION, "INTERNAL_SERVER_ERROR", friendly=_NO_ACCESS)
+        raise call.failure(NO_PERMISSION, "INTERNAL_SERVER_ERROR", friendly=_NO_ACCESS)
     raise call.no_permission()
 
 
@@ -134,7 +137,8 @@ def _require_write(info: Info) -> Call:
         GraphQLError: as `_require_read`, or the caller is an API key.
     """
     call = info.context
-    if call.dialect is Dialect.CORE and isinstance(call.caller, KeyCaller):
+    with_key = isinstance(call.caller, SignedIn) and not call.caller.has_session
+    if call.dialect is Dialect.CORE and with_key:
         raise call.failure(
             "This endpoint requires a session access token",
             "FORBIDDEN",
@@ -145,21 +149,13 @@ def _require_write(info: Info) -> Call:
 
 
 def _record(key: ApiKey) -> Source:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "expiresAt": key.expires_at,
-        "revokedAt": key.revoked_at,
-        "createdAt": key.created_at,
-        "updatedAt": key.updated_at,
-        "_role": key.role_id,
-    }
+    return {**rest.record(key), "_role": key.role_id}
 
 
 def _role(source: Source, info: Info) -> Source:
     """Resolve the role of a key; its permissions are null (`915-create-selection-depth-2`)."""
     call = info.context
-    role = call.roles().get(source["_role"])
+    role = call.roles.get(source["_role"])
     if role is None:
         # Not recorded: known from the server's source.
         raise call.internal(Rejected(f"API key {source['id']} has no role assigned"))
@@ -170,7 +166,7 @@ def _keys_of_role(source: Source, info: Info) -> list[Source]:
     """Resolve the keys that have a role, without the revoked ones (`910`)."""
     call = info.context
     condition = Condition(f"{keys_core.LISTED.sql} AND role_id = ?", (source["id"],))
-    return [_record(key) for key in call.workspace.store.select(condition)]
+    return [_record(key) for key in call.store.select(condition)]
 
 
 RESOLVERS: Mapping[str, Callable[..., Any]] = {

@@ -6,14 +6,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from provisioner.sandbox import keys_legacy, rest, rest_legacy, seeds
-from provisioner.sandbox.access import KeyCaller
+from provisioner.sandbox.access import SignedIn
 from provisioner.sandbox.graphql_call import SIGN_IN
-from provisioner.sandbox.workspace import Rejected
+from provisioner.sandbox.rejected import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from provisioner.sandbox.exchange import Json, JsonObject
+    from provisioner.model.workspace import Json
+    from provisioner.sandbox.exchange import JsonObject
     from provisioner.sandbox.graphql_call import Call, Info
     from provisioner.sandbox.store import ApiKey
 
@@ -31,7 +32,7 @@ def _api_keys(
     """Resolve the connection (legacy `123`); a page has 60 keys by default, as in REST."""
     call = _require_access(info)
     page = rest_legacy.page(
-        call.workspace,
+        call.store,
         keys_legacy.VISIBLE,
         limit=first or last or _PAGE,
         after=after or "",
@@ -56,9 +57,8 @@ def _api_keys(
 def _create(_source: None, info: Info, data: JsonObject) -> JsonObject:
     call = _require_access(info)
     (key,) = _create_keys(call, (data,))
-    if key is None:  # the text of REST (`923`); not recorded on GraphQL
-        raise call.internal(Rejected("Created record not found"))
-    return rest.legacy_record(key)
+    # The text of REST (`923`); not recorded on GraphQL.
+    return _shown(call, Rejected("Created record not found") if key is None else key)
 
 
 def _create_many(_source: None, info: Info, data: list[Json]) -> list[JsonObject | None]:
@@ -69,18 +69,18 @@ def _create_many(_source: None, info: Info, data: list[Json]) -> list[JsonObject
 
 def _update(_source: None, info: Info, key_id: str, data: JsonObject) -> JsonObject:
     call = _require_access(info)
-    changed = keys_legacy.update(call.workspace, key_id.lower(), data)
-    if isinstance(changed, Rejected):
-        raise call.internal(changed)
-    return rest.legacy_record(changed)
+    return _shown(call, keys_legacy.update(call.store, key_id.lower(), data))
 
 
 def _delete(_source: None, info: Info, key_id: str) -> JsonObject:
     call = _require_access(info)
-    deleted = keys_legacy.soft_delete(call.workspace, key_id.lower())
-    if isinstance(deleted, Rejected):
-        raise call.internal(deleted)
-    return rest.legacy_record(deleted)
+    return _shown(call, keys_legacy.soft_delete(call.store, key_id.lower()))
+
+
+def _shown(call: Call, outcome: ApiKey | Rejected) -> JsonObject:
+    if isinstance(outcome, Rejected):
+        raise call.internal(outcome)
+    return rest.legacy_record(outcome)
 
 
 def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonObject:
@@ -92,11 +92,11 @@ def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonOb
 
 
 def _get_roles(_source: None, info: Info) -> list[JsonObject]:
-    return [role.wire for role in _require_access(info).roles().values()]
+    return [role.wire for role in _require_access(info).roles.values()]
 
 
 def _create_keys(call: Call, records: Sequence[Json]) -> tuple[ApiKey | None, ...]:
-    created = keys_legacy.create(call.workspace, records, time.time())
+    created = keys_legacy.create(call.store, records, time.time())
     if isinstance(created, Rejected):
         raise call.internal(created)
     return created
@@ -112,7 +112,8 @@ def _require_access(info: Info) -> Call:
     """
     call = info.context
     role = call.role_of_caller()
-    if isinstance(call.caller, KeyCaller) or (role and role.permits(seeds.API_KEYS_FLAG)):
+    with_key = isinstance(call.caller, SignedIn) and not call.caller.has_session
+    if with_key or (role and role.permits(seeds.API_KEYS_FLAG)):
         return call
     raise call.no_permission()
 

@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import uuid
 from typing import TYPE_CHECKING
 
 from provisioner.sandbox import timestamps
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.store import ApiKey, Condition
-from provisioner.sandbox.workspace import (
+from provisioner.sandbox.rejected import (
     Rejected,
     bad_timestamp,
     bad_uuid,
+    is_uuid,
     nul_byte,
     null_column,
     stored_name,
 )
+from provisioner.sandbox.store import ApiKey, Condition
 
 if TYPE_CHECKING:
-    from provisioner.sandbox.exchange import Json, JsonObject
-    from provisioner.sandbox.workspace import SandboxWorkspace
+    from provisioner.model.workspace import Json
+    from provisioner.sandbox.exchange import JsonObject
+    from provisioner.sandbox.store import Store
 
 LISTED = Condition("revoked_at IS NULL")
 """The keys that core lists, also expired but no revoked ones (`120-rest-list-after-revoke`)."""
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
-
-def is_uuid(text: str) -> bool:
-    """Return whether a text is a UUID with hyphens."""
-    return _UUID.fullmatch(text) is not None
-
-
-def create(workspace: SandboxWorkspace, fields: JsonObject, started: float) -> ApiKey | Rejected:
+def create(store: Store, fields: JsonObject, started: float) -> ApiKey | Rejected:
     """Create one key; an `id` from the client is ignored (`065-rest-create-client-id`).
 
     The checks run in the recorded order: dates and texts (`040`, `063`), then nulls (`043`), then
-    the role (`054` to `058`). On 2.21 the row exists before its role (observed, not recorded);
-    `role_seconds` makes that visible to other requests.
+    the role (`054` to `058`). On 2.21 a row exists before its role (observed, not recorded), which
+    is not imitated here.
     """
     columns = _columns(fields)
     if isinstance(columns, Rejected):
@@ -48,7 +41,7 @@ def create(workspace: SandboxWorkspace, fields: JsonObject, started: float) -> A
         return bad_timestamp(timestamps.NOT_A_DATE)
     if columns.get("name") is None:
         return null_column("name")
-    role = _role(workspace, fields)
+    role = _role(store, fields)
     if isinstance(role, Rejected):
         return role
     created = timestamps.text_of(started)
@@ -61,19 +54,11 @@ def create(workspace: SandboxWorkspace, fields: JsonObject, started: float) -> A
         updated_at=created,
         role_id=role,
     )
-    workspace.wait_for_create()
-    if workspace.dialect is Dialect.CORE and workspace.role_seconds:
-        workspace.store.insert([dataclasses.replace(key, role_id=None)])
-        workspace.wait_for_role()
-        workspace.store.update(key.id, role_id=role)
-    else:
-        workspace.store.insert([key])
+    store.create([key])
     return key
 
 
-def update(
-    workspace: SandboxWorkspace, key_id: str, fields: JsonObject
-) -> ApiKey | Rejected | None:
+def update(store: Store, key_id: str, fields: JsonObject) -> ApiKey | Rejected | None:
     """Change one key and return it; return None for an unknown id (`122`, `203`).
 
     A null changes nothing, so a revocation cannot be undone (`121`). A role is ignored (`117`).
@@ -83,18 +68,17 @@ def update(
     columns = _columns(changes)
     if isinstance(columns, Rejected):
         return columns
-    return workspace.store.update(key_id, **columns, updated_at=timestamps.now())
+    return store.update(key_id, **columns, updated_at=timestamps.now())
 
 
-def revoke(workspace: SandboxWorkspace, key_id: str) -> ApiKey | None:
+def revoke(store: Store, key_id: str) -> ApiKey | None:
     """Revoke one key, or renew its `revokedAt` (`128`); return None for an unknown id (`129`)."""
     now = timestamps.now()
-    return workspace.store.update(key_id, revoked_at=now, updated_at=now)
+    return store.update(key_id, revoked_at=now, updated_at=now)
 
 
-def assign_role(workspace: SandboxWorkspace, key_id: str, role_id: str) -> Rejected | None:
+def assign_role(store: Store, key_id: str, role_id: str) -> Rejected | None:
     """Give a key another role (`204`, `930` to `932`); both core servers answer with its label."""
-    store = workspace.store
     if store.key(key_id) is None:
         return Rejected(f"API Key with id {key_id} not found in workspace", code="NOT_FOUND")
     role = store.role(role_id)
@@ -125,11 +109,11 @@ def _columns(fields: JsonObject) -> dict[str, str] | Rejected:
     return columns
 
 
-def _role(workspace: SandboxWorkspace, fields: JsonObject) -> str | Rejected:
+def _role(store: Store, fields: JsonObject) -> str | Rejected:
     """Return the id of the role of a new key, or the reason why the key cannot have it."""
     role_id = fields.get("roleId")
-    role = workspace.store.role(role_id) if isinstance(role_id, str) else None
-    if workspace.dialect is Dialect.CORE_1:
+    role = store.role(role_id) if isinstance(role_id, str) else None
+    if store.dialect is Dialect.CORE_1:
         # Every role is accepted, even Member, which cannot be assigned later (core-1 `058`, `209`).
         return _invalid_role(role_id) if role is None else role.id
     if role is None:  # core-2.21 `054` to `057`

@@ -7,35 +7,33 @@ import uuid
 from typing import TYPE_CHECKING
 
 from provisioner.sandbox import timestamps
-from provisioner.sandbox.keys_core import is_uuid
-from provisioner.sandbox.store import ApiKey, Condition
-from provisioner.sandbox.workspace import (
+from provisioner.sandbox.rejected import (
     Rejected,
     bad_timestamp,
     bad_uuid,
+    is_uuid,
     nul_byte,
     null_column,
     stored_name,
 )
+from provisioner.sandbox.store import ApiKey, Condition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from provisioner.sandbox.exchange import Json, JsonObject
-    from provisioner.sandbox.workspace import SandboxWorkspace
+    from provisioner.model.workspace import Json
+    from provisioner.sandbox.exchange import JsonObject
+    from provisioner.sandbox.store import Store
 
 VISIBLE = Condition("deleted_at IS NULL")
 """The keys that legacy lists: revoked ones too, but not soft-deleted ones (`114`, `922`)."""
-
-ALREADY_EXISTS = Rejected("Record already exists")
-"""The answer to an id that exists (`053-rest-batch-client-id-again`)."""
 
 _COLUMNS = {"id": "id", "name": "name", "expiresAt": "expires_at", "revokedAt": "revoked_at"}
 _KEPT_BY_SERVER = frozenset({"createdAt", "updatedAt", "deletedAt"})
 
 
 def create(
-    workspace: SandboxWorkspace, records: Sequence[Json], started: float
+    store: Store, records: Sequence[Json], started: float
 ) -> tuple[ApiKey | None, ...] | Rejected:
     """Create keys in one transaction; one bad record rejects them all (`045`, `047`, `049`).
 
@@ -65,18 +63,17 @@ def create(
                 updated_at=created,
             )
         )
-    if any(workspace.store.key(key.id) for key in keys):
-        return ALREADY_EXISTS
-    workspace.wait_for_create()
+    if any(store.key(key.id) for key in keys):
+        return Rejected("Record already exists")
     try:
-        return workspace.store.insert_new(keys)
+        return store.create(keys)
     except sqlite3.IntegrityError:
         return Rejected(
             'duplicate key value violates unique constraint "PK_2ae3a5e8e04fb402b2dc8d6ce4b"'
         )
 
 
-def update(workspace: SandboxWorkspace, key_id: str, fields: Json) -> ApiKey | Rejected:
+def update(store: Store, key_id: str, fields: Json) -> ApiKey | Rejected:
     """Change one key; a null undoes a revocation (`115`)."""
     columns = _columns(_as_object(fields))
     if isinstance(columns, Rejected):
@@ -85,22 +82,19 @@ def update(workspace: SandboxWorkspace, key_id: str, fields: Json) -> ApiKey | R
     for name in ("name", "expiresAt"):
         if columns.get(_COLUMNS[name], "") is None:
             return null_column(name)
-    changed = workspace.store.update(key_id, **columns, updated_at=timestamps.now())
+    changed = store.update(key_id, **columns, updated_at=timestamps.now())
     return unknown(key_id) if changed is None else changed
 
 
-def delete(workspace: SandboxWorkspace, key_id: str) -> Rejected | None:
+def delete(store: Store, key_id: str) -> Rejected | None:
     """Delete the row, as REST does (`118`, `120`)."""
-    if workspace.store.key(key_id) is None:
-        return unknown(key_id)
-    workspace.store.delete([key_id])
-    return None
+    return None if store.delete(key_id) else unknown(key_id)
 
 
-def soft_delete(workspace: SandboxWorkspace, key_id: str) -> ApiKey | Rejected:
+def soft_delete(store: Store, key_id: str) -> ApiKey | Rejected:
     """Mark the row as deleted, as GraphQL does (`153`, `921`)."""
     now = timestamps.now()
-    key = workspace.store.update(key_id, deleted_at=now, updated_at=now)
+    key = store.update(key_id, deleted_at=now, updated_at=now)
     return unknown(key_id) if key is None else key
 
 

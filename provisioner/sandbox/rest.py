@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from provisioner.sandbox.access import Refused
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.exchange import Json, JsonObject, Request, Response, json_answer
-from provisioner.sandbox.keys_core import is_uuid
+from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
+from provisioner.sandbox.rejected import is_uuid
 from provisioner.sandbox.store import UNUSABLE
 
 if TYPE_CHECKING:
+    from provisioner.model.workspace import Json
+    from provisioner.sandbox.rejected import Rejected
     from provisioner.sandbox.store import ApiKey, UnusableError
-    from provisioner.sandbox.workspace import Rejected
 
 MISSING_TOKEN = Refused(403, "FORBIDDEN_EXCEPTION", "Missing authentication token")
 """The answer to a request without a token (`004-rest-metadata-list-noauth`)."""
@@ -65,27 +66,19 @@ def not_found(request: Request) -> Response:
 
 def refused(refusal: Refused) -> Response:
     """Return the answer to a refused token (`004`, `005`, `211`)."""
-    return json_answer(
-        refusal.status,
-        {
-            "statusCode": refusal.status,
-            "messages": [refusal.message],
-            "error": refusal.error,
-        },
-        without_charset=True,
-    )
+    body = _error(refusal.status, refusal.error, refusal.message)
+    return json_answer(refusal.status, body, without_charset=True)
 
 
 def rejected(rejection: Rejected) -> Response:
     """Return the answer to a rejected change (`040`, `054`)."""
-    value: JsonObject = {
-        "statusCode": 400,
-        "error": rejection.error,
-        "messages": [rejection.message],
-    }
-    if rejection.code is not None:
-        value["code"] = rejection.code
-    return json_answer(400, value)
+    code: JsonObject = {} if rejection.code is None else {"code": rejection.code}
+    return json_answer(400, _error(400, rejection.error, rejection.message) | code)
+
+
+def bad_request(message: str) -> Response:
+    """Return the most common error of a handler."""
+    return json_answer(400, _error(400, "BadRequestException", message))
 
 
 def file_unusable(error: UnusableError) -> Response:
@@ -94,11 +87,8 @@ def file_unusable(error: UnusableError) -> Response:
     return json_answer(423, {"statusCode": 423, "code": UNUSABLE, "messages": messages})
 
 
-def bad_request(message: str) -> Response:
-    """Return the most common error of a handler."""
-    return json_answer(
-        400, {"statusCode": 400, "error": "BadRequestException", "messages": [message]}
-    )
+def _error(status: int, error: str, message: str) -> JsonObject:
+    return {"statusCode": status, "error": error, "messages": [message]}
 
 
 def bad_depth(request: Request, allowed: tuple[int, ...]) -> Response | None:
@@ -142,22 +132,18 @@ def unknown_object(request: Request, dialect: Dialect) -> Response:
 
 
 def legacy_record(key: ApiKey) -> JsonObject:
-    """Return a key as legacy REST shows it (legacy `013`)."""
-    return {
-        "name": key.name,
-        "expiresAt": key.expires_at,
-        "revokedAt": key.revoked_at,
-        "id": key.id,
-        "createdAt": key.created_at,
-        "updatedAt": key.updated_at,
-        "deletedAt": key.deleted_at,
-    }
+    """Return a key as legacy shows it (legacy `013`)."""
+    return {**record(key), "deletedAt": key.deleted_at}
 
 
 def core_record(key: ApiKey, workspace_id: str) -> JsonObject:
     """Return a key as core REST shows it, without its role (`003`, `017`)."""
+    return {"workspaceId": workspace_id, **record(key)}
+
+
+def record(key: ApiKey) -> JsonObject:
+    """Return the fields of a key that every dialect has."""
     return {
-        "workspaceId": workspace_id,
         "id": key.id,
         "name": key.name,
         "expiresAt": key.expires_at,

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 from provisioner.sandbox import keys_legacy, rest
 from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
-from provisioner.sandbox.keys_core import is_uuid
+from provisioner.sandbox.rejected import Rejected, is_uuid
 from provisioner.sandbox.store import Condition
-from provisioner.sandbox.workspace import Rejected
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provisioner.model.workspace import Json
     from provisioner.sandbox.rest import RestBody
-    from provisioner.sandbox.store import ApiKey
-    from provisioner.sandbox.workspace import SandboxWorkspace
+    from provisioner.sandbox.store import ApiKey, Store
 
 _DEPTHS = (0, 1, 2)
 _PAGE = 60
@@ -69,24 +70,24 @@ class Page:
         return base64.b64encode(text.encode()).decode()
 
 
-def answer(workspace: SandboxWorkspace, request: Request, body: RestBody) -> Response:
+def answer(store: Store, request: Request, body: RestBody) -> Response:
     """Answer an authenticated request below `/rest/`."""
-    refusal = rest.bad_path(request, workspace.dialect) or rest.bad_depth(request, _DEPTHS)
+    refusal = rest.bad_path(request, store.dialect) or rest.bad_depth(request, _DEPTHS)
     if refusal:
         return refusal
     match request.path.split("/")[2:]:
         case ["batch", "apiKeys"] if request.method == "POST":
-            return _create_many(workspace, request, body)
+            return _create_many(store, request, body)
         case ["apiKeys"]:
-            return _collection(workspace, request, body)
+            return _collection(store, request, body)
         case ["apiKeys", key_id]:
-            return _single_key(workspace, key_id.lower(), request, body)
+            return _single_key(store, key_id.lower(), request, body)
         case _:
-            return rest.unknown_object(request, workspace.dialect)
+            return rest.unknown_object(request, store.dialect)
 
 
 def page(  # noqa: PLR0913  # one argument for each parameter of the list
-    workspace: SandboxWorkspace,
+    store: Store,
     condition: Condition,
     *,
     limit: float,
@@ -98,7 +99,7 @@ def page(  # noqa: PLR0913  # one argument for each parameter of the list
     """Return one page, for REST and GraphQL.
 
     Args:
-        workspace: the workspace.
+        store: the rows of the workspace.
         condition: the filter of the records.
         limit: the size of the page; 1.5 gives two records (`093-rest-list-limit-1.5`).
         after: the cursor that the page starts after.
@@ -119,7 +120,7 @@ def page(  # noqa: PLR0913  # one argument for each parameter of the list
             (*condition.values, position[0], position[0], position[1]),
         )
     order = f"{column} {'DESC' if descends else 'ASC'}, id {'DESC' if backwards else 'ASC'}"
-    keys = workspace.store.select(condition, order=order, limit=int(limit + 1.5))
+    keys = store.select(condition, order=order, limit=int(limit + 1.5))
     has_more = len(keys) > limit
     page_keys = keys[:-1] if has_more else keys
     return Page(
@@ -128,51 +129,52 @@ def page(  # noqa: PLR0913  # one argument for each parameter of the list
         first=page_keys[0] if page_keys else None,
         last=page_keys[-1] if page_keys else None,
         has_more=has_more,
-        total=workspace.store.count(condition),
+        total=store.count(condition),
         field=field,
     )
 
 
-def _collection(workspace: SandboxWorkspace, request: Request, body: RestBody) -> Response:
+def _collection(store: Store, request: Request, body: RestBody) -> Response:
     match request.method:
         case "GET":
-            return _list(workspace, request)
+            return _list(store, request)
         case "POST":
-            created = keys_legacy.create(workspace, (body.value,), request.started)
+            created = keys_legacy.create(store, (body.value,), request.started)
+            if created == (None,):  # `923-create-id-of-soft-deleted`
+                created = Rejected("Created record not found", error="Error")
             if isinstance(created, Rejected):
                 return rest.rejected(created)
-            if created[0] is None:  # `923-create-id-of-soft-deleted`
-                return rest.rejected(Rejected("Created record not found", error="Error"))
-            return json_answer(201, {"data": {"createApiKey": rest.legacy_record(created[0])}})
+            return json_answer(201, {"data": {"createApiKey": _records(created)[0]}})
         case _:  # recorded for DELETE (`121-rest-delete-noid`)
             return rest.bad_request("Record ID not found")
 
 
-def _create_many(workspace: SandboxWorkspace, request: Request, body: RestBody) -> Response:
+def _create_many(store: Store, request: Request, body: RestBody) -> Response:
     if not isinstance(body.value, list):
         return rest.bad_request("Body must be an array")
     if not body.value:
         return rest.bad_request("Input must not be empty")
-    created = keys_legacy.create(workspace, body.value, request.started)
+    created = keys_legacy.create(store, body.value, request.started)
     if isinstance(created, Rejected):
         return rest.rejected(created)
-    records = [None if key is None else rest.legacy_record(key) for key in created]
-    return json_answer(201, {"data": {"createApiKeys": [*records]}})
+    return json_answer(201, {"data": {"createApiKeys": _records(created)}})
 
 
-def _single_key(
-    workspace: SandboxWorkspace, key_id: str, request: Request, body: RestBody
-) -> Response:
+def _records(keys: Sequence[ApiKey | None]) -> list[Json]:
+    return [None if key is None else rest.legacy_record(key) for key in keys]
+
+
+def _single_key(store: Store, key_id: str, request: Request, body: RestBody) -> Response:
     match request.method:
         case "GET":
-            found = workspace.store.key(key_id)
+            found = store.key(key_id)
             outcome = Rejected("Record not found") if found is None else found
             name = "apiKey"
         case "PATCH" | "PUT":  # `117-rest-put` changes only the given fields, as PATCH does
-            outcome = keys_legacy.update(workspace, key_id, body.value)
+            outcome = keys_legacy.update(store, key_id, body.value)
             name = "updateApiKey"
         case "DELETE":
-            rejection = keys_legacy.delete(workspace, key_id)
+            rejection = keys_legacy.delete(store, key_id)
             if rejection is not None:
                 return rest.rejected(rejection)
             return json_answer(200, {"data": {"deleteApiKey": {"id": key_id}}})
@@ -183,14 +185,14 @@ def _single_key(
     return json_answer(200, {"data": {name: rest.legacy_record(outcome)}})
 
 
-def _list(workspace: SandboxWorkspace, request: Request) -> Response:
-    requested = _requested_page(workspace, request.query)
+def _list(store: Store, request: Request) -> Response:
+    requested = _requested_page(store, request.query)
     if isinstance(requested, Rejected):
         return rest.rejected(requested)
     return json_answer(
         200,
         {
-            "data": {"apiKeys": [rest.legacy_record(key) for key in requested.keys]},
+            "data": {"apiKeys": _records(requested.keys)},
             "pageInfo": {
                 "hasNextPage": requested.has_more,
                 "startCursor": requested.cursor(requested.first),
@@ -201,7 +203,7 @@ def _list(workspace: SandboxWorkspace, request: Request) -> Response:
     )
 
 
-def _requested_page(workspace: SandboxWorkspace, query: dict[str, str]) -> Page | Rejected:
+def _requested_page(store: Store, query: dict[str, str]) -> Page | Rejected:
     limit = _limit(query.get("limit", ""))
     if limit is None:
         return Rejected(f"limit '{query['limit']}' is invalid. Should be an integer")
@@ -212,7 +214,7 @@ def _requested_page(workspace: SandboxWorkspace, query: dict[str, str]) -> Page 
     if order is None or order[1] not in _FIELDS:  # not recorded
         return Rejected(f"'order_by={query['order_by']}' parameter invalid")
     return page(
-        workspace,
+        store,
         condition,
         limit=limit,
         after=query.get("starting_after", ""),

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.sandbox.dialect import Dialect
 
 if TYPE_CHECKING:
-    from provisioner.sandbox.exchange import Json, JsonObject
+    from provisioner.model.workspace import Json
+    from provisioner.sandbox.exchange import JsonObject
 
 ADMIN = "Admin"
 MEMBER = "Member"

@@ -1,4 +1,4 @@
-"""The HTTP server: reads requests, writes answers and keeps a journal."""
+"""The HTTP server: reads requests and writes answers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from socketserver import TCPServer
 from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlsplit
 
-from provisioner.sandbox.exchange import Exchange, Request, Response
+from provisioner.sandbox.exchange import Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 STOP_SECONDS = 10.0
+"""How long a stop waits for requests in progress."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,19 +32,10 @@ class Server:
         port: 0 for any free port.
         answer: returns the answer to a request; if it raises a `ConnectionError`, the connection
             is closed without an answer.
-        journal: receives every finished exchange.
-        stop_seconds: how long `stop` waits for requests in progress.
     """
 
-    def __init__(
-        self,
-        port: int,
-        answer: Callable[[Request], Response],
-        journal: list[Exchange] | None,
-        stop_seconds: float = STOP_SECONDS,
-    ) -> None:
-        self._stop_seconds = stop_seconds
-        self._http = _HttpServer(port, answer, journal)
+    def __init__(self, port: int, answer: Callable[[Request], Response]) -> None:
+        self._http = _HttpServer(port, answer)
         self._thread = threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         )
@@ -58,7 +51,7 @@ class Server:
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
-        self._http.close_connections(self._stop_seconds)
+        self._http.close_connections(STOP_SECONDS)
 
 
 class _HttpServer(ThreadingHTTPServer):
@@ -66,14 +59,8 @@ class _HttpServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(
-        self,
-        port: int,
-        answer: Callable[[Request], Response],
-        journal: list[Exchange] | None,
-    ) -> None:
+    def __init__(self, port: int, answer: Callable[[Request], Response]) -> None:
         self.answer = answer
-        self.journal = journal
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
         super().__init__(("127.0.0.1", port), _Handler)
@@ -127,11 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: _HttpServer
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's name
-        """Log nothing: the journal has the requests."""
+        """Log nothing: `provision` logs its own requests."""
 
     def exchange(self) -> None:
         """Read one request and answer it."""
-        started = time.monotonic()
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             self.close_connection = True
             self.send_error(HTTPStatus.LENGTH_REQUIRED)
@@ -150,22 +136,9 @@ class _Handler(BaseHTTPRequestHandler):
             body=body,
             started=time.time(),
         )
-        try:
-            answer = self.server.answer(request)
-        except ConnectionError:
-            self._note(body, 0, started)
-            raise
-        self._note(body, answer.status, started)
-        self._write(answer)
+        self._write(self.server.answer(request))
 
     do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = do_OPTIONS = exchange  # noqa: N815  # the base's names
-
-    def _note(self, body: bytes, status: int, started: float) -> None:
-        """Add an exchange to the journal, before its client receives the answer."""
-        if self.server.journal is not None:
-            self.server.journal.append(
-                Exchange(self.command, self.path, body, status, started, time.monotonic())
-            )
 
     def _write(self, answer: Response) -> None:
         self.send_response(answer.status)  # with the `Date` that every recorded server sends

@@ -16,9 +16,9 @@ import tempfile
 import threading
 import uuid
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
@@ -28,6 +28,7 @@ from provisioner.sandbox import seeds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from provisioner.model.workspace import Json
     from provisioner.sandbox.dialect import Dialect
     from provisioner.sandbox.exchange import JsonObject
 
@@ -61,7 +62,7 @@ CREATE TABLE api_key (
     role_id    TEXT                 -- NULL on core: the key has no role yet
 );
 """
-_COLUMNS = "id, name, expires_at, revoked_at, created_at, updated_at, deleted_at, role_id"
+_COLUMNS = "id, name, expires_at, created_at, updated_at, revoked_at, deleted_at, role_id"
 _INSERT = f"INSERT INTO api_key ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # constant
 _SELECT = f"SELECT {_COLUMNS} FROM api_key"  # noqa: S608  # constant
 
@@ -77,9 +78,11 @@ LOCK_WAIT = 10.0
 """Seconds to wait for another program's lock; shorter than a client's request timeout."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One row; timestamps are texts in Twenty's format, `2031-01-01T00:00:00.417Z`.
+    """One row, in the order of `_COLUMNS`.
+
+    Timestamps are texts in Twenty's format, `2031-01-01T00:00:00.417Z`.
 
     Attributes:
         deleted_at: the time of a soft deletion through legacy GraphQL.
@@ -89,9 +92,9 @@ class ApiKey:
     id: str
     name: str
     expires_at: str
-    revoked_at: str | None = None
     created_at: str
     updated_at: str
+    revoked_at: str | None = None
     deleted_at: str | None = None
     role_id: str | None = None
 
@@ -135,12 +138,12 @@ class Store:
             self._temporary_folder = tempfile.TemporaryDirectory(prefix="twenty-")
             file = Path(self._temporary_folder.name, "workspace")
         self._file = file
+        self.dialect = dialect
         self._lock_wait = lock_wait
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: sqlite3.Connection | None = None
         self._closed = False
         self._lock_timed_out = False
         self._lock = threading.Lock()
-        self._writer = threading.Lock()
         self._thread = threading.local()
         try:
             found = self._open(dialect)
@@ -159,84 +162,55 @@ class Store:
                 remedy=f"Set `url` to sandbox:{found[1]}, or move the file away.",
             )
 
-    def _open(self, dialect: Dialect) -> tuple[str, str, str]:
+    def _open(self, dialect: Dialect) -> tuple[str, ...]:
         """Create the file if it is missing; return the id, the dialect and the secret."""
         with _translate_errors(self._file):
             if not self._file.exists():
                 _create(self._file, dialect)
-        with self._connection() as connection:
-            row: tuple[str, str, str] | None = connection.execute(
-                "SELECT id, dialect, secret FROM workspace"
-            ).fetchone()
-        if row is None:
+        rows = self._read("SELECT id, dialect, secret FROM workspace")
+        if not rows:
             raise _not_a_workspace(self._file)
         if not os.access(self._file, os.W_OK):
             raise _read_only(self._file)
-        return row
+        return rows[0]
 
     @property
     def commits(self) -> int:
         """The number of transactions that this thread has committed."""
         return getattr(self._thread, "commits", 0)
 
-    def close_idle_connections(self) -> None:
-        """Close the connections that are not in use; the next request opens new ones."""
+    def close_idle_connection(self) -> None:
+        """Close the connection to the file; the next request opens it again."""
         with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+            if self._idle is not None:
+                self._idle.close()
+            self._idle = None
 
     def close(self) -> None:
-        """Close all connections; SQLite then merges its log into the database file."""
-        with self._lock:
-            self._closed = True
-        self.close_idle_connections()
+        """Close the connection; SQLite then merges its log into the database file."""
+        self._closed = True
+        self.close_idle_connection()
         if self._temporary_folder:
             self._temporary_folder.cleanup()
 
     def key(self, key_id: str) -> ApiKey | None:
         """Return a key; None if it does not exist or is soft-deleted."""
-        with self._connection() as connection:
-            row = connection.execute(
-                f"{_SELECT} WHERE id = ? AND deleted_at IS NULL", (key_id,)
-            ).fetchone()
-        return _key(row) if row else None
+        rows = self._read(f"{_SELECT} WHERE id = ? AND deleted_at IS NULL", key_id)
+        return ApiKey(*rows[0]) if rows else None
 
     def select(
-        self,
-        condition: Condition | None = None,
-        *,
-        order: str = "position",
-        limit: int | None = None,
+        self, condition: Condition, *, order: str = "position", limit: int = -1
     ) -> tuple[ApiKey, ...]:
-        """Return the keys that meet a condition, in a given order and at most `limit` of them."""
-        where = condition or Condition("TRUE")
-        with self._connection() as connection:
-            rows = connection.execute(
-                f"{_SELECT} WHERE {where.sql} ORDER BY {order} LIMIT ?",
-                (*where.values, -1 if limit is None else limit),
-            ).fetchall()
-        return tuple(_key(row) for row in rows)
+        """Return the keys that meet a condition, in a given order; a negative limit is none."""
+        query = f"{_SELECT} WHERE {condition.sql} ORDER BY {order} LIMIT ?"
+        return tuple(ApiKey(*row) for row in self._read(query, *condition.values, limit))
 
     def count(self, condition: Condition) -> int:
         """Return the number of keys that meet a condition."""
-        with self._connection() as connection:
-            (count,) = connection.execute(
-                f"SELECT count(*) FROM api_key WHERE {condition.sql}",  # noqa: S608  # from rest_legacy, values bound
-                condition.values,
-            ).fetchone()
-        return int(count)
+        query = f"SELECT count(*) FROM api_key WHERE {condition.sql}"  # noqa: S608  # from rest_legacy, values bound
+        return int(self._read(query, *condition.values)[0][0])
 
-    def insert(self, keys: Iterable[ApiKey]) -> None:
-        """Add all keys, or none if one fails.
-
-        Raises:
-            sqlite3.IntegrityError: one of the ids exists.
-        """
-        with self._transaction() as connection:
-            connection.executemany(_INSERT, map(_row, keys))
-
-    def insert_new(self, keys: Iterable[ApiKey]) -> tuple[ApiKey | None, ...]:
+    def create(self, keys: Iterable[ApiKey]) -> tuple[ApiKey | None, ...]:
         """Add all keys, or none if one fails; skip ids of soft-deleted rows.
 
         Returns:
@@ -252,7 +226,7 @@ class Store:
                     "SELECT 1 FROM api_key WHERE id = ? AND deleted_at IS NOT NULL", (key.id,)
                 ).fetchone()
                 if not soft_deleted:
-                    connection.execute(_INSERT, _row(key))
+                    connection.execute(_INSERT, astuple(key))
                 added.append(None if soft_deleted else key)
         return tuple(added)
 
@@ -265,82 +239,54 @@ class Store:
                 f" RETURNING {_COLUMNS}",
                 (*columns.values(), key_id),
             ).fetchone()
-        return _key(row) if row else None
+        return ApiKey(*row) if row else None
 
-    def delete(self, key_ids: Iterable[str]) -> int:
-        """Delete rows, also soft-deleted ones; return how many were deleted."""
+    def delete(self, key_id: str) -> bool:
+        """Delete a row; return whether there was one that is not soft-deleted."""
+        delete = "DELETE FROM api_key WHERE id = ? AND deleted_at IS NULL"
         with self._transaction() as connection:
-            return sum(
-                connection.execute("DELETE FROM api_key WHERE id = ?", (key_id,)).rowcount
-                for key_id in key_ids
-            )
+            return connection.execute(delete, (key_id,)).rowcount > 0
 
     def roles(self) -> tuple[seeds.SeededRole, ...]:
         """Return all roles in Twenty's order."""
-        with self._connection() as connection:
-            rows = connection.execute("SELECT wire FROM role ORDER BY position").fetchall()
+        rows = self._read("SELECT wire FROM role ORDER BY position")
         return tuple(seeds.SeededRole(json.loads(wire)) for (wire,) in rows)
 
-    def role(self, role_id: str | None) -> seeds.SeededRole | None:
+    def role(self, role_id: Json) -> seeds.SeededRole | None:
         """Return the role with an id, or None."""
-        with self._connection() as connection:
-            row = connection.execute("SELECT wire FROM role WHERE id = ?", (role_id,)).fetchone()
-        return seeds.SeededRole(json.loads(row[0])) if row else None
-
-    def put_role(self, role: seeds.SeededRole) -> None:
-        """Add a role, or replace the one with its id."""
-        with self._transaction() as connection:
-            connection.execute(
-                "INSERT INTO role (id, wire) VALUES (?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET wire = excluded.wire",
-                (role.id, json.dumps(role.wire)),
-            )
+        rows = self._read("SELECT wire FROM role WHERE id = ?", str(role_id))
+        return seeds.SeededRole(json.loads(rows[0][0])) if rows else None
 
     def users(self) -> tuple[User, ...]:
         """Return all users."""
+        rows = self._read("SELECT id, name, email, password, role_id FROM user")
+        return tuple(User(*row) for row in rows)
+
+    def _read(self, query: str, *values: str | int) -> list[tuple[Any, ...]]:
         with self._connection() as connection:
-            rows = connection.execute("SELECT id, name, email, password, role_id FROM user")
-            return tuple(User(*row) for row in rows.fetchall())
-
-    def user(self, user_id: str) -> User | None:
-        """Return the user with an id, or None."""
-        return next((user for user in self.users() if user.id == user_id), None)
-
-    def put_user(self, user: User) -> None:
-        """Replace the user with this id."""
-        with self._transaction() as connection:
-            _insert_user(connection, user)
+            return connection.execute(query, values).fetchall()
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Provide a connection that no other thread uses at the same time."""
-        with _translate_errors(self._file):
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            connection = connection or _connect(self._file)
+        """Provide the connection to one thread at a time."""
+        with self._lock, _translate_errors(self._file):
+            connection = self._idle = self._idle or _connect(self._file)
+            milliseconds = 0 if self._lock_timed_out else round(1000 * self._lock_wait)
             try:
-                connection.execute(f"PRAGMA busy_timeout = {self._milliseconds()}")
+                connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
                 yield connection
                 self._lock_timed_out = False
             except sqlite3.OperationalError as error:
-                self._lock_timed_out = _is_locked(error)
+                self._lock_timed_out = _is_locked(error)  # the next request does not wait
                 raise
             finally:
-                with self._lock:
-                    keep = not self._closed
-                    if keep:
-                        self._idle.append(connection)
-                if not keep:
+                if self._closed:
                     connection.close()
-
-    def _milliseconds(self) -> int:
-        """Return how long to wait for a lock: 0 if the last wait timed out."""
-        return 0 if self._lock_timed_out else round(1000 * self._lock_wait)
+                    self._idle = None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        # A thread lock is faster between writers than SQLite's wait, which polls.
-        with self._writer, self._connection() as connection:
+        with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -490,51 +436,10 @@ def _seed(connection: sqlite3.Connection, dialect: Dialect) -> None:
         "INSERT INTO role (id, wire) VALUES (?, ?)",
         ((role.id, json.dumps(role.wire)) for role in roles),
     )
-    by_label = {role.label: role for role in roles}
+    by_label = {role.label: role.id for role in roles}
     for label in (seeds.ADMIN, seeds.MEMBER, seeds.GUEST):
-        name = label.lower()
-        _insert_user(
-            connection,
-            User(
-                id=str(uuid.uuid4()),
-                name=name,
-                email=f"{name}@sandbox.test",
-                password=secrets.token_urlsafe(18),
-                # 2.21 has no Guest role (core-2.21 `214`).
-                role_id=by_label.get(label, by_label[seeds.MEMBER]).id,
-            ),
-        )
-
-
-def _insert_user(connection: sqlite3.Connection, user: User) -> None:
-    connection.execute(
-        "INSERT OR REPLACE INTO user VALUES (?, ?, ?, ?, ?)",
-        (user.id, user.name, user.email, user.password, user.role_id),
-    )
-
-
-def _row(key: ApiKey) -> tuple[str | None, ...]:
-    return (
-        key.id,
-        key.name,
-        key.expires_at,
-        key.revoked_at,
-        key.created_at,
-        key.updated_at,
-        key.deleted_at,
-        key.role_id,
-    )
-
-
-def _key(row: tuple[str | None, ...]) -> ApiKey:
-    key_id, name, expires_at, revoked_at, created_at, updated_at, deleted_at, role_id = row
-    return ApiKey(
-        id=cast("str", key_id),
-        name=cast("str", name),
-        expires_at=cast("str", expires_at),
-        revoked_at=revoked_at,
-        created_at=cast("str", created_at),
-        updated_at=cast("str", updated_at),
-        deleted_at=deleted_at,
-        role_id=role_id,
-    )
+        name, password = label.lower(), secrets.token_urlsafe(18)
+        # 2.21 has no Guest role (core-2.21 `214`).
+        role_id = by_label.get(label, by_label[seeds.MEMBER])
+        user = User(str(uuid.uuid4()), name, f"{name}@sandbox.test", password, role_id)
+        connection.execute("INSERT INTO user VALUES (?, ?, ?, ?, ?)", astuple(user))

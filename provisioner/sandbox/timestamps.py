@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from provisioner.sandbox.exchange import Json
+    from provisioner.model.workspace import Json
 
 NOT_A_DATE = "0NaN-NaN-NaNTNaN:NaN:NaN.NaN+NaN:NaN"
 """The text that the core servers pass to their database for an invalid date (core-1 `050`)."""

@@ -20,14 +20,15 @@ from graphql import (
 from graphql.pyutils import suggestion_list
 
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.keys_core import is_uuid
+from provisioner.sandbox.rejected import is_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from graphql import GraphQLSchema, OperationDefinitionNode
 
-    from provisioner.sandbox.exchange import Json, JsonObject
+    from provisioner.model.workspace import Json
+    from provisioner.sandbox.exchange import JsonObject
 
 
 @dataclass(frozen=True, slots=True)

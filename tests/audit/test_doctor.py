@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 from builders import desired_key, environment_with, limits_with
 from jsonschema import Draft202012Validator
+from sandbox_control import API_KEYS_FLAG, Dialect, Response, Sandbox, json_answer
 
 from provisioner import schemas
 from provisioner.audit import CheckFailed, CheckName, CheckOk, CheckWarning, Diagnosis, Doctor
@@ -28,7 +29,6 @@ from provisioner.model.sink_address import CommandAddress, FileAddress
 from provisioner.reconcile.connection import workspace_opener
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.sandbox import API_KEYS_FLAG, Dialect, Response, Sandbox, json_answer
 from provisioner.secret import Secret
 from provisioner.sinks.registry import SinkRegistry
 
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from sandbox_control import Request
+
     from provisioner.model.key import DesiredKey
     from provisioner.model.sink_address import Address
-    from provisioner.sandbox import Request
 
 A_UUID = "20202020-1c25-4d02-bf25-6aeccf7ea419"
 CHECKS = ("reached", "generation", "credential", "keys", "roles", "writes", "clock", "limits")
@@ -249,7 +250,7 @@ def test_the_role_of_the_environment_must_be_assignable_to_keys(serve, examine, 
 
 def test_an_ambiguous_label_and_no_assignable_role_are_failures(serve, examine) -> None:
     """The label could mean either role; without an assignable role no key can be created."""
-    from provisioner.sandbox import role
+    from sandbox_control import role
 
     served = serve()
     served.sandbox.put_role(role("Admin", api_keys=True))

@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 from jsonschema import Draft202012Validator
+from sandbox_control import ApiKey, Dialect, Sandbox, json_answer
 
 from provisioner import __version__, schemas
 from provisioner.cli import main
-from provisioner.sandbox import ApiKey, Dialect, Sandbox, json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from sandbox_control import Around, Request, Response
+
     from provisioner.runtime.cancellation import Cancellation
-    from provisioner.sandbox import Around, Request, Response
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "manifests"

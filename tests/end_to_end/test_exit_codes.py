@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from processes import Provision
+from sandbox_control import Dialect, Sandbox
 
 from provisioner.cli.group import COMMANDS, CommandGroup
-from provisioner.sandbox import Dialect, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from provisioner.sandbox import Request, Response
+    from sandbox_control import Request, Response
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = {130: signal.SIGINT, 143: signal.SIGTERM}

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from sandbox_control import Sandbox, dialect_of
 
-from provisioner.sandbox import Sandbox, dialect_of
 from provisioner.sandbox.store import Store, UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from provisioner.sandbox import SeededRole
+    from sandbox_control import SeededRole
 
 NAMES = [f"key-{number}" for number in range(30)]
 URLS = ("sandbox:", "sandbox:core-1", "sandbox:legacy")

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from sandbox_control import Dialect, Sandbox
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.environment import Environment, Limits
-from provisioner.sandbox import Dialect, Sandbox
 from provisioner.twenty.transport import LostAnswerError, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from provisioner.sandbox import Around, Request, Response
+    from sandbox_control import Around, Request, Response
 
 NGINX = (
     "<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n<body>\r\n"

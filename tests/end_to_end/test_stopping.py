@@ -21,9 +21,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from processes import Provision
 from programs import wait_until_ended, wait_until_started
+from sandbox_control import Dialect, Exchange, Request, Response, Sandbox, json_answer
 
 from provisioner import schemas
-from provisioner.sandbox import Dialect, Exchange, Request, Response, Sandbox, json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

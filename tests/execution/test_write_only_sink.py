@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 from killable import FastClock
+from sandbox_control import Dialect, Request, Response, Sandbox
 from write_only import REPOSITORY, Shop, SlowGithub
 
 from provisioner.execution import Executed, Failed, Unfinished
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Duplicate
-from provisioner.sandbox import Dialect, Request, Response, Sandbox
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from sandbox_control import ApiKey
+
     from provisioner.errors.failure import Failure
     from provisioner.execution import RunResult
-    from provisioner.sandbox import ApiKey
 
 
 @pytest.fixture

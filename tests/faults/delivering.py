@@ -20,10 +20,10 @@ from gitlab_server import GitlabServer
 from kubernetes_server import KubernetesServer
 from kubernetes_server import StoredSecret as KubernetesSecret
 from processes import Provision
+from sandbox_control import Dialect, Exchange, Sandbox
 from vault_server import ALL, DEFAULT_POLICY, VaultStandIn
 
 from provisioner.model.token_claims import claims_of
-from provisioner.sandbox import Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from provisioner.sandbox import ApiKey
+    from sandbox_control import ApiKey
 
 Item: TypeAlias = dict[str, Any]
 """An item of `deliver`; `{name}` in it is the key's name."""

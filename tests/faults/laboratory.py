@@ -18,7 +18,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, assert_never
 
-from provisioner.sandbox import Dialect, Exchange, Request, Response, Sandbox, json_answer
+from sandbox_control import Dialect, Exchange, Request, Response, Sandbox, json_answer
+
 from provisioner.sandbox.access import Refused
 from provisioner.sandbox.graphql_call import ANY_ERROR, token_refused
 from provisioner.sandbox.rest import refused
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from provisioner.sandbox import ApiKey, Json
+    from sandbox_control import ApiKey, Json
 
 Form: TypeAlias = Literal["text", "headers", "graphql"]
 """The forms of a throttling answer; none was recorded (`docs/twenty-api.md`).

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from provisioner.sandbox import ApiKey, Sandbox
+    from sandbox_control import ApiKey, Sandbox
 
 LIFETIMES = (timedelta(hours=12), timedelta(days=3 * 365))
 """Lifetimes of keys created by hand. No manifest here uses them: a key with the same lifetime,

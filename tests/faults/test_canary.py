@@ -32,8 +32,7 @@ from urllib.parse import quote, quote_plus, urlsplit
 import pytest
 from delivering import ALL_KINDS, STORE, TOKEN, Aws, Command, Item, Project, sink_fixture
 from laboratory import FAULTS, Fault, Laboratory, is_write
-
-from provisioner.sandbox import Dialect, Request, Response
+from sandbox_control import Dialect, Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -32,10 +32,10 @@ from delivering import (
     sink_fixture,
 )
 from files import NOBODY, require_mounts
+from sandbox_control import Dialect, Exchange, Request, Response, Sandbox
 from tls_server import HttpResponse
 
 from provisioner.cli import main
-from provisioner.sandbox import Dialect, Exchange, Request, Response, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -31,9 +31,9 @@ from delivering import (
     shop,
 )
 from laboratory import Laboratory
+from sandbox_control import Dialect
 
 from provisioner.cli import main
-from provisioner.sandbox import Dialect
 
 if TYPE_CHECKING:
     import subprocess

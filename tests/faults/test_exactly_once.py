@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from killable import PROCESSES, FastClock, Kill, KillableTransport, Killed, Process, use_run_marker
 from laboratory import TRANSIENT, Failed, Fault, Laboratory, Slow, seeded
+from sandbox_control import ApiKey, Dialect, Exchange
 
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, RunMarker, Skipped
 from provisioner.execution import Failed as FailedAction
@@ -30,7 +31,6 @@ from provisioner.model.environment import Environment, SessionToken, SignIn
 from provisioner.plan import Duplicate, Plan, Planned, PlanOptions
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.twenty import connect as connect_module

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 from processes import Provision
+from sandbox_control import Dialect, Exchange, Request, Response, Sandbox
 
 from provisioner.cli import main
-from provisioner.sandbox import Dialect, Exchange, Request, Response, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -41,9 +41,7 @@ from laboratory import (
     scripted,
     seeded,
 )
-
-from provisioner.sandbox import Dialect, Request, Response, Sandbox
-from provisioner.sandbox import workspace as workspace_module
+from sandbox_control import Dialect, Request, Response, Sandbox, SlowStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -354,13 +352,13 @@ def test_a_slow_answer_is_late_and_correct(core, before):
     """The answer comes after the delay; the key is created before or after it, as configured."""
     core.laboratory.use(scripted({0: Slow(30.0, before=before)}))
     committed = threading.Event()
-    insert = core.laboratory.sandbox._store.insert
+    create = core.laboratory.sandbox._store.create
 
-    def insert_and_notify(keys):
-        insert(keys)
+    def create_and_notify(keys):
+        create(keys)
         committed.set()
 
-    core.laboratory.sandbox._store.insert = insert_and_notify
+    core.laboratory.sandbox._store.create = create_and_notify
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(core.create)
         if before:
@@ -698,7 +696,7 @@ def test_a_bucket_counts_correctly_with_many_threads(core):
 
 @dataclass
 class PausedClock:
-    """A fake `time` module for a sandbox, whose wait for a role ends when the test decides."""
+    """A clock of a sandbox, whose wait for a role ends when the test decides."""
 
     started: threading.Event
     continue_: threading.Event
@@ -713,7 +711,7 @@ class PausedClock:
 def test_a_role_appears_after_its_key(monkeypatch, rest):
     """On 2.21 a new key is visible before its role; a query for its role then fails."""
     clock = PausedClock(threading.Event(), threading.Event())
-    monkeypatch.setattr(workspace_module, "time", clock)
+    monkeypatch.setattr(SlowStore, "wait_for_role", lambda store: clock.sleep(store.role_seconds))
     with Bench(Dialect.CORE, role_seconds=0.1) as bench, ThreadPoolExecutor(1) as pool:
         watcher = bench.client()
 
@@ -738,7 +736,7 @@ def test_a_role_appears_after_its_key(monkeypatch, rest):
 @pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE_1])
 def test_older_servers_create_a_key_with_its_role(monkeypatch, dialect):
     """`role_seconds` has no effect on dialects that create a key with its role."""
-    monkeypatch.setattr(workspace_module, "time", None)
+    monkeypatch.setattr(SlowStore, "wait_for_role", None)
     with Bench(dialect, role_seconds=5.0) as bench:
         assert bench.create().status == 201
         assert bench.names() == ["svc"]
@@ -746,7 +744,7 @@ def test_older_servers_create_a_key_with_its_role(monkeypatch, dialect):
 
 def test_a_role_that_does_not_exist_leaves_no_key_behind(monkeypatch):
     """On 2.21 the role is checked before a row is written, without a wait."""
-    monkeypatch.setattr(workspace_module, "time", None)
+    monkeypatch.setattr(SlowStore, "wait_for_role", None)
     with Bench(Dialect.CORE, role_seconds=0.1) as bench:
         record = {
             "name": "svc",

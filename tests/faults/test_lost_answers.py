@@ -19,6 +19,7 @@ from laboratory import (
     Unavailable,
     seeded,
 )
+from sandbox_control import Dialect
 
 from provisioner.execution import Done, Executed
 from provisioner.model.environment import SessionToken
@@ -26,7 +27,6 @@ from provisioner.plan import PlanOptions
 from provisioner.reconcile.connection import workspace_opener
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
 from provisioner.sinks.registry import SinkRegistry
 

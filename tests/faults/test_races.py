@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from processes import Provision
-
-from provisioner.sandbox import Dialect, Request, Response, Sandbox
+from sandbox_control import Dialect, Request, Response, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -37,6 +37,7 @@ from killable import (
 )
 from laboratory import TRANSIENT, Failed, Fault, Laboratory, Slow, seeded
 from manual_user import LIFETIMES, ManualUser
+from sandbox_control import ApiKey, Dialect, Exchange
 
 from provisioner.execution import Executed, RunMarker
 from provisioner.model.environment import Environment, SessionToken
@@ -48,7 +49,6 @@ from provisioner.plan import PlanOptions, Revoke
 from provisioner.reconcile.guards import GuardOverrides
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.sandbox import ApiKey, Dialect, Exchange
 from provisioner.secret import Secret
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.twenty import connect as connect_module

@@ -15,9 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sandbox_control import Dialect, Sandbox
 from write_only import Shop, SlowGithub
-
-from provisioner.sandbox import Dialect, Sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path

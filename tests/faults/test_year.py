@@ -23,6 +23,7 @@ import time_machine
 from builders import desired_key, environment_with, rotation_with
 from killable import PROCESSES, FastClock, Kill, KillableSink, KillableTransport, Killed, Process
 from manual_user import LIFETIMES, ManualUser
+from sandbox_control import ApiKey, Dialect, Exchange, Sandbox
 
 from provisioner.execution import Executed
 from provisioner.model.environment import Environment, SessionToken
@@ -32,7 +33,6 @@ from provisioner.model.token_claims import claims_of
 from provisioner.plan import Create, Deliver, Duplicate, Plan, Planned, PlanOptions, Revoke, Rotate
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.sandbox import ApiKey, Dialect, Exchange, Sandbox
 from provisioner.secret import Secret
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.twenty import connect as connect_module
@@ -42,10 +42,11 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
+    from sandbox_control import Request, Response
+
     from provisioner.execution import RunResult
     from provisioner.model.key import DesiredKey
     from provisioner.model.sink_address import Address
-    from provisioner.sandbox import Request, Response
     from provisioner.twenty.workspace import Workspace
 
 _LOG = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from builders import desired_key, environment_with, github_sink, rotation_with
 from github_server import GithubServer
+from sandbox_control import Dialect, Request, Response, Sandbox
 from tls_server import HttpResponse
 
 from provisioner.model.environment import SessionToken
@@ -19,7 +20,6 @@ from provisioner.reconcile.guards import GuardOverrides
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.sandbox import Dialect, Request, Response, Sandbox
 from provisioner.secret import Secret
 from provisioner.sinks.registry import SinkRegistry
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from sandbox_control import ApiKey
     from tls_server import HttpRequest
 
     from provisioner.execution import RunResult
-    from provisioner.sandbox import ApiKey
 
 MAX_WRITE_SECONDS = 1.5
 """The longest time that GitHub takes for a write, in seconds."""

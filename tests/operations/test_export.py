@@ -22,6 +22,7 @@ import yaml
 from builders import NOW, environment_with, observation_with, observed_key, role_with
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sandbox_control import ApiKey, Dialect, Sandbox, role
 
 from provisioner import secret
 from provisioner.cli import main
@@ -37,15 +38,15 @@ from provisioner.model.observed import (
 )
 from provisioner.operations.export import export
 from provisioner.plan import Expiring, Unmanaged, plan_environment
-from provisioner.sandbox import ApiKey, Dialect, Sandbox, role
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from sandbox_control import Request, Response
+
     from provisioner.manifests import Manifests
     from provisioner.model.observed import Roles
-    from provisioner.sandbox import Request, Response
 
 DIALECTS = pytest.mark.parametrize("dialect", tuple(Dialect))
 LATER = datetime(2031, 1, 1, 0, 0, 0, 417_000, tzinfo=UTC)

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from sandbox_control import Dialect
 
 from provisioner.cli import main
 from provisioner.model.token_claims import claims_of
-from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from provisioner.sandbox import Exchange
+    from sandbox_control import Exchange
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9"
 """The prefix of every Twenty token."""

@@ -34,6 +34,8 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from sandbox_control import ApiKey, Dialect, Sandbox
+from sandbox_control import role as sandbox_role
 
 from provisioner import schemas
 from provisioner.errors.failure import Failure
@@ -62,8 +64,6 @@ from provisioner.planfile import (
 )
 from provisioner.planfile.read import parse_document
 from provisioner.render.json import plan_document
-from provisioner.sandbox import ApiKey, Dialect, Sandbox
-from provisioner.sandbox import role as sandbox_role
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import processes
 import pytest
+from sandbox_control import Dialect, Sandbox
 
 from provisioner.cli import main
-from provisioner.sandbox import Dialect, Sandbox
 
 if TYPE_CHECKING:
     import subprocess

@@ -20,6 +20,7 @@ from builders import (
     rotation_with,
     vault_sink,
 )
+from sandbox_control import Dialect
 
 from provisioner.errors.problem import Place
 from provisioner.execution import Done, Executed, Failed, RunMarker, RunResult, Unfinished
@@ -31,7 +32,6 @@ from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobse
 from provisioner.reconcile.connection import workspace_opener
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.sinks.sink import Empty
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from sandbox_control import ApiKey, Around, Exchange, Request, Response
+
     from provisioner.model.key import DesiredKey
     from provisioner.model.sink_address import Address
-    from provisioner.sandbox import ApiKey, Around, Exchange, Request, Response
     from provisioner.sinks.sink import Content, Sink
 
 COUNTS = {0: 20, 1: 57, 2: 60}

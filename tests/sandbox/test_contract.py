@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pytest
 import requests
-
-from provisioner.sandbox import ApiKey, Dialect, Sandbox
+from sandbox_control import ApiKey, Dialect, Sandbox
 
 SERVERS = {
     "legacy-0.60": Dialect.LEGACY,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -16,14 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import requests
-
-from provisioner.errors.exceptions import WorkspaceError
-from provisioner.model.token_claims import claims_of
-from provisioner.sandbox import (
+from sandbox_control import (
     API_KEYS_FLAG,
     ROLES_FLAG,
     ApiKey,
@@ -32,11 +30,11 @@ from provisioner.sandbox import (
     dialect_of,
     role,
 )
+
+from provisioner.errors.exceptions import WorkspaceError
+from provisioner.model.token_claims import claims_of
 from provisioner.sandbox.keys_core import LISTED
 from provisioner.secret import Secret
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DATE = "2031-01-01T00:00:00.417Z"
 CORES = [Dialect.CORE, Dialect.CORE_1]
@@ -180,7 +178,7 @@ def test_two_processes_write_at_once(file):
     script = (
         "import sys, requests\n"
         "from pathlib import Path\n"
-        "from provisioner.sandbox import Sandbox\n"
+        "from sandbox_control import Sandbox\n"
         "with Sandbox(Path(sys.argv[1])) as s, requests.Session() as http:\n"
         "    http.trust_env = False\n"
         "    http.headers['Authorization'] = 'Bearer ' + s.session_token()\n"
@@ -189,8 +187,11 @@ def test_two_processes_write_at_once(file):
         "    for _ in range(40):\n"
         "        assert http.post(s.url + '/rest/apiKeys', json=body).status_code == 201\n"
     )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     runs = [
-        subprocess.Popen([sys.executable, "-W", "error", "-c", script, str(file), name])
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", script, str(file), name], env=environment
+        )
         for name in ("a", "b")
     ]
     assert [run.wait(60) for run in runs] == [0, 0]
@@ -898,13 +899,11 @@ def test_a_stop_finishes_requests_in_progress(file, monkeypatch):
     """A create in progress is answered and stored; idle connections are closed."""
     started, finish = threading.Event(), threading.Event()
 
-    def wait_for_create(_workspace):
+    def wait_for_create(_store):
         started.set()
         assert finish.wait(30)
 
-    monkeypatch.setattr(
-        "provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create", wait_for_create
-    )
+    monkeypatch.setattr("sandbox_control.SlowStore.wait_for_create", wait_for_create)
     sandbox = Sandbox(file).start()
     with client_of(sandbox) as idle, admin_of(sandbox) as client, ThreadPoolExecutor(2) as pool:
         idle("GET", "/healthz")
@@ -925,16 +924,15 @@ def test_a_stop_does_not_wait_forever(file, monkeypatch):
     """A create that does not finish in time does not keep the file open."""
     started, finish, ended = threading.Event(), threading.Event(), threading.Event()
 
-    def wait_for_create(workspace):
+    def wait_for_create(store):
         started.set()
         assert finish.wait(30)
-        workspace.store.count(LISTED)
+        store.count(LISTED)
         ended.set()
 
-    monkeypatch.setattr(
-        "provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create", wait_for_create
-    )
-    sandbox = Sandbox(file, stop_seconds=0.0).start()
+    monkeypatch.setattr("sandbox_control.SlowStore.wait_for_create", wait_for_create)
+    monkeypatch.setattr("provisioner.sandbox.server.STOP_SECONDS", 0.0)
+    sandbox = Sandbox(file).start()
     with admin_of(sandbox) as client, ThreadPoolExecutor(1) as pool:
         sent = pool.submit(client, "POST", "/rest/apiKeys", body_of(sandbox))
         started.wait(30)
@@ -949,7 +947,7 @@ def test_a_client_that_disconnects_is_not_logged(caplog, monkeypatch):
     """A client that disconnects before the answer causes no log message."""
     disconnected = threading.Event()
     monkeypatch.setattr(
-        "provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create",
+        "sandbox_control.SlowStore.wait_for_create",
         lambda _: disconnected.wait(30) and None,
     )
     with Sandbox(None) as sandbox:
@@ -968,10 +966,10 @@ def test_a_client_that_disconnects_is_not_logged(caplog, monkeypatch):
 def test_a_bug_in_the_sandbox_is_logged(caplog, monkeypatch):
     """A bug closes the connection, and the log has it."""
 
-    def broken(_workspace):
+    def broken(_store):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create", broken)
+    monkeypatch.setattr("sandbox_control.SlowStore.wait_for_create", broken)
     with Sandbox(None) as sandbox, admin_of(sandbox) as client:
         with pytest.raises(requests.ConnectionError):
             client("POST", "/rest/apiKeys", body_of(sandbox))
@@ -983,10 +981,10 @@ def test_a_bug_in_the_sandbox_is_logged(caplog, monkeypatch):
 def test_a_bug_inside_graphql_is_an_internal_error(dialect, monkeypatch):
     """GraphQL answers an unexpected exception with the code INTERNAL_SERVER_ERROR."""
 
-    def broken(_workspace):
+    def broken(_store):
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("provisioner.sandbox.workspace.SandboxWorkspace.wait_for_create", broken)
+    monkeypatch.setattr("sandbox_control.SlowStore.wait_for_create", broken)
     with Sandbox(None, dialect) as sandbox, admin_of(sandbox) as client:
         answer = client.query(
             "mutation($i:CreateApiKeyInput!){createApiKey(input:$i){id}}", i=body_of(sandbox)

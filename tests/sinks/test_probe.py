@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from builders import NOW
+from sandbox_control import Sandbox
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.errors.failure import Failure
@@ -24,7 +25,6 @@ from provisioner.model.sink_address import (
 )
 from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
 from provisioner.runtime.cancellation import STOPPED, Cancellation
-from provisioner.sandbox import Sandbox
 from provisioner.secret import Secret
 from provisioner.sinks.probe import check_all, read_all
 from provisioner.sinks.registry import SinkRegistry

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from builders import END, environment_with
 from model_server import Waits, token
+from sandbox_control import Dialect
 
 from provisioner import secret
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.execution import mint
 from provisioner.model.environment import ApiToken, Environment, SessionToken
 from provisioner.model.token_claims import claims_of
-from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ import pytest
 import time_machine
 from builders import environment_with, limits_with
 from graphql import build_schema, parse, validate
+from sandbox_control import API_KEYS_FLAG, Dialect, Response, json_answer
 
 from provisioner.errors.exceptions import RefusedError, WorkspaceError
 from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.runtime.cancellation import Cancellation
-from provisioner.sandbox import API_KEYS_FLAG, Dialect, Response, json_answer
 from provisioner.secret import Secret
 from provisioner.twenty import connect as connect_module
 from provisioner.twenty.dispatch import batch_size, split
@@ -32,9 +32,10 @@ from provisioner.twenty.workspace import Created, NewKey, NotCreated, NotSent, U
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sandbox_control import Exchange, Request
+
     from provisioner.errors.failure import Failure
     from provisioner.model.environment import Credential
-    from provisioner.sandbox import Exchange, Request
     from provisioner.twenty.workspace import Outcome, Workspace
 
 CORES = [Dialect.CORE_1, Dialect.CORE]

@@ -66,8 +66,8 @@ def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
             facts = {
                 "url": server.url,
                 "dialect": dialect,
-                "email": server.email,
-                "password": server.password,
+                "email": server.user().email,
+                "password": server.user().password,
                 "session_token": server.session_token(),
             }
             if format_ == "json":

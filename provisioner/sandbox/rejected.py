@@ -1,44 +1,20 @@
-"""The context of one server: its state, its dialect and the durations that it simulates."""
+"""Changes that a server rejects, mostly with the texts of its database."""
 
 from __future__ import annotations
 
-import time
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from provisioner.sandbox.dialect import Dialect
-    from provisioner.sandbox.exchange import Json
-    from provisioner.sandbox.store import Store
+    from provisioner.model.workspace import Json
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxWorkspace:
-    """A workspace that is being served.
-
-    Attributes:
-        create_seconds: how long one create takes: a REST create, a whole batch, or each aliased
-            `createApiKey`.
-        role_seconds: how long after its row a key on 2.21 gets its role.
-        session_seconds: the lifetime of the access token that a sign-in returns.
-        page_core_list: whether `/rest/metadata/apiKeys` answers in pages.
-    """
-
-    store: Store
-    dialect: Dialect
-    create_seconds: float
-    role_seconds: float
-    session_seconds: float
-    page_core_list: bool
-
-    def wait_for_create(self) -> None:
-        """Wait for the duration of one create, without holding a lock."""
-        if self.create_seconds:
-            time.sleep(self.create_seconds)
-
-    def wait_for_role(self) -> None:
-        """Wait for the time in which a new key has no role yet, without holding a lock."""
-        time.sleep(self.role_seconds)
+def is_uuid(text: str) -> bool:
+    """Return whether a text is a UUID with hyphens."""
+    return _UUID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
