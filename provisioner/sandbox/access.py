@@ -30,6 +30,10 @@ class SignedIn:
     role: SeededRole | None
     has_session: bool
 
+    def permits(self, flag: str) -> bool:
+        """Return whether the role of the caller has a settings permission."""
+        return self.role is not None and self.role.permits(flag)
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:

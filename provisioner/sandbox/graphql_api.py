@@ -235,8 +235,6 @@ def _read_request(request: Request) -> GraphQLRequest | Response:
     if request.method == "GET":  # `188-gql-GET`
         return GraphQLRequest(request.query.get("query", ""), {}, None)
     body = rest.read_body(request)
-    if isinstance(body, Response):
-        return body
     if isinstance(body.value, list):  # `185-gql-batch-array`
         return json_answer(400, {"errors": [{"message": "Batching is not supported."}]})
     value = body.value if isinstance(body.value, dict) else {}

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from graphql import GraphQLResolveInfo
 
     from provisioner.sandbox.exchange import JsonObject
-    from provisioner.sandbox.rejected import Rejected
     from provisioner.sandbox.seeds import SeededRole
     from provisioner.sandbox.store import Store
 
@@ -66,10 +65,6 @@ class Call:
             extensions["userFriendlyMessage"] = friendly
         return GraphQLError(message, extensions=extensions)
 
-    def internal(self, rejection: Rejected, friendly: str = ANY_ERROR) -> GraphQLError:
-        """Return a rejected change as an internal server error, as GraphQL does (`153`, `159`)."""
-        return self.failure(rejection.message, "INTERNAL_SERVER_ERROR", friendly=friendly)
-
     def no_permission(self) -> GraphQLError:
         """Return the permission error (core-2.21 `137` `216`, core-1 `201` `221`, legacy `150`)."""
         if self.dialect is Dialect.LEGACY:
@@ -81,14 +76,14 @@ class Call:
             friendly="User does not have permission.",
         )
 
-    def role_of_caller(self) -> SeededRole | None:
-        """Return the role of the caller.
+    def signed_in(self) -> SignedIn:
+        """Return the caller.
 
         Raises:
             GraphQLError: the caller is not signed in (`134`, `151`).
         """
         if isinstance(self.caller, SignedIn):
-            return self.caller.role
+            return self.caller
         if self.dialect is not Dialect.CORE:
             raise self.failure("Forbidden resource", "INTERNAL_SERVER_ERROR")
         answer: JsonObject = {

@@ -10,10 +10,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from provisioner.sandbox import keys_core, rest, seeds, timestamps
-from provisioner.sandbox.access import SignedIn
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.graphql_call import ANY_ERROR, NO_PERMISSION, SIGN_IN
-from provisioner.sandbox.rejected import Rejected
+from provisioner.sandbox.rejected import RejectedError
 from provisioner.sandbox.store import Condition
 
 if TYPE_CHECKING:
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
 
     from provisioner.sandbox.exchange import JsonObject
     from provisioner.sandbox.graphql_call import Call, Info
-    from provisioner.sandbox.seeds import SeededRole
     from provisioner.sandbox.store import ApiKey
 
 Source = dict[str, Any]
 """The value that a parent resolver returned: JSON, plus the role id of a key (`_role`)."""
 
+_INTERNAL = "INTERNAL_SERVER_ERROR"
 _HIDDEN = ("permissionFlags", "objectPermissions", "fieldPermissions")
 _NO_ACCESS = (
     "You do not have permission to access this feature. Please contact your workspace"
@@ -41,64 +40,50 @@ def _api_keys(_source: None, info: Info) -> list[Source]:
 
 def _api_key(_source: None, info: Info, fields: JsonObject) -> Source | None:
     call = _require_read(info)
-    return _shown(call, call.store.key(_id(fields)))
+    return _record_or_none(call.store.key(_id(fields)))
 
 
 def _get_roles(_source: None, info: Info) -> list[Source]:
     call = info.context
-    if not _permits(call.role_of_caller(), seeds.ROLES_FLAG):
+    if not call.signed_in().permits(seeds.ROLES_FLAG):
         raise call.no_permission()
     return [role.wire for role in call.roles.values()]
 
 
-def _create(_source: None, info: Info, fields: JsonObject) -> Source | None:
+def _create(_source: None, info: Info, fields: JsonObject) -> Source:
     call = _require_write(info)
-    return _shown(call, keys_core.create(call.store, fields, time.time()))
+    return _record(keys_core.create(call.store, fields, time.time()))
 
 
 def _update(_source: None, info: Info, fields: JsonObject) -> Source | None:
     call = _require_write(info)
-    return _shown(call, keys_core.update(call.store, _id(fields), fields))
+    return _record_or_none(keys_core.update(call.store, _id(fields), fields))
 
 
 def _revoke(_source: None, info: Info, fields: JsonObject) -> Source | None:
     call = _require_write(info)
-    return _shown(call, keys_core.revoke(call.store, _id(fields)))
+    return _record_or_none(keys_core.revoke(call.store, _id(fields)))
 
 
 def _id(fields: JsonObject) -> str:
     return str(fields["id"]).lower()
 
 
-def _shown(call: Call, outcome: ApiKey | Rejected | None) -> Source | None:
-    """Return the record of a key; None for an unknown id.
-
-    Raises:
-        GraphQLError: the change was rejected.
-    """
-    if isinstance(outcome, Rejected):
-        raise call.internal(outcome)
-    return None if outcome is None else _record(outcome)
-
-
-def _permits(role: SeededRole | None, flag: str) -> bool:
-    return role is not None and role.permits(flag)
-
-
 def _assign(_source: None, info: Info, key_id: str, role_id: str) -> bool:
     call = _require_write(info)
-    rejection = keys_core.assign_role(call.store, key_id.lower(), role_id.lower())
-    if rejection is None:
-        return True
-    friendly = ANY_ERROR
-    if rejection.code == "BAD_USER_INPUT" and call.dialect is Dialect.CORE:  # not core-1 `209`
-        friendly = "This role cannot be assigned to API keys."  # `204`
-    raise call.failure(rejection.message, rejection.code or "", friendly=friendly)
+    try:
+        keys_core.assign_role(call.store, key_id.lower(), role_id.lower())
+    except RejectedError as rejection:
+        friendly = ANY_ERROR
+        if rejection.code == "BAD_USER_INPUT" and call.dialect is Dialect.CORE:  # not core-1 `209`
+            friendly = "This role cannot be assigned to API keys."  # `204`
+        raise call.failure(str(rejection), rejection.code or "", friendly=friendly) from None
+    return True
 
 
 def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonObject:
     call = info.context
-    permitted = _permits(call.role_of_caller(), seeds.API_KEYS_FLAG)
+    permitted = call.signed_in().permits(seeds.API_KEYS_FLAG)
     if call.dialect is Dialect.CORE_1 and not permitted:
         raise call.no_permission()  # core-1 `201` differs from the other permission errors
     _require_write(info)
@@ -106,13 +91,13 @@ def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonOb
     key = call.store.key(key_id)
     if key is None:  # `194`, core-1 `199`
         friendly = "API key not found." if call.dialect is Dialect.CORE else ANY_ERROR
-        raise call.internal(Rejected(f"API Key with id {key_id} not found"), friendly)
+        raise call.failure(f"API Key with id {key_id} not found", _INTERNAL, friendly=friendly)
     if key.revoked_at is not None:  # `213`
         friendly = "This API Key has been revoked and can no longer be used."
-        raise call.internal(Rejected("This API Key is revoked"), friendly)
+        raise call.failure("This API Key is revoked", _INTERNAL, friendly=friendly)
     if key.expires_at <= timestamps.now():  # `925-mint-for-expired-row`
         friendly = "This API Key has expired. Please create a new one."
-        raise call.internal(Rejected("This API Key has expired"), friendly)
+        raise call.failure("This API Key has expired", _INTERNAL, friendly=friendly)
     return call.mint(key_id, expires_at)
 
 
@@ -123,10 +108,10 @@ def _require_read(info: Info) -> Call:
         GraphQLError: the caller is not signed in or lacks the permission (`134`, `137`).
     """
     call = info.context
-    if _permits(call.role_of_caller(), seeds.API_KEYS_FLAG):
+    if call.signed_in().permits(seeds.API_KEYS_FLAG):
         return call
     if call.dialect is Dialect.CORE_1:  # core-1 `137`, `140`
-        raise call.failure(NO_PERMISSION, "INTERNAL_SERVER_ERROR", friendly=_NO_ACCESS)
+        raise call.failure(NO_PERMISSION, _INTERNAL, friendly=_NO_ACCESS)
     raise call.no_permission()
 
 
@@ -137,8 +122,7 @@ def _require_write(info: Info) -> Call:
         GraphQLError: as `_require_read`, or the caller is an API key.
     """
     call = info.context
-    with_key = isinstance(call.caller, SignedIn) and not call.caller.has_session
-    if call.dialect is Dialect.CORE and with_key:
+    if call.dialect is Dialect.CORE and not call.signed_in().has_session:
         raise call.failure(
             "This endpoint requires a session access token",
             "FORBIDDEN",
@@ -152,13 +136,17 @@ def _record(key: ApiKey) -> Source:
     return {**rest.record(key), "_role": key.role_id}
 
 
+def _record_or_none(key: ApiKey | None) -> Source | None:
+    return None if key is None else _record(key)
+
+
 def _role(source: Source, info: Info) -> Source:
     """Resolve the role of a key; its permissions are null (`915-create-selection-depth-2`)."""
     call = info.context
     role = call.roles.get(source["_role"])
     if role is None:
         # Not recorded: known from the server's source.
-        raise call.internal(Rejected(f"API key {source['id']} has no role assigned"))
+        raise RejectedError(f"API key {source['id']} has no role assigned")
     return {**role.wire, **dict.fromkeys(_HIDDEN)}
 
 

@@ -6,17 +6,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from provisioner.sandbox import keys_legacy, rest, rest_legacy, seeds
-from provisioner.sandbox.access import SignedIn
 from provisioner.sandbox.graphql_call import SIGN_IN
-from provisioner.sandbox.rejected import Rejected
+from provisioner.sandbox.rejected import RejectedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from provisioner.model.workspace import Json
     from provisioner.sandbox.exchange import JsonObject
     from provisioner.sandbox.graphql_call import Call, Info
-    from provisioner.sandbox.store import ApiKey
 
 _PAGE = 60
 
@@ -31,15 +29,16 @@ def _api_keys(
 ) -> JsonObject:
     """Resolve the connection (legacy `123`); a page has 60 keys by default, as in REST."""
     call = _require_access(info)
-    page = rest_legacy.page(
-        call.store,
-        keys_legacy.VISIBLE,
-        limit=first or last or _PAGE,
-        after=after or "",
-        before=before or "",
-    )
-    if isinstance(page, Rejected):
-        raise call.failure(page.message, "BAD_USER_INPUT")
+    try:
+        page = rest_legacy.page(
+            call.store,
+            keys_legacy.VISIBLE,
+            limit=first or last or _PAGE,
+            after=after or "",
+            before=before or "",
+        )
+    except RejectedError as rejection:
+        raise call.failure(str(rejection), "BAD_USER_INPUT") from None
     return {
         "totalCount": page.total,
         "pageInfo": {
@@ -55,32 +54,26 @@ def _api_keys(
 
 
 def _create(_source: None, info: Info, data: JsonObject) -> JsonObject:
-    call = _require_access(info)
-    (key,) = _create_keys(call, (data,))
-    # The text of REST (`923`); not recorded on GraphQL.
-    return _shown(call, Rejected("Created record not found") if key is None else key)
+    (record,) = _create_many(None, info, [data])
+    if record is None:  # the text of REST (`923`); not recorded on GraphQL
+        raise RejectedError("Created record not found")
+    return record
 
 
 def _create_many(_source: None, info: Info, data: list[Json]) -> list[JsonObject | None]:
     """Create several keys; an empty list is allowed and creates none (legacy `136`)."""
-    created = _create_keys(_require_access(info), data)
+    created = keys_legacy.create(_require_access(info).store, data, time.time())
     return [None if key is None else rest.legacy_record(key) for key in created]
 
 
 def _update(_source: None, info: Info, key_id: str, data: JsonObject) -> JsonObject:
-    call = _require_access(info)
-    return _shown(call, keys_legacy.update(call.store, key_id.lower(), data))
+    store = _require_access(info).store
+    return rest.legacy_record(keys_legacy.update(store, key_id.lower(), data))
 
 
 def _delete(_source: None, info: Info, key_id: str) -> JsonObject:
-    call = _require_access(info)
-    return _shown(call, keys_legacy.soft_delete(call.store, key_id.lower()))
-
-
-def _shown(call: Call, outcome: ApiKey | Rejected) -> JsonObject:
-    if isinstance(outcome, Rejected):
-        raise call.internal(outcome)
-    return rest.legacy_record(outcome)
+    store = _require_access(info).store
+    return rest.legacy_record(keys_legacy.soft_delete(store, key_id.lower()))
 
 
 def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonObject:
@@ -95,13 +88,6 @@ def _get_roles(_source: None, info: Info) -> list[JsonObject]:
     return [role.wire for role in _require_access(info).roles.values()]
 
 
-def _create_keys(call: Call, records: Sequence[Json]) -> tuple[ApiKey | None, ...]:
-    created = keys_legacy.create(call.store, records, time.time())
-    if isinstance(created, Rejected):
-        raise call.internal(created)
-    return created
-
-
 def _require_access(info: Info) -> Call:
     """Return the call if its caller may use keys; GraphQL is stricter than REST (`127`, `150`).
 
@@ -111,11 +97,10 @@ def _require_access(info: Info) -> Call:
         GraphQLError: the caller is not signed in, or the user lacks the permission.
     """
     call = info.context
-    role = call.role_of_caller()
-    with_key = isinstance(call.caller, SignedIn) and not call.caller.has_session
-    if with_key or (role and role.permits(seeds.API_KEYS_FLAG)):
-        return call
-    raise call.no_permission()
+    caller = call.signed_in()
+    if caller.has_session and not caller.permits(seeds.API_KEYS_FLAG):
+        raise call.no_permission()
+    return call
 
 
 RESOLVERS: Mapping[str, Callable[..., Any]] = {

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from provisioner.sandbox.access import Refused
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
-from provisioner.sandbox.rejected import is_uuid
+from provisioner.sandbox.rejected import FrameworkError, RejectedError, is_uuid
 from provisioner.sandbox.store import UNUSABLE
 
 if TYPE_CHECKING:
     from provisioner.model.workspace import Json
-    from provisioner.sandbox.rejected import Rejected
     from provisioner.sandbox.store import ApiKey, UnusableError
 
 MISSING_TOKEN = Refused(403, "FORBIDDEN_EXCEPTION", "Missing authentication token")
@@ -35,50 +34,38 @@ class RestBody:
     absent: bool
 
 
-def read_body(request: Request) -> RestBody | Response:
-    """Return the body of a request, or the answer of the server's parser if it is invalid."""
+def read_body(request: Request) -> RestBody:
+    """Return the body of a request.
+
+    Raises:
+        FrameworkError: the server's parser does not accept it.
+    """
     if not request.body or request.content_type != "application/json":
         return RestBody({}, absent=not request.body)
     try:
         text = request.body.decode()
         value = json.loads(text)
     except UnicodeDecodeError:
-        return framework_error("Unexpected token '\N{REPLACEMENT CHARACTER}' in JSON")
+        message = "Unexpected token '\N{REPLACEMENT CHARACTER}' in JSON"
+        raise FrameworkError(message) from None
     except json.JSONDecodeError as error:
-        return framework_error(_v8_text(error))
+        raise FrameworkError(_v8_text(error)) from None
     if isinstance(value, dict | list):
         return RestBody(value, absent=False)
     # The parser accepts only objects and arrays (legacy `040-rest-batch-null`).
-    return framework_error(_unexpected(text, len(text) - len(text.lstrip())))
+    raise FrameworkError(_unexpected(text, len(text) - len(text.lstrip())))
 
 
-def framework_error(message: str, *, status: int = 400, error: str = "Bad Request") -> Response:
-    """Return an error of the web framework, which has `message`, not `messages` (`039`, `220`)."""
-    return json_answer(status, {"statusCode": status, "message": message, "error": error})
-
-
-def not_found(request: Request) -> Response:
-    """Return the answer to an unknown path (`220-root-unknown`)."""
-    return framework_error(
-        f"Cannot {request.method} {request.path or '/'}", status=404, error="Not Found"
-    )
+def not_found(request: Request) -> FrameworkError:
+    """Return the error for an unknown path (`220-root-unknown`)."""
+    message = f"Cannot {request.method} {request.path or '/'}"
+    return FrameworkError(message, status=404, error="Not Found")
 
 
 def refused(refusal: Refused) -> Response:
     """Return the answer to a refused token (`004`, `005`, `211`)."""
-    body = _error(refusal.status, refusal.error, refusal.message)
-    return json_answer(refusal.status, body, without_charset=True)
-
-
-def rejected(rejection: Rejected) -> Response:
-    """Return the answer to a rejected change (`040`, `054`)."""
-    code: JsonObject = {} if rejection.code is None else {"code": rejection.code}
-    return json_answer(400, _error(400, rejection.error, rejection.message) | code)
-
-
-def bad_request(message: str) -> Response:
-    """Return the most common error of a handler."""
-    return json_answer(400, _error(400, "BadRequestException", message))
+    error = RejectedError(refusal.message, error=refusal.error, status=refusal.status)
+    return json_answer(refusal.status, error.body(), without_charset=True)
 
 
 def file_unusable(error: UnusableError) -> Response:
@@ -87,48 +74,42 @@ def file_unusable(error: UnusableError) -> Response:
     return json_answer(423, {"statusCode": 423, "code": UNUSABLE, "messages": messages})
 
 
-def _error(status: int, error: str, message: str) -> JsonObject:
-    return {"statusCode": status, "error": error, "messages": [message]}
-
-
-def bad_depth(request: Request, allowed: tuple[int, ...]) -> Response | None:
-    """Return the answer to an invalid `depth`; an empty one counts as absent (legacy `026`)."""
+def check_depth(request: Request, allowed: tuple[int, ...]) -> None:
+    """Raise the error for an invalid `depth`; an empty one counts as absent (legacy `026`)."""
     depth = request.query.get("depth", "")
-    if not depth or depth in map(str, allowed):
-        return None
-    values = ", ".join(map(str, allowed))
-    return bad_request(f"'depth={depth}' parameter invalid. Allowed values are {values}")
+    if depth and depth not in map(str, allowed):
+        values = ", ".join(map(str, allowed))
+        raise RejectedError(f"'depth={depth}' parameter invalid. Allowed values are {values}")
 
 
-def bad_path(request: Request, dialect: Dialect) -> Response | None:
-    """Return the answer to an invalid path, or None if the path is valid."""
-    parts = request.path.split("/")[2:]
-    if parts[0] == "metadata" and dialect is not Dialect.CORE and len(parts) > 1:
-        return framework_error(
-            f"Query path '{request.path}' invalid. Metadata path \"{parts[1]}\" does not exist."
-            " Valid examples: /rest/metadata/fields or /rest/metadata/objects"
-        )
-    match parts:
+def check_path(request: Request, dialect: Dialect) -> None:
+    """Raise the error for an invalid path."""
+    match request.path.split("/")[2:]:
+        case ["metadata", name, *_] if dialect is not Dialect.CORE:
+            raise FrameworkError(
+                f"Query path '{request.path}' invalid. Metadata path \"{name}\" does not exist."
+                " Valid examples: /rest/metadata/fields or /rest/metadata/objects"
+            )
         case ["batch", *_]:
-            return None
+            pass
         case [_, _, _, *_]:
-            return bad_request(
+            raise RejectedError(
                 f"Query path '{request.path}' invalid. Valid examples: /rest/companies/id or"
                 " /rest/companies or /rest/batch/companies"
             )
         case [_, key_id] if not is_uuid(key_id):
-            return bad_request(f"'{key_id}' is not a valid UUID")
+            raise RejectedError(f"'{key_id}' is not a valid UUID")
         case _:
-            return None
+            pass
 
 
-def unknown_object(request: Request, dialect: Dialect) -> Response:
-    """Return the answer to an unknown object (`109-rest-unknown-object`, legacy `108`)."""
+def unknown_object(request: Request, dialect: Dialect) -> RejectedError:
+    """Return the error for an unknown object (`109-rest-unknown-object`, legacy `108`)."""
     parts = request.path.split("/")[2:]
     name = parts[1] if parts[0] == "batch" and len(parts) > 1 else parts[0]
     similar = dialect is Dialect.LEGACY and name == "apiKey"
     hint = "Did you mean 'apiKeys'?" if similar else "eg: companies"
-    return bad_request(f"object '{name}' not found. {hint}")
+    return RejectedError(f"object '{name}' not found. {hint}")
 
 
 def legacy_record(key: ApiKey) -> JsonObject:

@@ -13,54 +13,47 @@ from typing import TYPE_CHECKING
 from provisioner.sandbox import keys_core, rest, seeds
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
-from provisioner.sandbox.rejected import Rejected, bad_uuid, is_uuid
+from provisioner.sandbox.rejected import RejectedError, bad_uuid, is_uuid
 
 if TYPE_CHECKING:
     from provisioner.model.workspace import Json
     from provisioner.sandbox.access import SignedIn
     from provisioner.sandbox.rest import RestBody
-    from provisioner.sandbox.store import ApiKey, Store
+    from provisioner.sandbox.store import Store
 
 _PATH = re.compile(r"/rest(?:/metadata)?/apiKeys(?:/([^/]+))?")
-_NO_PERMISSION = Rejected(
-    "Entity performing the request does not have permission",
-    error="Error",
-    code="PERMISSION_DENIED",
-)
-_NEEDS_SESSION = Rejected(
-    "This endpoint requires a session access token", error="Error", code="FORBIDDEN_EXCEPTION"
-)
-_NO_BODY = Rejected("Cannot read properties of undefined (reading 'name')", error="TypeError")
 
 
 def answer(store: Store, caller: SignedIn, request: Request, body: RestBody) -> Response:
-    """Answer an authenticated request below `/rest/`."""
+    """Answer an authenticated request below `/rest/`.
+
+    Raises:
+        RejectedError: the server rejects the request.
+    """
     match = _PATH.fullmatch(request.path)
     key_id = match[1] if match else None
     methods = ("GET", "POST") if key_id is None else ("GET", "PATCH", "DELETE")
     if match and request.method in methods:
-        refusal = _denied(store, caller, request)
-        if refusal is not None:
-            return rest.rejected(refusal)
+        _check_access(store, caller, request)
         if key_id is None:
             return _collection(store, request, body)
         return _single_key(store, key_id, request, body)
     if request.method == "GET" and request.path == "/rest/metadata/webhooks":
         return json_answer(200, [])  # `110-rest-webhooks`: a workspace without one
-    return (
-        rest.bad_path(request, store.dialect)
-        or rest.bad_depth(request, (0, 1))  # `074-rest-batch-depth-2`
-        or rest.unknown_object(request, store.dialect)
-    )
+    rest.check_path(request, store.dialect)
+    rest.check_depth(request, (0, 1))  # `074-rest-batch-depth-2`
+    raise rest.unknown_object(request, store.dialect)
 
 
-def _denied(store: Store, caller: SignedIn, request: Request) -> Rejected | None:
+def _check_access(store: Store, caller: SignedIn, request: Request) -> None:
     if store.dialect is not Dialect.CORE:
-        return None
+        return
     if request.method != "GET" and not caller.has_session:
-        return _NEEDS_SESSION
-    permitted = caller.role is not None and caller.role.permits(seeds.API_KEYS_FLAG)
-    return None if permitted else _NO_PERMISSION
+        text = "This endpoint requires a session access token"
+        raise RejectedError(text, error="Error", code="FORBIDDEN_EXCEPTION")
+    if not caller.permits(seeds.API_KEYS_FLAG):
+        text = "Entity performing the request does not have permission"
+        raise RejectedError(text, error="Error", code="PERMISSION_DENIED")
 
 
 def _collection(store: Store, request: Request, body: RestBody) -> Response:
@@ -68,12 +61,10 @@ def _collection(store: Store, request: Request, body: RestBody) -> Response:
         keys = store.select(keys_core.LISTED)
         return json_answer(200, [rest.core_record(key, store.workspace_id) for key in keys])
     if body.absent and store.dialect is Dialect.CORE:  # `041-rest-create-nobody`
-        return rest.rejected(_NO_BODY)
+        text = "Cannot read properties of undefined (reading 'name')"
+        raise RejectedError(text, error="TypeError")
     fields = _fields(body.value)
-    created = keys_core.create(store, fields, request.started)
-    if isinstance(created, Rejected):
-        return rest.rejected(created)
-    record = rest.core_record(created, store.workspace_id)
+    record = rest.core_record(keys_core.create(store, fields, request.started), store.workspace_id)
     if not isinstance(fields["name"], str):  # returned as sent (`046-rest-create-number-name`)
         record["name"] = fields["name"]
     return json_answer(201, record)
@@ -81,21 +72,18 @@ def _collection(store: Store, request: Request, body: RestBody) -> Response:
 
 def _single_key(store: Store, key_id: str, request: Request, body: RestBody) -> Response:
     if not is_uuid(key_id):
-        # `106`, `123`; not recorded for DELETE.
-        return rest.rejected(bad_uuid(key_id))
+        raise bad_uuid(key_id)  # `106`, `123`; not recorded for DELETE
     key_id = key_id.lower()
     match request.method:
         case "GET":
-            outcome: ApiKey | Rejected | None = store.key(key_id)
+            key = store.key(key_id)
         case "PATCH":
-            outcome = keys_core.update(store, key_id, _fields(body.value))
+            key = keys_core.update(store, key_id, _fields(body.value))
         case _:
-            outcome = keys_core.revoke(store, key_id)
-    if isinstance(outcome, Rejected):
-        return rest.rejected(outcome)
-    if outcome is None:  # an unknown id (`105`, `122`, `129`)
+            key = keys_core.revoke(store, key_id)
+    if key is None:  # an unknown id (`105`, `122`, `129`)
         return Response(200)
-    return json_answer(200, rest.core_record(outcome, store.workspace_id))
+    return json_answer(200, rest.core_record(key, store.workspace_id))
 
 
 def _fields(value: Json) -> JsonObject:

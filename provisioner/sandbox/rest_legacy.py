@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING
 
 from provisioner.sandbox import keys_legacy, rest
 from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
-from provisioner.sandbox.rejected import Rejected, is_uuid
+from provisioner.sandbox.rejected import RejectedError, is_uuid
 from provisioner.sandbox.store import Condition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from provisioner.model.workspace import Json
     from provisioner.sandbox.rest import RestBody
     from provisioner.sandbox.store import ApiKey, Store
@@ -71,19 +69,29 @@ class Page:
 
 
 def answer(store: Store, request: Request, body: RestBody) -> Response:
-    """Answer an authenticated request below `/rest/`."""
-    refusal = rest.bad_path(request, store.dialect) or rest.bad_depth(request, _DEPTHS)
-    if refusal:
-        return refusal
-    match request.path.split("/")[2:]:
-        case ["batch", "apiKeys"] if request.method == "POST":
+    """Answer an authenticated request below `/rest/`.
+
+    Raises:
+        RejectedError: the server rejects the request.
+    """
+    rest.check_path(request, store.dialect)
+    rest.check_depth(request, _DEPTHS)
+    match request.method, request.path.split("/")[2:]:
+        case "POST", ["batch", "apiKeys"]:
             return _create_many(store, request, body)
-        case ["apiKeys"]:
-            return _collection(store, request, body)
-        case ["apiKeys", key_id]:
+        case "GET", ["apiKeys"]:
+            return _list(store, request.query)
+        case "POST", ["apiKeys"]:
+            (created,) = keys_legacy.create(store, (body.value,), request.started)
+            if created is None:  # `923-create-id-of-soft-deleted`
+                raise RejectedError("Created record not found", error="Error")
+            return json_answer(201, {"data": {"createApiKey": rest.legacy_record(created)}})
+        case _, ["apiKeys"]:  # recorded for DELETE (`121-rest-delete-noid`)
+            raise RejectedError("Record ID not found")
+        case _, ["apiKeys", key_id]:
             return _single_key(store, key_id.lower(), request, body)
         case _:
-            return rest.unknown_object(request, store.dialect)
+            raise rest.unknown_object(request, store.dialect)
 
 
 def page(  # noqa: PLR0913  # one argument for each parameter of the list
@@ -95,7 +103,7 @@ def page(  # noqa: PLR0913  # one argument for each parameter of the list
     before: str = "",
     field: str = "id",
     descending: bool = False,
-) -> Page | Rejected:
+) -> Page:
     """Return one page, for REST and GraphQL.
 
     Args:
@@ -113,7 +121,7 @@ def page(  # noqa: PLR0913  # one argument for each parameter of the list
     if after or before:
         position = _read_cursor(after or before, field)
         if position is None:
-            return Rejected(f"Invalid cursor: {after or before}")
+            raise RejectedError(f"Invalid cursor: {after or before}")
         compare, compare_id = ("<" if descends else ">"), ("<" if backwards else ">")
         condition = Condition(
             f"{condition.sql} AND ({column} {compare} ? OR ({column} = ? AND id {compare_id} ?))",
@@ -134,65 +142,53 @@ def page(  # noqa: PLR0913  # one argument for each parameter of the list
     )
 
 
-def _collection(store: Store, request: Request, body: RestBody) -> Response:
-    match request.method:
-        case "GET":
-            return _list(store, request)
-        case "POST":
-            created = keys_legacy.create(store, (body.value,), request.started)
-            if created == (None,):  # `923-create-id-of-soft-deleted`
-                created = Rejected("Created record not found", error="Error")
-            if isinstance(created, Rejected):
-                return rest.rejected(created)
-            return json_answer(201, {"data": {"createApiKey": _records(created)[0]}})
-        case _:  # recorded for DELETE (`121-rest-delete-noid`)
-            return rest.bad_request("Record ID not found")
-
-
 def _create_many(store: Store, request: Request, body: RestBody) -> Response:
     if not isinstance(body.value, list):
-        return rest.bad_request("Body must be an array")
+        raise RejectedError("Body must be an array")
     if not body.value:
-        return rest.bad_request("Input must not be empty")
+        raise RejectedError("Input must not be empty")
     created = keys_legacy.create(store, body.value, request.started)
-    if isinstance(created, Rejected):
-        return rest.rejected(created)
-    return json_answer(201, {"data": {"createApiKeys": _records(created)}})
-
-
-def _records(keys: Sequence[ApiKey | None]) -> list[Json]:
-    return [None if key is None else rest.legacy_record(key) for key in keys]
+    records: list[Json] = [None if key is None else rest.legacy_record(key) for key in created]
+    return json_answer(201, {"data": {"createApiKeys": records}})
 
 
 def _single_key(store: Store, key_id: str, request: Request, body: RestBody) -> Response:
     match request.method:
         case "GET":
-            found = store.key(key_id)
-            outcome = Rejected("Record not found") if found is None else found
-            name = "apiKey"
+            key = store.key(key_id)
+            if key is None:
+                raise RejectedError("Record not found")
+            return json_answer(200, {"data": {"apiKey": rest.legacy_record(key)}})
         case "PATCH" | "PUT":  # `117-rest-put` changes only the given fields, as PATCH does
-            outcome = keys_legacy.update(store, key_id, body.value)
-            name = "updateApiKey"
+            key = keys_legacy.update(store, key_id, body.value)
+            return json_answer(200, {"data": {"updateApiKey": rest.legacy_record(key)}})
         case "DELETE":
-            rejection = keys_legacy.delete(store, key_id)
-            if rejection is not None:
-                return rest.rejected(rejection)
+            keys_legacy.delete(store, key_id)
             return json_answer(200, {"data": {"deleteApiKey": {"id": key_id}}})
         case _:
-            return rest.not_found(request)
-    if isinstance(outcome, Rejected):
-        return rest.rejected(outcome)
-    return json_answer(200, {"data": {name: rest.legacy_record(outcome)}})
+            raise rest.not_found(request)
 
 
-def _list(store: Store, request: Request) -> Response:
-    requested = _requested_page(store, request.query)
-    if isinstance(requested, Rejected):
-        return rest.rejected(requested)
+def _list(store: Store, query: dict[str, str]) -> Response:
+    limit = _limit(query.get("limit", ""))
+    if limit is None:
+        raise RejectedError(f"limit '{query['limit']}' is invalid. Should be an integer")
+    order = _ORDER.fullmatch(query.get("order_by", "") or "id[AscNullsFirst]")
+    if order is None or order[1] not in _FIELDS:  # not recorded
+        raise RejectedError(f"'order_by={query['order_by']}' parameter invalid")
+    requested = page(
+        store,
+        _condition(query.get("filter", "")),
+        limit=limit,
+        after=query.get("starting_after", ""),
+        before=query.get("ending_before", ""),
+        field=order[1],
+        descending=order[2] == "Desc",
+    )
     return json_answer(
         200,
         {
-            "data": {"apiKeys": _records(requested.keys)},
+            "data": {"apiKeys": [rest.legacy_record(key) for key in requested.keys]},
             "pageInfo": {
                 "hasNextPage": requested.has_more,
                 "startCursor": requested.cursor(requested.first),
@@ -200,27 +196,6 @@ def _list(store: Store, request: Request) -> Response:
             },
             "totalCount": requested.total,
         },
-    )
-
-
-def _requested_page(store: Store, query: dict[str, str]) -> Page | Rejected:
-    limit = _limit(query.get("limit", ""))
-    if limit is None:
-        return Rejected(f"limit '{query['limit']}' is invalid. Should be an integer")
-    condition = _condition(query.get("filter", ""))
-    if isinstance(condition, Rejected):
-        return condition
-    order = _ORDER.fullmatch(query.get("order_by", "") or "id[AscNullsFirst]")
-    if order is None or order[1] not in _FIELDS:  # not recorded
-        return Rejected(f"'order_by={query['order_by']}' parameter invalid")
-    return page(
-        store,
-        condition,
-        limit=limit,
-        after=query.get("starting_after", ""),
-        before=query.get("ending_before", ""),
-        field=order[1],
-        descending=order[2] == "Desc",
     )
 
 
@@ -233,25 +208,23 @@ def _limit(text: str) -> float | None:
     return None if not 0 <= limit < float("inf") else limit or _PAGE
 
 
-def _condition(text: str) -> Condition | Rejected:
+def _condition(text: str) -> Condition:
     """Parse a filter like `name[eq]:one,revokedAt[is]:NULL`; its parts are joined by AND."""
     condition = keys_legacy.VISIBLE
     for part in re.split(r",(?![^\[]*\])", text) if text else ():
         comparison = _comparison(part)
-        if isinstance(comparison, Rejected):
-            return comparison
         condition = Condition(
             f"{condition.sql} AND {comparison.sql}", (*condition.values, *comparison.values)
         )
     return condition
 
 
-def _comparison(part: str) -> Condition | Rejected:
+def _comparison(part: str) -> Condition:
     """Parse one `field[comparator]:value` (recorded: `100`, `101` and `930`)."""
     found = _FILTER.fullmatch(part)
     field, comparator, operand = found.groups() if found else ("", "", "")
     if found and field not in _FIELDS:
-        return Rejected(f"field '{field}' does not exist in 'apiKey' object")
+        raise RejectedError(f"field '{field}' does not exist in 'apiKey' object")
     column = _FIELDS.get(field, "")
     match comparator, operand:
         case "eq", _:
@@ -263,7 +236,7 @@ def _comparison(part: str) -> Condition | Rejected:
         case "is", "NULL" | "NOT_NULL":
             return Condition(f"{column} IS {operand.replace('_', ' ')}")
         case _:  # not recorded: the text and the other comparators
-            return Rejected(f"'filter' invalid for '{part}'. eg: price[gte]:10")
+            raise RejectedError(f"'filter' invalid for '{part}'. eg: price[gte]:10")
 
 
 def _operand(text: str) -> str:

@@ -8,6 +8,7 @@ from provisioner.sandbox import graphql_api, rest, rest_core, rest_legacy
 from provisioner.sandbox.access import Anonymous, Caller, Refused, SignedIn, caller_of
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import Request, Response, json_answer
+from provisioner.sandbox.rejected import RejectedError
 from provisioner.sandbox.store import UnusableError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Router:
         commits = self._store.commits
         try:
             return self._answered(request)
+        except RejectedError as error:
+            return json_answer(error.status, error.body())
         except UnusableError as error:
             if self._store.commits > commits:
                 # Something was committed, so an answer that nothing was changed would be wrong.
@@ -44,7 +47,7 @@ class Router:
         if endpoint is None and not request.path.startswith("/rest/"):
             if request.method == "GET" and request.path == "/healthz":  # `221-healthz`
                 return json_answer(200, {"status": "ok", "info": {}, "error": {}, "details": {}})
-            return rest.not_found(request)
+            raise rest.not_found(request)
         caller = caller_of(request.authorization, self._store)
         if endpoint is not None:
             return endpoint.answer(caller, request)
@@ -58,8 +61,6 @@ class Router:
                 return rest.refused(caller)
             case SignedIn():
                 body = rest.read_body(request)
-                if isinstance(body, Response):
-                    return body
                 if self._store.dialect is Dialect.LEGACY:
                     return rest_legacy.answer(self._store, request, body)
                 return rest_core.answer(self._store, caller, request, body)
