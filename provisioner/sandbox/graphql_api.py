@@ -25,6 +25,7 @@ from provisioner.sandbox.access import Anonymous, Caller, Refused
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
 from provisioner.sandbox.graphql_call import Call, token_refused
+from provisioner.sandbox.rejected import RejectedError
 from provisioner.sandbox.store import UnusableError
 from provisioner.sandbox.variables import InvalidVariable, invalid_variables
 
@@ -59,6 +60,25 @@ class GraphQLRequest:
     operation: str | None
 
 
+class _InvalidRequestError(RejectedError):
+    """A request whose answer has only errors, and no `data`.
+
+    Args:
+        errors: the errors, or their messages.
+        status: of the answer.
+    """
+
+    def __init__(self, *errors: JsonObject | str, status: int = 400) -> None:
+        super().__init__("", status=status)
+        self._errors: list[Json] = [
+            {"message": error} if isinstance(error, str) else error for error in errors
+        ]
+
+    def body(self) -> JsonObject:
+        """Return the body of the answer."""
+        return {"errors": self._errors}
+
+
 class Endpoint:
     """A path that answers GraphQL requests."""
 
@@ -70,29 +90,26 @@ class Endpoint:
         self._anonymous = _schema(store.dialect, path, anonymous=True)
 
     def answer(self, caller: Caller, request: Request) -> Response:
-        """Answer one request."""
+        """Answer one request.
+
+        Raises:
+            RejectedError: no part of the document was run.
+        """
         query = _read_request(request)
-        if isinstance(query, Response):
-            return query
         if isinstance(caller, Refused):
             # The middleware answers before GraphQL runs: no `data` (`135`, `212`).
-            return json_answer(
-                200, {"errors": [token_refused(caller, self._dialect)]}, without_charset=True
-            )
+            errors: list[Json] = [token_refused(caller, self._dialect)]
+            return json_answer(200, {"errors": errors}, without_charset=True)
         schema = self._anonymous if isinstance(caller, Anonymous) else self._schema
-        prepared = _parse_and_validate(schema, query.text, self._dialect)
-        if not isinstance(prepared, DocumentNode):
-            return json_answer(200, {"errors": [dict(error) for error in prepared]})
-        operation = get_operation_ast(prepared, query.operation)
+        document = _parse_and_validate(schema, query.text, self._dialect)
+        operation = get_operation_ast(document, query.operation)
         if operation is None:  # core-1 `187-gql-two-operations`
-            text = "Could not determine what operation to execute."
-            return json_answer(400, {"errors": [{"message": text}]})
+            raise _InvalidRequestError("Could not determine what operation to execute.")
         invalid = invalid_variables(schema, operation, query.variables, self._dialect)
         if invalid:
-            errors: list[Json] = [self._variable_error(variable) for variable in invalid]
-            return json_answer(400, {"errors": errors})
+            raise _InvalidRequestError(*map(self._variable_error, invalid))
         call = Call(self._store, caller, self._session_seconds)
-        return self._run(schema, prepared, query, call)
+        return self._run(schema, document, query, call)
 
     def _run(
         self, schema: GraphQLSchema, document: DocumentNode, query: GraphQLRequest, call: Call
@@ -164,23 +181,25 @@ def _schema(dialect: Dialect, path: str, *, anonymous: bool) -> GraphQLSchema:
 
 
 @lru_cache(maxsize=512)
-def _parse_and_validate(
-    schema: GraphQLSchema, text: str, dialect: Dialect
-) -> DocumentNode | tuple[JsonObject, ...]:
-    """Return the parsed document if it is valid, or else the errors to answer."""
+def _parse_and_validate(schema: GraphQLSchema, text: str, dialect: Dialect) -> DocumentNode:
+    """Return the parsed document.
+
+    Raises:
+        RejectedError: it is not valid.
+    """
     try:
         document = parse(text)
     except GraphQLError as error:  # `187-gql-syntax-error`
-        return (_document_error(error),)
+        raise _InvalidRequestError(_document_error(error), status=200) from None
     if dialect is Dialect.CORE:
-        limit_error = _exceeded_limit(document)
-        if limit_error:
-            return (limit_error,)
-    return tuple(_document_error(error) for error in validate(schema, document)) or document
+        _check_limits(document)
+    if errors := validate(schema, document):
+        raise _InvalidRequestError(*map(_document_error, errors), status=200)
+    return document
 
 
-def _exceeded_limit(document: DocumentNode) -> JsonObject | None:
-    """Return the error if a document exceeds one of the two limits that 2.21 checks first.
+def _check_limits(document: DocumentNode) -> None:
+    """Raise the error for a document beyond one of the two limits that 2.21 checks first.
 
     All operations of the document count (`182`), fields in fragments do not (`180`). That is a
     gap in the server; it is imitated so that tests notice a client that relies on it.
@@ -194,31 +213,28 @@ def _exceeded_limit(document: DocumentNode) -> JsonObject | None:
     )
     repeated = next((name for name, count in roots.items() if count > 1), None)
     if repeated is not None:
-        return _limit_error(
+        raise _limit_error(
             f'Duplicate root resolver: "{repeated}"',
             "UrzTjS",
             "Duplicate root resolver found. Each root resolver can only be called once per"
             " document.",
         )
     if len(roots) > _MAX_ROOT_FIELDS:
-        return _limit_error(
+        raise _limit_error(
             f"Query too complex - Too many root resolvers requested: {len(roots)} - Maximum"
             f" allowed root resolvers: {_MAX_ROOT_FIELDS}",
             "4LVaa7",
             "The request is too complex to process. Please try reducing the amount of requested"
             " root resolvers.",
         )
-    return None
 
 
-def _limit_error(message: str, text_id: str, friendly: str) -> JsonObject:
-    return {
-        "message": message,
-        "extensions": {
-            "userFriendlyMessage": {"id": text_id, "message": friendly},
-            "code": "BAD_USER_INPUT",
-        },
+def _limit_error(message: str, text_id: str, friendly: str) -> RejectedError:
+    extensions: JsonObject = {
+        "userFriendlyMessage": {"id": text_id, "message": friendly},
+        "code": "BAD_USER_INPUT",
     }
+    return _InvalidRequestError({"message": message, "extensions": extensions}, status=200)
 
 
 def _document_error(error: GraphQLError) -> JsonObject:
@@ -231,17 +247,17 @@ def _document_error(error: GraphQLError) -> JsonObject:
     }
 
 
-def _read_request(request: Request) -> GraphQLRequest | Response:
+def _read_request(request: Request) -> GraphQLRequest:
     if request.method == "GET":  # `188-gql-GET`
         return GraphQLRequest(request.query.get("query", ""), {}, None)
     body = rest.read_body(request)
     if isinstance(body.value, list):  # `185-gql-batch-array`
-        return json_answer(400, {"errors": [{"message": "Batching is not supported."}]})
+        raise _InvalidRequestError("Batching is not supported.")
     value = body.value if isinstance(body.value, dict) else {}
     text, variables = value.get("query"), value.get("variables")
     operation = value.get("operationName")
     if not isinstance(text, str):  # not recorded
-        return json_answer(400, {"errors": [{"message": "Must provide query string."}]})
+        raise _InvalidRequestError("Must provide query string.")
     return GraphQLRequest(
         text,
         variables if isinstance(variables, dict) else {},
