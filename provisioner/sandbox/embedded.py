@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """The parts of a started sandbox.
+    """A started sandbox.
 
     Attributes:
-        stop_serving: stops the answers to requests; the store stays open.
+        parts: the server and the store, to close in this order.
     """
 
     store: Store
     url: str
-    stop_serving: Callable[[], None]
+    parts: ExitStack
 
 
 class Sandbox:
@@ -72,12 +73,18 @@ class Sandbox:
             WorkspaceError: the file is unusable, or not a workspace of this dialect.
             OSError: the port is in use.
         """
-        store = self._open_store()
-        try:
-            self._running = self._serve(store, self._answer_from(store))
-        except BaseException:
-            store.close()
-            raise
+        with ExitStack() as parts:
+            store = self._open_store()
+            parts.callback(store.close)
+            answer = self._answer_from(store)
+            if self._front is None:
+                server = Server(self._port, answer)
+                parts.callback(server.stop)
+                url = server.url
+            else:
+                url = self._front.join(answer)
+                parts.callback(self._front.leave, url)
+            self._running = _Running(store, url, parts.pop_all())
         return self
 
     def _open_store(self) -> Store:
@@ -90,20 +97,11 @@ class Sandbox:
 
         return Router(store, self._session_seconds).answer
 
-    def _serve(self, store: Store, answer: Callable[[Request], Response]) -> _Running:
-        if (front := self._front) is None:
-            server = Server(self._port, answer)
-            return _Running(store, server.url, server.stop)
-        url = front.join(answer)
-        return _Running(store, url, lambda: front.leave(url))
-
     def stop(self) -> None:
         """Finish the requests in progress, stop the server and close the file."""
-        if self._running is None:
-            return
         running, self._running = self._running, None
-        running.stop_serving()
-        running.store.close()
+        if running is not None:
+            running.parts.close()
 
     def close_idle_files(self) -> None:
         """Close the files that no request is using; the next request opens them again."""

@@ -86,14 +86,10 @@ class Call:
             return self.caller
         if self.dialect is not Dialect.CORE:
             raise self.failure("Forbidden resource", "INTERNAL_SERVER_ERROR")
-        answer: JsonObject = {
-            "message": "Forbidden resource",
-            "error": "Forbidden",
-            "statusCode": 403,
-        }
+        answer: JsonObject = {"error": "Forbidden", "statusCode": 403}
         extensions: JsonObject = {
             "code": "FORBIDDEN",
-            "response": answer,
+            "response": {"message": "Forbidden resource", **answer},
             "userFriendlyMessage": ANY_ERROR,
         }
         raise GraphQLError("Forbidden resource", extensions=extensions)
@@ -107,55 +103,12 @@ class Call:
                 "INTERNAL_SERVER_ERROR",
             )
         subject, expires = self.store.workspace_id, timestamps.seconds_of(timestamp)
-        return self._token(TokenKind.API_KEY, subject, expires, key_id)
+        return self.token(TokenKind.API_KEY, subject, expires, key_id)
 
-    def login_token(self, email: str, password: str) -> JsonObject:
-        """Answer the first step of a sign-in; the origin is ignored (`906`)."""
-        if not (email and password):
-            if self.dialect is Dialect.LEGACY:
-                return {"loginToken": None}  # legacy `905` finds no token to return
-            errors = [] if email else ["email must be an email", "email should not be empty"]
-            errors += [] if password else ["password should not be empty"]
-            raise self.failure(", ".join(errors), "BAD_USER_INPUT")
-        user = next((user for user in self.store.users() if user.email == email), None)
-        newest = self.dialect is Dialect.CORE
-        if user is None:
-            raise self.failure(
-                "User not found",
-                "UNAUTHENTICATED",
-                sub_code="USER_NOT_FOUND",
-                friendly="User not found." if newest else ANY_ERROR,
-            )
-        if user.password != password:
-            raise self.failure(
-                "Wrong password",
-                "FORBIDDEN",
-                sub_code="FORBIDDEN_EXCEPTION",
-                friendly="Wrong password." if newest else "Wrong password",
-            )
-        expires = time.time() + _LOGIN_SECONDS
-        return {"loginToken": self._token(TokenKind.LOGIN, user.id, expires)}
-
-    def session(self, login_token: str) -> JsonObject:
-        """Answer the second step; legacy names the access token differently (`907`, `908`)."""
-        claims = tokens.read(login_token, self.store.secret)
-        if isinstance(claims, InvalidToken) or claims.kind is not TokenKind.LOGIN:
-            reason = claims if isinstance(claims, InvalidToken) else InvalidToken.FORGED
-            raise self.failure(
-                invalid_token_text(reason, self.dialect),
-                "UNAUTHENTICATED",
-                sub_code="UNAUTHENTICATED",
-                friendly="You must be authenticated to perform this action.",
-            )
-        name = "accessToken" if self.dialect is Dialect.LEGACY else "accessOrWorkspaceAgnosticToken"
-        user_id, now = claims.subject, time.time()
-        access = self._token(TokenKind.ACCESS, user_id, now + self.session_seconds)
-        refresh = self._token(TokenKind.REFRESH, user_id, now + _REFRESH_SECONDS)
-        return {"tokens": {name: access, "refreshToken": refresh}}
-
-    def _token(
+    def token(
         self, kind: TokenKind, subject: str, expires: float, key: str | None = None
     ) -> JsonObject:
+        """Return a new token and its expiry, which is in seconds since 1970."""
         claims = IssuedClaims(kind, self.store.workspace_id, subject, int(expires), key)
         token = tokens.sign(claims, self.store.secret)
         return {"token": token, "expiresAt": timestamps.text_of(expires)}
@@ -181,13 +134,50 @@ def token_refused(refusal: Refused, dialect: Dialect) -> JsonObject:
 
 
 def _login(_source: None, info: Info, email: str, password: str, **_origin: str) -> JsonObject:
+    """Answer the first step of a sign-in; the origin is ignored (`906`)."""
     call = info.context
-    return call.login_token(email, password)
+    if not (email and password):
+        if call.dialect is Dialect.LEGACY:
+            return {"loginToken": None}  # legacy `905` finds no token to return
+        errors = [] if email else ["email must be an email", "email should not be empty"]
+        errors += [] if password else ["password should not be empty"]
+        raise call.failure(", ".join(errors), "BAD_USER_INPUT")
+    user = next((user for user in call.store.users() if user.email == email), None)
+    newest = call.dialect is Dialect.CORE
+    if user is None:
+        raise call.failure(
+            "User not found",
+            "UNAUTHENTICATED",
+            sub_code="USER_NOT_FOUND",
+            friendly="User not found." if newest else ANY_ERROR,
+        )
+    if user.password != password:
+        raise call.failure(
+            "Wrong password",
+            "FORBIDDEN",
+            sub_code="FORBIDDEN_EXCEPTION",
+            friendly="Wrong password." if newest else "Wrong password",
+        )
+    return {"loginToken": call.token(TokenKind.LOGIN, user.id, time.time() + _LOGIN_SECONDS)}
 
 
 def _session(_source: None, info: Info, login_token: str, **_origin: str) -> JsonObject:
+    """Answer the second step; legacy names the access token differently (`907`, `908`)."""
     call = info.context
-    return call.session(login_token)
+    claims = tokens.read(login_token, call.store.secret)
+    if isinstance(claims, InvalidToken) or claims.kind is not TokenKind.LOGIN:
+        reason = claims if isinstance(claims, InvalidToken) else InvalidToken.FORGED
+        raise call.failure(
+            invalid_token_text(reason, call.dialect),
+            "UNAUTHENTICATED",
+            sub_code="UNAUTHENTICATED",
+            friendly="You must be authenticated to perform this action.",
+        )
+    name = "accessToken" if call.dialect is Dialect.LEGACY else "accessOrWorkspaceAgnosticToken"
+    user_id, now = claims.subject, time.time()
+    access = call.token(TokenKind.ACCESS, user_id, now + call.session_seconds)
+    refresh = call.token(TokenKind.REFRESH, user_id, now + _REFRESH_SECONDS)
+    return {"tokens": {name: access, "refreshToken": refresh}}
 
 
 SIGN_IN: Mapping[str, Callable[..., Any]] = {

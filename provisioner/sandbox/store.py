@@ -32,36 +32,6 @@ if TYPE_CHECKING:
     from provisioner.sandbox.dialect import Dialect
     from provisioner.sandbox.exchange import JsonObject
 
-_SCHEMA = """
-CREATE TABLE workspace (          -- one row
-    id       TEXT NOT NULL,
-    dialect  TEXT NOT NULL,
-    secret   TEXT NOT NULL        -- signs every token
-);
-CREATE TABLE role (
-    position INTEGER PRIMARY KEY, -- the order in which Twenty lists them
-    id       TEXT NOT NULL UNIQUE,
-    wire     TEXT NOT NULL        -- JSON, by the names of the GraphQL fields
-);
-CREATE TABLE user (
-    id       TEXT PRIMARY KEY,
-    name     TEXT NOT NULL UNIQUE,
-    email    TEXT NOT NULL UNIQUE,
-    password TEXT NOT NULL,
-    role_id  TEXT NOT NULL
-);
-CREATE TABLE api_key (
-    position   INTEGER PRIMARY KEY, -- core lists in the order of creation
-    id         TEXT NOT NULL UNIQUE, -- legacy lists in the order of ids
-    name       TEXT NOT NULL,
-    expires_at TEXT NOT NULL,
-    revoked_at TEXT,
-    created_at TEXT NOT NULL,
-    updated_at TEXT NOT NULL,
-    deleted_at TEXT,                -- set by a soft deletion on legacy
-    role_id    TEXT                 -- NULL on core: the key has no role yet
-);
-"""
 _COLUMNS = "id, name, expires_at, created_at, updated_at, revoked_at, deleted_at, role_id"
 _INSERT = f"INSERT INTO api_key ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # constant
 _SELECT = f"SELECT {_COLUMNS} FROM api_key"  # noqa: S608  # constant
@@ -404,6 +374,7 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 
 def _create(file: Path, dialect: Dialect) -> None:
+    schema = Path(__file__).with_name("schema.sql").read_text("ascii")
     if not file.parent.exists():
         file.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         (file.parent / ".gitignore").write_text("*\n", encoding="ascii")
@@ -414,7 +385,7 @@ def _create(file: Path, dialect: Dialect) -> None:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN")
-            for statement in _SCHEMA.split(";"):
+            for statement in schema.split(";"):
                 connection.execute(statement)
             _seed(connection, dialect)
             connection.execute("COMMIT")

@@ -117,9 +117,9 @@ class BulkCreate(ABC):
         match outcome:
             case NotSent():
                 self._silent = outcome
-            case NotCreated(failure=failure):
-                self._refused = outcome if failure.code in _SAME_FOR_ALL else self._refused
-            case Created() | Unknown():
+            case NotCreated(failure=failure) if failure.code in _SAME_FOR_ALL:
+                self._refused = outcome
+            case NotCreated() | Created() | Unknown():
                 pass
             case _:
                 assert_never(outcome)
