@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from provisioner.twenty.workspace import Workspace
+    from provisioner.model.workspace import Workspace
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Measured processes would take twice as long, and cover hardly any additional line.

@@ -25,11 +25,11 @@ from provisioner.execution import Done, Execution, RunMarker
 from provisioner.execution.deliver import REVERIFY_AFTER
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
 from provisioner.model.token_claims import claims_of
+from provisioner.model.workspace import Created, NewKey, NotCreated, NotSent, Unknown
 from provisioner.plan import Deliver, Revoke, Rotate, Update
 from provisioner.runtime.cancellation import STOPPED, Cancellation
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
-from provisioner.twenty.workspace import Created, NewKey, NotCreated, NotSent, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from provisioner.execution import Event, Result
     from provisioner.model.key import Depth
     from provisioner.model.sink_address import Address
+    from provisioner.model.workspace import CreateObserver, Outcome, Record
     from provisioner.plan import Action
     from provisioner.sinks.sink import Content, Sink
-    from provisioner.twenty.workspace import CreateObserver, Outcome, Record
 
 MARKER = RunMarker(417)
 NEVER = 10**6

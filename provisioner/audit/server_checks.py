@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from provisioner.errors.exceptions import ProvisionError
     from provisioner.model.environment import Environment, Generation, Limits
     from provisioner.model.observed import Observation, Role, Roles
-    from provisioner.twenty.workspace import Capabilities
+    from provisioner.model.workspace import Capabilities
 
 
 _MISMATCHES = (Code.WORKSPACE_MISMATCH, Code.WORKSPACE_UNKNOWN, Code.AUTH_MISSING)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation
     from provisioner.model.sink_address import Address
+    from provisioner.model.workspace import Workspace
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
     from provisioner.sinks.sink import OpenSink
-    from provisioner.twenty.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

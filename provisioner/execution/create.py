@@ -14,8 +14,8 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.execution.conflict import NewLiveKeys, OwnKeys, Resolution
 from provisioner.execution.pending import PendingCreate
 from provisioner.execution.revoke import Revocations
+from provisioner.model.workspace import NewKey
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
-from provisioner.twenty.workspace import NewKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from provisioner.execution.results import Result
     from provisioner.execution.run_marker import RunMarker
     from provisioner.model.key import Depth
+    from provisioner.model.workspace import Outcome, Record, Workspace
     from provisioner.plan import Create
     from provisioner.runtime.cancellation import Cancellation
-    from provisioner.twenty.workspace import Outcome, Record, Workspace
 
 _LOG = logging.getLogger(__name__)
 

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.sink_address import Address
+    from provisioner.model.workspace import Workspace
     from provisioner.plan import Action
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
     from provisioner.sinks.sink import Content, OpenSink, Sink
-    from provisioner.twenty.workspace import Workspace
 
 
 _LOG = logging.getLogger(__name__)

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from provisioner.execution.events import Emit
     from provisioner.execution.results import Result
     from provisioner.execution.run_marker import RunMarker
+    from provisioner.model.workspace import Workspace
     from provisioner.plan import Action, Planned
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
-    from provisioner.twenty.workspace import Workspace
 
 
 class Execution:

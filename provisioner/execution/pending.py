@@ -10,8 +10,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.execution.conflict import NotFound
 from provisioner.execution.results import CreatedByAnotherRun, Done, Failed, Skipped, Unfinished
-from provisioner.runtime.cancellation import STOPPED
-from provisioner.twenty.workspace import (
+from provisioner.model.workspace import (
     IN_FLIGHT,
     Created,
     NotCreated,
@@ -19,6 +18,7 @@ from provisioner.twenty.workspace import (
     Unknown,
     outcome_unknown,
 )
+from provisioner.runtime.cancellation import STOPPED
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from provisioner.execution.conflict import Conflict, Resolution
     from provisioner.execution.results import Result
     from provisioner.execution.run_marker import RunMarker
+    from provisioner.model.workspace import Outcome, Record
     from provisioner.plan import Create
-    from provisioner.twenty.workspace import Outcome, Record
 
 _SINGLE_AFTER = 4
 """Tries after which a key is sent in a request of its own."""

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.errors.failure import Failure
+    from provisioner.model.workspace import Record
     from provisioner.plan import Action, Planned, Unobserved, Update
-    from provisioner.twenty.workspace import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from provisioner.runtime.executor import ThreadExecutor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from provisioner.model.workspace import Workspace
     from provisioner.runtime.cancellation import Cancellation
-    from provisioner.twenty.workspace import Workspace
 
 _PARALLEL = 8
 """Revocations at the same time; the workspace applies its own limit as well."""

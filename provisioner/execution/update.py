@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from provisioner.model.observed import Observation
+    from provisioner.model.workspace import Workspace
     from provisioner.plan import Update
     from provisioner.runtime.cancellation import Cancellation
-    from provisioner.twenty.workspace import Workspace
 
 
 _ROLE_DELAY = 1.0

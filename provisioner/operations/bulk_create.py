@@ -10,9 +10,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.model.observed import KnownRoles
-from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.executor import ThreadExecutor
-from provisioner.twenty.workspace import (
+from provisioner.model.workspace import (
     IN_FLIGHT,
     Created,
     NewKey,
@@ -21,14 +19,16 @@ from provisioner.twenty.workspace import (
     Unknown,
     outcome_unknown,
 )
+from provisioner.runtime.cancellation import STOPPED
+from provisioner.runtime.executor import ThreadExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.model.key import Depth
+    from provisioner.model.workspace import Outcome, Record, Workspace
     from provisioner.operations.request_body import BodyRecord, RequestBody
     from provisioner.runtime.cancellation import Cancellation
-    from provisioner.twenty.workspace import Outcome, Record, Workspace
 
 _MAX_OFFERED_ROLES = 30
 """Roles that a message lists."""

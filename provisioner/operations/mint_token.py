@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from provisioner.model.observed import ObservedKey
     from provisioner.model.sink_address import Address, FileAddress
     from provisioner.model.sink_content import SinkContent
+    from provisioner.model.workspace import Workspace
     from provisioner.sinks.sink import Sink
-    from provisioner.twenty.workspace import Workspace
 
 
 def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.model.environment import Environment
+    from provisioner.model.workspace import Workspace
     from provisioner.reconcile.reconciler import Connect
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sandbox import Front, Sandbox
-    from provisioner.twenty.workspace import Workspace
 
 _SESSION_SECONDS = 86_400.0
 

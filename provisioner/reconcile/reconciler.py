@@ -64,10 +64,10 @@ if TYPE_CHECKING:
     from provisioner.model.observed import Observation
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
+    from provisioner.model.workspace import Workspace
     from provisioner.plan import EnvironmentPlan, PlanOptions
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
-    from provisioner.twenty.workspace import Workspace
 
 
 _NO_OVERRIDES = GuardOverrides()

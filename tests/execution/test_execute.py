@@ -43,8 +43,8 @@ from provisioner.execution import (
     Unfinished,
 )
 from provisioner.execution.pending import UNCONFIRMED
+from provisioner.model.workspace import IN_FLIGHT, NewKey
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.twenty.workspace import IN_FLIGHT, NewKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

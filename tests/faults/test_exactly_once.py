@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from provisioner.execution import RunResult
     from provisioner.model.key import DesiredKey
-    from provisioner.twenty.workspace import Workspace
+    from provisioner.model.workspace import Workspace
 
 SCENARIOS = int(os.environ.get("SCENARIOS", "200"))
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from provisioner.execution import RunResult
     from provisioner.model.key import DesiredKey
-    from provisioner.twenty.workspace import Workspace
+    from provisioner.model.workspace import Workspace
 
 LIVES = int(os.environ.get("LIVES", "50"))
 OWNS = ("svc-*",)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from provisioner.execution import RunResult
     from provisioner.model.key import DesiredKey
     from provisioner.model.sink_address import Address
-    from provisioner.twenty.workspace import Workspace
+    from provisioner.model.workspace import Workspace
 
 _LOG = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ from sandbox_control import API_KEYS_FLAG, Dialect, Response, json_answer
 from provisioner.errors.exceptions import RefusedError, WorkspaceError
 from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.model.workspace import Created, NewKey, NotCreated, NotSent, Unknown
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.secret import Secret
 from provisioner.twenty import connect as connect_module
 from provisioner.twenty.dispatch import batch_size, split
-from provisioner.twenty.workspace import Created, NewKey, NotCreated, NotSent, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from provisioner.errors.failure import Failure
     from provisioner.model.environment import Credential
-    from provisioner.twenty.workspace import Outcome, Workspace
+    from provisioner.model.workspace import Outcome, Workspace
 
 CORES = [Dialect.CORE_1, Dialect.CORE]
 END = "2031-01-01T00:00:00.417Z"
