@@ -110,7 +110,7 @@ class Store:
         self._file = file
         self.dialect = dialect
         self._lock_wait = lock_wait
-        self._idle: sqlite3.Connection | None = None
+        self._opened: sqlite3.Connection | None = None
         self._closed = False
         self._lock_timed_out = False
         self._lock = threading.Lock()
@@ -152,9 +152,9 @@ class Store:
     def close_idle_connection(self) -> None:
         """Close the connection to the file; the next request opens it again."""
         with self._lock:
-            if self._idle is not None:
-                self._idle.close()
-            self._idle = None
+            if self._opened is not None:
+                self._opened.close()
+            self._opened = None
 
     def close(self) -> None:
         """Close the connection; SQLite then merges its log into the database file."""
@@ -211,11 +211,10 @@ class Store:
             ).fetchone()
         return ApiKey(*row) if row else None
 
-    def delete(self, key_id: str) -> bool:
-        """Delete a row; return whether there was one that is not soft-deleted."""
-        delete = "DELETE FROM api_key WHERE id = ? AND deleted_at IS NULL"
+    def delete(self, key_id: str) -> None:
+        """Delete a row."""
         with self._transaction() as connection:
-            return connection.execute(delete, (key_id,)).rowcount > 0
+            connection.execute("DELETE FROM api_key WHERE id = ?", (key_id,))
 
     def roles(self) -> tuple[seeds.SeededRole, ...]:
         """Return all roles in Twenty's order."""
@@ -240,7 +239,7 @@ class Store:
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """Provide the connection to one thread at a time."""
         with self._lock, _translate_errors(self._file):
-            connection = self._idle = self._idle or _connect(self._file)
+            connection = self._opened = self._opened or _connect(self._file)
             milliseconds = 0 if self._lock_timed_out else round(1000 * self._lock_wait)
             try:
                 connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
@@ -252,7 +251,7 @@ class Store:
             finally:
                 if self._closed:
                     connection.close()
-                    self._idle = None
+                    self._opened = None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -1,5 +1,4 @@
 """Twenty's API, which no other package knows: `connect` opens one interface to all generations.
 
-The interface is `provisioner.model.workspace`. It imports no HTTP library, so that reports and
-`validate` start fast.
+The interface is `provisioner.model.workspace`.
 """
