@@ -17,7 +17,7 @@ from provisioner.sandbox import LOCK_WAIT, Dialect, dialect_of, seeds, timestamp
 from provisioner.sandbox import Sandbox as EmbeddedTwenty
 from provisioner.sandbox.exchange import Request, Response, json_answer
 from provisioner.sandbox.seeds import API_KEYS_FLAG, ROLES_FLAG, SeededRole, role
-from provisioner.sandbox.store import ApiKey, Condition, Store, User
+from provisioner.sandbox.store import INSERT, ApiKey, Condition, Store, User, row_of
 from provisioner.sandbox.tokens import IssuedClaims, TokenKind
 
 if TYPE_CHECKING:
@@ -116,10 +116,8 @@ class SlowStore(Store):
 
     def insert(self, keys: Iterable[ApiKey]) -> None:
         """Add rows without a wait."""
-        columns = [row.name for row in dataclasses.fields(ApiKey)]
-        statement = f"INSERT INTO api_key ({', '.join(columns)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         with self._transaction() as connection:
-            connection.executemany(statement, map(dataclasses.astuple, keys))
+            connection.executemany(INSERT, map(row_of, keys))
 
     def delete_rows(self, key_ids: Iterable[str]) -> int:
         """Delete rows, also soft-deleted ones; return how many were deleted."""

@@ -16,7 +16,8 @@ import tempfile
 import threading
 import uuid
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from provisioner.sandbox.dialect import Dialect
     from provisioner.sandbox.exchange import JsonObject
 
-_COLUMNS = "id, name, expires_at, created_at, updated_at, revoked_at, deleted_at, role_id"
-_INSERT = f"INSERT INTO api_key ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # constant
-_SELECT = f"SELECT {_COLUMNS} FROM api_key"  # noqa: S608  # constant
-
 UNUSABLE = "SANDBOX_UNUSABLE"
 """The code of the answer for an unusable file; no real Twenty has it."""
 
@@ -50,7 +47,7 @@ LOCK_WAIT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One row, in the order of `_COLUMNS`.
+    """One row of the table `api_key`, with its columns.
 
     Timestamps are texts in Twenty's format, `2031-01-01T00:00:00.417Z`.
 
@@ -67,6 +64,14 @@ class ApiKey:
     revoked_at: str | None = None
     deleted_at: str | None = None
     role_id: str | None = None
+
+
+_NAMES = tuple(field.name for field in fields(ApiKey))
+_COLUMNS = ", ".join(_NAMES)
+_SELECT = f"SELECT {_COLUMNS} FROM api_key"  # noqa: S608  # constant
+INSERT = f"INSERT INTO api_key ({_COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608  # constant
+row_of = attrgetter(*_NAMES)
+"""Function that returns a key as the values of `INSERT`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +201,7 @@ class Store:
                     "SELECT 1 FROM api_key WHERE id = ? AND deleted_at IS NOT NULL", (key.id,)
                 ).fetchone()
                 if not soft_deleted:
-                    connection.execute(_INSERT, astuple(key))
+                    connection.execute(INSERT, row_of(key))
                 added.append(None if soft_deleted else key)
         return tuple(added)
 
