@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from provisioner.http_client.client import Route
 from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
-from provisioner.sinks.http import Credential, Route, route_of
+from provisioner.sinks.http import Credential, route_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

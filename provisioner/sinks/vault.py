@@ -9,52 +9,39 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import threading
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-import requests
-from requests.utils import get_environ_proxies
-from urllib3.exceptions import HTTPError as PoolError
-
 from provisioner.errors.codes import Code
-from provisioner.http_client.bounded import (
-    ACCEPT_ENCODING,
-    AnswerTooLargeError,
-    BoundedAdapter,
-    body_of,
-    json_of,
-)
+from provisioner.http_client.bounded import json_of
+from provisioner.http_client.client import HttpAnswer, HttpClient, Route
 from provisioner.http_client.loopback import is_loopback
-from provisioner.runtime.log_context import extra
+from provisioner.http_client.no_answer import NoAnswer
+from provisioner.http_client.tls import ca_path_of
+from provisioner.runtime.backoff import delay
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Empty, StoredValue, sink_error
+from provisioner.sinks.http import CONNECTIONS, MAX_BODY, TIMEOUTS, SinkFailure, usable
+from provisioner.sinks.sink import Empty, StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from provisioner.errors.exceptions import SinkError
     from provisioner.model.sink_address import VaultAddress
     from provisioner.sinks.sink import Content, Sink
 
 _LOG = logging.getLogger(__name__)
-
-_TIMEOUT = (10.0, 30.0)
-_BODY_LIMIT = 8 * 1024 * 1024
 
 _MAX_ATTEMPTS = 5
 _MAX_WRITES = 8
 _FIRST_WAIT = 0.25
 _LONGEST_WAIT = 2.0
 _MAX_RETRY_AFTER = 30.0
-_CONNECTIONS = 32
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_CA_VARIABLE = "VAULT_CACERT (BAO_CACERT)"
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _TRANSIENT_STATUSES = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.TOO_MANY_REQUESTS})
 _UPGRADING_TEXT = "from non-versioned to versioned data"
@@ -73,8 +60,8 @@ class VaultServer:
     because it would send the token to another host.
 
     Args:
-        environment: the environment variables of the process; proxies and the CA certificates of
-            `requests` come from the real environment.
+        environment: the environment variables of the process; proxies come from the real
+            environment.
         sleep: waits for a number of seconds.
         timeout: seconds to connect, and for the whole answer.
     """
@@ -84,13 +71,14 @@ class VaultServer:
         environment: Mapping[str, str],
         *,
         sleep: Callable[[float], None] = time.sleep,
-        timeout: tuple[float, float] = _TIMEOUT,
+        timeout: tuple[float, float] = TIMEOUTS,
     ) -> None:
-        self._client = _connect(environment, timeout)
+        self._client = _connect(environment)
         self._sleep = sleep
+        self._timeout = timeout
         self._lookup_lock = threading.Lock()
         self._engines: set[str] = set()
-        self._server_failure: _VaultFailure | None = None
+        self._server_failure: SinkFailure | None = None
         self._write_locks: dict[str, threading.Lock] = {}
 
     def sink(self, address: VaultAddress) -> Sink:
@@ -99,36 +87,51 @@ class VaultServer:
 
     def request(
         self, method: str, path: str, body: Mapping[str, object] | None = None
-    ) -> _VaultAnswer | _VaultFailure:
+    ) -> _VaultAnswer | SinkFailure:
         """Send a request that changes nothing, and repeat it while that may help."""
         for attempt in range(_MAX_ATTEMPTS - 1):
             answer = self.send(method, path, body)
-            if not isinstance(answer, _VaultFailure) or not answer.transient:
+            if isinstance(answer, _VaultAnswer) or not answer.transient:
                 return answer
             self.wait(attempt, answer)
         return self.send(method, path, body)
 
     def send(
         self, method: str, path: str, body: Mapping[str, object] | None = None
-    ) -> _VaultAnswer | _VaultFailure:
+    ) -> _VaultAnswer | SinkFailure:
         """Send a request once.
 
         Args:
-            method: in lower case.
+            method: the HTTP method.
             path: the part after `v1/`, not yet quoted.
             body: sent as JSON.
         """
-        if isinstance(self._client, _VaultFailure):
+        if isinstance(self._client, SinkFailure):
             return self._client
-        return _exchange(self._client, method, f"/v1/{quote(path)}", body)
+        received = self._client.request(
+            method,
+            f"/v1/{quote(path)}",
+            body=None if body is None else json.dumps(body).encode(),
+            headers={} if body is None else {"Content-Type": "application/json"},
+            timeout=self._timeout,
+            max_bytes=MAX_BODY,
+        )
+        answer = _busy(received) or usable(received, "Vault", _CA_VARIABLE)
+        if isinstance(answer, SinkFailure):
+            return answer
+        try:
+            decoded = json_of(answer.body) if answer.body else {}
+        except ValueError:
+            decoded = None
+        if not isinstance(decoded, dict):
+            return _unexpected(answer.status)
+        return _starting(answer.status, decoded, path) or _VaultAnswer(answer.status, decoded)
 
-    def wait(self, attempt: int, answer: _VaultAnswer | _VaultFailure) -> None:
+    def wait(self, attempt: int, failure: SinkFailure) -> None:
         """Wait before a repeat: as long as the server asks, or with a growing, random delay."""
-        requested = answer.retry_after if isinstance(answer, _VaultFailure) else 0.0
-        delay = min(_FIRST_WAIT * 2.0**attempt, _LONGEST_WAIT)
-        self._sleep(max(requested, delay * random.uniform(0.5, 1.0)))  # noqa: S311 - no secret
+        self._sleep(max(failure.retry_after, delay(attempt, _FIRST_WAIT, _LONGEST_WAIT)))
 
-    def engine(self, path: str) -> str | _VaultFailure:
+    def engine(self, path: str) -> str | SinkFailure:
         """Return the mount of the KV version 2 engine that contains a path, with its final slash.
 
         It is looked up once for all paths of the engine. An unavailable server is also remembered.
@@ -139,25 +142,25 @@ class VaultServer:
             for engine in self._engines:  # engines are never nested
                 if path.startswith(engine):
                     return engine
-            answer = self.request("get", f"sys/internal/ui/mounts/{path}")
-            engine_or_failure = self._engine_of(answer, path)
-            if isinstance(engine_or_failure, str):
-                self._engines.add(engine_or_failure)
-            elif engine_or_failure.code == Code.SINK_UNAVAILABLE:
-                self._server_failure = engine_or_failure
-            return engine_or_failure
+            found = self._find_engine(path)
+            if isinstance(found, str):
+                self._engines.add(found)
+            elif found.code == Code.SINK_UNAVAILABLE:
+                self._server_failure = found
+            return found
 
     def write_lock(self, path: str) -> threading.Lock:
         """Return the lock for writes to a secret, so that threads of one run never conflict."""
         return self._write_locks.setdefault(path, threading.Lock())
 
-    def _engine_of(self, answer: _VaultAnswer | _VaultFailure, path: str) -> str | _VaultFailure:
-        if isinstance(answer, _VaultFailure):
+    def _find_engine(self, path: str) -> str | SinkFailure:
+        answer = self.request("GET", f"sys/internal/ui/mounts/{path}")
+        if isinstance(answer, SinkFailure):
             return answer
         if answer.status == HTTPStatus.FORBIDDEN:
             return self._denied_engine()
         if answer.status == HTTPStatus.NOT_FOUND:
-            return _VaultFailure(
+            return SinkFailure(
                 Code.SINK_MISSING,
                 "does not exist: the server has no engine or namespace with this name",
                 "Check the mount, VAULT_ADDR and VAULT_NAMESPACE.",
@@ -167,26 +170,26 @@ class VaultServer:
             return _unexpected(answer.status)
         version = answer.at("data", "options", "version")
         if answer.at("data", "type") != "kv" or version != "2" or not path.startswith(engine):
-            return _VaultFailure(
+            return SinkFailure(
                 Code.SINK_UNSUITABLE,
                 "is not in a KV version 2 engine, and only version 2 keeps a secret's other fields",
                 "Use the mount of a KV version 2 engine, or upgrade this engine to version 2.",
             )
         return engine
 
-    def _denied_engine(self) -> _VaultFailure:
+    def _denied_engine(self) -> SinkFailure:
         """Check a token that may not see the engine, and return the failure."""
-        answer = self.request("get", "auth/token/lookup-self")
-        if isinstance(answer, _VaultFailure):
+        answer = self.request("GET", "auth/token/lookup-self")
+        if isinstance(answer, SinkFailure):
             return answer
         if answer.status == HTTPStatus.OK:
-            return _VaultFailure(
+            return SinkFailure(
                 Code.SINK_DENIED,
                 "cannot be accessed: the Vault token is valid but lacks access, or the engine does "
                 "not exist",
                 "Check the mount, VAULT_NAMESPACE and the policies of the token.",
             )
-        return _VaultFailure(
+        return SinkFailure(
             Code.SINK_DENIED,
             "cannot be accessed: the Vault token is not valid or has no permissions",
             "Set VAULT_TOKEN (BAO_TOKEN) to a valid token that may read and write there.",
@@ -210,9 +213,9 @@ class _Field:
     def check(self) -> None:
         """Check that the engine has version 2, and that the token may read and write there."""
         path = self._data_path()
-        answer = self._server.request("post", "sys/capabilities-self", {"paths": [path]})
-        if isinstance(answer, _VaultFailure):
-            raise self._error(answer)
+        answer = self._server.request("POST", "sys/capabilities-self", {"paths": [path]})
+        if isinstance(answer, SinkFailure):
+            raise answer.error(self._address)
         granted = answer.at(path) or answer.at("data", path) or answer.at("capabilities")
         if answer.status != HTTPStatus.OK or not isinstance(granted, list):
             # A token may lack the permission to look up its own permissions.
@@ -220,7 +223,7 @@ class _Field:
         elif "root" not in granted and not (
             "read" in granted and {"create", "update"}.intersection(granted)
         ):
-            raise self._denied(path)
+            raise _denied(path).error(self._address)
 
     def read(self) -> Content:
         """Return the field in the latest version; a value that is not a text as JSON."""
@@ -231,93 +234,51 @@ class _Field:
 
     def write(self, token: Secret) -> None:
         """Create a version that differs from the latest one only in this field."""
-        path = self._data_path()
+        path, name = self._data_path(), self._address.field
         with self._server.write_lock(path):
-            answer: _VaultAnswer | _VaultFailure | None = None
+            failure: SinkFailure | None = None
             for attempt in range(_MAX_WRITES):
                 latest = self._latest_version(path)
-                if answer is not None and self._has_token(latest, token):
+                if failure is not None and latest.fields.get(name) == token.reveal():
                     return
-                answer = self._server.send(
-                    "post",
-                    path,
-                    {
-                        "data": {**latest.fields, self._address.field: token.reveal()},
-                        "options": {"cas": latest.number},
-                    },
-                )
-                if not self._should_retry(answer, path):
+                fields = {**latest.fields, name: token.reveal()}
+                body = {"data": fields, "options": {"cas": latest.number}}
+                failure = _write_failure(self._server.send("POST", path, body), path)
+                if failure is None:
                     return
-                self._server.wait(attempt, answer)
-            if not self._has_token(self._latest_version(path), token):
-                raise self._error(
-                    answer if isinstance(answer, _VaultFailure) else _TOO_MANY_CONFLICTS
-                )
-
-    def _has_token(self, latest: _Version, token: Secret) -> bool:
-        return latest.fields.get(self._address.field) == token.reveal()
-
-    def _should_retry(self, answer: _VaultAnswer | _VaultFailure, path: str) -> bool:
-        """Return whether to repeat a write; False if it succeeded."""
-        if isinstance(answer, _VaultFailure):
-            if answer.transient:
-                return True
-            raise self._error(answer)
-        if answer.status in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
-            return False
-        if answer.status == HTTPStatus.FORBIDDEN:
-            raise self._denied(path)
-        if _MISMATCH_TEXT in str(answer.at("errors")):
-            return True
-        raise self._error(
-            _VaultFailure(
-                Code.SINK_FAILED,
-                f"was not written: the server refused it with HTTP status {answer.status}",
-                "Check the server's log, and the size limit of the engine.",
-            )
-        )
+                if not failure.transient:
+                    raise failure.error(self._address)
+                self._server.wait(attempt, failure)
+            if failure and self._latest_version(path).fields.get(name) != token.reveal():
+                raise failure.error(self._address)
 
     def _latest_version(self, path: str) -> _Version:
-        answer = self._server.request("get", path)
-        if isinstance(answer, _VaultFailure):
-            raise self._error(answer)
+        answer = self._server.request("GET", path)
+        if isinstance(answer, SinkFailure):
+            raise answer.error(self._address)
         if answer.status == HTTPStatus.FORBIDDEN:
-            raise self._denied(path)
+            raise _denied(path).error(self._address)
         number = answer.at("data", "metadata", "version")
         fields = answer.at("data", "data")
         if answer.status == HTTPStatus.NOT_FOUND:
             return _Version(number if isinstance(number, int) else 0, {})
         if answer.status != HTTPStatus.OK or not isinstance(number, int):
-            raise self._error(_unexpected(answer.status))
+            raise _unexpected(answer.status).error(self._address)
         return _Version(number, fields if isinstance(fields, dict) else {})
 
     def _data_path(self) -> str:
         """Return the API path of the versions of the secret."""
         parts = self._path.split("/")
         if not self._path.isprintable() or any(part in ("", ".", "..") for part in parts):
-            raise self._error(
-                _VaultFailure(
-                    Code.SINK_UNSUITABLE,
-                    "has a path with an empty part, `.`, `..` or a control character",
-                    "Write the path as mount/path, without empty parts.",
-                )
-            )
+            raise SinkFailure(
+                Code.SINK_UNSUITABLE,
+                "has a path with an empty part, `.`, `..` or a control character",
+                "Write the path as mount/path, without empty parts.",
+            ).error(self._address)
         engine = self._server.engine(self._path)
-        if isinstance(engine, _VaultFailure):
-            raise self._error(engine)
+        if isinstance(engine, SinkFailure):
+            raise engine.error(self._address)
         return f"{engine}data/{self._path[len(engine) :]}"
-
-    def _denied(self, path: str) -> SinkError:
-        return self._error(
-            _VaultFailure(
-                Code.SINK_DENIED,
-                "cannot be read and written with this Vault token",
-                f"Grant create, update and read on {path} in a policy attached to the token.",
-            )
-        )
-
-    def _error(self, failure: _VaultFailure) -> SinkError:
-        return sink_error(failure.code, f"{self._address} {failure.reason}.", failure.remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,100 +308,39 @@ class _VaultAnswer:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class _VaultFailure:
-    """The reason why something cannot be done, for any sink.
-
-    Attributes:
-        reason: the rest of a sentence that begins with the sink's address.
-        transient: True if a repeat may succeed; a write may have been executed nevertheless.
-        retry_after: seconds that the server asks to wait before a repeat.
-    """
-
-    code: Code
-    reason: str
-    remedy: str
-    transient: bool = False
-    retry_after: float = 0.0
-
-
-_STARTING = _VaultFailure(
-    Code.SINK_UNAVAILABLE,
-    "is unavailable: Vault is upgrading or mounting its engine",
-    "Wait until Vault has finished, then run again.",
-    transient=True,
-)
-
-_TOO_MANY_CONFLICTS = _VaultFailure(
-    Code.SINK_FAILED,
-    f"was not written: other writers changed its secret {_MAX_WRITES} times in the meantime",
-    "Run again once nothing else is writing to this secret.",
-)
-
-
-class _Client(Protocol):
-    """The part of `hvac.adapters.RawAdapter` that is used."""
-
-    def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        raise_exception: bool,
-        json: Mapping[str, object] | None,
-    ) -> requests.Response:
-        """Send one request."""
-        ...
-
-
 def server_of(environment: Mapping[str, str]) -> str:
     """Return the address of the server; empty if no variable names one."""
     return _variable(environment, "ADDR")
 
 
-def _connect(
-    environment: Mapping[str, str], timeout: tuple[float, float]
-) -> _Client | _VaultFailure:
-    try:
-        from hvac.adapters import (  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; an extra
-            RawAdapter,
-        )
-    except ImportError:
-        return _VaultFailure(
-            Code.SINK_EXTRA_MISSING,
-            "needs the hvac library, which is not installed",
-            'Install it with pip install "twenty-provisioner[vault]".',
-        )
+def _connect(environment: Mapping[str, str]) -> HttpClient | SinkFailure:
     address = _variable(environment, "ADDR")
     if (failure := _address_failure(address)) is not None:
         return failure
     token = _token(environment)
     if token is None:
-        return _VaultFailure(
+        return SinkFailure(
             Code.SINK_DENIED,
             "cannot be opened: the Vault token is missing or is not printable ASCII",
             "Set VAULT_TOKEN (BAO_TOKEN), for example in the login step of a pipeline.",
         )
-    session = requests.Session()
-    session.trust_env = False  # ~/.netrc would add another credential
-    session.verify = ca_certificates = _ca_certificates(environment)
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.stream = True  # the body is read here, within bounds, and not by hvac
-    session.headers["Accept-Encoding"] = ACCEPT_ENCODING
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, BoundedAdapter(_BODY_LIMIT, pool_maxsize=_CONNECTIONS))
-    client: _Client = RawAdapter(
-        base_uri=address,
-        token=token.reveal(),
-        namespace=_variable(environment, "NAMESPACE") or None,
-        session=session,
-        verify=ca_certificates,  # hvac uses this value if that of the session is False
-        cert=_client_certificate(environment),
-        proxies=get_environ_proxies(address),
-        timeout=timeout,
-        allow_redirects=False,
-    )
-    return client
+    verify = _variable(environment, "SKIP_VERIFY") not in _TRUE
+    if not verify:
+        _LOG.warning("VAULT_SKIP_VERIFY is set: the identity of the Vault server is not verified")
+    named = _variable(environment, "CACERT") or _variable(environment, "CAPATH")
+    route = Route(address.rstrip("/"), named or ca_path_of(environment), verify=verify)
+    headers = {"X-Vault-Token": token.reveal(), "X-Vault-Request": "true"}
+    if namespace := _variable(environment, "NAMESPACE"):
+        headers["X-Vault-Namespace"] = namespace
+    try:
+        certificate = _client_certificate(environment)
+    except (OSError, ValueError):
+        return SinkFailure(
+            Code.SINK_UNAVAILABLE,
+            "cannot be opened: the client certificate or its key cannot be read",
+            "Check VAULT_CLIENT_CERT and VAULT_CLIENT_KEY.",
+        )
+    return HttpClient(route, headers, CONNECTIONS, certificate)
 
 
 def _variable(environment: Mapping[str, str], name: str) -> str:
@@ -448,14 +348,8 @@ def _variable(environment: Mapping[str, str], name: str) -> str:
     return environment.get(f"BAO_{name}") or environment.get(f"VAULT_{name}") or ""
 
 
-def _address_failure(address: str) -> _VaultFailure | None:
+def _address_failure(address: str) -> SinkFailure | None:
     """Return the failure of an unsafe address. It is in no message, as it may contain a secret."""
-    if not address:
-        return _VaultFailure(
-            Code.SINK_MISSING,
-            "cannot be found: the Vault address is not set",
-            "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
-        )
     try:
         parts = urlsplit(address)
         host = parts.hostname or ""
@@ -463,13 +357,13 @@ def _address_failure(address: str) -> _VaultFailure | None:
     except ValueError:
         host = ""
     if not host or parts.scheme not in ("http", "https"):
-        return _VaultFailure(
+        return SinkFailure(
             Code.SINK_MISSING,
-            "cannot be found: the Vault address is not an https:// URL",
+            "cannot be found: the Vault address is not set, or is not an https:// URL",
             "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
         )
     if parts.scheme == "http" and not is_loopback(host):
-        return _VaultFailure(
+        return SinkFailure(
             Code.SINK_UNSUITABLE,
             "is refused: plain http would expose the tokens to the network",
             "Set VAULT_ADDR (BAO_ADDR) to an https:// address.",
@@ -491,120 +385,89 @@ def _token(environment: Mapping[str, str]) -> Secret | None:
     return Secret(value) if value and value.isascii() and value.isprintable() else None
 
 
-def _ca_certificates(environment: Mapping[str, str]) -> str | bool:
-    """Return the path of the CA certificates; True for the default ones, False to skip checks."""
-    if _variable(environment, "SKIP_VERIFY") in _TRUE:
-        _LOG.warning("VAULT_SKIP_VERIFY is set: the identity of the Vault server is not verified")
-        return False
-    named = _variable(environment, "CACERT") or _variable(environment, "CAPATH")
-    return named or next(filter(None, map(environment.get, _CA_VARIABLES)), None) or True
+def _client_certificate(environment: Mapping[str, str]) -> Secret | None:
+    """Return the client certificate with its key, which may be in the same file.
 
-
-def _client_certificate(environment: Mapping[str, str]) -> tuple[str, str] | None:
+    Raises:
+        OSError, ValueError: a file cannot be read.
+    """
     certificate = _variable(environment, "CLIENT_CERT")
-    return (certificate, _variable(environment, "CLIENT_KEY")) if certificate else None
+    files = filter(None, (certificate, _variable(environment, "CLIENT_KEY")))
+    return Secret("\n".join(Path(file).read_text() for file in files)) if certificate else None
 
 
-def _exchange(
-    client: _Client, method: str, path: str, body: Mapping[str, object] | None
-) -> _VaultAnswer | _VaultFailure:
-    try:
-        with client.request(method, path, raise_exception=False, json=body) as response:
-            raw = body_of(response, _BODY_LIMIT)
-    except AnswerTooLargeError:
-        return _unexpected(response.status_code)
-    except (requests.RequestException, PoolError, ValueError) as error:
-        return _connection_failure(error)
-    except OSError:  # requests opens the TLS files only when it connects
-        return _VaultFailure(
-            Code.SINK_UNAVAILABLE,
-            "is unreachable: a certificate or key file for TLS is missing or cannot be read",
-            "Check VAULT_CACERT, VAULT_CAPATH, VAULT_CLIENT_CERT and VAULT_CLIENT_KEY.",
-        )
-    context = extra(method=method, path=path, status=response.status_code)
-    _LOG.debug("vault %s %s -> %d", method, path, response.status_code, extra=context)
-    answer = _parse(response, raw)
-    if isinstance(answer, _VaultAnswer) and _is_starting(answer, path):
-        return _STARTING
-    return answer
+def _busy(received: HttpAnswer | NoAnswer) -> SinkFailure | None:
+    """Return the failure of a server that is sealed, on standby or overloaded."""
+    if isinstance(received, NoAnswer):
+        return None
+    status = received.status
+    if status not in _TRANSIENT_STATUSES and status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return None
+    wait = received.retry_after or 0.0
+    return SinkFailure(
+        Code.SINK_UNAVAILABLE,
+        f"is unavailable: Vault is sealed, on standby or overloaded (HTTP status {status})",
+        "Check the server, then run again.",
+        transient=wait <= _MAX_RETRY_AFTER,
+        retry_after=wait,
+    )
 
 
-def _is_starting(answer: _VaultAnswer, path: str) -> bool:
-    """Return whether the engine is still being mounted or upgraded, so that nothing was done.
+def _starting(status: int, body: Mapping[str, object], path: str) -> SinkFailure | None:
+    """Return the failure of an engine that is being mounted or upgraded; nothing was done.
 
     Relies on: the texts of the KV plugin during an upgrade, on the primary and on other nodes, and
     of a node that a new mount has not reached yet.
     """
-    errors = str(answer.at("errors"))
-    if answer.status == HTTPStatus.BAD_REQUEST:
-        return _UPGRADING_TEXT in errors
+    errors = str(body.get("errors"))
+    is_upgrading = status == HTTPStatus.BAD_REQUEST and _UPGRADING_TEXT in errors
     # For a request about the engine itself it means that the namespace does not exist.
-    return (
-        answer.status == HTTPStatus.NOT_FOUND
-        and not path.startswith("/v1/sys/")
-        and _NO_ROUTE_TEXT in errors
+    is_mounting = (
+        status == HTTPStatus.NOT_FOUND and not path.startswith("sys/") and _NO_ROUTE_TEXT in errors
     )
-
-
-def _connection_failure(error: Exception) -> _VaultFailure:
-    """Return the failure for an error, without its text, which may quote the request."""
-    if not isinstance(error, requests.exceptions.SSLError):
-        timed_out = isinstance(error, requests.exceptions.Timeout)
-        reason = (
-            "did not respond in time" if timed_out else "cannot be reached or closed the connection"
-        )
-        return _VaultFailure(
-            Code.SINK_UNAVAILABLE,
-            f"is unreachable: Vault {reason}",
-            "Check VAULT_ADDR (BAO_ADDR), the network and that the server is running.",
-            transient=True,
-        )
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return _VaultFailure(
-            Code.SINK_UNAVAILABLE,
-            "is not trusted: Vault's certificate was issued by an unknown authority or for "
-            "another host",
-            "Set VAULT_CACERT (BAO_CACERT) to the path of the CA certificate.",
-        )
-    return _VaultFailure(
+    if not is_upgrading and not is_mounting:
+        return None
+    return SinkFailure(
         Code.SINK_UNAVAILABLE,
-        "is unreachable: the TLS connection to Vault failed",
-        "Check that the server in VAULT_ADDR (BAO_ADDR) uses https.",
+        "is unavailable: Vault is upgrading or mounting its engine",
+        "Wait until Vault has finished, then run again.",
         transient=True,
     )
 
 
-def _parse(response: requests.Response, raw: bytes) -> _VaultAnswer | _VaultFailure:
-    status = response.status_code
-    if status in _TRANSIENT_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        wait = _retry_after(response.headers.get("Retry-After", ""))
-        return _VaultFailure(
-            Code.SINK_UNAVAILABLE,
-            f"is unavailable: Vault is sealed, on standby or overloaded (HTTP status {status})",
-            "Check the server, then run again.",
-            transient=wait <= _MAX_RETRY_AFTER,
-            retry_after=wait,
+def _write_failure(answer: _VaultAnswer | SinkFailure, path: str) -> SinkFailure | None:
+    """Return why a write failed; None if it succeeded."""
+    if isinstance(answer, SinkFailure):
+        return answer
+    if answer.status in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
+        return None
+    if answer.status == HTTPStatus.FORBIDDEN:
+        return _denied(path)
+    if _MISMATCH_TEXT in str(answer.at("errors")):
+        return SinkFailure(
+            Code.SINK_FAILED,
+            f"was not written: other writers changed its secret {_MAX_WRITES} times in the "
+            "meantime",
+            "Run again once nothing else is writing to this secret.",
+            transient=True,
         )
-    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        return _VaultFailure(
-            Code.SINK_UNAVAILABLE,
-            f"is unavailable: Vault responds with a redirect (HTTP status {status}), which is not "
-            "followed because it would send the token to another host",
-            "Set VAULT_ADDR (BAO_ADDR) to the active node or to its load balancer.",
-        )
-    try:
-        decoded = json_of(raw) if raw else {}
-    except ValueError:
-        decoded = None
-    return _VaultAnswer(status, decoded) if isinstance(decoded, dict) else _unexpected(status)
+    return SinkFailure(
+        Code.SINK_FAILED,
+        f"was not written: the server refused it with HTTP status {answer.status}",
+        "Check the server's log, and the size limit of the engine.",
+    )
 
 
-def _retry_after(header: str) -> float:
-    return float(header) if header.isdecimal() else 0.0
+def _denied(path: str) -> SinkFailure:
+    return SinkFailure(
+        Code.SINK_DENIED,
+        "cannot be read and written with this Vault token",
+        f"Grant create, update and read on {path} in a policy attached to the token.",
+    )
 
 
-def _unexpected(status: int) -> _VaultFailure:
-    return _VaultFailure(
+def _unexpected(status: int) -> SinkFailure:
+    return SinkFailure(
         Code.SINK_UNAVAILABLE,
         f"is unavailable: the response is not from the Vault API (HTTP status {status})",
         "Check that VAULT_ADDR (BAO_ADDR) is the address of Vault itself.",
