@@ -153,7 +153,7 @@ class _TlsConnection(HTTPSConnection):
 
     def _tunnel(self) -> None:
         try:
-            super()._tunnel()  # type: ignore[misc]  # untyped in http.client
+            super()._tunnel()
         except (OSError, HTTPException) as error:
             raise NoTunnelError("no tunnel", error) from error
 

@@ -20,13 +20,14 @@ from urllib3 import HTTPHeaderDict, PoolManager, ProxyManager, Timeout, make_hea
 from urllib3.exceptions import HTTPError
 
 from provisioner import __version__
+from provisioner.errors.codes import Code
 from provisioner.http_client.bounded import (
     ACCEPT_ENCODING,
     POOL_CLASSES,
     AnswerTooLargeError,
     body_of,
 )
-from provisioner.http_client.no_answer import Cause, NoAnswer, no_answer_of, not_opened
+from provisioner.http_client.no_answer import NoAnswer, no_answer_of, not_opened
 from provisioner.http_client.retry import retry_after, server_time
 from provisioner.http_client.tls import tls_context
 
@@ -54,6 +55,7 @@ class Route:
         server_name: the name in the certificate, if it is not the host name of `base`.
         verify: whether to verify the certificate.
         proxy: the URL of a proxy; None for the proxy of the process environment, empty for none.
+        ca_setting: what names the CA certificates, for advice.
     """
 
     base: str
@@ -62,6 +64,7 @@ class Route:
     server_name: str | None = None
     verify: bool = True
     proxy: str | None = None
+    ca_setting: str = "REQUESTS_CA_BUNDLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ class HttpClient:
         try:
             manager = self._manager or self._open()
         except (OSError, ValueError) as error:
-            return not_opened(error)
+            return not_opened(error, self._route.ca_setting)
         merged = self._headers.copy()
         merged.update(headers)
         try:
@@ -158,9 +161,11 @@ class HttpClient:
                 response.close()
                 response.release_conn()
         except AnswerTooLargeError:
-            return NoAnswer(Cause.TOO_LARGE)
+            reason = f"it has more than {max_bytes >> 20} MiB"
+            remedy = "Check that this is the address of the server itself."
+            return NoAnswer(Code.UNEXPECTED_ANSWER, reason, remedy, sent=True, lasting=True)
         except (HTTPError, HTTPException, OSError, ValueError) as error:
-            return no_answer_of(error)
+            return no_answer_of(error, self._route.ca_setting, timeout[1])
         return HttpAnswer(response.status, response.headers, content, datetime.now(UTC))
 
     def close(self) -> None:

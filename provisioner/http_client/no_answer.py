@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import errno
 import ssl
-from dataclasses import dataclass
-from enum import Enum, auto
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from urllib3.exceptions import (
@@ -22,6 +21,7 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import TimeoutError as PoolTimeoutError
 
+from provisioner.errors.codes import Code
 from provisioner.http_client.bounded import NoTunnelError
 from provisioner.runtime.file_descriptors import is_out_of_descriptors
 
@@ -29,71 +29,103 @@ _E = TypeVar("_E", bound=BaseException)
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
-class Cause(Enum):
-    """The reason for no answer. The server got nothing for the first group."""
-
-    ADDRESS = auto()
-    CERTIFICATE_FILES = auto()
-    UNTRUSTED = auto()
-    DESCRIPTORS = auto()
-    PROXY = auto()
-    UNREACHABLE = auto()
-
-    TLS = auto()
-    TIMEOUT = auto()
-    TOO_LARGE = auto()
-    LOST = auto()
-
-
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
     """No complete answer came back.
 
     Attributes:
-        cause: the reason.
-        detail: a clause that explains it, with nothing from the request or the server; may be
-            empty.
+        code: what is wrong, as an environment reports it.
+        reason: a clause, with nothing from the request or the answer.
+        remedy: one sentence that says what to do.
+        sent: whether the server may have handled the request.
+        lasting: whether a later attempt will fail too.
         again: whether connecting again at once may help, because the attempt took no time.
     """
 
-    cause: Cause
-    detail: str = ""
+    code: Code
+    reason: str
+    remedy: str = "Run again; if it fails again, check the logs of the server and of any proxy."
+    sent: bool = False
+    lasting: bool = False
     again: bool = False
 
 
-def not_opened(error: Exception) -> NoAnswer:
+_NO_DESCRIPTOR = NoAnswer(
+    Code.UNREACHABLE,
+    "this process has reached its limit on open files",
+    "Raise the limit (`ulimit -n`), or process fewer environments at once.",
+)
+_NO_PROXY = NoAnswer(
+    Code.UNREACHABLE, "nothing gets through the proxy", "Check HTTPS_PROXY and NO_PROXY."
+)
+
+
+def not_opened(error: Exception, ca_setting: str) -> NoAnswer:
     """Return the reason why no connection could be prepared.
 
     Args:
         error: of loading certificates or of parsing the address of a proxy.
+        ca_setting: what names the CA certificates.
     """
     if is_out_of_descriptors(error):
-        return NoAnswer(Cause.DESCRIPTORS)
+        return _NO_DESCRIPTOR
     if isinstance(error, LocationValueError):
-        return NoAnswer(Cause.PROXY)
-    is_file = isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
-    detail = error.strerror if isinstance(error, OSError) and is_file else None
-    return NoAnswer(Cause.CERTIFICATE_FILES, detail or "it contains no certificate")
+        return _NO_PROXY
+    return NoAnswer(
+        Code.TLS_FAILED,
+        "a file with certificates cannot be read",
+        f"Check {ca_setting}, and the client certificate if there is one.",
+        lasting=True,
+    )
 
 
-def no_answer_of(error: Exception) -> NoAnswer:
-    """Return the reason for an error of the libraries while a request was sent."""
+def no_answer_of(error: Exception, ca_setting: str, timeout: float) -> NoAnswer:
+    """Return the reason for an error of the libraries while a request was sent.
+
+    Args:
+        error: of urllib3.
+        ca_setting: what names the CA certificates.
+        timeout: seconds for the whole answer.
+    """
     inner = error.original_error if isinstance(error, ProxyError) else error
     if isinstance(inner, ConnectTimeoutError) or isinstance(error, NoTunnelError):
-        again = isinstance(inner, NewConnectionError)
-        if is_out_of_descriptors(inner):
-            return NoAnswer(Cause.DESCRIPTORS, again=again)
-        cause = Cause.PROXY if isinstance(error, ProxyError) else Cause.UNREACHABLE
-        return NoAnswer(cause, _reason(inner), again)
+        return _not_connected(error, inner)
     if isinstance(inner, LocationValueError):
-        return NoAnswer(Cause.ADDRESS)
+        reason, remedy = "this is not a valid host name", "Check the address of the server."
+        return NoAnswer(Code.UNREACHABLE, reason, remedy, lasting=True)
     if isinstance(inner, SSLError):
         refusal = _inner(inner, ssl.SSLCertVerificationError)
         if refusal is None:
-            return NoAnswer(Cause.TLS)
-        return NoAnswer(Cause.UNTRUSTED, refusal.verify_message.rstrip("."))
-    timed_out = isinstance(inner, PoolTimeoutError) or _inner(inner, TimeoutError) is not None
-    return NoAnswer(Cause.TIMEOUT if timed_out else Cause.LOST)
+            reason, remedy = "the encryption failed", "Check that the server uses https."
+            return NoAnswer(Code.TLS_FAILED, reason, remedy, sent=True)
+        reason = f"its certificate is not trusted: {refusal.verify_message.rstrip('.')}"
+        remedy = f"Name the certificate authority of the server in {ca_setting}."
+        return NoAnswer(Code.TLS_FAILED, reason, remedy, lasting=True)
+    if isinstance(inner, PoolTimeoutError) or _inner(inner, TimeoutError) is not None:
+        return NoAnswer(Code.TIMEOUT, f"it did not come in time ({timeout:g} s)", sent=True)
+    return NoAnswer(Code.CONNECTION_LOST, "the connection closed before its end", sent=True)
+
+
+def _not_connected(error: Exception, inner: Exception) -> NoAnswer:
+    again = isinstance(inner, NewConnectionError)
+    if is_out_of_descriptors(inner):
+        return replace(_NO_DESCRIPTOR, again=again)
+    if isinstance(error, ProxyError):
+        return replace(_NO_PROXY, again=again)
+    if isinstance(inner, NameResolutionError):
+        reason = "its host name is not known"
+    elif not again:
+        reason = "no connection within the timeout"
+    else:
+        match inner.__cause__:
+            case ConnectionRefusedError():
+                reason = "nothing listens at that address"
+            case OSError(errno=number) if number in _NO_ROUTE:
+                reason = "there is no route to it"
+            case _:
+                reason = "the connection failed"
+    remedy = "Check the address, the network and that the server is running."
+    return NoAnswer(Code.UNREACHABLE, reason, remedy, again=again)
 
 
 def _inner(error: BaseException, kind: type[_E]) -> _E | None:
@@ -102,18 +134,3 @@ def _inner(error: BaseException, kind: type[_E]) -> _E | None:
         return error
     wrapped = next((one for one in error.args if isinstance(one, BaseException)), None)
     return None if wrapped is None else _inner(wrapped, kind)
-
-
-def _reason(error: Exception) -> str:
-    """Return a clause that says why there is no connection."""
-    if isinstance(error, NameResolutionError):
-        return "its host name is not known"
-    if not isinstance(error, NewConnectionError):
-        return "no connection within the timeout"
-    match error.__cause__:
-        case ConnectionRefusedError():
-            return "nothing listens at that address"
-        case OSError(errno=number) if number in _NO_ROUTE:
-            return "there is no route to it"
-        case _:
-            return "the connection failed"

@@ -44,8 +44,8 @@ def tls_context(
         context = ssl.create_default_context(cadata=ca_pem)
     else:
         path = ca_path or certifi.where()
-        is_folder = Path(path).is_dir()
-        context = ssl.create_default_context(**{"capath" if is_folder else "cafile": path})
+        file, folder = (None, path) if Path(path).is_dir() else (path, None)
+        context = ssl.create_default_context(cafile=file, capath=folder)
     # Python 3.13 sets this flag, but CA certificates of older clusters have no key identifier.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not verify:
@@ -54,10 +54,10 @@ def tls_context(
     if client_certificate is not None:
         # OpenSSL reads only files, and Windows cannot open a temporary file twice. The file exists
         # only for the next lines, in a folder that only this user can read.
-        with tempfile.TemporaryDirectory(prefix="provision-") as folder:
-            file = Path(folder, "identity.pem")
-            file.touch(0o600)
-            file.write_text(client_certificate.reveal(), encoding="utf-8")
+        with tempfile.TemporaryDirectory(prefix="provision-") as private:
+            identity = Path(private, "identity.pem")
+            identity.touch(0o600)
+            identity.write_text(client_certificate.reveal(), encoding="utf-8")
             # With an empty password an encrypted key fails instead of prompting.
-            context.load_cert_chain(file, password=b"")
+            context.load_cert_chain(identity, password=b"")
     return context

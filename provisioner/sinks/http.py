@@ -22,7 +22,7 @@ from provisioner.errors.codes import Code
 from provisioner.http_client.bounded import json_of
 from provisioner.http_client.client import HttpAnswer, HttpClient, Route
 from provisioner.http_client.loopback import is_loopback
-from provisioner.http_client.no_answer import Cause, NoAnswer
+from provisioner.http_client.no_answer import NoAnswer
 from provisioner.http_client.tls import ca_path_of
 from provisioner.runtime.backoff import delay
 from provisioner.sinks.sink import sink_error
@@ -68,34 +68,6 @@ CONNECTIONS = 32
 _DIGITS = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 _RUN_AGAIN = "Run again. If the error persists, check the address, the network and the server."
-_REASONS: dict[Cause, tuple[str, str]] = {
-    Cause.ADDRESS: ("{server} is not a valid address", "Check the address of the server."),
-    Cause.CERTIFICATE_FILES: (
-        "the certificates for {server} cannot be read: {detail}",
-        "Check the file in {ca_variable}, and the client certificate.",
-    ),
-    Cause.UNTRUSTED: (
-        "{server} presents a certificate that is not trusted: {detail}",
-        "Set its CA certificate, for example in {ca_variable}.",
-    ),
-    Cause.DESCRIPTORS: (
-        "{server} cannot be reached, because this process has too many open files and connections",
-        "Raise the limit (`ulimit -n`), or select fewer environments.",
-    ),
-    Cause.PROXY: (
-        "{server} cannot be reached through the proxy",
-        "Check HTTPS_PROXY and NO_PROXY.",
-    ),
-    Cause.UNREACHABLE: ("{server} cannot be reached: {detail}", _RUN_AGAIN),
-    Cause.TLS: (
-        "the encrypted connection to {server} failed",
-        "Check that the server uses https.",
-    ),
-    Cause.TIMEOUT: ("{server} does not respond in time", _RUN_AGAIN),
-    Cause.TOO_LARGE: (f"{{server}} responds with more than {MAX_BODY >> 20} MiB", _RUN_AGAIN),
-    Cause.LOST: ("{server} closes the connection", _RUN_AGAIN),
-}
-_FINAL = (Cause.ADDRESS, Cause.CERTIFICATE_FILES, Cause.UNTRUSTED, Cause.TOO_LARGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,20 +144,17 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def usable(
-    received: HttpAnswer | NoAnswer, server: str, ca_variable: str = "REQUESTS_CA_BUNDLE"
-) -> HttpAnswer | SinkFailure:
+def usable(received: HttpAnswer | NoAnswer, server: str) -> HttpAnswer | SinkFailure:
     """Return the answer, or the reason why there is none that its vendor's API sent.
 
     Args:
         received: the result of a request.
         server: its name, for messages.
-        ca_variable: the variable to set if its certificate is not trusted.
     """
     if isinstance(received, NoAnswer):
-        words = {"server": server, "detail": received.detail, "ca_variable": ca_variable}
-        reason, remedy = (text.format_map(words) for text in _REASONS[received.cause])
-        return _unavailable(reason, remedy, transient=received.cause not in _FINAL)
+        what = "gave no complete response" if received.sent else "cannot be reached"
+        reason = f"{server} {what}: {received.reason}"
+        return _unavailable(reason, received.remedy, transient=not received.lasting)
     if 300 <= received.status < 400:  # noqa: PLR2004 - the redirects
         reason = f"{server} responds with a redirect ({received.status}), which is not followed"
         return _unavailable(reason, "Use the new name or address.")

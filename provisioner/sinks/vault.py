@@ -41,7 +41,6 @@ _MAX_WRITES = 8
 _FIRST_WAIT = 0.25
 _LONGEST_WAIT = 2.0
 _MAX_RETRY_AFTER = 30.0
-_CA_VARIABLE = "VAULT_CACERT (BAO_CACERT)"
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _TRANSIENT_STATUSES = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.TOO_MANY_REQUESTS})
 _UPGRADING_TEXT = "from non-versioned to versioned data"
@@ -116,7 +115,7 @@ class VaultServer:
             timeout=self._timeout,
             max_bytes=MAX_BODY,
         )
-        answer = _busy(received) or usable(received, "Vault", _CA_VARIABLE)
+        answer = _busy(received) or usable(received, "Vault")
         if isinstance(answer, SinkFailure):
             return answer
         try:
@@ -328,7 +327,12 @@ def _connect(environment: Mapping[str, str]) -> HttpClient | SinkFailure:
     if not verify:
         _LOG.warning("VAULT_SKIP_VERIFY is set: the identity of the Vault server is not verified")
     named = _variable(environment, "CACERT") or _variable(environment, "CAPATH")
-    route = Route(address.rstrip("/"), named or ca_path_of(environment), verify=verify)
+    route = Route(
+        address.rstrip("/"),
+        named or ca_path_of(environment),
+        verify=verify,
+        ca_setting="VAULT_CACERT (BAO_CACERT)",
+    )
     headers = {"X-Vault-Token": token.reveal(), "X-Vault-Request": "true"}
     if namespace := _variable(environment, "NAMESPACE"):
         headers["X-Vault-Namespace"] = namespace

@@ -21,11 +21,10 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.http_client.client import HttpClient, Route
-from provisioner.http_client.no_answer import Cause, NoAnswer
+from provisioner.http_client.no_answer import NoAnswer
 from provisioner.http_client.tls import ca_path_of
 from provisioner.runtime.backoff import delay
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.runtime.file_descriptors import too_many_open_files
 from provisioner.runtime.log_context import bind, extra
 from provisioner.twenty.answers import (
     Answer,
@@ -66,59 +65,6 @@ _MAX_TARGET = 200
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SUCCESSES = range(200, 300)
 _REDIRECTS = (301, 302, 303, 307, 308)
-
-_ERRORS: dict[Cause, tuple[Code, str, str]] = {
-    Cause.ADDRESS: (
-        Code.UNREACHABLE,
-        "Cannot reach {name}: {host} is not a valid host name.",
-        "Check `url`.",
-    ),
-    Cause.CERTIFICATE_FILES: (
-        Code.TLS_FAILED,
-        "Cannot read the certificate authorities for {name}: {detail}.",
-        "Check ca_file, REQUESTS_CA_BUNDLE and SSL_CERT_FILE.",
-    ),
-    Cause.UNTRUSTED: (
-        Code.TLS_FAILED,
-        "The certificate of {name} ({host}) is not trusted: {detail}.",
-        "Name its certificate authority in ca_file or REQUESTS_CA_BUNDLE.",
-    ),
-    Cause.PROXY: (
-        Code.UNREACHABLE,
-        "Cannot reach {name} ({host}) through the proxy.",
-        "Check HTTPS_PROXY and NO_PROXY.",
-    ),
-    Cause.UNREACHABLE: (
-        Code.UNREACHABLE,
-        "Cannot reach {name} ({host}): {detail}.",
-        "Check `url`, the network and that the server is running.",
-    ),
-}
-"""The errors of requests that never reached the server."""
-
-_LOST: dict[Cause, tuple[Code, str, str]] = {
-    Cause.TLS: (
-        Code.TLS_FAILED,
-        "The encrypted connection to {name} ({host}) failed.",
-        "Check that the server uses https.",
-    ),
-    Cause.TIMEOUT: (
-        Code.TIMEOUT,
-        "{name} ({host}) did not respond within {timeout:g} s.",
-        "Run again, or raise limits.timeout.",
-    ),
-    Cause.TOO_LARGE: (
-        Code.UNEXPECTED_ANSWER,
-        "{name} sent a response larger than {mib} MiB.",
-        "Check that `url` is the address of Twenty itself.",
-    ),
-    Cause.LOST: (
-        Code.CONNECTION_LOST,
-        "The connection to {name} ({host}) closed before the response was complete.",
-        "Run again; if it fails again, check the logs of the server and of any proxy.",
-    ),
-}
-"""The errors of requests that the server may have handled."""
 
 
 class LostAnswerError(Exception):
@@ -174,6 +120,7 @@ class Transport:
                 address,
                 ca_path=str(environment.ca_file or "") or ca_path_of(os.environ),
                 proxy="" if environment.embedded else None,
+                ca_setting="ca_file or REQUESTS_CA_BUNDLE",
             ),
             {name: value.reveal() for name, value in environment.headers},
             connections=environment.limits.parallel,
@@ -353,7 +300,7 @@ class Transport:
                 self._observe_left -= duration
         self._log(method, path, duration, received)
         if isinstance(received, NoAnswer):
-            raise self._error(received, limit, of_observation=timeout < self.timeout)
+            raise self._error(received, of_observation=timeout < self.timeout)
         return _answer(received, duration, is_list=is_list)
 
     def _log(
@@ -378,29 +325,22 @@ class Transport:
             "Select only this environment with -e, or raise limits.timeout.",
         )
 
-    def _error(self, lost: NoAnswer, limit: int, *, of_observation: bool) -> Exception:
+    def _error(self, lost: NoAnswer, *, of_observation: bool) -> Exception:
         """Return the error for a request without an answer.
 
         Args:
             lost: the reason.
-            limit: bytes of the answer.
             of_observation: whether the time limit of the observation ended first, not that of one
                 answer.
         """
-        if lost.cause is Cause.DESCRIPTORS:
-            return too_many_open_files(self.name)
-        if lost.cause is Cause.TIMEOUT and of_observation:
+        if not lost.sent:
+            message = f"Cannot reach {self.name} ({self._host}): {lost.reason}."
+            return WorkspaceError(lost.code, message, remedy=lost.remedy)
+        if lost.code is Code.TIMEOUT and of_observation:
             return LostAnswerError(self._observe_timed_out())
-        code, message, remedy = (_ERRORS | _LOST)[lost.cause]
-        text = message.format(
-            name=self.name,
-            host=self._host,
-            detail=lost.detail,
-            timeout=self.timeout,
-            mib=limit >> 20,
-        )
-        failure = Failure(code, text, remedy)
-        return LostAnswerError(failure) if lost.cause in _LOST else WorkspaceError.of(failure)
+        remedy = "Run again, or raise limits.timeout." if lost.code is Code.TIMEOUT else lost.remedy
+        message = f"No complete response from {self.name} ({self._host}): {lost.reason}."
+        return LostAnswerError(Failure(lost.code, message, remedy))
 
 
 def _answer(received: HttpAnswer, duration: float, *, is_list: bool) -> Answer:
