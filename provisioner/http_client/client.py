@@ -6,12 +6,14 @@ and it reads the process environment for proxies once, not at every request.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPException
 from ipaddress import ip_address, ip_network
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from provisioner.secret import Secret
 
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _HEADERS = {
     "User-Agent": f"twenty-provisioner/{__version__}",
     "Accept": "application/json",
@@ -123,8 +126,9 @@ class HttpClient:
         method: str,
         path: str,
         *,
-        body: bytes | None = None,
-        headers: Mapping[str, str],
+        body: object = None,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] = _NO_HEADERS,
         timeout: tuple[float, float],
         max_bytes: int,
     ) -> HttpAnswer | NoAnswer:
@@ -133,7 +137,8 @@ class HttpClient:
         Args:
             method: the HTTP method.
             path: begins with a slash and includes the query.
-            body: the bytes to send.
+            body: sent as JSON, unless None.
+            content_type: the media type of the body.
             headers: in addition to those of the client.
             timeout: seconds to connect, and for the whole answer.
             max_bytes: of the unpacked body.
@@ -144,11 +149,13 @@ class HttpClient:
             return not_opened(error, self._route.ca_setting)
         merged = self._headers.copy()
         merged.update(headers)
+        if body is not None:
+            merged["Content-Type"] = content_type
         try:
             response = manager.urlopen(
                 method,
                 self._route.base + path,
-                body=body,
+                body=None if body is None else json.dumps(body).encode(),
                 headers=merged,
                 timeout=Timeout(connect=timeout[0], read=timeout[1]),
                 retries=False,
@@ -184,7 +191,7 @@ class HttpClient:
 
 def _pool_manager(route: Route, connections: int, client_certificate: Secret | None) -> PoolManager:
     options: dict[str, Any] = {"maxsize": connections}
-    if route.base.startswith("https:"):
+    if urlsplit(route.base).scheme == "https":
         options["ssl_context"] = tls_context(
             route.ca_path, route.ca_pem, client_certificate, verify=route.verify
         )

@@ -6,7 +6,6 @@ repeated, so no server may influence that.
 
 from __future__ import annotations
 
-import errno
 import ssl
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -26,7 +25,6 @@ from provisioner.http_client.bounded import NoTunnelError
 from provisioner.runtime.file_descriptors import is_out_of_descriptors
 
 _E = TypeVar("_E", bound=BaseException)
-_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +114,11 @@ def _not_connected(error: Exception, inner: Exception) -> NoAnswer:
         reason = "its host name is not known"
     elif not again:
         reason = "no connection within the timeout"
+    elif isinstance(inner.__cause__, ConnectionRefusedError):
+        reason = "nothing listens at that address"
     else:
-        match inner.__cause__:
-            case ConnectionRefusedError():
-                reason = "nothing listens at that address"
-            case OSError(errno=number) if number in _NO_ROUTE:
-                reason = "there is no route to it"
-            case _:
-                reason = "the connection failed"
+        cause = inner.__cause__
+        reason = (cause.strerror if isinstance(cause, OSError) else "") or "the connection failed"
     remedy = "Check the address, the network and that the server is running."
     return NoAnswer(Code.UNREACHABLE, reason, remedy, again=again)
 

@@ -6,7 +6,6 @@ is lost.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import re
@@ -47,10 +46,8 @@ MAX_WAIT = 600.0
 _SECONDARY_LIMIT_WAIT = 60.0
 """The minimum wait in seconds after GitHub's secondary limit, if it names no wait."""
 
-_FIRST_GUESS = 1.0
-_LONGEST_GUESS = 60.0
-"""Seconds before the next attempt if a server throttles without naming a wait: the first and the
-longest."""
+_FIRST_GUESS, _LONGEST_GUESS = 1.0, 60.0
+"""Seconds before the next attempt if a server throttles without naming a wait."""
 
 _MARGIN = (0.1, 0.5)
 """Additional seconds, because servers count whole seconds and other clients wait too."""
@@ -117,21 +114,6 @@ class Reply:
     status: int
     body: Mapping[str, Any] = field(repr=False)
     clock_skew: timedelta = field(default=timedelta(0), compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Throttling:
-    """A throttled request, which the server did not handle.
-
-    Attributes:
-        retry_after: the seconds that the server asks to wait; None if it names no wait.
-        first_guess: the seconds to wait at first if it names none.
-        longest_guess: the seconds to wait at most if it names none.
-    """
-
-    retry_after: float | None
-    first_guess: float
-    longest_guess: float
 
 
 def route_of(base: str, environment: Mapping[str, str]) -> Route:
@@ -247,16 +229,15 @@ class Api:
         """
         if (refusal := self._refusal(path)) is not None:
             raise refusal.error(address)
-        payload = None if body is None else json.dumps(body).encode()
         exclusive = self._serial_writes and method != "GET"
         attempt = 1
         remaining_wait = MAX_WAIT
         while True:
-            with self._gate.permit(exclusive=exclusive) as permit:
-                if permit.remaining:
-                    raise self._throttled(permit.remaining).error(address)
-                received = self._exchange(address, method, path, payload, content_type)
-                pause = self._gate.pause_after(permit, received)
+            with self._gate.turn(exclusive=exclusive) as pauses:
+                if remaining := self._gate.remaining():
+                    raise self._throttled(remaining).error(address)
+                received = self._exchange(address, method, path, body, content_type)
+                pause = self._gate.pause_after(received, pauses)
             if pause:
                 if pause > remaining_wait:
                     raise self._throttled(pause).error(address)
@@ -319,7 +300,12 @@ class Api:
         return Reply(answer.status, body, skew)
 
     def _exchange(
-        self, address: Address, method: str, path: str, payload: bytes | None, content_type: str
+        self,
+        address: Address,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        content_type: str,
     ) -> HttpAnswer | NoAnswer:
         credential = self._get_credential(address)
         headers = {name: value.reveal() for name, value in credential.headers.items()}
@@ -330,12 +316,11 @@ class Api:
                 "that are not allowed in an HTTP header.",
                 "Set the credential again, as one line of ASCII.",
             )
-        if payload is not None:
-            headers["Content-Type"] = content_type
         return self._client_for(credential.client_certificate).request(
             method,
             path,
-            body=payload,
+            body=body,
+            content_type=content_type,
             headers=headers,
             timeout=self._timeouts,
             max_bytes=MAX_BODY,
@@ -348,19 +333,6 @@ class Api:
                 client = HttpClient(self._route, self._headers, CONNECTIONS, client_certificate)
                 self._client = (client_certificate, client)
             return self._client[1]
-
-
-@dataclass(frozen=True, slots=True)
-class _Permit:
-    """Permission for one request to be sent.
-
-    Attributes:
-        pauses: the number of pauses before it.
-        remaining: the seconds left of a pause that is too long to wait for; otherwise zero.
-    """
-
-    pauses: int
-    remaining: float = 0.0
 
 
 class _RateGate:
@@ -384,53 +356,49 @@ class _RateGate:
         self._consecutive = 0
 
     @contextmanager
-    def permit(self, *, exclusive: bool) -> Iterator[_Permit]:
-        """Wait for the end of a pause, then permit one request.
+    def turn(self, *, exclusive: bool) -> Iterator[int]:
+        """Wait for the end of a pause, and give the number of pauses before this request.
 
         Args:
             exclusive: True to permit no other exclusive request until this one is finished.
         """
         with self._serial_lock if exclusive or self._pauses else nullcontext():
-            while 0 < (remaining := self._remaining()) <= MAX_WAIT:
+            while 0 < (remaining := self.remaining()) <= MAX_WAIT:
                 until = self._not_before
                 self._wait(remaining)
                 with self._lock:
                     self._waited_until = max(self._waited_until, until)
-            yield _Permit(self._pauses, remaining)
+            yield self._pauses
 
-    def pause_after(self, permit: _Permit, received: HttpAnswer | NoAnswer) -> float:
-        """Make every request wait if this one was throttled, and return the seconds, or 0.0."""
+    def remaining(self) -> float:
+        """Return the seconds left of a pause; in a turn only if it is too long to wait for."""
+        with self._lock:
+            return max(0.0, self._not_before - self._now())
+
+    def pause_after(self, received: HttpAnswer | NoAnswer, pauses: int) -> float:
+        """Make every request wait if one was throttled, and return the seconds, or 0.0.
+
+        Args:
+            received: the result of the request.
+            pauses: the number of pauses before it was sent.
+        """
         if isinstance(received, NoAnswer):
             return 0.0
-        throttling = _throttling(received)
         with self._lock:
-            if throttling is None:
-                if permit.pauses == self._pauses:
-                    self._consecutive = 0
-                return 0.0
             # Requests that were sent before the last pause say nothing about its length.
-            is_new = permit.pauses == self._pauses
-            if is_new:
-                self._pauses += 1
-                self._consecutive += 1
-            guess = min(
-                throttling.first_guess * 2.0 ** (self._consecutive - 1), throttling.longest_guess
-            )
-            wait = (
-                guess
-                if throttling.retry_after is None
-                else max(throttling.retry_after, delay(self._consecutive - 1, _FIRST_WAIT))
-            )
+            is_new = pauses == self._pauses
+            wait = _throttled_for(received, self._consecutive + is_new)
+            if wait is None:
+                self._consecutive = 0 if is_new else self._consecutive
+                return 0.0
+            self._pauses += is_new
+            self._consecutive += is_new
             wait += random.uniform(*_MARGIN)  # noqa: S311 - no secret
             self._not_before = max(self._not_before, self._now() + wait)
         if is_new:
             level = logging.WARNING if self._pauses == 1 else logging.INFO
             _LOG.log(level, "%s asked us to slow down; continuing in %.0f s", self._host, wait)
         return wait
-
-    def _remaining(self) -> float:
-        with self._lock:
-            return max(0.0, self._not_before - self._now())
 
     def _now(self) -> float:
         """Return the time, but never one before the end of a completed wait."""
@@ -481,12 +449,16 @@ def _decoded(raw: bytes) -> tuple[Mapping[str, Any], bool]:
     return body if isinstance(body, dict) else {}, True
 
 
-def _throttling(answer: HttpAnswer) -> _Throttling | None:
-    """Return the throttling that an answer reports; None without one.
+def _throttled_for(answer: HttpAnswer, times: int) -> float | None:
+    """Return the seconds to wait after a throttled request; None if it was handled.
 
     GitHub: "Rate limits for the REST API". A 403 with one of its headers, or with a text that names
     the secondary limit, is not a denial. Without `Retry-After` it asks for a minute, and for more
     each time.
+
+    Args:
+        answer: to the request.
+        times: how many requests in a row were throttled.
     """
     if answer.status not in (403, 429):
         return None
@@ -495,8 +467,9 @@ def _throttling(answer: HttpAnswer) -> _Throttling | None:
         reset = answer.headers.get("X-RateLimit-Reset", "")
         now = answer.server_time or answer.received_at
         wait = max(1.0, float(reset) - now.timestamp()) if _DIGITS.fullmatch(reset) else 1.0
+    if wait is not None:
+        return max(wait, delay(times - 1, _FIRST_WAIT))
+    doubled = 2.0 ** (times - 1)
     if _SECONDARY_TEXT.search(answer.body[:_TEXT_SEARCHED]):
-        return _Throttling(wait, _SECONDARY_LIMIT_WAIT, MAX_WAIT)
-    if answer.status == 429 or wait is not None:  # noqa: PLR2004 - too many requests
-        return _Throttling(wait, _FIRST_GUESS, _LONGEST_GUESS)
-    return None
+        return min(_SECONDARY_LIMIT_WAIT * doubled, MAX_WAIT)
+    return min(_FIRST_GUESS * doubled, _LONGEST_GUESS) if answer.status == 429 else None  # noqa: PLR2004 - too many requests

@@ -110,8 +110,7 @@ class VaultServer:
         received = self._client.request(
             method,
             f"/v1/{quote(path)}",
-            body=None if body is None else json.dumps(body).encode(),
-            headers={} if body is None else {"Content-Type": "application/json"},
+            body=body,
             timeout=self._timeout,
             max_bytes=MAX_BODY,
         )
@@ -226,7 +225,8 @@ class _Field:
 
     def read(self) -> Content:
         """Return the field in the latest version; a value that is not a text as JSON."""
-        value = self._latest_version(self._data_path()).fields.get(self._address.field)
+        _, fields = self._latest_version(self._data_path())
+        value = fields.get(self._address.field)
         if value is None:
             return Empty()
         return StoredValue(Secret.received(value if isinstance(value, str) else json.dumps(value)))
@@ -235,23 +235,23 @@ class _Field:
         """Create a version that differs from the latest one only in this field."""
         path, name = self._data_path(), self._address.field
         with self._server.write_lock(path):
-            failure: SinkFailure | None = None
-            for attempt in range(_MAX_WRITES):
-                latest = self._latest_version(path)
-                if failure is not None and latest.fields.get(name) == token.reveal():
-                    return
-                fields = {**latest.fields, name: token.reveal()}
-                body = {"data": fields, "options": {"cas": latest.number}}
+            number, fields = self._latest_version(path)
+            for attempt in range(1, _MAX_WRITES + 1):
+                body = {"data": {**fields, name: token.reveal()}, "options": {"cas": number}}
                 failure = _write_failure(self._server.send("POST", path, body), path)
                 if failure is None:
                     return
                 if not failure.transient:
                     raise failure.error(self._address)
-                self._server.wait(attempt, failure)
-            if failure and self._latest_version(path).fields.get(name) != token.reveal():
-                raise failure.error(self._address)
+                self._server.wait(attempt - 1, failure)
+                number, fields = self._latest_version(path)
+                if fields.get(name) == token.reveal():  # the answer was lost, not the write
+                    return
+                if attempt == _MAX_WRITES:
+                    raise failure.error(self._address)
 
-    def _latest_version(self, path: str) -> _Version:
+    def _latest_version(self, path: str) -> tuple[int, dict[str, object]]:
+        """Return its number, 0 for a secret without versions, and its fields, none if deleted."""
         answer = self._server.request("GET", path)
         if isinstance(answer, SinkFailure):
             raise answer.error(self._address)
@@ -260,10 +260,10 @@ class _Field:
         number = answer.at("data", "metadata", "version")
         fields = answer.at("data", "data")
         if answer.status == HTTPStatus.NOT_FOUND:
-            return _Version(number if isinstance(number, int) else 0, {})
+            return number if isinstance(number, int) else 0, {}
         if answer.status != HTTPStatus.OK or not isinstance(number, int):
             raise _unexpected(answer.status).error(self._address)
-        return _Version(number, fields if isinstance(fields, dict) else {})
+        return number, fields if isinstance(fields, dict) else {}
 
     def _data_path(self) -> str:
         """Return the API path of the versions of the secret."""
@@ -278,18 +278,6 @@ class _Field:
         if isinstance(engine, SinkFailure):
             raise engine.error(self._address)
         return f"{engine}data/{self._path[len(engine) :]}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """The latest version of a secret.
-
-    Attributes:
-        number: 0 for a secret without versions; a deleted version has its number and no fields.
-    """
-
-    number: int
-    fields: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

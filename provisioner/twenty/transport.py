@@ -7,7 +7,6 @@ before handling it, is repeated for every caller.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -268,9 +267,6 @@ class Transport:
     ) -> Answer:
         limit = _MAX_LIST if is_list else self._body_limit
         headers = {} if bearer is None else {"Authorization": f"Bearer {bearer.reveal()}"}
-        payload = None if body is None else json.dumps(body).encode()
-        if payload is not None:
-            headers["Content-Type"] = "application/json"
         queued = self.stop.now()
         with self._rate_limit.slot(
             still_wanted=lambda: not (must_not_repeat and self.stop.requested)
@@ -285,7 +281,7 @@ class Transport:
                 received = self._client.request(
                     method,
                     path,
-                    body=payload,
+                    body=body,
                     headers=headers,
                     timeout=(timeout, timeout),
                     max_bytes=limit,
